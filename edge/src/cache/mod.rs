@@ -1,0 +1,1 @@
+//! Rendition keys, the memory and disk tiers, masters, bindings and single flight.

@@ -1,0 +1,1 @@
+//! Campaign manifests, locks, prompt libraries and the catalogue made of them.

@@ -1,0 +1,1 @@
+//! Regions of GPU nodes: client, health, deadlines and the sidecar.

@@ -1,0 +1,1 @@
+//! URL and headers into an `ImageRequest`.

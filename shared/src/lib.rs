@@ -1,0 +1,18 @@
+//! The words both sides of Bildkante speak.
+//!
+//! Owns the recipe and its canonical form, the ids, the wire types between edge and node, the limits both
+//! enforce, the perceptual hash, durable file writes, logging and shutdown. It serves nothing, draws nothing
+//! and encodes nothing: no HTTP server, no torch, no image codecs.
+
+pub mod checkpoint;
+pub mod durable;
+pub mod ids;
+pub mod limits;
+pub mod phash;
+pub mod pixels;
+pub mod problem;
+pub mod recipe;
+pub mod shutdown;
+pub mod telemetry;
+pub mod urgency;
+pub mod wire;

@@ -1,0 +1,26 @@
+//! Bounds that both sides enforce. Units stand last in every name.
+
+/// Longest prompt or negative prompt, in UTF-8 bytes.
+pub const PROMPT_BYTES_MAX: usize = 4096;
+/// Largest side of a master.
+pub const MASTER_SIDE_PX_MAX: u32 = 4096;
+/// Largest area of a master: 4 Mi pixels (2048 × 2048).
+pub const MASTER_AREA_PX_MAX: u64 = 4 * 1024 * 1024;
+/// Masters are multiples of the VAE's factor.
+pub const MASTER_SIDE_PX_MULTIPLE: u32 = 8;
+/// Most denoising steps a recipe may ask for.
+pub const STEPS_MAX: u32 = 200;
+/// Largest guidance scale; 1.0 and below switch guidance off.
+pub const GUIDANCE_MAX: f64 = 50.0;
+/// Most adapters in one recipe.
+pub const LORAS_MAX: usize = 8;
+/// Largest `POST /v1/generations` body.
+pub const GENERATION_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Largest JSON reply an edge reads from a node.
+pub const REPLY_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Largest stored master (a lossless PNG) an edge or node reads back.
+pub const MASTER_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Longest deadline a caller may set on a generation.
+pub const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Longest `scope` or `variant` of a duplicate search.
+pub const DEDUP_NAME_BYTES_MAX: usize = 512;

@@ -1,0 +1,139 @@
+//! What edge and node say to each other over HTTP (see ARCHITECTURE.md, "Edge and node").
+//!
+//! Handlers turn these into validated types at the door; nothing deeper sees a wire struct.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, MasterId, RecipeId};
+use crate::phash::PerceptualHash;
+use crate::recipe::Recipe;
+use crate::urgency::Urgency;
+
+/// `POST /v1/generations`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerationRequest {
+    pub recipe: Recipe,
+    #[serde(default)]
+    pub urgency: Urgency,
+    /// How long the caller waits, from receipt.
+    pub deadline_ms: u64,
+    /// Without it no duplicate is looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupScope>,
+}
+
+/// Within which images a duplicate may be found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DedupScope {
+    /// `campaign/slot@manifest digest`, with whatever else must agree folded in by the edge.
+    pub scope: String,
+    /// Canonical name of the variant; two recipes of one variant are never merged.
+    pub variant: String,
+}
+
+/// `200` of `POST /v1/generations`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationReply {
+    pub recipe_id: RecipeId,
+    pub master: MasterInfo,
+    pub duplicate: Option<Duplicate>,
+    pub timings: Timings,
+    /// Device time this request caused; 0 when it joined another or was answered from the store.
+    pub gpu_ms: f64,
+    pub determinism: Determinism,
+    pub node: String,
+    /// Whether the node drew it now, joined a draw in flight or had it.
+    pub source: GenerationSource,
+}
+
+/// Where a reply's master came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationSource {
+    Generated,
+    Joined,
+    Stored,
+}
+
+impl GenerationSource {
+    pub const ALL: [Self; 3] = [Self::Generated, Self::Joined, Self::Stored];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Joined => "joined",
+            Self::Stored => "stored",
+        }
+    }
+}
+
+/// A stored master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterInfo {
+    pub id: MasterId,
+    pub width_px: u32,
+    pub height_px: u32,
+    pub phash: PerceptualHash,
+    /// Size of the stored PNG.
+    pub bytes: u64,
+}
+
+/// The older master a new one was found to equal to the eye.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Duplicate {
+    /// The master the recipe would have had of its own.
+    pub of: MasterId,
+    /// Hamming distance of the luma hashes, 0–256.
+    pub distance: u32,
+    /// Mean chroma difference, in 8-bit steps.
+    pub chroma_distance: f64,
+    /// SSIMULACRA2 score, 100 is identical.
+    pub ssimulacra2: f64,
+}
+
+/// Where a generation's time went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    pub queue_ms: f64,
+    pub text_ms: f64,
+    pub denoise_ms: f64,
+    pub decode_ms: f64,
+    pub dedup_ms: f64,
+}
+
+/// Within what "same recipe, same master" holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Determinism {
+    /// A name for (device, runtime, dtype, batch shape): equal class, equal bits.
+    pub class: String,
+    pub device: String,
+    pub runtime: String,
+}
+
+/// An entry of `GET /v1/checkpoints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    pub name: String,
+    pub digest: Digest,
+    pub family: String,
+    pub ready: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_urgency_or_dedup_takes_the_defaults() {
+        let recipe = r#"{"checkpoint":"blake3:CHECKPOINT","prompt":"a mug","width_px":192,"height_px":192,"seed":1,"steps":2,"guidance":1}"#
+            .replace("CHECKPOINT", &"0".repeat(64));
+        let text = format!(r#"{{"recipe":{recipe},"deadline_ms":1000}}"#);
+        let request: GenerationRequest = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(request.urgency, Urgency::DEFAULT);
+        assert!(request.dedup.is_none());
+        assert!(serde_json::from_str::<GenerationRequest>(&text.replace("deadline_ms", "deadline")).is_err());
+    }
+}
