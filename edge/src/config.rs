@@ -1,0 +1,256 @@
+//! The edge's configuration file: parsed without binding a port, every key with its default.
+//!
+//! Each module owns the keys of its section; this file composes them. Unknown keys are refused, so that a
+//! typo is an error at start and not a default in production.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bildkante_shared::telemetry::LogFormat;
+use serde::Deserialize;
+
+use crate::cache::CacheConfig;
+use crate::campaign::CampaignConfig;
+use crate::listener::ListenerSettings;
+use crate::listener::http::{ConnectionLimits, Protocols};
+use crate::listener::io::Deadlines;
+use crate::listener::tls::TlsConfig;
+use crate::origin::OriginConfig;
+use crate::render::RenderConfig;
+
+/// Why a configuration cannot be used; exit status 64.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: `{key}`: {reason}")]
+    Value { path: PathBuf, key: &'static str, reason: String },
+}
+
+/// `edge.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub listen: ListenConfig,
+    pub limits: LimitsConfig,
+    pub serve: ServeConfig,
+    pub campaigns: CampaignConfig,
+    pub cache: CacheConfig,
+    pub render: RenderConfig,
+    pub origin: OriginConfig,
+    pub log: LogConfig,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// HTTP/1.1 and HTTP/2 with prior knowledge.
+    pub http: SocketAddr,
+    /// HTTPS; used when `tls` is set.
+    pub https: SocketAddr,
+    pub tls: Option<TlsConfig>,
+    /// Metrics, health and preview: keep it away from the public.
+    pub admin: SocketAddr,
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self { http: loopback(8080), https: loopback(8443), tls: None, admin: loopback(8081) }
+    }
+}
+
+/// `[limits]`: what one peer may take.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    pub connections_max: usize,
+    pub header_bytes_max: usize,
+    pub headers_max: usize,
+    pub streams_max: u32,
+    pub stream_window_bytes: u32,
+    pub connection_window_bytes: u32,
+    pub handshake_ms: u64,
+    pub first_byte_ms: u64,
+    pub header_ms: u64,
+    pub idle_ms: u64,
+    pub write_stall_ms: u64,
+    pub ping_interval_ms: u64,
+    pub ping_timeout_ms: u64,
+    pub drain_ms: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            header_bytes_max: 32 * 1024,
+            headers_max: 64,
+            streams_max: 100,
+            stream_window_bytes: 64 * 1024,
+            connection_window_bytes: 256 * 1024,
+            handshake_ms: 5_000,
+            first_byte_ms: 10_000,
+            header_ms: 10_000,
+            idle_ms: 60_000,
+            write_stall_ms: 30_000,
+            ping_interval_ms: 20_000,
+            ping_timeout_ms: 10_000,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+/// `[serve]`: the request path.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeConfig {
+    /// Where browsers reach this edge, for canonical links, the preview and its pictures.
+    pub public_url: String,
+    /// Longest a request waits for a rendition whose master is at hand.
+    pub render_wait_ms: u64,
+    /// Longest a fallback's own rendering is waited for before the placeholder is served.
+    pub fallback_wait_ms: u64,
+    /// How long a node may take for one generation, queue included; requests may give up earlier.
+    pub generation_deadline_ms: u64,
+    /// Renditions being filled at once; beyond it a miss is answered with a stand-in.
+    pub fills_max: usize,
+    /// Query parameters that are dropped before anything else; a trailing `*` matches a prefix.
+    pub ignored_parameters: Vec<String>,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            public_url: "http://127.0.0.1:8080".into(),
+            render_wait_ms: 5_000,
+            fallback_wait_ms: 250,
+            generation_deadline_ms: 120_000,
+            fills_max: 1_024,
+            ignored_parameters: ["utm_*", "gclid", "gbraid", "wbraid", "fbclid", "msclkid", "dclid", "ttclid", "mc_cid", "mc_eid", "_ga", "_gl"]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// `tracing` filter; the environment's `RUST_LOG` wins.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// When the file cannot be read, does not parse, or a value is out of bounds.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        config.check().map_err(|(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let positive = |key, value: u64| if value == 0 { Err((key, "is zero".to_owned())) } else { Ok(()) };
+        positive("limits.connections_max", self.limits.connections_max as u64)?;
+        positive("limits.streams_max", u64::from(self.limits.streams_max))?;
+        positive("limits.header_ms", self.limits.header_ms)?;
+        positive("limits.idle_ms", self.limits.idle_ms)?;
+        positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
+        positive("serve.fills_max", self.serve.fills_max as u64)?;
+        positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
+        if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
+            return Err(("limits.header_bytes_max", "is not between 8192 and 1048576".into()));
+        }
+        let uri: Option<http::Uri> = self.serve.public_url.parse().ok();
+        let is_origin = uri.is_some_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.path() == "/"
+        });
+        if !is_origin || self.serve.public_url.ends_with('/') {
+            return Err(("serve.public_url", "is not an origin such as `https://img.example.com`".into()));
+        }
+        Ok(())
+    }
+}
+
+impl LimitsConfig {
+    /// The listener these limits ask for.
+    #[must_use]
+    pub fn listener(&self) -> ListenerSettings {
+        let millis = Duration::from_millis;
+        ListenerSettings {
+            protocols: Protocols::new(ConnectionLimits {
+                deadlines: Deadlines {
+                    first_byte: millis(self.first_byte_ms),
+                    idle: millis(self.idle_ms),
+                    write_stall: millis(self.write_stall_ms),
+                },
+                header: millis(self.header_ms),
+                header_bytes_max: self.header_bytes_max,
+                headers_max: self.headers_max,
+                streams_max: self.streams_max,
+                stream_window_bytes: self.stream_window_bytes,
+                connection_window_bytes: self.connection_window_bytes,
+                ping_interval: millis(self.ping_interval_ms),
+                ping_timeout: millis(self.ping_timeout_ms),
+            }),
+            connections_max: self.connections_max,
+            handshake: millis(self.handshake_ms),
+            drain: millis(self.drain_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/edge.toml")
+    }
+
+    /// The commented file names every key, at its default wherever the demo does not need another value.
+    #[test]
+    fn the_shipped_file_and_the_defaults_agree() {
+        let config = Config::load(&shipped()).expect("config/edge.toml");
+        let defaults = Config::default();
+        assert_eq!(config.listen, defaults.listen);
+        assert_eq!(config.limits, defaults.limits);
+        assert_eq!(config.serve, defaults.serve);
+        assert_eq!(config.render, defaults.render);
+        assert_eq!(config.log, defaults.log);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, "[limits]\nconections_max = 5\n").expect("write");
+        let error = Config::load(&path).expect_err("a typo").to_string();
+        assert!(error.contains("conections_max") && error.contains("edge.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_names_its_key() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, "[serve]\npublic_url = \"img.example.com/x\"\n").expect("write");
+        let error = Config::load(&path).expect_err("no origin").to_string();
+        assert!(error.contains("serve.public_url"), "{error}");
+    }
+}

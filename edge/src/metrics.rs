@@ -1,0 +1,112 @@
+//! The request path's own metrics; every other module registers what it owns.
+
+use std::time::Duration;
+
+use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::negotiate::Format;
+use crate::response::Outcome;
+
+/// Requests by outcome, and how long they took to their first byte.
+#[derive(Debug, Clone)]
+pub struct RequestMetrics {
+    requests: IntCounterVec,
+    first_byte: HistogramVec,
+    stand_ins: IntCounterVec,
+    problems: IntCounterVec,
+    in_flight: IntGauge,
+}
+
+impl RequestMetrics {
+    /// # Errors
+    /// When a metric of the same name is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let first_byte = HistogramVec::new(
+            HistogramOpts::new(
+                "bildkante_edge_time_to_first_byte_seconds",
+                "From a parsed request head to a response ready to be written, by cache outcome",
+            )
+            .buckets(LATENCY_BUCKETS_S.to_vec()),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(first_byte.clone()))?;
+        for outcome in Outcome::ALL {
+            first_byte.with_label_values(&[outcome.as_str()]);
+        }
+        let in_flight = IntGauge::new("bildkante_edge_requests_in_flight", "Image requests being answered")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        Ok(Self {
+            requests: counter(
+                "bildkante_edge_requests_total",
+                "Image requests by cache outcome, format, campaign and slot",
+                &["outcome", "format", "campaign", "slot"],
+            )?,
+            first_byte,
+            stand_ins: counter(
+                "bildkante_edge_stand_ins_total",
+                "Responses with a fallback or placeholder, by what stood in the way",
+                &["outcome", "reason"],
+            )?,
+            problems: counter("bildkante_edge_problems_total", "Problem responses by status", &["status"])?,
+            in_flight,
+        })
+    }
+
+    /// An image was answered.
+    pub fn answered(&self, outcome: Outcome, format: Format, campaign: &str, slot: &str, elapsed: Duration) {
+        self.requests.with_label_values(&[outcome.as_str(), format.as_str(), campaign, slot]).inc();
+        self.first_byte.with_label_values(&[outcome.as_str()]).observe(elapsed.as_secs_f64());
+    }
+
+    /// A stand-in was served in place of what was asked for.
+    pub fn stood_in(&self, outcome: Outcome, reason: &str) {
+        self.stand_ins.with_label_values(&[outcome.as_str(), reason]).inc();
+    }
+
+    /// A problem was answered; it counts to the first-byte times too.
+    pub fn problem(&self, status: u16, elapsed: Duration) {
+        self.problems.with_label_values(&[status_label(status)]).inc();
+        self.first_byte.with_label_values(&[Outcome::Error.as_str()]).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+}
+
+/// A request being answered.
+#[derive(Debug)]
+pub struct InFlight(IntGauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The statuses this edge answers with: a bounded label.
+const fn status_label(status: u16) -> &'static str {
+    match status {
+        400 => "400",
+        403 => "403",
+        404 => "404",
+        405 => "405",
+        412 => "412",
+        413 => "413",
+        414 => "414",
+        429 => "429",
+        503 => "503",
+        504 => "504",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,353 @@
+//! Freshness and every header of an image response, in one place.
+//!
+//! Sources: RFC 9110 (semantics, conditionals, ranges), RFC 9111 (caching), RFC 9213 (`CDN-Cache-Control`),
+//! RFC 9211 (`Cache-Status`), RFC 9218 (`Priority`), Server-Timing and Resource Timing (W3C).
+//!
+//! Invariants: `Vary` depends on the URL alone, never on the outcome; `Cache-Status` and `Server-Timing` are
+//! made for each response and never stored; a partial response is only ever cut from a whole one.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{
+    self, ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH,
+    CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LINK, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
+
+use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::problem::{self, Problem};
+use bildkante_shared::urgency::Urgency;
+
+pub mod conditional;
+pub mod freshness;
+
+use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
+pub use self::freshness::{Freshness, Pin, Recall};
+use crate::cache::Rendition;
+use crate::listener::http::Body;
+use crate::negotiate::Format;
+
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
+pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+
+const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
+/// An image opened as a document may load and run nothing.
+const IMAGE_CSP: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Server-Timing, ETag");
+
+/// Whether `Accept` took part in choosing the response; a property of the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Negotiation {
+    ByAccept,
+    Explicit,
+}
+
+/// Where a response came from: `Cache-Status`, metrics and logs use the same words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// From memory.
+    Memory,
+    /// From disk.
+    Disk,
+    /// Cut from a master that was there.
+    Rendered,
+    /// Drawn by a node for this request, or for one it waited with.
+    Generated,
+    /// The slot's default variant instead.
+    Fallback,
+    /// A palette image instead.
+    Placeholder,
+    /// No image at all.
+    Error,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Rendered,
+        Self::Generated,
+        Self::Fallback,
+        Self::Placeholder,
+        Self::Error,
+    ];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Rendered => "rendered",
+            Self::Generated => "generated",
+            Self::Fallback => "fallback",
+            Self::Placeholder => "placeholder",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Whether this request led the work or waited for another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collapse {
+    Led,
+    Collapsed,
+}
+
+/// The headers of a variant that do not depend on the rendition: built once, cloned by reference count.
+#[derive(Debug, Clone)]
+pub struct VariantHeaders {
+    priority: HeaderValue,
+    cache_tag: HeaderValue,
+    surrogate_key: HeaderValue,
+    /// By `Format as usize`.
+    disposition: [HeaderValue; 4],
+    link: Option<HeaderValue>,
+}
+
+/// What the headers of a variant say.
+#[derive(Debug, Clone, Copy)]
+pub struct VariantWords<'a> {
+    pub campaign: &'a str,
+    pub slot: &'a str,
+    pub recipe: RecipeId,
+    pub master: Option<MasterId>,
+    pub urgency: Urgency,
+    /// Keyword name without extension, ASCII letters, digits and hyphens.
+    pub file_stem: &'a str,
+    /// The URL search engines should know this variant by.
+    pub canonical_url: Option<&'a str>,
+}
+
+impl VariantHeaders {
+    /// Names come from validated manifests, so every value is a legal header value; one that is not is left out.
+    #[must_use]
+    pub fn new(words: &VariantWords<'_>) -> Self {
+        let mut tags = vec![
+            format!("c-{}", words.campaign),
+            format!("s-{}-{}", words.campaign, words.slot),
+            format!("r-{}", words.recipe),
+        ];
+        tags.extend(words.master.map(|master| format!("m-{master}")));
+        Self {
+            priority: value(&format!("u={}", words.urgency.get())),
+            cache_tag: value(&tags.join(",")),
+            surrogate_key: value(&tags.join(" ")),
+            disposition: Format::ALL.map(|format| {
+                value(&format!("inline; filename=\"{}.{}\"", words.file_stem, format.extension()))
+            }),
+            link: words.canonical_url.map(|url| value(&format!("<{url}>; rel=\"canonical\""))),
+        }
+    }
+
+    fn apply(&self, headers: &mut HeaderMap, format: Format) {
+        headers.insert(PRIORITY, self.priority.clone());
+        headers.insert(CACHE_TAG, self.cache_tag.clone());
+        headers.insert(SURROGATE_KEY, self.surrogate_key.clone());
+        headers.insert(CONTENT_DISPOSITION, self.disposition[format as usize].clone());
+        if let Some(link) = &self.link {
+            headers.insert(LINK, link.clone());
+        }
+    }
+}
+
+/// The headers that are the same each time this rendition is served for this variant.
+#[must_use]
+pub fn prepare(rendition: &Rendition, variant: &VariantHeaders) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(24);
+    let format = rendition.spec.format;
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(rendition.body.len()));
+    headers.insert(ETAG, value(rendition.etag()));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, IMAGE_CSP);
+    apply_cross_origin(&mut headers);
+    variant.apply(&mut headers, format);
+    headers
+}
+
+fn apply_cross_origin(headers: &mut HeaderMap) {
+    headers.insert(TIMING_ALLOW_ORIGIN, ANY_ORIGIN);
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    headers.insert(CORP, HeaderValue::from_static("cross-origin"));
+}
+
+/// What is known about how one response came to be.
+#[derive(Debug, Clone)]
+pub struct Answer<'a> {
+    pub outcome: Outcome,
+    pub collapse: Collapse,
+    pub freshness: Freshness,
+    pub negotiation: Negotiation,
+    /// What stood in the way, where a stand-in or an error is served: an origin error's label.
+    pub reason: Option<&'static str>,
+    pub timings: &'a [(&'static str, Duration)],
+    pub elapsed: Duration,
+}
+
+/// A whole image response: conditional requests and ranges are answered from the same rendition.
+#[must_use]
+pub fn image(
+    method: &Method,
+    request: &HeaderMap,
+    rendition: &Rendition,
+    prepared: HeaderMap,
+    answer: &Answer<'_>,
+) -> Response<Body> {
+    match precondition(request, rendition.etag()) {
+        Precondition::Failed => return precondition_failed(answer),
+        Precondition::NotModified => return not_modified(prepared, answer),
+        Precondition::Proceed => {}
+    }
+    let mut headers = prepared;
+    apply_answer(&mut headers, answer);
+    let whole = rendition.body.clone();
+    let range = if *method == Method::GET { requested_range(request, rendition.etag(), whole.len()) } else { RequestedRange::Whole };
+    let (status, body) = match range {
+        RequestedRange::Whole => (StatusCode::OK, whole),
+        RequestedRange::Part { first, last } => {
+            headers.insert(CONTENT_RANGE, value(&format!("bytes {first}-{last}/{}", whole.len())));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));
+            (StatusCode::PARTIAL_CONTENT, whole.slice(first..=last))
+        }
+        RequestedRange::Unsatisfiable => {
+            headers.insert(CONTENT_RANGE, value(&format!("bytes */{}", whole.len())));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            headers.remove(CONTENT_TYPE);
+            headers.remove(ETAG);
+            (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new())
+        }
+    };
+    let body = if *method == Method::HEAD { Bytes::new() } else { body };
+    respond(status, headers, body)
+}
+
+fn apply_answer(headers: &mut HeaderMap, answer: &Answer<'_>) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cache_control()));
+    headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cdn_cache_control()));
+    if answer.negotiation == Negotiation::ByAccept {
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
+    }
+    if answer.freshness == Freshness::StandIn {
+        headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+    }
+    headers.insert(CACHE_STATUS, cache_status(answer));
+    headers.insert(SERVER_TIMING, server_timing(answer));
+}
+
+/// RFC 9211: `hit` and `fwd` are what caches further down can rely on; the rest is detail for people.
+fn cache_status(answer: &Answer<'_>) -> HeaderValue {
+    let ttl = answer.freshness.ttl_s();
+    let detail = answer.outcome.as_str();
+    let text = match answer.outcome {
+        Outcome::Memory | Outcome::Disk => format!("bildkante; hit; ttl={ttl}; detail={detail}"),
+        Outcome::Rendered | Outcome::Generated => {
+            let collapsed = if answer.collapse == Collapse::Collapsed { "; collapsed" } else { "" };
+            format!("bildkante; fwd=miss; stored{collapsed}; ttl={ttl}; detail={detail}")
+        }
+        Outcome::Fallback | Outcome::Placeholder | Outcome::Error => match answer.reason {
+            Some(reason) => format!("bildkante; fwd=miss; detail=\"{detail}: {reason}\""),
+            None => format!("bildkante; fwd=miss; detail={detail}"),
+        },
+    };
+    value(&text)
+}
+
+/// Durations in milliseconds. `at` carries the time of this response (Unix milliseconds): a cache further
+/// down that replays the header can be told by it.
+fn server_timing(answer: &Answer<'_>) -> HeaderValue {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(96);
+    let _ = write!(text, "edge;dur={:.2}, cache;desc={}", millis(answer.elapsed), answer.outcome.as_str());
+    for (name, duration) in answer.timings {
+        let _ = write!(text, ", {name};dur={:.2}", millis(*duration));
+    }
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let _ = write!(text, ", at;desc={at}");
+    value(&text)
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// What RFC 9110 §15.4.5 asks a 304 to repeat, and what caches need to keep their tags.
+fn not_modified(mut prepared: HeaderMap, answer: &Answer<'_>) -> Response<Body> {
+    for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_DISPOSITION, ACCEPT_RANGES] {
+        prepared.remove(name);
+    }
+    apply_answer(&mut prepared, answer);
+    respond(StatusCode::NOT_MODIFIED, prepared, Bytes::new())
+}
+
+fn precondition_failed(answer: &Answer<'_>) -> Response<Body> {
+    let problem = Problem::new(
+        412,
+        "precondition-failed",
+        "Precondition failed",
+        "`If-Match` names no entity tag of this representation",
+    );
+    error(&Method::GET, &problem, answer.negotiation, &HeaderMap::new())
+}
+
+/// An `application/problem+json` response; never stored, a 404 for seconds by browsers only.
+#[must_use]
+pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation, extra: &HeaderMap) -> Response<Body> {
+    let body = Bytes::from(problem.to_json());
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let cache_control = if problem.status == 404 { "public, max-age=5" } else { "no-store" };
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if negotiation == Negotiation::ByAccept {
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
+    }
+    apply_cross_origin(&mut headers);
+    for (name, value) in extra {
+        headers.insert(name.clone(), value.clone());
+    }
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    respond(status, headers, if *method == Method::HEAD { Bytes::new() } else { body })
+}
+
+/// A small text answer (scripts, pages, metrics).
+#[must_use]
+pub fn text(content_type: &'static str, body: impl Into<Bytes>, cache_control: &'static str) -> Response<Body> {
+    let body = body.into();
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    respond(StatusCode::OK, headers, body)
+}
+
+/// A response without content.
+#[must_use]
+pub fn empty(status: StatusCode) -> Response<Body> {
+    respond(status, HeaderMap::new(), Bytes::new())
+}
+
+fn respond(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Text of ours is ASCII without control characters; whatever is not becomes an empty value, never a panic.
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
