@@ -1,0 +1,161 @@
+//! Markup for pages: `<picture>` with responsive candidates, and the preload that goes with it.
+//!
+//! Sources: HTML Living Standard (`picture`, `srcset`, `sizes`, `fetchpriority`, `loading`), RFC 8288 (`Link`),
+//! web.dev/articles/preload-responsive-images.
+//!
+//! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first; a hero
+//! loads eagerly and with high priority, everything else lazily.
+
+use maud::{Markup, PreEscaped, html};
+
+use crate::negotiate::Format;
+
+/// How a browser should go about loading an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loading {
+    /// The page's likely LCP: at once, ahead of everything.
+    Hero,
+    /// Below the fold.
+    Lazy,
+}
+
+/// One image of a page at all its widths.
+#[derive(Debug, Clone, Copy)]
+pub struct Picture<'a> {
+    /// Absolute URL without its query.
+    pub url: &'a str,
+    /// Canonical axis values (`colour=teal&product=mug`), or empty.
+    pub query: &'a str,
+    /// Ladder, ascending, CSS pixels.
+    pub widths_px: &'a [u32],
+    /// Intrinsic ratio as width and height.
+    pub ratio: (u32, u32),
+    pub sizes: &'a str,
+    pub alt: &'a str,
+    pub loading: Loading,
+}
+
+/// Formats offered as sources, best first; JPEG is the `<img>`.
+const SOURCES: [Format; 2] = [Format::Avif, Format::Webp];
+
+impl Picture<'_> {
+    /// The URL of one candidate; no format means negotiated by `Accept`.
+    #[must_use]
+    pub fn candidate(&self, width_px: u32, format: Option<Format>) -> String {
+        let mut url = format!("{}?", self.url);
+        if !self.query.is_empty() {
+            url.push_str(self.query);
+            url.push('&');
+        }
+        url.push_str(&format!("w={width_px}"));
+        if let Some(format) = format {
+            url.push_str("&fm=");
+            url.push_str(format.extension());
+        }
+        url
+    }
+
+    fn srcset(&self, format: Option<Format>) -> String {
+        let candidates: Vec<_> =
+            self.widths_px.iter().map(|&width| format!("{} {width}w", self.candidate(width, format))).collect();
+        candidates.join(", ")
+    }
+
+    fn largest_px(&self) -> u32 {
+        self.widths_px.last().copied().unwrap_or(1)
+    }
+
+    fn height_px(&self) -> u32 {
+        let (width, height) = self.ratio;
+        let scaled = u64::from(self.largest_px()) * u64::from(height) / u64::from(width.max(1));
+        u32::try_from(scaled.max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// `<picture>` with an AVIF and a WebP source and a JPEG `<img>`.
+    #[must_use]
+    pub fn markup(&self) -> Markup {
+        let hero = self.loading == Loading::Hero;
+        html! {
+            picture {
+                @for format in SOURCES {
+                    source type=(format.media_type()) srcset=(self.srcset(Some(format))) sizes=(self.sizes);
+                }
+                img src=(self.candidate(self.largest_px(), Some(Format::Jpeg)))
+                    srcset=(self.srcset(Some(Format::Jpeg)))
+                    sizes=(self.sizes)
+                    width=(self.largest_px()) height=(self.height_px())
+                    alt=(self.alt)
+                    fetchpriority=[hero.then_some("high")]
+                    loading=[(!hero).then_some("lazy")]
+                    decoding=[(!hero).then_some("async")];
+            }
+        }
+    }
+
+    /// The markup as text to copy into a page, one element a line.
+    #[must_use]
+    pub fn markup_text(&self) -> String {
+        let PreEscaped(text) = self.markup();
+        text.replace("<source", "\n  <source").replace("<img", "\n  <img").replace("</picture>", "\n</picture>")
+    }
+
+    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
+    #[must_use]
+    pub fn preload(&self) -> String {
+        format!(
+            "<{}>; rel=preload; as=image; type=\"{}\"; imagesrcset=\"{}\"; imagesizes=\"{}\"; fetchpriority=high",
+            self.candidate(self.largest_px(), Some(Format::Avif)),
+            Format::Avif.media_type(),
+            self.srcset(Some(Format::Avif)),
+            self.sizes,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(loading: Loading) -> Picture<'static> {
+        Picture {
+            url: "https://img.example.com/i/studio/hero/teal-mug",
+            query: "colour=teal&product=mug",
+            widths_px: &[320, 640],
+            ratio: (4, 3),
+            sizes: "(min-width: 50rem) 50vw, 100vw",
+            alt: "A \"teal\" mug & <saucer>",
+            loading,
+        }
+    }
+
+    #[test]
+    fn candidates_are_escaped_and_carry_their_widths() {
+        let PreEscaped(text) = picture(Loading::Lazy).markup();
+        assert!(text.contains("colour=teal&amp;product=mug&amp;w=320&amp;fm=avif 320w"), "{text}");
+        assert!(text.contains("alt=\"A &quot;teal&quot; mug &amp; &lt;saucer&gt;\""), "{text}");
+        assert!(text.contains("width=\"640\" height=\"480\""), "{text}");
+    }
+
+    #[test]
+    fn avif_stands_before_webp_and_jpeg_is_the_img() {
+        let PreEscaped(text) = picture(Loading::Lazy).markup();
+        let place = |needle: &str| text.find(needle).expect(needle);
+        assert!(place("image/avif") < place("image/webp") && place("image/webp") < place("<img"));
+        assert!(text[place("<img")..].contains("fm=jpg"));
+    }
+
+    #[test]
+    fn a_hero_is_eager_and_the_rest_is_lazy() {
+        let PreEscaped(hero) = picture(Loading::Hero).markup();
+        assert!(hero.contains("fetchpriority=\"high\"") && !hero.contains("loading="));
+        let PreEscaped(lazy) = picture(Loading::Lazy).markup();
+        assert!(lazy.contains("loading=\"lazy\"") && !lazy.contains("fetchpriority"));
+    }
+
+    #[test]
+    fn the_preload_names_one_type_and_all_its_widths() {
+        let link = picture(Loading::Hero).preload();
+        assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
+        assert!(!link.contains("webp"));
+    }
+}
