@@ -1,0 +1,86 @@
+# Bildkante: the commands that people and CI share. `make` alone lists them.
+#
+#   DEPS=DIR      where set-up puts libtorch and tools (default: $BILDKANTE_DEPS, else .deps, which git ignores)
+#   LIBTORCH=DIR  a libtorch 2.11.0 of your own; nothing is fetched then
+#   CUDA=1        fetch and link libtorch with its CUDA 13.0 libraries (several GB)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+DEPS ?= $(or $(BILDKANTE_DEPS),.deps)
+override DEPS := $(abspath $(DEPS))
+
+cuda := $(filter 1 yes true,$(CUDA))
+fetched_libtorch := $(DEPS)/libtorch$(if $(cuda),-cuda)
+ifeq ($(strip $(LIBTORCH)),)
+override LIBTORCH := $(fetched_libtorch)
+endif
+export LIBTORCH
+
+# In CI a Cargo.lock that does not fit is an error; at a desk cargo may update it.
+locked := $(if $(filter true,$(CI)),--locked)
+
+.PHONY: help
+help: ## List the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+.PHONY: demo
+demo: release ## Build everything, start edge and node, print what to open; Ctrl-C stops it all (PORT=9000 moves it)
+	@tests/setup/demo.sh
+
+.PHONY: test
+test: setup ## Run every test, the end-to-end ones last
+	@tests/setup/judges.sh
+	@tests/setup/test.sh $(locked)
+
+.PHONY: test-edge
+test-edge: toolchain ## Run the edge's own tests: no libtorch needed
+	@cargo test $(locked) -p bildkante-shared -p bildkante-edge
+
+.PHONY: lint
+lint: setup ## Check formatting, clippy, dependency licences and scripts
+	@tests/setup/toolchain.sh rustfmt clippy
+	cargo fmt --all --check
+	cargo clippy $(locked) --workspace --all-targets -- -D warnings
+	deny=$$(tests/setup/cargo-deny.sh "$(DEPS)") && "$$deny" check licenses bans sources
+	@tests/setup/apt.sh shellcheck=shellcheck
+	git ls-files '*.sh' .ci/run | xargs shellcheck
+
+.PHONY: bench
+bench: bench-edge bench-diffusion ## Measure beside nginx and beside diffusers, both in the same run
+
+.PHONY: bench-edge
+bench-edge: release ## Cache hits per second beside nginx
+	@loadtest/bench/hits.sh "$(DEPS)"
+
+.PHONY: bench-diffusion
+bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
+	@gpu-node/bench/run.sh "$(DEPS)"
+
+.PHONY: release
+release: setup ## The release build of edge, node and load generator
+	@echo "building the release binaries (several minutes the first time)"
+	cargo build $(locked) --release -p bildkante-edge -p bildkante-gpu-node -p bildkante-loadtest
+
+.PHONY: setup
+setup: toolchain libtorch ## What any build needs: checks the toolchain, fetches nasm and libtorch
+	@tests/setup/apt.sh nasm=nasm || { echo "nasm assembles the AV1 encoder's inner loops" >&2; exit 1; }
+
+.PHONY: env
+env: setup ## Print the exports for calling cargo by hand (eval the output)
+	@printf 'export LIBTORCH=%q\n' "$(LIBTORCH)"
+
+.PHONY: toolchain
+toolchain:
+	@tests/setup/toolchain.sh
+
+.PHONY: libtorch
+libtorch:
+ifeq ($(LIBTORCH),$(fetched_libtorch))
+	@gpu-node/setup/libtorch.sh $(if $(cuda),--cuda) "$(LIBTORCH)" >/dev/null
+else
+	@test -d "$(LIBTORCH)/include" -a -d "$(LIBTORCH)/lib" || \
+	  { echo "LIBTORCH=$(LIBTORCH) has no include/ and lib/: it must be a libtorch 2.11.0" >&2; exit 1; }
+endif

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs the outside judges that tests ask for an opinion: a real browser, metadata and image readers that share no
+# code with ours. A judge that cannot be had is named; its tests then say `skipped: NAME`, and with CI=true this fails.
+#
+#   tests/setup/judges.sh
+set -euo pipefail
+here=$(dirname "$0")
+
+# command=Debian package, and what it judges:
+judges=(
+  chromium=chromium                 # shows the demo page: negotiated format, naturalWidth, LCP
+  chromedriver=chromium-driver      # drives it
+  exiftool=libimage-exiftool-perl   # reads the XMP/IPTC marking from every format
+  avifdec=libavif-bin               # decodes AVIF with libavif
+  webpinfo=webp                     # reads WebP chunk by chunk
+  dwebp=webp                        # decodes WebP with libwebp
+)
+
+status=0
+missing=$("$here/apt.sh" "${judges[@]}") || status=$?
+[ "$status" -ne 0 ] || exit 0
+
+echo "judges that are not here (their tests will be reported as skipped):"
+echo "$missing"
+if [ "${CI:-}" = true ]; then
+  echo "judges.sh: CI needs every judge" >&2
+  exit 1
+fi

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs every test: the crates' own first, the end-to-end ones last, so that their summary closes the output.
+#
+#   tests/setup/test.sh [--locked]
+#
+# A test whose outside judge is missing writes `skipped: NAME` to stderr and passes; they are listed at the end.
+# With CI=true, BILDKANTE_REQUIRE_JUDGES=1 makes such a test fail instead.
+set -euo pipefail
+
+[ "${CI:-}" != true ] || export BILDKANTE_REQUIRE_JUDGES=1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+[ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal
+
+status=0
+cargo_test() {
+  cargo test --no-fail-fast "$@" 2>&1 </dev/null | tee -a "$log" || status=1
+}
+
+# Unit tests and binaries find libtorch by their run path; documentation tests are linked without one.
+LD_LIBRARY_PATH="$LIBTORCH/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" cargo_test "$@" --workspace --exclude bildkante-tests
+cargo_test "$@" -p bildkante-tests --lib --bins --tests
+
+skipped=$(grep -o 'skipped: .*' "$log" | sort -u || true)
+if [ -n "$skipped" ]; then
+  printf 'tests without their judge:\n%s\n' "$skipped"
+fi
+exit "$status"
