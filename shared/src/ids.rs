@@ -31,6 +31,24 @@ static CROCKFORD: LazyLock<Encoding> = LazyLock::new(|| {
     spec.encoding().expect("the Crockford alphabet is a valid base32 specification")
 });
 
+/// Any 128 bits in the spelling of an id: for keys that are no recipe's and no master's.
+#[must_use]
+pub fn encode_128(raw: &[u8; 16]) -> String {
+    CROCKFORD.encode(raw)
+}
+
+/// The inverse of [`encode_128`].
+///
+/// # Errors
+/// When the text is not the one spelling of 128 bits.
+pub fn decode_128(text: &str) -> Result<[u8; 16], IdError> {
+    if text.len() != ID_CHARS {
+        return Err(IdError::Length(text.len()));
+    }
+    let raw = CROCKFORD.decode(text.as_bytes()).map_err(|_| IdError::Alphabet)?;
+    raw.try_into().map_err(|_| IdError::Alphabet)
+}
+
 macro_rules! id128 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -65,7 +83,7 @@ macro_rules! id128 {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&CROCKFORD.encode(&self.0))
+                f.write_str(&encode_128(&self.0))
             }
         }
 
@@ -79,11 +97,7 @@ macro_rules! id128 {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                if text.len() != ID_CHARS {
-                    return Err(IdError::Length(text.len()));
-                }
-                let raw = CROCKFORD.decode(text.as_bytes()).map_err(|_| IdError::Alphabet)?;
-                Ok(Self(raw.try_into().map_err(|_| IdError::Alphabet)?))
+                decode_128(text).map(Self)
             }
         }
 

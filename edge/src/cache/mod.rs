@@ -1,1 +1,261 @@
 //! Rendition keys, the memory and disk tiers, masters, bindings and single flight.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `key` | what makes two renditions the same |
+//! | `rendition` | encoded bytes and what is said about them |
+//! | `memory` | renditions in memory, by bytes |
+//! | `disk`, `entry` | renditions on disk, and their form there |
+//! | `masters` | lossless masters on disk |
+//! | `bindings` | recipe → master, durable |
+//! | `flight` | one fill for many askers |
+//! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
+//!
+//! Invariants: everything is bounded in bytes or entries; every byte read from a disk is verified before it is
+//! seen; what a device does wrong is a miss, counted, and never an error of a request.
+
+mod bindings;
+mod disk;
+mod entry;
+mod flight;
+mod folder;
+mod gate;
+mod key;
+mod masters;
+mod memory;
+mod metrics;
+mod rendition;
+mod store;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use bindings::{Binding, Bindings, BindingsError};
+pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
+pub use entry::{EntryError, decode as decode_entry};
+pub use flight::{FlightError, FlightRole, Flights, Ticket};
+pub use gate::GateError;
+pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
+pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
+pub use memory::{Insertion, MemoryTier};
+pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
+pub use rendition::{Origin, Rendition};
+pub use store::Lookup;
+
+/// `[cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// Renditions in memory, overhead included.
+    pub memory_bytes_max: u64,
+    /// Holds `renditions/`, `masters/` and `bindings.redb`.
+    pub disk_dir: PathBuf,
+    /// Renditions on disk, in whole 4 KiB blocks.
+    pub disk_bytes_max: u64,
+    pub disk_files_max: u64,
+    /// Masters on disk, in whole 4 KiB blocks.
+    pub masters_bytes_max: u64,
+    pub masters_files_max: u64,
+    /// Recipes whose masters are known (about 300 bytes each in memory).
+    pub bindings_entries_max: usize,
+    /// File operations at a time, for each of reading and writing.
+    pub disk_io_concurrency: usize,
+    /// After this long a file operation counts as failed.
+    pub disk_io_timeout_ms: u64,
+    /// Failures in a row after which the disk is left alone …
+    pub disk_errors_max: u32,
+    /// … for this long.
+    pub disk_offline_ms: u64,
+    /// Fills under way; past them a miss is answered by its fallback.
+    pub flights_max: usize,
+    /// Longest fill, from miss to rendition.
+    pub flight_ms_max: u64,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: 256 << 20,
+            disk_dir: "data/edge".into(),
+            disk_bytes_max: 16 << 30,
+            disk_files_max: 1_000_000,
+            masters_bytes_max: 4 << 30,
+            masters_files_max: 100_000,
+            bindings_entries_max: 250_000,
+            disk_io_concurrency: 8,
+            disk_io_timeout_ms: 2_000,
+            disk_errors_max: 5,
+            disk_offline_ms: 30_000,
+            flights_max: 1_024,
+            flight_ms_max: 600_000,
+        }
+    }
+}
+
+/// Why the caches cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("`cache.{key}` must not be 0")]
+    Zero { key: &'static str },
+    #[error("cannot use {path}: {source}", path = path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Bindings(#[from] BindingsError),
+}
+
+impl CacheConfig {
+    /// # Errors
+    /// Names the key that cannot be right.
+    pub fn check(&self) -> Result<(), CacheError> {
+        let positive: [(&'static str, u64); 9] = [
+            ("disk_bytes_max", self.disk_bytes_max),
+            ("disk_files_max", self.disk_files_max),
+            ("masters_bytes_max", self.masters_bytes_max),
+            ("masters_files_max", self.masters_files_max),
+            ("bindings_entries_max", self.bindings_entries_max as u64),
+            ("disk_io_concurrency", self.disk_io_concurrency as u64),
+            ("disk_io_timeout_ms", self.disk_io_timeout_ms),
+            ("flights_max", self.flights_max as u64),
+            ("flight_ms_max", self.flight_ms_max),
+        ];
+        positive.into_iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(key, _)| Err(CacheError::Zero { key }))
+    }
+
+    #[must_use]
+    pub fn flight_time_max(&self) -> Duration {
+        Duration::from_millis(self.flight_ms_max)
+    }
+
+    fn store_limits(&self, folder: folder::FolderLimits) -> store::StoreLimits {
+        store::StoreLimits {
+            folder,
+            io_concurrency: self.disk_io_concurrency,
+            io_timeout: Duration::from_millis(self.disk_io_timeout_ms),
+            io_errors_max: self.disk_errors_max,
+            offline: Duration::from_millis(self.disk_offline_ms),
+        }
+    }
+
+    fn rendition_limits(&self) -> store::StoreLimits {
+        self.store_limits(folder::FolderLimits {
+            bytes_max: self.disk_bytes_max,
+            files_max: self.disk_files_max,
+            file_bytes_max: RENDITION_FILE_BYTES_MAX,
+        })
+    }
+
+    fn master_limits(&self) -> store::StoreLimits {
+        self.store_limits(folder::FolderLimits {
+            bytes_max: self.masters_bytes_max,
+            files_max: self.masters_files_max,
+            file_bytes_max: masters::FILE_BYTES_MAX,
+        })
+    }
+}
+
+/// Where a rendition was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    Memory,
+    Disk,
+}
+
+impl Tier {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// All caches of one edge. The tiers are public: a caller may skip one or look into it.
+#[derive(Debug)]
+pub struct Caches {
+    pub memory: MemoryTier,
+    pub disk: DiskTier,
+    pub masters: Masters,
+    pub bindings: Bindings,
+    pub metrics: CacheMetrics,
+}
+
+impl Caches {
+    /// Opens everything. Blocks for as long as the bindings take to load; the disk index follows in the background.
+    ///
+    /// # Errors
+    /// When the configuration cannot be right, a folder cannot be made or the bindings cannot be read.
+    pub fn open(config: &CacheConfig, metrics: CacheMetrics) -> Result<Self, CacheError> {
+        config.check()?;
+        let folder = |name: &str| config.disk_dir.join(name);
+        let unusable = |name: &str| {
+            let path = folder(name);
+            move |source| CacheError::Folder { path, source }
+        };
+        let disk = DiskTier::open(&folder("renditions"), config.rendition_limits(), Arc::clone(&metrics.disk))
+            .map_err(unusable("renditions"))?;
+        let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
+            .map_err(unusable("masters"))?;
+        let bindings =
+            Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
+        let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
+        Ok(Self { memory, disk, masters, bindings, metrics })
+    }
+
+    /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is
+    /// `memory.get`.
+    pub async fn find(&self, key: RenditionKey) -> Option<(Tier, Arc<Rendition>)> {
+        if let Some(rendition) = self.memory.get(key) {
+            return Some((Tier::Memory, rendition));
+        }
+        let rendition = Arc::new(self.disk.get(key).await.hit()?);
+        self.memory.insert(key, Arc::clone(&rendition));
+        Some((Tier::Disk, rendition))
+    }
+
+    /// Puts a rendition into memory at once and onto the disk before it returns.
+    pub async fn insert(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
+        self.memory.insert(key, Arc::clone(&rendition));
+        self.disk.put(key, rendition).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rendition::testing::rendition;
+    use super::*;
+    use crate::render::Rung;
+
+    fn open(config: &CacheConfig) -> Result<Caches, CacheError> {
+        Caches::open(config, CacheMetrics::new(&prometheus::Registry::new()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_restart_finds_on_disk_what_was_in_memory_and_moves_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = CacheConfig { disk_dir: dir.path().join("edge"), ..CacheConfig::default() };
+        let key = RenditionKey::from_raw([9; 16]);
+        let caches = open(&config).unwrap();
+        assert!(caches.find(key).await.is_none());
+        assert_eq!(caches.insert(key, Arc::new(rendition(b"body", Rung::Final))).await, PutOutcome::Stored);
+        assert_eq!(caches.find(key).await.map(|(tier, _)| tier), Some(Tier::Memory));
+        drop(caches);
+        let caches = open(&config).unwrap();
+        let tiers = [caches.find(key).await, caches.find(key).await].map(|found| found.map(|(tier, _)| tier));
+        assert_eq!(tiers, [Some(Tier::Disk), Some(Tier::Memory)]);
+    }
+
+    #[test]
+    fn impossible_configurations_name_their_key() {
+        let config = CacheConfig { disk_files_max: 0, ..CacheConfig::default() };
+        assert_eq!(open(&config).unwrap_err().to_string(), "`cache.disk_files_max` must not be 0");
+        let config = CacheConfig { disk_dir: "/proc/nowhere".into(), ..CacheConfig::default() };
+        assert!(open(&config).unwrap_err().to_string().contains("/proc/nowhere/renditions"));
+        assert!(toml::from_str::<CacheConfig>("memory_bytes = 1").is_err(), "unknown keys are refused");
+        assert_eq!(toml::from_str::<CacheConfig>("").unwrap(), CacheConfig::default());
+    }
+}

@@ -1,0 +1,251 @@
+//! The form of a rendition on disk: a fixed header, then the body. Pure functions over bytes.
+//!
+//! Integers are little-endian:
+//!
+//! ```text
+//!   0  magic "BKRENDIT"      24  body length  u64      88  BLAKE3-256 of the body
+//!   8  version      u32      32  created, ms  u64     120  BLAKE3-256 of bytes 0–119
+//!  12  width, px    u32      40  rendition key         152  body
+//!  16  height, px   u32      56  master id
+//!  20  format, quality,      72  recipe id
+//!      rung, 0    u8 × 4
+//! ```
+//!
+//! Every bit is covered by one of the two digests or must equal what was asked for, so no damaged entry decodes.
+//! The body's digest is also where its `ETag` comes from: it is computed once, when it is verified.
+
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
+use bytes::Bytes;
+
+use super::key::{RenditionKey, format_code};
+use super::rendition::{Origin, Rendition};
+use crate::negotiate::Format;
+use crate::render::{Quality, RenditionSpec, Rung};
+
+const MAGIC: &[u8; 8] = b"BKRENDIT";
+const VERSION: u32 = 1;
+const SEALED_BYTES: usize = 120;
+/// Bytes before the body.
+pub(super) const HEADER_BYTES: usize = SEALED_BYTES + 32;
+
+/// Why stored bytes are not the rendition that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error("{0} bytes are too few for a header")]
+    Short(usize),
+    #[error("it does not start as an entry does")]
+    Magic,
+    #[error("it is of version {0}, this build reads {VERSION}")]
+    Version(u32),
+    #[error("the header's checksum is wrong")]
+    Header,
+    #[error("it belongs to another key")]
+    Key,
+    #[error("a field is out of its range: {0}")]
+    Field(&'static str),
+    #[error("the body has {actual} bytes, the header says {expected}")]
+    Length { expected: u64, actual: u64 },
+    #[error("the body's checksum is wrong")]
+    Body,
+}
+
+/// The header of `rendition`; the file is this and the body.
+pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HEADER_BYTES] {
+    let RenditionSpec { width_px, height_px, format, quality } = rendition.spec;
+    let mut header = [0; HEADER_BYTES];
+    let mut rest = &mut header[..];
+    put(&mut rest, MAGIC);
+    put(&mut rest, &VERSION.to_le_bytes());
+    put(&mut rest, &width_px.to_le_bytes());
+    put(&mut rest, &height_px.to_le_bytes());
+    put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition.rung), 0]);
+    put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
+    put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
+    put(&mut rest, key.as_bytes());
+    put(&mut rest, rendition.master.as_bytes());
+    put(&mut rest, rendition.recipe.as_bytes());
+    put(&mut rest, rendition.digest.as_bytes());
+    debug_assert_eq!(rest.len(), HEADER_BYTES - SEALED_BYTES);
+    let seal = blake3::hash(&header[..SEALED_BYTES]);
+    header[SEALED_BYTES..].copy_from_slice(seal.as_bytes());
+    header
+}
+
+/// The rendition in `file`, if every byte of it is as it was written under `key`. The body is not copied.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> {
+    let header = decode_header(file, key)?;
+    let actual = (file.len() - HEADER_BYTES) as u64;
+    if actual != header.body_bytes {
+        return Err(EntryError::Length { expected: header.body_bytes, actual });
+    }
+    let body = file.slice(HEADER_BYTES..);
+    if Digest::of_bytes(&body) != header.digest {
+        return Err(EntryError::Body);
+    }
+    Ok(Rendition::with_digest(body, header.digest, header.spec, header.rung, header.origin))
+}
+
+/// What a sound header says.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) rung: Rung,
+    spec: RenditionSpec,
+    origin: Origin,
+    body_bytes: u64,
+    digest: Digest,
+}
+
+pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, EntryError> {
+    let (sealed, rest) = file.split_first_chunk::<SEALED_BYTES>().ok_or(EntryError::Short(file.len()))?;
+    let seal = rest.first_chunk::<32>().ok_or(EntryError::Short(file.len()))?;
+    let mut fields = Fields(sealed);
+    if fields.take::<8>() != *MAGIC {
+        return Err(EntryError::Magic);
+    }
+    // Before the seal, which another version may keep elsewhere.
+    let version = u32::from_le_bytes(fields.take());
+    if version != VERSION {
+        return Err(EntryError::Version(version));
+    }
+    if blake3::hash(sealed) != *seal {
+        return Err(EntryError::Header);
+    }
+    let width_px = u32::from_le_bytes(fields.take());
+    let height_px = u32::from_le_bytes(fields.take());
+    let [format, quality, rung, _] = fields.take();
+    let format = format_of(format).ok_or(EntryError::Field("format"))?;
+    let quality = Quality::new(quality).ok_or(EntryError::Field("quality"))?;
+    let rung = rung_of(rung).ok_or(EntryError::Field("rung"))?;
+    let body_bytes = u64::from_le_bytes(fields.take());
+    let created_unix_ms = u64::from_le_bytes(fields.take());
+    if RenditionKey::from_raw(fields.take()) != key {
+        return Err(EntryError::Key);
+    }
+    let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
+    let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
+    let spec = RenditionSpec { width_px, height_px, format, quality };
+    Ok(Header { rung, spec, origin: Origin { master, recipe, created_unix_ms }, body_bytes, digest })
+}
+
+/// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk::<N>() else { return [0; N] };
+        self.0 = rest;
+        *field
+    }
+}
+
+/// Writes `field` at the start of `rest` and moves past it.
+fn put(rest: &mut &mut [u8], field: &[u8]) {
+    let (here, after) = std::mem::take(rest).split_at_mut(field.len());
+    here.copy_from_slice(field);
+    *rest = after;
+}
+
+fn format_of(code: u8) -> Option<Format> {
+    Format::ALL.into_iter().find(|format| format_code(*format) == code)
+}
+
+const fn rung_code(rung: Rung) -> u8 {
+    match rung {
+        Rung::Quick => 1,
+        Rung::Final => 2,
+    }
+}
+
+fn rung_of(code: u8) -> Option<Rung> {
+    Rung::ALL.into_iter().find(|rung| rung_code(*rung) == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::rendition::testing::rendition;
+    use super::*;
+
+    const KEY: RenditionKey = RenditionKey::from_raw([5; 16]);
+
+    fn file(body: &[u8]) -> Vec<u8> {
+        let rendition = rendition(body, Rung::Final);
+        [&encode_header(KEY, &rendition)[..], body].concat()
+    }
+
+    fn decoded(file: &[u8]) -> Result<Rendition, EntryError> {
+        decode(&Bytes::copy_from_slice(file), KEY)
+    }
+
+    #[test]
+    fn an_entry_comes_back_as_it_was() {
+        for rung in Rung::ALL {
+            for format in Format::ALL {
+                let mut wrote = rendition(b"some body", rung);
+                wrote.spec.format = format;
+                let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
+                let read = decoded(&file).unwrap();
+                assert_eq!(read.body, wrote.body);
+                assert_eq!((read.spec, read.rung, read.digest), (wrote.spec, wrote.rung, wrote.digest));
+                assert_eq!((read.master, read.recipe), (wrote.master, wrote.recipe));
+                assert_eq!(read.created_unix_ms, wrote.created_unix_ms);
+                assert_eq!(read.etag(), wrote.etag());
+            }
+        }
+    }
+
+    #[test]
+    fn every_single_bit_counts() {
+        let file = file(b"a body of some bytes");
+        for bit in 0..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decoded(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_and_every_addition_counts() {
+        let file = file(b"a body of some bytes");
+        for length in 0..file.len() {
+            assert!(decoded(&file[..length]).is_err(), "{length} bytes");
+        }
+        assert_eq!(decoded(&[&file[..], b"x"].concat()).unwrap_err(), EntryError::Length { expected: 20, actual: 21 });
+    }
+
+    #[test]
+    fn a_sound_entry_of_another_key_or_version_is_refused() {
+        let file = file(b"body");
+        assert_eq!(decode(&file.clone().into(), RenditionKey::from_raw([6; 16])).unwrap_err(), EntryError::Key);
+        let mut newer = file;
+        newer[8] = 2;
+        assert_eq!(decoded(&newer).unwrap_err(), EntryError::Version(2));
+    }
+
+    proptest! {
+        #[test]
+        fn any_damage_to_any_region_is_found(
+            body in proptest::collection::vec(any::<u8>(), 0..400),
+            start in any::<prop::sample::Index>(),
+            noise in proptest::collection::vec(any::<u8>(), 1..64),
+        ) {
+            let file = file(&body);
+            let start = start.index(file.len());
+            let mut damaged = file.clone();
+            for (byte, noise) in damaged[start..].iter_mut().zip(&noise) {
+                *byte = *noise;
+            }
+            // Noise that happens to equal what it overwrites is no damage.
+            prop_assert_eq!(decoded(&damaged).is_ok(), damaged == file);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_decode_or_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!(decoded(&bytes).is_err());
+        }
+    }
+}

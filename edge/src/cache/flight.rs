@@ -1,0 +1,400 @@
+//! Detached single flight: of all who want the same key at the same time, one fill runs.
+//!
+//! Invariants: a fill is a task of its own, so that no caller who hangs up can cancel it; at most `in_flight_max`
+//! run; each ends after `fill_time_max` at the latest; however it ends — a value, a panic, an abort, too late —
+//! its key is free again and everybody who waited hears of it. Waiting is up to the caller and has its own limit.
+//!
+//! A fill must begin by looking for the value once more: between a caller's look-up and its call of
+//! [`Flights::fly`] another fill may have landed.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+use tokio::sync::watch;
+use tracing::Instrument;
+
+/// Why there is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FlightError {
+    #[error("too many fills are under way")]
+    Full,
+    #[error("the fill panicked")]
+    Panicked,
+    #[error("the fill was stopped")]
+    Aborted,
+    #[error("the fill took too long")]
+    TookTooLong,
+    #[error("the caller's time is up; the fill goes on")]
+    WaitOver,
+}
+
+impl FlightError {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Panicked => "panicked",
+            Self::Aborted => "aborted",
+            Self::TookTooLong => "took-too-long",
+            Self::WaitOver => "wait-over",
+        }
+    }
+}
+
+/// Who started the fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlightRole {
+    Leader,
+    /// Joined a fill that was under way (`collapsed` in Cache-Status).
+    Follower,
+}
+
+/// Fills under way, by key.
+#[derive(Debug)]
+pub struct Flights<K, V> {
+    board: Arc<Board<K, V>>,
+}
+
+#[derive(Debug)]
+struct Board<K, V> {
+    flying: Mutex<HashMap<K, watch::Receiver<Progress<V>>>>,
+    in_flight_max: usize,
+    fill_time_max: Duration,
+    gauge: IntGauge,
+}
+
+#[derive(Debug, Clone)]
+enum Progress<V> {
+    Flying,
+    Landed(V),
+    Crashed(FlightError),
+}
+
+/// A place among those who wait. Dropping it cancels nothing.
+#[derive(Debug)]
+#[must_use = "the fill runs anyway, but its value is for whoever waits"]
+pub struct Ticket<V> {
+    role: FlightRole,
+    progress: watch::Receiver<Progress<V>>,
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Clone + Debug + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    #[must_use]
+    pub fn new(in_flight_max: usize, fill_time_max: Duration, gauge: IntGauge) -> Self {
+        let flying = Mutex::default();
+        Self { board: Arc::new(Board { flying, in_flight_max, fill_time_max, gauge }) }
+    }
+
+    /// Joins the fill of `key`, or starts one. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`FlightError::Full`] when a new fill would be one too many, [`FlightError::Aborted`] off a runtime.
+    pub fn fly<F, Fut>(&self, key: K, fill: F) -> Result<Ticket<V>, FlightError>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| FlightError::Aborted)?;
+        let mut flying = self.board.flying.lock();
+        if let Some(progress) = flying.get(&key) {
+            return Ok(Ticket { role: FlightRole::Follower, progress: progress.clone() });
+        }
+        if flying.len() >= self.board.in_flight_max {
+            return Err(FlightError::Full);
+        }
+        let (sender, progress) = watch::channel(Progress::Flying);
+        flying.insert(key.clone(), progress.clone());
+        self.board.gauge.inc();
+        drop(flying);
+        let landing = Landing { board: Arc::clone(&self.board), key, sender, result: None };
+        runtime.spawn(land(landing, fill).in_current_span());
+        Ok(Ticket { role: FlightRole::Leader, progress })
+    }
+
+    /// Fills under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.board.flying.lock().len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+async fn land<K, V, F, Fut>(mut landing: Landing<K, V>, fill: F)
+where
+    K: Debug + Eq + Hash,
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = V>,
+{
+    let time_max = landing.board.fill_time_max;
+    // `fill` itself is called inside, so that a panic in it counts as one of the fill.
+    let result = tokio::time::timeout(time_max, async { fill().await }).await;
+    landing.result = Some(result.map_err(|_| FlightError::TookTooLong));
+}
+
+/// Ends a flight when dropped: after the fill, in its unwinding, or with its aborted task.
+struct Landing<K: Debug + Eq + Hash, V> {
+    board: Arc<Board<K, V>>,
+    key: K,
+    sender: watch::Sender<Progress<V>>,
+    result: Option<Result<V, FlightError>>,
+}
+
+impl<K: Debug + Eq + Hash, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            Err(if std::thread::panicking() { FlightError::Panicked } else { FlightError::Aborted })
+        });
+        if let Err(error) = &result {
+            tracing::warn!(key = ?self.key, %error, "a fill ended without a value");
+        }
+        // First free the key, then wake the waiters: one that tries again then starts afresh.
+        self.board.flying.lock().remove(&self.key);
+        self.board.gauge.dec();
+        self.sender.send_replace(match result {
+            Ok(value) => Progress::Landed(value),
+            Err(error) => Progress::Crashed(error),
+        });
+    }
+}
+
+impl<V: Clone> Ticket<V> {
+    #[must_use]
+    pub const fn role(&self) -> FlightRole {
+        self.role
+    }
+
+    /// Waits for the end of the fill.
+    ///
+    /// # Errors
+    /// When the fill ended without a value.
+    pub async fn landed(mut self) -> Result<V, FlightError> {
+        let progress = self.progress.wait_for(|progress| !matches!(progress, Progress::Flying)).await;
+        match progress.as_deref() {
+            Ok(Progress::Landed(value)) => Ok(value.clone()),
+            Ok(Progress::Crashed(error)) => Err(*error),
+            Ok(Progress::Flying) | Err(_) => Err(FlightError::Aborted),
+        }
+    }
+
+    /// Waits at most `wait`; the fill goes on without this caller.
+    ///
+    /// # Errors
+    /// [`FlightError::WaitOver`] when the time is up, or as [`Self::landed`].
+    pub async fn landed_within(self, wait: Duration) -> Result<V, FlightError> {
+        tokio::time::timeout(wait, self.landed()).await.unwrap_or(Err(FlightError::WaitOver))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::{Notify, Semaphore};
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn flights(in_flight_max: usize) -> Flights<u64, usize> {
+        Flights::new(in_flight_max, MINUTE, IntGauge::new("flights", "flights").unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_leads_and_all_get_the_same() {
+        let flights = flights(8);
+        let gate = Arc::new(Notify::new());
+        let opened = Arc::clone(&gate);
+        let leader = flights.fly(1, move || async move {
+            opened.notified().await;
+            42
+        });
+        let leader = leader.unwrap();
+        assert_eq!(leader.role(), FlightRole::Leader);
+        let followers: Vec<_> = (0..100).map(|_| flights.fly(1, || async { unreachable!() }).unwrap()).collect();
+        assert!(followers.iter().all(|ticket| ticket.role() == FlightRole::Follower));
+        gate.notify_one();
+        assert_eq!(leader.landed().await, Ok(42));
+        for follower in followers {
+            assert_eq!(follower.landed().await, Ok(42));
+        }
+        assert!(flights.is_empty());
+        assert_eq!(flights.board.gauge.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn callers_who_leave_cancel_nothing() {
+        let flights = flights(8);
+        let (permits, done) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let (permit, finished) = (Arc::clone(&permits), Arc::clone(&done));
+        let fill = move || async move {
+            let _ = permit.acquire().await;
+            finished.notify_one();
+            7
+        };
+        drop(flights.fly(1, fill).unwrap());
+        // More than the two hundred at which other implementations give up.
+        for _ in 0..500 {
+            let ticket = flights.fly(1, || async { unreachable!() }).unwrap();
+            assert_eq!(ticket.landed_within(Duration::ZERO).await, Err(FlightError::WaitOver));
+        }
+        let last = flights.fly(1, || async { unreachable!() }).unwrap();
+        permits.add_permits(1);
+        assert_eq!(last.landed().await, Ok(7));
+        done.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_reaches_every_follower_and_frees_the_key() {
+        let flights = flights(8);
+        let gate = Arc::new(Notify::new());
+        let opened = Arc::clone(&gate);
+        let leader = flights.fly(1, move || async move {
+            opened.notified().await;
+            panic!("in a fill, on purpose")
+        });
+        let follower = flights.fly(1, || async { unreachable!() }).unwrap();
+        gate.notify_one();
+        assert_eq!(leader.unwrap().landed().await, Err(FlightError::Panicked));
+        assert_eq!(follower.landed().await, Err(FlightError::Panicked));
+        assert_eq!(flights.fly(1, || async { 9 }).unwrap().landed().await, Ok(9));
+        // Also one that panics before it returns its future.
+        let early = flights.fly(2, || -> std::future::Ready<usize> { panic!("early, on purpose") });
+        assert_eq!(early.unwrap().landed().await, Err(FlightError::Panicked));
+        assert!(flights.is_empty());
+    }
+
+    #[test]
+    fn a_runtime_that_stops_aborts_its_fills_and_says_so() {
+        let flights = flights(8);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let ticket = runtime.block_on(async { flights.fly(1, std::future::pending).unwrap() });
+        drop(runtime);
+        let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert_eq!(other.block_on(ticket.landed()), Err(FlightError::Aborted));
+        assert!(flights.is_empty());
+        assert_eq!(flights.fly(1, || async { 1 }).unwrap_err(), FlightError::Aborted, "off a runtime");
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_never_ends_is_stopped() {
+        let gauge = IntGauge::new("flights", "flights").unwrap();
+        let flights: Flights<u64, usize> = Flights::new(8, Duration::from_millis(10), gauge);
+        let ticket = flights.fly(1, std::future::pending).unwrap();
+        assert_eq!(ticket.landed().await, Err(FlightError::TookTooLong));
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn fills_are_bounded_and_joining_is_not() {
+        let flights = flights(2);
+        let gate = Arc::new(Semaphore::new(0));
+        let wait = |n: usize| {
+            let gate = Arc::clone(&gate);
+            move || async move {
+                let _ = gate.acquire().await;
+                n
+            }
+        };
+        let (one, two) = (flights.fly(1, wait(1)).unwrap(), flights.fly(2, wait(2)).unwrap());
+        assert_eq!(flights.fly(3, wait(3)).unwrap_err(), FlightError::Full);
+        let joined = flights.fly(2, wait(4)).unwrap();
+        gate.add_permits(3);
+        assert_eq!((one.landed().await, two.landed().await, joined.landed().await), (Ok(1), Ok(2), Ok(2)));
+        assert_eq!(flights.fly(3, wait(3)).unwrap().landed().await, Ok(3));
+    }
+
+    /// A cheap generator, so that a failing run can be repeated by its seed.
+    fn random(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_thousand_callers_leaving_at_random_cause_one_fill_per_generation() {
+        const CALLERS: u64 = 1000;
+        for generation in 0..20_u64 {
+            let flights = Arc::new(flights(8));
+            let fills = Arc::new(AtomicUsize::new(0));
+            let asked = Arc::new(AtomicUsize::new(0));
+            let all_asked = Arc::new(Notify::new());
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|caller| {
+                    let (flights, fills) = (Arc::clone(&flights), Arc::clone(&fills));
+                    let (asked, all_asked) = (Arc::clone(&asked), Arc::clone(&all_asked));
+                    tokio::spawn(async move {
+                        let fill_asked = Arc::clone(&all_asked);
+                        let ticket = flights.fly(generation, move || async move {
+                            // Lands only when everybody has asked, so that one generation is what is under test.
+                            fill_asked.notified().await;
+                            fills.fetch_add(1, Ordering::SeqCst) + 1
+                        });
+                        if asked.fetch_add(1, Ordering::SeqCst) + 1 == CALLERS as usize {
+                            all_asked.notify_one();
+                        }
+                        let mut seed = generation * CALLERS + caller + 1;
+                        match random(&mut seed) % 3 {
+                            0 => None,
+                            1 => {
+                                ticket.unwrap().landed_within(Duration::from_micros(random(&mut seed) % 500)).await.ok()
+                            }
+                            _ => Some(ticket.unwrap().landed().await.unwrap()),
+                        }
+                    })
+                })
+                .collect();
+            let mut values = 0;
+            for caller in callers {
+                if let Some(value) = caller.await.unwrap() {
+                    assert_eq!(value, 1);
+                    values += 1;
+                }
+            }
+            assert!(values > 200, "{values}");
+            assert_eq!(fills.load(Ordering::SeqCst), 1);
+            assert!(flights.is_empty());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn fills_of_one_key_never_overlap() {
+        let flights = Arc::new(flights(8));
+        let (running, total) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let callers: Vec<_> = (0..200)
+            .map(|_| {
+                let (flights, running, total) = (Arc::clone(&flights), Arc::clone(&running), Arc::clone(&total));
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        let (running, total) = (Arc::clone(&running), Arc::clone(&total));
+                        let ticket = flights.fly(1, move || async move {
+                            assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
+                            tokio::task::yield_now().await;
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            total.fetch_add(1, Ordering::SeqCst)
+                        });
+                        ticket.unwrap().landed().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        let total = total.load(Ordering::SeqCst);
+        assert!((20..4000).contains(&total), "{total} fills for 4000 calls");
+    }
+}

@@ -1,0 +1,534 @@
+//! A folder of content-named files, bounded in bytes and files, with eviction by recency.
+//!
+//! Layout: `{root}/{first byte in hex}/{26-character name}`, 256 shards. Reading goes by path, so a start needs no
+//! scan; the index (25 bytes an entry, at most 58 after its table has just doubled) exists for bounds and
+//! recency only and is rebuilt in the background from sizes and modification times. A use is written back as the
+//! file's modification time at most once an hour, so that recency survives restarts at next to no cost.
+//!
+//! Eviction is approximate LRU without a global order: names are hashes, so one shard's oldest sixteenth is a fair
+//! sample of the whole folder's. Few entries are looked at all together, and then it is exact.
+//!
+//! Index and folder may disagree for a moment (a crash, another process, an operator's `rm`): a file that is not
+//! there is forgotten when it is asked for. All functions block; callers go through a `Gate`.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
+use bildkante_shared::ids::{decode_128, encode_128};
+use parking_lot::Mutex;
+
+use super::key::ContentHasherBuilder;
+use super::metrics::StoreMetrics;
+use super::rendition::unix_ms;
+
+/// A file's name: BLAKE3-128 of something.
+pub(super) type Name = [u8; 16];
+
+const SHARDS: usize = 256;
+/// Files take whole blocks on nearly every file system.
+const BLOCK_BYTES: u64 = 4096;
+/// How much younger than its recorded time a use must be to be written back.
+const TOUCH_AFTER_S: u32 = 3600;
+/// Entries to look at before calling some of them the oldest.
+const SAMPLE_ENTRIES: usize = 256;
+/// Temporary files younger than this at start may belong to a process that still runs.
+const TEMPORARY_AGE: Duration = Duration::from_secs(60);
+const QUARANTINE_FILES_MAX: usize = 64;
+const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bounds of a folder.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FolderLimits {
+    pub(super) bytes_max: u64,
+    pub(super) files_max: u64,
+    /// Longest file that is read or written.
+    pub(super) file_bytes_max: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    blocks: u32,
+    used_unix_s: u32,
+}
+
+type Shard = Mutex<HashMap<Name, Slot, ContentHasherBuilder>>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    quarantine: PathBuf,
+    limits: FolderLimits,
+    opened: SystemTime,
+    shards: Box<[Shard]>,
+    bytes: AtomicU64,
+    files: AtomicU64,
+    /// Where the next eviction looks; the lock lets one thread evict at a time.
+    hand: Mutex<usize>,
+    quarantined_files: AtomicUsize,
+    quarantined_bytes: AtomicU64,
+    metrics: Arc<StoreMetrics>,
+}
+
+impl Folder {
+    /// Creates the folder where it is missing, and reads nothing but the quarantine's few entries.
+    pub(super) fn open(root: &Path, limits: FolderLimits, metrics: Arc<StoreMetrics>) -> io::Result<Self> {
+        let quarantine = root.join("quarantine");
+        fs::create_dir_all(&quarantine)?;
+        let folder = Self {
+            root: root.to_owned(),
+            quarantine,
+            limits,
+            opened: SystemTime::now(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            bytes: AtomicU64::new(0),
+            files: AtomicU64::new(0),
+            hand: Mutex::new(0),
+            quarantined_files: AtomicUsize::new(0),
+            quarantined_bytes: AtomicU64::new(0),
+            metrics,
+        };
+        for entry in fs::read_dir(&folder.quarantine)?.flatten() {
+            folder.quarantined_files.fetch_add(1, Ordering::Relaxed);
+            let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+            folder.quarantined_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(folder)
+    }
+
+    fn shard_path(&self, name: &Name) -> PathBuf {
+        self.root.join(format!("{:02x}", name[0]))
+    }
+
+    pub(super) fn path(&self, name: &Name) -> PathBuf {
+        self.shard_path(name).join(encode_128(name))
+    }
+
+    /// The whole file, or `None` when it is not there. One that is longer than allowed is an empty buffer: no
+    /// checksum will accept it.
+    pub(super) fn read(&self, name: &Name) -> io::Result<Option<Vec<u8>>> {
+        let mut file = match File::open(self.path(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget(name);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        if length > self.limits.file_bytes_max {
+            return Ok(Some(Vec::new()));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        file.by_ref().take(length).read_to_end(&mut bytes)?;
+        if self.touch(name, length) {
+            // Losing this costs some recency after a restart, no more.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The first bytes of the file, as many as fit in `buffer`; `None` when it is not there or shorter.
+    pub(super) fn read_start(&self, name: &Name, buffer: &mut [u8]) -> io::Result<Option<()>> {
+        match File::open(self.path(name)).and_then(|mut file| file.read_exact(buffer)) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the file atomically, then makes room if it took too much.
+    pub(super) fn write(&self, name: &Name, parts: &[&[u8]], durability: Durability) -> io::Result<()> {
+        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        if length > self.limits.file_bytes_max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes")));
+        }
+        if let Err(error) = self.write_in_shard(name, parts, durability) {
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.shed();
+            }
+            return Err(error);
+        }
+        self.record(name, length, unix_s(SystemTime::now()));
+        self.evict_to_fit();
+        Ok(())
+    }
+
+    fn write_in_shard(&self, name: &Name, parts: &[&[u8]], durability: Durability) -> io::Result<()> {
+        let path = self.path(name);
+        match durable::write(&path, parts, durability) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(self.shard_path(name))?;
+                if durability == Durability::Synced {
+                    File::open(&self.root)?.sync_all()?;
+                }
+                durable::write(&path, parts, durability)
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn remove(&self, name: &Name) -> io::Result<()> {
+        self.forget(name);
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets a file aside for whoever wants to know what went wrong; past the quarantine's bounds it is deleted.
+    pub(super) fn quarantine(&self, name: &Name, reason: &dyn std::fmt::Display) {
+        self.metrics.quarantined.inc();
+        self.forget(name);
+        let path = self.path(name);
+        let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        tracing::error!(file = %path.display(), %reason, "corrupt entry set aside");
+        let files = self.quarantined_files.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.quarantined_bytes.fetch_add(length, Ordering::Relaxed);
+        let kept = files < QUARANTINE_FILES_MAX && bytes.saturating_add(length) <= QUARANTINE_BYTES_MAX && {
+            let aside = format!("{}-{}", encode_128(name), unix_ms(SystemTime::now()));
+            fs::rename(&path, self.quarantine.join(aside)).is_ok()
+        };
+        if !kept {
+            self.quarantined_files.fetch_sub(1, Ordering::Relaxed);
+            self.quarantined_bytes.fetch_sub(length, Ordering::Relaxed);
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    // ---- index ----
+
+    fn shard(&self, name: &Name) -> &Shard {
+        &self.shards[usize::from(name[0])]
+    }
+
+    fn record(&self, name: &Name, length: u64, used_unix_s: u32) {
+        let slot = Slot { blocks: blocks(length), used_unix_s };
+        let old = self.shard(name).lock().insert(*name, slot);
+        self.added(slot);
+        if let Some(old) = old {
+            self.subtracted(old);
+        }
+    }
+
+    fn forget(&self, name: &Name) {
+        if let Some(old) = self.shard(name).lock().remove(name) {
+            self.subtracted(old);
+        }
+    }
+
+    /// Notes a use; whether the file's own time is due to follow.
+    fn touch(&self, name: &Name, length: u64) -> bool {
+        let now = unix_s(SystemTime::now());
+        let mut shard = self.shard(name).lock();
+        let Some(slot) = shard.get_mut(name) else {
+            drop(shard);
+            self.record(name, length, now);
+            return true;
+        };
+        let due = now.saturating_sub(slot.used_unix_s) >= TOUCH_AFTER_S;
+        slot.used_unix_s = slot.used_unix_s.max(now);
+        due
+    }
+
+    fn added(&self, slot: Slot) {
+        let bytes = u64::from(slot.blocks) * BLOCK_BYTES;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.metrics.tier.entered(bytes);
+    }
+
+    fn subtracted(&self, slot: Slot) {
+        let bytes = u64::from(slot.blocks) * BLOCK_BYTES;
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.files.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.tier.left(bytes);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    // ---- eviction ----
+
+    fn is_over(&self) -> bool {
+        self.bytes() > self.limits.bytes_max || self.files() > self.limits.files_max
+    }
+
+    fn evict_to_fit(&self) {
+        if !self.is_over() {
+            return;
+        }
+        // Whoever holds the lock evicts for everybody.
+        let Some(mut hand) = self.hand.try_lock() else { return };
+        while self.is_over() {
+            if self.evict_some(&mut hand, |folder| folder.is_over()) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The device is full though our own bounds are not reached: somebody else's files, or a cap set too high.
+    /// Giving up a sixteenth keeps the cache turning over instead of freezing.
+    fn shed(&self) {
+        let Some(mut hand) = self.hand.try_lock() else { return };
+        let target = self.bytes() / 16 * 15;
+        while self.bytes() > target && self.evict_some(&mut hand, |folder| folder.bytes() > target) > 0 {}
+    }
+
+    /// Removes the oldest of one sample while `more` says so; how many went.
+    fn evict_some(&self, hand: &mut usize, more: impl Fn(&Self) -> bool) -> usize {
+        let mut sample = self.sample(hand);
+        let oldest = (sample.len() / 16).max(1).min(sample.len());
+        if oldest == 0 {
+            return 0;
+        }
+        sample.select_nth_unstable_by_key(oldest - 1, |(_, used)| *used);
+        sample.truncate(oldest);
+        sample.sort_unstable_by_key(|(_, used)| *used);
+        let mut gone = 0;
+        for (name, _) in &sample {
+            if !more(self) {
+                break;
+            }
+            if let Err(error) = self.remove(name) {
+                // The index has let go of it; the next start's scan will find it again.
+                tracing::warn!(file = %self.path(name).display(), %error, "cannot remove an evicted file");
+            }
+            self.metrics.tier.evicted();
+            gone += 1;
+        }
+        gone
+    }
+
+    /// At least `SAMPLE_ENTRIES` entries from the shards under the hand, or all there are.
+    fn sample(&self, hand: &mut usize) -> Vec<(Name, u32)> {
+        let mut sample = Vec::new();
+        for _ in 0..SHARDS {
+            let shard = self.shards[*hand].lock();
+            sample.extend(shard.iter().map(|(name, slot)| (*name, slot.used_unix_s)));
+            *hand = (*hand + 1) % SHARDS;
+            if sample.len() >= SAMPLE_ENTRIES {
+                break;
+            }
+        }
+        sample
+    }
+
+    // ---- rebuild ----
+
+    /// Learns what earlier processes left, shard by shard; deletes their abandoned temporary files.
+    pub(super) fn scan(&self, keep_going: impl Fn() -> bool) {
+        let started = std::time::Instant::now();
+        for shard in 0..SHARDS {
+            if !keep_going() {
+                return;
+            }
+            if let Err(error) = self.scan_shard(shard) {
+                tracing::warn!(folder = %self.root.display(), shard, %error, "cannot scan a shard of the cache");
+            }
+            self.evict_to_fit();
+        }
+        tracing::info!(folder = %self.root.display(), files = self.files(), bytes = self.bytes(),
+            took = ?started.elapsed(), "cache index complete");
+    }
+
+    fn scan_shard(&self, shard: usize) -> io::Result<()> {
+        let entries = match fs::read_dir(self.root.join(format!("{shard:02x}"))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let file_name = entry.file_name();
+            let Some(text) = file_name.to_str() else { continue };
+            if text.starts_with(TEMPORARY_PREFIX) {
+                self.remove_if_abandoned(&entry);
+            } else if let Ok(name) = decode_128(text)
+                && usize::from(name[0]) == shard
+                && let Ok(metadata) = entry.metadata()
+            {
+                self.learn(name, &metadata);
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&self, name: Name, metadata: &fs::Metadata) {
+        let used_unix_s = metadata.modified().map_or(0, unix_s);
+        let slot = Slot { blocks: blocks(metadata.len()), used_unix_s };
+        // What a request recorded meanwhile is newer.
+        if let std::collections::hash_map::Entry::Vacant(vacant) = self.shard(&name).lock().entry(name) {
+            vacant.insert(slot);
+            self.added(slot);
+        }
+    }
+
+    fn remove_if_abandoned(&self, entry: &fs::DirEntry) {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let abandoned =
+            modified.is_ok_and(|modified| self.opened.duration_since(modified).is_ok_and(|age| age > TEMPORARY_AGE));
+        if abandoned {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn blocks(length: u64) -> u32 {
+    u32::try_from(length.div_ceil(BLOCK_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Seconds since 1970, good until 2106.
+fn unix_s(time: SystemTime) -> u32 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::CacheMetrics;
+    use super::*;
+
+    fn folder(root: &Path, bytes_max: u64, files_max: u64) -> Folder {
+        let metrics = CacheMetrics::new(&prometheus::Registry::new()).unwrap().disk;
+        Folder::open(root, FolderLimits { bytes_max, files_max, file_bytes_max: 1 << 20 }, metrics).unwrap()
+    }
+
+    fn name(n: u32) -> Name {
+        blake3::hash(&n.to_le_bytes()).as_bytes()[..16].try_into().unwrap()
+    }
+
+    fn write(folder: &Folder, n: u32, length: usize) {
+        folder.write(&name(n), &[&vec![7; length]], Durability::Unsynced).unwrap();
+    }
+
+    fn files_on_disk(root: &Path) -> (u64, u64) {
+        let mut found = (0, 0);
+        for shard in fs::read_dir(root).unwrap().flatten().filter(|entry| entry.file_name() != "quarantine") {
+            for file in fs::read_dir(shard.path()).unwrap().flatten() {
+                found.0 += 1;
+                found.1 += file.metadata().unwrap().len().div_ceil(BLOCK_BYTES) * BLOCK_BYTES;
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn an_index_entry_stays_within_its_budget() {
+        // 24 bytes and one control byte, in a table that is at least 7/16 full after doubling.
+        let bytes = (size_of::<(Name, Slot)>() + 1) * 16 / 7;
+        assert!(bytes <= 64, "{bytes}");
+    }
+
+    #[test]
+    fn bytes_and_files_stay_under_their_caps_on_the_disk_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path(), 100 * BLOCK_BYTES, 60);
+        for n in 0..500 {
+            write(&folder, n, (n as usize * 37) % 20_000);
+            let (files, bytes) = files_on_disk(dir.path());
+            assert!(files <= 60 && bytes <= 100 * BLOCK_BYTES, "{files} files, {bytes} bytes");
+            assert_eq!((files, bytes), (folder.files(), folder.bytes()));
+        }
+        assert!(folder.metrics.tier.evictions() > 400);
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path(), u64::MAX, 100);
+        for n in 0..100 {
+            write(&folder, n, 10);
+            // As if each was used one second after the one before, long ago.
+            folder.record(&name(n), 10, 1000 + n);
+        }
+        folder.read(&name(0)).unwrap().unwrap();
+        for n in 100..110 {
+            write(&folder, n, 10);
+        }
+        let has = |n| folder.read(&name(n)).unwrap().is_some();
+        assert!(has(0), "used a moment ago");
+        assert!((1..=10).all(|n| !has(n)));
+        assert!((11..110).all(has));
+    }
+
+    #[test]
+    fn recency_survives_a_restart_through_modification_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = folder(dir.path(), u64::MAX, 1000);
+        for n in 0..20 {
+            write(&before, n, 10);
+            let file = File::options().write(true).open(before.path(&name(n))).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::from_secs(u64::from(1_000_000 + n))).unwrap();
+        }
+        drop(before);
+        let again = folder(dir.path(), u64::MAX, 20);
+        again.read(&name(3)).unwrap().unwrap();
+        again.scan(|| true);
+        assert_eq!(again.files(), 20);
+        write(&again, 100, 10);
+        assert!(again.read(&name(0)).unwrap().is_none());
+        assert!(again.read(&name(3)).unwrap().is_some());
+        let touched = fs::metadata(again.path(&name(3))).unwrap().modified().unwrap();
+        assert!(touched.elapsed().unwrap() < Duration::from_secs(600), "the use was written back");
+    }
+
+    #[test]
+    fn a_start_over_a_lowered_cap_evicts_down_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = folder(dir.path(), u64::MAX, 1000);
+        (0..300).for_each(|n| write(&before, n, 10));
+        let again = folder(dir.path(), 50 * BLOCK_BYTES, 1000);
+        again.scan(|| true);
+        assert!(files_on_disk(dir.path()).0 <= 50);
+        assert_eq!(files_on_disk(dir.path()), (again.files(), again.bytes()));
+    }
+
+    #[test]
+    fn abandoned_temporary_files_go_and_fresh_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = folder(dir.path(), u64::MAX, 1000);
+        write(&before, 1, 10);
+        let shard = before.shard_path(&name(1));
+        let (old, fresh) = (shard.join(format!("{TEMPORARY_PREFIX}1-1")), shard.join(format!("{TEMPORARY_PREFIX}2-2")));
+        fs::write(&fresh, b"x").unwrap();
+        fs::write(&old, b"x").unwrap();
+        let file = File::options().write(true).open(&old).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        folder(dir.path(), u64::MAX, 1000).scan(|| true);
+        assert!(!old.exists() && fresh.exists());
+    }
+
+    #[test]
+    fn the_quarantine_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path(), u64::MAX, 1000);
+        for n in 0..100 {
+            write(&folder, n, 10);
+            folder.quarantine(&name(n), &"test");
+            assert!(folder.read(&name(n)).unwrap().is_none());
+        }
+        assert_eq!(fs::read_dir(&folder.quarantine).unwrap().count(), QUARANTINE_FILES_MAX);
+        assert_eq!(folder.metrics.quarantined(), 100);
+        assert_eq!((folder.files(), folder.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_file_deleted_underneath_is_forgotten_when_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = folder(dir.path(), u64::MAX, 1000);
+        write(&folder, 1, 10);
+        fs::remove_file(folder.path(&name(1))).unwrap();
+        assert!(folder.read(&name(1)).unwrap().is_none());
+        assert_eq!(folder.files(), 0);
+    }
+}
