@@ -8,17 +8,17 @@
 //! generated anew and bound again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bildkante_shared::ids::{MasterId, RecipeId};
-use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{DedupScope, GenerationSource};
+use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
 use crate::cache::{
-    Binding, Bindings, DiskTier, FlightError, Flights, Masters, MemoryTier, Rendition, RenditionKey,
+    Binding, CacheConfig, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition,
+    RenditionKey, Ticket, VerifiedMaster,
 };
+use crate::campaign::Variant;
 use crate::origin::{OriginError, Region};
 use crate::provenance::Marking;
 use crate::render::{self, PoolError, RenderError, RenderPool, RenditionSpec, Rung};
@@ -27,11 +27,25 @@ use crate::response::Outcome;
 /// What a request came down to: which picture, cut how, marked how.
 #[derive(Debug, Clone)]
 pub struct Want {
-    pub recipe: Arc<ValidRecipe>,
-    pub dedup: Option<DedupScope>,
+    pub variant: Arc<Variant>,
     pub spec: RenditionSpec,
     pub marking: Arc<Marking>,
+    /// Digest of `marking`, computed once per campaign.
+    pub marking_digest: Digest,
     pub urgency: Urgency,
+}
+
+impl Want {
+    #[must_use]
+    pub fn recipe_id(&self) -> RecipeId {
+        self.variant.recipe.id()
+    }
+
+    /// The rendition's key once its master is known.
+    #[must_use]
+    pub fn key(&self, master: MasterId) -> RenditionKey {
+        RenditionKey::new(master, &self.spec, &self.marking_digest)
+    }
 }
 
 /// A rendition and how it was come by.
@@ -40,6 +54,13 @@ pub struct Filled {
     pub rendition: Arc<Rendition>,
     pub outcome: Outcome,
     pub timings: FillTimings,
+}
+
+impl Filled {
+    #[must_use]
+    pub fn from_memory(rendition: Arc<Rendition>) -> Self {
+        Self { rendition, outcome: Outcome::Memory, timings: FillTimings::default() }
+    }
 }
 
 /// Where the time of a fill went.
@@ -51,12 +72,9 @@ pub struct FillTimings {
 
 impl FillTimings {
     /// As `Server-Timing` wants them.
-    #[must_use]
-    pub fn entries(&self) -> Vec<(&'static str, Duration)> {
-        [("generate", self.generate), ("render", self.render)]
-            .into_iter()
-            .filter_map(|(name, duration)| duration.map(|duration| (name, duration)))
-            .collect()
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        let named = [("generate", self.generate), ("render", self.render)];
+        named.into_iter().filter_map(|(name, duration)| Some((name, duration?)))
     }
 }
 
@@ -69,6 +87,8 @@ pub enum FillError {
     Pool(#[from] PoolError),
     #[error("it could not be rendered: {0}")]
     Render(Arc<RenderError>),
+    #[error("its master is not what its id says: {0}")]
+    Master(Arc<MasterError<RenderError>>),
     #[error("its flight ended without a result: {0}")]
     Flight(#[from] FlightError),
 }
@@ -80,9 +100,15 @@ impl FillError {
         match self {
             Self::Origin(error) => error.as_str(),
             Self::Pool(error) => error.as_str(),
-            Self::Render(_) => "render_failed",
+            Self::Render(_) => "render-failed",
+            Self::Master(_) => "wrong-master",
             Self::Flight(error) => error.as_str(),
         }
+    }
+
+    /// Whether a node was asked for a master it does not have.
+    fn is_lost_master(&self) -> bool {
+        matches!(self, Self::Master(_)) || matches!(self, Self::Origin(error) if error.is_not_found())
     }
 }
 
@@ -98,103 +124,99 @@ impl From<RenderError> for FillError {
     }
 }
 
-/// The key of a fill in flight: what was asked for, before it is known which master that is.
-type WantKey = (RecipeId, RenditionSpec, [u8; 16]);
+impl From<MasterError<RenderError>> for FillError {
+    fn from(error: MasterError<RenderError>) -> Self {
+        Self::Master(Arc::new(error))
+    }
+}
+
+/// The key of a fill under way: what was asked for, before it is known which master that is.
+type WantKey = (RecipeId, RenditionSpec, Digest);
+
+/// How long a fill may take, and when it may encode the final rung at once.
+#[derive(Debug, Clone, Copy)]
+pub struct FillLimits {
+    pub generation_deadline: Duration,
+    /// Renditions up to this area are encoded as final while the reader waits.
+    pub final_inline_px_max: u64,
+}
 
 /// Everything behind the memory tier.
 #[derive(Debug)]
 pub struct Fill {
-    pub memory: MemoryTier,
-    pub disk: DiskTier,
-    pub masters: Masters,
-    pub bindings: Bindings,
-    pub region: Region,
+    pub caches: Caches,
+    pub region: Arc<Region>,
     pub pool: RenderPool,
-    pub generation_deadline: Duration,
+    limits: FillLimits,
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     generations: Flights<RecipeId, Result<Generated, FillError>>,
-    upgrades: Flights<RenditionKey, ()>,
-    final_inline_px_max: u64,
-}
-
-/// The stores and services a fill works with.
-#[derive(Debug)]
-pub struct FillParts {
-    pub memory: MemoryTier,
-    pub disk: DiskTier,
-    pub masters: Masters,
-    pub bindings: Bindings,
-    pub region: Region,
-    pub pool: RenderPool,
-    pub generation_deadline: Duration,
-    pub fills_max: usize,
-    pub final_inline_px_max: u64,
+    improvements: Flights<RenditionKey, ()>,
 }
 
 #[derive(Debug, Clone)]
 struct Generated {
-    binding: Binding,
+    binding: Arc<Binding>,
+    /// `None` when the master was known already, here or at the node.
     elapsed: Option<Duration>,
 }
 
 impl Fill {
     #[must_use]
-    pub fn new(parts: FillParts) -> Arc<Self> {
+    pub fn new(
+        caches: Caches,
+        region: Arc<Region>,
+        pool: RenderPool,
+        limits: FillLimits,
+        config: &CacheConfig,
+    ) -> Arc<Self> {
+        let (most, longest, gauge) = (config.flights_max, config.flight_time_max(), &caches.metrics.flights);
         Arc::new(Self {
-            memory: parts.memory,
-            disk: parts.disk,
-            masters: parts.masters,
-            bindings: parts.bindings,
-            region: parts.region,
-            pool: parts.pool,
-            generation_deadline: parts.generation_deadline,
-            renditions: Flights::new(parts.fills_max),
-            generations: Flights::new(parts.fills_max),
-            upgrades: Flights::new(parts.fills_max),
-            final_inline_px_max: parts.final_inline_px_max,
+            renditions: Flights::new(most, longest, gauge.clone()),
+            generations: Flights::new(most, longest, gauge.clone()),
+            improvements: Flights::new(most, longest, gauge.clone()),
+            caches,
+            region,
+            pool,
+            limits,
         })
     }
 
     /// The rendition if it is in memory: the hit path.
     #[must_use]
     pub fn peek(&self, want: &Want) -> Option<Arc<Rendition>> {
-        let binding = self.bindings.get(want.recipe.id())?;
-        self.memory.get(&want.key(binding.master))
+        let binding = self.caches.bindings.get(want.recipe_id())?;
+        self.caches.memory.get(want.key(binding.master))
     }
 
     /// Whether the picture exists, so that only rendering is left to do.
     #[must_use]
-    pub fn is_bound(&self, want: &Want) -> bool {
-        self.bindings.get(want.recipe.id()).is_some()
+    pub fn is_drawn(&self, want: &Want) -> bool {
+        self.caches.bindings.get(want.recipe_id()).is_some()
     }
 
-    /// Starts or joins the fill of a rendition; it goes on when the returned future is dropped.
-    pub fn fly(self: &Arc<Self>, want: Want) -> impl Future<Output = Result<Filled, FillError>> + use<> {
-        let key = (want.recipe.id(), want.spec, want.marking.digest());
+    /// Starts or joins the fill of a rendition; it goes on when the ticket is dropped.
+    ///
+    /// # Errors
+    /// When too many fills are under way.
+    pub fn fly(self: &Arc<Self>, want: Want) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
+        let key = (want.recipe_id(), want.spec, want.marking_digest);
         let fill = Arc::clone(self);
-        let flight = self.renditions.fly(key, move || async move { fill.rendition(&want).await });
-        async move { flight.await? }
+        self.renditions.fly(key, move || async move { fill.rendition(&want).await })
     }
 
     async fn rendition(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
         let generated = self.bound(want).await?;
         let key = want.key(generated.binding.master);
-        if let Some(rendition) = self.memory.get(&key) {
-            return Ok(Filled { rendition, outcome: Outcome::Memory, timings: FillTimings::default() });
+        if let Some((tier, rendition)) = self.caches.find(key).await {
+            self.improve(&rendition, want);
+            return Ok(Filled { rendition, outcome: tier.into(), timings: FillTimings::default() });
         }
-        if let Some(rendition) = self.disk.get(&key).await {
-            let rendition = Arc::new(rendition);
-            self.memory.insert(key, Arc::clone(&rendition));
-            self.improve(key, &rendition, want);
-            return Ok(Filled { rendition, outcome: Outcome::Disk, timings: FillTimings::default() });
-        }
-        let (binding, pixels) = self.master_of(want, generated.binding).await?;
-        let key = want.key(binding.master);
+        let master = self.master_of(want, &generated.binding).await?;
         let started = Instant::now();
-        let rung = if want.spec.area_px() <= self.final_inline_px_max { Rung::Final } else { Rung::Quick };
-        let rendition = self.render(want, binding.master, pixels, rung, want.urgency).await?;
-        self.keep(key, Arc::clone(&rendition));
-        self.improve(key, &rendition, want);
+        let rung = if want.spec.area_px() <= self.limits.final_inline_px_max { Rung::Final } else { Rung::Quick };
+        let rendition = self.render(want, &master, rung, want.urgency).await?;
+        self.keep(want.key(master.id()), Arc::clone(&rendition));
+        self.improve(&rendition, want);
         let outcome = if generated.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
         let timings = FillTimings { generate: generated.elapsed, render: Some(started.elapsed()) };
         Ok(Filled { rendition, outcome, timings })
@@ -202,126 +224,143 @@ impl Fill {
 
     /// The master a recipe is bound to, asking a node when it is bound to none.
     async fn bound(self: &Arc<Self>, want: &Want) -> Result<Generated, FillError> {
-        if let Some(binding) = self.bindings.get(want.recipe.id()) {
+        if let Some(binding) = self.caches.bindings.get(want.recipe_id()) {
             return Ok(Generated { binding, elapsed: None });
         }
-        let fill = Arc::clone(self);
-        let asked = want.clone();
-        self.generations.fly(want.recipe.id(), move || async move { fill.generate(&asked).await }).await?
+        let (fill, asked) = (Arc::clone(self), want.clone());
+        let ticket = self.generations.fly(want.recipe_id(), move || async move { fill.generate(&asked).await })?;
+        ticket.landed().await?
     }
 
     async fn generate(&self, want: &Want) -> Result<Generated, FillError> {
         let started = Instant::now();
+        let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
         let reply = self
             .region
-            .generate(&want.recipe, want.dedup.clone(), want.urgency, self.generation_deadline)
+            .generate(recipe, dedup, want.urgency, self.limits.generation_deadline)
             .await
-            .inspect_err(|error| tracing::warn!(recipe = %want.recipe.id(), %error, "generation failed"))?;
-        let binding = Binding::from_reply(&reply);
+            .inspect_err(|error| tracing::warn!(recipe = %recipe.id(), %error, "generation failed"))?;
         let elapsed = (reply.source != GenerationSource::Stored).then(|| started.elapsed());
         tracing::info!(
             recipe = %reply.recipe_id, master = %reply.master.id, source = reply.source.as_str(),
-            duplicate = reply.duplicate.is_some(), node = %reply.node,
+            duplicate_of_another = reply.duplicate.is_some(), node = %reply.node,
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
         );
-        if let Err(error) = self.bindings.put(want.recipe.id(), binding.clone()).await {
-            // Serving goes on: the binding is in memory, and a restart asks the node's store again.
-            tracing::error!(recipe = %want.recipe.id(), %error, "binding could not be stored");
-        }
-        Ok(Generated { binding, elapsed })
+        let binding = binding_of(reply);
+        let kept = self.caches.bindings.put(recipe.id(), binding.clone()).await.unwrap_or_else(|error| {
+            // Serving goes on: the binding holds until a restart, which asks the node's store again.
+            tracing::error!(recipe = %recipe.id(), %error, "binding could not be stored");
+            Arc::new(binding)
+        });
+        Ok(Generated { binding: kept, elapsed })
     }
 
-    /// The pixels of a bound master; a master that is lost everywhere is generated anew.
-    async fn master_of(self: &Arc<Self>, want: &Want, binding: Binding) -> Result<(Binding, Arc<Pixels>), FillError> {
-        match self.pixels(binding.master).await {
-            Ok(pixels) => Ok((binding, pixels)),
-            Err(FillError::Origin(error)) if error.is_not_found() => {
-                tracing::warn!(recipe = %want.recipe.id(), master = %binding.master, "master is lost, generating it anew");
-                self.bindings.remove(want.recipe.id()).await;
-                let binding = self.bound(want).await?.binding;
-                let pixels = self.pixels(binding.master).await?;
-                Ok((binding, pixels))
-            }
-            Err(error) => Err(error),
+    /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
+    async fn master_of(self: &Arc<Self>, want: &Want, binding: &Binding) -> Result<Arc<VerifiedMaster>, FillError> {
+        let error = match self.master(binding.master).await {
+            Err(error) if error.is_lost_master() => error,
+            result => return result,
+        };
+        tracing::warn!(recipe = %want.recipe_id(), master = %binding.master, %error, "master is lost, drawing it anew");
+        if let Err(error) = self.caches.bindings.remove(want.recipe_id()).await {
+            tracing::error!(recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
+        let again = self.bound(want).await?;
+        self.master(again.binding.master).await
     }
 
-    async fn pixels(&self, id: MasterId) -> Result<Arc<Pixels>, FillError> {
-        if let Some(png) = self.masters.get(id).await {
-            match self.decode(id, png).await {
-                Ok(pixels) => return Ok(pixels),
-                Err(error) => {
+    /// From disk, else from a node; its pixels are compared with its id in either case.
+    async fn master(&self, id: MasterId) -> Result<Arc<VerifiedMaster>, FillError> {
+        if let Some(file) = self.caches.masters.get(id).await.hit() {
+            match self.verify(file).await {
+                Err(FillError::Master(error)) => {
                     tracing::warn!(master = %id, %error, "stored master is unusable, fetching it again");
-                    self.masters.quarantine(id).await;
+                    let _ = self.caches.masters.reject(id, error.to_string()).await;
                 }
+                result => return result,
             }
         }
-        let png = self.region.master(id, self.generation_deadline).await?;
-        let pixels = self.decode(id, png.clone()).await?;
-        self.masters.put(id, png).await;
-        Ok(pixels)
+        let png = self.region.master(id, self.limits.generation_deadline).await?;
+        let master = self.verify(MasterFile { id, png }).await?;
+        if let Err(error) = self.caches.masters.put(&master).await {
+            tracing::warn!(master = %id, %error, "master could not be stored");
+        }
+        Ok(master)
     }
 
-    /// Decodes on the pool and checks that the pixels are the ones the id names.
-    async fn decode(&self, id: MasterId, png: bytes::Bytes) -> Result<Arc<Pixels>, FillError> {
-        let pixels = self.pool.run(Urgency::DEFAULT, move || render::decode_master(&png)).await??;
-        if pixels.master_id() != id {
-            return Err(RenderError::WrongMaster { expected: id, found: pixels.master_id() }.into());
-        }
-        Ok(Arc::new(pixels))
+    async fn verify(&self, file: MasterFile) -> Result<Arc<VerifiedMaster>, FillError> {
+        let verified = self.pool.run(Urgency::DEFAULT, move || file.verify(render::decode_master)).await??;
+        Ok(Arc::new(verified))
     }
 
     async fn render(
         &self,
         want: &Want,
-        master: MasterId,
-        pixels: Arc<Pixels>,
+        master: &Arc<VerifiedMaster>,
         rung: Rung,
         urgency: Urgency,
     ) -> Result<Arc<Rendition>, FillError> {
-        let (spec, marking) = (want.spec, Arc::clone(&want.marking));
-        let metrics = self.pool.metrics().clone();
-        let encoded = self
-            .pool
-            .run(urgency, move || {
-                let encoded = render::render(&pixels, &spec, rung, &marking)?;
-                metrics.encoded(&encoded);
-                Ok::<_, RenderError>(encoded)
-            })
-            .await??;
-        Ok(Arc::new(Rendition::new(encoded.bytes.into(), spec, rung, master, want.recipe.id())))
+        let (spec, marking, pixels) = (want.spec, Arc::clone(&want.marking), Arc::clone(master));
+        let work = move || render::render(pixels.pixels(), &spec, rung, &marking);
+        let encoded = self.pool.run(urgency, work).await??;
+        let origin = Origin::now(master.id(), want.recipe_id());
+        Ok(Arc::new(Rendition::new(encoded.bytes.into(), spec, rung, origin)))
     }
 
+    /// Into memory now, onto the disk behind.
     fn keep(self: &Arc<Self>, key: RenditionKey, rendition: Arc<Rendition>) {
-        self.memory.insert(key, Arc::clone(&rendition));
+        self.caches.memory.insert(key, Arc::clone(&rendition));
         let fill = Arc::clone(self);
-        tokio::spawn(async move { fill.disk.put(&key, &rendition).await });
+        tokio::spawn(async move { fill.caches.disk.put(key, rendition).await });
     }
 
-    /// Encodes the final rung behind a quick one, least urgent of all; once per key at a time.
-    pub fn improve(self: &Arc<Self>, key: RenditionKey, current: &Rendition, want: &Want) {
+    /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
+    /// no room for it now, the next reader of the quick one asks again.
+    pub fn improve(self: &Arc<Self>, current: &Rendition, want: &Want) {
         if current.rung == Rung::Final {
             return;
         }
-        let (fill, want, master) = (Arc::clone(self), want.clone(), current.master);
-        let flight = self.upgrades.fly(key, move || async move {
-            let result = async {
-                let pixels = fill.pixels(master).await?;
-                fill.render(&want, master, pixels, Rung::Final, Urgency::LEAST).await
+        let (fill, want, id) = (Arc::clone(self), want.clone(), current.master);
+        let _ = self.improvements.fly(want.key(id), move || async move {
+            let finished = async {
+                let master = fill.master(id).await?;
+                fill.render(&want, &master, Rung::Final, Urgency::LEAST).await
             };
-            match result.await {
-                Ok(rendition) => fill.keep(key, rendition),
-                Err(error) => tracing::debug!(%key, %error, "final rung put off"),
+            match finished.await {
+                Ok(rendition) => fill.keep(want.key(id), rendition),
+                Err(error) => tracing::debug!(recipe = %want.recipe_id(), %error, "final rung put off"),
             }
         });
-        drop(flight);
     }
 }
 
-impl Want {
-    /// The rendition's key once its master is known.
-    #[must_use]
-    pub fn key(&self, master: MasterId) -> RenditionKey {
-        RenditionKey::new(master, &self.spec, &self.marking.digest())
+impl From<crate::cache::Tier> for Outcome {
+    fn from(tier: crate::cache::Tier) -> Self {
+        match tier {
+            crate::cache::Tier::Memory => Self::Memory,
+            crate::cache::Tier::Disk => Self::Disk,
+        }
+    }
+}
+
+impl From<FlightRole> for crate::response::Collapse {
+    fn from(role: FlightRole) -> Self {
+        match role {
+            FlightRole::Leader => Self::Led,
+            FlightRole::Follower => Self::Collapsed,
+        }
+    }
+}
+
+fn binding_of(reply: GenerationReply) -> Binding {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Binding {
+        master: reply.master.id,
+        width_px: reply.master.width_px,
+        height_px: reply.master.height_px,
+        phash: reply.master.phash,
+        duplicate: reply.duplicate,
+        node: reply.node,
+        created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -43,7 +43,7 @@ pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
 pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
-pub use rendition::{Origin, Rendition};
+pub use rendition::{Origin, Prepared, PreparedFor, Rendition};
 pub use store::Lookup;
 
 /// `[cache]`.

@@ -22,7 +22,32 @@ pub struct Rendition {
     pub digest: Digest,
     etag: Box<str>,
     /// Headers that are the same in every answer, filled in by whoever answers first.
-    pub prepared: OnceLock<HeaderMap>,
+    pub prepared: Prepared,
+}
+
+/// Whose headers a rendition keeps: tags, file name and urgency are the variant's and the slot's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreparedFor {
+    pub recipe: RecipeId,
+    /// Identifies a slot across campaigns and reloads.
+    pub slot: u64,
+}
+
+/// Header map of the first variant and slot a rendition was served for.
+#[derive(Debug, Default)]
+pub struct Prepared(OnceLock<(PreparedFor, HeaderMap)>);
+
+impl Prepared {
+    /// The headers, if they were prepared for `owner`.
+    #[must_use]
+    pub fn get(&self, owner: PreparedFor) -> Option<&HeaderMap> {
+        self.0.get().and_then(|(of, headers)| (*of == owner).then_some(headers))
+    }
+
+    /// Keeps `headers` unless another owner came first.
+    pub fn set(&self, owner: PreparedFor, headers: HeaderMap) {
+        let _ = self.0.set((owner, headers));
+    }
 }
 
 /// Where a rendition comes from.
@@ -53,7 +78,7 @@ impl Rendition {
     pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, origin: Origin) -> Self {
         let Origin { master, recipe, created_unix_ms } = origin;
         let etag = strong_etag(&digest);
-        Self { body, spec, rung, master, recipe, created_unix_ms, digest, etag, prepared: OnceLock::new() }
+        Self { body, spec, rung, master, recipe, created_unix_ms, digest, etag, prepared: Prepared::default() }
     }
 
     /// A strong validator in its quotes (RFC 9110 §8.8.3), from the body alone: it differs per format and rung.

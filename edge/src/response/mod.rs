@@ -26,6 +26,7 @@ pub mod freshness;
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
 pub use self::freshness::{Freshness, Pin, Recall};
 use crate::cache::Rendition;
+use crate::fill::FillTimings;
 use crate::listener::http::Body;
 use crate::negotiate::Format;
 
@@ -102,23 +103,13 @@ pub enum Collapse {
     Collapsed,
 }
 
-/// The headers of a variant that do not depend on the rendition: built once, cloned by reference count.
-#[derive(Debug, Clone)]
-pub struct VariantHeaders {
-    priority: HeaderValue,
-    cache_tag: HeaderValue,
-    surrogate_key: HeaderValue,
-    /// By `Format as usize`.
-    disposition: [HeaderValue; 4],
-    link: Option<HeaderValue>,
-}
-
 /// What the headers of a variant say.
 #[derive(Debug, Clone, Copy)]
 pub struct VariantWords<'a> {
     pub campaign: &'a str,
     pub slot: &'a str,
-    pub recipe: RecipeId,
+    /// `None` for a stand-in: it must not be purged or counted as the variant.
+    pub recipe: Option<RecipeId>,
     pub master: Option<MasterId>,
     pub urgency: Urgency,
     /// Keyword name without extension, ASCII letters, digits and hyphens.
@@ -127,41 +118,31 @@ pub struct VariantWords<'a> {
     pub canonical_url: Option<&'a str>,
 }
 
-impl VariantHeaders {
-    /// Names come from validated manifests, so every value is a legal header value; one that is not is left out.
-    #[must_use]
-    pub fn new(words: &VariantWords<'_>) -> Self {
-        let mut tags = vec![
-            format!("c-{}", words.campaign),
-            format!("s-{}-{}", words.campaign, words.slot),
-            format!("r-{}", words.recipe),
-        ];
-        tags.extend(words.master.map(|master| format!("m-{master}")));
-        Self {
-            priority: value(&format!("u={}", words.urgency.get())),
-            cache_tag: value(&tags.join(",")),
-            surrogate_key: value(&tags.join(" ")),
-            disposition: Format::ALL.map(|format| {
-                value(&format!("inline; filename=\"{}.{}\"", words.file_stem, format.extension()))
-            }),
-            link: words.canonical_url.map(|url| value(&format!("<{url}>; rel=\"canonical\""))),
-        }
+impl VariantWords<'_> {
+    fn tags(&self) -> Vec<String> {
+        let mut tags = vec![format!("c-{}", self.campaign), format!("s-{}-{}", self.campaign, self.slot)];
+        tags.extend(self.recipe.map(|recipe| format!("r-{recipe}")));
+        tags.extend(self.master.map(|master| format!("m-{master}")));
+        tags
     }
 
+    /// Names come from validated manifests, so every value is a legal header value.
     fn apply(&self, headers: &mut HeaderMap, format: Format) {
-        headers.insert(PRIORITY, self.priority.clone());
-        headers.insert(CACHE_TAG, self.cache_tag.clone());
-        headers.insert(SURROGATE_KEY, self.surrogate_key.clone());
-        headers.insert(CONTENT_DISPOSITION, self.disposition[format as usize].clone());
-        if let Some(link) = &self.link {
-            headers.insert(LINK, link.clone());
+        let tags = self.tags();
+        headers.insert(PRIORITY, value(&format!("u={}", self.urgency.get())));
+        headers.insert(CACHE_TAG, value(&tags.join(",")));
+        headers.insert(SURROGATE_KEY, value(&tags.join(" ")));
+        let name = format!("inline; filename=\"{}.{}\"", self.file_stem, format.extension());
+        headers.insert(CONTENT_DISPOSITION, value(&name));
+        if let Some(url) = self.canonical_url {
+            headers.insert(LINK, value(&format!("<{url}>; rel=\"canonical\"")));
         }
     }
 }
 
 /// The headers that are the same each time this rendition is served for this variant.
 #[must_use]
-pub fn prepare(rendition: &Rendition, variant: &VariantHeaders) -> HeaderMap {
+pub fn prepare(rendition: &Rendition, variant: &VariantWords<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(24);
     let format = rendition.spec.format;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
@@ -184,14 +165,14 @@ fn apply_cross_origin(headers: &mut HeaderMap) {
 
 /// What is known about how one response came to be.
 #[derive(Debug, Clone)]
-pub struct Answer<'a> {
+pub struct Answer {
     pub outcome: Outcome,
     pub collapse: Collapse,
     pub freshness: Freshness,
     pub negotiation: Negotiation,
     /// What stood in the way, where a stand-in or an error is served: an origin error's label.
     pub reason: Option<&'static str>,
-    pub timings: &'a [(&'static str, Duration)],
+    pub timings: FillTimings,
     pub elapsed: Duration,
 }
 
@@ -202,7 +183,7 @@ pub fn image(
     request: &HeaderMap,
     rendition: &Rendition,
     prepared: HeaderMap,
-    answer: &Answer<'_>,
+    answer: &Answer,
 ) -> Response<Body> {
     match precondition(request, rendition.etag()) {
         Precondition::Failed => return precondition_failed(answer),
@@ -232,7 +213,7 @@ pub fn image(
     respond(status, headers, body)
 }
 
-fn apply_answer(headers: &mut HeaderMap, answer: &Answer<'_>) {
+fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cache_control()));
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cdn_cache_control()));
     if answer.negotiation == Negotiation::ByAccept {
@@ -246,7 +227,7 @@ fn apply_answer(headers: &mut HeaderMap, answer: &Answer<'_>) {
 }
 
 /// RFC 9211: `hit` and `fwd` are what caches further down can rely on; the rest is detail for people.
-fn cache_status(answer: &Answer<'_>) -> HeaderValue {
+fn cache_status(answer: &Answer) -> HeaderValue {
     let ttl = answer.freshness.ttl_s();
     let detail = answer.outcome.as_str();
     let text = match answer.outcome {
@@ -265,12 +246,12 @@ fn cache_status(answer: &Answer<'_>) -> HeaderValue {
 
 /// Durations in milliseconds. `at` carries the time of this response (Unix milliseconds): a cache further
 /// down that replays the header can be told by it.
-fn server_timing(answer: &Answer<'_>) -> HeaderValue {
+fn server_timing(answer: &Answer) -> HeaderValue {
     use std::fmt::Write;
     let mut text = String::with_capacity(96);
     let _ = write!(text, "edge;dur={:.2}, cache;desc={}", millis(answer.elapsed), answer.outcome.as_str());
-    for (name, duration) in answer.timings {
-        let _ = write!(text, ", {name};dur={:.2}", millis(*duration));
+    for (name, duration) in answer.timings.entries() {
+        let _ = write!(text, ", {name};dur={:.2}", millis(duration));
     }
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let _ = write!(text, ", at;desc={at}");
@@ -282,7 +263,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// What RFC 9110 §15.4.5 asks a 304 to repeat, and what caches need to keep their tags.
-fn not_modified(mut prepared: HeaderMap, answer: &Answer<'_>) -> Response<Body> {
+fn not_modified(mut prepared: HeaderMap, answer: &Answer) -> Response<Body> {
     for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_DISPOSITION, ACCEPT_RANGES] {
         prepared.remove(name);
     }
@@ -290,19 +271,19 @@ fn not_modified(mut prepared: HeaderMap, answer: &Answer<'_>) -> Response<Body> 
     respond(StatusCode::NOT_MODIFIED, prepared, Bytes::new())
 }
 
-fn precondition_failed(answer: &Answer<'_>) -> Response<Body> {
+fn precondition_failed(answer: &Answer) -> Response<Body> {
     let problem = Problem::new(
         412,
         "precondition-failed",
         "Precondition failed",
         "`If-Match` names no entity tag of this representation",
     );
-    error(&Method::GET, &problem, answer.negotiation, &HeaderMap::new())
+    error(&Method::GET, &problem, answer.negotiation)
 }
 
 /// An `application/problem+json` response; never stored, a 404 for seconds by browsers only.
 #[must_use]
-pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation, extra: &HeaderMap) -> Response<Body> {
+pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Response<Body> {
     let body = Bytes::from(problem.to_json());
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
@@ -315,9 +296,6 @@ pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation, extra
         headers.insert(VARY, HeaderValue::from_static("Accept"));
     }
     apply_cross_origin(&mut headers);
-    for (name, value) in extra {
-        headers.insert(name.clone(), value.clone());
-    }
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     respond(status, headers, if *method == Method::HEAD { Bytes::new() } else { body })
 }
@@ -334,10 +312,26 @@ pub fn text(content_type: &'static str, body: impl Into<Bytes>, cache_control: &
     respond(StatusCode::OK, headers, body)
 }
 
-/// A response without content.
+/// 204, for a beacon taken in.
 #[must_use]
-pub fn empty(status: StatusCode) -> Response<Body> {
-    respond(status, HeaderMap::new(), Bytes::new())
+pub fn no_content() -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
+    respond(StatusCode::NO_CONTENT, headers, Bytes::new())
+}
+
+/// The answer to a CORS preflight (Fetch Standard §3.2.2); range and conditional requests are what pages add.
+#[must_use]
+pub fn preflight(methods: &'static str) -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    let allowed = HeaderValue::from_static("Range, If-None-Match, If-Range, Priority, Content-Type");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+    respond(StatusCode::NO_CONTENT, headers, Bytes::new())
 }
 
 fn respond(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body> {

@@ -1,0 +1,368 @@
+//! The way of a request, on one screen.
+//!
+//!     route → parse → resolve → negotiate → memory ─ hit ─▶ respond
+//!                                             └ miss ─▶ fill within the slot's patience ─▶ respond
+//!                                                         └ too late, or refused ─▶ stand-in ─▶ respond
+//!
+//! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
+//! stand-in never carries the freshness of what it stands for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::problem::Problem;
+use bildkante_shared::urgency::Urgency;
+use http::header::{self, ACCEPT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use crate::cache::{PreparedFor, Rendition};
+use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, StandIn};
+use crate::fill::{Fill, FillTimings, Filled, Want};
+use crate::listener::http::{Body, Respond};
+use crate::metrics::RequestMetrics;
+use crate::negotiate;
+use crate::placeholder::Placeholders;
+use crate::request::{IgnoredParameters, ImageRequest};
+use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, VariantWords};
+use crate::rum::{self, RumMetrics};
+
+/// Longest a beacon's body may take to arrive.
+const BEACON_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Answers the public listener.
+#[derive(Debug)]
+pub struct Handler {
+    pub catalog: CatalogHandle,
+    pub fill: Arc<Fill>,
+    pub placeholders: Placeholders,
+    pub metrics: RequestMetrics,
+    pub rum: RumMetrics,
+    pub ignored: IgnoredParameters,
+    pub public_url: String,
+    pub render_wait: Duration,
+    pub fallback_wait: Duration,
+}
+
+enum Route {
+    Image,
+    Beacon,
+    Script,
+    Unknown,
+}
+
+fn route(path: &str) -> Route {
+    match path {
+        "/rum" => Route::Beacon,
+        "/rum.js" => Route::Script,
+        _ if path.starts_with("/i/") => Route::Image,
+        _ => Route::Unknown,
+    }
+}
+
+impl Respond for Handler {
+    async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+        let started = Instant::now();
+        let _in_flight = self.metrics.enter();
+        match (route(request.uri().path()), request.method()) {
+            (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, started).await,
+            (Route::Script, &Method::GET | &Method::HEAD) => {
+                response::text("text/javascript; charset=utf-8", rum::SCRIPT, "public, max-age=86400")
+            }
+            (Route::Beacon, &Method::POST) => self.beacon(request).await,
+            (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),
+            (Route::Beacon, &Method::OPTIONS) => response::preflight("POST, OPTIONS"),
+            (Route::Unknown, _) => self.not_found(&request, started),
+            (Route::Beacon, _) => self.method_not_allowed(&request, "POST, OPTIONS", started),
+            (Route::Image | Route::Script, _) => self.method_not_allowed(&request, "GET, HEAD, OPTIONS", started),
+        }
+    }
+}
+
+/// One request and what its URL already decides about the answer.
+struct Exchange<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    negotiation: Negotiation,
+    started: Instant,
+}
+
+/// How long a slot waits for a picture, and what it shows instead.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    wait: Duration,
+    then: StandIn,
+}
+
+impl Handler {
+    async fn image(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
+        // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
+        let mut exchange = Exchange {
+            method: request.method(),
+            headers: request.headers(),
+            negotiation: Negotiation::ByAccept,
+            started,
+        };
+        let asked = match ImageRequest::parse(request.uri().path(), request.uri().query(), &self.ignored) {
+            Ok(asked) => asked,
+            Err(error) => return self.problem(&exchange, &error.problem()),
+        };
+        if !asked.format.is_negotiable() {
+            exchange.negotiation = Negotiation::Explicit;
+        }
+        let catalog = self.catalog.load();
+        let resolved = match catalog.resolve(&asked) {
+            Ok(resolved) => resolved,
+            Err(error) => return self.problem(&exchange, &error.problem()),
+        };
+        let want = self.want(&exchange, &resolved);
+        if let Some(rendition) = self.fill.peek(&want) {
+            self.fill.improve(&rendition, &want);
+            return self.found(&exchange, &resolved, &want, &Filled::from_memory(rendition), Collapse::Led);
+        }
+        self.miss(&exchange, &catalog, &resolved, want).await
+    }
+
+    fn want(&self, exchange: &Exchange<'_>, resolved: &Resolved) -> Want {
+        let accept = exchange.headers.get(ACCEPT).and_then(|field| field.to_str().ok());
+        let format = negotiate::choose(accept, resolved.format, resolved.slot.formats);
+        let asked = exchange.headers.get(response::PRIORITY).and_then(requested_urgency);
+        let urgency = asked.map_or(resolved.slot.urgency, |asked| resolved.slot.urgency.yielding_to(asked));
+        Want {
+            variant: Arc::clone(&resolved.variant),
+            spec: resolved.spec(format),
+            marking: Arc::clone(&resolved.campaign.marking),
+            marking_digest: resolved.campaign.marking_digest,
+            urgency,
+        }
+    }
+
+    /// Waits as long as the slot's policy allows, then answers with what there is.
+    async fn miss(
+        &self,
+        exchange: &Exchange<'_>,
+        catalog: &Catalog,
+        resolved: &Resolved,
+        want: Want,
+    ) -> Response<Body> {
+        let patience = self.patience(resolved.slot.on_miss, &want);
+        let reason = match self.fill.fly(want.clone()) {
+            Ok(ticket) => {
+                let collapse = ticket.role().into();
+                match ticket.landed_within(patience.wait).await {
+                    Ok(Ok(filled)) => return self.found(exchange, resolved, &want, &filled, collapse),
+                    Ok(Err(error)) => error.as_str(),
+                    Err(error) => error.as_str(),
+                }
+            }
+            Err(error) => error.as_str(),
+        };
+        self.stand_in(exchange, catalog, resolved, &want, patience.then, reason).await
+    }
+
+    /// A picture that exists only needs rendering; the slot's patience is for generations.
+    fn patience(&self, policy: MissPolicy, want: &Want) -> Patience {
+        let mut patience = match policy {
+            MissPolicy::Wait { wait_ms, then } => Patience { wait: Duration::from_millis(wait_ms), then },
+            MissPolicy::Fallback => Patience { wait: Duration::ZERO, then: StandIn::Fallback },
+            MissPolicy::Placeholder => Patience { wait: Duration::ZERO, then: StandIn::Placeholder },
+        };
+        if self.fill.is_drawn(want) {
+            patience.wait = patience.wait.max(self.render_wait);
+        }
+        patience
+    }
+
+    fn found(
+        &self,
+        exchange: &Exchange<'_>,
+        resolved: &Resolved,
+        want: &Want,
+        filled: &Filled,
+        collapse: Collapse,
+    ) -> Response<Body> {
+        let rendition = &filled.rendition;
+        let pin = if resolved.is_pinned_to(rendition.master) { Pin::Current } else { Pin::None };
+        let freshness = Freshness::of(rendition.rung, resolved.campaign.recall, pin);
+        let because = Because { outcome: filled.outcome, collapse, freshness, reason: None, timings: filled.timings };
+        self.answer(exchange, resolved, want, rendition, because)
+    }
+
+    /// The slot's default variant when it is at hand, else a palette image; the picture goes on being made.
+    async fn stand_in(
+        &self,
+        exchange: &Exchange<'_>,
+        catalog: &Catalog,
+        resolved: &Resolved,
+        want: &Want,
+        then: StandIn,
+        reason: &'static str,
+    ) -> Response<Body> {
+        let because = |outcome| Because {
+            outcome,
+            collapse: Collapse::Led,
+            freshness: Freshness::StandIn,
+            reason: Some(reason),
+            timings: FillTimings::default(),
+        };
+        if then == StandIn::Fallback
+            && let Some(rendition) = self.fallback(catalog, resolved, want).await
+        {
+            self.metrics.stood_in(Outcome::Fallback, reason);
+            return self.answer(exchange, resolved, want, &rendition, because(Outcome::Fallback));
+        }
+        match self.placeholders.get(&want.spec, &want.marking).await {
+            Ok(rendition) => {
+                self.metrics.stood_in(Outcome::Placeholder, reason);
+                self.answer(exchange, resolved, want, &rendition, because(Outcome::Placeholder))
+            }
+            Err(error) => {
+                tracing::error!(%error, "no placeholder could be made");
+                let detail = format!("there is no image to show now ({reason})");
+                self.problem(exchange, &Problem::new(503, "no-image", "No image now", detail))
+            }
+        }
+    }
+
+    /// The default variant in the same cut, if it can be had within `fallback_wait`. One that was never drawn is
+    /// asked for behind, so that there is one next time.
+    async fn fallback(&self, catalog: &Catalog, resolved: &Resolved, want: &Want) -> Option<Arc<Rendition>> {
+        let variant = catalog.default_variant(resolved);
+        if variant.recipe.id() == want.recipe_id() {
+            return None;
+        }
+        let instead = Want { variant, ..want.clone() };
+        if let Some(rendition) = self.fill.peek(&instead) {
+            return Some(rendition);
+        }
+        let is_drawn = self.fill.is_drawn(&instead);
+        let ticket = self.fill.fly(instead).ok()?;
+        if !is_drawn {
+            return None;
+        }
+        ticket.landed_within(self.fallback_wait).await.ok()?.ok().map(|filled| filled.rendition)
+    }
+
+    fn answer(
+        &self,
+        exchange: &Exchange<'_>,
+        resolved: &Resolved,
+        want: &Want,
+        rendition: &Rendition,
+        because: Because,
+    ) -> Response<Body> {
+        let elapsed = exchange.started.elapsed();
+        let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
+        self.metrics.answered(because.outcome, rendition.spec.format, campaign, slot, elapsed);
+        let prepared = self.prepared(resolved, want, rendition, because.outcome);
+        let answer = Answer {
+            outcome: because.outcome,
+            collapse: because.collapse,
+            freshness: because.freshness,
+            negotiation: exchange.negotiation,
+            reason: because.reason,
+            timings: because.timings,
+            elapsed,
+        };
+        response::image(exchange.method, exchange.headers, rendition, prepared, &answer)
+    }
+
+    /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
+    /// rendition that several share (a merged duplicate, two slots of one width) has the others' made each time.
+    fn prepared(&self, resolved: &Resolved, want: &Want, rendition: &Rendition, outcome: Outcome) -> HeaderMap {
+        let owner = PreparedFor { recipe: want.recipe_id(), slot: resolved.slot.id };
+        let is_own = !matches!(outcome, Outcome::Fallback | Outcome::Placeholder);
+        if is_own && let Some(headers) = rendition.prepared.get(owner) {
+            return headers.clone();
+        }
+        let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_path()));
+        let headers = response::prepare(
+            rendition,
+            &VariantWords {
+                campaign: &resolved.campaign.name,
+                slot: &resolved.slot.name,
+                recipe: is_own.then(|| want.recipe_id()),
+                master: (outcome != Outcome::Placeholder).then_some(rendition.master),
+                urgency: resolved.slot.urgency,
+                file_stem: &resolved.variant.file_stem,
+                canonical_url: canonical.as_deref(),
+            },
+        );
+        if is_own {
+            rendition.prepared.set(owner, headers.clone());
+        }
+        headers
+    }
+
+    async fn beacon(&self, request: Request<Incoming>) -> Response<Body> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let exchange = Exchange {
+            method: &parts.method,
+            headers: &parts.headers,
+            negotiation: Negotiation::Explicit,
+            started,
+        };
+        let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(BEACON_DEADLINE, body).await else {
+            let detail = format!("a beacon has at most {} bytes and arrives within 5 s", rum::BEACON_BYTES_MAX);
+            return self.problem(&exchange, &Problem::new(413, "beacon-refused", "Beacon refused", detail));
+        };
+        let catalog = self.catalog.load();
+        match self.rum.record(&body.to_bytes(), |campaign, slot| catalog.has_slot(campaign, slot)) {
+            Ok(()) => response::no_content(),
+            Err(error) => {
+                let problem = Problem::new(400, "beacon-refused", "Beacon refused", error.to_string());
+                self.problem(&exchange, &problem)
+            }
+        }
+    }
+
+    fn problem(&self, exchange: &Exchange<'_>, problem: &Problem) -> Response<Body> {
+        self.metrics.problem(problem.status, exchange.started.elapsed());
+        response::error(exchange.method, problem, exchange.negotiation)
+    }
+
+    fn method_not_allowed(&self, request: &Request<Incoming>, allowed: &'static str, started: Instant) -> Response<Body> {
+        let exchange = Exchange {
+            method: request.method(),
+            headers: request.headers(),
+            negotiation: Negotiation::Explicit,
+            started,
+        };
+        let detail = format!("this resource takes {allowed}");
+        let mut response = self.problem(&exchange, &Problem::new(405, "method-not-allowed", "Method not allowed", detail));
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        response
+    }
+
+    fn not_found(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
+        let exchange = Exchange {
+            method: request.method(),
+            headers: request.headers(),
+            negotiation: Negotiation::Explicit,
+            started,
+        };
+        let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";
+        self.problem(&exchange, &Problem::new(404, "not-found", "Not found", detail))
+    }
+}
+
+/// Why a response is what it is.
+#[derive(Debug, Clone, Copy)]
+struct Because {
+    outcome: Outcome,
+    collapse: Collapse,
+    freshness: Freshness,
+    reason: Option<&'static str>,
+    timings: FillTimings,
+}
+
+/// `u` of a request's `Priority` (RFC 9218 §4.1), a dictionary member; anything else changes nothing.
+fn requested_urgency(field: &HeaderValue) -> Option<Urgency> {
+    let members = field.to_str().ok()?.split(',').map(str::trim);
+    let value = members.filter_map(|member| member.strip_prefix("u=")).next_back()?;
+    Urgency::new(value.split(';').next()?.trim().parse().ok()?)
+}
