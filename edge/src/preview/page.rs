@@ -1,0 +1,237 @@
+//! The preview's HTML. Everything it shows is in the view structs; nothing is looked up here.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::seo::Picture;
+
+/// Everything a slot's page shows.
+#[derive(Debug)]
+pub struct SlotPage<'a> {
+    pub public_url: &'a str,
+    pub campaign: &'a str,
+    pub title: &'a str,
+    pub slot: &'a str,
+    pub slots: Vec<&'a str>,
+    pub facts: Vec<(&'static str, String)>,
+    pub axes: Vec<AxisView>,
+    pub stage: CardView<'a>,
+    pub cards: Vec<CardView<'a>>,
+    pub variants: usize,
+    pub pages: Pages,
+}
+
+/// An axis as a menu; an empty value stands for all.
+#[derive(Debug)]
+pub struct AxisView {
+    pub name: String,
+    /// (value, label), in the manifest's order.
+    pub values: Vec<(String, String)>,
+    pub selected: Option<String>,
+}
+
+/// One variant.
+#[derive(Debug)]
+pub struct CardView<'a> {
+    pub picture: Picture<'a>,
+    pub name: String,
+    /// Canonical variant key.
+    pub key: String,
+    pub recipe_id: String,
+    pub prompt: String,
+    /// The older master this variant was merged with, if it was.
+    pub merged_with: Option<String>,
+    /// Width the card's own bytes are given for.
+    pub width_px: u32,
+}
+
+/// Where in the list of variants this page is.
+#[derive(Debug)]
+pub struct Pages {
+    pub current: usize,
+    pub last: usize,
+    /// The filters as a query without `page`.
+    pub query: String,
+}
+
+/// A campaign on the first page.
+#[derive(Debug)]
+pub struct CampaignView<'a> {
+    pub name: &'a str,
+    pub title: &'a str,
+    pub slots: Vec<&'a str>,
+    pub variants: usize,
+    pub picture: Option<Picture<'a>>,
+}
+
+/// The list of campaigns.
+#[must_use]
+pub fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup {
+    layout("Campaigns", public_url, &html! {}, &html! {
+        h1 { "Campaigns" }
+        p.lead { "Every campaign this edge serves. Open one to see its variants as browsers get them." }
+        div.campaigns {
+            @for campaign in campaigns {
+                @if let Some(first) = campaign.slots.first() {
+                    a.card href={ "/preview/" (campaign.name) "/" (first) } {
+                        @if let Some(picture) = &campaign.picture { span.shot { (picture.markup()) } }
+                        span.body {
+                            span.name { (campaign.title) }
+                            span.key { (campaign.variants) " variants · " (campaign.slots.join(", ")) }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// A slot and its variants.
+#[must_use]
+pub fn slot(page: &SlotPage<'_>) -> Markup {
+    let nav = html! {
+        nav aria-label="Slots" {
+            @for slot in &page.slots {
+                a href={ "/preview/" (page.campaign) "/" (slot) } aria-current=[(*slot == page.slot).then_some("page")] { (slot) }
+            }
+        }
+    };
+    layout(&format!("{} · {}", page.title, page.slot), page.public_url, &nav, &html! {
+        h1 { (page.title) }
+        p.lead { "Slot " b { (page.slot) } ", as a page would show it: negotiated by your browser, measured as it loads." }
+        (stage(page))
+        h2 { (page.variants) " variants" }
+        (filters(page))
+        div.grid { @for card in &page.cards { (card_markup(card)) } }
+        (pager(page))
+    })
+}
+
+fn stage(page: &SlotPage<'_>) -> Markup {
+    let card = &page.stage;
+    html! {
+        section.stage {
+            div.frame data-shot {
+                (card.picture.markup())
+                span.badge hidden {}
+                (format_rows(card, "stage-bytes"))
+            }
+            div {
+                div.name { b { (card.name) } }
+                dl.facts {
+                    dt { "LCP of this page" } dd { span data-lcp { "measuring …" } }
+                    @for (name, value) in &page.facts { dt { (name) } dd { (value) } }
+                    dt { "Prompt" } dd { (card.prompt) }
+                    dt { "Variant" } dd { code { (card.key) } }
+                    dt { "Recipe" } dd { code { (card.recipe_id) } }
+                }
+                div.row { b { "Markup" } (copy("Copy <picture>", &card.picture.markup_text())) }
+                pre { (card.picture.markup_text()) }
+            }
+        }
+    }
+}
+
+fn filters(page: &SlotPage<'_>) -> Markup {
+    html! {
+        form.axes method="get" {
+            @for axis in &page.axes {
+                label {
+                    (axis.name)
+                    select name=(axis.name) {
+                        option value="" selected[axis.selected.is_none()] { "all" }
+                        @for (value, label) in &axis.values {
+                            option value=(value) selected[axis.selected.as_deref() == Some(value)] { (label) }
+                        }
+                    }
+                }
+            }
+            noscript { button { "Show" } }
+        }
+    }
+}
+
+fn card_markup(card: &CardView<'_>) -> Markup {
+    html! {
+        article.card data-shot {
+            span.shot { (card.picture.markup()) span.badge hidden {} }
+            div.body {
+                span.name { (card.name) }
+                span.key.mono { (card.key) }
+                span.key.mono title="Recipe id" { (card.recipe_id) }
+                @if let Some(master) = &card.merged_with {
+                    span.merged { "Looks like " code { (master) } ": shares its master" }
+                }
+                (format_rows(card, "bytes"))
+                div.actions {
+                    (copy("Copy URL", &card.picture.candidate(card.width_px, None)))
+                    (copy("Copy <picture>", &card.picture.markup_text()))
+                }
+            }
+        }
+    }
+}
+
+/// Rows the script fills in with what each format takes at the card's width.
+fn format_rows(card: &CardView<'_>, class: &str) -> Markup {
+    use crate::negotiate::Format;
+    html! {
+        div class={ "bytes " (class) } title={ "At " (card.width_px) " px" } hidden[class != "bytes"] {
+            @for format in [Format::Avif, Format::Webp, Format::Jpeg] {
+                span { (format.as_str().to_uppercase()) }
+                i data-format-url=(card.picture.candidate(card.width_px, Some(format))) {}
+                b { "–" }
+            }
+        }
+    }
+}
+
+fn pager(page: &SlotPage<'_>) -> Markup {
+    let Pages { current, last, query } = &page.pages;
+    let link = |number: usize, text: &str| {
+        html! { a href={ "?" (query) "page=" (number) } rel=(if number < *current { "prev" } else { "next" }) { (text) } }
+    };
+    html! {
+        h2 {}
+        div.pages {
+            @if *current > 1 { (link(current - 1, "← Previous")) }
+            span { "Page " (current) " of " (last) }
+            @if current < last { (link(current + 1, "Next →")) }
+        }
+    }
+}
+
+fn copy(label: &str, text: &str) -> Markup {
+    html! { button type="button" data-copy=(text) { (label) } }
+}
+
+fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="robots" content="noindex";
+                title { (title) " · Bildkante" }
+                link rel="preconnect" href=(public_url);
+                link rel="stylesheet" href="/preview/style.css";
+                script src={ (public_url) "/rum.js" } defer {}
+                script src="/preview/preview.js" defer {}
+            }
+            body {
+                header.bar {
+                    a.brand href="/preview/" { "Bildkante" }
+                    (nav)
+                    span.links { a href="/metrics" { "Metrics" } a href="/readyz" { "Health" } }
+                }
+                main { (main) }
+            }
+        }
+    }
+}
+
+/// The page's text, ready to send.
+#[must_use]
+pub fn text(PreEscaped(text): Markup) -> String {
+    text
+}
