@@ -19,6 +19,11 @@ use crate::listener::tls::TlsConfig;
 use crate::origin::OriginConfig;
 use crate::render::RenderConfig;
 
+/// What advertising and mail tools append to links.
+const TRACKING_PARAMETERS: [&str; 12] = [
+    "utm_*", "gclid", "gbraid", "wbraid", "fbclid", "msclkid", "dclid", "ttclid", "mc_cid", "mc_eid", "_ga", "_gl",
+];
+
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -117,8 +122,6 @@ pub struct ServeConfig {
     pub fallback_wait_ms: u64,
     /// How long a node may take for one generation, queue included; requests may give up earlier.
     pub generation_deadline_ms: u64,
-    /// Renditions being filled at once; beyond it a miss is answered with a stand-in.
-    pub fills_max: usize,
     /// Query parameters that are dropped before anything else; a trailing `*` matches a prefix.
     pub ignored_parameters: Vec<String>,
 }
@@ -130,10 +133,7 @@ impl Default for ServeConfig {
             render_wait_ms: 5_000,
             fallback_wait_ms: 250,
             generation_deadline_ms: 120_000,
-            fills_max: 1_024,
-            ignored_parameters: ["utm_*", "gclid", "gbraid", "wbraid", "fbclid", "msclkid", "dclid", "ttclid", "mc_cid", "mc_eid", "_ga", "_gl"]
-                .map(str::to_owned)
-                .to_vec(),
+            ignored_parameters: TRACKING_PARAMETERS.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -172,7 +172,6 @@ impl Config {
         positive("limits.header_ms", self.limits.header_ms)?;
         positive("limits.idle_ms", self.limits.idle_ms)?;
         positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
-        positive("serve.fills_max", self.serve.fills_max as u64)?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
             return Err(("limits.header_bytes_max", "is not between 8192 and 1048576".into()));

@@ -108,7 +108,7 @@ impl FillError {
 
     /// Whether a node was asked for a master it does not have.
     fn is_lost_master(&self) -> bool {
-        matches!(self, Self::Master(_)) || matches!(self, Self::Origin(error) if error.is_not_found())
+        matches!(self, Self::Master(_)) || matches!(self, Self::Origin(error) if matches!(**error, OriginError::MasterAbsent { .. }))
     }
 }
 
@@ -257,7 +257,7 @@ impl Fill {
 
     /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
     async fn master_of(self: &Arc<Self>, want: &Want, binding: &Binding) -> Result<Arc<VerifiedMaster>, FillError> {
-        let error = match self.master(binding.master).await {
+        let error = match self.master(binding.master, want.recipe_id()).await {
             Err(error) if error.is_lost_master() => error,
             result => return result,
         };
@@ -266,11 +266,11 @@ impl Fill {
             tracing::error!(recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        self.master(again.binding.master).await
+        self.master(again.binding.master, want.recipe_id()).await
     }
 
     /// From disk, else from a node; its pixels are compared with its id in either case.
-    async fn master(&self, id: MasterId) -> Result<Arc<VerifiedMaster>, FillError> {
+    async fn master(&self, id: MasterId, recipe: RecipeId) -> Result<Arc<VerifiedMaster>, FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
             match self.verify(file).await {
                 Err(FillError::Master(error)) => {
@@ -280,8 +280,8 @@ impl Fill {
                 result => return result,
             }
         }
-        let png = self.region.master(id, self.limits.generation_deadline).await?;
-        let master = self.verify(MasterFile { id, png }).await?;
+        let file = self.region.master(id, recipe, self.limits.generation_deadline).await?;
+        let master = self.verify(file).await?;
         if let Err(error) = self.caches.masters.put(&master).await {
             tracing::warn!(master = %id, %error, "master could not be stored");
         }
@@ -323,7 +323,7 @@ impl Fill {
         let (fill, want, id) = (Arc::clone(self), want.clone(), current.master);
         let _ = self.improvements.fly(want.key(id), move || async move {
             let finished = async {
-                let master = fill.master(id).await?;
+                let master = fill.master(id, want.recipe_id()).await?;
                 fill.render(&want, &master, Rung::Final, Urgency::LEAST).await
             };
             match finished.await {

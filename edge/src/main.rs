@@ -1,1 +1,109 @@
-fn main() {}
+//! `bildkante-edge`: logging, configuration, runtime, start, wait for a signal, drain.
+//!
+//! Exit status: 0 done, 1 a start or a check failed, 64 the configuration or the command line is wrong
+//! (`EX_USAGE` of sysexits.h).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bildkante_edge::app::{Edge, Sockets};
+use bildkante_edge::commands;
+use bildkante_edge::config::Config;
+use bildkante_shared::{shutdown, telemetry};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// glibc's allocator keeps what large image buffers fragment; this one gives it back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EX_USAGE: u8 = 64;
+
+/// Serves generated campaign images at the speed of a CDN.
+#[derive(Debug, Parser)]
+#[command(name = "bildkante-edge", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve images, the admin pages, and the sidecar node if one is configured
+    Serve(ConfigArgs),
+    /// Check configuration, manifests, prompt libraries and locks; say what they amount to
+    Check(ConfigArgs),
+    /// Write the lock beside each manifest from the checkpoints in a models folder
+    Lock(commands::LockArgs),
+    /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
+    Explain(commands::ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(args) => match Config::load(&args.config) {
+            Ok(config) => serve(config),
+            Err(error) => return usage(&error),
+        },
+        Command::Check(args) => match Config::load(&args.config) {
+            Ok(config) => commands::check(&config),
+            Err(error) => return usage(&error),
+        },
+        Command::Lock(args) => commands::lock(&args),
+        Command::Explain(args) => commands::explain(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("bildkante-edge: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn usage(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("bildkante-edge: {error}");
+    ExitCode::from(EX_USAGE)
+}
+
+fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    telemetry::init(config.log.format, &config.log.filter);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("edge")
+        .build()
+        .context("the runtime cannot start")?;
+    runtime.block_on(async {
+        let sockets = Sockets::bind(&config).await?;
+        let edge = Edge::start(config, sockets).await?;
+        let signal = wait(&edge).await?;
+        tracing::info!(signal, "draining");
+        let aborted = edge.shut_down().await;
+        tracing::info!(aborted, "stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Until SIGTERM or SIGINT; SIGHUP reloads certificates and campaigns.
+async fn wait(edge: &Edge) -> anyhow::Result<&'static str> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut stop = std::pin::pin!(shutdown::signal());
+    loop {
+        tokio::select! {
+            signal = stop.as_mut() => return Ok(signal?),
+            _ = hangup.recv() => edge.reload().await,
+        }
+    }
+}

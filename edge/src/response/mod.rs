@@ -312,6 +312,14 @@ pub fn text(content_type: &'static str, body: impl Into<Bytes>, cache_control: &
     respond(StatusCode::OK, headers, body)
 }
 
+/// 303 to another page of the same listener.
+#[must_use]
+pub fn redirect(to: &'static str) -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert(header::LOCATION, HeaderValue::from_static(to));
+    respond(StatusCode::SEE_OTHER, headers, Bytes::new())
+}
+
 /// 204, for a beacon taken in.
 #[must_use]
 pub fn no_content() -> Response<Body> {

@@ -1,0 +1,193 @@
+//! An edge from its configuration: built without binding a port, started on sockets it is handed, drained in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bildkante_shared::shutdown::{self, ShutdownTrigger};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::cache::{CacheMetrics, Caches};
+use crate::campaign::{CampaignMetrics, CatalogHandle};
+use crate::config::Config;
+use crate::fill::{Fill, FillLimits};
+use crate::handler::Handler;
+use crate::listener::admin::Admin;
+use crate::listener::tls::ReloadableTls;
+use crate::listener::{self, ListenerMetrics};
+use crate::metrics::RequestMetrics;
+use crate::origin::{OriginMetrics, Region, Sidecar};
+use crate::placeholder::Placeholders;
+use crate::preview::Preview;
+use crate::render::{RenderMetrics, RenderPool};
+use crate::request::IgnoredParameters;
+use crate::rum::RumMetrics;
+
+/// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
+#[derive(Debug)]
+pub struct Sockets {
+    pub http: TcpListener,
+    pub https: Option<TcpListener>,
+    pub admin: TcpListener,
+}
+
+impl Sockets {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// When an address is taken or not ours.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let listen = &config.listen;
+        let bind = async |key: &str, address: SocketAddr| {
+            TcpListener::bind(address).await.with_context(|| format!("`listen.{key}`: cannot listen on {address}"))
+        };
+        Ok(Self {
+            http: bind("http", listen.http).await?,
+            https: if listen.tls.is_some() { Some(bind("https", listen.https).await?) } else { None },
+            admin: bind("admin", listen.admin).await?,
+        })
+    }
+}
+
+/// An edge that serves.
+#[derive(Debug)]
+pub struct Edge {
+    pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
+    pub admin: SocketAddr,
+    pub handler: Arc<Handler>,
+    pub registry: Registry,
+    tls: Option<Arc<ReloadableTls>>,
+    sidecar: Option<Sidecar>,
+    /// Ends the listeners.
+    front: ShutdownTrigger,
+    /// Ends what works behind them, after they have drained.
+    back: ShutdownTrigger,
+    listeners: Vec<JoinHandle<usize>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Edge {
+    /// Opens the caches, loads the catalogue, starts the sidecar where one is configured, and serves.
+    ///
+    /// # Errors
+    /// When a part cannot be built; nothing is left running then.
+    pub async fn start(config: Config, sockets: Sockets) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let (front, front_ends) = shutdown::channel();
+        let (back, back_ends) = shutdown::channel();
+
+        let catalog = CatalogHandle::load(config.campaigns.clone(), CampaignMetrics::new(&registry)?)
+            .context("the campaigns cannot be served")?;
+        let region = Arc::new(Region::new(&config.origin, OriginMetrics::new(&registry)?)?);
+        let render_metrics = RenderMetrics::new(&registry)?;
+        let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
+        let caches = open_caches(&config, &registry).await?;
+        let limits = FillLimits {
+            generation_deadline: Duration::from_millis(config.serve.generation_deadline_ms),
+            final_inline_px_max: config.render.final_inline_px_max,
+        };
+        let fill = Fill::new(caches, Arc::clone(&region), pool, limits, &config.cache);
+        let handler = Arc::new(Handler {
+            catalog: catalog.clone(),
+            placeholders: Placeholders::new(Arc::clone(&fill)),
+            fill,
+            metrics: RequestMetrics::new(&registry)?,
+            rum: RumMetrics::new(&registry)?,
+            ignored: IgnoredParameters::new(&config.serve.ignored_parameters),
+            public_url: config.serve.public_url.clone(),
+            render_wait: Duration::from_millis(config.serve.render_wait_ms),
+            fallback_wait: Duration::from_millis(config.serve.fallback_wait_ms),
+        });
+        let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
+        let admin = Arc::new(Admin { registry: registry.clone(), handler: Arc::clone(&handler), preview });
+
+        let tls = config.listen.tls.clone().map(ReloadableTls::load).transpose()?.map(Arc::new);
+        let sidecar = config
+            .origin
+            .sidecar
+            .clone()
+            .map(|sidecar| Sidecar::start(sidecar, OriginMetrics::clone(region.metrics())))
+            .transpose()?;
+        let background = vec![region.spawn_probes(&back_ends), catalog.spawn_reload(back_ends.clone())];
+
+        let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
+        let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
+        let settings = config.limits.listener();
+        let metrics = ListenerMetrics::new(&registry)?;
+        let mut listeners = vec![
+            tokio::spawn(listener::run(
+                sockets.http,
+                None,
+                Arc::clone(&handler),
+                settings.clone(),
+                metrics.clone(),
+                front_ends.clone(),
+            )),
+            tokio::spawn(listener::run(
+                sockets.admin,
+                None,
+                admin,
+                settings.clone(),
+                metrics.clone(),
+                front_ends.clone(),
+            )),
+        ];
+        if let Some(socket) = sockets.https {
+            let respond = Arc::clone(&handler);
+            let served = listener::run(socket, tls.clone(), respond, settings, metrics, front_ends);
+            listeners.push(tokio::spawn(served));
+        }
+        tracing::info!(%http, ?https, admin = %admin_address, "edge serves");
+        Ok(Self {
+            http,
+            https,
+            admin: admin_address,
+            handler,
+            registry,
+            tls,
+            sidecar,
+            front,
+            back,
+            listeners,
+            background,
+        })
+    }
+
+    /// Reads certificates and campaigns again; what cannot be read leaves the old in place.
+    pub async fn reload(&self) {
+        if let Some(tls) = &self.tls
+            && let Err(error) = tls.reload()
+        {
+            tracing::error!(%error, "certificate not reloaded");
+        }
+        self.handler.catalog.reload_now().await;
+    }
+
+    /// Stops accepting, drains, stops the sidecar. Returns how many connections were cut at the deadline.
+    pub async fn shut_down(self) -> usize {
+        self.front.shut_down();
+        let mut aborted = 0;
+        for listener in self.listeners {
+            aborted += listener.await.unwrap_or_default();
+        }
+        self.back.shut_down();
+        for task in self.background {
+            let _ = task.await;
+        }
+        if let Some(sidecar) = self.sidecar {
+            sidecar.stop().await;
+        }
+        aborted
+    }
+}
+
+async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {
+    let (cache, metrics) = (config.cache.clone(), CacheMetrics::new(registry)?);
+    // Loading the bindings reads a file: not on an async worker.
+    let opened = tokio::task::spawn_blocking(move || Caches::open(&cache, metrics)).await?;
+    opened.context("the caches cannot be opened")
+}

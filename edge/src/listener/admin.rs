@@ -1,0 +1,103 @@
+//! The admin listener: metrics, health and the preview. Keep it away from the public.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bildkante_shared::problem::Problem;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use prometheus::{Encoder, Registry, TextEncoder};
+use serde::Serialize;
+
+use super::http::{Body, Respond};
+use crate::handler::Handler;
+use crate::preview::Preview;
+use crate::response::{self, Negotiation};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const NO_STORE: &str = "no-store";
+
+/// Answers the admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    pub registry: Registry,
+    pub handler: Arc<Handler>,
+    pub preview: Preview,
+}
+
+/// `/readyz`: what this edge can do now, and what it cannot.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Without a healthy node cached and rendered images are still served, and stand-ins for the rest.
+    nodes: Vec<NodeReadiness>,
+    campaigns: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeReadiness {
+    node: String,
+    state: &'static str,
+}
+
+impl Respond for Admin {
+    async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+        let started = Instant::now();
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let problem = Problem::new(405, "method-not-allowed", "Method not allowed", "this listener takes GET, HEAD");
+            let mut response = response::error(request.method(), &problem, Negotiation::Explicit);
+            response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let path = request.uri().path();
+        let response = match path {
+            "/livez" => response::text(TEXT, "ok\n", NO_STORE),
+            "/readyz" => self.readiness(),
+            "/metrics" => self.metrics(),
+            "/" => response::redirect("/preview/"),
+            _ => match self.preview.respond(&request).await {
+                Some(response) => response,
+                None => {
+                    let detail = "there are /preview/, /metrics, /livez and /readyz";
+                    let problem = Problem::new(404, "not-found", "Not found", detail);
+                    response::error(request.method(), &problem, Negotiation::Explicit)
+                }
+            },
+        };
+        tracing::debug!(path, status = response.status().as_u16(), elapsed = ?started.elapsed(), "admin request");
+        response
+    }
+}
+
+impl Admin {
+    fn metrics(&self) -> Response<Body> {
+        let mut text = Vec::with_capacity(64 * 1024);
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => response::text("text/plain; version=0.0.4; charset=utf-8", text, NO_STORE),
+            Err(error) => {
+                let problem = Problem::new(500, "metrics", "Metrics unavailable", error.to_string());
+                response::error(&Method::GET, &problem, Negotiation::Explicit)
+            }
+        }
+    }
+
+    /// 200 once a node can draw; 503 with the reasons before. An edge that only lost its nodes serves on.
+    fn readiness(&self) -> Response<Body> {
+        let region = &self.handler.fill.region;
+        let nodes = region
+            .statuses()
+            .into_iter()
+            .map(|status| NodeReadiness { node: status.name, state: status.state.as_str() })
+            .collect();
+        let campaigns = self.handler.catalog.load().campaigns().count();
+        let readiness = Readiness { ready: region.is_healthy() && campaigns > 0, nodes, campaigns };
+        let body = serde_json::to_vec(&readiness).unwrap_or_default();
+        let mut response = response::text(JSON, body, NO_STORE);
+        if !readiness.ready {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
+    }
+}
