@@ -17,6 +17,7 @@ use super::clip::{self, ClipTextModel};
 use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
+use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
 use super::unet::Unet;
 use super::vae::{self, Vae};
@@ -37,6 +38,8 @@ pub enum CheckpointError {
     Config { path: PathBuf, source: ConfigError },
     #[error("{path}: component `{component}` is {found}, supported: {supported}")]
     Component { path: PathBuf, component: &'static str, found: String, supported: &'static str },
+    #[error("{path}: {source}")]
+    Scheduler { path: PathBuf, source: SchedulerError },
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error(transparent)]
@@ -85,7 +88,7 @@ pub struct Checkpoint {
     unet_config: UnetConfig,
     vae: Vae,
     vae_config: VaeConfig,
-    scheduler_json: Value,
+    scheduler_config: SchedulerConfig,
 }
 
 impl Checkpoint {
@@ -98,7 +101,7 @@ impl Checkpoint {
         check_device(device)?;
         let digest = digest(folder)?;
         check_components(&folder.join("model_index.json"))?;
-        let scheduler_json = read_json(&folder.join("scheduler/scheduler_config.json"), CONFIG_BYTES_MAX)?;
+        let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
         let clip_config = read_config(&folder.join("text_encoder/config.json"), ClipConfig::from_json)?;
         let unet_config = read_config(&folder.join("unet/config.json"), UnetConfig::from_json)?;
         let vae_config = read_config(&folder.join("vae/config.json"), VaeConfig::from_json)?;
@@ -134,7 +137,7 @@ impl Checkpoint {
             unet_config,
             vae,
             vae_config,
-            scheduler_json,
+            scheduler_config,
         })
     }
 
@@ -179,10 +182,10 @@ impl Checkpoint {
         self.vae_config.latent_channels
     }
 
-    /// `scheduler/scheduler_config.json`, as it stands in the checkpoint.
+    /// `scheduler/scheduler_config.json` with the corrections that `StableDiffusionPipeline` makes.
     #[must_use]
-    pub const fn scheduler_json(&self) -> &Value {
-        &self.scheduler_json
+    pub const fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.scheduler_config
     }
 
     #[must_use]
@@ -289,6 +292,13 @@ fn check_components(path: &Path) -> Result<(), CheckpointError> {
         }
     }
     Ok(())
+}
+
+fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
+    let json = read_json(path, CONFIG_BYTES_MAX)?;
+    SchedulerConfig::from_json(&json)
+        .and_then(|config| config.corrected_for_stable_diffusion())
+        .map_err(|source| CheckpointError::Scheduler { path: path.to_owned(), source })
 }
 
 fn read_config<T>(path: &Path, parse: fn(&Value) -> Result<T, ConfigError>) -> Result<T, CheckpointError> {
