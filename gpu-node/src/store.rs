@@ -163,8 +163,7 @@ impl Store {
     }
 
     fn path(&self, id: MasterId) -> PathBuf {
-        let name = id.to_string();
-        self.folder.join("masters").join(&name[..2]).join(&name[2..4]).join(format!("{name}.png"))
+        files::path(&self.folder.join("masters"), id)
     }
 
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Cursor, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bildkante_shared::durable::TEMPORARY_PREFIX;
@@ -125,6 +125,12 @@ pub(super) fn set_used(path: &Path, now_unix_ms: u64) {
     let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(time));
 }
 
+/// Where a master lies: two levels of folders keep each one small.
+pub(super) fn path(masters: &Path, id: MasterId) -> PathBuf {
+    let name = id.to_string();
+    masters.join(&name[..2]).join(&name[2..4]).join(format!("{name}.png"))
+}
+
 /// A master file found at start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
@@ -139,7 +145,8 @@ pub(super) fn survey(masters: &Path) -> Result<HashMap<MasterId, Found>, StoreEr
         for second in folders(&first)? {
             for entry in fs::read_dir(&second).map_err(StoreError::io(&second))? {
                 let path = entry.map_err(StoreError::io(&second))?.path();
-                match master_id(&path) {
+                // One in another folder than its id's would be looked for in vain.
+                match master_id(&path).filter(|id| path == self::path(masters, *id)) {
                     Some(id) => found.extend(measure(&path).map(|file| (id, file))),
                     None => remove(&path),
                 }
@@ -149,7 +156,7 @@ pub(super) fn survey(masters: &Path) -> Result<HashMap<MasterId, Found>, StoreEr
     Ok(found)
 }
 
-fn folders(parent: &Path) -> Result<Vec<std::path::PathBuf>, StoreError> {
+fn folders(parent: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut folders = Vec::new();
     for entry in fs::read_dir(parent).map_err(StoreError::io(parent))? {
         let path = entry.map_err(StoreError::io(parent))?.path();
