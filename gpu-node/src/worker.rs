@@ -7,6 +7,8 @@
 //!
 //! A panic in a job fails that job only.
 
+mod torch;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +27,8 @@ use crate::diffusion::pipeline::{Generated, StepControl};
 use crate::error::GenerationError;
 use crate::health::{Health, Phase, SelfTest};
 use crate::metrics::NodeMetrics;
+
+pub use torch::torch_engine;
 
 /// Drawings that may wait to be settled.
 const SETTLING_MAX: usize = 2;

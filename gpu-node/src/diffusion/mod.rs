@@ -1,16 +1,75 @@
-//! Stand-in until the pipeline is merged.
-pub mod pipeline {
-    use bildkante_shared::pixels::Pixels;
-    #[derive(Debug)]
-    pub struct Generated {
-        pub pixels: Pixels,
-        pub text_ms: f64,
-        pub denoise_ms: f64,
-        pub decode_ms: f64,
+//! Text to image on libtorch: the networks of Stable Diffusion and how a checkpoint becomes one.
+//!
+//! Only this module (and the worker that owns the device) names `tch`. Every tensor operation returns a `Result`:
+//! no input, however malformed, panics. The architecture of a network comes from its configuration alone
+//! ([`config`]), its tensors from safetensors files of which nothing is trusted and nothing ignored ([`weights`]).
+
+mod attention;
+pub mod checkpoint;
+pub mod clip;
+pub mod config;
+mod files;
+mod layers;
+pub mod pipeline;
+mod resnet;
+pub mod tokenizer;
+pub mod unet;
+mod unet_blocks;
+pub mod vae;
+pub mod weights;
+
+pub use checkpoint::{Checkpoint, CheckpointError, Family};
+
+use tch::{Kind, TchError};
+
+/// The precision a network computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    BF16,
+    F16,
+}
+
+impl DType {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::BF16 => "bf16",
+            Self::F16 => "f16",
+        }
     }
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum StepControl {
-        Continue,
-        Stop,
+
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::BF16 => Kind::BFloat16,
+            Self::F16 => Kind::Half,
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an image could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffusionError {
+    #[error("{reason}")]
+    Input { reason: String },
+    /// The message of a C++ exception carries its stack behind the first line.
+    #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
+    Torch(#[from] TchError),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl DiffusionError {
+    pub(crate) fn input(reason: impl Into<String>) -> Self {
+        Self::Input { reason: reason.into() }
     }
 }

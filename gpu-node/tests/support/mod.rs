@@ -25,18 +25,18 @@ use hyper_util::rt::TokioExecutor;
 use tempfile::TempDir;
 
 /// A node, what steers its engine, and its data folder.
-pub struct TestNode {
-    pub node: RunningNode,
-    pub control: Arc<FakeControl>,
-    pub data: Arc<TempDir>,
-    pub client: TestClient,
+pub(crate) struct TestNode {
+    pub(crate) node: RunningNode,
+    pub(crate) control: Arc<FakeControl>,
+    pub(crate) data: Arc<TempDir>,
+    pub(crate) client: TestClient,
 }
 
 /// How a test wants its node.
-pub struct Wish {
-    pub config: NodeConfig,
-    pub paint: fn(&ValidRecipe) -> Pixels,
-    pub data: Arc<TempDir>,
+pub(crate) struct Wish {
+    pub(crate) config: NodeConfig,
+    pub(crate) paint: fn(&ValidRecipe) -> Pixels,
+    pub(crate) data: Arc<TempDir>,
 }
 
 impl Default for Wish {
@@ -46,23 +46,23 @@ impl Default for Wish {
 }
 
 impl Wish {
-    pub fn config(mut self, edit: impl FnOnce(&mut NodeConfig)) -> Self {
+    pub(crate) fn config(mut self, edit: impl FnOnce(&mut NodeConfig)) -> Self {
         edit(&mut self.config);
         self
     }
 
-    pub fn paint(mut self, paint: fn(&ValidRecipe) -> Pixels) -> Self {
+    pub(crate) fn paint(mut self, paint: fn(&ValidRecipe) -> Pixels) -> Self {
         self.paint = paint;
         self
     }
 
-    pub fn on(mut self, data: &Arc<TempDir>) -> Self {
+    pub(crate) fn on(mut self, data: &Arc<TempDir>) -> Self {
         self.data = Arc::clone(data);
         self
     }
 
     /// Starts a node with the painting engine and waits until it is ready.
-    pub async fn start(self) -> TestNode {
+    pub(crate) async fn start(self) -> TestNode {
         let control = Arc::new(FakeControl::default());
         let factory = FakeEngine::factory(&control, self.paint);
         let node = self.start_with(factory, control).await;
@@ -70,7 +70,7 @@ impl Wish {
         node
     }
 
-    pub async fn start_with(mut self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
+    pub(crate) async fn start_with(mut self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
         self.config.data_dir = self.data.path().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let node = Node::start(self.config, listener, factory).await.unwrap();
@@ -80,19 +80,19 @@ impl Wish {
 }
 
 impl TestNode {
-    pub fn metric(&self, line: &str) -> f64 {
+    pub(crate) fn metric(&self, line: &str) -> f64 {
         let text = String::from_utf8(self.node.metrics().render()).unwrap();
         let value = text.lines().find_map(|known| known.strip_prefix(line)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
     }
 
     /// Master files on disk.
-    pub fn master_files(&self) -> Vec<std::path::PathBuf> {
+    pub(crate) fn master_files(&self) -> Vec<std::path::PathBuf> {
         files_below(&self.data.path().join("masters"))
     }
 }
 
-pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+pub(crate) fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -103,16 +103,16 @@ pub fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
 
 /// HTTP/2 with prior knowledge, as the edge speaks; or HTTP/1.1.
 #[derive(Clone)]
-pub struct TestClient {
+pub(crate) struct TestClient {
     base: String,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 #[derive(Debug)]
-pub struct TestResponse {
-    pub status: StatusCode,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct TestResponse {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl TestClient {
@@ -121,18 +121,24 @@ impl TestClient {
         Self { base: base.to_owned(), client }
     }
 
-    pub fn http1(&self) -> Self {
+    pub(crate) fn http1(&self) -> Self {
         Self { base: self.base.clone(), client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> TestResponse {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> TestResponse {
         let response = self.client.request(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         TestResponse { status: parts.status, headers: parts.headers, body }
     }
 
-    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> TestResponse {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> TestResponse {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -140,41 +146,41 @@ impl TestClient {
         self.send(request.body(Full::new(Bytes::from(body))).unwrap()).await
     }
 
-    pub async fn get(&self, path: &str) -> TestResponse {
+    pub(crate) async fn get(&self, path: &str) -> TestResponse {
         self.call(Method::GET, path, &[], Vec::new()).await
     }
 
-    pub async fn post(&self, request: &GenerationRequest) -> TestResponse {
+    pub(crate) async fn post(&self, request: &GenerationRequest) -> TestResponse {
         self.post_bytes(serde_json::to_vec(request).unwrap()).await
     }
 
-    pub async fn post_bytes(&self, body: Vec<u8>) -> TestResponse {
+    pub(crate) async fn post_bytes(&self, body: Vec<u8>) -> TestResponse {
         self.call(Method::POST, "/v1/generations", &[("content-type", "application/json")], body).await
     }
 }
 
 impl TestResponse {
     #[track_caller]
-    pub fn reply(&self) -> GenerationReply {
+    pub(crate) fn reply(&self) -> GenerationReply {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The body of an error, which must be a problem of the response's own status.
     #[track_caller]
-    pub fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.status);
         let problem: Problem = serde_json::from_slice(&self.body).unwrap();
         assert_eq!(problem.status, self.status.as_u16());
         problem
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 }
 
-pub fn recipe(prompt: &str) -> Recipe {
+pub(crate) fn recipe(prompt: &str) -> Recipe {
     Recipe {
         checkpoint: fake_checkpoint(),
         prompt: prompt.to_owned(),
@@ -190,14 +196,14 @@ pub fn recipe(prompt: &str) -> Recipe {
 }
 
 /// A generation that waits long enough for any test.
-pub fn request(prompt: &str) -> GenerationRequest {
+pub(crate) fn request(prompt: &str) -> GenerationRequest {
     GenerationRequest { recipe: recipe(prompt), urgency: Urgency::DEFAULT, deadline_ms: 60_000, dedup: None }
 }
 
-pub fn request_of(prompt: &str, variant: &str) -> GenerationRequest {
+pub(crate) fn request_of(prompt: &str, variant: &str) -> GenerationRequest {
     GenerationRequest { dedup: Some(scope("studio/hero@1", variant)), ..request(prompt) }
 }
 
-pub fn scope(scope: &str, variant: &str) -> DedupScope {
+pub(crate) fn scope(scope: &str, variant: &str) -> DedupScope {
     DedupScope { scope: scope.to_owned(), variant: variant.to_owned() }
 }

@@ -1,0 +1,89 @@
+//! `text_encoder/config.json` of transformers' `CLIPTextModel`
+//! (source: transformers 5, `models/clip/configuration_clip.py`).
+
+use serde_json::{Value, json};
+
+use super::{ConfigError, Fields, LAYERS_MAX, WIDTH_MAX, check_divides};
+
+/// Largest vocabulary accepted.
+const VOCABULARY_MAX: i64 = 1 << 20;
+/// Longest prompt, in tokens.
+const POSITIONS_MAX: i64 = 4096;
+
+/// The non-linearity of a CLIP encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClipActivation {
+    /// `x · sigmoid(1.702 x)`, of OpenAI's CLIP.
+    QuickGelu,
+    /// The exact GELU, of OpenCLIP.
+    Gelu,
+}
+
+/// A CLIP text encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipConfig {
+    pub vocab_size: i64,
+    /// Width of an embedding.
+    pub hidden_size: i64,
+    pub intermediate_size: i64,
+    pub layers: i64,
+    pub heads: i64,
+    /// Most tokens of a prompt.
+    pub positions: i64,
+    pub layer_norm_eps: f64,
+    pub activation: ClipActivation,
+}
+
+impl ClipConfig {
+    /// Reads and validates a configuration.
+    ///
+    /// # Errors
+    /// On the first field that is malformed, out of bounds or describes a network that is not supported.
+    pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let fields = Fields::new(json)?;
+        fields.only("use_attention_mask", &json!(false))?;
+        fields.name("model_type", (), &[(Some("clip_text_model"), ()), (Some("clip"), ())])?;
+        let activations = [(Some("quick_gelu"), ClipActivation::QuickGelu), (Some("gelu"), ClipActivation::Gelu)];
+        let config = Self {
+            vocab_size: fields.count("vocab_size", Some(49408), VOCABULARY_MAX)?,
+            hidden_size: fields.count("hidden_size", Some(512), WIDTH_MAX)?,
+            intermediate_size: fields.count("intermediate_size", Some(2048), WIDTH_MAX)?,
+            layers: fields.count("num_hidden_layers", Some(12), LAYERS_MAX)?,
+            heads: fields.count("num_attention_heads", Some(8), WIDTH_MAX)?,
+            positions: fields.count("max_position_embeddings", Some(77), POSITIONS_MAX)?,
+            layer_norm_eps: fields.number("layer_norm_eps", 1e-5, (0.0, 1.0))?,
+            activation: fields.name("hidden_act", ClipActivation::QuickGelu, &activations)?,
+        };
+        check_divides("num_attention_heads", config.heads, config.hidden_size)?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_first_clip() {
+        let config = ClipConfig::from_json(&json!({"model_type": "clip_text_model"})).expect("a valid configuration");
+        assert_eq!((config.vocab_size, config.hidden_size, config.positions), (49408, 512, 77));
+        assert_eq!(config.activation, ClipActivation::QuickGelu);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_field() {
+        for (field, value) in [
+            ("model_type", json!("t5")),
+            ("hidden_act", json!("gelu_new")),
+            ("num_attention_heads", json!(7)),
+            ("vocab_size", json!(1_u64 << 40)),
+            ("max_position_embeddings", json!(0)),
+            ("layer_norm_eps", json!("small")),
+            ("use_attention_mask", json!(true)),
+        ] {
+            let error = ClipConfig::from_json(&json!({ field: value }));
+            let error = error.map_or_else(|error| error.to_string(), |_| "accepted".into());
+            assert!(error.starts_with(&format!("`{field}` is ")), "{error}");
+        }
+    }
+}

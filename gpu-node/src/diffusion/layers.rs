@@ -1,0 +1,152 @@
+//! The layers every network is made of. They hold tensors, know nothing of files beyond the names of their
+//! parts, and add no state.
+
+use tch::{TchError, Tensor};
+
+use super::weights::{ConvGeometry, Scope, WeightsError};
+
+/// `x · Wᵀ + b`.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Tensor, // [out, in]
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(super) fn load(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+        let weight = scope.take("weight", &[outputs, inputs])?;
+        let bias = Some(scope.take("bias", &[outputs])?);
+        Ok(Self { weight, bias })
+    }
+
+    pub(super) fn load_unbiased(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+        Ok(Self { weight: scope.take("weight", &[outputs, inputs])?, bias: None })
+    }
+
+    /// A linear layer that is stored as a 1×1 convolution.
+    pub(super) fn load_pointwise(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+        let weight = scope.take("weight", &[outputs, inputs, 1, 1])?;
+        let weight = weight.f_view([outputs, inputs]).map_err(|source| torch_error("weight", source))?;
+        let bias = Some(scope.take("bias", &[outputs])?);
+        Ok(Self { weight, bias })
+    }
+
+    /// Several linear layers of one input as one: their outputs follow each other in the last dimension.
+    pub(super) fn load_stacked(
+        scope: &mut Scope<'_>,
+        names: &[&str],
+        inputs: i64,
+        outputs: i64,
+    ) -> Result<Self, WeightsError> {
+        let biases: Vec<String> = names.iter().map(|name| format!("{name}.bias")).collect();
+        let stacked = Self::load_stacked_unbiased(scope, names, inputs, outputs)?;
+        Ok(Self { bias: Some(scope.take_stacked(&biases, &[outputs])?), ..stacked })
+    }
+
+    pub(super) fn load_stacked_unbiased(
+        scope: &mut Scope<'_>,
+        names: &[&str],
+        inputs: i64,
+        outputs: i64,
+    ) -> Result<Self, WeightsError> {
+        let weights: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
+        Ok(Self { weight: scope.take_stacked(&weights, &[outputs, inputs])?, bias: None })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_linear(&self.weight, self.bias.as_ref()) // [.., in] -> [.., out]
+    }
+}
+
+/// A two-dimensional convolution with bias.
+#[derive(Debug)]
+pub(super) struct Conv2d {
+    kernel: Tensor, // [out, in, k, k]
+    bias: Tensor,   // [out]
+    geometry: ConvGeometry,
+}
+
+impl Conv2d {
+    /// A convolution of stride 1 that keeps the size.
+    pub(super) fn load(scope: Scope<'_>, inputs: i64, outputs: i64, kernel: i64) -> Result<Self, WeightsError> {
+        Self::load_with(scope, inputs, outputs, kernel, ConvGeometry { stride: 1, padding: kernel / 2 })
+    }
+
+    pub(super) fn load_with(
+        mut scope: Scope<'_>,
+        inputs: i64,
+        outputs: i64,
+        kernel: i64,
+        geometry: ConvGeometry,
+    ) -> Result<Self, WeightsError> {
+        let bias = scope.take("bias", &[outputs])?;
+        let kernel = scope.take_kernel("weight", &[outputs, inputs, kernel, kernel], geometry)?;
+        Ok(Self { kernel, bias, geometry })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let ConvGeometry { stride, padding } = self.geometry;
+        let (stride, padding, dilation) = ([stride, stride], [padding, padding], [1, 1]);
+        if self.kernel.is_mkldnn() {
+            // The backend that a plain kernel would be sent to as well, minus the reordering.
+            return x.f_contiguous()?.f_mkldnn_convolution(
+                &self.kernel,
+                Some(&self.bias),
+                padding,
+                stride,
+                dilation,
+                1,
+            );
+        }
+        x.f_conv2d(&self.kernel, Some(&self.bias), stride, padding, dilation, 1) // [n, in, h, w] -> [n, out, h', w']
+    }
+}
+
+/// Normalises groups of channels.
+#[derive(Debug)]
+pub(super) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub(super) fn load(mut scope: Scope<'_>, channels: i64, groups: i64, eps: f64) -> Result<Self, WeightsError> {
+        let weight = scope.take("weight", &[channels])?;
+        Ok(Self { weight, bias: scope.take("bias", &[channels])?, groups, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true) // [n, c, ..]
+    }
+
+    /// The normalised input behind the SiLU that follows it everywhere.
+    pub(super) fn forward_silu(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward(x)?.f_silu_()
+    }
+}
+
+/// Normalises the last dimension.
+#[derive(Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    width: i64,
+    eps: f64,
+}
+
+impl LayerNorm {
+    pub(super) fn load(mut scope: Scope<'_>, width: i64, eps: f64) -> Result<Self, WeightsError> {
+        let weight = scope.take("weight", &[width])?;
+        Ok(Self { weight, bias: scope.take("bias", &[width])?, width, eps })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true) // [.., width]
+    }
+}
+
+fn torch_error(name: &str, source: TchError) -> WeightsError {
+    WeightsError::Torch { name: name.to_owned(), source }
+}
