@@ -144,3 +144,104 @@ fn linear(pixels: &Pixels) -> Option<LinearRgb> {
     let data = pixels.rgb().as_chunks::<3>().0.iter().map(|rgb| rgb.map(|value| curve[usize::from(value)])).collect();
     LinearRgb::new(data, pixels.width_px() as usize, pixels.height_px() as usize).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIDE: u32 = 96;
+
+    fn draw(colour: impl Fn(f64, f64) -> [f64; 3]) -> Pixels {
+        let mut rgb = Vec::new();
+        for y in 0..SIDE {
+            for x in 0..SIDE {
+                let [u, v] = [x, y].map(|n| f64::from(n) / f64::from(SIDE) * 2.0 - 1.0);
+                rgb.extend(colour(u, v).map(|value| value.round().clamp(0.0, 255.0) as u8));
+            }
+        }
+        Pixels::new(SIDE, SIDE, rgb).unwrap()
+    }
+
+    fn luma([r, g, b]: [f64; 3]) -> f64 {
+        0.2126 * r + 0.7152 * g + 0.0722 * b
+    }
+
+    /// A shaded disc of `radius` in a colour brought to a given luma, before a soft gradient.
+    fn disc(radius: f64, colour: [f64; 3], noise: f64) -> Pixels {
+        draw(|u, v| {
+            let grain = noise * ((u * 91.7).sin() + (v * 77.3).cos());
+            let backdrop = 190.0 + 30.0 * v + grain;
+            if u.hypot(v) > radius {
+                return [backdrop; 3];
+            }
+            let target = 90.0 + 40.0 * (1.0 - u - v) / 2.0 + grain;
+            colour.map(|channel| channel * target / luma(colour))
+        })
+    }
+
+    const RED: [f64; 3] = [255.0, 60.0, 50.0];
+    const GREEN: [f64; 3] = [70.0, 140.0, 60.0];
+
+    fn prints(a: &Pixels, b: &Pixels) -> (u32, ChromaDistance) {
+        let (a, b) = (Fingerprint::of(a), Fingerprint::of(b));
+        (a.phash.distance(b.phash), a.chroma.distance(&b.chroma))
+    }
+
+    #[test]
+    fn red_and_green_share_a_luma_hash_and_differ_in_chroma() {
+        let config = DedupConfig::default();
+        // From filling the picture down to a fiftieth of it.
+        for radius in [0.8, 0.4, 0.16] {
+            let (luma, chroma) = prints(&disc(radius, RED, 0.0), &disc(radius, GREEN, 0.0));
+            assert!(luma <= config.luma_distance_max, "radius {radius}: luma alone would merge them, not {luma}");
+            assert!(!chroma.is_within(&config), "radius {radius}: {chroma:?}");
+        }
+    }
+
+    #[test]
+    fn noise_the_eye_cannot_see_changes_nothing() {
+        let config = DedupConfig::default();
+        let (a, b) = (disc(0.5, RED, 0.0), disc(0.5, RED, 0.6));
+        assert_ne!(a, b);
+        let (luma, chroma) = prints(&a, &b);
+        assert!(luma <= config.luma_distance_max && chroma.is_within(&config), "{luma} {chroma:?}");
+        let score = ssimulacra2(&a, &b).unwrap();
+        assert!(score >= config.ssimulacra2_min && score < 100.0, "{score}");
+    }
+
+    #[test]
+    fn another_shape_is_far_in_luma_or_pixels() {
+        let config = DedupConfig::default();
+        let square = draw(|u, v| if u.abs().max(v.abs()) < 0.45 { [200.0, 60.0, 50.0] } else { [190.0; 3] });
+        let disc = disc(0.5, RED, 0.0);
+        assert!(ssimulacra2(&square, &disc).unwrap() < config.ssimulacra2_min);
+        assert!(prints(&square, &disc).0 > config.luma_distance_max);
+    }
+
+    #[test]
+    fn equal_pixels_score_a_hundred_and_other_sizes_have_no_score() {
+        let a = disc(0.5, RED, 0.0);
+        assert_eq!(ssimulacra2(&a, &a), Some(100.0));
+        let smaller = Pixels::new(8, 8, vec![0; 192]).unwrap();
+        assert_eq!(ssimulacra2(&a, &smaller), None);
+        let tiny = Pixels::new(4, 4, vec![0; 48]).unwrap();
+        let other = Pixels::new(4, 4, vec![9; 48]).unwrap();
+        assert_eq!(ssimulacra2(&tiny, &other), None);
+    }
+
+    #[test]
+    fn chroma_is_measured_in_steps_of_jfif() {
+        let red = Pixels::new(16, 16, [255, 0, 0].repeat(256)).unwrap();
+        let grey = Pixels::new(16, 16, [76, 76, 76].repeat(256)).unwrap();
+        let distance = Chroma::of(&red).distance(&Chroma::of(&grey));
+        // JFIF: pure red is Cb 85, Cr 255 (255.5, clamped by rounding); grey is 128, 128.
+        assert!((distance.mean - (43f64).hypot(127.0)).abs() < 1.5, "{distance:?}");
+        assert!((distance.mean - distance.peak).abs() < 1e-9);
+    }
+
+    #[test]
+    fn images_smaller_than_the_grid_have_a_fingerprint() {
+        let narrow = Pixels::new(8, 40, vec![30; 960]).unwrap();
+        assert_eq!(Fingerprint::of(&narrow), Fingerprint::of(&narrow.clone()));
+    }
+}

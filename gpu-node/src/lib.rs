@@ -56,6 +56,16 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// Closes the board when a node is dropped without being shut down, so that its threads end.
+#[derive(Debug)]
+struct Closing(Arc<Board>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// A node that is being started.
 #[derive(Debug)]
 pub struct Node;
@@ -67,7 +77,7 @@ pub struct RunningNode {
     trigger: ShutdownTrigger,
     server: JoinHandle<JoinSet<()>>,
     worker: Worker,
-    board: Arc<Board>,
+    board: Closing,
     health: Arc<Health>,
     metrics: Arc<NodeMetrics>,
 }
@@ -106,6 +116,7 @@ impl Node {
         let api = Api::new(name, &config, Arc::clone(&board), archive, Arc::clone(&health), Arc::clone(&metrics));
         let (trigger, shutdown) = shutdown::channel();
         let serving = server::serve(listener, Arc::new(api), config.http, Arc::clone(&metrics), shutdown);
+        let board = Closing(board);
         Ok(RunningNode { addr, trigger, server: tokio::spawn(serving), worker, board, health, metrics })
     }
 }
@@ -146,7 +157,7 @@ impl RunningNode {
         self.metrics.ready.set(0);
         self.trigger.shut_down();
         let mut rest = self.server.await.unwrap_or_default();
-        self.board.close();
+        self.board.0.close();
         // Whoever was waiting has been told 503 by now; give that answer a moment to leave before the sockets close.
         let told = async { while rest.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), told).await;

@@ -221,6 +221,6 @@ mod tests {
         }
         let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), QUARANTINE_FILES_MAX);
-        assert!(names.iter().all(|name| name.to_string_lossy() >= "0000000000005".into()));
+        assert!(names.iter().all(|name| *name.to_string_lossy() >= *"0000000000005"));
     }
 }
