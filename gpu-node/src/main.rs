@@ -1,6 +1,7 @@
 //! `bildkante-gpu-node`: reads the command line and the configuration, starts the node, waits for the end.
 //! Exit codes: 0 stopped as asked, 1 failed, 64 bad command line or configuration (`EX_USAGE`).
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,7 +59,7 @@ fn serve(args: ServeArgs) -> ExitCode {
     let config = match configuration(&args) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("bildkante-gpu-node: {error:#}");
+            complain(&error);
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -70,10 +71,15 @@ fn conclude(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bildkante-gpu-node: {error:#}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Not `eprintln!`: it panics where nobody holds the other end of stderr any more.
+fn complain(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "bildkante-gpu-node: {error:#}");
 }
 
 fn configuration(args: &ServeArgs) -> anyhow::Result<NodeConfig> {

@@ -1,5 +1,7 @@
 //! When recipes share a master, through the whole node: painted scenes whose likeness is known.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use bildkante_gpu_node::store::decode_png;

@@ -1,5 +1,7 @@
 //! The node as an edge meets it: real sockets, a real store, an engine that paints.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::time::Duration;
