@@ -1,0 +1,158 @@
+//! The real engine: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::{CheckpointInfo, Determinism};
+use tch::Device;
+
+use super::{Engine, EngineError, EngineFactory};
+use crate::config::{DeviceChoice, DtypeChoice, NodeConfig};
+use crate::diffusion::pipeline::{self, Generated, StepControl};
+use crate::diffusion::{Checkpoint, DType, DiffusionError};
+
+/// Folders looked at in `models_dir`.
+const CHECKPOINTS_MAX: usize = 256;
+/// The only libtorch that `tch` links against; its build script refuses any other.
+const LIBTORCH: &str = "libtorch-2.11.0";
+
+/// A factory that loads every checkpoint of `models_dir` on the device thread.
+#[must_use]
+pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
+    let (folder, device, dtype, threads) = (config.models_dir.clone(), config.device, config.dtype, config.threads);
+    Box::new(move || Ok(Box::new(TorchEngine::load(&folder, device, dtype, threads)?)))
+}
+
+#[derive(Debug)]
+struct TorchEngine {
+    checkpoints: Vec<Checkpoint>,
+    rejected: Vec<String>,
+    device: DeviceChoice,
+    dtype: DtypeChoice,
+}
+
+impl TorchEngine {
+    fn load(models: &Path, device: DeviceChoice, dtype: DtypeChoice, threads: u32) -> Result<Self, EngineError> {
+        // The number of OpenMP threads belongs to the calling thread: this one is the device's.
+        if let (1.., Ok(threads)) = (threads, i32::try_from(threads)) {
+            tch::set_num_threads(threads);
+        }
+        let mut checkpoints = Vec::new();
+        let mut rejected = Vec::new();
+        for folder in folders(models)? {
+            match Checkpoint::load(&folder, torch_device(device), torch_dtype(dtype)) {
+                Ok(checkpoint) => checkpoints.push(checkpoint),
+                Err(error) => rejected.push(format!("{}: {error}", folder.display())),
+            }
+        }
+        Ok(Self { checkpoints, rejected, device, dtype })
+    }
+
+    fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
+        self.checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest)
+    }
+}
+
+/// Folders with a `model_index.json`, by name.
+fn folders(models: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(models).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.join("model_index.json").is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    if folders.len() > CHECKPOINTS_MAX {
+        let reason = format!("{} holds more than {CHECKPOINTS_MAX} checkpoints", models.display());
+        return Err(EngineError::Load { reason });
+    }
+    Ok(folders)
+}
+
+const fn torch_device(device: DeviceChoice) -> Device {
+    match device {
+        DeviceChoice::Cpu => Device::Cpu,
+        DeviceChoice::Cuda(index) => Device::Cuda(index),
+    }
+}
+
+const fn torch_dtype(dtype: DtypeChoice) -> DType {
+    match dtype {
+        DtypeChoice::F32 => DType::F32,
+        DtypeChoice::Bf16 => DType::BF16,
+        DtypeChoice::F16 => DType::F16,
+    }
+}
+
+impl Engine for TorchEngine {
+    fn checkpoints(&self) -> Vec<CheckpointInfo> {
+        let info = |checkpoint: &Checkpoint| CheckpointInfo {
+            name: checkpoint.name().to_owned(),
+            digest: checkpoint.digest(),
+            family: checkpoint.family().as_str().to_owned(),
+            ready: true,
+        };
+        self.checkpoints.iter().map(info).collect()
+    }
+
+    fn rejected(&self) -> Vec<String> {
+        self.rejected.clone()
+    }
+
+    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
+        self.checkpoint(checkpoint).map(Checkpoint::native_size_px)
+    }
+
+    /// Equal class, equal bits: the instruction set chooses the kernels, the dtype and the UNet's batch shape their
+    /// order of additions. The number of threads is no part of it where `gpu-node/tests/determinism.rs` shows so.
+    fn determinism(&self, recipe: &ValidRecipe) -> Determinism {
+        let shape = |checkpoint: &Checkpoint| (checkpoint.vae_factor(), checkpoint.latent_channels());
+        let (factor, channels) = self.checkpoint(recipe.checkpoint).map_or((8, 4), shape);
+        let rows = if recipe.is_guided() { 2 } else { 1 };
+        let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
+        let device = match self.device {
+            DeviceChoice::Cpu => format!("cpu-{}", instruction_set()),
+            // Told apart by index only: tch knows no names of devices.
+            DeviceChoice::Cuda(_) => self.device.to_string(),
+        };
+        let class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", self.dtype.as_str());
+        Determinism { class, device, runtime: LIBTORCH.to_owned() }
+    }
+
+    fn generate(
+        &mut self,
+        recipe: &ValidRecipe,
+        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
+    ) -> Result<Generated, EngineError> {
+        let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
+        pipeline::generate(checkpoint, recipe, None, on_step).map_err(|error| match error {
+            DiffusionError::Cancelled => EngineError::Stopped,
+            DiffusionError::Input { reason } => EngineError::Refused { reason },
+            error @ DiffusionError::Torch(_) => EngineError::Failed { reason: error.to_string() },
+        })
+    }
+}
+
+/// By what libtorch chooses its CPU kernels.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_avx512 = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq");
+        match (has_avx512, std::is_x86_feature_detected!("avx2")) {
+            (true, _) => "avx512",
+            (false, true) => "avx2",
+            (false, false) => "baseline",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH
+    }
+}
