@@ -5,6 +5,7 @@
 //! file and the field or tensor. A loaded checkpoint never changes; its digest was taken from the files it was
 //! loaded from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use super::config::{
 };
 use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
-use super::unet::Unet;
+use super::unet::{self, Unet};
 use super::vae::{self, Vae};
 use super::weights::{Weights, WeightsError};
 use super::{DType, DiffusionError, files};
@@ -75,6 +76,22 @@ impl fmt::Display for Family {
     }
 }
 
+/// How many numbers were learnt, by network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters {
+    pub text_encoder: u64,
+    pub unet: u64,
+    /// Of the decoder alone: the encoder is never loaded.
+    pub vae: u64,
+}
+
+impl Parameters {
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.text_encoder + self.unet + self.vae
+    }
+}
+
 /// A loaded checkpoint. It is `Send`, not `Sync`: one thread at a time computes with it.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -82,6 +99,8 @@ pub struct Checkpoint {
     digest: Digest,
     family: Family,
     device: Device,
+    dtype: DType,
+    parameters: Parameters,
     tokenizer: ClipTokenizer,
     text_encoder: ClipTextModel,
     unet: Unet,
@@ -125,12 +144,19 @@ impl Checkpoint {
             ClipActivation::QuickGelu => Family::Sd1,
             ClipActivation::Gelu => Family::Sd2,
         };
+        let parameters = Parameters {
+            text_encoder: count(&clip::tensor_shapes(&clip_config)?),
+            unet: count(&unet::tensor_shapes(&unet_config)?),
+            vae: count(&vae::tensor_shapes(&vae_config)?),
+        };
         let name = folder_name(folder);
         Ok(Self {
             name,
             digest,
             family,
             device,
+            dtype,
+            parameters,
             tokenizer,
             text_encoder,
             unet,
@@ -160,6 +186,17 @@ impl Checkpoint {
     #[must_use]
     pub const fn device(&self) -> Device {
         self.device
+    }
+
+    /// The precision its networks compute in; a VAE may insist on more.
+    #[must_use]
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    #[must_use]
+    pub const fn parameters(&self) -> Parameters {
+        self.parameters
     }
 
     /// Width and height it was trained for.
@@ -292,6 +329,10 @@ fn check_components(path: &Path) -> Result<(), CheckpointError> {
         }
     }
     Ok(())
+}
+
+fn count(shapes: &BTreeMap<String, Vec<i64>>) -> u64 {
+    shapes.values().map(|shape| shape.iter().map(|side| side.unsigned_abs()).product::<u64>()).sum()
 }
 
 fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {

@@ -13,6 +13,7 @@ mod layers;
 pub mod noise;
 pub mod pipeline;
 mod resnet;
+pub mod runtime;
 pub mod scheduler;
 pub mod tokenizer;
 pub mod trace;
@@ -23,6 +24,7 @@ pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Family};
 
+pub use tch::Device;
 use tch::{Kind, TchError};
 
 use self::scheduler::SchedulerError;

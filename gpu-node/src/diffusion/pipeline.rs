@@ -155,7 +155,6 @@ impl Denoising {
         self.sampler.next_step().unwrap_or_else(|| self.evaluations())
     }
 
-    #[must_use]
     pub const fn latents(&self) -> &Tensor {
         &self.latents
     }
