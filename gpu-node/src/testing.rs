@@ -103,6 +103,7 @@ impl FakeControl {
 pub struct FakeEngine {
     control: Arc<FakeControl>,
     paint: fn(&ValidRecipe) -> Pixels,
+    checkpoint: Digest,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -115,15 +116,25 @@ impl FakeEngine {
     /// A factory for [`crate::Node::start`].
     #[must_use]
     pub fn factory(control: &Arc<FakeControl>, paint: fn(&ValidRecipe) -> Pixels) -> EngineFactory {
+        Self::factory_for(control, paint, fake_checkpoint())
+    }
+
+    /// As [`Self::factory`], under the digest of a real checkpoint: for campaigns whose locks name it.
+    #[must_use]
+    pub fn factory_for(
+        control: &Arc<FakeControl>,
+        paint: fn(&ValidRecipe) -> Pixels,
+        checkpoint: Digest,
+    ) -> EngineFactory {
         let control = Arc::clone(control);
-        Box::new(move || Ok(Box::new(Self { control, paint })))
+        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint })))
     }
 }
 
 impl Engine for FakeEngine {
     fn checkpoints(&self) -> Vec<CheckpointInfo> {
         let name = "fake".to_owned();
-        vec![CheckpointInfo { name, digest: fake_checkpoint(), family: "fake".to_owned(), ready: true }]
+        vec![CheckpointInfo { name, digest: self.checkpoint, family: "fake".to_owned(), ready: true }]
     }
 
     fn native_size_px(&self, _: Digest) -> Option<(u32, u32)> {

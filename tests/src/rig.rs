@@ -18,6 +18,14 @@ use tokio::net::TcpListener;
 use crate::client::{Http, eventually};
 use crate::repository;
 
+/// The machine's cores, for one test at a time: two libtorch engines at once slow each other down tenfold (OpenMP spins).
+static DEVICE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Waits for the turn to use libtorch.
+pub async fn torch() -> tokio::sync::MutexGuard<'static, ()> {
+    DEVICE.lock().await
+}
+
 /// What draws.
 #[derive(Debug, Clone)]
 pub enum Painter {
@@ -60,6 +68,8 @@ pub struct Rig {
     node_address: SocketAddr,
     node: Option<RunningNode>,
     edge: Option<Edge>,
+    /// Held while a real engine runs.
+    _device: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl Rig {
@@ -71,7 +81,12 @@ impl Rig {
         let dir = tempfile::tempdir()?;
         lay_out_campaigns(dir.path(), plan.manifest)?;
         let node_address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut rig = Self { dir, http: Http::default(), plan, node_address, node: None, edge: None };
+        let device = match plan.painter {
+            Painter::Torch => Some(torch().await),
+            Painter::Fake(_) => None,
+        };
+        let http = Http::default();
+        let mut rig = Self { dir, http, plan, node_address, node: None, edge: None, _device: device };
         rig.start_node().await?;
         rig.start_edge().await?;
         rig.ready().await?;
@@ -87,6 +102,7 @@ impl Rig {
         let mut config = NodeConfig {
             data_dir: self.dir.path().join("node"),
             models_dir: repository().join("gpu-node/models"),
+            threads: 1,
             ..NodeConfig::default()
         };
         (self.plan.node)(&mut config);

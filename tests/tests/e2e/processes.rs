@@ -1,0 +1,153 @@
+//! The programs themselves: sidecar, determinism across processes, no process left behind.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context;
+use bildkante_tests::client::{Http, eventually};
+use bildkante_tests::repository;
+use bildkante_tests::rig::{Plan, Rig, torch};
+use tokio::process::Command;
+
+/// A program of this workspace, from the folder this test was built into.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
+    let path = folder.join(name);
+    anyhow::ensure!(path.is_file(), "{} is not built: run `cargo build -p {name}` or `make test`", path.display());
+    Ok(path)
+}
+
+/// Two processes of the command line and a server beside other work: one master id.
+#[tokio::test]
+async fn the_same_recipe_is_the_same_master_in_every_process() -> anyhow::Result<()> {
+    let node = program("bildkante-gpu-node")?;
+    let dir = tempfile::tempdir()?;
+    let _device = torch().await;
+    let mut ids = Vec::new();
+    for run in 0..2 {
+        let output = Command::new(&node)
+            .args(["generate", "--checkpoint"])
+            .arg(repository().join("gpu-node/models/studio-tiny"))
+            .args(["--prompt", "a red ball", "--seed", "11", "--steps", "4", "--guidance", "4", "--threads", "1", "--out"])
+            .arg(dir.path().join(format!("{run}.png")))
+            .stderr(Stdio::inherit())
+            .output()
+            .await?;
+        anyhow::ensure!(output.status.success(), "generate failed");
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        ids.push(line["master_id"].as_str().context("a master id")?.to_owned());
+    }
+    assert_eq!(ids[0], ids[1]);
+    drop(_device);
+
+    let rig = Rig::start(Plan::shipped()).await?;
+    let checkpoints = rig.http.get(rig.node(), "/v1/checkpoints", &[]).await?.json()?;
+    let digest = checkpoints.get("checkpoints").unwrap_or(&checkpoints)[0]["digest"].clone();
+    let ask = |prompt: &str, urgency: u8| {
+        let body = serde_json::json!({
+            "recipe": { "checkpoint": digest, "prompt": prompt, "width_px": 192, "height_px": 192, "seed": 11, "steps": 4,
+                "guidance": 4.0 },
+            "urgency": urgency, "deadline_ms": 120_000
+        });
+        let (http, to) = (rig.http.clone(), rig.node());
+        tokio::spawn(async move { http.post_json(to, "/v1/generations", &body).await })
+    };
+    let others: Vec<_> = ["a blue cube", "a green vase"].into_iter().map(|prompt| ask(prompt, 0)).collect();
+    let served = ask("a red ball", 3).await??.json()?;
+    for other in others {
+        anyhow::ensure!(other.await??.status.is_success());
+    }
+    assert_eq!(served["master"]["id"], ids[0].as_str(), "{served}");
+    rig.stop().await;
+    Ok(())
+}
+
+/// The edge starts its sidecar, serves a picture from it, starts it again when it is killed, and leaves no process.
+#[tokio::test]
+async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
+    let (edge, node) = (program("bildkante-edge")?, program("bildkante-gpu-node")?);
+    let _device = torch().await;
+    let dir = tempfile::tempdir()?;
+    let [public, admin, inner] = free_ports()?;
+    let config = configure(dir.path(), &node, [public, admin, inner])?;
+    let mut process = Command::new(&edge)
+        .args(["serve", "--config"])
+        .arg(&config)
+        .current_dir(repository())
+        .env("RUST_LOG", "warn")
+        .kill_on_drop(true)
+        .spawn()?;
+    let http = Http::default();
+    let (public, admin) = (([127, 0, 0, 1], public).into(), ([127, 0, 0, 1], admin).into());
+    let is_ready = async || Ok(http.get(admin, "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()));
+    eventually("the edge and its sidecar are ready", is_ready).await?;
+    let picture = http.image(public, "/i/studio/thumb?product=vase").await?;
+    assert_eq!(picture.outcome(), "generated", "{:?}", picture.headers);
+
+    let first = sidecar_of(&process)?;
+    kill(first, "-KILL")?;
+    eventually("the sidecar is started again", async || {
+        Ok(sidecar_of(&process).is_ok_and(|pid| pid != first) && is_ready().await?)
+    })
+    .await?;
+    let second = sidecar_of(&process)?;
+
+    kill(process.id().context("the edge's id")?, "-TERM")?;
+    let status = tokio::time::timeout(std::time::Duration::from_secs(30), process.wait()).await??;
+    assert!(status.success(), "{status}");
+    assert!(!Path::new(&format!("/proc/{second}")).exists(), "the sidecar outlived the edge");
+    Ok(())
+}
+
+fn free_ports() -> anyhow::Result<[u16; 3]> {
+    let bind = || std::net::TcpListener::bind("127.0.0.1:0");
+    let listeners = [bind()?, bind()?, bind()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn configure(dir: &Path, node: &Path, [public, admin, inner]: [u16; 3]) -> anyhow::Result<PathBuf> {
+    let node_config = dir.join("gpu-node.toml");
+    std::fs::write(
+        &node_config,
+        format!(
+            "listen = \"127.0.0.1:{inner}\"\nmodels_dir = {:?}\ndata_dir = {:?}\nthreads = 1\n",
+            repository().join("gpu-node/models"),
+            dir.join("node")
+        ),
+    )?;
+    let edge_config = dir.join("edge.toml");
+    std::fs::write(
+        &edge_config,
+        format!(
+            "[listen]\nhttp = \"127.0.0.1:{public}\"\nadmin = \"127.0.0.1:{admin}\"\n\
+             [serve]\npublic_url = \"http://127.0.0.1:{public}\"\n\
+             [cache]\ndisk_dir = {:?}\n\
+             [origin]\nnodes = [\"http://127.0.0.1:{inner}\"]\nprobe_interval_ms = 100\n\
+             [origin.sidecar]\ncommand = {node:?}\nargs = [\"serve\", \"--exit-with-parent\", \"--config\", {node_config:?}]\n",
+            dir.join("edge")
+        ),
+    )?;
+    Ok(edge_config)
+}
+
+/// The edge's only child.
+fn sidecar_of(edge: &tokio::process::Child) -> anyhow::Result<u32> {
+    let id = edge.id().context("the edge ended")?;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        if let Some(child) = children.split_whitespace().next() {
+            return Ok(child.parse()?);
+        }
+    }
+    anyhow::bail!("the edge has no child")
+}
+
+fn kill(pid: u32, signal: &str) -> anyhow::Result<()> {
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status()?;
+    anyhow::ensure!(status.success(), "kill {signal} {pid}");
+    Ok(())
+}
