@@ -1,0 +1,269 @@
+//! Renditions as others see them: sizes, colours, quality and marking, read back by decoders that are not ours.
+
+mod judges;
+mod pictures;
+
+use bildkante_edge::negotiate::Format;
+use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
+use bildkante_edge::render::{
+    Encoded, Palette, Quality, Raster, RenderError, RenditionSpec, Rung, encode, placeholder, render,
+};
+use bildkante_shared::pixels::Pixels;
+use proptest::prelude::*;
+
+fn marking() -> Marking {
+    Marking {
+        creator: Some("Atelier Müller & Söhne".into()),
+        credit: Some("\"Studio\" <Bildkante>".into()),
+        copyright: Some("© 2026 Müller".into()),
+        license: Some("https://example.com/licence?a=1&b=2".into()),
+    }
+}
+
+fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
+    RenditionSpec { width_px, height_px, format, quality: Quality::new(q).expect("1 to 100") }
+}
+
+fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
+    render(master, spec, rung, &marking()).expect("a rendition within bounds")
+}
+
+/// All formats that can be decoded here: AVIF needs a tool.
+fn decodable(test: &str) -> Vec<Format> {
+    Format::ALL.into_iter().filter(|format| *format != Format::Avif || judges::has("avifdec", test)).collect()
+}
+
+fn any_spec(formats: Vec<Format>) -> impl Strategy<Value = RenditionSpec> {
+    (1_u32..180, 1_u32..180, proptest::sample::select(formats), 1_u8..=100)
+        .prop_map(|(width_px, height_px, format, q)| spec(width_px, height_px, format, q))
+}
+
+#[test]
+fn any_size_at_any_quality_decodes_at_exactly_that_size() {
+    let formats = decodable("any_size_at_any_quality_decodes_at_exactly_that_size");
+    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let rung = proptest::sample::select(Rung::ALL.to_vec());
+    proptest!(config, |(spec in any_spec(formats.clone()), rung in rung, w in 1_u32..90, h in 1_u32..90)| {
+        let encoded = rendered(&pictures::graphic(w, h), &spec, rung);
+        let decoded = judges::decoded(spec.format, &encoded.bytes);
+        prop_assert_eq!((decoded.width_px, decoded.height_px), (spec.width_px, spec.height_px));
+    });
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused() {
+    for (w, h) in [(0, 10), (10, 0), (8193, 1), (8192, 8192), (u32::MAX, u32::MAX)] {
+        let refused = render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &marking());
+        assert!(matches!(refused, Err(RenderError::Size { .. })), "{w}×{h}");
+    }
+}
+
+#[test]
+fn a_flat_colour_survives() {
+    for format in decodable("a_flat_colour_survives") {
+        for colour in [[0, 128, 128], [200, 30, 40], [250, 250, 245], [12, 10, 14]] {
+            let encoded = rendered(&pictures::flat(64, 64, colour), &spec(160, 90, format, 70), Rung::Final);
+            let decoded = judges::decoded(format, &encoded.bytes);
+            let worst = decoded.rgb.chunks_exact(3).flat_map(|px| (0..3).map(|i| px[i].abs_diff(colour[i]))).max();
+            // Limited-range 4:2:0 and coarse quantisation round; a wrong matrix or range would be tens off.
+            let tolerance = if format == Format::Png { 0 } else { 7 };
+            assert!(worst <= Some(tolerance), "{format:?} {colour:?}: {worst:?} off");
+        }
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes_on_any_thread() {
+    let master = pictures::studio(192, 192);
+    for format in Format::ALL {
+        for rung in Rung::ALL {
+            let spec = spec(200, 112, format, 65);
+            let here = rendered(&master, &spec, rung).bytes;
+            std::thread::scope(|scope| {
+                let others: Vec<_> =
+                    (0..3).map(|_| scope.spawn(|| rendered(&master, &spec, rung).bytes == here)).collect();
+                for other in others {
+                    assert!(other.join().expect("no panic"), "{format:?} {rung:?}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn quality_means_the_same_score_in_every_format() {
+    // Pictures the calibration has not seen.
+    let pictures = [pictures::texture(384, 256, 77), pictures::studio(384, 256)];
+    let formats = decodable("quality_means_the_same_score_in_every_format");
+    for q in [50, 70] {
+        for format in formats.iter().copied().filter(|format| *format != Format::Png) {
+            for rung in Rung::ALL {
+                let scores: Vec<f64> = pictures.iter().map(|picture| score(picture, format, q, rung)).collect();
+                let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+                assert!((mean - f64::from(q)).abs() < 12.0, "{format:?} {} q{q}: {scores:?}", rung.as_str());
+            }
+        }
+    }
+}
+
+fn score(picture: &Pixels, format: Format, q: u8, rung: Rung) -> f64 {
+    let (width_px, height_px) = (picture.width_px(), picture.height_px());
+    let encoded = rendered(picture, &spec(width_px, height_px, format, q), rung);
+    let source = Raster { width_px, height_px, rgb: picture.rgb().to_vec() };
+    judges::ssimulacra2(&source, &judges::decoded(format, &encoded.bytes))
+}
+
+#[test]
+fn the_final_rung_is_smaller_than_the_quick_one() {
+    let master = pictures::studio(384, 216);
+    for format in Format::ALL {
+        let [quick, fine] = Rung::ALL.map(|rung| rendered(&master, &spec(384, 216, format, 70), rung).bytes.len());
+        assert!(fine < quick, "{format:?}: final {fine}, quick {quick} bytes");
+    }
+}
+
+#[test]
+fn exiftool_reads_the_marking_from_every_format() {
+    if !judges::has("exiftool", "exiftool_reads_the_marking_from_every_format") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let want = marking();
+    for format in Format::ALL {
+        let file = folder.path().join(format!("image.{}", format.extension()));
+        let encoded = rendered(&pictures::studio(96, 64), &spec(97, 63, format, 70), Rung::Final);
+        std::fs::write(&file, &encoded.bytes).expect("room for a small file");
+        let read = judges::asked("exiftool", &["-j", "-n", "-XMP:all", "-ImageSize", "-Warning", "-Error"], &file);
+        let read: serde_json::Value = serde_json::from_str(&read).expect("JSON");
+        let field = |name: &str| read[0][name].as_str().map(str::to_owned);
+        let source = DigitalSource::TrainedAlgorithmicMedia.uri();
+        assert_eq!(field("DigitalSourceType").as_deref(), Some(source), "{format:?}: {read}");
+        assert_eq!(field("Creator"), want.creator, "{format:?}: {read}");
+        assert_eq!(field("Credit"), want.credit, "{format:?}: {read}");
+        assert_eq!(field("Rights"), want.copyright, "{format:?}: {read}");
+        assert_eq!(field("WebStatement"), want.license, "{format:?}: {read}");
+        assert_eq!(read[0]["ImageSize"], "97 63", "{format:?}: {read}");
+        assert_eq!((field("Warning"), field("Error")), (None, None), "{format:?}: {read}");
+    }
+}
+
+#[test]
+fn exiftool_finds_no_fault_in_the_files() {
+    if !judges::has("exiftool", "exiftool_finds_no_fault_in_the_files") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for format in Format::ALL {
+        let file = folder.path().join(format!("image.{}", format.extension()));
+        let made = placeholder(Palette::default(), (16, 9), format, &marking()).expect("a placeholder");
+        std::fs::write(&file, made.bytes).expect("room for a small file");
+        let verdict = judges::asked("exiftool", &["-validate", "-warning", "-error", "-a"], &file);
+        assert!(verdict.contains(": OK"), "{format:?}: {verdict}");
+    }
+}
+
+#[test]
+fn webpinfo_and_avifdec_accept_the_marked_files() {
+    const TEST: &str = "webpinfo_and_avifdec_accept_the_marked_files";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |format: Format, bytes: &[u8]| {
+        let file = folder.path().join(format!("image.{}", format.extension()));
+        std::fs::write(&file, bytes).expect("room for a small file");
+        file
+    };
+    let master = pictures::studio(96, 64);
+    if judges::has("webpinfo", TEST) {
+        let webp = rendered(&master, &spec(97, 63, Format::Webp, 70), Rung::Final).bytes;
+        let said = judges::asked("webpinfo", &[], &write(Format::Webp, &webp));
+        assert!(said.contains("No error detected") && said.contains("XMP: 1") && said.contains("97 x 63"), "{said}");
+    }
+    if judges::has("avifdec", TEST) {
+        let avif = rendered(&master, &spec(97, 63, Format::Avif, 70), Rung::Final).bytes;
+        let said = judges::asked("avifdec", &["--info"], &write(Format::Avif, &avif));
+        let xmp_bytes = xmp_of(Format::Avif, &avif).expect("well-formed").expect("marked").len();
+        assert!(said.contains(&format!("XMP Metadata   : Present ({xmp_bytes} bytes)")), "{said}");
+        assert!(said.contains("97x63"), "{said}");
+    }
+}
+
+#[test]
+fn marking_leaves_the_coded_picture_alone() {
+    let raster = Raster { width_px: 61, height_px: 47, rgb: pictures::graphic(61, 47).into_rgb() };
+    for format in decodable("marking_leaves_the_coded_picture_alone") {
+        let bare = encode(&raster, format, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+        assert_eq!(xmp_of(format, &bare), Ok(None));
+        let source = DigitalSource::TrainedAlgorithmicMedia;
+        let marked = embed(format, bare.clone(), &marking(), source).expect("a file of our own");
+        assert_eq!(judges::decoded(format, &marked), judges::decoded(format, &bare), "{format:?}");
+        assert!(marked.len() - bare.len() < 1400, "{format:?} grew by {}", marked.len() - bare.len());
+        let twice = embed(format, marked, &marking(), source);
+        assert_eq!(twice, Err(EmbedError::AlreadyMarked { format }));
+    }
+}
+
+#[test]
+fn avif_files_of_other_shapes_are_marked_too() {
+    let raster = Raster { width_px: 61, height_px: 47, rgb: pictures::graphic(61, 47).into_rgb() };
+    let bare = encode(&raster, Format::Avif, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+    let mdat = bare.windows(4).position(|kind| kind == b"mdat").expect("it holds a picture") - 4;
+    let mut open_ended = bare.clone();
+    open_ended[mdat..mdat + 4].fill(0);
+    let mut with_free_space = bare.clone();
+    with_free_space.extend_from_slice(b"\0\0\0\x0cfree\0\0\0\0");
+    for (shape, file) in [("mdat to the end", open_ended), ("free behind mdat", with_free_space)] {
+        let marked = embed(Format::Avif, file, &marking(), DigitalSource::TrainedAlgorithmicMedia).expect(shape);
+        let xmp = xmp_of(Format::Avif, &marked).expect(shape).expect("it was marked");
+        assert!(xmp.starts_with(b"<?xpacket") && xmp.ends_with(b"?>"), "{shape}");
+        if judges::has("avifdec", "avif_files_of_other_shapes_are_marked_too") {
+            assert_eq!(judges::decoded(Format::Avif, &marked), judges::decoded(Format::Avif, &bare), "{shape}");
+        }
+    }
+}
+
+#[test]
+fn a_marking_too_large_to_embed_is_an_error() {
+    let endless = Marking { copyright: Some("x".repeat(70_000)), ..Marking::default() };
+    assert!(endless.validate().is_err());
+    let refused = render(&pictures::flat(8, 8, [9; 3]), &spec(8, 8, Format::Png, 70), Rung::Quick, &endless);
+    assert!(matches!(refused, Err(RenderError::Mark(EmbedError::TooLarge { .. }))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The editors read files: damaged ones are errors, or are edited without harm, and never a panic.
+    #[test]
+    fn damaged_files_never_make_the_editors_panic(
+        format in proptest::sample::select(Format::ALL.to_vec()),
+        is_marked in any::<bool>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<Option<prop::sample::Index>>(),
+    ) {
+        let mut file = small_file(format, is_marked);
+        for (at, value) in damage {
+            let at = at.index(file.len().min(600)); // structure stands at the front
+            file[at] = value;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        let _ = xmp_of(format, &file);
+        let _ = embed(format, file, &marking(), DigitalSource::AlgorithmicMedia);
+    }
+}
+
+fn small_file(format: Format, is_marked: bool) -> Vec<u8> {
+    static FILES: std::sync::OnceLock<Vec<(Format, bool, Vec<u8>)>> = std::sync::OnceLock::new();
+    let files = FILES.get_or_init(|| {
+        let raster = Raster { width_px: 9, height_px: 7, rgb: pictures::graphic(9, 7).into_rgb() };
+        let made = Format::ALL.into_iter().flat_map(|format| {
+            let bare = encode(&raster, format, Quality::LOW, Rung::Quick).expect("a small picture");
+            let source = DigitalSource::TrainedAlgorithmicMedia;
+            let marked = embed(format, bare.clone(), &Marking::default(), source).expect("a file of our own");
+            [(format, false, bare), (format, true, marked)]
+        });
+        made.collect()
+    });
+    let found = files.iter().find(|file| (file.0, file.1) == (format, is_marked));
+    found.map(|file| file.2.clone()).expect("made above")
+}
