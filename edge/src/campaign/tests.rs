@@ -1,1 +1,451 @@
+//! Whole catalogues on disk: what is accepted, what is refused where, and what follows from it.
 
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::check::LockRunError;
+use super::fault::SourceText;
+use super::manifest::{Manifest, Surroundings};
+use super::*;
+
+pub(crate) const MANIFEST: &str = include_str!("fixtures/autumn.toml");
+const LIBRARY: &str = include_str!("fixtures/shots.toml");
+
+/// Campaigns, prompts and models in a temporary folder.
+pub(crate) struct Site {
+    dir: TempDir,
+}
+
+impl Site {
+    /// The fixture campaign, locked.
+    pub(crate) fn new() -> Self {
+        let site = Self { dir: tempfile::tempdir().expect("a temporary folder") };
+        site.write("prompts/shots.toml", LIBRARY);
+        site.write("models/base-1.0/model_index.json", "{}");
+        site.write("models/other/model_index.json", "{ }");
+        site.write("campaigns/autumn.toml", MANIFEST);
+        site.lock();
+        site
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+        std::fs::write(path, text).expect("written");
+    }
+
+    pub(crate) fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.dir.path().join(path)).expect("readable");
+        assert!(text.contains(from), "{from} is not in {path}");
+        self.write(path, &text.replacen(from, to, 1));
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    pub(crate) fn sources(&self) -> CatalogSources {
+        CampaignConfig {
+            campaigns_dir: self.path("campaigns"),
+            prompts_dir: self.path("prompts"),
+            ..CampaignConfig::default()
+        }
+        .sources()
+        .expect("valid patterns")
+    }
+
+    pub(crate) fn lock(&self) {
+        write_locks(&self.sources(), &self.path("models")).expect("locked");
+    }
+
+    pub(crate) fn load(&self) -> Catalog {
+        Catalog::load(&self.sources()).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    pub(crate) fn faults(&self) -> String {
+        Catalog::load(&self.sources()).expect_err("refused").to_string()
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn autumn(catalog: &Catalog) -> &Campaign {
+    catalog.campaign("autumn").expect("loaded")
+}
+
+/// Recipe of a slot's variant with these values, the rest at their defaults.
+fn variant(catalog: &Catalog, slot: &str, values: &[(&str, &str)]) -> std::sync::Arc<Variant> {
+    let campaign = autumn(catalog);
+    let mut combination = campaign.default_combination();
+    for (axis, value) in values {
+        let axis = campaign.axis_index(axis).expect("an axis");
+        combination = campaign.with_value(combination, axis, campaign.axes[axis].value_index(value).expect("a value"));
+    }
+    catalog.variant(campaign, campaign.slot_index(slot).expect("a slot"), combination).expect("a recipe")
+}
+
+#[test]
+fn the_demo_campaign_is_valid_and_locked() {
+    let config = CampaignConfig {
+        campaigns_dir: repository().join("config/campaigns"),
+        prompts_dir: repository().join("config/prompts"),
+        ..CampaignConfig::default()
+    };
+    let report = check(&config.sources().expect("valid"), None).unwrap_or_else(|errors| panic!("{errors}"));
+    let studio = report.campaigns.iter().find(|campaign| campaign.name == "studio").expect("there");
+    assert_eq!(studio.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["hero", "teaser", "thumb"]);
+    assert_eq!(studio.slots[0].recipes_max, 8 * 13 * 3 * 10 * 4);
+    assert_eq!(studio.variants, 3 * 2 * studio.slots[0].recipes_max);
+    assert_eq!(studio.slots[0].renditions_per_variant_max, 4 * 4 * 4);
+}
+
+#[test]
+fn the_fixture_is_read_as_written() {
+    let site = Site::new();
+    let catalog = site.load();
+    let campaign = autumn(&catalog);
+    assert_eq!(
+        campaign.axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>(),
+        ["product", "colour", "finish", "locale"]
+    );
+    let hero = &campaign.slots[0];
+    assert_eq!((hero.default_width_px, hero.urgency.get(), hero.on_miss), (1344, 1, MissPolicy::Fallback));
+    assert_eq!(campaign.slots[1].on_miss, MissPolicy::Wait { wait_ms: 2000, then: Stopgap::Placeholder });
+    let default = variant(&catalog, "hero", &[]);
+    assert_eq!(default.recipe.prompt, "soft light, a teal bottle on a floor");
+    assert_eq!(default.recipe.negative_prompt, "blurry, noise, hard shadows");
+    assert_eq!(default.name, "autumn/hero?colour=teal&finish=none&locale=de-DE&product=bottle");
+    assert_eq!((default.query.as_str(), default.file_stem.as_str()), ("", "autumn-bottle-teal-none"));
+    let red = variant(&catalog, "hero", &[("colour", "red"), ("locale", "en-GB"), ("finish", "matte")]);
+    assert_eq!(red.recipe.prompt, "soft light, a matte red bottle on a floor");
+    assert_eq!(red.query, "colour=red&finish=matte&locale=en-GB");
+    assert_eq!(campaign.alt(hero, &red.values), "red bottle");
+    assert_eq!(campaign.alt(hero, &default.values), "Flasche in Petrol");
+    let teaser = variant(&catalog, "teaser", &[]);
+    assert_eq!((teaser.recipe.width_px, teaser.recipe.steps), (768, 12));
+}
+
+#[test]
+fn a_locale_that_changes_no_prompt_shares_the_recipe_whatever_the_seed() {
+    let site = Site::new();
+    for per in ["campaign", "recipe"] {
+        site.edit("campaigns/autumn.toml", "per = \"campaign\"", &format!("per = \"{per}\""));
+        let catalog = site.load();
+        let german = variant(&catalog, "hero", &[]);
+        let english = variant(&catalog, "hero", &[("locale", "en-GB")]);
+        assert_eq!(german.recipe.id(), english.recipe.id());
+        assert_eq!(german.dedup, english.dedup);
+        assert_ne!(german.key, english.key);
+        let red = variant(&catalog, "hero", &[("colour", "red")]);
+        assert_eq!(red.recipe.seed == german.recipe.seed, per == "campaign");
+    }
+}
+
+#[test]
+fn a_derived_seed_depends_on_the_base_and_the_recipe_alone() {
+    let site = Site::new();
+    site.edit("campaigns/autumn.toml", "per = \"campaign\"", "per = \"recipe\"");
+    let seed = |site: &Site| variant(&site.load(), "hero", &[]).recipe.seed;
+    let before = seed(&site);
+    assert_eq!(seed(&site), before);
+    site.edit("campaigns/autumn.toml", "Autumn 2026", "Herbst 2026");
+    assert_eq!(seed(&site), before, "a title draws nothing");
+    site.edit("campaigns/autumn.toml", "base = 1207", "base = 1208");
+    assert_ne!(seed(&site), before);
+}
+
+#[test]
+fn duplicates_are_looked_for_within_slot_revision_and_distinct_values() {
+    let site = Site::new();
+    let catalog = site.load();
+    let teal = variant(&catalog, "hero", &[]).dedup.clone();
+    let red = variant(&catalog, "hero", &[("colour", "red")]).dedup.clone();
+    let matte = variant(&catalog, "hero", &[("finish", "matte")]).dedup.clone();
+    assert_ne!(teal.scope, red.scope, "colour is distinct");
+    assert!(teal.scope.ends_with("?colour=teal") && teal.scope.starts_with("autumn/hero@"), "{}", teal.scope);
+    assert_eq!(teal.scope, matte.scope);
+    assert_ne!(teal.variant, matte.variant);
+    site.edit("campaigns/autumn.toml", "{product} in {colour}", "Neu: {product} in {colour}");
+    assert_eq!(variant(&site.load(), "hero", &[]).dedup, teal, "an alt text is no revision");
+    site.edit("campaigns/autumn.toml", "guidance = 5.0", "guidance = 6.0");
+    assert_ne!(variant(&site.load(), "hero", &[]).dedup.scope, teal.scope);
+}
+
+#[test]
+fn words_of_a_library_change_the_recipes_that_use_them() {
+    let site = Site::new();
+    let before = site.load();
+    site.edit("prompts/shots.toml", "hard shadows", "harsh shadows");
+    let after = site.load();
+    assert_ne!(variant(&before, "hero", &[]).recipe.id(), variant(&after, "hero", &[]).recipe.id());
+    assert_eq!(variant(&before, "teaser", &[]).recipe.id(), variant(&after, "teaser", &[]).recipe.id());
+    assert_ne!(before.digest(), after.digest());
+}
+
+#[test]
+fn restrictions_shrink_the_set_of_variants() {
+    let site = Site::new();
+    let all = autumn(&site.load()).combination_count();
+    assert_eq!(all, 2 * 3 * 2 * 2);
+    site.edit(
+        "campaigns/autumn.toml",
+        "prompt = \"gold\",",
+        "prompt = \"gold\", only = { product = [\"mug\"], finish = [\"none\"] },",
+    );
+    let catalog = site.load();
+    let campaign = autumn(&catalog);
+    // Gold goes with one of two products and one of two finishes.
+    assert_eq!(campaign.combination_count(), 2 * 2 * 2 * 2 + 2);
+    assert_eq!(campaign.combinations().count() as u64, campaign.combination_count());
+}
+
+/// (what is replaced, by what, parts of the faults)
+const REFUSED: &[(&str, &str, &[&str])] = &[
+    ("schema   = 1", "schema = 2", &["autumn.toml:1:10: `schema` is 1 to 1, not 2"]),
+    ("schema   = 1\n", "", &["`schema` is missing"]),
+    ("\"autumn\"", "\"winter\"", &["autumn.toml:2:12: `campaign` is `winter`, but the file is `autumn.toml`"]),
+    ("title    = ", "titel = ", &["3:1: unknown key `titel`; there are `axes`, `campaign`"]),
+    ("[\"shots\"]", "[\"shots\", \"none\"]", &["there is no prompt library `none`; there is `shots`"]),
+    ("review = \"none\"", "review = \"all\"", &["`policy.review` is `all`; allowed is `none`"]),
+    ("\"en-GB\"]", "\"en_GB\"]", &["`en_GB` is no locale"]),
+    ("\"en-GB\"]", "\"fr-FR\"]", &["has no text for `fr-FR`"]),
+    ("\"en-GB\"]", "\"de-DE\"]", &["`de-DE` stands twice"]),
+    ("https://example.org/l", "ftp://x", &["`rights.license` is the URL"]),
+    ("steps = 30", "steps = 0", &["`generate.steps` is 1 to 200, not 0"]),
+    ("steps = 30\n", "", &["`steps` is missing: set it in [generate]"]),
+    ("steps = 30", "steps = \"30\"", &["`generate.steps` is a whole number, not a string"]),
+    ("guidance = 5.0", "guidance = nan", &["`generate.guidance` is 0 to 50"]),
+    ("[1344, 768]", "[1340, 768]", &["`size` is in multiples of 8 px: 1336, not 1340"]),
+    ("[1344, 768]", "[1344]", &["`size` is [width, height]"]),
+    ("[1344, 768]", "[4096, 4096]", &["`size` has more than 4194304 pixels"]),
+    ("base = 1207", "base = -1", &["`generate.seed.base` is 0 to 4294967295, not -1"]),
+    ("per = \"campaign\"", "per = \"image\"", &["`generate.seed.per` is `image`; allowed is `campaign` and `recipe`"]),
+    ("\"dpmpp_2m\"", "\"heun\"", &["`generate.scheduler` is `heun`"]),
+    ("checkpoint = \"base-1.0\"", "checkpoint = \"../base\"", &["`../base` is no checkpoint"]),
+    ("{style:soft}", "{style:hard}", &["has a style `hard`; there are `soft`"]),
+    ("{block:floor}", "{block:wall}", &["has a block `wall`; there are `floor`"]),
+    (
+        "a {finish} {colour}",
+        "a {size} {colour}",
+        &["there is no axis {size}", "no prompt of this manifest uses {finish}"],
+    ),
+    ("a {finish} {colour}", "a {finish {colour}", &["there is no axis {finish {colour}"]),
+    ("[\"artefacts\"]", "[\"ugly\"]", &["has a negative list `ugly`; there are `artefacts`"]),
+    (
+        "[axes.colour]",
+        "[axes.width]",
+        &["an axis cannot be called `width`", "rendition parameter `w`", "there is no axis {colour}"],
+    ),
+    ("[axes.colour]", "[axes.gclid]", &["an axis cannot be called `gclid`: the edge drops"]),
+    ("[axes.colour]", "[axes.Colour]", &["`Colour` is no name"]),
+    (
+        "default = \"teal\"",
+        "default = \"lime\"",
+        &["axis `colour` has no value `lime`; it has `red`, `teal` and `gold`"],
+    ),
+    ("distinct = true", "distinct = \"yes\"", &["`axes.colour.distinct` is true or false, not a string"]),
+    (
+        "prompt = \"gold\",",
+        "prompts = \"gold\",",
+        &["unknown key `axes.colour.values.gold.prompts`", "its value `gold` has no `prompt`"],
+    ),
+    ("prompt = \"gold\",", "prompt = \"{gold}\",", &["placeholders stand in `prompt`"]),
+    ("prompt = \"gold\",", "prompt = \"gold\", only = { size = [\"m\"] },", &["`only` names another axis"]),
+    (
+        "prompt = \"gold\",",
+        "prompt = \"gold\", only = { product = [\"cup\"] },",
+        &["axis `product` has no value `cup`"],
+    ),
+    (
+        "prompt = \"teal\",",
+        "prompt = \"teal\", only = { product = [\"mug\"] },",
+        &["the default `teal` is not allowed beside"],
+    ),
+    ("en = \"gold\"", "fr = \"doré\"", &["the label of `gold` has no text for `en-GB`"]),
+    ("ratio = \"16:9\"", "ratio = \"16/9\"", &["`slots.hero.ratio`: a ratio is two whole numbers"]),
+    ("ratio = \"16:9\"\n", "", &["`ratio` is missing"]),
+    ("widths = [480, 768", "widths = [768, 480", &["`widths` ascend, but 480 follows 768"]),
+    ("widths = [480, 768", "widths = [0, 768", &["`slots.hero.widths` is 1 to 8192, not 0"]),
+    ("1120, 1344]", "1120, 1600]", &["1600 px is 1.19 times the 1344 px", "above `upscale_max` 1"]),
+    ("sizes = \"100vw\"", "sizes = \"\\\"><script>\"", &["`sizes` is the HTML attribute"]),
+    ("urgency = 1", "urgency = 8", &["`slots.hero.priority.urgency` is 0 to 7, not 8"]),
+    ("policy = \"fallback\"", "policy = \"block\"", &["`slots.hero.on_miss.policy` is `block`"]),
+    ("wait_ms = 2000", "wait_ms = 9999999", &["`slots.teaser.on_miss.wait.wait_ms` is 1 to 60000"]),
+    ("steps = 12 }", "step = 12 }", &["unknown key `slots.teaser.generate.step`"]),
+    (
+        "upscale_max = 1.0",
+        "steps = 9",
+        &["unknown key `slots.hero.steps`; `steps` of this slot stands in [slots.hero.generate]"],
+    ),
+    (
+        "formats = [\"avif\", \"webp\", \"jpg\"]",
+        "formats = [\"avif\", \"gif\"]",
+        &["`gif` is none of", "`formats` has `jpg`"],
+    ),
+    ("default_width = 480", "default_width = 481", &["`default_width` 481 is not one of `widths`"]),
+    ("de = \"{product} in {colour}\",", "", &["`alt` has no text for `de-DE`"]),
+    ("[slots.hero]", "[slots.Hero]", &["`Hero` is no name"]),
+    ("[slots.hero]", "[slot.hero]", &["unknown key `slot`"]),
+];
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place_and_reason() {
+    for (from, to, parts) in REFUSED {
+        let site = Site::new();
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        for part in *parts {
+            assert!(faults.contains(part), "{from} → {to}: no `{part}` in\n{faults}");
+        }
+        for fault in faults.lines() {
+            assert!(fault.contains("autumn.toml:"), "without a place: {fault}");
+        }
+    }
+}
+
+#[test]
+fn several_faults_come_at_once() {
+    let site = Site::new();
+    site.edit("campaigns/autumn.toml", "steps = 30", "steps = 0");
+    site.edit("campaigns/autumn.toml", "urgency = 1", "urgency = 9");
+    site.edit("prompts/shots.toml", "schema", "scheme");
+    assert!(site.faults().lines().count() >= 3, "{}", site.faults());
+}
+
+#[test]
+fn too_many_variants_are_refused() {
+    let site = Site::new();
+    let mut axes = String::new();
+    for axis in 0..4 {
+        axes.push_str(&format!("[axes.extra-{axis}]\ndefault = \"v0\"\n"));
+        for value in 0..60 {
+            axes.push_str(&format!("values.v{value} = {{}}\n"));
+        }
+    }
+    site.edit("campaigns/autumn.toml", "[slots.hero]", &format!("{axes}[slots.hero]"));
+    assert!(site.faults().contains("variants, at most 1000000"), "{}", site.faults());
+}
+
+#[test]
+fn locks_are_required_current_and_complete() {
+    let site = Site::new();
+    let lock = "campaigns/autumn.lock.toml";
+    let good = std::fs::read_to_string(site.path(lock)).expect("written by Site::new");
+    site.edit("campaigns/autumn.toml", "{product} in {colour}", "{product}: {colour}");
+    site.load();
+    site.edit("campaigns/autumn.toml", "generate = { ", "generate = { checkpoint = \"other\", ");
+    assert!(site.faults().contains("the lock is stale") && site.faults().contains("run `bildkante-edge lock`"));
+    site.lock();
+    site.load();
+    site.write(lock, &good.replace("\"base-1.0\" =", "\"base-1.1\" ="));
+    site.write("campaigns/autumn.toml", MANIFEST);
+    assert!(site.faults().contains("the lock lacks checkpoint `base-1.0`"), "{}", site.faults());
+    site.write(lock, &good.replace("blake3:", "sha256:"));
+    assert!(site.faults().contains("a digest is written `blake3:`"), "{}", site.faults());
+    std::fs::remove_file(site.path(lock)).expect("removed");
+    assert!(site.faults().contains("autumn.lock.toml: the lock is missing; run"), "{}", site.faults());
+}
+
+#[test]
+fn a_lock_pins_the_checkpoint_into_the_recipe_and_check_compares_it_with_the_folder() {
+    let site = Site::new();
+    let models = site.path("models");
+    let before = variant(&site.load(), "hero", &[]).recipe.id();
+    assert!(check(&site.sources(), Some(&models)).is_ok());
+    site.write("models/base-1.0/unet/w.safetensors", "weights");
+    let errors = check(&site.sources(), Some(&models)).expect_err("another checkpoint").to_string();
+    assert!(errors.contains("the lock pins another checkpoint"), "{errors}");
+    assert_eq!(variant(&site.load(), "hero", &[]).recipe.id(), before, "the lock decides");
+    let outcomes = write_locks(&site.sources(), &models).expect("locked");
+    assert!(outcomes.iter().all(|outcome| outcome.has_changed));
+    assert_ne!(variant(&site.load(), "hero", &[]).recipe.id(), before);
+    assert!(write_locks(&site.sources(), &models).expect("locked").iter().all(|outcome| !outcome.has_changed));
+    std::fs::remove_dir_all(models).expect("removed");
+    let error = write_locks(&site.sources(), &site.path("models")).expect_err("no models");
+    assert!(matches!(error, LockRunError::Lock(_)) && error.to_string().contains("`base-1.0`"), "{error}");
+}
+
+#[test]
+fn explain_shows_every_stage_or_the_problem() {
+    let site = Site::new();
+    let catalog = site.load();
+    let url = "https://img.example/i/autumn/hero/mug.jpg?Product=mug&w=5000&utm_source=x#top";
+    let explained = explain_request(&catalog, url, Some("image/avif"));
+    assert_eq!(explained.request.as_deref(), Some("/i/autumn/hero?product=mug&w=5000&fm=jpg"));
+    let rendition = explained.rendition.as_ref().expect("resolved");
+    assert_eq!((rendition.spec.as_str(), rendition.is_negotiated), ("1344x756.jpeg q70", false));
+    assert_eq!(rendition.url, "/i/autumn/hero?product=mug&w=1344&fm=jpg");
+    assert!(explained.warnings.iter().any(|warning| warning.contains("5000 px")), "{:?}", explained.warnings);
+    let json = serde_json::to_value(&explained).expect("serialisable");
+    assert_eq!(json["variant"]["values"]["product"], "mug");
+    assert_eq!(json["variant"]["recipe"]["width_px"], 1344);
+    let refused = explain_request(&catalog, "/i/autumn/hero?product=cup", None);
+    let problem = refused.problem.expect("refused");
+    assert_eq!((problem.status, problem.allowed), (400, vec!["bottle".to_owned(), "mug".to_owned()]));
+    assert!(refused.variant.is_none() && refused.request.is_some());
+}
+
+/// Reads a manifest from memory.
+fn read_manifest(text: &str) -> (Option<Manifest>, usize) {
+    let source = SourceText::new(Path::new("autumn.toml"), text);
+    let library = prompts::read(&SourceText::new(Path::new("shots.toml"), LIBRARY), "shots");
+    let libraries = library.into_iter().map(|library| ("shots".to_owned(), library)).collect();
+    let ignored = IgnoredParameters::default();
+    let manifest = manifest::read(&source, "autumn", Surroundings { libraries: &libraries, ignored: &ignored });
+    (manifest, source.into_faults().len())
+}
+
+#[test]
+fn the_undamaged_manifest_is_read_from_memory() {
+    let (manifest, faults) = read_manifest(MANIFEST);
+    assert!(manifest.is_some() && faults == 0);
+}
+
+proptest! {
+    /// Whatever is cut out of, doubled in or put into a manifest: it is read or refused with a fault.
+    #[test]
+    fn damaged_manifests_are_refused_and_never_panic(
+        from in 0..MANIFEST.len(), length in 0_usize..60, insert in "[\\[\\]{}=\",.a-z0-9 \\n:-]{0,12}",
+    ) {
+        let to = (from + length).min(MANIFEST.len());
+        let (Some(before), Some(after)) = (MANIFEST.get(..from), MANIFEST.get(to..)) else { return Ok(()) };
+        let (manifest, faults) = read_manifest(&format!("{before}{insert}{after}"));
+        prop_assert_eq!(manifest.is_none(), faults > 0);
+    }
+
+    #[test]
+    fn any_text_is_no_manifest_and_no_panic(text in "\\PC{0,200}") {
+        prop_assert!(read_manifest(&text).0.is_none());
+    }
+
+    /// Combinations and values are one to one, and names tell variants apart.
+    #[test]
+    fn equal_values_have_equal_keys_and_others_differ(sizes in proptest::collection::vec(1_usize..5, 1..5)) {
+        let site = Site::new();
+        let mut axes = String::new();
+        for (axis, count) in sizes.iter().enumerate() {
+            let values: String = (0..*count).map(|value| format!("values.v{value} = {{}}\n")).collect();
+            axes.push_str(&format!("[axes.x{axis}]\ndefault = \"v{}\"\n{values}", count - 1));
+        }
+        site.edit("campaigns/autumn.toml", "[slots.hero]", &format!("{axes}[slots.hero]"));
+        let catalog = site.load();
+        let campaign = autumn(&catalog);
+        let (mut all, mut names) = (HashSet::new(), HashSet::new());
+        for combination in campaign.combinations() {
+            let values = campaign.values_of(combination);
+            let mut back = campaign.default_combination();
+            for (axis, value) in values.iter().enumerate() {
+                back = campaign.with_value(back, axis, *value);
+            }
+            prop_assert_eq!(back, combination);
+            prop_assert!(all.insert(values));
+            prop_assert!(names.insert(catalog.variant(campaign, 0, combination).expect("valid").name.clone()));
+        }
+        prop_assert_eq!(all.len() as u64, campaign.combination_count());
+    }
+}
