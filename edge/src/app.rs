@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::config::Config;
-use crate::fill::{Fill, FillLimits};
+use crate::fill::Fill;
 use crate::handler::Handler;
 use crate::listener::admin::Admin;
 use crate::listener::tls::ReloadableTls;
@@ -82,15 +82,12 @@ impl Edge {
 
         let catalog = CatalogHandle::load(config.campaigns.clone(), CampaignMetrics::new(&registry)?)
             .context("the campaigns cannot be served")?;
-        let region = Arc::new(Region::new(&config.origin, OriginMetrics::new(&registry)?)?);
+        let origin_metrics = OriginMetrics::new(&registry)?;
+        let region = Arc::new(Region::new(&config.origin, origin_metrics.clone())?);
         let render_metrics = RenderMetrics::new(&registry)?;
         let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
         let caches = open_caches(&config, &registry).await?;
-        let limits = FillLimits {
-            generation_deadline: Duration::from_millis(config.serve.generation_deadline_ms),
-            final_inline_px_max: config.render.final_inline_px_max,
-        };
-        let fill = Fill::new(caches, Arc::clone(&region), pool, limits, &config.cache);
+        let fill = Fill::new(caches, Arc::clone(&region), pool, &config);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
             placeholders: Placeholders::new(Arc::clone(&fill)),
@@ -110,7 +107,7 @@ impl Edge {
             .origin
             .sidecar
             .clone()
-            .map(|sidecar| Sidecar::start(sidecar, OriginMetrics::clone(region.metrics())))
+            .map(|sidecar| Sidecar::start(sidecar, origin_metrics))
             .transpose()?;
         let background = vec![region.spawn_probes(&back_ends), catalog.spawn_reload(back_ends.clone())];
 

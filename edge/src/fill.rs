@@ -10,18 +10,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bildkante_shared::ids::{Digest, MasterId, RecipeId};
+use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
 use crate::cache::{
-    Binding, CacheConfig, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition,
+    Binding, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition,
     RenditionKey, Ticket, VerifiedMaster,
 };
 use crate::campaign::Variant;
+use crate::config::Config;
 use crate::origin::{OriginError, Region};
 use crate::provenance::Marking;
-use crate::render::{self, PoolError, RenderError, RenderPool, RenditionSpec, Rung};
+use crate::render::{self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung};
 use crate::response::Outcome;
 
 /// What a request came down to: which picture, cut how, marked how.
@@ -31,7 +32,7 @@ pub struct Want {
     pub spec: RenditionSpec,
     pub marking: Arc<Marking>,
     /// Digest of `marking`, computed once per campaign.
-    pub marking_digest: Digest,
+    pub marking_digest: [u8; 16],
     pub urgency: Urgency,
 }
 
@@ -124,6 +125,15 @@ impl From<RenderError> for FillError {
     }
 }
 
+impl From<RenderJobError> for FillError {
+    fn from(error: RenderJobError) -> Self {
+        match error {
+            RenderJobError::Pool(error) => error.into(),
+            RenderJobError::Render(error) => error.into(),
+        }
+    }
+}
+
 impl From<MasterError<RenderError>> for FillError {
     fn from(error: MasterError<RenderError>) -> Self {
         Self::Master(Arc::new(error))
@@ -131,15 +141,7 @@ impl From<MasterError<RenderError>> for FillError {
 }
 
 /// The key of a fill under way: what was asked for, before it is known which master that is.
-type WantKey = (RecipeId, RenditionSpec, Digest);
-
-/// How long a fill may take, and when it may encode the final rung at once.
-#[derive(Debug, Clone, Copy)]
-pub struct FillLimits {
-    pub generation_deadline: Duration,
-    /// Renditions up to this area are encoded as final while the reader waits.
-    pub final_inline_px_max: u64,
-}
+type WantKey = (RecipeId, RenditionSpec, [u8; 16]);
 
 /// Everything behind the memory tier.
 #[derive(Debug)]
@@ -147,7 +149,8 @@ pub struct Fill {
     pub caches: Caches,
     pub region: Arc<Region>,
     pub pool: RenderPool,
-    limits: FillLimits,
+    render_config: RenderConfig,
+    generation_deadline: Duration,
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     generations: Flights<RecipeId, Result<Generated, FillError>>,
     improvements: Flights<RenditionKey, ()>,
@@ -166,10 +169,10 @@ impl Fill {
         caches: Caches,
         region: Arc<Region>,
         pool: RenderPool,
-        limits: FillLimits,
-        config: &CacheConfig,
+        config: &Config,
     ) -> Arc<Self> {
-        let (most, longest, gauge) = (config.flights_max, config.flight_time_max(), &caches.metrics.flights);
+        let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
+        let gauge = &caches.metrics.flights;
         Arc::new(Self {
             renditions: Flights::new(most, longest, gauge.clone()),
             generations: Flights::new(most, longest, gauge.clone()),
@@ -177,7 +180,8 @@ impl Fill {
             caches,
             region,
             pool,
-            limits,
+            render_config: config.render.clone(),
+            generation_deadline: Duration::from_millis(config.serve.generation_deadline_ms),
         })
     }
 
@@ -213,7 +217,7 @@ impl Fill {
         }
         let master = self.master_of(want, &generated.binding).await?;
         let started = Instant::now();
-        let rung = if want.spec.area_px() <= self.limits.final_inline_px_max { Rung::Final } else { Rung::Quick };
+        let rung = self.render_config.first_rung(&want.spec);
         let rendition = self.render(want, &master, rung, want.urgency).await?;
         self.keep(want.key(master.id()), Arc::clone(&rendition));
         self.improve(&rendition, want);
@@ -237,7 +241,7 @@ impl Fill {
         let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
         let reply = self
             .region
-            .generate(recipe, dedup, want.urgency, self.limits.generation_deadline)
+            .generate(recipe, dedup, want.urgency, self.generation_deadline)
             .await
             .inspect_err(|error| tracing::warn!(recipe = %recipe.id(), %error, "generation failed"))?;
         let elapsed = (reply.source != GenerationSource::Stored).then(|| started.elapsed());
@@ -280,7 +284,7 @@ impl Fill {
                 result => return result,
             }
         }
-        let file = self.region.master(id, recipe, self.limits.generation_deadline).await?;
+        let file = self.region.master(id, recipe, self.generation_deadline).await?;
         let master = self.verify(file).await?;
         if let Err(error) = self.caches.masters.put(&master).await {
             tracing::warn!(master = %id, %error, "master could not be stored");
@@ -300,11 +304,10 @@ impl Fill {
         rung: Rung,
         urgency: Urgency,
     ) -> Result<Arc<Rendition>, FillError> {
-        let (spec, marking, pixels) = (want.spec, Arc::clone(&want.marking), Arc::clone(master));
-        let work = move || render::render(pixels.pixels(), &spec, rung, &marking);
-        let encoded = self.pool.run(urgency, work).await??;
+        let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
+        let encoded = self.pool.render(urgency, pixels, want.spec, rung, marking).await?;
         let origin = Origin::now(master.id(), want.recipe_id());
-        Ok(Arc::new(Rendition::new(encoded.bytes.into(), spec, rung, origin)))
+        Ok(Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)))
     }
 
     /// Into memory now, onto the disk behind.

@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use crate::cache::{PreparedFor, Rendition};
-use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, StandIn};
+use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, Stopgap};
 use crate::fill::{Fill, FillTimings, Filled, Want};
 use crate::listener::http::{Body, Respond};
 use crate::metrics::RequestMetrics;
@@ -93,7 +93,7 @@ struct Exchange<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Patience {
     wait: Duration,
-    then: StandIn,
+    then: Stopgap,
 }
 
 impl Handler {
@@ -165,9 +165,9 @@ impl Handler {
     /// A picture that exists only needs rendering; the slot's patience is for generations.
     fn patience(&self, policy: MissPolicy, want: &Want) -> Patience {
         let mut patience = match policy {
-            MissPolicy::Wait { wait_ms, then } => Patience { wait: Duration::from_millis(wait_ms), then },
-            MissPolicy::Fallback => Patience { wait: Duration::ZERO, then: StandIn::Fallback },
-            MissPolicy::Placeholder => Patience { wait: Duration::ZERO, then: StandIn::Placeholder },
+            MissPolicy::Wait { wait_ms, then } => Patience { wait: Duration::from_millis(wait_ms.into()), then },
+            MissPolicy::Fallback => Patience { wait: Duration::ZERO, then: Stopgap::Fallback },
+            MissPolicy::Placeholder => Patience { wait: Duration::ZERO, then: Stopgap::Placeholder },
         };
         if self.fill.is_drawn(want) {
             patience.wait = patience.wait.max(self.render_wait);
@@ -197,7 +197,7 @@ impl Handler {
         catalog: &Catalog,
         resolved: &Resolved,
         want: &Want,
-        then: StandIn,
+        then: Stopgap,
         reason: &'static str,
     ) -> Response<Body> {
         let because = |outcome| Because {
@@ -207,13 +207,13 @@ impl Handler {
             reason: Some(reason),
             timings: FillTimings::default(),
         };
-        if then == StandIn::Fallback
+        if then == Stopgap::Fallback
             && let Some(rendition) = self.fallback(catalog, resolved, want).await
         {
             self.metrics.stood_in(Outcome::Fallback, reason);
             return self.answer(exchange, resolved, want, &rendition, because(Outcome::Fallback));
         }
-        match self.placeholders.get(&want.spec, &want.marking).await {
+        match self.placeholders.get(want).await {
             Ok(rendition) => {
                 self.metrics.stood_in(Outcome::Placeholder, reason);
                 self.answer(exchange, resolved, want, &rendition, because(Outcome::Placeholder))

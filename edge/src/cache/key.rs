@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::str::FromStr;
 
-use bildkante_shared::ids::{Digest, IdError, MasterId, decode_128, encode_128};
+use bildkante_shared::ids::{IdError, MasterId, decode_128, encode_128};
 
 use crate::negotiate::Format;
 use crate::render::{ENCODER_EPOCH, RenditionSpec};
@@ -22,11 +22,11 @@ pub struct RenditionKey([u8; 16]);
 impl RenditionKey {
     /// `marking` is the digest of everything embedded beside the pixels (XMP, IPTC, later C2PA).
     #[must_use]
-    pub fn new(master: MasterId, spec: &RenditionSpec, marking: &Digest) -> Self {
+    pub fn new(master: MasterId, spec: &RenditionSpec, marking: &[u8; 16]) -> Self {
         Self::with_epoch(master, spec, marking, ENCODER_EPOCH)
     }
 
-    fn with_epoch(master: MasterId, spec: &RenditionSpec, marking: &Digest, epoch: u32) -> Self {
+    fn with_epoch(master: MasterId, spec: &RenditionSpec, marking: &[u8; 16], epoch: u32) -> Self {
         // Named fields without `..`: a field added to the spec stops the build here.
         let RenditionSpec { width_px, height_px, format, quality } = *spec;
         let mut hasher = blake3::Hasher::new();
@@ -35,7 +35,7 @@ impl RenditionKey {
         hasher.update(&width_px.to_le_bytes());
         hasher.update(&height_px.to_le_bytes());
         hasher.update(&[format_code(format), quality.get()]);
-        hasher.update(marking.as_bytes());
+        hasher.update(marking);
         hasher.update(&epoch.to_le_bytes());
         let mut key = [0; 16];
         key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -139,11 +139,11 @@ mod tests {
     #[test]
     fn everything_that_changes_the_bytes_changes_the_key() {
         let master = MasterId::of_bytes(b"master");
-        let marking = Digest::of_bytes(b"marking");
+        let marking = *b"a marking digest";
         let mut keys = HashSet::new();
         keys.insert(RenditionKey::new(master, &spec(), &marking));
         keys.insert(RenditionKey::new(MasterId::of_bytes(b"other"), &spec(), &marking));
-        keys.insert(RenditionKey::new(master, &spec(), &Digest::of_bytes(b"other")));
+        keys.insert(RenditionKey::new(master, &spec(), b"another digest.."));
         keys.insert(RenditionKey::with_epoch(master, &spec(), &marking, ENCODER_EPOCH + 1));
         keys.insert(RenditionKey::new(master, &RenditionSpec { width_px: 641, ..spec() }, &marking));
         keys.insert(RenditionKey::new(master, &RenditionSpec { height_px: 361, ..spec() }, &marking));
@@ -158,7 +158,7 @@ mod tests {
     fn width_and_height_do_not_run_together() {
         let key = |width_px, height_px| {
             let spec = RenditionSpec { width_px, height_px, ..spec() };
-            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, &Digest::of_bytes(b""))
+            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, b"no marking at al")
         };
         assert_ne!(key(1, 256), key(256, 1));
     }
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_key_in_every_build() {
         // Computed with the reference BLAKE3 outside this code. A change is a change of every stored name: raise ENCODER_EPOCH or DOMAIN on purpose.
-        let key = RenditionKey::with_epoch(MasterId::from_raw([7; 16]), &spec(), &Digest::of_bytes(b"marking"), 1);
+        let key = RenditionKey::with_epoch(MasterId::from_raw([7; 16]), &spec(), b"a marking digest", 1);
         assert_eq!(key.to_string(), "3b9zvt8sy60r1apncsm5xvg6mr");
     }
 

@@ -48,7 +48,8 @@ pub enum MasterError<E> {
 pub struct VerifiedMaster {
     id: MasterId,
     png: Bytes,
-    pixels: Pixels,
+    /// Shared with the jobs that cut from it.
+    pixels: Arc<Pixels>,
 }
 
 impl MasterFile {
@@ -63,7 +64,7 @@ impl MasterFile {
         if actual != id {
             return Err(MasterError::Pixels { id, actual });
         }
-        Ok(VerifiedMaster { id, png, pixels })
+        Ok(VerifiedMaster { id, png, pixels: Arc::new(pixels) })
     }
 }
 
@@ -79,7 +80,7 @@ impl VerifiedMaster {
     }
 
     #[must_use]
-    pub const fn pixels(&self) -> &Pixels {
+    pub const fn pixels(&self) -> &Arc<Pixels> {
         &self.pixels
     }
 }

@@ -1,1 +1,209 @@
 //! Regions of GPU nodes: client, health, deadlines and the sidecar.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `client` | one node over HTTP/2: bounded replies, wire types, problems |
+//! | `health` | when a node may be asked |
+//! | `region` | which node is asked, deadlines, the one retry |
+//! | `sidecar` | a node that this edge starts and watches |
+//!
+//! Invariants: no call outlives its deadline and no reply outgrows its bound; equal recipes go to equal nodes as
+//! long as the same nodes are healthy; nothing a node answers is trusted before it is checked.
+
+mod client;
+mod error;
+mod health;
+mod metrics;
+mod region;
+mod sidecar;
+#[cfg(test)]
+mod testing;
+
+use http::Uri;
+use serde::Deserialize;
+
+pub use error::OriginError;
+pub use health::NodeState;
+pub use metrics::{Operation, OriginMetrics};
+pub use region::{NodeStatus, Region};
+pub use sidecar::{Sidecar, SidecarState};
+
+/// Most nodes of one region.
+pub const NODES_MAX: usize = 64;
+
+/// `[origin]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OriginConfig {
+    /// Base URLs of the region's nodes, `http://host:port`.
+    pub nodes: Vec<String>,
+    pub connect_timeout_ms: u64,
+    /// Between two questions of whether a node is ready; a node that is not is asked four times as often.
+    pub probe_interval_ms: u64,
+    /// A slower answer counts as a failure.
+    pub probe_timeout_ms: u32,
+    /// Failures in a row after which a node is no longer asked until a probe succeeds.
+    pub failures_max: u32,
+    /// A node that this edge starts and watches; its URL belongs in `nodes`.
+    pub sidecar: Option<SidecarConfig>,
+}
+
+/// `[origin.sidecar]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SidecarConfig {
+    pub command: String,
+    /// The node must end when its standard input closes, so that it cannot outlive the edge.
+    pub args: Vec<String>,
+    /// Pause before the first restart; it doubles with each restart in a row.
+    pub restart_backoff_ms_min: u64,
+    pub restart_backoff_ms_max: u64,
+    /// From the request to stop until the process group is killed.
+    pub stop_deadline_ms: u64,
+}
+
+impl Default for OriginConfig {
+    fn default() -> Self {
+        Self {
+            nodes: vec!["http://127.0.0.1:7070".to_owned()],
+            connect_timeout_ms: 500,
+            probe_interval_ms: 1_000,
+            probe_timeout_ms: 1_000,
+            failures_max: 3,
+            sidecar: None,
+        }
+    }
+}
+
+impl Default for SidecarConfig {
+    fn default() -> Self {
+        Self {
+            command: "bildkante-gpu-node".to_owned(),
+            args: ["serve", "--exit-with-parent"].map(str::to_owned).into(),
+            restart_backoff_ms_min: 250,
+            restart_backoff_ms_max: 30_000,
+            stop_deadline_ms: 10_000,
+        }
+    }
+}
+
+/// What is wrong with `[origin]`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OriginConfigError {
+    #[error("`origin.nodes` names {0} nodes, 1 to {NODES_MAX} are allowed")]
+    NodeCount(usize),
+    #[error("`origin.nodes`: `{url}`: {reason}")]
+    Node { url: String, reason: &'static str },
+    #[error("`origin.{key}` must not be 0")]
+    Zero { key: &'static str },
+    #[error("`origin.sidecar.command` is empty")]
+    NoCommand,
+    #[error("`origin.sidecar.restart_backoff_ms_min` is above `restart_backoff_ms_max`")]
+    Backoff,
+}
+
+impl OriginConfig {
+    /// # Errors
+    /// Names the key that cannot be right.
+    pub fn check(&self) -> Result<(), OriginConfigError> {
+        self.node_uris()?;
+        let positive: [(&'static str, u64); 4] = [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("probe_interval_ms", self.probe_interval_ms),
+            ("probe_timeout_ms", u64::from(self.probe_timeout_ms)),
+            ("failures_max", u64::from(self.failures_max)),
+        ];
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(OriginConfigError::Zero { key });
+        }
+        self.sidecar.as_ref().map_or(Ok(()), SidecarConfig::check)
+    }
+
+    fn node_uris(&self) -> Result<Vec<Uri>, OriginConfigError> {
+        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX {
+            return Err(OriginConfigError::NodeCount(self.nodes.len()));
+        }
+        let mut uris = Vec::with_capacity(self.nodes.len());
+        for url in &self.nodes {
+            let refuse = |reason| OriginConfigError::Node { url: url.clone(), reason };
+            let uri = node_uri(url).map_err(refuse)?;
+            if uris.contains(&uri) {
+                return Err(refuse("it is named twice"));
+            }
+            uris.push(uri);
+        }
+        Ok(uris)
+    }
+}
+
+/// Scheme and authority; whatever else a URL can carry has no meaning here.
+fn node_uri(url: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "it is no URL")?;
+    // Client certificates come with `https`; until then a node is on loopback or in a private network.
+    if uri.scheme_str() != Some("http") {
+        return Err("only `http://` is spoken to nodes");
+    }
+    let authority = uri.authority().ok_or("it names no host")?;
+    if authority.as_str().contains('@') {
+        return Err("it must not hold a user name");
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err("it must end after host and port");
+    }
+    Ok(uri)
+}
+
+impl SidecarConfig {
+    fn check(&self) -> Result<(), OriginConfigError> {
+        if self.command.is_empty() {
+            return Err(OriginConfigError::NoCommand);
+        }
+        if self.restart_backoff_ms_min == 0 {
+            return Err(OriginConfigError::Zero { key: "sidecar.restart_backoff_ms_min" });
+        }
+        if self.restart_backoff_ms_min > self.restart_backoff_ms_max {
+            return Err(OriginConfigError::Backoff);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(nodes: &[&str]) -> String {
+        let nodes = nodes.iter().map(|url| (*url).to_owned()).collect();
+        OriginConfig { nodes, ..OriginConfig::default() }.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_pass_and_unknown_keys_do_not() {
+        OriginConfig::default().check().unwrap();
+        let sidecar = Some(SidecarConfig::default());
+        OriginConfig { sidecar, ..OriginConfig::default() }.check().unwrap();
+        assert_eq!(toml::from_str::<OriginConfig>("").unwrap(), OriginConfig::default());
+        assert!(toml::from_str::<OriginConfig>("node = []").is_err());
+        assert!(toml::from_str::<OriginConfig>("[sidecar]\ncmd = 'x'").is_err());
+    }
+
+    #[test]
+    fn wrong_nodes_are_named_with_the_reason() {
+        assert!(refused(&[]).contains("0 nodes"));
+        assert!(refused(&["https://node:1"]).contains("`https://node:1`: only `http://`"));
+        assert!(refused(&["node:7070"]).contains("`node:7070`"));
+        assert!(refused(&["http://a/v1"]).contains("end after host"));
+        assert!(refused(&["http://me@a"]).contains("user name"));
+        assert!(refused(&["http://a:1", "http://a:1/"]).contains("twice"));
+    }
+
+    #[test]
+    fn impossible_numbers_name_their_key() {
+        let config = OriginConfig { probe_interval_ms: 0, ..OriginConfig::default() };
+        assert_eq!(config.check(), Err(OriginConfigError::Zero { key: "probe_interval_ms" }));
+        let sidecar =
+            SidecarConfig { restart_backoff_ms_min: 2, restart_backoff_ms_max: 1, ..SidecarConfig::default() };
+        let config = OriginConfig { sidecar: Some(sidecar), ..OriginConfig::default() };
+        assert_eq!(config.check(), Err(OriginConfigError::Backoff));
+    }
+}

@@ -365,3 +365,7 @@ impl VarSource for ShapeRecorder {
         self.take(name, shape)
     }
 }
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

@@ -52,10 +52,40 @@ pub enum JsonFileError {
     Json { path: PathBuf, source: serde_json::Error },
 }
 
-/// Reads a JSON file of at most `bytes_max` bytes.
+/// Reads a JSON file of at most `bytes_max` bytes, in Python's dialect: a bare `NaN`, `Infinity` or `-Infinity`, which
+/// JSON does not have and diffusers writes (`"lambda_min_clipped": -Infinity`), becomes the string of that name.
 pub(super) fn read_json(path: &Path, bytes_max: u64) -> Result<Value, JsonFileError> {
     let text = read_text(path, bytes_max)?;
-    serde_json::from_slice(&text).map_err(|source| JsonFileError::Json { path: path.to_owned(), source })
+    let parsed = serde_json::from_slice(&text).or_else(|error| match quote_non_numbers(&text) {
+        Some(text) => serde_json::from_slice(&text),
+        None => Err(error),
+    });
+    parsed.map_err(|source| JsonFileError::Json { path: path.to_owned(), source })
+}
+
+/// `text` with quotes around Python's non-numbers, `None` where it has none.
+fn quote_non_numbers(text: &[u8]) -> Option<Vec<u8>> {
+    const NON_NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut quoted = Vec::with_capacity(text.len());
+    let (mut at, mut in_string, mut found) = (0, false, false);
+    while at < text.len() {
+        let rest = &text[at..];
+        let non_number = NON_NUMBERS.iter().find(|name| !in_string && rest.starts_with(name));
+        let taken = match (non_number, rest[0]) {
+            (Some(name), _) => name.len(),
+            // An escaped character never ends a string.
+            (None, b'\\') if in_string => 2.min(rest.len()),
+            (None, byte) => {
+                in_string ^= byte == b'"';
+                1
+            }
+        };
+        let quote: &[u8] = if non_number.is_some() { b"\"" } else { b"" };
+        quoted.extend([quote, &rest[..taken], quote].concat());
+        found |= non_number.is_some();
+        at += taken;
+    }
+    found.then_some(quoted)
 }
 
 /// Reads a file of at most `bytes_max` bytes, however large it claims to be.
@@ -241,4 +271,36 @@ fn check_divides(field: &'static str, parts: i64, channels: i64) -> Result<(), C
         value: parts.to_string(),
         expected: format!("it must divide {channels} channels"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pythons_non_numbers_become_strings_and_strings_stay() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, r#"{"a": -Infinity, "b": [NaN,Infinity], "c": "NaN \" -Infinity", "d\\": 1}"#)?;
+        let expected =
+            serde_json::json!({"a": "-Infinity", "b": ["NaN", "Infinity"], "c": "NaN \" -Infinity", "d\\": 1});
+        assert_eq!(read_json(&path, 1000)?, expected);
+        for broken in [r#"{"a": Nan}"#, r#"{"a": -Infinity"#, "", "\"\\", r#"{"a": 1NaN}"#] {
+            std::fs::write(&path, broken)?;
+            assert!(matches!(read_json(&path, 1000), Err(JsonFileError::Json { .. })), "{broken}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_bound() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, "[1]")?;
+        assert!(read_json(&path, 3).is_ok());
+        let error = read_json(&path, 2).map_or_else(|error| error.to_string(), |_| "accepted".into());
+        assert!(error.contains("config.json") && error.contains("2 bytes"), "{error}");
+        assert!(read_json(&dir.path().join("absent.json"), 2).is_err());
+        Ok(())
+    }
 }

@@ -1,0 +1,284 @@
+//! One node over HTTP/2 with prior knowledge: wire types in, checked wire types out.
+//!
+//! Invariants: a reply is read to a bound that fits what was asked for; nothing is returned that contradicts the
+//! question; a problem's text is cut before it can fill a log. Pings find a dead peer also while a generation of
+//! minutes is silent. Dropping a call resets its stream, which frees the caller's place at the node.
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER_SIDE_PX_MAX, REPLY_BODY_BYTES_MAX};
+use bildkante_shared::problem::Problem;
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::de::DeserializeOwned;
+
+use super::error::OriginError;
+use super::health::Probe;
+use crate::cache::MasterFile;
+
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// Masters are the large replies: a few megabytes each.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Longest piece of a node's own words in our errors.
+const DETAIL_CHARS_MAX: usize = 512;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const PNG_SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
+
+/// The connections to all nodes of a region.
+pub(super) type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+pub(super) fn http_client(connect_timeout: Duration) -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(connect_timeout));
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        // Without timers the limits below would be silently inactive.
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        .http2_only(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .build(connector)
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub(super) struct NodeClient {
+    /// Host and port, in errors and metrics.
+    pub(super) name: String,
+    base: Uri,
+    http: HttpClient,
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl NodeClient {
+    pub(super) fn new(base: Uri, http: HttpClient) -> Self {
+        let name = base.authority().map_or_else(String::new, ToString::to_string);
+        Self { name, base, http }
+    }
+
+    pub(super) async fn generate(
+        &self,
+        recipe: &ValidRecipe,
+        request: &GenerationRequest,
+    ) -> Result<GenerationReply, OriginError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?;
+        let reply = self.call(Method::POST, "/v1/generations", Some(body), REPLY_BODY_BYTES_MAX).await?;
+        let reply: GenerationReply = self.json(&self.expect_ok(reply)?)?;
+        check_reply(recipe, &reply).map_err(|reason| self.protocol(reason))?;
+        Ok(reply)
+    }
+
+    /// `None` when the node does not have it. That its pixels are the master's is for the caller to verify.
+    pub(super) async fn master(&self, id: MasterId) -> Result<Option<MasterFile>, OriginError> {
+        let reply = self.call(Method::GET, &format!("/v1/masters/{id}"), None, MASTER_FILE_BYTES_MAX).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let png = self.expect_ok(reply)?.body;
+        if !png.starts_with(PNG_SIGNATURE) {
+            return Err(self.protocol(format!("master {id} is no PNG")));
+        }
+        Ok(Some(MasterFile { id, png }))
+    }
+
+    pub(super) async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, OriginError> {
+        let reply = self.call(Method::GET, "/v1/checkpoints", None, REPLY_BODY_BYTES_MAX).await?;
+        self.json(&self.expect_ok(reply)?)
+    }
+
+    /// Asks `/readyz` and waits at most `wait`.
+    pub(super) async fn probe(&self, wait: Duration) -> Probe {
+        let call = self.call(Method::GET, "/readyz", None, REPLY_BODY_BYTES_MAX);
+        match tokio::time::timeout(wait, call).await {
+            Err(_) => Probe::Slow,
+            Ok(Ok(reply)) if reply.status.is_success() => Probe::Ready,
+            Ok(_) => Probe::Down,
+        }
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        reply_bytes_max: usize,
+    ) -> Result<Reply, OriginError> {
+        let request = self.request(method, path, body)?;
+        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        let (parts, body) = response.into_parts();
+        // An error is never as long as a master.
+        let bytes_max = if parts.status.is_success() { reply_bytes_max } else { REPLY_BODY_BYTES_MAX };
+        let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                self.protocol(format!("{} {path}: its reply is over {bytes_max} bytes", parts.status.as_u16()))
+            } else {
+                self.unreachable(error.as_ref())
+            }
+        })?;
+        Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Request<Full<Bytes>>, OriginError> {
+        let mut uri = self.base.clone().into_parts();
+        uri.path_and_query = Some(path.parse::<PathAndQuery>().map_err(|error| self.protocol(error.to_string()))?);
+        let uri = Uri::from_parts(uri).map_err(|error| self.protocol(error.to_string()))?;
+        let mut request = Request::builder().method(method).uri(uri).header(ACCEPT, "application/json, image/png");
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        request.body(body).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    /// The reply if it is a 200, its problem as an error otherwise.
+    fn expect_ok(&self, reply: Reply) -> Result<Reply, OriginError> {
+        let node = self.name.clone();
+        let retry_after = retry_after(&reply.headers);
+        match reply.status {
+            StatusCode::OK => Ok(reply),
+            StatusCode::TOO_MANY_REQUESTS => Err(OriginError::QueueFull { node, retry_after }),
+            StatusCode::SERVICE_UNAVAILABLE => Err(OriginError::NotReady { node, retry_after }),
+            StatusCode::GATEWAY_TIMEOUT => Err(OriginError::DeadlinePassed),
+            StatusCode::FAILED_DEPENDENCY => Err(OriginError::Missing { node, digests: problem(&reply).missing }),
+            status if status.is_client_error() => {
+                Err(OriginError::Refused { node, problem: Box::new(problem(&reply)) })
+            }
+            status if status.is_server_error() => Err(OriginError::Failed { node, problem: Box::new(problem(&reply)) }),
+            status => Err(self.protocol(format!("status {status} was not asked for"))),
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, OriginError> {
+        serde_json::from_slice(&reply.body).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    fn protocol(&self, reason: String) -> OriginError {
+        OriginError::Protocol { node: self.name.clone(), reason: cut(&reason) }
+    }
+
+    fn unreachable(&self, error: &dyn Error) -> OriginError {
+        OriginError::Unreachable { node: self.name.clone(), cause: cut(&with_causes(error)) }
+    }
+}
+
+/// What a reply must agree with before anything is bound to it.
+fn check_reply(recipe: &ValidRecipe, reply: &GenerationReply) -> Result<(), String> {
+    let GenerationReply { recipe_id, master, duplicate, .. } = reply;
+    if *recipe_id != recipe.id() {
+        return Err(format!("recipe {} was asked for, {recipe_id} answered", recipe.id()));
+    }
+    let (width_px, height_px) = (master.width_px, master.height_px);
+    let area = u64::from(width_px) * u64::from(height_px);
+    if area == 0 || area > MASTER_AREA_PX_MAX || width_px.max(height_px) > MASTER_SIDE_PX_MAX {
+        return Err(format!("a master of {width_px}×{height_px} px"));
+    }
+    // A duplicate is another recipe's image, which may have been drawn in another size.
+    if duplicate.is_none() && (width_px, height_px) != (recipe.width_px, recipe.height_px) {
+        return Err(format!(
+            "{}×{} px were asked for, {width_px}×{height_px} answered",
+            recipe.width_px, recipe.height_px
+        ));
+    }
+    Ok(())
+}
+
+/// The problem in a reply, or one made of its status.
+fn problem(reply: &Reply) -> Problem {
+    let status = reply.status.as_u16();
+    let mut problem = serde_json::from_slice::<Problem>(&reply.body).unwrap_or_else(|_| {
+        let title = reply.status.canonical_reason().unwrap_or("unknown status");
+        Problem::new(status, "unknown", title, format!("status {status} without a problem"))
+    });
+    problem.detail = cut(&problem.detail);
+    problem
+}
+
+/// Seconds or a date (RFC 9110 §10.2.3), never longer than a few minutes.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// hyper's errors say little without the errors below them.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn retry_after_of(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_bounded() {
+        assert_eq!(retry_after_of("2"), Some(Duration::from_secs(2)));
+        assert_eq!(retry_after_of("999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(retry_after_of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        assert!(retry_after_of(&soon).is_some_and(|wait| wait > Duration::from_secs(50)));
+        for nonsense in ["-1", "soon", "1.5", "99999999999999999999999999"] {
+            assert_eq!(retry_after_of(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_problem_becomes_one() {
+        let reply = |body: &'static str| Reply {
+            status: StatusCode::IM_A_TEAPOT,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        assert_eq!(problem(&reply("<html>")).status, 418);
+        let long = Problem::new(418, "teapot", "t", "x".repeat(100_000)).to_json();
+        let long = Reply { body: long.into(), ..reply("") };
+        assert_eq!(problem(&long).detail.len(), DETAIL_CHARS_MAX);
+        assert_eq!(problem(&long).kind, "/problems/teapot");
+    }
+}

@@ -1,0 +1,120 @@
+//! Why a region gave no answer: whose fault it is, and whether another node may be asked.
+
+use std::time::Duration;
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::problem::Problem;
+
+/// One mapping each to a metric label, to a retry and to a node's health.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum OriginError {
+    /// 429.
+    #[error("node {node} has a full queue")]
+    QueueFull { node: String, retry_after: Option<Duration> },
+    /// The caller's time is up, by its own clock or the node's (504).
+    #[error("the deadline passed")]
+    DeadlinePassed,
+    /// 503.
+    #[error("node {node} is not ready")]
+    NotReady { node: String, retry_after: Option<Duration> },
+    /// No connection, or one that broke before the reply was whole.
+    #[error("node {node} cannot be reached: {cause}")]
+    Unreachable { node: String, cause: String },
+    /// Any other 4xx: the request itself is wrong, everywhere.
+    #[error("node {node} refuses: {}", problem.detail)]
+    Refused { node: String, problem: Box<Problem> },
+    /// 424: what the node would need first.
+    #[error("node {node} lacks {}", digests.join(", "))]
+    Missing { node: String, digests: Vec<String> },
+    /// 5xx.
+    #[error("node {node} failed: {}", problem.detail)]
+    Failed { node: String, problem: Box<Problem> },
+    /// An answer that is none: not what the contract says.
+    #[error("node {node} answered nonsense: {reason}")]
+    Protocol { node: String, reason: String },
+    #[error("no node has master {id}")]
+    MasterAbsent { id: MasterId },
+    #[error("no node of the region is healthy")]
+    NoHealthyNode,
+}
+
+impl OriginError {
+    /// Every [`Self::as_str`], for metrics.
+    pub const LABELS: [&'static str; 10] = [
+        "queue-full",
+        "deadline-passed",
+        "not-ready",
+        "unreachable",
+        "refused",
+        "missing",
+        "failed",
+        "protocol",
+        "master-absent",
+        "no-healthy-node",
+    ];
+
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    pub(super) const fn index(&self) -> usize {
+        match self {
+            Self::QueueFull { .. } => 0,
+            Self::DeadlinePassed => 1,
+            Self::NotReady { .. } => 2,
+            Self::Unreachable { .. } => 3,
+            Self::Refused { .. } => 4,
+            Self::Missing { .. } => 5,
+            Self::Failed { .. } => 6,
+            Self::Protocol { .. } => 7,
+            Self::MasterAbsent { .. } => 8,
+            Self::NoHealthyNode => 9,
+        }
+    }
+
+    /// Whether another node may do better. A generation is a pure function of its recipe, so asking twice is safe.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::QueueFull { .. }
+            | Self::NotReady { .. }
+            | Self::Unreachable { .. }
+            | Self::Missing { .. }
+            | Self::Failed { .. }
+            | Self::Protocol { .. } => true,
+            Self::DeadlinePassed | Self::Refused { .. } | Self::MasterAbsent { .. } | Self::NoHealthyNode => false,
+        }
+    }
+
+    /// Whether it speaks against the node. A deadline does not: the caller may have been in a hurry; whether the
+    /// node hangs, its probe finds out.
+    #[must_use]
+    pub const fn is_fault_of_node(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Failed { .. } | Self::Protocol { .. })
+    }
+
+    /// How long the node asked to be left alone.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_belong_to_their_errors() {
+        let labels: std::collections::HashSet<_> = OriginError::LABELS.into();
+        assert_eq!(labels.len(), OriginError::LABELS.len());
+        assert_eq!(OriginError::NoHealthyNode.as_str(), "no-healthy-node");
+        assert_eq!(OriginError::DeadlinePassed.as_str(), "deadline-passed");
+        let error = OriginError::Unreachable { node: "a".into(), cause: "refused".into() };
+        assert_eq!((error.as_str(), error.is_retryable(), error.is_fault_of_node()), ("unreachable", true, true));
+    }
+}

@@ -1,0 +1,290 @@
+//! The region against real servers that answer, refuse, hang, flood and die.
+
+use std::collections::HashMap;
+
+use bildkante_shared::problem::Problem;
+use bildkante_shared::shutdown;
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::time::timeout;
+
+use super::super::testing::{Behaviour, FakeNode, LONG, other_recipe_id, problem, recipe, region, region_of, reply};
+use super::*;
+
+async fn generate(region: &Region, deadline: Duration) -> Result<GenerationReply, OriginError> {
+    region.generate(&recipe(1), None, Urgency::DEFAULT, deadline).await
+}
+
+fn status(status: u16, body: Bytes) -> Behaviour {
+    Behaviour::Status(StatusCode::from_u16(status).unwrap(), vec![], body)
+}
+
+fn json(reply: &GenerationReply) -> Bytes {
+    serde_json::to_vec(reply).unwrap().into()
+}
+
+/// What comes of one node that behaves so.
+async fn outcome(behaviour: Behaviour) -> Result<GenerationReply, OriginError> {
+    let node = FakeNode::start(behaviour).await;
+    generate(&region(&[&node]).0, LONG).await
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_and_the_deadline_travels() {
+    let node = FakeNode::start(Behaviour::Draw).await;
+    let (region, metrics) = region(&[&node]);
+    let dedup = DedupScope { scope: "studio/hero@1".into(), variant: "mug".into() };
+    let answer = region.generate(&recipe(1), Some(dedup), Urgency::MOST, Duration::from_millis(15_000)).await;
+    assert_eq!(answer, Ok(reply(&recipe(1))));
+    let told = node.deadlines_ms();
+    assert!(told.len() == 1 && told[0] <= 15_000 && told[0] > 5_000, "{told:?}");
+    assert_eq!(metrics.succeeded(Operation::Generate), 1);
+}
+
+#[tokio::test]
+async fn every_status_has_its_own_meaning() {
+    let refused = outcome(status(422, problem(422, "invalid-recipe", "`steps` is 1 to 200"))).await.unwrap_err();
+    assert!(matches!(&refused, OriginError::Refused { problem, .. } if problem.detail.contains("`steps`")));
+    assert!(!refused.is_retryable() && !refused.is_fault_of_node());
+
+    let missing = Problem::new(424, "missing", "missing", "no such").with_missing(vec!["blake3:00".into()]);
+    let missing = outcome(status(424, missing.to_json().into())).await.unwrap_err();
+    assert!(matches!(&missing, OriginError::Missing { digests, .. } if digests == &["blake3:00"]));
+
+    let full = Behaviour::Status(StatusCode::TOO_MANY_REQUESTS, vec![("retry-after", "7".into())], Bytes::new());
+    let full = outcome(full).await.unwrap_err();
+    assert_eq!((full.as_str(), full.retry_after()), ("queue-full", Some(Duration::from_secs(7))));
+
+    let labels = [(503, "not-ready"), (504, "deadline-passed"), (500, "failed"), (502, "failed"), (404, "refused")];
+    for (code, label) in labels {
+        assert_eq!(outcome(status(code, Bytes::new())).await.unwrap_err().as_str(), label, "{code}");
+    }
+    // Statuses that nobody may answer here.
+    for code in [201, 204, 302] {
+        assert_eq!(outcome(status(code, json(&reply(&recipe(1))))).await.unwrap_err().as_str(), "protocol", "{code}");
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_never_taken_for_an_answer() {
+    let mut other = reply(&recipe(1));
+    other.recipe_id = other_recipe_id();
+    let mut size = reply(&recipe(1));
+    size.master.width_px = 193;
+    let mut huge = reply(&recipe(1));
+    huge.master.width_px = u32::MAX;
+    huge.master.height_px = u32::MAX;
+    let nonsense = [
+        Bytes::from_static(b"<html>"),
+        Bytes::new(),
+        Bytes::from_static(b"{}"),
+        json(&reply(&recipe(1))).slice(..50),
+        json(&other),
+        json(&size),
+        json(&huge),
+    ];
+    for body in nonsense {
+        let error = outcome(status(200, body)).await.unwrap_err();
+        assert_eq!(error.as_str(), "protocol", "{error}");
+    }
+    let error = outcome(Behaviour::Flood(2 << 20)).await.unwrap_err();
+    assert!(error.to_string().contains("over 262144 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_something_else_is_unreachable() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+        }
+    });
+    let error = generate(&region_of(vec![url]).0, LONG).await.unwrap_err();
+    assert_eq!(error.as_str(), "unreachable", "{error}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_costs_its_deadline_and_not_its_health() {
+    for behaviour in [Behaviour::Hang, Behaviour::HangInBody] {
+        let node = FakeNode::start(behaviour).await;
+        let (region, metrics) = region(&[&node]);
+        let started = Instant::now();
+        let error = timeout(LONG, generate(&region, Duration::from_millis(50))).await.unwrap().unwrap_err();
+        assert_eq!(error, OriginError::DeadlinePassed);
+        assert!(started.elapsed() >= Duration::from_millis(50));
+        assert_eq!(metrics.failed(Operation::Generate, "deadline-passed"), 1);
+        assert_ne!(region.statuses()[0].state, NodeState::Unhealthy);
+        // The call's stream is reset, so that the node knows nobody waits.
+        timeout(LONG, async {
+            while node.abandoned() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_is_unreachable_at_once_and_soon_not_asked() {
+    let address = FakeNode::start(Behaviour::Draw).await.kill().await;
+    let (region, metrics) = region_of(vec![format!("http://{address}")]);
+    for _ in 0..3 {
+        assert_eq!(generate(&region, LONG).await.unwrap_err().as_str(), "unreachable");
+    }
+    assert_eq!(generate(&region, LONG).await.unwrap_err(), OriginError::NoHealthyNode);
+    assert_eq!(metrics.failed(Operation::Generate, "unreachable"), 3);
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_the_other_node_once() {
+    for behaviour in [
+        status(503, Bytes::new()),
+        status(500, Bytes::new()),
+        status(429, Bytes::new()),
+        status(200, Bytes::from_static(b"nonsense")),
+    ] {
+        let (one, two) = (FakeNode::start(behaviour.clone()).await, FakeNode::start(behaviour).await);
+        let (region, metrics) = region(&[&one, &two]);
+        let first = if region.order(recipe(1).id().as_bytes())[0].client.name == one.address.to_string() {
+            (&one, &two)
+        } else {
+            (&two, &one)
+        };
+        first.1.behave(Behaviour::Draw);
+        assert_eq!(generate(&region, LONG).await, Ok(reply(&recipe(1))));
+        assert_eq!((first.0.calls(), first.1.calls()), (1, 1));
+        assert_eq!(metrics.retries.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_tried_again() {
+    let refuse = status(422, problem(422, "invalid", "no"));
+    let (one, two) = (FakeNode::start(refuse.clone()).await, FakeNode::start(refuse).await);
+    let (region, _) = region(&[&one, &two]);
+    assert_eq!(generate(&region, LONG).await.unwrap_err().as_str(), "refused");
+    assert_eq!(one.calls() + two.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_region_in_trouble_is_not_asked_twice_as_much() {
+    let full = status(429, Bytes::new());
+    let (one, two) = (FakeNode::start(full.clone()).await, FakeNode::start(full).await);
+    let (region, metrics) = region(&[&one, &two]);
+    for _ in 0..100 {
+        assert_eq!(generate(&region, LONG).await.unwrap_err().as_str(), "queue-full");
+    }
+    let retries = metrics.retries.get();
+    // Ten at once and one in five after that.
+    assert!((20..=30).contains(&retries), "{retries}");
+    assert_eq!(one.calls() + two.calls(), 100 + usize::try_from(retries).unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_dies_in_a_call_is_replaced_and_found_again_when_it_is_back() {
+    let node = FakeNode::start(Behaviour::Hang).await;
+    let (region, _) = region(&[&node]);
+    let (_trigger, shutdown) = shutdown::channel();
+    let probes = region.spawn_probes(&shutdown);
+    assert!(region.wait_healthy(LONG).await);
+    let call = tokio::spawn({
+        let region = Arc::clone(&region);
+        async move { generate(&region, LONG).await }
+    });
+    while node.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let address = node.kill().await;
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap_err().as_str(), "unreachable");
+    timeout(LONG, async {
+        while region.is_healthy() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(generate(&region, LONG).await.unwrap_err(), OriginError::NoHealthyNode);
+    let _again = FakeNode::bind(address, Behaviour::Draw).await;
+    assert!(region.wait_healthy(LONG).await);
+    assert_eq!(generate(&region, LONG).await, Ok(reply(&recipe(1))));
+    probes.abort();
+}
+
+#[tokio::test]
+async fn probes_follow_readiness_and_end_with_the_shutdown() {
+    let node = FakeNode::start(Behaviour::Draw).await;
+    node.ready(StatusCode::SERVICE_UNAVAILABLE);
+    let (region, _) = region(&[&node]);
+    let (trigger, shutdown) = shutdown::channel();
+    let probes = region.spawn_probes(&shutdown);
+    assert!(!region.wait_healthy(Duration::from_millis(100)).await);
+    assert_eq!(region.statuses()[0].state, NodeState::Unhealthy);
+    node.ready(StatusCode::OK);
+    assert!(region.wait_healthy(LONG).await);
+    trigger.shut_down();
+    timeout(LONG, probes).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn masters_come_from_whichever_node_has_them() {
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
+    let absent = status(404, problem(404, "unknown-master", "not here"));
+    let (one, two) = (FakeNode::start(absent.clone()).await, FakeNode::start(absent.clone()).await);
+    let (region, _) = region(&[&one, &two]);
+    let id = MasterId::of_bytes(b"master");
+    let fetch = || region.master(id, recipe(1).id(), LONG);
+    assert_eq!(fetch().await.unwrap_err(), OriginError::MasterAbsent { id });
+    assert_eq!((one.calls(), two.calls()), (1, 1), "every node was asked");
+    for node in [&one, &two] {
+        node.behave(status(200, Bytes::from_static(PNG)));
+        let file = fetch().await.unwrap();
+        assert_eq!((file.id, &file.png[..]), (id, PNG));
+        // What it decodes to is another question, and the next one to be asked.
+        let verdict = file.verify(|_| bildkante_shared::pixels::Pixels::new(1, 1, vec![0; 3]));
+        assert!(matches!(verdict, Err(crate::cache::MasterError::Pixels { .. })));
+        node.behave(absent.clone());
+    }
+    one.behave(status(200, Bytes::from_static(b"GIF89a")));
+    two.behave(status(200, Bytes::from_static(b"GIF89a")));
+    assert_eq!(fetch().await.unwrap_err().as_str(), "protocol");
+    // An error is read to a smaller bound than a master, and a master to its own.
+    one.behave(Behaviour::Hang);
+    two.behave(Behaviour::Hang);
+    let late = region.master(id, recipe(1).id(), Duration::from_millis(30)).await;
+    assert_eq!(late.unwrap_err(), OriginError::DeadlinePassed);
+}
+
+#[test]
+fn nodes_share_the_load_and_a_lost_one_moves_only_its_own_share() {
+    let url = |n: usize| format!("http://10.0.0.{n}:7070");
+    let (all, _) = region_of((1..=4).map(url).collect());
+    let (fewer, _) = region_of((1..=3).map(url).collect());
+    let mut share: HashMap<String, usize> = HashMap::new();
+    for n in 0..4000_u32 {
+        let id = RecipeId::of_bytes(&n.to_le_bytes());
+        let first = &all.order(id.as_bytes())[0].client.name;
+        *share.entry(first.clone()).or_default() += 1;
+        if first != "10.0.0.4:7070" {
+            assert_eq!(&fewer.order(id.as_bytes())[0].client.name, first);
+        }
+    }
+    assert!(share.len() == 4 && share.values().all(|count| (850..1150).contains(count)), "{share:?}");
+}
+
+#[test]
+fn probed_nodes_come_before_unknown_ones_and_unhealthy_ones_not_at_all() {
+    use super::super::health::Probe;
+    let (region, _) = region_of((1..=3).map(|n| format!("http://10.0.0.{n}:7070")).collect());
+    let id = recipe(1).id();
+    let order: Vec<String> = region.order(id.as_bytes()).iter().map(|node| node.client.name.clone()).collect();
+    let by_name = |name: &str| region.nodes.iter().find(|node| node.client.name == name).unwrap();
+    by_name(&order[2]).health.probed(Probe::Ready);
+    by_name(&order[0]).health.probed(Probe::Down);
+    let now: Vec<&str> = region.order(id.as_bytes()).iter().map(|node| node.client.name.as_str()).collect();
+    assert_eq!(now, [&order[2], &order[1]]);
+}

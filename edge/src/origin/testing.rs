@@ -1,0 +1,260 @@
+//! A node for tests: a real HTTP/2 server on a port of its own that answers as it is told.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
+use bildkante_shared::phash::PerceptualHash;
+use bildkante_shared::problem::Problem;
+use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::wire::{Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{OriginConfig, OriginMetrics, Region};
+
+type TestBody = BoxBody<Bytes, std::convert::Infallible>;
+type Answer = Pin<Box<dyn Future<Output = Response<TestBody>> + Send>>;
+
+/// How the node answers; can be changed while it runs.
+#[derive(Clone)]
+pub(crate) enum Behaviour {
+    /// Ready, and draws whatever it is asked.
+    Draw,
+    Status(StatusCode, Vec<(&'static str, String)>, Bytes),
+    /// Takes the request and never answers.
+    Hang,
+    /// Sends a 200 and part of a body, then nothing.
+    HangInBody,
+    /// Sends this many bytes and more of a 200.
+    Flood(usize),
+}
+
+pub(crate) struct FakeNode {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    server: JoinHandle<()>,
+}
+
+struct State {
+    behaviour: Mutex<Behaviour>,
+    ready: Mutex<StatusCode>,
+    calls: AtomicUsize,
+    abandoned: Arc<AtomicUsize>,
+    deadlines_ms: Mutex<Vec<u64>>,
+}
+
+impl FakeNode {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
+        Self::bind("127.0.0.1:0".parse().unwrap(), behaviour).await
+    }
+
+    pub(crate) async fn bind(address: SocketAddr, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            behaviour: Mutex::new(behaviour),
+            ready: Mutex::new(StatusCode::OK),
+            calls: AtomicUsize::new(0),
+            abandoned: Arc::default(),
+            deadlines_ms: Mutex::default(),
+        });
+        let server = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Self { address, state, server }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.state.behaviour.lock() = behaviour;
+    }
+
+    pub(crate) fn ready(&self, status: StatusCode) {
+        *self.state.ready.lock() = status;
+    }
+
+    /// Calls but probes.
+    pub(crate) fn calls(&self) -> usize {
+        self.state.calls.load(Ordering::SeqCst)
+    }
+
+    /// Calls that the other side gave up.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.state.abandoned.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn deadlines_ms(&self) -> Vec<u64> {
+        self.state.deadlines_ms.lock().clone()
+    }
+
+    /// Cuts every connection and stops listening.
+    pub(crate) async fn kill(self) -> SocketAddr {
+        self.server.abort();
+        let _ = self.server.await;
+        self.address
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    // Dropped with this task, and its connections with it.
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let state = Arc::clone(&state);
+                async move { Ok::<_, std::convert::Infallible>(answer(&state, request).await) }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+fn answer(state: &Arc<State>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == "/readyz" {
+        let ready = *state.ready.lock();
+        return Box::pin(async move { response(ready, Bytes::new()) });
+    }
+    state.calls.fetch_add(1, Ordering::SeqCst);
+    match state.behaviour.lock().clone() {
+        Behaviour::Draw => draw(Arc::clone(state), request),
+        Behaviour::Hang => {
+            let abandoned = Abandoned(Arc::clone(&state.abandoned));
+            Box::pin(async move {
+                let _abandoned = abandoned;
+                std::future::pending().await
+            })
+        }
+        Behaviour::HangInBody => {
+            let abandoned = Abandoned(Arc::clone(&state.abandoned));
+            Box::pin(async { Response::new(endless(Bytes::from_static(b"{"), 1, Some(abandoned))) })
+        }
+        Behaviour::Flood(bytes) => {
+            Box::pin(
+                async move { Response::new(endless(Bytes::from(vec![b' '; 64 << 10]), bytes / (64 << 10) + 2, None)) },
+            )
+        }
+        Behaviour::Status(status, headers, body) => Box::pin(async move {
+            let mut response = response(status, body);
+            for (name, value) in headers {
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
+            response
+        }),
+    }
+}
+
+fn draw(state: Arc<State>, request: Request<Incoming>) -> Answer {
+    Box::pin(async move {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let Ok(request) = serde_json::from_slice::<GenerationRequest>(&body) else {
+            return response(StatusCode::UNPROCESSABLE_ENTITY, Bytes::new());
+        };
+        state.deadlines_ms.lock().push(request.deadline_ms);
+        let recipe = ValidRecipe::try_from(request.recipe).unwrap();
+        response(StatusCode::OK, serde_json::to_vec(&reply(&recipe)).unwrap().into())
+    })
+}
+
+/// Counts when it is dropped: an answer that hangs ends only by being given up.
+struct Abandoned(Arc<AtomicUsize>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// `chunk` so many times, and then neither more nor an end.
+fn endless(chunk: Bytes, times: usize, abandoned: Option<Abandoned>) -> TestBody {
+    use futures_util::stream::{self, StreamExt};
+    let chunks = stream::iter(std::iter::repeat_n(chunk, times)).chain(stream::pending());
+    let chunks = chunks.map(move |chunk| {
+        let _held_while_streaming = &abandoned;
+        chunk
+    });
+    BodyExt::boxed(StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))))
+}
+
+fn response(status: StatusCode, body: Bytes) -> Response<TestBody> {
+    let mut response = Response::new(Full::new(body).boxed());
+    *response.status_mut() = status;
+    response
+}
+
+pub(crate) fn problem(status: u16, kind: &str, detail: &str) -> Bytes {
+    Problem::new(status, kind, "title", detail).to_json().into()
+}
+
+pub(crate) fn recipe(seed: u32) -> ValidRecipe {
+    let recipe = Recipe {
+        checkpoint: Digest::of_bytes(b"checkpoint"),
+        prompt: "a teal mug".into(),
+        negative_prompt: String::new(),
+        width_px: 192,
+        height_px: 128,
+        seed,
+        scheduler: SchedulerChoice::default(),
+        steps: 20,
+        guidance: 4.0,
+        loras: vec![],
+    };
+    ValidRecipe::try_from(recipe).unwrap()
+}
+
+pub(crate) fn reply(recipe: &ValidRecipe) -> GenerationReply {
+    GenerationReply {
+        recipe_id: recipe.id(),
+        master: MasterInfo {
+            id: MasterId::of_bytes(recipe.id().as_bytes()),
+            width_px: recipe.width_px,
+            height_px: recipe.height_px,
+            phash: PerceptualHash::from_bytes([1; 32]),
+            bytes: 1000,
+        },
+        duplicate: None,
+        timings: Timings::default(),
+        gpu_ms: 1.0,
+        determinism: Determinism { class: "test".into(), device: "cpu".into(), runtime: "none".into() },
+        node: "fake".into(),
+        source: GenerationSource::Generated,
+    }
+}
+
+/// An id that no recipe of `recipe` has.
+pub(crate) fn other_recipe_id() -> RecipeId {
+    RecipeId::of_bytes(b"another recipe")
+}
+
+pub(crate) fn region(nodes: &[&FakeNode]) -> (Arc<Region>, OriginMetrics) {
+    region_of(nodes.iter().map(|node| node.url()).collect())
+}
+
+pub(crate) fn region_of(nodes: Vec<String>) -> (Arc<Region>, OriginMetrics) {
+    let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
+    let config = OriginConfig {
+        nodes,
+        probe_interval_ms: 20,
+        probe_timeout_ms: 5_000,
+        connect_timeout_ms: 5_000,
+        ..OriginConfig::default()
+    };
+    (Arc::new(Region::new(&config, metrics.clone()).unwrap()), metrics)
+}
+
+/// Long enough for any test to fail by what it looks at and not by the clock.
+pub(crate) const LONG: Duration = Duration::from_secs(20);

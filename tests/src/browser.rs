@@ -1,0 +1,111 @@
+//! Headless Chromium through ChromeDriver (W3C WebDriver): pages as people see them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::client::{Http, Reply};
+
+/// Flags for a machine without display, user namespaces or a way outside.
+const FLAGS: [&str; 10] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,1000",
+];
+
+/// A browser window.
+#[derive(Debug)]
+pub struct Browser {
+    _driver: Child,
+    profile: tempfile::TempDir,
+    address: SocketAddr,
+    http: Http,
+    session: String,
+}
+
+impl Browser {
+    /// # Errors
+    /// When ChromeDriver or Chromium does not start.
+    pub async fn open(chromedriver: &Path, chromium: &Path) -> anyhow::Result<Self> {
+        let mut driver = Command::new(chromedriver)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("chromedriver")?;
+        let stdout = driver.stdout.take().context("chromedriver's output")?;
+        let port = tokio::time::timeout(Duration::from_secs(30), port_of(stdout)).await.context("chromedriver is silent")??;
+        let profile = tempfile::tempdir()?;
+        let (address, http) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Http::default());
+        let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        let options = json!({ "binary": chromium, "args": arguments });
+        let wanted = json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": options } } });
+        let reply = http.post_json(address, "/session", &wanted).await?;
+        let session = value(&reply)?["sessionId"].as_str().context("no session")?.to_owned();
+        Ok(Self { _driver: driver, profile, address, http, session })
+    }
+
+    /// Loads a page and waits for its `load` event.
+    ///
+    /// # Errors
+    /// When it cannot be loaded.
+    pub async fn visit(&self, url: &str) -> anyhow::Result<()> {
+        self.command("/url", &json!({ "url": url })).await.map(drop)
+    }
+
+    /// Runs `script` as a function body and returns what it returns.
+    ///
+    /// # Errors
+    /// When it throws.
+    pub async fn run(&self, script: &str) -> anyhow::Result<Value> {
+        self.command("/execute/sync", &json!({ "script": script, "args": [] })).await
+    }
+
+    /// Ends Chromium and ChromeDriver.
+    ///
+    /// # Errors
+    /// When the session does not end.
+    pub async fn close(self) -> anyhow::Result<()> {
+        self.http.ask(Method::DELETE, self.address, &format!("/session/{}", self.session), &[]).await?;
+        drop(self.profile);
+        Ok(())
+    }
+
+    async fn command(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let reply = self.http.post_json(self.address, &format!("/session/{}{path}", self.session), body).await?;
+        value(&reply)
+    }
+}
+
+fn value(reply: &Reply) -> anyhow::Result<Value> {
+    let value = reply.json()?["value"].take();
+    anyhow::ensure!(reply.status.is_success(), "WebDriver: {value}");
+    Ok(value)
+}
+
+/// ChromeDriver prints the port it chose.
+async fn port_of(stdout: tokio::process::ChildStdout) -> anyhow::Result<u16> {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Some(line) = lines.next_line().await? {
+        if let Some((_, port)) = line.split_once("successfully on port ") {
+            return Ok(port.trim_end_matches('.').parse()?);
+        }
+    }
+    anyhow::bail!("chromedriver ended")
+}

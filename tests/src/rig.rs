@@ -1,0 +1,218 @@
+//! An edge with a node behind it, in this process, on ports of their own and in a folder of their own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use bildkante_edge::app::{Edge, Sockets};
+use bildkante_edge::config::Config;
+use bildkante_gpu_node::config::NodeConfig;
+use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
+use bildkante_gpu_node::worker::{EngineFactory, torch_engine};
+use bildkante_gpu_node::{Node, RunningNode};
+use bildkante_shared::checkpoint;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::client::{Http, eventually};
+use crate::repository;
+
+/// What draws.
+#[derive(Debug, Clone)]
+pub enum Painter {
+    /// The built-in checkpoint in libtorch.
+    Torch,
+    /// Noise, at a gate the test holds.
+    Fake(Arc<FakeControl>),
+}
+
+/// What a test changes before the servers start.
+#[derive(Debug)]
+pub struct Plan {
+    pub painter: Painter,
+    /// Text of `studio.toml` → text of the manifest that is served.
+    pub manifest: fn(String) -> String,
+    pub node: fn(&mut NodeConfig),
+    pub edge: fn(&mut Config),
+}
+
+impl Plan {
+    /// The demo campaign as it is shipped, drawn by the built-in checkpoint.
+    #[must_use]
+    pub fn shipped() -> Self {
+        Self { painter: Painter::Torch, manifest: |text| text, node: |_| {}, edge: |_| {} }
+    }
+
+    /// The demo campaign painted by a fake engine.
+    #[must_use]
+    pub fn painted(control: &Arc<FakeControl>) -> Self {
+        Self { painter: Painter::Fake(Arc::clone(control)), ..Self::shipped() }
+    }
+}
+
+/// The servers and their folder.
+#[derive(Debug)]
+pub struct Rig {
+    pub dir: TempDir,
+    pub http: Http,
+    plan: Plan,
+    node_address: SocketAddr,
+    node: Option<RunningNode>,
+    edge: Option<Edge>,
+}
+
+impl Rig {
+    /// Starts both and waits until the edge says that it is ready.
+    ///
+    /// # Errors
+    /// When one does not start or is not ready in time.
+    pub async fn start(plan: Plan) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        lay_out_campaigns(dir.path(), plan.manifest)?;
+        let node_address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut rig = Self { dir, http: Http::default(), plan, node_address, node: None, edge: None };
+        rig.start_node().await?;
+        rig.start_edge().await?;
+        rig.ready().await?;
+        Ok(rig)
+    }
+
+    /// Starts the node, on the port it had before if it had one.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_node(&mut self) -> anyhow::Result<()> {
+        let listener = std::net::TcpListener::bind(self.node_address).context("the node's port")?;
+        let mut config = NodeConfig {
+            data_dir: self.dir.path().join("node"),
+            models_dir: repository().join("gpu-node/models"),
+            ..NodeConfig::default()
+        };
+        (self.plan.node)(&mut config);
+        let engine = self.engine(&config)?;
+        let node = Node::start(config, listener, engine).await?;
+        self.node_address = node.addr();
+        self.node = Some(node);
+        Ok(())
+    }
+
+    fn engine(&self, config: &NodeConfig) -> anyhow::Result<EngineFactory> {
+        Ok(match &self.plan.painter {
+            Painter::Torch => torch_engine(config),
+            Painter::Fake(control) => {
+                let studio_tiny = checkpoint::digest(&config.models_dir.join("studio-tiny"))?;
+                FakeEngine::factory_for(control, paint_noise, studio_tiny)
+            }
+        })
+    }
+
+    /// Starts the edge on new ports over the folder it had before.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_edge(&mut self) -> anyhow::Result<()> {
+        let local = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let sockets = Sockets { http: local().await?, https: None, admin: local().await? };
+        let mut config = Config::default();
+        config.serve.public_url = format!("http://{}", sockets.http.local_addr()?);
+        config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
+        config.campaigns.prompts_dir = self.dir.path().join("prompts");
+        config.cache.disk_dir = self.dir.path().join("edge");
+        config.origin.nodes = vec![format!("http://{}", self.node_address)];
+        config.origin.probe_interval_ms = 100;
+        (self.plan.edge)(&mut config);
+        self.edge = Some(Edge::start(config, sockets).await?);
+        Ok(())
+    }
+
+    /// Waits until the edge's node can draw.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let (http, admin) = (self.http.clone(), self.admin());
+        eventually("the edge is ready", async || Ok(http.get(admin, "/readyz", &[]).await?.status.is_success())).await
+    }
+
+    /// Stops the node in order.
+    pub async fn stop_node(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.shut_down().await;
+        }
+    }
+
+    /// Stops the edge in order.
+    pub async fn stop_edge(&mut self) {
+        if let Some(edge) = self.edge.take() {
+            edge.shut_down().await;
+        }
+    }
+
+    /// Stops everything.
+    pub async fn stop(mut self) {
+        self.stop_edge().await;
+        self.stop_node().await;
+    }
+
+    /// The public listener.
+    ///
+    /// # Panics
+    /// When the edge is stopped: a mistake of the test.
+    #[must_use]
+    pub fn public(&self) -> SocketAddr {
+        self.edge.as_ref().map(|edge| edge.http).expect("the edge runs")
+    }
+
+    /// The admin listener.
+    ///
+    /// # Panics
+    /// As [`Self::public`].
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.edge.as_ref().map(|edge| edge.admin).expect("the edge runs")
+    }
+
+    #[must_use]
+    pub const fn node(&self) -> SocketAddr {
+        self.node_address
+    }
+
+    /// Files below one of the edge's folders.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn edge_files(&self, tier: &str) -> anyhow::Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        walk(&self.dir.path().join("edge").join(tier), &mut files)?;
+        Ok(files)
+    }
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            walk(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Copies the shipped campaigns and libraries, the studio manifest as `edit` leaves it.
+fn lay_out_campaigns(dir: &Path, edit: fn(String) -> String) -> anyhow::Result<()> {
+    for folder in ["campaigns", "prompts"] {
+        std::fs::create_dir(dir.join(folder))?;
+        for entry in std::fs::read_dir(repository().join("config").join(folder))? {
+            let path = entry?.path();
+            let name = path.file_name().context("a file name")?;
+            std::fs::copy(&path, dir.join(folder).join(name))?;
+        }
+    }
+    let manifest = dir.join("campaigns/studio.toml");
+    let edited = edit(std::fs::read_to_string(&manifest)?);
+    std::fs::write(&manifest, edited)?;
+    Ok(())
+}

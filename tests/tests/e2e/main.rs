@@ -1,0 +1,7 @@
+//! End to end: real edge and real node, from a URL to bytes and headers.
+
+mod browser;
+mod faults;
+mod http;
+mod images;
+mod processes;
