@@ -26,7 +26,7 @@ use crate::metrics::RequestMetrics;
 use crate::negotiate;
 use crate::placeholder::Placeholders;
 use crate::request::{IgnoredParameters, ImageRequest};
-use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, VariantWords};
+use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, TextKind, VariantWords};
 use crate::rum::{self, RumMetrics};
 
 /// Longest a beacon's body may take to arrive.
@@ -69,7 +69,7 @@ impl Respond for Handler {
         match (route(request.uri().path()), request.method()) {
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, started).await,
             (Route::Script, &Method::GET | &Method::HEAD) => {
-                response::text("text/javascript; charset=utf-8", rum::SCRIPT, "public, max-age=86400")
+                response::text(request.headers(), TextKind::Script, rum::SCRIPT, "public, max-age=86400")
             }
             (Route::Beacon, &Method::POST) => self.beacon(request).await,
             (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),

@@ -1,6 +1,6 @@
 //! What has been learned: which master a recipe came out as.
 //!
-//! Owns a `redb` database (one table, recipe id → JSON of a versioned record, every commit durable before it is
+//! Owns a `redb` database (one table, recipe id → a version byte and JSON, every commit durable before it is
 //! acknowledged) and the same in memory, wholly loaded at start: a look-up on the hit path is one sharded read
 //! lock. Every page's checksum is verified at start; a damaged database is an error there, not a surprise later.
 //! Past `entries_max` the oldest sixteenth goes: what they knew, a node can be asked again.
@@ -21,7 +21,8 @@ use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
 
 const TABLE: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
-const VERSION: u32 = 1;
+/// First byte of every record, so that a record can grow (a review state comes next).
+const VERSION: u8 = 1;
 /// The map in front makes redb's own cache nearly idle.
 const DATABASE_CACHE_BYTES: usize = 8 << 20;
 const SHARDS: usize = 64;
@@ -39,14 +40,6 @@ pub struct Binding {
     /// The node that answered, by the name it gave itself.
     pub node: String,
     pub created_unix_ms: u64,
-}
-
-/// The stored form: the version first, so that a record can grow (a review state comes next).
-#[derive(Debug, Serialize, Deserialize)]
-struct Record<B> {
-    version: u32,
-    #[serde(flatten)]
-    binding: B,
 }
 
 /// Why bindings cannot be opened or written.
@@ -126,7 +119,7 @@ impl Bindings {
     /// # Errors
     /// When the database refuses the write.
     pub async fn put(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, BindingsError> {
-        let record = serde_json::to_vec(&Record { version: VERSION, binding: &binding })?;
+        let record = encode(&binding)?;
         let binding = Arc::new(binding);
         let _turn = self.inner.writer.lock().await;
         if self.inner.shard(recipe).read().get(&recipe).is_some_and(|present| **present == *binding) {
@@ -247,12 +240,18 @@ fn open_database(path: &Path) -> Result<Database, redb::Error> {
     Ok(database)
 }
 
+fn encode(binding: &Binding) -> Result<Vec<u8>, serde_json::Error> {
+    let mut record = vec![VERSION];
+    serde_json::to_writer(&mut record, binding)?;
+    Ok(record)
+}
+
 fn decode(record: &[u8]) -> Result<Binding, String> {
-    let record: Record<serde_json::Value> = serde_json::from_slice(record).map_err(|error| error.to_string())?;
-    if record.version != VERSION {
-        return Err(format!("it is of version {}, this build reads {VERSION}", record.version));
+    match record.split_first() {
+        Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| error.to_string()),
+        Some((version, _)) => Err(format!("it is of version {version}, this build reads {VERSION}")),
+        None => Err("it is empty".to_owned()),
     }
-    serde_json::from_value(record.binding).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -374,9 +373,11 @@ mod tests {
 
     #[test]
     fn a_record_of_a_newer_version_is_refused_by_name() {
-        let record = serde_json::to_vec(&Record { version: 2, binding: &binding(1) }).unwrap();
+        let mut record = encode(&binding(1)).unwrap();
+        assert_eq!(decode(&record), Ok(binding(1)));
+        record[0] = 2;
         assert!(decode(&record).unwrap_err().contains("version 2"));
-        assert!(decode(b"{}").is_err() && decode(b"\xff").is_err());
+        assert!(decode(b"").is_err() && decode(b"\x01{}").is_err() && decode(b"\x01").is_err());
     }
 
     #[tokio::test]

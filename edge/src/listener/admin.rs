@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
@@ -13,10 +13,8 @@ use serde::Serialize;
 use super::http::{Body, Respond};
 use crate::handler::Handler;
 use crate::preview::Preview;
-use crate::response::{self, Negotiation};
+use crate::response::{self, Negotiation, TextKind};
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
 const NO_STORE: &str = "no-store";
 
 /// Answers the admin listener.
@@ -53,11 +51,11 @@ impl Respond for Admin {
         }
         let path = request.uri().path();
         let response = match path {
-            "/livez" => response::text(TEXT, "ok\n", NO_STORE),
-            "/readyz" => self.readiness(),
-            "/metrics" => self.metrics(),
+            "/livez" => response::text(request.headers(), TextKind::Plain, "ok\n", NO_STORE),
+            "/readyz" => self.readiness(request.headers()),
+            "/metrics" => self.metrics(request.headers()),
             "/" => response::redirect("/preview/"),
-            _ => match self.preview.respond(&request).await {
+            _ => match self.preview.respond(&request) {
                 Some(response) => response,
                 None => {
                     let detail = "there are /preview/, /metrics, /livez and /readyz";
@@ -72,10 +70,10 @@ impl Respond for Admin {
 }
 
 impl Admin {
-    fn metrics(&self) -> Response<Body> {
+    fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         let mut text = Vec::with_capacity(64 * 1024);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            Ok(()) => response::text("text/plain; version=0.0.4; charset=utf-8", text, NO_STORE),
+            Ok(()) => response::text(headers, TextKind::Metrics, text, NO_STORE),
             Err(error) => {
                 let problem = Problem::new(500, "metrics", "Metrics unavailable", error.to_string());
                 response::error(&Method::GET, &problem, Negotiation::Explicit)
@@ -84,7 +82,7 @@ impl Admin {
     }
 
     /// 200 once a node can draw; 503 with the reasons before. An edge that only lost its nodes serves on.
-    fn readiness(&self) -> Response<Body> {
+    fn readiness(&self, headers: &HeaderMap) -> Response<Body> {
         let region = &self.handler.fill.region;
         let nodes = region
             .statuses()
@@ -94,7 +92,7 @@ impl Admin {
         let campaigns = self.handler.catalog.load().campaigns().count();
         let readiness = Readiness { ready: region.is_healthy() && campaigns > 0, nodes, campaigns };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
-        let mut response = response::text(JSON, body, NO_STORE);
+        let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
         if !readiness.ready {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }

@@ -24,6 +24,8 @@ pub struct SlotPage<'a> {
 #[derive(Debug)]
 pub struct AxisView {
     pub name: String,
+    pub label: String,
+    pub note: Option<String>,
     /// (value, label), in the manifest's order.
     pub values: Vec<(String, String)>,
     pub selected: Option<String>,
@@ -59,7 +61,7 @@ pub struct CampaignView<'a> {
     pub name: &'a str,
     pub title: &'a str,
     pub slots: Vec<&'a str>,
-    pub variants: usize,
+    pub variants: u64,
     pub picture: Option<Picture<'a>>,
 }
 
@@ -135,8 +137,8 @@ fn filters(page: &SlotPage<'_>) -> Markup {
     html! {
         form.axes method="get" {
             @for axis in &page.axes {
-                label {
-                    (axis.name)
+                label title=[axis.note.as_deref()] {
+                    (axis.label)
                     select name=(axis.name) {
                         option value="" selected[axis.selected.is_none()] { "all" }
                         @for (value, label) in &axis.values {

@@ -16,15 +16,17 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
-use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::ids::MasterId;
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::urgency::Urgency;
 
 pub mod conditional;
 pub mod freshness;
+pub mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
 pub use self::freshness::{Freshness, Pin, Recall};
+pub use self::text::{TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
 use crate::listener::http::Body;
@@ -106,10 +108,8 @@ pub enum Collapse {
 /// What the headers of a variant say.
 #[derive(Debug, Clone, Copy)]
 pub struct VariantWords<'a> {
-    pub campaign: &'a str,
-    pub slot: &'a str,
-    /// `None` for a stand-in: it must not be purged or counted as the variant.
-    pub recipe: Option<RecipeId>,
+    /// Campaign, slot and, unless a stand-in is served, recipe.
+    pub tags: &'a [String],
     pub master: Option<MasterId>,
     pub urgency: Urgency,
     /// Keyword name without extension, ASCII letters, digits and hyphens.
@@ -119,16 +119,10 @@ pub struct VariantWords<'a> {
 }
 
 impl VariantWords<'_> {
-    fn tags(&self) -> Vec<String> {
-        let mut tags = vec![format!("c-{}", self.campaign), format!("s-{}-{}", self.campaign, self.slot)];
-        tags.extend(self.recipe.map(|recipe| format!("r-{recipe}")));
-        tags.extend(self.master.map(|master| format!("m-{master}")));
-        tags
-    }
-
     /// Names come from validated manifests, so every value is a legal header value.
     fn apply(&self, headers: &mut HeaderMap, format: Format) {
-        let tags = self.tags();
+        let mut tags = self.tags.to_vec();
+        tags.extend(self.master.map(|master| format!("master:{master}")));
         headers.insert(PRIORITY, value(&format!("u={}", self.urgency.get())));
         headers.insert(CACHE_TAG, value(&tags.join(",")));
         headers.insert(SURROGATE_KEY, value(&tags.join(" ")));
@@ -298,18 +292,6 @@ pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Re
     apply_cross_origin(&mut headers);
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     respond(status, headers, if *method == Method::HEAD { Bytes::new() } else { body })
-}
-
-/// A small text answer (scripts, pages, metrics).
-#[must_use]
-pub fn text(content_type: &'static str, body: impl Into<Bytes>, cache_control: &'static str) -> Response<Body> {
-    let body = body.into();
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    respond(StatusCode::OK, headers, body)
 }
 
 /// 303 to another page of the same listener.

@@ -1,0 +1,265 @@
+//! The preview: every variant of every slot as browsers get it, for marketers. Served by the admin listener.
+//!
+//! Opening a page draws what it shows, as any request for these pictures would; nothing else is triggered.
+
+mod page;
+
+use std::sync::Arc;
+
+use bildkante_shared::problem::Problem;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use self::page::{AxisView, CampaignView, CardView, Pages, SlotPage};
+use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
+use crate::fill::Fill;
+use crate::listener::http::Body;
+use crate::response::{self, Negotiation, TextKind};
+use crate::seo::{Loading, Picture};
+
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("preview.js");
+
+/// Cards of one page: what one node draws in a quarter of a minute.
+const CARDS_PER_PAGE: usize = 24;
+
+/// Builds the pages.
+#[derive(Debug)]
+pub struct Preview {
+    public_url: String,
+    catalog: CatalogHandle,
+    fill: Arc<Fill>,
+}
+
+impl Preview {
+    #[must_use]
+    pub fn new(public_url: String, catalog: CatalogHandle, fill: Arc<Fill>) -> Self {
+        Self { public_url, catalog, fill }
+    }
+
+    /// The page or asset at the request's path; `None` outside `/preview`.
+    #[must_use]
+    pub fn respond(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        let rest = request.uri().path().strip_prefix("/preview")?;
+        let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
+        Some(match rest {
+            "" => response::redirect("/preview/"),
+            "/" => text(TextKind::Html, self.index()),
+            "/style.css" => text(TextKind::Css, STYLE.to_owned()),
+            "/preview.js" => text(TextKind::Script, SCRIPT.to_owned()),
+            _ => match self.slot(rest, request.uri().query().unwrap_or("")) {
+                Ok(page) => text(TextKind::Html, page),
+                Err(problem) => response::error(&Method::GET, &problem, Negotiation::Explicit),
+            },
+        })
+    }
+
+    fn index(&self) -> String {
+        let catalog = self.catalog.load();
+        let views: Vec<_> = catalog.campaigns().map(|campaign| self.campaign_view(&catalog, campaign)).collect();
+        // The pictures borrow these texts.
+        let campaigns: Vec<_> = views.iter().map(CampaignTexts::view).collect();
+        page::text(page::index(&self.public_url, &campaigns))
+    }
+
+    fn campaign_view<'c>(&self, catalog: &Catalog, campaign: &'c Campaign) -> CampaignTexts<'c> {
+        let card = catalog.fallback(campaign, 0).ok().map(|variant| self.texts(campaign, 0, &variant));
+        CampaignTexts { campaign, card }
+    }
+
+    fn slot(&self, path: &str, query: &str) -> Result<String, Problem> {
+        let catalog = self.catalog.load();
+        let not_found = |detail: String| Problem::new(404, "not-found", "Not found", detail);
+        let (name, slot_name) =
+            path.trim_start_matches('/').split_once('/').ok_or_else(|| not_found("there is no such page".into()))?;
+        let campaign =
+            catalog.campaign(name).ok_or_else(|| not_found(format!("there is no campaign `{}`", shorten(name))))?;
+        let slot_index = campaign
+            .slot_index(slot_name.trim_end_matches('/'))
+            .ok_or_else(|| not_found(format!("campaign `{name}` has no slot `{}`", shorten(slot_name))))?;
+        let asked = Asked::parse(campaign, query);
+        Ok(self.slot_page(&catalog, campaign, slot_index, &asked))
+    }
+
+    fn slot_page(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, asked: &Asked) -> String {
+        let slot = &campaign.slots[slot_index];
+        let matching: Vec<u32> =
+            campaign.combinations().filter(|&combination| asked.admits(&campaign.values_of(combination))).collect();
+        let last = matching.len().div_ceil(CARDS_PER_PAGE).max(1);
+        let current = asked.page.clamp(1, last);
+        let shown = matching.iter().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE);
+        let texts: Vec<_> = shown
+            .filter_map(|&combination| catalog.variant(campaign, slot_index, combination).ok())
+            .map(|variant| self.texts(campaign, slot_index, &variant))
+            .collect();
+        let first = matching.first().copied().unwrap_or(campaign.default_combination());
+        let on_stage = if asked.is_empty() { campaign.default_combination() } else { first };
+        let Ok(stage) = catalog.variant(campaign, slot_index, on_stage) else { return String::new() };
+        let stage = self.texts(campaign, slot_index, &stage);
+        let page = SlotPage {
+            public_url: &self.public_url,
+            campaign: &campaign.name,
+            title: &campaign.title,
+            slot: &slot.name,
+            slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
+            facts: facts(slot),
+            axes: axes(campaign, asked),
+            stage: stage.card(slot, Loading::Hero, &slot.sizes),
+            cards: texts.iter().map(|texts| texts.card(slot, Loading::Lazy, "216px")).collect(),
+            variants: matching.len(),
+            pages: Pages { current, last, query: asked.query(campaign) },
+        };
+        page::text(page::slot(&page))
+    }
+
+    fn texts(&self, campaign: &Campaign, slot_index: usize, variant: &Variant) -> CardTexts {
+        let slot = &campaign.slots[slot_index];
+        let binding = self.fill.caches.bindings.get(variant.recipe.id());
+        let merged = binding.filter(|binding| binding.duplicate.is_some()).map(|binding| binding.master.to_string());
+        CardTexts {
+            url: format!("{}/i/{}/{}/{}", self.public_url, campaign.name, slot.name, variant.file_stem),
+            query: variant.query.clone(),
+            alt: campaign.alt(slot, &variant.values),
+            key: variant.name.clone(),
+            recipe_id: variant.recipe.id().to_string(),
+            prompt: variant.recipe.prompt.clone(),
+            merged,
+            widths_px: slot.widths.clone(),
+            ratio: (slot.ratio.width(), slot.ratio.height()),
+        }
+    }
+}
+
+/// What the query of a slot's page asks for.
+#[derive(Debug)]
+struct Asked {
+    /// One choice per axis of the campaign.
+    values: Vec<Option<usize>>,
+    page: usize,
+}
+
+impl Asked {
+    /// Unknown names and values count as not asked: it is a page of filters, not an API.
+    fn parse(campaign: &Campaign, query: &str) -> Self {
+        let mut asked = Self { values: vec![None; campaign.axes.len()], page: 1 };
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let value = percent_decode_str(value).decode_utf8_lossy();
+            if name == "page" {
+                asked.page = value.parse().unwrap_or(1);
+            } else if let Some(axis) = campaign.axis_index(name) {
+                asked.values[axis] = campaign.axes[axis].value_index(&value);
+            }
+        }
+        asked
+    }
+
+    fn is_empty(&self) -> bool {
+        self.values.iter().all(Option::is_none)
+    }
+
+    fn admits(&self, values: &[usize]) -> bool {
+        self.values.iter().zip(values).all(|(asked, value)| asked.is_none_or(|asked| asked == *value))
+    }
+
+    /// The filters as a query that `page=` can be appended to.
+    fn query(&self, campaign: &Campaign) -> String {
+        let chosen = campaign.axes.iter().zip(&self.values);
+        chosen
+            .filter_map(|(axis, value)| value.map(|value| format!("{}={}&", axis.name, axis.values[value].name)))
+            .collect()
+    }
+}
+
+/// The texts a card borrows.
+#[derive(Debug)]
+struct CardTexts {
+    url: String,
+    query: String,
+    alt: String,
+    key: String,
+    recipe_id: String,
+    prompt: String,
+    merged: Option<String>,
+    widths_px: Vec<u32>,
+    ratio: (u32, u32),
+}
+
+impl CardTexts {
+    fn picture<'a>(&'a self, loading: Loading, sizes: &'a str) -> Picture<'a> {
+        Picture {
+            url: &self.url,
+            query: &self.query,
+            widths_px: &self.widths_px,
+            ratio: self.ratio,
+            sizes,
+            alt: &self.alt,
+            loading,
+        }
+    }
+
+    fn card<'a>(&'a self, slot: &Slot, loading: Loading, sizes: &'a str) -> CardView<'a> {
+        CardView {
+            picture: self.picture(loading, sizes),
+            name: self.alt.clone(),
+            key: self.key.clone(),
+            recipe_id: self.recipe_id.clone(),
+            prompt: self.prompt.clone(),
+            merged_with: self.merged.clone(),
+            width_px: slot.default_width_px,
+        }
+    }
+}
+
+struct CampaignTexts<'c> {
+    campaign: &'c Campaign,
+    card: Option<CardTexts>,
+}
+
+impl CampaignTexts<'_> {
+    fn view(&self) -> CampaignView<'_> {
+        CampaignView {
+            name: &self.campaign.name,
+            title: &self.campaign.title,
+            slots: self.campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
+            variants: self.campaign.combination_count(),
+            picture: self.card.as_ref().map(|card| card.picture(Loading::Hero, "288px")),
+        }
+    }
+}
+
+fn facts(slot: &Slot) -> Vec<(&'static str, String)> {
+    let widths: Vec<_> = slot.widths.iter().map(u32::to_string).collect();
+    vec![
+        ("Ratio", slot.ratio.to_string()),
+        ("Widths", format!("{} px", widths.join(", "))),
+        ("On a miss", slot.on_miss.to_string()),
+        ("Urgency", slot.urgency.get().to_string()),
+    ]
+}
+
+fn axes(campaign: &Campaign, asked: &Asked) -> Vec<AxisView> {
+    let locale = campaign.policy.locales.iter().find(|locale| locale.starts_with("en"));
+    let locale = locale.or(campaign.policy.locales.first()).map_or("", String::as_str);
+    campaign
+        .axes
+        .iter()
+        .zip(&asked.values)
+        .map(|(axis, selected)| AxisView {
+            name: axis.name.clone(),
+            label: axis.label.get(locale).unwrap_or(&axis.name).clone(),
+            note: axis.note.clone(),
+            values: axis
+                .values
+                .iter()
+                .map(|value| (value.name.clone(), value.label.get(locale).unwrap_or(&value.name).clone()))
+                .collect(),
+            selected: selected.map(|value| axis.values[value].name.clone()),
+        })
+        .collect()
+}
+
+/// Names in messages are somebody's input.
+fn shorten(text: &str) -> String {
+    text.chars().take(60).collect()
+}
