@@ -23,7 +23,6 @@ use crate::origin::{OriginMetrics, Region, Sidecar};
 use crate::placeholder::Placeholders;
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
-use crate::request::IgnoredParameters;
 use crate::rum::RumMetrics;
 
 /// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
@@ -80,8 +79,7 @@ impl Edge {
         let (front, front_ends) = shutdown::channel();
         let (back, back_ends) = shutdown::channel();
 
-        let catalog = CatalogHandle::load(config.campaigns.clone(), CampaignMetrics::new(&registry)?)
-            .context("the campaigns cannot be served")?;
+        let catalog = open_catalog(&config, &registry).await?;
         let origin_metrics = OriginMetrics::new(&registry)?;
         let region = Arc::new(Region::new(&config.origin, origin_metrics.clone())?);
         let render_metrics = RenderMetrics::new(&registry)?;
@@ -94,7 +92,6 @@ impl Edge {
             fill,
             metrics: RequestMetrics::new(&registry)?,
             rum: RumMetrics::new(&registry)?,
-            ignored: IgnoredParameters::new(&config.serve.ignored_parameters),
             public_url: config.serve.public_url.clone(),
             render_wait: Duration::from_millis(config.serve.render_wait_ms),
             fallback_wait: Duration::from_millis(config.serve.fallback_wait_ms),
@@ -109,7 +106,7 @@ impl Edge {
             .clone()
             .map(|sidecar| Sidecar::start(sidecar, origin_metrics))
             .transpose()?;
-        let background = vec![region.spawn_probes(&back_ends), catalog.spawn_reload(back_ends.clone())];
+        let background = vec![region.spawn_probes(&back_ends), catalog.watch(config.campaigns.reload_ms, back_ends)];
 
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -180,6 +177,12 @@ impl Edge {
         }
         aborted
     }
+}
+
+async fn open_catalog(config: &Config, registry: &Registry) -> anyhow::Result<CatalogHandle> {
+    let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
+    let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics)).await?;
+    opened.context("the campaigns cannot be served")
 }
 
 async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {

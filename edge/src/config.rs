@@ -19,11 +19,6 @@ use crate::listener::tls::TlsConfig;
 use crate::origin::OriginConfig;
 use crate::render::RenderConfig;
 
-/// What advertising and mail tools append to links.
-const TRACKING_PARAMETERS: [&str; 12] = [
-    "utm_*", "gclid", "gbraid", "wbraid", "fbclid", "msclkid", "dclid", "ttclid", "mc_cid", "mc_eid", "_ga", "_gl",
-];
-
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -122,8 +117,6 @@ pub struct ServeConfig {
     pub fallback_wait_ms: u64,
     /// How long a node may take for one generation, queue included; requests may give up earlier.
     pub generation_deadline_ms: u64,
-    /// Query parameters that are dropped before anything else; a trailing `*` matches a prefix.
-    pub ignored_parameters: Vec<String>,
 }
 
 impl Default for ServeConfig {
@@ -133,7 +126,6 @@ impl Default for ServeConfig {
             render_wait_ms: 5_000,
             fallback_wait_ms: 250,
             generation_deadline_ms: 120_000,
-            ignored_parameters: TRACKING_PARAMETERS.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -172,6 +164,10 @@ impl Config {
         positive("limits.header_ms", self.limits.header_ms)?;
         positive("limits.idle_ms", self.limits.idle_ms)?;
         positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
+        self.render.validate().map_err(|reason| ("render", reason))?;
+        self.cache.check().map_err(|error| ("cache", error.to_string()))?;
+        self.origin.check().map_err(|error| ("origin", error.to_string()))?;
+        self.campaigns.sources().map_err(|error| ("campaigns.ignored_parameters", error.to_string()))?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
             return Err(("limits.header_bytes_max", "is not between 8192 and 1048576".into()));

@@ -25,8 +25,9 @@ use crate::listener::http::{Body, Respond};
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
 use crate::placeholder::Placeholders;
-use crate::request::{IgnoredParameters, ImageRequest};
-use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, TextKind, VariantWords};
+use crate::render::RenditionSpec;
+use crate::request::ImageRequest;
+use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, TextKind, VariantWords};
 use crate::rum::{self, RumMetrics};
 
 /// Longest a beacon's body may take to arrive.
@@ -40,7 +41,6 @@ pub struct Handler {
     pub placeholders: Placeholders,
     pub metrics: RequestMetrics,
     pub rum: RumMetrics,
-    pub ignored: IgnoredParameters,
     pub public_url: String,
     pub render_wait: Duration,
     pub fallback_wait: Duration,
@@ -86,6 +86,8 @@ struct Exchange<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     negotiation: Negotiation,
+    /// `v` as it was asked.
+    version: Option<&'a str>,
     started: Instant,
 }
 
@@ -103,16 +105,19 @@ impl Handler {
             method: request.method(),
             headers: request.headers(),
             negotiation: Negotiation::ByAccept,
+            version: None,
             started,
         };
-        let asked = match ImageRequest::parse(request.uri().path(), request.uri().query(), &self.ignored) {
+        let catalog = self.catalog.load();
+        let (uri, ignored) = (request.uri(), catalog.ignored_parameters());
+        let asked = match ImageRequest::parse(uri.path(), uri.query(), ignored) {
             Ok(asked) => asked,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
+        exchange.version = asked.version.as_deref();
         if !asked.format.is_negotiable() {
             exchange.negotiation = Negotiation::Explicit;
         }
-        let catalog = self.catalog.load();
         let resolved = match catalog.resolve(&asked) {
             Ok(resolved) => resolved,
             Err(error) => return self.problem(&exchange, &error.problem()),
@@ -132,8 +137,13 @@ impl Handler {
         let urgency = asked.map_or(resolved.slot.urgency, |asked| resolved.slot.urgency.yielding_to(asked));
         Want {
             variant: Arc::clone(&resolved.variant),
-            spec: resolved.spec(format),
-            marking: Arc::clone(&resolved.campaign.marking),
+            spec: RenditionSpec {
+                width_px: resolved.width_px,
+                height_px: resolved.height_px,
+                format,
+                quality: resolved.quality,
+            },
+            marking: Arc::clone(&resolved.campaign.rights),
             marking_digest: resolved.campaign.marking_digest,
             urgency,
         }
@@ -184,8 +194,10 @@ impl Handler {
         collapse: Collapse,
     ) -> Response<Body> {
         let rendition = &filled.rendition;
-        let pin = if resolved.is_pinned_to(rendition.master) { Pin::Current } else { Pin::None };
-        let freshness = Freshness::of(rendition.rung, resolved.campaign.recall, pin);
+        let is_current = |asked: &str| resolved.version(rendition.master).is_named_by(asked);
+        let pin = if exchange.version.is_some_and(is_current) { Pin::Current } else { Pin::None };
+        let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
+        let freshness = Freshness::of(rendition.rung, recall, pin);
         let because = Because { outcome: filled.outcome, collapse, freshness, reason: None, timings: filled.timings };
         self.answer(exchange, resolved, want, rendition, because)
     }
@@ -229,7 +241,7 @@ impl Handler {
     /// The default variant in the same cut, if it can be had within `fallback_wait`. One that was never drawn is
     /// asked for behind, so that there is one next time.
     async fn fallback(&self, catalog: &Catalog, resolved: &Resolved, want: &Want) -> Option<Arc<Rendition>> {
-        let variant = catalog.default_variant(resolved);
+        let variant = catalog.fallback(&resolved.campaign, resolved.slot_index).ok()?;
         if variant.recipe.id() == want.recipe_id() {
             return None;
         }
@@ -272,18 +284,17 @@ impl Handler {
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
     /// rendition that several share (a merged duplicate, two slots of one width) has the others' made each time.
     fn prepared(&self, resolved: &Resolved, want: &Want, rendition: &Rendition, outcome: Outcome) -> HeaderMap {
-        let owner = PreparedFor { recipe: want.recipe_id(), slot: resolved.slot.id };
+        let owner = PreparedFor { recipe: want.recipe_id(), slot: resolved.campaign.slot_id(resolved.slot_index) };
         let is_own = !matches!(outcome, Outcome::Fallback | Outcome::Placeholder);
         if is_own && let Some(headers) = rendition.prepared.get(owner) {
             return headers.clone();
         }
-        let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_path()));
+        let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
         let headers = response::prepare(
             rendition,
             &VariantWords {
-                campaign: &resolved.campaign.name,
-                slot: &resolved.slot.name,
-                recipe: is_own.then(|| want.recipe_id()),
+                // A stand-in must not be purged or counted as the variant itself.
+                tags: if is_own { &want.variant.tags } else { &want.variant.tags[..2] },
                 master: (outcome != Outcome::Placeholder).then_some(rendition.master),
                 urgency: resolved.slot.urgency,
                 file_stem: &resolved.variant.file_stem,
@@ -303,6 +314,7 @@ impl Handler {
             method: &parts.method,
             headers: &parts.headers,
             negotiation: Negotiation::Explicit,
+            version: None,
             started,
         };
         let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
@@ -311,7 +323,9 @@ impl Handler {
             return self.problem(&exchange, &Problem::new(413, "beacon-refused", "Beacon refused", detail));
         };
         let catalog = self.catalog.load();
-        match self.rum.record(&body.to_bytes(), |campaign, slot| catalog.has_slot(campaign, slot)) {
+        match self.rum.record(&body.to_bytes(), |campaign, slot| {
+            catalog.campaign(campaign).is_some_and(|campaign| campaign.slot_index(slot).is_some())
+        }) {
             Ok(()) => response::no_content(),
             Err(error) => {
                 let problem = Problem::new(400, "beacon-refused", "Beacon refused", error.to_string());
@@ -330,6 +344,7 @@ impl Handler {
             method: request.method(),
             headers: request.headers(),
             negotiation: Negotiation::Explicit,
+            version: None,
             started,
         };
         let detail = format!("this resource takes {allowed}");
@@ -343,6 +358,7 @@ impl Handler {
             method: request.method(),
             headers: request.headers(),
             negotiation: Negotiation::Explicit,
+            version: None,
             started,
         };
         let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";

@@ -2,10 +2,22 @@
 //!
 //! `handler` shows the way of a request on one screen; ARCHITECTURE.md has the map.
 
+pub mod app;
 pub mod cache;
 pub mod campaign;
+pub mod commands;
+pub mod config;
+pub mod fill;
+pub mod handler;
+pub mod listener;
+pub mod metrics;
 pub mod negotiate;
 pub mod origin;
+pub mod placeholder;
+pub mod preview;
 pub mod provenance;
 pub mod render;
 pub mod request;
+pub mod response;
+pub mod rum;
+pub mod seo;

@@ -33,7 +33,7 @@ enum Command {
     /// Serve images, the admin pages, and the sidecar node if one is configured
     Serve(ConfigArgs),
     /// Check configuration, manifests, prompt libraries and locks; say what they amount to
-    Check(ConfigArgs),
+    Check(commands::CheckArgs),
     /// Write the lock beside each manifest from the checkpoints in a models folder
     Lock(commands::LockArgs),
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -55,27 +55,29 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let result = match cli.command {
-        Command::Serve(args) => match Config::load(&args.config) {
-            Ok(config) => serve(config),
-            Err(error) => return usage(&error),
-        },
-        Command::Check(args) => match Config::load(&args.config) {
-            Ok(config) => commands::check(&config),
-            Err(error) => return usage(&error),
-        },
-        Command::Lock(args) => commands::lock(&args),
-        Command::Explain(args) => commands::explain(&args),
+    let path = match &cli.command {
+        Command::Serve(args) => &args.config,
+        Command::Check(args) => &args.config,
+        Command::Lock(args) => &args.config,
+        Command::Explain(args) => &args.config,
+    };
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("bildkante-edge: {error}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    let result = match &cli.command {
+        Command::Serve(_) => serve(config),
+        Command::Check(args) => commands::check(&config, args),
+        Command::Lock(args) => commands::lock(&config, args),
+        Command::Explain(args) => commands::explain(&config, args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("bildkante-edge: {error:#}");
         ExitCode::FAILURE
     })
-}
-
-fn usage(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("bildkante-edge: {error}");
-    ExitCode::from(EX_USAGE)
 }
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {

@@ -1,1 +1,313 @@
-//! URL and headers into an `ImageRequest`.
+//! A URL into an [`ImageRequest`]: parsed, bounded, canonical.
+//!
+//! ```text
+//! /i/{campaign}/{slot}[/{slug}[.{ext}]]?{axis}={value}&…&{rendition parameters}
+//! ```
+//!
+//! - Parameter names are case-insensitive and have the aliases of [`parameters`]; their order never matters; a
+//!   parameter said twice, under whatever alias, is refused; tracking parameters are dropped unread.
+//! - Percent-encoding (RFC 3986 §2.1) is strict: a lone `%`, invalid UTF-8 and control characters are refused.
+//!   `+` is a plus: this is no form.
+//! - A rendition parameter at its default is the same as none, so that [`ImageRequest::canonical`] has one
+//!   spelling per request. Which axes and values exist is the catalogue's business, not this module's.
+//! - The slug is for people and search engines and no part of the canonical form; its extension is an explicit `fm`.
+
+mod decode;
+mod error;
+mod ignored;
+pub mod parameters;
+mod values;
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+pub use error::RequestError;
+pub(crate) use error::excerpt;
+pub use ignored::{IgnoredParameters, IgnoredParametersError};
+pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, QualityAsk, WidthAsk};
+
+use crate::campaign::words::Ratio;
+use crate::negotiate::{Format, FormatAsk};
+use parameters::Parameter;
+
+/// Longest path, in bytes as sent.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Longest query, in bytes as sent.
+pub const QUERY_BYTES_MAX: usize = 4096;
+/// Most parameters, dropped ones included.
+pub const PARAMETERS_MAX: usize = 64;
+/// Where image paths start.
+pub const IMAGE_PATH_PREFIX: &str = "/i/";
+/// Longest slug.
+const SLUG_BYTES_MAX: usize = 255;
+
+/// What stays as it is in a canonical query (RFC 3986's unreserved characters).
+const QUERY_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What a URL asks for, as far as the URL alone can tell. Borrows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageRequest<'a> {
+    pub campaign: Cow<'a, str>,
+    pub slot: Cow<'a, str>,
+    /// For people; never part of a key.
+    pub slug: Option<Cow<'a, str>>,
+    /// Whatever is no rendition parameter, sorted by name, names in lower case and unique.
+    pub axes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub width: Option<WidthAsk>,
+    pub height_px: Option<u32>,
+    pub dpr: Dpr,
+    pub ratio: Option<Ratio>,
+    pub fit: Fit,
+    pub crop: Crop,
+    pub focal_x: Option<FocalCoordinate>,
+    pub focal_y: Option<FocalCoordinate>,
+    pub format: FormatAsk,
+    pub quality: QualityAsk,
+    pub background: Option<Background>,
+    /// `v`: answered like none unless it is current.
+    pub version: Option<Cow<'a, str>>,
+    pub signature: Option<SignatureAsk<'a>>,
+}
+
+/// `kid`, `expires` and `s` as sent; nothing is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SignatureAsk<'a> {
+    pub key_id: Cow<'a, str>,
+    /// Seconds since 1970.
+    pub expires_s: Option<u64>,
+    pub signature: Cow<'a, str>,
+}
+
+impl<'a> ImageRequest<'a> {
+    /// Reads path and query as they stand in the request line.
+    ///
+    /// # Errors
+    /// When the path is none of an image, a bound is exceeded, or a parameter is malformed or said twice.
+    pub fn parse(path: &'a str, query: Option<&'a str>, ignored: &IgnoredParameters) -> Result<Self, RequestError> {
+        let mut request = Self::parse_path(path)?;
+        let query = query.unwrap_or_default();
+        if query.len() > QUERY_BYTES_MAX {
+            return Err(RequestError::TooLong { part: "query", bytes_max: QUERY_BYTES_MAX });
+        }
+        let mut seen = Seen::default();
+        for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+            if index == PARAMETERS_MAX {
+                return Err(RequestError::TooManyParameters);
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode::lower_case(
+                decode::component(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?,
+            );
+            if let Some(parameter) = parameters::lookup(&name) {
+                let value = decode::component(value).ok_or(RequestError::Encoding { part: parameter.name() })?;
+                request.set(parameter, value, &mut seen)?;
+            } else if !ignored.matches(&name) {
+                let value = decode::component(value).ok_or_else(|| RequestError::axis_encoding(&name))?;
+                request.axes.push((name, value));
+            }
+        }
+        request.finish(seen)
+    }
+
+    fn parse_path(path: &'a str) -> Result<Self, RequestError> {
+        if path.len() > PATH_BYTES_MAX {
+            return Err(RequestError::TooLong { part: "path", bytes_max: PATH_BYTES_MAX });
+        }
+        let rest = path.strip_prefix(IMAGE_PATH_PREFIX).ok_or(RequestError::NotAnImage)?;
+        let mut segments = rest.split('/');
+        let mut segment =
+            || segments.next().map(|text| decode::component(text).ok_or(RequestError::Encoding { part: "the path" }));
+        let campaign = segment().transpose()?.filter(|text| !text.is_empty()).ok_or(RequestError::NotAnImage)?;
+        let slot = segment().transpose()?.filter(|text| !text.is_empty()).ok_or(RequestError::NotAnImage)?;
+        let slug = segment().transpose()?.filter(|text| !text.is_empty());
+        if segments.next().is_some() || slug.as_ref().is_some_and(|slug| slug.len() > SLUG_BYTES_MAX) {
+            return Err(RequestError::NotAnImage);
+        }
+        let mut request = Self::of_slot(campaign, slot);
+        if let Some((_, extension)) = slug.as_ref().and_then(|slug| slug.rsplit_once('.')) {
+            let format = Format::from_name(extension).ok_or_else(|| values::malformed(Parameter::Format, extension))?;
+            request.format = FormatAsk::Explicit(format);
+        }
+        request.slug = slug;
+        Ok(request)
+    }
+
+    /// A request for a slot's defaults.
+    #[must_use]
+    pub const fn of_slot(campaign: Cow<'a, str>, slot: Cow<'a, str>) -> Self {
+        Self {
+            campaign,
+            slot,
+            slug: None,
+            axes: Vec::new(),
+            width: None,
+            height_px: None,
+            dpr: Dpr::ONE,
+            ratio: None,
+            fit: Fit::Cover,
+            crop: Crop::Center,
+            focal_x: None,
+            focal_y: None,
+            format: FormatAsk::Auto,
+            quality: QualityAsk::Auto,
+            background: None,
+            version: None,
+            signature: None,
+        }
+    }
+
+    fn set(&mut self, parameter: Parameter, value: Cow<'a, str>, seen: &mut Seen<'a>) -> Result<(), RequestError> {
+        if !seen.first_time(parameter) {
+            return Err(RequestError::Duplicate { parameter: parameter.name().to_owned() });
+        }
+        match parameter {
+            Parameter::Width => self.width = Some(values::width(&value)?),
+            Parameter::Height => self.height_px = Some(values::height(&value)?),
+            Parameter::Dpr => self.dpr = values::dpr(&value)?,
+            Parameter::AspectRatio => self.ratio = Some(values::ratio(&value)?),
+            Parameter::Fit => self.fit = values::fit(&value)?,
+            Parameter::Crop => self.crop = values::crop(&value)?,
+            Parameter::FocalX => self.focal_x = Some(values::focal(parameter, &value)?),
+            Parameter::FocalY => self.focal_y = Some(values::focal(parameter, &value)?),
+            Parameter::Format => seen.format = values::format(&value)?,
+            Parameter::Quality => self.quality = values::quality(&value)?,
+            Parameter::Background => self.background = Some(values::background(&value)?),
+            Parameter::Metadata => values::metadata(&value)?,
+            Parameter::Auto => values::auto(&value)?,
+            Parameter::Version => self.version = Some(values::token(parameter, value)?),
+            Parameter::KeyId => seen.key_id = Some(values::token(parameter, value)?),
+            Parameter::Expires => seen.expires_s = Some(values::expires(&value)?),
+            Parameter::Signature => seen.signature = Some(values::token(parameter, value)?),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, seen: Seen<'a>) -> Result<Self, RequestError> {
+        self.axes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some(twice) = self.axes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(RequestError::Duplicate { parameter: error::excerpt(&twice[0].0) });
+        }
+        self.format = match (self.format, seen.format) {
+            (FormatAsk::Explicit(extension), FormatAsk::Explicit(asked)) if extension != asked => {
+                return Err(RequestError::FormatConflict { extension, asked });
+            }
+            (FormatAsk::Auto, asked) => asked,
+            (extension, _) => extension,
+        };
+        self.signature = match (seen.key_id, seen.signature) {
+            (Some(key_id), Some(signature)) => Some(SignatureAsk { key_id, expires_s: seen.expires_s, signature }),
+            (None, None) if seen.expires_s.is_none() => None,
+            (None, _) => return Err(RequestError::IncompleteSignature { missing: "kid" }),
+            (_, None) => return Err(RequestError::IncompleteSignature { missing: "s" }),
+        };
+        Ok(self)
+    }
+
+    /// The same request in its one spelling: axes by name, then rendition parameters in the order of
+    /// [`parameters::Parameter`], defaults left out, no slug. Parsing it gives this request back, less the slug.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        let mut url = String::with_capacity(96);
+        let _ = write!(url, "{IMAGE_PATH_PREFIX}{}/{}", encode(&self.campaign), encode(&self.slot));
+        let mut query = QueryWriter { url: &mut url, is_first: true };
+        for (name, value) in &self.axes {
+            query.pair(&encode(name), encode(value));
+        }
+        self.write_shape(&mut query);
+        match self.format {
+            FormatAsk::Auto => {}
+            FormatAsk::Explicit(format) => query.pair(Parameter::Format.name(), format.extension()),
+        }
+        if self.quality != QualityAsk::Auto {
+            query.pair(Parameter::Quality.name(), self.quality);
+        }
+        query.optional(Parameter::Background, self.background);
+        query.optional(Parameter::Version, self.version.as_deref());
+        if let Some(signature) = &self.signature {
+            query.pair(Parameter::KeyId.name(), &signature.key_id);
+            query.optional(Parameter::Expires, signature.expires_s);
+            query.pair(Parameter::Signature.name(), &signature.signature);
+        }
+        url
+    }
+
+    fn write_shape(&self, query: &mut QueryWriter<'_>) {
+        query.optional(Parameter::Width, self.width);
+        query.optional(Parameter::Height, self.height_px);
+        if self.dpr != Dpr::ONE {
+            query.pair(Parameter::Dpr.name(), self.dpr);
+        }
+        query.optional(Parameter::AspectRatio, self.ratio);
+        if self.fit != Fit::Cover {
+            query.pair(Parameter::Fit.name(), self.fit.as_str());
+        }
+        if self.crop != Crop::Center {
+            query.pair(Parameter::Crop.name(), self.crop);
+        }
+        query.optional(Parameter::FocalX, self.focal_x);
+        query.optional(Parameter::FocalY, self.focal_y);
+    }
+
+    /// The first parameter that shapes the picture otherwise than a slot of this ratio does by itself.
+    #[must_use]
+    pub fn reshaping_parameter(&self, slot_ratio: Ratio) -> Option<Parameter> {
+        let reshaping = [
+            (self.height_px.is_some(), Parameter::Height),
+            (self.ratio.is_some_and(|ratio| ratio != slot_ratio), Parameter::AspectRatio),
+            (self.fit != Fit::Cover, Parameter::Fit),
+            (self.crop != Crop::Center, Parameter::Crop),
+            (self.focal_x.is_some(), Parameter::FocalX),
+            (self.focal_y.is_some(), Parameter::FocalY),
+            (self.background.is_some(), Parameter::Background),
+        ];
+        reshaping.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, parameter)| parameter)
+    }
+}
+
+/// What was said so far: a bit per parameter, and what is put together at the end.
+#[derive(Debug, Default)]
+struct Seen<'a> {
+    bits: u32,
+    format: FormatAsk,
+    key_id: Option<Cow<'a, str>>,
+    expires_s: Option<u64>,
+    signature: Option<Cow<'a, str>>,
+}
+
+impl Seen<'_> {
+    const fn first_time(&mut self, parameter: Parameter) -> bool {
+        let bit = 1 << parameter as u32;
+        let is_first = self.bits & bit == 0;
+        self.bits |= bit;
+        is_first
+    }
+}
+
+struct QueryWriter<'u> {
+    url: &'u mut String,
+    is_first: bool,
+}
+
+impl QueryWriter<'_> {
+    fn pair(&mut self, name: impl std::fmt::Display, value: impl std::fmt::Display) {
+        let separator = if self.is_first { '?' } else { '&' };
+        self.is_first = false;
+        // Writing to a String cannot fail.
+        let _ = write!(self.url, "{separator}{name}={value}");
+    }
+
+    fn optional(&mut self, parameter: Parameter, value: Option<impl std::fmt::Display>) {
+        if let Some(value) = value {
+            self.pair(parameter.name(), value);
+        }
+    }
+}
+
+fn encode(text: &str) -> impl std::fmt::Display {
+    utf8_percent_encode(text, QUERY_SET)
+}
+
+#[cfg(test)]
+mod tests;

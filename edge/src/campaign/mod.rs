@@ -1,1 +1,87 @@
 //! Campaign manifests, locks, prompt libraries and the catalogue made of them.
+//!
+//! The way of the words: `sources` reads files, `reader` walks their TOML and notes every fault with its place,
+//! `manifest` (with `axes`, `slots`, `generate`) and `prompts` turn them into types that cannot be wrong, `lock`
+//! pins what they name, `catalog` links all of it into a snapshot, `resolve` gives a request its meaning in it,
+//! `variant` derives the recipe, `reload` replaces the snapshot. Nothing here knows HTTP, pixels or nodes.
+
+pub mod axes;
+pub mod catalog;
+pub mod check;
+pub mod explain;
+pub mod fault;
+pub mod generate;
+pub mod lock;
+pub mod manifest;
+pub mod prompts;
+mod reader;
+pub mod reload;
+pub mod resolve;
+pub mod slots;
+pub mod sources;
+pub mod template;
+pub mod variant;
+pub mod version;
+pub mod words;
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use axes::{Axis, AxisValue};
+pub use catalog::{Campaign, Catalog};
+pub use check::{CheckReport, check, write_locks};
+pub use explain::{Explanation, explain_request};
+pub use fault::{CatalogErrors, Fault};
+pub use reload::{CampaignMetrics, CatalogHandle, ReloadOutcome};
+pub use resolve::{ResolveError, Resolved};
+pub use slots::{MissPolicy, Slot, Stopgap};
+pub use sources::CatalogSources;
+pub use variant::{Variant, VariantKey};
+pub use version::Version;
+
+use crate::request::{IgnoredParameters, IgnoredParametersError};
+
+/// `[campaigns]` of the edge's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CampaignConfig {
+    /// Folder of `{campaign}.toml` and `{campaign}.lock.toml`.
+    pub campaigns_dir: PathBuf,
+    /// Folder of prompt libraries.
+    pub prompts_dir: PathBuf,
+    /// How often the files are looked at.
+    pub reload_ms: u64,
+    /// Most variants kept resolved in memory, one to two kilobytes each.
+    pub variants_memoised_max: u64,
+    /// Query parameters dropped unread: names, or starts of names with `*`.
+    pub ignored_parameters: Vec<String>,
+}
+
+impl Default for CampaignConfig {
+    fn default() -> Self {
+        Self {
+            campaigns_dir: PathBuf::from("config/campaigns"),
+            prompts_dir: PathBuf::from("config/prompts"),
+            reload_ms: 1000,
+            variants_memoised_max: 16_384,
+            ignored_parameters: IgnoredParameters::DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl CampaignConfig {
+    /// # Errors
+    /// When a pattern of `ignored_parameters` is malformed or would hide a rendition parameter.
+    pub fn sources(&self) -> Result<CatalogSources, IgnoredParametersError> {
+        Ok(CatalogSources {
+            campaigns_dir: self.campaigns_dir.clone(),
+            prompts_dir: self.prompts_dir.clone(),
+            ignored: IgnoredParameters::new(&self.ignored_parameters)?,
+            variants_memoised_max: self.variants_memoised_max,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

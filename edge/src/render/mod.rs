@@ -1,11 +1,44 @@
 //! Renditions from masters: decode → crop → resize in linear light → encode → metadata.
+//!
+//! Everything here is a pure function of its inputs, runs on the calling thread and knows nothing of HTTP: the same
+//! master, spec, rung and marking give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
+//! the edge. Sizes are bounded before anything is allocated; a panic in an encoder is an error of that job.
 
+mod crop;
+mod decode;
+mod encode;
+mod metrics;
+mod placeholder;
+mod pool;
+pub mod quality;
+mod resize;
+
+use std::any::Any;
 use std::fmt;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::pixels::Pixels;
+use serde::Deserialize;
 
 use crate::negotiate::Format;
+use crate::provenance::{DigitalSource, EmbedError, Marking, embed};
+
+pub use crop::CropBox;
+pub use decode::DecodeError;
+pub use encode::{EncodeError, encode, encode_native};
+pub use metrics::RenderMetrics;
+pub use placeholder::{Palette, placeholder};
+pub use pool::{PoolError, RenderJobError, RenderPool};
+pub use resize::{Raster, ResizeError, resize};
 
 /// Raise when the same master and spec would come out as other bytes: it is part of every rendition key.
 pub const ENCODER_EPOCH: u32 = 1;
+/// Largest side of a rendition.
+pub const RENDITION_SIDE_PX_MAX: u32 = 8192;
+/// Largest area of a rendition: 16 Mi pixels. One job then stays within some 400 MiB whatever is asked.
+pub const RENDITION_AREA_PX_MAX: u64 = 16 * 1024 * 1024;
+/// Most render threads a configuration may ask for.
+pub const RENDER_THREADS_MAX: usize = 256;
 
 /// Perceptual quality 1–100 that means the same in every format (see `quality`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,8 +94,161 @@ pub struct RenditionSpec {
     pub quality: Quality,
 }
 
+impl RenditionSpec {
+    #[must_use]
+    pub const fn area_px(&self) -> u64 {
+        self.width_px as u64 * self.height_px as u64
+    }
+
+    fn check_size(&self) -> Result<(), RenderError> {
+        let longer = self.width_px.max(self.height_px);
+        if self.area_px() == 0 || longer > RENDITION_SIDE_PX_MAX || self.area_px() > RENDITION_AREA_PX_MAX {
+            return Err(RenderError::Size { width_px: self.width_px, height_px: self.height_px });
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for RenditionSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}.{} q{}", self.width_px, self.height_px, self.format.as_str(), self.quality.get())
     }
+}
+
+/// How renditions are made.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RenderConfig {
+    /// Threads that render; 0 means one per core.
+    pub threads: usize,
+    /// Jobs that may wait for a thread; further ones are refused, or displace less urgent ones.
+    pub pending_jobs_max: usize,
+    /// Renditions of at most this area are encoded at the final rung at once: their final encode is about as fast as
+    /// a larger picture's quick one.
+    pub final_inline_px_max: u64,
+}
+
+impl Default for RenderConfig {
+    fn default() -> Self {
+        Self { threads: 0, pending_jobs_max: 256, final_inline_px_max: 65_536 }
+    }
+}
+
+impl RenderConfig {
+    /// # Errors
+    /// When a value is out of its bounds, naming it.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.threads > RENDER_THREADS_MAX {
+            return Err(format!("threads is 0 to {RENDER_THREADS_MAX}, not {}", self.threads));
+        }
+        if self.pending_jobs_max == 0 {
+            return Err("pending_jobs_max is at least 1".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The rung a reader who waits gets first.
+    #[must_use]
+    pub fn first_rung(&self, spec: &RenditionSpec) -> Rung {
+        if spec.area_px() <= self.final_inline_px_max { Rung::Final } else { Rung::Quick }
+    }
+
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+        .min(RENDER_THREADS_MAX)
+    }
+}
+
+/// A finished rendition and what it took.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The file, metadata included.
+    pub bytes: Vec<u8>,
+    pub format: Format,
+    pub rung: Rung,
+    /// Crop and resize.
+    pub resize: Duration,
+    pub encode: Duration,
+    /// Embedding the metadata.
+    pub mark: Duration,
+}
+
+/// Why there is no rendition.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    #[error("the master cannot be used: {0}")]
+    Decode(#[from] DecodeError),
+    #[error(
+        "a rendition of {width_px}×{height_px} px is outside 1–{RENDITION_SIDE_PX_MAX} px a side \
+         and {RENDITION_AREA_PX_MAX} px in all"
+    )]
+    Size { width_px: u32, height_px: u32 },
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error("marking failed: {0}")]
+    Mark(#[from] EmbedError),
+}
+
+impl RenderError {
+    /// For logs and metric labels.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Decode(_) => "decode",
+            Self::Size { .. } => "size",
+            Self::Resize(_) => "resize",
+            Self::Encode(EncodeError::Failed { .. }) => "encode",
+            Self::Encode(EncodeError::Panicked { .. }) => "encode-panic",
+            Self::Mark(_) => "mark",
+        }
+    }
+}
+
+/// A master from its stored PNG.
+///
+/// # Errors
+/// When the file is no opaque sRGB PNG within the limits of masters.
+pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
+    Ok(decode::decode_png(png)?)
+}
+
+/// Cuts, resizes, encodes and marks. May enlarge: whether that is wanted was decided when the spec was made.
+///
+/// # Errors
+/// When the spec's size is out of bounds, an encoder fails, or the marking does not fit.
+pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, marking: &Marking) -> Result<Encoded, RenderError> {
+    spec.check_size()?;
+    let started = Instant::now();
+    let crop = CropBox::cover(master.width_px(), master.height_px(), spec.width_px, spec.height_px);
+    let raster = resize(master, crop, spec.width_px, spec.height_px)?;
+    let resized = started.elapsed();
+    let started = Instant::now();
+    let file = encode(&raster, spec.format, spec.quality, rung)?;
+    let encoded = started.elapsed();
+    finish(file, spec.format, rung, resized, encoded, marking, DigitalSource::TrainedAlgorithmicMedia)
+}
+
+fn finish(
+    file: Vec<u8>,
+    format: Format,
+    rung: Rung,
+    resize: Duration,
+    encode: Duration,
+    marking: &Marking,
+    source: DigitalSource,
+) -> Result<Encoded, RenderError> {
+    let started = Instant::now();
+    let bytes = embed(format, file, marking, source)?;
+    Ok(Encoded { bytes, format, rung, resize, encode, mark: started.elapsed() })
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
 }

@@ -1,0 +1,290 @@
+//! Axes: the dimensions along which a URL may vary, each with a finite list of values.
+
+use std::ops::Range;
+
+use super::fault::listing;
+use super::manifest::{AXES_MAX, VALUES_MAX, check_covers, checked_text, localized, short_text};
+use super::prompts::plain;
+use super::reader::{TableReader, Text, no_hint};
+use super::slots::Slot;
+use super::words::{Localized, is_name};
+use crate::request::{IgnoredParameters, parameters};
+
+/// The axis every campaign has: its values are `policy.locales`.
+pub const LOCALE_AXIS: &str = "locale";
+
+/// A dimension with its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axis {
+    pub name: String,
+    /// For people; may be empty.
+    pub label: Localized<String>,
+    /// A remark for people, shown beside the axis in the preview.
+    pub note: Option<String>,
+    /// Index into `values`.
+    pub default: usize,
+    /// In the order of the file, never empty.
+    pub values: Vec<AxisValue>,
+    /// Variants that differ here are never merged as duplicates.
+    pub is_distinct: bool,
+}
+
+/// One value of an axis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AxisValue {
+    pub name: String,
+    /// What stands for the value in a prompt; may be empty.
+    pub prompt: String,
+    pub label: Localized<String>,
+    /// Allowed only beside these values of other axes.
+    pub only: Vec<Restriction>,
+}
+
+/// Values of another axis beside which a value is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restriction {
+    /// Index of the other axis.
+    pub axis: usize,
+    /// Sorted indices of its allowed values.
+    pub values: Vec<usize>,
+}
+
+impl Axis {
+    #[must_use]
+    pub fn value_index(&self, name: &str) -> Option<usize> {
+        self.values.iter().position(|value| value.name == name)
+    }
+
+    #[must_use]
+    pub fn default_value(&self) -> &AxisValue {
+        &self.values[self.default]
+    }
+
+    #[must_use]
+    pub fn value_names(&self) -> Vec<String> {
+        self.values.iter().map(|value| value.name.clone()).collect()
+    }
+}
+
+/// Whether the chosen values (one index per axis) may stand together; else the axis and value that object and
+/// the restriction they name.
+pub(crate) fn forbidden<'a>(axes: &'a [Axis], chosen: &[usize]) -> Option<(&'a Axis, &'a AxisValue, &'a Restriction)> {
+    axes.iter().zip(chosen).find_map(|(axis, &index)| {
+        let value = &axis.values[index];
+        let restriction = value.only.iter().find(|only| !only.values.contains(&chosen[only.axis]))?;
+        Some((axis, value, restriction))
+    })
+}
+
+/// An axis and where its parts stand, for faults found later.
+#[derive(Debug)]
+pub(crate) struct ReadAxis {
+    pub(crate) axis: Axis,
+    span: Range<usize>,
+    /// The first value that has a `prompt`.
+    prompt_span: Option<Range<usize>>,
+    /// A value without `prompt`, if there is one.
+    pub(crate) promptless: Option<String>,
+}
+
+impl ReadAxis {
+    pub(crate) fn into_axis(self) -> Axis {
+        self.axis
+    }
+}
+
+/// Reads `[axes.*]` and adds the locale axis.
+pub(crate) fn read(root: &TableReader<'_, '_>, locales: &[String], ignored: &IgnoredParameters) -> Vec<ReadAxis> {
+    let tables = root.table("axes").map(|table| table.tables(AXES_MAX - 1)).unwrap_or_default();
+    let mut axes: Vec<ReadAxis> = Vec::with_capacity(tables.len() + 1);
+    for (name, table) in &tables {
+        check_name(root, name, ignored);
+        if let Some(axis) = read_axis(name, table, locales) {
+            axes.push(axis);
+        }
+    }
+    // Restrictions name other axes, so they are read when all are known.
+    for (name, table) in &tables {
+        read_restrictions(name.value, table, &mut axes);
+        table.finish(no_hint);
+    }
+    if !axes.iter().any(|read| read.axis.name == LOCALE_AXIS) && !locales.is_empty() {
+        axes.push(locale_axis(locales));
+    }
+    check_default_is_allowed(root, &axes);
+    axes
+}
+
+fn check_name(root: &TableReader<'_, '_>, name: &Text<'_>, ignored: &IgnoredParameters) {
+    let reason = if !is_name(name.value) {
+        format!("`{}` is no name; names are a-z, 0-9 and -", name.value)
+    } else if let Some(parameter) = parameters::canonical_name(name.value) {
+        format!("an axis cannot be called `{}`: URLs use it for the rendition parameter `{parameter}`", name.value)
+    } else if ignored.matches(name.value) {
+        format!("an axis cannot be called `{}`: the edge drops that parameter as tracking", name.value)
+    } else {
+        return;
+    };
+    root.fault(&name.span, reason);
+}
+
+fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: &[String]) -> Option<ReadAxis> {
+    let default = table.required_text("default");
+    let label = table.table("label").map(|label| read_label(&label)).unwrap_or_default();
+    let note = short_text(table, "note");
+    let is_distinct = table.flag("distinct").unwrap_or(false);
+    let Some(values_table) = table.table("values") else {
+        if !table.has("values") {
+            table.fault(&name.span, format!("axis `{}` has no values", name.value));
+        }
+        return None;
+    };
+    let mut values = Vec::new();
+    let mut prompt_span = None;
+    let mut promptless = None;
+    for (value_name, value) in values_table.tables(VALUES_MAX) {
+        check_value_name(&values_table, name.value, &value_name, locales);
+        let prompt = value.text("prompt");
+        match &prompt {
+            Some(prompt) if prompt_span.is_none() => prompt_span = Some(prompt.span.clone()),
+            None => promptless = promptless.or_else(|| Some(value_name.value.to_owned())),
+            Some(_) => {}
+        }
+        let prompt = prompt.and_then(|text| plain(&value, &text)).unwrap_or_default();
+        let label = value.table("label").map(|label| read_label(&label)).unwrap_or_default();
+        values.push(AxisValue { name: value_name.value.to_owned(), prompt, label, only: Vec::new() });
+    }
+    if name.value == LOCALE_AXIS {
+        check_locales(&values_table, &values, locales);
+    }
+    let names: Vec<&str> = values.iter().map(|value| value.name.as_str()).collect();
+    let default = default.and_then(|default| {
+        let index = names.iter().position(|known| *known == default.value);
+        if index.is_none() {
+            let known = listing(&names, 12);
+            table.fault(
+                &default.span,
+                format!("axis `{}` has no value `{}`; it has {known}", name.value, default.value),
+            );
+        }
+        index
+    })?;
+    let axis = Axis { name: name.value.to_owned(), label, note, default, values, is_distinct };
+    Some(ReadAxis { axis, span: name.span.clone(), prompt_span, promptless })
+}
+
+fn check_value_name(table: &TableReader<'_, '_>, axis: &str, name: &Text<'_>, locales: &[String]) {
+    if axis == LOCALE_AXIS {
+        if !locales.iter().any(|locale| locale == name.value) {
+            table.fault(&name.span, format!("`{}` is not in `policy.locales`", name.value));
+        }
+    } else if !is_name(name.value) {
+        table.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
+    }
+}
+
+fn check_locales(table: &TableReader<'_, '_>, values: &[AxisValue], locales: &[String]) {
+    let missing: Vec<&String> = locales.iter().filter(|locale| !values.iter().any(|v| v.name == **locale)).collect();
+    if !missing.is_empty() {
+        let reason = format!("axis `locale` lacks {} of `policy.locales`", listing(&missing, 8));
+        table.fault(table.span(), reason);
+    }
+}
+
+fn read_label(table: &TableReader<'_, '_>) -> Localized<String> {
+    localized(table, |text| checked_text(table, text))
+}
+
+fn read_restrictions(name: &str, table: &TableReader<'_, '_>, axes: &mut [ReadAxis]) {
+    let Some(values) = table.table("values") else { return };
+    for (value_name, value) in values.tables(VALUES_MAX) {
+        value.expect(&["prompt", "label"]);
+        let only = value.table("only").map(|only| read_only(name, &only, axes)).unwrap_or_default();
+        value.finish(no_hint);
+        let axis = axes.iter_mut().find(|read| read.axis.name == name);
+        if let Some(target) = axis.and_then(|read| read.axis.values.iter_mut().find(|v| v.name == value_name.value)) {
+            target.only = only;
+        }
+    }
+}
+
+fn read_only(own: &str, only: &TableReader<'_, '_>, axes: &[ReadAxis]) -> Vec<Restriction> {
+    let mut restrictions = Vec::new();
+    for (axis_name, names) in only.named_lists(AXES_MAX) {
+        let position = axes.iter().position(|read| read.axis.name == axis_name.value);
+        let Some(axis) = position.filter(|_| axis_name.value != own) else {
+            only.fault(&axis_name.span, format!("`only` names another axis, and `{}` is none", axis_name.value));
+            continue;
+        };
+        let mut values = Vec::with_capacity(names.len());
+        for name in names {
+            match axes[axis].axis.value_index(name.value) {
+                Some(index) => values.push(index),
+                None => only.fault(&name.span, format!("axis `{}` has no value `{}`", axis_name.value, name.value)),
+            }
+        }
+        if values.is_empty() {
+            only.fault(&axis_name.span, format!("`only.{}` allows nothing", axis_name.value));
+        }
+        values.sort_unstable();
+        restrictions.push(Restriction { axis, values });
+    }
+    restrictions
+}
+
+fn locale_axis(locales: &[String]) -> ReadAxis {
+    let value = |locale: &String| AxisValue {
+        name: locale.clone(),
+        prompt: String::new(),
+        label: Localized::default(),
+        only: Vec::new(),
+    };
+    let axis = Axis {
+        name: LOCALE_AXIS.to_owned(),
+        label: Localized::default(),
+        note: None,
+        default: 0,
+        values: locales.iter().map(value).collect(),
+        is_distinct: false,
+    };
+    ReadAxis { axis, span: 0..0, prompt_span: None, promptless: locales.first().cloned() }
+}
+
+fn check_default_is_allowed(root: &TableReader<'_, '_>, axes: &[ReadAxis]) {
+    for read in axes {
+        for only in &read.axis.default_value().only {
+            let other = &axes[only.axis].axis;
+            if !only.values.contains(&other.default) {
+                let reason = format!(
+                    "the default `{}` is not allowed beside the default `{}` of axis `{}`",
+                    read.axis.default_value().name,
+                    other.default_value().name,
+                    other.name
+                );
+                root.fault(&read.span, reason);
+            }
+        }
+    }
+}
+
+/// A prompt text no template uses would promise a difference that no picture shows.
+pub(crate) fn check_prompts_are_used(root: &TableReader<'_, '_>, axes: &[ReadAxis], slots: &[Slot]) {
+    for (index, read) in axes.iter().enumerate() {
+        let is_used = slots.iter().any(|slot| slot.generate.prompt.uses_axis(index));
+        if let Some(span) = &read.prompt_span
+            && !is_used
+            && !slots.is_empty()
+        {
+            let name = &read.axis.name;
+            root.fault(span, format!("no prompt of this manifest uses {{{name}}}, so this text has no effect"));
+        }
+    }
+}
+
+/// Every value of an axis that an alt text names needs a label in every locale.
+pub(crate) fn check_labels(table: &TableReader<'_, '_>, span: &Range<usize>, read: &ReadAxis, locales: &[String]) {
+    for value in &read.axis.values {
+        let what = format!("{{{}}} stands in an alt text, but the label of `{}`", read.axis.name, value.name);
+        check_covers(table, span, &what, &value.label, locales);
+    }
+}

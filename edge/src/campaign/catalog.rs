@@ -1,0 +1,388 @@
+//! The catalogue: an immutable snapshot of every campaign, with its lock and its libraries.
+//!
+//! A snapshot is whole or there is none: one broken manifest refuses it, and the edge keeps the last. Resolved
+//! variants are memoised within the snapshot, bounded by count, so that a hit hashes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::RecipeError;
+use moka::sync::Cache;
+
+use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
+use super::fault::{CatalogErrors, Fault, SourceText};
+use super::lock::{self, Lock};
+use super::manifest::{self, Manifest, Policy, Surroundings};
+use super::prompts;
+use super::slots::Slot;
+use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
+use super::template::Part;
+use super::variant::{Variant, VariantKey};
+use super::version::rendition_digest;
+use crate::provenance::Marking;
+use crate::request::IgnoredParameters;
+
+/// A campaign ready to serve: manifest and lock, linked.
+#[derive(Debug)]
+pub struct Campaign {
+    pub name: String,
+    pub title: String,
+    pub rights: Marking,
+    pub policy: Policy,
+    pub axes: Vec<Axis>,
+    pub slots: Vec<Arc<Slot>>,
+    /// Over manifest, lock and the libraries.
+    pub digest: Digest,
+    /// Its place in the snapshot.
+    index: u16,
+    pub(super) links: Vec<SlotLink>,
+    checkpoints: BTreeMap<String, Digest>,
+    /// What one step of an axis adds to a combination.
+    strides: Vec<u32>,
+    default_combination: u32,
+}
+
+/// What is computed once per slot.
+#[derive(Debug)]
+pub(super) struct SlotLink {
+    /// Over everything that decides what the slot's recipes are.
+    pub(super) generation_digest: Digest,
+    /// Over everything that decides how its masters are cut and encoded.
+    pub(super) rendition_digest: Digest,
+}
+
+/// Why values cannot stand together.
+#[derive(Debug, Clone, Copy)]
+pub struct Forbidden<'c> {
+    pub axis: &'c Axis,
+    pub value: &'c AxisValue,
+    pub restriction: &'c Restriction,
+}
+
+impl Campaign {
+    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16) -> Self {
+        let mut strides = vec![1_u32; manifest.axes.len()];
+        for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
+            // At most VARIANTS_MAX combinations: no overflow.
+            strides[axis] = strides[axis + 1] * count_u32(manifest.axes[axis + 1].values.len());
+        }
+        let default_combination =
+            manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
+        let links = manifest.slots.iter().map(|slot| SlotLink {
+            generation_digest: generation_digest(slot, &manifest.axes, lock.checkpoints.get(&slot.generate.checkpoint)),
+            rendition_digest: rendition_digest(slot, &manifest.rights),
+        });
+        Self {
+            links: links.collect(),
+            name: manifest.name,
+            title: manifest.title,
+            rights: manifest.rights,
+            policy: manifest.policy,
+            axes: manifest.axes,
+            slots: manifest.slots.into_iter().map(Arc::new).collect(),
+            digest,
+            index,
+            checkpoints: lock.checkpoints,
+            strides,
+            default_combination,
+        }
+    }
+
+    #[must_use]
+    pub fn slot_index(&self, name: &str) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.name == name)
+    }
+
+    #[must_use]
+    pub fn axis_index(&self, name: &str) -> Option<usize> {
+        self.axes.iter().position(|axis| axis.name == name)
+    }
+
+    /// The combination of all defaults.
+    #[must_use]
+    pub const fn default_combination(&self) -> u32 {
+        self.default_combination
+    }
+
+    pub(super) fn key(&self, slot_index: usize, combination: u32) -> VariantKey {
+        VariantKey { campaign: self.index, slot: count_u16(slot_index), combination }
+    }
+
+    /// A combination with one axis changed from its default to another value.
+    pub(super) fn with_value(&self, combination: u32, axis: usize, value: usize) -> u32 {
+        let stride = self.strides[axis];
+        combination - count_u32(self.axes[axis].default) * stride + count_u32(value) * stride
+    }
+
+    /// One value index per axis.
+    #[must_use]
+    pub fn values_of(&self, combination: u32) -> Vec<usize> {
+        let digits = self.axes.iter().zip(&self.strides);
+        digits.map(|(axis, stride)| (combination / stride) as usize % axis.values.len()).collect()
+    }
+
+    /// Every allowed combination, in the order of the manifest: the first axis varies slowest.
+    pub fn combinations(&self) -> impl Iterator<Item = u32> {
+        let count = self.axes.iter().map(|axis| count_u32(axis.values.len())).product::<u32>();
+        let has_restrictions = self.has_restrictions();
+        (0..count).filter(move |&combination| {
+            !has_restrictions || forbidden(&self.axes, &self.values_of(combination)).is_none()
+        })
+    }
+
+    /// Number of allowed combinations.
+    #[must_use]
+    pub fn combination_count(&self) -> u64 {
+        if self.has_restrictions() {
+            self.combinations().count() as u64
+        } else {
+            self.axes.iter().map(|axis| axis.values.len() as u64).product()
+        }
+    }
+
+    fn has_restrictions(&self) -> bool {
+        self.axes.iter().flat_map(|axis| &axis.values).any(|value| !value.only.is_empty())
+    }
+
+    /// The restriction a choice of values breaks.
+    #[must_use]
+    pub fn forbidden(&self, values: &[usize]) -> Option<Forbidden<'_>> {
+        forbidden(&self.axes, values).map(|(axis, value, restriction)| Forbidden { axis, value, restriction })
+    }
+
+    /// The locale of a variant; the campaign's first where no axis says.
+    #[must_use]
+    pub fn locale(&self, values: &[usize]) -> &str {
+        let axis = self.axis_index(LOCALE_AXIS);
+        axis.map_or(self.policy.locales[0].as_str(), |axis| &self.axes[axis].values[values[axis]].name)
+    }
+
+    /// A slot's alt text for a variant, in its locale.
+    #[must_use]
+    pub fn alt(&self, slot: &Slot, values: &[usize]) -> String {
+        let locale = self.locale(values);
+        let Some(template) = slot.alt.get(locale) else { return String::new() };
+        template.render(|axis| {
+            let value = &self.axes[axis].values[values[axis]];
+            value.label.get(locale).map_or(value.name.as_str(), String::as_str)
+        })
+    }
+
+    /// The pinned digest of a slot's checkpoint.
+    #[must_use]
+    pub fn checkpoint_digest(&self, slot: &Slot) -> Digest {
+        // Reading the lock made sure that every name is in it.
+        self.checkpoints.get(&slot.generate.checkpoint).copied().unwrap_or_else(|| Digest::of_bytes(b""))
+    }
+
+    /// What of slot and campaign decides how its masters are cut and encoded.
+    #[must_use]
+    pub fn rendition_digest(&self, slot_index: usize) -> &Digest {
+        &self.links[slot_index].rendition_digest
+    }
+}
+
+/// Campaigns and slots are bounded by `FILES_MAX` and `SLOTS_MAX`.
+fn count_u16(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// Counts here are bounded by `VARIANTS_MAX`.
+fn count_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn generation_digest(slot: &Slot, axes: &[Axis], checkpoint: Option<&Digest>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let generate = &slot.generate;
+    add(checkpoint.map(Digest::as_bytes).map_or(&[][..], |bytes| bytes));
+    add(format!("{:?}", generate.scheduler).as_bytes());
+    for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
+        add(&number.to_le_bytes());
+    }
+    add(&generate.guidance.to_bits().to_le_bytes());
+    add(generate.seed.per.as_str().as_bytes());
+    add(generate.negative_prompt.as_bytes());
+    for part in generate.prompt.parts() {
+        let Part::Axis(axis) = part else {
+            let Part::Literal(literal) = part else { continue };
+            add(literal.as_bytes());
+            continue;
+        };
+        let axis = &axes[*axis];
+        add(axis.name.as_bytes());
+        for value in &axis.values {
+            add(value.name.as_bytes());
+            add(value.prompt.as_bytes());
+        }
+    }
+    Digest::from_hash(&hasher.finalize())
+}
+
+/// All campaigns of a moment.
+pub struct Catalog {
+    campaigns: Vec<Arc<Campaign>>,
+    by_name: HashMap<String, u16>,
+    /// Over every file read.
+    digest: Digest,
+    ignored: IgnoredParameters,
+    variants: Cache<VariantKey, Arc<Variant>>,
+}
+
+/// Manifests read without their locks: what `lock` works on.
+pub(crate) struct ReadManifests {
+    pub(crate) manifests: Vec<(Manifest, CampaignFiles)>,
+    pub(crate) libraries_digest: Digest,
+    pub(crate) digest: Digest,
+    pub(crate) faults: Vec<Fault>,
+}
+
+/// Reads libraries and manifests, collecting faults.
+pub(crate) fn read_manifests(sources: &CatalogSources) -> ReadManifests {
+    let SourceFiles { campaigns, libraries: library_files, digest, mut faults } = SourceFiles::read(sources);
+    let mut libraries = BTreeMap::new();
+    for (stem, file) in &library_files {
+        let source = SourceText::new(&file.path, &file.text);
+        libraries.extend(prompts::read(&source, stem).map(|library| (stem.clone(), library)));
+        faults.extend(source.into_faults());
+    }
+    let mut manifests = Vec::with_capacity(campaigns.len());
+    for (stem, files) in campaigns {
+        let source = SourceText::new(&files.manifest.path, &files.manifest.text);
+        let around = Surroundings { libraries: &libraries, ignored: &sources.ignored };
+        let manifest = manifest::read(&source, &stem, around);
+        faults.extend(source.into_faults());
+        manifests.extend(manifest.map(|manifest| (manifest, files)));
+    }
+    let libraries_digest = texts_digest(library_files.values());
+    ReadManifests { manifests, libraries_digest, digest, faults }
+}
+
+impl Catalog {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// Every fault of every file, each with file, line, column and reason.
+    pub fn load(sources: &CatalogSources) -> Result<Self, CatalogErrors> {
+        Self::from_manifests(read_manifests(sources), sources)
+    }
+
+    pub(crate) fn from_manifests(read: ReadManifests, sources: &CatalogSources) -> Result<Self, CatalogErrors> {
+        let ReadManifests { manifests, libraries_digest, digest, mut faults } = read;
+        let mut campaigns = Vec::with_capacity(manifests.len());
+        for (manifest, files) in manifests {
+            let Some(lock_file) = &files.lock else {
+                faults.push(lock::missing(&files.lock_path));
+                continue;
+            };
+            let source = SourceText::new(&lock_file.path, &lock_file.text);
+            let lock = lock::read(&source, &manifest);
+            faults.extend(source.into_faults());
+            let Some(lock) = lock else { continue };
+            let own_digest = texts_digest([&files.manifest, lock_file]);
+            let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
+            let index = count_u16(campaigns.len());
+            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index)));
+        }
+        let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
+        let catalog = Self {
+            by_name: by_name.collect(),
+            campaigns,
+            digest,
+            ignored: sources.ignored.clone(),
+            variants: Cache::new(sources.variants_memoised_max),
+        };
+        faults.extend(catalog.check_fallbacks(sources));
+        CatalogErrors::check(faults)?;
+        Ok(catalog)
+    }
+
+    /// The fallback of every slot has a recipe, and with it every variant: texts and sizes are bounded alike.
+    fn check_fallbacks(&self, sources: &CatalogSources) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for campaign in &self.campaigns {
+            for slot_index in 0..campaign.slots.len() {
+                if let Err(error) = self.fallback(campaign, slot_index) {
+                    let file = sources.campaigns_dir.join(format!("{}.toml", campaign.name));
+                    let slot = &campaign.slots[slot_index].name;
+                    faults.push(Fault::of_file(&file, format!("slot `{slot}`: {error}")));
+                }
+            }
+        }
+        faults
+    }
+
+    #[must_use]
+    pub fn campaign(&self, name: &str) -> Option<&Arc<Campaign>> {
+        self.by_name.get(name).and_then(|index| self.campaigns.get(usize::from(*index)))
+    }
+
+    /// By name.
+    pub fn campaigns(&self) -> impl Iterator<Item = &Arc<Campaign>> {
+        self.campaigns.iter()
+    }
+
+    #[must_use]
+    pub const fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// What [`crate::request::ImageRequest::parse`] drops.
+    #[must_use]
+    pub const fn ignored_parameters(&self) -> &IgnoredParameters {
+        &self.ignored
+    }
+
+    /// A variant by its combination, memoised. The combination is an allowed one.
+    ///
+    /// # Errors
+    /// When its recipe is out of bounds, which a valid manifest rules out.
+    pub fn variant(
+        &self,
+        campaign: &Campaign,
+        slot_index: usize,
+        combination: u32,
+    ) -> Result<Arc<Variant>, RecipeError> {
+        let key = campaign.key(slot_index, combination);
+        if let Some(variant) = self.variants.get(&key) {
+            return Ok(variant);
+        }
+        let variant = Arc::new(Variant::build(campaign, key, campaign.values_of(combination))?);
+        self.variants.insert(key, Arc::clone(&variant));
+        Ok(variant)
+    }
+
+    /// The slot's variant of all defaults.
+    ///
+    /// # Errors
+    /// As [`Self::variant`].
+    pub fn fallback(&self, campaign: &Campaign, slot_index: usize) -> Result<Arc<Variant>, RecipeError> {
+        self.variant(campaign, slot_index, campaign.default_combination())
+    }
+
+    pub(super) fn memoised(&self, key: &VariantKey) -> Option<Arc<Variant>> {
+        self.variants.get(key)
+    }
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.campaigns.iter().map(|campaign| campaign.name.as_str()).collect();
+        f.debug_struct("Catalog").field("campaigns", &names).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+fn texts_digest<'f>(files: impl IntoIterator<Item = &'f SourceFile>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        hasher.update(&(file.text.len() as u64).to_le_bytes());
+        hasher.update(file.text.as_bytes());
+    }
+    Digest::from_hash(&hasher.finalize())
+}

@@ -1,0 +1,151 @@
+//! `bildkante-edge check` and `lock`: the work, without the printing and exiting.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bildkante_shared::ids::Digest;
+
+use super::catalog::{Campaign, Catalog, ReadManifests, read_manifests};
+use super::fault::{CatalogErrors, Fault};
+use super::lock::{self, Lock, LockError, Models};
+use super::sources::CatalogSources;
+
+/// What `check` found; everything is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckReport {
+    pub campaigns: Vec<CampaignReport>,
+}
+
+/// A valid campaign in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CampaignReport {
+    pub name: String,
+    pub digest: Digest,
+    /// Slots × allowed combinations of values.
+    pub variants: u64,
+    pub slots: Vec<SlotReport>,
+}
+
+/// A slot in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotReport {
+    pub name: String,
+    pub variants: u64,
+    /// Most recipes: combinations of the axes its prompt uses, restrictions not counted in.
+    pub recipes_max: u64,
+    /// Most renditions of one variant an unsigned URL can ask for: widths × formats × qualities.
+    pub renditions_per_variant_max: usize,
+}
+
+impl CheckReport {
+    #[must_use]
+    pub fn of(catalog: &Catalog) -> Self {
+        Self { campaigns: catalog.campaigns().map(|campaign| report(campaign)).collect() }
+    }
+}
+
+fn report(campaign: &Campaign) -> CampaignReport {
+    let combinations = campaign.combination_count();
+    let slots = campaign.slots.iter().map(|slot| {
+        let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.generate.prompt.uses_axis(*axis));
+        SlotReport {
+            name: slot.name.clone(),
+            variants: combinations,
+            recipes_max: drawn.map(|(_, axis)| axis.values.len() as u64).product(),
+            renditions_per_variant_max: slot.renditions_max(),
+        }
+    });
+    CampaignReport {
+        name: campaign.name.clone(),
+        digest: campaign.digest,
+        variants: combinations * campaign.slots.len() as u64,
+        slots: slots.collect(),
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for campaign in &self.campaigns {
+            writeln!(f, "{}: valid, {} variants, {}", campaign.name, campaign.variants, campaign.digest)?;
+            for slot in &campaign.slots {
+                writeln!(
+                    f,
+                    "  {}: {} variants of at most {} recipes, at most {} renditions per variant",
+                    slot.name, slot.variants, slot.recipes_max, slot.renditions_per_variant_max
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks manifests, locks and libraries, and with `models_dir` also that the locks pin what is there.
+///
+/// # Errors
+/// Every fault found.
+pub fn check(sources: &CatalogSources, models_dir: Option<&Path>) -> Result<CheckReport, CatalogErrors> {
+    if let Some(models_dir) = models_dir {
+        CatalogErrors::check(check_models(&read_manifests(sources), models_dir))?;
+    }
+    Catalog::load(sources).map(|catalog| CheckReport::of(&catalog))
+}
+
+fn check_models(read: &ReadManifests, models_dir: &Path) -> Vec<Fault> {
+    let mut models = Models::new(models_dir);
+    let mut faults = read.faults.clone();
+    for (manifest, files) in &read.manifests {
+        let expected = match lock::make(manifest, &mut models) {
+            Ok(lock) => lock,
+            Err(error) => {
+                faults.push(Fault::of_file(&files.manifest.path, error.to_string()));
+                continue;
+            }
+        };
+        let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
+        let found: Option<Lock> = source.as_ref().and_then(|source| lock::read(source, manifest));
+        if found.is_some_and(|found| found != expected) {
+            let reason =
+                "the lock pins another checkpoint than the one in the models folder; run `bildkante-edge lock`";
+            faults.push(Fault::of_file(&files.lock_path, reason));
+        }
+    }
+    faults
+}
+
+/// One lock after `lock`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockOutcome {
+    pub path: PathBuf,
+    pub lock: Lock,
+    pub has_changed: bool,
+}
+
+/// Why `lock` wrote nothing or not everything.
+#[derive(Debug, thiserror::Error)]
+pub enum LockRunError {
+    #[error(transparent)]
+    Manifests(#[from] CatalogErrors),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// Writes the lock of every campaign. Nothing is written unless every manifest is valid and every checkpoint is
+/// there; a lock that is right already is left alone.
+///
+/// # Errors
+/// As above, or when a file cannot be written.
+pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<LockOutcome>, LockRunError> {
+    let ReadManifests { manifests, faults, .. } = read_manifests(sources);
+    CatalogErrors::check(faults)?;
+    let mut models = Models::new(models_dir);
+    let mut outcomes = Vec::with_capacity(manifests.len());
+    for (manifest, files) in manifests {
+        let lock = lock::make(&manifest, &mut models)?;
+        let has_changed = files.lock.is_none_or(|file| file.text != lock.to_toml());
+        outcomes.push(LockOutcome { path: files.lock_path, lock, has_changed });
+    }
+    for outcome in outcomes.iter().filter(|outcome| outcome.has_changed) {
+        outcome.lock.write(&outcome.path)?;
+    }
+    Ok(outcomes)
+}

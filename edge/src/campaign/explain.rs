@@ -1,0 +1,154 @@
+//! `bildkante-edge explain URL`: what each stage makes of a request, as data.
+
+use std::collections::BTreeMap;
+
+use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::problem::Problem;
+use bildkante_shared::recipe::Recipe;
+use bildkante_shared::wire::DedupScope;
+use serde::Serialize;
+
+use super::catalog::Catalog;
+use super::resolve::Resolved;
+use crate::negotiate;
+use crate::render::RenditionSpec;
+use crate::request::{ImageRequest, WidthAsk};
+
+/// The stages in order; what follows a `problem` is absent.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    pub url: String,
+    /// The request in its one spelling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<ExplainedVariant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rendition: Option<ExplainedRendition>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+    /// For those who go on to caches and bytes.
+    #[serde(skip)]
+    pub resolved: Option<(Resolved, RenditionSpec)>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedVariant {
+    pub name: String,
+    pub campaign: Digest,
+    pub values: BTreeMap<String, String>,
+    pub locale: String,
+    pub alt: String,
+    pub recipe_id: RecipeId,
+    pub recipe: Recipe,
+    pub checkpoint: String,
+    pub dedup: DedupScope,
+    pub urgency: u8,
+    pub on_miss: String,
+    pub tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedRendition {
+    pub spec: String,
+    pub media_type: &'static str,
+    /// Whether the answer carries `Vary: Accept`.
+    pub is_negotiated: bool,
+    pub url: String,
+    pub file_name: String,
+}
+
+/// Parses, resolves and negotiates. `url` is a path with query, or a whole URL whose scheme and host are dropped.
+#[must_use]
+pub fn explain_request(catalog: &Catalog, url: &str, accept: Option<&str>) -> Explanation {
+    let mut explanation = Explanation {
+        url: url.to_owned(),
+        request: None,
+        variant: None,
+        rendition: None,
+        warnings: Vec::new(),
+        problem: None,
+        resolved: None,
+    };
+    let (path, query) = split(url);
+    let request = match ImageRequest::parse(path, query, catalog.ignored_parameters()) {
+        Ok(request) => request,
+        Err(error) => {
+            explanation.problem = Some(error.problem());
+            return explanation;
+        }
+    };
+    explanation.request = Some(request.canonical());
+    let resolved = match catalog.resolve(&request) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            explanation.problem = Some(error.problem());
+            return explanation;
+        }
+    };
+    explanation.variant = Some(variant(&resolved));
+    let format = negotiate::choose(accept, resolved.format, resolved.slot.formats);
+    let spec =
+        RenditionSpec { width_px: resolved.width_px, height_px: resolved.height_px, format, quality: resolved.quality };
+    explanation.rendition = Some(ExplainedRendition {
+        spec: spec.to_string(),
+        media_type: format.media_type(),
+        is_negotiated: resolved.format.is_negotiable(),
+        url: resolved.rendition_url(),
+        file_name: format!("{}.{}", resolved.variant.file_stem, format.extension()),
+    });
+    explanation.warnings = warnings(&request, &resolved);
+    explanation.resolved = Some((resolved, spec));
+    explanation
+}
+
+fn split(url: &str) -> (&str, Option<&str>) {
+    let after_host = url.split_once("://").map(|(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
+    let target = after_host.unwrap_or(url);
+    let target = target.split('#').next().unwrap_or_default();
+    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
+}
+
+fn variant(resolved: &Resolved) -> ExplainedVariant {
+    let Resolved { campaign, slot, variant, .. } = resolved;
+    let values = campaign.axes.iter().zip(&variant.values);
+    ExplainedVariant {
+        name: variant.name.clone(),
+        campaign: campaign.digest,
+        values: values.map(|(axis, index)| (axis.name.clone(), axis.values[*index].name.clone())).collect(),
+        locale: resolved.locale().to_owned(),
+        alt: resolved.alt(),
+        recipe_id: variant.recipe.id(),
+        recipe: variant.recipe.clone().into_recipe(),
+        checkpoint: slot.generate.checkpoint.clone(),
+        dedup: variant.dedup.clone(),
+        urgency: slot.urgency.get(),
+        on_miss: slot.on_miss.to_string(),
+        tags: variant.tags.clone(),
+    }
+}
+
+fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let slot = &resolved.slot;
+    if let Some(WidthAsk::Px(css_px)) = request.width {
+        let wanted_px = request.dpr.device_px(css_px);
+        if wanted_px > resolved.width_px {
+            warnings.push(format!(
+                "{wanted_px} px were asked for, the ladder of `{}` ends at {} px",
+                slot.name, resolved.width_px
+            ));
+        }
+    }
+    if request.width == Some(WidthAsk::Auto) {
+        warnings.push("w=auto: client hints are not read yet, every client gets the default width".to_owned());
+    }
+    let native_px = slot.ratio.cropped_width_px(slot.generate.width_px, slot.generate.height_px);
+    if resolved.width_px > native_px {
+        let factor = f64::from(resolved.width_px) / f64::from(native_px);
+        warnings.push(format!("the master is enlarged {factor:.2} times: its crop is {native_px} px wide"));
+    }
+    warnings
+}

@@ -1,0 +1,289 @@
+//! `[generate]`: how a slot's masters are drawn. Every key may be overridden in `[slots.{slot}.generate]`.
+
+use std::ops::Range;
+
+use bildkante_shared::limits;
+use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, TimestepSpacing};
+
+use super::axes::ReadAxis;
+use super::fault::listing;
+use super::prompts::Words;
+use super::reader::{TableReader, Text, no_hint};
+use super::template::{Part, Placeholder, Template, tidy};
+
+/// Longest name of a checkpoint.
+const CHECKPOINT_NAME_BYTES_MAX: usize = 100;
+/// Most negative lists of one prompt.
+const NEGATIVES_MAX: usize = 32;
+
+/// Keys of `[generate]`, for the hint when one stands in a slot.
+pub(crate) const KEYS: [&str; 10] = [
+    "checkpoint",
+    "scheduler",
+    "timestep_spacing",
+    "karras_sigmas",
+    "steps",
+    "guidance",
+    "size",
+    "seed",
+    "prompt",
+    "negative",
+];
+
+/// Everything of a recipe but the values of the axes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generate {
+    /// Name of a checkpoint; the lock knows its digest.
+    pub checkpoint: String,
+    pub scheduler: SchedulerChoice,
+    pub steps: u32,
+    pub guidance: f64,
+    pub width_px: u32,
+    pub height_px: u32,
+    pub seed: Seed,
+    pub prompt: Template,
+    /// The negative lists and the styles' negatives, joined.
+    pub negative_prompt: String,
+}
+
+/// Where a recipe's seed comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seed {
+    pub base: u32,
+    pub per: SeedPer,
+}
+
+/// How far one seed reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeedPer {
+    /// The base itself: one look for all variants.
+    Campaign,
+    /// Derived from the base and the recipe without its seed.
+    Recipe,
+}
+
+impl SeedPer {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Campaign => "campaign",
+            Self::Recipe => "recipe",
+        }
+    }
+}
+
+/// Reads a slot's generation keys over those of `[generate]`.
+#[derive(Debug)]
+pub(crate) struct GenerateReader<'r, 'a, 'i> {
+    pub(crate) axes: &'r [ReadAxis],
+    pub(crate) words: &'r Words<'r>,
+    pub(crate) defaults: Option<&'r TableReader<'a, 'i>>,
+}
+
+/// One slot's view: its own keys first.
+struct Layered<'r, 'a, 'i> {
+    slot: &'r TableReader<'a, 'i>,
+    own: Option<&'r TableReader<'a, 'i>>,
+    defaults: Option<&'r TableReader<'a, 'i>>,
+}
+
+impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
+    fn of(&self, key: &'static str) -> Option<&'r TableReader<'a, 'i>> {
+        self.own.filter(|own| own.has(key)).or_else(|| self.defaults.filter(|defaults| defaults.has(key)))
+    }
+
+    fn require(&self, key: &'static str) -> Option<&'r TableReader<'a, 'i>> {
+        let table = self.of(key);
+        // Without any [generate] its absence has been said already.
+        if table.is_none() && self.defaults.is_some() {
+            self.slot.fault(self.slot.span(), format!("`{key}` is missing: set it in [generate] or for this slot"));
+        }
+        table
+    }
+}
+
+impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
+    /// `None` with a fault noted where a key is missing or wrong.
+    pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Generate> {
+        let own = slot.table("generate");
+        let layered = Layered { slot, own: own.as_ref(), defaults: self.defaults };
+        let checkpoint = layered.require("checkpoint").and_then(read_checkpoint);
+        let steps = layered.require("steps").and_then(|table| table.integer("steps", 1..=limits::STEPS_MAX));
+        let guidance = layered.require("guidance").and_then(|t| t.number("guidance", 0.0..=limits::GUIDANCE_MAX));
+        let size = layered.require("size").and_then(read_size);
+        let seed = layered.require("seed").and_then(read_seed);
+        let scheduler = read_scheduler(&layered);
+        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table));
+        let negatives = layered.of("negative").map(|table| self.read_negatives(table)).unwrap_or_default();
+        if let Some(own) = &own {
+            own.expect(&KEYS);
+            own.finish(no_hint);
+        }
+        let (prompt, style_negatives) = prompt?;
+        let negative_prompt = tidy(&[negatives, style_negatives].concat().join(", "));
+        if negative_prompt.len() > limits::PROMPT_BYTES_MAX {
+            let (bytes, bytes_max) = (negative_prompt.len(), limits::PROMPT_BYTES_MAX);
+            slot.fault(slot.span(), format!("the negative prompt has {bytes} bytes, at most {bytes_max}"));
+        }
+        let (width_px, height_px) = size?;
+        let (checkpoint, steps, guidance, seed) = (checkpoint?, steps?, guidance?, seed?);
+        Some(Generate { checkpoint, scheduler, steps, guidance, width_px, height_px, seed, prompt, negative_prompt })
+    }
+
+    fn read_prompt(&self, table: &TableReader<'_, '_>) -> Option<(Template, Vec<String>)> {
+        let text = table.text("prompt")?;
+        let mut negatives = Vec::new();
+        let template = Template::parse(text.value, |placeholder| self.resolve(placeholder, &mut negatives));
+        let template = link(table, &text, template)?;
+        let longest = |axis: usize| {
+            let values = &self.axes[axis].axis.values;
+            values.iter().map(|value| value.prompt.len()).max().unwrap_or_default()
+        };
+        let bytes = template.bytes_max(longest);
+        if bytes > limits::PROMPT_BYTES_MAX {
+            let bytes_max = limits::PROMPT_BYTES_MAX;
+            table.fault(&text.span, format!("the longest prompt has {bytes} bytes, at most {bytes_max}"));
+        }
+        Some((template, negatives))
+    }
+
+    fn resolve(&self, placeholder: Placeholder<'_>, negatives: &mut Vec<String>) -> Result<Part, String> {
+        match placeholder {
+            Placeholder::Axis(name) => {
+                let names: Vec<&str> = self.axes.iter().map(|read| read.axis.name.as_str()).collect();
+                let axis = names.iter().position(|known| *known == name);
+                let axis =
+                    axis.ok_or_else(|| format!("there is no axis {{{name}}}; there are {}", listing(&names, 16)))?;
+                if let Some(value) = &self.axes[axis].promptless {
+                    return Err(format!("{{{name}}} stands in a prompt, but its value `{value}` has no `prompt`"));
+                }
+                Ok(Part::Axis(axis))
+            }
+            Placeholder::Style(name) => {
+                let style = self.words.style(name).ok_or_else(|| {
+                    let known = self.words.names(|library| library.styles.keys().collect());
+                    format!("no library of this campaign has a style `{name}`; {}", known_names(&known))
+                })?;
+                if !style.negative.is_empty() {
+                    negatives.push(style.negative.clone());
+                }
+                Ok(Part::Literal(style.prompt.clone()))
+            }
+            Placeholder::Block(name) => {
+                let block = self.words.block(name).ok_or_else(|| {
+                    let known = self.words.names(|library| library.blocks.keys().collect());
+                    format!("no library of this campaign has a block `{name}`; {}", known_names(&known))
+                })?;
+                Ok(Part::Literal(block.to_owned()))
+            }
+        }
+    }
+
+    fn read_negatives(&self, table: &TableReader<'_, '_>) -> Vec<String> {
+        let mut texts = Vec::new();
+        for name in table.texts("negative", NEGATIVES_MAX).unwrap_or_default() {
+            match self.words.negative(name.value) {
+                Some(words) => texts.push(words.to_owned()),
+                None => {
+                    let known = self.words.names(|library| library.negatives.keys().collect());
+                    let known = known_names(&known);
+                    let reason = format!("no library of this campaign has a negative list `{}`; {known}", name.value);
+                    table.fault(&name.span, reason);
+                }
+            }
+        }
+        texts
+    }
+}
+
+/// Notes a template's reasons as faults.
+pub(crate) fn link(
+    table: &TableReader<'_, '_>,
+    text: &Text<'_>,
+    template: Result<Template, Vec<String>>,
+) -> Option<Template> {
+    match template {
+        Ok(template) => Some(template),
+        Err(reasons) => {
+            for reason in reasons {
+                table.fault(&text.span, reason);
+            }
+            None
+        }
+    }
+}
+
+/// Closes `[generate]`, whose keys the slots read.
+pub(crate) fn finish_defaults(defaults: Option<&TableReader<'_, '_>>) {
+    if let Some(defaults) = defaults {
+        defaults.expect(&KEYS);
+        defaults.finish(no_hint);
+    }
+}
+
+fn known_names(names: &[&str]) -> String {
+    if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", listing(names, 12)) }
+}
+
+/// A checkpoint's name is also the name of its folder.
+fn read_checkpoint(table: &TableReader<'_, '_>) -> Option<String> {
+    let name = table.text("checkpoint")?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let is_name = (1..=CHECKPOINT_NAME_BYTES_MAX).contains(&name.value.len())
+        && !name.value.starts_with('.')
+        && name.value.bytes().all(is_plain);
+    if is_name {
+        return Some(name.value.to_owned());
+    }
+    let reason = format!("`{}` is no checkpoint: its name has letters, digits, `.`, `_` and `-` only", name.value);
+    table.fault(&name.span, reason);
+    None
+}
+
+fn read_size(table: &TableReader<'_, '_>) -> Option<(u32, u32)> {
+    let size = table.integers("size", 1..=limits::MASTER_SIDE_PX_MAX, 2)?;
+    let [(width_px, span), (height_px, height_span)] = size.as_slice() else {
+        table.fault(table.span(), "`size` is [width, height] in pixels");
+        return None;
+    };
+    let multiple = limits::MASTER_SIDE_PX_MULTIPLE;
+    let check = |side_px: u32, span: &Range<usize>| {
+        let is_multiple = side_px.is_multiple_of(multiple);
+        if !is_multiple {
+            let nearest = (side_px / multiple).max(1) * multiple;
+            table.fault(span, format!("`size` is in multiples of {multiple} px: {nearest}, not {side_px}"));
+        }
+        is_multiple
+    };
+    let is_multiple = check(*width_px, span) & check(*height_px, height_span);
+    if u64::from(*width_px) * u64::from(*height_px) > limits::MASTER_AREA_PX_MAX {
+        table.fault(span, format!("`size` has more than {} pixels", limits::MASTER_AREA_PX_MAX));
+        return None;
+    }
+    is_multiple.then_some((*width_px, *height_px))
+}
+
+fn read_seed(table: &TableReader<'_, '_>) -> Option<Seed> {
+    let seed = table.table("seed")?;
+    let base = seed.integer("base", 0..=u32::MAX);
+    if !seed.has("base") {
+        seed.fault(seed.span(), "`seed.base` is missing");
+    }
+    let per = seed.choice("per", &[("campaign", SeedPer::Campaign), ("recipe", SeedPer::Recipe)]);
+    seed.finish(no_hint);
+    Some(Seed { base: base?, per: per.unwrap_or(SeedPer::Campaign) })
+}
+
+fn read_scheduler(layered: &Layered<'_, '_, '_>) -> SchedulerChoice {
+    let spacings = [
+        ("leading", TimestepSpacing::Leading),
+        ("trailing", TimestepSpacing::Trailing),
+        ("linspace", TimestepSpacing::Linspace),
+    ];
+    let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
+    SchedulerChoice {
+        kind: layered.of("scheduler").and_then(|table| table.choice("scheduler", &kinds)),
+        timestep_spacing: layered.of("timestep_spacing").and_then(|t| t.choice("timestep_spacing", &spacings)),
+        karras_sigmas: layered.of("karras_sigmas").and_then(|table| table.flag("karras_sigmas")),
+    }
+}

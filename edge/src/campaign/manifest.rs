@@ -1,0 +1,259 @@
+//! A campaign manifest: `config/campaigns/{campaign}.toml`, read into types that cannot be wrong.
+//!
+//! Reading needs the prompt libraries, because templates are linked to their words here; it needs no lock and
+//! no node. Everything a URL can later select — axes, values, slots, ladders, formats — is finite and bounded
+//! by the constants below.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::axes::{self, Axis};
+use super::fault::{SourceText, listing};
+use super::generate::{self, GenerateReader};
+use super::prompts::{Library, Words, read_schema};
+use super::reader::{self, TableReader, Text, no_hint};
+use super::slots::{self, Slot};
+use super::words::{Localized, is_locale, is_name};
+use crate::provenance::Marking;
+use crate::request::IgnoredParameters;
+
+/// Most axes of a campaign.
+pub const AXES_MAX: usize = 16;
+/// Most values of an axis.
+pub const VALUES_MAX: usize = 256;
+/// Most slots of a campaign.
+pub const SLOTS_MAX: usize = 64;
+/// Most variants of a campaign: slots × values of every axis.
+pub const VARIANTS_MAX: u64 = 1_000_000;
+/// Most locales of a campaign.
+pub const LOCALES_MAX: usize = 64;
+/// Most prompt libraries of a campaign.
+pub const LIBRARIES_MAX: usize = 32;
+/// Longest title, label, note or rights statement.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// A valid manifest, linked to the words of its libraries.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    pub name: String,
+    pub title: String,
+    pub rights: Marking,
+    pub policy: Policy,
+    /// In the order of the file; `locale` stands last unless the file declares it.
+    pub axes: Vec<Axis>,
+    /// In the order of the file.
+    pub slots: Vec<Slot>,
+}
+
+/// What a campaign permits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub review: Review,
+    pub signing: Signing,
+    /// Whether images may be withdrawn: a recallable image is never immutable downstream.
+    pub is_recallable: bool,
+    /// Never empty; the first is the default.
+    pub locales: Vec<String>,
+}
+
+/// Whether a person approves images before they are public.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Review {
+    None,
+}
+
+/// Whether URLs need a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signing {
+    /// Only for what lies outside the finite set.
+    Optional,
+    /// For every URL.
+    Required,
+}
+
+impl Manifest {
+    /// Names of the checkpoints the slots use, sorted.
+    #[must_use]
+    pub fn checkpoints(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.slots.iter().map(|slot| slot.generate.checkpoint.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Combinations of axis values, restrictions not counted in: at least 1, at most [`VARIANTS_MAX`].
+    #[must_use]
+    pub fn combinations(&self) -> u64 {
+        self.axes.iter().map(|axis| axis.values.len() as u64).product()
+    }
+}
+
+/// What a manifest is read against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings<'l> {
+    pub(crate) libraries: &'l BTreeMap<String, Library>,
+    pub(crate) ignored: &'l IgnoredParameters,
+}
+
+/// Reads a manifest. `None` whenever `source` has a fault afterwards.
+pub(crate) fn read(source: &SourceText<'_>, file_stem: &str, around: Surroundings<'_>) -> Option<Manifest> {
+    let document: Spanned<DeTable<'_>> = reader::parse(source)?;
+    let root = TableReader::of_document(source, &document);
+    read_schema(&root);
+    read_name(&root, file_stem);
+    let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
+    let words = link_libraries(&root, around.libraries);
+    let rights = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
+    let policy = read_policy(&root);
+    let axes = axes::read(&root, &policy.locales, around.ignored);
+    let defaults = root.table("generate");
+    if defaults.is_none() && !root.has("generate") {
+        root.fault(&(0..0), "[generate] is missing: it names the checkpoint and the prompt");
+    }
+    let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
+    let slots = slots::read(&root, &generate, &policy.locales);
+    generate::finish_defaults(defaults.as_ref());
+    root.finish(no_hint);
+    axes::check_prompts_are_used(&root, &axes, &slots);
+    check_counts(&root, &axes, &slots);
+    if source.has_faults() {
+        return None;
+    }
+    let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
+    Some(Manifest { name: file_stem.to_owned(), title, rights, policy, axes, slots })
+}
+
+fn read_name(root: &TableReader<'_, '_>, file_stem: &str) {
+    let Some(name) = root.required_text("campaign") else { return };
+    if !is_name(name.value) {
+        root.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
+    } else if name.value != file_stem {
+        root.fault(&name.span, format!("`campaign` is `{}`, but the file is `{file_stem}.toml`", name.value));
+    }
+}
+
+fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String, Library>) -> Words<'l> {
+    let mut words = Words::default();
+    for name in root.texts("prompts", LIBRARIES_MAX).unwrap_or_default() {
+        let Some(library) = libraries.get(name.value) else {
+            let known: Vec<&String> = libraries.keys().collect();
+            let known = if known.is_empty() { "none".to_owned() } else { listing(&known, 12) };
+            root.fault(&name.span, format!("there is no prompt library `{}`; there is {known}", name.value));
+            continue;
+        };
+        for reason in words.add(library) {
+            root.fault(&name.span, reason);
+        }
+    }
+    words
+}
+
+fn read_rights(table: &TableReader<'_, '_>) -> Marking {
+    let marking = Marking {
+        creator: short_text(table, "creator"),
+        credit: short_text(table, "credit"),
+        copyright: short_text(table, "copyright"),
+        license: short_text(table, "license"),
+    };
+    if let Some(license) = table.text("license")
+        && !(license.value.starts_with("https://") || license.value.starts_with("http://"))
+    {
+        table.fault(&license.span, "`rights.license` is the URL of the licence, starting with https://");
+    }
+    table.finish(no_hint);
+    marking
+}
+
+fn read_policy(root: &TableReader<'_, '_>) -> Policy {
+    let mut policy =
+        Policy { review: Review::None, signing: Signing::Optional, is_recallable: true, locales: Vec::new() };
+    let Some(table) = root.table("policy") else {
+        if !root.has("policy") {
+            root.fault(&(0..0), "`policy` is missing: it names at least the locales");
+        }
+        return policy;
+    };
+    policy.review = table.choice("review", &[("none", Review::None)]).unwrap_or(Review::None);
+    let signing = [("optional", Signing::Optional), ("required", Signing::Required)];
+    policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
+    policy.is_recallable = table.flag("recallable").unwrap_or(true);
+    policy.locales = read_locales(&table);
+    table.finish(no_hint);
+    policy
+}
+
+fn read_locales(policy: &TableReader<'_, '_>) -> Vec<String> {
+    let mut locales: Vec<String> = Vec::new();
+    for locale in policy.texts("locales", LOCALES_MAX).unwrap_or_default() {
+        if !is_locale(locale.value) {
+            let help = "write language and region such as `de-DE`";
+            policy.fault(&locale.span, format!("`{}` is no locale; {help}", locale.value));
+        } else if locales.iter().any(|known| known == locale.value) {
+            policy.fault(&locale.span, format!("`{}` stands twice in `policy.locales`", locale.value));
+        } else {
+            locales.push(locale.value.to_owned());
+        }
+    }
+    if locales.is_empty() {
+        policy.fault(policy.span(), "`policy.locales` names at least one locale, such as [\"de-DE\"]");
+    }
+    locales
+}
+
+/// A human text: bounded, without control characters.
+pub(crate) fn short_text(table: &TableReader<'_, '_>, key: &'static str) -> Option<String> {
+    checked_text(table, &table.text(key)?)
+}
+
+pub(crate) fn checked_text(table: &TableReader<'_, '_>, text: &Text<'_>) -> Option<String> {
+    let reason = if text.value.len() > TEXT_BYTES_MAX {
+        format!("the text has {} bytes, at most {TEXT_BYTES_MAX}", text.value.len())
+    } else if text.value.chars().any(char::is_control) {
+        "the text holds a control character or line break".to_owned()
+    } else {
+        return Some(text.value.trim().to_owned());
+    };
+    table.fault(&text.span, reason);
+    None
+}
+
+/// Texts by locale or language, each key a locale.
+pub(crate) fn localized<T>(table: &TableReader<'_, '_>, mut read: impl FnMut(&Text<'_>) -> Option<T>) -> Localized<T> {
+    let mut texts = Vec::new();
+    for (locale, text) in table.named_texts(LOCALES_MAX) {
+        if !is_locale(locale.value) {
+            table.fault(&locale.span, format!("`{}` is no locale; write `de` or `de-DE`", locale.value));
+        }
+        if let Some(text) = read(&text) {
+            texts.push((locale.value.to_owned(), text));
+        }
+    }
+    Localized::new(texts)
+}
+
+/// Says which locales a text lacks.
+pub(crate) fn check_covers<T>(
+    table: &TableReader<'_, '_>,
+    span: &Range<usize>,
+    what: &str,
+    text: &Localized<T>,
+    locales: &[String],
+) {
+    let missing: Vec<&String> = locales.iter().filter(|locale| text.get(locale).is_none()).collect();
+    if !missing.is_empty() {
+        table.fault(span, format!("{what} has no text for {}", listing(&missing, 8)));
+    }
+}
+
+fn check_counts(root: &TableReader<'_, '_>, axes: &[axes::ReadAxis], slots: &[Slot]) {
+    let combinations = axes.iter().try_fold(1_u64, |count, axis| count.checked_mul(axis.axis.values.len() as u64));
+    let variants = combinations.and_then(|count| count.checked_mul(slots.len() as u64));
+    if variants.is_none_or(|count| count > VARIANTS_MAX) {
+        let count = variants.map_or_else(|| "far more".to_owned(), |count| count.to_string());
+        let reason = format!("the axes and slots make {count} variants, at most {VARIANTS_MAX}");
+        root.fault(&(0..0), reason);
+    }
+}

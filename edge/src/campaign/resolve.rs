@@ -1,0 +1,286 @@
+//! Request → variant, size, quality: what a URL means in this snapshot, or why it means nothing.
+//!
+//! Cheap for what was asked before: looking up names, adding up the combination, one memo lookup. The first
+//! request for a variant builds its prompt and hashes its recipe.
+
+use std::sync::Arc;
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::problem::Problem;
+use bildkante_shared::recipe::RecipeError;
+
+use super::catalog::{Campaign, Catalog};
+use super::manifest::Signing;
+use super::slots::Slot;
+use super::variant::Variant;
+use super::version::Version;
+use crate::negotiate::FormatAsk;
+use crate::render::Quality;
+use crate::request::parameters::{Parameter, UNSIGNED};
+use crate::request::{IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
+
+/// A request with a meaning.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    pub campaign: Arc<Campaign>,
+    pub slot: Arc<Slot>,
+    pub slot_index: usize,
+    pub variant: Arc<Variant>,
+    pub width_px: u32,
+    pub height_px: u32,
+    pub quality: Quality,
+    pub quality_ask: QualityAsk,
+    /// Allowed by the slot where it is explicit.
+    pub format: FormatAsk,
+}
+
+/// Why a well-formed request means nothing here. Nothing of it reaches a node.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("there is no campaign `{name}`")]
+    UnknownCampaign { name: String },
+    #[error("campaign `{campaign}` has no slot `{name}`")]
+    UnknownSlot { campaign: String, name: String, allowed: Vec<String> },
+    #[error("`{name}` is neither an axis of campaign `{campaign}` nor a rendition parameter")]
+    UnknownParameter { campaign: String, name: String, allowed: Vec<String> },
+    #[error("axis `{axis}` has no value `{value}`")]
+    UnknownValue { axis: String, value: String, allowed: Vec<String> },
+    #[error("`{axis}={value}` does not go with `{with_axis}={with_value}`")]
+    Restricted { axis: String, value: String, with_axis: String, with_value: String, allowed: Vec<String> },
+    #[error("`{parameter}` at this value needs a signed URL; without one a slot takes its axes and {}", UNSIGNED.join(", "))]
+    NeedsSignature { parameter: &'static str, allowed: Vec<String> },
+    #[error("slot `{slot}` is not encoded as {format}")]
+    FormatNotAllowed { slot: String, format: String, allowed: Vec<String> },
+    #[error("campaign `{campaign}` answers signed URLs only")]
+    SignatureRequired { campaign: String },
+    #[error(
+        "the URL is signed, but this edge has no signing keys; unsigned URLs are answered without `kid`, `expires` and `s`"
+    )]
+    SigningNotConfigured,
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+}
+
+impl ResolveError {
+    /// For logs and metric labels.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::UnknownCampaign { .. } => "unknown-campaign",
+            Self::UnknownSlot { .. } => "unknown-slot",
+            Self::UnknownParameter { .. } => "unknown-parameter",
+            Self::UnknownValue { .. } => "unknown-value",
+            Self::Restricted { .. } => "restricted-value",
+            Self::NeedsSignature { .. } => "needs-signature",
+            Self::FormatNotAllowed { .. } => "format-not-allowed",
+            Self::SignatureRequired { .. } => "signature-required",
+            Self::SigningNotConfigured => "signing-not-configured",
+            Self::Recipe(_) => "invalid-recipe",
+        }
+    }
+
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::UnknownCampaign { .. } | Self::UnknownSlot { .. } => 404,
+            Self::SignatureRequired { .. } | Self::SigningNotConfigured => 403,
+            Self::Recipe(_) => 500,
+            _ => 400,
+        }
+    }
+
+    /// The parameter at fault and what it takes.
+    fn parameter(&self) -> Option<(&str, &[String])> {
+        Some(match self {
+            Self::UnknownSlot { allowed, .. } => ("slot", allowed),
+            Self::UnknownParameter { name, allowed, .. } => (name, allowed),
+            Self::UnknownValue { axis, allowed, .. } => (axis, allowed),
+            Self::Restricted { with_axis, allowed, .. } => (with_axis, allowed),
+            Self::NeedsSignature { parameter, allowed } => (parameter, allowed),
+            Self::FormatNotAllowed { allowed, .. } => (Parameter::Format.name(), allowed),
+            Self::UnknownCampaign { .. } => ("campaign", &[]),
+            Self::SigningNotConfigured | Self::SignatureRequired { .. } => (Parameter::Signature.name(), &[]),
+            Self::Recipe(_) => return None,
+        })
+    }
+
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let title = match self.status() {
+            404 => "Not found",
+            403 => "Forbidden",
+            500 => "Internal error",
+            _ => "Parameter not allowed",
+        };
+        let problem = Problem::new(self.status(), self.as_str(), title, self.to_string());
+        match self.parameter() {
+            Some((parameter, allowed)) => problem.with_parameter(parameter, allowed.to_vec()),
+            None => problem,
+        }
+    }
+}
+
+impl Catalog {
+    /// What a request means in this snapshot.
+    ///
+    /// # Errors
+    /// When it names what does not exist or asks for what an unsigned URL cannot have.
+    pub fn resolve(&self, request: &ImageRequest<'_>) -> Result<Resolved, ResolveError> {
+        let campaign = self.campaign(&request.campaign);
+        let campaign = campaign.ok_or_else(|| ResolveError::UnknownCampaign { name: excerpt(&request.campaign) })?;
+        let slot_index = campaign.slot_index(&request.slot).ok_or_else(|| unknown_slot(campaign, &request.slot))?;
+        let slot = &campaign.slots[slot_index];
+        check_signature(campaign, request)?;
+        let combination = combination(campaign, request)?;
+        check_unsigned(slot, request)?;
+        let variant = match self.memoised(&campaign.key(slot_index, combination)) {
+            Some(variant) => variant,
+            None => {
+                check_restrictions(campaign, combination)?;
+                self.variant(campaign, slot_index, combination)?
+            }
+        };
+        let width_px = width_px(slot, request);
+        Ok(Resolved {
+            width_px,
+            height_px: slot.ratio.height_px(width_px),
+            quality: request.quality.quality(),
+            quality_ask: request.quality,
+            format: request.format,
+            campaign: Arc::clone(campaign),
+            slot: Arc::clone(slot),
+            slot_index,
+            variant,
+        })
+    }
+}
+
+impl Resolved {
+    /// The version of this rendition's master, for `v`.
+    #[must_use]
+    pub fn version(&self, master: MasterId) -> Version {
+        Version::new(self.variant.recipe.id(), master, self.campaign.rendition_digest(self.slot_index))
+    }
+
+    /// The alt text in the variant's locale.
+    #[must_use]
+    pub fn alt(&self) -> String {
+        self.campaign.alt(&self.slot, &self.variant.values)
+    }
+
+    #[must_use]
+    pub fn locale(&self) -> &str {
+        self.campaign.locale(&self.variant.values)
+    }
+
+    /// The variant's one URL: what search engines are told, at the slot's default width in any format.
+    #[must_use]
+    pub fn canonical_url(&self) -> String {
+        let separator = if self.variant.query.is_empty() { "" } else { "?" };
+        format!("{IMAGE_PATH_PREFIX}{}/{}{separator}{}", self.campaign.name, self.slot.name, self.variant.query)
+    }
+
+    /// The one URL of exactly this rendition: equal renditions have equal URLs, whatever was asked.
+    #[must_use]
+    pub fn rendition_url(&self) -> String {
+        let mut url = self.canonical_url();
+        let separator = if self.variant.query.is_empty() { '?' } else { '&' };
+        url.push_str(&format!("{separator}w={}", self.width_px));
+        if let FormatAsk::Explicit(format) = self.format {
+            url.push_str(&format!("&fm={}", format.extension()));
+        }
+        if self.quality_ask != QualityAsk::Auto {
+            url.push_str(&format!("&q={}", self.quality_ask));
+        }
+        url
+    }
+}
+
+/// Device pixels, snapped up to the ladder. `auto` is where client hints will speak; without them the default.
+fn width_px(slot: &Slot, request: &ImageRequest<'_>) -> u32 {
+    let css_px = match request.width {
+        Some(WidthAsk::Px(px)) => px,
+        Some(WidthAsk::Auto) | None => slot.default_width_px,
+    };
+    slot.snap_up(request.dpr.device_px(css_px))
+}
+
+fn unknown_slot(campaign: &Campaign, name: &str) -> ResolveError {
+    let allowed = campaign.slots.iter().map(|slot| slot.name.clone()).collect();
+    ResolveError::UnknownSlot { campaign: campaign.name.clone(), name: excerpt(name), allowed }
+}
+
+/// Keys come with signing itself; until then no signature can be told from a forged one.
+fn check_signature(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<(), ResolveError> {
+    match (campaign.policy.signing, &request.signature) {
+        (_, Some(_)) => Err(ResolveError::SigningNotConfigured),
+        (Signing::Required, None) => Err(ResolveError::SignatureRequired { campaign: campaign.name.clone() }),
+        (Signing::Optional, None) => Ok(()),
+    }
+}
+
+/// The number of the combination the axes of a request make, defaults filled in.
+fn combination(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<u32, ResolveError> {
+    let mut combination = campaign.default_combination();
+    for (name, value) in &request.axes {
+        let axis = campaign.axis_index(name).ok_or_else(|| unknown_parameter(campaign, name))?;
+        let index = campaign.axes[axis].value_index(value).ok_or_else(|| ResolveError::UnknownValue {
+            axis: campaign.axes[axis].name.clone(),
+            value: excerpt(value),
+            allowed: campaign.axes[axis].value_names(),
+        })?;
+        combination = campaign.with_value(combination, axis, index);
+    }
+    Ok(combination)
+}
+
+fn unknown_parameter(campaign: &Campaign, name: &str) -> ResolveError {
+    let axes = campaign.axes.iter().map(|axis| axis.name.clone());
+    let allowed = axes.chain(UNSIGNED.iter().map(ToString::to_string)).collect();
+    ResolveError::UnknownParameter { campaign: campaign.name.clone(), name: excerpt(name), allowed }
+}
+
+/// What lies outside the finite set of a slot.
+fn check_unsigned(slot: &Slot, request: &ImageRequest<'_>) -> Result<(), ResolveError> {
+    if let Some(parameter) = request.reshaping_parameter(slot.ratio) {
+        let allowed = match parameter {
+            Parameter::AspectRatio => vec![slot.ratio.to_string()],
+            Parameter::Fit => vec!["cover".to_owned()],
+            Parameter::Crop => vec!["center".to_owned()],
+            _ => Vec::new(),
+        };
+        return Err(ResolveError::NeedsSignature { parameter: parameter.name(), allowed });
+    }
+    if let QualityAsk::Number(quality) = request.quality
+        && !slot.qualities.contains(&quality)
+    {
+        let words = ["auto", "high", "medium", "low"].map(str::to_owned);
+        let allowed = words.into_iter().chain(slot.qualities.iter().map(|quality| quality.get().to_string())).collect();
+        return Err(ResolveError::NeedsSignature { parameter: Parameter::Quality.name(), allowed });
+    }
+    if let FormatAsk::Explicit(format) = request.format
+        && !slot.formats.contains(format)
+    {
+        let formats = slot.formats.iter().map(|format| format.extension().to_owned());
+        let allowed = std::iter::once("auto".to_owned()).chain(formats).collect();
+        return Err(ResolveError::FormatNotAllowed { slot: slot.name.clone(), format: format.to_string(), allowed });
+    }
+    Ok(())
+}
+
+fn check_restrictions(campaign: &Campaign, combination: u32) -> Result<(), ResolveError> {
+    let values = campaign.values_of(combination);
+    let Some(broken) = campaign.forbidden(&values) else { return Ok(()) };
+    let other = &campaign.axes[broken.restriction.axis];
+    let allowed = broken.restriction.values.iter().map(|index| other.values[*index].name.clone()).collect();
+    Err(ResolveError::Restricted {
+        axis: broken.axis.name.clone(),
+        value: broken.value.name.clone(),
+        with_axis: other.name.clone(),
+        with_value: other.values[values[broken.restriction.axis]].name.clone(),
+        allowed,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! Slots: the places of a page an image is made for, with their shape, widths, priority and miss policy.
+
+use std::fmt;
+use std::ops::Range;
+
+use bildkante_shared::urgency::Urgency;
+
+use super::axes::check_labels;
+use super::fault::listing;
+use super::generate::{self, Generate, GenerateReader, link};
+use super::manifest::{SLOTS_MAX, check_covers, localized};
+use super::reader::{TableReader, Text, no_hint};
+use super::template::{Part, Placeholder, Template};
+use super::words::{Localized, Ratio, is_name};
+use crate::negotiate::{Format, FormatSet};
+use crate::render::Quality;
+
+/// Widest rendition, as URLs may ask for it.
+pub const WIDTH_PX_MAX: u32 = 8192;
+/// Most rungs of a ladder.
+pub const WIDTHS_MAX: usize = 32;
+/// Furthest a slot may enlarge a master.
+pub const UPSCALE_MAX: f64 = 8.0;
+/// Longest a slot may wait for a node.
+pub const WAIT_MS_MAX: u32 = 60_000;
+/// Longest alt text, as a template.
+const ALT_BYTES_MAX: usize = 500;
+/// Longest `sizes`.
+const SIZES_BYTES_MAX: usize = 300;
+
+/// A placement in a page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slot {
+    pub name: String,
+    pub ratio: Ratio,
+    /// The ladder: ascending, never empty, every rung within `upscale_max`.
+    pub widths: Vec<u32>,
+    /// A rung: what a URL without `w` gets.
+    pub default_width_px: u32,
+    /// How far a master's cropped width may be enlarged; 1.0 not at all.
+    pub upscale_max: f64,
+    /// The `sizes` attribute of the markup.
+    pub sizes: String,
+    pub urgency: Urgency,
+    pub on_miss: MissPolicy,
+    /// By locale; placeholders are labels.
+    pub alt: Localized<Template>,
+    /// Always holds JPEG.
+    pub formats: FormatSet,
+    /// Numeric qualities an unsigned URL may ask for beside the named ones.
+    pub qualities: Vec<Quality>,
+    pub generate: Generate,
+}
+
+/// What a reader gets while a variant is not drawn yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissPolicy {
+    /// The image itself, if it comes within `wait_ms`.
+    Wait {
+        wait_ms: u32,
+        then: Stopgap,
+    },
+    Fallback,
+    Placeholder,
+}
+
+/// What stands in for a missing image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopgap {
+    /// The slot's variant of all defaults.
+    Fallback,
+    /// A tiny palette image.
+    Placeholder,
+}
+
+impl MissPolicy {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wait { .. } => "wait",
+            Self::Fallback => "fallback",
+            Self::Placeholder => "placeholder",
+        }
+    }
+
+    /// What is served when there is no time left to wait.
+    #[must_use]
+    pub const fn stopgap(self) -> Stopgap {
+        match self {
+            Self::Wait { then, .. } => then,
+            Self::Fallback => Stopgap::Fallback,
+            Self::Placeholder => Stopgap::Placeholder,
+        }
+    }
+}
+
+impl fmt::Display for MissPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wait { wait_ms, then } => write!(f, "wait {wait_ms} ms, then {}", then.as_str()),
+            Self::Fallback | Self::Placeholder => f.write_str(self.as_str()),
+        }
+    }
+}
+
+impl Stopgap {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fallback => "fallback",
+            Self::Placeholder => "placeholder",
+        }
+    }
+}
+
+impl Slot {
+    /// The rung for a wanted width: the smallest that is wide enough, else the widest.
+    #[must_use]
+    pub fn snap_up(&self, wanted_px: u32) -> u32 {
+        let widest = self.widths.last().copied().unwrap_or(self.default_width_px);
+        self.widths.iter().copied().find(|width| *width >= wanted_px).unwrap_or(widest)
+    }
+
+    /// Renditions one variant can have without a signature.
+    #[must_use]
+    pub fn renditions_max(&self) -> usize {
+        let mut qualities = vec![Quality::AUTO, Quality::HIGH, Quality::MEDIUM, Quality::LOW];
+        qualities.extend(&self.qualities);
+        qualities.sort_unstable();
+        qualities.dedup();
+        self.widths.len() * self.formats.len() * qualities.len()
+    }
+}
+
+/// Reads `[slots.*]`.
+pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_, '_>, locales: &[String]) -> Vec<Slot> {
+    let tables = root.table("slots").map(|table| table.tables(SLOTS_MAX)).unwrap_or_default();
+    if tables.is_empty() {
+        root.fault(&(0..0), "there are no slots: a campaign has at least one [slots.NAME]");
+    }
+    let mut slots = Vec::with_capacity(tables.len());
+    for (name, table) in &tables {
+        if !is_name(name.value) {
+            root.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
+        }
+        slots.extend(read_slot(name, table, generate, locales));
+    }
+    slots
+}
+
+fn read_slot<'a, 'i>(
+    name: &Text<'_>,
+    table: &TableReader<'a, 'i>,
+    generate: &GenerateReader<'_, 'a, 'i>,
+    locales: &[String],
+) -> Option<Slot> {
+    let generated = generate.read(table);
+    if !table.has("ratio") {
+        table.fault(table.span(), "`ratio` is missing, such as \"16:9\"");
+    }
+    let ratio = table.parsed::<Ratio>("ratio");
+    let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
+    let cropped_px = match (&generated, ratio) {
+        (Some(generate), Some(ratio)) => Some(ratio.cropped_width_px(generate.width_px, generate.height_px)),
+        _ => None,
+    };
+    let widths = read_widths(table, ratio, cropped_px, upscale_max);
+    let default_width_px = read_default_width(table, &widths, cropped_px);
+    let sizes = table.text("sizes").and_then(|text| read_sizes(table, &text)).unwrap_or_else(|| "100vw".to_owned());
+    let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
+    let on_miss = read_on_miss(table);
+    let alt = read_alt(table, generate, locales);
+    let formats = read_formats(table);
+    let qualities = read_qualities(table);
+    table.finish(|key| {
+        generate::KEYS.contains(&key).then(|| format!("`{key}` of this slot stands in [slots.{}.generate]", name.value))
+    });
+    Some(Slot {
+        name: name.value.to_owned(),
+        ratio: ratio?,
+        default_width_px: default_width_px?,
+        widths,
+        upscale_max,
+        sizes,
+        urgency,
+        on_miss,
+        alt,
+        formats,
+        qualities,
+        generate: generated?,
+    })
+}
+
+fn read_widths(
+    table: &TableReader<'_, '_>,
+    ratio: Option<Ratio>,
+    cropped_px: Option<u32>,
+    upscale_max: f64,
+) -> Vec<u32> {
+    let widths = table.integers("widths", 1..=WIDTH_PX_MAX, WIDTHS_MAX).unwrap_or_default();
+    if widths.is_empty() {
+        table.fault(table.span(), "`widths` is missing: the widths in px this slot is cut to, ascending");
+    }
+    for ((before, _), (width, span)) in widths.iter().zip(widths.iter().skip(1)) {
+        if width <= before {
+            table.fault(span, format!("`widths` ascend, but {width} follows {before}"));
+        }
+    }
+    for (width, span) in &widths {
+        check_reach(table, *width, span, ratio, cropped_px, upscale_max);
+    }
+    widths.into_iter().map(|(width, _)| width).collect()
+}
+
+fn check_reach(
+    table: &TableReader<'_, '_>,
+    width: u32,
+    span: &Range<usize>,
+    ratio: Option<Ratio>,
+    cropped_px: Option<u32>,
+    upscale_max: f64,
+) {
+    if let Some(cropped_px) = cropped_px
+        && f64::from(width) > f64::from(cropped_px) * upscale_max + 1e-6
+    {
+        let factor = f64::from(width) / f64::from(cropped_px);
+        let reason = format!(
+            "{width} px is {factor:.2} times the {cropped_px} px this slot's crop has, above `upscale_max` {upscale_max}"
+        );
+        table.fault(span, reason);
+    }
+    if let Some(ratio) = ratio
+        && ratio.height_px(width) > WIDTH_PX_MAX
+    {
+        table.fault(span, format!("at {width} px the picture is higher than {WIDTH_PX_MAX} px"));
+    }
+}
+
+/// The named rung; without one the smallest that loses nothing of the master.
+fn read_default_width(table: &TableReader<'_, '_>, widths: &[u32], cropped_px: Option<u32>) -> Option<u32> {
+    let asked = table.integer("default_width", 1..=WIDTH_PX_MAX);
+    if let Some(asked) = asked
+        && !widths.contains(&asked)
+    {
+        table.fault(table.span(), format!("`default_width` {asked} is not one of `widths`"));
+    }
+    let lossless = widths.iter().copied().find(|width| cropped_px.is_some_and(|cropped| *width >= cropped));
+    asked.or(lossless).or_else(|| widths.last().copied())
+}
+
+/// `sizes` goes into an HTML attribute as it is.
+fn read_sizes(table: &TableReader<'_, '_>, text: &Text<'_>) -> Option<String> {
+    let is_safe = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '<' | '>' | '&' | '\\');
+    if text.value.len() <= SIZES_BYTES_MAX && !text.value.trim().is_empty() && text.value.chars().all(is_safe) {
+        return Some(text.value.trim().to_owned());
+    }
+    table.fault(&text.span, "`sizes` is the HTML attribute, such as \"(min-width: 60rem) 50vw, 100vw\"");
+    None
+}
+
+fn read_urgency(priority: &TableReader<'_, '_>) -> Option<Urgency> {
+    let urgency = priority.integer("urgency", 0..=7);
+    priority.finish(no_hint);
+    urgency.and_then(|urgency| u8::try_from(urgency).ok()).and_then(Urgency::new)
+}
+
+/// `{ policy = "fallback" }`, `{ policy = "placeholder" }`, `{ policy = "wait", wait_ms = …, then = … }`, or the
+/// last as `{ wait = { wait_ms = …, then = … } }`. Without a word the fallback: a page never waits unless told.
+fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
+    let Some(on_miss) = table.table("on_miss") else { return MissPolicy::Fallback };
+    let policy = if let Some(wait) = on_miss.table("wait") {
+        let policy = read_wait(&wait);
+        wait.finish(no_hint);
+        policy
+    } else {
+        match on_miss.choice("policy", &[("fallback", 0), ("placeholder", 1), ("wait", 2)]) {
+            Some(1) => MissPolicy::Placeholder,
+            Some(2) => read_wait(&on_miss),
+            Some(_) => MissPolicy::Fallback,
+            None => {
+                if !on_miss.has("policy") {
+                    on_miss.fault(on_miss.span(), "`on_miss.policy` is missing: fallback, placeholder or wait");
+                }
+                MissPolicy::Fallback
+            }
+        }
+    };
+    on_miss.finish(no_hint);
+    policy
+}
+
+fn read_wait(table: &TableReader<'_, '_>) -> MissPolicy {
+    if !table.has("wait_ms") {
+        table.fault(table.span(), "`wait_ms` is missing: how long a reader waits for the image");
+    }
+    let wait_ms = table.integer("wait_ms", 1..=WAIT_MS_MAX).unwrap_or(1);
+    let stopgaps = [("fallback", Stopgap::Fallback), ("placeholder", Stopgap::Placeholder)];
+    MissPolicy::Wait { wait_ms, then: table.choice("then", &stopgaps).unwrap_or(Stopgap::Fallback) }
+}
+
+fn read_alt(
+    table: &TableReader<'_, '_>,
+    generate: &GenerateReader<'_, '_, '_>,
+    locales: &[String],
+) -> Localized<Template> {
+    let Some(alt) = table.table("alt") else {
+        if !table.has("alt") {
+            table.fault(table.span(), "`alt` is missing: the text for readers who do not see the image, by locale");
+        }
+        return Localized::default();
+    };
+    let texts = localized(&alt, |text| {
+        if text.value.len() > ALT_BYTES_MAX || text.value.trim().is_empty() {
+            alt.fault(&text.span, format!("an alt text has 1 to {ALT_BYTES_MAX} bytes"));
+        }
+        let template = Template::parse(text.value, |placeholder| resolve_label(placeholder, generate));
+        let template = link(&alt, text, template)?;
+        for read in
+            generate.axes.iter().enumerate().filter(|(index, _)| template.uses_axis(*index)).map(|(_, read)| read)
+        {
+            check_labels(&alt, &text.span, read, locales);
+        }
+        Some(template)
+    });
+    check_covers(&alt, alt.span(), "`alt`", &texts, locales);
+    texts
+}
+
+fn resolve_label(placeholder: Placeholder<'_>, generate: &GenerateReader<'_, '_, '_>) -> Result<Part, String> {
+    let Placeholder::Axis(name) = placeholder else {
+        return Err("alt texts know axes only, no styles and blocks".to_owned());
+    };
+    let names: Vec<&str> = generate.axes.iter().map(|read| read.axis.name.as_str()).collect();
+    let axis = names.iter().position(|known| *known == name);
+    axis.map(Part::Axis).ok_or_else(|| format!("there is no axis {{{name}}}; there are {}", listing(&names, 16)))
+}
+
+fn read_formats(table: &TableReader<'_, '_>) -> FormatSet {
+    let Some(names) = table.texts("formats", Format::ALL.len()) else { return FormatSet::ALL };
+    let mut formats = FormatSet::EMPTY;
+    for name in &names {
+        match Format::from_name(name.value) {
+            Some(format) => formats = formats.with(format),
+            None => table.fault(&name.span, format!("`{}` is none of `avif`, `webp`, `jpg` and `png`", name.value)),
+        }
+    }
+    if !formats.contains(Format::Jpeg) {
+        let span = names.first().map_or(table.span(), |name| &name.span);
+        table.fault(span, "`formats` has `jpg`: it is what every client can decode");
+    }
+    formats
+}
+
+fn read_qualities(table: &TableReader<'_, '_>) -> Vec<Quality> {
+    let numbers = table.integers("qualities", 1..=100, 16).unwrap_or_default();
+    numbers.into_iter().filter_map(|(number, _)| u8::try_from(number).ok().and_then(Quality::new)).collect()
+}

@@ -1,0 +1,160 @@
+//! A variant: campaign + slot + one value per axis, and the recipe that is a pure function of it.
+
+use std::fmt::Write as _;
+
+use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::limits::DEDUP_NAME_BYTES_MAX;
+use bildkante_shared::recipe::{Recipe, RecipeError, ValidRecipe, canonical_json};
+use bildkante_shared::wire::DedupScope;
+
+use super::axes::Axis;
+use super::catalog::Campaign;
+use super::generate::{Seed, SeedPer};
+use super::slots::Slot;
+use super::template::Part;
+
+/// Longest stem of a file name.
+const FILE_STEM_BYTES_MAX: usize = 100;
+
+/// Which variant, within one snapshot of the catalogue: equal variants have equal keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VariantKey {
+    pub campaign: u16,
+    pub slot: u16,
+    /// Mixed radix over the axes, the first most significant.
+    pub combination: u32,
+}
+
+/// A variant with everything that follows from it.
+#[derive(Debug, PartialEq)]
+pub struct Variant {
+    pub key: VariantKey,
+    /// One index per axis of the campaign.
+    pub values: Box<[usize]>,
+    /// Every axis with its value, by axis name: `studio/hero?colour=teal&…&product=mug`. The same in every
+    /// snapshot, whatever the defaults are.
+    pub name: String,
+    /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
+    pub query: String,
+    pub recipe: ValidRecipe,
+    /// Within which images the node may find a duplicate.
+    pub dedup: DedupScope,
+    /// `Cache-Tag` and `Surrogate-Key` but the master's: campaign, slot, recipe.
+    pub tags: Vec<String>,
+    /// Keywords for `Content-Disposition`, without extension.
+    pub file_stem: String,
+}
+
+impl Variant {
+    /// # Errors
+    /// When the recipe is out of bounds, which a valid manifest rules out.
+    pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, RecipeError> {
+        let slot_index = usize::from(key.slot);
+        let slot = &campaign.slots[slot_index];
+        let recipe = recipe(slot, &campaign.axes, campaign.checkpoint_digest(slot), &values)?;
+        let path = format!("{}/{}", campaign.name, slot.name);
+        let all = query(&campaign.axes, &values, |_, _| true);
+        Ok(Self {
+            key,
+            name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
+            query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
+            dedup: dedup_scope(campaign, slot_index, &path, &values),
+            tags: vec![
+                format!("campaign:{}", campaign.name),
+                format!("slot:{path}"),
+                format!("recipe:{}", recipe.id()),
+            ],
+            file_stem: file_stem(campaign, slot, &values),
+            values: values.into_boxed_slice(),
+            recipe,
+        })
+    }
+}
+
+/// `axis=value` pairs by axis name. Names and values need no escaping: they are `a-z`, `0-9`, `-` and, in
+/// locales, `A-Z`.
+fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize) -> bool) -> String {
+    let mut kept: Vec<usize> = (0..axes.len()).filter(|&axis| keep(axis, values[axis])).collect();
+    kept.sort_unstable_by(|&a, &b| axes[a].name.cmp(&axes[b].name));
+    let mut text = String::new();
+    for axis in kept {
+        let separator = if text.is_empty() { "" } else { "&" };
+        let _ = write!(text, "{separator}{}={}", axes[axis].name, axes[axis].values[values[axis]].name);
+    }
+    text
+}
+
+/// What is drawn for these values: nothing but the slot, the axes and the lock decides it.
+pub(crate) fn recipe(
+    slot: &Slot,
+    axes: &[Axis],
+    checkpoint: Digest,
+    values: &[usize],
+) -> Result<ValidRecipe, RecipeError> {
+    let generate = &slot.generate;
+    let mut recipe = Recipe {
+        checkpoint,
+        prompt: generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt),
+        negative_prompt: generate.negative_prompt.clone(),
+        width_px: generate.width_px,
+        height_px: generate.height_px,
+        seed: generate.seed.base,
+        scheduler: generate.scheduler,
+        steps: generate.steps,
+        guidance: generate.guidance,
+        loras: Vec::new(),
+    };
+    recipe.seed = seed(generate.seed, &recipe)?;
+    ValidRecipe::try_from(recipe)
+}
+
+/// The base itself, or the low 32 bits (little-endian) of BLAKE3 over the base and the canonical recipe without
+/// its seed.
+fn seed(seed: Seed, recipe: &Recipe) -> Result<u32, RecipeError> {
+    if seed.per == SeedPer::Campaign {
+        return Ok(seed.base);
+    }
+    let canonical = |error: &dyn std::fmt::Display| RecipeError::Canonical { reason: error.to_string() };
+    let mut seedless: serde_json::Value =
+        serde_json::from_slice(&canonical_json(recipe)?).map_err(|error| canonical(&error))?;
+    if let Some(fields) = seedless.as_object_mut() {
+        fields.remove("seed");
+    }
+    let seedless = serde_json_canonicalizer::to_vec(&seedless).map_err(|error| canonical(&error))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.base.to_le_bytes()).update(&seedless);
+    let hash = hasher.finalize();
+    let [a, b, c, d, ..] = hash.as_bytes();
+    Ok(u32::from_le_bytes([*a, *b, *c, *d]))
+}
+
+/// Campaign and slot at their generation digest, and the values of distinct axes; within it the variant by the
+/// axes its prompt uses, so that locales which share a recipe are one variant to the node.
+fn dedup_scope(campaign: &Campaign, slot_index: usize, path: &str, values: &[usize]) -> DedupScope {
+    let axes = &campaign.axes;
+    let distinct = query(axes, values, |axis, _| axes[axis].is_distinct);
+    let prompt = &campaign.slots[slot_index].generate.prompt;
+    let drawn = query(axes, values, |axis, _| prompt.parts().contains(&Part::Axis(axis)));
+    let revision = &campaign.links[slot_index].generation_digest.to_hex()[..16];
+    let separator = if distinct.is_empty() { "" } else { "?" };
+    DedupScope { scope: bounded(format!("{path}@{revision}{separator}{distinct}")), variant: bounded(drawn) }
+}
+
+/// The text, or its digest where the wire would refuse the length.
+fn bounded(text: String) -> String {
+    if text.len() <= DEDUP_NAME_BYTES_MAX { text } else { RecipeId::of_bytes(text.as_bytes()).to_string() }
+}
+
+/// `studio-mug-teal-glossy`: the campaign and the values that are drawn, as far as they fit.
+fn file_stem(campaign: &Campaign, slot: &Slot, values: &[usize]) -> String {
+    let mut stem = campaign.name.clone();
+    let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.generate.prompt.uses_axis(*axis));
+    for (axis, index) in drawn.map(|(axis, _)| (axis, values[axis])) {
+        let name = &campaign.axes[axis].values[index].name;
+        if stem.len() + 1 + name.len() > FILE_STEM_BYTES_MAX {
+            break;
+        }
+        let _ = write!(stem, "-{name}");
+    }
+    stem
+}

@@ -1,0 +1,87 @@
+//! `v`: what a pinned URL promises.
+//!
+//! The version is a digest over everything that decides the bytes behind a URL: the recipe, the master bound to
+//! it, what of the slot shapes renditions, what is embedded, and the encoders' epoch. URLs carry a prefix. Only
+//! the current version pins; any other is answered like none. Alt texts, labels and titles are no part of it.
+
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
+
+use super::slots::Slot;
+use crate::provenance::Marking;
+use crate::render::ENCODER_EPOCH;
+
+/// Characters of a version as markup prints it: 48 bits.
+pub const VERSION_CHARS: usize = 12;
+/// Shortest prefix that pins a URL: a chance of one in four thousand million to be current by accident.
+pub const VERSION_CHARS_MIN: usize = 8;
+
+/// A current version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(String);
+
+impl Version {
+    /// `shape` is the slot's [`rendition_digest`].
+    #[must_use]
+    pub fn new(recipe: RecipeId, master: MasterId, shape: &Digest) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"bildkante version 1");
+        hasher.update(recipe.as_bytes()).update(master.as_bytes()).update(shape.as_bytes());
+        Self(Digest::from_hash(&hasher.finalize()).to_hex())
+    }
+
+    /// What goes into URLs.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0[..VERSION_CHARS]
+    }
+
+    /// Whether a URL's `v` names this version.
+    #[must_use]
+    pub fn is_named_by(&self, asked: &str) -> bool {
+        asked.len() >= VERSION_CHARS_MIN && self.0.starts_with(asked)
+    }
+}
+
+/// Everything of a slot and a campaign that decides which bytes a URL of it gets.
+#[must_use]
+pub(crate) fn rendition_digest(slot: &Slot, rights: &Marking) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    add(&ENCODER_EPOCH.to_le_bytes());
+    add(slot.ratio.to_string().as_bytes());
+    for width in slot.widths.iter().chain([&slot.default_width_px]) {
+        add(&width.to_le_bytes());
+    }
+    for format in slot.formats.iter() {
+        add(format.as_str().as_bytes());
+    }
+    for quality in &slot.qualities {
+        add(&[quality.get()]);
+    }
+    for statement in [&rights.creator, &rights.credit, &rights.copyright, &rights.license] {
+        // A statement that is absent is not one that is empty.
+        add(&[u8::from(statement.is_some())]);
+        add(statement.as_deref().unwrap_or_default().as_bytes());
+    }
+    Digest::from_hash(&hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_name_a_version_when_they_are_long_enough() {
+        let shape = Digest::of_bytes(b"shape");
+        let recipe = RecipeId::of_bytes(b"recipe");
+        let version = Version::new(recipe, MasterId::of_bytes(b"master"), &shape);
+        let other = Version::new(recipe, MasterId::of_bytes(b"another"), &shape);
+        assert!(version.is_named_by(version.as_str()));
+        assert!(version.is_named_by(&version.as_str()[..VERSION_CHARS_MIN]));
+        assert!(!version.is_named_by(&version.as_str()[..VERSION_CHARS_MIN - 1]));
+        assert!(!version.is_named_by("") && !version.is_named_by(other.as_str()));
+    }
+}

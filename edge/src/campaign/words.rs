@@ -1,0 +1,211 @@
+//! Small words of a manifest that cannot be wrong once they exist: names, locales, ratios, texts by locale.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest name of a campaign, slot, axis, value or library.
+pub const NAME_BYTES_MAX: usize = 48;
+
+/// Whether a text is a name: `a-z`, `0-9` and `-`, starting with a letter or digit.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+/// Whether a text is a locale as campaigns write it: `de`, `de-DE`, `zh-Hant-TW`, `es-419` (BCP 47 language,
+/// script and region in their usual case; no variants or extensions).
+#[must_use]
+pub fn is_locale(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let language = parts.next().unwrap_or_default();
+    if !(2..=3).contains(&language.len()) || !language.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return false;
+    }
+    let mut next = parts.next();
+    if next.is_some_and(is_script) {
+        next = parts.next();
+    }
+    next.is_none_or(is_region) && parts.next().is_none()
+}
+
+fn is_script(part: &str) -> bool {
+    part.len() == 4
+        && part
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if at == 0 { byte.is_ascii_uppercase() } else { byte.is_ascii_lowercase() })
+}
+
+fn is_region(part: &str) -> bool {
+    let is = |len, of: fn(&u8) -> bool| part.len() == len && part.bytes().all(|byte| of(&byte));
+    is(2, u8::is_ascii_uppercase) || is(3, u8::is_ascii_digit)
+}
+
+/// Width to height in whole numbers, in lowest terms: `16:9`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ratio {
+    width: u32,
+    height: u32,
+}
+
+/// Largest number in a ratio.
+const RATIO_PART_MAX: u32 = 10_000;
+
+/// A text that is no ratio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a ratio is two whole numbers from 1 to {RATIO_PART_MAX}, such as `16:9`, at most 20 to 1 either way")]
+pub struct RatioError;
+
+impl Ratio {
+    /// # Errors
+    /// When a side is 0 or over 10 000, or one side is over twenty times the other.
+    pub fn new(width: u32, height: u32) -> Result<Self, RatioError> {
+        let is_part = |part: u32| (1..=RATIO_PART_MAX).contains(&part);
+        if !is_part(width) || !is_part(height) || width > 20 * height || height > 20 * width {
+            return Err(RatioError);
+        }
+        let divisor = greatest_common_divisor(width, height);
+        Ok(Self { width: width / divisor, height: height / divisor })
+    }
+
+    /// Height of a picture of this ratio, rounded, at least 1 px.
+    #[must_use]
+    pub const fn height_px(self, width_px: u32) -> u32 {
+        let (width, height) = (self.width as u64, self.height as u64);
+        let rounded = (width_px as u64 * height * 2 + width) / (width * 2);
+        if rounded == 0 { 1 } else { rounded as u32 }
+    }
+
+    /// Width of the largest picture of this ratio inside another, rounded down, at least 1 px.
+    #[must_use]
+    pub fn cropped_width_px(self, width_px: u32, height_px: u32) -> u32 {
+        let by_height = u64::from(height_px) * u64::from(self.width) / u64::from(self.height);
+        width_px.min(u32::try_from(by_height).unwrap_or(u32::MAX)).max(1)
+    }
+}
+
+const fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.width, self.height)
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = RatioError;
+
+    fn from_str(text: &str) -> Result<Self, RatioError> {
+        let (width, height) = text.split_once(':').ok_or(RatioError)?;
+        let part = |text: &str| {
+            let is_plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+            if is_plain { text.parse().map_err(|_| RatioError) } else { Err(RatioError) }
+        };
+        Self::new(part(width)?, part(height)?)
+    }
+}
+
+/// A text in several languages, by locale (`de-DE`) or language (`de`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Localized<T>(Vec<(String, T)>);
+
+impl<T> Default for Localized<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Localized<T> {
+    #[must_use]
+    pub const fn new(texts: Vec<(String, T)>) -> Self {
+        Self(texts)
+    }
+
+    /// The text of exactly this locale, or of its language.
+    #[must_use]
+    pub fn get(&self, locale: &str) -> Option<&T> {
+        let language = locale.split('-').next().unwrap_or(locale);
+        let find = |tag: &str| self.0.iter().find(|(known, _)| known == tag).map(|(_, text)| text);
+        find(locale).or_else(|| find(language))
+    }
+
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.0.iter().map(|(tag, text)| (tag.as_str(), text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_lower_case_and_short() {
+        for name in ["a", "studio-2", "0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "-a", "A", "ä", "a_b", "a.b", "a b", &"a".repeat(49)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn locales_are_language_script_and_region() {
+        for locale in ["de", "de-DE", "gsw-CH", "zh-Hant-TW", "sr-Latn", "es-419"] {
+            assert!(is_locale(locale), "{locale}");
+        }
+        for locale in ["", "d", "DE", "de-de", "de_DE", "de-", "de-DE-1996", "zh-HANT", "de-Latn-DE-x"] {
+            assert!(!is_locale(locale), "{locale}");
+        }
+    }
+
+    #[test]
+    fn ratios_reduce_and_give_heights() {
+        let ratio = |text: &str| text.parse::<Ratio>();
+        assert_eq!(ratio("32:18"), ratio("16:9"));
+        assert_eq!(ratio("16:9").map(|r| (r.height_px(1120), r.cropped_width_px(1344, 768))), Ok((630, 1344)));
+        assert_eq!(ratio("4:5").map(|r| r.cropped_width_px(192, 192)), Ok(153));
+        for wrong in
+            ["", "16", "16:", ":9", "0:1", "16:9:1", "1.5:1", "+1:1", "1 : 1", "01:1", "21:1", "16/9", "99999:1"]
+        {
+            assert_eq!(ratio(wrong), Err(RatioError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_locale_falls_back_to_its_language() {
+        let text = Localized::new(vec![("de".into(), "Becher"), ("de-CH".into(), "Tasse")]);
+        assert_eq!(text.get("de-DE"), Some(&"Becher"));
+        assert_eq!(text.get("de-CH"), Some(&"Tasse"));
+        assert_eq!(text.get("en-GB"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cropped_picture_fits_inside(w in 1u32..100, h in 1u32..100, width in 1u32..5000, height in 1u32..5000) {
+            if let Ok(ratio) = Ratio::new(w, h) {
+                let cropped = ratio.cropped_width_px(width, height);
+                prop_assert!(cropped <= width);
+                // Rounding may add at most half a pixel to the height.
+                prop_assert!(cropped == 1 || ratio.height_px(cropped) <= height + 1);
+            }
+        }
+
+        #[test]
+        fn ratios_print_as_they_parse(w in 1u32..=10_000, h in 1u32..=10_000) {
+            if let Ok(ratio) = Ratio::new(w, h) {
+                prop_assert_eq!(ratio.to_string().parse(), Ok(ratio));
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `check`, `lock` and `explain`: what the command line says about campaigns without serving any.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
+use crate::config::Config;
+use crate::response::{Freshness, Pin, Recall};
+use crate::render::Rung;
+
+/// `bildkante-edge lock`.
+#[derive(Debug, clap::Args)]
+pub struct LockArgs {
+    /// The configuration file
+    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
+    pub config: PathBuf,
+    /// Folder whose folders are checkpoints, each under the name manifests use
+    #[arg(long, value_name = "DIR", default_value = "gpu-node/models")]
+    pub models: PathBuf,
+}
+
+/// `bildkante-edge check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration file
+    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
+    pub config: PathBuf,
+    /// Also compare locks with the checkpoints in this folder
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+}
+
+/// `bildkante-edge explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The configuration file
+    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
+    pub config: PathBuf,
+    /// The client's `Accept` header; the default is Chrome's for images
+    #[arg(long, default_value = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")]
+    pub accept: String,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// A URL of this edge; path and query suffice
+    pub url: String,
+}
+
+/// Checks configuration, manifests, libraries and locks.
+///
+/// # Errors
+/// When a file is wrong; every fault is named with its place.
+pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let report = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
+    print!("{report}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the locks that need it.
+///
+/// # Errors
+/// When a manifest is wrong, a checkpoint is not there, or a lock cannot be written.
+pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
+    for outcome in write_locks(&config.campaigns.sources()?, &args.models)? {
+        let said = if outcome.has_changed { "written" } else { "up to date" };
+        println!("{}: {said}", outcome.path.display());
+        for (name, digest) in &outcome.lock.checkpoints {
+            println!("  {name}  {digest}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.
+///
+/// # Errors
+/// When the campaigns cannot be loaded.
+pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let catalog = Catalog::load(&config.campaigns.sources()?).context("the campaigns cannot be loaded")?;
+    let explanation = explain_request(&catalog, &args.url, Some(&args.accept));
+    let freshness = explanation.resolved.as_ref().map(|(resolved, spec)| {
+        let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
+        (Freshness::of(config.render.first_rung(spec), recall, Pin::None), Freshness::of(Rung::Final, recall, Pin::None))
+    });
+    if args.json {
+        let headers = freshness.map(|(first, settled)| {
+            json!({ "first": first.cache_control(), "settled": settled.cache_control(), "cdn": settled.cdn_cache_control() })
+        });
+        println!("{}", json!({ "explanation": explanation, "freshness": headers }));
+    } else {
+        print(&explanation, freshness);
+    }
+    Ok(if explanation.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(explanation: &Explanation, freshness: Option<(Freshness, Freshness)>) {
+    print!("{explanation}");
+    if let Some((first, settled)) = freshness {
+        if first != settled {
+            println!("first answer   Cache-Control: {}", first.cache_control());
+        }
+        println!("Cache-Control  {}", settled.cache_control());
+        println!("CDN            {}", settled.cdn_cache_control());
+    }
+}

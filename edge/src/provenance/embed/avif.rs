@@ -1,0 +1,168 @@
+//! XMP in AVIF: an item of type `mime` and content type `application/rdf+xml` that *describes* (`cdsc`) the primary
+//! item (ISO/IEC 23008-12 §A.3, which AVIF inherits through MIAF).
+//!
+//! The packet's bytes go to the end of the last `mdat`, so that a browser still gets the picture first. The `meta`
+//! box in front of the picture grows by the new entries, and every file offset behind it moves along.
+
+use super::EmbedError;
+use super::bmff::{
+    Bmff, ItemInfos, ItemLocations, Size, boxes, malformed, primary_item, push_box, push_id, unsupported,
+};
+use crate::negotiate::Format;
+
+const CONTENT_TYPE: &str = "application/rdf+xml";
+/// Bytes of version and flags in front of `meta`'s children.
+const META_HEAD_BYTES: usize = 4;
+
+/// The top-level boxes and what the `meta` box says.
+struct Layout<'a> {
+    top: Vec<Bmff<'a>>,
+    meta: Bmff<'a>,
+    children: Vec<Bmff<'a>>,
+    infos: ItemInfos<'a>,
+    locations: ItemLocations,
+    primary: u32,
+}
+
+impl<'a> Layout<'a> {
+    fn parse(file: &'a [u8]) -> Result<Self, EmbedError> {
+        let top = boxes(file)?;
+        if top.first().is_none_or(|first| &first.kind != b"ftyp") {
+            return Err(malformed("it does not begin with ftyp"));
+        }
+        let meta = only(&top, *b"meta")?.ok_or(malformed("it has no meta box"))?.clone();
+        let children = boxes(meta.body.get(META_HEAD_BYTES..).ok_or(malformed("its meta box is empty"))?)?;
+        if children.iter().chain([&meta]).any(|part| part.size != Size::Plain) {
+            return Err(unsupported("a meta box without plain 32-bit sizes"));
+        }
+        let child = |kind, missing| only(&children, kind)?.ok_or(malformed(missing));
+        let infos = ItemInfos::parse(child(*b"iinf", "it lists no items")?.body)?;
+        let locations = ItemLocations::parse(child(*b"iloc", "it locates no items")?.body)?;
+        let primary = primary_item(child(*b"pitm", "it names no primary item")?.body)?;
+        Ok(Self { top, meta, children, infos, locations, primary })
+    }
+
+    fn next_item_id(&self) -> Result<u32, EmbedError> {
+        let known = self.infos.items.iter().map(|item| item.id).chain(self.locations.items.iter().map(|item| item.id));
+        known.max().unwrap_or(0).checked_add(1).ok_or(unsupported("the last item id there is"))
+    }
+
+    /// The `meta` box with the XMP item added and its bytes at `xmp_offset`.
+    fn meta_with(&self, id: u32, locations: &ItemLocations) -> Result<Vec<u8>, EmbedError> {
+        let mut body = self.meta.body[..META_HEAD_BYTES].to_vec();
+        let has_references = self.children.iter().any(|child| &child.kind == b"iref");
+        for child in &self.children {
+            match &child.kind {
+                b"iloc" => push_box(&mut body, child.kind, &locations.to_body()?)?,
+                b"iinf" => {
+                    push_box(&mut body, child.kind, &self.infos.with_mime(id, CONTENT_TYPE)?)?;
+                    if !has_references {
+                        push_box(&mut body, *b"iref", &with_reference(&[0; 4], id, self.primary)?)?;
+                    }
+                }
+                b"iref" => push_box(&mut body, child.kind, &with_reference(child.body, id, self.primary)?)?,
+                _ => push_box(&mut body, child.kind, child.body)?,
+            }
+        }
+        let mut meta = Vec::with_capacity(body.len() + 8);
+        push_box(&mut meta, *b"meta", &body)?;
+        Ok(meta)
+    }
+}
+
+pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+    let layout = Layout::parse(file)?;
+    let id = layout.next_item_id()?;
+    let tail = Tail::of(&layout.top)?;
+    let gap_bytes = if matches!(tail, Tail::Append) { 8 } else { 0 }; // a new mdat has a header
+
+    // The box's length depends on its entries, not on the offsets in them: measure first, then place.
+    let mut locations = layout.locations.clone();
+    locations.push(id, 0, xmp.len() as u64)?;
+    let old_meta_bytes = layout.meta.end - layout.meta.start;
+    let growth_bytes = layout.meta_with(id, &locations)?.len() - old_meta_bytes;
+
+    let mut locations = layout.locations.clone();
+    locations.shift(layout.meta.end as u64, growth_bytes as u64)?;
+    locations.push(id, (file.len() + growth_bytes + gap_bytes) as u64, xmp.len() as u64)?;
+    let meta = layout.meta_with(id, &locations)?;
+
+    let mut out = Vec::with_capacity(file.len() + growth_bytes + gap_bytes + xmp.len());
+    out.extend_from_slice(&file[..layout.meta.start]);
+    out.extend_from_slice(&meta);
+    out.extend_from_slice(&file[layout.meta.end..]);
+    match tail {
+        Tail::Grow { start, end } => {
+            let size = u32::try_from(end - start + xmp.len()).map_err(|_| unsupported("a box over 4 GiB"))?;
+            // It is the last box, so it lay behind meta and has moved.
+            let at = start + growth_bytes;
+            out[at..at + 4].copy_from_slice(&size.to_be_bytes());
+            out.extend_from_slice(xmp);
+        }
+        Tail::Open => out.extend_from_slice(xmp),
+        Tail::Append => push_box(&mut out, *b"mdat", xmp)?,
+    }
+    Ok(out)
+}
+
+/// How bytes are added at the end of a file.
+enum Tail {
+    /// The last box is an `mdat` whose size is raised.
+    Grow { start: usize, end: usize },
+    /// The last box is an `mdat` that reaches to the end of the file anyhow.
+    Open,
+    /// Anything else: a further `mdat` follows.
+    Append,
+}
+
+impl Tail {
+    fn of(top: &[Bmff<'_>]) -> Result<Self, EmbedError> {
+        match top.last() {
+            Some(last) if &last.kind == b"mdat" && last.size == Size::Plain => {
+                Ok(Self::Grow { start: last.start, end: last.end })
+            }
+            Some(last) if last.size != Size::ToEnd => Ok(Self::Append),
+            Some(last) if &last.kind == b"mdat" => Ok(Self::Open),
+            _ => Err(unsupported("an open-ended last box other than mdat")),
+        }
+    }
+}
+
+pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let layout = Layout::parse(file)?;
+    let is_xmp = |content_type: Option<&[u8]>| content_type == Some(CONTENT_TYPE.as_bytes());
+    let Some(item) = layout.infos.items.iter().find(|item| &item.kind == b"mime" && is_xmp(item.content_type)) else {
+        return Ok(None);
+    };
+    let location = layout.locations.items.iter().find(|location| location.id == item.id);
+    let location = location.ok_or(malformed("its XMP item is nowhere"))?;
+    let ([extent], 0) = (location.extents.as_slice(), location.method & 15) else {
+        return Err(EmbedError::Unsupported { format: Format::Avif, what: "XMP in pieces or inside the meta box" });
+    };
+    let start = location.base_offset.checked_add(extent.offset).and_then(|start| usize::try_from(start).ok());
+    let length = usize::try_from(extent.length).ok();
+    let range = start.zip(length).and_then(|(start, length)| Some(start..start.checked_add(length)?));
+    range.and_then(|range| file.get(range)).map(Some).ok_or(malformed("its XMP item lies outside the file"))
+}
+
+/// `iref` (§8.11.12) with "`from` describes `to`" added; its version says how wide item ids are.
+fn with_reference(body: &[u8], from: u32, to: u32) -> Result<Vec<u8>, EmbedError> {
+    let version = *body.first().ok_or(malformed("its iref box is empty"))?;
+    let is_wide = version > 0;
+    let mut reference = Vec::with_capacity(10);
+    push_id(&mut reference, from, is_wide)?;
+    reference.extend_from_slice(&1_u16.to_be_bytes());
+    push_id(&mut reference, to, is_wide)?;
+    let mut with = body.to_vec();
+    push_box(&mut with, *b"cdsc", &reference)?;
+    Ok(with)
+}
+
+/// The only box of a kind, `None` where there is none.
+fn only<'b, 'a>(boxes: &'b [Bmff<'a>], kind: [u8; 4]) -> Result<Option<&'b Bmff<'a>>, EmbedError> {
+    let mut found = boxes.iter().filter(|candidate| candidate.kind == kind);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(malformed("a box that may stand once stands twice")),
+        (first, None) => Ok(first),
+    }
+}

@@ -1,0 +1,109 @@
+//! XMP in JPEG: one `APP1` segment with Adobe's header (ISO 16684-3 §6.4), before anything but `APP0`.
+//!
+//! JFIF wants its `APP0` right after `SOI`; readers look for XMP among the segments before the first scan.
+
+use super::EmbedError;
+use super::bytes::{Reader, Short};
+use crate::negotiate::Format;
+
+pub(super) const XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+const SOI: [u8; 2] = [0xff, 0xd8];
+const APP0: u8 = 0xe0;
+const APP1: u8 = 0xe1;
+const SOS: u8 = 0xda;
+const EOI: u8 = 0xd9;
+
+/// A marker segment before the first scan: its code, where it ends, and what it holds after the length.
+struct Segment<'a> {
+    marker: u8,
+    end: usize,
+    payload: &'a [u8],
+}
+
+pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+    let first = segments(file)?.into_iter().next();
+    let at = first.filter(|segment| segment.marker == APP0).map_or(SOI.len(), |segment| segment.end);
+    let length = 2 + XMP_HEADER.len() + xmp.len();
+    let length = u16::try_from(length).map_err(|_| EmbedError::TooLarge { bytes: xmp.len() })?;
+    let mut out = Vec::with_capacity(file.len() + usize::from(length) + 2);
+    out.extend_from_slice(&file[..at]);
+    out.extend_from_slice(&[0xff, APP1]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(XMP_HEADER);
+    out.extend_from_slice(xmp);
+    out.extend_from_slice(&file[at..]);
+    Ok(out)
+}
+
+pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let found = segments(file)?
+        .into_iter()
+        .filter(|segment| segment.marker == APP1)
+        .find_map(|segment| segment.payload.strip_prefix(XMP_HEADER));
+    Ok(found)
+}
+
+fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>, EmbedError> {
+    let short = |Short| malformed("it ends before its first scan");
+    let mut reader = Reader::new(file);
+    if reader.array().map_err(short)? != SOI {
+        return Err(malformed("it does not begin with SOI"));
+    }
+    let mut segments = Vec::new();
+    loop {
+        if reader.u8().map_err(short)? != 0xff {
+            return Err(malformed("a segment does not begin with a marker"));
+        }
+        let mut marker = reader.u8().map_err(short)?;
+        while marker == 0xff {
+            marker = reader.u8().map_err(short)?; // fill bytes (T.81 §B.1.1.2)
+        }
+        match marker {
+            SOS => return Ok(segments),
+            EOI => return Err(short(Short)),
+            0x00 | 0x01 | 0xd0..=0xd8 => return Err(malformed("a marker without a segment stands in the header")),
+            _ => {}
+        }
+        let length = usize::from(reader.u16().map_err(short)?);
+        let payload_bytes = length.checked_sub(2).ok_or(malformed("a segment is shorter than its length field"))?;
+        let payload = reader.take(payload_bytes).map_err(short)?;
+        segments.push(Segment { marker, end: reader.at(), payload });
+    }
+}
+
+const fn malformed(what: &'static str) -> EmbedError {
+    EmbedError::Malformed { format: Format::Jpeg, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCAN: &[u8] = &[0xff, 0xda, 0x00, 0x02, 0x12, 0x34, 0xff, 0xd9];
+
+    fn file(head: &[u8]) -> Vec<u8> {
+        [&SOI, head, SCAN].concat()
+    }
+
+    #[test]
+    fn xmp_follows_jfif() {
+        let jfif = [0xff, 0xe0, 0x00, 0x04, b'J', b'F'];
+        let marked = insert(&file(&jfif), b"<x/>").expect("a well-formed file");
+        assert_eq!(&marked[..8], [&SOI[..], &jfif].concat());
+        assert_eq!(find(&marked), Ok(Some(&b"<x/>"[..])));
+        assert!(marked.ends_with(SCAN));
+    }
+
+    #[test]
+    fn xmp_is_first_where_there_is_no_jfif() {
+        let marked = insert(&file(&[0xff, 0xdb, 0x00, 0x03, 0x01]), b"<x/>").expect("a well-formed file");
+        assert_eq!(&marked[2..4], &[0xff, APP1]);
+    }
+
+    #[test]
+    fn damaged_headers_are_refused() {
+        for broken in [&b""[..], b"\x89PNG", &SOI, &[0xff, 0xd8, 0xff, 0xe0, 0x00, 0x01], &[0xff, 0xd8, 0x00]] {
+            assert!(matches!(find(broken), Err(EmbedError::Malformed { .. })), "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Puts an XMP packet into a finished file, and finds it again.
+//!
+//! Each format has one place for XMP: a `mime` item in AVIF, an `XMP ` chunk in WebP, an `APP1` segment in JPEG, an
+//! `iTXt` chunk in PNG. The editors take any well-formed file of their format, not only what our encoders write,
+//! never change coded pixels, and refuse what they do not understand rather than guess. Every read is bounds-checked;
+//! a damaged file is an error naming what is wrong.
+
+mod avif;
+mod bmff;
+mod bytes;
+mod jpeg;
+mod png;
+mod webp;
+
+use super::{Marking, packet};
+use crate::negotiate::Format;
+use crate::provenance::DigitalSource;
+
+/// Largest packet: what fits one JPEG `APP1` segment, the tightest of the four places.
+pub const XMP_BYTES_MAX: usize = 65_533 - jpeg::XMP_HEADER.len();
+
+/// Why a file could not be marked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    #[error("the {} file is damaged: {what}", .format.as_str())]
+    Malformed { format: Format, what: &'static str },
+    #[error("the {} file uses {what}, which the marker does not handle", .format.as_str())]
+    Unsupported { format: Format, what: &'static str },
+    #[error("the {} file carries XMP already", .format.as_str())]
+    AlreadyMarked { format: Format },
+    #[error("an XMP packet of {bytes} bytes is over the {XMP_BYTES_MAX} that fit")]
+    TooLarge { bytes: usize },
+}
+
+/// `file` with the marking's XMP packet in its place.
+///
+/// # Errors
+/// When the file is damaged, uses an unsupported variant of its format, holds XMP already, or the packet is over
+/// [`XMP_BYTES_MAX`].
+pub fn embed(format: Format, file: Vec<u8>, marking: &Marking, source: DigitalSource) -> Result<Vec<u8>, EmbedError> {
+    let xmp = packet(marking, source);
+    if xmp.len() > XMP_BYTES_MAX {
+        return Err(EmbedError::TooLarge { bytes: xmp.len() });
+    }
+    if xmp_of(format, &file)?.is_some() {
+        return Err(EmbedError::AlreadyMarked { format });
+    }
+    match format {
+        Format::Avif => avif::insert(&file, xmp.as_bytes()),
+        Format::Webp => webp::insert(&file, xmp.as_bytes()),
+        Format::Jpeg => jpeg::insert(&file, xmp.as_bytes()),
+        Format::Png => png::insert(&file, xmp.as_bytes()),
+    }
+}
+
+/// The XMP packet of a file, `None` where it has none.
+///
+/// # Errors
+/// When the file is damaged or uses an unsupported variant of its format.
+pub fn xmp_of(format: Format, file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    match format {
+        Format::Avif => avif::find(file),
+        Format::Webp => webp::find(file),
+        Format::Jpeg => jpeg::find(file),
+        Format::Png => png::find(file),
+    }
+}

@@ -1,0 +1,57 @@
+//! XMP in PNG: an uncompressed `iTXt` chunk with the keyword `XML:com.adobe.xmp` (ISO 16684-3 §6.6) after `IHDR`.
+
+use super::EmbedError;
+use super::bytes::{Reader, Short};
+use crate::negotiate::Format;
+
+const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
+const KEYWORD: &[u8] = b"XML:com.adobe.xmp\0";
+/// Keyword, then: no compression, method 0, empty language tag, empty translated keyword (PNG §11.3.3.4).
+const ITXT_HEAD_BYTES: usize = KEYWORD.len() + 4;
+/// Signature, then `IHDR` with its length, type, 13 bytes of data and check sum.
+const IHDR_END: usize = 8 + 4 + 4 + 13 + 4;
+
+pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+    if file.len() < IHDR_END || file[..8] != SIGNATURE || file[12..16] != *b"IHDR" {
+        return Err(malformed("it does not begin with an IHDR chunk"));
+    }
+    let mut body = Vec::with_capacity(4 + ITXT_HEAD_BYTES + xmp.len());
+    body.extend_from_slice(b"iTXt");
+    body.extend_from_slice(KEYWORD);
+    body.extend_from_slice(&[0; 4]);
+    body.extend_from_slice(xmp);
+    let length = u32::try_from(body.len() - 4).map_err(|_| EmbedError::TooLarge { bytes: xmp.len() })?;
+
+    let mut out = Vec::with_capacity(file.len() + body.len() + 8);
+    out.extend_from_slice(&file[..IHDR_END]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&body);
+    out.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
+    out.extend_from_slice(&file[IHDR_END..]);
+    Ok(out)
+}
+
+pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let mut reader = Reader::new(file);
+    let short = |Short| malformed("it ends inside a chunk");
+    if reader.array().map_err(short)? != SIGNATURE {
+        return Err(malformed("it has no PNG signature"));
+    }
+    while !reader.is_empty() {
+        let length = reader.u32().map_err(short)?;
+        let kind = reader.array::<4>().map_err(short)?;
+        let data = reader.take(length as usize).map_err(short)?;
+        let _check_sum = reader.u32().map_err(short)?;
+        if &kind == b"iTXt" && data.len() >= ITXT_HEAD_BYTES && data.starts_with(KEYWORD) {
+            return match data[KEYWORD.len()..ITXT_HEAD_BYTES] {
+                [0, 0, 0, 0] => Ok(Some(&data[ITXT_HEAD_BYTES..])),
+                _ => Err(EmbedError::Unsupported { format: Format::Png, what: "a compressed or translated XMP chunk" }),
+            };
+        }
+    }
+    Ok(None)
+}
+
+const fn malformed(what: &'static str) -> EmbedError {
+    EmbedError::Malformed { format: Format::Png, what }
+}

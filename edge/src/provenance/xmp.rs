@@ -1,0 +1,106 @@
+//! The XMP packet: RDF/XML as ISO 16684-1 lays it down, with the properties of the IPTC Photo Metadata Standard.
+//!
+//! The packet is read-only (`end="r"`) and unpadded: a rendition is a few kilobytes, and nobody edits it in place.
+
+use std::fmt::Write as _;
+
+use super::{DigitalSource, Marking};
+
+/// The packet for an image of this source. Infallible: what XML cannot carry becomes U+FFFD, so a marking that
+/// was never validated is still embedded, legibly.
+#[must_use]
+pub fn packet(marking: &Marking, source: DigitalSource) -> String {
+    let mut xml = String::with_capacity(1024);
+    xml.push_str(concat!(
+        "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>",
+        r#"<x:xmpmeta xmlns:x="adobe:ns:meta/">"#,
+        r#"<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">"#,
+        r#"<rdf:Description rdf:about="""#,
+        r#" xmlns:dc="http://purl.org/dc/elements/1.1/""#,
+        r#" xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/""#,
+        r#" xmlns:xmpRights="http://ns.adobe.com/xap/1.0/rights/""#,
+        r#" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/""#,
+    ));
+    attribute(&mut xml, "Iptc4xmpExt:DigitalSourceType", source.uri());
+    if let Some(credit) = &marking.credit {
+        attribute(&mut xml, "photoshop:Credit", credit);
+    }
+    if let Some(license) = &marking.license {
+        attribute(&mut xml, "xmpRights:WebStatement", license);
+    }
+    if marking.copyright.is_some() {
+        // True: rights-managed. Without a notice the packet claims neither that nor the public domain.
+        attribute(&mut xml, "xmpRights:Marked", "True");
+    }
+    xml.push('>');
+    if let Some(creator) = &marking.creator {
+        let creator = escaped(creator);
+        let _ = write!(xml, "<dc:creator><rdf:Seq><rdf:li>{creator}</rdf:li></rdf:Seq></dc:creator>");
+    }
+    if let Some(copyright) = &marking.copyright {
+        let notice = escaped(copyright);
+        let _ =
+            write!(xml, r#"<dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{notice}</rdf:li></rdf:Alt></dc:rights>"#);
+    }
+    xml.push_str("</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>");
+    xml
+}
+
+fn attribute(xml: &mut String, name: &str, value: &str) {
+    let _ = write!(xml, r#" {name}="{}""#, escaped(value));
+}
+
+/// Text safe in content and in double-quoted attributes. White space other than a blank is written as a character
+/// reference, because XML normalises it away in attributes (XML 1.0 §3.3.3).
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\t' | '\n' | '\r' => {
+                let _ = write!(out, "&#{};", u32::from(c));
+            }
+            c if is_xml_char(c) => out.push(c),
+            _ => out.push(char::REPLACEMENT_CHARACTER),
+        }
+    }
+    out
+}
+
+/// XML 1.0 §2.2, production `Char`.
+pub(super) const fn is_xml_char(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10ffff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_a_statement_stays_text() {
+        let marking = Marking {
+            creator: Some(r#"</rdf:li><script>&"x""#.into()),
+            credit: Some("a\"b' & <c>\n".into()),
+            ..Marking::default()
+        };
+        let xml = packet(&marking, DigitalSource::TrainedAlgorithmicMedia);
+        assert!(xml.contains("<rdf:li>&lt;/rdf:li&gt;&lt;script&gt;&amp;&quot;x&quot;</rdf:li>"), "{xml}");
+        assert!(xml.contains(r#"photoshop:Credit="a&quot;b' &amp; &lt;c&gt;&#10;""#), "{xml}");
+    }
+
+    #[test]
+    fn what_xml_cannot_carry_is_replaced() {
+        assert_eq!(escaped("a\u{0}b\u{b}c\u{ffff}"), "a\u{fffd}b\u{fffd}c\u{fffd}");
+        assert_eq!(escaped("© äöü 🫖"), "© äöü 🫖");
+    }
+
+    #[test]
+    fn an_empty_marking_still_says_generated_and_claims_no_rights() {
+        let xml = packet(&Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+        assert!(xml.contains("digitalsourcetype/trainedAlgorithmicMedia"));
+        assert!(!xml.contains("Marked") && !xml.contains("dc:creator") && !xml.contains("WebStatement"));
+    }
+}

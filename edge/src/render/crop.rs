@@ -1,0 +1,80 @@
+//! Centre cover crop: the largest part of a master with the rendition's ratio. Pure arithmetic.
+//!
+//! The box lies on whole pixels, so that a rendition as large as its crop is a copy and never a half-pixel blur:
+//! the full side stays, the other is rounded to the nearest pixel (at least one), and the cut is halved with the odd
+//! pixel taken from the far edge. The ratio is thereby off by at most half a pixel of the master.
+
+/// A part of a master in whole pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CropBox {
+    pub left_px: u32,
+    pub top_px: u32,
+    pub width_px: u32,
+    pub height_px: u32,
+}
+
+impl CropBox {
+    /// The centred box of a `width_px` × `height_px` master that covers a `target` of another ratio.
+    /// All four sides must be at least 1.
+    #[must_use]
+    pub fn cover(width_px: u32, height_px: u32, target_width_px: u32, target_height_px: u32) -> Self {
+        let (w, h) = (u64::from(width_px), u64::from(height_px));
+        let (tw, th) = (u64::from(target_width_px), u64::from(target_height_px));
+        // Compare w/h with tw/th without dividing.
+        let (crop_width, crop_height) = if w * th > tw * h {
+            (round_div(h * tw, th).clamp(1, w), h)
+        } else {
+            (w, round_div(w * th, tw).clamp(1, h))
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "every value is at most a side of the master")]
+        let px = |value: u64| value as u32;
+        Self {
+            left_px: px((w - crop_width) / 2),
+            top_px: px((h - crop_height) / 2),
+            width_px: px(crop_width),
+            height_px: px(crop_height),
+        }
+    }
+}
+
+/// Rounds half up.
+const fn round_div(numerator: u64, denominator: u64) -> u64 {
+    (numerator + denominator / 2) / denominator
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn known_boxes() {
+        let of = CropBox::cover;
+        assert_eq!(of(192, 192, 640, 640), CropBox { left_px: 0, top_px: 0, width_px: 192, height_px: 192 });
+        assert_eq!(of(192, 192, 640, 360), CropBox { left_px: 0, top_px: 42, width_px: 192, height_px: 108 });
+        assert_eq!(of(192, 192, 360, 640), CropBox { left_px: 42, top_px: 0, width_px: 108, height_px: 192 });
+        // 192 · 3/2 … 101.05 → 101 rows, 91 left over: 45 above, 46 below.
+        assert_eq!(of(192, 192, 1900, 1000), CropBox { left_px: 0, top_px: 45, width_px: 192, height_px: 101 });
+        assert_eq!(of(8, 8, 8192, 1), CropBox { left_px: 0, top_px: 3, width_px: 8, height_px: 1 });
+    }
+
+    proptest! {
+        #[test]
+        fn the_box_lies_inside_touches_two_edges_and_keeps_the_ratio(
+            w in 1_u32..4097, h in 1_u32..4097, tw in 1_u32..8193, th in 1_u32..8193,
+        ) {
+            let crop = CropBox::cover(w, h, tw, th);
+            prop_assert!(crop.width_px >= 1 && crop.left_px + crop.width_px <= w);
+            prop_assert!(crop.height_px >= 1 && crop.top_px + crop.height_px <= h);
+            prop_assert!(crop.width_px == w || crop.height_px == h);
+            // Where rounding fills both sides, either may be the one that was computed.
+            let ratio = f64::from(tw) / f64::from(th);
+            let off_by = |cut: u32, wanted: f64| (f64::from(cut) - wanted.max(1.0)).abs();
+            let off_px = [
+                (crop.width_px == w).then(|| off_by(crop.height_px, f64::from(w) / ratio)),
+                (crop.height_px == h).then(|| off_by(crop.width_px, f64::from(h) * ratio)),
+            ];
+            prop_assert!(off_px.iter().flatten().any(|off| *off <= 0.5), "{crop:?} is off by {off_px:?}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What rendering counts and times.
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+};
+
+use super::Encoded;
+
+/// The render pool's and the encoders' metrics. Cheap to clone: all clones count into the same series.
+#[derive(Debug, Clone)]
+pub struct RenderMetrics {
+    encode_seconds: HistogramVec,
+    pub(super) wait_seconds: Histogram,
+    pub(super) pending_jobs: IntGauge,
+    pub(super) running_jobs: IntGauge,
+    pub(super) rejected_jobs: IntCounterVec,
+    pub(super) skipped_jobs: IntCounter,
+    pub(super) panicked_jobs: IntCounter,
+}
+
+impl RenderMetrics {
+    /// # Errors
+    /// When the registry holds these names already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        // 1 ms to 16 s: a thumbnail's quick JPEG to a large final AVIF.
+        let buckets = exponential_buckets(0.001, 2.0, 15)?;
+        let encode = HistogramOpts::new("bildkante_edge_encode_seconds", "Time in the encoder by format and rung");
+        let wait = HistogramOpts::new("bildkante_edge_render_wait_seconds", "Time a render job waited for a thread");
+        let rejected = Opts::new("bildkante_edge_render_rejected_jobs_total", "Render jobs not taken, by reason");
+        let metrics = Self {
+            encode_seconds: HistogramVec::new(encode.buckets(buckets.clone()), &["format", "rung"])?,
+            wait_seconds: Histogram::with_opts(wait.buckets(buckets))?,
+            pending_jobs: IntGauge::new("bildkante_edge_render_pending_jobs", "Render jobs waiting for a thread")?,
+            running_jobs: IntGauge::new("bildkante_edge_render_running_jobs", "Render jobs on a thread")?,
+            rejected_jobs: IntCounterVec::new(rejected, &["reason"])?,
+            skipped_jobs: IntCounter::new(
+                "bildkante_edge_render_skipped_jobs_total",
+                "Render jobs not started because nobody waited for them any more",
+            )?,
+            panicked_jobs: IntCounter::new(
+                "bildkante_edge_render_panicked_jobs_total",
+                "Render jobs that panicked; each is a bug",
+            )?,
+        };
+        registry.register(Box::new(metrics.encode_seconds.clone()))?;
+        registry.register(Box::new(metrics.wait_seconds.clone()))?;
+        registry.register(Box::new(metrics.pending_jobs.clone()))?;
+        registry.register(Box::new(metrics.running_jobs.clone()))?;
+        registry.register(Box::new(metrics.rejected_jobs.clone()))?;
+        registry.register(Box::new(metrics.skipped_jobs.clone()))?;
+        registry.register(Box::new(metrics.panicked_jobs.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(super) fn observe(&self, encoded: &Encoded) {
+        let labels = [encoded.format.as_str(), encoded.rung.as_str()];
+        self.encode_seconds.with_label_values(&labels).observe(encoded.encode.as_secs_f64());
+    }
+}

@@ -1,0 +1,442 @@
+//! The threads renditions are made on.
+//!
+//! CPU work never runs on an async worker, nor on tokio's unbounded blocking pool: this pool has a fixed number of
+//! named threads (`render-N`), a bounded number of waiting jobs, and takes the most urgent first, in order of arrival
+//! within an urgency. Invariants:
+//! - a job whose caller is gone is never started, and does not keep a live one out;
+//! - when all places are taken, a more urgent job displaces the least urgent waiting one, which is refused instead;
+//! - a panic fails its job and nothing else;
+//! - after [`RenderPool::close`] nothing starts; what runs is finished.
+//!
+//! Less urgent jobs can wait for as long as more urgent ones keep all threads busy: urgency is strict on purpose.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::pixels::Pixels;
+use bildkante_shared::urgency::Urgency;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{oneshot, watch};
+
+use super::{Encoded, RenderConfig, RenderError, RenderMetrics, RenditionSpec, Rung, panic_text, render};
+use crate::provenance::Marking;
+
+/// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why the pool did not finish a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// Every place was taken by jobs at least as urgent. Worth a retry later.
+    #[error("the render pool is full")]
+    Full,
+    #[error("the render pool is shutting down")]
+    Closed,
+    #[error("a render job panicked: {reason}")]
+    Panicked { reason: String },
+}
+
+impl PoolError {
+    /// For logs and metric labels.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Closed => "closed",
+            Self::Panicked { .. } => "panicked",
+        }
+    }
+}
+
+/// Why there is no rendition: the pool's reason or the renderer's.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderJobError {
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+/// A fixed set of threads for CPU work. Share it in an `Arc`; dropping it closes it.
+#[derive(Debug)]
+pub struct RenderPool {
+    shared: Arc<Shared>,
+    alive: watch::Receiver<usize>,
+}
+
+impl RenderPool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system refuses a thread; those already started end again.
+    pub fn start(config: &RenderConfig, metrics: RenderMetrics) -> std::io::Result<Self> {
+        let (alive_sender, alive) = watch::channel(0);
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            pending_jobs_max: config.pending_jobs_max.max(1),
+            metrics,
+            alive: alive_sender,
+        });
+        let pool = Self { shared, alive };
+        for number in 0..config.thread_count() {
+            let shared = Arc::clone(&pool.shared);
+            let thread = std::thread::Builder::new().name(format!("render-{number}")).stack_size(STACK_BYTES);
+            shared.alive.send_modify(|alive| *alive += 1);
+            let started = thread.spawn(move || shared.work());
+            if let Err(error) = started {
+                pool.shared.alive.send_modify(|alive| *alive -= 1);
+                return Err(error); // dropping the pool ends the others
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Runs `job` on a thread of the pool. Dropping the future before the job has started cancels it.
+    ///
+    /// # Errors
+    /// When the pool is full of jobs at least as urgent, is closed, or the job panics.
+    pub async fn run<T, F>(&self, urgency: Urgency, job: F) -> Result<T, PoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (reply, result) = oneshot::channel();
+        self.shared.submit(urgency, Box::new(Task { job, reply, submitted: Instant::now() }))?;
+        result.await.unwrap_or(Err(PoolError::Closed))
+    }
+
+    /// Renders on a thread of the pool and records the time.
+    ///
+    /// # Errors
+    /// As [`RenderPool::run`] and [`render`].
+    pub async fn render(
+        &self,
+        urgency: Urgency,
+        master: Arc<Pixels>,
+        spec: RenditionSpec,
+        rung: Rung,
+        marking: Arc<Marking>,
+    ) -> Result<Encoded, RenderJobError> {
+        let encoded = self.run(urgency, move || render(&master, &spec, rung, &marking)).await??;
+        self.shared.metrics.observe(&encoded);
+        Ok(encoded)
+    }
+
+    /// Jobs waiting for a thread, those nobody waits for any more included until they are met.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.shared.state.lock().waiting.len()
+    }
+
+    /// Jobs on a thread.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        usize::try_from(self.shared.metrics.running_jobs.get()).unwrap_or(0)
+    }
+
+    /// Refuses waiting and new jobs from now on. Running ones are finished.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Closes and waits for running jobs. `false` when the deadline passed first: threads cannot be aborted.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        self.close();
+        let mut alive = self.alive.clone();
+        tokio::time::timeout(deadline, alive.wait_for(|alive| *alive == 0)).await.is_ok_and(|ended| ended.is_ok())
+    }
+}
+
+impl Drop for RenderPool {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    pending_jobs_max: usize,
+    metrics: RenderMetrics,
+    alive: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ordered by urgency, then arrival.
+    waiting: BTreeMap<(Urgency, u64), Box<dyn Job>>,
+    arrivals: u64,
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("waiting", &self.waiting.len()).field("is_closed", &self.is_closed).finish()
+    }
+}
+
+impl Shared {
+    fn submit(&self, urgency: Urgency, job: Box<dyn Job>) -> Result<(), PoolError> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(self.rejected(PoolError::Closed));
+        }
+        if state.waiting.len() >= self.pending_jobs_max {
+            self.make_room(&mut state, urgency)?;
+        }
+        let arrival = state.arrivals;
+        state.arrivals += 1;
+        state.waiting.insert((urgency, arrival), job);
+        self.note_pending(&state);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Frees a place: from callers that are gone, else from a less urgent job.
+    fn make_room(&self, state: &mut State, urgency: Urgency) -> Result<(), PoolError> {
+        let before = state.waiting.len();
+        state.waiting.retain(|_, job| job.is_wanted());
+        self.metrics.skipped_jobs.inc_by((before - state.waiting.len()) as u64);
+        if state.waiting.len() < self.pending_jobs_max {
+            return Ok(());
+        }
+        match state.waiting.last_entry() {
+            Some(last) if last.key().0 > urgency => {
+                last.remove().refuse(self.rejected(PoolError::Full));
+                Ok(())
+            }
+            _ => {
+                self.note_pending(state);
+                Err(self.rejected(PoolError::Full))
+            }
+        }
+    }
+
+    fn rejected(&self, error: PoolError) -> PoolError {
+        self.metrics.rejected_jobs.with_label_values(&[error.as_str()]).inc();
+        error
+    }
+
+    fn note_pending(&self, state: &State) {
+        self.metrics.pending_jobs.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
+    }
+
+    /// The life of a thread.
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            self.metrics.running_jobs.inc();
+            job.run(&self.metrics);
+            self.metrics.running_jobs.dec();
+        }
+        self.alive.send_modify(|alive| *alive -= 1);
+    }
+
+    /// Waits for the next wanted job; `None` once closed.
+    fn next(&self) -> Option<Box<dyn Job>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            while let Some((_, job)) = state.waiting.pop_first() {
+                self.note_pending(&state);
+                if job.is_wanted() {
+                    return Some(job);
+                }
+                self.metrics.skipped_jobs.inc();
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        self.note_pending(&state);
+        drop(state);
+        self.wake.notify_all();
+        for job in waiting.into_values() {
+            job.refuse(self.rejected(PoolError::Closed));
+        }
+    }
+}
+
+/// A job without its types.
+trait Job: Send {
+    fn is_wanted(&self) -> bool;
+    fn run(self: Box<Self>, metrics: &RenderMetrics);
+    fn refuse(self: Box<Self>, error: PoolError);
+}
+
+struct Task<F, T> {
+    job: F,
+    reply: oneshot::Sender<Result<T, PoolError>>,
+    submitted: Instant,
+}
+
+impl<T: Send, F: FnOnce() -> T + Send> Job for Task<F, T> {
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, metrics: &RenderMetrics) {
+        let Self { job, reply, submitted } = *self;
+        metrics.wait_seconds.observe(submitted.elapsed().as_secs_f64());
+        // Sound: the job owns all it touches, and a panicking one is never looked at again.
+        let result = catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
+            metrics.panicked_jobs.inc();
+            PoolError::Panicked { reason: panic_text(&*panic) }
+        });
+        // A caller that has gone in the meantime gets nothing, which is what it asked for.
+        let _ = reply.send(result);
+    }
+
+    fn refuse(self: Box<Self>, error: PoolError) {
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::Registry;
+    use std::sync::mpsc;
+
+    fn pool(threads: usize, pending_jobs_max: usize) -> Arc<RenderPool> {
+        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
+        let config = RenderConfig { threads, pending_jobs_max, ..RenderConfig::default() };
+        Arc::new(RenderPool::start(&config, metrics).expect("threads"))
+    }
+
+    fn urgency(value: u8) -> Urgency {
+        Urgency::new(value).expect("0 to 7")
+    }
+
+    /// A job that occupies a thread until told to go on.
+    struct Plug {
+        release: mpsc::Sender<()>,
+        done: tokio::task::JoinHandle<Result<(), PoolError>>,
+    }
+
+    async fn plug(pool: &Arc<RenderPool>) -> Plug {
+        let (release, held) = mpsc::channel();
+        let (started, has_started) = oneshot::channel();
+        let pool = Arc::clone(pool);
+        let done = tokio::spawn(async move {
+            pool.run(Urgency::MOST, move || {
+                let _ = started.send(());
+                let _ = held.recv();
+            })
+            .await
+        });
+        has_started.await.expect("the plug runs");
+        Plug { release, done }
+    }
+
+    /// Submits a job and returns once it waits in the queue: polling a `run` future once submits it.
+    async fn enqueue<T: Send + 'static>(
+        pool: &Arc<RenderPool>,
+        at: Urgency,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> tokio::task::JoinHandle<Result<T, PoolError>> {
+        let (polled, is_polled) = oneshot::channel();
+        let pool = Arc::clone(pool);
+        let handle = tokio::spawn(async move {
+            let mut run = Box::pin(pool.run(at, job));
+            let first = futures_util::future::poll_immediate(&mut run).await;
+            let _ = polled.send(());
+            match first {
+                Some(result) => result,
+                None => run.await,
+            }
+        });
+        is_polled.await.expect("it was polled");
+        handle
+    }
+
+    #[tokio::test]
+    async fn jobs_run_on_named_threads_and_return_values() {
+        let pool = pool(1, 4);
+        let name = pool.run(Urgency::DEFAULT, || std::thread::current().name().map(str::to_owned)).await;
+        assert_eq!(name, Ok(Some("render-0".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn the_most_urgent_goes_first_and_equals_in_order_of_arrival() {
+        let pool = pool(1, 16);
+        let plug = plug(&pool).await;
+        let (order, ran) = mpsc::channel();
+        let mut handles = Vec::new();
+        for (at, tag) in [(5, 'd'), (1, 'a'), (3, 'b'), (3, 'c')] {
+            let order = order.clone();
+            handles.push(enqueue(&pool, urgency(at), move || order.send(tag)).await);
+        }
+        assert_eq!((pool.pending(), pool.running()), (4, 1));
+        plug.release.send(()).expect("the plug listens");
+        for handle in handles {
+            handle.await.expect("no panic").expect("it ran").expect("somebody listens");
+        }
+        assert_eq!(ran.try_iter().collect::<String>(), "abcd");
+        assert_eq!(plug.done.await.expect("no panic"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_refuses_equals_and_displaces_the_less_urgent() {
+        let pool = pool(1, 1);
+        let plug = plug(&pool).await;
+        let late = enqueue(&pool, urgency(5), || ()).await;
+        assert_eq!(pool.run(urgency(5), || ()).await, Err(PoolError::Full));
+        let hero = enqueue(&pool, urgency(1), || ()).await;
+        assert_eq!(late.await.expect("no panic"), Err(PoolError::Full));
+        assert_eq!(pool.shared.metrics.rejected_jobs.with_label_values(&["full"]).get(), 2);
+        plug.release.send(()).expect("the plug listens");
+        assert_eq!(hero.await.expect("no panic"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_job_nobody_waits_for_is_skipped_and_gives_its_place_away() {
+        let pool = pool(1, 1);
+        let plug = plug(&pool).await;
+        let (ran, has_run) = mpsc::channel();
+        let gone = enqueue(&pool, urgency(0), move || ran.send(())).await;
+        gone.abort();
+        assert!(gone.await.is_err_and(|error| error.is_cancelled()));
+        // The place is taken, by a more urgent job, but by nobody who waits.
+        let live = enqueue(&pool, urgency(7), || 7).await;
+        plug.release.send(()).expect("the plug listens");
+        assert_eq!(live.await.expect("no panic"), Ok(7));
+        assert!(has_run.recv().is_err(), "the abandoned job ran");
+        assert_eq!(pool.shared.metrics.skipped_jobs.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_job_only() {
+        let pool = pool(1, 4);
+        let failed = pool.run(Urgency::DEFAULT, || -> u8 { panic!("a bug in a codec") }).await;
+        assert_eq!(failed, Err(PoolError::Panicked { reason: "a bug in a codec".to_owned() }));
+        assert_eq!(pool.run(Urgency::DEFAULT, || 2).await, Ok(2));
+        assert_eq!(pool.shared.metrics.panicked_jobs.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn closing_refuses_the_waiting_finishes_the_running_and_ends_the_threads() {
+        let pool = pool(2, 4);
+        let (one, two) = (plug(&pool).await, plug(&pool).await);
+        let waiting = enqueue(&pool, Urgency::MOST, || ()).await;
+        assert!(!pool.shutdown(Duration::from_millis(20)).await, "two jobs still run");
+        assert_eq!(waiting.await.expect("no panic"), Err(PoolError::Closed));
+        assert_eq!(pool.run(Urgency::MOST, || ()).await, Err(PoolError::Closed));
+        for plug in [one, two] {
+            plug.release.send(()).expect("the plug listens");
+            assert_eq!(plug.done.await.expect("no panic"), Ok(()));
+        }
+        assert!(pool.shutdown(Duration::from_secs(10)).await);
+        assert_eq!((pool.pending(), pool.running()), (0, 0));
+    }
+}

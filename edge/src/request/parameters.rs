@@ -1,0 +1,112 @@
+//! Rendition parameters by every name they have: short names as most image CDNs use them, and the usual aliases.
+
+/// A rendition parameter. The order is that of canonical URLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Parameter {
+    Width,
+    Height,
+    Dpr,
+    AspectRatio,
+    Fit,
+    Crop,
+    FocalX,
+    FocalY,
+    Format,
+    Quality,
+    Background,
+    Metadata,
+    /// imgix's `auto=format,compress`: what this edge does anyway.
+    Auto,
+    Version,
+    KeyId,
+    Expires,
+    Signature,
+}
+
+impl Parameter {
+    /// The canonical name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Width => "w",
+            Self::Height => "h",
+            Self::Dpr => "dpr",
+            Self::AspectRatio => "ar",
+            Self::Fit => "fit",
+            Self::Crop => "crop",
+            Self::FocalX => "fp-x",
+            Self::FocalY => "fp-y",
+            Self::Format => "fm",
+            Self::Quality => "q",
+            Self::Background => "bg",
+            Self::Metadata => "metadata",
+            Self::Auto => "auto",
+            Self::Version => "v",
+            Self::KeyId => "kid",
+            Self::Expires => "expires",
+            Self::Signature => "s",
+        }
+    }
+}
+
+/// Parameters any unsigned URL of a slot may carry, beside the axes.
+pub const UNSIGNED: [&str; 7] = ["w", "dpr", "fm", "q", "metadata", "auto", "v"];
+
+/// The parameter of a lower-case name or alias.
+#[must_use]
+pub fn lookup(name: &str) -> Option<Parameter> {
+    Some(match name {
+        "w" | "width" => Parameter::Width,
+        "h" | "height" => Parameter::Height,
+        "dpr" => Parameter::Dpr,
+        "ar" | "aspect_ratio" => Parameter::AspectRatio,
+        "fit" | "mode" => Parameter::Fit,
+        "crop" | "gravity" | "g" => Parameter::Crop,
+        "fp-x" | "fpx" => Parameter::FocalX,
+        "fp-y" | "fpy" => Parameter::FocalY,
+        "fm" | "f" | "format" | "output" => Parameter::Format,
+        "q" | "quality" => Parameter::Quality,
+        "bg" => Parameter::Background,
+        "metadata" => Parameter::Metadata,
+        "auto" => Parameter::Auto,
+        "v" => Parameter::Version,
+        "kid" => Parameter::KeyId,
+        "expires" => Parameter::Expires,
+        "s" => Parameter::Signature,
+        _ => return None,
+    })
+}
+
+/// The canonical name of a parameter that a name, in any case, would be taken for.
+#[must_use]
+pub fn canonical_name(name: &str) -> Option<&'static str> {
+    lookup(&name.to_ascii_lowercase()).map(Parameter::name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_table_is_known() {
+        for (names, canonical) in [
+            (&["w", "width", "WIDTH"][..], "w"),
+            (&["h", "height"], "h"),
+            (&["ar", "aspect_ratio"], "ar"),
+            (&["fit", "mode"], "fit"),
+            (&["crop", "gravity", "g"], "crop"),
+            (&["fp-x", "fpx"], "fp-x"),
+            (&["fm", "f", "format", "output"], "fm"),
+            (&["q", "quality"], "q"),
+            (&["kid"], "kid"),
+            (&["expires"], "expires"),
+            (&["s"], "s"),
+            (&["v"], "v"),
+        ] {
+            for name in names {
+                assert_eq!(canonical_name(name), Some(canonical), "{name}");
+            }
+        }
+        assert_eq!(canonical_name("colour"), None);
+    }
+}

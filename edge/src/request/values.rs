@@ -1,0 +1,356 @@
+//! Values of rendition parameters: strict, each with its one printed form.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::error::{RequestError, excerpt};
+use super::parameters::Parameter;
+use crate::campaign::slots::WIDTH_PX_MAX;
+use crate::campaign::words::Ratio;
+use crate::negotiate::{Format, FormatAsk};
+use crate::render::Quality;
+
+/// Longest version, key id or signature.
+const TOKEN_BYTES_MAX: usize = 128;
+
+/// `w`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WidthAsk {
+    /// 1–8192 CSS pixels.
+    Px(u32),
+    /// The client's hints decide, the slot's default width where it sends none.
+    Auto,
+}
+
+impl fmt::Display for WidthAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Px(px) => px.fmt(f),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+/// `dpr`, in thousandths from 500 to 5000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dpr(u16);
+
+impl Dpr {
+    pub const ONE: Self = Self(1000);
+
+    /// Device pixels for CSS pixels, rounded up.
+    #[must_use]
+    pub const fn device_px(self, css_px: u32) -> u32 {
+        css_px.saturating_mul(self.0 as u32).div_ceil(1000)
+    }
+}
+
+impl fmt::Display for Dpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&thousandths(self.0))
+    }
+}
+
+/// `fp-x` and `fp-y`: a place from 0 to 1, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FocalCoordinate(u16);
+
+impl fmt::Display for FocalCoordinate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&thousandths(self.0))
+    }
+}
+
+/// `fit`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Fit {
+    /// Fill the box, cut what is over: what slots do by themselves.
+    #[default]
+    Cover,
+    Contain,
+    ScaleDown,
+    Crop,
+    Pad,
+    Fill,
+}
+
+impl Fit {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cover => "cover",
+            Self::Contain => "contain",
+            Self::ScaleDown => "scale-down",
+            Self::Crop => "crop",
+            Self::Pad => "pad",
+            Self::Fill => "fill",
+        }
+    }
+}
+
+/// `crop`: what a cut keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Crop {
+    #[default]
+    Center,
+    /// One edge, or one of each direction.
+    Edges {
+        horizontal: Option<Horizontal>,
+        vertical: Option<Vertical>,
+    },
+    Entropy,
+    /// The place `fp-x`, `fp-y`.
+    FocalPoint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Horizontal {
+    Left,
+    Right,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vertical {
+    Top,
+    Bottom,
+}
+
+impl fmt::Display for Crop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Center => "center",
+            Self::Entropy => "entropy",
+            Self::FocalPoint => "focalpoint",
+            Self::Edges { horizontal, vertical } => match (vertical, horizontal) {
+                (Some(Vertical::Top), None) => "top",
+                (Some(Vertical::Bottom), None) => "bottom",
+                (None, Some(Horizontal::Left)) => "left",
+                (None, Some(Horizontal::Right)) => "right",
+                (Some(Vertical::Top), Some(Horizontal::Left)) => "top,left",
+                (Some(Vertical::Top), Some(Horizontal::Right)) => "top,right",
+                (Some(Vertical::Bottom), Some(Horizontal::Left)) => "bottom,left",
+                (Some(Vertical::Bottom), Some(Horizontal::Right)) => "bottom,right",
+                (None, None) => "center",
+            },
+        })
+    }
+}
+
+/// `q`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum QualityAsk {
+    #[default]
+    Auto,
+    High,
+    Medium,
+    Low,
+    /// 1–100: outside the finite set unless the slot lists it.
+    Number(Quality),
+}
+
+impl QualityAsk {
+    /// The target on the perceptual scale.
+    #[must_use]
+    pub const fn quality(self) -> Quality {
+        match self {
+            Self::Auto => Quality::AUTO,
+            Self::High => Quality::HIGH,
+            Self::Medium => Quality::MEDIUM,
+            Self::Low => Quality::LOW,
+            Self::Number(quality) => quality,
+        }
+    }
+}
+
+impl fmt::Display for QualityAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::High => f.write_str("high"),
+            Self::Medium => f.write_str("medium"),
+            Self::Low => f.write_str("low"),
+            Self::Number(quality) => quality.get().fmt(f),
+        }
+    }
+}
+
+/// `bg`: an sRGB colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Background(pub [u8; 3]);
+
+impl fmt::Display for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [red, green, blue] = self.0;
+        write!(f, "{red:02x}{green:02x}{blue:02x}")
+    }
+}
+
+const WIDTH_WORDS: &[&str] = &["1…8192", "auto"];
+const FIT_WORDS: &[&str] = &["cover", "contain", "scale-down", "crop", "pad", "fill"];
+const CROP_WORDS: &[&str] = &["center", "top", "bottom", "left", "right", "entropy", "focalpoint"];
+const FORMAT_WORDS: &[&str] = &["auto", "avif", "webp", "jpg", "png"];
+const QUALITY_WORDS: &[&str] = &["auto", "high", "medium", "low", "1…100"];
+
+/// The error for a value that a parameter does not take.
+pub(super) fn malformed(parameter: Parameter, value: &str) -> RequestError {
+    let (expected, allowed): (&'static str, &'static [&'static str]) = match parameter {
+        Parameter::Width => ("a whole number of pixels or `auto`", WIDTH_WORDS),
+        Parameter::Height => ("a whole number of pixels", &["1…8192"]),
+        Parameter::Dpr => ("a number of device pixels", &["0.5…5"]),
+        Parameter::AspectRatio => ("a ratio such as `16:9`", &[]),
+        Parameter::Fit => ("one of a few words", FIT_WORDS),
+        Parameter::Crop => ("one of a few words", CROP_WORDS),
+        Parameter::FocalX | Parameter::FocalY => ("a number", &["0…1"]),
+        Parameter::Format => ("a format", FORMAT_WORDS),
+        Parameter::Quality => ("one of a few words or a number", QUALITY_WORDS),
+        Parameter::Background => ("a colour as RRGGBB", &[]),
+        Parameter::Metadata => ("one of a few words", &["provenance"]),
+        Parameter::Auto => ("a list of a few words", &["format", "compress"]),
+        Parameter::Expires => ("a whole number of seconds since 1970", &[]),
+        Parameter::Version | Parameter::KeyId | Parameter::Signature => ("letters, digits, `-`, `_`, `.` and `=`", &[]),
+    };
+    RequestError::Malformed {
+        parameter: parameter.name(),
+        expected,
+        value: excerpt(value),
+        allowed: Cow::Borrowed(allowed),
+    }
+}
+
+pub(super) fn width(value: &str) -> Result<WidthAsk, RequestError> {
+    if value.eq_ignore_ascii_case("auto") {
+        return Ok(WidthAsk::Auto);
+    }
+    pixels(value).map(WidthAsk::Px).ok_or_else(|| malformed(Parameter::Width, value))
+}
+
+pub(super) fn height(value: &str) -> Result<u32, RequestError> {
+    pixels(value).ok_or_else(|| malformed(Parameter::Height, value))
+}
+
+fn pixels(value: &str) -> Option<u32> {
+    whole(value).and_then(|number| u32::try_from(number).ok()).filter(|px| (1..=WIDTH_PX_MAX).contains(px))
+}
+
+/// Digits without sign or leading zero.
+fn whole(value: &str) -> Option<u64> {
+    let is_plain = value.bytes().all(|byte| byte.is_ascii_digit()) && !(value.len() > 1 && value.starts_with('0'));
+    if is_plain { value.parse().ok() } else { None }
+}
+
+/// A decimal in thousandths, rounded; browsers report ratios such as `1.3312499523162842`.
+fn decimal(value: &str) -> Option<u16> {
+    let (whole_part, decimals) = value.split_once('.').unwrap_or((value, "0"));
+    let is_decimals = (1..=24).contains(&decimals.len()) && decimals.bytes().all(|byte| byte.is_ascii_digit());
+    let whole_part = whole(whole_part).filter(|whole| *whole <= 9 && is_decimals)?;
+    let digit = |at: usize| u16::from(decimals.as_bytes().get(at).map_or(0, |byte| byte - b'0'));
+    let rounding = u16::from(digit(3) >= 5);
+    let whole_part = u16::try_from(whole_part).ok()?;
+    Some(whole_part * 1000 + digit(0) * 100 + digit(1) * 10 + digit(2) + rounding)
+}
+
+/// `2`, `1.5`, `0.125`.
+fn thousandths(number: u16) -> String {
+    if number.is_multiple_of(1000) {
+        return (number / 1000).to_string();
+    }
+    let text = format!("{}.{:03}", number / 1000, number % 1000);
+    text.trim_end_matches('0').to_owned()
+}
+
+pub(super) fn dpr(value: &str) -> Result<Dpr, RequestError> {
+    let dpr = decimal(value).filter(|dpr| (500..=5000).contains(dpr));
+    dpr.map(Dpr).ok_or_else(|| malformed(Parameter::Dpr, value))
+}
+
+pub(super) fn focal(parameter: Parameter, value: &str) -> Result<FocalCoordinate, RequestError> {
+    let place = decimal(value).filter(|place| *place <= 1000);
+    place.map(FocalCoordinate).ok_or_else(|| malformed(parameter, value))
+}
+
+pub(super) fn ratio(value: &str) -> Result<Ratio, RequestError> {
+    value.parse().map_err(|_| malformed(Parameter::AspectRatio, value))
+}
+
+pub(super) fn fit(value: &str) -> Result<Fit, RequestError> {
+    let all = [Fit::Cover, Fit::Contain, Fit::ScaleDown, Fit::Crop, Fit::Pad, Fit::Fill];
+    let known = all.into_iter().find(|fit| fit.as_str().eq_ignore_ascii_case(value));
+    // imgix's `min`: fill the box, cut, never enlarge.
+    let known = known.or_else(|| value.eq_ignore_ascii_case("min").then_some(Fit::Cover));
+    known.ok_or_else(|| malformed(Parameter::Fit, value))
+}
+
+pub(super) fn crop(value: &str) -> Result<Crop, RequestError> {
+    for (word, crop) in [("center", Crop::Center), ("entropy", Crop::Entropy), ("focalpoint", Crop::FocalPoint)] {
+        if value.eq_ignore_ascii_case(word) {
+            return Ok(crop);
+        }
+    }
+    let (mut horizontal, mut vertical) = (None, None);
+    for edge in value.split(',') {
+        let is = |word: &str| edge.eq_ignore_ascii_case(word);
+        let replaced = if is("left") || is("right") {
+            horizontal.replace(if is("left") { Horizontal::Left } else { Horizontal::Right }).is_some()
+        } else if is("top") || is("bottom") {
+            vertical.replace(if is("top") { Vertical::Top } else { Vertical::Bottom }).is_some()
+        } else {
+            true
+        };
+        if replaced {
+            return Err(malformed(Parameter::Crop, value));
+        }
+    }
+    Ok(Crop::Edges { horizontal, vertical })
+}
+
+pub(super) fn format(value: &str) -> Result<FormatAsk, RequestError> {
+    if value.eq_ignore_ascii_case("auto") {
+        return Ok(FormatAsk::Auto);
+    }
+    Format::from_name(value).map(FormatAsk::Explicit).ok_or_else(|| malformed(Parameter::Format, value))
+}
+
+pub(super) fn quality(value: &str) -> Result<QualityAsk, RequestError> {
+    let words = [
+        ("auto", QualityAsk::Auto),
+        ("high", QualityAsk::High),
+        ("medium", QualityAsk::Medium),
+        ("low", QualityAsk::Low),
+    ];
+    if let Some((_, ask)) = words.into_iter().find(|(word, _)| value.eq_ignore_ascii_case(word)) {
+        return Ok(ask);
+    }
+    let number = whole(value).and_then(|number| u8::try_from(number).ok()).and_then(Quality::new);
+    number.map(QualityAsk::Number).ok_or_else(|| malformed(Parameter::Quality, value))
+}
+
+pub(super) fn background(value: &str) -> Result<Background, RequestError> {
+    let is_hex = value.len() == 6 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = if is_hex { u32::from_str_radix(value, 16).ok() } else { None };
+    let number = number.ok_or_else(|| malformed(Parameter::Background, value))?;
+    let [_, red, green, blue] = number.to_be_bytes();
+    Ok(Background([red, green, blue]))
+}
+
+/// Generated images are always marked; nothing less can be asked for yet.
+pub(super) fn metadata(value: &str) -> Result<(), RequestError> {
+    if value.eq_ignore_ascii_case("provenance") { Ok(()) } else { Err(malformed(Parameter::Metadata, value)) }
+}
+
+pub(super) fn auto(value: &str) -> Result<(), RequestError> {
+    let is_known = |word: &str| word.eq_ignore_ascii_case("format") || word.eq_ignore_ascii_case("compress");
+    if value.split(',').all(is_known) { Ok(()) } else { Err(malformed(Parameter::Auto, value)) }
+}
+
+pub(super) fn expires(value: &str) -> Result<u64, RequestError> {
+    let seconds = whole(value).filter(|seconds| value.len() <= 12 && *seconds > 0);
+    seconds.ok_or_else(|| malformed(Parameter::Expires, value))
+}
+
+pub(super) fn token(parameter: Parameter, value: Cow<'_, str>) -> Result<Cow<'_, str>, RequestError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=');
+    if (1..=TOKEN_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_plain) {
+        return Ok(value);
+    }
+    Err(malformed(parameter, &value))
+}
