@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bildkante_shared::recipe::SchedulerKind;
 use serde_json::json;
 
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
@@ -97,12 +98,50 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
 }
 
 fn print(explanation: &Explanation, freshness: Option<(Freshness, Freshness)>) {
-    print!("{explanation}");
+    let line = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14} {value}");
+    line("URL", &explanation.url);
+    if let Some(request) = &explanation.request {
+        line("request", request);
+    }
+    if let Some(variant) = &explanation.variant {
+        line("variant", &variant.name);
+        line("alt text", &format!("{} ({})", variant.alt, variant.locale));
+        line("prompt", &variant.recipe.prompt);
+        if !variant.recipe.negative_prompt.is_empty() {
+            line("negative", &variant.recipe.negative_prompt);
+        }
+        let recipe = &variant.recipe;
+        line("recipe", &variant.recipe_id);
+        line("", &format!("{} {}", variant.checkpoint, recipe.checkpoint));
+        let scheduler = recipe.scheduler.kind.map_or("the checkpoint's scheduler", SchedulerKind::as_str);
+        let (width, height) = (recipe.width_px, recipe.height_px);
+        let (steps, guidance, seed) = (recipe.steps, recipe.guidance, recipe.seed);
+        line("", &format!("{width}×{height} px, {scheduler}, {steps} steps, guidance {guidance}, seed {seed}"));
+        line("on a miss", &variant.on_miss);
+        line("urgency", &variant.urgency);
+        line("tags", &variant.tags.join(" "));
+    }
+    if let Some(rendition) = &explanation.rendition {
+        line("rendition", &rendition.spec);
+        line("Content-Type", &rendition.media_type);
+        line("Vary", &if rendition.is_negotiated { "Accept" } else { "none: the format is explicit" });
+        line("one URL", &rendition.url);
+        line("file name", &rendition.file_name);
+    }
     if let Some((first, settled)) = freshness {
         if first != settled {
-            println!("first answer   Cache-Control: {}", first.cache_control());
+            line("first answer", &format!("Cache-Control: {}", first.cache_control()));
         }
-        println!("Cache-Control  {}", settled.cache_control());
-        println!("CDN            {}", settled.cdn_cache_control());
+        line("Cache-Control", &settled.cache_control());
+        line("CDN", &settled.cdn_cache_control());
+    }
+    for warning in &explanation.warnings {
+        line("warning", warning);
+    }
+    if let Some(problem) = &explanation.problem {
+        line("problem", &format!("{} {}: {}", problem.status, problem.title, problem.detail));
+        if !problem.allowed.is_empty() {
+            line("allowed", &problem.allowed.join(", "));
+        }
     }
 }

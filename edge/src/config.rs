@@ -227,8 +227,13 @@ mod tests {
         assert_eq!(config.listen, defaults.listen);
         assert_eq!(config.limits, defaults.limits);
         assert_eq!(config.serve, defaults.serve);
+        assert_eq!(config.campaigns, defaults.campaigns);
+        assert_eq!(config.cache, defaults.cache);
         assert_eq!(config.render, defaults.render);
         assert_eq!(config.log, defaults.log);
+        // The demo starts a node of its own; by default there is none.
+        assert!(config.origin.sidecar.is_some());
+        assert_eq!(crate::origin::OriginConfig { sidecar: None, ..config.origin }, defaults.origin);
     }
 
     #[test]

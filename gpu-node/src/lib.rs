@@ -1,2 +1,170 @@
-//! Placeholder.
+//! The GPU node: recipes in, generated masters out.
+//!
+//! ```text
+//! server → api ── archive.find ────────────────── known ─▶ reply
+//!           └── admission (join, deadlines) → queue → worker: device thread → settling thread ─▶ reply
+//!                                                       Engine             archive: dedup, store, index
+//! ```
+//!
+//! [`Node::start`] takes a bound listener and an engine factory, so that tests run the same node in process, on port 0.
+
+pub mod admission;
+pub mod api;
+pub mod archive;
+pub mod commands;
+pub mod config;
+pub mod dedup;
 pub mod diffusion;
+pub mod error;
+pub mod health;
+pub mod index;
+pub mod metrics;
+pub mod queue;
+mod server;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod worker;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bildkante_shared::shutdown::{self, ShutdownTrigger};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::admission::Board;
+use crate::api::Api;
+use crate::archive::Archive;
+use crate::config::{ConfigError, NodeConfig};
+use crate::health::{Health, Phase};
+use crate::metrics::NodeMetrics;
+use crate::store::{Store, StoreError};
+use crate::worker::{Bench, EngineFactory, Worker};
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the listener: {0}")]
+    Listener(std::io::Error),
+    #[error("the master store: {0}")]
+    Store(#[from] StoreError),
+    #[error("the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Closes the board when a node is dropped without being shut down, so that its threads end.
+#[derive(Debug)]
+struct Closing(Arc<Board>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A node that is being started.
+#[derive(Debug)]
+pub struct Node;
+
+/// A node at work.
+#[derive(Debug)]
+pub struct RunningNode {
+    addr: SocketAddr,
+    trigger: ShutdownTrigger,
+    server: JoinHandle<JoinSet<()>>,
+    worker: Worker,
+    board: Closing,
+    health: Arc<Health>,
+    metrics: Arc<NodeMetrics>,
+}
+
+impl Node {
+    /// Opens the store, then serves; checkpoints load and prove themselves behind it (`/readyz`). Wants a tokio runtime.
+    ///
+    /// # Errors
+    /// When the configuration is out of bounds, the data folder is in use or broken, or the listener is no good.
+    pub async fn start(
+        config: NodeConfig,
+        listener: std::net::TcpListener,
+        engine: EngineFactory,
+    ) -> Result<RunningNode, StartError> {
+        let started_at = Instant::now();
+        config.validate()?;
+        listener.set_nonblocking(true).map_err(StartError::Listener)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
+        let addr = listener.local_addr().map_err(StartError::Listener)?;
+        let metrics = Arc::new(NodeMetrics::new()?);
+        let store = open_store(&config, &metrics).await?;
+        let archive = Arc::new(Archive::new(store, config.dedup.clone(), Arc::clone(&metrics)));
+        let board = Board::new(&config.queue, Arc::clone(&metrics));
+        let health = Arc::new(Health::default());
+        let bench = Bench {
+            board: Arc::clone(&board),
+            archive: Arc::clone(&archive),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+            self_test_steps: config.self_test_steps,
+            started_at,
+        };
+        let worker = Worker::start(engine, bench).map_err(StartError::Thread)?;
+        let name = if config.name.is_empty() { addr.to_string() } else { config.name.clone() };
+        tracing::info!(node = %name, %addr, "listening");
+        let api = Api::new(name, &config, Arc::clone(&board), archive, Arc::clone(&health), Arc::clone(&metrics));
+        let (trigger, shutdown) = shutdown::channel();
+        let serving = server::serve(listener, Arc::new(api), config.http, Arc::clone(&metrics), shutdown);
+        let board = Closing(board);
+        Ok(RunningNode { addr, trigger, server: tokio::spawn(serving), worker, board, health, metrics })
+    }
+}
+
+async fn open_store(config: &NodeConfig, metrics: &Arc<NodeMetrics>) -> Result<Arc<Store>, StartError> {
+    let (folder, limits, metrics) = (config.data_dir.clone(), config.store.clone(), Arc::clone(metrics));
+    let opened = tokio::task::spawn_blocking(move || Store::open(&folder, &limits, metrics)).await;
+    let store = opened.map_err(|defect| StartError::Thread(std::io::Error::other(defect)))??;
+    Ok(Arc::new(store))
+}
+
+impl RunningNode {
+    /// Where it listens.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &NodeMetrics {
+        &self.metrics
+    }
+
+    /// Waits until it is ready, or will never be.
+    pub async fn settled(&self) -> Phase {
+        self.health.settled().await
+    }
+
+    /// Waits for the failure after which it will never be ready.
+    pub async fn failed(&self) -> Phase {
+        self.health.failed().await
+    }
+
+    /// Stops accepting, lets requests in flight end until the drain deadline, answers the rest 503 and stops the device
+    /// between two steps.
+    pub async fn shut_down(self) {
+        self.health.enter(Phase::Draining);
+        self.metrics.ready.set(0);
+        self.trigger.shut_down();
+        let mut rest = self.server.await.unwrap_or_default();
+        self.board.0.close();
+        // Whoever was waiting has been told 503 by now; give that answer a moment to leave before the sockets close.
+        let told = async { while rest.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(200), told).await;
+        rest.shutdown().await;
+        let worker = self.worker;
+        let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+        tracing::info!("stopped");
+    }
+}

@@ -1,5 +1,7 @@
 //! Logging, and the histogram buckets both sides share.
 
+use std::io::IsTerminal;
+
 use serde::Deserialize;
 
 /// How log lines are written.
@@ -20,7 +22,12 @@ pub const LATENCY_BUCKETS_S: [f64; 16] =
 pub fn init(format: LogFormat, default_filter: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A supervisor that died took the other end of stderr with it: telling stderr so would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false);
     // A second call (two servers in one test process) keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),

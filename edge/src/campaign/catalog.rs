@@ -29,7 +29,9 @@ use crate::request::IgnoredParameters;
 pub struct Campaign {
     pub name: String,
     pub title: String,
-    pub rights: Marking,
+    pub rights: Arc<Marking>,
+    /// Of `rights`: part of every rendition's key.
+    pub marking_digest: [u8; 16],
     pub policy: Policy,
     pub axes: Vec<Axis>,
     pub slots: Vec<Arc<Slot>>,
@@ -51,6 +53,8 @@ pub(super) struct SlotLink {
     pub(super) generation_digest: Digest,
     /// Over everything that decides how its masters are cut and encoded.
     pub(super) rendition_digest: Digest,
+    /// Names the slot as this state of the files has it.
+    pub(super) id: u64,
 }
 
 /// Why values cannot stand together.
@@ -73,12 +77,14 @@ impl Campaign {
         let links = manifest.slots.iter().map(|slot| SlotLink {
             generation_digest: generation_digest(slot, &manifest.axes, lock.checkpoints.get(&slot.generate.checkpoint)),
             rendition_digest: rendition_digest(slot, &manifest.rights),
+            id: slot_id(&digest, &slot.name),
         });
         Self {
             links: links.collect(),
             name: manifest.name,
             title: manifest.title,
-            rights: manifest.rights,
+            marking_digest: manifest.rights.digest(),
+            rights: Arc::new(manifest.rights),
             policy: manifest.policy,
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
@@ -177,6 +183,12 @@ impl Campaign {
         self.checkpoints.get(&slot.generate.checkpoint).copied().unwrap_or_else(|| Digest::of_bytes(b""))
     }
 
+    /// Tells a slot from every other, and from itself before an edit.
+    #[must_use]
+    pub fn slot_id(&self, slot_index: usize) -> u64 {
+        self.links[slot_index].id
+    }
+
     /// What of slot and campaign decides how its masters are cut and encoded.
     #[must_use]
     pub fn rendition_digest(&self, slot_index: usize) -> &Digest {
@@ -192,6 +204,14 @@ fn count_u16(count: usize) -> u16 {
 /// Counts here are bounded by `VARIANTS_MAX`.
 fn count_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn slot_id(campaign: &Digest, slot: &str) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(campaign.as_bytes()).update(slot.as_bytes());
+    let mut id = [0; 8];
+    hasher.finalize_xof().fill(&mut id);
+    u64::from_le_bytes(id)
 }
 
 fn generation_digest(slot: &Slot, axes: &[Axis], checkpoint: Option<&Digest>) -> Digest {

@@ -70,6 +70,16 @@ impl Ratio {
         Ok(Self { width: width / divisor, height: height / divisor })
     }
 
+    #[must_use]
+    pub const fn width(self) -> u32 {
+        self.width
+    }
+
+    #[must_use]
+    pub const fn height(self) -> u32 {
+        self.height
+    }
+
     /// Height of a picture of this ratio, rounded, at least 1 px.
     #[must_use]
     pub const fn height_px(self, width_px: u32) -> u32 {

@@ -6,68 +6,68 @@ use crate::seo::Picture;
 
 /// Everything a slot's page shows.
 #[derive(Debug)]
-pub struct SlotPage<'a> {
-    pub public_url: &'a str,
-    pub campaign: &'a str,
-    pub title: &'a str,
-    pub slot: &'a str,
-    pub slots: Vec<&'a str>,
-    pub facts: Vec<(&'static str, String)>,
-    pub axes: Vec<AxisView>,
-    pub stage: CardView<'a>,
-    pub cards: Vec<CardView<'a>>,
-    pub variants: usize,
-    pub pages: Pages,
+pub(super) struct SlotPage<'a> {
+    pub(super) public_url: &'a str,
+    pub(super) campaign: &'a str,
+    pub(super) title: &'a str,
+    pub(super) slot: &'a str,
+    pub(super) slots: Vec<&'a str>,
+    pub(super) facts: Vec<(&'static str, String)>,
+    pub(super) axes: Vec<AxisView>,
+    pub(super) stage: CardView<'a>,
+    pub(super) cards: Vec<CardView<'a>>,
+    pub(super) variants: usize,
+    pub(super) pages: Pages,
 }
 
 /// An axis as a menu; an empty value stands for all.
 #[derive(Debug)]
-pub struct AxisView {
-    pub name: String,
-    pub label: String,
-    pub note: Option<String>,
+pub(super) struct AxisView {
+    pub(super) name: String,
+    pub(super) label: String,
+    pub(super) note: Option<String>,
     /// (value, label), in the manifest's order.
-    pub values: Vec<(String, String)>,
-    pub selected: Option<String>,
+    pub(super) values: Vec<(String, String)>,
+    pub(super) selected: Option<String>,
 }
 
 /// One variant.
 #[derive(Debug)]
-pub struct CardView<'a> {
-    pub picture: Picture<'a>,
-    pub name: String,
+pub(super) struct CardView<'a> {
+    pub(super) picture: Picture<'a>,
+    pub(super) name: String,
     /// Canonical variant key.
-    pub key: String,
-    pub recipe_id: String,
-    pub prompt: String,
+    pub(super) key: String,
+    pub(super) recipe_id: String,
+    pub(super) prompt: String,
     /// The older master this variant was merged with, if it was.
-    pub merged_with: Option<String>,
+    pub(super) merged_with: Option<String>,
     /// Width the card's own bytes are given for.
-    pub width_px: u32,
+    pub(super) width_px: u32,
 }
 
 /// Where in the list of variants this page is.
 #[derive(Debug)]
-pub struct Pages {
-    pub current: usize,
-    pub last: usize,
+pub(super) struct Pages {
+    pub(super) current: usize,
+    pub(super) last: usize,
     /// The filters as a query without `page`.
-    pub query: String,
+    pub(super) query: String,
 }
 
 /// A campaign on the first page.
 #[derive(Debug)]
-pub struct CampaignView<'a> {
-    pub name: &'a str,
-    pub title: &'a str,
-    pub slots: Vec<&'a str>,
-    pub variants: u64,
-    pub picture: Option<Picture<'a>>,
+pub(super) struct CampaignView<'a> {
+    pub(super) name: &'a str,
+    pub(super) title: &'a str,
+    pub(super) slots: Vec<&'a str>,
+    pub(super) variants: u64,
+    pub(super) picture: Option<Picture<'a>>,
 }
 
 /// The list of campaigns.
 #[must_use]
-pub fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup {
+pub(super) fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup {
     layout("Campaigns", public_url, &html! {}, &html! {
         h1 { "Campaigns" }
         p.lead { "Every campaign this edge serves. Open one to see its variants as browsers get them." }
@@ -89,7 +89,7 @@ pub fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup {
 
 /// A slot and its variants.
 #[must_use]
-pub fn slot(page: &SlotPage<'_>) -> Markup {
+pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
     let nav = html! {
         nav aria-label="Slots" {
             @for slot in &page.slots {
@@ -234,6 +234,6 @@ fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup) -> Markup 
 
 /// The page's text, ready to send.
 #[must_use]
-pub fn text(PreEscaped(text): Markup) -> String {
+pub(super) fn text(PreEscaped(text): Markup) -> String {
     text
 }

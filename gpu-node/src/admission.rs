@@ -1,0 +1,419 @@
+//! Who waits for what: callers in, one job per recipe, answers out.
+//!
+//! The board is the only state that callers (async), the device thread and the settling thread share. Invariants:
+//! - a recipe has at most one job, whatever the number of callers (joining);
+//! - a job waits in the queue exactly while its stage is [`Stage::Queued`];
+//! - a job's urgency and deadline are those of its most pressing caller, at any time;
+//! - a caller that leaves, by hanging up or by its deadline, frees its place at once; a job without callers is
+//!   dropped before it starts and stopped between steps;
+//! - the number of jobs and of callers is bounded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::ids::RecipeId;
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::urgency::Urgency;
+use bildkante_shared::wire::{DedupScope, GenerationSource, Timings};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::archive::{Answer, Settled};
+use crate::config::QueueConfig;
+use crate::error::GenerationError;
+use crate::metrics::{DropStage, NodeMetrics};
+use crate::queue::{Queue, Rank};
+
+/// A validated request for a master.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    pub recipe: ValidRecipe,
+    pub urgency: Urgency,
+    pub deadline: Instant,
+    pub dedup: Option<DedupScope>,
+}
+
+/// How a generation ended well, for one caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub answer: Answer,
+    pub source: GenerationSource,
+    pub timings: Timings,
+    pub gpu_ms: f64,
+}
+
+/// What a drawing cost, to be told to its callers.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub started_at: Instant,
+    pub text_ms: f64,
+    pub denoise_ms: f64,
+    pub decode_ms: f64,
+    pub gpu_ms: f64,
+}
+
+/// A job handed to the device thread.
+#[derive(Debug, Clone)]
+pub struct StartedJob {
+    pub recipe: Arc<ValidRecipe>,
+    /// The first caller's scope; later callers' may differ.
+    pub dedup: Option<DedupScope>,
+}
+
+/// What became of a recipe in each scope that was asked for.
+pub type Answers = HashMap<Option<DedupScope>, Result<Settled, GenerationError>>;
+
+type Reply = Result<Outcome, GenerationError>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Queued,
+    Running,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    seat: u64,
+    urgency: Urgency,
+    deadline: Instant,
+    arrived_at: Instant,
+    dedup: Option<DedupScope>,
+    reply: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug)]
+struct Job {
+    recipe: Arc<ValidRecipe>,
+    dedup: Option<DedupScope>,
+    stage: Stage,
+    queued_at: Instant,
+    /// Whether a caller has been told that the drawing was for it.
+    is_charged: bool,
+    waiters: Vec<Waiter>,
+}
+
+impl Job {
+    /// The place its most pressing caller gives it; `None` without callers.
+    fn rank(&self) -> Option<Rank> {
+        self.waiters.iter().map(|w| Rank { urgency: w.urgency, deadline: w.deadline }).min()
+    }
+
+    fn is_wanted(&self, now: Instant) -> bool {
+        self.waiters.iter().any(|waiter| waiter.deadline > now)
+    }
+
+    fn dismiss(self, error: &GenerationError) {
+        for waiter in self.waiters {
+            let _ = waiter.reply.send(Err(error.clone()));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    jobs: HashMap<RecipeId, Job>,
+    waiters: usize,
+    next_seat: u64,
+    is_closed: bool,
+    /// Exponentially weighted mean of a job's time on the device, for `Retry-After`.
+    job_s: f64,
+}
+
+/// The meeting place of callers and device.
+#[derive(Debug)]
+pub struct Board {
+    state: Mutex<State>,
+    due: Condvar,
+    waiters_max: usize,
+    metrics: Arc<NodeMetrics>,
+}
+
+impl Board {
+    #[must_use]
+    pub fn new(config: &QueueConfig, metrics: Arc<NodeMetrics>) -> Arc<Self> {
+        let state = State {
+            queue: Queue::new(config.jobs_max),
+            jobs: HashMap::new(),
+            waiters: 0,
+            next_seat: 0,
+            is_closed: false,
+            job_s: 1.0,
+        };
+        Arc::new(Self { state: Mutex::new(state), due: Condvar::new(), waiters_max: config.waiters_max, metrics })
+    }
+
+    /// Takes a place: joins the recipe's job or starts one.
+    ///
+    /// # Errors
+    /// [`GenerationError::QueueFull`] and [`GenerationError::ShuttingDown`].
+    pub fn submit(self: &Arc<Self>, generation: Generation) -> Result<Ticket, GenerationError> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(GenerationError::ShuttingDown);
+        }
+        if state.waiters >= self.waiters_max {
+            return Err(state.full("all places for callers"));
+        }
+        let id = generation.recipe.id();
+        let (reply, receiver) = oneshot::channel();
+        let seat = state.next_seat;
+        let deadline = generation.deadline;
+        let waiter = Waiter {
+            seat,
+            urgency: generation.urgency,
+            deadline,
+            arrived_at: Instant::now(),
+            dedup: generation.dedup,
+            reply,
+        };
+        if state.jobs.contains_key(&id) {
+            state.join(id, waiter);
+            self.metrics.joined_total.inc();
+        } else {
+            state.open(id, generation.recipe, waiter)?;
+            self.due.notify_one();
+        }
+        state.next_seat += 1;
+        state.waiters += 1;
+        self.publish(&state);
+        Ok(Ticket { receiver, deadline, _seat: Seat { board: Arc::clone(self), id, seat } })
+    }
+
+    /// Blocks the device thread until a job is due; `None` once the board is closed.
+    pub fn next(&self) -> Option<StartedJob> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            while let Some(id) = state.queue.pop() {
+                if let Some(started) = self.start(&mut state, id) {
+                    self.publish(&state);
+                    return Some(started);
+                }
+            }
+            self.publish(&state);
+            self.due.wait(&mut state);
+        }
+    }
+
+    /// Marks a popped job as running, or drops it when every caller's deadline has passed.
+    fn start(&self, state: &mut State, id: RecipeId) -> Option<StartedJob> {
+        let now = Instant::now();
+        let job = state.jobs.get_mut(&id)?;
+        if !job.is_wanted(now) {
+            self.metrics.dropped_jobs_total.with_label_values(&[DropStage::Queued.as_str()]).inc();
+            state.dismiss(id, &GenerationError::DeadlinePassed);
+            return None;
+        }
+        job.stage = Stage::Running;
+        self.metrics.queue_wait_seconds.observe((now - job.queued_at).as_secs_f64());
+        Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone() })
+    }
+
+    /// Whether anybody still waits for a running job; asked between steps.
+    #[must_use]
+    pub fn is_wanted(&self, id: RecipeId) -> bool {
+        let state = self.state.lock();
+        !state.is_closed && state.jobs.get(&id).is_some_and(|job| job.is_wanted(Instant::now()))
+    }
+
+    /// After a drawing was stopped between steps: queued again when somebody joined meanwhile, else dropped.
+    pub fn stopped(&self, id: RecipeId) {
+        let mut state = self.state.lock();
+        let rank = state.jobs.get(&id).filter(|job| job.is_wanted(Instant::now())).and_then(Job::rank);
+        let is_queued = rank.is_some_and(|rank| !state.is_closed && state.queue.push(id, rank).is_ok());
+        if is_queued {
+            if let Some(job) = state.jobs.get_mut(&id) {
+                job.stage = Stage::Queued;
+            }
+            self.due.notify_one();
+        } else {
+            self.metrics.dropped_jobs_total.with_label_values(&[DropStage::Running.as_str()]).inc();
+            let error = if state.is_closed { GenerationError::ShuttingDown } else { GenerationError::DeadlinePassed };
+            state.dismiss(id, &error);
+        }
+        self.publish(&state);
+    }
+
+    /// Ends a job for all its callers.
+    pub fn fail(&self, id: RecipeId, error: &GenerationError) {
+        let mut state = self.state.lock();
+        state.dismiss(id, error);
+        self.publish(&state);
+    }
+
+    /// Answers the callers that `answers` covers and returns the scopes of those who remain; without any the job
+    /// is over. `cost` is `None` for answers from the store.
+    pub fn deliver(&self, id: RecipeId, answers: &Answers, cost: Option<&Cost>) -> Vec<Option<DedupScope>> {
+        let mut state = self.state.lock();
+        let Some(job) = state.jobs.get_mut(&id) else { return Vec::new() };
+        let (covered, remaining) = std::mem::take(&mut job.waiters)
+            .into_iter()
+            .partition::<Vec<_>, _>(|waiter| answers.contains_key(&waiter.dedup));
+        job.waiters = remaining;
+        let mut open: Vec<_> = job.waiters.iter().map(|waiter| waiter.dedup.clone()).collect();
+        open.dedup();
+        let mut is_charged = job.is_charged;
+        job.is_charged |= cost.is_some() && !covered.is_empty();
+        state.waiters -= covered.len();
+        if open.is_empty() {
+            state.jobs.remove(&id);
+            state.job_s = cost.map_or(state.job_s, |cost| 0.8 * state.job_s + 0.2 * cost.gpu_ms / 1e3);
+        }
+        self.publish(&state);
+        drop(state);
+        for waiter in covered {
+            if let Some(answer) = answers.get(&waiter.dedup) {
+                let cost = cost.map(|cost| (cost, !std::mem::replace(&mut is_charged, true)));
+                let reply = answer.clone().map(|settled| outcome(settled, cost, waiter.arrived_at));
+                // A caller that hung up meanwhile needs no answer.
+                let _ = waiter.reply.send(reply);
+            }
+        }
+        open
+    }
+
+    /// No job is taken or started any more; everybody who waits is told.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        let waiting: Vec<_> = state.jobs.keys().copied().collect();
+        for id in waiting {
+            state.queue.remove(id);
+            state.dismiss(id, &GenerationError::ShuttingDown);
+        }
+        self.publish(&state);
+        self.due.notify_all();
+    }
+
+    fn leave(&self, id: RecipeId, seat: u64) {
+        let mut state = self.state.lock();
+        let Some(job) = state.jobs.get_mut(&id) else { return };
+        let Some(place) = job.waiters.iter().position(|waiter| waiter.seat == seat) else { return };
+        job.waiters.remove(place);
+        let (rank, stage) = (job.rank(), job.stage);
+        state.waiters -= 1;
+        match (stage, rank) {
+            (Stage::Queued, Some(rank)) => state.queue.rerank(id, rank),
+            (Stage::Queued, None) => {
+                state.queue.remove(id);
+                state.jobs.remove(&id);
+                self.metrics.dropped_jobs_total.with_label_values(&[DropStage::Queued.as_str()]).inc();
+            }
+            (Stage::Running, _) => {}
+        }
+        self.publish(&state);
+    }
+
+    fn publish(&self, state: &State) {
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        self.metrics.queue_jobs.set(gauge(state.queue.len()));
+        self.metrics.waiters.set(gauge(state.waiters));
+        self.metrics.jobs_in_flight.set(gauge(state.jobs.len() - state.queue.len().min(state.jobs.len())));
+    }
+}
+
+impl State {
+    fn open(&mut self, id: RecipeId, recipe: ValidRecipe, waiter: Waiter) -> Result<(), GenerationError> {
+        let rank = Rank { urgency: waiter.urgency, deadline: waiter.deadline };
+        if self.queue.push(id, rank).is_err() {
+            return Err(self.full("all places for jobs"));
+        }
+        let job = Job {
+            recipe: Arc::new(recipe),
+            dedup: waiter.dedup.clone(),
+            stage: Stage::Queued,
+            queued_at: waiter.arrived_at,
+            is_charged: false,
+            waiters: vec![waiter],
+        };
+        self.jobs.insert(id, job);
+        Ok(())
+    }
+
+    fn join(&mut self, id: RecipeId, waiter: Waiter) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.waiters.push(waiter);
+        if let (Stage::Queued, Some(rank)) = (job.stage, job.rank()) {
+            self.queue.rerank(id, rank);
+        }
+    }
+
+    fn remove(&mut self, id: RecipeId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        self.waiters -= job.waiters.len();
+        Some(job)
+    }
+
+    fn dismiss(&mut self, id: RecipeId, error: &GenerationError) {
+        if let Some(job) = self.remove(id) {
+            job.dismiss(error);
+        }
+    }
+
+    fn full(&self, what: &'static str) -> GenerationError {
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let retry_after_s = (self.job_s * self.queue.len() as f64 / 2.0).clamp(1.0, 60.0).ceil() as u32;
+        GenerationError::QueueFull { what, retry_after_s }
+    }
+}
+
+/// `cost` comes with whether this caller caused it: the first one did, the others joined.
+fn outcome(settled: Settled, cost: Option<(&Cost, bool)>, arrived_at: Instant) -> Outcome {
+    let Settled { answer, dedup_ms } = settled;
+    let Some((cost, is_first)) = cost else {
+        let timings = Timings { dedup_ms, ..Timings::default() };
+        return Outcome { answer, source: GenerationSource::Stored, timings, gpu_ms: 0.0 };
+    };
+    let queue_ms = cost.started_at.saturating_duration_since(arrived_at).as_secs_f64() * 1e3;
+    let Cost { text_ms, denoise_ms, decode_ms, .. } = *cost;
+    let timings = Timings { queue_ms, text_ms, denoise_ms, decode_ms, dedup_ms };
+    let (source, gpu_ms) =
+        if is_first { (GenerationSource::Generated, cost.gpu_ms) } else { (GenerationSource::Joined, 0.0) };
+    Outcome { answer, source, timings, gpu_ms }
+}
+
+/// A caller's claim on an answer. Dropping it gives the place up.
+#[derive(Debug)]
+pub struct Ticket {
+    receiver: oneshot::Receiver<Reply>,
+    deadline: Instant,
+    _seat: Seat,
+}
+
+impl Ticket {
+    /// Waits for the answer, at most until the caller's deadline.
+    ///
+    /// # Errors
+    /// However the job ended, or [`GenerationError::DeadlinePassed`].
+    pub async fn outcome(mut self) -> Result<Outcome, GenerationError> {
+        match tokio::time::timeout_at(self.deadline.into(), &mut self.receiver).await {
+            Ok(Ok(reply)) => reply,
+            // The board never drops a sender without a word while it is open.
+            Ok(Err(_)) => Err(GenerationError::ShuttingDown),
+            Err(_) => Err(GenerationError::DeadlinePassed),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Seat {
+    board: Arc<Board>,
+    id: RecipeId,
+    seat: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.board.leave(self.id, self.seat);
+    }
+}
+
+/// When a call received now must be answered.
+#[must_use]
+pub fn deadline_in(deadline_ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(deadline_ms)
+}

@@ -1,0 +1,454 @@
+//! The endpoints (DESIGN §6). Wire structs become validated types here and go no deeper; every error becomes
+//! `application/problem+json` in one place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::limits::{DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
+use bildkante_shared::problem::{self, Problem};
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use tokio::sync::Semaphore;
+
+use crate::admission::{Board, Generation, Outcome};
+use crate::archive::Archive;
+use crate::config::NodeConfig;
+use crate::error::{GenerationError, RequestError};
+use crate::health::{Health, Phase};
+use crate::metrics::NodeMetrics;
+use crate::store::MasterFile;
+
+/// How long a read of a master waits for its turn.
+const READ_TURN_WAIT: Duration = Duration::from_secs(5);
+/// A master's name is its content.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route<'a> {
+    Generations,
+    Master(&'a str),
+    Checkpoints,
+    Livez,
+    Readyz,
+    Metrics,
+    Unknown,
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Self {
+        match path {
+            "/v1/generations" => Self::Generations,
+            "/v1/checkpoints" => Self::Checkpoints,
+            "/livez" => Self::Livez,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            _ => path.strip_prefix("/v1/masters/").map_or(Self::Unknown, Self::Master),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generations => "generations",
+            Self::Master(_) => "masters",
+            Self::Checkpoints => "checkpoints",
+            Self::Livez => "livez",
+            Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    const fn allow(self) -> &'static str {
+        match self {
+            Self::Generations => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    fn allows(self, method: &Method) -> bool {
+        match self {
+            Self::Generations => method == Method::POST,
+            _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+/// An error of either kind, on its way to the one place that answers it.
+enum Failure {
+    Request(RequestError),
+    Generation(GenerationError),
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<GenerationError> for Failure {
+    fn from(error: GenerationError) -> Self {
+        Self::Generation(error)
+    }
+}
+
+/// Everything a request may need.
+#[derive(Debug)]
+pub struct Api {
+    name: String,
+    board: Arc<Board>,
+    archive: Arc<Archive>,
+    health: Arc<Health>,
+    metrics: Arc<NodeMetrics>,
+    /// Before tokio's blocking pool, whose own queue has no bound.
+    reads: Arc<Semaphore>,
+    body_timeout: Duration,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(
+        name: String,
+        config: &NodeConfig,
+        board: Arc<Board>,
+        archive: Arc<Archive>,
+        health: Arc<Health>,
+        metrics: Arc<NodeMetrics>,
+    ) -> Self {
+        let reads = Arc::new(Semaphore::new(config.store.reads_max));
+        Self { name, board, archive, health, metrics, reads, body_timeout: config.http.body_timeout() }
+    }
+
+    /// Answers a request, whatever it is.
+    pub async fn respond<B>(&self, request: Request<B>) -> Reply
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let path = request.uri().path().to_owned();
+        let is_head = request.method() == Method::HEAD;
+        let route = Route::of(&path);
+        let reply = match self.route(route, request).await {
+            Ok(reply) => reply,
+            Err(failure) => refuse(failure),
+        };
+        let status = reply.status();
+        self.metrics.http_responses_total.with_label_values(&[route.as_str(), status.as_str()]).inc();
+        if is_head { without_body(reply) } else { reply }
+    }
+
+    async fn route<B>(&self, route: Route<'_>, request: Request<B>) -> Result<Reply, Failure>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        if route == Route::Unknown {
+            let path = request.uri().path().chars().take(200).collect();
+            return Err(RequestError::UnknownPath { path }.into());
+        }
+        if !route.allows(request.method()) {
+            return Err(RequestError::Method { allow: route.allow() }.into());
+        }
+        match route {
+            Route::Generations => self.generations(request).await,
+            Route::Master(id) => Ok(self.master(id, request.headers()).await?),
+            Route::Checkpoints => Ok(json(StatusCode::OK, &*self.health.status().checkpoints)),
+            Route::Readyz => Ok(self.readyz()),
+            Route::Metrics => {
+                let text = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                Ok(reply(StatusCode::OK, text, self.metrics.render()))
+            }
+            Route::Livez | Route::Unknown => {
+                Ok(reply(StatusCode::OK, HeaderValue::from_static("text/plain"), b"ok\n".to_vec()))
+            }
+        }
+    }
+
+    async fn generations<B>(&self, request: Request<B>) -> Result<Reply, Failure>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let received_at = Instant::now();
+        let body = self.body(request).await?;
+        let generation = parse(&body, received_at)?;
+        let recipe_id = generation.recipe.id();
+        let result = self.generate(generation).await;
+        let label = result.as_ref().map_or_else(GenerationError::as_str, |outcome| outcome.source.as_str());
+        let spent = received_at.elapsed();
+        self.metrics.generation_seconds.with_label_values(&[label]).observe(spent.as_secs_f64());
+        let Outcome { answer, source, timings, gpu_ms } = result.inspect_err(|error| {
+            self.metrics.rejects_total.with_label_values(&[error.as_str()]).inc();
+        })?;
+        let reply = GenerationReply {
+            recipe_id,
+            master: answer.master,
+            duplicate: answer.duplicate,
+            timings,
+            gpu_ms,
+            determinism: answer.determinism,
+            node: self.name.clone(),
+            source,
+        };
+        Ok(json(StatusCode::OK, &reply))
+    }
+
+    /// From the store when it is there; else from the device, alone or joined.
+    async fn generate(&self, generation: Generation) -> Result<Outcome, GenerationError> {
+        if let Some(outcome) = self.stored(&generation).await? {
+            return Ok(outcome);
+        }
+        self.admit(&generation.recipe)?;
+        self.board.submit(generation)?.outcome().await
+    }
+
+    async fn stored(&self, generation: &Generation) -> Result<Option<Outcome>, GenerationError> {
+        let (archive, id) = (Arc::clone(&self.archive), generation.recipe.id());
+        let dedup = generation.dedup.clone();
+        let turn = tokio::time::timeout_at(generation.deadline.into(), Arc::clone(&self.reads).acquire_owned());
+        let turn = turn.await.map_err(|_| GenerationError::DeadlinePassed)?;
+        let found = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            archive.find(id, dedup.as_ref())
+        });
+        let found = found.await.map_err(|_| GenerationError::Panicked)?;
+        let found = found.map_err(|error| GenerationError::Storage { reason: error.to_string() })?;
+        Ok(found.map(|settled| Outcome {
+            answer: settled.answer,
+            source: GenerationSource::Stored,
+            timings: Timings { dedup_ms: settled.dedup_ms, ..Timings::default() },
+            gpu_ms: 0.0,
+        }))
+    }
+
+    /// Whether the device could draw the recipe at all.
+    fn admit(&self, recipe: &ValidRecipe) -> Result<(), GenerationError> {
+        let status = self.health.status();
+        match &status.phase {
+            Phase::Ready => {}
+            Phase::Draining => return Err(GenerationError::ShuttingDown),
+            phase => return Err(GenerationError::NotReady { reason: phase.reason() }),
+        }
+        let is_here = status.checkpoints.iter().any(|known| known.digest == recipe.checkpoint && known.ready);
+        // No adapter can be loaded yet: each one a recipe names is missing.
+        let adapters = recipe.loras.iter().map(|lora| lora.digest);
+        let missing: Vec<Digest> = (!is_here).then_some(recipe.checkpoint).into_iter().chain(adapters).collect();
+        if missing.is_empty() { Ok(()) } else { Err(GenerationError::Missing { digests: missing }) }
+    }
+
+    async fn body<B>(&self, request: Request<B>) -> Result<Bytes, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        const BYTES_MAX: usize = GENERATION_BODY_BYTES_MAX;
+        if !is_json(request.headers()) {
+            return Err(RequestError::MediaType);
+        }
+        if request.body().size_hint().lower() > BYTES_MAX as u64 {
+            return Err(RequestError::BodyTooLarge { bytes_max: BYTES_MAX });
+        }
+        let body = std::pin::pin!(request.into_body());
+        match tokio::time::timeout(self.body_timeout, Limited::new(body, BYTES_MAX).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(RequestError::BodyTooLarge { bytes_max: BYTES_MAX })
+            }
+            Ok(Err(_)) => Err(RequestError::BodyAborted),
+            Err(_) => {
+                let timeout_ms = u64::try_from(self.body_timeout.as_millis()).unwrap_or(u64::MAX);
+                Err(RequestError::BodyTimeout { timeout_ms })
+            }
+        }
+    }
+
+    async fn master(&self, id: &str, headers: &HeaderMap) -> Result<Reply, RequestError> {
+        let id: MasterId = id
+            .parse()
+            .map_err(|error: bildkante_shared::ids::IdError| RequestError::MasterId { reason: error.to_string() })?;
+        let Some(MasterFile { row, png }) = self.read(id).await? else {
+            return Err(RequestError::UnknownMaster { id: id.to_string() });
+        };
+        let etag = etag(row.file_digest);
+        if matches(headers, &etag) {
+            let mut reply = Response::new(Full::default());
+            *reply.status_mut() = StatusCode::NOT_MODIFIED;
+            reply.headers_mut().insert(CACHE_CONTROL, IMMUTABLE);
+            insert(&mut reply, ETAG, &etag);
+            return Ok(reply);
+        }
+        let mut reply = reply(StatusCode::OK, HeaderValue::from_static("image/png"), png);
+        reply.headers_mut().insert(CACHE_CONTROL, IMMUTABLE);
+        insert(&mut reply, ETAG, &etag);
+        Ok(reply)
+    }
+
+    async fn read(&self, id: MasterId) -> Result<Option<MasterFile>, RequestError> {
+        let turn = tokio::time::timeout(READ_TURN_WAIT, Arc::clone(&self.reads).acquire_owned());
+        let turn = turn.await.map_err(|_| RequestError::Busy)?;
+        let archive = Arc::clone(&self.archive);
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            archive.store().read(id)
+        });
+        let storage = |reason: String| RequestError::Storage { reason };
+        read.await.map_err(|error| storage(error.to_string()))?.map_err(|error| storage(error.to_string()))
+    }
+
+    fn readyz(&self) -> Reply {
+        let status = self.health.status();
+        let is_ready = status.phase == Phase::Ready;
+        let mut reasons: Vec<String> = if is_ready { Vec::new() } else { vec![status.phase.reason()] };
+        reasons.extend(status.rejected.iter().cloned());
+        let report = serde_json::json!({
+            "ready": is_ready,
+            "phase": status.phase.as_str(),
+            "reasons": reasons,
+            "self_tests": status.self_tests,
+            "checkpoints": *status.checkpoints,
+        });
+        json(if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
+    }
+}
+
+/// The body as a generation within every bound.
+fn parse(body: &[u8], received_at: Instant) -> Result<Generation, RequestError> {
+    use serde_json::error::Category;
+    let request: GenerationRequest = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => RequestError::Invalid { reason: error.to_string() },
+        Category::Io | Category::Syntax | Category::Eof => RequestError::Malformed { reason: error.to_string() },
+    })?;
+    let GenerationRequest { recipe, urgency, deadline_ms, dedup } = request;
+    if !(1..=DEADLINE_MS_MAX).contains(&deadline_ms) {
+        let reason = format!("`deadline_ms` is 1 to {DEADLINE_MS_MAX}, not {deadline_ms}");
+        return Err(RequestError::Invalid { reason });
+    }
+    if let Some(DedupScope { scope, variant }) = &dedup
+        && [scope, variant].iter().any(|name| name.is_empty() || name.len() > DEDUP_NAME_BYTES_MAX)
+    {
+        let reason = format!("`dedup.scope` and `dedup.variant` have 1 to {DEDUP_NAME_BYTES_MAX} bytes");
+        return Err(RequestError::Invalid { reason });
+    }
+    let recipe = ValidRecipe::try_from(recipe).map_err(|error| RequestError::Invalid { reason: error.to_string() })?;
+    Ok(Generation { recipe, urgency, deadline: received_at + Duration::from_millis(deadline_ms), dedup })
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Half of the file's digest: strong, because equal digests are equal bytes.
+fn etag(file: Digest) -> String {
+    format!("\"{}\"", &file.to_hex()[..32])
+}
+
+/// `If-None-Match` (RFC 9110 §13.1.2): a list, weak tags compare equal, `*` matches whatever is there.
+fn matches(headers: &HeaderMap, etag: &str) -> bool {
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+fn refuse(failure: Failure) -> Reply {
+    let (problem, retry_after_s, allow) = match failure {
+        Failure::Generation(error) => (error.problem(), error.retry_after_s(), None),
+        Failure::Request(error) => {
+            let allow = if let RequestError::Method { allow } = error { Some(allow) } else { None };
+            (error.problem(), (error == RequestError::Busy).then_some(1), allow)
+        }
+    };
+    let mut reply = problem_reply(&problem);
+    if let Some(seconds) = retry_after_s {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Some(allow) = allow {
+        reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    reply
+}
+
+fn problem_reply(problem: &Problem) -> Reply {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    reply(status, HeaderValue::from_static(problem::CONTENT_TYPE), problem.to_json())
+}
+
+fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Reply {
+    match serde_json::to_vec(value) {
+        Ok(body) => reply(status, JSON, body),
+        // Only a number without a JSON form could do this: a defect, told as one.
+        Err(error) => {
+            let problem = Problem::new(500, "reply", "The reply cannot be written", error.to_string());
+            problem_reply(&problem)
+        }
+    }
+}
+
+fn reply(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
+}
+
+/// HEAD: the headers of GET with its length, and nothing after them.
+fn without_body(mut reply: Reply) -> Reply {
+    let length = reply.body().size_hint().exact().unwrap_or_default();
+    if reply.status() != StatusCode::NOT_MODIFIED {
+        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *reply.body_mut() = Full::default();
+    reply
+}
+
+fn insert(reply: &mut Reply, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        reply.headers_mut().insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn if_none_match_takes_lists_weak_tags_and_the_star() {
+        let tag = etag(Digest::of_bytes(b"x"));
+        let asked = |value: String| {
+            let mut headers = HeaderMap::new();
+            headers.insert(IF_NONE_MATCH, HeaderValue::from_str(&value).unwrap());
+            matches(&headers, &tag)
+        };
+        assert!(asked(tag.clone()));
+        assert!(asked(format!("\"other\", W/{tag}")));
+        assert!(asked("*".into()));
+        assert!(!asked("\"other\"".into()));
+        assert!(!asked(tag.trim_matches('"').into()));
+        assert!(!matches(&HeaderMap::new(), &tag));
+    }
+
+    #[test]
+    fn the_media_type_may_have_parameters() {
+        let asked = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            is_json(&headers)
+        };
+        assert!(asked("application/json") && asked("Application/JSON; charset=utf-8"));
+        assert!(!asked("text/plain") && !asked("application/jsonp") && !is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,214 @@
+//! What a recipe's master is: the one decision about duplicates, and every answer from the store.
+//!
+//! Rules (DESIGN §7). A duplicate is looked for among masters of *other variants in the same scope*, and only for a
+//! variant's *first* recipe in that scope: an edited or reseeded recipe of a variant always gets its own master.
+//! A decision holds for (recipe, scope): the same recipe asked for in another scope is decided anew there, so that
+//! nothing is ever merged across scopes. Decisions are taken one at a time, which makes "older" well defined.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::pixels::Pixels;
+use bildkante_shared::wire::{DedupScope, Determinism, Duplicate, MasterInfo};
+use parking_lot::Mutex;
+
+use crate::config::DedupConfig;
+use crate::dedup::{self, Fingerprint};
+use crate::index;
+use crate::metrics::NodeMetrics;
+use crate::store::{Binding, Decision, MasterFile, MasterRow, Place, Store, StoreError, decode_png};
+
+/// A recipe's master, as it stands in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub master: MasterInfo,
+    pub duplicate: Option<Duplicate>,
+    /// Of the master's drawing, which may have been another day.
+    pub determinism: Determinism,
+}
+
+/// An answer and what deciding it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    pub answer: Answer,
+    pub dedup_ms: f64,
+}
+
+/// What became of a candidate for a duplicate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Merged,
+    OtherChroma,
+    OtherPixels,
+    /// The bound of confirmations was reached before it.
+    NotCompared,
+}
+
+impl Verdict {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Merged => "merged",
+            Self::OtherChroma => "other_chroma",
+            Self::OtherPixels => "other_pixels",
+            Self::NotCompared => "not_compared",
+        }
+    }
+}
+
+/// The store, and the decisions taken over it.
+#[derive(Debug)]
+pub struct Archive {
+    store: Arc<Store>,
+    config: DedupConfig,
+    deciding: Mutex<()>,
+    metrics: Arc<NodeMetrics>,
+}
+
+impl Archive {
+    #[must_use]
+    pub fn new(store: Arc<Store>, config: DedupConfig, metrics: Arc<NodeMetrics>) -> Self {
+        Self { store, config, deciding: Mutex::new(()), metrics }
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is known of a recipe; its master's file has been read and checked. Blocks on disk.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
+        let place = self.place(dedup);
+        if let Some((binding, file)) = self.bound(recipe, place)? {
+            if let Some(place) = place {
+                self.remember_variant(recipe, place, &binding)?;
+            }
+            let answer = answer(binding.master, &file.row, binding.duplicate);
+            return Ok(Some(Settled { answer, dedup_ms: 0.0 }));
+        }
+        if place.is_some()
+            && let Some((_, file)) = self.bound(recipe, None)?
+        {
+            let pixels = decode_png(&file.png)?;
+            return self.settle(recipe, dedup, &pixels, &file.row.determinism).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Decides what a freshly drawn master is in a scope, stores and binds it. Blocks on disk and computes.
+    ///
+    /// # Errors
+    /// When the store fails; nothing is bound then.
+    pub fn settle(
+        &self,
+        recipe: RecipeId,
+        dedup: Option<&DedupScope>,
+        pixels: &Pixels,
+        determinism: &Determinism,
+    ) -> Result<Settled, StoreError> {
+        let started = Instant::now();
+        let place = self.place(dedup);
+        let print = Fingerprint::of(pixels);
+        let _deciding = self.deciding.lock();
+        let found = match place {
+            Some(place) if self.may_merge(recipe, place)? => self.duplicate(place, pixels, &print)?,
+            _ => None,
+        };
+        let spent = started.elapsed();
+        self.metrics.dedup_seconds.observe(spent.as_secs_f64());
+        let answer = match found {
+            Some((id, row, duplicate)) => self.merged(recipe, dedup, answer(id, &row, Some(duplicate))),
+            None => Answer {
+                master: self.store.put(pixels, &print, determinism)?,
+                duplicate: None,
+                determinism: determinism.clone(),
+            },
+        };
+        let binding = Binding { master: answer.master.id, duplicate: answer.duplicate.clone() };
+        self.store.bind(&Decision { recipe, binding, place })?;
+        if place.is_some() && answer.duplicate.is_none() {
+            // It is the recipe's own master in any scope.
+            let binding = Binding { master: answer.master.id, duplicate: None };
+            self.store.bind(&Decision { recipe, binding, place: None })?;
+        }
+        Ok(Settled { answer, dedup_ms: spent.as_secs_f64() * 1e3 })
+    }
+
+    fn place(&self, dedup: Option<&DedupScope>) -> Option<Place> {
+        let (scope, variant) = index::keys(dedup.filter(|_| self.config.enabled)?);
+        Some(Place { scope, variant })
+    }
+
+    fn bound(&self, recipe: RecipeId, place: Option<Place>) -> Result<Option<(Binding, MasterFile)>, StoreError> {
+        let Some(binding) = self.store.binding(recipe, place.map(|place| place.scope))? else { return Ok(None) };
+        Ok(self.store.read(binding.master)?.map(|file| (binding, file)))
+    }
+
+    /// Several variants may share a recipe (a locale that changes no word): each must be known by its first one.
+    fn remember_variant(&self, recipe: RecipeId, place: Place, binding: &Binding) -> Result<(), StoreError> {
+        if self.store.variant_recipe(place.variant)?.is_some() {
+            return Ok(());
+        }
+        self.store.bind(&Decision { recipe, binding: binding.clone(), place: Some(place) })
+    }
+
+    fn may_merge(&self, recipe: RecipeId, place: Place) -> Result<bool, StoreError> {
+        Ok(self.store.variant_recipe(place.variant)?.is_none_or(|first| first == recipe))
+    }
+
+    fn duplicate(
+        &self,
+        place: Place,
+        pixels: &Pixels,
+        print: &Fingerprint,
+    ) -> Result<Option<(MasterId, MasterRow, Duplicate)>, StoreError> {
+        let mut confirmations = 0;
+        for near in self.store.near(place, print.phash, self.config.luma_distance_max) {
+            let id = near.entry.master;
+            let Some(chroma) = self.store.chroma(id)?.map(|grid| print.chroma.distance(&grid)) else { continue };
+            if !chroma.is_within(&self.config) {
+                self.count(Verdict::OtherChroma);
+                continue;
+            }
+            if confirmations == self.config.confirmations_max {
+                self.count(Verdict::NotCompared);
+                break;
+            }
+            confirmations += 1;
+            let Some(file) = self.store.read(id)? else { continue };
+            match dedup::ssimulacra2(&decode_png(&file.png)?, pixels) {
+                Some(ssimulacra2) if ssimulacra2 >= self.config.ssimulacra2_min => {
+                    self.count(Verdict::Merged);
+                    let of = pixels.master_id();
+                    let (distance, chroma_distance) = (near.distance, chroma.mean);
+                    return Ok(Some((id, file.row, Duplicate { of, distance, chroma_distance, ssimulacra2 })));
+                }
+                _ => self.count(Verdict::OtherPixels),
+            }
+        }
+        Ok(None)
+    }
+
+    fn count(&self, verdict: Verdict) {
+        self.metrics.duplicate_candidates_total.with_label_values(&[verdict.as_str()]).inc();
+    }
+
+    fn merged(&self, recipe: RecipeId, dedup: Option<&DedupScope>, answer: Answer) -> Answer {
+        self.metrics.duplicates_merged_total.inc();
+        if let (Some(dedup), Some(duplicate)) = (dedup, &answer.duplicate) {
+            tracing::info!(
+                %recipe, scope = dedup.scope, variant = dedup.variant, master = %answer.master.id, of = %duplicate.of,
+                distance = duplicate.distance, chroma_distance = duplicate.chroma_distance,
+                ssimulacra2 = duplicate.ssimulacra2, "duplicate merged"
+            );
+        }
+        answer
+    }
+}
+
+fn answer(id: MasterId, row: &MasterRow, duplicate: Option<Duplicate>) -> Answer {
+    Answer { master: row.info(id), duplicate, determinism: row.determinism.clone() }
+}

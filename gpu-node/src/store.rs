@@ -1,0 +1,321 @@
+//! Masters on disk: what was drawn, and what each recipe is bound to.
+//!
+//! A master is `masters/ab/cd/{id}.png`, lossless, written before anything refers to it (temporary, fsync, rename,
+//! fsync of the folder). One embedded database (`redb`, every commit synced) holds the rest: each master's size, digest
+//! and fingerprint, and the bindings of recipes to masters. The database's lock also keeps a second node out.
+//!
+//! Invariants:
+//! - a file's bytes are compared with the digest in the database on every read; what does not agree is moved to
+//!   `quarantine/`, its row and bindings are dropped, and it is never served;
+//! - a row whose file is gone, and a file without a row (a crash between the two writes), are removed at start;
+//! - bytes and count are bounded: the longest unused masters go first, with their bindings.
+
+mod files;
+mod tables;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bildkante_shared::durable::{self, Durability};
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
+use bildkante_shared::limits::MASTER_FILE_BYTES_MAX;
+use bildkante_shared::phash::PerceptualHash;
+use bildkante_shared::pixels::Pixels;
+use bildkante_shared::wire::{Determinism, Duplicate, MasterInfo};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::config::StoreConfig;
+use crate::dedup::{Chroma, Fingerprint};
+use crate::index::{Entry, Index, ScopeKey, VariantKey};
+use crate::metrics::NodeMetrics;
+
+pub use files::{PngError, decode_png, encode_png};
+use tables::Tables;
+use usage::Usage;
+
+/// What the database knows of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterRow {
+    pub width_px: u32,
+    pub height_px: u32,
+    pub phash: PerceptualHash,
+    pub file_bytes: u64,
+    /// BLAKE3-256 of the file.
+    pub file_digest: Digest,
+    pub determinism: Determinism,
+    pub created_unix_ms: u64,
+}
+
+impl MasterRow {
+    #[must_use]
+    pub fn info(&self, id: MasterId) -> MasterInfo {
+        MasterInfo { id, width_px: self.width_px, height_px: self.height_px, phash: self.phash, bytes: self.file_bytes }
+    }
+}
+
+/// What a recipe was found to draw, in one scope or (without one) by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Binding {
+    pub master: MasterId,
+    pub duplicate: Option<Duplicate>,
+}
+
+/// One decision, to be written at once.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    pub recipe: RecipeId,
+    pub binding: Binding,
+    pub place: Option<Place>,
+}
+
+/// Where in a scope a decision holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub scope: ScopeKey,
+    pub variant: VariantKey,
+}
+
+/// A master file that passed its check.
+#[derive(Debug, Clone)]
+pub struct MasterFile {
+    pub row: MasterRow,
+    pub png: Vec<u8>,
+}
+
+/// Why the store failed: the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path} is in use by another node")]
+    InUse { path: PathBuf },
+    #[error("the database: {0}")]
+    Database(Box<redb::Error>),
+    #[error("a row of the database cannot be read: {0}")]
+    Row(#[from] serde_json::Error),
+    #[error(transparent)]
+    Png(#[from] PngError),
+    #[error("the master has {bytes} bytes, at most {MASTER_FILE_BYTES_MAX} are stored")]
+    TooLarge { bytes: usize },
+}
+
+impl StoreError {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// Masters, bindings and the index of fingerprints over them.
+#[derive(Debug)]
+pub struct Store {
+    tables: Tables,
+    folder: PathBuf,
+    usage: Mutex<Usage>,
+    index: Mutex<Index>,
+    metrics: Arc<NodeMetrics>,
+}
+
+impl Store {
+    /// Opens the store, sweeps what a crash left and rebuilds the index. Blocks: one pass over rows and files.
+    ///
+    /// # Errors
+    /// When another node uses the folder, or it cannot be read or written.
+    pub fn open(data_dir: &Path, config: &StoreConfig, metrics: Arc<NodeMetrics>) -> Result<Self, StoreError> {
+        for folder in ["masters", "quarantine"] {
+            let folder = data_dir.join(folder);
+            std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        }
+        let tables = Tables::open(&data_dir.join("masters.redb"))?;
+        let store = Self {
+            tables,
+            folder: data_dir.to_owned(),
+            usage: Mutex::new(Usage::new(config.bytes_max, config.masters_max)),
+            index: Mutex::new(Index::default()),
+            metrics,
+        };
+        store.recover()?;
+        Ok(store)
+    }
+
+    /// Makes rows, files, usage and index agree.
+    fn recover(&self) -> Result<(), StoreError> {
+        let mut files = files::survey(&self.folder.join("masters"))?;
+        let mut lost = Vec::new();
+        let mut index = self.index.lock();
+        let mut usage = self.usage.lock();
+        self.tables.each_master(|id, row| match files.remove(&id) {
+            Some(file) if file.bytes == row.file_bytes => usage.insert(id, file.bytes, file.used_unix_ms),
+            _ => lost.push(id),
+        })?;
+        self.tables.forget(&lost)?;
+        self.tables.each_entry(|scope, entry, phash| index.insert_unique(scope, phash, entry))?;
+        for id in files.keys() {
+            files::remove(&self.path(*id));
+        }
+        if !lost.is_empty() || !files.is_empty() {
+            tracing::warn!(rows_without_file = lost.len(), files_without_row = files.len(), "master store swept");
+        }
+        self.publish(&usage);
+        Ok(())
+    }
+
+    fn path(&self, id: MasterId) -> PathBuf {
+        files::path(&self.folder.join("masters"), id)
+    }
+
+    /// # Errors
+    /// When the database fails.
+    pub fn row(&self, id: MasterId) -> Result<Option<MasterRow>, StoreError> {
+        self.tables.master(id)
+    }
+
+    /// # Errors
+    /// When the database fails.
+    pub fn chroma(&self, id: MasterId) -> Result<Option<Chroma>, StoreError> {
+        self.tables.chroma(id)
+    }
+
+    /// What a recipe is bound to in a scope, or by itself.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn binding(&self, recipe: RecipeId, scope: Option<ScopeKey>) -> Result<Option<Binding>, StoreError> {
+        self.tables.binding(recipe, scope)
+    }
+
+    /// The first recipe that was settled for a variant.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn variant_recipe(&self, variant: VariantKey) -> Result<Option<RecipeId>, StoreError> {
+        self.tables.variant(variant)
+    }
+
+    /// Masters of other variants in the scope within the luma threshold, nearest first.
+    #[must_use]
+    pub fn near(&self, place: Place, hash: PerceptualHash, distance_max: u32) -> Vec<crate::index::Near> {
+        self.index.lock().near(place.scope, place.variant, hash, distance_max)
+    }
+
+    /// A master's checked bytes; `None` when it is not here or was found corrupt (and is now quarantined).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn read(&self, id: MasterId) -> Result<Option<MasterFile>, StoreError> {
+        let Some(row) = self.tables.master(id)? else { return Ok(None) };
+        let path = self.path(id);
+        let bytes_max = row.file_bytes.min(MASTER_FILE_BYTES_MAX as u64);
+        match files::read_checked(&path, bytes_max, row.file_digest) {
+            Ok(png) => {
+                self.touch(id, &path);
+                Ok(Some(MasterFile { row, png }))
+            }
+            Err(reason) => {
+                tracing::error!(master = %id, %reason, "master is damaged: quarantined");
+                self.metrics.store_corrupt_total.inc();
+                files::quarantine(&path, &self.folder.join("quarantine"), now_unix_ms());
+                self.forget(&[id])?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn touch(&self, id: MasterId, path: &Path) {
+        let now = now_unix_ms();
+        if self.usage.lock().touch(id, now) {
+            files::set_used(path, now);
+        }
+    }
+
+    /// Stores a master, unless it is here already.
+    ///
+    /// # Errors
+    /// When the file or the database cannot be written.
+    pub fn put(&self, pixels: &Pixels, print: &Fingerprint, drawn: &Determinism) -> Result<MasterInfo, StoreError> {
+        let id = pixels.master_id();
+        if let Some(row) = self.tables.master(id)? {
+            return Ok(row.info(id));
+        }
+        let png = encode_png(pixels)?;
+        if png.len() > MASTER_FILE_BYTES_MAX {
+            return Err(StoreError::TooLarge { bytes: png.len() });
+        }
+        let row = MasterRow {
+            width_px: pixels.width_px(),
+            height_px: pixels.height_px(),
+            phash: print.phash,
+            file_bytes: png.len() as u64,
+            file_digest: Digest::of_bytes(&png),
+            determinism: drawn.clone(),
+            created_unix_ms: now_unix_ms(),
+        };
+        self.make_room(row.file_bytes)?;
+        let path = self.path(id);
+        files::create_parents(&path, &self.folder.join("masters"))?;
+        durable::write(&path, &[&png], Durability::Synced).map_err(StoreError::io(&path))?;
+        self.tables.insert_master(id, &row, &print.chroma)?;
+        let mut usage = self.usage.lock();
+        usage.insert(id, row.file_bytes, row.created_unix_ms);
+        self.publish(&usage);
+        Ok(row.info(id))
+    }
+
+    /// Binds a recipe; a master that is a variant's own in a scope becomes findable there.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or the master has gone meanwhile.
+    pub fn bind(&self, decision: &Decision) -> Result<(), StoreError> {
+        let id = decision.binding.master;
+        let Some(row) = self.tables.master(id)? else { return Ok(()) };
+        self.tables.bind(decision)?;
+        if let (Some(place), None) = (decision.place, &decision.binding.duplicate) {
+            let entry = Entry { master: id, variant: place.variant, created_unix_ms: row.created_unix_ms };
+            self.index.lock().insert(place.scope, row.phash, entry);
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let victims = self.usage.lock().victims(bytes);
+        if victims.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(masters = victims.len(), "master store is full: the longest unused are removed");
+        self.metrics.store_evictions_total.inc_by(victims.len() as u64);
+        self.forget(&victims)?;
+        for id in victims {
+            files::remove(&self.path(id));
+        }
+        Ok(())
+    }
+
+    /// Drops rows, bindings and index entries; files are the caller's business.
+    fn forget(&self, ids: &[MasterId]) -> Result<(), StoreError> {
+        let entries = self.tables.forget(ids)?;
+        let mut index = self.index.lock();
+        for (scope, id) in entries {
+            index.remove(scope, id);
+        }
+        let mut usage = self.usage.lock();
+        for id in ids {
+            usage.remove(*id);
+        }
+        self.publish(&usage);
+        Ok(())
+    }
+
+    fn publish(&self, usage: &Usage) {
+        self.metrics.store_bytes.set(i64::try_from(usage.bytes()).unwrap_or(i64::MAX));
+        self.metrics.store_masters.set(i64::try_from(usage.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Milliseconds since the epoch; 0 for a clock before it.
+#[must_use]
+pub fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

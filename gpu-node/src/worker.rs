@@ -1,0 +1,346 @@
+//! The thread that owns the device, and the one that settles what it drew.
+//!
+//! Device thread: load → self-test → draw the most urgent job, for ever. It never touches the disk beyond one look at
+//! the store (a recipe may have been settled while it was being queued) and hands each drawing on at once.
+//! Settling thread: fingerprint, duplicate search, PNG, store, answers. Between them at most [`SETTLING_MAX`] drawings
+//! wait, so a slow disk slows the device down instead of filling memory.
+//!
+//! A panic in a job fails that job only.
+
+mod torch;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::wire::{CheckpointInfo, Determinism};
+
+use crate::admission::{Board, Cost, StartedJob};
+use crate::archive::Archive;
+use crate::diffusion::pipeline::{Generated, StepControl};
+use crate::error::GenerationError;
+use crate::health::{Health, Phase, SelfTest};
+use crate::metrics::NodeMetrics;
+
+pub use torch::torch_engine;
+
+/// Drawings that may wait to be settled.
+const SETTLING_MAX: usize = 2;
+
+/// Whatever draws: checkpoints on a device. One thread owns it for its whole life.
+pub trait Engine: Send {
+    fn checkpoints(&self) -> Vec<CheckpointInfo>;
+
+    /// Folders that hold no usable checkpoint, and why.
+    fn rejected(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The size in pixels a checkpoint draws best: what the self-test draws.
+    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
+
+    /// Within what the recipe's drawing can be repeated bit for bit.
+    fn determinism(&self, recipe: &ValidRecipe) -> Determinism;
+
+    /// Draws. `on_step` is told after each step and may stop it there.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when told to stop, else why it could not be drawn.
+    fn generate(
+        &mut self,
+        recipe: &ValidRecipe,
+        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
+    ) -> Result<Generated, EngineError>;
+}
+
+/// Builds the engine on the device thread.
+pub type EngineFactory = Box<dyn FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send>;
+
+/// Why an engine does not draw.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error("{reason}")]
+    Load { reason: String },
+    #[error("the checkpoint {0} is not loaded")]
+    Missing(Digest),
+    /// The recipe's fault.
+    #[error("{reason}")]
+    Refused { reason: String },
+    /// The engine's fault.
+    #[error("{reason}")]
+    Failed { reason: String },
+    #[error("stopped between steps")]
+    Stopped,
+}
+
+impl From<EngineError> for GenerationError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Missing(digest) => Self::Missing { digests: vec![digest] },
+            EngineError::Refused { reason } => Self::Refused { reason },
+            EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
+            EngineError::Stopped => Self::DeadlinePassed,
+        }
+    }
+}
+
+/// What both threads work with.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub board: Arc<Board>,
+    pub archive: Arc<Archive>,
+    pub health: Arc<Health>,
+    pub metrics: Arc<NodeMetrics>,
+    pub self_test_steps: u32,
+    pub started_at: Instant,
+}
+
+/// The two threads.
+#[derive(Debug)]
+pub struct Worker {
+    threads: [JoinHandle<()>; 2],
+}
+
+/// A drawing on its way to the store.
+struct Drawn {
+    job: StartedJob,
+    generated: Generated,
+    determinism: Determinism,
+    cost: Cost,
+}
+
+impl Worker {
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(factory: EngineFactory, bench: Bench) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(SETTLING_MAX);
+        let settling = bench.clone();
+        let settle =
+            std::thread::Builder::new().name("node-settle".to_owned()).spawn(move || settling.settle_all(&receiver))?;
+        let device =
+            std::thread::Builder::new().name("node-device".to_owned()).spawn(move || bench.run(factory, &sender))?;
+        Ok(Self { threads: [device, settle] })
+    }
+
+    /// Waits for both threads; the board must have been closed. Blocks for up to a step.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread ended at a defect");
+            }
+        }
+    }
+}
+
+impl Bench {
+    /// The device thread.
+    fn run(&self, factory: EngineFactory, sender: &SyncSender<Drawn>) {
+        let life = catch_unwind(AssertUnwindSafe(|| {
+            let mut engine = self.load(factory)?;
+            self.self_test(engine.as_mut())?;
+            self.health.enter(Phase::Ready);
+            let ready_s = self.started_at.elapsed().as_secs_f64();
+            self.metrics.time_to_ready_seconds.set(ready_s);
+            self.metrics.ready.set(1);
+            tracing::info!(seconds = ready_s, "ready");
+            while let Some(job) = self.board.next() {
+                self.draw(engine.as_mut(), job, sender);
+            }
+            Ok::<(), EngineError>(())
+        }));
+        let reason = match life {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("defect in the device thread: {}", message(panic.as_ref())),
+        };
+        tracing::error!(%reason, "the device thread has ended");
+        self.metrics.ready.set(0);
+        self.health.enter(Phase::Failed { reason });
+        self.board.close();
+    }
+
+    fn load(&self, factory: EngineFactory) -> Result<Box<dyn Engine>, EngineError> {
+        let engine = factory()?;
+        let checkpoints = Arc::new(engine.checkpoints());
+        let rejected = Arc::new(engine.rejected());
+        for checkpoint in checkpoints.iter() {
+            let CheckpointInfo { name, digest, family, .. } = checkpoint;
+            tracing::info!(%name, %digest, %family, "checkpoint loaded");
+        }
+        for reason in rejected.iter() {
+            tracing::error!(%reason, "checkpoint rejected");
+        }
+        if checkpoints.is_empty() {
+            let reason = if rejected.is_empty() { "no checkpoint in models_dir".into() } else { rejected.join("; ") };
+            return Err(EngineError::Load { reason });
+        }
+        self.health.update(|status| (status.checkpoints, status.rejected) = (checkpoints, rejected));
+        Ok(engine)
+    }
+
+    /// Draws one short recipe twice per checkpoint. Unequal bits are reported, loudly, and the node serves: its masters
+    /// are content-addressed, so nothing false is ever stored.
+    fn self_test(&self, engine: &mut dyn Engine) -> Result<(), EngineError> {
+        self.health.enter(Phase::SelfTest);
+        for checkpoint in engine.checkpoints() {
+            let Some(recipe) = self.self_test_recipe(engine, checkpoint.digest) else { continue };
+            let mut draw = || engine.generate(&recipe, &mut |_, _| StepControl::Continue).map(|g| g.pixels.master_id());
+            let (first, second) = (draw()?, draw()?);
+            let is_equal = first == second;
+            self.metrics.self_test_equal.with_label_values(&[&checkpoint.name]).set(f64::from(u8::from(is_equal)));
+            if is_equal {
+                tracing::info!(checkpoint = %checkpoint.name, master = %first, "self-test: equal bits twice");
+            } else {
+                tracing::error!(checkpoint = %checkpoint.name, %first, %second, "self-test: unequal bits");
+            }
+            let CheckpointInfo { name, digest, .. } = checkpoint;
+            let verdict = SelfTest { checkpoint: name, digest, is_equal, master: first };
+            self.health.update(|status| status.self_tests.push(verdict));
+        }
+        Ok(())
+    }
+
+    fn self_test_recipe(&self, engine: &dyn Engine, checkpoint: Digest) -> Option<ValidRecipe> {
+        let (width_px, height_px) = engine.native_size_px(checkpoint)?;
+        let recipe = Recipe {
+            checkpoint,
+            prompt: "self-test".to_owned(),
+            negative_prompt: String::new(),
+            width_px,
+            height_px,
+            seed: 0,
+            scheduler: SchedulerChoice::default(),
+            steps: self.self_test_steps,
+            guidance: 4.0,
+            loras: Vec::new(),
+        };
+        ValidRecipe::try_from(recipe).ok()
+    }
+
+    fn draw(&self, engine: &mut dyn Engine, job: StartedJob, sender: &SyncSender<Drawn>) {
+        let id = job.recipe.id();
+        if self.is_answered_from_store(&job) {
+            return;
+        }
+        let started_at = Instant::now();
+        let mut on_step = |done: u32, of: u32| {
+            self.metrics.steps_total.inc();
+            if done < of && !self.board.is_wanted(id) { StepControl::Stop } else { StepControl::Continue }
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let generated = engine.generate(&job.recipe, &mut on_step)?;
+            Ok::<_, EngineError>((generated, engine.determinism(&job.recipe)))
+        }));
+        let busy = started_at.elapsed().as_secs_f64();
+        self.metrics.device_busy_seconds_total.inc_by(busy);
+        match result {
+            Ok(Ok((generated, determinism))) => {
+                let cost = self.cost(&generated, started_at, busy);
+                let determinism = self.judged(determinism, job.recipe.checkpoint);
+                let drawn = Drawn { job, generated, determinism, cost };
+                if sender.send(drawn).is_err() {
+                    self.board.fail(id, &GenerationError::Panicked);
+                }
+            }
+            Ok(Err(EngineError::Stopped)) => {
+                tracing::debug!(recipe = %id, "nobody waits any more: stopped between steps");
+                self.board.stopped(id);
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(recipe = %id, %error, "not drawn");
+                self.board.fail(id, &error.into());
+            }
+            Err(panic) => self.panicked(&job, panic.as_ref()),
+        }
+    }
+
+    fn cost(&self, generated: &Generated, started_at: Instant, busy_s: f64) -> Cost {
+        let Generated { text_ms, denoise_ms, decode_ms, .. } = *generated;
+        for (stage, spent_ms) in [("text", text_ms), ("denoise", denoise_ms), ("decode", decode_ms)] {
+            self.metrics.stage_seconds.with_label_values(&[stage]).observe(spent_ms / 1e3);
+        }
+        Cost { started_at, text_ms, denoise_ms, decode_ms, gpu_ms: busy_s * 1e3 }
+    }
+
+    /// Whoever was settled between submission and start: a recipe is drawn once.
+    fn is_answered_from_store(&self, job: &StartedJob) -> bool {
+        let id = job.recipe.id();
+        let mut open = vec![job.dedup.clone()];
+        loop {
+            let mut answers = HashMap::new();
+            for dedup in open {
+                match self.archive.find(id, dedup.as_ref()) {
+                    Ok(Some(settled)) => answers.insert(dedup, Ok(settled)),
+                    Ok(None) => continue,
+                    Err(error) => answers.insert(dedup, Err(storage(&error))),
+                };
+            }
+            if answers.is_empty() {
+                return false;
+            }
+            open = self.board.deliver(id, &answers, None);
+            if open.is_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// A class that failed its self-test is named so in every reply and with every master.
+    fn judged(&self, determinism: Determinism, checkpoint: Digest) -> Determinism {
+        let mut tests = self.health.status().self_tests.into_iter();
+        match tests.find(|test| test.digest == checkpoint) {
+            Some(test) if !test.is_equal => {
+                Determinism { class: format!("{}/unequal", determinism.class), ..determinism }
+            }
+            _ => determinism,
+        }
+    }
+
+    /// The settling thread.
+    fn settle_all(&self, receiver: &Receiver<Drawn>) {
+        while let Ok(drawn) = receiver.recv() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.settle(&drawn))) {
+                self.panicked(&drawn.job, panic.as_ref());
+            }
+        }
+    }
+
+    fn settle(&self, drawn: &Drawn) {
+        let Drawn { job, generated, determinism, cost } = drawn;
+        let id = job.recipe.id();
+        let mut open = vec![job.dedup.clone()];
+        while !open.is_empty() {
+            let mut answers = HashMap::new();
+            for dedup in open {
+                let settled = self.archive.settle(id, dedup.as_ref(), &generated.pixels, determinism);
+                let settled = settled.map_err(|error| {
+                    tracing::error!(recipe = %id, %error, "master not stored");
+                    storage(&error)
+                });
+                answers.insert(dedup, settled);
+            }
+            open = self.board.deliver(id, &answers, Some(cost));
+        }
+    }
+
+    fn panicked(&self, job: &StartedJob, panic: &(dyn Any + Send)) {
+        self.metrics.panics_total.inc();
+        tracing::error!(recipe = %job.recipe.id(), defect = message(panic), "a job ended at a defect");
+        self.board.fail(job.recipe.id(), &GenerationError::Panicked);
+    }
+}
+
+fn storage(error: &crate::store::StoreError) -> GenerationError {
+    GenerationError::Storage { reason: error.to_string() }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

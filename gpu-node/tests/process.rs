@@ -1,0 +1,68 @@
+//! The binary itself: exit codes, and that it goes when its supervisor goes.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+fn serve(folder: &Path, config: &str) -> Command {
+    let path = folder.join("gpu-node.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(path).current_dir(folder);
+    command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn ended(folder: &Path, config: &str) -> (i32, String) {
+    let Output { status, stderr, .. } = serve(folder, config).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_bad_configuration_exits_64_and_names_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, log) = ended(dir.path(), "[queue]\njobs = 1");
+    assert_eq!((code, log.contains("jobs")), (64, true), "{log}");
+    let (code, log) = ended(dir.path(), "[queue]\njobs_max = 0");
+    assert_eq!((code, log.contains("queue.jobs_max")), (64, true), "{log}");
+    let unknown = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node")).arg("srve").output().unwrap();
+    assert_eq!(unknown.status.code(), Some(64));
+}
+
+#[test]
+fn a_node_without_checkpoints_exits_1_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    let (code, log) = ended(dir.path(), "models_dir = \"models\"\ndata_dir = \"data\"");
+    assert_eq!((code, log.contains("no checkpoint in models_dir")), (1, true), "{log}");
+    let (code, log) = ended(dir.path(), "models_dir = \"nowhere\"\ndata_dir = \"data\"");
+    assert_eq!((code, log.contains("nowhere")), (1, true), "{log}");
+}
+
+/// Reads the log until a line has the words; ends the process when it never comes.
+fn await_line(child: &mut Child, words: &str) -> String {
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut seen = String::new();
+    for line in log.lines() {
+        let line = line.unwrap();
+        if line.contains(words) {
+            return line;
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+    }
+    panic!("no line with {words:?} in\n{seen}");
+}
+
+#[test]
+fn a_node_draws_nothing_for_a_dead_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let config = format!("models_dir = {models:?}\ndata_dir = \"data\"\nself_test_steps = 1\nthreads = 1");
+    let mut child = serve(dir.path(), &config).arg("--exit-with-parent").stdin(Stdio::piped()).spawn().unwrap();
+    assert!(await_line(&mut child, "listening").contains("127.0.0.1:"));
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

@@ -1,0 +1,479 @@
+//! The node as an edge meets it: real sockets, a real store, an engine that paints.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use bildkante_gpu_node::Node;
+use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
+use bildkante_gpu_node::worker::EngineError;
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::LoraUse;
+use bildkante_shared::urgency::Urgency;
+use bildkante_shared::wire::{GenerationRequest, GenerationSource};
+use http::Method;
+use proptest::prelude::*;
+use support::{TestNode, Wish, request, request_of, scope};
+
+/// Waits for something another thread will bring about; panics after ten seconds.
+async fn until(what: &str, is_met: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !is_met() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within ten seconds");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn node_folder(data: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
+    data.path().join("masters").join(name)
+}
+
+fn urgent(prompt: &str, urgency: u8) -> GenerationRequest {
+    GenerationRequest { urgency: Urgency::new(urgency).unwrap(), ..request(prompt) }
+}
+
+/// Holds the engine on a drawing of its own, so that whatever comes next is queued.
+async fn occupied() -> TestNode {
+    let node = Wish::default().start().await;
+    occupy(&node).await;
+    node
+}
+
+async fn occupy(node: &TestNode) {
+    node.control.hold();
+    let client = node.client.clone();
+    tokio::spawn(async move { client.post(&request("occupies the device")).await });
+    node.control.started(1).await;
+}
+
+#[tokio::test]
+async fn a_recipe_is_drawn_stored_and_served_as_png() {
+    let node = Wish::default().start().await;
+    let reply = node.client.post(&request("a teal mug")).await.reply();
+    assert_eq!(reply.source, GenerationSource::Generated);
+    assert_eq!((reply.master.width_px, reply.master.height_px), (64, 64));
+    assert_eq!(reply.node, node.node.addr().to_string());
+    assert!(reply.gpu_ms > 0.0);
+
+    let path = format!("/v1/masters/{}", reply.master.id);
+    let master = node.client.get(&path).await;
+    assert_eq!(master.status, 200);
+    assert_eq!(master.header("content-type"), "image/png");
+    assert_eq!(master.header("cache-control"), "public, max-age=31536000, immutable");
+    assert_eq!(master.body.len() as u64, reply.master.bytes);
+    let pixels = bildkante_gpu_node::store::decode_png(&master.body).unwrap();
+    assert_eq!(pixels.master_id(), reply.master.id);
+
+    let etag = master.header("etag");
+    let again = node.client.call(Method::GET, &path, &[("if-none-match", etag)], vec![]).await;
+    assert_eq!((again.status.as_u16(), again.body.len(), again.header("etag")), (304, 0, etag));
+    for client in [node.client.clone(), node.client.http1()] {
+        let head = client.call(Method::HEAD, &path, &[], vec![]).await;
+        assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+        assert_eq!(head.header("content-length"), master.body.len().to_string());
+    }
+}
+
+#[tokio::test]
+async fn the_same_recipe_is_answered_from_the_store_and_over_http1_too() {
+    let node = Wish::default().start().await;
+    let first = node.client.post(&request("a teal mug")).await.reply();
+    let second = node.client.http1().post(&request("a teal mug")).await.reply();
+    assert_eq!(second.source, GenerationSource::Stored);
+    assert_eq!((second.master, second.gpu_ms.to_bits()), (first.master, 0));
+    assert_eq!(second.determinism, first.determinism);
+    assert_eq!(node.control.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_hundred_callers_of_one_recipe_cause_one_drawing() {
+    let node = Wish::default().start().await;
+    node.control.hold();
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let client = node.client.clone();
+            tokio::spawn(async move { client.post(&request("a teal mug")).await.reply() })
+        })
+        .collect();
+    until("all callers wait", || node.metric("bildkante_node_waiters") == 100.0).await;
+    node.control.release();
+    let mut sources = Vec::new();
+    for call in calls {
+        let reply = call.await.unwrap();
+        assert_eq!(reply.gpu_ms > 0.0, reply.source == GenerationSource::Generated);
+        sources.push(reply.source);
+    }
+    assert_eq!(node.control.calls(), 1);
+    assert_eq!(sources.iter().filter(|source| **source == GenerationSource::Generated).count(), 1);
+    assert_eq!(sources.iter().filter(|source| **source == GenerationSource::Joined).count(), 99);
+    assert_eq!(node.metric("bildkante_node_joined_total"), 99.0);
+    assert_eq!(node.metric("bildkante_node_waiters"), 0.0);
+}
+
+#[tokio::test]
+async fn a_restarted_node_answers_from_its_store_without_drawing() {
+    let node = Wish::default().start().await;
+    let first = node.client.post(&request_of("a teal mug", "teal")).await.reply();
+    let data = node.data.clone();
+    node.node.shut_down().await;
+    let node = Wish::default().on(&data).start().await;
+    let second = node.client.post(&request_of("a teal mug", "teal")).await.reply();
+    assert_eq!((second.source, &second.master), (GenerationSource::Stored, &first.master));
+    assert_eq!(node.control.calls(), 0);
+    assert_eq!(node.client.get(&format!("/v1/masters/{}", first.master.id)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_damaged_master_is_quarantined_never_served_and_drawn_again() {
+    let node = Wish::default().start().await;
+    let first = node.client.post(&request("a teal mug")).await.reply();
+    let file = node.master_files().pop().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+
+    let path = format!("/v1/masters/{}", first.master.id);
+    assert!(node.client.get(&path).await.problem().kind.ends_with("unknown-master"));
+    assert_eq!(node.metric("bildkante_node_store_corrupt_total"), 1.0);
+    assert_eq!(std::fs::read_dir(node.data.path().join("quarantine")).unwrap().count(), 1);
+    assert!(node.master_files().is_empty());
+
+    let second = node.client.post(&request("a teal mug")).await.reply();
+    assert_eq!((second.source, &second.master.id), (GenerationSource::Generated, &first.master.id));
+    assert_eq!(node.client.get(&path).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_vanished_file_is_drawn_again_and_leftovers_of_a_crash_are_swept() {
+    let node = Wish::default().start().await;
+    let first = node.client.post(&request("a teal mug")).await.reply();
+    let file = node.master_files().pop().unwrap();
+    let data = node.data.clone();
+    node.node.shut_down().await;
+    let orphan = file.with_file_name(format!("{}.png", "0".repeat(26)));
+    std::fs::write(&orphan, "a stranger here").unwrap();
+    let home = node_folder(&data, "00").join("00");
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::write(home.join(orphan.file_name().unwrap()), "an orphan").unwrap();
+    std::fs::write(file.with_file_name(".tmp-1-1"), "half a file").unwrap();
+    std::fs::remove_file(&file).unwrap();
+
+    let node = Wish::default().on(&data).start().await;
+    assert!(node.master_files().is_empty(), "{:?}", node.master_files());
+    assert_eq!(node.metric("bildkante_node_store_masters"), 0.0);
+    let second = node.client.post(&request("a teal mug")).await.reply();
+    assert_eq!((second.source, second.master.id), (GenerationSource::Generated, first.master.id));
+}
+
+#[tokio::test]
+async fn a_second_node_on_the_same_folder_does_not_start() {
+    let node = Wish::default().start().await;
+    let mut config = Wish::default().config;
+    config.data_dir = node.data.path().to_owned();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let engine = FakeEngine::factory(&node.control, paint_noise);
+    let error = Node::start(config, listener, engine).await.unwrap_err().to_string();
+    assert!(error.contains("in use by another node"), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429_with_retry_after_and_a_leaving_caller_frees_its_place() {
+    let node = Wish::default().config(|config| config.queue.jobs_max = 1).start().await;
+    occupy(&node).await;
+    let client = node.client.clone();
+    let waiting = tokio::spawn(async move { client.post(&request("waits")).await });
+    until("one job waits", || node.metric("bildkante_node_queue_jobs") == 1.0).await;
+
+    let refused = node.client.post(&request("too many")).await;
+    assert_eq!((refused.status.as_u16(), refused.problem().kind.as_str()), (429, "/problems/queue-full"));
+    assert!((1..=60).contains(&refused.header("retry-after").parse::<u32>().unwrap()));
+
+    waiting.abort();
+    until("its place is free", || node.metric("bildkante_node_queue_jobs") == 0.0).await;
+    assert_eq!(node.metric("bildkante_node_dropped_jobs_total{stage=\"queued\"}"), 1.0);
+    let client = node.client.clone();
+    let served = tokio::spawn(async move { client.post(&request("fits now")).await });
+    until("the next job waits", || node.metric("bildkante_node_queue_jobs") == 1.0).await;
+    node.control.release();
+    served.await.unwrap().reply();
+    assert!(!node.control.prompts().contains(&"waits".to_owned()), "nobody waited for it any more");
+}
+
+#[tokio::test]
+async fn too_many_callers_of_one_recipe_are_429_too() {
+    let node = Wish::default().config(|config| config.queue.waiters_max = 1).start().await;
+    occupy(&node).await;
+    assert_eq!(node.client.post(&request("occupies the device")).await.status, 429);
+    node.control.release();
+}
+
+#[tokio::test]
+async fn a_passed_deadline_is_504_for_that_caller_only() {
+    let node = Wish::default().start().await;
+    node.control.hold();
+    let hasty = GenerationRequest { deadline_ms: 50, ..request("a teal mug") };
+    let client = node.client.clone();
+    let patient = tokio::spawn(async move { client.post(&request("a teal mug")).await });
+    node.control.started(1).await;
+    let late = node.client.post(&hasty).await;
+    assert_eq!((late.status.as_u16(), late.problem().kind.as_str()), (504, "/problems/deadline-passed"));
+    node.control.release();
+    assert_eq!(patient.await.unwrap().reply().source, GenerationSource::Generated);
+}
+
+#[tokio::test]
+async fn a_drawing_nobody_waits_for_stops_between_steps() {
+    let node = Wish::default().start().await;
+    node.control.hold();
+    let hasty = GenerationRequest { deadline_ms: 50, ..request("abandoned") };
+    assert_eq!(node.client.post(&hasty).await.status, 504);
+    node.control.release();
+    until("it is dropped", || node.metric("bildkante_node_dropped_jobs_total{stage=\"running\"}") == 1.0).await;
+    assert_eq!(node.control.steps(), 1, "stopped after the step it was in");
+    assert!(node.master_files().is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_stops_its_drawing_over_either_protocol() {
+    for is_http1 in [true, false] {
+        let node = Wish::default().start().await;
+        node.control.hold();
+        let client = if is_http1 { node.client.http1() } else { node.client.clone() };
+        let call = tokio::spawn(async move { client.post(&request("abandoned")).await });
+        node.control.started(1).await;
+        call.abort();
+        until("it left", || node.metric("bildkante_node_waiters") == 0.0).await;
+        node.control.release();
+        until("it is dropped", || node.metric("bildkante_node_dropped_jobs_total{stage=\"running\"}") == 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn the_most_urgent_goes_first_and_a_joining_hero_lifts_its_job() {
+    let node = occupied().await;
+    let mut calls = Vec::new();
+    for (count, (prompt, urgency)) in [("thumb", 6), ("teaser", 4), ("lifted", 7)].into_iter().enumerate() {
+        let client = node.client.clone();
+        calls.push(tokio::spawn(async move { client.post(&urgent(prompt, urgency)).await }));
+        until("it waits", || node.metric("bildkante_node_queue_jobs") == (count + 1) as f64).await;
+    }
+    let client = node.client.clone();
+    calls.push(tokio::spawn(async move { client.post(&urgent("lifted", 1)).await }));
+    until("the hero joined", || node.metric("bildkante_node_joined_total") == 1.0).await;
+    node.control.release();
+    for call in calls {
+        call.await.unwrap().reply();
+    }
+    assert_eq!(node.control.prompts(), ["occupies the device", "lifted", "teaser", "thumb"]);
+}
+
+#[tokio::test]
+async fn a_defect_in_one_job_fails_that_job_only() {
+    let node = Wish::default().start().await;
+    let failed = node.client.post(&request("a defect")).await;
+    assert_eq!((failed.status.as_u16(), failed.problem().kind.as_str()), (500, "/problems/generation-failed"));
+    assert_eq!(node.metric("bildkante_node_panics_total"), 1.0);
+    assert_eq!(node.client.post(&request("a failure")).await.status, 500);
+    let refused = node.client.post(&request("a refusal")).await;
+    assert_eq!((refused.status.as_u16(), refused.problem().detail.as_str()), (422, "a refusal, as asked"));
+    node.client.post(&request("a teal mug")).await.reply();
+}
+
+#[tokio::test]
+async fn what_is_missing_is_424_with_its_digests() {
+    let node = Wish::default().start().await;
+    let mut missing = request("a teal mug");
+    missing.recipe.checkpoint = Digest::of_bytes(b"elsewhere");
+    missing.recipe.loras = vec![LoraUse { digest: Digest::of_bytes(b"adapter"), weight: 1.0 }];
+    let response = node.client.post(&missing).await;
+    let expected = [b"elsewhere".as_slice(), b"adapter"].map(|name| Digest::of_bytes(name).to_string());
+    assert_eq!((response.status.as_u16(), response.problem().missing), (424, expected.to_vec()));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_says_so_and_why() {
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let control = std::sync::Arc::new(FakeControl::default());
+    let inner = FakeEngine::factory(&control, paint_noise);
+    let factory = Box::new(move || {
+        let _ = held.recv();
+        inner()
+    });
+    let node = Wish::default().start_with(factory, control).await;
+    assert_eq!(node.client.get("/livez").await.status, 200);
+    let ready = node.client.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(String::from_utf8_lossy(&ready.body).contains("checkpoints are being loaded"));
+    let early = node.client.post(&request("a teal mug")).await;
+    assert_eq!((early.status.as_u16(), early.problem().kind.as_str()), (503, "/problems/not-ready"));
+    assert!(!early.header("retry-after").is_empty());
+
+    release.send(()).unwrap();
+    node.node.settled().await;
+    let ready = node.client.get("/readyz").await;
+    assert_eq!(ready.status, 200);
+    let report: serde_json::Value = serde_json::from_slice(&ready.body).unwrap();
+    assert_eq!((&report["ready"], &report["self_tests"][0]["is_equal"]), (&true.into(), &true.into()));
+    let checkpoints = node.client.get("/v1/checkpoints").await;
+    let checkpoints: serde_json::Value = serde_json::from_slice(&checkpoints.body).unwrap();
+    assert_eq!((&checkpoints[0]["name"], &checkpoints[0]["ready"]), (&"fake".into(), &true.into()));
+    assert_eq!(node.metric("bildkante_node_ready"), 1.0);
+}
+
+#[tokio::test]
+async fn a_node_without_checkpoints_fails_and_says_why() {
+    let reason = "no checkpoint in models_dir".to_owned();
+    let factory = Box::new(move || Err(EngineError::Load { reason }));
+    let node = Wish::default().start_with(factory, std::sync::Arc::default()).await;
+    let failed = node.node.failed().await;
+    assert!(failed.reason().contains("no checkpoint"), "{failed:?}");
+    let early = node.client.post(&request("a teal mug")).await;
+    assert_eq!((early.status.as_u16(), early.problem().detail.contains("no checkpoint")), (503, true));
+}
+
+#[tokio::test]
+async fn bad_requests_are_told_what_is_wrong() {
+    let node = Wish::default().start().await;
+    let client = &node.client;
+    let json = [("content-type", "application/json")];
+    let post = |body: String| async move { client.post_bytes(body.into_bytes()).await };
+
+    assert_eq!(client.call(Method::POST, "/v1/generations", &[], b"{}".to_vec()).await.problem().status, 415);
+    assert_eq!(post("{".into()).await.problem().status, 400);
+    assert_eq!(post("{}".into()).await.problem().status, 422);
+    let valid = serde_json::to_string(&request("a teal mug")).unwrap();
+    let problem = post(valid.replace("\"steps\":4", "\"steps\":0")).await.problem();
+    assert_eq!((problem.status, problem.detail.contains("`steps`")), (422, true), "{problem:?}");
+    let problem = post(valid.replace("60000", "0")).await.problem();
+    assert_eq!((problem.status, problem.detail.contains("`deadline_ms`")), (422, true), "{problem:?}");
+    let mut long = request("a teal mug");
+    long.dedup = Some(scope(&"x".repeat(513), "v"));
+    assert_eq!(client.post(&long).await.problem().status, 422);
+    assert_eq!(post(" ".repeat(64 * 1024 + 1)).await.problem().status, 413);
+    assert_eq!(client.get("/v1/generations").await.header("allow"), "POST");
+    assert_eq!(client.call(Method::DELETE, "/v1/checkpoints", &json, vec![]).await.problem().status, 405);
+    assert_eq!(client.get("/v1/masters/nonsense").await.problem().status, 400);
+    assert_eq!(client.get(&format!("/v1/masters/{}", "0".repeat(26))).await.problem().status, 404);
+    assert_eq!(client.get("/v2").await.problem().status, 404);
+    assert_eq!(node.control.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_stalled_body_and_a_silent_connection_are_cut() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let edit = |config: &mut bildkante_gpu_node::config::NodeConfig| {
+        config.http.body_timeout_ms = 50;
+        config.http.header_timeout_ms = 50;
+    };
+    let node = Wish::default().config(edit).start().await;
+    let mut body = Vec::new();
+    let mut socket = tokio::net::TcpStream::connect(node.node.addr()).await.unwrap();
+    let head =
+        "POST /v1/generations HTTP/1.1\r\nhost: n\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.read_to_end(&mut body).await.unwrap();
+    assert!(body.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&body));
+    // "P" could become HTTP/2's preface or a POST: nobody may wait for ever to learn which.
+    for start in ["", "P", "GET / HT"] {
+        let mut socket = tokio::net::TcpStream::connect(node.node.addr()).await.unwrap();
+        socket.write_all(start.as_bytes()).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut Vec::new())).await;
+        assert!(read.is_ok(), "a connection that sent {start:?} stays open");
+    }
+}
+
+#[tokio::test]
+async fn a_full_store_drops_the_longest_unused_and_draws_it_again() {
+    let node = Wish::default().config(|config| config.store.masters_max = 2).start().await;
+    for prompt in ["one", "two", "one", "three"] {
+        node.client.post(&request(prompt)).await.reply();
+    }
+    assert_eq!(node.master_files().len(), 2);
+    assert_eq!(node.metric("bildkante_node_store_evictions_total"), 1.0);
+    assert_eq!(node.client.post(&request("one")).await.reply().source, GenerationSource::Stored);
+    assert_eq!(node.client.post(&request("two")).await.reply().source, GenerationSource::Generated);
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_drawings_end_and_answers_the_rest_503() {
+    let node = Wish::default().start().await;
+    node.control.hold();
+    let client = node.client.clone();
+    let call = tokio::spawn(async move { client.post(&request("a teal mug")).await });
+    node.control.started(1).await;
+    let control = node.control.clone();
+    let stopped = tokio::spawn(node.node.shut_down());
+    control.release();
+    call.await.unwrap().reply();
+    stopped.await.unwrap();
+
+    let node = Wish::default().config(|config| config.http.drain_timeout_ms = 50).start().await;
+    node.control.hold();
+    let client = node.client.clone();
+    let call = tokio::spawn(async move { client.post(&request("never ends")).await });
+    node.control.started(1).await;
+    let control = node.control.clone();
+    let stopped = tokio::spawn(node.node.shut_down());
+    assert_eq!(call.await.unwrap().problem().kind, "/problems/shutting-down");
+    control.release();
+    stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let node = Wish::default().start().await;
+    node.client.post(&request("a teal mug")).await.reply();
+    let metrics = node.client.get("/metrics").await;
+    assert!(metrics.header("content-type").starts_with("text/plain"));
+    assert_eq!(node.metric("bildkante_node_generation_seconds_count{outcome=\"generated\"}"), 1.0);
+    assert_eq!(node.metric("bildkante_node_queue_wait_seconds_count"), 1.0);
+    assert_eq!(node.metric("bildkante_node_store_masters"), 1.0);
+    assert!(node.metric("bildkante_node_store_bytes") > 0.0);
+    assert!(node.metric("bildkante_node_time_to_ready_seconds") > 0.0);
+    assert_eq!(node.metric("bildkante_node_http_responses_total{route=\"generations\",status=\"200\"}"), 1.0);
+}
+
+/// A valid body with one field replaced by anything: near misses find more than noise does.
+fn near_misses() -> impl Strategy<Value = Vec<u8>> {
+    const FIELDS: &[&str] =
+        &["recipe", "urgency", "deadline_ms", "dedup", "prompt", "seed", "guidance", "checkpoint", "extra"];
+    let values = prop_oneof![
+        Just("null".to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|x| format!("{x:e}")),
+        ".{0,40}".prop_map(|text| serde_json::Value::String(text).to_string()),
+        Just("[[[]]]".to_owned()),
+        Just("1e999".to_owned()),
+    ];
+    (prop::sample::select(FIELDS), values, any::<bool>()).prop_map(|(field, value, is_in_recipe)| {
+        let mut outer = serde_json::to_value(request("x")).unwrap();
+        let inner = serde_json::from_str(&value).unwrap_or(serde_json::Value::Null);
+        let target = if is_in_recipe { &mut outer["recipe"] } else { &mut outer };
+        target[field] = inner;
+        // Never a recipe that could be drawn.
+        if let Some(recipe) = outer["recipe"].as_object_mut() {
+            recipe.insert("steps".to_owned(), 0.into());
+        }
+        serde_json::to_vec(&outer).unwrap()
+    })
+}
+
+#[test]
+fn whatever_is_posted_is_answered_with_a_problem() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = runtime.block_on(Wish::default().start());
+    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..512), near_misses()];
+    let paths = prop_oneof![Just("/v1/generations".to_owned()), "/[a-z0-9/%.]{0,60}", "/v1/masters/[a-z0-9%]{0,40}"];
+    let config = ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(body in bodies, path in paths)| {
+        let response = runtime.block_on(node.client.call(
+            Method::POST, &path, &[("content-type", "application/json")], body));
+        prop_assert!((400..500).contains(&response.status.as_u16()), "{}", response.status);
+        response.problem();
+    });
+    assert_eq!(node.metric("bildkante_node_panics_total"), 0.0);
+    assert_eq!(node.control.calls(), 0);
+}
