@@ -37,10 +37,18 @@ TARGET_RATIO = 1.1
 CONNECTIONS = 64
 BODY_BYTES_WANTED = 20_000
 VARIANT = "/i/studio/hero/teal-mug?product=mug&colour=teal"
-CANDIDATES = [f"&w={width}&fm={form}" for form in ("jpg", "webp", "avif") for width in (480, 640, 768, 960, 1280)]
+WIDTHS_PX = (480, 640, 768, 960, 1280)
+# As browsers with AVIF, with WebP, and without either send it: the format is negotiated, as in a page.
+ACCEPTS = ("image/avif,image/webp,*/*;q=0.8", "image/webp,*/*;q=0.8", "*/*")
 READY_S_MAX = 180
 # What differs by nature: the connection's own fields, and those that say when and by whom an answer was measured.
 OWN_FIELDS = {"connection", "date", "server", "keep-alive"}
+
+
+@dataclass
+class Request:
+    path: str
+    accept: str
 
 
 @dataclass
@@ -65,14 +73,14 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bildkante-bench-")))
         edge_port, admin_port, node_port, cache_port, static_port = free_ports(5)
         stack.enter_context(run_edge(arguments, folder, edge_port, admin_port, node_port))
-        path = choose_url(edge_port)
-        answer = warm(edge_port, path)
+        request = choose_request(edge_port)
+        answer = warm(edge_port, request)
         stack.enter_context(run_nginx(arguments, folder, edge_port, cache_port, static_port, answer))
         servers = [Server("edge", edge_port), Server("nginx cache", cache_port), Server("nginx static", static_port)]
-        check_equivalence(servers, path, answer)
-        print(f"\n{path}\n{len(answer.body)} bytes of {answer.header('content-type')}, {CONNECTIONS} connections, "
+        check_equivalence(servers, request, answer)
+        print(f"\n{request.path}\nAccept: {request.accept}\n{len(answer.body)} bytes of {answer.header('content-type')}, {CONNECTIONS} connections, "
               f"{arguments.workers} workers each, {arguments.rounds} rounds of {arguments.seconds} s\n", flush=True)
-        report(measure(arguments, servers, path), arguments)
+        report(measure(arguments, servers, request), arguments)
 
 
 def parse() -> argparse.Namespace:
@@ -137,7 +145,7 @@ filter = "warn"
     log = folder / "edge.log"
     command = [arguments.binaries / "bildkante-edge", "serve", "--config", folder / "edge.toml"]
     with run(command, log, environment) as process:
-        wait_until(lambda: get(admin, "/readyz").status == 200, process, log)
+        wait_until(lambda: get(admin, Request("/readyz", "*/*")).status == 200, process, log)
         yield
 
 
@@ -159,7 +167,7 @@ def run_nginx(arguments: argparse.Namespace, folder: Path, edge: int, cache: int
     (root / "nginx.conf").write_text(text)
     log = root / "nginx.log"
     with run([arguments.nginx, "-p", root, "-c", root / "nginx.conf", "-e", "stderr"], log) as process:
-        wait_until(lambda: get(static, "/").status == 200, process, log)
+        wait_until(lambda: get(static, Request("/", "*/*")).status == 200, process, log)
         yield
 
 
@@ -182,47 +190,47 @@ def wait_until(ready, process: subprocess.Popen, log: Path) -> None:
     sys.exit(f"{process.args[0]} is not ready after {READY_S_MAX} s:\n{log.read_text()[-3000:]}")
 
 
-def get(port: int, path: str) -> Answer:
+def get(port: int, request: Request) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
-        connection.request("GET", path, headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
+        connection.request("GET", request.path, headers={"Accept": request.accept})
         response = connection.getresponse()
         return Answer(response.status, response.getheaders(), response.read())
     finally:
         connection.close()
 
 
-def choose_url(port: int) -> str:
-    """The rendition whose size is nearest to the workload's; the first request of a new machine draws the picture."""
-    sizes = {}
-    for candidate in CANDIDATES:
-        answer = get(port, VARIANT + candidate)
+def choose_request(port: int) -> Request:
+    """Asks for the rendition whose size is nearest to the workload's; on a new machine the first one is drawn now."""
+    sizes = []
+    for request in (Request(f"{VARIANT}&w={width}", accept) for accept in ACCEPTS for width in WIDTHS_PX):
+        answer = get(port, request)
         if answer.status != 200:
-            sys.exit(f"{VARIANT + candidate} answers {answer.status}: {answer.body[:500]!r}")
-        sizes[VARIANT + candidate] = len(answer.body)
-    return min(sizes, key=lambda path: abs(sizes[path] - BODY_BYTES_WANTED))
+            sys.exit(f"{request.path} answers {answer.status}: {answer.body[:500]!r}")
+        sizes.append((abs(len(answer.body) - BODY_BYTES_WANTED), request))
+    return min(sizes, key=lambda pair: pair[0])[1]
 
 
-def warm(port: int, path: str) -> Answer:
+def warm(port: int, request: Request) -> Answer:
     """Asks until the same final bytes come from the memory cache ten times in a row."""
     last, same = None, 0
     for _ in range(600):
-        answer = get(port, path)
+        answer = get(port, request)
         is_hit = "; hit" in (answer.header("cache-status") or "")
         same = same + 1 if is_hit and last is not None and last.body == answer.body else 0
         if same >= 10:
             return answer
         last = answer
         time.sleep(0.1)
-    sys.exit(f"{path} does not settle: {last.headers if last else 'no answer'}")
+    sys.exit(f"{request.path} does not settle: {last.headers if last else 'no answer'}")
 
 
-def check_equivalence(servers: list[Server], path: str, expected: Answer) -> None:
+def check_equivalence(servers: list[Server], request: Request, expected: Answer) -> None:
     """The same bytes, and the same header fields but for those that belong to a server."""
     fields = {name.lower() for name, _ in expected.headers} - OWN_FIELDS
     for server in servers:
-        get(server.port, path)  # fills the proxy cache
-        answer = get(server.port, path)
+        get(server.port, request)  # fills the proxy cache
+        answer = get(server.port, request)
         if answer.status != 200 or hashlib.sha256(answer.body).digest() != hashlib.sha256(expected.body).digest():
             sys.exit(f"{server.name} serves other bytes ({answer.status}, {len(answer.body)} bytes)")
         theirs = {name.lower() for name, _ in answer.headers} - OWN_FIELDS
@@ -232,22 +240,22 @@ def check_equivalence(servers: list[Server], path: str, expected: Answer) -> Non
               + (f"; adds {', '.join(sorted(theirs - fields))}" if theirs - fields else ""))
 
 
-def measure(arguments: argparse.Namespace, servers: list[Server], path: str) -> dict[str, list[dict]]:
+def measure(arguments: argparse.Namespace, servers: list[Server], request: Request) -> dict[str, list[dict]]:
     rounds: dict[str, list[dict]] = {server.name: [] for server in servers}
     for server in servers:
-        wrk(arguments, server, path, 1)
+        wrk(arguments, server, request, 1)
     for number in range(arguments.rounds):
         for server in servers if number % 2 == 0 else servers[::-1]:
-            result = wrk(arguments, server, path, arguments.seconds)
+            result = wrk(arguments, server, request, arguments.seconds)
             rounds[server.name].append(result)
             print(f"round {number + 1}  {server.name:<14}{result['rate']:>10.0f} requests/s  p99 {result['p99_us'] / 1000:.2f} ms",
                   flush=True)
     return rounds
 
 
-def wrk(arguments: argparse.Namespace, server: Server, path: str, seconds: int) -> dict:
+def wrk(arguments: argparse.Namespace, server: Server, request: Request, seconds: int) -> dict:
     command = [arguments.wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", HERE / "wrk.lua",
-               "-H", "Accept: image/avif,image/webp,*/*;q=0.8", f"http://127.0.0.1:{server.port}{path}"]
+               "-H", f"Accept: {request.accept}", f"http://127.0.0.1:{server.port}{request.path}"]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
     result = json.loads(output.splitlines()[-1])
     if result["not_2xx"] or result["failed"]:
