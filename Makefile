@@ -57,7 +57,7 @@ bench-edge: release ## Cache hits per second beside nginx
 
 .PHONY: bench-diffusion
 bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
-	@gpu-node/bench/run.sh "$(DEPS)"
+	@loadtest/bench/diffusion.sh "$(DEPS)"
 
 .PHONY: release
 release: setup ## The release build of edge, node and load generator

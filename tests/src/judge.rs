@@ -2,6 +2,7 @@
 //!
 //! A judge that is not installed skips its test by name; with `BILDKANTE_REQUIRE_JUDGES=1`, as in CI, it fails it.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -17,7 +18,8 @@ pub fn find(program: &str, test: &str) -> anyhow::Result<Option<std::path::PathB
     if found.is_none() {
         let required = std::env::var_os("BILDKANTE_REQUIRE_JUDGES").is_some_and(|value| value == "1");
         anyhow::ensure!(!required, "{test}: {program} is not installed, and judges are required");
-        eprintln!("skipped: {test} ({program} is not installed)");
+        // Written past the test runner's capture, which shows a passing test's `eprintln!` to nobody.
+        writeln!(std::io::stderr(), "skipped: {test} ({program} is not installed)")?;
     }
     Ok(found)
 }
