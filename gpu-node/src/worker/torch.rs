@@ -129,11 +129,17 @@ impl Engine for TorchEngine {
         on_step: &mut dyn FnMut(u32, u32) -> StepControl,
     ) -> Result<Generated, EngineError> {
         let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
-        pipeline::generate(checkpoint, recipe, None, on_step).map_err(|error| match error {
-            DiffusionError::Cancelled => EngineError::Stopped,
-            DiffusionError::Input { reason } => EngineError::Refused { reason },
-            error @ DiffusionError::Torch(_) => EngineError::Failed { reason: error.to_string() },
-        })
+        pipeline::generate(checkpoint, recipe, None, on_step).map_err(engine_error)
+    }
+}
+
+/// Whose fault it is: a recipe this checkpoint cannot draw is its author's, anything else the node's.
+fn engine_error(error: DiffusionError) -> EngineError {
+    let (reason, is_refusal) = (error.to_string(), error.is_refusal());
+    match error {
+        DiffusionError::Cancelled => EngineError::Stopped,
+        _ if is_refusal => EngineError::Refused { reason },
+        _ => EngineError::Failed { reason },
     }
 }
 
