@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bildkante_gpu_node::config::NodeConfig;
-use bildkante_gpu_node::{Node, RunningNode, worker};
+use bildkante_gpu_node::{Node, RunningNode, commands, worker};
 use bildkante_shared::{shutdown, telemetry};
 use clap::{Args, Parser, Subcommand};
 
@@ -27,6 +27,12 @@ struct Cli {
 enum Command {
     /// Serve generations
     Serve(ServeArgs),
+    /// Draw one picture
+    Generate(commands::GenerateArgs),
+    /// Load a checkpoint, say what it is and try it
+    Check(commands::CheckArgs),
+    /// Time a checkpoint
+    Bench(commands::BenchArgs),
 }
 
 #[derive(Args)]
@@ -52,6 +58,9 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(args),
+        Command::Generate(args) => report(commands::generate(&args)),
+        Command::Check(args) => report(commands::check(&args)),
+        Command::Bench(args) => report(commands::bench(&args)),
     }
 }
 
@@ -65,6 +74,14 @@ fn serve(args: ServeArgs) -> ExitCode {
     };
     telemetry::init(config.log.format, &config.log.filter);
     conclude(run(config, args.exit_with_parent))
+}
+
+/// The exit code a command asked for, or what went wrong.
+fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::FAILURE
+    })
 }
 
 fn conclude(result: anyhow::Result<()>) -> ExitCode {

@@ -63,7 +63,7 @@ fn a_loaded_checkpoint_says_what_it_is() -> Result<()> {
     assert_eq!(checkpoint.family(), Family::Sd1);
     assert_eq!((checkpoint.vae_factor(), checkpoint.native_size_px(), checkpoint.latent_channels()), (2, (64, 64), 4));
     assert_eq!(checkpoint.digest(), bildkante_shared::checkpoint::digest(&source())?);
-    ensure!(checkpoint.scheduler_json()["_class_name"].is_string());
+    ensure!(checkpoint.scheduler_config().train_steps == 1000);
     let sd2 = Checkpoint::load(&source().with_file_name("sd2-tiny"), Device::Cpu, DType::F32)?;
     assert_eq!(sd2.family(), Family::Sd2);
     Ok(())

@@ -197,3 +197,36 @@ fn awkward_prompts_get_the_tokens_of_clips_own_vocabulary() -> Result<()> {
     }
     Ok(())
 }
+
+/// What batching across requests will rest on: within one batch shape a row's bits are its own.
+#[test]
+fn rows_of_a_batch_do_not_influence_each_other() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
+    let checkpoint = Checkpoint::load(&folder, Device::Cpu, DType::F32)?;
+    let text = checkpoint.encode_text(&["", "a teal mug on a table", "a red bottle"])?;
+    let latents = (Tensor::arange(3 * 4 * 24 * 24, (Kind::Float, Device::Cpu)) * 0.7).sin().view([3, 4, 24, 24]);
+    let timesteps = Tensor::from_slice(&[951_i64, 501, 51]);
+    let predict = |rows: [i64; 2]| -> Result<Vec<Tensor>> {
+        let rows = Tensor::from_slice(&rows);
+        let select = |tensor: &Tensor| tensor.index_select(0, &rows);
+        let prediction = checkpoint.predict(&select(&latents), &select(&timesteps), &select(&text))?;
+        let image = checkpoint.decode(&select(&latents))?;
+        Ok((0..2)
+            .map(|row| Tensor::cat(&[prediction.get(row).flatten(0, -1), image.get(row).flatten(0, -1)], 0))
+            .collect())
+    };
+    let (pair, swapped, other) = (predict([1, 2])?, predict([2, 1])?, predict([1, 0])?);
+    ensure!(pair[0].equal(&swapped[1]) && pair[1].equal(&swapped[0]), "a row depends on its place");
+    ensure!(pair[0].equal(&other[0]), "a row depends on its companion");
+    ensure!(!pair[0].equal(&pair[1]));
+    Ok(())
+}
+
+#[test]
+fn the_built_in_checkpoint_loads() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
+    let checkpoint = Checkpoint::load(&folder, Device::Cpu, DType::F32)?;
+    assert_eq!((checkpoint.name(), checkpoint.native_size_px()), ("studio-tiny", (192, 192)));
+    assert_eq!((checkpoint.vae_factor(), checkpoint.tokenizer().tokens()), (8, 48));
+    Ok(())
+}

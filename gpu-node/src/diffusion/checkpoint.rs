@@ -5,6 +5,7 @@
 //! file and the field or tensor. A loaded checkpoint never changes; its digest was taken from the files it was
 //! loaded from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +18,9 @@ use super::clip::{self, ClipTextModel};
 use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
+use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
-use super::unet::Unet;
+use super::unet::{self, Unet};
 use super::vae::{self, Vae};
 use super::weights::{Weights, WeightsError};
 use super::{DType, DiffusionError, files};
@@ -37,6 +39,8 @@ pub enum CheckpointError {
     Config { path: PathBuf, source: ConfigError },
     #[error("{path}: component `{component}` is {found}, supported: {supported}")]
     Component { path: PathBuf, component: &'static str, found: String, supported: &'static str },
+    #[error("{path}: {source}")]
+    Scheduler { path: PathBuf, source: SchedulerError },
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error(transparent)]
@@ -72,6 +76,22 @@ impl fmt::Display for Family {
     }
 }
 
+/// How many numbers were learnt, by network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters {
+    pub text_encoder: u64,
+    pub unet: u64,
+    /// Of the decoder alone: the encoder is never loaded.
+    pub vae: u64,
+}
+
+impl Parameters {
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.text_encoder + self.unet + self.vae
+    }
+}
+
 /// A loaded checkpoint. It is `Send`, not `Sync`: one thread at a time computes with it.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -79,13 +99,15 @@ pub struct Checkpoint {
     digest: Digest,
     family: Family,
     device: Device,
+    dtype: DType,
+    parameters: Parameters,
     tokenizer: ClipTokenizer,
     text_encoder: ClipTextModel,
     unet: Unet,
     unet_config: UnetConfig,
     vae: Vae,
     vae_config: VaeConfig,
-    scheduler_json: Value,
+    scheduler_config: SchedulerConfig,
 }
 
 impl Checkpoint {
@@ -98,7 +120,7 @@ impl Checkpoint {
         check_device(device)?;
         let digest = digest(folder)?;
         check_components(&folder.join("model_index.json"))?;
-        let scheduler_json = read_json(&folder.join("scheduler/scheduler_config.json"), CONFIG_BYTES_MAX)?;
+        let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
         let clip_config = read_config(&folder.join("text_encoder/config.json"), ClipConfig::from_json)?;
         let unet_config = read_config(&folder.join("unet/config.json"), UnetConfig::from_json)?;
         let vae_config = read_config(&folder.join("vae/config.json"), VaeConfig::from_json)?;
@@ -122,19 +144,26 @@ impl Checkpoint {
             ClipActivation::QuickGelu => Family::Sd1,
             ClipActivation::Gelu => Family::Sd2,
         };
+        let parameters = Parameters {
+            text_encoder: count(&clip::tensor_shapes(&clip_config)?),
+            unet: count(&unet::tensor_shapes(&unet_config)?),
+            vae: count(&vae::tensor_shapes(&vae_config)?),
+        };
         let name = folder_name(folder);
         Ok(Self {
             name,
             digest,
             family,
             device,
+            dtype,
+            parameters,
             tokenizer,
             text_encoder,
             unet,
             unet_config,
             vae,
             vae_config,
-            scheduler_json,
+            scheduler_config,
         })
     }
 
@@ -159,6 +188,17 @@ impl Checkpoint {
         self.device
     }
 
+    /// The precision its networks compute in; a VAE may insist on more.
+    #[must_use]
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    #[must_use]
+    pub const fn parameters(&self) -> Parameters {
+        self.parameters
+    }
+
     /// Width and height it was trained for.
     #[must_use]
     pub fn native_size_px(&self) -> (u32, u32) {
@@ -179,10 +219,10 @@ impl Checkpoint {
         self.vae_config.latent_channels
     }
 
-    /// `scheduler/scheduler_config.json`, as it stands in the checkpoint.
+    /// `scheduler/scheduler_config.json` with the corrections that `StableDiffusionPipeline` makes.
     #[must_use]
-    pub const fn scheduler_json(&self) -> &Value {
-        &self.scheduler_json
+    pub const fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.scheduler_config
     }
 
     #[must_use]
@@ -289,6 +329,17 @@ fn check_components(path: &Path) -> Result<(), CheckpointError> {
         }
     }
     Ok(())
+}
+
+fn count(shapes: &BTreeMap<String, Vec<i64>>) -> u64 {
+    shapes.values().map(|shape| shape.iter().map(|side| side.unsigned_abs()).product::<u64>()).sum()
+}
+
+fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
+    let json = read_json(path, CONFIG_BYTES_MAX)?;
+    SchedulerConfig::from_json(&json)
+        .and_then(|config| config.corrected_for_stable_diffusion())
+        .map_err(|source| CheckpointError::Scheduler { path: path.to_owned(), source })
 }
 
 fn read_config<T>(path: &Path, parse: fn(&Value) -> Result<T, ConfigError>) -> Result<T, CheckpointError> {

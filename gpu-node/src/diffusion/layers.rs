@@ -88,7 +88,7 @@ impl Conv2d {
         let ConvGeometry { stride, padding } = self.geometry;
         let (stride, padding, dilation) = ([stride, stride], [padding, padding], [1, 1]);
         if self.kernel.is_mkldnn() {
-            // The backend that a plain kernel would be sent to as well, minus the reordering.
+            // Where libtorch sends a plain kernel as well, minus the reordering.
             return x.f_contiguous()?.f_mkldnn_convolution(
                 &self.kernel,
                 Some(&self.bias),

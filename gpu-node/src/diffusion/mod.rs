@@ -10,9 +10,13 @@ pub mod clip;
 pub mod config;
 mod files;
 mod layers;
+pub mod noise;
 pub mod pipeline;
 mod resnet;
+pub mod runtime;
+pub mod scheduler;
 pub mod tokenizer;
+pub mod trace;
 pub mod unet;
 mod unet_blocks;
 pub mod vae;
@@ -20,7 +24,10 @@ pub mod weights;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Family};
 
+pub use tch::Device;
 use tch::{Kind, TchError};
+
+use self::scheduler::SchedulerError;
 
 /// The precision a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,11 +71,30 @@ pub enum DiffusionError {
     /// The message of a C++ exception carries its stack behind the first line.
     #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] TchError),
+    #[error(transparent)]
+    Scheduler(SchedulerError),
+    #[error("the model produced non-finite values while {stage}")]
+    NonFinite { stage: &'static str },
     #[error("cancelled")]
     Cancelled,
 }
 
+impl From<SchedulerError> for DiffusionError {
+    fn from(error: SchedulerError) -> Self {
+        match error {
+            SchedulerError::Torch(error) => Self::Torch(error),
+            refused => Self::Scheduler(refused),
+        }
+    }
+}
+
 impl DiffusionError {
+    /// Whether it is the recipe that cannot be drawn, not the machine that failed.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Input { .. } | Self::Scheduler(_))
+    }
+
     pub(crate) fn input(reason: impl Into<String>) -> Self {
         Self::Input { reason: reason.into() }
     }

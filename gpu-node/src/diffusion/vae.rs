@@ -9,7 +9,7 @@ use super::attention::PixelAttention;
 use super::config::VaeConfig;
 use super::layers::{Conv2d, GroupNorm};
 use super::resnet::{Downsample, Norms, ResnetBlock, Upsample};
-use super::weights::{Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use super::weights::{KernelLayout, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
 /// Fixed in diffusers for every norm of the autoencoder.
 const NORM_EPS: f64 = 1e-6;
@@ -53,6 +53,7 @@ impl Vae {
     /// When a tensor is missing, left over or not as `config` says.
     pub fn load(mut weights: Weights, config: &VaeConfig) -> Result<Self, WeightsError> {
         let kind = weights.kind();
+        weights.set_kernel_layout(KernelLayout::ChannelsLast);
         let vae = Self::build(&mut weights, config, kind)?;
         weights.finish()?;
         Ok(vae)
@@ -88,7 +89,7 @@ impl Vae {
         if let Some(conv) = &self.post_quant_conv {
             x = conv.forward(&x)?;
         }
-        self.decoder.forward(&x)
+        self.decoder.forward(&x)?.f_contiguous()
     }
 
     /// Mean and logarithm of the variance of the unscaled latents behind an image `[n, in, h, w]` of -1 to 1.

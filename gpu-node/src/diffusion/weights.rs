@@ -61,6 +61,18 @@ pub(super) struct ConvGeometry {
     pub(super) padding: i64,
 }
 
+/// How the convolutions of a network compute on a processor (other devices decide for themselves). Activations follow
+/// their kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KernelLayout {
+    /// oneDNN's own blocks, into which a plain kernel would be reordered anew at every call: best where kernels are
+    /// large beside the areas they pass over, as in the UNet.
+    Blocked,
+    /// Channels last, for kernels and activations: best where few channels pass over large areas, as in the VAE, whose
+    /// activations would otherwise be reordered around every convolution (1.9 times as fast on the built-in one).
+    ChannelsLast,
+}
+
 /// Gives a network its tensors by name.
 pub(super) trait VarSource {
     /// The tensor `name`, which has `shape`.
@@ -134,6 +146,7 @@ pub struct Weights {
     entries: HashMap<String, Entry>,
     device: Device,
     kind: Kind,
+    kernel_layout: KernelLayout,
 }
 
 impl Weights {
@@ -148,7 +161,8 @@ impl Weights {
         device: Device,
         kind: Kind,
     ) -> Result<Self, WeightsError> {
-        let mut weights = Self { files: Vec::new(), entries: HashMap::new(), device, kind };
+        let kernel_layout = KernelLayout::Blocked;
+        let mut weights = Self { files: Vec::new(), entries: HashMap::new(), device, kind, kernel_layout };
         for path in files {
             weights.add(path, canonical)?;
         }
@@ -177,6 +191,10 @@ impl Weights {
         }
         self.files.push((path.to_owned(), map));
         Ok(())
+    }
+
+    pub(super) const fn set_kernel_layout(&mut self, layout: KernelLayout) {
+        self.kernel_layout = layout;
     }
 
     pub(super) const fn device(&self) -> Device {
@@ -271,24 +289,28 @@ impl VarSource for Weights {
 
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
         let kernel = self.read(name, shape)?;
-        if self.device != Device::Cpu || self.kind != Kind::Float {
+        if self.device != Device::Cpu {
             return Ok(kernel);
         }
-        // oneDNN computes with blocked kernels and would reorder a plain one anew at every call. Where it does not
-        // know the processor, the plain kernel stays.
-        Ok(reordered(&kernel, geometry).unwrap_or(kernel))
+        let laid_out = match (self.kernel_layout, self.kind) {
+            (KernelLayout::ChannelsLast, _) => channels_last(&kernel),
+            (KernelLayout::Blocked, Kind::Float) => blocked(&kernel, geometry),
+            (KernelLayout::Blocked, _) => return Ok(kernel),
+        };
+        // Where oneDNN does not know the processor, the plain kernel computes the same.
+        Ok(laid_out.unwrap_or(kernel))
     }
 }
 
-fn reordered(kernel: &Tensor, geometry: ConvGeometry) -> Result<Tensor, TchError> {
+fn blocked(kernel: &Tensor, geometry: ConvGeometry) -> Result<Tensor, TchError> {
     let ConvGeometry { stride, padding } = geometry;
-    kernel.f_to_mkldnn(Kind::Float)?.f_mkldnn_reorder_conv2d_weight(
-        [padding, padding],
-        [stride, stride],
-        [1, 1],
-        1,
-        None::<&[i64]>,
-    )
+    let (padding, stride, dilation) = ([padding, padding], [stride, stride], [1, 1]);
+    kernel.f_to_mkldnn(Kind::Float)?.f_mkldnn_reorder_conv2d_weight(padding, stride, dilation, 1, None::<&[i64]>)
+}
+
+/// libtorch recognises the layout by its strides.
+fn channels_last(kernel: &Tensor) -> Result<Tensor, TchError> {
+    kernel.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }
 
 /// NaN and infinity both show in the extremes.

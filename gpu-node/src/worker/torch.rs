@@ -11,12 +11,10 @@ use tch::Device;
 use super::{Engine, EngineError, EngineFactory};
 use crate::config::{DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::pipeline::{self, Generated, StepControl};
-use crate::diffusion::{Checkpoint, DType, DiffusionError};
+use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
 
 /// Folders looked at in `models_dir`.
 const CHECKPOINTS_MAX: usize = 256;
-/// The only libtorch that `tch` links against; its build script refuses any other.
-const LIBTORCH: &str = "libtorch-2.11.0";
 
 /// A factory that loads every checkpoint of `models_dir` on the device thread.
 #[must_use]
@@ -29,16 +27,12 @@ pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
 struct TorchEngine {
     checkpoints: Vec<Checkpoint>,
     rejected: Vec<String>,
-    device: DeviceChoice,
-    dtype: DtypeChoice,
 }
 
 impl TorchEngine {
     fn load(models: &Path, device: DeviceChoice, dtype: DtypeChoice, threads: u32) -> Result<Self, EngineError> {
-        // The number of OpenMP threads belongs to the calling thread: this one is the device's.
-        if let (1.., Ok(threads)) = (threads, i32::try_from(threads)) {
-            tch::set_num_threads(threads);
-        }
+        // For operators of this thread, which is the device's.
+        runtime::set_threads(threads);
         let mut checkpoints = Vec::new();
         let mut rejected = Vec::new();
         for folder in folders(models)? {
@@ -47,7 +41,7 @@ impl TorchEngine {
                 Err(error) => rejected.push(format!("{}: {error}", folder.display())),
             }
         }
-        Ok(Self { checkpoints, rejected, device, dtype })
+        Ok(Self { checkpoints, rejected })
     }
 
     fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
@@ -107,20 +101,12 @@ impl Engine for TorchEngine {
         self.checkpoint(checkpoint).map(Checkpoint::native_size_px)
     }
 
-    /// Equal class, equal bits: the instruction set chooses the kernels, the dtype and the UNet's batch shape their
-    /// order of additions. The number of threads is no part of it where `gpu-node/tests/determinism.rs` shows so.
     fn determinism(&self, recipe: &ValidRecipe) -> Determinism {
-        let shape = |checkpoint: &Checkpoint| (checkpoint.vae_factor(), checkpoint.latent_channels());
-        let (factor, channels) = self.checkpoint(recipe.checkpoint).map_or((8, 4), shape);
-        let rows = if recipe.is_guided() { 2 } else { 1 };
-        let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
-        let device = match self.device {
-            DeviceChoice::Cpu => format!("cpu-{}", instruction_set()),
-            // Told apart by index only: tch knows no names of devices.
-            DeviceChoice::Cuda(_) => self.device.to_string(),
-        };
-        let class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", self.dtype.as_str());
-        Determinism { class, device, runtime: LIBTORCH.to_owned() }
+        match self.checkpoint(recipe.checkpoint) {
+            Some(checkpoint) => runtime::determinism(checkpoint, recipe),
+            // Nothing is drawn with a checkpoint that is not there.
+            None => Determinism { class: String::new(), device: String::new(), runtime: runtime::LIBTORCH.to_owned() },
+        }
     }
 
     fn generate(
@@ -140,25 +126,5 @@ fn engine_error(error: DiffusionError) -> EngineError {
         DiffusionError::Cancelled => EngineError::Stopped,
         _ if is_refusal => EngineError::Refused { reason },
         _ => EngineError::Failed { reason },
-    }
-}
-
-/// By what libtorch chooses its CPU kernels.
-fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has_avx512 = std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512vl")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq");
-        match (has_avx512, std::is_x86_feature_detected!("avx2")) {
-            (true, _) => "avx512",
-            (false, true) => "avx2",
-            (false, false) => "baseline",
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        std::env::consts::ARCH
     }
 }

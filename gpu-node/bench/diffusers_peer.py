@@ -1,0 +1,128 @@
+"""Times diffusers' StableDiffusionPipeline on a checkpoint: the peer that `bildkante-gpu-node bench` is compared with.
+
+Prints one line of JSON with the same field names as the Rust side. Both must use the same libtorch, threads, dtype, size,
+steps and guidance, one after the other on an otherwise idle machine. A step is one turn of the denoising loop: scheduler,
+UNet (both guidance branches in one batch) and guidance; an image adds the text encoder and the VAE, without encoding a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+@dataclass
+class Timing:
+    """One image."""
+
+    denoise_s: float
+    image_s: float
+
+
+class Stopwatch:
+    """Reads the clock when the loop's first prediction begins and after each of its steps."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline, device: str) -> None:
+        self.device = device
+        self.began: float | None = None
+        self.ended = 0.0
+        pipeline.unet.register_forward_pre_hook(self._before_prediction)
+
+    def now(self) -> float:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after_step(self, _: Any, __: int, ___: Any, values: dict[str, Any]) -> dict[str, Any]:
+        self.ended = self.now()
+        return values
+
+    def _before_prediction(self, *_: Any) -> None:
+        if self.began is None:
+            self.began = self.now()
+
+
+def draw(pipeline: StableDiffusionPipeline, watch: Stopwatch, arguments: argparse.Namespace, seed: int) -> Timing:
+    width_px, height_px = arguments.size
+    watch.began = None
+    start = watch.now()
+    pipeline(
+        arguments.prompt,
+        width=width_px,
+        height=height_px,
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=watch.after_step,
+        output_type="pt",
+    )
+    end = watch.now()
+    assert watch.began is not None, "the loop made no prediction"
+    return Timing(watch.ended - watch.began, end - start)
+
+
+def size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--size", type=size, default=(192, 192), help="WIDTHxHEIGHT in px")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="f32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--prompt", default="a teal mug, cream backdrop, studio light")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    pipeline = StableDiffusionPipeline.from_pretrained(arguments.checkpoint, dtype=DTYPES[arguments.dtype])
+    pipeline = pipeline.to(arguments.device)
+    pipeline.set_progress_bar_config(disable=True)
+    watch = Stopwatch(pipeline, arguments.device)
+    timings = [draw(pipeline, watch, arguments, seed) for seed in range(arguments.warmup + arguments.runs)]
+    timings = timings[arguments.warmup :]
+    step_s = [timing.denoise_s / arguments.steps for timing in timings]
+    width_px, height_px = arguments.size
+    report = {
+        "engine": "diffusers",
+        "checkpoint": arguments.checkpoint.resolve().name,
+        "threads": arguments.threads,
+        "dtype": arguments.dtype,
+        "steps": arguments.steps,
+        "size": f"{width_px}x{height_px}",
+        "guidance": arguments.guidance,
+        "step_s_median": round(statistics.median(step_s), 6),
+        "step_s_min": round(min(step_s), 6),
+        "image_s_median": round(statistics.median(timing.image_s for timing in timings), 6),
+        "rss_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+//! `bench`: seconds per denoising step and per image, for comparison with diffusers (`gpu-node/bench`).
+//!
+//! A step is one turn of the denoising loop — sampler, network with both guidance rows in one batch, guidance — and
+//! its time the loop's by the steps asked for. An image adds the text encoder and the VAE, no encoding of a file.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use clap::Args;
+
+use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample_recipe, say, size_or_native};
+use crate::diffusion::pipeline::{self, StepControl};
+use crate::diffusion::runtime;
+
+const RUNS_MAX: u32 = 10_000;
+
+/// Arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[arg(long, default_value_t = STEPS)]
+    pub steps: u32,
+    /// Guidance scale; 1 and below switch guidance off
+    #[arg(long, default_value_t = GUIDANCE)]
+    pub guidance: f64,
+    /// WIDTHxHEIGHT in pixels; the checkpoint's own size by default
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<Size>,
+    /// Images that are timed
+    #[arg(long, default_value_t = 5)]
+    pub runs: u32,
+    /// Images drawn before
+    #[arg(long, default_value_t = 1)]
+    pub warmup: u32,
+}
+
+/// Draws `warmup` and `runs` images and prints a line of JSON.
+///
+/// # Errors
+/// When the checkpoint cannot be loaded or an image not be drawn.
+pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    ensure!((1..=RUNS_MAX).contains(&args.runs) && args.warmup <= RUNS_MAX, "1 to {RUNS_MAX} runs");
+    let checkpoint = args.engine.load()?;
+    let size = size_or_native(args.size, &checkpoint);
+    let sample = sample_recipe(&checkpoint, size, args.steps, args.guidance)?;
+    let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
+    for run in 0..args.warmup + args.runs {
+        let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;
+        runtime::synchronize(checkpoint.device());
+        let started = Instant::now();
+        let drawn = pipeline::generate(&checkpoint, &recipe, None, &mut |_, _| StepControl::Continue)?;
+        if run >= args.warmup {
+            images_s.push(started.elapsed().as_secs_f64());
+            steps_s.push(drawn.denoise_ms / 1e3 / f64::from(args.steps));
+        }
+    }
+    steps_s.sort_by(f64::total_cmp);
+    images_s.sort_by(f64::total_cmp);
+    let report = serde_json::json!({
+        "engine": "bildkante",
+        "checkpoint": checkpoint.name(),
+        "threads": runtime::threads(),
+        "dtype": checkpoint.dtype().as_str(),
+        "steps": args.steps,
+        "size": size.to_string(),
+        "guidance": args.guidance,
+        "step_s_median": micros(median(&steps_s)),
+        "step_s_min": micros(steps_s[0]),
+        "image_s_median": micros(median(&images_s)),
+        "rss_peak_mib": resident_peak_mib()?,
+    });
+    say(&report.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rounded to microseconds.
+fn micros(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
+}
+
+/// Linux's high-water mark of this process.
+fn resident_peak_mib() -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmHWM")?;
+    Ok((kib / 1024.0 * 10.0).round() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_that_of_a_process() {
+        let mib = resident_peak_mib().expect("a peak");
+        assert!((1.0..1e6).contains(&mib), "{mib}");
+    }
+}

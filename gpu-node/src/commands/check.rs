@@ -1,0 +1,67 @@
+//! `check`: whether a checkpoint loads and draws, and what it is.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::ensure;
+use clap::Args;
+
+use super::{EngineArgs, GUIDANCE, Size, sample_recipe, say, size_or_native};
+use crate::diffusion::pipeline::{self, Generated, StepControl};
+use crate::diffusion::runtime;
+
+/// Arguments of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Size of the trial drawing; the checkpoint's own by default
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<Size>,
+}
+
+/// Loads a checkpoint, says what it is and takes one step with it, twice.
+///
+/// # Errors
+/// When it cannot be loaded, cannot draw, or does not draw the same bits twice.
+pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let checkpoint = args.engine.load()?;
+    let load_s = started.elapsed().as_secs_f64();
+    let (scheduler, native) = (checkpoint.scheduler_config(), size_or_native(None, &checkpoint));
+    let parameters = checkpoint.parameters();
+    say(&format!("name        {}", checkpoint.name()))?;
+    say(&format!("digest      {}", checkpoint.digest()))?;
+    say(&format!("family      {}", checkpoint.family()))?;
+    say(&format!(
+        "parameters  {} (text encoder {}, UNet {}, VAE decoder {})",
+        millions(parameters.total()),
+        millions(parameters.text_encoder),
+        millions(parameters.unet),
+        millions(parameters.vae)
+    ))?;
+    say(&format!("native size {native} px, one latent for {0}×{0} px", checkpoint.vae_factor()))?;
+    say(&format!(
+        "scheduler   {}, {:?} prediction, {:?} spacing",
+        scheduler.kind, scheduler.prediction, scheduler.spacing
+    ))?;
+    say(&format!("loaded      in {load_s:.2} s as {} on {:?}", checkpoint.dtype(), checkpoint.device()))?;
+
+    let recipe = sample_recipe(&checkpoint, size_or_native(args.size, &checkpoint), 1, GUIDANCE)?;
+    let draw = || pipeline::generate(&checkpoint, &recipe, None, &mut |_, _| StepControl::Continue);
+    let (first, second) = (draw()?, draw()?);
+    let (id, again) = (first.pixels.master_id(), second.pixels.master_id());
+    ensure!(id == again, "the same recipe gave {id} and {again}: this device does not repeat itself");
+    let Generated { text_ms, denoise_ms, decode_ms, .. } = second;
+    say(&format!(
+        "self-test   one step drawn twice, equal: text {text_ms:.1} ms, step {denoise_ms:.1} ms, image {decode_ms:.1} ms"
+    ))?;
+    say(&format!("class       {}", runtime::determinism(&checkpoint, &recipe).class))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn millions(count: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "rounded to two places")]
+    let millions = count as f64 / 1e6;
+    format!("{millions:.2} M")
+}

@@ -1,0 +1,68 @@
+//! The machine underneath: threads, and within what a drawing can be repeated bit for bit.
+
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::Determinism;
+use tch::Device;
+
+use super::Checkpoint;
+
+/// The only libtorch that `tch` links against; its build script refuses any other.
+pub const LIBTORCH: &str = "libtorch-2.11.0";
+
+/// CPU threads of one operator, for operators that the calling thread starts: OpenMP keeps the number per thread.
+/// Zero leaves libtorch's own choice, the number of cores.
+pub fn set_threads(threads: u32) {
+    if let (1.., Ok(threads)) = (threads, i32::try_from(threads)) {
+        tch::set_num_threads(threads);
+    }
+}
+
+/// CPU threads of one operator that the calling thread starts.
+#[must_use]
+pub fn threads() -> u32 {
+    u32::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// Waits until the device has done what it was given; a CPU always has.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
+    }
+}
+
+/// Equal class, equal bits: the processor chooses the kernels, precision and shape of the batch the order of their
+/// additions. The number of threads is no part of it: `tests/determinism.rs` draws with one, two and three.
+#[must_use]
+pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Determinism {
+    let factor = checkpoint.vae_factor().max(1);
+    let (rows, channels) = (if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
+    let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
+    let device = match checkpoint.device() {
+        Device::Cpu => format!("cpu-{}", instruction_set()),
+        // Told apart by index only: tch knows no names of devices.
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
+    };
+    let class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
+    Determinism { class, device, runtime: LIBTORCH.to_owned() }
+}
+
+/// By what libtorch chooses its CPU kernels.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_avx512 = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq");
+        match (has_avx512, std::is_x86_feature_detected!("avx2")) {
+            (true, _) => "avx512",
+            (false, true) => "avx2",
+            (false, false) => "baseline",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH
+    }
+}

@@ -1,0 +1,64 @@
+//! DDIM (Song, Meng & Ermon 2021, equation 12) with η = 0: a deterministic step between any two training steps.
+
+use tch::{TchError, Tensor};
+
+use super::config::{Prediction, SchedulerConfig};
+use super::schedule::TrainSchedule;
+use super::timesteps::Grid;
+use super::{Plan, SchedulerError, Solver, divided, scaled};
+
+#[derive(Debug)]
+struct Ddim {
+    prediction: Prediction,
+    clip_range: Option<f64>,
+    /// ᾱ before and after each step.
+    alpha_bars: Vec<(f32, f32)>,
+}
+
+pub(super) fn plan(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    alpha_one_at_end: bool,
+    clip_range: Option<f64>,
+) -> Result<Plan, SchedulerError> {
+    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
+    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
+    let timesteps: Vec<i64> = grid.whole_timesteps();
+    // The step is as long as whole training steps fit, whatever the spacing.
+    let stride = i64::try_from(train_steps / steps).unwrap_or(i64::MAX);
+    let alpha_bars = timesteps.iter().map(|timestep| {
+        let to = schedule.alpha_bar_before(timestep - stride, alpha_one_at_end)?;
+        Ok((schedule.alpha_bar(*timestep)?, to))
+    });
+    let alpha_bars = alpha_bars.collect::<Result<_, SchedulerError>>()?;
+    let solver = Ddim { prediction: config.prediction, clip_range, alpha_bars };
+    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+    let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
+    Ok(Plan { timesteps, init_noise_sigma: 1.0, solver: Box::new(solver) })
+}
+
+impl Solver for Ddim {
+    fn step(&mut self, index: usize, output: Tensor, latents: Tensor, _: Option<Tensor>) -> Result<Tensor, TchError> {
+        let (from, to) = self.alpha_bars[index];
+        let (signal, noise) = (from.sqrt(), (1.0 - from).sqrt());
+        let (mut clean, epsilon) = match self.prediction {
+            Prediction::Epsilon => {
+                let clean = divided(&latents.f_sub(&scaled(&output, noise)?)?, signal)?;
+                (clean, output)
+            }
+            Prediction::Velocity => (
+                scaled(&latents, signal)?.f_sub(&scaled(&output, noise)?)?,
+                scaled(&output, signal)?.f_add(&scaled(&latents, noise)?)?,
+            ),
+            Prediction::Sample => {
+                let epsilon = divided(&latents.f_sub(&scaled(&output, signal)?)?, noise)?;
+                (output, epsilon)
+            }
+        };
+        if let Some(range) = self.clip_range {
+            clean = clean.f_clamp(-range, range)?;
+        }
+        scaled(&clean, to.sqrt())?.f_add(&scaled(&epsilon, (1.0 - to).sqrt())?)
+    }
+}

@@ -1,0 +1,68 @@
+//! Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 1 without Heun's correction or churn).
+
+use tch::{TchError, Tensor};
+
+use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig};
+use super::schedule::{TrainSchedule, interpolated, karras_sigmas, linspace_f32, timestep_of_sigma};
+use super::timesteps::Grid;
+use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
+
+#[derive(Debug)]
+struct Euler {
+    prediction: Prediction,
+    /// The noise level before each step, and after the last.
+    sigmas: Vec<f32>,
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+pub(super) fn plan(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    options: &EulerOptions,
+) -> Result<Plan, SchedulerError> {
+    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
+    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
+    let train_sigmas = schedule.sigmas();
+    let mut timesteps: Vec<f32> = grid.timesteps().into_iter().map(|timestep| timestep as f32).collect();
+    let mut levels: Vec<f64> = match options.interpolation {
+        Interpolation::Linear => timesteps.iter().map(|t| interpolated(&train_sigmas, f64::from(*t))).collect(),
+        Interpolation::LogLinear => log_linear(&train_sigmas, steps)?,
+    };
+    if options.karras_sigmas {
+        let (first, last) = (levels[0], levels[levels.len() - 1]);
+        levels = karras_sigmas(options.sigma_min.unwrap_or(last), options.sigma_max.unwrap_or(first), steps);
+        let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
+        timesteps = levels.iter().map(|sigma| timestep_of_sigma(*sigma, &logs) as f32).collect();
+    }
+    levels.push(match options.final_sigma {
+        FinalSigma::Zero => 0.0,
+        FinalSigma::Min => f64::from(train_sigmas[0]),
+    });
+    let levels: Vec<f32> = levels.into_iter().map(|sigma| sigma as f32).collect();
+    if options.continuous_timesteps && config.prediction == Prediction::Velocity {
+        timesteps = levels[..steps].iter().map(|sigma| 0.25 * sigma.ln()).collect();
+    }
+    let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
+    Ok(Plan { timesteps, init_noise_sigma, solver: Box::new(Euler { prediction: config.prediction, sigmas: levels }) })
+}
+
+/// Evenly spaced in ln σ, from the noisiest on; one more than there are steps, as diffusers has it.
+fn log_linear(train_sigmas: &[f32], steps: usize) -> Result<Vec<f64>, SchedulerError> {
+    let (min, max) = (train_sigmas[0].ln(), train_sigmas[train_sigmas.len() - 1].ln());
+    let logs = linspace_f32(f64::from(max), f64::from(min), steps + 1)?;
+    Ok(logs.into_iter().map(|log| f64::from(log.exp())).collect())
+}
+
+impl Solver for Euler {
+    fn scale_model_input(&self, index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
+        sigmas::scale_model_input(latents, self.sigmas[index])
+    }
+
+    fn step(&mut self, index: usize, output: Tensor, latents: Tensor, _: Option<Tensor>) -> Result<Tensor, TchError> {
+        let (from, to) = (self.sigmas[index], self.sigmas[index + 1]);
+        let clean = sigmas::denoised(self.prediction, output, &latents, from)?;
+        let slope = divided(&latents.f_sub(&clean)?, from)?;
+        latents.f_add(&scaled(&slope, to - from)?)
+    }
+}

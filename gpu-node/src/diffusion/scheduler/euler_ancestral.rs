@@ -1,0 +1,59 @@
+//! Ancestral sampling with Euler steps (k-diffusion's `sample_euler_ancestral`, after Song et al. 2021): each step goes
+//! below its noise level and back up to it with fresh noise. The noise is drawn for the last step, too, as diffusers
+//! draws it, although nothing of it is left there.
+
+use tch::{TchError, Tensor};
+
+use super::config::{Prediction, SchedulerConfig};
+use super::schedule::{TrainSchedule, interpolated};
+use super::timesteps::Grid;
+use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
+
+#[derive(Debug)]
+struct EulerAncestral {
+    prediction: Prediction,
+    /// The noise level before each step, and after the last.
+    sigmas: Vec<f32>,
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+pub(super) fn plan(config: &SchedulerConfig, schedule: &TrainSchedule, steps: usize) -> Result<Plan, SchedulerError> {
+    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
+    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
+    let train_sigmas = schedule.sigmas();
+    let timesteps: Vec<f32> = grid.timesteps().into_iter().map(|timestep| timestep as f32).collect();
+    let mut levels: Vec<f32> =
+        timesteps.iter().map(|timestep| interpolated(&train_sigmas, f64::from(*timestep)) as f32).collect();
+    levels.push(0.0);
+    let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
+    let solver = EulerAncestral { prediction: config.prediction, sigmas: levels };
+    Ok(Plan { timesteps, init_noise_sigma, solver: Box::new(solver) })
+}
+
+impl Solver for EulerAncestral {
+    fn scale_model_input(&self, index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
+        sigmas::scale_model_input(latents, self.sigmas[index])
+    }
+
+    fn is_ancestral(&self) -> bool {
+        true
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        output: Tensor,
+        latents: Tensor,
+        noise: Option<Tensor>,
+    ) -> Result<Tensor, TchError> {
+        let (from, to) = (self.sigmas[index], self.sigmas[index + 1]);
+        let clean = sigmas::denoised(self.prediction, output, &latents, from)?;
+        let up = (to * to * (from * from - to * to) / (from * from)).sqrt();
+        // Rounding may leave less than nothing where `from` is enormous.
+        let down = (to * to - up * up).max(0.0).sqrt();
+        let slope = divided(&latents.f_sub(&clean)?, from)?;
+        let lower = latents.f_add(&scaled(&slope, down - from)?)?;
+        let noise = noise.ok_or_else(|| TchError::Shape("an ancestral step without noise".into()))?;
+        lower.f_add(&scaled(&noise, up)?)
+    }
+}

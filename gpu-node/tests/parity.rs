@@ -1,0 +1,219 @@
+//! Every step beside Python diffusers: `fixtures/goldens/cases.json` says what was drawn, a trace beside it what came
+//! out of each step. Noise must be bit-identical, latents within 1e-4, images within 1/255. Needs no Python.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
+use bildkante_gpu_node::diffusion::pipeline::{Networks, StepControl, generate};
+use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig};
+use bildkante_gpu_node::diffusion::trace::Trace;
+use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError};
+use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, TimestepSpacing, ValidRecipe};
+use serde::Deserialize;
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+const LATENTS_ERROR_MAX: f64 = 1e-4;
+const IMAGE_ERROR_MAX: f64 = 1.0 / 255.0;
+
+#[derive(Debug, Deserialize)]
+struct Index {
+    cases: Vec<Case>,
+    noise: Vec<Noise>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Case {
+    name: String,
+    file: String,
+    checkpoint: String,
+    prompt: String,
+    negative_prompt: String,
+    seed: u32,
+    steps: u32,
+    guidance: f64,
+    width_px: u32,
+    height_px: u32,
+    scheduler: SchedulerChoice,
+    config_overrides: serde_json::Map<String, Value>,
+    kind: SchedulerKind,
+    timestep_spacing: Option<TimestepSpacing>,
+    use_karras_sigmas: bool,
+    predictions: usize,
+    timesteps: Vec<f64>,
+    init_noise_sigma: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Noise {
+    seed: u32,
+    draws: Vec<Vec<i64>>,
+    tensors: Vec<String>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn index() -> Result<Index> {
+    let path = fixtures().join("goldens/cases.json");
+    // The effective configurations in it are for people, and Python writes them with a bare infinity.
+    let text = std::fs::read_to_string(&path)?.replace(": -Infinity", ": null");
+    let index: Index = serde_json::from_str(&text).with_context(|| format!("{path:?}"))?;
+    ensure!(index.cases.len() >= 50 && index.noise.len() >= 10, "the goldens are not all there");
+    Ok(index)
+}
+
+/// A checkpoint with another scheduler config.
+#[derive(Debug)]
+struct Rescheduled<'a> {
+    checkpoint: &'a Checkpoint,
+    config: SchedulerConfig,
+}
+
+impl Networks for Rescheduled<'_> {
+    fn device(&self) -> Device {
+        self.checkpoint.device()
+    }
+    fn vae_factor(&self) -> u32 {
+        self.checkpoint.vae_factor()
+    }
+    fn latent_channels(&self) -> i64 {
+        self.checkpoint.latent_channels()
+    }
+    fn scheduler_config(&self) -> &SchedulerConfig {
+        &self.config
+    }
+    fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.encode_text(prompts)
+    }
+    fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.predict(latents, timesteps, embeddings)
+    }
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.decode(latents)
+    }
+}
+
+impl Case {
+    fn recipe(&self, checkpoint: &Checkpoint) -> Result<ValidRecipe> {
+        Ok(ValidRecipe::try_from(Recipe {
+            checkpoint: checkpoint.digest(),
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            width_px: self.width_px,
+            height_px: self.height_px,
+            seed: self.seed,
+            scheduler: self.scheduler,
+            steps: self.steps,
+            guidance: self.guidance,
+            loras: vec![],
+        })?)
+    }
+
+    /// What the file says with the overrides; to the letter where there are some, as the goldens were made.
+    fn config(&self, checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+        if self.config_overrides.is_empty() {
+            return Ok(checkpoint.scheduler_config().clone());
+        }
+        let path = fixtures().join("checkpoints").join(&self.checkpoint).join("scheduler/scheduler_config.json");
+        let mut file: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(path)?)?;
+        file.extend(self.config_overrides.clone());
+        Ok(SchedulerConfig::from_json(&Value::Object(file))?)
+    }
+
+    fn check_schedule(&self, config: &SchedulerConfig) -> Result<()> {
+        let config = config.with_choice(&self.scheduler)?;
+        ensure!(config.kind == self.kind, "kind {}", config.kind);
+        ensure!(config.has_karras_sigmas() == self.use_karras_sigmas, "karras sigmas");
+        if let Some(spacing) = self.timestep_spacing {
+            ensure!(config.spacing == spacing, "spacing {:?}", config.spacing);
+        }
+        let sampler = Sampler::new(&config, self.steps, self.seed)?;
+        ensure!(sampler.timesteps().len() == self.predictions, "{} evaluations", sampler.timesteps().len());
+        for (i, (ours, theirs)) in sampler.timesteps().iter().zip(&self.timesteps).enumerate() {
+            let error = (f64::from(*ours) - theirs).abs();
+            ensure!(error <= 1e-5 * theirs.abs().max(1.0), "timestep {i} is {ours}, not {theirs}");
+        }
+        let error = (f64::from(sampler.init_noise_sigma()) - self.init_noise_sigma).abs();
+        ensure!(error <= 1e-6 * self.init_noise_sigma, "init_noise_sigma {}", sampler.init_noise_sigma());
+        Ok(())
+    }
+
+    /// The largest relative error of any step.
+    fn check(&self, checkpoint: &Checkpoint) -> Result<f64> {
+        let config = self.config(checkpoint)?;
+        self.check_schedule(&config)?;
+        let golden = Trace::read(&fixtures().join("goldens").join(&self.file))?;
+        let mut trace = Trace::new();
+        let networks = Rescheduled { checkpoint, config };
+        generate(&networks, &self.recipe(checkpoint)?, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+        let mut worst = 0.0_f64;
+        for name in golden.names() {
+            let theirs = golden.get(name).context("just listed")?;
+            let ours = trace.get(name).with_context(|| format!("`{name}` is not in our trace"))?;
+            ensure!(ours.size() == theirs.size(), "{name}: shape {:?}, not {:?}", ours.size(), theirs.size());
+            match name {
+                "noise" => ensure!(ours == theirs, "noise differs"),
+                "image" => {
+                    let error = (ours - theirs).abs().max().double_value(&[]);
+                    ensure!(error <= IMAGE_ERROR_MAX, "image differs by {error:.2e}");
+                }
+                _ => {
+                    let error = relative_error(ours, theirs);
+                    ensure!(error <= LATENTS_ERROR_MAX, "{name} differs by {error:.2e}");
+                    worst = worst.max(error);
+                }
+            }
+        }
+        let steps = |trace: &Trace| trace.names().filter(|name| name.starts_with("latents.")).count();
+        ensure!(steps(&trace) == self.predictions && steps(&golden) == self.predictions, "steps are missing");
+        Ok(worst)
+    }
+}
+
+/// The larger of the relative errors in the Euclidean and in the maximum norm.
+fn relative_error(ours: &Tensor, theirs: &Tensor) -> f64 {
+    let scaled =
+        |norm: fn(&Tensor) -> Tensor| norm(&(ours - theirs)).double_value(&[]) / norm(theirs).double_value(&[]);
+    scaled(|t| t.norm()).max(scaled(|t| t.abs().max()))
+}
+
+#[test]
+fn every_case_is_drawn_as_diffusers_draws_it() -> Result<()> {
+    // As the goldens were made; and networks as tiny as these only lose time to a second thread.
+    tch::set_num_threads(1);
+    let mut checkpoints = BTreeMap::new();
+    let (mut failures, mut errors) = (Vec::new(), Vec::new());
+    for case in index()?.cases {
+        if !checkpoints.contains_key(&case.checkpoint) {
+            let folder = fixtures().join("checkpoints").join(&case.checkpoint);
+            checkpoints.insert(case.checkpoint.clone(), Checkpoint::load(&folder, Device::Cpu, DType::F32)?);
+        }
+        match case.check(&checkpoints[&case.checkpoint]) {
+            Ok(error) => errors.push((error, case.name)),
+            Err(error) => failures.push(format!("{}: {error:#}", case.name)),
+        }
+    }
+    errors.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (error, name) in errors.iter().take(5) {
+        println!("largest relative error of a step: {error:.2e} ({name})");
+    }
+    if failures.is_empty() { Ok(()) } else { bail!("{} cases:\n{}", failures.len(), failures.join("\n")) }
+}
+
+#[test]
+fn noise_is_the_goldens_bit_for_bit() -> Result<()> {
+    let golden = Trace::read(&fixtures().join("goldens/noise.safetensors"))?;
+    for Noise { seed, draws, tensors } in index()?.noise {
+        let mut noise = NoiseGenerator::new(seed);
+        ensure!(draws.len() == tensors.len());
+        for (shape, name) in draws.iter().zip(&tensors) {
+            let theirs = golden.get(name).with_context(|| format!("no tensor `{name}`"))?;
+            ensure!(noise.draw(shape, Kind::Float)? == *theirs, "{name} differs");
+        }
+    }
+    Ok(())
+}
