@@ -129,12 +129,12 @@ impl Archive {
             },
         };
         let binding = Binding { master: answer.master.id, duplicate: answer.duplicate.clone() };
-        self.store.bind(&Decision { recipe, binding, place })?;
-        if place.is_some() && answer.duplicate.is_none() {
+        let mut decisions = vec![Decision { recipe, binding: binding.clone(), place }];
+        if place.is_some() && binding.duplicate.is_none() {
             // It is the recipe's own master in any scope.
-            let binding = Binding { master: answer.master.id, duplicate: None };
-            self.store.bind(&Decision { recipe, binding, place: None })?;
+            decisions.push(Decision { recipe, binding, place: None });
         }
+        self.store.bind(&decisions)?;
         Ok(Settled { answer, dedup_ms: spent.as_secs_f64() * 1e3 })
     }
 
@@ -156,7 +156,7 @@ impl Archive {
         if self.store.variant_recipe(place.variant)?.is_some() {
             return Ok(());
         }
-        self.store.bind(&Decision { recipe, binding: binding.clone(), place: Some(place) })
+        self.store.bind(&[Decision { recipe, binding: binding.clone(), place: Some(place) }])
     }
 
     fn duplicate(
