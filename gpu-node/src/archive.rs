@@ -3,7 +3,8 @@
 //! Rules (DESIGN §7). A duplicate is looked for among masters of *other variants in the same scope*, and only for a
 //! variant's *first* recipe in that scope: an edited or reseeded recipe of a variant always gets its own master.
 //! A decision holds for (recipe, scope): the same recipe asked for in another scope is decided anew there, so that
-//! nothing is ever merged across scopes. Decisions are taken one at a time, which makes "older" well defined.
+//! nothing is ever merged across scopes. A later recipe of a variant is answered as if it had no scope: no decision
+//! taken for another variant's sake reaches it. Decisions are taken one at a time: "older" is well defined.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -81,7 +82,7 @@ impl Archive {
     /// # Errors
     /// When the store fails.
     pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
-        let place = self.place(dedup);
+        let place = self.place(recipe, dedup)?;
         if let Some((binding, file)) = self.bound(recipe, place)? {
             if let Some(place) = place {
                 self.remember_variant(recipe, place, &binding)?;
@@ -110,12 +111,12 @@ impl Archive {
         determinism: &Determinism,
     ) -> Result<Settled, StoreError> {
         let started = Instant::now();
-        let place = self.place(dedup);
         let print = Fingerprint::of(pixels);
         let _deciding = self.deciding.lock();
+        let place = self.place(recipe, dedup)?;
         let found = match place {
-            Some(place) if self.may_merge(recipe, place)? => self.duplicate(place, pixels, &print)?,
-            _ => None,
+            Some(place) => self.duplicate(place, pixels, &print)?,
+            None => None,
         };
         let spent = started.elapsed();
         self.metrics.dedup_seconds.observe(spent.as_secs_f64());
@@ -128,18 +129,21 @@ impl Archive {
             },
         };
         let binding = Binding { master: answer.master.id, duplicate: answer.duplicate.clone() };
-        self.store.bind(&Decision { recipe, binding, place })?;
-        if place.is_some() && answer.duplicate.is_none() {
+        let mut decisions = vec![Decision { recipe, binding: binding.clone(), place }];
+        if place.is_some() && binding.duplicate.is_none() {
             // It is the recipe's own master in any scope.
-            let binding = Binding { master: answer.master.id, duplicate: None };
-            self.store.bind(&Decision { recipe, binding, place: None })?;
+            decisions.push(Decision { recipe, binding, place: None });
         }
+        self.store.bind(&decisions)?;
         Ok(Settled { answer, dedup_ms: spent.as_secs_f64() * 1e3 })
     }
 
-    fn place(&self, dedup: Option<&DedupScope>) -> Option<Place> {
-        let (scope, variant) = index::keys(dedup.filter(|_| self.config.enabled)?);
-        Some(Place { scope, variant })
+    /// Where duplicates may be looked for: nowhere for a variant's second recipe.
+    fn place(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Place>, StoreError> {
+        let Some(dedup) = dedup.filter(|_| self.config.enabled) else { return Ok(None) };
+        let (scope, variant) = index::keys(dedup);
+        let is_first = self.store.variant_recipe(variant)?.is_none_or(|first| first == recipe);
+        Ok(is_first.then_some(Place { scope, variant }))
     }
 
     fn bound(&self, recipe: RecipeId, place: Option<Place>) -> Result<Option<(Binding, MasterFile)>, StoreError> {
@@ -152,11 +156,7 @@ impl Archive {
         if self.store.variant_recipe(place.variant)?.is_some() {
             return Ok(());
         }
-        self.store.bind(&Decision { recipe, binding: binding.clone(), place: Some(place) })
-    }
-
-    fn may_merge(&self, recipe: RecipeId, place: Place) -> Result<bool, StoreError> {
-        Ok(self.store.variant_recipe(place.variant)?.is_none_or(|first| first == recipe))
+        self.store.bind(&[Decision { recipe, binding: binding.clone(), place: Some(place) }])
     }
 
     fn duplicate(

@@ -32,6 +32,7 @@ use crate::dedup::{Chroma, Fingerprint};
 use crate::index::{Entry, Index, ScopeKey, VariantKey};
 use crate::metrics::NodeMetrics;
 
+use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
 use tables::Tables;
 use usage::Usage;
@@ -115,6 +116,8 @@ pub struct Store {
     folder: PathBuf,
     usage: Mutex<Usage>,
     index: Mutex<Index>,
+    /// Held while files appear or go; taken before the other two.
+    writing: Mutex<()>,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -134,6 +137,7 @@ impl Store {
             folder: data_dir.to_owned(),
             usage: Mutex::new(Usage::new(config.bytes_max, config.masters_max)),
             index: Mutex::new(Index::default()),
+            writing: Mutex::new(()),
             metrics,
         };
         store.recover()?;
@@ -200,27 +204,43 @@ impl Store {
         self.index.lock().near(place.scope, place.variant, hash, distance_max)
     }
 
-    /// A master's checked bytes; `None` when it is not here or was found corrupt (and is now quarantined).
+    /// A master's checked bytes; `None` when it is not here or was found damaged (and is now quarantined).
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database or the disk fails; a master that could not be read is not thought damaged.
     pub fn read(&self, id: MasterId) -> Result<Option<MasterFile>, StoreError> {
         let Some(row) = self.tables.master(id)? else { return Ok(None) };
+        match self.read_file(id, &row) {
+            Ok(png) => Ok(Some(MasterFile { row, png })),
+            Err(ReadError::Io(source)) => Err(StoreError::Io { path: self.path(id), source }),
+            Err(ReadError::Missing | ReadError::Damaged) => self.read_again_or_forget(id),
+        }
+    }
+
+    /// Looks once more, now that nobody writes or removes: the master may have been replaced or evicted meanwhile.
+    fn read_again_or_forget(&self, id: MasterId) -> Result<Option<MasterFile>, StoreError> {
+        let _writing = self.writing.lock();
+        let Some(row) = self.tables.master(id)? else { return Ok(None) };
+        let reason = match self.read_file(id, &row) {
+            Ok(png) => return Ok(Some(MasterFile { row, png })),
+            Err(ReadError::Io(source)) => return Err(StoreError::Io { path: self.path(id), source }),
+            Err(reason) => reason,
+        };
+        tracing::error!(master = %id, %reason, "master is damaged: quarantined");
+        self.metrics.store_corrupt_total.inc();
+        if matches!(reason, ReadError::Damaged) {
+            files::quarantine(&self.path(id), &self.folder.join("quarantine"), now_unix_ms());
+        }
+        self.forget(&[id])?;
+        Ok(None)
+    }
+
+    fn read_file(&self, id: MasterId, row: &MasterRow) -> Result<Vec<u8>, ReadError> {
         let path = self.path(id);
         let bytes_max = row.file_bytes.min(MASTER_FILE_BYTES_MAX as u64);
-        match files::read_checked(&path, bytes_max, row.file_digest) {
-            Ok(png) => {
-                self.touch(id, &path);
-                Ok(Some(MasterFile { row, png }))
-            }
-            Err(reason) => {
-                tracing::error!(master = %id, %reason, "master is damaged: quarantined");
-                self.metrics.store_corrupt_total.inc();
-                files::quarantine(&path, &self.folder.join("quarantine"), now_unix_ms());
-                self.forget(&[id])?;
-                Ok(None)
-            }
-        }
+        let png = files::read_checked(&path, bytes_max, row.file_digest)?;
+        self.touch(id, &path);
+        Ok(png)
     }
 
     fn touch(&self, id: MasterId, path: &Path) {
@@ -236,6 +256,7 @@ impl Store {
     /// When the file or the database cannot be written.
     pub fn put(&self, pixels: &Pixels, print: &Fingerprint, drawn: &Determinism) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
+        let _writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
             return Ok(row.info(id));
         }
@@ -263,16 +284,17 @@ impl Store {
         Ok(row.info(id))
     }
 
-    /// Binds a recipe; a master that is a variant's own in a scope becomes findable there.
+    /// Binds a recipe, in one commit; a master that is a variant's own in a scope becomes findable there.
     ///
     /// # Errors
-    /// When the database cannot be written, or the master has gone meanwhile.
-    pub fn bind(&self, decision: &Decision) -> Result<(), StoreError> {
-        let id = decision.binding.master;
-        let Some(row) = self.tables.master(id)? else { return Ok(()) };
-        self.tables.bind(decision)?;
-        if let (Some(place), None) = (decision.place, &decision.binding.duplicate) {
-            let entry = Entry { master: id, variant: place.variant, created_unix_ms: row.created_unix_ms };
+    /// When the database cannot be written.
+    pub fn bind(&self, decisions: &[Decision]) -> Result<(), StoreError> {
+        self.tables.bind(decisions)?;
+        for Decision { binding, place, .. } in decisions {
+            let (Some(place), None) = (place, &binding.duplicate) else { continue };
+            // Gone already: then it is in nobody's way, and its next drawing is bound anew.
+            let Some(row) = self.tables.master(binding.master)? else { continue };
+            let entry = Entry { master: binding.master, variant: place.variant, created_unix_ms: row.created_unix_ms };
             self.index.lock().insert(place.scope, row.phash, entry);
         }
         Ok(())

@@ -102,10 +102,13 @@ async fn a_variants_edited_recipe_always_gets_its_own_master() {
     assert_ne!(edited.master.id, first.master.id);
     // … nor a merged variant's edited recipe with what it was merged with.
     let merged = ask(&node, &seeded("a red ball", 3, "finish=glossy")).await;
-    assert!(merged.duplicate.is_some());
+    assert_eq!(merged.master, first.master);
     let edited = ask(&node, &seeded("a red ball", 4, "finish=glossy")).await;
     assert_eq!(edited.duplicate, None);
     assert_ne!(edited.master.id, first.master.id);
+    // … nor with what another variant's equal recipe was merged with.
+    let other = ask(&node, &seeded("a red ball", 3, "finish=matte")).await;
+    assert_eq!((other.duplicate.as_ref(), other.master.id), (None, merged.duplicate.unwrap().of));
     // A variant that was answered with another's stored recipe counts as having had one.
     ask(&node, &seeded("a red ball", 1, "locale=de")).await;
     assert_eq!(ask(&node, &seeded("a red ball", 5, "locale=de")).await.duplicate, None);

@@ -228,8 +228,11 @@ async fn a_passed_deadline_is_504_for_that_caller_only() {
 async fn a_drawing_nobody_waits_for_stops_between_steps() {
     let node = Wish::default().start().await;
     node.control.hold();
-    let hasty = GenerationRequest { deadline_ms: 50, ..request("abandoned") };
-    assert_eq!(node.client.post(&hasty).await.status, 504);
+    let hasty = GenerationRequest { deadline_ms: 1500, ..request("abandoned") };
+    let client = node.client.clone();
+    let call = tokio::spawn(async move { client.post(&hasty).await });
+    node.control.started(1).await;
+    assert_eq!(call.await.unwrap().status, 504);
     node.control.release();
     until("it is dropped", || node.metric("bildkante_node_dropped_jobs_total{stage=\"running\"}") == 1.0).await;
     assert_eq!(node.control.steps(), 1, "stopped after the step it was in");

@@ -100,10 +100,7 @@ def fold_statistics(vae: AutoencoderKL, renders: Renders, plan: Plan) -> dict[st
     outgoing, incoming = vae.quant_conv, vae.post_quant_conv
     outgoing.weight[:channels] /= std[:, None, None, None]
     outgoing.bias[:channels] = (outgoing.bias[:channels] - mean) / std
-    outgoing.weight[channels:], outgoing.bias[channels:] = (
-        outgoing.weight[channels:],
-        outgoing.bias[channels:] - 2 * std.log(),
-    )
+    outgoing.bias[channels:] -= 2 * std.log()  # the log-variance shrinks with its channel
     incoming.bias += (incoming.weight[:, :, 0, 0] * mean).sum(1)
     incoming.weight *= std[None, :, None, None]
     return {"latent_mean": [round(float(m), 4) for m in mean], "latent_std": [round(float(s), 4) for s in std]}

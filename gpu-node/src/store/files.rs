@@ -67,10 +67,19 @@ pub fn decode_png(bytes: &[u8]) -> Result<Pixels, PngError> {
 /// Why a file was not served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
+    /// Says nothing about the file: too many open ones, a failing disk.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+    #[error("it is gone")]
+    Missing,
     #[error("its length or digest does not agree with the database")]
     Damaged,
+}
+
+impl From<std::io::Error> for ReadError {
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound { Self::Missing } else { Self::Io(error) }
+    }
 }
 
 /// The file's bytes, when they are those that were written.
@@ -207,6 +216,8 @@ mod tests {
             fs::write(&path, damaged).unwrap();
             assert!(matches!(read_checked(&path, 3, digest), Err(ReadError::Damaged)), "{damaged}");
         }
+        assert!(matches!(read_checked(&dir.path().join("y"), 3, digest), Err(ReadError::Missing)));
+        assert!(matches!(read_checked(dir.path(), 3, digest), Err(ReadError::Io(_))), "a folder");
     }
 
     #[test]

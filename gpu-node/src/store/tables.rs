@@ -113,28 +113,8 @@ impl Tables {
         })
     }
 
-    pub(super) fn bind(&self, decision: &Decision) -> Result<(), StoreError> {
-        let row = serde_json::to_vec(&decision.binding)?;
-        let (master, recipe) = (*decision.binding.master.as_bytes(), *decision.recipe.as_bytes());
-        let scope = decision.place.map_or(NONE, |place| place.scope.0);
-        let variant = decision.place.map_or(NONE, |place| place.variant.0);
-        self.write(|transaction| {
-            transaction.open_table(BINDINGS)?.insert((recipe, scope), row.as_slice())?;
-            transaction.open_table(BOUND)?.insert((master, recipe, scope, variant), ())?;
-            if decision.place.is_some() {
-                let mut variants = transaction.open_table(VARIANTS)?;
-                if variants.get(variant)?.is_none() {
-                    variants.insert(variant, recipe)?;
-                }
-                if decision.binding.duplicate.is_none() {
-                    let mut entries = transaction.open_table(ENTRIES)?;
-                    if entries.get((master, scope))?.is_none() {
-                        entries.insert((master, scope), variant)?;
-                    }
-                }
-            }
-            Ok(())
-        })
+    pub(super) fn bind(&self, decisions: &[Decision]) -> Result<(), StoreError> {
+        self.write(|transaction| decisions.iter().try_for_each(|decision| bind(transaction, decision)))
     }
 
     /// Drops masters with everything that refers to them; returns the index entries that went.
@@ -189,6 +169,26 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+fn bind(transaction: &WriteTransaction, decision: &Decision) -> Result<(), StoreError> {
+    let row = serde_json::to_vec(&decision.binding)?;
+    let (master, recipe) = (*decision.binding.master.as_bytes(), *decision.recipe.as_bytes());
+    let scope = decision.place.map_or(NONE, |place| place.scope.0);
+    let variant = decision.place.map_or(NONE, |place| place.variant.0);
+    transaction.open_table(BINDINGS)?.insert((recipe, scope), row.as_slice())?;
+    transaction.open_table(BOUND)?.insert((master, recipe, scope, variant), ())?;
+    if decision.place.is_some() {
+        let mut variants = transaction.open_table(VARIANTS)?;
+        if variants.get(variant)?.is_none() {
+            variants.insert(variant, recipe)?;
+        }
+        let mut entries = transaction.open_table(ENTRIES)?;
+        if decision.binding.duplicate.is_none() && entries.get((master, scope))?.is_none() {
+            entries.insert((master, scope), variant)?;
+        }
+    }
+    Ok(())
 }
 
 fn pairs_of(master: Key) -> RangeInclusive<(Key, Key)> {
