@@ -213,7 +213,7 @@ impl<'a> ImageRequest<'a> {
         let _ = write!(url, "{IMAGE_PATH_PREFIX}{}/{}", encode(&self.campaign), encode(&self.slot));
         let mut query = QueryWriter { url: &mut url, is_first: true };
         for (name, value) in &self.axes {
-            query.pair(&encode(name), encode(value));
+            query.pair(encode(name), encode(value));
         }
         self.write_shape(&mut query);
         match self.format {

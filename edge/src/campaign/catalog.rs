@@ -263,9 +263,14 @@ pub(crate) struct ReadManifests {
     pub(crate) faults: Vec<Fault>,
 }
 
-/// Reads libraries and manifests, collecting faults.
+/// Reads libraries and manifests from disk, collecting faults.
 pub(crate) fn read_manifests(sources: &CatalogSources) -> ReadManifests {
-    let SourceFiles { campaigns, libraries: library_files, digest, mut faults } = SourceFiles::read(sources);
+    parse_manifests(SourceFiles::read(sources), sources)
+}
+
+/// The same from files read before.
+pub(crate) fn parse_manifests(files: SourceFiles, sources: &CatalogSources) -> ReadManifests {
+    let SourceFiles { campaigns, libraries: library_files, digest, mut faults } = files;
     let mut libraries = BTreeMap::new();
     for (stem, file) in &library_files {
         let source = SourceText::new(&file.path, &file.text);

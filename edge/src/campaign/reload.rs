@@ -14,9 +14,9 @@ use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::catalog::{Catalog, read_manifests};
+use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
-use super::sources::CatalogSources;
+use super::sources::{CatalogSources, SourceFiles};
 
 /// What a look at the files led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,12 +167,12 @@ impl CatalogHandle {
 
 impl Inner {
     fn look(&self, last: Digest) -> (ReloadOutcome, Digest) {
-        let read = read_manifests(&self.sources);
-        let digest = read.digest;
+        let files = SourceFiles::read(&self.sources);
+        let digest = files.digest;
         if digest == last {
             return (ReloadOutcome::Unchanged, digest);
         }
-        let outcome = match Catalog::from_manifests(read, &self.sources) {
+        let outcome = match Catalog::from_manifests(parse_manifests(files, &self.sources), &self.sources) {
             Ok(catalog) => {
                 self.metrics.loaded(&catalog);
                 tracing::info!(campaigns = catalog.campaigns().count(), %digest, "campaigns reloaded");

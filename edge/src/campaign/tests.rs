@@ -118,6 +118,7 @@ fn the_fixture_is_read_as_written() {
     assert_eq!(campaign.slots[1].on_miss, MissPolicy::Wait { wait_ms: 2000, then: Stopgap::Placeholder });
     let default = variant(&catalog, "hero", &[]);
     assert_eq!(default.recipe.prompt, "soft light, a teal bottle on a floor");
+    assert_eq!(default.recipe.seed, 1207);
     assert_eq!(default.recipe.negative_prompt, "blurry, noise, hard shadows");
     assert_eq!(default.name, "autumn/hero?colour=teal&finish=none&locale=de-DE&product=bottle");
     assert_eq!((default.query.as_str(), default.file_stem.as_str()), ("", "autumn-bottle-teal-none"));
@@ -155,7 +156,7 @@ fn a_derived_seed_depends_on_the_base_and_the_recipe_alone() {
     assert_eq!(seed(&site), before);
     site.edit("campaigns/autumn.toml", "Autumn 2026", "Herbst 2026");
     assert_eq!(seed(&site), before, "a title draws nothing");
-    site.edit("campaigns/autumn.toml", "base = 1207", "base = 1208");
+    site.edit("campaigns/autumn.toml", "base = 1_207", "base = 1208");
     assert_ne!(seed(&site), before);
 }
 
@@ -223,7 +224,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("[1344, 768]", "[1340, 768]", &["`size` is in multiples of 8 px: 1336, not 1340"]),
     ("[1344, 768]", "[1344]", &["`size` is [width, height]"]),
     ("[1344, 768]", "[4096, 4096]", &["`size` has more than 4194304 pixels"]),
-    ("base = 1207", "base = -1", &["`generate.seed.base` is 0 to 4294967295, not -1"]),
+    ("base = 1_207", "base = -1", &["`generate.seed.base` is 0 to 4294967295, not -1"]),
     ("per = \"campaign\"", "per = \"image\"", &["`generate.seed.per` is `image`; allowed is `campaign` and `recipe`"]),
     ("\"dpmpp_2m\"", "\"heun\"", &["`generate.scheduler` is `heun`"]),
     ("checkpoint = \"base-1.0\"", "checkpoint = \"../base\"", &["`../base` is no checkpoint"]),
