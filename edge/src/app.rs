@@ -100,12 +100,8 @@ impl Edge {
         let admin = Arc::new(Admin { registry: registry.clone(), handler: Arc::clone(&handler), preview });
 
         let tls = config.listen.tls.clone().map(ReloadableTls::load).transpose()?.map(Arc::new);
-        let sidecar = config
-            .origin
-            .sidecar
-            .clone()
-            .map(|sidecar| Sidecar::start(sidecar, origin_metrics))
-            .transpose()?;
+        let sidecar =
+            config.origin.sidecar.clone().map(|sidecar| Sidecar::start(sidecar, origin_metrics)).transpose()?;
         let background = vec![region.spawn_probes(&back_ends), catalog.watch(config.campaigns.reload_ms, back_ends)];
 
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);

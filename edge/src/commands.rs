@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
 use crate::config::Config;
-use crate::response::{Freshness, Pin, Recall};
 use crate::render::Rung;
+use crate::response::{Freshness, Pin, Recall};
 
 /// `bildkante-edge lock`.
 #[derive(Debug, clap::Args)]
@@ -84,7 +84,10 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
     let explanation = explain_request(&catalog, &args.url, Some(&args.accept));
     let freshness = explanation.resolved.as_ref().map(|(resolved, spec)| {
         let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
-        (Freshness::of(config.render.first_rung(spec), recall, Pin::None), Freshness::of(Rung::Final, recall, Pin::None))
+        (
+            Freshness::of(config.render.first_rung(spec), recall, Pin::None),
+            Freshness::of(Rung::Final, recall, Pin::None),
+        )
     });
     if args.json {
         let headers = freshness.map(|(first, settled)| {

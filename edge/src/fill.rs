@@ -15,8 +15,8 @@ use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
 use crate::cache::{
-    Binding, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition,
-    RenditionKey, Ticket, VerifiedMaster,
+    Binding, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition, RenditionKey,
+    Ticket, VerifiedMaster,
 };
 use crate::campaign::Variant;
 use crate::config::Config;
@@ -109,7 +109,8 @@ impl FillError {
 
     /// Whether a node was asked for a master it does not have.
     fn is_lost_master(&self) -> bool {
-        matches!(self, Self::Master(_)) || matches!(self, Self::Origin(error) if matches!(**error, OriginError::MasterAbsent { .. }))
+        matches!(self, Self::Master(_))
+            || matches!(self, Self::Origin(error) if matches!(**error, OriginError::MasterAbsent { .. }))
     }
 }
 
@@ -165,12 +166,7 @@ struct Generated {
 
 impl Fill {
     #[must_use]
-    pub fn new(
-        caches: Caches,
-        region: Arc<Region>,
-        pool: RenderPool,
-        config: &Config,
-    ) -> Arc<Self> {
+    pub fn new(caches: Caches, region: Arc<Region>, pool: RenderPool, config: &Config) -> Arc<Self> {
         let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
         let gauge = &caches.metrics.flights;
         Arc::new(Self {

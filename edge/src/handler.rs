@@ -339,7 +339,12 @@ impl Handler {
         response::error(exchange.method, problem, exchange.negotiation)
     }
 
-    fn method_not_allowed(&self, request: &Request<Incoming>, allowed: &'static str, started: Instant) -> Response<Body> {
+    fn method_not_allowed(
+        &self,
+        request: &Request<Incoming>,
+        allowed: &'static str,
+        started: Instant,
+    ) -> Response<Body> {
         let exchange = Exchange {
             method: request.method(),
             headers: request.headers(),
@@ -348,7 +353,8 @@ impl Handler {
             started,
         };
         let detail = format!("this resource takes {allowed}");
-        let mut response = self.problem(&exchange, &Problem::new(405, "method-not-allowed", "Method not allowed", detail));
+        let mut response =
+            self.problem(&exchange, &Problem::new(405, "method-not-allowed", "Method not allowed", detail));
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         response
     }

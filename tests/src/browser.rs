@@ -49,13 +49,16 @@ impl Browser {
             .spawn()
             .context("chromedriver")?;
         let stdout = driver.stdout.take().context("chromedriver's output")?;
-        let port = tokio::time::timeout(Duration::from_secs(30), port_of(stdout)).await.context("chromedriver is silent")??;
+        let port = tokio::time::timeout(Duration::from_secs(30), port_of(stdout))
+            .await
+            .context("chromedriver is silent")??;
         let profile = tempfile::tempdir()?;
         let (address, http) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Http::default());
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let options = json!({ "binary": chromium, "args": arguments });
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": options } } });
+        let wanted =
+            json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": options } } });
         let reply = http.post_json(address, "/session", &wanted).await?;
         let session = value(&reply)?["sessionId"].as_str().context("no session")?.to_owned();
         Ok(Self { _driver: driver, profile, address, http, session })

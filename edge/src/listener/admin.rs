@@ -44,7 +44,8 @@ impl Respond for Admin {
     async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let problem = Problem::new(405, "method-not-allowed", "Method not allowed", "this listener takes GET, HEAD");
+            let problem =
+                Problem::new(405, "method-not-allowed", "Method not allowed", "this listener takes GET, HEAD");
             let mut response = response::error(request.method(), &problem, Negotiation::Explicit);
             response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
             return response;

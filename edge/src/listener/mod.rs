@@ -43,10 +43,8 @@ impl ListenerMetrics {
     /// When a metric of the same name is registered already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
         let open = IntGauge::new("bildkante_edge_connections_open", "Connections open now")?;
-        let ended = IntCounterVec::new(
-            Opts::new("bildkante_edge_connections_total", "Connections ended, by how"),
-            &["end"],
-        )?;
+        let ended =
+            IntCounterVec::new(Opts::new("bildkante_edge_connections_total", "Connections ended, by how"), &["end"])?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(ended.clone()))?;
         for label in ["done", "peer_error", "handshake", "handshake_deadline"] {
@@ -113,9 +111,7 @@ async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, deadlin
 /// out of descriptors it backs off instead of spinning.
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     loop {
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            std::future::pending().await
-        };
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { std::future::pending().await };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
@@ -134,7 +130,10 @@ fn is_of_the_peer(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
         error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused | ErrorKind::Interrupted
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
     )
 }
 
@@ -156,13 +155,11 @@ impl<R: Respond> Connection<R> {
         let _open = OpenGuard(metrics.open.clone());
         let end = match tls {
             None => settings.protocols.serve(stream, peer, respond, watcher).await,
-            Some(tls) => {
-                match tokio::time::timeout(settings.handshake, tls.acceptor().accept(stream)).await {
-                    Ok(Ok(stream)) => settings.protocols.serve(stream, peer, respond, watcher).await,
-                    Ok(Err(_)) => return metrics.end("handshake"),
-                    Err(_) => return metrics.end("handshake_deadline"),
-                }
-            }
+            Some(tls) => match tokio::time::timeout(settings.handshake, tls.acceptor().accept(stream)).await {
+                Ok(Ok(stream)) => settings.protocols.serve(stream, peer, respond, watcher).await,
+                Ok(Err(_)) => return metrics.end("handshake"),
+                Err(_) => return metrics.end("handshake_deadline"),
+            },
         };
         drop(permit);
         match end {

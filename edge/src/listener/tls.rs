@@ -76,11 +76,8 @@ fn server_config(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
         return Err(TlsError::NoCertificate { path: config.certificate.clone() });
     }
     let key = PrivateKeyDer::from_pem_file(&config.key).map_err(pem_error(&config.key))?;
-    let rustls_error = |source| TlsError::Rustls {
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        source,
-    };
+    let rustls_error =
+        |source| TlsError::Rustls { certificate: config.certificate.clone(), key: config.key.clone(), source };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -68,23 +68,28 @@ pub(super) struct CampaignView<'a> {
 /// The list of campaigns.
 #[must_use]
 pub(super) fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup {
-    layout("Campaigns", public_url, &html! {}, &html! {
-        h1 { "Campaigns" }
-        p.lead { "Every campaign this edge serves. Open one to see its variants as browsers get them." }
-        div.campaigns {
-            @for campaign in campaigns {
-                @if let Some(first) = campaign.slots.first() {
-                    a.card href={ "/preview/" (campaign.name) "/" (first) } {
-                        @if let Some(picture) = &campaign.picture { span.shot { (picture.markup()) } }
-                        span.body {
-                            span.name { (campaign.title) }
-                            span.key { (campaign.variants) " variants · " (campaign.slots.join(", ")) }
+    layout(
+        "Campaigns",
+        public_url,
+        &html! {},
+        &html! {
+            h1 { "Campaigns" }
+            p.lead { "Every campaign this edge serves. Open one to see its variants as browsers get them." }
+            div.campaigns {
+                @for campaign in campaigns {
+                    @if let Some(first) = campaign.slots.first() {
+                        a.card href={ "/preview/" (campaign.name) "/" (first) } {
+                            @if let Some(picture) = &campaign.picture { span.shot { (picture.markup()) } }
+                            span.body {
+                                span.name { (campaign.title) }
+                                span.key { (campaign.variants) " variants · " (campaign.slots.join(", ")) }
+                            }
                         }
                     }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 /// A slot and its variants.
@@ -97,15 +102,20 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
             }
         }
     };
-    layout(&format!("{} · {}", page.title, page.slot), page.public_url, &nav, &html! {
-        h1 { (page.title) }
-        p.lead { "Slot " b { (page.slot) } ", as a page would show it: negotiated by your browser, measured as it loads." }
-        (stage(page))
-        h2 { (page.variants) " variants" }
-        (filters(page))
-        div.grid { @for card in &page.cards { (card_markup(card)) } }
-        (pager(page))
-    })
+    layout(
+        &format!("{} · {}", page.title, page.slot),
+        page.public_url,
+        &nav,
+        &html! {
+            h1 { (page.title) }
+            p.lead { "Slot " b { (page.slot) } ", as a page would show it: negotiated by your browser, measured as it loads." }
+            (stage(page))
+            h2 { (page.variants) " variants" }
+            (filters(page))
+            div.grid { @for card in &page.cards { (card_markup(card)) } }
+            (pager(page))
+        },
+    )
 }
 
 fn stage(page: &SlotPage<'_>) -> Markup {

@@ -36,7 +36,8 @@ enum Comparison {
 
 fn tags_match(request: &HeaderMap, name: &HeaderName, etag: &str, comparison: Comparison) -> bool {
     request.get_all(name).iter().filter_map(|field| field.to_str().ok()).any(|field| {
-        field.trim() == "*" || EntityTags(field).any(|(weak, tag)| tag == etag && !(weak && comparison == Comparison::Strong))
+        field.trim() == "*"
+            || EntityTags(field).any(|(weak, tag)| tag == etag && !(weak && comparison == Comparison::Strong))
     })
 }
 

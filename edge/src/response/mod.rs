@@ -74,15 +74,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] = [
-        Self::Memory,
-        Self::Disk,
-        Self::Rendered,
-        Self::Generated,
-        Self::Fallback,
-        Self::Placeholder,
-        Self::Error,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Memory, Self::Disk, Self::Rendered, Self::Generated, Self::Fallback, Self::Placeholder, Self::Error];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -187,7 +180,11 @@ pub fn image(
     let mut headers = prepared;
     apply_answer(&mut headers, answer);
     let whole = rendition.body.clone();
-    let range = if *method == Method::GET { requested_range(request, rendition.etag(), whole.len()) } else { RequestedRange::Whole };
+    let range = if *method == Method::GET {
+        requested_range(request, rendition.etag(), whole.len())
+    } else {
+        RequestedRange::Whole
+    };
     let (status, body) = match range {
         RequestedRange::Whole => (StatusCode::OK, whole),
         RequestedRange::Part { first, last } => {

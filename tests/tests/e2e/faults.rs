@@ -142,7 +142,7 @@ async fn placeholders_come_at_once_and_the_picture_next_time() -> anyhow::Result
     let control = Arc::new(FakeControl::default());
     control.hold();
     let rig = Rig::start(Plan { manifest: placeholder, ..Plan::painted(&control) }).await?;
-    let path = "/i/studio/hero?product=gift-box";
+    let path = "/i/studio/hero?product=gift";
     let first = rig.http.image(rig.public(), path).await?;
     assert!(first.outcome().starts_with("placeholder"), "{:?}", first.headers);
     assert!(first.body.len() < 2500, "{} bytes", first.body.len());

@@ -50,7 +50,9 @@ async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()
             if path.parse::<http::Uri>().is_err() {
                 return Ok(());
             }
-            let reply = handle.block_on(rig.http.image(rig.public(), &path)).map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
+            let reply = handle
+                .block_on(rig.http.image(rig.public(), &path))
+                .map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
             let is_image = reply.status == StatusCode::OK && reply.content_type().starts_with("image/");
             let is_problem = reply.status.is_client_error() && reply.content_type() == "application/problem+json";
             prop_assert!(is_image || is_problem, "{path}: {} {}", reply.status, reply.content_type());
@@ -113,7 +115,8 @@ async fn a_campaign_is_reloaded_and_a_broken_one_is_not() -> anyhow::Result<()> 
     .await?;
     std::fs::write(&manifest, "schema = \"broken")?;
     let valid = "bildkante_edge_catalog_valid";
-    eventually("the broken manifest is reported", async || Ok(rig.http.metric(rig.admin(), valid).await? == 0.0)).await?;
+    eventually("the broken manifest is reported", async || Ok(rig.http.metric(rig.admin(), valid).await? == 0.0))
+        .await?;
     assert_eq!(rig.http.image(rig.public(), "/i/studio/stamp").await?.status, StatusCode::OK);
     rig.stop().await;
     Ok(())

@@ -44,7 +44,10 @@ async fn a_cold_miss_becomes_a_hit_and_then_a_304() -> anyhow::Result<()> {
         let info = judge::run(&avifdec, &["--info"], &file)?;
         assert!(info.contains("640x640"), "{info}");
     }
-    assert_eq!(rig.http.metric(rig.node(), "bildkante_node_generations_total{outcome=\"generated\"}").await?, 1.0);
+    assert_eq!(
+        rig.http.metric(rig.node(), "bildkante_node_generation_seconds_count{outcome=\"generated\"}").await?,
+        1.0
+    );
     rig.stop().await;
     Ok(())
 }
@@ -82,7 +85,10 @@ async fn formats_follow_accept_and_the_url_wins() -> anyhow::Result<()> {
     assert_eq!(explicit.header("vary"), "", "nothing is negotiated");
     assert_eq!(size(&explicit.body)?, size(&jpeg.body)?);
     // Four formats of one picture: one generation.
-    assert_eq!(rig.http.metric(rig.node(), "bildkante_node_generations_total{outcome=\"generated\"}").await?, 1.0);
+    assert_eq!(
+        rig.http.metric(rig.node(), "bildkante_node_generation_seconds_count{outcome=\"generated\"}").await?,
+        1.0
+    );
     rig.stop().await;
     Ok(())
 }

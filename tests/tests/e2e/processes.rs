@@ -11,7 +11,8 @@ use tokio::process::Command;
 
 /// A program of this workspace, from the folder this test was built into.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let folder = std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
+    let folder =
+        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
     let path = folder.join(name);
     anyhow::ensure!(path.is_file(), "{} is not built: run `cargo build -p {name}` or `make test`", path.display());
     Ok(path)
@@ -28,7 +29,19 @@ async fn the_same_recipe_is_the_same_master_in_every_process() -> anyhow::Result
         let output = Command::new(&node)
             .args(["generate", "--checkpoint"])
             .arg(repository().join("gpu-node/models/studio-tiny"))
-            .args(["--prompt", "a red ball", "--seed", "11", "--steps", "4", "--guidance", "4", "--threads", "1", "--out"])
+            .args([
+                "--prompt",
+                "a red ball",
+                "--seed",
+                "11",
+                "--steps",
+                "4",
+                "--guidance",
+                "4",
+                "--threads",
+                "1",
+                "--out",
+            ])
             .arg(dir.path().join(format!("{run}.png")))
             .stderr(Stdio::inherit())
             .output()
