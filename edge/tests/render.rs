@@ -60,14 +60,16 @@ fn sizes_out_of_bounds_are_refused() {
 
 #[test]
 fn a_flat_colour_survives() {
-    for format in decodable("a_flat_colour_survives") {
-        for colour in [[0, 128, 128], [200, 30, 40], [250, 250, 245], [12, 10, 14]] {
-            let encoded = rendered(&pictures::flat(64, 64, colour), &spec(160, 90, format, 70), Rung::Final);
-            let decoded = judges::decoded(format, &encoded.bytes);
-            let worst = decoded.rgb.chunks_exact(3).flat_map(|px| (0..3).map(|i| px[i].abs_diff(colour[i]))).max();
-            // Limited-range 4:2:0 and coarse quantisation round; a wrong matrix or range would be tens off.
-            let tolerance = if format == Format::Png { 0 } else { 7 };
-            assert!(worst <= Some(tolerance), "{format:?} {colour:?}: {worst:?} off");
+    // Most a channel may be off: the DC steps of the coarser qualities. A wrong matrix or range would be tens off.
+    for (q, lossy_tolerance) in [(70, 9), (82, 5)] {
+        for format in decodable("a_flat_colour_survives") {
+            let tolerance = if format == Format::Png { 0 } else { lossy_tolerance };
+            for colour in [[0, 128, 128], [200, 30, 40], [250, 250, 245], [12, 10, 14]] {
+                let encoded = rendered(&pictures::flat(64, 64, colour), &spec(160, 90, format, q), Rung::Final);
+                let decoded = judges::decoded(format, &encoded.bytes);
+                let worst = decoded.rgb.chunks_exact(3).flat_map(|px| (0..3).map(|i| px[i].abs_diff(colour[i]))).max();
+                assert!(worst <= Some(tolerance), "{format:?} q{q} {colour:?}: {worst:?} off");
+            }
         }
     }
 }
@@ -95,12 +97,12 @@ fn quality_means_the_same_score_in_every_format() {
     // Pictures the calibration has not seen.
     let pictures = [pictures::texture(384, 256, 77), pictures::studio(384, 256)];
     let formats = decodable("quality_means_the_same_score_in_every_format");
-    for q in [50, 70] {
+    for q in [70, 80] {
         for format in formats.iter().copied().filter(|format| *format != Format::Png) {
             for rung in Rung::ALL {
                 let scores: Vec<f64> = pictures.iter().map(|picture| score(picture, format, q, rung)).collect();
                 let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-                assert!((mean - f64::from(q)).abs() < 12.0, "{format:?} {} q{q}: {scores:?}", rung.as_str());
+                assert!((mean - f64::from(q)).abs() < 10.0, "{format:?} {} q{q}: {scores:?}", rung.as_str());
             }
         }
     }
