@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bildkante_gpu_node::config::NodeConfig;
+use bildkante_gpu_node::diffusion::runtime;
 use bildkante_gpu_node::{Node, RunningNode, commands, worker};
 use bildkante_shared::{shutdown, telemetry};
 use clap::{Args, Parser, Subcommand};
@@ -56,6 +57,10 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
+    // Returns only where that is done or cannot be.
+    if let Err(error) = runtime::spin_briefly() {
+        complain(&anyhow::Error::new(error).context("starting anew with patient threads"));
+    }
     match cli.command {
         Command::Serve(args) => serve(args),
         Command::Generate(args) => report(commands::generate(&args)),

@@ -34,7 +34,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     say(&format!("digest      {}", checkpoint.digest()))?;
     say(&format!("family      {}", checkpoint.family()))?;
     say(&format!(
-        "parameters  {} (text encoder {}, UNet {}, VAE decoder {})",
+        "parameters  {} (text encoder {}, UNet {}, VAE {})",
         millions(parameters.total()),
         millions(parameters.text_encoder),
         millions(parameters.unet),

@@ -81,7 +81,6 @@ impl fmt::Display for Family {
 pub struct Parameters {
     pub text_encoder: u64,
     pub unet: u64,
-    /// Of the decoder alone: the encoder is never loaded.
     pub vae: u64,
 }
 

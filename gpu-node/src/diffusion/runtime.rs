@@ -1,5 +1,9 @@
 //! The machine underneath: threads, and within what a drawing can be repeated bit for bit.
 
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::Determinism;
 use tch::Device;
@@ -8,6 +12,32 @@ use super::Checkpoint;
 
 /// The only libtorch that `tch` links against; its build script refuses any other.
 pub const LIBTORCH: &str = "libtorch-2.11.0";
+
+/// Turns of an idle OpenMP thread's loop before it sleeps: a few microseconds.
+const SPINS: &str = "1000";
+
+/// Starts the program anew with an environment in which OpenMP threads soon sleep while they wait for each other, unless
+/// the environment already says how they wait.
+///
+/// GNU's OpenMP spins for milliseconds by default. As soon as something else wants the cores — the edge beside its
+/// sidecar, encoding — the thread that is waited for is not running, and every one of the hundreds of barriers in a
+/// step burns a time slice: a step took ten to twenty times as long on two busy cores, and not a tenth longer with few
+/// spins on idle ones. The library reads its environment when it is loaded, before `main`, so there is no other way in.
+///
+/// # Errors
+/// When the program cannot be started anew; it goes on as it is then. Otherwise this returns at most once.
+pub fn spin_briefly() -> io::Result<()> {
+    let is_said = |name: &str| std::env::var_os(name).is_some();
+    if is_said("GOMP_SPINCOUNT") || is_said("OMP_WAIT_POLICY") {
+        return Ok(());
+    }
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    Err(command.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec())
+}
 
 /// CPU threads of one operator, for operators that the calling thread starts: OpenMP keeps the number per thread.
 /// Zero leaves libtorch's own choice, the number of cores.
@@ -31,7 +61,8 @@ pub fn synchronize(device: Device) {
 }
 
 /// Equal class, equal bits: the processor chooses the kernels, precision and shape of the batch the order of their
-/// additions. The number of threads is no part of it: `tests/determinism.rs` draws with one, two and three.
+/// additions, and on a CPU the calling thread's number of threads where they are cut into shares: sums over channels-
+/// last maps are made share by share, and the values at a share's end are computed one by one, which rounds differently.
 #[must_use]
 pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Determinism {
     let factor = checkpoint.vae_factor().max(1);
@@ -43,7 +74,10 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Determinism
         Device::Cuda(index) => format!("cuda:{index}"),
         other => format!("{other:?}").to_lowercase(),
     };
-    let class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
+    let mut class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
+    if checkpoint.device() == Device::Cpu {
+        class.push_str(&format!("/threads-{}", threads()));
+    }
     Determinism { class, device, runtime: LIBTORCH.to_owned() }
 }
 

@@ -1,0 +1,86 @@
+//! The same recipe gives the same bits: again, after other work, on another thread, loaded anew. The number of CPU
+//! threads of an operator is part of the determinism class; what of a drawing depends on it is shown here.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use bildkante_gpu_node::diffusion::pipeline::{StepControl, generate};
+use bildkante_gpu_node::diffusion::trace::Trace;
+use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, runtime};
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, ValidRecipe};
+
+fn load(dtype: DType) -> Result<Checkpoint> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
+    Ok(Checkpoint::load(&folder, Device::Cpu, dtype)?)
+}
+
+fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<ValidRecipe> {
+    let mut recipe = Recipe {
+        checkpoint: checkpoint.digest(),
+        prompt: "a teal mug, cream backdrop, studio light".into(),
+        negative_prompt: String::new(),
+        width_px: 192,
+        height_px: 192,
+        seed: 7,
+        scheduler: SchedulerChoice::default(),
+        steps: 3,
+        guidance: 4.0,
+        loras: vec![],
+    };
+    edit(&mut recipe);
+    Ok(ValidRecipe::try_from(recipe)?)
+}
+
+fn draw(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Result<(Trace, MasterId)> {
+    let mut trace = Trace::new();
+    let drawn = generate(checkpoint, recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+    Ok((trace, drawn.pixels.master_id()))
+}
+
+/// The first tensor that differs in a bit.
+fn first_difference<'a>(a: &'a Trace, b: &Trace) -> Option<&'a str> {
+    a.names().find(|name| a.get(name) != b.get(name))
+}
+
+#[test]
+fn a_recipe_is_drawn_to_the_bit_again_after_other_work_and_loaded_anew() -> Result<()> {
+    for dtype in [DType::F32, DType::BF16] {
+        let checkpoint = load(dtype)?;
+        let ancestral = SchedulerChoice { kind: Some(SchedulerKind::EulerAncestral), ..SchedulerChoice::default() };
+        let wanted = recipe(&checkpoint, |r| r.scheduler = ancestral)?;
+        let (first, id) = draw(&checkpoint, &wanted)?;
+        // Another shape of batch and picture, another number of draws from a generator.
+        draw(&checkpoint, &recipe(&checkpoint, |r| (r.guidance, r.width_px, r.steps, r.seed) = (1.0, 128, 2, 8))?)?;
+        let (again, again_id) = draw(&checkpoint, &wanted)?;
+        ensure!(id == again_id && first_difference(&first, &again).is_none(), "{dtype}: {first:?} {again:?}");
+        let (anew, anew_id) = draw(&load(dtype)?, &wanted)?;
+        ensure!(id == anew_id && first_difference(&first, &anew).is_none(), "{dtype}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
+    let on_a_thread = |threads: u32| {
+        std::thread::spawn(move || -> Result<_> {
+            runtime::set_threads(threads);
+            ensure!(runtime::threads() == threads);
+            let checkpoint = load(DType::F32)?;
+            let recipe = recipe(&checkpoint, |_| {})?;
+            let (trace, id) = draw(&checkpoint, &recipe)?;
+            Ok((trace, id, runtime::determinism(&checkpoint, &recipe).class))
+        })
+        .join()
+        .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+    };
+    let (one, two, two_again) = (on_a_thread(1)?, on_a_thread(2)?, on_a_thread(2)?);
+    ensure!(two.2 == two_again.2 && two.2 != one.2, "{} {}", one.2, two.2);
+    ensure!(two.1 == two_again.1 && first_difference(&two.0, &two_again.0).is_none());
+    // At this size the denoising does not depend on the number of threads; the picture may, by less than a pixel value.
+    ensure!(matches!(first_difference(&one.0, &two.0), None | Some("image")), "the latents depend on the threads");
+    let (one, two) = (one.0.get("image"), two.0.get("image"));
+    let error = one.zip(two).map(|(one, two)| (one - two).abs().max().double_value(&[]));
+    ensure!(error.is_some_and(|error| error < 0.5 / 255.0), "{error:?}");
+    Ok(())
+}
