@@ -106,7 +106,7 @@ const fn status_label(status: u16) -> &'static str {
         429 => "429",
         503 => "503",
         504 => "504",
-        400..=499 => "4xx",
+        _ if status < 500 => "4xx",
         _ => "5xx",
     }
 }

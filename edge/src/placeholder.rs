@@ -57,7 +57,10 @@ const fn lowest_terms(width: u32, height: u32) -> (u32, u32) {
     while b != 0 {
         (a, b) = (b, a % b);
     }
-    if a == 0 { (1, 1) } else { (width / a, height / a) }
+    match (width.checked_div(a), height.checked_div(a)) {
+        (Some(width), Some(height)) => (width, height),
+        _ => (1, 1),
+    }
 }
 
 #[cfg(test)]

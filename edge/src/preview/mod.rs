@@ -68,9 +68,9 @@ impl Preview {
         CampaignTexts { campaign, card }
     }
 
-    fn slot(&self, path: &str, query: &str) -> Result<String, Problem> {
+    fn slot(&self, path: &str, query: &str) -> Result<String, Box<Problem>> {
         let catalog = self.catalog.load();
-        let not_found = |detail: String| Problem::new(404, "not-found", "Not found", detail);
+        let not_found = |detail: String| Box::new(Problem::new(404, "not-found", "Not found", detail));
         let (name, slot_name) =
             path.trim_start_matches('/').split_once('/').ok_or_else(|| not_found("there is no such page".into()))?;
         let campaign =
