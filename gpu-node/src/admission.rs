@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::recipe::ValidRecipe;
@@ -410,10 +410,4 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.board.leave(self.id, self.seat);
     }
-}
-
-/// When a call received now must be answered.
-#[must_use]
-pub fn deadline_in(deadline_ms: u64) -> Instant {
-    Instant::now() + Duration::from_millis(deadline_ms)
 }
