@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use bildkante_shared::ids::Digest;
+use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::{CheckpointInfo, Determinism};
 
@@ -185,25 +185,44 @@ impl Bench {
     }
 
     /// Draws one short recipe twice per checkpoint. Unequal bits are reported, loudly, and the node serves: its masters
-    /// are content-addressed, so nothing false is ever stored.
+    /// are content-addressed, so nothing false is ever stored. A checkpoint that cannot draw at all is taken out.
     fn self_test(&self, engine: &mut dyn Engine) -> Result<(), EngineError> {
         self.health.enter(Phase::SelfTest);
         for checkpoint in engine.checkpoints() {
             let Some(recipe) = self.self_test_recipe(engine, checkpoint.digest) else { continue };
             let mut draw = || engine.generate(&recipe, &mut |_, _| StepControl::Continue).map(|g| g.pixels.master_id());
-            let (first, second) = (draw()?, draw()?);
-            let is_equal = first == second;
-            self.metrics.self_test_equal.with_label_values(&[&checkpoint.name]).set(f64::from(u8::from(is_equal)));
-            if is_equal {
-                tracing::info!(checkpoint = %checkpoint.name, master = %first, "self-test: equal bits twice");
-            } else {
-                tracing::error!(checkpoint = %checkpoint.name, %first, %second, "self-test: unequal bits");
+            match draw().and_then(|first| Ok((first, draw()?))) {
+                Ok((first, second)) => self.judge(checkpoint, first, second),
+                Err(error) => self.take_out(&checkpoint, &error),
             }
-            let CheckpointInfo { name, digest, .. } = checkpoint;
-            let verdict = SelfTest { checkpoint: name, digest, is_equal, master: first };
-            self.health.update(|status| status.self_tests.push(verdict));
         }
-        Ok(())
+        let status = self.health.status();
+        if status.checkpoints.iter().any(|checkpoint| checkpoint.ready) {
+            return Ok(());
+        }
+        Err(EngineError::Load { reason: status.rejected.join("; ") })
+    }
+
+    fn judge(&self, checkpoint: CheckpointInfo, first: MasterId, second: MasterId) {
+        let is_equal = first == second;
+        let CheckpointInfo { name, digest, .. } = checkpoint;
+        self.metrics.self_test_equal.with_label_values(&[&name]).set(f64::from(u8::from(is_equal)));
+        if is_equal {
+            tracing::info!(checkpoint = %name, master = %first, "self-test: equal bits twice");
+        } else {
+            tracing::error!(checkpoint = %name, %first, %second, "self-test: unequal bits");
+        }
+        let verdict = SelfTest { checkpoint: name, digest, is_equal, master: first };
+        self.health.update(|status| status.self_tests.push(verdict));
+    }
+
+    fn take_out(&self, checkpoint: &CheckpointInfo, error: &EngineError) {
+        tracing::error!(checkpoint = %checkpoint.name, %error, "self-test: the checkpoint draws nothing");
+        self.health.update(|status| {
+            let known = Arc::make_mut(&mut status.checkpoints).iter_mut();
+            known.filter(|known| known.digest == checkpoint.digest).for_each(|known| known.ready = false);
+            Arc::make_mut(&mut status.rejected).push(format!("{}: self-test: {error}", checkpoint.name));
+        });
     }
 
     fn self_test_recipe(&self, engine: &dyn Engine, checkpoint: Digest) -> Option<ValidRecipe> {

@@ -7,12 +7,13 @@ mod support;
 use std::time::Duration;
 
 use bildkante_gpu_node::Node;
+use bildkante_gpu_node::diffusion::pipeline::{Generated, StepControl};
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::EngineError;
+use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory};
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::LoraUse;
+use bildkante_shared::recipe::{LoraUse, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{GenerationRequest, GenerationSource};
+use bildkante_shared::wire::{CheckpointInfo, Determinism, GenerationRequest, GenerationSource};
 use http::Method;
 use proptest::prelude::*;
 use support::{TestNode, Wish, request, request_of, scope};
@@ -335,6 +336,57 @@ async fn a_node_without_checkpoints_fails_and_says_why() {
     assert!(failed.reason().contains("no checkpoint"), "{failed:?}");
     let early = node.client.post(&request("a teal mug")).await;
     assert_eq!((early.status.as_u16(), early.problem().detail.contains("no checkpoint")), (503, true));
+}
+
+/// The painting engine, with a second checkpoint that loads and cannot draw.
+struct HalfBroken(Box<dyn Engine>);
+
+fn broken_checkpoint() -> Digest {
+    Digest::of_bytes(b"broken")
+}
+
+impl Engine for HalfBroken {
+    fn checkpoints(&self) -> Vec<CheckpointInfo> {
+        let sound = self.0.checkpoints();
+        let broken = CheckpointInfo { name: "broken".to_owned(), digest: broken_checkpoint(), ..sound[0].clone() };
+        [broken].into_iter().chain(sound).collect()
+    }
+
+    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
+        self.0.native_size_px(checkpoint)
+    }
+
+    fn determinism(&self, recipe: &ValidRecipe) -> Determinism {
+        self.0.determinism(recipe)
+    }
+
+    fn generate(
+        &mut self,
+        recipe: &ValidRecipe,
+        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
+    ) -> Result<Generated, EngineError> {
+        if recipe.checkpoint == broken_checkpoint() {
+            return Err(EngineError::Failed { reason: "values that are not finite".to_owned() });
+        }
+        self.0.generate(recipe, on_step)
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_fails_its_self_test_is_taken_out_and_the_others_serve() {
+    let control = std::sync::Arc::new(FakeControl::default());
+    let inner = FakeEngine::factory(&control, paint_noise);
+    let factory: EngineFactory = Box::new(move || Ok(Box::new(HalfBroken(inner()?))));
+    let node = Wish::default().start_with(factory, control).await;
+    node.node.settled().await;
+    node.client.post(&request("a teal mug")).await.reply();
+    let mut broken = request("a teal mug");
+    broken.recipe.checkpoint = broken_checkpoint();
+    let missing = node.client.post(&broken).await.problem();
+    assert_eq!((missing.status, missing.missing), (424, vec![broken_checkpoint().to_string()]));
+    let report = node.client.get("/readyz").await;
+    assert_eq!(report.status, 200);
+    assert!(String::from_utf8_lossy(&report.body).contains("broken: self-test: values that are not finite"));
 }
 
 #[tokio::test]
