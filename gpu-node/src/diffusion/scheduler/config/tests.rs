@@ -1,0 +1,80 @@
+//! What files say, what recipes override, what is refused.
+
+use super::*;
+
+const SD1: &str = r#"{"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "clip_sample": false, "set_alpha_to_one": false, "skip_prk_steps": true,
+    "steps_offset": 1, "trained_betas": null}"#;
+
+fn config(json: &str) -> SchedulerConfig {
+    SchedulerConfig::from_json(&serde_json::from_str(json).expect("json")).expect("a valid config")
+}
+
+fn refusal(json: &str) -> String {
+    SchedulerConfig::from_json(&serde_json::from_str(json).expect("json")).expect_err("a refusal").to_string()
+}
+
+#[test]
+fn absent_keys_take_the_defaults_of_the_class() {
+    let ddim = config(r#"{"_class_name": "DDIMScheduler"}"#);
+    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: true, clip_range: Some(1.0) });
+    assert_eq!((ddim.spacing, ddim.steps_offset, ddim.train_steps), (TimestepSpacing::Leading, 0, 1000));
+    assert_eq!(ddim.betas, Betas::Linear { start: 0.0001, end: 0.02 });
+    let euler = config(r#"{"_class_name": "EulerDiscreteScheduler"}"#);
+    assert_eq!(euler.spacing, TimestepSpacing::Linspace);
+    let pndm = config(r#"{"_class_name": "PNDMScheduler"}"#);
+    assert_eq!(pndm.method, Method::Pndm { alpha_one_at_end: false, skips_runge_kutta: false });
+}
+
+#[test]
+fn another_class_keeps_what_the_file_says_and_takes_its_own_defaults() {
+    let choice = |kind| SchedulerChoice { kind: Some(kind), ..SchedulerChoice::default() };
+    let sd1 = config(SD1);
+    let ddim = sd1.with_choice(&choice(SchedulerKind::Ddim)).expect("ddim");
+    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: false, clip_range: None });
+    assert_eq!(ddim.betas, Betas::ScaledLinear { start: 0.00085, end: 0.012 });
+    let euler = sd1.with_choice(&choice(SchedulerKind::Euler)).expect("euler");
+    assert_eq!((euler.spacing, euler.steps_offset), (TimestepSpacing::Linspace, 1));
+    let back = euler.with_choice(&choice(SchedulerKind::Pndm)).expect("pndm");
+    assert_eq!(back, sd1);
+}
+
+#[test]
+fn the_pipeline_corrects_its_own_scheduler_only() {
+    let bare = config(r#"{"_class_name": "EulerDiscreteScheduler"}"#).corrected_for_stable_diffusion().expect("ok");
+    assert_eq!(bare.steps_offset, 1);
+    let choice = SchedulerChoice { kind: Some(SchedulerKind::Ddim), ..SchedulerChoice::default() };
+    let ddim = bare.with_choice(&choice).expect("ddim");
+    assert_eq!((ddim.steps_offset, &ddim.method), (0, &config(r#"{"_class_name": "DDIMScheduler"}"#).method));
+    let clipped = config(r#"{"_class_name": "DDIMScheduler", "clip_sample": true, "steps_offset": 0}"#);
+    let clipped = clipped.corrected_for_stable_diffusion().expect("ok");
+    assert_eq!(clipped.method, Method::Ddim { alpha_one_at_end: true, clip_range: None });
+    assert_eq!(clipped.with_choice(&SchedulerChoice::default()).expect("ok"), clipped);
+}
+
+#[test]
+fn what_a_sampler_cannot_do_is_refused_by_name() {
+    let karras = SchedulerChoice { karras_sigmas: Some(true), ..SchedulerChoice::default() };
+    let refused = config(SD1).with_choice(&karras).expect_err("no karras in PNDM").to_string();
+    assert!(refused.contains("pndm") && refused.contains("karras_sigmas"), "{refused}");
+    let dpm = |key: &str| refusal(&format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {key}}}"#));
+    assert!(dpm(r#""algorithm_type": "sde-dpmsolver++""#).contains("sde-dpmsolver++"));
+    assert!(dpm(r#""solver_order": 3"#).contains("solver_order 3"));
+    assert!(dpm(r#""thresholding": true"#).contains("thresholding"));
+    assert!(dpm(r#""use_beta_sigmas": true"#).contains("use_beta_sigmas"));
+    assert!(dpm(r#""beta_schedule": "laplace""#).contains("`laplace`"));
+    assert!(dpm(r#""beta_start": 2"#).contains("beta_start"));
+    assert!(dpm(r#""num_train_timesteps": 0"#).contains("num_train_timesteps"));
+    assert!(dpm(r#""trained_betas": [0.1]"#).contains("trained_betas"));
+    assert!(dpm(r#""lambda_min_clipped": "NaN""#).contains("lambda_min_clipped"));
+    assert!(dpm(r#""beta_end": "0.02""#).contains("`beta_end`"));
+    assert!(refusal(r#"{"_class_name": "UniPCMultistepScheduler"}"#).contains("UniPCMultistepScheduler"));
+    assert!(refusal("[]").contains("scheduler_config.json"));
+}
+
+#[test]
+fn the_infinity_that_python_writes_is_read() {
+    let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity"}"#;
+    let Method::DpmPp2M(options) = config(json).method else { panic!("another method") };
+    assert_eq!(options.lambda_min, f64::NEG_INFINITY);
+}

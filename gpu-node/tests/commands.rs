@@ -1,0 +1,106 @@
+//! `generate`, `check` and `bench` as people run them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use bildkante_gpu_node::diffusion::trace::Trace;
+use bildkante_gpu_node::store::decode_png;
+use serde_json::Value;
+
+fn checkpoint() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints/sd1-tiny")
+}
+
+fn run(folder: &Path, command: &str, arguments: &[&str]) -> (i32, String, String) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
+    process.current_dir(folder).arg(command).arg("--checkpoint").arg(checkpoint()).args(["--threads", "1"]);
+    let Output { status, stdout, stderr } = process.args(arguments).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn json(stdout: &str) -> Value {
+    assert_eq!(stdout.lines().count(), 1, "one line: {stdout}");
+    serde_json::from_str(stdout).unwrap()
+}
+
+#[test]
+fn generate_writes_a_marked_picture_and_a_trace_and_says_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = "--prompt|a teal mug|--negative|blurry|--seed|7|--steps|3|--guidance|4|--size|40x32|--scheduler|dpmpp_2m|--karras|\
+         --out|mug.png|--trace|mug.safetensors";
+    let arguments: Vec<&str> = arguments.split('|').map(str::trim).collect();
+    let (code, stdout, stderr) = run(dir.path(), "generate", &arguments);
+    assert_eq!((code, stderr.as_str()), (0, ""), "progress is for terminals");
+    let report = json(&stdout);
+    let png = std::fs::read(dir.path().join("mug.png")).unwrap();
+    let pixels = decode_png(&png).unwrap();
+    assert_eq!((pixels.width_px(), pixels.height_px()), (40, 32));
+    assert_eq!(report["master_id"], pixels.master_id().to_string());
+    assert_eq!((&report["evaluations"], &report["steps"], &report["threads"]), (&3.into(), &3.into(), &1.into()));
+    assert!(report["determinism"]["class"].as_str().unwrap().ends_with("/f32/2x4x16x20/threads-1"), "{report}");
+    assert!(report["step_s"].as_f64().unwrap() > 0.0);
+    assert!(png.windows(23).any(|bytes| bytes == b"trainedAlgorithmicMedia"));
+
+    let trace = Trace::read(&dir.path().join("mug.safetensors")).unwrap();
+    let names: Vec<&str> = trace.names().collect();
+    let expected =
+        ["embeddings.cond", "embeddings.uncond", "image", "latents.000", "latents.001", "latents.002", "noise"];
+    assert_eq!(names, expected);
+    assert_eq!(trace.get("noise").unwrap().size(), [1, 4, 16, 20]);
+    let image = trace.get("image").unwrap();
+    assert_eq!(image.size(), [3, 32, 40]);
+    let red = (image.double_value(&[0, 31, 39]) * 255.0).round();
+    assert_eq!(red, f64::from(pixels.rgb()[3 * (31 * 40 + 39)]));
+}
+
+#[test]
+fn a_recipe_that_cannot_be_drawn_says_why_and_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let (code, stdout, stderr) =
+            run(dir.path(), "generate", &[&["--prompt", "x", "--out", "x.png"], arguments].concat());
+        assert_eq!(stdout, "");
+        (code, stderr)
+    };
+    for (arguments, code, named) in [
+        (&["--scheduler", "ddim", "--karras"][..], 1, "karras_sigmas"),
+        (&["--size", "41x32"], 1, "multiples of 8"),
+        (&["--steps", "0"], 1, "`steps`"),
+        (&["--scheduler", "unipc"], 64, "unipc"),
+        (&["--size", "big"], 64, "WIDTHxHEIGHT"),
+        (&["--dtype", "int8"], 64, "bf16"),
+        (&["--device", "cuda:99"], 1, "no device"),
+    ] {
+        let (got, stderr) = refused(arguments);
+        assert!(got == code && stderr.contains(named), "{arguments:?}: {got} {stderr}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn check_says_what_a_checkpoint_is_and_tries_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, stdout, stderr) = run(dir.path(), "check", &["--size", "32x32"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    for line in ["name        sd1-tiny", "family      sd1", "scheduler   pndm", "self-test   ", "native size 64x64"] {
+        assert!(stdout.contains(line), "no `{line}` in\n{stdout}");
+    }
+}
+
+#[test]
+fn bench_prints_a_line_that_a_peer_can_be_compared_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--steps", "2", "--size", "32x32", "--guidance", "2", "--runs", "3", "--warmup", "0"];
+    let (code, stdout, stderr) = run(dir.path(), "bench", &arguments);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let report = json(&stdout);
+    let peer =
+        "engine checkpoint threads dtype steps size guidance step_s_median step_s_min image_s_median rss_peak_mib";
+    let keys: std::collections::BTreeSet<&str> = report.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, peer.split(' ').collect());
+    let number = |key: &str| report[key].as_f64().unwrap();
+    assert!(0.0 < number("step_s_min") && number("step_s_min") <= number("step_s_median"), "{report}");
+    assert!(number("step_s_median") < number("image_s_median"), "{report}");
+}
