@@ -70,8 +70,8 @@ impl Protocols {
             .header_read_timeout(limits.header)
             // hyper's default buffer would let one connection hold about 417 kB of headers.
             .max_buf_size(limits.header_bytes_max.max(8192))
-            .max_headers(limits.headers_max)
-            .pipeline_flush(true);
+            // No `pipeline_flush`: it makes hyper copy every body behind its head instead of writing both at once.
+            .max_headers(limits.headers_max);
         builder
             .http2()
             .timer(TokioTimer::new())
