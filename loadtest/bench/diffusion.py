@@ -3,7 +3,8 @@
 
 Workload: the built-in checkpoint at its native size, 20 steps, guidance 4 (two rows in a batch), the same libtorch
 release, device, dtype and threads on both sides. Both print a line of JSON; they take turns, in an order that is
-reversed every other round, and the ratio is the median of the rounds' own ratios.
+reversed every other round. Two ratios are given, and the smaller one counts: the median of the rounds' own ratios, and
+that of the best steps, which other work on the machine disturbs least (OpenMP's barriers suffer badly from it).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main() -> None:
         "diffusers": [arguments.python, ROOT / "gpu-node/bench/diffusers_peer.py", *workload],
     }
     rounds: dict[str, list[dict]] = {name: [] for name in commands}
+    if (load := os.getloadavg()[0]) > 1:
+        print(f"note: other work is running on this machine (load {load:.1f}); the figures will be noisy", flush=True)
     for number in range(arguments.rounds):
         for name in list(commands)[:: 1 if number % 2 == 0 else -1]:
             result = run(name, commands[name], arguments.threads)
@@ -65,23 +68,25 @@ def run(name: str, command: list, threads: int) -> dict:
 
 
 def report(rounds: dict[str, list[dict]], arguments: argparse.Namespace) -> None:
-    def ratio(key: str) -> float:
+    def paired(key: str) -> float:
         return statistics.median(theirs[key] / ours[key] for ours, theirs in zip(rounds["bildkante"], rounds["diffusers"]))
 
     def median(name: str, key: str) -> float:
         return statistics.median(result[key] for result in rounds[name])
 
-    print(f"\n{'':<12}{'ms a step':>11}{'s an image':>12}{'peak MiB':>10}   medians of {arguments.rounds} rounds, "
+    best = {name: min(result["step_s_min"] for result in results) for name, results in rounds.items()}
+    print(f"\n{'':<12}{'ms a step':>11}{'best':>9}{'s an image':>12}{'peak MiB':>10}   medians of {arguments.rounds} rounds, "
           f"{arguments.threads} threads, {arguments.dtype}, {arguments.device}")
     for name in rounds:
-        print(f"{name:<12}{median(name, 'step_s_median') * 1000:>11.2f}{median(name, 'image_s_median'):>12.3f}"
-              f"{median(name, 'rss_peak_mib'):>10.0f}")
-    step = ratio("step_s_median")
-    verdict = "PASS" if step >= TARGET_RATIO else "FAIL"
-    print(f"\n{verdict}: {step:.2f}× diffusers' speed per denoising step (wanted: {TARGET_RATIO}×), "
-          f"{ratio('image_s_median'):.2f}× per image")
+        print(f"{name:<12}{median(name, 'step_s_median') * 1000:>11.2f}{best[name] * 1000:>9.2f}"
+              f"{median(name, 'image_s_median'):>12.3f}{median(name, 'rss_peak_mib'):>10.0f}")
+    ratios = {"paired": paired("step_s_median"), "best": best["diffusers"] / best["bildkante"]}
+    ratio = min(ratios.values())
+    verdict = "PASS" if ratio >= TARGET_RATIO else "FAIL"
+    print(f"\n{verdict}: {ratio:.2f}× diffusers' speed per denoising step (wanted: {TARGET_RATIO}×; rounds paired "
+          f"{ratios['paired']:.2f}×, best steps {ratios['best']:.2f}×)")
     if arguments.json:
-        figures = {"ratio_step": step, "ratio_image": ratio("image_s_median"), "rounds": rounds}
+        figures = {"ratios": ratios, "rounds": rounds}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

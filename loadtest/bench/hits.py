@@ -74,6 +74,8 @@ class Answer:
 
 def main() -> None:
     arguments = parse()
+    if (load := os.getloadavg()[0]) > 1:
+        print(f"note: other work is running on this machine (load {load:.1f}); the figures will be noisy", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bildkante-bench-")))
         edge_port, admin_port, node_port, cache_port, static_port = free_ports(5)
