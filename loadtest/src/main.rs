@@ -1,5 +1,6 @@
 //! Command line of the load generator: parse, run, print, exit. 64 for a bad command line, 1 for a failed run.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -37,7 +38,8 @@ fn execute(plan: &Plan, json: Option<&std::path::Path>) -> anyhow::Result<()> {
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         }
     })?;
-    print!("{report}");
+    // Not `print!`, which panics when the reader of a pipe has gone.
+    std::io::stdout().write_all(report.to_string().as_bytes()).context("cannot print the report")?;
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
