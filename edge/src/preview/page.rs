@@ -123,9 +123,8 @@ fn stage(page: &SlotPage<'_>) -> Markup {
     html! {
         section.stage {
             div.frame data-shot {
-                (card.picture.markup())
-                span.badge hidden {}
-                (format_rows(card, "stage-bytes"))
+                span.shot { (card.picture.markup()) span.badge hidden {} }
+                (format_rows(card, "bytes stage-bytes"))
             }
             div {
                 div.name { b { (card.name) } }
@@ -187,7 +186,7 @@ fn card_markup(card: &CardView<'_>) -> Markup {
 fn format_rows(card: &CardView<'_>, class: &str) -> Markup {
     use crate::negotiate::Format;
     html! {
-        div class={ "bytes " (class) } title={ "At " (card.width_px) " px" } hidden[class != "bytes"] {
+        div class=(class) title={ "At " (card.width_px) " px" } {
             @for format in [Format::Avif, Format::Webp, Format::Jpeg] {
                 span { (format.as_str().to_uppercase()) }
                 i data-format-url=(card.picture.candidate(card.width_px, Some(format))) {}
