@@ -1,8 +1,10 @@
 //! The way of a request, on one screen.
 //!
-//!     route → parse → resolve → negotiate → memory ─ hit ─▶ respond
-//!                                             └ miss ─▶ fill within the slot's patience ─▶ respond
-//!                                                         └ too late, or refused ─▶ stand-in ─▶ respond
+//! ```text
+//! route → parse → resolve → negotiate → memory ─ hit ─▶ respond
+//!                                         └ miss ─▶ fill within the slot's patience ─▶ respond
+//!                                                     └ too late, or refused ─▶ stand-in ─▶ respond
+//! ```
 //!
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
 //! stand-in never carries the freshness of what it stands for.
