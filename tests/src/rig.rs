@@ -170,7 +170,11 @@ impl Rig {
     /// When it is not ready in time.
     pub async fn ready(&self) -> anyhow::Result<()> {
         let (http, admin) = (self.http.clone(), self.admin());
-        eventually("the edge is ready", async || Ok(http.get(admin, "/readyz", &[]).await?.status.is_success())).await
+        eventually("a node is healthy", async || {
+            let readiness = http.get(admin, "/readyz", &[]).await?.json()?;
+            Ok(readiness["nodes"][0]["state"] == "healthy")
+        })
+        .await
     }
 
     /// Stops the node in order.

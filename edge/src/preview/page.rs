@@ -35,6 +35,8 @@ pub(super) struct AxisView {
 #[derive(Debug)]
 pub(super) struct CardView<'a> {
     pub(super) picture: Picture<'a>,
+    /// The same for a customer's page: with the slot's own sizes and loading.
+    pub(super) markup: Picture<'a>,
     pub(super) name: String,
     /// Canonical variant key.
     pub(super) key: String,
@@ -135,8 +137,8 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                     dt { "Variant" } dd { code { (card.key) } }
                     dt { "Recipe" } dd { code { (card.recipe_id) } }
                 }
-                div.row { b { "Markup" } (copy("Copy <picture>", &card.picture.markup_text())) }
-                pre { (card.picture.markup_text()) }
+                div.row { b { "Markup" } (copy("Copy <picture>", &card.markup.markup_text())) }
+                pre { (card.markup.markup_text()) }
             }
         }
     }
@@ -174,8 +176,8 @@ fn card_markup(card: &CardView<'_>) -> Markup {
                 }
                 (format_rows(card, "bytes"))
                 div.actions {
-                    (copy("Copy URL", &card.picture.candidate(card.width_px, None)))
-                    (copy("Copy <picture>", &card.picture.markup_text()))
+                    (copy("Copy URL", &card.markup.candidate(card.width_px, None)))
+                    (copy("Copy <picture>", &card.markup.markup_text()))
                 }
             }
         }

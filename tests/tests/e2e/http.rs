@@ -44,6 +44,7 @@ async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()
         assert_eq!(problem["status"], status);
         assert_eq!(reply.header("vary"), "Accept", "{path}");
     }
+    assert_eq!(control.calls(), 0, "a wrong URL reached the node");
     let token = "[a-z0-9&=%+;/?._~!$'()*,:@-]{0,40}";
     let paths = prop_oneof![
         token.prop_map(|rest| format!("/i/{rest}")),
@@ -59,11 +60,13 @@ async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()
             if path.parse::<http::Uri>().is_err() {
                 return Ok(());
             }
+            let calls = control.calls();
             let reply = handle
                 .block_on(rig.http.image(rig.public(), &path))
                 .map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
             let is_image = reply.status == StatusCode::OK && reply.content_type().starts_with("image/");
             let is_problem = reply.status.is_client_error() && reply.content_type() == "application/problem+json";
+            prop_assert!(is_image || control.calls() == calls, "{path} reached the node");
             prop_assert!(is_image || is_problem, "{path}: {} {}", reply.status, reply.content_type());
             Ok(())
         })
@@ -87,6 +90,7 @@ async fn ranges_are_cut_from_the_whole_and_if_range_is_honoured() -> anyhow::Res
     let beyond = rig.http.get(rig.public(), path, &[(RANGE, "bytes=99999999-")]).await?;
     assert_eq!(beyond.status, StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(beyond.header("content-range"), format!("bytes */{}", whole.body.len()));
+    assert_eq!((beyond.header("cache-control"), beyond.header("cdn-cache-control")), ("no-store", "no-store"));
     rig.stop().await;
     Ok(())
 }
