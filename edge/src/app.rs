@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -97,7 +98,12 @@ impl Edge {
             fallback_wait: Duration::from_millis(config.serve.fallback_wait_ms),
         });
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
-        let admin = Arc::new(Admin { registry: registry.clone(), handler: Arc::clone(&handler), preview });
+        let admin = Arc::new(Admin {
+            registry: registry.clone(),
+            handler: Arc::clone(&handler),
+            preview: Arc::new(preview),
+            was_ready: AtomicBool::new(false),
+        });
 
         let tls = config.listen.tls.clone().map(ReloadableTls::load).transpose()?.map(Arc::new);
         let sidecar =

@@ -14,6 +14,8 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
+use moka::sync::Cache;
+
 use crate::cache::{
     Binding, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition, RenditionKey,
     Ticket, VerifiedMaster,
@@ -141,6 +143,13 @@ impl From<MasterError<RenderError>> for FillError {
     }
 }
 
+/// How long a quick rung is served before its final one is asked for again.
+const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
+/// How long a recipe that no node would draw is not asked for again.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// Such recipes remembered at a time.
+const REFUSALS_MAX: u64 = 10_000;
+
 /// The key of a fill under way: what was asked for, before it is known which master that is.
 type WantKey = (RecipeId, RenditionSpec, [u8; 16]);
 
@@ -154,7 +163,10 @@ pub struct Fill {
     generation_deadline: Duration,
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     generations: Flights<RecipeId, Result<Generated, FillError>>,
+    masters: Flights<MasterId, Result<Arc<VerifiedMaster>, FillError>>,
     improvements: Flights<RenditionKey, ()>,
+    /// Recipes no node would draw a moment ago: asking again at request rate helps nobody.
+    refused: Cache<RecipeId, FillError>,
 }
 
 #[derive(Debug, Clone)]
@@ -172,7 +184,9 @@ impl Fill {
         Arc::new(Self {
             renditions: Flights::new(most, longest, gauge.clone()),
             generations: Flights::new(most, longest, gauge.clone()),
+            masters: Flights::new(most, longest, gauge.clone()),
             improvements: Flights::new(most, longest, gauge.clone()),
+            refused: Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSAL_PAUSE).build(),
             caches,
             region,
             pool,
@@ -227,6 +241,9 @@ impl Fill {
         if let Some(binding) = self.caches.bindings.get(want.recipe_id()) {
             return Ok(Generated { binding, elapsed: None });
         }
+        if let Some(error) = self.refused.get(&want.recipe_id()) {
+            return Err(error);
+        }
         let (fill, asked) = (Arc::clone(self), want.clone());
         let ticket = self.generations.fly(want.recipe_id(), move || async move { fill.generate(&asked).await })?;
         ticket.landed().await?
@@ -239,7 +256,11 @@ impl Fill {
             .region
             .generate(recipe, dedup, want.urgency, self.generation_deadline)
             .await
-            .inspect_err(|error| tracing::warn!(recipe = %recipe.id(), %error, "generation failed"))?;
+            .map_err(FillError::from)
+            .inspect_err(|error| {
+                tracing::warn!(recipe = %recipe.id(), %error, "generation failed");
+                self.refused.insert(recipe.id(), error.clone());
+            })?;
         let elapsed = (reply.source != GenerationSource::Stored).then(|| started.elapsed());
         tracing::info!(
             recipe = %reply.recipe_id, master = %reply.master.id, source = reply.source.as_str(),
@@ -257,7 +278,7 @@ impl Fill {
 
     /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
     async fn master_of(self: &Arc<Self>, want: &Want, binding: &Binding) -> Result<Arc<VerifiedMaster>, FillError> {
-        let error = match self.master(binding.master, want.recipe_id()).await {
+        let error = match self.master(binding.master, want.recipe_id(), want.urgency).await {
             Err(error) if error.is_lost_master() => error,
             result => return result,
         };
@@ -266,13 +287,24 @@ impl Fill {
             tracing::error!(recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        self.master(again.binding.master, want.recipe_id()).await
+        self.master(again.binding.master, want.recipe_id(), want.urgency).await
+    }
+
+    /// A master for as many renditions as are cut from it at the same time.
+    async fn master(
+        self: &Arc<Self>,
+        id: MasterId,
+        recipe: RecipeId,
+        urgency: Urgency,
+    ) -> Result<Arc<VerifiedMaster>, FillError> {
+        let fill = Arc::clone(self);
+        self.masters.fly(id, move || async move { fill.fetch(id, recipe, urgency).await })?.landed().await?
     }
 
     /// From disk, else from a node; its pixels are compared with its id in either case.
-    async fn master(&self, id: MasterId, recipe: RecipeId) -> Result<Arc<VerifiedMaster>, FillError> {
+    async fn fetch(&self, id: MasterId, recipe: RecipeId, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
-            match self.verify(file).await {
+            match self.verify(file, urgency).await {
                 Err(FillError::Master(error)) => {
                     tracing::warn!(master = %id, %error, "stored master is unusable, fetching it again");
                     let _ = self.caches.masters.reject(id, error.to_string()).await;
@@ -281,15 +313,15 @@ impl Fill {
             }
         }
         let file = self.region.master(id, recipe, self.generation_deadline).await?;
-        let master = self.verify(file).await?;
+        let master = self.verify(file, urgency).await?;
         if let Err(error) = self.caches.masters.put(&master).await {
             tracing::warn!(master = %id, %error, "master could not be stored");
         }
         Ok(master)
     }
 
-    async fn verify(&self, file: MasterFile) -> Result<Arc<VerifiedMaster>, FillError> {
-        let verified = self.pool.run(Urgency::DEFAULT, move || file.verify(render::decode_master)).await??;
+    async fn verify(&self, file: MasterFile, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
+        let verified = self.pool.run(urgency, move || file.verify(render::decode_master)).await??;
         Ok(Arc::new(verified))
     }
 
@@ -314,15 +346,15 @@ impl Fill {
     }
 
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
-    /// no room for it now, the next reader of the quick one asks again.
+    /// no room for it now, a reader of the quick one asks again after [`IMPROVEMENT_PAUSE`].
     pub fn improve(self: &Arc<Self>, current: &Rendition, want: &Want) {
-        if current.rung == Rung::Final {
+        if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
             return;
         }
         let (fill, want, id) = (Arc::clone(self), want.clone(), current.master);
         let _ = self.improvements.fly(want.key(id), move || async move {
             let finished = async {
-                let master = fill.master(id, want.recipe_id()).await?;
+                let master = fill.master(id, want.recipe_id(), Urgency::LEAST).await?;
                 fill.render(&want, &master, Rung::Final, Urgency::LEAST).await
             };
             match finished.await {

@@ -1,12 +1,15 @@
 //! The way of a request, on one screen.
 //!
-//!     route → parse → resolve → negotiate → memory ─ hit ─▶ respond
-//!                                             └ miss ─▶ fill within the slot's patience ─▶ respond
-//!                                                         └ too late, or refused ─▶ stand-in ─▶ respond
+//! ```text
+//! route → parse → resolve → negotiate → memory ─ hit ─▶ respond
+//!                                         └ miss ─▶ fill within the slot's patience ─▶ respond
+//!                                                     └ too late, or refused ─▶ stand-in ─▶ respond
+//! ```
 //!
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
 //! stand-in never carries the freshness of what it stands for.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +17,8 @@ use std::time::{Duration, Instant};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use crate::cache::{PreparedFor, Rendition};
@@ -27,7 +30,7 @@ use crate::negotiate;
 use crate::placeholder::Placeholders;
 use crate::render::RenditionSpec;
 use crate::request::ImageRequest;
-use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, TextKind, VariantWords};
+use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, RumMetrics};
 
 /// Longest a beacon's body may take to arrive.
@@ -65,12 +68,9 @@ fn route(path: &str) -> Route {
 impl Respond for Handler {
     async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
-        let _in_flight = self.metrics.enter();
         match (route(request.uri().path()), request.method()) {
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, started).await,
-            (Route::Script, &Method::GET | &Method::HEAD) => {
-                response::text(request.headers(), TextKind::Script, rum::SCRIPT, "public, max-age=86400")
-            }
+            (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Beacon, &Method::POST) => self.beacon(request).await,
             (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),
             (Route::Beacon, &Method::OPTIONS) => response::preflight("POST, OPTIONS"),
@@ -100,6 +100,7 @@ struct Patience {
 
 impl Handler {
     async fn image(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
+        let _in_flight = self.metrics.enter();
         // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
         let mut exchange = Exchange {
             method: request.method(),
@@ -131,9 +132,9 @@ impl Handler {
     }
 
     fn want(&self, exchange: &Exchange<'_>, resolved: &Resolved) -> Want {
-        let accept = exchange.headers.get(ACCEPT).and_then(|field| field.to_str().ok());
-        let format = negotiate::choose(accept, resolved.format, resolved.slot.formats);
-        let asked = exchange.headers.get(response::PRIORITY).and_then(requested_urgency);
+        let accept = list(exchange.headers, &ACCEPT);
+        let format = negotiate::choose(accept.as_deref(), resolved.format, resolved.slot.formats);
+        let asked = list(exchange.headers, &response::PRIORITY).as_deref().and_then(requested_urgency);
         let urgency = asked.map_or(resolved.slot.urgency, |asked| resolved.slot.urgency.yielding_to(asked));
         Want {
             variant: Arc::clone(&resolved.variant),
@@ -266,8 +267,6 @@ impl Handler {
         because: Because,
     ) -> Response<Body> {
         let elapsed = exchange.started.elapsed();
-        let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
-        self.metrics.answered(because.outcome, rendition.spec.format, campaign, slot, elapsed);
         let prepared = self.prepared(resolved, want, rendition, because.outcome);
         let answer = Answer {
             outcome: because.outcome,
@@ -278,13 +277,21 @@ impl Handler {
             timings: because.timings,
             elapsed,
         };
-        response::image(exchange.method, exchange.headers, rendition, prepared, &answer)
+        let response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
+        if response.status().is_client_error() {
+            self.metrics.problem(response.status().as_u16(), elapsed);
+        } else {
+            let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
+            self.metrics.answered(because.outcome, rendition.spec.format, campaign, slot, elapsed);
+        }
+        response
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
     /// rendition that several share (a merged duplicate, two slots of one width) has the others' made each time.
     fn prepared(&self, resolved: &Resolved, want: &Want, rendition: &Rendition, outcome: Outcome) -> HeaderMap {
-        let owner = PreparedFor { recipe: want.recipe_id(), slot: resolved.campaign.slot_id(resolved.slot_index) };
+        let (slot, combination) = (resolved.campaign.slot_id(resolved.slot_index), want.variant.key.combination);
+        let owner = PreparedFor { slot, combination };
         let is_own = !matches!(outcome, Outcome::Fallback | Outcome::Placeholder);
         if is_own && let Some(headers) = rendition.prepared.get(owner) {
             return headers.clone();
@@ -318,9 +325,16 @@ impl Handler {
             started,
         };
         let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
-        let Ok(Ok(body)) = tokio::time::timeout(BEACON_DEADLINE, body).await else {
-            let detail = format!("a beacon has at most {} bytes and arrives within 5 s", rum::BEACON_BYTES_MAX);
-            return self.problem(&exchange, &Problem::new(413, "beacon-refused", "Beacon refused", detail));
+        let refused = |status, detail: String| {
+            self.problem(&exchange, &Problem::new(status, "beacon-refused", "Beacon refused", detail))
+        };
+        let body = match tokio::time::timeout(BEACON_DEADLINE, body).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return refused(413, format!("a beacon has at most {} bytes", rum::BEACON_BYTES_MAX));
+            }
+            Ok(Err(_)) => return refused(400, "the beacon broke off".to_owned()),
+            Err(_) => return refused(408, format!("a beacon arrives within {} s", BEACON_DEADLINE.as_secs())),
         };
         let catalog = self.catalog.load();
         match self.rum.record(&body.to_bytes(), |campaign, slot| {
@@ -382,9 +396,16 @@ struct Because {
     timings: FillTimings,
 }
 
+/// A list field: several lines are one list (RFC 9110 §5.3). Nearly always there is one, and nothing is copied.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let mut lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    let first = lines.next()?;
+    Some(lines.fold(Cow::Borrowed(first), |list, line| Cow::Owned(format!("{list}, {line}"))))
+}
+
 /// `u` of a request's `Priority` (RFC 9218 §4.1), a dictionary member; anything else changes nothing.
-fn requested_urgency(field: &HeaderValue) -> Option<Urgency> {
-    let members = field.to_str().ok()?.split(',').map(str::trim);
+fn requested_urgency(field: &str) -> Option<Urgency> {
+    let members = field.split(',').map(str::trim);
     let value = members.filter_map(|member| member.strip_prefix("u=")).next_back()?;
     Urgency::new(value.split(';').next()?.trim().parse().ok()?)
 }

@@ -6,6 +6,7 @@
 //! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first; a hero
 //! loads eagerly and with high priority, everything else lazily.
 
+use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
 use crate::negotiate::Format;
@@ -17,6 +18,14 @@ pub enum Loading {
     Hero,
     /// Below the fold.
     Lazy,
+}
+
+impl Loading {
+    /// Slots of urgency 0 and 1 are heroes.
+    #[must_use]
+    pub fn of(urgency: Urgency) -> Self {
+        if urgency.get() <= 1 { Self::Hero } else { Self::Lazy }
+    }
 }
 
 /// One image of a page at all its widths.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use bildkante_edge::app::{Edge, Sockets};
 use bildkante_edge::config::Config;
+use bildkante_edge::listener::tls::TlsConfig;
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
 use bildkante_gpu_node::worker::{EngineFactory, torch_engine};
@@ -43,13 +44,22 @@ pub struct Plan {
     pub manifest: fn(String) -> String,
     pub node: fn(&mut NodeConfig),
     pub edge: fn(&mut Config),
+    pub tls: Tls,
+}
+
+/// Whether the edge has a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    Off,
+    /// Self-signed for `localhost`, made for this test.
+    On,
 }
 
 impl Plan {
     /// The demo campaign as it is shipped, drawn by the built-in checkpoint.
     #[must_use]
     pub fn shipped() -> Self {
-        Self { painter: Painter::Torch, manifest: |text| text, node: |_| {}, edge: |_| {} }
+        Self { painter: Painter::Torch, manifest: |text| text, node: |_| {}, edge: |_| {}, tls: Tls::Off }
     }
 
     /// The demo campaign painted by a fake engine.
@@ -129,8 +139,12 @@ impl Rig {
     /// When it does not start.
     pub async fn start_edge(&mut self) -> anyhow::Result<()> {
         let local = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let sockets = Sockets { http: local().await?, https: None, admin: local().await? };
         let mut config = Config::default();
+        if self.plan.tls == Tls::On {
+            config.listen.tls = Some(self.certificate()?);
+        }
+        let https = if config.listen.tls.is_some() { Some(local().await?) } else { None };
+        let sockets = Sockets { http: local().await?, https, admin: local().await? };
         config.serve.public_url = format!("http://{}", sockets.http.local_addr()?);
         config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
         config.campaigns.prompts_dir = self.dir.path().join("prompts");
@@ -142,13 +156,25 @@ impl Rig {
         Ok(())
     }
 
+    fn certificate(&self) -> anyhow::Result<TlsConfig> {
+        let (certificate, key) = (self.dir.path().join("edge.pem"), self.dir.path().join("edge.key"));
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+        std::fs::write(&certificate, made.cert.pem())?;
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        Ok(TlsConfig { certificate, key })
+    }
+
     /// Waits until the edge's node can draw.
     ///
     /// # Errors
     /// When it is not ready in time.
     pub async fn ready(&self) -> anyhow::Result<()> {
         let (http, admin) = (self.http.clone(), self.admin());
-        eventually("the edge is ready", async || Ok(http.get(admin, "/readyz", &[]).await?.status.is_success())).await
+        eventually("a node is healthy", async || {
+            let readiness = http.get(admin, "/readyz", &[]).await?.json()?;
+            Ok(readiness["nodes"][0]["state"] == "healthy")
+        })
+        .await
     }
 
     /// Stops the node in order.
@@ -178,6 +204,15 @@ impl Rig {
     #[must_use]
     pub fn public(&self) -> SocketAddr {
         self.edge.as_ref().map(|edge| edge.http).expect("the edge runs")
+    }
+
+    /// The TLS listener and its certificate.
+    ///
+    /// # Errors
+    /// When the edge has none.
+    pub fn https(&self) -> anyhow::Result<(SocketAddr, PathBuf)> {
+        let address = self.edge.as_ref().and_then(|edge| edge.https).context("the edge has no TLS")?;
+        Ok((address, self.dir.path().join("edge.pem")))
     }
 
     /// The admin listener.

@@ -1,7 +1,8 @@
 //! A rendition: encoded bytes and all that is said about them, prepared once and shared by every answer.
 
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId, encode_128};
 use bytes::Bytes;
@@ -23,14 +24,17 @@ pub struct Rendition {
     etag: Box<str>,
     /// Headers that are the same in every answer, filled in by whoever answers first.
     pub prepared: Prepared,
+    /// Before this moment nobody asks for a better rung again.
+    improve_from_unix_ms: AtomicU64,
 }
 
 /// Whose headers a rendition keeps: tags, file name and urgency are the variant's and the slot's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreparedFor {
-    pub recipe: RecipeId,
     /// Identifies a slot across campaigns and reloads.
     pub slot: u64,
+    /// The variant within it: two locales share a recipe and not a canonical URL.
+    pub combination: u32,
 }
 
 /// Header map of the first variant and slot a rendition was served for.
@@ -78,13 +82,34 @@ impl Rendition {
     pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, origin: Origin) -> Self {
         let Origin { master, recipe, created_unix_ms } = origin;
         let etag = strong_etag(&digest);
-        Self { body, spec, rung, master, recipe, created_unix_ms, digest, etag, prepared: Prepared::default() }
+        Self {
+            body,
+            spec,
+            rung,
+            master,
+            recipe,
+            created_unix_ms,
+            digest,
+            etag,
+            prepared: Prepared::default(),
+            improve_from_unix_ms: AtomicU64::new(0),
+        }
     }
 
     /// A strong validator in its quotes (RFC 9110 §8.8.3), from the body alone: it differs per format and rung.
     #[must_use]
     pub fn etag(&self) -> &str {
         &self.etag
+    }
+
+    /// Whether the caller is the one to ask for a better rung now; the next one may after `pause`.
+    #[must_use]
+    pub fn claim_improvement(&self, pause: Duration) -> bool {
+        let now = unix_ms(SystemTime::now());
+        let from = self.improve_from_unix_ms.load(Ordering::Relaxed);
+        let next = now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        let claim = |from| self.improve_from_unix_ms.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
+        from <= now && claim(from).is_ok()
     }
 
     #[must_use]
@@ -154,6 +179,13 @@ mod tests {
         let (quick, done) = (rendition(b"q", Rung::Quick), rendition(b"f", Rung::Final));
         assert!(quick.may_replace(Rung::Quick) && done.may_replace(Rung::Quick) && done.may_replace(Rung::Final));
         assert!(!quick.may_replace(Rung::Final));
+    }
+
+    #[test]
+    fn a_better_rung_is_asked_for_once_a_pause() {
+        let rendition = rendition(b"q", Rung::Quick);
+        assert!(rendition.claim_improvement(Duration::from_secs(3600)));
+        assert!(!rendition.claim_improvement(Duration::from_secs(3600)));
     }
 
     #[test]

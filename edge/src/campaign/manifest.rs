@@ -163,6 +163,9 @@ fn read_rights(table: &TableReader<'_, '_>) -> Marking {
     {
         table.fault(&license.span, "`rights.license` is the URL of the licence, starting with https://");
     }
+    if let Err(error) = marking.validate() {
+        table.fault(&(0..0), format!("`rights` cannot be embedded: {error}"));
+    }
     table.finish(no_hint);
     marking
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
@@ -22,7 +23,9 @@ const NO_STORE: &str = "no-store";
 pub struct Admin {
     pub registry: Registry,
     pub handler: Arc<Handler>,
-    pub preview: Preview,
+    pub preview: Arc<Preview>,
+    /// Set once a node was healthy.
+    pub was_ready: AtomicBool,
 }
 
 /// `/readyz`: what this edge can do now, and what it cannot.
@@ -56,7 +59,7 @@ impl Respond for Admin {
             "/readyz" => self.readiness(request.headers()),
             "/metrics" => self.metrics(request.headers()),
             "/" => response::redirect("/preview/"),
-            _ => match self.preview.respond(&request) {
+            _ => match self.preview.respond(&request).await {
                 Some(response) => response,
                 None => {
                     let detail = "there are /preview/, /metrics, /livez and /readyz";
@@ -82,7 +85,8 @@ impl Admin {
         }
     }
 
-    /// 200 once a node can draw; 503 with the reasons before. An edge that only lost its nodes serves on.
+    /// 503 with the reasons until a node could draw for the first time. An edge that loses its nodes later stays
+    /// ready: it has cached images, renditions of masters at hand and stand-ins to serve, and `nodes` tells.
     fn readiness(&self, headers: &HeaderMap) -> Response<Body> {
         let region = &self.handler.fill.region;
         let nodes = region
@@ -91,7 +95,11 @@ impl Admin {
             .map(|status| NodeReadiness { node: status.name, state: status.state.as_str() })
             .collect();
         let campaigns = self.handler.catalog.load().campaigns().count();
-        let readiness = Readiness { ready: region.is_healthy() && campaigns > 0, nodes, campaigns };
+        if region.is_healthy() {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        let ready = self.was_ready.load(Ordering::Relaxed) && campaigns > 0;
+        let readiness = Readiness { ready, nodes, campaigns };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
         let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
         if !readiness.ready {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -100,7 +100,12 @@ impl Protocols {
             let respond = Arc::clone(&respond);
             let active = requests.enter();
             async move {
-                let response = respond.respond(request, peer).await;
+                let is_head = *request.method() == Method::HEAD;
+                let mut response = respond.respond(request, peer).await;
+                if is_head {
+                    // hyper leaves it to us on HTTP/2, where a body would be a protocol error.
+                    *response.body_mut() = Body::default();
+                }
                 drop(active);
                 Ok::<_, Infallible>(response)
             }

@@ -3,7 +3,7 @@
 //! hyper has a header deadline on HTTP/1 and pings on HTTP/2, and nothing for a peer that stays silent before
 //! its first byte, keeps a finished connection open, or stops reading a response. [`WatchedIo`] notes
 //! progress with one relaxed atomic store a call; [`Progress::overdue`] is asked by the connection's task
-//! every few seconds, so that the hit path never touches a timer.
+//! every second. Idle counts from the last answer, not from the last byte: pings are bytes too.
 
 use std::io;
 use std::pin::Pin;
@@ -53,7 +53,13 @@ pub struct Progress {
     blocked_since_ms: AtomicU64,
     /// Requests being answered: a connection that waits for a generation is not idle.
     active: AtomicU64,
+    /// When the last request was answered.
+    answered_ms: AtomicU64,
 }
+
+/// How many times `idle` a connection may outlive its last request while bytes still leave it: time for a slow reader,
+/// and an end for a client that does nothing but answer HTTP/2 pings.
+const DRAINING_FACTOR: u32 = 10;
 
 impl Progress {
     fn new() -> Self {
@@ -63,6 +69,7 @@ impl Progress {
             written_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            answered_ms: AtomicU64::new(0),
         }
     }
 
@@ -93,8 +100,11 @@ impl Progress {
         if self.active.load(Ordering::Relaxed) != 0 {
             return None;
         }
-        let last = read.max(self.written_ms.load(Ordering::Relaxed));
-        (since(last) > deadlines.idle).then_some(Overdue::Idle)
+        let answered = self.answered_ms.load(Ordering::Relaxed);
+        let resting = since(if answered == 0 { read } else { answered });
+        let is_silent = since(self.written_ms.load(Ordering::Relaxed).max(answered)) > deadlines.idle;
+        let is_over = resting > deadlines.idle && (is_silent || resting > deadlines.idle * DRAINING_FACTOR);
+        is_over.then_some(Overdue::Idle)
     }
 }
 
@@ -106,6 +116,7 @@ pub struct ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
+        self.progress.answered_ms.store(self.progress.now_ms(), Ordering::Relaxed);
         self.progress.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -220,7 +231,25 @@ mod tests {
         later().await;
         assert_eq!(progress.overdue(&TIGHT), None);
         drop(request);
+        later().await;
         assert_eq!(progress.overdue(&TIGHT), Some(Overdue::Idle));
+        Ok(())
+    }
+
+    /// Pongs are bytes too, and no reason to keep a connection for ever.
+    #[tokio::test]
+    async fn bytes_without_requests_do_not_hold_a_connection_for_ever() -> io::Result<()> {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut io, progress) = WatchedIo::new(near);
+        far.write_all(b"GET").await?;
+        let mut buf = [0; 3];
+        io.read_exact(&mut buf).await?;
+        drop(progress.enter());
+        let idle = Duration::from_millis(2);
+        let deadlines = Deadlines { idle, ..TIGHT };
+        tokio::time::sleep(idle * (DRAINING_FACTOR + 5)).await;
+        io.write_all(b"pong").await?;
+        assert_eq!(progress.overdue(&deadlines), Some(Overdue::Idle));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ mod page;
 use std::sync::Arc;
 
 use bildkante_shared::problem::Problem;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
@@ -24,6 +24,9 @@ const SCRIPT: &str = include_str!("preview.js");
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
 
+/// Longest path of a page.
+const PATH_BYTES_MAX: usize = 256;
+
 /// Builds the pages.
 #[derive(Debug)]
 pub struct Preview {
@@ -38,20 +41,30 @@ impl Preview {
         Self { public_url, catalog, fill }
     }
 
-    /// The page or asset at the request's path; `None` outside `/preview`.
-    #[must_use]
-    pub fn respond(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+    /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
+    /// variants is work for a thread of its own.
+    pub async fn respond(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Response<Body>> {
         let rest = request.uri().path().strip_prefix("/preview")?;
         let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
         Some(match rest {
             "" => response::redirect("/preview/"),
             "/" => text(TextKind::Html, self.index()),
+            _ if rest.len() > PATH_BYTES_MAX => return None,
             "/style.css" => text(TextKind::Css, STYLE.to_owned()),
             "/preview.js" => text(TextKind::Script, SCRIPT.to_owned()),
-            _ => match self.slot(rest, request.uri().query().unwrap_or("")) {
-                Ok(page) => text(TextKind::Html, page),
-                Err(problem) => response::error(&Method::GET, &problem, Negotiation::Explicit),
-            },
+            _ => {
+                let (preview, path) = (Arc::clone(self), rest.to_owned());
+                let query = request.uri().query().unwrap_or("").to_owned();
+                match tokio::task::spawn_blocking(move || preview.slot(&path, &query)).await {
+                    Ok(Ok(page)) => text(TextKind::Html, page),
+                    Ok(Err(problem)) => response::error(request.method(), &problem, Negotiation::Explicit),
+                    Err(error) => {
+                        tracing::error!(%error, "a preview page failed");
+                        let problem = Problem::new(500, "internal", "Internal error", "the page could not be built");
+                        response::error(request.method(), &problem, Negotiation::Explicit)
+                    }
+                }
+            }
         })
     }
 
@@ -198,9 +211,10 @@ impl CardTexts {
         }
     }
 
-    fn card<'a>(&'a self, slot: &Slot, loading: Loading, sizes: &'a str) -> CardView<'a> {
+    fn card<'a>(&'a self, slot: &'a Slot, loading: Loading, sizes: &'a str) -> CardView<'a> {
         CardView {
             picture: self.picture(loading, sizes),
+            markup: self.picture(Loading::of(slot.urgency), &slot.sizes),
             name: self.alt.clone(),
             key: self.key.clone(),
             recipe_id: self.recipe_id.clone(),

@@ -35,6 +35,8 @@ pub(super) struct AxisView {
 #[derive(Debug)]
 pub(super) struct CardView<'a> {
     pub(super) picture: Picture<'a>,
+    /// The same for a customer's page: with the slot's own sizes and loading.
+    pub(super) markup: Picture<'a>,
     pub(super) name: String,
     /// Canonical variant key.
     pub(super) key: String,
@@ -123,9 +125,8 @@ fn stage(page: &SlotPage<'_>) -> Markup {
     html! {
         section.stage {
             div.frame data-shot {
-                (card.picture.markup())
-                span.badge hidden {}
-                (format_rows(card, "stage-bytes"))
+                span.shot { (card.picture.markup()) span.badge hidden {} }
+                (format_rows(card, "bytes stage-bytes"))
             }
             div {
                 div.name { b { (card.name) } }
@@ -136,8 +137,8 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                     dt { "Variant" } dd { code { (card.key) } }
                     dt { "Recipe" } dd { code { (card.recipe_id) } }
                 }
-                div.row { b { "Markup" } (copy("Copy <picture>", &card.picture.markup_text())) }
-                pre { (card.picture.markup_text()) }
+                div.row { b { "Markup" } (copy("Copy <picture>", &card.markup.markup_text())) }
+                pre { (card.markup.markup_text()) }
             }
         }
     }
@@ -175,8 +176,8 @@ fn card_markup(card: &CardView<'_>) -> Markup {
                 }
                 (format_rows(card, "bytes"))
                 div.actions {
-                    (copy("Copy URL", &card.picture.candidate(card.width_px, None)))
-                    (copy("Copy <picture>", &card.picture.markup_text()))
+                    (copy("Copy URL", &card.markup.candidate(card.width_px, None)))
+                    (copy("Copy <picture>", &card.markup.markup_text()))
                 }
             }
         }
@@ -187,7 +188,7 @@ fn card_markup(card: &CardView<'_>) -> Markup {
 fn format_rows(card: &CardView<'_>, class: &str) -> Markup {
     use crate::negotiate::Format;
     html! {
-        div class={ "bytes " (class) } title={ "At " (card.width_px) " px" } hidden[class != "bytes"] {
+        div class=(class) title={ "At " (card.width_px) " px" } {
             @for format in [Format::Avif, Format::Webp, Format::Jpeg] {
                 span { (format.as_str().to_uppercase()) }
                 i data-format-url=(card.picture.candidate(card.width_px, Some(format))) {}

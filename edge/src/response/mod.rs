@@ -26,7 +26,7 @@ pub mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
 pub use self::freshness::{Freshness, Pin, Recall};
-pub use self::text::{TextKind, text};
+pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
 use crate::listener::http::Body;
@@ -177,27 +177,23 @@ pub fn image(
         Precondition::NotModified => return not_modified(prepared, answer),
         Precondition::Proceed => {}
     }
-    let mut headers = prepared;
-    apply_answer(&mut headers, answer);
     let whole = rendition.body.clone();
     let range = if *method == Method::GET {
         requested_range(request, rendition.etag(), whole.len())
     } else {
         RequestedRange::Whole
     };
+    if range == RequestedRange::Unsatisfiable {
+        return range_not_satisfiable(whole.len(), answer);
+    }
+    let mut headers = prepared;
+    apply_answer(&mut headers, answer);
     let (status, body) = match range {
-        RequestedRange::Whole => (StatusCode::OK, whole),
+        RequestedRange::Whole | RequestedRange::Unsatisfiable => (StatusCode::OK, whole),
         RequestedRange::Part { first, last } => {
             headers.insert(CONTENT_RANGE, value(&format!("bytes {first}-{last}/{}", whole.len())));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));
             (StatusCode::PARTIAL_CONTENT, whole.slice(first..=last))
-        }
-        RequestedRange::Unsatisfiable => {
-            headers.insert(CONTENT_RANGE, value(&format!("bytes */{}", whole.len())));
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-            headers.remove(CONTENT_TYPE);
-            headers.remove(ETAG);
-            (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new())
         }
     };
     let body = if *method == Method::HEAD { Bytes::new() } else { body };
@@ -260,6 +256,15 @@ fn not_modified(mut prepared: HeaderMap, answer: &Answer) -> Response<Body> {
     }
     apply_answer(&mut prepared, answer);
     respond(StatusCode::NOT_MODIFIED, prepared, Bytes::new())
+}
+
+/// Never stored: under the image's URL it would poison a cache for everybody.
+fn range_not_satisfiable(length_bytes: usize, answer: &Answer) -> Response<Body> {
+    let detail = format!("the image has {length_bytes} bytes");
+    let problem = Problem::new(416, "range-not-satisfiable", "Range not satisfiable", detail);
+    let mut response = error(&Method::GET, &problem, answer.negotiation);
+    response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{length_bytes}")));
+    response
 }
 
 fn precondition_failed(answer: &Answer) -> Response<Body> {

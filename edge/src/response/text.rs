@@ -4,11 +4,12 @@ use std::io::Write;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::respond;
+use super::conditional::{Precondition, precondition};
+use super::{apply_cross_origin, respond, value};
 use crate::listener::http::Body;
 
 /// Below this a compressed answer saves no packet.
@@ -66,6 +67,48 @@ pub fn text(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     respond(StatusCode::OK, headers, body)
+}
+
+/// A text that never changes: compressed once, with a validator, usable by pages of every origin.
+#[derive(Debug)]
+pub struct StaticText {
+    kind: TextKind,
+    plain: Bytes,
+    compressed: Option<Bytes>,
+    cache_control: &'static str,
+    /// Weak: both encodings share it.
+    etag: String,
+}
+
+impl StaticText {
+    #[must_use]
+    pub fn new(kind: TextKind, text: &'static str, cache_control: &'static str) -> Self {
+        let digest = blake3::hash(text.as_bytes()).to_hex();
+        let plain = Bytes::from_static(text.as_bytes());
+        Self { kind, compressed: brotli(&plain), plain, cache_control, etag: format!("\"{}\"", &digest[..26]) }
+    }
+
+    /// 200, or 304 where the client has it.
+    #[must_use]
+    pub fn respond(&self, request: &HeaderMap) -> Response<Body> {
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(self.cache_control));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        headers.insert(ETAG, value(&format!("W/{}", self.etag)));
+        apply_cross_origin(&mut headers);
+        if precondition(request, &self.etag) == Precondition::NotModified {
+            return respond(StatusCode::NOT_MODIFIED, headers, Bytes::new());
+        }
+        let compressed = self.compressed.as_ref().filter(|_| takes_brotli(request));
+        if compressed.is_some() {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
+        }
+        let body = compressed.unwrap_or(&self.plain).clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind.media_type()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        respond(StatusCode::OK, headers, body)
+    }
 }
 
 /// `br` named with a weight above zero (RFC 9110 §12.5.3).

@@ -7,15 +7,21 @@
 //! Beacons are hostile: their size is bounded before they are read, values outside what a page can take are
 //! refused, and campaign and slot become labels only when the catalogue knows them.
 
+use std::sync::LazyLock;
+
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use serde::Deserialize;
+
+use crate::response::{StaticText, TextKind};
 
 /// Largest beacon read.
 pub const BEACON_BYTES_MAX: usize = 4096;
 
 /// Served at `/rum.js`.
-pub const SCRIPT: &str =
-    concat!(include_str!("web-vitals.attribution.iife.js"), "\n", include_str!("bildkante-rum.js"));
+pub static SCRIPT: LazyLock<StaticText> = LazyLock::new(|| {
+    let script = concat!(include_str!("web-vitals.attribution.iife.js"), "\n", include_str!("bildkante-rum.js"));
+    StaticText::new(TextKind::Script, script, "public, max-age=86400")
+});
 
 const LCP_BUCKETS_S: [f64; 14] = [0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8, 2.5, 3.2, 4.0, 5.0, 7.0, 10.0, 20.0];
 const CLS_BUCKETS: [f64; 9] = [0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0];

@@ -1,9 +1,14 @@
 //! The preview in headless Chromium: what a person would see, and what the page reports.
 
+use std::time::Duration;
+
 use bildkante_tests::browser::Browser;
 use bildkante_tests::client::eventually;
 use bildkante_tests::judge;
 use bildkante_tests::rig::{Plan, Rig};
+
+/// Visits after which an LCP that does not arrive is missing.
+const VISITS_MAX: usize = 5;
 
 /// The page shows the generated picture as AVIF, and its LCP arrives in the metrics.
 #[tokio::test]
@@ -18,8 +23,37 @@ async fn the_preview_shows_the_picture_and_its_lcp_arrives() -> anyhow::Result<(
     let browser = Browser::open(&driver, &chromium).await?;
     // One variant on the page: the stage and its card.
     let all = "product=mug&colour=teal&material=glossy&backdrop=cream&setting=studio";
-    browser.visit(&format!("http://{}/preview/studio/hero?{all}", rig.admin())).await?;
+    let page = format!("http://{}/preview/studio/hero?{all}", rig.admin());
+    browser.visit(&page).await?;
+    shows_avif(&browser).await?;
 
+    // Leaving the page settles its LCP. On a busy machine the first visit's may have been the headline, painted long
+    // before the picture: the next visit has the picture in its cache.
+    let count = "bildkante_rum_lcp_seconds_count{campaign=\"studio\",slot=\"hero\"}";
+    let mut arrived = 0.0;
+    for _ in 0..VISITS_MAX {
+        browser.visit("about:blank").await?;
+        for _ in 0..20 {
+            arrived = rig.http.metric(rig.admin(), count).await?;
+            if arrived >= 1.0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if arrived >= 1.0 {
+            break;
+        }
+        browser.visit(&page).await?;
+        shows_avif(&browser).await?;
+    }
+    assert!(arrived >= 1.0, "no LCP after {VISITS_MAX} visits");
+    browser.close().await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Waits until the stage's picture is decoded, negotiated as AVIF and described as such.
+async fn shows_avif(browser: &Browser) -> anyhow::Result<()> {
     eventually("the picture is decoded", async || {
         let width = browser.run("return document.querySelector('.stage img').naturalWidth").await?;
         Ok(width.as_u64().is_some_and(|width| width > 0))
@@ -32,13 +66,5 @@ async fn the_preview_shows_the_picture_and_its_lcp_arrives() -> anyhow::Result<(
         let badge = browser.run("return document.querySelector('.stage .badge').textContent").await?;
         Ok(badge.as_str().is_some_and(|text| text.starts_with("AVIF")))
     })
-    .await?;
-
-    // Leaving the page settles its LCP.
-    browser.visit("about:blank").await?;
-    let count = "bildkante_rum_lcp_seconds_count{campaign=\"studio\",slot=\"hero\"}";
-    eventually("the LCP is in the metrics", async || Ok(rig.http.metric(rig.admin(), count).await? >= 1.0)).await?;
-    browser.close().await?;
-    rig.stop().await;
-    Ok(())
+    .await
 }

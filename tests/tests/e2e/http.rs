@@ -1,14 +1,23 @@
 //! HTTP as clients and caches see it: wrong URLs, ranges, methods, beacons, reloads, TLS and HTTP/2.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
-use bildkante_tests::rig::{Plan, Rig};
+use bildkante_tests::rig::{Plan, Rig, Tls};
+use bytes::Bytes;
 use http::header::{ACCEPT, IF_RANGE, RANGE};
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 /// Whatever stands in the path or query: an answer, a problem that names its cause, no panic, and no generation.
 #[tokio::test(flavor = "multi_thread")]
@@ -35,6 +44,7 @@ async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()
         assert_eq!(problem["status"], status);
         assert_eq!(reply.header("vary"), "Accept", "{path}");
     }
+    assert_eq!(control.calls(), 0, "a wrong URL reached the node");
     let token = "[a-z0-9&=%+;/?._~!$'()*,:@-]{0,40}";
     let paths = prop_oneof![
         token.prop_map(|rest| format!("/i/{rest}")),
@@ -50,11 +60,13 @@ async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()
             if path.parse::<http::Uri>().is_err() {
                 return Ok(());
             }
+            let calls = control.calls();
             let reply = handle
                 .block_on(rig.http.image(rig.public(), &path))
                 .map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
             let is_image = reply.status == StatusCode::OK && reply.content_type().starts_with("image/");
             let is_problem = reply.status.is_client_error() && reply.content_type() == "application/problem+json";
+            prop_assert!(is_image || control.calls() == calls, "{path} reached the node");
             prop_assert!(is_image || is_problem, "{path}: {} {}", reply.status, reply.content_type());
             Ok(())
         })
@@ -78,6 +90,7 @@ async fn ranges_are_cut_from_the_whole_and_if_range_is_honoured() -> anyhow::Res
     let beyond = rig.http.get(rig.public(), path, &[(RANGE, "bytes=99999999-")]).await?;
     assert_eq!(beyond.status, StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(beyond.header("content-range"), format!("bytes */{}", whole.body.len()));
+    assert_eq!((beyond.header("cache-control"), beyond.header("cdn-cache-control")), ("no-store", "no-store"));
     rig.stop().await;
     Ok(())
 }
@@ -142,4 +155,55 @@ async fn spellings_of_one_variant_share_one_rendition() -> anyhow::Result<()> {
     assert_eq!((tags.len(), control.calls()), (1, 1));
     rig.stop().await;
     Ok(())
+}
+
+/// TLS speaks HTTP/2 to those who offer it; without TLS prior knowledge does. Both give the bytes HTTP/1.1 gives.
+#[tokio::test]
+async fn http2_comes_by_alpn_and_by_prior_knowledge() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { tls: Tls::On, ..Plan::painted(&control) }).await?;
+    let path = "/i/studio/thumb?fm=webp";
+    let plain = rig.http.image(rig.public(), path).await?;
+
+    let (address, certificate) = rig.https()?;
+    let secure = connect_tls(TcpStream::connect(address).await?, &certificate, b"h2").await?;
+    assert_eq!(secure.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    assert_eq!(get_over_http2(secure, "https", path).await?, plain.body);
+    let older = connect_tls(TcpStream::connect(address).await?, &certificate, b"http/1.1").await?;
+    assert_eq!(older.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+
+    let prior = TcpStream::connect(rig.public()).await?;
+    assert_eq!(get_over_http2(prior, "http", path).await?, plain.body);
+    rig.stop().await;
+    Ok(())
+}
+
+async fn connect_tls(
+    stream: TcpStream,
+    certificate: &Path,
+    protocol: &[u8],
+) -> anyhow::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate)?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector.connect(ServerName::try_from("localhost")?, stream).await.context("the handshake")
+}
+
+async fn get_over_http2<T>(stream: T, scheme: &str, path: &str) -> anyhow::Result<Bytes>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get(format!("{scheme}://localhost{path}")).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+    Ok(response.into_body().collect().await?.to_bytes())
 }
