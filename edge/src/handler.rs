@@ -91,6 +91,13 @@ struct Exchange<'a> {
     started: Instant,
 }
 
+impl<'a> Exchange<'a> {
+    /// For resources with one representation.
+    const fn explicit(method: &'a Method, headers: &'a HeaderMap, started: Instant) -> Self {
+        Self { method, headers, negotiation: Negotiation::Explicit, version: None, started }
+    }
+}
+
 /// How long a slot waits for a picture, and what it shows instead.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
@@ -317,13 +324,7 @@ impl Handler {
     async fn beacon(&self, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
-        let exchange = Exchange {
-            method: &parts.method,
-            headers: &parts.headers,
-            negotiation: Negotiation::Explicit,
-            version: None,
-            started,
-        };
+        let exchange = Exchange::explicit(&parts.method, &parts.headers, started);
         let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
         let refused = |status, detail: String| {
             self.problem(&exchange, &Problem::new(status, "beacon-refused", "Beacon refused", detail))
@@ -359,13 +360,7 @@ impl Handler {
         allowed: &'static str,
         started: Instant,
     ) -> Response<Body> {
-        let exchange = Exchange {
-            method: request.method(),
-            headers: request.headers(),
-            negotiation: Negotiation::Explicit,
-            version: None,
-            started,
-        };
+        let exchange = Exchange::explicit(request.method(), request.headers(), started);
         let detail = format!("this resource takes {allowed}");
         let mut response =
             self.problem(&exchange, &Problem::new(405, "method-not-allowed", "Method not allowed", detail));
@@ -374,13 +369,7 @@ impl Handler {
     }
 
     fn not_found(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
-        let exchange = Exchange {
-            method: request.method(),
-            headers: request.headers(),
-            negotiation: Negotiation::Explicit,
-            version: None,
-            started,
-        };
+        let exchange = Exchange::explicit(request.method(), request.headers(), started);
         let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";
         self.problem(&exchange, &Problem::new(404, "not-found", "Not found", detail))
     }
