@@ -11,7 +11,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::cache::{CacheMetrics, Caches};
+use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::config::Config;
 use crate::fill::Fill;
@@ -80,12 +80,12 @@ impl Edge {
         let (front, front_ends) = shutdown::channel();
         let (back, back_ends) = shutdown::channel();
 
-        let catalog = open_catalog(&config, &registry).await?;
         let origin_metrics = OriginMetrics::new(&registry)?;
         let region = Arc::new(Region::new(&config.origin, origin_metrics.clone())?);
         let render_metrics = RenderMetrics::new(&registry)?;
         let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
         let caches = open_caches(&config, &registry).await?;
+        let catalog = open_catalog(&config, &registry, caches.epoch.clone()).await?;
         let fill = Fill::new(caches, Arc::clone(&region), pool, &config);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
@@ -181,9 +181,9 @@ impl Edge {
     }
 }
 
-async fn open_catalog(config: &Config, registry: &Registry) -> anyhow::Result<CatalogHandle> {
+async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
     let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
-    let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics)).await?;
+    let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
 }
 

@@ -9,6 +9,7 @@
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
 //! | `flight` | one fill for many askers |
+//! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
 //!
 //! Invariants: everything is bounded in bytes or entries; every byte read from a disk is verified before it is
@@ -17,6 +18,7 @@
 mod bindings;
 mod disk;
 mod entry;
+mod epoch;
 mod flight;
 mod folder;
 mod gate;
@@ -37,6 +39,7 @@ use serde::Deserialize;
 pub use bindings::{Binding, Bindings, BindingsError};
 pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
 pub use entry::{EntryError, decode as decode_entry};
+pub use epoch::Epoch;
 pub use flight::{FlightError, FlightRole, Flights, Ticket};
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
@@ -181,6 +184,7 @@ pub struct Caches {
     pub disk: DiskTier,
     pub masters: Masters,
     pub bindings: Bindings,
+    pub epoch: Epoch,
     pub metrics: CacheMetrics,
 }
 
@@ -203,7 +207,7 @@ impl Caches {
         let bindings =
             Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
-        Ok(Self { memory, disk, masters, bindings, metrics })
+        Ok(Self { memory, disk, masters, bindings, epoch: Epoch::default(), metrics })
     }
 
     /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is

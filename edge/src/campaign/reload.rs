@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
 use super::sources::{CatalogSources, SourceFiles};
+use crate::cache::Epoch;
 
 /// What a look at the files led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,8 @@ struct Inner {
     metrics: CampaignMetrics,
     /// One look at a time; what the last one saw.
     seen: Mutex<Digest>,
+    /// Answers of the last snapshot lapse with it.
+    epoch: Epoch,
 }
 
 impl CatalogHandle {
@@ -111,12 +114,12 @@ impl CatalogHandle {
     ///
     /// # Errors
     /// Every fault of every file: there is no last valid snapshot to fall back on yet.
-    pub fn open(sources: CatalogSources, metrics: CampaignMetrics) -> Result<Self, CatalogErrors> {
+    pub fn open(sources: CatalogSources, metrics: CampaignMetrics, epoch: Epoch) -> Result<Self, CatalogErrors> {
         let catalog = Catalog::load(&sources)?;
         metrics.loaded(&catalog);
         let seen = Mutex::new(*catalog.digest());
         let current = ArcSwap::from_pointee(catalog);
-        Ok(Self { inner: Arc::new(Inner { current, sources, metrics, seen }) })
+        Ok(Self { inner: Arc::new(Inner { current, sources, metrics, seen, epoch }) })
     }
 
     /// The snapshot in force, for as long as it is held.
@@ -177,6 +180,7 @@ impl Inner {
                 self.metrics.loaded(&catalog);
                 tracing::info!(campaigns = catalog.campaigns().count(), %digest, "campaigns reloaded");
                 self.current.store(Arc::new(catalog));
+                self.epoch.advance();
                 ReloadOutcome::Reloaded
             }
             Err(errors) => {
