@@ -15,10 +15,12 @@ use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::config::Config;
 use crate::fill::Fill;
+use crate::front::Front;
 use crate::handler::Handler;
 use crate::listener::admin::Admin;
 use crate::listener::tls::ReloadableTls;
-use crate::listener::{self, ListenerMetrics};
+use crate::listener::workers::Workers;
+use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
 use crate::origin::{OriginMetrics, Region, Sidecar};
 use crate::placeholder::Placeholders;
@@ -89,6 +91,7 @@ impl Edge {
         let fill = Fill::new(caches, Arc::clone(&region), pool, &config);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
+            front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
             placeholders: Placeholders::new(Arc::clone(&fill)),
             fill,
             metrics: RequestMetrics::new(&registry)?,
@@ -113,12 +116,15 @@ impl Edge {
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
         let settings = config.limits.listener();
+        let workers = Arc::new(Workers::start(config.listen.workers).context("the I/O workers cannot start")?);
+        let crew = Crew::Workers(Arc::clone(&workers));
         let metrics = ListenerMetrics::new(&registry)?;
         let mut listeners = vec![
             tokio::spawn(listener::run(
                 sockets.http,
                 None,
                 Arc::clone(&handler),
+                crew.clone(),
                 settings.clone(),
                 metrics.clone(),
                 front_ends.clone(),
@@ -127,6 +133,7 @@ impl Edge {
                 sockets.admin,
                 None,
                 admin,
+                Crew::Here,
                 settings.clone(),
                 metrics.clone(),
                 front_ends.clone(),
@@ -134,7 +141,7 @@ impl Edge {
         ];
         if let Some(socket) = sockets.https {
             let respond = Arc::clone(&handler);
-            let served = listener::run(socket, tls.clone(), respond, settings, metrics, front_ends);
+            let served = listener::run(socket, tls.clone(), respond, crew, settings, metrics, front_ends);
             listeners.push(tokio::spawn(served));
         }
         tracing::info!(%http, ?https, admin = %admin_address, "edge serves");

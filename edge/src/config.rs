@@ -55,12 +55,14 @@ pub struct ListenConfig {
     pub tls: Option<TlsConfig>,
     /// Metrics, health and preview: keep it away from the public.
     pub admin: SocketAddr,
+    /// Threads that serve connections; 0 is one per core.
+    pub workers: usize,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { http: loopback(8080), https: loopback(8443), tls: None, admin: loopback(8081) }
+        Self { http: loopback(8080), https: loopback(8443), tls: None, admin: loopback(8081), workers: 0 }
     }
 }
 
@@ -71,6 +73,7 @@ pub struct LimitsConfig {
     pub connections_max: usize,
     pub header_bytes_max: usize,
     pub headers_max: usize,
+    pub requests_max: u64,
     pub streams_max: u32,
     pub stream_window_bytes: u32,
     pub connection_window_bytes: u32,
@@ -82,6 +85,7 @@ pub struct LimitsConfig {
     pub ping_interval_ms: u64,
     pub ping_timeout_ms: u64,
     pub drain_ms: u64,
+    pub drain_grace_ms: u64,
 }
 
 impl Default for LimitsConfig {
@@ -90,6 +94,7 @@ impl Default for LimitsConfig {
             connections_max: 20_000,
             header_bytes_max: 32 * 1024,
             headers_max: 64,
+            requests_max: 10_000,
             streams_max: 100,
             stream_window_bytes: 64 * 1024,
             connection_window_bytes: 256 * 1024,
@@ -101,6 +106,7 @@ impl Default for LimitsConfig {
             ping_interval_ms: 20_000,
             ping_timeout_ms: 10_000,
             drain_ms: 10_000,
+            drain_grace_ms: 500,
         }
     }
 }
@@ -160,6 +166,7 @@ impl Config {
     fn check(&self) -> Result<(), (&'static str, String)> {
         let positive = |key, value: u64| if value == 0 { Err((key, "is zero".to_owned())) } else { Ok(()) };
         positive("limits.connections_max", self.limits.connections_max as u64)?;
+        positive("limits.requests_max", self.limits.requests_max)?;
         positive("limits.streams_max", u64::from(self.limits.streams_max))?;
         positive("limits.header_ms", self.limits.header_ms)?;
         positive("limits.idle_ms", self.limits.idle_ms)?;
@@ -192,17 +199,19 @@ impl LimitsConfig {
             protocols: Protocols::new(ConnectionLimits {
                 deadlines: Deadlines {
                     first_byte: millis(self.first_byte_ms),
+                    head: millis(self.header_ms),
                     idle: millis(self.idle_ms),
                     write_stall: millis(self.write_stall_ms),
                 },
-                header: millis(self.header_ms),
                 header_bytes_max: self.header_bytes_max,
                 headers_max: self.headers_max,
+                requests_max: self.requests_max,
                 streams_max: self.streams_max,
                 stream_window_bytes: self.stream_window_bytes,
                 connection_window_bytes: self.connection_window_bytes,
                 ping_interval: millis(self.ping_interval_ms),
                 ping_timeout: millis(self.ping_timeout_ms),
+                drain_grace: millis(self.drain_grace_ms),
             }),
             connections_max: self.connections_max,
             handshake: millis(self.handshake_ms),

@@ -1,9 +1,10 @@
 //! The way of a request, on one screen.
 //!
 //! ```text
-//! route → parse → resolve → negotiate → memory ─ hit ─▶ respond
-//!                                         └ miss ─▶ fill within the slot's patience ─▶ respond
-//!                                                     └ too late, or refused ─▶ stand-in ─▶ respond
+//! front map ─ kept answer ─▶ respond
+//!   └▶ route → parse → resolve → negotiate → memory ─ hit ─▶ respond, and keep the answer
+//!                                              └ miss ─▶ fill within the slot's patience ─▶ respond
+//!                                                          └ too late, or refused ─▶ stand-in ─▶ respond
 //! ```
 //!
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
@@ -12,26 +13,26 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cache::{PreparedFor, Rendition};
+use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, Stopgap};
+use crate::fill::{Fill, FillTimings, Filled, Want};
+use crate::front::{Front, Question, Ready};
+use crate::listener::http::{Body, RequestBody, Respond};
+use crate::listener::lane::PlainHead;
+use crate::metrics::RequestMetrics;
+use crate::negotiate;
+use crate::placeholder::Placeholders;
+use crate::render::{RenditionSpec, Rung};
+use crate::request::{ImageRequest, WidthAsk};
+use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, VariantWords};
+use crate::rum::{self, RumMetrics};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
-
-use crate::cache::{PreparedFor, Rendition};
-use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, Stopgap};
-use crate::fill::{Fill, FillTimings, Filled, Want};
-use crate::listener::http::{Body, Respond};
-use crate::metrics::RequestMetrics;
-use crate::negotiate;
-use crate::placeholder::Placeholders;
-use crate::render::RenditionSpec;
-use crate::request::ImageRequest;
-use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, VariantWords};
-use crate::rum::{self, RumMetrics};
 
 /// Longest a beacon's body may take to arrive.
 const BEACON_DEADLINE: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ const BEACON_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Handler {
     pub catalog: CatalogHandle,
+    pub front: Front,
     pub fill: Arc<Fill>,
     pub placeholders: Placeholders,
     pub metrics: RequestMetrics,
@@ -66,8 +68,11 @@ fn route(path: &str) -> Route {
 }
 
 impl Respond for Handler {
-    async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+    async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
+        if let Some(response) = self.kept(&request, started) {
+            return response;
+        }
         match (route(request.uri().path()), request.method()) {
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, started).await,
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
@@ -79,6 +84,10 @@ impl Respond for Handler {
             (Route::Image | Route::Script, _) => self.method_not_allowed(&request, "GET, HEAD, OPTIONS", started),
         }
     }
+
+    fn ready(&self, head: &PlainHead<'_>, started: Instant) -> Option<Ready> {
+        self.front.ready(head, &self.fill.caches.memory, started)
+    }
 }
 
 /// One request and what its URL already decides about the answer.
@@ -88,13 +97,22 @@ struct Exchange<'a> {
     negotiation: Negotiation,
     /// `v` as it was asked.
     version: Option<&'a str>,
+    /// Under what its answer may be kept, if it turns out to be one that can.
+    keep: Option<Keep<'a>>,
     started: Instant,
+}
+
+/// Where the front map would find an answer again.
+#[derive(Debug, Clone, Copy)]
+struct Keep<'a> {
+    question: Question<'a>,
+    epoch: u64,
 }
 
 impl<'a> Exchange<'a> {
     /// For resources with one representation.
     const fn explicit(method: &'a Method, headers: &'a HeaderMap, started: Instant) -> Self {
-        Self { method, headers, negotiation: Negotiation::Explicit, version: None, started }
+        Self { method, headers, negotiation: Negotiation::Explicit, version: None, keep: None, started }
     }
 }
 
@@ -106,7 +124,18 @@ struct Patience {
 }
 
 impl Handler {
-    async fn image(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
+    /// A kept answer to a request of hyper's; the lane has asked for itself.
+    fn kept(&self, request: &Request<RequestBody>, started: Instant) -> Option<Response<Body>> {
+        let is_of_hyper = matches!(request.body(), RequestBody::Incoming(_));
+        if !is_of_hyper || !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        let target = request.uri().path_and_query()?.as_str().as_bytes();
+        let ready = self.front.ready_for(target, request.headers(), &self.fill.caches.memory, started)?;
+        Some(ready.into_response(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+    }
+
+    async fn image(&self, request: &Request<RequestBody>, started: Instant) -> Response<Body> {
         let _in_flight = self.metrics.enter();
         // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
         let mut exchange = Exchange {
@@ -114,8 +143,11 @@ impl Handler {
             headers: request.headers(),
             negotiation: Negotiation::ByAccept,
             version: None,
+            keep: None,
             started,
         };
+        // Before anything the answer will depend on is looked up.
+        let epoch = self.front.epoch();
         let catalog = self.catalog.load();
         let (uri, ignored) = (request.uri(), catalog.ignored_parameters());
         let asked = match ImageRequest::parse(uri.path(), uri.query(), ignored) {
@@ -130,6 +162,7 @@ impl Handler {
             Ok(resolved) => resolved,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
+        exchange.keep = question(request, &asked).map(|question| Keep { question, epoch });
         let want = self.want(&exchange, &resolved);
         if let Some(rendition) = self.fill.peek(&want) {
             self.fill.improve(&rendition, &want);
@@ -284,6 +317,7 @@ impl Handler {
             timings: because.timings,
             elapsed,
         };
+        self.keep(exchange, resolved, want, rendition, &prepared, &answer);
         let response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
         if response.status().is_client_error() {
             self.metrics.problem(response.status().as_u16(), elapsed);
@@ -292,6 +326,26 @@ impl Handler {
             self.metrics.answered(because.outcome, rendition.spec.format, campaign, slot, elapsed);
         }
         response
+    }
+
+    /// Keeps the answer in the front map if the next one will be the same: a final rung from memory under a URL that
+    /// says all there is to say.
+    fn keep(
+        &self,
+        exchange: &Exchange<'_>,
+        resolved: &Resolved,
+        want: &Want,
+        rendition: &Rendition,
+        prepared: &HeaderMap,
+        answer: &Answer,
+    ) {
+        let Some(Keep { question, epoch }) = exchange.keep else { return };
+        if answer.outcome != Outcome::Memory || rendition.rung != Rung::Final {
+            return;
+        }
+        let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
+        let counters = self.metrics.hit_counters(rendition.spec.format, campaign, slot);
+        self.front.keep(question, epoch, want.key(rendition.master), &response::settle(prepared, answer), counters);
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
@@ -321,7 +375,7 @@ impl Handler {
         headers
     }
 
-    async fn beacon(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn beacon(&self, request: Request<RequestBody>) -> Response<Body> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let exchange = Exchange::explicit(&parts.method, &parts.headers, started);
@@ -356,7 +410,7 @@ impl Handler {
 
     fn method_not_allowed(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         allowed: &'static str,
         started: Instant,
     ) -> Response<Body> {
@@ -368,7 +422,7 @@ impl Handler {
         response
     }
 
-    fn not_found(&self, request: &Request<Incoming>, started: Instant) -> Response<Body> {
+    fn not_found(&self, request: &Request<RequestBody>, started: Instant) -> Response<Body> {
         let exchange = Exchange::explicit(request.method(), request.headers(), started);
         let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";
         self.problem(&exchange, &Problem::new(404, "not-found", "Not found", detail))
@@ -383,6 +437,17 @@ struct Because {
     freshness: Freshness,
     reason: Option<&'static str>,
     timings: FillTimings,
+}
+
+/// What an answer may be kept under. A signature ends and hints are fields of their own: those are never kept.
+fn question<'a>(request: &'a Request<RequestBody>, asked: &ImageRequest<'_>) -> Option<Question<'a>> {
+    if asked.signature.is_some() || asked.width == Some(WidthAsk::Auto) {
+        return None;
+    }
+    let mut lines = request.headers().get_all(ACCEPT).iter();
+    let accept = lines.next().map(HeaderValue::as_bytes);
+    let target = request.uri().path_and_query()?.as_str().as_bytes();
+    lines.next().is_none().then_some(Question { target, accept })
 }
 
 /// A list field: several lines are one list (RFC 9110 §5.3). Nearly always there is one, and nothing is copied.

@@ -8,6 +8,7 @@ pub mod campaign;
 pub mod commands;
 pub mod config;
 pub mod fill;
+pub mod front;
 pub mod handler;
 pub mod listener;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::negotiate::Format;
 use crate::response::Outcome;
@@ -58,6 +58,16 @@ impl RequestMetrics {
         })
     }
 
+    /// What is counted for hits of one rendition's kind, resolved once.
+    #[must_use]
+    pub fn hit_counters(&self, format: Format, campaign: &str, slot: &str) -> HitCounters {
+        let outcome = Outcome::Memory.as_str();
+        HitCounters {
+            requests: self.requests.with_label_values(&[outcome, format.as_str(), campaign, slot]),
+            first_byte: self.first_byte.with_label_values(&[outcome]),
+        }
+    }
+
     /// An image was answered.
     pub fn answered(&self, outcome: Outcome, format: Format, campaign: &str, slot: &str, elapsed: Duration) {
         self.requests.with_label_values(&[outcome.as_str(), format.as_str(), campaign, slot]).inc();
@@ -80,6 +90,20 @@ impl RequestMetrics {
     pub fn enter(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
+    }
+}
+
+/// Counts hits without looking up a label.
+#[derive(Debug, Clone)]
+pub struct HitCounters {
+    requests: IntCounter,
+    first_byte: Histogram,
+}
+
+impl HitCounters {
+    pub fn hit(&self, elapsed: Duration) {
+        self.requests.inc();
+        self.first_byte.observe(elapsed.as_secs_f64());
     }
 }
 

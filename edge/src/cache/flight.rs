@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::Instrument;
 
@@ -66,6 +67,8 @@ struct Board<K, V> {
     in_flight_max: usize,
     fill_time_max: Duration,
     gauge: IntGauge,
+    /// Where fills run: that of whoever built this, and not a connection's worker.
+    runtime: Option<Handle>,
 }
 
 #[derive(Debug, Clone)]
@@ -91,10 +94,11 @@ where
     #[must_use]
     pub fn new(in_flight_max: usize, fill_time_max: Duration, gauge: IntGauge) -> Self {
         let flying = Mutex::default();
-        Self { board: Arc::new(Board { flying, in_flight_max, fill_time_max, gauge }) }
+        let runtime = Handle::try_current().ok();
+        Self { board: Arc::new(Board { flying, in_flight_max, fill_time_max, gauge, runtime }) }
     }
 
-    /// Joins the fill of `key`, or starts one. Must be called on a tokio runtime.
+    /// Joins the fill of `key`, or starts one on the runtime this was built on, else on the caller's.
     ///
     /// # Errors
     /// [`FlightError::Full`] when a new fill would be one too many, [`FlightError::Aborted`] off a runtime.
@@ -103,7 +107,8 @@ where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| FlightError::Aborted)?;
+        let here = || Handle::try_current().map_err(|_| FlightError::Aborted);
+        let runtime = self.board.runtime.clone().map_or_else(here, Ok)?;
         let mut flying = self.board.flying.lock();
         if let Some(progress) = flying.get(&key) {
             return Ok(Ticket { role: FlightRole::Follower, progress: progress.clone() });

@@ -46,6 +46,8 @@ pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
 pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
+#[cfg(test)]
+pub(crate) use rendition::testing;
 pub use rendition::{Origin, Prepared, PreparedFor, Rendition};
 pub use store::Lookup;
 
@@ -55,6 +57,8 @@ pub use store::Lookup;
 pub struct CacheConfig {
     /// Renditions in memory, overhead included.
     pub memory_bytes_max: u64,
+    /// Finished answers by URL as it was sent: heads, not bodies.
+    pub front_bytes_max: u64,
     /// Holds `renditions/`, `masters/` and `bindings.redb`.
     pub disk_dir: PathBuf,
     /// Renditions on disk, in whole 4 KiB blocks.
@@ -83,6 +87,7 @@ impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             memory_bytes_max: 256 << 20,
+            front_bytes_max: 64 << 20,
             disk_dir: "data/edge".into(),
             disk_bytes_max: 16 << 30,
             disk_files_max: 1_000_000,

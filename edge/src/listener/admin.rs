@@ -7,11 +7,10 @@ use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
-use super::http::{Body, Respond};
+use super::http::{Body, RequestBody, Respond};
 use crate::handler::Handler;
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
@@ -44,7 +43,7 @@ struct NodeReadiness {
 }
 
 impl Respond for Admin {
-    async fn respond(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+    async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let problem =

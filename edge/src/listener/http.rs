@@ -1,44 +1,96 @@
-//! One connection: protocol detection, HTTP/1.1 and HTTP/2 with their limits, deadlines, drain.
+//! One connection: which protocol it speaks, its limits and deadlines, and how it drains.
+//!
+//! | spoken | served by |
+//! | --- | --- |
+//! | HTTP/1.1, GET and HEAD without a body | `lane` |
+//! | any other HTTP/1 | hyper, for the rest of the connection |
+//! | HTTP/2, by ALPN or prior knowledge | hyper |
+//!
+//! Drain: the next answer is a connection's last; one that rests may still send its next request for a grace period,
+//! so that a request that crosses the shutdown on the wire is answered and not reset.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::io::{Deadlines, Overdue, WatchedIo};
+use super::io::{Check, Deadlines, Overdue, Phase, Progress, Rewound, WatchedIo};
+use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead};
+use crate::front::Ready;
 
 /// Every body this edge sends is whole in memory.
 pub type Body = Full<Bytes>;
 
+/// What a request brings along.
+#[derive(Debug)]
+pub enum RequestBody {
+    Empty,
+    Incoming(Incoming),
+}
+
+impl hyper::body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Incoming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
 /// Answers requests; cannot fail, for an error is a response too.
 pub trait Respond: Send + Sync + 'static {
-    fn respond(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
+    fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
+
+    /// A prepared answer to a plain request; `None` sends it the long way, through [`Self::respond`].
+    fn ready(&self, _head: &PlainHead<'_>, _started: Instant) -> Option<Ready> {
+        None
+    }
 }
 
 /// What one connection may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     pub deadlines: Deadlines,
-    pub header: Duration,
     pub header_bytes_max: usize,
     pub headers_max: usize,
+    pub requests_max: u64,
     pub streams_max: u32,
     pub stream_window_bytes: u32,
     pub connection_window_bytes: u32,
     pub ping_interval: Duration,
     pub ping_timeout: Duration,
+    /// How long a resting HTTP/1.1 connection may still send a request while this side drains.
+    pub drain_grace: Duration,
 }
 
 /// How a connection ended, for the metrics.
@@ -49,31 +101,39 @@ pub enum ConnectionEnd {
     Overdue(Overdue),
 }
 
-/// How often a connection's progress is looked at.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// What TLS has agreed on before the first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// Nothing: the first bytes tell.
+    None,
+    H2,
+}
+
+/// What an HTTP/2 client sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The protocol stack, built once and shared by all connections of a listener.
 #[derive(Debug, Clone)]
 pub struct Protocols {
-    builder: auto::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
     limits: ConnectionLimits,
 }
 
 impl Protocols {
     #[must_use]
     pub fn new(limits: ConnectionLimits) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
+        let mut http1 = http1::Builder::new();
+        http1
             // Without a timer hyper ignores or panics on the header deadline.
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.header)
+            .header_read_timeout(limits.deadlines.head)
             // hyper's default buffer would let one connection hold about 417 kB of headers.
             .max_buf_size(limits.header_bytes_max.max(8192))
             // No `pipeline_flush`: it makes hyper copy every body behind its head instead of writing both at once.
             .max_headers(limits.headers_max);
-        builder
-            .http2()
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)
             .initial_stream_window_size(limits.stream_window_bytes)
@@ -85,23 +145,47 @@ impl Protocols {
             .max_local_error_reset_streams(1024)
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout);
-        Self { builder, limits }
+        Self { http1, http2, limits }
     }
 
-    /// Serves a connection until it ends, misses a deadline, or has drained after `watcher` was told to.
-    pub async fn serve<T, R>(&self, stream: T, peer: SocketAddr, respond: Arc<R>, watcher: Watcher) -> ConnectionEnd
+    /// Serves a connection until it ends, misses a deadline, or has drained after `shutdown` was told.
+    pub async fn serve<T, R>(
+        &self,
+        stream: T,
+        alpn: Alpn,
+        peer: SocketAddr,
+        respond: Arc<R>,
+        shutdown: Shutdown,
+    ) -> ConnectionEnd
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         R: Respond,
     {
         let (io, progress) = WatchedIo::new(stream);
+        let guard = Guard { limits: &self.limits, progress: Arc::clone(&progress), shutdown };
+        let (io, read) = match alpn {
+            Alpn::H2 => (io, Vec::new()),
+            Alpn::None => {
+                let limits =
+                    LaneLimits { head_bytes_max: self.limits.header_bytes_max, requests_max: self.limits.requests_max };
+                let lane = Lane::new(io, Arc::clone(&progress), limits);
+                match guard.watch(lane.run(&*respond, peer), |_| {}).await {
+                    Err(end) => return end,
+                    Ok(LaneEnd::Done) => return ConnectionEnd::Done,
+                    Ok(LaneEnd::PeerError) => return ConnectionEnd::PeerError,
+                    Ok(LaneEnd::TakeOver { io, read }) => (io, read),
+                }
+            }
+        };
+        let is_http2 =
+            alpn == Alpn::H2 || (!read.is_empty() && (read.starts_with(PREFACE) || PREFACE.starts_with(&read)));
         let requests = Arc::clone(&progress);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let respond = Arc::clone(&respond);
             let active = requests.enter();
             async move {
                 let is_head = *request.method() == Method::HEAD;
-                let mut response = respond.respond(request, peer).await;
+                let mut response = respond.respond(request.map(RequestBody::Incoming), peer).await;
                 if is_head {
                     // hyper leaves it to us on HTTP/2, where a body would be a protocol error.
                     *response.body_mut() = Body::default();
@@ -110,22 +194,70 @@ impl Protocols {
                 Ok::<_, Infallible>(response)
             }
         });
-        let connection = self.builder.serve_connection(TokioIo::new(io), service).into_owned();
-        let mut connection = pin!(watcher.watch(connection));
-        let mut watch = tokio::time::interval(WATCH_INTERVAL);
-        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let io = TokioIo::new(Rewound::new(read, io));
+        let ended = if is_http2 {
+            let connection = self.http2.serve_connection(io, service);
+            guard.watch(connection, |connection| connection.graceful_shutdown()).await
+        } else {
+            let connection = self.http1.serve_connection(io, service);
+            guard.watch(connection, |connection| connection.graceful_shutdown()).await
+        };
+        match ended {
+            Err(end) => end,
+            Ok(Ok(())) => ConnectionEnd::Done,
+            Ok(Err(_)) => ConnectionEnd::PeerError,
+        }
+    }
+}
+
+/// What a connection is held to while its protocol runs.
+struct Guard<'a> {
+    limits: &'a ConnectionLimits,
+    progress: Arc<Progress>,
+    shutdown: Shutdown,
+}
+
+impl Guard<'_> {
+    /// Runs `protocol` to its end, or to the first deadline it misses. `drain` is called once, when this side shuts
+    /// down or the connection has had its share of requests.
+    async fn watch<P: Future>(
+        &self,
+        protocol: P,
+        mut drain: impl FnMut(Pin<&mut P>),
+    ) -> Result<P::Output, ConnectionEnd> {
+        let mut protocol = pin!(protocol);
+        let mut shutdown = self.shutdown.clone();
+        let mut told = pin!(shutdown.requested());
+        let mut look = pin!(tokio::time::sleep(self.pause()?));
+        let mut phase = if self.progress.is_draining() { Phase::Draining } else { Phase::Open };
         loop {
             tokio::select! {
                 biased;
-                result = connection.as_mut() => {
-                    return if result.is_ok() { ConnectionEnd::Done } else { ConnectionEnd::PeerError };
+                output = protocol.as_mut() => return Ok(output),
+                () = told.as_mut(), if phase == Phase::Open => {
+                    phase = Phase::Draining;
+                    self.progress.enter_phase(phase);
+                    drain(protocol.as_mut());
+                    look.as_mut().reset(tokio::time::Instant::now() + self.limits.drain_grace);
                 }
-                _ = watch.tick() => {
-                    if let Some(overdue) = progress.overdue(&self.limits.deadlines) {
-                        return ConnectionEnd::Overdue(overdue);
+                () = look.as_mut() => {
+                    if phase == Phase::Open && self.progress.requests() >= self.limits.requests_max {
+                        phase = Phase::Draining;
+                        drain(protocol.as_mut());
+                    } else if self.progress.is_draining() {
+                        self.progress.enter_phase(Phase::Closing);
                     }
+                    look.as_mut().reset(tokio::time::Instant::now() + self.pause()?);
                 }
             }
+        }
+    }
+
+    fn pause(&self) -> Result<Duration, ConnectionEnd> {
+        match self.progress.check(&self.limits.deadlines) {
+            Check::Overdue(overdue) => Err(ConnectionEnd::Overdue(overdue)),
+            // A millisecond more, the unit of what is compared.
+            Check::AgainIn(pause) => Ok(pause + Duration::from_millis(1)),
         }
     }
 }

@@ -1,14 +1,15 @@
-//! A socket that keeps the time hyper does not: first byte, idle and stalled writes.
+//! A socket that keeps the time: first byte, head, idle and stalled writes.
 //!
 //! hyper has a header deadline on HTTP/1 and pings on HTTP/2, and nothing for a peer that stays silent before
 //! its first byte, keeps a finished connection open, or stops reading a response. [`WatchedIo`] notes
-//! progress with one relaxed atomic store a call; [`Progress::overdue`] is asked by the connection's task
-//! every second. Idle counts from the last answer, not from the last byte: pings are bytes too.
+//! progress with one relaxed atomic store a call; the connection's task asks [`Progress::check`] as seldom as no
+//! deadline can be missed by it, so that a resting connection costs a timer every few seconds and nothing else.
+//! Idle counts from the last answer, not from the last byte: pings are bytes too.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,25 +19,35 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
     pub first_byte: Duration,
+    /// For a head in the lane that has begun; hyper keeps its own.
+    pub head: Duration,
     pub idle: Duration,
     pub write_stall: Duration,
+}
+
+impl Deadlines {
+    fn shortest(&self) -> Duration {
+        self.first_byte.min(self.head).min(self.idle).min(self.write_stall)
+    }
 }
 
 /// Which deadline a peer missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overdue {
     FirstByte,
+    Head,
     Idle,
     WriteStall,
 }
 
 impl Overdue {
-    pub const ALL: [Self; 3] = [Self::FirstByte, Self::Idle, Self::WriteStall];
+    pub const ALL: [Self; 4] = [Self::FirstByte, Self::Head, Self::Idle, Self::WriteStall];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::FirstByte => "first_byte",
+            Self::Head => "head",
             Self::Idle => "idle",
             Self::WriteStall => "write_stall",
         }
@@ -53,8 +64,39 @@ pub struct Progress {
     blocked_since_ms: AtomicU64,
     /// Requests being answered: a connection that waits for a generation is not idle.
     active: AtomicU64,
+    /// Requests begun, however they were answered.
+    requests: AtomicU64,
     /// When the last request was answered.
     answered_ms: AtomicU64,
+    /// Set while the lane has the start of a head.
+    head_since_ms: AtomicU64,
+    phase: AtomicU8,
+}
+
+/// Whether a connection is to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    Open,
+    /// The next answer is the last.
+    Draining,
+    /// And nobody waits for a next request any more.
+    Closing,
+}
+
+/// What the lane has of the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadState {
+    None,
+    Begun,
+}
+
+/// What a look at a connection found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Overdue(Overdue),
+    /// No deadline can pass before this much time has.
+    AgainIn(Duration),
 }
 
 /// How many times `idle` a connection may outlive its last request while bytes still leave it: time for a slow reader,
@@ -69,7 +111,10 @@ impl Progress {
             written_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             answered_ms: AtomicU64::new(0),
+            head_since_ms: AtomicU64::new(0),
+            phase: AtomicU8::new(Phase::Open as u8),
         }
     }
 
@@ -81,30 +126,76 @@ impl Progress {
     #[must_use]
     pub fn enter(self: &Arc<Self>) -> ActiveRequest {
         self.active.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         ActiveRequest { progress: Arc::clone(self) }
     }
 
-    /// The deadline this connection has missed, if any.
+    /// Notes an answer that took no waiting.
+    pub(super) fn answered(&self) {
+        self.answered_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn head_is(&self, state: HeadState) {
+        let begun = self.head_since_ms.load(Ordering::Relaxed);
+        match state {
+            HeadState::Begun if begun == 0 => self.head_since_ms.store(self.now_ms(), Ordering::Relaxed),
+            HeadState::None if begun != 0 => self.head_since_ms.store(0, Ordering::Relaxed),
+            HeadState::Begun | HeadState::None => {}
+        }
+    }
+
+    pub(super) fn enter_phase(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) >= Phase::Draining as u8
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) >= Phase::Closing as u8
+    }
+
+    /// The deadline this connection has missed, or when to look again.
     #[must_use]
-    pub fn overdue(&self, deadlines: &Deadlines) -> Option<Overdue> {
+    pub fn check(&self, deadlines: &Deadlines) -> Check {
+        // A deadline that begins to run later is found in time if somebody looks once in the shortest of them.
+        let again = deadlines.shortest();
+        match self.running(deadlines) {
+            None => Check::AgainIn(again),
+            Some((overdue, left)) if left.is_zero() => Check::Overdue(overdue),
+            Some((_, left)) => Check::AgainIn(left.min(again)),
+        }
+    }
+
+    /// The deadline that runs now, and what is left of it.
+    fn running(&self, deadlines: &Deadlines) -> Option<(Overdue, Duration)> {
         let now = self.now_ms();
-        let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
+        let left = |of: Duration, then: u64| of.saturating_sub(Duration::from_millis(now.saturating_sub(then)));
         let blocked = self.blocked_since_ms.load(Ordering::Relaxed);
         if blocked != 0 {
-            return (since(blocked) > deadlines.write_stall).then_some(Overdue::WriteStall);
+            return Some((Overdue::WriteStall, left(deadlines.write_stall, blocked)));
         }
         let read = self.read_ms.load(Ordering::Relaxed);
         if read == 0 {
-            return (since(0) > deadlines.first_byte).then_some(Overdue::FirstByte);
+            return Some((Overdue::FirstByte, left(deadlines.first_byte, 0)));
         }
         if self.active.load(Ordering::Relaxed) != 0 {
             return None;
         }
+        let head = self.head_since_ms.load(Ordering::Relaxed);
+        if head != 0 {
+            return Some((Overdue::Head, left(deadlines.head, head)));
+        }
         let answered = self.answered_ms.load(Ordering::Relaxed);
-        let resting = since(if answered == 0 { read } else { answered });
-        let is_silent = since(self.written_ms.load(Ordering::Relaxed).max(answered)) > deadlines.idle;
-        let is_over = resting > deadlines.idle && (is_silent || resting > deadlines.idle * DRAINING_FACTOR);
-        is_over.then_some(Overdue::Idle)
+        let resting = if answered == 0 { read } else { answered };
+        // Bytes that still leave are a slow reader's, up to a point: pongs are bytes too.
+        let silent = left(deadlines.idle, self.written_ms.load(Ordering::Relaxed).max(resting));
+        Some((Overdue::Idle, silent.min(left(deadlines.idle * DRAINING_FACTOR, resting))))
     }
 }
 
@@ -190,13 +281,82 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
     }
 }
 
+/// A stream whose first bytes were read already.
+#[derive(Debug)]
+pub(super) struct Rewound<T> {
+    read: Vec<u8>,
+    at: usize,
+    inner: T,
+}
+
+impl<T> Rewound<T> {
+    pub(super) const fn new(read: Vec<u8>, inner: T) -> Self {
+        Self { read, at: 0, inner }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let rest = &this.read[this.at..];
+        if rest.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        }
+        let length = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..length]);
+        this.at += length;
+        if this.at == this.read.len() {
+            this.read = Vec::new();
+            this.at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    const TIGHT: Deadlines =
-        Deadlines { first_byte: Duration::ZERO, idle: Duration::ZERO, write_stall: Duration::ZERO };
+    const TIGHT: Deadlines = Deadlines {
+        first_byte: Duration::ZERO,
+        head: Duration::ZERO,
+        idle: Duration::ZERO,
+        write_stall: Duration::ZERO,
+    };
+
+    fn overdue(progress: &Progress, deadlines: &Deadlines) -> Option<Overdue> {
+        match progress.check(deadlines) {
+            Check::Overdue(overdue) => Some(overdue),
+            Check::AgainIn(_) => None,
+        }
+    }
 
     async fn later() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -207,7 +367,7 @@ mod tests {
         let (near, _far) = tokio::io::duplex(64);
         let (_io, progress) = WatchedIo::new(near);
         later().await;
-        assert_eq!(progress.overdue(&TIGHT), Some(Overdue::FirstByte));
+        assert_eq!(overdue(&progress, &TIGHT), Some(Overdue::FirstByte));
     }
 
     #[tokio::test]
@@ -217,7 +377,7 @@ mod tests {
         let write = tokio::time::timeout(Duration::from_millis(5), io.write_all(b"longer than four")).await;
         assert!(write.is_err());
         later().await;
-        assert_eq!(progress.overdue(&TIGHT), Some(Overdue::WriteStall));
+        assert_eq!(overdue(&progress, &TIGHT), Some(Overdue::WriteStall));
     }
 
     #[tokio::test]
@@ -229,10 +389,10 @@ mod tests {
         io.read_exact(&mut buf).await?;
         let request = progress.enter();
         later().await;
-        assert_eq!(progress.overdue(&TIGHT), None);
+        assert_eq!(overdue(&progress, &TIGHT), None);
         drop(request);
         later().await;
-        assert_eq!(progress.overdue(&TIGHT), Some(Overdue::Idle));
+        assert_eq!(overdue(&progress, &TIGHT), Some(Overdue::Idle));
         Ok(())
     }
 
@@ -249,7 +409,35 @@ mod tests {
         let deadlines = Deadlines { idle, ..TIGHT };
         tokio::time::sleep(idle * (DRAINING_FACTOR + 5)).await;
         io.write_all(b"pong").await?;
-        assert_eq!(progress.overdue(&deadlines), Some(Overdue::Idle));
+        assert_eq!(overdue(&progress, &deadlines), Some(Overdue::Idle));
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_begun_has_a_deadline_of_its_own() -> io::Result<()> {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut io, progress) = WatchedIo::new(near);
+        far.write_all(b"GET").await?;
+        let mut buf = [0; 3];
+        io.read_exact(&mut buf).await?;
+        let minute = Duration::from_secs(60);
+        let deadlines = Deadlines { first_byte: minute, head: Duration::ZERO, idle: minute, write_stall: minute };
+        assert_eq!(overdue(&progress, &deadlines), None);
+        progress.head_is(HeadState::Begun);
+        assert_eq!(overdue(&progress, &deadlines), Some(Overdue::Head));
+        progress.head_is(HeadState::None);
+        assert_eq!(overdue(&progress, &deadlines), None);
+        Ok(())
+    }
+
+    /// Whatever begins to run between two looks is found no later than its deadline.
+    #[test]
+    fn the_next_look_is_never_later_than_the_shortest_deadline() {
+        let (_io, progress) = WatchedIo::new(());
+        let seconds = Duration::from_secs;
+        let deadlines =
+            Deadlines { first_byte: seconds(60), head: seconds(5), idle: seconds(60), write_stall: seconds(30) };
+        let Check::AgainIn(pause) = progress.check(&deadlines) else { panic!("nothing is overdue") };
+        assert_eq!(pause, seconds(5));
     }
 }

@@ -5,22 +5,24 @@
 pub mod admin;
 pub mod http;
 pub mod io;
+pub mod lane;
 pub mod tls;
+pub mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::shutdown::Shutdown;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use self::http::{ConnectionEnd, Protocols, Respond};
+use self::http::{Alpn, ConnectionEnd, Protocols, Respond};
 use self::io::Overdue;
 use self::tls::ReloadableTls;
+use self::workers::{Place, Workers};
 
 /// What a listener needs besides its socket.
 #[derive(Debug, Clone)]
@@ -61,45 +63,74 @@ impl ListenerMetrics {
     }
 }
 
+/// Where a listener's connections are served.
+#[derive(Debug, Clone)]
+pub enum Crew {
+    /// On the I/O workers.
+    Workers(Arc<Workers>),
+    /// On the runtime that accepts: for the few connections of operators, whose answers may take long.
+    Here,
+}
+
 /// Accepts until `shutdown`, then drains. Returns how many connections had to be aborted.
 pub async fn run<R: Respond>(
     listener: TcpListener,
     tls: Option<Arc<ReloadableTls>>,
     respond: Arc<R>,
+    crew: Crew,
     settings: ListenerSettings,
     metrics: ListenerMetrics,
     mut shutdown: Shutdown,
 ) -> usize {
-    let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(settings.connections_max));
     let mut connections = JoinSet::new();
+    let told = shutdown.clone();
+    let connection = |(stream, peer, permit), place| Connection {
+        stream,
+        peer,
+        tls: tls.clone(),
+        respond: Arc::clone(&respond),
+        settings: settings.clone(),
+        metrics: metrics.clone(),
+        shutdown: told.clone(),
+        permit,
+        place,
+    };
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &permits) => accepted,
             () = shutdown.requested() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
-        let (stream, peer, permit) = accepted;
-        let connection = Connection {
-            stream,
-            peer,
-            tls: tls.clone(),
-            respond: Arc::clone(&respond),
-            settings: settings.clone(),
-            metrics: metrics.clone(),
-            // Taken before the task is spawned: a watcher taken later could miss the shutdown.
-            watcher: graceful.watcher(),
-            permit,
-        };
-        connections.spawn(connection.run());
+        spawn(&mut connections, &crew, |place| connection(accepted, place));
+    }
+    // Who was let in by the kernel already is served too.
+    while let Some(accepted) = futures_util::FutureExt::now_or_never(accept(&listener, &permits)) {
+        spawn(&mut connections, &crew, |place| connection(accepted, place));
     }
     drop(listener);
-    drain(graceful, connections, settings.drain).await
+    drain(connections, settings.drain).await
 }
 
-async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, deadline: Duration) -> usize {
-    if tokio::time::timeout(deadline, graceful.shutdown()).await.is_ok() {
-        while connections.join_next().await.is_some() {}
+fn spawn<R: Respond>(
+    connections: &mut JoinSet<()>,
+    crew: &Crew,
+    connection: impl FnOnce(Option<Place>) -> Connection<R>,
+) {
+    match crew {
+        Crew::Here => connections.spawn(connection(None).run()),
+        Crew::Workers(workers) => {
+            let place = workers.place();
+            let runtime = place.runtime.clone();
+            connections.spawn_on(connection(Some(place)).run(), &runtime)
+        }
+    };
+}
+
+/// Every connection was told to end; what has not by the deadline is cut.
+async fn drain(mut connections: JoinSet<()>, deadline: Duration) -> usize {
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(deadline, all).await.is_ok() {
         return 0;
     }
     let aborted = connections.len();
@@ -109,13 +140,19 @@ async fn drain(graceful: GracefulShutdown, mut connections: JoinSet<()>, deadlin
 
 /// The next connection within the cap. Errors of a single connection are passed over; when the process is
 /// out of descriptors it backs off instead of spinning.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (std::net::TcpStream, SocketAddr, OwnedSemaphorePermit) {
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else { std::future::pending().await };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
-                return (stream, peer, permit);
+                match stream.into_std() {
+                    Ok(stream) => return (stream, peer, permit),
+                    Err(error) => tracing::warn!(%error, "a connection could not be handed to its worker"),
+                }
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
@@ -138,30 +175,36 @@ fn is_of_the_peer(error: &std::io::Error) -> bool {
 }
 
 struct Connection<R> {
-    stream: TcpStream,
+    /// Of no runtime yet: it is registered where it is served.
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<ReloadableTls>>,
     respond: Arc<R>,
     settings: ListenerSettings,
     metrics: ListenerMetrics,
-    watcher: Watcher,
+    shutdown: Shutdown,
     permit: OwnedSemaphorePermit,
+    place: Option<Place>,
 }
 
 impl<R: Respond> Connection<R> {
     async fn run(self) {
-        let Self { stream, peer, tls, respond, settings, metrics, watcher, permit } = self;
+        let Self { stream, peer, tls, respond, settings, metrics, shutdown, permit, place } = self;
         metrics.open.inc();
-        let _open = OpenGuard(metrics.open.clone());
+        let _held = (OpenGuard(metrics.open.clone()), permit, place);
+        let Ok(stream) = TcpStream::from_std(stream) else { return metrics.end("peer_error") };
+        let protocols = &settings.protocols;
         let end = match tls {
-            None => settings.protocols.serve(stream, peer, respond, watcher).await,
+            None => protocols.serve(stream, Alpn::None, peer, respond, shutdown).await,
             Some(tls) => match tokio::time::timeout(settings.handshake, tls.acceptor().accept(stream)).await {
-                Ok(Ok(stream)) => settings.protocols.serve(stream, peer, respond, watcher).await,
+                Ok(Ok(stream)) => {
+                    let alpn = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Alpn::H2 } else { Alpn::None };
+                    protocols.serve(stream, alpn, peer, respond, shutdown).await
+                }
                 Ok(Err(_)) => return metrics.end("handshake"),
                 Err(_) => return metrics.end("handshake_deadline"),
             },
         };
-        drop(permit);
         match end {
             ConnectionEnd::Done => metrics.end("done"),
             ConnectionEnd::PeerError => metrics.end("peer_error"),

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use bildkante_shared::problem::Problem;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
 use self::page::{AxisView, CampaignView, CardView, Pages, SlotPage};
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
 use crate::fill::Fill;
-use crate::listener::http::Body;
+use crate::listener::http::{Body, RequestBody};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
 
@@ -43,7 +42,7 @@ impl Preview {
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
     /// variants is work for a thread of its own.
-    pub async fn respond(self: &Arc<Self>, request: &Request<Incoming>) -> Option<Response<Body>> {
+    pub async fn respond(self: &Arc<Self>, request: &Request<RequestBody>) -> Option<Response<Body>> {
         let rest = request.uri().path().strip_prefix("/preview")?;
         let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
         Some(match rest {

@@ -28,6 +28,12 @@ pub fn precondition(request: &HeaderMap, etag: &str) -> Precondition {
     Precondition::Proceed
 }
 
+/// Whether a single `If-None-Match` line names `etag`: for callers who have no header map.
+#[must_use]
+pub fn none_match(field: &[u8], etag: &str) -> bool {
+    std::str::from_utf8(field).is_ok_and(|field| tag_matches(field, etag, Comparison::Weak))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Comparison {
     Strong,
@@ -35,10 +41,13 @@ enum Comparison {
 }
 
 fn tags_match(request: &HeaderMap, name: &HeaderName, etag: &str, comparison: Comparison) -> bool {
-    request.get_all(name).iter().filter_map(|field| field.to_str().ok()).any(|field| {
-        field.trim() == "*"
-            || EntityTags(field).any(|(weak, tag)| tag == etag && !(weak && comparison == Comparison::Strong))
-    })
+    let mut fields = request.get_all(name).iter().filter_map(|field| field.to_str().ok());
+    fields.any(|field| tag_matches(field, etag, comparison))
+}
+
+fn tag_matches(field: &str, etag: &str, comparison: Comparison) -> bool {
+    field.trim() == "*"
+        || EntityTags(field).any(|(weak, tag)| tag == etag && !(weak && comparison == Comparison::Strong))
 }
 
 /// The entity tags of a field value as (weak, quoted tag); stops at the first thing that is none. A comma

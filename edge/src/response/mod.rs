@@ -6,6 +6,8 @@
 //! Invariants: `Vary` depends on the URL alone, never on the outcome; `Cache-Status` and `Server-Timing` are
 //! made for each response and never stored; a partial response is only ever cut from a whole one.
 
+use std::fmt;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -200,7 +202,30 @@ pub fn image(
     respond(status, headers, body)
 }
 
+/// The two heads of a rendition under one URL, for as long as nothing it depends on changes: all but `Date` and
+/// `Server-Timing`.
+#[derive(Debug)]
+pub struct Settled {
+    pub whole: HeaderMap,
+    pub not_modified: HeaderMap,
+}
+
+/// The heads that [`image`] would give to unconditional and to conditional requests like the one `answer` is for.
+#[must_use]
+pub fn settle(prepared: &HeaderMap, answer: &Answer) -> Settled {
+    let settled = |mut headers: HeaderMap| {
+        apply_settled(&mut headers, answer);
+        headers
+    };
+    Settled { whole: settled(prepared.clone()), not_modified: settled(of_not_modified(prepared.clone())) }
+}
+
 fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
+    apply_settled(headers, answer);
+    headers.insert(SERVER_TIMING, server_timing(answer));
+}
+
+fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cache_control()));
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cdn_cache_control()));
     if answer.negotiation == Negotiation::ByAccept {
@@ -210,7 +235,6 @@ fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
     headers.insert(CACHE_STATUS, cache_status(answer));
-    headers.insert(SERVER_TIMING, server_timing(answer));
 }
 
 /// RFC 9211: `hit` and `fwd` are what caches further down can rely on; the rest is detail for people.
@@ -234,28 +258,52 @@ fn cache_status(answer: &Answer) -> HeaderValue {
 /// Durations in milliseconds. `at` carries the time of this response (Unix milliseconds): a cache further
 /// down that replays the header can be told by it.
 fn server_timing(answer: &Answer) -> HeaderValue {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(96);
-    let _ = write!(text, "edge;dur={:.2}, cache;desc={}", millis(answer.elapsed), answer.outcome.as_str());
+    let mut text = Vec::with_capacity(96);
+    write_edge_timing(&mut text, answer.elapsed, answer.outcome);
     for (name, duration) in answer.timings.entries() {
-        let _ = write!(text, ", {name};dur={:.2}", millis(duration));
+        let _ = write!(text, ", {name};dur={}", Millis(duration));
     }
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let _ = write!(text, ", at;desc={at}");
-    value(&text)
+    write_at(&mut text, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+/// The value of `Server-Timing` for an answer that took no work; `now` is the time since 1970.
+pub fn write_hit_timing(text: &mut Vec<u8>, elapsed: Duration, outcome: Outcome, now: Duration) {
+    write_edge_timing(text, elapsed, outcome);
+    write_at(text, now);
+}
+
+fn write_edge_timing(text: &mut Vec<u8>, elapsed: Duration, outcome: Outcome) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(text, "edge;dur={}, cache;desc={}", Millis(elapsed), outcome.as_str());
+}
+
+fn write_at(text: &mut Vec<u8>, now: Duration) {
+    let _ = write!(text, ", at;desc={}", now.as_millis());
+}
+
+/// Milliseconds with two decimals, without floating point.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hundredths = (self.0.as_micros() + 5) / 10;
+        write!(f, "{}.{:02}", hundredths / 100, hundredths % 100)
+    }
 }
 
 /// What RFC 9110 §15.4.5 asks a 304 to repeat, and what caches need to keep their tags.
-fn not_modified(mut prepared: HeaderMap, answer: &Answer) -> Response<Body> {
+fn not_modified(prepared: HeaderMap, answer: &Answer) -> Response<Body> {
+    let mut headers = of_not_modified(prepared);
+    apply_answer(&mut headers, answer);
+    respond(StatusCode::NOT_MODIFIED, headers, Bytes::new())
+}
+
+fn of_not_modified(mut headers: HeaderMap) -> HeaderMap {
     for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_DISPOSITION, ACCEPT_RANGES] {
-        prepared.remove(name);
+        headers.remove(name);
     }
-    apply_answer(&mut prepared, answer);
-    respond(StatusCode::NOT_MODIFIED, prepared, Bytes::new())
+    headers
 }
 
 /// Never stored: under the image's URL it would poison a cache for everybody.

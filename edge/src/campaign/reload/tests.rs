@@ -4,7 +4,11 @@ use crate::campaign::tests::Site;
 fn open(site: &Site) -> (CatalogHandle, Registry) {
     let registry = Registry::new();
     let metrics = CampaignMetrics::new(&registry).expect("registered once");
-    (CatalogHandle::open(site.sources(), metrics, crate::cache::Epoch::default()).unwrap_or_else(|errors| panic!("{errors}")), registry)
+    (
+        CatalogHandle::open(site.sources(), metrics, crate::cache::Epoch::default())
+            .unwrap_or_else(|errors| panic!("{errors}")),
+        registry,
+    )
 }
 
 fn metric(registry: &Registry, line: &str) -> bool {

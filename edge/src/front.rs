@@ -1,0 +1,274 @@
+//! The front map: from a URL as it was sent, and the `Accept` beside it, to a finished answer.
+//!
+//! ```text
+//! (target, Accept) ─▶ kept answer ─ of this epoch? ─▶ rendition in memory? ─▶ head + body, nothing computed
+//! ```
+//!
+//! A hit's answer depends on its URL, its `Accept` and what the edge knows; the last changes seldom and moves the
+//! [`Epoch`]. So the whole way of a request, from parsing to the last static header, is walked once and kept. What
+//! differs from answer to answer is added by whoever writes it: `Date` and `Server-Timing`.
+//!
+//! Invariants: only final rungs are kept, for nothing better replaces them under the same key; the body is always
+//! taken from the memory tier, which keeps its bound and its notion of what is popular; an answer that depends on
+//! anything but target, `Accept` and epoch (a signature's end, client hints, a range) is never kept; the map is
+//! bounded in bytes, and cheap spellings of one URL push out each other, not what is popular (TinyLFU).
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use moka::sync::Cache;
+
+use crate::cache::{Epoch, MemoryTier, RenditionKey};
+use crate::listener::http::Body;
+use crate::listener::lane::{PlainHead, Special};
+use crate::metrics::HitCounters;
+use crate::response::conditional::{self, Precondition};
+use crate::response::{self, Outcome, SERVER_TIMING, Settled};
+
+/// Longest target and `Accept` together that is kept.
+const KEY_BYTES_MAX: usize = 2048;
+/// What an entry costs beyond its texts: moka's nodes, and the header map that HTTP/2 adds on first use.
+const OVERHEAD_BYTES: usize = 4096;
+
+thread_local! {
+    /// A key is put together here: looking up allocates nothing.
+    static KEY: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(KEY_BYTES_MAX));
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Front {
+    answers: Cache<Box<[u8]>, Arc<Kept>, ahash::RandomState>,
+    epoch: Epoch,
+}
+
+/// The parts of a request that an answer may depend on and still be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Path and query as sent.
+    pub target: &'a [u8],
+    pub accept: Option<&'a [u8]>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    epoch: u64,
+    rendition: RenditionKey,
+    whole: Form,
+    not_modified: Form,
+    counters: HitCounters,
+}
+
+/// A head without the fields of the moment, for each protocol.
+#[derive(Debug)]
+struct Form {
+    /// Status line and fields, each with its line end, without the empty line.
+    text: Box<[u8]>,
+    /// Made of `text` when HTTP/2 asks first.
+    fields: OnceLock<HeaderMap>,
+}
+
+/// A finished answer.
+#[derive(Debug)]
+pub struct Ready {
+    kept: Arc<Kept>,
+    status: StatusCode,
+    body: Bytes,
+    elapsed: Duration,
+}
+
+impl Front {
+    #[must_use]
+    pub fn new(bytes_max: u64, epoch: Epoch) -> Self {
+        let answers = Cache::builder()
+            .name("front")
+            .max_capacity(bytes_max)
+            .weigher(|key: &Box<[u8]>, kept: &Arc<Kept>| kept.weight(key))
+            .build_with_hasher(ahash::RandomState::new());
+        Self { answers, epoch }
+    }
+
+    /// The epoch that an answer begun now belongs to; to be asked before anything it depends on is looked up.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.current()
+    }
+
+    /// The answer to a plain request in the HTTP/1.1 lane.
+    #[must_use]
+    pub fn ready(&self, head: &PlainHead<'_>, memory: &MemoryTier, started: Instant) -> Option<Ready> {
+        if head.special != Special::None {
+            return None;
+        }
+        let question = Question { target: head.target.as_bytes(), accept: head.accept };
+        self.find(question, memory, started, |etag| {
+            head.if_none_match.is_some_and(|field| conditional::none_match(field, etag))
+        })
+    }
+
+    /// The answer to a request of hyper's, where its fields allow a kept one.
+    #[must_use]
+    pub fn ready_for(&self, target: &[u8], fields: &HeaderMap, memory: &MemoryTier, started: Instant) -> Option<Ready> {
+        let special = [http::header::RANGE, http::header::IF_RANGE, http::header::IF_MATCH];
+        if special.iter().any(|name| fields.contains_key(name)) {
+            return None;
+        }
+        let mut lines = fields.get_all(http::header::ACCEPT).iter();
+        let accept = lines.next().map(HeaderValue::as_bytes);
+        if lines.next().is_some() {
+            return None;
+        }
+        self.find(Question { target, accept }, memory, started, |etag| {
+            conditional::precondition(fields, etag) == Precondition::NotModified
+        })
+    }
+
+    fn find(
+        &self,
+        question: Question<'_>,
+        memory: &MemoryTier,
+        started: Instant,
+        has_it: impl FnOnce(&str) -> bool,
+    ) -> Option<Ready> {
+        let kept = question.with_key(|key| self.answers.get(key))??;
+        if kept.epoch != self.epoch.current() {
+            return None;
+        }
+        let rendition = memory.get(kept.rendition)?;
+        let (status, body) = if has_it(rendition.etag()) {
+            (StatusCode::NOT_MODIFIED, Bytes::new())
+        } else {
+            (StatusCode::OK, rendition.body.clone())
+        };
+        let elapsed = started.elapsed();
+        kept.counters.hit(elapsed);
+        Some(Ready { kept, status, body, elapsed })
+    }
+
+    /// Keeps the answer of a request that was a memory hit.
+    pub fn keep(
+        &self,
+        question: Question<'_>,
+        epoch: u64,
+        rendition: RenditionKey,
+        settled: &Settled,
+        counters: HitCounters,
+    ) {
+        let kept = Arc::new(Kept {
+            epoch,
+            rendition,
+            whole: Form::new(StatusCode::OK, &settled.whole),
+            not_modified: Form::new(StatusCode::NOT_MODIFIED, &settled.not_modified),
+            counters,
+        });
+        if let Some(key) = question.with_key(|key| Box::<[u8]>::from(key)) {
+            self.answers.insert(key, kept);
+        }
+    }
+}
+
+impl Question<'_> {
+    /// Runs `with` on the key, unless it would be too long to keep.
+    fn with_key<T>(&self, with: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let accept = self.accept.unwrap_or_default();
+        if accept.len() + self.target.len() + 1 > KEY_BYTES_MAX {
+            return None;
+        }
+        KEY.with_borrow_mut(|key| {
+            key.clear();
+            key.extend_from_slice(self.target);
+            // Stands in neither part. Without a field nothing is asked for, as with an empty one.
+            key.push(b'\n');
+            key.extend_from_slice(accept);
+            Some(with(key))
+        })
+    }
+}
+
+impl Kept {
+    fn weight(&self, key: &[u8]) -> u32 {
+        let bytes = key.len() + self.whole.text.len() + self.not_modified.text.len() + OVERHEAD_BYTES;
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+}
+
+impl Form {
+    fn new(status: StatusCode, fields: &HeaderMap) -> Self {
+        let mut text = Vec::with_capacity(1024);
+        // Writing to a Vec cannot fail.
+        let _ = write!(text, "HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or(""));
+        for (name, value) in fields {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            text.extend_from_slice(value.as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        Self { text: text.into(), fields: OnceLock::new() }
+    }
+
+    fn fields(&self) -> &HeaderMap {
+        self.fields.get_or_init(|| {
+            let mut fields = HeaderMap::with_capacity(28);
+            let lines = self.text.split(|byte| *byte == b'\n').skip(1).filter_map(|line| line.strip_suffix(b"\r"));
+            for line in lines {
+                let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+                let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+                // Both were header fields before they were text.
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                    fields.append(name, value);
+                }
+            }
+            fields
+        })
+    }
+}
+
+impl Ready {
+    fn form(&self) -> &Form {
+        if self.status == StatusCode::NOT_MODIFIED { &self.kept.not_modified } else { &self.kept.whole }
+    }
+
+    /// Status line and fields, without the empty line.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        &self.form().text
+    }
+
+    /// `Server-Timing` as a line of a head. `now` is the time since 1970.
+    pub fn write_timing(&self, head: &mut Vec<u8>, now: Duration) {
+        head.extend_from_slice(b"server-timing: ");
+        response::write_hit_timing(head, self.elapsed, Outcome::Memory, now);
+        head.extend_from_slice(b"\r\n");
+    }
+
+    #[must_use]
+    pub fn into_body(self) -> Bytes {
+        self.body
+    }
+
+    /// The same for hyper.
+    #[must_use]
+    pub fn into_response(self, now: Duration) -> Response<Body> {
+        let mut timing = Vec::with_capacity(64);
+        response::write_hit_timing(&mut timing, self.elapsed, Outcome::Memory, now);
+        let mut fields = self.form().fields().clone();
+        if let Ok(mut timing) = HeaderValue::from_maybe_shared(Bytes::from(timing)) {
+            // Never the same twice: HPACK must not give it a place in its table (RFC 7541 §7.1.3).
+            timing.set_sensitive(true);
+            fields.insert(SERVER_TIMING, timing);
+        }
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = fields;
+        response
+    }
+}
+
+#[cfg(test)]
+#[path = "front_tests.rs"]
+mod tests;

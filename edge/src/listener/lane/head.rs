@@ -1,0 +1,247 @@
+//! Heads of requests the lane answers itself: GET and HEAD over HTTP/1.1 without a body and without anything special.
+//!
+//! Whatever is not wholly plain is [`Parsed::Other`] and becomes hyper's: malformed lines, HTTP/1.0, bodies, upgrades,
+//! `Expect`, hop-by-hop options, a missing or second `Host`. So there is one opinion on what is an error (hyper's), and
+//! no request whose framing is in doubt is ever read here (RFC 9112 §6.3, §11.2).
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use crate::listener::http::RequestBody;
+
+/// Fields the lane reads at the most; hyper decides about more.
+const FIELDS_MAX: usize = 64;
+
+/// What the first bytes of a connection, or of its next request, are.
+#[derive(Debug)]
+pub(super) enum Parsed<'b> {
+    /// More bytes are needed.
+    Partial,
+    /// A request and how many bytes it takes.
+    Plain(PlainHead<'b>, usize),
+    Other,
+}
+
+/// A GET or HEAD whose fields are still bytes of the connection.
+#[derive(Debug)]
+pub struct PlainHead<'b> {
+    pub method: PlainMethod,
+    /// Path and query as they were sent.
+    pub target: &'b str,
+    /// The only `Accept`, if there is one.
+    pub accept: Option<&'b [u8]>,
+    pub if_none_match: Option<&'b [u8]>,
+    /// Fields that make the answer something else than the whole representation or a 304 to `if_none_match`.
+    pub special: Special,
+    pub(super) persistence: Persistence,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainMethod {
+    Get,
+    Head,
+}
+
+/// Whether a prepared answer can be considered at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    None,
+    /// A range, a precondition other than one `If-None-Match`, or a list field in several lines.
+    Some,
+}
+
+/// What the client wants of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    KeepAlive,
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Accept,
+    IfNoneMatch,
+    Special,
+    Host,
+    Connection,
+    Body,
+    Other,
+}
+
+/// Reads one head from the front of `bytes`.
+pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
+    let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut headers) {
+        Ok(httparse::Status::Complete(length)) => length,
+        // An HTTP/2 preface and everything malformed are told at once; the rest may yet become a request.
+        Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(_) => return Parsed::Other,
+    };
+    plain(&request).map_or(Parsed::Other, |head| Parsed::Plain(head, length))
+}
+
+/// The same head as a request for the long way round; its values share `head`. `None` where `http` is stricter than
+/// the parser about a target.
+pub(super) fn to_request(head: &Bytes) -> Option<Request<RequestBody>> {
+    let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    parsed.parse_with_uninit_headers(head, &mut headers).ok()?;
+    let mut request = Request::new(RequestBody::Empty);
+    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(parsed.path?.as_bytes())).ok()?;
+    *request.version_mut() = Version::HTTP_11;
+    let mut fields = HeaderMap::with_capacity(parsed.headers.len());
+    for header in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        fields.append(name, HeaderValue::from_maybe_shared(head.slice_ref(header.value)).ok()?);
+    }
+    *request.headers_mut() = fields;
+    Some(request)
+}
+
+fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
+    let method = match request.method? {
+        "GET" => PlainMethod::Get,
+        "HEAD" => PlainMethod::Head,
+        _ => return None,
+    };
+    let target = request.path.filter(|target| target.starts_with('/'))?;
+    if request.version != Some(1) {
+        return None;
+    }
+    let mut head = PlainHead {
+        method,
+        target,
+        accept: None,
+        if_none_match: None,
+        special: Special::None,
+        persistence: Persistence::KeepAlive,
+    };
+    let mut hosts = 0;
+    for header in request.headers.iter() {
+        match known(header.name) {
+            Known::Other => {}
+            Known::Accept => head.single(header.value, |head| &mut head.accept),
+            Known::IfNoneMatch => head.single(header.value, |head| &mut head.if_none_match),
+            Known::Special => head.special = Special::Some,
+            Known::Host => hosts += 1,
+            Known::Connection => head.persistence = persistence(header.value)?,
+            Known::Body => return None,
+        }
+    }
+    (hosts == 1).then_some(head)
+}
+
+impl<'b> PlainHead<'b> {
+    fn single(&mut self, value: &'b [u8], place: impl FnOnce(&mut Self) -> &mut Option<&'b [u8]>) {
+        if place(self).replace(value).is_some() {
+            self.special = Special::Some;
+        }
+    }
+}
+
+/// `Connection` where it is one of the two words every client sends.
+fn persistence(value: &[u8]) -> Option<Persistence> {
+    let value = value.trim_ascii();
+    if value.eq_ignore_ascii_case(b"keep-alive") {
+        Some(Persistence::KeepAlive)
+    } else if value.eq_ignore_ascii_case(b"close") {
+        Some(Persistence::Close)
+    } else {
+        None
+    }
+}
+
+fn known(name: &str) -> Known {
+    // By length first: most fields of a browser are decided by one comparison.
+    let is = |known: &str| name.eq_ignore_ascii_case(known);
+    match name.len() {
+        4 if is("host") => Known::Host,
+        5 if is("range") => Known::Special,
+        6 if is("accept") => Known::Accept,
+        6 if is("expect") => Known::Body,
+        7 if is("upgrade") => Known::Body,
+        7 if is("trailer") => Known::Body,
+        8 if is("if-match") || is("if-range") => Known::Special,
+        10 if is("connection") => Known::Connection,
+        13 if is("if-none-match") => Known::IfNoneMatch,
+        14 if is("content-length") => Known::Body,
+        16 if is("proxy-connection") => Known::Body,
+        17 if is("transfer-encoding") => Known::Body,
+        _ => Known::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_plain(text: &str) -> bool {
+        matches!(parse(text.as_bytes()), Parsed::Plain(..))
+    }
+
+    #[test]
+    fn what_browsers_send_is_plain() {
+        let text = "GET /i/a/b?w=1 HTTP/1.1\r\nHost: x\r\nAccept: image/avif\r\nIf-None-Match: \"a\"\r\n\r\nGET";
+        let Parsed::Plain(head, length) = parse(text.as_bytes()) else { panic!("{text}") };
+        assert_eq!((head.target, head.accept, length), ("/i/a/b?w=1", Some(&b"image/avif"[..]), text.len() - 3));
+        assert_eq!((head.if_none_match, head.special), (Some(&b"\"a\""[..]), Special::None));
+        assert_eq!((head.method, head.persistence), (PlainMethod::Get, Persistence::KeepAlive));
+        let request = to_request(&Bytes::copy_from_slice(&text.as_bytes()[..length])).unwrap();
+        assert_eq!(request.uri(), "/i/a/b?w=1");
+        assert_eq!(request.headers()["accept"], "image/avif");
+    }
+
+    #[test]
+    fn doubtful_framing_and_everything_unusual_is_left_to_hyper() {
+        for (line, fields) in [
+            ("GET / HTTP/1.0", "Host: x\r\n"),
+            ("POST / HTTP/1.1", "Host: x\r\n"),
+            ("GET http://x/ HTTP/1.1", "Host: x\r\n"),
+            ("OPTIONS * HTTP/1.1", "Host: x\r\n"),
+            ("GET / HTTP/1.1", ""),
+            ("GET / HTTP/1.1", "Host: x\r\nHost: x\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nContent-Length: 0\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nTransfer-Encoding: chunked\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nExpect: 100-continue\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nConnection: keep-alive, accept\r\n"),
+            ("GET / HTTP/1.1", "Host : x\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\n folded\r\n"),
+            ("GET / HTTP/1.1", "Host: x\r\nA: b\0c\r\n"),
+            ("get / HTTP/1.1", "Host: x\r\n"),
+        ] {
+            assert!(!is_plain(&format!("{line}\r\n{fields}\r\n")), "{line} {fields:?}");
+        }
+        assert!(matches!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Parsed::Other));
+    }
+
+    #[test]
+    fn every_start_of_a_request_is_partial() {
+        let text = b"GET /i/a/b HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n";
+        for end in 0..text.len() {
+            assert!(matches!(parse(&text[..end]), Parsed::Partial), "{end}");
+        }
+    }
+
+    #[test]
+    fn ranges_and_lists_in_several_lines_take_the_long_way() {
+        for fields in ["Range: bytes=0-1\r\n", "If-Range: x\r\n", "If-Match: *\r\n", "Accept: a\r\nAccept: b\r\n"] {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+            let Parsed::Plain(head, _) = parse(text.as_bytes()) else { panic!("{text}") };
+            assert_eq!(head.special, Special::Some, "{fields}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            if let Parsed::Plain(_, length) = parse(&bytes) {
+                let _ = to_request(&Bytes::copy_from_slice(&bytes[..length]));
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The HTTP/1.1 lane: GET and HEAD without a body, answered with one read and one write each.
+//!
+//! ```text
+//! read ─▶ parse ─ plain ─▶ ready? ─ yes ─▶ head and body in one vectored write
+//!           │                └ no ──▶ Respond::respond ─▶ write
+//!           └ anything else ─▶ hyper takes the connection over, with what was read
+//! ```
+//!
+//! Most requests a browser or a CDN sends an image server are plain, and most of them are hits. For those, hyper's
+//! general machinery (header maps, a service future, a body stream, encoding) costs more than the work itself. What is
+//! not plain is not handled here at all, so that HTTP/1.1 has one implementation of everything that is hard.
+//!
+//! Invariants: answers leave in the order of their requests; a request is read only when its predecessor's answer is
+//! written; nothing is kept for a connection that rests (both buffers are the thread's). At most `header_bytes_max`
+//! bytes wait for a head to become whole.
+
+mod head;
+mod write;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::head::{Parsed, Persistence};
+pub use self::head::{PlainHead, PlainMethod, Special};
+use self::write::Output;
+use super::http::{RequestBody, Respond};
+use super::io::{HeadState, Progress};
+
+/// Room for one read; heads are far shorter, and what is longer goes on in the connection's own buffer.
+const READ_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// Every connection of a worker reads into the same bytes, one at a time.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// What a connection in the lane may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LaneLimits {
+    pub(super) head_bytes_max: usize,
+    pub(super) requests_max: u64,
+}
+
+/// How the lane ended.
+#[derive(Debug)]
+pub(super) enum LaneEnd<T> {
+    Done,
+    PeerError,
+    /// What was read of the next request, for hyper to begin with.
+    TakeOver {
+        io: T,
+        read: Vec<u8>,
+    },
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Lane<T> {
+    io: T,
+    progress: Arc<Progress>,
+    limits: LaneLimits,
+    /// The start of a head, or requests that came with the last one.
+    carry: Vec<u8>,
+    /// Whether `carry` was looked at and is no whole head.
+    wants_more: bool,
+    output: Output,
+    served: u64,
+    persistence: Persistence,
+}
+
+enum Step {
+    /// A request for the long way.
+    Ask(Request<RequestBody>, PlainMethod),
+    TakeOver,
+    Done,
+}
+
+/// What became of the bytes at hand.
+enum Look {
+    More,
+    /// Its answer is in `output`; so many bytes are used up.
+    Answered(usize),
+    Ask(Request<RequestBody>, PlainMethod, usize),
+    Other,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
+    pub(super) fn new(io: T, progress: Arc<Progress>, limits: LaneLimits) -> Self {
+        Self {
+            io,
+            progress,
+            limits,
+            carry: Vec::new(),
+            wants_more: false,
+            output: Output::default(),
+            served: 0,
+            persistence: Persistence::KeepAlive,
+        }
+    }
+
+    /// Serves until the peer or this side closes, or a request comes that is hyper's.
+    pub(super) async fn run<R: Respond>(mut self, respond: &R, peer: SocketAddr) -> LaneEnd<T> {
+        loop {
+            match poll_fn(|cx| self.poll_step(cx, respond)).await {
+                Err(_) => return LaneEnd::PeerError,
+                Ok(Step::Done) => return LaneEnd::Done,
+                Ok(Step::TakeOver) => return LaneEnd::TakeOver { io: self.io, read: self.carry },
+                Ok(Step::Ask(request, method)) => {
+                    let active = self.progress.enter();
+                    let response = respond.respond(request, peer).await;
+                    self.output.queue(response, method, self.persistence);
+                    drop(active);
+                }
+            }
+        }
+    }
+
+    fn poll_step<R: Respond>(&mut self, cx: &mut Context<'_>, respond: &R) -> Poll<io::Result<Step>> {
+        loop {
+            ready!(self.output.poll_write(Pin::new(&mut self.io), cx))?;
+            if self.persistence == Persistence::Close {
+                // An error here is the peer's having closed first.
+                let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+                return Poll::Ready(Ok(Step::Done));
+            }
+            let look = if self.carry.is_empty() {
+                match ready!(self.poll_read_plain(cx, respond))? {
+                    Some(look) => look,
+                    None => return Poll::Ready(Ok(Step::Done)),
+                }
+            } else {
+                if self.wants_more && ready!(self.poll_read_more(cx))? == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                let carry = std::mem::take(&mut self.carry);
+                let look = self.look(&carry, respond);
+                self.carry = carry;
+                self.keep_rest(&look, None);
+                look
+            };
+            match look {
+                Look::Answered(_) => {}
+                Look::More if self.carry.len() < self.limits.head_bytes_max => self.wants_more = true,
+                // Too long for a head: hyper says so.
+                Look::More | Look::Other => return Poll::Ready(Ok(Step::TakeOver)),
+                Look::Ask(request, method, _) => return Poll::Ready(Ok(Step::Ask(request, method))),
+            }
+        }
+    }
+
+    /// Reads into the thread's buffer and answers from there; `None` at the end of the stream.
+    fn poll_read_plain<R: Respond>(&mut self, cx: &mut Context<'_>, respond: &R) -> Poll<io::Result<Option<Look>>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Ready(result) => result?,
+                // Whoever asks once more while this side drains is answered; who rests is closed by the grace period.
+                Poll::Pending if self.progress.is_closing() => return Poll::Ready(Ok(None)),
+                Poll::Pending => return Poll::Pending,
+            }
+            let read = buffer.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            let look = self.look(read, respond);
+            self.keep_rest(&look, Some(read));
+            Poll::Ready(Ok(Some(look)))
+        })
+    }
+
+    fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+            self.carry.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Bytes behind an answered request stay for the next look; those of a head that is not whole, too.
+    fn keep_rest(&mut self, look: &Look, fresh: Option<&[u8]>) {
+        let used = match look {
+            Look::Answered(used) | Look::Ask(_, _, used) => *used,
+            Look::More | Look::Other => 0,
+        };
+        match fresh {
+            Some(fresh) => self.carry.extend_from_slice(&fresh[used..]),
+            None => drop(self.carry.drain(..used)),
+        }
+        if self.carry.is_empty() {
+            self.carry = Vec::new();
+        }
+        self.wants_more = false;
+        self.progress.head_is(match (look, self.carry.is_empty()) {
+            (Look::More, _) => HeadState::Begun,
+            _ => HeadState::None,
+        });
+    }
+
+    fn look<R: Respond>(&mut self, bytes: &[u8], respond: &R) -> Look {
+        let (head, used) = match head::parse(bytes) {
+            Parsed::Partial => return Look::More,
+            Parsed::Other => return Look::Other,
+            Parsed::Plain(head, used) => (head, used),
+        };
+        let started = Instant::now();
+        self.served += 1;
+        if head.persistence == Persistence::Close
+            || self.served >= self.limits.requests_max
+            || self.progress.is_draining()
+        {
+            self.persistence = Persistence::Close;
+        }
+        if let Some(answer) = respond.ready(&head, started) {
+            self.progress.answered();
+            self.output.queue_ready(answer, head.method, self.persistence);
+            return Look::Answered(used);
+        }
+        match head::to_request(&Bytes::copy_from_slice(&bytes[..used])) {
+            Some(request) => Look::Ask(request, head.method, used),
+            None => Look::Other,
+        }
+    }
+}
