@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::fill::Fill;
 use crate::front::Front;
@@ -27,6 +28,7 @@ use crate::placeholder::Placeholders;
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::RumMetrics;
+use crate::signing::{SigningHandle, SigningMetrics};
 
 /// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
 #[derive(Debug)]
@@ -89,9 +91,11 @@ impl Edge {
         let caches = open_caches(&config, &registry).await?;
         let catalog = open_catalog(&config, &registry, caches.epoch.clone()).await?;
         let fill = Fill::new(caches, Arc::clone(&region), pool, &config);
+        let signing = open_signing(&config, &registry).await?;
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
             front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
+            signing: signing.clone(),
             placeholders: Placeholders::new(Arc::clone(&fill)),
             fill,
             metrics: RequestMetrics::new(&registry)?,
@@ -111,7 +115,11 @@ impl Edge {
         let tls = config.listen.tls.clone().map(ReloadableTls::load).transpose()?.map(Arc::new);
         let sidecar =
             config.origin.sidecar.clone().map(|sidecar| Sidecar::start(sidecar, origin_metrics)).transpose()?;
-        let background = vec![region.spawn_probes(&back_ends), catalog.watch(config.campaigns.reload_ms, back_ends)];
+        let background = vec![
+            region.spawn_probes(&back_ends),
+            signing.watch(config.signing.reload_ms, back_ends.clone()),
+            catalog.watch(config.campaigns.reload_ms, back_ends),
+        ];
 
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -160,13 +168,14 @@ impl Edge {
         })
     }
 
-    /// Reads certificates and campaigns again; what cannot be read leaves the old in place.
+    /// Reads certificates, signing keys and campaigns again; what cannot be read leaves the old in place.
     pub async fn reload(&self) {
         if let Some(tls) = &self.tls
             && let Err(error) = tls.reload()
         {
             tracing::error!(%error, "certificate not reloaded");
         }
+        self.handler.signing.reload_now().await;
         self.handler.catalog.reload_now().await;
     }
 
@@ -192,6 +201,11 @@ async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> any
     let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
+}
+
+async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {
+    let (signing, metrics) = (config.signing.clone(), SigningMetrics::new(registry)?);
+    tokio::task::spawn_blocking(move || SigningHandle::open(&signing, Clock::System, metrics)).await?
 }
 
 async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {

@@ -1,4 +1,6 @@
-//! `check`, `lock` and `explain`: what the command line says about campaigns without serving any.
+//! `check`, `lock`, `explain` and `sign`: what the command line says about campaigns without serving any.
+
+mod sign;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,10 +9,15 @@ use anyhow::Context;
 use bildkante_shared::recipe::SchedulerKind;
 use serde_json::json;
 
+use crate::campaign::sources::read_file;
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::render::Rung;
-use crate::response::{Freshness, Pin, Recall};
+use crate::response::{Freshness, Lifetime, Pin, Recall};
+use crate::signing::{Grant, SignatureError, SigningKeys};
+
+pub use sign::{SignArgs, new_key, sign};
 
 /// `bildkante-edge lock`.
 #[derive(Debug, clap::Args)]
@@ -81,13 +88,16 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
 /// When the campaigns cannot be loaded.
 pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let catalog = Catalog::load(&config.campaigns.sources()?).context("the campaigns cannot be loaded")?;
-    let explanation = explain_request(&catalog, &args.url, Some(&args.accept));
+    let keys = signing_keys(config)?;
+    let explanation = explain_request(&catalog, &args.url, Some(&args.accept), |request| match &keys {
+        Some(keys) => keys.verify(request, Clock::System.unix_s()),
+        None if request.signature.is_some() => Err(SignatureError::NotConfigured),
+        None => Ok(Grant::Public),
+    });
     let freshness = explanation.resolved.as_ref().map(|(resolved, spec)| {
         let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
-        (
-            Freshness::of(config.render.first_rung(spec), recall, Pin::None),
-            Freshness::of(Rung::Final, recall, Pin::None),
-        )
+        let lifetime = |rung| Lifetime::new(Freshness::of(rung, recall, Pin::None), resolved.grant.left_s());
+        (lifetime(config.render.first_rung(spec)), lifetime(Rung::Final))
     });
     if args.json {
         let headers = freshness.map(|(first, settled)| {
@@ -100,11 +110,20 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
     Ok(if explanation.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn print(explanation: &Explanation, freshness: Option<(Freshness, Freshness)>) {
+fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
+    let Some(file) = &config.signing.keys_file else { return Ok(None) };
+    let place = || file.display().to_string();
+    Ok(Some(SigningKeys::parse(&read_file(file).with_context(place)?).with_context(place)?))
+}
+
+fn print(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) {
     let line = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14} {value}");
     line("URL", &explanation.url);
     if let Some(request) = &explanation.request {
         line("request", request);
+    }
+    if let Some(signature) = &explanation.signature {
+        line("signature", &signature);
     }
     if let Some(variant) = &explanation.variant {
         line("variant", &variant.name);

@@ -18,6 +18,7 @@ use crate::listener::io::Deadlines;
 use crate::listener::tls::TlsConfig;
 use crate::origin::OriginConfig;
 use crate::render::RenderConfig;
+use crate::signing::SigningConfig;
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub serve: ServeConfig,
     pub campaigns: CampaignConfig,
+    pub signing: SigningConfig,
     pub cache: CacheConfig,
     pub render: RenderConfig,
     pub origin: OriginConfig,
@@ -237,6 +239,7 @@ mod tests {
         assert_eq!(config.limits, defaults.limits);
         assert_eq!(config.serve, defaults.serve);
         assert_eq!(config.campaigns, defaults.campaigns);
+        assert_eq!(config.signing, defaults.signing);
         assert_eq!(config.cache, defaults.cache);
         assert_eq!(config.render, defaults.render);
         assert_eq!(config.log, defaults.log);

@@ -25,9 +25,10 @@ use crate::metrics::RequestMetrics;
 use crate::negotiate;
 use crate::placeholder::Placeholders;
 use crate::render::{RenditionSpec, Rung};
-use crate::request::{ImageRequest, WidthAsk};
-use crate::response::{self, Answer, Collapse, Freshness, Negotiation, Outcome, Pin, Recall, VariantWords};
+use crate::request::ImageRequest;
+use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, RumMetrics};
+use crate::signing::SigningHandle;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
@@ -42,6 +43,7 @@ const BEACON_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Handler {
     pub catalog: CatalogHandle,
     pub front: Front,
+    pub signing: SigningHandle,
     pub fill: Arc<Fill>,
     pub placeholders: Placeholders,
     pub metrics: RequestMetrics,
@@ -158,7 +160,11 @@ impl Handler {
         if !asked.format.is_negotiable() {
             exchange.negotiation = Negotiation::Explicit;
         }
-        let resolved = match catalog.resolve(&asked) {
+        let grant = match self.signing.check(&asked) {
+            Ok(grant) => grant,
+            Err(error) => return self.problem(&exchange, &error.problem()),
+        };
+        let resolved = match catalog.resolve(&asked, grant) {
             Ok(resolved) => resolved,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
@@ -311,7 +317,7 @@ impl Handler {
         let answer = Answer {
             outcome: because.outcome,
             collapse: because.collapse,
-            freshness: because.freshness,
+            lifetime: Lifetime::new(because.freshness, resolved.grant.left_s()),
             negotiation: exchange.negotiation,
             reason: because.reason,
             timings: because.timings,
@@ -441,7 +447,7 @@ struct Because {
 
 /// What an answer may be kept under. A signature ends and hints are fields of their own: those are never kept.
 fn question<'a>(request: &'a Request<RequestBody>, asked: &ImageRequest<'_>) -> Option<Question<'a>> {
-    if asked.signature.is_some() || asked.width == Some(WidthAsk::Auto) {
+    if !asked.is_timeless() {
         return None;
     }
     let mut lines = request.headers().get_all(ACCEPT).iter();

@@ -5,6 +5,7 @@
 pub mod app;
 pub mod cache;
 pub mod campaign;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod fill;
@@ -22,3 +23,4 @@ pub mod request;
 pub mod response;
 pub mod rum;
 pub mod seo;
+pub mod signing;

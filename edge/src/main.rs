@@ -38,6 +38,8 @@ enum Command {
     Lock(commands::LockArgs),
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
     Explain(commands::ExplainArgs),
+    /// Sign a URL, or make a key that signs
+    Sign(commands::SignArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,9 @@ fn main() -> ExitCode {
         Command::Check(args) => &args.config,
         Command::Lock(args) => &args.config,
         Command::Explain(args) => &args.config,
+        // Needs no configuration, and comes before there is one.
+        Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
+        Command::Sign(args) => &args.config,
     };
     let config = match Config::load(path) {
         Ok(config) => config,
@@ -73,7 +78,12 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Explain(args) => commands::explain(&config, args),
+        Command::Sign(args) => commands::sign(&config, args),
     };
+    report(result)
+}
+
+fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("bildkante-edge: {error:#}");
         ExitCode::FAILURE
@@ -98,7 +108,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Until SIGTERM or SIGINT; SIGHUP reloads certificates and campaigns.
+/// Until SIGTERM or SIGINT; SIGHUP reloads certificates, signing keys and campaigns.
 async fn wait(edge: &Edge) -> anyhow::Result<&'static str> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut stop = std::pin::pin!(shutdown::signal());

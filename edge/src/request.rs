@@ -26,6 +26,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub use error::RequestError;
 pub(crate) use error::excerpt;
 pub use ignored::{IgnoredParameters, IgnoredParametersError};
+pub(crate) use values::is_token;
 pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, QualityAsk, WidthAsk};
 
 use crate::campaign::words::Ratio;
@@ -209,8 +210,40 @@ impl<'a> ImageRequest<'a> {
     /// [`parameters::Parameter`], defaults left out, no slug. Parsing it gives this request back, less the slug.
     #[must_use]
     pub fn canonical(&self) -> String {
+        self.spell(None, SignatureScope::Whole)
+    }
+
+    /// What a signature covers: [`Self::canonical`] without `s`, which stands last.
+    #[must_use]
+    pub fn signed_text(&self) -> String {
+        self.spell(None, SignatureScope::Covered)
+    }
+
+    /// [`Self::canonical`] with the slug, as people pass URLs on.
+    #[must_use]
+    pub fn canonical_with_slug(&self) -> String {
+        self.spell(self.slug.as_deref(), SignatureScope::Whole)
+    }
+
+    /// Whether the answer depends on the client's hints.
+    #[must_use]
+    pub fn uses_hints(&self) -> bool {
+        self.width == Some(WidthAsk::Auto)
+    }
+
+    /// Whether the answer follows from URL and `Accept` alone, as long as campaigns and caches stay as they are: neither
+    /// hints nor the time decide about it.
+    #[must_use]
+    pub fn is_timeless(&self) -> bool {
+        !self.uses_hints() && self.signature.is_none()
+    }
+
+    fn spell(&self, slug: Option<&str>, scope: SignatureScope) -> String {
         let mut url = String::with_capacity(96);
         let _ = write!(url, "{IMAGE_PATH_PREFIX}{}/{}", encode(&self.campaign), encode(&self.slot));
+        if let Some(slug) = slug {
+            let _ = write!(url, "/{}", encode(slug));
+        }
         let mut query = QueryWriter { url: &mut url, is_first: true };
         for (name, value) in &self.axes {
             query.pair(encode(name), encode(value));
@@ -228,7 +261,9 @@ impl<'a> ImageRequest<'a> {
         if let Some(signature) = &self.signature {
             query.pair(Parameter::KeyId.name(), &signature.key_id);
             query.optional(Parameter::Expires, signature.expires_s);
-            query.pair(Parameter::Signature.name(), &signature.signature);
+            if scope == SignatureScope::Whole {
+                query.pair(Parameter::Signature.name(), &signature.signature);
+            }
         }
         url
     }
@@ -264,6 +299,14 @@ impl<'a> ImageRequest<'a> {
         ];
         reshaping.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, parameter)| parameter)
     }
+}
+
+/// How much of a signature is spelt out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SignatureScope {
+    Whole,
+    /// `kid` and `expires`: what it covers itself.
+    Covered,
 }
 
 /// What was said so far: a bit per parameter, and what is put together at the end.

@@ -1,6 +1,7 @@
 //! `bildkante-edge explain URL`: what each stage makes of a request, as data.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bildkante_shared::ids::{Digest, RecipeId};
 use bildkante_shared::problem::Problem;
@@ -13,6 +14,7 @@ use super::resolve::Resolved;
 use crate::negotiate;
 use crate::render::RenditionSpec;
 use crate::request::{ImageRequest, WidthAsk};
+use crate::signing::{Grant, SignatureError};
 
 /// The stages in order; what follows a `problem` is absent.
 #[derive(Debug, Clone, Serialize)]
@@ -21,6 +23,9 @@ pub struct Explanation {
     /// The request in its one spelling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// What the signature was found to be, where there is a valid one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ExplainedSignature>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<ExplainedVariant>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,6 +37,25 @@ pub struct Explanation {
     /// For those who go on to caches and bytes.
     #[serde(skip)]
     pub resolved: Option<(Resolved, RenditionSpec)>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedSignature {
+    pub key_id: String,
+    /// Seconds since 1970.
+    pub expires_s: Option<u64>,
+    /// Seconds until the URL or its key ends.
+    pub left_s: Option<u32>,
+}
+
+impl fmt::Display for ExplainedSignature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "valid, by key {}", self.key_id)?;
+        match self.left_s {
+            Some(left_s) => write!(f, ", for another {left_s} s"),
+            None => f.write_str(", without an end"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -60,19 +84,26 @@ pub struct ExplainedRendition {
     pub file_name: String,
 }
 
-/// Parses, resolves and negotiates. `url` is a path with query, or a whole URL whose scheme and host are dropped.
+/// Parses, verifies, resolves and negotiates. `url` is a path with query, or a whole URL whose scheme and host are
+/// dropped; `verify` says what a request's signature grants.
 #[must_use]
-pub fn explain_request(catalog: &Catalog, url: &str, accept: Option<&str>) -> Explanation {
+pub fn explain_request(
+    catalog: &Catalog,
+    url: &str,
+    accept: Option<&str>,
+    verify: impl Fn(&ImageRequest<'_>) -> Result<Grant, SignatureError>,
+) -> Explanation {
     let mut explanation = Explanation {
         url: url.to_owned(),
         request: None,
+        signature: None,
         variant: None,
         rendition: None,
         warnings: Vec::new(),
         problem: None,
         resolved: None,
     };
-    let (path, query) = split(url);
+    let (path, query) = split_url(url);
     let request = match ImageRequest::parse(path, query, catalog.ignored_parameters()) {
         Ok(request) => request,
         Err(error) => {
@@ -81,7 +112,19 @@ pub fn explain_request(catalog: &Catalog, url: &str, accept: Option<&str>) -> Ex
         }
     };
     explanation.request = Some(request.canonical());
-    let resolved = match catalog.resolve(&request) {
+    let grant = match verify(&request) {
+        Ok(grant) => grant,
+        Err(error) => {
+            explanation.problem = Some(error.problem());
+            return explanation;
+        }
+    };
+    explanation.signature = request.signature.as_ref().map(|ask| ExplainedSignature {
+        key_id: ask.key_id.clone().into_owned(),
+        expires_s: ask.expires_s,
+        left_s: grant.left_s(),
+    });
+    let resolved = match catalog.resolve(&request, grant) {
         Ok(resolved) => resolved,
         Err(error) => {
             explanation.problem = Some(error.problem());
@@ -104,7 +147,8 @@ pub fn explain_request(catalog: &Catalog, url: &str, accept: Option<&str>) -> Ex
     explanation
 }
 
-fn split(url: &str) -> (&str, Option<&str>) {
+/// Path and query of a URL, or of what follows its host.
+pub(crate) fn split_url(url: &str) -> (&str, Option<&str>) {
     let after_host = url.split_once("://").map(|(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
     let target = after_host.unwrap_or(url);
     let target = target.split('#').next().unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::negotiate::FormatAsk;
 use crate::render::Quality;
 use crate::request::parameters::{Parameter, UNSIGNED};
 use crate::request::{IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
+use crate::signing::Grant;
 
 /// A request with a meaning.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Resolved {
     pub quality_ask: QualityAsk,
     /// Allowed by the slot where it is explicit.
     pub format: FormatAsk,
+    /// Who vouches for the request, and until when.
+    pub grant: Grant,
 }
 
 /// Why a well-formed request means nothing here. Nothing of it reaches a node.
@@ -53,10 +56,6 @@ pub enum ResolveError {
     FormatNotAllowed { slot: String, format: String, allowed: Vec<String> },
     #[error("campaign `{campaign}` answers signed URLs only")]
     SignatureRequired { campaign: String },
-    #[error(
-        "the URL is signed, but this edge has no signing keys; unsigned URLs are answered without `kid`, `expires` and `s`"
-    )]
-    SigningNotConfigured,
     #[error(transparent)]
     Recipe(#[from] RecipeError),
 }
@@ -74,7 +73,6 @@ impl ResolveError {
             Self::NeedsSignature { .. } => "needs-signature",
             Self::FormatNotAllowed { .. } => "format-not-allowed",
             Self::SignatureRequired { .. } => "signature-required",
-            Self::SigningNotConfigured => "signing-not-configured",
             Self::Recipe(_) => "invalid-recipe",
         }
     }
@@ -83,7 +81,7 @@ impl ResolveError {
     pub const fn status(&self) -> u16 {
         match self {
             Self::UnknownCampaign { .. } | Self::UnknownSlot { .. } => 404,
-            Self::SignatureRequired { .. } | Self::SigningNotConfigured => 403,
+            Self::SignatureRequired { .. } => 403,
             Self::Recipe(_) => 500,
             _ => 400,
         }
@@ -99,7 +97,7 @@ impl ResolveError {
             Self::NeedsSignature { parameter, allowed } => (parameter, allowed),
             Self::FormatNotAllowed { allowed, .. } => (Parameter::Format.name(), allowed),
             Self::UnknownCampaign { .. } => ("campaign", &[]),
-            Self::SigningNotConfigured | Self::SignatureRequired { .. } => (Parameter::Signature.name(), &[]),
+            Self::SignatureRequired { .. } => (Parameter::Signature.name(), &[]),
             Self::Recipe(_) => return None,
         })
     }
@@ -121,18 +119,18 @@ impl ResolveError {
 }
 
 impl Catalog {
-    /// What a request means in this snapshot.
+    /// What a request means in this snapshot. `grant` is what its signature was found to be.
     ///
     /// # Errors
-    /// When it names what does not exist or asks for what an unsigned URL cannot have.
-    pub fn resolve(&self, request: &ImageRequest<'_>) -> Result<Resolved, ResolveError> {
+    /// When it names what does not exist or asks for what it is not granted.
+    pub fn resolve(&self, request: &ImageRequest<'_>, grant: Grant) -> Result<Resolved, ResolveError> {
         let campaign = self.campaign(&request.campaign);
         let campaign = campaign.ok_or_else(|| ResolveError::UnknownCampaign { name: excerpt(&request.campaign) })?;
         let slot_index = campaign.slot_index(&request.slot).ok_or_else(|| unknown_slot(campaign, &request.slot))?;
         let slot = &campaign.slots[slot_index];
-        check_signature(campaign, request)?;
+        check_policy(campaign, grant)?;
         let combination = combination(campaign, request)?;
-        check_unsigned(slot, request)?;
+        check_reach(slot, request, grant)?;
         let variant = match self.memoised(&campaign.key(slot_index, combination)) {
             Some(variant) => variant,
             None => {
@@ -151,6 +149,7 @@ impl Catalog {
             slot: Arc::clone(slot),
             slot_index,
             variant,
+            grant,
         })
     }
 }
@@ -210,12 +209,10 @@ fn unknown_slot(campaign: &Campaign, name: &str) -> ResolveError {
     ResolveError::UnknownSlot { campaign: campaign.name.clone(), name: excerpt(name), allowed }
 }
 
-/// Keys come with signing itself; until then no signature can be told from a forged one.
-fn check_signature(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<(), ResolveError> {
-    match (campaign.policy.signing, &request.signature) {
-        (_, Some(_)) => Err(ResolveError::SigningNotConfigured),
-        (Signing::Required, None) => Err(ResolveError::SignatureRequired { campaign: campaign.name.clone() }),
-        (Signing::Optional, None) => Ok(()),
+fn check_policy(campaign: &Campaign, grant: Grant) -> Result<(), ResolveError> {
+    match (campaign.policy.signing, grant) {
+        (Signing::Required, Grant::Public) => Err(ResolveError::SignatureRequired { campaign: campaign.name.clone() }),
+        (Signing::Required, Grant::Signed { .. } | Grant::Operator) | (Signing::Optional, _) => Ok(()),
     }
 }
 
@@ -240,8 +237,8 @@ fn unknown_parameter(campaign: &Campaign, name: &str) -> ResolveError {
     ResolveError::UnknownParameter { campaign: campaign.name.clone(), name: excerpt(name), allowed }
 }
 
-/// What lies outside the finite set of a slot.
-fn check_unsigned(slot: &Slot, request: &ImageRequest<'_>) -> Result<(), ResolveError> {
+/// What lies outside the finite set of a slot needs a grant; formats the slot does not have cannot be granted.
+fn check_reach(slot: &Slot, request: &ImageRequest<'_>, grant: Grant) -> Result<(), ResolveError> {
     if let Some(parameter) = request.reshaping_parameter(slot.ratio) {
         let allowed = match parameter {
             Parameter::AspectRatio => vec![slot.ratio.to_string()],
@@ -253,6 +250,7 @@ fn check_unsigned(slot: &Slot, request: &ImageRequest<'_>) -> Result<(), Resolve
     }
     if let QualityAsk::Number(quality) = request.quality
         && !slot.qualities.contains(&quality)
+        && !grant.unlocks_shapes()
     {
         let words = ["auto", "high", "medium", "low"].map(str::to_owned);
         let allowed = words.into_iter().chain(slot.qualities.iter().map(|quality| quality.get().to_string())).collect();

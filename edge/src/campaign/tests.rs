@@ -10,6 +10,7 @@ use super::check::LockRunError;
 use super::fault::SourceText;
 use super::manifest::{Manifest, Surroundings};
 use super::*;
+use crate::signing::Grant;
 
 pub(crate) const MANIFEST: &str = include_str!("fixtures/autumn.toml");
 const LIBRARY: &str = include_str!("fixtures/shots.toml");
@@ -376,7 +377,7 @@ fn explain_shows_every_stage_or_the_problem() {
     let site = Site::new();
     let catalog = site.load();
     let url = "https://img.example/i/autumn/hero/mug.jpg?Product=mug&w=5000&utm_source=x#top";
-    let explained = explain_request(&catalog, url, Some("image/avif"));
+    let explained = explain_request(&catalog, url, Some("image/avif"), |_| Ok(Grant::Public));
     assert_eq!(explained.request.as_deref(), Some("/i/autumn/hero?product=mug&w=5000&fm=jpg"));
     let rendition = explained.rendition.as_ref().expect("resolved");
     assert_eq!((rendition.spec.as_str(), rendition.is_negotiated), ("1344x756.jpeg q70", false));
@@ -385,7 +386,7 @@ fn explain_shows_every_stage_or_the_problem() {
     let json = serde_json::to_value(&explained).expect("serialisable");
     assert_eq!(json["variant"]["values"]["product"], "mug");
     assert_eq!(json["variant"]["recipe"]["width_px"], 1344);
-    let refused = explain_request(&catalog, "/i/autumn/hero?product=cup", None);
+    let refused = explain_request(&catalog, "/i/autumn/hero?product=cup", None, |_| Ok(Grant::Public));
     let problem = refused.problem.expect("refused");
     assert_eq!((problem.status, problem.allowed), (400, vec!["bottle".to_owned(), "mug".to_owned()]));
     assert!(refused.variant.is_none() && refused.request.is_some());

@@ -348,9 +348,11 @@ pub(super) fn expires(value: &str) -> Result<u64, RequestError> {
 }
 
 pub(super) fn token(parameter: Parameter, value: Cow<'_, str>) -> Result<Cow<'_, str>, RequestError> {
+    if is_token(&value) { Ok(value) } else { Err(malformed(parameter, &value)) }
+}
+
+/// Whether a text may stand as `v`, `kid` or `s`: nothing in it needs escaping in a query.
+pub(crate) fn is_token(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=');
-    if (1..=TOKEN_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_plain) {
-        return Ok(value);
-    }
-    Err(malformed(parameter, &value))
+    (1..=TOKEN_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain)
 }

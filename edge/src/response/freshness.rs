@@ -2,6 +2,8 @@
 //!
 //! Sources: RFC 9111, RFC 5861 (`stale-while-revalidate`), RFC 8246 (`immutable`), RFC 9213.
 
+use std::borrow::Cow;
+
 use crate::render::Rung;
 
 /// How long a response may be reused, by what it is.
@@ -83,8 +85,88 @@ pub enum Pin {
     None,
 }
 
+/// What one answer says about its reuse: its class, and the end of the signature it was asked with.
+///
+/// Where there is an end, no directive reaches beyond it: `max-age` and the `stale-*` after it are cut to what is left,
+/// `immutable` is dropped, and what may no longer be served stale must be revalidated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lifetime {
+    pub freshness: Freshness,
+    /// Seconds until the signed URL expires; `None` where it is not signed or never does.
+    pub left_s: Option<u32>,
+}
+
+impl From<Freshness> for Lifetime {
+    fn from(freshness: Freshness) -> Self {
+        Self { freshness, left_s: None }
+    }
+}
+
+impl Lifetime {
+    #[must_use]
+    pub const fn new(freshness: Freshness, left_s: Option<u32>) -> Self {
+        Self { freshness, left_s }
+    }
+
+    /// What browsers are told.
+    #[must_use]
+    pub fn cache_control(self) -> Cow<'static, str> {
+        self.within(self.freshness.cache_control())
+    }
+
+    /// What shared caches are told (RFC 9213).
+    #[must_use]
+    pub fn cdn_cache_control(self) -> Cow<'static, str> {
+        self.within(self.freshness.cdn_cache_control())
+    }
+
+    /// The shared caches' `max-age`, for `ttl=` in `Cache-Status`.
+    #[must_use]
+    pub const fn ttl_s(self) -> u32 {
+        match self.left_s {
+            Some(left_s) if left_s < self.freshness.ttl_s() => left_s,
+            _ => self.freshness.ttl_s(),
+        }
+    }
+
+    fn within(self, directives: &'static str) -> Cow<'static, str> {
+        match self.left_s {
+            None => Cow::Borrowed(directives),
+            Some(left_s) => Cow::Owned(capped(directives, left_s)),
+        }
+    }
+}
+
+/// One of the lists above with nothing left in it that reaches further than `left_s`.
+fn capped(directives: &'static str, left_s: u32) -> String {
+    let seconds_of = |name: &str| {
+        let mut values = directives.split(", ").filter_map(|directive| directive.split_once('='));
+        values.find(|(known, _)| *known == name).and_then(|(_, seconds)| seconds.parse::<u32>().ok())
+    };
+    let Some(max_age_s) = seconds_of("max-age") else { return directives.to_owned() };
+    let max_age_s = max_age_s.min(left_s);
+    let mut kept = format!("max-age={max_age_s}");
+    if directives.starts_with("public") {
+        kept.insert_str(0, "public, ");
+    }
+    let mut may_be_stale = false;
+    for name in ["stale-while-revalidate", "stale-if-error"] {
+        let stale_s = seconds_of(name).map_or(0, |stale_s| stale_s.min(left_s - max_age_s));
+        if stale_s > 0 {
+            may_be_stale = true;
+            kept.push_str(&format!(", {name}={stale_s}"));
+        }
+    }
+    if !may_be_stale {
+        kept.push_str(", must-revalidate");
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -117,6 +199,65 @@ mod tests {
         for freshness in Freshness::ALL {
             let max_age = format!("max-age={}", freshness.ttl_s());
             assert!(freshness.cdn_cache_control().split(", ").any(|directive| directive == max_age), "{freshness:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_end_the_table_is_what_is_said() {
+        for freshness in Freshness::ALL {
+            let lifetime = Lifetime::from(freshness);
+            assert_eq!(lifetime.cache_control(), freshness.cache_control());
+            assert_eq!(lifetime.cdn_cache_control(), freshness.cdn_cache_control());
+            assert_eq!(lifetime.ttl_s(), freshness.ttl_s());
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_signature_caps_every_class() {
+        let said = |freshness, left_s| {
+            let lifetime = Lifetime::new(freshness, Some(left_s));
+            (lifetime.cache_control().into_owned(), lifetime.cdn_cache_control().into_owned(), lifetime.ttl_s())
+        };
+        for (freshness, left_s, browsers, caches, ttl_s) in [
+            (Freshness::Immutable, 7, "public, max-age=7, must-revalidate", "public, max-age=7, must-revalidate", 7),
+            (Freshness::Recallable, 45, "public, max-age=45, must-revalidate", "max-age=45, must-revalidate", 45),
+            (
+                Freshness::Recallable,
+                320,
+                "public, max-age=60, must-revalidate",
+                "max-age=300, stale-while-revalidate=20",
+                300,
+            ),
+            (
+                Freshness::Final,
+                1000,
+                "public, max-age=300, stale-while-revalidate=700, stale-if-error=700",
+                "public, max-age=300, stale-while-revalidate=700, stale-if-error=700",
+                300,
+            ),
+            (Freshness::Quick, 1, "public, max-age=1, must-revalidate", "max-age=1, must-revalidate", 1),
+            (Freshness::StandIn, 3, "no-cache", "max-age=3, must-revalidate", 3),
+        ] {
+            assert_eq!(said(freshness, left_s), (browsers.to_owned(), caches.to_owned(), ttl_s), "{freshness:?}");
+        }
+    }
+
+    proptest! {
+        /// The furthest any cache may use an answer lies within what is left, whatever the class.
+        #[test]
+        fn no_directive_reaches_beyond_the_end(index in 0..Freshness::ALL.len(), left_s in 1u32..40_000_000) {
+            let lifetime = Lifetime::new(Freshness::ALL[index], Some(left_s));
+            prop_assert!(lifetime.ttl_s() <= left_s);
+            for text in [lifetime.cache_control(), lifetime.cdn_cache_control()] {
+                prop_assert!(!text.contains("immutable"), "{text}");
+                let seconds = |name: &str| {
+                    let directive = text.split(", ").find_map(|directive| directive.strip_prefix(name));
+                    directive.map_or(0, |seconds| seconds.parse::<u32>().expect("seconds"))
+                };
+                let stale_s = seconds("stale-while-revalidate=").max(seconds("stale-if-error="));
+                prop_assert!(seconds("max-age=") + stale_s <= left_s, "{text}");
+                prop_assert!(text == "no-cache" || stale_s > 0 || text.contains("must-revalidate"), "{text}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Invariants: `Vary` depends on the URL alone, never on the outcome; `Cache-Status` and `Server-Timing` are
 //! made for each response and never stored; a partial response is only ever cut from a whole one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,7 +28,7 @@ pub mod freshness;
 pub mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
-pub use self::freshness::{Freshness, Pin, Recall};
+pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
@@ -157,7 +158,7 @@ fn apply_cross_origin(headers: &mut HeaderMap) {
 pub struct Answer {
     pub outcome: Outcome,
     pub collapse: Collapse,
-    pub freshness: Freshness,
+    pub lifetime: Lifetime,
     pub negotiation: Negotiation,
     /// What stood in the way, where a stand-in or an error is served: an origin error's label.
     pub reason: Option<&'static str>,
@@ -226,12 +227,12 @@ fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
 }
 
 fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cache_control()));
-    headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static(answer.freshness.cdn_cache_control()));
+    headers.insert(CACHE_CONTROL, cow_value(answer.lifetime.cache_control()));
+    headers.insert(CDN_CACHE_CONTROL, cow_value(answer.lifetime.cdn_cache_control()));
     if answer.negotiation == Negotiation::ByAccept {
         headers.insert(VARY, HeaderValue::from_static("Accept"));
     }
-    if answer.freshness == Freshness::StandIn {
+    if answer.lifetime.freshness == Freshness::StandIn {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
     headers.insert(CACHE_STATUS, cache_status(answer));
@@ -239,7 +240,7 @@ fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
 
 /// RFC 9211: `hit` and `fwd` are what caches further down can rely on; the rest is detail for people.
 fn cache_status(answer: &Answer) -> HeaderValue {
-    let ttl = answer.freshness.ttl_s();
+    let ttl = answer.lifetime.ttl_s();
     let detail = answer.outcome.as_str();
     let text = match answer.outcome {
         Outcome::Memory | Outcome::Disk => format!("bildkante; hit; ttl={ttl}; detail={detail}"),
@@ -384,4 +385,11 @@ fn respond(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body
 /// Text of ours is ASCII without control characters; whatever is not becomes an empty value, never a panic.
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn cow_value(text: Cow<'static, str>) -> HeaderValue {
+    match text {
+        Cow::Borrowed(text) => HeaderValue::from_static(text),
+        Cow::Owned(text) => value(&text),
+    }
 }

@@ -5,3 +5,4 @@ mod faults;
 mod http;
 mod images;
 mod processes;
+mod signing;

@@ -1,0 +1,62 @@
+//! `bildkante-edge sign`: URLs that carry a signature, and the keys that make them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::campaign::explain::split_url;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::request::ImageRequest;
+use crate::signing::{moment, new_key_entry};
+
+/// `bildkante-edge sign`.
+#[derive(Debug, clap::Args)]
+pub struct SignArgs {
+    /// The configuration file, whose `signing.keys_file` signs
+    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
+    pub config: PathBuf,
+    /// The key that signs; without it the first that is neither retired nor out of date
+    #[arg(long, value_name = "KID")]
+    pub kid: Option<String>,
+    /// When the URL ends: a span such as `24h` or a date such as `2026-12-31T23:59:59Z`; without it never
+    #[arg(long, value_name = "SPAN|DATE", conflicts_with = "new_key")]
+    pub expires: Option<String>,
+    /// Print an entry with a new random secret for the file of keys, and sign nothing
+    #[arg(long)]
+    pub new_key: bool,
+    /// A URL of this edge; path and query suffice
+    #[arg(required_unless_present = "new_key", conflicts_with = "new_key")]
+    pub url: Option<String>,
+}
+
+/// Prints the URL in its canonical form with `kid`, `expires` and `s`.
+///
+/// # Errors
+/// When there are no keys, none of them signs, or the URL is none of an image.
+pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
+    let keys = super::signing_keys(config)?.context(
+        "there are no keys: name a file in `signing.keys_file`, and put what `bildkante-edge sign --new-key` prints into it",
+    )?;
+    let now_s = Clock::System.unix_s();
+    let expires_s = args.expires.as_deref().map(|text| moment::parse(text, now_s)).transpose()?;
+    let url = args.url.as_deref().unwrap_or_default();
+    let (path, query) = split_url(url);
+    let sources = config.campaigns.sources()?;
+    let request = ImageRequest::parse(path, query, &sources.ignored)?;
+    let signed = keys.sign(&request, args.kid.as_deref(), expires_s, now_s)?;
+    let origin = url.find("://").map_or("", |_| url.split_at(url.find(path).unwrap_or(0)).0);
+    println!("{origin}{}", signed.canonical_with_slug());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints an entry for the file of keys.
+///
+/// # Errors
+/// When the system has no random bytes or the asked `kid` is none.
+pub fn new_key(args: &SignArgs) -> anyhow::Result<ExitCode> {
+    let named = || format!("key-{}", Clock::System.unix_s());
+    print!("{}", new_key_entry(&args.kid.clone().unwrap_or_else(named))?);
+    Ok(ExitCode::SUCCESS)
+}
