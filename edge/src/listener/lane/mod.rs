@@ -232,3 +232,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
