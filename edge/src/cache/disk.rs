@@ -1,7 +1,7 @@
 //! Renditions on disk: what survives a restart, and what memory has no room for.
 //!
-//! Invariants: no byte leaves that is not covered by a verified digest; a final rung is never overwritten by a
-//! quick one; a device that fails or fills up degrades the edge to memory and never an answer. Writes are not
+//! Invariants: no byte leaves that is not covered by a verified digest; a rendition is overwritten only by one that
+//! stands no lower (purge generation, then rung); a device that fails or fills up degrades the edge to memory and never an answer. Writes are not
 //! synced, because a torn one fails its digest and is rendered again.
 
 use std::io;
@@ -16,9 +16,8 @@ use super::folder::Folder;
 use super::gate::GateError;
 use super::key::RenditionKey;
 use super::metrics::StoreMetrics;
-use super::rendition::Rendition;
+use super::rendition::{Rendition, Standing};
 use super::store::{Lookup, Store, StoreLimits, Verdict};
-use crate::render::Rung;
 
 /// Longest stored rendition; a 4096 × 4096 PNG stays below it.
 pub const RENDITION_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -29,7 +28,7 @@ const STRIPES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutOutcome {
     Stored,
-    /// A final rung is there and stays.
+    /// A better rung or a later purge generation is there and stays.
     KeptBetter,
     /// The tier is offline or has too much to write.
     Dropped,
@@ -106,7 +105,7 @@ impl DiskTier {
 }
 
 fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) -> io::Result<PutOutcome> {
-    if rendition.rung == Rung::Quick && stored_rung(folder, key)? == Some(Rung::Final) {
+    if stored_standing(folder, key)?.is_some_and(|stored| !rendition.standing().may_replace(stored)) {
         return Ok(PutOutcome::KeptBetter);
     }
     let header = entry::encode_header(key, rendition);
@@ -114,14 +113,14 @@ fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) ->
     Ok(PutOutcome::Stored)
 }
 
-/// From the header alone. An entry with a sound header over a damaged body keeps a quick one out until it is
+/// From the header alone. An entry with a sound header over a damaged body keeps a lesser one out until it is
 /// read, found out and removed; that costs one more render and no wrong byte.
-fn stored_rung(folder: &Folder, key: RenditionKey) -> io::Result<Option<Rung>> {
+fn stored_standing(folder: &Folder, key: RenditionKey) -> io::Result<Option<Standing>> {
     let mut header = [0; HEADER_BYTES];
     if folder.read_start(key.as_bytes(), &mut header)?.is_none() {
         return Ok(None);
     }
-    Ok(entry::decode_header(&header, key).ok().map(|header| header.rung))
+    Ok(entry::decode_header(&header, key).ok().map(|header| header.standing()))
 }
 
 impl From<EntryError> for Verdict {
@@ -143,6 +142,7 @@ mod tests {
     use super::super::metrics::{CacheMetrics, LookupOutcome};
     use super::super::rendition::testing::rendition;
     use super::*;
+    use crate::render::Rung;
 
     const KEY: RenditionKey = RenditionKey::from_raw([0xab; 16]);
 
@@ -198,6 +198,12 @@ mod tests {
         assert_eq!(tier.put(KEY, Arc::new(rendition(b"final", Rung::Final))).await, PutOutcome::Stored);
         assert_eq!(tier.put(KEY, Arc::new(rendition(b"quick", Rung::Quick))).await, PutOutcome::KeptBetter);
         assert_eq!(&tier.get(KEY).await.hit().unwrap().body[..], b"final");
+        let mut purged_since = rendition(b"anew", Rung::Quick);
+        purged_since.generation = 1;
+        assert_eq!(tier.put(KEY, Arc::new(purged_since)).await, PutOutcome::Stored);
+        assert_eq!(tier.put(KEY, Arc::new(rendition(b"final", Rung::Final))).await, PutOutcome::KeptBetter);
+        let read = tier.get(KEY).await.hit().unwrap();
+        assert_eq!((&read.body[..], read.generation), (&b"anew"[..], 1));
     }
 
     #[tokio::test]

@@ -3,12 +3,12 @@
 //! Integers are little-endian:
 //!
 //! ```text
-//!   0  magic "BKRENDIT"      24  body length  u64      88  BLAKE3-256 of the body
-//!   8  version      u32      32  created, ms  u64     120  BLAKE3-256 of bytes 0–119
-//!  12  width, px    u32      40  rendition key         152  body
-//!  16  height, px   u32      56  master id
-//!  20  format, quality,      72  recipe id
-//!      rung, 0    u8 × 4
+//!   0  magic "BKRENDIT"      24  body length  u64      96  BLAKE3-256 of the body
+//!   8  version      u32      32  created, ms  u64     128  BLAKE3-256 of bytes 0–127
+//!  12  width, px    u32      40  generation   u64     160  body
+//!  16  height, px   u32      48  rendition key
+//!  20  format, quality,      64  master id
+//!      rung, 0    u8 × 4     80  recipe id
 //! ```
 //!
 //! Every bit is covered by one of the two digests or must equal what was asked for, so no damaged entry decodes.
@@ -18,13 +18,14 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
-use super::rendition::{Origin, Rendition};
+use super::rendition::{Origin, Rendition, Standing};
 use crate::negotiate::Format;
 use crate::render::{Quality, RenditionSpec, Rung};
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
-const VERSION: u32 = 1;
-const SEALED_BYTES: usize = 120;
+/// 2 since the header holds the purge generation. Entries of other versions are deleted when they are read.
+const VERSION: u32 = 2;
+const SEALED_BYTES: usize = 128;
 /// Bytes before the body.
 pub(super) const HEADER_BYTES: usize = SEALED_BYTES + 32;
 
@@ -61,6 +62,7 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition.rung), 0]);
     put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
     put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
+    put(&mut rest, &rendition.generation.to_le_bytes());
     put(&mut rest, key.as_bytes());
     put(&mut rest, rendition.master.as_bytes());
     put(&mut rest, rendition.recipe.as_bytes());
@@ -91,11 +93,17 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
 /// What a sound header says.
 #[derive(Debug)]
 pub(super) struct Header {
-    pub(super) rung: Rung,
+    rung: Rung,
     spec: RenditionSpec,
     origin: Origin,
     body_bytes: u64,
     digest: Digest,
+}
+
+impl Header {
+    pub(super) const fn standing(&self) -> Standing {
+        Standing { generation: self.origin.generation, rung: self.rung }
+    }
 }
 
 pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, EntryError> {
@@ -121,13 +129,14 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let rung = rung_of(rung).ok_or(EntryError::Field("rung"))?;
     let body_bytes = u64::from_le_bytes(fields.take());
     let created_unix_ms = u64::from_le_bytes(fields.take());
+    let generation = u64::from_le_bytes(fields.take());
     if RenditionKey::from_raw(fields.take()) != key {
         return Err(EntryError::Key);
     }
     let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, format, quality };
-    Ok(Header { rung, spec, origin: Origin { master, recipe, created_unix_ms }, body_bytes, digest })
+    Ok(Header { rung, spec, origin: Origin { master, recipe, created_unix_ms, generation }, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
@@ -187,12 +196,13 @@ mod tests {
             for format in Format::ALL {
                 let mut wrote = rendition(b"some body", rung);
                 wrote.spec.format = format;
+                wrote.generation = 0x0102_0304_0506_0708;
                 let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
                 let read = decoded(&file).unwrap();
                 assert_eq!(read.body, wrote.body);
                 assert_eq!((read.spec, read.rung, read.digest), (wrote.spec, wrote.rung, wrote.digest));
                 assert_eq!((read.master, read.recipe), (wrote.master, wrote.recipe));
-                assert_eq!(read.created_unix_ms, wrote.created_unix_ms);
+                assert_eq!((read.created_unix_ms, read.generation), (wrote.created_unix_ms, wrote.generation));
                 assert_eq!(read.etag(), wrote.etag());
             }
         }
@@ -221,9 +231,11 @@ mod tests {
     fn a_sound_entry_of_another_key_or_version_is_refused() {
         let file = file(b"body");
         assert_eq!(decode(&file.clone().into(), RenditionKey::from_raw([6; 16])).unwrap_err(), EntryError::Key);
-        let mut newer = file;
-        newer[8] = 2;
-        assert_eq!(decoded(&newer).unwrap_err(), EntryError::Version(2));
+        for version in [1, 3] {
+            let mut other = file.clone();
+            other[8] = version;
+            assert_eq!(decoded(&other).unwrap_err(), EntryError::Version(u32::from(version)));
+        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use moka::notification::RemovalCause;
-use moka::ops::compute::{CompResult, Op};
+use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::key::{ContentHasherBuilder, RenditionKey};
@@ -29,8 +29,10 @@ pub struct MemoryTier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insertion {
     Stored,
-    /// A rendition of a better rung was there and stays.
+    /// A rendition of a better rung or of a later purge generation was there and stays.
     KeptBetter,
+    /// What it was made from is no longer valid.
+    Overtaken,
 }
 
 impl MemoryTier {
@@ -60,20 +62,38 @@ impl MemoryTier {
         self.cache.contains_key(&key)
     }
 
-    /// Puts `rendition` under `key` unless a better rung is there already; one atomic step per key.
+    /// Puts `rendition` under `key` unless a better one is there already; one atomic step per key.
     pub fn insert(&self, key: RenditionKey, rendition: Arc<Rendition>) -> Insertion {
-        // Counted before it is visible: the listener may subtract it at any moment after.
-        self.metrics.entered(u64::from(weight(&rendition)));
+        self.insert_if(key, rendition, |_| true)
+    }
+
+    /// The same while `is_valid` says so, asked within the key's own step: a fill that an invalidation overtook
+    /// puts nothing back. An invalidation between that question and the insertion is caught by whoever looks up
+    /// and compares [`Rendition::generation`]; asking here keeps dead bytes from taking room.
+    pub fn insert_if(
+        &self,
+        key: RenditionKey,
+        rendition: Arc<Rendition>,
+        is_valid: impl FnOnce(&Rendition) -> bool,
+    ) -> Insertion {
         let bytes = u64::from(weight(&rendition));
-        let result = self.cache.entry(key).and_compute_with(|present| match present {
-            Some(present) if !rendition.may_replace(present.value().rung) => Op::Nop,
-            _ => Op::Put(rendition),
+        // Counted before it is visible: the listener may subtract it at any moment after.
+        self.metrics.entered(bytes);
+        let mut outcome = Insertion::Stored;
+        self.cache.entry(key).and_compute_with(|present| {
+            if !is_valid(&rendition) {
+                outcome = Insertion::Overtaken;
+            } else if present.is_some_and(|present| !rendition.standing().may_replace(present.value().standing())) {
+                outcome = Insertion::KeptBetter;
+            } else {
+                return Op::Put(rendition);
+            }
+            Op::Nop
         });
-        if matches!(result, CompResult::Unchanged(_)) {
+        if outcome != Insertion::Stored {
             self.metrics.left(bytes);
-            return Insertion::KeptBetter;
         }
-        Insertion::Stored
+        outcome
     }
 
     pub fn remove(&self, key: RenditionKey) {
@@ -125,6 +145,27 @@ mod tests {
         tier.settle();
         assert_eq!((metrics.entries(), metrics.bytes()), (1, 2 + i64::from(OVERHEAD_BYTES)));
         assert_eq!(metrics.evictions(), 0, "a replacement is no eviction");
+    }
+
+    #[test]
+    fn bytes_from_before_an_invalidation_never_replace_bytes_from_after_it() {
+        let (tier, metrics) = tier(1 << 20);
+        let at = |generation, rung| {
+            let mut rendition = rendition(b"body", rung);
+            rendition.generation = generation;
+            Arc::new(rendition)
+        };
+        assert_eq!(tier.insert(key(1), at(4, Rung::Final)), Insertion::Stored);
+        assert_eq!(tier.insert(key(1), at(5, Rung::Quick)), Insertion::Stored);
+        assert_eq!(tier.insert(key(1), at(4, Rung::Final)), Insertion::KeptBetter);
+        // A fill that began at generation 4 lands after everything up to 5 was invalidated and removed.
+        tier.remove(key(1));
+        let is_valid = |rendition: &Rendition| rendition.generation >= 5;
+        assert_eq!(tier.insert_if(key(1), at(4, Rung::Final), is_valid), Insertion::Overtaken);
+        assert!(!tier.contains(key(1)));
+        assert_eq!(tier.insert_if(key(1), at(5, Rung::Quick), is_valid), Insertion::Stored);
+        tier.settle();
+        assert_eq!(metrics.entries(), 1);
     }
 
     #[test]

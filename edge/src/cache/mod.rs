@@ -48,7 +48,7 @@ pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
 #[cfg(test)]
 pub(crate) use rendition::testing;
-pub use rendition::{Origin, Prepared, PreparedFor, Rendition};
+pub use rendition::{Origin, Prepared, PreparedFor, Rendition, Standing};
 pub use store::Lookup;
 
 /// `[cache]`.

@@ -19,6 +19,8 @@ pub struct Rendition {
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
+    /// The purge generation at which these bytes were made: what was purged at a later one is no longer valid.
+    pub generation: u64,
     /// BLAKE3-256 of the body: proves it on disk, and names it as a validator.
     pub digest: Digest,
     etag: Box<str>,
@@ -60,13 +62,20 @@ pub struct Origin {
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
+    pub generation: u64,
 }
 
 impl Origin {
-    /// One that is made at this moment.
+    /// One that is made at this moment, at purge generation 0.
     #[must_use]
     pub fn now(master: MasterId, recipe: RecipeId) -> Self {
-        Self { master, recipe, created_unix_ms: unix_ms(SystemTime::now()) }
+        Self { master, recipe, created_unix_ms: unix_ms(SystemTime::now()), generation: 0 }
+    }
+
+    /// The same at a purge generation: the one read *before* the master was, so that a purge meanwhile wins.
+    #[must_use]
+    pub const fn at_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
     }
 }
 
@@ -80,7 +89,7 @@ impl Rendition {
 
     /// For bytes that were hashed a moment ago.
     pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, origin: Origin) -> Self {
-        let Origin { master, recipe, created_unix_ms } = origin;
+        let Origin { master, recipe, created_unix_ms, generation } = origin;
         let etag = strong_etag(&digest);
         Self {
             body,
@@ -89,6 +98,7 @@ impl Rendition {
             master,
             recipe,
             created_unix_ms,
+            generation,
             digest,
             etag,
             prepared: Prepared::default(),
@@ -117,15 +127,27 @@ impl Rendition {
         self.spec.format.media_type()
     }
 
-    /// Whether `self` may take the place of `other` under the same key: a final never makes way for a quick one.
     #[must_use]
-    pub fn may_replace(&self, other: Rung) -> bool {
-        rung_may_replace(self.rung, other)
+    pub const fn standing(&self) -> Standing {
+        Standing { generation: self.generation, rung: self.rung }
     }
 }
 
-pub(super) const fn rung_may_replace(new: Rung, old: Rung) -> bool {
-    matches!((new, old), (Rung::Final, _) | (Rung::Quick, Rung::Quick))
+/// Which of two renditions of one key stays: the one made at the later purge generation, then the one of the better
+/// rung. A final never makes way for a quick one of its own generation, and bytes made before a purge never take
+/// the place of bytes made after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    // Order of fields is order of comparison.
+    pub generation: u64,
+    pub rung: Rung,
+}
+
+impl Standing {
+    #[must_use]
+    pub fn may_replace(self, other: Self) -> bool {
+        self >= other
+    }
 }
 
 fn strong_etag(digest: &Digest) -> Box<str> {
@@ -152,6 +174,7 @@ pub(crate) mod testing {
             master: MasterId::of_bytes(b"master"),
             recipe: RecipeId::of_bytes(b"recipe"),
             created_unix_ms: 1_700_000_000_000,
+            generation: 0,
         };
         Rendition::new(Bytes::copy_from_slice(body), spec, rung, origin)
     }
@@ -175,10 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_quick_rendition_makes_way_for_a_quick_one() {
-        let (quick, done) = (rendition(b"q", Rung::Quick), rendition(b"f", Rung::Final));
-        assert!(quick.may_replace(Rung::Quick) && done.may_replace(Rung::Quick) && done.may_replace(Rung::Final));
-        assert!(!quick.may_replace(Rung::Final));
+    fn the_later_generation_stays_and_within_one_the_better_rung() {
+        let of = |generation, rung| Standing { generation, rung };
+        let may = |new: Standing, old: Standing| new.may_replace(old);
+        assert!(may(of(0, Rung::Quick), of(0, Rung::Quick)) && may(of(0, Rung::Final), of(0, Rung::Final)));
+        assert!(may(of(0, Rung::Final), of(0, Rung::Quick)) && !may(of(0, Rung::Quick), of(0, Rung::Final)));
+        assert!(may(of(1, Rung::Quick), of(0, Rung::Final)) && !may(of(0, Rung::Final), of(1, Rung::Quick)));
     }
 
     #[test]

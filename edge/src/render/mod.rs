@@ -63,8 +63,8 @@ impl Quality {
     }
 }
 
-/// How far an encode went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How far an encode went; ordered, the better the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
     /// Encoded while the reader waits.
     Quick,
