@@ -24,11 +24,11 @@ use crate::listener::workers::Workers;
 use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
 use crate::origin::{OriginMetrics, Region, Sidecar};
-use crate::placeholder::Placeholders;
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::RumMetrics;
 use crate::signing::{SigningHandle, SigningMetrics};
+use crate::stand_in::StandIns;
 
 /// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
 #[derive(Debug)]
@@ -96,13 +96,15 @@ impl Edge {
             catalog: catalog.clone(),
             front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
             signing: signing.clone(),
-            placeholders: Placeholders::new(Arc::clone(&fill)),
+            stand_ins: StandIns::new(
+                Arc::clone(&fill),
+                Duration::from_millis(config.serve.render_wait_ms),
+                Duration::from_millis(config.serve.fallback_wait_ms),
+            ),
             fill,
             metrics: RequestMetrics::new(&registry)?,
             rum: RumMetrics::new(&registry)?,
             public_url: config.serve.public_url.clone(),
-            render_wait: Duration::from_millis(config.serve.render_wait_ms),
-            fallback_wait: Duration::from_millis(config.serve.fallback_wait_ms),
         });
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
         let admin = Arc::new(Admin {

@@ -16,19 +16,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::{PreparedFor, Rendition};
-use crate::campaign::{Catalog, CatalogHandle, MissPolicy, Resolved, Stopgap};
+use crate::campaign::{Catalog, CatalogHandle, Resolved};
 use crate::fill::{Fill, FillTimings, Filled, Want};
 use crate::front::{Front, Question, Ready};
 use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
-use crate::placeholder::Placeholders;
 use crate::render::{RenditionSpec, Rung};
 use crate::request::ImageRequest;
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, RumMetrics};
 use crate::signing::SigningHandle;
+use crate::stand_in::{Missing, StandIn, StandIns};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
@@ -45,12 +45,10 @@ pub struct Handler {
     pub front: Front,
     pub signing: SigningHandle,
     pub fill: Arc<Fill>,
-    pub placeholders: Placeholders,
+    pub stand_ins: StandIns,
     pub metrics: RequestMetrics,
     pub rum: RumMetrics,
     pub public_url: String,
-    pub render_wait: Duration,
-    pub fallback_wait: Duration,
 }
 
 enum Route {
@@ -116,13 +114,6 @@ impl<'a> Exchange<'a> {
     const fn explicit(method: &'a Method, headers: &'a HeaderMap, started: Instant) -> Self {
         Self { method, headers, negotiation: Negotiation::Explicit, version: None, keep: None, started }
     }
-}
-
-/// How long a slot waits for a picture, and what it shows instead.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    wait: Duration,
-    then: Stopgap,
 }
 
 impl Handler {
@@ -204,7 +195,7 @@ impl Handler {
         resolved: &Resolved,
         want: Want,
     ) -> Response<Body> {
-        let patience = self.patience(resolved.slot.on_miss, &want);
+        let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
         let reason = match self.fill.fly(want.clone()) {
             Ok(ticket) => {
                 let collapse = ticket.role().into();
@@ -216,20 +207,8 @@ impl Handler {
             }
             Err(error) => error.as_str(),
         };
-        self.stand_in(exchange, catalog, resolved, &want, patience.then, reason).await
-    }
-
-    /// A picture that exists only needs rendering; the slot's patience is for generations.
-    fn patience(&self, policy: MissPolicy, want: &Want) -> Patience {
-        let mut patience = match policy {
-            MissPolicy::Wait { wait_ms, then } => Patience { wait: Duration::from_millis(wait_ms.into()), then },
-            MissPolicy::Fallback => Patience { wait: Duration::ZERO, then: Stopgap::Fallback },
-            MissPolicy::Placeholder => Patience { wait: Duration::ZERO, then: Stopgap::Placeholder },
-        };
-        if self.fill.is_drawn(want) {
-            patience.wait = patience.wait.max(self.render_wait);
-        }
-        patience
+        let missing = Missing { catalog, resolved, want: &want, then: patience.then };
+        self.stand_in(exchange, missing, reason).await
     }
 
     fn found(
@@ -249,33 +228,19 @@ impl Handler {
         self.answer(exchange, resolved, want, rendition, because)
     }
 
-    /// The slot's default variant when it is at hand, else a palette image; the picture goes on being made.
-    async fn stand_in(
-        &self,
-        exchange: &Exchange<'_>,
-        catalog: &Catalog,
-        resolved: &Resolved,
-        want: &Want,
-        then: Stopgap,
-        reason: &'static str,
-    ) -> Response<Body> {
-        let because = |outcome| Because {
-            outcome,
-            collapse: Collapse::Led,
-            freshness: Freshness::StandIn,
-            reason: Some(reason),
-            timings: FillTimings::default(),
-        };
-        if then == Stopgap::Fallback
-            && let Some(rendition) = self.fallback(catalog, resolved, want).await
-        {
-            self.metrics.stood_in(Outcome::Fallback, reason);
-            return self.answer(exchange, resolved, want, &rendition, because(Outcome::Fallback));
-        }
-        match self.placeholders.get(want).await {
-            Ok(rendition) => {
-                self.metrics.stood_in(Outcome::Placeholder, reason);
-                self.answer(exchange, resolved, want, &rendition, because(Outcome::Placeholder))
+    /// What there is to show instead; the picture goes on being made.
+    async fn stand_in(&self, exchange: &Exchange<'_>, missing: Missing<'_>, reason: &'static str) -> Response<Body> {
+        match self.stand_ins.find(missing).await {
+            Ok(StandIn { rendition, outcome }) => {
+                self.metrics.stood_in(outcome, reason);
+                let because = Because {
+                    outcome,
+                    collapse: Collapse::Led,
+                    freshness: Freshness::StandIn,
+                    reason: Some(reason),
+                    timings: FillTimings::default(),
+                };
+                self.answer(exchange, missing.resolved, missing.want, &rendition, because)
             }
             Err(error) => {
                 tracing::error!(%error, "no placeholder could be made");
@@ -283,25 +248,6 @@ impl Handler {
                 self.problem(exchange, &Problem::new(503, "no-image", "No image now", detail))
             }
         }
-    }
-
-    /// The default variant in the same cut, if it can be had within `fallback_wait`. One that was never drawn is
-    /// asked for behind, so that there is one next time.
-    async fn fallback(&self, catalog: &Catalog, resolved: &Resolved, want: &Want) -> Option<Arc<Rendition>> {
-        let variant = catalog.fallback(&resolved.campaign, resolved.slot_index).ok()?;
-        if variant.recipe.id() == want.recipe_id() {
-            return None;
-        }
-        let instead = Want { variant, ..want.clone() };
-        if let Some(rendition) = self.fill.peek(&instead) {
-            return Some(rendition);
-        }
-        let is_drawn = self.fill.is_drawn(&instead);
-        let ticket = self.fill.fly(instead).ok()?;
-        if !is_drawn {
-            return None;
-        }
-        ticket.landed_within(self.fallback_wait).await.ok()?.ok().map(|filled| filled.rendition)
     }
 
     fn answer(

@@ -24,3 +24,4 @@ pub mod response;
 pub mod rum;
 pub mod seo;
 pub mod signing;
+pub mod stand_in;
