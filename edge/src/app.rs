@@ -11,12 +11,14 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::admin::AdminApi;
 use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fill::Fill;
 use crate::front::Front;
+use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
 use crate::listener::admin::Admin;
 use crate::listener::tls::ReloadableTls;
@@ -26,6 +28,7 @@ use crate::metrics::RequestMetrics;
 use crate::origin::{OriginMetrics, Region, Sidecar};
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
+use crate::response::Recall;
 use crate::rum::RumMetrics;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
@@ -90,7 +93,17 @@ impl Edge {
         let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
         let caches = open_caches(&config, &registry).await?;
         let catalog = open_catalog(&config, &registry, caches.epoch.clone()).await?;
-        let fill = Fill::new(caches, Arc::clone(&region), pool, &config);
+        let purges = open_purges(&config, &registry).await?;
+        let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
+        let fill = Fill::new(caches, purges.clone(), Arc::clone(&region), pool, &config);
+        let desk = Arc::new(PurgeDesk::new(
+            purges,
+            downstream.clone(),
+            catalog.clone(),
+            fill.caches.epoch.clone(),
+            config.serve.public_url.clone(),
+            Duration::from_millis(config.purge.answer_wait_ms),
+        ));
         let signing = open_signing(&config, &registry).await?;
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
@@ -105,12 +118,14 @@ impl Edge {
             metrics: RequestMetrics::new(&registry)?,
             rum: RumMetrics::new(&registry)?,
             public_url: config.serve.public_url.clone(),
+            recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
+            api: AdminApi::new(&config.admin, Arc::clone(&handler), desk),
             was_ready: AtomicBool::new(false),
         });
 
@@ -120,6 +135,7 @@ impl Edge {
         let background = vec![
             region.spawn_probes(&back_ends),
             signing.watch(config.signing.reload_ms, back_ends.clone()),
+            downstream.start(back_ends.clone()),
             catalog.watch(config.campaigns.reload_ms, back_ends),
         ];
 
@@ -208,6 +224,13 @@ async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> any
 async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {
     let (signing, metrics) = (config.signing.clone(), SigningMetrics::new(registry)?);
     tokio::task::spawn_blocking(move || SigningHandle::open(&signing, Clock::System, metrics)).await?
+}
+
+async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {
+    let (purge, path) = (config.purge.clone(), config.cache.disk_dir.join("purges.redb"));
+    let metrics = PurgeMetrics::new(registry)?;
+    let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
+    opened.context("what was purged cannot be read")
 }
 
 async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use bildkante_shared::recipe::SchedulerKind;
 use serde_json::json;
 
+use crate::admin::token;
 use crate::campaign::sources::read_file;
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
 use crate::clock::Clock;
@@ -64,6 +65,20 @@ pub struct ExplainArgs {
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
     print!("{report}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a new token of the admin API and its hash.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn token() -> anyhow::Result<ExitCode> {
+    let token = token::generate().context("no token can be made")?;
+    println!("{token}");
+    eprintln!(
+        "for `[admin] tokens`: {{ name = \"…\", hash = \"{}\", scopes = [\"read\", \"purge\", \"warm\"] }}",
+        token::hash(&token)
+    );
     Ok(ExitCode::SUCCESS)
 }
 

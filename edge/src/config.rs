@@ -10,8 +10,10 @@ use std::time::Duration;
 use bildkante_shared::telemetry::LogFormat;
 use serde::Deserialize;
 
+use crate::admin::token::AdminConfig;
 use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
+use crate::governance::PurgeConfig;
 use crate::listener::ListenerSettings;
 use crate::listener::http::{ConnectionLimits, Protocols};
 use crate::listener::io::Deadlines;
@@ -43,6 +45,8 @@ pub struct Config {
     pub cache: CacheConfig,
     pub render: RenderConfig,
     pub origin: OriginConfig,
+    pub purge: PurgeConfig,
+    pub admin: AdminConfig,
     pub log: LogConfig,
 }
 
@@ -177,6 +181,8 @@ impl Config {
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;
         self.origin.check().map_err(|error| ("origin", error.to_string()))?;
         self.campaigns.sources().map_err(|error| ("campaigns.ignored_parameters", error.to_string()))?;
+        self.admin.check().map_err(|reason| ("admin", reason))?;
+        self.purge.check().map_err(|reason| ("purge", reason))?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
             return Err(("limits.header_bytes_max", "is not between 8192 and 1048576".into()));
@@ -242,6 +248,8 @@ mod tests {
         assert_eq!(config.signing, defaults.signing);
         assert_eq!(config.cache, defaults.cache);
         assert_eq!(config.render, defaults.render);
+        assert_eq!(config.purge, defaults.purge);
+        assert_eq!(config.admin, defaults.admin);
         assert_eq!(config.log, defaults.log);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());

@@ -6,6 +6,11 @@
 //!
 //! A binding outlives its master: when the master is gone from this edge and from the node, the recipe is
 //! generated anew and bound again.
+//!
+//! Whatever is found is asked whether it was purged since it was made; what a purge overtakes while it is made is made
+//! once more. `stale` has what becomes of images between a soft purge and their replacement.
+
+mod stale;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,12 +21,14 @@ use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
 use moka::sync::Cache;
 
+pub use self::stale::Peek;
 use crate::cache::{
-    Binding, Caches, FlightError, FlightRole, Flights, MasterError, MasterFile, Origin, Rendition, RenditionKey,
-    Ticket, VerifiedMaster,
+    Binding, Caches, FlightError, FlightRole, Flights, Insertion, MasterError, MasterFile, Origin, Rendition,
+    RenditionKey, Ticket, VerifiedMaster,
 };
 use crate::campaign::Variant;
 use crate::config::Config;
+use crate::governance::{Purges, Verdict};
 use crate::origin::{OriginError, Region};
 use crate::provenance::Marking;
 use crate::render::{self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung};
@@ -56,13 +63,25 @@ impl Want {
 pub struct Filled {
     pub rendition: Arc<Rendition>,
     pub outcome: Outcome,
+    /// How long ago it was purged, where it is shown while another is made.
+    pub stale_for: Option<Duration>,
     pub timings: FillTimings,
 }
 
 impl Filled {
     #[must_use]
     pub fn from_memory(rendition: Arc<Rendition>) -> Self {
-        Self { rendition, outcome: Outcome::Memory, timings: FillTimings::default() }
+        Self::found(rendition, Outcome::Memory)
+    }
+
+    fn found(rendition: Arc<Rendition>, outcome: Outcome) -> Self {
+        Self { rendition, outcome, stale_for: None, timings: FillTimings::default() }
+    }
+
+    /// Shown in place of what is being made.
+    #[must_use]
+    pub fn stale(rendition: Arc<Rendition>, since: Duration) -> Self {
+        Self { stale_for: Some(since), ..Self::found(rendition, Outcome::Stale) }
     }
 }
 
@@ -94,6 +113,8 @@ pub enum FillError {
     Master(Arc<MasterError<RenderError>>),
     #[error("its flight ended without a result: {0}")]
     Flight(#[from] FlightError),
+    #[error("it was purged each time it had been made")]
+    Overtaken,
 }
 
 impl FillError {
@@ -106,6 +127,7 @@ impl FillError {
             Self::Render(_) => "render-failed",
             Self::Master(_) => "wrong-master",
             Self::Flight(error) => error.as_str(),
+            Self::Overtaken => "purged-meanwhile",
         }
     }
 
@@ -147,6 +169,8 @@ impl From<MasterError<RenderError>> for FillError {
 const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
 /// How long a recipe that no node would draw is not asked for again.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// How often a fill that a purge overtakes begins again.
+const OVERTAKEN_MAX: usize = 4;
 /// Such recipes remembered at a time.
 const REFUSALS_MAX: u64 = 10_000;
 
@@ -164,7 +188,11 @@ pub struct Fill {
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     generations: Flights<RecipeId, Result<Generated, FillError>>,
     masters: Flights<MasterId, Result<Arc<VerifiedMaster>, FillError>>,
-    improvements: Flights<RenditionKey, ()>,
+    /// Final rungs nobody waits for, or whoever warms.
+    finals: Flights<RenditionKey, Result<Arc<Rendition>, FillError>>,
+    /// Stale renditions being made anew, and those that are warmed.
+    settling: Flights<WantKey, Result<Filled, FillError>>,
+    pub purges: Purges,
     /// Recipes no node would draw a moment ago: asking again at request rate helps nobody.
     refused: Cache<RecipeId, FillError>,
 }
@@ -178,14 +206,16 @@ struct Generated {
 
 impl Fill {
     #[must_use]
-    pub fn new(caches: Caches, region: Arc<Region>, pool: RenderPool, config: &Config) -> Arc<Self> {
+    pub fn new(caches: Caches, purges: Purges, region: Arc<Region>, pool: RenderPool, config: &Config) -> Arc<Self> {
         let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
         let gauge = &caches.metrics.flights;
         Arc::new(Self {
             renditions: Flights::new(most, longest, gauge.clone()),
             generations: Flights::new(most, longest, gauge.clone()),
             masters: Flights::new(most, longest, gauge.clone()),
-            improvements: Flights::new(most, longest, gauge.clone()),
+            finals: Flights::new(most, longest, gauge.clone()),
+            settling: Flights::new(config.purge.refreshes_max, longest, gauge.clone()),
+            purges,
             refused: Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSAL_PAUSE).build(),
             caches,
             region,
@@ -193,19 +223,6 @@ impl Fill {
             render_config: config.render.clone(),
             generation_deadline: Duration::from_millis(config.serve.generation_deadline_ms),
         })
-    }
-
-    /// The rendition if it is in memory: the hit path.
-    #[must_use]
-    pub fn peek(&self, want: &Want) -> Option<Arc<Rendition>> {
-        let binding = self.caches.bindings.get(want.recipe_id())?;
-        self.caches.memory.get(want.key(binding.master))
-    }
-
-    /// Whether the picture exists, so that only rendering is left to do.
-    #[must_use]
-    pub fn is_drawn(&self, want: &Want) -> bool {
-        self.caches.bindings.get(want.recipe_id()).is_some()
     }
 
     /// Starts or joins the fill of a rendition; it goes on when the ticket is dropped.
@@ -219,26 +236,43 @@ impl Fill {
     }
 
     async fn rendition(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+        for _ in 0..OVERTAKEN_MAX {
+            let filled = self.attempt(want).await?;
+            if filled.stale_for.is_some() || self.verdict(want, &filled.rendition) == Verdict::Valid {
+                return Ok(filled);
+            }
+        }
+        Err(FillError::Overtaken)
+    }
+
+    async fn attempt(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+        // Before anything is looked at: a purge from here on is later than what is made of it.
+        let generation = self.purges.generation();
+        let was_drawn = self.is_drawn(want);
+        if let Some(filled) = self.at_hand(want).await {
+            return Ok(filled);
+        }
         let generated = self.bound(want).await?;
         let key = want.key(generated.binding.master);
-        if let Some((tier, rendition)) = self.caches.find(key).await {
+        // Another variant's master may be this one's, and have been cut already.
+        if !was_drawn && let Some((tier, rendition, Verdict::Valid)) = self.find(key, want).await {
             self.improve(&rendition, want);
-            return Ok(Filled { rendition, outcome: tier.into(), timings: FillTimings::default() });
+            return Ok(Filled::found(rendition, tier.into()));
         }
         let master = self.master_of(want, &generated.binding).await?;
         let started = Instant::now();
         let rung = self.render_config.first_rung(&want.spec);
-        let rendition = self.render(want, &master, rung, want.urgency).await?;
-        self.keep(want.key(master.id()), Arc::clone(&rendition));
+        let rendition = self.render(want, &master, rung, want.urgency, generation).await?;
+        self.keep(want, Arc::clone(&rendition));
         self.improve(&rendition, want);
         let outcome = if generated.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
         let timings = FillTimings { generate: generated.elapsed, render: Some(started.elapsed()) };
-        Ok(Filled { rendition, outcome, timings })
+        Ok(Filled { timings, ..Filled::found(rendition, outcome) })
     }
 
     /// The master a recipe is bound to, asking a node when it is bound to none.
     async fn bound(self: &Arc<Self>, want: &Want) -> Result<Generated, FillError> {
-        if let Some(binding) = self.caches.bindings.get(want.recipe_id()) {
+        if let Some(binding) = self.binding(want) {
             return Ok(Generated { binding, elapsed: None });
         }
         if let Some(error) = self.refused.get(&want.recipe_id()) {
@@ -250,7 +284,7 @@ impl Fill {
     }
 
     async fn generate(&self, want: &Want) -> Result<Generated, FillError> {
-        let started = Instant::now();
+        let (started, generation) = (Instant::now(), self.purges.generation());
         let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
         let reply = self
             .region
@@ -267,7 +301,7 @@ impl Fill {
             duplicate_of_another = reply.duplicate.is_some(), node = %reply.node,
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
         );
-        let binding = binding_of(reply);
+        let binding = binding_of(reply, generation);
         let kept = self.caches.bindings.put(recipe.id(), binding.clone()).await.unwrap_or_else(|error| {
             // Serving goes on: the binding holds until a restart, which asks the node's store again.
             tracing::error!(recipe = %recipe.id(), %error, "binding could not be stored");
@@ -331,16 +365,21 @@ impl Fill {
         master: &Arc<VerifiedMaster>,
         rung: Rung,
         urgency: Urgency,
+        generation: u64,
     ) -> Result<Arc<Rendition>, FillError> {
         let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
         let encoded = self.pool.render(urgency, pixels, want.spec, rung, marking).await?;
-        let origin = Origin::now(master.id(), want.recipe_id());
+        let origin = Origin::now(master.id(), want.recipe_id()).at_generation(generation);
         Ok(Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)))
     }
 
-    /// Into memory now, onto the disk behind.
-    fn keep(self: &Arc<Self>, key: RenditionKey, rendition: Arc<Rendition>) {
-        self.caches.memory.insert(key, Arc::clone(&rendition));
+    /// Into memory now, onto the disk behind; unless it has been purged meanwhile.
+    fn keep(self: &Arc<Self>, want: &Want, rendition: Arc<Rendition>) {
+        let key = want.key(rendition.master);
+        let is_valid = |rendition: &Rendition| self.verdict(want, rendition) == Verdict::Valid;
+        if self.caches.memory.insert_if(key, Arc::clone(&rendition), is_valid) == Insertion::Overtaken {
+            return;
+        }
         let fill = Arc::clone(self);
         tokio::spawn(async move { fill.caches.disk.put(key, rendition).await });
     }
@@ -351,17 +390,30 @@ impl Fill {
         if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
             return;
         }
-        let (fill, want, id) = (Arc::clone(self), want.clone(), current.master);
-        let _ = self.improvements.fly(want.key(id), move || async move {
+        // It is cut from the same master, so it is as old.
+        let _ = self.finish(want, current.master, current.generation);
+    }
+
+    /// The final rung of a master that is bound, for as many as want it.
+    fn finish(
+        self: &Arc<Self>,
+        want: &Want,
+        id: MasterId,
+        generation: u64,
+    ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
+        let (fill, want) = (Arc::clone(self), want.clone());
+        self.finals.fly(want.key(id), move || async move {
             let finished = async {
                 let master = fill.master(id, want.recipe_id(), Urgency::LEAST).await?;
-                fill.render(&want, &master, Rung::Final, Urgency::LEAST).await
+                fill.render(&want, &master, Rung::Final, Urgency::LEAST, generation).await
             };
-            match finished.await {
-                Ok(rendition) => fill.keep(want.key(id), rendition),
+            let result = finished.await;
+            match &result {
+                Ok(rendition) => fill.keep(&want, Arc::clone(rendition)),
                 Err(error) => tracing::debug!(recipe = %want.recipe_id(), %error, "final rung put off"),
             }
-        });
+            result
+        })
     }
 }
 
@@ -383,7 +435,7 @@ impl From<FlightRole> for crate::response::Collapse {
     }
 }
 
-fn binding_of(reply: GenerationReply) -> Binding {
+fn binding_of(reply: GenerationReply, generation: u64) -> Binding {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Binding {
         master: reply.master.id,
@@ -392,6 +444,7 @@ fn binding_of(reply: GenerationReply) -> Binding {
         phash: reply.master.phash,
         duplicate: reply.duplicate,
         node: reply.node,
+        generation,
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }
 }

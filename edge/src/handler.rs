@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::{PreparedFor, Rendition};
 use crate::campaign::{Catalog, CatalogHandle, Resolved};
-use crate::fill::{Fill, FillTimings, Filled, Want};
+use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
@@ -49,6 +49,8 @@ pub struct Handler {
     pub metrics: RequestMetrics,
     pub rum: RumMetrics,
     pub public_url: String,
+    /// How what may be recalled is recalled.
+    pub recall: Recall,
 }
 
 enum Route {
@@ -161,11 +163,18 @@ impl Handler {
         };
         exchange.keep = question(request, &asked).map(|question| Keep { question, epoch });
         let want = self.want(&exchange, &resolved);
-        if let Some(rendition) = self.fill.peek(&want) {
-            self.fill.improve(&rendition, &want);
-            return self.found(&exchange, &resolved, &want, &Filled::from_memory(rendition), Collapse::Led);
-        }
-        self.miss(&exchange, &catalog, &resolved, want).await
+        let filled = match self.fill.peek(&want) {
+            Peek::Fresh(rendition) => {
+                self.fill.improve(&rendition, &want);
+                Filled::from_memory(rendition)
+            }
+            Peek::Stale(rendition, since) => {
+                self.fill.refresh(&rendition, &want);
+                Filled::stale(rendition, since)
+            }
+            Peek::Absent => return self.miss(&exchange, &catalog, &resolved, want).await,
+        };
+        self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
     }
 
     fn want(&self, exchange: &Exchange<'_>, resolved: &Resolved) -> Want {
@@ -207,6 +216,11 @@ impl Handler {
             }
             Err(error) => error.as_str(),
         };
+        // What was purged softly is nearer to what was asked for than anything else.
+        if let Some(filled) = self.fill.stale_copy(&want).await {
+            self.metrics.stood_in(filled.outcome, reason);
+            return self.found(exchange, resolved, &want, &filled, Collapse::Led);
+        }
         let missing = Missing { catalog, resolved, want: &want, then: patience.then };
         self.stand_in(exchange, missing, reason).await
     }
@@ -222,9 +236,19 @@ impl Handler {
         let rendition = &filled.rendition;
         let is_current = |asked: &str| resolved.version(rendition.master).is_named_by(asked);
         let pin = if exchange.version.is_some_and(is_current) { Pin::Current } else { Pin::None };
-        let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
-        let freshness = Freshness::of(rendition.rung, recall, pin);
-        let because = Because { outcome: filled.outcome, collapse, freshness, reason: None, timings: filled.timings };
+        let recall = if resolved.campaign.policy.is_recallable { self.recall } else { Recall::Never };
+        let freshness = match filled.stale_for {
+            Some(_) => Freshness::Stale,
+            None => Freshness::of(rendition.rung, recall, pin),
+        };
+        let because = Because {
+            outcome: filled.outcome,
+            collapse,
+            freshness,
+            reason: None,
+            stale_for: filled.stale_for,
+            timings: filled.timings,
+        };
         self.answer(exchange, resolved, want, rendition, because)
     }
 
@@ -238,6 +262,7 @@ impl Handler {
                     collapse: Collapse::Led,
                     freshness: Freshness::StandIn,
                     reason: Some(reason),
+                    stale_for: None,
                     timings: FillTimings::default(),
                 };
                 self.answer(exchange, missing.resolved, missing.want, &rendition, because)
@@ -266,6 +291,7 @@ impl Handler {
             lifetime: Lifetime::new(because.freshness, resolved.grant.left_s()),
             negotiation: exchange.negotiation,
             reason: because.reason,
+            stale_for: because.stale_for,
             timings: because.timings,
             elapsed,
         };
@@ -388,6 +414,7 @@ struct Because {
     collapse: Collapse,
     freshness: Freshness,
     reason: Option<&'static str>,
+    stale_for: Option<Duration>,
     timings: FillTimings,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `handler` shows the way of a request on one screen; ARCHITECTURE.md has the map.
 
+pub mod admin;
 pub mod app;
 pub mod cache;
 pub mod campaign;
@@ -10,6 +11,7 @@ pub mod commands;
 pub mod config;
 pub mod fill;
 pub mod front;
+pub mod governance;
 pub mod handler;
 pub mod listener;
 pub mod metrics;

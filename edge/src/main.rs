@@ -36,6 +36,8 @@ enum Command {
     Check(commands::CheckArgs),
     /// Write the lock beside each manifest from the checkpoints in a models folder
     Lock(commands::LockArgs),
+    /// Print a new token for the admin API and the hash that the configuration holds of it
+    Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
     Explain(commands::ExplainArgs),
     /// Sign a URL, or make a key that signs
@@ -62,7 +64,8 @@ fn main() -> ExitCode {
         Command::Check(args) => &args.config,
         Command::Lock(args) => &args.config,
         Command::Explain(args) => &args.config,
-        // Needs no configuration, and comes before there is one.
+        // These need no configuration, and come before there is one.
+        Command::Token => return report(commands::token()),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Serve(_) => serve(config),
+        Command::Token => commands::token(),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Explain(args) => commands::explain(&config, args),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Resolved, Stopgap};
-use crate::fill::{Fill, FillError, Want};
+use crate::fill::{Fill, FillError, Peek, Want};
 use crate::placeholder::Placeholders;
 use crate::response::Outcome;
 
@@ -87,8 +87,13 @@ impl StandIns {
             return None;
         }
         let instead = Want { variant, ..want.clone() };
-        if let Some(rendition) = self.fill.peek(&instead) {
-            return Some(rendition);
+        match self.fill.peek(&instead) {
+            Peek::Fresh(rendition) => return Some(rendition),
+            Peek::Stale(rendition, _) => {
+                self.fill.refresh(&rendition, &instead);
+                return Some(rendition);
+            }
+            Peek::Absent => {}
         }
         let is_drawn = self.fill.is_drawn(&instead);
         let ticket = self.fill.fly(instead).ok()?;

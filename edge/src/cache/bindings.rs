@@ -40,6 +40,14 @@ pub struct Binding {
     /// The node that answered, by the name it gave itself.
     pub node: String,
     pub created_unix_ms: u64,
+    /// The purge generation before it was asked for: masters purged at a later one are asked for again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(generation: &u64) -> bool {
+    *generation == 0
 }
 
 /// Why bindings cannot be opened or written.
@@ -281,6 +289,7 @@ mod tests {
             }),
             node: "node-1".into(),
             created_unix_ms: 1_700_000_000_000 + n,
+            generation: n,
         }
     }
 

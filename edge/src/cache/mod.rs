@@ -48,6 +48,7 @@ pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
 #[cfg(test)]
 pub(crate) use rendition::testing;
+pub(crate) use rendition::unix_ms;
 pub use rendition::{Origin, Prepared, PreparedFor, Rendition, Standing};
 pub use store::Lookup;
 
@@ -218,11 +219,20 @@ impl Caches {
     /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is
     /// `memory.get`.
     pub async fn find(&self, key: RenditionKey) -> Option<(Tier, Arc<Rendition>)> {
+        self.find_if(key, |_| true).await
+    }
+
+    /// The same, moving into memory only what `may_enter`; what is there already stays.
+    pub async fn find_if(
+        &self,
+        key: RenditionKey,
+        may_enter: impl FnOnce(&Rendition) -> bool,
+    ) -> Option<(Tier, Arc<Rendition>)> {
         if let Some(rendition) = self.memory.get(key) {
             return Some((Tier::Memory, rendition));
         }
         let rendition = Arc::new(self.disk.get(key).await.hit()?);
-        self.memory.insert(key, Arc::clone(&rendition));
+        self.memory.insert_if(key, Arc::clone(&rendition), may_enter);
         Some((Tier::Disk, rendition))
     }
 

@@ -157,7 +157,7 @@ fn strong_etag(digest: &Digest) -> Box<str> {
 }
 
 /// Milliseconds since 1970; a clock before that counts as 1970.
-pub(super) fn unix_ms(time: SystemTime) -> u64 {
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health and the preview. Keep it away from the public.
+//! The admin listener: metrics, health, the preview and the admin API. Keep it away from the public.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use super::http::{Body, RequestBody, Respond};
+use crate::admin::{self, AdminApi};
 use crate::handler::Handler;
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
@@ -23,6 +24,7 @@ pub struct Admin {
     pub registry: Registry,
     pub handler: Arc<Handler>,
     pub preview: Arc<Preview>,
+    pub api: AdminApi,
     /// Set once a node was healthy.
     pub was_ready: AtomicBool,
 }
@@ -45,6 +47,9 @@ struct NodeReadiness {
 impl Respond for Admin {
     async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
+        if request.uri().path().starts_with(admin::PREFIX) {
+            return self.api.respond(request).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let problem =
                 Problem::new(405, "method-not-allowed", "Method not allowed", "this listener takes GET, HEAD");
@@ -61,7 +66,7 @@ impl Respond for Admin {
             _ => match self.preview.respond(&request).await {
                 Some(response) => response,
                 None => {
-                    let detail = "there are /preview/, /metrics, /livez and /readyz";
+                    let detail = "there are /preview/, /metrics, /livez, /readyz and /admin/v1/";
                     let problem = Problem::new(404, "not-found", "Not found", detail);
                     response::error(request.method(), &problem, Negotiation::Explicit)
                 }

@@ -13,16 +13,21 @@ pub enum Freshness {
     Immutable,
     /// Final bytes of a recallable campaign: the default.
     Recallable,
+    /// The same, where the caches further down are told of every recall.
+    Purgeable,
     /// Final bytes without a pin, of a campaign that cannot be recalled.
     Final,
     /// Quick bytes that better ones will replace.
     Quick,
+    /// Bytes that were purged and are shown while others are made.
+    Stale,
     /// Something else in place of what was asked for.
     StandIn,
 }
 
 impl Freshness {
-    pub const ALL: [Self; 5] = [Self::Immutable, Self::Recallable, Self::Final, Self::Quick, Self::StandIn];
+    pub const ALL: [Self; 7] =
+        [Self::Immutable, Self::Recallable, Self::Purgeable, Self::Final, Self::Quick, Self::Stale, Self::StandIn];
 
     /// The class of a rendition of the variant that was asked for.
     #[must_use]
@@ -30,6 +35,7 @@ impl Freshness {
         match (rung, recall, pin) {
             (Rung::Quick, _, _) => Self::Quick,
             (Rung::Final, Recall::Recallable, _) => Self::Recallable,
+            (Rung::Final, Recall::ByPurger, _) => Self::Purgeable,
             (Rung::Final, Recall::Never, Pin::Current) => Self::Immutable,
             (Rung::Final, Recall::Never, Pin::None) => Self::Final,
         }
@@ -40,10 +46,10 @@ impl Freshness {
     pub const fn cache_control(self) -> &'static str {
         match self {
             Self::Immutable => "public, max-age=31536000, immutable",
-            Self::Recallable => "public, max-age=60, must-revalidate",
+            Self::Recallable | Self::Purgeable => "public, max-age=60, must-revalidate",
             Self::Final => "public, max-age=300, stale-while-revalidate=86400, stale-if-error=604800",
             Self::Quick => "public, max-age=30",
-            Self::StandIn => "no-cache",
+            Self::Stale | Self::StandIn => "no-cache",
         }
     }
 
@@ -53,9 +59,10 @@ impl Freshness {
         match self {
             Self::Immutable => "public, max-age=31536000, immutable",
             Self::Recallable => "max-age=300, stale-while-revalidate=60",
+            Self::Purgeable => "max-age=86400, stale-while-revalidate=600, stale-if-error=86400",
             Self::Final => "public, max-age=300, stale-while-revalidate=86400, stale-if-error=604800",
             Self::Quick => "max-age=30",
-            Self::StandIn => "max-age=5, stale-while-revalidate=30",
+            Self::Stale | Self::StandIn => "max-age=5, stale-while-revalidate=30",
         }
     }
 
@@ -65,8 +72,9 @@ impl Freshness {
         match self {
             Self::Immutable => 31_536_000,
             Self::Recallable | Self::Final => 300,
+            Self::Purgeable => 86_400,
             Self::Quick => 30,
-            Self::StandIn => 5,
+            Self::Stale | Self::StandIn => 5,
         }
     }
 }
@@ -75,6 +83,8 @@ impl Freshness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recall {
     Recallable,
+    /// They may, and a purger tells the caches further down.
+    ByPurger,
     Never,
 }
 
@@ -173,7 +183,7 @@ mod tests {
     fn only_pinned_final_bytes_that_nobody_may_recall_are_immutable() {
         let mut immutable = Vec::new();
         for rung in Rung::ALL {
-            for recall in [Recall::Recallable, Recall::Never] {
+            for recall in [Recall::Recallable, Recall::ByPurger, Recall::Never] {
                 for pin in [Pin::Current, Pin::None] {
                     if Freshness::of(rung, recall, pin) == Freshness::Immutable {
                         immutable.push((rung, recall, pin));
@@ -186,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_will_be_replaced_is_never_kept_long() {
-        for freshness in [Freshness::Quick, Freshness::StandIn] {
+        for freshness in [Freshness::Quick, Freshness::Stale, Freshness::StandIn] {
             assert!(freshness.ttl_s() <= 30);
             assert!(!freshness.cache_control().contains("immutable"));
             assert!(!freshness.cdn_cache_control().contains("stale-if-error"));

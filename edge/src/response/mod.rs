@@ -64,6 +64,8 @@ pub enum Outcome {
     Memory,
     /// From disk.
     Disk,
+    /// Purged softly, and shown while another is made.
+    Stale,
     /// Cut from a master that was there.
     Rendered,
     /// Drawn by a node for this request, or for one it waited with.
@@ -77,14 +79,23 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] =
-        [Self::Memory, Self::Disk, Self::Rendered, Self::Generated, Self::Fallback, Self::Placeholder, Self::Error];
+    pub const ALL: [Self; 8] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Stale,
+        Self::Rendered,
+        Self::Generated,
+        Self::Fallback,
+        Self::Placeholder,
+        Self::Error,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Stale => "stale",
             Self::Rendered => "rendered",
             Self::Generated => "generated",
             Self::Fallback => "fallback",
@@ -162,6 +173,8 @@ pub struct Answer {
     pub negotiation: Negotiation,
     /// What stood in the way, where a stand-in or an error is served: an origin error's label.
     pub reason: Option<&'static str>,
+    /// How long ago a stale image was purged.
+    pub stale_for: Option<Duration>,
     pub timings: FillTimings,
     pub elapsed: Duration,
 }
@@ -244,6 +257,11 @@ fn cache_status(answer: &Answer) -> HeaderValue {
     let detail = answer.outcome.as_str();
     let text = match answer.outcome {
         Outcome::Memory | Outcome::Disk => format!("bildkante; hit; ttl={ttl}; detail={detail}"),
+        // A negative lifetime says by how much it is over; `hit` and `fwd` exclude each other (RFC 9211 §2).
+        Outcome::Stale => {
+            let over_s = answer.stale_for.unwrap_or_default().as_secs();
+            format!("bildkante; hit; ttl=-{over_s}; detail={detail}")
+        }
         Outcome::Rendered | Outcome::Generated => {
             let collapsed = if answer.collapse == Collapse::Collapsed { "; collapsed" } else { "" };
             format!("bildkante; fwd=miss; stored{collapsed}; ttl={ttl}; detail={detail}")

@@ -5,4 +5,5 @@ mod faults;
 mod http;
 mod images;
 mod processes;
+mod purge;
 mod signing;

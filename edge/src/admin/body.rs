@@ -1,0 +1,107 @@
+//! JSON bodies: bounded, of the right type, each field named in what is said about it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bildkante_shared::problem::Problem;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde_json::{Map, Value};
+
+/// Longest a body may take to arrive.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A problem that a request has with us; boxed, for it is larger than what it stands in for.
+pub(super) type Fault = Box<Problem>;
+
+pub(super) fn fault(status: u16, kind: &str, title: &str, detail: impl Into<String>) -> Fault {
+    Box::new(Problem::new(status, kind, title, detail))
+}
+
+/// A field that is not as it should be.
+pub(super) fn wrong(field: &str, detail: impl Into<String>, allowed: &[&str]) -> Fault {
+    let problem = Problem::new(422, "invalid-field", "Invalid field", detail);
+    Box::new(problem.with_parameter(field, allowed.iter().map(ToString::to_string).collect()))
+}
+
+/// The object in a body, its fields taken one by one.
+#[derive(Debug)]
+pub(super) struct Fields {
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads at most `bytes_max`.
+    pub(super) async fn read<B>(headers: &HeaderMap, body: B, bytes_max: usize) -> Result<Self, Fault>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if !is_json(headers) {
+            let detail = "the body is JSON: send `Content-Type: application/json`";
+            return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
+        }
+        let too_long =
+            || fault(413, "body-too-long", "Content too large", format!("a body has at most {bytes_max} bytes"));
+        match tokio::time::timeout(DEADLINE, Limited::new(body, bytes_max).collect()).await {
+            Ok(Ok(body)) => Self::parse(&body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
+            Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a body arrives within {DEADLINE:?}"))),
+        }
+    }
+
+    fn parse(body: &Bytes) -> Result<Self, Fault> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(map)) => Ok(Self { map }),
+            Ok(_) => Err(fault(422, "invalid-body", "Invalid body", "the body is a JSON object")),
+            Err(error) => Err(fault(400, "malformed-json", "Bad request", error.to_string())),
+        }
+    }
+
+    pub(super) fn text(&mut self, name: &'static str, bytes_max: usize) -> Result<Option<String>, Fault> {
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text)),
+            Some(Value::String(_)) => Err(wrong(name, format!("`{name}` has at most {bytes_max} bytes"), &[])),
+            Some(_) => Err(wrong(name, format!("`{name}` is a string"), &[])),
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Fault> {
+        let Some(text) = self.text(name, 64)? else { return Ok(None) };
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let detail = || format!("`{name}` is one of {}", known.join(", "));
+        found.map(Some).ok_or_else(|| wrong(name, detail(), &known))
+    }
+
+    pub(super) fn is_set(&mut self, name: &'static str) -> Result<bool, Fault> {
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(is_set)) => Ok(is_set),
+            Some(_) => Err(wrong(name, format!("`{name}` is true or false"), &[])),
+        }
+    }
+
+    /// Nothing else may be there: a misspelt field is an error, not a default.
+    pub(super) fn end(self, known: &[&str]) -> Result<(), Fault> {
+        match self.map.keys().next() {
+            None => Ok(()),
+            Some(name) => {
+                let shown: String = name.chars().take(60).collect();
+                Err(wrong(&shown, format!("there is no field `{shown}`"), known))
+            }
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case("application/json")
+}

@@ -1,0 +1,259 @@
+//! The admin API: `/admin/v1/…` on the admin listener.
+//!
+//! | resource | methods | scope |
+//! | --- | --- | --- |
+//! | `/admin/v1/status` | GET | read |
+//! | `/admin/v1/purges`, `/admin/v1/purges/{id}` | GET, POST | read, purge |
+//!
+//! Invariants: nothing is changed without a token of the right scope; bodies are bounded JSON whose unknown fields are
+//! errors; every change writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457)
+//! that name the field.
+
+mod body;
+mod purges;
+pub mod token;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bildkante_shared::problem::Problem;
+use http::header::{ALLOW, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Body as HttpBody;
+use serde_json::{Value, json};
+
+use self::body::{Fault, Fields, fault};
+use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
+use crate::governance::PurgeDesk;
+use crate::handler::Handler;
+use crate::listener::http::Body;
+use crate::response::{self, Negotiation, TextKind};
+
+/// Where the API is.
+pub const PREFIX: &str = "/admin/v1/";
+/// Longest path.
+const PATH_BYTES_MAX: usize = 256;
+
+/// Answers `/admin/v1/…`.
+#[derive(Debug)]
+pub struct AdminApi {
+    gatekeeper: Gatekeeper,
+    body_bytes_max: usize,
+    handler: Arc<Handler>,
+    desk: Arc<PurgeDesk>,
+    started: Instant,
+}
+
+/// A resource, with what its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resource<'a> {
+    Status,
+    Purges,
+    Purge(&'a str),
+}
+
+impl<'a> Resource<'a> {
+    fn parse(path: &'a str) -> Option<Self> {
+        let rest = path.strip_prefix(PREFIX)?;
+        match rest.split_once('/') {
+            None => match rest {
+                "status" => Some(Self::Status),
+                "purges" => Some(Self::Purges),
+                _ => None,
+            },
+            Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
+            Some(_) => None,
+        }
+    }
+
+    const fn allowed(self) -> &'static str {
+        match self {
+            Self::Status | Self::Purge(_) => "GET, HEAD",
+            Self::Purges => "GET, HEAD, POST",
+        }
+    }
+
+    /// `None` where the method is not allowed.
+    fn scope(self, method: &Method) -> Option<TokenScope> {
+        match (self, method) {
+            (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
+            (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
+            _ => None,
+        }
+    }
+}
+
+/// An answer before it has headers.
+struct Reply {
+    status: u16,
+    body: Value,
+    location: Option<String>,
+}
+
+impl Reply {
+    const fn ok(body: Value) -> Self {
+        Self { status: 200, body, location: None }
+    }
+}
+
+impl AdminApi {
+    #[must_use]
+    pub fn new(config: &AdminConfig, handler: Arc<Handler>, desk: Arc<PurgeDesk>) -> Self {
+        Self {
+            gatekeeper: Gatekeeper::new(config),
+            body_bytes_max: config.body_bytes_max,
+            handler,
+            desk,
+            started: Instant::now(),
+        }
+    }
+
+    /// The answer to a request for a path below [`PREFIX`].
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
+        let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
+        let Some(resource) = resource else {
+            let detail = "there are /admin/v1/status and /admin/v1/purges";
+            return problem(method, &fault(404, "not-found", "Not found", detail));
+        };
+        let Some(scope) = resource.scope(method) else {
+            let allowed = resource.allowed();
+            let detail = format!("this resource takes {allowed}");
+            let mut response = problem(method, &fault(405, "method-not-allowed", "Method not allowed", detail));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            return response;
+        };
+        let who = match self.gatekeeper.admit(headers, scope) {
+            Ok(who) => who,
+            Err(denial) => return denied(method, denial),
+        };
+        match self.carry_out(resource, method, headers, body, who).await {
+            Ok(reply) => reply.into_response(headers),
+            Err(fault) => problem(method, &fault),
+        }
+    }
+
+    async fn carry_out<B>(
+        &self,
+        resource: Resource<'_>,
+        method: &Method,
+        headers: &HeaderMap,
+        body: B,
+        who: &str,
+    ) -> Result<Reply, Fault>
+    where
+        B: HttpBody + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match (resource, method) {
+            (Resource::Purges, &Method::POST) => {
+                let order = purges::order(Fields::read(headers, body, self.body_bytes_max).await?)?;
+                let record = purges::purge(&self.desk, who, order).await?;
+                let location = Some(format!("{PREFIX}purges/{}", record.id));
+                Ok(Reply { status: purges::status(&record), body: json!(record), location })
+            }
+            (Resource::Status, _) => Ok(Reply::ok(self.status())),
+            (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),
+            (Resource::Purge(id), _) => {
+                let record = id.parse().ok().and_then(|id| self.desk.purges.record(id));
+                record.map(|record| Reply::ok(json!(record))).ok_or_else(|| no_such("purge", id))
+            }
+        }
+    }
+
+    fn status(&self) -> Value {
+        let fill = &self.handler.fill;
+        let nodes = fill.region.statuses();
+        let nodes: Vec<Value> =
+            nodes.into_iter().map(|node| json!({ "node": node.name, "state": node.state.as_str() })).collect();
+        let catalog = self.handler.catalog.load();
+        let campaigns: Vec<&str> = catalog.campaigns().map(|campaign| campaign.name.as_str()).collect();
+        let purges = &self.desk.purges;
+        let downstream = self.desk.downstream.kinds().map(|(name, kind)| {
+            let waiting = purges.unconfirmed(name);
+            json!({ "name": name, "kind": kind, "unconfirmed": waiting })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "catalog": { "digest": catalog.digest(), "campaigns": campaigns },
+            "nodes": nodes,
+            "disk": {
+                "bytes": fill.caches.disk.bytes(),
+                "files": fill.caches.disk.files(),
+                "indexed": fill.caches.disk.is_indexed(),
+                "accepts_writes": fill.caches.disk.accepts_writes(),
+            },
+            "bindings": fill.caches.bindings.len(),
+            "purge": {
+                "generation": purges.generation(),
+                "marks": purges.marks(),
+                "downstream": downstream.collect::<Vec<_>>(),
+            },
+        })
+    }
+}
+
+fn no_such(what: &str, id: &str) -> Fault {
+    let shown: String = id.chars().take(40).collect();
+    fault(404, "not-found", "Not found", format!("there is no {what} `{shown}`"))
+}
+
+impl Reply {
+    fn into_response(self, request: &HeaderMap) -> Response<Body> {
+        let body = serde_json::to_vec(&self.body).unwrap_or_default();
+        let mut response = response::text(request, TextKind::Json, body, "no-store");
+        if response.status() == StatusCode::OK {
+            *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        }
+        if let Some(location) = self.location.and_then(|location| HeaderValue::from_str(&location).ok()) {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        response
+    }
+}
+
+fn problem(method: &Method, problem: &Problem) -> Response<Body> {
+    let mut response = response::error(method, problem, Negotiation::Explicit);
+    // Unlike an image that is not there, a purge that is not there may be in a moment.
+    response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// RFC 6750 §3.
+fn denied(method: &Method, denial: Denial) -> Response<Body> {
+    let (status, title, detail, challenge) = match denial {
+        Denial::NotConfigured => {
+            let detail = "no token is configured: `bildkante-edge token` prints one, its hash belongs into \
+                          `[admin] tokens` of the edge's configuration";
+            (403, "Forbidden", detail.to_owned(), None)
+        }
+        Denial::NoToken => {
+            let detail = "send `Authorization: Bearer` with a token".to_owned();
+            (401, "Unauthorized", detail, Some("Bearer realm=\"bildkante\"".to_owned()))
+        }
+        Denial::UnknownToken => {
+            let challenge = "Bearer realm=\"bildkante\", error=\"invalid_token\"".to_owned();
+            (401, "Unauthorized", "this token is not known".to_owned(), Some(challenge))
+        }
+        Denial::MissingScope(scope) => {
+            let scope = scope.as_str();
+            let challenge = format!("Bearer realm=\"bildkante\", error=\"insufficient_scope\", scope=\"{scope}\"");
+            (403, "Forbidden", format!("this token lacks the scope `{scope}`"), Some(challenge))
+        }
+    };
+    let kind = if status == 401 { "unauthorized" } else { "forbidden" };
+    let mut response = problem(method, &fault(status, kind, title, detail));
+    if let Some(challenge) = challenge.and_then(|challenge| HeaderValue::from_str(&challenge).ok()) {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}

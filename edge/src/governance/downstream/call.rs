@@ -1,0 +1,312 @@
+//! What one cache is told, and what its answer means. Pure.
+//!
+//! Sources: Fastly API, "Purging" (`/service/{id}/purge` with `Surrogate-Key`, `Fastly-Soft-Purge`); Cloudflare API,
+//! "Purge Cached Content" (`/zones/{id}/purge_cache`); vmod-xkey; RFC 9110 §10.2.3 (`Retry-After`).
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use super::config::{CloudflareBy, CloudflareConfig, DownstreamConfig, FastlyConfig, VarnishConfig, WebhookConfig};
+use super::template::Template;
+use crate::governance::ledger::{Breadth, PurgeRecord};
+use crate::governance::marks::{PurgeKind, PurgeReach};
+
+/// Longest `Retry-After` that is obeyed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const AGENT: &str = concat!("bildkante-edge/", env!("CARGO_PKG_VERSION"));
+
+/// A purge as a cache further down is told of it.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) id: u64,
+    pub(super) scope: &'static str,
+    pub(super) kind: PurgeKind,
+    pub(super) reach: PurgeReach,
+    /// Empty: everything.
+    pub(super) tags: Vec<String>,
+    pub(super) url: Option<String>,
+    /// Every campaign served now, for caches that know tags only.
+    pub(super) campaigns: Vec<String>,
+    pub(super) token: Option<String>,
+}
+
+impl fmt::Debug for Call {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("id", &self.id).field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    pub(super) fn new(record: &PurgeRecord, breadth: Breadth, campaigns: Vec<String>, token: Option<String>) -> Self {
+        let call = Self {
+            id: record.id,
+            scope: record.scope.as_str(),
+            kind: record.kind,
+            reach: record.reach,
+            tags: record.tags.clone(),
+            url: record.url.clone(),
+            campaigns,
+            token,
+        };
+        match breadth {
+            Breadth::AsAsked => call,
+            Breadth::Everything => Self { scope: "everything", tags: Vec::new(), url: None, ..call },
+        }
+    }
+
+    fn is_everything(&self) -> bool {
+        self.tags.is_empty()
+    }
+}
+
+/// Why a request cannot be made; the configuration's fault.
+pub(super) type Unmakeable = String;
+
+pub(super) fn request(config: &DownstreamConfig, call: &Call) -> Result<Request<Full<Bytes>>, Unmakeable> {
+    let request = match config {
+        DownstreamConfig::Webhook(config) => return webhook(config, call),
+        DownstreamConfig::Fastly(config) => fastly(config, call),
+        DownstreamConfig::Cloudflare(config) => cloudflare(config, call),
+        DownstreamConfig::Varnish(config) => varnish(config, call),
+    };
+    request.map_err(|error| error.to_string())
+}
+
+fn builder(method: &str, url: String) -> http::request::Builder {
+    Request::builder().method(method).uri(url).header(USER_AGENT, AGENT)
+}
+
+fn fastly(config: &FastlyConfig, call: &Call) -> http::Result<Request<Full<Bytes>>> {
+    let what = if call.is_everything() { "purge_all" } else { "purge" };
+    let url = format!("{}/service/{}/{what}", config.api.trim_end_matches('/'), config.service_id);
+    let mut request = builder(Method::POST.as_str(), url)
+        .header("fastly-key", call.token.as_deref().unwrap_or_default())
+        .header(ACCEPT, "application/json");
+    if !call.is_everything() {
+        request = request.header("surrogate-key", call.tags.join(" "));
+        // `purge_all` knows no soft purge.
+        if call.kind == PurgeKind::Soft {
+            request = request.header("fastly-soft-purge", "1");
+        }
+    }
+    request.body(Full::default())
+}
+
+fn cloudflare(config: &CloudflareConfig, call: &Call) -> http::Result<Request<Full<Bytes>>> {
+    let url = format!("{}/zones/{}/purge_cache", config.api.trim_end_matches('/'), config.zone_id);
+    let body = match (config.by, &call.url) {
+        (CloudflareBy::Tags, _) if !call.is_everything() => json!({ "tags": call.tags }),
+        (CloudflareBy::Urls, Some(url)) => json!({ "files": [url] }),
+        _ => json!({ "purge_everything": true }),
+    };
+    builder(Method::POST.as_str(), url)
+        .header(AUTHORIZATION, format!("Bearer {}", call.token.as_deref().unwrap_or_default()))
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::from(body.to_string()))
+}
+
+fn varnish(config: &VarnishConfig, call: &Call) -> http::Result<Request<Full<Bytes>>> {
+    let header = match call.kind {
+        PurgeKind::Hard => &config.header,
+        PurgeKind::Soft => &config.soft_header,
+    };
+    let value = match (&config.everything, call.is_everything()) {
+        (Some(everything), true) => everything.clone(),
+        (None, true) => {
+            let tags: Vec<String> = call.campaigns.iter().map(|name| format!("campaign:{name}")).collect();
+            tags.join(&config.separator)
+        }
+        (_, false) => call.tags.join(&config.separator),
+    };
+    let mut request = builder(&config.method, config.url.clone()).header(header, value);
+    if let Some(token) = &call.token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    request.body(Full::default())
+}
+
+fn webhook(config: &WebhookConfig, call: &Call) -> Result<Request<Full<Bytes>>, Unmakeable> {
+    let mut request = builder(&config.method, Template::parse(&config.url)?.fill(call));
+    for (name, value) in &config.headers {
+        request = request.header(name, Template::parse(value)?.fill(call));
+    }
+    request.body(Full::from(Template::parse(&config.body)?.fill(call))).map_err(|error| error.to_string())
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Confirmed,
+    /// Too many calls; at the earliest after this.
+    Limited(Option<Duration>),
+    /// It does not want this call; whoever runs it has to look.
+    Refused(String),
+    /// It has trouble of its own.
+    Failed(String),
+}
+
+impl Judgement {
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Limited(_) => "limited",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+pub(super) fn judge(config: &DownstreamConfig, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Judgement {
+    let said = || format!("it answered {status}");
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        return Judgement::Limited(seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX)));
+    }
+    if status.is_success() {
+        // Cloudflare says no with a 200 as well.
+        let is_confirmed = match config {
+            DownstreamConfig::Cloudflare(_) => serde_json::from_slice::<serde_json::Value>(body)
+                .is_ok_and(|answer| answer["success"] == serde_json::Value::Bool(true)),
+            _ => true,
+        };
+        return if is_confirmed {
+            Judgement::Confirmed
+        } else {
+            Judgement::Failed(format!("{}, without success", said()))
+        };
+    }
+    let is_passing = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
+    if is_passing { Judgement::Failed(said()) } else { Judgement::Refused(said()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn config(text: &str) -> DownstreamConfig {
+        let config: DownstreamConfig = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        config
+    }
+
+    fn call(tags: &[&str], kind: PurgeKind) -> Call {
+        Call {
+            id: 7,
+            scope: if tags.is_empty() { "everything" } else { "tag" },
+            kind,
+            reach: PurgeReach::Renditions,
+            tags: tags.iter().map(ToString::to_string).collect(),
+            url: Some("https://img.example.com/i/a/b?x=\"y\"".to_owned()),
+            campaigns: vec!["autumn".to_owned(), "studio".to_owned()],
+            token: Some("s3cret".to_owned()),
+        }
+    }
+
+    async fn made(config: &DownstreamConfig, call: &Call) -> (String, HeaderMap, String) {
+        let (parts, body) = request(config, call).unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (format!("{} {}", parts.method, parts.uri), parts.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn fastly_purges_by_surrogate_key_softly_where_asked() {
+        let config = config("kind = 'fastly'\nname = 'f'\nservice_id = 'SU1Z0isxPaozGVKXdv0eY'\ntoken_env = 'T'");
+        let (line, headers, _) = made(&config, &call(&["campaign:a", "slot:a/b"], PurgeKind::Soft)).await;
+        assert_eq!(line, "POST https://api.fastly.com/service/SU1Z0isxPaozGVKXdv0eY/purge");
+        assert_eq!(headers["surrogate-key"], "campaign:a slot:a/b");
+        assert_eq!(
+            (&headers["fastly-soft-purge"], &headers["fastly-key"]),
+            (&"1".parse().unwrap(), &"s3cret".parse().unwrap())
+        );
+        let (line, headers, _) = made(&config, &call(&[], PurgeKind::Soft)).await;
+        assert!(line.ends_with("/purge_all") && !headers.contains_key("fastly-soft-purge"));
+    }
+
+    #[tokio::test]
+    async fn cloudflare_purges_tags_urls_or_all_and_never_less_than_asked() {
+        let by_tags = config("kind = 'cloudflare'\nname = 'c'\nzone_id = '023e105f4ecef8ad'\ntoken_env = 'T'");
+        let (line, headers, body) = made(&by_tags, &call(&["recipe:x"], PurgeKind::Hard)).await;
+        assert_eq!(line, "POST https://api.cloudflare.com/client/v4/zones/023e105f4ecef8ad/purge_cache");
+        assert_eq!(
+            (body.as_str(), &headers[AUTHORIZATION]),
+            (r#"{"tags":["recipe:x"]}"#, &"Bearer s3cret".parse().unwrap())
+        );
+        assert_eq!(made(&by_tags, &call(&[], PurgeKind::Hard)).await.2, r#"{"purge_everything":true}"#);
+        let by_urls = config("kind = 'cloudflare'\nname = 'c'\nzone_id = '0'\ntoken_env = 'T'\nby = 'urls'");
+        assert!(made(&by_urls, &call(&["recipe:x"], PurgeKind::Hard)).await.2.starts_with(r#"{"files":["https://"#));
+        let campaign = Call { url: None, ..call(&["campaign:a"], PurgeKind::Hard) };
+        assert_eq!(made(&by_urls, &campaign).await.2, r#"{"purge_everything":true}"#);
+    }
+
+    #[tokio::test]
+    async fn varnish_gets_the_tags_in_a_header() {
+        let xkey = config("kind = 'varnish'\nname = 'v'\nurl = 'http://127.0.0.1:6081/'");
+        let (line, headers, _) = made(&xkey, &call(&["campaign:a", "recipe:r"], PurgeKind::Hard)).await;
+        assert_eq!(
+            (line.as_str(), &headers["xkey-purge"]),
+            ("PURGE http://127.0.0.1:6081/", &"campaign:a recipe:r".parse().unwrap())
+        );
+        let (_, headers, _) = made(&xkey, &call(&[], PurgeKind::Soft)).await;
+        assert_eq!(headers["xkey-softpurge"], "campaign:autumn campaign:studio");
+        let ban = config(
+            "kind = 'varnish'\nname = 'v'\nurl = 'http://v/'\nmethod = 'BAN'\nheader = 'x-ban-tags'\nsoft_header = 'x-ban-tags'\nseparator = '|'\neverything = '.*'",
+        );
+        assert_eq!(
+            made(&ban, &call(&["campaign:a", "recipe:r"], PurgeKind::Soft)).await.1["x-ban-tags"],
+            "campaign:a|recipe:r"
+        );
+        assert_eq!(made(&ban, &call(&[], PurgeKind::Hard)).await.1["x-ban-tags"], ".*");
+    }
+
+    #[tokio::test]
+    async fn a_webhook_is_filled_in() {
+        let config = config(
+            "kind = 'webhook'\nname = 'w'\nurl = 'http://h/purge?u=${url_encoded}'\nbody = '{\"id\":${id},\"tags\":${tags_json},\"soft\":\"${kind}\"}'\n[headers]\nauthorization = 'Token ${token}'\n",
+        );
+        let (line, headers, body) = made(&config, &call(&["campaign:a"], PurgeKind::Soft)).await;
+        assert!(line.starts_with("POST http://h/purge?u=https%3A%2F%2F") && line.ends_with("%22y%22"), "{line}");
+        assert_eq!(headers[AUTHORIZATION], "Token s3cret");
+        assert_eq!(body, r#"{"id":7,"tags":["campaign:a"],"soft":"soft"}"#);
+    }
+
+    #[test]
+    fn wrong_configurations_say_what_is_wrong() {
+        let refused = |text: &str| toml::from_str::<DownstreamConfig>(text).unwrap().check().unwrap_err();
+        let fastly = "kind = 'fastly'\nname = 'f'\nservice_id = 'x'";
+        assert!(refused(fastly).contains("token_file"));
+        assert!(refused(&format!("{fastly}\ntoken_env = 'a'\ntoken_file = 'b'")).contains("both"));
+        assert!(refused("kind = 'webhook'\nname = 'w'\nurl = 'http://h/${tag}'").contains("`${tag}` is none of id"));
+        assert!(refused("kind = 'webhook'\nname = 'w'\nurl = 'http://h/${tags'").contains("not closed"));
+        assert!(refused("kind = 'webhook'\nname = 'w'\nurl = 'ftp://h/'").contains("no http"));
+        assert!(refused("kind = 'varnish'\nname = 'V 1'\nurl = 'http://h/'").contains("`name`"));
+        assert!(refused("kind = 'varnish'\nname = 'v'\nurl = 'http://h/'\nheader = 'a b'").contains("header name"));
+        assert!(toml::from_str::<DownstreamConfig>("kind = 'akamai'\nname = 'a'").is_err());
+    }
+
+    #[test]
+    fn answers_are_judged() {
+        let cloudflare = config("kind = 'cloudflare'\nname = 'c'\nzone_id = '0'\ntoken_env = 'T'");
+        let varnish = config("kind = 'varnish'\nname = 'v'\nurl = 'http://h/'");
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, "86400".parse().unwrap());
+        let limited = judge(&varnish, StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+        assert_eq!(limited, Judgement::Limited(Some(RETRY_AFTER_MAX)));
+        let none = HeaderMap::new();
+        assert_eq!(judge(&varnish, StatusCode::OK, &none, b""), Judgement::Confirmed);
+        assert!(matches!(judge(&varnish, StatusCode::BAD_GATEWAY, &none, b""), Judgement::Failed(_)));
+        assert!(matches!(judge(&varnish, StatusCode::UNAUTHORIZED, &none, b""), Judgement::Refused(_)));
+        assert_eq!(judge(&cloudflare, StatusCode::OK, &none, br#"{"success":true}"#), Judgement::Confirmed);
+        for body in [&br#"{"success":false}"#[..], b"<html>"] {
+            assert!(matches!(judge(&cloudflare, StatusCode::OK, &none, body), Judgement::Failed(_)));
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Caches in front of this edge: each is told of every purge, called again until it confirms, and reported when it
+//! does not.
+//!
+//! Invariants: what is owed survives a restart, because it is written with the purge itself; caches are called
+//! concurrently, each by at most [`CALLS_MAX`] calls at a time; between two calls for one purge lies a pause that
+//! doubles and is jittered; nothing is called for ever.
+
+mod call;
+mod config;
+mod template;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bildkante_shared::shutdown::Shutdown;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use self::call::{Call, Judgement, judge};
+pub use self::config::DownstreamConfig;
+use super::ledger::{Breadth, Delivery, DeliveryState, PurgeRecord};
+use super::purge::{PurgeConfig, Purges};
+use crate::cache::unix_ms;
+use crate::campaign::CatalogHandle;
+
+/// Calls of one cache at a time.
+const CALLS_MAX: usize = 4;
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Whom to tell of purges, and the task that does. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Downstream {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    purgers: Vec<Purger>,
+    purges: Purges,
+    catalog: CatalogHandle,
+    client: HttpClient,
+    pace: Pace,
+    /// There may be something new to tell.
+    due: Notify,
+    /// Counts answers, for those who wait for one.
+    heard: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Purger {
+    config: DownstreamConfig,
+    calls: Semaphore,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    backoff_min: Duration,
+    backoff_max: Duration,
+    confirm_deadline: Duration,
+    give_up: Duration,
+    call_timeout: Duration,
+}
+
+impl Pace {
+    /// Between the `attempts`-th call and the next: doubling, and anywhere in the upper half of it, so that many
+    /// edges do not call at once.
+    fn backoff(&self, attempts: u32, jitter: f64) -> Duration {
+        let doubled = self.backoff_min.saturating_mul(1_u32 << attempts.saturating_sub(1).min(20));
+        doubled.min(self.backoff_max).mul_f64(jitter.mul_add(0.5, 0.5))
+    }
+}
+
+impl Downstream {
+    /// # Errors
+    /// When no trusted certificate can be found while a cache is called by `https`.
+    pub fn new(config: &PurgeConfig, purges: Purges, catalog: CatalogHandle) -> std::io::Result<Self> {
+        let purgers: Vec<_> = config
+            .downstream
+            .iter()
+            .map(|config| Purger { config: config.clone(), calls: Semaphore::new(CALLS_MAX) })
+            .collect();
+        let millis = Duration::from_millis;
+        let pace = Pace {
+            backoff_min: millis(config.retry_backoff_ms_min),
+            backoff_max: millis(config.retry_backoff_ms_max),
+            confirm_deadline: millis(config.confirm_deadline_ms),
+            give_up: Duration::from_secs(config.retry_for_s),
+            call_timeout: millis(config.call_timeout_ms),
+        };
+        let client = http_client(!purgers.is_empty())?;
+        let (heard, _) = watch::channel(0);
+        let inner = Inner { purgers, purges, catalog, client, pace, due: Notify::new(), heard };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Their names, by which a purge's deliveries are known.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.inner.purgers.iter().map(|purger| purger.config.name().to_owned()).collect()
+    }
+
+    /// Name and kind of each.
+    pub fn kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.inner.purgers.iter().map(|purger| (purger.config.name(), purger.config.kind()))
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.purgers.is_empty()
+    }
+
+    /// There is a new purge to tell of.
+    pub fn wake(&self) {
+        self.inner.due.notify_one();
+    }
+
+    /// The purge once everybody has confirmed it, or as it is when `wait` is over.
+    pub async fn settled(&self, id: u64, wait: Duration) -> Option<PurgeRecord> {
+        let mut heard = self.inner.heard.subscribe();
+        let settled = async {
+            while self.inner.purges.record(id).is_some_and(|record| !record.is_settled()) {
+                if heard.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(wait, settled).await;
+        self.inner.purges.record(id)
+    }
+
+    /// Tells of what is owed, that of earlier processes first, until shutdown.
+    #[must_use]
+    pub fn start(&self, shutdown: Shutdown) -> JoinHandle<()> {
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(inner.run(shutdown))
+    }
+}
+
+impl Inner {
+    async fn run(self: Arc<Self>, mut shutdown: Shutdown) {
+        let mut deliveries: JoinSet<(u64, usize)> = JoinSet::new();
+        let mut under_way: HashSet<(u64, usize)> = HashSet::new();
+        self.abandon_the_unknown().await;
+        loop {
+            for (record, index) in self.owed() {
+                if under_way.insert((record, index)) {
+                    deliveries.spawn(Arc::clone(&self).deliver(record, index));
+                }
+            }
+            self.count();
+            tokio::select! {
+                () = shutdown.requested() => break,
+                () = self.due.notified() => {}
+                Some(ended) = deliveries.join_next(), if !deliveries.is_empty() => match ended {
+                    Ok(done) => drop(under_way.remove(&done)),
+                    Err(error) => tracing::error!(%error, "telling a cache of a purge ended early"),
+                },
+            }
+        }
+        deliveries.shutdown().await;
+    }
+
+    fn owed(&self) -> Vec<(u64, usize)> {
+        let mut owed = Vec::new();
+        for record in self.purges.unsettled() {
+            let indexed = self.purgers.iter().enumerate();
+            owed.extend(indexed.filter(|(_, purger)| is_owed(&record, purger)).map(|(index, _)| (record.id, index)));
+        }
+        owed
+    }
+
+    fn count(&self) {
+        for purger in &self.purgers {
+            let count = self.purges.unconfirmed(purger.config.name());
+            let gauge = self.purges.metrics().unconfirmed.with_label_values(&[purger.config.name()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A cache that is no longer configured is owed nothing, and the purge says so.
+    async fn abandon_the_unknown(&self) {
+        let names: HashSet<&str> = self.purgers.iter().map(|purger| purger.config.name()).collect();
+        for record in self.purges.unsettled() {
+            for name in record.downstream.keys().filter(|name| !names.contains(name.as_str())) {
+                let change = |delivery: &mut Delivery| {
+                    if !delivery.state.is_over() {
+                        delivery.state = DeliveryState::GivenUp;
+                        delivery.last_error = Some("it is no longer configured".to_owned());
+                    }
+                };
+                self.note(record.id, name, change).await;
+            }
+        }
+    }
+
+    /// Calls one cache for one purge until it confirms, the purge is too old, or is no longer remembered.
+    async fn deliver(self: Arc<Self>, id: u64, index: usize) -> (u64, usize) {
+        let purger = &self.purgers[index];
+        let name = purger.config.name();
+        let mut attempts = 0_u32;
+        while let Some(record) = self.purges.record(id).filter(|record| is_owed(record, purger)) {
+            let age = Duration::from_millis(unix_ms(SystemTime::now()).saturating_sub(record.at_unix_ms));
+            if age > self.pace.give_up {
+                tracing::error!(purge = id, purger = name, "a purge was never confirmed and is given up");
+                self.note(id, name, |delivery| delivery.state = DeliveryState::GivenUp).await;
+                break;
+            }
+            attempts = attempts.saturating_add(1);
+            let judgement = self.attempt(purger, &record).await;
+            self.purges.metrics().calls.with_label_values(&[name, judgement.as_str()]).inc();
+            let (reason, pause) = match judgement {
+                Judgement::Confirmed => {
+                    self.confirmed(id, name).await;
+                    break;
+                }
+                Judgement::Limited(after) => ("too many calls".to_owned(), after),
+                // Nothing changes by itself: no hurry.
+                Judgement::Refused(reason) => (reason, Some(self.pace.backoff_max)),
+                Judgement::Failed(reason) => (reason, None),
+            };
+            self.unconfirmed(id, name, age, &reason).await;
+            let backoff = self.pace.backoff(attempts, jitter());
+            tokio::time::sleep(pause.map_or(backoff, |pause| pause.max(backoff))).await;
+        }
+        (id, index)
+    }
+
+    async fn confirmed(&self, id: u64, name: &str) {
+        tracing::info!(purge = id, purger = name, "purge confirmed");
+        let change = |delivery: &mut Delivery| {
+            delivery.state = DeliveryState::Confirmed;
+            delivery.attempts += 1;
+            delivery.confirmed_unix_ms = Some(unix_ms(SystemTime::now()));
+            delivery.last_error = None;
+        };
+        self.note(id, name, change).await;
+    }
+
+    async fn unconfirmed(&self, id: u64, name: &str, age: Duration, reason: &str) {
+        tracing::warn!(purge = id, purger = name, reason, "purge not confirmed, calling again");
+        self.purges.note_in_memory(id, name, |delivery| {
+            delivery.attempts += 1;
+            delivery.last_error = Some(reason.to_owned());
+        });
+        let is_pending = |record: PurgeRecord| {
+            record.downstream.get(name).is_some_and(|delivery| delivery.state == DeliveryState::Pending)
+        };
+        if age >= self.pace.confirm_deadline && self.purges.record(id).is_some_and(is_pending) {
+            tracing::error!(purge = id, purger = name, reason, "PURGE NOT CONFIRMED by its deadline");
+            self.purges.metrics().overdue.with_label_values(&[name]).inc();
+            self.note(id, name, |delivery| delivery.state = DeliveryState::Overdue).await;
+        }
+    }
+
+    async fn note(&self, id: u64, name: &str, change: impl FnOnce(&mut Delivery)) {
+        if let Err(error) = self.purges.note(id, name, change).await {
+            tracing::error!(purge = id, purger = name, %error, "what became of a purge could not be stored");
+        }
+        self.heard.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    async fn attempt(&self, purger: &Purger, record: &PurgeRecord) -> Judgement {
+        let Ok(_call) = purger.calls.acquire().await else { return Judgement::Failed("shutting down".to_owned()) };
+        let secret = purger.config.secret();
+        let token = match tokio::task::spawn_blocking(move || secret.read()).await {
+            Ok(Ok(token)) => token,
+            Ok(Err(reason)) => return Judgement::Refused(reason),
+            Err(error) => return Judgement::Failed(error.to_string()),
+        };
+        let breadth = record.downstream.get(purger.config.name()).map_or(Breadth::AsAsked, |delivery| delivery.breadth);
+        let campaigns = self.catalog.load().campaigns().map(|campaign| campaign.name.clone()).collect();
+        let request = match call::request(&purger.config, &Call::new(record, breadth, campaigns, token)) {
+            Ok(request) => request,
+            Err(reason) => return Judgement::Refused(reason),
+        };
+        let exchange = async {
+            let (parts, body) = self.client.request(request).await.map_err(|error| text(&error))?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((parts, body.to_bytes()))
+        };
+        match tokio::time::timeout(self.pace.call_timeout, exchange).await {
+            Ok(Ok((parts, body))) => judge(&purger.config, parts.status, &parts.headers, &body),
+            Ok(Err(reason)) => Judgement::Failed(reason),
+            Err(_) => Judgement::Failed(format!("no answer in {:?}", self.pace.call_timeout)),
+        }
+    }
+}
+
+fn is_owed(record: &PurgeRecord, purger: &Purger) -> bool {
+    record.downstream.get(purger.config.name()).is_some_and(|delivery| !delivery.state.is_over())
+}
+
+/// The innermost cause says what happened; what is around it only that a request failed.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// Between 0 and 1; without a source of chance, always in the middle.
+fn jitter() -> f64 {
+    let mut byte = [128_u8];
+    let _ = getrandom::fill(&mut byte);
+    f64::from(byte[0]) / 256.0
+}
+
+/// The system's certificates decide which servers are trusted, and are read only where one may be called.
+fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
+    let roots = if is_used { system_roots()? } else { rustls::RootCertStore::empty() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(std::io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_MAX).build(connector))
+}
+
+fn system_roots() -> std::io::Result<rustls::RootCertStore> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        for error in found.errors {
+            tracing::warn!(%error, "the system's certificates could not be read: caches on https cannot be called");
+        }
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bildkante_shared::shutdown;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::campaign::CampaignMetrics;
+use crate::governance::marks::{PurgeKey, PurgeKind, PurgeReach};
+use crate::governance::purge::{Purge, PurgeMetrics};
+use crate::governance::scope::PurgeScope;
+use crate::governance::testing::sources;
+
+/// Answers the n-th call, from 0, with a status, headers and a body; hangs on `None`.
+type Script = fn(usize) -> Option<(u16, &'static [(&'static str, &'static str)], &'static str)>;
+
+/// A cache's purge API in this process.
+#[derive(Debug, Clone)]
+struct Imitation {
+    address: SocketAddr,
+    calls: Arc<Mutex<Vec<(String, HeaderMap, Bytes)>>>,
+}
+
+impl Imitation {
+    async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (seen, count) = (Arc::clone(&calls), Arc::new(AtomicUsize::new(0)));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (seen, number) = (Arc::clone(&seen), count.fetch_add(1, Ordering::SeqCst));
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.unwrap().to_bytes();
+                        seen.lock().push((format!("{} {}", parts.method, parts.uri), parts.headers, body));
+                        let Some((status, headers, body)) = script(number) else { std::future::pending().await };
+                        let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+                        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                        for (name, value) in headers {
+                            response.headers_mut().insert(*name, value.parse().unwrap());
+                        }
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, calls }
+    }
+
+    fn calls(&self) -> Vec<(String, HeaderMap, Bytes)> {
+        self.calls.lock().clone()
+    }
+}
+
+/// Purges and those who are told of them.
+struct Bench {
+    purges: Purges,
+    downstream: Downstream,
+    _running: (bildkante_shared::shutdown::ShutdownTrigger, JoinHandle<()>),
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+impl Bench {
+    fn start(folder: &Path, downstream: &str) -> Self {
+        let text = format!(
+            "retry_backoff_ms_min = 1\nretry_backoff_ms_max = 20\ncall_timeout_ms = 300\nconfirm_deadline_ms = 1\n{downstream}"
+        );
+        let config: PurgeConfig = toml::from_str(&text).unwrap();
+        config.check().unwrap();
+        let registry = Registry::new();
+        let metrics = PurgeMetrics::new(&registry).unwrap();
+        // What an earlier bench had under way may hold the ledger for a moment yet.
+        let purges = loop {
+            match Purges::open(&config, &folder.join("purges.redb"), metrics.clone()) {
+                Ok(purges) => break purges,
+                Err(error) if error.to_string().contains("already open") => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let catalog = CampaignMetrics::new(&registry).unwrap();
+        let catalog = CatalogHandle::open(sources(), catalog, crate::cache::Epoch::default()).unwrap();
+        let downstream = Downstream::new(&config, purges.clone(), catalog).unwrap();
+        let (trigger, ends) = shutdown::channel();
+        let running = downstream.start(ends);
+        Self { purges, downstream, _running: (trigger, running) }
+    }
+
+    async fn purge(&self, campaign: &str, kind: PurgeKind) -> PurgeRecord {
+        let tag = format!("campaign:{campaign}");
+        let record = PurgeRecord {
+            id: 0,
+            at_unix_ms: unix_ms(SystemTime::now()),
+            by: "test".to_owned(),
+            why: String::new(),
+            scope: PurgeScope::Campaign(campaign.to_owned()),
+            kind,
+            reach: PurgeReach::Renditions,
+            tags: vec![tag],
+            url: None,
+            downstream: Default::default(),
+        };
+        let purge = Purge { keys: vec![PurgeKey::campaign(campaign)], campaign: None, record };
+        let record = self.purges.purge(purge, &self.downstream.names()).await.unwrap();
+        self.downstream.wake();
+        record
+    }
+
+    async fn settled(&self, record: &PurgeRecord) -> PurgeRecord {
+        self.downstream.settled(record.id, LONG).await.unwrap()
+    }
+
+    /// Ends it as a crash would, the database aside.
+    async fn stop(self) {
+        let (trigger, running) = self._running;
+        trigger.shut_down();
+        running.await.unwrap();
+    }
+}
+
+fn varnish(name: &str, address: SocketAddr) -> String {
+    format!("[[downstream]]\nkind = 'varnish'\nname = '{name}'\nurl = 'http://{address}/'\n")
+}
+
+#[tokio::test]
+async fn every_kind_of_cache_is_told_and_confirms() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "s3cret\n").unwrap();
+    let ok = Imitation::start(|_| Some((200, &[], r#"{"success":true,"status":"ok"}"#))).await;
+    let (at, token) = (ok.address, token.display());
+    let text = format!(
+        "{}[[downstream]]\nkind = 'fastly'\nname = 'f'\nservice_id = 'abc'\napi = 'http://{at}'\ntoken_file = '{token}'\n\
+         [[downstream]]\nkind = 'cloudflare'\nname = 'c'\nzone_id = '123'\napi = 'http://{at}/client/v4'\ntoken_file = '{token}'\n\
+         [[downstream]]\nkind = 'webhook'\nname = 'w'\nurl = 'http://{at}/hook'\nbody = '${{tags_json}}'\n",
+        varnish("v", at)
+    );
+    let bench = Bench::start(dir.path(), &text);
+    let record = bench.purge("autumn", PurgeKind::Soft).await;
+    let record = bench.settled(&record).await;
+    assert!(record.downstream.values().all(|delivery| delivery.state == DeliveryState::Confirmed), "{record:?}");
+    let mut lines: Vec<String> = ok.calls().into_iter().map(|(line, _, _)| line).collect();
+    lines.sort();
+    assert_eq!(lines, ["POST /client/v4/zones/123/purge_cache", "POST /hook", "POST /service/abc/purge", "PURGE /"]);
+    let fastly = ok.calls().into_iter().find(|(line, _, _)| line.contains("/service/")).unwrap().1;
+    assert_eq!(
+        (&fastly["fastly-key"], &fastly["surrogate-key"]),
+        (&"s3cret".parse().unwrap(), &"campaign:autumn".parse().unwrap())
+    );
+    assert_eq!(fastly["fastly-soft-purge"], "1");
+}
+
+#[tokio::test]
+async fn limits_failures_and_silence_are_tried_again_until_it_confirms() {
+    let dir = tempfile::tempdir().unwrap();
+    let troubled = Imitation::start(|number| match number {
+        0 => Some((429, &[("retry-after", "0")], "")),
+        1 => Some((503, &[], "")),
+        2 => None,
+        3 => Some((401, &[], "")),
+        _ => Some((200, &[], "")),
+    })
+    .await;
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let bench = Bench::start(dir.path(), &(varnish("bad", troubled.address) + &varnish("good", well.address)));
+    let record = bench.purge("autumn", PurgeKind::Hard).await;
+    let record = bench.settled(&record).await;
+    let bad = &record.downstream["bad"];
+    assert_eq!((bad.state, bad.attempts), (DeliveryState::Confirmed, 5), "{bad:?}");
+    assert_eq!(record.downstream["good"].attempts, 1, "nobody waits for another");
+    assert_eq!((troubled.calls().len(), well.calls().len()), (5, 1));
+    let metrics = bench.purges.metrics();
+    for (outcome, count) in [("limited", 1), ("failed", 2), ("refused", 1), ("confirmed", 1)] {
+        assert_eq!(metrics.calls.with_label_values(&["bad", outcome]).get(), count, "{outcome}");
+    }
+    assert_eq!(metrics.overdue.with_label_values(&["bad"]).get(), 1, "reported once");
+}
+
+#[tokio::test]
+async fn what_is_owed_is_delivered_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
+    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address));
+    let record = bench.purge("autumn", PurgeKind::Hard).await;
+    while bench.purges.record(record.id).unwrap().downstream["cdn"].state != DeliveryState::Overdue {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.purges.unconfirmed("cdn"), 1);
+    bench.stop().await;
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let bench = Bench::start(dir.path(), &varnish("cdn", well.address));
+    let settled = bench.settled(&record).await;
+    assert_eq!(settled.downstream["cdn"].state, DeliveryState::Confirmed);
+    assert_eq!(well.calls()[0].1["xkey-purge"], "campaign:autumn");
+    bench.stop().await;
+    // And once confirmed it is called no more; a cache that is gone from the configuration is owed nothing.
+    let bench = Bench::start(dir.path(), &varnish("other", well.address));
+    let next = bench.purge("spring", PurgeKind::Hard).await;
+    bench.settled(&next).await;
+    assert_eq!(well.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_no_longer_configured_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
+    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address));
+    let record = bench.purge("autumn", PurgeKind::Hard).await;
+    bench.stop().await;
+    let bench = Bench::start(dir.path(), "");
+    let settled = bench.settled(&record).await;
+    assert_eq!(settled.downstream["cdn"].state, DeliveryState::GivenUp);
+}
+
+#[test]
+fn pauses_double_are_jittered_and_bounded() {
+    let pace = Pace {
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(10),
+        confirm_deadline: LONG,
+        give_up: LONG,
+        call_timeout: LONG,
+    };
+    assert_eq!(pace.backoff(1, 0.0), Duration::from_millis(50));
+    assert_eq!(pace.backoff(2, 1.0), Duration::from_millis(200));
+    assert_eq!(pace.backoff(u32::MAX, 1.0), Duration::from_secs(10));
+    assert!((0.0..1.0).contains(&jitter()));
+}

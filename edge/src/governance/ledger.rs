@@ -1,0 +1,277 @@
+//! Marks and purges on the device: every commit is synced before it is acknowledged.
+//!
+//! Owns a `redb` database of three tables: marks by tag, the latest purges with what became of them downstream, and
+//! the generation counter. The counter starts at the milliseconds since 1970 of the database's creation: should it be
+//! lost, every image made under the old one counts as older than any purge to come.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::marks::{Changes, MarkTable, PurgeKey, PurgeKind, PurgeReach, TagError};
+use super::scope::PurgeScope;
+
+const MARKS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("marks");
+const PURGES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("purges");
+const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+const GENERATION: &str = "generation";
+const DATABASE_CACHE_BYTES: usize = 1 << 20;
+/// Purges remembered; older ones are forgotten once downstream has confirmed them, or are called in with a newer one.
+pub const RECORDS_MAX: usize = 1_000;
+
+/// A purge: what was asked, by whom, and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PurgeRecord {
+    /// Its generation.
+    pub id: u64,
+    pub at_unix_ms: u64,
+    pub by: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    pub scope: PurgeScope,
+    pub kind: PurgeKind,
+    pub reach: PurgeReach,
+    /// What caches further down know the images by; empty for everything.
+    pub tags: Vec<String>,
+    /// The URL, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// By the name of the downstream purger.
+    pub downstream: BTreeMap<String, Delivery>,
+}
+
+impl PurgeRecord {
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.downstream.values().all(|delivery| delivery.state.is_over())
+    }
+}
+
+/// What became of a purge at one cache further down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub state: DeliveryState,
+    pub breadth: Breadth,
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed_unix_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+impl Delivery {
+    #[must_use]
+    pub const fn pending(breadth: Breadth) -> Self {
+        Self { state: DeliveryState::Pending, breadth, attempts: 0, confirmed_unix_ms: None, last_error: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    Pending,
+    /// Not confirmed by its deadline; it goes on being called.
+    Overdue,
+    Confirmed,
+    /// Never confirmed, and no longer called.
+    GivenUp,
+}
+
+impl DeliveryState {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Overdue => "overdue",
+            Self::Confirmed => "confirmed",
+            Self::GivenUp => "given_up",
+        }
+    }
+
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Confirmed | Self::GivenUp)
+    }
+}
+
+/// How much is purged downstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Breadth {
+    AsAsked,
+    /// Also what older purges asked for that are no longer remembered.
+    Everything,
+}
+
+/// Why the ledger cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("{path}: {source}", path = path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(
+        "the purge ledger {path} cannot be used: {source}. Without it nobody knows what was purged: move it away together with the renditions beside it",
+        path = path.display()
+    )]
+    Open { path: PathBuf, source: Box<redb::Error> },
+    #[error("the purge ledger holds {what} this build cannot read: {reason}")]
+    Record { what: String, reason: String },
+    #[error("the purge could not be written: {0}")]
+    Write(#[source] Box<redb::Error>),
+    #[error("the writing task panicked")]
+    Panicked,
+}
+
+/// What was on the device.
+#[derive(Debug)]
+pub struct Loaded {
+    pub generation: u64,
+    pub marks: MarkTable,
+    pub records: BTreeMap<u64, PurgeRecord>,
+}
+
+/// See the module's documentation.
+pub struct Ledger {
+    database: Database,
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Opens or creates the database and reads all of it. Blocks: for the start.
+    ///
+    /// # Errors
+    /// When the file is not a database, is damaged, is open elsewhere, or holds what this build cannot read.
+    pub fn open(path: &Path) -> Result<(Self, Loaded), LedgerError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
+        }
+        let unusable = |source: redb::Error| LedgerError::Open { path: path.to_owned(), source: Box::new(source) };
+        let database = open_database(path).map_err(unusable)?;
+        let loaded = parse(read(&database).map_err(unusable)?)?;
+        Ok((Self { database }, loaded))
+    }
+
+    /// A purge, whole or not at all; on the device when this returns. Blocks.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn purge(&self, changes: &Changes, record: &PurgeRecord, forgotten: &[u64]) -> Result<(), LedgerError> {
+        self.write(|transaction| {
+            let mut marks = transaction.open_table(MARKS)?;
+            for key in &changes.remove {
+                marks.remove(key.to_string().as_str())?;
+            }
+            for (key, marked) in &changes.put {
+                marks.insert(key.to_string().as_str(), json(marked).as_slice())?;
+            }
+            let mut purges = transaction.open_table(PURGES)?;
+            purges.insert(record.id, json(record).as_slice())?;
+            for id in forgotten {
+                purges.remove(*id)?;
+            }
+            transaction.open_table(META)?.insert(GENERATION, record.id)?;
+            Ok(())
+        })
+    }
+
+    /// What has become of a purge. Blocks.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn note(&self, record: &PurgeRecord) -> Result<(), LedgerError> {
+        self.write(|transaction| {
+            transaction.open_table(PURGES)?.insert(record.id, json(record).as_slice())?;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), LedgerError> {
+        let commit = || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            change(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        commit().map_err(|error| LedgerError::Write(Box::new(error)))
+    }
+}
+
+/// Our own types of strings, numbers and maps with string keys: they always have a JSON form.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    let database = Builder::new()
+        .set_cache_size(DATABASE_CACHE_BYTES)
+        // A plain open trusts the pages; this reads them all and says so.
+        .set_check_integrity_on_open(true)
+        .create(path)?;
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(MARKS)?;
+        transaction.open_table(PURGES)?;
+        let mut meta = transaction.open_table(META)?;
+        if meta.get(GENERATION)?.is_none() {
+            meta.insert(GENERATION, crate::cache::unix_ms(SystemTime::now()).max(1))?;
+        }
+    }
+    transaction.commit()?;
+    Ok(database)
+}
+
+/// Everything as it is written: parsing comes after reading, so that each has its own errors.
+#[derive(Default)]
+struct Written {
+    generation: u64,
+    marks: Vec<(String, Vec<u8>)>,
+    purges: Vec<(u64, Vec<u8>)>,
+}
+
+fn read(database: &Database) -> Result<Written, redb::Error> {
+    let read = database.begin_read()?;
+    let generation = read.open_table(META)?.get(GENERATION)?.map_or(1, |value| value.value());
+    let mut written = Written { generation, ..Written::default() };
+    for entry in read.open_table(MARKS)?.iter()? {
+        let (key, value) = entry?;
+        written.marks.push((key.value().to_owned(), value.value().to_owned()));
+    }
+    for entry in read.open_table(PURGES)?.iter()? {
+        let (id, value) = entry?;
+        written.purges.push((id.value(), value.value().to_owned()));
+    }
+    Ok(written)
+}
+
+fn parse(written: Written) -> Result<Loaded, LedgerError> {
+    let unreadable = |what: String, reason: String| LedgerError::Record { what, reason };
+    let mut changes = Changes::default();
+    for (text, value) in written.marks {
+        let what = || format!("the mark `{text}`");
+        let key: PurgeKey = text.parse().map_err(|error: TagError| unreadable(what(), error.to_string()))?;
+        let marked = serde_json::from_slice(&value).map_err(|error| unreadable(what(), error.to_string()))?;
+        changes.put.insert(key, marked);
+    }
+    let mut marks = MarkTable::default();
+    marks.apply(changes);
+    let mut records = BTreeMap::new();
+    for (id, value) in written.purges {
+        let record =
+            serde_json::from_slice(&value).map_err(|error| unreadable(format!("purge {id}"), error.to_string()))?;
+        records.insert(id, record);
+    }
+    Ok(Loaded { generation: written.generation, marks, records })
+}

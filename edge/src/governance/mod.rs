@@ -1,0 +1,44 @@
+//! Who may take an image out of circulation, and how everybody comes to know.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `purge` | which generations of what are no longer valid: asked at every look-up that needs it |
+//! | `marks` | the generation numbers themselves, pure |
+//! | `ledger` | marks and purges on the device, synced before they are acknowledged |
+//! | `scope` | a URL, variant, tag or campaign → what is marked here and named downstream |
+//! | `desk` | one purge from request to confirmation |
+//! | `downstream` | the caches in front of this edge: called, retried, confirmed |
+//! | `audit` | one line for each change somebody made |
+
+pub mod audit;
+pub mod desk;
+pub mod downstream;
+pub mod ledger;
+pub mod marks;
+pub mod purge;
+pub mod scope;
+
+pub use desk::{PurgeDesk, PurgeOrder};
+pub use downstream::{Downstream, DownstreamConfig};
+pub use ledger::{Ledger, LedgerError, PurgeRecord};
+pub use marks::{PurgeKind, PurgeReach, Verdict};
+pub use purge::{PurgeConfig, PurgeMetrics, Purges, Subject};
+pub use scope::{PurgeScope, ScopeError};
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::path::Path;
+
+    use crate::campaign::{CampaignConfig, Catalog, CatalogSources};
+
+    pub(crate) fn sources() -> CatalogSources {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+        let (campaigns_dir, prompts_dir) = (config.join("campaigns"), config.join("prompts"));
+        CampaignConfig { campaigns_dir, prompts_dir, ..CampaignConfig::default() }.sources().unwrap()
+    }
+
+    /// The campaigns as they are shipped.
+    pub(crate) fn catalog() -> Catalog {
+        Catalog::load(&sources()).unwrap()
+    }
+}

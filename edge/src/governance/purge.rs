@@ -1,0 +1,408 @@
+//! Which generations of what are no longer valid: the question every look-up of a stored image may ask.
+//!
+//! Invariants: a purge is on the device before it is acknowledged and in force before it is on the device; nothing
+//! is asked of the marks for an image made since the last purge, and nothing at all where nothing was ever purged; an
+//! image whose making began before a purge never counts as made after it, for the generation is read first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bildkante_shared::ids::{MasterId, RecipeId};
+use parking_lot::{Mutex, RwLock};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use serde::Deserialize;
+
+use super::downstream::DownstreamConfig;
+use super::ledger::{Breadth, Delivery, Ledger, LedgerError, Loaded, PurgeRecord, RECORDS_MAX};
+use super::marks::{Mark, MarkTable, Marks, PurgeKey, PurgeReach, StaleWindows, Verdict};
+use crate::cache::{Binding, Rendition, RenditionKey, unix_ms};
+use crate::render::RenditionSpec;
+
+/// `[purge]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PurgeConfig {
+    /// Marks kept apart; past them they are widened to their campaigns, then to everything.
+    pub tags_max: usize,
+    /// How long a softly purged image is shown while it is made anew …
+    pub stale_while_revalidate_s: u64,
+    /// … and how long when that fails.
+    pub stale_if_error_s: u64,
+    /// Stale images made anew at a time, behind the readers.
+    pub refreshes_max: usize,
+    /// How long a purge's answer waits for the caches further down.
+    pub answer_wait_ms: u64,
+    /// After this long without a confirmation a purge is reported as overdue.
+    pub confirm_deadline_ms: u64,
+    /// Between two calls of a cache that does not confirm; it doubles from the first to the second.
+    pub retry_backoff_ms_min: u64,
+    pub retry_backoff_ms_max: u64,
+    /// After this long it is no longer called.
+    pub retry_for_s: u64,
+    /// For one call, connecting included.
+    pub call_timeout_ms: u64,
+    /// Caches in front of this edge.
+    pub downstream: Vec<DownstreamConfig>,
+}
+
+impl Default for PurgeConfig {
+    fn default() -> Self {
+        Self {
+            tags_max: 10_000,
+            stale_while_revalidate_s: 3_600,
+            stale_if_error_s: 86_400,
+            refreshes_max: 64,
+            answer_wait_ms: 5_000,
+            confirm_deadline_ms: 60_000,
+            retry_backoff_ms_min: 500,
+            retry_backoff_ms_max: 60_000,
+            retry_for_s: 86_400,
+            call_timeout_ms: 10_000,
+            downstream: Vec::new(),
+        }
+    }
+}
+
+/// Longest stale window.
+const STALE_S_MAX: u64 = 31_536_000;
+/// Most caches in front of this edge.
+const DOWNSTREAM_MAX: usize = 32;
+
+impl PurgeConfig {
+    /// # Errors
+    /// Names the key that cannot be right.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("tags_max", self.tags_max as u64),
+            ("refreshes_max", self.refreshes_max as u64),
+            ("confirm_deadline_ms", self.confirm_deadline_ms),
+            ("retry_backoff_ms_min", self.retry_backoff_ms_min),
+            ("retry_for_s", self.retry_for_s),
+            ("call_timeout_ms", self.call_timeout_ms),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("`purge.{key}` must not be 0"));
+        }
+        if self.retry_backoff_ms_min > self.retry_backoff_ms_max {
+            return Err("`purge.retry_backoff_ms_min` is above `retry_backoff_ms_max`".to_owned());
+        }
+        if self.stale_if_error_s > STALE_S_MAX || self.stale_while_revalidate_s > STALE_S_MAX {
+            return Err(format!("a stale window of `purge` is longer than {STALE_S_MAX} s"));
+        }
+        if self.downstream.len() > DOWNSTREAM_MAX {
+            return Err(format!("more than {DOWNSTREAM_MAX} `purge.downstream`"));
+        }
+        for (index, downstream) in self.downstream.iter().enumerate() {
+            downstream.check().map_err(|reason| format!("`purge.downstream` {}: {reason}", index + 1))?;
+            if self.downstream[..index].iter().any(|other| other.name() == downstream.name()) {
+                return Err(format!("two `purge.downstream` are named `{}`", downstream.name()));
+            }
+        }
+        Ok(())
+    }
+
+    const fn windows(&self) -> StaleWindows {
+        StaleWindows {
+            while_revalidate: Duration::from_secs(self.stale_while_revalidate_s),
+            if_error: Duration::from_secs(self.stale_if_error_s),
+        }
+    }
+}
+
+/// What purges did.
+#[derive(Debug, Clone)]
+pub struct PurgeMetrics {
+    pub(super) purges: IntCounterVec,
+    marks: IntGauge,
+    compactions: IntCounter,
+    pub(crate) refreshes: IntCounterVec,
+    pub(super) calls: IntCounterVec,
+    pub(super) unconfirmed: prometheus::IntGaugeVec,
+    pub(super) overdue: IntCounterVec,
+}
+
+impl PurgeMetrics {
+    /// # Errors
+    /// When a metric of the same name is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let marks = IntGauge::new("bildkante_edge_purge_marks", "Tags with a purge mark of their own")?;
+        let compactions = IntCounter::new(
+            "bildkante_edge_purge_compactions_total",
+            "Times marks were widened to campaigns or everything for want of room",
+        )?;
+        let unconfirmed = prometheus::IntGaugeVec::new(
+            Opts::new("bildkante_edge_downstream_purges_unconfirmed", "Purges a cache further down has yet to confirm"),
+            &["purger"],
+        )?;
+        registry.register(Box::new(marks.clone()))?;
+        registry.register(Box::new(compactions.clone()))?;
+        registry.register(Box::new(unconfirmed.clone()))?;
+        let refreshes = counter(
+            "bildkante_edge_refreshes_total",
+            "Stale renditions made anew behind their readers, by how it ended",
+            &["outcome"],
+        )?;
+        for outcome in ["done", "failed", "full"] {
+            refreshes.with_label_values(&[outcome]);
+        }
+        Ok(Self {
+            purges: counter("bildkante_edge_purges_total", "Purges by scope and kind", &["scope", "kind"])?,
+            marks,
+            compactions,
+            refreshes,
+            calls: counter(
+                "bildkante_edge_downstream_purge_calls_total",
+                "Calls of caches further down, by outcome",
+                &["purger", "outcome"],
+            )?,
+            unconfirmed,
+            overdue: counter(
+                "bildkante_edge_downstream_purges_overdue_total",
+                "Purges a cache further down had not confirmed by their deadline",
+                &["purger"],
+            )?,
+        })
+    }
+}
+
+/// What a look-up knows of the image it looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Campaign, slot and recipe as in `Cache-Tag`.
+    pub tags: &'a [String],
+    pub recipe: RecipeId,
+    pub spec: &'a RenditionSpec,
+}
+
+/// What is marked for exactly this recipe in this size, format and quality.
+#[must_use]
+pub fn cut_key(recipe: RecipeId, spec: &RenditionSpec) -> RenditionKey {
+    // A rendition's key is made to hold all of a spec; the recipe stands where its master does otherwise.
+    RenditionKey::new(MasterId::from_raw(*recipe.as_bytes()), spec, b"purge of one cut")
+}
+
+/// A purge, ready to be put in force.
+#[derive(Debug, Clone)]
+pub struct Purge {
+    pub keys: Vec<PurgeKey>,
+    /// What the keys are widened to when there is no room for them, where it is known.
+    pub campaign: Option<String>,
+    pub record: PurgeRecord,
+}
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Purges {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Of the last purge; what is made from now on carries it.
+    generation: AtomicU64,
+    /// Of the last purge that left a mark; 0 when there never was one.
+    latest: AtomicU64,
+    latest_masters: AtomicU64,
+    marks: RwLock<MarkTable>,
+    records: Mutex<BTreeMap<u64, PurgeRecord>>,
+    ledger: Arc<Ledger>,
+    /// One writer at a time, waiting without holding a thread.
+    writer: tokio::sync::Mutex<()>,
+    windows: StaleWindows,
+    tags_max: usize,
+    metrics: PurgeMetrics,
+}
+
+impl Purges {
+    /// Reads what was purged before. Blocks: for the start.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn open(config: &PurgeConfig, path: &std::path::Path, metrics: PurgeMetrics) -> Result<Self, LedgerError> {
+        let (ledger, Loaded { generation, marks, records }) = Ledger::open(path)?;
+        metrics.marks.set(i64::try_from(marks.len()).unwrap_or(i64::MAX));
+        let inner = Inner {
+            generation: AtomicU64::new(generation),
+            latest: AtomicU64::new(if marks.has_marks() { generation } else { 0 }),
+            latest_masters: AtomicU64::new(marks.latest_masters()),
+            marks: RwLock::new(marks),
+            records: Mutex::new(records),
+            ledger: Arc::new(ledger),
+            writer: tokio::sync::Mutex::new(()),
+            windows: config.windows(),
+            tags_max: config.tags_max,
+            metrics,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What a rendition that is about to be made will carry: read it first.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &PurgeMetrics {
+        &self.inner.metrics
+    }
+
+    /// Whether a stored rendition may be served for `subject`.
+    #[must_use]
+    pub fn verdict(&self, subject: &Subject<'_>, rendition: &Rendition) -> Verdict {
+        if rendition.generation >= self.inner.latest.load(Ordering::Acquire) {
+            return Verdict::Valid;
+        }
+        let marks = self.floor(subject, rendition.master);
+        marks.rendition(rendition.generation, now_unix_ms(), &self.inner.windows)
+    }
+
+    /// Whether a binding may still be cut from.
+    #[must_use]
+    pub fn binding_verdict(&self, subject: &Subject<'_>, binding: &Binding) -> Verdict {
+        if binding.generation >= self.inner.latest_masters.load(Ordering::Acquire) {
+            return Verdict::Valid;
+        }
+        let marks = self.floor(subject, binding.master);
+        marks.binding(binding.generation, now_unix_ms(), &self.inner.windows)
+    }
+
+    fn floor(&self, subject: &Subject<'_>, master: MasterId) -> Marks {
+        self.inner.marks.read().floor(subject.tags, master, || cut_key(subject.recipe, subject.spec))
+    }
+
+    /// Puts a purge in force, and returns once it is on the device. `record` gets its id here.
+    ///
+    /// # Errors
+    /// When the device refuses: the purge is in force, but a restart would forget it.
+    pub async fn purge(&self, purge: Purge, downstream: &[String]) -> Result<PurgeRecord, LedgerError> {
+        let Purge { keys, campaign, mut record } = purge;
+        let inner = &self.inner;
+        let _turn = inner.writer.lock().await;
+        let id = inner.generation.load(Ordering::Acquire) + 1;
+        let mark = Mark { generation: id, at_unix_ms: record.at_unix_ms };
+        record.id = id;
+        let marks = Marks::of(mark, record.kind, record.reach);
+        let changes = inner.marks.read().plan(&keys, campaign.as_deref(), marks, inner.tags_max);
+        let forgotten = inner.remember(&mut record, downstream);
+        inner.enforce(id, record.reach, &changes);
+        let (ledger, stored) = (Arc::clone(&inner.ledger), record.clone());
+        let work = tokio::task::spawn_blocking(move || ledger.purge(&changes, &stored, &forgotten));
+        work.await.map_err(|_| LedgerError::Panicked)??;
+        Ok(record)
+    }
+
+    /// Changes what is known of a purge downstream, and stores it.
+    ///
+    /// # Errors
+    /// When the device refuses; it is then known until a restart, which calls once more.
+    pub(super) async fn note(
+        &self,
+        id: u64,
+        purger: &str,
+        change: impl FnOnce(&mut Delivery),
+    ) -> Result<(), LedgerError> {
+        let _turn = self.inner.writer.lock().await;
+        let record = {
+            let mut records = self.inner.records.lock();
+            let Some(record) = records.get_mut(&id) else { return Ok(()) };
+            let Some(delivery) = record.downstream.get_mut(purger) else { return Ok(()) };
+            change(delivery);
+            record.clone()
+        };
+        let ledger = Arc::clone(&self.inner.ledger);
+        tokio::task::spawn_blocking(move || ledger.note(&record)).await.map_err(|_| LedgerError::Panicked)?
+    }
+
+    /// The same, of what a restart may forget.
+    pub(super) fn note_in_memory(&self, id: u64, purger: &str, change: impl FnOnce(&mut Delivery)) {
+        if let Some(delivery) =
+            self.inner.records.lock().get_mut(&id).and_then(|record| record.downstream.get_mut(purger))
+        {
+            change(delivery);
+        }
+    }
+
+    #[must_use]
+    pub fn record(&self, id: u64) -> Option<PurgeRecord> {
+        self.inner.records.lock().get(&id).cloned()
+    }
+
+    /// The latest purges, newest first.
+    #[must_use]
+    pub fn recent(&self, count: usize) -> Vec<PurgeRecord> {
+        self.inner.records.lock().values().rev().take(count).cloned().collect()
+    }
+
+    /// Purges that caches further down have yet to confirm, oldest first.
+    #[must_use]
+    pub(super) fn unsettled(&self) -> Vec<PurgeRecord> {
+        self.inner.records.lock().values().filter(|record| !record.is_settled()).cloned().collect()
+    }
+
+    /// Purges that one of them has yet to confirm.
+    #[must_use]
+    pub fn unconfirmed(&self, purger: &str) -> usize {
+        let is_owed = |record: &&PurgeRecord| record.downstream.get(purger).is_some_and(|it| !it.state.is_over());
+        self.inner.records.lock().values().filter(is_owed).count()
+    }
+
+    /// Tags with a mark of their own.
+    #[must_use]
+    pub fn marks(&self) -> usize {
+        self.inner.marks.read().len()
+    }
+}
+
+impl Inner {
+    /// Makes room among the records and enters this one. What an old one still owed downstream, this one asks for.
+    fn remember(&self, record: &mut PurgeRecord, downstream: &[String]) -> Vec<u64> {
+        let mut records = self.records.lock();
+        let mut forgotten = Vec::new();
+        let mut owed = Vec::new();
+        while records.len() >= RECORDS_MAX {
+            let Some((id, old)) = records.pop_first() else { break };
+            forgotten.push(id);
+            owed.extend(
+                old.downstream.into_iter().filter(|(_, delivery)| !delivery.state.is_over()).map(|(name, _)| name),
+            );
+        }
+        let breadth = |name| if owed.contains(name) { Breadth::Everything } else { Breadth::AsAsked };
+        record.downstream = downstream.iter().map(|name| (name.clone(), Delivery::pending(breadth(name)))).collect();
+        records.insert(record.id, record.clone());
+        forgotten
+    }
+
+    /// From here on no look-up takes what was purged. The marks come first: what is made in between carries the old
+    /// generation and is merely made once more.
+    fn enforce(&self, id: u64, reach: PurgeReach, changes: &super::marks::Changes) {
+        let is_compaction = changes.put.contains_key(&PurgeKey::Everything) && !changes.remove.is_empty();
+        let mut marks = self.marks.write();
+        marks.apply(changes.clone());
+        self.metrics.marks.set(i64::try_from(marks.len()).unwrap_or(i64::MAX));
+        drop(marks);
+        if is_compaction {
+            self.metrics.compactions.inc();
+        }
+        self.latest.store(id, Ordering::Release);
+        if reach == PurgeReach::Masters {
+            self.latest_masters.store(id, Ordering::Release);
+        }
+        self.generation.store(id, Ordering::Release);
+    }
+}
+
+fn now_unix_ms() -> u64 {
+    unix_ms(SystemTime::now())
+}
+
+#[cfg(test)]
+#[path = "purge_tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+//! What is purged stays purged: across restarts, fills in flight and full tables.
+
+use std::path::Path;
+
+use bildkante_shared::ids::MasterId;
+use prometheus::Registry;
+
+use super::*;
+use crate::cache::testing::rendition;
+use crate::governance::marks::PurgeKind;
+use crate::governance::scope::PurgeScope;
+use crate::render::Rung;
+
+fn open(folder: &Path, config: &PurgeConfig) -> Purges {
+    let metrics = PurgeMetrics::new(&Registry::new()).unwrap();
+    Purges::open(config, &folder.join("purges.redb"), metrics).unwrap()
+}
+
+fn purge_of(key: PurgeKey, kind: PurgeKind, reach: PurgeReach) -> Purge {
+    let record = PurgeRecord {
+        id: 0,
+        at_unix_ms: now_unix_ms(),
+        by: "test".to_owned(),
+        why: "because".to_owned(),
+        scope: PurgeScope::Everything,
+        kind,
+        reach,
+        tags: Vec::new(),
+        url: None,
+        downstream: BTreeMap::new(),
+    };
+    Purge { keys: vec![key], campaign: None, record }
+}
+
+async fn purge(purges: &Purges, key: PurgeKey, kind: PurgeKind) -> u64 {
+    purges.purge(purge_of(key, kind, PurgeReach::Renditions), &[]).await.unwrap().id
+}
+
+fn made_at(generation: u64) -> Rendition {
+    let mut rendition = rendition(b"body", Rung::Final);
+    rendition.generation = generation;
+    rendition
+}
+
+/// The verdict over a rendition of the campaign `a`.
+fn verdict(purges: &Purges, generation: u64) -> Verdict {
+    let rendition = made_at(generation);
+    let tags = ["campaign:a", "slot:a/hero", "recipe:r"].map(str::to_owned);
+    purges.verdict(&Subject { tags: &tags, recipe: rendition.recipe, spec: &rendition.spec }, &rendition)
+}
+
+#[tokio::test]
+async fn a_purge_survives_a_restart_and_a_restart_without_one_purges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PurgeConfig::default();
+    let purges = open(dir.path(), &config);
+    let before = purges.generation();
+    assert_eq!(verdict(&purges, 0), Verdict::Valid, "nothing was ever purged");
+    drop(purges);
+    let purges = open(dir.path(), &config);
+    assert_eq!(purges.generation(), before);
+    assert_eq!(verdict(&purges, before), Verdict::Valid);
+    let id = purge(&purges, PurgeKey::campaign("a"), PurgeKind::Hard).await;
+    assert_eq!(verdict(&purges, before), Verdict::Gone);
+    assert_eq!(verdict(&purges, purges.generation()), Verdict::Valid);
+    drop(purges);
+    let purges = open(dir.path(), &config);
+    assert_eq!((purges.generation(), verdict(&purges, before)), (id, Verdict::Gone));
+    assert_eq!(purges.recent(10)[0].why, "because");
+}
+
+/// A ledger that is lost begins above everything that was made under it.
+#[tokio::test]
+async fn a_new_ledger_counts_on_from_where_no_old_one_was() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let old = open(one.path(), &PurgeConfig::default());
+    for _ in 0..3 {
+        purge(&old, PurgeKey::Everything, PurgeKind::Hard).await;
+    }
+    let made = old.generation();
+    while unix_ms(SystemTime::now()) <= made {
+        tokio::task::yield_now().await;
+    }
+    let new = open(other.path(), &PurgeConfig::default());
+    purge(&new, PurgeKey::campaign("a"), PurgeKind::Hard).await;
+    assert_eq!(verdict(&new, made), Verdict::Gone);
+}
+
+#[tokio::test]
+async fn what_began_before_a_purge_is_never_fresh_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let purges = open(dir.path(), &PurgeConfig::default());
+    // The fill reads the generation, then the purge comes, then the fill ends.
+    let generation = purges.generation();
+    purge(&purges, PurgeKey::campaign("a"), PurgeKind::Soft).await;
+    assert!(matches!(verdict(&purges, generation), Verdict::Stale { .. }));
+    purge(&purges, PurgeKey::campaign("other"), PurgeKind::Hard).await;
+    assert!(matches!(verdict(&purges, generation), Verdict::Stale { .. }));
+    purge(&purges, PurgeKey::campaign("a"), PurgeKind::Hard).await;
+    assert_eq!(verdict(&purges, generation), Verdict::Gone);
+}
+
+#[tokio::test]
+async fn masters_are_purged_only_where_that_was_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let purges = open(dir.path(), &PurgeConfig::default());
+    let generation = purges.generation();
+    let of_binding = |purges: &Purges| {
+        let rendition = made_at(generation);
+        let tags = ["campaign:a".to_owned()];
+        let binding = Binding {
+            master: MasterId::of_bytes(b"m"),
+            width_px: 1,
+            height_px: 1,
+            phash: bildkante_shared::phash::PerceptualHash::from_bytes([0; 32]),
+            duplicate: None,
+            node: String::new(),
+            created_unix_ms: 0,
+            generation,
+        };
+        purges.binding_verdict(&Subject { tags: &tags, recipe: rendition.recipe, spec: &rendition.spec }, &binding)
+    };
+    purge(&purges, PurgeKey::campaign("a"), PurgeKind::Hard).await;
+    assert_eq!(of_binding(&purges), Verdict::Valid);
+    purges.purge(purge_of(PurgeKey::campaign("a"), PurgeKind::Hard, PurgeReach::Masters), &[]).await.unwrap();
+    assert_eq!(of_binding(&purges), Verdict::Gone);
+    drop(purges);
+    assert_eq!(of_binding(&open(dir.path(), &PurgeConfig::default())), Verdict::Gone);
+}
+
+#[tokio::test]
+async fn a_full_table_is_compacted_on_the_device_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PurgeConfig { tags_max: 3, ..PurgeConfig::default() };
+    let purges = open(dir.path(), &config);
+    let generation = purges.generation();
+    for slot in ["slot:a/hero", "slot:b/x", "slot:c/x", "slot:d/x", "slot:e/x"] {
+        purge(&purges, slot.parse().unwrap(), PurgeKind::Hard).await;
+    }
+    assert!(purges.marks() <= 3);
+    drop(purges);
+    let purges = open(dir.path(), &config);
+    assert!(purges.marks() <= 3);
+    assert_eq!(verdict(&purges, generation), Verdict::Gone);
+}
+
+/// The oldest purges are forgotten; what they still owed downstream is asked for with a newer one.
+#[tokio::test]
+async fn records_are_bounded_and_what_they_owe_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let purges = open(dir.path(), &PurgeConfig::default());
+    let names = ["cdn".to_owned()];
+    let order = || purge_of(PurgeKey::campaign("a"), PurgeKind::Hard, PurgeReach::Renditions);
+    let first = purges.purge(order(), &names).await.unwrap();
+    assert_eq!(first.downstream["cdn"].breadth, Breadth::AsAsked);
+    let mut last = first.clone();
+    for _ in 0..RECORDS_MAX {
+        last = purges.purge(order(), &names).await.unwrap();
+    }
+    assert!(purges.record(first.id).is_none());
+    assert_eq!(last.downstream["cdn"].breadth, Breadth::Everything);
+    assert_eq!(purges.recent(usize::MAX).len(), RECORDS_MAX);
+    drop(purges);
+    assert_eq!(open(dir.path(), &PurgeConfig::default()).recent(usize::MAX).len(), RECORDS_MAX);
+}
+
+#[test]
+fn a_damaged_ledger_is_an_error_that_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("purges.redb"), b"no database at all").unwrap();
+    let metrics = PurgeMetrics::new(&Registry::new()).unwrap();
+    let error = Purges::open(&PurgeConfig::default(), &dir.path().join("purges.redb"), metrics).unwrap_err();
+    assert!(error.to_string().contains("together with the renditions"), "{error}");
+}
+
+#[test]
+fn impossible_configurations_name_their_key() {
+    let refused = |text: &str| toml::from_str::<PurgeConfig>(text).unwrap().check().unwrap_err();
+    assert!(refused("tags_max = 0").contains("purge.tags_max"));
+    assert!(refused("retry_backoff_ms_min = 9\nretry_backoff_ms_max = 1").contains("retry_backoff_ms_min"));
+    let one = "[[downstream]]\nkind = 'varnish'\nname = 'v'\nurl = 'http://h/'\n";
+    assert!(refused(&format!("{one}{one}")).contains("two `purge.downstream` are named `v`"));
+    assert!(toml::from_str::<PurgeConfig>("tag_max = 1").is_err());
+}
