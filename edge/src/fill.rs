@@ -231,8 +231,11 @@ impl Fill {
     /// When too many fills are under way.
     pub fn fly(self: &Arc<Self>, want: Want) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
         let key = (want.recipe_id(), want.spec, want.marking_digest);
-        let fill = Arc::clone(self);
-        self.renditions.fly(key, move || async move { fill.rendition(&want).await })
+        let (fill, want) = (Arc::clone(self), Arc::new(want));
+        self.renditions.fly_handing_over(key, move || {
+            let (fill, want) = (Arc::clone(&fill), Arc::clone(&want));
+            async move { fill.rendition(&want).await }
+        })
     }
 
     async fn rendition(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
@@ -278,8 +281,11 @@ impl Fill {
         if let Some(error) = self.refused.get(&want.recipe_id()) {
             return Err(error);
         }
-        let (fill, asked) = (Arc::clone(self), want.clone());
-        let ticket = self.generations.fly(want.recipe_id(), move || async move { fill.generate(&asked).await })?;
+        let (fill, asked) = (Arc::clone(self), Arc::new(want.clone()));
+        let ticket = self.generations.fly_handing_over(want.recipe_id(), move || {
+            let (fill, asked) = (Arc::clone(&fill), Arc::clone(&asked));
+            async move { fill.generate(&asked).await }
+        })?;
         ticket.landed().await?
     }
 
@@ -332,7 +338,11 @@ impl Fill {
         urgency: Urgency,
     ) -> Result<Arc<VerifiedMaster>, FillError> {
         let fill = Arc::clone(self);
-        self.masters.fly(id, move || async move { fill.fetch(id, recipe, urgency).await })?.landed().await?
+        let fetch = move || {
+            let fill = Arc::clone(&fill);
+            async move { fill.fetch(id, recipe, urgency).await }
+        };
+        self.masters.fly_handing_over(id, fetch)?.landed().await?
     }
 
     /// From disk, else from a node; its pixels are compared with its id in either case.

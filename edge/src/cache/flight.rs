@@ -3,6 +3,8 @@
 //! Invariants: a fill is a task of its own, so that no caller who hangs up can cancel it; at most `in_flight_max`
 //! run; each ends after `fill_time_max` at the latest; however it ends — a value, a panic, an abort, too late —
 //! its key is free again and everybody who waited hears of it. Waiting is up to the caller and has its own limit.
+//! Where the fill can be made again ([`Flights::fly_handing_over`]), a leader that dies hands over: one of those who
+//! waited leads, the others wait for it, a bounded number of times.
 //!
 //! A fill must begin by looking for the value once more: between a caller's look-up and its call of
 //! [`Flights::fly`] another fill may have landed.
@@ -47,6 +49,9 @@ impl FlightError {
     }
 }
 
+/// Leaders a caller sees die before it gives up: a fill that always panics must not be tried for ever.
+pub(super) const HANDOVERS_MAX: usize = 2;
+
 /// Who started the fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlightRole {
@@ -79,11 +84,21 @@ enum Progress<V> {
 }
 
 /// A place among those who wait. Dropping it cancels nothing.
-#[derive(Debug)]
 #[must_use = "the fill runs anyway, but its value is for whoever waits"]
 pub struct Ticket<V> {
     role: FlightRole,
     progress: watch::Receiver<Progress<V>>,
+    /// Leads the fill again or joins whoever was faster, after a leader died.
+    again: Option<Again<V>>,
+}
+
+type Again<V> = Arc<dyn Fn() -> Result<Ticket<V>, FlightError> + Send + Sync>;
+
+impl<V> Debug for Ticket<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let can_lead = self.again.is_some();
+        f.debug_struct("Ticket").field("role", &self.role).field("can_lead", &can_lead).finish_non_exhaustive()
+    }
 }
 
 impl<K, V> Flights<K, V>
@@ -96,6 +111,27 @@ where
         let flying = Mutex::default();
         let runtime = Handle::try_current().ok();
         Self { board: Arc::new(Board { flying, in_flight_max, fill_time_max, gauge, runtime }) }
+    }
+
+    /// As [`Self::fly`], but when the leader's fill panics or is aborted one of those who wait makes it again.
+    ///
+    /// # Errors
+    /// As [`Self::fly`].
+    pub fn fly_handing_over<F, Fut>(&self, key: K, fill: F) -> Result<Ticket<V>, FlightError>
+    where
+        F: Fn() -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        let ticket = self.fly(key.clone(), fill.clone())?;
+        let flights = Self { board: Arc::clone(&self.board) };
+        let again = move || flights.fly_handing_over(key.clone(), fill.clone());
+        Ok(Ticket { again: Some(Arc::new(again)), ..ticket })
+    }
+
+    /// Whether a fill of `key` is under way.
+    #[must_use]
+    pub fn is_flying(&self, key: &K) -> bool {
+        self.board.flying.lock().contains_key(key)
     }
 
     /// Joins the fill of `key`, or starts one on the runtime this was built on, else on the caller's.
@@ -111,7 +147,7 @@ where
         let runtime = self.board.runtime.clone().map_or_else(here, Ok)?;
         let mut flying = self.board.flying.lock();
         if let Some(progress) = flying.get(&key) {
-            return Ok(Ticket { role: FlightRole::Follower, progress: progress.clone() });
+            return Ok(Ticket { role: FlightRole::Follower, progress: progress.clone(), again: None });
         }
         if flying.len() >= self.board.in_flight_max {
             return Err(FlightError::Full);
@@ -122,7 +158,7 @@ where
         drop(flying);
         let landing = Landing { board: Arc::clone(&self.board), key, sender, result: None };
         runtime.spawn(land(landing, fill).in_current_span());
-        Ok(Ticket { role: FlightRole::Leader, progress })
+        Ok(Ticket { role: FlightRole::Leader, progress, again: None })
     }
 
     /// Fills under way.
@@ -181,11 +217,23 @@ impl<V: Clone> Ticket<V> {
         self.role
     }
 
-    /// Waits for the end of the fill.
+    /// Waits for the end of the fill, and of the next one where a leader that dies hands over.
     ///
     /// # Errors
     /// When the fill ended without a value.
-    pub async fn landed(mut self) -> Result<V, FlightError> {
+    pub async fn landed(self) -> Result<V, FlightError> {
+        let mut ticket = self;
+        for _ in 0..HANDOVERS_MAX {
+            let again = ticket.again.clone();
+            match (ticket.ended().await, again) {
+                (Err(FlightError::Panicked | FlightError::Aborted), Some(again)) => ticket = again()?,
+                (result, _) => return result,
+            }
+        }
+        ticket.ended().await
+    }
+
+    async fn ended(mut self) -> Result<V, FlightError> {
         let progress = self.progress.wait_for(|progress| !matches!(progress, Progress::Flying)).await;
         match progress.as_deref() {
             Ok(Progress::Landed(value)) => Ok(value.clone()),
@@ -208,6 +256,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::{Notify, Semaphore};
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -215,6 +264,14 @@ mod tests {
 
     fn flights(in_flight_max: usize) -> Flights<u64, usize> {
         Flights::new(in_flight_max, MINUTE, IntGauge::new("flights", "flights").unwrap())
+    }
+
+    async fn all_landed(tickets: Vec<Ticket<usize>>) -> Vec<Result<usize, FlightError>> {
+        let mut waiting = JoinSet::new();
+        for ticket in tickets {
+            waiting.spawn(ticket.landed());
+        }
+        waiting.join_all().await
     }
 
     #[tokio::test]
@@ -278,6 +335,49 @@ mod tests {
         // Also one that panics before it returns its future.
         let early = flights.fly(2, || -> std::future::Ready<usize> { panic!("early, on purpose") });
         assert_eq!(early.unwrap().landed().await, Err(FlightError::Panicked));
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_dies_hands_over_to_one_of_those_who_wait() {
+        let flights = flights(8);
+        let (gate, fills) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let fill = || {
+            let (gate, fills) = (Arc::clone(&gate), Arc::clone(&fills));
+            move || {
+                let (gate, fills) = (Arc::clone(&gate), Arc::clone(&fills));
+                async move {
+                    let _ = gate.acquire().await;
+                    assert!(fills.fetch_add(1, Ordering::SeqCst) > 0, "the first leader dies, on purpose");
+                    5
+                }
+            }
+        };
+        let tickets: Vec<_> = (0..300).map(|_| flights.fly_handing_over(1, fill()).unwrap()).collect();
+        assert!(flights.is_flying(&1));
+        gate.add_permits(1);
+        for landed in all_landed(tickets).await {
+            assert_eq!(landed, Ok(5));
+        }
+        assert_eq!(fills.load(Ordering::SeqCst), 2, "one death, one hand-over");
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_always_dies_is_tried_a_bounded_number_of_times() {
+        let flights = flights(8);
+        let fills = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&fills);
+        let fill = move || -> std::future::Ready<usize> {
+            counted.fetch_add(1, Ordering::SeqCst);
+            panic!("always, on purpose")
+        };
+        let tickets: Vec<_> = (0..50).map(|_| flights.fly_handing_over(1, fill.clone()).unwrap()).collect();
+        for landed in all_landed(tickets).await {
+            assert_eq!(landed, Err(FlightError::Panicked));
+        }
+        // Callers of one key see the same leaders die; one that comes late to a hand-over may lead once more.
+        assert!((1 + HANDOVERS_MAX..50).contains(&fills.load(Ordering::SeqCst)), "{fills:?}");
         assert!(flights.is_empty());
     }
 
