@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::Marking;
-use bildkante_edge::render::{Quality, RenditionSpec, Rung, decode_master, render};
+use bildkante_edge::render::{Quality, RenditionSpec, Rung, Shape, decode_master, render};
 
 const WIDTHS_PX: [u32; 4] = [320, 640, 960, 1280];
 const ROUNDS: usize = 5;
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
         for rung in Rung::ALL {
             for width_px in WIDTHS_PX {
                 let height_px = width_px * 9 / 16;
-                let spec = RenditionSpec { width_px, height_px, format, quality: Quality::AUTO };
+                let spec = RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality: Quality::AUTO };
                 let (mut cpu_ms, mut wall_ms, mut encode_ms, mut bytes) = (f64::MAX, f64::MAX, f64::MAX, 0);
                 for _ in 0..ROUNDS {
                     let (cpu_before, started) = (thread_cpu_ms()?, Instant::now());

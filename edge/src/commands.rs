@@ -14,6 +14,7 @@ use crate::campaign::sources::read_file;
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::hints;
 use crate::render::Rung;
 use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::signing::{Grant, SignatureError, SigningKeys};
@@ -161,7 +162,15 @@ fn print(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) {
     if let Some(rendition) = &explanation.rendition {
         line("rendition", &rendition.spec);
         line("Content-Type", &rendition.media_type);
-        line("Vary", &if rendition.is_negotiated { "Accept" } else { "none: the format is explicit" });
+        line(
+            "Vary",
+            &match (rendition.is_negotiated, rendition.uses_hints) {
+                (true, false) => "Accept",
+                (true, true) => hints::VARY_WITH_ACCEPT,
+                (false, true) => hints::VARY,
+                (false, false) => "none: the format is explicit",
+            },
+        );
         line("one URL", &rendition.url);
         line("file name", &rendition.file_name);
     }

@@ -16,14 +16,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::{PreparedFor, Rendition};
-use crate::campaign::{Catalog, CatalogHandle, Resolved};
+use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
+use crate::hints::ClientHints;
 use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
-use crate::render::{RenditionSpec, Rung};
+use crate::render::Rung;
 use crate::request::ImageRequest;
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, RumMetrics};
@@ -150,14 +151,13 @@ impl Handler {
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
         exchange.version = asked.version.as_deref();
-        if !asked.format.is_negotiable() {
-            exchange.negotiation = Negotiation::Explicit;
-        }
+        exchange.negotiation = Negotiation::of(&asked);
         let grant = match self.signing.check(&asked) {
             Ok(grant) => grant,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
-        let resolved = match catalog.resolve(&asked, grant) {
+        let resolved = match catalog.resolve(&asked, Asker { grant, hints: ClientHints::of(&asked, request.headers()) })
+        {
             Ok(resolved) => resolved,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };
@@ -184,12 +184,7 @@ impl Handler {
         let urgency = asked.map_or(resolved.slot.urgency, |asked| resolved.slot.urgency.yielding_to(asked));
         Want {
             variant: Arc::clone(&resolved.variant),
-            spec: RenditionSpec {
-                width_px: resolved.width_px,
-                height_px: resolved.height_px,
-                format,
-                quality: resolved.quality,
-            },
+            spec: resolved.spec(format),
             marking: Arc::clone(&resolved.campaign.rights),
             marking_digest: resolved.campaign.marking_digest,
             urgency,

@@ -13,6 +13,8 @@ pub mod fill;
 pub mod front;
 pub mod governance;
 pub mod handler;
+pub mod hints;
+pub mod layout;
 pub mod listener;
 pub mod metrics;
 pub mod negotiate;

@@ -27,7 +27,7 @@ pub use error::RequestError;
 pub(crate) use error::excerpt;
 pub use ignored::{IgnoredParameters, IgnoredParametersError};
 pub(crate) use values::is_token;
-pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, QualityAsk, WidthAsk};
+pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, Horizontal, QualityAsk, Vertical, WidthAsk};
 
 use crate::campaign::words::Ratio;
 use crate::negotiate::{Format, FormatAsk};

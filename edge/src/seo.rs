@@ -1,7 +1,8 @@
 //! Markup for pages: `<picture>` with responsive candidates, and the preload that goes with it.
 //!
 //! Sources: HTML Living Standard (`picture`, `srcset`, `sizes`, `fetchpriority`, `loading`), RFC 8288 (`Link`),
-//! web.dev/articles/preload-responsive-images.
+//! web.dev/articles/preload-responsive-images; for hints RFC 8942, Permissions Policy and Client Hints Infrastructure
+//! (`Delegate-CH`).
 //!
 //! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first; a hero
 //! loads eagerly and with high priority, everything else lazily.
@@ -9,6 +10,7 @@
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
+use crate::hints::ACCEPT_CH;
 use crate::negotiate::Format;
 
 /// How a browser should go about loading an image.
@@ -108,6 +110,22 @@ impl Picture<'_> {
         text.replace("<source", "\n  <source").replace("<img", "\n  <img").replace("</picture>", "\n</picture>")
     }
 
+    /// One `<img>` whose width the client's hints choose: for pages that delegate them, see [`Delegation`]. Clients that
+    /// send none get the slot's default width.
+    #[must_use]
+    pub fn hinted(&self) -> Markup {
+        let hero = self.loading == Loading::Hero;
+        let query = if self.query.is_empty() { String::new() } else { format!("{}&", self.query) };
+        html! {
+            img src={ (self.url) "?" (query) "w=auto" }
+                sizes=(self.sizes)
+                width=(self.largest_px()) height=(self.height_px())
+                alt=(self.alt)
+                fetchpriority=[hero.then_some("high")]
+                loading=[(!hero).then_some("lazy")];
+        }
+    }
+
     /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
     #[must_use]
     pub fn preload(&self) -> String {
@@ -118,6 +136,34 @@ impl Picture<'_> {
             self.srcset(Some(Format::Avif)),
             self.sizes,
         )
+    }
+}
+
+/// What a page says so that browsers give hints to the images of another origin, which they do not by themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Delegation<'a> {
+    /// Where the images are: `https://img.example.com`.
+    pub origin: &'a str,
+}
+
+impl Delegation<'_> {
+    /// In the page's `<head>`: asks for the hints and delegates them in one.
+    #[must_use]
+    pub fn meta(&self) -> Markup {
+        let hints: Vec<_> =
+            ACCEPT_CH.split(", ").map(|hint| format!("{} {}", hint.to_ascii_lowercase(), self.origin)).collect();
+        html! { meta http-equiv="Delegate-CH" content=(hints.join("; ")); }
+    }
+
+    /// The same as headers of the page: `Accept-CH` and `Permissions-Policy`.
+    #[must_use]
+    pub fn headers(&self) -> [(&'static str, String); 2] {
+        let feature = |hint: &str| {
+            let name = hint.to_ascii_lowercase();
+            format!("{}=(self \"{}\")", name.trim_start_matches("sec-"), self.origin)
+        };
+        let features: Vec<_> = ACCEPT_CH.split(", ").map(feature).collect();
+        [("Accept-CH", ACCEPT_CH.to_owned()), ("Permissions-Policy", features.join(", "))]
     }
 }
 
@@ -166,5 +212,28 @@ mod tests {
         let link = picture(Loading::Hero).preload();
         assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
         assert!(!link.contains("webp"));
+    }
+
+    #[test]
+    fn a_page_delegates_every_hint_it_is_asked_for() {
+        let delegation = Delegation { origin: "https://img.example.com" };
+        let PreEscaped(meta) = delegation.meta();
+        assert_eq!(
+            meta,
+            "<meta http-equiv=\"Delegate-CH\" content=\"sec-ch-width https://img.example.com; \
+             sec-ch-dpr https://img.example.com; sec-ch-viewport-width https://img.example.com\">"
+        );
+        let [(_, accept_ch), (_, policy)] = delegation.headers();
+        assert_eq!(accept_ch, "Sec-CH-Width, Sec-CH-DPR, Sec-CH-Viewport-Width");
+        assert_eq!(
+            policy,
+            "ch-width=(self \"https://img.example.com\"), ch-dpr=(self \"https://img.example.com\"), \
+             ch-viewport-width=(self \"https://img.example.com\")"
+        );
+        let PreEscaped(img) = picture(Loading::Hero).hinted();
+        assert!(
+            img.contains("colour=teal&amp;product=mug&amp;w=auto\"") && img.contains("sizes=\"(min-width"),
+            "{img}"
+        );
     }
 }

@@ -20,6 +20,7 @@ use serde::Deserialize;
 pub use keys::{KeyRole, KeysError, SignError, SigningKeys, new_key_entry};
 pub use reload::{SigningHandle, SigningMetrics};
 
+use crate::request::ImageRequest;
 use crate::request::parameters::Parameter;
 
 /// `[signing]` of the edge's configuration.
@@ -45,7 +46,7 @@ pub enum Grant {
     Public,
     /// A key of ours signed the URL. `left_s`: seconds until it ends, at least 1; `None` where it does not.
     Signed { left_s: Option<u32> },
-    /// The operator's own commands: warming, purging, looking.
+    /// The operator's own commands: warming, purging, looking. No campaign is closed to them.
     Operator,
 }
 
@@ -69,10 +70,15 @@ impl Grant {
         }
     }
 
-    /// Whether shapes, sizes and qualities outside a slot's finite set are granted.
+    /// Whether shapes, sizes and qualities outside a slot's finite set are granted. The operator means what a client who
+    /// was given the URL would get: a rung where it is not signed, exactly what it says where it is.
     #[must_use]
-    pub const fn unlocks_shapes(self) -> bool {
-        !matches!(self, Self::Public)
+    pub const fn unlocks_shapes(self, request: &ImageRequest<'_>) -> bool {
+        match self {
+            Self::Public => false,
+            Self::Signed { .. } => true,
+            Self::Operator => request.signature.is_some(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod pictures;
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
 use bildkante_edge::render::{
-    Encoded, Palette, Quality, Raster, RenderError, RenditionSpec, Rung, encode, placeholder, render,
+    Anchor, Encoded, Palette, Quality, Raster, RenderError, RenditionSpec, Rung, Shape, encode, placeholder, render,
 };
 use bildkante_shared::pixels::Pixels;
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ fn marking() -> Marking {
 }
 
 fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
-    RenditionSpec { width_px, height_px, format, quality: Quality::new(q).expect("1 to 100") }
+    RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality: Quality::new(q).expect("1 to 100") }
 }
 
 fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
@@ -268,4 +268,64 @@ fn small_file(format: Format, is_marked: bool) -> Vec<u8> {
     });
     let found = files.iter().find(|file| (file.0, file.1) == (format, is_marked));
     found.map(|file| file.2.clone()).expect("made above")
+}
+
+/// A master in four quarters of one colour each: what of it a rendition shows can be read off single pixels.
+fn quarters(width_px: u32, height_px: u32) -> Pixels {
+    let colour = |x: u32, y: u32| match (x < width_px / 2, y < height_px / 2) {
+        (true, true) => [250, 10, 10],
+        (false, true) => [10, 250, 10],
+        (true, false) => [10, 10, 250],
+        (false, false) => [240, 240, 10],
+    };
+    let rgb = (0..height_px).flat_map(|y| (0..width_px).map(move |x| (x, y))).flat_map(|(x, y)| colour(x, y));
+    Pixels::new(width_px, height_px, rgb.collect()).expect("a small image")
+}
+
+fn shown(shape: Shape, width_px: u32, height_px: u32) -> Raster {
+    let spec = RenditionSpec { shape, ..spec(width_px, height_px, Format::Png, 70) };
+    judges::decoded(Format::Png, &rendered(&quarters(80, 40), &spec, Rung::Final).bytes)
+}
+
+fn at(raster: &Raster, x: u32, y: u32) -> [u8; 3] {
+    let start = ((y * raster.width_px + x) * 3) as usize;
+    [raster.rgb[start], raster.rgb[start + 1], raster.rgb[start + 2]]
+}
+
+#[test]
+fn every_shape_shows_the_part_it_names() {
+    const RED: [u8; 3] = [250, 10, 10];
+    const GREEN: [u8; 3] = [10, 250, 10];
+    let edge = |x| Shape::Cut(Anchor::Point { x, y: 500 });
+    let left = shown(edge(0), 40, 40);
+    assert_eq!((at(&left, 0, 0), at(&left, 39, 0), at(&left, 0, 39)), (RED, RED, [10, 10, 250]));
+    let right = shown(edge(1000), 40, 40);
+    assert_eq!((at(&right, 0, 0), at(&right, 39, 39)), (GREEN, [240, 240, 10]));
+    let centre = shown(Shape::DEFAULT, 40, 40);
+    assert_eq!((at(&centre, 0, 0), at(&centre, 39, 0)), (RED, GREEN));
+    let whole = shown(Shape::Whole, 40, 20);
+    assert_eq!((at(&whole, 2, 2), at(&whole, 37, 2)), (RED, GREEN));
+    let padded = shown(Shape::Padded { background: [1, 2, 3] }, 80, 80);
+    assert_eq!((at(&padded, 0, 0), at(&padded, 79, 79), at(&padded, 0, 19)), ([1, 2, 3], [1, 2, 3], [1, 2, 3]));
+    assert_eq!((at(&padded, 0, 20), at(&padded, 79, 20), at(&padded, 79, 59)), (RED, GREEN, [240, 240, 10]));
+}
+
+/// Any shape at any size is a rendition of exactly that size, and equal inputs give equal bytes.
+#[test]
+fn any_shape_at_any_size_is_rendered() {
+    let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
+    let shape = prop_oneof![
+        (0u16..=1000, 0u16..=1000).prop_map(|(x, y)| Shape::Cut(Anchor::Point { x, y })),
+        Just(Shape::Cut(Anchor::Entropy)),
+        Just(Shape::Whole),
+        any::<[u8; 3]>().prop_map(|background| Shape::Padded { background }),
+    ];
+    proptest!(config, |(shape in shape, w in 1_u32..180, h in 1_u32..180, mw in 1_u32..90, mh in 1_u32..90)| {
+        let spec = RenditionSpec { shape, ..spec(w, h, Format::Png, 70) };
+        let master = pictures::graphic(mw, mh);
+        let encoded = rendered(&master, &spec, Rung::Quick);
+        let decoded = judges::decoded(Format::Png, &encoded.bytes);
+        prop_assert_eq!((decoded.width_px, decoded.height_px), (w, h));
+        prop_assert_eq!(encoded.bytes, rendered(&master, &spec, Rung::Quick).bytes);
+    });
 }

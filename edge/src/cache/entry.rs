@@ -3,12 +3,13 @@
 //! Integers are little-endian:
 //!
 //! ```text
-//!   0  magic "BKRENDIT"      24  body length  u64      96  BLAKE3-256 of the body
-//!   8  version      u32      32  created, ms  u64     128  BLAKE3-256 of bytes 0–127
-//!  12  width, px    u32      40  generation   u64     160  body
-//!  16  height, px   u32      48  rendition key
-//!  20  format, quality,      64  master id
-//!      rung, 0    u8 × 4     80  recipe id
+//!   0  magic "BKRENDIT"      24  shape code   u64     104  BLAKE3-256 of the body
+//!   8  version      u32      32  body length  u64     136  BLAKE3-256 of bytes 0–135
+//!  12  width, px    u32      40  created, ms  u64     168  body
+//!  16  height, px   u32      48  generation   u64
+//!  20  format, quality,      56  rendition key
+//!      rung, 0    u8 × 4     72  master id
+//!                            88  recipe id
 //! ```
 //!
 //! Every bit is covered by one of the two digests or must equal what was asked for, so no damaged entry decodes.
@@ -20,12 +21,12 @@ use bytes::Bytes;
 use super::key::{RenditionKey, format_code};
 use super::rendition::{Origin, Rendition, Standing};
 use crate::negotiate::Format;
-use crate::render::{Quality, RenditionSpec, Rung};
+use crate::render::{Quality, RenditionSpec, Rung, Shape};
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
-/// 2 since the header holds the purge generation. Entries of other versions are deleted when they are read.
-const VERSION: u32 = 2;
-const SEALED_BYTES: usize = 128;
+/// 3 since the header holds the purge generation and the shape. Entries of other versions are deleted when they are read.
+const VERSION: u32 = 3;
+const SEALED_BYTES: usize = 136;
 /// Bytes before the body.
 pub(super) const HEADER_BYTES: usize = SEALED_BYTES + 32;
 
@@ -52,7 +53,7 @@ pub enum EntryError {
 
 /// The header of `rendition`; the file is this and the body.
 pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HEADER_BYTES] {
-    let RenditionSpec { width_px, height_px, format, quality } = rendition.spec;
+    let RenditionSpec { width_px, height_px, shape, format, quality } = rendition.spec;
     let mut header = [0; HEADER_BYTES];
     let mut rest = &mut header[..];
     put(&mut rest, MAGIC);
@@ -60,6 +61,7 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, &width_px.to_le_bytes());
     put(&mut rest, &height_px.to_le_bytes());
     put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition.rung), 0]);
+    put(&mut rest, &shape.code());
     put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
     put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
     put(&mut rest, &rendition.generation.to_le_bytes());
@@ -127,6 +129,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let format = format_of(format).ok_or(EntryError::Field("format"))?;
     let quality = Quality::new(quality).ok_or(EntryError::Field("quality"))?;
     let rung = rung_of(rung).ok_or(EntryError::Field("rung"))?;
+    let shape = Shape::from_code(fields.take()).ok_or(EntryError::Field("shape"))?;
     let body_bytes = u64::from_le_bytes(fields.take());
     let created_unix_ms = u64::from_le_bytes(fields.take());
     let generation = u64::from_le_bytes(fields.take());
@@ -135,7 +138,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     }
     let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
-    let spec = RenditionSpec { width_px, height_px, format, quality };
+    let spec = RenditionSpec { width_px, height_px, shape, format, quality };
     Ok(Header { rung, spec, origin: Origin { master, recipe, created_unix_ms, generation }, body_bytes, digest })
 }
 
@@ -197,6 +200,7 @@ mod tests {
                 let mut wrote = rendition(b"some body", rung);
                 wrote.spec.format = format;
                 wrote.generation = 0x0102_0304_0506_0708;
+                wrote.spec.shape = Shape::Padded { background: [1, 2, format as u8] };
                 let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
                 let read = decoded(&file).unwrap();
                 assert_eq!(read.body, wrote.body);
@@ -231,7 +235,7 @@ mod tests {
     fn a_sound_entry_of_another_key_or_version_is_refused() {
         let file = file(b"body");
         assert_eq!(decode(&file.clone().into(), RenditionKey::from_raw([6; 16])).unwrap_err(), EntryError::Key);
-        for version in [1, 3] {
+        for version in [1, 2, 4] {
             let mut other = file.clone();
             other[8] = version;
             assert_eq!(decoded(&other).unwrap_err(), EntryError::Version(u32::from(version)));

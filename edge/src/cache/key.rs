@@ -10,7 +10,7 @@ use std::str::FromStr;
 use bildkante_shared::ids::{IdError, MasterId, decode_128, encode_128};
 
 use crate::negotiate::Format;
-use crate::render::{ENCODER_EPOCH, RenditionSpec};
+use crate::render::{ENCODER_EPOCH, RenditionSpec, Shape};
 
 /// Raise when the layout of what is hashed changes.
 const DOMAIN: &[u8] = b"bildkante rendition key v1\0";
@@ -28,7 +28,7 @@ impl RenditionKey {
 
     fn with_epoch(master: MasterId, spec: &RenditionSpec, marking: &[u8; 16], epoch: u32) -> Self {
         // Named fields without `..`: a field added to the spec stops the build here.
-        let RenditionSpec { width_px, height_px, format, quality } = *spec;
+        let RenditionSpec { width_px, height_px, shape, format, quality } = *spec;
         let mut hasher = blake3::Hasher::new();
         hasher.update(DOMAIN);
         hasher.update(master.as_bytes());
@@ -37,6 +37,11 @@ impl RenditionKey {
         hasher.update(&[format_code(format), quality.get()]);
         hasher.update(marking);
         hasher.update(&epoch.to_le_bytes());
+        // The default says nothing, so that its keys are those of the time when there was no other; a longer text is
+        // never the same as a shorter one.
+        if shape != Shape::DEFAULT {
+            hasher.update(&shape.code());
+        }
         let mut key = [0; 16];
         key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(key)
@@ -130,10 +135,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::render::Quality;
+    use crate::render::{Anchor, Quality};
 
     fn spec() -> RenditionSpec {
-        RenditionSpec { width_px: 640, height_px: 360, format: Format::Avif, quality: Quality::AUTO }
+        RenditionSpec {
+            width_px: 640,
+            height_px: 360,
+            shape: Shape::DEFAULT,
+            format: Format::Avif,
+            quality: Quality::AUTO,
+        }
     }
 
     #[test]
@@ -151,7 +162,17 @@ mod tests {
         for format in [Format::Webp, Format::Jpeg, Format::Png] {
             keys.insert(RenditionKey::new(master, &RenditionSpec { format, ..spec() }, &marking));
         }
-        assert_eq!(keys.len(), 10);
+        for shape in [
+            Shape::Cut(Anchor::Entropy),
+            Shape::Cut(Anchor::Point { x: 500, y: 0 }),
+            Shape::Cut(Anchor::Point { x: 0, y: 500 }),
+            Shape::Whole,
+            Shape::Padded { background: [0; 3] },
+            Shape::Padded { background: [0, 0, 1] },
+        ] {
+            keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, &marking));
+        }
+        assert_eq!(keys.len(), 16);
     }
 
     #[test]

@@ -165,11 +165,17 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
 pub(crate) mod testing {
     use super::*;
     use crate::negotiate::Format;
-    use crate::render::Quality;
+    use crate::render::{Quality, Shape};
 
     /// A rendition with `body`, for tests.
     pub(crate) fn rendition(body: &[u8], rung: Rung) -> Rendition {
-        let spec = RenditionSpec { width_px: 64, height_px: 36, format: Format::Webp, quality: Quality::MEDIUM };
+        let spec = RenditionSpec {
+            width_px: 64,
+            height_px: 36,
+            shape: Shape::DEFAULT,
+            format: Format::Webp,
+            quality: Quality::MEDIUM,
+        };
         let origin = Origin {
             master: MasterId::of_bytes(b"master"),
             recipe: RecipeId::of_bytes(b"recipe"),

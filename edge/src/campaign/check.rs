@@ -8,7 +8,12 @@ use bildkante_shared::ids::Digest;
 use super::catalog::{Campaign, Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
 use super::lock::{self, Lock, LockError, Models};
+use super::manifest::Signing;
+use super::slots::{Slot, WIDTH_PX_MAX};
 use super::sources::CatalogSources;
+use crate::layout::{Ask, Layout, Limits};
+use crate::render::Anchor;
+use crate::request::Fit;
 
 /// What `check` found; everything is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,7 @@ pub struct CampaignReport {
     pub digest: Digest,
     /// Slots × allowed combinations of values.
     pub variants: u64,
+    pub signing: Signing,
     pub slots: Vec<SlotReport>,
 }
 
@@ -33,8 +39,11 @@ pub struct SlotReport {
     pub variants: u64,
     /// Most recipes: combinations of the axes its prompt uses, restrictions not counted in.
     pub recipes_max: u64,
-    /// Most renditions of one variant an unsigned URL can ask for: widths × formats × qualities.
+    /// Most renditions of one variant an unsigned URL can ask for: widths × formats × qualities. `w=auto` and `dpr` end
+    /// on the same widths.
     pub renditions_per_variant_max: usize,
+    /// Largest whole master a signed URL can ask for, in pixels.
+    pub signed_px_max: (u32, u32),
 }
 
 impl CheckReport {
@@ -53,25 +62,49 @@ fn report(campaign: &Campaign) -> CampaignReport {
             variants: combinations,
             recipes_max: drawn.map(|(_, axis)| axis.values.len() as u64).product(),
             renditions_per_variant_max: slot.renditions_max(),
+            signed_px_max: signed_px_max(slot),
         }
     });
     CampaignReport {
         name: campaign.name.clone(),
         digest: campaign.digest,
         variants: combinations * campaign.slots.len() as u64,
+        signing: campaign.policy.signing,
         slots: slots.collect(),
     }
+}
+
+fn signed_px_max(slot: &Slot) -> (u32, u32) {
+    let largest = Some(WIDTH_PX_MAX);
+    let ask = Ask {
+        width_px: largest,
+        height_px: largest,
+        ratio: None,
+        fit: Fit::Contain,
+        anchor: Anchor::CENTER,
+        background: None,
+    };
+    let source = (slot.generate.width_px, slot.generate.height_px);
+    let layout = Layout::new(&ask, &Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max });
+    (layout.width_px, layout.height_px)
 }
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for campaign in &self.campaigns {
-            writeln!(f, "{}: valid, {} variants, {}", campaign.name, campaign.variants, campaign.digest)?;
+            let signing = match campaign.signing {
+                Signing::Optional => "",
+                Signing::Required => ", every URL signed",
+            };
+            writeln!(f, "{}: valid, {} variants{signing}, {}", campaign.name, campaign.variants, campaign.digest)?;
             for slot in &campaign.slots {
+                let SlotReport { name, variants, recipes_max, renditions_per_variant_max, .. } = slot;
+                let (width_px, height_px) = slot.signed_px_max;
                 writeln!(
                     f,
-                    "  {}: {} variants of at most {} recipes, at most {} renditions per variant",
-                    slot.name, slot.variants, slot.recipes_max, slot.renditions_per_variant_max
+                    "  {name}: {variants} variants of at most {recipes_max} recipes, at most \
+                     {renditions_per_variant_max} renditions per variant; with a signature any up to \
+                     {width_px}×{height_px} px"
                 )?;
             }
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::catalog::Catalog;
 use super::resolve::Resolved;
 use crate::negotiate;
-use crate::render::RenditionSpec;
+use crate::render::{RenditionSpec, Shape};
 use crate::request::{ImageRequest, WidthAsk};
 use crate::signing::{Grant, SignatureError};
 
@@ -80,6 +80,8 @@ pub struct ExplainedRendition {
     pub media_type: &'static str,
     /// Whether the answer carries `Vary: Accept`.
     pub is_negotiated: bool,
+    /// Whether it carries the hints in `Vary`.
+    pub uses_hints: bool,
     pub url: String,
     pub file_name: String,
 }
@@ -133,18 +135,27 @@ pub fn explain_request(
     };
     explanation.variant = Some(variant(&resolved));
     let format = negotiate::choose(accept, resolved.format, resolved.slot.formats);
-    let spec =
-        RenditionSpec { width_px: resolved.width_px, height_px: resolved.height_px, format, quality: resolved.quality };
+    let spec = resolved.spec(format);
     explanation.rendition = Some(ExplainedRendition {
         spec: spec.to_string(),
         media_type: format.media_type(),
         is_negotiated: resolved.format.is_negotiable(),
-        url: resolved.rendition_url(),
+        uses_hints: request.uses_hints(),
+        url: one_url(&request, &resolved),
         file_name: format!("{}.{}", resolved.variant.file_stem, format.extension()),
     });
     explanation.warnings = warnings(&request, &resolved);
     explanation.resolved = Some((resolved, spec));
     explanation
+}
+
+/// A rung of the ladder has one URL; what was signed for has the one it was asked for under.
+fn one_url(request: &ImageRequest<'_>, resolved: &Resolved) -> String {
+    let plain = (resolved.slot.ratio.height_px(resolved.width_px), Shape::DEFAULT);
+    if resolved.slot.widths.contains(&resolved.width_px) && (resolved.height_px, resolved.shape) == plain {
+        return resolved.rendition_url();
+    }
+    ImageRequest { signature: None, ..request.clone() }.canonical()
 }
 
 /// Path and query of a URL, or of what follows its host.
@@ -180,14 +191,16 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
     if let Some(WidthAsk::Px(css_px)) = request.width {
         let wanted_px = request.dpr.device_px(css_px);
         if wanted_px > resolved.width_px {
-            warnings.push(format!(
-                "{wanted_px} px were asked for, the ladder of `{}` ends at {} px",
-                slot.name, resolved.width_px
-            ));
+            let reason = if resolved.grant.unlocks_shapes(request) {
+                "the master gives".to_owned()
+            } else {
+                format!("the ladder of `{}` ends at", slot.name)
+            };
+            warnings.push(format!("{wanted_px} px were asked for, {reason} {} px", resolved.width_px));
         }
     }
-    if request.width == Some(WidthAsk::Auto) {
-        warnings.push("w=auto: client hints are not read yet, every client gets the default width".to_owned());
+    if request.uses_hints() {
+        warnings.push("w=auto: shown is the default width, for a client that sends no hints".to_owned());
     }
     let native_px = slot.ratio.cropped_width_px(slot.generate.width_px, slot.generate.height_px);
     if resolved.width_px > native_px {

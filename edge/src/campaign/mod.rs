@@ -34,7 +34,7 @@ pub use check::{CheckReport, check, write_locks};
 pub use explain::{Explanation, explain_request};
 pub use fault::{CatalogErrors, Fault};
 pub use reload::{CampaignMetrics, CatalogHandle, ReloadOutcome};
-pub use resolve::{ResolveError, Resolved};
+pub use resolve::{Asker, ResolveError, Resolved};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
 pub use variant::{Variant, VariantKey};

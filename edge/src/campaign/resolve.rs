@@ -14,8 +14,10 @@ use super::manifest::Signing;
 use super::slots::Slot;
 use super::variant::Variant;
 use super::version::Version;
-use crate::negotiate::FormatAsk;
-use crate::render::Quality;
+use crate::hints::ClientHints;
+use crate::layout::{Ask, Layout, Limits};
+use crate::negotiate::{Format, FormatAsk};
+use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
 use crate::request::{IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
 use crate::signing::Grant;
@@ -29,12 +31,28 @@ pub struct Resolved {
     pub variant: Arc<Variant>,
     pub width_px: u32,
     pub height_px: u32,
+    /// How the master fills it.
+    pub shape: Shape,
     pub quality: Quality,
     pub quality_ask: QualityAsk,
     /// Allowed by the slot where it is explicit.
     pub format: FormatAsk,
     /// Who vouches for the request, and until when.
     pub grant: Grant,
+}
+
+/// What is known of who asks, beside the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    pub grant: Grant,
+    /// Read only where the URL opts in.
+    pub hints: ClientHints,
+}
+
+impl From<Grant> for Asker {
+    fn from(grant: Grant) -> Self {
+        Self { grant, hints: ClientHints::default() }
+    }
 }
 
 /// Why a well-formed request means nothing here. Nothing of it reaches a node.
@@ -119,11 +137,12 @@ impl ResolveError {
 }
 
 impl Catalog {
-    /// What a request means in this snapshot. `grant` is what its signature was found to be.
+    /// What a request means in this snapshot. A [`Grant`] alone speaks for an asker who gives no hints.
     ///
     /// # Errors
     /// When it names what does not exist or asks for what it is not granted.
-    pub fn resolve(&self, request: &ImageRequest<'_>, grant: Grant) -> Result<Resolved, ResolveError> {
+    pub fn resolve(&self, request: &ImageRequest<'_>, asker: impl Into<Asker>) -> Result<Resolved, ResolveError> {
+        let Asker { grant, hints } = asker.into();
         let campaign = self.campaign(&request.campaign);
         let campaign = campaign.ok_or_else(|| ResolveError::UnknownCampaign { name: excerpt(&request.campaign) })?;
         let slot_index = campaign.slot_index(&request.slot).ok_or_else(|| unknown_slot(campaign, &request.slot))?;
@@ -138,10 +157,11 @@ impl Catalog {
                 self.variant(campaign, slot_index, combination)?
             }
         };
-        let width_px = width_px(slot, request);
+        let Layout { width_px, height_px, shape } = layout(slot, request, grant, hints);
         Ok(Resolved {
             width_px,
-            height_px: slot.ratio.height_px(width_px),
+            height_px,
+            shape,
             quality: request.quality.quality(),
             quality_ask: request.quality,
             format: request.format,
@@ -155,6 +175,13 @@ impl Catalog {
 }
 
 impl Resolved {
+    /// What is cut from the master for a client that takes `format`.
+    #[must_use]
+    pub const fn spec(&self, format: Format) -> RenditionSpec {
+        let Self { width_px, height_px, shape, quality, .. } = *self;
+        RenditionSpec { width_px, height_px, shape, format, quality }
+    }
+
     /// The version of this rendition's master, for `v`.
     #[must_use]
     pub fn version(&self, master: MasterId) -> Version {
@@ -195,13 +222,25 @@ impl Resolved {
     }
 }
 
-/// Device pixels, snapped up to the ladder. `auto` is where client hints will speak; without them the default.
-fn width_px(slot: &Slot, request: &ImageRequest<'_>) -> u32 {
-    let css_px = match request.width {
-        Some(WidthAsk::Px(px)) => px,
-        Some(WidthAsk::Auto) | None => slot.default_width_px,
+/// Without a grant a rung of the ladder in the slot's ratio; with one whatever was asked for. `w=auto` is a rung for
+/// everybody: it is the client that chooses there, and nobody signed what it says.
+fn layout(slot: &Slot, request: &ImageRequest<'_>, grant: Grant, hints: ClientHints) -> Layout {
+    let exact_px = match request.width {
+        Some(WidthAsk::Px(css_px)) => Some(request.dpr.device_px(css_px)),
+        Some(WidthAsk::Auto) | None => None,
     };
-    slot.snap_up(request.dpr.device_px(css_px))
+    let rung_px = || match request.width {
+        Some(WidthAsk::Auto) => slot.snap_up(hints.device_px(slot.default_width_px, request.dpr)),
+        _ => slot.snap_up(exact_px.unwrap_or_else(|| request.dpr.device_px(slot.default_width_px))),
+    };
+    if !grant.unlocks_shapes(request) {
+        let width_px = rung_px();
+        return Layout::plain(width_px, slot.ratio.height_px(width_px));
+    }
+    let width_px = if request.uses_hints() { Some(rung_px()) } else { exact_px };
+    let source = (slot.generate.width_px, slot.generate.height_px);
+    let limits = Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max };
+    Layout::new(&Ask::of(request, width_px, rung_px()), &limits)
 }
 
 fn unknown_slot(campaign: &Campaign, name: &str) -> ResolveError {
@@ -239,7 +278,9 @@ fn unknown_parameter(campaign: &Campaign, name: &str) -> ResolveError {
 
 /// What lies outside the finite set of a slot needs a grant; formats the slot does not have cannot be granted.
 fn check_reach(slot: &Slot, request: &ImageRequest<'_>, grant: Grant) -> Result<(), ResolveError> {
-    if let Some(parameter) = request.reshaping_parameter(slot.ratio) {
+    if !grant.unlocks_shapes(request)
+        && let Some(parameter) = request.reshaping_parameter(slot.ratio)
+    {
         let allowed = match parameter {
             Parameter::AspectRatio => vec![slot.ratio.to_string()],
             Parameter::Fit => vec!["cover".to_owned()],
@@ -250,7 +291,7 @@ fn check_reach(slot: &Slot, request: &ImageRequest<'_>, grant: Grant) -> Result<
     }
     if let QualityAsk::Number(quality) = request.quality
         && !slot.qualities.contains(&quality)
-        && !grant.unlocks_shapes()
+        && !grant.unlocks_shapes(request)
     {
         let words = ["auto", "high", "medium", "low"].map(str::to_owned);
         let allowed = words.into_iter().chain(slot.qualities.iter().map(|quality| quality.get().to_string())).collect();

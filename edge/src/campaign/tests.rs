@@ -10,6 +10,7 @@ use super::check::LockRunError;
 use super::fault::SourceText;
 use super::manifest::{Manifest, Surroundings};
 use super::*;
+use crate::request::parameters;
 use crate::signing::Grant;
 
 pub(crate) const MANIFEST: &str = include_str!("fixtures/autumn.toml");
@@ -103,6 +104,8 @@ fn the_demo_campaign_is_valid_and_locked() {
     assert_eq!(studio.slots[0].recipes_max, 8 * 13 * 3 * 10 * 4);
     assert_eq!(studio.variants, 3 * 2 * studio.slots[0].recipes_max);
     assert_eq!(studio.slots[0].renditions_per_variant_max, 4 * 4 * 4);
+    assert_eq!(studio.slots[0].signed_px_max, (652, 652));
+    assert!(report.to_string().contains("at most 64 renditions per variant; with a signature any up to 652×652 px"));
 }
 
 #[test]
@@ -390,6 +393,21 @@ fn explain_shows_every_stage_or_the_problem() {
     let problem = refused.problem.expect("refused");
     assert_eq!((problem.status, problem.allowed), (400, vec!["bottle".to_owned(), "mug".to_owned()]));
     assert!(refused.variant.is_none() && refused.request.is_some());
+}
+
+/// Whatever a URL may call a parameter, under any alias, no axis may be called.
+#[test]
+fn no_axis_has_a_parameter_s_name() {
+    for name in parameters::NAMES {
+        assert!(parameters::lookup(name).is_some(), "{name}");
+        let text = MANIFEST.replace("[axes.finish]", &format!("[axes.{name}]"));
+        // `aspect_ratio` is no name to begin with.
+        let site = Site::new();
+        site.write("campaigns/autumn.toml", &text);
+        let faults = site.faults();
+        let is_named = faults.contains(&format!("an axis cannot be called `{name}`"));
+        assert!(is_named || faults.contains(&format!("`{name}` is no name")), "{name}: {faults}");
+    }
 }
 
 /// Reads a manifest from memory.

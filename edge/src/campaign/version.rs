@@ -52,6 +52,8 @@ pub(crate) fn rendition_digest(slot: &Slot, rights: &Marking) -> Digest {
     };
     add(&ENCODER_EPOCH.to_le_bytes());
     add(slot.ratio.to_string().as_bytes());
+    // How far a signed URL may have the master enlarged.
+    add(&slot.upscale_max.to_bits().to_le_bytes());
     for width in slot.widths.iter().chain([&slot.default_width_px]) {
         add(&width.to_le_bytes());
     }

@@ -88,6 +88,12 @@ impl Ratio {
         if rounded == 0 { 1 } else { rounded as u32 }
     }
 
+    /// Width of a picture of this ratio, rounded, at least 1 px.
+    #[must_use]
+    pub const fn width_px(self, height_px: u32) -> u32 {
+        Self { width: self.height, height: self.width }.height_px(height_px)
+    }
+
     /// Width of the largest picture of this ratio inside another, rounded down, at least 1 px.
     #[must_use]
     pub fn cropped_width_px(self, width_px: u32, height_px: u32) -> u32 {
@@ -96,7 +102,8 @@ impl Ratio {
     }
 }
 
-const fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+/// The largest number that divides both; `a` where `b` is 0.
+pub(crate) const fn greatest_common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::seo::Picture;
+use crate::seo::{Delegation, Picture};
 
 /// Everything a slot's page shows.
 #[derive(Debug)]
@@ -139,9 +139,18 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                 }
                 div.row { b { "Markup" } (copy("Copy <picture>", &card.markup.markup_text())) }
                 pre { (card.markup.markup_text()) }
+                details {
+                    summary { "Markup that leaves the width to client hints" }
+                    pre { (hinted_text(page.public_url, &card.markup)) }
+                }
             }
         }
     }
+}
+
+fn hinted_text(origin: &str, picture: &Picture<'_>) -> String {
+    let (PreEscaped(meta), PreEscaped(img)) = (Delegation { origin }.meta(), picture.hinted());
+    format!("{meta}\n{img}")
 }
 
 fn filters(page: &SlotPage<'_>) -> Markup {

@@ -1,4 +1,4 @@
-//! Centre cover crop: the largest part of a master with the rendition's ratio. Pure arithmetic.
+//! Cover crop: the largest part of a master with the rendition's ratio, in its middle or elsewhere. Pure arithmetic.
 //!
 //! The box lies on whole pixels, so that a rendition as large as its crop is a copy and never a half-pixel blur:
 //! the full side stays, the other is rounded to the nearest pixel (at least one), and the cut is halved with the odd
@@ -18,6 +18,18 @@ impl CropBox {
     /// All four sides must be at least 1.
     #[must_use]
     pub fn cover(width_px: u32, height_px: u32, target_width_px: u32, target_height_px: u32) -> Self {
+        Self::cover_at(width_px, height_px, target_width_px, target_height_px, (500, 500))
+    }
+
+    /// The same box with its middle as near as it goes to a place, in thousandths of the master's sides.
+    #[must_use]
+    pub fn cover_at(
+        width_px: u32,
+        height_px: u32,
+        target_width_px: u32,
+        target_height_px: u32,
+        (x, y): (u16, u16),
+    ) -> Self {
         let (w, h) = (u64::from(width_px), u64::from(height_px));
         let (tw, th) = (u64::from(target_width_px), u64::from(target_height_px));
         // Compare w/h with tw/th without dividing.
@@ -29,12 +41,18 @@ impl CropBox {
         #[allow(clippy::cast_possible_truncation, reason = "every value is at most a side of the master")]
         let px = |value: u64| value as u32;
         Self {
-            left_px: px((w - crop_width) / 2),
-            top_px: px((h - crop_height) / 2),
+            left_px: px(start(w, crop_width, x)),
+            top_px: px(start(h, crop_height, y)),
             width_px: px(crop_width),
             height_px: px(crop_height),
         }
     }
+}
+
+/// Where a stretch of `length` starts so that its middle is nearest to a place of `side`, rounded down.
+const fn start(side: u64, length: u64, place_thousandths: u16) -> u64 {
+    let start = (side * 2 * place_thousandths as u64).saturating_sub(length * 1000) / 2000;
+    if start > side - length { side - length } else { start }
 }
 
 /// Rounds half up.
@@ -58,7 +76,29 @@ mod tests {
         assert_eq!(of(8, 8, 8192, 1), CropBox { left_px: 0, top_px: 3, width_px: 8, height_px: 1 });
     }
 
+    #[test]
+    fn a_place_pulls_the_box_as_far_as_the_master_goes() {
+        let at = |x, y| {
+            let found = CropBox::cover_at(300, 100, 100, 100, (x, y));
+            (found.left_px, found.top_px)
+        };
+        for (x, left_px) in [(0, 0), (100, 0), (166, 0), (250, 25), (500, 100), (700, 160), (834, 200), (1000, 200)] {
+            assert_eq!(at(x, 0), (left_px, 0), "{x}");
+            assert_eq!(at(x, 1000), (left_px, 0), "{x}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_place_moves_the_box_and_changes_nothing_else(
+            (w, h, tw, th) in (1_u32..4097, 1_u32..4097, 1_u32..8193, 1_u32..8193), x in 0_u16..=1000, y in 0_u16..=1000,
+        ) {
+            let (centred, moved) = (CropBox::cover(w, h, tw, th), CropBox::cover_at(w, h, tw, th, (x, y)));
+            prop_assert_eq!((centred.width_px, centred.height_px), (moved.width_px, moved.height_px));
+            prop_assert!(moved.left_px + moved.width_px <= w && moved.top_px + moved.height_px <= h);
+            prop_assert_eq!(CropBox::cover_at(w, h, tw, th, (500, 500)), centred);
+        }
+
         #[test]
         fn the_box_lies_inside_touches_two_edges_and_keeps_the_ratio(
             w in 1_u32..4097, h in 1_u32..4097, tw in 1_u32..8193, th in 1_u32..8193,

@@ -7,11 +7,13 @@
 mod crop;
 mod decode;
 mod encode;
+mod entropy;
 mod metrics;
 mod placeholder;
 mod pool;
 pub mod quality;
 mod resize;
+pub mod shape;
 
 use std::any::Any;
 use std::fmt;
@@ -30,6 +32,7 @@ pub use metrics::RenderMetrics;
 pub use placeholder::{Palette, placeholder};
 pub use pool::{PoolError, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
+pub use shape::{Anchor, Shape};
 
 /// Raise when the same master and spec would come out as other bytes: it is part of every rendition key.
 pub const ENCODER_EPOCH: u32 = 1;
@@ -87,9 +90,11 @@ impl Rung {
 /// What is cut from a master: everything that changes the bytes but the master, the rung and the marking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RenditionSpec {
-    /// Size in pixels of the rendition; the master is centre-cropped to its ratio.
+    /// Size in pixels of the rendition.
     pub width_px: u32,
     pub height_px: u32,
+    /// How the master fills it.
+    pub shape: Shape,
     pub format: Format,
     pub quality: Quality,
 }
@@ -111,7 +116,8 @@ impl RenditionSpec {
 
 impl fmt::Display for RenditionSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}.{} q{}", self.width_px, self.height_px, self.format.as_str(), self.quality.get())
+        write!(f, "{}x{}.{} q{}", self.width_px, self.height_px, self.format.as_str(), self.quality.get())?;
+        if self.shape == Shape::DEFAULT { Ok(()) } else { write!(f, ", {}", self.shape) }
     }
 }
 
@@ -224,13 +230,30 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
 pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, marking: &Marking) -> Result<Encoded, RenderError> {
     spec.check_size()?;
     let started = Instant::now();
-    let crop = CropBox::cover(master.width_px(), master.height_px(), spec.width_px, spec.height_px);
-    let raster = resize(master, crop, spec.width_px, spec.height_px)?;
+    let raster = shaped(master, spec)?;
     let resized = started.elapsed();
     let started = Instant::now();
     let file = encode(&raster, spec.format, spec.quality, rung)?;
     let encoded = started.elapsed();
     finish(file, spec.format, rung, resized, encoded, marking, DigitalSource::TrainedAlgorithmicMedia)
+}
+
+/// The master's pixels in the rendition's size.
+fn shaped(master: &Pixels, spec: &RenditionSpec) -> Result<Raster, ResizeError> {
+    let (source, canvas) = ((master.width_px(), master.height_px()), (spec.width_px, spec.height_px));
+    let whole = CropBox { left_px: 0, top_px: 0, width_px: source.0, height_px: source.1 };
+    match spec.shape {
+        Shape::Cut(Anchor::Point { x, y }) => {
+            let cut = CropBox::cover_at(source.0, source.1, canvas.0, canvas.1, (x, y));
+            resize(master, cut, canvas.0, canvas.1)
+        }
+        Shape::Cut(Anchor::Entropy) => resize(master, entropy::cut(master, canvas.0, canvas.1), canvas.0, canvas.1),
+        Shape::Whole => resize(master, whole, canvas.0, canvas.1),
+        Shape::Padded { background } => {
+            let inner = shape::fit_inside(source, canvas);
+            Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))
+        }
+    }
 }
 
 fn finish(

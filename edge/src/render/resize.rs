@@ -29,6 +29,28 @@ impl std::fmt::Debug for Raster {
     }
 }
 
+impl Raster {
+    /// The picture in the middle of a `canvas` of one colour, no side of which is shorter than its own; the odd pixel
+    /// is at the far edge.
+    #[must_use]
+    pub fn padded(self, canvas: (u32, u32), background: [u8; 3]) -> Self {
+        let (width_px, height_px) = canvas;
+        if (self.width_px, self.height_px) == canvas {
+            return self;
+        }
+        let mut rgb = background.repeat(width_px as usize * height_px as usize);
+        let left = (width_px.saturating_sub(self.width_px) / 2) as usize * 3;
+        let top = (height_px.saturating_sub(self.height_px) / 2) as usize;
+        let rows = rgb.chunks_exact_mut(width_px as usize * 3).skip(top);
+        for (row, picture) in rows.zip(self.rgb.chunks_exact(self.width_px as usize * 3)) {
+            if let Some(place) = row.get_mut(left..left + picture.len()) {
+                place.copy_from_slice(picture);
+            }
+        }
+        Self { width_px, height_px, rgb }
+    }
+}
+
 /// The library refused sizes that were checked before: a bug, reported and not raised.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("resizing failed: {0}")]
@@ -121,6 +143,16 @@ mod tests {
         let master = pixels(8, 6, |x, y| [x as u8, y as u8, 9]);
         let out = to(&master, 4, 6);
         assert_eq!(&out.rgb[..12], [2, 0, 9, 3, 0, 9, 4, 0, 9, 5, 0, 9]);
+    }
+
+    #[test]
+    fn padding_is_around_the_picture_and_leaves_it_as_it_is() {
+        let picture = Raster { width_px: 2, height_px: 1, rgb: vec![1, 2, 3, 4, 5, 6] };
+        let out = picture.clone().padded((5, 2), [9, 8, 7]);
+        let row = [[9, 8, 7], [1, 2, 3], [4, 5, 6], [9, 8, 7], [9, 8, 7]].concat();
+        assert_eq!((out.width_px, out.height_px), (5, 2));
+        assert_eq!(out.rgb, [row, [9, 8, 7].repeat(5)].concat());
+        assert_eq!(picture.clone().padded((2, 1), [0; 3]), picture);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Parameter {
     Quality,
     Background,
     Metadata,
-    /// imgix's `auto=format,compress`: what this edge does anyway.
+    /// imgix's `auto=format,compress` and `auto=true`: what this edge does anyway.
     Auto,
     Version,
     KeyId,
@@ -52,29 +52,41 @@ impl Parameter {
 /// Parameters any unsigned URL of a slot may carry, beside the axes.
 pub const UNSIGNED: [&str; 7] = ["w", "dpr", "fm", "q", "metadata", "auto", "v"];
 
-/// The parameter of a lower-case name or alias.
-#[must_use]
-pub fn lookup(name: &str) -> Option<Parameter> {
-    Some(match name {
-        "w" | "width" => Parameter::Width,
-        "h" | "height" => Parameter::Height,
-        "dpr" => Parameter::Dpr,
-        "ar" | "aspect_ratio" => Parameter::AspectRatio,
-        "fit" | "mode" => Parameter::Fit,
-        "crop" | "gravity" | "g" => Parameter::Crop,
-        "fp-x" | "fpx" => Parameter::FocalX,
-        "fp-y" | "fpy" => Parameter::FocalY,
-        "fm" | "f" | "format" | "output" => Parameter::Format,
-        "q" | "quality" => Parameter::Quality,
-        "bg" => Parameter::Background,
-        "metadata" => Parameter::Metadata,
-        "auto" => Parameter::Auto,
-        "v" => Parameter::Version,
-        "kid" => Parameter::KeyId,
-        "expires" => Parameter::Expires,
-        "s" => Parameter::Signature,
-        _ => return None,
-    })
+/// The table of names: what is looked up is what is listed, so that no alias can be forgotten where names collide.
+macro_rules! names {
+    ($($($name:literal)|+ => $parameter:ident,)+) => {
+        /// Every name and alias, in lower case.
+        pub const NAMES: &[&str] = &[$($($name),+),+];
+
+        /// The parameter of a lower-case name or alias.
+        #[must_use]
+        pub fn lookup(name: &str) -> Option<Parameter> {
+            Some(match name {
+                $($($name)|+ => Parameter::$parameter,)+
+                _ => return None,
+            })
+        }
+    };
+}
+
+names! {
+    "w" | "width" => Width,
+    "h" | "height" => Height,
+    "dpr" => Dpr,
+    "ar" | "aspect_ratio" => AspectRatio,
+    "fit" | "mode" => Fit,
+    "crop" | "gravity" | "g" => Crop,
+    "fp-x" | "fpx" => FocalX,
+    "fp-y" | "fpy" => FocalY,
+    "fm" | "f" | "format" | "output" => Format,
+    "q" | "quality" => Quality,
+    "bg" => Background,
+    "metadata" => Metadata,
+    "auto" => Auto,
+    "v" => Version,
+    "kid" => KeyId,
+    "expires" => Expires,
+    "s" => Signature,
 }
 
 /// The canonical name of a parameter that a name, in any case, would be taken for.

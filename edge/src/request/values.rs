@@ -6,7 +6,7 @@ use std::fmt;
 use super::error::{RequestError, excerpt};
 use super::parameters::Parameter;
 use crate::campaign::slots::WIDTH_PX_MAX;
-use crate::campaign::words::Ratio;
+use crate::campaign::words::{Ratio, greatest_common_divisor};
 use crate::negotiate::{Format, FormatAsk};
 use crate::render::Quality;
 
@@ -31,6 +31,9 @@ impl fmt::Display for WidthAsk {
     }
 }
 
+const DPR_MIN: u16 = 500;
+const DPR_MAX: u16 = 5000;
+
 /// `dpr`, in thousandths from 500 to 5000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dpr(u16);
@@ -45,6 +48,14 @@ impl Dpr {
     }
 }
 
+impl Dpr {
+    /// A client's own ratio, brought within the bounds of `dpr`; `None` for what is no positive number below 10.
+    #[must_use]
+    pub fn of_hint(value: &str) -> Option<Self> {
+        decimal(value).filter(|dpr| *dpr > 0).map(|dpr| Self(dpr.clamp(DPR_MIN, DPR_MAX)))
+    }
+}
+
 impl fmt::Display for Dpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&thousandths(self.0))
@@ -54,6 +65,13 @@ impl fmt::Display for Dpr {
 /// `fp-x` and `fp-y`: a place from 0 to 1, in thousandths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FocalCoordinate(u16);
+
+impl FocalCoordinate {
+    #[must_use]
+    pub const fn thousandths(self) -> u16 {
+        self.0
+    }
+}
 
 impl fmt::Display for FocalCoordinate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,11 +85,14 @@ pub enum Fit {
     /// Fill the box, cut what is over: what slots do by themselves.
     #[default]
     Cover,
+    /// Lie in the box, whole.
     Contain,
+    /// The same, never enlarged.
     ScaleDown,
+    /// As `Cover`, never enlarged.
     Crop,
+    /// As `Contain`, the rest of the box in a colour; imgix calls it `fill`.
     Pad,
-    Fill,
 }
 
 impl Fit {
@@ -83,7 +104,6 @@ impl Fit {
             Self::ScaleDown => "scale-down",
             Self::Crop => "crop",
             Self::Pad => "pad",
-            Self::Fill => "fill",
         }
     }
 }
@@ -186,7 +206,7 @@ impl fmt::Display for Background {
 }
 
 const WIDTH_WORDS: &[&str] = &["1…8192", "auto"];
-const FIT_WORDS: &[&str] = &["cover", "contain", "scale-down", "crop", "pad", "fill"];
+const FIT_WORDS: &[&str] = &["cover", "contain", "scale-down", "crop", "pad"];
 const CROP_WORDS: &[&str] = &["center", "top", "bottom", "left", "right", "entropy", "focalpoint"];
 const FORMAT_WORDS: &[&str] = &["auto", "avif", "webp", "jpg", "png"];
 const QUALITY_WORDS: &[&str] = &["auto", "high", "medium", "low", "1…100"];
@@ -259,7 +279,7 @@ fn thousandths(number: u16) -> String {
 }
 
 pub(super) fn dpr(value: &str) -> Result<Dpr, RequestError> {
-    let dpr = decimal(value).filter(|dpr| (500..=5000).contains(dpr));
+    let dpr = decimal(value).filter(|dpr| (DPR_MIN..=DPR_MAX).contains(dpr));
     dpr.map(Dpr).ok_or_else(|| malformed(Parameter::Dpr, value))
 }
 
@@ -268,20 +288,45 @@ pub(super) fn focal(parameter: Parameter, value: &str) -> Result<FocalCoordinate
     place.map(FocalCoordinate).ok_or_else(|| malformed(parameter, value))
 }
 
+/// `16:9`, and `1.91:1` as people who lay out pages write it.
 pub(super) fn ratio(value: &str) -> Result<Ratio, RequestError> {
-    value.parse().map_err(|_| malformed(Parameter::AspectRatio, value))
+    let decimals = || {
+        let (width, height) = value.split_once(':')?;
+        let part = |text| decimal(text).map(u32::from);
+        let (width, height) = (part(width)?, part(height)?);
+        let divisor = greatest_common_divisor(width, height).max(1);
+        Ratio::new(width / divisor, height / divisor).ok()
+    };
+    value.parse().ok().or_else(decimals).ok_or_else(|| malformed(Parameter::AspectRatio, value))
 }
 
 pub(super) fn fit(value: &str) -> Result<Fit, RequestError> {
-    let all = [Fit::Cover, Fit::Contain, Fit::ScaleDown, Fit::Crop, Fit::Pad, Fit::Fill];
-    let known = all.into_iter().find(|fit| fit.as_str().eq_ignore_ascii_case(value));
-    // imgix's `min`: fill the box, cut, never enlarge.
-    let known = known.or_else(|| value.eq_ignore_ascii_case("min").then_some(Fit::Cover));
+    const NAMES: [(&str, Fit); 10] = [
+        ("cover", Fit::Cover),
+        ("contain", Fit::Contain),
+        ("scale-down", Fit::ScaleDown),
+        ("crop", Fit::Crop),
+        ("pad", Fit::Pad),
+        // imgix's names. Its `min` and `fillmax` never enlarge, which a slot decides here by `upscale_max`.
+        ("fill", Fit::Pad),
+        ("fillmax", Fit::Pad),
+        ("clip", Fit::Contain),
+        ("max", Fit::ScaleDown),
+        ("min", Fit::Cover),
+    ];
+    let known = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(value)).map(|(_, fit)| *fit);
     known.ok_or_else(|| malformed(Parameter::Fit, value))
 }
 
 pub(super) fn crop(value: &str) -> Result<Crop, RequestError> {
-    for (word, crop) in [("center", Crop::Center), ("entropy", Crop::Entropy), ("focalpoint", Crop::FocalPoint)] {
+    const WORDS: [(&str, Crop); 4] = [
+        ("center", Crop::Center),
+        ("entropy", Crop::Entropy),
+        // imgix looks for edges there; what is busy has them.
+        ("edges", Crop::Entropy),
+        ("focalpoint", Crop::FocalPoint),
+    ];
+    for (word, crop) in WORDS {
         if value.eq_ignore_ascii_case(word) {
             return Ok(crop);
         }
@@ -307,7 +352,9 @@ pub(super) fn format(value: &str) -> Result<FormatAsk, RequestError> {
     if value.eq_ignore_ascii_case("auto") {
         return Ok(FormatAsk::Auto);
     }
-    Format::from_name(value).map(FormatAsk::Explicit).ok_or_else(|| malformed(Parameter::Format, value))
+    // imgix's progressive JPEG: every final one is.
+    let name = if value.eq_ignore_ascii_case("pjpg") { "jpg" } else { value };
+    Format::from_name(name).map(FormatAsk::Explicit).ok_or_else(|| malformed(Parameter::Format, value))
 }
 
 pub(super) fn quality(value: &str) -> Result<QualityAsk, RequestError> {
@@ -338,7 +385,7 @@ pub(super) fn metadata(value: &str) -> Result<(), RequestError> {
 }
 
 pub(super) fn auto(value: &str) -> Result<(), RequestError> {
-    let is_known = |word: &str| word.eq_ignore_ascii_case("format") || word.eq_ignore_ascii_case("compress");
+    let is_known = |word: &str| ["format", "compress", "true"].iter().any(|known| known.eq_ignore_ascii_case(word));
     if value.split(',').all(is_known) { Ok(()) } else { Err(malformed(Parameter::Auto, value)) }
 }
 

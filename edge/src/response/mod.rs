@@ -32,8 +32,10 @@ pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
+use crate::hints;
 use crate::listener::http::Body;
 use crate::negotiate::Format;
+use crate::request::ImageRequest;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -43,6 +45,7 @@ pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-poli
 pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
 pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+pub const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
 pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
@@ -50,11 +53,41 @@ const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 const IMAGE_CSP: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Server-Timing, ETag");
 
-/// Whether `Accept` took part in choosing the response; a property of the URL.
+/// Which request headers take part in choosing the response; a property of the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Negotiation {
     ByAccept,
     Explicit,
+    /// `w=auto` and no format.
+    ByAcceptAndHints,
+    /// `w=auto` in a named format.
+    ByHints,
+}
+
+impl Negotiation {
+    /// Of a URL that was understood.
+    #[must_use]
+    pub fn of(request: &ImageRequest<'_>) -> Self {
+        match (request.format.is_negotiable(), request.uses_hints()) {
+            (true, false) => Self::ByAccept,
+            (false, false) => Self::Explicit,
+            (true, true) => Self::ByAcceptAndHints,
+            (false, true) => Self::ByHints,
+        }
+    }
+
+    fn apply(self, headers: &mut HeaderMap) {
+        let vary = match self {
+            Self::Explicit => return,
+            Self::ByAccept => "Accept",
+            Self::ByAcceptAndHints => hints::VARY_WITH_ACCEPT,
+            Self::ByHints => hints::VARY,
+        };
+        headers.insert(VARY, HeaderValue::from_static(vary));
+        if self != Self::ByAccept {
+            headers.insert(ACCEPT_CH, HeaderValue::from_static(hints::ACCEPT_CH));
+        }
+    }
 }
 
 /// Where a response came from: `Cache-Status`, metrics and logs use the same words.
@@ -242,9 +275,7 @@ fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
 fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
     headers.insert(CACHE_CONTROL, cow_value(answer.lifetime.cache_control()));
     headers.insert(CDN_CACHE_CONTROL, cow_value(answer.lifetime.cdn_cache_control()));
-    if answer.negotiation == Negotiation::ByAccept {
-        headers.insert(VARY, HeaderValue::from_static("Accept"));
-    }
+    answer.negotiation.apply(headers);
     if answer.lifetime.freshness == Freshness::StandIn {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
@@ -355,9 +386,7 @@ pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Re
     let cache_control = if problem.status == 404 { "public, max-age=5" } else { "no-store" };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if negotiation == Negotiation::ByAccept {
-        headers.insert(VARY, HeaderValue::from_static("Accept"));
-    }
+    negotiation.apply(&mut headers);
     apply_cross_origin(&mut headers);
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     respond(status, headers, if *method == Method::HEAD { Bytes::new() } else { body })

@@ -135,3 +135,63 @@ async fn keys_rotate_while_the_edge_serves() -> anyhow::Result<()> {
     rig.stop().await;
     Ok(())
 }
+
+/// Shapes are cut from the master that is there: no other width or ratio is ever drawn again.
+#[tokio::test]
+async fn signed_shapes_are_cut_from_one_master() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_keys, ..Plan::painted(&control) }).await?;
+    let mut etags = std::collections::HashSet::new();
+    for (query, size) in [
+        ("w=100&fm=png", (100, 100)),
+        ("w=100&h=60&fm=png", (100, 60)),
+        ("w=100&h=60&crop=top&fm=png", (100, 60)),
+        ("w=100&h=60&crop=entropy&fm=png", (100, 60)),
+        ("w=100&h=60&fit=contain&fm=png", (60, 60)),
+        ("w=100&h=60&fit=pad&bg=ff0000&fm=png", (100, 60)),
+        ("h=50&ar=2:1&fm=png", (100, 50)),
+        ("w=5000&fm=png", (192, 192)),
+    ] {
+        let url = signed(&rig, &format!("/i/studio/thumb?{query}"), None)?;
+        let reply = rig.http.image(rig.public(), &url).await?;
+        assert_eq!(reply.status, StatusCode::OK, "{query}: {}", reply.text());
+        let image = image::load_from_memory_with_format(&reply.body, image::ImageFormat::Png)?.into_rgb8();
+        assert_eq!(image.dimensions(), size, "{query}");
+        let corner = image.get_pixel(0, 0).0;
+        assert_eq!(corner == [255, 0, 0], query.contains("fit=pad"), "{query}: {corner:?}");
+        etags.insert(reply.header("etag").to_owned());
+    }
+    assert_eq!((etags.len(), control.calls()), (8, 1));
+    rig.stop().await;
+    Ok(())
+}
+
+/// Hints choose a rung where the URL opts in; `Vary` and `Accept-CH` follow from the URL alone.
+#[tokio::test]
+async fn hints_count_where_the_url_opts_in_and_nowhere_else() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let hints = |px: &'static str| {
+        [("sec-ch-width", px), ("sec-ch-dpr", "2"), ("sec-ch-viewport-width", "90"), ("width", px), ("dpr", "2")]
+            .map(|(name, value)| (http::HeaderName::from_static(name), value))
+    };
+    let vary = "Sec-CH-Width, Width, Sec-CH-DPR, DPR, Sec-CH-Viewport-Width";
+    let ask = async |url: &str, headers: &[(http::HeaderName, &str)]| {
+        let reply = rig.http.get(rig.public(), url, headers).await?;
+        let side = image::load_from_memory(&reply.body).map_or(0, |image| image.width());
+        anyhow::Ok((reply.header("vary").to_owned(), !reply.header("accept-ch").is_empty(), side))
+    };
+    let auto = "/i/studio/thumb?w=auto&fm=png";
+    assert_eq!(ask(auto, &[]).await?, (vary.to_owned(), true, 96));
+    assert_eq!(ask(auto, &hints("100")).await?, (vary.to_owned(), true, 144));
+    assert_eq!(ask(auto, &hints("101")).await?, (vary.to_owned(), true, 144), "bucketed");
+    assert_eq!(ask(auto, &hints("9999")).await?, (vary.to_owned(), true, 192));
+    assert_eq!(ask(auto, &hints("nonsense")).await?, (vary.to_owned(), true, 192), "the viewport times the ratio");
+    assert_eq!(ask("/i/studio/thumb?w=48&fm=png", &hints("192")).await?, (String::new(), false, 48));
+    assert_eq!(ask("/i/studio/thumb?w=auto", &hints("48")).await?, (format!("Accept, {vary}"), true, 48));
+    let refused = rig.http.get(rig.public(), "/i/studio/thumb?w=auto&fm=png&colour=none", &[]).await?;
+    assert_eq!((refused.status, refused.header("vary")), (StatusCode::BAD_REQUEST, vary));
+    assert_eq!(control.calls(), 1);
+    rig.stop().await;
+    Ok(())
+}

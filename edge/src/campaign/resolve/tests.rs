@@ -1,13 +1,28 @@
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+use http::{HeaderMap, HeaderValue};
+use proptest::prelude::*;
+
 use super::*;
+use crate::cache::RenditionKey;
 use crate::campaign::tests::Site;
-use crate::negotiate::Format;
+use crate::render::Anchor;
 use crate::request::IgnoredParameters;
 
-fn resolve(catalog: &Catalog, url: &str) -> Result<Resolved, ResolveError> {
+fn parse<'u>(catalog: &Catalog, url: &'u str) -> ImageRequest<'u> {
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    let request =
-        ImageRequest::parse(path, query, catalog.ignored_parameters()).unwrap_or_else(|e| panic!("{url}: {e}"));
-    catalog.resolve(&request, Grant::Public)
+    ImageRequest::parse(path, query, catalog.ignored_parameters()).unwrap_or_else(|e| panic!("{url}: {e}"))
+}
+
+fn resolve(catalog: &Catalog, url: &str) -> Result<Resolved, ResolveError> {
+    catalog.resolve(&parse(catalog, url), Grant::Public)
+}
+
+const SIGNED: Grant = Grant::Signed { left_s: None };
+
+fn signed(catalog: &Catalog, url: &str) -> Resolved {
+    catalog.resolve(&parse(catalog, url), SIGNED).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 #[test]
@@ -82,6 +97,109 @@ fn refusals_name_the_parameter_and_what_is_allowed() {
     assert!(resolve(&catalog, "/i/autumn/hero/x.png").is_ok_and(|r| r.format == FormatAsk::Explicit(Format::Png)));
 }
 
+/// The master of `hero` has 1344 × 768 px, the slot 16:9, a ladder from 480 to 1344, and no enlarging.
+#[test]
+fn a_signature_unlocks_shapes_sizes_and_qualities() {
+    let catalog = Site::new().load();
+    for (query, size, shape) in [
+        ("w=500", (500, 281), Shape::DEFAULT),
+        ("w=250&dpr=2", (500, 281), Shape::DEFAULT),
+        ("w=5000", (1344, 756), Shape::DEFAULT),
+        ("", (1344, 756), Shape::DEFAULT),
+        ("w=auto", (1344, 756), Shape::DEFAULT),
+        ("h=300", (533, 300), Shape::DEFAULT),
+        ("h=150&dpr=2", (533, 300), Shape::DEFAULT),
+        ("w=400&ar=1:1", (400, 400), Shape::DEFAULT),
+        ("w=400&h=400&g=left", (400, 400), Shape::Cut(Anchor::Point { x: 0, y: 500 })),
+        ("w=400&h=400&crop=top", (400, 400), Shape::DEFAULT),
+        ("w=400&h=400&fp-x=0.2&fp-y=0.9", (400, 400), Shape::Cut(Anchor::Point { x: 200, y: 500 })),
+        ("w=400&h=400&crop=entropy", (400, 400), Shape::Cut(Anchor::Entropy)),
+        ("w=400&h=400&fit=contain", (400, 229), Shape::Whole),
+        ("w=400&h=400&fit=fill&bg=102030", (400, 400), Shape::Padded { background: [0x10, 0x20, 0x30] }),
+        ("w=400&h=400&bg=102030", (400, 400), Shape::DEFAULT),
+        ("w=1344&h=768&fit=pad&bg=102030", (1344, 768), Shape::DEFAULT),
+    ] {
+        let resolved = signed(&catalog, &format!("/i/autumn/hero?{query}"));
+        assert_eq!((resolved.width_px, resolved.height_px), size, "{query}");
+        assert_eq!(resolved.shape, shape, "{query}");
+        assert_eq!(resolved.variant.query, "", "{query}");
+    }
+    assert_eq!(signed(&catalog, "/i/autumn/hero?q=37").quality.get(), 37);
+    let unlisted = parse(&catalog, "/i/autumn/teaser?fm=png");
+    assert!(matches!(catalog.resolve(&unlisted, SIGNED), Err(ResolveError::FormatNotAllowed { .. })));
+}
+
+#[test]
+fn the_operator_means_what_a_client_would_get() {
+    let catalog = Site::new().load();
+    let of = |url: &str| catalog.resolve(&parse(&catalog, url), Grant::Operator);
+    let rung = of("/i/autumn/hero?w=481").expect("resolved");
+    assert_eq!(
+        rung.spec(Format::Jpeg),
+        resolve(&catalog, "/i/autumn/hero?w=481").expect("resolved").spec(Format::Jpeg)
+    );
+    assert!(matches!(of("/i/autumn/hero?h=100"), Err(ResolveError::NeedsSignature { .. })));
+    let exact = of("/i/autumn/hero?w=481&h=100&kid=a&s=b").expect("resolved");
+    assert_eq!((exact.width_px, exact.height_px), (481, 100));
+}
+
+/// A signature is no part of what is cut: on the ladder both see the same rendition.
+#[test]
+fn a_signed_rung_is_the_rung() {
+    let catalog = Site::new().load();
+    for slot in ["hero", "teaser"] {
+        let campaign = catalog.campaign("autumn").expect("loaded");
+        for width in &campaign.slots[campaign.slot_index(slot).expect("a slot")].widths {
+            let url = format!("/i/autumn/{slot}?w={width}");
+            let (plain, granted) = (resolve(&catalog, &url).expect("resolved"), signed(&catalog, &url));
+            assert_eq!(plain.spec(Format::Jpeg), granted.spec(Format::Jpeg), "{url}");
+        }
+    }
+}
+
+#[test]
+fn hints_choose_a_rung_where_the_url_opts_in_whoever_signed_it() {
+    let catalog = Site::new().load();
+    let mut headers = HeaderMap::new();
+    headers.insert("sec-ch-width", HeaderValue::from_static("700"));
+    let width_px = |url: &str, grant: Grant| {
+        let request = parse(&catalog, url);
+        let asker = Asker { grant, hints: ClientHints::of(&request, &headers) };
+        catalog.resolve(&request, asker).unwrap_or_else(|error| panic!("{url}: {error}")).width_px
+    };
+    for grant in [Grant::Public, SIGNED] {
+        assert_eq!(width_px("/i/autumn/hero?w=auto", grant), 768);
+        assert_eq!(width_px("/i/autumn/hero", grant), 1344);
+        assert_eq!(width_px("/i/autumn/hero?w=960", grant), 960);
+    }
+    assert_eq!(width_px("/i/autumn/hero?w=auto&ar=1:1", SIGNED), 768, "a rung, in the shape that was signed");
+}
+
+/// `check` promises a number: asking for everything an unsigned URL may ask for meets it and never exceeds it.
+#[test]
+fn the_renditions_of_a_variant_are_as_many_as_check_says() {
+    let catalog = Site::new().load();
+    let campaign = catalog.campaign("autumn").expect("loaded");
+    for slot in &campaign.slots {
+        let mut specs = HashSet::new();
+        let listed: Vec<String> = slot.qualities.iter().map(|quality| format!("q={}", quality.get())).collect();
+        let qualities =
+            ["", "q=auto", "q=high", "q=medium", "q=low"].into_iter().chain(listed.iter().map(String::as_str));
+        for quality in qualities {
+            for width in [
+                "", "w=auto", "w=1", "w=240", "w=241", "w=479", "w=480", "w=481", "w=800", "w=1000", "w=1200", "w=8192",
+            ] {
+                for dpr in ["", "dpr=0.5", "dpr=2", "dpr=5"] {
+                    let resolved = resolve(&catalog, &format!("/i/autumn/{}?{quality}&{width}&{dpr}", slot.name))
+                        .expect("resolved");
+                    specs.extend(slot.formats.iter().map(|format| resolved.spec(format)));
+                }
+            }
+        }
+        assert_eq!(specs.len(), slot.renditions_max(), "{}", slot.name);
+    }
+}
+
 #[test]
 fn restricted_combinations_are_refused_with_what_goes_together() {
     let site = Site::new();
@@ -124,6 +242,67 @@ fn versions_follow_the_bytes_and_not_the_alt_text() {
         assert_ne!(version(&site), last, "{to}");
     }
 }
+
+/// Values for the fixture's axes, `None` where an axis is left out.
+fn any_choice() -> impl Strategy<Value = [Option<&'static str>; 4]> {
+    let of = |values: &'static [&'static str]| proptest::option::of(proptest::sample::select(values));
+    (of(&["bottle", "mug"]), of(&["red", "teal", "gold"]), of(&["none", "matte"]), of(&["de-DE", "en-GB"]))
+        .prop_map(|(product, colour, finish, locale)| [product, colour, finish, locale])
+}
+
+fn url_of(choice: [Option<&str>; 4], turn: usize, rest: &str) -> String {
+    let mut pairs: Vec<String> = ["product", "Colour", "finish", "LOCALE"]
+        .into_iter()
+        .zip(choice)
+        .filter_map(|(name, value)| value.map(|value| format!("{name}={value}")))
+        .collect();
+    pairs.push(rest.to_owned());
+    let turn = turn % pairs.len();
+    pairs.rotate_left(turn);
+    format!("/i/autumn/hero?{}", pairs.join("&"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Two URLs have one variant exactly when their axes have the same values, defaults filled in; one rendition key
+    /// exactly when they have one recipe, size, shape, format and quality.
+    #[test]
+    fn equal_variants_have_equal_keys_and_different_ones_differ(
+        a in any_choice(), b in any_choice(), turn in 0usize..8,
+        ask_a in proptest::sample::select(&["w=480", "w=400", "w=481&h=300", "fit=pad&w=300&h=300", "w=300&h=300&crop=left", "q=70", ""][..]),
+        ask_b in proptest::sample::select(&["w=480", "width=400", "h=300&w=481", "mode=fill&w=300&h=300&bg=ffffff", "g=left&w=300&h=300&fp-y=0.5", "q=auto", ""][..]),
+    ) {
+        let site = SITE.get_or_init(|| Site::new().load());
+        let filled = |choice: [Option<&'static str>; 4]| {
+            choice.into_iter().zip(["bottle", "teal", "none", "de-DE"]).map(|(value, default)| value.unwrap_or(default)).collect::<Vec<_>>()
+        };
+        let (url_a, url_b) = (url_of(a, 0, ask_a), url_of(b, turn, ask_b));
+        let (one, other) = (signed(site, &url_a), signed(site, &url_b));
+        let is_same_variant = filled(a) == filled(b);
+        prop_assert_eq!(one.variant.key == other.variant.key, is_same_variant, "{} {}", url_a, url_b);
+        prop_assert_eq!(one.variant.name == other.variant.name, is_same_variant);
+        // The locale is no part of a picture.
+        prop_assert_eq!(one.variant.recipe.id() == other.variant.recipe.id(), filled(a)[..3] == filled(b)[..3]);
+        let (spec_a, spec_b) = (one.spec(Format::Avif), other.spec(Format::Avif));
+        let key = |spec: &RenditionSpec| RenditionKey::new(MasterId::of_bytes(b"one"), spec, b"a marking digest");
+        prop_assert_eq!(key(&spec_a) == key(&spec_b), spec_a == spec_b);
+        let is_same_ask = [
+            ("w=480", "w=480"),
+            ("w=400", "width=400"),
+            ("w=481&h=300", "h=300&w=481"),
+            ("fit=pad&w=300&h=300", "mode=fill&w=300&h=300&bg=ffffff"),
+            ("w=300&h=300&crop=left", "g=left&w=300&h=300&fp-y=0.5"),
+            ("q=70", "q=auto"),
+            ("q=70", ""),
+            ("", "q=auto"),
+            ("", ""),
+        ].contains(&(ask_a, ask_b));
+        prop_assert_eq!(spec_a == spec_b, is_same_ask, "{} {}: {} {}", url_a, url_b, spec_a, spec_b);
+    }
+}
+
+static SITE: OnceLock<Catalog> = OnceLock::new();
 
 /// The way of a hit, timed: `cargo test --release -- --ignored --nocapture resolve_time`.
 #[test]

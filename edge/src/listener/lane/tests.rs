@@ -67,8 +67,7 @@ fn connect(limits: ConnectionLimits) -> Line {
     let (trigger, ends) = shutdown::channel();
     let echo = Arc::new(Echo::default());
     let respond = Arc::clone(&echo);
-    let served =
-        tokio::spawn(async move { Protocols::new(limits).serve(near, Alpn::None, PEER, respond, ends).await });
+    let served = tokio::spawn(async move { Protocols::new(limits).serve(near, Alpn::None, PEER, respond, ends).await });
     Line { far, served, trigger, echo }
 }
 
