@@ -49,11 +49,11 @@ lint: setup ## Check formatting, clippy, dependency licences and scripts
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 
 .PHONY: bench
-bench: bench-edge bench-diffusion ## Measure beside nginx and beside diffusers, both in the same run
+bench: bench-edge bench-diffusion ## Measure beside nginx, Varnish and diffusers, each in the same run
 
 .PHONY: bench-edge
-bench-edge: release ## Cache hits per second beside nginx
-	@loadtest/bench/hits.sh "$(DEPS)"
+bench-edge: release-edge ## Cache hits beside nginx and Varnish (ROWS=h1-1k,h1-20k chooses, QUICK=1 only tries, BENCH='--rounds 3' adds options)
+	@loadtest/bench/edge.sh "$(DEPS)" $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH)
 
 .PHONY: bench-diffusion
 bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
@@ -64,9 +64,16 @@ release: setup ## The release build of edge, node and load generator
 	@echo "building the release binaries (several minutes the first time)"
 	cargo build $(locked) --release -p bildkante-edge -p bildkante-gpu-node -p bildkante-loadtest
 
-.PHONY: setup
-setup: toolchain libtorch ## What any build needs: checks the toolchain, fetches nasm and libtorch
+.PHONY: release-edge
+release-edge: toolchain nasm
+	cargo build $(locked) --release -p bildkante-edge --bins --example seed
+
+.PHONY: nasm
+nasm:
 	@tests/setup/apt.sh nasm=nasm || { echo "nasm assembles the AV1 encoder's inner loops" >&2; exit 1; }
+
+.PHONY: setup
+setup: toolchain nasm libtorch ## What any build needs: checks the toolchain, fetches nasm and libtorch
 
 .PHONY: env
 env: setup ## Print the exports for calling cargo by hand (eval the output)
