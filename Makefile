@@ -11,6 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 DEPS ?= $(or $(BILDKANTE_DEPS),.deps)
 override DEPS := $(abspath $(DEPS))
+export BILDKANTE_DEPS := $(DEPS)
 
 cuda := $(filter 1 yes true,$(CUDA))
 fetched_libtorch := $(DEPS)/libtorch$(if $(cuda),-cuda)
@@ -32,7 +33,7 @@ demo: release ## Build everything, start edge and node, print what to open; Ctrl
 
 .PHONY: test
 test: setup ## Run every test, the end-to-end ones last
-	@tests/setup/judges.sh
+	@tests/setup/judges.sh "$(DEPS)"
 	@tests/setup/test.sh $(locked)
 
 .PHONY: test-edge
@@ -58,6 +59,11 @@ bench-edge: release-edge ## Cache hits beside nginx and Varnish (ROWS=h1-1k,h1-2
 .PHONY: bench-diffusion
 bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
 	@loadtest/bench/diffusion.sh "$(DEPS)"
+
+.PHONY: fuzz
+fuzz: toolchain ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=60 per target; TARGETS="url headers" picks some)
+	@tests/setup/apt.sh nasm=nasm
+	@tests/setup/fuzz.sh $(or $(FUZZ_SECONDS),60) $(TARGETS)
 
 .PHONY: release
 release: setup ## The release build of edge, node and load generator

@@ -432,7 +432,7 @@ fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
 }
 
 /// `u` of a request's `Priority` (RFC 9218 §4.1), a dictionary member; anything else changes nothing.
-fn requested_urgency(field: &str) -> Option<Urgency> {
+pub(crate) fn requested_urgency(field: &str) -> Option<Urgency> {
     let members = field.split(',').map(str::trim);
     let value = members.filter_map(|member| member.strip_prefix("u=")).next_back()?;
     Urgency::new(value.split(';').next()?.trim().parse().ok()?)

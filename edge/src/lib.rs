@@ -11,6 +11,8 @@ pub mod commands;
 pub mod config;
 pub mod fill;
 pub mod front;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod governance;
 pub mod handler;
 pub mod hints;

@@ -2,9 +2,10 @@
 # Installs the outside judges that tests ask for an opinion: a real browser, metadata and image readers that share no
 # code with ours. A judge that cannot be had is named; its tests then say `skipped: NAME`, and with CI=true this fails.
 #
-#   tests/setup/judges.sh
+#   tests/setup/judges.sh [DEPS]
 set -euo pipefail
 here=$(dirname "$0")
+deps=${1:-${BILDKANTE_DEPS:-$here/../../.deps}}
 
 # command=Debian package, and what it judges:
 judges=(
@@ -14,10 +15,13 @@ judges=(
   avifdec=libavif-bin               # decodes AVIF with libavif
   webpinfo=webp                     # reads WebP chunk by chunk
   dwebp=webp                        # decodes WebP with libwebp
+  node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
+  npm=npm                           # fetches it
 )
 
 status=0
 missing=$("$here/apt.sh" "${judges[@]}") || status=$?
+unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
 [ "$status" -ne 0 ] || exit 0
 
 echo "judges that are not here (their tests will be reported as skipped):"

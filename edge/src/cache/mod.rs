@@ -38,6 +38,7 @@ use serde::Deserialize;
 
 pub use bindings::{Binding, Bindings, BindingsError};
 pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
+pub(crate) use entry::reseal as reseal_entry;
 pub use entry::{EntryError, decode as decode_entry};
 pub use epoch::Epoch;
 pub use flight::{FlightError, FlightRole, Flights, Ticket};

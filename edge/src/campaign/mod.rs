@@ -24,7 +24,7 @@ pub mod variant;
 pub mod version;
 pub mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -40,6 +40,7 @@ pub use sources::CatalogSources;
 pub use variant::{Variant, VariantKey};
 pub use version::Version;
 
+use self::fault::SourceText;
 use crate::request::{IgnoredParameters, IgnoredParametersError};
 
 /// `[campaigns]` of the edge's configuration.
@@ -81,6 +82,26 @@ impl CampaignConfig {
             variants_memoised_max: self.variants_memoised_max,
         })
     }
+}
+
+/// Reads a manifest against one library, and a lock against it, from memory: how many faults they have. For fuzzing.
+pub(crate) fn read_texts(
+    path: &Path,
+    manifest_text: &str,
+    (library_name, library_text): (&str, &str),
+    lock_text: &str,
+    ignored: &IgnoredParameters,
+) -> usize {
+    let library_source = SourceText::new(path, library_text);
+    let library = prompts::read(&library_source, library_name);
+    let libraries = library.into_iter().map(|library| (library_name.to_owned(), library)).collect();
+    let (source, lock_source) = (SourceText::new(path, manifest_text), SourceText::new(path, lock_text));
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let around = manifest::Surroundings { libraries: &libraries, ignored };
+    if let Some(manifest) = manifest::read(&source, stem, around) {
+        let _ = lock::read(&lock_source, &manifest);
+    }
+    [library_source, source, lock_source].into_iter().map(|source| source.into_faults().len()).sum()
 }
 
 #[cfg(test)]

@@ -1,0 +1,161 @@
+//! Entry points for whatever reads bytes from outside: fuzz targets (`tests/fuzz`) and the test that replays their
+//! corpora (`edge/tests/corpus.rs`) call the same functions. Each takes any bytes, must not panic, and asserts what
+//! holds for all of them.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use http::header::ACCEPT;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::cache::{decode_entry, reseal_entry};
+use crate::campaign::words::Ratio;
+use crate::handler::requested_urgency;
+use crate::hints::ClientHints;
+use crate::layout::{Ask, Layout, Limits};
+use crate::negotiate::{self, FormatAsk, FormatSet};
+use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
+use crate::request::{IgnoredParameters, ImageRequest};
+use crate::response::conditional::{self, RequestedRange};
+use crate::signing::{Grant, SigningKeys};
+
+/// Every target by name.
+pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+    ("url", url),
+    ("headers", headers),
+    ("manifest", manifest),
+    ("disk_entry", disk_entry),
+    ("signing_keys", signing_keys),
+];
+
+/// Between the parts of a `manifest` input.
+const PART: &str = "\n#---\n";
+const LENGTH: usize = 1000;
+
+fn ignored() -> &'static IgnoredParameters {
+    static IGNORED: OnceLock<IgnoredParameters> = OnceLock::new();
+    IGNORED.get_or_init(IgnoredParameters::default)
+}
+
+fn keys() -> Option<&'static SigningKeys> {
+    static KEYS: OnceLock<Option<SigningKeys>> = OnceLock::new();
+    let text = "[[keys]]\nkid = \"k\"\nsecret = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n";
+    KEYS.get_or_init(|| SigningKeys::parse(text).ok()).as_ref()
+}
+
+/// A request target: one spelling per request, geometry within bounds, no signature but our own.
+///
+/// # Panics
+/// When one of these does not hold.
+pub fn url(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+    let request = match ImageRequest::parse(path, query, ignored()) {
+        Ok(request) => request,
+        Err(error) => {
+            let problem = error.problem();
+            assert!((400..500).contains(&problem.status) && problem.detail.len() < 1000);
+            return;
+        }
+    };
+    let canonical = request.canonical();
+    let (path, query) = canonical.split_once('?').map_or((&*canonical, None), |(path, query)| (path, Some(query)));
+    if path.len() <= crate::request::PATH_BYTES_MAX
+        && query.is_none_or(|query| query.len() <= crate::request::QUERY_BYTES_MAX)
+    {
+        let again = ImageRequest::parse(path, query, ignored());
+        assert_eq!(again, Ok(ImageRequest { slug: None, ..request.clone() }), "{canonical}");
+    }
+    let Ok(slot_ratio) = Ratio::new(16, 9) else { return };
+    let layout =
+        Layout::new(&Ask::of(&request, None, 640), &Limits { source: (1344, 768), slot_ratio, upscale_max: 1.5 });
+    assert!(layout.width_px >= 1 && layout.height_px >= 1);
+    assert!(layout.width_px.max(layout.height_px) <= RENDITION_SIDE_PX_MAX);
+    assert!(u64::from(layout.width_px) * u64::from(layout.height_px) <= RENDITION_AREA_PX_MAX);
+    let Some(keys) = keys() else { return };
+    if request.signature.is_none() {
+        assert_eq!(keys.verify(&request, 1), Ok(Grant::Public));
+    }
+    if let Ok(signed) = keys.sign(&request, Some("k"), Some(10), 1) {
+        assert_eq!(keys.verify(&signed, 1), Ok(Grant::Signed { left_s: Some(9) }));
+    }
+}
+
+/// Header lines: everything that is read from a request beside its URL.
+///
+/// # Panics
+/// When a range lies outside, or hints are out of bounds.
+pub fn headers(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(64) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let _ = negotiate::choose(accept, FormatAsk::Auto, FormatSet::ALL);
+    let etag = "\"0123456789abcdefghjkmnpqrs\"";
+    let _ = conditional::precondition(&headers, etag);
+    if let RequestedRange::Part { first, last } = conditional::requested_range(&headers, etag, LENGTH) {
+        assert!(first <= last && last < LENGTH);
+    }
+    if let Some(field) = headers.get("priority").and_then(|value| value.to_str().ok()) {
+        let _ = requested_urgency(field);
+    }
+    let request = ImageRequest::of_slot("a".into(), "b".into());
+    let device_px = ClientHints::read(&headers).device_px(640, request.dpr);
+    assert!((1..=5 * RENDITION_SIDE_PX_MAX).contains(&device_px));
+}
+
+/// A manifest, a prompt library and a lock, between lines of `#---`; parts may be missing.
+pub fn manifest(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut parts = text.splitn(3, PART);
+    let (manifest, library, lock) =
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    crate::campaign::read_texts(Path::new("autumn.toml"), manifest, ("shots", library), lock, ignored());
+}
+
+/// A stored rendition, as it is and with its checksums made right.
+///
+/// # Panics
+/// When one decodes to anything but its own body.
+pub fn disk_entry(data: &[u8]) {
+    let mut resealed = data.to_vec();
+    let Some(key) = reseal_entry(&mut resealed) else {
+        assert!(decode_entry(&Bytes::copy_from_slice(data), crate::cache::RenditionKey::from_raw([0; 16])).is_err());
+        return;
+    };
+    for file in [Bytes::copy_from_slice(data), Bytes::from(resealed)] {
+        if let Ok(rendition) = decode_entry(&file, key) {
+            assert!(file.ends_with(&rendition.body) && rendition.body.len() < file.len());
+            assert_eq!(rendition.digest, bildkante_shared::ids::Digest::of_bytes(&rendition.body));
+        }
+    }
+}
+
+/// A file of signing keys: refused without quoting what may be a secret, or able to verify what it signs.
+///
+/// # Panics
+/// When neither holds.
+pub fn signing_keys(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let keys = match SigningKeys::parse(text) {
+        Ok(keys) => keys,
+        Err(error) => {
+            let said = error.to_string();
+            // Whatever stands in quotes and is as long as a secret.
+            let quoted = text.split('"').skip(1).step_by(2).filter(|quoted| quoted.len() >= 32);
+            quoted.for_each(|quoted| assert!(!said.contains(quoted), "{said}"));
+            return;
+        }
+    };
+    let request = ImageRequest::of_slot("a".into(), "b".into());
+    if let Ok(signed) = keys.sign(&request, None, Some(10), 1) {
+        assert!(matches!(keys.verify(&signed, 1), Ok(Grant::Signed { left_s: Some(1..=9) })));
+        assert!(keys.verify(&signed, 10).is_err());
+    }
+}
