@@ -20,8 +20,11 @@ use crate::request::{IgnoredParameters, ImageRequest};
 use crate::response::conditional::{self, RequestedRange};
 use crate::signing::{Grant, SigningKeys};
 
-/// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A name and what takes any bytes under it.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] = [
     ("url", url),
     ("headers", headers),
     ("manifest", manifest),
