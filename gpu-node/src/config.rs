@@ -11,6 +11,8 @@ use bildkante_shared::limits;
 use bildkante_shared::telemetry::LogFormat;
 use serde::Deserialize;
 
+use crate::tls::TlsConfig;
+
 /// Everything a node is told.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,6 +20,8 @@ pub struct NodeConfig {
     /// How replies and logs call this node; empty: its listening address.
     pub name: String,
     pub listen: SocketAddr,
+    /// With it edges must show a certificate; without it the listener speaks plain text.
+    pub tls: Option<TlsConfig>,
     /// Each folder in it that has a `model_index.json` is a checkpoint of the folder's name.
     pub models_dir: PathBuf,
     pub data_dir: PathBuf,
@@ -39,6 +43,7 @@ impl Default for NodeConfig {
         Self {
             name: String::new(),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070),
+            tls: None,
             models_dir: PathBuf::from("gpu-node/models"),
             data_dir: PathBuf::from("data/gpu-node"),
             device: DeviceChoice::Cpu,

@@ -24,6 +24,7 @@ mod server;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;
 pub mod worker;
 
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use crate::config::{ConfigError, NodeConfig};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
 use crate::store::{Store, StoreError};
+use crate::tls::{ReloadableTls, TlsError};
 use crate::worker::{Bench, EngineFactory, Worker};
 
 /// Why a node does not start.
@@ -53,6 +55,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("`tls`: {0}")]
+    Tls(#[from] TlsError),
     #[error("a thread: {0}")]
     Thread(std::io::Error),
 }
@@ -99,6 +103,7 @@ impl Node {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let addr = listener.local_addr().map_err(StartError::Listener)?;
         let metrics = Arc::new(NodeMetrics::new()?);
+        let tls = config.tls.clone().map(ReloadableTls::load).transpose()?;
         let store = open_store(&config, &metrics).await?;
         let archive = Arc::new(Archive::new(store, config.dedup.clone(), Arc::clone(&metrics)));
         let board = Board::new(&config.queue, Arc::clone(&metrics));
@@ -116,7 +121,10 @@ impl Node {
         tracing::info!(node = %name, %addr, "listening");
         let api = Api::new(name, &config, Arc::clone(&board), archive, Arc::clone(&health), Arc::clone(&metrics));
         let (trigger, shutdown) = shutdown::channel();
-        let serving = server::serve(listener, Arc::new(api), config.http, Arc::clone(&metrics), shutdown);
+        if let Some(tls) = &tls {
+            let _until_shutdown = tls.watch(shutdown.clone());
+        }
+        let serving = server::serve(listener, Arc::new(api), tls, config.http, Arc::clone(&metrics), shutdown);
         let board = Closing(board);
         Ok(RunningNode { addr, trigger, server: tokio::spawn(serving), worker, board, health, metrics })
     }

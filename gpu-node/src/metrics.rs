@@ -60,6 +60,7 @@ pub struct NodeMetrics {
     pub http_responses_total: IntCounterVec,
     pub connections: IntGauge,
     pub accept_errors_total: IntCounter,
+    pub handshake_errors_total: IntCounter,
 }
 
 impl NodeMetrics {
@@ -106,6 +107,8 @@ impl NodeMetrics {
             http_responses_total: make.responses()?,
             connections: make.gauge("connections", "Open connections")?,
             accept_errors_total: make.counter("accept_errors_total", "Connections that could not be accepted")?,
+            handshake_errors_total: make
+                .counter("handshake_errors_total", "TLS handshakes that failed, wrong client certificates included")?,
             registry: make.registry,
         };
         metrics.show_zeros();

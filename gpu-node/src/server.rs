@@ -1,10 +1,11 @@
-//! The listener: HTTP/1.1 and HTTP/2 with prior knowledge on one port, in plain text (loopback or a private network;
-//! TLS would wrap the socket in [`connection`], before [`Guarded`]).
+//! The listener: HTTP/1.1 and HTTP/2 on one port, in plain text (loopback or a private network, HTTP/2 with prior
+//! knowledge) or over TLS with client certificates.
 //!
-//! Every wait has a bound: connections (semaphore before `accept`), the first bytes (hyper-util waits for ever while it
+//! Every wait has a bound: connections (semaphore before `accept`), the TLS handshake, the first bytes (hyper-util waits for ever while it
 //! tells the protocols apart), headers, bodies (in `api.rs`), unread responses, silent HTTP/2 peers (pings), the drain.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -24,6 +25,7 @@ use tokio::time::{Instant, Sleep};
 use crate::api::Api;
 use crate::config::HttpConfig;
 use crate::metrics::NodeMetrics;
+use crate::tls::ReloadableTls;
 
 /// Read buffer of an HTTP/1.1 connection; also bounds its header.
 const HTTP1_BUFFER_BYTES: usize = 32 * 1024;
@@ -46,6 +48,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
+    tls: Option<Arc<ReloadableTls>>,
     config: HttpConfig,
     metrics: Arc<NodeMetrics>,
     mut shutdown: Shutdown,
@@ -63,7 +66,7 @@ pub(crate) async fn serve(
         // The watcher is taken before the task starts: a shutdown between the two would miss it.
         let watcher = graceful.watcher();
         let connection = Connection { api: Arc::clone(&api), metrics: Arc::clone(&metrics), _place: place };
-        connections.spawn(connection.run(socket, watcher, config.clone()));
+        connections.spawn(connection.run(socket, tls.clone(), watcher, config.clone()));
     }
     drop(listener);
     if tokio::time::timeout(config.drain_timeout(), graceful.shutdown()).await.is_err() {
@@ -105,9 +108,36 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, socket: TcpStream, watcher: Watcher, config: HttpConfig) {
+    async fn run(self, socket: TcpStream, tls: Option<Arc<ReloadableTls>>, watcher: Watcher, config: HttpConfig) {
         self.metrics.connections.inc();
         let _ = socket.set_nodelay(true);
+        match tls {
+            None => self.serve(socket, watcher, &config).await,
+            Some(tls) => {
+                let peer = socket.peer_addr();
+                match tokio::time::timeout(config.header_timeout(), tls.acceptor().accept(socket)).await {
+                    Ok(Ok(socket)) => self.serve(socket, watcher, &config).await,
+                    Ok(Err(error)) => self.refuse(&peer, &error),
+                    Err(_) => self.refuse(&peer, &"the handshake took too long"),
+                }
+            }
+        }
+        self.metrics.connections.dec();
+    }
+
+    /// An edge with the wrong certificate is somebody's mistake: it is said, and counted.
+    fn refuse(&self, peer: &io::Result<SocketAddr>, error: &dyn std::fmt::Display) {
+        self.metrics.handshake_errors_total.inc();
+        match peer {
+            Ok(peer) => tracing::warn!(%peer, %error, "TLS handshake refused"),
+            Err(_) => tracing::warn!(%error, "TLS handshake refused"),
+        }
+    }
+
+    async fn serve<S>(&self, socket: S, watcher: Watcher, config: &HttpConfig)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let guarded =
             Guarded::new(socket, config.header_timeout(), Duration::from_millis(config.write_stall_timeout_ms));
         let api = &self.api;
@@ -115,11 +145,10 @@ impl Connection {
             let api = Arc::clone(api);
             async move { Ok::<_, std::convert::Infallible>(api.respond(request).await) }
         });
-        let builder = builder(&config);
+        let builder = builder(config);
         if let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(guarded), service)).await {
             tracing::debug!(error = %error, "connection ended early");
         }
-        self.metrics.connections.dec();
     }
 }
 
@@ -147,8 +176,8 @@ fn builder(config: &HttpConfig) -> Builder<TokioExecutor> {
 }
 
 /// A socket that gives up on a peer that stays silent at first, or stops reading.
-struct Guarded {
-    socket: TcpStream,
+struct Guarded<S> {
+    socket: S,
     /// Until [`PREFACE_BYTES`] have arrived.
     first_bytes: Option<Pin<Box<Sleep>>>,
     received_bytes: usize,
@@ -157,8 +186,8 @@ struct Guarded {
     write_stall: Duration,
 }
 
-impl Guarded {
-    fn new(socket: TcpStream, first_bytes: Duration, write_stall: Duration) -> Self {
+impl<S> Guarded<S> {
+    fn new(socket: S, first_bytes: Duration, write_stall: Duration) -> Self {
         let first_bytes = Some(Box::pin(tokio::time::sleep(first_bytes)));
         Self { socket, first_bytes, received_bytes: 0, unread: None, write_stall }
     }
@@ -176,7 +205,7 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let progress = Pin::new(&mut self.socket).poll_read(cx, buffer);
@@ -193,7 +222,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.watch_write(cx, progress)

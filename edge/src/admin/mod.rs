@@ -171,7 +171,7 @@ impl AdminApi {
 
     fn status(&self) -> Value {
         let fill = &self.handler.fill;
-        let nodes = fill.region.statuses();
+        let nodes = fill.regions.statuses();
         let nodes: Vec<Value> =
             nodes.into_iter().map(|node| json!({ "node": node.name, "state": node.state.as_str() })).collect();
         let catalog = self.handler.catalog.load();

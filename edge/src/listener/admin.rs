@@ -40,6 +40,7 @@ struct Readiness {
 
 #[derive(Debug, Serialize)]
 struct NodeReadiness {
+    region: String,
     node: String,
     state: &'static str,
 }
@@ -92,14 +93,14 @@ impl Admin {
     /// 503 with the reasons until a node could draw for the first time. An edge that loses its nodes later stays
     /// ready: it has cached images, renditions of masters at hand and stand-ins to serve, and `nodes` tells.
     fn readiness(&self, headers: &HeaderMap) -> Response<Body> {
-        let region = &self.handler.fill.region;
-        let nodes = region
+        let regions = &self.handler.fill.regions;
+        let nodes = regions
             .statuses()
             .into_iter()
-            .map(|status| NodeReadiness { node: status.name, state: status.state.as_str() })
+            .map(|status| NodeReadiness { region: status.region, node: status.name, state: status.state.as_str() })
             .collect();
         let campaigns = self.handler.catalog.load().campaigns().count();
-        if region.is_healthy() {
+        if regions.is_healthy() {
             self.was_ready.store(true, Ordering::Relaxed);
         }
         let ready = self.was_ready.load(Ordering::Relaxed) && campaigns > 0;

@@ -1,4 +1,4 @@
-//! One node over HTTP/2 with prior knowledge: wire types in, checked wire types out.
+//! One node over HTTP/2: wire types in, checked wire types out.
 //!
 //! Invariants: a reply is read to a bound that fits what was asked for; nothing is returned that contradicts the
 //! question; a problem's text is cut before it can fill a log. Pings find a dead peer also while a generation of
@@ -17,48 +17,17 @@ use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 
+use super::connector::Connector;
 use super::error::OriginError;
 use super::health::Probe;
 use crate::cache::MasterFile;
 
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-const IDLE_MAX: Duration = Duration::from_secs(90);
-/// Masters are the large replies: a few megabytes each.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 /// Longest piece of a node's own words in our errors.
 const DETAIL_CHARS_MAX: usize = 512;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 const PNG_SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
-
-/// The connections to all nodes of a region.
-pub(super) type HttpClient = Client<HttpConnector, Full<Bytes>>;
-
-pub(super) fn http_client(connect_timeout: Duration) -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(connect_timeout));
-    connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new())
-        // Without timers the limits below would be silently inactive.
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_MAX)
-        .http2_only(true)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        .http2_keep_alive_while_idle(true)
-        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .build(connector)
-}
 
 /// One node.
 #[derive(Debug, Clone)]
@@ -66,7 +35,7 @@ pub(super) struct NodeClient {
     /// Host and port, in errors and metrics.
     pub(super) name: String,
     base: Uri,
-    http: HttpClient,
+    connector: Connector,
 }
 
 struct Reply {
@@ -76,9 +45,18 @@ struct Reply {
 }
 
 impl NodeClient {
-    pub(super) fn new(base: Uri, http: HttpClient) -> Self {
+    pub(super) fn new(base: Uri, connector: Connector) -> Self {
         let name = base.authority().map_or_else(String::new, ToString::to_string);
-        Self { name, base, http }
+        Self { name, base, connector }
+    }
+
+    pub(super) const fn base(&self) -> &Uri {
+        &self.base
+    }
+
+    /// The error of a call that is given up because the node answers nothing any more.
+    pub(super) fn gone_silent(&self) -> OriginError {
+        OriginError::Unreachable { node: self.name.clone(), cause: "its probes go unanswered".to_owned() }
     }
 
     pub(super) async fn generate(
@@ -129,7 +107,7 @@ impl NodeClient {
         reply_bytes_max: usize,
     ) -> Result<Reply, OriginError> {
         let request = self.request(method, path, body)?;
-        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        let response = self.connector.client().request(request).await.map_err(|error| self.unreachable(&error))?;
         let (parts, body) = response.into_parts();
         // An error is never as long as a master.
         let bytes_max = if parts.status.is_success() { reply_bytes_max } else { REPLY_BODY_BYTES_MAX };

@@ -9,10 +9,18 @@
 //! ```
 //!
 //! A node that answers probes but fails its calls would flap; so after failing calls a ready probe only half
-//! opens it: the next call decides.
+//! opens it: the next call, one at a time, decides (a circuit breaker; Nygard, "Release It!"). Each time that call
+//! fails too, the next trial is twice as far away, up to [`TRIAL_PAUSE_MAX`].
+
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Longest time between two trials of a node that fails its calls.
+const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Whether a node may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +63,10 @@ pub(super) enum Probe {
 /// Why a node is unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    Probe,
+    /// It said no, or is not there.
+    Refusal,
+    /// Its probes go unanswered.
+    Silence,
     Calls,
 }
 
@@ -63,7 +74,11 @@ enum Cause {
 pub(super) struct Health {
     node: String,
     failures_max: u32,
+    /// Until the first second trial.
+    trial_pause: Duration,
     inner: Mutex<Inner>,
+    /// Whether it has stopped answering its probes.
+    silent: watch::Sender<bool>,
     gauge: IntGauge,
 }
 
@@ -72,13 +87,29 @@ struct Inner {
     state: NodeState,
     cause: Cause,
     failures: u32,
+    /// Trials failed in a row, and when the next one may be.
+    failed_trials: u32,
+    next_trial: Option<Instant>,
 }
 
 impl Health {
-    pub(super) fn new(node: String, failures_max: u32, gauge: IntGauge) -> Self {
+    pub(super) fn new(node: String, failures_max: u32, trial_pause: Duration, gauge: IntGauge) -> Self {
         gauge.set(0);
-        let inner = Mutex::new(Inner { state: NodeState::Unknown, cause: Cause::Probe, failures: 0 });
-        Self { node, failures_max: failures_max.max(1), inner, gauge }
+        let inner = Mutex::new(Inner {
+            state: NodeState::Unknown,
+            cause: Cause::Refusal,
+            failures: 0,
+            failed_trials: 0,
+            next_trial: None,
+        });
+        let silent = watch::Sender::new(false);
+        Self { node, failures_max: failures_max.max(1), trial_pause, inner, silent, gauge }
+    }
+
+    /// Returns once the node has stopped answering its probes.
+    pub(super) async fn silent(&self) {
+        // The sender is ours: the channel cannot close.
+        let _ = self.silent.subscribe().wait_for(|silent| *silent).await;
     }
 
     pub(super) fn state(&self) -> NodeState {
@@ -89,6 +120,7 @@ impl Health {
     pub(super) fn call_succeeded(&self) {
         self.change(|inner| {
             inner.failures = 0;
+            inner.failed_trials = 0;
             // An unhealthy node's late success proves less than its next probe will.
             if inner.state != NodeState::Unhealthy {
                 inner.state = NodeState::Healthy;
@@ -97,7 +129,11 @@ impl Health {
     }
 
     pub(super) fn call_failed(&self) {
-        self.change(|inner| self.failed(inner, Cause::Calls));
+        self.call_failed_at(Instant::now());
+    }
+
+    fn call_failed_at(&self, now: Instant) {
+        self.change(|inner| self.failed(inner, Cause::Calls, now));
     }
 
     /// The node itself said that it is not ready.
@@ -106,21 +142,37 @@ impl Health {
     }
 
     pub(super) fn probed(&self, probe: Probe) {
+        self.probed_at(probe, Instant::now());
+    }
+
+    fn probed_at(&self, probe: Probe, now: Instant) {
+        if probe != Probe::Slow {
+            self.silent.send_if_modified(|silent| std::mem::replace(silent, false));
+        }
         self.change(|inner| match probe {
-            Probe::Ready => ready(inner),
-            Probe::Slow => self.failed(inner, Cause::Probe),
+            Probe::Ready => ready(inner, now),
+            Probe::Slow => self.failed(inner, Cause::Silence, now),
             Probe::Down => {
                 // Calls that failed before stay a reason for caution.
                 if inner.state != NodeState::Unhealthy {
-                    inner.cause = Cause::Probe;
+                    inner.cause = Cause::Refusal;
                 }
                 inner.state = NodeState::Unhealthy;
             }
         });
     }
 
-    fn failed(&self, inner: &mut Inner, cause: Cause) {
+    fn failed(&self, inner: &mut Inner, cause: Cause, now: Instant) {
         inner.failures = inner.failures.saturating_add(1);
+        if inner.state == NodeState::HalfOpen {
+            let doublings = inner.failed_trials.min(16);
+            inner.failed_trials = inner.failed_trials.saturating_add(1);
+            let pause = self.trial_pause.saturating_mul(1 << doublings).min(TRIAL_PAUSE_MAX);
+            inner.next_trial = Some(now + pause);
+        }
+        if cause == Cause::Silence && inner.failures >= self.failures_max {
+            self.silent.send_replace(true);
+        }
         let closes = inner.state == NodeState::HalfOpen || inner.failures >= self.failures_max;
         if closes && inner.state != NodeState::Unhealthy {
             inner.state = NodeState::Unhealthy;
@@ -141,8 +193,9 @@ impl Health {
     }
 }
 
-fn ready(inner: &mut Inner) {
+fn ready(inner: &mut Inner, now: Instant) {
     match (inner.state, inner.cause) {
+        (NodeState::Unhealthy, Cause::Calls) if inner.next_trial.is_some_and(|next| next > now) => {}
         (NodeState::Unhealthy, Cause::Calls) => {
             inner.state = NodeState::HalfOpen;
             inner.failures = 0;
@@ -161,7 +214,45 @@ mod tests {
     use super::*;
 
     fn health() -> Health {
-        Health::new("node".into(), 3, IntGauge::new("healthy", "healthy").unwrap())
+        with_trial_pause(Duration::ZERO)
+    }
+
+    fn with_trial_pause(pause: Duration) -> Health {
+        Health::new("node".into(), 3, pause, IntGauge::new("healthy", "healthy").unwrap())
+    }
+
+    #[test]
+    fn trials_that_fail_come_ever_more_rarely() {
+        let node = with_trial_pause(Duration::from_secs(1));
+        let mut now = Instant::now();
+        node.probed_at(Probe::Ready, now);
+        (0..3).for_each(|_| node.call_failed_at(now));
+        for pause_s in [1, 2, 4, 8, 16, 30, 30] {
+            node.probed_at(Probe::Ready, now);
+            assert_eq!(node.state(), NodeState::HalfOpen);
+            node.call_failed_at(now);
+            now += Duration::from_secs(pause_s);
+            node.probed_at(Probe::Ready, now - Duration::from_millis(1));
+            assert_eq!(node.state(), NodeState::Unhealthy, "not before {pause_s} s");
+        }
+        node.probed_at(Probe::Ready, now);
+        node.call_succeeded();
+        (0..3).for_each(|_| node.call_failed_at(now));
+        node.probed_at(Probe::Ready, now);
+        assert_eq!(node.state(), NodeState::HalfOpen, "a success forgives");
+    }
+
+    #[tokio::test]
+    async fn who_waits_on_a_node_hears_that_it_went_silent() {
+        let node = health();
+        node.probed(Probe::Ready);
+        node.probed(Probe::Slow);
+        node.probed(Probe::Slow);
+        assert!(tokio::time::timeout(Duration::ZERO, node.silent()).await.is_err());
+        node.probed(Probe::Slow);
+        node.silent().await;
+        node.probed(Probe::Ready);
+        assert!(tokio::time::timeout(Duration::ZERO, node.silent()).await.is_err());
     }
 
     #[test]

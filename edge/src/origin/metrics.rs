@@ -45,6 +45,7 @@ pub struct OriginMetrics {
     operations: [OperationMetrics; Operation::ALL.len()],
     pub(super) retries: IntCounter,
     node_healthy: IntGaugeVec,
+    answered: IntCounterVec,
     pub(super) sidecar_restarts: IntCounter,
     pub(super) sidecar_up: IntGauge,
 }
@@ -70,6 +71,11 @@ impl OriginMetrics {
         let sidecar_restarts =
             IntCounter::new("bildkante_edge_sidecar_restarts_total", "Starts of the sidecar after its first")?;
         let sidecar_up = IntGauge::new("bildkante_edge_sidecar_up", "1 while the sidecar's process runs")?;
+        let answered = IntCounterVec::new(
+            Opts::new("bildkante_edge_origin_answered_total", "Questions answered, by the region that answered"),
+            &["region"],
+        )?;
+        registry.register(Box::new(answered.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(retries.clone()))?;
@@ -84,13 +90,22 @@ impl OriginMetrics {
                 seconds: seconds.with_label_values(&[name]),
             }
         });
-        Ok(Self { operations, retries, node_healthy, sidecar_restarts, sidecar_up })
+        Ok(Self { operations, retries, node_healthy, answered, sidecar_restarts, sidecar_up })
     }
 
     pub(super) fn ended(&self, operation: Operation, error: Option<&OriginError>, took: Duration) {
         let metrics = &self.operations[operation as usize];
         error.map_or(&metrics.ok, |error| &metrics.errors[error.index()]).inc();
         metrics.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn answered(&self, region: &str) {
+        self.answered.with_label_values(&[region]).inc();
+    }
+
+    /// A node that is in no region any more has no health.
+    pub(super) fn forget_node(&self, node: &str) {
+        let _ = self.node_healthy.remove_label_values(&[node]);
     }
 
     pub(super) fn node_gauge(&self, node: &str) -> IntGauge {

@@ -2,41 +2,62 @@
 //!
 //! | module | owns |
 //! | --- | --- |
+//! | `topology` | which regions and nodes there are |
+//! | `connector` | connections to nodes, mutual TLS |
 //! | `client` | one node over HTTP/2: bounded replies, wire types, problems |
 //! | `health` | when a node may be asked |
-//! | `region` | which node is asked, deadlines, the one retry |
+//! | `region` | the nodes of one region, in the order in which a recipe asks them |
+//! | `regions` | which node is asked and which after it, deadlines, reload |
 //! | `sidecar` | a node that this edge starts and watches |
 //!
 //! Invariants: no call outlives its deadline and no reply outgrows its bound; equal recipes go to equal nodes as
-//! long as the same nodes are healthy; nothing a node answers is trusted before it is checked.
+//! long as the same nodes are healthy and none is overloaded; nothing a node answers is trusted before it is checked.
 
 mod client;
+mod connector;
 mod error;
 mod health;
 mod metrics;
 mod region;
+mod regions;
 mod sidecar;
 #[cfg(test)]
 mod testing;
+mod topology;
 
-use http::Uri;
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
+pub use connector::{NodeTlsConfig, NodeTlsError};
 pub use error::OriginError;
 pub use health::NodeState;
 pub use metrics::{Operation, OriginMetrics};
-pub use region::{NodeStatus, Region};
+pub use regions::{NodeStatus, Regions, RegionsError};
 pub use sidecar::{Sidecar, SidecarState};
+pub use topology::{RegionConfig, Topology, TopologyError};
 
-/// Most nodes of one region.
+/// Most nodes of all regions.
 pub const NODES_MAX: usize = 64;
 
 /// `[origin]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OriginConfig {
-    /// Base URLs of the region's nodes, `http://host:port`.
+    /// Base URLs of the nodes, `http://host:port` or `https://host:port`: the short form of one region.
     pub nodes: Vec<String>,
+    /// Regions, nearest first; with any `nodes` is not used.
+    pub regions: Vec<RegionConfig>,
+    /// Regions in a file of its own, read again when it changes; with it `nodes` and `regions` are not used.
+    pub topology_file: Option<PathBuf>,
+    /// Between two looks at the topology file.
+    pub topology_reload_ms: u64,
+    /// For nodes with `https://`.
+    pub tls: Option<NodeTlsConfig>,
+    /// A node with more calls in flight than this share of its region's mean is passed over …
+    pub load_bound_percent: u32,
+    /// … once it has more than these.
+    pub load_bound_calls_min: u32,
     pub connect_timeout_ms: u64,
     /// Between two questions of whether a node is ready; a node that is not is asked four times as often.
     pub probe_interval_ms: u64,
@@ -66,6 +87,12 @@ impl Default for OriginConfig {
     fn default() -> Self {
         Self {
             nodes: vec!["http://127.0.0.1:7070".to_owned()],
+            regions: Vec::new(),
+            topology_file: None,
+            topology_reload_ms: 1_000,
+            tls: None,
+            load_bound_percent: 125,
+            load_bound_calls_min: 8,
             connect_timeout_ms: 500,
             probe_interval_ms: 1_000,
             probe_timeout_ms: 1_000,
@@ -90,10 +117,16 @@ impl Default for SidecarConfig {
 /// What is wrong with `[origin]`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginConfigError {
-    #[error("`origin.nodes` names {0} nodes, 1 to {NODES_MAX} are allowed")]
-    NodeCount(usize),
-    #[error("`origin.nodes`: `{url}`: {reason}")]
-    Node { url: String, reason: &'static str },
+    #[error("`{key}` names {count} nodes, 1 to {NODES_MAX} are allowed")]
+    NodeCount { key: &'static str, count: usize },
+    #[error("`{key}` names {count} regions, 1 to {max} are allowed", max = topology::REGIONS_MAX)]
+    RegionCount { key: &'static str, count: usize },
+    #[error("`{key}`: region `{name}`: names are `a-z`, `0-9` and `-`, and each is used once")]
+    RegionName { key: &'static str, name: String },
+    #[error("`{key}`: `{url}`: {reason}")]
+    Node { key: &'static str, url: String, reason: &'static str },
+    #[error("`origin.load_bound_percent` is 100 to 1000: at less than the mean no node could take a call")]
+    LoadBound,
     #[error("`origin.{key}` must not be 0")]
     Zero { key: &'static str },
     #[error("`origin.sidecar.command` is empty")]
@@ -106,8 +139,13 @@ impl OriginConfig {
     /// # Errors
     /// Names the key that cannot be right.
     pub fn check(&self) -> Result<(), OriginConfigError> {
-        self.node_uris()?;
-        let positive: [(&'static str, u64); 4] = [
+        Topology::of_config(self)?;
+        if !(100..=1000).contains(&self.load_bound_percent) {
+            return Err(OriginConfigError::LoadBound);
+        }
+        let positive: [(&'static str, u64); 6] = [
+            ("topology_reload_ms", self.topology_reload_ms),
+            ("load_bound_calls_min", u64::from(self.load_bound_calls_min)),
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("probe_interval_ms", self.probe_interval_ms),
             ("probe_timeout_ms", u64::from(self.probe_timeout_ms)),
@@ -118,39 +156,6 @@ impl OriginConfig {
         }
         self.sidecar.as_ref().map_or(Ok(()), SidecarConfig::check)
     }
-
-    fn node_uris(&self) -> Result<Vec<Uri>, OriginConfigError> {
-        if self.nodes.is_empty() || self.nodes.len() > NODES_MAX {
-            return Err(OriginConfigError::NodeCount(self.nodes.len()));
-        }
-        let mut uris = Vec::with_capacity(self.nodes.len());
-        for url in &self.nodes {
-            let refuse = |reason| OriginConfigError::Node { url: url.clone(), reason };
-            let uri = node_uri(url).map_err(refuse)?;
-            if uris.contains(&uri) {
-                return Err(refuse("it is named twice"));
-            }
-            uris.push(uri);
-        }
-        Ok(uris)
-    }
-}
-
-/// Scheme and authority; whatever else a URL can carry has no meaning here.
-fn node_uri(url: &str) -> Result<Uri, &'static str> {
-    let uri: Uri = url.parse().map_err(|_| "it is no URL")?;
-    // Client certificates come with `https`; until then a node is on loopback or in a private network.
-    if uri.scheme_str() != Some("http") {
-        return Err("only `http://` is spoken to nodes");
-    }
-    let authority = uri.authority().ok_or("it names no host")?;
-    if authority.as_str().contains('@') {
-        return Err("it must not hold a user name");
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err("it must end after host and port");
-    }
-    Ok(uri)
 }
 
 impl SidecarConfig {
@@ -190,7 +195,7 @@ mod tests {
     #[test]
     fn wrong_nodes_are_named_with_the_reason() {
         assert!(refused(&[]).contains("0 nodes"));
-        assert!(refused(&["https://node:1"]).contains("`https://node:1`: only `http://`"));
+        assert!(refused(&["ftp://node:1"]).contains("`ftp://node:1`: only `http://`"));
         assert!(refused(&["node:7070"]).contains("`node:7070`"));
         assert!(refused(&["http://a/v1"]).contains("end after host"));
         assert!(refused(&["http://me@a"]).contains("user name"));

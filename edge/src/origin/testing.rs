@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{OriginConfig, OriginMetrics, Region};
+use super::{OriginConfig, OriginMetrics, Regions};
 
 type TestBody = BoxBody<Bytes, std::convert::Infallible>;
 type Answer = Pin<Box<dyn Future<Output = Response<TestBody>> + Send>>;
@@ -50,6 +50,7 @@ pub(crate) struct FakeNode {
 struct State {
     behaviour: Mutex<Behaviour>,
     ready: Mutex<StatusCode>,
+    probes_hang: AtomicBool,
     calls: AtomicUsize,
     abandoned: Arc<AtomicUsize>,
     deadlines_ms: Mutex<Vec<u64>>,
@@ -66,6 +67,7 @@ impl FakeNode {
         let state = Arc::new(State {
             behaviour: Mutex::new(behaviour),
             ready: Mutex::new(StatusCode::OK),
+            probes_hang: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             abandoned: Arc::default(),
             deadlines_ms: Mutex::default(),
@@ -80,6 +82,11 @@ impl FakeNode {
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.state.behaviour.lock() = behaviour;
+    }
+
+    /// From now on probes hang as well.
+    pub(crate) fn hang_probes(&self) {
+        self.state.probes_hang.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn ready(&self, status: StatusCode) {
@@ -127,6 +134,9 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 fn answer(state: &Arc<State>, request: Request<Incoming>) -> Answer {
     if request.uri().path() == "/readyz" {
         let ready = *state.ready.lock();
+        if state.probes_hang.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         return Box::pin(async move { response(ready, Bytes::new()) });
     }
     state.calls.fetch_add(1, Ordering::SeqCst);
@@ -240,11 +250,11 @@ pub(crate) fn other_recipe_id() -> RecipeId {
     RecipeId::of_bytes(b"another recipe")
 }
 
-pub(crate) fn region(nodes: &[&FakeNode]) -> (Arc<Region>, OriginMetrics) {
+pub(crate) fn region(nodes: &[&FakeNode]) -> (Arc<Regions>, OriginMetrics) {
     region_of(nodes.iter().map(|node| node.url()).collect())
 }
 
-pub(crate) fn region_of(nodes: Vec<String>) -> (Arc<Region>, OriginMetrics) {
+pub(crate) fn region_of(nodes: Vec<String>) -> (Arc<Regions>, OriginMetrics) {
     let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
     let config = OriginConfig {
         nodes,
@@ -253,7 +263,7 @@ pub(crate) fn region_of(nodes: Vec<String>) -> (Arc<Region>, OriginMetrics) {
         connect_timeout_ms: 5_000,
         ..OriginConfig::default()
     };
-    (Arc::new(Region::new(&config, metrics.clone()).unwrap()), metrics)
+    (Arc::new(Regions::new(&config, metrics.clone()).unwrap()), metrics)
 }
 
 /// Long enough for any test to fail by what it looks at and not by the clock.

@@ -1,4 +1,4 @@
-//! The region against real servers that answer, refuse, hang, flood and die.
+//! Regions against real servers that answer, refuse, hang, flood and die.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::super::testing::{Behaviour, FakeNode, LONG, other_recipe_id, problem, recipe, region, region_of, reply};
 use super::*;
 
-async fn generate(region: &Region, deadline: Duration) -> Result<GenerationReply, OriginError> {
+async fn generate(region: &Regions, deadline: Duration) -> Result<GenerationReply, OriginError> {
     region.generate(&recipe(1), None, Urgency::DEFAULT, deadline).await
 }
 
@@ -150,7 +150,7 @@ async fn a_retry_goes_to_the_other_node_once() {
     ] {
         let (one, two) = (FakeNode::start(behaviour.clone()).await, FakeNode::start(behaviour).await);
         let (region, metrics) = region(&[&one, &two]);
-        let first = if region.order(recipe(1).id().as_bytes())[0].client.name == one.address.to_string() {
+        let first = if region.candidates(recipe(1).id().as_bytes())[0].node.client.name == one.address.to_string() {
             (&one, &two)
         } else {
             (&two, &one)
@@ -267,10 +267,10 @@ fn nodes_share_the_load_and_a_lost_one_moves_only_its_own_share() {
     let mut share: HashMap<String, usize> = HashMap::new();
     for n in 0..4000_u32 {
         let id = RecipeId::of_bytes(&n.to_le_bytes());
-        let first = &all.order(id.as_bytes())[0].client.name;
+        let first = &all.candidates(id.as_bytes())[0].node.client.name;
         *share.entry(first.clone()).or_default() += 1;
         if first != "10.0.0.4:7070" {
-            assert_eq!(&fewer.order(id.as_bytes())[0].client.name, first);
+            assert_eq!(&fewer.candidates(id.as_bytes())[0].node.client.name, first);
         }
     }
     assert!(share.len() == 4 && share.values().all(|count| (850..1150).contains(count)), "{share:?}");
@@ -281,10 +281,171 @@ fn probed_nodes_come_before_unknown_ones_and_unhealthy_ones_not_at_all() {
     use super::super::health::Probe;
     let (region, _) = region_of((1..=3).map(|n| format!("http://10.0.0.{n}:7070")).collect());
     let id = recipe(1).id();
-    let order: Vec<String> = region.order(id.as_bytes()).iter().map(|node| node.client.name.clone()).collect();
-    let by_name = |name: &str| region.nodes.iter().find(|node| node.client.name == name).unwrap();
-    by_name(&order[2]).health.probed(Probe::Ready);
-    by_name(&order[0]).health.probed(Probe::Down);
-    let now: Vec<&str> = region.order(id.as_bytes()).iter().map(|node| node.client.name.as_str()).collect();
-    assert_eq!(now, [&order[2], &order[1]]);
+    let order = || -> Vec<String> {
+        region.candidates(id.as_bytes()).iter().map(|candidate| candidate.node.client.name.clone()).collect()
+    };
+    let before = order();
+    let by_name = |name: &str| region.nodes().into_iter().find(|node| node.client.name == name).unwrap();
+    by_name(&before[2]).health.probed(Probe::Ready);
+    by_name(&before[0]).health.probed(Probe::Down);
+    assert_eq!(order(), [before[2].clone(), before[1].clone()]);
+}
+
+fn two_regions(near: &[&FakeNode], far: &[&FakeNode]) -> (Arc<Regions>, OriginMetrics) {
+    let region = |name: &str, nodes: &[&FakeNode]| super::super::RegionConfig {
+        name: name.into(),
+        nodes: nodes.iter().map(|node| node.url()).collect(),
+    };
+    let config = OriginConfig {
+        regions: vec![region("near", near), region("far", far)],
+        probe_interval_ms: 20,
+        probe_timeout_ms: 200,
+        connect_timeout_ms: 5_000,
+        ..OriginConfig::default()
+    };
+    let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
+    (Arc::new(Regions::new(&config, metrics.clone()).unwrap()), metrics)
+}
+
+async fn healthy(regions: &Regions, count: usize) {
+    let mut probed = regions.probed.subscribe();
+    let are = || regions.statuses().iter().filter(|status| status.state.is_healthy()).count() == count;
+    timeout(LONG, probed.wait_for(|_| are())).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_region_that_fails_is_replaced_by_the_next_and_asked_again_when_it_is_back() {
+    let (near, far) = (FakeNode::start(Behaviour::Draw).await, FakeNode::start(Behaviour::Draw).await);
+    let (regions, _) = two_regions(&[&near], &[&far]);
+    let (_trigger, shutdown) = shutdown::channel();
+    let probes = regions.spawn_probes(&shutdown);
+    healthy(&regions, 2).await;
+    assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
+    assert_eq!((near.calls(), far.calls()), (1, 0), "the nearest region draws");
+    let address = near.kill().await;
+    assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
+    assert_eq!(far.calls(), 1);
+    healthy(&regions, 1).await;
+    assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
+    let again = FakeNode::bind(address, Behaviour::Draw).await;
+    healthy(&regions, 2).await;
+    assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
+    assert_eq!((again.calls(), far.calls()), (1, 2), "and back");
+    probes.abort();
+}
+
+#[tokio::test]
+async fn a_call_on_a_node_that_stops_answering_moves_on() {
+    let (near, far) = (FakeNode::start(Behaviour::Hang).await, FakeNode::start(Behaviour::Draw).await);
+    let (regions, _) = two_regions(&[&near], &[&far]);
+    let (_trigger, shutdown) = shutdown::channel();
+    let probes = regions.spawn_probes(&shutdown);
+    healthy(&regions, 2).await;
+    let call = tokio::spawn({
+        let regions = Arc::clone(&regions);
+        async move { generate(&regions, LONG).await }
+    });
+    while near.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    near.hang_probes();
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap(), Ok(reply(&recipe(1))));
+    assert_eq!(far.calls(), 1);
+    probes.abort();
+}
+
+#[tokio::test]
+async fn a_loaded_node_is_passed_over_but_its_own_recipe_still_joins_it() {
+    let (one, two) = (FakeNode::start(Behaviour::Hang).await, FakeNode::start(Behaviour::Hang).await);
+    let (regions, _) = region(&[&one, &two]);
+    regions.nodes().iter().for_each(|node| node.health.probed(super::super::health::Probe::Ready));
+    let first = |seed: u32| regions.candidates(recipe(seed).id().as_bytes())[0].node.client.name.clone();
+    let home = first(1);
+    let busy = regions.nodes().into_iter().find(|node| node.client.name == home).unwrap();
+    let below_the_floor: Vec<_> = (0..7).map(|_| busy.enter()).collect();
+    assert_eq!(first(1), home, "few calls are always uneven");
+    let one_more = busy.enter();
+    assert_ne!(first(1), home, "8 of 9 calls are more than 1.25 times the mean");
+    let drawing = Drawing::enter(&regions.drawing, recipe(1).id(), regions.candidates(&[0; 16]).first());
+    regions.drawing.lock().insert(recipe(1).id(), Arc::clone(&busy));
+    let mut candidates = regions.candidates(recipe(1).id().as_bytes());
+    regions.join_own(recipe(1).id(), &mut candidates);
+    assert_eq!(candidates[0].node.client.name, home);
+    drop((drawing, one_more, below_the_floor));
+    assert_eq!(first(1), home);
+    assert!(regions.drawing.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_new_topology_keeps_nodes_that_stay_and_drops_no_call() {
+    let (stays, leaves, comes) = (
+        FakeNode::start(Behaviour::Draw).await,
+        FakeNode::start(Behaviour::Draw).await,
+        FakeNode::start(Behaviour::Draw).await,
+    );
+    let (regions, _) = two_regions(&[&stays], &[&leaves]);
+    let (_trigger, shutdown) = shutdown::channel();
+    let probes = regions.spawn_probes(&shutdown);
+    healthy(&regions, 2).await;
+    let kept = regions.nodes().into_iter().find(|node| node.client.name == stays.address.to_string()).unwrap();
+    let leaving = regions.nodes().into_iter().find(|node| node.client.name == leaves.address.to_string()).unwrap();
+    let under_way = regions.call(Operation::Checkpoints, &leaving, Instant::now() + LONG, async { Ok(7) });
+    let config = |nodes: Vec<String>| OriginConfig { nodes, ..OriginConfig::default() };
+    let topology = Topology::of_config(&config(vec![comes.url(), stays.url()])).unwrap();
+    assert!(regions.apply(topology.clone()));
+    assert!(!regions.apply(topology), "the same again is no change");
+    assert_eq!(under_way.await, Ok(7), "what was under way ends");
+    healthy(&regions, 2).await;
+    let statuses = regions.statuses();
+    assert!(statuses.iter().all(|status| status.region == "default"));
+    assert!(!statuses.iter().any(|status| status.name == leaves.address.to_string()));
+    assert!(regions.nodes().iter().any(|node| Arc::ptr_eq(node, &kept)), "its health is not forgotten");
+    probes.abort();
+}
+
+#[tokio::test]
+async fn a_topology_file_is_followed_and_a_broken_one_is_not() {
+    let (one, two) = (FakeNode::start(Behaviour::Draw).await, FakeNode::start(Behaviour::Draw).await);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("topology.toml");
+    let write = |node: &FakeNode| {
+        std::fs::write(&path, format!("[[regions]]\nname = 'near'\nnodes = ['{}']\n", node.url())).unwrap();
+    };
+    write(&one);
+    let config = OriginConfig { topology_file: Some(path.clone()), ..OriginConfig::default() };
+    let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
+    let regions = Arc::new(Regions::new(&config, metrics).unwrap());
+    assert!(!regions.reload().await.unwrap());
+    std::fs::write(&path, "[[regions]]").unwrap();
+    assert!(regions.reload().await.unwrap_err().to_string().contains("topology.toml"));
+    assert_eq!(regions.statuses()[0].name, one.address.to_string());
+    write(&two);
+    assert!(regions.reload().await.unwrap());
+    assert_eq!(regions.statuses()[0].name, two.address.to_string());
+}
+
+#[test]
+fn of_many_candidates_three_are_asked_and_one_of_them_far_away() {
+    let names = |near: usize, far: usize| -> Vec<String> {
+        let url = |region: &str, n: usize| format!("http://{region}-{n}:1");
+        let config = OriginConfig {
+            regions: [("near", near), ("far", far)]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| super::super::RegionConfig {
+                    name: name.into(),
+                    nodes: (0..count).map(|n| url(name, n)).collect(),
+                })
+                .collect(),
+            ..OriginConfig::default()
+        };
+        let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
+        let regions = Regions::new(&config, metrics).unwrap();
+        let asked = attempts(regions.candidates(&[7; 16]));
+        asked.iter().map(|candidate| candidate.region.to_string()).collect()
+    };
+    assert_eq!(names(4, 4), ["near", "near", "far"]);
+    assert_eq!(names(1, 4), ["near", "far", "far"]);
+    assert_eq!(names(4, 0), ["near", "near"]);
+    assert_eq!(names(1, 0), ["near"]);
 }

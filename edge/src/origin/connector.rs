@@ -1,0 +1,133 @@
+//! The connections to nodes: HTTP/2, in plain text or over TLS with a certificate of this edge (mutual TLS).
+//!
+//! Certificates can be read again: new connections use them, open ones end with the calls that are on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// Masters are the large replies: a few megabytes each.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+/// `[origin.tls]`: for nodes with `https://`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeTlsConfig {
+    /// PEM certificates that may sign a node's.
+    pub ca: PathBuf,
+    /// PEM chain this edge shows to nodes, leaf first.
+    pub certificate: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
+
+/// Why TLS to nodes cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeTlsError {
+    #[error("{path}: {source}", path = path.display())]
+    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("{path} holds no certificate", path = path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{path}: {source}", path = path.display())]
+    Rustls { path: PathBuf, source: rustls::Error },
+}
+
+pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// See the module's documentation. Clones share the connections.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    current: Arc<ArcSwap<HttpClient>>,
+    connect_timeout: Duration,
+    tls: Option<NodeTlsConfig>,
+}
+
+impl Connector {
+    /// Opens no connection yet.
+    pub(super) fn new(connect_timeout: Duration, tls: Option<NodeTlsConfig>) -> Result<Self, NodeTlsError> {
+        let client = http_client(connect_timeout, client_config(tls.as_ref())?);
+        Ok(Self { current: Arc::new(ArcSwap::from_pointee(client)), connect_timeout, tls })
+    }
+
+    pub(super) fn client(&self) -> Arc<HttpClient> {
+        self.current.load_full()
+    }
+
+    /// Reads the certificates again; on an error the old ones stay in use. Blocks.
+    pub(super) fn reload(&self) -> Result<(), NodeTlsError> {
+        if self.tls.is_some() {
+            let client = http_client(self.connect_timeout, client_config(self.tls.as_ref())?);
+            self.current.store(Arc::new(client));
+        }
+        Ok(())
+    }
+}
+
+fn http_client(connect_timeout: Duration, tls: ClientConfig) -> HttpClient {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(connect_timeout));
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2().wrap_connector(connector);
+    Client::builder(TokioExecutor::new())
+        // Without timers the limits below would be silently inactive.
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        .http2_only(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .build(connector)
+}
+
+/// Without a configuration nobody is trusted: `https://` nodes are refused before that matters.
+fn client_config(tls: Option<&NodeTlsConfig>) -> Result<ClientConfig, NodeTlsError> {
+    let mut roots = RootCertStore::empty();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let path = tls.map(|tls| tls.certificate.clone()).unwrap_or_default();
+    let refuse = |source| NodeTlsError::Rustls { path: path.clone(), source };
+    if let Some(tls) = tls {
+        for certificate in certificates(&tls.ca)? {
+            roots.add(certificate).map_err(|source| NodeTlsError::Rustls { path: tls.ca.clone(), source })?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(refuse)?
+        .with_root_certificates(roots);
+    let Some(tls) = tls else { return Ok(builder.with_no_client_auth()) };
+    let key =
+        PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| NodeTlsError::Pem { path: tls.key.clone(), source })?;
+    builder.with_client_auth_cert(certificates(&tls.certificate)?, key).map_err(refuse)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NodeTlsError> {
+    let refuse = |source| NodeTlsError::Pem { path: path.to_owned(), source };
+    let chain = CertificateDer::pem_file_iter(path).map_err(refuse)?.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+    if chain.is_empty() {
+        return Err(NodeTlsError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(chain)
+}
