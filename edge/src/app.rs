@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminApi;
+use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::clock::Clock;
@@ -25,7 +26,7 @@ use crate::listener::tls::ReloadableTls;
 use crate::listener::workers::Workers;
 use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
-use crate::origin::{OriginMetrics, Region, Sidecar};
+use crate::origin::{OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::response::Recall;
@@ -88,14 +89,15 @@ impl Edge {
         let (back, back_ends) = shutdown::channel();
 
         let origin_metrics = OriginMetrics::new(&registry)?;
-        let region = Arc::new(Region::new(&config.origin, origin_metrics.clone())?);
+        let regions = open_regions(&config, origin_metrics.clone()).await?;
         let render_metrics = RenderMetrics::new(&registry)?;
         let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
         let caches = open_caches(&config, &registry).await?;
         let catalog = open_catalog(&config, &registry, caches.epoch.clone()).await?;
         let purges = open_purges(&config, &registry).await?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
-        let fill = Fill::new(caches, purges.clone(), Arc::clone(&region), pool, &config);
+        let budgets = Budgets::new(&config.budget, &registry)?;
+        let fill = Fill::new(caches, purges.clone(), Arc::clone(&regions), pool, budgets, &config);
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -133,7 +135,8 @@ impl Edge {
         let sidecar =
             config.origin.sidecar.clone().map(|sidecar| Sidecar::start(sidecar, origin_metrics)).transpose()?;
         let background = vec![
-            region.spawn_probes(&back_ends),
+            regions.spawn_probes(&back_ends),
+            regions.spawn_watch(back_ends.clone()),
             signing.watch(config.signing.reload_ms, back_ends.clone()),
             downstream.start(back_ends.clone()),
             catalog.watch(config.campaigns.reload_ms, back_ends),
@@ -186,12 +189,15 @@ impl Edge {
         })
     }
 
-    /// Reads certificates, signing keys and campaigns again; what cannot be read leaves the old in place.
+    /// Reads certificates, topology, signing keys and campaigns again; what cannot be read leaves the old in place.
     pub async fn reload(&self) {
         if let Some(tls) = &self.tls
             && let Err(error) = tls.reload()
         {
             tracing::error!(%error, "certificate not reloaded");
+        }
+        if let Err(error) = self.handler.fill.regions.reload().await {
+            tracing::error!(%error, "nodes not reloaded");
         }
         self.handler.signing.reload_now().await;
         self.handler.catalog.reload_now().await;
@@ -219,6 +225,11 @@ async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> any
     let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
+}
+
+async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result<Arc<Regions>> {
+    let origin = config.origin.clone();
+    Ok(Arc::new(tokio::task::spawn_blocking(move || Regions::new(&origin, metrics)).await??))
 }
 
 async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {

@@ -11,6 +11,7 @@ use bildkante_shared::telemetry::LogFormat;
 use serde::Deserialize;
 
 use crate::admin::token::AdminConfig;
+use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
 use crate::governance::PurgeConfig;
@@ -44,6 +45,7 @@ pub struct Config {
     pub signing: SigningConfig,
     pub cache: CacheConfig,
     pub render: RenderConfig,
+    pub budget: BudgetConfig,
     pub origin: OriginConfig,
     pub purge: PurgeConfig,
     pub admin: AdminConfig,
@@ -178,6 +180,7 @@ impl Config {
         positive("limits.idle_ms", self.limits.idle_ms)?;
         positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
         self.render.validate().map_err(|reason| ("render", reason))?;
+        self.budget.check().map_err(|(key, reason)| (key, reason.to_owned()))?;
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;
         self.origin.check().map_err(|error| ("origin", error.to_string()))?;
         self.campaigns.sources().map_err(|error| ("campaigns.ignored_parameters", error.to_string()))?;
@@ -248,6 +251,7 @@ mod tests {
         assert_eq!(config.signing, defaults.signing);
         assert_eq!(config.cache, defaults.cache);
         assert_eq!(config.render, defaults.render);
+        assert_eq!(config.budget, defaults.budget);
         assert_eq!(config.purge, defaults.purge);
         assert_eq!(config.admin, defaults.admin);
         assert_eq!(config.log, defaults.log);

@@ -10,8 +10,10 @@
 //! Whatever is found is asked whether it was purged since it was made; what a purge overtakes while it is made is made
 //! once more. `stale` has what becomes of images between a soft purge and their replacement.
 
+mod previous;
 mod stale;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,9 +21,11 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
+use moka::Expiry;
 use moka::sync::Cache;
 
 pub use self::stale::Peek;
+use crate::budget::{Budgets, OverBudget};
 use crate::cache::{
     Binding, Caches, FlightError, FlightRole, Flights, Insertion, MasterError, MasterFile, Origin, Rendition,
     RenditionKey, Ticket, VerifiedMaster,
@@ -29,7 +33,7 @@ use crate::cache::{
 use crate::campaign::Variant;
 use crate::config::Config;
 use crate::governance::{Purges, Verdict};
-use crate::origin::{OriginError, Region};
+use crate::origin::{OriginError, Regions};
 use crate::provenance::Marking;
 use crate::render::{self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung};
 use crate::response::Outcome;
@@ -113,6 +117,8 @@ pub enum FillError {
     Master(Arc<MasterError<RenderError>>),
     #[error("its flight ended without a result: {0}")]
     Flight(#[from] FlightError),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     #[error("it was purged each time it had been made")]
     Overtaken,
 }
@@ -127,7 +133,18 @@ impl FillError {
             Self::Render(_) => "render-failed",
             Self::Master(_) => "wrong-master",
             Self::Flight(error) => error.as_str(),
+            Self::OverBudget(budget) => budget.as_str(),
             Self::Overtaken => "purged-meanwhile",
+        }
+    }
+
+    /// How long a recipe that failed so is not asked for again: what nodes refuse of a recipe they will go on
+    /// refusing; what ails nodes passes, and a queue says when.
+    fn pause(&self) -> Duration {
+        let Self::Origin(error) = self else { return REFUSAL_PAUSE };
+        match &**error {
+            OriginError::Refused { .. } | OriginError::Missing { .. } => LASTING_REFUSAL_PAUSE,
+            error => error.retry_after().unwrap_or(REFUSAL_PAUSE).clamp(REFUSAL_PAUSE, LASTING_REFUSAL_PAUSE),
         }
     }
 
@@ -169,6 +186,8 @@ impl From<MasterError<RenderError>> for FillError {
 const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
 /// How long a recipe that no node would draw is not asked for again.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// The same where it is the recipe that is wrong, and the most for anything else.
+const LASTING_REFUSAL_PAUSE: Duration = Duration::from_secs(10);
 /// How often a fill that a purge overtakes begins again.
 const OVERTAKEN_MAX: usize = 4;
 /// Such recipes remembered at a time.
@@ -181,7 +200,7 @@ type WantKey = (RecipeId, RenditionSpec, [u8; 16]);
 #[derive(Debug)]
 pub struct Fill {
     pub caches: Caches,
-    pub region: Arc<Region>,
+    pub regions: Arc<Regions>,
     pub pool: RenderPool,
     render_config: RenderConfig,
     generation_deadline: Duration,
@@ -195,6 +214,16 @@ pub struct Fill {
     pub purges: Purges,
     /// Recipes no node would draw a moment ago: asking again at request rate helps nobody.
     refused: Cache<RecipeId, FillError>,
+    budgets: Budgets,
+}
+
+/// Refusals expire by what they are.
+struct RefusalPause;
+
+impl Expiry<RecipeId, FillError> for RefusalPause {
+    fn expire_after_create(&self, _: &RecipeId, error: &FillError, _: Instant) -> Option<Duration> {
+        Some(error.pause())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -206,7 +235,14 @@ struct Generated {
 
 impl Fill {
     #[must_use]
-    pub fn new(caches: Caches, purges: Purges, region: Arc<Region>, pool: RenderPool, config: &Config) -> Arc<Self> {
+    pub fn new(
+        caches: Caches,
+        purges: Purges,
+        regions: Arc<Regions>,
+        pool: RenderPool,
+        budgets: Budgets,
+        config: &Config,
+    ) -> Arc<Self> {
         let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
         let gauge = &caches.metrics.flights;
         Arc::new(Self {
@@ -216,13 +252,34 @@ impl Fill {
             finals: Flights::new(most, longest, gauge.clone()),
             settling: Flights::new(config.purge.refreshes_max, longest, gauge.clone()),
             purges,
-            refused: Cache::builder().max_capacity(REFUSALS_MAX).time_to_live(REFUSAL_PAUSE).build(),
+            refused: Cache::builder().max_capacity(REFUSALS_MAX).expire_after(RefusalPause).build(),
+            budgets,
             caches,
-            region,
+            regions,
             pool,
             render_config: config.render.clone(),
             generation_deadline: Duration::from_millis(config.serve.generation_deadline_ms),
         })
+    }
+
+    /// As [`Self::fly`] for a reader: a picture that would have to be drawn is paid for first.
+    ///
+    /// # Errors
+    /// When too many fills are under way, a budget is spent, or nodes refused the recipe a moment ago.
+    pub fn ask(
+        self: &Arc<Self>,
+        want: Want,
+        campaign: &str,
+        client: IpAddr,
+    ) -> Result<Ticket<Result<Filled, FillError>>, FillError> {
+        let recipe = want.recipe_id();
+        if !self.is_drawn(&want) && !self.generations.is_flying(&recipe) {
+            if let Some(error) = self.refused.get(&recipe) {
+                return Err(error);
+            }
+            self.budgets.spend(recipe, campaign, client)?;
+        }
+        Ok(self.fly(want)?)
     }
 
     /// Starts or joins the fill of a rendition; it goes on when the ticket is dropped.
@@ -242,6 +299,7 @@ impl Fill {
         for _ in 0..OVERTAKEN_MAX {
             let filled = self.attempt(want).await?;
             if filled.stale_for.is_some() || self.verdict(want, &filled.rendition) == Verdict::Valid {
+                self.remember(want);
                 return Ok(filled);
             }
         }
@@ -290,10 +348,16 @@ impl Fill {
     }
 
     async fn generate(&self, want: &Want) -> Result<Generated, FillError> {
+        let result = self.generate_now(want).await;
+        self.budgets.settled(want.recipe_id());
+        result
+    }
+
+    async fn generate_now(&self, want: &Want) -> Result<Generated, FillError> {
         let (started, generation) = (Instant::now(), self.purges.generation());
         let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
         let reply = self
-            .region
+            .regions
             .generate(recipe, dedup, want.urgency, self.generation_deadline)
             .await
             .map_err(FillError::from)
@@ -356,7 +420,7 @@ impl Fill {
                 result => return result,
             }
         }
-        let file = self.region.master(id, recipe, self.generation_deadline).await?;
+        let file = self.regions.master(id, recipe, self.generation_deadline).await?;
         let master = self.verify(file, urgency).await?;
         if let Err(error) = self.caches.masters.put(&master).await {
             tracing::warn!(master = %id, %error, "master could not be stored");

@@ -11,10 +11,11 @@
 //! stand-in never carries the freshness of what it stands for.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::budget::OverBudget;
 use crate::cache::{PreparedFor, Rendition};
 use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
@@ -39,6 +40,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 /// Longest a beacon's body may take to arrive.
 const BEACON_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Seconds after which asking again for what could not be shown makes sense.
+const RETRY_AFTER_S: u16 = 5;
+
 /// Answers the public listener.
 #[derive(Debug)]
 pub struct Handler {
@@ -53,6 +57,9 @@ pub struct Handler {
     /// How what may be recalled is recalled.
     pub recall: Recall,
 }
+
+/// Who asks where it does not matter.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 enum Route {
     Image,
@@ -71,13 +78,13 @@ fn route(path: &str) -> Route {
 }
 
 impl Respond for Handler {
-    async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
+    async fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         if let Some(response) = self.kept(&request, started) {
             return response;
         }
         match (route(request.uri().path()), request.method()) {
-            (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, started).await,
+            (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, peer.ip(), started).await,
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Beacon, &Method::POST) => self.beacon(request).await,
             (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),
@@ -102,6 +109,8 @@ struct Exchange<'a> {
     version: Option<&'a str>,
     /// Under what its answer may be kept, if it turns out to be one that can.
     keep: Option<Keep<'a>>,
+    /// Whose budget a picture is drawn on.
+    client: IpAddr,
     started: Instant,
 }
 
@@ -115,7 +124,7 @@ struct Keep<'a> {
 impl<'a> Exchange<'a> {
     /// For resources with one representation.
     const fn explicit(method: &'a Method, headers: &'a HeaderMap, started: Instant) -> Self {
-        Self { method, headers, negotiation: Negotiation::Explicit, version: None, keep: None, started }
+        Self { method, headers, negotiation: Negotiation::Explicit, version: None, keep: None, client: NOBODY, started }
     }
 }
 
@@ -131,7 +140,7 @@ impl Handler {
         Some(ready.into_response(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
 
-    async fn image(&self, request: &Request<RequestBody>, started: Instant) -> Response<Body> {
+    async fn image(&self, request: &Request<RequestBody>, client: IpAddr, started: Instant) -> Response<Body> {
         let _in_flight = self.metrics.enter();
         // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
         let mut exchange = Exchange {
@@ -140,6 +149,7 @@ impl Handler {
             negotiation: Negotiation::ByAccept,
             version: None,
             keep: None,
+            client,
             started,
         };
         // Before anything the answer will depend on is looked up.
@@ -200,7 +210,7 @@ impl Handler {
         want: Want,
     ) -> Response<Body> {
         let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
-        let reason = match self.fill.fly(want.clone()) {
+        let reason = match self.fill.ask(want.clone(), &resolved.campaign.name, exchange.client) {
             Ok(ticket) => {
                 let collapse = ticket.role().into();
                 match ticket.landed_within(patience.wait).await {
@@ -216,7 +226,8 @@ impl Handler {
             self.metrics.stood_in(filled.outcome, reason);
             return self.found(exchange, resolved, &want, &filled, Collapse::Led);
         }
-        let missing = Missing { catalog, resolved, want: &want, then: patience.then };
+        let accept = list(exchange.headers, &ACCEPT);
+        let missing = Missing { catalog, resolved, want: &want, accept: accept.as_deref(), then: patience.then };
         self.stand_in(exchange, missing, reason).await
     }
 
@@ -265,7 +276,11 @@ impl Handler {
             Err(error) => {
                 tracing::error!(%error, "no placeholder could be made");
                 let detail = format!("there is no image to show now ({reason})");
-                self.problem(exchange, &Problem::new(503, "no-image", "No image now", detail))
+                let is_over_budget = OverBudget::ALL.iter().any(|budget| budget.as_str() == reason);
+                let status = if is_over_budget { 429 } else { 503 };
+                let mut response = self.problem(exchange, &Problem::new(status, "no-image", "No image now", detail));
+                response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+                response
             }
         }
     }
@@ -326,7 +341,7 @@ impl Handler {
     fn prepared(&self, resolved: &Resolved, want: &Want, rendition: &Rendition, outcome: Outcome) -> HeaderMap {
         let (slot, combination) = (resolved.campaign.slot_id(resolved.slot_index), want.variant.key.combination);
         let owner = PreparedFor { slot, combination };
-        let is_own = !matches!(outcome, Outcome::Fallback | Outcome::Placeholder);
+        let is_own = outcome.is_own();
         if is_own && let Some(headers) = rendition.prepared.get(owner) {
             return headers.clone();
         }

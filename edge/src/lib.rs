@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod budget;
 pub mod cache;
 pub mod campaign;
 pub mod clock;

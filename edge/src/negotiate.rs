@@ -167,6 +167,17 @@ pub fn choose(accept: Option<&str>, ask: FormatAsk, allowed: FormatSet) -> Forma
     best.1
 }
 
+/// Every allowed format that the client can show, best guess where it says nothing: JPEG.
+#[must_use]
+pub fn acceptable(accept: Option<&str>, allowed: FormatSet) -> FormatSet {
+    let weights = accept.map(Weights::parse);
+    let is_shown = |format: &Format| match &weights {
+        Some(weights) => weights.of(*format) > 0,
+        None => *format == Format::Jpeg,
+    };
+    allowed.iter().filter(is_shown).collect()
+}
+
 /// q-values in thousandths; `None` where nothing was said.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Weights {
@@ -270,6 +281,15 @@ mod tests {
 
     fn auto(accept: &str) -> Format {
         choose(Some(accept), FormatAsk::Auto, FormatSet::ALL)
+    }
+
+    #[test]
+    fn what_a_client_can_show() {
+        let shown = |accept: &str| acceptable(Some(accept), FormatSet::ALL).iter().collect::<Vec<_>>();
+        assert_eq!(shown("image/avif,image/webp,*/*;q=0.8"), Format::ALL);
+        assert_eq!(shown("*/*"), [Format::Jpeg, Format::Png]);
+        assert_eq!(shown("image/webp,image/jpeg;q=0"), [Format::Webp]);
+        assert_eq!(acceptable(None, FormatSet::ALL).iter().collect::<Vec<_>>(), [Format::Jpeg]);
     }
 
     #[test]

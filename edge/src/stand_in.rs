@@ -4,12 +4,14 @@
 //! the freshness of what it stands for; the picture itself goes on being made behind.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Resolved, Stopgap};
 use crate::fill::{Fill, FillError, Peek, Want};
+use crate::negotiate::{self, Format, FormatAsk};
 use crate::placeholder::Placeholders;
+use crate::render::{RenditionSpec, Shape};
 use crate::response::Outcome;
 
 /// How long a slot waits for a picture, and what it shows instead.
@@ -25,6 +27,8 @@ pub struct Missing<'a> {
     pub catalog: &'a Catalog,
     pub resolved: &'a Resolved,
     pub want: &'a Want,
+    /// The client's `Accept`.
+    pub accept: Option<&'a str>,
     pub then: Stopgap,
 }
 
@@ -64,23 +68,57 @@ impl StandIns {
         patience
     }
 
-    /// The slot's default variant when it is at hand, else a palette image.
+    /// The variant's previous picture, else the slot's default variant (where the slot shows another variant at all),
+    /// else the picture itself in another width, else a palette image.
     ///
     /// # Errors
     /// When not even a palette image can be made.
     pub async fn find(&self, missing: Missing<'_>) -> Result<StandIn, FillError> {
-        if missing.then == Stopgap::Fallback
-            && let Some(rendition) = self.fallback(missing).await
-        {
-            return Ok(StandIn { rendition, outcome: Outcome::Fallback });
+        if let Some(stand_in) = self.picture(missing).await {
+            return Ok(stand_in);
         }
         let rendition = self.placeholders.get(missing.want).await?;
         Ok(StandIn { rendition, outcome: Outcome::Placeholder })
     }
 
-    /// The default variant in the same cut, if it can be had within `fallback_wait`. One that was never drawn is
+    /// All looking for pictures together has one deadline.
+    async fn picture(&self, missing: Missing<'_>) -> Option<StandIn> {
+        let deadline = Instant::now() + self.fallback_wait;
+        if let Some(rendition) = self.previous(missing, deadline).await {
+            return Some(StandIn { rendition, outcome: Outcome::Previous });
+        }
+        if missing.then == Stopgap::Fallback
+            && let Some(rendition) = self.fallback(missing, deadline).await
+        {
+            return Some(StandIn { rendition, outcome: Outcome::Fallback });
+        }
+        let rendition = self.nearest(missing, deadline).await?;
+        Some(StandIn { rendition, outcome: Outcome::NearestWidth })
+    }
+
+    async fn previous(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
+        let previous = self.fill.previous(missing.want)?;
+        if let Some(rendition) = self.fill.peek_previous(missing.want, &previous) {
+            return Some(rendition);
+        }
+        let ticket = self.fill.fly_previous(missing.want, previous).ok()?;
+        ticket.landed_within(left(deadline)).await.ok()?.ok().map(|filled| filled.rendition)
+    }
+
+    async fn nearest(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
+        if !self.fill.is_drawn(missing.want) {
+            return None;
+        }
+        let specs = nearest_specs(missing);
+        if let Some(rendition) = self.fill.peek_any(missing.want, &specs) {
+            return Some(rendition);
+        }
+        tokio::time::timeout(left(deadline), self.fill.find_any(missing.want, &specs)).await.ok()?
+    }
+
+    /// The default variant in the same cut, if it can be had in time. One that was never drawn is
     /// asked for behind, so that there is one next time.
-    async fn fallback(&self, missing: Missing<'_>) -> Option<Arc<Rendition>> {
+    async fn fallback(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
         let Missing { catalog, resolved, want, .. } = missing;
         let variant = catalog.fallback(&resolved.campaign, resolved.slot_index).ok()?;
         if variant.recipe.id() == want.recipe_id() {
@@ -100,6 +138,34 @@ impl StandIns {
         if !is_drawn {
             return None;
         }
-        ticket.landed_within(self.fallback_wait).await.ok()?.ok().map(|filled| filled.rendition)
+        ticket.landed_within(left(deadline)).await.ok()?.ok().map(|filled| filled.rendition)
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// Every other cut of the ladder that this client can show, the nearest width first and in it the format it would have
+/// been given. Keys are a pure function of master and spec, so that no index is needed to look for them.
+fn nearest_specs(missing: Missing<'_>) -> Vec<RenditionSpec> {
+    let Missing { resolved, want, accept, .. } = missing;
+    let mut formats = vec![want.spec.format];
+    if resolved.format == FormatAsk::Auto {
+        let shown = negotiate::acceptable(accept, resolved.slot.formats);
+        formats.extend(Format::ALL.into_iter().filter(|format| *format != want.spec.format && shown.contains(*format)));
+    }
+    // A shape of its own is no rung of the ladder: of it there are only other formats.
+    let height_px = |width_px| resolved.slot.ratio.height_px(width_px);
+    let is_rung = want.spec.shape == Shape::DEFAULT && want.spec.height_px == height_px(want.spec.width_px);
+    let mut widths = if is_rung { resolved.slot.widths.clone() } else { vec![want.spec.width_px] };
+    widths.sort_by_key(|width| (width.abs_diff(want.spec.width_px), std::cmp::Reverse(*width)));
+    let cut = |width_px, format| RenditionSpec {
+        width_px,
+        height_px: if is_rung { height_px(width_px) } else { want.spec.height_px },
+        format,
+        ..want.spec
+    };
+    let cuts = widths.into_iter().flat_map(|width| formats.iter().map(move |format| cut(width, *format)));
+    cuts.filter(|spec| *spec != want.spec).collect()
 }

@@ -8,6 +8,7 @@
 //! | `disk`, `entry` | renditions on disk, and their form there |
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
+//! | `previous` | variant → the recipe it was served with last, durable |
 //! | `flight` | one fill for many askers |
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
@@ -26,6 +27,7 @@ mod key;
 mod masters;
 mod memory;
 mod metrics;
+mod previous;
 mod rendition;
 mod store;
 
@@ -47,6 +49,7 @@ pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
 pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
+pub use previous::{Previous, VariantName};
 #[cfg(test)]
 pub(crate) use rendition::testing;
 pub(crate) use rendition::unix_ms;
@@ -61,7 +64,7 @@ pub struct CacheConfig {
     pub memory_bytes_max: u64,
     /// Finished answers by URL as it was sent: heads, not bodies.
     pub front_bytes_max: u64,
-    /// Holds `renditions/`, `masters/` and `bindings.redb`.
+    /// Holds `renditions/`, `masters/`, `bindings.redb` and `previous.redb`.
     pub disk_dir: PathBuf,
     /// Renditions on disk, in whole 4 KiB blocks.
     pub disk_bytes_max: u64,
@@ -191,6 +194,7 @@ pub struct Caches {
     pub disk: DiskTier,
     pub masters: Masters,
     pub bindings: Bindings,
+    pub previous: Previous,
     pub epoch: Epoch,
     pub metrics: CacheMetrics,
 }
@@ -214,7 +218,8 @@ impl Caches {
         let bindings =
             Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
-        Ok(Self { memory, disk, masters, bindings, epoch: Epoch::default(), metrics })
+        let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
+        Ok(Self { memory, disk, masters, bindings, previous, epoch: Epoch::default(), metrics })
     }
 
     /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is

@@ -12,6 +12,7 @@ pub struct RenderMetrics {
     encode_seconds: HistogramVec,
     pub(super) wait_seconds: Histogram,
     pub(super) pending_jobs: IntGauge,
+    pub(super) pending_jobs_limit: IntGauge,
     pub(super) running_jobs: IntGauge,
     pub(super) rejected_jobs: IntCounterVec,
     pub(super) skipped_jobs: IntCounter,
@@ -31,6 +32,10 @@ impl RenderMetrics {
             encode_seconds: HistogramVec::new(encode.buckets(buckets.clone()), &["format", "rung"])?,
             wait_seconds: Histogram::with_opts(wait.buckets(buckets))?,
             pending_jobs: IntGauge::new("bildkante_edge_render_pending_jobs", "Render jobs waiting for a thread")?,
+            pending_jobs_limit: IntGauge::new(
+                "bildkante_edge_render_pending_jobs_limit",
+                "Render jobs that may wait at present, by how long they have waited lately",
+            )?,
             running_jobs: IntGauge::new("bildkante_edge_render_running_jobs", "Render jobs on a thread")?,
             rejected_jobs: IntCounterVec::new(rejected, &["reason"])?,
             skipped_jobs: IntCounter::new(
@@ -45,6 +50,7 @@ impl RenderMetrics {
         registry.register(Box::new(metrics.encode_seconds.clone()))?;
         registry.register(Box::new(metrics.wait_seconds.clone()))?;
         registry.register(Box::new(metrics.pending_jobs.clone()))?;
+        registry.register(Box::new(metrics.pending_jobs_limit.clone()))?;
         registry.register(Box::new(metrics.running_jobs.clone()))?;
         registry.register(Box::new(metrics.rejected_jobs.clone()))?;
         registry.register(Box::new(metrics.skipped_jobs.clone()))?;

@@ -8,6 +8,7 @@ mod crop;
 mod decode;
 mod encode;
 mod entropy;
+mod limit;
 mod metrics;
 mod placeholder;
 mod pool;
@@ -129,6 +130,10 @@ pub struct RenderConfig {
     pub threads: usize,
     /// Jobs that may wait for a thread; further ones are refused, or displace less urgent ones.
     pub pending_jobs_max: usize,
+    /// Jobs that wait longer than this for a thread make the queue shorter, those well within it longer again.
+    pub queue_delay_target_ms: u64,
+    /// How far the threads stand behind those that answer, as `nice` counts: 0 to 19.
+    pub nice: u8,
     /// Renditions of at most this area are encoded at the final rung at once: their final encode is about as fast as
     /// a larger picture's quick one.
     pub final_inline_px_max: u64,
@@ -136,7 +141,7 @@ pub struct RenderConfig {
 
 impl Default for RenderConfig {
     fn default() -> Self {
-        Self { threads: 0, pending_jobs_max: 256, final_inline_px_max: 65_536 }
+        Self { threads: 0, pending_jobs_max: 256, queue_delay_target_ms: 500, nice: 10, final_inline_px_max: 65_536 }
     }
 }
 
@@ -149,6 +154,12 @@ impl RenderConfig {
         }
         if self.pending_jobs_max == 0 {
             return Err("pending_jobs_max is at least 1".to_owned());
+        }
+        if self.queue_delay_target_ms == 0 {
+            return Err("queue_delay_target_ms is at least 1".to_owned());
+        }
+        if self.nice > 19 {
+            return Err(format!("nice is 0 to 19, not {}", self.nice));
         }
         Ok(())
     }

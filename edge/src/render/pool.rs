@@ -9,6 +9,9 @@
 //! - after [`RenderPool::close`] nothing starts; what runs is finished.
 //!
 //! Less urgent jobs can wait for as long as more urgent ones keep all threads busy: urgency is strict on purpose.
+//!
+//! Hits never wait behind misses: the threads run at a lower priority than those that answer (`nice`, which on Linux is
+//! a thread's own), and how many jobs may wait adapts to how long they do (see `limit`).
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +23,7 @@ use bildkante_shared::urgency::Urgency;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
+use super::limit::QueueLimit;
 use super::{Encoded, RenderConfig, RenderError, RenderMetrics, RenditionSpec, Rung, panic_text, render};
 use crate::provenance::Marking;
 
@@ -73,15 +77,19 @@ impl RenderPool {
     /// When the system refuses a thread; those already started end again.
     pub fn start(config: &RenderConfig, metrics: RenderMetrics) -> std::io::Result<Self> {
         let (alive_sender, alive) = watch::channel(0);
+        let threads = config.thread_count();
+        let delay_target = Duration::from_millis(config.queue_delay_target_ms);
+        let limit = QueueLimit::new(threads, config.pending_jobs_max, delay_target);
+        metrics.pending_jobs_limit.set(i64::try_from(limit.jobs()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State { waiting: BTreeMap::new(), arrivals: 0, is_closed: false, limit }),
             wake: Condvar::new(),
-            pending_jobs_max: config.pending_jobs_max.max(1),
+            nice: config.nice,
             metrics,
             alive: alive_sender,
         });
         let pool = Self { shared, alive };
-        for number in 0..config.thread_count() {
+        for number in 0..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("render-{number}")).stack_size(STACK_BYTES);
             shared.alive.send_modify(|alive| *alive += 1);
@@ -160,17 +168,17 @@ impl Drop for RenderPool {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    pending_jobs_max: usize,
+    nice: u8,
     metrics: RenderMetrics,
     alive: watch::Sender<usize>,
 }
 
-#[derive(Default)]
 struct State {
     /// Ordered by urgency, then arrival.
     waiting: BTreeMap<(Urgency, u64), Box<dyn Job>>,
     arrivals: u64,
     is_closed: bool,
+    limit: QueueLimit,
 }
 
 impl std::fmt::Debug for State {
@@ -185,7 +193,7 @@ impl Shared {
         if state.is_closed {
             return Err(self.rejected(PoolError::Closed));
         }
-        if state.waiting.len() >= self.pending_jobs_max {
+        if state.waiting.len() >= state.limit.jobs() {
             self.make_room(&mut state, urgency)?;
         }
         let arrival = state.arrivals;
@@ -202,7 +210,7 @@ impl Shared {
         let before = state.waiting.len();
         state.waiting.retain(|_, job| job.is_wanted());
         self.metrics.skipped_jobs.inc_by((before - state.waiting.len()) as u64);
-        if state.waiting.len() < self.pending_jobs_max {
+        if state.waiting.len() < state.limit.jobs() {
             return Ok(());
         }
         match state.waiting.last_entry() {
@@ -228,6 +236,11 @@ impl Shared {
 
     /// The life of a thread.
     fn work(&self) {
+        if self.nice > 0
+            && let Err(error) = rustix::process::nice(self.nice.into())
+        {
+            tracing::warn!(%error, "a render thread keeps its priority");
+        }
         while let Some(job) = self.next() {
             self.metrics.running_jobs.inc();
             job.run(&self.metrics);
@@ -243,9 +256,16 @@ impl Shared {
             if state.is_closed {
                 return None;
             }
-            while let Some((_, job)) = state.waiting.pop_first() {
+            while let Some(((urgency, _), job)) = state.waiting.pop_first() {
                 self.note_pending(&state);
                 if job.is_wanted() {
+                    // Nobody waits for what is least urgent: how long it waits says nothing.
+                    if urgency != Urgency::LEAST {
+                        let waiting = state.waiting.len();
+                        state.limit.observe(job.waited(), waiting, Instant::now());
+                        let limit = i64::try_from(state.limit.jobs()).unwrap_or(i64::MAX);
+                        self.metrics.pending_jobs_limit.set(limit);
+                    }
                     return Some(job);
                 }
                 self.metrics.skipped_jobs.inc();
@@ -270,6 +290,7 @@ impl Shared {
 /// A job without its types.
 trait Job: Send {
     fn is_wanted(&self) -> bool;
+    fn waited(&self) -> Duration;
     fn run(self: Box<Self>, metrics: &RenderMetrics);
     fn refuse(self: Box<Self>, error: PoolError);
 }
@@ -283,6 +304,10 @@ struct Task<F, T> {
 impl<T: Send, F: FnOnce() -> T + Send> Job for Task<F, T> {
     fn is_wanted(&self) -> bool {
         !self.reply.is_closed()
+    }
+
+    fn waited(&self) -> Duration {
+        self.submitted.elapsed()
     }
 
     fn run(self: Box<Self>, metrics: &RenderMetrics) {
@@ -413,6 +438,29 @@ mod tests {
         assert_eq!(live.await.expect("no panic"), Ok(7));
         assert!(has_run.recv().is_err(), "the abandoned job ran");
         assert_eq!(pool.shared.metrics.skipped_jobs.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn jobs_that_waited_too_long_leave_room_for_fewer() {
+        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
+        let config =
+            RenderConfig { threads: 1, pending_jobs_max: 8, queue_delay_target_ms: 1, ..RenderConfig::default() };
+        let pool = Arc::new(RenderPool::start(&config, metrics.clone()).expect("threads"));
+        assert_eq!(metrics.pending_jobs_limit.get(), 8);
+        let plug_one = plug(&pool).await;
+        let waits = enqueue(&pool, urgency(3), || ()).await;
+        std::thread::sleep(Duration::from_millis(2));
+        plug_one.release.send(()).expect("the plug listens");
+        assert_eq!(waits.await.expect("no panic"), Ok(()));
+        assert_eq!(metrics.pending_jobs_limit.get(), 1, "as many as there are threads, at least");
+    }
+
+    #[tokio::test]
+    async fn render_threads_yield_to_those_that_answer() {
+        let pool = pool(1, 4);
+        let nice = || rustix::process::getpriority_process(None).expect("a priority");
+        let (here, there) = (nice(), pool.run(Urgency::DEFAULT, nice).await.expect("it ran"));
+        assert!(there > here || here == 19, "{there} there, {here} here");
     }
 
     #[tokio::test]

@@ -103,8 +103,12 @@ pub enum Outcome {
     Rendered,
     /// Drawn by a node for this request, or for one it waited with.
     Generated,
+    /// The variant's previous picture instead: the recipe was edited.
+    Previous,
     /// The slot's default variant instead.
     Fallback,
+    /// The picture itself in another width or format instead.
+    NearestWidth,
     /// A palette image instead.
     Placeholder,
     /// No image at all.
@@ -112,13 +116,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Memory,
         Self::Disk,
         Self::Stale,
         Self::Rendered,
         Self::Generated,
+        Self::Previous,
         Self::Fallback,
+        Self::NearestWidth,
         Self::Placeholder,
         Self::Error,
     ];
@@ -131,10 +137,18 @@ impl Outcome {
             Self::Stale => "stale",
             Self::Rendered => "rendered",
             Self::Generated => "generated",
+            Self::Previous => "previous",
             Self::Fallback => "fallback",
+            Self::NearestWidth => "nearest-width",
             Self::Placeholder => "placeholder",
             Self::Error => "error",
         }
+    }
+
+    /// Whether it shows the variant that was asked for, as it is now.
+    #[must_use]
+    pub const fn is_own(self) -> bool {
+        !matches!(self, Self::Previous | Self::Fallback | Self::Placeholder | Self::Error)
     }
 }
 
@@ -297,10 +311,12 @@ fn cache_status(answer: &Answer) -> HeaderValue {
             let collapsed = if answer.collapse == Collapse::Collapsed { "; collapsed" } else { "" };
             format!("bildkante; fwd=miss; stored{collapsed}; ttl={ttl}; detail={detail}")
         }
-        Outcome::Fallback | Outcome::Placeholder | Outcome::Error => match answer.reason {
-            Some(reason) => format!("bildkante; fwd=miss; detail=\"{detail}: {reason}\""),
-            None => format!("bildkante; fwd=miss; detail={detail}"),
-        },
+        Outcome::Previous | Outcome::Fallback | Outcome::NearestWidth | Outcome::Placeholder | Outcome::Error => {
+            match answer.reason {
+                Some(reason) => format!("bildkante; fwd=miss; detail=\"{detail}: {reason}\""),
+                None => format!("bildkante; fwd=miss; detail={detail}"),
+            }
+        }
     };
     value(&text)
 }
