@@ -65,6 +65,14 @@ fuzz: toolchain ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=6
 	@tests/setup/apt.sh nasm=nasm
 	@tests/setup/fuzz.sh $(or $(FUZZ_SECONDS),60) $(TARGETS)
 
+.PHONY: bench-memory
+bench-memory: release-edge release-loadtest ## Resident memory of the edge: idle, after churn, after many distinct URLs
+	@python3 loadtest/bench/edge/memory.py --binaries "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release" $(BENCH)
+
+.PHONY: soak
+soak: setup release-edge release-loadtest ## The long forms of every test and load scenario, outside CI (STEPS='mixed idle' chooses)
+	@loadtest/soak.sh "$(DEPS)" $(STEPS)
+
 .PHONY: release
 release: setup ## The release build of edge, node and load generator
 	@echo "building the release binaries (several minutes the first time)"
@@ -73,6 +81,10 @@ release: setup ## The release build of edge, node and load generator
 .PHONY: release-edge
 release-edge: toolchain nasm
 	cargo build $(locked) --release -p bildkante-edge --bins --example seed
+
+.PHONY: release-loadtest
+release-loadtest: toolchain
+	cargo build $(locked) --release -p bildkante-loadtest
 
 .PHONY: nasm
 nasm:

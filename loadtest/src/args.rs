@@ -1,90 +1,196 @@
-//! The command line, and the bounded plans it is turned into. A [`Plan`] cannot ask for more than the limits below.
+//! The command line. [`crate::plan`] turns it into something bounded.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use http::HeaderValue;
 
-use crate::target::{Reach, Target, TargetError};
-
-pub const RATE_PER_S_MAX: u32 = 200_000;
-pub const DURATION_S_MAX: u64 = 3600;
-pub const CONNECTIONS_MAX: u32 = 10_000;
-pub const CLIENTS_MAX: u32 = 10_000;
-pub const STREAMS_MAX: u32 = 100;
-pub const IN_FLIGHT_MAX: u64 = 20_000;
-pub const THREADS_MAX: usize = 64;
-pub const TIMEOUT_MS_MAX: u64 = 600_000;
-/// File descriptors beside the connections: the runtime's own, standard streams, the report.
-const SPARE_FILES: u64 = 64;
+use crate::pick::Order;
 
 /// Open-loop load generator for Bildkante.
 #[derive(Debug, Parser)]
 #[command(name = "bildkante-loadtest", version, about)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Ask warm URLs at a constant rate; latency counts from each request's intended time
     Hits(HitsArgs),
-    /// Many clients ask cold URLs at the same moment
+    /// Many clients ask cold URLs at the same moment; without a URL, two edges and a node of its own
     Stampede(StampedeArgs),
+    /// Hits, and then hits while cold misses keep render pool and node busy (starts an edge and a node)
+    Mixed(FleetArgs),
+    /// One of two nodes stops answering for a while (starts an edge and two nodes)
+    SlowNode(FleetArgs),
+    /// One of two nodes is killed and comes back (starts an edge and two nodes)
+    Failover(FleetArgs),
+    /// Every edge and every node is restarted in turn (starts two of each)
+    RollingRestart(FleetArgs),
+    /// The campaign's manifest changes every 100 ms (starts an edge and a node)
+    Reload(FleetArgs),
+    /// Two, five and ten times what the edge can answer is asked of it (starts an edge and a node)
+    Overload(FleetArgs),
+    /// Hits beside thousands of connections that say nothing, or say it slowly (starts an edge and a node)
+    Idle(IdleArgs),
+    /// Be a node that sleeps instead of drawing: speaks what edges speak, needs no GPU
+    Node(NodeArgs),
 }
 
 #[derive(Debug, Args)]
-struct Common {
-    /// URL to ask for; several are asked in turn
-    #[arg(long = "url", required = true)]
-    urls: Vec<String>,
+pub struct Common {
+    /// URL to ask for; several are asked in the order of --order
+    #[arg(long = "url")]
+    pub urls: Vec<String>,
+    /// File with a URL on each line, or a path where --base is given
+    #[arg(long)]
+    pub urls_file: Option<PathBuf>,
+    /// Ask for the renditions of this campaign manifest, at --base
+    #[arg(long, requires = "base")]
+    pub manifest: Option<PathBuf>,
+    /// Of the manifest: only this slot
+    #[arg(long, requires = "manifest")]
+    pub slot: Option<String>,
+    /// Of the manifest: so many renditions
+    #[arg(long, default_value_t = 1000, requires = "manifest")]
+    pub count: usize,
+    /// Where paths are asked: http://host:port
+    #[arg(long)]
+    pub base: Option<String>,
+    #[arg(long, value_enum, default_value_t = Order::InTurn)]
+    pub order: Order,
+    /// Of --order zipf
+    #[arg(long, default_value_t = 0.9)]
+    pub zipf_exponent: f64,
+    /// Whether each request spells its URL anew, with a tracking parameter
+    #[arg(long, value_enum, default_value_t = Spelling::AsGiven)]
+    pub spelling: Spelling,
     #[arg(long, value_enum, default_value_t = Protocol::Http1)]
-    protocol: Protocol,
+    pub protocol: Protocol,
+    /// PEM file of certificates to trust, for https:// URLs
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+    /// Requests on a connection before a new one is opened
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    pub requests_per_connection: u64,
     /// The Accept header
-    #[arg(long, default_value = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")]
-    accept: String,
+    #[arg(long, default_value = ACCEPT)]
+    pub accept: String,
     /// How long one exchange may take
     #[arg(long, default_value_t = 30_000)]
-    timeout_ms: u64,
+    pub timeout_ms: u64,
     /// Worker threads of this generator
     #[arg(long, default_value_t = 1)]
-    threads: usize,
+    pub threads: usize,
     /// Also write the report as JSON to this file
     #[arg(long)]
-    json: Option<PathBuf>,
+    pub json: Option<PathBuf>,
     /// Permit targets that are not this machine
     #[arg(long)]
-    allow_remote: bool,
+    pub allow_remote: bool,
 }
 
+/// As a current browser with AVIF sends it for an image.
+pub const ACCEPT: &str = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8";
+
 #[derive(Debug, Args)]
-struct HitsArgs {
+pub struct HitsArgs {
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
     /// Requests per second, whatever the server does
     #[arg(long, default_value_t = 1000)]
-    rate: u32,
+    pub rate: u32,
     #[arg(long, default_value_t = 10)]
-    duration_s: u64,
+    pub duration_s: u64,
     #[arg(long, default_value_t = 64)]
-    connections: u32,
+    pub connections: u32,
     /// Requests in flight at once on one HTTP/2 connection
     #[arg(long, default_value_t = 8)]
-    streams: u32,
+    pub streams: u32,
 }
 
 #[derive(Debug, Args)]
-struct StampedeArgs {
+pub struct StampedeArgs {
     #[command(flatten)]
-    common: Common,
-    /// How many clients ask at once
+    pub common: Common,
+    #[command(flatten)]
+    pub servers: ServerArgs,
+    /// How many clients ask at once (of each edge, where this starts its own)
     #[arg(long, default_value_t = 1000)]
-    clients: u32,
+    pub clients: u32,
     /// Connections that HTTP/2 clients share; over HTTP/1.1 each client has its own
     #[arg(long, default_value_t = 50)]
-    connections: u32,
+    pub connections: u32,
+}
+
+/// The programs that a scenario starts by itself.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// The edge to start (default: beside this program)
+    #[arg(long)]
+    pub edge: Option<PathBuf>,
+    /// Folder with campaigns/ and prompts/; the campaign `studio` is asked
+    #[arg(long, default_value = "config")]
+    pub config_dir: PathBuf,
+    /// Folder for caches and logs, kept afterwards (default: a temporary one)
+    #[arg(long)]
+    pub work_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct FleetArgs {
+    #[command(flatten)]
+    pub servers: ServerArgs,
+    /// Hits per second
+    #[arg(long, default_value_t = 500)]
+    pub rate: u32,
+    /// Cold variants asked per second
+    #[arg(long, default_value_t = 40)]
+    pub misses: u32,
+    /// Of each phase
+    #[arg(long, default_value_t = 8)]
+    pub duration_s: u64,
+    #[arg(long, default_value_t = 32)]
+    pub connections: u32,
+    /// How often phases that are compared are repeated
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
+    /// Worker threads of this generator
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Also write the report as JSON to this file
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct IdleArgs {
+    #[command(flatten)]
+    pub fleet: FleetArgs,
+    /// Connections that are silent or slow (fewer where the limit on open files asks for it)
+    #[arg(long, default_value_t = 20_000)]
+    pub idle: u32,
+    /// Deadline in milliseconds that the edge is given for first bytes and heads
+    #[arg(long, default_value_t = 20_000)]
+    pub deadline_ms: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Where to listen; port 0 takes a free one, which is printed
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// How long a picture takes
+    #[arg(long, default_value_t = 500)]
+    pub draw_ms: u64,
+    /// Pictures at a time
+    #[arg(long, default_value_t = 1)]
+    pub at_once: u32,
+    /// Generations that may wait; further ones are refused with 429
+    #[arg(long, default_value_t = 64)]
+    pub queue: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,7 +198,7 @@ pub enum Protocol {
     /// HTTP/1.1, keep-alive, one request at a time on a connection
     #[value(name = "http1")]
     Http1,
-    /// HTTP/2 with prior knowledge, in the clear
+    /// HTTP/2: with prior knowledge in the clear, by ALPN over TLS
     #[value(name = "h2")]
     H2,
 }
@@ -105,53 +211,24 @@ impl Protocol {
             Self::H2 => "HTTP/2",
         }
     }
+
+    #[must_use]
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::H2 => b"h2",
+        }
+    }
 }
 
-/// What every scenario needs to know.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub targets: Vec<Target>,
-    pub protocol: Protocol,
-    pub accept: HeaderValue,
-    pub timeout: Duration,
-    pub threads: usize,
-}
-
-#[derive(Debug, Clone)]
-pub struct HitsPlan {
-    pub settings: Settings,
-    pub rate_per_s: u32,
-    pub duration: Duration,
-    pub connections: u32,
-    /// Requests in flight at once on one connection: 1 over HTTP/1.1.
-    pub streams: u32,
-}
-
-#[derive(Debug, Clone)]
-pub struct StampedePlan {
-    pub settings: Settings,
-    pub clients: u32,
-    pub connections: u32,
-}
-
-#[derive(Debug, Clone)]
-pub enum Plan {
-    Hits(HitsPlan),
-    Stampede(StampedePlan),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    #[error("--{name} must be between 1 and {max}, not {value}")]
-    OutOfRange { name: &'static str, value: u64, max: u64 },
-    #[error("--accept is not a header value: {0}")]
-    Accept(#[from] http::header::InvalidHeaderValue),
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    #[error(
-        "{connections} connections need {needed} open files, and the limit is {limit}: run `ulimit -n {needed}` first"
-    )]
-    OpenFiles { connections: u64, needed: u64, limit: u64 },
+/// How a URL is written in each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Spelling {
+    #[value(name = "as-given")]
+    AsGiven,
+    /// With a tracking parameter that differs from request to request
+    #[value(name = "distinct")]
+    Distinct,
 }
 
 impl Cli {
@@ -161,151 +238,24 @@ impl Cli {
         match &self.command {
             Command::Hits(args) => args.common.json.as_deref(),
             Command::Stampede(args) => args.common.json.as_deref(),
+            Command::Mixed(args)
+            | Command::SlowNode(args)
+            | Command::Failover(args)
+            | Command::RollingRestart(args)
+            | Command::Reload(args)
+            | Command::Overload(args) => args.json.as_deref(),
+            Command::Idle(args) => args.fleet.json.as_deref(),
+            Command::Node(_) => None,
         }
     }
-}
-
-impl Plan {
-    #[must_use]
-    pub const fn threads(&self) -> usize {
-        match self {
-            Self::Hits(plan) => plan.settings.threads,
-            Self::Stampede(plan) => plan.settings.threads,
-        }
-    }
-}
-
-impl TryFrom<Cli> for Plan {
-    type Error = PlanError;
-
-    fn try_from(cli: Cli) -> Result<Self, PlanError> {
-        match cli.command {
-            Command::Hits(args) => HitsPlan::try_from(args).map(Self::Hits),
-            Command::Stampede(args) => StampedePlan::try_from(args).map(Self::Stampede),
-        }
-    }
-}
-
-impl TryFrom<HitsArgs> for HitsPlan {
-    type Error = PlanError;
-
-    fn try_from(args: HitsArgs) -> Result<Self, PlanError> {
-        within("rate", args.rate.into(), RATE_PER_S_MAX.into())?;
-        within("duration-s", args.duration_s, DURATION_S_MAX)?;
-        within("connections", args.connections.into(), CONNECTIONS_MAX.into())?;
-        within("streams", args.streams.into(), STREAMS_MAX.into())?;
-        let streams = if args.common.protocol == Protocol::H2 { args.streams } else { 1 };
-        within("connections × --streams", u64::from(args.connections) * u64::from(streams), IN_FLIGHT_MAX)?;
-        enough_files(args.connections.into(), open_files_limit())?;
-        Ok(Self {
-            settings: args.common.try_into()?,
-            rate_per_s: args.rate,
-            duration: Duration::from_secs(args.duration_s),
-            connections: args.connections,
-            streams,
-        })
-    }
-}
-
-impl TryFrom<StampedeArgs> for StampedePlan {
-    type Error = PlanError;
-
-    fn try_from(args: StampedeArgs) -> Result<Self, PlanError> {
-        within("clients", args.clients.into(), CLIENTS_MAX.into())?;
-        within("connections", args.connections.into(), CONNECTIONS_MAX.into())?;
-        let connections = match args.common.protocol {
-            Protocol::Http1 => args.clients,
-            Protocol::H2 => args.connections.min(args.clients),
-        };
-        enough_files(connections.into(), open_files_limit())?;
-        Ok(Self { settings: args.common.try_into()?, clients: args.clients, connections })
-    }
-}
-
-impl TryFrom<Common> for Settings {
-    type Error = PlanError;
-
-    fn try_from(common: Common) -> Result<Self, PlanError> {
-        within("timeout-ms", common.timeout_ms, TIMEOUT_MS_MAX)?;
-        within("threads", common.threads as u64, THREADS_MAX as u64)?;
-        let reach = if common.allow_remote { Reach::Anywhere } else { Reach::LoopbackOnly };
-        Ok(Self {
-            targets: common.urls.iter().map(|url| Target::resolve(url, reach)).collect::<Result<_, _>>()?,
-            protocol: common.protocol,
-            accept: HeaderValue::from_str(&common.accept)?,
-            timeout: Duration::from_millis(common.timeout_ms),
-            threads: common.threads,
-        })
-    }
-}
-
-fn within(name: &'static str, value: u64, max: u64) -> Result<(), PlanError> {
-    if (1..=max).contains(&value) { Ok(()) } else { Err(PlanError::OutOfRange { name, value, max }) }
-}
-
-fn enough_files(connections: u64, limit: Option<u64>) -> Result<(), PlanError> {
-    let needed = connections + SPARE_FILES;
-    match limit {
-        Some(limit) if limit < needed => Err(PlanError::OpenFiles { connections, needed, limit }),
-        _ => Ok(()),
-    }
-}
-
-/// The soft limit on open files, where the kernel tells.
-fn open_files_limit() -> Option<u64> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan(arguments: &[&str]) -> Result<Plan, PlanError> {
-        let line = ["bildkante-loadtest"].iter().chain(arguments).copied();
-        Plan::try_from(Cli::try_parse_from(line).expect("the command line parses"))
-    }
-
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn nothing_beyond_the_limits_becomes_a_plan() {
-        let url = "--url=http://127.0.0.1:1/";
-        for bad in [
-            vec!["hits", url, "--rate=0"],
-            vec!["hits", url, "--rate=200001"],
-            vec!["hits", url, "--duration-s=3601"],
-            vec!["hits", url, "--connections=0"],
-            vec!["hits", url, "--threads=65"],
-            vec!["stampede", url, "--clients=10001"],
-            vec!["stampede", url, "--timeout-ms=0"],
-        ] {
-            assert!(matches!(plan(&bad), Err(PlanError::OutOfRange { .. })), "{bad:?}");
-        }
-        assert!(matches!(plan(&["hits", "--url=http://192.0.2.1/"]), Err(PlanError::Target(TargetError::Remote(..)))));
-        assert!(plan(&["hits", url, "--rate=5", "--connections=2"]).is_ok());
-    }
-
-    #[test]
-    fn http2_clients_share_connections_and_http1_clients_do_not() {
-        let url = "--url=http://127.0.0.1:1/";
-        let connections = |arguments: &[&str]| match plan(arguments) {
-            Ok(Plan::Stampede(plan)) => plan.connections,
-            other => panic!("not a stampede: {other:?}"),
-        };
-        assert_eq!(connections(&["stampede", url, "--clients=40", "--connections=4"]), 40);
-        assert_eq!(connections(&["stampede", url, "--clients=40", "--connections=4", "--protocol=h2"]), 4);
-    }
-
-    #[test]
-    fn too_low_a_file_limit_is_said_before_the_run() {
-        let error = enough_files(1000, Some(1024)).expect_err("1064 do not fit in 1024");
-        assert!(error.to_string().contains("ulimit -n 1064"), "{error}");
-        assert!(enough_files(900, Some(1024)).is_ok());
-        assert!(enough_files(u64::from(CLIENTS_MAX), None).is_ok());
-        assert!(open_files_limit().is_some_and(|limit| limit > 0));
     }
 }

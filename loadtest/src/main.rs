@@ -1,49 +1,72 @@
-//! Command line of the load generator: parse, run, print, exit. 64 for a bad command line, 1 for a failed run.
+//! Command line of the load generator: parse, run, print, exit. 0 when every budget was kept, 2 when one was not, 64 for a
+//! bad command line, 1 for a failed run.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bildkante_loadtest::args::{Cli, Plan};
+use bildkante_loadtest::args::{Cli, NodeArgs};
+use bildkante_loadtest::node::SleepingNode;
+use bildkante_loadtest::{Plan, Task};
 use clap::Parser;
+
+const EX_USAGE: u8 = 64;
+const BUDGET_MISSED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json().map(ToOwned::to_owned);
-    let plan = match Plan::try_from(cli) {
-        Ok(plan) => plan,
+    let result = match Task::try_from(cli) {
+        Ok(Task::Load { plan, threads }) => load(&plan, threads, json.as_deref()),
+        Ok(Task::Node(args)) => node(&args),
         Err(error) => {
             eprintln!("bildkante-loadtest: {error}");
-            return ExitCode::from(64);
+            return ExitCode::from(EX_USAGE);
         }
     };
-    match execute(&plan, json.as_deref()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bildkante-loadtest: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("bildkante-loadtest: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn execute(plan: &Plan, json: Option<&std::path::Path>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(plan.threads())
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let report = runtime.block_on(async {
+fn load(plan: &Plan, threads: usize, json: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let report = runtime(threads)?.block_on(async {
         tokio::select! {
             report = bildkante_loadtest::run(plan) => report,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+            signal = bildkante_shared::shutdown::signal() => Err(anyhow::anyhow!("interrupted by {}", signal?)),
         }
     })?;
-    // Not `print!`, which panics when the reader of a pipe has gone.
-    std::io::stdout().write_all(report.to_string().as_bytes()).context("cannot print the report")?;
+    print(&report.to_string())?;
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    anyhow::ensure!(report.completed > 0, "no request was answered");
-    Ok(())
+    anyhow::ensure!(report.completed() > 0, "no request was answered");
+    Ok(if report.is_met() { ExitCode::SUCCESS } else { ExitCode::from(BUDGET_MISSED) })
+}
+
+/// Until it is told to stop.
+fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
+    runtime(1)?.block_on(async {
+        let node = SleepingNode::bind(args).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+        print(&format!("listening on {}\n", node.address()?))?;
+        tokio::select! {
+            () = node.serve() => {}
+            signal = bildkante_shared::shutdown::signal() => drop(signal?),
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).enable_all().build().context("cannot start the runtime")
+}
+
+/// Not `print!`, which panics when the reader of a pipe has gone.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print")
 }

@@ -1,4 +1,7 @@
-//! What a cache said it did with a request: the `Cache-Status` header of RFC 9211, reduced to a short name.
+//! What a cache said it did with a request, and how long it took: `Cache-Status` (RFC 9211), reduced to a short name, and
+//! `Server-Timing` (W3C).
+
+use std::time::Duration;
 
 /// Names the outcome that the cache nearest to this client reported: `hit`, `miss`, `miss collapsed`, `hit (memory)`, …
 /// `none` where there is no readable `Cache-Status`.
@@ -24,6 +27,16 @@ pub fn name(cache_status: Option<&str>) -> String {
         outcome.push_str(&format!(" ({detail})"));
     }
     outcome
+}
+
+/// The edge's own time: `dur` of the metric `edge`, in milliseconds.
+#[must_use]
+pub fn edge_time(server_timing: &str) -> Option<Duration> {
+    let metric = split_outside_quotes(server_timing, ',')
+        .map(str::trim)
+        .find(|metric| metric.split(';').next() == Some("edge"))?;
+    let (_, millis) = split_outside_quotes(metric, ';').skip(1).map(parameter).find(|(name, _)| *name == "dur")?;
+    Duration::try_from_secs_f64(millis?.parse::<f64>().ok()? / 1000.0).ok()
 }
 
 fn parameter(text: &str) -> (&str, Option<&str>) {
@@ -53,7 +66,21 @@ fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &st
 
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use std::time::Duration;
+
+    use super::{edge_time, name};
+
+    #[test]
+    fn the_edge_says_how_long_it_took() {
+        assert_eq!(
+            edge_time("edge;dur=0.25, cache;desc=memory, at;desc=\"x;dur=9\""),
+            Some(Duration::from_micros(250))
+        );
+        assert_eq!(edge_time("cdn-cache;desc=HIT, edge;desc=\"a, b\";dur=3"), Some(Duration::from_millis(3)));
+        for silent in ["", "edge", "edge;dur", "edge;dur=-1", "edge;dur=soon", "ledge;dur=1"] {
+            assert_eq!(edge_time(silent), None, "{silent}");
+        }
+    }
 
     #[test]
     fn the_nearest_cache_speaks() {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bildkante_loadtest::args::{Cli, Plan};
-use bildkante_loadtest::{Report, run};
+use bildkante_loadtest::args::Cli;
+use bildkante_loadtest::report::Phase;
+use bildkante_loadtest::{Report, Task, run};
 use bytes::Bytes;
 use clap::Parser;
 use http::{Request, Response};
@@ -70,9 +71,15 @@ async fn answer(
         .expect("valid headers"))
 }
 
-async fn load(arguments: &[&str]) -> anyhow::Result<Report> {
+async fn report(arguments: &[&str]) -> anyhow::Result<Report> {
     let line = ["bildkante-loadtest"].iter().chain(arguments).copied();
-    run(&Plan::try_from(Cli::try_parse_from(line)?)?).await
+    let Task::Load { plan, .. } = Task::try_from(Cli::try_parse_from(line)?)? else { anyhow::bail!("no load") };
+    run(&plan).await
+}
+
+/// The one phase of a scenario against URLs.
+async fn load(arguments: &[&str]) -> anyhow::Result<Phase> {
+    Ok(report(arguments).await?.phases.remove(0))
 }
 
 #[tokio::test]
@@ -127,7 +134,7 @@ async fn different_bytes_do_not_go_unnoticed() {
 
 #[tokio::test]
 async fn a_server_that_is_too_slow_or_absent_is_an_error_and_not_a_latency() {
-    let url = serve(|_| Reply { after: Duration::from_secs(5), ..HIT }, false).await;
+    let url = serve(|_| Reply { after: Duration::from_secs(60), ..HIT }, false).await;
     let report = load(&["stampede", "--url", &url, "--clients=3", "--timeout-ms=100"]).await.expect("a run");
     assert_eq!((report.completed, report.errors["timeout"]), (0, 3), "{report}");
 
@@ -136,4 +143,109 @@ async fn a_server_that_is_too_slow_or_absent_is_an_error_and_not_a_latency() {
     let report = load(&["stampede", "--url", &url, "--clients=3"]).await.expect("a run");
     assert_eq!(report.errors["connect"], 3, "{report}");
     assert!(load(&["hits", "--url", &url, "--duration-s=1"]).await.is_err(), "nothing there to warm");
+}
+
+#[tokio::test]
+async fn a_report_passes_or_fails_by_its_budgets() {
+    let url = serve(|_| HIT, false).await;
+    let good = report(&["hits", "--url", &url, "--rate=200", "--duration-s=1"]).await.expect("a run");
+    assert!(good.is_met() && good.to_string().contains("PASS"), "{good}");
+
+    let url = serve(|n| if n == 7 { Reply { etag: "\"b\"", ..HIT } } else { HIT }, false).await;
+    let bad = report(&["stampede", "--url", &url, "--clients=20"]).await.expect("a run");
+    assert!(!bad.is_met() && bad.to_string().contains("FAIL  every client gets the same bytes"), "{bad}");
+    let json = serde_json::to_value(&bad).expect("JSON");
+    assert_eq!(json["verdicts"][1]["met"], false, "{json}");
+    assert_eq!(json["phases"][0]["outcomes"][0]["count"], 20);
+}
+
+/// Serves over TLS, tells how many connections were made, and gives its URL and certificate.
+async fn serve_tls(folder: &std::path::Path) -> (String, std::path::PathBuf, Arc<AtomicU64>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let ca = folder.join("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).expect("written");
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a pair");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let connections = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let turn = Arc::new(Semaphore::new(1));
+                let service = service_fn(move |_: Request<Incoming>| {
+                    answer(Arc::new(|_| HIT), Arc::default(), Arc::clone(&turn))
+                });
+                let io = TokioIo::new(stream);
+                let _ = if is_h2 {
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                } else {
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+                };
+            });
+        }
+    });
+    (format!("https://localhost:{port}/i/studio/hero?w=640"), ca, connections)
+}
+
+#[tokio::test]
+async fn tls_is_spoken_in_both_protocols_and_resumption_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (url, ca, connections) = serve_tls(folder.path()).await;
+    let ca = ca.to_str().expect("a path");
+    for protocol in ["http1", "h2"] {
+        let before = connections.load(Ordering::Relaxed);
+        let arguments = [
+            "hits",
+            "--url",
+            &url,
+            "--ca",
+            ca,
+            "--protocol",
+            protocol,
+            "--rate=100",
+            "--duration-s=1",
+            "--connections=2",
+            "--streams=1",
+            "--requests-per-connection=10",
+        ];
+        let report = report(&arguments).await.expect("a run");
+        assert_eq!(report.completed(), 100, "{report}");
+        assert!(report.is_met(), "{report}");
+        let made = connections.load(Ordering::Relaxed) - before;
+        // 100 requests at most 10 to a connection, and one connection to try the URL beforehand.
+        assert!(made >= 11, "{made} connections for 100 requests of 10 each");
+        let note = &report.notes[0];
+        let numbers: Vec<u64> =
+            note.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(numbers.iter().sum::<u64>(), made, "{note}");
+        assert!(numbers[1] > 0, "no session was resumed: {note}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_asked_by_rank_and_each_spelling_can_be_new() {
+    let url = serve(|_| HIT, false).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let lines: Vec<String> = (0..50).map(|n| format!("{url}&n={n}")).collect();
+    std::fs::write(file.path(), lines.join("\n")).expect("written");
+    let path = file.path().to_str().expect("a path");
+    let arguments =
+        ["hits", "--urls-file", path, "--order=zipf", "--spelling=distinct", "--rate=300", "--duration-s=1"];
+    let report = load(&arguments).await.expect("a run");
+    assert_eq!((report.completed, report.failed()), (300, 0), "{report}");
+    assert_eq!(report.targets.last().map(String::as_str), Some("… 50 in all"));
 }

@@ -117,10 +117,11 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer:
 
 
 def write_edge_config(path: Path, disk_dir: Path, tier: Tier, certificate: Certificate | None, ports: list[int],
-                      workers: int = 0) -> Path:
+                      workers: int = 0, memory_bytes: int | None = None, front_bytes: int = FRONT_BYTES) -> Path:
     """`ports`: of images in the clear, over TLS, and admin. What is not the workload's business keeps its default."""
     tls = f'tls = {{ certificate = "{certificate.certificate}", key = "{certificate.key}" }}' if certificate else ""
-    memory_bytes = MEMORY_BYTES if tier is Tier.MEMORY else TINY_MEMORY_BYTES
+    if memory_bytes is None:
+        memory_bytes = MEMORY_BYTES if tier is Tier.MEMORY else TINY_MEMORY_BYTES
     path.write_text(f"""
 [listen]
 http = "127.0.0.1:{ports[0]}"
@@ -138,7 +139,7 @@ variants_memoised_max = 131072
 [cache]
 disk_dir = "{disk_dir}"
 memory_bytes_max = {memory_bytes}
-front_bytes_max = {FRONT_BYTES}
+front_bytes_max = {front_bytes}
 [origin]
 # Nobody is there: nothing is drawn in this bench.
 nodes = ["http://127.0.0.1:9"]

@@ -1,0 +1,149 @@
+//! Requests at a constant rate over a fixed set of connections: what every scenario but the stampede is made of.
+//!
+//! When all connections are busy, requests wait, and their waiting counts: that is what a reader would have felt. A
+//! reader who has waited longer than their patience goes away unasked, and is counted as that.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use crate::client::{Exchange, ExchangeError, Lines, Requests};
+use crate::report::{Phase, Run, Tally};
+use crate::schedule::{Pacer, Schedule};
+
+/// Time for every sender to reach its first wait before the first request is due.
+const HEAD_START: Duration = Duration::from_millis(20);
+
+/// What to do with a request that nobody answered at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLoss {
+    /// It counts as failed.
+    Count,
+    /// Ask the next URL of the list once, as a load balancer would.
+    Move,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone)]
+pub struct Drive {
+    pub name: String,
+    pub requests: Arc<Requests>,
+    pub protocol: &'static str,
+    pub rate_per_s: u32,
+    pub duration: Duration,
+    pub connections: u32,
+    /// Requests in flight at once on one connection.
+    pub streams: u32,
+    /// How long a request may wait for a free connection before it is given up; for ever by default.
+    pub patience: Option<Duration>,
+    pub on_loss: OnLoss,
+    /// Number of the first request: two drives over one list need not ask the same.
+    pub first: u64,
+}
+
+impl Drive {
+    /// Over HTTP/1.1, patient, counting losses.
+    #[must_use]
+    pub fn new(name: impl Into<String>, requests: Arc<Requests>, rate_per_s: u32, duration: Duration) -> Self {
+        Self {
+            name: name.into(),
+            requests,
+            protocol: "HTTP/1.1",
+            rate_per_s,
+            duration,
+            connections: 32,
+            streams: 1,
+            patience: None,
+            on_loss: OnLoss::Count,
+            first: 0,
+        }
+    }
+
+    /// Runs to its end.
+    ///
+    /// # Errors
+    /// When a connection cannot be opened before the start, or a sender's task fails.
+    pub async fn run(&self) -> anyhow::Result<Phase> {
+        let lines = self.open_lines().await?;
+        let tally = Arc::new(Mutex::new(Tally::new()?));
+        let start = Instant::now() + HEAD_START;
+        let schedule = Schedule::new(start, self.rate_per_s, self.duration);
+        let pacer = Arc::new(Pacer::start(schedule)?);
+        let mut senders = JoinSet::new();
+        for line in lines {
+            for _ in 0..self.streams {
+                senders.spawn(send(self.clone(), Arc::clone(&line), Arc::clone(&pacer), Arc::clone(&tally)));
+            }
+        }
+        while let Some(sender) = senders.join_next().await {
+            sender.context("a sender failed")??;
+        }
+        Ok(close(tally)?.into_phase(Run {
+            name: self.name.clone(),
+            protocol: self.protocol,
+            targets: targets(&self.requests),
+            offered_per_s: Some(self.rate_per_s.into()),
+            planned: schedule.requests(),
+            elapsed: start.elapsed(),
+        }))
+    }
+
+    async fn open_lines(&self) -> anyhow::Result<Vec<Arc<Lines>>> {
+        let mut lines = Vec::with_capacity(self.connections as usize);
+        for number in 0..self.connections {
+            let line = Lines::default();
+            let opened = line.open(&self.requests, u64::from(number)).await;
+            // Where losses are moved on, a server that is away at the start is one more of them.
+            if self.on_loss == OnLoss::Count {
+                opened?;
+            }
+            lines.push(Arc::new(line));
+        }
+        Ok(lines)
+    }
+}
+
+async fn send(drive: Drive, line: Arc<Lines>, pacer: Arc<Pacer>, tally: Arc<Mutex<Tally>>) -> anyhow::Result<()> {
+    while let Some((index, due)) = pacer.next().await {
+        if drive.patience.is_some_and(|patience| due.elapsed() > patience) {
+            tally.lock().unwrap_or_else(PoisonError::into_inner).abandon();
+            continue;
+        }
+        let number = drive.first + index;
+        let result = match drive.on_loss {
+            OnLoss::Count => line.exchange(&drive.requests, number, |_| {}).await,
+            OnLoss::Move => line.exchange_or_move(&drive.requests, number).await,
+        };
+        record(&tally, due, &result)?;
+    }
+    Ok(())
+}
+
+/// Counts a result, and fails the run where counting itself fails.
+pub(crate) fn record(
+    tally: &Mutex<Tally>,
+    due: Instant,
+    result: &Result<Exchange, ExchangeError>,
+) -> anyhow::Result<()> {
+    // A tally is counters only: whatever panicked beside it, they are as good as before.
+    Ok(tally.lock().unwrap_or_else(PoisonError::into_inner).record(due, result)?)
+}
+
+/// Takes the tally out once every task that shared it has ended.
+pub(crate) fn close(tally: Arc<Mutex<Tally>>) -> anyhow::Result<Tally> {
+    let tally = Arc::into_inner(tally).context("a sender outlived the run")?;
+    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The first URL and how many there are, for the report.
+pub(crate) fn targets(requests: &Requests) -> Vec<String> {
+    const SHOWN: usize = 1;
+    let all = requests.targets();
+    let mut shown: Vec<String> = all.iter().take(SHOWN).map(|target| target.uri.to_string()).collect();
+    if all.len() > SHOWN {
+        shown.push(format!("… {} in all", all.len()));
+    }
+    shown
+}

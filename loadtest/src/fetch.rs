@@ -1,0 +1,81 @@
+//! Single questions, beside the load: is it ready, what does it count, what does it answer.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1 as h1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::args;
+use crate::client::BODY_BYTES_MAX;
+use crate::outcome;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer, whole.
+#[derive(Debug)]
+pub struct Fetched {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Fetched {
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// See [`outcome::name`].
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        outcome::name(self.headers.get("cache-status").and_then(|value| value.to_str().ok()))
+    }
+}
+
+/// Over HTTP/1.1, as a browser asks for an image.
+///
+/// # Errors
+/// When there is no whole answer in time.
+pub async fn http1(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
+    whole(async {
+        let io = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = h1::handshake(io).await?;
+        tokio::spawn(connection);
+        let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, args::ACCEPT);
+        Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
+    })
+    .await
+}
+
+/// Over HTTP/2 with prior knowledge, as an edge asks a node.
+///
+/// # Errors
+/// As [`http1`].
+pub async fn h2(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
+    whole(async {
+        let io = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        let request = Request::get(format!("http://{address}{path}")).body(Empty::<Bytes>::new())?;
+        Ok(sender.send_request(request).await?)
+    })
+    .await
+}
+
+async fn whole(answer: impl Future<Output = anyhow::Result<Response<Incoming>>>) -> anyhow::Result<Fetched> {
+    let whole = async {
+        let (head, body) = answer.await?.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX as usize).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+        Ok(Fetched { status: head.status, headers: head.headers, body })
+    };
+    tokio::time::timeout(PATIENCE, whole).await.context("no answer in time")?
+}
