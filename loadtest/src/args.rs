@@ -120,6 +120,9 @@ pub struct StampedeArgs {
     /// How many clients ask at once (of each edge, where this starts its own)
     #[arg(long, default_value_t = 1000)]
     pub clients: u32,
+    /// How often, where this starts its own servers: its budget compares two percentiles
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
     /// Connections that HTTP/2 clients share; over HTTP/1.1 each client has its own
     #[arg(long, default_value_t = 50)]
     pub connections: u32,

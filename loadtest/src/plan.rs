@@ -98,6 +98,7 @@ pub struct FleetPlan {
 pub struct OwnStampedePlan {
     pub servers: Servers,
     pub clients: u32,
+    pub rounds: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -233,8 +234,9 @@ impl TryFrom<StampedeArgs> for OwnStampedePlan {
 
     fn try_from(args: StampedeArgs) -> Result<Self, PlanError> {
         within("clients", args.clients.into(), u64::from(CLIENTS_MAX) / 2)?;
+        within("rounds", args.rounds.into(), 48)?;
         enough_files(2 * u64::from(args.clients), open_files_limit())?;
-        Ok(Self { servers: args.servers.try_into()?, clients: args.clients })
+        Ok(Self { servers: args.servers.try_into()?, clients: args.clients, rounds: args.rounds })
     }
 }
 

@@ -16,8 +16,6 @@ use crate::report::{Phase, Report, Run, Tally};
 use crate::scenario::stage::{HIT_P99_RATIO_MAX, SMALL_PX, Stage};
 use crate::target::{Reach, Target};
 
-/// Rounds of the scenario with servers of its own: its budget compares two percentiles, which takes more than one.
-const ROUNDS: u32 = 3;
 /// How long the picture of the storm takes to draw; hits are watched a little longer.
 const DRAW: Duration = Duration::from_secs(3);
 
@@ -48,7 +46,7 @@ pub async fn run_own(plan: &OwnStampedePlan) -> anyhow::Result<Report> {
     let stage = Stage::set(&plan.servers, &spec, 400, 64, SMALL_PX).await?;
     let mut report = Report::new("stampede");
     let mut ratios = Vec::new();
-    for round in 1..=ROUNDS {
+    for round in 1..=plan.rounds {
         let idle = stage.hits(format!("hits, idle, round {round}"), DRAW * 2).run().await?;
         let cold = stage.waiting_path(round as usize);
         let before = stage.fleet.generations().await?;
