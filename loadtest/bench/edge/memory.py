@@ -56,6 +56,7 @@ def main() -> int:
             for _ in range(CHURN_ROUNDS):
                 ask(arguments, ports[0], paths, RATE * CHURN_S, "as-given")
                 rounds.append(resident_mib(process.pid))
+            print("      resident after each round of churn: " + ", ".join(f"{mib:.0f}" for mib in rounds) + " MiB")
             figures |= {"churn_second_mib": rounds[1], "churn_last_mib": rounds[-1]}
             met.append(verdict("resident after churn, beside its second round", rounds[-1] / rounds[1], CHURN_RATIO_MAX, "×"))
             files = count_files(kept)
