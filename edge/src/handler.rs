@@ -182,7 +182,10 @@ impl Handler {
                 self.fill.refresh(&rendition, &want);
                 Filled::stale(rendition, since)
             }
-            Peek::Absent => return self.miss(&exchange, &catalog, &resolved, want).await,
+            Peek::Absent => match self.fill.peek_disk(&want) {
+                Some(filled) => filled,
+                None => return self.miss(&exchange, &catalog, &resolved, want).await,
+            },
         };
         self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
     }

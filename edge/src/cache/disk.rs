@@ -66,6 +66,12 @@ impl DiskTier {
         self.store.read(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from)).await
     }
 
+    /// The entry if it takes no device to read it. `None` says nothing about whether there is one.
+    #[must_use]
+    pub fn peek(&self, key: RenditionKey) -> Option<Rendition> {
+        self.store.peek(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from))
+    }
+
     /// Writes, and returns when it is done; callers who do not care spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
         let stripes = Arc::clone(&self.stripes);
@@ -188,6 +194,24 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(tier.files(), 1, "the scan and the read agree on one entry");
+    }
+
+    /// Whatever is wrong is left to the long way, which sets it aside.
+    #[tokio::test]
+    async fn a_peek_gives_sound_entries_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tier, metrics) = open(dir.path());
+        assert!(tier.peek(KEY).is_none());
+        let wrote = Arc::new(rendition(b"a body", Rung::Final));
+        tier.put(KEY, Arc::clone(&wrote)).await;
+        // A file system that cannot tell what is in memory says nothing.
+        assert!(tier.peek(KEY).is_none_or(|peeked| peeked.body == wrote.body));
+        let mut damaged = fs::read(file(dir.path())).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::write(file(dir.path()), &damaged).unwrap();
+        assert!(tier.peek(KEY).is_none());
+        assert_eq!(metrics.quarantined(), 0);
+        assert_eq!(outcome(tier.get(KEY).await), LookupOutcome::Corrupt);
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use super::key::ContentHasherBuilder;
 use super::metrics::StoreMetrics;
+use super::page_cache;
 use super::rendition::unix_ms;
 
 /// A file's name: BLAKE3-128 of something.
@@ -132,6 +133,21 @@ impl Folder {
             let _ = file.set_modified(SystemTime::now());
         }
         Ok(Some(bytes))
+    }
+
+    /// The whole file if it is small and reading it takes no device; `None` says nothing about whether it exists.
+    pub(super) fn read_in_memory(&self, name: &Name, bytes_max: usize) -> Option<Vec<u8>> {
+        let now = unix_s(SystemTime::now());
+        {
+            let mut shard = self.shard(name).lock();
+            let slot = shard.get_mut(name)?;
+            // Once in a while its time goes onto the device, and that takes the long way.
+            if now.saturating_sub(slot.used_unix_s) >= TOUCH_AFTER_S {
+                return None;
+            }
+            slot.used_unix_s = slot.used_unix_s.max(now);
+        }
+        page_cache::read(&self.path(name), bytes_max)
     }
 
     /// The first bytes of the file, as many as fit in `buffer`; `None` when it is not there or shorter.

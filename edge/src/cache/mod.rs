@@ -12,6 +12,7 @@
 //! | `flight` | one fill for many askers |
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
+//! | `page_cache` | the same files where reading them takes no device |
 //!
 //! Invariants: everything is bounded in bytes or entries; every byte read from a disk is verified before it is
 //! seen; what a device does wrong is a miss, counted, and never an error of a request.
@@ -27,6 +28,7 @@ mod key;
 mod masters;
 mod memory;
 mod metrics;
+mod page_cache;
 mod previous;
 mod rendition;
 mod store;
