@@ -84,6 +84,7 @@ pub struct Ready {
 
 impl Front {
     #[must_use]
+    #[expect(clippy::borrowed_box, reason = "moka hands a key to its weigher as it holds it")]
     pub fn new(bytes_max: u64, epoch: Epoch) -> Self {
         let answers = Cache::builder()
             .name("front")

@@ -95,6 +95,9 @@ fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    // The allocator asks for huge pages, and then a cache of small bodies holds twice what it counts. Where the kernel
+    // does not know the call, memory is all that is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     telemetry::init(config.log.format, &config.log.filter);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -80,7 +80,7 @@ pub(super) struct Lane<T> {
 
 enum Step {
     /// A request for the long way.
-    Ask(Request<RequestBody>, PlainMethod),
+    Ask(Box<Request<RequestBody>>, PlainMethod),
     TakeOver,
     Done,
 }
@@ -90,7 +90,7 @@ enum Look {
     More,
     /// Its answer is in `output`; so many bytes are used up.
     Answered(usize),
-    Ask(Request<RequestBody>, PlainMethod, usize),
+    Ask(Box<Request<RequestBody>>, PlainMethod, usize),
     Other,
 }
 
@@ -117,7 +117,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
                 Ok(Step::TakeOver) => return LaneEnd::TakeOver { io: self.io, read: self.carry },
                 Ok(Step::Ask(request, method)) => {
                     let active = self.progress.enter();
-                    let response = respond.respond(request, peer).await;
+                    let response = respond.respond(*request, peer).await;
                     self.output.queue(response, method, self.persistence);
                     drop(active);
                 }
@@ -227,7 +227,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             return Look::Answered(used);
         }
         match head::to_request(&Bytes::copy_from_slice(&bytes[..used])) {
-            Some(request) => Look::Ask(request, head.method, used),
+            Some(request) => Look::Ask(Box::new(request), head.method, used),
             None => Look::Other,
         }
     }
