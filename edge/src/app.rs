@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
-use bildkante_shared::shutdown::{self, ShutdownTrigger};
+use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -33,6 +33,7 @@ use crate::response::Recall;
 use crate::rum::RumMetrics;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
+use crate::warm::{WarmMetrics, Warmer};
 
 /// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
 #[derive(Debug)]
@@ -122,12 +123,13 @@ impl Edge {
             public_url: config.serve.public_url.clone(),
             recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
+        let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
-            api: AdminApi::new(&config.admin, Arc::clone(&handler), desk),
+            api: AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone()),
             was_ready: AtomicBool::new(false),
         });
 
@@ -173,6 +175,7 @@ impl Edge {
             let served = listener::run(socket, tls.clone(), respond, crew, settings, metrics, front_ends);
             listeners.push(tokio::spawn(served));
         }
+        warmer.go_on();
         tracing::info!(%http, ?https, admin = %admin_address, "edge serves");
         Ok(Self {
             http,
@@ -235,6 +238,19 @@ async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result
 async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {
     let (signing, metrics) = (config.signing.clone(), SigningMetrics::new(registry)?);
     tokio::task::spawn_blocking(move || SigningHandle::open(&signing, Clock::System, metrics)).await?
+}
+
+async fn open_warmer(
+    config: &Config,
+    registry: &Registry,
+    handler: &Handler,
+    ends: &Shutdown,
+) -> anyhow::Result<Warmer> {
+    let (warm, folder) = (config.warm.clone(), config.cache.disk_dir.join("warm"));
+    let (fill, catalog) = (Arc::clone(&handler.fill), handler.catalog.clone());
+    let (metrics, ends) = (WarmMetrics::new(registry)?, ends.clone());
+    let open = move || Warmer::open(&warm, &folder, fill, catalog, metrics, ends);
+    tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
 }
 
 async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {

@@ -1,6 +1,9 @@
 //! `check`, `lock`, `explain` and `sign`: what the command line says about campaigns without serving any.
 
+mod purge;
+mod remote;
 mod sign;
+mod warm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +22,9 @@ use crate::render::Rung;
 use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::signing::{Grant, SignatureError, SigningKeys};
 
+pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
+pub use warm::{WarmArgs, warm};
 
 /// `bildkante-edge lock`.
 #[derive(Debug, clap::Args)]

@@ -22,6 +22,7 @@ use crate::listener::tls::TlsConfig;
 use crate::origin::OriginConfig;
 use crate::render::RenderConfig;
 use crate::signing::SigningConfig;
+use crate::warm::WarmConfig;
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,7 @@ pub struct Config {
     pub origin: OriginConfig,
     pub purge: PurgeConfig,
     pub admin: AdminConfig,
+    pub warm: WarmConfig,
     pub log: LogConfig,
 }
 
@@ -185,6 +187,7 @@ impl Config {
         self.origin.check().map_err(|error| ("origin", error.to_string()))?;
         self.campaigns.sources().map_err(|error| ("campaigns.ignored_parameters", error.to_string()))?;
         self.admin.check().map_err(|reason| ("admin", reason))?;
+        self.warm.check().map_err(|reason| ("warm", reason))?;
         self.purge.check().map_err(|reason| ("purge", reason))?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
@@ -254,6 +257,7 @@ mod tests {
         assert_eq!(config.budget, defaults.budget);
         assert_eq!(config.purge, defaults.purge);
         assert_eq!(config.admin, defaults.admin);
+        assert_eq!(config.warm, defaults.warm);
         assert_eq!(config.log, defaults.log);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());

@@ -205,7 +205,9 @@ pub struct Fill {
     render_config: RenderConfig,
     generation_deadline: Duration,
     renditions: Flights<WantKey, Result<Filled, FillError>>,
-    generations: Flights<RecipeId, Result<Generated, FillError>>,
+    /// By urgency too: a reader who wants what is being warmed asks for himself, and the node, which draws it once, then
+    /// draws it at his urgency.
+    generations: Flights<(RecipeId, Urgency), Result<Generated, FillError>>,
     masters: Flights<MasterId, Result<Arc<VerifiedMaster>, FillError>>,
     /// Final rungs nobody waits for, or whoever warms.
     finals: Flights<RenditionKey, Result<Arc<Rendition>, FillError>>,
@@ -250,7 +252,7 @@ impl Fill {
             generations: Flights::new(most, longest, gauge.clone()),
             masters: Flights::new(most, longest, gauge.clone()),
             finals: Flights::new(most, longest, gauge.clone()),
-            settling: Flights::new(config.purge.refreshes_max, longest, gauge.clone()),
+            settling: Flights::new(config.purge.refreshes_max + crate::warm::CONCURRENCY_MAX, longest, gauge.clone()),
             purges,
             refused: Cache::builder().max_capacity(REFUSALS_MAX).expire_after(RefusalPause).build(),
             budgets,
@@ -273,13 +275,20 @@ impl Fill {
         client: IpAddr,
     ) -> Result<Ticket<Result<Filled, FillError>>, FillError> {
         let recipe = want.recipe_id();
-        if !self.is_drawn(&want) && !self.generations.is_flying(&recipe) {
+        if !self.is_drawn(&want) && !self.is_being_drawn(recipe) {
             if let Some(error) = self.refused.get(&recipe) {
                 return Err(error);
             }
             self.budgets.spend(recipe, campaign, client)?;
         }
         Ok(self.fly(want)?)
+    }
+
+    /// At whatever urgency.
+    fn is_being_drawn(&self, recipe: RecipeId) -> bool {
+        (0..=Urgency::LEAST.get())
+            .filter_map(Urgency::new)
+            .any(|urgency| self.generations.is_flying(&(recipe, urgency)))
     }
 
     /// Starts or joins the fill of a rendition; it goes on when the ticket is dropped.
@@ -333,6 +342,17 @@ impl Fill {
 
     /// The master a recipe is bound to, asking a node when it is bound to none.
     async fn bound(self: &Arc<Self>, want: &Want) -> Result<Generated, FillError> {
+        for _ in 0..OVERTAKEN_MAX {
+            let generated = self.bound_once(want).await?;
+            // One that was asked for before its master was purged is not what comes after it.
+            if self.is_current(want, &generated.binding) {
+                return Ok(generated);
+            }
+        }
+        Err(FillError::Overtaken)
+    }
+
+    async fn bound_once(self: &Arc<Self>, want: &Want) -> Result<Generated, FillError> {
         if let Some(binding) = self.binding(want) {
             return Ok(Generated { binding, elapsed: None });
         }
@@ -340,7 +360,7 @@ impl Fill {
             return Err(error);
         }
         let (fill, asked) = (Arc::clone(self), Arc::new(want.clone()));
-        let ticket = self.generations.fly_handing_over(want.recipe_id(), move || {
+        let ticket = self.generations.fly_handing_over((want.recipe_id(), want.urgency), move || {
             let (fill, asked) = (Arc::clone(&fill), Arc::clone(&asked));
             async move { fill.generate(&asked).await }
         })?;

@@ -32,3 +32,4 @@ pub mod rum;
 pub mod seo;
 pub mod signing;
 pub mod stand_in;
+pub mod warm;

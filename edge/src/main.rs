@@ -36,6 +36,10 @@ enum Command {
     Check(commands::CheckArgs),
     /// Write the lock beside each manifest from the checkpoints in a models folder
     Lock(commands::LockArgs),
+    /// Take images out of circulation, here and in the caches in front of the edge
+    Purge(commands::PurgeArgs),
+    /// Have a campaign's images generated and rendered before anybody asks for them
+    Warm(commands::WarmArgs),
     /// Print a new token for the admin API and the hash that the configuration holds of it
     Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -66,6 +70,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => &args.config,
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
+        Command::Purge(args) => return report(commands::purge(args)),
+        Command::Warm(args) => return report(commands::warm(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -79,6 +85,8 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Serve(_) => serve(config),
         Command::Token => commands::token(),
+        Command::Purge(args) => commands::purge(args),
+        Command::Warm(args) => commands::warm(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Explain(args) => commands::explain(&config, args),

@@ -88,6 +88,33 @@ impl Fields {
         }
     }
 
+    pub(super) fn number(&mut self, name: &'static str, min: u64, max: u64) -> Result<Option<u64>, Fault> {
+        let Some(value) = self.map.remove(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        let number = value.as_u64().filter(|number| (min..=max).contains(number));
+        number.map(Some).ok_or_else(|| wrong(name, format!("`{name}` is a whole number from {min} to {max}"), &[]))
+    }
+
+    /// A list of strings.
+    pub(super) fn texts(&mut self, name: &'static str, count_max: usize) -> Result<Vec<String>, Fault> {
+        let Some(value) = self.map.remove(name).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
+        texts(value, count_max)
+            .ok_or_else(|| wrong(name, format!("`{name}` is a list of up to {count_max} strings"), &[]))
+    }
+
+    /// An object of lists of strings.
+    pub(super) fn lists(&mut self, name: &'static str, count_max: usize) -> Result<Vec<(String, Vec<String>)>, Fault> {
+        let refuse = || wrong(name, format!("`{name}` is an object of up to {count_max} lists of strings"), &[]);
+        match self.map.remove(name) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Object(lists)) if lists.len() <= count_max => lists
+                .into_iter()
+                .map(|(key, list)| Some((key, texts(list, 1_000)?)))
+                .collect::<Option<_>>()
+                .ok_or_else(refuse),
+            Some(_) => Err(refuse()),
+        }
+    }
+
     /// Nothing else may be there: a misspelt field is an error, not a default.
     pub(super) fn end(self, known: &[&str]) -> Result<(), Fault> {
         match self.map.keys().next() {
@@ -98,6 +125,15 @@ impl Fields {
             }
         }
     }
+}
+
+fn texts(value: Value, count_max: usize) -> Option<Vec<String>> {
+    let Value::Array(list) = value else { return None };
+    let texts = list.into_iter().map(|item| match item {
+        Value::String(text) if text.len() <= 256 => Some(text),
+        _ => None,
+    });
+    texts.collect::<Option<Vec<_>>>().filter(|texts| texts.len() <= count_max)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -3,7 +3,10 @@
 //! | resource | methods | scope |
 //! | --- | --- | --- |
 //! | `/admin/v1/status` | GET | read |
-//! | `/admin/v1/purges`, `/admin/v1/purges/{id}` | GET, POST | read, purge |
+//! | `/admin/v1/purges` | GET, POST | read, purge |
+//! | `/admin/v1/purges/{id}` | GET | read |
+//! | `/admin/v1/warm` | GET, POST | read, warm |
+//! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
 //!
 //! Invariants: nothing is changed without a token of the right scope; bodies are bounded JSON whose unknown fields are
 //! errors; every change writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457)
@@ -12,6 +15,7 @@
 mod body;
 mod purges;
 pub mod token;
+mod warm;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::governance::PurgeDesk;
 use crate::handler::Handler;
 use crate::listener::http::Body;
 use crate::response::{self, Negotiation, TextKind};
+use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
 pub const PREFIX: &str = "/admin/v1/";
@@ -42,6 +47,9 @@ pub struct AdminApi {
     body_bytes_max: usize,
     handler: Arc<Handler>,
     desk: Arc<PurgeDesk>,
+    warmer: Warmer,
+    /// Of a warming that does not say.
+    concurrency: usize,
     started: Instant,
 }
 
@@ -51,6 +59,8 @@ enum Resource<'a> {
     Status,
     Purges,
     Purge(&'a str),
+    Jobs,
+    Job(&'a str),
 }
 
 impl<'a> Resource<'a> {
@@ -60,9 +70,11 @@ impl<'a> Resource<'a> {
             None => match rest {
                 "status" => Some(Self::Status),
                 "purges" => Some(Self::Purges),
+                "warm" => Some(Self::Jobs),
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
+            Some(("warm", id)) if !id.is_empty() => Some(Self::Job(id)),
             Some(_) => None,
         }
     }
@@ -70,7 +82,8 @@ impl<'a> Resource<'a> {
     const fn allowed(self) -> &'static str {
         match self {
             Self::Status | Self::Purge(_) => "GET, HEAD",
-            Self::Purges => "GET, HEAD, POST",
+            Self::Purges | Self::Jobs => "GET, HEAD, POST",
+            Self::Job(_) => "GET, HEAD, DELETE",
         }
     }
 
@@ -79,6 +92,7 @@ impl<'a> Resource<'a> {
         match (self, method) {
             (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
             (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
+            (Self::Jobs, &Method::POST) | (Self::Job(_), &Method::DELETE) => Some(TokenScope::Warm),
             _ => None,
         }
     }
@@ -99,8 +113,16 @@ impl Reply {
 
 impl AdminApi {
     #[must_use]
-    pub fn new(config: &AdminConfig, handler: Arc<Handler>, desk: Arc<PurgeDesk>) -> Self {
+    pub fn new(
+        config: &AdminConfig,
+        warm: &WarmConfig,
+        handler: Arc<Handler>,
+        desk: Arc<PurgeDesk>,
+        warmer: Warmer,
+    ) -> Self {
         Self {
+            warmer,
+            concurrency: warm.concurrency,
             gatekeeper: Gatekeeper::new(config),
             body_bytes_max: config.body_bytes_max,
             handler,
@@ -120,7 +142,7 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status and /admin/v1/purges";
+            let detail = "there are /admin/v1/status, /admin/v1/purges and /admin/v1/warm";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -159,6 +181,21 @@ impl AdminApi {
                 let record = purges::purge(&self.desk, who, order).await?;
                 let location = Some(format!("{PREFIX}purges/{}", record.id));
                 Ok(Reply { status: purges::status(&record), body: json!(record), location })
+            }
+            (Resource::Jobs, &Method::POST) => {
+                let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max).await?, self.concurrency)?;
+                let record = warm::carry_out(&self.warmer, who, ask)?;
+                let location = Some(format!("{PREFIX}warm/{}", record.id));
+                Ok(Reply { status: 202, body: warm::shown(&record), location })
+            }
+            (Resource::Job(id), &Method::DELETE) => {
+                let record = warm::cancel(&self.warmer, who, id)?;
+                Ok(Reply { status: 202, body: warm::shown(&record), location: None })
+            }
+            (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
+            (Resource::Job(id), _) => {
+                let record = id.parse().ok().and_then(|id| self.warmer.job(id));
+                record.map(|record| Reply::ok(warm::shown(&record))).ok_or_else(|| no_such("job", id))
             }
             (Resource::Status, _) => Ok(Reply::ok(self.status())),
             (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),

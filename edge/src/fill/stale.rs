@@ -177,9 +177,11 @@ impl Fill {
 
     /// The binding, unless masters were purged since.
     pub(super) fn binding(&self, want: &Want) -> Option<Arc<Binding>> {
-        let binding = self.caches.bindings.get(want.recipe_id())?;
-        let verdict = self.purges.binding_verdict(&want.subject(), &binding);
-        (verdict == Verdict::Valid).then_some(binding)
+        self.caches.bindings.get(want.recipe_id()).filter(|binding| self.is_current(want, binding))
+    }
+
+    pub(super) fn is_current(&self, want: &Want, binding: &Binding) -> bool {
+        self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
     }
 
     /// The binding, also one that is only good for finding what is still shown.

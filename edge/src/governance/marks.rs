@@ -45,7 +45,7 @@ pub enum PurgeReach {
     /// Encoded bytes: they are cut from the same master again.
     #[default]
     Renditions,
-    /// Bindings and masters too: a node is asked for the picture again.
+    /// Bindings too: a node is asked for the picture again, and may answer with the master it has kept.
     Masters,
 }
 

@@ -7,3 +7,4 @@ mod images;
 mod processes;
 mod purge;
 mod signing;
+mod warm;

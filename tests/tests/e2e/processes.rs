@@ -10,7 +10,7 @@ use bildkante_tests::rig::{Plan, Rig, torch};
 use tokio::process::Command;
 
 /// A program of this workspace, from the folder this test was built into.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     let folder =
         std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
     let path = folder.join(name);

@@ -13,7 +13,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-const TOKEN: &str = "bk_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(crate) const TOKEN: &str = "bk_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const READER: &str = "bk_fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 const PURGES: &str = "/admin/v1/purges";
 

@@ -36,7 +36,7 @@ const CALLS_MAX: usize = 4;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Whom to tell of purges, and the task that does. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -318,7 +318,7 @@ fn jitter() -> f64 {
 }
 
 /// The system's certificates decide which servers are trusted, and are read only where one may be called.
-fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
+pub(crate) fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
     let roots = if is_used { system_roots()? } else { rustls::RootCertStore::empty() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)

@@ -1,0 +1,74 @@
+//! `/admin/v1/warm`: have a campaign's images made ahead, and see how far it is.
+
+use serde_json::{Value, json};
+
+use super::body::{Fault, Fields, fault, wrong};
+use crate::warm::job::JobRecord;
+use crate::warm::{CONCURRENCY_MAX, WarmError, WarmOrder, Warmer};
+
+const FIELDS: [&str; 7] = ["campaign", "slot", "axes", "formats", "concurrency", "why", "resume"];
+const NAME_BYTES_MAX: usize = 256;
+const WHY_BYTES_MAX: usize = 1_000;
+const AXES_MAX: usize = 16;
+
+/// A new job, or one to go on with.
+pub(super) enum Ask {
+    Start(WarmOrder),
+    Resume(u64),
+}
+
+pub(super) fn ask(mut fields: Fields, concurrency: usize) -> Result<Ask, Fault> {
+    let resume = fields.number("resume", 1, u64::MAX)?;
+    let campaign = fields.text("campaign", NAME_BYTES_MAX)?;
+    let order = WarmOrder {
+        campaign: campaign.clone().unwrap_or_default(),
+        slot: fields.text("slot", NAME_BYTES_MAX)?,
+        axes: fields.lists("axes", AXES_MAX)?,
+        formats: fields.texts("formats", 4)?,
+        concurrency: match fields.number("concurrency", 1, CONCURRENCY_MAX as u64)? {
+            Some(number) => usize::try_from(number).unwrap_or(concurrency),
+            None => concurrency,
+        },
+        why: fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default(),
+    };
+    fields.end(&FIELDS)?;
+    match (resume, campaign) {
+        (Some(id), None) => Ok(Ask::Resume(id)),
+        (None, Some(_)) => Ok(Ask::Start(order)),
+        (Some(_), Some(_)) => Err(wrong("resume", "a job that is resumed keeps its campaign", &[])),
+        (None, None) => Err(wrong("campaign", "`campaign` is missing", &[])),
+    }
+}
+
+pub(super) fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobRecord, Fault> {
+    match ask {
+        Ask::Start(order) => warmer.start(who, order),
+        Ask::Resume(id) => warmer.resume(who, id),
+    }
+    .map_err(fault_of)
+}
+
+pub(super) fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobRecord, Fault> {
+    id.parse().map_err(|_| WarmError::Unknown).and_then(|id| warmer.cancel(who, id)).map_err(fault_of)
+}
+
+pub(super) fn fault_of(error: WarmError) -> Fault {
+    match error {
+        WarmError::Plan(error) => {
+            let allowed: Vec<&str> = error.allowed.iter().map(String::as_str).collect();
+            wrong(error.field, error.detail.clone(), &allowed)
+        }
+        WarmError::Busy(_) => fault(409, "busy", "Conflict", error.to_string()),
+        WarmError::Unknown => fault(404, "not-found", "Not found", error.to_string()),
+    }
+}
+
+pub(super) fn shown(record: &JobRecord) -> Value {
+    let mut value = json!(record);
+    value["eta_ms"] = json!(record.eta_ms());
+    value
+}
+
+pub(super) fn list(warmer: &Warmer) -> Value {
+    json!({ "jobs": warmer.jobs().iter().map(shown).collect::<Vec<_>>() })
+}

@@ -1,0 +1,97 @@
+//! The admin API from the command line: one request, the whole answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+
+use crate::admin::PREFIX;
+use crate::governance::{HttpClient, http_client};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Where a token may be kept when no file is named.
+const TOKEN_VARIABLE: &str = "BILDKANTE_ADMIN_TOKEN";
+
+/// Which edge, and with what token.
+#[derive(Debug, clap::Args)]
+pub struct RemoteArgs {
+    /// The admin listener of the edge
+    #[arg(long, value_name = "URL", env = "BILDKANTE_ADMIN", default_value = "http://127.0.0.1:8081")]
+    pub admin: String,
+    /// A file that holds a token; without it the environment's BILDKANTE_ADMIN_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// A connection to an admin API.
+pub(super) struct Remote {
+    client: HttpClient,
+    base: String,
+    token: String,
+}
+
+/// An answer.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Remote {
+    pub(super) fn new(args: &RemoteArgs) -> anyhow::Result<Self> {
+        let token = match &args.token_file {
+            Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            None => std::env::var(TOKEN_VARIABLE)
+                .with_context(|| format!("name a `--token-file`, or set {TOKEN_VARIABLE} to a token"))?,
+        };
+        let base = args.admin.trim_end_matches('/').to_owned();
+        let client = http_client(base.starts_with("https:")).context("the system's certificates cannot be read")?;
+        Ok(Self { client, base, token: token.trim().to_owned() })
+    }
+
+    /// Whatever it answers.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{PREFIX}{path}", self.base))
+            .header(AUTHORIZATION, format!("Bearer {}", self.token));
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::new(Bytes::from(bytes)))?;
+        let exchange = async {
+            let (parts, body) = self.client.request(request).await?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
+            let body = body.to_bytes();
+            let body = serde_json::from_slice(&body).with_context(|| {
+                format!("{} answers {} and no JSON: is it an admin listener?", self.base, parts.status)
+            })?;
+            anyhow::Ok(Reply { status: parts.status, body })
+        };
+        let answer = tokio::time::timeout(DEADLINE, exchange).await.context("no answer in time")?;
+        answer.with_context(|| format!("the edge at {} cannot be asked", self.base))
+    }
+
+    /// The answer to what must go well.
+    pub(super) async fn demand(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
+        let reply = self.ask(method, path, body).await?;
+        if reply.status.is_success() {
+            return Ok(reply);
+        }
+        anyhow::bail!("{}", problem(&reply))
+    }
+}
+
+/// What a problem says, with what would have been accepted.
+pub(super) fn problem(reply: &Reply) -> String {
+    let detail = reply.body["detail"].as_str().unwrap_or("no reason is given");
+    let allowed: Vec<&str> = reply.body["allowed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let allowed = if allowed.is_empty() { String::new() } else { format!(" (allowed: {})", allowed.join(", ")) };
+    format!("{}: {detail}{allowed}", reply.status)
+}
