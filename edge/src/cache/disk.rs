@@ -68,6 +68,9 @@ impl DiskTier {
 
     /// Writes, and returns when it is done; callers who do not care spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
+        if self.store.folder().is_ahead_of_its_index() {
+            return PutOutcome::Dropped;
+        }
         let stripes = Arc::clone(&self.stripes);
         let job = move |folder: &Folder| {
             let _only_writer = stripes[usize::from(key.as_bytes()[1]) % STRIPES].lock();

@@ -191,7 +191,7 @@ impl Tier {
 #[derive(Debug)]
 pub struct Caches {
     pub memory: MemoryTier,
-    pub disk: DiskTier,
+    pub disk: Arc<DiskTier>,
     pub masters: Masters,
     pub bindings: Bindings,
     pub previous: Previous,
@@ -200,7 +200,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Opens everything. Blocks for as long as the bindings take to load; the disk index follows in the background.
+    /// Opens everything. Blocks for milliseconds; bindings and the disk's index are read in the background.
     ///
     /// # Errors
     /// When the configuration cannot be right, a folder cannot be made or the bindings cannot be read.
@@ -211,15 +211,16 @@ impl Caches {
             let path = folder(name);
             move |source| CacheError::Folder { path, source }
         };
+        // First, for its lock: a second edge over the same folder ends here.
+        let bindings =
+            Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let disk = DiskTier::open(&folder("renditions"), config.rendition_limits(), Arc::clone(&metrics.disk))
             .map_err(unusable("renditions"))?;
         let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
             .map_err(unusable("masters"))?;
-        let bindings =
-            Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
-        Ok(Self { memory, disk, masters, bindings, previous, epoch: Epoch::default(), metrics })
+        Ok(Self { memory, disk: Arc::new(disk), masters, bindings, previous, epoch: Epoch::default(), metrics })
     }
 
     /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is
@@ -279,7 +280,7 @@ mod tests {
         let config = CacheConfig { disk_files_max: 0, ..CacheConfig::default() };
         assert_eq!(open(&config).unwrap_err().to_string(), "`cache.disk_files_max` must not be 0");
         let config = CacheConfig { disk_dir: "/proc/nowhere".into(), ..CacheConfig::default() };
-        assert!(open(&config).unwrap_err().to_string().contains("/proc/nowhere/renditions"));
+        assert!(open(&config).unwrap_err().to_string().contains("/proc/nowhere"));
         assert!(toml::from_str::<CacheConfig>("memory_bytes = 1").is_err(), "unknown keys are refused");
         assert_eq!(toml::from_str::<CacheConfig>("").unwrap(), CacheConfig::default());
     }
