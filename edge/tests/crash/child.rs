@@ -57,7 +57,8 @@ fn the_child() {
 }
 
 async fn write(dir: &Path, from: u32, count: u32) {
-    let (caches, _) = opened(dir);
+    // Few renditions, so that writing evicts.
+    let (caches, _) = opened_for(dir, 400);
     for n in from..from.saturating_add(count) {
         let (behind, disk) = (rendition(n), Arc::clone(&caches.disk));
         let behind = tokio::spawn(async move { disk.put(key(n), behind).await });
@@ -77,11 +78,15 @@ pub(crate) fn say(line: &str) {
     let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
 }
 
-/// The caches over `dir`: few renditions, so that writing evicts.
+/// The caches over `dir`, with room for everything.
 pub(crate) fn opened(dir: &Path) -> (Caches, CacheMetrics) {
+    opened_for(dir, 1_000_000)
+}
+
+fn opened_for(dir: &Path, disk_files_max: u64) -> (Caches, CacheMetrics) {
     let config = CacheConfig {
         disk_dir: dir.to_owned(),
-        disk_files_max: 400,
+        disk_files_max,
         disk_offline_ms: 200,
         disk_errors_max: 3,
         ..CacheConfig::default()

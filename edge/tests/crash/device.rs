@@ -37,7 +37,7 @@ async fn a_kill_at_a_system_call_that_changes_a_file_loses_nothing_acknowledged(
         return;
     }
     // In the long form every call of the first few dozen, here a few of each.
-    let every = number("BILDKANTE_CALLS", 2);
+    let every = number("BILDKANTE_CALLS", 2, 61);
     for call in ["pwrite64", "fdatasync", "fsync", "rename", "ftruncate"] {
         for when in (0..every).map(|n| 1 + n * 5 % 61) {
             let dir = tempfile::tempdir().expect("a folder");

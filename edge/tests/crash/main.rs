@@ -2,8 +2,8 @@
 //!
 //! A child process (this same binary) writes renditions, masters and bindings and says on its standard output what
 //! was acknowledged. It is ended at each step of a write, at each system call that changes a file, and at random
-//! moments; afterwards everything acknowledged as durable is there and everything that is there is right. Long forms:
-//! `BILDKANTE_KILLS=1000 BILDKANTE_BIT_FLIPS=100000 cargo test -p bildkante-edge --test crash`.
+//! moments; afterwards everything acknowledged as durable is there and everything that is there is right. With
+//! `BILDKANTE_SOAK` set it is a thousand kills and a hundred thousand flipped bits (`make soak`).
 
 mod child;
 mod device;
@@ -19,7 +19,9 @@ use bildkante_shared::durable::{CRASH_POINTS, TEMPORARY_PREFIX};
 use bytes::Bytes;
 use child::{Role, body, key, master, opened, recipe};
 
-fn number(name: &str, default: usize) -> usize {
+/// How much of a test to run: what the variable says, else the long form where `BILDKANTE_SOAK` is set.
+fn number(name: &str, short: usize, long: usize) -> usize {
+    let default = if std::env::var_os("BILDKANTE_SOAK").is_some() { long } else { short };
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -113,7 +115,7 @@ async fn a_crash_at_each_step_of_a_write_leaves_every_entry_whole_or_absent() {
 async fn kills_at_random_moments_while_writing_lose_nothing_acknowledged() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut acknowledged = Acknowledged::default();
-    let kills = number("BILDKANTE_KILLS", 8);
+    let kills = number("BILDKANTE_KILLS", 8, 1_000);
     for kill in 0..kills {
         // Numbers overlap, so that present entries are overwritten too; the moments spread over the writes.
         let from = u32::try_from(kill).expect("few") * 7;
@@ -147,7 +149,7 @@ async fn kills_at_random_moments_while_writing_lose_nothing_acknowledged() {
 
 #[tokio::test]
 async fn flipped_bits_are_found_before_a_byte_leaves() {
-    let flips = number("BILDKANTE_BIT_FLIPS", 4_000);
+    let flips = number("BILDKANTE_BIT_FLIPS", 4_000, 100_000);
     let dir = tempfile::tempdir().expect("a folder");
     let (caches, metrics) = opened(dir.path());
     let rendition = child::rendition(3);
@@ -179,6 +181,9 @@ async fn entries_damaged_or_deleted_underneath_are_misses_while_others_are_serve
     let (caches, _) = opened(dir.path());
     for n in 0..60 {
         caches.disk.put(key(n), child::rendition(n)).await;
+    }
+    while !caches.disk.is_indexed() {
+        tokio::task::yield_now().await;
     }
     for (n, name) in names(&dir.path().join("renditions")).into_iter().enumerate() {
         let key: RenditionKey = name.parse().expect("an entry");
