@@ -32,6 +32,8 @@ pub enum PutOutcome {
     KeptBetter,
     /// The tier is offline or has too much to write.
     Dropped,
+    /// The tier does not keep renditions of this rung.
+    NotKept,
     Failed,
 }
 
@@ -42,6 +44,7 @@ impl PutOutcome {
             Self::Stored => "stored",
             Self::KeptBetter => "kept-better",
             Self::Dropped => "dropped",
+            Self::NotKept => "not-kept",
             Self::Failed => "failed",
         }
     }
