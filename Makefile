@@ -56,6 +56,16 @@ bench: bench-edge bench-diffusion ## Measure beside nginx, Varnish and diffusers
 bench-edge: release-edge ## Cache hits beside nginx and Varnish (ROWS=h1-1k,h1-20k chooses, QUICK=1 only tries, BENCH='--rounds 3' adds options)
 	@loadtest/bench/edge.sh "$(DEPS)" $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH)
 
+.PHONY: bench-start
+bench-start: toolchain ## A start over a million cached files, and reads beside eviction (ENTRIES=100000 for less)
+	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
+	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
+
+.PHONY: bench-start
+bench-start: toolchain ## A start over a million cached files, and reads beside eviction (ENTRIES=100000 for less)
+	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
+	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
+
 .PHONY: bench-diffusion
 bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
 	@loadtest/bench/diffusion.sh "$(DEPS)"

@@ -228,6 +228,14 @@ impl Expiry<RecipeId, FillError> for RefusalPause {
     }
 }
 
+/// Where a master came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MasterSource {
+    Disk,
+    Shared,
+    Node,
+}
+
 #[derive(Debug, Clone)]
 struct Generated {
     binding: Arc<Binding>,
@@ -376,6 +384,13 @@ impl Fill {
     async fn generate_now(&self, want: &Want) -> Result<Generated, FillError> {
         let (started, generation) = (Instant::now(), self.purges.generation());
         let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
+        let judge = |binding: &mut Binding| {
+            binding.generation = self.purges.generation_at(binding.created_unix_ms);
+            self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
+        };
+        if let Some(binding) = self.caches.shared_binding(recipe.id(), &judge).await {
+            return Ok(Generated { binding, elapsed: None });
+        }
         let reply = self
             .regions
             .generate(recipe, dedup, want.urgency, self.generation_deadline)
@@ -392,12 +407,13 @@ impl Fill {
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
         );
         let binding = binding_of(reply, generation);
-        let kept = self.caches.bindings.put(recipe.id(), binding.clone()).await.unwrap_or_else(|error| {
-            // Serving goes on: the binding holds until a restart, which asks the node's store again.
-            tracing::error!(recipe = %recipe.id(), %error, "binding could not be stored");
-            Arc::new(binding)
-        });
-        Ok(Generated { binding: kept, elapsed })
+        let master = match self.caches.object {
+            // Other edges will ask the store for it.
+            Some(_) => self.obtain(binding.master, recipe.id(), want.urgency).await.ok().map(|(master, _)| master),
+            None => None,
+        };
+        let binding = self.caches.bind(recipe.id(), binding, master.as_deref(), &judge).await;
+        Ok(Generated { binding, elapsed })
     }
 
     /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
@@ -407,7 +423,7 @@ impl Fill {
             result => return result,
         };
         tracing::warn!(recipe = %want.recipe_id(), master = %binding.master, %error, "master is lost, drawing it anew");
-        if let Err(error) = self.caches.bindings.remove(want.recipe_id()).await {
+        if let Err(error) = self.caches.unbind(want.recipe_id(), binding.master).await {
             tracing::error!(recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
@@ -429,23 +445,54 @@ impl Fill {
         self.masters.fly_handing_over(id, fetch)?.landed().await?
     }
 
-    /// From disk, else from a node; its pixels are compared with its id in either case.
+    /// A master from wherever it is, and then it is here and in the shared store.
     async fn fetch(&self, id: MasterId, recipe: RecipeId, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
+        let (master, source) = self.obtain(id, recipe, urgency).await?;
+        if let (Some(object), MasterSource::Node) = (self.caches.object.clone(), source) {
+            let master = Arc::clone(&master);
+            tokio::spawn(async move { object.put_master(&master).await });
+        }
+        Ok(master)
+    }
+
+    /// From disk, else from the shared store, else from a node; its pixels are compared with its id in any case.
+    async fn obtain(
+        &self,
+        id: MasterId,
+        recipe: RecipeId,
+        urgency: Urgency,
+    ) -> Result<(Arc<VerifiedMaster>, MasterSource), FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
             match self.verify(file, urgency).await {
                 Err(FillError::Master(error)) => {
                     tracing::warn!(master = %id, %error, "stored master is unusable, fetching it again");
                     let _ = self.caches.masters.reject(id, error.to_string()).await;
                 }
-                result => return result,
+                result => return result.map(|master| (master, MasterSource::Disk)),
+            }
+        }
+        if let Some(object) = &self.caches.object
+            && let Some(file) = object.master(id).await.hit()
+        {
+            match self.verify(file, urgency).await {
+                Err(FillError::Master(error)) => object.reject_master(id, &error.to_string()),
+                Err(error) => return Err(error),
+                Ok(master) => {
+                    self.keep_master(&master).await;
+                    return Ok((master, MasterSource::Shared));
+                }
             }
         }
         let file = self.regions.master(id, recipe, self.generation_deadline).await?;
         let master = self.verify(file, urgency).await?;
-        if let Err(error) = self.caches.masters.put(&master).await {
-            tracing::warn!(master = %id, %error, "master could not be stored");
+        self.keep_master(&master).await;
+        Ok((master, MasterSource::Node))
+    }
+
+    async fn keep_master(&self, master: &VerifiedMaster) {
+        if let Err(error) = self.caches.masters.put(master).await {
+            tracing::warn!(master = %master.id(), %error, "master could not be stored");
         }
-        Ok(master)
     }
 
     async fn verify(&self, file: MasterFile, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
@@ -467,15 +514,14 @@ impl Fill {
         Ok(Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)))
     }
 
-    /// Into memory now, onto the disk behind; unless it has been purged meanwhile.
+    /// Into memory now, into the tiers behind it without a wait; unless it has been purged meanwhile.
     fn keep(self: &Arc<Self>, want: &Want, rendition: Arc<Rendition>) {
         let key = want.key(rendition.master);
         let is_valid = |rendition: &Rendition| self.verdict(want, rendition) == Verdict::Valid;
         if self.caches.memory.insert_if(key, Arc::clone(&rendition), is_valid) == Insertion::Overtaken {
             return;
         }
-        let fill = Arc::clone(self);
-        tokio::spawn(async move { fill.caches.disk.put(key, rendition).await });
+        self.caches.write_behind(key, &rendition);
     }
 
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
@@ -516,6 +562,7 @@ impl From<crate::cache::Tier> for Outcome {
         match tier {
             crate::cache::Tier::Memory => Self::Memory,
             crate::cache::Tier::Disk => Self::Disk,
+            crate::cache::Tier::Object => Self::Object,
         }
     }
 }

@@ -46,19 +46,50 @@ fn write_and_rename(
     durability: Durability,
 ) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(temporary)?;
+    crash_point("created");
     for part in parts {
-        file.write_all(part)?;
+        let (half, rest) = part.split_at(part.len() / 2);
+        // Two writes only where a test wants to end between them.
+        if cfg!(feature = "crash-points") {
+            file.write_all(half)?;
+            crash_point("half-written");
+            file.write_all(rest)?;
+        } else {
+            file.write_all(part)?;
+        }
     }
+    crash_point("written");
     if durability == Durability::Synced {
         file.sync_all()?;
+        crash_point("synced");
     }
     drop(file);
     fs::rename(temporary, path)?;
+    crash_point("renamed");
     if durability == Durability::Synced {
         File::open(folder)?.sync_all()?;
+        crash_point("folder-synced");
     }
     Ok(())
 }
+
+/// Steps at which a test may end the process, in order.
+#[cfg(feature = "crash-points")]
+pub const CRASH_POINTS: [&str; 6] = ["created", "half-written", "written", "synced", "renamed", "folder-synced"];
+
+/// Ends the process, as `kill -9` would, at the n-th passage of the step that `BILDKANTE_CRASH_AT=step:n` names.
+#[cfg(feature = "crash-points")]
+fn crash_point(step: &str) {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let Ok(plan) = std::env::var("BILDKANTE_CRASH_AT") else { return };
+    let Some((at, passage)) = plan.split_once(':') else { return };
+    if at == step && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == passage.parse().unwrap_or(1) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(feature = "crash-points"))]
+fn crash_point(_: &str) {}
 
 #[cfg(test)]
 mod tests {

@@ -1,28 +1,37 @@
 //! What has been learned: which master a recipe came out as.
 //!
-//! Owns a `redb` database (one table, recipe id → a version byte and JSON, every commit durable before it is
-//! acknowledged) and the same in memory, wholly loaded at start: a look-up on the hit path is one sharded read
-//! lock. Every page's checksum is verified at start; a damaged database is an error there, not a surprise later.
-//! Past `entries_max` the oldest sixteenth goes: what they knew, a node can be asked again.
+//! Owns a `redb` database (one table, recipe id → version, checksum and JSON, every commit durable before it is
+//! acknowledged) and the same in memory: a look-up on the hit path is one sharded read lock. The memory is filled in
+//! the background; until it is, a look-up that misses it asks the database (tens of microseconds), so that a start
+//! waits for nothing. Each commit records the allocator's state ("quick repair"), so that a start after `kill -9`
+//! does not walk the file either.
+//!
+//! Every record bears a checksum and redb's panics over damaged pages are caught: a damaged database loses bindings,
+//! which costs a question to a node, and never yields a wrong one. Past `entries_max` the oldest sixteenth goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::Duplicate;
-use parking_lot::RwLock;
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use parking_lot::{Mutex, RwLock};
+use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
 
 const TABLE: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
-/// First byte of every record, so that a record can grow (a review state comes next).
-const VERSION: u8 = 1;
+/// First byte of every record, so that a record can grow (a review state comes next). 1 had no checksum.
+const VERSION: u8 = 2;
+const VERSION_UNSEALED: u8 = 1;
+const CHECKSUM_BYTES: usize = 8;
 /// The map in front makes redb's own cache nearly idle.
 const DATABASE_CACHE_BYTES: usize = 8 << 20;
 const SHARDS: usize = 64;
@@ -60,8 +69,8 @@ pub enum BindingsError {
         path = path.display()
     )]
     Open { path: PathBuf, source: redb::Error },
-    #[error("the binding of recipe {recipe} cannot be read: {reason}")]
-    Record { recipe: RecipeId, reason: String },
+    #[error("the bindings database {path} is damaged. Moved away, it will be learned again from the nodes", path = path.display())]
+    Damaged { path: PathBuf },
     #[error("a binding could not be written: {0}")]
     Write(#[from] redb::Error),
     #[error("a binding has no JSON form: {0}")]
@@ -75,16 +84,40 @@ type Shard = RwLock<HashMap<RecipeId, Arc<Binding>, ContentHasherBuilder>>;
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bindings {
+    // Before `inner`: the thread is gone when the database closes.
+    _loader: Arc<Loader>,
     inner: Arc<Inner>,
 }
 
+/// The thread that fills the memory; ends with whoever owns it.
+#[derive(Debug)]
+struct Loader {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 struct Inner {
-    database: Database,
+    path: PathBuf,
+    /// `None` while it cannot be opened. redb refuses everything after an I/O error until it is opened anew.
+    database: RwLock<Option<Database>>,
     shards: Box<[Shard]>,
     entries_max: usize,
     metrics: Arc<TierMetrics>,
     /// One writer at a time, waiting without holding a thread.
     writer: tokio::sync::Mutex<()>,
+    /// Whether every binding is in `shards`.
+    is_loaded: AtomicBool,
+    /// What was forgotten while the memory fills: older than that, the database may still say otherwise.
+    forgotten: Mutex<HashSet<RecipeId>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -94,29 +127,50 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Bindings {
-    /// Opens or creates the database, verifies it and loads it. Blocks: for the start.
+    /// Opens or creates the database and starts to fill the memory from it. Blocks for some milliseconds.
     ///
     /// # Errors
-    /// When the file is not a database, is damaged, is open elsewhere, or holds a record this build cannot read.
+    /// When the file is not a database, is damaged where it begins, or is open elsewhere.
     pub fn open(path: &Path, entries_max: usize, metrics: Arc<TierMetrics>) -> Result<Self, BindingsError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
         }
         let unusable = |source: redb::Error| BindingsError::Open { path: path.to_owned(), source };
-        let database = open_database(path).map_err(unusable)?;
+        let database = catch_unwind(AssertUnwindSafe(|| open_database(path)))
+            .map_err(|_| BindingsError::Damaged { path: path.to_owned() })?
+            .map_err(unusable)?;
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         let entries_max = entries_max.max(1);
-        let inner = Inner { database, shards, entries_max, metrics, writer: tokio::sync::Mutex::new(()) };
-        inner.load(&unusable)?;
-        inner.count();
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(Inner {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+            shards,
+            entries_max,
+            metrics,
+            writer: tokio::sync::Mutex::new(()),
+            is_loaded: AtomicBool::new(false),
+            forgotten: Mutex::default(),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (filled, stopped) = (Arc::clone(&inner), Arc::clone(&stop));
+        let thread = std::thread::Builder::new()
+            .name("bindings-load".to_owned())
+            .spawn(move || filled.load(&stopped))
+            .map_err(|source| BindingsError::Folder { path: path.to_owned(), source })?;
+        Ok(Self { inner, _loader: Arc::new(Loader { stop, thread: Some(thread) }) })
+    }
+
+    /// Whether every binding is in memory, so that no look-up asks the database.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.inner.is_loaded.load(Ordering::Acquire)
     }
 
     /// The hit path.
     #[must_use]
     pub fn get(&self, recipe: RecipeId) -> Option<Arc<Binding>> {
-        let found = self.inner.shard(recipe).read().get(&recipe).cloned();
+        let found = self.inner.find(recipe);
         self.inner.metrics.looked_up(if found.is_some() { LookupOutcome::Hit } else { LookupOutcome::Absent });
         found
     }
@@ -127,13 +181,13 @@ impl Bindings {
     /// # Errors
     /// When the database refuses the write.
     pub async fn put(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, BindingsError> {
-        let record = encode(&binding)?;
+        let record = encode(recipe, &binding)?;
         let binding = Arc::new(binding);
         let _turn = self.inner.writer.lock().await;
-        if self.inner.shard(recipe).read().get(&recipe).is_some_and(|present| **present == *binding) {
+        if self.inner.find(recipe).is_some_and(|present| *present == *binding) {
             return Ok(binding);
         }
-        self.inner.shard(recipe).write().insert(recipe, Arc::clone(&binding));
+        self.inner.insert(recipe, Arc::clone(&binding));
         let surplus = self.inner.make_room();
         self.inner.count();
         self.commit(Some((recipe, record)), surplus).await?;
@@ -146,9 +200,10 @@ impl Bindings {
     /// When the database refuses; it is then forgotten until the next restart.
     pub async fn remove(&self, recipe: RecipeId) -> Result<(), BindingsError> {
         let _turn = self.inner.writer.lock().await;
-        if self.inner.shard(recipe).write().remove(&recipe).is_none() {
+        if self.inner.find(recipe).is_none() {
             return Ok(());
         }
+        self.inner.forget(recipe);
         self.inner.count();
         self.commit(None, vec![recipe]).await
     }
@@ -183,25 +238,106 @@ impl Inner {
         self.metrics.set_entries(self.len());
     }
 
-    fn load(&self, unusable: &impl Fn(redb::Error) -> BindingsError) -> Result<(), BindingsError> {
-        let table = (|| {
-            let read = self.database.begin_read()?;
-            Ok::<_, redb::Error>(read.open_table(TABLE)?)
-        })()
-        .map_err(unusable)?;
-        for entry in table.iter().map_err(|error| unusable(error.into()))? {
-            let (recipe, record) = entry.map_err(|error| unusable(error.into()))?;
-            let recipe = RecipeId::from_raw(recipe.value());
-            let binding = decode(record.value()).map_err(|reason| BindingsError::Record { recipe, reason })?;
-            self.shard(recipe).write().insert(recipe, Arc::new(binding));
+    fn find(&self, recipe: RecipeId) -> Option<Arc<Binding>> {
+        let found = self.shard(recipe).read().get(&recipe).cloned();
+        if found.is_some() || self.is_loaded.load(Ordering::Acquire) {
+            return found;
         }
-        Ok(())
+        let binding = Arc::new(self.read(recipe)?);
+        self.learn(recipe, &binding);
+        // What is remembered decides: it may have been forgotten or bound anew meanwhile.
+        self.shard(recipe).read().get(&recipe).cloned()
+    }
+
+    fn insert(&self, recipe: RecipeId, binding: Arc<Binding>) {
+        let mut forgotten = self.forgotten.lock();
+        forgotten.remove(&recipe);
+        self.shard(recipe).write().insert(recipe, binding);
+    }
+
+    fn forget(&self, recipe: RecipeId) {
+        let mut forgotten = self.forgotten.lock();
+        if !self.is_loaded.load(Ordering::Acquire) {
+            forgotten.insert(recipe);
+        }
+        self.shard(recipe).write().remove(&recipe);
+    }
+
+    /// What the database said a moment ago, unless more is known by now.
+    fn learn(&self, recipe: RecipeId, binding: &Arc<Binding>) {
+        let forgotten = self.forgotten.lock();
+        if !forgotten.contains(&recipe) {
+            self.shard(recipe).write().entry(recipe).or_insert_with(|| Arc::clone(binding));
+        }
+    }
+
+    fn read(&self, recipe: RecipeId) -> Option<Binding> {
+        let record = catch_unwind(AssertUnwindSafe(|| {
+            let Some(table) = self.table()? else { return Ok(None) };
+            let record = table.get(*recipe.as_bytes())?;
+            Ok::<_, redb::Error>(record.map(|record| decode(recipe, record.value())))
+        }));
+        match record {
+            Ok(Ok(Some(Ok(binding)))) => return Some(binding),
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(Err(reason)))) => self.unreadable(Some(recipe), &reason),
+            Ok(Err(error)) => self.unreadable(Some(recipe), &error),
+            Err(_) => self.unreadable(Some(recipe), &"a page is damaged"),
+        }
+        None
+    }
+
+    /// As of now: it stays as it is while it is read.
+    fn table(&self) -> Result<Option<ReadOnlyTable<[u8; 16], &'static [u8]>>, redb::Error> {
+        let database = self.database.read();
+        let Some(database) = database.as_ref() else { return Ok(None) };
+        Ok(Some(database.begin_read()?.open_table(TABLE)?))
+    }
+
+    fn unreadable(&self, recipe: Option<RecipeId>, reason: &dyn std::fmt::Display) {
+        self.metrics.looked_up(LookupOutcome::Corrupt);
+        let recipe = recipe.map(|recipe| recipe.to_string());
+        tracing::error!(recipe, %reason, "a binding cannot be read, a node will be asked again");
+    }
+
+    /// Fills the memory; what cannot be read is reported and left out.
+    fn load(&self, stop: &AtomicBool) {
+        let started = std::time::Instant::now();
+        let loaded = catch_unwind(AssertUnwindSafe(|| {
+            let Some(table) = self.table()? else { return Ok(false) };
+            for entry in table.iter()? {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                let (recipe, record) = entry?;
+                let recipe = RecipeId::from_raw(recipe.value());
+                match decode(recipe, record.value()) {
+                    Ok(binding) => self.learn(recipe, &Arc::new(binding)),
+                    Err(reason) => self.unreadable(Some(recipe), &reason),
+                }
+            }
+            Ok::<_, redb::Error>(true)
+        }));
+        match loaded {
+            Ok(Ok(false)) => return,
+            Ok(Ok(true)) => {
+                let mut forgotten = self.forgotten.lock();
+                self.is_loaded.store(true, Ordering::Release);
+                *forgotten = HashSet::new();
+            }
+            // Look-ups go on asking the database for what could not be reached this way.
+            Ok(Err(error)) => self.unreadable(None, &error),
+            Err(_) => self.unreadable(None, &"a page is damaged"),
+        }
+        self.count();
+        tracing::info!(entries = self.len(), took = ?started.elapsed(), "bindings in memory");
     }
 
     /// Takes the oldest sixteenth out of the map when it is over its bound; their ids.
     fn make_room(&self) -> Vec<RecipeId> {
         let len = self.len();
-        if len <= self.entries_max {
+        // Of what is not loaded, the age is not known.
+        if len <= self.entries_max || !self.is_loaded.load(Ordering::Acquire) {
             return Vec::new();
         }
         let mut ages: Vec<(u64, RecipeId)> = Vec::with_capacity(len);
@@ -218,9 +354,37 @@ impl Inner {
         oldest
     }
 
+    /// One commit. After a failed one the database is opened anew, so that it recovers when its device does.
     fn write(&self, put: Option<(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        if self.database.read().is_none() {
+            self.reopen()?;
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| self.write_once(put, remove)))
+            .unwrap_or_else(|_| Err(redb::Error::Corrupted("a page is damaged".to_owned())));
+        if result.is_err()
+            && let Err(error) = self.reopen()
+        {
+            tracing::error!(%error, "the bindings database cannot be opened again yet");
+        }
+        result
+    }
+
+    fn reopen(&self) -> Result<(), redb::Error> {
+        let mut database = self.database.write();
+        // Closed first: it locks its file. A closing that fails is repaired by the opening.
+        drop(database.take());
+        let opened = catch_unwind(AssertUnwindSafe(|| open_database(&self.path)))
+            .unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged where it begins".to_owned())));
+        *database = Some(opened?);
+        Ok(())
+    }
+
+    fn write_once(&self, put: Option<(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
+        let database = self.database.read();
+        let Some(database) = database.as_ref() else { return Err(redb::Error::DatabaseClosed) };
+        let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(true);
         {
             let mut table = transaction.open_table(TABLE)?;
             if let Some((recipe, record)) = put {
@@ -236,27 +400,39 @@ impl Inner {
 }
 
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    let database = Builder::new()
-        .set_cache_size(DATABASE_CACHE_BYTES)
-        // A plain open trusts the pages and may panic on a damaged one; this reads them all and says so.
-        .set_check_integrity_on_open(true)
-        .create(path)?;
-    // Creates the table, so that reading never meets a database without one.
-    let transaction = database.begin_write()?;
-    transaction.open_table(TABLE)?;
-    transaction.commit()?;
+    let database = Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(path)?;
+    // Creates the table, so that reading never meets a database without one; a sync is saved where it is there.
+    if matches!(database.begin_read()?.open_table(TABLE), Err(redb::TableError::TableDoesNotExist(_))) {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(TABLE)?;
+        transaction.commit()?;
+    }
     Ok(database)
 }
 
-fn encode(binding: &Binding) -> Result<Vec<u8>, serde_json::Error> {
-    let mut record = vec![VERSION];
-    serde_json::to_writer(&mut record, binding)?;
-    Ok(record)
+/// Version, checksum over recipe and JSON, JSON.
+fn encode(recipe: RecipeId, binding: &Binding) -> Result<Vec<u8>, serde_json::Error> {
+    let json = serde_json::to_vec(binding)?;
+    Ok([&[VERSION], &checksum(recipe, &json)[..], &json].concat())
 }
 
-fn decode(record: &[u8]) -> Result<Binding, String> {
+fn checksum(recipe: RecipeId, json: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(recipe.as_bytes()).update(json);
+    let mut short = [0; CHECKSUM_BYTES];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM_BYTES]);
+    short
+}
+
+fn decode(recipe: RecipeId, record: &[u8]) -> Result<Binding, String> {
+    let parsed = |json| serde_json::from_slice(json).map_err(|error| error.to_string());
     match record.split_first() {
-        Some((&VERSION, json)) => serde_json::from_slice(json).map_err(|error| error.to_string()),
+        Some((&VERSION, sealed)) => match sealed.split_first_chunk::<CHECKSUM_BYTES>() {
+            Some((seal, json)) if *seal == checksum(recipe, json) => parsed(json),
+            _ => Err("its checksum is wrong".to_owned()),
+        },
+        Some((&VERSION_UNSEALED, json)) => parsed(json),
         Some((version, _)) => Err(format!("it is of version {version}, this build reads {VERSION}")),
         None => Err("it is empty".to_owned()),
     }
@@ -269,6 +445,13 @@ mod tests {
 
     fn open(path: &Path, entries_max: usize) -> Result<Bindings, BindingsError> {
         Bindings::open(path, entries_max, CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings)
+    }
+
+    async fn loaded(bindings: Bindings) -> Bindings {
+        while !bindings.is_loaded() {
+            tokio::task::yield_now().await;
+        }
+        bindings
     }
 
     fn recipe(n: u64) -> RecipeId {
@@ -305,7 +488,7 @@ mod tests {
         bindings.put(recipe(3), binding(33)).await.unwrap();
         bindings.remove(recipe(4)).await.unwrap();
         drop(bindings);
-        let bindings = open(&path, 100).unwrap();
+        let bindings = loaded(open(&path, 100).unwrap()).await;
         assert_eq!(bindings.len(), 9);
         assert_eq!(*bindings.get(recipe(2)).unwrap(), binding(2));
         assert_eq!(*bindings.get(recipe(3)).unwrap(), binding(33), "the later binding holds");
@@ -319,7 +502,7 @@ mod tests {
         let bindings = open(&dir.path().join("b"), 100).unwrap();
         bindings.put(recipe(1), binding(1)).await.unwrap();
         // A write would wait for this transaction for ever.
-        let open_transaction = bindings.inner.database.begin_write().unwrap();
+        let open_transaction = bindings.inner.database.read().as_ref().unwrap().begin_write().unwrap();
         bindings.put(recipe(1), binding(1)).await.unwrap();
         drop(open_transaction);
     }
@@ -328,7 +511,7 @@ mod tests {
     async fn past_the_bound_the_oldest_go_from_memory_and_disk() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("b");
-        let bindings = open(&path, 32).unwrap();
+        let bindings = loaded(open(&path, 32).unwrap()).await;
         for n in 0..40 {
             bindings.put(recipe(n), binding(n)).await.unwrap();
             assert!(bindings.len() <= 32);
@@ -336,7 +519,7 @@ mod tests {
         let remaining = bindings.len();
         assert!(bindings.get(recipe(39)).is_some() && bindings.get(recipe(0)).is_none());
         drop(bindings);
-        let bindings = open(&path, 32).unwrap();
+        let bindings = loaded(open(&path, 32).unwrap()).await;
         assert_eq!(bindings.len(), remaining);
         assert!(bindings.get(recipe(0)).is_none());
     }
@@ -351,7 +534,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn damage_to_any_page_is_an_error_at_the_start_or_harmless() {
+    async fn damage_to_any_page_never_yields_a_wrong_binding() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("b");
         let bindings = open(&path, 10_000).unwrap();
@@ -360,7 +543,7 @@ mod tests {
         }
         drop(bindings);
         let sound = std::fs::read(&path).unwrap();
-        let mut errors = 0;
+        let mut lost = 0;
         for page in 0..sound.len() / 4096 {
             let mut damaged = sound.clone();
             for byte in &mut damaged[page * 4096 + 100..page * 4096 + 160] {
@@ -368,25 +551,72 @@ mod tests {
             }
             std::fs::write(&path, &damaged).unwrap();
             match open(&path, 10_000) {
-                Err(_) => errors += 1,
-                // A free page, or one that redb could restore: then nothing is lost and nothing is wrong.
+                Err(_) => lost += 1,
                 Ok(bindings) => {
                     for n in 0..60 {
-                        assert_eq!(*bindings.get(recipe(n)).unwrap(), binding(n), "page {page}");
+                        match bindings.get(recipe(n)) {
+                            Some(found) => assert_eq!(*found, binding(n), "page {page}"),
+                            None => lost += 1,
+                        }
                     }
                 }
             }
         }
-        assert!(errors > 0);
+        assert!(lost > 0, "the damage was real");
+    }
+
+    #[tokio::test]
+    async fn while_the_memory_fills_the_database_answers_and_what_is_forgotten_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b");
+        let bindings = open(&path, 10_000).unwrap();
+        for n in 0..40 {
+            bindings.put(recipe(n), binding(n)).await.unwrap();
+        }
+        drop(bindings);
+        // A loader that never begins, so that every look-up comes too early.
+        let database = open_database(&path).unwrap();
+        let metrics = CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings;
+        let inner = Inner {
+            path: path.clone(),
+            database: RwLock::new(Some(database)),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            entries_max: 10_000,
+            metrics,
+            writer: tokio::sync::Mutex::new(()),
+            is_loaded: AtomicBool::new(false),
+            forgotten: Mutex::default(),
+        };
+        let loader = Arc::new(Loader { stop: Arc::default(), thread: None });
+        let bindings = Bindings { inner: Arc::new(inner), _loader: loader };
+        assert_eq!(*bindings.get(recipe(1)).unwrap(), binding(1));
+        assert!(bindings.get(recipe(99)).is_none());
+        bindings.remove(recipe(2)).await.unwrap();
+        bindings.put(recipe(3), binding(33)).await.unwrap();
+        assert!(bindings.get(recipe(2)).is_none());
+        bindings.inner.load(&AtomicBool::new(false));
+        assert!(bindings.is_loaded());
+        assert_eq!(bindings.len(), 39);
+        assert!(bindings.get(recipe(2)).is_none());
+        assert_eq!(*bindings.get(recipe(3)).unwrap(), binding(33));
     }
 
     #[test]
-    fn a_record_of_a_newer_version_is_refused_by_name() {
-        let mut record = encode(&binding(1)).unwrap();
-        assert_eq!(decode(&record), Ok(binding(1)));
-        record[0] = 2;
-        assert!(decode(&record).unwrap_err().contains("version 2"));
-        assert!(decode(b"").is_err() && decode(b"\x01{}").is_err() && decode(b"\x01").is_err());
+    fn a_record_of_another_version_recipe_or_content_is_refused() {
+        let record = encode(recipe(1), &binding(1)).unwrap();
+        assert_eq!(decode(recipe(1), &record), Ok(binding(1)));
+        assert!(decode(recipe(2), &record).is_err());
+        for bit in 0..record.len() * 8 {
+            let mut damaged = record.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(recipe(1), &damaged).is_err(), "bit {bit}");
+        }
+        let mut newer = record;
+        newer[0] = 3;
+        assert!(decode(recipe(1), &newer).unwrap_err().contains("version 3"));
+        let unsealed = [&[VERSION_UNSEALED][..], &serde_json::to_vec(&binding(1)).unwrap()].concat();
+        assert_eq!(decode(recipe(1), &unsealed), Ok(binding(1)), "what an older build wrote is read");
+        assert!(decode(recipe(1), b"").is_err() && decode(recipe(1), b"\x01{}").is_err());
     }
 
     #[tokio::test]

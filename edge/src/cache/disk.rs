@@ -32,6 +32,8 @@ pub enum PutOutcome {
     KeptBetter,
     /// The tier is offline or has too much to write.
     Dropped,
+    /// The tier does not keep renditions of this rung.
+    NotKept,
     Failed,
 }
 
@@ -42,6 +44,7 @@ impl PutOutcome {
             Self::Stored => "stored",
             Self::KeptBetter => "kept-better",
             Self::Dropped => "dropped",
+            Self::NotKept => "not-kept",
             Self::Failed => "failed",
         }
     }
@@ -74,6 +77,9 @@ impl DiskTier {
 
     /// Writes, and returns when it is done; callers who do not care spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
+        if self.store.folder().is_ahead_of_its_index() {
+            return PutOutcome::Dropped;
+        }
         let stripes = Arc::clone(&self.stripes);
         let job = move |folder: &Folder| {
             let _only_writer = stripes[usize::from(key.as_bytes()[1]) % STRIPES].lock();

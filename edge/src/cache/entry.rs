@@ -25,7 +25,7 @@ use crate::render::{Quality, RenditionSpec, Rung, Shape};
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
 /// 3 since the header holds the purge generation and the shape. Entries of other versions are deleted when they are read.
-const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 3;
 const SEALED_BYTES: usize = 136;
 /// Where the key starts.
 const KEY_AT: usize = 56;
@@ -119,6 +119,10 @@ pub(super) struct Header {
 }
 
 impl Header {
+    pub(super) const fn created_unix_ms(&self) -> u64 {
+        self.origin.created_unix_ms
+    }
+
     pub(super) const fn standing(&self) -> Standing {
         Standing { generation: self.origin.generation, rung: self.rung }
     }

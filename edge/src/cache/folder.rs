@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
@@ -38,8 +38,9 @@ const BLOCK_BYTES: u64 = 4096;
 const TOUCH_AFTER_S: u32 = 3600;
 /// Entries to look at before calling some of them the oldest.
 const SAMPLE_ENTRIES: usize = 256;
-/// Temporary files younger than this at start may belong to a process that still runs.
-const TEMPORARY_AGE: Duration = Duration::from_secs(60);
+/// Temporary files younger than this at start may be our own: a file's time runs behind the clock a little. One edge
+/// owns a folder (the bindings' lock sees to it), so that older ones are a dead process's.
+const TEMPORARY_AGE: Duration = Duration::from_secs(1);
 const QUARANTINE_FILES_MAX: usize = 64;
 const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -70,6 +71,10 @@ pub(super) struct Folder {
     shards: Box<[Shard]>,
     bytes: AtomicU64,
     files: AtomicU64,
+    is_scanned: AtomicBool,
+    /// Bytes and files written before the scan was complete.
+    early_bytes: AtomicU64,
+    early_files: AtomicU64,
     /// Where the next eviction looks; the lock lets one thread evict at a time.
     hand: Mutex<usize>,
     quarantined_files: AtomicUsize,
@@ -90,6 +95,9 @@ impl Folder {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bytes: AtomicU64::new(0),
             files: AtomicU64::new(0),
+            is_scanned: AtomicBool::new(false),
+            early_bytes: AtomicU64::new(0),
+            early_files: AtomicU64::new(0),
             hand: Mutex::new(0),
             quarantined_files: AtomicUsize::new(0),
             quarantined_bytes: AtomicU64::new(0),
@@ -171,9 +179,21 @@ impl Folder {
             }
             return Err(error);
         }
+        if !self.is_scanned.load(Ordering::Acquire) {
+            self.early_bytes.fetch_add(u64::from(blocks(length)) * BLOCK_BYTES, Ordering::Relaxed);
+            self.early_files.fetch_add(1, Ordering::Relaxed);
+        }
         self.record(name, length, unix_s(SystemTime::now()));
         self.evict_to_fit();
         Ok(())
+    }
+
+    /// Whether so much was written since the start that what is not scanned yet may lift the folder over its bounds
+    /// by more than a sixteenth.
+    pub(super) fn is_ahead_of_its_index(&self) -> bool {
+        !self.is_scanned.load(Ordering::Acquire)
+            && (self.early_bytes.load(Ordering::Relaxed) > self.limits.bytes_max / 16
+                || self.early_files.load(Ordering::Relaxed) > (self.limits.files_max / 16).max(64))
     }
 
     fn write_in_shard(&self, name: &Name, parts: &[&[u8]], durability: Durability) -> io::Result<()> {
@@ -355,6 +375,7 @@ impl Folder {
             }
             self.evict_to_fit();
         }
+        self.is_scanned.store(true, Ordering::Release);
         tracing::info!(folder = %self.root.display(), files = self.files(), bytes = self.bytes(),
             took = ?started.elapsed(), "cache index complete");
     }

@@ -1,4 +1,4 @@
-//! The way of blocking file work off the async workers, and out of the way when a device fails.
+//! The way of file work and of requests to a store off the async workers, and out of the way when a device fails.
 //!
 //! Invariants: at most `concurrency` jobs run and at most [`QUEUE_PER_WORKER`] times as many wait; no caller waits
 //! longer than `timeout`; after `errors_max` failures in a row nobody touches the device for `offline`. A job that
@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
+
+use super::metrics::LookupOutcome;
 
 /// Jobs that may wait for each one that runs.
 const QUEUE_PER_WORKER: usize = 32;
@@ -39,6 +41,25 @@ pub enum GateError {
     Panicked,
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl From<GateError> for LookupOutcome {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::Offline => Self::Offline,
+            GateError::Busy => Self::Busy,
+            GateError::TimedOut(_) | GateError::Panicked | GateError::Io(_) => Self::Failed,
+        }
+    }
+}
+
+/// What becomes of work that nobody waits for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnTimeout {
+    /// Dropping it ends it.
+    Stop,
+    /// It may hang in the kernel, so it keeps its place until it is truly over.
+    LetRun,
 }
 
 /// One direction (reading or writing) of one store.
@@ -87,6 +108,40 @@ impl Gate {
         }
     }
 
+    /// The same for work that waits instead of blocking, as a task of its own.
+    pub(super) async fn drive<T, Fut>(&self, work: Fut, on_timeout: OnTimeout) -> Result<T, GateError>
+    where
+        T: Send + 'static,
+        Fut: Future<Output = io::Result<T>> + Send + 'static,
+    {
+        if self.health.is_offline() {
+            return Err(GateError::Offline);
+        }
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| GateError::Busy)?;
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let Ok(running) = timeout_at(deadline, Arc::clone(&self.running).acquire_owned()).await else {
+            return Err(self.timed_out());
+        };
+        let running = running.map_err(|_| GateError::Offline)?;
+        let health = Arc::clone(&self.health);
+        let mut task = tokio::spawn(async move {
+            let _permits = (admitted, running);
+            let result = work.await;
+            health.heard(&result);
+            result
+        });
+        match timeout_at(deadline, &mut task).await {
+            Err(_) => {
+                if on_timeout == OnTimeout::Stop {
+                    task.abort();
+                }
+                Err(self.timed_out())
+            }
+            Ok(Err(_)) => Err(self.panicked()),
+            Ok(Ok(result)) => result.map_err(GateError::Io),
+        }
+    }
+
     fn timed_out(&self) -> GateError {
         self.health.failed(&format_args!("no answer in {:?}", self.timeout));
         GateError::TimedOut(self.timeout)
@@ -107,10 +162,7 @@ fn guarded<T>(
     move || {
         let _permits = permits;
         let result = job();
-        match &result {
-            Ok(_) => health.succeeded(),
-            Err(error) => health.failed(error),
-        }
+        health.heard(&result);
         result
     }
 }
@@ -147,6 +199,13 @@ impl Health {
 
     fn is_offline(&self) -> bool {
         self.state.lock().offline_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn heard<T>(&self, result: &io::Result<T>) {
+        match result {
+            Ok(_) => self.succeeded(),
+            Err(error) => self.failed(error),
+        }
     }
 
     fn succeeded(&self) {

@@ -130,7 +130,7 @@ impl Masters {
     }
 }
 
-fn header(id: MasterId, png: &[u8]) -> [u8; HEADER_BYTES] {
+pub(super) fn header(id: MasterId, png: &[u8]) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(MAGIC);
     header[8..24].copy_from_slice(id.as_bytes());
@@ -146,7 +146,7 @@ fn seal(sealed: &[u8], png: &[u8]) -> blake3::Hash {
     hasher.finalize()
 }
 
-fn decode(file: &Bytes, id: MasterId) -> Result<MasterFile, &'static str> {
+pub(super) fn decode(file: &Bytes, id: MasterId) -> Result<MasterFile, &'static str> {
     let (sealed, rest) = file.split_first_chunk::<SEALED_BYTES>().ok_or("too short for a header")?;
     let (stored_seal, png) = rest.split_first_chunk::<32>().ok_or("too short for a header")?;
     if !sealed.starts_with(MAGIC) {

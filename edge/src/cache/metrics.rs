@@ -123,6 +123,8 @@ pub struct CacheMetrics {
     pub memory: Arc<TierMetrics>,
     pub disk: Arc<StoreMetrics>,
     pub masters: Arc<StoreMetrics>,
+    /// Renditions, masters and bindings of the shared store; its size is not ours to count.
+    pub object: Arc<StoreMetrics>,
     pub bindings: Arc<TierMetrics>,
     /// Fills under way.
     pub flights: IntGauge,
@@ -139,6 +141,7 @@ impl CacheMetrics {
             memory: Arc::new(families.tier("memory")),
             disk: Arc::new(families.store("disk")),
             masters: Arc::new(families.store("masters")),
+            object: Arc::new(families.store("object")),
             bindings: Arc::new(families.tier("bindings")),
             flights,
         })
@@ -173,10 +176,14 @@ impl Families {
             entries: gauge("cache_entries", "Entries held", &["tier"])?,
             evictions: counter("cache_evictions_total", "Entries put out for room", &["tier"])?,
             lookups: counter("cache_lookups_total", "Look-ups by how they ended", &["tier", "outcome"])?,
-            errors: counter("cache_disk_errors_total", "I/O errors and timeouts", &["tier", "operation"])?,
+            errors: counter("cache_io_errors_total", "I/O errors and timeouts", &["tier", "operation"])?,
             dropped: counter("cache_writes_dropped_total", "Writes given up: queue full or tier offline", &["tier"])?,
             quarantined: counter("cache_quarantined_total", "Entries set aside as corrupt", &["tier"])?,
-            online: gauge("cache_disk_online", "1 while the device is used, 0 in a cool-down", &["tier", "operation"])?,
+            online: gauge(
+                "cache_online",
+                "1 while the device or store is used, 0 in a cool-down",
+                &["tier", "operation"],
+            )?,
         })
     }
 

@@ -6,6 +6,8 @@
 //! | `rendition` | encoded bytes and what is said about them |
 //! | `memory` | renditions in memory, by bytes |
 //! | `disk`, `entry` | renditions on disk, and their form there |
+//! | `object` | renditions, masters and bindings that a fleet shares |
+//! | `tier` | the trait those three stand behind |
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
@@ -30,14 +32,17 @@ mod memory;
 mod metrics;
 mod page_cache;
 mod previous;
+mod object;
 mod rendition;
 mod store;
+mod tier;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bildkante_shared::ids::{MasterId, RecipeId};
 use serde::Deserialize;
 
 pub use bindings::{Binding, Bindings, BindingsError};
@@ -52,11 +57,13 @@ pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
 pub use previous::{Previous, VariantName};
+pub use object::{Judge, ObjectConfig, ObjectError, ObjectTier};
 #[cfg(test)]
 pub(crate) use rendition::testing;
 pub(crate) use rendition::unix_ms;
 pub use rendition::{Origin, Prepared, PreparedFor, Rendition, Standing};
 pub use store::Lookup;
+pub use tier::{RenditionTier, Tier};
 
 /// `[cache]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -88,6 +95,8 @@ pub struct CacheConfig {
     pub flights_max: usize,
     /// Longest fill, from miss to rendition.
     pub flight_ms_max: u64,
+    /// What a fleet shares; none on a single machine.
+    pub object: Option<ObjectConfig>,
 }
 
 impl Default for CacheConfig {
@@ -107,6 +116,7 @@ impl Default for CacheConfig {
             disk_offline_ms: 30_000,
             flights_max: 1_024,
             flight_ms_max: 600_000,
+            object: None,
         }
     }
 }
@@ -120,6 +130,8 @@ pub enum CacheError {
     Folder { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Bindings(#[from] BindingsError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
 }
 
 impl CacheConfig {
@@ -137,7 +149,10 @@ impl CacheConfig {
             ("flights_max", self.flights_max as u64),
             ("flight_ms_max", self.flight_ms_max),
         ];
-        positive.into_iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(key, _)| Err(CacheError::Zero { key }))
+        if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(CacheError::Zero { key });
+        }
+        self.object.as_ref().map_or(Ok(()), ObjectConfig::check).map_err(CacheError::Object)
     }
 
     #[must_use]
@@ -172,28 +187,13 @@ impl CacheConfig {
     }
 }
 
-/// Where a rendition was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
-    Memory,
-    Disk,
-}
-
-impl Tier {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-        }
-    }
-}
-
 /// All caches of one edge. The tiers are public: a caller may skip one or look into it.
 #[derive(Debug)]
 pub struct Caches {
     pub memory: MemoryTier,
-    pub disk: DiskTier,
+    pub disk: Arc<DiskTier>,
+    /// What the fleet shares, where there is a fleet.
+    pub object: Option<Arc<ObjectTier>>,
     pub masters: Masters,
     pub bindings: Bindings,
     pub previous: Previous,
@@ -202,7 +202,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Opens everything. Blocks for as long as the bindings take to load; the disk index follows in the background.
+    /// Opens everything. Blocks for milliseconds; bindings and the disk's index are read in the background.
     ///
     /// # Errors
     /// When the configuration cannot be right, a folder cannot be made or the bindings cannot be read.
@@ -213,42 +213,155 @@ impl Caches {
             let path = folder(name);
             move |source| CacheError::Folder { path, source }
         };
+        // First, for its lock: a second edge over the same folder ends here.
+        let bindings =
+            Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let disk = DiskTier::open(&folder("renditions"), config.rendition_limits(), Arc::clone(&metrics.disk))
             .map_err(unusable("renditions"))?;
         let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
             .map_err(unusable("masters"))?;
-        let bindings =
-            Bindings::open(&folder("bindings.redb"), config.bindings_entries_max, Arc::clone(&metrics.bindings))?;
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
-        Ok(Self { memory, disk, masters, bindings, previous, epoch: Epoch::default(), metrics })
+        let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));
+        let object = object.transpose()?.map(Arc::new);
+        Ok(Self { memory, disk: Arc::new(disk), object, masters, bindings, previous, epoch: Epoch::default(), metrics })
     }
 
-    /// Memory, then disk; what the disk has moves into memory. The first half alone, without a wait, is
-    /// `memory.get`.
+    /// The tiers behind memory, nearest first.
+    fn behind(&self) -> impl Iterator<Item = Arc<dyn RenditionTier>> {
+        let object = self.object.clone().map(|object| object as Arc<dyn RenditionTier>);
+        std::iter::once(Arc::clone(&self.disk) as Arc<dyn RenditionTier>).chain(object)
+    }
+
+    /// Memory, then disk, then the shared store; what is found moves into those before. The first step alone,
+    /// without a wait, is `memory.get`.
     pub async fn find(&self, key: RenditionKey) -> Option<(Tier, Arc<Rendition>)> {
-        self.find_if(key, |_| true).await
+        self.find_if(key, |_| 0, |_| true).await
     }
 
-    /// The same, moving into memory only what `may_enter`; what is there already stays.
+    /// The same, moving up only what `may_enter`; what is there already stays. `generation_at` says which purge
+    /// generation this edge was at when another one made a rendition: each edge counts its own purges.
     pub async fn find_if(
         &self,
         key: RenditionKey,
+        generation_at: impl FnOnce(u64) -> u64,
         may_enter: impl FnOnce(&Rendition) -> bool,
     ) -> Option<(Tier, Arc<Rendition>)> {
         if let Some(rendition) = self.memory.get(key) {
             return Some((Tier::Memory, rendition));
         }
-        let rendition = Arc::new(self.disk.get(key).await.hit()?);
-        self.memory.insert_if(key, Arc::clone(&rendition), may_enter);
-        Some((Tier::Disk, rendition))
+        let mut missed: Vec<Arc<dyn RenditionTier>> = Vec::new();
+        for tier in self.behind() {
+            let Some(rendition) = tier.get(key).await.hit() else {
+                missed.push(tier);
+                continue;
+            };
+            let rendition = if tier.tier() == Tier::Object { dated(rendition, generation_at) } else { rendition };
+            if self.memory.insert_if(key, Arc::clone(&rendition), may_enter) != Insertion::Overtaken {
+                write_behind(missed, key, &rendition);
+            }
+            return Some((tier.tier(), rendition));
+        }
+        None
     }
 
-    /// Puts a rendition into memory at once and onto the disk before it returns.
+    /// Puts a rendition into memory at once and into every tier behind it before it returns: what the disk said.
     pub async fn insert(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
         self.memory.insert(key, Arc::clone(&rendition));
+        if let Some(object) = &self.object {
+            object.put(key, Arc::clone(&rendition)).await;
+        }
         self.disk.put(key, rendition).await
     }
+
+    /// Into the tiers behind memory, without a wait; each bounds what it lets wait. Must be called on a runtime.
+    pub fn write_behind(&self, key: RenditionKey, rendition: &Arc<Rendition>) {
+        write_behind(self.behind(), key, rendition);
+    }
+
+    /// The binding the fleet has for `recipe`, remembered here as well.
+    pub async fn shared_binding(&self, recipe: RecipeId, judge: Judge<'_>) -> Option<Arc<Binding>> {
+        let binding = self.object.as_ref()?.binding(recipe, judge).await.hit()?;
+        tracing::info!(%recipe, master = %binding.master, "bound by another edge");
+        Some(self.remember(recipe, binding).await)
+    }
+
+    /// Binds `recipe`: where a fleet shares a store, to what its first edge said, else to `ours`. `master` is that of
+    /// `ours`: it is put there first, so that no binding leads nowhere.
+    pub async fn bind(
+        &self,
+        recipe: RecipeId,
+        ours: Binding,
+        master: Option<&VerifiedMaster>,
+        judge: Judge<'_>,
+    ) -> Arc<Binding> {
+        let agreed = match (&self.object, master) {
+            (Some(object), Some(master)) => agree(object, recipe, &ours, master, judge).await,
+            _ => None,
+        };
+        self.remember(recipe, agreed.unwrap_or(ours)).await
+    }
+
+    /// On the device, or at least until a restart, which asks again.
+    async fn remember(&self, recipe: RecipeId, binding: Binding) -> Arc<Binding> {
+        self.bindings.put(recipe, binding.clone()).await.unwrap_or_else(|error| {
+            tracing::error!(%recipe, %error, "binding could not be stored");
+            Arc::new(binding)
+        })
+    }
+
+    /// Forgets a binding whose master nobody has.
+    ///
+    /// # Errors
+    /// When the database refuses; it is then forgotten until the next restart.
+    pub async fn unbind(&self, recipe: RecipeId, lost: MasterId) -> Result<(), BindingsError> {
+        if let Some(object) = &self.object {
+            object.mark_lost(lost);
+        }
+        self.bindings.remove(recipe).await
+    }
+}
+
+async fn agree(
+    object: &ObjectTier,
+    recipe: RecipeId,
+    ours: &Binding,
+    master: &VerifiedMaster,
+    judge: Judge<'_>,
+) -> Option<Binding> {
+    let put = object.put_master(master).await;
+    if !matches!(put, PutOutcome::Stored | PutOutcome::KeptBetter) {
+        tracing::warn!(%recipe, outcome = put.as_str(), "the shared store did not take a master: bound here alone");
+        return None;
+    }
+    let bound = object.bind(recipe, ours, judge).await;
+    let bound = bound.inspect_err(|error| tracing::warn!(%recipe, %error, "not bound in the shared store")).ok()?;
+    if bound.master != ours.master {
+        tracing::info!(%recipe, ours = %ours.master, theirs = %bound.master, "another edge bound it first");
+    }
+    Some(bound)
+}
+
+fn write_behind(
+    tiers: impl IntoIterator<Item = Arc<dyn RenditionTier>>,
+    key: RenditionKey,
+    rendition: &Arc<Rendition>,
+) {
+    for tier in tiers {
+        let rendition = Arc::clone(rendition);
+        tokio::spawn(async move { tier.put(key, rendition).await });
+    }
+}
+
+/// Another edge's generation says nothing here; the time at which it was made does.
+fn dated(rendition: Arc<Rendition>, generation_at: impl FnOnce(u64) -> u64) -> Arc<Rendition> {
+    let generation = generation_at(rendition.created_unix_ms);
+    let set = |mut rendition: Rendition| {
+        rendition.generation = generation;
+        Arc::new(rendition)
+    };
+    // A tier hands over the only reference.
+    Arc::try_unwrap(rendition).map_or_else(|shared| shared, set)
 }
 
 #[cfg(test)]
@@ -281,7 +394,7 @@ mod tests {
         let config = CacheConfig { disk_files_max: 0, ..CacheConfig::default() };
         assert_eq!(open(&config).unwrap_err().to_string(), "`cache.disk_files_max` must not be 0");
         let config = CacheConfig { disk_dir: "/proc/nowhere".into(), ..CacheConfig::default() };
-        assert!(open(&config).unwrap_err().to_string().contains("/proc/nowhere/renditions"));
+        assert!(open(&config).unwrap_err().to_string().contains("/proc/nowhere"));
         assert!(toml::from_str::<CacheConfig>("memory_bytes = 1").is_err(), "unknown keys are refused");
         assert_eq!(toml::from_str::<CacheConfig>("").unwrap(), CacheConfig::default());
     }

@@ -33,6 +33,13 @@ impl<T> Lookup<T> {
             Self::Miss(_) => None,
         }
     }
+
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Self::Hit(value) => Lookup::Hit(change(value)),
+            Self::Miss(outcome) => Lookup::Miss(outcome),
+        }
+    }
 }
 
 /// Why a file is not used.
@@ -139,9 +146,7 @@ impl Store {
             Ok(Found::Sound(value)) => Lookup::Hit(value),
             Ok(Found::Absent) => Lookup::Miss(LookupOutcome::Absent),
             Ok(Found::Corrupt) => Lookup::Miss(LookupOutcome::Corrupt),
-            Err(GateError::Offline) => Lookup::Miss(LookupOutcome::Offline),
-            Err(GateError::Busy) => Lookup::Miss(LookupOutcome::Busy),
-            Err(_) => Lookup::Miss(LookupOutcome::Failed),
+            Err(error) => Lookup::Miss(error.into()),
         };
         self.metrics.tier.looked_up(match &lookup {
             Lookup::Hit(_) => LookupOutcome::Hit,

@@ -166,7 +166,9 @@ impl Fill {
 
     pub(super) async fn find(&self, key: RenditionKey, want: &Want) -> Option<(Tier, Arc<Rendition>, Verdict)> {
         let judge = |rendition: &Rendition| self.verdict(want, rendition);
-        let (tier, rendition) = self.caches.find_if(key, |rendition| judge(rendition) == Verdict::Valid).await?;
+        let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
+        let may_enter = |rendition: &Rendition| judge(rendition) == Verdict::Valid;
+        let (tier, rendition) = self.caches.find_if(key, generation_at, may_enter).await?;
         let verdict = judge(&rendition);
         Some((tier, rendition, verdict))
     }

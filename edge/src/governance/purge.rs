@@ -66,6 +66,8 @@ impl Default for PurgeConfig {
 }
 
 /// Longest stale window.
+/// How far the clocks of two edges may be apart.
+const CLOCK_SKEW_MAX_MS: u64 = 10_000;
 const STALE_S_MAX: u64 = 31_536_000;
 /// Most caches in front of this edge.
 const DOWNSTREAM_MAX: usize = 32;
@@ -247,6 +249,16 @@ impl Purges {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::Acquire)
+    }
+
+    /// The generation this edge was at, at the least, when another edge made something: each counts its own purges.
+    /// Where the clocks of the two leave a doubt, or the purge is long forgotten, it is taken to be older.
+    #[must_use]
+    pub fn generation_at(&self, made_unix_ms: u64) -> u64 {
+        let records = self.inner.records.lock();
+        let before =
+            records.values().filter(|record| record.at_unix_ms.saturating_add(CLOCK_SKEW_MAX_MS) < made_unix_ms);
+        before.map(|record| record.id).max().unwrap_or(0)
     }
 
     #[must_use]

@@ -97,6 +97,8 @@ pub enum Outcome {
     Memory,
     /// From disk.
     Disk,
+    /// From the store a fleet shares.
+    Object,
     /// Purged softly, and shown while another is made.
     Stale,
     /// Cut from a master that was there.
@@ -116,9 +118,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Memory,
         Self::Disk,
+        Self::Object,
         Self::Stale,
         Self::Rendered,
         Self::Generated,
@@ -134,6 +137,7 @@ impl Outcome {
         match self {
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Object => "object",
             Self::Stale => "stale",
             Self::Rendered => "rendered",
             Self::Generated => "generated",
@@ -301,7 +305,7 @@ fn cache_status(answer: &Answer) -> HeaderValue {
     let ttl = answer.lifetime.ttl_s();
     let detail = answer.outcome.as_str();
     let text = match answer.outcome {
-        Outcome::Memory | Outcome::Disk => format!("bildkante; hit; ttl={ttl}; detail={detail}"),
+        Outcome::Memory | Outcome::Disk | Outcome::Object => format!("bildkante; hit; ttl={ttl}; detail={detail}"),
         // A negative lifetime says by how much it is over; `hit` and `fwd` exclude each other (RFC 9211 §2).
         Outcome::Stale => {
             let over_s = answer.stale_for.unwrap_or_default().as_secs();

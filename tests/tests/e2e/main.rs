@@ -2,6 +2,7 @@
 
 mod browser;
 mod faults;
+mod fleet;
 mod http;
 mod images;
 mod processes;
