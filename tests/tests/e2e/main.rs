@@ -4,6 +4,8 @@ mod browser;
 mod faults;
 mod http;
 mod images;
+mod origin;
 mod processes;
 mod purge;
 mod signing;
+mod stand_ins;
