@@ -5,12 +5,28 @@
 pub mod browser;
 pub mod client;
 pub mod judge;
+pub mod pki;
+pub mod proxy;
 pub mod rig;
 
 use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 
 /// The repository's root.
 #[must_use]
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A program of this workspace, from the folder this test was built into.
+///
+/// # Errors
+/// When it is not built.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let folder =
+        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
+    let path = folder.join(name);
+    anyhow::ensure!(path.is_file(), "{} is not built: run `cargo build -p {name}` or `make test`", path.display());
+    Ok(path)
 }

@@ -158,6 +158,64 @@ impl Rig {
         Ok(())
     }
 
+    /// Another edge with the same campaigns and node and a folder of its own, as `change` leaves its configuration.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn another_edge(&self, name: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Edge> {
+        let local = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let sockets = Sockets { http: local().await?, https: None, admin: local().await? };
+        let mut config = Config::default();
+        config.serve.public_url = format!("http://{}", sockets.http.local_addr()?);
+        config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
+        config.campaigns.prompts_dir = self.dir.path().join("prompts");
+        config.cache.disk_dir = self.dir.path().join(name);
+        config.origin.nodes = vec![format!("http://{}", self.node_address)];
+        config.origin.probe_interval_ms = 100;
+        config.render.nice = 0;
+        (self.plan.edge)(&mut config);
+        change(&mut config);
+        Edge::start(config, sockets).await
+    }
+
+    /// Another painting node with a folder of its own, as `change` leaves its configuration.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn another_node(
+        &self,
+        name: &str,
+        control: &Arc<FakeControl>,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> anyhow::Result<RunningNode> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let mut config = NodeConfig {
+            data_dir: self.dir.path().join(name),
+            models_dir: repository().join("gpu-node/models"),
+            threads: 1,
+            ..NodeConfig::default()
+        };
+        change(&mut config);
+        let studio_tiny = checkpoint::digest(&config.models_dir.join("studio-tiny"))?;
+        let engine = FakeEngine::factory_for(control, paint_noise, studio_tiny);
+        Ok(Node::start(config, listener, engine).await?)
+    }
+
+    /// Waits until so many nodes of an edge are healthy.
+    ///
+    /// # Errors
+    /// When they are not in time.
+    pub async fn healthy_nodes(&self, edge: &Edge, count: usize) -> anyhow::Result<()> {
+        let (http, admin) = (self.http.clone(), edge.admin);
+        eventually("the edge's nodes are as healthy as they should be", async || {
+            let readiness = http.get(admin, "/readyz", &[]).await?.json()?;
+            let nodes = readiness["nodes"].as_array().cloned().unwrap_or_default();
+            let healthy = nodes.iter().filter(|node| matches!(node["state"].as_str(), Some("healthy" | "half-open")));
+            Ok(healthy.count() == count)
+        })
+        .await
+    }
+
     fn certificate(&self) -> anyhow::Result<TlsConfig> {
         let (certificate, key) = (self.dir.path().join("edge.pem"), self.dir.path().join("edge.key"));
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;

@@ -5,18 +5,9 @@ use std::process::Stdio;
 
 use anyhow::Context;
 use bildkante_tests::client::{Http, eventually};
-use bildkante_tests::repository;
 use bildkante_tests::rig::{Plan, Rig, torch};
+use bildkante_tests::{program, repository};
 use tokio::process::Command;
-
-/// A program of this workspace, from the folder this test was built into.
-pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let folder =
-        std::env::current_exe()?.parent().and_then(Path::parent).map(Path::to_owned).context("a target folder")?;
-    let path = folder.join(name);
-    anyhow::ensure!(path.is_file(), "{} is not built: run `cargo build -p {name}` or `make test`", path.display());
-    Ok(path)
-}
 
 /// Two processes of the command line and a server beside other work: one master id.
 #[tokio::test]

@@ -9,8 +9,8 @@ use bildkante_tests::rig::{Plan, Rig};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::processes::program;
 use crate::purge::{TOKEN, admin, with_tokens};
+use bildkante_tests::program;
 
 const WARM: &str = "/admin/v1/warm";
 

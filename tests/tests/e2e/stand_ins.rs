@@ -1,0 +1,116 @@
+//! What readers get instead of a picture, in which order, and what a picture may cost.
+
+use std::sync::Arc;
+
+use bildkante_gpu_node::testing::FakeControl;
+use bildkante_tests::client::eventually;
+use bildkante_tests::rig::{Plan, Rig};
+use http::StatusCode;
+
+fn impatient(text: String) -> String {
+    text.replace("wait_ms = 20000", "wait_ms = 100").replace("then = \"placeholder\"", "then = \"fallback\"")
+}
+
+fn is_stand_in(reply: &bildkante_tests::client::Reply, named: &str) {
+    assert_eq!(reply.status, StatusCode::OK);
+    assert!(reply.outcome().starts_with(named), "{named}: {:?}", reply.headers);
+    assert_eq!(reply.header("cache-control"), "no-cache");
+    assert_eq!(reply.header("cdn-cache-control"), "max-age=5, stale-while-revalidate=30");
+    assert_eq!(reply.header("x-robots-tag"), "noindex");
+}
+
+/// After an edit the previous picture stands in until the new one is there.
+#[tokio::test]
+async fn an_edited_variant_shows_its_previous_picture_first() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { manifest: impatient, ..Plan::painted(&control) }).await?;
+    let path = "/i/studio/hero?product=vase&fm=webp";
+    eventually("the first picture", async || {
+        Ok(matches!(rig.http.image(rig.public(), path).await?.outcome(), "generated" | "memory" | "rendered"))
+    })
+    .await?;
+    eventually("its master is on disk", async || Ok(!rig.edge_files("masters")?.is_empty())).await?;
+    control.hold();
+    let manifest = rig.dir.path().join("campaigns/studio.toml");
+    let text = std::fs::read_to_string(&manifest)?;
+    let guidance = text.lines().find(|line| line.starts_with("guidance")).unwrap_or_default().to_owned();
+    std::fs::write(&manifest, text.replacen(&guidance, "guidance = 3.25", 1))?;
+    eventually("the edit is served", async || {
+        Ok(rig.http.image(rig.public(), path).await?.outcome().starts_with("previous"))
+    })
+    .await?;
+    let previous = rig.http.image(rig.public(), path).await?;
+    is_stand_in(&previous, "previous: wait-over");
+    assert!(!previous.header("cache-tag").contains("recipe:"), "{:?}", previous.headers);
+
+    // Another width of it too, cut from its master.
+    eventually("the previous picture stands in", async || {
+        let path = "/i/studio/hero?product=vase&fm=webp&w=320";
+        Ok(rig.http.image(rig.public(), path).await?.outcome().starts_with("previous"))
+    })
+    .await?;
+
+    control.release();
+    eventually("the new picture", async || {
+        let reply = rig.http.image(rig.public(), path).await?;
+        Ok(matches!(reply.outcome(), "generated" | "memory" | "rendered") && reply.body != previous.body)
+    })
+    .await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Without a previous picture the slot's default variant, without that the picture in another width, then a palette.
+#[tokio::test]
+async fn stand_ins_come_in_order() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let mut rig = Rig::start(Plan { manifest: impatient, ..Plan::painted(&control) }).await?;
+    let (default, other) = ("/i/studio/hero?w=192", "/i/studio/hero?product=ring&w=192");
+    control.hold();
+    is_stand_in(&rig.http.image(rig.public(), other).await?, "placeholder: wait-over");
+    control.release();
+    for path in [default, other] {
+        eventually("the pictures are there", async || {
+            Ok(matches!(rig.http.image(rig.public(), path).await?.outcome(), "generated" | "memory" | "rendered"))
+        })
+        .await?;
+    }
+    // Neither master nor node is left: what is not cut already cannot be cut any more.
+    eventually("the masters are on disk", async || Ok(rig.edge_files("masters")?.len() >= 2)).await?;
+    rig.stop_node().await;
+    for file in rig.edge_files("masters")? {
+        std::fs::remove_file(file)?;
+    }
+    let wider = rig.http.image(rig.public(), "/i/studio/hero?w=640").await?;
+    is_stand_in(&wider, "nearest-width");
+    let narrow = rig.http.image(rig.public(), default).await?;
+    assert_eq!(wider.body, narrow.body, "the default variant in the width there is");
+    // A format that this client did not ask for is no stand-in for one that it did.
+    let jpeg = rig.http.get(rig.public(), "/i/studio/hero?w=640", &[]).await?;
+    is_stand_in(&jpeg, "placeholder");
+    rig.stop().await;
+    Ok(())
+}
+
+/// Past its budget a network gets stand-ins, and everything that costs nothing.
+#[tokio::test]
+async fn a_spent_budget_shows_stand_ins_and_says_so() -> anyhow::Result<()> {
+    fn frugal(config: &mut bildkante_edge::config::Config) {
+        config.budget.network_burst = 2;
+        config.budget.network_per_minute = 1;
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: frugal, ..Plan::painted(&control) }).await?;
+    for path in ["/i/studio/thumb", "/i/studio/thumb?product=ball"] {
+        assert_eq!(rig.http.image(rig.public(), path).await?.outcome(), "generated");
+    }
+    let third = rig.http.image(rig.public(), "/i/studio/thumb?product=ring").await?;
+    is_stand_in(&third, "placeholder: over-budget-network");
+    let other_cut = rig.http.image(rig.public(), "/i/studio/thumb?product=ball&fm=webp").await?;
+    assert_eq!(other_cut.outcome(), "rendered", "a picture that exists costs nothing");
+    assert_eq!(control.calls(), 2);
+    let spent = rig.http.metric(rig.admin(), "bildkante_edge_budget_spent_total").await?;
+    assert!((spent - 2.0).abs() < 0.5, "{spent}");
+    rig.stop().await;
+    Ok(())
+}
