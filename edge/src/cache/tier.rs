@@ -35,7 +35,7 @@ impl Tier {
 }
 
 /// What a tier answers with, boxed so that tiers can stand in one list.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One place renditions are kept.
 pub trait RenditionTier: Debug + Send + Sync {

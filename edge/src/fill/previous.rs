@@ -90,7 +90,8 @@ impl Fill {
         let subject = previous.subject(&want.spec);
         let key = RenditionKey::new(previous.binding.master, &want.spec, &want.marking_digest);
         let is_valid = |rendition: &Rendition| self.purges.verdict(&subject, rendition) == Verdict::Valid;
-        let found = self.caches.find_if(key, is_valid).await;
+        let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
+        let found = self.caches.find_if(key, generation_at, is_valid).await;
         if let Some((tier, rendition)) = found
             && self.purges.verdict(&subject, &rendition) != Verdict::Gone
         {

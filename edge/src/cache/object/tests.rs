@@ -167,10 +167,6 @@ async fn of_racing_writers_the_first_wins_and_all_agree() {
     }
 }
 
-async fn bound(tier: &ObjectTier, judge: Judge<'_>) -> Option<String> {
-    tier.binding(recipe(1), judge).await.hit().map(|found| found.node)
-}
-
 #[tokio::test]
 async fn where_a_master_is_lost_or_purged_or_its_binding_corrupt_the_next_binding_stands() {
     let dir = tempfile::tempdir().unwrap();
@@ -388,5 +384,5 @@ async fn what_waits_to_be_written_is_bounded_in_bytes() {
     }
     assert_eq!(put(3).await.unwrap(), PutOutcome::Dropped);
     assert_eq!(metrics.errors(), 0);
-    hanging.map(|task| task.abort());
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
 }
