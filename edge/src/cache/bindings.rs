@@ -28,6 +28,7 @@ use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
 
 const TABLE: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
+type Records = ReadOnlyTable<[u8; 16], &'static [u8]>;
 /// First byte of every record, so that a record can grow (a review state comes next). 1 had no checksum.
 const VERSION: u8 = 2;
 const VERSION_UNSEALED: u8 = 1;
@@ -288,7 +289,7 @@ impl Inner {
     }
 
     /// As of now: it stays as it is while it is read.
-    fn table(&self) -> Result<Option<ReadOnlyTable<[u8; 16], &'static [u8]>>, redb::Error> {
+    fn table(&self) -> Result<Option<Records>, redb::Error> {
         let database = self.database.read();
         let Some(database) = database.as_ref() else { return Ok(None) };
         Ok(Some(database.begin_read()?.open_table(TABLE)?))
