@@ -24,6 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use super::database;
 use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
 
@@ -401,6 +402,7 @@ impl Inner {
 }
 
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    database::ensure(path)?;
     let database = Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(path)?;
     // Creates the table, so that reading never meets a database without one; a sync is saved where it is there.
     if matches!(database.begin_read()?.open_table(TABLE), Err(redb::TableError::TableDoesNotExist(_))) {

@@ -11,6 +11,7 @@
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
+//! | `database` | databases that a crash leaves whole or absent |
 //! | `flight` | one fill for many askers |
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
@@ -20,6 +21,7 @@
 //! seen; what a device does wrong is a miss, counted, and never an error of a request.
 
 mod bindings;
+pub(crate) mod database;
 mod disk;
 mod entry;
 mod epoch;

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::bindings::BindingsError;
+use super::database;
 
 const TABLE: TableDefinition<'static, [u8; 16], [u8; 24]> = TableDefinition::new("previous");
 const DATABASE_CACHE_BYTES: usize = 1 << 20;
@@ -78,6 +79,7 @@ impl Previous {
                 .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
         }
         let open = || {
+            database::ensure(path)?;
             let database =
                 Builder::new().set_cache_size(DATABASE_CACHE_BYTES).set_check_integrity_on_open(true).create(path)?;
             let transaction = database.begin_write()?;

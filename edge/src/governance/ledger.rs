@@ -215,6 +215,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    crate::cache::database::ensure(path)?;
     let database = Builder::new()
         .set_cache_size(DATABASE_CACHE_BYTES)
         // A plain open trusts the pages; this reads them all and says so.

@@ -84,8 +84,9 @@ pub(crate) async fn endure(dir: &Path) {
         }
         let all = |is: &dyn Fn(&(LookupOutcome, PutOutcome, bool, bool)) -> bool| outcomes.iter().all(is);
         let corrupt = metrics.disk.quarantined() + metrics.masters.quarantined();
-        if all(&|(disk, put, bound, kept)| *disk == LookupOutcome::Hit && *put == PutOutcome::Stored && *bound && *kept)
-        {
+        // A full device makes room by giving up old entries: then they are absent.
+        let answers = |disk| matches!(disk, LookupOutcome::Hit | LookupOutcome::Absent);
+        if all(&|(disk, put, bound, kept)| answers(*disk) && *put == PutOutcome::Stored && *bound && *kept) {
             say(&format!("state sound {corrupt}"));
         } else if all(&|(disk, put, bound, kept)| {
             *disk != LookupOutcome::Hit && *put != PutOutcome::Stored && !*bound && !*kept

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::Pixels;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use super::super::metrics::CacheMetrics;
@@ -255,9 +255,9 @@ async fn s3_server(folder: &std::path::Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        let server = hyper::server::conn::http1::Builder::new();
         while let Ok((socket, _)) = listener.accept().await {
-            let connection = server.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+            let connection = server.serve_connection(TokioIo::new(socket), service.clone());
             tokio::spawn(async move { connection.await.map_err(drop) });
         }
     });
