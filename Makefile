@@ -61,11 +61,6 @@ bench-start: toolchain ## A start over a million cached files, and reads beside 
 	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 
-.PHONY: bench-start
-bench-start: toolchain ## A start over a million cached files, and reads beside eviction (ENTRIES=100000 for less)
-	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
-	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
-
 .PHONY: bench-diffusion
 bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
 	@loadtest/bench/diffusion.sh "$(DEPS)"

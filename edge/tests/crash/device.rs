@@ -49,6 +49,9 @@ async fn a_kill_at_a_system_call_that_changes_a_file_loses_nothing_acknowledged(
     }
 }
 
+/// A look-up, and whether a rendition, a binding and a master were kept.
+type Tried = (LookupOutcome, PutOutcome, bool, bool);
+
 /// The child's side: says `ready`, and for every line it reads says how things are.
 pub(crate) async fn endure(dir: &Path) {
     let (caches, metrics) = opened(dir);
@@ -82,7 +85,7 @@ pub(crate) async fn endure(dir: &Path) {
             let kept = caches.masters.put(&master(new)).await.is_ok();
             outcomes.push((disk, put, bound, kept));
         }
-        let all = |is: &dyn Fn(&(LookupOutcome, PutOutcome, bool, bool)) -> bool| outcomes.iter().all(is);
+        let all = |is: &dyn Fn(&Tried) -> bool| outcomes.iter().all(is);
         let corrupt = metrics.disk.quarantined() + metrics.masters.quarantined();
         // A full device makes room by giving up old entries: then they are absent.
         let answers = |disk| matches!(disk, LookupOutcome::Hit | LookupOutcome::Absent);
