@@ -9,7 +9,7 @@ set -uo pipefail
 : "${1:?usage: soak.sh DEPS [NAME…]}"
 shift
 only=("$@")
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export BILDKANTE_SOAK=1
 logs=${SOAK_LOGS:-.bench/soak}
 mkdir -p "$logs"
