@@ -7,6 +7,7 @@ pub mod client;
 pub mod judge;
 pub mod pki;
 pub mod proxy;
+pub mod raw;
 pub mod rig;
 
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ mod fleet;
 mod http;
 mod images;
 mod origin;
+mod poisoning;
 mod processes;
 mod purge;
 mod signing;

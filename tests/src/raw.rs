@@ -1,0 +1,116 @@
+//! HTTP/1.1 as bytes on a connection that is kept: requests that no client library would send, and answers unread by one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::Reply;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+const HEAD_BYTES_MAX: usize = 64 << 10;
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// An answer, parsed and as it came.
+#[derive(Debug, Clone)]
+pub struct RawReply {
+    pub reply: Reply,
+    /// Status line, fields, empty line and body.
+    pub bytes: Vec<u8>,
+}
+
+/// One connection. Requests go one after the other.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// Read and not yet used.
+    buffer: Vec<u8>,
+}
+
+/// A request without a body; `Host` is added unless a field is one.
+#[must_use]
+pub fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> String {
+    let mut text = format!("{method} {target} HTTP/1.1\r\n");
+    if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        text.push_str("host: localhost\r\n");
+    }
+    for (name, value) in fields {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text + "\r\n"
+}
+
+impl Connection {
+    /// # Errors
+    /// When nobody listens.
+    pub async fn open(to: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self { stream: TcpStream::connect(to).await?, buffer: Vec::new() })
+    }
+
+    /// # Errors
+    /// When there is no whole answer in time.
+    pub async fn get(&mut self, target: &str, fields: &[(&str, &str)]) -> anyhow::Result<Reply> {
+        Ok(self.send(&request("GET", target, fields)).await?.reply)
+    }
+
+    /// Sends a whole request and reads its answer, which must say how long it is.
+    ///
+    /// # Errors
+    /// When there is no whole answer in time.
+    pub async fn send(&mut self, request: &str) -> anyhow::Result<RawReply> {
+        let is_head = request.starts_with("HEAD ");
+        let exchange = async {
+            self.stream.write_all(request.as_bytes()).await?;
+            self.read(is_head).await
+        };
+        let line = request.lines().next().unwrap_or_default().to_owned();
+        tokio::time::timeout(DEADLINE, exchange).await.context("no answer in time")?.context(line)
+    }
+
+    async fn read(&mut self, is_head: bool) -> anyhow::Result<RawReply> {
+        let head_end = loop {
+            if let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            anyhow::ensure!(self.buffer.len() < HEAD_BYTES_MAX, "the head does not end");
+            self.fill().await?;
+        };
+        let (status, headers) = parse(std::str::from_utf8(&self.buffer[..head_end])?)?;
+        let length = headers.get(http::header::CONTENT_LENGTH).map(|value| value.to_str()).transpose()?;
+        let is_bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = match length {
+            _ if is_bodiless => 0,
+            Some(length) => length.parse()?,
+            None => anyhow::bail!("{status} without Content-Length"),
+        };
+        anyhow::ensure!(length <= BODY_BYTES_MAX, "{length} bytes");
+        let end = head_end + length;
+        while self.buffer.len() < end {
+            self.fill().await?;
+        }
+        let bytes: Vec<u8> = self.buffer.drain(..end).collect();
+        let body = Bytes::copy_from_slice(&bytes[head_end..]);
+        Ok(RawReply { reply: Reply { status, headers, body }, bytes })
+    }
+
+    async fn fill(&mut self) -> anyhow::Result<()> {
+        let read = self.stream.read_buf(&mut self.buffer).await?;
+        anyhow::ensure!(read > 0, "the connection ended: {:?}", String::from_utf8_lossy(&self.buffer));
+        Ok(())
+    }
+}
+
+fn parse(head: &str) -> anyhow::Result<(StatusCode, HeaderMap)> {
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("a status line")?.parse()?;
+    let mut headers = HeaderMap::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').with_context(|| format!("no field: {line}"))?;
+        headers.append(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value.trim())?);
+    }
+    Ok((status, headers))
+}
