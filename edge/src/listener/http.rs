@@ -27,7 +27,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::io::{Check, Deadlines, Overdue, Phase, Progress, Rewound, WatchedIo};
+use super::io::{Check, Deadlines, Overdue, Phase, Progress, WatchedIo};
 use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead};
 use crate::front::Ready;
 
@@ -163,7 +163,7 @@ impl Protocols {
     {
         let (io, progress) = WatchedIo::new(stream);
         let guard = Guard { limits: &self.limits, progress: Arc::clone(&progress), shutdown };
-        let (io, read) = match alpn {
+        let (mut io, read) = match alpn {
             Alpn::H2 => (io, Vec::new()),
             Alpn::None => {
                 let limits =
@@ -194,7 +194,8 @@ impl Protocols {
                 Ok::<_, Infallible>(response)
             }
         });
-        let io = TokioIo::new(Rewound::new(read, io));
+        io.unread(read);
+        let io = TokioIo::new(io);
         let ended = if is_http2 {
             let connection = self.http2.serve_connection(io, service);
             guard.watch(connection, |connection| connection.graceful_shutdown()).await

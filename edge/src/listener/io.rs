@@ -217,12 +217,30 @@ impl Drop for ActiveRequest {
 pub struct WatchedIo<T> {
     inner: T,
     progress: Arc<Progress>,
+    /// Bytes that were read and are to be read again, by whoever takes the connection over.
+    unread: Vec<u8>,
+    unread_from: usize,
 }
 
 impl<T> WatchedIo<T> {
     pub fn new(inner: T) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress::new());
-        (Self { inner, progress: Arc::clone(&progress) }, progress)
+        (Self { inner, progress: Arc::clone(&progress), unread: Vec::new(), unread_from: 0 }, progress)
+    }
+
+    /// Puts bytes back in front of what is yet to come.
+    pub(super) fn unread(&mut self, bytes: Vec<u8>) {
+        (self.unread, self.unread_from) = (bytes, 0);
+    }
+
+    fn read_again(&mut self, buf: &mut ReadBuf<'_>) {
+        let rest = &self.unread[self.unread_from..];
+        let length = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..length]);
+        self.unread_from += length;
+        if self.unread_from == self.unread.len() {
+            self.unread(Vec::new());
+        }
     }
 
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
@@ -242,6 +260,10 @@ impl<T> WatchedIo<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            self.read_again(buf);
+            return Poll::Ready(Ok(()));
+        }
         let filled = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         if result.is_ready() && buf.filled().len() > filled {
@@ -266,64 +288,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.note_write(&result);
         result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-/// A stream whose first bytes were read already.
-#[derive(Debug)]
-pub(super) struct Rewound<T> {
-    read: Vec<u8>,
-    at: usize,
-    inner: T,
-}
-
-impl<T> Rewound<T> {
-    pub(super) const fn new(read: Vec<u8>, inner: T) -> Self {
-        Self { read, at: 0, inner }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let rest = &this.read[this.at..];
-        if rest.is_empty() {
-            return Pin::new(&mut this.inner).poll_read(cx, buf);
-        }
-        let length = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..length]);
-        this.at += length;
-        if this.at == this.read.len() {
-            this.read = Vec::new();
-            this.at = 0;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
