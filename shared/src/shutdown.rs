@@ -1,6 +1,9 @@
 //! Stopping in order: signal → stop accepting → drain until a deadline → abort.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// Told once, heard by everybody.
 #[derive(Debug, Clone)]
@@ -39,6 +42,31 @@ impl Shutdown {
     }
 }
 
+/// Moments at which to look at something again, until shutdown.
+#[derive(Debug)]
+pub struct Ticks {
+    interval: Interval,
+    shutdown: Shutdown,
+}
+
+impl Ticks {
+    /// The first at once, the next a `period` later; one that comes late moves those behind it.
+    #[must_use]
+    pub fn every(period: Duration, shutdown: Shutdown) -> Self {
+        let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, shutdown }
+    }
+
+    /// Waits for the next; `None` once shutdown was asked for.
+    pub async fn next(&mut self) -> Option<()> {
+        tokio::select! {
+            () = self.shutdown.requested() => None,
+            _ = self.interval.tick() => Some(()),
+        }
+    }
+}
+
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -56,6 +84,16 @@ pub async fn signal() -> std::io::Result<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn ticks_end_with_the_shutdown() {
+        let (trigger, shutdown) = channel();
+        let mut ticks = Ticks::every(Duration::from_millis(1), shutdown);
+        assert_eq!(ticks.next().await, Some(()));
+        assert_eq!(ticks.next().await, Some(()));
+        trigger.shut_down();
+        while ticks.next().await.is_some() {}
+    }
 
     #[tokio::test]
     async fn every_listener_hears_and_a_lost_trigger_counts() {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
 use bildkante_shared::ids::Digest;
-use bildkante_shared::shutdown::Shutdown;
+use bildkante_shared::shutdown::{Shutdown, Ticks};
 use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -136,16 +136,11 @@ impl CatalogHandle {
 
     /// Watches the files until shutdown. A task of its own.
     #[must_use]
-    pub fn watch(&self, reload_ms: u64, mut shutdown: Shutdown) -> JoinHandle<()> {
+    pub fn watch(&self, reload_ms: u64, shutdown: Shutdown) -> JoinHandle<()> {
         let handle = self.clone();
         tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(Duration::from_millis(reload_ms.max(1)));
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = shutdown.requested() => return,
-                    _ = ticks.tick() => {}
-                }
+            let mut ticks = Ticks::every(Duration::from_millis(reload_ms), shutdown);
+            while ticks.next().await.is_some() {
                 handle.reload_now().await;
             }
         })

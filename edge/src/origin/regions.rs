@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::recipe::ValidRecipe;
-use bildkante_shared::shutdown::Shutdown;
+use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
 use http::Uri;
@@ -181,19 +181,14 @@ impl Regions {
     }
 
     /// Follows the topology file until `shutdown`; without one there is nothing to follow.
-    pub fn spawn_watch(self: &Arc<Self>, mut shutdown: Shutdown) -> JoinHandle<()> {
+    pub fn spawn_watch(self: &Arc<Self>, shutdown: Shutdown) -> JoinHandle<()> {
         let regions = Arc::clone(self);
         tokio::spawn(async move {
             let Some(path) = regions.config.topology_file.clone() else { return };
-            let mut ticks = tokio::time::interval(Duration::from_millis(regions.config.topology_reload_ms));
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut ticks = Ticks::every(Duration::from_millis(regions.config.topology_reload_ms), shutdown);
             // A broken file is reported once, not at every look.
             let mut complaint = String::new();
-            loop {
-                tokio::select! {
-                    () = shutdown.requested() => return,
-                    _ = ticks.tick() => {}
-                }
+            while ticks.next().await.is_some() {
                 complaint = match regions.follow(path.clone()).await {
                     Ok(()) => String::new(),
                     Err(error) if error.to_string() == complaint => complaint,

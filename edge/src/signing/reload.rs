@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::shutdown::Shutdown;
+use bildkante_shared::shutdown::{Shutdown, Ticks};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -147,19 +147,14 @@ impl SigningHandle {
 
     /// Watches the file until shutdown. A task of its own; it ends at once where there is no file.
     #[must_use]
-    pub fn watch(&self, reload_ms: u64, mut shutdown: Shutdown) -> JoinHandle<()> {
+    pub fn watch(&self, reload_ms: u64, shutdown: Shutdown) -> JoinHandle<()> {
         let handle = self.clone();
         tokio::spawn(async move {
             if handle.inner.file.is_none() {
                 return;
             }
-            let mut ticks = tokio::time::interval(Duration::from_millis(reload_ms.max(1)));
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = shutdown.requested() => return,
-                    _ = ticks.tick() => {}
-                }
+            let mut ticks = Ticks::every(Duration::from_millis(reload_ms), shutdown);
+            while ticks.next().await.is_some() {
                 handle.reload_now().await;
             }
         })
