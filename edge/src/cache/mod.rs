@@ -320,7 +320,10 @@ impl Caches {
         if let Some(object) = &self.object {
             object.mark_lost(lost);
         }
-        self.bindings.remove(recipe).await
+        let removed = self.bindings.remove(recipe).await;
+        // Also where the database refused: it is forgotten in memory, and answers made of it lapse.
+        self.epoch.advance();
+        removed
     }
 }
 
@@ -389,6 +392,16 @@ mod tests {
         let caches = open(&config).unwrap();
         let tiers = [caches.find(key).await, caches.find(key).await].map(|found| found.map(|(tier, _)| tier));
         assert_eq!(tiers, [Some(Tier::Disk), Some(Tier::Memory)]);
+    }
+
+    #[tokio::test]
+    async fn answers_of_a_binding_lapse_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = CacheConfig { disk_dir: dir.path().join("edge"), ..CacheConfig::default() };
+        let caches = open(&config).unwrap();
+        let before = caches.epoch.current();
+        caches.unbind(RecipeId::of_bytes(b"recipe"), MasterId::of_bytes(b"master")).await.unwrap();
+        assert_ne!(caches.epoch.current(), before);
     }
 
     #[test]
