@@ -1,15 +1,16 @@
 //! The front map: from a URL as it was sent, and the `Accept` beside it, to a finished answer.
 //!
 //! ```text
-//! (target, Accept) ─▶ kept answer ─ of this epoch? ─▶ rendition in memory? ─▶ head + body, nothing computed
+//! (target, Accept) ─▶ kept answer ─ of this epoch? ─▶ rendition at hand? ─▶ head + body, nothing computed
 //! ```
 //!
 //! A hit's answer depends on its URL, its `Accept` and what the edge knows; the last changes seldom and moves the
 //! [`Epoch`]. So the whole way of a request, from parsing to the last static header, is walked once and kept. What
-//! differs from answer to answer is added by whoever writes it: `Date` and `Server-Timing`.
+//! differs from answer to answer is added by whoever writes it: `Date`, `Cache-Status` and `Server-Timing`.
 //!
 //! Invariants: only final rungs are kept, for nothing better replaces them under the same key; the body is always
-//! taken from the memory tier, which keeps its bound and its notion of what is popular; an answer that depends on
+//! taken from a tier that has it without a wait (memory, or the disk's page cache), which keeps its bound and its notion
+//! of what is popular; from the disk only the very bytes the answer was made with are taken; an answer that depends on
 //! anything but target, `Accept` and epoch (a signature's end, client hints, a range) is never kept; the map is
 //! bounded in bytes, and cheap spellings of one URL push out each other, not what is popular (TinyLFU).
 
@@ -18,17 +19,19 @@ use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bildkante_shared::ids::Digest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use moka::sync::Cache;
 
-use crate::cache::{Epoch, MemoryTier, RenditionKey};
+use crate::cache::{Caches, Epoch, Rendition, RenditionKey, Tier};
 use crate::listener::http::Body;
 use crate::listener::lane::{PlainHead, Special};
 use crate::metrics::HitCounters;
 use crate::response::conditional::{self, Precondition};
-use crate::response::{self, Outcome, SERVER_TIMING, Settled};
+use crate::render::Rung;
+use crate::response::{self, CACHE_STATUS, Outcome, SERVER_TIMING, Settled};
 
 /// Longest target and `Accept` together that is kept.
 const KEY_BYTES_MAX: usize = 2048;
@@ -59,8 +62,19 @@ pub struct Question<'a> {
 struct Kept {
     epoch: u64,
     rendition: RenditionKey,
+    digest: Digest,
+    generation: u64,
     whole: Form,
     not_modified: Form,
+    from_memory: Source,
+    from_disk: Source,
+}
+
+/// What depends on the tier that the body comes from.
+#[derive(Debug)]
+struct Source {
+    outcome: Outcome,
+    cache_status: HeaderValue,
     counters: HitCounters,
 }
 
@@ -77,6 +91,7 @@ struct Form {
 #[derive(Debug)]
 pub struct Ready {
     kept: Arc<Kept>,
+    tier: Tier,
     status: StatusCode,
     body: Bytes,
     elapsed: Duration,
@@ -102,19 +117,19 @@ impl Front {
 
     /// The answer to a plain request in the HTTP/1.1 lane.
     #[must_use]
-    pub fn ready(&self, head: &PlainHead<'_>, memory: &MemoryTier, started: Instant) -> Option<Ready> {
+    pub fn ready(&self, head: &PlainHead<'_>, caches: &Caches, started: Instant) -> Option<Ready> {
         if head.special != Special::None {
             return None;
         }
         let question = Question { target: head.target.as_bytes(), accept: head.accept };
-        self.find(question, memory, started, |etag| {
+        self.find(question, caches, started, |etag| {
             head.if_none_match.is_some_and(|field| conditional::none_match(field, etag))
         })
     }
 
     /// The answer to a request of hyper's, where its fields allow a kept one.
     #[must_use]
-    pub fn ready_for(&self, target: &[u8], fields: &HeaderMap, memory: &MemoryTier, started: Instant) -> Option<Ready> {
+    pub fn ready_for(&self, target: &[u8], fields: &HeaderMap, caches: &Caches, started: Instant) -> Option<Ready> {
         let special = [http::header::RANGE, http::header::IF_RANGE, http::header::IF_MATCH];
         if special.iter().any(|name| fields.contains_key(name)) {
             return None;
@@ -124,7 +139,7 @@ impl Front {
         if lines.next().is_some() {
             return None;
         }
-        self.find(Question { target, accept }, memory, started, |etag| {
+        self.find(Question { target, accept }, caches, started, |etag| {
             conditional::precondition(fields, etag) == Precondition::NotModified
         })
     }
@@ -132,7 +147,7 @@ impl Front {
     fn find(
         &self,
         question: Question<'_>,
-        memory: &MemoryTier,
+        caches: &Caches,
         started: Instant,
         has_it: impl FnOnce(&str) -> bool,
     ) -> Option<Ready> {
@@ -140,32 +155,39 @@ impl Front {
         if kept.epoch != self.epoch.current() {
             return None;
         }
-        let rendition = memory.get(kept.rendition)?;
+        let (tier, rendition) = caches.at_hand(kept.rendition, |found| kept.is_made_of(found))?;
         let (status, body) = if has_it(rendition.etag()) {
             (StatusCode::NOT_MODIFIED, Bytes::new())
         } else {
             (StatusCode::OK, rendition.body.clone())
         };
         let elapsed = started.elapsed();
-        kept.counters.hit(elapsed);
-        Some(Ready { kept, status, body, elapsed })
+        kept.source(tier).counters.hit(elapsed);
+        Some(Ready { kept, tier, status, body, elapsed })
     }
 
-    /// Keeps the answer of a request that was a memory hit.
+    /// Keeps the answer of a request that was a hit. `counters` says what a later one from each tier counts to.
     pub fn keep(
         &self,
         question: Question<'_>,
         epoch: u64,
-        rendition: RenditionKey,
-        settled: &Settled,
-        counters: HitCounters,
+        (key, rendition): (RenditionKey, &Rendition),
+        settled: Settled,
+        counters: impl Fn(Outcome) -> HitCounters,
     ) {
+        if rendition.rung != Rung::Final {
+            return;
+        }
+        let source = |outcome, cache_status| Source { outcome, cache_status, counters: counters(outcome) };
         let kept = Arc::new(Kept {
             epoch,
-            rendition,
+            rendition: key,
+            digest: rendition.digest,
+            generation: rendition.generation,
             whole: Form::new(StatusCode::OK, &settled.whole),
             not_modified: Form::new(StatusCode::NOT_MODIFIED, &settled.not_modified),
-            counters,
+            from_memory: source(Outcome::Memory, settled.status_from_memory),
+            from_disk: source(Outcome::Disk, settled.status_from_disk),
         });
         if let Some(key) = question.with_key(|key| Box::<[u8]>::from(key)) {
             self.answers.insert(key, kept);
@@ -192,6 +214,18 @@ impl Question<'_> {
 }
 
 impl Kept {
+    /// Within one epoch nothing else can be under its key, except on a disk: what a purge or a crash left there.
+    fn is_made_of(&self, rendition: &Rendition) -> bool {
+        rendition.digest == self.digest && rendition.generation == self.generation && rendition.rung == Rung::Final
+    }
+
+    const fn source(&self, tier: Tier) -> &Source {
+        match tier {
+            Tier::Disk => &self.from_disk,
+            Tier::Memory | Tier::Object => &self.from_memory,
+        }
+    }
+
     fn weight(&self, key: &[u8]) -> u32 {
         let bytes = key.len() + self.whole.text.len() + self.not_modified.text.len() + OVERHEAD_BYTES;
         u32::try_from(bytes).unwrap_or(u32::MAX)
@@ -240,10 +274,13 @@ impl Ready {
         &self.form().text
     }
 
-    /// `Server-Timing` as a line of a head. `now` is the time since 1970.
-    pub fn write_timing(&self, head: &mut Vec<u8>, now: Duration) {
-        head.extend_from_slice(b"server-timing: ");
-        response::write_hit_timing(head, self.elapsed, Outcome::Memory, now);
+    /// `Cache-Status` and `Server-Timing` as lines of a head. `now` is the time since 1970.
+    pub fn write_moment(&self, head: &mut Vec<u8>, now: Duration) {
+        let source = self.kept.source(self.tier);
+        head.extend_from_slice(b"cache-status: ");
+        head.extend_from_slice(source.cache_status.as_bytes());
+        head.extend_from_slice(b"\r\nserver-timing: ");
+        response::write_hit_timing(head, self.elapsed, source.outcome, now);
         head.extend_from_slice(b"\r\n");
     }
 
@@ -255,9 +292,11 @@ impl Ready {
     /// The same for hyper.
     #[must_use]
     pub fn into_response(self, now: Duration) -> Response<Body> {
+        let source = self.kept.source(self.tier);
         let mut timing = Vec::with_capacity(64);
-        response::write_hit_timing(&mut timing, self.elapsed, Outcome::Memory, now);
+        response::write_hit_timing(&mut timing, self.elapsed, source.outcome, now);
         let mut fields = self.form().fields().clone();
+        fields.insert(CACHE_STATUS, source.cache_status.clone());
         if let Ok(mut timing) = HeaderValue::from_maybe_shared(Bytes::from(timing)) {
             // Never the same twice: HPACK must not give it a place in its table (RFC 7541 §7.1.3).
             timing.set_sensitive(true);

@@ -2,16 +2,17 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cache::testing::rendition;
-use crate::cache::{CacheMetrics, Rendition};
+use crate::cache::{CacheConfig, CacheMetrics};
 use crate::metrics::RequestMetrics;
 use crate::negotiate::Format;
 use crate::render::Rung;
 
 struct Site {
     front: Front,
-    memory: MemoryTier,
-    epoch: Epoch,
-    counters: HitCounters,
+    caches: Caches,
+    metrics: RequestMetrics,
+    // After the caches, which write there.
+    _folder: tempfile::TempDir,
 }
 
 const KEY: RenditionKey = RenditionKey::from_raw([7; 16]);
@@ -19,31 +20,39 @@ const KEY: RenditionKey = RenditionKey::from_raw([7; 16]);
 impl Site {
     fn new() -> Self {
         let registry = prometheus::Registry::new();
-        let epoch = Epoch::default();
-        let memory = MemoryTier::new(1 << 20, CacheMetrics::new(&registry).unwrap().memory);
-        let counters = RequestMetrics::new(&registry).unwrap().hit_counters(Format::Webp, "c", "s");
-        Self { front: Front::new(1 << 20, epoch.clone()), memory, epoch, counters }
+        let folder = tempfile::tempdir().unwrap();
+        let config = CacheConfig { disk_dir: folder.path().to_owned(), ..CacheConfig::default() };
+        let caches = Caches::open(&config, CacheMetrics::new(&registry).unwrap()).unwrap();
+        let metrics = RequestMetrics::new(&registry).unwrap();
+        Self { front: Front::new(1 << 20, caches.epoch.clone()), caches, metrics, _folder: folder }
     }
 
     fn keep(&self, target: &str, accept: Option<&str>) -> Arc<Rendition> {
         let kept = Arc::new(rendition(b"a body", Rung::Final));
-        self.memory.insert(KEY, Arc::clone(&kept));
+        self.caches.memory.insert(KEY, Arc::clone(&kept));
         let fields = |pairs: &[(&'static str, &str)]| {
             pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
         };
         let settled = Settled {
             whole: fields(&[("etag", kept.etag()), ("content-length", "6"), ("vary", "Accept")]),
             not_modified: fields(&[("etag", kept.etag()), ("vary", "Accept")]),
+            status_from_memory: HeaderValue::from_static("bildkante; hit; detail=memory"),
+            status_from_disk: HeaderValue::from_static("bildkante; hit; detail=disk"),
         };
         let question = Question { target: target.as_bytes(), accept: accept.map(str::as_bytes) };
-        self.front.keep(question, self.epoch.current(), KEY, &settled, self.counters.clone());
+        self.keep_at(self.caches.epoch.current(), question, &kept, settled);
         kept
+    }
+
+    fn keep_at(&self, epoch: u64, question: Question<'_>, rendition: &Rendition, settled: Settled) {
+        let counters = |outcome| self.metrics.hit_counters(outcome, Format::Webp, "c", "s");
+        self.front.keep(question, epoch, (KEY, rendition), settled, counters);
     }
 
     fn ask(&self, target: &str, fields: &[(&'static str, &str)]) -> Option<Ready> {
         let fields: HeaderMap =
             fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect();
-        self.front.ready_for(target.as_bytes(), &fields, &self.memory, Instant::now())
+        self.front.ready_for(target.as_bytes(), &fields, &self.caches, Instant::now())
     }
 }
 
@@ -89,11 +98,37 @@ fn answers_lapse_with_the_epoch_and_with_their_rendition() {
     let site = Site::new();
     site.keep("/i/a/b", None);
     assert!(site.ask("/i/a/b", &[]).is_some());
-    site.memory.remove(KEY);
+    site.caches.memory.remove(KEY);
     assert!(site.ask("/i/a/b", &[]).is_none());
     site.keep("/i/a/b", None);
-    site.epoch.advance();
+    site.caches.epoch.advance();
     assert!(site.ask("/i/a/b", &[]).is_none());
+}
+
+/// What memory had no room for is read from the page cache, says so, and moves up; other bytes under the same key are
+/// not what the head was made for.
+#[tokio::test]
+async fn a_body_comes_from_disk_if_it_is_the_very_same() {
+    let site = Site::new();
+    let kept = site.keep("/i/a/b", None);
+    site.caches.memory.remove(KEY);
+    let mut purged_since = rendition(b"a body", Rung::Final);
+    purged_since.generation = 1;
+    for other in [rendition(b"no body", Rung::Final), purged_since] {
+        site.caches.disk.put(KEY, Arc::new(other)).await;
+        assert!(site.ask("/i/a/b", &[]).is_none());
+        assert!(!site.caches.memory.contains(KEY));
+    }
+    let site = Site::new();
+    site.keep("/i/a/b", None);
+    site.caches.memory.remove(KEY);
+    site.caches.disk.put(KEY, kept).await;
+    // A file system that cannot tell what is in memory leaves it to the long way.
+    let Some(answer) = site.ask("/i/a/b", &[]) else { return };
+    let status = |answer: Ready| answer.into_response(Duration::ZERO).headers()[CACHE_STATUS].clone();
+    assert_eq!(status(answer), "bildkante; hit; detail=disk");
+    assert_eq!(status(site.ask("/i/a/b", &[]).unwrap()), "bildkante; hit; detail=disk", "and moves up");
+    assert_eq!(status(site.ask("/i/a/b", &[]).unwrap()), "bildkante; hit; detail=memory");
 }
 
 /// An answer begun before a change and kept after it must not outlive the change.
@@ -101,11 +136,17 @@ fn answers_lapse_with_the_epoch_and_with_their_rendition() {
 fn an_answer_of_an_older_epoch_is_never_given() {
     let site = Site::new();
     let before = site.front.epoch();
-    site.epoch.advance();
+    site.caches.epoch.advance();
     site.keep("/i/a/b", None);
-    let settled = Settled { whole: HeaderMap::new(), not_modified: HeaderMap::new() };
+    let empty = HeaderValue::from_static("");
+    let settled = Settled {
+        whole: HeaderMap::new(),
+        not_modified: HeaderMap::new(),
+        status_from_memory: empty.clone(),
+        status_from_disk: empty,
+    };
     let question = Question { target: b"/i/a/b", accept: None };
-    site.front.keep(question, before, KEY, &settled, site.counters.clone());
+    site.keep_at(before, question, &rendition(b"a body", Rung::Final), settled);
     assert!(site.ask("/i/a/b", &[]).is_none());
 }
 

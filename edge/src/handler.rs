@@ -25,7 +25,6 @@ use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
-use crate::render::Rung;
 use crate::request::ImageRequest;
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, RumMetrics};
@@ -96,7 +95,7 @@ impl Respond for Handler {
     }
 
     fn ready(&self, head: &PlainHead<'_>, started: Instant) -> Option<Ready> {
-        self.front.ready(head, &self.fill.caches.memory, started)
+        self.front.ready(head, &self.fill.caches, started)
     }
 }
 
@@ -136,7 +135,7 @@ impl Handler {
             return None;
         }
         let target = request.uri().path_and_query()?.as_str().as_bytes();
-        let ready = self.front.ready_for(target, request.headers(), &self.fill.caches.memory, started)?;
+        let ready = self.front.ready_for(target, request.headers(), &self.fill.caches, started)?;
         Some(ready.into_response(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
 
@@ -319,8 +318,8 @@ impl Handler {
         response
     }
 
-    /// Keeps the answer in the front map if the next one will be the same: a final rung from memory under a URL that
-    /// says all there is to say.
+    /// Keeps the answer in the front map if the next one will be the same: a final rung from a tier of this edge under
+    /// a URL that says all there is to say.
     fn keep(
         &self,
         exchange: &Exchange<'_>,
@@ -331,12 +330,13 @@ impl Handler {
         answer: &Answer,
     ) {
         let Some(Keep { question, epoch }) = exchange.keep else { return };
-        if answer.outcome != Outcome::Memory || rendition.rung != Rung::Final {
+        if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
         let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
-        let counters = self.metrics.hit_counters(rendition.spec.format, campaign, slot);
-        self.front.keep(question, epoch, want.key(rendition.master), &response::settle(prepared, answer), counters);
+        let counters = |outcome| self.metrics.hit_counters(outcome, rendition.spec.format, campaign, slot);
+        let kept = (want.key(rendition.master), rendition);
+        self.front.keep(question, epoch, kept, response::settle(prepared, answer), counters);
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a

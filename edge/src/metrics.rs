@@ -60,8 +60,8 @@ impl RequestMetrics {
 
     /// What is counted for hits of one rendition's kind, resolved once.
     #[must_use]
-    pub fn hit_counters(&self, format: Format, campaign: &str, slot: &str) -> HitCounters {
-        let outcome = Outcome::Memory.as_str();
+    pub fn hit_counters(&self, outcome: Outcome, format: Format, campaign: &str, slot: &str) -> HitCounters {
+        let outcome = outcome.as_str();
         HitCounters {
             requests: self.requests.with_label_values(&[outcome, format.as_str(), campaign, slot]),
             first_byte: self.first_byte.with_label_values(&[outcome]),

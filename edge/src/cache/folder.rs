@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -65,6 +66,9 @@ type Shard = Mutex<HashMap<Name, Slot, ContentHasherBuilder>>;
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
+    /// The same folder: from here a path is two steps long. Should another take its place, reads without a wait find
+    /// nothing until the next start, and all others go by path.
+    root_fd: OwnedFd,
     quarantine: PathBuf,
     limits: FolderLimits,
     opened: SystemTime,
@@ -89,6 +93,7 @@ impl Folder {
         fs::create_dir_all(&quarantine)?;
         let folder = Self {
             root: root.to_owned(),
+            root_fd: File::open(root)?.into(),
             quarantine,
             limits,
             opened: SystemTime::now(),
@@ -116,7 +121,7 @@ impl Folder {
     }
 
     pub(super) fn path(&self, name: &Name) -> PathBuf {
-        self.shard_path(name).join(encode_128(name))
+        self.root.join(path_below(name))
     }
 
     /// The whole file, or `None` when it is not there. One that is longer than allowed is an empty buffer: no
@@ -155,7 +160,7 @@ impl Folder {
             }
             slot.used_unix_s = slot.used_unix_s.max(now);
         }
-        page_cache::read(&self.path(name), bytes_max)
+        page_cache::read(&self.root_fd, &path_below(name), bytes_max)
     }
 
     /// The first bytes of the file, as many as fit in `buffer`; `None` when it is not there or shorter.
@@ -419,6 +424,10 @@ impl Folder {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+fn path_below(name: &Name) -> String {
+    format!("{:02x}/{}", name[0], encode_128(name))
 }
 
 fn blocks(length: u64) -> u32 {

@@ -16,6 +16,7 @@
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
 //! | `page_cache` | the same files where reading them takes no device |
+//! | `doorkeeper` | which of those reads move into memory |
 //!
 //! Invariants: everything is bounded in bytes or entries; every byte read from a disk is verified before it is
 //! seen; what a device does wrong is a miss, counted, and never an error of a request.
@@ -23,6 +24,7 @@
 mod bindings;
 pub(crate) mod database;
 mod disk;
+mod doorkeeper;
 mod entry;
 mod epoch;
 mod flight;
@@ -201,6 +203,7 @@ pub struct Caches {
     pub previous: Previous,
     pub epoch: Epoch,
     pub metrics: CacheMetrics,
+    doorkeeper: doorkeeper::Doorkeeper,
 }
 
 impl Caches {
@@ -226,13 +229,40 @@ impl Caches {
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
         let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));
         let object = object.transpose()?.map(Arc::new);
-        Ok(Self { memory, disk: Arc::new(disk), object, masters, bindings, previous, epoch: Epoch::default(), metrics })
+        Ok(Self {
+            memory,
+            disk: Arc::new(disk),
+            object,
+            masters,
+            bindings,
+            previous,
+            epoch: Epoch::default(),
+            metrics,
+            doorkeeper: doorkeeper::Doorkeeper::new(config.memory_bytes_max),
+        })
     }
 
     /// The tiers behind memory, nearest first.
     fn behind(&self) -> impl Iterator<Item = Arc<dyn RenditionTier>> {
         let object = self.object.clone().map(|object| object as Arc<dyn RenditionTier>);
         std::iter::once(Arc::clone(&self.disk) as Arc<dyn RenditionTier>).chain(object)
+    }
+
+    /// What can be had without a wait: from memory, or [`peek`](Self::peek)ed.
+    pub fn at_hand(&self, key: RenditionKey, is_wanted: impl Fn(&Rendition) -> bool) -> Option<(Tier, Arc<Rendition>)> {
+        if let Some(rendition) = self.memory.get(key) {
+            return Some((Tier::Memory, rendition));
+        }
+        Some((Tier::Disk, self.peek(key, is_wanted)?))
+    }
+
+    /// From a file the page cache holds, if it is what is wanted; what is read again soon moves into memory.
+    pub fn peek(&self, key: RenditionKey, is_wanted: impl Fn(&Rendition) -> bool) -> Option<Arc<Rendition>> {
+        let rendition = Arc::new(self.disk.peek(key).filter(|found| is_wanted(found))?);
+        if self.doorkeeper.has_met(key) {
+            self.memory.insert_if(key, Arc::clone(&rendition), is_wanted);
+        }
+        Some(rendition)
     }
 
     /// Memory, then disk, then the shared store; what is found moves into those before. The first step alone,

@@ -7,22 +7,22 @@
 //! the way through the gate.
 
 use std::io::IoSliceMut;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Set once the kernel has said that it knows no such call.
 static UNSUPPORTED: AtomicBool = AtomicBool::new(false);
 
-/// The whole file, if it has at most `bytes_max` bytes and all of them are in memory.
-pub(super) fn read(path: &Path, bytes_max: usize) -> Option<Vec<u8>> {
+/// The whole file at `path` below `folder`, if it has at most `bytes_max` bytes and all of them are in memory.
+pub(super) fn read(folder: impl AsFd, path: &str, bytes_max: usize) -> Option<Vec<u8>> {
     if UNSUPPORTED.load(Ordering::Relaxed) {
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+    let file = match rustix::fs::openat2(folder, path, flags, Mode::empty(), ResolveFlags::CACHED) {
         Ok(file) => file,
         Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
             UNSUPPORTED.store(true, Ordering::Relaxed);
@@ -42,14 +42,15 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
     fn what_was_written_a_moment_ago_is_in_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, b"bytes").unwrap();
-        let read = read(&path, 5);
+        std::fs::write(dir.path().join("file"), b"bytes").unwrap();
+        let read = read(File::open(dir.path()).unwrap(), "file", 5);
         // A file system without the flag answers `None`, and that is allowed; other bytes are not.
         assert!(read.is_none() || read.as_deref() == Some(b"bytes"));
     }
@@ -59,11 +60,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, b"bytes").unwrap();
-        assert_eq!(read(&path, 4), None);
+        let folder = File::open(dir.path()).unwrap();
+        assert_eq!(read(&folder, "file", 4), None);
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(read(&path, 4), None);
-        assert_eq!(read(&dir.path().join("other"), 4), None);
+        assert_eq!(read(&folder, "file", 4), None);
+        assert_eq!(read(&folder, "other", 4), None);
         std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
-        assert_eq!(read(&dir.path().join("link"), 4), None);
+        assert_eq!(read(&folder, "link", 4), None);
     }
 }

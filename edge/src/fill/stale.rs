@@ -61,16 +61,11 @@ impl Fill {
         }
     }
 
-    /// The rendition if it is on disk and reading it takes no device; it moves into memory.
+    /// The rendition if it is on disk and reading it takes no device.
     #[must_use]
     pub fn peek_disk(self: &Arc<Self>, want: &Want) -> Option<Filled> {
         let key = want.key(self.binding(want)?.master);
-        let rendition = Arc::new(self.caches.disk.peek(key)?);
-        let is_valid = |rendition: &Rendition| self.verdict(want, rendition) == Verdict::Valid;
-        if !is_valid(&rendition) {
-            return None;
-        }
-        self.caches.memory.insert_if(key, Arc::clone(&rendition), is_valid);
+        let rendition = self.caches.peek(key, |found| self.verdict(want, found) == Verdict::Valid)?;
         self.improve(&rendition, want);
         Some(Filled::found(rendition, Outcome::Disk))
     }

@@ -267,12 +267,14 @@ pub fn image(
     respond(status, headers, body)
 }
 
-/// The two heads of a rendition under one URL, for as long as nothing it depends on changes: all but `Date` and
-/// `Server-Timing`.
+/// The two heads of a rendition under one URL, for as long as nothing it depends on changes: all but `Date`,
+/// `Server-Timing` and the `Cache-Status`, which depends on where it is found.
 #[derive(Debug)]
 pub struct Settled {
     pub whole: HeaderMap,
     pub not_modified: HeaderMap,
+    pub status_from_memory: HeaderValue,
+    pub status_from_disk: HeaderValue,
 }
 
 /// The heads that [`image`] would give to unconditional and to conditional requests like the one `answer` is for.
@@ -282,11 +284,18 @@ pub fn settle(prepared: &HeaderMap, answer: &Answer) -> Settled {
         apply_settled(&mut headers, answer);
         headers
     };
-    Settled { whole: settled(prepared.clone()), not_modified: settled(of_not_modified(prepared.clone())) }
+    let hit = |outcome| cache_status(&Answer { outcome, ..answer.clone() });
+    Settled {
+        whole: settled(prepared.clone()),
+        not_modified: settled(of_not_modified(prepared.clone())),
+        status_from_memory: hit(Outcome::Memory),
+        status_from_disk: hit(Outcome::Disk),
+    }
 }
 
 fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
     apply_settled(headers, answer);
+    headers.insert(CACHE_STATUS, cache_status(answer));
     headers.insert(SERVER_TIMING, server_timing(answer));
 }
 
@@ -297,7 +306,6 @@ fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
     if answer.lifetime.freshness == Freshness::StandIn {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
-    headers.insert(CACHE_STATUS, cache_status(answer));
 }
 
 /// RFC 9211: `hit` and `fwd` are what caches further down can rely on; the rest is detail for people.

@@ -59,7 +59,7 @@ impl Output {
             head.clear();
             head.extend_from_slice(answer.head());
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            answer.write_timing(head, now);
+            answer.write_moment(head, now);
             end_head(head, now.as_secs(), persistence);
         });
         self.head = Head::Shared;
