@@ -29,8 +29,8 @@ use crate::cache::{Caches, Epoch, Rendition, RenditionKey, Tier};
 use crate::listener::http::Body;
 use crate::listener::lane::{PlainHead, Special};
 use crate::metrics::HitCounters;
-use crate::response::conditional::{self, Precondition};
 use crate::render::Rung;
+use crate::response::conditional::{self, Precondition};
 use crate::response::{self, CACHE_STATUS, Outcome, SERVER_TIMING, Settled};
 
 /// Longest target and `Accept` together that is kept.

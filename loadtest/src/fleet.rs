@@ -292,6 +292,10 @@ disk_dir = "{own}/cache"
 {cache}
 [limits]
 {limits}
+# One generator stands for readers in many networks: their budgets would be what is measured.
+[budget]
+campaign_per_minute = 0
+network_per_minute = 0
 [origin]
 nodes = [{nodes}]
 [log]

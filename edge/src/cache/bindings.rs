@@ -15,7 +15,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
@@ -26,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::database;
 use super::key::ContentHasherBuilder;
+use super::loader::Loader;
 use super::metrics::{LookupOutcome, TierMetrics};
 
 const TABLE: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
@@ -91,22 +91,6 @@ pub struct Bindings {
     inner: Arc<Inner>,
 }
 
-/// The thread that fills the memory; ends with whoever owns it.
-#[derive(Debug)]
-struct Loader {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 struct Inner {
     path: PathBuf,
     /// `None` while it cannot be opened. redb refuses everything after an I/O error until it is opened anew.
@@ -154,13 +138,10 @@ impl Bindings {
             is_loaded: AtomicBool::new(false),
             forgotten: Mutex::default(),
         });
-        let stop = Arc::new(AtomicBool::new(false));
-        let (filled, stopped) = (Arc::clone(&inner), Arc::clone(&stop));
-        let thread = std::thread::Builder::new()
-            .name("bindings-load".to_owned())
-            .spawn(move || filled.load(&stopped))
+        let filled = Arc::clone(&inner);
+        let loader = Loader::start("bindings-load", move |stop| filled.load(stop))
             .map_err(|source| BindingsError::Folder { path: path.to_owned(), source })?;
-        Ok(Self { inner, _loader: Arc::new(Loader { stop, thread: Some(thread) }) })
+        Ok(Self { inner, _loader: Arc::new(loader) })
     }
 
     /// Whether every binding is in memory, so that no look-up asks the database.
@@ -590,7 +571,7 @@ mod tests {
             is_loaded: AtomicBool::new(false),
             forgotten: Mutex::default(),
         };
-        let loader = Arc::new(Loader { stop: Arc::default(), thread: None });
+        let loader = Arc::new(Loader::start("idle", |_| ()).unwrap());
         let bindings = Bindings { inner: Arc::new(inner), _loader: loader };
         assert_eq!(*bindings.get(recipe(1)).unwrap(), binding(1));
         assert!(bindings.get(recipe(99)).is_none());

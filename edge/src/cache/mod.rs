@@ -11,7 +11,7 @@
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
-//! | `database` | databases that a crash leaves whole or absent |
+//! | `database`, `loader` | databases that a crash leaves whole or absent, read in the background |
 //! | `flight` | one fill for many askers |
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
@@ -31,6 +31,7 @@ mod flight;
 mod folder;
 mod gate;
 mod key;
+mod loader;
 mod masters;
 mod memory;
 mod metrics;

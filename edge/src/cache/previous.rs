@@ -2,21 +2,28 @@
 //! there.
 //!
 //! Owns a `redb` database beside the bindings' (one table: the variant's name, hashed → recipe id and a sequence
-//! number, every commit durable) and the same in memory, wholly loaded at start. The recipe's binding says which master
-//! that was. Past `entries_max` the oldest sixteenth goes. Losing an entry costs a worse stand-in and nothing else.
+//! number, every commit durable) and the same in memory, filled in the background: a start waits for nothing, and until
+//! it is filled nothing is known and what is to be noted waits. The recipe's binding says which master that was. Past
+//! `entries_max` the oldest sixteenth goes. Losing an entry costs a worse stand-in and nothing else.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
 use parking_lot::RwLock;
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::watch;
 
 use super::bindings::BindingsError;
 use super::database;
+use super::loader::Loader;
 
 const TABLE: TableDefinition<'static, [u8; 16], [u8; 24]> = TableDefinition::new("previous");
+type Records = ReadOnlyTable<[u8; 16], [u8; 24]>;
 const DATABASE_CACHE_BYTES: usize = 1 << 20;
 
 /// A variant whatever the manifest makes of it: its slot and the values that are drawn.
@@ -45,12 +52,15 @@ struct Served {
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Previous {
+    // Before `inner`: the thread is gone when the database closes.
+    _loader: Arc<Loader>,
     inner: Arc<Inner>,
 }
 
 struct Inner {
     database: Database,
     served: RwLock<Table>,
+    is_loaded: watch::Sender<bool>,
     entries_max: usize,
     /// One writer at a time, waiting without holding a thread.
     writer: tokio::sync::Mutex<()>,
@@ -69,33 +79,42 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Previous {
-    /// Opens or creates the database and loads it. Blocks: for the start.
+    /// Opens or creates the database and starts to fill the memory from it. Blocks for some milliseconds.
     ///
     /// # Errors
-    /// When the file is not a database, is damaged or is open elsewhere.
+    /// When the file is not a database, is damaged where it begins, or is open elsewhere.
     pub fn open(path: &Path, entries_max: usize) -> Result<Self, BindingsError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
         }
-        let open = || {
-            database::ensure(path)?;
-            let database =
-                Builder::new().set_cache_size(DATABASE_CACHE_BYTES).set_check_integrity_on_open(true).create(path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(TABLE)?;
-            transaction.commit()?;
-            let table = load(&database)?;
-            Ok::<_, redb::Error>((database, table))
-        };
-        let (database, table) = open().map_err(|source| BindingsError::Open { path: path.to_owned(), source })?;
-        let inner = Inner {
+        let (database, records) = catch_unwind(AssertUnwindSafe(|| open_database(path)))
+            .map_err(|_| BindingsError::Damaged { path: path.to_owned() })?
+            .map_err(|source| BindingsError::Open { path: path.to_owned(), source })?;
+        let inner = Arc::new(Inner {
             database,
-            served: RwLock::new(table),
+            served: RwLock::default(),
+            is_loaded: watch::Sender::new(false),
             entries_max: entries_max.max(1),
             writer: tokio::sync::Mutex::new(()),
+        });
+        let filled = Arc::clone(&inner);
+        let fill = move |stop: &AtomicBool| {
+            let started = Instant::now();
+            let table = load(&records, stop);
+            tracing::debug!(entries = table.entries.len(), took = ?started.elapsed(), "previous recipes in memory");
+            *filled.served.write() = table;
+            filled.is_loaded.send_replace(true);
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let loader = Loader::start("previous-load", fill)
+            .map_err(|source| BindingsError::Folder { path: path.to_owned(), source })?;
+        Ok(Self { inner, _loader: Arc::new(loader) })
+    }
+
+    /// Returns when everything is in memory.
+    pub async fn loaded(&self) {
+        // Its sender lives in `inner`.
+        let _ = self.inner.is_loaded.subscribe().wait_for(|is_loaded| *is_loaded).await;
     }
 
     /// The recipe a variant was served with last.
@@ -113,7 +132,11 @@ impl Previous {
         if self.get(variant) == Some(recipe) {
             return Ok(());
         }
+        self.loaded().await;
         let _turn = self.inner.writer.lock().await;
+        if self.get(variant) == Some(recipe) {
+            return Ok(());
+        }
         let (served, surplus) = self.inner.enter(variant, recipe);
         let inner = Arc::clone(&self.inner);
         let write = tokio::task::spawn_blocking(move || inner.write(variant, served, &surplus));
@@ -155,6 +178,8 @@ impl Inner {
     fn write(&self, variant: VariantName, served: Served, remove: &[VariantName]) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
+        // So that a start after a crash does not walk the file.
+        transaction.set_quick_repair(true);
         {
             let mut table = transaction.open_table(TABLE)?;
             let mut record = [0; 24];
@@ -170,19 +195,48 @@ impl Inner {
     }
 }
 
-fn load(database: &Database) -> Result<Table, redb::Error> {
+fn open_database(path: &Path) -> Result<(Database, Records), redb::Error> {
+    database::ensure(path)?;
+    let database = Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(path)?;
+    // A sync is saved where the table is there.
+    if matches!(database.begin_read()?.open_table(TABLE), Err(redb::TableError::TableDoesNotExist(_))) {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(TABLE)?;
+        transaction.commit()?;
+    }
+    let records = database.begin_read()?.open_table(TABLE)?;
+    Ok((database, records))
+}
+
+/// What can be read until it is told to stop. redb panics over damaged pages: what lies behind one is lost.
+fn load(records: &Records, stop: &AtomicBool) -> Table {
     let mut table = Table::default();
-    for entry in database.begin_read()?.open_table(TABLE)?.iter()? {
-        let (name, record) = entry?;
-        let record = record.value();
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        for entry in records.iter()?.take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let (name, record) = entry?;
+            table.learn(VariantName(name.value()), record.value());
+        }
+        Ok::<_, redb::Error>(())
+    }));
+    let reason = match read {
+        Ok(Ok(())) => return table,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a page is damaged".to_owned(),
+    };
+    tracing::error!(%reason, read = table.entries.len(), "not all previous recipes can be read: stand-ins will be worse");
+    table
+}
+
+impl Table {
+    fn learn(&mut self, variant: VariantName, record: [u8; 24]) {
         let (mut recipe, mut sequence) = ([0; 16], [0; 8]);
         recipe.copy_from_slice(&record[..16]);
         sequence.copy_from_slice(&record[16..]);
         let served = Served { recipe: RecipeId::from_raw(recipe), sequence: u64::from_le_bytes(sequence) };
-        table.sequence = table.sequence.max(served.sequence);
-        table.entries.insert(VariantName(name.value()), served);
+        self.sequence = self.sequence.max(served.sequence);
+        self.entries.insert(variant, served);
     }
-    Ok(table)
 }
 
 #[cfg(test)]
@@ -208,6 +262,7 @@ mod tests {
         previous.note(variant(2), recipe(1)).await.unwrap();
         drop(previous);
         let previous = Previous::open(&path, 100).unwrap();
+        previous.loaded().await;
         assert_eq!((previous.get(variant(1)), previous.get(variant(2))), (Some(recipe(2)), Some(recipe(1))));
         assert_eq!(previous.len(), 2);
     }
@@ -226,6 +281,7 @@ mod tests {
         assert!((31..=32).contains(&len), "{len}");
         drop(previous);
         let previous = Previous::open(&path, 32).unwrap();
+        previous.loaded().await;
         assert_eq!((previous.len(), previous.get(variant(0))), (len, None));
     }
 
