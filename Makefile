@@ -57,7 +57,12 @@ bench-edge: release-edge ## Cache hits beside nginx and Varnish (ROWS=h1-1k,h1-2
 	@loadtest/bench/edge.sh "$(DEPS)" $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH)
 
 .PHONY: bench-start
-bench-start: toolchain ## A start over a million cached files, and reads beside eviction (ENTRIES=100000 for less)
+bench-start: release-edge ## From the edge's start to its first image, over a million cached files (ENTRIES=100000 for less)
+	@python3 loadtest/bench/edge/start.py --binaries "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release" \
+	  --entries $(or $(ENTRIES),1000000) $(BENCH)
+
+.PHONY: bench-index
+bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to rebuild it, reads beside it and beside eviction
 	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 

@@ -292,6 +292,9 @@ disk_dir = "{own}/cache"
 {cache}
 [limits]
 {limits}
+# Their nodes sleep, so an edge has its machine to itself.
+[render]
+scheduling = "idle"
 # One generator stands for readers in many networks: their budgets would be what is measured.
 [budget]
 campaign_per_minute = 0

@@ -122,6 +122,18 @@ impl fmt::Display for RenditionSpec {
     }
 }
 
+/// When the kernel lets render threads run (sched(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RenderScheduling {
+    /// Beside everything else, by `nice`.
+    Normal,
+    /// When no other thread of the machine wants the core (`SCHED_IDLE`): a hit that arrives takes it at once, where
+    /// `nice` may let an encode go on for some milliseconds. Not beside a node on the same machine, which would stop
+    /// all rendering while it draws.
+    Idle,
+}
+
 /// How renditions are made.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -132,6 +144,7 @@ pub struct RenderConfig {
     pub pending_jobs_max: usize,
     /// Jobs that wait longer than this for a thread make the queue shorter, those well within it longer again.
     pub queue_delay_target_ms: u64,
+    pub scheduling: RenderScheduling,
     /// How far the threads stand behind those that answer, as `nice` counts: 0 to 19.
     pub nice: u8,
     /// Renditions of at most this area are encoded at the final rung at once: their final encode is about as fast as
@@ -141,7 +154,14 @@ pub struct RenderConfig {
 
 impl Default for RenderConfig {
     fn default() -> Self {
-        Self { threads: 0, pending_jobs_max: 256, queue_delay_target_ms: 500, nice: 10, final_inline_px_max: 65_536 }
+        Self {
+            threads: 0,
+            pending_jobs_max: 256,
+            queue_delay_target_ms: 500,
+            scheduling: RenderScheduling::Normal,
+            nice: 10,
+            final_inline_px_max: 65_536,
+        }
     }
 }
 

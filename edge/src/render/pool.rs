@@ -24,7 +24,9 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
-use super::{Encoded, RenderConfig, RenderError, RenderMetrics, RenditionSpec, Rung, panic_text, render};
+use super::{
+    Encoded, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung, panic_text, render,
+};
 use crate::provenance::Marking;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
@@ -84,6 +86,7 @@ impl RenderPool {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { waiting: BTreeMap::new(), arrivals: 0, is_closed: false, limit }),
             wake: Condvar::new(),
+            scheduling: config.scheduling,
             nice: config.nice,
             metrics,
             alive: alive_sender,
@@ -168,6 +171,7 @@ impl Drop for RenderPool {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    scheduling: RenderScheduling,
     nice: u8,
     metrics: RenderMetrics,
     alive: watch::Sender<usize>,
@@ -236,17 +240,32 @@ impl Shared {
 
     /// The life of a thread.
     fn work(&self) {
-        if self.nice > 0
-            && let Err(error) = rustix::process::nice(self.nice.into())
-        {
-            tracing::warn!(%error, "a render thread keeps its priority");
-        }
+        self.stand_back();
         while let Some(job) = self.next() {
             self.metrics.running_jobs.inc();
             job.run(&self.metrics);
             self.metrics.running_jobs.dec();
         }
         self.alive.send_modify(|alive| *alive -= 1);
+    }
+
+    fn stand_back(&self) {
+        if self.nice > 0
+            && let Err(error) = rustix::process::nice(self.nice.into())
+        {
+            tracing::warn!(%error, "a render thread keeps its priority");
+        }
+        #[cfg(target_os = "linux")]
+        if self.scheduling == RenderScheduling::Idle {
+            use thread_priority::{
+                NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+                thread_native_id,
+            };
+            let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+            if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
+                tracing::warn!(%error, "a render thread keeps its scheduling policy");
+            }
+        }
     }
 
     /// Waits for the next wanted job; `None` once closed.
@@ -486,5 +505,23 @@ mod tests {
         }
         assert!(pool.shutdown(Duration::from_secs(10)).await);
         assert_eq!((pool.pending(), pool.running()), (0, 0));
+    }
+
+    /// Of this thread alone: what answers requests keeps its own.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn idle_threads_are_idle_to_the_kernel_and_others_are_not() {
+        for (scheduling, expected) in [(RenderScheduling::Idle, "5"), (RenderScheduling::Normal, "0")] {
+            let config = RenderConfig { threads: 1, scheduling, ..RenderConfig::default() };
+            let pool =
+                RenderPool::start(&config, RenderMetrics::new(&Registry::new()).expect("metrics")).expect("threads");
+            // proc(5): the 41st field of stat is the policy, the 39th behind the name in parentheses.
+            let policy = || -> String {
+                let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("proc");
+                stat.rsplit_once(") ").expect("a name").1.split(' ').nth(38).expect("a policy").to_owned()
+            };
+            assert_eq!(pool.run(Urgency::DEFAULT, policy).await.expect("a job"), expected);
+            assert_eq!(policy(), "0");
+        }
     }
 }
