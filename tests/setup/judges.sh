@@ -13,6 +13,7 @@ judges=(
   chromedriver=chromium-driver      # drives it
   exiftool=libimage-exiftool-perl   # reads the XMP/IPTC marking from every format
   avifdec=libavif-bin               # decodes AVIF with libavif
+  faketime=faketime                 # moves an edge's wall clock by a year and back
   strace=strace                     # makes system calls of the caches fail, and ends processes within them
   webpinfo=webp                     # reads WebP chunk by chunk
   dwebp=webp                        # decodes WebP with libwebp

@@ -1,8 +1,8 @@
 //! A rendition: encoded bytes and all that is said about them, prepared once and shared by every answer.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId, encode_128};
 use bytes::Bytes;
@@ -26,8 +26,8 @@ pub struct Rendition {
     etag: Box<str>,
     /// Headers that are the same in every answer, filled in by whoever answers first.
     pub prepared: Prepared,
-    /// Before this moment nobody asks for a better rung again.
-    improve_from_unix_ms: AtomicU64,
+    /// Before this moment of the process nobody asks for a better rung again.
+    improve_from_ms: AtomicU64,
 }
 
 /// Whose headers a rendition keeps: tags, file name and urgency are the variant's and the slot's.
@@ -102,7 +102,7 @@ impl Rendition {
             digest,
             etag,
             prepared: Prepared::default(),
-            improve_from_unix_ms: AtomicU64::new(0),
+            improve_from_ms: AtomicU64::new(0),
         }
     }
 
@@ -115,10 +115,10 @@ impl Rendition {
     /// Whether the caller is the one to ask for a better rung now; the next one may after `pause`.
     #[must_use]
     pub fn claim_improvement(&self, pause: Duration) -> bool {
-        let now = unix_ms(SystemTime::now());
-        let from = self.improve_from_unix_ms.load(Ordering::Relaxed);
+        let now = uptime_ms();
+        let from = self.improve_from_ms.load(Ordering::Relaxed);
         let next = now.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-        let claim = |from| self.improve_from_unix_ms.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
+        let claim = |from| self.improve_from_ms.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
         from <= now && claim(from).is_ok()
     }
 
@@ -148,6 +148,12 @@ impl Standing {
     pub fn may_replace(self, other: Self) -> bool {
         self >= other
     }
+}
+
+/// A pause is a pause whatever becomes of the wall clock.
+fn uptime_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn strong_etag(digest: &Digest) -> Box<str> {

@@ -1,6 +1,7 @@
 //! End to end: real edge and real node, from a URL to bytes and headers.
 
 mod browser;
+mod clock;
 mod faults;
 mod fleet;
 mod http;

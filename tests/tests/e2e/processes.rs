@@ -103,7 +103,7 @@ async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn free_ports() -> anyhow::Result<[u16; 3]> {
+pub(crate) fn free_ports() -> anyhow::Result<[u16; 3]> {
     let bind = || std::net::TcpListener::bind("127.0.0.1:0");
     let listeners = [bind()?, bind()?, bind()?];
     let mut ports = [0; 3];
