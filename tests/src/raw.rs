@@ -104,6 +104,57 @@ impl Connection {
     }
 }
 
+/// One answer of several, as it was framed.
+#[derive(Debug, Clone)]
+pub struct RawAnswer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+/// Sends `bytes` as they are and reads until the server closes.
+///
+/// # Errors
+/// When the server does not close in time, or closes within an answer or with bytes that are none.
+pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<RawAnswer>> {
+    let mut stream = TcpStream::connect(to).await?;
+    // A server that refuses the start may close before the end is written.
+    let _ = stream.write_all(bytes).await;
+    let mut read = Vec::new();
+    // A reset behind a refusal is a close, too; what came before it is judged.
+    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut read)).await.context("the server does not close")?;
+    frames(&read)
+}
+
+/// Cuts a stream of bytes into answers to requests that were not HEAD.
+///
+/// # Errors
+/// When something is left over, or an answer's length is not said exactly once.
+pub fn frames(mut bytes: &[u8]) -> anyhow::Result<Vec<RawAnswer>> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").context("a head without an end")? + 4;
+        let head = std::str::from_utf8(&bytes[..end])?.to_owned();
+        bytes = &bytes[end..];
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).context("no status line")?;
+        let status: u16 = status.parse()?;
+        let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let values = |name: &str| -> Vec<&str> {
+            fields.clone().filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+        };
+        anyhow::ensure!(values("transfer-encoding").is_empty(), "an answer in chunks: {head}");
+        let length = match (status, values("content-length").as_slice()) {
+            (100..200 | 204 | 304, _) => 0,
+            (_, [length]) => length.parse()?,
+            (_, lengths) => anyhow::bail!("{} lengths in {head}", lengths.len()),
+        };
+        anyhow::ensure!(bytes.len() >= length, "a body of {} bytes instead of {length}: {head}", bytes.len());
+        answers.push(RawAnswer { status, head, body: bytes[..length].to_vec() });
+        bytes = &bytes[length..];
+    }
+    Ok(answers)
+}
+
 fn parse(head: &str) -> anyhow::Result<(StatusCode, HeaderMap)> {
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("a status line")?.parse()?;

@@ -1,7 +1,7 @@
 //! A rendition: encoded bytes and all that is said about them, prepared once and shared by every answer.
 
-use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId, encode_128};

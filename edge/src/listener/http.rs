@@ -17,9 +17,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
@@ -30,6 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::io::{Check, Deadlines, Overdue, Phase, Progress, WatchedIo};
 use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead};
 use crate::front::Ready;
+use crate::response::{self, Negotiation};
 
 /// Every body this edge sends is whole in memory.
 pub type Body = Full<Bytes>;
@@ -185,7 +188,16 @@ impl Protocols {
             let active = requests.enter();
             async move {
                 let is_head = *request.method() == Method::HEAD;
-                let mut response = respond.respond(request.map(RequestBody::Incoming), peer).await;
+                let framing = Framing::of(&request);
+                let mut response = match framing {
+                    Framing::NoHost => response::error(request.method(), &no_host(), Negotiation::Explicit),
+                    Framing::Plain | Framing::Chunked => {
+                        respond.respond(request.map(RequestBody::Incoming), peer).await
+                    }
+                };
+                if framing != Framing::Plain {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 if is_head {
                     // hyper leaves it to us on HTTP/2, where a body would be a protocol error.
                     *response.body_mut() = Body::default();
@@ -209,6 +221,45 @@ impl Protocols {
             Ok(Err(_)) => ConnectionEnd::PeerError,
         }
     }
+}
+
+/// What hyper lets pass and RFC 9112 does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Plain,
+    /// hyper drops a length beside it without a word, so that every such connection ends with its answer (§6.3).
+    Chunked,
+    /// None, several, or one that names no host (§3.2).
+    NoHost,
+}
+
+impl Framing {
+    fn of<B>(request: &Request<B>) -> Self {
+        if request.version() != Version::HTTP_11 {
+            return Self::Plain;
+        }
+        let mut hosts = request.headers().get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) if is_host(host.as_bytes()) => {}
+            _ => return Self::NoHost,
+        }
+        if request.headers().contains_key(TRANSFER_ENCODING) { Self::Chunked } else { Self::Plain }
+    }
+}
+
+fn no_host() -> Problem {
+    Problem::new(
+        400,
+        "no-host",
+        "No host",
+        "an HTTP/1.1 request has exactly one `Host`, and it names a host (RFC 9112 §3.2)",
+    )
+}
+
+/// Whether a `Host` can be one (RFC 9110 §7.2): characters of a host and a port. Which it is makes no difference here.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte);
+    value.trim_ascii().iter().all(is_part)
 }
 
 /// What a connection is held to while its protocol runs.

@@ -13,3 +13,4 @@ mod purge;
 mod signing;
 mod stand_ins;
 mod warm;
+mod wire;

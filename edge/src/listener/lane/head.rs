@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::listener::http::RequestBody;
+use crate::listener::http::{RequestBody, is_host};
 
 /// Fields the lane reads at the most; hyper decides about more.
 const FIELDS_MAX: usize = 64;
@@ -127,7 +127,8 @@ fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
             Known::Accept => head.single(header.value, |head| &mut head.accept),
             Known::IfNoneMatch => head.single(header.value, |head| &mut head.if_none_match),
             Known::Special => head.special = Special::Some,
-            Known::Host => hosts += 1,
+            Known::Host if is_host(header.value) => hosts += 1,
+            Known::Host => return None,
             Known::Connection => head.persistence = persistence(header.value)?,
             Known::Body => return None,
         }
@@ -204,6 +205,9 @@ mod tests {
             ("OPTIONS * HTTP/1.1", "Host: x\r\n"),
             ("GET / HTTP/1.1", ""),
             ("GET / HTTP/1.1", "Host: x\r\nHost: x\r\n"),
+            ("GET / HTTP/1.1", "Host: x y\r\n"),
+            ("GET / HTTP/1.1", "Host: x/y\r\n"),
+            ("GET / HTTP/1.1", "Host: a@b\r\n"),
             ("GET / HTTP/1.1", "Host: x\r\nContent-Length: 0\r\n"),
             ("GET / HTTP/1.1", "Host: x\r\nTransfer-Encoding: chunked\r\n"),
             ("GET / HTTP/1.1", "Host: x\r\nExpect: 100-continue\r\n"),
