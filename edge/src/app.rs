@@ -121,6 +121,7 @@ impl Edge {
             metrics: RequestMetrics::new(&registry)?,
             rum: RumMetrics::new(&registry)?,
             public_url: config.serve.public_url.clone(),
+            body_deadline: Duration::from_millis(config.limits.body_ms),
             recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;

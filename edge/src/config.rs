@@ -90,6 +90,7 @@ pub struct LimitsConfig {
     pub handshake_ms: u64,
     pub first_byte_ms: u64,
     pub header_ms: u64,
+    pub body_ms: u64,
     pub idle_ms: u64,
     pub write_stall_ms: u64,
     pub ping_interval_ms: u64,
@@ -111,6 +112,7 @@ impl Default for LimitsConfig {
             handshake_ms: 5_000,
             first_byte_ms: 10_000,
             header_ms: 10_000,
+            body_ms: 5_000,
             idle_ms: 60_000,
             write_stall_ms: 30_000,
             ping_interval_ms: 20_000,
@@ -179,6 +181,7 @@ impl Config {
         positive("limits.requests_max", self.limits.requests_max)?;
         positive("limits.streams_max", u64::from(self.limits.streams_max))?;
         positive("limits.header_ms", self.limits.header_ms)?;
+        positive("limits.body_ms", self.limits.body_ms)?;
         positive("limits.idle_ms", self.limits.idle_ms)?;
         positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
         self.render.validate().map_err(|reason| ("render", reason))?;

@@ -36,9 +36,6 @@ use http::header::{self, ACCEPT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-/// Longest a beacon's body may take to arrive.
-const BEACON_DEADLINE: Duration = Duration::from_secs(5);
-
 /// Seconds after which asking again for what could not be shown makes sense.
 const RETRY_AFTER_S: u16 = 5;
 
@@ -53,6 +50,8 @@ pub struct Handler {
     pub metrics: RequestMetrics,
     pub rum: RumMetrics,
     pub public_url: String,
+    /// Longest a request's body may take to arrive.
+    pub body_deadline: Duration,
     /// How what may be recalled is recalled.
     pub recall: Recall,
 }
@@ -374,13 +373,13 @@ impl Handler {
         let refused = |status, detail: String| {
             self.problem(&exchange, &Problem::new(status, "beacon-refused", "Beacon refused", detail))
         };
-        let body = match tokio::time::timeout(BEACON_DEADLINE, body).await {
+        let body = match tokio::time::timeout(self.body_deadline, body).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 return refused(413, format!("a beacon has at most {} bytes", rum::BEACON_BYTES_MAX));
             }
             Ok(Err(_)) => return refused(400, "the beacon broke off".to_owned()),
-            Err(_) => return refused(408, format!("a beacon arrives within {} s", BEACON_DEADLINE.as_secs())),
+            Err(_) => return refused(408, format!("a beacon arrives within {} ms", self.body_deadline.as_millis())),
         };
         let catalog = self.catalog.load();
         match self.rum.record(&body.to_bytes(), |campaign, slot| {

@@ -10,14 +10,29 @@ pub fn opening() -> Vec<u8> {
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
+pub const PRIORITY_UPDATE: u8 = 16;
 
 pub const END_STREAM: u8 = 1;
+/// Of SETTINGS and PING.
+pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
+
+// Error codes (RFC 9113 §7).
+pub const PROTOCOL_ERROR: u32 = 1;
+pub const FLOW_CONTROL_ERROR: u32 = 3;
+pub const STREAM_CLOSED: u32 = 5;
+pub const FRAME_SIZE_ERROR: u32 = 6;
+pub const REFUSED_STREAM: u32 = 7;
+pub const COMPRESSION_ERROR: u32 = 9;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// One frame (RFC 9113 §4.1).
 #[must_use]
@@ -38,17 +53,43 @@ pub fn request(method: u8, path: &str) -> Vec<u8> {
     block
 }
 
-/// Kinds and error codes of the GOAWAY frames in what a server sent.
+/// A field whose name and value are literals and enter no table (RFC 7541 §6.2.2), each shorter than 127 bytes.
 #[must_use]
-pub fn goaways(mut bytes: &[u8]) -> Vec<u32> {
-    let mut codes = Vec::new();
-    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
-        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-        let Some((payload, next)) = rest.split_at_checked(length) else { break };
-        if let (GOAWAY, [_, _, _, _, w, x, y, z, ..]) = (*kind, payload) {
-            codes.push(u32::from_be_bytes([*w, *x, *y, *z]));
+pub fn literal(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap_or(0) & 0x7f], text.as_bytes()].concat();
+    [&[0][..], &text(name), &text(value)].concat()
+}
+
+/// What a server sent, as far as it is whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Error codes of GOAWAY.
+    pub goaways: Vec<u32>,
+    /// Streams and error codes of RST_STREAM.
+    pub resets: Vec<(u32, u32)>,
+    /// Streams with a head.
+    pub answered: Vec<u32>,
+    /// Acknowledged PINGs.
+    pub pongs: usize,
+}
+
+impl Heard {
+    #[must_use]
+    pub fn parse(mut bytes: &[u8]) -> Self {
+        let mut heard = Self::default();
+        while let [a, b, c, kind, flags, w, x, y, z, rest @ ..] = bytes {
+            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+            let stream = u32::from_be_bytes([*w & 0x7f, *x, *y, *z]);
+            let Some((payload, next)) = rest.split_at_checked(length) else { break };
+            match (*kind, payload) {
+                (GOAWAY, [_, _, _, _, w, x, y, z, ..]) => heard.goaways.push(u32::from_be_bytes([*w, *x, *y, *z])),
+                (RST_STREAM, [w, x, y, z]) => heard.resets.push((stream, u32::from_be_bytes([*w, *x, *y, *z]))),
+                (HEADERS, _) => heard.answered.push(stream),
+                (PING, _) if flags & ACK != 0 => heard.pongs += 1,
+                _ => {}
+            }
+            bytes = next;
         }
-        bytes = next;
+        heard
     }
-    codes
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
 use bildkante_tests::h2;
 use bildkante_tests::raw::exchange;
-use bildkante_tests::rig::{Plan, Rig};
+use bildkante_tests::rig::{Plan, Rig, Tls};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -173,7 +174,7 @@ async fn floods_of_frames_end_their_connection() -> anyhow::Result<()> {
         let until_closed = tokio::time::timeout(Duration::from_secs(60), from.read_to_end(&mut read));
         let others = rig.http.get(rig.public(), "/rum.js", &[]);
         let (closed, (), other) = futures_util::join!(until_closed, write, others);
-        assert!(closed.is_ok(), "{name}: the connection goes on, {:?}", h2::goaways(&read));
+        assert!(closed.is_ok(), "{name}: the connection goes on, {:?}", h2::Heard::parse(&read).goaways);
         assert_eq!(other?.status, StatusCode::OK, "{name}");
     }
     eventually("all are gone", async || Ok(rig.http.metric(rig.admin(), OPEN).await? < 10.0)).await?;
@@ -203,6 +204,180 @@ async fn unread_acknowledgements_are_bounded() -> anyhow::Result<()> {
         closed?;
         assert_eq!(other?.status, StatusCode::OK);
     }
+    rig.stop().await;
+    Ok(())
+}
+
+/// Says `frames` behind the opening and listens until `enough` was heard or the server closes.
+async fn say(rig: &Rig, frames: &[u8], enough: impl Fn(&h2::Heard) -> bool) -> anyhow::Result<h2::Heard> {
+    let mut stream = TcpStream::connect(rig.public()).await?;
+    let _ = stream.write_all(&[&h2::opening(), frames].concat()).await;
+    let mut read = Vec::new();
+    let listen =
+        async { while !enough(&h2::Heard::parse(&read)) && stream.read_buf(&mut read).await.unwrap_or(0) > 0 {} };
+    tokio::time::timeout(Duration::from_secs(30), listen).await.context("neither an answer nor an end")?;
+    Ok(h2::Heard::parse(&read))
+}
+
+/// What becomes of a wrong frame.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// GOAWAY with one of these codes. The h2 crate often says `PROTOCOL_ERROR`, the code for whatever has none of its own
+    /// (§7), where there is one.
+    Ended(&'static [u32]),
+    /// The stream ends with this code, or with it the connection, which an endpoint may choose (§5.4).
+    Reset(u32, u32),
+    /// The stream is answered.
+    Answered(u32),
+}
+
+/// RFC 9113, section by section: connection errors end the connection, stream errors the stream, the rest nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_frames_end_what_the_standard_says() -> anyhow::Result<()> {
+    use Fate::{Answered, Ended, Reset};
+    const BOTH: u8 = h2::END_STREAM | h2::END_HEADERS;
+    let control = Arc::new(FakeControl::default());
+    let plan = Plan { edge: |config| config.limits.streams_max = 10, ..Plan::painted(&control) };
+    let rig = Rig::start(plan).await?;
+    let get = h2::request(2, "/rum.js");
+    let with = |field: Vec<u8>| h2::frame(h2::HEADERS, BOTH, 1, &[get.clone(), field].concat());
+    let ask = |stream| h2::frame(h2::HEADERS, BOTH, stream, &get);
+    let window = |stream, by: u32| h2::frame(h2::WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
+    let setting = |name: u16, value: u32| {
+        h2::frame(h2::SETTINGS, 0, 0, &[&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
+    };
+    let open_posts: Vec<u8> =
+        (0..11).flat_map(|n| h2::frame(h2::HEADERS, h2::END_HEADERS, 2 * n + 1, &h2::request(3, "/rum"))).collect();
+    let large: Vec<u8> = (0..600).flat_map(|n| h2::literal(&format!("x-{n}"), &"v".repeat(100))).collect();
+    let mut parts = large.chunks(16_000).peekable();
+    let mut large_head = h2::frame(h2::HEADERS, h2::END_STREAM, 1, &get);
+    while let Some(part) = parts.next() {
+        let flags = if parts.peek().is_none() { h2::END_HEADERS } else { 0 };
+        large_head.extend(h2::frame(h2::CONTINUATION, flags, 1, part));
+    }
+    let made_resets: Vec<u8> = (0..2_000_u32).flat_map(|n| [ask(2 * n + 1), window(2 * n + 1, 0)].concat()).collect();
+    let cases: Vec<(&str, Vec<u8>, Fate)> = vec![
+        ("§4.2 a frame too large", h2::frame(h2::DATA, 0, 1, &[0; 20_000]), Ended(&[h2::FRAME_SIZE_ERROR])),
+        (
+            "§4.3 no HPACK",
+            h2::frame(h2::HEADERS, BOTH, 1, &[0xff; 12]),
+            Ended(&[h2::COMPRESSION_ERROR, h2::PROTOCOL_ERROR]),
+        ),
+        ("§5.1 data on an idle stream", h2::frame(h2::DATA, 0, 1, b"x"), Ended(&[h2::PROTOCOL_ERROR])),
+        ("§5.1.1 an even stream", ask(2), Ended(&[h2::PROTOCOL_ERROR])),
+        ("§5.1.1 streams backwards", [ask(5), ask(3)].concat(), Ended(&[h2::PROTOCOL_ERROR, h2::STREAM_CLOSED])),
+        ("§5.1.2 too many streams", open_posts, Reset(21, h2::REFUSED_STREAM)),
+        (
+            "§6.3 priority is passed over",
+            [h2::frame(h2::PRIORITY, 0, 1, &[0, 0, 0, 0, 9]), ask(1)].concat(),
+            Answered(1),
+        ),
+        (
+            "RFC 9218 a priority update",
+            [h2::frame(h2::PRIORITY_UPDATE, 0, 0, b"\0\0\0\x01u=1"), ask(1)].concat(),
+            Answered(1),
+        ),
+        ("§4.1 an unknown frame", [h2::frame(0xfa, 0, 0, b"x"), ask(1)].concat(), Answered(1)),
+        (
+            "§6.5 settings of five bytes",
+            h2::frame(h2::SETTINGS, 0, 0, &[0; 5]),
+            Ended(&[h2::FRAME_SIZE_ERROR, h2::PROTOCOL_ERROR]),
+        ),
+        ("§6.5 settings on a stream", h2::frame(h2::SETTINGS, 0, 1, &[]), Ended(&[h2::PROTOCOL_ERROR])),
+        ("§6.5.2 push is 0 or 1", setting(2, 2), Ended(&[h2::PROTOCOL_ERROR])),
+        ("§6.5.2 a window beyond 31 bits", setting(4, u32::MAX), Ended(&[h2::FLOW_CONTROL_ERROR, h2::PROTOCOL_ERROR])),
+        ("§6.5.2 an unknown setting", [setting(0xabcd, 1), ask(1)].concat(), Answered(1)),
+        ("§6.6 a push of the client's", h2::frame(h2::PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]), Ended(&[h2::PROTOCOL_ERROR])),
+        (
+            "§6.7 a ping of seven bytes",
+            h2::frame(h2::PING, 0, 0, &[0; 7]),
+            Ended(&[h2::FRAME_SIZE_ERROR, h2::PROTOCOL_ERROR]),
+        ),
+        ("§6.9 no increment", window(0, 0), Ended(&[h2::PROTOCOL_ERROR])),
+        (
+            "§6.9.1 a window over its limit",
+            window(0, 0x7fff_ffff),
+            Ended(&[h2::FLOW_CONTROL_ERROR, h2::PROTOCOL_ERROR]),
+        ),
+        ("§6.10 a continuation of nothing", h2::frame(h2::CONTINUATION, 4, 1, &get), Ended(&[h2::PROTOCOL_ERROR])),
+        ("§8.2.1 an upper-case name", with(h2::literal("Accept", "*/*")), Reset(1, h2::PROTOCOL_ERROR)),
+        ("§8.2.2 a field of the connection", with(h2::literal("connection", "close")), Reset(1, h2::PROTOCOL_ERROR)),
+        ("§8.2.2 an encoding", with(h2::literal("transfer-encoding", "chunked")), Reset(1, h2::PROTOCOL_ERROR)),
+        ("§8.3 a second path", with(h2::literal(":path", "/")), Reset(1, h2::PROTOCOL_ERROR)),
+        ("§8.3 an unknown pseudo-field", with(h2::literal(":x", "y")), Reset(1, h2::PROTOCOL_ERROR)),
+        ("§8.3.1 no path, which is no image's", h2::frame(h2::HEADERS, BOTH, 1, &[0x82, 0x86]), Answered(1)),
+        (
+            "§8.1.1 a length that is another",
+            [
+                h2::frame(
+                    h2::HEADERS,
+                    h2::END_HEADERS,
+                    1,
+                    &[h2::request(3, "/rum"), h2::literal("content-length", "5")].concat(),
+                ),
+                h2::frame(h2::DATA, h2::END_STREAM, 1, b"123456"),
+            ]
+            .concat(),
+            Reset(1, h2::PROTOCOL_ERROR),
+        ),
+        ("§10.5.1 a head too large", large_head, Answered(1)),
+        (
+            "CVE-2025-8671 resets the server is made to send",
+            made_resets,
+            Ended(&[h2::ENHANCE_YOUR_CALM, h2::PROTOCOL_ERROR]),
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, frames, fate) in cases {
+        let heard = match fate {
+            Ended(_) => say(&rig, &frames, |_| false).await,
+            Reset(stream, _) => {
+                say(&rig, &frames, |heard| {
+                    !heard.goaways.is_empty() || heard.resets.iter().any(|(of, _)| *of == stream)
+                })
+                .await
+            }
+            Answered(stream) => say(&rig, &frames, |heard| heard.answered.contains(&stream)).await,
+        };
+        let fits = heard.as_ref().is_ok_and(|heard| match fate {
+            Ended(codes) => heard.goaways.last().is_some_and(|code| codes.contains(code)),
+            Reset(stream, code) => heard.resets.contains(&(stream, code)) || heard.goaways.contains(&code),
+            Answered(stream) => heard.answered.contains(&stream) && heard.goaways.is_empty(),
+        });
+        if !fits {
+            wrong.push(format!("{name}: {fate:?}, but {heard:?}"));
+        }
+        let other = rig.http.get(rig.public(), "/rum.js", &[]).await?;
+        assert_eq!(other.status, StatusCode::OK, "{name} hinders others");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    rig.stop().await;
+    Ok(())
+}
+
+/// A body a byte at a time, and a handshake that never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_and_handshakes_are_cut() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let plan = Plan {
+        edge: |config| {
+            config.limits.handshake_ms = 500;
+            config.limits.body_ms = 500;
+        },
+        tls: Tls::On,
+        ..Plan::painted(&control)
+    };
+    let rig = Rig::start(plan).await?;
+    let beacon = "POST /rum HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let answers = exchange(rig.public(), beacon.as_bytes()).await?;
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [408]);
+    let line = "bildkante_edge_connections_total{end=\"handshake_deadline\"}";
+    let mut silent = TcpStream::connect(rig.https()?.0).await?;
+    let mut nothing = Vec::new();
+    tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut nothing))
+        .await
+        .context("it stays open")??;
+    assert!(rig.http.metric(rig.admin(), line).await? >= 1.0);
     rig.stop().await;
     Ok(())
 }
