@@ -22,7 +22,8 @@ use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
 use crate::listener::admin::Admin;
-use crate::listener::tls::ReloadableTls;
+use crate::listener::systemd::{Inherited, SocketName};
+use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
 use crate::listener::workers::Workers;
 use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
@@ -44,20 +45,26 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds what the configuration names.
+    /// Takes over the sockets systemd hands over and binds the others where the configuration says.
     ///
     /// # Errors
-    /// When an address is taken or not ours.
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+    /// When an address is taken or not ours, or a socket is handed over that nobody could serve.
+    pub async fn bind(config: &Config, mut inherited: Inherited) -> anyhow::Result<Self> {
         let listen = &config.listen;
-        let bind = async |key: &str, address: SocketAddr| {
-            TcpListener::bind(address).await.with_context(|| format!("`listen.{key}`: cannot listen on {address}"))
+        let mut bind = async |name: SocketName, address: SocketAddr| match inherited.remove(name) {
+            Some(socket) => TcpListener::from_std(socket).context("a socket of systemd's"),
+            None => {
+                let bound = TcpListener::bind(address).await;
+                bound.with_context(|| format!("`listen.{}`: cannot listen on {address}", name.as_str()))
+            }
         };
-        Ok(Self {
-            http: bind("http", listen.http).await?,
-            https: if listen.tls.is_some() { Some(bind("https", listen.https).await?) } else { None },
-            admin: bind("admin", listen.admin).await?,
-        })
+        let http = bind(SocketName::Http, listen.http).await?;
+        let https = if listen.tls.is_some() { Some(bind(SocketName::Https, listen.https).await?) } else { None };
+        let admin = bind(SocketName::Admin, listen.admin).await?;
+        if let Some(name) = inherited.left().next() {
+            anyhow::bail!("systemd hands over a socket `{name}`, and `listen.tls` names no certificate");
+        }
+        Ok(Self { http, https, admin })
     }
 }
 
@@ -69,7 +76,7 @@ pub struct Edge {
     pub admin: SocketAddr,
     pub handler: Arc<Handler>,
     pub registry: Registry,
-    tls: Option<Arc<ReloadableTls>>,
+    tls: Tls,
     sidecar: Option<Sidecar>,
     /// Ends the listeners.
     front: ShutdownTrigger,
@@ -122,6 +129,7 @@ impl Edge {
             rum: RumMetrics::new(&registry)?,
             public_url: config.serve.public_url.clone(),
             body_deadline: Duration::from_millis(config.limits.body_ms),
+            trusted: config.listen.trusted(),
             recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
@@ -134,16 +142,17 @@ impl Edge {
             was_ready: AtomicBool::new(false),
         });
 
-        let tls = config.listen.tls.clone().map(ReloadableTls::load).transpose()?.map(Arc::new);
+        let tls = open_tls(&config, &registry).await?;
         let sidecar =
             config.origin.sidecar.clone().map(|sidecar| Sidecar::start(sidecar, origin_metrics)).transpose()?;
-        let background = vec![
+        let mut background: Vec<_> = tls.each().map(|tls| tls.watch(back_ends.clone())).collect();
+        background.extend([
             regions.spawn_probes(&back_ends),
             regions.spawn_watch(back_ends.clone()),
             signing.watch(config.signing.reload_ms, back_ends.clone()),
             downstream.start(back_ends.clone()),
             catalog.watch(config.campaigns.reload_ms, back_ends),
-        ];
+        ]);
 
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -163,7 +172,7 @@ impl Edge {
             )),
             tokio::spawn(listener::run(
                 sockets.admin,
-                None,
+                tls.admin.clone(),
                 admin,
                 Crew::Here,
                 settings.clone(),
@@ -173,7 +182,7 @@ impl Edge {
         ];
         if let Some(socket) = sockets.https {
             let respond = Arc::clone(&handler);
-            let served = listener::run(socket, tls.clone(), respond, crew, settings, metrics, front_ends);
+            let served = listener::run(socket, tls.public.clone(), respond, crew, settings, metrics, front_ends);
             listeners.push(tokio::spawn(served));
         }
         warmer.go_on();
@@ -195,10 +204,12 @@ impl Edge {
 
     /// Reads certificates, topology, signing keys and campaigns again; what cannot be read leaves the old in place.
     pub async fn reload(&self) {
-        if let Some(tls) = &self.tls
-            && let Err(error) = tls.reload()
-        {
-            tracing::error!(%error, "certificate not reloaded");
+        for tls in self.tls.each() {
+            let tls = Arc::clone(tls);
+            let reloaded = tokio::task::spawn_blocking(move || tls.reload()).await;
+            if let Ok(Err(error)) = reloaded {
+                tracing::error!(%error, "certificates not reloaded");
+            }
         }
         if let Err(error) = self.handler.fill.regions.reload().await {
             tracing::error!(%error, "nodes not reloaded");
@@ -223,6 +234,30 @@ impl Edge {
         }
         aborted
     }
+}
+
+/// What speaks TLS.
+#[derive(Debug)]
+struct Tls {
+    public: Option<Arc<ReloadableTls>>,
+    admin: Option<Arc<ReloadableTls>>,
+}
+
+impl Tls {
+    fn each(&self) -> impl Iterator<Item = &Arc<ReloadableTls>> {
+        self.public.iter().chain(&self.admin)
+    }
+}
+
+async fn open_tls(config: &Config, registry: &Registry) -> anyhow::Result<Tls> {
+    let (public, admin) = (config.listen.tls.clone(), config.listen.admin_tls.clone());
+    let metrics = TlsMetrics::new(registry)?;
+    let opened = tokio::task::spawn_blocking(move || {
+        let public = public.map(|config| ReloadableTls::load(&config, &metrics)).transpose()?.map(Arc::new);
+        let admin = admin.map(|config| ReloadableTls::load_admin(&config, &metrics)).transpose()?.map(Arc::new);
+        Ok::<_, TlsError>(Tls { public, admin })
+    });
+    opened.await?.context("TLS cannot be served")
 }
 
 async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {

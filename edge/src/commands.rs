@@ -3,6 +3,7 @@
 mod purge;
 mod remote;
 mod sign;
+mod ticket_keys;
 mod warm;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use crate::signing::{Grant, SignatureError, SigningKeys};
 
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
+pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
 
 /// `bildkante-edge lock`.

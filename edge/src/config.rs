@@ -16,9 +16,10 @@ use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
 use crate::governance::PurgeConfig;
 use crate::listener::ListenerSettings;
+use crate::listener::client::{ForwardedField, Prefix, TrustedProxies};
 use crate::listener::http::{ConnectionLimits, Protocols};
 use crate::listener::io::Deadlines;
-use crate::listener::tls::TlsConfig;
+use crate::listener::tls::{AdminTlsConfig, TlsConfig};
 use crate::origin::OriginConfig;
 use crate::render::RenderConfig;
 use crate::signing::SigningConfig;
@@ -65,14 +66,36 @@ pub struct ListenConfig {
     pub tls: Option<TlsConfig>,
     /// Metrics, health and preview: keep it away from the public.
     pub admin: SocketAddr,
+    /// TLS on the admin listener, with client certificates where an authority is named.
+    pub admin_tls: Option<AdminTlsConfig>,
     /// Threads that serve connections; 0 is one per core.
     pub workers: usize,
+    /// Proxies whose word about the client is taken.
+    pub trusted_proxies: Vec<Prefix>,
+    /// The field they maintain.
+    pub forwarded_field: ForwardedField,
 }
 
 impl Default for ListenConfig {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Self { http: loopback(8080), https: loopback(8443), tls: None, admin: loopback(8081), workers: 0 }
+        Self {
+            http: loopback(8080),
+            https: loopback(8443),
+            tls: None,
+            admin: loopback(8081),
+            admin_tls: None,
+            workers: 0,
+            trusted_proxies: Vec::new(),
+            forwarded_field: ForwardedField::default(),
+        }
+    }
+}
+
+impl ListenConfig {
+    #[must_use]
+    pub fn trusted(&self) -> TrustedProxies {
+        TrustedProxies::new(self.trusted_proxies.clone(), self.forwarded_field)
     }
 }
 
@@ -184,6 +207,9 @@ impl Config {
         positive("limits.body_ms", self.limits.body_ms)?;
         positive("limits.idle_ms", self.limits.idle_ms)?;
         positive("limits.ping_interval_ms", self.limits.ping_interval_ms)?;
+        if let Some(tls) = &self.listen.tls {
+            tls.tickets.check()?;
+        }
         self.render.validate().map_err(|reason| ("render", reason))?;
         self.budget.check().map_err(|(key, reason)| (key, reason.to_owned()))?;
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;

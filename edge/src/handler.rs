@@ -21,6 +21,7 @@ use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::hints::ClientHints;
+use crate::listener::client::TrustedProxies;
 use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
 use crate::metrics::RequestMetrics;
@@ -52,6 +53,8 @@ pub struct Handler {
     pub public_url: String,
     /// Longest a request's body may take to arrive.
     pub body_deadline: Duration,
+    /// Whose word about the client is taken.
+    pub trusted: TrustedProxies,
     /// How what may be recalled is recalled.
     pub recall: Recall,
 }
@@ -82,7 +85,10 @@ impl Respond for Handler {
             return response;
         }
         match (route(request.uri().path()), request.method()) {
-            (Route::Image, &Method::GET | &Method::HEAD) => self.image(&request, peer.ip(), started).await,
+            (Route::Image, &Method::GET | &Method::HEAD) => {
+                let client = self.trusted.client(peer.ip(), request.headers());
+                self.image(&request, client, started).await
+            }
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Beacon, &Method::POST) => self.beacon(request).await,
             (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),

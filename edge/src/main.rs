@@ -10,6 +10,7 @@ use anyhow::Context;
 use bildkante_edge::app::{Edge, Sockets};
 use bildkante_edge::commands;
 use bildkante_edge::config::Config;
+use bildkante_edge::listener::systemd::{self, Inherited};
 use bildkante_shared::{shutdown, telemetry};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +41,8 @@ enum Command {
     Purge(commands::PurgeArgs),
     /// Have a campaign's images generated and rendered before anybody asks for them
     Warm(commands::WarmArgs),
+    /// Add a key to the file of session-ticket keys that edges share, or make it
+    TicketKeys(commands::TicketKeysArgs),
     /// Print a new token for the admin API and the hash that the configuration holds of it
     Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Token => return report(commands::token()),
         Command::Purge(args) => return report(commands::purge(args)),
         Command::Warm(args) => return report(commands::warm(args)),
+        Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Token => commands::token(),
         Command::Purge(args) => commands::purge(args),
         Command::Warm(args) => commands::warm(args),
+        Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Explain(args) => commands::explain(&config, args),
@@ -107,15 +112,19 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     // does not know the call, memory is all that is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     telemetry::init(config.log.format, &config.log.filter);
+    // Before there are threads: what is taken over is also erased from the environment.
+    let inherited = Inherited::take()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("edge")
         .build()
         .context("the runtime cannot start")?;
     runtime.block_on(async {
-        let sockets = Sockets::bind(&config).await?;
+        let sockets = Sockets::bind(&config, inherited).await?;
         let edge = Edge::start(config, sockets).await?;
+        systemd::notify(systemd::State::Ready);
         let signal = wait(&edge).await?;
+        systemd::notify(systemd::State::Stopping);
         tracing::info!(signal, "draining");
         let aborted = edge.shut_down().await;
         tracing::info!(aborted, "stopped");
@@ -130,7 +139,11 @@ async fn wait(edge: &Edge) -> anyhow::Result<&'static str> {
     loop {
         tokio::select! {
             signal = stop.as_mut() => return Ok(signal?),
-            _ = hangup.recv() => edge.reload().await,
+            _ = hangup.recv() => {
+                systemd::notify(systemd::State::Reloading);
+                edge.reload().await;
+                systemd::notify(systemd::State::Ready);
+            }
         }
     }
 }

@@ -221,7 +221,7 @@ impl Rig {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         std::fs::write(&certificate, made.cert.pem())?;
         std::fs::write(&key, made.signing_key.serialize_pem())?;
-        Ok(TlsConfig { certificate, key })
+        Ok(TlsConfig::new(certificate, key))
     }
 
     /// Waits until the edge's node can draw.

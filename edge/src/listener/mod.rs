@@ -3,9 +3,11 @@
 //! Shutdown order: stop accepting → GOAWAY / `Connection: close` → drain until the deadline → abort.
 
 pub mod admin;
+pub mod client;
 pub mod http;
 pub mod io;
 pub mod lane;
+pub mod systemd;
 pub mod tls;
 pub mod workers;
 
@@ -196,7 +198,7 @@ impl<R: Respond> Connection<R> {
         let protocols = &settings.protocols;
         let end = match tls {
             None => protocols.serve(stream, Alpn::None, peer, respond, shutdown).await,
-            Some(tls) => match tokio::time::timeout(settings.handshake, tls.acceptor().accept(stream)).await {
+            Some(tls) => match tokio::time::timeout(settings.handshake, tls.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let alpn = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Alpn::H2 } else { Alpn::None };
                     protocols.serve(stream, alpn, peer, respond, shutdown).await
