@@ -14,6 +14,7 @@ judges=(
   exiftool=libimage-exiftool-perl   # reads the XMP/IPTC marking from every format
   avifdec=libavif-bin               # decodes AVIF with libavif
   faketime=faketime                 # moves an edge's wall clock by a year and back
+  systemd-analyze=systemd           # reads the units we ship
   strace=strace                     # makes system calls of the caches fail, and ends processes within them
   webpinfo=webp                     # reads WebP chunk by chunk
   dwebp=webp                        # decodes WebP with libwebp

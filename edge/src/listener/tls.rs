@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use bildkante_shared::shutdown::Shutdown;
+use bildkante_shared::shutdown::{Shutdown, Ticks};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions};
@@ -251,15 +251,12 @@ impl ReloadableTls {
     }
 
     /// Looks at the files every `reload_ms` until shutdown.
-    pub fn watch(self: &Arc<Self>, mut shutdown: Shutdown) -> JoinHandle<()> {
+    pub fn watch(self: &Arc<Self>, shutdown: Shutdown) -> JoinHandle<()> {
         let tls = Arc::clone(self);
         tokio::spawn(async move {
             let mut last_error = String::new();
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(tls.interval) => {}
-                    () = shutdown.requested() => return,
-                }
+            let mut ticks = Ticks::every(tls.interval, shutdown);
+            while ticks.next().await.is_some() {
                 let looked = Arc::clone(&tls);
                 let Ok(outcome) = tokio::task::spawn_blocking(move || looked.refresh()).await else { continue };
                 // A file that stays unreadable is logged once, not every second.

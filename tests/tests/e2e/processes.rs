@@ -150,7 +150,7 @@ fn sidecar_of(edge: &tokio::process::Child) -> anyhow::Result<u32> {
     anyhow::bail!("the edge has no child")
 }
 
-fn kill(pid: u32, signal: &str) -> anyhow::Result<()> {
+pub(crate) fn kill(pid: u32, signal: &str) -> anyhow::Result<()> {
     let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status()?;
     anyhow::ensure!(status.success(), "kill {signal} {pid}");
     Ok(())

@@ -1,0 +1,281 @@
+//! Sockets, certificates and who is believed: a real edge as an operator runs it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use bildkante_edge::config::Config;
+use bildkante_edge::listener::tls::AdminTlsConfig;
+use bildkante_gpu_node::testing::FakeControl;
+use bildkante_tests::client::eventually;
+use bildkante_tests::pki::Authority;
+use bildkante_tests::raw::frames;
+use bildkante_tests::rig::{Plan, Rig, Tls};
+use bildkante_tests::{judge, program, repository};
+use http::HeaderName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio_rustls::client::TlsStream;
+
+use crate::processes::kill;
+
+const HIT: &str = "/i/studio/thumb?fm=webp";
+
+/// Over TLS, trusting these certificates, as this client if it is one.
+async fn connect(
+    to: SocketAddr,
+    trusted: &[&Path],
+    identity: Option<(&Path, &Path)>,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    for file in trusted {
+        roots.add(CertificateDer::from_pem_file(file)?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder.with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(certificate)?],
+            PrivateKeyDer::from_pem_file(key)?,
+        )?,
+    };
+    let stream = TcpStream::connect(to).await?;
+    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?)
+}
+
+/// One request on a connection that ends with it; the status.
+async fn ask(mut stream: TlsStream<TcpStream>, path: &str) -> anyhow::Result<u16> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut read = Vec::new();
+    stream.read_to_end(&mut read).await?;
+    Ok(frames(&read)?.first().context("no answer")?.status)
+}
+
+fn leaf(stream: &TlsStream<TcpStream>) -> anyhow::Result<CertificateDer<'static>> {
+    let chain = stream.get_ref().1.peer_certificates().context("no certificate")?;
+    Ok(chain.first().context("an empty chain")?.clone().into_owned())
+}
+
+/// New handshakes get the new certificate, nobody is refused meanwhile, and who was connected stays so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
+    fn quick(config: &mut Config) {
+        if let Some(tls) = &mut config.listen.tls {
+            tls.reload_ms = 20;
+        }
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { tls: Tls::On, edge: quick, ..Plan::painted(&control) }).await?;
+    rig.http.image(rig.public(), HIT).await?;
+    let (address, file) = rig.https()?;
+    let old = rig.dir.path().join("old.pem");
+    std::fs::copy(&file, &old)?;
+    let renewed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    let new = rig.dir.path().join("new.pem");
+    std::fs::write(&new, renewed.cert.pem())?;
+    let kept = connect(address, &[&old], None).await?;
+
+    let (stop, asked) = (AtomicBool::new(false), AtomicU32::new(0));
+    let load = async || {
+        while !stop.load(Ordering::Relaxed) {
+            let status = ask(connect(address, &[&old, &new], None).await?, HIT).await?;
+            anyhow::ensure!(status == 200, "{status}");
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+        anyhow::Ok(())
+    };
+    let replace = async {
+        eventually("there is load", async || Ok(asked.load(Ordering::Relaxed) > 20)).await?;
+        // As a careless script does it: for a moment they do not belong together.
+        std::fs::write(&file, renewed.cert.pem())?;
+        std::fs::write(file.with_extension("key"), renewed.signing_key.serialize_pem())?;
+        let expected = CertificateDer::from_pem_file(&new)?;
+        eventually("the new certificate is shown", async || {
+            Ok(leaf(&connect(address, &[&old, &new], None).await?)? == expected)
+        })
+        .await?;
+        let before = asked.load(Ordering::Relaxed);
+        eventually("the load goes on", async || Ok(asked.load(Ordering::Relaxed) > before + 20)).await?;
+        stop.store(true, Ordering::Relaxed);
+        anyhow::Ok(())
+    };
+    let (one, two, replaced) = tokio::join!(load(), load(), replace);
+    // Whatever went wrong first is told.
+    (replaced.and(one).and(two))?;
+    assert_eq!(ask(kept, HIT).await?, 200, "a connection from before");
+    rig.stop().await;
+    Ok(())
+}
+
+/// Operators come with a certificate of their authority, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_listener_asks_for_a_certificate() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (ours, theirs) = (Authority::new(dir.path(), "ours")?, Authority::new(dir.path(), "theirs")?);
+    let (server, operator) = (ours.identity(dir.path(), "edge")?, ours.identity(dir.path(), "operator")?);
+    let stranger = theirs.identity(dir.path(), "stranger")?;
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let tls = AdminTlsConfig {
+        certificate: server.certificate,
+        key: server.key,
+        client_ca: Some(ours.file.clone()),
+        reload_ms: 1000,
+    };
+    let second = rig.another_edge("operators", move |config| config.listen.admin_tls = Some(tls)).await?;
+    let trusted = [ours.file.as_path()];
+    let known = connect(second.admin, &trusted, Some((&operator.certificate, &operator.key))).await?;
+    assert_eq!(ask(known, "/livez").await?, 200);
+    for identity in [None, Some((stranger.certificate.as_path(), stranger.key.as_path()))] {
+        // In TLS 1.3 the client's handshake is over before the server has judged it.
+        let refused = match connect(second.admin, &trusted, identity).await {
+            Ok(stream) => ask(stream, "/livez").await.is_err(),
+            Err(_) => true,
+        };
+        assert!(refused, "{identity:?}");
+    }
+    second.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Behind a trusted proxy each network has its own budget; from anybody else the field is only a claim.
+#[tokio::test]
+async fn a_proxy_is_believed_only_if_it_is_trusted() -> anyhow::Result<()> {
+    fn frugal(config: &mut Config) {
+        config.budget.network_burst = 1;
+        config.budget.network_per_minute = 1;
+    }
+    fn behind_a_proxy(config: &mut Config) {
+        frugal(config);
+        config.listen.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a prefix")];
+    }
+    let field = HeaderName::from_static("x-forwarded-for");
+    let cold = ["/i/studio/thumb?product=ball", "/i/studio/thumb?product=ring", "/i/studio/thumb?product=cube"];
+    for (edge, expected) in [
+        (behind_a_proxy as fn(&mut Config), ["generated", "generated", "placeholder: over-budget-network"]),
+        (frugal, ["generated", "placeholder: over-budget-network", "placeholder: over-budget-network"]),
+    ] {
+        let control = Arc::new(FakeControl::default());
+        let rig = Rig::start(Plan { edge, ..Plan::painted(&control) }).await?;
+        // What stands left of the proxy's own entry is the client's invention.
+        let claims = ["203.0.113.7", "198.51.100.1, 192.0.2.9", "203.0.113.8"];
+        for ((path, claim), expected) in cold.iter().zip(claims).zip(expected) {
+            let reply = rig.http.get(rig.public(), path, &[(field.clone(), claim)]).await?;
+            assert_eq!(reply.outcome(), expected, "{claim}");
+        }
+        rig.stop().await;
+    }
+    Ok(())
+}
+
+/// systemd's part played by a shell: descriptors 3 and 4, and where to say what.
+fn start_with_sockets(config: &Path, http: OwnedFd, admin: OwnedFd, notify: &Path) -> anyhow::Result<Child> {
+    let script = "exec 3<&0 4<&1 </dev/null >/dev/null
+        export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin
+        exec \"$0\" serve --config \"$1\"";
+    let child = Command::new("sh")
+        .args(["-c", script])
+        .arg(program("bildkante-edge")?)
+        .arg(config)
+        .current_dir(repository())
+        .env("NOTIFY_SOCKET", notify)
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::from(http))
+        .stdout(Stdio::from(admin))
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}
+
+async fn told(socket: &UnixDatagram, expected: &str) -> anyhow::Result<()> {
+    let socket = socket.try_clone()?;
+    let text = tokio::task::spawn_blocking(move || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer)?;
+        anyhow::Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    });
+    let text = text.await??;
+    anyhow::ensure!(text.starts_with(expected), "{text:?} instead of {expected}");
+    Ok(())
+}
+
+/// The sockets outlive the edge: who connects while it restarts is answered by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let dir = rig.dir.path();
+    let (http, admin) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    let (public, operators) = (http.local_addr()?, admin.local_addr()?);
+    let config = dir.join("sockets.toml");
+    // Addresses that are taken: only what is handed over can be served.
+    let text = format!(
+        "[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n[cache]\ndisk_dir = {:?}\n[origin]\nnodes = [\"http://{}\"]\n",
+        rig.public(),
+        rig.admin(),
+        dir.join("sockets"),
+        rig.node(),
+    );
+    std::fs::write(&config, text)?;
+    let notify = dir.join("notify");
+    let systemd = UnixDatagram::bind(&notify)?;
+    systemd.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let start = || start_with_sockets(&config, http.try_clone()?.into(), admin.try_clone()?.into(), &notify);
+
+    let mut first = start()?;
+    told(&systemd, "READY=1").await?;
+    assert_eq!(rig.http.image(public, HIT).await?.status, 200);
+    let id = first.id().context("the edge's id")?;
+    kill(id, "-HUP")?;
+    told(&systemd, "RELOADING=1\nMONOTONIC_USEC=").await?;
+    told(&systemd, "READY=1").await?;
+    kill(id, "-TERM")?;
+    told(&systemd, "STOPPING=1").await?;
+    assert!(tokio::time::timeout(Duration::from_secs(30), first.wait()).await??.success());
+
+    let (client, address) = (rig.http.clone(), public);
+    let waiting = tokio::spawn(async move { client.image(address, HIT).await });
+    let _second = start()?;
+    told(&systemd, "READY=1").await?;
+    assert_eq!(tokio::time::timeout(Duration::from_secs(30), waiting).await???.status, 200);
+    let ready = async || Ok(rig.http.get(operators, "/livez", &[]).await?.status == 200);
+    eventually("the admin's socket is served, too", ready).await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// systemd's own opinion of the units we ship.
+#[test]
+fn the_units_are_sound() -> anyhow::Result<()> {
+    let Some(analyze) = judge::find("systemd-analyze", "the_units_are_sound")? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let binary = program("bildkante-edge")?;
+    for unit in ["bildkante-edge.service", "bildkante-edge.socket"] {
+        let text = std::fs::read_to_string(repository().join("config/deploy").join(unit))?;
+        // Its binary and its user are not installed where this runs.
+        let text =
+            text.replace("/usr/local/bin/bildkante-edge", &binary.to_string_lossy()).replace("User=bildkante\n", "");
+        std::fs::write(dir.path().join(unit), text)?;
+    }
+    let verify = std::process::Command::new(analyze)
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(["bildkante-edge.socket", "bildkante-edge.service"].map(|unit| dir.path().join(unit)))
+        .output()?;
+    let said = String::from_utf8_lossy(&verify.stderr);
+    assert!(verify.status.success() && !said.contains("bildkante"), "{said}");
+    Ok(())
+}
