@@ -91,8 +91,10 @@ impl Respond for Handler {
             }
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Beacon, &Method::POST) => self.beacon(request).await,
-            (Route::Image | Route::Script, &Method::OPTIONS) => response::preflight("GET, HEAD, OPTIONS"),
-            (Route::Beacon, &Method::OPTIONS) => response::preflight("POST, OPTIONS"),
+            (Route::Image | Route::Script, &Method::OPTIONS) => {
+                response::options(request.headers(), "GET, HEAD, OPTIONS")
+            }
+            (Route::Beacon, &Method::OPTIONS) => response::options(request.headers(), "POST, OPTIONS"),
             (Route::Unknown, _) => self.not_found(&request, started),
             (Route::Beacon, _) => self.method_not_allowed(&request, "POST, OPTIONS", started),
             (Route::Image | Route::Script, _) => self.method_not_allowed(&request, "GET, HEAD, OPTIONS", started),

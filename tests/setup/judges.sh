@@ -25,6 +25,7 @@ judges=(
 status=0
 missing=$("$here/apt.sh" "${judges[@]}") || status=$?
 unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
+httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }
 [ "$status" -ne 0 ] || exit 0
 
 echo "judges that are not here (their tests will be reported as skipped):"

@@ -8,6 +8,9 @@
 set -euo pipefail
 
 [ "${CI:-}" != true ] || export BILDKANTE_REQUIRE_JUDGES=1
+# Judges in folders of their own: see httplint.sh.
+deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../../.deps}")
+export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal

@@ -3,7 +3,7 @@
 //! A judge that is not installed skips its test by name; with `BILDKANTE_REQUIRE_JUDGES=1`, as in CI, it fails it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::Context;
@@ -12,9 +12,21 @@ use anyhow::Context;
 ///
 /// # Errors
 /// When judges are required and it is not installed.
-pub fn find(program: &str, test: &str) -> anyhow::Result<Option<std::path::PathBuf>> {
+pub fn find(program: &str, test: &str) -> anyhow::Result<Option<PathBuf>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
+    or_skip(found, program, test)
+}
+
+/// The path in the environment variable `variable`, for judges that set-up puts into a folder of its own.
+///
+/// # Errors
+/// When judges are required and there is none.
+pub fn named(variable: &str, program: &str, test: &str) -> anyhow::Result<Option<PathBuf>> {
+    or_skip(std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file()), program, test)
+}
+
+fn or_skip(found: Option<PathBuf>, program: &str, test: &str) -> anyhow::Result<Option<PathBuf>> {
     if found.is_none() {
         let required = std::env::var_os("BILDKANTE_REQUIRE_JUDGES").is_some_and(|value| value == "1");
         anyhow::ensure!(!required, "{test}: {program} is not installed, and judges are required");

@@ -437,16 +437,19 @@ pub fn no_content() -> Response<Body> {
     respond(StatusCode::NO_CONTENT, headers, Bytes::new())
 }
 
-/// The answer to a CORS preflight (Fetch Standard §3.2.2); range and conditional requests are what pages add.
+/// The answer to OPTIONS: what the resource takes (RFC 9110 §9.3.7), and to a CORS preflight (Fetch Standard §3.2.2) what
+/// a page may send: range and conditional requests are what pages add.
 #[must_use]
-pub fn preflight(methods: &'static str) -> Response<Body> {
+pub fn options(request: &HeaderMap, methods: &'static str) -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(6);
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-    let allowed = HeaderValue::from_static("Range, If-None-Match, If-Range, Priority, Content-Type");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
+    if request.contains_key(header::ORIGIN) && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+        let allowed = HeaderValue::from_static("Range, If-None-Match, If-Range, Priority, Content-Type");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    }
     respond(StatusCode::NO_CONTENT, headers, Bytes::new())
 }
 

@@ -6,6 +6,7 @@ mod faults;
 mod fleet;
 mod http;
 mod images;
+mod lint;
 mod listener;
 mod origin;
 mod poisoning;
