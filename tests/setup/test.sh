@@ -8,9 +8,10 @@
 set -euo pipefail
 
 [ "${CI:-}" != true ] || export BILDKANTE_REQUIRE_JUDGES=1
-# Judges in folders of their own: see httplint.sh.
+# Judges in folders of their own: see httplint.sh and nginx.sh.
 deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
+export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$(PATH="$PATH:/usr/sbin" command -v nginx || echo "$deps/nginx/usr/sbin/nginx")}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal

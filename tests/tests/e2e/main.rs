@@ -2,6 +2,7 @@
 
 mod browser;
 mod clock;
+mod differential;
 mod faults;
 mod fleet;
 mod http;
