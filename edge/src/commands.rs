@@ -8,6 +8,7 @@ mod warm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::recipe::SchedulerKind;
@@ -19,9 +20,10 @@ use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_re
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hints;
+use crate::listener::tls::Expiry;
 use crate::render::Rung;
 use crate::response::{Freshness, Lifetime, Pin, Recall};
-use crate::signing::{Grant, SignatureError, SigningKeys};
+use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
@@ -66,14 +68,35 @@ pub struct ExplainArgs {
     pub url: String,
 }
 
-/// Checks configuration, manifests, libraries and locks.
+/// Checks configuration, manifests, libraries, locks, certificates and signing keys.
 ///
 /// # Errors
 /// When a file is wrong; every fault is named with its place.
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
     print!("{report}");
+    let public = config.listen.tls.as_ref().map(|tls| tls.inspect().context("`listen.tls`")).transpose()?;
+    let admin = config.listen.admin_tls.as_ref().map(|tls| tls.inspect().context("`listen.admin_tls`")).transpose()?;
+    for (listener, certificate) in each("https", public).chain(each("admin", admin)) {
+        let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(certificate.unix_s).unwrap_or_default());
+        let ended = if ends <= SystemTime::now() { ": it is over" } else { "" };
+        println!("{listener}: a certificate for {} until {}{ended}", certificate.name, httpdate::fmt_http_date(ends));
+    }
+    if let Some(keys) = signing_keys(config)? {
+        for key in keys.facts(Clock::System.unix_s()) {
+            let state = match (key.is_over, key.role) {
+                (true, _) => "is over",
+                (false, KeyRole::Active) => "signs and verifies",
+                (false, KeyRole::Retired) => "verifies only",
+            };
+            println!("signing: key {} {state}", key.id);
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn each(listener: &'static str, held: Option<Vec<Expiry>>) -> impl Iterator<Item = (&'static str, Expiry)> {
+    held.into_iter().flatten().map(move |certificate| (listener, certificate))
 }
 
 /// Prints a new token of the admin API and its hash.

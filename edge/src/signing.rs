@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use bildkante_shared::problem::Problem;
 use serde::Deserialize;
 
-pub use keys::{KeyRole, KeysError, SignError, SigningKeys, new_key_entry};
+pub use keys::{KeyFacts, KeyRole, KeysError, SignError, SigningKeys, new_key_entry};
 pub use reload::{SigningHandle, SigningMetrics};
 
 use crate::request::ImageRequest;

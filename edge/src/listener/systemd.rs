@@ -119,7 +119,7 @@ fn notify_at(address: &[u8], state: State) -> io::Result<()> {
         // `Type=notify-reload` tells an answer to this reload from one to the last by it.
         State::Reloading => {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + i64::from(now.tv_nsec) / 1000)
+            format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000)
         }
         State::Stopping => "STOPPING=1".to_owned(),
     };

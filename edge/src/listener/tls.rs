@@ -12,7 +12,7 @@ mod metrics;
 pub mod tickets;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use self::certificates::Expiry;
 use self::certificates::{Certificates, Material};
 pub use self::metrics::{TlsListener, TlsMetrics};
 use self::tickets::{TicketConfig, TicketError, TicketKeys};
@@ -110,6 +111,38 @@ pub enum TlsError {
     Tickets(#[from] TicketError),
 }
 
+impl TlsConfig {
+    fn pairs(&self) -> Vec<CertificateFiles> {
+        let first = CertificateFiles { certificate: self.certificate.clone(), key: self.key.clone() };
+        std::iter::once(first).chain(self.others.iter().cloned()).collect()
+    }
+
+    /// Everything a listener would read, and nothing changed: when each certificate ends. Reads files.
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load`], except for ticket keys, which an edge would make where there are none.
+    pub fn inspect(&self) -> Result<Vec<Expiry>, TlsError> {
+        inspect(&self.pairs(), None)
+    }
+}
+
+impl AdminTlsConfig {
+    /// As [`TlsConfig::inspect`].
+    ///
+    /// # Errors
+    /// As [`ReloadableTls::load_admin`].
+    pub fn inspect(&self) -> Result<Vec<Expiry>, TlsError> {
+        let files = CertificateFiles { certificate: self.certificate.clone(), key: self.key.clone() };
+        inspect(&[files], self.client_ca.as_deref())
+    }
+}
+
+fn inspect(files: &[CertificateFiles], client_ca: Option<&Path>) -> Result<Vec<Expiry>, TlsError> {
+    let material = Material::read(files, client_ca)?;
+    server_config(&material, None, Arc::new(NoServerSessionStorage {}))?;
+    material.expiries()
+}
+
 /// What a look at the files found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refreshed {
@@ -145,8 +178,7 @@ impl ReloadableTls {
     /// # Errors
     /// When a file is unreadable, is no PEM, or certificate and key do not match.
     pub fn load(config: &TlsConfig, metrics: &TlsMetrics) -> Result<Self, TlsError> {
-        let first = CertificateFiles { certificate: config.certificate.clone(), key: config.key.clone() };
-        let certificates = std::iter::once(first).chain(config.others.iter().cloned()).collect();
+        let certificates = config.pairs();
         let tickets = Arc::new(TicketKeys::open(&config.tickets, SystemTime::now())?);
         metrics.ticket_keys(tickets.len());
         Self::open(TlsListener::Public, certificates, None, config.reload_ms, Some(tickets), metrics)

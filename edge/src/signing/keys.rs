@@ -113,7 +113,25 @@ struct Entry {
     not_after: Option<Datetime>,
 }
 
+/// What may be told of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFacts<'a> {
+    pub id: &'a str,
+    pub role: KeyRole,
+    /// Whether it is past its end.
+    pub is_over: bool,
+}
+
 impl SigningKeys {
+    /// Every key, in the order of the file.
+    pub fn facts(&self, now_s: u64) -> impl Iterator<Item = KeyFacts<'_>> {
+        self.keys.iter().map(move |key| KeyFacts {
+            id: &key.id,
+            role: key.role,
+            is_over: key.not_after_s.is_some_and(|not_after_s| now_s >= not_after_s),
+        })
+    }
+
     /// Reads a file's text.
     ///
     /// # Errors

@@ -258,6 +258,50 @@ async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What an operator wants to know before a restart: which certificates and keys there are, and what is wrong with them.
+#[tokio::test]
+async fn check_tells_certificates_and_signing_keys() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = |name: &str| dir.path().join(name);
+    let made = rcgen::generate_simple_self_signed(vec!["img.example.com".to_owned()])?;
+    std::fs::write(path("edge.pem"), made.cert.pem())?;
+    std::fs::write(path("edge.key"), made.signing_key.serialize_pem())?;
+    let keys = "[[keys]]\nkid = \"next\"\nsecret = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n\
+                [[keys]]\nkid = \"past\"\nsecret = \"ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\"\nretired = true\n";
+    std::fs::write(path("keys.toml"), keys)?;
+    let config = path("edge.toml");
+    let text = format!(
+        "[listen]\ntls = {{ certificate = {:?}, key = {:?} }}\n[signing]\nkeys_file = {:?}\n",
+        path("edge.pem"),
+        path("edge.key"),
+        path("keys.toml")
+    );
+    std::fs::write(&config, text)?;
+    let check = async || {
+        let output = Command::new(program("bildkante-edge")?)
+            .args(["check", "--config"])
+            .arg(&config)
+            .current_dir(repository())
+            .output()
+            .await?;
+        let said = [output.stdout, output.stderr].concat();
+        anyhow::Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (is_sound, said) = check().await?;
+    assert!(is_sound, "{said}");
+    for line in
+        ["https: a certificate for img.example.com until ", "key next signs and verifies", "key past verifies only"]
+    {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(!said.contains("AAECAwQF"), "a secret is told");
+    let other = rcgen::generate_simple_self_signed(vec!["img.example.com".to_owned()])?;
+    std::fs::write(path("edge.key"), other.signing_key.serialize_pem())?;
+    let (is_sound, said) = check().await?;
+    assert!(!is_sound && said.contains("do not work together"), "{said}");
+    Ok(())
+}
+
 /// systemd's own opinion of the units we ship.
 #[test]
 fn the_units_are_sound() -> anyhow::Result<()> {

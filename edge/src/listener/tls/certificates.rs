@@ -40,9 +40,9 @@ struct Pair {
 
 /// When a certificate ends, under the name people know it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Expiry {
-    pub(super) name: String,
-    pub(super) unix_s: i64,
+pub struct Expiry {
+    pub name: String,
+    pub unix_s: i64,
 }
 
 impl Material {
