@@ -2,6 +2,7 @@
 //! corpora (`edge/tests/corpus.rs`) call the same functions. Each takes any bytes, must not panic, and asserts what
 //! holds for all of them.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -14,6 +15,7 @@ use crate::campaign::words::Ratio;
 use crate::handler::requested_urgency;
 use crate::hints::ClientHints;
 use crate::layout::{Ask, Layout, Limits};
+use crate::listener::client::{ForwardedField, TrustedProxies};
 use crate::negotiate::{self, FormatAsk, FormatSet};
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
 use crate::request::{IgnoredParameters, ImageRequest};
@@ -24,9 +26,11 @@ use crate::signing::{Grant, SigningKeys};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     ("url", url),
+    ("http1_head", http1_head),
     ("headers", headers),
+    ("forwarded", forwarded),
     ("manifest", manifest),
     ("disk_entry", disk_entry),
     ("signing_keys", signing_keys),
@@ -111,6 +115,35 @@ pub fn headers(data: &[u8]) {
     let request = ImageRequest::of_slot("a".into(), "b".into());
     let device_px = ClientHints::read(&headers).device_px(640, request.dpr);
     assert!((1..=5 * RENDITION_SIDE_PX_MAX).contains(&device_px));
+}
+
+/// A request as it comes from a socket.
+///
+/// # Panics
+/// When the lane takes for its own what is not.
+pub fn http1_head(data: &[u8]) {
+    crate::listener::lane::examine(data);
+}
+
+/// Lines of `X-Forwarded-For` and `Forwarded` through a trusted proxy and from anybody else.
+///
+/// # Panics
+/// When a peer is believed that is not trusted.
+pub fn forwarded(data: &[u8]) {
+    let mut fields = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(64) {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            fields.append("x-forwarded-for", value.clone());
+            fields.append("forwarded", value);
+        }
+    }
+    let (proxy, stranger) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([192, 0, 2, 8]));
+    for field in [ForwardedField::XForwardedFor, ForwardedField::Forwarded] {
+        let trusted = TrustedProxies::new("10.0.0.0/8".parse().into_iter().collect(), field);
+        let client = trusted.client(proxy, &fields);
+        assert!(!client.is_unspecified());
+        assert_eq!(trusted.client(stranger, &fields), stranger);
+    }
 }
 
 /// A manifest, a prompt library and a lock, between lines of `#---`; parts may be missing.

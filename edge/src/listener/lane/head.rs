@@ -108,7 +108,8 @@ fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
         "HEAD" => PlainMethod::Head,
         _ => return None,
     };
-    let target = request.path.filter(|target| target.starts_with('/'))?;
+    // A fragment has no place in a request (RFC 9112 §3.2); hyper drops it.
+    let target = request.path.filter(|target| target.starts_with('/') && !target.contains('#'))?;
     if request.version != Some(1) {
         return None;
     }
@@ -203,6 +204,7 @@ mod tests {
             ("POST / HTTP/1.1", "Host: x\r\n"),
             ("GET http://x/ HTTP/1.1", "Host: x\r\n"),
             ("OPTIONS * HTTP/1.1", "Host: x\r\n"),
+            ("GET /a#b HTTP/1.1", "Host: x\r\n"),
             ("GET / HTTP/1.1", ""),
             ("GET / HTTP/1.1", "Host: x\r\nHost: x\r\n"),
             ("GET / HTTP/1.1", "Host: x y\r\n"),

@@ -44,6 +44,25 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
+/// For fuzzers: whatever the lane takes for a request of its own is one, whole, and brings no body along.
+///
+/// # Panics
+/// When it does not.
+pub(crate) fn examine(bytes: &[u8]) {
+    let Parsed::Plain(head, used) = head::parse(bytes) else { return };
+    assert!(used <= bytes.len() && head.target.starts_with('/'));
+    let bytes = &bytes[..used];
+    assert!(matches!(head::parse(bytes), Parsed::Plain(_, again) if again == used), "what follows changes nothing");
+    assert!(!matches!(head::parse(&bytes[..used - 1]), Parsed::Plain(..)), "a head that is not whole");
+    let text = bytes.to_ascii_lowercase();
+    for name in [&b"\ncontent-length:"[..], b"\ntransfer-encoding:"] {
+        assert!(!text.windows(name.len()).any(|window| window == name), "framing in the lane");
+    }
+    if let Some(request) = head::to_request(&Bytes::copy_from_slice(bytes)) {
+        assert_eq!(request.uri().path_and_query().map(http::uri::PathAndQuery::as_str), Some(head.target));
+    }
+}
+
 /// What a connection in the lane may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaneLimits {
