@@ -15,6 +15,7 @@ judges=(
   avifdec=libavif-bin               # decodes AVIF with libavif
   faketime=faketime                 # moves an edge's wall clock by a year and back
   systemd-analyze=systemd           # reads the units we ship
+  h2load=nghttp2-client             # asks for more streams at once than an edge allows
   strace=strace                     # makes system calls of the caches fail, and ends processes within them
   webpinfo=webp                     # reads WebP chunk by chunk
   dwebp=webp                        # decodes WebP with libwebp

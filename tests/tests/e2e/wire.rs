@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
-use bildkante_tests::h2;
 use bildkante_tests::raw::exchange;
 use bildkante_tests::rig::{Plan, Rig, Tls};
+use bildkante_tests::{h2, judge};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -378,6 +378,24 @@ async fn slow_bodies_and_handshakes_are_cut() -> anyhow::Result<()> {
         .await
         .context("it stays open")??;
     assert!(rig.http.metric(rig.admin(), line).await? >= 1.0);
+    rig.stop().await;
+    Ok(())
+}
+
+/// h2load wants more streams than it is told it may have, all the time: none of them fails. (Before it is told, clients
+/// assume a hundred, which is why fewer are not a good limit.)
+#[tokio::test(flavor = "multi_thread")]
+async fn more_streams_than_allowed_are_served_in_turn() -> anyhow::Result<()> {
+    let Some(h2load) = judge::find("h2load", "more_streams_than_allowed")? else { return Ok(()) };
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let url = format!("http://{}/rum.js", rig.public());
+    let output = tokio::process::Command::new(h2load)
+        .args(["-n", "3000", "-c", "4", "-m", "250", "-t", "1", url.as_str()])
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("3000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
     rig.stop().await;
     Ok(())
 }
