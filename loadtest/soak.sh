@@ -52,6 +52,9 @@ step idle 900 "$load" idle --json "$logs/idle.json"
 # Idle memory, memory after churn, a million distinct URLs.
 step memory 900 python3 loadtest/bench/edge/memory.py --binaries "$binaries" --urls 1000000 --json "$logs/memory.json"
 
+# A million cached files and kill -9 before every start.
+step start 900 python3 loadtest/bench/edge/start.py --binaries "$binaries" --json "$logs/start.json"
+
 # Tests in their long form: crashes, bit flips, full disks, faults with real processes.
 step edge-tests 3600 cargo test --release -p bildkante-edge
 step e2e-tests 3600 cargo test --release -p bildkante-tests --test e2e

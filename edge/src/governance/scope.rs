@@ -66,15 +66,20 @@ impl PurgeScope {
     pub fn aim(&self, catalog: &Catalog, public_url: &str) -> Result<Aim, ScopeError> {
         match self {
             Self::Url(text) => {
-                let (resolved, spec) = image(catalog, text)?;
-                let path = after_host(text);
-                Ok(Aim { url: Some(format!("{public_url}{path}")), ..Aim::of_cut(&resolved, &spec) })
+                let image = image(catalog, text)?;
+                let url = Some(format!("{public_url}{}", after_host(text)));
+                // Under `w=auto` a URL is a different rendition for each screen.
+                if image.uses_hints {
+                    let tag = format!("recipe:{}", image.resolved.variant.recipe.id());
+                    return Ok(Aim { url, ..Aim::of_tag(tag.parse()?, Some(image.resolved.campaign.name.clone())) });
+                }
+                Ok(Aim { url, ..Aim::of_cut(&image.resolved, &image.spec) })
             }
             Self::Variant(text) => {
                 let text = text.trim_start_matches('/');
                 let path =
                     if text.starts_with("i/") { format!("/{text}") } else { format!("{IMAGE_PATH_PREFIX}{text}") };
-                let (resolved, _) = image(catalog, &path)?;
+                let resolved = image(catalog, &path)?.resolved;
                 let tag = format!("recipe:{}", resolved.variant.recipe.id());
                 Ok(Aim::of_tag(tag.parse()?, Some(resolved.campaign.name.clone())))
             }
@@ -118,13 +123,21 @@ impl Aim {
     }
 }
 
-fn image(catalog: &Catalog, url: &str) -> Result<(Resolved, RenditionSpec), ScopeError> {
+/// What a URL names.
+struct Image {
+    resolved: Resolved,
+    spec: RenditionSpec,
+    uses_hints: bool,
+}
+
+fn image(catalog: &Catalog, url: &str) -> Result<Image, ScopeError> {
     if url.len() > SCOPE_BYTES_MAX {
         return Err(ScopeError::TooLong);
     }
     let explanation = explain_request(catalog, url, None, |_| Ok(Grant::Operator));
+    let uses_hints = explanation.rendition.is_some_and(|rendition| rendition.uses_hints);
     match (explanation.resolved, explanation.problem) {
-        (Some(resolved), _) => Ok(resolved),
+        (Some((resolved, spec)), _) => Ok(Image { resolved, spec, uses_hints }),
         (None, Some(problem)) => Err(ScopeError::Image(problem.detail)),
         (None, None) => Err(ScopeError::Image("it names no image".to_owned())),
     }
@@ -159,6 +172,9 @@ mod tests {
         assert_eq!(other.url.as_deref(), Some(url));
         assert_eq!(of("/i/studio/hero?product=mug&colour=teal&w=640&fm=avif").keys.len(), 1);
         assert_ne!(of("/i/studio/hero?product=mug&colour=teal&w=320").keys, one.keys);
+        let by_screen = of("/i/studio/hero?product=mug&colour=teal&w=auto");
+        assert_eq!(by_screen.keys[0].to_string(), one.tags[0], "each screen's rendition of it");
+        assert!(by_screen.url.is_some_and(|url| url.ends_with("w=auto")));
     }
 
     #[test]
