@@ -16,6 +16,9 @@ use crate::schedule::{Pacer, Schedule};
 /// Time for every sender to reach its first wait before the first request is due.
 const HEAD_START: Duration = Duration::from_millis(20);
 
+/// Of a probe's thread: before everything else that is not the system's.
+const PROBE_NICE: i32 = -10;
+
 /// What to do with a request that nobody answered at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLoss {
@@ -88,6 +91,25 @@ impl Drive {
             planned: schedule.requests(),
             elapsed: start.elapsed(),
         }))
+    }
+
+    /// Runs on a thread of its own, which goes first where that is allowed: beside load that keeps this process busy, the
+    /// probe would otherwise measure how late it is itself.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and when there is no thread to be had.
+    pub async fn run_apart(&self) -> anyhow::Result<Phase> {
+        let drive = self.clone();
+        let probe = tokio::task::spawn_blocking(move || {
+            let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
+                // Without the right to, it stays where it is.
+                let _ = rustix::process::nice(PROBE_NICE);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(drive.run())
+            })?;
+            thread.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?
+        });
+        probe.await.context("the probe was not waited for")?
     }
 
     async fn open_lines(&self) -> anyhow::Result<Vec<Arc<Lines>>> {

@@ -59,12 +59,12 @@ pub async fn run(plan: &FleetPlan, fault: Fault) -> anyhow::Result<Report> {
         stage.settle().await?;
         let hits = stage.hits(format!("hits before, round {round}"), plan.duration);
         let misses = stage.misses(format!("cold misses before, round {round}"), misses_per_s, plan.duration);
-        let (before, cold_before) = tokio::try_join!(hits.run(), misses.run())?;
+        let (before, cold_before) = tokio::try_join!(hits.run_apart(), misses.run())?;
         let first = stage.next_miss();
         fault.strike(&mut stage.fleet).await?;
         let hits = stage.hits(format!("hits during {}, round {round}", fault.as_str()), plan.duration);
         let misses = stage.misses(format!("cold misses during it, round {round}"), misses_per_s, plan.duration);
-        let (during, cold_during) = tokio::try_join!(hits.run(), misses.run())?;
+        let (during, cold_during) = tokio::try_join!(hits.run_apart(), misses.run())?;
         fault.lift(&mut stage.fleet).await?;
         back_s = back_s.max(seconds_until_drawn(&stage, first, stage.next_miss()).await?);
         ratios.push(Stage::p99_ratio(&during, &before));

@@ -22,10 +22,10 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
     let (mut failed, mut cold_p99_ms): (u64, f64) = (0, 0.0);
     for round in 1..=plan.rounds {
         stage.settle().await?;
-        let idle = stage.hits(format!("hits, idle, round {round}"), plan.duration).run().await?;
+        let idle = stage.hits(format!("hits, idle, round {round}"), plan.duration).run_apart().await?;
         let hits = stage.hits(format!("hits under misses, round {round}"), plan.duration);
         let misses = stage.misses(format!("cold misses, round {round}"), plan.misses_per_s, plan.duration);
-        let (hits, misses) = tokio::try_join!(hits.run(), misses.run())?;
+        let (hits, misses) = tokio::try_join!(hits.run_apart(), misses.run())?;
         ratios.push(Stage::p99_ratio(&hits, &idle));
         failed += idle.failed() + hits.failed() + misses.failed();
         cold_p99_ms = cold_p99_ms.max(misses.first_byte_us.p99 as f64 / 1000.0);

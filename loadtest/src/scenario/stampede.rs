@@ -47,12 +47,12 @@ pub async fn run_own(plan: &OwnStampedePlan) -> anyhow::Result<Report> {
     let mut report = Report::new("stampede");
     let mut ratios = Vec::new();
     for round in 1..=plan.rounds {
-        let idle = stage.hits(format!("hits, idle, round {round}"), DRAW * 2).run().await?;
+        let idle = stage.hits(format!("hits, idle, round {round}"), DRAW * 2).run_apart().await?;
         let cold = stage.waiting_path(round as usize);
         let before = stage.fleet.generations().await?;
         let storm = Storm::gather(&storm_plan(&stage, &cold, plan.clients)?).await?;
         let drive = stage.hits(format!("hits in the storm, round {round}"), DRAW + Duration::from_secs(1));
-        let (hits, storm) = tokio::try_join!(drive.run(), storm.release())?;
+        let (hits, storm) = tokio::try_join!(drive.run_apart(), storm.release())?;
         let drawn = stage.fleet.generations().await? - before;
         let about = format!("round {round}, {} clients, two edges", 2 * plan.clients);
         report.verdicts.extend([
