@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::client::{Exchange, ExchangeError, Lines, Requests};
@@ -100,16 +101,15 @@ impl Drive {
     /// As [`Self::run`], and when there is no thread to be had.
     pub async fn run_apart(&self) -> anyhow::Result<Phase> {
         let drive = self.clone();
-        let probe = tokio::task::spawn_blocking(move || {
-            let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
-                // Without the right to, it stays where it is.
-                let _ = rustix::process::nice(PROBE_NICE);
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(drive.run())
-            })?;
-            thread.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?
-        });
-        probe.await.context("the probe was not waited for")?
+        let (tell, told) = oneshot::channel();
+        std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            // Without the right to, it stays where it is.
+            let _ = rustix::process::nice(PROBE_NICE);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            // Whoever no longer listens has given up.
+            let _ = tell.send(runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(drive.run())));
+        })?;
+        told.await.context("the probe panicked")?
     }
 
     async fn open_lines(&self) -> anyhow::Result<Vec<Arc<Lines>>> {

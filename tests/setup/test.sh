@@ -11,7 +11,8 @@ set -euo pipefail
 # Judges in folders of their own: see httplint.sh and nginx.sh.
 deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
-export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$(PATH="$PATH:/usr/sbin" command -v nginx || echo "$deps/nginx/usr/sbin/nginx")}"
+nginx=$("$(dirname "$0")/nginx.sh" "$deps" 2>/dev/null) || nginx=
+export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal

@@ -21,8 +21,6 @@ pub const CONTINUATION: u8 = 9;
 pub const PRIORITY_UPDATE: u8 = 16;
 
 pub const END_STREAM: u8 = 1;
-/// Of SETTINGS and PING.
-pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
 // Error codes (RFC 9113 §7).
@@ -69,15 +67,13 @@ pub struct Heard {
     pub resets: Vec<(u32, u32)>,
     /// Streams with a head.
     pub answered: Vec<u32>,
-    /// Acknowledged PINGs.
-    pub pongs: usize,
 }
 
 impl Heard {
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut heard = Self::default();
-        while let [a, b, c, kind, flags, w, x, y, z, rest @ ..] = bytes {
+        while let [a, b, c, kind, _, w, x, y, z, rest @ ..] = bytes {
             let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
             let stream = u32::from_be_bytes([*w & 0x7f, *x, *y, *z]);
             let Some((payload, next)) = rest.split_at_checked(length) else { break };
@@ -85,7 +81,6 @@ impl Heard {
                 (GOAWAY, [_, _, _, _, w, x, y, z, ..]) => heard.goaways.push(u32::from_be_bytes([*w, *x, *y, *z])),
                 (RST_STREAM, [w, x, y, z]) => heard.resets.push((stream, u32::from_be_bytes([*w, *x, *y, *z]))),
                 (HEADERS, _) => heard.answered.push(stream),
-                (PING, _) if flags & ACK != 0 => heard.pongs += 1,
                 _ => {}
             }
             bytes = next;

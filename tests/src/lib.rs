@@ -10,6 +10,7 @@ pub mod pki;
 pub mod proxy;
 pub mod raw;
 pub mod rig;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 

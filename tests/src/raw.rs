@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -80,7 +81,7 @@ impl Connection {
             self.fill().await?;
         };
         let (status, headers) = parse(std::str::from_utf8(&self.buffer[..head_end])?)?;
-        let length = headers.get(http::header::CONTENT_LENGTH).map(|value| value.to_str()).transpose()?;
+        let length = headers.get(CONTENT_LENGTH).map(|value| value.to_str()).transpose()?;
         let is_bodiless = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = match length {
             _ if is_bodiless => 0,
@@ -104,19 +105,11 @@ impl Connection {
     }
 }
 
-/// One answer of several, as it was framed.
-#[derive(Debug, Clone)]
-pub struct RawAnswer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
-}
-
 /// Sends `bytes` as they are and reads until the server closes.
 ///
 /// # Errors
 /// When the server does not close in time, or closes within an answer or with bytes that are none.
-pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<RawAnswer>> {
+pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<Reply>> {
     let mut stream = TcpStream::connect(to).await?;
     // A server that refuses the start may close before the end is written.
     let _ = stream.write_all(bytes).await;
@@ -130,27 +123,23 @@ pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<RawAns
 ///
 /// # Errors
 /// When something is left over, or an answer's length is not said exactly once.
-pub fn frames(mut bytes: &[u8]) -> anyhow::Result<Vec<RawAnswer>> {
+pub fn frames(mut bytes: &[u8]) -> anyhow::Result<Vec<Reply>> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").context("a head without an end")? + 4;
-        let head = std::str::from_utf8(&bytes[..end])?.to_owned();
-        bytes = &bytes[end..];
-        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).context("no status line")?;
-        let status: u16 = status.parse()?;
-        let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        let values = |name: &str| -> Vec<&str> {
-            fields.clone().filter(|(of, _)| of.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+        let head = std::str::from_utf8(&bytes[..end])?;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 "), "no status line: {head}");
+        let (status, headers) = parse(head)?;
+        anyhow::ensure!(!headers.contains_key(TRANSFER_ENCODING), "an answer in chunks: {head}");
+        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+        let length = match (status.as_u16(), lengths.next(), lengths.next()) {
+            (100..200 | 204 | 304, ..) => 0,
+            (_, Some(length), None) => length.to_str()?.parse()?,
+            _ => anyhow::bail!("not one length in {head}"),
         };
-        anyhow::ensure!(values("transfer-encoding").is_empty(), "an answer in chunks: {head}");
-        let length = match (status, values("content-length").as_slice()) {
-            (100..200 | 204 | 304, _) => 0,
-            (_, [length]) => length.parse()?,
-            (_, lengths) => anyhow::bail!("{} lengths in {head}", lengths.len()),
-        };
-        anyhow::ensure!(bytes.len() >= length, "a body of {} bytes instead of {length}: {head}", bytes.len());
-        answers.push(RawAnswer { status, head, body: bytes[..length].to_vec() });
-        bytes = &bytes[length..];
+        let body = bytes[end..].get(..length).with_context(|| format!("a body shorter than {length} bytes: {head}"))?;
+        bytes = &bytes[end + length..];
+        answers.push(Reply { status, headers, body: Bytes::copy_from_slice(body) });
     }
     Ok(answers)
 }

@@ -20,7 +20,7 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::Duplicate;
 use parking_lot::{Mutex, RwLock};
-use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::database;
@@ -383,16 +383,7 @@ impl Inner {
 }
 
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    database::ensure(path)?;
-    let database = Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(path)?;
-    // Creates the table, so that reading never meets a database without one; a sync is saved where it is there.
-    if matches!(database.begin_read()?.open_table(TABLE), Err(redb::TableError::TableDoesNotExist(_))) {
-        let mut transaction = database.begin_write()?;
-        transaction.set_quick_repair(true);
-        transaction.open_table(TABLE)?;
-        transaction.commit()?;
-    }
-    Ok(database)
+    database::open(path, DATABASE_CACHE_BYTES, TABLE)
 }
 
 /// Version, checksum over recipe and JSON, JSON.

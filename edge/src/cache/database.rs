@@ -1,4 +1,4 @@
-//! Making an embedded database so that a crash leaves it whole or absent.
+//! Making an embedded database so that a crash leaves it whole or absent, and opening one without walking its file.
 //!
 //! redb writes a new file's magic number last: a process that ends before leaves a file that is no database, and the
 //! next start would refuse it. So a new one is made beside its place and put there when it is complete.
@@ -7,7 +7,29 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use redb::Builder;
+use redb::{Builder, Database, Key, ReadableDatabase, TableDefinition, Value};
+
+/// Opens the database at `path`, made where there is none, with `table` in it, so that reading never meets a database
+/// without one.
+///
+/// # Errors
+/// When it cannot be made, is none, or is open elsewhere. redb panics over pages that are damaged where it begins.
+pub(crate) fn open<K: Key + 'static, V: Value + 'static>(
+    path: &Path,
+    cache_bytes: usize,
+    table: TableDefinition<'_, K, V>,
+) -> Result<Database, redb::Error> {
+    ensure(path)?;
+    let database = Builder::new().set_cache_size(cache_bytes).create(path)?;
+    // A sync is saved where the table is there.
+    if matches!(database.begin_read()?.open_table(table), Err(redb::TableError::TableDoesNotExist(_))) {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(table)?;
+        transaction.commit()?;
+    }
+    Ok(database)
+}
 
 /// Makes an empty database at `path` unless something is there.
 ///

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
 use parking_lot::RwLock;
-use redb::{Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
 use super::bindings::BindingsError;
@@ -196,15 +196,7 @@ impl Inner {
 }
 
 fn open_database(path: &Path) -> Result<(Database, Records), redb::Error> {
-    database::ensure(path)?;
-    let database = Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(path)?;
-    // A sync is saved where the table is there.
-    if matches!(database.begin_read()?.open_table(TABLE), Err(redb::TableError::TableDoesNotExist(_))) {
-        let mut transaction = database.begin_write()?;
-        transaction.set_quick_repair(true);
-        transaction.open_table(TABLE)?;
-        transaction.commit()?;
-    }
+    let database = database::open(path, DATABASE_CACHE_BYTES, TABLE)?;
     let records = database.begin_read()?.open_table(TABLE)?;
     Ok((database, records))
 }

@@ -69,19 +69,18 @@ impl PurgeScope {
                 let image = image(catalog, text)?;
                 let url = Some(format!("{public_url}{}", after_host(text)));
                 // Under `w=auto` a URL is a different rendition for each screen.
-                if image.uses_hints {
-                    let tag = format!("recipe:{}", image.resolved.variant.recipe.id());
-                    return Ok(Aim { url, ..Aim::of_tag(tag.parse()?, Some(image.resolved.campaign.name.clone())) });
-                }
-                Ok(Aim { url, ..Aim::of_cut(&image.resolved, &image.spec) })
+                let aim = if image.uses_hints {
+                    Aim::of_recipe(&image.resolved)?
+                } else {
+                    Aim::of_cut(&image.resolved, &image.spec)
+                };
+                Ok(Aim { url, ..aim })
             }
             Self::Variant(text) => {
                 let text = text.trim_start_matches('/');
                 let path =
                     if text.starts_with("i/") { format!("/{text}") } else { format!("{IMAGE_PATH_PREFIX}{text}") };
-                let resolved = image(catalog, &path)?.resolved;
-                let tag = format!("recipe:{}", resolved.variant.recipe.id());
-                Ok(Aim::of_tag(tag.parse()?, Some(resolved.campaign.name.clone())))
+                Aim::of_recipe(&image(catalog, &path)?.resolved)
             }
             Self::Tag(text) => match text.parse()? {
                 PurgeKey::Everything | PurgeKey::Cut(_) => Err(TagError::Form.into()),
@@ -106,6 +105,12 @@ pub struct Aim {
 impl Aim {
     fn of_tag(key: PurgeKey, campaign: Option<String>) -> Self {
         Self { tags: vec![key.to_string()], keys: vec![key], campaign, url: None }
+    }
+
+    /// Every rendition of a variant.
+    fn of_recipe(resolved: &Resolved) -> Result<Self, ScopeError> {
+        let tag = format!("recipe:{}", resolved.variant.recipe.id());
+        Ok(Self::of_tag(tag.parse()?, Some(resolved.campaign.name.clone())))
     }
 
     /// Downstream every spelling of the URL has an entry of its own: the recipe's tag finds them all.

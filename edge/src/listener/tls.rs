@@ -127,13 +127,16 @@ impl TlsConfig {
 }
 
 impl AdminTlsConfig {
+    fn pairs(&self) -> Vec<CertificateFiles> {
+        vec![CertificateFiles { certificate: self.certificate.clone(), key: self.key.clone() }]
+    }
+
     /// As [`TlsConfig::inspect`].
     ///
     /// # Errors
     /// As [`ReloadableTls::load_admin`].
     pub fn inspect(&self) -> Result<Vec<Expiry>, TlsError> {
-        let files = CertificateFiles { certificate: self.certificate.clone(), key: self.key.clone() };
-        inspect(&[files], self.client_ca.as_deref())
+        inspect(&self.pairs(), self.client_ca.as_deref())
     }
 }
 
@@ -178,10 +181,9 @@ impl ReloadableTls {
     /// # Errors
     /// When a file is unreadable, is no PEM, or certificate and key do not match.
     pub fn load(config: &TlsConfig, metrics: &TlsMetrics) -> Result<Self, TlsError> {
-        let certificates = config.pairs();
         let tickets = Arc::new(TicketKeys::open(&config.tickets, SystemTime::now())?);
         metrics.ticket_keys(tickets.len());
-        Self::open(TlsListener::Public, certificates, None, config.reload_ms, Some(tickets), metrics)
+        Self::open(TlsListener::Public, config.pairs(), None, config.reload_ms, Some(tickets), metrics)
     }
 
     /// The admin listener: client certificates where an authority is named. Reads files.
@@ -189,8 +191,7 @@ impl ReloadableTls {
     /// # Errors
     /// As [`Self::load`], and when the authority's file holds none.
     pub fn load_admin(config: &AdminTlsConfig, metrics: &TlsMetrics) -> Result<Self, TlsError> {
-        let files = CertificateFiles { certificate: config.certificate.clone(), key: config.key.clone() };
-        Self::open(TlsListener::Admin, vec![files], config.client_ca.clone(), config.reload_ms, None, metrics)
+        Self::open(TlsListener::Admin, config.pairs(), config.client_ca.clone(), config.reload_ms, None, metrics)
     }
 
     fn open(

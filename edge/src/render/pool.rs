@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::urgency::Urgency;
 use parking_lot::{Condvar, Mutex};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
@@ -255,12 +258,7 @@ impl Shared {
         {
             tracing::warn!(%error, "a render thread keeps its priority");
         }
-        #[cfg(target_os = "linux")]
         if self.scheduling == RenderScheduling::Idle {
-            use thread_priority::{
-                NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
-                thread_native_id,
-            };
             let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
             if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
                 tracing::warn!(%error, "a render thread keeps its scheduling policy");
@@ -508,7 +506,6 @@ mod tests {
     }
 
     /// Of this thread alone: what answers requests keeps its own.
-    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn idle_threads_are_idle_to_the_kernel_and_others_are_not() {
         for (scheduling, expected) in [(RenderScheduling::Idle, "5"), (RenderScheduling::Normal, "0")] {

@@ -52,6 +52,12 @@ struct SigningKey {
     not_after_s: Option<u64>,
 }
 
+impl SigningKey {
+    fn is_over(&self, now_s: u64) -> bool {
+        self.not_after_s.is_some_and(|not_after_s| now_s >= not_after_s)
+    }
+}
+
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey")
@@ -125,11 +131,7 @@ pub struct KeyFacts<'a> {
 impl SigningKeys {
     /// Every key, in the order of the file.
     pub fn facts(&self, now_s: u64) -> impl Iterator<Item = KeyFacts<'_>> {
-        self.keys.iter().map(move |key| KeyFacts {
-            id: &key.id,
-            role: key.role,
-            is_over: key.not_after_s.is_some_and(|not_after_s| now_s >= not_after_s),
-        })
+        self.keys.iter().map(move |key| KeyFacts { id: &key.id, role: key.role, is_over: key.is_over(now_s) })
     }
 
     /// Reads a file's text.
@@ -177,7 +179,7 @@ impl SigningKeys {
         let Some(ask) = &request.signature else { return Ok(Grant::Public) };
         let key = self.keys.iter().find(|key| key.id == ask.key_id).ok_or(SignatureError::UnknownKey)?;
         key.check(request, ask)?;
-        if key.not_after_s.is_some_and(|not_after_s| now_s >= not_after_s) {
+        if key.is_over(now_s) {
             return Err(SignatureError::KeyExpired);
         }
         if ask.expires_s.is_some_and(|expires_s| now_s >= expires_s) {
@@ -213,16 +215,15 @@ impl SigningKeys {
     }
 
     fn signer(&self, key_id: Option<&str>, now_s: u64) -> Result<&SigningKey, SignError> {
-        let is_over = |key: &SigningKey| key.not_after_s.is_some_and(|not_after_s| now_s >= not_after_s);
         let Some(key_id) = key_id else {
-            let signs = |key: &&SigningKey| key.role == KeyRole::Active && !is_over(key);
+            let signs = |key: &&SigningKey| key.role == KeyRole::Active && !key.is_over(now_s);
             return self.keys.iter().find(signs).ok_or(SignError::NoKey);
         };
         let named = self.keys.iter().find(|key| key.id == key_id);
         match named {
             None => Err(SignError::UnknownKey(key_id.to_owned())),
             Some(key) if key.role == KeyRole::Retired => Err(SignError::Retired(key.id.clone())),
-            Some(key) if is_over(key) => Err(SignError::KeyExpired(key.id.clone())),
+            Some(key) if key.is_over(now_s) => Err(SignError::KeyExpired(key.id.clone())),
             Some(key) => Ok(key),
         }
     }

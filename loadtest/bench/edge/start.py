@@ -39,9 +39,9 @@ def main() -> int:
         folder = Path(name)
         disk_dir = seeded_folder(arguments.binaries, arguments.kept, wanted, lambda kept: config(folder, kept / "edge")) / "edge"
         fill(disk_dir / "renditions", arguments.entries)
-        full = starts(arguments, folder, disk_dir, wanted[len(wanted) // 2].path, 200)
+        full = starts(arguments, folder, disk_dir, wanted[len(wanted) // 2].path)
         # An edge without anything answers with a stand-in, and needs no disk for it: only its livez is comparable.
-        empty = starts(arguments, folder, folder / "empty", None, 200)
+        empty = starts(arguments, folder, folder / "empty", None)
     figures = {"entries": arguments.entries, "first_image_ms": full, "empty_ready_ms": empty}
     print(f"      {arguments.starts} starts; first image after {shown(full)}; an empty edge is ready after {shown(empty)}")
     median = statistics.median(full)
@@ -88,7 +88,7 @@ def fill(root: Path, entries: int) -> None:
             file.write(b"x" * 512)
 
 
-def starts(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: str | None, status: int) -> list[float]:
+def starts(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: str | None) -> list[float]:
     took = []
     for number in range(arguments.starts + 1):
         ports = free_ports(3)
@@ -97,7 +97,7 @@ def starts(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: st
             started = time.monotonic()
             process = subprocess.Popen([str(word) for word in command], cwd=ROOT, stdout=log, stderr=log)
         try:
-            first_answer(ports[0] if path else ports[2], path or "/livez", status, process)
+            first_answer(ports[0] if path else ports[2], path or "/livez", process)
             took.append((time.monotonic() - started) * 1000)
         finally:
             process.send_signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ def starts(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: st
     return took[1:]
 
 
-def first_answer(port: int, path: str, status: int, process: subprocess.Popen) -> None:
+def first_answer(port: int, path: str, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + READY_S_MAX
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -115,7 +115,7 @@ def first_answer(port: int, path: str, status: int, process: subprocess.Popen) -
             response = connection.getresponse()
             response.read()
             where = response.getheader("cache-status", "detail=disk")
-            if response.status != status or "detail=disk" not in where:
+            if response.status != 200 or "detail=disk" not in where:
                 sys.exit(f"{path}: {response.status}, {where}")
             return
         except ConnectionError:

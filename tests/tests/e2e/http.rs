@@ -1,12 +1,11 @@
 //! HTTP as clients and caches see it: wrong URLs, ranges, methods, beacons, reloads, TLS and HTTP/2.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig, Tls};
+use bildkante_tests::tls::connect;
 use bytes::Bytes;
 use http::header::{ACCEPT, IF_RANGE, RANGE};
 use http::{Method, Request, StatusCode, Version};
@@ -14,8 +13,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -166,33 +163,16 @@ async fn http2_comes_by_alpn_and_by_prior_knowledge() -> anyhow::Result<()> {
     let plain = rig.http.image(rig.public(), path).await?;
 
     let (address, certificate) = rig.https()?;
-    let secure = connect_tls(TcpStream::connect(address).await?, &certificate, b"h2").await?;
+    let secure = connect(address, &[&certificate], None, b"h2").await?;
     assert_eq!(secure.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     assert_eq!(get_over_http2(secure, "https", path).await?, plain.body);
-    let older = connect_tls(TcpStream::connect(address).await?, &certificate, b"http/1.1").await?;
+    let older = connect(address, &[&certificate], None, b"http/1.1").await?;
     assert_eq!(older.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
 
     let prior = TcpStream::connect(rig.public()).await?;
     assert_eq!(get_over_http2(prior, "http", path).await?, plain.body);
     rig.stop().await;
     Ok(())
-}
-
-async fn connect_tls(
-    stream: TcpStream,
-    certificate: &Path,
-    protocol: &[u8],
-) -> anyhow::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate)?)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(ServerName::try_from("localhost")?, stream).await.context("the handshake")
 }
 
 async fn get_over_http2<T>(stream: T, scheme: &str, path: &str) -> anyhow::Result<Bytes>

@@ -1,6 +1,6 @@
 //! Sockets, certificates and who is believed: a real edge as an operator runs it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -17,10 +17,11 @@ use bildkante_tests::client::eventually;
 use bildkante_tests::pki::Authority;
 use bildkante_tests::raw::frames;
 use bildkante_tests::rig::{Plan, Rig, Tls};
+use bildkante_tests::tls::connect;
 use bildkante_tests::{judge, program, repository};
 use http::HeaderName;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -29,31 +30,7 @@ use tokio_rustls::client::TlsStream;
 use crate::processes::kill;
 
 const HIT: &str = "/i/studio/thumb?fm=webp";
-
-/// Over TLS, trusting these certificates, as this client if it is one.
-async fn connect(
-    to: SocketAddr,
-    trusted: &[&Path],
-    identity: Option<(&Path, &Path)>,
-) -> anyhow::Result<TlsStream<TcpStream>> {
-    let mut roots = rustls::RootCertStore::empty();
-    for file in trusted {
-        roots.add(CertificateDer::from_pem_file(file)?)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let config = match identity {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => builder.with_client_auth_cert(
-            vec![CertificateDer::from_pem_file(certificate)?],
-            PrivateKeyDer::from_pem_file(key)?,
-        )?,
-    };
-    let stream = TcpStream::connect(to).await?;
-    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?)
-}
+const HTTP1: &[u8] = b"http/1.1";
 
 /// One request on a connection that ends with it; the status.
 async fn ask(mut stream: TlsStream<TcpStream>, path: &str) -> anyhow::Result<u16> {
@@ -61,7 +38,7 @@ async fn ask(mut stream: TlsStream<TcpStream>, path: &str) -> anyhow::Result<u16
     stream.write_all(request.as_bytes()).await?;
     let mut read = Vec::new();
     stream.read_to_end(&mut read).await?;
-    Ok(frames(&read)?.first().context("no answer")?.status)
+    Ok(frames(&read)?.first().context("no answer")?.status.as_u16())
 }
 
 fn leaf(stream: &TlsStream<TcpStream>) -> anyhow::Result<CertificateDer<'static>> {
@@ -86,12 +63,12 @@ async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
     let renewed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     let new = rig.dir.path().join("new.pem");
     std::fs::write(&new, renewed.cert.pem())?;
-    let kept = connect(address, &[&old], None).await?;
+    let kept = connect(address, &[&old], None, HTTP1).await?;
 
     let (stop, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     let load = async || {
         while !stop.load(Ordering::Relaxed) {
-            let status = ask(connect(address, &[&old, &new], None).await?, HIT).await?;
+            let status = ask(connect(address, &[&old, &new], None, HTTP1).await?, HIT).await?;
             anyhow::ensure!(status == 200, "{status}");
             asked.fetch_add(1, Ordering::Relaxed);
         }
@@ -104,7 +81,7 @@ async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
         std::fs::write(file.with_extension("key"), renewed.signing_key.serialize_pem())?;
         let expected = CertificateDer::from_pem_file(&new)?;
         eventually("the new certificate is shown", async || {
-            Ok(leaf(&connect(address, &[&old, &new], None).await?)? == expected)
+            Ok(leaf(&connect(address, &[&old, &new], None, HTTP1).await?)? == expected)
         })
         .await?;
         let before = asked.load(Ordering::Relaxed);
@@ -137,11 +114,11 @@ async fn the_admin_listener_asks_for_a_certificate() -> anyhow::Result<()> {
     };
     let second = rig.another_edge("operators", move |config| config.listen.admin_tls = Some(tls)).await?;
     let trusted = [ours.file.as_path()];
-    let known = connect(second.admin, &trusted, Some((&operator.certificate, &operator.key))).await?;
+    let known = connect(second.admin, &trusted, Some(&operator), HTTP1).await?;
     assert_eq!(ask(known, "/livez").await?, 200);
-    for identity in [None, Some((stranger.certificate.as_path(), stranger.key.as_path()))] {
+    for identity in [None, Some(&stranger)] {
         // In TLS 1.3 the client's handshake is over before the server has judged it.
-        let refused = match connect(second.admin, &trusted, identity).await {
+        let refused = match connect(second.admin, &trusted, identity, HTTP1).await {
             Ok(stream) => ask(stream, "/livez").await.is_err(),
             Err(_) => true,
         };

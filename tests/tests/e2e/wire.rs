@@ -74,7 +74,7 @@ async fn no_request_is_smuggled() -> anyhow::Result<()> {
     for (name, bytes, expected) in cases {
         match exchange(rig.public(), format!("{bytes}{LAST}").as_bytes()).await {
             Ok(answers) => {
-                let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+                let statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
                 let is_marked = |body: &[u8]| body.windows(MARK.len()).any(|window| window == MARK);
                 if statuses != expected || answers.iter().any(|answer| is_marked(&answer.body)) {
                     wrong.push(format!("{name}: {statuses:?} instead of {expected:?}"));
@@ -370,7 +370,7 @@ async fn slow_bodies_and_handshakes_are_cut() -> anyhow::Result<()> {
     let rig = Rig::start(plan).await?;
     let beacon = "POST /rum HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     let answers = exchange(rig.public(), beacon.as_bytes()).await?;
-    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [408]);
+    assert_eq!(answers.iter().map(|answer| answer.status.as_u16()).collect::<Vec<_>>(), [408]);
     let line = "bildkante_edge_connections_total{end=\"handshake_deadline\"}";
     let mut silent = TcpStream::connect(rig.https()?.0).await?;
     let mut nothing = Vec::new();

@@ -10,7 +10,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{KEYS_MAX, KeyRing, SECRET_BYTES, TicketError, TicketKey, unix_s};
+use data_encoding::HEXLOWER_PERMISSIVE;
+
+use super::{KEYS_MAX, KeyRing, TicketError, TicketKey, unix_s};
 
 /// Sixteen keys are 1.4 kB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -84,7 +86,9 @@ pub(super) fn read(path: &Path) -> Result<KeyRing, TicketError> {
         let (from, secret) =
             line.split_once(char::is_whitespace).ok_or_else(|| malformed("a line is a time and a key"))?;
         let from = from.parse().map_err(|_| malformed("the time is no whole number of seconds"))?;
-        let secret = unhex(secret.trim()).ok_or_else(|| malformed("a key is 64 hexadecimal digits"))?;
+        let secret =
+            HEXLOWER_PERMISSIVE.decode(secret.trim().as_bytes()).ok().and_then(|secret| secret.try_into().ok());
+        let secret = secret.ok_or_else(|| malformed("a key is 64 hexadecimal digits"))?;
         keys.push(TicketKey::new(from, secret));
         if keys.len() > KEYS_MAX {
             return Err(malformed("there are more than 16 keys"));
@@ -102,11 +106,8 @@ fn replace(path: &Path, ring: &KeyRing) -> io::Result<()> {
         "# Session-ticket keys of Bildkante edges. Secret. One a line: active from (Unix seconds), key.\n",
     );
     for key in &ring.0 {
-        let _ = write!(text, "{} ", key.active_from_s);
-        for byte in key.secret {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text.push('\n');
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {}", key.active_from_s, HEXLOWER_PERMISSIVE.encode(&key.secret));
     }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
@@ -119,16 +120,4 @@ fn replace(path: &Path, ring: &KeyRing) -> io::Result<()> {
     std::fs::rename(&temporary, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
-}
-
-fn unhex(text: &str) -> Option<[u8; SECRET_BYTES]> {
-    if text.len() != SECRET_BYTES * 2 || !text.is_ascii() {
-        return None;
-    }
-    let mut secret = [0; SECRET_BYTES];
-    for (byte, digits) in secret.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-        *byte = u8::from_str_radix(digits, 16).ok()?;
-    }
-    Some(secret)
 }
