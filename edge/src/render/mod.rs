@@ -128,8 +128,8 @@ impl fmt::Display for RenditionSpec {
 pub enum RenderScheduling {
     /// Beside everything else, by `nice`.
     Normal,
-    /// When no other thread of the machine wants the core (`SCHED_IDLE`): a hit that arrives takes it at once, where
-    /// `nice` may let an encode go on for some milliseconds. Not beside a node on the same machine, which would stop
+    /// When no other thread of the machine wants the core (`SCHED_IDLE`): a hit that arrives takes it as soon as the kernel
+    /// can switch, where `nice` may let an encode go on for some milliseconds. Not beside a node on the same machine, which would stop
     /// all rendering while it draws.
     Idle,
 }
