@@ -16,7 +16,9 @@ fn main() -> Result<()> {
     let threads = arguments.next().and_then(|threads| threads.to_str()?.parse().ok()).context("THREADS")?;
     tch::set_num_threads(threads);
     let checkpoint = Checkpoint::load(&folder, Device::Cpu, DType::F32)?;
-    let text = checkpoint.encode_text(&["", "a teal mug on a table"])?;
+    let texts = ["", "a teal mug on a table"].map(|prompt| checkpoint.text().encode(prompt, 1));
+    let [unconditional, conditional] = texts;
+    let text = Tensor::f_cat(&[unconditional?.hidden, conditional?.hidden], 0)?.into();
     let ((width, height), factor) = (checkpoint.native_size_px(), checkpoint.vae_factor());
     let shape = [2, checkpoint.latent_channels(), i64::from(height / factor), i64::from(width / factor)];
     let latents = Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?;

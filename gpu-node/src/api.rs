@@ -239,10 +239,12 @@ impl Api {
             Phase::Draining => return Err(GenerationError::ShuttingDown),
             phase => return Err(GenerationError::NotReady { reason: phase.reason() }),
         }
-        let is_here = status.checkpoints.iter().any(|known| known.digest == recipe.checkpoint && known.ready);
+        let is_absent =
+            |digest: &Digest| !status.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
+        let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
+        let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
         // No adapter can be loaded yet: each one a recipe names is missing.
-        let adapters = recipe.loras.iter().map(|lora| lora.digest);
-        let missing: Vec<Digest> = (!is_here).then_some(recipe.checkpoint).into_iter().chain(adapters).collect();
+        let missing: Vec<Digest> = checkpoints.chain(recipe.loras.iter().map(|lora| lora.digest)).collect();
         if missing.is_empty() { Ok(()) } else { Err(GenerationError::Missing { digests: missing }) }
     }
 

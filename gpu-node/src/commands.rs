@@ -14,7 +14,7 @@ pub use generate::{GenerateArgs, generate};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
 use crate::diffusion::{Checkpoint, DType, Device, runtime};
@@ -45,7 +45,12 @@ pub struct EngineArgs {
 impl EngineArgs {
     fn load(&self) -> anyhow::Result<Checkpoint> {
         runtime::set_threads(self.threads);
-        Checkpoint::load(&self.checkpoint, self.device, self.dtype).context("cannot load the checkpoint")
+        self.load_from(&self.checkpoint)
+    }
+
+    /// Another checkpoint beside it, on the same device.
+    fn load_from(&self, folder: &Path) -> anyhow::Result<Checkpoint> {
+        Checkpoint::load(folder, self.device, self.dtype).context("cannot load the checkpoint")
     }
 }
 
@@ -96,16 +101,9 @@ fn size_or_native(size: Option<Size>, checkpoint: &Checkpoint) -> Size {
 
 fn sample_recipe(checkpoint: &Checkpoint, size: Size, steps: u32, guidance: f64) -> anyhow::Result<ValidRecipe> {
     Ok(ValidRecipe::try_from(Recipe {
-        checkpoint: checkpoint.digest(),
-        prompt: PROMPT.to_owned(),
-        negative_prompt: String::new(),
-        width_px: size.width_px,
-        height_px: size.height_px,
-        seed: 0,
-        scheduler: SchedulerChoice::default(),
         steps,
         guidance,
-        loras: Vec::new(),
+        ..Recipe::new(checkpoint.digest(), PROMPT, (size.width_px, size.height_px))
     })?)
 }
 

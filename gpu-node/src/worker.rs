@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{CheckpointInfo, Determinism};
 
 use crate::admission::{Board, Cost, StartedJob};
@@ -226,19 +226,8 @@ impl Bench {
     }
 
     fn self_test_recipe(&self, engine: &dyn Engine, checkpoint: Digest) -> Option<ValidRecipe> {
-        let (width_px, height_px) = engine.native_size_px(checkpoint)?;
-        let recipe = Recipe {
-            checkpoint,
-            prompt: "self-test".to_owned(),
-            negative_prompt: String::new(),
-            width_px,
-            height_px,
-            seed: 0,
-            scheduler: SchedulerChoice::default(),
-            steps: self.self_test_steps,
-            guidance: 4.0,
-            loras: Vec::new(),
-        };
+        let size = engine.native_size_px(checkpoint)?;
+        let recipe = Recipe { steps: self.self_test_steps, ..Recipe::new(checkpoint, "self-test", size) };
         ValidRecipe::try_from(recipe).ok()
     }
 

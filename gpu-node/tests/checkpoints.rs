@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use bildkante_gpu_node::diffusion::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::tokenizer::ClipTokenizer;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError, Family};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -120,7 +122,7 @@ fn tensors_and_configuration_must_agree() -> Result<()> {
 #[test]
 fn other_kinds_of_pipeline_are_refused_by_component() -> Result<()> {
     for (component, value) in [
-        ("text_encoder_2", json!(["transformers", "CLIPTextModelWithProjection"])),
+        ("text_encoder_2", json!(["transformers", "T5EncoderModel"])),
         ("unet", json!(["diffusers", "UNet3DConditionModel"])),
         ("transformer", json!(["diffusers", "FluxTransformer2DModel"])),
         ("vae", json!("AutoencoderKL")),
@@ -151,7 +153,7 @@ fn the_tokenizer_must_fit_the_text_encoder() -> Result<()> {
     copy.edit("tokenizer/tokenizer_config.json", |config| config["model_max_length"] = json!(2))?;
     ensure!(copy.refusal()?.contains("2 tokens leave no room"));
     copy.edit("tokenizer/tokenizer_config.json", |config| config["model_max_length"] = json!(1e30))?;
-    assert_eq!(copy.load()?.tokenizer().tokens(), 77);
+    assert_eq!(copy.load()?.text().tokenizer().map(ClipTokenizer::tokens), Some(77));
     Ok(())
 }
 
@@ -168,7 +170,7 @@ fn inputs_of_the_wrong_shape_are_refused() -> Result<()> {
     let checkpoint = Checkpoint::load(&source(), Device::Cpu, DType::F32)?;
     let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
     let refused = |result: Result<Tensor, DiffusionError>| matches!(result, Err(DiffusionError::Input { .. }));
-    let text = zeros(&[1, 77, 8]);
+    let text = Conditioning::from(zeros(&[1, 77, 8]));
     ensure!(checkpoint.predict(&zeros(&[1, 4, 9, 7]), &zeros(&[1]), &text).is_ok());
     ensure!(refused(checkpoint.predict(&zeros(&[1, 3, 8, 8]), &zeros(&[1]), &text)));
     ensure!(refused(checkpoint.predict(&zeros(&[4, 8, 8]), &zeros(&[1]), &text)));
@@ -176,22 +178,24 @@ fn inputs_of_the_wrong_shape_are_refused() -> Result<()> {
     ensure!(refused(checkpoint.predict(&zeros(&[1, 4, 8, 8]), &zeros(&[2]), &text)));
     ensure!(refused(checkpoint.predict(&zeros(&[1, 4, 8, 8]), &zeros(&[]), &text)));
     ensure!(refused(checkpoint.predict(&zeros(&[2, 4, 8, 8]), &zeros(&[2]), &text)));
-    ensure!(refused(checkpoint.predict(&zeros(&[1, 4, 8, 8]), &zeros(&[1]), &zeros(&[1, 77, 9]))));
+    ensure!(refused(checkpoint.predict(&zeros(&[1, 4, 8, 8]), &zeros(&[1]), &zeros(&[1, 77, 9]).into())));
     ensure!(refused(checkpoint.decode(&zeros(&[1, 8, 8, 8]))));
-    ensure!(refused(checkpoint.encode_text(&[])));
     Ok(())
 }
 
 #[test]
 fn half_precision_stays_near_single_precision() -> Result<()> {
     let single = Checkpoint::load(&source(), Device::Cpu, DType::F32)?;
-    let text = single.encode_text(&["a red mug"])?;
+    let encode = |checkpoint: &Checkpoint| -> Result<Conditioning> {
+        Ok(checkpoint.text().encode("a red mug", 1)?.hidden.into())
+    };
+    let text = encode(&single)?;
     let latents = Tensor::arange(4 * 16 * 16, (Kind::Float, Device::Cpu)).view([1, 4, 16, 16]).sin();
     let timesteps = Tensor::from_slice(&[500_i64]);
     let expected = single.predict(&latents, &timesteps, &text)?;
     for (dtype, tolerance) in [(DType::BF16, 0.1), (DType::F16, 0.02)] {
         let checkpoint = Checkpoint::load(&source(), Device::Cpu, dtype)?;
-        let found = checkpoint.predict(&latents, &timesteps, &checkpoint.encode_text(&["a red mug"])?)?;
+        let found = checkpoint.predict(&latents, &timesteps, &encode(&checkpoint)?)?;
         assert_eq!(found.kind(), dtype.kind());
         let error = f64::try_from((found.to_kind(Kind::Float) - &expected).abs().max() / expected.abs().max())?;
         ensure!(error < tolerance, "{dtype}: {error}");

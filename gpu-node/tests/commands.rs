@@ -28,7 +28,7 @@ fn json(stdout: &str) -> Value {
 #[test]
 fn generate_writes_a_marked_picture_and_a_trace_and_says_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
-    let arguments = "--prompt|a teal mug|--negative|blurry|--seed|7|--steps|3|--guidance|4|--size|40x32|--scheduler|dpmpp_2m|--karras|\
+    let arguments = "--prompt|a teal mug|--negative|blurry|--seed|7|--steps|3|--guidance|4|--size|40x32|--scheduler|dpmpp_2m|--sigmas|karras|\
          --out|mug.png|--trace|mug.safetensors";
     let arguments: Vec<&str> = arguments.split('|').map(str::trim).collect();
     let (code, stdout, stderr) = run(dir.path(), "generate", &arguments);
@@ -65,10 +65,13 @@ fn a_recipe_that_cannot_be_drawn_says_why_and_leaves_no_file() {
         (code, stderr)
     };
     for (arguments, code, named) in [
-        (&["--scheduler", "ddim", "--karras"][..], 1, "karras_sigmas"),
+        (&["--scheduler", "ddim", "--sigmas", "karras"][..], 1, "`sigmas`"),
         (&["--size", "41x32"], 1, "multiples of 8"),
         (&["--steps", "0"], 1, "`steps`"),
-        (&["--scheduler", "unipc"], 64, "unipc"),
+        (&["--scheduler", "magic"], 64, "unipc"),
+        (&["--crop", "1"], 64, "LEFT,TOP"),
+        (&["--crop", "1,2"], 1, "Stable Diffusion XL"),
+        (&["--refiner-start", "0.5"], 64, "--refiner"),
         (&["--size", "big"], 64, "WIDTHxHEIGHT"),
         (&["--dtype", "int8"], 64, "bf16"),
         (&["--device", "cuda:99"], 1, "no device"),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bildkante_gpu_node::diffusion::pipeline::{StepControl, generate};
+use bildkante_gpu_node::diffusion::pipeline::{Models, StepControl, generate};
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, runtime};
 use bildkante_shared::ids::MasterId;
@@ -17,16 +17,9 @@ fn load(dtype: DType) -> Result<Checkpoint> {
 
 fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<ValidRecipe> {
     let mut recipe = Recipe {
-        checkpoint: checkpoint.digest(),
-        prompt: "a teal mug, cream backdrop, studio light".into(),
-        negative_prompt: String::new(),
-        width_px: 192,
-        height_px: 192,
         seed: 7,
-        scheduler: SchedulerChoice::default(),
         steps: 3,
-        guidance: 4.0,
-        loras: vec![],
+        ..Recipe::new(checkpoint.digest(), "a teal mug, cream backdrop, studio light", (192, 192))
     };
     edit(&mut recipe);
     Ok(ValidRecipe::try_from(recipe)?)
@@ -34,7 +27,9 @@ fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<Val
 
 fn draw(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Result<(Trace, MasterId)> {
     let mut trace = Trace::new();
-    let drawn = generate(checkpoint, recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+    let drawn = generate(&Models { base: checkpoint, refiner: None }, recipe, Some(&mut trace), &mut |_, _| {
+        StepControl::Continue
+    })?;
     Ok((trace, drawn.pixels.master_id()))
 }
 

@@ -1,16 +1,20 @@
-//! Every step beside Python diffusers: `fixtures/goldens/cases.json` says what was drawn, a trace beside it what came
-//! out of each step. Noise must be bit-identical, latents within 1e-4, images within 1/255. Needs no Python.
+//! Every step beside Python diffusers: `fixtures/goldens/cases.json` and `goldens/engine/cases.json` say what was drawn, a
+//! trace beside each what came out of every step. Noise must be bit-identical, latents within 1e-4, images within 1/255. Needs no Python.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use bildkante_gpu_node::diffusion::conditioning::Conditioning;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
-use bildkante_gpu_node::diffusion::pipeline::{Networks, StepControl, generate};
-use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig};
+use bildkante_gpu_node::diffusion::pipeline::{Models, Networks, Stage, StepControl, generate};
+use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig, Span};
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError};
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, TimestepSpacing, ValidRecipe};
+use bildkante_shared::recipe::{
+    LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
+    ValidRecipe,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -37,11 +41,38 @@ struct Case {
     width_px: u32,
     height_px: u32,
     scheduler: SchedulerChoice,
+    #[serde(default)]
+    guidance_rescale: f64,
+    #[serde(default = "cut")]
+    long_prompt: LongPrompt,
+    sizes: Option<SizeConditioning>,
+    negative_sizes: Option<SizeConditioning>,
+    refiner: Option<Refiner>,
     config_overrides: serde_json::Map<String, Value>,
+    predictions: usize,
+    /// What diffusers' scheduler said of itself, where it was asked.
+    #[serde(flatten)]
+    schedule: Option<Schedule>,
+}
+
+/// As the pipelines do.
+const fn cut() -> LongPrompt {
+    LongPrompt::Cut
+}
+
+#[derive(Debug, Deserialize)]
+struct Refiner {
+    checkpoint: String,
+    start: f64,
+    aesthetic_score: f64,
+    negative_aesthetic_score: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Schedule {
     kind: SchedulerKind,
     timestep_spacing: Option<TimestepSpacing>,
     use_karras_sigmas: bool,
-    predictions: usize,
     timesteps: Vec<f64>,
     init_noise_sigma: f64,
 }
@@ -57,13 +88,43 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
+fn goldens() -> PathBuf {
+    fixtures().join("goldens")
+}
+
 fn index() -> Result<Index> {
-    let path = fixtures().join("goldens/cases.json");
+    let path = goldens().join("cases.json");
     // The effective configurations in it are for people, and Python writes them with a bare infinity.
     let text = std::fs::read_to_string(&path)?.replace(": -Infinity", ": null");
     let index: Index = serde_json::from_str(&text).with_context(|| format!("{path:?}"))?;
     ensure!(index.cases.len() >= 50 && index.noise.len() >= 10, "the goldens are not all there");
     Ok(index)
+}
+
+/// The cases of `make_engine_goldens.py`.
+fn engine_cases() -> Result<Vec<Case>> {
+    let path = goldens().join("engine/cases.json");
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(&path)?).with_context(|| format!("{path:?}"))?;
+    ensure!(cases.len() >= 80, "the goldens are not all there");
+    Ok(cases)
+}
+
+/// Checkpoints of the fixtures by name, loaded when they are first asked for.
+#[derive(Default)]
+struct Shelf(BTreeMap<String, Checkpoint>);
+
+impl Shelf {
+    fn load(&mut self, name: &str) -> Result<()> {
+        if !self.0.contains_key(name) {
+            let folder = fixtures().join("checkpoints").join(name);
+            self.0.insert(name.to_owned(), Checkpoint::load(&folder, Device::Cpu, DType::F32)?);
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &str) -> Result<&Checkpoint> {
+        self.0.get(name).with_context(|| format!("no checkpoint `{name}`"))
+    }
 }
 
 /// A checkpoint with another scheduler config.
@@ -86,11 +147,16 @@ impl Networks for Rescheduled<'_> {
     fn scheduler_config(&self) -> &SchedulerConfig {
         &self.config
     }
-    fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError> {
-        self.checkpoint.encode_text(prompts)
+    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
+        self.checkpoint.condition(recipe, stage)
     }
-    fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError> {
-        self.checkpoint.predict(latents, timesteps, embeddings)
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.predict(latents, timesteps, conditioning)
     }
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
@@ -98,58 +164,75 @@ impl Networks for Rescheduled<'_> {
 }
 
 impl Case {
-    fn recipe(&self, checkpoint: &Checkpoint) -> Result<ValidRecipe> {
+    fn recipe(&self, shelf: &Shelf) -> Result<ValidRecipe> {
+        let refiner = self.refiner.as_ref().map(|refiner| -> Result<RefinerUse> {
+            Ok(RefinerUse {
+                checkpoint: shelf.get(&refiner.checkpoint)?.digest(),
+                start: refiner.start,
+                aesthetic_score: refiner.aesthetic_score,
+                negative_aesthetic_score: refiner.negative_aesthetic_score,
+            })
+        });
         Ok(ValidRecipe::try_from(Recipe {
-            checkpoint: checkpoint.digest(),
-            prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
-            width_px: self.width_px,
-            height_px: self.height_px,
             seed: self.seed,
             scheduler: self.scheduler,
             steps: self.steps,
             guidance: self.guidance,
-            loras: vec![],
+            guidance_rescale: self.guidance_rescale,
+            long_prompt: self.long_prompt,
+            sizes: self.sizes,
+            negative_sizes: self.negative_sizes,
+            refiner: refiner.transpose()?,
+            ..Recipe::new(shelf.get(&self.checkpoint)?.digest(), &self.prompt, (self.width_px, self.height_px))
         })?)
     }
 
     /// What the file says with the overrides; to the letter where there are some, as the goldens were made.
-    fn config(&self, checkpoint: &Checkpoint) -> Result<SchedulerConfig> {
+    fn rescheduled<'a>(&self, name: &str, shelf: &'a Shelf) -> Result<Rescheduled<'a>> {
+        let checkpoint = shelf.get(name)?;
         if self.config_overrides.is_empty() {
-            return Ok(checkpoint.scheduler_config().clone());
+            return Ok(Rescheduled { checkpoint, config: checkpoint.scheduler_config().clone() });
         }
-        let path = fixtures().join("checkpoints").join(&self.checkpoint).join("scheduler/scheduler_config.json");
+        let path = fixtures().join("checkpoints").join(name).join("scheduler/scheduler_config.json");
         let mut file: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(path)?)?;
         file.extend(self.config_overrides.clone());
-        Ok(SchedulerConfig::from_json(&Value::Object(file))?)
+        Ok(Rescheduled { checkpoint, config: SchedulerConfig::from_json(&Value::Object(file))? })
     }
 
-    fn check_schedule(&self, config: &SchedulerConfig) -> Result<()> {
+    fn check_schedule(&self, schedule: &Schedule, config: &SchedulerConfig) -> Result<()> {
         let config = config.with_choice(&self.scheduler)?;
-        ensure!(config.kind == self.kind, "kind {}", config.kind);
-        ensure!(config.has_karras_sigmas() == self.use_karras_sigmas, "karras sigmas");
-        if let Some(spacing) = self.timestep_spacing {
+        ensure!(config.kind == schedule.kind, "kind {}", config.kind);
+        ensure!((config.sigmas() == SigmaSpacing::Karras) == schedule.use_karras_sigmas, "karras sigmas");
+        if let Some(spacing) = schedule.timestep_spacing {
             ensure!(config.spacing == spacing, "spacing {:?}", config.spacing);
         }
-        let sampler = Sampler::new(&config, self.steps, self.seed)?;
+        let sampler = Sampler::new(&config, Span::whole(self.steps as usize))?;
         ensure!(sampler.timesteps().len() == self.predictions, "{} evaluations", sampler.timesteps().len());
-        for (i, (ours, theirs)) in sampler.timesteps().iter().zip(&self.timesteps).enumerate() {
+        for (i, (ours, theirs)) in sampler.timesteps().iter().zip(&schedule.timesteps).enumerate() {
             let error = (f64::from(*ours) - theirs).abs();
             ensure!(error <= 1e-5 * theirs.abs().max(1.0), "timestep {i} is {ours}, not {theirs}");
         }
-        let error = (f64::from(sampler.init_noise_sigma()) - self.init_noise_sigma).abs();
-        ensure!(error <= 1e-6 * self.init_noise_sigma, "init_noise_sigma {}", sampler.init_noise_sigma());
+        let error = (f64::from(sampler.init_noise_sigma()) - schedule.init_noise_sigma).abs();
+        ensure!(error <= 1e-6 * schedule.init_noise_sigma, "init_noise_sigma {}", sampler.init_noise_sigma());
         Ok(())
     }
 
-    /// The largest relative error of any step.
-    fn check(&self, checkpoint: &Checkpoint) -> Result<f64> {
-        let config = self.config(checkpoint)?;
-        self.check_schedule(&config)?;
-        let golden = Trace::read(&fixtures().join("goldens").join(&self.file))?;
+    /// The largest relative error of any step beside the trace in `folder`.
+    fn check(&self, shelf: &mut Shelf, folder: &Path) -> Result<f64> {
+        shelf.load(&self.checkpoint)?;
+        if let Some(refiner) = &self.refiner {
+            shelf.load(&refiner.checkpoint)?;
+        }
+        let base = self.rescheduled(&self.checkpoint, shelf)?;
+        let refiner = self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, shelf)).transpose()?;
+        if let Some(schedule) = &self.schedule {
+            self.check_schedule(schedule, &base.config)?;
+        }
+        let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
-        let networks = Rescheduled { checkpoint, config };
-        generate(&networks, &self.recipe(checkpoint)?, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+        let models = Models { base: &base, refiner: refiner.as_ref() };
+        generate(&models, &self.recipe(shelf)?, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
         let mut worst = 0.0_f64;
         for name in golden.names() {
             let theirs = golden.get(name).context("just listed")?;
@@ -183,17 +266,22 @@ fn relative_error(ours: &Tensor, theirs: &Tensor) -> f64 {
 
 #[test]
 fn every_case_is_drawn_as_diffusers_draws_it() -> Result<()> {
+    check_all(&index()?.cases, &goldens())
+}
+
+#[test]
+fn every_family_and_sampler_is_drawn_as_diffusers_draws_it() -> Result<()> {
+    check_all(&engine_cases()?, &goldens().join("engine"))
+}
+
+fn check_all(cases: &[Case], folder: &Path) -> Result<()> {
     // As the goldens were made; and networks as tiny as these only lose time to a second thread.
     tch::set_num_threads(1);
-    let mut checkpoints = BTreeMap::new();
+    let mut shelf = Shelf::default();
     let (mut failures, mut errors) = (Vec::new(), Vec::new());
-    for case in index()?.cases {
-        if !checkpoints.contains_key(&case.checkpoint) {
-            let folder = fixtures().join("checkpoints").join(&case.checkpoint);
-            checkpoints.insert(case.checkpoint.clone(), Checkpoint::load(&folder, Device::Cpu, DType::F32)?);
-        }
-        match case.check(&checkpoints[&case.checkpoint]) {
-            Ok(error) => errors.push((error, case.name)),
+    for case in cases {
+        match case.check(&mut shelf, folder) {
+            Ok(error) => errors.push((error, &case.name)),
             Err(error) => failures.push(format!("{}: {error:#}", case.name)),
         }
     }

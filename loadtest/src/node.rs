@@ -252,7 +252,7 @@ fn problem(status: u16, kind: &str, detail: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use bildkante_shared::ids::Digest;
-    use bildkante_shared::recipe::{Recipe, SchedulerChoice};
+    use bildkante_shared::recipe::Recipe;
 
     use super::*;
 
@@ -260,16 +260,10 @@ mod tests {
     fn a_recipe_gives_the_same_bits_each_time_and_another_gives_others() {
         let recipe = |seed| {
             ValidRecipe::try_from(Recipe {
-                checkpoint: Digest::of_bytes(b"any"),
-                prompt: "a mug".into(),
-                negative_prompt: String::new(),
-                width_px: 64,
-                height_px: 32,
                 seed,
-                scheduler: SchedulerChoice::default(),
                 steps: 2,
                 guidance: 1.0,
-                loras: vec![],
+                ..Recipe::new(Digest::of_bytes(b"any"), "a mug", (64, 32))
             })
             .expect("a recipe")
         };

@@ -7,7 +7,7 @@ use bildkante_loadtest::args::NodeArgs;
 use bildkante_loadtest::fetch;
 use bildkante_loadtest::node::SleepingNode;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice};
+use bildkante_shared::recipe::Recipe;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationRequest, GenerationSource};
 use bytes::Bytes;
@@ -28,18 +28,7 @@ async fn start(draw: Duration, at_once: u32, queue: u32) -> SocketAddr {
 }
 
 fn recipe(seed: u32) -> Recipe {
-    Recipe {
-        checkpoint: Digest::of_bytes(b"any"),
-        prompt: "a mug".into(),
-        negative_prompt: String::new(),
-        width_px: 64,
-        height_px: 64,
-        seed,
-        scheduler: SchedulerChoice::default(),
-        steps: 2,
-        guidance: 1.0,
-        loras: vec![],
-    }
+    Recipe { seed, steps: 2, guidance: 1.0, ..Recipe::new(Digest::of_bytes(b"any"), "a mug", (64, 64)) }
 }
 
 async fn generate(node: SocketAddr, seed: u32) -> (StatusCode, Bytes) {

@@ -12,6 +12,8 @@ pub const MASTER_SIDE_PX_MULTIPLE: u32 = 8;
 pub const STEPS_MAX: u32 = 200;
 /// Largest guidance scale; 1.0 and below switch guidance off.
 pub const GUIDANCE_MAX: f64 = 50.0;
+/// Largest number in a size conditioning; twice the largest side of a master.
+pub const SIZE_CONDITIONING_PX_MAX: u32 = 8192;
 /// Most adapters in one recipe.
 pub const LORAS_MAX: usize = 8;
 /// Largest `POST /v1/generations` body.

@@ -16,12 +16,29 @@ pub enum SchedulerKind {
     Pndm,
     Euler,
     EulerAncestral,
+    Heun,
     #[serde(rename = "dpmpp_2m")]
     DpmPp2M,
+    /// The same as a stochastic equation: every step draws noise.
+    #[serde(rename = "dpmpp_2m_sde")]
+    DpmPp2MSde,
+    #[serde(rename = "unipc")]
+    UniPc,
+    Lcm,
 }
 
 impl SchedulerKind {
-    pub const ALL: [Self; 5] = [Self::Ddim, Self::Pndm, Self::Euler, Self::EulerAncestral, Self::DpmPp2M];
+    pub const ALL: [Self; 9] = [
+        Self::Ddim,
+        Self::Pndm,
+        Self::Euler,
+        Self::EulerAncestral,
+        Self::Heun,
+        Self::DpmPp2M,
+        Self::DpmPp2MSde,
+        Self::UniPc,
+        Self::Lcm,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -30,7 +47,11 @@ impl SchedulerKind {
             Self::Pndm => "pndm",
             Self::Euler => "euler",
             Self::EulerAncestral => "euler_ancestral",
+            Self::Heun => "heun",
             Self::DpmPp2M => "dpmpp_2m",
+            Self::DpmPp2MSde => "dpmpp_2m_sde",
+            Self::UniPc => "unipc",
+            Self::Lcm => "lcm",
         }
     }
 }
@@ -61,6 +82,18 @@ pub enum TimestepSpacing {
     Linspace,
 }
 
+/// How the noise levels between the noisiest and the cleanest are spaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SigmaSpacing {
+    /// As the training steps that are visited have them.
+    Trained,
+    /// Karras et al. 2022, equation 5.
+    Karras,
+    /// Evenly in ln σ.
+    Exponential,
+}
+
 /// What of the checkpoint's own scheduler a recipe overrides; an empty one overrides nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,9 +102,12 @@ pub struct SchedulerChoice {
     pub kind: Option<SchedulerKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestep_spacing: Option<TimestepSpacing>,
-    /// Karras et al. 2022 spacing of the sigmas, where the sampler knows it.
+    /// Spacing of the sigmas, where the sampler knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub karras_sigmas: Option<bool>,
+    pub sigmas: Option<SigmaSpacing>,
+    /// Rescales the training schedule so that its last step holds no signal (Lin et al. 2023, section 3.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_terminal_snr: Option<bool>,
 }
 
 /// One adapter by digest.
@@ -80,6 +116,71 @@ pub struct SchedulerChoice {
 pub struct LoraUse {
     pub digest: Digest,
     pub weight: f64,
+}
+
+/// What a Stable Diffusion XL checkpoint is told of a picture's size (Podell et al. 2023, section 2.2), in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeConditioning {
+    /// Width and height the picture is to look as if it had before it was scaled.
+    pub original_px: [u32; 2],
+    /// Left and top of what is to look cut away; `[0, 0]` centres the subject.
+    #[serde(default)]
+    pub crop_px: [u32; 2],
+    /// Width and height it is to look made for.
+    pub target_px: [u32; 2],
+}
+
+/// A second checkpoint that takes over for the last steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefinerUse {
+    pub checkpoint: Digest,
+    /// After which share of the training schedule it takes over, above 0 and below 1 (diffusers' `denoising_end`).
+    pub start: f64,
+    /// How beautiful the picture is to look, and how ugly not to, from 1 to 10.
+    #[serde(default = "RefinerUse::aesthetic_score")]
+    pub aesthetic_score: f64,
+    #[serde(default = "RefinerUse::negative_aesthetic_score")]
+    pub negative_aesthetic_score: f64,
+}
+
+impl RefinerUse {
+    #[must_use]
+    pub const fn new(checkpoint: Digest, start: f64) -> Self {
+        let (aesthetic_score, negative_aesthetic_score) = (Self::aesthetic_score(), Self::negative_aesthetic_score());
+        Self { checkpoint, start, aesthetic_score, negative_aesthetic_score }
+    }
+
+    /// What a picture is to look like where nothing is asked for: diffusers' default.
+    #[must_use]
+    pub const fn aesthetic_score() -> f64 {
+        6.0
+    }
+
+    /// What it is not to look like: diffusers' default.
+    #[must_use]
+    pub const fn negative_aesthetic_score() -> f64 {
+        2.5
+    }
+}
+
+/// What becomes of a prompt with more tokens than its encoder has places.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LongPrompt {
+    /// It is encoded in chunks, whose embeddings follow each other.
+    #[default]
+    Chunks,
+    /// It is cut, as diffusers cuts it.
+    Cut,
+}
+
+impl LongPrompt {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Everything that determines a generated image.
@@ -100,8 +201,50 @@ pub struct Recipe {
     pub steps: u32,
     /// Classifier-free guidance scale; at 1.0 and below the unconditional branch is not run.
     pub guidance: f64,
+    /// How far guidance may not change the contrast, 0 to 1 (Lin et al. 2023, section 3.4).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guidance_rescale: f64,
+    #[serde(default, skip_serializing_if = "LongPrompt::is_default")]
+    pub long_prompt: LongPrompt,
+    /// Stable Diffusion XL only; without it the picture's own size, uncropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<SizeConditioning>,
+    /// The same for what the picture should not look like; without it as `sizes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_sizes: Option<SizeConditioning>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<RefinerUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+impl Recipe {
+    /// A recipe that asks for nothing but a prompt at a size: 20 steps, guidance 4, seed 0.
+    #[must_use]
+    pub fn new(checkpoint: Digest, prompt: impl Into<String>, (width_px, height_px): (u32, u32)) -> Self {
+        Self {
+            checkpoint,
+            prompt: prompt.into(),
+            negative_prompt: String::new(),
+            width_px,
+            height_px,
+            seed: 0,
+            scheduler: SchedulerChoice::default(),
+            steps: 20,
+            guidance: 4.0,
+            guidance_rescale: 0.0,
+            long_prompt: LongPrompt::default(),
+            sizes: None,
+            negative_sizes: None,
+            refiner: None,
+            loras: Vec::new(),
+        }
+    }
 }
 
 /// Why a recipe is refused.
@@ -117,11 +260,20 @@ pub enum RecipeError {
     Steps { steps: u32 },
     #[error("`guidance` is 0 to {}, not {guidance}", limits::GUIDANCE_MAX)]
     Guidance { guidance: f64 },
+    #[error("`guidance_rescale` is 0 to 1, not {rescale}")]
+    GuidanceRescale { rescale: f64 },
+    #[error(
+        "`{field}` has a number of {px} px, at most {} are allowed, and sizes are not zero",
+        limits::SIZE_CONDITIONING_PX_MAX
+    )]
+    SizeConditioning { field: &'static str, px: u32 },
+    #[error("`refiner.{field}` is {value}, allowed: {allowed}")]
+    Refiner { field: &'static str, value: f64, allowed: &'static str },
     #[error("a recipe has at most {} adapters, not {count}", limits::LORAS_MAX)]
     Loras { count: usize },
     #[error("an adapter's weight is -10 to 10, not {weight}")]
     LoraWeight { weight: f64 },
-    #[error("no scheduler `{name}`; there are ddim, pndm, euler, euler_ancestral and dpmpp_2m")]
+    #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
     #[error("the recipe has no canonical JSON form: {reason}")]
     Canonical { reason: String },
@@ -173,6 +325,12 @@ impl TryFrom<Recipe> for ValidRecipe {
         if !(0.0..=limits::GUIDANCE_MAX).contains(&recipe.guidance) {
             return Err(RecipeError::Guidance { guidance: recipe.guidance });
         }
+        if !(0.0..=1.0).contains(&recipe.guidance_rescale) {
+            return Err(RecipeError::GuidanceRescale { rescale: recipe.guidance_rescale });
+        }
+        check_sizes("sizes", recipe.sizes.as_ref())?;
+        check_sizes("negative_sizes", recipe.negative_sizes.as_ref())?;
+        recipe.refiner.as_ref().map_or(Ok(()), check_refiner)?;
         if recipe.loras.len() > limits::LORAS_MAX {
             return Err(RecipeError::Loras { count: recipe.loras.len() });
         }
@@ -221,6 +379,31 @@ fn check_size(width_px: u32, height_px: u32) -> Result<(), RecipeError> {
     Ok(())
 }
 
+fn check_sizes(field: &'static str, sizes: Option<&SizeConditioning>) -> Result<(), RecipeError> {
+    let Some(SizeConditioning { original_px, crop_px, target_px }) = sizes else { return Ok(()) };
+    let is_over = |px: &&u32| **px > limits::SIZE_CONDITIONING_PX_MAX;
+    let sides = original_px.iter().chain(target_px);
+    match sides.clone().find(|px| **px == 0 || is_over(px)).or_else(|| crop_px.iter().find(is_over)) {
+        Some(px) => Err(RecipeError::SizeConditioning { field, px: *px }),
+        None => Ok(()),
+    }
+}
+
+fn check_refiner(refiner: &RefinerUse) -> Result<(), RecipeError> {
+    let refuse = |field, value, allowed| Err(RecipeError::Refiner { field, value, allowed });
+    if !(refiner.start > 0.0 && refiner.start < 1.0) {
+        return refuse("start", refiner.start, "above 0 and below 1");
+    }
+    for (field, score) in
+        [("aesthetic_score", refiner.aesthetic_score), ("negative_aesthetic_score", refiner.negative_aesthetic_score)]
+    {
+        if !(0.0..=10.0).contains(&score) {
+            return refuse(field, score, "0 to 10");
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,7 +419,7 @@ mod tests {
             scheduler: SchedulerChoice::default(),
             steps: 20,
             guidance: 4.0,
-            loras: vec![],
+            ..Recipe::new(Digest::of_bytes(b"checkpoint"), "", (0, 0))
         }
     }
 
@@ -248,6 +431,30 @@ mod tests {
         assert!(json.contains(r#""guidance":4,"height_px":192"#), "{json}");
     }
 
+    const SIZES: SizeConditioning =
+        SizeConditioning { original_px: [512, 512], crop_px: [0, 0], target_px: [1024, 1024] };
+
+    /// Ids are for ever: a field that a recipe does not use leaves no trace in its canonical form.
+    #[test]
+    fn fields_that_say_nothing_are_not_written() {
+        let json = canonical_json(&recipe()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let json: serde_json::Value = serde_json::from_str(&json.unwrap_or_default()).unwrap_or_default();
+        let keys: Vec<&str> = json.as_object().map(|o| o.keys().map(String::as_str).collect()).unwrap_or_default();
+        let expected = [
+            "checkpoint",
+            "guidance",
+            "height_px",
+            "negative_prompt",
+            "prompt",
+            "scheduler",
+            "seed",
+            "steps",
+            "width_px",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(json["scheduler"], serde_json::json!({}));
+    }
+
     #[test]
     fn every_field_changes_the_id() {
         let id = |edit: fn(&mut Recipe)| {
@@ -255,7 +462,7 @@ mod tests {
             edit(&mut recipe);
             ValidRecipe::try_from(recipe).map(|valid| valid.id())
         };
-        let edits: [fn(&mut Recipe); 9] = [
+        let edits: [fn(&mut Recipe); 17] = [
             |_| {},
             |r| r.prompt.push('s'),
             |r| r.negative_prompt.push('s'),
@@ -265,6 +472,14 @@ mod tests {
             |r| r.scheduler.kind = Some(SchedulerKind::Euler),
             |r| r.steps = 21,
             |r| r.guidance = 4.5,
+            |r| r.guidance_rescale = 0.7,
+            |r| r.long_prompt = LongPrompt::Cut,
+            |r| r.sizes = Some(SIZES),
+            |r| r.negative_sizes = Some(SIZES),
+            |r| r.refiner = Some(RefinerUse::new(Digest::of_bytes(b"refiner"), 0.8)),
+            |r| r.refiner = Some(RefinerUse::new(Digest::of_bytes(b"refiner"), 0.7)),
+            |r| r.scheduler.sigmas = Some(SigmaSpacing::Exponential),
+            |r| r.scheduler.zero_terminal_snr = Some(true),
         ];
         let ids: std::collections::HashSet<_> = edits.iter().filter_map(|edit| id(*edit).ok()).collect();
         assert_eq!(ids.len(), edits.len());
@@ -284,6 +499,11 @@ mod tests {
         assert!(refused(|r| r.height_px = 8192).contains("4096"));
         assert!(refused(|r| r.steps = 0).contains("`steps`"));
         assert!(refused(|r| r.guidance = f64::NAN).contains("`guidance`"));
+        assert!(refused(|r| r.guidance_rescale = 1.5).contains("`guidance_rescale`"));
+        assert!(refused(|r| r.sizes = Some(SizeConditioning { original_px: [0, 1], ..SIZES })).contains("`sizes`"));
+        let far_off = |r: &mut Recipe| r.negative_sizes = Some(SizeConditioning { crop_px: [0, 99_999], ..SIZES });
+        assert!(refused(far_off).contains("`negative_sizes`"));
+        assert!(refused(|r| r.refiner = Some(RefinerUse::new(r.checkpoint, 1.0))).contains("`refiner.start`"));
     }
 
     #[test]

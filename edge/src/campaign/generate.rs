@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, TimestepSpacing};
+use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 
 use super::axes::ReadAxis;
 use super::fault::listing;
@@ -17,11 +17,12 @@ const CHECKPOINT_NAME_BYTES_MAX: usize = 100;
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 10] = [
+pub(crate) const KEYS: [&str; 11] = [
     "checkpoint",
     "scheduler",
     "timestep_spacing",
-    "karras_sigmas",
+    "sigmas",
+    "zero_terminal_snr",
     "steps",
     "guidance",
     "size",
@@ -280,10 +281,16 @@ fn read_scheduler(layered: &Layered<'_, '_, '_>) -> SchedulerChoice {
         ("trailing", TimestepSpacing::Trailing),
         ("linspace", TimestepSpacing::Linspace),
     ];
+    let sigmas = [
+        ("trained", SigmaSpacing::Trained),
+        ("karras", SigmaSpacing::Karras),
+        ("exponential", SigmaSpacing::Exponential),
+    ];
     let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
     SchedulerChoice {
         kind: layered.of("scheduler").and_then(|table| table.choice("scheduler", &kinds)),
         timestep_spacing: layered.of("timestep_spacing").and_then(|t| t.choice("timestep_spacing", &spacings)),
-        karras_sigmas: layered.of("karras_sigmas").and_then(|table| table.flag("karras_sigmas")),
+        sigmas: layered.of("sigmas").and_then(|table| table.choice("sigmas", &sigmas)),
+        zero_terminal_snr: layered.of("zero_terminal_snr").and_then(|table| table.flag("zero_terminal_snr")),
     }
 }

@@ -230,7 +230,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("[1344, 768]", "[4096, 4096]", &["`size` has more than 4194304 pixels"]),
     ("base = 1_207", "base = -1", &["`generate.seed.base` is 0 to 4294967295, not -1"]),
     ("per = \"campaign\"", "per = \"image\"", &["`generate.seed.per` is `image`; allowed is `campaign` and `recipe`"]),
-    ("\"dpmpp_2m\"", "\"heun\"", &["`generate.scheduler` is `heun`"]),
+    ("\"dpmpp_2m\"", "\"magic\"", &["`generate.scheduler` is `magic`"]),
     ("checkpoint = \"base-1.0\"", "checkpoint = \"../base\"", &["`../base` is no checkpoint"]),
     ("{style:soft}", "{style:hard}", &["has a style `hard`; there are `soft`"]),
     ("{block:floor}", "{block:wall}", &["has a block `wall`; there are `floor`"]),

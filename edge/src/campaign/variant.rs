@@ -92,17 +92,14 @@ pub(crate) fn recipe(
     values: &[usize],
 ) -> Result<ValidRecipe, RecipeError> {
     let generate = &slot.generate;
+    let prompt = generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt);
     let mut recipe = Recipe {
-        checkpoint,
-        prompt: generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt),
         negative_prompt: generate.negative_prompt.clone(),
-        width_px: generate.width_px,
-        height_px: generate.height_px,
         seed: generate.seed.base,
         scheduler: generate.scheduler,
         steps: generate.steps,
         guidance: generate.guidance,
-        loras: Vec::new(),
+        ..Recipe::new(checkpoint, prompt, (generate.width_px, generate.height_px))
     };
     recipe.seed = seed(generate.seed, &recipe)?;
     ValidRecipe::try_from(recipe)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::problem::Problem;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -211,18 +211,7 @@ pub(crate) fn problem(status: u16, kind: &str, detail: &str) -> Bytes {
 }
 
 pub(crate) fn recipe(seed: u32) -> ValidRecipe {
-    let recipe = Recipe {
-        checkpoint: Digest::of_bytes(b"checkpoint"),
-        prompt: "a teal mug".into(),
-        negative_prompt: String::new(),
-        width_px: 192,
-        height_px: 128,
-        seed,
-        scheduler: SchedulerChoice::default(),
-        steps: 20,
-        guidance: 4.0,
-        loras: vec![],
-    };
+    let recipe = Recipe { seed, ..Recipe::new(Digest::of_bytes(b"checkpoint"), "a teal mug", (192, 128)) };
     ValidRecipe::try_from(recipe).unwrap()
 }
 

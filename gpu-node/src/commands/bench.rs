@@ -11,7 +11,7 @@ use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample_recipe, say, size_or_native};
-use crate::diffusion::pipeline::{self, StepControl};
+use crate::diffusion::pipeline::{self, Models, StepControl};
 use crate::diffusion::runtime;
 
 const RUNS_MAX: u32 = 10_000;
@@ -46,12 +46,13 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = args.engine.load()?;
     let size = size_or_native(args.size, &checkpoint);
     let sample = sample_recipe(&checkpoint, size, args.steps, args.guidance)?;
+    let models = Models { base: &checkpoint, refiner: None };
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
     for run in 0..args.warmup + args.runs {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;
         runtime::synchronize(checkpoint.device());
         let started = Instant::now();
-        let drawn = pipeline::generate(&checkpoint, &recipe, None, &mut |_, _| StepControl::Continue)?;
+        let drawn = pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue)?;
         if run >= args.warmup {
             images_s.push(started.elapsed().as_secs_f64());
             steps_s.push(drawn.denoise_ms / 1e3 / f64::from(args.steps));

@@ -8,11 +8,14 @@ use std::time::Instant;
 use anyhow::Context;
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, TimestepSpacing, ValidRecipe};
+use bildkante_shared::recipe::{
+    LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
+    ValidRecipe,
+};
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say, size_or_native};
-use crate::diffusion::pipeline::{self, StepControl};
+use crate::diffusion::pipeline::{self, Models, StepControl};
 use crate::diffusion::trace::Trace;
 use crate::diffusion::{Checkpoint, runtime};
 
@@ -45,15 +48,45 @@ pub struct GenerateArgs {
     /// WIDTHxHEIGHT in pixels; the checkpoint's own size by default
     #[arg(long, value_name = "WxH")]
     pub size: Option<Size>,
-    /// ddim, pndm, euler, euler_ancestral or dpmpp_2m; the checkpoint's own by default
+    /// ddim, pndm, euler, euler_ancestral, heun, dpmpp_2m, dpmpp_2m_sde, unipc or lcm; the checkpoint's own by default
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<SchedulerKind>,
     /// leading, trailing or linspace; the scheduler's own by default
     #[arg(long, value_name = "NAME", value_parser = parse_spacing)]
     pub timestep_spacing: Option<TimestepSpacing>,
-    /// Karras et al.'s sigmas, with euler and dpmpp_2m
+    /// Spacing of the sigmas: trained, karras or exponential; the scheduler's own by default
+    #[arg(long, value_name = "NAME", value_parser = parse_sigmas)]
+    pub sigmas: Option<SigmaSpacing>,
+    /// Rescale the training schedule so that its last step holds no signal
     #[arg(long)]
-    pub karras: bool,
+    pub zero_terminal_snr: bool,
+    /// How far guidance may not change the contrast, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub guidance_rescale: f64,
+    /// Cut prompts that are longer than the encoder's places, instead of encoding them in chunks
+    #[arg(long)]
+    pub cut_prompt: bool,
+    /// Stable Diffusion XL: the size the picture is to look as if it had before it was scaled
+    #[arg(long, value_name = "WxH")]
+    pub original_size: Option<Size>,
+    /// Stable Diffusion XL: left and top, in pixels, of what is to look cut away
+    #[arg(long, value_name = "LEFT,TOP", value_parser = parse_crop)]
+    pub crop: Option<[u32; 2]>,
+    /// Stable Diffusion XL: the size the picture is to look made for
+    #[arg(long, value_name = "WxH")]
+    pub target_size: Option<Size>,
+    /// Folder of a checkpoint that takes over for the last steps
+    #[arg(long, value_name = "DIR")]
+    pub refiner: Option<PathBuf>,
+    /// After which share of the training schedule it takes over
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, requires = "refiner")]
+    pub refiner_start: f64,
+    /// How beautiful the refiner is to make it, 0 to 10
+    #[arg(long, value_name = "SCORE", default_value_t = RefinerUse::aesthetic_score(), requires = "refiner")]
+    pub aesthetic_score: f64,
+    /// How ugly it is not to make it, 0 to 10
+    #[arg(long, value_name = "SCORE", default_value_t = RefinerUse::negative_aesthetic_score(), requires = "refiner")]
+    pub negative_aesthetic_score: f64,
     /// Write the picture here
     #[arg(long, value_name = "FILE.png")]
     pub out: PathBuf,
@@ -71,6 +104,23 @@ fn parse_spacing(text: &str) -> Result<TimestepSpacing, String> {
     }
 }
 
+fn parse_sigmas(text: &str) -> Result<SigmaSpacing, String> {
+    match text {
+        "trained" => Ok(SigmaSpacing::Trained),
+        "karras" => Ok(SigmaSpacing::Karras),
+        "exponential" => Ok(SigmaSpacing::Exponential),
+        other => Err(format!("sigmas are trained, karras or exponential, not `{other}`")),
+    }
+}
+
+fn parse_crop(text: &str) -> Result<[u32; 2], String> {
+    let sides = text.split_once(',').map(|(left, top)| (left.trim().parse(), top.trim().parse()));
+    match sides {
+        Some((Ok(left), Ok(top))) => Ok([left, top]),
+        _ => Err(format!("a crop is LEFT,TOP in pixels, such as 0,128, not `{text}`")),
+    }
+}
+
 /// Draws one picture and prints a line of JSON about it.
 ///
 /// # Errors
@@ -78,11 +128,13 @@ fn parse_spacing(text: &str) -> Result<TimestepSpacing, String> {
 pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let checkpoint = args.engine.load()?;
+    let refiner = args.refiner.as_deref().map(|folder| args.engine.load_from(folder)).transpose()?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
-    let recipe = args.recipe(&checkpoint)?;
+    let recipe = args.recipe(&checkpoint, refiner.as_ref())?;
+    let models = Models { base: &checkpoint, refiner: refiner.as_ref() };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
     let mut evaluations = 0;
-    let drawn = pipeline::generate(&checkpoint, &recipe, trace.as_mut(), &mut |done, of| {
+    let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
         evaluations = of;
         show_progress(done, of);
         StepControl::Continue
@@ -115,24 +167,42 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl GenerateArgs {
-    fn recipe(&self, checkpoint: &Checkpoint) -> anyhow::Result<ValidRecipe> {
+    fn recipe(&self, checkpoint: &Checkpoint, refiner: Option<&Checkpoint>) -> anyhow::Result<ValidRecipe> {
         let size = size_or_native(self.size, checkpoint);
+        let refiner = refiner.map(|refiner| RefinerUse {
+            aesthetic_score: self.aesthetic_score,
+            negative_aesthetic_score: self.negative_aesthetic_score,
+            ..RefinerUse::new(refiner.digest(), self.refiner_start)
+        });
         Ok(ValidRecipe::try_from(Recipe {
-            checkpoint: checkpoint.digest(),
-            prompt: self.prompt.clone(),
             negative_prompt: self.negative.clone(),
-            width_px: size.width_px,
-            height_px: size.height_px,
             seed: self.seed,
             scheduler: SchedulerChoice {
                 kind: self.scheduler,
                 timestep_spacing: self.timestep_spacing,
-                karras_sigmas: self.karras.then_some(true),
+                sigmas: self.sigmas,
+                zero_terminal_snr: self.zero_terminal_snr.then_some(true),
             },
             steps: self.steps,
             guidance: self.guidance,
-            loras: Vec::new(),
+            guidance_rescale: self.guidance_rescale,
+            long_prompt: if self.cut_prompt { LongPrompt::Cut } else { LongPrompt::Chunks },
+            sizes: self.sizes(size),
+            refiner,
+            ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
+    }
+
+    /// `None` where nothing is asked for: the picture's own size, uncropped.
+    fn sizes(&self, own: Size) -> Option<SizeConditioning> {
+        let is_asked_for = self.original_size.is_some() || self.crop.is_some() || self.target_size.is_some();
+        let px =
+            |size: Option<Size>| size.map_or([own.width_px, own.height_px], |size| [size.width_px, size.height_px]);
+        is_asked_for.then(|| SizeConditioning {
+            original_px: px(self.original_size),
+            crop_px: self.crop.unwrap_or_default(),
+            target_px: px(self.target_size),
+        })
     }
 }
 

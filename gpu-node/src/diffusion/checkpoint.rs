@@ -14,19 +14,19 @@ use bildkante_shared::ids::Digest;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::clip::{self, ClipTextModel};
+use super::clip::{self, ClipTextModel, Head, Layer};
+use super::conditioning::Conditioning;
 use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
+use super::layout::{Layout, Part};
 use super::scheduler::{SchedulerConfig, SchedulerError};
+use super::text::{TextEncoder, TextEncoders};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
 use super::unet::{self, Unet};
 use super::vae::{self, Vae};
 use super::weights::{Weights, WeightsError};
 use super::{DType, DiffusionError, files};
-
-/// Most prompts encoded at once.
-const PROMPTS_MAX: usize = 256;
 
 /// Why a checkpoint cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum CheckpointError {
     #[error("{path}: {source}")]
     Config { path: PathBuf, source: ConfigError },
     #[error("{path}: component `{component}` is {found}, supported: {supported}")]
-    Component { path: PathBuf, component: &'static str, found: String, supported: &'static str },
+    Component { path: PathBuf, component: &'static str, found: String, supported: String },
     #[error("{path}: {source}")]
     Scheduler { path: PathBuf, source: SchedulerError },
     #[error(transparent)]
@@ -58,6 +58,10 @@ pub enum Family {
     Sd1,
     /// Stable Diffusion 2.x: OpenCLIP.
     Sd2,
+    /// Stable Diffusion XL and what was distilled from it: both, side by side.
+    Sdxl,
+    /// The second stage of Stable Diffusion XL: OpenCLIP alone.
+    SdxlRefiner,
 }
 
 impl Family {
@@ -66,6 +70,8 @@ impl Family {
         match self {
             Self::Sd1 => "sd1",
             Self::Sd2 => "sd2",
+            Self::Sdxl => "sdxl",
+            Self::SdxlRefiner => "sdxl-refiner",
         }
     }
 }
@@ -100,8 +106,9 @@ pub struct Checkpoint {
     device: Device,
     dtype: DType,
     parameters: Parameters,
-    tokenizer: ClipTokenizer,
-    text_encoder: ClipTextModel,
+    text: TextEncoders,
+    /// An empty negative prompt is no text at all.
+    zeroes_empty_negative: bool,
     unet: Unet,
     unet_config: UnetConfig,
     vae: Vae,
@@ -118,46 +125,51 @@ impl Checkpoint {
     pub fn load(folder: &Path, device: Device, dtype: DType) -> Result<Self, CheckpointError> {
         check_device(device)?;
         let digest = digest(folder)?;
-        check_components(&folder.join("model_index.json"))?;
-        let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"))?;
-        let clip_config = read_config(&folder.join("text_encoder/config.json"), ClipConfig::from_json)?;
+        let layout = Layout::read(&folder.join("model_index.json"))?;
+        let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"), &layout)?;
         let unet_config = read_config(&folder.join("unet/config.json"), UnetConfig::from_json)?;
         let vae_config = read_config(&folder.join("vae/config.json"), VaeConfig::from_json)?;
-        let positions = usize::try_from(clip_config.positions).unwrap_or(0);
-        let tokenizer = ClipTokenizer::load(&folder.join("tokenizer"), positions)?;
-        check_fit(&tokenizer, &clip_config, &unet_config, &vae_config)
-            .map_err(|reason| CheckpointError::Mismatch { folder: folder.to_owned(), reason })?;
+        let mismatch = |reason| CheckpointError::Mismatch { folder: folder.to_owned(), reason };
+        let texts = layout.texts.iter().map(|part| read_text(folder, part)).collect::<Result<Vec<_>, _>>()?;
+        check_texts(&texts, &unet_config).map_err(mismatch)?;
+        check_latents(&unet_config, &vae_config).map_err(mismatch)?;
 
         let kind = dtype.kind();
         let vae_kind = if vae_config.force_upcast { Kind::Float } else { kind };
         let open = |part: &str, stem, canonical: fn(&str) -> String, kind| {
             Weights::open(&files::find(&folder.join(part), stem)?, canonical, device, kind)
         };
+        let activation = texts.first().map(|text| text.config.activation);
+        let mut parameters = Parameters { text_encoder: 0, unet: 0, vae: 0 };
         // One network after the other: each unmaps its files before the next is read.
-        let text_encoder =
-            ClipTextModel::load(open("text_encoder", "model", clip::canonical_name, kind)?, &clip_config)?;
+        let mut encoders = Vec::new();
+        for ReadText { part, tokenizer, config } in texts {
+            let weights = open(part.folder, "model", clip::canonical_name, kind)?;
+            let model = ClipTextModel::load(weights, &config, part.head)?;
+            parameters.text_encoder += count(&clip::tensor_shapes(&config, part.head)?);
+            encoders.push(TextEncoder { tokenizer, model });
+        }
         let diffusers = "diffusion_pytorch_model";
         let unet = Unet::load(open("unet", diffusers, str::to_owned, kind)?, &unet_config)?;
         let vae = Vae::load(open("vae", diffusers, vae::canonical_name, vae_kind)?, &vae_config)?;
-        let family = match clip_config.activation {
-            ClipActivation::QuickGelu => Family::Sd1,
-            ClipActivation::Gelu => Family::Sd2,
+        parameters.unet = count(&unet::tensor_shapes(&unet_config)?);
+        parameters.vae = count(&vae::tensor_shapes(&vae_config)?);
+        let family = match (layout.is_xl, encoders.len(), activation) {
+            (true, 1, _) => Family::SdxlRefiner,
+            (true, ..) => Family::Sdxl,
+            (false, _, Some(ClipActivation::QuickGelu)) => Family::Sd1,
+            (false, ..) => Family::Sd2,
         };
-        let parameters = Parameters {
-            text_encoder: count(&clip::tensor_shapes(&clip_config)?),
-            unet: count(&unet::tensor_shapes(&unet_config)?),
-            vae: count(&vae::tensor_shapes(&vae_config)?),
-        };
-        let name = folder_name(folder);
+        let layer = if layout.is_xl { Layer::Penultimate } else { Layer::Last };
         Ok(Self {
-            name,
+            name: folder_name(folder),
             digest,
             family,
             device,
             dtype,
             parameters,
-            tokenizer,
-            text_encoder,
+            text: TextEncoders::new(encoders, layer),
+            zeroes_empty_negative: layout.zeroes_empty_negative,
             unet,
             unet_config,
             vae,
@@ -218,55 +230,54 @@ impl Checkpoint {
         self.vae_config.latent_channels
     }
 
-    /// `scheduler/scheduler_config.json` with the corrections that `StableDiffusionPipeline` makes.
+    /// `scheduler/scheduler_config.json`, with the corrections that `StableDiffusionPipeline` makes.
     #[must_use]
     pub const fn scheduler_config(&self) -> &SchedulerConfig {
         &self.scheduler_config
     }
 
     #[must_use]
-    pub const fn tokenizer(&self) -> &ClipTokenizer {
-        &self.tokenizer
+    pub const fn text(&self) -> &TextEncoders {
+        &self.text
     }
 
-    /// Embeddings of prompts, `[n, tokens, width]`: the last hidden state behind the final norm, as
-    /// `StableDiffusionPipeline` passes it on.
-    ///
-    /// # Errors
-    /// When there is no prompt, or more than 256, or libtorch fails.
-    pub fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError> {
-        if !(1..=PROMPTS_MAX).contains(&prompts.len()) {
-            return Err(DiffusionError::input(format!("{} prompts, 1 to {PROMPTS_MAX} are encoded", prompts.len())));
-        }
-        let ids = prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<Vec<_>, _>>();
-        let ids = ids.map_err(|error| DiffusionError::input(error.to_string()))?.concat();
-        let _no_grad = tch::no_grad_guard();
-        let tokens = Tensor::f_from_slice(&ids)?.f_view([prompts.len() as i64, -1])?; // [n, t]
-        Ok(self.text_encoder.forward(&tokens)?)
+    #[must_use]
+    pub const fn unet_config(&self) -> &UnetConfig {
+        &self.unet_config
+    }
+
+    /// Whether an empty negative prompt stands for no text at all, instead of for an empty text.
+    #[must_use]
+    pub const fn zeroes_empty_negative(&self) -> bool {
+        self.zeroes_empty_negative
     }
 
     /// What the UNet predicts (noise or velocity, see the scheduler's `prediction_type`) for `latents`
-    /// `[n, channels, h, w]` at `timesteps` `[n]` under `embeddings` `[n, tokens, width]`: a tensor like `latents`, in
-    /// the precision of the weights.
+    /// `[n, channels, h, w]` at `timesteps` `[n]` under conditions of as many rows: a tensor like `latents`, in the
+    /// precision of the weights.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
-    pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError> {
+    pub fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
         let n = self.check_latents(latents)?;
         if timesteps.size() != [n] {
             return Err(DiffusionError::input(format!("timesteps of shape {:?} for {n} latents", timesteps.size())));
         }
         let width = self.unet_config.cross_attention_dim;
-        let fits = matches!(embeddings.size().as_slice(), [rows, tokens, columns] if (*rows, *columns) == (n, width) && *tokens > 0);
+        let shape = conditioning.embeddings.size();
+        let fits = matches!(*shape.as_slice(), [rows, tokens, columns] if (rows, columns) == (n, width) && tokens > 0);
         if !fits {
-            let shape = embeddings.size();
             return Err(DiffusionError::input(format!(
                 "embeddings of shape {shape:?}, expected [{n}, tokens, {width}]"
             )));
         }
         let _no_grad = tch::no_grad_guard();
-        let (latents, embeddings) = (latents.f_to_device(self.device)?, embeddings.f_to_device(self.device)?);
-        Ok(self.unet.forward(&latents, timesteps, &embeddings)?)
+        Ok(self.unet.forward(&latents.f_to_device(self.device)?, timesteps, conditioning)?)
     }
 
     /// The image behind `latents` `[n, channels, h, w]`: `[n, 3, H, W]`, nominally -1 to 1 and not clamped.
@@ -300,44 +311,15 @@ fn check_device(device: Device) -> Result<(), CheckpointError> {
     if is_there { Ok(()) } else { Err(CheckpointError::Device { device: format!("{device:?}") }) }
 }
 
-/// Components a Stable Diffusion 1.x or 2.x pipeline is made of; `None` stands for one it must not have.
-const COMPONENTS: [(&str, Option<&[&str]>, &str); 9] = [
-    ("unet", Some(&["UNet2DConditionModel"]), "UNet2DConditionModel"),
-    ("vae", Some(&["AutoencoderKL"]), "AutoencoderKL"),
-    ("text_encoder", Some(&["CLIPTextModel"]), "CLIPTextModel"),
-    ("tokenizer", Some(&["CLIPTokenizer", "CLIPTokenizerFast"]), "CLIPTokenizer, CLIPTokenizerFast"),
-    ("text_encoder_2", None, "none (Stable Diffusion XL is not supported)"),
-    ("transformer", None, "none"),
-    ("controlnet", None, "none"),
-    ("image_encoder", None, "none"),
-    ("adapter", None, "none"),
-];
-
-fn check_components(path: &Path) -> Result<(), CheckpointError> {
-    let index = read_json(path, CONFIG_BYTES_MAX)?;
-    for (component, classes, supported) in COMPONENTS {
-        // A component is [library, class]; one a pipeline could have and this one has not is [null, null].
-        let found = index.get(component).map_or(&Value::Null, |entry| &entry[1]);
-        let is_supported = match classes {
-            Some(classes) => found.as_str().is_some_and(|class| classes.contains(&class)),
-            None => found.is_null(),
-        };
-        if !is_supported {
-            let found = found.as_str().map_or_else(|| "absent".into(), |class| class.chars().take(80).collect());
-            return Err(CheckpointError::Component { path: path.to_owned(), component, found, supported });
-        }
-    }
-    Ok(())
-}
-
 fn count(shapes: &BTreeMap<String, Vec<i64>>) -> u64 {
     shapes.values().map(|shape| shape.iter().map(|side| side.unsigned_abs()).product::<u64>()).sum()
 }
 
-fn read_scheduler(path: &Path) -> Result<SchedulerConfig, CheckpointError> {
+/// Stable Diffusion XL's pipelines take the file as it is.
+fn read_scheduler(path: &Path, layout: &Layout) -> Result<SchedulerConfig, CheckpointError> {
     let json = read_json(path, CONFIG_BYTES_MAX)?;
     SchedulerConfig::from_json(&json)
-        .and_then(|config| config.corrected_for_stable_diffusion())
+        .and_then(|config| if layout.is_xl { Ok(config) } else { config.corrected_for_stable_diffusion() })
         .map_err(|source| CheckpointError::Scheduler { path: path.to_owned(), source })
 }
 
@@ -346,15 +328,54 @@ fn read_config<T>(path: &Path, parse: fn(&Value) -> Result<T, ConfigError>) -> R
     parse(&json).map_err(|source| CheckpointError::Config { path: path.to_owned(), source })
 }
 
+/// A text encoder before its weights are read.
+struct ReadText {
+    part: Part,
+    tokenizer: ClipTokenizer,
+    config: ClipConfig,
+}
+
+fn read_text(folder: &Path, part: &Part) -> Result<ReadText, CheckpointError> {
+    let config = read_config(&folder.join(part.folder).join("config.json"), ClipConfig::from_json)?;
+    let positions = usize::try_from(config.positions).unwrap_or(0);
+    let tokenizer = ClipTokenizer::load(&folder.join(part.tokenizer), positions)?;
+    Ok(ReadText { part: *part, tokenizer, config })
+}
+
 /// The networks were trained together: what one gives out is what the next takes in.
-fn check_fit(tokenizer: &ClipTokenizer, clip: &ClipConfig, unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
-    if i64::from(tokenizer.ids()) > clip.vocab_size {
-        return Err(format!("the tokenizer has ids up to {}, the encoder {}", tokenizer.ids(), clip.vocab_size));
+fn check_texts(texts: &[ReadText], unet: &UnetConfig) -> Result<(), String> {
+    for ReadText { part, tokenizer, config } in texts {
+        if i64::from(tokenizer.ids()) > config.vocab_size {
+            let (folder, ids) = (part.tokenizer, tokenizer.ids());
+            return Err(format!("the tokenizer has ids up to {ids}, the encoder {} (`{folder}`)", config.vocab_size));
+        }
     }
-    if clip.hidden_size != unet.cross_attention_dim {
-        let (hidden, text) = (clip.hidden_size, unet.cross_attention_dim);
-        return Err(format!("the text encoder gives {hidden} features, the UNet attends to {text}"));
+    let tokens: Vec<usize> = texts.iter().map(|text| text.tokenizer.tokens()).collect();
+    if tokens.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err(format!("the tokenizers give {tokens:?} tokens, but their states stand side by side"));
     }
+    let hidden: i64 = texts.iter().map(|text| text.config.hidden_size).sum();
+    if hidden != unet.cross_attention_dim {
+        let width = unet.cross_attention_dim;
+        return Err(format!("the text encoder gives {hidden} features, the UNet attends to {width}"));
+    }
+    let pooled = texts.iter().rfind(|text| text.part.head == Head::Projection).map(|text| text.config.projection_dim);
+    match (&unet.added, pooled) {
+        (None, None) => Ok(()),
+        (Some(added), Some(pooled)) => match added.numbers(pooled) {
+            Some(5 | 6) => Ok(()),
+            _ => Err(format!(
+                "the UNet is told {} features beside the text, which are not {pooled} of the pooled text and 5 or 6 \
+                 numbers of {}",
+                added.width, added.number_dim
+            )),
+        },
+        (Some(_), None) => Err("the UNet is told a pooled text, but no encoder gives one".into()),
+        (None, Some(_)) => Err("an encoder gives a pooled text, but the UNet is told none".into()),
+    }
+}
+
+fn check_latents(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
     if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
         let (inputs, outputs, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
         return Err(format!(

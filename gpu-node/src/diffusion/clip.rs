@@ -14,6 +14,33 @@ const OLD_PREFIX: &str = "text_model.";
 /// A buffer of token positions that older versions stored beside the weights.
 const POSITION_IDS: &str = "embeddings.position_ids";
 
+/// What an encoder gives beside its hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// `CLIPTextModel`
+    None,
+    /// `CLIPTextModelWithProjection`: a pooled embedding.
+    Projection,
+}
+
+/// Which hidden state is a text's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// The last one behind the final norm, as Stable Diffusion 1.x and 2.x use it.
+    Last,
+    /// The one before the last layer, unnormalised, as Stable Diffusion XL uses it.
+    Penultimate,
+}
+
+/// What an encoder makes of tokens.
+#[derive(Debug)]
+pub struct Encoded {
+    /// `[n, t, hidden]`
+    pub hidden: Tensor,
+    /// `[n, projection]`, where the encoder projects.
+    pub pooled: Option<Tensor>,
+}
+
 /// A CLIP text encoder on its device.
 #[derive(Debug)]
 pub struct ClipTextModel {
@@ -21,6 +48,8 @@ pub struct ClipTextModel {
     position_embedding: Tensor, // [positions, hidden]
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
+    projection: Option<Linear>, // hidden -> projection
+    pooled_at: Option<i64>,
     positions: i64,
 }
 
@@ -28,13 +57,13 @@ pub struct ClipTextModel {
 ///
 /// # Errors
 /// When libtorch fails.
-pub fn tensor_shapes(config: &ClipConfig) -> Result<BTreeMap<String, Vec<i64>>, WeightsError> {
+pub fn tensor_shapes(config: &ClipConfig, head: Head) -> Result<BTreeMap<String, Vec<i64>>, WeightsError> {
     let mut recorder = ShapeRecorder::default();
-    ClipTextModel::build(&mut recorder, config)?;
+    ClipTextModel::build(&mut recorder, config, head)?;
     Ok(recorder.into_shapes())
 }
 
-/// A tensor's name without the prefix of older versions.
+/// A tensor's name without the prefix of older versions, and of encoders that project.
 pub(super) fn canonical_name(name: &str) -> String {
     name.strip_prefix(OLD_PREFIX).unwrap_or(name).to_owned()
 }
@@ -44,14 +73,14 @@ impl ClipTextModel {
     ///
     /// # Errors
     /// When a tensor is missing, left over or not as `config` says.
-    pub fn load(mut weights: Weights, config: &ClipConfig) -> Result<Self, WeightsError> {
+    pub fn load(mut weights: Weights, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
         weights.take_positions(POSITION_IDS, config.positions)?;
-        let model = Self::build(&mut weights, config)?;
+        let model = Self::build(&mut weights, config, head)?;
         weights.finish()?;
         Ok(model)
     }
 
-    fn build(source: &mut dyn VarSource, config: &ClipConfig) -> Result<Self, WeightsError> {
+    fn build(source: &mut dyn VarSource, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
         let mut scope = Scope::root(source);
         let hidden = config.hidden_size;
         let mut embeddings = scope.at("embeddings");
@@ -60,14 +89,28 @@ impl ClipTextModel {
         let mut stack = scope.at("encoder.layers");
         let layers = (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config)).collect::<Result<_, _>>()?;
         let final_layer_norm = LayerNorm::load(scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?;
-        Ok(Self { token_embedding, position_embedding, layers, final_layer_norm, positions: config.positions })
+        let projection = match head {
+            Head::None => None,
+            Head::Projection => {
+                Some(Linear::load_unbiased(scope.at("text_projection"), hidden, config.projection_dim)?)
+            }
+        };
+        Ok(Self {
+            token_embedding,
+            position_embedding,
+            layers,
+            final_layer_norm,
+            projection,
+            pooled_at: config.pooled_at,
+            positions: config.positions,
+        })
     }
 
-    /// The last hidden state behind the final norm. `tokens` is `[n, t]` of whole numbers, the result `[n, t, hidden]`.
+    /// The embeddings of `tokens`, `[n, t]` of whole numbers.
     ///
     /// # Errors
     /// When there are more tokens than positions or libtorch fails.
-    pub fn forward(&self, tokens: &Tensor) -> Result<Tensor, TchError> {
+    pub fn forward(&self, tokens: &Tensor, layer: Layer) -> Result<Encoded, TchError> {
         let (_, count) = tokens.size2()?;
         if count > self.positions {
             return Err(TchError::Shape(format!("{count} tokens, the encoder has {} positions", self.positions)));
@@ -75,10 +118,30 @@ impl ClipTextModel {
         let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
         let tokens = tokens.f_to_kind(Kind::Int64)?.f_to_device(self.token_embedding.device())?;
         let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
-        for layer in &self.layers {
+        let last = self.layers.len() - 1;
+        for layer in &self.layers[..last] {
             x = layer.forward(&x)?;
         }
-        self.final_layer_norm.forward(&x)
+        if layer == Layer::Penultimate && self.projection.is_none() {
+            return Ok(Encoded { hidden: x, pooled: None });
+        }
+        let final_state = self.final_layer_norm.forward(&self.layers[last].forward(&x)?)?;
+        let pooled = match &self.projection {
+            Some(projection) => Some(projection.forward(&self.at_end(&final_state, &tokens)?)?),
+            None => None,
+        };
+        Ok(Encoded { hidden: if layer == Layer::Last { final_state } else { x }, pooled })
+    }
+
+    /// The state at each text's end, `[n, hidden]`.
+    fn at_end(&self, states: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let marks = match self.pooled_at {
+            Some(id) => tokens.f_eq(id)?.f_to_kind(Kind::Int)?,
+            None => tokens.f_to_kind(Kind::Int)?,
+        };
+        // Of equal ones, the first.
+        let places = marks.f_argmax(-1, false)?.f_view([-1, 1, 1])?;
+        states.f_take_along_dim(&places, 1)?.f_squeeze_dim(1)
     }
 }
 

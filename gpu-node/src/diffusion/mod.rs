@@ -7,14 +7,17 @@
 mod attention;
 pub mod checkpoint;
 pub mod clip;
+pub mod conditioning;
 pub mod config;
 mod files;
 mod layers;
+mod layout;
 pub mod noise;
 pub mod pipeline;
 mod resnet;
 pub mod runtime;
 pub mod scheduler;
+pub mod text;
 pub mod tokenizer;
 pub mod trace;
 pub mod unet;

@@ -1,20 +1,30 @@
 //! From a recipe to pixels: text → noise → denoising → image.
 //!
-//! Owns what diffusers' `StableDiffusionPipeline` does around its networks: the order of the batch (unconditional
-//! before conditional), classifier-free guidance (Ho & Salimans 2022), scaling, the loop, and the rounding of pixels.
-//! A request's state is a [`Denoising`], which asks for one evaluation of the network after the other and does not
-//! care who makes it, so that several requests can share one. Invariants: the pixels are a function of recipe,
-//! checkpoint and determinism class alone; values that are not finite are an error, never a picture.
+//! Owns what diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do around their networks: the order of
+//! the batch (unconditional before conditional), classifier-free guidance (Ho & Salimans 2022), scaling, the loop, the
+//! change from base to refiner, and the rounding of pixels. A request's state is a [`Denoising`], which asks for one
+//! evaluation of a network after the other and does not care who makes it, so that several requests can share one.
+//! Invariants: the pixels are a function of recipe, checkpoints and determinism class alone; values that are not finite
+//! are an error, never a picture.
 
 use std::time::Instant;
 
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::recipe::{RefinerUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::scheduler::{Sampler, SchedulerConfig};
+use super::conditioning::{self, Conditioning, Numbers, PromptEmbedding};
+use super::noise::NoiseGenerator;
+use super::scheduler::{Sampler, SchedulerConfig, Span};
 use super::trace::Trace;
 use super::{Checkpoint, DiffusionError};
+
+/// Which part of a recipe's way a checkpoint goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Base,
+    Refiner,
+}
 
 /// The networks of a checkpoint, as far as drawing needs them.
 pub trait Networks {
@@ -23,16 +33,22 @@ pub trait Networks {
     fn vae_factor(&self) -> u32;
     fn latent_channels(&self) -> i64;
     fn scheduler_config(&self) -> &SchedulerConfig;
-    /// `[n, tokens, width]`, in the kind the latents are to have.
+    /// The recipe's conditions: the unconditional row first, where there is one. The embeddings are of the kind the
+    /// latents are to have.
     ///
     /// # Errors
-    /// When libtorch fails.
-    fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError>;
-    /// The output for latents `[n, c, h, w]`, timesteps `[n]` and embeddings `[n, tokens, width]`.
+    /// When the networks cannot be told what the recipe asks for, or libtorch fails.
+    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError>;
+    /// The output for latents `[n, c, h, w]` and timesteps `[n]` under conditions of as many rows.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
-    fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError>;
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError>;
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors
@@ -57,16 +73,65 @@ impl Networks for Checkpoint {
         self.scheduler_config()
     }
 
-    fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError> {
-        self.encode_text(prompts)
+    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
+        let config = self.unet_config();
+        if config.added.is_none() && (recipe.sizes.is_some() || recipe.negative_sizes.is_some()) {
+            return Err(DiffusionError::input("`sizes` is for Stable Diffusion XL: this checkpoint is told none"));
+        }
+        let (positive, negative) = (recipe.prompt.as_str(), recipe.negative_prompt.as_str());
+        // A network that is told the scale was distilled to need no second row.
+        let is_guided = recipe.is_guided() && config.guidance_embed_dim.is_none();
+        let _no_grad = tch::no_grad_guard();
+        let texts = if is_guided { vec![negative, positive] } else { vec![positive] };
+        let chunks = self.text().chunks(&texts, recipe.long_prompt)?;
+        let (sizes, negative_sizes) = conditioning::sizes(recipe);
+        let refiner = recipe.refiner.as_ref().filter(|_| stage == Stage::Refiner);
+        let default = (RefinerUse::aesthetic_score(), RefinerUse::negative_aesthetic_score());
+        let (score, negative_score) =
+            refiner.map_or(default, |refiner| (refiner.aesthetic_score, refiner.negative_aesthetic_score));
+        let conditional = self.text().encode(positive, chunks)?;
+        let mut rows = vec![(conditional, Numbers { sizes, score })];
+        if is_guided {
+            let unconditional = if negative.is_empty() && self.zeroes_empty_negative() {
+                rows[0].0.zeros_like()?
+            } else {
+                self.text().encode(negative, chunks)?
+            };
+            rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
+        }
+        let rows: Vec<(&PromptEmbedding, Numbers)> = rows.iter().map(|(text, numbers)| (text, *numbers)).collect();
+        conditioning::assemble(config, &rows, recipe.guidance, self.device())
     }
 
-    fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError> {
-        self.predict(latents, timesteps, embeddings)
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
+        self.predict(latents, timesteps, conditioning)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.decode(latents)
+    }
+}
+
+/// The checkpoints a recipe is drawn with.
+#[derive(Debug)]
+pub struct Models<'a, N> {
+    pub base: &'a N,
+    pub refiner: Option<&'a N>,
+}
+
+impl<'a, N> Models<'a, N> {
+    /// Whose networks a stage runs; the base's where there is no refiner.
+    #[must_use]
+    pub fn at(&self, stage: Stage) -> &'a N {
+        match stage {
+            Stage::Base => self.base,
+            Stage::Refiner => self.refiner.unwrap_or(self.base),
+        }
     }
 }
 
@@ -89,33 +154,44 @@ pub enum StepControl {
 /// What the network is to be evaluated on: one row, or two under guidance.
 #[derive(Debug)]
 pub struct ModelInput {
+    pub stage: Stage,
     /// `[rows, c, h, w]`
     pub latents: Tensor,
     /// `[rows]`, float32
     pub timesteps: Tensor,
-    /// `[rows, tokens, width]`
-    pub embeddings: Tensor,
+    pub conditioning: Conditioning,
+}
+
+/// A part of a way: one checkpoint's.
+#[derive(Debug)]
+struct Leg {
+    stage: Stage,
+    sampler: Sampler,
+    conditioning: Conditioning,
+    /// All of the sampler's timesteps, on the device.
+    timesteps: Tensor,
 }
 
 /// One request between its text and its image.
 #[derive(Debug)]
 pub struct Denoising {
-    sampler: Sampler,
+    /// In the order in which they are gone; those behind are over.
+    legs: Vec<Leg>,
+    at: usize,
     latents: Tensor,
-    /// One row, or the unconditional and the conditional one.
-    embeddings: Tensor,
-    /// All of the sampler's timesteps, on the device.
-    timesteps: Tensor,
+    /// Draws the initial noise, then whatever the samplers draw.
+    noise: NoiseGenerator,
     guidance: f64,
+    guidance_rescale: f64,
 }
 
 impl Denoising {
     /// Encodes the text and draws the noise.
     ///
     /// # Errors
-    /// When the checkpoint cannot draw the recipe, or libtorch fails.
+    /// When the checkpoints cannot draw the recipe, or libtorch fails.
     pub fn begin(
-        networks: &impl Networks,
+        models: &Models<'_, impl Networks>,
         recipe: &ValidRecipe,
         trace: Option<&mut Trace>,
     ) -> Result<Self, DiffusionError> {
@@ -124,54 +200,58 @@ impl Denoising {
         }
         let _no_grad = tch::no_grad_guard();
         // Whatever can be refused is, before any work is done.
-        let shape = latent_shape(networks, recipe)?;
-        let config = networks.scheduler_config().with_choice(&recipe.scheduler)?;
-        let mut sampler = Sampler::new(&config, recipe.steps, recipe.seed)?;
-        let embeddings = if recipe.is_guided() {
-            networks.encode_text(&[&recipe.negative_prompt, &recipe.prompt])?
-        } else {
-            networks.encode_text(&[&recipe.prompt])?
-        };
-        let device = networks.device();
-        let noise = sampler.initial_noise(&shape, embeddings.f_kind()?, device)?;
+        let shape = latent_shape(models.base, recipe)?;
+        let samplers = samplers(models, recipe)?;
+        let legs = samplers.into_iter().map(|(stage, sampler)| {
+            let networks = models.at(stage);
+            let timesteps = Tensor::f_from_slice(sampler.timesteps())?.f_to_device(networks.device())?;
+            Ok(Leg { stage, sampler, conditioning: networks.condition(recipe, stage)?, timesteps })
+        });
+        let legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
+        let first = &legs[0];
+        let mut noise = NoiseGenerator::new(recipe.seed);
+        let kind = first.conditioning.embeddings.f_kind()?;
+        let drawn = noise.draw(&shape, kind)?.f_to_device(models.base.device())?;
         if let Some(trace) = trace {
-            trace.keep_embeddings(&embeddings)?;
-            trace.keep("noise", &noise)?;
+            trace.keep_embeddings(&first.conditioning.embeddings)?;
+            trace.keep("noise", &drawn)?;
         }
-        let latents = noise.f_mul_scalar(f64::from(sampler.init_noise_sigma()))?;
-        let timesteps = Tensor::f_from_slice(sampler.timesteps())?.f_to_device(device)?;
-        Ok(Self { sampler, latents, embeddings, timesteps, guidance: recipe.guidance })
+        let latents = drawn.f_mul_scalar(f64::from(first.sampler.init_noise_sigma()))?;
+        let (guidance, guidance_rescale) = (recipe.guidance, recipe.guidance_rescale);
+        Ok(Self { legs, at: 0, latents, noise, guidance, guidance_rescale })
     }
 
-    /// Evaluations of the network from noise to image.
+    /// Evaluations of the networks from noise to image.
     #[must_use]
     pub fn evaluations(&self) -> usize {
-        self.sampler.timesteps().len()
+        self.legs.iter().map(|leg| leg.sampler.timesteps().len()).sum()
     }
 
     /// Evaluations already made.
     #[must_use]
     pub fn evaluated(&self) -> usize {
-        self.sampler.next_step().unwrap_or_else(|| self.evaluations())
+        self.legs.iter().map(|leg| leg.sampler.evaluated()).sum()
     }
 
     pub const fn latents(&self) -> &Tensor {
         &self.latents
     }
 
-    /// What to evaluate the network on next; `None` at the end.
+    /// What to evaluate a network on next; `None` at the end.
     ///
     /// # Errors
     /// When libtorch fails.
     pub fn next_input(&self) -> Result<Option<ModelInput>, DiffusionError> {
-        let Some(index) = self.sampler.next_step() else { return Ok(None) };
+        let leg = &self.legs[self.at];
+        let Some(index) = leg.sampler.next_step() else { return Ok(None) };
         let _no_grad = tch::no_grad_guard();
-        let rows = self.embeddings.size()[0];
-        let scaled = self.sampler.scale_model_input(&self.latents)?;
+        let rows = leg.conditioning.rows();
+        let scaled = leg.sampler.scale_model_input(&self.latents)?;
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
-        let timestep = self.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
+        let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        Ok(Some(ModelInput { latents, timesteps, embeddings: self.embeddings.shallow_clone() }))
+        let conditioning = leg.conditioning.shallow_clone();
+        Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditioning }))
     }
 
     /// Takes the network's output for the last input and makes a step with it.
@@ -181,8 +261,18 @@ impl Denoising {
     pub fn advance(&mut self, output: &Tensor) -> Result<(), DiffusionError> {
         let _no_grad = tch::no_grad_guard();
         let output = self.guided(output)?;
-        self.latents = self.sampler.step(&output, &self.latents)?;
+        let leg = &mut self.legs[self.at];
+        self.latents = leg.sampler.step(&output, &self.latents, &mut self.noise)?;
+        if leg.sampler.next_step().is_none() && self.at + 1 < self.legs.len() {
+            self.at += 1;
+        }
         Ok(())
+    }
+
+    /// The stage whose networks decode the latents.
+    #[must_use]
+    pub fn last_stage(&self) -> Stage {
+        self.legs.last().map_or(Stage::Base, |leg| leg.stage)
     }
 
     fn guided(&self, output: &Tensor) -> Result<Tensor, TchError> {
@@ -191,28 +281,74 @@ impl Denoising {
             return Ok(output);
         }
         let (unconditional, conditional) = (output.f_narrow(0, 0, 1)?, output.f_narrow(0, 1, 1)?);
-        unconditional.f_add(&conditional.f_sub(&unconditional)?.f_mul_scalar(self.guidance)?)
+        let guided = unconditional.f_add(&conditional.f_sub(&unconditional)?.f_mul_scalar(self.guidance)?)?;
+        if self.guidance_rescale > 0.0 { rescaled(&guided, &conditional, self.guidance_rescale) } else { Ok(guided) }
     }
+}
+
+/// Lin et al. 2023, section 3.4: guidance that leaves the contrast of the conditional output, as far as `share` says.
+fn rescaled(guided: &Tensor, conditional: &Tensor, share: f64) -> Result<Tensor, TchError> {
+    let deviation = |tensor: &Tensor| tensor.f_std_dim([1, 2, 3].as_slice(), true, true);
+    let restored = guided.f_mul(&deviation(conditional)?.f_div(&deviation(guided)?)?)?;
+    restored.f_mul_scalar(share)?.f_add(&guided.f_mul_scalar(1.0 - share)?)
+}
+
+/// Who goes which part of the way.
+fn samplers(models: &Models<'_, impl Networks>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
+    let steps = recipe.steps as usize;
+    let config = |stage| models.at(stage).scheduler_config().with_choice(&recipe.scheduler);
+    let base = config(Stage::Base)?;
+    let Some(refiner) = &recipe.refiner else {
+        return Ok(vec![(Stage::Base, Sampler::new(&base, Span::whole(steps))?)]);
+    };
+    let (ours, theirs) = (shape_of(models.at(Stage::Base)), shape_of(models.at(Stage::Refiner)));
+    if ours != theirs {
+        let reason = format!("the base's latents ({ours}) are not the refiner's ({theirs})");
+        return Err(DiffusionError::input(reason));
+    }
+    let refining = config(Stage::Refiner)?;
+    let (done, begin) = (base.steps_before(steps, refiner.start)?, refining.steps_before(steps, refiner.start)?);
+    for (is_idle, who) in [(done == 0, "the base"), (begin == steps, "the refiner")] {
+        if is_idle {
+            let reason = format!("`refiner.start` {} leaves {who} none of {steps} steps", refiner.start);
+            return Err(DiffusionError::input(reason));
+        }
+    }
+    let first = Sampler::new(&base, Span { of: steps, steps: 0..done })?;
+    let second = Sampler::new(&refining, Span { of: steps, steps: begin..steps })?;
+    if first.is_variance_exploding() != second.is_variance_exploding() {
+        let reason = format!(
+            "the base's sampler {} and the refiner's {} scale latents differently: choose one for both",
+            base.kind, refining.kind
+        );
+        return Err(DiffusionError::input(reason));
+    }
+    Ok(vec![(Stage::Base, first), (Stage::Refiner, second)])
+}
+
+fn shape_of(networks: &impl Networks) -> String {
+    format!("{} channels, {} px each", networks.latent_channels(), networks.vae_factor())
 }
 
 /// Draws a recipe. `on_step` hears of each evaluation of the network (done, of how many) and may stop there.
 ///
 /// # Errors
-/// When the checkpoint cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.
+/// When the checkpoints cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.
 pub fn generate(
-    networks: &impl Networks,
+    models: &Models<'_, impl Networks>,
     recipe: &ValidRecipe,
     mut trace: Option<&mut Trace>,
     on_step: &mut dyn FnMut(u32, u32) -> StepControl,
 ) -> Result<Generated, DiffusionError> {
     let started = Instant::now();
-    let mut request = Denoising::begin(networks, recipe, trace.as_deref_mut())?;
+    let mut request = Denoising::begin(models, recipe, trace.as_deref_mut())?;
     let text_ms = elapsed_ms(started);
 
     let started = Instant::now();
     let evaluations = u32::try_from(request.evaluations()).unwrap_or(u32::MAX);
     while let Some(input) = request.next_input()? {
-        let output = networks.predict(&input.latents, &input.timesteps, &input.embeddings)?;
+        let networks = models.at(input.stage);
+        let output = networks.predict(&input.latents, &input.timesteps, &input.conditioning)?;
         let done = u32::try_from(request.evaluated()).unwrap_or(u32::MAX);
         request.advance(&output)?;
         if let Some(trace) = trace.as_deref_mut() {
@@ -226,7 +362,7 @@ pub fn generate(
     let denoise_ms = elapsed_ms(started);
 
     let started = Instant::now();
-    let decoded = networks.decode(request.latents())?;
+    let decoded = models.at(request.last_stage()).decode(request.latents())?;
     check_finite(&decoded, "decoding")?;
     let image = unit_range(&decoded)?;
     if let Some(trace) = trace {

@@ -115,13 +115,39 @@ impl ClipTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, prompt: &str) -> Result<Vec<i64>, TokenizerError> {
+        Ok(self.encode_chunks(prompt, 1)?.concat())
+    }
+
+    /// Texts of [`Self::tokens`] ids in which the whole prompt fits, at least one.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn chunks(&self, prompt: &str) -> Result<usize, TokenizerError> {
+        Ok(self.ids_of(prompt)?.len().div_ceil(self.tokens - 2).max(1))
+    }
+
+    /// The prompt over `chunks` texts of [`Self::tokens`] ids, each with its beginning and end. What does not fit is
+    /// cut; texts nothing is left for are empty.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_chunks(&self, prompt: &str, chunks: usize) -> Result<Vec<Vec<i64>>, TokenizerError> {
+        let prompt = self.ids_of(prompt)?;
+        let mut parts = prompt.chunks(self.tokens - 2);
+        let text = |part: &[u32]| {
+            let mut ids: Vec<i64> = std::iter::once(&self.begin).chain(part).map(|id| i64::from(*id)).collect();
+            ids.push(self.end.into());
+            ids.resize(self.tokens, self.padding.into());
+            ids
+        };
+        Ok((0..chunks).map(|_| text(parts.next().unwrap_or_default())).collect())
+    }
+
+    /// The prompt's own ids, without beginning and end.
+    fn ids_of(&self, prompt: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.tokenizer.encode_fast(prompt, false);
         let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
-        let prompt = encoding.get_ids().iter().take(self.tokens - 2);
-        let mut ids: Vec<i64> = std::iter::once(&self.begin).chain(prompt).map(|id| i64::from(*id)).collect();
-        ids.push(self.end.into());
-        ids.resize(self.tokens, self.padding.into());
-        Ok(ids)
+        Ok(encoding.get_ids().to_vec())
     }
 }
 

@@ -1,10 +1,11 @@
-//! The denoising network: `UNet2DConditionModel` of Stable Diffusion 1.x and 2.x
-//! (source: diffusers 0.42, `models/unets/unet_2d_condition.py`).
+//! The denoising network: `UNet2DConditionModel` of Stable Diffusion 1.x, 2.x and XL
+//! (source: diffusers 0.42, `models/unets/unet_2d_condition.py`, `models/embeddings.py`).
 
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::conditioning::Conditioning;
 use super::config::{MidBlock, UnetConfig};
 use super::layers::{Conv2d, GroupNorm, Linear};
 use super::resnet::Norms;
@@ -16,6 +17,7 @@ use super::weights::{Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 pub struct Unet {
     conv_in: Conv2d,
     time: TimeEmbedding,
+    added: Option<AddedEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<Mid>,
     up_blocks: Vec<UpBlock>,
@@ -58,6 +60,13 @@ impl Unet {
         let norms = Norms { groups: config.norm_num_groups, eps: config.norm_eps };
         let conv_in = Conv2d::load(scope.at("conv_in"), config.in_channels, finest, config.conv_in_kernel)?;
         let time = TimeEmbedding::load(scope.at("time_embedding"), config, device, kind)?;
+        let added = match &config.added {
+            Some(added) => Some(AddedEmbedding {
+                numbers: Sinusoids::new(config, added.number_dim, device)?,
+                layers: EmbeddingLayers::load(scope.at("add_embedding"), added.width, config.time_embed_dim)?,
+            }),
+            None => None,
+        };
         let mut stack = scope.at("down_blocks");
         let down_blocks =
             (0..config.levels.len()).map(|i| DownBlock::load(stack.at(i), config, i)).collect::<Result<_, _>>()?;
@@ -71,6 +80,7 @@ impl Unet {
         Ok(Self {
             conv_in,
             time,
+            added,
             down_blocks,
             mid_block,
             up_blocks,
@@ -83,14 +93,19 @@ impl Unet {
 
     /// What the network sees in noisy latents: noise, or velocity, as it was trained.
     ///
-    /// `latents` is `[n, in, h, w]`, `timesteps` `[n]` (they may differ and be fractional), `text` `[n, t, width]`;
-    /// the result is `[n, out, h, w]` in the precision of the weights.
+    /// `latents` is `[n, in, h, w]`, `timesteps` `[n]` (they may differ and be fractional); the result is
+    /// `[n, out, h, w]` in the precision of the weights.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
-    pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
-        let time = self.time.forward(timesteps)?;
-        let text = text.f_to_kind(self.kind)?;
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, TchError> {
+        let time = self.embedding(timesteps, conditioning)?;
+        let text = conditioning.embeddings.f_to_kind(self.kind)?;
         let mut x = latents.f_to_kind(self.kind)?;
         if self.center_input_sample {
             x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
@@ -110,43 +125,106 @@ impl Unet {
     }
 }
 
-/// Sinusoids of the timestep behind two linear layers.
+impl Unet {
+    /// What every ResNet block is told, behind the SiLU with which each of them would begin: `[n, time]`.
+    fn embedding(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor, TchError> {
+        let time = self.time.forward(timesteps, conditioning.guidance.as_ref())?;
+        let mut embedding = match (&self.added, &conditioning.added) {
+            (Some(embedding), Some(added)) => {
+                let rows = added.numbers.size2()?.0;
+                let numbers = embedding.numbers.of(&added.numbers.f_flatten(0, 1)?)?.f_view([rows, -1])?;
+                let together = Tensor::f_cat(&[added.pooled.f_to_kind(Kind::Float)?, numbers], 1)?;
+                time.f_add(&embedding.layers.forward(&together.f_to_kind(self.kind)?)?)?
+            }
+            (None, None) => time,
+            (Some(_), None) => return Err(TchError::Shape("the network wants a pooled text and sizes".into())),
+            (None, Some(_)) => return Err(TchError::Shape("the network knows no pooled text or sizes".into())),
+        };
+        embedding.f_silu_()
+    }
+}
+
+/// The timestep, and the guidance scale where the network was distilled to be told it.
 #[derive(Debug)]
 struct TimeEmbedding {
-    frequencies: Tensor, // [finest / 2], always float32
-    /// Cosines stand before sines.
-    flip_sin_to_cos: bool,
-    /// Zeroes behind the sinusoids: one where the width is odd.
-    padding: i64,
-    linear_1: Linear,
-    linear_2: Linear,
+    sinusoids: Sinusoids,
+    guidance: Option<Linear>, // guidance_embed_dim -> finest
+    layers: EmbeddingLayers,
     kind: Kind,
 }
 
 impl TimeEmbedding {
     fn load(mut scope: Scope<'_>, config: &UnetConfig, device: Device, kind: Kind) -> Result<Self, WeightsError> {
         let finest = config.levels[0].channels;
-        let frequencies = frequencies(finest / 2, config.freq_shift, device)
-            .map_err(|source| WeightsError::Torch { name: "the timestep's frequencies".into(), source })?;
-        Ok(Self {
-            frequencies,
-            flip_sin_to_cos: config.flip_sin_to_cos,
-            padding: finest % 2,
-            linear_1: Linear::load(scope.at("linear_1"), finest, config.time_embed_dim)?,
-            linear_2: Linear::load(scope.at("linear_2"), config.time_embed_dim, config.time_embed_dim)?,
-            kind,
-        })
+        let guidance = match config.guidance_embed_dim {
+            Some(width) => Some(Linear::load_unbiased(scope.at("cond_proj"), width, finest)?),
+            None => None,
+        };
+        let sinusoids = Sinusoids::new(config, finest, device)?;
+        Ok(Self { sinusoids, guidance, layers: EmbeddingLayers::load(scope, finest, config.time_embed_dim)?, kind })
     }
 
-    /// The embedding behind the SiLU with which every ResNet block would begin.
-    fn forward(&self, timesteps: &Tensor) -> Result<Tensor, TchError> {
-        let timesteps = timesteps.f_to_device(self.frequencies.device())?.f_to_kind(Kind::Float)?;
-        let angles = timesteps.f_unsqueeze(1)?.f_mul(&self.frequencies)?; // [n, finest / 2]
+    fn forward(&self, timesteps: &Tensor, guidance: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let sinusoids = self.sinusoids.of(timesteps)?.f_to_kind(self.kind)?;
+        let input = match (&self.guidance, guidance) {
+            (Some(projection), Some(scale)) => sinusoids.f_add(&projection.forward(&scale.f_to_kind(self.kind)?)?)?,
+            (None, None) => sinusoids,
+            (Some(_), None) => return Err(TchError::Shape("the network wants to be told the guidance scale".into())),
+            (None, Some(_)) => return Err(TchError::Shape("the network knows no guidance scale".into())),
+        };
+        self.layers.forward(&input)
+    }
+}
+
+/// The pooled text and numbers of Stable Diffusion XL.
+#[derive(Debug)]
+struct AddedEmbedding {
+    numbers: Sinusoids,
+    layers: EmbeddingLayers,
+}
+
+/// `TimestepEmbedding`: two linear layers around a SiLU.
+#[derive(Debug)]
+struct EmbeddingLayers {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl EmbeddingLayers {
+    fn load(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+        let linear_1 = Linear::load(scope.at("linear_1"), inputs, outputs)?;
+        Ok(Self { linear_1, linear_2: Linear::load(scope.at("linear_2"), outputs, outputs)? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.linear_2.forward(&self.linear_1.forward(x)?.f_silu_()?)
+    }
+}
+
+/// `Timesteps`: a number as sines and cosines.
+#[derive(Debug)]
+struct Sinusoids {
+    frequencies: Tensor, // [width / 2], always float32
+    /// Cosines stand before sines.
+    flip_sin_to_cos: bool,
+    /// Zeroes behind them: one where the width is odd.
+    padding: i64,
+}
+
+impl Sinusoids {
+    fn new(config: &UnetConfig, width: i64, device: Device) -> Result<Self, WeightsError> {
+        let frequencies = frequencies(width / 2, config.freq_shift, device)
+            .map_err(|source| WeightsError::Torch { name: "the sinusoids' frequencies".into(), source })?;
+        Ok(Self { frequencies, flip_sin_to_cos: config.flip_sin_to_cos, padding: width % 2 })
+    }
+
+    /// `[n]` -> `[n, width]`, float32
+    fn of(&self, numbers: &Tensor) -> Result<Tensor, TchError> {
+        let numbers = numbers.f_to_device(self.frequencies.device())?.f_to_kind(Kind::Float)?;
+        let angles = numbers.f_unsqueeze(1)?.f_mul(&self.frequencies)?; // [n, width / 2]
         let (sines, cosines) = (angles.f_sin()?, angles.f_cos()?);
         let halves = if self.flip_sin_to_cos { [cosines, sines] } else { [sines, cosines] };
-        let sinusoids = Tensor::f_cat(&halves, 1)?.f_constant_pad_nd([0, self.padding])?;
-        let hidden = self.linear_1.forward(&sinusoids.f_to_kind(self.kind)?)?.f_silu_()?;
-        self.linear_2.forward(&hidden)?.f_silu_() // [n, time]
+        Tensor::f_cat(&halves, 1)?.f_constant_pad_nd([0, self.padding])
     }
 }
 

@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::{Engine, EngineError, EngineFactory};
 use crate::config::{DeviceChoice, DtypeChoice, NodeConfig};
-use crate::diffusion::pipeline::{self, Generated, StepControl};
+use crate::diffusion::pipeline::{self, Generated, Models, StepControl};
 use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
 
 /// Folders looked at in `models_dir`.
@@ -114,8 +114,10 @@ impl Engine for TorchEngine {
         recipe: &ValidRecipe,
         on_step: &mut dyn FnMut(u32, u32) -> StepControl,
     ) -> Result<Generated, EngineError> {
-        let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
-        pipeline::generate(checkpoint, recipe, None, on_step).map_err(engine_error)
+        let find = |digest| self.checkpoint(digest).ok_or(EngineError::Missing(digest));
+        let refiner = recipe.refiner.as_ref().map(|refiner| find(refiner.checkpoint)).transpose()?;
+        let models = Models { base: find(recipe.checkpoint)?, refiner };
+        pipeline::generate(&models, recipe, None, on_step).map_err(engine_error)
     }
 }
 

@@ -13,7 +13,7 @@ use bildkante_gpu_node::worker::EngineFactory;
 use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::problem::Problem;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest};
 use bytes::Bytes;
@@ -181,18 +181,7 @@ impl TestResponse {
 }
 
 pub(crate) fn recipe(prompt: &str) -> Recipe {
-    Recipe {
-        checkpoint: fake_checkpoint(),
-        prompt: prompt.to_owned(),
-        negative_prompt: String::new(),
-        width_px: 64,
-        height_px: 64,
-        seed: 1,
-        scheduler: SchedulerChoice::default(),
-        steps: 4,
-        guidance: 4.0,
-        loras: Vec::new(),
-    }
+    Recipe { seed: 1, steps: 4, ..Recipe::new(fake_checkpoint(), prompt, (64, 64)) }
 }
 
 /// A generation that waits long enough for any test.

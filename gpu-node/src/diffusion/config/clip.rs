@@ -32,7 +32,14 @@ pub struct ClipConfig {
     pub positions: i64,
     pub layer_norm_eps: f64,
     pub activation: ClipActivation,
+    /// Width of the pooled embedding, where the encoder projects one (`CLIPTextModelWithProjection`).
+    pub projection_dim: i64,
+    /// The token at which the pooled embedding is taken; `None` where it is the one with the largest id.
+    pub pooled_at: Option<i64>,
 }
+
+/// What configurations from before 2023 call the end token; it is not, and transformers takes the largest id then.
+const EOS_PLACEHOLDER: i64 = 2;
 
 impl ClipConfig {
     /// Reads and validates a configuration.
@@ -53,10 +60,17 @@ impl ClipConfig {
             positions: fields.count("max_position_embeddings", Some(77), POSITIONS_MAX)?,
             layer_norm_eps: fields.number("layer_norm_eps", 1e-5, (0.0, 1.0))?,
             activation: fields.name("hidden_act", ClipActivation::QuickGelu, &activations)?,
+            projection_dim: fields.count("projection_dim", Some(512), WIDTH_MAX)?,
+            pooled_at: pooled_at(&fields)?,
         };
         check_divides("num_attention_heads", config.heads, config.hidden_size)?;
         Ok(config)
     }
+}
+
+fn pooled_at(fields: &Fields<'_>) -> Result<Option<i64>, ConfigError> {
+    let id = fields.count("eos_token_id", Some(49407), VOCABULARY_MAX)?;
+    Ok((id != EOS_PLACEHOLDER).then_some(id))
 }
 
 #[cfg(test)]
@@ -68,6 +82,9 @@ mod tests {
         let config = ClipConfig::from_json(&json!({"model_type": "clip_text_model"})).expect("a valid configuration");
         assert_eq!((config.vocab_size, config.hidden_size, config.positions), (49408, 512, 77));
         assert_eq!(config.activation, ClipActivation::QuickGelu);
+        assert_eq!((config.projection_dim, config.pooled_at), (512, Some(49407)));
+        let old = ClipConfig::from_json(&json!({"eos_token_id": 2})).expect("a valid configuration");
+        assert_eq!(old.pooled_at, None);
     }
 
     #[test]
@@ -80,6 +97,8 @@ mod tests {
             ("max_position_embeddings", json!(0)),
             ("layer_norm_eps", json!("small")),
             ("use_attention_mask", json!(true)),
+            ("projection_dim", json!(0)),
+            ("eos_token_id", json!("end")),
         ] {
             let error = ClipConfig::from_json(&json!({ field: value }));
             let error = error.map_or_else(|error| error.to_string(), |_| "accepted".into());

@@ -10,7 +10,7 @@ mod unet;
 mod vae;
 
 pub use clip::{ClipActivation, ClipConfig};
-pub use unet::{MidBlock, UnetConfig, UnetLevel};
+pub use unet::{AddedConfig, MidBlock, UnetConfig, UnetLevel};
 pub use vae::VaeConfig;
 
 use std::fs::File;
@@ -156,8 +156,13 @@ impl<'a> Fields<'a> {
         Err(invalid(field, value, format!("`block_out_channels` has {levels} levels")))
     }
 
+    /// Python's `None`, which Stable Diffusion XL's files have, is no.
     fn flag(&self, field: &'static str, default: bool) -> Result<bool, ConfigError> {
-        self.get(field).map_or(Ok(default), |value| flag_of(field, value))
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(false),
+            Some(value) => flag_of(field, value),
+        }
     }
 
     fn flag_per_level(&self, field: &'static str, default: bool, levels: usize) -> Result<Vec<bool>, ConfigError> {

@@ -30,6 +30,24 @@ pub enum MidBlock {
     Absent,
 }
 
+/// The pooled text and the numbers that Stable Diffusion XL is told (Podell et al. 2023, section 2.2), side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedConfig {
+    /// Of both together.
+    pub width: i64,
+    /// Width of the sinusoids of one number.
+    pub number_dim: i64,
+}
+
+impl AddedConfig {
+    /// How many numbers stand beside a pooled text of this width; `None` where they do not fit.
+    #[must_use]
+    pub fn numbers(&self, pooled_dim: i64) -> Option<i64> {
+        let left = self.width - pooled_dim;
+        (left > 0 && left % self.number_dim == 0).then_some(left / self.number_dim)
+    }
+}
+
 /// A denoising network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnetConfig {
@@ -57,10 +75,14 @@ pub struct UnetConfig {
     pub norm_eps: f64,
     pub conv_in_kernel: i64,
     pub conv_out_kernel: i64,
+    /// What the network is told beside timestep and text (`addition_embed_type` `text_time`).
+    pub added: Option<AddedConfig>,
+    /// Width of the embedded guidance scale, where the network was distilled to be told it (Meng et al. 2023).
+    pub guidance_embed_dim: Option<i64>,
 }
 
-/// Fields whose one supported value is what every Stable Diffusion 1.x and 2.x checkpoint has.
-fn fixed_fields() -> [(&'static str, Value); 24] {
+/// Fields whose one supported value is what every Stable Diffusion checkpoint has.
+fn fixed_fields() -> [(&'static str, Value); 20] {
     [
         ("_class_name", json!("UNet2DConditionModel")),
         ("dual_cross_attention", json!(false)),
@@ -70,9 +92,6 @@ fn fixed_fields() -> [(&'static str, Value); 24] {
         ("class_embed_type", json!(null)),
         ("num_class_embeds", json!(null)),
         ("class_embeddings_concat", json!(false)),
-        ("projection_class_embeddings_input_dim", json!(null)),
-        ("addition_embed_type", json!(null)),
-        ("addition_time_embed_dim", json!(null)),
         ("resnet_time_scale_shift", json!("default")),
         ("resnet_skip_time_act", json!(false)),
         ("resnet_out_scale_factor", json!(1.0)),
@@ -80,7 +99,6 @@ fn fixed_fields() -> [(&'static str, Value); 24] {
         ("time_embedding_type", json!("positional")),
         ("time_embedding_act_fn", json!(null)),
         ("timestep_post_act", json!(null)),
-        ("time_cond_proj_dim", json!(null)),
         ("attention_type", json!("default")),
         ("cross_attention_norm", json!(null)),
         ("reverse_transformer_layers_per_block", json!(null)),
@@ -128,6 +146,8 @@ impl UnetConfig {
             norm_eps: fields.number("norm_eps", 1e-5, (0.0, 1.0))?,
             conv_in_kernel: odd_kernel(&fields, "conv_in_kernel")?,
             conv_out_kernel: odd_kernel(&fields, "conv_out_kernel")?,
+            added: added(&fields)?,
+            guidance_embed_dim: optional_count(&fields, "time_cond_proj_dim")?,
             levels,
         };
         config.check()?;
@@ -184,10 +204,29 @@ fn levels(fields: &Fields<'_>) -> Result<Vec<UnetLevel>, ConfigError> {
 }
 
 fn time_embed_dim(fields: &Fields<'_>, finest: i64) -> Result<i64, ConfigError> {
-    match fields.get("time_embedding_dim") {
-        None | Some(Value::Null) => Ok(4 * finest),
-        Some(_) => fields.count("time_embedding_dim", None, WIDTH_MAX),
+    Ok(optional_count(fields, "time_embedding_dim")?.unwrap_or(4 * finest))
+}
+
+fn optional_count(fields: &Fields<'_>, field: &'static str) -> Result<Option<i64>, ConfigError> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => fields.count(field, None, WIDTH_MAX).map(Some),
     }
+}
+
+fn added(fields: &Fields<'_>) -> Result<Option<AddedConfig>, ConfigError> {
+    if !fields.name("addition_embed_type", false, &[(None, false), (Some("text_time"), true)])? {
+        fields.only("addition_time_embed_dim", &json!(null))?;
+        fields.only("projection_class_embeddings_input_dim", &json!(null))?;
+        return Ok(None);
+    }
+    let number_dim = fields.count("addition_time_embed_dim", None, WIDTH_MAX)?;
+    // The sinusoids are halved and divided by half their width less the shift.
+    if number_dim < 4 || number_dim % 2 != 0 {
+        let expected = "it is even and at least 4".into();
+        return Err(ConfigError::Invalid { field: "addition_time_embed_dim", value: number_dim.to_string(), expected });
+    }
+    Ok(Some(AddedConfig { width: fields.count("projection_class_embeddings_input_dim", None, WIDTH_MAX)?, number_dim }))
 }
 
 /// One width of text embedding for every level: there is one text encoder.
@@ -270,9 +309,9 @@ mod tests {
             ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
             ("class_embed_type", json!("timestep")),
             ("num_class_embeds", json!(1000)),
-            ("addition_embed_type", json!("text_time")),
+            ("addition_embed_type", json!("text_image")),
+            ("addition_time_embed_dim", json!(256)),
             ("encoder_hid_dim", json!(1024)),
-            ("time_cond_proj_dim", json!(256)),
             ("time_embedding_type", json!("fourier")),
             ("attention_type", json!("gated")),
             ("resnet_time_scale_shift", json!("scale_shift")),
@@ -300,6 +339,7 @@ mod tests {
             ("conv_in_kernel", json!(2)),
             ("sample_size", json!([24])),
             ("downsample_padding", json!(2)),
+            ("time_cond_proj_dim", json!(-1)),
             ("use_linear_projection", json!("yes")),
             ("down_block_types", json!(["DownBlock2D"])),
         ] {

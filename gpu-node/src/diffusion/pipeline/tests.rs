@@ -1,7 +1,7 @@
 //! The pipeline around networks whose answers are known: the model "predicts" noise analytically.
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind};
+use bildkante_shared::recipe::{Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing};
 
 use super::*;
 
@@ -37,15 +37,21 @@ impl Networks for Analytic {
         &self.config
     }
 
-    fn encode_text(&self, prompts: &[&str]) -> Result<Tensor, DiffusionError> {
+    fn condition(&self, recipe: &ValidRecipe, _: Stage) -> Result<Conditioning, DiffusionError> {
         // A prompt is as long as it is.
-        let lengths: Vec<f32> = prompts.iter().map(|prompt| prompt.len() as f32).collect();
-        Ok(Tensor::f_from_slice(&lengths)?.f_reshape([-1, 1, 1])?)
+        let (negative, positive) = (recipe.negative_prompt.len() as f32, recipe.prompt.len() as f32);
+        let lengths = if recipe.is_guided() { vec![negative, positive] } else { vec![positive] };
+        Ok(Tensor::f_from_slice(&lengths)?.f_reshape([-1, 1, 1])?.into())
     }
 
-    fn predict(&self, latents: &Tensor, timesteps: &Tensor, embeddings: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
         assert_eq!(latents.size()[0], timesteps.size()[0]);
-        let rows = embeddings.f_reshape([-1, 1, 1, 1])?.f_mul_scalar(self.clean)?;
+        let rows = conditioning.embeddings.f_reshape([-1, 1, 1, 1])?.f_mul_scalar(self.clean)?;
         Ok(latents.f_zeros_like()?.f_add(&rows)?)
     }
 
@@ -60,24 +66,18 @@ impl Networks for Analytic {
 }
 
 fn recipe(edit: impl FnOnce(&mut Recipe)) -> ValidRecipe {
-    let mut recipe = Recipe {
-        checkpoint: Digest::of_bytes(b"analytic"),
-        prompt: "x".into(),
-        negative_prompt: String::new(),
-        width_px: 48,
-        height_px: 32,
-        seed: 7,
-        scheduler: SchedulerChoice::default(),
-        steps: 5,
-        guidance: 1.0,
-        loras: vec![],
-    };
+    let mut recipe =
+        Recipe { seed: 7, steps: 5, guidance: 1.0, ..Recipe::new(Digest::of_bytes(b"analytic"), "x", (48, 32)) };
     edit(&mut recipe);
     ValidRecipe::try_from(recipe).expect("a valid recipe")
 }
 
+const fn alone(base: &Analytic) -> Models<'_, Analytic> {
+    Models { base, refiner: None }
+}
+
 fn draw(networks: &Analytic, recipe: &ValidRecipe) -> Result<Generated, DiffusionError> {
-    generate(networks, recipe, None, &mut |_, _| StepControl::Continue)
+    generate(&alone(networks), recipe, None, &mut |_, _| StepControl::Continue)
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn guidance_leads_away_from_the_negative_prompt() {
     let mut trace = Trace::new();
     let mut networks = Analytic::new();
     networks.clean = 0.125;
-    generate(&networks, &guided, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
+    generate(&alone(&networks), &guided, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
     // 2 + 3·(3 − 2) = 5 units of 0.125.
     let last = trace.get("latents.004").expect("the last latents");
     assert!((last.mean(Kind::Float).double_value(&[]) - 0.625).abs() < 1e-6);
@@ -106,7 +106,7 @@ fn guidance_leads_away_from_the_negative_prompt() {
 #[test]
 fn a_request_stops_between_steps() {
     let mut heard = Vec::new();
-    let stopped = generate(&Analytic::new(), &recipe(|_| {}), None, &mut |done, of| {
+    let stopped = generate(&alone(&Analytic::new()), &recipe(|_| {}), None, &mut |done, of| {
         heard.push((done, of));
         if done == 2 { StepControl::Stop } else { StepControl::Continue }
     });
@@ -133,22 +133,24 @@ fn refusals_are_the_recipes_fault() {
     let ancestral = recipe(|r| r.scheduler.kind = Some(SchedulerKind::EulerAncestral));
     assert!(refused(&Analytic::new(), &ancestral).contains("euler_ancestral"));
     let karras = recipe(|r| {
-        r.scheduler = SchedulerChoice { kind: Some(SchedulerKind::Ddim), karras_sigmas: Some(true), ..r.scheduler }
+        r.scheduler =
+            SchedulerChoice { kind: Some(SchedulerKind::Ddim), sigmas: Some(SigmaSpacing::Karras), ..r.scheduler }
     });
-    assert!(refused(&Analytic::new(), &karras).contains("karras_sigmas"));
+    assert!(refused(&Analytic::new(), &karras).contains("`sigmas`"));
 }
 
 #[test]
 fn requests_can_share_the_network_and_not_notice() {
     let networks = Analytic::new();
     let recipes = [recipe(|r| r.prompt = "xx".into()), recipe(|r| (r.seed, r.steps, r.guidance) = (8, 3, 2.0))];
-    let alone = recipes.each_ref().map(|recipe| {
+    let apart = recipes.each_ref().map(|recipe| {
         let mut trace = Trace::new();
-        generate(&networks, recipe, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
+        generate(&alone(&networks), recipe, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
         let last = format!("latents.{:03}", recipe.steps - 1);
         trace.get(&last).expect("the last latents").shallow_clone()
     });
-    let mut requests = recipes.each_ref().map(|recipe| Denoising::begin(&networks, recipe, None).expect("begun"));
+    let mut requests =
+        recipes.each_ref().map(|recipe| Denoising::begin(&alone(&networks), recipe, None).expect("begun"));
     loop {
         let inputs = requests.each_ref().map(|request| request.next_input().expect("an input"));
         let due: Vec<&ModelInput> = inputs.iter().flatten().collect();
@@ -156,7 +158,8 @@ fn requests_can_share_the_network_and_not_notice() {
             break;
         }
         let cat = |part: fn(&ModelInput) -> &Tensor| Tensor::cat(&due.iter().map(|i| part(i)).collect::<Vec<_>>(), 0);
-        let output = networks.predict(&cat(|i| &i.latents), &cat(|i| &i.timesteps), &cat(|i| &i.embeddings));
+        let conditions = cat(|i| &i.conditioning.embeddings).into();
+        let output = networks.predict(&cat(|i| &i.latents), &cat(|i| &i.timesteps), &conditions);
         let (output, mut row) = (output.expect("an output"), 0);
         for (request, input) in requests.iter_mut().zip(&inputs) {
             let Some(input) = input else { continue };
@@ -165,7 +168,47 @@ fn requests_can_share_the_network_and_not_notice() {
             row += rows;
         }
     }
-    for (request, alone) in requests.iter().zip(&alone) {
-        assert_eq!(request.latents(), alone);
+    for (request, apart) in requests.iter().zip(&apart) {
+        assert_eq!(request.latents(), apart);
     }
+}
+
+#[test]
+fn a_refiner_goes_the_last_part_of_the_way() {
+    let (base, mut refiner) = (Analytic::new(), Analytic::new());
+    refiner.clean = -0.25;
+    let models = Models { base: &base, refiner: Some(&refiner) };
+    let refined =
+        |start| recipe(|r| (r.steps, r.refiner) = (10, Some(RefinerUse::new(Digest::of_bytes(b"refiner"), start))));
+    let mut heard = 0;
+    let drawn = generate(&models, &refined(0.6), None, &mut |_, of| {
+        heard += 1;
+        assert_eq!(of, 10);
+        StepControl::Continue
+    });
+    // The refiner's -0.25 of -1..1 is 0.375 of 0..1: 95.6.
+    assert!(drawn.expect("an image").pixels.rgb().iter().all(|byte| *byte == 96));
+    assert_eq!(heard, 10);
+    let refused = |models: &Models<'_, Analytic>, recipe: &ValidRecipe| {
+        let error = generate(models, recipe, None, &mut |_, _| StepControl::Continue).expect_err("a refusal");
+        assert!(error.is_refusal());
+        error.to_string()
+    };
+    assert!(refused(&models, &refined(0.0001)).contains("leaves the base none of 10 steps"));
+    assert!(refused(&models, &refined(0.9999)).contains("leaves the refiner none of 10 steps"));
+    let json = serde_json::json!({"_class_name": "DDIMScheduler", "prediction_type": "sample"});
+    refiner.config = SchedulerConfig::from_json(&json).expect("a config");
+    let models = Models { base: &base, refiner: Some(&refiner) };
+    assert!(refused(&models, &refined(0.6)).contains("scale latents differently"));
+}
+
+#[test]
+fn rescaled_guidance_keeps_the_contrast_of_the_conditional_output() {
+    let noise = |seed| NoiseGenerator::new(seed).draw(&[1, 4, 8, 8], Kind::Float).expect("noise");
+    let (guided, conditional) = (noise(1) * 5.0, noise(2));
+    let deviation = |tensor: &Tensor| tensor.std(true).double_value(&[]);
+    let whole = rescaled(&guided, &conditional, 1.0).expect("rescaled");
+    assert!((deviation(&whole) - deviation(&conditional)).abs() < 1e-5);
+    let none = rescaled(&guided, &conditional, 0.0).expect("rescaled");
+    assert!((none - &guided).abs().max().double_value(&[]) < 1e-6);
 }

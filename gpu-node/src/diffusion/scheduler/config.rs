@@ -6,11 +6,11 @@
 //! `OtherScheduler.from_config(scheduler.config)` means: keys the file has are kept, the rest take the other class's
 //! defaults. Source: the constructors of diffusers 0.42 and `ConfigMixin.from_config`.
 
-use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, TimestepSpacing};
+use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::SchedulerError;
+use super::{Sampler, SchedulerError, Span};
 
 /// Longest training schedule a config may have; real ones have 1000 steps.
 const TRAIN_STEPS_MAX: usize = 10_000;
@@ -71,13 +71,16 @@ pub enum Method {
     Pndm { alpha_one_at_end: bool, skips_runge_kutta: bool },
     Euler(EulerOptions),
     EulerAncestral,
+    Heun(HeunOptions),
     DpmPp2M(DpmOptions),
+    UniPc(UniPcOptions),
+    Lcm(LcmOptions),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct EulerOptions {
     pub interpolation: Interpolation,
-    pub karras_sigmas: bool,
+    pub sigmas: SigmaSpacing,
     pub sigma_min: Option<f64>,
     pub sigma_max: Option<f64>,
     /// The network is told ¼·ln σ instead of a training step.
@@ -86,10 +89,38 @@ pub struct EulerOptions {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+pub struct HeunOptions {
+    pub sigmas: SigmaSpacing,
+    pub clip_range: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UniPcOptions {
+    /// Of the predictor; the corrector's is one more.
+    pub order: usize,
+    /// B₁(h) = h instead of B₂(h) = eʰ − 1.
+    pub is_bh1: bool,
+    pub sigmas: SigmaSpacing,
+    pub lower_order_final: bool,
+    /// Steps whose result is not corrected.
+    pub disable_corrector: Vec<usize>,
+    pub final_sigma: FinalSigma,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct LcmOptions {
+    /// Steps of the schedule the model was distilled on.
+    pub distilled_steps: usize,
+    pub clip_range: Option<f64>,
+    pub timestep_scaling: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub struct DpmOptions {
     pub order: u32,
     pub solver: SolverType,
-    pub karras_sigmas: bool,
+    pub is_stochastic: bool,
+    pub sigmas: SigmaSpacing,
     pub lower_order_final: bool,
     pub euler_at_final: bool,
     pub final_sigma: FinalSigma,
@@ -116,7 +147,7 @@ impl SchedulerConfig {
     /// Reads a parsed `scheduler_config.json`, to the letter.
     ///
     /// # Errors
-    /// When it is no such file, names another class than the five known ones, or asks for something not offered.
+    /// When it is no such file, names a class that is not known, or asks for something not offered.
     pub fn from_json(json: &Value) -> Result<Self, SchedulerError> {
         if !json.is_object() {
             return Err(SchedulerError::Json { reason: "it is no JSON object".into() });
@@ -148,11 +179,18 @@ impl SchedulerConfig {
         if let Some(spacing) = choice.timestep_spacing {
             file.timestep_spacing = Some(spacing_name(spacing).to_owned());
         }
-        if let Some(karras) = choice.karras_sigmas {
-            if karras && !matches!(kind, SchedulerKind::Euler | SchedulerKind::DpmPp2M) {
-                return Err(SchedulerError::Unsupported { kind, what: "karras_sigmas".into() });
+        if let Some(sigmas) = choice.sigmas {
+            if sigmas != SigmaSpacing::Trained && !RESPACING.contains(&kind) {
+                return Err(SchedulerError::Unsupported { kind, what: "`sigmas` but the trained ones".into() });
             }
-            file.use_karras_sigmas = Some(karras);
+            file.use_karras_sigmas = Some(sigmas == SigmaSpacing::Karras);
+            file.use_exponential_sigmas = Some(sigmas == SigmaSpacing::Exponential);
+        }
+        if let Some(rescale) = choice.zero_terminal_snr {
+            if rescale && NEVER_RESCALING.contains(&kind) {
+                return Err(SchedulerError::Unsupported { kind, what: "`zero_terminal_snr`".into() });
+            }
+            file.rescale_betas_zero_snr = Some(rescale);
         }
         let is_own = self.corrected && kind == self.file.kind()?;
         let mut config = file.resolve(kind, is_own)?;
@@ -160,18 +198,39 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// Whether the sigmas follow Karras et al. 2022.
+    /// How the noise levels are spaced.
     #[must_use]
-    pub const fn has_karras_sigmas(&self) -> bool {
+    pub const fn sigmas(&self) -> SigmaSpacing {
         match &self.method {
-            Method::Euler(options) => options.karras_sigmas,
-            Method::DpmPp2M(options) => options.karras_sigmas,
-            _ => false,
+            Method::Euler(options) => options.sigmas,
+            Method::Heun(options) => options.sigmas,
+            Method::DpmPp2M(options) => options.sigmas,
+            Method::UniPc(options) => options.sigmas,
+            Method::Ddim { .. } | Method::Pndm { .. } | Method::EulerAncestral | Method::Lcm(_) => {
+                SigmaSpacing::Trained
+            }
         }
+    }
+
+    /// Which steps of `steps` come before the share `start` of the training schedule is done, as diffusers splits a way
+    /// between a base and a refiner (`denoising_end`): a step belongs to the first part while its timestep is at least
+    /// the training step at that share.
+    ///
+    /// # Errors
+    /// When the config cannot do so many steps.
+    pub fn steps_before(&self, steps: usize, start: f64) -> Result<usize, SchedulerError> {
+        #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+        let train_steps = self.train_steps as f64;
+        let cutoff = (train_steps - start * train_steps).round_ties_even();
+        let evaluated = Sampler::new(self, Span::whole(steps))?;
+        // Of an evaluation that is made twice for one step, the first counts.
+        let mut timesteps = evaluated.timesteps().to_vec();
+        timesteps.dedup();
+        Ok(timesteps.iter().filter(|timestep| f64::from(**timestep) >= cutoff).count())
     }
 }
 
-/// The keys of all five classes as they stand in a file; what is absent has no value yet.
+/// The keys of all classes as they stand in a file; what is absent has no value yet.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct File {
@@ -209,6 +268,10 @@ struct File {
     lower_order_final: Option<bool>,
     euler_at_final: Option<bool>,
     lambda_min_clipped: Option<Bound>,
+    predict_x0: Option<bool>,
+    disable_corrector: Option<Vec<usize>>,
+    original_inference_steps: Option<usize>,
+    timestep_scaling: Option<f64>,
 }
 
 /// A number, or the name of one that Python writes although JSON has none.
@@ -221,14 +284,11 @@ enum Bound {
 
 impl File {
     fn kind(&self) -> Result<SchedulerKind, SchedulerError> {
-        match self.class_name.as_str() {
-            "DDIMScheduler" => Ok(SchedulerKind::Ddim),
-            "PNDMScheduler" => Ok(SchedulerKind::Pndm),
-            "EulerDiscreteScheduler" => Ok(SchedulerKind::Euler),
-            "EulerAncestralDiscreteScheduler" => Ok(SchedulerKind::EulerAncestral),
-            "DPMSolverMultistepScheduler" => Ok(SchedulerKind::DpmPp2M),
-            other => Err(SchedulerError::Class { name: other.chars().take(80).collect() }),
-        }
+        let known = CLASSES.iter().find(|(class, _)| *class == self.class_name).map(|(_, kind)| *kind);
+        let kind = known.ok_or_else(|| SchedulerError::Class { name: self.class_name.chars().take(80).collect() })?;
+        // One class of diffusers, told apart by an option.
+        let is_stochastic = self.algorithm_type.as_deref() == Some(SDE);
+        Ok(if kind == SchedulerKind::DpmPp2M && is_stochastic { SchedulerKind::DpmPp2MSde } else { kind })
     }
 
     /// Fills in the defaults of the class of `kind` and checks everything it will use.
@@ -242,14 +302,13 @@ impl File {
             return Err(value("steps_offset", steps_offset, "less than num_train_timesteps"));
         }
         self.refuse_what_no_sampler_does(kind)?;
-        let betas = self.betas(train_steps)?;
+        let betas = self.betas(kind, train_steps)?;
         let prediction = self.prediction(kind)?;
-        let method = self.method(kind, is_own_and_corrected)?;
-        let leads_by_default = matches!(kind, SchedulerKind::Ddim | SchedulerKind::Pndm);
+        let method = self.method(kind, train_steps, is_own_and_corrected)?;
+        let leads_by_default = matches!(kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm);
         let default = if leads_by_default { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
         let spacing = choose("timestep_spacing", self.timestep_spacing.as_deref(), default, &SPACINGS)?;
-        // PNDM has no such option.
-        let rescale_zero_snr = kind != SchedulerKind::Pndm && self.rescale_betas_zero_snr.unwrap_or(false);
+        let rescale_zero_snr = !NEVER_RESCALING.contains(&kind) && self.rescale_betas_zero_snr.unwrap_or(false);
         Ok(SchedulerConfig {
             kind,
             train_steps,
@@ -265,14 +324,13 @@ impl File {
     }
 
     fn refuse_what_no_sampler_does(&self, kind: SchedulerKind) -> Result<(), SchedulerError> {
-        use SchedulerKind::{Ddim, DpmPp2M, Euler};
-        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 6] = [
-            ("thresholding", self.thresholding, &[Ddim, DpmPp2M]),
-            ("use_exponential_sigmas", self.use_exponential_sigmas, &[Euler, DpmPp2M]),
-            ("use_beta_sigmas", self.use_beta_sigmas, &[Euler, DpmPp2M]),
-            ("use_lu_lambdas", self.use_lu_lambdas, &[DpmPp2M]),
-            ("use_flow_sigmas", self.use_flow_sigmas, &[DpmPp2M]),
-            ("use_dynamic_shifting", self.use_dynamic_shifting, &[DpmPp2M]),
+        use SchedulerKind::{Ddim, DpmPp2M, DpmPp2MSde, Lcm, UniPc};
+        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 5] = [
+            ("thresholding", self.thresholding, &[Ddim, DpmPp2M, DpmPp2MSde, UniPc, Lcm]),
+            ("use_beta_sigmas", self.use_beta_sigmas, &RESPACING),
+            ("use_lu_lambdas", self.use_lu_lambdas, &[DpmPp2M, DpmPp2MSde]),
+            ("use_flow_sigmas", self.use_flow_sigmas, &[DpmPp2M, DpmPp2MSde, UniPc]),
+            ("use_dynamic_shifting", self.use_dynamic_shifting, &[DpmPp2M, DpmPp2MSde, UniPc]),
         ];
         match refusals.iter().find(|(_, asked, kinds)| *asked == Some(true) && kinds.contains(&kind)) {
             Some((key, ..)) => Err(SchedulerError::Unsupported { kind, what: (*key).into() }),
@@ -280,7 +338,7 @@ impl File {
         }
     }
 
-    fn betas(&self, train_steps: usize) -> Result<Betas, SchedulerError> {
+    fn betas(&self, kind: SchedulerKind, train_steps: usize) -> Result<Betas, SchedulerError> {
         if let Some(betas) = &self.trained_betas {
             if betas.len() != train_steps || !betas.iter().all(|beta| *beta > 0.0 && *beta < 1.0) {
                 let allowed = format!("{train_steps} numbers between 0 and 1");
@@ -288,13 +346,17 @@ impl File {
             }
             return Ok(Betas::Trained(betas.clone()));
         }
-        let (start, end) = (self.beta_start.unwrap_or(0.0001), self.beta_end.unwrap_or(0.02));
+        let latent_defaults = matches!(kind, SchedulerKind::Heun | SchedulerKind::Lcm);
+        let (start, end) = if latent_defaults { (0.00085, 0.012) } else { (0.0001, 0.02) };
+        let (start, end) = (self.beta_start.unwrap_or(start), self.beta_end.unwrap_or(end));
         let table = [
             ("linear", Betas::Linear { start, end }),
             ("scaled_linear", Betas::ScaledLinear { start, end }),
             ("squaredcos_cap_v2", Betas::SquaredCosine),
         ];
-        let betas = choose("beta_schedule", self.beta_schedule.as_deref(), Betas::Linear { start, end }, &table)?;
+        let default =
+            if kind == SchedulerKind::Lcm { Betas::ScaledLinear { start, end } } else { Betas::Linear { start, end } };
+        let betas = choose("beta_schedule", self.beta_schedule.as_deref(), default, &table)?;
         for (key, beta) in [("beta_start", start), ("beta_end", end)] {
             if !(beta > 0.0 && beta < 1.0) {
                 return Err(value(key, beta, "between 0 and 1"));
@@ -314,7 +376,12 @@ impl File {
         Ok(prediction)
     }
 
-    fn method(&self, kind: SchedulerKind, is_own_and_corrected: bool) -> Result<Method, SchedulerError> {
+    fn method(
+        &self,
+        kind: SchedulerKind,
+        train_steps: usize,
+        is_own_and_corrected: bool,
+    ) -> Result<Method, SchedulerError> {
         Ok(match kind {
             SchedulerKind::Ddim => Method::Ddim {
                 alpha_one_at_end: self.set_alpha_to_one.unwrap_or(true),
@@ -326,16 +393,22 @@ impl File {
             },
             SchedulerKind::Euler => Method::Euler(self.euler()?),
             SchedulerKind::EulerAncestral => Method::EulerAncestral,
-            SchedulerKind::DpmPp2M => Method::DpmPp2M(self.dpm()?),
+            SchedulerKind::Heun => {
+                Method::Heun(HeunOptions { sigmas: self.sigmas()?, clip_range: self.clip_range(true)? })
+            }
+            SchedulerKind::DpmPp2M | SchedulerKind::DpmPp2MSde => Method::DpmPp2M(self.dpm(kind)?),
+            SchedulerKind::UniPc => Method::UniPc(self.unipc()?),
+            SchedulerKind::Lcm => Method::Lcm(self.lcm(train_steps)?),
         })
     }
 
-    fn clip_range(&self, is_own_and_corrected: bool) -> Result<Option<f64>, SchedulerError> {
+    /// How far clean latents may reach; `is_off_by_default` decides where the file does not say whether they are clipped.
+    fn clip_range(&self, is_off_by_default: bool) -> Result<Option<f64>, SchedulerError> {
         let range = self.clip_sample_range.unwrap_or(1.0);
         if !(range > 0.0 && range.is_finite()) {
             return Err(value("clip_sample_range", range, "a positive number"));
         }
-        Ok(self.clip_sample.unwrap_or(!is_own_and_corrected).then_some(range))
+        Ok(self.clip_sample.unwrap_or(!is_off_by_default).then_some(range))
     }
 
     fn euler(&self) -> Result<EulerOptions, SchedulerError> {
@@ -349,7 +422,7 @@ impl File {
         }
         Ok(EulerOptions {
             interpolation: choose("interpolation_type", interpolation, Interpolation::Linear, &interpolations)?,
-            karras_sigmas: self.use_karras_sigmas.unwrap_or(false),
+            sigmas: self.sigmas()?,
             sigma_min: self.sigma_min,
             sigma_max: self.sigma_max,
             continuous_timesteps: choose("timestep_type", self.timestep_type.as_deref(), false, &timestep_types)?,
@@ -357,11 +430,57 @@ impl File {
         })
     }
 
-    fn dpm(&self) -> Result<DpmOptions, SchedulerError> {
-        let kind = SchedulerKind::DpmPp2M;
+    fn sigmas(&self) -> Result<SigmaSpacing, SchedulerError> {
+        match (self.use_karras_sigmas.unwrap_or(false), self.use_exponential_sigmas.unwrap_or(false)) {
+            (false, false) => Ok(SigmaSpacing::Trained),
+            (true, false) => Ok(SigmaSpacing::Karras),
+            (false, true) => Ok(SigmaSpacing::Exponential),
+            (true, true) => Err(value("use_exponential_sigmas", true, "at most one spacing of the sigmas")),
+        }
+    }
+
+    fn unipc(&self) -> Result<UniPcOptions, SchedulerError> {
+        let kind = SchedulerKind::UniPc;
+        let order = self.solver_order.unwrap_or(2);
+        if !(1..=3).contains(&order) {
+            return Err(SchedulerError::Unsupported { kind, what: format!("solver_order {order}") });
+        }
+        if self.predict_x0 == Some(false) {
+            return Err(SchedulerError::Unsupported { kind, what: "predict_x0 `false`".into() });
+        }
+        let solvers = [("bh1", true), ("bh2", false), ("midpoint", false), ("heun", false), ("logrho", false)];
+        let (final_sigma, lower_order_final) = (self.final_sigma()?, self.lower_order_final.unwrap_or(true));
+        if final_sigma == FinalSigma::Zero && !lower_order_final && order > 1 {
+            // Its last step is infinitely long, so anything but the first order divides by infinity.
+            let what = "final_sigmas_type `zero` without lower_order_final".into();
+            return Err(SchedulerError::Unsupported { kind, what });
+        }
+        Ok(UniPcOptions {
+            order: order as usize,
+            is_bh1: choose("solver_type", self.solver_type.as_deref(), false, &solvers)?,
+            sigmas: self.sigmas()?,
+            lower_order_final,
+            disable_corrector: self.disable_corrector.clone().unwrap_or_default(),
+            final_sigma,
+        })
+    }
+
+    fn lcm(&self, train_steps: usize) -> Result<LcmOptions, SchedulerError> {
+        let distilled_steps = self.original_inference_steps.unwrap_or(50);
+        if !(1..=train_steps).contains(&distilled_steps) {
+            return Err(value("original_inference_steps", distilled_steps, "1 to num_train_timesteps"));
+        }
+        let timestep_scaling = self.timestep_scaling.unwrap_or(10.0);
+        if !(timestep_scaling > 0.0 && timestep_scaling <= 1e6) {
+            return Err(value("timestep_scaling", timestep_scaling, "above 0, up to 1000000"));
+        }
+        Ok(LcmOptions { distilled_steps, clip_range: self.clip_range(true)?, timestep_scaling })
+    }
+
+    fn dpm(&self, kind: SchedulerKind) -> Result<DpmOptions, SchedulerError> {
         let algorithm = self.algorithm_type.as_deref().unwrap_or("dpmsolver++");
         // As diffusers reads DEIS's name for the same integral.
-        if !matches!(algorithm, "dpmsolver++" | "deis") {
+        if !matches!(algorithm, "dpmsolver++" | "deis" | SDE) {
             return Err(SchedulerError::Unsupported { kind, what: format!("algorithm_type `{algorithm}`") });
         }
         if let Some(variance) = &self.variance_type {
@@ -382,7 +501,8 @@ impl File {
         Ok(DpmOptions {
             order,
             solver: choose("solver_type", self.solver_type.as_deref(), SolverType::Midpoint, &solvers)?,
-            karras_sigmas: self.use_karras_sigmas.unwrap_or(false),
+            is_stochastic: kind == SchedulerKind::DpmPp2MSde,
+            sigmas: self.sigmas()?,
             lower_order_final: self.lower_order_final.unwrap_or(true),
             euler_at_final: self.euler_at_final.unwrap_or(false),
             final_sigma: self.final_sigma()?,
@@ -404,6 +524,33 @@ impl File {
         }
     }
 }
+
+/// The classes of diffusers that are known, and what a recipe calls them.
+pub(super) const CLASSES: [(&str, SchedulerKind); 8] = [
+    ("DDIMScheduler", SchedulerKind::Ddim),
+    ("PNDMScheduler", SchedulerKind::Pndm),
+    ("EulerDiscreteScheduler", SchedulerKind::Euler),
+    ("EulerAncestralDiscreteScheduler", SchedulerKind::EulerAncestral),
+    ("HeunDiscreteScheduler", SchedulerKind::Heun),
+    ("DPMSolverMultistepScheduler", SchedulerKind::DpmPp2M),
+    ("UniPCMultistepScheduler", SchedulerKind::UniPc),
+    ("LCMScheduler", SchedulerKind::Lcm),
+];
+
+/// The `algorithm_type` that makes DPM-Solver++ stochastic.
+const SDE: &str = "sde-dpmsolver++";
+
+/// Samplers whose sigmas can be spaced otherwise than they were trained.
+const RESPACING: [SchedulerKind; 5] = [
+    SchedulerKind::Euler,
+    SchedulerKind::Heun,
+    SchedulerKind::DpmPp2M,
+    SchedulerKind::DpmPp2MSde,
+    SchedulerKind::UniPc,
+];
+
+/// Samplers whose classes have no `rescale_betas_zero_snr`.
+const NEVER_RESCALING: [SchedulerKind; 2] = [SchedulerKind::Pndm, SchedulerKind::Heun];
 
 const SPACINGS: [(&str, TimestepSpacing); 3] = [
     ("leading", TimestepSpacing::Leading),

@@ -1,5 +1,7 @@
 //! DDIM (Song, Meng & Ermon 2021, equation 12) with η = 0: a deterministic step between any two training steps.
 
+use std::ops::Range;
+
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
@@ -19,6 +21,7 @@ pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
     steps: usize,
+    span: Range<usize>,
     alpha_one_at_end: bool,
     clip_range: Option<f64>,
 ) -> Result<Plan, SchedulerError> {
@@ -31,11 +34,13 @@ pub(super) fn plan(
         let to = schedule.alpha_bar_before(timestep - stride, alpha_one_at_end)?;
         Ok((schedule.alpha_bar(*timestep)?, to))
     });
-    let alpha_bars = alpha_bars.collect::<Result<_, SchedulerError>>()?;
+    let alpha_bars = alpha_bars.collect::<Result<Vec<(f32, f32)>, SchedulerError>>()?;
+    let start = alpha_bars[span.start].0;
     let solver = Ddim { prediction: config.prediction, clip_range, alpha_bars };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
-    Ok(Plan { timesteps, init_noise_sigma: 1.0, solver: Box::new(solver) })
+    let mix = (start.sqrt(), (1.0 - start).sqrt());
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
 }
 
 impl Solver for Ddim {

@@ -1,9 +1,12 @@
 //! Euler's method on the probability-flow ODE (Karras et al. 2022, algorithm 1 without Heun's correction or churn).
 
+use std::ops::Range;
+
+use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, interpolated, karras_sigmas, linspace_f32, timestep_of_sigma};
+use super::schedule::{TrainSchedule, interpolated, linspace_f32, respaced};
 use super::timesteps::Grid;
 use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
 
@@ -19,6 +22,7 @@ pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
     steps: usize,
+    span: Range<usize>,
     options: &EulerOptions,
 ) -> Result<Plan, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
@@ -29,11 +33,9 @@ pub(super) fn plan(
         Interpolation::Linear => timesteps.iter().map(|t| interpolated(&train_sigmas, f64::from(*t))).collect(),
         Interpolation::LogLinear => log_linear(&train_sigmas, steps)?,
     };
-    if options.karras_sigmas {
-        let (first, last) = (levels[0], levels[levels.len() - 1]);
-        levels = karras_sigmas(options.sigma_min.unwrap_or(last), options.sigma_max.unwrap_or(first), steps);
-        let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
-        timesteps = levels.iter().map(|sigma| timestep_of_sigma(*sigma, &logs) as f32).collect();
+    if options.sigmas != SigmaSpacing::Trained {
+        let ends = (options.sigma_min.unwrap_or(levels[levels.len() - 1]), options.sigma_max.unwrap_or(levels[0]));
+        (levels, timesteps) = respaced(options.sigmas, ends, steps, &train_sigmas);
     }
     levels.push(match options.final_sigma {
         FinalSigma::Zero => 0.0,
@@ -44,7 +46,9 @@ pub(super) fn plan(
         timesteps = levels[..steps].iter().map(|sigma| 0.25 * sigma.ln()).collect();
     }
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
-    Ok(Plan { timesteps, init_noise_sigma, solver: Box::new(Euler { prediction: config.prediction, sigmas: levels }) })
+    let mix = (1.0, levels[span.start]);
+    let solver = Euler { prediction: config.prediction, sigmas: levels };
+    Ok(Plan { timesteps, span, init_noise_sigma, mix, solver: Box::new(solver) })
 }
 
 /// Evenly spaced in ln σ, from the noisiest on; one more than there are steps, as diffusers has it.

@@ -2,12 +2,14 @@
 //! below its noise level and back up to it with fresh noise. The noise is drawn for the last step, too, as diffusers
 //! draws it, although nothing of it is left there.
 
+use std::ops::Range;
+
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::{TrainSchedule, interpolated};
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
+use super::{Plan, SchedulerError, Solver, StepNoise, divided, scaled, sigmas};
 
 #[derive(Debug)]
 struct EulerAncestral {
@@ -17,7 +19,12 @@ struct EulerAncestral {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
-pub(super) fn plan(config: &SchedulerConfig, schedule: &TrainSchedule, steps: usize) -> Result<Plan, SchedulerError> {
+pub(super) fn plan(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    span: Range<usize>,
+) -> Result<Plan, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let train_sigmas = schedule.sigmas();
@@ -26,8 +33,9 @@ pub(super) fn plan(config: &SchedulerConfig, schedule: &TrainSchedule, steps: us
         timesteps.iter().map(|timestep| interpolated(&train_sigmas, f64::from(*timestep)) as f32).collect();
     levels.push(0.0);
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
+    let mix = (1.0, levels[span.start]);
     let solver = EulerAncestral { prediction: config.prediction, sigmas: levels };
-    Ok(Plan { timesteps, init_noise_sigma, solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma, mix, solver: Box::new(solver) })
 }
 
 impl Solver for EulerAncestral {
@@ -35,8 +43,8 @@ impl Solver for EulerAncestral {
         sigmas::scale_model_input(latents, self.sigmas[index])
     }
 
-    fn is_ancestral(&self) -> bool {
-        true
+    fn noise(&self, _: usize) -> StepNoise {
+        StepNoise::LikeLatents
     }
 
     fn step(

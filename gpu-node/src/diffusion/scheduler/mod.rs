@@ -1,7 +1,7 @@
 //! Samplers: how latents move from noise to an image, step by step.
 //!
-//! [`SchedulerConfig`] says what to do, [`Sampler`] is one request doing it: its timesteps, its own noise, what it
-//! remembers of earlier steps. The networks are not its business, so whoever runs them may serve many samplers with
+//! [`SchedulerConfig`] says what to do, [`Sampler`] is one request doing it: its timesteps and what it remembers of
+//! earlier steps. The noise some steps draw is the request's, which may pass from one sampler to the next. The networks are not its business, so whoever runs them may serve many samplers with
 //! one forward pass. Invariants: a sampler that was built never looks outside of its tables; sigmas and other
 //! coefficients stay on the CPU as numbers, so no step waits for a device; arithmetic is float32 whatever the
 //! latents' kind, in the order in which diffusers rounds, with which a test compares every step.
@@ -11,15 +11,21 @@ mod ddim;
 mod dpmpp_2m;
 mod euler;
 mod euler_ancestral;
+mod heun;
+mod lcm;
+mod levels;
 mod pndm;
 mod schedule;
 mod sigmas;
 mod timesteps;
+mod unipc;
 
 pub use config::SchedulerConfig;
 
+use std::ops::Range;
+
 use bildkante_shared::recipe::SchedulerKind;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use self::config::Method;
 use self::schedule::TrainSchedule;
@@ -30,10 +36,7 @@ use super::noise::NoiseGenerator;
 pub enum SchedulerError {
     #[error("scheduler_config.json: {reason}")]
     Json { reason: String },
-    #[error(
-        "no scheduler `{name}`: DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, \
-         EulerAncestralDiscreteScheduler and DPMSolverMultistepScheduler are supported"
-    )]
+    #[error("no scheduler `{name}`; supported: {}", config::CLASSES.map(|(class, _)| class).join(", "))]
     Class { name: String },
     #[error("scheduler option `{key}` is {value}, allowed: {allowed}")]
     Value { key: &'static str, value: String, allowed: String },
@@ -41,26 +44,39 @@ pub enum SchedulerError {
     Unsupported { kind: SchedulerKind, what: String },
     #[error("the scheduler {kind} takes {min} to {max} steps with this checkpoint, not {steps}")]
     Steps { kind: SchedulerKind, min: usize, max: usize, steps: usize },
+    #[error("steps {begin} to {end} are no part of {steps} steps")]
+    Span { begin: usize, end: usize, steps: usize },
     #[error("the schedule visits training step {timestep} of {train_steps}: fewer steps or another spacing help")]
     Timestep { timestep: i64, train_steps: usize },
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
 }
 
-/// A numerical method, with the coefficients of each of its steps.
+/// What a step draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StepNoise {
+    None,
+    /// In the kind of the latents.
+    LikeLatents,
+    /// In float32 whatever the latents are.
+    Float,
+}
+
+/// A numerical method, with the coefficients of each of its steps. `index` counts evaluations from the beginning of the
+/// whole way, of which a request may go a part only.
 trait Solver: std::fmt::Debug + Send {
-    /// What the network is shown at step `index` for these latents.
+    /// What the network is shown at evaluation `index` for these latents.
     fn scale_model_input(&self, _index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
         Ok(latents.shallow_clone())
     }
 
-    /// Whether each step draws noise.
-    fn is_ancestral(&self) -> bool {
-        false
+    /// What evaluation `index` draws.
+    fn noise(&self, _index: usize) -> StepNoise {
+        StepNoise::None
     }
 
-    /// The latents after step `index`, which is below the number of timesteps. All tensors are float32 and of one
-    /// shape; `noise` is there if the solver is ancestral.
+    /// The latents after evaluation `index`, which is within the plan's span. All tensors are float32 and of one shape;
+    /// `noise` is there if the solver draws some.
     fn step(
         &mut self,
         index: usize,
@@ -73,30 +89,51 @@ trait Solver: std::fmt::Debug + Send {
 /// What a method makes of a config: what the network is told, what the noise is multiplied with, and the method.
 #[derive(Debug)]
 struct Plan {
+    /// Of every evaluation of the whole way.
     timesteps: Vec<f32>,
+    /// The evaluations that are made.
+    span: Range<usize>,
     init_noise_sigma: f32,
+    /// The shares of signal and noise in the latents where the span begins.
+    mix: (f32, f32),
     solver: Box<dyn Solver>,
 }
 
-/// One request's way from noise to clean latents.
+/// The part of a way a sampler goes, in steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Steps of the whole way.
+    pub of: usize,
+    pub steps: Range<usize>,
+}
+
+impl Span {
+    /// The whole way.
+    #[must_use]
+    pub const fn whole(steps: usize) -> Self {
+        Self { of: steps, steps: 0..steps }
+    }
+}
+
+/// One request's way from noise to clean latents, or a part of it.
 #[derive(Debug)]
 pub struct Sampler {
     plan: Plan,
-    noise: NoiseGenerator,
     next: usize,
 }
 
 impl Sampler {
     /// # Errors
     /// When the config cannot do so many steps.
-    pub fn new(config: &SchedulerConfig, steps: u32, seed: u32) -> Result<Self, SchedulerError> {
-        Ok(Self { plan: plan(config, steps as usize)?, noise: NoiseGenerator::new(seed), next: 0 })
+    pub fn new(config: &SchedulerConfig, span: Span) -> Result<Self, SchedulerError> {
+        let plan = plan(config, span)?;
+        Ok(Self { next: plan.span.start, plan })
     }
 
     /// What the network is told at each evaluation; there may be more of them than steps were asked for.
     #[must_use]
     pub fn timesteps(&self) -> &[f32] {
-        &self.plan.timesteps
+        &self.plan.timesteps[self.plan.span.clone()]
     }
 
     /// What the initial noise is multiplied with.
@@ -105,21 +142,35 @@ impl Sampler {
         self.plan.init_noise_sigma
     }
 
-    /// The step that comes next; `None` when there is none.
+    /// Whether latents carry the whole signal and noise on top of it, instead of shares of both.
     #[must_use]
-    pub fn next_step(&self) -> Option<usize> {
-        (self.next < self.plan.timesteps.len()).then_some(self.next)
+    pub fn is_variance_exploding(&self) -> bool {
+        self.plan.mix.0 >= 1.0
     }
 
-    /// The initial noise, unscaled: the first draw of the request's generator, so it is asked for once and first.
+    /// Evaluations made.
+    #[must_use]
+    pub const fn evaluated(&self) -> usize {
+        self.next - self.plan.span.start
+    }
+
+    /// The evaluation that comes next, counted from the beginning of the span; `None` when there is none.
+    #[must_use]
+    pub fn next_step(&self) -> Option<usize> {
+        (self.next < self.plan.span.end).then_some(self.evaluated())
+    }
+
+    /// Clean latents with as much noise as they have where the span begins.
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn initial_noise(&mut self, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor, TchError> {
-        self.noise.draw(shape, kind)?.f_to_device(device)
+    pub fn noised(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor, TchError> {
+        let (signal, sigma) = self.plan.mix;
+        let noised = scaled(&float(clean)?, signal)?.f_add(&scaled(&float(noise)?, sigma)?)?;
+        noised.f_to_kind(clean.f_kind()?)
     }
 
-    /// What the network is shown for these latents at the next step.
+    /// What the network is shown for these latents at the next evaluation.
     ///
     /// # Errors
     /// When libtorch fails.
@@ -127,43 +178,49 @@ impl Sampler {
         self.plan.solver.scale_model_input(self.next, &float(latents)?)?.f_to_kind(latents.f_kind()?)
     }
 
-    /// The latents after the next step, of the same kind.
+    /// The latents after the next evaluation, of the same kind. Steps that draw take from `noise`.
     ///
     /// # Errors
     /// When the way is at its end or libtorch fails.
-    pub fn step(&mut self, output: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
-        let Some(index) = self.next_step() else {
+    pub fn step(&mut self, output: &Tensor, latents: &Tensor, noise: &mut NoiseGenerator) -> Result<Tensor, TchError> {
+        if self.next >= self.plan.span.end {
             return Err(TchError::Shape("a sampler was stepped past its end".into()));
-        };
+        }
         let kind = latents.f_kind()?;
-        let noise = if self.plan.solver.is_ancestral() {
-            let drawn = self.noise.draw(&latents.size(), kind)?;
-            Some(float(&drawn.f_to_device(latents.device())?)?)
-        } else {
-            None
+        let mut draw = |kind| float(&noise.draw(&latents.size(), kind)?.f_to_device(latents.device())?).map(Some);
+        let noise = match self.plan.solver.noise(self.next) {
+            StepNoise::None => None,
+            StepNoise::LikeLatents => draw(kind)?,
+            StepNoise::Float => draw(Kind::Float)?,
         };
-        let latents = self.plan.solver.step(index, float(output)?, float(latents)?, noise)?;
+        let latents = self.plan.solver.step(self.next, float(output)?, float(latents)?, noise)?;
         self.next += 1;
         latents.f_to_kind(kind)
     }
 }
 
-fn plan(config: &SchedulerConfig, steps: usize) -> Result<Plan, SchedulerError> {
+fn plan(config: &SchedulerConfig, Span { of: steps, steps: span }: Span) -> Result<Plan, SchedulerError> {
     let (kind, max) = (config.kind, config.train_steps);
     if !(1..=max).contains(&steps) {
         return Err(SchedulerError::Steps { kind, min: 1, max, steps });
     }
+    if span.is_empty() || span.end > steps {
+        return Err(SchedulerError::Span { begin: span.start, end: span.end, steps });
+    }
     let schedule = TrainSchedule::new(config)?;
     match &config.method {
         Method::Ddim { alpha_one_at_end, clip_range } => {
-            ddim::plan(config, &schedule, steps, *alpha_one_at_end, *clip_range)
+            ddim::plan(config, &schedule, steps, span, *alpha_one_at_end, *clip_range)
         }
         Method::Pndm { alpha_one_at_end, skips_runge_kutta } => {
-            pndm::plan(config, &schedule, steps, *alpha_one_at_end, *skips_runge_kutta)
+            pndm::plan(config, &schedule, steps, span, *alpha_one_at_end, *skips_runge_kutta)
         }
-        Method::Euler(options) => euler::plan(config, &schedule, steps, options),
-        Method::EulerAncestral => euler_ancestral::plan(config, &schedule, steps),
-        Method::DpmPp2M(options) => dpmpp_2m::plan(config, &schedule, steps, options),
+        Method::Euler(options) => euler::plan(config, &schedule, steps, span, options),
+        Method::EulerAncestral => euler_ancestral::plan(config, &schedule, steps, span),
+        Method::Heun(options) => heun::plan(config, &schedule, steps, span, options),
+        Method::DpmPp2M(options) => dpmpp_2m::plan(config, &schedule, steps, span, options),
+        Method::UniPc(options) => unipc::plan(config, &schedule, steps, span, options),
+        Method::Lcm(options) => lcm::plan(config, &schedule, steps, span, options),
     }
 }
 

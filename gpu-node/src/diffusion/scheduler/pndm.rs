@@ -3,6 +3,8 @@
 //!
 //! The Runge–Kutta warm-up evaluates the network twelve times for its first three steps, PLMS evaluates one step twice.
 
+use std::ops::Range;
+
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
@@ -58,31 +60,37 @@ pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
     steps: usize,
+    span: Range<usize>,
     alpha_one_at_end: bool,
     skips_runge_kutta: bool,
 ) -> Result<Plan, SchedulerError> {
     let SchedulerConfig { kind, spacing, train_steps, steps_offset: offset, .. } = *config;
-    if !skips_runge_kutta && steps < WARM_UP_STEPS {
-        return Err(SchedulerError::Steps { kind, min: WARM_UP_STEPS, max: train_steps, steps });
+    if !skips_runge_kutta && span.len() < WARM_UP_STEPS {
+        return Err(SchedulerError::Steps { kind, min: WARM_UP_STEPS, max: train_steps, steps: span.len() });
     }
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
+    // A part of the way is warmed up anew: nothing is remembered from before it.
     let timesteps = grid.whole_timesteps();
+    let timesteps = &timesteps[span];
     let stride = i64::try_from(train_steps / steps).unwrap_or(i64::MAX);
-    let visits = if skips_runge_kutta { plms(&timesteps, stride) } else { runge_kutta(&timesteps, stride) };
+    let visits = if skips_runge_kutta { plms(timesteps, stride) } else { runge_kutta(timesteps, stride) };
     let steps = visits.iter().map(|visit| {
         let (from, to) = (schedule.alpha_bar(visit.from)?, schedule.alpha_bar_before(visit.to, alpha_one_at_end)?);
         Ok(PndmStep { evaluation: visit.evaluation, from, to })
     });
+    let steps = steps.collect::<Result<Vec<_>, SchedulerError>>()?;
+    let start = timesteps.first().map_or(Ok(1.0), |timestep| schedule.alpha_bar(*timestep))?;
     let solver = Pndm {
         is_velocity: config.prediction == Prediction::Velocity,
-        steps: steps.collect::<Result<_, SchedulerError>>()?,
+        steps,
         history: Vec::new(),
         stages: None,
         start: None,
     };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
-    let timesteps = visits.iter().map(|visit| visit.timestep as f32).collect();
-    Ok(Plan { timesteps, init_noise_sigma: 1.0, solver: Box::new(solver) })
+    let timesteps: Vec<f32> = visits.iter().map(|visit| visit.timestep as f32).collect();
+    let (span, mix) = (0..timesteps.len(), (start.sqrt(), (1.0 - start).sqrt()));
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
 }
 
 fn multistep(timestep: i64, stride: i64) -> Visit {

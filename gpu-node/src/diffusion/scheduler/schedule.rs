@@ -5,7 +5,7 @@
 //! (linear betas), Rombach et al. 2022 (scaled linear), Nichol & Dhariwal 2021 (cosine), Lin et al. 2023 (zero
 //! terminal signal-to-noise ratio), Karras et al. 2022 (spacing of sigmas).
 
-use bildkante_shared::recipe::SchedulerKind;
+use bildkante_shared::recipe::{SchedulerKind, SigmaSpacing};
 use tch::{Device, Kind, Tensor};
 
 use super::SchedulerError;
@@ -31,7 +31,7 @@ impl TrainSchedule {
             betas = rescaled_to_zero_snr(&betas);
         }
         let mut alpha_bars = cumulative_alphas(&betas);
-        let needs_sigmas = !matches!(config.kind, SchedulerKind::Ddim | SchedulerKind::Pndm);
+        let needs_sigmas = !matches!(config.kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm);
         if let Some(last) = alpha_bars.last_mut().filter(|_| needs_sigmas && config.rescale_zero_snr) {
             *last = ALPHA_BAR_MIN;
         }
@@ -121,6 +121,36 @@ fn rescaled_to_zero_snr(betas: &[f32]) -> Vec<f32> {
 pub(super) fn karras_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
     let (min, max) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
     super::timesteps::linspace(1.0, count).into_iter().map(|ramp| (max + ramp * (min - max)).powf(RHO)).collect()
+}
+
+/// `count` sigmas from `max` down to `min`, evenly in ln σ.
+pub(super) fn exponential_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
+    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+    let step = (min.ln() - max.ln()) / (count.max(2) - 1) as f64;
+    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+    let mut sigmas: Vec<f64> = (0..count).map(|i| (i as f64 * step + max.ln()).exp()).collect();
+    // numpy.linspace ends exactly.
+    if let Some(last) = sigmas.last_mut().filter(|_| count > 1) {
+        *last = min.ln().exp();
+    }
+    sigmas
+}
+
+/// Sigmas respaced between `min` and `max`, and the (fractional) timesteps that have them.
+#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+pub(super) fn respaced(
+    spacing: SigmaSpacing,
+    (min, max): (f64, f64),
+    steps: usize,
+    train_sigmas: &[f32],
+) -> (Vec<f64>, Vec<f32>) {
+    let levels = match spacing {
+        SigmaSpacing::Exponential => exponential_sigmas(min, max, steps),
+        SigmaSpacing::Karras | SigmaSpacing::Trained => karras_sigmas(min, max, steps),
+    };
+    let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
+    let timesteps = levels.iter().map(|sigma| timestep_of_sigma(*sigma, &logs) as f32).collect();
+    (levels, timesteps)
 }
 
 /// The (fractional) training step whose σ this is, by linear interpolation of ln σ.

@@ -54,11 +54,15 @@ fn the_pipeline_corrects_its_own_scheduler_only() {
 
 #[test]
 fn what_a_sampler_cannot_do_is_refused_by_name() {
-    let karras = SchedulerChoice { karras_sigmas: Some(true), ..SchedulerChoice::default() };
+    let karras = SchedulerChoice { sigmas: Some(SigmaSpacing::Karras), ..SchedulerChoice::default() };
     let refused = config(SD1).with_choice(&karras).expect_err("no karras in PNDM").to_string();
-    assert!(refused.contains("pndm") && refused.contains("karras_sigmas"), "{refused}");
+    assert!(refused.contains("pndm") && refused.contains("`sigmas`"), "{refused}");
+    let rescaled = SchedulerChoice { zero_terminal_snr: Some(true), ..SchedulerChoice::default() };
+    let refused = config(SD1).with_choice(&rescaled).expect_err("no rescaling in PNDM").to_string();
+    assert!(refused.contains("pndm") && refused.contains("`zero_terminal_snr`"), "{refused}");
     let dpm = |key: &str| refusal(&format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {key}}}"#));
-    assert!(dpm(r#""algorithm_type": "sde-dpmsolver++""#).contains("sde-dpmsolver++"));
+    assert!(dpm(r#""algorithm_type": "dpmsolver""#).contains("`dpmsolver`"));
+    assert!(dpm(r#""use_karras_sigmas": true, "use_exponential_sigmas": true"#).contains("use_exponential_sigmas"));
     assert!(dpm(r#""solver_order": 3"#).contains("solver_order 3"));
     assert!(dpm(r#""thresholding": true"#).contains("thresholding"));
     assert!(dpm(r#""use_beta_sigmas": true"#).contains("use_beta_sigmas"));
@@ -68,7 +72,14 @@ fn what_a_sampler_cannot_do_is_refused_by_name() {
     assert!(dpm(r#""trained_betas": [0.1]"#).contains("trained_betas"));
     assert!(dpm(r#""lambda_min_clipped": "NaN""#).contains("lambda_min_clipped"));
     assert!(dpm(r#""beta_end": "0.02""#).contains("`beta_end`"));
-    assert!(refusal(r#"{"_class_name": "UniPCMultistepScheduler"}"#).contains("UniPCMultistepScheduler"));
+    let unipc = |key: &str| refusal(&format!(r#"{{"_class_name": "UniPCMultistepScheduler", {key}}}"#));
+    assert!(unipc(r#""predict_x0": false"#).contains("predict_x0"));
+    assert!(unipc(r#""solver_order": 4"#).contains("solver_order 4"));
+    assert!(unipc(r#""lower_order_final": false"#).contains("lower_order_final"));
+    let lcm = |key: &str| refusal(&format!(r#"{{"_class_name": "LCMScheduler", {key}}}"#));
+    assert!(lcm(r#""original_inference_steps": 0"#).contains("original_inference_steps"));
+    assert!(lcm(r#""timestep_scaling": -1"#).contains("timestep_scaling"));
+    assert!(refusal(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#).contains("UniPCMultistepScheduler"));
     assert!(refusal("[]").contains("scheduler_config.json"));
 }
 
@@ -77,4 +88,26 @@ fn the_infinity_that_python_writes_is_read() {
     let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity"}"#;
     let Method::DpmPp2M(options) = config(json).method else { panic!("another method") };
     assert_eq!(options.lambda_min, f64::NEG_INFINITY);
+}
+
+#[test]
+fn one_class_of_diffusers_is_two_samplers() {
+    let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#;
+    let stochastic = config(json);
+    assert_eq!(stochastic.kind, SchedulerKind::DpmPp2MSde);
+    let choice = SchedulerChoice { kind: Some(SchedulerKind::DpmPp2M), ..SchedulerChoice::default() };
+    let Method::DpmPp2M(options) = stochastic.with_choice(&choice).expect("dpmpp_2m").method else { panic!("another") };
+    assert!(!options.is_stochastic);
+}
+
+#[test]
+fn a_way_is_split_where_diffusers_splits_it() {
+    let euler =
+        config(r#"{"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}"#);
+    // 751, 501, 251, 1 of 1000: the share 0.5 is at training step 500.
+    for (start, steps) in [(0.1, 0), (0.25, 1), (0.5, 2), (0.7, 2), (0.8, 3), (0.999, 4)] {
+        assert_eq!(euler.steps_before(4, start).expect("steps"), steps, "{start}");
+    }
+    let heun = config(r#"{"_class_name": "HeunDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}"#);
+    assert_eq!(heun.steps_before(4, 0.5).expect("steps"), 2);
 }

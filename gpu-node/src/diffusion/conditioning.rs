@@ -1,0 +1,165 @@
+//! What a network is conditioned on beside latents and timestep.
+//!
+//! One row for a request without guidance, the unconditional row before the conditional one under guidance; rows of
+//! several requests may follow each other. Source: `StableDiffusionPipeline.__call__` and
+//! `StableDiffusionXLPipeline.__call__` of diffusers 0.42.
+
+use bildkante_shared::recipe::{Recipe, SizeConditioning};
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::DiffusionError;
+use super::config::UnetConfig;
+
+/// A text as its encoders give it.
+#[derive(Debug)]
+pub struct PromptEmbedding {
+    /// `[1, tokens, width]`
+    pub hidden: Tensor,
+    /// `[1, width]`, of Stable Diffusion XL.
+    pub pooled: Option<Tensor>,
+}
+
+impl PromptEmbedding {
+    pub(super) fn zeros_like(&self) -> Result<Self, TchError> {
+        let pooled = self.pooled.as_ref().map(Tensor::f_zeros_like).transpose()?;
+        Ok(Self { hidden: self.hidden.f_zeros_like()?, pooled })
+    }
+}
+
+/// Rows of conditions.
+#[derive(Debug)]
+pub struct Conditioning {
+    /// `[n, tokens, width]`
+    pub embeddings: Tensor,
+    pub added: Option<Added>,
+    /// `[n, width]`: the guidance scale of a network that is told it.
+    pub guidance: Option<Tensor>,
+}
+
+/// What Stable Diffusion XL is told beside the text.
+#[derive(Debug)]
+pub struct Added {
+    /// `[n, width]`
+    pub pooled: Tensor,
+    /// `[n, 6]`: original height and width, top and left of the crop, target height and width; or `[n, 5]` with a score
+    /// for the target.
+    pub numbers: Tensor,
+}
+
+impl From<Tensor> for Conditioning {
+    /// A text and nothing else.
+    fn from(embeddings: Tensor) -> Self {
+        Self { embeddings, added: None, guidance: None }
+    }
+}
+
+impl Conditioning {
+    #[must_use]
+    pub fn rows(&self) -> i64 {
+        self.embeddings.size().first().copied().unwrap_or(0)
+    }
+
+    /// The same tensors, shared.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            embeddings: self.embeddings.shallow_clone(),
+            added: self
+                .added
+                .as_ref()
+                .map(|added| Added { pooled: added.pooled.shallow_clone(), numbers: added.numbers.shallow_clone() }),
+            guidance: self.guidance.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+/// The numbers of one row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers {
+    pub(super) sizes: SizeConditioning,
+    /// In place of the target's size, where a network has no place for that.
+    pub(super) score: f64,
+}
+
+impl Numbers {
+    /// In the order in which the networks were trained, heights before widths.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "pixels and scores are small")]
+    fn row(self, count: i64) -> Result<Vec<f32>, DiffusionError> {
+        let SizeConditioning { original_px: [width, height], crop_px: [left, top], target_px } = self.sizes;
+        let mut row = vec![height as f32, width as f32, top as f32, left as f32];
+        match count {
+            6 => row.extend([target_px[1] as f32, target_px[0] as f32]),
+            5 => row.push(self.score as f32),
+            other => return Err(DiffusionError::input(format!("a network that is told {other} numbers"))),
+        }
+        Ok(row)
+    }
+}
+
+/// The sizes a recipe asks for: those of the conditional row, then those of the unconditional one.
+pub(super) fn sizes(recipe: &Recipe) -> (SizeConditioning, SizeConditioning) {
+    let own_px = [recipe.width_px, recipe.height_px];
+    let own = SizeConditioning { original_px: own_px, crop_px: [0, 0], target_px: own_px };
+    let sizes = recipe.sizes.unwrap_or(own);
+    (sizes, recipe.negative_sizes.unwrap_or(sizes))
+}
+
+/// `rows` follow each other: unconditional, conditional.
+pub(super) fn assemble(
+    config: &UnetConfig,
+    rows: &[(&PromptEmbedding, Numbers)],
+    guidance: f64,
+    device: Device,
+) -> Result<Conditioning, DiffusionError> {
+    let texts: Vec<&Tensor> = rows.iter().map(|(text, _)| &text.hidden).collect();
+    let embeddings = Tensor::f_cat(&texts, 0)?;
+    let added = match &config.added {
+        None => None,
+        Some(added) => {
+            let pooled = rows.iter().map(|(text, _)| text.pooled.as_ref()).collect::<Option<Vec<_>>>();
+            let pooled = pooled.ok_or_else(|| DiffusionError::input("the network wants a pooled text"))?;
+            let pooled = Tensor::f_cat(&pooled, 0)?;
+            let count = added.numbers(pooled.size2()?.1);
+            let count = count.ok_or_else(|| DiffusionError::input("the pooled text does not fit the network"))?;
+            let numbers = rows.iter().map(|(_, numbers)| numbers.row(count)).collect::<Result<Vec<_>, _>>()?.concat();
+            let numbers = Tensor::f_from_slice(&numbers)?.f_view([-1, count])?.f_to_device(device)?;
+            Some(Added { pooled, numbers })
+        }
+    };
+    let guidance = match config.guidance_embed_dim {
+        None => None,
+        Some(width) => {
+            let row = embedded_guidance(guidance, width)?.f_to_device(device)?;
+            Some(row.f_expand([i64::try_from(rows.len()).unwrap_or(1), width], false)?)
+        }
+    };
+    Ok(Conditioning { embeddings, added, guidance })
+}
+
+/// `get_guidance_scale_embedding` of diffusers' pipelines (after google-research/vdm): `[1, width]`, float32.
+#[allow(clippy::cast_precision_loss, reason = "widths are small")]
+fn embedded_guidance(guidance: f64, width: i64) -> Result<Tensor, TchError> {
+    let half = width / 2;
+    let step = 10_000_f64.ln() / (half as f64 - 1.0);
+    let frequencies = Tensor::f_arange(half, (Kind::Float, Device::Cpu))?.f_mul_scalar(-step)?.f_exp()?;
+    // Trained on the scale less one.
+    let scale = Tensor::f_from_slice(&[guidance - 1.0])?.f_to_kind(Kind::Float)?.f_mul_scalar(1000.0)?;
+    let angles = scale.f_view([1, 1])?.f_mul(&frequencies)?;
+    Tensor::f_cat(&[angles.f_sin()?, angles.f_cos()?], 1)?.f_constant_pad_nd([0, width % 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: SizeConditioning =
+        SizeConditioning { original_px: [640, 480], crop_px: [10, 20], target_px: [64, 48] };
+
+    #[test]
+    fn numbers_stand_in_the_order_of_training() {
+        let numbers = Numbers { sizes: SIZES, score: 6.5 };
+        assert_eq!(numbers.row(6).expect("six"), [480.0, 640.0, 20.0, 10.0, 48.0, 64.0]);
+        assert_eq!(numbers.row(5).expect("five"), [480.0, 640.0, 20.0, 10.0, 6.5]);
+        assert!(numbers.row(7).is_err());
+    }
+}

@@ -1,0 +1,278 @@
+//! Low-rank adapters (LoRA, Hu et al. 2021): a file of small matrix pairs beside a checkpoint.
+//!
+//! An [`Adapter`] is what a file holds, checked and named by the module it belongs to; [`Applied`] is several of them
+//! with weights, which gives a network's layers their pairs while the network is put together. The checkpoint's own
+//! tensors are shared and never written to, so nothing of an adapter can stay behind or add up: a request with adapters
+//! runs networks of its own, made of the same tensors. Sources: PEFT 0.19 `tuners/lora/layer.py`, kohya-ss sd-scripts
+//! `networks/lora.py`, diffusers 0.42 `loaders/lora_conversion_utils.py`.
+//!
+//! What is not plain LoRA (DoRA, LoHa, LoKr, OFT, full differences, …) is refused by name, and so is a file that has a
+//! tensor for which the checkpoint has no module: an adapter that is half applied is not applied.
+
+mod names;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bildkante_shared::ids::Digest;
+use tch::{Device, Kind, TchError, Tensor};
+
+use self::names::{Part, Role};
+use super::config::UnetConfig;
+use super::weights::{SafetensorsFile, WeightsError};
+
+/// Largest adapter file.
+pub const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Largest rank of one pair.
+const RANK_MAX: i64 = 4096;
+
+/// Why an adapter cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    #[error(transparent)]
+    File(#[from] WeightsError),
+    #[error("{path} is {kind}, which is not supported: plain LoRA is (tensor `{tensor}`)")]
+    Kind { path: PathBuf, kind: &'static str, tensor: String },
+    #[error("{path}: tensor `{tensor}`: {reason}")]
+    Tensor { path: PathBuf, tensor: String, reason: String },
+    #[error("{path} holds no pair of matrices")]
+    Empty { path: PathBuf },
+    #[error("{count} modules of the adapter {adapter} are not in the checkpoint: {names}")]
+    Foreign { adapter: String, count: usize, names: String },
+    #[error("module `{module}` of the adapter {adapter}: {reason}")]
+    Shape { adapter: String, module: String, reason: String },
+    #[error("libtorch: {0}")]
+    Torch(#[from] TchError),
+}
+
+/// One module's pair, in float32 on the CPU.
+#[derive(Debug)]
+struct Pair {
+    down: Tensor, // [rank, in] or [rank, in, k, k]
+    up: Tensor,   // [out, rank] or [out, rank, 1, 1]
+    /// What the product is multiplied with beside the weight: alpha / rank.
+    scale: f64,
+}
+
+/// A file's pairs by the name the file has for their module.
+#[derive(Debug)]
+pub struct Adapter {
+    name: String,
+    digest: Digest,
+    pairs: BTreeMap<(Part, String), Pair>,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    down: Option<Tensor>,
+    up: Option<Tensor>,
+    alpha: Option<f64>,
+}
+
+impl Adapter {
+    /// Reads a safetensors file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no plain LoRA, or holds values that are not finite.
+    pub fn load(path: &Path) -> Result<Self, LoraError> {
+        let file = SafetensorsFile::open(path, FILE_BYTES_MAX)?;
+        let alphas = names::alphas_of_metadata(file.metadata());
+        let mut found: BTreeMap<(Part, String), Found> = BTreeMap::new();
+        let tensor_error = |tensor: &str, reason: String| LoraError::Tensor {
+            path: path.to_owned(),
+            tensor: tensor.chars().take(200).collect(),
+            reason,
+        };
+        for name in file.names() {
+            if let Some(kind) = names::unsupported(name) {
+                return Err(LoraError::Kind { path: path.to_owned(), kind, tensor: name.chars().take(200).collect() });
+            }
+            let (part, module, role) =
+                names::parse(name).ok_or_else(|| tensor_error(name, "it is named as no known format names it".into()))?;
+            let tensor = file.read(name, Kind::Float)?;
+            let slot = found.entry((part, module)).or_default();
+            let is_first = match role {
+                Role::Down => slot.down.replace(tensor).is_none(),
+                Role::Up => slot.up.replace(tensor).is_none(),
+                Role::Alpha if tensor.numel() == 1 => slot.alpha.replace(f64::try_from(&tensor)?).is_none(),
+                Role::Alpha => return Err(tensor_error(name, "an alpha is one number".into())),
+            };
+            if !is_first {
+                return Err(tensor_error(name, "its module has another of its kind".into()));
+            }
+        }
+        let mut pairs = BTreeMap::new();
+        for ((part, module), found) in found {
+            let (Some(down), Some(up)) = (found.down, found.up) else {
+                return Err(tensor_error(&module, "the module has one half of a pair only".into()));
+            };
+            let rank = down.size().first().copied().unwrap_or(0);
+            let fits = (1..=RANK_MAX).contains(&rank) && up.size().get(1) == Some(&rank);
+            if !fits || down.dim() != up.dim() || !matches!(down.dim(), 2 | 4) {
+                let reason = format!("{:?} and {:?} are no pair", down.size(), up.size());
+                return Err(tensor_error(&module, reason));
+            }
+            #[allow(clippy::cast_precision_loss, reason = "ranks are small")]
+            let rank = rank as f64;
+            let alpha = found.alpha.or_else(|| alphas.of(part, &module)).unwrap_or(rank);
+            pairs.insert((part, module), Pair { down, up, scale: alpha / rank });
+        }
+        if pairs.is_empty() {
+            return Err(LoraError::Empty { path: path.to_owned() });
+        }
+        let name = path.file_stem().map_or_else(|| "adapter".into(), |stem| stem.to_string_lossy().into_owned());
+        let digest = Digest::of_bytes(file.bytes());
+        Ok(Self { name, digest, pairs, bytes: file.bytes().len() as u64 })
+    }
+
+    /// The name of its file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it weighs, about, in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Which of a checkpoint's networks is put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Network {
+    Unet,
+    /// The text encoders, in the order of their folders.
+    TextEncoder,
+    TextEncoder2,
+}
+
+/// The change a layer adds to its output: x · downᵀ · upᵀ, all adapters and weights in one pair.
+#[derive(Debug)]
+pub(super) struct LowRank {
+    pub(super) down: Tensor, // [rank, in] or [rank, in, k, k]
+    pub(super) up: Tensor,   // [out, rank] or [out, rank, 1, 1], scaled
+}
+
+/// The pairs of several adapters for one network, by the module's name in diffusers.
+#[derive(Debug)]
+pub struct Applied {
+    modules: HashMap<String, Vec<(Arc<Adapter>, (Part, String), f64)>>,
+    device: Device,
+    kind: Kind,
+}
+
+impl Applied {
+    /// Finds the modules of `network` that adapters with their weights change. `modules` are the names of all layers.
+    ///
+    /// # Errors
+    /// When an adapter has a pair for a module of this network that is not there.
+    pub fn new<'a>(
+        adapters: &[(Arc<Adapter>, f64)],
+        network: Network,
+        modules: impl Iterator<Item = &'a str>,
+        unet: &UnetConfig,
+        (device, kind): (Device, Kind),
+    ) -> Result<Self, LoraError> {
+        let known = names::spellings(network, modules, unet);
+        let mut applied: HashMap<String, Vec<_>> = HashMap::new();
+        for (adapter, weight) in adapters {
+            let mut foreign = Vec::new();
+            for key in adapter.pairs.keys().filter(|(part, _)| part.network() == network) {
+                match known.get(&names::flat(&key.1)) {
+                    Some(module) => {
+                        applied.entry(module.clone()).or_default().push((Arc::clone(adapter), key.clone(), *weight));
+                    }
+                    None => foreign.push(key.1.as_str()),
+                }
+            }
+            if !foreign.is_empty() {
+                let names = foreign.iter().take(4).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                return Err(LoraError::Foreign { adapter: adapter.name.clone(), count: foreign.len(), names });
+            }
+        }
+        Ok(Self { modules: applied, device, kind })
+    }
+
+    /// The pair of a layer that stands for `modules` one above the other, whose outputs follow each other.
+    ///
+    /// # Errors
+    /// When a pair does not fit the layer.
+    pub(super) fn low_rank(&self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, LoraError> {
+        let (mut downs, mut ups) = (Vec::new(), Vec::new());
+        for (place, module) in modules.iter().enumerate() {
+            for (adapter, key, weight) in self.modules.get(module).into_iter().flatten() {
+                let pair = &adapter.pairs[key];
+                let (down, up) = layer.fitted(pair).map_err(|reason| LoraError::Shape {
+                    adapter: adapter.name.clone(),
+                    module: module.clone(),
+                    reason,
+                })?;
+                downs.push(down);
+                ups.push(layer.placed(&up.f_mul_scalar(pair.scale * weight)?, place, modules.len())?);
+            }
+        }
+        if downs.is_empty() {
+            return Ok(None);
+        }
+        let ready = |parts: &[Tensor], dim| Tensor::f_cat(parts, dim)?.f_to_kind(self.kind)?.f_to_device(self.device);
+        Ok(Some(LowRank { down: ready(&downs, 0)?, up: ready(&ups, 1)? }))
+    }
+}
+
+/// What a pair must fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LayerShape {
+    /// A linear layer, or one of several stacked: inputs, outputs of each.
+    Linear { inputs: i64, outputs: i64 },
+    /// A convolution: inputs, outputs, side of the kernel.
+    Convolution { inputs: i64, outputs: i64, kernel: i64 },
+}
+
+impl LayerShape {
+    /// The pair as the layer computes with it: trainers store a 1×1 convolution's as a matrix, and the other way round.
+    fn fitted(self, pair: &Pair) -> Result<(Tensor, Tensor), String> {
+        let rank = pair.down.size()[0];
+        let (down, up) = match self {
+            Self::Linear { inputs, outputs } => (vec![rank, inputs], vec![outputs, rank]),
+            Self::Convolution { inputs, outputs, kernel } => {
+                (vec![rank, inputs, kernel, kernel], vec![outputs, rank, 1, 1])
+            }
+        };
+        let reshaped = |tensor: &Tensor, shape: &[i64]| {
+            let is_same = |found: &[i64]| {
+                let trimmed = |shape: &[i64]| {
+                    let end = shape.iter().rposition(|side| *side != 1).map_or(0, |last| last + 1);
+                    shape[..end.max(2).min(shape.len())].to_vec()
+                };
+                trimmed(found) == trimmed(shape)
+            };
+            if is_same(&tensor.size()) {
+                return tensor.f_view(shape).map_err(|error| error.to_string());
+            }
+            Err(format!("{:?} does not fit {shape:?}", tensor.size()))
+        };
+        Ok((reshaped(&pair.down, &down)?, reshaped(&pair.up, &up)?))
+    }
+
+    /// The outputs at the place of one of `count` stacked layers, zero at the others.
+    fn placed(self, up: &Tensor, place: usize, count: usize) -> Result<Tensor, TchError> {
+        let Self::Linear { outputs, .. } = self else { return Ok(up.shallow_clone()) };
+        if count == 1 {
+            return Ok(up.shallow_clone());
+        }
+        let (place, count) = (i64::try_from(place).unwrap_or(0), i64::try_from(count).unwrap_or(1));
+        // Rows in front and behind.
+        up.f_constant_pad_nd([0, 0, place * outputs, (count - 1 - place) * outputs])
+    }
+}
+
+#[cfg(test)]
+mod tests;

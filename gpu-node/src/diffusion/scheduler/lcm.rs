@@ -1,0 +1,100 @@
+//! Latent consistency sampling (Luo et al. 2023, algorithm 3): every step predicts the clean picture and noises it
+//! anew, down to the next of the few training steps the model was distilled on. The last step adds no noise.
+
+use std::ops::Range;
+
+use tch::{TchError, Tensor};
+
+use super::config::{LcmOptions, Prediction, SchedulerConfig};
+use super::schedule::TrainSchedule;
+use super::{Plan, SchedulerError, Solver, StepNoise, divided, scaled};
+
+/// Standard deviation of the data that the boundary condition assumes, as the models were trained.
+const SIGMA_DATA: f32 = 0.5;
+
+#[derive(Debug)]
+struct LcmStep {
+    /// ᾱ before the step.
+    from: f32,
+    /// ᾱ to which the prediction is noised; `None` after the last step.
+    to: Option<f32>,
+    /// The boundary condition: how much of the latents and of the prediction is kept.
+    skip: f32,
+    out: f32,
+}
+
+#[derive(Debug)]
+struct Lcm {
+    prediction: Prediction,
+    clip_range: Option<f64>,
+    steps: Vec<LcmStep>,
+}
+
+pub(super) fn plan(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    span: Range<usize>,
+    options: &LcmOptions,
+) -> Result<Plan, SchedulerError> {
+    let (kind, distilled) = (config.kind, options.distilled_steps);
+    if steps > distilled {
+        return Err(SchedulerError::Steps { kind, min: 1, max: distilled, steps });
+    }
+    let stride = config.train_steps / distilled;
+    // numpy.linspace without its end, floored: every so manieth of the distilled steps, the noisiest first.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let index = |i: usize| (i as f64 * (distilled as f64 / steps as f64)).floor() as usize;
+    let timesteps: Vec<usize> = (0..steps).map(|i| (distilled - index(i)) * stride - 1).collect();
+    let alpha_bar = |timestep: usize| schedule.alpha_bar(i64::try_from(timestep).unwrap_or(i64::MAX));
+    let planned = timesteps.iter().enumerate().map(|(i, timestep)| {
+        let to = timesteps.get(i + 1).map(|next| alpha_bar(*next)).transpose()?;
+        let (skip, out) = boundary(*timestep, options.timestep_scaling);
+        Ok(LcmStep { from: alpha_bar(*timestep)?, to, skip, out })
+    });
+    let planned = planned.collect::<Result<Vec<_>, SchedulerError>>()?;
+    let start = planned[span.start].from;
+    let solver = Lcm { prediction: config.prediction, clip_range: options.clip_range, steps: planned };
+    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+    let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
+    let mix = (start.sqrt(), (1.0 - start).sqrt());
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as PyTorch rounds them")]
+fn boundary(timestep: usize, scaling: f64) -> (f32, f32) {
+    let scaled = timestep as f32 * scaling as f32;
+    let variance = scaled * scaled + SIGMA_DATA * SIGMA_DATA;
+    (SIGMA_DATA * SIGMA_DATA / variance, scaled / variance.sqrt())
+}
+
+impl Solver for Lcm {
+    fn noise(&self, index: usize) -> StepNoise {
+        if self.steps[index].to.is_some() { StepNoise::LikeLatents } else { StepNoise::None }
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        output: Tensor,
+        latents: Tensor,
+        noise: Option<Tensor>,
+    ) -> Result<Tensor, TchError> {
+        let LcmStep { from, to, skip, out } = self.steps[index];
+        let (signal, sigma) = (from.sqrt(), (1.0 - from).sqrt());
+        let mut clean = match self.prediction {
+            Prediction::Epsilon => divided(&latents.f_sub(&scaled(&output, sigma)?)?, signal)?,
+            Prediction::Velocity => scaled(&latents, signal)?.f_sub(&scaled(&output, sigma)?)?,
+            Prediction::Sample => output,
+        };
+        if let Some(range) = self.clip_range {
+            clean = clean.f_clamp(-range, range)?;
+        }
+        let denoised = scaled(&clean, out)?.f_add(&scaled(&latents, skip)?)?;
+        match (to, noise) {
+            (Some(to), Some(noise)) => scaled(&denoised, to.sqrt())?.f_add(&scaled(&noise, (1.0 - to).sqrt())?),
+            (None, _) => Ok(denoised),
+            (Some(_), None) => Err(TchError::Shape("a consistency step without noise".into())),
+        }
+    }
+}

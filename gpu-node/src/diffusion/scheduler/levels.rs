@@ -1,0 +1,103 @@
+//! What the exponential integrators share: noise levels in the variance-preserving form, and which of them a config
+//! visits (source: diffusers 0.42, `DPMSolverMultistepScheduler.set_timesteps`, `UniPCMultistepScheduler.set_timesteps`).
+
+use bildkante_shared::recipe::SigmaSpacing;
+use tch::{TchError, Tensor};
+
+use super::config::{Betas, FinalSigma, Prediction, SchedulerConfig};
+use super::schedule::{TrainSchedule, exponential_sigmas, interpolated, karras_sigmas, timestep_of_sigma};
+use super::timesteps::Grid;
+use super::{SchedulerError, divided, scaled};
+
+/// A noise level in the variance-preserving form.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Level {
+    /// The signal's share.
+    pub(super) alpha: f32,
+    /// The noise's share.
+    pub(super) sigma: f32,
+    /// ln(α/σ): the time in which the solvers' steps are short.
+    pub(super) lambda: f32,
+}
+
+impl Level {
+    /// From σ relative to the signal.
+    #[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+    fn new(ratio: f64) -> Self {
+        let ratio = ratio as f32;
+        let alpha = 1.0 / (ratio * ratio + 1.0).sqrt();
+        let sigma = ratio * alpha;
+        Self { alpha, sigma, lambda: alpha.ln() - sigma.ln() }
+    }
+
+    /// The clean picture that the network's output implies.
+    pub(super) fn clean(self, prediction: Prediction, output: Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
+        let Self { alpha, sigma, .. } = self;
+        match prediction {
+            Prediction::Epsilon => divided(&latents.f_sub(&scaled(&output, sigma)?)?, alpha),
+            Prediction::Velocity => scaled(latents, alpha)?.f_sub(&scaled(&output, sigma)?),
+            Prediction::Sample => Ok(output),
+        }
+    }
+}
+
+/// What of a config decides the visits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visiting {
+    pub(super) sigmas: SigmaSpacing,
+    pub(super) final_sigma: FinalSigma,
+    /// Training steps with a smaller ln(α/σ) are not visited.
+    pub(super) lambda_min: f64,
+    pub(super) rounding: Rounding,
+}
+
+/// In what the two solvers' schedules differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounding {
+    /// DPM-Solver++: Karras' timesteps are cut for cosine schedules; the last σ is the training schedule's smallest.
+    Dpm,
+    /// UniPC: Karras' timesteps are always rounded; the last σ repeats the one before it, where they are respaced.
+    UniPc,
+}
+
+/// The timesteps, and the level before each of them and after the last.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+pub(super) fn visits(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    visiting: Visiting,
+) -> Result<(Vec<f32>, Vec<Level>), SchedulerError> {
+    let SchedulerConfig { kind, spacing, train_steps, steps_offset: offset, .. } = *config;
+    let train_sigmas = schedule.sigmas();
+    let (min, max) = (f64::from(train_sigmas[0]), f64::from(train_sigmas[train_steps - 1]));
+    let (timesteps, mut ratios): (Vec<i64>, Vec<f64>) = if visiting.sigmas == SigmaSpacing::Trained {
+        let last = schedule.steps_above(visiting.lambda_min);
+        if steps >= last {
+            return Err(SchedulerError::Steps { kind, min: 1, max: last.saturating_sub(1), steps });
+        }
+        let timesteps = Grid { spacing, train_steps, last, steps, offset, drops_cleanest: true }.whole_timesteps();
+        if let Some(&timestep) = timesteps.iter().find(|timestep| **timestep >= train_steps as i64) {
+            return Err(SchedulerError::Timestep { timestep, train_steps });
+        }
+        let ratios = timesteps.iter().map(|timestep| interpolated(&train_sigmas, *timestep as f64)).collect();
+        (timesteps, ratios)
+    } else {
+        let is_karras = visiting.sigmas == SigmaSpacing::Karras;
+        let ratios = if is_karras { karras_sigmas(min, max, steps) } else { exponential_sigmas(min, max, steps) };
+        let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
+        let is_cut = !is_karras || (visiting.rounding == Rounding::Dpm && config.betas == Betas::SquaredCosine);
+        let timesteps = ratios.iter().map(|ratio| timestep_of_sigma(*ratio, &logs));
+        let timesteps = timesteps.map(|t| if is_cut { t as i64 } else { t.round_ties_even() as i64 }).collect();
+        (timesteps, ratios)
+    };
+    ratios.push(match visiting.final_sigma {
+        FinalSigma::Zero => 0.0,
+        FinalSigma::Min if visiting.rounding == Rounding::UniPc && visiting.sigmas != SigmaSpacing::Trained => {
+            ratios.last().copied().unwrap_or(min)
+        }
+        FinalSigma::Min => min,
+    });
+    let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
+    Ok((timesteps, ratios.into_iter().map(Level::new).collect()))
+}

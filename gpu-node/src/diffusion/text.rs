@@ -1,0 +1,89 @@
+//! From a prompt to its embedding: one tokenizer and encoder, or the two of Stable Diffusion XL.
+//!
+//! Owns which hidden state is used, how two encoders' states stand side by side, and what becomes of prompts with more
+//! tokens than there are places. Invariant: a prompt's embedding depends on the prompt, the number of chunks and the
+//! checkpoint alone: every prompt is encoded by itself. Source: `encode_prompt` of diffusers 0.42's pipelines; diffusers
+//! cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a prompt of its own
+//! with its own beginning and end, states follow each other, the pooled text is the first chunk's.
+
+use bildkante_shared::recipe::LongPrompt;
+use tch::{TchError, Tensor};
+
+use super::DiffusionError;
+use super::clip::{ClipTextModel, Layer};
+use super::conditioning::PromptEmbedding;
+use super::tokenizer::{ClipTokenizer, TokenizerError};
+
+/// A tokenizer and the encoder that reads it.
+#[derive(Debug)]
+pub struct TextEncoder {
+    pub(super) tokenizer: ClipTokenizer,
+    pub(super) model: ClipTextModel,
+}
+
+/// Everything between a prompt and its embedding.
+#[derive(Debug)]
+pub struct TextEncoders {
+    /// In the order in which their states stand side by side; the last one's pooled text is used.
+    encoders: Vec<TextEncoder>,
+    layer: Layer,
+}
+
+impl TextEncoders {
+    pub(super) const fn new(encoders: Vec<TextEncoder>, layer: Layer) -> Self {
+        Self { encoders, layer }
+    }
+
+    /// The tokenizer of the first encoder.
+    #[must_use]
+    pub fn tokenizer(&self) -> Option<&ClipTokenizer> {
+        self.encoders.first().map(|encoder| &encoder.tokenizer)
+    }
+
+    /// Chunks in which the longest of the prompts fits.
+    ///
+    /// # Errors
+    /// When a tokenizer fails.
+    pub fn chunks(&self, prompts: &[&str], long: LongPrompt) -> Result<usize, DiffusionError> {
+        if long == LongPrompt::Cut {
+            return Ok(1);
+        }
+        let mut chunks = 1;
+        for encoder in &self.encoders {
+            for prompt in prompts {
+                chunks = chunks.max(encoder.tokenizer.chunks(prompt).map_err(refused)?);
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// The embedding of a prompt in `chunks` chunks; what does not fit is cut, what is left over is empty.
+    ///
+    /// # Errors
+    /// When a tokenizer or libtorch fails.
+    pub fn encode(&self, prompt: &str, chunks: usize) -> Result<PromptEmbedding, DiffusionError> {
+        let _no_grad = tch::no_grad_guard();
+        let (mut states, mut pooled) = (Vec::new(), None);
+        for encoder in &self.encoders {
+            let ids = encoder.tokenizer.encode_chunks(prompt, chunks).map_err(refused)?;
+            let rows = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+            let tokens = Tensor::f_from_slice(&ids.concat())?.f_view([rows, -1])?; // [chunks, t]
+            let encoded = encoder.model.forward(&tokens, self.layer)?;
+            states.push(encoded.hidden.f_flatten(0, 1)?.f_unsqueeze(0)?); // [1, chunks · t, width]
+            pooled = encoded.pooled.map(|pooled| pooled.f_narrow(0, 0, 1)).transpose()?;
+        }
+        Ok(PromptEmbedding { hidden: side_by_side(states)?, pooled })
+    }
+}
+
+/// Along the last dimension.
+fn side_by_side(mut states: Vec<Tensor>) -> Result<Tensor, TchError> {
+    match states.len() {
+        1 => Ok(states.remove(0)),
+        _ => Tensor::f_cat(&states, -1),
+    }
+}
+
+fn refused(error: TokenizerError) -> DiffusionError {
+    DiffusionError::input(error.to_string())
+}
