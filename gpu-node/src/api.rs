@@ -40,6 +40,7 @@ enum Route<'a> {
     Generations,
     Master(&'a str),
     Checkpoints,
+    Adapters,
     Livez,
     Readyz,
     Metrics,
@@ -51,6 +52,7 @@ impl<'a> Route<'a> {
         match path {
             "/v1/generations" => Self::Generations,
             "/v1/checkpoints" => Self::Checkpoints,
+            "/v1/adapters" => Self::Adapters,
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
@@ -63,6 +65,7 @@ impl<'a> Route<'a> {
             Self::Generations => "generations",
             Self::Master(_) => "masters",
             Self::Checkpoints => "checkpoints",
+            Self::Adapters => "adapters",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -164,6 +167,7 @@ impl Api {
             Route::Generations => self.generations(request).await,
             Route::Master(id) => Ok(self.master(id, request.headers()).await?),
             Route::Checkpoints => Ok(json(StatusCode::OK, &*self.health.status().checkpoints)),
+            Route::Adapters => Ok(json(StatusCode::OK, &*self.health.status().adapters)),
             Route::Readyz => Ok(self.readyz()),
             Route::Metrics => {
                 let text = HeaderValue::from_static(prometheus::TEXT_FORMAT);
@@ -243,8 +247,9 @@ impl Api {
             |digest: &Digest| !status.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
         let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
         let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
-        // No adapter can be loaded yet: each one a recipe names is missing.
-        let missing: Vec<Digest> = checkpoints.chain(recipe.loras.iter().map(|lora| lora.digest)).collect();
+        let is_unknown = |digest: &Digest| !status.adapters.iter().any(|known| known.digest == *digest);
+        let adapters = recipe.loras.iter().map(|lora| lora.digest).filter(is_unknown);
+        let missing: Vec<Digest> = checkpoints.chain(adapters).collect();
         if missing.is_empty() { Ok(()) } else { Err(GenerationError::Missing { digests: missing }) }
     }
 
@@ -317,6 +322,7 @@ impl Api {
             "reasons": reasons,
             "self_tests": status.self_tests,
             "checkpoints": *status.checkpoints,
+            "adapters": *status.adapters,
         });
         json(if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
     }

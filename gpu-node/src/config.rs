@@ -22,7 +22,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// With it edges must show a certificate; without it the listener speaks plain text.
     pub tls: Option<TlsConfig>,
-    /// Each folder in it that has a `model_index.json` is a checkpoint of the folder's name.
+    /// Each folder in it that has a `model_index.json` is a checkpoint of the folder's name, each
+    /// `adapters/*.safetensors` an adapter of the file's.
     pub models_dir: PathBuf,
     pub data_dir: PathBuf,
     pub device: DeviceChoice,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::wire::CheckpointInfo;
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -61,7 +61,8 @@ pub struct SelfTest {
 pub struct Status {
     pub phase: Phase,
     pub checkpoints: Arc<Vec<CheckpointInfo>>,
-    /// Folders that hold no usable checkpoint, and why.
+    pub adapters: Arc<Vec<AdapterInfo>>,
+    /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
     pub rejected: Arc<Vec<String>>,
     pub self_tests: Vec<SelfTest>,
 }
@@ -77,6 +78,7 @@ impl Default for Health {
         let status = Status {
             phase: Phase::Loading,
             checkpoints: Arc::default(),
+            adapters: Arc::default(),
             rejected: Arc::default(),
             self_tests: Vec::new(),
         };

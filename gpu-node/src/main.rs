@@ -29,7 +29,7 @@ enum Command {
     /// Serve generations
     Serve(ServeArgs),
     /// Draw one picture
-    Generate(commands::GenerateArgs),
+    Generate(Box<commands::GenerateArgs>),
     /// Load a checkpoint, say what it is and try it
     Check(commands::CheckArgs),
     /// Time a checkpoint

@@ -7,6 +7,7 @@
 //!
 //! A panic in a job fails that job only.
 
+mod adapters;
 mod torch;
 
 use std::any::Any;
@@ -19,7 +20,7 @@ use std::time::Instant;
 
 use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
-use bildkante_shared::wire::{CheckpointInfo, Determinism};
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
 
 use crate::admission::{Board, Cost, StartedJob};
 use crate::archive::Archive;
@@ -37,7 +38,12 @@ const SETTLING_MAX: usize = 2;
 pub trait Engine: Send {
     fn checkpoints(&self) -> Vec<CheckpointInfo>;
 
-    /// Folders that hold no usable checkpoint, and why.
+    /// The adapters a recipe may name.
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        Vec::new()
+    }
+
+    /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
     fn rejected(&self) -> Vec<String> {
         Vec::new()
     }
@@ -168,19 +174,25 @@ impl Bench {
     fn load(&self, factory: EngineFactory) -> Result<Box<dyn Engine>, EngineError> {
         let engine = factory()?;
         let checkpoints = Arc::new(engine.checkpoints());
+        let adapters = Arc::new(engine.adapters());
         let rejected = Arc::new(engine.rejected());
         for checkpoint in checkpoints.iter() {
             let CheckpointInfo { name, digest, family, .. } = checkpoint;
             tracing::info!(%name, %digest, %family, "checkpoint loaded");
         }
+        for AdapterInfo { name, digest } in adapters.iter() {
+            tracing::info!(%name, %digest, "adapter found");
+        }
         for reason in rejected.iter() {
-            tracing::error!(%reason, "checkpoint rejected");
+            tracing::error!(%reason, "rejected");
         }
         if checkpoints.is_empty() {
             let reason = if rejected.is_empty() { "no checkpoint in models_dir".into() } else { rejected.join("; ") };
             return Err(EngineError::Load { reason });
         }
-        self.health.update(|status| (status.checkpoints, status.rejected) = (checkpoints, rejected));
+        self.health.update(|status| {
+            (status.checkpoints, status.adapters, status.rejected) = (checkpoints, adapters, rejected);
+        });
         Ok(engine)
     }
 

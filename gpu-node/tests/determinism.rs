@@ -27,9 +27,7 @@ fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<Val
 
 fn draw(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Result<(Trace, MasterId)> {
     let mut trace = Trace::new();
-    let drawn = generate(&Models { base: checkpoint, refiner: None }, recipe, Some(&mut trace), &mut |_, _| {
-        StepControl::Continue
-    })?;
+    let drawn = generate(&Models::from(checkpoint), recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
     Ok((trace, drawn.pixels.master_id()))
 }
 

@@ -1,13 +1,17 @@
 //! Every step beside Python diffusers: `fixtures/goldens/cases.json` and `goldens/engine/cases.json` say what was drawn, a
-//! trace beside each what came out of every step. Noise must be bit-identical, latents within 1e-4, images within 1/255. Needs no Python.
+//! trace beside each what came out of every step. Noise must be bit-identical, latents within 1e-4, images within 1/255.
+//! Needs no Python.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use bildkante_gpu_node::diffusion::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::lora::Adapter;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
-use bildkante_gpu_node::diffusion::pipeline::{Models, Networks, Stage, StepControl, generate};
+use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
 use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig, Span};
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError};
@@ -48,6 +52,8 @@ struct Case {
     sizes: Option<SizeConditioning>,
     negative_sizes: Option<SizeConditioning>,
     refiner: Option<Refiner>,
+    #[serde(default)]
+    loras: Vec<Lora>,
     config_overrides: serde_json::Map<String, Value>,
     predictions: usize,
     /// What diffusers' scheduler said of itself, where it was asked.
@@ -66,6 +72,12 @@ struct Refiner {
     start: f64,
     aesthetic_score: f64,
     negative_aesthetic_score: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lora {
+    file: String,
+    weight: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,7 +142,7 @@ impl Shelf {
 /// A checkpoint with another scheduler config.
 #[derive(Debug)]
 struct Rescheduled<'a> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: Adapted<'a>,
     config: SchedulerConfig,
 }
 
@@ -189,15 +201,28 @@ impl Case {
     }
 
     /// What the file says with the overrides; to the letter where there are some, as the goldens were made.
-    fn rescheduled<'a>(&self, name: &str, shelf: &'a Shelf) -> Result<Rescheduled<'a>> {
+    fn rescheduled<'a>(&self, name: &str, trunk: Option<&'a Trunk>, shelf: &'a Shelf) -> Result<Rescheduled<'a>> {
         let checkpoint = shelf.get(name)?;
+        let checkpoint = trunk.map_or_else(|| checkpoint.into(), |trunk| Adapted::new(checkpoint, trunk));
         if self.config_overrides.is_empty() {
-            return Ok(Rescheduled { checkpoint, config: checkpoint.scheduler_config().clone() });
+            return Ok(Rescheduled { config: checkpoint.scheduler_config().clone(), checkpoint });
         }
         let path = fixtures().join("checkpoints").join(name).join("scheduler/scheduler_config.json");
         let mut file: serde_json::Map<String, Value> = serde_json::from_slice(&std::fs::read(path)?)?;
         file.extend(self.config_overrides.clone());
         Ok(Rescheduled { checkpoint, config: SchedulerConfig::from_json(&Value::Object(file))? })
+    }
+
+    /// The networks with the case's adapters.
+    fn adapted(&self, shelf: &Shelf) -> Result<Option<Trunk>> {
+        if self.loras.is_empty() {
+            return Ok(None);
+        }
+        let adapters = self.loras.iter().map(|lora| {
+            let path = fixtures().join("adapters").join(&lora.file);
+            Ok((Arc::new(Adapter::load(&path)?), lora.weight))
+        });
+        Ok(Some(shelf.get(&self.checkpoint)?.adapted(&adapters.collect::<Result<Vec<_>>>()?)?))
     }
 
     fn check_schedule(&self, schedule: &Schedule, config: &SchedulerConfig) -> Result<()> {
@@ -224,14 +249,16 @@ impl Case {
         if let Some(refiner) = &self.refiner {
             shelf.load(&refiner.checkpoint)?;
         }
-        let base = self.rescheduled(&self.checkpoint, shelf)?;
-        let refiner = self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, shelf)).transpose()?;
+        let trunk = self.adapted(shelf)?;
+        let base = self.rescheduled(&self.checkpoint, trunk.as_ref(), shelf)?;
+        let refiner = self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, None, shelf));
+        let refiner = refiner.transpose()?;
         if let Some(schedule) = &self.schedule {
             self.check_schedule(schedule, &base.config)?;
         }
         let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
-        let models = Models { base: &base, refiner: refiner.as_ref() };
+        let models = Models { base, refiner };
         generate(&models, &self.recipe(shelf)?, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
         let mut worst = 0.0_f64;
         for name in golden.names() {

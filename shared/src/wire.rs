@@ -122,6 +122,13 @@ pub struct CheckpointInfo {
     pub ready: bool,
 }
 
+/// An entry of `GET /v1/adapters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterInfo {
+    pub name: String,
+    pub digest: Digest,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

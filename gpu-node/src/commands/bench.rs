@@ -46,7 +46,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = args.engine.load()?;
     let size = size_or_native(args.size, &checkpoint);
     let sample = sample_recipe(&checkpoint, size, args.steps, args.guidance)?;
-    let models = Models { base: &checkpoint, refiner: None };
+    let models = Models::from(&checkpoint);
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
     for run in 0..args.warmup + args.runs {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;

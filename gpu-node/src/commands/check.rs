@@ -48,7 +48,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     say(&format!("loaded      in {load_s:.2} s as {} on {:?}", checkpoint.dtype(), checkpoint.device()))?;
 
     let recipe = sample_recipe(&checkpoint, size_or_native(args.size, &checkpoint), 1, GUIDANCE)?;
-    let models = Models { base: &checkpoint, refiner: None };
+    let models = Models::from(&checkpoint);
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
     let (first, second) = (draw()?, draw()?);
     let (id, again) = (first.pixels.master_id(), second.pixels.master_id());

@@ -3,19 +3,21 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
-    ValidRecipe,
+    LongPrompt, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning,
+    TimestepSpacing, ValidRecipe,
 };
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say, size_or_native};
-use crate::diffusion::pipeline::{self, Models, StepControl};
+use crate::diffusion::lora::{Adapter, LoraError};
+use crate::diffusion::pipeline::{self, Adapted, Models, StepControl};
 use crate::diffusion::trace::Trace;
 use crate::diffusion::{Checkpoint, runtime};
 
@@ -75,6 +77,9 @@ pub struct GenerateArgs {
     /// Stable Diffusion XL: the size the picture is to look made for
     #[arg(long, value_name = "WxH")]
     pub target_size: Option<Size>,
+    /// A LoRA and how strongly it acts, 1 by default; may be given several times
+    #[arg(long = "lora", value_name = "FILE:WEIGHT", value_parser = parse_lora)]
+    pub loras: Vec<(PathBuf, f64)>,
     /// Folder of a checkpoint that takes over for the last steps
     #[arg(long, value_name = "DIR")]
     pub refiner: Option<PathBuf>,
@@ -121,6 +126,19 @@ fn parse_crop(text: &str) -> Result<[u32; 2], String> {
     }
 }
 
+/// `FILE` or `FILE:WEIGHT`; a file's name may have colons of its own.
+fn parse_lora(text: &str) -> Result<(PathBuf, f64), String> {
+    let (file, weight) = match text.rsplit_once(':') {
+        Some((file, weight)) => match weight.parse::<f64>() {
+            Ok(weight) => (file, weight),
+            Err(_) if Path::new(text).exists() => (text, 1.0),
+            Err(_) => return Err(format!("a LoRA is FILE:WEIGHT, and `{weight}` is no number")),
+        },
+        None => (text, 1.0),
+    };
+    Ok((PathBuf::from(file), weight))
+}
+
 /// Draws one picture and prints a line of JSON about it.
 ///
 /// # Errors
@@ -130,8 +148,12 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let checkpoint = args.engine.load()?;
     let refiner = args.refiner.as_deref().map(|folder| args.engine.load_from(folder)).transpose()?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
-    let recipe = args.recipe(&checkpoint, refiner.as_ref())?;
-    let models = Models { base: &checkpoint, refiner: refiner.as_ref() };
+    let loaded = args.loras.iter().map(|(file, weight)| Ok((Arc::new(Adapter::load(file)?), *weight)));
+    let adapters = loaded.collect::<Result<Vec<_>, LoraError>>().context("cannot load an adapter")?;
+    let recipe = args.recipe(&checkpoint, refiner.as_ref(), &adapters)?;
+    let adapted = if adapters.is_empty() { None } else { Some(checkpoint.adapted(&adapters)?) };
+    let trunk = adapted.as_ref().unwrap_or(checkpoint.trunk());
+    let models = Models { base: Adapted::new(&checkpoint, trunk), refiner: refiner.as_ref().map(Adapted::from) };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
     let mut evaluations = 0;
     let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
@@ -167,7 +189,12 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl GenerateArgs {
-    fn recipe(&self, checkpoint: &Checkpoint, refiner: Option<&Checkpoint>) -> anyhow::Result<ValidRecipe> {
+    fn recipe(
+        &self,
+        checkpoint: &Checkpoint,
+        refiner: Option<&Checkpoint>,
+        adapters: &[(Arc<Adapter>, f64)],
+    ) -> anyhow::Result<ValidRecipe> {
         let size = size_or_native(self.size, checkpoint);
         let refiner = refiner.map(|refiner| RefinerUse {
             aesthetic_score: self.aesthetic_score,
@@ -189,6 +216,7 @@ impl GenerateArgs {
             long_prompt: if self.cut_prompt { LongPrompt::Cut } else { LongPrompt::Chunks },
             sizes: self.sizes(size),
             refiner,
+            loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
             ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bildkante_shared::checkpoint::{CheckpointDigestError, digest};
 use bildkante_shared::ids::Digest;
@@ -20,12 +21,13 @@ use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
 use super::layout::{Layout, Part};
+use super::lora::{Adapter, LoraError, Network};
 use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::text::{TextEncoder, TextEncoders};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
 use super::unet::{self, Unet};
 use super::vae::{self, Vae};
-use super::weights::{Weights, WeightsError};
+use super::weights::{Adapting, Kept, Weights, WeightsError};
 use super::{DType, DiffusionError, files};
 
 /// Why a checkpoint cannot be loaded.
@@ -106,14 +108,36 @@ pub struct Checkpoint {
     device: Device,
     dtype: DType,
     parameters: Parameters,
-    text: TextEncoders,
+    trunk: Trunk,
+    /// What the same networks with adapters are made of.
+    kept: KeptNetworks,
     /// An empty negative prompt is no text at all.
     zeroes_empty_negative: bool,
-    unet: Unet,
     unet_config: UnetConfig,
     vae: Vae,
     vae_config: VaeConfig,
     scheduler_config: SchedulerConfig,
+}
+
+/// The networks that adapters change.
+#[derive(Debug)]
+pub struct Trunk {
+    text: TextEncoders,
+    unet: Unet,
+}
+
+impl Trunk {
+    #[must_use]
+    pub const fn text(&self) -> &TextEncoders {
+        &self.text
+    }
+}
+
+#[derive(Debug)]
+struct KeptNetworks {
+    unet: Kept,
+    /// Like the text encoders.
+    texts: Vec<(Part, ClipConfig, Kept)>,
 }
 
 impl Checkpoint {
@@ -142,15 +166,16 @@ impl Checkpoint {
         let activation = texts.first().map(|text| text.config.activation);
         let mut parameters = Parameters { text_encoder: 0, unet: 0, vae: 0 };
         // One network after the other: each unmaps its files before the next is read.
-        let mut encoders = Vec::new();
+        let (mut encoders, mut kept_texts) = (Vec::new(), Vec::new());
         for ReadText { part, tokenizer, config } in texts {
             let weights = open(part.folder, "model", clip::canonical_name, kind)?;
-            let model = ClipTextModel::load(weights, &config, part.head)?;
+            let (model, kept) = ClipTextModel::load_keeping(weights, &config, part.head)?;
             parameters.text_encoder += count(&clip::tensor_shapes(&config, part.head)?);
-            encoders.push(TextEncoder { tokenizer, model });
+            encoders.push(TextEncoder { tokenizer: Arc::new(tokenizer), model });
+            kept_texts.push((part, config, kept));
         }
         let diffusers = "diffusion_pytorch_model";
-        let unet = Unet::load(open("unet", diffusers, str::to_owned, kind)?, &unet_config)?;
+        let (unet, kept_unet) = Unet::load_keeping(open("unet", diffusers, str::to_owned, kind)?, &unet_config)?;
         let vae = Vae::load(open("vae", diffusers, vae::canonical_name, vae_kind)?, &vae_config)?;
         parameters.unet = count(&unet::tensor_shapes(&unet_config)?);
         parameters.vae = count(&vae::tensor_shapes(&vae_config)?);
@@ -168,9 +193,9 @@ impl Checkpoint {
             device,
             dtype,
             parameters,
-            text: TextEncoders::new(encoders, layer),
+            trunk: Trunk { text: TextEncoders::new(encoders, layer), unet },
+            kept: KeptNetworks { unet: kept_unet, texts: kept_texts },
             zeroes_empty_negative: layout.zeroes_empty_negative,
-            unet,
             unet_config,
             vae,
             vae_config,
@@ -238,7 +263,35 @@ impl Checkpoint {
 
     #[must_use]
     pub const fn text(&self) -> &TextEncoders {
-        &self.text
+        &self.trunk.text
+    }
+
+    /// The checkpoint's own networks.
+    #[must_use]
+    pub const fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    /// The networks with adapters of these weights. They share the checkpoint's tensors and change none of them.
+    ///
+    /// # Errors
+    /// When an adapter changes a module that the checkpoint does not have, or does not fit one.
+    pub fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+        let networks: Vec<Network> = self.kept.texts.iter().map(|(part, ..)| part.network()).collect();
+        for (adapter, _) in adapters {
+            adapter.check_networks(&networks)?;
+        }
+        let _no_grad = tch::no_grad_guard();
+        let applied = self.kept.unet.applied(adapters, Network::Unet, &self.unet_config)?;
+        let unet = Unet::adapted(Adapting { kept: &self.kept.unet, applied: &applied }, &self.unet_config)?;
+        let texts = self.kept.texts.iter().zip(self.trunk.text.encoders());
+        let encoders = texts.map(|((part, config, kept), plain)| {
+            let applied = kept.applied(adapters, part.network(), &self.unet_config)?;
+            let model = ClipTextModel::adapted(Adapting { kept, applied: &applied }, config, part.head)?;
+            Ok(TextEncoder { tokenizer: Arc::clone(&plain.tokenizer), model })
+        });
+        let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
+        Ok(Trunk { text: TextEncoders::new(encoders, self.trunk.text.layer()), unet })
     }
 
     #[must_use]
@@ -264,6 +317,20 @@ impl Checkpoint {
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError> {
+        self.predict_with(&self.trunk, latents, timesteps, conditioning)
+    }
+
+    /// The same with networks of [`Self::adapted`].
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    pub fn predict_with(
+        &self,
+        trunk: &Trunk,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
         let n = self.check_latents(latents)?;
         if timesteps.size() != [n] {
             return Err(DiffusionError::input(format!("timesteps of shape {:?} for {n} latents", timesteps.size())));
@@ -277,7 +344,7 @@ impl Checkpoint {
             )));
         }
         let _no_grad = tch::no_grad_guard();
-        Ok(self.unet.forward(&latents.f_to_device(self.device)?, timesteps, conditioning)?)
+        Ok(trunk.unet.forward(&latents.f_to_device(self.device)?, timesteps, conditioning)?)
     }
 
     /// The image behind `latents` `[n, channels, h, w]`: `[n, 3, H, W]`, nominally -1 to 1 and not clamped.

@@ -7,7 +7,7 @@ use tch::{Kind, TchError, Tensor};
 use super::attention::{CLIP_NAMES, Mask, SelfAttention};
 use super::config::{ClipActivation, ClipConfig};
 use super::layers::{LayerNorm, Linear};
-use super::weights::{Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use super::weights::{Adapting, Keeping, Kept, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
 /// The prefix of every tensor before transformers 5.
 const OLD_PREFIX: &str = "text_model.";
@@ -73,11 +73,25 @@ impl ClipTextModel {
     ///
     /// # Errors
     /// When a tensor is missing, left over or not as `config` says.
-    pub fn load(mut weights: Weights, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+    pub fn load(weights: Weights, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+        Ok(Self::load_keeping(weights, config, head)?.0)
+    }
+
+    /// The same, with the tensors the network with adapters is made of.
+    pub(super) fn load_keeping(
+        mut weights: Weights,
+        config: &ClipConfig,
+        head: Head,
+    ) -> Result<(Self, Kept), WeightsError> {
         weights.take_positions(POSITION_IDS, config.positions)?;
-        let model = Self::build(&mut weights, config, head)?;
-        weights.finish()?;
-        Ok(model)
+        let mut keeping = Keeping::new(weights);
+        let model = Self::build(&mut keeping, config, head)?;
+        Ok((model, keeping.finish()?))
+    }
+
+    /// The network with adapters.
+    pub(super) fn adapted(mut source: Adapting<'_>, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+        Self::build(&mut source, config, head)
     }
 
     fn build(source: &mut dyn VarSource, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {

@@ -3,24 +3,27 @@
 
 use tch::{TchError, Tensor};
 
+use super::lora::{LayerShape, LowRank};
 use super::weights::{ConvGeometry, Scope, WeightsError};
 
-/// `x · Wᵀ + b`.
+/// `x · Wᵀ + b`, and what adapters add.
 #[derive(Debug)]
 pub(super) struct Linear {
     weight: Tensor, // [out, in]
     bias: Option<Tensor>,
+    low_rank: Option<LowRank>,
 }
 
 impl Linear {
     pub(super) fn load(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[outputs, inputs])?;
         let bias = Some(scope.take("bias", &[outputs])?);
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, low_rank: scope.low_rank(LayerShape::Linear { inputs, outputs })? })
     }
 
     pub(super) fn load_unbiased(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
-        Ok(Self { weight: scope.take("weight", &[outputs, inputs])?, bias: None })
+        let weight = scope.take("weight", &[outputs, inputs])?;
+        Ok(Self { weight, bias: None, low_rank: scope.low_rank(LayerShape::Linear { inputs, outputs })? })
     }
 
     /// A linear layer that is stored as a 1×1 convolution.
@@ -28,7 +31,7 @@ impl Linear {
         let weight = scope.take("weight", &[outputs, inputs, 1, 1])?;
         let weight = weight.f_view([outputs, inputs]).map_err(|source| torch_error("weight", source))?;
         let bias = Some(scope.take("bias", &[outputs])?);
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, low_rank: scope.low_rank(LayerShape::Linear { inputs, outputs })? })
     }
 
     /// Several linear layers of one input as one: their outputs follow each other in the last dimension.
@@ -50,20 +53,30 @@ impl Linear {
         outputs: i64,
     ) -> Result<Self, WeightsError> {
         let weights: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
-        Ok(Self { weight: scope.take_stacked(&weights, &[outputs, inputs])?, bias: None })
+        let weight = scope.take_stacked(&weights, &[outputs, inputs])?;
+        let low_rank = scope.low_rank_stacked(names, LayerShape::Linear { inputs, outputs })?;
+        Ok(Self { weight, bias: None, low_rank })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_linear(&self.weight, self.bias.as_ref()) // [.., in] -> [.., out]
+        let mut y = x.f_linear(&self.weight, self.bias.as_ref())?; // [.., in] -> [.., out]
+        match &self.low_rank {
+            None => Ok(y),
+            Some(LowRank { down, up }) => {
+                let added = x.f_linear(down, None::<&Tensor>)?.f_linear(up, None::<&Tensor>)?;
+                y.f_add_(&added)
+            }
+        }
     }
 }
 
-/// A two-dimensional convolution with bias.
+/// A two-dimensional convolution with bias, and what adapters add.
 #[derive(Debug)]
 pub(super) struct Conv2d {
     kernel: Tensor, // [out, in, k, k]
     bias: Tensor,   // [out]
     geometry: ConvGeometry,
+    low_rank: Option<LowRank>,
 }
 
 impl Conv2d {
@@ -80,11 +93,20 @@ impl Conv2d {
         geometry: ConvGeometry,
     ) -> Result<Self, WeightsError> {
         let bias = scope.take("bias", &[outputs])?;
+        let low_rank = scope.low_rank(LayerShape::Convolution { inputs, outputs, kernel })?;
         let kernel = scope.take_kernel("weight", &[outputs, inputs, kernel, kernel], geometry)?;
-        Ok(Self { kernel, bias, geometry })
+        Ok(Self { kernel, bias, geometry, low_rank })
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let mut y = self.convolve(x)?; // [n, in, h, w] -> [n, out, h', w']
+        let Some(LowRank { down, up }) = &self.low_rank else { return Ok(y) };
+        let ConvGeometry { stride, padding } = self.geometry;
+        let narrow = x.f_conv2d(down, None::<&Tensor>, [stride, stride], [padding, padding], [1, 1], 1)?;
+        y.f_add_(&narrow.f_conv2d(up, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)?)
+    }
+
+    fn convolve(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let ConvGeometry { stride, padding } = self.geometry;
         let (stride, padding, dilation) = ([stride, stride], [padding, padding], [1, 1]);
         if self.kernel.is_mkldnn() {
@@ -98,7 +120,7 @@ impl Conv2d {
                 1,
             );
         }
-        x.f_conv2d(&self.kernel, Some(&self.bias), stride, padding, dilation, 1) // [n, in, h, w] -> [n, out, h', w']
+        x.f_conv2d(&self.kernel, Some(&self.bias), stride, padding, dilation, 1)
     }
 }
 

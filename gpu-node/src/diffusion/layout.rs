@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::checkpoint::CheckpointError;
 use super::clip::Head;
 use super::config::{CONFIG_BYTES_MAX, read_json};
+use super::lora::Network;
 
 /// A text encoder's folders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,12 @@ pub(super) struct Part {
     pub(super) folder: &'static str,
     pub(super) tokenizer: &'static str,
     pub(super) head: Head,
+}
+
+impl Part {
+    pub(super) fn network(&self) -> Network {
+        if self.folder == SECOND.folder { Network::TextEncoder2 } else { Network::TextEncoder }
+    }
 }
 
 const FIRST: Part = Part { folder: "text_encoder", tokenizer: "tokenizer", head: Head::None };

@@ -13,6 +13,7 @@ use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{RefinerUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::checkpoint::Trunk;
 use super::conditioning::{self, Conditioning, Numbers, PromptEmbedding};
 use super::noise::NoiseGenerator;
 use super::scheduler::{Sampler, SchedulerConfig, Span};
@@ -56,25 +57,46 @@ pub trait Networks {
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError>;
 }
 
-impl Networks for Checkpoint {
+/// A checkpoint with the networks a recipe asks for: its own, or those with adapters.
+#[derive(Debug, Clone, Copy)]
+pub struct Adapted<'a> {
+    checkpoint: &'a Checkpoint,
+    trunk: &'a Trunk,
+}
+
+impl<'a> Adapted<'a> {
+    #[must_use]
+    pub const fn new(checkpoint: &'a Checkpoint, trunk: &'a Trunk) -> Self {
+        Self { checkpoint, trunk }
+    }
+}
+
+impl<'a> From<&'a Checkpoint> for Adapted<'a> {
+    /// Without adapters.
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint, trunk: checkpoint.trunk() }
+    }
+}
+
+impl Networks for Adapted<'_> {
     fn device(&self) -> Device {
-        self.device()
+        self.checkpoint.device()
     }
 
     fn vae_factor(&self) -> u32 {
-        self.vae_factor()
+        self.checkpoint.vae_factor()
     }
 
     fn latent_channels(&self) -> i64 {
-        self.latent_channels()
+        self.checkpoint.latent_channels()
     }
 
     fn scheduler_config(&self) -> &SchedulerConfig {
-        self.scheduler_config()
+        self.checkpoint.scheduler_config()
     }
 
     fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
-        let config = self.unet_config();
+        let (config, text) = (self.checkpoint.unet_config(), self.trunk.text());
         if config.added.is_none() && (recipe.sizes.is_some() || recipe.negative_sizes.is_some()) {
             return Err(DiffusionError::input("`sizes` is for Stable Diffusion XL: this checkpoint is told none"));
         }
@@ -83,19 +105,19 @@ impl Networks for Checkpoint {
         let is_guided = recipe.is_guided() && config.guidance_embed_dim.is_none();
         let _no_grad = tch::no_grad_guard();
         let texts = if is_guided { vec![negative, positive] } else { vec![positive] };
-        let chunks = self.text().chunks(&texts, recipe.long_prompt)?;
+        let chunks = text.chunks(&texts, recipe.long_prompt)?;
         let (sizes, negative_sizes) = conditioning::sizes(recipe);
         let refiner = recipe.refiner.as_ref().filter(|_| stage == Stage::Refiner);
         let default = (RefinerUse::aesthetic_score(), RefinerUse::negative_aesthetic_score());
         let (score, negative_score) =
             refiner.map_or(default, |refiner| (refiner.aesthetic_score, refiner.negative_aesthetic_score));
-        let conditional = self.text().encode(positive, chunks)?;
+        let conditional = text.encode(positive, chunks)?;
         let mut rows = vec![(conditional, Numbers { sizes, score })];
         if is_guided {
-            let unconditional = if negative.is_empty() && self.zeroes_empty_negative() {
+            let unconditional = if negative.is_empty() && self.checkpoint.zeroes_empty_negative() {
                 rows[0].0.zeros_like()?
             } else {
-                self.text().encode(negative, chunks)?
+                text.encode(negative, chunks)?
             };
             rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
         }
@@ -109,28 +131,35 @@ impl Networks for Checkpoint {
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError> {
-        self.predict(latents, timesteps, conditioning)
+        self.checkpoint.predict_with(self.trunk, latents, timesteps, conditioning)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
-        self.decode(latents)
+        self.checkpoint.decode(latents)
     }
 }
 
 /// The checkpoints a recipe is drawn with.
 #[derive(Debug)]
-pub struct Models<'a, N> {
-    pub base: &'a N,
-    pub refiner: Option<&'a N>,
+pub struct Models<N> {
+    pub base: N,
+    pub refiner: Option<N>,
 }
 
-impl<'a, N> Models<'a, N> {
+impl<'a> From<&'a Checkpoint> for Models<Adapted<'a>> {
+    /// One checkpoint, without adapters.
+    fn from(base: &'a Checkpoint) -> Self {
+        Self { base: base.into(), refiner: None }
+    }
+}
+
+impl<N> Models<N> {
     /// Whose networks a stage runs; the base's where there is no refiner.
     #[must_use]
-    pub fn at(&self, stage: Stage) -> &'a N {
+    pub fn at(&self, stage: Stage) -> &N {
         match stage {
-            Stage::Base => self.base,
-            Stage::Refiner => self.refiner.unwrap_or(self.base),
+            Stage::Base => &self.base,
+            Stage::Refiner => self.refiner.as_ref().unwrap_or(&self.base),
         }
     }
 }
@@ -191,16 +220,13 @@ impl Denoising {
     /// # Errors
     /// When the checkpoints cannot draw the recipe, or libtorch fails.
     pub fn begin(
-        models: &Models<'_, impl Networks>,
+        models: &Models<impl Networks>,
         recipe: &ValidRecipe,
         trace: Option<&mut Trace>,
     ) -> Result<Self, DiffusionError> {
-        if !recipe.loras.is_empty() {
-            return Err(DiffusionError::input("this node does not apply adapters (`loras`)"));
-        }
         let _no_grad = tch::no_grad_guard();
         // Whatever can be refused is, before any work is done.
-        let shape = latent_shape(models.base, recipe)?;
+        let shape = latent_shape(&models.base, recipe)?;
         let samplers = samplers(models, recipe)?;
         let legs = samplers.into_iter().map(|(stage, sampler)| {
             let networks = models.at(stage);
@@ -294,7 +320,7 @@ fn rescaled(guided: &Tensor, conditional: &Tensor, share: f64) -> Result<Tensor,
 }
 
 /// Who goes which part of the way.
-fn samplers(models: &Models<'_, impl Networks>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
+fn samplers(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
     let steps = recipe.steps as usize;
     let config = |stage| models.at(stage).scheduler_config().with_choice(&recipe.scheduler);
     let base = config(Stage::Base)?;
@@ -335,7 +361,7 @@ fn shape_of(networks: &impl Networks) -> String {
 /// # Errors
 /// When the checkpoints cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.
 pub fn generate(
-    models: &Models<'_, impl Networks>,
+    models: &Models<impl Networks>,
     recipe: &ValidRecipe,
     mut trace: Option<&mut Trace>,
     on_step: &mut dyn FnMut(u32, u32) -> StepControl,

@@ -6,6 +6,8 @@
 //! cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a prompt of its own
 //! with its own beginning and end, states follow each other, the pooled text is the first chunk's.
 
+use std::sync::Arc;
+
 use bildkante_shared::recipe::LongPrompt;
 use tch::{TchError, Tensor};
 
@@ -17,7 +19,7 @@ use super::tokenizer::{ClipTokenizer, TokenizerError};
 /// A tokenizer and the encoder that reads it.
 #[derive(Debug)]
 pub struct TextEncoder {
-    pub(super) tokenizer: ClipTokenizer,
+    pub(super) tokenizer: Arc<ClipTokenizer>,
     pub(super) model: ClipTextModel,
 }
 
@@ -34,10 +36,18 @@ impl TextEncoders {
         Self { encoders, layer }
     }
 
+    pub(super) fn encoders(&self) -> &[TextEncoder] {
+        &self.encoders
+    }
+
+    pub(super) const fn layer(&self) -> Layer {
+        self.layer
+    }
+
     /// The tokenizer of the first encoder.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&ClipTokenizer> {
-        self.encoders.first().map(|encoder| &encoder.tokenizer)
+        self.encoders.first().map(|encoder| &*encoder.tokenizer)
     }
 
     /// Chunks in which the longest of the prompts fits.

@@ -10,7 +10,7 @@ use super::config::{MidBlock, UnetConfig};
 use super::layers::{Conv2d, GroupNorm, Linear};
 use super::resnet::Norms;
 use super::unet_blocks::{DownBlock, Mid, UpBlock};
-use super::weights::{Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use super::weights::{Adapting, Keeping, Kept, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
 /// A denoising network on its device.
 #[derive(Debug)]
@@ -42,11 +42,22 @@ impl Unet {
     ///
     /// # Errors
     /// When a tensor is missing, left over or not as `config` says.
-    pub fn load(mut weights: Weights, config: &UnetConfig) -> Result<Self, WeightsError> {
+    pub fn load(weights: Weights, config: &UnetConfig) -> Result<Self, WeightsError> {
+        Ok(Self::load_keeping(weights, config)?.0)
+    }
+
+    /// The same, with the tensors the network with adapters is made of.
+    pub(super) fn load_keeping(weights: Weights, config: &UnetConfig) -> Result<(Self, Kept), WeightsError> {
         let (device, kind) = (weights.device(), weights.kind());
-        let unet = Self::build(&mut weights, config, device, kind)?;
-        weights.finish()?;
-        Ok(unet)
+        let mut keeping = Keeping::new(weights);
+        let unet = Self::build(&mut keeping, config, device, kind)?;
+        Ok((unet, keeping.finish()?))
+    }
+
+    /// The network with adapters.
+    pub(super) fn adapted(mut source: Adapting<'_>, config: &UnetConfig) -> Result<Self, WeightsError> {
+        let (device, kind) = (source.kept.device(), source.kept.kind());
+        Self::build(&mut source, config, device, kind)
     }
 
     fn build(

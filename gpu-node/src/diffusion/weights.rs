@@ -5,23 +5,23 @@
 //! an error that names it and its file. [`ShapeRecorder`] stands in for the files and writes down what a network
 //! asks for: the list of names and shapes comes from the very code that loads.
 //!
-//! Nothing a file says is trusted before it is checked: the header's length against a limit and the file's, the
-//! offsets by the `safetensors` crate, every shape against the configuration.
+//! Nothing a file says is trusted before it is checked: the file by [`safetensors_file`](super::safetensors_file),
+//! every shape against the configuration. [`Keeping`] and [`Adapting`] put the same network together twice: from its
+//! files, and from the tensors of the first time with adapters beside them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Largest header of a safetensors file. Stable Diffusion XL, the largest family in sight, needs 0.2 MiB.
-const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Most tensors in the files of one network.
-const TENSORS_MAX: usize = 16_384;
+use super::config::UnetConfig;
+use super::lora::{Adapter, Applied, LayerShape, LoraError, LowRank, Network};
+use super::safetensors_file::{Entry, SafetensorsFile, TENSORS_MAX, is_finite};
+
 /// Most names an error lists.
 const NAMES_SHOWN_MAX: usize = 8;
 
@@ -52,6 +52,8 @@ pub enum WeightsError {
     Positions { name: String, path: PathBuf, positions: i64 },
     #[error("tensor `{name}`: {source}")]
     Torch { name: String, source: TchError },
+    #[error(transparent)]
+    Lora(Box<LoraError>),
 }
 
 /// Stride and padding of a convolution, equal in both directions.
@@ -83,6 +85,11 @@ pub(super) trait VarSource {
 
     /// The kernel `name` of a convolution, in the layout its backend computes with.
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError>;
+
+    /// What adapters add to the layer that stands for `modules`, one above the other.
+    fn low_rank(&mut self, _modules: &[String], _layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
+        Ok(None)
+    }
 }
 
 /// A source and the dotted name of the part that is being loaded.
@@ -122,28 +129,41 @@ impl<'a> Scope<'a> {
         self.source.take_kernel(&name, shape, geometry)
     }
 
+    /// What adapters add to this layer.
+    pub(super) fn low_rank(&mut self, layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
+        let module = self.prefix.clone();
+        self.source.low_rank(&[module], layer)
+    }
+
+    /// What adapters add to several layers of this part, one above the other.
+    pub(super) fn low_rank_stacked(
+        &mut self,
+        names: &[&str],
+        layer: LayerShape,
+    ) -> Result<Option<LowRank>, WeightsError> {
+        let modules: Vec<String> = names.iter().map(|name| self.name(name)).collect();
+        self.source.low_rank(&modules, layer)
+    }
+
     fn name(&self, name: impl fmt::Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
 }
 
-/// One tensor in a mapped file.
+/// Where a tensor is.
 #[derive(Debug)]
-struct Entry {
+struct Place {
     file: usize,
     /// As the file spells it, before names of older versions were translated.
     name: String,
-    kind: Dtype,
-    shape: Vec<i64>,
-    /// Bytes of the file.
-    range: std::ops::Range<usize>,
+    entry: Entry,
 }
 
 /// The mapped files of one network.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<(PathBuf, Mmap)>,
-    entries: HashMap<String, Entry>,
+    files: Vec<SafetensorsFile>,
+    places: HashMap<String, Place>,
     device: Device,
     kind: Kind,
     kernel_layout: KernelLayout,
@@ -162,7 +182,7 @@ impl Weights {
         kind: Kind,
     ) -> Result<Self, WeightsError> {
         let kernel_layout = KernelLayout::Blocked;
-        let mut weights = Self { files: Vec::new(), entries: HashMap::new(), device, kind, kernel_layout };
+        let mut weights = Self { files: Vec::new(), places: HashMap::new(), device, kind, kernel_layout };
         for path in files {
             weights.add(path, canonical)?;
         }
@@ -170,26 +190,18 @@ impl Weights {
     }
 
     fn add(&mut self, path: &Path, canonical: fn(&str) -> String) -> Result<(), WeightsError> {
-        let map = map_file(path)?;
-        let header_error = |reason: String| WeightsError::Header { path: path.to_owned(), reason };
-        check_header_length(&map).map_err(header_error)?;
-        let (header_bytes, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| header_error(error.to_string()))?;
-        let tensors = metadata.tensors();
-        if tensors.len() + self.entries.len() > TENSORS_MAX {
-            return Err(header_error(format!("more than {TENSORS_MAX} tensors")));
+        let file = SafetensorsFile::open(path)?;
+        if file.entries().len() + self.places.len() > TENSORS_MAX {
+            let reason = format!("more than {TENSORS_MAX} tensors");
+            return Err(WeightsError::Header { path: path.to_owned(), reason });
         }
-        let data_at = LENGTH_BYTES + header_bytes;
-        for (name, info) in tensors {
-            let shape = info.shape.iter().map(|side| i64::try_from(*side)).collect::<Result<Vec<_>, _>>();
-            let shape = shape.map_err(|_| header_error(format!("tensor `{name}` has a side beyond any memory")))?;
-            let range = data_at + info.data_offsets.0..data_at + info.data_offsets.1;
-            let entry = Entry { file: self.files.len(), name: name.clone(), kind: info.dtype, shape, range };
-            if self.entries.insert(canonical(&name), entry).is_some() {
-                return Err(WeightsError::Duplicate { name, path: path.to_owned() });
+        for (name, entry) in file.entries() {
+            let place = Place { file: self.files.len(), name: name.clone(), entry: entry.clone() };
+            if self.places.insert(canonical(name), place).is_some() {
+                return Err(WeightsError::Duplicate { name: name.clone(), path: path.to_owned() });
             }
         }
-        self.files.push((path.to_owned(), map));
+        self.files.push(file);
         Ok(())
     }
 
@@ -210,8 +222,9 @@ impl Weights {
     /// # Errors
     /// When it holds anything but 0, 1, 2, …: the network counts positions itself.
     pub(super) fn take_positions(&mut self, name: &str, positions: i64) -> Result<(), WeightsError> {
-        let Some(entry) = self.entries.remove(name) else { return Ok(()) };
-        let bytes = &self.files[entry.file].1[entry.range.clone()];
+        let Some(Place { file, name, entry }) = self.places.remove(name) else { return Ok(()) };
+        let file = &self.files[file];
+        let bytes = file.data(&entry);
         let count = usize::try_from(positions).unwrap_or(usize::MAX);
         let counts_up = match entry.kind {
             Dtype::I64 => bytes.chunks_exact(8).enumerate().all(|(i, b)| b == (i as i64).to_le_bytes()),
@@ -221,7 +234,7 @@ impl Weights {
         if counts_up && entry.shape == [1, positions] && count > 0 {
             return Ok(());
         }
-        Err(WeightsError::Positions { name: entry.name, path: self.files[entry.file].0.clone(), positions })
+        Err(WeightsError::Positions { name, path: file.path().to_owned(), positions })
     }
 
     /// Ends loading and unmaps the files.
@@ -229,10 +242,10 @@ impl Weights {
     /// # Errors
     /// When a tensor was left over.
     pub fn finish(self) -> Result<(), WeightsError> {
-        if self.entries.is_empty() {
+        if self.places.is_empty() {
             return Ok(());
         }
-        let mut names: Vec<&str> = self.entries.values().map(|entry| entry.name.as_str()).collect();
+        let mut names: Vec<&str> = self.places.values().map(|place| place.name.as_str()).collect();
         names.sort_unstable();
         let mut shown = names.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>();
         if names.len() > shown.len() {
@@ -242,36 +255,27 @@ impl Weights {
     }
 
     fn file_names(&self) -> String {
-        let names: Vec<String> = self.files.iter().map(|(path, _)| path.display().to_string()).collect();
+        let names: Vec<String> = self.files.iter().map(|file| file.path().display().to_string()).collect();
         names.join(", ")
     }
 
     /// Takes a checked tensor to the device and precision of the run.
     fn read(&mut self, name: &str, expected: &[i64]) -> Result<Tensor, WeightsError> {
-        let Some(entry) = self.entries.remove(name) else {
+        let Some(Place { file, name, entry }) = self.places.remove(name) else {
             let expected = expected.to_vec();
             return Err(WeightsError::Missing { name: name.to_owned(), expected, files: self.file_names() });
         };
-        let (path, map) = &self.files[entry.file];
+        let file = &self.files[file];
+        let path = || file.path().to_owned();
         if entry.shape != expected {
-            let (expected, found) = (expected.to_vec(), entry.shape);
-            return Err(WeightsError::Shape { name: entry.name, path: path.clone(), expected, found });
+            return Err(WeightsError::Shape { name, path: path(), expected: expected.to_vec(), found: entry.shape });
         }
-        let stored = match entry.kind {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            other => {
-                return Err(WeightsError::Type { name: entry.name, path: path.clone(), found: format!("{other:?}") });
-            }
-        };
-        let torch_error = |source| WeightsError::Torch { name: entry.name.clone(), source };
-        let tensor = Tensor::f_from_data_size(&map[entry.range.clone()], &entry.shape, stored).map_err(torch_error)?;
+        let tensor = file.tensor(&name, &entry)?;
+        let torch_error = |source| WeightsError::Torch { name: name.clone(), source };
         let tensor = tensor.f_to_device(self.device).and_then(|t| t.f_to_kind(self.kind)).map_err(torch_error)?;
         // In the precision of the run: a float32 weight may overflow float16.
         if !is_finite(&tensor).map_err(torch_error)? {
-            let kind = kind_name(self.kind);
-            return Err(WeightsError::NotFinite { name: entry.name, path: path.clone(), kind });
+            return Err(WeightsError::NotFinite { path: path(), kind: kind_name(self.kind), name });
         }
         Ok(tensor)
     }
@@ -313,12 +317,6 @@ fn channels_last(kernel: &Tensor) -> Result<Tensor, TchError> {
     kernel.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }
 
-/// NaN and infinity both show in the extremes.
-fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
-    let (min, max) = tensor.f_aminmax(None, false)?;
-    Ok(f64::try_from(min)?.is_finite() && f64::try_from(max)?.is_finite())
-}
-
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Half => "float16",
@@ -327,31 +325,124 @@ const fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Bytes of the header's length at the start of a safetensors file.
-const LENGTH_BYTES: usize = 8;
+/// Stands between the names of tensors that were stacked into one.
+const STACKED: char = '|';
+const WEIGHT: &str = ".weight";
 
-fn check_header_length(file: &[u8]) -> Result<(), String> {
-    let Some(length) = file.first_chunk::<LENGTH_BYTES>() else {
-        return Err(format!("{} bytes are no header", file.len()));
-    };
-    let header_bytes = u64::from_le_bytes(*length);
-    if header_bytes > HEADER_BYTES_MAX {
-        return Err(format!("it claims a header of {header_bytes} bytes, at most {HEADER_BYTES_MAX} are allowed"));
-    }
-    if header_bytes > (file.len() - LENGTH_BYTES) as u64 {
-        return Err(format!("it claims a header of {header_bytes} bytes and has {} bytes in all", file.len()));
-    }
-    Ok(())
+/// The tensors of a loaded network by name, as its layers hold them: what the same network with adapters is made of.
+#[derive(Debug)]
+pub(super) struct Kept {
+    tensors: HashMap<String, Tensor>,
+    device: Device,
+    kind: Kind,
 }
 
-#[allow(unsafe_code)]
-fn map_file(path: &Path) -> Result<Mmap, WeightsError> {
-    let io_error = |source| WeightsError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io_error)?;
-    // SAFETY: the map is read-only, private to this module and copied from before it leaves. It is unsound only if
-    // the file changes under it; a checkpoint is content-addressed by its digest and never edited in place, and the
-    // map lives no longer than loading does.
-    unsafe { Mmap::map(&file) }.map_err(io_error)
+impl Kept {
+    pub(super) const fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The names of all layers.
+    fn modules(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().flat_map(|name| name.split(STACKED)).filter_map(|name| name.strip_suffix(WEIGHT))
+    }
+
+    /// Finds what `adapters`, with their weights, change in this network.
+    pub(super) fn applied(
+        &self,
+        adapters: &[(Arc<Adapter>, f64)],
+        network: Network,
+        unet: &UnetConfig,
+    ) -> Result<Applied, LoraError> {
+        Applied::new(adapters, network, self.modules(), unet, (self.device, self.kind))
+    }
+}
+
+/// Loads a network and keeps its tensors.
+pub(super) struct Keeping {
+    weights: Weights,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Keeping {
+    pub(super) fn new(weights: Weights) -> Self {
+        Self { weights, tensors: HashMap::new() }
+    }
+
+    /// Ends loading.
+    ///
+    /// # Errors
+    /// When a tensor was left over.
+    pub(super) fn finish(self) -> Result<Kept, WeightsError> {
+        let (device, kind) = (self.weights.device, self.weights.kind);
+        self.weights.finish()?;
+        Ok(Kept { tensors: self.tensors, device, kind })
+    }
+
+    fn keep(&mut self, name: String, tensor: Tensor) -> Tensor {
+        self.tensors.insert(name, tensor.shallow_clone());
+        tensor
+    }
+}
+
+impl VarSource for Keeping {
+    fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let tensor = self.weights.take(name, shape)?;
+        Ok(self.keep(name.to_owned(), tensor))
+    }
+
+    fn take_stacked(&mut self, names: &[String], shape: &[i64]) -> Result<Tensor, WeightsError> {
+        let tensor = self.weights.take_stacked(names, shape)?;
+        Ok(self.keep(stacked_name(names), tensor))
+    }
+
+    fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
+        let tensor = self.weights.take_kernel(name, shape, geometry)?;
+        Ok(self.keep(name.to_owned(), tensor))
+    }
+}
+
+/// Puts a network together again from its tensors, with adapters.
+pub(super) struct Adapting<'a> {
+    pub(super) kept: &'a Kept,
+    pub(super) applied: &'a Applied,
+}
+
+impl Adapting<'_> {
+    fn shared(&self, name: &str) -> Result<Tensor, WeightsError> {
+        let tensor = self.kept.tensors.get(name).map(Tensor::shallow_clone);
+        tensor.ok_or_else(|| WeightsError::Missing {
+            name: name.to_owned(),
+            expected: Vec::new(),
+            files: "memory".into(),
+        })
+    }
+}
+
+impl VarSource for Adapting<'_> {
+    fn take(&mut self, name: &str, _: &[i64]) -> Result<Tensor, WeightsError> {
+        self.shared(name)
+    }
+
+    fn take_stacked(&mut self, names: &[String], _: &[i64]) -> Result<Tensor, WeightsError> {
+        self.shared(&stacked_name(names))
+    }
+
+    fn take_kernel(&mut self, name: &str, _: &[i64], _: ConvGeometry) -> Result<Tensor, WeightsError> {
+        self.shared(name)
+    }
+
+    fn low_rank(&mut self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
+        self.applied.low_rank(modules, layer).map_err(|error| WeightsError::Lora(Box::new(error)))
+    }
+}
+
+fn stacked_name(names: &[String]) -> String {
+    names.join(&STACKED.to_string())
 }
 
 /// Writes down the names and shapes a network asks for; the tensors it gives out hold one element each.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use safetensors::tensor::{TensorView, serialize};
 use tempfile::TempDir;
 
+use super::super::safetensors_file::HEADER_BYTES_MAX;
 use super::*;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

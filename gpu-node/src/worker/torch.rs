@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
-use bildkante_shared::wire::{CheckpointInfo, Determinism};
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
 use tch::Device;
 
+use super::adapters::Adapters;
 use super::{Engine, EngineError, EngineFactory};
 use crate::config::{DeviceChoice, DtypeChoice, NodeConfig};
-use crate::diffusion::pipeline::{self, Generated, Models, StepControl};
+use crate::diffusion::pipeline::{self, Adapted, Generated, Models, StepControl};
 use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
 
+/// Where in `models_dir` adapters are, one safetensors file each.
+const ADAPTERS_DIR: &str = "adapters";
 /// Folders looked at in `models_dir`.
 const CHECKPOINTS_MAX: usize = 256;
 
@@ -27,6 +30,7 @@ pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
 struct TorchEngine {
     checkpoints: Vec<Checkpoint>,
     rejected: Vec<String>,
+    adapters: Adapters,
 }
 
 impl TorchEngine {
@@ -41,7 +45,9 @@ impl TorchEngine {
                 Err(error) => rejected.push(format!("{}: {error}", folder.display())),
             }
         }
-        Ok(Self { checkpoints, rejected })
+        let adapters = Adapters::find(&models.join(ADAPTERS_DIR))?;
+        rejected.extend_from_slice(adapters.rejected());
+        Ok(Self { checkpoints, rejected, adapters })
     }
 
     fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
@@ -93,6 +99,10 @@ impl Engine for TorchEngine {
         self.checkpoints.iter().map(info).collect()
     }
 
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.adapters.infos()
+    }
+
     fn rejected(&self) -> Vec<String> {
         self.rejected.clone()
     }
@@ -114,9 +124,18 @@ impl Engine for TorchEngine {
         recipe: &ValidRecipe,
         on_step: &mut dyn FnMut(u32, u32) -> StepControl,
     ) -> Result<Generated, EngineError> {
-        let find = |digest| self.checkpoint(digest).ok_or(EngineError::Missing(digest));
+        let checkpoints = &self.checkpoints;
+        let find = |digest| {
+            let found = checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest);
+            found.ok_or(EngineError::Missing(digest))
+        };
         let refiner = recipe.refiner.as_ref().map(|refiner| find(refiner.checkpoint)).transpose()?;
-        let models = Models { base: find(recipe.checkpoint)?, refiner };
+        let checkpoint = find(recipe.checkpoint)?;
+        let base = match recipe.loras.as_slice() {
+            [] => checkpoint.into(),
+            loras => Adapted::new(checkpoint, self.adapters.trunk(checkpoint, loras)?),
+        };
+        let models = Models { base, refiner: refiner.map(Adapted::from) };
         pipeline::generate(&models, recipe, None, on_step).map_err(engine_error)
     }
 }

@@ -20,10 +20,11 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use self::names::{Part, Role};
 use super::config::UnetConfig;
-use super::weights::{SafetensorsFile, WeightsError};
+use super::safetensors_file::SafetensorsFile;
+use super::weights::WeightsError;
 
-/// Largest adapter file.
-pub const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Most names an error lists.
+const NAMES_SHOWN_MAX: usize = 4;
 /// Largest rank of one pair.
 const RANK_MAX: i64 = 4096;
 
@@ -46,11 +47,31 @@ pub enum LoraError {
     Torch(#[from] TchError),
 }
 
-/// One module's pair, in float32 on the CPU.
+/// A float32 tensor that threads may share.
+#[derive(Debug, Clone, PartialEq)]
+struct Values {
+    shape: Vec<i64>,
+    values: Vec<f32>,
+}
+
+impl Values {
+    /// `None` where there is something that is not finite.
+    fn read(tensor: &Tensor) -> Result<Option<Self>, TchError> {
+        let flat = tensor.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
+        let values: Vec<f32> = Vec::try_from(&flat)?;
+        Ok(values.iter().all(|value| value.is_finite()).then_some(Self { shape: tensor.size(), values }))
+    }
+
+    fn tensor(&self, shape: &[i64]) -> Result<Tensor, TchError> {
+        Tensor::f_from_slice(&self.values)?.f_view(shape)
+    }
+}
+
+/// One module's pair.
 #[derive(Debug)]
 struct Pair {
-    down: Tensor, // [rank, in] or [rank, in, k, k]
-    up: Tensor,   // [out, rank] or [out, rank, 1, 1]
+    down: Values, // [rank, in] or [rank, in, k, k]
+    up: Values,   // [out, rank] or [out, rank, 1, 1]
     /// What the product is multiplied with beside the weight: alpha / rank.
     scale: f64,
 }
@@ -66,8 +87,8 @@ pub struct Adapter {
 
 #[derive(Debug, Default)]
 struct Found {
-    down: Option<Tensor>,
-    up: Option<Tensor>,
+    down: Option<Values>,
+    up: Option<Values>,
     alpha: Option<f64>,
 }
 
@@ -77,7 +98,7 @@ impl Adapter {
     /// # Errors
     /// When it cannot be read, is no plain LoRA, or holds values that are not finite.
     pub fn load(path: &Path) -> Result<Self, LoraError> {
-        let file = SafetensorsFile::open(path, FILE_BYTES_MAX)?;
+        let file = SafetensorsFile::open(path)?;
         let alphas = names::alphas_of_metadata(file.metadata());
         let mut found: BTreeMap<(Part, String), Found> = BTreeMap::new();
         let tensor_error = |tensor: &str, reason: String| LoraError::Tensor {
@@ -85,19 +106,22 @@ impl Adapter {
             tensor: tensor.chars().take(200).collect(),
             reason,
         };
-        for name in file.names() {
+        for (name, entry) in file.entries() {
             if let Some(kind) = names::unsupported(name) {
                 return Err(LoraError::Kind { path: path.to_owned(), kind, tensor: name.chars().take(200).collect() });
             }
-            let (part, module, role) =
-                names::parse(name).ok_or_else(|| tensor_error(name, "it is named as no known format names it".into()))?;
-            let tensor = file.read(name, Kind::Float)?;
+            let (part, module, role) = names::parse(name)
+                .ok_or_else(|| tensor_error(name, "it is named as no known format names it".into()))?;
+            let values = Values::read(&file.tensor(name, entry)?)?;
+            let values = values.ok_or_else(|| tensor_error(name, "it holds NaN or infinity".into()))?;
             let slot = found.entry((part, module)).or_default();
             let is_first = match role {
-                Role::Down => slot.down.replace(tensor).is_none(),
-                Role::Up => slot.up.replace(tensor).is_none(),
-                Role::Alpha if tensor.numel() == 1 => slot.alpha.replace(f64::try_from(&tensor)?).is_none(),
-                Role::Alpha => return Err(tensor_error(name, "an alpha is one number".into())),
+                Role::Down => slot.down.replace(values).is_none(),
+                Role::Up => slot.up.replace(values).is_none(),
+                Role::Alpha => match values.values.as_slice() {
+                    [alpha] => slot.alpha.replace(f64::from(*alpha)).is_none(),
+                    _ => return Err(tensor_error(name, "an alpha is one number".into())),
+                },
             };
             if !is_first {
                 return Err(tensor_error(name, "its module has another of its kind".into()));
@@ -108,10 +132,10 @@ impl Adapter {
             let (Some(down), Some(up)) = (found.down, found.up) else {
                 return Err(tensor_error(&module, "the module has one half of a pair only".into()));
             };
-            let rank = down.size().first().copied().unwrap_or(0);
-            let fits = (1..=RANK_MAX).contains(&rank) && up.size().get(1) == Some(&rank);
-            if !fits || down.dim() != up.dim() || !matches!(down.dim(), 2 | 4) {
-                let reason = format!("{:?} and {:?} are no pair", down.size(), up.size());
+            let rank = down.shape.first().copied().unwrap_or(0);
+            let fits = (1..=RANK_MAX).contains(&rank) && up.shape.get(1) == Some(&rank);
+            if !fits || down.shape.len() != up.shape.len() || !matches!(down.shape.len(), 2 | 4) {
+                let reason = format!("{:?} and {:?} are no pair", down.shape, up.shape);
                 return Err(tensor_error(&module, reason));
             }
             #[allow(clippy::cast_precision_loss, reason = "ranks are small")]
@@ -125,6 +149,20 @@ impl Adapter {
         let name = path.file_stem().map_or_else(|| "adapter".into(), |stem| stem.to_string_lossy().into_owned());
         let digest = Digest::of_bytes(file.bytes());
         Ok(Self { name, digest, pairs, bytes: file.bytes().len() as u64 })
+    }
+
+    /// Whether all it changes belongs to a UNet or one of `texts`.
+    pub(super) fn check_networks(&self, texts: &[Network]) -> Result<(), LoraError> {
+        let is_known = |part: &Part| part.network() == Network::Unet || texts.contains(&part.network());
+        let foreign: Vec<&str> =
+            self.pairs.keys().filter(|(part, _)| !is_known(part)).map(|(_, module)| module.as_str()).collect();
+        if foreign.is_empty() { Ok(()) } else { Err(self.foreign(&foreign)) }
+    }
+
+    fn foreign(&self, modules: &[&str]) -> LoraError {
+        let names = modules.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        LoraError::Foreign { adapter: self.name.clone(), count: modules.len(), names }
     }
 
     /// The name of its file.
@@ -161,10 +199,18 @@ pub(super) struct LowRank {
     pub(super) up: Tensor,   // [out, rank] or [out, rank, 1, 1], scaled
 }
 
+/// One pair that acts on a module.
+#[derive(Debug)]
+struct Use {
+    adapter: Arc<Adapter>,
+    key: (Part, String),
+    weight: f64,
+}
+
 /// The pairs of several adapters for one network, by the module's name in diffusers.
 #[derive(Debug)]
 pub struct Applied {
-    modules: HashMap<String, Vec<(Arc<Adapter>, (Part, String), f64)>>,
+    modules: HashMap<String, Vec<Use>>,
     device: Device,
     kind: Kind,
 }
@@ -182,20 +228,20 @@ impl Applied {
         (device, kind): (Device, Kind),
     ) -> Result<Self, LoraError> {
         let known = names::spellings(network, modules, unet);
-        let mut applied: HashMap<String, Vec<_>> = HashMap::new();
+        let mut applied: HashMap<String, Vec<Use>> = HashMap::new();
         for (adapter, weight) in adapters {
             let mut foreign = Vec::new();
             for key in adapter.pairs.keys().filter(|(part, _)| part.network() == network) {
                 match known.get(&names::flat(&key.1)) {
                     Some(module) => {
-                        applied.entry(module.clone()).or_default().push((Arc::clone(adapter), key.clone(), *weight));
+                        let usage = Use { adapter: Arc::clone(adapter), key: key.clone(), weight: *weight };
+                        applied.entry(module.clone()).or_default().push(usage);
                     }
                     None => foreign.push(key.1.as_str()),
                 }
             }
             if !foreign.is_empty() {
-                let names = foreign.iter().take(4).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-                return Err(LoraError::Foreign { adapter: adapter.name.clone(), count: foreign.len(), names });
+                return Err(adapter.foreign(&foreign));
             }
         }
         Ok(Self { modules: applied, device, kind })
@@ -208,7 +254,7 @@ impl Applied {
     pub(super) fn low_rank(&self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, LoraError> {
         let (mut downs, mut ups) = (Vec::new(), Vec::new());
         for (place, module) in modules.iter().enumerate() {
-            for (adapter, key, weight) in self.modules.get(module).into_iter().flatten() {
+            for Use { adapter, key, weight } in self.modules.get(module).into_iter().flatten() {
                 let pair = &adapter.pairs[key];
                 let (down, up) = layer.fitted(pair).map_err(|reason| LoraError::Shape {
                     adapter: adapter.name.clone(),
@@ -239,25 +285,23 @@ pub(super) enum LayerShape {
 impl LayerShape {
     /// The pair as the layer computes with it: trainers store a 1×1 convolution's as a matrix, and the other way round.
     fn fitted(self, pair: &Pair) -> Result<(Tensor, Tensor), String> {
-        let rank = pair.down.size()[0];
+        let rank = pair.down.shape[0];
         let (down, up) = match self {
             Self::Linear { inputs, outputs } => (vec![rank, inputs], vec![outputs, rank]),
             Self::Convolution { inputs, outputs, kernel } => {
                 (vec![rank, inputs, kernel, kernel], vec![outputs, rank, 1, 1])
             }
         };
-        let reshaped = |tensor: &Tensor, shape: &[i64]| {
-            let is_same = |found: &[i64]| {
-                let trimmed = |shape: &[i64]| {
-                    let end = shape.iter().rposition(|side| *side != 1).map_or(0, |last| last + 1);
-                    shape[..end.max(2).min(shape.len())].to_vec()
-                };
-                trimmed(found) == trimmed(shape)
+        let reshaped = |values: &Values, shape: &[i64]| {
+            // Ones behind the second side say nothing.
+            let trimmed = |shape: &[i64]| {
+                let end = shape.iter().rposition(|side| *side != 1).map_or(0, |last| last + 1);
+                shape[..end.max(2).min(shape.len())].to_vec()
             };
-            if is_same(&tensor.size()) {
-                return tensor.f_view(shape).map_err(|error| error.to_string());
+            if trimmed(&values.shape) == trimmed(shape) {
+                return values.tensor(shape).map_err(|error| error.to_string());
             }
-            Err(format!("{:?} does not fit {shape:?}", tensor.size()))
+            Err(format!("{:?} does not fit {shape:?}", values.shape))
         };
         Ok((reshaped(&pair.down, &down)?, reshaped(&pair.up, &up)?))
     }

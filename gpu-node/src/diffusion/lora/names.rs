@@ -14,8 +14,8 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::Network;
 use super::super::config::UnetConfig;
+use super::Network;
 
 /// The part of a pipeline that a file names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

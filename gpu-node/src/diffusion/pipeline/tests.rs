@@ -6,7 +6,7 @@ use bildkante_shared::recipe::{Recipe, RefinerUse, SchedulerChoice, SchedulerKin
 use super::*;
 
 /// Networks that believe the clean latents are a constant, and whose decoder repeats the first three channels.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Analytic {
     config: SchedulerConfig,
     clean: f64,
@@ -72,8 +72,8 @@ fn recipe(edit: impl FnOnce(&mut Recipe)) -> ValidRecipe {
     ValidRecipe::try_from(recipe).expect("a valid recipe")
 }
 
-const fn alone(base: &Analytic) -> Models<'_, Analytic> {
-    Models { base, refiner: None }
+fn alone(base: &Analytic) -> Models<Analytic> {
+    Models { base: base.clone(), refiner: None }
 }
 
 fn draw(networks: &Analytic, recipe: &ValidRecipe) -> Result<Generated, DiffusionError> {
@@ -177,7 +177,7 @@ fn requests_can_share_the_network_and_not_notice() {
 fn a_refiner_goes_the_last_part_of_the_way() {
     let (base, mut refiner) = (Analytic::new(), Analytic::new());
     refiner.clean = -0.25;
-    let models = Models { base: &base, refiner: Some(&refiner) };
+    let models = Models { base: base.clone(), refiner: Some(refiner.clone()) };
     let refined =
         |start| recipe(|r| (r.steps, r.refiner) = (10, Some(RefinerUse::new(Digest::of_bytes(b"refiner"), start))));
     let mut heard = 0;
@@ -189,7 +189,7 @@ fn a_refiner_goes_the_last_part_of_the_way() {
     // The refiner's -0.25 of -1..1 is 0.375 of 0..1: 95.6.
     assert!(drawn.expect("an image").pixels.rgb().iter().all(|byte| *byte == 96));
     assert_eq!(heard, 10);
-    let refused = |models: &Models<'_, Analytic>, recipe: &ValidRecipe| {
+    let refused = |models: &Models<Analytic>, recipe: &ValidRecipe| {
         let error = generate(models, recipe, None, &mut |_, _| StepControl::Continue).expect_err("a refusal");
         assert!(error.is_refusal());
         error.to_string()
@@ -198,7 +198,7 @@ fn a_refiner_goes_the_last_part_of_the_way() {
     assert!(refused(&models, &refined(0.9999)).contains("leaves the refiner none of 10 steps"));
     let json = serde_json::json!({"_class_name": "DDIMScheduler", "prediction_type": "sample"});
     refiner.config = SchedulerConfig::from_json(&json).expect("a config");
-    let models = Models { base: &base, refiner: Some(&refiner) };
+    let models = Models { base: base.clone(), refiner: Some(refiner.clone()) };
     assert!(refused(&models, &refined(0.6)).contains("scale latents differently"));
 }
 

@@ -1,0 +1,140 @@
+//! One safetensors file, mapped.
+//!
+//! Nothing it says is trusted before it is checked: the header's length against a limit and the file's, the offsets by
+//! the `safetensors` crate, every value for being finite when it is read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use tch::{Kind, TchError, Tensor};
+
+use super::weights::WeightsError;
+
+/// Largest header of a safetensors file. Stable Diffusion XL, the largest family in sight, needs 0.2 MiB.
+pub(super) const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Most tensors in one file.
+pub(super) const TENSORS_MAX: usize = 16_384;
+/// Bytes of the header's length at the start of the file.
+const LENGTH_BYTES: usize = 8;
+
+/// One tensor of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) kind: Dtype,
+    pub(super) shape: Vec<i64>,
+    /// Bytes of the file.
+    range: Range<usize>,
+}
+
+/// A mapped file and what is where in it.
+#[derive(Debug)]
+pub(super) struct SafetensorsFile {
+    path: PathBuf,
+    map: Mmap,
+    entries: HashMap<String, Entry>,
+    metadata: HashMap<String, String>,
+}
+
+impl SafetensorsFile {
+    /// # Errors
+    /// When the file cannot be read or is no safetensors file.
+    pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let map = map_file(path)?;
+        let header_error = |reason: String| WeightsError::Header { path: path.to_owned(), reason };
+        check_header_length(&map).map_err(header_error)?;
+        let (header_bytes, header) =
+            SafeTensors::read_metadata(&map).map_err(|error| header_error(error.to_string()))?;
+        let tensors = header.tensors();
+        if tensors.len() > TENSORS_MAX {
+            return Err(header_error(format!("more than {TENSORS_MAX} tensors")));
+        }
+        let data_at = LENGTH_BYTES + header_bytes;
+        let mut entries = HashMap::with_capacity(tensors.len());
+        for (name, info) in tensors {
+            let shape = info.shape.iter().map(|side| i64::try_from(*side)).collect::<Result<Vec<_>, _>>();
+            let shape = shape.map_err(|_| header_error(format!("tensor `{name}` has a side beyond any memory")))?;
+            let range = data_at + info.data_offsets.0..data_at + info.data_offsets.1;
+            entries.insert(name, Entry { kind: info.dtype, shape, range });
+        }
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Ok(Self { path: path.to_owned(), map, entries, metadata })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Free text beside the tensors.
+    pub(super) const fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    pub(super) const fn entries(&self) -> &HashMap<String, Entry> {
+        &self.entries
+    }
+
+    /// The whole file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The bytes of a tensor of this file.
+    pub(super) fn data(&self, entry: &Entry) -> &[u8] {
+        &self.map[entry.range.clone()]
+    }
+
+    /// A copy of a tensor of this file on the CPU, in the kind it is stored in.
+    ///
+    /// # Errors
+    /// When it is of no kind that networks compute with, or libtorch fails.
+    pub(super) fn tensor(&self, name: &str, entry: &Entry) -> Result<Tensor, WeightsError> {
+        let stored = match entry.kind {
+            Dtype::F32 => Kind::Float,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            other => {
+                let (name, path, found) = (name.to_owned(), self.path.clone(), format!("{other:?}"));
+                return Err(WeightsError::Type { name, path, found });
+            }
+        };
+        Tensor::f_from_data_size(self.data(entry), &entry.shape, stored)
+            .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
+    }
+}
+
+/// Whether there is neither NaN nor infinity: both show in the extremes.
+pub(super) fn is_finite(tensor: &Tensor) -> Result<bool, TchError> {
+    if tensor.numel() == 0 {
+        return Ok(true);
+    }
+    let (min, max) = tensor.f_aminmax(None, false)?;
+    Ok(f64::try_from(min)?.is_finite() && f64::try_from(max)?.is_finite())
+}
+
+fn check_header_length(file: &[u8]) -> Result<(), String> {
+    let Some(length) = file.first_chunk::<LENGTH_BYTES>() else {
+        return Err(format!("{} bytes are no header", file.len()));
+    };
+    let header_bytes = u64::from_le_bytes(*length);
+    if header_bytes > HEADER_BYTES_MAX {
+        return Err(format!("it claims a header of {header_bytes} bytes, at most {HEADER_BYTES_MAX} are allowed"));
+    }
+    if header_bytes > (file.len() - LENGTH_BYTES) as u64 {
+        return Err(format!("it claims a header of {header_bytes} bytes and has {} bytes in all", file.len()));
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn map_file(path: &Path) -> Result<Mmap, WeightsError> {
+    let io_error = |source| WeightsError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io_error)?;
+    // SAFETY: the map is read-only, private to this module and copied from before it leaves. It is unsound only if
+    // the file changes under it; checkpoints and adapters are content-addressed by their digest and never edited in
+    // place, and the map lives no longer than loading does.
+    unsafe { Mmap::map(&file) }.map_err(io_error)
+}

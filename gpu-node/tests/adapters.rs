@@ -1,0 +1,148 @@
+//! Adapters at a node: found, asked for per request, and gone without a trace afterwards.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bildkante_gpu_node::config::NodeConfig;
+use bildkante_gpu_node::diffusion::pipeline::StepControl;
+use bildkante_gpu_node::health::Phase;
+use bildkante_gpu_node::worker::{Engine, EngineError, torch_engine};
+use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
+use support::{Wish, request};
+use tempfile::TempDir;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// A models folder with two checkpoints and all adapters, by links; and one file that is no adapter.
+fn models() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["sd1-tiny", "sdxl-tiny"] {
+        std::os::unix::fs::symlink(fixtures().join("checkpoints").join(name), dir.path().join(name)).unwrap();
+    }
+    let adapters = dir.path().join("adapters");
+    std::fs::create_dir(&adapters).unwrap();
+    for entry in std::fs::read_dir(fixtures().join("adapters")).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), adapters.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(adapters.join("broken.safetensors"), b"no adapter").unwrap();
+    std::fs::write(adapters.join("notes.txt"), b"no adapter either").unwrap();
+    dir
+}
+
+fn config(models: &TempDir) -> NodeConfig {
+    NodeConfig { models_dir: models.path().to_owned(), threads: 1, ..NodeConfig::default() }
+}
+
+fn digest(adapters: &[AdapterInfo], name: &str) -> Digest {
+    adapters.iter().find(|known| known.name == name).unwrap().digest
+}
+
+struct Desk {
+    engine: Box<dyn Engine>,
+    _models: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let models = models();
+        let engine = torch_engine(&config(&models))().unwrap();
+        Self { engine, _models: models }
+    }
+
+    fn lora(&self, name: &str, weight: f64) -> LoraUse {
+        LoraUse { digest: digest(&self.engine.adapters(), name), weight }
+    }
+
+    fn recipe(&self, checkpoint: &str, loras: Vec<LoraUse>) -> ValidRecipe {
+        let known = self.engine.checkpoints();
+        let checkpoint = known.iter().find(|known| known.name == checkpoint).unwrap().digest;
+        let recipe = Recipe { steps: 2, seed: 7, loras, ..Recipe::new(checkpoint, "a teal mug", (32, 32)) };
+        ValidRecipe::try_from(recipe).unwrap()
+    }
+
+    fn draw(&mut self, recipe: &ValidRecipe) -> Result<MasterId, EngineError> {
+        Ok(self.engine.generate(recipe, &mut |_, _| StepControl::Continue)?.pixels.master_id())
+    }
+}
+
+#[test]
+fn an_adapter_acts_in_its_own_request_only() {
+    let mut desk = Desk::new();
+    for (checkpoint, first, second) in [("sd1-tiny", "sd1.kohya", "sd1.peft"), ("sdxl-tiny", "sdxl.kohya", "sdxl.peft")]
+    {
+        let plain = desk.recipe(checkpoint, vec![]);
+        let before = desk.draw(&plain).unwrap();
+        let one = desk.recipe(checkpoint, vec![desk.lora(first, 0.8)]);
+        let two = desk.recipe(checkpoint, vec![desk.lora(first, 0.8), desk.lora(second, 0.5)]);
+        let (with_one, with_two) = (desk.draw(&one).unwrap(), desk.draw(&two).unwrap());
+        assert!(before != with_one && with_one != with_two && before != with_two, "{checkpoint}");
+        assert_eq!(desk.draw(&one).unwrap(), with_one, "{checkpoint}: adapters add up");
+        // More sets of networks than are kept.
+        for step in 0..12 {
+            let other = desk.recipe(checkpoint, vec![desk.lora(second, 0.1 * f64::from(step))]);
+            desk.draw(&other).unwrap();
+        }
+        assert_eq!(desk.draw(&two).unwrap(), with_two, "{checkpoint}: put together again, it draws something else");
+        assert_eq!(desk.draw(&plain).unwrap(), before, "{checkpoint}: an adapter stays behind");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let mut desk = Desk::new();
+    for (checkpoint, adapter) in [("sd1-tiny", "sdxl.kohya"), ("sdxl-tiny", "sd1.kohya"), ("sd1-tiny", "sdxl.peft")] {
+        let recipe = desk.recipe(checkpoint, vec![desk.lora(adapter, 1.0)]);
+        let Err(EngineError::Refused { reason }) = desk.draw(&recipe) else { panic!("{checkpoint} took {adapter}") };
+        assert!(reason.contains(adapter), "{reason}");
+    }
+    let unknown = Digest::of_bytes(b"elsewhere");
+    let recipe = desk.recipe("sd1-tiny", vec![LoraUse { digest: unknown, weight: 1.0 }]);
+    assert_eq!(desk.draw(&recipe), Err(EngineError::Missing(unknown)));
+    assert!(desk.engine.rejected().iter().any(|reason| reason.contains("broken.safetensors")));
+    // Nothing of that keeps the engine from drawing.
+    desk.draw(&desk.recipe("sd1-tiny", vec![desk.lora("sd1.peft", 1.0)])).unwrap();
+}
+
+#[tokio::test]
+async fn a_node_lists_its_adapters_and_says_which_are_missing() {
+    let models = models();
+    let wish = Wish::default().config(|edited| {
+        let NodeConfig { models_dir, threads, .. } = config(&models);
+        (edited.models_dir, edited.threads) = (models_dir, threads);
+    });
+    let factory = torch_engine(&wish.config);
+    let node = wish.start_with(factory, Arc::default()).await;
+    assert_eq!(node.node.settled().await, Phase::Ready);
+    let listed: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
+    assert_eq!(listed.len(), 5);
+    let checkpoints = node.client.get("/v1/checkpoints").await;
+    let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
+    let families: Vec<&str> = checkpoints.iter().map(|known| known.family.as_str()).collect();
+    assert_eq!(families, ["sd1", "sdxl"]);
+    let mut asked = request("a teal mug");
+    asked.recipe.checkpoint = checkpoints[1].digest;
+    (asked.recipe.width_px, asked.recipe.height_px, asked.deadline_ms) = (32, 32, 60_000);
+    asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sdxl.peft"), weight: 0.5 }];
+    let drawn = node.client.post(&asked).await.reply();
+    assert_eq!((drawn.master.width_px, drawn.master.height_px), (32, 32));
+    let elsewhere = Digest::of_bytes(b"elsewhere");
+    asked.recipe.loras.push(LoraUse { digest: elsewhere, weight: 0.5 });
+    let response = node.client.post(&asked).await;
+    assert_eq!((response.status.as_u16(), response.problem().missing), (424, vec![elsewhere.to_string()]));
+    // A checkpoint of another family: the caller's fault, and the node serves on.
+    asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sd1.kohya"), weight: 0.5 }];
+    let response = node.client.post(&asked).await;
+    assert_eq!(response.status.as_u16(), 422);
+    assert!(response.problem().detail.contains("sd1.kohya"), "{}", response.problem().detail);
+    asked.recipe.loras.clear();
+    node.client.post(&asked).await.reply();
+}
