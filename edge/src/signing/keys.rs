@@ -259,10 +259,19 @@ fn is_key_id(text: &str) -> bool {
     text.len() <= KEY_ID_BYTES_MAX && is_token(text) && !text.contains('=')
 }
 
-/// A message without what it quotes: a value of the file may be a secret that slipped into the wrong place.
+/// A message without what it quotes: a value of the file, or a key that no file has, may be a secret that slipped into
+/// the wrong place. Keys as short as real ones stay, because a typing error is to be seen.
 fn without_quoted(message: &str) -> String {
-    let pieces = message.split('"').enumerate();
-    pieces.map(|(index, piece)| if index % 2 == 0 { piece } else { "\"…\"" }).collect()
+    const KEY_BYTES_MAX: usize = 16;
+    let hidden = |text: &str, mark: char, longest: usize| {
+        let pieces = text.split(mark).enumerate().map(|(index, piece)| match (index % 2, piece.len()) {
+            (0, _) => piece.to_owned(),
+            (_, length) if length <= longest => format!("{mark}{piece}{mark}"),
+            _ => format!("{mark}…{mark}"),
+        });
+        pieces.collect::<String>()
+    };
+    hidden(&hidden(message, '"', 0), '`', KEY_BYTES_MAX)
 }
 
 /// An entry for the file with a new random secret of 32 bytes.

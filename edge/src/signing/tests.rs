@@ -140,6 +140,9 @@ fn files_of_keys_are_strict_and_their_errors_quote_no_secret() {
         format!("[[keys]]\nkid = \"a\"\nsecret = {secret}"),
         format!("[[keys]]\nkid = \"a\"\nkey = \"{secret}\""),
         format!("keys = \"{secret}\""),
+        format!("\"{secret}\" = 1"),
+        format!("[[keys]]\nkid = \"a\"\n\"{secret}\" = 1"),
+        format!("[\"{secret}\"]"),
     ] {
         let error = SigningKeys::parse(&text).expect_err(&text);
         assert!(matches!(error, KeysError::Toml { .. }));
@@ -147,6 +150,8 @@ fn files_of_keys_are_strict_and_their_errors_quote_no_secret() {
     }
     let line = SigningKeys::parse("\n\n[[keys]]\nkid = 5").expect_err("no text").to_string();
     assert!(line.starts_with("line 4: "), "{line}");
+    let typing_error = SigningKeys::parse("[[keys]]\nkidd = \"a\"").expect_err("no key").to_string();
+    assert!(typing_error.contains("`kidd`"), "{typing_error}");
     assert!(!format!("{:?}", keys()).contains("secret"));
 }
 
