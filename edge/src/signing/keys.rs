@@ -260,18 +260,16 @@ fn is_key_id(text: &str) -> bool {
 }
 
 /// A message without what it quotes: a value of the file, or a key that no file has, may be a secret that slipped into
-/// the wrong place. Keys as short as real ones stay, because a typing error is to be seen.
+/// the wrong place. An unknown key that looks like a real one stays, because a typing error is to be seen.
 fn without_quoted(message: &str) -> String {
     const KEY_BYTES_MAX: usize = 16;
-    let hidden = |text: &str, mark: char, longest: usize| {
-        let pieces = text.split(mark).enumerate().map(|(index, piece)| match (index % 2, piece.len()) {
-            (0, _) => piece.to_owned(),
-            (_, length) if length <= longest => format!("{mark}{piece}{mark}"),
-            _ => format!("{mark}…{mark}"),
-        });
-        pieces.collect::<String>()
-    };
-    hidden(&hidden(message, '"', 0), '`', KEY_BYTES_MAX)
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected "));
+    if let Some((name, expected)) = unknown {
+        let is_word = name.len() <= KEY_BYTES_MAX && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        return format!("unknown field `{}`, expected {expected}", if is_word { name } else { "…" });
+    }
+    let pieces = message.split('"').enumerate();
+    pieces.map(|(index, piece)| if index % 2 == 0 { piece } else { "\"…\"" }).collect()
 }
 
 /// An entry for the file with a new random secret of 32 bytes.
