@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::recipe::ValidRecipe;
@@ -24,6 +24,9 @@ use crate::config::QueueConfig;
 use crate::error::GenerationError;
 use crate::metrics::{DropStage, NodeMetrics};
 use crate::queue::{Queue, Rank};
+
+/// No age makes a job more urgent than this: what a page waits for comes first.
+const AGED_URGENCY_MIN: u8 = 2;
 
 /// A validated request for a master.
 #[derive(Debug, Clone)]
@@ -61,6 +64,14 @@ pub struct StartedJob {
     pub dedup: Option<DedupScope>,
 }
 
+/// Whether a begun job is still for somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// How urgently: as its most pressing caller, or as its age by now.
+    Wanted(Urgency),
+    Unwanted,
+}
+
 /// What became of a recipe in each scope that was asked for.
 pub type Answers = HashMap<Option<DedupScope>, Result<Settled, GenerationError>>;
 
@@ -94,9 +105,10 @@ struct Job {
 }
 
 impl Job {
-    /// The place its most pressing caller gives it; `None` without callers.
-    fn rank(&self) -> Option<Rank> {
-        self.waiters.iter().map(|w| Rank { urgency: w.urgency, deadline: w.deadline }).min()
+    /// The place its most pressing caller gives it, and its age; `None` without callers.
+    fn rank(&self, now: Instant, age: Duration) -> Option<Rank> {
+        let rank = self.waiters.iter().map(|w| Rank { urgency: w.urgency, deadline: w.deadline }).min()?;
+        Some(Rank { urgency: aged(rank.urgency, now.saturating_duration_since(self.queued_at), age), ..rank })
     }
 
     fn is_wanted(&self, now: Instant) -> bool {
@@ -110,6 +122,14 @@ impl Job {
     }
 }
 
+/// Waiting makes a job more urgent, a level for each `age`, up to the threshold of what a page waits for.
+fn aged(urgency: Urgency, waited: Duration, age: Duration) -> Urgency {
+    let levels = waited.as_millis().checked_div(age.as_millis()).unwrap_or(0);
+    let levels = u8::try_from(levels).unwrap_or(u8::MAX);
+    let floor = urgency.get().min(AGED_URGENCY_MIN);
+    Urgency::new(urgency.get().saturating_sub(levels).max(floor)).unwrap_or(urgency)
+}
+
 #[derive(Debug)]
 struct State {
     queue: Queue,
@@ -119,6 +139,10 @@ struct State {
     is_closed: bool,
     /// Exponentially weighted mean of a job's time on the device, for `Retry-After`.
     job_s: f64,
+    /// After how long in the queue a job counts as one level more urgent.
+    age: Duration,
+    /// When the queue was last put in order by age.
+    aged_at: Instant,
 }
 
 /// The meeting place of callers and device.
@@ -140,6 +164,8 @@ impl Board {
             next_seat: 0,
             is_closed: false,
             job_s: 1.0,
+            age: Duration::from_millis(config.age_ms),
+            aged_at: Instant::now(),
         };
         Arc::new(Self { state: Mutex::new(state), due: Condvar::new(), waiters_max: config.waiters_max, metrics })
     }
@@ -188,6 +214,7 @@ impl Board {
             if state.is_closed {
                 return None;
             }
+            state.grow_older();
             while let Some(id) = state.queue.pop() {
                 if let Some(started) = self.start(&mut state, id) {
                     self.publish(&state);
@@ -197,6 +224,43 @@ impl Board {
             self.publish(&state);
             self.due.wait(&mut state);
         }
+    }
+
+    /// The first waiting job of which `wanted` approves, without waiting for one.
+    pub fn take_first(&self, wanted: impl Fn(Rank, &ValidRecipe) -> bool) -> Option<StartedJob> {
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return None;
+        }
+        state.grow_older();
+        loop {
+            let (rank, id) = {
+                let jobs = &state.jobs;
+                let is_wanted =
+                    |(rank, id): &(Rank, RecipeId)| jobs.get(id).is_some_and(|job| wanted(*rank, &job.recipe));
+                state.queue.iter().find(is_wanted)?
+            };
+            let _ = rank;
+            state.queue.remove(id);
+            if let Some(started) = self.start(&mut state, id) {
+                self.publish(&state);
+                return Some(started);
+            }
+        }
+    }
+
+    /// How running jobs stand, asked between steps; in the order of `ids`.
+    #[must_use]
+    pub fn standings(&self, ids: &[RecipeId]) -> Vec<Standing> {
+        let (state, now) = (self.state.lock(), Instant::now());
+        let standing = |id: &RecipeId| {
+            let job = state.jobs.get(id).filter(|job| !state.is_closed && job.is_wanted(now));
+            match job.and_then(|job| job.rank(now, state.age)) {
+                Some(rank) => Standing::Wanted(rank.urgency),
+                None => Standing::Unwanted,
+            }
+        };
+        ids.iter().map(standing).collect()
     }
 
     /// Marks a popped job as running, or drops it when every caller's deadline has passed.
@@ -213,17 +277,11 @@ impl Board {
         Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone() })
     }
 
-    /// Whether anybody still waits for a running job; asked between steps.
-    #[must_use]
-    pub fn is_wanted(&self, id: RecipeId) -> bool {
-        let state = self.state.lock();
-        !state.is_closed && state.jobs.get(&id).is_some_and(|job| job.is_wanted(Instant::now()))
-    }
-
     /// After a drawing was stopped between steps: queued again when somebody joined meanwhile, else dropped.
     pub fn stopped(&self, id: RecipeId) {
         let mut state = self.state.lock();
-        let rank = state.jobs.get(&id).filter(|job| job.is_wanted(Instant::now())).and_then(Job::rank);
+        let (now, age) = (Instant::now(), state.age);
+        let rank = state.jobs.get(&id).filter(|job| job.is_wanted(now)).and_then(|job| job.rank(now, age));
         let is_queued = rank.is_some_and(|rank| !state.is_closed && state.queue.push(id, rank).is_ok());
         if is_queued {
             if let Some(job) = state.jobs.get_mut(&id) {
@@ -294,7 +352,8 @@ impl Board {
         let Some(job) = state.jobs.get_mut(&id) else { return };
         let Some(place) = job.waiters.iter().position(|waiter| waiter.seat == seat) else { return };
         job.waiters.remove(place);
-        let (rank, stage) = (job.rank(), job.stage);
+        let stage = job.stage;
+        let rank = state.rank_of(id);
         state.waiters -= 1;
         match (stage, rank) {
             (Stage::Queued, Some(rank)) => state.queue.rerank(id, rank),
@@ -317,6 +376,25 @@ impl Board {
 }
 
 impl State {
+    fn rank_of(&self, id: RecipeId) -> Option<Rank> {
+        self.jobs.get(&id).and_then(|job| job.rank(Instant::now(), self.age))
+    }
+
+    /// Puts the queue in order again once in a while: nothing that waits is passed for ever.
+    fn grow_older(&mut self) {
+        let now = Instant::now();
+        if self.age.is_zero() || now.saturating_duration_since(self.aged_at) < self.age / 4 {
+            return;
+        }
+        self.aged_at = now;
+        let waiting: Vec<RecipeId> = self.queue.iter().map(|(_, id)| id).collect();
+        for id in waiting {
+            if let Some(rank) = self.rank_of(id) {
+                self.queue.rerank(id, rank);
+            }
+        }
+    }
+
     fn open(&mut self, id: RecipeId, recipe: ValidRecipe, waiter: Waiter) -> Result<(), GenerationError> {
         let rank = Rank { urgency: waiter.urgency, deadline: waiter.deadline };
         if self.queue.push(id, rank).is_err() {
@@ -337,7 +415,8 @@ impl State {
     fn join(&mut self, id: RecipeId, waiter: Waiter) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.waiters.push(waiter);
-        if let (Stage::Queued, Some(rank)) = (job.stage, job.rank()) {
+        let stage = job.stage;
+        if let (Stage::Queued, Some(rank)) = (stage, self.rank_of(id)) {
             self.queue.rerank(id, rank);
         }
     }
@@ -409,5 +488,22 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.board.leave(self.id, self.seat);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_lifts_a_job_a_level_at_a_time_and_never_to_a_hero() {
+        let age = Duration::from_secs(30);
+        let level = |urgency: u8, waited_s: u64, age| {
+            aged(Urgency::new(urgency).unwrap(), Duration::from_secs(waited_s), age).get()
+        };
+        assert_eq!([0, 29, 30, 89, 90, 150, 9_000].map(|waited_s| level(7, waited_s, age)), [7, 7, 6, 5, 4, 2, 2]);
+        assert_eq!([0, 60].map(|waited_s| level(0, waited_s, age)), [0, 0]);
+        assert_eq!([0, 60].map(|waited_s| level(1, waited_s, age)), [1, 1]);
+        assert_eq!(level(7, 9_000, Duration::ZERO), 7, "0 switches it off");
     }
 }

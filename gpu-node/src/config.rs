@@ -32,6 +32,7 @@ pub struct NodeConfig {
     pub threads: u32,
     /// Steps of the self-test's drawing.
     pub self_test_steps: u32,
+    pub batch: BatchConfig,
     pub queue: QueueConfig,
     pub http: HttpConfig,
     pub store: StoreConfig,
@@ -51,6 +52,7 @@ impl Default for NodeConfig {
             dtype: DtypeChoice::F32,
             threads: 0,
             self_test_steps: 2,
+            batch: BatchConfig::default(),
             queue: QueueConfig::default(),
             http: HttpConfig::default(),
             store: StoreConfig::default(),
@@ -113,6 +115,43 @@ impl DtypeChoice {
     }
 }
 
+/// What a step of the device is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeterminismChoice {
+    /// The same recipe gives the same master, whatever shares its steps.
+    Exact,
+    /// Steps are shared as it comes: a master may differ in a last bit from one time to the next.
+    Fast,
+}
+
+/// Requests that share an evaluation of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchConfig {
+    /// At most so many; 0: 1 on a CPU, which computes several no faster, and 4 on other devices.
+    pub requests_max: usize,
+    pub determinism: DeterminismChoice,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { requests_max: 0, determinism: DeterminismChoice::Exact }
+    }
+}
+
+impl BatchConfig {
+    /// The bound for a device.
+    #[must_use]
+    pub const fn requests_max_on(&self, device: DeviceChoice) -> usize {
+        match (self.requests_max, device) {
+            (0, DeviceChoice::Cpu) => 1,
+            (0, DeviceChoice::Cuda(_)) => 4,
+            (most, _) => most,
+        }
+    }
+}
+
 /// How much may wait for the device.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,11 +160,13 @@ pub struct QueueConfig {
     pub jobs_max: usize,
     /// Callers waiting for any recipe; one more is answered 429.
     pub waiters_max: usize,
+    /// After how long in the queue a recipe counts as one level more urgent, down to 2; 0: never.
+    pub age_ms: u64,
 }
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { jobs_max: 64, waiters_max: 4096 }
+        Self { jobs_max: 64, waiters_max: 4096, age_ms: 30_000 }
     }
 }
 
@@ -285,7 +326,9 @@ impl NodeConfig {
         require(self.http.drain_timeout_ms <= 3_600_000, "http.drain_timeout_ms", "at most 3600000 (an hour)")?;
         require((1..=1_000_000).contains(&connections_max), "http.connections_max", "1 to 1000000")?;
         require((1..=10_000).contains(&streams_per_connection_max), "http.streams_per_connection_max", "1 to 10000")?;
+        require(self.batch.requests_max <= 64, "batch.requests_max", "0 to 64")?;
         require((1..=1_000_000).contains(&self.queue.jobs_max), "queue.jobs_max", "1 to 1000000")?;
+        require(self.queue.age_ms <= 3_600_000, "queue.age_ms", "0 to 3600000")?;
         require((1..=1_000_000).contains(&self.queue.waiters_max), "queue.waiters_max", "1 to 1000000")?;
         let one_master = limits::MASTER_FILE_BYTES_MAX as u64;
         require(self.store.bytes_max >= one_master, "store.bytes_max", "at least 67108864 (one largest master)")?;
@@ -329,7 +372,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 8 + 2 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 8 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct NodeMetrics {
     pub device_busy_seconds_total: Counter,
     pub stage_seconds: HistogramVec,
     pub steps_total: IntCounter,
+    /// Evaluations of a network, each for one request or several.
+    pub passes_total: IntCounter,
+    /// Requests between their first step and their picture.
+    pub begun_jobs: IntGauge,
     pub time_to_ready_seconds: Gauge,
     pub ready: IntGauge,
     /// 1 where a checkpoint drew the same recipe twice bit for bit, 0 where it did not.
@@ -96,7 +100,9 @@ impl NodeMetrics {
                 .counter("store_corrupt_total", "Masters quarantined: their digest did not agree")?,
             device_busy_seconds_total: make.seconds("device_busy_seconds_total", "Time the device spent drawing")?,
             stage_seconds: make.histograms("stage_seconds", "Time of a drawing by stage", "stage")?,
-            steps_total: make.counter("steps_total", "Denoising steps done")?,
+            steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,
+            passes_total: make.counter("passes_total", "Passes of a network, each for one request or several")?,
+            begun_jobs: make.gauge("begun_jobs", "Requests between their first step and their picture")?,
             time_to_ready_seconds: make.float_gauge("time_to_ready_seconds", "Start to ready")?,
             ready: make.gauge("ready", "1 when generations are taken")?,
             self_test_equal: make.gauges(

@@ -76,6 +76,11 @@ impl Queue {
         Some(id)
     }
 
+    /// Waiting jobs, the one that is due first.
+    pub fn iter(&self) -> impl Iterator<Item = (Rank, RecipeId)> + '_ {
+        self.order.iter().map(|((rank, _), id)| (*rank, *id))
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.places.len()

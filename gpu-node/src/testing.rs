@@ -1,6 +1,7 @@
 //! An engine that paints instead of drawing, for tests only: behind `cfg(test)` or the feature `testing`, which no
 //! binary enables. It can be held at a gate, slowed down, and made to fail.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,7 @@ use bildkante_shared::wire::{CheckpointInfo, Determinism};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::diffusion::pipeline::{Generated, StepControl};
-use crate::worker::{Engine, EngineError, EngineFactory};
+use crate::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
 
 /// The digest of the painted checkpoint.
 #[must_use]
@@ -104,6 +104,9 @@ pub struct FakeEngine {
     control: Arc<FakeControl>,
     paint: fn(&ValidRecipe) -> Pixels,
     checkpoint: Digest,
+    /// Recipes that have begun, and their steps.
+    slots: BTreeMap<SlotId, (Arc<ValidRecipe>, u32)>,
+    next_slot: u64,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -127,7 +130,7 @@ impl FakeEngine {
         checkpoint: Digest,
     ) -> EngineFactory {
         let control = Arc::clone(control);
-        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint })))
+        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint, slots: BTreeMap::new(), next_slot: 0 })))
     }
 }
 
@@ -141,27 +144,34 @@ impl Engine for FakeEngine {
         Some((64, 64))
     }
 
-    fn determinism(&self, _: &ValidRecipe) -> Determinism {
-        Determinism { class: "fake".to_owned(), device: "none".to_owned(), runtime: "none".to_owned() }
-    }
-
-    fn generate(
-        &mut self,
-        recipe: &ValidRecipe,
-        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
-    ) -> Result<Generated, EngineError> {
-        let is_self_test = recipe.prompt == "self-test";
-        if !is_self_test {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        if !is_self_test(recipe) {
             self.control.begin(&recipe.prompt);
         }
-        for done in 1..=recipe.steps {
-            if !is_self_test {
+        let slot = SlotId(self.next_slot);
+        self.next_slot += 1;
+        self.slots.insert(slot, (Arc::clone(recipe), 0));
+        Ok(slot)
+    }
+
+    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let step = |slot: &SlotId| {
+            let Some((recipe, done)) = self.slots.get_mut(slot) else { return Err(EngineError::Stopped) };
+            if !is_self_test(recipe) {
                 self.control.step();
             }
-            if matches!(on_step(done, recipe.steps), StepControl::Stop) {
-                return Err(EngineError::Stopped);
-            }
-        }
+            *done += 1;
+            Ok(())
+        };
+        Ok(slots.iter().map(step).collect())
+    }
+
+    fn progress(&self, slot: SlotId) -> (u32, u32) {
+        self.slots.get(&slot).map_or((0, 0), |(recipe, done)| (*done, recipe.steps))
+    }
+
+    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
+        let Some((recipe, _)) = self.slots.remove(&slot) else { return Err(EngineError::Stopped) };
         assert!(!recipe.prompt.contains("defect"), "a defect, as asked");
         if recipe.prompt.contains("failure") {
             return Err(EngineError::Failed { reason: "a failure, as asked".to_owned() });
@@ -169,8 +179,18 @@ impl Engine for FakeEngine {
         if recipe.prompt.contains("refusal") {
             return Err(EngineError::Refused { reason: "a refusal, as asked".to_owned() });
         }
-        Ok(Generated { pixels: (self.paint)(recipe), text_ms: 0.1, denoise_ms: 0.2, decode_ms: 0.3 })
+        let (class, device) = ("fake".to_owned(), "none".to_owned());
+        let determinism = Determinism { class, runtime: device.clone(), device };
+        Ok(Finished { pixels: (self.paint)(&recipe), determinism })
     }
+
+    fn abandon(&mut self, slot: SlotId) {
+        self.slots.remove(&slot);
+    }
+}
+
+fn is_self_test(recipe: &ValidRecipe) -> bool {
+    recipe.prompt == "self-test"
 }
 
 /// Pixels that differ entirely from one recipe to the next.

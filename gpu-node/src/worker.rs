@@ -1,13 +1,14 @@
 //! The thread that owns the device, and the one that settles what it drew.
 //!
-//! Device thread: load → self-test → draw the most urgent job, for ever. It never touches the disk beyond one look at
-//! the store (a recipe may have been settled while it was being queued) and hands each drawing on at once.
-//! Settling thread: fingerprint, duplicate search, PNG, store, answers. Between them at most [`SETTLING_MAX`] drawings
-//! wait, so a slow disk slows the device down instead of filling memory.
+//! Device thread: load → self-test → [`executor`]: the most urgent requests' next step, for ever. It never touches the
+//! disk beyond one look at the store (a recipe may have been settled while it was being queued) and hands each drawing on
+//! at once. Settling thread: fingerprint, duplicate search, PNG, store, answers. Between them at most [`SETTLING_MAX`]
+//! drawings wait, so a slow disk slows the device down instead of filling memory.
 //!
 //! A panic in a job fails that job only.
 
 mod adapters;
+mod executor;
 mod torch;
 
 use std::any::Any;
@@ -19,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
 
@@ -29,6 +31,7 @@ use crate::error::GenerationError;
 use crate::health::{Health, Phase, SelfTest};
 use crate::metrics::NodeMetrics;
 
+use self::executor::Executor;
 pub use torch::torch_engine;
 
 /// Drawings that may wait to be settled.
@@ -51,18 +54,79 @@ pub trait Engine: Send {
     /// The size in pixels a checkpoint draws best: what the self-test draws.
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
 
-    /// Within what the recipe's drawing can be repeated bit for bit.
-    fn determinism(&self, recipe: &ValidRecipe) -> Determinism;
+    /// Takes a recipe up: encodes its text, draws its noise.
+    ///
+    /// # Errors
+    /// Why it cannot be drawn.
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError>;
 
-    /// Draws. `on_step` is told after each step and may stop it there.
+    /// How many requests may share the next pass with this one.
+    fn companions_max(&self, _slot: SlotId) -> usize {
+        0
+    }
+
+    /// Whether the next steps of two requests can be one pass.
+    fn can_share(&self, _a: SlotId, _b: SlotId) -> bool {
+        false
+    }
+
+    /// Makes the next step of each request in one pass. They can share it, and none of them is done.
+    ///
+    /// # Errors
+    /// What the pass failed at: no request has made a step then. Within, what each request failed at.
+    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError>;
+
+    /// Steps made and steps there are.
+    fn progress(&self, slot: SlotId) -> (u32, u32);
+
+    fn is_done(&self, slot: SlotId) -> bool {
+        let (done, of) = self.progress(slot);
+        done >= of
+    }
+
+    /// The picture of a request that is done.
+    ///
+    /// # Errors
+    /// What the drawing failed at.
+    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError>;
+
+    /// Forgets a request; one that is not there is none already.
+    fn abandon(&mut self, slot: SlotId);
+
+    /// Draws one recipe from beginning to end. `on_step` is told after each step and may stop it there.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] when told to stop, else why it could not be drawn.
-    fn generate(
+    fn draw(
         &mut self,
-        recipe: &ValidRecipe,
+        recipe: &Arc<ValidRecipe>,
         on_step: &mut dyn FnMut(u32, u32) -> StepControl,
-    ) -> Result<Generated, EngineError>;
+    ) -> Result<Finished, EngineError> {
+        let slot = self.begin(recipe)?;
+        while !self.is_done(slot) {
+            let stepped = self.step(&[slot]).and_then(|results| results.into_iter().collect::<Result<(), _>>());
+            let (done, of) = self.progress(slot);
+            let stopped = if on_step(done, of) == StepControl::Stop { Err(EngineError::Stopped) } else { Ok(()) };
+            if let Err(error) = stepped.and(stopped) {
+                self.abandon(slot);
+                return Err(error);
+            }
+        }
+        let finished = self.finish(slot);
+        self.abandon(slot);
+        finished
+    }
+}
+
+/// A request that an engine has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub u64);
+
+/// A drawn picture, and within what it can be repeated bit for bit.
+#[derive(Debug)]
+pub struct Finished {
+    pub pixels: Pixels,
+    pub determinism: Determinism,
 }
 
 /// Builds the engine on the device thread.
@@ -155,9 +219,7 @@ impl Bench {
             self.metrics.time_to_ready_seconds.set(ready_s);
             self.metrics.ready.set(1);
             tracing::info!(seconds = ready_s, "ready");
-            while let Some(job) = self.board.next() {
-                self.draw(engine.as_mut(), job, sender);
-            }
+            Executor::new(self, engine.as_mut(), sender).run();
             Ok::<(), EngineError>(())
         }));
         let reason = match life {
@@ -202,7 +264,8 @@ impl Bench {
         self.health.enter(Phase::SelfTest);
         for checkpoint in engine.checkpoints() {
             let Some(recipe) = self.self_test_recipe(engine, checkpoint.digest) else { continue };
-            let mut draw = || engine.generate(&recipe, &mut |_, _| StepControl::Continue).map(|g| g.pixels.master_id());
+            let recipe = Arc::new(recipe);
+            let mut draw = || engine.draw(&recipe, &mut |_, _| StepControl::Continue).map(|f| f.pixels.master_id());
             match draw().and_then(|first| Ok((first, draw()?))) {
                 Ok((first, second)) => self.judge(checkpoint, first, second),
                 Err(error) => self.take_out(&checkpoint, &error),
@@ -243,41 +306,10 @@ impl Bench {
         ValidRecipe::try_from(recipe).ok()
     }
 
-    fn draw(&self, engine: &mut dyn Engine, job: StartedJob, sender: &SyncSender<Drawn>) {
+    fn failed(&self, job: &StartedJob, error: &EngineError) {
         let id = job.recipe.id();
-        if self.is_answered_from_store(&job) {
-            return;
-        }
-        let started_at = Instant::now();
-        let mut on_step = |done: u32, of: u32| {
-            self.metrics.steps_total.inc();
-            if done < of && !self.board.is_wanted(id) { StepControl::Stop } else { StepControl::Continue }
-        };
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let generated = engine.generate(&job.recipe, &mut on_step)?;
-            Ok::<_, EngineError>((generated, engine.determinism(&job.recipe)))
-        }));
-        let busy = started_at.elapsed().as_secs_f64();
-        self.metrics.device_busy_seconds_total.inc_by(busy);
-        match result {
-            Ok(Ok((generated, determinism))) => {
-                let cost = self.cost(&generated, started_at, busy);
-                let determinism = self.judged(determinism, job.recipe.checkpoint);
-                let drawn = Drawn { job, generated, determinism, cost };
-                if sender.send(drawn).is_err() {
-                    self.board.fail(id, &GenerationError::Panicked);
-                }
-            }
-            Ok(Err(EngineError::Stopped)) => {
-                tracing::debug!(recipe = %id, "nobody waits any more: stopped between steps");
-                self.board.stopped(id);
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(recipe = %id, %error, "not drawn");
-                self.board.fail(id, &error.into());
-            }
-            Err(panic) => self.panicked(&job, panic.as_ref()),
-        }
+        tracing::warn!(recipe = %id, %error, "not drawn");
+        self.board.fail(id, &error.clone().into());
     }
 
     fn cost(&self, generated: &Generated, started_at: Instant, busy_s: f64) -> Cost {

@@ -62,15 +62,15 @@ impl Desk {
         LoraUse { digest: digest(&self.engine.adapters(), name), weight }
     }
 
-    fn recipe(&self, checkpoint: &str, loras: Vec<LoraUse>) -> ValidRecipe {
+    fn recipe(&self, checkpoint: &str, loras: Vec<LoraUse>) -> Arc<ValidRecipe> {
         let known = self.engine.checkpoints();
         let checkpoint = known.iter().find(|known| known.name == checkpoint).unwrap().digest;
         let recipe = Recipe { steps: 2, seed: 7, loras, ..Recipe::new(checkpoint, "a teal mug", (32, 32)) };
-        ValidRecipe::try_from(recipe).unwrap()
+        Arc::new(ValidRecipe::try_from(recipe).unwrap())
     }
 
-    fn draw(&mut self, recipe: &ValidRecipe) -> Result<MasterId, EngineError> {
-        Ok(self.engine.generate(recipe, &mut |_, _| StepControl::Continue)?.pixels.master_id())
+    fn draw(&mut self, recipe: &Arc<ValidRecipe>) -> Result<MasterId, EngineError> {
+        Ok(self.engine.draw(recipe, &mut |_, _| StepControl::Continue)?.pixels.master_id())
     }
 }
 

@@ -62,7 +62,7 @@ fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
             let checkpoint = load(DType::F32)?;
             let recipe = recipe(&checkpoint, |_| {})?;
             let (trace, id) = draw(&checkpoint, &recipe)?;
-            Ok((trace, id, runtime::determinism(&checkpoint, &recipe).class))
+            Ok((trace, id, runtime::determinism(&checkpoint, &recipe, 1).class))
         })
         .join()
         .map_err(|_| anyhow::anyhow!("a thread panicked"))?

@@ -4,16 +4,16 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_gpu_node::Node;
-use bildkante_gpu_node::diffusion::pipeline::{Generated, StepControl};
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory};
+use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, Determinism, GenerationRequest, GenerationSource};
+use bildkante_shared::wire::{CheckpointInfo, GenerationRequest, GenerationSource};
 use http::Method;
 use proptest::prelude::*;
 use support::{TestNode, Wish, request, request_of, scope};
@@ -356,19 +356,27 @@ impl Engine for HalfBroken {
         self.0.native_size_px(checkpoint)
     }
 
-    fn determinism(&self, recipe: &ValidRecipe) -> Determinism {
-        self.0.determinism(recipe)
-    }
-
-    fn generate(
-        &mut self,
-        recipe: &ValidRecipe,
-        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
-    ) -> Result<Generated, EngineError> {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
         if recipe.checkpoint == broken_checkpoint() {
             return Err(EngineError::Failed { reason: "values that are not finite".to_owned() });
         }
-        self.0.generate(recipe, on_step)
+        self.0.begin(recipe)
+    }
+
+    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        self.0.step(slots)
+    }
+
+    fn progress(&self, slot: SlotId) -> (u32, u32) {
+        self.0.progress(slot)
+    }
+
+    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
+        self.0.finish(slot)
+    }
+
+    fn abandon(&mut self, slot: SlotId) {
+        self.0.abandon(slot);
     }
 }
 

@@ -57,7 +57,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     say(&format!(
         "self-test   one step drawn twice, equal: text {text_ms:.1} ms, step {denoise_ms:.1} ms, image {decode_ms:.1} ms"
     ))?;
-    say(&format!("class       {}", runtime::determinism(&checkpoint, &recipe).class))?;
+    say(&format!("class       {}", runtime::determinism(&checkpoint, &recipe, 1).class))?;
     Ok(ExitCode::SUCCESS)
 }
 

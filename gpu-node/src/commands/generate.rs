@@ -181,7 +181,7 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
             "decode_ms": drawn.decode_ms,
         },
         "threads": runtime::threads(),
-        "determinism": runtime::determinism(&checkpoint, &recipe),
+        "determinism": runtime::determinism(&checkpoint, &recipe, 1),
         "out": args.out,
     });
     say(&report.to_string())?;

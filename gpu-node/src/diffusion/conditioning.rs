@@ -20,6 +20,11 @@ pub struct PromptEmbedding {
 }
 
 impl PromptEmbedding {
+    /// The same tensors, shared.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Self { hidden: self.hidden.shallow_clone(), pooled: self.pooled.as_ref().map(Tensor::shallow_clone) }
+    }
+
     pub(super) fn zeros_like(&self) -> Result<Self, TchError> {
         let pooled = self.pooled.as_ref().map(Tensor::f_zeros_like).transpose()?;
         Ok(Self { hidden: self.hidden.f_zeros_like()?, pooled })
@@ -57,6 +62,28 @@ impl Conditioning {
     #[must_use]
     pub fn rows(&self) -> i64 {
         self.embeddings.size().first().copied().unwrap_or(0)
+    }
+
+    /// Rows of several requests, one after the other. All of them are told the same kinds of things.
+    ///
+    /// # Errors
+    /// When they are not, or libtorch fails.
+    pub fn cat(parts: &[&Self]) -> Result<Self, TchError> {
+        let mixed = || TchError::Shape("conditions of different kinds".into());
+        let rows = |part: &dyn Fn(&Self) -> Option<Tensor>| -> Result<Option<Tensor>, TchError> {
+            let found: Vec<Tensor> = parts.iter().filter_map(|conditions| part(conditions)).collect();
+            match found.len() {
+                0 => Ok(None),
+                count if count == parts.len() => Tensor::f_cat(&found, 0).map(Some),
+                _ => Err(mixed()),
+            }
+        };
+        let embeddings = rows(&|c| Some(c.embeddings.shallow_clone()))?.ok_or_else(mixed)?;
+        let pooled = rows(&|c| c.added.as_ref().map(|added| added.pooled.shallow_clone()))?;
+        let numbers = rows(&|c| c.added.as_ref().map(|added| added.numbers.shallow_clone()))?;
+        let guidance = rows(&|c| c.guidance.as_ref().map(Tensor::shallow_clone))?;
+        let added = pooled.zip(numbers).map(|(pooled, numbers)| Added { pooled, numbers });
+        Ok(Self { embeddings, added, guidance })
     }
 
     /// The same tensors, shared.

@@ -5,6 +5,7 @@
 //! ([`config`]), its tensors from safetensors files of which nothing is trusted and nothing ignored ([`weights`]).
 
 mod attention;
+pub mod batch;
 pub mod checkpoint;
 pub mod clip;
 pub mod conditioning;

@@ -21,7 +21,7 @@ use super::trace::Trace;
 use super::{Checkpoint, DiffusionError};
 
 /// Which part of a recipe's way a checkpoint goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     Base,
     Refiner,
@@ -293,6 +293,22 @@ impl Denoising {
             self.at += 1;
         }
         Ok(())
+    }
+
+    /// Draws the image behind the latents.
+    ///
+    /// # Errors
+    /// When the networks overflowed or libtorch fails.
+    pub fn decode(&self, models: &Models<impl Networks>) -> Result<Pixels, DiffusionError> {
+        let decoded = models.at(self.last_stage()).decode(&self.latents)?;
+        check_finite(&decoded, "decoding")?;
+        to_pixels(&unit_range(&decoded)?)
+    }
+
+    /// # Errors
+    /// When the latents hold anything that is not finite; waits for the device.
+    pub fn check(&self) -> Result<(), DiffusionError> {
+        check_finite(&self.latents, "denoising")
     }
 
     /// The stage whose networks decode the latents.

@@ -63,10 +63,12 @@ pub fn synchronize(device: Device) {
 /// Equal class, equal bits: the processor chooses the kernels, precision and shape of the batch the order of their
 /// additions, and on a CPU the calling thread's number of threads where they are cut into shares: sums over channels-
 /// last maps are made share by share, and the values at a share's end are computed one by one, which rounds differently.
+///
+/// `requests` is the number of requests of a batch within which bits are promised.
 #[must_use]
-pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Determinism {
+pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usize) -> Determinism {
     let factor = checkpoint.vae_factor().max(1);
-    let (rows, channels) = (if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
+    let (rows, channels) = (requests * if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
     let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
     let device = match checkpoint.device() {
         Device::Cpu => format!("cpu-{}", instruction_set()),

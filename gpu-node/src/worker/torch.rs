@@ -1,17 +1,20 @@
 //! The real engine: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
-use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
 use super::adapters::Adapters;
-use super::{Engine, EngineError, EngineFactory};
-use crate::config::{DeviceChoice, DtypeChoice, NodeConfig};
-use crate::diffusion::pipeline::{self, Adapted, Generated, Models, StepControl};
+use super::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
+use crate::diffusion::batch::{self, BatchClass, Shapes};
+use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
 use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
 
 /// Where in `models_dir` adapters are, one safetensors file each.
@@ -22,36 +25,140 @@ const CHECKPOINTS_MAX: usize = 256;
 /// A factory that loads every checkpoint of `models_dir` on the device thread.
 #[must_use]
 pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
-    let (folder, device, dtype, threads) = (config.models_dir.clone(), config.device, config.dtype, config.threads);
-    Box::new(move || Ok(Box::new(TorchEngine::load(&folder, device, dtype, threads)?)))
+    let config = config.clone();
+    Box::new(move || Ok(Box::new(TorchEngine::load(&config)?)))
 }
+
+/// Classes of batches whose shapes are remembered; they are probed anew beyond.
+const SHAPES_MAX: usize = 512;
 
 #[derive(Debug)]
 struct TorchEngine {
     checkpoints: Vec<Checkpoint>,
     rejected: Vec<String>,
     adapters: Adapters,
+    requests_max: usize,
+    determinism: DeterminismChoice,
+    shapes: HashMap<PassKey, Shapes>,
+    slots: HashMap<SlotId, Slot>,
+    next_slot: u64,
+}
+
+/// A request between its text and its picture.
+#[derive(Debug)]
+struct Slot {
+    recipe: Arc<ValidRecipe>,
+    denoising: Denoising,
+    /// Of the next step; `None` at the end.
+    pass: Option<PassKey>,
+    /// The number of requests within which its bits are promised, of all passes so far.
+    requests: usize,
+}
+
+/// What must agree for requests to share a pass.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PassKey {
+    checkpoint: Digest,
+    /// Adapters with their weights, bit by bit.
+    loras: Vec<(Digest, u64)>,
+    class: BatchClass,
+}
+
+impl PassKey {
+    fn of(recipe: &ValidRecipe, denoising: &Denoising) -> Result<Option<Self>, DiffusionError> {
+        let Some(input) = denoising.next_input()? else { return Ok(None) };
+        let (checkpoint, loras) = match (input.stage, &recipe.refiner) {
+            (Stage::Refiner, Some(refiner)) => (refiner.checkpoint, Vec::new()),
+            _ => (recipe.checkpoint, recipe.loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect()),
+        };
+        Ok(Some(Self { checkpoint, loras, class: input.class() }))
+    }
+}
+
+/// The networks a recipe asks for. Free of the engine's other parts, so that those can be changed beside it.
+fn models<'a>(
+    checkpoints: &'a [Checkpoint],
+    adapters: &'a mut Adapters,
+    recipe: &ValidRecipe,
+) -> Result<Models<Adapted<'a>>, EngineError> {
+    let find = |digest| {
+        let found = checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest);
+        found.ok_or(EngineError::Missing(digest))
+    };
+    let refiner = recipe.refiner.as_ref().map(|refiner| find(refiner.checkpoint)).transpose()?;
+    let checkpoint = find(recipe.checkpoint)?;
+    let base = match recipe.loras.as_slice() {
+        [] => checkpoint.into(),
+        loras => Adapted::new(checkpoint, adapters.trunk(checkpoint, loras)?),
+    };
+    Ok(Models { base, refiner: refiner.map(Adapted::from) })
 }
 
 impl TorchEngine {
-    fn load(models: &Path, device: DeviceChoice, dtype: DtypeChoice, threads: u32) -> Result<Self, EngineError> {
+    fn load(config: &NodeConfig) -> Result<Self, EngineError> {
         // For operators of this thread, which is the device's.
-        runtime::set_threads(threads);
+        runtime::set_threads(config.threads);
         let mut checkpoints = Vec::new();
         let mut rejected = Vec::new();
-        for folder in folders(models)? {
-            match Checkpoint::load(&folder, torch_device(device), torch_dtype(dtype)) {
+        for folder in folders(&config.models_dir)? {
+            match Checkpoint::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
                 Ok(checkpoint) => checkpoints.push(checkpoint),
                 Err(error) => rejected.push(format!("{}: {error}", folder.display())),
             }
         }
-        let adapters = Adapters::find(&models.join(ADAPTERS_DIR))?;
+        let adapters = Adapters::find(&config.models_dir.join(ADAPTERS_DIR))?;
         rejected.extend_from_slice(adapters.rejected());
-        Ok(Self { checkpoints, rejected, adapters })
+        Ok(Self {
+            checkpoints,
+            rejected,
+            adapters,
+            requests_max: config.batch.requests_max_on(config.device),
+            determinism: config.batch.determinism,
+            shapes: HashMap::new(),
+            slots: HashMap::new(),
+            next_slot: 0,
+        })
     }
 
     fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
         self.checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest)
+    }
+
+    fn slot(&self, slot: SlotId) -> Result<&Slot, EngineError> {
+        self.slots.get(&slot).ok_or_else(|| EngineError::Failed { reason: format!("no request {}", slot.0) })
+    }
+
+    /// Finds out, before the first pass of a kind, how many requests may share it.
+    fn probe(&mut self, slot: SlotId) -> Result<(), EngineError> {
+        let (recipe, pass, input) = {
+            let slot = self.slot(slot)?;
+            let input = slot.denoising.next_input().map_err(engine_error)?;
+            (Arc::clone(&slot.recipe), slot.pass.clone(), input)
+        };
+        let (Some(pass), Some(input)) = (pass, input) else { return Ok(()) };
+        if self.shapes.contains_key(&pass) {
+            return Ok(());
+        }
+        let shapes = match self.determinism {
+            DeterminismChoice::Fast => Shapes::any(self.requests_max),
+            DeterminismChoice::Exact => {
+                let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+                Shapes::probed(models.at(input.stage), &input, self.requests_max).map_err(engine_error)?
+            }
+        };
+        if self.requests_max > 1 {
+            tracing::info!(checkpoint = %pass.checkpoint, class = ?pass.class, ?shapes, "shapes of shared passes");
+        }
+        if self.shapes.len() >= SHAPES_MAX {
+            self.shapes.clear();
+        }
+        self.shapes.insert(pass, shapes);
+        Ok(())
+    }
+
+    fn shapes_of(&self, slot: SlotId) -> Option<&Shapes> {
+        let pass = self.slots.get(&slot)?.pass.as_ref()?;
+        self.shapes.get(pass)
     }
 }
 
@@ -111,32 +218,77 @@ impl Engine for TorchEngine {
         self.checkpoint(checkpoint).map(Checkpoint::native_size_px)
     }
 
-    fn determinism(&self, recipe: &ValidRecipe) -> Determinism {
-        match self.checkpoint(recipe.checkpoint) {
-            Some(checkpoint) => runtime::determinism(checkpoint, recipe),
-            // Nothing is drawn with a checkpoint that is not there.
-            None => Determinism { class: String::new(), device: String::new(), runtime: runtime::LIBTORCH.to_owned() },
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        let models = models(&self.checkpoints, &mut self.adapters, recipe)?;
+        let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error)?;
+        let pass = PassKey::of(recipe, &denoising).map_err(engine_error)?;
+        let id = SlotId(self.next_slot);
+        self.next_slot += 1;
+        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), denoising, pass, requests: 1 });
+        if let Err(error) = self.probe(id) {
+            self.abandon(id);
+            return Err(error);
         }
+        Ok(id)
     }
 
-    fn generate(
-        &mut self,
-        recipe: &ValidRecipe,
-        on_step: &mut dyn FnMut(u32, u32) -> StepControl,
-    ) -> Result<Generated, EngineError> {
-        let checkpoints = &self.checkpoints;
-        let find = |digest| {
-            let found = checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest);
-            found.ok_or(EngineError::Missing(digest))
+    fn companions_max(&self, slot: SlotId) -> usize {
+        self.shapes_of(slot).map_or(0, |shapes| shapes.canonical() - 1)
+    }
+
+    fn can_share(&self, a: SlotId, b: SlotId) -> bool {
+        let pass = |slot| self.slots.get(&slot).and_then(|slot: &Slot| slot.pass.as_ref());
+        pass(a).is_some() && pass(a) == pass(b)
+    }
+
+    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let Some(first) = slots.first() else { return Ok(Vec::new()) };
+        // A request that goes over to its refiner begins passes of another kind.
+        self.probe(*first)?;
+        let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
+        let inputs = slots.iter().map(|slot| {
+            let input = self.slot(*slot)?.denoising.next_input().map_err(engine_error)?;
+            input.ok_or_else(|| EngineError::Failed { reason: format!("request {} has no step left", slot.0) })
+        });
+        let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
+        let recipe = Arc::clone(&self.slot(*first)?.recipe);
+        let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+        let networks = models.at(inputs[0].stage);
+        let together: Vec<_> = inputs.iter().collect();
+        let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error)?;
+        let results = slots.iter().zip(&outputs).map(|(slot, output)| {
+            let slot = self.slots.get_mut(slot).ok_or(EngineError::Stopped)?;
+            slot.requests = slot.requests.max(shapes.canonical());
+            slot.denoising.advance(output).map_err(engine_error)?;
+            slot.pass = PassKey::of(&slot.recipe, &slot.denoising).map_err(engine_error)?;
+            Ok(())
+        });
+        Ok(results.collect())
+    }
+
+    fn progress(&self, slot: SlotId) -> (u32, u32) {
+        let count = |steps: usize| u32::try_from(steps).unwrap_or(u32::MAX);
+        let found = self.slots.get(&slot).map(|slot| &slot.denoising);
+        found.map_or((0, 0), |denoising| (count(denoising.evaluated()), count(denoising.evaluations())))
+    }
+
+    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
+        let Some(Slot { recipe, denoising, requests, .. }) = self.slots.remove(&slot) else {
+            return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
         };
-        let refiner = recipe.refiner.as_ref().map(|refiner| find(refiner.checkpoint)).transpose()?;
-        let checkpoint = find(recipe.checkpoint)?;
-        let base = match recipe.loras.as_slice() {
-            [] => checkpoint.into(),
-            loras => Adapted::new(checkpoint, self.adapters.trunk(checkpoint, loras)?),
-        };
-        let models = Models { base, refiner: refiner.map(Adapted::from) };
-        pipeline::generate(&models, recipe, None, on_step).map_err(engine_error)
+        denoising.check().map_err(engine_error)?;
+        let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+        let pixels = denoising.decode(&models).map_err(engine_error)?;
+        let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
+        let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
+        if self.determinism == DeterminismChoice::Fast {
+            determinism.class.push_str("/fast");
+        }
+        Ok(Finished { pixels, determinism })
+    }
+
+    fn abandon(&mut self, slot: SlotId) {
+        self.slots.remove(&slot);
     }
 }
 

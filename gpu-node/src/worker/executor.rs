@@ -1,0 +1,257 @@
+//! The device thread's loop: which requests make their next step, together or alone.
+//!
+//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one
+//! that waits is begun at once and leads from then on, so it waits one step of whatever runs, never a whole picture.
+//! Among equally urgent ones the first begun leads, so that pictures are finished one after the other instead of all
+//! late. What nobody waits for any more is dropped between steps. Who shares a pass has no influence on anybody's
+//! pixels: that is the engine's business ([`Engine::step`]).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use bildkante_shared::recipe::Recipe;
+use bildkante_shared::urgency::Urgency;
+
+use super::{Bench, Drawn, Engine, EngineError, Finished, SlotId};
+use crate::admission::{Standing, StartedJob};
+use crate::diffusion::pipeline::Generated;
+
+/// Requests that may have begun and not ended; beyond it only the queue grows.
+const BEGUN_MAX: usize = 64;
+
+/// A request that has begun.
+#[derive(Debug)]
+struct Begun {
+    job: StartedJob,
+    slot: SlotId,
+    urgency: Urgency,
+    started_at: Instant,
+    text_ms: f64,
+    denoise_ms: f64,
+    /// Its share of the passes it was part of.
+    device_s: f64,
+}
+
+/// The requests on the device, in the order in which they began.
+pub(super) struct Executor<'a> {
+    bench: &'a Bench,
+    engine: &'a mut dyn Engine,
+    sender: &'a SyncSender<Drawn>,
+    begun: Vec<Begun>,
+}
+
+impl<'a> Executor<'a> {
+    pub(super) fn new(bench: &'a Bench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
+        Self { bench, engine, sender, begun: Vec::new() }
+    }
+
+    /// Until the board is closed.
+    pub(super) fn run(&mut self) {
+        loop {
+            if self.begun.is_empty() {
+                match self.bench.board.next() {
+                    Some(job) => self.begin(job),
+                    None => return,
+                }
+                continue;
+            }
+            self.drop_unwanted();
+            self.begin_more_urgent();
+            let Some(leader) = self.leader() else { continue };
+            let group = self.group(leader);
+            self.step(&group);
+            self.finish(&group);
+            let begun = i64::try_from(self.begun.len()).unwrap_or(i64::MAX);
+            self.bench.metrics.begun_jobs.set(begun);
+        }
+    }
+
+    /// Takes up a job, unless it has been answered meanwhile or cannot be drawn.
+    fn begin(&mut self, job: StartedJob) {
+        if self.bench.is_answered_from_store(&job) {
+            return;
+        }
+        let started_at = Instant::now();
+        let begun = catch_unwind(AssertUnwindSafe(|| self.engine.begin(&job.recipe)));
+        let device_s = self.busy_since(started_at);
+        match begun {
+            Ok(Ok(slot)) => self.begun.push(Begun {
+                urgency: Urgency::DEFAULT,
+                job,
+                slot,
+                started_at,
+                text_ms: device_s * 1e3,
+                denoise_ms: 0.0,
+                device_s,
+            }),
+            Ok(Err(error)) => self.bench.failed(&job, &error),
+            Err(panic) => self.bench.panicked(&job, panic.as_ref()),
+        }
+    }
+
+    fn busy_since(&self, started_at: Instant) -> f64 {
+        let seconds = started_at.elapsed().as_secs_f64();
+        self.bench.metrics.device_busy_seconds_total.inc_by(seconds);
+        seconds
+    }
+
+    /// Asks the board once about everybody.
+    fn drop_unwanted(&mut self) {
+        let ids: Vec<_> = self.begun.iter().map(|begun| begun.job.recipe.id()).collect();
+        let standings = self.bench.board.standings(&ids);
+        let mut at = 0;
+        for standing in standings {
+            match standing {
+                Standing::Wanted(urgency) => {
+                    self.begun[at].urgency = urgency;
+                    at += 1;
+                }
+                Standing::Unwanted => {
+                    let dropped = self.begun.remove(at);
+                    self.engine.abandon(dropped.slot);
+                    let id = dropped.job.recipe.id();
+                    tracing::debug!(recipe = %id, "nobody waits any more: stopped between steps");
+                    self.bench.board.stopped(id);
+                }
+            }
+        }
+    }
+
+    /// Takes up whoever is more urgent than everybody that has begun.
+    fn begin_more_urgent(&mut self) {
+        while let Some(most_urgent) = self.begun.iter().map(|begun| begun.urgency).min() {
+            if self.begun.len() >= BEGUN_MAX {
+                return;
+            }
+            let Some(job) = self.bench.board.take_first(|rank, _| rank.urgency < most_urgent) else { return };
+            let before = self.begun.len();
+            self.begin(job);
+            if self.begun.len() > before {
+                // It is the most urgent now, until the board is asked again.
+                return self.drop_unwanted();
+            }
+        }
+    }
+
+    /// The most urgent; of equals the first begun.
+    fn leader(&self) -> Option<usize> {
+        (0..self.begun.len()).min_by_key(|at| (self.begun[*at].urgency, *at))
+    }
+
+    /// The leader's company in its next pass: begun ones first, then waiting ones that ask for the same.
+    fn group(&mut self, leader: usize) -> Vec<SlotId> {
+        let slot = self.begun[leader].slot;
+        let most = self.engine.companions_max(slot) + 1;
+        let mut group = vec![slot];
+        let mut others: Vec<usize> = (0..self.begun.len()).filter(|at| *at != leader).collect();
+        others.sort_by_key(|at| (self.begun[*at].urgency, *at));
+        let shares = |begun: &Begun| self.engine.can_share(slot, begun.slot);
+        group.extend(
+            others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
+        );
+        let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
+        while group.len() < most && self.begun.len() < BEGUN_MAX {
+            let Some(job) = self.bench.board.take_first(|_, waiting| asks_for_the_same(&recipe, waiting)) else {
+                break;
+            };
+            let before = self.begun.len();
+            self.begin(job);
+            if let Some(begun) = self.begun.get(before)
+                && self.engine.can_share(slot, begun.slot)
+            {
+                group.push(begun.slot);
+            }
+        }
+        group
+    }
+
+    /// One step of a group. What a shared pass fails at, its members try alone: one of them may be at fault.
+    fn step(&mut self, group: &[SlotId]) {
+        let started_at = Instant::now();
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
+        let seconds = self.busy_since(started_at);
+        self.bench.metrics.passes_total.inc();
+        #[allow(clippy::cast_precision_loss, reason = "a handful")]
+        let share = seconds / group.len().max(1) as f64;
+        for begun in self.begun.iter_mut().filter(|begun| group.contains(&begun.slot)) {
+            begun.denoise_ms += seconds * 1e3;
+            begun.device_s += share;
+        }
+        match stepped {
+            Ok(Ok(results)) => {
+                for (slot, result) in group.iter().zip(results) {
+                    self.bench.metrics.steps_total.inc();
+                    if let Err(error) = result {
+                        self.fail(*slot, &error);
+                    }
+                }
+            }
+            Ok(Err(error)) => match group {
+                [slot] => self.fail(*slot, &error),
+                several => {
+                    tracing::warn!(%error, requests = several.len(), "a shared pass failed: each goes on alone");
+                    several.iter().for_each(|slot| self.step(&[*slot]));
+                }
+            },
+            Err(panic) => {
+                for slot in group {
+                    if let Some(begun) = self.remove(*slot) {
+                        self.bench.panicked(&begun.job, panic.as_ref());
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, group: &[SlotId]) {
+        for slot in group {
+            if self.begun.iter().any(|begun| begun.slot == *slot) && self.engine.is_done(*slot) {
+                self.decode(*slot);
+            }
+        }
+    }
+
+    fn decode(&mut self, slot: SlotId) {
+        let started_at = Instant::now();
+        let finished = catch_unwind(AssertUnwindSafe(|| self.engine.finish(slot)));
+        let decode_s = self.busy_since(started_at);
+        let Some(begun) = self.remove(slot) else { return };
+        match finished {
+            Ok(Ok(Finished { pixels, determinism })) => {
+                let Begun { job, started_at, text_ms, denoise_ms, device_s, .. } = begun;
+                let generated = Generated { pixels, text_ms, denoise_ms, decode_ms: decode_s * 1e3 };
+                let cost = self.bench.cost(&generated, started_at, device_s + decode_s);
+                let determinism = self.bench.judged(determinism, job.recipe.checkpoint);
+                let id = job.recipe.id();
+                if self.sender.send(Drawn { job, generated, determinism, cost }).is_err() {
+                    self.bench.board.fail(id, &crate::error::GenerationError::Panicked);
+                }
+            }
+            Ok(Err(error)) => self.bench.failed(&begun.job, &error),
+            Err(panic) => self.bench.panicked(&begun.job, panic.as_ref()),
+        }
+    }
+
+    fn fail(&mut self, slot: SlotId, error: &EngineError) {
+        if let Some(begun) = self.remove(slot) {
+            self.bench.failed(&begun.job, error);
+        }
+    }
+
+    /// Forgets a request here and at the engine.
+    fn remove(&mut self, slot: SlotId) -> Option<Begun> {
+        let at = self.begun.iter().position(|begun| begun.slot == slot)?;
+        self.engine.abandon(slot);
+        Some(self.begun.remove(at))
+    }
+}
+
+/// Whether two recipes may share passes, as far as the recipes tell.
+fn asks_for_the_same(a: &Recipe, b: &Recipe) -> bool {
+    let refines = |recipe: &Recipe| recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
+    (a.checkpoint, a.width_px, a.height_px) == (b.checkpoint, b.width_px, b.height_px)
+        && a.loras == b.loras
+        && refines(a) == refines(b)
+        && (a.guidance > 1.0) == (b.guidance > 1.0)
+}
