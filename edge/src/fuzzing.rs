@@ -183,8 +183,10 @@ pub fn signing_keys(data: &[u8]) {
         Ok(keys) => keys,
         Err(error) => {
             let said = error.to_string();
-            // Whatever stands in quotes and is as long as a secret.
-            let quoted = text.split('"').skip(1).step_by(2).filter(|quoted| quoted.len() >= 32);
+            // Whatever stands in quotes, is as long as a secret and made of what secrets are made of.
+            let is_base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
+            let is_secret = |quoted: &&str| quoted.len() >= 32 && quoted.bytes().all(is_base64);
+            let quoted = text.split('"').skip(1).step_by(2).filter(is_secret);
             quoted.for_each(|quoted| assert!(!said.contains(quoted), "{said}"));
             return;
         }
