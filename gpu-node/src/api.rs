@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::limits::{DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
+use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::admission::{Board, Generation, Outcome};
 use crate::archive::Archive;
+use crate::blobs::{BlobError, Blobs};
 use crate::config::NodeConfig;
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
@@ -41,6 +42,7 @@ enum Route<'a> {
     Master(&'a str),
     Checkpoints,
     Adapters,
+    Blob(&'a str),
     Livez,
     Readyz,
     Metrics,
@@ -56,7 +58,11 @@ impl<'a> Route<'a> {
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
-            _ => path.strip_prefix("/v1/masters/").map_or(Self::Unknown, Self::Master),
+            _ => match (path.strip_prefix("/v1/masters/"), path.strip_prefix("/v1/blobs/")) {
+                (Some(id), _) => Self::Master(id),
+                (_, Some(digest)) => Self::Blob(digest),
+                _ => Self::Unknown,
+            },
         }
     }
 
@@ -66,6 +72,7 @@ impl<'a> Route<'a> {
             Self::Master(_) => "masters",
             Self::Checkpoints => "checkpoints",
             Self::Adapters => "adapters",
+            Self::Blob(_) => "blobs",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -76,6 +83,7 @@ impl<'a> Route<'a> {
     const fn allow(self) -> &'static str {
         match self {
             Self::Generations => "POST",
+            Self::Blob(_) => "PUT",
             _ => "GET, HEAD",
         }
     }
@@ -83,6 +91,7 @@ impl<'a> Route<'a> {
     fn allows(self, method: &Method) -> bool {
         match self {
             Self::Generations => method == Method::POST,
+            Self::Blob(_) => method == Method::PUT,
             _ => method == Method::GET || method == Method::HEAD,
         }
     }
@@ -116,6 +125,7 @@ pub struct Api {
     archive: Arc<Archive>,
     health: Arc<Health>,
     metrics: Arc<NodeMetrics>,
+    blobs: Blobs,
     /// Before tokio's blocking pool, whose own queue has no bound.
     reads: Arc<Semaphore>,
     body_timeout: Duration,
@@ -132,7 +142,8 @@ impl Api {
         metrics: Arc<NodeMetrics>,
     ) -> Self {
         let reads = Arc::new(Semaphore::new(config.store.reads_max));
-        Self { name, board, archive, health, metrics, reads, body_timeout: config.http.body_timeout() }
+        let blobs = Blobs::of(&config.data_dir);
+        Self { name, board, archive, health, metrics, blobs, reads, body_timeout: config.http.body_timeout() }
     }
 
     /// Answers a request, whatever it is.
@@ -167,6 +178,7 @@ impl Api {
             Route::Generations => self.generations(request).await,
             Route::Master(id) => Ok(self.master(id, request.headers()).await?),
             Route::Checkpoints => Ok(json(StatusCode::OK, &*self.health.status().checkpoints)),
+            Route::Blob(digest) => Ok(self.put_blob(digest, request).await?),
             Route::Adapters => Ok(json(StatusCode::OK, &*self.health.status().adapters)),
             Route::Readyz => Ok(self.readyz()),
             Route::Metrics => {
@@ -184,7 +196,10 @@ impl Api {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let received_at = Instant::now();
-        let body = self.body(request).await?;
+        if !is_json(request.headers()) {
+            return Err(RequestError::MediaType.into());
+        }
+        let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
         let recipe_id = generation.recipe.id();
         let result = self.generate(generation).await;
@@ -249,27 +264,43 @@ impl Api {
         let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
         let is_unknown = |digest: &Digest| !status.adapters.iter().any(|known| known.digest == *digest);
         let adapters = recipe.loras.iter().map(|lora| lora.digest).filter(is_unknown);
-        let missing: Vec<Digest> = checkpoints.chain(adapters).collect();
+        let networks = recipe.controls.iter().map(|control| control.network).filter(is_absent);
+        let images = recipe.images().filter(|image| !self.blobs.contains(*image));
+        let missing: Vec<Digest> = checkpoints.chain(networks).chain(adapters).chain(images).collect();
         if missing.is_empty() { Ok(()) } else { Err(GenerationError::Missing { digests: missing }) }
     }
 
-    async fn body<B>(&self, request: Request<B>) -> Result<Bytes, RequestError>
+    /// Stores an image that recipes may name.
+    async fn put_blob<B>(&self, digest: &str, request: Request<B>) -> Result<Reply, RequestError>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        const BYTES_MAX: usize = GENERATION_BODY_BYTES_MAX;
-        if !is_json(request.headers()) {
-            return Err(RequestError::MediaType);
+        let digest: Digest = digest
+            .parse()
+            .map_err(|error: bildkante_shared::ids::IdError| RequestError::Malformed { reason: error.to_string() })?;
+        let bytes = self.body(request, BLOB_BYTES_MAX).await?;
+        let _permit = self.reads.try_acquire().map_err(|_| RequestError::Busy)?;
+        let blobs = self.blobs.clone();
+        let stored = tokio::task::spawn_blocking(move || blobs.put(digest, &bytes)).await;
+        match stored {
+            Ok(Ok(())) => Ok(reply(StatusCode::NO_CONTENT, HeaderValue::from_static("text/plain"), Vec::new())),
+            Ok(Err(BlobError::Io(error))) => Err(RequestError::Storage { reason: error.to_string() }),
+            Ok(Err(refused)) => Err(RequestError::Invalid { reason: refused.to_string() }),
+            Err(panic) => Err(RequestError::Storage { reason: panic.to_string() }),
         }
-        if request.body().size_hint().lower() > BYTES_MAX as u64 {
-            return Err(RequestError::BodyTooLarge { bytes_max: BYTES_MAX });
+    }
+
+    async fn body<B>(&self, request: Request<B>, bytes_max: usize) -> Result<Bytes, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        if request.body().size_hint().lower() > bytes_max as u64 {
+            return Err(RequestError::BodyTooLarge { bytes_max });
         }
         let body = std::pin::pin!(request.into_body());
-        match tokio::time::timeout(self.body_timeout, Limited::new(body, BYTES_MAX).collect()).await {
+        match tokio::time::timeout(self.body_timeout, Limited::new(body, bytes_max).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(RequestError::BodyTooLarge { bytes_max: BYTES_MAX })
-            }
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(RequestError::BodyTooLarge { bytes_max }),
             Ok(Err(_)) => Err(RequestError::BodyAborted),
             Err(_) => {
                 let timeout_ms = u64::try_from(self.body_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -12,11 +12,15 @@ pub use check::{CheckArgs, check};
 pub use generate::{GenerateArgs, generate};
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
-use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 use clap::Args;
 
+use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::picture::Picture;
+use crate::diffusion::pipeline::{Adapted, Models};
 use crate::diffusion::{Checkpoint, DType, Device, runtime};
 
 /// Steps where none are asked for.
@@ -46,6 +50,10 @@ impl EngineArgs {
     fn load(&self) -> anyhow::Result<Checkpoint> {
         runtime::set_threads(self.threads);
         self.load_from(&self.checkpoint)
+    }
+
+    fn load_controlnet(&self, folder: &Path) -> anyhow::Result<ControlNet> {
+        ControlNet::load(folder, self.device, self.dtype).context("cannot load the ControlNet")
     }
 
     /// Another checkpoint beside it, on the same device.
@@ -99,12 +107,25 @@ fn size_or_native(size: Option<Size>, checkpoint: &Checkpoint) -> Size {
     size.unwrap_or(Size { width_px, height_px })
 }
 
-fn sample_recipe(checkpoint: &Checkpoint, size: Size, steps: u32, guidance: f64) -> anyhow::Result<ValidRecipe> {
-    Ok(ValidRecipe::try_from(Recipe {
-        steps,
-        guidance,
-        ..Recipe::new(checkpoint.digest(), PROMPT, (size.width_px, size.height_px))
-    })?)
+/// What is drawn to try a checkpoint, and with what: one that paints into images is given a grey one, all of it to be
+/// painted anew.
+fn sample(
+    checkpoint: &Checkpoint,
+    size: Size,
+    steps: u32,
+    guidance: f64,
+) -> anyhow::Result<(ValidRecipe, Models<Adapted<'_>>)> {
+    let size_px = (size.width_px, size.height_px);
+    let mut recipe = Recipe { steps, guidance, ..Recipe::new(checkpoint.digest(), PROMPT, size_px) };
+    let mut models = Models::from(checkpoint);
+    if checkpoint.is_inpainting() {
+        let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, picture)| {
+            models.pictures.insert(digest, Arc::new(picture));
+            digest
+        });
+        (recipe.init, recipe.mask) = (Some(InitUse { image, strength: 1.0 }), Some(mask));
+    }
+    Ok((ValidRecipe::try_from(recipe)?, models))
 }
 
 /// Not `println!`: it panics where nobody reads stdout any more.

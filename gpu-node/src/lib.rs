@@ -11,6 +11,7 @@
 pub mod admission;
 pub mod api;
 pub mod archive;
+pub mod blobs;
 pub mod commands;
 pub mod config;
 pub mod dedup;

@@ -51,8 +51,13 @@ pub trait Engine: Send {
         Vec::new()
     }
 
-    /// The size in pixels a checkpoint draws best: what the self-test draws.
+    /// The size in pixels a checkpoint draws best: what the self-test draws. `None` for what draws nothing by itself.
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
+
+    /// What the self-test draws with a checkpoint.
+    fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
+        Some(Recipe { steps, ..Recipe::new(checkpoint, "self-test", self.native_size_px(checkpoint)?) })
+    }
 
     /// Takes a recipe up: encodes its text, draws its noise.
     ///
@@ -263,7 +268,8 @@ impl Bench {
     fn self_test(&self, engine: &mut dyn Engine) -> Result<(), EngineError> {
         self.health.enter(Phase::SelfTest);
         for checkpoint in engine.checkpoints() {
-            let Some(recipe) = self.self_test_recipe(engine, checkpoint.digest) else { continue };
+            let recipe = engine.self_test_recipe(checkpoint.digest, self.self_test_steps);
+            let Some(Ok(recipe)) = recipe.map(ValidRecipe::try_from) else { continue };
             let recipe = Arc::new(recipe);
             let mut draw = || engine.draw(&recipe, &mut |_, _| StepControl::Continue).map(|f| f.pixels.master_id());
             match draw().and_then(|first| Ok((first, draw()?))) {
@@ -298,12 +304,6 @@ impl Bench {
             known.filter(|known| known.digest == checkpoint.digest).for_each(|known| known.ready = false);
             Arc::make_mut(&mut status.rejected).push(format!("{}: self-test: {error}", checkpoint.name));
         });
-    }
-
-    fn self_test_recipe(&self, engine: &dyn Engine, checkpoint: Digest) -> Option<ValidRecipe> {
-        let size = engine.native_size_px(checkpoint)?;
-        let recipe = Recipe { steps: self.self_test_steps, ..Recipe::new(checkpoint, "self-test", size) };
-        ValidRecipe::try_from(recipe).ok()
     }
 
     fn failed(&self, job: &StartedJob, error: &EngineError) {

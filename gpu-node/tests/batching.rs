@@ -15,9 +15,12 @@ use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
 use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId, torch_engine};
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
-use bildkante_shared::recipe::{LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, ValidRecipe};
+use bildkante_shared::recipe::{
+    ControlUse, InitUse, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, ValidRecipe,
+};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationReply, GenerationRequest};
+use http::Method;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use support::{TestNode, Wish, request};
@@ -27,9 +30,10 @@ use tempfile::TempDir;
 fn models() -> TempDir {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let dir = tempfile::tempdir().unwrap();
-    for name in ["sd1-tiny", "sdxl-tiny", "sdxl-refiner-tiny"] {
+    for name in ["sd1-tiny", "sd1-inpaint-tiny", "sdxl-tiny", "sdxl-refiner-tiny"] {
         std::os::unix::fs::symlink(fixtures.join("checkpoints").join(name), dir.path().join(name)).unwrap();
     }
+    std::os::unix::fs::symlink(fixtures.join("controlnets/sd1-edges"), dir.path().join("sd1-edges")).unwrap();
     std::os::unix::fs::symlink(fixtures.join("adapters"), dir.path().join("adapters")).unwrap();
     dir
 }
@@ -44,7 +48,17 @@ async fn node(models: &TempDir, requests_max: usize, determinism: DeterminismCho
     let factory = torch_engine(&wish.config);
     let node = wish.start_with(factory, Arc::default()).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
+    for name in ["picture", "mask", "edges"] {
+        let (digest, png) = image(name);
+        assert_eq!(node.client.call(Method::PUT, &format!("/v1/blobs/{digest}"), &[], png).await.status, 204);
+    }
     node
+}
+
+fn image(name: &str) -> (Digest, Vec<u8>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/images/{name}.png"));
+    let png = std::fs::read(path).unwrap();
+    (Digest::of_bytes(&png), png)
 }
 
 /// Recipes of every kind that may or may not share a pass.
@@ -71,6 +85,17 @@ async fn recipes(node: &TestNode) -> Vec<Recipe> {
     recipes.push(Recipe { loras: vec![LoraUse { digest: adapter("sd1.kohya"), weight: 0.7 }], ..sd1(22) });
     recipes.push(Recipe { loras: vec![LoraUse { digest: adapter("sd1.kohya"), weight: 0.7 }], ..sd1(24) });
     recipes.push(Recipe { prompt: "a mug, ".repeat(40), ..sd1(26) });
+    let init = |strength| Some(InitUse { image: image("picture").0, strength });
+    for seed in 30..33 {
+        recipes.push(Recipe { init: init(0.7), steps: 6, scheduler: scheduler(SchedulerKind::Heun), ..sd1(seed) });
+        recipes.push(Recipe { init: init(1.0), mask: Some(image("mask").0), ..sd1(seed) });
+        let painted = Recipe { init: init(0.9), mask: Some(image("mask").0), ..sd1(seed) };
+        recipes.push(Recipe { checkpoint: checkpoint("sd1-inpaint-tiny"), steps: 5, ..painted });
+        let network = checkpoint("sd1-edges");
+        let control = ControlUse { network, image: image("edges").0, weight: 0.8, start: 0.0, end: 0.6 };
+        recipes.push(Recipe { controls: vec![control], steps: 5, ..sd1(seed) });
+    }
+    recipes.retain(|recipe| recipe.scheduler.kind != Some(SchedulerKind::Pndm) || recipe.steps >= 4);
     let sdxl = |seed: u32| Recipe {
         seed,
         steps: 3 + seed % 3,

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bildkante_gpu_node::diffusion::clip::{self, ClipTextModel, Head, Layer};
 use bildkante_gpu_node::diffusion::conditioning::Conditioning;
 use bildkante_gpu_node::diffusion::config::{ClipConfig, UnetConfig, VaeConfig};
+use bildkante_gpu_node::diffusion::controlnet::{self, ControlNetConfig};
 use bildkante_gpu_node::diffusion::tokenizer::ClipTokenizer;
 use bildkante_gpu_node::diffusion::unet::{self, Unet};
 use bildkante_gpu_node::diffusion::vae::{self, Vae};
@@ -89,7 +90,7 @@ fn seldom_used_fields_compute_what_diffusers_computes() -> Result<()> {
         let (config, weights, golden) = network(name, "diffusion_pytorch_model")?;
         let unet = Unet::load(weights, &UnetConfig::from_json(&config)?)?;
         let conditions = Conditioning::from(golden["text"].shallow_clone());
-        let prediction = unet.forward(&golden["sample"], &golden["timesteps"], &conditions)?;
+        let prediction = unet.forward(&golden["sample"], &golden["timesteps"], &conditions, None)?;
         assert_close(name, &prediction, &golden["prediction"])?;
     }
     for name in ["vae-bare", "vae-one-level"] {
@@ -142,6 +143,16 @@ fn real_checkpoints_have_the_tensors_the_networks_ask_for() -> Result<()> {
             assert_eq!(ours, theirs.into_iter().map(plain).collect(), "{name} {part}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_real_controlnet_has_the_tensors_the_network_asks_for() -> Result<()> {
+    let folder = fixtures().join("real/sdxl-controlnet");
+    let config = ControlNetConfig::from_json(&json(&folder.join("config.json"))?)?;
+    let theirs: BTreeMap<String, Vec<i64>> = serde_json::from_value(json(&folder.join("shapes.json"))?)?;
+    ensure!(theirs.len() > 500 && config.factor() == 8);
+    assert_eq!(controlnet::tensor_shapes(&config)?, theirs);
     Ok(())
 }
 

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use bildkante_gpu_node::diffusion::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::controlnet::ControlNet;
 use bildkante_gpu_node::diffusion::lora::Adapter;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
+use bildkante_gpu_node::diffusion::picture::{Picture, Pictures};
 use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
 use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig, Span};
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError};
+use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{
-    LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
-    ValidRecipe,
+    ControlUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
+    SizeConditioning, TimestepSpacing, ValidRecipe,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,6 +57,10 @@ struct Case {
     refiner: Option<Refiner>,
     #[serde(default)]
     loras: Vec<Lora>,
+    init: Option<Init>,
+    mask: Option<String>,
+    #[serde(default)]
+    controls: Vec<Control>,
     config_overrides: serde_json::Map<String, Value>,
     predictions: usize,
     /// What diffusers' scheduler said of itself, where it was asked.
@@ -72,6 +79,29 @@ struct Refiner {
     start: f64,
     aesthetic_score: f64,
     negative_aesthetic_score: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Init {
+    image: String,
+    strength: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Control {
+    network: String,
+    image: String,
+    weight: f64,
+    start: f64,
+    end: f64,
+}
+
+/// An image of the fixtures.
+fn image(name: &str, pictures: &mut Pictures) -> Result<Digest> {
+    let bytes = std::fs::read(fixtures().join("images").join(name))?;
+    let digest = Digest::of_bytes(&bytes);
+    pictures.insert(digest, Arc::new(Picture::decode(&bytes)?));
+    Ok(digest)
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,13 +200,32 @@ impl Networks for Rescheduled<'_> {
     ) -> Result<Tensor, DiffusionError> {
         self.checkpoint.predict(latents, timesteps, conditioning)
     }
+    fn is_inpainting(&self) -> bool {
+        self.checkpoint.is_inpainting()
+    }
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+        self.checkpoint.encode(image)
+    }
+    fn control_factor(&self, network: usize) -> Option<u32> {
+        self.checkpoint.control_factor(network)
+    }
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
     }
 }
 
 impl Case {
-    fn recipe(&self, shelf: &Shelf) -> Result<ValidRecipe> {
+    fn recipe(&self, shelf: &Shelf, networks: &[ControlNet], pictures: &mut Pictures) -> Result<ValidRecipe> {
+        let init = self.init.as_ref().map(|init| -> Result<InitUse> {
+            Ok(InitUse { image: image(&init.image, pictures)?, strength: init.strength })
+        });
+        let init = init.transpose()?;
+        let mask = self.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
+        let controls = self.controls.iter().zip(networks).map(|(control, network)| {
+            let Control { weight, start, end, .. } = *control;
+            Ok(ControlUse { network: network.digest(), image: image(&control.image, pictures)?, weight, start, end })
+        });
+        let controls = controls.collect::<Result<Vec<_>>>()?;
         let refiner = self.refiner.as_ref().map(|refiner| -> Result<RefinerUse> {
             Ok(RefinerUse {
                 checkpoint: shelf.get(&refiner.checkpoint)?.digest(),
@@ -196,6 +245,9 @@ impl Case {
             sizes: self.sizes,
             negative_sizes: self.negative_sizes,
             refiner: refiner.transpose()?,
+            init,
+            mask,
+            controls,
             ..Recipe::new(shelf.get(&self.checkpoint)?.digest(), &self.prompt, (self.width_px, self.height_px))
         })?)
     }
@@ -258,8 +310,16 @@ impl Case {
         }
         let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
-        let models = Models { base, refiner };
-        generate(&models, &self.recipe(shelf)?, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+        let networks = self.controls.iter().map(|control| {
+            let folder = fixtures().join("controlnets").join(&control.network);
+            Ok(ControlNet::load(&folder, Device::Cpu, DType::F32)?)
+        });
+        let networks = networks.collect::<Result<Vec<_>>>()?;
+        let mut pictures = Pictures::new();
+        let recipe = self.recipe(shelf, &networks, &mut pictures)?;
+        let checkpoint = base.checkpoint.controlled(networks.iter().collect());
+        let models = Models { base: Rescheduled { checkpoint, ..base }, refiner, pictures };
+        generate(&models, &recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
         let mut worst = 0.0_f64;
         for name in golden.names() {
             let theirs = golden.get(name).context("just listed")?;
@@ -299,6 +359,14 @@ fn every_case_is_drawn_as_diffusers_draws_it() -> Result<()> {
 #[test]
 fn every_family_and_sampler_is_drawn_as_diffusers_draws_it() -> Result<()> {
     check_all(&engine_cases()?, &goldens().join("engine"))
+}
+
+#[test]
+fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
+    let folder = goldens().join("images");
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
+    ensure!(cases.len() >= 20, "the goldens are not all there");
+    check_all(&cases, &folder)
 }
 
 fn check_all(cases: &[Case], folder: &Path) -> Result<()> {

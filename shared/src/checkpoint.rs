@@ -21,7 +21,7 @@ const DEPTH_MAX: usize = 4;
 pub enum CheckpointDigestError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("{path} is no diffusers checkpoint: it has no model_index.json")]
+    #[error("{path} is no diffusers checkpoint: it has neither model_index.json nor config.json")]
     NotACheckpoint { path: PathBuf },
     #[error("{path} holds more than {FILES_MAX} files or nests deeper than {DEPTH_MAX} folders")]
     TooLarge { path: PathBuf },
@@ -32,7 +32,8 @@ pub enum CheckpointDigestError {
 /// # Errors
 /// When the folder cannot be read or is no checkpoint.
 pub fn digest(folder: &Path) -> Result<Digest, CheckpointDigestError> {
-    if !folder.join("model_index.json").is_file() {
+    // A pipeline of several networks, or a single one, as a ControlNet is.
+    if !["model_index.json", "config.json"].iter().any(|file| folder.join(file).is_file()) {
         return Err(CheckpointDigestError::NotACheckpoint { path: folder.to_owned() });
     }
     let mut files = Vec::new();

@@ -14,6 +14,10 @@ pub const STEPS_MAX: u32 = 200;
 pub const GUIDANCE_MAX: f64 = 50.0;
 /// Largest number in a size conditioning; twice the largest side of a master.
 pub const SIZE_CONDITIONING_PX_MAX: u32 = 8192;
+/// Most ControlNets in one recipe.
+pub const CONTROLS_MAX: usize = 4;
+/// Largest `PUT /v1/blobs` body: a PNG of the largest master.
+pub const BLOB_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most adapters in one recipe.
 pub const LORAS_MAX: usize = 8;
 /// Largest `POST /v1/generations` body.

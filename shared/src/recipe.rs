@@ -165,6 +165,35 @@ impl RefinerUse {
     }
 }
 
+/// An image to begin with instead of noise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitUse {
+    /// A PNG of the picture's size.
+    pub image: Digest,
+    /// How much of the way is gone: close to 0 keeps the image, 1 keeps nothing of it.
+    pub strength: f64,
+}
+
+/// A network that holds the picture to an image (ControlNet, Zhang et al. 2023).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlUse {
+    pub network: Digest,
+    /// A PNG of the picture's size.
+    pub image: Digest,
+    pub weight: f64,
+    /// From which share of the steps on it acts, and up to which.
+    #[serde(default)]
+    pub start: f64,
+    #[serde(default = "one")]
+    pub end: f64,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
 /// What becomes of a prompt with more tokens than its encoder has places.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -214,6 +243,13 @@ pub struct Recipe {
     pub negative_sizes: Option<SizeConditioning>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refiner: Option<RefinerUse>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitUse>,
+    /// A PNG of the picture's size: what is white is painted anew, the rest is kept from `init`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<ControlUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,
 }
@@ -242,8 +278,17 @@ impl Recipe {
             sizes: None,
             negative_sizes: None,
             refiner: None,
+            init: None,
+            mask: None,
+            controls: Vec::new(),
             loras: Vec::new(),
         }
+    }
+
+    /// Digests of the images it begins with or is held to.
+    pub fn images(&self) -> impl Iterator<Item = Digest> + '_ {
+        let init = self.init.iter().map(|init| init.image);
+        init.chain(self.mask).chain(self.controls.iter().map(|control| control.image))
     }
 }
 
@@ -269,6 +314,14 @@ pub enum RecipeError {
     SizeConditioning { field: &'static str, px: u32 },
     #[error("`refiner.{field}` is {value}, allowed: {allowed}")]
     Refiner { field: &'static str, value: f64, allowed: &'static str },
+    #[error("`init.strength` is above 0, up to 1, not {strength}")]
+    Strength { strength: f64 },
+    #[error("a `mask` says which part of `init` is painted anew, and there is no `init`")]
+    MaskAlone,
+    #[error("a recipe has at most {} controls, not {count}", limits::CONTROLS_MAX)]
+    Controls { count: usize },
+    #[error("a control's `{field}` is {value}, allowed: {allowed}")]
+    Control { field: &'static str, value: f64, allowed: &'static str },
     #[error("a recipe has at most {} adapters, not {count}", limits::LORAS_MAX)]
     Loras { count: usize },
     #[error("an adapter's weight is -10 to 10, not {weight}")]
@@ -331,6 +384,7 @@ impl TryFrom<Recipe> for ValidRecipe {
         check_sizes("sizes", recipe.sizes.as_ref())?;
         check_sizes("negative_sizes", recipe.negative_sizes.as_ref())?;
         recipe.refiner.as_ref().map_or(Ok(()), check_refiner)?;
+        check_images(&recipe)?;
         if recipe.loras.len() > limits::LORAS_MAX {
             return Err(RecipeError::Loras { count: recipe.loras.len() });
         }
@@ -399,6 +453,32 @@ fn check_refiner(refiner: &RefinerUse) -> Result<(), RecipeError> {
     {
         if !(0.0..=10.0).contains(&score) {
             return refuse(field, score, "0 to 10");
+        }
+    }
+    Ok(())
+}
+
+fn check_images(recipe: &Recipe) -> Result<(), RecipeError> {
+    match &recipe.init {
+        Some(init) if !(init.strength > 0.0 && init.strength <= 1.0) => {
+            return Err(RecipeError::Strength { strength: init.strength });
+        }
+        None if recipe.mask.is_some() => return Err(RecipeError::MaskAlone),
+        _ => {}
+    }
+    if recipe.controls.len() > limits::CONTROLS_MAX {
+        return Err(RecipeError::Controls { count: recipe.controls.len() });
+    }
+    for ControlUse { weight, start, end, .. } in &recipe.controls {
+        let refuse = |field, value, allowed| Err(RecipeError::Control { field, value, allowed });
+        if !(-10.0..=10.0).contains(weight) {
+            return refuse("weight", *weight, "-10 to 10");
+        }
+        if !(0.0..1.0).contains(start) {
+            return refuse("start", *start, "0 up to 1");
+        }
+        if !(*end > *start && *end <= 1.0) {
+            return refuse("end", *end, "above `start`, up to 1");
         }
     }
     Ok(())
@@ -502,6 +582,22 @@ mod tests {
         assert!(refused(|r| r.guidance_rescale = 1.5).contains("`guidance_rescale`"));
         assert!(refused(|r| r.sizes = Some(SizeConditioning { original_px: [0, 1], ..SIZES })).contains("`sizes`"));
         let far_off = |r: &mut Recipe| r.negative_sizes = Some(SizeConditioning { crop_px: [0, 99_999], ..SIZES });
+        let init = |strength| Some(InitUse { image: Digest::of_bytes(b"image"), strength });
+        assert_eq!(refused(|r| r.mask = Some(r.checkpoint)), RecipeError::MaskAlone.to_string());
+        for strength in [0.0, -1.0, 1.5, f64::NAN] {
+            let mut recipe = recipe();
+            recipe.init = init(strength);
+            assert!(matches!(ValidRecipe::try_from(recipe), Err(RecipeError::Strength { .. })), "{strength}");
+        }
+        for (field, weight, start, end) in
+            [("weight", 11.0, 0.0, 1.0), ("start", 1.0, 1.0, 1.0), ("end", 1.0, 0.5, 0.5), ("end", 1.0, 0.0, 2.0)]
+        {
+            let mut recipe = recipe();
+            let (network, image) = (Digest::of_bytes(b"network"), Digest::of_bytes(b"image"));
+            recipe.controls = vec![ControlUse { network, image, weight, start, end }];
+            let error = ValidRecipe::try_from(recipe).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(&format!("`{field}`")), "{error}");
+        }
         assert!(refused(far_off).contains("`negative_sizes`"));
         assert!(refused(|r| r.refiner = Some(RefinerUse::new(r.checkpoint, 1.0))).contains("`refiner.start`"));
     }

@@ -10,8 +10,8 @@ use anyhow::{Context, ensure};
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
-use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample_recipe, say, size_or_native};
-use crate::diffusion::pipeline::{self, Models, StepControl};
+use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_native};
+use crate::diffusion::pipeline::{self, StepControl};
 use crate::diffusion::runtime;
 
 const RUNS_MAX: u32 = 10_000;
@@ -45,8 +45,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     ensure!((1..=RUNS_MAX).contains(&args.runs) && args.warmup <= RUNS_MAX, "1 to {RUNS_MAX} runs");
     let checkpoint = args.engine.load()?;
     let size = size_or_native(args.size, &checkpoint);
-    let sample = sample_recipe(&checkpoint, size, args.steps, args.guidance)?;
-    let models = Models::from(&checkpoint);
+    let (sample, models) = sample(&checkpoint, size, args.steps, args.guidance)?;
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
     for run in 0..args.warmup + args.runs {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::Args;
 
-use super::{EngineArgs, GUIDANCE, Size, sample_recipe, say, size_or_native};
-use crate::diffusion::pipeline::{self, Generated, Models, StepControl};
+use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_native};
+use crate::diffusion::pipeline::{self, Generated, StepControl};
 use crate::diffusion::runtime;
 
 /// Arguments of `check`.
@@ -47,8 +47,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     ))?;
     say(&format!("loaded      in {load_s:.2} s as {} on {:?}", checkpoint.dtype(), checkpoint.device()))?;
 
-    let recipe = sample_recipe(&checkpoint, size_or_native(args.size, &checkpoint), 1, GUIDANCE)?;
-    let models = Models::from(&checkpoint);
+    let (recipe, models) = sample(&checkpoint, size_or_native(args.size, &checkpoint), 1, GUIDANCE)?;
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
     let (first, second) = (draw()?, draw()?);
     let (id, again) = (first.pixels.master_id(), second.pixels.master_id());

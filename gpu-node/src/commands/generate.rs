@@ -8,15 +8,18 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bildkante_shared::durable::{self, Durability};
+use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    LongPrompt, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning,
-    TimestepSpacing, ValidRecipe,
+    ControlUse, InitUse, LongPrompt, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
+    SizeConditioning, TimestepSpacing, ValidRecipe,
 };
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say, size_or_native};
+use crate::diffusion::controlnet::ControlNet;
 use crate::diffusion::lora::{Adapter, LoraError};
+use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{self, Adapted, Models, StepControl};
 use crate::diffusion::trace::Trace;
 use crate::diffusion::{Checkpoint, runtime};
@@ -80,6 +83,19 @@ pub struct GenerateArgs {
     /// A LoRA and how strongly it acts, 1 by default; may be given several times
     #[arg(long = "lora", value_name = "FILE:WEIGHT", value_parser = parse_lora)]
     pub loras: Vec<(PathBuf, f64)>,
+    /// A PNG of the picture's size to begin with instead of noise
+    #[arg(long, value_name = "FILE.png")]
+    pub init: Option<PathBuf>,
+    /// How much of the way is gone from it: close to 0 keeps it, 1 keeps nothing
+    #[arg(long, value_name = "SHARE", default_value_t = 0.8, requires = "init")]
+    pub strength: f64,
+    /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
+    #[arg(long, value_name = "FILE.png", requires = "init")]
+    pub mask: Option<PathBuf>,
+    /// A ControlNet's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
+    /// may be given several times
+    #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
+    pub controls: Vec<ControlArg>,
     /// Folder of a checkpoint that takes over for the last steps
     #[arg(long, value_name = "DIR")]
     pub refiner: Option<PathBuf>,
@@ -139,6 +155,35 @@ fn parse_lora(text: &str) -> Result<(PathBuf, f64), String> {
     Ok((PathBuf::from(file), weight))
 }
 
+/// `--control`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ControlArg {
+    folder: PathBuf,
+    image: PathBuf,
+    weight: f64,
+    start: f64,
+    end: f64,
+}
+
+fn parse_control(text: &str) -> Result<ControlArg, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let number = |at: usize, default: f64| {
+        let Some(text) = parts.get(at) else { return Ok(default) };
+        text.parse::<f64>()
+            .map_err(|_| format!("a control is DIR:FILE.png:WEIGHT:START:END, and `{text}` is no number"))
+    };
+    match parts.as_slice() {
+        [folder, image, rest @ ..] if rest.len() <= 3 => Ok(ControlArg {
+            folder: PathBuf::from(folder),
+            image: PathBuf::from(image),
+            weight: number(2, 1.0)?,
+            start: number(3, 0.0)?,
+            end: number(4, 1.0)?,
+        }),
+        _ => Err("a control is DIR:FILE.png:WEIGHT:START:END".into()),
+    }
+}
+
 /// Draws one picture and prints a line of JSON about it.
 ///
 /// # Errors
@@ -150,10 +195,15 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let loaded = args.loras.iter().map(|(file, weight)| Ok((Arc::new(Adapter::load(file)?), *weight)));
     let adapters = loaded.collect::<Result<Vec<_>, LoraError>>().context("cannot load an adapter")?;
-    let recipe = args.recipe(&checkpoint, refiner.as_ref(), &adapters)?;
+    let mut pictures = Pictures::new();
+    let controlnets = args.controls.iter().map(|control| args.engine.load_controlnet(&control.folder));
+    let controlnets = controlnets.collect::<anyhow::Result<Vec<_>>>()?;
+    let images = args.images(&controlnets, &mut pictures)?;
+    let recipe = args.recipe(&checkpoint, refiner.as_ref(), &adapters, images)?;
     let adapted = if adapters.is_empty() { None } else { Some(checkpoint.adapted(&adapters)?) };
     let trunk = adapted.as_ref().unwrap_or(checkpoint.trunk());
-    let models = Models { base: Adapted::new(&checkpoint, trunk), refiner: refiner.as_ref().map(Adapted::from) };
+    let base = Adapted::new(&checkpoint, trunk).controlled(controlnets.iter().collect());
+    let models = Models { base, refiner: refiner.as_ref().map(Adapted::from), pictures };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
     let mut evaluations = 0;
     let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
@@ -194,6 +244,7 @@ impl GenerateArgs {
         checkpoint: &Checkpoint,
         refiner: Option<&Checkpoint>,
         adapters: &[(Arc<Adapter>, f64)],
+        images: Images,
     ) -> anyhow::Result<ValidRecipe> {
         let size = size_or_native(self.size, checkpoint);
         let refiner = refiner.map(|refiner| RefinerUse {
@@ -216,9 +267,33 @@ impl GenerateArgs {
             long_prompt: if self.cut_prompt { LongPrompt::Cut } else { LongPrompt::Chunks },
             sizes: self.sizes(size),
             refiner,
+            init: images.init,
+            mask: images.mask,
+            controls: images.controls,
             loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
             ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
+    }
+
+    /// Reads the images and says how the recipe names them.
+    fn images(&self, controlnets: &[ControlNet], pictures: &mut Pictures) -> anyhow::Result<Images> {
+        let mut read = |path: &Path| -> anyhow::Result<Digest> {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            let digest = Digest::of_bytes(&bytes);
+            let picture = Picture::decode(&bytes).with_context(|| path.display().to_string())?;
+            pictures.insert(digest, Arc::new(picture));
+            Ok(digest)
+        };
+        let init = self.init.as_deref().map(&mut read).transpose()?;
+        let init = init.map(|image| InitUse { image, strength: self.strength });
+        let mask = self.mask.as_deref().map(&mut read).transpose()?;
+        let controls = self.controls.iter().zip(controlnets).map(|(control, network)| {
+            let ControlArg { image, weight, start, end, .. } = control;
+            let image = read(image)?;
+            Ok(ControlUse { network: network.digest(), image, weight: *weight, start: *start, end: *end })
+        });
+        let controls = controls.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Images { init, mask, controls })
     }
 
     /// `None` where nothing is asked for: the picture's own size, uncropped.
@@ -232,6 +307,13 @@ impl GenerateArgs {
             target_px: px(self.target_size),
         })
     }
+}
+
+/// The images of a recipe.
+struct Images {
+    init: Option<InitUse>,
+    mask: Option<Digest>,
+    controls: Vec<ControlUse>,
 }
 
 fn show_progress(done: u32, of: u32) {

@@ -19,13 +19,16 @@ pub struct BatchClass {
     /// Rows of one request, then channels, height and width.
     latents: Vec<i64>,
     tokens: i64,
+    /// ControlNets by their place in the recipe, with their scales bit by bit.
+    controls: Vec<(usize, u64)>,
 }
 
 impl ModelInput {
     #[must_use]
     pub fn class(&self) -> BatchClass {
         let tokens = self.conditioning.embeddings.size().get(1).copied().unwrap_or(0);
-        BatchClass { stage: self.stage, latents: self.latents.size(), tokens }
+        let controls = self.conditioning.controls.iter().map(|control| (control.network, control.scale.to_bits()));
+        BatchClass { stage: self.stage, latents: self.latents.size(), tokens, controls: controls.collect() }
     }
 }
 

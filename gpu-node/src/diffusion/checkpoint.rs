@@ -16,10 +16,11 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::clip::{self, ClipTextModel, Head, Layer};
-use super::conditioning::Conditioning;
+use super::conditioning::{Conditioning, Control};
 use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
+use super::controlnet::{ControlNet, Residuals};
 use super::layout::{Layout, Part};
 use super::lora::{Adapter, LoraError, Network};
 use super::scheduler::{SchedulerConfig, SchedulerError};
@@ -156,7 +157,7 @@ impl Checkpoint {
         let mismatch = |reason| CheckpointError::Mismatch { folder: folder.to_owned(), reason };
         let texts = layout.texts.iter().map(|part| read_text(folder, part)).collect::<Result<Vec<_>, _>>()?;
         check_texts(&texts, &unet_config).map_err(mismatch)?;
-        check_latents(&unet_config, &vae_config).map_err(mismatch)?;
+        check_channels(&unet_config, &vae_config).map_err(mismatch)?;
 
         let kind = dtype.kind();
         let vae_kind = if vae_config.force_upcast { Kind::Float } else { kind };
@@ -317,21 +318,22 @@ impl Checkpoint {
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError> {
-        self.predict_with(&self.trunk, latents, timesteps, conditioning)
+        self.predict_with(&self.trunk, &[], latents, timesteps, conditioning)
     }
 
-    /// The same with networks of [`Self::adapted`].
+    /// The same with networks of [`Self::adapted`] and the ControlNets that the conditions name.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
     pub fn predict_with(
         &self,
         trunk: &Trunk,
+        controls: &[&ControlNet],
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError> {
-        let n = self.check_latents(latents)?;
+        let n = check_latents(latents, self.unet_config.in_channels)?;
         if timesteps.size() != [n] {
             return Err(DiffusionError::input(format!("timesteps of shape {:?} for {n} latents", timesteps.size())));
         }
@@ -344,7 +346,39 @@ impl Checkpoint {
             )));
         }
         let _no_grad = tch::no_grad_guard();
-        Ok(trunk.unet.forward(&latents.f_to_device(self.device)?, timesteps, conditioning)?)
+        let latents = latents.f_to_device(self.device)?;
+        let mut residuals: Option<Residuals> = None;
+        for Control { network, image, scale } in &conditioning.controls {
+            let network = controls.get(*network);
+            let network = network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
+            let added = network.forward(&latents, timesteps, conditioning, image, *scale)?;
+            residuals = Some(match residuals {
+                Some(sum) => sum.added(&added)?,
+                None => added,
+            });
+        }
+        Ok(trunk.unet.forward(&latents, timesteps, conditioning, residuals.as_ref())?)
+    }
+
+    /// Whether the UNet is told what to keep of an image beside the latents: a mask, and what is behind it.
+    #[must_use]
+    pub const fn is_inpainting(&self) -> bool {
+        self.unet_config.in_channels != self.vae_config.latent_channels
+    }
+
+    /// What latents are multiplied with after encoding.
+    #[must_use]
+    pub const fn scaling_factor(&self) -> f64 {
+        self.vae_config.scaling_factor
+    }
+
+    /// Mean and logarithm of the variance of the unscaled latents behind an image `[n, 3, H, W]` of -1 to 1.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
+        let _no_grad = tch::no_grad_guard();
+        Ok(self.vae.encode(&image.f_to_device(self.device)?)?)
     }
 
     /// The image behind `latents` `[n, channels, h, w]`: `[n, 3, H, W]`, nominally -1 to 1 and not clamped.
@@ -352,19 +386,19 @@ impl Checkpoint {
     /// # Errors
     /// When shapes do not fit or libtorch fails.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
-        self.check_latents(latents)?;
+        check_latents(latents, self.latent_channels())?;
         let _no_grad = tch::no_grad_guard();
         Ok(self.vae.decode(&latents.f_to_device(self.device)?)?)
     }
+}
 
-    /// The number of rows.
-    fn check_latents(&self, latents: &Tensor) -> Result<i64, DiffusionError> {
-        match *latents.size().as_slice() {
-            [n, channels, height, width] if channels == self.latent_channels() && n.min(height).min(width) > 0 => Ok(n),
-            _ => {
-                let (shape, channels) = (latents.size(), self.latent_channels());
-                Err(DiffusionError::input(format!("latents of shape {shape:?}, expected [n, {channels}, h, w]")))
-            }
+/// The number of rows.
+fn check_latents(latents: &Tensor, channels: i64) -> Result<i64, DiffusionError> {
+    match *latents.size().as_slice() {
+        [n, found, height, width] if found == channels && n.min(height).min(width) > 0 => Ok(n),
+        _ => {
+            let shape = latents.size();
+            Err(DiffusionError::input(format!("latents of shape {shape:?}, expected [n, {channels}, h, w]")))
         }
     }
 }
@@ -390,7 +424,7 @@ fn read_scheduler(path: &Path, layout: &Layout) -> Result<SchedulerConfig, Check
         .map_err(|source| CheckpointError::Scheduler { path: path.to_owned(), source })
 }
 
-fn read_config<T>(path: &Path, parse: fn(&Value) -> Result<T, ConfigError>) -> Result<T, CheckpointError> {
+pub(super) fn read_config<T>(path: &Path, parse: fn(&Value) -> Result<T, ConfigError>) -> Result<T, CheckpointError> {
     let json = read_json(path, CONFIG_BYTES_MAX)?;
     parse(&json).map_err(|source| CheckpointError::Config { path: path.to_owned(), source })
 }
@@ -442,12 +476,15 @@ fn check_texts(texts: &[ReadText], unet: &UnetConfig) -> Result<(), String> {
     }
 }
 
-fn check_latents(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
-    if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
-        let (inputs, outputs, latent) = (unet.in_channels, unet.out_channels, vae.latent_channels);
+fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
+    // The latents alone, or with a mask and the latents of what is to be kept.
+    let latent = vae.latent_channels;
+    let takes = [latent, 2 * latent + 1].contains(&unet.in_channels);
+    if !takes || unet.out_channels != latent {
+        let (inputs, outputs) = (unet.in_channels, unet.out_channels);
         return Err(format!(
-            "the UNet takes {inputs} and gives {outputs} channels, the VAE has {latent} \
-             (inpainting and depth checkpoints are not supported)"
+            "the UNet takes {inputs} and gives {outputs} channels, the VAE has {latent}: neither text to image nor \
+             inpainting (depth and upscaling checkpoints are not supported)"
         ));
     }
     if vae.in_channels != 3 || vae.out_channels != 3 {
@@ -456,7 +493,7 @@ fn check_latents(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
     Ok(())
 }
 
-fn folder_name(folder: &Path) -> String {
+pub(super) fn folder_name(folder: &Path) -> String {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     folder.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
 }

@@ -39,6 +39,25 @@ pub struct Conditioning {
     pub added: Option<Added>,
     /// `[n, width]`: the guidance scale of a network that is told it.
     pub guidance: Option<Tensor>,
+    /// What ControlNets read, in the order in which they act.
+    pub controls: Vec<Control>,
+}
+
+/// An image that a ControlNet reads.
+#[derive(Debug)]
+pub struct Control {
+    /// Which network reads it, among the recipe's.
+    pub network: usize,
+    /// `[n, 3, H, W]`, 0 to 1
+    pub image: Tensor,
+    /// How much of what it says is added.
+    pub scale: f64,
+}
+
+impl Control {
+    pub(super) fn shallow_clone(&self) -> Self {
+        Self { image: self.image.shallow_clone(), ..*self }
+    }
 }
 
 /// What Stable Diffusion XL is told beside the text.
@@ -54,7 +73,7 @@ pub struct Added {
 impl From<Tensor> for Conditioning {
     /// A text and nothing else.
     fn from(embeddings: Tensor) -> Self {
-        Self { embeddings, added: None, guidance: None }
+        Self { embeddings, added: None, guidance: None, controls: Vec::new() }
     }
 }
 
@@ -83,7 +102,16 @@ impl Conditioning {
         let numbers = rows(&|c| c.added.as_ref().map(|added| added.numbers.shallow_clone()))?;
         let guidance = rows(&|c| c.guidance.as_ref().map(Tensor::shallow_clone))?;
         let added = pooled.zip(numbers).map(|(pooled, numbers)| Added { pooled, numbers });
-        Ok(Self { embeddings, added, guidance })
+        let controls = parts.first().map_or(&[][..], |part| part.controls.as_slice());
+        if parts.iter().any(|part| part.controls.len() != controls.len()) {
+            return Err(mixed());
+        }
+        let controls = controls.iter().enumerate().map(|(at, Control { network, scale, .. })| {
+            let images: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].image).collect();
+            Ok(Control { network: *network, image: Tensor::f_cat(&images, 0)?, scale: *scale })
+        });
+        let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
+        Ok(Self { embeddings, added, guidance, controls })
     }
 
     /// The same tensors, shared.
@@ -96,6 +124,7 @@ impl Conditioning {
                 .as_ref()
                 .map(|added| Added { pooled: added.pooled.shallow_clone(), numbers: added.numbers.shallow_clone() }),
             guidance: self.guidance.as_ref().map(Tensor::shallow_clone),
+            controls: self.controls.iter().map(Control::shallow_clone).collect(),
         }
     }
 }
@@ -160,7 +189,7 @@ pub(super) fn assemble(
             Some(row.f_expand([i64::try_from(rows.len()).unwrap_or(1), width], false)?)
         }
     };
-    Ok(Conditioning { embeddings, added, guidance })
+    Ok(Conditioning { embeddings, added, guidance, controls: Vec::new() })
 }
 
 /// `get_guidance_scale_embedding` of diffusers' pipelines (after google-research/vdm): `[1, width]`, float32.

@@ -7,15 +7,20 @@
 //! Invariants: the pixels are a function of recipe, checkpoints and determinism class alone; values that are not finite
 //! are an error, never a picture.
 
+mod inputs;
+
 use std::time::Instant;
 
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::{RefinerUse, ValidRecipe};
+use bildkante_shared::recipe::{ControlUse, RefinerUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
+use self::inputs::Start;
 use super::checkpoint::Trunk;
 use super::conditioning::{self, Conditioning, Numbers, PromptEmbedding};
+use super::controlnet::ControlNet;
 use super::noise::NoiseGenerator;
+use super::picture::Pictures;
 use super::scheduler::{Sampler, SchedulerConfig, Span};
 use super::trace::Trace;
 use super::{Checkpoint, DiffusionError};
@@ -50,6 +55,16 @@ pub trait Networks {
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError>;
+    /// Whether the network is told a mask and what is behind it, beside the latents.
+    fn is_inpainting(&self) -> bool;
+    /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
+    /// scaled with.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
+    /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
+    fn control_factor(&self, network: usize) -> Option<u32>;
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors
@@ -57,24 +72,32 @@ pub trait Networks {
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError>;
 }
 
-/// A checkpoint with the networks a recipe asks for: its own, or those with adapters.
-#[derive(Debug, Clone, Copy)]
+/// A checkpoint with the networks a recipe asks for: its own or those with adapters, and ControlNets.
+#[derive(Debug, Clone)]
 pub struct Adapted<'a> {
     checkpoint: &'a Checkpoint,
     trunk: &'a Trunk,
+    /// In the order of the recipe.
+    controls: Vec<&'a ControlNet>,
 }
 
 impl<'a> Adapted<'a> {
     #[must_use]
     pub const fn new(checkpoint: &'a Checkpoint, trunk: &'a Trunk) -> Self {
-        Self { checkpoint, trunk }
+        Self { checkpoint, trunk, controls: Vec::new() }
+    }
+
+    /// With these ControlNets, in the order in which a recipe names them.
+    #[must_use]
+    pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {
+        Self { controls, ..self }
     }
 }
 
 impl<'a> From<&'a Checkpoint> for Adapted<'a> {
     /// Without adapters.
     fn from(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, trunk: checkpoint.trunk() }
+        Self::new(checkpoint, checkpoint.trunk())
     }
 }
 
@@ -131,7 +154,20 @@ impl Networks for Adapted<'_> {
         timesteps: &Tensor,
         conditioning: &Conditioning,
     ) -> Result<Tensor, DiffusionError> {
-        self.checkpoint.predict_with(self.trunk, latents, timesteps, conditioning)
+        self.checkpoint.predict_with(self.trunk, &self.controls, latents, timesteps, conditioning)
+    }
+
+    fn is_inpainting(&self) -> bool {
+        self.checkpoint.is_inpainting()
+    }
+
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+        let (mean, log_variance) = self.checkpoint.encode(image)?;
+        Ok((mean, log_variance, self.checkpoint.scaling_factor()))
+    }
+
+    fn control_factor(&self, network: usize) -> Option<u32> {
+        self.controls.get(network).map(|network| network.config().factor())
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
@@ -144,12 +180,14 @@ impl Networks for Adapted<'_> {
 pub struct Models<N> {
     pub base: N,
     pub refiner: Option<N>,
+    /// The images the recipe names.
+    pub pictures: Pictures,
 }
 
 impl<'a> From<&'a Checkpoint> for Models<Adapted<'a>> {
     /// One checkpoint, without adapters.
     fn from(base: &'a Checkpoint) -> Self {
-        Self { base: base.into(), refiner: None }
+        Self { base: base.into(), refiner: None, pictures: Pictures::new() }
     }
 }
 
@@ -199,6 +237,9 @@ struct Leg {
     conditioning: Conditioning,
     /// All of the sampler's timesteps, on the device.
     timesteps: Tensor,
+    /// The recipe's ControlNets: when they act, and on what.
+    controls: Vec<(ControlUse, Tensor)>,
+    start: Start,
 }
 
 /// One request between its text and its image.
@@ -231,18 +272,24 @@ impl Denoising {
         let legs = samplers.into_iter().map(|(stage, sampler)| {
             let networks = models.at(stage);
             let timesteps = Tensor::f_from_slice(sampler.timesteps())?.f_to_device(networks.device())?;
-            Ok(Leg { stage, sampler, conditioning: networks.condition(recipe, stage)?, timesteps })
+            let controls = if stage == Stage::Base { inputs::controls(models, recipe)? } else { Vec::new() };
+            let conditioning = networks.condition(recipe, stage)?;
+            Ok(Leg { stage, sampler, conditioning, timesteps, controls, start: Start::default() })
         });
-        let legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
-        let first = &legs[0];
+        let mut legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
+        let first = &mut legs[0];
         let mut noise = NoiseGenerator::new(recipe.seed);
         let kind = first.conditioning.embeddings.f_kind()?;
-        let drawn = noise.draw(&shape, kind)?.f_to_device(models.base.device())?;
+        first.start = Start::prepare(models, recipe, (&shape, kind), &mut noise)?;
+        let drawn = &first.start.noise;
         if let Some(trace) = trace {
             trace.keep_embeddings(&first.conditioning.embeddings)?;
-            trace.keep("noise", &drawn)?;
+            trace.keep("noise", drawn)?;
         }
-        let latents = drawn.f_mul_scalar(f64::from(first.sampler.init_noise_sigma()))?;
+        let latents = match &first.start.noised_from {
+            Some(image) => first.sampler.noised(image, drawn)?,
+            None => drawn.f_mul_scalar(f64::from(first.sampler.init_noise_sigma()))?,
+        };
         let (guidance, guidance_rescale) = (recipe.guidance, recipe.guidance_rescale);
         Ok(Self { legs, at: 0, latents, noise, guidance, guidance_rescale })
     }
@@ -272,11 +319,12 @@ impl Denoising {
         let Some(index) = leg.sampler.next_step() else { return Ok(None) };
         let _no_grad = tch::no_grad_guard();
         let rows = leg.conditioning.rows();
-        let scaled = leg.sampler.scale_model_input(&self.latents)?;
+        let scaled = leg.start.told(leg.sampler.scale_model_input(&self.latents)?)?;
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        let conditioning = leg.conditioning.shallow_clone();
+        let mut conditioning = leg.conditioning.shallow_clone();
+        conditioning.controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()), rows)?;
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditioning }))
     }
 
@@ -289,6 +337,11 @@ impl Denoising {
         let output = self.guided(output)?;
         let leg = &mut self.legs[self.at];
         self.latents = leg.sampler.step(&output, &self.latents, &mut self.noise)?;
+        if let Some(kept) = &leg.start.kept
+            && leg.sampler.is_between_steps()
+        {
+            self.latents = kept.restored(&leg.sampler, &leg.start.noise, &self.latents)?;
+        }
         if leg.sampler.next_step().is_none() && self.at + 1 < self.legs.len() {
             self.at += 1;
         }
@@ -340,8 +393,10 @@ fn samplers(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Vec<
     let steps = recipe.steps as usize;
     let config = |stage| models.at(stage).scheduler_config().with_choice(&recipe.scheduler);
     let base = config(Stage::Base)?;
+    let first_step = inputs::first_step(recipe)?;
     let Some(refiner) = &recipe.refiner else {
-        return Ok(vec![(Stage::Base, Sampler::new(&base, Span::whole(steps))?)]);
+        let span = Span { of: steps, steps: first_step..steps };
+        return Ok(vec![(Stage::Base, Sampler::new(&base, span)?)]);
     };
     let (ours, theirs) = (shape_of(models.at(Stage::Base)), shape_of(models.at(Stage::Refiner)));
     if ours != theirs {
@@ -350,13 +405,13 @@ fn samplers(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Vec<
     }
     let refining = config(Stage::Refiner)?;
     let (done, begin) = (base.steps_before(steps, refiner.start)?, refining.steps_before(steps, refiner.start)?);
-    for (is_idle, who) in [(done == 0, "the base"), (begin == steps, "the refiner")] {
+    for (is_idle, who) in [(done <= first_step, "the base"), (begin == steps, "the refiner")] {
         if is_idle {
             let reason = format!("`refiner.start` {} leaves {who} none of {steps} steps", refiner.start);
             return Err(DiffusionError::input(reason));
         }
     }
-    let first = Sampler::new(&base, Span { of: steps, steps: 0..done })?;
+    let first = Sampler::new(&base, Span { of: steps, steps: first_step..done })?;
     let second = Sampler::new(&refining, Span { of: steps, steps: begin..steps })?;
     if first.is_variance_exploding() != second.is_variance_exploding() {
         let reason = format!(

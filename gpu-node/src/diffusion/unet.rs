@@ -7,24 +7,31 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::conditioning::Conditioning;
 use super::config::{MidBlock, UnetConfig};
+use super::controlnet::Residuals;
 use super::layers::{Conv2d, GroupNorm, Linear};
 use super::resnet::Norms;
 use super::unet_blocks::{DownBlock, Mid, UpBlock};
 use super::weights::{Adapting, Keeping, Kept, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
-/// A denoising network on its device.
+/// The way down of a denoising network, and its middle: what it shares with a ControlNet.
 #[derive(Debug)]
-pub struct Unet {
+pub(super) struct Encoder {
     conv_in: Conv2d,
     time: TimeEmbedding,
     added: Option<AddedEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<Mid>,
+    center_input_sample: bool,
+    kind: Kind,
+}
+
+/// A denoising network on its device.
+#[derive(Debug)]
+pub struct Unet {
+    encoder: Encoder,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    center_input_sample: bool,
-    kind: Kind,
 }
 
 /// Names and shapes of the tensors of a UNet, as diffusers writes them.
@@ -35,6 +42,105 @@ pub fn tensor_shapes(config: &UnetConfig) -> Result<BTreeMap<String, Vec<i64>>, 
     let mut recorder = ShapeRecorder::default();
     Unet::build(&mut recorder, config, Device::Cpu, Kind::Float)?;
     Ok(recorder.into_shapes())
+}
+
+impl Encoder {
+    pub(super) fn load(
+        scope: &mut Scope<'_>,
+        config: &UnetConfig,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, WeightsError> {
+        let finest = config.levels[0].channels;
+        let conv_in = Conv2d::load(scope.at("conv_in"), config.in_channels, finest, config.conv_in_kernel)?;
+        let time = TimeEmbedding::load(scope.at("time_embedding"), config, device, kind)?;
+        let added = match &config.added {
+            Some(added) => Some(AddedEmbedding {
+                numbers: Sinusoids::new(config, added.number_dim, device)?,
+                layers: EmbeddingLayers::load(scope.at("add_embedding"), added.width, config.time_embed_dim)?,
+            }),
+            None => None,
+        };
+        let mut stack = scope.at("down_blocks");
+        let down_blocks =
+            (0..config.levels.len()).map(|i| DownBlock::load(stack.at(i), config, i)).collect::<Result<_, _>>()?;
+        let mid_block = match config.mid_block {
+            MidBlock::Absent => None,
+            MidBlock::Resnet | MidBlock::CrossAttention => Some(Mid::load(scope.at("mid_block"), config)?),
+        };
+        let center_input_sample = config.center_input_sample;
+        Ok(Self { conv_in, time, added, down_blocks, mid_block, center_input_sample, kind })
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Channels of what [`Self::forward`] keeps for the way up.
+    pub(super) fn skip_channels(config: &UnetConfig) -> Vec<i64> {
+        let levels = config.levels.len();
+        let of_level = |(i, level): (usize, &super::config::UnetLevel)| {
+            // One for each layer, and one for the halving behind all but the coarsest level.
+            let count = level.layers + i64::from(i + 1 < levels);
+            vec![level.channels; usize::try_from(count).unwrap_or(0)]
+        };
+        let finest = config.levels.first().map(|level| level.channels);
+        finest.into_iter().chain(config.levels.iter().enumerate().flat_map(of_level)).collect()
+    }
+
+    /// What is kept for the way up, and the middle's output. `image` is added to the first convolution's output.
+    pub(super) fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        image: Option<&Tensor>,
+    ) -> Result<(Vec<Tensor>, Tensor), TchError> {
+        let time = self.embedding(timesteps, conditioning)?;
+        self.forward_timed(latents, &time, &conditioning.embeddings.f_to_kind(self.kind)?, image)
+    }
+
+    fn forward_timed(
+        &self,
+        latents: &Tensor,
+        time: &Tensor,
+        text: &Tensor,
+        image: Option<&Tensor>,
+    ) -> Result<(Vec<Tensor>, Tensor), TchError> {
+        let mut x = latents.f_to_kind(self.kind)?;
+        if self.center_input_sample {
+            x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
+        }
+        x = self.conv_in.forward(&x)?;
+        if let Some(image) = image {
+            x = x.f_add_(image)?;
+        }
+        let mut skips = vec![x.shallow_clone()];
+        for block in &self.down_blocks {
+            x = block.forward(x, time, text, &mut skips)?;
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(&x, time, text)?;
+        }
+        Ok((skips, x))
+    }
+
+    /// What every ResNet block is told, behind the SiLU with which each of them would begin: `[n, time]`.
+    fn embedding(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor, TchError> {
+        let time = self.time.forward(timesteps, conditioning.guidance.as_ref())?;
+        let mut embedding = match (&self.added, &conditioning.added) {
+            (Some(embedding), Some(added)) => {
+                let rows = added.numbers.size2()?.0;
+                let numbers = embedding.numbers.of(&added.numbers.f_flatten(0, 1)?)?.f_view([rows, -1])?;
+                let together = Tensor::f_cat(&[added.pooled.f_to_kind(Kind::Float)?, numbers], 1)?;
+                time.f_add(&embedding.layers.forward(&together.f_to_kind(self.kind)?)?)?
+            }
+            (None, None) => time,
+            (Some(_), None) => return Err(TchError::Shape("the network wants a pooled text and sizes".into())),
+            (None, Some(_)) => return Err(TchError::Shape("the network knows no pooled text or sizes".into())),
+        };
+        embedding.f_silu_()
+    }
 }
 
 impl Unet {
@@ -69,43 +175,22 @@ impl Unet {
         let mut scope = Scope::root(source);
         let finest = config.levels[0].channels;
         let norms = Norms { groups: config.norm_num_groups, eps: config.norm_eps };
-        let conv_in = Conv2d::load(scope.at("conv_in"), config.in_channels, finest, config.conv_in_kernel)?;
-        let time = TimeEmbedding::load(scope.at("time_embedding"), config, device, kind)?;
-        let added = match &config.added {
-            Some(added) => Some(AddedEmbedding {
-                numbers: Sinusoids::new(config, added.number_dim, device)?,
-                layers: EmbeddingLayers::load(scope.at("add_embedding"), added.width, config.time_embed_dim)?,
-            }),
-            None => None,
-        };
-        let mut stack = scope.at("down_blocks");
-        let down_blocks =
-            (0..config.levels.len()).map(|i| DownBlock::load(stack.at(i), config, i)).collect::<Result<_, _>>()?;
-        let mid_block = match config.mid_block {
-            MidBlock::Absent => None,
-            MidBlock::Resnet | MidBlock::CrossAttention => Some(Mid::load(scope.at("mid_block"), config)?),
-        };
+        let encoder = Encoder::load(&mut scope, config, device, kind)?;
         let mut stack = scope.at("up_blocks");
         let up_blocks =
             (0..config.levels.len()).map(|i| UpBlock::load(stack.at(i), config, i)).collect::<Result<_, _>>()?;
         Ok(Self {
-            conv_in,
-            time,
-            added,
-            down_blocks,
-            mid_block,
+            encoder,
             up_blocks,
             conv_norm_out: GroupNorm::load(scope.at("conv_norm_out"), finest, norms.groups, norms.eps)?,
             conv_out: Conv2d::load(scope.at("conv_out"), finest, config.out_channels, config.conv_out_kernel)?,
-            center_input_sample: config.center_input_sample,
-            kind,
         })
     }
 
     /// What the network sees in noisy latents: noise, or velocity, as it was trained.
     ///
     /// `latents` is `[n, in, h, w]`, `timesteps` `[n]` (they may differ and be fractional); the result is
-    /// `[n, out, h, w]` in the precision of the weights.
+    /// `[n, out, h, w]` in the precision of the weights. `residuals` is what ControlNets add.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
@@ -114,44 +199,23 @@ impl Unet {
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
+        residuals: Option<&Residuals>,
     ) -> Result<Tensor, TchError> {
-        let time = self.embedding(timesteps, conditioning)?;
-        let text = conditioning.embeddings.f_to_kind(self.kind)?;
-        let mut x = latents.f_to_kind(self.kind)?;
-        if self.center_input_sample {
-            x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
-        }
-        x = self.conv_in.forward(&x)?;
-        let mut skips = vec![x.shallow_clone()];
-        for block in &self.down_blocks {
-            x = block.forward(x, &time, &text, &mut skips)?;
-        }
-        if let Some(block) = &self.mid_block {
-            x = block.forward(&x, &time, &text)?;
+        let time = self.encoder.embedding(timesteps, conditioning)?;
+        let text = conditioning.embeddings.f_to_kind(self.encoder.kind)?;
+        let (mut skips, mut x) = self.encoder.forward_timed(latents, &time, &text, None)?;
+        if let Some(residuals) = residuals {
+            if residuals.skips.len() != skips.len() {
+                return Err(TchError::Shape("a ControlNet of another shape than the network".into()));
+            }
+            skips =
+                skips.iter().zip(&residuals.skips).map(|(skip, added)| skip.f_add(added)).collect::<Result<_, _>>()?;
+            x = x.f_add(&residuals.middle)?;
         }
         for block in &self.up_blocks {
             x = block.forward(x, &time, &text, &mut skips)?;
         }
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
-    }
-}
-
-impl Unet {
-    /// What every ResNet block is told, behind the SiLU with which each of them would begin: `[n, time]`.
-    fn embedding(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor, TchError> {
-        let time = self.time.forward(timesteps, conditioning.guidance.as_ref())?;
-        let mut embedding = match (&self.added, &conditioning.added) {
-            (Some(embedding), Some(added)) => {
-                let rows = added.numbers.size2()?.0;
-                let numbers = embedding.numbers.of(&added.numbers.f_flatten(0, 1)?)?.f_view([rows, -1])?;
-                let together = Tensor::f_cat(&[added.pooled.f_to_kind(Kind::Float)?, numbers], 1)?;
-                time.f_add(&embedding.layers.forward(&together.f_to_kind(self.kind)?)?)?
-            }
-            (None, None) => time,
-            (Some(_), None) => return Err(TchError::Shape("the network wants a pooled text and sizes".into())),
-            (None, Some(_)) => return Err(TchError::Shape("the network knows no pooled text or sizes".into())),
-        };
-        embedding.f_silu_()
     }
 }
 

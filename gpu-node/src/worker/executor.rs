@@ -252,6 +252,7 @@ fn asks_for_the_same(a: &Recipe, b: &Recipe) -> bool {
     let refines = |recipe: &Recipe| recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
     (a.checkpoint, a.width_px, a.height_px) == (b.checkpoint, b.width_px, b.height_px)
         && a.loras == b.loras
+        && a.controls.iter().map(|c| c.network).eq(b.controls.iter().map(|c| c.network))
         && refines(a) == refines(b)
         && (a.guidance > 1.0) == (b.guidance > 1.0)
 }

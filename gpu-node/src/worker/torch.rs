@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
 use super::adapters::Adapters;
 use super::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use crate::blobs::Blobs;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch::{self, BatchClass, Shapes};
+use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
 use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
 
@@ -35,8 +38,10 @@ const SHAPES_MAX: usize = 512;
 #[derive(Debug)]
 struct TorchEngine {
     checkpoints: Vec<Checkpoint>,
+    controlnets: Vec<ControlNet>,
     rejected: Vec<String>,
     adapters: Adapters,
+    blobs: Blobs,
     requests_max: usize,
     determinism: DeterminismChoice,
     shapes: HashMap<PassKey, Shapes>,
@@ -61,6 +66,8 @@ struct PassKey {
     checkpoint: Digest,
     /// Adapters with their weights, bit by bit.
     loras: Vec<(Digest, u64)>,
+    /// ControlNets of the recipe; the class says which of them act.
+    controls: Vec<Digest>,
     class: BatchClass,
 }
 
@@ -71,13 +78,15 @@ impl PassKey {
             (Stage::Refiner, Some(refiner)) => (refiner.checkpoint, Vec::new()),
             _ => (recipe.checkpoint, recipe.loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect()),
         };
-        Ok(Some(Self { checkpoint, loras, class: input.class() }))
+        let controls = recipe.controls.iter().map(|control| control.network).collect();
+        Ok(Some(Self { checkpoint, loras, controls, class: input.class() }))
     }
 }
 
 /// The networks a recipe asks for. Free of the engine's other parts, so that those can be changed beside it.
 fn models<'a>(
     checkpoints: &'a [Checkpoint],
+    controlnets: &'a [ControlNet],
     adapters: &'a mut Adapters,
     recipe: &ValidRecipe,
 ) -> Result<Models<Adapted<'a>>, EngineError> {
@@ -91,7 +100,12 @@ fn models<'a>(
         [] => checkpoint.into(),
         loras => Adapted::new(checkpoint, adapters.trunk(checkpoint, loras)?),
     };
-    Ok(Models { base, refiner: refiner.map(Adapted::from) })
+    let controls = recipe.controls.iter().map(|control| {
+        let found = controlnets.iter().find(|network| network.digest() == control.network);
+        found.ok_or(EngineError::Missing(control.network))
+    });
+    let base = base.controlled(controls.collect::<Result<Vec<_>, _>>()?);
+    Ok(Models { base, refiner: refiner.map(Adapted::from), pictures: Pictures::new() })
 }
 
 impl TorchEngine {
@@ -99,8 +113,16 @@ impl TorchEngine {
         // For operators of this thread, which is the device's.
         runtime::set_threads(config.threads);
         let mut checkpoints = Vec::new();
+        let mut controlnets = Vec::new();
         let mut rejected = Vec::new();
         for folder in folders(&config.models_dir)? {
+            if ControlNet::is_in(&folder) {
+                match ControlNet::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
+                    Ok(network) => controlnets.push(network),
+                    Err(error) => rejected.push(format!("{}: {error}", folder.display())),
+                }
+                continue;
+            }
             match Checkpoint::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
                 Ok(checkpoint) => checkpoints.push(checkpoint),
                 Err(error) => rejected.push(format!("{}: {error}", folder.display())),
@@ -110,8 +132,10 @@ impl TorchEngine {
         rejected.extend_from_slice(adapters.rejected());
         Ok(Self {
             checkpoints,
+            controlnets,
             rejected,
             adapters,
+            blobs: Blobs::of(&config.data_dir),
             requests_max: config.batch.requests_max_on(config.device),
             determinism: config.batch.determinism,
             shapes: HashMap::new(),
@@ -122,6 +146,25 @@ impl TorchEngine {
 
     fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
         self.checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest)
+    }
+
+    /// The images a recipe names.
+    fn pictures(&self, recipe: &ValidRecipe) -> Result<Pictures, EngineError> {
+        let mut pictures = Pictures::new();
+        let size_px = (recipe.width_px, recipe.height_px);
+        for digest in recipe.images() {
+            if let Some((_, picture)) = Picture::to_paint_over(size_px).into_iter().find(|(known, _)| *known == digest)
+            {
+                pictures.insert(digest, Arc::new(picture));
+                continue;
+            }
+            let failed = |error: &dyn std::error::Error| EngineError::Failed { reason: format!("{digest}: {error}") };
+            let bytes = self.blobs.get(digest).map_err(|error| failed(&error))?;
+            let bytes = bytes.ok_or(EngineError::Missing(digest))?;
+            let picture = Picture::decode(&bytes).map_err(|error| failed(&error))?;
+            pictures.insert(digest, Arc::new(picture));
+        }
+        Ok(pictures)
     }
 
     fn slot(&self, slot: SlotId) -> Result<&Slot, EngineError> {
@@ -142,7 +185,7 @@ impl TorchEngine {
         let shapes = match self.determinism {
             DeterminismChoice::Fast => Shapes::any(self.requests_max),
             DeterminismChoice::Exact => {
-                let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+                let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
                 Shapes::probed(models.at(input.stage), &input, self.requests_max).map_err(engine_error)?
             }
         };
@@ -162,13 +205,13 @@ impl TorchEngine {
     }
 }
 
-/// Folders with a `model_index.json`, by name.
+/// Folders with a `model_index.json`, and those of ControlNets, by name.
 fn folders(models: &Path) -> Result<Vec<PathBuf>, EngineError> {
     let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
     let mut folders = Vec::new();
     for entry in fs::read_dir(models).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.join("model_index.json").is_file() {
+        if path.join("model_index.json").is_file() || ControlNet::is_in(&path) {
             folders.push(path);
         }
     }
@@ -203,7 +246,13 @@ impl Engine for TorchEngine {
             family: checkpoint.family().as_str().to_owned(),
             ready: true,
         };
-        self.checkpoints.iter().map(info).collect()
+        let control = |network: &ControlNet| CheckpointInfo {
+            name: network.name().to_owned(),
+            digest: network.digest(),
+            family: "controlnet".to_owned(),
+            ready: true,
+        };
+        self.checkpoints.iter().map(info).chain(self.controlnets.iter().map(control)).collect()
     }
 
     fn adapters(&self) -> Vec<AdapterInfo> {
@@ -218,8 +267,21 @@ impl Engine for TorchEngine {
         self.checkpoint(checkpoint).map(Checkpoint::native_size_px)
     }
 
+    /// One that paints into images is given one: grey, all of it to be painted anew.
+    fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
+        let found = self.checkpoint(checkpoint)?;
+        let plain = Recipe { steps, ..Recipe::new(checkpoint, "self-test", found.native_size_px()) };
+        if !found.is_inpainting() {
+            return Some(plain);
+        }
+        let [image, mask] = Picture::to_paint_over(found.native_size_px()).map(|(digest, _)| digest);
+        Some(Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain })
+    }
+
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
-        let models = models(&self.checkpoints, &mut self.adapters, recipe)?;
+        let pictures = self.pictures(recipe)?;
+        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, recipe)?;
+        let models = Models { pictures, ..models };
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error)?;
         let pass = PassKey::of(recipe, &denoising).map_err(engine_error)?;
         let id = SlotId(self.next_slot);
@@ -252,7 +314,7 @@ impl Engine for TorchEngine {
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
         let recipe = Arc::clone(&self.slot(*first)?.recipe);
-        let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
         let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error)?;
@@ -277,7 +339,7 @@ impl Engine for TorchEngine {
             return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
         };
         denoising.check().map_err(engine_error)?;
-        let models = models(&self.checkpoints, &mut self.adapters, &recipe)?;
+        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
         let pixels = denoising.decode(&models).map_err(engine_error)?;
         let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
         let mut determinism = runtime::determinism(checkpoint, &recipe, requests);

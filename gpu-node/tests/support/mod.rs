@@ -41,7 +41,9 @@ pub(crate) struct Wish {
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { config: NodeConfig::default(), paint: paint_noise, data: Arc::new(tempfile::tempdir().unwrap()) }
+        let data = Arc::new(tempfile::tempdir().unwrap());
+        let config = NodeConfig { data_dir: data.path().to_owned(), ..NodeConfig::default() };
+        Self { config, paint: paint_noise, data }
     }
 }
 
@@ -57,6 +59,7 @@ impl Wish {
     }
 
     pub(crate) fn on(mut self, data: &Arc<TempDir>) -> Self {
+        self.config.data_dir = data.path().to_owned();
         self.data = Arc::clone(data);
         self
     }
@@ -70,8 +73,7 @@ impl Wish {
         node
     }
 
-    pub(crate) async fn start_with(mut self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
-        self.config.data_dir = self.data.path().to_owned();
+    pub(crate) async fn start_with(self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let node = Node::start(self.config, listener, factory).await.unwrap();
         let client = TestClient::new(&format!("http://{}", node.addr()));

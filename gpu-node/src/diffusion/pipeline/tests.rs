@@ -55,6 +55,20 @@ impl Networks for Analytic {
         Ok(latents.f_zeros_like()?.f_add(&rows)?)
     }
 
+    fn is_inpainting(&self) -> bool {
+        false
+    }
+
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+        let small = image.f_avg_pool2d([8, 8], [8, 8], [0, 0], false, true, None)?;
+        let mean = Tensor::f_cat(&[&small, &small.f_narrow(1, 0, 1)?], 1)?;
+        Ok((mean.f_mul_scalar(1.0)?, mean.f_full_like(-30.0)?, 1.0))
+    }
+
+    fn control_factor(&self, _: usize) -> Option<u32> {
+        None
+    }
+
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         let large = latents.f_narrow(1, 0, 3)?.f_upsample_nearest2d(
             [latents.size()[2] * 8, latents.size()[3] * 8],
@@ -73,7 +87,7 @@ fn recipe(edit: impl FnOnce(&mut Recipe)) -> ValidRecipe {
 }
 
 fn alone(base: &Analytic) -> Models<Analytic> {
-    Models { base: base.clone(), refiner: None }
+    Models { base: base.clone(), refiner: None, pictures: Pictures::new() }
 }
 
 fn draw(networks: &Analytic, recipe: &ValidRecipe) -> Result<Generated, DiffusionError> {
@@ -177,7 +191,7 @@ fn requests_can_share_the_network_and_not_notice() {
 fn a_refiner_goes_the_last_part_of_the_way() {
     let (base, mut refiner) = (Analytic::new(), Analytic::new());
     refiner.clean = -0.25;
-    let models = Models { base: base.clone(), refiner: Some(refiner.clone()) };
+    let models = Models { base: base.clone(), refiner: Some(refiner.clone()), pictures: Pictures::new() };
     let refined =
         |start| recipe(|r| (r.steps, r.refiner) = (10, Some(RefinerUse::new(Digest::of_bytes(b"refiner"), start))));
     let mut heard = 0;
@@ -198,7 +212,7 @@ fn a_refiner_goes_the_last_part_of_the_way() {
     assert!(refused(&models, &refined(0.9999)).contains("leaves the refiner none of 10 steps"));
     let json = serde_json::json!({"_class_name": "DDIMScheduler", "prediction_type": "sample"});
     refiner.config = SchedulerConfig::from_json(&json).expect("a config");
-    let models = Models { base: base.clone(), refiner: Some(refiner.clone()) };
+    let models = Models { base: base.clone(), refiner: Some(refiner.clone()), pictures: Pictures::new() };
     assert!(refused(&models, &refined(0.6)).contains("scale latents differently"));
 }
 

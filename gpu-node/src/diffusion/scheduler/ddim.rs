@@ -35,12 +35,11 @@ pub(super) fn plan(
         Ok((schedule.alpha_bar(*timestep)?, to))
     });
     let alpha_bars = alpha_bars.collect::<Result<Vec<(f32, f32)>, SchedulerError>>()?;
-    let start = alpha_bars[span.start].0;
+    let mixes = alpha_bars.iter().map(|(from, _)| (from.sqrt(), (1.0 - from).sqrt())).collect();
     let solver = Ddim { prediction: config.prediction, clip_range, alpha_bars };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
-    let mix = (start.sqrt(), (1.0 - start).sqrt());
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for Ddim {

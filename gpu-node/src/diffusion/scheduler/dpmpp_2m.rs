@@ -41,7 +41,7 @@ pub(super) fn plan(
     let euler_at_end = options.euler_at_final
         || (options.lower_order_final && timesteps.len() < FEW_STEPS)
         || final_sigma == FinalSigma::Zero;
-    let start = levels[span.start];
+    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
     let solver = DpmPp2M {
         prediction: config.prediction,
         order: options.order,
@@ -51,7 +51,7 @@ pub(super) fn plan(
         levels,
         previous: None,
     };
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix: (start.alpha, start.sigma), solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for DpmPp2M {

@@ -46,9 +46,9 @@ pub(super) fn plan(
         timesteps = levels[..steps].iter().map(|sigma| 0.25 * sigma.ln()).collect();
     }
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
-    let mix = (1.0, levels[span.start]);
+    let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
     let solver = Euler { prediction: config.prediction, sigmas: levels };
-    Ok(Plan { timesteps, span, init_noise_sigma, mix, solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 /// Evenly spaced in ln σ, from the noisiest on; one more than there are steps, as diffusers has it.

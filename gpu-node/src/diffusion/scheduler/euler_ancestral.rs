@@ -33,9 +33,9 @@ pub(super) fn plan(
         timesteps.iter().map(|timestep| interpolated(&train_sigmas, f64::from(*timestep)) as f32).collect();
     levels.push(0.0);
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
-    let mix = (1.0, levels[span.start]);
+    let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
     let solver = EulerAncestral { prediction: config.prediction, sigmas: levels };
-    Ok(Plan { timesteps, span, init_noise_sigma, mix, solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for EulerAncestral {

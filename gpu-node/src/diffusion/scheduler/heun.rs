@@ -50,10 +50,10 @@ pub(super) fn plan(
     let evaluations = timesteps[..1].iter().chain(timesteps[1..].iter().flat_map(|t| [t, t])).copied().collect();
     let end = if span.end == steps { 2 * steps - 1 } else { 2 * span.end };
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
-    let mix = (1.0, levels[span.start]);
+    let mixes = (0..2 * steps - 1).map(|evaluation| (1.0, levels[evaluation.div_ceil(2)])).collect();
     let solver = Heun { prediction: config.prediction, clip_range: options.clip_range, sigmas: levels, pending: None };
     let span = 2 * span.start..end;
-    Ok(Plan { timesteps: evaluations, span, init_noise_sigma, mix, solver: Box::new(solver) })
+    Ok(Plan { timesteps: evaluations, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 impl Heun {
@@ -66,6 +66,10 @@ impl Heun {
 impl Solver for Heun {
     fn scale_model_input(&self, index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
         sigmas::scale_model_input(latents, self.seen(index))
+    }
+
+    fn is_between_steps(&self) -> bool {
+        self.pending.is_none()
     }
 
     fn step(&mut self, index: usize, output: Tensor, latents: Tensor, _: Option<Tensor>) -> Result<Tensor, TchError> {

@@ -53,12 +53,11 @@ pub(super) fn plan(
         Ok(LcmStep { from: alpha_bar(*timestep)?, to, skip, out })
     });
     let planned = planned.collect::<Result<Vec<_>, SchedulerError>>()?;
-    let start = planned[span.start].from;
+    let mixes = planned.iter().map(|step| (step.from.sqrt(), (1.0 - step.from).sqrt())).collect();
     let solver = Lcm { prediction: config.prediction, clip_range: options.clip_range, steps: planned };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-    let mix = (start.sqrt(), (1.0 - start).sqrt());
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as PyTorch rounds them")]

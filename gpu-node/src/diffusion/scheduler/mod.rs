@@ -70,6 +70,11 @@ trait Solver: std::fmt::Debug + Send {
         Ok(latents.shallow_clone())
     }
 
+    /// Whether the last evaluation ended a step, instead of a part of one.
+    fn is_between_steps(&self) -> bool {
+        true
+    }
+
     /// What evaluation `index` draws.
     fn noise(&self, _index: usize) -> StepNoise {
         StepNoise::None
@@ -94,8 +99,8 @@ struct Plan {
     /// The evaluations that are made.
     span: Range<usize>,
     init_noise_sigma: f32,
-    /// The shares of signal and noise in the latents where the span begins.
-    mix: (f32, f32),
+    /// The shares of signal and noise in the latents where each evaluation begins.
+    mixes: Vec<(f32, f32)>,
     solver: Box<dyn Solver>,
 }
 
@@ -145,7 +150,7 @@ impl Sampler {
     /// Whether latents carry the whole signal and noise on top of it, instead of shares of both.
     #[must_use]
     pub fn is_variance_exploding(&self) -> bool {
-        self.plan.mix.0 >= 1.0
+        self.plan.mixes[self.plan.span.start].0 >= 1.0
     }
 
     /// Evaluations made.
@@ -160,12 +165,18 @@ impl Sampler {
         (self.next < self.plan.span.end).then_some(self.evaluated())
     }
 
-    /// Clean latents with as much noise as they have where the span begins.
+    /// Whether the last evaluation ended a step, instead of a part of one.
+    #[must_use]
+    pub fn is_between_steps(&self) -> bool {
+        self.plan.solver.is_between_steps()
+    }
+
+    /// Clean latents with as much noise as the next evaluation expects; none at the end of the way.
     ///
     /// # Errors
     /// When libtorch fails.
     pub fn noised(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor, TchError> {
-        let (signal, sigma) = self.plan.mix;
+        let (signal, sigma) = self.plan.mixes.get(self.next).copied().unwrap_or((1.0, 0.0));
         let noised = scaled(&float(clean)?, signal)?.f_add(&scaled(&float(noise)?, sigma)?)?;
         noised.f_to_kind(clean.f_kind()?)
     }

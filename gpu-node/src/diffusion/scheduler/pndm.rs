@@ -79,7 +79,11 @@ pub(super) fn plan(
         Ok(PndmStep { evaluation: visit.evaluation, from, to })
     });
     let steps = steps.collect::<Result<Vec<_>, SchedulerError>>()?;
-    let start = timesteps.first().map_or(Ok(1.0), |timestep| schedule.alpha_bar(*timestep))?;
+    let mixes = visits.iter().map(|visit| {
+        let bar = schedule.alpha_bar(visit.timestep)?;
+        Ok((bar.sqrt(), (1.0 - bar).sqrt()))
+    });
+    let mixes = mixes.collect::<Result<Vec<_>, SchedulerError>>()?;
     let solver = Pndm {
         is_velocity: config.prediction == Prediction::Velocity,
         steps,
@@ -89,8 +93,8 @@ pub(super) fn plan(
     };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps: Vec<f32> = visits.iter().map(|visit| visit.timestep as f32).collect();
-    let (span, mix) = (0..timesteps.len(), (start.sqrt(), (1.0 - start).sqrt()));
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix, solver: Box::new(solver) })
+    let span = 0..timesteps.len();
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 fn multistep(timestep: i64, stride: i64) -> Visit {

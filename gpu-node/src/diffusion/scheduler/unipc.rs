@@ -40,7 +40,7 @@ pub(super) fn plan(
     let UniPcOptions { sigmas, final_sigma, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min: f64::NEG_INFINITY, rounding: Rounding::UniPc };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let start = levels[span.start];
+    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
     let solver = UniPc {
         prediction: config.prediction,
         options: options.clone(),
@@ -49,7 +49,7 @@ pub(super) fn plan(
         last: None,
         taken: 0,
     };
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mix: (start.alpha, start.sigma), solver: Box::new(solver) })
+    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for UniPc {

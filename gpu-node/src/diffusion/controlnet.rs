@@ -1,0 +1,244 @@
+//! ControlNet (Zhang et al. 2023): a copy of a UNet's way down that reads an image as well, and whose outputs are added to
+//! what the UNet's way up is given (source: diffusers 0.42, `models/controlnets/controlnet.py`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bildkante_shared::checkpoint::digest;
+use bildkante_shared::ids::Digest;
+use serde_json::{Value, json};
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::checkpoint::{CheckpointError, folder_name, read_config};
+use super::conditioning::Conditioning;
+use super::config::{ConfigError, UnetConfig};
+use super::layers::Conv2d;
+use super::unet::Encoder;
+use super::weights::{ConvGeometry, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use super::{DType, files};
+
+/// Most levels of the network that reads the image.
+const EMBEDDING_LEVELS_MAX: usize = 8;
+
+/// `config.json` of a `ControlNetModel`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ControlNetConfig {
+    /// The way down, as a UNet's configuration.
+    pub unet: UnetConfig,
+    /// Channels of the levels of the network that reads the image; each but the last halves its sides.
+    pub embedding_channels: Vec<i64>,
+    /// The image's channels are read in reverse.
+    pub is_bgr: bool,
+}
+
+impl ControlNetConfig {
+    /// # Errors
+    /// On the first field that is malformed, out of bounds or describes a network that is not supported.
+    pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let Some(object) = json.as_object() else { return Err(ConfigError::NotAnObject) };
+        let invalid = |field, value: &Value, expected: &str| ConfigError::Invalid {
+            field,
+            value: value.to_string().chars().take(80).collect(),
+            expected: expected.to_owned(),
+        };
+        let class = object.get("_class_name").unwrap_or(&Value::Null);
+        if class != "ControlNetModel" {
+            return Err(invalid("_class_name", class, "it is ControlNetModel"));
+        }
+        for (field, supported) in [("conditioning_channels", json!(3)), ("global_pool_conditions", json!(false))] {
+            let value = object.get(field).unwrap_or(&supported);
+            if *value != supported {
+                return Err(invalid(field, value, &format!("only {supported} is supported")));
+            }
+        }
+        let order = object.get("controlnet_conditioning_channel_order").and_then(Value::as_str).unwrap_or("rgb");
+        let is_bgr = match order {
+            "rgb" => false,
+            "bgr" => true,
+            _ => return Err(invalid("controlnet_conditioning_channel_order", &json!(order), "it is rgb or bgr")),
+        };
+        let field = "conditioning_embedding_out_channels";
+        let channels = object.get(field).cloned().unwrap_or_else(|| json!([16, 32, 96, 256]));
+        let embedding_channels = channels.as_array().map(|items| {
+            items
+                .iter()
+                .map(|item| item.as_i64().filter(|channels| (1..=65_536).contains(channels)))
+                .collect::<Option<Vec<_>>>()
+        });
+        let embedding_channels = embedding_channels.flatten().filter(|c| (1..=EMBEDDING_LEVELS_MAX).contains(&c.len()));
+        let embedding_channels =
+            embedding_channels.ok_or_else(|| invalid(field, &channels, "it lists 1 to 8 widths"))?;
+        // What a UNet has beyond the way down is filled in, and not built.
+        let mut unet = object.clone();
+        let levels = object.get("block_out_channels").and_then(Value::as_array).map_or(0, Vec::len);
+        unet.insert("_class_name".into(), json!("UNet2DConditionModel"));
+        unet.insert("up_block_types".into(), json!(vec!["UpBlock2D"; levels]));
+        unet.entry("sample_size").or_insert(json!(1));
+        Ok(Self { unet: UnetConfig::from_json(&Value::Object(unet))?, embedding_channels, is_bgr })
+    }
+
+    /// Side of an image in pixels for one latent.
+    #[must_use]
+    pub fn factor(&self) -> u32 {
+        1 << (self.embedding_channels.len() - 1)
+    }
+}
+
+/// What is added to a UNet: to its skips from the finest on, and to its middle.
+#[derive(Debug)]
+pub struct Residuals {
+    pub(super) skips: Vec<Tensor>,
+    pub(super) middle: Tensor,
+}
+
+impl Residuals {
+    /// The sum of what several networks add.
+    pub(super) fn added(self, other: &Self) -> Result<Self, TchError> {
+        if self.skips.len() != other.skips.len() {
+            return Err(TchError::Shape("ControlNets of different shapes".into()));
+        }
+        let skips = self.skips.iter().zip(&other.skips).map(|(a, b)| a.f_add(b)).collect::<Result<_, _>>()?;
+        Ok(Self { skips, middle: self.middle.f_add(&other.middle)? })
+    }
+}
+
+/// A ControlNet on its device.
+#[derive(Debug)]
+pub struct ControlNet {
+    name: String,
+    digest: Digest,
+    config: ControlNetConfig,
+    network: Network,
+}
+
+#[derive(Debug)]
+struct Network {
+    encoder: Encoder,
+    embedding: ImageEmbedding,
+    skips: Vec<Conv2d>,
+    middle: Conv2d,
+}
+
+/// Names and shapes of the tensors of a ControlNet, as diffusers writes them.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn tensor_shapes(config: &ControlNetConfig) -> Result<BTreeMap<String, Vec<i64>>, WeightsError> {
+    let mut recorder = ShapeRecorder::default();
+    Network::build(&mut recorder, config, Device::Cpu, Kind::Float)?;
+    Ok(recorder.into_shapes())
+}
+
+impl ControlNet {
+    /// Whether a folder claims to hold one.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        let json = super::config::read_json(&folder.join("config.json"), super::config::CONFIG_BYTES_MAX);
+        json.is_ok_and(|json| json.get("_class_name").is_some_and(|class| class == "ControlNetModel"))
+    }
+
+    /// # Errors
+    /// As a checkpoint's.
+    pub fn load(folder: &Path, device: Device, dtype: DType) -> Result<Self, CheckpointError> {
+        let digest = digest(folder)?;
+        let config = read_config(&folder.join("config.json"), ControlNetConfig::from_json)?;
+        let files = files::find(folder, "diffusion_pytorch_model")?;
+        let mut weights = Weights::open(&files, str::to_owned, device, dtype.kind())?;
+        let network = Network::build(&mut weights, &config, device, dtype.kind())?;
+        weights.finish()?;
+        Ok(Self { name: folder_name(folder), digest, config, network })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    #[must_use]
+    pub const fn config(&self) -> &ControlNetConfig {
+        &self.config
+    }
+
+    /// What it adds to a UNet that is given the same latents, timesteps and conditions. `image` is `[n, 3, H, W]`, 0 to 1.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        image: &Tensor,
+        scale: f64,
+    ) -> Result<Residuals, TchError> {
+        let Network { encoder, embedding, skips, middle } = &self.network;
+        let image = if self.config.is_bgr { image.f_flip([1])? } else { image.shallow_clone() };
+        let added = embedding.forward(&image.f_to_kind(encoder.kind())?)?;
+        let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, Some(&added))?;
+        let scaled = |conv: &Conv2d, x: &Tensor| conv.forward(x)?.f_mul_scalar(scale);
+        let skips = skips.iter().zip(&outputs).map(|(conv, x)| scaled(conv, x)).collect::<Result<_, _>>()?;
+        Ok(Residuals { skips, middle: scaled(middle, &coarsest)? })
+    }
+}
+
+impl Network {
+    fn build(
+        source: &mut dyn VarSource,
+        config: &ControlNetConfig,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, WeightsError> {
+        let mut scope = Scope::root(source);
+        let encoder = Encoder::load(&mut scope, &config.unet, device, kind)?;
+        let finest = config.unet.levels[0].channels;
+        let embedding =
+            ImageEmbedding::load(scope.at("controlnet_cond_embedding"), &config.embedding_channels, finest)?;
+        let mut stack = scope.at("controlnet_down_blocks");
+        let widths = Encoder::skip_channels(&config.unet);
+        let skips = widths.iter().enumerate().map(|(i, channels)| Conv2d::load(stack.at(i), *channels, *channels, 1));
+        let skips = skips.collect::<Result<_, _>>()?;
+        let coarsest = config.unet.levels[config.unet.levels.len() - 1].channels;
+        Ok(Self {
+            encoder,
+            embedding,
+            skips,
+            middle: Conv2d::load(scope.at("controlnet_mid_block"), coarsest, coarsest, 1)?,
+        })
+    }
+}
+
+/// `ControlNetConditioningEmbedding`: the image at the latents' size.
+#[derive(Debug)]
+struct ImageEmbedding {
+    conv_in: Conv2d,
+    blocks: Vec<Conv2d>,
+    conv_out: Conv2d,
+}
+
+impl ImageEmbedding {
+    fn load(mut scope: Scope<'_>, channels: &[i64], outputs: i64) -> Result<Self, WeightsError> {
+        let conv_in = Conv2d::load(scope.at("conv_in"), 3, channels[0], 3)?;
+        let mut blocks = Vec::new();
+        let mut stack = scope.at("blocks");
+        for (i, pair) in channels.windows(2).enumerate() {
+            let halving = ConvGeometry { stride: 2, padding: 1 };
+            blocks.push(Conv2d::load(stack.at(2 * i), pair[0], pair[0], 3)?);
+            blocks.push(Conv2d::load_with(stack.at(2 * i + 1), pair[0], pair[1], 3, halving)?);
+        }
+        let last = channels[channels.len() - 1];
+        Ok(Self { conv_in, blocks, conv_out: Conv2d::load(scope.at("conv_out"), last, outputs, 3)? })
+    }
+
+    fn forward(&self, image: &Tensor) -> Result<Tensor, TchError> {
+        let mut x = self.conv_in.forward(image)?.f_silu_()?;
+        for block in &self.blocks {
+            x = block.forward(&x)?.f_silu_()?;
+        }
+        self.conv_out.forward(&x) // [n, finest, h, w]
+    }
+}

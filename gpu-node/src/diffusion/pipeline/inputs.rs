@@ -1,0 +1,188 @@
+//! What a recipe begins with and is held to beside its text: noise, an image, a mask, control images.
+//!
+//! Owns the order in which these draw from the request's generator, which decides what a seed means: the posterior of the
+//! image, then the noise, then the posterior of what is behind the mask. Sources: diffusers 0.42,
+//! `pipeline_stable_diffusion_img2img.py`, `pipeline_stable_diffusion_inpaint.py`,
+//! `pipeline_controlnet.py` and their counterparts for Stable Diffusion XL.
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::{ControlUse, Recipe};
+use tch::{Kind, TchError, Tensor};
+
+use super::super::DiffusionError;
+use super::super::conditioning::Control;
+use super::super::noise::NoiseGenerator;
+use super::super::picture::Picture;
+use super::super::scheduler::Sampler;
+use super::{Models, Networks};
+
+/// What the first part of a way begins with.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) noise: Tensor,
+    /// The image whose latents are noised to begin with; pure noise without it.
+    pub(super) noised_from: Option<Tensor>,
+    /// What a network that was not trained to inpaint must leave as it is.
+    pub(super) kept: Option<Kept>,
+    /// `[1, 1 + c, h, w]`: the mask and the latents behind it, for a network that is told them.
+    told: Option<Tensor>,
+}
+
+impl Default for Start {
+    /// For a part of a way that goes on where another ended.
+    fn default() -> Self {
+        Self { noise: Tensor::new(), noised_from: None, kept: None, told: None }
+    }
+}
+
+/// What stays of an image, and where.
+#[derive(Debug)]
+pub(super) struct Kept {
+    image: Tensor,
+    /// 1 where the picture is painted anew.
+    mask: Tensor,
+}
+
+impl Kept {
+    /// The latents with what is to be kept put back, as noisy as they are themselves.
+    pub(super) fn restored(&self, sampler: &Sampler, noise: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
+        let kept = sampler.noised(&self.image, noise)?;
+        let everywhere_else = self.mask.f_neg()?.f_add_scalar(1.0)?;
+        everywhere_else.f_mul(&kept)?.f_add(&self.mask.f_mul(latents)?)?.f_to_kind(latents.f_kind()?)
+    }
+}
+
+impl Start {
+    /// Draws and encodes what the recipe begins with; `shape` and `kind` are those of the latents.
+    pub(super) fn prepare(
+        models: &Models<impl Networks>,
+        recipe: &Recipe,
+        (shape, kind): (&[i64], Kind),
+        noise: &mut NoiseGenerator,
+    ) -> Result<Self, DiffusionError> {
+        let networks = &models.base;
+        let device = networks.device();
+        let mut draw = |shape: &[i64]| noise.draw(shape, kind)?.f_to_device(device);
+        let Some(init) = &recipe.init else {
+            if networks.is_inpainting() {
+                return Err(DiffusionError::input("this checkpoint paints into images: it needs `init` and `mask`"));
+            }
+            return Ok(Self { noise: draw(shape)?, ..Self::default() });
+        };
+        let image = picture(models, recipe, init.image, "init.image")?.signed()?.f_to_device(device)?;
+        let mask = recipe.mask.map(|mask| picture(models, recipe, mask, "mask")).transpose()?;
+        let is_all_new = init.strength >= 1.0;
+        let Some(mask) = mask else {
+            if networks.is_inpainting() {
+                return Err(DiffusionError::input("this checkpoint paints into images: it needs a `mask`"));
+            }
+            let latents = encoded(networks, &image, kind, &mut draw)?;
+            return Ok(Self { noise: draw(shape)?, noised_from: Some(latents), ..Self::default() });
+        };
+        let mask = mask.mask()?.f_to_device(device)?;
+        let is_told = networks.is_inpainting();
+        let latents = if is_told && is_all_new { None } else { Some(encoded(networks, &image, kind, &mut draw)?) };
+        let noise = draw(shape)?;
+        // Drawn even where nobody is told what is behind the mask: later draws depend on it.
+        let behind = image.f_mul(&mask.f_lt(0.5)?.f_to_kind(Kind::Float)?)?;
+        let behind = encoded(networks, &behind, kind, &mut draw)?;
+        let small = mask.f_upsample_nearest2d([shape[2], shape[3]], None, None)?.f_to_kind(kind)?;
+        let noised_from = latents.as_ref().filter(|_| !is_all_new).map(Tensor::shallow_clone);
+        if is_told {
+            let told = Some(Tensor::f_cat(&[small, behind], 1)?);
+            return Ok(Self { noise, noised_from, kept: None, told });
+        }
+        let kept = latents.map(|image| Kept { image, mask: small });
+        Ok(Self { noise, noised_from, kept, told: None })
+    }
+
+    /// The latents with what the network is told beside them.
+    pub(super) fn told(&self, latents: Tensor) -> Result<Tensor, TchError> {
+        match &self.told {
+            Some(told) => Tensor::f_cat(&[&latents, told], 1),
+            None => Ok(latents),
+        }
+    }
+}
+
+/// A sample of the latents behind an image, scaled.
+fn encoded(
+    networks: &impl Networks,
+    image: &Tensor,
+    kind: Kind,
+    draw: &mut impl FnMut(&[i64]) -> Result<Tensor, TchError>,
+) -> Result<Tensor, DiffusionError> {
+    let (mean, log_variance, scale) = networks.encode(image)?;
+    let deviation = log_variance.f_mul_scalar(0.5)?.f_exp()?;
+    let sample = mean.f_add(&deviation.f_mul(&draw(&mean.size())?)?)?;
+    Ok(sample.f_mul_scalar(scale)?.f_to_kind(kind)?)
+}
+
+/// The recipe's picture of this digest, which has the picture's own size.
+fn picture<'a, N>(
+    models: &'a Models<N>,
+    recipe: &Recipe,
+    digest: Digest,
+    field: &str,
+) -> Result<&'a Picture, DiffusionError> {
+    let found = models.pictures.get(&digest);
+    let found = found.ok_or_else(|| DiffusionError::input(format!("`{field}` {digest} is not there")))?;
+    let ((width, height), (wanted_width, wanted_height)) = (found.size_px(), (recipe.width_px, recipe.height_px));
+    if (width, height) != (wanted_width, wanted_height) {
+        return Err(DiffusionError::input(format!(
+            "`{field}` has {width}×{height} px, the picture {wanted_width}×{wanted_height}"
+        )));
+    }
+    Ok(found)
+}
+
+/// The control images, on the device.
+pub(super) fn controls(
+    models: &Models<impl Networks>,
+    recipe: &Recipe,
+) -> Result<Vec<(ControlUse, Tensor)>, DiffusionError> {
+    let networks = &models.base;
+    let control = |(at, control): (usize, &ControlUse)| {
+        let (ours, theirs) = (networks.vae_factor(), networks.control_factor(at));
+        let theirs =
+            theirs.ok_or_else(|| DiffusionError::input(format!("the ControlNet {} is not there", control.network)))?;
+        if ours != theirs {
+            let reason = format!("the ControlNet reads images of {theirs} px for one latent, this checkpoint {ours}");
+            return Err(DiffusionError::input(reason));
+        }
+        let image = picture(models, recipe, control.image, "controls.image")?.unit()?;
+        Ok((control.clone(), image.f_to_device(networks.device())?))
+    };
+    recipe.controls.iter().enumerate().map(control).collect()
+}
+
+/// What acts at evaluation `index` of so many, for `rows` rows.
+#[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
+pub(super) fn acting(
+    controls: &[(ControlUse, Tensor)],
+    (index, of): (usize, usize),
+    rows: i64,
+) -> Result<Vec<Control>, TchError> {
+    let acts = |control: &ControlUse| {
+        let (begin, end) = (index as f64 / of as f64, (index + 1) as f64 / of as f64);
+        control.weight != 0.0 && begin >= control.start && end <= control.end
+    };
+    let acting = controls.iter().enumerate().filter(|(_, (control, _))| acts(control));
+    let acting = acting.map(|(network, (control, image))| {
+        Ok(Control { network, image: image.f_repeat([rows, 1, 1, 1])?, scale: control.weight })
+    });
+    acting.collect()
+}
+
+/// The step a recipe begins with: as many are left out as its image is to stay.
+pub(super) fn first_step(recipe: &Recipe) -> Result<usize, DiffusionError> {
+    let Some(init) = &recipe.init else { return Ok(0) };
+    let steps = recipe.steps as usize;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below the number of steps")]
+    let gone = ((f64::from(recipe.steps) * init.strength) as usize).min(steps);
+    if gone == 0 {
+        let strength = init.strength;
+        return Err(DiffusionError::input(format!("`init.strength` {strength} leaves none of {steps} steps")));
+    }
+    Ok(steps - gone)
+}

@@ -1,0 +1,166 @@
+//! Images at a node: stored by digest, named by recipes, refused where they do not fit; and on the command line.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use bildkante_gpu_node::config::NodeConfig;
+use bildkante_gpu_node::health::Phase;
+use bildkante_gpu_node::worker::torch_engine;
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::{ControlUse, InitUse};
+use bildkante_shared::wire::{CheckpointInfo, GenerationRequest};
+use http::Method;
+use support::{TestNode, Wish, request};
+use tempfile::TempDir;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn image(name: &str) -> (Digest, Vec<u8>) {
+    let png = std::fs::read(fixtures().join("images").join(name)).unwrap();
+    (Digest::of_bytes(&png), png)
+}
+
+async fn node() -> (TestNode, TempDir) {
+    let models = tempfile::tempdir().unwrap();
+    for name in
+        ["checkpoints/sd1-tiny", "checkpoints/sd1-inpaint-tiny", "controlnets/sd1-edges", "controlnets/sdxl-edges"]
+    {
+        let from = fixtures().join(name);
+        std::os::unix::fs::symlink(&from, models.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let wish = Wish::default().config(|config: &mut NodeConfig| {
+        (config.models_dir, config.threads) = (models.path().to_owned(), 1);
+    });
+    let factory = torch_engine(&wish.config);
+    let node = wish.start_with(factory, Arc::default()).await;
+    assert_eq!(node.node.settled().await, Phase::Ready);
+    (node, models)
+}
+
+async fn put(node: &TestNode, digest: Digest, bytes: Vec<u8>) -> u16 {
+    node.client.call(Method::PUT, &format!("/v1/blobs/{digest}"), &[], bytes).await.status.as_u16()
+}
+
+async fn asked(node: &TestNode, checkpoint: &str) -> GenerationRequest {
+    let checkpoints = node.client.get("/v1/checkpoints").await;
+    let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
+    let mut asked = request("a teal mug");
+    asked.recipe.checkpoint = checkpoints.iter().find(|known| known.name == checkpoint).unwrap().digest;
+    (asked.recipe.width_px, asked.recipe.height_px, asked.deadline_ms) = (32, 32, 60_000);
+    asked
+}
+
+#[tokio::test]
+async fn images_are_stored_by_digest_and_asked_for_by_it() {
+    let (node, _models) = node().await;
+    let ((picture, png), (mask, mask_png)) = (image("picture.png"), image("mask.png"));
+    let mut asked = asked(&node, "sd1-tiny").await;
+    asked.recipe.init = Some(InitUse { image: picture, strength: 0.6 });
+    asked.recipe.mask = Some(mask);
+    let missing = node.client.post(&asked).await;
+    let expected = vec![picture.to_string(), mask.to_string()];
+    assert_eq!((missing.status.as_u16(), missing.problem().missing), (424, expected));
+    assert_eq!(put(&node, picture, png.clone()).await, 204);
+    assert_eq!(put(&node, picture, png.clone()).await, 204, "again is the same");
+    assert_eq!(node.client.post(&asked).await.problem().missing, [mask.to_string()]);
+    assert_eq!(put(&node, mask, mask_png).await, 204);
+    let painted = node.client.post(&asked).await.reply();
+    asked.recipe.mask = None;
+    assert_ne!(node.client.post(&asked).await.reply().master.id, painted.master.id);
+    assert_eq!(put(&node, mask, png).await, 422, "other bytes than the name says");
+    let text = b"no picture".to_vec();
+    assert_eq!(put(&node, Digest::of_bytes(&text), text).await, 422);
+    assert_eq!(node.client.call(Method::PUT, "/v1/blobs/me", &[], b"x".to_vec()).await.status, 400);
+    assert_eq!(node.client.get(&format!("/v1/blobs/{picture}")).await.status, 405);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_the_callers_fault_and_named() {
+    let (node, _models) = node().await;
+    let (picture, png) = image("picture.png");
+    assert_eq!(put(&node, picture, png).await, 204);
+    let refused = async |asked: &GenerationRequest| {
+        let response = node.client.post(asked).await;
+        assert_eq!(response.status.as_u16(), 422, "{:?}", response.problem());
+        response.problem().detail
+    };
+    let mut wide = asked(&node, "sd1-tiny").await;
+    wide.recipe.width_px = 64;
+    wide.recipe.init = Some(InitUse { image: picture, strength: 0.5 });
+    assert!(refused(&wide).await.contains("`init.image` has 32×32 px, the picture 64×32"));
+    let mut weak = asked(&node, "sd1-tiny").await;
+    weak.recipe.init = Some(InitUse { image: picture, strength: 0.01 });
+    assert!(refused(&weak).await.contains("`init.strength`"));
+    assert!(refused(&asked(&node, "sd1-inpaint-tiny").await).await.contains("`init` and `mask`"));
+    let mut control = asked(&node, "sd1-tiny").await;
+    let network = asked(&node, "sdxl-edges").await.recipe.checkpoint;
+    control.recipe.controls = vec![ControlUse { network, image: picture, weight: 1.0, start: 0.0, end: 1.0 }];
+    let response = node.client.post(&control).await;
+    assert!(!response.status.is_success(), "a ControlNet of another family");
+    control.recipe.controls[0].network = asked(&node, "sd1-edges").await.recipe.checkpoint;
+    node.client.post(&control).await.reply();
+}
+
+#[test]
+fn the_command_line_takes_images_and_controls() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = |name: &str| fixtures().join("images").join(name).display().to_string();
+    let control = format!("{}:{}:0.8:0:0.5", fixtures().join("controlnets/sd1-edges").display(), images("edges.png"));
+    let lora = format!("{}:0.7", fixtures().join("adapters/sd1.kohya.safetensors").display());
+    let run = |arguments: &[&str]| {
+        let checkpoint = fixtures().join("checkpoints/sd1-tiny");
+        let output = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"))
+            .current_dir(dir.path())
+            .args([
+                "generate",
+                "--threads",
+                "1",
+                "--size",
+                "32x32",
+                "--steps",
+                "4",
+                "--prompt",
+                "a mug",
+                "--out",
+                "x.png",
+            ])
+            .arg("--checkpoint")
+            .arg(checkpoint)
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned(), output.stdout)
+    };
+    let master = |arguments: &[&str]| {
+        let (code, stderr, stdout) = run(arguments);
+        assert_eq!(code, 0, "{stderr}");
+        let report: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+        report["master_id"].as_str().unwrap().to_owned()
+    };
+    let masters = [
+        master(&[]),
+        master(&["--init", &images("picture.png"), "--strength", "0.6"]),
+        master(&["--init", &images("picture.png"), "--mask", &images("mask.png")]),
+        master(&["--control", &control]),
+        master(&["--lora", &lora]),
+        master(&["--lora", &lora, "--control", &control, "--init", &images("picture.png")]),
+    ];
+    let distinct: std::collections::HashSet<_> = masters.iter().collect();
+    assert_eq!(distinct.len(), masters.len(), "an option has no effect: {masters:?}");
+    for (arguments, named) in [
+        (&["--control", "only-a-folder"][..], "DIR:FILE.png"),
+        (&["--lora", "style:strong"], "no number"),
+        (&["--mask", "mask.png"], "--init"),
+        (&["--init", "absent.png"], "absent.png"),
+    ] {
+        let (code, stderr, _) = run(arguments);
+        assert!(code != 0 && stderr.contains(named), "{arguments:?}: {stderr}");
+    }
+}
