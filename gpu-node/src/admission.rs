@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{DedupScope, GenerationSource, Timings};
+use bildkante_shared::wire::{DedupScope, GenerationSource, GenerationState, GenerationStatus, Timings};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::archive::{Answer, Settled};
 use crate::config::QueueConfig;
@@ -102,6 +102,24 @@ struct Job {
     /// Whether a caller has been told that the drawing was for it.
     is_charged: bool,
     waiters: Vec<Waiter>,
+    progress: Progress,
+}
+
+/// How far a running job is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    step: u32,
+    of: u32,
+    begun_at: Option<Instant>,
+}
+
+impl Progress {
+    /// The time from now to the last step, if it goes on as it went so far.
+    fn eta(&self, now: Instant) -> Option<Duration> {
+        let left = self.of.saturating_sub(self.step);
+        let spent = now.saturating_duration_since(self.begun_at?);
+        (self.step > 0).then(|| spent.mul_f64(f64::from(left) / f64::from(self.step)))
+    }
 }
 
 impl Job {
@@ -150,6 +168,8 @@ struct State {
 pub struct Board {
     state: Mutex<State>,
     due: Condvar,
+    /// Counts what is worth telling.
+    changes: watch::Sender<u64>,
     waiters_max: usize,
     metrics: Arc<NodeMetrics>,
 }
@@ -167,7 +187,13 @@ impl Board {
             age: Duration::from_millis(config.age_ms),
             aged_at: Instant::now(),
         };
-        Arc::new(Self { state: Mutex::new(state), due: Condvar::new(), waiters_max: config.waiters_max, metrics })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            due: Condvar::new(),
+            changes: watch::Sender::new(0),
+            waiters_max: config.waiters_max,
+            metrics,
+        })
     }
 
     /// Takes a place: joins the recipe's job or starts one.
@@ -367,7 +393,58 @@ impl Board {
         self.publish(&state);
     }
 
+    /// Tells how far running jobs are: steps made and steps there are.
+    pub fn advanced(&self, jobs: impl Iterator<Item = (RecipeId, (u32, u32))>) {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        for (id, (step, of)) in jobs {
+            if let Some(job) = state.jobs.get_mut(&id) {
+                let begun_at = job.progress.begun_at.or(Some(now));
+                job.progress = Progress { step, of, begun_at };
+            }
+        }
+        drop(state);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever something has happened that a status may show.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How a job stands; `None` where there is none.
+    #[must_use]
+    pub fn status(&self, id: RecipeId) -> Option<GenerationStatus> {
+        let (state, now) = (self.state.lock(), Instant::now());
+        let job = state.jobs.get(&id)?;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let urgency = job.rank(now, state.age).map(|rank| rank.urgency);
+        let progress = job.progress;
+        let status = match job.stage {
+            Stage::Running => GenerationStatus {
+                step: progress.step,
+                of: progress.of,
+                eta_ms: progress.eta(now).map(millis),
+                ..GenerationStatus::new(id, GenerationState::Running)
+            },
+            Stage::Queued => {
+                let position = state.queue.iter().position(|(_, waiting)| waiting == id).unwrap_or(0);
+                // Whatever runs is half over, on average.
+                let running = state.jobs.len() - state.queue.len().min(state.jobs.len());
+                #[allow(clippy::cast_precision_loss, reason = "bounded by the queue")]
+                let jobs = position as f64 + running as f64 / 2.0;
+                GenerationStatus {
+                    position: Some(position as u64),
+                    estimated_start_ms: Some(millis(Duration::from_secs_f64((state.job_s * jobs).clamp(0.0, 1e6)))),
+                    ..GenerationStatus::new(id, GenerationState::Queued)
+                }
+            }
+        };
+        Some(GenerationStatus { urgency, ..status })
+    }
+
     fn publish(&self, state: &State) {
+        self.changes.send_modify(|count| *count += 1);
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.metrics.queue_jobs.set(gauge(state.queue.len()));
         self.metrics.waiters.set(gauge(state.waiters));
@@ -407,6 +484,7 @@ impl State {
             queued_at: waiter.arrived_at,
             is_charged: false,
             waiters: vec![waiter],
+            progress: Progress::default(),
         };
         self.jobs.insert(id, job);
         Ok(())

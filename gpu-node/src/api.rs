@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -26,8 +26,13 @@ use crate::config::NodeConfig;
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
+use crate::progress::{self, ReplyBody};
 use crate::store::MasterFile;
 
+/// Callers that may watch generations at the same time.
+const STREAMS_MAX: usize = 256;
+/// RFC 7240 §3.
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// How long a read of a master waits for its turn.
 const READ_TURN_WAIT: Duration = Duration::from_secs(5);
 /// A master's name is its content.
@@ -39,6 +44,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route<'a> {
     Generations,
+    Generation(&'a str),
     Master(&'a str),
     Checkpoints,
     Adapters,
@@ -58,17 +64,20 @@ impl<'a> Route<'a> {
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
-            _ => match (path.strip_prefix("/v1/masters/"), path.strip_prefix("/v1/blobs/")) {
-                (Some(id), _) => Self::Master(id),
-                (_, Some(digest)) => Self::Blob(digest),
-                _ => Self::Unknown,
-            },
+            _ => {
+                let below = |prefix| path.strip_prefix(prefix).filter(|rest: &&str| !rest.is_empty());
+                let master = below("/v1/masters/").map(Self::Master);
+                let blob = || below("/v1/blobs/").map(Self::Blob);
+                let generation = || below("/v1/generations/").map(Self::Generation);
+                master.or_else(blob).or_else(generation).unwrap_or(Self::Unknown)
+            }
         }
     }
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Generations => "generations",
+            Self::Generation(_) => "generation",
             Self::Master(_) => "masters",
             Self::Checkpoints => "checkpoints",
             Self::Adapters => "adapters",
@@ -97,7 +106,7 @@ impl<'a> Route<'a> {
     }
 }
 
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<ReplyBody>;
 
 /// An error of either kind, on its way to the one place that answers it.
 enum Failure {
@@ -128,6 +137,8 @@ pub struct Api {
     blobs: Blobs,
     /// Before tokio's blocking pool, whose own queue has no bound.
     reads: Arc<Semaphore>,
+    /// Callers that watch a generation.
+    streams: Arc<Semaphore>,
     body_timeout: Duration,
 }
 
@@ -143,7 +154,8 @@ impl Api {
     ) -> Self {
         let reads = Arc::new(Semaphore::new(config.store.reads_max));
         let blobs = Blobs::of(&config.data_dir);
-        Self { name, board, archive, health, metrics, blobs, reads, body_timeout: config.http.body_timeout() }
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Self { name, board, archive, health, metrics, blobs, reads, streams, body_timeout: config.http.body_timeout() }
     }
 
     /// Answers a request, whatever it is.
@@ -176,6 +188,7 @@ impl Api {
         }
         match route {
             Route::Generations => self.generations(request).await,
+            Route::Generation(id) => Ok(self.generation(id, request.headers()).await?),
             Route::Master(id) => Ok(self.master(id, request.headers()).await?),
             Route::Checkpoints => Ok(json(StatusCode::OK, &*self.health.status().checkpoints)),
             Route::Blob(digest) => Ok(self.put_blob(digest, request).await?),
@@ -199,8 +212,12 @@ impl Api {
         if !is_json(request.headers()) {
             return Err(RequestError::MediaType.into());
         }
+        let is_patient = !prefers_async(request.headers());
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
+        if !is_patient {
+            return self.accept(generation).await;
+        }
         let recipe_id = generation.recipe.id();
         let result = self.generate(generation).await;
         let label = result.as_ref().map_or_else(GenerationError::as_str, |outcome| outcome.source.as_str());
@@ -220,6 +237,40 @@ impl Api {
             source,
         };
         Ok(json(StatusCode::OK, &reply))
+    }
+
+    /// `Prefer: respond-async`: takes the generation and answers at once. Somebody waits for it, up to its deadline.
+    async fn accept(&self, generation: Generation) -> Result<Reply, Failure> {
+        let id = generation.recipe.id();
+        if self.stored(&generation).await?.is_none() {
+            self.admit(&generation.recipe)?;
+            let ticket = self.board.submit(generation)?;
+            tokio::spawn(async move {
+                let _ = ticket.outcome().await;
+            });
+        }
+        let status = progress::status(&self.board, &self.archive, id).await;
+        let mut reply = json(StatusCode::ACCEPTED, &status);
+        insert(&mut reply, LOCATION, &format!("/v1/generations/{id}"));
+        insert(&mut reply, PREFERENCE_APPLIED, "respond-async");
+        Ok(reply)
+    }
+
+    /// How far a generation is, once or as long as it takes.
+    async fn generation(&self, id: &str, headers: &HeaderMap) -> Result<Reply, RequestError> {
+        let unknown = || RequestError::UnknownGeneration { id: id.chars().take(80).collect() };
+        let parsed: RecipeId = id.parse().map_err(|_| unknown())?;
+        let status = progress::status(&self.board, &self.archive, parsed).await.ok_or_else(unknown)?;
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        if !accepted.flat_map(|list| list.split(',')).any(|range| range.trim().starts_with("text/event-stream")) {
+            return Ok(json(StatusCode::OK, &status));
+        }
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| RequestError::Busy)?;
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(DEADLINE_MS_MAX);
+        let events = progress::events(Arc::clone(&self.board), Arc::clone(&self.archive), parsed, deadline, place);
+        let mut reply = reply(StatusCode::OK, HeaderValue::from_static("text/event-stream"), Vec::new());
+        *reply.body_mut() = ReplyBody::Events(events);
+        Ok(reply)
     }
 
     /// From the store when it is there; else from the device, alone or joined.
@@ -318,7 +369,7 @@ impl Api {
         };
         let etag = etag(row.file_digest);
         if matches(headers, &etag) {
-            let mut reply = Response::new(Full::default());
+            let mut reply = Response::new(ReplyBody::default());
             *reply.status_mut() = StatusCode::NOT_MODIFIED;
             reply.headers_mut().insert(CACHE_CONTROL, IMMUTABLE);
             insert(&mut reply, ETAG, &etag);
@@ -381,6 +432,14 @@ fn parse(body: &[u8], received_at: Instant) -> Result<Generation, RequestError> 
     Ok(Generation { recipe, urgency, deadline: received_at + Duration::from_millis(deadline_ms), dedup })
 }
 
+/// RFC 7240 §4.1.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    preferences.flat_map(|list| list.split(',')).any(|preference| {
+        preference.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
+    })
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
@@ -435,7 +494,7 @@ fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Reply {
 }
 
 fn reply(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    let mut reply = Response::new(ReplyBody::from(Full::new(Bytes::from(body))));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -450,7 +509,7 @@ fn without_body(mut reply: Reply) -> Reply {
     if reply.status() != StatusCode::NOT_MODIFIED {
         reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    *reply.body_mut() = Full::default();
+    *reply.body_mut() = ReplyBody::default();
     reply
 }
 

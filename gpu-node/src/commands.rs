@@ -41,6 +41,9 @@ pub struct EngineArgs {
     /// Precision of the networks: f32, bf16 or f16
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
+    /// Decode and encode pictures with a longer side in overlapping tiles of this side; 0: never
+    #[arg(long, value_name = "PX", default_value_t = 0)]
+    pub vae_tiles: u32,
     /// Where tensors live: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     pub device: Device,
@@ -58,7 +61,10 @@ impl EngineArgs {
 
     /// Another checkpoint beside it, on the same device.
     fn load_from(&self, folder: &Path) -> anyhow::Result<Checkpoint> {
-        Checkpoint::load(folder, self.device, self.dtype).context("cannot load the checkpoint")
+        let loaded = Checkpoint::load(folder, self.device, self.dtype);
+        let mut checkpoint = loaded.context("cannot load the checkpoint")?;
+        checkpoint.set_vae_tiles_px((self.vae_tiles > 0).then_some(self.vae_tiles));
+        Ok(checkpoint)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub dtype: DtypeChoice,
     /// CPU threads of one operator; 0: as many as there are cores.
     pub threads: u32,
+    /// Pictures with a longer side are decoded and encoded in overlapping tiles of this side; 0: never.
+    pub vae_tiles_px: u32,
     /// Steps of the self-test's drawing.
     pub self_test_steps: u32,
     pub batch: BatchConfig,
@@ -51,6 +53,7 @@ impl Default for NodeConfig {
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::F32,
             threads: 0,
+            vae_tiles_px: 0,
             self_test_steps: 2,
             batch: BatchConfig::default(),
             queue: QueueConfig::default(),
@@ -326,6 +329,12 @@ impl NodeConfig {
         require(self.http.drain_timeout_ms <= 3_600_000, "http.drain_timeout_ms", "at most 3600000 (an hour)")?;
         require((1..=1_000_000).contains(&connections_max), "http.connections_max", "1 to 1000000")?;
         require((1..=10_000).contains(&streams_per_connection_max), "http.streams_per_connection_max", "1 to 10000")?;
+        let tiles = self.vae_tiles_px;
+        require(
+            tiles == 0 || (128..=4096).contains(&tiles) && tiles.is_multiple_of(64),
+            "vae_tiles_px",
+            "0, or a multiple of 64 from 128 to 4096",
+        )?;
         require(self.batch.requests_max <= 64, "batch.requests_max", "0 to 64")?;
         require((1..=1_000_000).contains(&self.queue.jobs_max), "queue.jobs_max", "1 to 1000000")?;
         require(self.queue.age_ms <= 3_600_000, "queue.age_ms", "0 to 3600000")?;
@@ -372,7 +381,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 8 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 9 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]

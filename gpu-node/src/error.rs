@@ -133,6 +133,8 @@ pub enum RequestError {
     MasterId { reason: String },
     #[error("this node has no master {id}")]
     UnknownMaster { id: String },
+    #[error("nobody has asked this node for the generation {id}, or it failed")]
+    UnknownGeneration { id: String },
     #[error("more masters are being read than `store.reads_max`")]
     Busy,
     #[error("the master store failed: {reason}")]
@@ -143,7 +145,7 @@ impl RequestError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::UnknownPath { .. } | Self::UnknownMaster { .. } => 404,
+            Self::UnknownPath { .. } | Self::UnknownMaster { .. } | Self::UnknownGeneration { .. } => 404,
             Self::Method { .. } => 405,
             Self::MediaType => 415,
             Self::BodyTooLarge { .. } => 413,
@@ -168,6 +170,7 @@ impl RequestError {
             Self::Invalid { .. } => ("invalid-recipe", "The generation is invalid"),
             Self::MasterId { .. } => ("malformed-id", "Not a master id"),
             Self::UnknownMaster { .. } => ("unknown-master", "No such master"),
+            Self::UnknownGeneration { .. } => ("unknown-generation", "No such generation"),
             Self::Busy => ("busy", "The node has enough to do"),
             Self::Storage { .. } => ("storage-failed", "The master store failed"),
         };

@@ -20,6 +20,7 @@ pub mod error;
 pub mod health;
 pub mod index;
 pub mod metrics;
+mod progress;
 pub mod queue;
 mod server;
 pub mod store;

@@ -57,6 +57,7 @@ struct Case {
     refiner: Option<Refiner>,
     #[serde(default)]
     loras: Vec<Lora>,
+    vae_tiles_px: Option<u32>,
     init: Option<Init>,
     mask: Option<String>,
     #[serde(default)]
@@ -298,6 +299,9 @@ impl Case {
     /// The largest relative error of any step beside the trace in `folder`.
     fn check(&self, shelf: &mut Shelf, folder: &Path) -> Result<f64> {
         shelf.load(&self.checkpoint)?;
+        if let Some(checkpoint) = shelf.0.get_mut(&self.checkpoint) {
+            checkpoint.set_vae_tiles_px(self.vae_tiles_px);
+        }
         if let Some(refiner) = &self.refiner {
             shelf.load(&refiner.checkpoint)?;
         }

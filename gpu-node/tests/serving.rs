@@ -13,7 +13,7 @@ use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, S
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, GenerationRequest, GenerationSource};
+use bildkante_shared::wire::{CheckpointInfo, GenerationRequest, GenerationSource, GenerationState, GenerationStatus};
 use http::Method;
 use proptest::prelude::*;
 use support::{TestNode, Wish, request, request_of, scope};
@@ -539,4 +539,54 @@ fn whatever_is_posted_is_answered_with_a_problem() {
     });
     assert_eq!(node.metric("bildkante_node_panics_total"), 0.0);
     assert_eq!(node.control.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_generation_tells_how_far_it_is() {
+    let node = Wish::default().start().await;
+    let recipe_of = |asked: &GenerationRequest| ValidRecipe::try_from(asked.recipe.clone()).unwrap().id();
+    node.control.hold();
+    let first = request("first");
+    let path = format!("/v1/generations/{}", recipe_of(&first));
+    assert_eq!(node.client.get(&path).await.problem().kind, "/problems/unknown-generation");
+    assert_eq!(node.client.get("/v1/generations/none").await.status, 404);
+    let client = node.client.clone();
+    let call = tokio::spawn(async move { client.post(&request("first")).await.reply() });
+    node.control.started(1).await;
+
+    // Taken, answered at once, and drawn although nobody holds a connection.
+    let second = request("second");
+    let asked = serde_json::to_vec(&second).unwrap();
+    let headers = [("content-type", "application/json"), ("prefer", "wait=5, respond-async")];
+    let accepted = node.client.call(Method::POST, "/v1/generations", &headers, asked).await;
+    assert_eq!(accepted.status, 202);
+    assert_eq!(accepted.headers["preference-applied"], "respond-async");
+    let location = accepted.headers["location"].to_str().unwrap().to_owned();
+    let queued: GenerationStatus = serde_json::from_slice(&accepted.body).unwrap();
+    assert_eq!(
+        (queued.state, queued.position, queued.recipe_id),
+        (GenerationState::Queued, Some(0), recipe_of(&second))
+    );
+    assert!(queued.estimated_start_ms.is_some() && queued.urgency == Some(second.urgency));
+
+    let events = [("accept", "text/event-stream")];
+    let (client, watched) = (node.client.clone(), path.clone());
+    let watching = tokio::spawn(async move { client.call(Method::GET, &watched, &events, Vec::new()).await });
+    node.control.release();
+    let drawn = call.await.unwrap();
+    let watched = watching.await.unwrap();
+    assert_eq!(watched.headers["content-type"], "text/event-stream");
+    let text = String::from_utf8(watched.body.to_vec()).unwrap();
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(text.contains("event: progress\n") && last.starts_with("event: end\n"), "{text}");
+    assert!(last.contains(&drawn.master.id.to_string()), "{last}");
+
+    let status =
+        async |path: &str| -> GenerationStatus { serde_json::from_slice(&node.client.get(path).await.body).unwrap() };
+    assert_eq!(status(&path).await.master.unwrap(), drawn.master);
+    while status(&location).await.state != GenerationState::Done {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let stored = node.client.post(&second).await.reply();
+    assert_eq!(stored.source, GenerationSource::Stored);
 }

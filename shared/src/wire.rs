@@ -48,6 +48,55 @@ pub struct GenerationReply {
     pub source: GenerationSource,
 }
 
+/// Where a generation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationState {
+    /// Waiting for the device.
+    Queued,
+    /// On the device, or being stored.
+    Running,
+    /// Its master is there.
+    Done,
+}
+
+/// `200` of `GET /v1/generations/{recipe id}`, and `202` of `POST` with `Prefer: respond-async` (RFC 7240).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    pub recipe_id: RecipeId,
+    pub state: GenerationState,
+    /// That of its most pressing caller, or its age's by now.
+    pub urgency: Option<Urgency>,
+    /// How many wait in front of it.
+    pub position: Option<u64>,
+    /// When it is likely to begin, from now.
+    pub estimated_start_ms: Option<u64>,
+    /// Steps made, and steps there are.
+    pub step: u32,
+    pub of: u32,
+    /// When its last step is likely to be made, from now.
+    pub eta_ms: Option<u64>,
+    pub master: Option<MasterInfo>,
+}
+
+impl GenerationStatus {
+    /// Of which nothing else is known.
+    #[must_use]
+    pub const fn new(recipe_id: RecipeId, state: GenerationState) -> Self {
+        Self {
+            recipe_id,
+            state,
+            urgency: None,
+            position: None,
+            estimated_start_ms: None,
+            step: 0,
+            of: 0,
+            eta_ms: None,
+            master: None,
+        }
+    }
+}
+
 /// Where a reply's master came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -117,6 +117,7 @@ pub struct Checkpoint {
     unet_config: UnetConfig,
     vae: Vae,
     vae_config: VaeConfig,
+    vae_tiles_px: Option<u32>,
     scheduler_config: SchedulerConfig,
 }
 
@@ -200,6 +201,7 @@ impl Checkpoint {
             unet_config,
             vae,
             vae_config,
+            vae_tiles_px: None,
             scheduler_config,
         })
     }
@@ -370,6 +372,19 @@ impl Checkpoint {
     #[must_use]
     pub const fn scaling_factor(&self) -> f64 {
         self.vae_config.scaling_factor
+    }
+
+    /// Lets its VAE compute in overlapping tiles of this side wherever a picture is larger: the memory of one tile instead
+    /// of the whole picture's, and other pixels.
+    pub fn set_vae_tiles_px(&mut self, tiles_px: Option<u32>) {
+        self.vae.set_tiles_px(tiles_px.map(i64::from));
+        self.vae_tiles_px = tiles_px;
+    }
+
+    /// The side of its VAE's tiles, where a picture of this size is computed in tiles.
+    #[must_use]
+    pub fn vae_tiles_px_for(&self, (width_px, height_px): (u32, u32)) -> Option<u32> {
+        self.vae_tiles_px.filter(|tiles_px| width_px.max(height_px) > *tiles_px)
     }
 
     /// Mean and logarithm of the variance of the unscaled latents behind an image `[n, 3, H, W]` of -1 to 1.

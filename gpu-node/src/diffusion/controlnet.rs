@@ -242,3 +242,34 @@ impl ImageEmbedding {
         self.conv_out.forward(&x) // [n, finest, h, w]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(field: &str, value: Value) -> String {
+        let mut json: Value =
+            serde_json::from_str(include_str!("../../fixtures/real/sdxl-controlnet/config.json")).expect("json");
+        json[field] = value;
+        ControlNetConfig::from_json(&json).map_or_else(|error| error.to_string(), |_| "accepted".into())
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_field() {
+        assert_eq!(refused("a_key_of_tomorrow", json!(1)), "accepted");
+        for (field, value) in [
+            ("_class_name", json!("UNet2DConditionModel")),
+            ("conditioning_channels", json!(4)),
+            ("global_pool_conditions", json!(true)),
+            ("controlnet_conditioning_channel_order", json!("hsv")),
+            ("conditioning_embedding_out_channels", json!([])),
+            ("conditioning_embedding_out_channels", json!([16, -1])),
+            ("block_out_channels", json!([])),
+            ("class_embed_type", json!("timestep")),
+        ] {
+            let error = refused(field, value);
+            assert!(error.starts_with(&format!("`{field}` is ")), "{error}");
+        }
+        assert!(ControlNetConfig::from_json(&json!([])).is_err());
+    }
+}

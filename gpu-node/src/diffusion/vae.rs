@@ -27,6 +27,9 @@ pub struct Vae {
     decoder: Decoder,
     scaling_factor: f64,
     shift_factor: f64,
+    /// Side of an image in pixels for one latent.
+    factor: i64,
+    tiles_px: Option<i64>,
     kind: Kind,
 }
 
@@ -74,8 +77,15 @@ impl Vae {
             decoder,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor,
+            factor: config.factor(),
+            tiles_px: None,
             kind,
         })
+    }
+
+    /// Computes in overlapping tiles of this side wherever an image is larger; `None` for all at once.
+    pub(super) fn set_tiles_px(&mut self, tiles_px: Option<i64>) {
+        self.tiles_px = tiles_px.map(|px| px.max(MIN_TILE_LATENTS * self.factor));
     }
 
     /// The image behind scaled latents `[n, latent, h, w]`: `[n, out, h · factor, w · factor]`, nominally -1 to 1 and
@@ -85,11 +95,20 @@ impl Vae {
     /// When shapes do not fit or libtorch fails.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, TchError> {
         let latents = latents.f_to_kind(self.kind)?.f_div_scalar(self.scaling_factor)?;
-        let mut x = latents.f_add_scalar(self.shift_factor)?;
-        if let Some(conv) = &self.post_quant_conv {
-            x = conv.forward(&x)?;
-        }
-        self.decoder.forward(&x)?.f_contiguous()
+        let x = latents.f_add_scalar(self.shift_factor)?;
+        let all = |x: &Tensor| {
+            let x = match &self.post_quant_conv {
+                Some(conv) => conv.forward(x)?,
+                None => x.shallow_clone(),
+            };
+            self.decoder.forward(&x)
+        };
+        let tile = self.tiles_px.map(|px| px / self.factor);
+        let decoded = match tile.filter(|tile| is_larger(&x, *tile)) {
+            Some(tile) => tiled(&x, Tiles { from: tile, to: tile * self.factor }, all)?,
+            None => all(&x)?,
+        };
+        decoded.f_contiguous()
     }
 
     /// Mean and logarithm of the variance of the unscaled latents behind an image `[n, in, h, w]` of -1 to 1.
@@ -97,14 +116,89 @@ impl Vae {
     /// # Errors
     /// When shapes do not fit or libtorch fails.
     pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-        let mut x = self.encoder.forward(&image.f_to_kind(self.kind)?)?; // [n, 2 · latent, h / factor, w / factor]
-        if let Some(conv) = &self.quant_conv {
-            x = conv.forward(&x)?;
-        }
+        let all = |x: &Tensor| {
+            let x = self.encoder.forward(x)?; // [n, 2 · latent, h / factor, w / factor]
+            match &self.quant_conv {
+                Some(conv) => conv.forward(&x),
+                None => Ok(x),
+            }
+        };
+        let image = image.f_to_kind(self.kind)?;
+        let x = match self.tiles_px.filter(|px| is_larger(&image, *px)) {
+            Some(px) => tiled(&image, Tiles { from: px, to: px / self.factor }, all)?,
+            None => all(&image)?,
+        };
         let latent = x.size4()?.1 / 2;
         let log_variance = x.f_narrow(1, latent, latent)?.f_clamp(-30.0, 20.0)?;
         Ok((x.f_narrow(1, 0, latent)?, log_variance))
     }
+}
+
+/// Least side of a tile: what the network sees of its surroundings is wider than less.
+const MIN_TILE_LATENTS: i64 = 16;
+
+/// Side of a tile before and after it is computed.
+#[derive(Debug, Clone, Copy)]
+struct Tiles {
+    from: i64,
+    to: i64,
+}
+
+fn is_larger(x: &Tensor, side: i64) -> bool {
+    x.size().iter().rev().take(2).any(|found| *found > side)
+}
+
+/// Computes tiles that overlap by a quarter and fades each one in over its neighbours above and on the left, so that
+/// memory is bounded by a row of tiles (source: `AutoencoderKL.tiled_decode`).
+fn tiled(
+    x: &Tensor,
+    Tiles { from, to }: Tiles,
+    compute: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+) -> Result<Tensor, TchError> {
+    let (_, _, height, width) = x.size4()?;
+    let (stride, fade) = (from * 3 / 4, to / 4);
+    let kept = to - fade;
+    let mut above: Vec<Tensor> = Vec::new();
+    let mut rows = Vec::new();
+    for top in (0..height).step_by(usize::try_from(stride).unwrap_or(1)) {
+        let strip = x.f_narrow(2, top, from.min(height - top))?;
+        let mut row: Vec<Tensor> = Vec::new();
+        for left in (0..width).step_by(usize::try_from(stride).unwrap_or(1)) {
+            let mut tile = compute(&strip.f_narrow(3, left, from.min(width - left))?)?;
+            if let Some(neighbour) = above.get(row.len()) {
+                tile = faded_in(neighbour, &tile, 2, fade)?;
+            }
+            if let Some(neighbour) = row.last() {
+                tile = faded_in(neighbour, &tile, 3, fade)?;
+            }
+            row.push(tile);
+        }
+        let cropped = row.iter().map(|tile| {
+            let (_, _, height, width) = tile.size4()?;
+            tile.f_narrow(2, 0, kept.min(height))?.f_narrow(3, 0, kept.min(width))
+        });
+        rows.push(Tensor::f_cat(&cropped.collect::<Result<Vec<_>, _>>()?, 3)?);
+        above = row;
+    }
+    Tensor::f_cat(&rows, 2)
+}
+
+/// `tile`, whose first lines along `dim` are mixed with the last ones of `neighbour`.
+fn faded_in(neighbour: &Tensor, tile: &Tensor, dim: i64, fade: i64) -> Result<Tensor, TchError> {
+    let at = usize::try_from(dim).unwrap_or(0);
+    let (theirs, ours) = (neighbour.size()[at], tile.size()[at]);
+    let fade = fade.min(theirs).min(ours);
+    if fade == 0 {
+        return Ok(tile.shallow_clone());
+    }
+    #[allow(clippy::cast_precision_loss, reason = "sides are small")]
+    let share = Tensor::f_arange(fade, (Kind::Float, tile.device()))?.f_div_scalar(fade as f64)?;
+    let share = if dim == 2 { share.f_view([1, 1, -1, 1])? } else { share.f_view([1, 1, 1, -1])? };
+    let share = share.f_to_kind(tile.f_kind()?)?;
+    let behind = neighbour.f_narrow(dim, theirs - fade, fade)?;
+    let mixed =
+        behind.f_mul(&share.f_neg()?.f_add_scalar(1.0)?)?.f_add(&tile.f_narrow(dim, 0, fade)?.f_mul(&share)?)?;
+    Tensor::f_cat(&[mixed, tile.f_narrow(dim, fade, ours - fade)?], dim)
 }
 
 fn norms(config: &VaeConfig) -> Norms {

@@ -61,6 +61,7 @@ impl<'a> Executor<'a> {
             let Some(leader) = self.leader() else { continue };
             let group = self.group(leader);
             self.step(&group);
+            self.tell(&group);
             self.finish(&group);
             let begun = i64::try_from(self.begun.len()).unwrap_or(i64::MAX);
             self.bench.metrics.begun_jobs.set(begun);
@@ -202,6 +203,12 @@ impl<'a> Executor<'a> {
                 }
             }
         }
+    }
+
+    /// Lets callers see how far their requests are.
+    fn tell(&self, group: &[SlotId]) {
+        let stepped = self.begun.iter().filter(|begun| group.contains(&begun.slot));
+        self.bench.board.advanced(stepped.map(|begun| (begun.job.recipe.id(), self.engine.progress(begun.slot))));
     }
 
     fn finish(&mut self, group: &[SlotId]) {

@@ -124,7 +124,10 @@ impl TorchEngine {
                 continue;
             }
             match Checkpoint::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
-                Ok(checkpoint) => checkpoints.push(checkpoint),
+                Ok(mut checkpoint) => {
+                    checkpoint.set_vae_tiles_px((config.vae_tiles_px > 0).then_some(config.vae_tiles_px));
+                    checkpoints.push(checkpoint);
+                }
                 Err(error) => rejected.push(format!("{}: {error}", folder.display())),
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::super::config::UnetConfig;
@@ -168,4 +169,36 @@ fn alphas_beside_the_tensors_are_read_by_folder_and_pattern() {
     assert_eq!(alphas.of(Part::TextEncoder2, "x"), None);
     let broken = HashMap::from([("lora_adapter_metadata".to_owned(), "{".to_owned())]);
     assert_eq!(names::alphas_of_metadata(&broken).of(Part::Unet, "x"), None);
+}
+
+proptest! {
+    /// Whatever a file holds, it is read or refused: no panic, no allocation beyond the file's size.
+    #[test]
+    fn damaged_files_are_read_or_refused(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = include_bytes!("../../../fixtures/adapters/sd1.diffusers-old.safetensors").to_vec();
+        for (at, value) in damage {
+            // Half of the damage goes into the header, which decides everything else.
+            let at = if value % 2 == 0 { at.index(bytes.len()) } else { at.index(2048) };
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("damaged.safetensors");
+        std::fs::write(&path, &bytes).expect("a file");
+        if let Err(error) = Adapter::load(&path) {
+            prop_assert!(error.to_string().len() < 2_000, "{error}");
+        }
+    }
+
+    #[test]
+    fn any_name_is_parsed_or_not(name in "(unet\\.|lora_unet_|text_encoder\\.|lora_te1_)?[a-z0-9_.]{0,60}(\\.lora_A\\.weight|\\.alpha|_lora\\.up\\.weight)?") {
+        if let Some((_, module, _)) = names::parse(&name) {
+            prop_assert!(!module.is_empty());
+        }
+    }
 }
