@@ -40,6 +40,12 @@ step() {
 # Twenty thousand connections need as many files, here and in the edge.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
+# Each session's threads are scheduled as a group there, whatever their priorities: hits, the generator's own requests among
+# them, then wait for render threads that are to yield. systemd's units are groups anyway and do not care.
+if [ "$(cat /proc/sys/kernel/sched_autogroup_enabled 2>/dev/null)" = 1 ]; then
+  echo "soak: note: kernel.sched_autogroup_enabled is 1 here; the waits in mixed, stampede and idle are the scheduler's" >&2
+fi
+
 # Load, with servers of its own. 1,000 clients × two edges × one cold variant; 100,000 requests over reloads; 20,000 idle.
 step stampede 300 "$load" stampede --json "$logs/stampede.json"
 step mixed 300 "$load" mixed --json "$logs/mixed.json"

@@ -2,6 +2,9 @@
 //!
 //! A step is one turn of the denoising loop — sampler, network with both guidance rows in one batch, guidance — and
 //! its time the loop's by the steps asked for. An image adds the text encoder and the VAE, no encoding of a file.
+//!
+//! `--together` has several requests share their passes, as the node's executor would, and `--padded-to` fills the passes
+//! up to a fixed number of requests, which is what exactness costs where groups are small.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,7 +14,8 @@ use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_native};
-use crate::diffusion::pipeline::{self, StepControl};
+use crate::diffusion::batch;
+use crate::diffusion::pipeline::{self, Denoising, Models, Networks, StepControl};
 use crate::diffusion::runtime;
 
 const RUNS_MAX: u32 = 10_000;
@@ -35,6 +39,12 @@ pub struct BenchArgs {
     /// Images drawn before
     #[arg(long, default_value_t = 1)]
     pub warmup: u32,
+    /// Requests that share every pass
+    #[arg(long, default_value_t = 1)]
+    pub together: usize,
+    /// Requests every pass is filled up to
+    #[arg(long, value_name = "REQUESTS", default_value_t = 1)]
+    pub padded_to: usize,
 }
 
 /// Draws `warmup` and `runs` images and prints a line of JSON.
@@ -42,6 +52,7 @@ pub struct BenchArgs {
 /// # Errors
 /// When the checkpoint cannot be loaded or an image not be drawn.
 pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    ensure!((1..=64).contains(&args.together) && args.padded_to <= 64, "1 to 64 requests share a pass");
     ensure!((1..=RUNS_MAX).contains(&args.runs) && args.warmup <= RUNS_MAX, "1 to {RUNS_MAX} runs");
     let checkpoint = args.engine.load()?;
     let size = size_or_native(args.size, &checkpoint);
@@ -51,10 +62,14 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;
         runtime::synchronize(checkpoint.device());
         let started = Instant::now();
-        let drawn = pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue)?;
+        let denoise_s = if args.together.max(args.padded_to) > 1 {
+            draw_together(&models, &recipe, args)?
+        } else {
+            pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue)?.denoise_ms / 1e3
+        };
         if run >= args.warmup {
             images_s.push(started.elapsed().as_secs_f64());
-            steps_s.push(drawn.denoise_ms / 1e3 / f64::from(args.steps));
+            steps_s.push(denoise_s / f64::from(args.steps));
         }
     }
     steps_s.sort_by(f64::total_cmp);
@@ -67,6 +82,9 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         "steps": args.steps,
         "size": size.to_string(),
         "guidance": args.guidance,
+        "together": args.together,
+        "padded_to": args.padded_to.max(args.together),
+        "images_per_s": micros(args.together as f64 / median(&images_s)),
         "step_s_median": micros(median(&steps_s)),
         "step_s_min": micros(steps_s[0]),
         "image_s_median": micros(median(&images_s)),
@@ -74,6 +92,32 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     });
     say(&report.to_string())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As many requests as asked for, with seeds of their own, step by step; the seconds of their steps.
+fn draw_together(models: &Models<impl Networks>, recipe: &ValidRecipe, args: &BenchArgs) -> anyhow::Result<f64> {
+    let mut requests = Vec::new();
+    for seed in 0..args.together {
+        let seed = recipe.seed.wrapping_add(u32::try_from(seed).unwrap_or(0).wrapping_mul(RUNS_MAX));
+        let recipe = ValidRecipe::try_from(Recipe { seed, ..recipe.clone().into_recipe() })?;
+        requests.push(Denoising::begin(models, &recipe, None)?);
+    }
+    let started = Instant::now();
+    loop {
+        let inputs = requests.iter().map(Denoising::next_input).collect::<Result<Vec<_>, _>>()?;
+        let Some(inputs) = inputs.into_iter().collect::<Option<Vec<_>>>() else { break };
+        let together: Vec<_> = inputs.iter().collect();
+        let outputs = batch::predict(models.at(inputs[0].stage), &together, args.padded_to)?;
+        for (request, output) in requests.iter_mut().zip(&outputs) {
+            request.advance(output)?;
+        }
+    }
+    requests.iter().try_for_each(Denoising::check)?;
+    let denoise_s = started.elapsed().as_secs_f64();
+    for request in &requests {
+        request.decode(models)?;
+    }
+    Ok(denoise_s)
 }
 
 /// Rounded to microseconds.
