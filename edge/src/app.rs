@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
 use prometheus::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::admin::AdminApi;
@@ -36,6 +36,10 @@ use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::warm::{WarmMetrics, Warmer};
 
+/// Connections the kernel keeps until they are accepted. What overflows is dropped without a word and comes back a second
+/// later at the earliest, so this is as long as Linux lets it be by itself (`net.core.somaxconn` since 5.4).
+const BACKLOG: u32 = 4096;
+
 /// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
 #[derive(Debug)]
 pub struct Sockets {
@@ -51,21 +55,30 @@ impl Sockets {
     /// When an address is taken or not ours, or a socket is handed over that nobody could serve.
     pub async fn bind(config: &Config, mut inherited: Inherited) -> anyhow::Result<Self> {
         let listen = &config.listen;
-        let mut bind = async |name: SocketName, address: SocketAddr| match inherited.remove(name) {
+        let mut bind = |name: SocketName, address: SocketAddr| match inherited.remove(name) {
             Some(socket) => TcpListener::from_std(socket).context("a socket of systemd's"),
             None => {
-                let bound = TcpListener::bind(address).await;
+                let bound = listen_on(address);
                 bound.with_context(|| format!("`listen.{}`: cannot listen on {address}", name.as_str()))
             }
         };
-        let http = bind(SocketName::Http, listen.http).await?;
-        let https = if listen.tls.is_some() { Some(bind(SocketName::Https, listen.https).await?) } else { None };
-        let admin = bind(SocketName::Admin, listen.admin).await?;
+        let http = bind(SocketName::Http, listen.http)?;
+        let https = if listen.tls.is_some() { Some(bind(SocketName::Https, listen.https)?) } else { None };
+        let admin = bind(SocketName::Admin, listen.admin)?;
         if let Some(name) = inherited.left().next() {
             anyhow::bail!("systemd hands over a socket `{name}`, and `listen.tls` names no certificate");
         }
         Ok(Self { http, https, admin })
     }
+}
+
+/// As tokio binds, but with a backlog of our own length.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted edge takes its port again while connections of the former one still linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// An edge that serves.

@@ -20,6 +20,8 @@ use crate::scenario::stage::{HIT_P99_RATIO_MAX, SMALL_PX, Stage};
 const OPENING_AT_ONCE: usize = 256;
 /// Between two bytes of a slow head.
 const DRIBBLE: Duration = Duration::from_secs(2);
+/// From the last connection opened to the first hit beside them: what is measured is bearing a crowd, not its arrival.
+const SETTLING: Duration = Duration::from_secs(2);
 /// Later than the deadline by no more than this: timers of thousands fall due together.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,7 @@ pub async fn run(plan: &IdlePlan) -> anyhow::Result<Report> {
     for round in 1..=fleet.rounds {
         let alone = stage.hits(format!("hits alone, round {round}"), fleet.duration).run().await?;
         let crowd = Crowd::gather(stage.fleet.edges[0].http, idle).await?;
+        tokio::time::sleep(SETTLING).await;
         let hits = stage.hits(format!("hits beside {idle} idle and slow ones, round {round}"), fleet.duration);
         let hits = hits.run().await?;
         let open = crowd.open.load(Ordering::Relaxed);
