@@ -67,8 +67,8 @@ bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to r
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 
 .PHONY: bench-diffusion
-bench-diffusion: release ## Seconds per denoising step beside Python diffusers (fetches several GB once)
-	@loadtest/bench/diffusion.sh "$(DEPS)"
+bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
+	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)
 
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=60 per target; TARGETS="url headers" picks some)

@@ -1,4 +1,4 @@
-"""Times diffusers' StableDiffusionPipeline on a checkpoint: the peer that `bildkante-gpu-node bench` is compared with.
+"""Times diffusers' pipeline on a checkpoint, Stable Diffusion's or XL's: the peer that `bildkante-gpu-node bench` is compared with.
 
 Prints one line of JSON with the same field names as the Rust side. Both must use the same libtorch, threads, dtype, size,
 steps and guidance, one after the other on an otherwise idle machine. A step is one turn of the denoising loop: scheduler,
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -35,7 +35,7 @@ class Timing:
 class Stopwatch:
     """Reads the clock when the loop's first prediction begins and after each of its steps."""
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: str) -> None:
+    def __init__(self, pipeline: "Pipeline", device: str) -> None:
         self.device = device
         self.began: float | None = None
         self.ended = 0.0
@@ -55,17 +55,28 @@ class Stopwatch:
             self.began = self.now()
 
 
-def draw(pipeline: StableDiffusionPipeline, watch: Stopwatch, arguments: argparse.Namespace, seed: int) -> Timing:
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+def load(arguments: argparse.Namespace) -> Pipeline:
+    index = json.loads((arguments.checkpoint / "model_index.json").read_text())
+    is_xl = index["_class_name"] == "StableDiffusionXLPipeline"
+    cls, extra = (StableDiffusionXLPipeline, {"add_watermarker": False}) if is_xl else (StableDiffusionPipeline, {})
+    pipeline = cls.from_pretrained(arguments.checkpoint, dtype=DTYPES[arguments.dtype], **extra)
+    return pipeline.to(arguments.device)
+
+
+def draw(pipeline: Pipeline, watch: Stopwatch, arguments: argparse.Namespace, seed: int) -> Timing:
     width_px, height_px = arguments.size
     watch.began = None
     start = watch.now()
     pipeline(
-        arguments.prompt,
+        [arguments.prompt] * arguments.together,
         width=width_px,
         height=height_px,
         num_inference_steps=arguments.steps,
         guidance_scale=arguments.guidance,
-        generator=torch.Generator().manual_seed(seed),
+        generator=[torch.Generator().manual_seed(seed + 1000 * at) for at in range(arguments.together)],
         callback_on_step_end=watch.after_step,
         output_type="pt",
     )
@@ -90,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--together", type=int, default=1, help="images in one batch")
     parser.add_argument("--prompt", default="a teal mug, cream backdrop, studio light")
     return parser.parse_args()
 
@@ -100,8 +112,7 @@ def main() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(arguments.checkpoint, dtype=DTYPES[arguments.dtype])
-    pipeline = pipeline.to(arguments.device)
+    pipeline = load(arguments)
     pipeline.set_progress_bar_config(disable=True)
     watch = Stopwatch(pipeline, arguments.device)
     timings = [draw(pipeline, watch, arguments, seed) for seed in range(arguments.warmup + arguments.runs)]
@@ -116,9 +127,12 @@ def main() -> None:
         "steps": arguments.steps,
         "size": f"{width_px}x{height_px}",
         "guidance": arguments.guidance,
+        "together": arguments.together,
+        "images_per_s": round(arguments.together / statistics.median(timing.image_s for timing in timings), 6),
         "step_s_median": round(statistics.median(step_s), 6),
         "step_s_min": round(min(step_s), 6),
         "image_s_median": round(statistics.median(timing.image_s for timing in timings), 6),
+        "device_peak_mib": round(torch.cuda.max_memory_allocated() / 2**20, 1) if arguments.device != "cpu" else None,
         "rss_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     print(json.dumps(report))

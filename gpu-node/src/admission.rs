@@ -64,6 +64,15 @@ pub struct StartedJob {
     pub dedup: Option<DedupScope>,
 }
 
+/// What the device thread is woken for.
+#[derive(Debug)]
+pub enum Due {
+    Job(StartedJob),
+    /// Something beside jobs has changed: see [`Board::nudge`].
+    Nudge,
+    Closed,
+}
+
 /// Whether a begun job is still for somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -155,6 +164,7 @@ struct State {
     waiters: usize,
     next_seat: u64,
     is_closed: bool,
+    nudges: u64,
     /// Exponentially weighted mean of a job's time on the device, for `Retry-After`.
     job_s: f64,
     /// After how long in the queue a job counts as one level more urgent.
@@ -183,6 +193,7 @@ impl Board {
             waiters: 0,
             next_seat: 0,
             is_closed: false,
+            nudges: 0,
             job_s: 1.0,
             age: Duration::from_millis(config.age_ms),
             aged_at: Instant::now(),
@@ -233,23 +244,33 @@ impl Board {
         Ok(Ticket { receiver, deadline, _seat: Seat { board: Arc::clone(self), id, seat } })
     }
 
-    /// Blocks the device thread until a job is due; `None` once the board is closed.
-    pub fn next(&self) -> Option<StartedJob> {
+    /// Blocks a device thread until a job is due, the board is closed, or somebody has nudged it since `nudges`, which is
+    /// brought up to date.
+    pub fn next(&self, nudges: &mut u64) -> Due {
         let mut state = self.state.lock();
         loop {
             if state.is_closed {
-                return None;
+                return Due::Closed;
+            }
+            if std::mem::replace(nudges, state.nudges) != state.nudges {
+                return Due::Nudge;
             }
             state.grow_older();
             while let Some(id) = state.queue.pop() {
                 if let Some(started) = self.start(&mut state, id) {
                     self.publish(&state);
-                    return Some(started);
+                    return Due::Job(started);
                 }
             }
             self.publish(&state);
             self.due.wait(&mut state);
         }
+    }
+
+    /// Wakes every device thread that waits for a job.
+    pub fn nudge(&self) {
+        self.state.lock().nudges += 1;
+        self.due.notify_all();
     }
 
     /// The first waiting job of which `wanted` approves, without waiting for one.

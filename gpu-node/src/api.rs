@@ -23,6 +23,7 @@ use crate::admission::{Board, Generation, Outcome};
 use crate::archive::Archive;
 use crate::blobs::{BlobError, Blobs};
 use crate::config::NodeConfig;
+use crate::diffusion::memory::TooLarge;
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
@@ -318,7 +319,13 @@ impl Api {
         let networks = recipe.controls.iter().map(|control| control.network).filter(is_absent);
         let images = recipe.images().filter(|image| !self.blobs.contains(*image));
         let missing: Vec<Digest> = checkpoints.chain(networks).chain(adapters).chain(images).collect();
-        if missing.is_empty() { Ok(()) } else { Err(GenerationError::Missing { digests: missing }) }
+        if !missing.is_empty() {
+            return Err(GenerationError::Missing { digests: missing });
+        }
+        // Any device may take it.
+        let mut limits = status.devices.iter().map(|device| &device.memory);
+        let refused = |error: TooLarge| GenerationError::Refused { reason: error.to_string() };
+        limits.try_for_each(|memory| memory.check(recipe)).map_err(refused)
     }
 
     /// Stores an image that recipes may name.

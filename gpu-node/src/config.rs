@@ -26,12 +26,19 @@ pub struct NodeConfig {
     /// `adapters/*.safetensors` an adapter of the file's.
     pub models_dir: PathBuf,
     pub data_dir: PathBuf,
-    pub device: DeviceChoice,
+    /// Each draws by itself, all of them from one queue.
+    pub device: Devices,
     pub dtype: DtypeChoice,
     /// CPU threads of one operator; 0: as many as there are cores.
     pub threads: u32,
     /// Pictures with a longer side are decoded and encoded in overlapping tiles of this side; 0: never.
     pub vae_tiles_px: u32,
+    /// Memory of a device for drawings, beside the networks; 0: nine tenths of what is free when they are loaded.
+    pub memory_bytes_max: u64,
+    /// Whether float32 may be multiplied in TF32 where a device can.
+    pub tf32: bool,
+    /// How often `models_dir` is looked at for checkpoints and adapters that came or went; 0: never.
+    pub models_poll_ms: u64,
     /// Steps of the self-test's drawing.
     pub self_test_steps: u32,
     pub batch: BatchConfig,
@@ -50,10 +57,13 @@ impl Default for NodeConfig {
             tls: None,
             models_dir: PathBuf::from("gpu-node/models"),
             data_dir: PathBuf::from("data/gpu-node"),
-            device: DeviceChoice::Cpu,
+            device: Devices::default(),
             dtype: DtypeChoice::F32,
             threads: 0,
             vae_tiles_px: 0,
+            memory_bytes_max: 0,
+            tf32: false,
+            models_poll_ms: 5000,
             self_test_steps: 2,
             batch: BatchConfig::default(),
             queue: QueueConfig::default(),
@@ -64,6 +74,9 @@ impl Default for NodeConfig {
         }
     }
 }
+
+/// Devices of one node.
+const DEVICES_MAX: usize = 16;
 
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -95,6 +108,55 @@ impl std::fmt::Display for DeviceChoice {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
+    }
+}
+
+/// The devices of a node, in TOML one name or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "DeviceNames")]
+pub struct Devices(Vec<DeviceChoice>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum DeviceNames {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self(vec![DeviceChoice::Cpu])
+    }
+}
+
+impl Devices {
+    /// At least one, none of them twice.
+    #[must_use]
+    pub fn each(&self) -> &[DeviceChoice] {
+        &self.0
+    }
+}
+
+impl TryFrom<DeviceNames> for Devices {
+    type Error = String;
+
+    fn try_from(names: DeviceNames) -> Result<Self, String> {
+        let names = match names {
+            DeviceNames::One(name) => vec![name],
+            DeviceNames::Several(names) => names,
+        };
+        if names.is_empty() || names.len() > DEVICES_MAX {
+            return Err(format!("`device` names 1 to {DEVICES_MAX} devices"));
+        }
+        let mut devices = Vec::new();
+        for name in names {
+            let device = DeviceChoice::try_from(name)?;
+            if devices.contains(&device) {
+                return Err(format!("`device` names {device} twice"));
+            }
+            devices.push(device);
+        }
+        Ok(Self(devices))
     }
 }
 
@@ -335,6 +397,11 @@ impl NodeConfig {
             "vae_tiles_px",
             "0, or a multiple of 64 from 128 to 4096",
         )?;
+        require(
+            self.models_poll_ms == 0 || (100..=3_600_000).contains(&self.models_poll_ms),
+            "models_poll_ms",
+            "0, or 100 to 3600000 (an hour)",
+        )?;
         require(self.batch.requests_max <= 64, "batch.requests_max", "0 to 64")?;
         require((1..=1_000_000).contains(&self.queue.jobs_max), "queue.jobs_max", "1 to 1000000")?;
         require(self.queue.age_ms <= 3_600_000, "queue.age_ms", "0 to 3600000")?;
@@ -381,7 +448,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 9 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 12 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]
@@ -401,5 +468,13 @@ mod tests {
         assert_eq!(DeviceChoice::try_from("cuda".to_owned()), Ok(DeviceChoice::Cuda(0)));
         assert_eq!(DeviceChoice::try_from("cuda:3".to_owned()), Ok(DeviceChoice::Cuda(3)));
         assert!(DeviceChoice::try_from("cuda:".to_owned()).is_err());
+        let devices = |text: &str| toml::from_str::<NodeConfig>(text).map(|config| config.device.0);
+        assert_eq!(devices("device = \"cuda:1\""), Ok(vec![DeviceChoice::Cuda(1)]));
+        let two = vec![DeviceChoice::Cuda(0), DeviceChoice::Cuda(1)];
+        assert_eq!(devices("device = [\"cuda:0\", \"cuda:1\"]"), Ok(two));
+        for (text, reason) in [("[]", "1 to 16"), ("[\"cuda\", \"cuda:0\"]", "twice"), ("\"tpu\"", "not `tpu`")] {
+            let error = devices(&format!("device = {text}")).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 }

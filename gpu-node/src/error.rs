@@ -26,6 +26,9 @@ pub enum GenerationError {
     /// The node's: the engine returned an error.
     #[error("the drawing failed: {reason}")]
     Failed { reason: String },
+    /// Nobody's: others took the memory, or it was estimated too small; another node, or a later time, may do.
+    #[error("the device ran out of memory: {reason}")]
+    OutOfMemory { reason: String },
     /// The node's: a defect; the node serves on.
     #[error("the drawing stopped at a defect of the node; its log has the place")]
     Panicked,
@@ -40,7 +43,7 @@ fn list(digests: &[Digest]) -> String {
 
 impl GenerationError {
     /// Every label, so that metrics show zeros.
-    pub const LABELS: [&'static str; 9] = [
+    pub const LABELS: [&'static str; 10] = [
         "refused",
         "missing",
         "queue_full",
@@ -48,6 +51,7 @@ impl GenerationError {
         "not_ready",
         "shutting_down",
         "failed",
+        "out_of_memory",
         "panicked",
         "storage",
     ];
@@ -63,6 +67,7 @@ impl GenerationError {
             Self::NotReady { .. } => "not_ready",
             Self::ShuttingDown => "shutting_down",
             Self::Failed { .. } => "failed",
+            Self::OutOfMemory { .. } => "out_of_memory",
             Self::Panicked => "panicked",
             Self::Storage { .. } => "storage",
         }
@@ -75,7 +80,7 @@ impl GenerationError {
             Self::Missing { .. } => 424,
             Self::QueueFull { .. } => 429,
             Self::DeadlinePassed => 504,
-            Self::NotReady { .. } | Self::ShuttingDown => 503,
+            Self::NotReady { .. } | Self::ShuttingDown | Self::OutOfMemory { .. } => 503,
             Self::Failed { .. } | Self::Panicked | Self::Storage { .. } => 500,
         }
     }
@@ -86,6 +91,7 @@ impl GenerationError {
         match self {
             Self::QueueFull { retry_after_s, .. } => Some(*retry_after_s),
             Self::NotReady { .. } | Self::ShuttingDown => Some(2),
+            Self::OutOfMemory { .. } => Some(5),
             _ => None,
         }
     }
@@ -99,6 +105,7 @@ impl GenerationError {
             Self::DeadlinePassed => ("deadline-passed", "Too late"),
             Self::NotReady { .. } => ("not-ready", "The node is not ready"),
             Self::ShuttingDown => ("shutting-down", "The node is shutting down"),
+            Self::OutOfMemory { .. } => ("out-of-memory", "The device has no memory left"),
             Self::Failed { .. } | Self::Panicked => ("generation-failed", "The drawing failed"),
             Self::Storage { .. } => ("storage-failed", "The master store failed"),
         };
@@ -192,6 +199,7 @@ mod tests {
             GenerationError::NotReady { reason: String::new() },
             GenerationError::ShuttingDown,
             GenerationError::Failed { reason: String::new() },
+            GenerationError::OutOfMemory { reason: String::new() },
             GenerationError::Panicked,
             GenerationError::Storage { reason: String::new() },
         ];

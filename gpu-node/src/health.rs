@@ -7,6 +7,8 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::diffusion::memory::MemoryLimits;
+
 /// Where a node stands in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
@@ -48,6 +50,7 @@ impl Phase {
 /// What the self-test of a checkpoint found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SelfTest {
+    pub device: String,
     pub checkpoint: String,
     pub digest: Digest,
     /// Whether the same recipe drew the same bits twice.
@@ -56,15 +59,56 @@ pub struct SelfTest {
     pub master: MasterId,
 }
 
+/// What one device has.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceStatus {
+    pub name: String,
+    pub is_ready: bool,
+    pub checkpoints: Vec<CheckpointInfo>,
+    pub adapters: Vec<AdapterInfo>,
+    /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
+    pub rejected: Vec<String>,
+    pub self_tests: Vec<SelfTest>,
+    pub memory: Arc<MemoryLimits>,
+}
+
 /// All a health check may ask.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub phase: Phase,
+    pub devices: Vec<DeviceStatus>,
+    /// What every device has, ready where it is on each; here and below of the devices' reports, see [`Health::report`].
     pub checkpoints: Arc<Vec<CheckpointInfo>>,
     pub adapters: Arc<Vec<AdapterInfo>>,
-    /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
     pub rejected: Arc<Vec<String>>,
     pub self_tests: Vec<SelfTest>,
+}
+
+impl Status {
+    /// Brings what is true of all devices up to date.
+    fn gather(&mut self) {
+        let Some(first) = self.devices.first() else { return };
+        let everywhere = |digest: &Digest| {
+            let has =
+                |device: &DeviceStatus| device.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
+            self.devices.iter().all(has)
+        };
+        let checkpoints = first.checkpoints.iter().cloned();
+        let checkpoints = checkpoints.map(|known| CheckpointInfo { ready: everywhere(&known.digest), ..known });
+        let is_common = |adapter: &&AdapterInfo| {
+            self.devices.iter().all(|device| device.adapters.iter().any(|known| known.digest == adapter.digest))
+        };
+        let mut rejected: Vec<String> =
+            self.devices.iter().flat_map(|device| device.rejected.iter().cloned()).collect();
+        rejected.sort();
+        rejected.dedup();
+        let adapters: Vec<AdapterInfo> = first.adapters.iter().filter(is_common).cloned().collect();
+        let self_tests = self.devices.iter().flat_map(|device| device.self_tests.iter().cloned()).collect();
+        self.checkpoints = Arc::new(checkpoints.collect());
+        self.adapters = Arc::new(adapters);
+        self.rejected = Arc::new(rejected);
+        self.self_tests = self_tests;
+    }
 }
 
 /// The node's status, written by few and watched by all.
@@ -77,6 +121,7 @@ impl Default for Health {
     fn default() -> Self {
         let status = Status {
             phase: Phase::Loading,
+            devices: Vec::new(),
             checkpoints: Arc::default(),
             adapters: Arc::default(),
             rejected: Arc::default(),
@@ -92,8 +137,34 @@ impl Health {
         self.status.borrow().clone()
     }
 
-    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+    fn update(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(change);
+    }
+
+    /// Makes the devices known before any of them reports.
+    pub fn expect(&self, names: Vec<String>) {
+        let devices = names.into_iter().map(|name| DeviceStatus { name, ..DeviceStatus::default() });
+        self.update(|status| status.devices = devices.collect());
+    }
+
+    /// Changes what one device has.
+    pub fn report(&self, device: usize, change: impl FnOnce(&mut DeviceStatus)) {
+        self.update(|status| {
+            if let Some(device) = status.devices.get_mut(device) {
+                change(device);
+            }
+            status.gather();
+        });
+    }
+
+    /// A device draws from now on; the node is ready when all of them do. Whether it is.
+    pub fn device_ready(&self, device: usize) -> bool {
+        self.report(device, |device| device.is_ready = true);
+        let is_ready = self.status.borrow().devices.iter().all(|device| device.is_ready);
+        if is_ready {
+            self.enter(Phase::Ready);
+        }
+        is_ready
     }
 
     /// Enters a phase; a node that is draining or has failed stays so.
@@ -122,5 +193,33 @@ impl Health {
             // Unreachable while `self` holds the sender.
             Err(_) => Phase::Failed { reason: "the node is gone".to_owned() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(name: &str) -> CheckpointInfo {
+        let digest = Digest::of_bytes(name.as_bytes());
+        CheckpointInfo { name: name.into(), digest, family: "sd1".into(), ready: true }
+    }
+
+    #[test]
+    fn a_node_is_ready_with_all_its_devices_and_offers_what_each_of_them_has() {
+        let health = Health::default();
+        health.expect(vec!["cuda:0".into(), "cuda:1".into()]);
+        health.report(0, |device| device.checkpoints = vec![checkpoint("a"), checkpoint("b")]);
+        assert!(!health.device_ready(0));
+        assert_eq!(health.status().phase, Phase::Loading);
+        health.report(1, |device| {
+            device.checkpoints = vec![checkpoint("b")];
+            device.rejected = vec!["a: no memory".into()];
+        });
+        assert!(health.device_ready(1));
+        let status = health.status();
+        assert_eq!(status.phase, Phase::Ready);
+        let ready: Vec<bool> = status.checkpoints.iter().map(|checkpoint| checkpoint.ready).collect();
+        assert_eq!((ready, status.rejected.len()), (vec![false, true], 1));
     }
 }

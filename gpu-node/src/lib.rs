@@ -44,7 +44,7 @@ use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
 use crate::store::{Store, StoreError};
 use crate::tls::{ReloadableTls, TlsError};
-use crate::worker::{Bench, EngineFactory, Worker};
+use crate::worker::{Bench, Engines, Worker};
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ impl Node {
     pub async fn start(
         config: NodeConfig,
         listener: std::net::TcpListener,
-        engine: EngineFactory,
+        engines: impl Into<Engines>,
     ) -> Result<RunningNode, StartError> {
         let started_at = Instant::now();
         config.validate()?;
@@ -118,7 +118,7 @@ impl Node {
             self_test_steps: config.self_test_steps,
             started_at,
         };
-        let worker = Worker::start(engine, bench).map_err(StartError::Thread)?;
+        let worker = Worker::start(engines.into(), bench).map_err(StartError::Thread)?;
         let name = if config.name.is_empty() { addr.to_string() } else { config.name.clone() };
         tracing::info!(node = %name, %addr, "listening");
         let api = Api::new(name, &config, Arc::clone(&board), archive, Arc::clone(&health), Arc::clone(&metrics));

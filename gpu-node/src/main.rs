@@ -124,8 +124,8 @@ fn run(config: NodeConfig, exit_with_parent: bool) -> anyhow::Result<()> {
         .context("the runtime")?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind(config.listen).with_context(|| format!("listening on {}", config.listen))?;
-        let engine = worker::torch_engine(&config);
-        let node = Node::start(config, listener, engine).await?;
+        let engines = worker::torch_engines(&config);
+        let node = Node::start(config, listener, engines).await?;
         let ended = until_ended(&node, exit_with_parent).await;
         node.shut_down().await;
         ended

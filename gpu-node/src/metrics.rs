@@ -58,6 +58,10 @@ pub struct NodeMetrics {
     /// Requests between their first step and their picture.
     pub begun_jobs: IntGauge,
     pub time_to_ready_seconds: Gauge,
+    /// From finding a checkpoint, or the start, to offering it.
+    pub checkpoint_ready_seconds: GaugeVec,
+    /// A device's memory for drawings.
+    pub memory_budget_bytes: GaugeVec,
     pub ready: IntGauge,
     /// 1 where a checkpoint drew the same recipe twice bit for bit, 0 where it did not.
     pub self_test_equal: GaugeVec,
@@ -103,6 +107,16 @@ impl NodeMetrics {
             steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,
             passes_total: make.counter("passes_total", "Passes of a network, each for one request or several")?,
             begun_jobs: make.gauge("begun_jobs", "Requests between their first step and their picture")?,
+            checkpoint_ready_seconds: make.gauges(
+                "checkpoint_ready_seconds",
+                "Start, or finding it later, to a checkpoint that is offered",
+                "checkpoint",
+            )?,
+            memory_budget_bytes: make.gauges(
+                "memory_budget_bytes",
+                "Memory for drawings, beside networks",
+                "device",
+            )?,
             time_to_ready_seconds: make.float_gauge("time_to_ready_seconds", "Start to ready")?,
             ready: make.gauge("ready", "1 when generations are taken")?,
             self_test_equal: make.gauges(

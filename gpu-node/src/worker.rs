@@ -1,11 +1,12 @@
-//! The thread that owns the device, and the one that settles what it drew.
+//! The threads that own a device each, and the one that settles what they drew.
 //!
 //! Device thread: load → self-test → [`executor`]: the most urgent requests' next step, for ever. It never touches the
 //! disk beyond one look at the store (a recipe may have been settled while it was being queued) and hands each drawing on
-//! at once. Settling thread: fingerprint, duplicate search, PNG, store, answers. Between them at most [`SETTLING_MAX`]
-//! drawings wait, so a slow disk slows the device down instead of filling memory.
+//! at once. All device threads take from one board. Settling thread: fingerprint, duplicate search, PNG, store, answers.
+//! Before it at most [`SETTLING_MAX`] drawings wait, so a slow disk slows devices down instead of filling memory.
 //!
-//! A panic in a job fails that job only.
+//! A panic in a job fails that job only, and so does a device that is out of memory. A device that is lost to this process
+//! ends the node: only a new process gets it back, and whoever supervises this one starts that.
 
 mod adapters;
 mod executor;
@@ -26,13 +27,14 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
 
 use crate::admission::{Board, Cost, StartedJob};
 use crate::archive::Archive;
+use crate::diffusion::memory::MemoryLimits;
 use crate::diffusion::pipeline::{Generated, StepControl};
 use crate::error::GenerationError;
 use crate::health::{Health, Phase, SelfTest};
 use crate::metrics::NodeMetrics;
 
 use self::executor::Executor;
-pub use torch::torch_engine;
+pub use torch::{torch_engine, torch_engines};
 
 /// Drawings that may wait to be settled.
 const SETTLING_MAX: usize = 2;
@@ -57,6 +59,28 @@ pub trait Engine: Send {
     /// What the self-test draws with a checkpoint.
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
         Some(Recipe { steps, ..Recipe::new(checkpoint, "self-test", self.native_size_px(checkpoint)?) })
+    }
+
+    /// Its device's memory, and what its checkpoints take of it for a drawing.
+    fn memory(&self) -> MemoryLimits {
+        MemoryLimits::default()
+    }
+
+    /// Whether a recipe's drawing fits beside those that have begun.
+    fn has_room(&self, _recipe: &ValidRecipe) -> bool {
+        true
+    }
+
+    /// Gives back whatever is kept for requests to come.
+    fn free_memory(&mut self) {}
+
+    /// Calls `nudge` from now on whenever there is something to [`Self::refresh`].
+    fn watch(&mut self, _nudge: Nudge) {}
+
+    /// Takes over checkpoints and adapters that have come, and lets go of those that are gone. `None` where nothing has
+    /// changed, else how the new ones did in their trials.
+    fn refresh(&mut self) -> Option<Vec<Trial>> {
+        None
     }
 
     /// Takes a recipe up: encodes its text, draws its noise.
@@ -134,8 +158,35 @@ pub struct Finished {
     pub determinism: Determinism,
 }
 
-/// Builds the engine on the device thread.
+/// Wakes the device thread.
+pub type Nudge = Arc<dyn Fn() + Send + Sync>;
+
+/// A checkpoint that was loaded while the node served, and what it drew twice from one recipe.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    pub checkpoint: CheckpointInfo,
+    pub masters: [MasterId; 2],
+    /// From finding it to here.
+    pub seconds: f64,
+}
+
+/// Builds an engine on its device thread.
 pub type EngineFactory = Box<dyn FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send>;
+
+/// A node's engines, one for each device.
+pub struct Engines(pub Vec<(String, EngineFactory)>);
+
+impl std::fmt::Debug for Engines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(device, _)| device)).finish()
+    }
+}
+
+impl From<EngineFactory> for Engines {
+    fn from(engine: EngineFactory) -> Self {
+        Self(vec![("0".to_owned(), engine)])
+    }
+}
 
 /// Why an engine does not draw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,6 +201,12 @@ pub enum EngineError {
     /// The engine's fault.
     #[error("{reason}")]
     Failed { reason: String },
+    /// Nobody's: the drawing needs more memory than is left.
+    #[error("{reason}")]
+    OutOfMemory { reason: String },
+    /// The device does nothing any more for this process.
+    #[error("the device is lost: {reason}")]
+    DeviceLost { reason: String },
     #[error("stopped between steps")]
     Stopped,
 }
@@ -160,12 +217,14 @@ impl From<EngineError> for GenerationError {
             EngineError::Missing(digest) => Self::Missing { digests: vec![digest] },
             EngineError::Refused { reason } => Self::Refused { reason },
             EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
+            EngineError::OutOfMemory { reason } => Self::OutOfMemory { reason },
+            EngineError::DeviceLost { reason } => Self::NotReady { reason: format!("the device is lost: {reason}") },
             EngineError::Stopped => Self::DeadlinePassed,
         }
     }
 }
 
-/// What both threads work with.
+/// What the threads work with.
 #[derive(Debug, Clone)]
 pub struct Bench {
     pub board: Arc<Board>,
@@ -176,10 +235,26 @@ pub struct Bench {
     pub started_at: Instant,
 }
 
-/// The two threads.
+/// The threads.
 #[derive(Debug)]
 pub struct Worker {
-    threads: [JoinHandle<()>; 2],
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What one device thread works with.
+#[derive(Debug)]
+struct DeviceBench {
+    bench: Bench,
+    device: usize,
+    name: String,
+}
+
+impl std::ops::Deref for DeviceBench {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        &self.bench
+    }
 }
 
 /// A drawing on its way to the store.
@@ -193,17 +268,23 @@ struct Drawn {
 impl Worker {
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(factory: EngineFactory, bench: Bench) -> std::io::Result<Self> {
+    pub fn start(engines: Engines, bench: Bench) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(SETTLING_MAX);
         let settling = bench.clone();
-        let settle =
-            std::thread::Builder::new().name("node-settle".to_owned()).spawn(move || settling.settle_all(&receiver))?;
-        let device =
-            std::thread::Builder::new().name("node-device".to_owned()).spawn(move || bench.run(factory, &sender))?;
-        Ok(Self { threads: [device, settle] })
+        let settle = std::thread::Builder::new().name("node-settle".to_owned());
+        let settle = settle.spawn(move || settling.settle_all(&receiver))?;
+        let mut threads = Vec::new();
+        bench.health.expect(engines.0.iter().map(|(name, _)| name.clone()).collect());
+        for (device, (name, factory)) in engines.0.into_iter().enumerate() {
+            let (own, sender) = (DeviceBench { bench: bench.clone(), device, name }, sender.clone());
+            let thread = std::thread::Builder::new().name(format!("node-device-{device}"));
+            threads.push(thread.spawn(move || own.run(factory, &sender))?);
+        }
+        threads.push(settle);
+        Ok(Self { threads })
     }
 
-    /// Waits for both threads; the board must have been closed. Blocks for up to a step.
+    /// Waits for the threads; the board must have been closed. Blocks for up to a step.
     pub fn join(self) {
         for thread in self.threads {
             if thread.join().is_err() {
@@ -213,26 +294,28 @@ impl Worker {
     }
 }
 
-impl Bench {
+impl DeviceBench {
     /// The device thread.
     fn run(&self, factory: EngineFactory, sender: &SyncSender<Drawn>) {
         let life = catch_unwind(AssertUnwindSafe(|| {
             let mut engine = self.load(factory)?;
             self.self_test(engine.as_mut())?;
-            self.health.enter(Phase::Ready);
             let ready_s = self.started_at.elapsed().as_secs_f64();
-            self.metrics.time_to_ready_seconds.set(ready_s);
-            self.metrics.ready.set(1);
-            tracing::info!(seconds = ready_s, "ready");
-            Executor::new(self, engine.as_mut(), sender).run();
-            Ok::<(), EngineError>(())
+            tracing::info!(device = %self.name, seconds = ready_s, "ready");
+            if self.health.device_ready(self.device) {
+                self.metrics.time_to_ready_seconds.set(ready_s);
+                self.metrics.ready.set(1);
+            }
+            let board = Arc::clone(&self.board);
+            engine.watch(Arc::new(move || board.nudge()));
+            Executor::new(self, engine.as_mut(), sender).run()
         }));
         let reason = match life {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("defect in the device thread: {}", message(panic.as_ref())),
         };
-        tracing::error!(%reason, "the device thread has ended");
+        tracing::error!(device = %self.name, %reason, "the device thread has ended");
         self.metrics.ready.set(0);
         self.health.enter(Phase::Failed { reason });
         self.board.close();
@@ -240,27 +323,49 @@ impl Bench {
 
     fn load(&self, factory: EngineFactory) -> Result<Box<dyn Engine>, EngineError> {
         let engine = factory()?;
-        let checkpoints = Arc::new(engine.checkpoints());
-        let adapters = Arc::new(engine.adapters());
-        let rejected = Arc::new(engine.rejected());
-        for checkpoint in checkpoints.iter() {
+        let (checkpoints, rejected) = (engine.checkpoints(), engine.rejected());
+        for checkpoint in &checkpoints {
             let CheckpointInfo { name, digest, family, .. } = checkpoint;
             tracing::info!(%name, %digest, %family, "checkpoint loaded");
         }
-        for AdapterInfo { name, digest } in adapters.iter() {
+        for AdapterInfo { name, digest } in engine.adapters() {
             tracing::info!(%name, %digest, "adapter found");
         }
-        for reason in rejected.iter() {
+        for reason in &rejected {
             tracing::error!(%reason, "rejected");
         }
         if checkpoints.is_empty() {
             let reason = if rejected.is_empty() { "no checkpoint in models_dir".into() } else { rejected.join("; ") };
             return Err(EngineError::Load { reason });
         }
-        self.health.update(|status| {
-            (status.checkpoints, status.adapters, status.rejected) = (checkpoints, adapters, rejected);
-        });
+        self.report(engine.as_ref());
         Ok(engine)
+    }
+
+    /// Tells what the engine has.
+    fn report(&self, engine: &dyn Engine) {
+        let (checkpoints, adapters, rejected) = (engine.checkpoints(), engine.adapters(), engine.rejected());
+        let memory = Arc::new(engine.memory());
+        if let Some(budget_bytes) = memory.budget_bytes {
+            let labels = [self.name.as_str()];
+            self.metrics.memory_budget_bytes.with_label_values(&labels).set(budget_bytes as f64);
+        }
+        self.health.report(self.device, |device| {
+            device.self_tests.retain(|test| checkpoints.iter().any(|known| known.digest == test.digest));
+            (device.checkpoints, device.adapters, device.rejected) = (checkpoints, adapters, rejected);
+            device.memory = memory;
+        });
+    }
+
+    /// Takes over what has come, and lets go of what is gone.
+    fn refresh(&self, engine: &mut dyn Engine) {
+        let Some(trials) = engine.refresh() else { return };
+        for Trial { checkpoint, masters: [first, second], seconds } in &trials {
+            tracing::info!(checkpoint = %checkpoint.name, digest = %checkpoint.digest, seconds, "checkpoint loaded");
+            self.metrics.checkpoint_ready_seconds.with_label_values(&[&checkpoint.name]).set(*seconds);
+            self.judge(checkpoint, *first, *second);
+        }
+        self.report(engine);
     }
 
     /// Draws one short recipe twice per checkpoint. Unequal bits are reported, loudly, and the node serves: its masters
@@ -273,36 +378,45 @@ impl Bench {
             let recipe = Arc::new(recipe);
             let mut draw = || engine.draw(&recipe, &mut |_, _| StepControl::Continue).map(|f| f.pixels.master_id());
             match draw().and_then(|first| Ok((first, draw()?))) {
-                Ok((first, second)) => self.judge(checkpoint, first, second),
+                Ok((first, second)) => {
+                    let seconds = self.started_at.elapsed().as_secs_f64();
+                    self.metrics.checkpoint_ready_seconds.with_label_values(&[&checkpoint.name]).set(seconds);
+                    self.judge(&checkpoint, first, second);
+                }
                 Err(error) => self.take_out(&checkpoint, &error),
             }
         }
         let status = self.health.status();
-        if status.checkpoints.iter().any(|checkpoint| checkpoint.ready) {
+        let device = status.devices.get(self.device);
+        if device.is_some_and(|device| device.checkpoints.iter().any(|checkpoint| checkpoint.ready)) {
             return Ok(());
         }
         Err(EngineError::Load { reason: status.rejected.join("; ") })
     }
 
-    fn judge(&self, checkpoint: CheckpointInfo, first: MasterId, second: MasterId) {
+    fn judge(&self, checkpoint: &CheckpointInfo, first: MasterId, second: MasterId) {
         let is_equal = first == second;
         let CheckpointInfo { name, digest, .. } = checkpoint;
-        self.metrics.self_test_equal.with_label_values(&[&name]).set(f64::from(u8::from(is_equal)));
+        self.metrics.self_test_equal.with_label_values(&[name]).set(f64::from(u8::from(is_equal)));
         if is_equal {
             tracing::info!(checkpoint = %name, master = %first, "self-test: equal bits twice");
         } else {
             tracing::error!(checkpoint = %name, %first, %second, "self-test: unequal bits");
         }
-        let verdict = SelfTest { checkpoint: name, digest, is_equal, master: first };
-        self.health.update(|status| status.self_tests.push(verdict));
+        let (device, checkpoint, digest) = (self.name.clone(), name.clone(), *digest);
+        let verdict = SelfTest { device, checkpoint, digest, is_equal, master: first };
+        self.health.report(self.device, |device| {
+            device.self_tests.retain(|test| test.digest != digest);
+            device.self_tests.push(verdict);
+        });
     }
 
     fn take_out(&self, checkpoint: &CheckpointInfo, error: &EngineError) {
         tracing::error!(checkpoint = %checkpoint.name, %error, "self-test: the checkpoint draws nothing");
-        self.health.update(|status| {
-            let known = Arc::make_mut(&mut status.checkpoints).iter_mut();
+        self.health.report(self.device, |device| {
+            let known = device.checkpoints.iter_mut();
             known.filter(|known| known.digest == checkpoint.digest).for_each(|known| known.ready = false);
-            Arc::make_mut(&mut status.rejected).push(format!("{}: self-test: {error}", checkpoint.name));
+            device.rejected.push(format!("{}: self-test: {error}", checkpoint.name));
         });
     }
 
@@ -345,7 +459,8 @@ impl Bench {
 
     /// A class that failed its self-test is named so in every reply and with every master.
     fn judged(&self, determinism: Determinism, checkpoint: Digest) -> Determinism {
-        let mut tests = self.health.status().self_tests.into_iter();
+        let status = self.health.status();
+        let mut tests = status.devices.get(self.device).into_iter().flat_map(|device| &device.self_tests);
         match tests.find(|test| test.digest == checkpoint) {
             Some(test) if !test.is_equal => {
                 Determinism { class: format!("{}/unequal", determinism.class), ..determinism }
@@ -353,7 +468,9 @@ impl Bench {
             _ => determinism,
         }
     }
+}
 
+impl Bench {
     /// The settling thread.
     fn settle_all(&self, receiver: &Receiver<Drawn>) {
         while let Ok(drawn) = receiver.recv() {

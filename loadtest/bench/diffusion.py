@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
-"""Seconds per denoising step beside Python diffusers, in one run: `make bench-diffusion`.
+"""Drawing beside Python diffusers, in one run: `make bench-diffusion`.
 
-Workload: the built-in checkpoint at its native size, 20 steps, guidance 4 (two rows in a batch), the same libtorch
-release, device, dtype and threads on both sides. Both print a line of JSON; they take turns, in an order that is
-reversed every other round. Two ratios are given, and the smaller one counts: the median of the rounds' own ratios, and
-that of the best steps, which other work on the machine disturbs least (OpenMP's barriers suffer badly from it).
+Both sides use the same checkpoint, libtorch release, device, dtype and threads, steps, guidance (two rows in a batch) and
+size. Both print a line of JSON; they take turns, in an order that is reversed every other round. Workloads:
+
+    studio   the built-in checkpoint at its native size, 20 steps
+    sd15     a network of Stable Diffusion 1.5's size with random weights, 512 × 512 (made once, 2 GB)
+    sdxl     one of Stable Diffusion XL base's size, 512 × 512 on a CPU, 1024 × 1024 else (made once, 7 GB)
+
+For each: seconds per denoising step; images per second with one and with several requests in a pass; from the process's start
+to its first image; peak memory. Two ratios are given for steps, and the smaller one counts: the median of the rounds' own
+ratios, and that of the best steps, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -15,79 +21,167 @@ import os
 import statistics
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET_RATIO = 1.0
-ROUND_S_MAX = 900
+RUN_S_MAX = 1800
+ENGINES = ("bildkante", "diffusers")
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    size: str
+    steps: int
+    runs: int
+    rounds: int
+    # Requests in a pass, beside one.
+    together: int
+    model: str | None = None
+
+
+CPU = [
+    Workload("studio", "192x192", 20, 5, 4, 4),
+    Workload("sd15", "512x512", 2, 1, 2, 2, "sd15"),
+    Workload("sdxl", "512x512", 2, 1, 2, 2, "sdxl-base"),
+]
+ACCELERATOR = [
+    Workload("studio", "192x192", 20, 10, 4, 8),
+    Workload("sd15", "512x512", 30, 3, 2, 8, "sd15"),
+    Workload("sdxl", "1024x1024", 30, 3, 2, 4, "sdxl-base"),
+    Workload("sdxl-4-steps", "512x512", 4, 5, 2, 8, "sdxl-base"),
+]
 
 
 def main() -> None:
     arguments = parse()
-    workload = ["--checkpoint", arguments.checkpoint, "--steps", "20", "--guidance", "4", "--size", "192x192",
-                "--threads", str(arguments.threads), "--dtype", arguments.dtype, "--device", arguments.device,
-                "--runs", str(arguments.runs), "--warmup", "1"]
-    commands = {
-        "bildkante": [arguments.binaries / "bildkante-gpu-node", "bench", *workload],
-        "diffusers": [arguments.python, ROOT / "gpu-node/bench/diffusers_peer.py", *workload],
-    }
-    rounds: dict[str, list[dict]] = {name: [] for name in commands}
+    known = CPU if arguments.device == "cpu" else ACCELERATOR
     if (load := os.getloadavg()[0]) > 1:
         print(f"note: other work is running on this machine (load {load:.1f}); the figures will be noisy", flush=True)
-    for number in range(arguments.rounds):
-        for name in list(commands)[:: 1 if number % 2 == 0 else -1]:
-            result = run(name, commands[name], arguments.threads)
-            rounds[name].append(result)
-            print(f"round {number + 1}  {name:<10}{result['step_s_median'] * 1000:>9.2f} ms a step"
-                  f"{result['image_s_median']:>8.3f} s an image", flush=True)
-    report(rounds, arguments)
+    figures = []
+    for workload in known:
+        if arguments.workload and workload.name not in arguments.workload:
+            continue
+        checkpoint = checkpoint_of(workload, arguments)
+        for dtype in arguments.dtype or (["f32", "bf16"] if arguments.device == "cpu" else ["bf16"]):
+            figures.append(measure(workload, checkpoint, dtype, arguments))
+    print(f"\n{'workload':<14}{'dtype':<6}{'':<12}{'s a step':>10}{'best':>9}{'images/s':>10}{'in a pass of':>14}{'images/s':>10}"
+          f"{'first image':>13}{'peak MiB':>10}")
+    for row in figures:
+        for engine in ENGINES:
+            found = row["engines"][engine]
+            print(f"{row['workload']:<14}{row['dtype']:<6}{engine:<12}{found['step_s']:>10.4f}{found['best_s']:>9.4f}"
+                  f"{found['images_per_s']:>10.3f}{row['together']:>14}{found['together_per_s']:>10.3f}"
+                  f"{found['first_image_s']:>11.2f} s{found['peak_mib']:>10.0f}")
+    print()
+    for row in figures:
+        ratio = min(row["ratios"]["paired"], row["ratios"]["best"])
+        verdict = "PASS" if ratio >= TARGET_RATIO else "FAIL"
+        print(f"{verdict}: {row['workload']} {row['dtype']}: {ratio:.2f}× diffusers' speed per denoising step (wanted: "
+              f"{TARGET_RATIO}×; rounds paired {row['ratios']['paired']:.2f}×, best steps {row['ratios']['best']:.2f}×), "
+              f"{row['ratios']['together']:.2f}× with {row['together']} in a pass, {row['ratios']['first_image']:.2f}× to the "
+              f"first image, {row['ratios']['peak']:.2f}× the memory")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argparse.Namespace) -> dict:
+    common = ["--checkpoint", checkpoint, "--guidance", "4", "--size", workload.size, "--threads", arguments.threads,
+              "--dtype", dtype, "--device", arguments.device, "--steps", workload.steps]
+    alone = [*common, "--runs", workload.runs, "--warmup", 1]
+    together = [*alone, "--together", workload.together]
+    cold = [*common, "--runs", 1, "--warmup", 0]
+    commands = {
+        "bildkante": [arguments.binaries / "bildkante-gpu-node", "bench"],
+        "diffusers": [arguments.python, ROOT / "gpu-node/bench/diffusers_peer.py"],
+    }
+    rounds: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
+    for number in range(workload.rounds):
+        for engine in ENGINES[:: 1 if number % 2 == 0 else -1]:
+            result = run(engine, [*commands[engine], *alone], arguments)
+            started = time.monotonic()
+            run(engine, [*commands[engine], *cold], arguments)
+            result["first_image_s"] = time.monotonic() - started
+            result["together_per_s"] = run(engine, [*commands[engine], *together], arguments)["images_per_s"]
+            rounds[engine].append(result)
+            print(f"{workload.name} {dtype} round {number + 1}  {engine:<10}{result['step_s_median']:>9.4f} s a step"
+                  f"{result['images_per_s']:>9.3f} images/s{result['together_per_s']:>9.3f} with {workload.together} in a pass"
+                  f"{result['first_image_s']:>8.2f} s to the first", flush=True)
+
+    def median(engine: str, key: str) -> float:
+        return statistics.median(result[key] for result in rounds[engine])
+
+    def paired(key: str, better: str = "less") -> float:
+        pairs = zip(rounds["bildkante"], rounds["diffusers"])
+        return statistics.median(theirs[key] / ours[key] if better == "less" else ours[key] / theirs[key]
+                                 for ours, theirs in pairs)
+
+    def peak(engine: str) -> float:
+        found = rounds[engine]
+        return statistics.median(result.get("device_peak_mib") or result["rss_peak_mib"] for result in found)
+
+    best = {engine: min(result["step_s_min"] for result in rounds[engine]) for engine in ENGINES}
+    return {
+        "workload": workload.name, "dtype": dtype, "size": workload.size, "steps": workload.steps,
+        "together": workload.together, "threads": arguments.threads, "device": arguments.device,
+        "engines": {
+            engine: {
+                "step_s": median(engine, "step_s_median"), "best_s": best[engine],
+                "images_per_s": median(engine, "images_per_s"), "together_per_s": median(engine, "together_per_s"),
+                "first_image_s": median(engine, "first_image_s"), "peak_mib": peak(engine),
+            }
+            for engine in ENGINES
+        },
+        "ratios": {
+            "paired": paired("step_s_median"), "best": best["diffusers"] / best["bildkante"],
+            "together": paired("together_per_s", "more"), "first_image": paired("first_image_s"),
+            "peak": peak("bildkante") / peak("diffusers"),
+        },
+        "rounds": rounds,
+    }
+
+
+def checkpoint_of(workload: Workload, arguments: argparse.Namespace) -> Path:
+    """The built-in one, or one of a real one's size, made beside the Python environment."""
+    if workload.model is None:
+        return arguments.checkpoint
+    folder = arguments.full_size / workload.model
+    if not (folder / ".complete").exists():
+        print(f"making {folder}: {workload.model}'s size, random weights", flush=True)
+        subprocess.run(["rm", "-rf", folder], check=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        script = ROOT / "gpu-node/fixtures/make_full_size.py"
+        subprocess.run([arguments.python, script, workload.model, folder], check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+        (folder / ".complete").touch()
+    return folder
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", type=Path, required=True, help="folder of the release binaries")
     parser.add_argument("--python", type=Path, required=True, help="of the environment with torch and diffusers")
+    parser.add_argument("--full-size", type=Path, required=True, help="where checkpoints of real ones' size are made")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "gpu-node/models/studio-tiny")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=5, help="images in a round, after one to warm up")
+    parser.add_argument("--workload", action="append", help="only this one; may be repeated")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])
+    parser.add_argument("--dtype", action="append", choices=["f32", "bf16", "f16"], help="may be repeated")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
 
-def run(name: str, command: list, threads: int) -> dict:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+def run(name: str, command: list, arguments: argparse.Namespace) -> dict:
+    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
+    command = [str(part) for part in command]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=ROUND_S_MAX)
+                          timeout=RUN_S_MAX)
     if done.returncode != 0:
         sys.exit(f"{name} failed ({done.returncode}):\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def report(rounds: dict[str, list[dict]], arguments: argparse.Namespace) -> None:
-    def paired(key: str) -> float:
-        return statistics.median(theirs[key] / ours[key] for ours, theirs in zip(rounds["bildkante"], rounds["diffusers"]))
-
-    def median(name: str, key: str) -> float:
-        return statistics.median(result[key] for result in rounds[name])
-
-    best = {name: min(result["step_s_min"] for result in results) for name, results in rounds.items()}
-    print(f"\n{'':<12}{'ms a step':>11}{'best':>9}{'s an image':>12}{'peak MiB':>10}   medians of {arguments.rounds} rounds, "
-          f"{arguments.threads} threads, {arguments.dtype}, {arguments.device}")
-    for name in rounds:
-        print(f"{name:<12}{median(name, 'step_s_median') * 1000:>11.2f}{best[name] * 1000:>9.2f}"
-              f"{median(name, 'image_s_median'):>12.3f}{median(name, 'rss_peak_mib'):>10.0f}")
-    ratios = {"paired": paired("step_s_median"), "best": best["diffusers"] / best["bildkante"]}
-    ratio = min(ratios.values())
-    verdict = "PASS" if ratio >= TARGET_RATIO else "FAIL"
-    print(f"\n{verdict}: {ratio:.2f}× diffusers' speed per denoising step (wanted: {TARGET_RATIO}×; rounds paired "
-          f"{ratios['paired']:.2f}×, best steps {ratios['best']:.2f}×)")
-    if arguments.json:
-        figures = {"ratios": ratios, "rounds": rounds}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

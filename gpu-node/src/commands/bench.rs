@@ -16,7 +16,7 @@ use clap::Args;
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_native};
 use crate::diffusion::batch;
 use crate::diffusion::pipeline::{self, Denoising, Models, Networks, StepControl};
-use crate::diffusion::runtime;
+use crate::diffusion::{device, runtime};
 
 const RUNS_MAX: u32 = 10_000;
 
@@ -88,6 +88,8 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         "step_s_median": micros(median(&steps_s)),
         "step_s_min": micros(steps_s[0]),
         "image_s_median": micros(median(&images_s)),
+        "device_peak_mib": device::memory(checkpoint.device()).and_then(|memory| memory.peak_bytes).map(|bytes| bytes >> 20),
+        "estimated_mib": checkpoint.footprint().need(&sample, args.together.max(args.padded_to) as u64).peak_bytes() >> 20,
         "rss_peak_mib": resident_peak_mib()?,
     });
     say(&report.to_string())?;

@@ -5,6 +5,7 @@
 use tch::{TchError, Tensor};
 
 use super::layers::{GroupNorm, LayerNorm, Linear};
+use super::projected::Text;
 use super::weights::{Scope, WeightsError};
 
 /// What the projections of an attention are called.
@@ -92,12 +93,12 @@ impl CrossAttention {
         Ok(Self { query, key_value, out: Linear::load(scope.at(names.out), width, width)?, heads })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
         let (n, tokens, width) = x.size3()?;
-        let text_tokens = text.size3()?.1;
         let head_width = width / self.heads;
         let query = self.query.forward(x)?.f_view([n, tokens, self.heads, head_width])?.f_transpose(1, 2)?;
-        let projected = self.key_value.forward(text)?; // [n, text, 2c]
+        let projected = text.keys_values(&self.key_value)?; // [n, text, 2c]
+        let text_tokens = projected.size3()?.1;
         let parts = projected
             .f_view([n, text_tokens, 2, self.heads, head_width])?
             .f_permute([2, 0, 3, 1, 4])? // [2, n, heads, text, d]
@@ -156,7 +157,15 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
+    /// What a text passes, in the order of [`Self::forward`].
+    fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        if let FirstAttention::Text(attention) = &self.attn1 {
+            layers.push(&attention.key_value);
+        }
+        layers.push(&self.attn2.key_value);
+    }
+
+    fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
         let normed = self.norm1.forward(x)?;
         let mut attended = match &self.attn1 {
             FirstAttention::Own(attention) => attention.forward(&normed)?,
@@ -226,7 +235,11 @@ impl SpatialTransformer {
         Ok(Self { norm, proj_in, blocks, proj_out: projection(scope.at("proj_out"), channels, channels)? })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
+    pub(super) fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        self.blocks.iter().for_each(|block| block.text_layers(layers));
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
         let (_, _, height, _) = x.size4()?;
         let tokens = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_flatten(1, 2)?; // [n, hw, c]
         let mut tokens = self.proj_in.forward(&tokens)?;

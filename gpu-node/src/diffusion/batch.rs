@@ -11,6 +11,7 @@ use tch::{TchError, Tensor};
 use super::DiffusionError;
 use super::conditioning::Conditioning;
 use super::pipeline::{ModelInput, Networks, Stage};
+use super::projected::ProjectedText;
 
 /// What must agree for requests to share an evaluation, beside the networks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -132,12 +133,14 @@ pub fn predict(
 /// An input of the same class with other numbers in it.
 fn unlike(input: &ModelInput) -> Result<ModelInput, TchError> {
     let _no_grad = tch::no_grad_guard();
+    let projected = input.conditioning.projected.iter().map(ProjectedText::flipped).collect::<Result<_, _>>()?;
     Ok(ModelInput {
         stage: input.stage,
         latents: input.latents.f_flip([3])?.f_mul_scalar(-1.25)?,
         timesteps: input.timesteps.f_mul_scalar(0.5)?,
         conditioning: Conditioning {
             embeddings: input.conditioning.embeddings.f_flip([1])?,
+            projected,
             ..input.conditioning.shallow_clone()
         },
     })

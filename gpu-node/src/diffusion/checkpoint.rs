@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bildkante_shared::checkpoint::{CheckpointDigestError, digest};
 use bildkante_shared::ids::Digest;
 use serde_json::Value;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::clip::{self, ClipTextModel, Head, Layer};
 use super::conditioning::{Conditioning, Control};
@@ -23,6 +23,8 @@ use super::config::{
 use super::controlnet::{ControlNet, Residuals};
 use super::layout::{Layout, Part};
 use super::lora::{Adapter, LoraError, Network};
+use super::memory::Footprint;
+use super::projected::{ProjectedText, ProjectedTexts, TextKey};
 use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::text::{TextEncoder, TextEncoders};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
@@ -126,12 +128,24 @@ pub struct Checkpoint {
 pub struct Trunk {
     text: TextEncoders,
     unet: Unet,
+    projected: ProjectedTexts,
 }
 
 impl Trunk {
     #[must_use]
     pub const fn text(&self) -> &TextEncoders {
         &self.text
+    }
+
+    /// Keys and values of a text's states, computed once while they are asked for again.
+    pub(super) fn project(&self, key: TextKey, states: &Tensor) -> Result<ProjectedText, TchError> {
+        self.projected.get_or(key, || self.unet.project(states))
+    }
+
+    /// Gives back the memory of what is kept for texts to come.
+    pub fn forget_texts(&self) {
+        self.projected.clear();
+        self.text.forget();
     }
 }
 
@@ -195,7 +209,7 @@ impl Checkpoint {
             device,
             dtype,
             parameters,
-            trunk: Trunk { text: TextEncoders::new(encoders, layer), unet },
+            trunk: Trunk { text: TextEncoders::new(encoders, layer), unet, projected: ProjectedTexts::default() },
             kept: KeptNetworks { unet: kept_unet, texts: kept_texts },
             zeroes_empty_negative: layout.zeroes_empty_negative,
             unet_config,
@@ -294,7 +308,8 @@ impl Checkpoint {
             Ok(TextEncoder { tokenizer: Arc::clone(&plain.tokenizer), model })
         });
         let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
-        Ok(Trunk { text: TextEncoders::new(encoders, self.trunk.text.layer()), unet })
+        let text = TextEncoders::new(encoders, self.trunk.text.layer());
+        Ok(Trunk { text, unet, projected: ProjectedTexts::default() })
     }
 
     #[must_use]
@@ -379,6 +394,23 @@ impl Checkpoint {
     pub fn set_vae_tiles_px(&mut self, tiles_px: Option<u32>) {
         self.vae.set_tiles_px(tiles_px.map(i64::from));
         self.vae_tiles_px = tiles_px;
+    }
+
+    /// What drawing with it takes.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let element = |kind: Kind| kind.elt_size_in_bytes() as u64;
+        let kind = self.dtype.kind();
+        let vae_kind = if self.vae_config.force_upcast { Kind::Float } else { kind };
+        let Parameters { text_encoder, unet, vae } = self.parameters;
+        Footprint {
+            unet: self.unet_config.clone(),
+            vae: self.vae_config.clone(),
+            kind,
+            device: self.device,
+            vae_tiles_px: self.vae_tiles_px,
+            networks_bytes: (text_encoder + unet) * element(kind) + vae * element(vae_kind),
+        }
     }
 
     /// The side of its VAE's tiles, where a picture of this size is computed in tiles.

@@ -9,6 +9,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::DiffusionError;
 use super::config::UnetConfig;
+use super::projected::ProjectedText;
 
 /// A text as its encoders give it.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ impl PromptEmbedding {
 pub struct Conditioning {
     /// `[n, tokens, width]`
     pub embeddings: Tensor,
+    /// What the denoising network's attentions make of each row's text; none: they look for themselves.
+    pub projected: Vec<ProjectedText>,
     pub added: Option<Added>,
     /// `[n, width]`: the guidance scale of a network that is told it.
     pub guidance: Option<Tensor>,
@@ -73,7 +76,7 @@ pub struct Added {
 impl From<Tensor> for Conditioning {
     /// A text and nothing else.
     fn from(embeddings: Tensor) -> Self {
-        Self { embeddings, added: None, guidance: None, controls: Vec::new() }
+        Self { embeddings, projected: Vec::new(), added: None, guidance: None, controls: Vec::new() }
     }
 }
 
@@ -102,6 +105,10 @@ impl Conditioning {
         let numbers = rows(&|c| c.added.as_ref().map(|added| added.numbers.shallow_clone()))?;
         let guidance = rows(&|c| c.guidance.as_ref().map(Tensor::shallow_clone))?;
         let added = pooled.zip(numbers).map(|(pooled, numbers)| Added { pooled, numbers });
+        let projected = parts.iter().flat_map(|part| &part.projected).map(ProjectedText::shallow_clone).collect();
+        if parts.iter().any(|part| part.projected.is_empty() != parts[0].projected.is_empty()) {
+            return Err(mixed());
+        }
         let controls = parts.first().map_or(&[][..], |part| part.controls.as_slice());
         if parts.iter().any(|part| part.controls.len() != controls.len()) {
             return Err(mixed());
@@ -111,7 +118,7 @@ impl Conditioning {
             Ok(Control { network: *network, image: Tensor::f_cat(&images, 0)?, scale: *scale })
         });
         let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
-        Ok(Self { embeddings, added, guidance, controls })
+        Ok(Self { embeddings, projected, added, guidance, controls })
     }
 
     /// The same tensors, shared.
@@ -119,6 +126,7 @@ impl Conditioning {
     pub fn shallow_clone(&self) -> Self {
         Self {
             embeddings: self.embeddings.shallow_clone(),
+            projected: self.projected.iter().map(ProjectedText::shallow_clone).collect(),
             added: self
                 .added
                 .as_ref()
@@ -189,7 +197,7 @@ pub(super) fn assemble(
             Some(row.f_expand([i64::try_from(rows.len()).unwrap_or(1), width], false)?)
         }
     };
-    Ok(Conditioning { embeddings, added, guidance, controls: Vec::new() })
+    Ok(Conditioning { embeddings, projected: Vec::new(), added, guidance, controls: Vec::new() })
 }
 
 /// `get_guidance_scale_embedding` of diffusers' pipelines (after google-research/vdm): `[1, width]`, float32.

@@ -58,6 +58,12 @@ impl Linear {
         Ok(Self { weight, bias: None, low_rank })
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(inputs: i64, outputs: i64) -> Self {
+        let weight = Tensor::ones([outputs, inputs], (tch::Kind::Float, tch::Device::Cpu));
+        Self { weight, bias: None, low_rank: None }
+    }
+
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut y = x.f_linear(&self.weight, self.bias.as_ref())?; // [.., in] -> [.., out]
         match &self.low_rank {

@@ -21,6 +21,7 @@ use super::conditioning::{self, Conditioning, Numbers, PromptEmbedding};
 use super::controlnet::ControlNet;
 use super::noise::NoiseGenerator;
 use super::picture::Pictures;
+use super::projected::TextKey;
 use super::scheduler::{Sampler, SchedulerConfig, Span};
 use super::trace::Trace;
 use super::{Checkpoint, DiffusionError};
@@ -135,17 +136,22 @@ impl Networks for Adapted<'_> {
         let (score, negative_score) =
             refiner.map_or(default, |refiner| (refiner.aesthetic_score, refiner.negative_aesthetic_score));
         let conditional = text.encode(positive, chunks)?;
+        let mut prompts = vec![Some(positive)];
         let mut rows = vec![(conditional, Numbers { sizes, score })];
         if is_guided {
-            let unconditional = if negative.is_empty() && self.checkpoint.zeroes_empty_negative() {
-                rows[0].0.zeros_like()?
-            } else {
-                text.encode(negative, chunks)?
-            };
+            let is_nothing = negative.is_empty() && self.checkpoint.zeroes_empty_negative();
+            let unconditional = if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative, chunks)? };
             rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
+            prompts.insert(0, (!is_nothing).then_some(negative));
         }
+        let projected = prompts.iter().zip(&rows).map(|(prompt, (text, _))| {
+            let key = TextKey { prompt: prompt.map(str::to_owned), chunks };
+            self.trunk.project(key, &text.hidden)
+        });
+        let projected = projected.collect::<Result<Vec<_>, TchError>>()?;
         let rows: Vec<(&PromptEmbedding, Numbers)> = rows.iter().map(|(text, numbers)| (text, *numbers)).collect();
-        conditioning::assemble(config, &rows, recipe.guidance, self.device())
+        let conditions = conditioning::assemble(config, &rows, recipe.guidance, self.device())?;
+        Ok(Conditioning { projected, ..conditions })
     }
 
     fn predict(

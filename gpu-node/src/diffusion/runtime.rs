@@ -16,6 +16,8 @@ pub const LIBTORCH: &str = "libtorch-2.11.0";
 /// Turns of an idle OpenMP thread's loop before it sleeps: a few microseconds.
 const SPINS: &str = "1000";
 
+const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
+
 /// Starts the program anew with an environment in which OpenMP threads soon sleep while they wait for each other, unless
 /// the environment already says how they wait.
 ///
@@ -35,6 +37,11 @@ pub fn spin_briefly() -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     if let Some(name) = arguments.next() {
         command.arg0(name);
+    }
+    // cuBLAS repeats itself only with a workspace of one shape (its documentation, "Results reproducibility"), and reads this
+    // when it is loaded, too.
+    if !is_said(CUBLAS_WORKSPACE) {
+        command.env(CUBLAS_WORKSPACE, ":4096:8");
     }
     Err(command.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec())
 }

@@ -54,6 +54,11 @@ impl TextEncoders {
         self.layer
     }
 
+    /// Gives back the memory of kept embeddings.
+    pub(super) fn forget(&self) {
+        self.kept.borrow_mut().clear();
+    }
+
     /// The tokenizer of the first encoder.
     #[must_use]
     pub fn tokenizer(&self) -> Option<&ClipTokenizer> {

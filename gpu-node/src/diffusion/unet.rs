@@ -9,6 +9,7 @@ use super::conditioning::Conditioning;
 use super::config::{MidBlock, UnetConfig};
 use super::controlnet::Residuals;
 use super::layers::{Conv2d, GroupNorm, Linear};
+use super::projected::{ProjectedText, Text};
 use super::resnet::Norms;
 use super::unet_blocks::{DownBlock, Mid, UpBlock};
 use super::weights::{Adapting, Keeping, Kept, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
@@ -97,14 +98,14 @@ impl Encoder {
         image: Option<&Tensor>,
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let time = self.embedding(timesteps, conditioning)?;
-        self.forward_timed(latents, &time, &conditioning.embeddings.f_to_kind(self.kind)?, image)
+        self.forward_timed(latents, &time, &Text::new(conditioning.embeddings.f_to_kind(self.kind)?, &[]), image)
     }
 
     fn forward_timed(
         &self,
         latents: &Tensor,
         time: &Tensor,
-        text: &Tensor,
+        text: &Text<'_>,
         image: Option<&Tensor>,
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let mut x = latents.f_to_kind(self.kind)?;
@@ -187,6 +188,15 @@ impl Unet {
         })
     }
 
+    /// Keys and values of a text `[1, tokens, width]`, for every evaluation under it.
+    pub(super) fn project(&self, text: &Tensor) -> Result<ProjectedText, TchError> {
+        let mut layers = Vec::new();
+        self.encoder.down_blocks.iter().for_each(|block| block.text_layers(&mut layers));
+        self.encoder.mid_block.iter().for_each(|block| block.text_layers(&mut layers));
+        self.up_blocks.iter().for_each(|block| block.text_layers(&mut layers));
+        ProjectedText::new(&text.f_to_kind(self.encoder.kind)?, &layers)
+    }
+
     /// What the network sees in noisy latents: noise, or velocity, as it was trained.
     ///
     /// `latents` is `[n, in, h, w]`, `timesteps` `[n]` (they may differ and be fractional); the result is
@@ -202,7 +212,7 @@ impl Unet {
         residuals: Option<&Residuals>,
     ) -> Result<Tensor, TchError> {
         let time = self.encoder.embedding(timesteps, conditioning)?;
-        let text = conditioning.embeddings.f_to_kind(self.encoder.kind)?;
+        let text = Text::new(conditioning.embeddings.f_to_kind(self.encoder.kind)?, &conditioning.projected);
         let (mut skips, mut x) = self.encoder.forward_timed(latents, &time, &text, None)?;
         if let Some(residuals) = residuals {
             if residuals.skips.len() != skips.len() {

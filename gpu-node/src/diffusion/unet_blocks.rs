@@ -7,6 +7,8 @@ use tch::{TchError, Tensor};
 
 use super::attention::{SpatialTransformer, TransformerShape};
 use super::config::{MidBlock, UnetConfig, UnetLevel};
+use super::layers::Linear;
+use super::projected::Text;
 use super::resnet::{Downsample, Norms, ResnetBlock, Upsample};
 use super::weights::{Scope, WeightsError};
 
@@ -18,7 +20,13 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
+    fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        if let Some(attention) = &self.attention {
+            attention.text_layers(layers);
+        }
+    }
+
+    fn forward(&self, x: &Tensor, time: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
         let x = self.resnet.forward(x, Some(time))?;
         match &self.attention {
             Some(attention) => attention.forward(&x, text),
@@ -51,11 +59,15 @@ impl DownBlock {
         Ok(Self { layers, downsample })
     }
 
+    pub(super) fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        self.layers.iter().for_each(|layer| layer.text_layers(layers));
+    }
+
     pub(super) fn forward(
         &self,
         mut x: Tensor,
         time: &Tensor,
-        text: &Tensor,
+        text: &Text<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor, TchError> {
         for layer in &self.layers {
@@ -97,11 +109,15 @@ impl UpBlock {
         Ok(Self { layers, upsample })
     }
 
+    pub(super) fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        self.layers.iter().for_each(|layer| layer.text_layers(layers));
+    }
+
     pub(super) fn forward(
         &self,
         mut x: Tensor,
         time: &Tensor,
-        text: &Tensor,
+        text: &Text<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor, TchError> {
         for layer in &self.layers {
@@ -144,7 +160,13 @@ impl Mid {
         Ok(Self { resnet: first, attention: Some((attention, second)) })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor, TchError> {
+    pub(super) fn text_layers<'a>(&'a self, layers: &mut Vec<&'a Linear>) {
+        if let Some((attention, _)) = &self.attention {
+            attention.text_layers(layers);
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, time: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
         let x = self.resnet.forward(x, Some(time))?;
         match &self.attention {
             Some((attention, resnet)) => resnet.forward(&attention.forward(&x, text)?, Some(time)),

@@ -35,57 +35,82 @@ impl TrunkKey {
     }
 }
 
+/// What a folder held.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    files: BTreeMap<Digest, PathBuf>,
+    rejected: Vec<String>,
+}
+
 /// What adapters there are, and those in use.
 #[derive(Debug, Default)]
 pub(super) struct Adapters {
-    files: BTreeMap<Digest, PathBuf>,
-    rejected: Vec<String>,
+    found: Found,
     /// The last one used comes last, here and below.
     loaded: Vec<Arc<Adapter>>,
     trunks: Vec<(TrunkKey, Trunk)>,
 }
 
+/// Reads every safetensors file of `folder` once, for its digest and whether it can be used. A folder that is not there
+/// holds none.
+pub(super) fn find(folder: &Path) -> Result<Found, EngineError> {
+    let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", folder.display()) };
+    let mut found = Found::default();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.len() > ADAPTERS_MAX {
+        let reason = format!("{} holds more than {ADAPTERS_MAX} adapters", folder.display());
+        return Err(EngineError::Load { reason });
+    }
+    for path in paths {
+        match Adapter::load(&path) {
+            Ok(adapter) => {
+                found.files.insert(adapter.digest(), path);
+            }
+            Err(error) => found.rejected.push(error.to_string()),
+        }
+    }
+    Ok(found)
+}
+
 impl Adapters {
-    /// Reads every safetensors file of `folder` once, for its digest and whether it can be used. A folder that is not
-    /// there holds none.
-    pub(super) fn find(folder: &Path) -> Result<Self, EngineError> {
-        let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", folder.display()) };
-        let mut adapters = Self::default();
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(adapters),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        if paths.len() > ADAPTERS_MAX {
-            let reason = format!("{} holds more than {ADAPTERS_MAX} adapters", folder.display());
-            return Err(EngineError::Load { reason });
-        }
-        for path in paths {
-            match Adapter::load(&path) {
-                Ok(adapter) => {
-                    adapters.files.insert(adapter.digest(), path);
-                }
-                Err(error) => adapters.rejected.push(error.to_string()),
-            }
-        }
-        Ok(adapters)
+    /// Offers what was found instead of what was there before.
+    pub(super) fn update(&mut self, found: Found) {
+        self.loaded.retain(|adapter| found.files.contains_key(&adapter.digest()));
+        let is_there = |(digest, _): &(Digest, u64)| found.files.contains_key(digest);
+        self.trunks.retain(|(key, _)| key.loras.iter().all(is_there));
+        self.found = found;
+    }
+
+    /// Lets go of a checkpoint's networks.
+    pub(super) fn forget(&mut self, checkpoint: Digest) {
+        self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
+    }
+
+    /// Lets go of everything that is loaded; it is read again when it is asked for.
+    pub(super) fn free(&mut self) {
+        self.trunks.clear();
+        self.loaded.clear();
     }
 
     pub(super) fn infos(&self) -> Vec<AdapterInfo> {
         let name = |path: &Path| path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        self.files.iter().map(|(digest, path)| AdapterInfo { name: name(path), digest: *digest }).collect()
+        self.found.files.iter().map(|(digest, path)| AdapterInfo { name: name(path), digest: *digest }).collect()
     }
 
     pub(super) fn rejected(&self) -> &[String] {
-        &self.rejected
+        &self.found.rejected
     }
 
     /// The checkpoint's networks with these adapters.
@@ -114,7 +139,7 @@ impl Adapters {
             self.loaded.push(Arc::clone(&adapter));
             return Ok(adapter);
         }
-        let path = self.files.get(&digest).ok_or(EngineError::Missing(digest))?;
+        let path = self.found.files.get(&digest).ok_or(EngineError::Missing(digest))?;
         let failed = |reason| EngineError::Failed { reason };
         let adapter = Arc::new(Adapter::load(path).map_err(|error| failed(error.to_string()))?);
         if adapter.digest() != digest {

@@ -10,11 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use bildkante_shared::recipe::Recipe;
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
 
-use super::{Bench, Drawn, Engine, EngineError, Finished, SlotId};
-use crate::admission::{Standing, StartedJob};
+use super::{DeviceBench, Drawn, Engine, EngineError, Finished, SlotId};
+use crate::admission::{Due, Standing, StartedJob};
 use crate::diffusion::pipeline::Generated;
 
 /// Requests that may have begun and not ended; beyond it only the queue grows.
@@ -35,24 +35,37 @@ struct Begun {
 
 /// The requests on the device, in the order in which they began.
 pub(super) struct Executor<'a> {
-    bench: &'a Bench,
+    bench: &'a DeviceBench,
     engine: &'a mut dyn Engine,
     sender: &'a SyncSender<Drawn>,
     begun: Vec<Begun>,
+    /// Those of the board that have been heeded.
+    nudges: u64,
+    /// The device does nothing any more.
+    lost: Option<EngineError>,
 }
 
 impl<'a> Executor<'a> {
-    pub(super) fn new(bench: &'a Bench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
-        Self { bench, engine, sender, begun: Vec::new() }
+    pub(super) fn new(bench: &'a DeviceBench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
+        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, lost: None }
     }
 
     /// Until the board is closed.
-    pub(super) fn run(&mut self) {
+    ///
+    /// # Errors
+    /// When the device is lost. What had begun has been told.
+    pub(super) fn run(&mut self) -> Result<(), EngineError> {
         loop {
+            if let Some(error) = self.lost.take() {
+                self.begun.drain(..).for_each(|begun| self.bench.failed(&begun.job, &error));
+                return Err(error);
+            }
+            self.bench.refresh(self.engine);
             if self.begun.is_empty() {
-                match self.bench.board.next() {
-                    Some(job) => self.begin(job),
-                    None => return,
+                match self.bench.board.next(&mut self.nudges) {
+                    Due::Job(job) => self.begin(job),
+                    Due::Nudge => {}
+                    Due::Closed => return Ok(()),
                 }
                 continue;
             }
@@ -86,9 +99,19 @@ impl<'a> Executor<'a> {
                 denoise_ms: 0.0,
                 device_s,
             }),
-            Ok(Err(error)) => self.bench.failed(&job, &error),
+            Ok(Err(error)) => self.failed(&job, &error),
             Err(panic) => self.bench.panicked(&job, panic.as_ref()),
         }
+    }
+
+    /// Tells a job what it failed at, and minds what that means for the device.
+    fn failed(&mut self, job: &StartedJob, error: &EngineError) {
+        match error {
+            EngineError::OutOfMemory { .. } => self.engine.free_memory(),
+            EngineError::DeviceLost { .. } => self.lost = Some(error.clone()),
+            _ => {}
+        }
+        self.bench.failed(job, error);
     }
 
     fn busy_since(&self, started_at: Instant) -> f64 {
@@ -125,7 +148,11 @@ impl<'a> Executor<'a> {
             if self.begun.len() >= BEGUN_MAX {
                 return;
             }
-            let Some(job) = self.bench.board.take_first(|rank, _| rank.urgency < most_urgent) else { return };
+            // Where memory is full it waits for the first that ends.
+            let engine = &*self.engine;
+            let fits = |recipe: &ValidRecipe| engine.has_room(recipe);
+            let taken = self.bench.board.take_first(|rank, recipe| rank.urgency < most_urgent && fits(recipe));
+            let Some(job) = taken else { return };
             let before = self.begun.len();
             self.begin(job);
             if self.begun.len() > before {
@@ -153,9 +180,9 @@ impl<'a> Executor<'a> {
         );
         let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
         while group.len() < most && self.begun.len() < BEGUN_MAX {
-            let Some(job) = self.bench.board.take_first(|_, waiting| asks_for_the_same(&recipe, waiting)) else {
-                break;
-            };
+            let engine = &*self.engine;
+            let joins = |waiting: &ValidRecipe| asks_for_the_same(&recipe, waiting) && engine.has_room(waiting);
+            let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };
             let before = self.begun.len();
             self.begin(job);
             if let Some(begun) = self.begun.get(before)
@@ -190,8 +217,12 @@ impl<'a> Executor<'a> {
             }
             Ok(Err(error)) => match group {
                 [slot] => self.fail(*slot, &error),
+                several if matches!(error, EngineError::DeviceLost { .. }) => self.fail(several[0], &error),
                 several => {
                     tracing::warn!(%error, requests = several.len(), "a shared pass failed: each goes on alone");
+                    if matches!(error, EngineError::OutOfMemory { .. }) {
+                        self.engine.free_memory();
+                    }
                     several.iter().for_each(|slot| self.step(&[*slot]));
                 }
             },
@@ -235,14 +266,14 @@ impl<'a> Executor<'a> {
                     self.bench.board.fail(id, &crate::error::GenerationError::Panicked);
                 }
             }
-            Ok(Err(error)) => self.bench.failed(&begun.job, &error),
+            Ok(Err(error)) => self.failed(&begun.job, &error),
             Err(panic) => self.bench.panicked(&begun.job, panic.as_ref()),
         }
     }
 
     fn fail(&mut self, slot: SlotId, error: &EngineError) {
         if let Some(begun) = self.remove(slot) {
-            self.bench.failed(&begun.job, error);
+            self.failed(&begun.job, error);
         }
     }
 

@@ -1,35 +1,82 @@
 //! The real engine: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
 
+mod loader;
+mod shelf;
+
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
-use super::adapters::Adapters;
-use super::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use self::loader::{Change, Loader, Stock};
+use self::shelf::Shelf;
+use super::adapters::{self, Adapters};
+use super::{Engine, EngineError, EngineFactory, Engines, Finished, Nudge, SlotId, Trial};
 use crate::blobs::Blobs;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch::{self, BatchClass, Shapes};
-use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::memory::{MemoryLimits, Need};
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
-use crate::diffusion::{Checkpoint, DType, DiffusionError, runtime};
+use crate::diffusion::{Checkpoint, DType, DiffusionError, device, runtime};
 
-/// Where in `models_dir` adapters are, one safetensors file each.
-const ADAPTERS_DIR: &str = "adapters";
-/// Folders looked at in `models_dir`.
-const CHECKPOINTS_MAX: usize = 256;
+/// Of the memory that is free when the checkpoints are loaded, the part that drawings may take, in tenths: the rest is for
+/// adapters, kept texts and what an estimate misses.
+const MEMORY_TENTHS: u64 = 9;
 
-/// A factory that loads every checkpoint of `models_dir` on the device thread.
+/// What an engine is told of the configuration.
+#[derive(Debug, Clone)]
+struct Options {
+    models_dir: PathBuf,
+    data_dir: PathBuf,
+    device: Device,
+    dtype: DType,
+    threads: u32,
+    vae_tiles_px: u32,
+    memory_bytes_max: u64,
+    models_poll_ms: u64,
+    self_test_steps: u32,
+    requests_max: usize,
+    determinism: DeterminismChoice,
+}
+
+/// One factory for each device, which loads every checkpoint of `models_dir` on its thread.
+#[must_use]
+pub fn torch_engines(config: &NodeConfig) -> Engines {
+    Engines(config.device.each().iter().map(|device| (device.to_string(), torch_engine_on(*device, config))).collect())
+}
+
+/// The factory of the first device.
 #[must_use]
 pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
-    let config = config.clone();
-    Box::new(move || Ok(Box::new(TorchEngine::load(&config)?)))
+    let device = config.device.each().first().copied();
+    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config)
+}
+
+fn torch_engine_on(device: DeviceChoice, config: &NodeConfig) -> EngineFactory {
+    let options = Options {
+        models_dir: config.models_dir.clone(),
+        data_dir: config.data_dir.clone(),
+        device: torch_device(device),
+        dtype: torch_dtype(config.dtype),
+        threads: config.threads,
+        vae_tiles_px: config.vae_tiles_px,
+        memory_bytes_max: config.memory_bytes_max,
+        models_poll_ms: config.models_poll_ms,
+        self_test_steps: config.self_test_steps,
+        requests_max: config.batch.requests_max_on(device),
+        determinism: config.batch.determinism,
+    };
+    let is_exact = config.batch.determinism == DeterminismChoice::Exact;
+    let tf32 = config.tf32;
+    Box::new(move || {
+        device::choose_numerics(is_exact, tf32);
+        Ok(Box::new(TorchEngine::load(options)?))
+    })
 }
 
 /// Classes of batches whose shapes are remembered; they are probed anew beyond.
@@ -37,13 +84,14 @@ const SHAPES_MAX: usize = 512;
 
 #[derive(Debug)]
 struct TorchEngine {
-    checkpoints: Vec<Checkpoint>,
-    controlnets: Vec<ControlNet>,
-    rejected: Vec<String>,
+    options: Options,
+    shelf: Shelf,
     adapters: Adapters,
+    limits: MemoryLimits,
+    /// Until somebody watches.
+    stock: Option<Stock>,
+    loader: Option<Loader>,
     blobs: Blobs,
-    requests_max: usize,
-    determinism: DeterminismChoice,
     shapes: HashMap<PassKey, Shapes>,
     slots: HashMap<SlotId, Slot>,
     next_slot: u64,
@@ -53,6 +101,7 @@ struct TorchEngine {
 #[derive(Debug)]
 struct Slot {
     recipe: Arc<ValidRecipe>,
+    need: Need,
     denoising: Denoising,
     /// Of the next step; `None` at the end.
     pass: Option<PassKey>,
@@ -85,70 +134,67 @@ impl PassKey {
 
 /// The networks a recipe asks for. Free of the engine's other parts, so that those can be changed beside it.
 fn models<'a>(
-    checkpoints: &'a [Checkpoint],
-    controlnets: &'a [ControlNet],
+    shelf: &'a Shelf,
     adapters: &'a mut Adapters,
     recipe: &ValidRecipe,
 ) -> Result<Models<Adapted<'a>>, EngineError> {
-    let find = |digest| {
-        let found = checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest);
-        found.ok_or(EngineError::Missing(digest))
-    };
-    let refiner = recipe.refiner.as_ref().map(|refiner| find(refiner.checkpoint)).transpose()?;
-    let checkpoint = find(recipe.checkpoint)?;
+    let refiner = recipe.refiner.as_ref().map(|refiner| shelf.checkpoint(refiner.checkpoint)).transpose()?;
+    let checkpoint = shelf.checkpoint(recipe.checkpoint)?;
     let base = match recipe.loras.as_slice() {
         [] => checkpoint.into(),
         loras => Adapted::new(checkpoint, adapters.trunk(checkpoint, loras)?),
     };
-    let controls = recipe.controls.iter().map(|control| {
-        let found = controlnets.iter().find(|network| network.digest() == control.network);
-        found.ok_or(EngineError::Missing(control.network))
-    });
+    let controls = recipe.controls.iter().map(|control| shelf.controlnet(control.network));
     let base = base.controlled(controls.collect::<Result<Vec<_>, _>>()?);
     Ok(Models { base, refiner: refiner.map(Adapted::from), pictures: Pictures::new() })
 }
 
 impl TorchEngine {
-    fn load(config: &NodeConfig) -> Result<Self, EngineError> {
+    fn load(options: Options) -> Result<Self, EngineError> {
         // For operators of this thread, which is the device's.
-        runtime::set_threads(config.threads);
-        let mut checkpoints = Vec::new();
-        let mut controlnets = Vec::new();
-        let mut rejected = Vec::new();
-        for folder in folders(&config.models_dir)? {
-            if ControlNet::is_in(&folder) {
-                match ControlNet::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
-                    Ok(network) => controlnets.push(network),
-                    Err(error) => rejected.push(format!("{}: {error}", folder.display())),
-                }
-                continue;
-            }
-            match Checkpoint::load(&folder, torch_device(config.device), torch_dtype(config.dtype)) {
-                Ok(mut checkpoint) => {
-                    checkpoint.set_vae_tiles_px((config.vae_tiles_px > 0).then_some(config.vae_tiles_px));
-                    checkpoints.push(checkpoint);
-                }
-                Err(error) => rejected.push(format!("{}: {error}", folder.display())),
-            }
+        runtime::set_threads(options.threads);
+        let mut stock = Stock::load(&options)?;
+        let mut shelf = Shelf::default();
+        for (folder, item) in stock.items.drain(..) {
+            shelf.put(folder, item);
         }
-        let adapters = Adapters::find(&config.models_dir.join(ADAPTERS_DIR))?;
-        rejected.extend_from_slice(adapters.rejected());
-        Ok(Self {
-            checkpoints,
-            controlnets,
-            rejected,
+        let mut adapters = Adapters::default();
+        adapters.update(std::mem::take(&mut stock.adapters));
+        let mut engine = Self {
+            blobs: Blobs::of(&options.data_dir),
+            options,
+            shelf,
             adapters,
-            blobs: Blobs::of(&config.data_dir),
-            requests_max: config.batch.requests_max_on(config.device),
-            determinism: config.batch.determinism,
+            limits: MemoryLimits::default(),
+            stock: Some(stock),
+            loader: None,
             shapes: HashMap::new(),
             slots: HashMap::new(),
             next_slot: 0,
-        })
+        };
+        engine.measure();
+        Ok(engine)
     }
 
-    fn checkpoint(&self, digest: Digest) -> Option<&Checkpoint> {
-        self.checkpoints.iter().find(|checkpoint| checkpoint.digest() == digest)
+    /// Finds out how much memory there is for drawings. What drawings hold at the moment counts as free.
+    fn measure(&mut self) {
+        let held_bytes: u64 = self.slots.values().map(|slot| slot.need.held_bytes).sum();
+        let free_bytes = || device::memory(self.options.device).map(|memory| memory.free_bytes);
+        self.limits.budget_bytes = match self.options.memory_bytes_max {
+            0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
+            bytes => Some(bytes),
+        };
+        self.limits.footprints = self.shelf.checkpoints().map(|c| (c.digest(), c.footprint())).collect();
+    }
+
+    /// Lets go of checkpoints that are gone and that nobody draws with any more.
+    fn sweep(&mut self) {
+        for digest in self.shelf.sweep(self.slots.values().map(|slot| &*slot.recipe)) {
+            tracing::info!(%digest, "unloaded");
+            self.adapters.forget(digest);
+            self.shapes.retain(|pass, _| pass.checkpoint != digest);
+            device::give_back_memory(self.options.device);
+        }
     }
 
     /// The images a recipe names.
@@ -185,14 +231,15 @@ impl TorchEngine {
         if self.shapes.contains_key(&pass) {
             return Ok(());
         }
-        let shapes = match self.determinism {
-            DeterminismChoice::Fast => Shapes::any(self.requests_max),
+        let requests_max = self.limits.requests_max(&recipe, self.options.requests_max);
+        let shapes = match self.options.determinism {
+            DeterminismChoice::Fast => Shapes::any(requests_max),
             DeterminismChoice::Exact => {
-                let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
-                Shapes::probed(models.at(input.stage), &input, self.requests_max).map_err(engine_error)?
+                let models = models(&self.shelf, &mut self.adapters, &recipe)?;
+                Shapes::probed(models.at(input.stage), &input, requests_max).map_err(engine_error)?
             }
         };
-        if self.requests_max > 1 {
+        if requests_max > 1 {
             tracing::info!(checkpoint = %pass.checkpoint, class = ?pass.class, ?shapes, "shapes of shared passes");
         }
         if self.shapes.len() >= SHAPES_MAX {
@@ -206,24 +253,6 @@ impl TorchEngine {
         let pass = self.slots.get(&slot)?.pass.as_ref()?;
         self.shapes.get(pass)
     }
-}
-
-/// Folders with a `model_index.json`, and those of ControlNets, by name.
-fn folders(models: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(models).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.join("model_index.json").is_file() || ControlNet::is_in(&path) {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    if folders.len() > CHECKPOINTS_MAX {
-        let reason = format!("{} holds more than {CHECKPOINTS_MAX} checkpoints", models.display());
-        return Err(EngineError::Load { reason });
-    }
-    Ok(folders)
 }
 
 const fn torch_device(device: DeviceChoice) -> Device {
@@ -243,19 +272,7 @@ const fn torch_dtype(dtype: DtypeChoice) -> DType {
 
 impl Engine for TorchEngine {
     fn checkpoints(&self) -> Vec<CheckpointInfo> {
-        let info = |checkpoint: &Checkpoint| CheckpointInfo {
-            name: checkpoint.name().to_owned(),
-            digest: checkpoint.digest(),
-            family: checkpoint.family().as_str().to_owned(),
-            ready: true,
-        };
-        let control = |network: &ControlNet| CheckpointInfo {
-            name: network.name().to_owned(),
-            digest: network.digest(),
-            family: "controlnet".to_owned(),
-            ready: true,
-        };
-        self.checkpoints.iter().map(info).chain(self.controlnets.iter().map(control)).collect()
+        self.shelf.infos()
     }
 
     fn adapters(&self) -> Vec<AdapterInfo> {
@@ -263,33 +280,76 @@ impl Engine for TorchEngine {
     }
 
     fn rejected(&self) -> Vec<String> {
-        self.rejected.clone()
+        self.shelf.rejected().chain(self.adapters.rejected().iter().cloned()).collect()
     }
 
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
-        self.checkpoint(checkpoint).map(Checkpoint::native_size_px)
+        self.shelf.checkpoint(checkpoint).ok().map(Checkpoint::native_size_px)
     }
 
-    /// One that paints into images is given one: grey, all of it to be painted anew.
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
-        let found = self.checkpoint(checkpoint)?;
-        let plain = Recipe { steps, ..Recipe::new(checkpoint, "self-test", found.native_size_px()) };
-        if !found.is_inpainting() {
-            return Some(plain);
+        self.shelf.checkpoint(checkpoint).ok().map(|checkpoint| loader::self_test_recipe(checkpoint, steps))
+    }
+
+    fn memory(&self) -> MemoryLimits {
+        self.limits.clone()
+    }
+
+    fn has_room(&self, recipe: &ValidRecipe) -> bool {
+        let Some(budget_bytes) = self.limits.budget_bytes.filter(|_| !self.slots.is_empty()) else { return true };
+        let needs = self.slots.values().map(|slot| slot.need).chain([self.limits.need(recipe, 1)]);
+        let (held_bytes, moment_bytes) = needs.fold((0, 0), |(held, moment): (u64, u64), need| {
+            (held + need.held_bytes, moment.max(need.pass_bytes).max(need.picture_bytes))
+        });
+        held_bytes + moment_bytes <= budget_bytes
+    }
+
+    fn free_memory(&mut self) {
+        self.shelf.checkpoints().for_each(|checkpoint| checkpoint.trunk().forget_texts());
+        self.adapters.free();
+        device::give_back_memory(self.options.device);
+    }
+
+    fn watch(&mut self, nudge: Nudge) {
+        let Some(stock) = self.stock.take().filter(|_| self.options.models_poll_ms > 0) else { return };
+        match Loader::start(self.options.clone(), stock, nudge) {
+            Ok(loader) => self.loader = Some(loader),
+            Err(error) => tracing::error!(%error, "the models' folder is not watched"),
         }
-        let [image, mask] = Picture::to_paint_over(found.native_size_px()).map(|(digest, _)| digest);
-        Some(Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain })
+    }
+
+    fn refresh(&mut self) -> Option<Vec<Trial>> {
+        let (mut trials, mut has_changed) = (Vec::new(), false);
+        while let Some(change) = self.loader.as_ref().and_then(Loader::next) {
+            has_changed = true;
+            match change {
+                Change::Came { folder, item, trial } => {
+                    self.shelf.put(folder, item);
+                    trials.extend(trial);
+                }
+                Change::Gone { folder } => self.shelf.take_away(&folder),
+                Change::Adapters(found) => self.adapters.update(found),
+            }
+        }
+        if !has_changed {
+            return None;
+        }
+        self.sweep();
+        self.measure();
+        Some(trials)
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        self.limits.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
+        let need = self.limits.need(recipe, 1);
         let pictures = self.pictures(recipe)?;
-        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let models = Models { pictures, ..models };
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error)?;
         let pass = PassKey::of(recipe, &denoising).map_err(engine_error)?;
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
-        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), denoising, pass, requests: 1 });
+        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), need, denoising, pass, requests: 1 });
         if let Err(error) = self.probe(id) {
             self.abandon(id);
             return Err(error);
@@ -317,7 +377,7 @@ impl Engine for TorchEngine {
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
         let recipe = Arc::clone(&self.slot(*first)?.recipe);
-        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
         let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error)?;
@@ -342,18 +402,21 @@ impl Engine for TorchEngine {
             return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
         };
         denoising.check().map_err(engine_error)?;
-        let models = models(&self.checkpoints, &self.controlnets, &mut self.adapters, &recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
         let pixels = denoising.decode(&models).map_err(engine_error)?;
-        let checkpoint = self.checkpoint(recipe.checkpoint).ok_or(EngineError::Missing(recipe.checkpoint))?;
+        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
         let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
-        if self.determinism == DeterminismChoice::Fast {
+        if self.options.determinism == DeterminismChoice::Fast {
             determinism.class.push_str("/fast");
         }
+        self.sweep();
         Ok(Finished { pixels, determinism })
     }
 
     fn abandon(&mut self, slot: SlotId) {
-        self.slots.remove(&slot);
+        if self.slots.remove(&slot).is_some() {
+            self.sweep();
+        }
     }
 }
 
@@ -362,6 +425,8 @@ fn engine_error(error: DiffusionError) -> EngineError {
     let (reason, is_refusal) = (error.to_string(), error.is_refusal());
     match error {
         DiffusionError::Cancelled => EngineError::Stopped,
+        _ if error.is_out_of_memory() => EngineError::OutOfMemory { reason },
+        _ if error.is_device_lost() => EngineError::DeviceLost { reason },
         _ if is_refusal => EngineError::Refused { reason },
         _ => EngineError::Failed { reason },
     }

@@ -118,6 +118,11 @@ pub(crate) struct TestResponse {
 }
 
 impl TestClient {
+    /// Of a node that is not [`TestNode`].
+    pub(crate) fn to(node: std::net::SocketAddr) -> Self {
+        Self::new(&format!("http://{node}"))
+    }
+
     fn new(base: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
         Self { base: base.to_owned(), client }

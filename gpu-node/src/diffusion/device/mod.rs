@@ -1,0 +1,105 @@
+//! A device's memory and numerical choices: what `tch` does not reach, through a shim of libtorch's own calls.
+//!
+//! A CPU's memory is the process's: what the system and its control group leave.
+
+use std::fs;
+
+use tch::Device;
+
+/// The shim's own interface; every function returns 0 where it did what it says.
+#[allow(unsafe_code, reason = "a foreign interface: plain numbers in and out, and nothing kept")]
+mod shim {
+    unsafe extern "C" {
+        fn bildkante_choose_numerics(is_exact: bool, allows_tf32: bool) -> i32;
+        fn bildkante_memory(index: i64, free_bytes: *mut u64, total_bytes: *mut u64, peak_bytes: *mut u64) -> i32;
+        fn bildkante_give_back_memory() -> i32;
+    }
+
+    pub(super) fn choose_numerics(is_exact: bool, allows_tf32: bool) -> bool {
+        // SAFETY: takes two values and catches its exceptions.
+        unsafe { bildkante_choose_numerics(is_exact, allows_tf32) == 0 }
+    }
+
+    pub(super) fn memory(index: i64) -> Option<super::Memory> {
+        let (mut free_bytes, mut total_bytes, mut peak_bytes) = (0, 0, 0);
+        // SAFETY: writes through pointers to three live numbers before it returns, and keeps none of them.
+        let status = unsafe { bildkante_memory(index, &mut free_bytes, &mut total_bytes, &mut peak_bytes) };
+        (status == 0).then_some(super::Memory { free_bytes, total_bytes, peak_bytes: Some(peak_bytes) })
+    }
+
+    pub(super) fn give_back_memory() -> bool {
+        // SAFETY: takes nothing and catches its exceptions.
+        unsafe { bildkante_give_back_memory() == 0 }
+    }
+}
+
+/// A device's memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What can still be taken.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+    /// The most that tensors took at a time; unknown on a CPU.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Chooses kernels that repeat themselves, and whether float32 may be computed in TF32, for the whole process.
+///
+/// cuBLAS is told by its environment ([`super::runtime::spin_briefly`]): it reads that when it is loaded.
+pub fn choose_numerics(is_exact: bool, allows_tf32: bool) {
+    if !shim::choose_numerics(is_exact, allows_tf32) {
+        tracing::error!("libtorch's numerical choices cannot be made");
+    }
+}
+
+/// A device's memory, where it can be told.
+#[must_use]
+pub fn memory(device: Device) -> Option<Memory> {
+    match device {
+        Device::Cuda(index) => shim::memory(i64::try_from(index).ok()?),
+        Device::Cpu => host_memory(),
+        _ => None,
+    }
+}
+
+/// Gives back to the device what its allocator keeps for tensors to come.
+pub fn give_back_memory(device: Device) {
+    if device != Device::Cpu && !shim::give_back_memory() {
+        tracing::warn!("the device's allocator kept its memory");
+    }
+}
+
+/// `/proc/meminfo`, and the control group's bound where there is one (cgroup v2).
+fn host_memory() -> Option<Memory> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let (free_bytes, total_bytes) = (field("MemAvailable")?, field("MemTotal")?);
+    let number = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let (bound_bytes, used_bytes) = (number("memory.max"), number("memory.current"));
+    let free_bytes = match bound_bytes.zip(used_bytes) {
+        Some((bound, used)) => free_bytes.min(bound.saturating_sub(used)),
+        None => free_bytes,
+    };
+    Some(Memory {
+        free_bytes,
+        total_bytes: bound_bytes.map_or(total_bytes, |bound| bound.min(total_bytes)),
+        peak_bytes: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_has_memory_and_a_device_that_is_not_there_has_none() {
+        let memory = memory(Device::Cpu).expect("Linux tells");
+        assert!(memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes, "{memory:?}");
+        assert_eq!(super::memory(Device::Cuda(99)), None);
+        choose_numerics(true, false);
+        give_back_memory(Device::Cuda(99));
+    }
+}

@@ -1,0 +1,272 @@
+//! Reads checkpoints, ControlNets and adapters of a folder onto a device: all of them at start, and those that come later
+//! on a thread of its own, so that no drawing waits for a file.
+//!
+//! A folder is known by the names, sizes and times of its files; one that has changed is read once it has looked the same
+//! twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first drawing with a
+//! network chooses kernels and takes memory, and whether it repeats itself has to be known.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
+
+use super::adapters::{self, Found};
+use super::shelf::Item;
+use super::{EngineError, Nudge, Options, Trial};
+use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::picture::Picture;
+use crate::diffusion::pipeline::{self, Models, StepControl};
+use crate::diffusion::{Checkpoint, DiffusionError, runtime};
+
+/// Where in `models_dir` adapters are, one safetensors file each.
+const ADAPTERS_DIR: &str = "adapters";
+/// Folders looked at in `models_dir`.
+const CHECKPOINTS_MAX: usize = 256;
+/// Files of one folder that are looked at.
+const FILES_MAX: usize = 4096;
+
+/// Names, sizes and times of a folder's files.
+type Look = Vec<(PathBuf, u64, u128)>;
+
+/// What has become of a folder.
+#[derive(Debug)]
+pub(super) enum Change {
+    Came { folder: PathBuf, item: Item, trial: Option<Trial> },
+    Gone { folder: PathBuf },
+    Adapters(Found),
+}
+
+/// What there is at start, and how it looked.
+#[derive(Debug)]
+pub(super) struct Stock {
+    pub(super) items: Vec<(PathBuf, Item)>,
+    pub(super) adapters: Found,
+    looks: BTreeMap<PathBuf, Look>,
+}
+
+impl Stock {
+    /// Reads everything.
+    pub(super) fn load(options: &Options) -> Result<Self, EngineError> {
+        let looks = look(&options.models_dir)?;
+        let adapters_dir = options.models_dir.join(ADAPTERS_DIR);
+        let folders = looks.keys().filter(|folder| **folder != adapters_dir);
+        let items = folders.map(|folder| (folder.clone(), read(folder, options))).collect();
+        Ok(Self { items, adapters: adapters::find(&adapters_dir)?, looks })
+    }
+}
+
+/// The thread. It ends with this value.
+#[derive(Debug)]
+pub(super) struct Loader {
+    changes: Option<Receiver<Change>>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Watches the folder from how it looked when `stock` was read.
+    pub(super) fn start(options: Options, stock: Stock, nudge: Nudge) -> std::io::Result<Self> {
+        // One at a time: what is loaded and not taken over takes memory.
+        let (sender, changes) = sync_channel(1);
+        let (stop, stopped) = channel();
+        let watch = Watch { options, known: stock.looks, seen: BTreeMap::new(), sender, nudge };
+        let thread = std::thread::Builder::new().name("node-loader".to_owned()).spawn(move || watch.run(&stopped))?;
+        Ok(Self { changes: Some(changes), stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub(super) fn next(&self) -> Option<Change> {
+        self.changes.as_ref()?.try_recv().ok()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        drop(self.changes.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the loader ended at a defect");
+        }
+    }
+}
+
+struct Watch {
+    options: Options,
+    known: BTreeMap<PathBuf, Look>,
+    /// Changed ones, as they looked last time.
+    seen: BTreeMap<PathBuf, Look>,
+    sender: SyncSender<Change>,
+    nudge: Nudge,
+}
+
+/// Nobody takes changes any more.
+struct Over;
+
+impl Watch {
+    fn run(mut self, stopped: &Receiver<()>) {
+        runtime::set_threads(self.options.threads);
+        let pause = Duration::from_millis(self.options.models_poll_ms);
+        while matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+            match look(&self.options.models_dir) {
+                Ok(looks) => {
+                    if self.compare(looks).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the models' folder cannot be looked at"),
+            }
+        }
+    }
+
+    fn compare(&mut self, looks: BTreeMap<PathBuf, Look>) -> Result<(), Over> {
+        let gone: Vec<PathBuf> = self.known.keys().filter(|folder| !looks.contains_key(*folder)).cloned().collect();
+        for folder in gone {
+            self.known.remove(&folder);
+            tracing::info!(folder = %folder.display(), "gone");
+            let change = if self.is_adapters(&folder) { self.adapters() } else { Some(Change::Gone { folder }) };
+            self.send(change)?;
+        }
+        let mut seen = BTreeMap::new();
+        for (folder, look) in looks {
+            if self.known.get(&folder) == Some(&look) {
+                continue;
+            }
+            if self.seen.get(&folder) != Some(&look) {
+                seen.insert(folder, look);
+                continue;
+            }
+            self.known.insert(folder.clone(), look);
+            let change = if self.is_adapters(&folder) { self.adapters() } else { Some(self.came(folder)) };
+            self.send(change)?;
+        }
+        self.seen = seen;
+        Ok(())
+    }
+
+    fn is_adapters(&self, folder: &Path) -> bool {
+        folder == self.options.models_dir.join(ADAPTERS_DIR)
+    }
+
+    fn adapters(&self) -> Option<Change> {
+        match adapters::find(&self.options.models_dir.join(ADAPTERS_DIR)) {
+            Ok(found) => Some(Change::Adapters(found)),
+            Err(error) => {
+                tracing::warn!(%error, "the adapters stay as they were");
+                None
+            }
+        }
+    }
+
+    fn came(&self, folder: PathBuf) -> Change {
+        let found_at = Instant::now();
+        let item = read(&folder, &self.options);
+        let (item, trial) = match item {
+            Item::Checkpoint(checkpoint) => match try_out(&checkpoint, self.options.self_test_steps) {
+                Ok(masters) => {
+                    let item = Item::Checkpoint(checkpoint);
+                    let seconds = found_at.elapsed().as_secs_f64();
+                    let trial = item.info().zip(masters);
+                    let trial = trial.map(|(checkpoint, masters)| Trial { checkpoint, masters, seconds });
+                    (item, trial)
+                }
+                Err(error) => (Item::Rejected(format!("self-test: {error}")), None),
+            },
+            other => (other, None),
+        };
+        if let Item::Rejected(reason) = &item {
+            tracing::error!(folder = %folder.display(), %reason, "rejected");
+        }
+        Change::Came { folder, item, trial }
+    }
+
+    fn send(&self, change: Option<Change>) -> Result<(), Over> {
+        let Some(change) = change else { return Ok(()) };
+        // Woken before and after: the device thread has to take the former change for this one to fit.
+        (self.nudge)();
+        self.sender.send(change).map_err(|_| Over)?;
+        (self.nudge)();
+        Ok(())
+    }
+}
+
+/// Folders with a `model_index.json`, those of ControlNets, and that of adapters, as they look.
+fn look(models: &Path) -> Result<BTreeMap<PathBuf, Look>, EngineError> {
+    let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
+    let mut looks = BTreeMap::new();
+    for entry in fs::read_dir(models).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let is_adapters = path.file_name().is_some_and(|name| name == ADAPTERS_DIR) && path.is_dir();
+        if path.join("model_index.json").is_file() || ControlNet::is_in(&path) || is_adapters {
+            let look = look_at(&path);
+            looks.insert(path, look);
+        }
+    }
+    if looks.len() > CHECKPOINTS_MAX {
+        let reason = format!("{} holds more than {CHECKPOINTS_MAX} checkpoints", models.display());
+        return Err(EngineError::Load { reason });
+    }
+    Ok(looks)
+}
+
+/// Whatever cannot be looked at is not there: reading it will say why.
+fn look_at(folder: &Path) -> Look {
+    let mut look = Look::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (path, Ok(metadata)) = (entry.path(), fs::metadata(entry.path())) else { continue };
+            if look.len() + folders.len() >= FILES_MAX {
+                break;
+            }
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            look.push((path, metadata.len(), changed.map_or(0, |time| time.as_nanos())));
+        }
+    }
+    look.sort();
+    look
+}
+
+fn read(folder: &Path, options: &Options) -> Item {
+    if ControlNet::is_in(folder) {
+        return match ControlNet::load(folder, options.device, options.dtype) {
+            Ok(network) => Item::ControlNet(Box::new(network)),
+            Err(error) => Item::Rejected(error.to_string()),
+        };
+    }
+    match Checkpoint::load(folder, options.device, options.dtype) {
+        Ok(mut checkpoint) => {
+            checkpoint.set_vae_tiles_px((options.vae_tiles_px > 0).then_some(options.vae_tiles_px));
+            Item::Checkpoint(Box::new(checkpoint))
+        }
+        Err(error) => Item::Rejected(error.to_string()),
+    }
+}
+
+/// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
+pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
+    let plain = Recipe { steps, ..Recipe::new(checkpoint.digest(), "self-test", checkpoint.native_size_px()) };
+    if !checkpoint.is_inpainting() {
+        return plain;
+    }
+    let [image, mask] = Picture::to_paint_over(checkpoint.native_size_px()).map(|(digest, _)| digest);
+    Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain }
+}
+
+/// Draws one recipe twice.
+fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>, DiffusionError> {
+    // Nothing a checkpoint's own size is refused for happens here but absurd sizes, which are no size to draw at.
+    let Ok(recipe) = ValidRecipe::try_from(self_test_recipe(checkpoint, steps)) else { return Ok(None) };
+    let pictures = Picture::to_paint_over(checkpoint.native_size_px());
+    let pictures = pictures.into_iter().map(|(digest, picture)| (digest, std::sync::Arc::new(picture))).collect();
+    let models = Models { pictures, ..Models::from(checkpoint) };
+    let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
+    Ok(Some([draw()?.pixels.master_id(), draw()?.pixels.master_id()]))
+}

@@ -1,0 +1,115 @@
+//! The checkpoints, ControlNets and adapters of a folder as they are on one device, and what becomes of them when the folder
+//! changes.
+//!
+//! Whatever is gone from the folder is offered to nobody new at once, and stays until the last drawing that has begun with
+//! it is over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::CheckpointInfo;
+
+use super::EngineError;
+use crate::diffusion::Checkpoint;
+use crate::diffusion::controlnet::ControlNet;
+
+/// What a folder held.
+#[derive(Debug)]
+pub(super) enum Item {
+    Checkpoint(Box<Checkpoint>),
+    ControlNet(Box<ControlNet>),
+    /// Nothing usable, and why.
+    Rejected(String),
+}
+
+impl Item {
+    fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Checkpoint(checkpoint) => Some(checkpoint.digest()),
+            Self::ControlNet(network) => Some(network.digest()),
+            Self::Rejected(_) => None,
+        }
+    }
+
+    pub(super) fn info(&self) -> Option<CheckpointInfo> {
+        let (name, digest, family) = match self {
+            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.digest(), checkpoint.family().as_str()),
+            Self::ControlNet(network) => (network.name(), network.digest(), "controlnet"),
+            Self::Rejected(_) => return None,
+        };
+        Some(CheckpointInfo { name: name.to_owned(), digest, family: family.to_owned(), ready: true })
+    }
+}
+
+/// By folder.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    items: BTreeMap<PathBuf, Item>,
+    leaving: Vec<Item>,
+}
+
+impl Shelf {
+    pub(super) fn put(&mut self, folder: PathBuf, item: Item) {
+        self.leaving.extend(self.items.insert(folder, item));
+    }
+
+    pub(super) fn take_away(&mut self, folder: &Path) {
+        self.leaving.extend(self.items.remove(folder));
+    }
+
+    /// Lets go of what has left and nobody draws with any more; the digests of what is not there any more.
+    pub(super) fn sweep<'a>(&mut self, mut begun: impl Iterator<Item = &'a ValidRecipe>) -> Vec<Digest> {
+        if self.leaving.is_empty() {
+            return Vec::new();
+        }
+        let mut used = Vec::new();
+        begun.by_ref().for_each(|recipe| {
+            used.push(recipe.checkpoint);
+            used.extend(recipe.refiner.as_ref().map(|refiner| refiner.checkpoint));
+            used.extend(recipe.controls.iter().map(|control| control.network));
+        });
+        let is_used = |item: &Item| item.digest().is_some_and(|digest| used.contains(&digest));
+        let (staying, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leaving).into_iter().partition(is_used);
+        self.leaving = staying;
+        let gone: Vec<Digest> = gone.iter().filter_map(Item::digest).collect();
+        gone.into_iter().filter(|digest| !self.all().any(|item| item.digest() == Some(*digest))).collect()
+    }
+
+    /// What is offered.
+    pub(super) fn infos(&self) -> Vec<CheckpointInfo> {
+        self.items.values().filter_map(Item::info).collect()
+    }
+
+    pub(super) fn rejected(&self) -> impl Iterator<Item = String> {
+        self.items.iter().filter_map(|(folder, item)| match item {
+            Item::Rejected(reason) => Some(format!("{}: {reason}", folder.display())),
+            _ => None,
+        })
+    }
+
+    /// Those that are offered, then those that are leaving.
+    fn all(&self) -> impl Iterator<Item = &Item> {
+        self.items.values().chain(&self.leaving)
+    }
+
+    pub(super) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.all().filter_map(|item| match item {
+            Item::Checkpoint(checkpoint) => Some(&**checkpoint),
+            _ => None,
+        })
+    }
+
+    pub(super) fn checkpoint(&self, digest: Digest) -> Result<&Checkpoint, EngineError> {
+        self.checkpoints().find(|checkpoint| checkpoint.digest() == digest).ok_or(EngineError::Missing(digest))
+    }
+
+    pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
+        let mut networks = self.all().filter_map(|item| match item {
+            Item::ControlNet(network) => Some(&**network),
+            _ => None,
+        });
+        networks.find(|network| network.digest() == digest).ok_or(EngineError::Missing(digest))
+    }
+}
