@@ -70,8 +70,12 @@ bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to r
 bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)
 
+.PHONY: cuda-check
+cuda-check: release ## On a machine with a CUDA device, with CUDA=1: build, prove and time the node there in one go
+	@gpu-node/bench/cuda.sh "$(DEPS)" "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release"
+
 .PHONY: fuzz
-fuzz: toolchain ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=60 per target; TARGETS="url headers" picks some)
+fuzz: setup ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=60 per target; TARGETS="url headers" picks some)
 	@tests/setup/apt.sh nasm=nasm
 	@tests/setup/fuzz.sh $(or $(FUZZ_SECONDS),60) $(TARGETS)
 

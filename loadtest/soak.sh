@@ -63,6 +63,8 @@ step start 900 python3 loadtest/bench/edge/start.py --binaries "$binaries" --jso
 
 # Tests in their long form: crashes, bit flips, full disks, faults with real processes.
 step edge-tests 3600 cargo test --release -p bildkante-edge
+# The node's: thousands of mixed requests with cancellations and failures, every picture right, memory flat.
+step node-tests 3600 cargo test --release -p bildkante-gpu-node
 step e2e-tests 3600 cargo test --release -p bildkante-tests --test e2e
 
 printf '\nsoak, logs in %s\n' "$logs"

@@ -1,4 +1,4 @@
-"""Times diffusers' pipeline on a checkpoint, Stable Diffusion's or XL's: the peer that `bildkante-gpu-node bench` is compared with.
+"""Times diffusers' pipeline on a checkpoint, Stable Diffusion's or XL's: the peer of `bildkante-gpu-node bench`.
 
 Prints one line of JSON with the same field names as the Rust side. Both must use the same libtorch, threads, dtype, size,
 steps and guidance, one after the other on an otherwise idle machine. A step is one turn of the denoising loop: scheduler,
@@ -21,6 +21,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -35,7 +36,7 @@ class Timing:
 class Stopwatch:
     """Reads the clock when the loop's first prediction begins and after each of its steps."""
 
-    def __init__(self, pipeline: "Pipeline", device: str) -> None:
+    def __init__(self, pipeline: Pipeline, device: str) -> None:
         self.device = device
         self.began: float | None = None
         self.ended = 0.0
@@ -53,9 +54,6 @@ class Stopwatch:
     def _before_prediction(self, *_: Any) -> None:
         if self.began is None:
             self.began = self.now()
-
-
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 def load(arguments: argparse.Namespace) -> Pipeline:

@@ -418,7 +418,7 @@ impl Api {
 }
 
 /// The body as a generation within every bound.
-fn parse(body: &[u8], received_at: Instant) -> Result<Generation, RequestError> {
+pub(crate) fn parse(body: &[u8], received_at: Instant) -> Result<Generation, RequestError> {
     use serde_json::error::Category;
     let request: GenerationRequest = serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => RequestError::Invalid { reason: error.to_string() },

@@ -17,6 +17,7 @@ pub mod config;
 pub mod dedup;
 pub mod diffusion;
 pub mod error;
+pub mod fuzzing;
 pub mod health;
 pub mod index;
 pub mod metrics;

@@ -60,7 +60,8 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let config = data.path().join("gpu-node.toml");
         // The bound that is under test is the process's, not the estimate's.
-        let text = format!("models_dir = {:?}\ndata_dir = \"data\"\nthreads = 1\nmemory_bytes_max = 1099511627776", models());
+        let text =
+            format!("models_dir = {:?}\ndata_dir = \"data\"\nthreads = 1\nmemory_bytes_max = 1099511627776", models());
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config).current_dir(data.path());

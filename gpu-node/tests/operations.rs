@@ -105,7 +105,10 @@ async fn what_cannot_fit_is_refused_before_it_starts_and_what_does_not_fit_besid
         call.await.unwrap();
     }
     let (passes, steps) = (node.metric("bildkante_node_passes_total"), node.metric("bildkante_node_steps_total"));
-    assert!(steps >= 20.0 && (passes - steps).abs() < 0.5, "there is room for one at a time: {passes} passes, {steps} steps");
+    assert!(
+        steps >= 20.0 && (passes - steps).abs() < 0.5,
+        "there is room for one at a time: {passes} passes, {steps} steps"
+    );
     node.node.shut_down().await;
 }
 

@@ -10,7 +10,7 @@ for argument in "$@"; do
   previous=$argument
 done
 
-case " bildkante_edge bildkante_shared ${FUZZ_TARGETS:-} " in
+case " bildkante_edge bildkante_gpu_node bildkante_shared ${FUZZ_TARGETS:-} " in
   *" $name "*)
     exec "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
       -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes every target of tests/fuzz for a bounded time each, with libFuzzer and coverage, on the stable toolchain.
-# No sanitizer: the edge has no unsafe code, and one needs a nightly compiler. A crash's input stays in the folder that is
+# No sanitizer: there is next to no unsafe code, and one needs a nightly compiler. A crash's input stays in the folder that is
 # named, and ends the run.
 #
 #   tests/setup/fuzz.sh SECONDS [TARGET…]
@@ -17,6 +17,9 @@ targets=("$@")
 
 FUZZ_TARGETS="${all[*]}" RUSTC_WRAPPER="$setup/fuzz-rustc.sh" CARGO_TARGET_DIR="$target_dir" CARGO_INCREMENTAL=0 \
   cargo build --manifest-path "$fuzz/Cargo.toml" --bins
+
+# The node's targets link libtorch, whose folder only the workspace's own programs know.
+export LD_LIBRARY_PATH="${LIBTORCH:+$LIBTORCH/lib}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
 for target in "${targets[@]}"; do
   found=$target_dir/fuzz/$target

@@ -169,6 +169,15 @@ pub struct Weights {
     kernel_layout: KernelLayout,
 }
 
+/// Every tensor of a file, on the CPU.
+///
+/// # Errors
+/// When the file is no safetensors file, or a tensor of it is none that networks compute with.
+pub fn read_all(path: &Path) -> Result<Vec<(String, Tensor)>, WeightsError> {
+    let file = SafetensorsFile::open(path)?;
+    file.entries().iter().map(|(name, entry)| Ok((name.clone(), file.tensor(name, entry)?))).collect()
+}
+
 impl Weights {
     /// Maps `files`, whose tensors will be given out on `device` as `kind`. `canonical` translates the names of
     /// older versions.

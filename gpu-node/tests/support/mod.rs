@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use bildkante_gpu_node::config::NodeConfig;
+use bildkante_gpu_node::config::{Devices, NodeConfig};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, fake_checkpoint, paint_noise};
 use bildkante_gpu_node::worker::EngineFactory;
@@ -32,6 +32,12 @@ pub(crate) struct TestNode {
     pub(crate) client: TestClient,
 }
 
+/// Where real engines of tests draw: `BILDKANTE_TEST_DEVICE` (`cuda`), else the CPU.
+pub(crate) fn device() -> Devices {
+    let name = std::env::var("BILDKANTE_TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    toml::from_str::<NodeConfig>(&format!("device = {name:?}")).unwrap().device
+}
+
 /// How a test wants its node.
 pub(crate) struct Wish {
     pub(crate) config: NodeConfig,
@@ -42,7 +48,7 @@ pub(crate) struct Wish {
 impl Default for Wish {
     fn default() -> Self {
         let data = Arc::new(tempfile::tempdir().unwrap());
-        let config = NodeConfig { data_dir: data.path().to_owned(), ..NodeConfig::default() };
+        let config = NodeConfig { data_dir: data.path().to_owned(), device: device(), ..NodeConfig::default() };
         Self { config, paint: paint_noise, data }
     }
 }

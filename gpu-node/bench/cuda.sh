@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Proves and times the node on a CUDA device, in one go: `make cuda-check`.
+#
+#   gpu-node/bench/cuda.sh DEPS RELEASE_DIR [TEST_BINARY…]
+#
+# RELEASE_DIR holds a bildkante-gpu-node that was built with CUDA=1, here or elsewhere (BILDKANTE_PYTHON names a Python with
+# the same torch and with diffusers, LD_LIBRARY_PATH its libraries, where this machine has neither cargo nor a network).
+# TEST_BINARY: the compiled tests `batching`, `soak` and `determinism`; without any, cargo runs them.
+#
+#   1. check: every dtype loads and draws the same bits twice
+#   2. parity: the same recipe on the CPU and on the device, in float32
+#   3. exactness: nobody's picture depends on company, place or order of arrival, on the device; a soak
+#   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, first image, memory
+#   5. what exactness costs: padded passes beside plain ones
+#
+# Every step runs, whatever becomes of one; logs and figures lie in OUT (default .bench/cuda).
+set -uo pipefail
+: "${2:?usage: cuda.sh DEPS RELEASE_DIR [TEST_BINARY…]}"
+deps=$1
+release=$2
+shift 2
+cd "$(dirname "$0")/../.." || exit
+out=${OUT:-.bench/cuda}
+mkdir -p "$out"
+node=$release/bildkante-gpu-node
+studio=gpu-node/models/studio-tiny
+python=${BILDKANTE_PYTHON:-}
+[ -n "$python" ] || python=$(gpu-node/setup/venv.sh "$deps/venv") || exit
+failed=0
+
+step() {
+  local name=$1 started=$SECONDS
+  shift
+  if "$@" >"$out/$name.log" 2>&1 </dev/null; then
+    echo "PASS $name ($((SECONDS - started)) s)"
+  else
+    failed=1
+    echo "FAIL $name ($((SECONDS - started)) s): $(tail -1 "$out/$name.log")"
+  fi
+}
+
+if ! "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+  echo "cuda.sh: PyTorch sees no CUDA device here" >&2
+  exit 1
+fi
+"$python" -c 'import torch; print(torch.cuda.get_device_name(0), torch.__version__, "CUDA", torch.version.cuda)' | tee "$out/device.log"
+
+for dtype in f32 bf16 f16; do
+  step "check-$dtype" "$node" check --checkpoint "$studio" --device cuda --dtype "$dtype"
+done
+
+draw=("$node" generate --checkpoint "$studio" --prompt "a teal mug" --seed 7 --steps 20)
+step draw-cpu "${draw[@]}" --device cpu --out "$out/cpu.png"
+step draw-cuda "${draw[@]}" --device cuda --out "$out/cuda.png"
+compare='
+import sys
+import numpy as np
+from PIL import Image
+cpu, cuda = (np.asarray(Image.open(path), dtype=np.int16) for path in sys.argv[1:])
+worst, mean = np.abs(cpu - cuda).max(), np.abs(cpu - cuda).mean()
+print(f"largest difference {worst} of 255, mean {mean:.4f}")
+sys.exit(int(worst > 8))
+'
+step parity "$python" -c "$compare" "$out/cpu.png" "$out/cuda.png"
+
+export BILDKANTE_TEST_DEVICE=cuda
+if [ "$#" -gt 0 ]; then
+  for binary in "$@"; do
+    step "test-$(basename "${binary%-*}")" "$binary"
+  done
+else
+  step tests cargo test --release -p bildkante-gpu-node --test batching --test soak --test determinism
+fi
+
+step times python3 loadtest/bench/diffusion.py --binaries "$release" --python "$python" --full-size "$deps/full-size" \
+  --device cuda --json "$out/times.json"
+grep -E '^(PASS|FAIL|workload|studio|sd)' "$out/times.log" || true
+
+bench=("$node" bench --device cuda --dtype bf16 --steps 10 --runs 3)
+step exactness-plain "${bench[@]}" --checkpoint "$studio"
+step exactness-padded "${bench[@]}" --checkpoint "$studio" --padded-to 4
+sdxl=$deps/full-size/sdxl-base
+if [ -e "$sdxl/.complete" ]; then
+  step exactness-plain-sdxl "${bench[@]}" --checkpoint "$sdxl"
+  step exactness-padded-sdxl "${bench[@]}" --checkpoint "$sdxl" --padded-to 4
+fi
+cat "$out"/exactness-*.log
+exit "$failed"
