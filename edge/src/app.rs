@@ -27,7 +27,7 @@ use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
 use crate::listener::workers::Workers;
 use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
-use crate::origin::{OriginMetrics, Regions, Sidecar};
+use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::response::Recall;
@@ -281,7 +281,9 @@ async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> any
 
 async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result<Arc<Regions>> {
     let origin = config.origin.clone();
-    Ok(Arc::new(tokio::task::spawn_blocking(move || Regions::new(&origin, metrics)).await??))
+    let images = Images::of(config.campaigns.sources()?.images_dir());
+    let regions = tokio::task::spawn_blocking(move || Regions::new(&origin, metrics)).await??;
+    Ok(Arc::new(regions.lending(images)))
 }
 
 async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use bildkante_shared::recipe::SchedulerKind;
+use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
 use serde_json::json;
 
 use crate::admin::token;
@@ -47,7 +47,7 @@ pub struct CheckArgs {
     /// The configuration file
     #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
     pub config: PathBuf,
-    /// Also compare locks with the checkpoints in this folder
+    /// Also compare locks with the checkpoints and adapters in this folder, and with the images
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
 }
@@ -121,11 +121,25 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
     for outcome in write_locks(&config.campaigns.sources()?, &args.models)? {
         let said = if outcome.has_changed { "written" } else { "up to date" };
         println!("{}: {said}", outcome.path.display());
-        for (name, digest) in &outcome.lock.checkpoints {
+        let pins = &outcome.lock.pins;
+        for (name, digest) in pins.checkpoints.iter().chain(&pins.adapters).chain(&pins.images) {
             println!("  {name}  {digest}");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a recipe has beside checkpoint and prompt, a line each.
+fn additions(recipe: &Recipe) -> Vec<String> {
+    let loras = recipe.loras.iter().map(|lora| format!("adapter {} × {}", lora.digest, lora.weight));
+    let refiner = recipe.refiner.iter().map(|refiner| format!("refiner {} from {}", refiner.checkpoint, refiner.start));
+    let controls = recipe.controls.iter().map(|control| {
+        let ControlUse { network, image, weight, start, end } = control;
+        format!("ControlNet {network} × {weight} from {start} to {end}, image {image}")
+    });
+    let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
+    let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
+    loras.chain(refiner).chain(controls).chain(init).chain(mask).collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.
@@ -185,6 +199,9 @@ fn print(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) {
         let (width, height) = (recipe.width_px, recipe.height_px);
         let (steps, guidance, seed) = (recipe.steps, recipe.guidance, recipe.seed);
         line("", &format!("{width}×{height} px, {scheduler}, {steps} steps, guidance {guidance}, seed {seed}"));
+        for added in additions(recipe) {
+            line("", &added);
+        }
         line("on a miss", &variant.on_miss);
         line("urgency", &variant.urgency);
         line("tags", &variant.tags.join(" "));

@@ -59,7 +59,11 @@ class Stopwatch:
 def load(arguments: argparse.Namespace) -> Pipeline:
     index = json.loads((arguments.checkpoint / "model_index.json").read_text())
     is_xl = index["_class_name"] == "StableDiffusionXLPipeline"
-    cls, extra = (StableDiffusionXLPipeline, {"add_watermarker": False}) if is_xl else (StableDiffusionPipeline, {})
+    if is_xl:
+        cls, extra = StableDiffusionXLPipeline, {"add_watermarker": False}
+    else:
+        # Real ones come with a checker of pictures, which draws nothing and is not compared.
+        cls, extra = StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
     pipeline = cls.from_pretrained(arguments.checkpoint, dtype=DTYPES[arguments.dtype], **extra)
     return pipeline.to(arguments.device)
 

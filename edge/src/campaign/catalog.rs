@@ -11,9 +11,10 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::RecipeError;
 use moka::sync::Cache;
 
+use super::additions::Additions;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
-use super::lock::{self, Lock};
+use super::lock::{self, Lock, Pins};
 use super::manifest::{self, Manifest, Policy, Surroundings};
 use super::prompts;
 use super::slots::Slot;
@@ -40,7 +41,7 @@ pub struct Campaign {
     /// Its place in the snapshot.
     index: u16,
     pub(super) links: Vec<SlotLink>,
-    checkpoints: BTreeMap<String, Digest>,
+    pins: Pins,
     /// What one step of an axis adds to a combination.
     strides: Vec<u32>,
     default_combination: u32,
@@ -75,7 +76,7 @@ impl Campaign {
         let default_combination =
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
         let links = manifest.slots.iter().map(|slot| SlotLink {
-            generation_digest: generation_digest(slot, &manifest.axes, lock.checkpoints.get(&slot.generate.checkpoint)),
+            generation_digest: generation_digest(slot, &manifest.axes, &lock.pins),
             rendition_digest: rendition_digest(slot, &manifest.rights),
             id: slot_id(&digest, &slot.name),
         });
@@ -90,7 +91,7 @@ impl Campaign {
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
             digest,
             index,
-            checkpoints: lock.checkpoints,
+            pins: lock.pins,
             strides,
             default_combination,
         }
@@ -176,11 +177,10 @@ impl Campaign {
         })
     }
 
-    /// The pinned digest of a slot's checkpoint.
+    /// What the lock pins.
     #[must_use]
-    pub fn checkpoint_digest(&self, slot: &Slot) -> Digest {
-        // Reading the lock made sure that every name is in it.
-        self.checkpoints.get(&slot.generate.checkpoint).copied().unwrap_or_else(|| Digest::of_bytes(b""))
+    pub const fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// Tells a slot from every other, and from itself before an edit.
@@ -214,14 +214,14 @@ fn slot_id(campaign: &Digest, slot: &str) -> u64 {
     u64::from_le_bytes(id)
 }
 
-fn generation_digest(slot: &Slot, axes: &[Axis], checkpoint: Option<&Digest>) -> Digest {
+fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
     let generate = &slot.generate;
-    add(checkpoint.map(Digest::as_bytes).map_or(&[][..], |bytes| bytes));
+    add(pins.checkpoint(&generate.checkpoint).as_bytes());
     add(format!("{:?}", generate.scheduler).as_bytes());
     for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
         add(&number.to_le_bytes());
@@ -229,6 +229,13 @@ fn generation_digest(slot: &Slot, axes: &[Axis], checkpoint: Option<&Digest>) ->
     add(&generate.guidance.to_bits().to_le_bytes());
     add(generate.seed.per.as_str().as_bytes());
     add(generate.negative_prompt.as_bytes());
+    if generate.additions != Additions::default() {
+        add(format!("{:?}", generate.additions).as_bytes());
+        let additions = &generate.additions;
+        additions.networks().for_each(|name| add(pins.checkpoint(name).as_bytes()));
+        additions.adapters().for_each(|name| add(pins.adapter(name).as_bytes()));
+        additions.images().for_each(|name| add(pins.image(name).as_bytes()));
+    }
     for part in generate.prompt.parts() {
         let Part::Axis(axis) = part else {
             let Part::Literal(literal) = part else { continue };

@@ -118,13 +118,13 @@ impl fmt::Display for CheckReport {
 /// Every fault found.
 pub fn check(sources: &CatalogSources, models_dir: Option<&Path>) -> Result<CheckReport, CatalogErrors> {
     if let Some(models_dir) = models_dir {
-        CatalogErrors::check(check_models(&read_manifests(sources), models_dir))?;
+        CatalogErrors::check(check_models(&read_manifests(sources), models_dir, &sources.images_dir()))?;
     }
     Catalog::load(sources).map(|catalog| CheckReport::of(&catalog))
 }
 
-fn check_models(read: &ReadManifests, models_dir: &Path) -> Vec<Fault> {
-    let mut models = Models::new(models_dir);
+fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> Vec<Fault> {
+    let mut models = Models::new(models_dir, images_dir);
     let mut faults = read.faults.clone();
     for (manifest, files) in &read.manifests {
         let expected = match lock::make(manifest, &mut models) {
@@ -137,8 +137,7 @@ fn check_models(read: &ReadManifests, models_dir: &Path) -> Vec<Fault> {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
         let found: Option<Lock> = source.as_ref().and_then(|source| lock::read(source, manifest));
         if found.is_some_and(|found| found != expected) {
-            let reason =
-                "the lock pins another checkpoint than the one in the models folder; run `bildkante-edge lock`";
+            let reason = "the lock pins something else than what is in the folders of models and images; run `bildkante-edge lock`";
             faults.push(Fault::of_file(&files.lock_path, reason));
         }
     }
@@ -170,7 +169,7 @@ pub enum LockRunError {
 pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<LockOutcome>, LockRunError> {
     let ReadManifests { manifests, faults, .. } = read_manifests(sources);
     CatalogErrors::check(faults)?;
-    let mut models = Models::new(models_dir);
+    let mut models = Models::new(models_dir, sources.images_dir());
     let mut outcomes = Vec::with_capacity(manifests.len());
     for (manifest, files) in manifests {
         let lock = lock::make(&manifest, &mut models)?;

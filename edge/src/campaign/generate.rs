@@ -5,19 +5,18 @@ use std::ops::Range;
 use bildkante_shared::limits;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 
+use super::additions::{self, Additions};
 use super::axes::ReadAxis;
 use super::fault::listing;
 use super::prompts::Words;
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
 
-/// Longest name of a checkpoint.
-const CHECKPOINT_NAME_BYTES_MAX: usize = 100;
 /// Most negative lists of one prompt.
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 11] = [
+pub(crate) const KEYS: [&str; 17] = [
     "checkpoint",
     "scheduler",
     "timestep_spacing",
@@ -29,6 +28,12 @@ pub(crate) const KEYS: [&str; 11] = [
     "seed",
     "prompt",
     "negative",
+    additions::KEYS[0],
+    additions::KEYS[1],
+    additions::KEYS[2],
+    additions::KEYS[3],
+    additions::KEYS[4],
+    additions::KEYS[5],
 ];
 
 /// Everything of a recipe but the values of the axes.
@@ -45,6 +50,7 @@ pub struct Generate {
     pub prompt: Template,
     /// The negative lists and the styles' negatives, joined.
     pub negative_prompt: String,
+    pub additions: Additions,
 }
 
 /// Where a recipe's seed comes from.
@@ -114,6 +120,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let size = layered.require("size").and_then(read_size);
         let seed = layered.require("seed").and_then(read_seed);
         let scheduler = read_scheduler(&layered);
+        let additions = additions::read(&|key| layered.of(key));
         let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table));
         let negatives = layered.of("negative").map(|table| self.read_negatives(table)).unwrap_or_default();
         if let Some(own) = &own {
@@ -128,7 +135,18 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         }
         let (width_px, height_px) = size?;
         let (checkpoint, steps, guidance, seed) = (checkpoint?, steps?, guidance?, seed?);
-        Some(Generate { checkpoint, scheduler, steps, guidance, width_px, height_px, seed, prompt, negative_prompt })
+        Some(Generate {
+            checkpoint,
+            scheduler,
+            steps,
+            guidance,
+            width_px,
+            height_px,
+            seed,
+            prompt,
+            negative_prompt,
+            additions,
+        })
     }
 
     fn read_prompt(&self, table: &TableReader<'_, '_>) -> Option<(Template, Vec<String>)> {
@@ -229,16 +247,7 @@ fn known_names(names: &[&str]) -> String {
 /// A checkpoint's name is also the name of its folder.
 fn read_checkpoint(table: &TableReader<'_, '_>) -> Option<String> {
     let name = table.text("checkpoint")?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let is_name = (1..=CHECKPOINT_NAME_BYTES_MAX).contains(&name.value.len())
-        && !name.value.starts_with('.')
-        && name.value.bytes().all(is_plain);
-    if is_name {
-        return Some(name.value.to_owned());
-    }
-    let reason = format!("`{}` is no checkpoint: its name has letters, digits, `.`, `_` and `-` only", name.value);
-    table.fault(&name.span, reason);
-    None
+    additions::plain_name(table, &name, "checkpoint")
 }
 
 fn read_size(table: &TableReader<'_, '_>) -> Option<(u32, u32)> {

@@ -1,15 +1,18 @@
-//! Locks: `{campaign}.lock.toml`, the digest of every checkpoint a manifest names, committed with it.
+//! Locks: `{campaign}.lock.toml`, the digest of every checkpoint, adapter and image a manifest names, committed with it.
 //!
 //! With manifest and lock alone an edge computes recipe ids, no node reachable. A lock also says what it was
-//! made from, so that one made for other checkpoints is refused instead of half used.
+//! made from, so that one made for other names is refused instead of half used.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::checkpoint::{self, CheckpointDigestError};
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
+use bildkante_shared::limits;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -18,6 +21,8 @@ use super::manifest::{Manifest, SLOTS_MAX};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
 
+/// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
+const PINS_MAX: usize = SLOTS_MAX * (limits::LORAS_MAX + 2);
 /// What to do about any fault of a lock.
 const ADVICE: &str = "run `bildkante-edge lock`";
 
@@ -25,9 +30,55 @@ const ADVICE: &str = "run `bildkante-edge lock`";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     pub campaign: String,
-    /// Over the campaign's name and the names of its checkpoints.
+    /// Over the campaign's name and every name it pins.
     pub made_from: Digest,
+    pub pins: Pins,
+}
+
+/// Digests by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// Refiners and ControlNets are folders beside the checkpoints and stand among them.
     pub checkpoints: BTreeMap<String, Digest>,
+    pub adapters: BTreeMap<String, Digest>,
+    pub images: BTreeMap<String, Digest>,
+}
+
+/// The tables of a lock, and what stands in each.
+const TABLES: [(&str, &str); 3] = [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image")];
+
+impl Pins {
+    fn tables(&self) -> [&BTreeMap<String, Digest>; 3] {
+        [&self.checkpoints, &self.adapters, &self.images]
+    }
+
+    pub(super) fn checkpoint(&self, name: &str) -> Digest {
+        pinned(&self.checkpoints, name)
+    }
+
+    pub(super) fn adapter(&self, name: &str) -> Digest {
+        pinned(&self.adapters, name)
+    }
+
+    pub(super) fn image(&self, name: &str) -> Digest {
+        pinned(&self.images, name)
+    }
+
+    /// The name of the image with a digest.
+    #[must_use]
+    pub fn image_named(&self, digest: Digest) -> Option<&str> {
+        self.images.iter().find(|(_, known)| **known == digest).map(|(name, _)| name.as_str())
+    }
+}
+
+fn pinned(table: &BTreeMap<String, Digest>, name: &str) -> Digest {
+    // Reading the lock made sure that every name is in it.
+    table.get(name).copied().unwrap_or_else(|| Digest::of_bytes(b""))
+}
+
+/// Everything a manifest names, in the order of [`TABLES`].
+fn named(manifest: &Manifest) -> [Vec<&str>; 3] {
+    [manifest.checkpoints(), manifest.adapters(), manifest.images()]
 }
 
 /// Why there is no lock.
@@ -35,22 +86,39 @@ pub struct Lock {
 pub enum LockError {
     #[error("checkpoint `{name}` of campaign `{campaign}`: {source}")]
     Checkpoint { campaign: String, name: String, source: CheckpointDigestError },
+    #[error("{what} `{name}` of campaign `{campaign}`: {path}: {source}")]
+    File { campaign: String, what: &'static str, name: String, path: PathBuf, source: std::io::Error },
+    #[error("{what} `{name}` of campaign `{campaign}`: {path} has more than {bytes_max} bytes")]
+    TooLarge { campaign: String, what: &'static str, name: String, path: PathBuf, bytes_max: u64 },
     #[error("{path} cannot be written: {source}")]
     Write { path: PathBuf, source: std::io::Error },
 }
 
-/// Digests of checkpoint folders, each computed once.
+/// Largest adapter that is pinned.
+const ADAPTER_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Digests of checkpoint folders, adapters and images, those of folders each computed once.
 #[derive(Debug)]
 pub struct Models {
     models_dir: PathBuf,
+    images_dir: PathBuf,
     digests: HashMap<String, Digest>,
 }
 
 impl Models {
-    /// Checkpoints are the folders of `models_dir`, by name.
+    /// Checkpoints are the folders of `models_dir`, by name, adapters the safetensors files of `adapters` in it, images the
+    /// files of `images_dir`.
     #[must_use]
-    pub fn new(models_dir: impl Into<PathBuf>) -> Self {
-        Self { models_dir: models_dir.into(), digests: HashMap::new() }
+    pub fn new(models_dir: impl Into<PathBuf>, images_dir: impl Into<PathBuf>) -> Self {
+        Self { models_dir: models_dir.into(), images_dir: images_dir.into(), digests: HashMap::new() }
+    }
+
+    fn adapter(&self, name: &str) -> PathBuf {
+        self.models_dir.join("adapters").join(format!("{name}.safetensors"))
+    }
+
+    fn image(&self, name: &str) -> PathBuf {
+        self.images_dir.join(name)
     }
 
     /// # Errors
@@ -65,30 +133,72 @@ impl Models {
     }
 }
 
-/// Pins every checkpoint a manifest names.
+/// Pins everything a manifest names.
 ///
 /// # Errors
-/// When a checkpoint is missing or unreadable.
+/// When something is missing, unreadable or too large.
 pub fn make(manifest: &Manifest, models: &mut Models) -> Result<Lock, LockError> {
-    let mut checkpoints = BTreeMap::new();
+    let campaign = &manifest.name;
+    let mut pins = Pins::default();
     for name in manifest.checkpoints() {
         let digest = models.digest(name).map_err(|source| LockError::Checkpoint {
-            campaign: manifest.name.clone(),
+            campaign: campaign.clone(),
             name: name.to_owned(),
             source,
         })?;
-        checkpoints.insert(name.to_owned(), digest);
+        pins.checkpoints.insert(name.to_owned(), digest);
     }
-    Ok(Lock { campaign: manifest.name.clone(), made_from: made_from(manifest), checkpoints })
+    for name in manifest.adapters() {
+        let file = FileOf { campaign, what: "adapter", name, path: models.adapter(name), bytes_max: ADAPTER_BYTES_MAX };
+        pins.adapters.insert(name.to_owned(), file.digest()?);
+    }
+    for name in manifest.images() {
+        let bytes_max = limits::BLOB_BYTES_MAX as u64;
+        let file = FileOf { campaign, what: "image", name, path: models.image(name), bytes_max };
+        pins.images.insert(name.to_owned(), file.digest()?);
+    }
+    Ok(Lock { campaign: campaign.clone(), made_from: made_from(manifest), pins })
+}
+
+/// A file that a campaign names.
+struct FileOf<'f> {
+    campaign: &'f str,
+    what: &'static str,
+    name: &'f str,
+    path: PathBuf,
+    bytes_max: u64,
+}
+
+impl FileOf<'_> {
+    fn digest(self) -> Result<Digest, LockError> {
+        let Self { campaign, what, name, path, bytes_max } = self;
+        let (campaign, name) = (campaign.to_owned(), name.to_owned());
+        let mut hasher = blake3::Hasher::new();
+        let read = File::open(&path).and_then(|file| io::copy(&mut file.take(bytes_max + 1), &mut hasher));
+        match read {
+            Ok(bytes) if bytes > bytes_max => Err(LockError::TooLarge { campaign, what, name, path, bytes_max }),
+            Ok(_) => Ok(Digest::from_hash(&hasher.finalize())),
+            Err(source) => Err(LockError::File { campaign, what, name, path, source }),
+        }
+    }
 }
 
 /// What a manifest's lock depends on: no alt text, no prompt, no seed.
 #[must_use]
 pub fn made_from(manifest: &Manifest) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    for word in ["bildkante lock 1", manifest.name.as_str()].into_iter().chain(manifest.checkpoints()) {
+    let mut add = |word: &str| {
         hasher.update(&(word.len() as u64).to_le_bytes());
         hasher.update(word.as_bytes());
+    };
+    add("bildkante lock 1");
+    add(&manifest.name);
+    for ((table, _), names) in TABLES.iter().zip(named(manifest)) {
+        // Checkpoints came first, and alone: the locks of then hold.
+        if *table != "checkpoints" && !names.is_empty() {
+            add(table);
+        }
+        names.into_iter().for_each(&mut add);
     }
     Digest::from_hash(&hasher.finalize())
 }
@@ -100,14 +210,16 @@ impl Lock {
         let mut text = String::from(
             "# Written by `bildkante-edge lock`; commit it with the manifest. It pins what the manifest names.\n",
         );
-        let _ = write!(
-            text,
-            "schema = 1\ncampaign = \"{}\"\nmade_from = \"{}\"\n\n[checkpoints]\n",
-            self.campaign, self.made_from
-        );
-        for (name, digest) in &self.checkpoints {
-            // Names are letters, digits, `.`, `_` and `-`; the quotes are for the dot.
-            let _ = writeln!(text, "\"{name}\" = \"{digest}\"");
+        let _ = write!(text, "schema = 1\ncampaign = \"{}\"\nmade_from = \"{}\"\n", self.campaign, self.made_from);
+        for ((table, _), pins) in TABLES.iter().zip(self.pins.tables()) {
+            if pins.is_empty() && *table != "checkpoints" {
+                continue;
+            }
+            let _ = writeln!(text, "\n[{table}]");
+            for (name, digest) in pins {
+                // Names are letters, digits, `.`, `_` and `-`; the quotes are for the dot.
+                let _ = writeln!(text, "\"{name}\" = \"{digest}\"");
+            }
         }
         text
     }
@@ -137,29 +249,32 @@ pub(crate) fn read(source: &SourceText<'_>, manifest: &Manifest) -> Option<Lock>
     let made_from = root.required_text("made_from");
     let is_stale = made_from.as_ref().is_some_and(|text| text.value != expected.to_string());
     if let Some(text) = made_from.filter(|_| is_stale) {
-        root.fault(&text.span, format!("the lock is stale, the manifest names other checkpoints since; {ADVICE}"));
+        root.fault(&text.span, format!("the lock is stale, what the manifest names has changed since; {ADVICE}"));
     }
-    let checkpoints = root.table("checkpoints").map(|table| read_checkpoints(&table)).unwrap_or_default();
+    let tables = TABLES.map(|(table, _)| root.table(table).map(|table| read_pins(&table)).unwrap_or_default());
     root.finish(no_hint);
-    let missing: Vec<&str> =
-        manifest.checkpoints().into_iter().filter(|name| !checkpoints.contains_key(*name)).collect();
-    if !missing.is_empty() && !is_stale {
-        root.fault(&(0..0), format!("the lock lacks checkpoint {}; {ADVICE}", listing(&missing, 8)));
+    for (((_, what), names), pins) in TABLES.iter().zip(named(manifest)).zip(&tables) {
+        let missing: Vec<&str> = names.into_iter().filter(|name| !pins.contains_key(*name)).collect();
+        if !missing.is_empty() && !is_stale {
+            root.fault(&(0..0), format!("the lock lacks {what} {}; {ADVICE}", listing(&missing, 8)));
+        }
     }
-    (!source.has_faults()).then(|| Lock { campaign: manifest.name.clone(), made_from: expected, checkpoints })
+    let [checkpoints, adapters, images] = tables;
+    let pins = Pins { checkpoints, adapters, images };
+    (!source.has_faults()).then(|| Lock { campaign: manifest.name.clone(), made_from: expected, pins })
 }
 
-fn read_checkpoints(table: &TableReader<'_, '_>) -> BTreeMap<String, Digest> {
-    let mut checkpoints = BTreeMap::new();
-    for (name, digest) in table.named_texts(SLOTS_MAX) {
+fn read_pins(table: &TableReader<'_, '_>) -> BTreeMap<String, Digest> {
+    let mut pins = BTreeMap::new();
+    for (name, digest) in table.named_texts(PINS_MAX) {
         match digest.value.parse() {
             Ok(digest) => {
-                checkpoints.insert(name.value.to_owned(), digest);
+                pins.insert(name.value.to_owned(), digest);
             }
             Err(error) => table.fault(&digest.span, format!("{error}; {ADVICE}")),
         }
     }
-    checkpoints
+    pins
 }
 
 /// The fault of a manifest without a lock.

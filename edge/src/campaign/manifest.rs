@@ -75,13 +75,21 @@ pub enum Signing {
 }
 
 impl Manifest {
-    /// Names of the checkpoints the slots use, sorted.
+    /// Names of the checkpoints the slots use, refiners and ControlNets among them, sorted; here and below each once.
     #[must_use]
     pub fn checkpoints(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.slots.iter().map(|slot| slot.generate.checkpoint.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+        let own = self.slots.iter().map(|slot| slot.generate.checkpoint.as_str());
+        sorted(own.chain(self.slots.iter().flat_map(|slot| slot.generate.additions.networks())))
+    }
+
+    #[must_use]
+    pub fn adapters(&self) -> Vec<&str> {
+        sorted(self.slots.iter().flat_map(|slot| slot.generate.additions.adapters()))
+    }
+
+    #[must_use]
+    pub fn images(&self) -> Vec<&str> {
+        sorted(self.slots.iter().flat_map(|slot| slot.generate.additions.images()))
     }
 
     /// Combinations of axis values, restrictions not counted in: at least 1, at most [`VARIANTS_MAX`].
@@ -89,6 +97,13 @@ impl Manifest {
     pub fn combinations(&self) -> u64 {
         self.axes.iter().map(|axis| axis.values.len() as u64).product()
     }
+}
+
+fn sorted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// What a manifest is read against.

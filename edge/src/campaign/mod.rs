@@ -5,6 +5,7 @@
 //! pins what they name, `catalog` links all of it into a snapshot, `resolve` gives a request its meaning in it,
 //! `variant` derives the recipe, `reload` replaces the snapshot. Nothing here knows HTTP, pixels or nodes.
 
+pub mod additions;
 pub mod axes;
 pub mod catalog;
 pub mod check;

@@ -225,6 +225,12 @@ impl<'a, 'i> TableReader<'a, 'i> {
         self.table_of(key, value, value.span())
     }
 
+    /// The tables of an array; whatever else stands in it is a fault.
+    pub(crate) fn list_of_tables(&self, key: &'static str, count_max: usize) -> Vec<TableReader<'a, 'i>> {
+        let Some((array, _)) = self.array(key, count_max) else { return Vec::new() };
+        array.iter().filter_map(|value| self.table_of(key, value, value.span())).collect()
+    }
+
     fn table_of(&self, key: &str, value: &'a Spanned<DeValue<'i>>, span: Range<usize>) -> Option<TableReader<'a, 'i>> {
         if let DeValue::Table(table) = value.get_ref() {
             return Some(TableReader::new(self.source, table, span, self.name_of(key)));

@@ -52,6 +52,14 @@ pub(crate) struct SourceFiles {
     pub(crate) faults: Vec<Fault>,
 }
 
+impl CatalogSources {
+    /// Where the images are that manifests name.
+    #[must_use]
+    pub fn images_dir(&self) -> PathBuf {
+        self.campaigns_dir.join("images")
+    }
+}
+
 impl SourceFiles {
     /// Reads both folders. A missing folder of libraries is an empty one.
     pub(crate) fn read(sources: &CatalogSources) -> Self {

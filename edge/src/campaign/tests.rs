@@ -364,7 +364,7 @@ fn a_lock_pins_the_checkpoint_into_the_recipe_and_check_compares_it_with_the_fol
     assert!(check(&site.sources(), Some(&models)).is_ok());
     site.write("models/base-1.0/unet/w.safetensors", "weights");
     let errors = check(&site.sources(), Some(&models)).expect_err("another checkpoint").to_string();
-    assert!(errors.contains("the lock pins another checkpoint"), "{errors}");
+    assert!(errors.contains("the lock pins something else"), "{errors}");
     assert_eq!(variant(&site.load(), "hero", &[]).recipe.id(), before, "the lock decides");
     let outcomes = write_locks(&site.sources(), &models).expect("locked");
     assert!(outcomes.iter().all(|outcome| outcome.has_changed));
@@ -468,4 +468,89 @@ proptest! {
         }
         prop_assert_eq!(all.len() as u64, campaign.combination_count());
     }
+}
+
+const ADDED: &str = "loras = [{ name = \"soft.v2\", weight = 0.7 }, { name = \"grain\" }]
+refiner = { checkpoint = \"refiner-1.0\", start = 0.8 }
+controls = [{ network = \"edges-1.0\", image = \"edges.png\", weight = 0.5, end = 0.9 }]
+init = { image = \"begin.png\", strength = 0.6 }
+mask = \"where.png\"
+guidance_rescale = 0.7
+prompt   =";
+
+/// The fixture campaign with everything a recipe may have, locked.
+fn added() -> Site {
+    let site = Site::new();
+    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json"] {
+        site.write(&format!("models/{model}"), "{}");
+    }
+    for adapter in ["soft.v2", "grain"] {
+        site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
+    }
+    for image in ["edges.png", "begin.png", "where.png"] {
+        site.write(&format!("campaigns/images/{image}"), image);
+    }
+    site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
+    site.lock();
+    site
+}
+
+#[test]
+fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
+    let plain = variant(&Site::new().load(), "hero", &[]).recipe.id();
+    let site = added();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = &with.recipe;
+    assert_ne!(recipe.id(), plain);
+    let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
+    let loras: Vec<_> = recipe.loras.iter().map(|lora| (lora.digest, lora.weight)).collect();
+    assert_eq!(loras, [(digest("soft.v2"), 0.7), (digest("grain"), 1.0)]);
+    let control = &recipe.controls[0];
+    assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
+    assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
+    assert_eq!(recipe.mask, Some(digest("where.png")));
+    assert_eq!(recipe.refiner.as_ref().map(|refiner| refiner.start), Some(0.8));
+    assert!((recipe.guidance_rescale - 0.7).abs() < 1e-9);
+
+    // Whatever is edited is another recipe once it is locked, and until then `check` says so.
+    let models = site.path("models");
+    for file in
+        ["models/adapters/grain.safetensors", "campaigns/images/edges.png", "models/refiner-1.0/model_index.json"]
+    {
+        let before = variant(&site.load(), "hero", &[]).recipe.id();
+        site.write(file, "{ \"edited\": 1 }");
+        let errors = check(&site.sources(), Some(&models)).expect_err(file).to_string();
+        assert!(errors.contains("the lock pins something else"), "{file}: {errors}");
+        site.lock();
+        assert_ne!(variant(&site.load(), "hero", &[]).recipe.id(), before, "{file}");
+    }
+    std::fs::remove_file(site.path("campaigns/images/begin.png")).expect("removed");
+    let error = write_locks(&site.sources(), &models).expect_err("an image is missing").to_string();
+    assert!(error.contains("image `begin.png` of campaign `autumn`"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_added_is_refused_with_the_reason() {
+    let refusals = [
+        ("weight = 0.7", "weight = 70", "`generate.loras.weight` is -10 to 10"),
+        ("name = \"grain\"", "nane = \"grain\"", "unknown key `generate.loras.nane`"),
+        ("name = \"grain\"", "name = \"../grain\"", "`../grain` is no adapter"),
+        (", start = 0.8", "", "`refiner.start` is missing"),
+        ("end = 0.9", "start = 0.9, end = 0.2", "`start` 0.9 is not before `end` 0.2"),
+        ("edges.png", "edges.jpg", "`edges.jpg` is no PNG"),
+        ("init = { image = \"begin.png\", strength = 0.6 }\n", "", "there is no `init`"),
+        (", strength = 0.6", "", "`init.strength` is missing"),
+        ("guidance_rescale = 0.7", "guidance_rescale = 7", "`generate.guidance_rescale` is 0 to 1"),
+        ("loras = [", "loras = [1, ", "`generate.loras` is a table, not a whole number"),
+    ];
+    for (from, to, reason) in refusals {
+        let site = added();
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+    }
+    let site = added();
+    let lock = std::fs::read_to_string(site.path("campaigns/autumn.lock.toml")).expect("a lock");
+    site.write("campaigns/autumn.lock.toml", &lock.replace("\"grain\" =", "\"gravel\" ="));
+    assert!(site.faults().contains("the lock lacks adapter `grain`"), "{}", site.faults());
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::ids::RecipeId;
 use bildkante_shared::limits::DEDUP_NAME_BYTES_MAX;
 use bildkante_shared::recipe::{Recipe, RecipeError, ValidRecipe, canonical_json};
 use bildkante_shared::wire::DedupScope;
@@ -10,6 +10,7 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Seed, SeedPer};
+use super::lock::Pins;
 use super::slots::Slot;
 use super::template::Part;
 
@@ -51,7 +52,7 @@ impl Variant {
     pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, RecipeError> {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
-        let recipe = recipe(slot, &campaign.axes, campaign.checkpoint_digest(slot), &values)?;
+        let recipe = recipe(slot, &campaign.axes, campaign.pins(), &values)?;
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {
@@ -85,12 +86,7 @@ fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize) -> bool) -
 }
 
 /// What is drawn for these values: nothing but the slot, the axes and the lock decides it.
-pub(crate) fn recipe(
-    slot: &Slot,
-    axes: &[Axis],
-    checkpoint: Digest,
-    values: &[usize],
-) -> Result<ValidRecipe, RecipeError> {
+pub(crate) fn recipe(slot: &Slot, axes: &[Axis], pins: &Pins, values: &[usize]) -> Result<ValidRecipe, RecipeError> {
     let generate = &slot.generate;
     let prompt = generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt);
     let mut recipe = Recipe {
@@ -99,8 +95,9 @@ pub(crate) fn recipe(
         scheduler: generate.scheduler,
         steps: generate.steps,
         guidance: generate.guidance,
-        ..Recipe::new(checkpoint, prompt, (generate.width_px, generate.height_px))
+        ..Recipe::new(pins.checkpoint(&generate.checkpoint), prompt, (generate.width_px, generate.height_px))
     };
+    generate.additions.add_to(&mut recipe, pins);
     recipe.seed = seed(generate.seed, &recipe)?;
     ValidRecipe::try_from(recipe)
 }

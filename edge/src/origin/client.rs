@@ -22,11 +22,16 @@ use serde::de::DeserializeOwned;
 use super::connector::Connector;
 use super::error::OriginError;
 use super::health::Probe;
+use super::images::Images;
 use crate::cache::MasterFile;
 
+/// The problem type of a drawing that found no memory.
+const OUT_OF_MEMORY: &str = "/problems/out-of-memory";
 /// Longest piece of a node's own words in our errors.
 const DETAIL_CHARS_MAX: usize = 512;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const JSON: &str = "application/json";
+const PNG: &str = "image/png";
 const PNG_SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
 
 /// One node.
@@ -63,12 +68,34 @@ impl NodeClient {
         &self,
         recipe: &ValidRecipe,
         request: &GenerationRequest,
+        images: &Images,
     ) -> Result<GenerationReply, OriginError> {
-        let body = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?;
-        let reply = self.call(Method::POST, "/v1/generations", Some(body), REPLY_BODY_BYTES_MAX).await?;
-        let reply: GenerationReply = self.json(&self.expect_ok(reply)?)?;
+        let body: Bytes = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?.into();
+        let ask = || self.call(Method::POST, "/v1/generations", Some((JSON, body.clone())), REPLY_BODY_BYTES_MAX);
+        let reply = match self.expect_ok(ask().await?) {
+            Err(OriginError::Missing { digests, .. }) if self.lend(&digests, images).await? => {
+                self.expect_ok(ask().await?)
+            }
+            reply => reply,
+        };
+        let reply: GenerationReply = self.json(&reply?)?;
         check_reply(recipe, &reply).map_err(|reason| self.protocol(reason))?;
         Ok(reply)
+    }
+
+    /// Hands over images that the node lacks; `false` where what it lacks is none of ours.
+    async fn lend(&self, digests: &[String], images: &Images) -> Result<bool, OriginError> {
+        let Some(found) = images.find(digests).await else { return Ok(false) };
+        for (digest, png) in found {
+            let path = format!("/v1/blobs/{digest}");
+            let reply = self.call(Method::PUT, &path, Some((PNG, png)), REPLY_BODY_BYTES_MAX).await?;
+            if !reply.status.is_success() {
+                self.expect_ok(reply)?;
+                return Err(self.protocol(format!("{path}: neither taken nor refused")));
+            }
+            tracing::info!(node = %self.name, %digest, "an image handed to a node that lacked it");
+        }
+        Ok(true)
     }
 
     /// `None` when the node does not have it. That its pixels are the master's is for the caller to verify.
@@ -103,7 +130,7 @@ impl NodeClient {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<(&'static str, Bytes)>,
         reply_bytes_max: usize,
     ) -> Result<Reply, OriginError> {
         let request = self.request(method, path, body)?;
@@ -121,15 +148,20 @@ impl NodeClient {
         Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Request<Full<Bytes>>, OriginError> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<Request<Full<Bytes>>, OriginError> {
         let mut uri = self.base.clone().into_parts();
         uri.path_and_query = Some(path.parse::<PathAndQuery>().map_err(|error| self.protocol(error.to_string()))?);
         let uri = Uri::from_parts(uri).map_err(|error| self.protocol(error.to_string()))?;
         let mut request = Request::builder().method(method).uri(uri).header(ACCEPT, "application/json, image/png");
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some((media_type, _)) = body {
+            request = request.header(CONTENT_TYPE, media_type);
         }
-        let body = Full::new(Bytes::from(body.unwrap_or_default()));
+        let body = Full::new(body.map_or_else(Bytes::new, |(_, bytes)| bytes));
         request.body(body).map_err(|error| self.protocol(error.to_string()))
     }
 
@@ -140,6 +172,10 @@ impl NodeClient {
         match reply.status {
             StatusCode::OK => Ok(reply),
             StatusCode::TOO_MANY_REQUESTS => Err(OriginError::QueueFull { node, retry_after }),
+            // One drawing was too much for it; the node itself is well.
+            StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == OUT_OF_MEMORY => {
+                Err(OriginError::Failed { node, problem: Box::new(problem(&reply)) })
+            }
             StatusCode::SERVICE_UNAVAILABLE => Err(OriginError::NotReady { node, retry_after }),
             StatusCode::GATEWAY_TIMEOUT => Err(OriginError::DeadlinePassed),
             StatusCode::FAILED_DEPENDENCY => Err(OriginError::Missing { node, digests: problem(&reply).missing }),

@@ -32,6 +32,7 @@ use super::client::NodeClient;
 use super::connector::{Connector, NodeTlsError};
 use super::error::OriginError;
 use super::health::{Health, NodeState};
+use super::images::Images;
 use super::metrics::{Operation, OriginMetrics};
 use super::region::{LoadBound, Node, Region, Standing};
 use super::topology::{Topology, TopologyError};
@@ -71,6 +72,8 @@ pub struct Regions {
     retries: RetryBudget,
     /// Where recipes are being drawn for this edge.
     drawing: Mutex<HashMap<RecipeId, Arc<Node>>>,
+    /// What nodes may lack and is here.
+    images: Images,
     metrics: OriginMetrics,
     /// Counts probes, so that somebody can wait for health without polling.
     probed: watch::Sender<u64>,
@@ -115,12 +118,19 @@ impl Regions {
             bound,
             retries: RetryBudget::new(),
             drawing: Mutex::default(),
+            images: Images::default(),
             metrics,
             probed: watch::Sender::new(0),
             changed: watch::Sender::new(0),
         };
         regions.current.store(Arc::new(regions.build(&topology)));
         Ok(regions)
+    }
+
+    /// Hands images of a folder to nodes that lack one.
+    #[must_use]
+    pub fn lending(self, images: Images) -> Self {
+        Self { images, ..self }
     }
 
     /// The regions of a topology, with the nodes that are there already.
@@ -229,7 +239,7 @@ impl Regions {
                 deadline_ms: millis_until(deadline),
                 dedup: dedup.clone(),
             };
-            async move { client.generate(recipe, &request).await }
+            async move { client.generate(recipe, &request, &self.images).await }
         };
         let mut candidates = self.candidates(recipe.id().as_bytes());
         self.join_own(recipe.id(), &mut candidates);

@@ -55,6 +55,11 @@ async fn every_status_has_its_own_meaning() {
     let full = outcome(full).await.unwrap_err();
     assert_eq!((full.as_str(), full.retry_after()), ("queue-full", Some(Duration::from_secs(7))));
 
+    // One drawing was too much for it, and the node is not taken out for that.
+    let memory = Problem::new(503, "out-of-memory", "no memory", "2048×2048 px").to_json();
+    let memory = outcome(status(503, memory.into())).await.unwrap_err();
+    assert_eq!((memory.as_str(), memory.is_retryable()), ("failed", true));
+
     let labels = [(503, "not-ready"), (504, "deadline-passed"), (500, "failed"), (502, "failed"), (404, "refused")];
     for (code, label) in labels {
         assert_eq!(outcome(status(code, Bytes::new())).await.unwrap_err().as_str(), label, "{code}");

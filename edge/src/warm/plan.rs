@@ -118,7 +118,7 @@ impl Plan {
                 if !self.admits(&values) {
                     continue;
                 }
-                let recipe = recipe(&slot, &self.campaign.axes, self.campaign.checkpoint_digest(&slot), &values);
+                let recipe = recipe(&slot, &self.campaign.axes, self.campaign.pins(), &values);
                 // A valid manifest has no recipe out of bounds; were there one, it would be one that nobody can ask for.
                 if recipe.is_ok_and(|recipe| seen.insert(recipe.id())) {
                     self.units.push(Unit { slot_index, combination });

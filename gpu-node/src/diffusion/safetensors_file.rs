@@ -8,9 +8,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::weights::WeightsError;
 
@@ -104,6 +104,72 @@ impl SafetensorsFile {
         Tensor::f_from_data_size(self.data(entry), &entry.shape, stored)
             .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
     }
+}
+
+impl SafetensorsFile {
+    /// A tensor of this file on a device, in a kind: converted or uploaded from the map itself, without a copy in between.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub(super) fn tensor_on(
+        &self,
+        name: &str,
+        entry: &Entry,
+        (device, kind): (Device, Kind),
+    ) -> Result<Tensor, WeightsError> {
+        let torch_error = |source| WeightsError::Torch { name: name.to_owned(), source };
+        let moved = |tensor: &Tensor| tensor.f_to_device(device)?.f_to_kind(kind);
+        let tensor = match self.view(entry) {
+            Some(view) => {
+                let view = view.map_err(torch_error)?;
+                let tensor = moved(&view).map_err(torch_error)?;
+                // Nothing had to be done: then the map's bytes are copied here.
+                if tensor.data_ptr() == view.data_ptr() { copied(&view).map_err(torch_error)? } else { tensor }
+            }
+            None => moved(&self.tensor(name, entry)?).map_err(torch_error)?,
+        };
+        self.forget(entry);
+        Ok(tensor)
+    }
+
+    /// The map's bytes as a tensor, where they can be one as they lie there. It must not outlive the map.
+    #[allow(unsafe_code)]
+    fn view(&self, entry: &Entry) -> Option<Result<Tensor, TchError>> {
+        let (kind, bytes) = match entry.kind {
+            Dtype::F32 => (Kind::Float, 4),
+            Dtype::F16 => (Kind::Half, 2),
+            Dtype::BF16 => (Kind::BFloat16, 2),
+            _ => return None,
+        };
+        let data = self.data(entry);
+        if data.is_empty() || !data.as_ptr().addr().is_multiple_of(bytes) {
+            return None;
+        }
+        let mut strides = vec![1; entry.shape.len()];
+        for dim in (1..entry.shape.len()).rev() {
+            strides[dim - 1] = strides[dim] * entry.shape[dim];
+        }
+        // SAFETY: the bytes are mapped while `self` lives, aligned, and as many as shape and kind say, which the crate
+        // safetensors has checked; the only caller reads them and lets go of the tensor before it returns.
+        Some(unsafe { Tensor::f_from_blob(data.as_ptr(), &entry.shape, &strides, kind, Device::Cpu) })
+    }
+
+    /// Lets the system take the pages of a tensor that was read: they are not needed again, and count as ours.
+    #[allow(unsafe_code)]
+    fn forget(&self, entry: &Entry) {
+        let (offset, length) = (entry.range.start, entry.range.len());
+        // SAFETY: of a read-only map of a file nothing is lost: what is touched again is read from the file again.
+        let advised = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, length) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "mapped pages stay");
+        }
+    }
+}
+
+fn copied(view: &Tensor) -> Result<Tensor, TchError> {
+    let mut tensor = view.f_empty_like()?;
+    tensor.f_copy_(view)?;
+    Ok(tensor)
 }
 
 /// Whether there is neither NaN nor infinity: both show in the extremes.

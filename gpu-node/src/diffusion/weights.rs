@@ -279,9 +279,8 @@ impl Weights {
         if entry.shape != expected {
             return Err(WeightsError::Shape { name, path: path(), expected: expected.to_vec(), found: entry.shape });
         }
-        let tensor = file.tensor(&name, &entry)?;
+        let tensor = file.tensor_on(&name, &entry, (self.device, self.kind))?;
         let torch_error = |source| WeightsError::Torch { name: name.clone(), source };
-        let tensor = tensor.f_to_device(self.device).and_then(|t| t.f_to_kind(self.kind)).map_err(torch_error)?;
         // In the precision of the run: a float32 weight may overflow float16.
         if !is_finite(&tensor).map_err(torch_error)? {
             return Err(WeightsError::NotFinite { path: path(), kind: kind_name(self.kind), name });

@@ -1,5 +1,6 @@
 //! End to end: real edge and real node, from a URL to bytes and headers.
 
+mod additions;
 mod browser;
 mod clock;
 mod differential;

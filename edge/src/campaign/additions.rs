@@ -1,0 +1,190 @@
+//! What a recipe has beside checkpoint and prompt, by the names of a manifest: adapters, a refiner, ControlNets and images.
+//! The lock knows the digest of every name.
+//!
+//! Adapters are files of `models_dir/adapters`, refiners and ControlNets folders of `models_dir`, images files of the
+//! campaigns' `images` folder: committed with the manifest, and handed to a node that asks for them.
+
+use std::ops::RangeInclusive;
+
+use bildkante_shared::limits::{CONTROLS_MAX, LORAS_MAX};
+use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
+
+use super::lock::Pins;
+use super::reader::{TableReader, Text, no_hint};
+
+/// Keys of `[generate]` that are read here.
+pub(super) const KEYS: [&str; 6] = ["loras", "refiner", "controls", "init", "mask", "guidance_rescale"];
+/// Longest name of a checkpoint, an adapter or an image.
+const NAME_BYTES_MAX: usize = 100;
+/// What a weight may be: beyond it nothing is left of the picture.
+const WEIGHTS: RangeInclusive<f64> = -10.0..=10.0;
+const SHARES: RangeInclusive<f64> = 0.0..=1.0;
+const SCORES: RangeInclusive<f64> = 0.0..=10.0;
+
+/// By name what a recipe has by digest; see there for the fields.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Additions {
+    pub loras: Vec<(String, f64)>,
+    pub refiner: Option<Refiner>,
+    pub controls: Vec<Control>,
+    pub init: Option<(String, f64)>,
+    pub mask: Option<String>,
+    pub guidance_rescale: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refiner {
+    pub checkpoint: String,
+    pub start: f64,
+    pub aesthetic_score: f64,
+    pub negative_aesthetic_score: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Control {
+    pub network: String,
+    pub image: String,
+    pub weight: f64,
+    pub start: f64,
+    pub end: f64,
+}
+
+impl Additions {
+    /// Folders of `models_dir`.
+    pub fn networks(&self) -> impl Iterator<Item = &str> {
+        let refiner = self.refiner.iter().map(|refiner| refiner.checkpoint.as_str());
+        refiner.chain(self.controls.iter().map(|control| control.network.as_str()))
+    }
+
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.loras.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Files of the images' folder.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let init = self.init.iter().map(|(image, _)| image.as_str());
+        init.chain(self.mask.as_deref()).chain(self.controls.iter().map(|control| control.image.as_str()))
+    }
+
+    /// Gives a recipe what is named here, by the lock's digests.
+    pub(super) fn add_to(&self, recipe: &mut Recipe, pins: &Pins) {
+        let lora = |(name, weight): &(String, f64)| LoraUse { digest: pins.adapter(name), weight: *weight };
+        let control = |control: &Control| ControlUse {
+            network: pins.checkpoint(&control.network),
+            image: pins.image(&control.image),
+            weight: control.weight,
+            start: control.start,
+            end: control.end,
+        };
+        recipe.loras = self.loras.iter().map(lora).collect();
+        recipe.refiner = self.refiner.as_ref().map(|refiner| RefinerUse {
+            checkpoint: pins.checkpoint(&refiner.checkpoint),
+            start: refiner.start,
+            aesthetic_score: refiner.aesthetic_score,
+            negative_aesthetic_score: refiner.negative_aesthetic_score,
+        });
+        recipe.controls = self.controls.iter().map(control).collect();
+        recipe.init =
+            self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
+        recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
+        recipe.guidance_rescale = self.guidance_rescale;
+    }
+}
+
+/// Which table has a key: a slot's own, or `[generate]`.
+pub(super) type Find<'f, 'r, 'a, 'i> = &'f dyn Fn(&'static str) -> Option<&'r TableReader<'a, 'i>>;
+
+/// Reads the keys; whatever is wrong is noted as a fault and left out.
+pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
+    let loras = find("loras").map(read_loras).unwrap_or_default();
+    let init = find("init").and_then(read_init);
+    let mask = find("mask").and_then(|table| {
+        let mask = table.text("mask")?;
+        if find("init").is_none() {
+            table.fault(&mask.span, "a `mask` says which part of `init` is painted anew, and there is no `init`");
+        }
+        image(table, &mask)
+    });
+    Additions {
+        loras,
+        refiner: find("refiner").and_then(read_refiner),
+        controls: find("controls").map(read_controls).unwrap_or_default(),
+        init,
+        mask,
+        guidance_rescale: find("guidance_rescale").and_then(|t| t.number("guidance_rescale", SHARES)).unwrap_or(0.0),
+    }
+}
+
+fn read_loras(table: &TableReader<'_, '_>) -> Vec<(String, f64)> {
+    let loras = table.list_of_tables("loras", LORAS_MAX).into_iter().filter_map(|lora| {
+        let name = lora.required_text("name").and_then(|name| plain_name(&lora, &name, "adapter"));
+        let weight = lora.number("weight", WEIGHTS).unwrap_or(1.0);
+        lora.finish(no_hint);
+        Some((name?, weight))
+    });
+    loras.collect()
+}
+
+fn read_refiner(table: &TableReader<'_, '_>) -> Option<Refiner> {
+    let refiner = table.table("refiner")?;
+    let checkpoint = refiner.required_text("checkpoint").and_then(|name| plain_name(&refiner, &name, "checkpoint"));
+    if !refiner.has("start") {
+        refiner.fault(refiner.span(), "`refiner.start` is missing: after which share of the steps it takes over");
+    }
+    let start = refiner.number("start", 0.01..=0.99);
+    let score = |key, default| refiner.number(key, SCORES).unwrap_or(default);
+    let aesthetic_score = score("aesthetic_score", RefinerUse::aesthetic_score());
+    let negative_aesthetic_score = score("negative_aesthetic_score", RefinerUse::negative_aesthetic_score());
+    refiner.finish(no_hint);
+    Some(Refiner { checkpoint: checkpoint?, start: start?, aesthetic_score, negative_aesthetic_score })
+}
+
+fn read_controls(table: &TableReader<'_, '_>) -> Vec<Control> {
+    let controls = table.list_of_tables("controls", CONTROLS_MAX).into_iter().filter_map(|control| {
+        let network = control.required_text("network").and_then(|name| plain_name(&control, &name, "ControlNet"));
+        let image = control.required_text("image").and_then(|name| image(&control, &name));
+        let weight = control.number("weight", WEIGHTS).unwrap_or(1.0);
+        let (start, end) =
+            (control.number("start", SHARES).unwrap_or(0.0), control.number("end", SHARES).unwrap_or(1.0));
+        if start >= end {
+            control.fault(control.span(), format!("`start` {start} is not before `end` {end}"));
+        }
+        control.finish(no_hint);
+        Some(Control { network: network?, image: image?, weight, start, end })
+    });
+    controls.collect()
+}
+
+fn read_init(table: &TableReader<'_, '_>) -> Option<(String, f64)> {
+    let init = table.table("init")?;
+    let image = init.required_text("image").and_then(|name| image(&init, &name));
+    let strength = init.number("strength", 0.01..=1.0);
+    if !init.has("strength") {
+        init.fault(init.span(), "`init.strength` is missing: how much of the way is gone, up to 1");
+    }
+    init.finish(no_hint);
+    Some((image?, strength?))
+}
+
+/// A name that is also a folder's or a file's: letters, digits, `.`, `_` and `-`.
+pub(super) fn plain_name(table: &TableReader<'_, '_>, name: &Text<'_>, what: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let is_name = (1..=NAME_BYTES_MAX).contains(&name.value.len())
+        && !name.value.starts_with('.')
+        && name.value.bytes().all(is_plain);
+    if is_name {
+        return Some(name.value.to_owned());
+    }
+    let reason = format!("`{}` is no {what}: its name has letters, digits, `.`, `_` and `-` only", name.value);
+    table.fault(&name.span, reason);
+    None
+}
+
+fn image(table: &TableReader<'_, '_>, name: &Text<'_>) -> Option<String> {
+    let image = plain_name(table, name, "image")?;
+    if image.ends_with(".png") {
+        return Some(image);
+    }
+    table.fault(&name.span, format!("`{image}` is no PNG: nodes read nothing else"));
+    None
+}

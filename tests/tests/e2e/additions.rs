@@ -1,0 +1,90 @@
+//! What a manifest names beside a checkpoint — an adapter, a ControlNet and its image — on its way into a picture: pinned by the
+//! lock, drawn by a node that was handed the image because it lacked it.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bildkante_edge::campaign::check::write_locks;
+use bildkante_edge::config::Config;
+use bildkante_gpu_node::config::NodeConfig;
+use bildkante_tests::repository;
+use bildkante_tests::rig::{Plan, Rig};
+use http::StatusCode;
+
+const PLAIN: &str = "prompt     = ";
+const ADDED: &str = "loras      = [{ name = \"sd1.kohya\", weight = 0.8 }]
+controls   = [{ network = \"sd1-edges\", image = \"edges.png\", weight = 0.9, end = 0.8 }]
+init       = { image = \"begin.png\", strength = 0.9 }
+prompt     = ";
+const TEAL_MUG: &str = "/i/studio/hero?product=mug&colour=teal&w=480";
+
+/// Tiny networks under one roof, beside the node's data.
+fn models(config: &mut NodeConfig) {
+    let models = config.data_dir.with_file_name("models");
+    if !models.exists() {
+        lay_out_models(&models).expect("links to fixtures");
+    }
+    config.models_dir = models;
+}
+
+fn lay_out_models(models: &Path) -> std::io::Result<()> {
+    let fixtures = repository().join("gpu-node/fixtures");
+    std::fs::create_dir(models)?;
+    symlink(fixtures.join("checkpoints/sd1-tiny"), models.join("sd1-tiny"))?;
+    symlink(fixtures.join("controlnets/sd1-edges"), models.join("sd1-edges"))?;
+    symlink(fixtures.join("adapters"), models.join("adapters"))
+}
+
+/// The campaign's images and its lock, before the edge reads them.
+fn images_and_lock(config: &mut Config) {
+    prepare(config).expect("images and a lock");
+}
+
+fn prepare(config: &Config) -> anyhow::Result<()> {
+    let sources = config.campaigns.sources()?;
+    std::fs::create_dir_all(sources.images_dir())?;
+    for (name, from) in [("edges.png", 40), ("begin.png", 90)] {
+        let picture = image::RgbImage::from_fn(192, 192, |x, y| image::Rgb([from, (x / 2) as u8, (y / 2) as u8]));
+        picture.save(sources.images_dir().join(name))?;
+    }
+    let folder = sources.campaigns_dir.parent().context("a folder")?.to_owned();
+    write_locks(&sources, &folder.join("models"))?;
+    Ok(())
+}
+
+fn manifest(text: String) -> String {
+    let text = text.replace("\"studio-tiny\"", "\"sd1-tiny\"").replace("steps      = 20", "steps      = 5");
+    text.replacen(PLAIN, ADDED, 1)
+}
+
+fn blobs(rig: &Rig) -> Vec<PathBuf> {
+    let folder = std::fs::read_dir(rig.dir.path().join("node/blobs"));
+    folder.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+#[tokio::test]
+async fn adapters_controlnets_and_images_of_a_manifest_are_pinned_and_drawn() -> anyhow::Result<()> {
+    let plan = Plan { manifest, node: models, edge: images_and_lock, ..Plan::shipped() };
+    let rig = Rig::start(plan).await?;
+    let lock = std::fs::read_to_string(rig.dir.path().join("campaigns/studio.lock.toml"))?;
+    for words in ["\"sd1-edges\" = ", "[adapters]\n\"sd1.kohya\" = ", "[images]\n\"begin.png\" = ", "\"edges.png\" = "]
+    {
+        assert!(lock.contains(words), "no {words} in\n{lock}");
+    }
+    assert!(blobs(&rig).is_empty(), "the node has no image yet");
+    let drawn = rig.http.image(rig.public(), TEAL_MUG).await?;
+    assert_eq!((drawn.status, drawn.outcome()), (StatusCode::OK, "generated"), "{}", drawn.text());
+    assert_eq!(blobs(&rig).len(), 2, "it was handed both");
+
+    // The next picture finds them there.
+    let missed = async || {
+        rig.http.metric(rig.node(), "bildkante_node_http_responses_total{route=\"generations\",status=\"424\"}").await
+    };
+    let before = missed().await?;
+    let next = rig.http.image(rig.public(), "/i/studio/hero?product=vase&colour=red&w=480").await?;
+    assert_eq!((next.status, next.outcome()), (StatusCode::OK, "generated"), "{}", next.text());
+    assert_eq!((before, missed().await?), (1.0, 1.0));
+    rig.stop().await;
+    Ok(())
+}
