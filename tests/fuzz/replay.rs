@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// A name, and what takes any bytes under it.
+type Target = (&'static str, fn(&[u8]));
+
 /// Where targets and corpora are, from either crate.
 pub(crate) fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz")
@@ -54,7 +57,7 @@ fn mutated(data: &[u8], others: &[(PathBuf, Vec<u8>)], dice: &mut Dice) -> Vec<u
 }
 
 /// Every file of every target's corpus, and so many mutations of each.
-pub(crate) fn replay(targets: &[(&'static str, fn(&[u8]))], mutations: u32) {
+pub(crate) fn replay(targets: &[Target], mutations: u32) {
     for (target, entry) in targets {
         let files = corpus(target);
         assert!(files.len() >= 4, "{target} has {} seeds", files.len());
@@ -76,7 +79,7 @@ pub(crate) fn replay(targets: &[(&'static str, fn(&[u8]))], mutations: u32) {
 }
 
 /// Targets there, files here: none is forgotten.
-pub(crate) fn is_complete(targets: &[(&'static str, fn(&[u8]))]) {
+pub(crate) fn is_complete(targets: &[Target]) {
     let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).expect("a manifest");
     for (target, _) in targets {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
