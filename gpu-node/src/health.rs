@@ -69,14 +69,30 @@ pub struct DeviceStatus {
     /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
     pub rejected: Vec<String>,
     pub self_tests: Vec<SelfTest>,
+    /// Checkpoints that drew nothing in their self-test, and what they failed at: not ready, however often they are reported.
+    pub failed: Vec<(Digest, String)>,
     pub memory: Arc<MemoryLimits>,
+}
+
+impl DeviceStatus {
+    fn has_ready(&self, digest: Digest) -> bool {
+        let is_failed = self.failed.iter().any(|(failed, _)| *failed == digest);
+        !is_failed && self.checkpoints.iter().any(|known| known.digest == digest && known.ready)
+    }
+
+    /// Whether it can draw with anything at all.
+    #[must_use]
+    pub fn has_any_ready(&self) -> bool {
+        self.checkpoints.iter().any(|known| self.has_ready(known.digest))
+    }
 }
 
 /// All a health check may ask.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub phase: Phase,
-    pub devices: Vec<DeviceStatus>,
+    /// Shared, because every request takes a snapshot.
+    pub devices: Arc<Vec<DeviceStatus>>,
     /// What every device has, ready where it is on each; here and below of the devices' reports, see [`Health::report`].
     pub checkpoints: Arc<Vec<CheckpointInfo>>,
     pub adapters: Arc<Vec<AdapterInfo>>,
@@ -88,18 +104,17 @@ impl Status {
     /// Brings what is true of all devices up to date.
     fn gather(&mut self) {
         let Some(first) = self.devices.first() else { return };
-        let everywhere = |digest: &Digest| {
-            let has =
-                |device: &DeviceStatus| device.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
-            self.devices.iter().all(has)
-        };
+        let everywhere = |digest| self.devices.iter().all(|device| device.has_ready(digest));
         let checkpoints = first.checkpoints.iter().cloned();
-        let checkpoints = checkpoints.map(|known| CheckpointInfo { ready: everywhere(&known.digest), ..known });
+        let checkpoints = checkpoints.map(|known| CheckpointInfo { ready: everywhere(known.digest), ..known });
         let is_common = |adapter: &&AdapterInfo| {
             self.devices.iter().all(|device| device.adapters.iter().any(|known| known.digest == adapter.digest))
         };
-        let mut rejected: Vec<String> =
-            self.devices.iter().flat_map(|device| device.rejected.iter().cloned()).collect();
+        let reasons = |device: &DeviceStatus| {
+            let failed = device.failed.iter().map(|(_, reason)| reason.clone());
+            device.rejected.iter().cloned().chain(failed).collect::<Vec<_>>()
+        };
+        let mut rejected: Vec<String> = self.devices.iter().flat_map(reasons).collect();
         rejected.sort();
         rejected.dedup();
         let adapters: Vec<AdapterInfo> = first.adapters.iter().filter(is_common).cloned().collect();
@@ -121,7 +136,7 @@ impl Default for Health {
     fn default() -> Self {
         let status = Status {
             phase: Phase::Loading,
-            devices: Vec::new(),
+            devices: Arc::default(),
             checkpoints: Arc::default(),
             adapters: Arc::default(),
             rejected: Arc::default(),
@@ -144,13 +159,13 @@ impl Health {
     /// Makes the devices known before any of them reports.
     pub fn expect(&self, names: Vec<String>) {
         let devices = names.into_iter().map(|name| DeviceStatus { name, ..DeviceStatus::default() });
-        self.update(|status| status.devices = devices.collect());
+        self.update(|status| status.devices = Arc::new(devices.collect()));
     }
 
     /// Changes what one device has.
     pub fn report(&self, device: usize, change: impl FnOnce(&mut DeviceStatus)) {
         self.update(|status| {
-            if let Some(device) = status.devices.get_mut(device) {
+            if let Some(device) = Arc::make_mut(&mut status.devices).get_mut(device) {
                 change(device);
             }
             status.gather();

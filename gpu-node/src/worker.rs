@@ -30,7 +30,7 @@ use crate::archive::Archive;
 use crate::diffusion::memory::MemoryLimits;
 use crate::diffusion::pipeline::{Generated, StepControl};
 use crate::error::GenerationError;
-use crate::health::{Health, Phase, SelfTest};
+use crate::health::{DeviceStatus, Health, Phase, SelfTest};
 use crate::metrics::NodeMetrics;
 
 use self::executor::Executor;
@@ -351,7 +351,9 @@ impl DeviceBench {
             self.metrics.memory_budget_bytes.with_label_values(&labels).set(budget_bytes as f64);
         }
         self.health.report(self.device, |device| {
-            device.self_tests.retain(|test| checkpoints.iter().any(|known| known.digest == test.digest));
+            let is_there = |digest| checkpoints.iter().any(|known| known.digest == digest);
+            device.self_tests.retain(|test| is_there(test.digest));
+            device.failed.retain(|(digest, _)| is_there(*digest));
             (device.checkpoints, device.adapters, device.rejected) = (checkpoints, adapters, rejected);
             device.memory = memory;
         });
@@ -388,7 +390,7 @@ impl DeviceBench {
         }
         let status = self.health.status();
         let device = status.devices.get(self.device);
-        if device.is_some_and(|device| device.checkpoints.iter().any(|checkpoint| checkpoint.ready)) {
+        if device.is_some_and(DeviceStatus::has_any_ready) {
             return Ok(());
         }
         Err(EngineError::Load { reason: status.rejected.join("; ") })
@@ -406,6 +408,7 @@ impl DeviceBench {
         let (device, checkpoint, digest) = (self.name.clone(), name.clone(), *digest);
         let verdict = SelfTest { device, checkpoint, digest, is_equal, master: first };
         self.health.report(self.device, |device| {
+            device.failed.retain(|(failed, _)| *failed != digest);
             device.self_tests.retain(|test| test.digest != digest);
             device.self_tests.push(verdict);
         });
@@ -413,11 +416,8 @@ impl DeviceBench {
 
     fn take_out(&self, checkpoint: &CheckpointInfo, error: &EngineError) {
         tracing::error!(checkpoint = %checkpoint.name, %error, "self-test: the checkpoint draws nothing");
-        self.health.report(self.device, |device| {
-            let known = device.checkpoints.iter_mut();
-            known.filter(|known| known.digest == checkpoint.digest).for_each(|known| known.ready = false);
-            device.rejected.push(format!("{}: self-test: {error}", checkpoint.name));
-        });
+        let reason = format!("{}: self-test: {error}", checkpoint.name);
+        self.health.report(self.device, |device| device.failed.push((checkpoint.digest, reason)));
     }
 
     fn failed(&self, job: &StartedJob, error: &EngineError) {

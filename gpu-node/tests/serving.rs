@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bildkante_gpu_node::Node;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId, Trial};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
@@ -338,7 +338,7 @@ async fn a_node_without_checkpoints_fails_and_says_why() {
     assert_eq!((early.status.as_u16(), early.problem().detail.contains("no checkpoint")), (503, true));
 }
 
-/// The painting engine, with a second checkpoint that loads and cannot draw.
+/// The painting engine, with a second checkpoint that loads and cannot draw. Its folder always has something new.
 struct HalfBroken(Box<dyn Engine>);
 
 fn broken_checkpoint() -> Digest {
@@ -354,6 +354,10 @@ impl Engine for HalfBroken {
 
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
         self.0.native_size_px(checkpoint)
+    }
+
+    fn refresh(&mut self) -> Option<Vec<Trial>> {
+        Some(Vec::new())
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
