@@ -5,24 +5,23 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_gpu_node::config::{DeterminismChoice, NodeConfig};
 use bildkante_gpu_node::health::Phase;
-use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId, torch_engine};
+use bildkante_gpu_node::testing::FakeControl;
+use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
-use bildkante_shared::recipe::{
-    ControlUse, InitUse, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, ValidRecipe,
-};
+use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationReply, GenerationRequest};
 use http::Method;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
+use support::sick::Sick;
 use support::{TestNode, Wish, request};
 use tempfile::TempDir;
 
@@ -217,60 +216,10 @@ async fn a_hero_waits_one_step_of_whatever_runs() {
     assert_eq!(node.control.prompts(), ["a long one", "a hero"]);
 }
 
-/// An engine that shares everything and fails at whatever is poisoned, whoever shares the pass.
-struct Fragile {
-    inner: Box<dyn Engine>,
-    prompts: BTreeMap<SlotId, String>,
-}
-
-impl Engine for Fragile {
-    fn checkpoints(&self) -> Vec<CheckpointInfo> {
-        self.inner.checkpoints()
-    }
-
-    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
-        self.inner.native_size_px(checkpoint)
-    }
-
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
-        let slot = self.inner.begin(recipe)?;
-        self.prompts.insert(slot, recipe.prompt.clone());
-        Ok(slot)
-    }
-
-    fn companions_max(&self, _: SlotId) -> usize {
-        3
-    }
-
-    fn can_share(&self, _: SlotId, _: SlotId) -> bool {
-        true
-    }
-
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
-        if slots.iter().any(|slot| self.prompts[slot].contains("poison")) {
-            return Err(EngineError::Failed { reason: "out of memory, as asked".into() });
-        }
-        self.inner.step(slots)
-    }
-
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
-        self.inner.progress(slot)
-    }
-
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        self.inner.finish(slot)
-    }
-
-    fn abandon(&mut self, slot: SlotId) {
-        self.inner.abandon(slot);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_shared_pass_fails_at_fails_alone() {
     let control = Arc::new(FakeControl::default());
-    let inner = FakeEngine::factory(&control, paint_noise);
-    let factory: EngineFactory = Box::new(move || Ok(Box::new(Fragile { inner: inner()?, prompts: BTreeMap::new() })));
+    let (factory, _) = Sick::factory(&control);
     let node = Wish::default().start_with(factory, control).await;
     node.node.settled().await;
     node.control.hold();

@@ -7,7 +7,7 @@ mod support;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bildkante_gpu_node::Node;
@@ -15,12 +15,13 @@ use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Engines, Finished, SlotId, torch_engine};
+use bildkante_gpu_node::worker::{Engines, torch_engine};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationRequest};
 use serde_json::Value;
+use support::sick::Sick;
 use support::{TestNode, Wish, request};
 use tempfile::TempDir;
 
@@ -112,71 +113,6 @@ async fn what_cannot_fit_is_refused_before_it_starts_and_what_does_not_fit_besid
     node.node.shut_down().await;
 }
 
-/// An engine whose device says what its prompts tell it to.
-struct Sick {
-    inner: Box<dyn Engine>,
-    prompts: std::collections::BTreeMap<SlotId, String>,
-    freed: Arc<AtomicUsize>,
-}
-
-impl Sick {
-    fn factory(control: &Arc<FakeControl>, freed: &Arc<AtomicUsize>) -> EngineFactory {
-        let (inner, freed) = (FakeEngine::factory(control, paint_noise), Arc::clone(freed));
-        Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: Default::default(), freed })))
-    }
-}
-
-impl Engine for Sick {
-    fn checkpoints(&self) -> Vec<CheckpointInfo> {
-        self.inner.checkpoints()
-    }
-
-    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
-        self.inner.native_size_px(checkpoint)
-    }
-
-    fn free_memory(&mut self) {
-        self.freed.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
-        let slot = self.inner.begin(recipe)?;
-        self.prompts.insert(slot, recipe.prompt.clone());
-        Ok(slot)
-    }
-
-    fn companions_max(&self, _: SlotId) -> usize {
-        3
-    }
-
-    fn can_share(&self, _: SlotId, _: SlotId) -> bool {
-        true
-    }
-
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
-        let asks = |words: &str| slots.iter().any(|slot| self.prompts[slot].contains(words));
-        if asks("die") {
-            return Err(EngineError::DeviceLost { reason: "CUDA error: an illegal memory access".into() });
-        }
-        if asks("huge") {
-            return Err(EngineError::OutOfMemory { reason: "CUDA out of memory".into() });
-        }
-        self.inner.step(slots)
-    }
-
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
-        self.inner.progress(slot)
-    }
-
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        self.inner.finish(slot)
-    }
-
-    fn abandon(&mut self, slot: SlotId) {
-        self.inner.abandon(slot);
-    }
-}
-
 /// Several at once, of which the first runs when the others come.
 async fn at_once(node: &TestNode, prompts: &[&str]) -> Vec<(u16, String)> {
     node.control.hold();
@@ -202,8 +138,8 @@ async fn at_once(node: &TestNode, prompts: &[&str]) -> Vec<(u16, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_out_of_memory_fails_that_job_and_frees_what_is_kept() {
-    let (control, freed) = (Arc::new(FakeControl::default()), Arc::new(AtomicUsize::new(0)));
-    let factory = Sick::factory(&control, &freed);
+    let control = Arc::new(FakeControl::default());
+    let (factory, freed) = Sick::factory(&control);
     let node = Wish::default().start_with(factory, control).await;
     node.node.settled().await;
     let answers = at_once(&node, &["first", "a huge one", "second"]).await;
@@ -217,9 +153,35 @@ async fn an_out_of_memory_fails_that_job_and_frees_what_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_memory_is_not_passed_by_those_that_fit() {
+    let control = Arc::new(FakeControl::default());
+    let (factory, _) = Sick::factory(&control);
+    let node = Wish::default().start_with(factory, control).await;
+    node.node.settled().await;
+    node.control.hold();
+    let urgent =
+        |prompt: &str, urgency| GenerationRequest { urgency: Urgency::new(urgency).unwrap(), ..request(prompt) };
+    let mut calls = Vec::new();
+    for asked in [urgent("first", 5), urgent("a large one", 1), urgent("small", 5), urgent("smaller", 5)] {
+        let client = node.client.clone();
+        calls.push(tokio::spawn(async move { client.post(&asked).await.reply() }));
+        node.control.started(1).await;
+        eventually("it is in", || async {
+            node.metric("bildkante_node_waiters") >= f64::from(u32::try_from(calls.len()).unwrap())
+        })
+        .await;
+    }
+    node.control.release();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(node.control.prompts()[..2], ["first", "a large one"], "{:?}", node.control.prompts());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_device_ends_the_node_and_tells_everybody() {
-    let (control, freed) = (Arc::new(FakeControl::default()), Arc::default());
-    let factory = Sick::factory(&control, &freed);
+    let control = Arc::new(FakeControl::default());
+    let (factory, _) = Sick::factory(&control);
     let node = Wish::default().start_with(factory, control).await;
     node.node.settled().await;
     let answers = at_once(&node, &["first", "die", "second", "third"]).await;

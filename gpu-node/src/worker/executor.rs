@@ -6,6 +6,7 @@
 //! late. What nobody waits for any more is dropped between steps. Who shares a pass has no influence on anybody's
 //! pixels: that is the engine's business ([`Engine::step`]).
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -41,13 +42,15 @@ pub(super) struct Executor<'a> {
     begun: Vec<Begun>,
     /// Those of the board that have been heeded.
     nudges: u64,
+    /// Somebody more urgent than all that has begun needs more memory than is left.
+    room_is_wanted: bool,
     /// The device does nothing any more.
     lost: Option<EngineError>,
 }
 
 impl<'a> Executor<'a> {
     pub(super) fn new(bench: &'a DeviceBench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
-        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, lost: None }
+        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, room_is_wanted: false, lost: None }
     }
 
     /// Until the board is closed.
@@ -148,10 +151,18 @@ impl<'a> Executor<'a> {
             if self.begun.len() >= BEGUN_MAX {
                 return;
             }
-            // Where memory is full it waits for the first that ends.
             let engine = &*self.engine;
-            let fits = |recipe: &ValidRecipe| engine.has_room(recipe);
-            let taken = self.bench.board.take_first(|rank, recipe| rank.urgency < most_urgent && fits(recipe));
+            let does_not_fit = Cell::new(false);
+            let taken = self.bench.board.take_first(|rank, recipe| {
+                if rank.urgency >= most_urgent {
+                    return false;
+                }
+                let has_room = engine.has_room(recipe);
+                does_not_fit.set(does_not_fit.get() || !has_room);
+                has_room
+            });
+            // Where memory is full it waits for those that have begun, and nobody less urgent takes their place.
+            self.room_is_wanted = does_not_fit.get();
             let Some(job) = taken else { return };
             let before = self.begun.len();
             self.begin(job);
@@ -179,7 +190,7 @@ impl<'a> Executor<'a> {
             others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
         );
         let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
-        while group.len() < most && self.begun.len() < BEGUN_MAX {
+        while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| asks_for_the_same(&recipe, waiting) && engine.has_room(waiting);
             let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };

@@ -1,0 +1,87 @@
+//! The painting engine on a device that shares every pass and ails as prompts tell it to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
+use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::wire::CheckpointInfo;
+
+/// "poison": any pass with it fails; "huge": it finds no memory; "die": the device is lost; "large": it fits only alone.
+pub(crate) struct Sick {
+    inner: Box<dyn Engine>,
+    prompts: BTreeMap<SlotId, String>,
+    freed: Arc<AtomicUsize>,
+}
+
+impl Sick {
+    /// A factory, and how often the engine was asked to give memory back.
+    pub(crate) fn factory(control: &Arc<FakeControl>) -> (EngineFactory, Arc<AtomicUsize>) {
+        let (inner, freed) = (FakeEngine::factory(control, paint_noise), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&freed);
+        (Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted }))), freed)
+    }
+}
+
+impl Engine for Sick {
+    fn checkpoints(&self) -> Vec<CheckpointInfo> {
+        self.inner.checkpoints()
+    }
+
+    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
+        self.inner.native_size_px(checkpoint)
+    }
+
+    fn has_room(&self, recipe: &ValidRecipe) -> bool {
+        self.prompts.is_empty() || !recipe.prompt.contains("large")
+    }
+
+    fn free_memory(&mut self) {
+        self.freed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        let slot = self.inner.begin(recipe)?;
+        self.prompts.insert(slot, recipe.prompt.clone());
+        Ok(slot)
+    }
+
+    fn companions_max(&self, _: SlotId) -> usize {
+        3
+    }
+
+    fn can_share(&self, _: SlotId, _: SlotId) -> bool {
+        true
+    }
+
+    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let asks = |words: &str| slots.iter().any(|slot| self.prompts[slot].contains(words));
+        if asks("poison") {
+            return Err(EngineError::Failed { reason: "a pass that fails, as asked".into() });
+        }
+        if asks("die") {
+            return Err(EngineError::DeviceLost { reason: "CUDA error: an illegal memory access".into() });
+        }
+        if asks("huge") {
+            return Err(EngineError::OutOfMemory { reason: "CUDA out of memory".into() });
+        }
+        self.inner.step(slots)
+    }
+
+    fn progress(&self, slot: SlotId) -> (u32, u32) {
+        self.inner.progress(slot)
+    }
+
+    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
+        self.prompts.remove(&slot);
+        self.inner.finish(slot)
+    }
+
+    fn abandon(&mut self, slot: SlotId) {
+        self.prompts.remove(&slot);
+        self.inner.abandon(slot);
+    }
+}
