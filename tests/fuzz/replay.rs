@@ -78,11 +78,14 @@ pub(crate) fn replay(targets: &[Target], mutations: u32) {
     }
 }
 
-/// Targets there, files here: none is forgotten.
+/// Targets there, files here: none is forgotten, and no corpus is left over.
 pub(crate) fn is_complete(targets: &[Target]) {
     let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).expect("a manifest");
     for (target, _) in targets {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");
         assert!(fuzz().join(format!("fuzz_targets/{target}.rs")).is_file(), "{target}");
     }
+    let count = |folder: &str| std::fs::read_dir(fuzz().join(folder)).expect("a folder").count();
+    let programs = manifest.matches("[[bin]]").count();
+    assert_eq!((count("corpus"), count("fuzz_targets")), (programs, programs));
 }

@@ -12,8 +12,6 @@ use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse}
 use super::lock::Pins;
 use super::reader::{TableReader, Text, no_hint};
 
-/// Keys of `[generate]` that are read here.
-pub(super) const KEYS: [&str; 6] = ["loras", "refiner", "controls", "init", "mask", "guidance_rescale"];
 /// Longest name of a checkpoint, an adapter or an image.
 const NAME_BYTES_MAX: usize = 100;
 /// What a weight may be: beyond it nothing is left of the picture.

@@ -28,12 +28,12 @@ pub(crate) const KEYS: [&str; 17] = [
     "seed",
     "prompt",
     "negative",
-    additions::KEYS[0],
-    additions::KEYS[1],
-    additions::KEYS[2],
-    additions::KEYS[3],
-    additions::KEYS[4],
-    additions::KEYS[5],
+    "loras",
+    "refiner",
+    "controls",
+    "init",
+    "mask",
+    "guidance_rescale",
 ];
 
 /// Everything of a recipe but the values of the axes.

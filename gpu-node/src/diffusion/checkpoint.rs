@@ -399,17 +399,12 @@ impl Checkpoint {
     /// What drawing with it takes.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
-        let element = |kind: Kind| kind.elt_size_in_bytes() as u64;
-        let kind = self.dtype.kind();
-        let vae_kind = if self.vae_config.force_upcast { Kind::Float } else { kind };
-        let Parameters { text_encoder, unet, vae } = self.parameters;
         Footprint {
             unet: self.unet_config.clone(),
             vae: self.vae_config.clone(),
-            kind,
+            kind: self.dtype.kind(),
             device: self.device,
             vae_tiles_px: self.vae_tiles_px,
-            networks_bytes: (text_encoder + unet) * element(kind) + vae * element(vae_kind),
         }
     }
 

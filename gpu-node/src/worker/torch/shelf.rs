@@ -60,12 +60,12 @@ impl Shelf {
     }
 
     /// Lets go of what has left and nobody draws with any more; the digests of what is not there any more.
-    pub(super) fn sweep<'a>(&mut self, mut begun: impl Iterator<Item = &'a ValidRecipe>) -> Vec<Digest> {
+    pub(super) fn sweep<'a>(&mut self, begun: impl Iterator<Item = &'a ValidRecipe>) -> Vec<Digest> {
         if self.leaving.is_empty() {
             return Vec::new();
         }
         let mut used = Vec::new();
-        begun.by_ref().for_each(|recipe| {
+        begun.for_each(|recipe| {
             used.push(recipe.checkpoint);
             used.extend(recipe.refiner.as_ref().map(|refiner| refiner.checkpoint));
             used.extend(recipe.controls.iter().map(|control| control.network));
