@@ -172,7 +172,7 @@ impl NodeClient {
         match reply.status {
             StatusCode::OK => Ok(reply),
             StatusCode::TOO_MANY_REQUESTS => Err(OriginError::QueueFull { node, retry_after }),
-            // One drawing was too much for it; the node itself is well.
+            // One drawing was too much for it: a failed call, of which only several in a row speak against the node.
             StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == OUT_OF_MEMORY => {
                 Err(OriginError::Failed { node, problem: Box::new(problem(&reply)) })
             }

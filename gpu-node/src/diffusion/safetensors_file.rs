@@ -92,21 +92,14 @@ impl SafetensorsFile {
     /// # Errors
     /// When it is of no kind that networks compute with, or libtorch fails.
     pub(super) fn tensor(&self, name: &str, entry: &Entry) -> Result<Tensor, WeightsError> {
-        let stored = match entry.kind {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            other => {
-                let (name, path, found) = (name.to_owned(), self.path.clone(), format!("{other:?}"));
-                return Err(WeightsError::Type { name, path, found });
-            }
+        let Some(stored) = stored_kind(entry.kind) else {
+            let (name, path, found) = (name.to_owned(), self.path.clone(), format!("{:?}", entry.kind));
+            return Err(WeightsError::Type { name, path, found });
         };
         Tensor::f_from_data_size(self.data(entry), &entry.shape, stored)
             .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
     }
-}
 
-impl SafetensorsFile {
     /// A tensor of this file on a device, in a kind: converted or uploaded from the map itself, without a copy in between.
     ///
     /// # Errors
@@ -135,14 +128,8 @@ impl SafetensorsFile {
     /// The map's bytes as a tensor, where they can be one as they lie there. It must not outlive the map.
     #[allow(unsafe_code)]
     fn view(&self, entry: &Entry) -> Option<Result<Tensor, TchError>> {
-        let (kind, bytes) = match entry.kind {
-            Dtype::F32 => (Kind::Float, 4),
-            Dtype::F16 => (Kind::Half, 2),
-            Dtype::BF16 => (Kind::BFloat16, 2),
-            _ => return None,
-        };
-        let data = self.data(entry);
-        if data.is_empty() || !data.as_ptr().addr().is_multiple_of(bytes) {
+        let (kind, data) = (stored_kind(entry.kind)?, self.data(entry));
+        if data.is_empty() || !data.as_ptr().addr().is_multiple_of(kind.elt_size_in_bytes()) {
             return None;
         }
         let mut strides = vec![1; entry.shape.len()];
@@ -163,6 +150,16 @@ impl SafetensorsFile {
         if let Err(error) = advised {
             tracing::debug!(%error, "mapped pages stay");
         }
+    }
+}
+
+/// The kinds that networks compute with.
+const fn stored_kind(stored: Dtype) -> Option<Kind> {
+    match stored {
+        Dtype::F32 => Some(Kind::Float),
+        Dtype::F16 => Some(Kind::Half),
+        Dtype::BF16 => Some(Kind::BFloat16),
+        _ => None,
     }
 }
 
