@@ -99,7 +99,8 @@ pub trait Engine: Send {
         false
     }
 
-    /// Makes the next step of each request in one pass. They can share it, and none of them is done.
+    /// Makes the next step of each request in one pass. They can share it, and none of them is done. The step has been made
+    /// when this returns: what merely waited at the device could not be overtaken by anybody more urgent.
     ///
     /// # Errors
     /// What the pass failed at: no request has made a step then. Within, what each request failed at.

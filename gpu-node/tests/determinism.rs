@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bildkante_gpu_node::diffusion::pipeline::{Models, StepControl, generate};
+use bildkante_gpu_node::diffusion::conditioning::{Conditioning, Control};
+use bildkante_gpu_node::diffusion::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, runtime};
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, ValidRecipe};
+use tch::{Kind, Tensor};
 
 fn load(dtype: DType) -> Result<Checkpoint> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
@@ -75,5 +78,34 @@ fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
     let (one, two) = (one.0.get("image"), two.0.get("image"));
     let error = one.zip(two).map(|(one, two)| (one - two).abs().max().double_value(&[]));
     ensure!(error.is_some_and(|error| error < 0.5 / 255.0), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn what_is_kept_of_a_text_is_what_the_networks_make_of_it() -> Result<()> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let checkpoint = Checkpoint::load(&fixtures.join("checkpoints/sd1-tiny"), Device::Cpu, DType::F32)?;
+    let control = ControlNet::load(&fixtures.join("controlnets/sd1-edges"), Device::Cpu, DType::F32)?;
+    let networks = Adapted::from(&checkpoint).controlled(vec![&control]);
+    let condition = |prompt: &str| -> Result<_> {
+        let recipe = Recipe::new(checkpoint.digest(), prompt, (32, 32));
+        let image = Tensor::rand([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let conditions = networks.condition(&ValidRecipe::try_from(recipe)?, Stage::Base)?;
+        Ok(Conditioning { controls: vec![Control { network: 0, image, scale: 1.0 }], ..conditions })
+    };
+    let kept = condition("a mug")?;
+    ensure!((kept.projected.len(), kept.control_texts.len()) == (2, 1) && kept.control_texts[0].len() == 2);
+    let latents = Tensor::randn([2, 4, 16, 16], (Kind::Float, Device::Cpu));
+    let timesteps = Tensor::from_slice(&[500.0_f32, 500.0]);
+    let predict = |conditions: &Conditioning| networks.predict(&latents, &timesteps, conditions);
+    let with = |conditions: &Conditioning, control_texts| Conditioning { control_texts, ..conditions.shallow_clone() };
+    let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+    let expected = predict(&kept)?;
+    // Computed in every pass, the texts of both rows together: the same but for rounding.
+    let error = difference(&predict(&with(&kept, Vec::new()))?, &expected);
+    ensure!(error < 1e-5, "{error}");
+    // It is the ControlNet that looks at them: those of another text make another picture.
+    let others = condition("a red vase on a table")?.control_texts;
+    ensure!(difference(&predict(&with(&kept, others))?, &expected) > 1e-4);
     Ok(())
 }

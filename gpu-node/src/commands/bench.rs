@@ -60,7 +60,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
     for run in 0..args.warmup + args.runs {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;
-        runtime::synchronize(checkpoint.device());
+        device::wait(checkpoint.device())?;
         let started = Instant::now();
         let denoise_s = if args.together.max(args.padded_to) > 1 {
             draw_together(&models, &recipe, args)?

@@ -18,18 +18,36 @@ use super::projected::ProjectedText;
 pub struct BatchClass {
     stage: Stage,
     /// Rows of one request, then channels, height and width.
-    latents: Vec<i64>,
+    latents: [i64; 4],
     tokens: i64,
     /// ControlNets by their place in the recipe, with their scales bit by bit.
     controls: Vec<(usize, u64)>,
 }
 
-impl ModelInput {
+impl BatchClass {
     #[must_use]
-    pub fn class(&self) -> BatchClass {
-        let tokens = self.conditioning.embeddings.size().get(1).copied().unwrap_or(0);
-        let controls = self.conditioning.controls.iter().map(|control| (control.network, control.scale.to_bits()));
-        BatchClass { stage: self.stage, latents: self.latents.size(), tokens, controls: controls.collect() }
+    pub const fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// `latents` is the shape of what one request gives the network.
+    pub(super) fn new(
+        stage: Stage,
+        latents: [i64; 4],
+        conditioning: &Conditioning,
+        controls: impl Iterator<Item = (usize, f64)>,
+    ) -> Self {
+        let tokens = conditioning.embeddings.size().get(1).copied().unwrap_or(0);
+        let controls = controls.map(|(network, scale)| (network, scale.to_bits())).collect();
+        Self { stage, latents, tokens, controls }
+    }
+
+    /// Whether an input is what [`super::pipeline::Denoising::next_class`] foretold.
+    #[must_use]
+    pub fn is_of(&self, input: &ModelInput) -> bool {
+        let controls = input.conditioning.controls.iter().map(|control| (control.network, control.scale));
+        let latents = input.latents.size().try_into();
+        latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditioning, controls))
     }
 }
 
@@ -133,7 +151,9 @@ pub fn predict(
 /// An input of the same class with other numbers in it.
 fn unlike(input: &ModelInput) -> Result<ModelInput, TchError> {
     let _no_grad = tch::no_grad_guard();
-    let projected = input.conditioning.projected.iter().map(ProjectedText::flipped).collect::<Result<_, _>>()?;
+    let flipped = |texts: &Vec<ProjectedText>| texts.iter().map(ProjectedText::flipped).collect::<Result<Vec<_>, _>>();
+    let projected = flipped(&input.conditioning.projected)?;
+    let control_texts = input.conditioning.control_texts.iter().map(flipped).collect::<Result<_, _>>()?;
     Ok(ModelInput {
         stage: input.stage,
         latents: input.latents.f_flip([3])?.f_mul_scalar(-1.25)?,
@@ -141,6 +161,7 @@ fn unlike(input: &ModelInput) -> Result<ModelInput, TchError> {
         conditioning: Conditioning {
             embeddings: input.conditioning.embeddings.f_flip([1])?,
             projected,
+            control_texts,
             ..input.conditioning.shallow_clone()
         },
     })

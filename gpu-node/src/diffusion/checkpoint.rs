@@ -16,7 +16,7 @@ use serde_json::Value;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::clip::{self, ClipTextModel, Head, Layer};
-use super::conditioning::{Conditioning, Control};
+use super::conditioning::Conditioning;
 use super::config::{
     CONFIG_BYTES_MAX, ClipActivation, ClipConfig, ConfigError, JsonFileError, UnetConfig, VaeConfig, read_json,
 };
@@ -137,9 +137,19 @@ impl Trunk {
         &self.text
     }
 
-    /// Keys and values of a text's states, computed once while they are asked for again.
-    pub(super) fn project(&self, key: TextKey, states: &Tensor) -> Result<ProjectedText, TchError> {
-        self.projected.get_or(key, || self.unet.project(states))
+    /// A network's keys and values of a prompt in so many chunks, whose states these are (no text at all: its stand-in's);
+    /// computed once while they are asked for again. The network is the denoising one, or a ControlNet that acts on it.
+    pub(super) fn project(
+        &self,
+        control: Option<&ControlNet>,
+        (prompt, chunks): (Option<&str>, usize),
+        states: &Tensor,
+    ) -> Result<ProjectedText, TchError> {
+        let key = TextKey { control: control.map(ControlNet::digest), prompt: prompt.map(str::to_owned), chunks };
+        self.projected.get_or(key, || match control {
+            Some(network) => network.project(states),
+            None => self.unet.project(states),
+        })
     }
 
     /// Gives back the memory of what is kept for texts to come.
@@ -365,10 +375,10 @@ impl Checkpoint {
         let _no_grad = tch::no_grad_guard();
         let latents = latents.f_to_device(self.device)?;
         let mut residuals: Option<Residuals> = None;
-        for Control { network, image, scale } in &conditioning.controls {
-            let network = controls.get(*network);
+        for control in &conditioning.controls {
+            let network = controls.get(control.network);
             let network = network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
-            let added = network.forward(&latents, timesteps, conditioning, image, *scale)?;
+            let added = network.forward(&latents, timesteps, conditioning, control)?;
             residuals = Some(match residuals {
                 Some(sum) => sum.added(&added)?,
                 None => added,

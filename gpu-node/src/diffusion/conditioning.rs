@@ -39,6 +39,8 @@ pub struct Conditioning {
     pub embeddings: Tensor,
     /// What the denoising network's attentions make of each row's text; none: they look for themselves.
     pub projected: Vec<ProjectedText>,
+    /// The same for each ControlNet of the recipe.
+    pub control_texts: Vec<Vec<ProjectedText>>,
     pub added: Option<Added>,
     /// `[n, width]`: the guidance scale of a network that is told it.
     pub guidance: Option<Tensor>,
@@ -76,7 +78,8 @@ pub struct Added {
 impl From<Tensor> for Conditioning {
     /// A text and nothing else.
     fn from(embeddings: Tensor) -> Self {
-        Self { embeddings, projected: Vec::new(), added: None, guidance: None, controls: Vec::new() }
+        let (projected, control_texts) = (Vec::new(), Vec::new());
+        Self { embeddings, projected, control_texts, added: None, guidance: None, controls: Vec::new() }
     }
 }
 
@@ -105,10 +108,13 @@ impl Conditioning {
         let numbers = rows(&|c| c.added.as_ref().map(|added| added.numbers.shallow_clone()))?;
         let guidance = rows(&|c| c.guidance.as_ref().map(Tensor::shallow_clone))?;
         let added = pooled.zip(numbers).map(|(pooled, numbers)| Added { pooled, numbers });
-        let projected = parts.iter().flat_map(|part| &part.projected).map(ProjectedText::shallow_clone).collect();
-        if parts.iter().any(|part| part.projected.is_empty() != parts[0].projected.is_empty()) {
+        let projected = rows_of(parts.iter().map(|part| &part.projected)).ok_or_else(mixed)?;
+        if parts.iter().any(|part| part.control_texts.len() != parts[0].control_texts.len()) {
             return Err(mixed());
         }
+        let control_texts = (0..parts.first().map_or(0, |part| part.control_texts.len()))
+            .map(|network| rows_of(parts.iter().map(|part| &part.control_texts[network])).ok_or_else(mixed))
+            .collect::<Result<_, _>>()?;
         let controls = parts.first().map_or(&[][..], |part| part.controls.as_slice());
         if parts.iter().any(|part| part.controls.len() != controls.len()) {
             return Err(mixed());
@@ -118,7 +124,7 @@ impl Conditioning {
             Ok(Control { network: *network, image: Tensor::f_cat(&images, 0)?, scale: *scale })
         });
         let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
-        Ok(Self { embeddings, projected, added, guidance, controls })
+        Ok(Self { embeddings, projected, control_texts, added, guidance, controls })
     }
 
     /// The same tensors, shared.
@@ -126,7 +132,8 @@ impl Conditioning {
     pub fn shallow_clone(&self) -> Self {
         Self {
             embeddings: self.embeddings.shallow_clone(),
-            projected: self.projected.iter().map(ProjectedText::shallow_clone).collect(),
+            projected: shared(&self.projected),
+            control_texts: self.control_texts.iter().map(|texts| shared(texts)).collect(),
             added: self
                 .added
                 .as_ref()
@@ -135,6 +142,17 @@ impl Conditioning {
             controls: self.controls.iter().map(Control::shallow_clone).collect(),
         }
     }
+}
+
+fn shared(texts: &[ProjectedText]) -> Vec<ProjectedText> {
+    texts.iter().map(ProjectedText::shallow_clone).collect()
+}
+
+/// The rows of several requests, all of which have some or none of which has any.
+fn rows_of<'a>(parts: impl Iterator<Item = &'a Vec<ProjectedText>> + Clone) -> Option<Vec<ProjectedText>> {
+    let have_some = parts.clone().filter(|texts| !texts.is_empty()).count();
+    let is_alike = have_some == 0 || have_some == parts.clone().count();
+    is_alike.then(|| parts.flat_map(|texts| shared(texts)).collect())
 }
 
 /// The numbers of one row.
@@ -197,7 +215,7 @@ pub(super) fn assemble(
             Some(row.f_expand([i64::try_from(rows.len()).unwrap_or(1), width], false)?)
         }
     };
-    Ok(Conditioning { embeddings, projected: Vec::new(), added, guidance, controls: Vec::new() })
+    Ok(Conditioning { added, guidance, ..embeddings.into() })
 }
 
 /// `get_guidance_scale_embedding` of diffusers' pipelines (after google-research/vdm): `[1, width]`, float32.

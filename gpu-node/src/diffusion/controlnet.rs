@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::checkpoint::{CheckpointError, folder_name, read_config};
-use super::conditioning::Conditioning;
+use super::conditioning::{Conditioning, Control};
 use super::config::{ConfigError, UnetConfig};
 use super::layers::Conv2d;
+use super::projected::ProjectedText;
 use super::unet::Encoder;
 use super::weights::{ConvGeometry, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 use super::{DType, files};
@@ -164,7 +165,12 @@ impl ControlNet {
         &self.config
     }
 
-    /// What it adds to a UNet that is given the same latents, timesteps and conditions. `image` is `[n, 3, H, W]`, 0 to 1.
+    /// Keys and values of a text `[1, tokens, width]`, for every evaluation under it.
+    pub(super) fn project(&self, text: &Tensor) -> Result<ProjectedText, TchError> {
+        self.network.encoder.project(text)
+    }
+
+    /// What it adds to a UNet that is given the same latents, timesteps and conditions, of which `control` is one.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
@@ -173,14 +179,15 @@ impl ControlNet {
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
-        image: &Tensor,
-        scale: f64,
+        control: &Control,
     ) -> Result<Residuals, TchError> {
+        let Control { network, image, scale } = control;
+        let projected = conditioning.control_texts.get(*network).map_or(&[][..], Vec::as_slice);
         let Network { encoder, embedding, skips, middle } = &self.network;
         let image = if self.config.is_bgr { image.f_flip([1])? } else { image.shallow_clone() };
         let added = embedding.forward(&image.f_to_kind(encoder.kind())?)?;
-        let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, Some(&added))?;
-        let scaled = |conv: &Conv2d, x: &Tensor| conv.forward(x)?.f_mul_scalar(scale);
+        let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, projected, &added)?;
+        let scaled = |conv: &Conv2d, x: &Tensor| conv.forward(x)?.f_mul_scalar(*scale);
         let skips = skips.iter().zip(&outputs).map(|(conv, x)| scaled(conv, x)).collect::<Result<_, _>>()?;
         Ok(Residuals { skips, middle: scaled(middle, &coarsest)? })
     }

@@ -16,12 +16,12 @@ use bildkante_shared::recipe::{ControlUse, RefinerUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::inputs::Start;
+use super::batch::BatchClass;
 use super::checkpoint::Trunk;
-use super::conditioning::{self, Conditioning, Numbers, PromptEmbedding};
+use super::conditioning::{self, Conditioning, Control, Numbers, PromptEmbedding};
 use super::controlnet::ControlNet;
 use super::noise::NoiseGenerator;
 use super::picture::Pictures;
-use super::projected::TextKey;
 use super::scheduler::{Sampler, SchedulerConfig, Span};
 use super::trace::Trace;
 use super::{Checkpoint, DiffusionError};
@@ -144,14 +144,16 @@ impl Networks for Adapted<'_> {
             rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
             prompts.insert(0, (!is_nothing).then_some(negative));
         }
-        let projected = prompts.iter().zip(&rows).map(|(prompt, (text, _))| {
-            let key = TextKey { prompt: prompt.map(str::to_owned), chunks };
-            self.trunk.project(key, &text.hidden)
-        });
-        let projected = projected.collect::<Result<Vec<_>, TchError>>()?;
+        let projected = |control: Option<&ControlNet>| {
+            let texts = prompts.iter().zip(&rows);
+            let texts = texts.map(|(prompt, (text, _))| self.trunk.project(control, (*prompt, chunks), &text.hidden));
+            texts.collect::<Result<Vec<_>, TchError>>()
+        };
+        let control_texts = self.controls.iter().map(|control| projected(Some(control))).collect::<Result<_, _>>()?;
+        let projected = projected(None)?;
         let rows: Vec<(&PromptEmbedding, Numbers)> = rows.iter().map(|(text, numbers)| (text, *numbers)).collect();
         let conditions = conditioning::assemble(config, &rows, recipe.guidance, self.device())?;
-        Ok(Conditioning { projected, ..conditions })
+        Ok(Conditioning { projected, control_texts, ..conditions })
     }
 
     fn predict(
@@ -316,6 +318,18 @@ impl Denoising {
         &self.latents
     }
 
+    /// With whom the next evaluation may be shared; `None` at the end. Computes nothing.
+    #[must_use]
+    pub fn next_class(&self) -> Option<BatchClass> {
+        let leg = &self.legs[self.at];
+        let index = leg.sampler.next_step()?;
+        let Ok((_, channels, height, width)) = self.latents.size4() else { return None };
+        let latents = [leg.conditioning.rows(), channels + leg.start.told_channels(), height, width];
+        let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
+        let controls = controls.map(|(network, (control, _))| (network, control.weight));
+        Some(BatchClass::new(leg.stage, latents, &leg.conditioning, controls))
+    }
+
     /// What to evaluate a network on next; `None` at the end.
     ///
     /// # Errors
@@ -330,7 +344,11 @@ impl Denoising {
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
         let mut conditioning = leg.conditioning.shallow_clone();
-        conditioning.controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()), rows)?;
+        let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
+        let controls = controls.map(|(network, (control, image))| {
+            Ok(Control { network, image: image.f_repeat([rows, 1, 1, 1])?, scale: control.weight })
+        });
+        conditioning.controls = controls.collect::<Result<_, TchError>>()?;
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditioning }))
     }
 

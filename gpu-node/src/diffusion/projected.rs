@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use bildkante_shared::ids::Digest;
 use tch::{TchError, Tensor};
 
 use super::layers::Linear;
@@ -66,9 +67,11 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A prompt in so many chunks, or no text at all.
+/// A prompt in so many chunks, or no text at all, and who looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TextKey {
+    /// A ControlNet by its digest, else the denoising network.
+    pub(super) control: Option<Digest>,
     pub(super) prompt: Option<String>,
     pub(super) chunks: usize,
 }
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     fn key(prompt: &str) -> TextKey {
-        TextKey { prompt: Some(prompt.into()), chunks: 1 }
+        TextKey { control: None, prompt: Some(prompt.into()), chunks: 1 }
     }
 
     fn text(megabytes: i64) -> Result<ProjectedText, TchError> {

@@ -60,13 +60,6 @@ pub fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// Waits until the device has done what it was given; a CPU always has.
-pub fn synchronize(device: Device) {
-    if let Device::Cuda(index) = device {
-        tch::Cuda::synchronize(i64::try_from(index).unwrap_or(0));
-    }
-}
-
 /// Equal class, equal bits: the processor chooses the kernels, precision and shape of the batch the order of their
 /// additions, and on a CPU the calling thread's number of threads where they are cut into shares: sums over channels-
 /// last maps are made share by share, and the values at a share's end are computed one by one, which rounds differently.

@@ -89,16 +89,32 @@ impl Encoder {
         finest.into_iter().chain(config.levels.iter().enumerate().flat_map(of_level)).collect()
     }
 
-    /// What is kept for the way up, and the middle's output. `image` is added to the first convolution's output.
+    /// What a text passes, in the order of [`Self::forward`].
+    fn text_layers(&self) -> Vec<&Linear> {
+        let mut layers = Vec::new();
+        self.down_blocks.iter().for_each(|block| block.text_layers(&mut layers));
+        self.mid_block.iter().for_each(|block| block.text_layers(&mut layers));
+        layers
+    }
+
+    /// Keys and values of a text `[1, tokens, width]`, where the network is nothing but this.
+    pub(super) fn project(&self, text: &Tensor) -> Result<ProjectedText, TchError> {
+        ProjectedText::new(&text.f_to_kind(self.kind)?, &self.text_layers())
+    }
+
+    /// What is kept for the way up, and the middle's output. `image` is added to the first convolution's output;
+    /// `projected` is what [`Self::project`] made of each row's text, or nothing.
     pub(super) fn forward(
         &self,
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
-        image: Option<&Tensor>,
+        projected: &[ProjectedText],
+        image: &Tensor,
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let time = self.embedding(timesteps, conditioning)?;
-        self.forward_timed(latents, &time, &Text::new(conditioning.embeddings.f_to_kind(self.kind)?, &[]), image)
+        let text = Text::new(conditioning.embeddings.f_to_kind(self.kind)?, projected);
+        self.forward_timed(latents, &time, &text, Some(image))
     }
 
     fn forward_timed(
@@ -190,9 +206,7 @@ impl Unet {
 
     /// Keys and values of a text `[1, tokens, width]`, for every evaluation under it.
     pub(super) fn project(&self, text: &Tensor) -> Result<ProjectedText, TchError> {
-        let mut layers = Vec::new();
-        self.encoder.down_blocks.iter().for_each(|block| block.text_layers(&mut layers));
-        self.encoder.mid_block.iter().for_each(|block| block.text_layers(&mut layers));
+        let mut layers = self.encoder.text_layers();
         self.up_blocks.iter().for_each(|block| block.text_layers(&mut layers));
         ProjectedText::new(&text.f_to_kind(self.encoder.kind)?, &layers)
     }

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::LoraUse;
@@ -51,9 +54,33 @@ pub(super) struct Adapters {
     trunks: Vec<(TrunkKey, Trunk)>,
 }
 
-/// Reads every safetensors file of `folder` once, for its digest and whether it can be used. A folder that is not there
-/// holds none.
-pub(super) fn find(folder: &Path) -> Result<Found, EngineError> {
+/// What was read of files, by path: each is read again once its size or time has changed. Shared by the devices, the first of
+/// which to come reads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FilesRead(Arc<Mutex<BTreeMap<PathBuf, FileRead>>>);
+
+#[derive(Debug, Clone)]
+struct FileRead {
+    look: (u64, Option<SystemTime>),
+    /// Its digest, or why it cannot be used.
+    outcome: Result<Digest, String>,
+}
+
+impl FileRead {
+    /// Looked at before it is read: what changes meanwhile is read again next time.
+    fn new(path: &Path) -> Self {
+        let look = look_at(path);
+        Self { look, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
+    }
+}
+
+fn look_at(path: &Path) -> (u64, Option<SystemTime>) {
+    fs::metadata(path).map_or((0, None), |metadata| (metadata.len(), metadata.modified().ok()))
+}
+
+/// What the safetensors files of `folder` are, of which those are read that have not been. A folder that is not there holds
+/// none.
+pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<Found, EngineError> {
     let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", folder.display()) };
     let mut found = Found::default();
     let entries = match fs::read_dir(folder) {
@@ -73,13 +100,18 @@ pub(super) fn find(folder: &Path) -> Result<Found, EngineError> {
         let reason = format!("{} holds more than {ADAPTERS_MAX} adapters", folder.display());
         return Err(EngineError::Load { reason });
     }
+    let mut read = read.0.lock();
+    read.retain(|path, _| paths.contains(path));
     for path in paths {
-        match Adapter::load(&path) {
-            Ok(adapter) => {
-                found.files.insert(adapter.digest(), path);
+        let known = read.get(&path).filter(|known| known.look.1.is_some() && known.look == look_at(&path)).cloned();
+        let file = known.unwrap_or_else(|| FileRead::new(&path));
+        match &file.outcome {
+            Ok(digest) => {
+                found.files.insert(*digest, path.clone());
             }
-            Err(error) => found.rejected.push(error.to_string()),
+            Err(reason) => found.rejected.push(reason.clone()),
         }
+        read.insert(path, file);
     }
     Ok(found)
 }
@@ -151,5 +183,42 @@ impl Adapters {
             let _oldest = self.loaded.remove(0);
         }
         Ok(adapter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_again_once_it_has_changed() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/adapters");
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, two] = ["one.safetensors", "two.safetensors"].map(|name| folder.path().join(name));
+        fs::copy(fixtures.join("sd1.kohya.safetensors"), &one).expect("a copy");
+        fs::write(&two, b"nothing of the kind").expect("a file");
+        let read = FilesRead::default();
+        let find = || find(folder.path(), &read).expect("found");
+        let first = find();
+        assert_eq!((first.files.len(), first.rejected.len()), (1, 1));
+
+        // Other bytes of the same size and time are taken for the same: nothing was read.
+        let time = fs::metadata(&one).expect("metadata").modified().expect("a time");
+        let file = fs::OpenOptions::new().write(true).open(&one).expect("opened");
+        (&file).write_all(&[0xff; 16]).expect("written");
+        file.set_modified(time).expect("set");
+        assert_eq!(find().files, first.files);
+        file.set_modified(time + Duration::from_secs(1)).expect("set");
+        let changed = find();
+        assert_eq!((changed.files.len(), changed.rejected.len()), (0, 2));
+
+        fs::copy(fixtures.join("sd1.peft.safetensors"), &two).expect("a copy");
+        fs::remove_file(&one).expect("removed");
+        let last = find();
+        assert_eq!((last.files.len(), last.rejected.len()), (1, 0));
+        assert_eq!(read.0.lock().len(), 1, "what is gone is forgotten");
     }
 }

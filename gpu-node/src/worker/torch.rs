@@ -14,7 +14,7 @@ use tch::Device;
 
 use self::loader::{Change, Loader, Stock};
 use self::shelf::Shelf;
-use super::adapters::{self, Adapters};
+use super::adapters::{self, Adapters, FilesRead};
 use super::{Engine, EngineError, EngineFactory, Engines, Finished, Nudge, SlotId, Trial};
 use crate::blobs::Blobs;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
@@ -42,22 +42,25 @@ struct Options {
     self_test_steps: u32,
     requests_max: usize,
     determinism: DeterminismChoice,
+    adapters_read: FilesRead,
 }
 
 /// One factory for each device, which loads every checkpoint of `models_dir` on its thread.
 #[must_use]
 pub fn torch_engines(config: &NodeConfig) -> Engines {
-    Engines(config.device.each().iter().map(|device| (device.to_string(), torch_engine_on(*device, config))).collect())
+    let read = FilesRead::default();
+    let engine = |device: &DeviceChoice| (device.to_string(), torch_engine_on(*device, config, read.clone()));
+    Engines(config.device.each().iter().map(engine).collect())
 }
 
 /// The factory of the first device.
 #[must_use]
 pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
     let device = config.device.each().first().copied();
-    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config)
+    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config, FilesRead::default())
 }
 
-fn torch_engine_on(device: DeviceChoice, config: &NodeConfig) -> EngineFactory {
+fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: FilesRead) -> EngineFactory {
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -70,6 +73,7 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig) -> EngineFactory {
         self_test_steps: config.self_test_steps,
         requests_max: config.batch.requests_max_on(device),
         determinism: config.batch.determinism,
+        adapters_read,
     };
     let is_exact = config.batch.determinism == DeterminismChoice::Exact;
     let tf32 = config.tf32;
@@ -121,14 +125,15 @@ struct PassKey {
 }
 
 impl PassKey {
-    fn of(recipe: &ValidRecipe, denoising: &Denoising) -> Result<Option<Self>, DiffusionError> {
-        let Some(input) = denoising.next_input()? else { return Ok(None) };
-        let (checkpoint, loras) = match (input.stage, &recipe.refiner) {
+    /// Of the next pass; `None` at the end.
+    fn of(recipe: &ValidRecipe, denoising: &Denoising) -> Option<Self> {
+        let class = denoising.next_class()?;
+        let (checkpoint, loras) = match (class.stage(), &recipe.refiner) {
             (Stage::Refiner, Some(refiner)) => (refiner.checkpoint, Vec::new()),
             _ => (recipe.checkpoint, recipe.loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect()),
         };
         let controls = recipe.controls.iter().map(|control| control.network).collect();
-        Ok(Some(Self { checkpoint, loras, controls, class: input.class() }))
+        Some(Self { checkpoint, loras, controls, class })
     }
 }
 
@@ -222,15 +227,10 @@ impl TorchEngine {
 
     /// Finds out, before the first pass of a kind, how many requests may share it.
     fn probe(&mut self, slot: SlotId) -> Result<(), EngineError> {
-        let (recipe, pass, input) = {
-            let slot = self.slot(slot)?;
-            let input = slot.denoising.next_input().map_err(engine_error)?;
-            (Arc::clone(&slot.recipe), slot.pass.clone(), input)
-        };
-        let (Some(pass), Some(input)) = (pass, input) else { return Ok(()) };
-        if self.shapes.contains_key(&pass) {
-            return Ok(());
-        }
+        let slot = self.slot(slot)?;
+        let Some(pass) = slot.pass.clone().filter(|pass| !self.shapes.contains_key(pass)) else { return Ok(()) };
+        let Some(input) = slot.denoising.next_input().map_err(engine_error)? else { return Ok(()) };
+        let recipe = Arc::clone(&slot.recipe);
         let requests_max = self.limits.requests_max(&recipe, self.options.requests_max);
         let shapes = match self.options.determinism {
             DeterminismChoice::Fast => Shapes::any(requests_max),
@@ -346,7 +346,7 @@ impl Engine for TorchEngine {
         let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let models = Models { pictures, ..models };
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error)?;
-        let pass = PassKey::of(recipe, &denoising).map_err(engine_error)?;
+        let pass = PassKey::of(recipe, &denoising);
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
         self.slots.insert(id, Slot { recipe: Arc::clone(recipe), need, denoising, pass, requests: 1 });
@@ -371,9 +371,14 @@ impl Engine for TorchEngine {
         // A request that goes over to its refiner begins passes of another kind.
         self.probe(*first)?;
         let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
-        let inputs = slots.iter().map(|slot| {
-            let input = self.slot(*slot)?.denoising.next_input().map_err(engine_error)?;
-            input.ok_or_else(|| EngineError::Failed { reason: format!("request {} has no step left", slot.0) })
+        let inputs = slots.iter().map(|id| {
+            let slot = self.slot(*id)?;
+            let input = slot.denoising.next_input().map_err(engine_error)?;
+            let (Some(pass), Some(input)) = (&slot.pass, input) else {
+                return Err(EngineError::Failed { reason: format!("request {} has no step left", id.0) });
+            };
+            debug_assert!(pass.class.is_of(&input), "{pass:?} for another input");
+            Ok(input)
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
         let recipe = Arc::clone(&self.slot(*first)?.recipe);
@@ -385,10 +390,14 @@ impl Engine for TorchEngine {
             let slot = self.slots.get_mut(slot).ok_or(EngineError::Stopped)?;
             slot.requests = slot.requests.max(shapes.canonical());
             slot.denoising.advance(output).map_err(engine_error)?;
-            slot.pass = PassKey::of(&slot.recipe, &slot.denoising).map_err(engine_error)?;
+            slot.pass = PassKey::of(&slot.recipe, &slot.denoising);
             Ok(())
         });
-        Ok(results.collect())
+        let results = results.collect();
+        // The one place where the host waits: what is queued at the device can no longer be put behind anything more urgent.
+        // What a device fails at so late is nobody's request.
+        device::wait(self.options.device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
+        Ok(results)
     }
 
     fn progress(&self, slot: SlotId) -> (u32, u32) {

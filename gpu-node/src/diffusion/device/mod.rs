@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use tch::Device;
+use tch::{Device, TchError};
 
 /// The shim's own interface; every function returns 0 where it did what it says.
 #[allow(unsafe_code, reason = "a foreign interface: plain numbers in and out, and nothing kept")]
@@ -12,6 +12,7 @@ mod shim {
     unsafe extern "C" {
         fn bildkante_choose_numerics(is_exact: bool, allows_tf32: bool) -> i32;
         fn bildkante_memory(index: i64, free_bytes: *mut u64, total_bytes: *mut u64, peak_bytes: *mut u64) -> i32;
+        fn bildkante_wait(index: i64, reason: *mut std::ffi::c_char, bytes: usize) -> i32;
         fn bildkante_give_back_memory() -> i32;
     }
 
@@ -25,6 +26,17 @@ mod shim {
         // SAFETY: writes through pointers to three live numbers before it returns, and keeps none of them.
         let status = unsafe { bildkante_memory(index, &mut free_bytes, &mut total_bytes, &mut peak_bytes) };
         (status == 0).then_some(super::Memory { free_bytes, total_bytes, peak_bytes: Some(peak_bytes) })
+    }
+
+    pub(super) fn wait(index: i64) -> Result<(), String> {
+        let mut reason = [0_u8; 1024];
+        // SAFETY: writes at most as many bytes as are told, keeps no pointer and catches its exceptions.
+        let status = unsafe { bildkante_wait(index, reason.as_mut_ptr().cast(), reason.len()) };
+        if status == 0 {
+            return Ok(());
+        }
+        let text = reason.split(|byte| *byte == 0).next().unwrap_or_default();
+        Err(String::from_utf8_lossy(text).into_owned())
     }
 
     pub(super) fn give_back_memory() -> bool {
@@ -60,6 +72,15 @@ pub fn memory(device: Device) -> Option<Memory> {
         Device::Cpu => host_memory(),
         _ => None,
     }
+}
+
+/// Waits until a device has done what it was given; a CPU always has.
+///
+/// # Errors
+/// What the device failed at meanwhile.
+pub fn wait(device: Device) -> Result<(), TchError> {
+    let Device::Cuda(index) = device else { return Ok(()) };
+    shim::wait(i64::try_from(index).unwrap_or(-1)).map_err(TchError::Torch)
 }
 
 /// Gives back to the device what its allocator keeps for tensors to come.
@@ -99,6 +120,8 @@ mod tests {
         let memory = memory(Device::Cpu).expect("Linux tells");
         assert!(memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes, "{memory:?}");
         assert_eq!(super::memory(Device::Cuda(99)), None);
+        assert!(wait(Device::Cpu).is_ok());
+        assert!(wait(Device::Cuda(99)).expect_err("it is not there").to_string().contains("no such device"));
         choose_numerics(true, false);
         give_back_memory(Device::Cuda(99));
     }

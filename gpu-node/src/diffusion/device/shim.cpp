@@ -5,7 +5,10 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <exception>
 
 namespace {
 
@@ -46,6 +49,32 @@ extern "C" int bildkante_memory(std::int64_t index, std::uint64_t* free_bytes, s
     *peak_bytes = static_cast<std::uint64_t>(stats.allocated_bytes[all].peak);
     return 0;
   } catch (...) {
+    return 2;
+  }
+}
+
+// Waits until a device has done what it was given. What it failed at meanwhile goes to `reason`, ended by a zero.
+extern "C" int bildkante_wait(std::int64_t index, char* reason, std::size_t bytes) noexcept {
+  const auto say = [&](const char* text) {
+    if (bytes == 0) return;
+    std::strncpy(reason, text, bytes - 1);
+    reason[bytes - 1] = '\0';
+  };
+  try {
+    if (!has_accelerator(index)) {
+      say("no such device");
+      return 1;
+    }
+    at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(index));
+    return 0;
+  } catch (const c10::Error& error) {
+    say(error.what_without_backtrace());
+    return 2;
+  } catch (const std::exception& error) {
+    say(error.what());
+    return 2;
+  } catch (...) {
+    say("the device failed");
     return 2;
   }
 }

@@ -10,7 +10,6 @@ use bildkante_shared::recipe::{ControlUse, Recipe};
 use tch::{Kind, TchError, Tensor};
 
 use super::super::DiffusionError;
-use super::super::conditioning::Control;
 use super::super::noise::NoiseGenerator;
 use super::super::picture::Picture;
 use super::super::scheduler::Sampler;
@@ -96,6 +95,11 @@ impl Start {
         Ok(Self { noise, noised_from, kept, told: None })
     }
 
+    /// Channels that [`Self::told`] adds.
+    pub(super) fn told_channels(&self) -> i64 {
+        self.told.as_ref().and_then(|told| told.size().get(1).copied()).unwrap_or(0)
+    }
+
     /// The latents with what the network is told beside them.
     pub(super) fn told(&self, latents: Tensor) -> Result<Tensor, TchError> {
         match &self.told {
@@ -156,22 +160,15 @@ pub(super) fn controls(
     recipe.controls.iter().enumerate().map(control).collect()
 }
 
-/// What acts at evaluation `index` of so many, for `rows` rows.
+/// What acts at evaluation `index` of so many, and its place in the recipe.
 #[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
 pub(super) fn acting(
     controls: &[(ControlUse, Tensor)],
     (index, of): (usize, usize),
-    rows: i64,
-) -> Result<Vec<Control>, TchError> {
-    let acts = |control: &ControlUse| {
-        let (begin, end) = (index as f64 / of as f64, (index + 1) as f64 / of as f64);
-        control.weight != 0.0 && begin >= control.start && end <= control.end
-    };
-    let acting = controls.iter().enumerate().filter(|(_, (control, _))| acts(control));
-    let acting = acting.map(|(network, (control, image))| {
-        Ok(Control { network, image: image.f_repeat([rows, 1, 1, 1])?, scale: control.weight })
-    });
-    acting.collect()
+) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
+    let (begin, end) = (index as f64 / of as f64, (index + 1) as f64 / of as f64);
+    let acts = move |control: &ControlUse| control.weight != 0.0 && begin >= control.start && end <= control.end;
+    controls.iter().enumerate().filter(move |(_, (control, _))| acts(control))
 }
 
 /// The step a recipe begins with: as many are left out as its image is to stay.

@@ -56,7 +56,7 @@ impl Stock {
         let adapters_dir = options.models_dir.join(ADAPTERS_DIR);
         let folders = looks.keys().filter(|folder| **folder != adapters_dir);
         let items = folders.map(|folder| (folder.clone(), read(folder, options))).collect();
-        Ok(Self { items, adapters: adapters::find(&adapters_dir)?, looks })
+        Ok(Self { items, adapters: adapters::find(&adapters_dir, &options.adapters_read)?, looks })
     }
 }
 
@@ -152,7 +152,7 @@ impl Watch {
     }
 
     fn adapters(&self) -> Option<Change> {
-        match adapters::find(&self.options.models_dir.join(ADAPTERS_DIR)) {
+        match adapters::find(&self.options.models_dir.join(ADAPTERS_DIR), &self.options.adapters_read) {
             Ok(found) => Some(Change::Adapters(found)),
             Err(error) => {
                 tracing::warn!(%error, "the adapters stay as they were");
