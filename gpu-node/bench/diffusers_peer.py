@@ -17,12 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
+)
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+SAMPLERS = {
+    "euler": EulerDiscreteScheduler,
+    "ddim": DDIMScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
 
 
 @dataclass
@@ -87,6 +102,26 @@ def draw(pipeline: Pipeline, watch: Stopwatch, arguments: argparse.Namespace, se
     return Timing(watch.ended - watch.began, end - start)
 
 
+def draw_list(pipeline: Pipeline, arguments: argparse.Namespace, recipes: list[dict]) -> float:
+    """Seconds for recipes of all kinds, one after the other: what they differ in cannot share a call."""
+    width_px, height_px = arguments.size
+    config = pipeline.scheduler.config
+    start = time.perf_counter()
+    for recipe in recipes:
+        pipeline.scheduler = SAMPLERS[recipe["sampler"]].from_config(config)
+        pipeline(
+            recipe["prompt"],
+            negative_prompt=recipe["negative_prompt"],
+            width=width_px,
+            height=height_px,
+            num_inference_steps=recipe["steps"],
+            guidance_scale=recipe["guidance"],
+            generator=torch.Generator().manual_seed(recipe["seed"]),
+            output_type="np",  # on the host, so that nothing is left to wait for
+        )
+    return time.perf_counter() - start
+
+
 def size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return int(width), int(height)
@@ -104,6 +139,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--together", type=int, default=1, help="images in one batch")
+    parser.add_argument("--mixed", type=Path, help="JSON: lists of recipes; the last one is timed, those before warm up")
     parser.add_argument("--prompt", default="a teal mug, cream backdrop, studio light")
     return parser.parse_args()
 
@@ -116,6 +152,11 @@ def main() -> None:
         logging.disable_progress_bar()
     pipeline = load(arguments)
     pipeline.set_progress_bar_config(disable=True)
+    if arguments.mixed:
+        lists = json.loads(arguments.mixed.read_text())
+        seconds = [draw_list(pipeline, arguments, recipes) for recipes in lists]
+        print(json.dumps({"engine": "diffusers", "images_per_s": len(lists[-1]) / seconds[-1]}))
+        return
     watch = Stopwatch(pipeline, arguments.device)
     timings = [draw(pipeline, watch, arguments, seed) for seed in range(arguments.warmup + arguments.runs)]
     timings = timings[arguments.warmup :]
