@@ -10,8 +10,8 @@
 #   1. check: every dtype loads and draws the same bits twice
 #   2. parity: the same recipe on the CPU and on the device, in float32
 #   3. exactness: nobody's picture depends on company, place or order of arrival, on the device; a soak
-#   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, first image, memory
-#   5. what exactness costs: padded passes beside plain ones
+#   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, mixed traffic, first image, memory
+#   5. what exactness costs: padded passes beside plain ones; what channels last bring
 #
 # Every step runs, whatever becomes of one; logs and figures lie in OUT (default .bench/cuda).
 set -uo pipefail
@@ -74,15 +74,16 @@ fi
 
 step times python3 loadtest/bench/diffusion.py --binaries "$release" --python "$python" --full-size "$deps/full-size" \
   --device cuda --json "$out/times.json"
-grep -E '^(PASS|FAIL|workload|studio|sd)' "$out/times.log" || true
+grep -E '^(PASS|FAIL|workload|studio|sd|mixed)' "$out/times.log" || true
 
 bench=("$node" bench --device cuda --dtype bf16 --steps 10 --runs 3)
-step exactness-plain "${bench[@]}" --checkpoint "$studio"
-step exactness-padded "${bench[@]}" --checkpoint "$studio" --padded-to 4
 sdxl=$deps/full-size/sdxl-base
-if [ -e "$sdxl/.complete" ]; then
-  step exactness-plain-sdxl "${bench[@]}" --checkpoint "$sdxl"
-  step exactness-padded-sdxl "${bench[@]}" --checkpoint "$sdxl" --padded-to 4
-fi
-cat "$out"/exactness-*.log
+for checkpoint in "$studio" "$sdxl"; do
+  [ -e "$checkpoint/model_index.json" ] || continue
+  name=$(basename "$checkpoint")
+  step "choices-$name-plain" "${bench[@]}" --checkpoint "$checkpoint"
+  step "choices-$name-padded" "${bench[@]}" --checkpoint "$checkpoint" --padded-to 4
+  step "choices-$name-channels-last" "${bench[@]}" --checkpoint "$checkpoint" --channels-last
+done
+tail -n 1 "$out"/choices-*.log
 exit "$failed"

@@ -18,6 +18,7 @@ use anyhow::Context;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 use clap::Args;
 
+use crate::diffusion::checkpoint::Placement;
 use crate::diffusion::controlnet::ControlNet;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline::{Adapted, Models};
@@ -47,21 +48,28 @@ pub struct EngineArgs {
     /// Where tensors live: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     pub device: Device,
+    /// Convolutions with channels last, which are faster on some devices: other bits
+    #[arg(long)]
+    pub channels_last: bool,
 }
 
 impl EngineArgs {
+    const fn placement(&self) -> Placement {
+        Placement { device: self.device, dtype: self.dtype, channels_last: self.channels_last }
+    }
+
     fn load(&self) -> anyhow::Result<Checkpoint> {
         runtime::set_threads(self.threads);
         self.load_from(&self.checkpoint)
     }
 
     fn load_controlnet(&self, folder: &Path) -> anyhow::Result<ControlNet> {
-        ControlNet::load(folder, self.device, self.dtype).context("cannot load the ControlNet")
+        ControlNet::load_with(folder, self.placement()).context("cannot load the ControlNet")
     }
 
     /// Another checkpoint beside it, on the same device.
     fn load_from(&self, folder: &Path) -> anyhow::Result<Checkpoint> {
-        let loaded = Checkpoint::load(folder, self.device, self.dtype);
+        let loaded = Checkpoint::load_with(folder, self.placement());
         let mut checkpoint = loaded.context("cannot load the checkpoint")?;
         checkpoint.set_vae_tiles_px((self.vae_tiles > 0).then_some(self.vae_tiles));
         Ok(checkpoint)

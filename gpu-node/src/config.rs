@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub memory_bytes_max: u64,
     /// Whether float32 may be multiplied in TF32 where a device can.
     pub tf32: bool,
+    /// Whether convolutions take their channels last.
+    pub channels_last: bool,
     /// How often `models_dir` is looked at for checkpoints and adapters that came or went; 0: never.
     pub models_poll_ms: u64,
     /// Steps of the self-test's drawing.
@@ -63,6 +65,7 @@ impl Default for NodeConfig {
             vae_tiles_px: 0,
             memory_bytes_max: 0,
             tf32: false,
+            channels_last: false,
             models_poll_ms: 5000,
             self_test_steps: 2,
             batch: BatchConfig::default(),
@@ -448,7 +451,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 12 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 13 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use bildkante_gpu_node::diffusion::checkpoint::Placement;
 use bildkante_gpu_node::diffusion::conditioning::{Conditioning, Control};
 use bildkante_gpu_node::diffusion::controlnet::ControlNet;
 use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
@@ -107,5 +108,25 @@ fn what_is_kept_of_a_text_is_what_the_networks_make_of_it() -> Result<()> {
     // It is the ControlNet that looks at them: those of another text make another picture.
     let others = condition("a red vase on a table")?.control_texts;
     ensure!(difference(&predict(&with(&kept, others))?, &expected) > 1e-4);
+    Ok(())
+}
+
+#[test]
+fn channels_last_is_the_same_picture_of_another_class() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
+    for dtype in [DType::F32, DType::BF16] {
+        let plain = load(dtype)?;
+        let other = Checkpoint::load_with(&folder, Placement { channels_last: true, ..plain.placement() })?;
+        let recipe = recipe(&plain, |_| {})?;
+        let class = |checkpoint: &Checkpoint| runtime::determinism(checkpoint, &recipe, 1).class;
+        ensure!(class(&other) == class(&plain).replace("/threads", "/channels-last/threads"), "{}", class(&other));
+        let ((ours, _), (theirs, _)) = (draw(&other, &recipe)?, draw(&plain, &recipe)?);
+        let error = ours.get("image").zip(theirs.get("image")).map(|(a, b)| (a - b).abs().max().double_value(&[]));
+        // Of 0 to 1: rounding, of 24 bits and of 8.
+        let error_max = if dtype == DType::F32 { 0.5 / 255.0 } else { 0.1 };
+        ensure!(error.is_some_and(|error| error < error_max), "{dtype}: {error:?}");
+        let (again, _) = draw(&other, &recipe)?;
+        ensure!(first_difference(&ours, &again).is_none(), "{dtype} does not repeat itself");
+    }
     Ok(())
 }

@@ -30,7 +30,7 @@ use super::text::{TextEncoder, TextEncoders};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
 use super::unet::{self, Unet};
 use super::vae::{self, Vae};
-use super::weights::{Adapting, Kept, Weights, WeightsError};
+use super::weights::{Adapting, Kept, KernelLayout, Weights, WeightsError};
 use super::{DType, DiffusionError, files};
 
 /// Why a checkpoint cannot be loaded.
@@ -102,14 +102,44 @@ impl Parameters {
     }
 }
 
+/// Where networks compute, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    pub device: Device,
+    pub dtype: DType,
+    /// Convolutions take their channels last instead of as the device has it by default: other bits, and on some devices
+    /// faster.
+    pub channels_last: bool,
+}
+
+impl Placement {
+    #[must_use]
+    pub const fn new(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, channels_last: false }
+    }
+
+    /// The weights of one network, which may be of another kind than the others.
+    pub(super) fn open(
+        self,
+        files: &[PathBuf],
+        canonical: fn(&str) -> String,
+        kind: Kind,
+    ) -> Result<Weights, WeightsError> {
+        let mut weights = Weights::open(files, canonical, self.device, kind)?;
+        if self.channels_last {
+            weights.set_kernel_layout(KernelLayout::ChannelsLast);
+        }
+        Ok(weights)
+    }
+}
+
 /// A loaded checkpoint. It is `Send`, not `Sync`: one thread at a time computes with it.
 #[derive(Debug)]
 pub struct Checkpoint {
     name: String,
     digest: Digest,
     family: Family,
-    device: Device,
-    dtype: DType,
+    placement: Placement,
     parameters: Parameters,
     trunk: Trunk,
     /// What the same networks with adapters are made of.
@@ -173,7 +203,13 @@ impl Checkpoint {
     /// When a file is missing or malformed, an architecture is not supported, or a tensor is missing, left over,
     /// misshapen or not finite.
     pub fn load(folder: &Path, device: Device, dtype: DType) -> Result<Self, CheckpointError> {
-        check_device(device)?;
+        Self::load_with(folder, Placement::new(device, dtype))
+    }
+
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(folder: &Path, placement: Placement) -> Result<Self, CheckpointError> {
+        check_device(placement.device)?;
         let digest = digest(folder)?;
         let layout = Layout::read(&folder.join("model_index.json"))?;
         let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"), &layout)?;
@@ -184,10 +220,10 @@ impl Checkpoint {
         check_texts(&texts, &unet_config).map_err(mismatch)?;
         check_channels(&unet_config, &vae_config).map_err(mismatch)?;
 
-        let kind = dtype.kind();
+        let kind = placement.dtype.kind();
         let vae_kind = if vae_config.force_upcast { Kind::Float } else { kind };
         let open = |part: &str, stem, canonical: fn(&str) -> String, kind| {
-            Weights::open(&files::find(&folder.join(part), stem)?, canonical, device, kind)
+            placement.open(&files::find(&folder.join(part), stem)?, canonical, kind)
         };
         let activation = texts.first().map(|text| text.config.activation);
         let mut parameters = Parameters { text_encoder: 0, unet: 0, vae: 0 };
@@ -216,8 +252,7 @@ impl Checkpoint {
             name: folder_name(folder),
             digest,
             family,
-            device,
-            dtype,
+            placement,
             parameters,
             trunk: Trunk { text: TextEncoders::new(encoders, layer), unet, projected: ProjectedTexts::default() },
             kept: KeptNetworks { unet: kept_unet, texts: kept_texts },
@@ -248,13 +283,18 @@ impl Checkpoint {
 
     #[must_use]
     pub const fn device(&self) -> Device {
-        self.device
+        self.placement.device
     }
 
     /// The precision its networks compute in; a VAE may insist on more.
     #[must_use]
     pub const fn dtype(&self) -> DType {
-        self.dtype
+        self.placement.dtype
+    }
+
+    #[must_use]
+    pub const fn placement(&self) -> Placement {
+        self.placement
     }
 
     #[must_use]
@@ -373,7 +413,7 @@ impl Checkpoint {
             )));
         }
         let _no_grad = tch::no_grad_guard();
-        let latents = latents.f_to_device(self.device)?;
+        let latents = latents.f_to_device(self.device())?;
         let mut residuals: Option<Residuals> = None;
         for control in &conditioning.controls {
             let network = controls.get(control.network);
@@ -412,8 +452,8 @@ impl Checkpoint {
         Footprint {
             unet: self.unet_config.clone(),
             vae: self.vae_config.clone(),
-            kind: self.dtype.kind(),
-            device: self.device,
+            kind: self.dtype().kind(),
+            device: self.device(),
             vae_tiles_px: self.vae_tiles_px,
         }
     }
@@ -430,7 +470,7 @@ impl Checkpoint {
     /// When shapes do not fit or libtorch fails.
     pub fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
         let _no_grad = tch::no_grad_guard();
-        Ok(self.vae.encode(&image.f_to_device(self.device)?)?)
+        Ok(self.vae.encode(&image.f_to_device(self.device())?)?)
     }
 
     /// The image behind `latents` `[n, channels, h, w]`: `[n, 3, H, W]`, nominally -1 to 1 and not clamped.
@@ -440,7 +480,7 @@ impl Checkpoint {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         check_latents(latents, self.latent_channels())?;
         let _no_grad = tch::no_grad_guard();
-        Ok(self.vae.decode(&latents.f_to_device(self.device)?)?)
+        Ok(self.vae.decode(&latents.f_to_device(self.device())?)?)
     }
 }
 

@@ -9,13 +9,13 @@ use bildkante_shared::ids::Digest;
 use serde_json::{Value, json};
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::checkpoint::{CheckpointError, folder_name, read_config};
+use super::checkpoint::{CheckpointError, Placement, folder_name, read_config};
 use super::conditioning::{Conditioning, Control};
 use super::config::{ConfigError, UnetConfig};
 use super::layers::Conv2d;
 use super::projected::ProjectedText;
 use super::unet::Encoder;
-use super::weights::{ConvGeometry, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use super::weights::{ConvGeometry, Scope, ShapeRecorder, VarSource, WeightsError};
 use super::{DType, files};
 
 /// Most levels of the network that reads the image.
@@ -141,10 +141,17 @@ impl ControlNet {
     /// # Errors
     /// As a checkpoint's.
     pub fn load(folder: &Path, device: Device, dtype: DType) -> Result<Self, CheckpointError> {
+        Self::load_with(folder, Placement::new(device, dtype))
+    }
+
+    /// # Errors
+    /// As a checkpoint's.
+    pub fn load_with(folder: &Path, placement: Placement) -> Result<Self, CheckpointError> {
+        let Placement { device, dtype, .. } = placement;
         let digest = digest(folder)?;
         let config = read_config(&folder.join("config.json"), ControlNetConfig::from_json)?;
         let files = files::find(folder, "diffusion_pytorch_model")?;
-        let mut weights = Weights::open(&files, str::to_owned, device, dtype.kind())?;
+        let mut weights = placement.open(&files, str::to_owned, dtype.kind())?;
         let network = Network::build(&mut weights, &config, device, dtype.kind())?;
         weights.finish()?;
         Ok(Self { name: folder_name(folder), digest, config, network })

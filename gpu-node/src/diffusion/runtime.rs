@@ -77,6 +77,9 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usiz
         other => format!("{other:?}").to_lowercase(),
     };
     let mut class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
+    if checkpoint.placement().channels_last {
+        class.push_str("/channels-last");
+    }
     if let Some(tiles_px) = checkpoint.vae_tiles_px_for((recipe.width_px, recipe.height_px)) {
         class.push_str(&format!("/tiles-{tiles_px}"));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::attention::PixelAttention;
 use super::config::VaeConfig;
@@ -56,7 +56,9 @@ impl Vae {
     /// When a tensor is missing, left over or not as `config` says.
     pub fn load(mut weights: Weights, config: &VaeConfig) -> Result<Self, WeightsError> {
         let kind = weights.kind();
-        weights.set_kernel_layout(KernelLayout::ChannelsLast);
+        if weights.device() == Device::Cpu {
+            weights.set_kernel_layout(KernelLayout::ChannelsLast);
+        }
         let vae = Self::build(&mut weights, config, kind)?;
         weights.finish()?;
         Ok(vae)

@@ -63,10 +63,11 @@ pub(super) struct ConvGeometry {
     pub(super) padding: i64,
 }
 
-/// How the convolutions of a network compute on a processor (other devices decide for themselves). Activations follow
-/// their kernels.
+/// How the convolutions of a network compute. Activations follow their kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KernelLayout {
+    /// As files store them: a device's library decides for itself.
+    Plain,
     /// oneDNN's own blocks, into which a plain kernel would be reordered anew at every call: best where kernels are
     /// large beside the areas they pass over, as in the UNet.
     Blocked,
@@ -190,7 +191,7 @@ impl Weights {
         device: Device,
         kind: Kind,
     ) -> Result<Self, WeightsError> {
-        let kernel_layout = KernelLayout::Blocked;
+        let kernel_layout = if device == Device::Cpu { KernelLayout::Blocked } else { KernelLayout::Plain };
         let mut weights = Self { files: Vec::new(), places: HashMap::new(), device, kind, kernel_layout };
         for path in files {
             weights.add(path, canonical)?;
@@ -301,13 +302,10 @@ impl VarSource for Weights {
 
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
         let kernel = self.read(name, shape)?;
-        if self.device != Device::Cpu {
-            return Ok(kernel);
-        }
         let laid_out = match (self.kernel_layout, self.kind) {
             (KernelLayout::ChannelsLast, _) => channels_last(&kernel),
             (KernelLayout::Blocked, Kind::Float) => blocked(&kernel, geometry),
-            (KernelLayout::Blocked, _) => return Ok(kernel),
+            (KernelLayout::Blocked | KernelLayout::Plain, _) => return Ok(kernel),
         };
         // Where oneDNN does not know the processor, the plain kernel computes the same.
         Ok(laid_out.unwrap_or(kernel))

@@ -19,6 +19,7 @@ use super::{Engine, EngineError, EngineFactory, Engines, Finished, Nudge, SlotId
 use crate::blobs::Blobs;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch::{self, BatchClass, Shapes};
+use crate::diffusion::checkpoint::Placement;
 use crate::diffusion::memory::{MemoryLimits, Need};
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
@@ -33,8 +34,8 @@ const MEMORY_TENTHS: u64 = 9;
 struct Options {
     models_dir: PathBuf,
     data_dir: PathBuf,
-    device: Device,
-    dtype: DType,
+    placement: Placement,
+    tf32: bool,
     threads: u32,
     vae_tiles_px: u32,
     memory_bytes_max: u64,
@@ -64,8 +65,12 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: Fil
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
-        device: torch_device(device),
-        dtype: torch_dtype(config.dtype),
+        placement: Placement {
+            device: torch_device(device),
+            dtype: torch_dtype(config.dtype),
+            channels_last: config.channels_last,
+        },
+        tf32: config.tf32,
         threads: config.threads,
         vae_tiles_px: config.vae_tiles_px,
         memory_bytes_max: config.memory_bytes_max,
@@ -76,9 +81,8 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: Fil
         adapters_read,
     };
     let is_exact = config.batch.determinism == DeterminismChoice::Exact;
-    let tf32 = config.tf32;
     Box::new(move || {
-        device::choose_numerics(is_exact, tf32);
+        device::choose_numerics(is_exact, options.tf32);
         Ok(Box::new(TorchEngine::load(options)?))
     })
 }
@@ -184,7 +188,7 @@ impl TorchEngine {
     /// Finds out how much memory there is for drawings. What drawings hold at the moment counts as free.
     fn measure(&mut self) {
         let held_bytes: u64 = self.slots.values().map(|slot| slot.need.held_bytes).sum();
-        let free_bytes = || device::memory(self.options.device).map(|memory| memory.free_bytes);
+        let free_bytes = || device::memory(self.options.placement.device).map(|memory| memory.free_bytes);
         self.limits.budget_bytes = match self.options.memory_bytes_max {
             0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
             bytes => Some(bytes),
@@ -198,7 +202,7 @@ impl TorchEngine {
             tracing::info!(%digest, "unloaded");
             self.adapters.forget(digest);
             self.shapes.retain(|pass, _| pass.checkpoint != digest);
-            device::give_back_memory(self.options.device);
+            device::give_back_memory(self.options.placement.device);
         }
     }
 
@@ -307,7 +311,7 @@ impl Engine for TorchEngine {
     fn free_memory(&mut self) {
         self.shelf.checkpoints().for_each(|checkpoint| checkpoint.trunk().forget_texts());
         self.adapters.free();
-        device::give_back_memory(self.options.device);
+        device::give_back_memory(self.options.placement.device);
     }
 
     fn watch(&mut self, nudge: Nudge) {
@@ -396,7 +400,8 @@ impl Engine for TorchEngine {
         let results = results.collect();
         // The one place where the host waits: what is queued at the device can no longer be put behind anything more urgent.
         // What a device fails at so late is nobody's request.
-        device::wait(self.options.device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
+        device::wait(self.options.placement.device)
+            .map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
     }
 
@@ -415,6 +420,10 @@ impl Engine for TorchEngine {
         let pixels = denoising.decode(&models).map_err(engine_error)?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
         let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
+        // What a processor does not know changes nothing there.
+        if self.options.tf32 && checkpoint.device() != Device::Cpu && checkpoint.dtype() == DType::F32 {
+            determinism.class.push_str("/tf32");
+        }
         if self.options.determinism == DeterminismChoice::Fast {
             determinism.class.push_str("/fast");
         }
