@@ -67,7 +67,7 @@ bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to r
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 
 .PHONY: bench-diffusion
-bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
+bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, mixed traffic, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)
 
 .PHONY: cuda-check
