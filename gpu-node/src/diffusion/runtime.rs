@@ -8,7 +8,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::Determinism;
 use tch::Device;
 
-use super::Checkpoint;
+use super::{Checkpoint, device};
 
 /// The only libtorch that `tch` links against; its build script refuses any other.
 pub const LIBTORCH: &str = "libtorch-2.11.0";
@@ -70,12 +70,7 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usiz
     let factor = checkpoint.vae_factor().max(1);
     let (rows, channels) = (requests * if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
     let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
-    let device = match checkpoint.device() {
-        Device::Cpu => format!("cpu-{}", instruction_set()),
-        // Told apart by index only: tch knows no names of devices.
-        Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}").to_lowercase(),
-    };
+    let device = device::kind_of(checkpoint.device());
     let mut class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
     if checkpoint.placement().channels_last {
         class.push_str("/channels-last");
@@ -87,24 +82,4 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usiz
         class.push_str(&format!("/threads-{}", threads()));
     }
     Determinism { class, device, runtime: LIBTORCH.to_owned() }
-}
-
-/// By what libtorch chooses its CPU kernels.
-fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has_avx512 = std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512vl")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq");
-        match (has_avx512, std::is_x86_feature_detected!("avx2")) {
-            (true, _) => "avx512",
-            (false, true) => "avx2",
-            (false, false) => "baseline",
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        std::env::consts::ARCH
-    }
 }

@@ -3,6 +3,7 @@
 //! A CPU's memory is the process's: what the system and its control group leave.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use tch::{Device, TchError};
 
@@ -13,6 +14,7 @@ mod shim {
         fn bildkante_choose_numerics(is_exact: bool, allows_tf32: bool) -> i32;
         fn bildkante_memory(index: i64, free_bytes: *mut u64, total_bytes: *mut u64, peak_bytes: *mut u64) -> i32;
         fn bildkante_wait(index: i64, reason: *mut std::ffi::c_char, bytes: usize) -> i32;
+        fn bildkante_device_name(index: i64, name: *mut std::ffi::c_char, bytes: usize) -> i32;
         fn bildkante_give_back_memory() -> i32;
     }
 
@@ -32,11 +34,20 @@ mod shim {
         let mut reason = [0_u8; 1024];
         // SAFETY: writes at most as many bytes as are told, keeps no pointer and catches its exceptions.
         let status = unsafe { bildkante_wait(index, reason.as_mut_ptr().cast(), reason.len()) };
-        if status == 0 {
-            return Ok(());
-        }
-        let text = reason.split(|byte| *byte == 0).next().unwrap_or_default();
-        Err(String::from_utf8_lossy(text).into_owned())
+        if status == 0 { Ok(()) } else { Err(text(&reason)) }
+    }
+
+    pub(super) fn device_name(index: i64) -> Option<String> {
+        let mut name = [0_u8; 256];
+        // SAFETY: as above.
+        let status = unsafe { bildkante_device_name(index, name.as_mut_ptr().cast(), name.len()) };
+        (status == 0).then(|| text(&name))
+    }
+
+    /// What stands before the zero.
+    fn text(bytes: &[u8]) -> String {
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
     }
 
     pub(super) fn give_back_memory() -> bool {
@@ -72,6 +83,57 @@ pub fn memory(device: Device) -> Option<Memory> {
         Device::Cpu => host_memory(),
         _ => None,
     }
+}
+
+/// What kind of device it is, in lower-case letters, digits and hyphens. Two of one kind choose the same kernels, and so have the
+/// same bits: on a processor make and model count beside the instruction set, since libraries look at caches and makers, too.
+#[must_use]
+pub fn kind_of(device: Device) -> String {
+    static PROCESSOR: OnceLock<String> = OnceLock::new();
+    match device {
+        Device::Cpu => {
+            PROCESSOR.get_or_init(|| processor(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())).clone()
+        }
+        Device::Cuda(index) => match i64::try_from(index).ok().and_then(shim::device_name) {
+            Some(name) => format!("cuda-{}", slug(&name)),
+            None => format!("cuda-{index}"),
+        },
+        other => slug(&format!("{other:?}")),
+    }
+}
+
+/// As Linux tells (x86-64 calls them maker, family and model), and by what libtorch chooses its own kernels.
+fn processor(cpuinfo: &str) -> String {
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    };
+    let parts = ["vendor_id", "cpu family", "model"].into_iter().filter_map(field).map(slug);
+    ["cpu".to_owned()].into_iter().chain(parts).chain([instruction_set().to_owned()]).collect::<Vec<_>>().join("-")
+}
+
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_avx512 = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq");
+        match (has_avx512, std::is_x86_feature_detected!("avx2")) {
+            (true, _) => "avx512",
+            (false, true) => "avx2",
+            (false, false) => "baseline",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH
+    }
+}
+
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 /// Waits until a device has done what it was given; a CPU always has.
@@ -116,10 +178,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn processors_are_told_apart_by_make_and_model() {
+        let amd = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n";
+        assert_eq!(processor(amd), format!("cpu-authenticamd-25-1-{}", instruction_set()));
+        assert_eq!(processor(""), format!("cpu-{}", instruction_set()));
+        assert_eq!(slug("NVIDIA H100 80GB HBM3"), "nvidia-h100-80gb-hbm3");
+        assert!(kind_of(Device::Cpu).starts_with("cpu-"));
+    }
+
+    #[test]
     fn a_cpu_has_memory_and_a_device_that_is_not_there_has_none() {
         let memory = memory(Device::Cpu).expect("Linux tells");
         assert!(memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes, "{memory:?}");
         assert_eq!(super::memory(Device::Cuda(99)), None);
+        assert_eq!(kind_of(Device::Cuda(99)), "cuda-99", "it has no name");
         assert!(wait(Device::Cpu).is_ok());
         assert!(wait(Device::Cuda(99)).expect_err("it is not there").to_string().contains("no such device"));
         choose_numerics(true, false);

@@ -4,6 +4,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <dlfcn.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,26 @@ extern "C" int bildkante_wait(std::int64_t index, char* reason, std::size_t byte
     return 2;
   } catch (...) {
     say("the device failed");
+    return 2;
+  }
+}
+
+// What a CUDA device is called. libtorch does not say without CUDA's own headers; the driver does, and counts as libtorch does.
+extern "C" int bildkante_device_name(std::int64_t index, char* name, std::size_t bytes) noexcept {
+  try {
+    if (!has_accelerator(index) || at::getAccelerator(false) != at::kCUDA || bytes == 0) return 1;
+    void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    if (driver == nullptr) return 2;
+    const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+    const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+    const auto get_name = reinterpret_cast<int (*)(char*, int, int)>(dlsym(driver, "cuDeviceGetName"));
+    int device = 0;
+    const bool is_told = init != nullptr && get != nullptr && get_name != nullptr && init(0) == 0 &&
+                         get(&device, static_cast<int>(index)) == 0 &&
+                         get_name(name, static_cast<int>(bytes), device) == 0;
+    dlclose(driver);
+    return is_told ? 0 : 2;
+  } catch (...) {
     return 2;
   }
 }
