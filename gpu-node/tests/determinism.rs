@@ -90,9 +90,9 @@ fn what_is_kept_of_a_text_is_what_the_networks_make_of_it() -> Result<()> {
     let networks = Adapted::from(&checkpoint).controlled(vec![&control]);
     let condition = |prompt: &str| -> Result<_> {
         let recipe = Recipe::new(checkpoint.digest(), prompt, (32, 32));
-        let image = Tensor::rand([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let embedded = control.embed(&Tensor::rand([2, 3, 32, 32], (Kind::Float, Device::Cpu)))?;
         let conditions = networks.condition(&ValidRecipe::try_from(recipe)?, Stage::Base)?;
-        Ok(Conditioning { controls: vec![Control { network: 0, image, scale: 1.0 }], ..conditions })
+        Ok(Conditioning { controls: vec![Control { network: 0, embedded, scale: 1.0 }], ..conditions })
     };
     let kept = condition("a mug")?;
     ensure!((kept.projected.len(), kept.control_texts.len()) == (2, 1) && kept.control_texts[0].len() == 2);

@@ -210,6 +210,9 @@ impl Networks for Rescheduled<'_> {
     fn control_factor(&self, network: usize) -> Option<u32> {
         self.checkpoint.control_factor(network)
     }
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.embed_control(network, image)
+    }
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
     }

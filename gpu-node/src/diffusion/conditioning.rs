@@ -53,15 +53,15 @@ pub struct Conditioning {
 pub struct Control {
     /// Which network reads it, among the recipe's.
     pub network: usize,
-    /// `[n, 3, H, W]`, 0 to 1
-    pub image: Tensor,
+    /// What the network made of it, which no step changes: `[n, finest, h, w]` ([`super::controlnet::ControlNet::embed`]).
+    pub embedded: Tensor,
     /// How much of what it says is added.
     pub scale: f64,
 }
 
 impl Control {
     pub(super) fn shallow_clone(&self) -> Self {
-        Self { image: self.image.shallow_clone(), ..*self }
+        Self { embedded: self.embedded.shallow_clone(), ..*self }
     }
 }
 
@@ -120,8 +120,8 @@ impl Conditioning {
             return Err(mixed());
         }
         let controls = controls.iter().enumerate().map(|(at, Control { network, scale, .. })| {
-            let images: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].image).collect();
-            Ok(Control { network: *network, image: Tensor::f_cat(&images, 0)?, scale: *scale })
+            let embedded: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].embedded).collect();
+            Ok(Control { network: *network, embedded: Tensor::f_cat(&embedded, 0)?, scale: *scale })
         });
         let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
         Ok(Self { embeddings, projected, control_texts, added, guidance, controls })

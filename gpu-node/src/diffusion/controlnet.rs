@@ -177,6 +177,15 @@ impl ControlNet {
         self.network.encoder.project(text)
     }
 
+    /// What it makes of an image `[n, 3, H, W]` of 0 to 1, for every evaluation that it reads it in.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn embed(&self, image: &Tensor) -> Result<Tensor, TchError> {
+        let image = if self.config.is_bgr { image.f_flip([1])? } else { image.shallow_clone() };
+        self.network.embedding.forward(&image.f_to_kind(self.network.encoder.kind())?)
+    }
+
     /// What it adds to a UNet that is given the same latents, timesteps and conditions, of which `control` is one.
     ///
     /// # Errors
@@ -188,12 +197,10 @@ impl ControlNet {
         conditioning: &Conditioning,
         control: &Control,
     ) -> Result<Residuals, TchError> {
-        let Control { network, image, scale } = control;
+        let Control { network, embedded, scale } = control;
         let projected = conditioning.control_texts.get(*network).map_or(&[][..], Vec::as_slice);
-        let Network { encoder, embedding, skips, middle } = &self.network;
-        let image = if self.config.is_bgr { image.f_flip([1])? } else { image.shallow_clone() };
-        let added = embedding.forward(&image.f_to_kind(encoder.kind())?)?;
-        let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, projected, &added)?;
+        let Network { encoder, skips, middle, .. } = &self.network;
+        let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, projected, embedded)?;
         let scaled = |conv: &Conv2d, x: &Tensor| conv.forward(x)?.f_mul_scalar(*scale);
         let skips = skips.iter().zip(&outputs).map(|(conv, x)| scaled(conv, x)).collect::<Result<_, _>>()?;
         Ok(Residuals { skips, middle: scaled(middle, &coarsest)? })

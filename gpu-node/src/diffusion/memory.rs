@@ -69,11 +69,15 @@ impl Footprint {
         let tokens = CHUNK_TOKENS * (1 + (longest / CHUNK_BYTES_MIN) as u64);
         let latents_bytes = LATENTS_KEPT * area(latents) * whole(self.unet.in_channels) * 4;
         let controls = recipe.controls.len() as u64;
-        let images_bytes = (controls + 1) * 3 * width_px * height_px * 4;
-        let text_bytes = rows * tokens * self.text_width() * element;
+        // One at a time: what is made of them is kept instead.
+        let images_bytes = (controls.min(1) + 1) * 3 * width_px * height_px * 4;
+        let finest = self.unet.levels.first().map_or(0, |level| whole(level.channels));
+        let controls_bytes = controls * finest * area(latents) * element;
+        // A ControlNet looks at the text on its way down; no more than the whole network does.
+        let text_bytes = (1 + controls) * rows * tokens * self.text_width() * element;
         let pass = self.pass_elements(latents) + controls.min(1) * 2 * self.skip_elements(latents);
         Need {
-            held_bytes: latents_bytes + images_bytes + text_bytes,
+            held_bytes: latents_bytes + images_bytes + controls_bytes + text_bytes,
             pass_bytes: requests.max(1) * rows * pass * element,
             picture_bytes: self.picture_bytes((height_px, width_px)),
         }

@@ -66,6 +66,11 @@ pub trait Networks {
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
     /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
     fn control_factor(&self, network: usize) -> Option<u32>;
+    /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]`.
+    ///
+    /// # Errors
+    /// When it is not there or libtorch fails.
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError>;
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors
@@ -178,6 +183,11 @@ impl Networks for Adapted<'_> {
         self.controls.get(network).map(|network| network.config().factor())
     }
 
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+        let found = self.controls.get(network).ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
+        Ok(found.embed(image)?)
+    }
+
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
     }
@@ -245,7 +255,7 @@ struct Leg {
     conditioning: Conditioning,
     /// All of the sampler's timesteps, on the device.
     timesteps: Tensor,
-    /// The recipe's ControlNets: when they act, and on what.
+    /// The recipe's ControlNets: when they act, and what they made of their images.
     controls: Vec<(ControlUse, Tensor)>,
     start: Start,
 }
@@ -345,8 +355,8 @@ impl Denoising {
         let timesteps = timestep.f_expand([rows], false)?;
         let mut conditioning = leg.conditioning.shallow_clone();
         let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
-        let controls = controls.map(|(network, (control, image))| {
-            Ok(Control { network, image: image.f_repeat([rows, 1, 1, 1])?, scale: control.weight })
+        let controls = controls.map(|(network, (control, embedded))| {
+            Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
         });
         conditioning.controls = controls.collect::<Result<_, TchError>>()?;
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditioning }))

@@ -102,7 +102,7 @@ impl Encoder {
         ProjectedText::new(&text.f_to_kind(self.kind)?, &self.text_layers())
     }
 
-    /// What is kept for the way up, and the middle's output. `image` is added to the first convolution's output;
+    /// What is kept for the way up, and the middle's output. `embedded` is added to the first convolution's output;
     /// `projected` is what [`Self::project`] made of each row's text, or nothing.
     pub(super) fn forward(
         &self,
@@ -110,11 +110,11 @@ impl Encoder {
         timesteps: &Tensor,
         conditioning: &Conditioning,
         projected: &[ProjectedText],
-        image: &Tensor,
+        embedded: &Tensor,
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let time = self.embedding(timesteps, conditioning)?;
         let text = Text::new(conditioning.embeddings.f_to_kind(self.kind)?, projected);
-        self.forward_timed(latents, &time, &text, Some(image))
+        self.forward_timed(latents, &time, &text, Some(embedded))
     }
 
     fn forward_timed(
@@ -122,15 +122,15 @@ impl Encoder {
         latents: &Tensor,
         time: &Tensor,
         text: &Text<'_>,
-        image: Option<&Tensor>,
+        embedded: Option<&Tensor>,
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let mut x = latents.f_to_kind(self.kind)?;
         if self.center_input_sample {
             x = x.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
         }
         x = self.conv_in.forward(&x)?;
-        if let Some(image) = image {
-            x = x.f_add_(image)?;
+        if let Some(embedded) = embedded {
+            x = x.f_add_(embedded)?;
         }
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {

@@ -140,7 +140,7 @@ fn picture<'a, N>(
     Ok(found)
 }
 
-/// The control images, on the device.
+/// What the ControlNets make of their images.
 pub(super) fn controls(
     models: &Models<impl Networks>,
     recipe: &Recipe,
@@ -155,7 +155,7 @@ pub(super) fn controls(
             return Err(DiffusionError::input(reason));
         }
         let image = picture(models, recipe, control.image, "controls.image")?.unit()?;
-        Ok((control.clone(), image.f_to_device(networks.device())?))
+        Ok((control.clone(), networks.embed_control(at, &image.f_to_device(networks.device())?)?))
     };
     recipe.controls.iter().enumerate().map(control).collect()
 }

@@ -69,6 +69,10 @@ impl Networks for Analytic {
         None
     }
 
+    fn embed_control(&self, _: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+        Ok(image.shallow_clone())
+    }
+
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         let large = latents.f_narrow(1, 0, 3)?.f_upsample_nearest2d(
             [latents.size()[2] * 8, latents.size()[3] * 8],
