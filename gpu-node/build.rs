@@ -27,6 +27,8 @@ fn build_shim() {
         .cpp(true)
         .file(source)
         .std("c++17")
+        // As libtorch was built: classes of its headers have members more without it.
+        .define("NDEBUG", None)
         .flag("-isystem")
         .flag(format!("{libtorch}/include"))
         .warnings(true)

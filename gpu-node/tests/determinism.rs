@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use bildkante_gpu_node::diffusion::checkpoint::Placement;
 use bildkante_gpu_node::diffusion::conditioning::{Conditioning, Control};
 use bildkante_gpu_node::diffusion::controlnet::ControlNet;
-use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
+use bildkante_gpu_node::diffusion::pipeline::{Adapted, Denoising, Models, Networks, Stage, StepControl, generate};
 use bildkante_gpu_node::diffusion::trace::Trace;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, runtime};
+use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, device, runtime};
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, ValidRecipe};
 use tch::{Kind, Tensor};
@@ -127,6 +127,26 @@ fn channels_last_is_the_same_picture_of_another_class() -> Result<()> {
         ensure!(error.is_some_and(|error| error < error_max), "{dtype}: {error:?}");
         let (again, _) = draw(&other, &recipe)?;
         ensure!(first_difference(&ours, &again).is_none(), "{dtype} does not repeat itself");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_step_makes_the_host_wait_for_the_device() -> Result<()> {
+    let checkpoint = load(DType::F32)?;
+    let models = Models::from(&checkpoint);
+    for kind in SchedulerKind::ALL {
+        // Without rescaled guidance: a deviation over one picture is computed through a value on a CPU, and only there.
+        let recipe = recipe(&checkpoint, |r| {
+            (r.steps, r.width_px, r.height_px, r.scheduler.kind) = (4, 64, 64, Some(kind));
+        })?;
+        let mut request = Denoising::begin(&models, &recipe, None)?;
+        let (done, waits) = device::count_waits(|| request.denoise(&models));
+        done?;
+        ensure!(waits == Some(0), "{kind}: {waits:?}");
+        // What does wait is counted, and what was counted is over.
+        let read = || request.latents().double_value(&[0, 0, 0, 0]);
+        ensure!((device::count_waits(read).1, device::count_waits(|| ()).1) == (Some(1), Some(0)));
     }
     Ok(())
 }

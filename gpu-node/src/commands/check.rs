@@ -6,9 +6,11 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::Args;
 
+use bildkante_shared::recipe::ValidRecipe;
+
 use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_native};
-use crate::diffusion::pipeline::{self, Generated, StepControl};
-use crate::diffusion::runtime;
+use crate::diffusion::pipeline::{self, Denoising, Generated, Models, Networks, StepControl};
+use crate::diffusion::{DiffusionError, device, runtime};
 
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
@@ -56,8 +58,22 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     say(&format!(
         "self-test   one step drawn twice, equal: text {text_ms:.1} ms, step {denoise_ms:.1} ms, image {decode_ms:.1} ms"
     ))?;
+    let waits = match waits(&models, &recipe)? {
+        Some(0) => "never within a step".to_owned(),
+        Some(count) => format!("{count} times within a step"),
+        None => "not counted".to_owned(),
+    };
+    say(&format!("waits       {waits}"))?;
     say(&format!("class       {}", runtime::determinism(&checkpoint, &recipe, 1).class))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How often the host waits for the device within the steps of a recipe.
+fn waits(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Option<u64>, DiffusionError> {
+    let mut request = Denoising::begin(models, recipe, None)?;
+    let (done, waits) = device::count_waits(|| request.denoise(models));
+    done?;
+    Ok(waits)
 }
 
 fn millions(count: u64) -> String {

@@ -382,6 +382,18 @@ impl Denoising {
         Ok(())
     }
 
+    /// Makes all the steps that are left, alone.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn denoise(&mut self, models: &Models<impl Networks>) -> Result<(), DiffusionError> {
+        while let Some(input) = self.next_input()? {
+            let networks = models.at(input.stage);
+            self.advance(&networks.predict(&input.latents, &input.timesteps, &input.conditioning)?)?;
+        }
+        Ok(())
+    }
+
     /// Draws the image behind the latents.
     ///
     /// # Errors

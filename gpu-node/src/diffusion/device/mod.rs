@@ -15,6 +15,8 @@ mod shim {
         fn bildkante_memory(index: i64, free_bytes: *mut u64, total_bytes: *mut u64, peak_bytes: *mut u64) -> i32;
         fn bildkante_wait(index: i64, reason: *mut std::ffi::c_char, bytes: usize) -> i32;
         fn bildkante_device_name(index: i64, name: *mut std::ffi::c_char, bytes: usize) -> i32;
+        fn bildkante_count_waits() -> u64;
+        fn bildkante_counted_waits(counting: u64) -> u64;
         fn bildkante_give_back_memory() -> i32;
     }
 
@@ -42,6 +44,30 @@ mod shim {
         // SAFETY: as above.
         let status = unsafe { bildkante_device_name(index, name.as_mut_ptr().cast(), name.len()) };
         (status == 0).then(|| text(&name))
+    }
+
+    /// Counts on this thread until it is dropped.
+    pub(super) struct Counting(u64);
+
+    impl Counting {
+        pub(super) fn begin() -> Option<Self> {
+            // SAFETY: takes nothing, counts in a number of its own thread and catches its exceptions.
+            let counting = unsafe { bildkante_count_waits() };
+            (counting != 0).then_some(Self(counting))
+        }
+
+        pub(super) fn end(self) -> u64 {
+            let counting = std::mem::ManuallyDrop::new(self);
+            // SAFETY: as above; the handle is one that was given out, and it is given back once.
+            unsafe { bildkante_counted_waits(counting.0) }
+        }
+    }
+
+    impl Drop for Counting {
+        fn drop(&mut self) {
+            // SAFETY: as above.
+            unsafe { bildkante_counted_waits(self.0) };
+        }
     }
 
     /// What stands before the zero.
@@ -134,6 +160,14 @@ fn instruction_set() -> &'static str {
 fn slug(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-").to_lowercase()
+}
+
+/// Does what makes a thread wait for a device, and counts how often it does: values read, blocking copies from one device to
+/// another. On a CPU it counts what would wait elsewhere, but for copies. `None`: libtorch does not count.
+pub fn count_waits<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    let counting = shim::Counting::begin();
+    let done = work();
+    (done, counting.map(shim::Counting::end))
 }
 
 /// Waits until a device has done what it was given; a CPU always has.

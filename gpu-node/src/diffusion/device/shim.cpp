@@ -4,12 +4,17 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/record_function.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <string_view>
 
 namespace {
 
@@ -17,7 +22,45 @@ bool has_accelerator(std::int64_t index) {
   return at::getAccelerator(false).has_value() && index >= 0 && index < at::accelerator::deviceCount();
 }
 
+thread_local std::uint64_t host_waits = 0;
+
+// A value that is read, a shape that depends on values, a copy from device to device that blocks.
+std::unique_ptr<at::ObserverContext> count_wait(const at::RecordFunction& call) {
+  constexpr std::array<std::string_view, 5> asking = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero",
+                                                      "aten::nonzero", "aten::masked_select"};
+  const std::string_view name = call.name();
+  if (std::find(asking.begin(), asking.end(), name) != asking.end()) {
+    ++host_waits;
+  } else if (name == "aten::copy_") {
+    const auto inputs = call.inputs();
+    const bool blocks = inputs.size() == 3 && inputs[0].isTensor() && inputs[1].isTensor() && inputs[2].isBool() &&
+                        inputs[0].toTensor().device() != inputs[1].toTensor().device() && !inputs[2].toBool();
+    if (blocks) ++host_waits;
+  }
+  return nullptr;
+}
+
 }  // namespace
+
+// Counts what this thread does from here on that makes the host wait for a device, or would if the tensors were on one.
+// Returns what ends it, or 0.
+extern "C" std::uint64_t bildkante_count_waits() noexcept {
+  try {
+    host_waits = 0;
+    auto callback = at::RecordFunctionCallback(count_wait).needsInputs(true);
+    return at::addThreadLocalCallback(callback.scopes({at::RecordScope::FUNCTION}));
+  } catch (...) {
+    return 0;
+  }
+}
+
+extern "C" std::uint64_t bildkante_counted_waits(std::uint64_t counting) noexcept {
+  try {
+    at::removeCallback(counting);
+  } catch (...) {
+  }
+  return host_waits;
+}
 
 extern "C" int bildkante_choose_numerics(bool is_exact, bool allows_tf32) noexcept {
   try {
