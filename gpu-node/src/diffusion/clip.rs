@@ -6,6 +6,7 @@ use tch::{Kind, TchError, Tensor};
 
 use super::attention::{CLIP_NAMES, Mask, SelfAttention};
 use super::config::{ClipActivation, ClipConfig};
+use super::device::upload;
 use super::layers::{LayerNorm, Linear};
 use super::weights::{Adapting, Keeping, Kept, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
@@ -130,7 +131,7 @@ impl ClipTextModel {
             return Err(TchError::Shape(format!("{count} tokens, the encoder has {} positions", self.positions)));
         }
         let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
-        let tokens = tokens.f_to_kind(Kind::Int64)?.f_to_device(self.token_embedding.device())?;
+        let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.token_embedding.device())?;
         let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
         let last = self.layers.len() - 1;
         for layer in &self.layers[..last] {

@@ -9,6 +9,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::DiffusionError;
 use super::config::UnetConfig;
+use super::device::upload;
 use super::projected::ProjectedText;
 
 /// A text as its encoders give it.
@@ -204,14 +205,14 @@ pub(super) fn assemble(
             let count = added.numbers(pooled.size2()?.1);
             let count = count.ok_or_else(|| DiffusionError::input("the pooled text does not fit the network"))?;
             let numbers = rows.iter().map(|(_, numbers)| numbers.row(count)).collect::<Result<Vec<_>, _>>()?.concat();
-            let numbers = Tensor::f_from_slice(&numbers)?.f_view([-1, count])?.f_to_device(device)?;
+            let numbers = upload(&Tensor::f_from_slice(&numbers)?.f_view([-1, count])?, device)?;
             Some(Added { pooled, numbers })
         }
     };
     let guidance = match config.guidance_embed_dim {
         None => None,
         Some(width) => {
-            let row = embedded_guidance(guidance, width)?.f_to_device(device)?;
+            let row = upload(&embedded_guidance(guidance, width)?, device)?;
             Some(row.f_expand([i64::try_from(rows.len()).unwrap_or(1), width], false)?)
         }
     };

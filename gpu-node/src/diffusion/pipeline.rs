@@ -20,6 +20,7 @@ use super::batch::BatchClass;
 use super::checkpoint::Trunk;
 use super::conditioning::{self, Conditioning, Control, Numbers, PromptEmbedding};
 use super::controlnet::ControlNet;
+use super::device::upload;
 use super::noise::NoiseGenerator;
 use super::picture::Pictures;
 use super::scheduler::{Sampler, SchedulerConfig, Span};
@@ -289,7 +290,7 @@ impl Denoising {
         let samplers = samplers(models, recipe)?;
         let legs = samplers.into_iter().map(|(stage, sampler)| {
             let networks = models.at(stage);
-            let timesteps = Tensor::f_from_slice(sampler.timesteps())?.f_to_device(networks.device())?;
+            let timesteps = upload(&Tensor::f_from_slice(sampler.timesteps())?, networks.device())?;
             let controls = if stage == Stage::Base { inputs::controls(models, recipe)? } else { Vec::new() };
             let conditioning = networks.condition(recipe, stage)?;
             Ok(Leg { stage, sampler, conditioning, timesteps, controls, start: Start::default() })

@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use tch::{Device, TchError};
+use tch::{Device, TchError, Tensor};
 
 /// The shim's own interface; every function returns 0 where it did what it says.
 #[allow(unsafe_code, reason = "a foreign interface: plain numbers in and out, and nothing kept")]
@@ -14,6 +14,12 @@ mod shim {
         fn bildkante_choose_numerics(is_exact: bool, allows_tf32: bool) -> i32;
         fn bildkante_memory(index: i64, free_bytes: *mut u64, total_bytes: *mut u64, peak_bytes: *mut u64) -> i32;
         fn bildkante_wait(index: i64, reason: *mut std::ffi::c_char, bytes: usize) -> i32;
+        fn bildkante_upload(
+            tensor: *const std::ffi::c_void,
+            index: i64,
+            reason: *mut std::ffi::c_char,
+            bytes: usize,
+        ) -> *mut std::ffi::c_void;
         fn bildkante_device_name(index: i64, name: *mut std::ffi::c_char, bytes: usize) -> i32;
         fn bildkante_count_waits() -> u64;
         fn bildkante_counted_waits(counting: u64) -> u64;
@@ -37,6 +43,18 @@ mod shim {
         // SAFETY: writes at most as many bytes as are told, keeps no pointer and catches its exceptions.
         let status = unsafe { bildkante_wait(index, reason.as_mut_ptr().cast(), reason.len()) };
         if status == 0 { Ok(()) } else { Err(text(&reason)) }
+    }
+
+    pub(super) fn upload(tensor: &tch::Tensor, index: i64) -> Result<tch::Tensor, String> {
+        let mut reason = [0_u8; 1024];
+        // SAFETY: the pointer is to libtorch's own tensor, which lives for the call and is only read; else as above.
+        let uploaded =
+            unsafe { bildkante_upload(tensor.as_ptr().cast(), index, reason.as_mut_ptr().cast(), reason.len()) };
+        if uploaded.is_null() {
+            return Err(text(&reason));
+        }
+        // SAFETY: a tensor of libtorch's, made by `new` for whoever asked, as tch's own are.
+        Ok(unsafe { tch::Tensor::from_ptr(uploaded.cast()) })
     }
 
     pub(super) fn device_name(index: i64) -> Option<String> {
@@ -109,6 +127,15 @@ pub fn memory(device: Device) -> Option<Memory> {
         Device::Cpu => host_memory(),
         _ => None,
     }
+}
+
+/// A tensor's copy on a device. From the host's memory it is queued behind what the device is doing: the host does not wait.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
+    let (Device::Cpu, Device::Cuda(index)) = (tensor.device(), device) else { return tensor.f_to_device(device) };
+    shim::upload(tensor, i64::try_from(index).unwrap_or(-1)).map_err(TchError::Torch)
 }
 
 /// What kind of device it is, in lower-case letters, digits and hyphens. Two of one kind choose the same kernels, and so have the
@@ -226,6 +253,9 @@ mod tests {
         assert!(memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes, "{memory:?}");
         assert_eq!(super::memory(Device::Cuda(99)), None);
         assert_eq!(kind_of(Device::Cuda(99)), "cuda-99", "it has no name");
+        let tensor = Tensor::from_slice(&[1.0_f32, 2.0]);
+        assert_eq!(upload(&tensor, Device::Cpu).expect("it is there"), tensor);
+        assert!(upload(&tensor, Device::Cuda(99)).expect_err("it is not there").to_string().contains("no such device"));
         assert!(wait(Device::Cpu).is_ok());
         assert!(wait(Device::Cuda(99)).expect_err("it is not there").to_string().contains("no such device"));
         choose_numerics(true, false);

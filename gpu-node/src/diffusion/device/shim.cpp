@@ -4,6 +4,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/record_function.h>
 #include <dlfcn.h>
 
@@ -20,6 +21,29 @@ namespace {
 
 bool has_accelerator(std::int64_t index) {
   return at::getAccelerator(false).has_value() && index >= 0 && index < at::accelerator::deviceCount();
+}
+
+// Text for a caller who gave room for so many bytes, ended by a zero.
+void say(const char* text, char* reason, std::size_t bytes) {
+  if (bytes == 0) return;
+  std::strncpy(reason, text, bytes - 1);
+  reason[bytes - 1] = '\0';
+}
+
+// Whether `work` was done; why not goes to `reason`.
+template <typename Work>
+bool attempt(Work work, char* reason, std::size_t bytes) noexcept {
+  try {
+    work();
+    return true;
+  } catch (const c10::Error& error) {
+    say(error.what_without_backtrace(), reason, bytes);
+  } catch (const std::exception& error) {
+    say(error.what(), reason, bytes);
+  } catch (...) {
+    say("the device failed", reason, bytes);
+  }
+  return false;
 }
 
 thread_local std::uint64_t host_waits = 0;
@@ -97,30 +121,27 @@ extern "C" int bildkante_memory(std::int64_t index, std::uint64_t* free_bytes, s
   }
 }
 
-// Waits until a device has done what it was given. What it failed at meanwhile goes to `reason`, ended by a zero.
+// Waits until a device has done what it was given. What it failed at meanwhile goes to `reason`.
 extern "C" int bildkante_wait(std::int64_t index, char* reason, std::size_t bytes) noexcept {
-  const auto say = [&](const char* text) {
-    if (bytes == 0) return;
-    std::strncpy(reason, text, bytes - 1);
-    reason[bytes - 1] = '\0';
-  };
-  try {
-    if (!has_accelerator(index)) {
-      say("no such device");
-      return 1;
-    }
+  const auto wait = [&] {
+    TORCH_CHECK(has_accelerator(index), "no such device");
     at::accelerator::synchronizeDevice(static_cast<c10::DeviceIndex>(index));
-    return 0;
-  } catch (const c10::Error& error) {
-    say(error.what_without_backtrace());
-    return 2;
-  } catch (const std::exception& error) {
-    say(error.what());
-    return 2;
-  } catch (...) {
-    say("the device failed");
-    return 2;
-  }
+  };
+  return attempt(wait, reason, bytes) ? 0 : 1;
+}
+
+// A tensor's copy on a device, queued behind what the device does: the host goes on. It is read from page-locked memory, which
+// libtorch keeps until it has been read. Null where it fails.
+extern "C" at::Tensor* bildkante_upload(const at::Tensor* tensor, std::int64_t index, char* reason,
+                                        std::size_t bytes) noexcept {
+  at::Tensor* uploaded = nullptr;
+  const auto upload = [&] {
+    TORCH_CHECK(has_accelerator(index), "no such device");
+    const at::Device device(at::getAccelerator(true).value(), static_cast<c10::DeviceIndex>(index));
+    uploaded = new at::Tensor(tensor->pin_memory().to(tensor->options().device(device), /*non_blocking=*/true));
+  };
+  attempt(upload, reason, bytes);
+  return uploaded;
 }
 
 // What a CUDA device is called. libtorch does not say without CUDA's own headers; the driver does, and counts as libtorch does.

@@ -10,6 +10,7 @@ use bildkante_shared::recipe::{ControlUse, Recipe};
 use tch::{Kind, TchError, Tensor};
 
 use super::super::DiffusionError;
+use super::super::device::upload;
 use super::super::noise::NoiseGenerator;
 use super::super::picture::Picture;
 use super::super::scheduler::Sampler;
@@ -61,14 +62,14 @@ impl Start {
     ) -> Result<Self, DiffusionError> {
         let networks = &models.base;
         let device = networks.device();
-        let mut draw = |shape: &[i64]| noise.draw(shape, kind)?.f_to_device(device);
+        let mut draw = |shape: &[i64]| upload(&noise.draw(shape, kind)?, device);
         let Some(init) = &recipe.init else {
             if networks.is_inpainting() {
                 return Err(DiffusionError::input("this checkpoint paints into images: it needs `init` and `mask`"));
             }
             return Ok(Self { noise: draw(shape)?, ..Self::default() });
         };
-        let image = picture(models, recipe, init.image, "init.image")?.signed()?.f_to_device(device)?;
+        let image = upload(&picture(models, recipe, init.image, "init.image")?.signed()?, device)?;
         let mask = recipe.mask.map(|mask| picture(models, recipe, mask, "mask")).transpose()?;
         let is_all_new = init.strength >= 1.0;
         let Some(mask) = mask else {
@@ -78,7 +79,7 @@ impl Start {
             let latents = encoded(networks, &image, kind, &mut draw)?;
             return Ok(Self { noise: draw(shape)?, noised_from: Some(latents), ..Self::default() });
         };
-        let mask = mask.mask()?.f_to_device(device)?;
+        let mask = upload(&mask.mask()?, device)?;
         let is_told = networks.is_inpainting();
         let latents = if is_told && is_all_new { None } else { Some(encoded(networks, &image, kind, &mut draw)?) };
         let noise = draw(shape)?;
@@ -155,7 +156,7 @@ pub(super) fn controls(
             return Err(DiffusionError::input(reason));
         }
         let image = picture(models, recipe, control.image, "controls.image")?.unit()?;
-        Ok((control.clone(), networks.embed_control(at, &image.f_to_device(networks.device())?)?))
+        Ok((control.clone(), networks.embed_control(at, &upload(&image, networks.device())?)?))
     };
     recipe.controls.iter().enumerate().map(control).collect()
 }

@@ -29,6 +29,7 @@ use tch::{Kind, TchError, Tensor};
 
 use self::config::Method;
 use self::schedule::TrainSchedule;
+use super::device::upload;
 use super::noise::NoiseGenerator;
 
 /// Why a scheduler cannot be had.
@@ -198,7 +199,7 @@ impl Sampler {
             return Err(TchError::Shape("a sampler was stepped past its end".into()));
         }
         let kind = latents.f_kind()?;
-        let mut draw = |kind| float(&noise.draw(&latents.size(), kind)?.f_to_device(latents.device())?).map(Some);
+        let mut draw = |kind| float(&upload(&noise.draw(&latents.size(), kind)?, latents.device())?).map(Some);
         let noise = match self.plan.solver.noise(self.next) {
             StepNoise::None => None,
             StepNoise::LikeLatents => draw(kind)?,
