@@ -1,4 +1,5 @@
-//! A device's memory and numerical choices: what `tch` does not reach, through a shim of libtorch's own calls.
+//! A device's kind, memory and numerical choices, waiting for it and uploading to it: what `tch` does not reach, through a shim of
+//! libtorch's own calls.
 //!
 //! A CPU's memory is the process's: what the system and its control group leave.
 
@@ -7,8 +8,8 @@ use std::sync::OnceLock;
 
 use tch::{Device, TchError, Tensor};
 
-/// The shim's own interface; every function returns 0 where it did what it says.
-#[allow(unsafe_code, reason = "a foreign interface: plain numbers in and out, and nothing kept")]
+/// The shim's own interface; a function with a status returns 0 where it did what it says.
+#[allow(unsafe_code, reason = "a foreign interface: numbers, text and a tensor in and out, and nothing kept")]
 mod shim {
     unsafe extern "C" {
         fn bildkante_choose_numerics(is_exact: bool, allows_tf32: bool) -> i32;

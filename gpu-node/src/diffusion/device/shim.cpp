@@ -1,6 +1,6 @@
-// What tch does not reach: libtorch's numerical choices and the memory of an accelerator. Everything here is the
-// device-independent interface of libtorch, so one source serves builds with and without CUDA. No exception leaves it:
-// a failure is a status other than 0.
+// What tch does not reach: libtorch's numerical choices; an accelerator's memory and name, waiting for it and uploading to it.
+// Everything here is the device-independent interface of libtorch (and what the driver is asked by name), so one
+// source serves builds with and without CUDA. No exception leaves it: a failure is a status other than 0, or no tensor.
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
