@@ -72,7 +72,8 @@ pub(super) enum KernelLayout {
     /// large beside the areas they pass over, as in the UNet.
     Blocked,
     /// Channels last, for kernels and activations: best where few channels pass over large areas, as in the VAE, whose
-    /// activations would otherwise be reordered around every convolution (1.9 times as fast on the built-in one).
+    /// activations would otherwise be reordered around every convolution (1.9 times as fast on the built-in one), and in half
+    /// precision on a processor (a step of the built-in one is 3.2 times as fast with AVX2).
     ChannelsLast,
 }
 
@@ -191,7 +192,11 @@ impl Weights {
         device: Device,
         kind: Kind,
     ) -> Result<Self, WeightsError> {
-        let kernel_layout = if device == Device::Cpu { KernelLayout::Blocked } else { KernelLayout::Plain };
+        let kernel_layout = match (device, kind) {
+            (Device::Cpu, Kind::Float) => KernelLayout::Blocked,
+            (Device::Cpu, _) => KernelLayout::ChannelsLast,
+            _ => KernelLayout::Plain,
+        };
         let mut weights = Self { files: Vec::new(), places: HashMap::new(), device, kind, kernel_layout };
         for path in files {
             weights.add(path, canonical)?;
@@ -302,10 +307,10 @@ impl VarSource for Weights {
 
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
         let kernel = self.read(name, shape)?;
-        let laid_out = match (self.kernel_layout, self.kind) {
-            (KernelLayout::ChannelsLast, _) => channels_last(&kernel),
-            (KernelLayout::Blocked, Kind::Float) => blocked(&kernel, geometry),
-            (KernelLayout::Blocked | KernelLayout::Plain, _) => return Ok(kernel),
+        let laid_out = match self.kernel_layout {
+            KernelLayout::Plain => return Ok(kernel),
+            KernelLayout::Blocked => blocked(&kernel, geometry),
+            KernelLayout::ChannelsLast => channels_last(&kernel),
         };
         // Where oneDNN does not know the processor, the plain kernel computes the same.
         Ok(laid_out.unwrap_or(kernel))
