@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bildkante_gpu_node::config::{DeterminismChoice, NodeConfig};
 use bildkante_gpu_node::health::Phase;
-use bildkante_gpu_node::testing::FakeControl;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind};
@@ -218,10 +217,7 @@ async fn a_hero_waits_one_step_of_whatever_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_shared_pass_fails_at_fails_alone() {
-    let control = Arc::new(FakeControl::default());
-    let (factory, _) = Sick::factory(&control);
-    let node = Wish::default().start_with(factory, control).await;
-    node.node.settled().await;
+    let (node, _) = Sick::start().await;
     node.control.hold();
     let calls: Vec<_> = ["first", "second", "poison", "third"]
         .iter()

@@ -138,10 +138,7 @@ async fn at_once(node: &TestNode, prompts: &[&str]) -> Vec<(u16, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_out_of_memory_fails_that_job_and_frees_what_is_kept() {
-    let control = Arc::new(FakeControl::default());
-    let (factory, freed) = Sick::factory(&control);
-    let node = Wish::default().start_with(factory, control).await;
-    node.node.settled().await;
+    let (node, freed) = Sick::start().await;
     let answers = at_once(&node, &["first", "a huge one", "second"]).await;
     let statuses: Vec<u16> = answers.iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [200, 503, 200]);
@@ -154,10 +151,7 @@ async fn an_out_of_memory_fails_that_job_and_frees_what_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_memory_is_not_passed_by_those_that_fit() {
-    let control = Arc::new(FakeControl::default());
-    let (factory, _) = Sick::factory(&control);
-    let node = Wish::default().start_with(factory, control).await;
-    node.node.settled().await;
+    let (node, _) = Sick::start().await;
     node.control.hold();
     let urgent =
         |prompt: &str, urgency| GenerationRequest { urgency: Urgency::new(urgency).unwrap(), ..request(prompt) };
@@ -180,10 +174,7 @@ async fn who_waits_for_memory_is_not_passed_by_those_that_fit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_device_ends_the_node_and_tells_everybody() {
-    let control = Arc::new(FakeControl::default());
-    let (factory, _) = Sick::factory(&control);
-    let node = Wish::default().start_with(factory, control).await;
-    node.node.settled().await;
+    let (node, _) = Sick::start().await;
     let answers = at_once(&node, &["first", "die", "second", "third"]).await;
     assert!(answers.iter().all(|(status, retry)| *status == 503 && retry == "2"), "{answers:?}");
     // What the process ends with; whoever supervises it starts it anew.

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::ensure;
-use clap::Args;
-
 use bildkante_shared::recipe::ValidRecipe;
+use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_native};
 use crate::diffusion::pipeline::{self, Denoising, Generated, Models, Networks, StepControl};

@@ -388,11 +388,16 @@ impl Denoising {
     /// # Errors
     /// When libtorch fails.
     pub fn denoise(&mut self, models: &Models<impl Networks>) -> Result<(), DiffusionError> {
-        while let Some(input) = self.next_input()? {
-            let networks = models.at(input.stage);
-            self.advance(&networks.predict(&input.latents, &input.timesteps, &input.conditioning)?)?;
-        }
+        while self.step(models)? {}
         Ok(())
+    }
+
+    /// Makes the next step, alone. `false` where none was left.
+    fn step(&mut self, models: &Models<impl Networks>) -> Result<bool, DiffusionError> {
+        let Some(ModelInput { stage, latents, timesteps, conditioning }) = self.next_input()? else { return Ok(false) };
+        let output = models.at(stage).predict(&latents, &timesteps, &conditioning)?;
+        self.advance(&output)?;
+        Ok(true)
     }
 
     /// Draws the image behind the latents.
@@ -490,15 +495,12 @@ pub fn generate(
 
     let started = Instant::now();
     let evaluations = u32::try_from(request.evaluations()).unwrap_or(u32::MAX);
-    while let Some(input) = request.next_input()? {
-        let networks = models.at(input.stage);
-        let output = networks.predict(&input.latents, &input.timesteps, &input.conditioning)?;
+    while request.step(models)? {
         let done = u32::try_from(request.evaluated()).unwrap_or(u32::MAX);
-        request.advance(&output)?;
         if let Some(trace) = trace.as_deref_mut() {
-            trace.keep(&format!("latents.{done:03}"), request.latents())?;
+            trace.keep(&format!("latents.{:03}", done - 1), request.latents())?;
         }
-        if on_step(done + 1, evaluations) == StepControl::Stop {
+        if on_step(done, evaluations) == StepControl::Stop {
             return Err(DiffusionError::Cancelled);
         }
     }

@@ -54,6 +54,13 @@ pub(super) struct Adapters {
     trunks: Vec<(TrunkKey, Trunk)>,
 }
 
+/// Size and time of a file: one that has changed looks different.
+pub(super) type FileLook = (u64, Option<SystemTime>);
+
+pub(super) fn look_of(metadata: &fs::Metadata) -> FileLook {
+    (metadata.len(), metadata.modified().ok())
+}
+
 /// What was read of files, by path: each is read again once its size or time has changed. Shared by the devices, the first of
 /// which to come reads.
 #[derive(Debug, Clone, Default)]
@@ -61,21 +68,16 @@ pub(super) struct FilesRead(Arc<Mutex<BTreeMap<PathBuf, FileRead>>>);
 
 #[derive(Debug, Clone)]
 struct FileRead {
-    look: (u64, Option<SystemTime>),
+    look: FileLook,
     /// Its digest, or why it cannot be used.
     outcome: Result<Digest, String>,
 }
 
 impl FileRead {
-    /// Looked at before it is read: what changes meanwhile is read again next time.
-    fn new(path: &Path) -> Self {
-        let look = look_at(path);
+    /// `look` is from before it is read: what changes meanwhile is read again next time.
+    fn new(path: &Path, look: FileLook) -> Self {
         Self { look, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
     }
-}
-
-fn look_at(path: &Path) -> (u64, Option<SystemTime>) {
-    fs::metadata(path).map_or((0, None), |metadata| (metadata.len(), metadata.modified().ok()))
 }
 
 /// What the safetensors files of `folder` are, of which those are read that have not been. A folder that is not there holds
@@ -103,8 +105,9 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<Found, EngineError
     let mut read = read.0.lock();
     read.retain(|path, _| paths.contains(path));
     for path in paths {
-        let known = read.get(&path).filter(|known| known.look.1.is_some() && known.look == look_at(&path)).cloned();
-        let file = known.unwrap_or_else(|| FileRead::new(&path));
+        let look = fs::metadata(&path).map_or((0, None), |metadata| look_of(&metadata));
+        let known = read.get(&path).filter(|known| look.1.is_some() && known.look == look).cloned();
+        let file = known.unwrap_or_else(|| FileRead::new(&path, look));
         match &file.outcome {
             Ok(digest) => {
                 found.files.insert(*digest, path.clone());

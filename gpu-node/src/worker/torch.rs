@@ -420,8 +420,8 @@ impl Engine for TorchEngine {
         let pixels = denoising.decode(&models).map_err(engine_error)?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
         let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
-        // What a processor does not know changes nothing there.
-        if self.options.tf32 && checkpoint.device() != Device::Cpu && checkpoint.dtype() == DType::F32 {
+        // A processor knows none. Whatever the dtype: a VAE may insist on float32.
+        if self.options.tf32 && checkpoint.device() != Device::Cpu {
             determinism.class.push_str("/tf32");
         }
         if self.options.determinism == DeterminismChoice::Fast {

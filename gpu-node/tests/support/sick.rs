@@ -10,6 +10,8 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
 
+use super::{TestNode, Wish};
+
 /// "poison": any pass with it fails; "huge": it finds no memory; "die": the device is lost; "large": it fits only alone.
 pub(crate) struct Sick {
     inner: Box<dyn Engine>,
@@ -18,11 +20,15 @@ pub(crate) struct Sick {
 }
 
 impl Sick {
-    /// A factory, and how often the engine was asked to give memory back.
-    pub(crate) fn factory(control: &Arc<FakeControl>) -> (EngineFactory, Arc<AtomicUsize>) {
-        let (inner, freed) = (FakeEngine::factory(control, paint_noise), Arc::new(AtomicUsize::new(0)));
-        let counted = Arc::clone(&freed);
-        (Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted }))), freed)
+    /// A node that draws with one, ready, and how often the engine was asked to give memory back.
+    pub(crate) async fn start() -> (TestNode, Arc<AtomicUsize>) {
+        let (control, freed) = (Arc::new(FakeControl::default()), Arc::new(AtomicUsize::new(0)));
+        let (inner, counted) = (FakeEngine::factory(&control, paint_noise), Arc::clone(&freed));
+        let factory: EngineFactory =
+            Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted })));
+        let node = Wish::default().start_with(factory, control).await;
+        node.node.settled().await;
+        (node, freed)
     }
 }
 

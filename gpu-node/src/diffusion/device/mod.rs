@@ -140,7 +140,8 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
 }
 
 /// What kind of device it is, in lower-case letters, digits and hyphens. Two of one kind choose the same kernels, and so have the
-/// same bits: on a processor make and model count beside the instruction set, since libraries look at caches and makers, too.
+/// same bits: on a processor make and model count beside the instruction set, since libraries look at caches and makers, too. A
+/// GPU whose driver tells no name goes by its place in the machine, which says less.
 #[must_use]
 pub fn kind_of(device: Device) -> String {
     static PROCESSOR: OnceLock<String> = OnceLock::new();

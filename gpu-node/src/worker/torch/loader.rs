@@ -10,12 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 
-use super::adapters::{self, Found};
+use super::adapters::{self, FileLook, Found};
 use super::shelf::Item;
 use super::{EngineError, Nudge, Options, Trial};
 use crate::diffusion::controlnet::ControlNet;
@@ -31,7 +31,7 @@ const CHECKPOINTS_MAX: usize = 256;
 const FILES_MAX: usize = 4096;
 
 /// Names, sizes and times of a folder's files.
-type Look = Vec<(PathBuf, u64, u128)>;
+type Look = Vec<(PathBuf, FileLook)>;
 
 /// What has become of a folder.
 #[derive(Debug)]
@@ -226,8 +226,7 @@ fn look_at(folder: &Path) -> Look {
                 folders.push(path);
                 continue;
             }
-            let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            look.push((path, metadata.len(), changed.map_or(0, |time| time.as_nanos())));
+            look.push((path, adapters::look_of(&metadata)));
         }
     }
     look.sort();
