@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,16 +121,14 @@ def measure_mixed(workload: Workload, checkpoint: Path, dtype: str, arguments: a
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "recipes.json"
         listed.write_text(json.dumps(lists))
-        for number in range(arguments.rounds or workload.rounds):
-            for engine in ENGINES[:: 1 if number % 2 == 0 else -1]:
-                if engine == "bildkante":
-                    binary = arguments.binaries / "bildkante-gpu-node"
-                    result = mixed.node(binary, checkpoint, (int(width), int(height)), options, lists)
-                else:
-                    result = run(engine, [*peer, "--mixed", listed], arguments)
-                rounds[engine].append(result)
-                print(f"{workload.name} {dtype} round {number + 1}  {engine:<10}{result['images_per_s']:>9.3f} images/s",
-                      flush=True)
+        for number, engine in turns(arguments.rounds or workload.rounds):
+            if engine == "bildkante":
+                binary = arguments.binaries / "bildkante-gpu-node"
+                result = mixed.node(binary, checkpoint, (int(width), int(height)), options, lists)
+            else:
+                result = run(engine, [*peer, "--mixed", listed], arguments)
+            rounds[engine].append(result)
+            print(f"{workload.name} {dtype} round {number}  {engine:<10}{result['images_per_s']:>9.3f} images/s", flush=True)
     pairs = zip(*(rounds[engine] for engine in ENGINES), strict=True)
     ratios = [ours["images_per_s"] / theirs["images_per_s"] for ours, theirs in pairs]
     return {
@@ -157,17 +156,16 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
         "diffusers": [arguments.python, ROOT / "gpu-node/bench/diffusers_peer.py"],
     }
     rounds: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
-    for number in range(arguments.rounds or workload.rounds):
-        for engine in ENGINES[:: 1 if number % 2 == 0 else -1]:
-            result = run(engine, [*commands[engine], *alone], arguments)
-            started = time.monotonic()
-            run(engine, [*commands[engine], *cold], arguments)
-            result["first_image_s"] = time.monotonic() - started
-            result["together_per_s"] = run(engine, [*commands[engine], *together], arguments)["images_per_s"]
-            rounds[engine].append(result)
-            print(f"{workload.name} {dtype} round {number + 1}  {engine:<10}{result['step_s_median']:>9.4f} s a step"
-                  f"{result['images_per_s']:>9.3f} images/s{result['together_per_s']:>9.3f} with {workload.together} in a pass"
-                  f"{result['first_image_s']:>8.2f} s to the first", flush=True)
+    for number, engine in turns(arguments.rounds or workload.rounds):
+        result = run(engine, [*commands[engine], *alone], arguments)
+        started = time.monotonic()
+        run(engine, [*commands[engine], *cold], arguments)
+        result["first_image_s"] = time.monotonic() - started
+        result["together_per_s"] = run(engine, [*commands[engine], *together], arguments)["images_per_s"]
+        rounds[engine].append(result)
+        print(f"{workload.name} {dtype} round {number}  {engine:<10}{result['step_s_median']:>9.4f} s a step"
+              f"{result['images_per_s']:>9.3f} images/s{result['together_per_s']:>9.3f} with {workload.together} in a pass"
+              f"{result['first_image_s']:>8.2f} s to the first", flush=True)
 
     def median(engine: str, key: str) -> float:
         return statistics.median(result[key] for result in rounds[engine])
@@ -200,6 +198,13 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
         },
         "rounds": rounds,
     }
+
+
+def turns(rounds: int) -> Iterator[tuple[int, str]]:
+    """Whose turn it is in which round, from 1 on: who came first in one comes last in the next."""
+    for number in range(rounds):
+        for engine in ENGINES[:: 1 if number % 2 == 0 else -1]:
+            yield number + 1, engine
 
 
 def dtypes(device: str) -> list[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
-import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+from edge.processes import free_ports, run, wait_until
 
 START_S_MAX = 1800
 # The longest deadline a node takes.
@@ -80,30 +81,14 @@ def serving(binary: Path, checkpoint: Path, options: dict, folder: Path) -> Iter
     models = folder / "models"
     models.mkdir()
     (models / checkpoint.name).symlink_to(checkpoint.resolve())
-    lines = [f"models_dir = {json.dumps(str(models))}", 'data_dir = "data"', "models_poll_ms = 0"]
+    lines = [f"models_dir = {json.dumps(str(models))}", f"data_dir = {json.dumps(str(folder / 'data'))}", "models_poll_ms = 0"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in options.items() if key != "requests_max"]
     lines += ["[queue]", "jobs_max = 1024", "[batch]", f"requests_max = {options['requests_max']}"]
     (folder / "node.toml").write_text("\n".join(lines) + "\n")
-    log = folder / "node.log"
-    command = [binary, "serve", "--listen", "127.0.0.1:0", "--config", folder / "node.toml"]
-    with log.open("wb") as stderr, subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stderr,
-                                                    stderr=stderr) as process:
-        try:
-            yield ready(process, log)
-        finally:
-            process.terminate()
-
-
-def ready(process: subprocess.Popen, log: Path) -> str:
-    """Waits until it draws."""
-    deadline = time.monotonic() + START_S_MAX
-    while time.monotonic() < deadline and process.poll() is None:
-        said = log.read_text(errors="replace").partition(" addr=")[2].split()
-        with contextlib.suppress(OSError):
-            if said and get(f"http://{said[0]}/readyz"):
-                return f"http://{said[0]}"
-        time.sleep(0.2)
-    raise SystemExit(f"the node does not become ready:\n{log.read_text(errors='replace')[-3000:]}")
+    listen, log = f"127.0.0.1:{free_ports(1)[0]}", folder / "node.log"
+    with run([binary, "serve", "--listen", listen, "--config", folder / "node.toml"], log) as process:
+        wait_until(lambda: get(f"http://{listen}/readyz"), process, log, START_S_MAX)
+        yield f"http://{listen}"
 
 
 def get(url: str) -> bytes:

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
+from processes import free_ports, run, wait_until
 from rows import Tier
-from servers import free_ports, get, run, wait_until, write_edge_config
+from servers import get, write_edge_config
 from workload import ACCEPT, ROOT, renditions, seeded_folder
 
 MIB = 1 << 20

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import resource
-import signal
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
+from processes import free_ports, run, wait_until
 from rows import Tier
 from workload import ACCEPT, ROOT
 
 HERE = Path(__file__).resolve().parent
-READY_S_MAX = 60
 # Room for a few renditions of the disk row and no more.
 TINY_MEMORY_BYTES = 128 << 10
 MEMORY_BYTES = 4 << 30
@@ -65,45 +61,6 @@ class Certificate:
                         "-keyout", made.key, "-out", made.certificate], check=True, capture_output=True)
         made.key.chmod(0o644)  # of a throwaway key: nginx's workers run as nobody
         return made
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
-@contextmanager
-def run(command: list[str | Path], log: Path) -> Iterator[subprocess.Popen]:
-    """A server for the length of the block, in a process group of its own; nothing of it is left afterwards."""
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                   start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_until(ready, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + READY_S_MAX
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            sys.exit(f"{process.args[0]} ended at start:\n{log.read_text()[-3000:]}")
-        try:
-            if ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    sys.exit(f"{process.args[0]} is not ready after {READY_S_MAX} s:\n{log.read_text()[-3000:]}")
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer:

@@ -21,8 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from processes import free_ports
 from rows import Tier
-from servers import free_ports, write_edge_config
+from servers import write_edge_config
 from workload import ACCEPT, ROOT, renditions, seeded_folder
 
 FIRST_BYTE_MS_MAX = 100

@@ -1,0 +1,54 @@
+"""Servers as processes of their own, on ports of their own, gone when their block ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+@contextmanager
+def run(command: list[str | Path], log: Path) -> Iterator[subprocess.Popen]:
+    """A server for the length of the block, in a process group of its own; nothing of it is left afterwards."""
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                   start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until(ready, process: subprocess.Popen, log: Path, ready_s_max: float = 60) -> None:
+    deadline = time.monotonic() + ready_s_max
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            sys.exit(f"{process.args[0]} ended at start:\n{log.read_text()[-3000:]}")
+        try:
+            if ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    sys.exit(f"{process.args[0]} is not ready after {ready_s_max} s:\n{log.read_text()[-3000:]}")
