@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
+use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
@@ -106,6 +107,7 @@ impl Edge {
     /// When a part cannot be built; nothing is left running then.
     pub async fn start(config: Config, sockets: Sockets) -> anyhow::Result<Self> {
         let registry = Registry::new();
+        ProcessMetrics::register(&registry)?;
         let (front, front_ends) = shutdown::channel();
         let (back, back_ends) = shutdown::channel();
 

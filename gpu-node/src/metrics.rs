@@ -1,5 +1,6 @@
 //! The node's metrics, as struct fields of one registry per node. Names: `bildkante_node_<noun>_<unit>[_total]`.
 
+use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
 use bildkante_shared::wire::GenerationSource;
 use prometheus::{
@@ -132,6 +133,7 @@ impl NodeMetrics {
             registry: make.registry,
         };
         metrics.show_zeros();
+        ProcessMetrics::register(&metrics.registry)?;
         Ok(metrics)
     }
 
@@ -229,5 +231,6 @@ mod tests {
         assert!(text.contains("bildkante_node_generation_seconds_count{outcome=\"stored\"} 0"), "{text}");
         assert!(text.contains("bildkante_node_rejects_total{reason=\"queue_full\"} 0"));
         assert!(text.contains("bildkante_node_dropped_jobs_total{stage=\"running\"} 0"));
+        assert!(text.contains("process_resident_memory_bytes ") && text.contains("process_max_fds "), "{text}");
     }
 }
