@@ -67,12 +67,15 @@ fn max_fds(limits: &str) -> Option<f64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// What a gauge shows of a reading.
+type Part = fn(&Reading) -> Option<f64>;
+
 /// `process_*` of the running program.
 #[derive(Debug)]
 pub struct ProcessMetrics {
     cpu: Counter,
     start: Gauge,
-    gauges: [(Gauge, fn(&Reading) -> Option<f64>); 5],
+    gauges: [(Gauge, Part); 5],
     descs: Vec<Desc>,
 }
 
@@ -89,7 +92,7 @@ impl ProcessMetrics {
         let cpu = Counter::new("process_cpu_seconds_total", "User and system CPU time spent, in seconds")?;
         let start = Gauge::new("process_start_time_seconds", "Start of the process, in seconds since 1970")?;
         start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-        let gauges: [(Gauge, fn(&Reading) -> Option<f64>); 5] = [
+        let gauges: [(Gauge, Part); 5] = [
             (Gauge::new("process_resident_memory_bytes", "Resident memory in bytes")?, |read| read.resident_bytes),
             (Gauge::new("process_virtual_memory_bytes", "Virtual memory in bytes")?, |read| read.virtual_bytes),
             (Gauge::new("process_threads", "Threads of the process")?, |read| read.threads),
