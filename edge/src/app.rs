@@ -171,7 +171,7 @@ impl Edge {
 
         let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
-        let settings = config.limits.listener();
+        let settings = config.limits.listener(config.listen.prior_knowledge());
         let workers = Arc::new(Workers::start(config.listen.workers).context("the I/O workers cannot start")?);
         let crew = Crew::Workers(Arc::clone(&workers));
         let metrics = ListenerMetrics::new(&registry)?;

@@ -17,7 +17,7 @@ use crate::campaign::CampaignConfig;
 use crate::governance::PurgeConfig;
 use crate::listener::ListenerSettings;
 use crate::listener::client::{ForwardedField, Prefix, TrustedProxies};
-use crate::listener::http::{ConnectionLimits, Protocols};
+use crate::listener::http::{ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
 use crate::listener::tls::{AdminTlsConfig, TlsConfig};
 use crate::origin::OriginConfig;
@@ -59,8 +59,10 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
-    /// HTTP/1.1 and HTTP/2 with prior knowledge.
+    /// HTTP/1.1 and, where `h2c` says so, HTTP/2 with prior knowledge.
     pub http: SocketAddr,
+    /// Whether clients without TLS may begin with HTTP/2.
+    pub h2c: bool,
     /// HTTPS; used when `tls` is set.
     pub https: SocketAddr,
     pub tls: Option<TlsConfig>,
@@ -81,6 +83,7 @@ impl Default for ListenConfig {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Self {
             http: loopback(8080),
+            h2c: true,
             https: loopback(8443),
             tls: None,
             admin: loopback(8081),
@@ -96,6 +99,11 @@ impl ListenConfig {
     #[must_use]
     pub fn trusted(&self) -> TrustedProxies {
         TrustedProxies::new(self.trusted_proxies.clone(), self.forwarded_field)
+    }
+
+    #[must_use]
+    pub const fn prior_knowledge(&self) -> PriorKnowledge {
+        if self.h2c { PriorKnowledge::Taken } else { PriorKnowledge::Refused }
     }
 }
 
@@ -202,6 +210,7 @@ impl Config {
         let positive = |key, value: u64| if value == 0 { Err((key, "is zero".to_owned())) } else { Ok(()) };
         positive("limits.connections_max", self.limits.connections_max as u64)?;
         positive("limits.requests_max", self.limits.requests_max)?;
+        positive("limits.headers_max", self.limits.headers_max as u64)?;
         positive("limits.streams_max", u64::from(self.limits.streams_max))?;
         positive("limits.header_ms", self.limits.header_ms)?;
         positive("limits.body_ms", self.limits.body_ms)?;
@@ -236,7 +245,7 @@ impl Config {
 impl LimitsConfig {
     /// The listener these limits ask for.
     #[must_use]
-    pub fn listener(&self) -> ListenerSettings {
+    pub fn listener(&self, prior_knowledge: PriorKnowledge) -> ListenerSettings {
         let millis = Duration::from_millis;
         ListenerSettings {
             protocols: Protocols::new(ConnectionLimits {
@@ -249,6 +258,7 @@ impl LimitsConfig {
                 header_bytes_max: self.header_bytes_max,
                 headers_max: self.headers_max,
                 requests_max: self.requests_max,
+                prior_knowledge,
                 streams_max: self.streams_max,
                 stream_window_bytes: self.stream_window_bytes,
                 connection_window_bytes: self.connection_window_bytes,

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::cache::{decode_entry, reseal_entry};
 use crate::campaign::words::Ratio;
+use crate::fields;
 use crate::handler::requested_urgency;
 use crate::hints::ClientHints;
 use crate::layout::{Ask, Layout, Limits};
@@ -102,15 +103,15 @@ pub fn headers(data: &[u8]) {
             headers.append(name, value);
         }
     }
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-    let _ = negotiate::choose(accept, FormatAsk::Auto, FormatSet::ALL);
+    let accept = fields::list(&headers, &ACCEPT);
+    let _ = negotiate::choose(accept.as_deref(), FormatAsk::Auto, FormatSet::ALL);
     let etag = "\"0123456789abcdefghjkmnpqrs\"";
     let _ = conditional::precondition(&headers, etag);
     if let RequestedRange::Part { first, last } = conditional::requested_range(&headers, etag, LENGTH) {
         assert!(first <= last && last < LENGTH);
     }
-    if let Some(field) = headers.get("priority").and_then(|value| value.to_str().ok()) {
-        let _ = requested_urgency(field);
+    if let Some(field) = fields::list(&headers, &HeaderName::from_static("priority")) {
+        let _ = requested_urgency(&field);
     }
     let request = ImageRequest::of_slot("a".into(), "b".into());
     let device_px = ClientHints::read(&headers).device_px(640, request.dpr);

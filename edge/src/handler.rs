@@ -10,7 +10,6 @@
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
 //! stand-in never carries the freshness of what it stands for.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::budget::OverBudget;
 use crate::cache::{PreparedFor, Rendition};
 use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
+use crate::fields::list;
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::hints::ClientHints;
@@ -34,7 +34,7 @@ use crate::stand_in::{Missing, StandIn, StandIns};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 /// Seconds after which asking again for what could not be shown makes sense.
@@ -66,6 +66,8 @@ enum Route {
     Image,
     Beacon,
     Script,
+    /// `*`: the server as a whole (RFC 9110 §7.1).
+    Server,
     Unknown,
 }
 
@@ -73,6 +75,7 @@ fn route(path: &str) -> Route {
     match path {
         "/rum" => Route::Beacon,
         "/rum.js" => Route::Script,
+        "*" => Route::Server,
         _ if path.starts_with("/i/") => Route::Image,
         _ => Route::Unknown,
     }
@@ -95,7 +98,8 @@ impl Respond for Handler {
                 response::options(request.headers(), "GET, HEAD, OPTIONS")
             }
             (Route::Beacon, &Method::OPTIONS) => response::options(request.headers(), "POST, OPTIONS"),
-            (Route::Unknown, _) => self.not_found(&request, started),
+            (Route::Server, &Method::OPTIONS) => response::options(request.headers(), "GET, HEAD, POST, OPTIONS"),
+            (Route::Unknown | Route::Server, _) => self.not_found(&request, started),
             (Route::Beacon, _) => self.method_not_allowed(&request, "POST, OPTIONS", started),
             (Route::Image | Route::Script, _) => self.method_not_allowed(&request, "GET, HEAD, OPTIONS", started),
         }
@@ -447,13 +451,6 @@ fn question<'a>(request: &'a Request<RequestBody>, asked: &ImageRequest<'_>) -> 
     let accept = lines.next().map(HeaderValue::as_bytes);
     let target = request.uri().path_and_query()?.as_str().as_bytes();
     lines.next().is_none().then_some(Question { target, accept })
-}
-
-/// A list field: several lines are one list (RFC 9110 §5.3). Nearly always there is one, and nothing is copied.
-fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-    let first = lines.next()?;
-    Some(lines.fold(Cow::Borrowed(first), |list, line| Cow::Owned(format!("{list}, {line}"))))
 }
 
 /// `u` of a request's `Priority` (RFC 9218 §4.1), a dictionary member; anything else changes nothing.

@@ -10,6 +10,7 @@ pub mod campaign;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod fields;
 pub mod fill;
 pub mod front;
 #[doc(hidden)]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::ALLOW;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
@@ -51,11 +52,17 @@ impl Respond for Admin {
         if request.uri().path().starts_with(admin::PREFIX) {
             return self.api.respond(request).await;
         }
+        if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+            return response;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let problem =
                 Problem::new(405, "method-not-allowed", "Method not allowed", "this listener takes GET, HEAD");
             let mut response = response::error(request.method(), &problem, Negotiation::Explicit);
-            response.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         let path = request.uri().path();

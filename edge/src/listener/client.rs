@@ -151,11 +151,13 @@ fn hop(element: &str) -> Option<IpAddr> {
     node(value.trim().trim_matches('"'))
 }
 
-/// The members of a list field, last one first; several lines are one list (RFC 9110 §5.3). A line that is no text ends it.
+/// The members of a list field, last one first; several lines are one list (RFC 9110 §5.3). A member that is no text names
+/// nobody, and takes nothing from those that a proxy appended behind it.
 fn members<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
     let lines = fields.get_all(name).iter().rev();
-    let lines = lines.map_while(|line| line.to_str().ok());
-    lines.flat_map(|line| line.rsplit(',')).map(str::trim).filter(|member| !member.is_empty())
+    let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let members = members.map(|member| std::str::from_utf8(member).unwrap_or("\u{fffd}"));
+    members.map(str::trim).filter(|member| !member.is_empty())
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`; none for anything else.
@@ -219,6 +221,19 @@ mod tests {
         ] {
             let lines: Vec<_> = lines.iter().map(|&line| ("x-forwarded-for", line)).collect();
             assert_eq!(trusted.client(ip(peer), &fields(&lines)), ip(client), "{peer} {lines:?}");
+        }
+    }
+
+    /// The client writes the start of the line that a proxy appends to: what it writes there must not hide it.
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_what_a_proxy_appended() {
+        for (field, name, line) in [
+            (ForwardedField::XForwardedFor, X_FORWARDED_FOR, &b"\xff, 192.0.2.1"[..]),
+            (ForwardedField::Forwarded, FORWARDED, b"for=\xe9, for=192.0.2.1"),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.append(name, HeaderValue::from_bytes(line).expect("obs-text"));
+            assert_eq!(trusted(field).client(ip(PROXY), &fields), ip("192.0.2.1"), "{field:?}");
         }
     }
 

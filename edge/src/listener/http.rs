@@ -10,7 +10,7 @@
 //! so that a request that crosses the shutdown on the wire is answered and not reset.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::header::{CONNECTION, COOKIE, HOST, TRANSFER_ENCODING};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::Full;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
@@ -29,8 +30,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::io::{Check, Deadlines, Overdue, Phase, Progress, WatchedIo};
-use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead};
+use super::io::{Check, Deadlines, Frames, HeadState, Heads, Overdue, Phase, Progress, WatchedIo};
+use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead, Switch, too_many_fields};
 use crate::front::Ready;
 use crate::response::{self, Negotiation};
 
@@ -87,6 +88,7 @@ pub struct ConnectionLimits {
     pub header_bytes_max: usize,
     pub headers_max: usize,
     pub requests_max: u64,
+    pub prior_knowledge: PriorKnowledge,
     pub streams_max: u32,
     pub stream_window_bytes: u32,
     pub connection_window_bytes: u32,
@@ -96,19 +98,30 @@ pub struct ConnectionLimits {
     pub drain_grace: Duration,
 }
 
+/// Whether HTTP/2 is spoken without TLS to clients that begin with it (RFC 9113 §3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PriorKnowledge {
+    Taken,
+    Refused,
+}
+
 /// How a connection ended, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionEnd {
     Done,
     PeerError,
+    /// Over HTTP/2, requests went on after GOAWAY.
+    Requests,
     Overdue(Overdue),
 }
 
 /// What TLS has agreed on before the first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
-    /// Nothing: the first bytes tell.
+    /// There is no TLS: the first bytes tell.
     None,
+    /// HTTP/1.1, or nothing, which over TLS means the same (RFC 9113 §3.2).
+    Http1,
     H2,
 }
 
@@ -128,11 +141,13 @@ impl Protocols {
     pub fn new(limits: ConnectionLimits) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            // Without a timer hyper ignores or panics on the header deadline.
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.deadlines.head)
+            // hyper's deadline also runs while a connection rests; `io` has one that does not.
+            .header_read_timeout(None)
             // hyper's default buffer would let one connection hold about 417 kB of headers.
             .max_buf_size(limits.header_bytes_max.max(8192))
+            // Also for a head that is whole before the buffer is full.
+            .max_header_size(limits.header_bytes_max)
             // No `pipeline_flush`: it makes hyper copy every body behind its head instead of writing both at once.
             .max_headers(limits.headers_max);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
@@ -141,7 +156,8 @@ impl Protocols {
             .max_concurrent_streams(limits.streams_max)
             .initial_stream_window_size(limits.stream_window_bytes)
             .initial_connection_window_size(limits.connection_window_bytes)
-            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            // The h2 crate takes what is smaller, and the limit is still within it.
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX).saturating_add(1))
             .max_send_buf_size(256 * 1024)
             // Rapid reset (CVE-2023-44487) and its kin: never unlimited.
             .max_pending_accept_reset_streams(20)
@@ -165,37 +181,50 @@ impl Protocols {
         R: Respond,
     {
         let (io, progress) = WatchedIo::new(stream);
-        let guard = Guard { limits: &self.limits, progress: Arc::clone(&progress), shutdown };
-        let (mut io, read) = match alpn {
-            Alpn::H2 => (io, Vec::new()),
-            Alpn::None => {
-                let limits =
-                    LaneLimits { head_bytes_max: self.limits.header_bytes_max, requests_max: self.limits.requests_max };
+        let mut guard =
+            Guard { limits: &self.limits, progress: Arc::clone(&progress), shutdown, goaway_after: u64::MAX };
+        let (mut io, read, served) = match alpn {
+            Alpn::H2 => (io, Vec::new(), 0),
+            Alpn::None | Alpn::Http1 => {
+                let limits = self.lane_limits(alpn);
                 let lane = Lane::new(io, Arc::clone(&progress), limits);
                 match guard.watch(lane.run(&*respond, peer), |_| {}).await {
                     Err(end) => return end,
                     Ok(LaneEnd::Done) => return ConnectionEnd::Done,
                     Ok(LaneEnd::PeerError) => return ConnectionEnd::PeerError,
-                    Ok(LaneEnd::TakeOver { io, read }) => (io, read),
+                    Ok(LaneEnd::TakeOver { io, read, served }) => (io, read, served),
                 }
             }
         };
-        let is_http2 =
-            alpn == Alpn::H2 || (!read.is_empty() && (read.starts_with(PREFACE) || PREFACE.starts_with(&read)));
+        let is_http2 = match alpn {
+            Alpn::H2 => true,
+            // The lane refuses a preface that may not be one.
+            Alpn::None => !read.is_empty() && (read.starts_with(PREFACE) || PREFACE.starts_with(&read)),
+            Alpn::Http1 => false,
+        };
+        progress.taken_over(served);
         let requests = Arc::clone(&progress);
+        let (fields_max, requests_max) = (self.limits.headers_max, self.limits.requests_max);
         let service = service_fn(move |request: Request<Incoming>| {
             let respond = Arc::clone(&respond);
             let active = requests.enter();
+            let is_last = !is_http2 && requests.requests() >= requests_max;
+            if !is_http2 {
+                requests.head_is(HeadState::None);
+            }
             async move {
                 let is_head = *request.method() == Method::HEAD;
-                let framing = Framing::of(&request);
+                let framing = Framing::of(&request, fields_max);
                 let mut response = match framing {
                     Framing::NoHost => response::error(request.method(), &no_host(), Negotiation::Explicit),
+                    Framing::TooManyFields => {
+                        response::error(request.method(), &too_many_fields(fields_max), Negotiation::Explicit)
+                    }
                     Framing::Plain | Framing::Chunked => {
                         respond.respond(request.map(RequestBody::Incoming), peer).await
                     }
                 };
-                if framing != Framing::Plain {
+                if !is_http2 && (is_last || framing != Framing::Plain) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 if is_head {
@@ -206,8 +235,12 @@ impl Protocols {
                 Ok::<_, Infallible>(response)
             }
         });
+        io.watch_heads(if is_http2 { Heads::Http2(Frames::new()) } else { Heads::Http1 });
         io.unread(read);
         let io = TokioIo::new(io);
+        if is_http2 {
+            guard.goaway_after = requests_max;
+        }
         let ended = if is_http2 {
             let connection = self.http2.serve_connection(io, service);
             guard.watch(connection, |connection| connection.graceful_shutdown()).await
@@ -221,29 +254,74 @@ impl Protocols {
             Ok(Err(_)) => ConnectionEnd::PeerError,
         }
     }
+
+    fn lane_limits(&self, alpn: Alpn) -> LaneLimits {
+        let ConnectionLimits { header_bytes_max, headers_max, requests_max, prior_knowledge, .. } = self.limits;
+        let switch = match (alpn, prior_knowledge) {
+            (Alpn::None, PriorKnowledge::Taken) => Switch::ToHttp2,
+            _ => Switch::Never,
+        };
+        LaneLimits { head_bytes_max: header_bytes_max, fields_max: headers_max, requests_max, switch }
+    }
 }
 
-/// What hyper lets pass and RFC 9112 does not.
+/// What hyper lets pass and RFC 9112 and RFC 9113 do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     Plain,
-    /// hyper drops a length beside it without a word, so that every such connection ends with its answer (§6.3).
+    /// hyper drops a length beside it without a word, so that every such connection ends with its answer (RFC 9112 §6.3).
     Chunked,
-    /// None, several, or one that names no host (§3.2).
+    /// None, several, one that names no host, or two that differ (RFC 9112 §3.2, RFC 9113 §8.3.1).
     NoHost,
+    TooManyFields,
 }
 
 impl Framing {
-    fn of<B>(request: &Request<B>) -> Self {
-        if request.version() != Version::HTTP_11 {
-            return Self::Plain;
+    fn of<B>(request: &Request<B>, fields_max: usize) -> Self {
+        if count_fields(request.headers()) > fields_max {
+            return Self::TooManyFields;
         }
         let mut hosts = request.headers().get_all(HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            (Some(host), None) if is_host(host.as_bytes()) => {}
-            _ => return Self::NoHost,
+        let host = match (hosts.next(), hosts.next()) {
+            (_, Some(_)) => return Self::NoHost,
+            (host, None) => host.map(HeaderValue::as_bytes),
+        };
+        let names_one = match request.version() {
+            Version::HTTP_2 => names_one_authority(request.uri(), host),
+            Version::HTTP_11 => host.is_some_and(is_host),
+            _ => host.is_none_or(is_host),
+        };
+        match names_one {
+            false => Self::NoHost,
+            true if request.headers().contains_key(TRANSFER_ENCODING) => Self::Chunked,
+            true => Self::Plain,
         }
-        if request.headers().contains_key(TRANSFER_ENCODING) { Self::Chunked } else { Self::Plain }
+    }
+}
+
+/// Fields of a head. HTTP/2 cuts one `Cookie` into many (RFC 9113 §8.2.3): they count as one.
+fn count_fields(fields: &HeaderMap) -> usize {
+    let cookies = fields.get_all(COOKIE).iter().count();
+    fields.len() - cookies.saturating_sub(1)
+}
+
+/// Over HTTP/2 a request has an `:authority` or a `Host`, neither of them empty, and where it has both, they are the same
+/// after normalisation (RFC 9113 §8.3.1, RFC 3986 §6.2).
+fn names_one_authority(uri: &Uri, host: Option<&[u8]>) -> bool {
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let is_named = |name: &[u8]| !name.trim_ascii().is_empty() && is_host(name);
+    match (authority, host) {
+        (Some(authority), None) => is_named(authority),
+        (None, Some(host)) => is_named(host),
+        (Some(authority), Some(host)) => {
+            let port: &[u8] = if uri.scheme() == Some(&Scheme::HTTPS) { b":443" } else { b":80" };
+            let normal = |name: &[u8]| {
+                let name = name.trim_ascii().to_ascii_lowercase();
+                name.strip_suffix(port).or_else(|| name.strip_suffix(b":")).map_or(name.clone(), <[u8]>::to_vec)
+            };
+            is_named(authority) && is_named(host) && normal(authority) == normal(host)
+        }
+        (None, None) => false,
     }
 }
 
@@ -252,7 +330,7 @@ fn no_host() -> Problem {
         400,
         "no-host",
         "No host",
-        "an HTTP/1.1 request has exactly one `Host`, and it names a host (RFC 9112 §3.2)",
+        "a request names exactly one host: in `Host` (RFC 9112 §3.2), over HTTP/2 in `:authority` (RFC 9113 §8.3.1)",
     )
 }
 
@@ -267,11 +345,26 @@ struct Guard<'a> {
     limits: &'a ConnectionLimits,
     progress: Arc<Progress>,
     shutdown: Shutdown,
+    /// Requests after which HTTP/2 says GOAWAY; HTTP/1.1 says `Connection: close` in its last answer.
+    goaway_after: u64,
+}
+
+/// What a connection has had of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Left,
+    Had,
+    Exceeded,
+}
+
+enum Step<T> {
+    Ended(T),
+    Share(Share),
 }
 
 impl Guard<'_> {
-    /// Runs `protocol` to its end, or to the first deadline it misses. `drain` is called once, when this side shuts
-    /// down or the connection has had its share of requests.
+    /// Runs `protocol` to its end, or to the first deadline it misses. `drain` is called when this side shuts down, and
+    /// when the connection has had its share of requests.
     async fn watch<P: Future>(
         &self,
         protocol: P,
@@ -282,10 +375,23 @@ impl Guard<'_> {
         let mut told = pin!(shutdown.requested());
         let mut look = pin!(tokio::time::sleep(self.pause()?));
         let mut phase = if self.progress.is_draining() { Phase::Draining } else { Phase::Open };
+        let mut share = Share::Left;
         loop {
+            let step = poll_fn(|cx| match protocol.as_mut().poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Step::Ended(output)),
+                Poll::Pending if share != self.share() => Poll::Ready(Step::Share(self.share())),
+                Poll::Pending => Poll::Pending,
+            });
             tokio::select! {
                 biased;
-                output = protocol.as_mut() => return Ok(output),
+                step = step => match step {
+                    Step::Ended(output) => return Ok(output),
+                    Step::Share(Share::Exceeded) => return Err(ConnectionEnd::Requests),
+                    Step::Share(now) => {
+                        share = now;
+                        drain(protocol.as_mut());
+                    }
+                },
                 () = told.as_mut(), if phase == Phase::Open => {
                     phase = Phase::Draining;
                     self.progress.enter_phase(phase);
@@ -293,10 +399,7 @@ impl Guard<'_> {
                     look.as_mut().reset(tokio::time::Instant::now() + self.limits.drain_grace);
                 }
                 () = look.as_mut() => {
-                    if phase == Phase::Open && self.progress.requests() >= self.limits.requests_max {
-                        phase = Phase::Draining;
-                        drain(protocol.as_mut());
-                    } else if self.progress.is_draining() {
+                    if self.progress.is_draining() {
                         self.progress.enter_phase(Phase::Closing);
                     }
                     look.as_mut().reset(tokio::time::Instant::now() + self.pause()?);
@@ -305,11 +408,26 @@ impl Guard<'_> {
         }
     }
 
+    /// What this connection has had of its requests. A client may have sent as many as it has streams when GOAWAY reaches
+    /// it, and as many again for answers that were on their way.
+    fn share(&self) -> Share {
+        match self.progress.requests().checked_sub(self.goaway_after) {
+            None => Share::Left,
+            Some(over) if over <= 2 * u64::from(self.limits.streams_max) => Share::Had,
+            Some(_) => Share::Exceeded,
+        }
+    }
+
     fn pause(&self) -> Result<Duration, ConnectionEnd> {
         match self.progress.check(&self.limits.deadlines) {
+            Check::Overdue(_) if self.progress.is_answered() => Err(ConnectionEnd::Done),
             Check::Overdue(overdue) => Err(ConnectionEnd::Overdue(overdue)),
             // A millisecond more, the unit of what is compared.
             Check::AgainIn(pause) => Ok(pause + Duration::from_millis(1)),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

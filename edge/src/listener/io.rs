@@ -4,7 +4,8 @@
 //! its first byte, keeps a finished connection open, or stops reading a response. [`WatchedIo`] notes
 //! progress with one relaxed atomic store a call; the connection's task asks [`Progress::check`] as seldom as no
 //! deadline can be missed by it, so that a resting connection costs a timer every few seconds and nothing else.
-//! Idle counts from the last answer, not from the last byte: pings are bytes too.
+//! Idle counts from the last answer, not from the last byte: pings are bytes too. A head has its time from its first byte on,
+//! whoever reads it.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
     pub first_byte: Duration,
-    /// For a head in the lane that has begun; hyper keeps its own.
+    /// For a head that has begun; a connection that rests between two has `idle`.
     pub head: Duration,
     pub idle: Duration,
     pub write_stall: Duration,
@@ -64,11 +65,11 @@ pub struct Progress {
     blocked_since_ms: AtomicU64,
     /// Requests being answered: a connection that waits for a generation is not idle.
     active: AtomicU64,
-    /// Requests begun, however they were answered.
+    /// Requests begun; those that the lane answers itself are added when it ends.
     requests: AtomicU64,
     /// When the last request was answered.
     answered_ms: AtomicU64,
-    /// Set while the lane has the start of a head.
+    /// Set while a head has begun and is not whole.
     head_since_ms: AtomicU64,
     phase: AtomicU8,
 }
@@ -82,9 +83,11 @@ pub enum Phase {
     Draining,
     /// And nobody waits for a next request any more.
     Closing,
+    /// The last answer is written; what still comes is passed over.
+    Answered,
 }
 
-/// What the lane has of the next request.
+/// What has come of the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadState {
     None,
@@ -139,6 +142,17 @@ impl Progress {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// So many requests were served before, and nothing of the next one is held against its time any more.
+    pub(super) fn taken_over(&self, requests: u64) {
+        self.requests.store(requests, Ordering::Relaxed);
+        self.head_is(HeadState::None);
+    }
+
+    /// Whether a request is being answered.
+    fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) != 0
+    }
+
     pub(super) fn head_is(&self, state: HeadState) {
         let begun = self.head_since_ms.load(Ordering::Relaxed);
         match state {
@@ -158,6 +172,10 @@ impl Progress {
 
     pub(super) fn is_closing(&self) -> bool {
         self.phase.load(Ordering::Relaxed) >= Phase::Closing as u8
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) >= Phase::Answered as u8
     }
 
     /// The deadline this connection has missed, or when to look again.
@@ -184,12 +202,12 @@ impl Progress {
         if read == 0 {
             return Some((Overdue::FirstByte, left(deadlines.first_byte, 0)));
         }
-        if self.active.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         if head != 0 {
             return Some((Overdue::Head, left(deadlines.head, head)));
+        }
+        if self.is_active() {
+            return None;
         }
         let answered = self.answered_ms.load(Ordering::Relaxed);
         let resting = if answered == 0 { read } else { answered };
@@ -220,12 +238,104 @@ pub struct WatchedIo<T> {
     /// Bytes that were read and are to be read again, by whoever takes the connection over.
     unread: Vec<u8>,
     unread_from: usize,
+    heads: Heads,
+}
+
+/// How the start of a head is told from other bytes.
+#[derive(Debug)]
+pub(super) enum Heads {
+    /// The reader says so ([`Progress::head_is`]).
+    Told,
+    /// Every byte between two requests begins one.
+    Http1,
+    Http2(Frames),
+}
+
+/// The place in a stream of HTTP/2 frames, as far as heads are concerned: a field block begins with HEADERS and ends with
+/// the first frame that says END_HEADERS (RFC 9113 §4.3). The preface counts as a head.
+#[derive(Debug)]
+pub(super) struct Frames {
+    header: [u8; FRAME_HEADER_BYTES],
+    /// Bytes of `header` that are there.
+    have: usize,
+    /// Bytes of the preface or of a payload that are yet to come.
+    left: usize,
+    head: HeadState,
+    ends_head: bool,
+}
+
+const PREFACE_BYTES: usize = 24;
+const FRAME_HEADER_BYTES: usize = 9;
+/// Frame types and the flag (RFC 9113 §6.2, §6.10).
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+impl Frames {
+    pub(super) const fn new() -> Self {
+        Self { header: [0; FRAME_HEADER_BYTES], have: 0, left: PREFACE_BYTES, head: HeadState::Begun, ends_head: true }
+    }
+
+    /// Walks over what was read: what is under way behind it, and whether a head has ended in it.
+    fn walk(&mut self, mut bytes: &[u8]) -> (HeadState, bool) {
+        let mut has_ended = false;
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
+                let (header, rest) = bytes.split_at(wanted);
+                self.header[self.have..self.have + wanted].copy_from_slice(header);
+                self.have += wanted;
+                bytes = rest;
+                if self.have < FRAME_HEADER_BYTES {
+                    break;
+                }
+                let [a, b, c, kind, flags, ..] = self.header;
+                self.have = 0;
+                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.head = HeadState::Begun;
+                    self.ends_head = flags & END_HEADERS != 0;
+                }
+            }
+            let taken = self.left.min(bytes.len());
+            bytes = &bytes[taken..];
+            self.left -= taken;
+            if self.left == 0 && self.ends_head {
+                self.head = HeadState::None;
+                self.ends_head = false;
+                has_ended = true;
+            }
+        }
+        (self.head, has_ended)
+    }
 }
 
 impl<T> WatchedIo<T> {
     pub fn new(inner: T) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress::new());
-        (Self { inner, progress: Arc::clone(&progress), unread: Vec::new(), unread_from: 0 }, progress)
+        let unread = Vec::new();
+        (Self { inner, progress: Arc::clone(&progress), unread, unread_from: 0, heads: Heads::Told }, progress)
+    }
+
+    /// From here on heads are told apart like this.
+    pub(super) fn watch_heads(&mut self, heads: Heads) {
+        self.heads = heads;
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        match &mut self.heads {
+            Heads::Told => {}
+            Heads::Http1 if self.progress.is_active() => {}
+            Heads::Http1 => self.progress.head_is(HeadState::Begun),
+            Heads::Http2(frames) => {
+                let (state, has_ended) = frames.walk(bytes);
+                // The next head has its own time, also where it begins in the same read.
+                if has_ended {
+                    self.progress.head_is(HeadState::None);
+                }
+                self.progress.head_is(state);
+            }
+        }
     }
 
     /// Puts bytes back in front of what is yet to come.
@@ -260,14 +370,16 @@ impl<T> WatchedIo<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for WatchedIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let filled = buf.filled().len();
         if !self.unread.is_empty() {
             self.read_again(buf);
+            self.note_read(&buf.filled()[filled..]);
             return Poll::Ready(Ok(()));
         }
-        let filled = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         if result.is_ready() && buf.filled().len() > filled {
             self.progress.read_ms.store(self.progress.now_ms(), Ordering::Relaxed);
+            self.note_read(&buf.filled()[filled..]);
         }
         result
     }
@@ -391,6 +503,59 @@ mod tests {
         assert_eq!(overdue(&progress, &deadlines), Some(Overdue::Head));
         progress.head_is(HeadState::None);
         assert_eq!(overdue(&progress, &deadlines), None);
+        Ok(())
+    }
+
+    /// A head over HTTP/2 lasts from its first frame to the end of its last, however they are cut; other frames are none.
+    #[test]
+    fn heads_are_found_among_frames() {
+        let frame = |kind: u8, flags: u8, length: u8| {
+            [&[0, 0, length, kind, flags, 0, 0, 0, 1][..], &vec![7; usize::from(length)]].concat()
+        };
+        let preface = vec![b'P'; PREFACE_BYTES];
+        let stream = [
+            (preface, HeadState::None),
+            (frame(4, 0, 6), HeadState::None),
+            (frame(6, 0, 8), HeadState::None),
+            (frame(HEADERS, END_HEADERS, 5), HeadState::None),
+            (frame(HEADERS, 0, 5), HeadState::Begun),
+            (frame(CONTINUATION, 0, 0), HeadState::Begun),
+            (frame(CONTINUATION, END_HEADERS, 0), HeadState::None),
+            (frame(0, 1, 255), HeadState::None),
+        ];
+        for step in 1..40 {
+            let mut frames = Frames::new();
+            for (part, behind) in &stream {
+                let states: Vec<_> = part.chunks(step).map(|piece| frames.walk(piece).0).collect();
+                assert_eq!(states.last(), Some(behind), "{step} {part:?}");
+            }
+        }
+        let mut frames = Frames::new();
+        assert_eq!(frames.walk(b"PRI * HT"), (HeadState::Begun, false));
+        assert_eq!(frames.walk(&[7; PREFACE_BYTES - 8]), (HeadState::None, true));
+        let head = frame(HEADERS, END_HEADERS, 5);
+        assert_eq!(frames.walk(&head[..9]), (HeadState::Begun, false));
+        assert_eq!(frames.walk(&[&head[9..], &head[..10]].concat()), (HeadState::Begun, true));
+        assert_eq!(frames.walk(&head[10..]), (HeadState::None, true));
+    }
+
+    #[tokio::test]
+    async fn between_requests_the_first_byte_begins_a_head() -> io::Result<()> {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (mut io, progress) = WatchedIo::new(near);
+        io.watch_heads(Heads::Http1);
+        let mut buf = [0; 3];
+        let minute = Duration::from_secs(60);
+        let deadlines = Deadlines { first_byte: minute, head: Duration::ZERO, idle: minute, write_stall: minute };
+        let request = progress.enter();
+        far.write_all(b"bod").await?;
+        io.read_exact(&mut buf).await?;
+        assert_eq!(overdue(&progress, &deadlines), None, "a body is no head");
+        drop(request);
+        assert_eq!(overdue(&progress, &deadlines), None, "nor is rest");
+        far.write_all(b"GET").await?;
+        io.read_exact(&mut buf).await?;
+        assert_eq!(overdue(&progress, &deadlines), Some(Overdue::Head));
         Ok(())
     }
 

@@ -51,7 +51,7 @@ impl ListenerMetrics {
             IntCounterVec::new(Opts::new("bildkante_edge_connections_total", "Connections ended, by how"), &["end"])?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(ended.clone()))?;
-        for label in ["done", "peer_error", "handshake", "handshake_deadline"] {
+        for label in ["done", "peer_error", "requests", "handshake", "handshake_deadline"] {
             ended.with_label_values(&[label]);
         }
         for overdue in Overdue::ALL {
@@ -200,7 +200,7 @@ impl<R: Respond> Connection<R> {
             None => protocols.serve(stream, Alpn::None, peer, respond, shutdown).await,
             Some(tls) => match tokio::time::timeout(settings.handshake, tls.accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let alpn = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Alpn::H2 } else { Alpn::None };
+                    let alpn = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Alpn::H2 } else { Alpn::Http1 };
                     protocols.serve(stream, alpn, peer, respond, shutdown).await
                 }
                 Ok(Err(_)) => return metrics.end("handshake"),
@@ -210,6 +210,7 @@ impl<R: Respond> Connection<R> {
         match end {
             ConnectionEnd::Done => metrics.end("done"),
             ConnectionEnd::PeerError => metrics.end("peer_error"),
+            ConnectionEnd::Requests => metrics.end("requests"),
             ConnectionEnd::Overdue(overdue) => metrics.end(overdue.as_str()),
         }
     }

@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName, header};
 
+use crate::fields;
+
 /// What a request's conditions ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition {
@@ -31,7 +33,7 @@ pub fn precondition(request: &HeaderMap, etag: &str) -> Precondition {
 /// Whether a single `If-None-Match` line names `etag`: for callers who have no header map.
 #[must_use]
 pub fn none_match(field: &[u8], etag: &str) -> bool {
-    std::str::from_utf8(field).is_ok_and(|field| tag_matches(field, etag, Comparison::Weak))
+    tag_matches(&String::from_utf8_lossy(field), etag, Comparison::Weak)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,8 +43,7 @@ enum Comparison {
 }
 
 fn tags_match(request: &HeaderMap, name: &HeaderName, etag: &str, comparison: Comparison) -> bool {
-    let mut fields = request.get_all(name).iter().filter_map(|field| field.to_str().ok());
-    fields.any(|field| tag_matches(field, etag, comparison))
+    request.get_all(name).iter().any(|field| tag_matches(&fields::text(field), etag, comparison))
 }
 
 fn tag_matches(field: &str, etag: &str, comparison: Comparison) -> bool {
@@ -77,16 +78,14 @@ pub enum RequestedRange {
 /// The range of a GET, with `If-Range` honoured.
 #[must_use]
 pub fn requested_range(request: &HeaderMap, etag: &str, length: usize) -> RequestedRange {
-    let Some(range) = request.get(header::RANGE).and_then(|field| field.to_str().ok()) else {
-        return RequestedRange::Whole;
-    };
+    let Some(range) = request.get(header::RANGE).map(fields::text) else { return RequestedRange::Whole };
     if let Some(condition) = request.get(header::IF_RANGE) {
         // Only a strong match lets a client combine parts; a date never matches, for we send none.
         if condition.as_bytes() != etag.as_bytes() {
             return RequestedRange::Whole;
         }
     }
-    parse_range(range, length)
+    parse_range(&range, length)
 }
 
 /// A single byte range (RFC 9110 §14.1.2); several, another unit or a malformed one is answered in whole.
@@ -162,6 +161,16 @@ mod tests {
         let mut both = with(header::IF_MATCH, "\"x\"");
         both.insert(header::IF_NONE_MATCH, HeaderValue::from_static("\"abc\""));
         assert_eq!(precondition(&both, ETAG), Precondition::Failed);
+    }
+
+    #[test]
+    fn a_tag_with_bytes_beyond_ascii_is_a_tag_like_any_other() {
+        let field = b"\"caf\xe9\", \"abc\"";
+        let mut headers = HeaderMap::new();
+        headers.insert(header::IF_NONE_MATCH, HeaderValue::from_bytes(field).expect("obs-text"));
+        assert_eq!(precondition(&headers, ETAG), Precondition::NotModified);
+        assert!(none_match(field, ETAG));
+        assert!(!none_match(b"\"caf\xe9\"", ETAG));
     }
 
     #[test]

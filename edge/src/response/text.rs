@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::conditional::{Precondition, precondition};
 use super::{apply_cross_origin, respond, value};
+use crate::fields;
 use crate::listener::http::Body;
 
 /// Below this a compressed answer saves no packet.
@@ -113,11 +114,12 @@ impl StaticText {
 
 /// `br` named with a weight above zero (RFC 9110 §12.5.3).
 fn takes_brotli(request: &HeaderMap) -> bool {
-    let fields = request.get_all(ACCEPT_ENCODING).iter().filter_map(|field| field.to_str().ok());
-    fields.flat_map(|field| field.split(',')).any(|member| {
-        let (coding, parameters) = member.split_once(';').unwrap_or((member, ""));
-        let weight = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f32>);
-        coding.trim().eq_ignore_ascii_case("br") && weight.is_ok_and(|weight| weight > 0.0)
+    fields::list(request, &ACCEPT_ENCODING).is_some_and(|list| {
+        list.split(',').any(|member| {
+            let (coding, parameters) = member.split_once(';').unwrap_or((member, ""));
+            let weight = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f32>);
+            coding.trim().eq_ignore_ascii_case("br") && weight.is_ok_and(|weight| weight > 0.0)
+        })
     })
 }
 
@@ -153,6 +155,9 @@ mod tests {
         ] {
             assert_eq!(takes_brotli(&with(field)), takes, "{field}");
         }
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_bytes(b"\xff, br").expect("obs-text"));
+        assert!(takes_brotli(&headers), "beside a member that is none");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use crate::listener::http::{RequestBody, is_host};
 
-/// Fields the lane reads at the most; hyper decides about more.
-const FIELDS_MAX: usize = 64;
+/// Fields the lane has room for; where more are allowed, hyper decides about them.
+pub(super) const FIELDS_MAX: usize = 64;
 
 /// What the first bytes of a connection, or of its next request, are.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) enum Parsed<'b> {
     Partial,
     /// A request and how many bytes it takes.
     Plain(PlainHead<'b>, usize),
+    /// More fields than were allowed.
+    TooManyFields,
     Other,
 }
 
@@ -70,14 +72,16 @@ enum Known {
     Other,
 }
 
-/// Reads one head from the front of `bytes`.
-pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
+/// Reads one head of at most `fields_max` fields from the front of `bytes`.
+pub(super) fn parse(bytes: &[u8], fields_max: usize) -> Parsed<'_> {
     let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let headers = &mut headers[..fields_max.min(FIELDS_MAX)];
     let mut request = httparse::Request::new(&mut []);
-    let length = match request.parse_with_uninit_headers(bytes, &mut headers) {
+    let length = match request.parse_with_uninit_headers(bytes, headers) {
         Ok(httparse::Status::Complete(length)) => length,
         // An HTTP/2 preface and everything malformed are told at once; the rest may yet become a request.
         Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(httparse::Error::TooManyHeaders) => return Parsed::TooManyFields,
         Err(_) => return Parsed::Other,
     };
     plain(&request).map_or(Parsed::Other, |head| Parsed::Plain(head, length))
@@ -130,7 +134,11 @@ fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
             Known::Special => head.special = Special::Some,
             Known::Host if is_host(header.value) => hosts += 1,
             Known::Host => return None,
-            Known::Connection => head.persistence = persistence(header.value)?,
+            // Several lines are one list, and `close` in it is never undone (RFC 9112 §9.3).
+            Known::Connection if head.persistence == Persistence::KeepAlive => {
+                head.persistence = persistence(header.value)?;
+            }
+            Known::Connection => _ = persistence(header.value)?,
             Known::Body => return None,
         }
     }
@@ -182,13 +190,13 @@ mod tests {
     use super::*;
 
     fn is_plain(text: &str) -> bool {
-        matches!(parse(text.as_bytes()), Parsed::Plain(..))
+        matches!(parse(text.as_bytes(), FIELDS_MAX), Parsed::Plain(..))
     }
 
     #[test]
     fn what_browsers_send_is_plain() {
         let text = "GET /i/a/b?w=1 HTTP/1.1\r\nHost: x\r\nAccept: image/avif\r\nIf-None-Match: \"a\"\r\n\r\nGET";
-        let Parsed::Plain(head, length) = parse(text.as_bytes()) else { panic!("{text}") };
+        let Parsed::Plain(head, length) = parse(text.as_bytes(), FIELDS_MAX) else { panic!("{text}") };
         assert_eq!((head.target, head.accept, length), ("/i/a/b?w=1", Some(&b"image/avif"[..]), text.len() - 3));
         assert_eq!((head.if_none_match, head.special), (Some(&b"\"a\""[..]), Special::None));
         assert_eq!((head.method, head.persistence), (PlainMethod::Get, Persistence::KeepAlive));
@@ -222,14 +230,14 @@ mod tests {
         ] {
             assert!(!is_plain(&format!("{line}\r\n{fields}\r\n")), "{line} {fields:?}");
         }
-        assert!(matches!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Parsed::Other));
+        assert!(matches!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", FIELDS_MAX), Parsed::Other));
     }
 
     #[test]
     fn every_start_of_a_request_is_partial() {
         let text = b"GET /i/a/b HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n";
         for end in 0..text.len() {
-            assert!(matches!(parse(&text[..end]), Parsed::Partial), "{end}");
+            assert!(matches!(parse(&text[..end], FIELDS_MAX), Parsed::Partial), "{end}");
         }
     }
 
@@ -237,15 +245,39 @@ mod tests {
     fn ranges_and_lists_in_several_lines_take_the_long_way() {
         for fields in ["Range: bytes=0-1\r\n", "If-Range: x\r\n", "If-Match: *\r\n", "Accept: a\r\nAccept: b\r\n"] {
             let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-            let Parsed::Plain(head, _) = parse(text.as_bytes()) else { panic!("{text}") };
+            let Parsed::Plain(head, _) = parse(text.as_bytes(), FIELDS_MAX) else { panic!("{text}") };
             assert_eq!(head.special, Special::Some, "{fields}");
         }
+    }
+
+    #[test]
+    fn close_on_any_line_closes() {
+        for (fields, expected) in [
+            ("Connection: close\r\nConnection: keep-alive\r\n", Persistence::Close),
+            ("Connection: keep-alive\r\nConnection: Close\r\n", Persistence::Close),
+            ("Connection: keep-alive\r\nConnection: keep-alive\r\n", Persistence::KeepAlive),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+            let Parsed::Plain(head, _) = parse(text.as_bytes(), FIELDS_MAX) else { panic!("{text}") };
+            assert_eq!(head.persistence, expected, "{fields}");
+        }
+        assert!(!is_plain("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nConnection: upgrade\r\n\r\n"));
+    }
+
+    #[test]
+    fn fields_are_counted_up_to_their_bound() {
+        let text = |fields: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(fields - 1));
+        for bound in [1, 7, FIELDS_MAX] {
+            assert!(matches!(parse(text(bound).as_bytes(), bound), Parsed::Plain(..)), "{bound}");
+            assert!(matches!(parse(text(bound + 1).as_bytes(), bound), Parsed::TooManyFields), "{bound}");
+        }
+        assert!(matches!(parse(text(FIELDS_MAX + 1).as_bytes(), 1000), Parsed::TooManyFields));
     }
 
     proptest::proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            if let Parsed::Plain(_, length) = parse(&bytes) {
+            if let Parsed::Plain(_, length) = parse(&bytes, FIELDS_MAX) {
                 let _ = to_request(&Bytes::copy_from_slice(&bytes[..length]));
             }
         }

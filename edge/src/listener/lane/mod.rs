@@ -11,8 +11,9 @@
 //! not plain is not handled here at all, so that HTTP/1.1 has one implementation of everything that is hard.
 //!
 //! Invariants: answers leave in the order of their requests; a request is read only when its predecessor's answer is
-//! written; nothing is kept for a connection that rests (both buffers are the thread's). At most `header_bytes_max`
-//! bytes wait for a head to become whole.
+//! written; nothing is kept for a connection that rests (both buffers are the thread's). A head has at most
+//! `header_bytes_max` bytes and `headers_max` fields, whole or not; what is larger is refused here. Behind the last answer
+//! the lane reads on for a while, so that the answer is not lost in a reset.
 
 mod head;
 mod write;
@@ -26,15 +27,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bildkante_shared::problem::Problem;
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::head::{Parsed, Persistence};
+use self::head::{FIELDS_MAX, Parsed, Persistence};
 pub use self::head::{PlainHead, PlainMethod, Special};
 use self::write::Output;
 use super::http::{RequestBody, Respond};
-use super::io::{HeadState, Progress};
+use super::io::{HeadState, Phase, Progress};
+use crate::response::{self, Negotiation};
+
+/// Bytes that are read and passed over behind a connection's last answer.
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// How HTTP/2's preface begins, which no HTTP/1 request does (RFC 9113 §3.4).
+const PREFACE_LINE: &[u8] = b"PRI * HTTP/2";
 
 /// Room for one read; heads are far shorter, and what is longer goes on in the connection's own buffer.
 const READ_BYTES: usize = 16 * 1024;
@@ -49,11 +58,12 @@ thread_local! {
 /// # Panics
 /// When it does not.
 pub(crate) fn examine(bytes: &[u8]) {
-    let Parsed::Plain(head, used) = head::parse(bytes) else { return };
+    let parse = |bytes| head::parse(bytes, FIELDS_MAX);
+    let Parsed::Plain(head, used) = parse(bytes) else { return };
     assert!(used <= bytes.len() && head.target.starts_with('/'));
     let bytes = &bytes[..used];
-    assert!(matches!(head::parse(bytes), Parsed::Plain(_, again) if again == used), "what follows changes nothing");
-    assert!(!matches!(head::parse(&bytes[..used - 1]), Parsed::Plain(..)), "a head that is not whole");
+    assert!(matches!(parse(bytes), Parsed::Plain(_, again) if again == used), "what follows changes nothing");
+    assert!(!matches!(parse(&bytes[..used - 1]), Parsed::Plain(..)), "a head that is not whole");
     let text = bytes.to_ascii_lowercase();
     for name in [&b"\ncontent-length:"[..], b"\ntransfer-encoding:"] {
         assert!(!text.windows(name.len()).any(|window| window == name), "framing in the lane");
@@ -67,7 +77,16 @@ pub(crate) fn examine(bytes: &[u8]) {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaneLimits {
     pub(super) head_bytes_max: usize,
+    pub(super) fields_max: usize,
     pub(super) requests_max: u64,
+    pub(super) switch: Switch,
+}
+
+/// Whether the first bytes of a connection may be HTTP/2's preface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Switch {
+    ToHttp2,
+    Never,
 }
 
 /// How the lane ended.
@@ -75,10 +94,11 @@ pub(super) struct LaneLimits {
 pub(super) enum LaneEnd<T> {
     Done,
     PeerError,
-    /// What was read of the next request, for hyper to begin with.
+    /// What was read of the next request, for hyper to begin with, and how many were answered before it.
     TakeOver {
         io: T,
         read: Vec<u8>,
+        served: u64,
     },
 }
 
@@ -95,6 +115,17 @@ pub(super) struct Lane<T> {
     output: Output,
     served: u64,
     persistence: Persistence,
+    /// Bytes that may still be read and passed over behind the last answer.
+    linger_bytes: usize,
+}
+
+/// Why the lane refuses a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Head,
+    Fields,
+    Target,
+    Preface,
 }
 
 enum Step {
@@ -110,6 +141,8 @@ enum Look {
     /// Its answer is in `output`; so many bytes are used up.
     Answered(usize),
     Ask(Box<Request<RequestBody>>, PlainMethod, usize),
+    /// The refusal is in `output`.
+    Refused,
     Other,
 }
 
@@ -124,6 +157,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             output: Output::default(),
             served: 0,
             persistence: Persistence::KeepAlive,
+            linger_bytes: LINGER_BYTES_MAX,
         }
     }
 
@@ -133,7 +167,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             match poll_fn(|cx| self.poll_step(cx, respond)).await {
                 Err(_) => return LaneEnd::PeerError,
                 Ok(Step::Done) => return LaneEnd::Done,
-                Ok(Step::TakeOver) => return LaneEnd::TakeOver { io: self.io, read: self.carry },
+                Ok(Step::TakeOver) => {
+                    return LaneEnd::TakeOver { io: self.io, read: self.carry, served: self.served };
+                }
                 Ok(Step::Ask(request, method)) => {
                     let active = self.progress.enter();
                     let response = respond.respond(*request, peer).await;
@@ -150,6 +186,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             if self.persistence == Persistence::Close {
                 // An error here is the peer's having closed first.
                 let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+                if !self.carry.is_empty() {
+                    // It has as much time as a head.
+                    self.progress.head_is(HeadState::Begun);
+                    self.progress.enter_phase(Phase::Answered);
+                    ready!(self.poll_linger(cx));
+                }
                 return Poll::Ready(Ok(Step::Done));
             }
             let look = if self.carry.is_empty() {
@@ -168,13 +210,36 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
                 look
             };
             match look {
-                Look::Answered(_) => {}
-                Look::More if self.carry.len() < self.limits.head_bytes_max => self.wants_more = true,
-                // Too long for a head: hyper says so.
-                Look::More | Look::Other => return Poll::Ready(Ok(Step::TakeOver)),
+                Look::Answered(_) | Look::Refused => {}
+                Look::More => self.wants_more = true,
+                Look::Other => return Poll::Ready(Ok(Step::TakeOver)),
                 Look::Ask(request, method, _) => return Poll::Ready(Ok(Step::Ask(request, method))),
             }
         }
+    }
+
+    /// Passes over what a client sends behind the last answer, for a while: a close before it is read would be a reset, and
+    /// a reset may overtake the answer (RFC 9112 §9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            while self.linger_bytes > 0 {
+                let mut buffer = ReadBuf::new(scratch);
+                let read = match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+                    Ok(()) => buffer.filled().len(),
+                    Err(_) => 0,
+                };
+                self.linger_bytes = if read == 0 { 0 } else { self.linger_bytes.saturating_sub(read) };
+            }
+            Poll::Ready(())
+        })
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Look {
+        self.persistence = Persistence::Close;
+        let problem = refusal.problem(&self.limits);
+        let response = response::error(&Method::GET, &problem, Negotiation::Explicit);
+        self.output.queue(response, PlainMethod::Get, self.persistence);
+        Look::Refused
     }
 
     /// Reads into the thread's buffer and answers from there; `None` at the end of the stream.
@@ -210,7 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
     fn keep_rest(&mut self, look: &Look, fresh: Option<&[u8]>) {
         let used = match look {
             Look::Answered(used) | Look::Ask(_, _, used) => *used,
-            Look::More | Look::Other => 0,
+            Look::More | Look::Refused | Look::Other => 0,
         };
         match fresh {
             Some(fresh) => self.carry.extend_from_slice(&fresh[used..]),
@@ -227,30 +292,72 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
     }
 
     fn look<R: Respond>(&mut self, bytes: &[u8], respond: &R) -> Look {
-        let (head, used) = match head::parse(bytes) {
-            Parsed::Partial => return Look::More,
-            Parsed::Other => return Look::Other,
-            Parsed::Plain(head, used) => (head, used),
+        let (head, used) = match head::parse(bytes, self.limits.fields_max) {
+            Parsed::Plain(head, used) if used <= self.limits.head_bytes_max => (head, used),
+            Parsed::Partial if bytes.len() < self.limits.head_bytes_max => return Look::More,
+            Parsed::Plain(..) | Parsed::Partial => return self.refuse(self.too_long(bytes)),
+            Parsed::TooManyFields if self.limits.fields_max <= FIELDS_MAX => return self.refuse(Refusal::Fields),
+            Parsed::Other if bytes.starts_with(PREFACE_LINE) && !self.may_switch() => {
+                return self.refuse(Refusal::Preface);
+            }
+            Parsed::TooManyFields | Parsed::Other => return Look::Other,
         };
         let started = Instant::now();
-        self.served += 1;
-        if head.persistence == Persistence::Close
-            || self.served >= self.limits.requests_max
-            || self.progress.is_draining()
-        {
-            self.persistence = Persistence::Close;
-        }
+        let is_last = self.served + 1 >= self.limits.requests_max;
+        let persistence = match head.persistence {
+            Persistence::KeepAlive if !is_last && !self.progress.is_draining() => Persistence::KeepAlive,
+            Persistence::KeepAlive | Persistence::Close => Persistence::Close,
+        };
         if let Some(answer) = respond.ready(&head, started) {
+            (self.served, self.persistence) = (self.served + 1, persistence);
             self.progress.answered();
             self.output.queue_ready(answer, head.method, self.persistence);
             return Look::Answered(used);
         }
         match head::to_request(&Bytes::copy_from_slice(&bytes[..used])) {
-            Some(request) => Look::Ask(Box::new(request), head.method, used),
+            Some(request) => {
+                (self.served, self.persistence) = (self.served + 1, persistence);
+                Look::Ask(Box::new(request), head.method, used)
+            }
             None => Look::Other,
+        }
+    }
+
+    /// Where not even the request line has ended, it is the target that is too long (RFC 9112 §3).
+    fn too_long(&self, bytes: &[u8]) -> Refusal {
+        let line = &bytes[..bytes.len().min(self.limits.head_bytes_max)];
+        if line.contains(&b'\n') { Refusal::Head } else { Refusal::Target }
+    }
+
+    /// Prior knowledge is for the first bytes of a connection (RFC 9113 §3.3).
+    fn may_switch(&self) -> bool {
+        self.served == 0 && self.limits.switch == Switch::ToHttp2
+    }
+}
+
+impl Refusal {
+    fn problem(self, limits: &LaneLimits) -> Problem {
+        let (bytes, fields) = (limits.head_bytes_max, limits.fields_max);
+        match self {
+            Self::Head => {
+                Problem::new(431, "head-too-large", "Head too large", format!("a head has at most {bytes} bytes"))
+            }
+            Self::Fields => too_many_fields(fields),
+            Self::Target => {
+                Problem::new(414, "target-too-long", "Target too long", format!("a head has at most {bytes} bytes"))
+            }
+            Self::Preface => {
+                Problem::new(505, "no-http2-here", "No HTTP/2 here", "this connection speaks HTTP/1.1 (RFC 9113 §3.3)")
+            }
         }
     }
 }
 
+/// For every protocol: a head with more fields than are read.
+pub(super) fn too_many_fields(fields_max: usize) -> Problem {
+    let detail = format!("a head has at most {fields_max} fields");
+    Problem::new(431, "too-many-fields", "Too many fields", detail)
+}
+
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

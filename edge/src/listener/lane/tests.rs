@@ -11,16 +11,16 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::listener::http::{Alpn, Body, ConnectionEnd, ConnectionLimits, Protocols};
+use crate::listener::http::{Alpn, Body, ConnectionEnd, ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
-const LONG: Duration = Duration::from_secs(20);
+pub(in crate::listener) const LONG: Duration = Duration::from_secs(20);
 
 /// Echoes method, target and whether a body came along.
 #[derive(Debug, Default)]
-struct Echo {
-    asked: AtomicUsize,
+pub(in crate::listener) struct Echo {
+    pub(in crate::listener) asked: AtomicUsize,
 }
 
 impl Respond for Echo {
@@ -39,13 +39,14 @@ impl Respond for Echo {
     }
 }
 
-fn limits() -> ConnectionLimits {
+pub(in crate::listener) fn limits() -> ConnectionLimits {
     let deadlines = Deadlines { first_byte: LONG, head: LONG, idle: LONG, write_stall: LONG };
     ConnectionLimits {
         deadlines,
         header_bytes_max: 8192,
         headers_max: 64,
         requests_max: 1000,
+        prior_knowledge: PriorKnowledge::Taken,
         streams_max: 10,
         stream_window_bytes: 65_536,
         connection_window_bytes: 65_536,
@@ -55,14 +56,14 @@ fn limits() -> ConnectionLimits {
     }
 }
 
-struct Line {
-    far: DuplexStream,
-    served: tokio::task::JoinHandle<ConnectionEnd>,
+pub(in crate::listener) struct Line {
+    pub(in crate::listener) far: DuplexStream,
+    pub(in crate::listener) served: tokio::task::JoinHandle<ConnectionEnd>,
     trigger: shutdown::ShutdownTrigger,
-    echo: Arc<Echo>,
+    pub(in crate::listener) echo: Arc<Echo>,
 }
 
-fn connect(limits: ConnectionLimits) -> Line {
+pub(in crate::listener) fn connect(limits: ConnectionLimits) -> Line {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let (trigger, ends) = shutdown::channel();
     let echo = Arc::new(Echo::default());
@@ -72,19 +73,25 @@ fn connect(limits: ConnectionLimits) -> Line {
 }
 
 impl Line {
-    async fn send(&mut self, text: &str) {
+    /// Never told to shut down, which dropping the trigger would do.
+    pub(in crate::listener) fn keep(self) -> (DuplexStream, tokio::task::JoinHandle<ConnectionEnd>) {
+        std::mem::forget(self.trigger);
+        (self.far, self.served)
+    }
+
+    pub(in crate::listener) async fn send(&mut self, text: &str) {
         self.far.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Everything until the other side closes.
-    async fn rest(&mut self) -> String {
+    pub(in crate::listener) async fn rest(&mut self) -> String {
         let mut text = String::new();
         tokio::time::timeout(LONG, self.far.read_to_string(&mut text)).await.unwrap().unwrap();
         text
     }
 
     /// Until the text read so far ends so.
-    async fn until(&mut self, end: &str) -> String {
+    pub(in crate::listener) async fn until(&mut self, end: &str) -> String {
         let mut text = Vec::new();
         let read = async {
             while !text.ends_with(end.as_bytes()) {
@@ -96,7 +103,7 @@ impl Line {
     }
 }
 
-fn get(target: &str, fields: &str) -> String {
+pub(in crate::listener) fn get(target: &str, fields: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n")
 }
 
@@ -117,6 +124,7 @@ async fn requests_are_answered_in_their_order_however_they_arrive() {
     assert!(order.is_sorted(), "{answers}");
     assert!(!answers.contains("/d"), "nothing is answered behind a close");
     assert_eq!(answers.matches("content-length: 8\r\n").count(), 3);
+    drop(line.far);
     assert_eq!(line.served.await.unwrap(), ConnectionEnd::Done);
 }
 
