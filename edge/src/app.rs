@@ -30,6 +30,7 @@ use crate::listener::{self, Crew, ListenerMetrics};
 use crate::metrics::RequestMetrics;
 use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
+use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::response::Recall;
 use crate::rum::RumMetrics;
@@ -90,6 +91,8 @@ pub struct Edge {
     pub admin: SocketAddr,
     pub handler: Arc<Handler>,
     pub registry: Registry,
+    /// The configuration file: what is subscribed to here is reloaded without a restart.
+    pub config: ConfigReload,
     tls: Tls,
     sidecar: Option<Sidecar>,
     /// Ends the listeners.
@@ -108,6 +111,7 @@ impl Edge {
     pub async fn start(config: Config, sockets: Sockets) -> anyhow::Result<Self> {
         let registry = Registry::new();
         ProcessMetrics::register(&registry)?;
+        let reload = ConfigReload::new(&config, &registry)?;
         let (front, front_ends) = shutdown::channel();
         let (back, back_ends) = shutdown::channel();
 
@@ -149,11 +153,13 @@ impl Edge {
         });
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
+        let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone());
+        api.follow(&reload);
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
-            api: AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone()),
+            api,
             was_ready: AtomicBool::new(false),
         });
 
@@ -166,6 +172,7 @@ impl Edge {
             regions.spawn_watch(back_ends.clone()),
             signing.watch(config.signing.reload_ms, back_ends.clone()),
             downstream.start(back_ends.clone()),
+            reload.watch(&config.config, back_ends.clone()),
             catalog.watch(config.campaigns.reload_ms, back_ends),
         ]);
 
@@ -208,6 +215,7 @@ impl Edge {
             admin: admin_address,
             handler,
             registry,
+            config: reload,
             tls,
             sidecar,
             front,
@@ -217,8 +225,10 @@ impl Edge {
         })
     }
 
-    /// Reads certificates, topology, signing keys and campaigns again; what cannot be read leaves the old in place.
+    /// Reads the configuration, certificates, topology, signing keys and campaigns again; what cannot be read leaves the
+    /// old in place.
     pub async fn reload(&self) {
+        self.config.reload_now().await;
         for tls in self.tls.each() {
             let tls = Arc::clone(tls);
             let reloaded = tokio::task::spawn_blocking(move || tls.reload()).await;

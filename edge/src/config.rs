@@ -14,6 +14,7 @@ use crate::admin::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
+use crate::campaign::sources::read_file;
 use crate::governance::PurgeConfig;
 use crate::listener::ListenerSettings;
 use crate::listener::client::{ForwardedField, Prefix, TrustedProxies};
@@ -21,6 +22,7 @@ use crate::listener::http::{ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
 use crate::listener::tls::{AdminTlsConfig, TlsConfig};
 use crate::origin::OriginConfig;
+use crate::reload::{ConfigFile, ReloadConfig};
 use crate::render::RenderConfig;
 use crate::signing::SigningConfig;
 use crate::warm::WarmConfig;
@@ -53,6 +55,10 @@ pub struct Config {
     pub admin: AdminConfig,
     pub warm: WarmConfig,
     pub log: LogConfig,
+    pub config: ReloadConfig,
+    /// Where all this was read; `None` where it is made up.
+    #[serde(skip)]
+    pub file: Option<ConfigFile>,
 }
 
 /// `[listen]`
@@ -198,9 +204,17 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, does not parse, or a value is out of bounds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text)
+        let text = read_file(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config = Self::parse(path, &text)?;
+        Ok(Self { file: Some(ConfigFile { path: path.to_owned(), text }), ..config })
+    }
+
+    /// What a file at `path` with this text means.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
         config.check().map_err(|(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason })?;
         Ok(config)
@@ -227,6 +241,7 @@ impl Config {
         self.admin.check().map_err(|reason| ("admin", reason))?;
         self.warm.check().map_err(|reason| ("warm", reason))?;
         self.purge.check().map_err(|reason| ("purge", reason))?;
+        positive("config.reload_ms", self.config.reload_ms)?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         if !(8_192..=1_048_576).contains(&self.limits.header_bytes_max) {
             return Err(("limits.header_bytes_max", "is not between 8192 and 1048576".into()));
@@ -298,6 +313,7 @@ mod tests {
         assert_eq!(config.admin, defaults.admin);
         assert_eq!(config.warm, defaults.warm);
         assert_eq!(config.log, defaults.log);
+        assert_eq!(config.config, defaults.config);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());
         assert_eq!(crate::origin::OriginConfig { sidecar: None, ..config.origin }, defaults.origin);

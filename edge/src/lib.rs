@@ -26,6 +26,7 @@ pub mod origin;
 pub mod placeholder;
 pub mod preview;
 pub mod provenance;
+pub mod reload;
 pub mod render;
 pub mod request;
 pub mod response;

@@ -132,7 +132,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Until SIGTERM or SIGINT; SIGHUP reloads certificates, signing keys and campaigns.
+/// Until SIGTERM or SIGINT; SIGHUP reloads what can be: [`Edge::reload`].
 async fn wait(edge: &Edge) -> anyhow::Result<&'static str> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut stop = std::pin::pin!(shutdown::signal());

@@ -19,6 +19,7 @@ mod warm;
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
@@ -32,6 +33,7 @@ use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
 use crate::governance::PurgeDesk;
 use crate::handler::Handler;
 use crate::listener::http::Body;
+use crate::reload::ConfigReload;
 use crate::response::{self, Negotiation, TextKind};
 use crate::warm::{WarmConfig, Warmer};
 
@@ -43,8 +45,8 @@ const PATH_BYTES_MAX: usize = 256;
 /// Answers `/admin/v1/…`.
 #[derive(Debug)]
 pub struct AdminApi {
-    gatekeeper: Gatekeeper,
-    body_bytes_max: usize,
+    gatekeeper: Arc<Gatekeeper>,
+    body_bytes_max: Arc<AtomicUsize>,
     handler: Arc<Handler>,
     desk: Arc<PurgeDesk>,
     warmer: Warmer,
@@ -123,12 +125,25 @@ impl AdminApi {
         Self {
             warmer,
             concurrency: warm.concurrency,
-            gatekeeper: Gatekeeper::new(config),
-            body_bytes_max: config.body_bytes_max,
+            gatekeeper: Arc::new(Gatekeeper::new(config)),
+            body_bytes_max: Arc::new(AtomicUsize::new(config.body_bytes_max)),
             handler,
             desk,
             started: Instant::now(),
         }
+    }
+
+    /// Takes tokens and the bound of bodies over from the configuration when they change.
+    pub fn follow(&self, reload: &ConfigReload) {
+        let (gatekeeper, body_bytes_max) = (Arc::clone(&self.gatekeeper), Arc::clone(&self.body_bytes_max));
+        reload.subscribe(&["admin.tokens", "admin.body_bytes_max"], move |config| {
+            let (gatekeeper, body_bytes_max) = (Arc::clone(&gatekeeper), Arc::clone(&body_bytes_max));
+            let admin = config.admin.clone();
+            Ok(Box::new(move || {
+                body_bytes_max.store(admin.body_bytes_max, Ordering::Relaxed);
+                gatekeeper.replace(&admin);
+            }))
+        });
     }
 
     /// The answer to a request for a path below [`PREFIX`].
@@ -156,7 +171,7 @@ impl AdminApi {
             Ok(who) => who,
             Err(denial) => return denied(method, denial),
         };
-        match self.carry_out(resource, method, headers, body, who).await {
+        match self.carry_out(resource, method, headers, body, &who).await {
             Ok(reply) => reply.into_response(headers),
             Err(fault) => problem(method, &fault),
         }
@@ -177,13 +192,13 @@ impl AdminApi {
     {
         match (resource, method) {
             (Resource::Purges, &Method::POST) => {
-                let order = purges::order(Fields::read(headers, body, self.body_bytes_max).await?)?;
+                let order = purges::order(Fields::read(headers, body, self.body_bytes_max()).await?)?;
                 let record = purges::purge(&self.desk, who, order).await?;
                 let location = Some(format!("{PREFIX}purges/{}", record.id));
                 Ok(Reply { status: purges::status(&record), body: json!(record), location })
             }
             (Resource::Jobs, &Method::POST) => {
-                let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max).await?, self.concurrency)?;
+                let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max()).await?, self.concurrency)?;
                 let record = warm::carry_out(&self.warmer, who, ask)?;
                 let location = Some(format!("{PREFIX}warm/{}", record.id));
                 Ok(Reply { status: 202, body: warm::shown(&record), location })
@@ -204,6 +219,10 @@ impl AdminApi {
                 record.map(|record| Reply::ok(json!(record))).ok_or_else(|| no_such("purge", id))
             }
         }
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max.load(Ordering::Relaxed)
     }
 
     fn status(&self) -> Value {

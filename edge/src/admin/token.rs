@@ -3,6 +3,9 @@
 //! Invariants: a token is 256 random bits and never stored, its BLAKE3 hash is what the configuration holds; hashes
 //! are compared in constant time, all of them, whichever matches.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use bildkante_shared::ids::Digest;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -117,7 +120,7 @@ pub enum Denial {
 /// Knows the tokens.
 #[derive(Debug)]
 pub struct Gatekeeper {
-    tokens: Vec<TokenConfig>,
+    tokens: ArcSwap<Vec<TokenConfig>>,
 }
 
 /// Who is told to be asking where nobody has to say.
@@ -126,28 +129,34 @@ const ANYBODY: &str = "anybody";
 impl Gatekeeper {
     #[must_use]
     pub fn new(config: &AdminConfig) -> Self {
-        Self { tokens: config.tokens.clone() }
+        Self { tokens: ArcSwap::from_pointee(config.tokens.clone()) }
+    }
+
+    /// From here on these tokens count and no others.
+    pub fn replace(&self, config: &AdminConfig) {
+        self.tokens.store(Arc::new(config.tokens.clone()));
     }
 
     /// The name of the token that allows it. Without tokens everybody may read, as they may the metrics.
     ///
     /// # Errors
     /// Why not.
-    pub fn admit(&self, headers: &HeaderMap, scope: TokenScope) -> Result<&str, Denial> {
-        if self.tokens.is_empty() {
-            return if scope == TokenScope::Read { Ok(ANYBODY) } else { Err(Denial::NotConfigured) };
+    pub fn admit(&self, headers: &HeaderMap, scope: TokenScope) -> Result<String, Denial> {
+        let tokens = self.tokens.load();
+        if tokens.is_empty() {
+            return if scope == TokenScope::Read { Ok(ANYBODY.to_owned()) } else { Err(Denial::NotConfigured) };
         }
         let presented = bearer(headers).ok_or(Denial::NoToken)?;
         let presented = blake3::hash(presented.as_bytes());
         let mut found = None;
-        for token in &self.tokens {
+        for token in tokens.iter() {
             // blake3 compares its hashes in constant time.
             if presented == blake3::Hash::from_bytes(*token.hash.as_bytes()) {
                 found = Some(token);
             }
         }
         let token = found.ok_or(Denial::UnknownToken)?;
-        if token.scopes.contains(&scope) { Ok(&token.name) } else { Err(Denial::MissingScope(scope)) }
+        if token.scopes.contains(&scope) { Ok(token.name.clone()) } else { Err(Denial::MissingScope(scope)) }
     }
 }
 
@@ -184,8 +193,8 @@ mod tests {
         assert_eq!(one.len(), PREFIX.len() + 64);
         let keeper = keeper(&one);
         let admit = |text: &str, scope| keeper.admit(&headers(&[text]), scope);
-        assert_eq!(admit(&format!("Bearer {one}"), TokenScope::Purge), Ok("ci"));
-        assert_eq!(admit(&format!("bearer  {one} "), TokenScope::Read), Ok("ci"));
+        assert_eq!(admit(&format!("Bearer {one}"), TokenScope::Purge), Ok("ci".to_owned()));
+        assert_eq!(admit(&format!("bearer  {one} "), TokenScope::Read), Ok("ci".to_owned()));
         assert_eq!(admit(&format!("Bearer {one}"), TokenScope::Warm), Err(Denial::MissingScope(TokenScope::Warm)));
         assert_eq!(admit(&format!("Bearer {other}"), TokenScope::Read), Err(Denial::UnknownToken));
         for wrong in [format!("Basic {one}"), one.clone(), "Bearer".to_owned(), String::new()] {
@@ -203,9 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn replaced_tokens_count_at_once_and_the_old_ones_no_longer() {
+        let keeper = keeper("old");
+        let admit = |text: &str| keeper.admit(&headers(&[&format!("Bearer {text}")]), TokenScope::Purge);
+        let text = format!("tokens = [{{ name = 'new', hash = '{}', scopes = ['purge'] }}]", hash("fresh"));
+        keeper.replace(&toml::from_str(&text).unwrap());
+        assert_eq!((admit("old"), admit("fresh")), (Err(Denial::UnknownToken), Ok("new".to_owned())));
+    }
+
+    #[test]
     fn without_tokens_everybody_reads_and_nobody_changes() {
         let keeper = Gatekeeper::new(&AdminConfig::default());
-        assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Read), Ok("anybody"));
+        assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Read), Ok("anybody".to_owned()));
         assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Purge), Err(Denial::NotConfigured));
     }
 
