@@ -172,14 +172,15 @@ impl Health {
         });
     }
 
-    /// A device draws from now on; the node is ready when all of them do. Whether it is.
-    pub fn device_ready(&self, device: usize) -> bool {
+    /// A device draws from now on; the node is ready when all of them do. `record` runs just before it is: who hears that
+    /// it is ready may read the metrics at once.
+    pub fn device_ready(&self, device: usize, record: impl FnOnce()) {
         self.report(device, |device| device.is_ready = true);
         let is_ready = self.status.borrow().devices.iter().all(|device| device.is_ready);
         if is_ready {
+            record();
             self.enter(Phase::Ready);
         }
-        is_ready
     }
 
     /// Enters a phase; a node that is draining or has failed stays so.
@@ -225,13 +226,13 @@ mod tests {
         let health = Health::default();
         health.expect(vec!["cuda:0".into(), "cuda:1".into()]);
         health.report(0, |device| device.checkpoints = vec![checkpoint("a"), checkpoint("b")]);
-        assert!(!health.device_ready(0));
+        health.device_ready(0, || panic!("the other device is not ready"));
         assert_eq!(health.status().phase, Phase::Loading);
         health.report(1, |device| {
             device.checkpoints = vec![checkpoint("b")];
             device.rejected = vec!["a: no memory".into()];
         });
-        assert!(health.device_ready(1));
+        health.device_ready(1, || assert_eq!(health.status().phase, Phase::Loading, "recorded before it is said"));
         let status = health.status();
         assert_eq!(status.phase, Phase::Ready);
         let ready: Vec<bool> = status.checkpoints.iter().map(|checkpoint| checkpoint.ready).collect();

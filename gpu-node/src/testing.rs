@@ -28,6 +28,7 @@ pub struct FakeControl {
     started: watch::Sender<usize>,
     steps: watch::Sender<usize>,
     prompts: Mutex<Vec<String>>,
+    finished: Mutex<Vec<(String, usize)>>,
     step: Mutex<Duration>,
 }
 
@@ -39,6 +40,7 @@ impl Default for FakeControl {
             started: watch::Sender::new(0),
             steps: watch::Sender::new(0),
             prompts: Mutex::default(),
+            finished: Mutex::default(),
             step: Mutex::new(Duration::ZERO),
         }
     }
@@ -75,6 +77,12 @@ impl FakeControl {
     #[must_use]
     pub fn prompts(&self) -> Vec<String> {
         self.prompts.lock().clone()
+    }
+
+    /// Prompts in the order in which they were finished, each with the steps that all drawings had made until then.
+    #[must_use]
+    pub fn finished(&self) -> Vec<(String, usize)> {
+        self.finished.lock().clone()
     }
 
     /// Steps done, self-tests not counted.
@@ -172,6 +180,9 @@ impl Engine for FakeEngine {
 
     fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
         let Some((recipe, _)) = self.slots.remove(&slot) else { return Err(EngineError::Stopped) };
+        if !is_self_test(&recipe) {
+            self.control.finished.lock().push((recipe.prompt.clone(), self.control.steps()));
+        }
         assert!(!recipe.prompt.contains("defect"), "a defect, as asked");
         if recipe.prompt.contains("failure") {
             return Err(EngineError::Failed { reason: "a failure, as asked".to_owned() });

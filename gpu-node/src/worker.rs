@@ -302,10 +302,10 @@ impl DeviceBench {
             let mut engine = self.load(factory)?;
             self.self_test(engine.as_mut())?;
             let ready_s = self.started_at.elapsed().as_secs_f64();
-            if self.health.device_ready(self.device) {
+            self.health.device_ready(self.device, || {
                 self.metrics.time_to_ready_seconds.set(ready_s);
                 self.metrics.ready.set(1);
-            }
+            });
             // After it is true: who reads it may ask at once.
             tracing::info!(device = %self.name, seconds = ready_s, "ready");
             let board = Arc::clone(&self.board);

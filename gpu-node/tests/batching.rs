@@ -8,13 +8,13 @@ mod support;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bildkante_gpu_node::config::{DeterminismChoice, NodeConfig};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind};
+use bildkante_shared::testing::eventually;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationReply, GenerationRequest};
 use http::Method;
@@ -201,17 +201,13 @@ async fn a_hero_waits_one_step_of_whatever_runs() {
     node.control.started(1).await;
     let client = node.client.clone();
     let hero = tokio::spawn(async move { client.post(&prompted("a hero", 3, 0)).await.reply() });
-    while node.metric("bildkante_node_queue_jobs") < 1.0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    node.control.set_step(Duration::from_millis(2));
+    eventually("the hero waits", async || node.metric("bildkante_node_queue_jobs") >= 1.0).await;
     node.control.release();
     hero.await.unwrap();
-    // The step that ran, the hero's three, and what was done until the answer had been stored and read.
-    assert!(node.control.steps() < 200, "the hero came after the long one");
-    assert!(!long.is_finished());
     long.await.unwrap();
-    assert_eq!(node.control.steps(), 203);
+    // The step that ran, and the hero's three.
+    let expected = [("a hero".to_owned(), 4), ("a long one".to_owned(), 203)];
+    assert_eq!(node.control.finished(), expected, "prompts, and the steps made until then");
     assert_eq!(node.control.prompts(), ["a long one", "a hero"]);
 }
 

@@ -7,6 +7,7 @@ mod support;
 use bildkante_gpu_node::store::decode_png;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::testing::eventually;
 use bildkante_shared::wire::{GenerationReply, GenerationRequest, GenerationSource};
 use support::{TestNode, Wish, request, request_of, scope};
 
@@ -57,7 +58,7 @@ async fn two_variants_that_look_alike_share_the_older_master() {
     let duplicate = newer.duplicate.clone().unwrap();
     assert_ne!(duplicate.of, older.master.id, "the master it would have had");
     assert!(duplicate.ssimulacra2 > 80.0 && duplicate.ssimulacra2 < 100.0, "{duplicate:?}");
-    assert_eq!(node.metric("bildkante_node_duplicates_merged_total"), 1.0);
+    node.counts("bildkante_node_duplicates_merged_total", 1.0).await;
     assert_eq!(node.master_files().len(), 1, "the newer one's pixels are not kept");
 
     // The decision is remembered, also by a restarted node.
@@ -80,7 +81,7 @@ async fn red_and_green_are_never_merged() {
     assert_eq!(green.duplicate, None);
     assert!(red.master.phash.distance(green.master.phash) <= 24, "luma alone would merge them");
     assert_ne!(red.master.id, green.master.id);
-    assert_eq!(node.metric("bildkante_node_duplicate_candidates_total{outcome=\"other_chroma\"}"), 1.0);
+    node.counts("bildkante_node_duplicate_candidates_total{outcome=\"other_chroma\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -161,9 +162,7 @@ async fn joined_callers_of_other_scopes_each_get_their_scopes_answer() {
         tokio::spawn(async move { client.post(&request).await.reply() })
     });
     node.control.started(2).await;
-    while node.metric("bildkante_node_waiters") < 2.0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("both wait", async || node.metric("bildkante_node_waiters") >= 2.0).await;
     node.control.release();
     let [here, elsewhere] = calls;
     let (here, elsewhere) = (here.await.unwrap(), elsewhere.await.unwrap());

@@ -8,7 +8,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use bildkante_gpu_node::Node;
 use bildkante_gpu_node::config::NodeConfig;
@@ -18,6 +17,7 @@ use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
 use bildkante_gpu_node::worker::{Engines, torch_engine};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
+use bildkante_shared::testing::eventually;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationRequest};
 use serde_json::Value;
@@ -70,15 +70,6 @@ fn recipe(checkpoint: Digest, side_px: u32, seed: u32) -> Recipe {
     Recipe { seed, steps: 4, ..Recipe::new(checkpoint, "a mug", (side_px, side_px)) }
 }
 
-/// Looks again until something is so, or a minute is over.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    let since = Instant::now();
-    while !is_so().await {
-        assert!(since.elapsed() < Duration::from_secs(60), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_fit_is_refused_before_it_starts_and_what_does_not_fit_beside_others_waits() {
     let models = models(&["sd1-tiny"]);
@@ -122,7 +113,7 @@ async fn at_once(node: &TestNode, prompts: &[&str]) -> Vec<(u16, String)> {
         calls.push(tokio::spawn(async move { client.post(&asked).await }));
         node.control.started(1).await;
     }
-    eventually("all are in", || async {
+    eventually("all are in", async || {
         node.metric("bildkante_node_waiters") >= f64::from(u32::try_from(prompts.len()).unwrap())
     })
     .await;
@@ -144,7 +135,8 @@ async fn an_out_of_memory_fails_that_job_and_frees_what_is_kept() {
     assert_eq!(statuses, [200, 503, 200]);
     assert_eq!(answers[1].1, "5", "another time, or another node");
     assert!(freed.load(Ordering::SeqCst) >= 1);
-    assert!(node.metric("bildkante_node_rejects_total{reason=\"out_of_memory\"}") > 0.0);
+    let rejects = "bildkante_node_rejects_total{reason=\"out_of_memory\"}";
+    eventually("it is counted", async || node.metric(rejects) > 0.0).await;
     node.client.post(&request("afterwards")).await.reply();
     assert_eq!(node.client.get("/readyz").await.status, 200);
 }
@@ -160,7 +152,7 @@ async fn who_waits_for_memory_is_not_passed_by_those_that_fit() {
         let client = node.client.clone();
         calls.push(tokio::spawn(async move { client.post(&asked).await.reply() }));
         node.control.started(1).await;
-        eventually("it is in", || async {
+        eventually("it is in", async || {
             node.metric("bildkante_node_waiters") >= f64::from(u32::try_from(calls.len()).unwrap())
         })
         .await;
@@ -235,7 +227,7 @@ async fn checkpoints_and_adapters_come_and_go_without_a_restart() {
     node.client.post(&asked(recipe(sd1, 32, 1))).await.reply();
 
     put(&models, "sdxl-tiny");
-    eventually("sdxl-tiny is offered", || async { checkpoints(&node).await.len() == 2 }).await;
+    eventually("sdxl-tiny is offered", async || checkpoints(&node).await.len() == 2).await;
     let sdxl = digest_of(&node, "sdxl-tiny").await;
     let drawn = node.client.post(&asked(recipe(sdxl, 32, 1))).await.reply();
     assert!(node.metric("bildkante_node_checkpoint_ready_seconds{checkpoint=\"sdxl-tiny\"}") > 0.0);
@@ -245,16 +237,16 @@ async fn checkpoints_and_adapters_come_and_go_without_a_restart() {
     let long = Recipe { steps: 200, ..recipe(sdxl, 64, 2) };
     let (client, asked_long) = (node.client.clone(), asked(long));
     let call = tokio::spawn(async move { client.post(&asked_long).await.reply() });
-    eventually("it runs", || async { node.metric("bildkante_node_begun_jobs") > 0.0 }).await;
+    eventually("it runs", async || node.metric("bildkante_node_begun_jobs") > 0.0).await;
     std::fs::remove_file(models.path().join("sdxl-tiny")).unwrap();
-    eventually("sdxl-tiny is gone", || async { checkpoints(&node).await.len() == 1 }).await;
+    eventually("sdxl-tiny is gone", async || checkpoints(&node).await.len() == 1).await;
     let refused = node.client.post(&asked(recipe(sdxl, 32, 3))).await;
     assert_eq!((refused.status.as_u16(), refused.problem().missing), (424, vec![sdxl.to_string()]));
     call.await.unwrap();
 
     // It comes back as what it was.
     put(&models, "sdxl-tiny");
-    eventually("sdxl-tiny is back", || async { checkpoints(&node).await.len() == 2 }).await;
+    eventually("sdxl-tiny is back", async || checkpoints(&node).await.len() == 2).await;
     let other = Recipe { seed: 1, ..recipe(sdxl, 32, 1) };
     assert_eq!(node.client.post(&asked(other)).await.reply().master.id, drawn.master.id);
 
@@ -266,11 +258,11 @@ async fn checkpoints_and_adapters_come_and_go_without_a_restart() {
         let readyz: Value = serde_json::from_slice(&node.client.get("/readyz").await.body).unwrap();
         readyz["reasons"].to_string()
     };
-    eventually("it is rejected", || async { reasons().await.contains("sd2-tiny") }).await;
+    eventually("it is rejected", async || reasons().await.contains("sd2-tiny")).await;
     assert_eq!(node.client.get("/readyz").await.status, 200);
     std::fs::remove_dir_all(&broken).unwrap();
     put(&models, "sd2-tiny");
-    eventually("sd2-tiny is offered", || async { checkpoints(&node).await.len() == 3 }).await;
+    eventually("sd2-tiny is offered", async || checkpoints(&node).await.len() == 3).await;
     assert!(!reasons().await.contains("sd2-tiny"));
 
     let adapters =
@@ -279,11 +271,11 @@ async fn checkpoints_and_adapters_come_and_go_without_a_restart() {
     std::fs::create_dir(models.path().join("adapters")).unwrap();
     let kohya = models.path().join("adapters/sd1.kohya.safetensors");
     std::fs::copy(fixtures().join("adapters/sd1.kohya.safetensors"), &kohya).unwrap();
-    eventually("the adapter is offered", || async { adapters().await.len() == 1 }).await;
+    eventually("the adapter is offered", async || adapters().await.len() == 1).await;
     let lora = LoraUse { digest: adapters().await[0].digest, weight: 1.0 };
     node.client.post(&asked(Recipe { loras: vec![lora.clone()], ..recipe(sd1, 32, 4) })).await.reply();
     std::fs::remove_file(&kohya).unwrap();
-    eventually("the adapter is gone", || async { adapters().await.is_empty() }).await;
+    eventually("the adapter is gone", async || adapters().await.is_empty()).await;
     let refused = node.client.post(&asked(Recipe { loras: vec![lora], ..recipe(sd1, 32, 5) })).await;
     assert_eq!(refused.status, 424);
     node.node.shut_down().await;

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.processes import free_ports, run, wait_until
+from edge.processes import reserve_ports, run, wait_until
 
 START_S_MAX = 1800
 # The longest deadline a node takes.
@@ -85,7 +85,7 @@ def serving(binary: Path, checkpoint: Path, options: dict, folder: Path) -> Iter
     lines += [f"{key} = {json.dumps(value)}" for key, value in options.items() if key != "requests_max"]
     lines += ["[queue]", "jobs_max = 1024", "[batch]", f"requests_max = {options['requests_max']}"]
     (folder / "node.toml").write_text("\n".join(lines) + "\n")
-    listen, log = f"127.0.0.1:{free_ports(1)[0]}", folder / "node.log"
+    listen, log = f"127.0.0.1:{reserve_ports(1)[0]}", folder / "node.log"
     with run([binary, "serve", "--listen", listen, "--config", folder / "node.toml"], log) as process:
         wait_until(lambda: get(f"http://{listen}/readyz"), process, log, START_S_MAX)
         yield f"http://{listen}"

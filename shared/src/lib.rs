@@ -15,6 +15,8 @@ pub mod process;
 pub mod recipe;
 pub mod shutdown;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod trace;
 pub mod urgency;
 pub mod wire;

@@ -16,7 +16,7 @@ unset BILDKANTE_DEMO_SIGNALS
 
 cd "$(dirname "$0")/../.."
 demo=$(realpath -m "${DEMO_DIR:-.demo}")
-binaries=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
+binaries=$(realpath -m "${CARGO_TARGET_DIR:-target}")/demo
 edge_port=${PORT:-8080}
 admin_port=${ADMIN_PORT:-$((edge_port + 1))}
 if [ -n "${PORT:-}" ]; then node_port=${NODE_PORT:-$((edge_port + 2))}; else node_port=${NODE_PORT:-7070}; fi

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::Context;
 use http::Method;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::client::{Http, Reply};
+use crate::client::{Http, Reply, within};
 
 /// Flags for a machine without display, user namespaces or a way outside.
 const FLAGS: [&str; 10] = [
@@ -49,9 +48,7 @@ impl Browser {
             .spawn()
             .context("chromedriver")?;
         let stdout = driver.stdout.take().context("chromedriver's output")?;
-        let port = tokio::time::timeout(Duration::from_secs(30), port_of(stdout))
-            .await
-            .context("chromedriver is silent")??;
+        let port = within("chromedriver says its port", port_of(stdout)).await??;
         let profile = tempfile::tempdir()?;
         let (address, http) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Http::default());
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use bildkante_shared::testing::patience;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
@@ -17,7 +18,6 @@ pub const CHROME: &str = "image/avif,image/webp,image/apng,image/svg+xml,image/*
 /// What a browser without AVIF sends.
 pub const WEBP_ONLY: &str = "image/webp,image/png,image/*;q=0.8,*/*;q=0.5";
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// A response, body included.
@@ -81,7 +81,8 @@ impl Http {
             let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
             Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        tokio::time::timeout(DEADLINE, exchange).await.context("no response in time")?
+        // A picture may be drawn meanwhile.
+        tokio::time::timeout(2 * patience(), exchange).await.context("no response in time")?
     }
 
     /// # Errors
@@ -134,17 +135,38 @@ impl Http {
         let value = text.lines().find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
         Ok(value.unwrap_or(0.0))
     }
+
+    /// Waits until a metric has this value: servers count behind their answers.
+    ///
+    /// # Errors
+    /// When it has another for too long.
+    pub async fn counts(&self, to: SocketAddr, line: &str, value: f64) -> anyhow::Result<()> {
+        let mut last = f64::NAN;
+        let is_met = async || {
+            last = self.metric(to, line).await?;
+            Ok((last - value).abs() < 1e-9)
+        };
+        eventually(&format!("{line} is {value}"), is_met).await.with_context(|| format!("it is {last}"))
+    }
 }
 
-/// Polls `condition` until it holds or ten seconds are over.
+/// Polls `condition` until it holds or [`patience`] is over.
 ///
 /// # Errors
 /// When it does not hold in time, or cannot be asked.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + patience();
     while !condition().await? {
-        anyhow::ensure!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "not within {:?}: {what}", patience());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// What `work` comes to.
+///
+/// # Errors
+/// When it does not end within [`patience`].
+pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> anyhow::Result<T> {
+    tokio::time::timeout(patience(), work).await.with_context(|| format!("not within {:?}: {what}", patience()))
 }

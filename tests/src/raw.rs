@@ -1,7 +1,6 @@
 //! HTTP/1.1 as bytes on a connection that is kept: requests that no client library would send, and answers unread by one.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -10,9 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::Reply;
+use crate::client::{Reply, within};
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const BODY_BYTES_MAX: usize = 64 << 20;
 
@@ -69,7 +67,7 @@ impl Connection {
             self.read(is_head).await
         };
         let line = request.lines().next().unwrap_or_default().to_owned();
-        tokio::time::timeout(DEADLINE, exchange).await.context("no answer in time")?.context(line)
+        within("an answer", exchange).await?.context(line)
     }
 
     async fn read(&mut self, is_head: bool) -> anyhow::Result<RawReply> {
@@ -115,7 +113,7 @@ pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<Reply>
     let _ = stream.write_all(bytes).await;
     let mut read = Vec::new();
     // A reset behind a refusal is a close, too; what came before it is judged.
-    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut read)).await.context("the server does not close")?;
+    let _ = within("the server closes", stream.read_to_end(&mut read)).await?;
     frames(&read)
 }
 

@@ -13,6 +13,7 @@ use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
 use bildkante_gpu_node::worker::{EngineFactory, torch_engine};
 use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::checkpoint;
+use bildkante_shared::testing::ReservedPort;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -75,7 +76,8 @@ pub struct Rig {
     pub dir: TempDir,
     pub http: Http,
     plan: Plan,
-    node_address: SocketAddr,
+    /// Kept for the node while it is stopped: nobody else gets the port.
+    node_port: ReservedPort,
     node: Option<RunningNode>,
     edge: Option<Edge>,
     /// Held while a real engine runs.
@@ -90,13 +92,13 @@ impl Rig {
     pub async fn start(plan: Plan) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         lay_out_campaigns(dir.path(), plan.manifest)?;
-        let node_address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let node_port = ReservedPort::new()?;
         let device = match plan.painter {
             Painter::Torch => Some(torch().await),
             Painter::Fake(_) => None,
         };
         let http = Http::default();
-        let mut rig = Self { dir, http, plan, node_address, node: None, edge: None, _device: device };
+        let mut rig = Self { dir, http, plan, node_port, node: None, edge: None, _device: device };
         rig.start_node().await?;
         rig.start_edge().await?;
         rig.ready().await?;
@@ -108,7 +110,7 @@ impl Rig {
     /// # Errors
     /// When it does not start.
     pub async fn start_node(&mut self) -> anyhow::Result<()> {
-        let listener = std::net::TcpListener::bind(self.node_address).context("the node's port")?;
+        let listener = std::net::TcpListener::bind(self.node()).context("the node's port")?;
         let mut config = NodeConfig {
             data_dir: self.dir.path().join("node"),
             models_dir: repository().join("gpu-node/models"),
@@ -117,9 +119,7 @@ impl Rig {
         };
         (self.plan.node)(&mut config);
         let engine = self.engine(&config)?;
-        let node = Node::start(config, listener, engine).await?;
-        self.node_address = node.addr();
-        self.node = Some(node);
+        self.node = Some(Node::start(config, listener, engine).await?);
         Ok(())
     }
 
@@ -138,23 +138,35 @@ impl Rig {
     /// # Errors
     /// When it does not start.
     pub async fn start_edge(&mut self) -> anyhow::Result<()> {
-        let local = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let mut config = Config::default();
         if self.plan.tls == Tls::On {
             config.listen.tls = Some(self.certificate()?);
         }
-        let https = if config.listen.tls.is_some() { Some(local().await?) } else { None };
-        let sockets = Sockets { http: local().await?, https, admin: local().await? };
-        config.serve.public_url = format!("http://{}", sockets.http.local_addr()?);
+        let (http, https, admin) = (ReservedPort::new()?, ReservedPort::new()?, ReservedPort::new()?);
+        config.serve.public_url = format!("http://{}", http.address());
         config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
         config.campaigns.prompts_dir = self.dir.path().join("prompts");
         config.cache.disk_dir = self.dir.path().join("edge");
-        config.origin.nodes = vec![format!("http://{}", self.node_address)];
+        config.origin.nodes = vec![format!("http://{}", self.node())];
         config.origin.probe_interval_ms = 100;
         // Tests share their machine with compilers: threads that yield to everybody would come last.
         config.render.nice = 0;
         (self.plan.edge)(&mut config);
-        self.edge = Some(Edge::start(config, sockets).await?);
+        let listen = async |port: &ReservedPort| TcpListener::bind(port.address()).await;
+        let mut started = None;
+        // What an edge that has stopped still has under way holds its databases until it is through.
+        eventually("the databases are free", async || {
+            let https = if config.listen.tls.is_some() { Some(listen(&https).await?) } else { None };
+            let sockets = Sockets { http: listen(&http).await?, https, admin: listen(&admin).await? };
+            match Edge::start(config.clone(), sockets).await {
+                Ok(edge) => started = Some(edge),
+                Err(error) if format!("{error:#}").contains("already open") => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            Ok(true)
+        })
+        .await?;
+        self.edge = started;
         Ok(())
     }
 
@@ -170,7 +182,7 @@ impl Rig {
         config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
         config.campaigns.prompts_dir = self.dir.path().join("prompts");
         config.cache.disk_dir = self.dir.path().join(name);
-        config.origin.nodes = vec![format!("http://{}", self.node_address)];
+        config.origin.nodes = vec![format!("http://{}", self.node())];
         config.origin.probe_interval_ms = 100;
         config.render.nice = 0;
         (self.plan.edge)(&mut config);
@@ -286,7 +298,7 @@ impl Rig {
 
     #[must_use]
     pub const fn node(&self) -> SocketAddr {
-        self.node_address
+        self.node_port.address()
     }
 
     /// Files below one of the edge's folders.

@@ -423,9 +423,7 @@ mod tests {
     }
 
     async fn loaded(bindings: Bindings) -> Bindings {
-        while !bindings.is_loaded() {
-            tokio::task::yield_now().await;
-        }
+        bildkante_shared::testing::eventually("the bindings are loaded", async || bindings.is_loaded()).await;
         bindings
     }
 

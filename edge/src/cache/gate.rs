@@ -85,6 +85,12 @@ impl Gate {
         self.health.is_offline()
     }
 
+    /// Ends a cool-down, which else time does.
+    #[cfg(test)]
+    pub(super) fn cool_down(&self) {
+        self.health.cool_down();
+    }
+
     /// Runs `job` on a blocking thread. A caller that leaves does not stop a job that has started.
     pub(super) async fn run<T, F>(&self, job: F) -> Result<T, GateError>
     where
@@ -201,6 +207,12 @@ impl Health {
         self.state.lock().offline_until.is_some_and(|until| Instant::now() < until)
     }
 
+    #[cfg(test)]
+    fn cool_down(&self) {
+        let mut state = self.state.lock();
+        state.offline_until = state.offline_until.map(|_| Instant::now());
+    }
+
     fn heard<T>(&self, result: &io::Result<T>) {
         match result {
             Ok(_) => self.succeeded(),
@@ -242,6 +254,9 @@ mod tests {
 
     use super::*;
 
+    /// Longer than any test takes.
+    const LONG_MS: u64 = 600_000;
+
     fn gate(concurrency: usize, timeout_ms: u64, offline_ms: u64) -> (Gate, IntCounter, IntGauge) {
         let errors = IntCounter::new("errors", "errors").unwrap();
         let online = IntGauge::new("online", "online").unwrap();
@@ -260,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn errors_in_a_row_take_the_device_offline_and_one_success_brings_it_back() {
-        let (gate, errors, online) = gate(2, 1000, 50);
+        let (gate, errors, online) = gate(2, LONG_MS, LONG_MS);
         for _ in 0..3 {
             assert!(matches!(fail(&gate).await, GateError::Io(_)));
         }
@@ -268,14 +283,10 @@ mod tests {
         assert_eq!((errors.get(), online.get()), (3, 0));
         assert!(matches!(fail(&gate).await, GateError::Offline), "nothing touches an offline device");
         assert_eq!(errors.get(), 3);
-        while gate.is_offline() {
-            tokio::task::yield_now().await;
-        }
+        gate.cool_down();
         assert!(matches!(fail(&gate).await, GateError::Io(_)), "one try after the cool-down");
         assert!(gate.is_offline(), "and offline again at once");
-        while gate.is_offline() {
-            tokio::task::yield_now().await;
-        }
+        gate.cool_down();
         assert_eq!(gate.run(|| Ok(7)).await.unwrap(), 7);
         assert_eq!(online.get(), 1);
         assert!(matches!(fail(&gate).await, GateError::Io(_)));
@@ -284,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_success_between_errors_resets_the_count() {
-        let (gate, ..) = gate(1, 1000, 10_000);
+        let (gate, ..) = gate(1, LONG_MS, LONG_MS);
         for _ in 0..10 {
             fail(&gate).await;
             fail(&gate).await;
@@ -295,7 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hanging_device_costs_its_permits_and_the_timeout_and_then_nothing() {
-        let (gate, ..) = gate(2, 20, 10_000);
+        let (gate, ..) = gate(2, 20, LONG_MS);
         let (release, hang) = mpsc::channel::<()>();
         let hang = Arc::new(Mutex::new(hang));
         for _ in 0..3 {
@@ -312,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_waiters_than_the_queue_holds_are_turned_away() {
-        let (gate, ..) = gate(1, 5_000, 10_000);
+        let (gate, ..) = gate(1, LONG_MS, LONG_MS);
         let gate = Arc::new(gate);
         let (release, hang) = mpsc::channel::<()>();
         let first = tokio::spawn({
@@ -338,7 +349,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_job_is_an_error_and_frees_its_place() {
-        let (gate, errors, _) = gate(1, 1000, 1000);
+        let (gate, errors, _) = gate(1, LONG_MS, LONG_MS);
         let result = gate.run(|| -> io::Result<()> { panic!("in a job, on purpose") }).await;
         assert!(matches!(result, Err(GateError::Panicked)));
         assert_eq!(errors.get(), 1);

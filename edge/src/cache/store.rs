@@ -79,6 +79,13 @@ enum Found<T> {
 }
 
 impl Store {
+    /// Ends the cool-downs of both gates, which else time does.
+    #[cfg(test)]
+    pub(super) fn cool_down(&self) {
+        self.reads.cool_down();
+        self.writes.cool_down();
+    }
+
     /// Opens the folder and starts the thread that rebuilds its index.
     pub(super) fn open(
         name: &'static str,

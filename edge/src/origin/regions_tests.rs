@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown;
+use bildkante_shared::testing::{ReservedPort, eventually, within};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -117,27 +118,26 @@ async fn a_node_that_hangs_costs_its_deadline_and_not_its_health() {
     for behaviour in [Behaviour::Hang, Behaviour::HangInBody] {
         let node = FakeNode::start(behaviour).await;
         let (region, metrics) = region(&[&node]);
-        let started = Instant::now();
-        let error = timeout(LONG, generate(&region, Duration::from_millis(50))).await.unwrap().unwrap_err();
-        assert_eq!(error, OriginError::DeadlinePassed);
-        assert!(started.elapsed() >= Duration::from_millis(50));
-        assert_eq!(metrics.failed(Operation::Generate, "deadline-passed"), 1);
+        // A deadline that passes before the node has heard of the call tells nothing of a node that hangs.
+        let mut deadline = Duration::from_millis(50);
+        while node.calls() == 0 {
+            let started = Instant::now();
+            let error = within("the deadline ends the call", generate(&region, deadline)).await.unwrap_err();
+            assert_eq!(error, OriginError::DeadlinePassed);
+            assert!(started.elapsed() >= deadline);
+            deadline *= 4;
+        }
+        assert!(metrics.failed(Operation::Generate, "deadline-passed") >= 1);
         assert_ne!(region.statuses()[0].state, NodeState::Unhealthy);
         // The call's stream is reset, so that the node knows nobody waits.
-        timeout(LONG, async {
-            while node.abandoned() == 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await
-        .unwrap();
+        eventually("its stream is reset", async || node.abandoned() > 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_node_that_is_not_there_is_unreachable_at_once_and_soon_not_asked() {
-    let address = FakeNode::start(Behaviour::Draw).await.kill().await;
-    let (region, metrics) = region_of(vec![format!("http://{address}")]);
+    let nobody = ReservedPort::new().unwrap();
+    let (region, metrics) = region_of(vec![format!("http://{}", nobody.address())]);
     for _ in 0..3 {
         assert_eq!(generate(&region, LONG).await.unwrap_err().as_str(), "unreachable");
     }
@@ -201,20 +201,12 @@ async fn a_node_that_dies_in_a_call_is_replaced_and_found_again_when_it_is_back(
         let region = Arc::clone(&region);
         async move { generate(&region, LONG).await }
     });
-    while node.calls() == 0 {
-        tokio::task::yield_now().await;
-    }
-    let address = node.kill().await;
+    eventually("the node is called", async || node.calls() > 0).await;
+    let port = node.kill().await;
     assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap_err().as_str(), "unreachable");
-    timeout(LONG, async {
-        while region.is_healthy() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await
-    .unwrap();
+    eventually("the node is known to be gone", async || !region.is_healthy()).await;
     assert_eq!(generate(&region, LONG).await.unwrap_err(), OriginError::NoHealthyNode);
-    let _again = FakeNode::bind(address, Behaviour::Draw).await;
+    let _again = FakeNode::start_at(port, Behaviour::Draw).await;
     assert!(region.wait_healthy(LONG).await);
     assert_eq!(generate(&region, LONG).await, Ok(reply(&recipe(1))));
     probes.abort();
@@ -227,8 +219,8 @@ async fn probes_follow_readiness_and_end_with_the_shutdown() {
     let (region, _) = region(&[&node]);
     let (trigger, shutdown) = shutdown::channel();
     let probes = region.spawn_probes(&shutdown);
-    assert!(!region.wait_healthy(Duration::from_millis(100)).await);
-    assert_eq!(region.statuses()[0].state, NodeState::Unhealthy);
+    eventually("a probe has been answered", async || region.statuses()[0].state == NodeState::Unhealthy).await;
+    assert!(!region.wait_healthy(Duration::ZERO).await);
     node.ready(StatusCode::OK);
     assert!(region.wait_healthy(LONG).await);
     trigger.shut_down();
@@ -304,8 +296,9 @@ fn two_regions(near: &[&FakeNode], far: &[&FakeNode]) -> (Arc<Regions>, OriginMe
     let config = OriginConfig {
         regions: vec![region("near", near), region("far", far)],
         probe_interval_ms: 20,
-        probe_timeout_ms: 200,
-        connect_timeout_ms: 5_000,
+        // Three late probes in a row are silence: a second each is more than a busy machine takes.
+        probe_timeout_ms: 1_000,
+        connect_timeout_ms: 60_000,
         ..OriginConfig::default()
     };
     let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
@@ -327,12 +320,12 @@ async fn a_region_that_fails_is_replaced_by_the_next_and_asked_again_when_it_is_
     healthy(&regions, 2).await;
     assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
     assert_eq!((near.calls(), far.calls()), (1, 0), "the nearest region draws");
-    let address = near.kill().await;
+    let port = near.kill().await;
     assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
     assert_eq!(far.calls(), 1);
     healthy(&regions, 1).await;
     assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
-    let again = FakeNode::bind(address, Behaviour::Draw).await;
+    let again = FakeNode::start_at(port, Behaviour::Draw).await;
     healthy(&regions, 2).await;
     assert_eq!(generate(&regions, LONG).await, Ok(reply(&recipe(1))));
     assert_eq!((again.calls(), far.calls()), (1, 2), "and back");
@@ -350,9 +343,7 @@ async fn a_call_on_a_node_that_stops_answering_moves_on() {
         let regions = Arc::clone(&regions);
         async move { generate(&regions, LONG).await }
     });
-    while near.calls() == 0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("the near node is called", async || near.calls() > 0).await;
     near.hang_probes();
     assert_eq!(timeout(LONG, call).await.unwrap().unwrap(), Ok(reply(&recipe(1))));
     assert_eq!(far.calls(), 1);

@@ -271,9 +271,12 @@ impl Backoff {
 mod tests {
     use std::path::{Path, PathBuf};
 
+    use bildkante_shared::testing::{eventually, within};
+
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(20);
+    /// Longer than any test takes.
+    const LONG_MS: u64 = 600_000;
 
     struct Script {
         dir: tempfile::TempDir,
@@ -305,16 +308,13 @@ mod tests {
 
     /// Waits for a file with at least `lines` whole lines.
     async fn lines(path: &Path, lines: usize) -> Vec<String> {
-        let read = async {
-            loop {
-                let text = std::fs::read_to_string(path).unwrap_or_default();
-                if text.matches('\n').count() >= lines {
-                    break text.lines().map(str::to_owned).collect();
-                }
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(LONG, read).await.unwrap()
+        let mut text = String::new();
+        eventually("the file has its lines", async || {
+            text = std::fs::read_to_string(path).unwrap_or_default();
+            text.matches('\n').count() >= lines
+        })
+        .await;
+        text.lines().map(str::to_owned).collect()
     }
 
     /// Whether a process runs; a zombie that nobody has reaped yet does not.
@@ -325,12 +325,7 @@ mod tests {
     }
 
     async fn gone(pid: &str) {
-        let wait = async {
-            while runs(pid) {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(LONG, wait).await.unwrap();
+        eventually("the process is gone", async || !runs(pid)).await;
     }
 
     #[tokio::test]
@@ -351,10 +346,11 @@ mod tests {
     async fn a_process_that_heeds_its_input_is_asked_nothing_else() {
         let script = Script::new();
         let (sidecar, metrics) =
-            script.start("trap 'echo term >> $D/end' TERM; echo $$ > $D/pid; cat; echo eof >> $D/end", 10_000);
+            script.start("trap 'echo term >> $D/end' TERM; echo $$ > $D/pid; cat; echo eof >> $D/end", LONG_MS);
         let pid = lines(&script.file("pid"), 1).await.remove(0);
-        assert_eq!(sidecar.state(), SidecarState::Running { pid: pid.parse().unwrap() });
-        assert_eq!(metrics.sidecar_up.get(), 1);
+        let running = SidecarState::Running { pid: pid.parse().unwrap() };
+        eventually("it is known to run", async || sidecar.state() == running).await;
+        eventually("it counts as up", async || metrics.sidecar_up.get() == 1).await;
         sidecar.stop().await;
         assert_eq!(lines(&script.file("end"), 1).await, ["eof"]);
         assert!(!runs(&pid));
@@ -364,7 +360,8 @@ mod tests {
     async fn a_process_that_ignores_its_input_is_terminated() {
         let script = Script::new();
         let text = "trap 'echo term > $D/end; exit 0' TERM; echo $$ > $D/pid; while :; do sleep 0.01; done";
-        let (sidecar, _) = script.start(text, 2_000);
+        // A quarter of it for the input that is ignored; the rest is more than a busy shell needs.
+        let (sidecar, _) = script.start(text, 16_000);
         let pid = lines(&script.file("pid"), 1).await.remove(0);
         sidecar.stop().await;
         assert_eq!(lines(&script.file("end"), 1).await, ["term"]);
@@ -393,13 +390,7 @@ mod tests {
         let (sidecar, metrics) = script.start(text, 1000);
         let orphan = lines(&script.file("pids"), 1).await.remove(0);
         gone(&orphan).await;
-        timeout(LONG, async {
-            while metrics.sidecar_restarts.get() == 0 {
-                sleep(Duration::from_millis(2)).await;
-            }
-        })
-        .await
-        .unwrap();
+        eventually("it is started again", async || metrics.sidecar_restarts.get() > 0).await;
         sidecar.stop().await;
     }
 
@@ -421,14 +412,9 @@ mod tests {
         };
         let metrics = OriginMetrics::new(&prometheus::Registry::new()).unwrap();
         let sidecar = Sidecar::start(config, metrics.clone()).unwrap();
-        let tries = async {
-            while metrics.sidecar_restarts.get() < 3 {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        timeout(LONG, tries).await.unwrap();
+        eventually("it is tried again", async || metrics.sidecar_restarts.get() >= 3).await;
         assert_eq!(metrics.sidecar_up.get(), 0);
-        timeout(LONG, sidecar.stop()).await.unwrap();
+        within("it stops", sidecar.stop()).await;
     }
 
     #[tokio::test]

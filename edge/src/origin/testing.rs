@@ -10,6 +10,7 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::testing::ReservedPort;
 use bildkante_shared::wire::{Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -43,6 +44,7 @@ pub(crate) enum Behaviour {
 
 pub(crate) struct FakeNode {
     pub(crate) address: SocketAddr,
+    port: ReservedPort,
     state: Arc<State>,
     server: JoinHandle<()>,
 }
@@ -58,12 +60,13 @@ struct State {
 
 impl FakeNode {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
-        Self::bind("127.0.0.1:0".parse().unwrap(), behaviour).await
+        Self::start_at(ReservedPort::new().unwrap(), behaviour).await
     }
 
-    pub(crate) async fn bind(address: SocketAddr, behaviour: Behaviour) -> Self {
+    /// Where another one was killed.
+    pub(crate) async fn start_at(port: ReservedPort, behaviour: Behaviour) -> Self {
+        let address = port.address();
         let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             behaviour: Mutex::new(behaviour),
             ready: Mutex::new(StatusCode::OK),
@@ -73,7 +76,7 @@ impl FakeNode {
             deadlines_ms: Mutex::default(),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
-        Self { address, state, server }
+        Self { address, port, state, server }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -107,11 +110,11 @@ impl FakeNode {
         self.state.deadlines_ms.lock().clone()
     }
 
-    /// Cuts every connection and stops listening.
-    pub(crate) async fn kill(self) -> SocketAddr {
+    /// Cuts every connection and stops listening. Nobody else gets the port while the caller holds it.
+    pub(crate) async fn kill(self) -> ReservedPort {
         self.server.abort();
         let _ = self.server.await;
-        self.address
+        self.port
     }
 }
 
@@ -248,12 +251,13 @@ pub(crate) fn region_of(nodes: Vec<String>) -> (Arc<Regions>, OriginMetrics) {
     let config = OriginConfig {
         nodes,
         probe_interval_ms: 20,
-        probe_timeout_ms: 5_000,
-        connect_timeout_ms: 5_000,
+        // A busy machine is no slow node.
+        probe_timeout_ms: 60_000,
+        connect_timeout_ms: 60_000,
         ..OriginConfig::default()
     };
     (Arc::new(Regions::new(&config, metrics.clone()).unwrap()), metrics)
 }
 
 /// Long enough for any test to fail by what it looks at and not by the clock.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);

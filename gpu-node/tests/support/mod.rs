@@ -16,6 +16,7 @@ use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::testing::eventually;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest};
 use bytes::Bytes;
@@ -94,6 +95,11 @@ impl TestNode {
         let text = String::from_utf8(self.node.metrics().render()).unwrap();
         let value = text.lines().find_map(|known| known.strip_prefix(line)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().unwrap()
+    }
+
+    /// Waits until a metric has this value: a node counts behind its answers.
+    pub(crate) async fn counts(&self, line: &str, value: f64) {
+        eventually(&format!("{line} is {value}"), async || (self.metric(line) - value).abs() < 1e-9).await;
     }
 
     /// Master files on disk.

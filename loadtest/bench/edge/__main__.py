@@ -11,8 +11,8 @@ other round, each server with the same number of workers:
 The edge serves the demo campaign: real manifests, real URLs, the real way of a request. Renditions of the sizes wanted are
 written into its caches beforehand by edge/examples/seed.rs, so that no GPU is needed.
 
-Ratios are medians of the rounds' own ratios, so that a noisy minute touches all sides. wrk and h2load are closed loops:
-compare their latencies with each other only; `bildkante-loadtest hits` measures latency at a given rate.
+Figures are medians of the rounds, and a ratio is that of two medians. wrk and h2load are closed loops: compare
+their latencies with each other only; `bildkante-loadtest hits` measures latency at a given rate.
 """
 
 from __future__ import annotations

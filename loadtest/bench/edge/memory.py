@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from processes import free_ports, run, wait_until
+from processes import reserve_ports, run, wait_until
 from rows import Tier
 from servers import get, write_edge_config
 from workload import ACCEPT, ROOT, renditions, seeded_folder
@@ -42,7 +42,7 @@ def main() -> int:
     met = []
     with tempfile.TemporaryDirectory(prefix="bildkante-memory-") as name:
         folder = Path(name)
-        ports = free_ports(3)
+        ports = reserve_ports(3)
         with edge(arguments, folder, folder / "empty", ports) as process:
             figures["idle_mib"] = resident_mib(process.pid)
         met.append(verdict("resident when idle, beyond caches and index", figures["idle_mib"], IDLE_MIB_MAX, "MiB"))
@@ -51,7 +51,7 @@ def main() -> int:
         kept = seeded_folder(arguments.binaries, arguments.kept, wanted, lambda kept: config(folder, kept / "edge", [1, 2, 3])) / "edge"
         paths = folder / "paths"
         paths.write_text("".join(f"{rendition.path}\n" for rendition in wanted))
-        ports = free_ports(3)
+        ports = reserve_ports(3)
         with edge(arguments, folder, kept, ports) as process:
             rounds = []
             for _ in range(CHURN_ROUNDS):

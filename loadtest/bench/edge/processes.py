@@ -15,12 +15,18 @@ from typing import Iterator
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
+# Bound and not listening, as long as this process lives: the system gives their ports to nobody else, and the servers of
+# this bench, which bind with SO_REUSEADDR, can listen on them.
+_reserved: list[socket.socket] = []
+
+
+def reserve_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for reserved in sockets:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+    _reserved.extend(sockets)
+    return [reserved.getsockname()[1] for reserved in sockets]
 
 
 @contextmanager

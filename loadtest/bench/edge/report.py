@@ -1,4 +1,7 @@
-"""Ratios between paired rounds, verdicts, the table and the JSON."""
+"""Ratios of medians, verdicts, the table and the JSON.
+
+One statistic throughout: a figure is the median of its rounds, and a ratio that of two such medians, so that whoever divides
+the figures of a table gets the ratio beside them. Servers take turns, which spreads a noisy minute over all of them."""
 
 from __future__ import annotations
 
@@ -25,16 +28,10 @@ class Measured:
         values = [value for result in self.rounds[server] if (value := getattr(result, key)) is not None]
         return statistics.median(values) if values else None
 
-    def paired(self, key: str, others: list[str]) -> float | None:
-        """Median over the rounds of the edge's figure by the best of the others' in the same round."""
-        best = max if key == "rate" else min
-        ratios = []
-        for number, ours in enumerate(self.rounds[EDGE]):
-            theirs = [getattr(self.rounds[other][number], key) for other in others]
-            if getattr(ours, key) is None or None in theirs:
-                return None
-            ratios.append(getattr(ours, key) / max(best(theirs), 1e-9))
-        return statistics.median(ratios)
+    def ratio(self, key: str, other: str) -> float | None:
+        """The edge's median by the other's."""
+        ours, theirs = self.median(EDGE, key), self.median(other, key)
+        return None if ours is None or theirs is None else ours / max(theirs, 1e-9)
 
     @property
     def rivals(self) -> list[str]:
@@ -47,12 +44,12 @@ class Measured:
 
     @property
     def rate_ratio(self) -> float:
-        return self.paired("rate", self.rivals)
+        return self.ratio("rate", self.better)
 
     @property
     def p99_ratio(self) -> float | None:
         """Beside the rival that answers more a second: one that answers less has an easier time."""
-        return self.paired("p99_ms", [self.better])
+        return self.ratio("p99_ms", self.better)
 
     @property
     def is_met(self) -> bool:
@@ -70,16 +67,16 @@ class Measured:
         return text
 
     def table(self) -> str:
-        lines = [f"\n{self.row}; {self.threads} client thread(s), medians of {len(self.rounds[EDGE])} rounds",
+        lines = [f"\n{self.row}; {self.threads} client thread(s), medians of {len(self.rounds[EDGE])} rounds and their ratios",
                  f"  {'':<14}{'requests/s':>11}{'p50 ms':>9}{'p75 ms':>9}{'p99 ms':>9}{'edge is':>9}{'its p99':>9}"
                  f"{'server µs':>11}{'client µs':>11}"]
         for name in self.rounds:
             def shown(key: str, width: int, digits: int) -> str:
                 value = self.median(name, key)
                 return f"{value:>{width}.{digits}f}" if value is not None else f"{'–':>{width}}"
-            p99 = self.paired("p99_ms", [name])
+            p99 = self.ratio("p99_ms", name)
             lines.append(f"  {name:<14}{shown('rate', 11, 0)}{shown('p50_ms', 9, 2)}{shown('p75_ms', 9, 2)}{shown('p99_ms', 9, 2)}"
-                         f"{self.paired('rate', [name]):>8.2f}×" + (f"{p99:>8.2f}×" if p99 is not None else f"{'–':>9}")
+                         f"{self.ratio('rate', name):>8.2f}×" + (f"{p99:>8.2f}×" if p99 is not None else f"{'–':>9}")
                          + f"{shown('server_us', 11, 1)}{shown('client_us', 11, 1)}")
         return "\n".join(lines)
 
@@ -89,12 +86,12 @@ class Measured:
                    "p75_ms": self.median(name, "p75_ms"), "p99_ms": self.median(name, "p99_ms"),
                    "server_us_per_request": self.median(name, "server_us"),
                    "client_us_per_request": self.median(name, "client_us"),
-                   "edge_rate_ratio": self.paired("rate", [name]), "edge_p99_ratio": self.paired("p99_ms", [name]),
+                   "edge_rate_ratio": self.ratio("rate", name), "edge_p99_ratio": self.ratio("p99_ms", name),
                    "rounds": [result.as_json() for result in results]}
             for name, results in self.rounds.items()
         }
         budget = {"rate_ratio_min": self.row.budget.rate_ratio_min, "p99_ratio_max": self.row.budget.p99_ratio_max}
-        return {"row": self.row.name, "what": str(self.row), "client_threads": self.threads, "budget": budget,
+        return {"row": self.row.name, "ratios_are": "of medians", "what": str(self.row), "client_threads": self.threads, "budget": budget,
                 "better_rival": self.better, "rate_ratio": self.rate_ratio, "p99_ratio": self.p99_ratio,
                 "met": self.is_met, "servers": servers}
 

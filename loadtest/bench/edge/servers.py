@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-from processes import free_ports, run, wait_until
+from processes import reserve_ports, run, wait_until
 from rows import Tier
 from workload import ACCEPT, ROOT
 
@@ -109,7 +109,7 @@ filter = "error"
 
 @contextmanager
 def run_edge(binary: Path, folder: Path, disk_dir: Path, tier: Tier, certificate: Certificate, workers: int) -> Iterator[Server]:
-    ports = free_ports(3)
+    ports = reserve_ports(3)
     config = write_edge_config(folder / "edge.toml", disk_dir, tier, certificate, ports, workers)
     log = folder / "edge.log"
     with run([binary, "serve", "--config", config], log) as process:
@@ -130,7 +130,7 @@ def run_nginx(binary: Path, folder: Path, edge: Server, certificate: Certificate
     if static_etag == "on":
         taken_over.add("etag")
     added = [f"      add_header {name} {_quoted(value)};" for name, value in answer.headers if name.lower() not in taken_over]
-    cache_port, cache_tls_port, static_port, static_tls_port = free_ports(4)
+    cache_port, cache_tls_port, static_port, static_tls_port = reserve_ports(4)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     values = {
         "WORKERS": workers, "DIR": root, "EDGE_PORT": edge.port, "CACHE_PORT": cache_port, "CACHE_TLS_PORT": cache_tls_port,
@@ -151,7 +151,7 @@ def run_varnish(binary: Path, folder: Path, edge: Server) -> Iterator[Server]:
     """Varnish with storage in memory, in a folder of its own; it needs no privilege."""
     root = folder / "varnish"
     root.mkdir()
-    (port,) = free_ports(1)
+    (port,) = reserve_ports(1)
     vcl = _fill("varnish.vcl.in", root / "bench.vcl", {"EDGE_PORT": edge.port})
     log = root / "varnish.log"
     command = [binary, "-F", "-j", "none", "-n", root / "work", "-a", f"127.0.0.1:{port}", "-f", vcl, "-s", f"malloc,{MEMORY_BYTES}",

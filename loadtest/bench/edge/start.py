@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import free_ports
+from processes import reserve_ports
 from rows import Tier
 from servers import write_edge_config
 from workload import ACCEPT, ROOT, renditions, seeded_folder
@@ -92,7 +92,7 @@ def fill(root: Path, entries: int) -> None:
 def starts(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: str | None) -> list[float]:
     took = []
     for number in range(arguments.starts + 1):
-        ports = free_ports(3)
+        ports = reserve_ports(3)
         command = [arguments.binaries / "bildkante-edge", "serve", "--config", config(folder, disk_dir, ports)]
         with open(folder / "edge.log", "wb") as log:
             started = time.monotonic()

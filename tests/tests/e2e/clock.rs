@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use bildkante_edge::admin::token::hash;
 use bildkante_gpu_node::testing::FakeControl;
-use bildkante_tests::client::{Reply, eventually};
+use bildkante_shared::testing::ReservedPort;
+use bildkante_tests::client::{Reply, eventually, within};
 use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{judge, program, repository};
 use bytes::Bytes;
@@ -16,7 +17,6 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::process::{Child, Command};
 
-use crate::processes::free_ports;
 use crate::purge::TOKEN;
 
 const HIT: &str = "/i/studio/thumb?product=vase&fm=webp";
@@ -24,8 +24,8 @@ const HIT: &str = "/i/studio/thumb?product=vase&fm=webp";
 /// An edge of its own over the rig's node, its clock in a file.
 struct Jumpy<'a> {
     rig: &'a Rig,
-    public: std::net::SocketAddr,
-    admin: std::net::SocketAddr,
+    public: ReservedPort,
+    admin: ReservedPort,
     clock: std::path::PathBuf,
     _process: Child,
 }
@@ -35,17 +35,19 @@ impl<'a> Jumpy<'a> {
         let dir = rig.dir.path();
         let clock = dir.join("clock");
         std::fs::write(&clock, "+0")?;
-        let [public, admin, _] = free_ports()?;
+        let (public, admin) = (ReservedPort::new()?, ReservedPort::new()?);
         let config = dir.join("jumpy.toml");
         let text = format!(
-            "[listen]\nhttp = \"127.0.0.1:{public}\"\nadmin = \"127.0.0.1:{admin}\"\n\
-             [serve]\npublic_url = \"http://127.0.0.1:{public}\"\n\
+            "[listen]\nhttp = \"{http}\"\nadmin = \"{}\"\n\
+             [serve]\npublic_url = \"http://{http}\"\n\
              [cache]\ndisk_dir = {:?}\n\
              [origin]\nnodes = [\"http://{}\"]\nprobe_interval_ms = 100\n\
              [[admin.tokens]]\nname = \"tests\"\nhash = \"{}\"\nscopes = [\"purge\"]\n",
+            admin.address(),
             dir.join("jumpy"),
             rig.node(),
             hash(TOKEN),
+            http = public.address(),
         );
         std::fs::write(&config, text)?;
         let process = Command::new(program("bildkante-edge")?)
@@ -62,8 +64,7 @@ impl<'a> Jumpy<'a> {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
-        let address = |port| ([127, 0, 0, 1], port).into();
-        Ok(Self { rig, public: address(public), admin: address(admin), clock, _process: process })
+        Ok(Self { rig, public, admin, clock, _process: process })
     }
 
     /// Moves the clock, and sees that it moved.
@@ -85,12 +86,12 @@ impl<'a> Jumpy<'a> {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Reply> {
-        self.rig.http.image(self.public, path).await
+        self.rig.http.image(self.public.address(), path).await
     }
 
     async fn purge(&self, kind: &str) -> anyhow::Result<()> {
         let body = serde_json::json!({ "url": HIT, "kind": kind }).to_string();
-        let request = Request::post(format!("http://{}/admin/v1/purges", self.admin))
+        let request = Request::post(format!("http://{}/admin/v1/purges", self.admin.address()))
             .header("authorization", format!("Bearer {TOKEN}"))
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))?;
@@ -119,7 +120,7 @@ async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::
     let rig = Rig::start(Plan::painted(&control)).await?;
     let edge = Jumpy::start(&rig, &faketime)?;
     eventually("the edge is ready", async || {
-        Ok(rig.http.get(edge.admin, "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()))
+        Ok(rig.http.get(edge.admin.address(), "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()))
     })
     .await?;
     edge.is_warm().await?;
@@ -150,6 +151,6 @@ async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::
     edge.jump("+0", 0).await?;
     edge.purge("hard").await?;
     assert_eq!(edge.get(HIT).await?.outcome(), "rendered");
-    tokio::time::timeout(Duration::from_secs(30), rig.stop()).await?;
+    within("the edge stops", rig.stop()).await?;
     Ok(())
 }

@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
+use bildkante_shared::testing::ReservedPort;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::judge;
 use bildkante_tests::raw::{Connection, request};
 use bildkante_tests::rig::{Plan, Rig};
 use bytes::Bytes;
-
-use crate::processes::free_ports;
 
 const TEST: &str = "conditions_and_ranges_mean_what_they_mean_to_nginx";
 const IMAGE: &str = "/i/studio/thumb?fm=webp";
@@ -42,7 +41,7 @@ impl Reason {
 /// nginx, ended when dropped.
 struct Nginx {
     child: Child,
-    port: u16,
+    port: ReservedPort,
 }
 
 impl Drop for Nginx {
@@ -56,15 +55,16 @@ impl Nginx {
     fn start(binary: &Path, dir: &Path, body: &[u8]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir.join("root"))?;
         std::fs::write(dir.join("root/image"), body)?;
-        let [port, ..] = free_ports()?;
+        let port = ReservedPort::new()?;
         let config = format!(
             "daemon off; master_process off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;\n\
              events {{ }}\n\
              http {{ access_log off; keepalive_requests 100000; default_type image/webp;\n\
                client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
                uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-               server {{ listen 127.0.0.1:{port}; root {dir}/root; }} }}\n",
-            dir = dir.display()
+               server {{ listen {address}; root {dir}/root; }} }}\n",
+            dir = dir.display(),
+            address = port.address()
         );
         let file = dir.join("nginx.conf");
         std::fs::write(&file, config)?;
@@ -237,7 +237,7 @@ async fn conditions_and_ranges_mean_what_they_mean_to_nginx() -> anyhow::Result<
         .await?;
     let image = rig.http.image(rig.public(), IMAGE).await?;
     let nginx = Nginx::start(&nginx, &rig.dir.path().join("nginx"), &image.body)?;
-    let address = ([127, 0, 0, 1], nginx.port).into();
+    let address = nginx.port.address();
     eventually("nginx answers", async || Ok(rig.http.get(address, "/image", &[]).await.is_ok())).await?;
     let same = rig.http.get(address, "/image", &[]).await?;
     assert_eq!(same.body, image.body);

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::Context;
 use bildkante_edge::config::Config;
 use bildkante_edge::listener::tls::AdminTlsConfig;
 use bildkante_gpu_node::testing::FakeControl;
-use bildkante_tests::client::eventually;
+use bildkante_shared::testing::patience;
+use bildkante_tests::client::{eventually, within};
 use bildkante_tests::pki::Authority;
 use bildkante_tests::raw::frames;
 use bildkante_tests::rig::{Plan, Rig, Tls};
@@ -210,7 +210,7 @@ async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     std::fs::write(&config, text)?;
     let notify = dir.join("notify");
     let systemd = UnixDatagram::bind(&notify)?;
-    systemd.set_read_timeout(Some(Duration::from_secs(60)))?;
+    systemd.set_read_timeout(Some(patience()))?;
     let start = || start_with_sockets(&config, http.try_clone()?.into(), admin.try_clone()?.into(), &notify);
 
     let mut first = start()?;
@@ -222,13 +222,13 @@ async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     told(&systemd, "READY=1").await?;
     kill(id, "-TERM")?;
     told(&systemd, "STOPPING=1").await?;
-    assert!(tokio::time::timeout(Duration::from_secs(30), first.wait()).await??.success());
+    assert!(within("the first edge ends", first.wait()).await??.success());
 
     let (client, address) = (rig.http.clone(), public);
     let waiting = tokio::spawn(async move { client.image(address, HIT).await });
     let _second = start()?;
     told(&systemd, "READY=1").await?;
-    assert_eq!(tokio::time::timeout(Duration::from_secs(30), waiting).await???.status, 200);
+    assert_eq!(within("who waited is answered", waiting).await???.status, 200);
     let ready = async || Ok(rig.http.get(operators, "/livez", &[]).await?.status == 200);
     eventually("the admin's socket is served, too", ready).await?;
     rig.stop().await;

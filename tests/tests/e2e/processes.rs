@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
-use bildkante_tests::client::{Http, eventually};
+use bildkante_shared::testing::ReservedPort;
+use bildkante_tests::client::{Http, eventually, within};
 use bildkante_tests::rig::{Plan, Rig, torch};
 use bildkante_tests::{program, repository};
 use tokio::process::Command;
@@ -72,8 +73,8 @@ async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
     let (edge, node) = (program("bildkante-edge")?, program("bildkante-gpu-node")?);
     let _device = torch().await;
     let dir = tempfile::tempdir()?;
-    let [public, admin, inner] = free_ports()?;
-    let config = configure(dir.path(), &node, [public, admin, inner])?;
+    let (public, admin, inner) = (ReservedPort::new()?, ReservedPort::new()?, ReservedPort::new()?);
+    let config = configure(dir.path(), &node, [public.port(), admin.port(), inner.port()])?;
     let mut process = Command::new(&edge)
         .args(["serve", "--config"])
         .arg(&config)
@@ -82,7 +83,7 @@ async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
         .kill_on_drop(true)
         .spawn()?;
     let http = Http::default();
-    let (public, admin) = (([127, 0, 0, 1], public).into(), ([127, 0, 0, 1], admin).into());
+    let (public, admin) = (public.address(), admin.address());
     let is_ready = async || Ok(http.get(admin, "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()));
     eventually("the edge and its sidecar are ready", is_ready).await?;
     let picture = http.image(public, "/i/studio/thumb?product=vase").await?;
@@ -97,20 +98,10 @@ async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
     let second = sidecar_of(&process)?;
 
     kill(process.id().context("the edge's id")?, "-TERM")?;
-    let status = tokio::time::timeout(std::time::Duration::from_secs(30), process.wait()).await??;
+    let status = within("the edge ends", process.wait()).await??;
     assert!(status.success(), "{status}");
     assert!(!Path::new(&format!("/proc/{second}")).exists(), "the sidecar outlived the edge");
     Ok(())
-}
-
-pub(crate) fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let bind = || std::net::TcpListener::bind("127.0.0.1:0");
-    let listeners = [bind()?, bind()?, bind()?];
-    let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
 }
 
 fn configure(dir: &Path, node: &Path, [public, admin, inner]: [u16; 3]) -> anyhow::Result<PathBuf> {

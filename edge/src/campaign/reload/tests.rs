@@ -1,3 +1,5 @@
+use bildkante_shared::testing::{eventually, within};
+
 use super::*;
 use crate::campaign::tests::Site;
 
@@ -63,12 +65,7 @@ async fn the_watcher_sees_a_change_and_stops_when_told() {
     let watcher = handle.watch(5, shutdown);
     let first = *handle.load().digest();
     site.edit("campaigns/autumn.toml", "Autumn 2026", "Herbst 2026");
-    let changed = async {
-        while *handle.guard().digest() == first {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), changed).await.expect("seen within 20 s");
+    eventually("the change is seen", async || *handle.guard().digest() != first).await;
     trigger.shut_down();
-    tokio::time::timeout(Duration::from_secs(20), watcher).await.expect("stops within 20 s").expect("no panic");
+    within("the watcher stops", watcher).await.expect("no panic");
 }

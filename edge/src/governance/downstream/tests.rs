@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bildkante_shared::shutdown;
+use bildkante_shared::testing::eventually;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -78,7 +79,7 @@ const LONG: Duration = Duration::from_secs(60);
 impl Bench {
     fn start(folder: &Path, downstream: &str) -> Self {
         let text = format!(
-            "retry_backoff_ms_min = 1\nretry_backoff_ms_max = 20\ncall_timeout_ms = 300\nconfirm_deadline_ms = 1\n{downstream}"
+            "retry_backoff_ms_min = 1\nretry_backoff_ms_max = 20\ncall_timeout_ms = 3000\nconfirm_deadline_ms = 1\n{downstream}"
         );
         let config: PurgeConfig = toml::from_str(&text).unwrap();
         config.check().unwrap();
@@ -196,9 +197,10 @@ async fn what_is_owed_is_delivered_after_a_restart() {
     let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
     let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address));
     let record = bench.purge("autumn", PurgeKind::Hard).await;
-    while bench.purges.record(record.id).unwrap().downstream["cdn"].state != DeliveryState::Overdue {
-        tokio::task::yield_now().await;
-    }
+    eventually("it is overdue", async || {
+        bench.purges.record(record.id).unwrap().downstream["cdn"].state == DeliveryState::Overdue
+    })
+    .await;
     assert_eq!(bench.purges.unconfirmed("cdn"), 1);
     bench.stop().await;
     let well = Imitation::start(|_| Some((200, &[], ""))).await;
