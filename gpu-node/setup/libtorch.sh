@@ -44,7 +44,7 @@ for tag in 2_28 2_27 2_25 2_18 2_17 2_12 2_5 2014 2010 1; do
 done
 
 echo "libtorch.sh: fetching libtorch 2.11.0 ($size, once) into $dir" >&2
-python3 -m pip download -q --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+python3 -m pip download --progress-bar on --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
   --python-version 3.11 --implementation cp "${platforms[@]}" -d "$work/wheels" "${requirements[@]}" </dev/null >&2
 
 echo "libtorch.sh: unpacking" >&2
