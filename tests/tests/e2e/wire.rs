@@ -89,6 +89,9 @@ async fn no_request_is_smuggled() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How its connection ends, what it sends, and the one limit that it meets.
+type SlowClient<'a> = (&'static str, &'a [u8], fn(&mut Config));
+
 /// No connection ends by a deadline.
 fn patient(config: &mut Config) {
     config.limits.first_byte_ms = 120_000;
@@ -103,7 +106,7 @@ async fn slow_clients_are_closed() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
     let many = HIDDEN.repeat(9000);
     // One limit at a time: on a busy machine a client may be slow to begin, too.
-    let clients: [(&str, &[u8], fn(&mut Config)); 4] = [
+    let clients: [SlowClient<'_>; 4] = [
         ("first_byte", b"", |config| config.limits.first_byte_ms = 500),
         ("head", b"GET /rum.js HTTP/1.1\r\nHost: x\r\nA: ", |config| config.limits.header_ms = 500),
         ("idle", HIDDEN.as_bytes(), |config| config.limits.idle_ms = 500),
