@@ -19,7 +19,7 @@ fn main() -> Result<()> {
     let texts = ["", "a teal mug on a table"].map(|prompt| checkpoint.text().encode(prompt, 1));
     let [unconditional, conditional] = texts;
     let text = Tensor::f_cat(&[unconditional?.hidden, conditional?.hidden], 0)?.into();
-    let ((width, height), factor) = (checkpoint.native_size_px(), checkpoint.vae_factor());
+    let ((width, height), factor) = (checkpoint.trial_size_px(), checkpoint.vae_factor());
     let shape = [2, checkpoint.latent_channels(), i64::from(height / factor), i64::from(width / factor)];
     let latents = Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?;
     let timesteps = Tensor::from_slice(&[500_i64, 500]);

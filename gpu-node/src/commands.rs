@@ -115,9 +115,9 @@ fn parse_device(text: &str) -> Result<Device, String> {
     index.map(Device::Cuda).ok_or_else(|| format!("a device is cpu, cuda or cuda:N, not `{text}`"))
 }
 
-/// The checkpoint's own size where none is asked for.
-fn size_or_native(size: Option<Size>, checkpoint: &Checkpoint) -> Size {
-    let (width_px, height_px) = checkpoint.native_size_px();
+/// The checkpoint's own size, or its family's, where none is asked for.
+fn size_or_trial(size: Option<Size>, checkpoint: &Checkpoint) -> Size {
+    let (width_px, height_px) = checkpoint.trial_size_px();
     size.unwrap_or(Size { width_px, height_px })
 }
 
@@ -130,7 +130,8 @@ fn sample(
     guidance: f64,
 ) -> anyhow::Result<(ValidRecipe, Models<Adapted<'_>>)> {
     let size_px = (size.width_px, size.height_px);
-    let mut recipe = Recipe { steps, guidance, ..Recipe::new(checkpoint.digest(), PROMPT, size_px) };
+    let scheduler = checkpoint.trial_scheduler();
+    let mut recipe = Recipe { steps, guidance, scheduler, ..Recipe::new(checkpoint.digest(), PROMPT, size_px) };
     let mut models = Models::from(checkpoint);
     if checkpoint.is_inpainting() {
         let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, picture)| {

@@ -123,7 +123,7 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     let node = wish.start_with(factory, Arc::default()).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
     let listed: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
-    assert_eq!(listed.len(), 5);
+    assert_eq!(listed.len(), 6);
     let checkpoints = node.client.get("/v1/checkpoints").await;
     let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
     let families: Vec<&str> = checkpoints.iter().map(|known| known.family.as_str()).collect();

@@ -4,6 +4,7 @@
 //! enforce, the perceptual hash, durable file writes, logging and shutdown. It serves nothing, draws nothing
 //! and encodes nothing: no HTTP server, no torch, no image codecs.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod durable;
 pub mod ids;

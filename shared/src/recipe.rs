@@ -408,7 +408,8 @@ fn check_prompt(field: &'static str, text: &str) -> Result<(), RecipeError> {
     if text.len() > limits::PROMPT_BYTES_MAX {
         return Err(RecipeError::PromptLength { field, bytes: text.len() });
     }
-    if text.chars().any(char::is_control) {
+    // Lines and tabs are white space to a tokenizer, and manifests take them, too.
+    if text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
         return Err(RecipeError::PromptCharacter { field });
     }
     Ok(())
@@ -487,6 +488,18 @@ fn check_images(recipe: &Recipe) -> Result<(), RecipeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prompts_may_have_lines_and_tabs_and_no_other_control_character() {
+        let refusal = |prompt: &str| {
+            let recipe = Recipe::new(Digest::of_bytes(b"checkpoint"), prompt, (64, 64));
+            ValidRecipe::try_from(Recipe { negative_prompt: "a\r\nb".into(), ..recipe }).err()
+        };
+        assert_eq!(refusal("a mug,\n\ton a table\r\n"), None);
+        for prompt in ["a\0b", "a\u{1b}[31m", "a\u{7f}"] {
+            assert_eq!(refusal(prompt), Some(RecipeError::PromptCharacter { field: "prompt" }), "{prompt:?}");
+        }
+    }
 
     fn recipe() -> Recipe {
         Recipe {
@@ -573,7 +586,7 @@ mod tests {
             ValidRecipe::try_from(recipe).map_or_else(|error| error.to_string(), |_| "accepted".into())
         };
         assert!(refused(|r| r.prompt = "x".repeat(5000)).contains("`prompt`"));
-        assert!(refused(|r| r.negative_prompt = "\n".into()).contains("`negative_prompt`"));
+        assert!(refused(|r| r.negative_prompt = "\0".into()).contains("`negative_prompt`"));
         assert!(refused(|r| r.width_px = 193).contains("multiples of 8"));
         assert!(refused(|r| r.width_px = 0).contains("zero"));
         assert!(refused(|r| r.height_px = 8192).contains("4096"));

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::adapter;
 use bildkante_shared::checkpoint::{self, CheckpointDigestError};
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
@@ -150,7 +151,16 @@ pub fn make(manifest: &Manifest, models: &mut Models) -> Result<Lock, LockError>
     }
     for name in manifest.adapters() {
         let file = FileOf { campaign, what: "adapter", name, path: models.adapter(name), bytes_max: ADAPTER_BYTES_MAX };
-        pins.adapters.insert(name.to_owned(), file.digest()?);
+        let digest = file.digest()?;
+        // What decides an adapter's scale may lie beside it.
+        let digest = adapter::digest_at(&models.adapter(name), digest).map_err(|source| LockError::File {
+            campaign: campaign.clone(),
+            what: "adapter",
+            name: name.to_owned(),
+            path: models.adapter(name),
+            source,
+        })?;
+        pins.adapters.insert(name.to_owned(), digest);
     }
     for name in manifest.images() {
         let bytes_max = limits::BLOB_BYTES_MAX as u64;

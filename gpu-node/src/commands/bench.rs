@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
-use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_native};
+use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_trial};
 use crate::diffusion::batch;
 use crate::diffusion::pipeline::{self, Denoising, Models, Networks, StepControl};
 use crate::diffusion::{device, runtime};
@@ -55,7 +55,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     ensure!((1..=64).contains(&args.together) && args.padded_to <= 64, "1 to 64 requests share a pass");
     ensure!((1..=RUNS_MAX).contains(&args.runs) && args.warmup <= RUNS_MAX, "1 to {RUNS_MAX} runs");
     let checkpoint = args.engine.load()?;
-    let size = size_or_native(args.size, &checkpoint);
+    let size = size_or_trial(args.size, &checkpoint);
     let (sample, models) = sample(&checkpoint, size, args.steps, args.guidance)?;
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
     for run in 0..args.warmup + args.runs {

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use bildkante_shared::recipe::ValidRecipe;
 use clap::Args;
 
-use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_native};
+use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_trial};
 use crate::diffusion::pipeline::{self, Denoising, Generated, Models, Networks, StepControl};
 use crate::diffusion::{DiffusionError, device, runtime};
 
@@ -29,7 +29,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let checkpoint = args.engine.load()?;
     let load_s = started.elapsed().as_secs_f64();
-    let (scheduler, native) = (checkpoint.scheduler_config(), size_or_native(None, &checkpoint));
+    let scheduler = checkpoint.scheduler_config();
     let parameters = checkpoint.parameters();
     say(&format!("name        {}", checkpoint.name()))?;
     say(&format!("digest      {}", checkpoint.digest()))?;
@@ -41,14 +41,15 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         millions(parameters.unet),
         millions(parameters.vae)
     ))?;
-    say(&format!("native size {native} px, one latent for {0}×{0} px", checkpoint.vae_factor()))?;
-    say(&format!(
-        "scheduler   {}, {:?} prediction, {:?} spacing",
-        scheduler.kind, scheduler.prediction, scheduler.spacing
-    ))?;
+    let native = checkpoint.native_size_px().map(|(width_px, height_px)| format!("{width_px}x{height_px} px"));
+    let native = native.unwrap_or_else(|| "not said".to_owned());
+    say(&format!("native size {native}, one latent for {0}×{0} px", checkpoint.vae_factor()))?;
+    let own =
+        scheduler.own_class().map_or_else(|| scheduler.kind.to_string(), |class| format!("{class} (not offered)"));
+    say(&format!("scheduler   {own}, {:?} prediction, {:?} spacing", scheduler.prediction, scheduler.spacing))?;
     say(&format!("loaded      in {load_s:.2} s as {} on {:?}", checkpoint.dtype(), checkpoint.device()))?;
 
-    let (recipe, models) = sample(&checkpoint, size_or_native(args.size, &checkpoint), 1, GUIDANCE)?;
+    let (recipe, models) = sample(&checkpoint, size_or_trial(args.size, &checkpoint), 1, GUIDANCE)?;
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
     let (first, second) = (draw()?, draw()?);
     let (id, again) = (first.pixels.master_id(), second.pixels.master_id());

@@ -16,7 +16,7 @@ use bildkante_shared::recipe::{
 };
 use clap::Args;
 
-use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say, size_or_native};
+use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say};
 use crate::diffusion::controlnet::ControlNet;
 use crate::diffusion::lora::{Adapter, LoraError};
 use crate::diffusion::picture::{Picture, Pictures};
@@ -246,7 +246,9 @@ impl GenerateArgs {
         adapters: &[(Arc<Adapter>, f64)],
         images: Images,
     ) -> anyhow::Result<ValidRecipe> {
-        let size = size_or_native(self.size, checkpoint);
+        let native = checkpoint.native_size_px().map(|(width_px, height_px)| Size { width_px, height_px });
+        let size =
+            self.size.or(native).context("this checkpoint does not say which size it draws: name one with --size")?;
         let refiner = refiner.map(|refiner| RefinerUse {
             aesthetic_score: self.aesthetic_score,
             negative_aesthetic_score: self.negative_aesthetic_score,

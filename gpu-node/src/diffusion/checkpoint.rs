@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bildkante_shared::checkpoint::{CheckpointDigestError, digest};
 use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::SchedulerChoice;
 use serde_json::Value;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -29,7 +30,7 @@ use super::scheduler::{SchedulerConfig, SchedulerError};
 use super::text::{TextEncoder, TextEncoders};
 use super::tokenizer::{ClipTokenizer, TokenizerError};
 use super::unet::{self, Unet};
-use super::vae::{self, Vae};
+use super::vae::{self, Vae, VaeKinds};
 use super::weights::{Adapting, Kept, KernelLayout, Weights, WeightsError};
 use super::{DType, DiffusionError, files};
 
@@ -43,7 +44,7 @@ pub enum CheckpointError {
     #[error("{path}: {source}")]
     Config { path: PathBuf, source: ConfigError },
     #[error("{path}: component `{component}` is {found}, supported: {supported}")]
-    Component { path: PathBuf, component: &'static str, found: String, supported: String },
+    Component { path: PathBuf, component: String, found: String, supported: String },
     #[error("{path}: {source}")]
     Scheduler { path: PathBuf, source: SchedulerError },
     #[error(transparent)]
@@ -149,6 +150,7 @@ pub struct Checkpoint {
     unet_config: UnetConfig,
     vae: Vae,
     vae_config: VaeConfig,
+    vae_kinds: VaeKinds,
     vae_tiles_px: Option<u32>,
     scheduler_config: SchedulerConfig,
 }
@@ -221,7 +223,7 @@ impl Checkpoint {
         check_channels(&unet_config, &vae_config).map_err(mismatch)?;
 
         let kind = placement.dtype.kind();
-        let vae_kind = if vae_config.force_upcast { Kind::Float } else { kind };
+        let vae_kinds = VaeKinds::choose(layout.is_xl, &vae_config, kind);
         let open = |part: &str, stem, canonical: fn(&str) -> String, kind| {
             placement.open(&files::find(&folder.join(part), stem)?, canonical, kind)
         };
@@ -238,7 +240,8 @@ impl Checkpoint {
         }
         let diffusers = "diffusion_pytorch_model";
         let (unet, kept_unet) = Unet::load_keeping(open("unet", diffusers, str::to_owned, kind)?, &unet_config)?;
-        let vae = Vae::load(open("vae", diffusers, vae::canonical_name, vae_kind)?, &vae_config)?;
+        let vae_weights = open("vae", diffusers, vae::canonical_name, vae_kinds.decoder)?;
+        let vae = Vae::load_as(vae_weights, &vae_config, vae_kinds)?;
         parameters.unet = count(&unet::tensor_shapes(&unet_config)?);
         parameters.vae = count(&vae::tensor_shapes(&vae_config)?);
         let family = match (layout.is_xl, encoders.len(), activation) {
@@ -260,6 +263,7 @@ impl Checkpoint {
             unet_config,
             vae,
             vae_config,
+            vae_kinds,
             vae_tiles_px: None,
             scheduler_config,
         })
@@ -302,10 +306,26 @@ impl Checkpoint {
         self.parameters
     }
 
-    /// Width and height it was trained for.
+    /// Width and height it was trained for, where its files say so.
     #[must_use]
-    pub fn native_size_px(&self) -> (u32, u32) {
-        let (height, width) = self.unet_config.sample_size;
+    pub fn native_size_px(&self) -> Option<(u32, u32)> {
+        self.unet_config.sample_size.map(|size| self.size_px(size))
+    }
+
+    /// The size it is tried at: its own, or that of its family.
+    #[must_use]
+    pub fn trial_size_px(&self) -> (u32, u32) {
+        let side = if matches!(self.family, Family::Sd1 | Family::Sd2) { 64 } else { 128 };
+        self.native_size_px().unwrap_or_else(|| self.size_px((side, side)))
+    }
+
+    /// What it is tried with: its own sampler, or one that is known where it is made for another.
+    #[must_use]
+    pub fn trial_scheduler(&self) -> SchedulerChoice {
+        SchedulerChoice { kind: self.scheduler_config.stand_in(), ..SchedulerChoice::default() }
+    }
+
+    fn size_px(&self, (height, width): (i64, i64)) -> (u32, u32) {
         let px = |latents: i64| u32::try_from(latents * self.vae_config.factor()).unwrap_or(u32::MAX);
         (px(width), px(height))
     }
@@ -452,6 +472,7 @@ impl Checkpoint {
         Footprint {
             unet: self.unet_config.clone(),
             vae: self.vae_config.clone(),
+            vae_kinds: self.vae_kinds,
             kind: self.dtype().kind(),
             device: self.device(),
             vae_tiles_px: self.vae_tiles_px,
@@ -511,7 +532,7 @@ fn count(shapes: &BTreeMap<String, Vec<i64>>) -> u64 {
 /// Stable Diffusion XL's pipelines take the file as it is.
 fn read_scheduler(path: &Path, layout: &Layout) -> Result<SchedulerConfig, CheckpointError> {
     let json = read_json(path, CONFIG_BYTES_MAX)?;
-    SchedulerConfig::from_json(&json)
+    SchedulerConfig::read_as(layout.scheduler_class.as_deref(), &json)
         .and_then(|config| if layout.is_xl { Ok(config) } else { config.corrected_for_stable_diffusion() })
         .map_err(|source| CheckpointError::Scheduler { path: path.to_owned(), source })
 }
@@ -585,7 +606,9 @@ fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
     Ok(())
 }
 
+/// As it is called where it is found, which a link may do otherwise than its target.
 pub(super) fn folder_name(folder: &Path) -> String {
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let is_named = matches!(folder.components().next_back(), Some(Component::Normal(_)));
+    let folder = if is_named { folder.to_owned() } else { folder.canonicalize().unwrap_or_else(|_| folder.to_owned()) };
     folder.file_name().map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
 }

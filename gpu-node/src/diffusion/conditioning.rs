@@ -205,7 +205,9 @@ pub(super) fn assemble(
             let count = added.numbers(pooled.size2()?.1);
             let count = count.ok_or_else(|| DiffusionError::input("the pooled text does not fit the network"))?;
             let numbers = rows.iter().map(|(_, numbers)| numbers.row(count)).collect::<Result<Vec<_>, _>>()?.concat();
-            let numbers = upload(&Tensor::f_from_slice(&numbers)?.f_view([-1, count])?, device)?;
+            // In the kind of the text, as diffusers has them, and then in float32.
+            let numbers = Tensor::f_from_slice(&numbers)?.f_view([-1, count])?.f_to_kind(embeddings.f_kind()?)?;
+            let numbers = upload(&numbers.f_to_kind(Kind::Float)?, device)?;
             Some(Added { pooled, numbers })
         }
     };

@@ -21,6 +21,14 @@ use super::{DType, files};
 /// Most levels of the network that reads the image.
 const EMBEDDING_LEVELS_MAX: usize = 8;
 
+/// What a UNet's configuration has not.
+const OWN_FIELDS: [&str; 4] = [
+    "conditioning_channels",
+    "global_pool_conditions",
+    "controlnet_conditioning_channel_order",
+    "conditioning_embedding_out_channels",
+];
+
 /// `config.json` of a `ControlNetModel`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlNetConfig {
@@ -52,11 +60,12 @@ impl ControlNetConfig {
                 return Err(invalid(field, value, &format!("only {supported} is supported")));
             }
         }
-        let order = object.get("controlnet_conditioning_channel_order").and_then(Value::as_str).unwrap_or("rgb");
-        let is_bgr = match order {
-            "rgb" => false,
-            "bgr" => true,
-            _ => return Err(invalid("controlnet_conditioning_channel_order", &json!(order), "it is rgb or bgr")),
+        let field = "controlnet_conditioning_channel_order";
+        let order = object.get(field).cloned().unwrap_or_else(|| json!("rgb"));
+        let is_bgr = match order.as_str() {
+            Some("rgb") => false,
+            Some("bgr") => true,
+            _ => return Err(invalid(field, &order, "it is rgb or bgr")),
         };
         let field = "conditioning_embedding_out_channels";
         let channels = object.get(field).cloned().unwrap_or_else(|| json!([16, 32, 96, 256]));
@@ -72,9 +81,11 @@ impl ControlNetConfig {
         // What a UNet has beyond the way down is filled in, and not built.
         let mut unet = object.clone();
         let levels = object.get("block_out_channels").and_then(Value::as_array).map_or(0, Vec::len);
+        for own in OWN_FIELDS {
+            unet.remove(own);
+        }
         unet.insert("_class_name".into(), json!("UNet2DConditionModel"));
         unet.insert("up_block_types".into(), json!(vec!["UpBlock2D"; levels]));
-        unet.entry("sample_size").or_insert(json!(1));
         Ok(Self { unet: UnetConfig::from_json(&Value::Object(unet))?, embedding_channels, is_bgr })
     }
 
@@ -277,9 +288,10 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_by_field() {
-        assert_eq!(refused("a_key_of_tomorrow", json!(1)), "accepted");
+        assert_eq!(refused("a_key_of_tomorrow", json!(null)), "accepted");
         for (field, value) in [
             ("_class_name", json!("UNet2DConditionModel")),
+            ("a_key_of_tomorrow", json!(1)),
             ("conditioning_channels", json!(4)),
             ("global_pool_conditions", json!(true)),
             ("controlnet_conditioning_channel_order", json!("hsv")),

@@ -1,5 +1,5 @@
-//! Finds the weight files of one network in its folder: a single file, shards with an index, or the same in the
-//! `fp16` variant, under the names diffusers and transformers give them. Full precision wins where both are there.
+//! Finds the weight files of one network in its folder: a single file, shards with an index, or the same in a variant
+//! (`fp16`, `bf16`, `fp32`), under the names diffusers and transformers give them. What has no variant wins where several are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,10 @@ pub(super) fn find(folder: &Path, stem: &str) -> Result<Vec<PathBuf>, WeightsErr
         format!("{stem}.safetensors.index.json"),
         format!("{stem}.fp16.safetensors"),
         format!("{stem}.safetensors.index.fp16.json"),
+        format!("{stem}.bf16.safetensors"),
+        format!("{stem}.safetensors.index.bf16.json"),
+        format!("{stem}.fp32.safetensors"),
+        format!("{stem}.safetensors.index.fp32.json"),
     ];
     for name in &candidates {
         let path = folder.join(name);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::checkpoint::CheckpointError;
 use super::clip::Head;
-use super::config::{CONFIG_BYTES_MAX, read_json};
+use super::config::{self, CONFIG_BYTES_MAX, Fields, WithoutEffect, is_without_effect, read_json};
 use super::lora::Network;
 
 /// A text encoder's folders.
@@ -35,23 +35,30 @@ pub(super) struct Layout {
     pub(super) is_xl: bool,
     pub(super) texts: Vec<Part>,
     pub(super) zeroes_empty_negative: bool,
+    /// The class that reads `scheduler_config.json`, which may name another: this one counts.
+    pub(super) scheduler_class: Option<String>,
 }
 
 const TOKENIZERS: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
 
-/// Parts every pipeline has, or must not have (`None`).
-const COMPONENTS: [(&str, Option<&[&str]>); 6] = [
-    ("unet", Some(&["UNet2DConditionModel"])),
-    ("vae", Some(&["AutoencoderKL"])),
-    ("transformer", None),
-    ("controlnet", None),
-    ("image_encoder", None),
-    ("adapter", None),
+/// Parts every pipeline has. Any other is refused by its name, unless it is absent (`[null, null]`).
+const COMPONENTS: [(&str, &[&str]); 2] = [("unet", &["UNet2DConditionModel"]), ("vae", &["AutoencoderKL"])];
+
+/// Keys that change no picture.
+const WITHOUT_EFFECT: WithoutEffect<'static> = &[
+    (
+        "what a picture shows is judged at the edge, by people and rules",
+        &["safety_checker", "requires_safety_checker", "feature_extractor"],
+    ),
+    ("marks are the edge's", &["add_watermarker"]),
+    ("the width of the UNet's added embedding says how many numbers it is told", &["requires_aesthetics_score"]),
 ];
 
 impl Layout {
     pub(super) fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let index = Index { path, json: read_json(path, CONFIG_BYTES_MAX)? };
+        let json = read_json(path, CONFIG_BYTES_MAX)?;
+        let config_error = |source| CheckpointError::Config { path: path.to_owned(), source };
+        let index = Index { path, fields: Fields::new(&json).map_err(config_error)? };
         for (component, classes) in COMPONENTS {
             index.check(component, classes)?;
         }
@@ -59,47 +66,87 @@ impl Layout {
         let mut texts = Vec::new();
         // A refiner has no first encoder.
         if !is_xl || index.has("text_encoder") || index.has("tokenizer") {
-            index.check("text_encoder", Some(&["CLIPTextModel"]))?;
-            index.check("tokenizer", Some(TOKENIZERS))?;
+            index.check("text_encoder", &["CLIPTextModel"])?;
+            index.check("tokenizer", TOKENIZERS)?;
             texts.push(FIRST);
         }
         if is_xl {
-            index.check("text_encoder_2", Some(&["CLIPTextModelWithProjection"]))?;
-            index.check("tokenizer_2", Some(TOKENIZERS))?;
+            index.check("text_encoder_2", &["CLIPTextModelWithProjection"])?;
+            index.check("tokenizer_2", TOKENIZERS)?;
             texts.push(SECOND);
         }
-        let zeroes_empty_negative = is_xl && index.json["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true);
-        Ok(Self { is_xl, texts, zeroes_empty_negative })
+        // Absent it is yes, and null, as anything in Python that is nothing, no. Pipelines with one encoder do not ask.
+        let zeroes = index.fields.flag("force_zeros_for_empty_prompt", true).map_err(config_error)?;
+        let scheduler_class = index.class("scheduler").as_str().map(str::to_owned);
+        index.finish()?;
+        Ok(Self { is_xl, texts, zeroes_empty_negative: is_xl && zeroes, scheduler_class })
     }
 }
 
 struct Index<'a> {
     path: &'a Path,
-    json: Value,
+    fields: Fields<'a>,
 }
 
-impl Index<'_> {
+impl<'a> Index<'a> {
     /// The class of a component, which is `[library, class]`; one a pipeline could have and this one has not is
     /// `[null, null]`.
-    fn class(&self, component: &str) -> &Value {
-        self.json.get(component).map_or(&Value::Null, |entry| &entry[1])
+    fn class(&self, component: &'static str) -> &'a Value {
+        self.fields.get(component).map_or(&Value::Null, |entry| &entry[1])
     }
 
-    fn has(&self, component: &str) -> bool {
+    fn has(&self, component: &'static str) -> bool {
         !self.class(component).is_null()
     }
 
-    fn check(&self, component: &'static str, classes: Option<&[&str]>) -> Result<(), CheckpointError> {
+    fn check(&self, component: &'static str, classes: &[&str]) -> Result<(), CheckpointError> {
         let found = self.class(component);
-        let is_supported = match classes {
-            Some(classes) => found.as_str().is_some_and(|class| classes.contains(&class)),
-            None => found.is_null(),
-        };
-        if is_supported {
+        if found.as_str().is_some_and(|class| classes.contains(&class)) {
             return Ok(());
         }
+        Err(self.unsupported(component, found, classes.join(", ")))
+    }
+
+    fn unsupported(&self, component: &str, found: &Value, supported: String) -> CheckpointError {
         let found = found.as_str().map_or_else(|| "absent".into(), |class| class.chars().take(80).collect());
-        let supported = classes.map_or_else(|| "none".into(), |classes| classes.join(", "));
-        Err(CheckpointError::Component { path: self.path.to_owned(), component, found, supported })
+        let component = component.chars().take(80).collect();
+        CheckpointError::Component { path: self.path.to_owned(), component, found, supported }
+    }
+
+    /// Refuses parts and options that are not known.
+    fn finish(&self) -> Result<(), CheckpointError> {
+        for (key, value) in self.fields.unread() {
+            let is_absent_part = value.as_array().is_some_and(|part| part.iter().all(Value::is_null));
+            if is_absent_part || is_without_effect(key, value, &[WITHOUT_EFFECT]) {
+                continue;
+            }
+            if value[1].is_string() {
+                return Err(self.unsupported(key, &value[1], "none".into()));
+            }
+            return Err(CheckpointError::Config { path: self.path.to_owned(), source: config::unknown(key, value) });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scheduler::SchedulerConfig;
+    use super::*;
+
+    /// Nothing that published checkpoints have is refused; the networks' configurations are read in `tests/networks.rs`.
+    #[test]
+    fn the_indices_and_schedulers_of_real_checkpoints_are_read() {
+        let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/real");
+        for (name, texts, zeroes) in
+            [("sd15", 1, false), ("sd21", 1, false), ("sdxl-base", 2, true), ("sdxl-refiner", 1, false)]
+        {
+            let layout = Layout::read(&real.join(name).join("model_index.json")).expect(name);
+            assert_eq!((layout.texts.len(), layout.zeroes_empty_negative), (texts, zeroes), "{name}");
+            let json =
+                read_json(&real.join(name).join("scheduler/scheduler_config.json"), CONFIG_BYTES_MAX).expect(name);
+            let class = layout.scheduler_class.as_deref();
+            assert!(class.is_some() && SchedulerConfig::read_as(class, &json).is_ok(), "{name}");
+        }
     }
 }

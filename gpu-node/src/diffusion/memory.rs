@@ -10,6 +10,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use tch::{Device, Kind};
 
 use super::config::{MidBlock, UnetConfig, VaeConfig};
+use super::vae::VaeKinds;
 
 /// Tokens of one chunk of a prompt.
 const CHUNK_TOKENS: u64 = 77;
@@ -23,6 +24,7 @@ const LATENTS_KEPT: u64 = 8;
 pub struct Footprint {
     pub(super) unet: UnetConfig,
     pub(super) vae: VaeConfig,
+    pub(super) vae_kinds: VaeKinds,
     pub(super) kind: Kind,
     pub(super) device: Device,
     pub(super) vae_tiles_px: Option<u32>,
@@ -125,7 +127,7 @@ impl Footprint {
 
     /// The most crowded moment of the autoencoder.
     fn picture_bytes(&self, picture: (u64, u64)) -> u64 {
-        let element = if self.vae.force_upcast { 4 } else { element_bytes(self.kind) };
+        let element = element_bytes(self.vae_kinds.decoder).max(element_bytes(self.vae_kinds.encoder));
         let tile = |side: u64| self.vae_tiles_px.map_or(side, |tile| side.min(u64::from(tile)));
         let at_once = (tile(picture.0), tile(picture.1));
         let channels = &self.vae.channels;

@@ -1,8 +1,9 @@
 //! Images a recipe begins with or is held to.
 //!
-//! They have the picture's size: nothing here resamples, so a digest fixes every value. A PNG of eight bits, as masters
-//! are; grey ones count as coloured, transparency is dropped. Source of the numbers: diffusers 0.42,
-//! `image_processor.py` (`VaeImageProcessor`), and Pillow's conversion to grey.
+//! They have the picture's size as it is shown: nothing here resamples, so a digest fixes every value. A PNG of eight bits, as
+//! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is turned,
+//! as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
+//! (`VaeImageProcessor`), and Pillow's conversion to grey and `exif_transpose`.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
+use image::metadata::Orientation;
 use image::{ImageFormat, ImageReader, Limits};
 use tch::{Kind, TchError, Tensor};
 
@@ -50,7 +52,11 @@ impl Picture {
         bounds.max_image_height = Some(limits::MASTER_SIDE_PX_MAX);
         bounds.max_alloc = Some(DECODE_BYTES_MAX);
         reader.limits(bounds);
-        let rgb = reader.decode()?.into_rgb8();
+        let mut image = reader.decode()?;
+        if let Some(orientation) = exif(png).and_then(Orientation::from_exif_chunk) {
+            image.apply_orientation(orientation);
+        }
+        let rgb = image.into_rgb8();
         let (width_px, height_px) = rgb.dimensions();
         if u64::from(width_px) * u64::from(height_px) > limits::MASTER_AREA_PX_MAX {
             return Err(PictureError::Size { width_px, height_px });
@@ -103,6 +109,20 @@ impl Picture {
     }
 }
 
+/// The first `eXIf` chunk of a PNG, before or behind the image data. What a header claims beyond the file is not there.
+fn exif(png: &[u8]) -> Option<&[u8]> {
+    let mut rest = png.get(8..)?;
+    loop {
+        let (length, kind) = (rest.first_chunk::<4>()?, rest.get(4..8)?);
+        let end = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_add(8)?;
+        if kind == b"eXIf" {
+            return rest.get(8..end);
+        }
+        // Behind the data its checksum.
+        rest = rest.get(end.checked_add(4)?..)?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +141,34 @@ mod tests {
         let signed = Vec::<f32>::try_from(red.signed().expect("numbers").flatten(0, -1)).expect("numbers");
         assert_eq!(signed, [1.0, -1.0, -1.0]);
         assert_eq!(red.size_px(), (1, 1));
+    }
+
+    /// Beside Pillow's `exif_transpose` (`fixtures/make_loading_goldens.py`).
+    #[test]
+    fn a_picture_is_turned_as_it_says() {
+        let bytes = |text: &str| -> Vec<u8> {
+            let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+            digits.map(|digits| u8::from_str_radix(digits, 16).expect("a byte")).collect()
+        };
+        let goldens = include_str!("../../fixtures/goldens/loading/orientation.json");
+        let goldens: Vec<serde_json::Value> = serde_json::from_str(goldens).expect("goldens");
+        assert_eq!(goldens.len(), 8);
+        for golden in goldens {
+            let text = |key: &str| golden[key].as_str().map(bytes).expect("bytes");
+            let (png, shown) = (text("png"), text("rgb"));
+            let picture = Picture::decode(&png).expect("a picture");
+            let size = serde_json::json!([picture.width_px, picture.height_px]);
+            assert_eq!((size, &picture.rgb), (golden["size_px"].clone(), &shown), "{}", golden["orientation"]);
+
+            // The chunk may come behind the data as well.
+            let at = png.windows(4).position(|name| name == b"eXIf").map(|at| at - 4);
+            let Some(at) = at else { continue };
+            let length = 12 + usize::from(png[at + 3]);
+            let mut late = [&png[..at], &png[at + length..]].concat();
+            let end = late.len() - 12;
+            late.splice(end..end, png[at..at + length].to_vec());
+            assert_eq!(Picture::decode(&late).expect("a picture"), picture);
+        }
     }
 
     #[test]

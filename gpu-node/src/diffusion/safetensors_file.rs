@@ -3,7 +3,7 @@
 //! Nothing it says is trusted before it is checked: the header's length against a limit and the file's, the offsets by
 //! the `safetensors` crate, every value for being finite when it is read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub(super) struct Entry {
 pub(super) struct SafetensorsFile {
     path: PathBuf,
     map: Mmap,
-    entries: HashMap<String, Entry>,
+    entries: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
 }
 
@@ -53,7 +53,7 @@ impl SafetensorsFile {
             return Err(header_error(format!("more than {TENSORS_MAX} tensors")));
         }
         let data_at = LENGTH_BYTES + header_bytes;
-        let mut entries = HashMap::with_capacity(tensors.len());
+        let mut entries = BTreeMap::new();
         for (name, info) in tensors {
             let shape = info.shape.iter().map(|side| i64::try_from(*side)).collect::<Result<Vec<_>, _>>();
             let shape = shape.map_err(|_| header_error(format!("tensor `{name}` has a side beyond any memory")))?;
@@ -73,7 +73,7 @@ impl SafetensorsFile {
         &self.metadata
     }
 
-    pub(super) const fn entries(&self) -> &HashMap<String, Entry> {
+    pub(super) const fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }
 
@@ -95,6 +95,23 @@ impl SafetensorsFile {
         let Some(stored) = stored_kind(entry.kind) else {
             let (name, path, found) = (name.to_owned(), self.path.clone(), format!("{:?}", entry.kind));
             return Err(WeightsError::Type { name, path, found });
+        };
+        Tensor::f_from_data_size(self.data(entry), &entry.shape, stored)
+            .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
+    }
+
+    /// The same of whole numbers and doubles too, as the matrices and alphas of adapters may be stored.
+    ///
+    /// # Errors
+    /// When it is of no such kind, or libtorch fails.
+    pub(super) fn tensor_of_any_kind(&self, name: &str, entry: &Entry) -> Result<Tensor, WeightsError> {
+        let stored = match entry.kind {
+            Dtype::I64 => Kind::Int64,
+            Dtype::I32 => Kind::Int,
+            Dtype::I16 => Kind::Int16,
+            Dtype::I8 => Kind::Int8,
+            Dtype::U8 => Kind::Uint8,
+            _ => return self.tensor(name, entry),
         };
         Tensor::f_from_data_size(self.data(entry), &entry.shape, stored)
             .map_err(|source| WeightsError::Torch { name: name.to_owned(), source })
@@ -159,6 +176,7 @@ const fn stored_kind(stored: Dtype) -> Option<Kind> {
         Dtype::F32 => Some(Kind::Float),
         Dtype::F16 => Some(Kind::Half),
         Dtype::BF16 => Some(Kind::BFloat16),
+        Dtype::F64 => Some(Kind::Double),
         _ => None,
     }
 }

@@ -2,8 +2,11 @@
 //! (source: transformers 5, `models/clip/tokenization_clip.py` and `tokenization_utils_base.py`).
 //!
 //! Byte-level BPE over NFC-normalised, whitespace-collapsed, lower-cased text, between a beginning and an end
-//! token, cut and padded to one length. It is built from the vocabulary and merges alone, whichever file holds
-//! them: what else a `tokenizer.json` says cannot change how a CLIP prompt is read.
+//! token, cut and padded to one length. It is built from the vocabulary and merges, whichever file holds them, and the tokens
+//! that were added to them, wherever they are written down ([`added`]); `CLIPTokenizer` builds everything else itself, so what
+//! else a `tokenizer.json` says of it changes nothing.
+
+mod added;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,17 +20,29 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
-use super::config::{JsonFileError, read_json, read_text};
+use self::added::SpecialTokens;
+use super::config::{Fields, JsonFileError, WithoutEffect, read_json, read_text};
 
 /// Largest vocabulary or merges file; CLIP's are 1.0 and 0.5 MiB, its `tokenizer.json` 3.6 MiB.
 const VOCABULARY_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Largest of the small configuration files.
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// How CLIP takes words apart before BPE.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 const END_OF_WORD: &str = "</w>";
-const BEGIN_TOKEN: &str = "<|startoftext|>";
-const END_TOKEN: &str = "<|endoftext|>";
+/// What else stands in a `tokenizer.json`.
+const WITHOUT_EFFECT: WithoutEffect<'static> =
+    &[("CLIPTokenizer builds these itself", &["decoder", "normalizer", "post_processor", "pre_tokenizer", "version"])];
+const MODEL_WITHOUT_EFFECT: WithoutEffect<'static> = &[(
+    "CLIPTokenizer chooses these itself",
+    &[
+        "byte_fallback",
+        "continuing_subword_prefix",
+        "dropout",
+        "end_of_word_suffix",
+        "fuse_unk",
+        "ignore_merges",
+        "unk_token",
+    ],
+)];
 
 /// Why a tokenizer cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -64,18 +79,20 @@ impl ClipTokenizer {
     /// # Errors
     /// When a file is missing, too large or malformed.
     pub fn load(folder: &Path, positions_max: usize) -> Result<Self, TokenizerError> {
-        let (vocabulary, merges) = read_vocabulary(folder)?;
-        let special = SpecialTokens::read(folder)?;
+        let json = folder.join("tokenizer.json");
+        let serialized = if json.is_file() { Some(Serialized::read(&json)?) } else { None };
+        let special = SpecialTokens::read(folder, serialized.as_ref().map_or(&Value::Null, |file| &file.added_tokens))?;
+        let (vocabulary, merges) = match serialized {
+            Some(file) => (file.vocabulary, file.merges),
+            None => read_vocabulary(folder)?,
+        };
         let build_error =
             |error: tokenizers::Error| TokenizerError::Build { folder: folder.to_owned(), reason: error.to_string() };
-        let id = |role, token: &AddedToken| {
-            let unknown = || TokenizerError::UnknownToken { token: token.content.clone(), role };
-            vocabulary.get(&token.content).copied().ok_or_else(unknown)
-        };
-        let (begin, end) = (id("the beginning", &special.begin)?, id("the end", &special.end)?);
-        let padding = id("the padding", &special.padding)?;
-        id("the unknown token", &special.unknown)?;
-        let ids = vocabulary.values().max().map_or(0, |id| id.saturating_add(1));
+        let unknown = |role, token: &AddedToken| TokenizerError::UnknownToken { token: token.content.clone(), role };
+        if !vocabulary.contains_key(&special.unknown.content) {
+            return Err(unknown("the unknown token", &special.unknown));
+        }
+        let largest = vocabulary.values().max().copied();
         let model = BPE::builder()
             .vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges)
             .unk_token(special.unknown.content.clone())
@@ -94,7 +111,13 @@ impl ClipTokenizer {
             let reason = format!("{tokens} tokens leave no room for a prompt");
             return Err(TokenizerError::Build { folder: folder.to_owned(), reason });
         }
-        tokenizer.add_special_tokens(&special.into_tokens());
+        tokenizer.add_tokens(&special.tokens);
+        let id = |role, token: &AddedToken| tokenizer.token_to_id(&token.content).ok_or_else(|| unknown(role, token));
+        let (begin, end) = (id("the beginning", &special.begin)?, id("the end", &special.end)?);
+        let padding = id("the padding", &special.padding)?;
+        // A token that was added may lie beyond the vocabulary, and no token may lie beyond the encoder.
+        let added = special.tokens.iter().filter_map(|token| tokenizer.token_to_id(&token.content));
+        let ids = added.chain(largest).max().map_or(0, |id| id.saturating_add(1));
         Ok(Self { tokenizer, begin, end, padding, tokens, ids })
     }
 
@@ -156,30 +179,24 @@ type Merges = Vec<(String, String)>;
 
 fn read_vocabulary(folder: &Path) -> Result<(Vocabulary, Merges), TokenizerError> {
     let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-    if vocabulary.is_file() && merges.is_file() {
-        let text = read_text(&merges, VOCABULARY_BYTES_MAX)?;
-        let text = String::from_utf8(text).map_err(|error| malformed(&merges, &error))?;
-        let json = read_json(&vocabulary, VOCABULARY_BYTES_MAX)?;
-        let vocabulary = serde_json::from_value(json).map_err(|error| malformed(&vocabulary, &error))?;
-        // Lines of `#` are a version, as the `tokenizers` crate reads them.
-        let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
-        let pairs = lines.map(|line| pair(line).ok_or_else(|| malformed(&merges, &no_pair(line))));
-        return Ok((vocabulary, pairs.collect::<Result<_, _>>()?));
-    }
-    let path = folder.join("tokenizer.json");
-    if !path.is_file() {
+    if !vocabulary.is_file() || !merges.is_file() {
         return Err(TokenizerError::NoVocabulary { folder: folder.to_owned() });
     }
-    read_tokenizer_json(&path)
+    let text = read_text(&merges, VOCABULARY_BYTES_MAX)?;
+    let text = String::from_utf8(text).map_err(|error| malformed(&merges, &error))?;
+    let json = read_json(&vocabulary, VOCABULARY_BYTES_MAX)?;
+    let vocabulary = serde_json::from_value(json).map_err(|error| malformed(&vocabulary, &error))?;
+    // Lines of `#` are a version, as the `tokenizers` crate reads them.
+    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+    let pairs = lines.map(|line| pair(line).ok_or_else(|| malformed(&merges, &no_pair(line))));
+    Ok((vocabulary, pairs.collect::<Result<_, _>>()?))
 }
 
-/// The model of a `tokenizer.json`, as far as CLIP needs it.
-#[derive(Deserialize)]
-struct SerializedModel {
-    r#type: Option<String>,
-    vocab: Vocabulary,
-    merges: Vec<SerializedMerge>,
-    end_of_word_suffix: Option<String>,
+/// What of a `tokenizer.json` counts. Where there is one, it comes before `vocab.json` and `merges.txt`, as in transformers.
+struct Serialized {
+    vocabulary: Vocabulary,
+    merges: Merges,
+    added_tokens: Value,
 }
 
 #[derive(Deserialize)]
@@ -189,18 +206,34 @@ enum SerializedMerge {
     Line(String),
 }
 
-fn read_tokenizer_json(path: &Path) -> Result<(Vocabulary, Merges), TokenizerError> {
-    let mut json = read_json(path, VOCABULARY_BYTES_MAX)?;
-    let model = json.get_mut("model").map(Value::take).unwrap_or_default();
-    let model: SerializedModel = serde_json::from_value(model).map_err(|error| malformed(path, &error))?;
-    if model.r#type.is_some_and(|name| name != "BPE") || model.end_of_word_suffix.as_deref() != Some(END_OF_WORD) {
-        return Err(malformed(path, &"it holds no BPE model with the suffix `</w>`, so it is not CLIP's"));
+impl Serialized {
+    fn read(path: &Path) -> Result<Self, TokenizerError> {
+        let json = read_json(path, VOCABULARY_BYTES_MAX)?;
+        let refused = |error: &dyn std::fmt::Display| malformed(path, error);
+        let file = Fields::new(&json).map_err(|error| refused(&error))?;
+        for side in ["padding", "truncation"] {
+            let direction = file.get(side).and_then(|options| options.get("direction"));
+            if direction.is_some_and(|direction| direction != "Right") {
+                return Err(refused(&format!("`{side}.direction` is not supported but `Right`")));
+            }
+        }
+        let added_tokens = file.get("added_tokens").cloned().unwrap_or_default();
+        let model = file.get("model").unwrap_or(&Value::Null);
+        file.finish(&[WITHOUT_EFFECT]).map_err(|error| refused(&error))?;
+        let model = Fields::new(model).map_err(|error| refused(&format!("`model`: {error}")))?;
+        if model.get("type").is_some_and(|name| name != "BPE") {
+            return Err(refused(&"it holds no BPE model, so it is not CLIP's"));
+        }
+        let part = |field: &'static str| model.get(field).cloned().unwrap_or_default();
+        let vocabulary = serde_json::from_value(part("vocab")).map_err(|error| refused(&error))?;
+        let merges: Vec<SerializedMerge> = serde_json::from_value(part("merges")).map_err(|error| refused(&error))?;
+        model.finish(&[MODEL_WITHOUT_EFFECT]).map_err(|error| refused(&format!("`model`: {error}")))?;
+        let merges = merges.into_iter().map(|merge| match merge {
+            SerializedMerge::Pair(left, right) => Ok((left, right)),
+            SerializedMerge::Line(line) => pair(&line).ok_or_else(|| refused(&no_pair(&line))),
+        });
+        Ok(Self { vocabulary, merges: merges.collect::<Result<_, _>>()?, added_tokens })
     }
-    let merges = model.merges.into_iter().map(|merge| match merge {
-        SerializedMerge::Pair(left, right) => Ok((left, right)),
-        SerializedMerge::Line(line) => pair(&line).ok_or_else(|| malformed(path, &no_pair(&line))),
-    });
-    Ok((model.vocab, merges.collect::<Result<_, _>>()?))
 }
 
 fn pair(line: &str) -> Option<(String, String)> {
@@ -214,103 +247,4 @@ fn no_pair(line: &str) -> String {
 
 fn malformed(path: &Path, reason: &dyn std::fmt::Display) -> TokenizerError {
     TokenizerError::Malformed { path: path.to_owned(), reason: reason.to_string() }
-}
-
-/// The named tokens, any others a prompt may spell out, and the length of a prompt.
-struct SpecialTokens {
-    begin: AddedToken,
-    end: AddedToken,
-    unknown: AddedToken,
-    padding: AddedToken,
-    others: Vec<AddedToken>,
-    length: usize,
-}
-
-/// A token as configurations write it: its text, or its text with how it is to be found in a prompt.
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-enum SerializedToken {
-    Text(String),
-    Described {
-        content: String,
-        #[serde(default)]
-        single_word: bool,
-        #[serde(default)]
-        lstrip: bool,
-        #[serde(default)]
-        rstrip: bool,
-        #[serde(default)]
-        normalized: bool,
-    },
-}
-
-/// `tokenizer_config.json` and `special_tokens_map.json`, as far as CLIP needs them.
-#[derive(Default, Deserialize)]
-struct TokenizerConfig {
-    bos_token: Option<SerializedToken>,
-    eos_token: Option<SerializedToken>,
-    unk_token: Option<SerializedToken>,
-    pad_token: Option<SerializedToken>,
-    model_max_length: Option<serde_json::Number>,
-    added_tokens_decoder: Option<BTreeMap<String, SerializedToken>>,
-}
-
-impl SpecialTokens {
-    fn read(folder: &Path) -> Result<Self, TokenizerError> {
-        let mut config = read_config(&folder.join("tokenizer_config.json"))?;
-        // The map is the older of two places and, where the newer one is not used, the one that counts.
-        if config.added_tokens_decoder.is_none() {
-            let map = read_config(&folder.join("special_tokens_map.json"))?;
-            config.bos_token = map.bos_token.or(config.bos_token);
-            config.eos_token = map.eos_token.or(config.eos_token);
-            config.unk_token = map.unk_token.or(config.unk_token);
-            config.pad_token = map.pad_token.or(config.pad_token);
-        }
-        let others: Vec<AddedToken> =
-            config.added_tokens_decoder.unwrap_or_default().into_values().map(SerializedToken::into_added).collect();
-        let named = |token: Option<SerializedToken>, default: &str| {
-            let token = token.unwrap_or_else(|| SerializedToken::Text(default.into())).into_added();
-            others.iter().find(|other| other.content == token.content).cloned().unwrap_or(token)
-        };
-        Ok(Self {
-            begin: named(config.bos_token, BEGIN_TOKEN),
-            end: named(config.eos_token, END_TOKEN),
-            unknown: named(config.unk_token, END_TOKEN),
-            padding: named(config.pad_token, END_TOKEN),
-            // Unset lengths are written as the float 1e30.
-            length: config.model_max_length.and_then(|n| n.as_u64()).map_or(usize::MAX, |n| n as usize),
-            others,
-        })
-    }
-
-    fn into_tokens(self) -> Vec<AddedToken> {
-        let mut tokens = self.others;
-        for token in [self.begin, self.end, self.unknown, self.padding] {
-            if !tokens.iter().any(|other| other.content == token.content) {
-                tokens.push(token);
-            }
-        }
-        tokens
-    }
-}
-
-impl SerializedToken {
-    fn into_added(self) -> AddedToken {
-        match self {
-            Self::Text(content) => AddedToken::from(content, true),
-            Self::Described { content, single_word, lstrip, rstrip, normalized } => AddedToken::from(content, true)
-                .single_word(single_word)
-                .lstrip(lstrip)
-                .rstrip(rstrip)
-                .normalized(normalized),
-        }
-    }
-}
-
-/// An absent file configures nothing.
-fn read_config(path: &Path) -> Result<TokenizerConfig, TokenizerError> {
-    if !path.is_file() {
-        return Ok(TokenizerConfig::default());
-    }
-    serde_json::from_value(read_json(path, CONFIG_BYTES_MAX)?).map_err(|error| malformed(path, &error))
 }

@@ -30,7 +30,32 @@ pub struct Vae {
     /// Side of an image in pixels for one latent.
     factor: i64,
     tiles_px: Option<i64>,
-    kind: Kind,
+    kinds: VaeKinds,
+}
+
+/// In what an autoencoder computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VaeKinds {
+    pub encoder: Kind,
+    pub decoder: Kind,
+}
+
+impl VaeKinds {
+    /// As diffusers' pipelines choose it for networks of a kind: those of Stable Diffusion 1.x and 2.x compute as the others do;
+    /// those of XL encode in float32 where the configuration asks for it, and decode so where the others are float16, in which
+    /// their autoencoder overflows (source: diffusers 0.42, `needs_upcasting` and `prepare_latents` of the XL pipelines).
+    #[must_use]
+    pub fn choose(is_xl: bool, config: &VaeConfig, kind: Kind) -> Self {
+        if !is_xl || !config.force_upcast {
+            return Self::all(kind);
+        }
+        Self { encoder: Kind::Float, decoder: if kind == Kind::Half { Kind::Float } else { kind } }
+    }
+
+    #[must_use]
+    pub const fn all(kind: Kind) -> Self {
+        Self { encoder: kind, decoder: kind }
+    }
 }
 
 /// Names and shapes of the tensors of an autoencoder, as diffusers writes them today.
@@ -39,7 +64,7 @@ pub struct Vae {
 /// When libtorch fails.
 pub fn tensor_shapes(config: &VaeConfig) -> Result<BTreeMap<String, Vec<i64>>, WeightsError> {
     let mut recorder = ShapeRecorder::default();
-    Vae::build(&mut recorder, config, Kind::Float)?;
+    Vae::build(&mut recorder, config, VaeKinds::all(Kind::Float))?;
     Ok(recorder.into_shapes())
 }
 
@@ -50,38 +75,48 @@ pub(super) fn canonical_name(name: &str) -> String {
 }
 
 impl Vae {
-    /// Takes every tensor out of `weights`.
+    /// Takes every tensor out of `weights`, in the kind of the weights.
     ///
     /// # Errors
     /// When a tensor is missing, left over or not as `config` says.
-    pub fn load(mut weights: Weights, config: &VaeConfig) -> Result<Self, WeightsError> {
-        let kind = weights.kind();
+    pub fn load(weights: Weights, config: &VaeConfig) -> Result<Self, WeightsError> {
+        let kinds = VaeKinds::all(weights.kind());
+        Self::load_as(weights, config, kinds)
+    }
+
+    /// The same in these kinds.
+    pub(super) fn load_as(mut weights: Weights, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
         if weights.device() == Device::Cpu {
             weights.set_kernel_layout(KernelLayout::ChannelsLast);
         }
-        let vae = Self::build(&mut weights, config, kind)?;
+        let vae = Self::build(&mut weights, config, kinds)?;
         weights.finish()?;
         Ok(vae)
     }
 
-    fn build(source: &mut dyn VarSource, config: &VaeConfig, kind: Kind) -> Result<Self, WeightsError> {
-        let mut scope = Scope::root(source);
-        let encoder = Encoder::load(scope.at("encoder"), config)?;
-        let decoder = Decoder::load(scope.at("decoder"), config)?;
+    fn build(source: &mut dyn VarSource, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
         let latent = config.latent_channels;
-        let mut pointwise = |name: &str, wanted: bool, channels: i64| {
+        let pointwise = |scope: &mut Scope<'_>, name: &str, wanted: bool, channels: i64| {
             wanted.then(|| Conv2d::load(scope.at(name), channels, channels, 1)).transpose()
         };
+        source.set_kind(kinds.encoder);
+        let mut scope = Scope::root(source);
+        let encoder = Encoder::load(scope.at("encoder"), config)?;
+        let quant_conv = pointwise(&mut scope, "quant_conv", config.has_quant_conv, 2 * latent)?;
+        source.set_kind(kinds.decoder);
+        let mut scope = Scope::root(source);
+        let decoder = Decoder::load(scope.at("decoder"), config)?;
+        let post_quant_conv = pointwise(&mut scope, "post_quant_conv", config.has_post_quant_conv, latent)?;
         Ok(Self {
             encoder,
-            quant_conv: pointwise("quant_conv", config.has_quant_conv, 2 * latent)?,
-            post_quant_conv: pointwise("post_quant_conv", config.has_post_quant_conv, latent)?,
+            quant_conv,
+            post_quant_conv,
             decoder,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor,
             factor: config.factor(),
             tiles_px: None,
-            kind,
+            kinds,
         })
     }
 
@@ -96,7 +131,7 @@ impl Vae {
     /// # Errors
     /// When shapes do not fit or libtorch fails.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, TchError> {
-        let latents = latents.f_to_kind(self.kind)?.f_div_scalar(self.scaling_factor)?;
+        let latents = latents.f_to_kind(self.kinds.decoder)?.f_div_scalar(self.scaling_factor)?;
         let x = latents.f_add_scalar(self.shift_factor)?;
         let all = |x: &Tensor| {
             let x = match &self.post_quant_conv {
@@ -125,7 +160,7 @@ impl Vae {
                 None => Ok(x),
             }
         };
-        let image = image.f_to_kind(self.kind)?;
+        let image = image.f_to_kind(self.kinds.encoder)?;
         let x = match self.tiles_px.filter(|px| is_larger(&image, *px)) {
             Some(px) => tiled(&image, Tiles { from: px, to: px / self.factor }, all)?,
             None => all(&image)?,

@@ -15,7 +15,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use safetensors::Dtype;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::config::UnetConfig;
@@ -42,7 +41,7 @@ pub enum WeightsError {
     Surplus { count: usize, names: String, files: String },
     #[error("tensor `{name}` of {path} has shape {found:?}, the configuration asks for {expected:?}")]
     Shape { name: String, path: PathBuf, expected: Vec<i64>, found: Vec<i64> },
-    #[error("tensor `{name}` of {path} is of type {found}; supported: F32, F16, BF16")]
+    #[error("tensor `{name}` of {path} is of type {found}; supported: F64, F32, F16, BF16")]
     Type { name: String, path: PathBuf, found: String },
     #[error("tensor `{name}` of {path} holds NaN or infinity as {kind}")]
     NotFinite { name: String, path: PathBuf, kind: &'static str },
@@ -87,6 +86,9 @@ pub(super) trait VarSource {
 
     /// The kernel `name` of a convolution, in the layout its backend computes with.
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError>;
+
+    /// Tensors that are taken from now on are of this kind.
+    fn set_kind(&mut self, _kind: Kind) {}
 
     /// What adapters add to the layer that stands for `modules`, one above the other.
     fn low_rank(&mut self, _modules: &[String], _layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
@@ -239,14 +241,17 @@ impl Weights {
     pub(super) fn take_positions(&mut self, name: &str, positions: i64) -> Result<(), WeightsError> {
         let Some(Place { file, name, entry }) = self.places.remove(name) else { return Ok(()) };
         let file = &self.files[file];
-        let bytes = file.data(&entry);
-        let count = usize::try_from(positions).unwrap_or(usize::MAX);
-        let counts_up = match entry.kind {
-            Dtype::I64 => bytes.chunks_exact(8).enumerate().all(|(i, b)| b == (i as i64).to_le_bytes()),
-            Dtype::F32 => bytes.chunks_exact(4).enumerate().all(|(i, b)| b == (i as f32).to_le_bytes()),
-            _ => false,
+        let torch_error = |source| WeightsError::Torch { name: name.clone(), source };
+        let found = file.tensor_of_any_kind(&name, &entry)?;
+        // Whoever made a checkpoint smaller converted them, too: what counts is that they count, as far as their kind can.
+        let counts_up = || -> Result<bool, TchError> {
+            let expected = Tensor::f_arange(positions, (Kind::Int64, Device::Cpu))?.f_to_kind(found.f_kind()?)?;
+            found.f_flatten(0, -1)?.f_equal(&expected)
         };
-        if counts_up && entry.shape == [1, positions] && count > 0 {
+        if positions > 0
+            && found.numel() == usize::try_from(positions).unwrap_or(0)
+            && counts_up().map_err(torch_error)?
+        {
             return Ok(());
         }
         Err(WeightsError::Positions { name, path: file.path().to_owned(), positions })
@@ -296,6 +301,10 @@ impl Weights {
 }
 
 impl VarSource for Weights {
+    fn set_kind(&mut self, kind: Kind) {
+        self.kind = kind;
+    }
+
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
         self.read(name, shape)
     }

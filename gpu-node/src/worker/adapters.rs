@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use bildkante_shared::adapter;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::LoraUse;
 use bildkante_shared::wire::AdapterInfo;
@@ -61,22 +62,31 @@ pub(super) fn look_of(metadata: &fs::Metadata) -> FileLook {
     (metadata.len(), metadata.modified().ok())
 }
 
-/// What was read of files, by path: each is read again once its size or time has changed. Shared by the devices, the first of
+/// How a file and the configurations that may belong to it look.
+type Looks = [Option<FileLook>; 3];
+
+fn looks_of(path: &Path) -> Looks {
+    let look = |path: &Path| fs::metadata(path).ok().map(|metadata| look_of(&metadata));
+    let [own, shared] = adapter::config_paths(path);
+    [look(path), look(&own), look(&shared)]
+}
+
+/// What was read of files, by path: each is read again once its size or time, or its configuration's, has changed. Shared by the devices, the first of
 /// which to come reads.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FilesRead(Arc<Mutex<BTreeMap<PathBuf, FileRead>>>);
 
 #[derive(Debug, Clone)]
 struct FileRead {
-    look: FileLook,
+    looks: Looks,
     /// Its digest, or why it cannot be used.
     outcome: Result<Digest, String>,
 }
 
 impl FileRead {
-    /// `look` is from before it is read: what changes meanwhile is read again next time.
-    fn new(path: &Path, look: FileLook) -> Self {
-        Self { look, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
+    /// `looks` are from before it is read: what changes meanwhile is read again next time.
+    fn new(path: &Path, looks: Looks) -> Self {
+        Self { looks, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
     }
 }
 
@@ -93,7 +103,9 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<Found, EngineError
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        // A Macintosh leaves `._x.safetensors` beside what it copies.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "safetensors") {
             paths.push(path);
         }
     }
@@ -105,9 +117,10 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<Found, EngineError
     let mut read = read.0.lock();
     read.retain(|path, _| paths.contains(path));
     for path in paths {
-        let look = fs::metadata(&path).map_or((0, None), |metadata| look_of(&metadata));
-        let known = read.get(&path).filter(|known| look.1.is_some() && known.look == look).cloned();
-        let file = known.unwrap_or_else(|| FileRead::new(&path, look));
+        let looks = looks_of(&path);
+        let is_dated = looks.iter().flatten().all(|(_, time)| time.is_some()) && looks[0].is_some();
+        let known = read.get(&path).filter(|known| is_dated && known.looks == looks).cloned();
+        let file = known.unwrap_or_else(|| FileRead::new(&path, looks));
         match &file.outcome {
             Ok(digest) => {
                 found.files.insert(*digest, path.clone());
@@ -203,6 +216,7 @@ mod tests {
         let [one, two] = ["one.safetensors", "two.safetensors"].map(|name| folder.path().join(name));
         fs::copy(fixtures.join("sd1.kohya.safetensors"), &one).expect("a copy");
         fs::write(&two, b"nothing of the kind").expect("a file");
+        fs::write(folder.path().join("._one.safetensors"), b"what a Macintosh leaves behind").expect("a file");
         let read = FilesRead::default();
         let find = || find(folder.path(), &read).expect("found");
         let first = find();
@@ -223,5 +237,17 @@ mod tests {
         let last = find();
         assert_eq!((last.files.len(), last.rejected.len()), (1, 0));
         assert_eq!(read.0.lock().len(), 1, "what is gone is forgotten");
+
+        // What is said of an adapter in a file of its own counts as the adapter does.
+        fs::remove_file(&two).expect("removed");
+        fs::copy(fixtures.join("sd1.rslora.safetensors"), &one).expect("a copy");
+        let config = folder.path().join("adapter_config.json");
+        let alone = find();
+        fs::copy(fixtures.join("sd1.rslora.adapter_config.json"), &config).expect("a copy");
+        let told = find();
+        assert_eq!((alone.files.len(), told.files.len()), (1, 1));
+        assert_ne!(alone.files, told.files);
+        fs::write(&config, "{").expect("written");
+        assert_eq!(find().rejected.len(), 1);
     }
 }

@@ -288,7 +288,7 @@ impl Engine for TorchEngine {
     }
 
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
-        self.shelf.checkpoint(checkpoint).ok().map(Checkpoint::native_size_px)
+        self.shelf.checkpoint(checkpoint).ok().and_then(Checkpoint::native_size_px)
     }
 
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {

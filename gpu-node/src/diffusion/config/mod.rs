@@ -1,9 +1,10 @@
 //! Architectures as the checkpoint's own `config.json` files describe them.
 //!
 //! Each configuration is read field by field: a field that is absent takes the default of the constructor it
-//! was saved from (diffusers 0.42, transformers 5), a field whose value changes the network in a way this
-//! implementation does not know is an error that names it, and keys that change nothing at inference
-//! (`dropout`, `_name_or_path`, …) are ignored. Nothing here touches a tensor.
+//! was saved from (diffusers 0.42, transformers 5), and a field whose value changes the network in a way this
+//! implementation does not know is an error that names it. Every reader ends with [`Fields::finish`]: a key that was
+//! neither read nor stands in the reader's table of keys without effect is refused by name, so none is passed over.
+//! Nothing here touches a tensor.
 
 mod clip;
 mod unet;
@@ -13,6 +14,8 @@ pub use clip::{ClipActivation, ClipConfig};
 pub use unet::{AddedConfig, MidBlock, UnetConfig, UnetLevel};
 pub use vae::VaeConfig;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -39,6 +42,23 @@ pub enum ConfigError {
     Invalid { field: &'static str, value: String, expected: String },
     #[error("`{field}` is {value}, which is not supported; supported: {supported}")]
     Unsupported { field: &'static str, value: String, supported: String },
+    #[error("`{field}` is {value}, but no such key is known here: what it changes cannot be told")]
+    Unknown { field: String, value: String },
+}
+
+/// Keys that change no picture, by the reason why.
+pub(super) type WithoutEffect<'t> = &'t [(&'t str, &'t [&'t str])];
+
+/// Whether a key may be passed over: it stands in the table, is private to who wrote the file (`_name_or_path`), or is null,
+/// which asks for nothing.
+pub(super) fn is_without_effect(field: &str, value: &Value, tables: &[WithoutEffect<'_>]) -> bool {
+    let is_listed = || tables.iter().copied().flatten().any(|(_, fields)| fields.contains(&field));
+    field.starts_with('_') || value.is_null() || is_listed()
+}
+
+/// The error of a key that is not known.
+pub(super) fn unknown(field: &str, value: &Value) -> ConfigError {
+    ConfigError::Unknown { field: field.chars().take(80).collect(), value: shown(value) }
 }
 
 /// Why a JSON file cannot be read.
@@ -101,15 +121,36 @@ pub(super) fn read_text(path: &Path, bytes_max: u64) -> Result<Vec<u8>, JsonFile
 }
 
 /// Typed reading of one configuration object; every error names the field.
-struct Fields<'a>(&'a Map<String, Value>);
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    read: RefCell<BTreeSet<&'static str>>,
+}
 
 impl<'a> Fields<'a> {
-    fn new(json: &'a Value) -> Result<Self, ConfigError> {
-        json.as_object().map(Self).ok_or(ConfigError::NotAnObject)
+    pub(super) fn new(json: &'a Value) -> Result<Self, ConfigError> {
+        let object = json.as_object().ok_or(ConfigError::NotAnObject)?;
+        Ok(Self { object, read: RefCell::default() })
     }
 
-    fn get(&self, field: &str) -> Option<&'a Value> {
-        self.0.get(field)
+    pub(super) fn get(&self, field: &'static str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(field);
+        self.object.get(field)
+    }
+
+    /// The keys that nothing has read.
+    pub(super) fn unread(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let read = self.read.borrow().clone();
+        self.object.iter().map(|(field, value)| (field.as_str(), value)).filter(move |(field, _)| !read.contains(field))
+    }
+
+    /// Ends reading.
+    ///
+    /// # Errors
+    /// At the first key that was not read and is not known to be without effect.
+    pub(super) fn finish(&self, tables: &[WithoutEffect<'_>]) -> Result<(), ConfigError> {
+        let mut passed_over = self.unread().filter(|(field, value)| !is_without_effect(field, value, tables));
+        passed_over.next().map_or(Ok(()), |(field, value)| Err(unknown(field, value)))
     }
 
     /// A whole number from 1 to `max`.
@@ -157,7 +198,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Python's `None`, which Stable Diffusion XL's files have, is no.
-    fn flag(&self, field: &'static str, default: bool) -> Result<bool, ConfigError> {
+    pub(super) fn flag(&self, field: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.get(field) {
             None => Ok(default),
             Some(Value::Null) => Ok(false),
@@ -208,7 +249,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses any value of `field` but the one whose behaviour is implemented.
-    fn only(&self, field: &'static str, supported: &Value) -> Result<(), ConfigError> {
+    pub(super) fn only(&self, field: &'static str, supported: &Value) -> Result<(), ConfigError> {
         match self.get(field) {
             Some(value) if !same(value, supported) => {
                 Err(ConfigError::Unsupported { field, value: shown(value), supported: supported.to_string() })
@@ -217,13 +258,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A side or a `[height, width]` pair, in the order height, width.
-    fn size(&self, field: &'static str) -> Result<(i64, i64), ConfigError> {
-        let value = self.get(field).ok_or(ConfigError::Missing { field })?;
+    /// A side or a `[height, width]` pair, in the order height, width; none where the file says none.
+    fn size(&self, field: &'static str) -> Result<Option<(i64, i64)>, ConfigError> {
+        let Some(value) = self.get(field).filter(|value| !value.is_null()) else { return Ok(None) };
         match value.as_array().map(Vec::as_slice) {
-            Some([height, width]) => Ok((count_of(field, height, WIDTH_MAX)?, count_of(field, width, WIDTH_MAX)?)),
+            Some([height, width]) => {
+                Ok(Some((count_of(field, height, WIDTH_MAX)?, count_of(field, width, WIDTH_MAX)?)))
+            }
             Some(_) => Err(invalid(field, value, "a list has a height and a width".into())),
-            None => count_of(field, value, WIDTH_MAX).map(|side| (side, side)),
+            None => count_of(field, value, WIDTH_MAX).map(|side| Some((side, side))),
         }
     }
 }

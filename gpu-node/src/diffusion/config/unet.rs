@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ConfigError, Fields, LAYERS_MAX, WIDTH_MAX, check_divides};
+use super::{ConfigError, Fields, LAYERS_MAX, WIDTH_MAX, WithoutEffect, check_divides};
 
 /// One resolution level; the down block and the up block of a level share everything but their kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +53,8 @@ impl AddedConfig {
 pub struct UnetConfig {
     pub in_channels: i64,
     pub out_channels: i64,
-    /// Height and width of the latents it was trained for.
-    pub sample_size: (i64, i64),
+    /// Height and width of the latents it was trained for, where the file says so.
+    pub sample_size: Option<(i64, i64)>,
     pub center_input_sample: bool,
     pub flip_sin_to_cos: bool,
     pub freq_shift: f64,
@@ -82,7 +82,7 @@ pub struct UnetConfig {
 }
 
 /// Fields whose one supported value is what every Stable Diffusion checkpoint has.
-fn fixed_fields() -> [(&'static str, Value); 20] {
+fn fixed_fields() -> [(&'static str, Value); 21] {
     [
         ("_class_name", json!("UNet2DConditionModel")),
         ("dual_cross_attention", json!(false)),
@@ -104,8 +104,21 @@ fn fixed_fields() -> [(&'static str, Value); 20] {
         ("reverse_transformer_layers_per_block", json!(null)),
         ("mid_block_only_cross_attention", json!(null)),
         ("transformer_depth", json!(null)),
+        ("quantization_config", json!(null)),
     ]
 }
+
+/// Keys that change no prediction.
+pub(in super::super) const WITHOUT_EFFECT: WithoutEffect<'static> = &[
+    ("for training", &["dropout", "gradient_checkpointing", "use_ema"]),
+    (
+        "left by the averaging of weights while training",
+        &["decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"],
+    ),
+    ("read beside other kinds of added embeddings only, which are refused", &["addition_embed_type_num_heads"]),
+    ("the tensors say of which kind they are", &["dtype", "torch_dtype"]),
+    ("informative", &["architectures", "diffusers_version", "name_or_path"]),
+];
 
 const ACTIVATIONS: [(Option<&str>, ()); 2] = [(Some("silu"), ()), (Some("swish"), ())];
 const DOWN_BLOCKS: [(Option<&str>, bool); 2] = [(Some("CrossAttnDownBlock2D"), true), (Some("DownBlock2D"), false)];
@@ -150,6 +163,7 @@ impl UnetConfig {
             guidance_embed_dim: optional_count(&fields, "time_cond_proj_dim")?,
             levels,
         };
+        fields.finish(&[WITHOUT_EFFECT])?;
         config.check()?;
         Ok(config)
     }
@@ -267,7 +281,7 @@ mod tests {
             "_class_name": "UNet2DConditionModel", "sample_size": 24, "block_out_channels": [64, 128, 192],
             "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
             "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "norm_num_groups": 8, "attention_head_dim": 4, "dropout": 0.0, "a_key_of_tomorrow": {"x": 1},
+            "norm_num_groups": 8, "attention_head_dim": 4, "dropout": 0.0, "a_key_of_tomorrow": null, "_private": 1,
         })
     }
 
@@ -321,6 +335,25 @@ mod tests {
             let error = refused(field, value);
             assert!(error.contains(&format!("`{field}`")) && error.contains("not supported"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_refused_by_name() {
+        for value in [json!({"x": 1}), json!(false), json!(0)] {
+            let error = refused("a_key_of_tomorrow", value);
+            assert!(error.contains("`a_key_of_tomorrow`") && error.contains("no such key"), "{error}");
+        }
+        assert_eq!(refused("decay", json!(0.9999)), "accepted");
+    }
+
+    /// An explicit size is all that is needed.
+    #[test]
+    fn a_network_may_say_nothing_of_its_size() {
+        let mut json = config();
+        json["sample_size"] = json!(null);
+        assert_eq!(UnetConfig::from_json(&json).expect("a configuration").sample_size, None);
+        json.as_object_mut().expect("an object").remove("sample_size");
+        assert_eq!(UnetConfig::from_json(&json).expect("a configuration").sample_size, None);
     }
 
     #[test]

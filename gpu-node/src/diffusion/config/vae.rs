@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ConfigError, Fields, LAYERS_MAX, WIDTH_MAX, check_divides};
+use super::{ConfigError, Fields, LAYERS_MAX, WIDTH_MAX, WithoutEffect, check_divides};
 
 /// An image autoencoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub struct VaeConfig {
     pub mid_block_has_attention: bool,
     pub has_quant_conv: bool,
     pub has_post_quant_conv: bool,
-    /// The network overflows float16: it runs in float32 whatever the other networks run in.
+    /// The network overflows float16 ([`VaeKinds::choose`](super::super::vae::VaeKinds::choose)).
     pub force_upcast: bool,
     /// Latents are multiplied by this after encoding and divided by it before decoding.
     pub scaling_factor: f64,
@@ -27,9 +27,22 @@ pub struct VaeConfig {
     pub shift_factor: f64,
 }
 
-fn fixed_fields() -> [(&'static str, Value); 3] {
-    [("_class_name", json!("AutoencoderKL")), ("latents_mean", json!(null)), ("latents_std", json!(null))]
+fn fixed_fields() -> [(&'static str, Value); 4] {
+    [
+        ("_class_name", json!("AutoencoderKL")),
+        ("latents_mean", json!(null)),
+        ("latents_std", json!(null)),
+        ("quantization_config", json!(null)),
+    ]
 }
+
+/// Keys that change no image.
+const WITHOUT_EFFECT: WithoutEffect<'static> = &[
+    ("the size it was trained with; images have the recipe's", &["sample_size"]),
+    ("for training", &["dropout", "gradient_checkpointing", "lossconfig"]),
+    ("the tensors say of which kind they are", &["dtype", "torch_dtype"]),
+    ("informative", &["architectures", "diffusers_version", "name_or_path"]),
+];
 
 impl VaeConfig {
     /// Reads and validates a configuration.
@@ -59,6 +72,7 @@ impl VaeConfig {
             scaling_factor: scaling_factor(&fields)?,
             shift_factor: shift_factor(&fields)?,
         };
+        fields.finish(&[WITHOUT_EFFECT])?;
         for channels in &config.channels {
             check_divides("norm_num_groups", config.norm_num_groups, *channels)?;
         }
@@ -113,6 +127,7 @@ mod tests {
                 json!(["UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]),
             ),
             ("latents_mean", json!([0.1, 0.2, 0.3, 0.4])),
+            ("a_key_of_tomorrow", json!(true)),
             ("norm_num_groups", json!(33)),
             ("scaling_factor", json!(0)),
             ("layers_per_block", json!([2, 2])),

@@ -3,13 +3,15 @@
 //! An [`Adapter`] is what a file holds, checked and named by the module it belongs to; [`Applied`] is several of them
 //! with weights, which gives a network's layers their pairs while the network is put together. The checkpoint's own
 //! tensors are shared and never written to, so nothing of an adapter can stay behind or add up: a request with adapters
-//! runs networks of its own, made of the same tensors. Sources: PEFT 0.19 `tuners/lora/layer.py`, kohya-ss sd-scripts
+//! runs networks of its own, made of the same tensors. Sources: PEFT 0.21 `tuners/lora/layer.py`, kohya-ss sd-scripts
 //! `networks/lora.py`, diffusers 0.42 `loaders/lora_conversion_utils.py`.
 //!
 //! What is not plain LoRA (DoRA, LoHa, LoKr, OFT, full differences, …) is refused by name, and so is a file that has a
 //! tensor for which the checkpoint has no module: an adapter that is half applied is not applied.
 
+mod config;
 mod names;
+mod patterns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,9 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 use tch::{Device, Kind, TchError, Tensor};
 
+use bildkante_shared::adapter;
+
+use self::config::LoraConfigs;
 use self::names::{Part, Role};
 use super::config::UnetConfig;
 use super::safetensors_file::SafetensorsFile;
@@ -28,6 +33,10 @@ const NAMES_SHOWN_MAX: usize = 4;
 /// Largest rank of one pair.
 const RANK_MAX: i64 = 4096;
 
+/// Where diffusers keeps the configuration of an adapter. Whatever else the metadata say (kohya's `ss_…`, `modelspec.…`) is
+/// about training: that format is free text for people.
+const METADATA_KEY: &str = "lora_adapter_metadata";
+
 /// Why an adapter cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
@@ -37,6 +46,8 @@ pub enum LoraError {
     Kind { path: PathBuf, kind: &'static str, tensor: String },
     #[error("{path}: tensor `{tensor}`: {reason}")]
     Tensor { path: PathBuf, tensor: String, reason: String },
+    #[error("{path}: {reason}")]
+    Config { path: PathBuf, reason: String },
     #[error("{path} holds no pair of matrices")]
     Empty { path: PathBuf },
     #[error("{count} modules of the adapter {adapter} are not in the checkpoint: {names}")]
@@ -93,35 +104,43 @@ struct Found {
 }
 
 impl Adapter {
-    /// Reads a safetensors file.
+    /// Reads a safetensors file and, where it is PEFT's, the `adapter_config.json` beside it.
     ///
     /// # Errors
     /// When it cannot be read, is no plain LoRA, or holds values that are not finite.
     pub fn load(path: &Path) -> Result<Self, LoraError> {
         let file = SafetensorsFile::open(path)?;
-        let alphas = names::alphas_of_metadata(file.metadata());
-        let mut found: BTreeMap<(Part, String), Found> = BTreeMap::new();
+        let beside = adapter::config_beside(path, file.entries().keys().map(String::as_str));
+        let beside = beside.map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+        let configs = configs(path, &file, beside.as_ref())?;
         let tensor_error = |tensor: &str, reason: String| LoraError::Tensor {
             path: path.to_owned(),
             tensor: tensor.chars().take(200).collect(),
             reason,
         };
+        let mut found: BTreeMap<(Part, String), Found> = BTreeMap::new();
         for (name, entry) in file.entries() {
             if let Some(kind) = names::unsupported(name) {
                 return Err(LoraError::Kind { path: path.to_owned(), kind, tensor: name.chars().take(200).collect() });
             }
             let (part, module, role) = names::parse(name)
                 .ok_or_else(|| tensor_error(name, "it is named as no known format names it".into()))?;
-            let values = Values::read(&file.tensor(name, entry)?)?;
-            let values = values.ok_or_else(|| tensor_error(name, "it holds NaN or infinity".into()))?;
+            let tensor = file.tensor_of_any_kind(name, entry)?;
             let slot = found.entry((part, module)).or_default();
-            let is_first = match role {
-                Role::Down => slot.down.replace(values).is_none(),
-                Role::Up => slot.up.replace(values).is_none(),
-                Role::Alpha => match values.values.as_slice() {
-                    [alpha] => slot.alpha.replace(f64::from(*alpha)).is_none(),
-                    _ => return Err(tensor_error(name, "an alpha is one number".into())),
-                },
+            let is_first = if role == Role::Alpha {
+                if tensor.numel() != 1 {
+                    return Err(tensor_error(name, "an alpha is one number".into()));
+                }
+                let alpha = f64::try_from(tensor.f_to_kind(Kind::Double)?.f_view([])?)?;
+                if !alpha.is_finite() {
+                    return Err(tensor_error(name, "it holds NaN or infinity".into()));
+                }
+                slot.alpha.replace(alpha).is_none()
+            } else {
+                let values = Values::read(&tensor)?;
+                let values = values.ok_or_else(|| tensor_error(name, "it holds NaN or infinity".into()))?;
+                let half = if role == Role::Down { &mut slot.down } else { &mut slot.up };
+                half.replace(values).is_none()
             };
             if !is_first {
                 return Err(tensor_error(name, "its module has another of its kind".into()));
@@ -140,14 +159,16 @@ impl Adapter {
             }
             #[allow(clippy::cast_precision_loss, reason = "ranks are small")]
             let rank = rank as f64;
-            let alpha = found.alpha.or_else(|| alphas.of(part, &module)).unwrap_or(rank);
-            pairs.insert((part, module), Pair { down, up, scale: alpha / rank });
+            let scale = configs.scale(part, &module, rank, found.alpha);
+            let scale = scale.map_err(|reason| tensor_error(&module, reason))?;
+            pairs.insert((part, module), Pair { down, up, scale });
         }
         if pairs.is_empty() {
             return Err(LoraError::Empty { path: path.to_owned() });
         }
         let name = path.file_stem().map_or_else(|| "adapter".into(), |stem| stem.to_string_lossy().into_owned());
-        let digest = Digest::of_bytes(file.bytes());
+        let digest =
+            adapter::digest(Digest::of_bytes(file.bytes()), beside.as_ref().map(|beside| beside.text.as_slice()));
         Ok(Self { name, digest, pairs, bytes: file.bytes().len() as u64 })
     }
 
@@ -180,6 +201,38 @@ impl Adapter {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+/// What is said of the pairs' scales, beside the file or in it.
+fn configs(path: &Path, file: &SafetensorsFile, beside: Option<&adapter::Beside>) -> Result<LoraConfigs, LoraError> {
+    let metadata = file.metadata().get(METADATA_KEY);
+    let (path, configs) = match (metadata, beside) {
+        (None, None) => {
+            if file.entries().keys().any(|name| name.starts_with(names::PEFT_PREFIX)) {
+                tracing::warn!(adapter = %path.display(), "no adapter_config.json lies beside it: every alpha is taken for the rank");
+            }
+            return Ok(LoraConfigs::default());
+        }
+        (Some(_), Some(beside)) => {
+            let reason =
+                format!("the tensors have a configuration of their own (`{METADATA_KEY}`): one of the two must go");
+            return Err(LoraError::Config { path: beside.path.clone(), reason });
+        }
+        (Some(text), None) => {
+            let configs = LoraConfigs::of_metadata(text).map_err(|reason| format!("`{METADATA_KEY}`: {reason}"));
+            (path.to_owned(), configs)
+        }
+        (None, Some(beside)) => (beside.path.clone(), LoraConfigs::of_peft(&beside.text)),
+    };
+    let is_flattened = file.entries().keys().any(|name| name.starts_with("lora_"));
+    match configs {
+        Ok(configs) if is_flattened && configs.has_patterns() => {
+            let reason = "it has patterns, which cannot be matched against names with underscores for dots".into();
+            Err(LoraError::Config { path, reason })
+        }
+        Ok(configs) => Ok(configs),
+        Err(reason) => Err(LoraError::Config { path, reason }),
     }
 }
 

@@ -3,7 +3,8 @@
 //! | format | example |
 //! | --- | --- |
 //! | PEFT, diffusers | `unet.down_blocks.0.attentions.0.proj_in.lora_A.weight`, `text_encoder.text_model.….lora_B.weight` |
-//! | diffusers before 0.22 | `unet.….attn1.processor.to_q_lora.down.weight`, `….to_q.lora.up.weight` |
+//! | diffusers before 0.22 | `unet.….attn1.processor.to_q_lora.down.weight`, `….to_q.lora.up.weight`, also without `unet.` |
+//! | the same, text encoders | `text_encoder.….self_attn.to_q_lora.down.weight` |
 //! | kohya, SD 1 and 2 | `lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight`, `lora_te_text_model_….alpha` |
 //! | kohya, SD XL | `lora_unet_input_blocks_4_1_proj_in.lora_up.weight`, `lora_te1_…`, `lora_te2_…` |
 //!
@@ -11,8 +12,6 @@
 //! name with all dots flattened, in every spelling it may have.
 
 use std::collections::HashMap;
-
-use serde_json::Value;
 
 use super::super::config::UnetConfig;
 use super::Network;
@@ -34,11 +33,13 @@ impl Part {
         }
     }
 
-    const fn folder(self) -> &'static str {
-        match self {
-            Self::Unet => "unet",
-            Self::TextEncoder => "text_encoder",
-            Self::TextEncoder2 => "text_encoder_2",
+    /// Of a folder of a checkpoint, as metadata names it.
+    pub(super) fn of_folder(folder: &str) -> Option<Self> {
+        match folder {
+            "unet" => Some(Self::Unet),
+            "text_encoder" => Some(Self::TextEncoder),
+            "text_encoder_2" => Some(Self::TextEncoder2),
+            _ => None,
         }
     }
 }
@@ -82,8 +83,27 @@ const PREFIXES: [(&str, Part); 8] = [
     ("unet.", Part::Unet),
     ("text_encoder_2.", Part::TextEncoder2),
     ("text_encoder.", Part::TextEncoder),
-    ("base_model.model.", Part::Unet),
+    (PEFT_PREFIX, Part::Unet),
 ];
+
+/// What a UNet's own names begin with: files of one network alone have no prefix.
+const UNET_NAMES: [&str; 8] = [
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "conv_in.",
+    "conv_out.",
+    "conv_norm_out.",
+    "time_embedding.",
+    "add_embedding.",
+];
+
+/// What a text encoder's projections were called while adapters named them as a UNet's.
+const TEXT_PROJECTIONS: [(&str, &str); 4] =
+    [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
+
+/// What PEFT puts in front of a network's names.
+pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
 const ENDINGS: [(&str, Role); 13] = [
     (".lora_A.weight", Role::Down),
@@ -103,48 +123,23 @@ const ENDINGS: [(&str, Role); 13] = [
 
 /// What a tensor's name says: the part, the module as the file spells it, and what the tensor is to it.
 pub(super) fn parse(name: &str) -> Option<(Part, String, Role)> {
-    let (part, rest) = PREFIXES.iter().find_map(|(prefix, part)| Some((*part, name.strip_prefix(prefix)?)))?;
+    let prefixed = PREFIXES.iter().find_map(|(prefix, part)| Some((*part, name.strip_prefix(prefix)?)));
+    let bare = || UNET_NAMES.iter().any(|begin| name.starts_with(begin)).then_some((Part::Unet, name));
+    let (part, rest) = prefixed.or_else(bare)?;
     let (module, role) = ENDINGS.iter().find_map(|(ending, role)| Some((rest.strip_suffix(ending)?, *role)))?;
     // Attention processors of before 0.22 held the pairs: `attn1.processor.to_out_lora`.
     let module = module.replace(".processor.", ".");
     // An alpha beside such a pair names the pair, not the module.
     let module = module.strip_suffix(".lora").unwrap_or(&module);
-    let module = if module.ends_with(".to_out") { format!("{module}.0") } else { module.to_owned() };
-    (!module.is_empty()).then_some((part, module, role))
-}
-
-/// The alphas that diffusers writes beside the tensors (`lora_adapter_metadata`).
-#[derive(Debug, Default)]
-pub(super) struct Alphas {
-    /// By folder: the one for all modules, and those of single ones.
-    parts: HashMap<String, (Option<f64>, HashMap<String, f64>)>,
-}
-
-impl Alphas {
-    pub(super) fn of(&self, part: Part, module: &str) -> Option<f64> {
-        let (all, single) = self.parts.get(part.folder())?;
-        let pattern = single.iter().find(|(pattern, _)| flat(module).ends_with(&flat(pattern)));
-        pattern.map(|(_, alpha)| *alpha).or(*all)
-    }
-}
-
-/// Reads what is there and well-formed; without it an alpha is the rank.
-pub(super) fn alphas_of_metadata(metadata: &HashMap<String, String>) -> Alphas {
-    let Some(Ok(Value::Object(config))) = metadata.get("lora_adapter_metadata").map(|text| serde_json::from_str(text))
-    else {
-        return Alphas::default();
+    let module = match module.rsplit_once('.') {
+        Some((attention, projection)) if part != Part::Unet => {
+            let renamed = TEXT_PROJECTIONS.iter().find(|(old, _)| *old == projection);
+            renamed.map_or_else(|| module.to_owned(), |(_, new)| format!("{attention}.{new}"))
+        }
+        Some((_, "to_out")) => format!("{module}.0"),
+        _ => module.to_owned(),
     };
-    let mut alphas = Alphas::default();
-    for (key, value) in &config {
-        if let Some((part, "lora_alpha")) = key.rsplit_once('.') {
-            alphas.parts.entry(part.to_owned()).or_default().0 = value.as_f64();
-        }
-        if let (Some((part, "alpha_pattern")), Some(patterns)) = (key.rsplit_once('.'), value.as_object()) {
-            let single = patterns.iter().filter_map(|(module, alpha)| Some((module.clone(), alpha.as_f64()?)));
-            alphas.parts.entry(part.to_owned()).or_default().1.extend(single);
-        }
-    }
-    alphas
+    (!module.is_empty()).then_some((part, module, role))
 }
 
 /// A module's name with dots for underscores, as kohya writes it.

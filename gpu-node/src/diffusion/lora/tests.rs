@@ -29,6 +29,104 @@ fn refusal(tensors: Tensors<'_>) -> String {
     adapter(tensors).map_or_else(|error| error.to_string(), |_| "accepted".into())
 }
 
+/// Numbers of any kind.
+fn adapter_of(tensors: &[(&str, Dtype, &[usize], Vec<u8>)], config: Option<&str>) -> Result<Adapter, LoraError> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("adapter_model.safetensors");
+    let views = tensors.iter().map(|(name, kind, shape, data)| {
+        (name.to_string(), TensorView::new(*kind, shape.to_vec(), data).expect("a view"))
+    });
+    std::fs::write(&path, serialize(views.collect::<HashMap<_, _>>(), None).expect("bytes")).expect("a file");
+    if let Some(config) = config {
+        std::fs::write(dir.path().join("adapter_config.json"), config).expect("a file");
+    }
+    Adapter::load(&path)
+}
+
+fn scale_of(adapter: &Adapter) -> f64 {
+    adapter.pairs.values().next().expect("a pair").scale
+}
+
+#[test]
+fn numbers_may_be_whole_or_doubles() {
+    let (down, up, alpha) =
+        ("lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_up.weight", "lora_unet_conv_in.alpha");
+    let doubles = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let whole = |values: &[i64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let tensors = |alpha_kind, alpha_bytes| {
+        [
+            (down, Dtype::I64, &[2, 1][..], whole(&[3, -4])),
+            (up, Dtype::F64, &[1, 2][..], doubles(&[0.5, 0.25])),
+            (alpha, alpha_kind, &[][..], alpha_bytes),
+        ]
+    };
+    let adapter = adapter_of(&tensors(Dtype::I64, whole(&[3])), None).expect("an adapter");
+    let pair = adapter.pairs.values().next().expect("a pair");
+    assert_eq!(
+        (pair.down.values.as_slice(), pair.up.values.as_slice(), pair.scale),
+        (&[3.0, -4.0][..], &[0.5, 0.25][..], 1.5)
+    );
+    // Not rounded to a float.
+    let adapter = adapter_of(&tensors(Dtype::F64, doubles(&[0.1])), None).expect("an adapter");
+    assert_eq!(scale_of(&adapter), 0.1 / 2.0);
+    assert!(adapter_of(&tensors(Dtype::F64, doubles(&[f64::NAN])), None).is_err());
+}
+
+#[test]
+fn the_configuration_beside_a_file_of_pefts_is_read() {
+    let ones = |count: usize| 1.0_f32.to_le_bytes().repeat(count);
+    let tensors = |prefix: &'static str| -> Vec<(String, Dtype, &[usize], Vec<u8>)> {
+        vec![
+            (format!("{prefix}conv_in.lora_A.weight"), Dtype::F32, &[3, 1, 1, 1], ones(3)),
+            (format!("{prefix}conv_in.lora_B.weight"), Dtype::F32, &[1, 3, 1, 1], ones(3)),
+        ]
+    };
+    let load = |prefix, config| {
+        let tensors = tensors(prefix);
+        let tensors: Vec<_> =
+            tensors.iter().map(|(name, kind, shape, data)| (name.as_str(), *kind, *shape, data.clone())).collect();
+        adapter_of(&tensors, config)
+    };
+    let config = r#"{"r": 3, "lora_alpha": 6, "use_rslora": true}"#;
+    let peft = "base_model.model.";
+    let adapter = load(peft, Some(config)).expect("an adapter");
+    assert_eq!(scale_of(&adapter), 6.0 / 3.0_f64.sqrt());
+    let other = load(peft, Some(r#"{"r": 3, "lora_alpha": 6}"#)).expect("an adapter");
+    assert_eq!(scale_of(&other), 2.0);
+    assert_ne!(adapter.digest(), other.digest(), "the same digest is the same picture");
+    assert_eq!(scale_of(&load(peft, None).expect("an adapter")), 1.0);
+    // It is no business of files that other programs write.
+    assert_eq!(scale_of(&load("unet.", Some("{}")).expect("an adapter")), 1.0);
+    for (config, named) in
+        [(r#"{"r": 4}"#, "rank 4"), (r#"{"use_dora": true}"#, "`use_dora`"), ("{", "adapter_config.json")]
+    {
+        let error = load(peft, Some(config)).map_or_else(|error| error.to_string(), |_| "accepted".into());
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn older_names_mean_the_same_modules() {
+    for (old, new) in [
+        ("down_blocks.0.attentions.0.proj_in.lora_A.weight", "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"),
+        (
+            "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight",
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_B.weight",
+        ),
+        (
+            "text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora.down.weight",
+            "text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight",
+        ),
+        (
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.to_out_lora.up.weight",
+            "text_encoder_2.text_model.encoder.layers.3.self_attn.out_proj.lora_B.weight",
+        ),
+    ] {
+        assert!(names::parse(old).is_some(), "{old}");
+        assert_eq!(names::parse(old), names::parse(new), "{old}");
+    }
+}
+
 #[test]
 fn every_format_names_the_same_modules() {
     let parsed = |name: &str| names::parse(name).map(|(part, module, role)| (part, names::flat(&module), role));
@@ -58,8 +156,7 @@ fn every_format_names_the_same_modules() {
     ] {
         assert_eq!(text(name), Some((part, fc1.clone())), "{name}");
     }
-    for name in ["", "unet.", "unet.lora_A.weight", "down_blocks.0.lora_A.weight", "unet.a.weight", "lora_unet_.alpha"]
-    {
+    for name in ["", "unet.", "unet.lora_A.weight", "blocks.0.lora_A.weight", "unet.a.weight", "lora_unet_.alpha"] {
         assert_eq!(names::parse(name), None, "{name:?}");
     }
 }
@@ -156,19 +253,6 @@ fn pairs_are_reshaped_only_where_nothing_changes() {
     ] {
         assert_eq!(layer.fitted(&pair).is_ok(), fits, "{layer:?} {:?}", pair.down.shape);
     }
-}
-
-#[test]
-fn alphas_beside_the_tensors_are_read_by_folder_and_pattern() {
-    let text = r#"{"unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_k": 2}, "text_encoder.lora_alpha": 4.5}"#;
-    let metadata = HashMap::from([("lora_adapter_metadata".to_owned(), text.to_owned())]);
-    let alphas = names::alphas_of_metadata(&metadata);
-    assert_eq!(alphas.of(Part::Unet, "down_blocks.0.attn1.to_k"), Some(8.0));
-    assert_eq!(alphas.of(Part::Unet, "down_blocks.0.attn2.to_k"), Some(2.0));
-    assert_eq!(alphas.of(Part::TextEncoder, "x"), Some(4.5));
-    assert_eq!(alphas.of(Part::TextEncoder2, "x"), None);
-    let broken = HashMap::from([("lora_adapter_metadata".to_owned(), "{".to_owned())]);
-    assert_eq!(names::alphas_of_metadata(&broken).of(Part::Unet, "x"), None);
 }
 
 proptest! {

@@ -62,12 +62,12 @@ impl Start {
     ) -> Result<Self, DiffusionError> {
         let networks = &models.base;
         let device = networks.device();
-        let mut draw = |shape: &[i64]| upload(&noise.draw(shape, kind)?, device);
+        let mut draw_as = |shape: &[i64], kind| upload(&noise.draw(shape, kind)?, device);
         let Some(init) = &recipe.init else {
             if networks.is_inpainting() {
                 return Err(DiffusionError::input("this checkpoint paints into images: it needs `init` and `mask`"));
             }
-            return Ok(Self { noise: draw(shape)?, ..Self::default() });
+            return Ok(Self { noise: draw_as(shape, kind)?, ..Self::default() });
         };
         let image = upload(&picture(models, recipe, init.image, "init.image")?.signed()?, device)?;
         let mask = recipe.mask.map(|mask| picture(models, recipe, mask, "mask")).transpose()?;
@@ -76,16 +76,16 @@ impl Start {
             if networks.is_inpainting() {
                 return Err(DiffusionError::input("this checkpoint paints into images: it needs a `mask`"));
             }
-            let latents = encoded(networks, &image, kind, &mut draw)?;
-            return Ok(Self { noise: draw(shape)?, noised_from: Some(latents), ..Self::default() });
+            let latents = encoded(networks, &image, kind, &mut draw_as)?;
+            return Ok(Self { noise: draw_as(shape, kind)?, noised_from: Some(latents), ..Self::default() });
         };
         let mask = upload(&mask.mask()?, device)?;
         let is_told = networks.is_inpainting();
-        let latents = if is_told && is_all_new { None } else { Some(encoded(networks, &image, kind, &mut draw)?) };
-        let noise = draw(shape)?;
+        let latents = if is_told && is_all_new { None } else { Some(encoded(networks, &image, kind, &mut draw_as)?) };
+        let noise = draw_as(shape, kind)?;
         // Drawn even where nobody is told what is behind the mask: later draws depend on it.
         let behind = image.f_mul(&mask.f_lt(0.5)?.f_to_kind(Kind::Float)?)?;
-        let behind = encoded(networks, &behind, kind, &mut draw)?;
+        let behind = encoded(networks, &behind, kind, &mut draw_as)?;
         let small = mask.f_upsample_nearest2d([shape[2], shape[3]], None, None)?.f_to_kind(kind)?;
         let noised_from = latents.as_ref().filter(|_| !is_all_new).map(Tensor::shallow_clone);
         if is_told {
@@ -115,12 +115,13 @@ fn encoded(
     networks: &impl Networks,
     image: &Tensor,
     kind: Kind,
-    draw: &mut impl FnMut(&[i64]) -> Result<Tensor, TchError>,
+    draw: &mut impl FnMut(&[i64], Kind) -> Result<Tensor, TchError>,
 ) -> Result<Tensor, DiffusionError> {
     let (mean, log_variance, scale) = networks.encode(image)?;
     let deviation = log_variance.f_mul_scalar(0.5)?.f_exp()?;
-    let sample = mean.f_add(&deviation.f_mul(&draw(&mean.size())?)?)?;
-    Ok(sample.f_mul_scalar(scale)?.f_to_kind(kind)?)
+    // In the autoencoder's kind, which may be wider than the latents', to which it is rounded before it is scaled.
+    let sample = mean.f_add(&deviation.f_mul(&draw(&mean.size(), mean.f_kind()?)?)?)?;
+    Ok(sample.f_to_kind(kind)?.f_mul_scalar(scale)?)
 }
 
 /// The recipe's picture of this digest, which has the picture's own size.

@@ -6,10 +6,13 @@
 //! `OtherScheduler.from_config(scheduler.config)` means: keys the file has are kept, the rest take the other class's
 //! defaults. Source: the constructors of diffusers 0.42 and `ConfigMixin.from_config`.
 
+use std::collections::BTreeMap;
+
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::super::config::{WithoutEffect, is_without_effect, unknown};
 use super::{Sampler, SchedulerError, Span};
 
 /// Longest training schedule a config may have; real ones have 1000 steps.
@@ -143,18 +146,73 @@ pub struct SchedulerConfig {
     corrected: bool,
 }
 
+/// Keys that change no sample.
+const WITHOUT_EFFECT: WithoutEffect<'static> = &[
+    ("read beside thresholding only, which is refused", &["dynamic_thresholding_ratio", "sample_max_value"]),
+    (
+        "read beside use_flow_sigmas and use_dynamic_shifting only, which are refused",
+        &["flow_shift", "time_shift_type"],
+    ),
+    ("of a class that is not offered (DPMSolverSDEScheduler)", &["noise_sampler_seed"]),
+    ("of older versions", &["clip_sample_min", "tensor_format", "use_clipped_model_output"]),
+];
+
 impl SchedulerConfig {
     /// Reads a parsed `scheduler_config.json`, to the letter.
     ///
     /// # Errors
-    /// When it is no such file, names a class that is not known, or asks for something not offered.
+    /// When it is no such file, or asks for something not offered.
     pub fn from_json(json: &Value) -> Result<Self, SchedulerError> {
-        if !json.is_object() {
+        Self::read_as(None, json)
+    }
+
+    /// The same, as a pipeline whose index names a class for it reads it. Of a class that is not offered the keys are kept for the
+    /// one that a recipe names.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`].
+    pub fn read_as(class: Option<&str>, json: &Value) -> Result<Self, SchedulerError> {
+        let Some(object) = json.as_object() else {
             return Err(SchedulerError::Json { reason: "it is no JSON object".into() });
+        };
+        // What was a default when the file was written is none of its own.
+        let defaults = object.get("_use_default_values").and_then(Value::as_array);
+        let is_default = |key: &str| defaults.is_some_and(|defaults| defaults.iter().any(|default| default == key));
+        let own = object.iter().filter(|(key, _)| !is_default(key));
+        let json = Value::Object(own.map(|(key, value)| (key.clone(), value.clone())).collect());
+        let mut file = File::deserialize(&json).map_err(|error| unreadable(&json, &error))?;
+        if let Some(class) = class {
+            class.clone_into(&mut file.class_name);
         }
-        let file = File::deserialize(json).map_err(|error| unreadable(json, &error))?;
-        let kind = file.kind()?;
-        file.resolve(kind, false)
+        let rest = std::mem::take(&mut file.rest);
+        match file.kind() {
+            Ok(kind) => {
+                let mut passed_over =
+                    rest.iter().filter(|(key, value)| !is_without_effect(key, value, &[WITHOUT_EFFECT]));
+                match passed_over.next() {
+                    Some((key, value)) => Err(SchedulerError::Key(unknown(key, value))),
+                    None => file.resolve(kind, false),
+                }
+            }
+            // Another class drops the keys of this one.
+            Err(error) if OTHER_CLASSES.contains(&file.class_name.as_str()) => {
+                let mut known = CLASSES.iter().filter_map(|(_, kind)| file.clone().resolve(*kind, false).ok());
+                known.next().ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The class it was made for, where that is not offered.
+    #[must_use]
+    pub fn own_class(&self) -> Option<&str> {
+        self.file.kind().is_err().then_some(self.file.class_name.as_str())
+    }
+
+    /// A sampler that it can be tried with, where its own is not offered.
+    #[must_use]
+    pub fn stand_in(&self) -> Option<SchedulerKind> {
+        self.own_class().map(|_| self.kind)
     }
 
     /// The config as `StableDiffusionPipeline`'s constructor leaves it: whatever the file says, its own scheduler
@@ -166,7 +224,10 @@ impl SchedulerConfig {
         let mut file = self.file.clone();
         file.steps_offset = file.steps_offset.map(|_| 1);
         file.clip_sample = file.clip_sample.map(|_| false);
-        file.resolve(self.kind, true)
+        let is_own = file.kind().is_ok();
+        let mut config = file.resolve(self.kind, is_own)?;
+        config.corrected = true;
+        Ok(config)
     }
 
     /// The config with what a recipe overrides.
@@ -174,7 +235,8 @@ impl SchedulerConfig {
     /// # Errors
     /// When the sampler chosen cannot honour an option: named, never ignored.
     pub fn with_choice(&self, choice: &SchedulerChoice) -> Result<Self, SchedulerError> {
-        let kind = choice.kind.unwrap_or(self.kind);
+        let not_offered = |_| SchedulerError::NotOffered { name: self.file.class_name.clone() };
+        let kind = choice.kind.map_or_else(|| self.file.kind().map_err(not_offered), Ok)?;
         let mut file = self.file.clone();
         if let Some(spacing) = choice.timestep_spacing {
             file.timestep_spacing = Some(spacing_name(spacing).to_owned());
@@ -192,7 +254,7 @@ impl SchedulerConfig {
             }
             file.rescale_betas_zero_snr = Some(rescale);
         }
-        let is_own = self.corrected && kind == self.file.kind()?;
+        let is_own = self.corrected && self.file.kind().is_ok_and(|own| own == kind);
         let mut config = file.resolve(kind, is_own)?;
         config.corrected = self.corrected;
         Ok(config)
@@ -272,6 +334,8 @@ struct File {
     disable_corrector: Option<Vec<usize>>,
     original_inference_steps: Option<usize>,
     timestep_scaling: Option<f64>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
 /// A number, or the name of one that Python writes although JSON has none.
@@ -332,10 +396,20 @@ impl File {
             ("use_flow_sigmas", self.use_flow_sigmas, &[DpmPp2M, DpmPp2MSde, UniPc]),
             ("use_dynamic_shifting", self.use_dynamic_shifting, &[DpmPp2M, DpmPp2MSde, UniPc]),
         ];
-        match refusals.iter().find(|(_, asked, kinds)| *asked == Some(true) && kinds.contains(&kind)) {
-            Some((key, ..)) => Err(SchedulerError::Unsupported { kind, what: (*key).into() }),
-            None => Ok(()),
+        if let Some((key, ..)) = refusals.iter().find(|(_, asked, kinds)| *asked == Some(true) && kinds.contains(&kind))
+        {
+            return Err(SchedulerError::Unsupported { kind, what: (*key).into() });
         }
+        // Only Euler's own ends are implemented.
+        let is_respaced = self.use_karras_sigmas == Some(true) || self.use_exponential_sigmas == Some(true);
+        let has_ends = self.sigma_min.is_some() || self.sigma_max.is_some();
+        if has_ends && is_respaced && RESPACING.contains(&kind) && kind != SchedulerKind::Euler {
+            return Err(SchedulerError::Unsupported {
+                kind,
+                what: "respaced sigmas from sigma_min to sigma_max".into(),
+            });
+        }
+        Ok(())
     }
 
     fn betas(&self, kind: SchedulerKind, train_steps: usize) -> Result<Betas, SchedulerError> {
@@ -483,7 +557,8 @@ impl File {
         if !matches!(algorithm, "dpmsolver++" | "deis" | SDE) {
             return Err(SchedulerError::Unsupported { kind, what: format!("algorithm_type `{algorithm}`") });
         }
-        if let Some(variance) = &self.variance_type {
+        // The others are about noise that this class does not draw.
+        if let Some(variance) = self.variance_type.as_ref().filter(|variance| variance.starts_with("learned")) {
             return Err(SchedulerError::Unsupported { kind, what: format!("variance_type `{variance}`") });
         }
         let order = self.solver_order.unwrap_or(2);
@@ -535,6 +610,22 @@ pub(super) const CLASSES: [(&str, SchedulerKind); 8] = [
     ("DPMSolverMultistepScheduler", SchedulerKind::DpmPp2M),
     ("UniPCMultistepScheduler", SchedulerKind::UniPc),
     ("LCMScheduler", SchedulerKind::Lcm),
+];
+
+/// Classes that are not offered, whose networks the others draw with as well: diffusers' `KarrasDiffusionSchedulers` and what is
+/// compatible with them. Others (flow matching, EDM) belong to networks that were trained in another way.
+const OTHER_CLASSES: [&str; 11] = [
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
 ];
 
 /// The `algorithm_type` that makes DPM-Solver++ stochastic.

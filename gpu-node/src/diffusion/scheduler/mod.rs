@@ -29,6 +29,7 @@ use tch::{Kind, TchError, Tensor};
 
 use self::config::Method;
 use self::schedule::TrainSchedule;
+use super::config::ConfigError;
 use super::device::upload;
 use super::noise::NoiseGenerator;
 
@@ -39,6 +40,13 @@ pub enum SchedulerError {
     Json { reason: String },
     #[error("no scheduler `{name}`; supported: {}", config::CLASSES.map(|(class, _)| class).join(", "))]
     Class { name: String },
+    #[error(
+        "the checkpoint is made for {name}, which is not offered: a recipe has to name another; there are {}",
+        SchedulerKind::ALL.map(SchedulerKind::as_str).join(", ")
+    )]
+    NotOffered { name: String },
+    #[error("{0}")]
+    Key(ConfigError),
     #[error("scheduler option `{key}` is {value}, allowed: {allowed}")]
     Value { key: &'static str, value: String, allowed: String },
     #[error("the scheduler {kind} does not offer {what}")]

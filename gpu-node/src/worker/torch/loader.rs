@@ -251,11 +251,15 @@ fn read(folder: &Path, options: &Options) -> Item {
 
 /// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
 pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
-    let plain = Recipe { steps, ..Recipe::new(checkpoint.digest(), "self-test", checkpoint.native_size_px()) };
+    let plain = Recipe {
+        steps,
+        scheduler: checkpoint.trial_scheduler(),
+        ..Recipe::new(checkpoint.digest(), "self-test", checkpoint.trial_size_px())
+    };
     if !checkpoint.is_inpainting() {
         return plain;
     }
-    let [image, mask] = Picture::to_paint_over(checkpoint.native_size_px()).map(|(digest, _)| digest);
+    let [image, mask] = Picture::to_paint_over(checkpoint.trial_size_px()).map(|(digest, _)| digest);
     Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain }
 }
 
@@ -263,7 +267,7 @@ pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
 fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>, DiffusionError> {
     // Nothing a checkpoint's own size is refused for happens here but absurd sizes, which are no size to draw at.
     let Ok(recipe) = ValidRecipe::try_from(self_test_recipe(checkpoint, steps)) else { return Ok(None) };
-    let pictures = Picture::to_paint_over(checkpoint.native_size_px());
+    let pictures = Picture::to_paint_over(checkpoint.trial_size_px());
     let pictures = pictures.into_iter().map(|(digest, picture)| (digest, std::sync::Arc::new(picture))).collect();
     let models = Models { pictures, ..Models::from(checkpoint) };
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
