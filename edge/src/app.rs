@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bildkante_shared::process::ProcessMetrics;
+use bildkante_shared::telemetry::{self, FilterChange};
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
+use crate::access::AccessLog;
+use crate::access::visit::Observer;
 use crate::admin::AdminApi;
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches, Epoch};
@@ -27,13 +30,13 @@ use crate::listener::systemd::{Inherited, SocketName};
 use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
 use crate::listener::workers::Workers;
 use crate::listener::{self, Crew, ListenerMetrics};
-use crate::metrics::RequestMetrics;
+use crate::metrics::{RequestMetrics, ResponseMetrics};
 use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::response::Recall;
-use crate::rum::RumMetrics;
+use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::warm::{WarmMetrics, Warmer};
@@ -145,7 +148,8 @@ impl Edge {
             ),
             fill,
             metrics: RequestMetrics::new(&registry)?,
-            rum: RumMetrics::new(&registry)?,
+            observer: open_observer(&config, &registry).await?,
+            rum: Rum::new(&config.rum, &config.budget, &registry)?,
             public_url: config.serve.public_url.clone(),
             body_deadline: Duration::from_millis(config.limits.body_ms),
             trusted: config.listen.trusted(),
@@ -155,6 +159,7 @@ impl Edge {
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
         let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone());
         api.follow(&reload);
+        follow_log_filter(&reload);
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
@@ -229,6 +234,7 @@ impl Edge {
     /// old in place.
     pub async fn reload(&self) {
         self.config.reload_now().await;
+        self.handler.observer.log.reopen();
         for tls in self.tls.each() {
             let tls = Arc::clone(tls);
             let reloaded = tokio::task::spawn_blocking(move || tls.reload()).await;
@@ -257,6 +263,8 @@ impl Edge {
         if let Some(sidecar) = self.sidecar {
             sidecar.stop().await;
         }
+        let handler = self.handler;
+        let _ = tokio::task::spawn_blocking(move || handler.observer.log.close(Observer::CLOSE_WAIT)).await;
         aborted
     }
 }
@@ -283,6 +291,25 @@ async fn open_tls(config: &Config, registry: &Registry) -> anyhow::Result<Tls> {
         Ok::<_, TlsError>(Tls { public, admin })
     });
     opened.await?.context("TLS cannot be served")
+}
+
+/// `log.filter` is in force when it changes, unless the environment's `RUST_LOG` is set.
+fn follow_log_filter(reload: &ConfigReload) {
+    reload.subscribe(&["log.filter"], |config| {
+        let filter = config.log.filter.clone();
+        Ok(Box::new(move || match telemetry::set_filter(&filter) {
+            Ok(FilterChange::InForce) => {}
+            Ok(FilterChange::Overruled) => tracing::warn!("`log.filter` changes nothing: RUST_LOG in the environment wins"),
+            Err(error) => tracing::error!(%error, "`log.filter` changes nothing"),
+        }))
+    });
+}
+
+async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {
+    let (access_log, registry) = (config.access_log.clone(), registry.clone());
+    let responses = ResponseMetrics::new(&registry)?;
+    let log = tokio::task::spawn_blocking(move || AccessLog::open(&access_log, &registry)).await??;
+    Ok(Observer { log, responses })
 }
 
 async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {

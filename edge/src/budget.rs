@@ -92,10 +92,10 @@ impl OverBudget {
 
 /// An address without its host part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Network(u128);
+pub(crate) struct Network(u128);
 
 impl Network {
-    fn of(address: IpAddr, config: &BudgetConfig) -> Self {
+    pub(crate) fn of(address: IpAddr, config: &BudgetConfig) -> Self {
         let (bits, prefix) = match address.to_canonical() {
             // As a mapped address, so that the two families cannot collide.
             IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + config.ipv4_prefix_bits),
@@ -108,35 +108,35 @@ impl Network {
 
 /// How much a bucket holds and how fast it fills.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
+pub(crate) struct Rate {
     burst: f64,
     per_s: f64,
 }
 
 impl Rate {
     /// `None`: no limit.
-    fn new(burst: u32, per_minute: u32) -> Option<Self> {
+    pub(crate) fn new(burst: u32, per_minute: u32) -> Option<Self> {
         (per_minute > 0).then(|| Self { burst: f64::from(burst), per_s: f64::from(per_minute) / 60.0 })
     }
 
     /// After so long an untouched bucket is as good as new.
-    fn refill_time(self) -> Duration {
+    pub(crate) fn refill_time(self) -> Duration {
         Duration::from_secs_f64(self.burst / self.per_s)
     }
 }
 
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     filled_at: Instant,
 }
 
 impl Bucket {
-    const fn full(rate: Rate, now: Instant) -> Self {
+    pub(crate) const fn full(rate: Rate, now: Instant) -> Self {
         Self { tokens: rate.burst, filled_at: now }
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate.per_s).min(rate.burst);
         self.filled_at = now;

@@ -7,9 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bildkante_shared::telemetry::LogFormat;
+use bildkante_shared::telemetry::{self, LogFormat};
 use serde::Deserialize;
 
+use crate::access::AccessLogConfig;
 use crate::admin::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
@@ -24,6 +25,7 @@ use crate::listener::tls::{AdminTlsConfig, TlsConfig};
 use crate::origin::OriginConfig;
 use crate::reload::{ConfigFile, ReloadConfig};
 use crate::render::RenderConfig;
+use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::warm::WarmConfig;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub admin: AdminConfig,
     pub warm: WarmConfig,
     pub log: LogConfig,
+    pub access_log: AccessLogConfig,
+    pub rum: RumConfig,
     pub config: ReloadConfig,
     /// Where all this was read; `None` where it is made up.
     #[serde(skip)]
@@ -234,6 +238,9 @@ impl Config {
             tls.tickets.check()?;
         }
         self.render.validate().map_err(|reason| ("render", reason))?;
+        self.access_log.check()?;
+        self.rum.check()?;
+        telemetry::check_filter(&self.log.filter).map_err(|error| ("log.filter", error.to_string()))?;
         self.budget.check().map_err(|(key, reason)| (key, reason.to_owned()))?;
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;
         self.origin.check().map_err(|error| ("origin", error.to_string()))?;
@@ -314,6 +321,8 @@ mod tests {
         assert_eq!(config.warm, defaults.warm);
         assert_eq!(config.log, defaults.log);
         assert_eq!(config.config, defaults.config);
+        assert_eq!(config.access_log, defaults.access_log);
+        assert_eq!(config.rum, defaults.rum);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());
         assert_eq!(crate::origin::OriginConfig { sidecar: None, ..config.origin }, defaults.origin);

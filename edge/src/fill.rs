@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
 
 use moka::Expiry;
 use moka::sync::Cache;
+use tracing::Instrument;
 
 pub use self::stale::Peek;
 use crate::budget::{Budgets, OverBudget};
@@ -47,9 +49,17 @@ pub struct Want {
     /// Digest of `marking`, computed once per campaign.
     pub marking_digest: [u8; 16],
     pub urgency: Urgency,
+    /// The reader's request it began with; none where nobody's did.
+    pub trace: Option<Arc<TraceContext>>,
 }
 
 impl Want {
+    /// For the node and the log lines of what is made for it.
+    #[must_use]
+    pub fn of_request(self, trace: &Arc<TraceContext>) -> Self {
+        Self { trace: Some(Arc::clone(trace)), ..self }
+    }
+
     #[must_use]
     pub fn recipe_id(&self) -> RecipeId {
         self.variant.recipe.id()
@@ -376,12 +386,15 @@ impl Fill {
     }
 
     async fn generate(&self, want: &Want) -> Result<Generated, FillError> {
-        let result = self.generate_now(want).await;
+        let trace = want.trace.clone().unwrap_or_else(|| Arc::new(TraceContext::start()));
+        // Whatever is logged at any level below here names the request.
+        let span = tracing::error_span!("generate", request = %trace.request, trace = %trace.parent.trace);
+        let result = self.generate_now(want, &trace).instrument(span).await;
         self.budgets.settled(want.recipe_id());
         result
     }
 
-    async fn generate_now(&self, want: &Want) -> Result<Generated, FillError> {
+    async fn generate_now(&self, want: &Want, trace: &TraceContext) -> Result<Generated, FillError> {
         let (started, generation) = (Instant::now(), self.purges.generation());
         let (recipe, dedup) = (&want.variant.recipe, Some(want.variant.dedup.clone()));
         let judge = |binding: &mut Binding| {
@@ -393,7 +406,7 @@ impl Fill {
         }
         let reply = self
             .regions
-            .generate(recipe, dedup, want.urgency, self.generation_deadline)
+            .generate(recipe, dedup, want.urgency, self.generation_deadline, trace)
             .await
             .map_err(FillError::from)
             .inspect_err(|error| {

@@ -268,6 +268,26 @@ impl Ready {
         if self.status == StatusCode::NOT_MODIFIED { &self.kept.not_modified } else { &self.kept.whole }
     }
 
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    #[must_use]
+    pub const fn body_bytes(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    #[must_use]
+    pub const fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.kept.source(self.tier).outcome
+    }
+
     /// Status line and fields, without the empty line.
     #[must_use]
     pub fn head(&self) -> &[u8] {

@@ -10,10 +10,11 @@
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
 //! stand-in never carries the freshness of what it stands for.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::access::visit::{LazyTrace, Observer, Told, Visit};
 use crate::budget::OverBudget;
 use crate::cache::{PreparedFor, Rendition};
 use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
@@ -28,7 +29,7 @@ use crate::metrics::RequestMetrics;
 use crate::negotiate;
 use crate::request::ImageRequest;
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
-use crate::rum::{self, RumMetrics};
+use crate::rum::{self, Rum};
 use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
 use bildkante_shared::problem::Problem;
@@ -49,7 +50,9 @@ pub struct Handler {
     pub fill: Arc<Fill>,
     pub stand_ins: StandIns,
     pub metrics: RequestMetrics,
-    pub rum: RumMetrics,
+    /// Counts and logs every answer.
+    pub observer: Observer,
+    pub rum: Rum,
     pub public_url: String,
     /// Longest a request's body may take to arrive.
     pub body_deadline: Duration,
@@ -59,8 +62,8 @@ pub struct Handler {
     pub recall: Recall,
 }
 
-/// Who asks where it does not matter.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// The same for beacons of a network that sends too many.
+const BEACON_RETRY_AFTER_S: u16 = 60;
 
 enum Route {
     Image,
@@ -84,29 +87,26 @@ fn route(path: &str) -> Route {
 impl Respond for Handler {
     async fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
-        if let Some(response) = self.kept(&request, started) {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, ());
+        if let Some(response) = self.kept(&request, &body, peer, started) {
             return response;
         }
-        match (route(request.uri().path()), request.method()) {
-            (Route::Image, &Method::GET | &Method::HEAD) => {
-                let client = self.trusted.client(peer.ip(), request.headers());
-                self.image(&request, client, started).await
-            }
-            (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
-            (Route::Beacon, &Method::POST) => self.beacon(request).await,
-            (Route::Image | Route::Script, &Method::OPTIONS) => {
-                response::options(request.headers(), "GET, HEAD, OPTIONS")
-            }
-            (Route::Beacon, &Method::OPTIONS) => response::options(request.headers(), "POST, OPTIONS"),
-            (Route::Server, &Method::OPTIONS) => response::options(request.headers(), "GET, HEAD, POST, OPTIONS"),
-            (Route::Unknown | Route::Server, _) => self.not_found(&request, started),
-            (Route::Beacon, _) => self.method_not_allowed(&request, "POST, OPTIONS", started),
-            (Route::Image | Route::Script, _) => self.method_not_allowed(&request, "GET, HEAD, OPTIONS", started),
-        }
+        let visit = Visit::new(&self.observer, &request, (peer, &self.trusted), started);
+        let response = self.answer_to(&request, body, &visit).await;
+        visit.answered(response)
     }
 
-    fn ready(&self, head: &PlainHead<'_>, started: Instant) -> Option<Ready> {
-        self.front.ready(head, &self.fill.caches, started)
+    fn refused(&self, request: &Request<()>, problem: &Problem, peer: SocketAddr) -> Response<Body> {
+        let visit = Visit::new(&self.observer, request, (peer, &self.trusted), Instant::now());
+        let response = self.problem(&Exchange::explicit(request, &visit), problem);
+        visit.answered(response)
+    }
+
+    fn ready(&self, head: &PlainHead<'_>, peer: SocketAddr, started: Instant) -> Option<Ready> {
+        let ready = self.front.ready(head, &self.fill.caches, started)?;
+        self.observer.lane_hit(&ready, head, peer, &self.trusted);
+        Some(ready)
     }
 }
 
@@ -121,6 +121,7 @@ struct Exchange<'a> {
     keep: Option<Keep<'a>>,
     /// Whose budget a picture is drawn on.
     client: IpAddr,
+    trace: &'a LazyTrace<'a>,
     started: Instant,
 }
 
@@ -133,35 +134,61 @@ struct Keep<'a> {
 
 impl<'a> Exchange<'a> {
     /// For resources with one representation.
-    const fn explicit(method: &'a Method, headers: &'a HeaderMap, started: Instant) -> Self {
-        Self { method, headers, negotiation: Negotiation::Explicit, version: None, keep: None, client: NOBODY, started }
+    fn explicit(request: &'a Request<()>, visit: &'a Visit<'a>) -> Self {
+        Self {
+            method: request.method(),
+            headers: request.headers(),
+            negotiation: Negotiation::Explicit,
+            version: None,
+            keep: None,
+            client: visit.client,
+            trace: &visit.trace,
+            started: visit.started,
+        }
     }
 }
 
 impl Handler {
+    async fn answer_to(&self, request: &Request<()>, body: RequestBody, visit: &Visit<'_>) -> Response<Body> {
+        match (route(request.uri().path()), request.method()) {
+            (Route::Image, &Method::GET | &Method::HEAD) => self.image(request, visit).await,
+            (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
+            (Route::Beacon, &Method::POST) => self.share(request, self.beacon(request, body, visit).await),
+            (Route::Image | Route::Script, &Method::OPTIONS) => {
+                response::options(request.headers(), "GET, HEAD, OPTIONS")
+            }
+            (Route::Beacon, &Method::OPTIONS) => {
+                self.share(request, response::options(request.headers(), "POST, OPTIONS"))
+            }
+            (Route::Server, &Method::OPTIONS) => response::options(request.headers(), "GET, HEAD, POST, OPTIONS"),
+            (Route::Unknown | Route::Server, _) => self.not_found(request, visit),
+            (Route::Beacon, _) => self.method_not_allowed(request, "POST, OPTIONS", visit),
+            (Route::Image | Route::Script, _) => self.method_not_allowed(request, "GET, HEAD, OPTIONS", visit),
+        }
+    }
+
     /// A kept answer to a request of hyper's; the lane has asked for itself.
-    fn kept(&self, request: &Request<RequestBody>, started: Instant) -> Option<Response<Body>> {
-        let is_of_hyper = matches!(request.body(), RequestBody::Incoming(_));
+    fn kept(
+        &self,
+        request: &Request<()>,
+        body: &RequestBody,
+        peer: SocketAddr,
+        started: Instant,
+    ) -> Option<Response<Body>> {
+        let is_of_hyper = matches!(body, RequestBody::Incoming(_));
         if !is_of_hyper || !matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
         }
         let target = request.uri().path_and_query()?.as_str().as_bytes();
         let ready = self.front.ready_for(target, request.headers(), &self.fill.caches, started)?;
+        self.observer.hit(&ready, request, peer, &self.trusted);
         Some(ready.into_response(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
 
-    async fn image(&self, request: &Request<RequestBody>, client: IpAddr, started: Instant) -> Response<Body> {
+    async fn image(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
         let _in_flight = self.metrics.enter();
         // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
-        let mut exchange = Exchange {
-            method: request.method(),
-            headers: request.headers(),
-            negotiation: Negotiation::ByAccept,
-            version: None,
-            keep: None,
-            client,
-            started,
-        };
+        let mut exchange = Exchange { negotiation: Negotiation::ByAccept, ..Exchange::explicit(request, visit) };
         // Before anything the answer will depend on is looked up.
         let epoch = self.front.epoch();
         let catalog = self.catalog.load();
@@ -194,7 +221,7 @@ impl Handler {
             }
             Peek::Absent => match self.fill.peek_disk(&want) {
                 Some(filled) => filled,
-                None => return self.miss(&exchange, &catalog, &resolved, want).await,
+                None => return self.miss(&exchange, &catalog, &resolved, want.of_request(exchange.trace.get())).await,
             },
         };
         self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
@@ -211,6 +238,7 @@ impl Handler {
             marking: Arc::clone(&resolved.campaign.rights),
             marking_digest: resolved.campaign.marking_digest,
             urgency,
+            trace: None,
         }
     }
 
@@ -319,7 +347,8 @@ impl Handler {
             elapsed,
         };
         self.keep(exchange, resolved, want, rendition, &prepared, &answer);
-        let response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
+        let mut response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
+        response.extensions_mut().insert(Told::of(because.outcome, resolved));
         if response.status().is_client_error() {
             self.metrics.problem(response.status().as_u16(), elapsed);
         } else {
@@ -377,14 +406,25 @@ impl Handler {
         headers
     }
 
-    async fn beacon(&self, request: Request<RequestBody>) -> Response<Body> {
-        let started = Instant::now();
-        let (parts, body) = request.into_parts();
-        let exchange = Exchange::explicit(&parts.method, &parts.headers, started);
-        let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
+    /// What scripts of the page may know of an answer to a beacon.
+    fn share(&self, request: &Request<()>, mut response: Response<Body>) -> Response<Body> {
+        self.rum.gate.share(request.headers(), response.headers_mut());
+        response
+    }
+
+    async fn beacon(&self, request: &Request<()>, body: RequestBody, visit: &Visit<'_>) -> Response<Body> {
+        let exchange = Exchange::explicit(request, visit);
         let refused = |status, detail: String| {
             self.problem(&exchange, &Problem::new(status, "beacon-refused", "Beacon refused", detail))
         };
+        if let Err(refusal) = self.rum.admit(request.headers(), visit.client) {
+            let mut response = refused(refusal.status(), refusal.to_string());
+            if refusal.status() == 429 {
+                response.headers_mut().insert(header::RETRY_AFTER, BEACON_RETRY_AFTER_S.into());
+            }
+            return response;
+        }
+        let body = Limited::new(body, rum::BEACON_BYTES_MAX).collect();
         let body = match tokio::time::timeout(self.body_deadline, body).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -394,29 +434,22 @@ impl Handler {
             Err(_) => return refused(408, format!("a beacon arrives within {} ms", self.body_deadline.as_millis())),
         };
         let catalog = self.catalog.load();
-        match self.rum.record(&body.to_bytes(), |campaign, slot| {
+        match self.rum.metrics.record(&body.to_bytes(), |campaign, slot| {
             catalog.campaign(campaign).is_some_and(|campaign| campaign.slot_index(slot).is_some())
         }) {
             Ok(()) => response::no_content(),
-            Err(error) => {
-                let problem = Problem::new(400, "beacon-refused", "Beacon refused", error.to_string());
-                self.problem(&exchange, &problem)
-            }
+            Err(error) => refused(400, error.to_string()),
         }
     }
 
     fn problem(&self, exchange: &Exchange<'_>, problem: &Problem) -> Response<Body> {
         self.metrics.problem(problem.status, exchange.started.elapsed());
-        response::error(exchange.method, problem, exchange.negotiation)
+        let problem = problem.clone().of_request(&exchange.trace.get().request);
+        response::error(exchange.method, &problem, exchange.negotiation)
     }
 
-    fn method_not_allowed(
-        &self,
-        request: &Request<RequestBody>,
-        allowed: &'static str,
-        started: Instant,
-    ) -> Response<Body> {
-        let exchange = Exchange::explicit(request.method(), request.headers(), started);
+    fn method_not_allowed(&self, request: &Request<()>, allowed: &'static str, visit: &Visit<'_>) -> Response<Body> {
+        let exchange = Exchange::explicit(request, visit);
         let detail = format!("this resource takes {allowed}");
         let mut response =
             self.problem(&exchange, &Problem::new(405, "method-not-allowed", "Method not allowed", detail));
@@ -424,8 +457,8 @@ impl Handler {
         response
     }
 
-    fn not_found(&self, request: &Request<RequestBody>, started: Instant) -> Response<Body> {
-        let exchange = Exchange::explicit(request.method(), request.headers(), started);
+    fn not_found(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
+        let exchange = Exchange::explicit(request, visit);
         let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";
         self.problem(&exchange, &Problem::new(404, "not-found", "Not found", detail))
     }
@@ -443,7 +476,7 @@ struct Because {
 }
 
 /// What an answer may be kept under. A signature ends and hints are fields of their own: those are never kept.
-fn question<'a>(request: &'a Request<RequestBody>, asked: &ImageRequest<'_>) -> Option<Question<'a>> {
+fn question<'a>(request: &'a Request<()>, asked: &ImageRequest<'_>) -> Option<Question<'a>> {
     if !asked.is_timeless() {
         return None;
     }

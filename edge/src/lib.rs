@@ -2,6 +2,7 @@
 //!
 //! `handler` shows the way of a request on one screen; ARCHITECTURE.md has the map.
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod budget;

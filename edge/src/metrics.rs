@@ -5,6 +5,8 @@ use std::time::Duration;
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use http::Version;
+
 use crate::negotiate::Format;
 use crate::response::Outcome;
 
@@ -107,6 +109,67 @@ impl HitCounters {
     }
 }
 
+/// A request whose client left before its answer: nginx's word for it.
+pub const ABANDONED: u16 = 499;
+
+/// Statuses that are counted by themselves; others by their class.
+const STATUSES: [u16; 22] = [
+    200, 204, 206, 303, 304, 400, 403, 404, 405, 408, 412, 413, 414, 416, 421, 429, 431, ABANDONED, 500, 501, 503, 504,
+];
+const STATUS_LABELS: [&str; STATUSES.len() + 4] = [
+    "200", "204", "206", "303", "304", "400", "403", "404", "405", "408", "412", "413", "414", "416", "421", "429",
+    "431", "499", "500", "501", "503", "504", "2xx", "3xx", "4xx", "5xx",
+];
+const PROTOCOLS: [&str; 3] = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0"];
+
+/// Every answer of the public listener, by protocol and status, and the bytes of their bodies. Labels are resolved once:
+/// a hit pays for two additions.
+#[derive(Debug, Clone)]
+pub struct ResponseMetrics {
+    responses: [[IntCounter; STATUS_LABELS.len()]; PROTOCOLS.len()],
+    bytes: [IntCounter; PROTOCOLS.len()],
+}
+
+impl ResponseMetrics {
+    /// # Errors
+    /// When a metric of the same name is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let responses = IntCounterVec::new(
+            Opts::new(
+                "bildkante_edge_responses_total",
+                "Answers of the public listener by protocol and status; 499: the client left before its answer",
+            ),
+            &["protocol", "status"],
+        )?;
+        let bytes = IntCounterVec::new(
+            Opts::new("bildkante_edge_response_body_bytes_total", "Bytes of the bodies of those answers, by protocol"),
+            &["protocol"],
+        )?;
+        registry.register(Box::new(responses.clone()))?;
+        registry.register(Box::new(bytes.clone()))?;
+        Ok(Self {
+            responses: PROTOCOLS
+                .map(|protocol| STATUS_LABELS.map(|status| responses.with_label_values(&[protocol, status]))),
+            bytes: PROTOCOLS.map(|protocol| bytes.with_label_values(&[protocol])),
+        })
+    }
+
+    pub fn answered(&self, version: Version, status: u16, bytes: u64) {
+        let protocol = match version {
+            Version::HTTP_09 | Version::HTTP_10 => 0,
+            Version::HTTP_2 | Version::HTTP_3 => 2,
+            _ => 1,
+        };
+        self.responses[protocol][status_index(status)].inc();
+        self.bytes[protocol].inc_by(bytes);
+    }
+}
+
+fn status_index(status: u16) -> usize {
+    let class = usize::from((status / 100).clamp(2, 5)) - 2;
+    STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() + class)
+}
+
 /// A request being answered.
 #[derive(Debug)]
 pub struct InFlight(IntGauge);
@@ -134,5 +197,24 @@ const fn status_label(status: u16) -> &'static str {
         504 => "504",
         _ if status < 500 => "4xx",
         _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_counted_under_its_own_label_or_its_class() {
+        for status in 200..600 {
+            let label = STATUS_LABELS[status_index(status)];
+            assert!(label == status.to_string() || label == format!("{}xx", status / 100), "{status}: {label}");
+        }
+        assert!(STATUSES.iter().all(|status| STATUS_LABELS[status_index(*status)] == status.to_string()));
+        let metrics = ResponseMetrics::new(&Registry::new()).unwrap();
+        metrics.answered(Version::HTTP_2, 304, 0);
+        metrics.answered(Version::HTTP_11, 200, 7);
+        assert_eq!(metrics.responses[2][status_index(304)].get(), 1);
+        assert_eq!((metrics.responses[1][status_index(200)].get(), metrics.bytes[1].get()), (1, 7));
     }
 }

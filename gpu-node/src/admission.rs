@@ -18,6 +18,7 @@ use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{DedupScope, GenerationSource, GenerationState, GenerationStatus, Timings};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
+use tracing::Span;
 
 use crate::archive::{Answer, Settled};
 use crate::config::QueueConfig;
@@ -35,6 +36,8 @@ pub struct Generation {
     pub urgency: Urgency,
     pub deadline: Instant,
     pub dedup: Option<DedupScope>,
+    /// What its log lines stand in.
+    pub span: Span,
 }
 
 /// How a generation ended well, for one caller.
@@ -62,6 +65,8 @@ pub struct StartedJob {
     pub recipe: Arc<ValidRecipe>,
     /// The first caller's scope; later callers' may differ.
     pub dedup: Option<DedupScope>,
+    /// The first caller's, too.
+    pub span: Span,
 }
 
 /// What the device thread is woken for.
@@ -106,6 +111,7 @@ struct Waiter {
 struct Job {
     recipe: Arc<ValidRecipe>,
     dedup: Option<DedupScope>,
+    span: Span,
     stage: Stage,
     queued_at: Instant,
     /// Whether a caller has been told that the drawing was for it.
@@ -235,7 +241,7 @@ impl Board {
             state.join(id, waiter);
             self.metrics.joined_total.inc();
         } else {
-            state.open(id, generation.recipe, waiter)?;
+            state.open(id, generation.recipe, generation.span, waiter)?;
             self.due.notify_one();
         }
         state.next_seat += 1;
@@ -321,7 +327,7 @@ impl Board {
         }
         job.stage = Stage::Running;
         self.metrics.queue_wait_seconds.observe((now - job.queued_at).as_secs_f64());
-        Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone() })
+        Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone(), span: job.span.clone() })
     }
 
     /// After a drawing was stopped between steps: queued again when somebody joined meanwhile, else dropped.
@@ -493,7 +499,7 @@ impl State {
         }
     }
 
-    fn open(&mut self, id: RecipeId, recipe: ValidRecipe, waiter: Waiter) -> Result<(), GenerationError> {
+    fn open(&mut self, id: RecipeId, recipe: ValidRecipe, span: Span, waiter: Waiter) -> Result<(), GenerationError> {
         let rank = Rank { urgency: waiter.urgency, deadline: waiter.deadline };
         if self.queue.push(id, rank).is_err() {
             return Err(self.full("all places for jobs"));
@@ -501,6 +507,7 @@ impl State {
         let job = Job {
             recipe: Arc::new(recipe),
             dedup: waiter.dedup.clone(),
+            span,
             stage: Stage::Queued,
             queued_at: waiter.arrived_at,
             is_charged: false,

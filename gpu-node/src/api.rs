@@ -8,6 +8,7 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::trace::{self, TraceContext};
 use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
 use bytes::Bytes;
 use http::header::{
@@ -18,6 +19,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use tokio::sync::Semaphore;
+use tracing::{Instrument, Span};
 
 use crate::admission::{Board, Generation, Outcome};
 use crate::archive::Archive;
@@ -34,6 +36,7 @@ use crate::store::MasterFile;
 const STREAMS_MAX: usize = 256;
 /// RFC 7240 §3.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static(trace::REQUEST_ID);
 /// How long a read of a master waits for its turn.
 const READ_TURN_WAIT: Duration = Duration::from_secs(5);
 /// A master's name is its content.
@@ -167,10 +170,19 @@ impl Api {
         let path = request.uri().path().to_owned();
         let is_head = request.method() == Method::HEAD;
         let route = Route::of(&path);
-        let reply = match self.route(route, request).await {
+        let trace = (route == Route::Generations).then(|| trace_of(request.headers()));
+        // At a level that no filter drops: every line of a job names the request it is drawn for.
+        let span = trace.as_ref().map_or_else(
+            Span::none,
+            |trace| tracing::error_span!("generation", request = %trace.request, trace = %trace.parent.trace),
+        );
+        let mut reply = match self.route(route, request).instrument(span).await {
             Ok(reply) => reply,
             Err(failure) => refuse(failure),
         };
+        if let Some(trace) = trace {
+            insert(&mut reply, X_REQUEST_ID, trace.request.as_str());
+        }
         let status = reply.status();
         self.metrics.http_responses_total.with_label_values(&[route.as_str(), status.as_str()]).inc();
         if is_head { without_body(reply) } else { reply }
@@ -223,6 +235,7 @@ impl Api {
         let result = self.generate(generation).await;
         let label = result.as_ref().map_or_else(GenerationError::as_str, |outcome| outcome.source.as_str());
         let spent = received_at.elapsed();
+        tracing::info!(recipe = %recipe_id, outcome = label, elapsed_ms = spent.as_millis(), "generation answered");
         self.metrics.generation_seconds.with_label_values(&[label]).observe(spent.as_secs_f64());
         let Outcome { answer, source, timings, gpu_ms } = result.inspect_err(|error| {
             self.metrics.rejects_total.with_label_values(&[error.as_str()]).inc();
@@ -436,7 +449,18 @@ pub(crate) fn parse(body: &[u8], received_at: Instant) -> Result<Generation, Req
         return Err(RequestError::Invalid { reason });
     }
     let recipe = ValidRecipe::try_from(recipe).map_err(|error| RequestError::Invalid { reason: error.to_string() })?;
-    Ok(Generation { recipe, urgency, deadline: received_at + Duration::from_millis(deadline_ms), dedup })
+    let deadline = received_at + Duration::from_millis(deadline_ms);
+    Ok(Generation { recipe, urgency, deadline, dedup, span: Span::current() })
+}
+
+/// What the edge calls its reader's request: only edges reach this listener, so its word is taken where it is one.
+fn trace_of(headers: &HeaderMap) -> TraceContext {
+    let field = |name: &str| {
+        let mut lines = headers.get_all(name).iter();
+        let line = lines.next()?.to_str().ok()?;
+        lines.next().is_none().then_some(line)
+    };
+    TraceContext::from_fields(field(trace::REQUEST_ID), field(trace::TRACEPARENT), field(trace::TRACESTATE))
 }
 
 /// RFC 7240 §4.1.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bildkante_shared::limits;
-use bildkante_shared::telemetry::LogFormat;
+use bildkante_shared::telemetry::{self, LogFormat};
 use serde::Deserialize;
 
 use crate::tls::TlsConfig;
@@ -380,6 +380,8 @@ impl NodeConfig {
     /// # Errors
     /// Names the first key that is out of bounds and what it may be.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        let is_filter = telemetry::check_filter(&self.log.filter).is_ok();
+        require(is_filter, "log.filter", "directives such as `info` or `warn,bildkante_gpu_node=debug`")?;
         let HttpConfig { connections_max, streams_per_connection_max, .. } = self.http;
         let timeouts = [
             ("http.header_timeout_ms", self.http.header_timeout_ms),

@@ -1,6 +1,7 @@
 //! `bildkante-gpu-node`: reads the command line and the configuration, starts the node, waits for the end.
 //! Exit codes: 0 stopped as asked, 1 failed, 64 bad command line or configuration (`EX_USAGE`).
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -10,8 +11,10 @@ use anyhow::Context;
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::diffusion::runtime;
 use bildkante_gpu_node::{Node, RunningNode, commands, worker};
-use bildkante_shared::{shutdown, telemetry};
+use bildkante_shared::shutdown;
+use bildkante_shared::telemetry::{self, FilterChange};
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const EXIT_USAGE: u8 = 64;
 /// Threads that serve HTTP; drawing has its own.
@@ -78,7 +81,7 @@ fn serve(args: ServeArgs) -> ExitCode {
         }
     };
     telemetry::init(config.log.format, &config.log.filter);
-    conclude(run(config, args.exit_with_parent))
+    conclude(run(config, args))
 }
 
 /// The exit code a command asked for, or what went wrong.
@@ -115,7 +118,7 @@ fn configuration(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     Ok(config)
 }
 
-fn run(config: NodeConfig, exit_with_parent: bool) -> anyhow::Result<()> {
+fn run(config: NodeConfig, args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVING_THREADS)
         .thread_name("node-http")
@@ -123,10 +126,12 @@ fn run(config: NodeConfig, exit_with_parent: bool) -> anyhow::Result<()> {
         .build()
         .context("the runtime")?;
     let result = runtime.block_on(async {
+        // From here on SIGHUP ends nothing.
+        let mut hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
         let listener = TcpListener::bind(config.listen).with_context(|| format!("listening on {}", config.listen))?;
         let engines = worker::torch_engines(&config);
         let node = Node::start(config, listener, engines).await?;
-        let ended = until_ended(&node, exit_with_parent).await;
+        let ended = until_ended(&node, &mut hangups, &args).await;
         node.shut_down().await;
         ended
     });
@@ -136,13 +141,26 @@ fn run(config: NodeConfig, exit_with_parent: bool) -> anyhow::Result<()> {
 }
 
 /// Waits for a signal, the parent's end, or a node that will never be ready.
-async fn until_ended(node: &RunningNode, exit_with_parent: bool) -> anyhow::Result<()> {
+async fn until_ended(node: &RunningNode, hangups: &mut Signal, args: &ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         signal = shutdown::signal() => tracing::info!(signal = signal?, "shutting down"),
-        () = parent_gone(), if exit_with_parent => tracing::info!("standard input ended: shutting down"),
+        () = parent_gone(), if args.exit_with_parent => tracing::info!("standard input ended: shutting down"),
         failed = node.failed() => anyhow::bail!(failed.reason()),
+        never = follow_hangups(hangups, args) => match never {},
     }
     Ok(())
+}
+
+/// SIGHUP reads `log.filter` again; everything else needs a restart.
+async fn follow_hangups(hangups: &mut Signal, args: &ServeArgs) -> Infallible {
+    loop {
+        hangups.recv().await;
+        match configuration(args).and_then(|config| Ok(telemetry::set_filter(&config.log.filter)?)) {
+            Ok(FilterChange::InForce) => tracing::info!("the log filter was read again"),
+            Ok(FilterChange::Overruled) => tracing::warn!("the log filter stays: RUST_LOG in the environment wins"),
+            Err(error) => tracing::error!("the log filter stays: {error:#}"),
+        }
+    }
 }
 
 /// Reads standard input to its end on a thread of its own: tokio's would keep the runtime from stopping.

@@ -423,7 +423,7 @@ impl DeviceBench {
     }
 
     fn failed(&self, job: &StartedJob, error: &EngineError) {
-        let id = job.recipe.id();
+        let (id, _of) = (job.recipe.id(), job.span.enter());
         tracing::warn!(recipe = %id, %error, "not drawn");
         self.board.fail(id, &error.clone().into());
     }
@@ -484,6 +484,7 @@ impl Bench {
 
     fn settle(&self, drawn: &Drawn) {
         let Drawn { job, generated, determinism, cost } = drawn;
+        let _of = job.span.enter();
         let id = job.recipe.id();
         let mut open = vec![job.dedup.clone()];
         while !open.is_empty() {
@@ -502,6 +503,7 @@ impl Bench {
 
     fn panicked(&self, job: &StartedJob, panic: &(dyn Any + Send)) {
         self.metrics.panics_total.inc();
+        let _of = job.span.enter();
         tracing::error!(recipe = %job.recipe.id(), defect = message(panic), "a job ended at a defect");
         self.board.fail(job.recipe.id(), &GenerationError::Panicked);
     }

@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn serve(folder: &Path, config: &str) -> Command {
     let path = folder.join("gpu-node.toml");
@@ -25,6 +26,8 @@ fn a_bad_configuration_exits_64_and_names_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let (code, log) = ended(dir.path(), "[queue]\njobs = 1");
     assert_eq!((code, log.contains("jobs")), (64, true), "{log}");
+    let (code, log) = ended(dir.path(), "[log]\nfilter = \"lout=lout\"");
+    assert_eq!((code, log.contains("log.filter")), (64, true), "{log}");
     let (code, log) = ended(dir.path(), "[queue]\njobs_max = 0");
     assert_eq!((code, log.contains("queue.jobs_max")), (64, true), "{log}");
     let unknown = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node")).arg("srve").output().unwrap();
@@ -65,4 +68,34 @@ fn a_node_draws_nothing_for_a_dead_parent() {
     assert!(await_line(&mut child, "listening").contains("127.0.0.1:"));
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Whether the process waits for SIGHUP: bit 0 of the signals it catches (proc(5)).
+fn catches_hangup(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    u64::from_str_radix(caught.trim(), 16).is_ok_and(|mask| mask & 1 == 1)
+}
+
+#[test]
+fn the_log_filter_is_read_again_on_a_hangup() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let config = |filter: &str| {
+        format!(
+            "models_dir = {models:?}\ndata_dir = \"data\"\nself_test_steps = 1\nthreads = 1\n[log]\nfilter = {filter:?}"
+        )
+    };
+    let mut child = serve(dir.path(), &config("error")).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !catches_hangup(&child) {
+        assert!(Instant::now() < deadline, "SIGHUP would end it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::fs::write(dir.path().join("gpu-node.toml"), config("info")).unwrap();
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    // A line of a level that was off before.
+    await_line(&mut child, "the log filter was read again");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::RequestId;
+
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
@@ -13,6 +15,9 @@ pub struct Problem {
     pub title: String,
     pub status: u16,
     pub detail: String,
+    /// Names this occurrence: what the logs know it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// The parameter at fault, for errors of the URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
@@ -33,6 +38,7 @@ impl Problem {
             title: title.to_owned(),
             status,
             detail: detail.into(),
+            instance: None,
             parameter: None,
             allowed: Vec::new(),
             missing: Vec::new(),
@@ -49,6 +55,13 @@ impl Problem {
     #[must_use]
     pub fn with_missing(mut self, missing: Vec<String>) -> Self {
         self.missing = missing;
+        self
+    }
+
+    /// As the answer to this request.
+    #[must_use]
+    pub fn of_request(mut self, id: &RequestId) -> Self {
+        self.instance = Some(format!("/requests/{id}"));
         self
     }
 

@@ -112,7 +112,9 @@ impl TrustedProxies {
         Self { prefixes, field }
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether `address` is one of them.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
         self.prefixes.iter().any(|prefix| prefix.contains(address))
     }
 

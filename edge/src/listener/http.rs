@@ -75,8 +75,13 @@ impl hyper::body::Body for RequestBody {
 pub trait Respond: Send + Sync + 'static {
     fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
 
+    /// The answer to a request that the listener refuses by itself.
+    fn refused(&self, request: &Request<()>, problem: &Problem, _peer: SocketAddr) -> Response<Body> {
+        response::error(request.method(), problem, Negotiation::Explicit)
+    }
+
     /// A prepared answer to a plain request; `None` sends it the long way, through [`Self::respond`].
-    fn ready(&self, _head: &PlainHead<'_>, _started: Instant) -> Option<Ready> {
+    fn ready(&self, _head: &PlainHead<'_>, _peer: SocketAddr, _started: Instant) -> Option<Ready> {
         None
     }
 }
@@ -187,8 +192,8 @@ impl Protocols {
             Alpn::H2 => (io, Vec::new(), 0),
             Alpn::None | Alpn::Http1 => {
                 let limits = self.lane_limits(alpn);
-                let lane = Lane::new(io, Arc::clone(&progress), limits);
-                match guard.watch(lane.run(&*respond, peer), |_| {}).await {
+                let lane = Lane::new(io, peer, Arc::clone(&progress), limits);
+                match guard.watch(lane.run(&*respond), |_| {}).await {
                     Err(end) => return end,
                     Ok(LaneEnd::Done) => return ConnectionEnd::Done,
                     Ok(LaneEnd::PeerError) => return ConnectionEnd::PeerError,
@@ -216,10 +221,8 @@ impl Protocols {
                 let is_head = *request.method() == Method::HEAD;
                 let framing = Framing::of(&request, fields_max);
                 let mut response = match framing {
-                    Framing::NoHost => response::error(request.method(), &no_host(), Negotiation::Explicit),
-                    Framing::TooManyFields => {
-                        response::error(request.method(), &too_many_fields(fields_max), Negotiation::Explicit)
-                    }
+                    Framing::NoHost => respond.refused(&request.map(drop), &no_host(), peer),
+                    Framing::TooManyFields => respond.refused(&request.map(drop), &too_many_fields(fields_max), peer),
                     Framing::Plain | Framing::Chunked => {
                         respond.respond(request.map(RequestBody::Incoming), peer).await
                     }

@@ -11,11 +11,12 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER_SIDE_PX_MAX, REPLY_BODY_BYTES_MAX};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE, TraceContext, Tracestate};
 use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
@@ -69,9 +70,10 @@ impl NodeClient {
         recipe: &ValidRecipe,
         request: &GenerationRequest,
         images: &Images,
+        trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
         let body: Bytes = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?.into();
-        let ask = || self.call(Method::POST, "/v1/generations", Some((JSON, body.clone())), REPLY_BODY_BYTES_MAX);
+        let ask = || self.traced_call("/v1/generations", (JSON, body.clone()), trace);
         let reply = match self.expect_ok(ask().await?) {
             Err(OriginError::Missing { digests, .. }) if self.lend(&digests, images).await? => {
                 self.expect_ok(ask().await?)
@@ -126,6 +128,26 @@ impl NodeClient {
         }
     }
 
+    /// A POST in the name of a reader's request.
+    async fn traced_call(
+        &self,
+        path: &str,
+        body: (&'static str, Bytes),
+        trace: &TraceContext,
+    ) -> Result<Reply, OriginError> {
+        let mut request = self.request(Method::POST, path, Some(body))?;
+        let (parent, state) = (trace.parent.to_string(), trace.state.as_ref().map(Tracestate::as_str));
+        let fields =
+            [(REQUEST_ID, Some(trace.request.as_str())), (TRACEPARENT, Some(parent.as_str())), (TRACESTATE, state)];
+        for (name, value) in fields {
+            // All of them are printable ASCII.
+            if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        self.send(request, path, REPLY_BODY_BYTES_MAX).await
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -133,7 +155,15 @@ impl NodeClient {
         body: Option<(&'static str, Bytes)>,
         reply_bytes_max: usize,
     ) -> Result<Reply, OriginError> {
-        let request = self.request(method, path, body)?;
+        self.send(self.request(method, path, body)?, path, reply_bytes_max).await
+    }
+
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        path: &str,
+        reply_bytes_max: usize,
+    ) -> Result<Reply, OriginError> {
         let response = self.connector.client().request(request).await.map_err(|error| self.unreachable(&error))?;
         let (parts, body) = response.into_parts();
         // An error is never as long as a master.
@@ -260,8 +290,6 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn retry_after_of(text: &str) -> Option<Duration> {

@@ -20,6 +20,7 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
+use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
 use http::Uri;
@@ -228,6 +229,7 @@ impl Regions {
         dedup: Option<DedupScope>,
         urgency: Urgency,
         deadline: Duration,
+        trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
         let deadline = Instant::now() + deadline.min(Duration::from_millis(DEADLINE_MS_MAX));
         let dedup = &dedup;
@@ -239,7 +241,7 @@ impl Regions {
                 deadline_ms: millis_until(deadline),
                 dedup: dedup.clone(),
             };
-            async move { client.generate(recipe, &request, &self.images).await }
+            async move { client.generate(recipe, &request, &self.images, trace).await }
         };
         let mut candidates = self.candidates(recipe.id().as_bytes());
         self.join_own(recipe.id(), &mut candidates);

@@ -13,7 +13,7 @@ use super::super::testing::{Behaviour, FakeNode, LONG, other_recipe_id, problem,
 use super::*;
 
 async fn generate(region: &Regions, deadline: Duration) -> Result<GenerationReply, OriginError> {
-    region.generate(&recipe(1), None, Urgency::DEFAULT, deadline).await
+    region.generate(&recipe(1), None, Urgency::DEFAULT, deadline, &TraceContext::start()).await
 }
 
 fn status(status: u16, body: Bytes) -> Behaviour {
@@ -35,7 +35,9 @@ async fn an_answer_arrives_whole_and_the_deadline_travels() {
     let node = FakeNode::start(Behaviour::Draw).await;
     let (region, metrics) = region(&[&node]);
     let dedup = DedupScope { scope: "studio/hero@1".into(), variant: "mug".into() };
-    let answer = region.generate(&recipe(1), Some(dedup), Urgency::MOST, Duration::from_millis(15_000)).await;
+    let answer = region
+        .generate(&recipe(1), Some(dedup), Urgency::MOST, Duration::from_millis(15_000), &TraceContext::start())
+        .await;
     assert_eq!(answer, Ok(reply(&recipe(1))));
     let told = node.deadlines_ms();
     assert!(told.len() == 1 && told[0] <= 15_000 && told[0] > 5_000, "{told:?}");

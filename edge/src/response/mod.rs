@@ -51,7 +51,7 @@ pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 /// An image opened as a document may load and run nothing.
 const IMAGE_CSP: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
-const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Server-Timing, ETag");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Server-Timing, ETag, X-Request-Id");
 
 /// Which request headers take part in choosing the response; a property of the URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,12 @@ impl Outcome {
             Self::Placeholder => "placeholder",
             Self::Error => "error",
         }
+    }
+
+    /// Whether it was there and fresh.
+    #[must_use]
+    pub const fn is_hit(self) -> bool {
+        matches!(self, Self::Memory | Self::Disk | Self::Object)
     }
 
     /// Whether it shows the variant that was asked for, as it is now.

@@ -5,13 +5,20 @@
 //! thresholds (web.dev/articles/vitals) exactly, so that the share of good visits can be read off.
 //!
 //! Beacons are hostile: their size is bounded before they are read, values outside what a page can take are
-//! refused, and campaign and slot become labels only when the catalogue knows them.
+//! refused, and campaign and slot become labels only when the catalogue knows them. `gate` has whose are read at all.
 
+pub mod gate;
+
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use http::HeaderMap;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 use serde::Deserialize;
 
+use self::gate::Gate;
+pub use self::gate::{Refusal, RumConfig};
+use crate::budget::BudgetConfig;
 use crate::response::{StaticText, TextKind};
 
 /// Largest beacon read.
@@ -88,6 +95,30 @@ impl BeaconError {
     }
 }
 
+/// Takes beacons in.
+#[derive(Debug)]
+pub struct Rum {
+    pub gate: Gate,
+    pub metrics: RumMetrics,
+}
+
+impl Rum {
+    /// # Errors
+    /// When a metric of the same name is registered already.
+    pub fn new(config: &RumConfig, budget: &BudgetConfig, registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self { gate: Gate::new(config, budget), metrics: RumMetrics::new(registry)? })
+    }
+
+    /// Whether a beacon with these fields is read.
+    ///
+    /// # Errors
+    /// Why it is not; the refusal is counted.
+    pub fn admit(&self, fields: &HeaderMap, client: IpAddr) -> Result<(), Refusal> {
+        let admitted = self.gate.admit(fields, client);
+        admitted.inspect_err(|refusal| self.metrics.refused.with_label_values(&[refusal.as_str()]).inc())
+    }
+}
+
 /// Histograms of what visitors saw.
 #[derive(Debug, Clone)]
 pub struct RumMetrics {
@@ -118,6 +149,9 @@ impl RumMetrics {
             &["reason"],
         )?;
         registry.register(Box::new(refused.clone()))?;
+        for refusal in Refusal::ALL {
+            refused.with_label_values(&[refusal.as_str()]);
+        }
         Ok(Self {
             lcp: family(
                 "bildkante_rum_lcp_seconds",

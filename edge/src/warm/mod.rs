@@ -390,6 +390,7 @@ impl Picture {
             marking: Arc::clone(&resolved.campaign.rights),
             marking_digest: resolved.campaign.marking_digest,
             urgency: Urgency::LEAST,
+            trace: None,
         })
     }
 

@@ -10,6 +10,7 @@ mod http;
 mod images;
 mod lint;
 mod listener;
+mod observing;
 mod origin;
 mod poisoning;
 mod processes;

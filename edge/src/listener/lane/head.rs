@@ -29,6 +29,8 @@ pub(super) enum Parsed<'b> {
 /// A GET or HEAD whose fields are still bytes of the connection.
 #[derive(Debug)]
 pub struct PlainHead<'b> {
+    /// All of it, as it was sent.
+    bytes: &'b [u8],
     pub method: PlainMethod,
     /// Path and query as they were sent.
     pub target: &'b str,
@@ -84,7 +86,7 @@ pub(super) fn parse(bytes: &[u8], fields_max: usize) -> Parsed<'_> {
         Err(httparse::Error::TooManyHeaders) => return Parsed::TooManyFields,
         Err(_) => return Parsed::Other,
     };
-    plain(&request).map_or(Parsed::Other, |head| Parsed::Plain(head, length))
+    plain(&request, &bytes[..length]).map_or(Parsed::Other, |head| Parsed::Plain(head, length))
 }
 
 /// The same head as a request for the long way round; its values share `head`. `None` where `http` is stricter than
@@ -106,7 +108,7 @@ pub(super) fn to_request(head: &Bytes) -> Option<Request<RequestBody>> {
     Some(request)
 }
 
-fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
+fn plain<'b>(request: &httparse::Request<'_, 'b>, bytes: &'b [u8]) -> Option<PlainHead<'b>> {
     let method = match request.method? {
         "GET" => PlainMethod::Get,
         "HEAD" => PlainMethod::Head,
@@ -118,6 +120,7 @@ fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
         return None;
     }
     let mut head = PlainHead {
+        bytes,
         method,
         target,
         accept: None,
@@ -146,6 +149,12 @@ fn plain<'b>(request: &httparse::Request<'_, 'b>) -> Option<PlainHead<'b>> {
 }
 
 impl<'b> PlainHead<'b> {
+    /// The request with every field, for a line of a log.
+    #[must_use]
+    pub fn to_request(&self) -> Option<Request<()>> {
+        to_request(&Bytes::copy_from_slice(self.bytes)).map(|request| request.map(drop))
+    }
+
     fn single(&mut self, value: &'b [u8], place: impl FnOnce(&mut Self) -> &mut Option<&'b [u8]>) {
         if place(self).replace(value).is_some() {
             self.special = Special::Some;

@@ -106,6 +106,7 @@ pub(super) enum LaneEnd<T> {
 #[derive(Debug)]
 pub(super) struct Lane<T> {
     io: T,
+    peer: SocketAddr,
     progress: Arc<Progress>,
     limits: LaneLimits,
     /// The start of a head, or requests that came with the last one.
@@ -147,9 +148,10 @@ enum Look {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
-    pub(super) fn new(io: T, progress: Arc<Progress>, limits: LaneLimits) -> Self {
+    pub(super) fn new(io: T, peer: SocketAddr, progress: Arc<Progress>, limits: LaneLimits) -> Self {
         Self {
             io,
+            peer,
             progress,
             limits,
             carry: Vec::new(),
@@ -162,7 +164,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
     }
 
     /// Serves until the peer or this side closes, or a request comes that is hyper's.
-    pub(super) async fn run<R: Respond>(mut self, respond: &R, peer: SocketAddr) -> LaneEnd<T> {
+    pub(super) async fn run<R: Respond>(mut self, respond: &R) -> LaneEnd<T> {
         loop {
             match poll_fn(|cx| self.poll_step(cx, respond)).await {
                 Err(_) => return LaneEnd::PeerError,
@@ -172,7 +174,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
                 }
                 Ok(Step::Ask(request, method)) => {
                     let active = self.progress.enter();
-                    let response = respond.respond(*request, peer).await;
+                    let response = respond.respond(*request, self.peer).await;
                     self.output.queue(response, method, self.persistence);
                     drop(active);
                 }
@@ -234,10 +236,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
         })
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Look {
+    fn refuse<R: Respond>(&mut self, refusal: Refusal, respond: &R) -> Look {
         self.persistence = Persistence::Close;
         let problem = refusal.problem(&self.limits);
-        let response = response::error(&Method::GET, &problem, Negotiation::Explicit);
+        let response = respond.refused(&unread(), &problem, self.peer);
         self.output.queue(response, PlainMethod::Get, self.persistence);
         Look::Refused
     }
@@ -295,10 +297,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
         let (head, used) = match head::parse(bytes, self.limits.fields_max) {
             Parsed::Plain(head, used) if used <= self.limits.head_bytes_max => (head, used),
             Parsed::Partial if bytes.len() < self.limits.head_bytes_max => return Look::More,
-            Parsed::Plain(..) | Parsed::Partial => return self.refuse(self.too_long(bytes)),
-            Parsed::TooManyFields if self.limits.fields_max <= FIELDS_MAX => return self.refuse(Refusal::Fields),
+            Parsed::Plain(..) | Parsed::Partial => return self.refuse(self.too_long(bytes), respond),
+            Parsed::TooManyFields if self.limits.fields_max <= FIELDS_MAX => return self.refuse(Refusal::Fields, respond),
             Parsed::Other if bytes.starts_with(PREFACE_LINE) && !self.may_switch() => {
-                return self.refuse(Refusal::Preface);
+                return self.refuse(Refusal::Preface, respond);
             }
             Parsed::TooManyFields | Parsed::Other => return Look::Other,
         };
@@ -308,7 +310,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             Persistence::KeepAlive if !is_last && !self.progress.is_draining() => Persistence::KeepAlive,
             Persistence::KeepAlive | Persistence::Close => Persistence::Close,
         };
-        if let Some(answer) = respond.ready(&head, started) {
+        if let Some(answer) = respond.ready(&head, self.peer, started) {
             (self.served, self.persistence) = (self.served + 1, persistence);
             self.progress.answered();
             self.output.queue_ready(answer, head.method, self.persistence);
@@ -333,6 +335,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
     fn may_switch(&self) -> bool {
         self.served == 0 && self.limits.switch == Switch::ToHttp2
     }
+}
+
+/// Stands for a request whose head was not read: `- *` in a log.
+fn unread() -> Request<()> {
+    let mut request = Request::new(());
+    *request.uri_mut() = Uri::from_static("*");
+    // A token (RFC 9110 §5.6.2), so it is a method.
+    if let Ok(none) = Method::from_bytes(b"-") {
+        *request.method_mut() = none;
+    }
+    request
 }
 
 impl Refusal {
