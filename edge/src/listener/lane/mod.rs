@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::head::{FIELDS_MAX, Parsed, Persistence};
@@ -37,7 +37,6 @@ pub use self::head::{PlainHead, PlainMethod, Special};
 use self::write::Output;
 use super::http::{RequestBody, Respond};
 use super::io::{HeadState, Phase, Progress};
-use crate::response::{self, Negotiation};
 
 /// Bytes that are read and passed over behind a connection's last answer.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
@@ -298,7 +297,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             Parsed::Plain(head, used) if used <= self.limits.head_bytes_max => (head, used),
             Parsed::Partial if bytes.len() < self.limits.head_bytes_max => return Look::More,
             Parsed::Plain(..) | Parsed::Partial => return self.refuse(self.too_long(bytes), respond),
-            Parsed::TooManyFields if self.limits.fields_max <= FIELDS_MAX => return self.refuse(Refusal::Fields, respond),
+            Parsed::TooManyFields if self.limits.fields_max <= FIELDS_MAX => {
+                return self.refuse(Refusal::Fields, respond);
+            }
             Parsed::Other if bytes.starts_with(PREFACE_LINE) && !self.may_switch() => {
                 return self.refuse(Refusal::Preface, respond);
             }
