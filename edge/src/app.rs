@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bildkante_shared::process::ProcessMetrics;
-use bildkante_shared::telemetry::{self, FilterChange};
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
+use bildkante_shared::telemetry::{self, FilterChange};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
@@ -299,7 +299,9 @@ fn follow_log_filter(reload: &ConfigReload) {
         let filter = config.log.filter.clone();
         Ok(Box::new(move || match telemetry::set_filter(&filter) {
             Ok(FilterChange::InForce) => {}
-            Ok(FilterChange::Overruled) => tracing::warn!("`log.filter` changes nothing: RUST_LOG in the environment wins"),
+            Ok(FilterChange::Overruled) => {
+                tracing::warn!("`log.filter` changes nothing: RUST_LOG in the environment wins")
+            }
             Err(error) => tracing::error!(%error, "`log.filter` changes nothing"),
         }))
     });

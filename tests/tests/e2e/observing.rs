@@ -16,6 +16,7 @@ use bildkante_shared::trace::Traceparent;
 use bildkante_tests::client::{CHROME, Reply, eventually};
 use bildkante_tests::raw::Connection;
 use bildkante_tests::rig::{Plan, Rig};
+use bildkante_tests::{program, repository};
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -336,6 +337,41 @@ async fn a_rotated_log_goes_on_in_a_new_file() -> anyhow::Result<()> {
     assert_eq!(lines(&moved)?.len(), 1);
     edge.shut_down().await;
     rig.stop().await;
+    Ok(())
+}
+
+/// Another filter in the file is in force without a restart: a line of a level that was off is written.
+#[tokio::test]
+async fn the_edge_takes_its_log_filter_over() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (config, stderr) = (dir.path().join("edge.toml"), dir.path().join("stderr"));
+    let text = |filter: &str| {
+        let folder = |name: &str| repository().join("config").join(name);
+        format!(
+            "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[cache]\ndisk_dir = {:?}\n[campaigns]\n\
+             campaigns_dir = {:?}\nprompts_dir = {:?}\n[config]\nreload_ms = 20\n[log]\nfilter = {filter:?}\n",
+            dir.path().join("cache"),
+            folder("campaigns"),
+            folder("prompts"),
+        )
+    };
+    std::fs::write(&config, text("error"))?;
+    let mut process = tokio::process::Command::new(program("bildkante-edge")?)
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env_remove("RUST_LOG")
+        .stderr(std::fs::File::create(&stderr)?)
+        .kill_on_drop(true)
+        .spawn()?;
+    // The cache's folder is there before the file is watched; whatever is written from now on is another file to it.
+    eventually("it has started", async || Ok(dir.path().join("cache").exists())).await?;
+    let logged = |words: &str| std::fs::read_to_string(&stderr).unwrap_or_default().contains(words);
+    assert!(!logged("edge serves"), "a line below its level");
+    std::fs::write(&config, text("info"))?;
+    eventually("a line of the new level", async || Ok(logged("configuration reloaded"))).await?;
+    std::fs::write(&config, text("info,bildkante_edge=lout"))?;
+    eventually("what is no filter is refused by name", async || Ok(logged("lout"))).await?;
+    process.kill().await?;
     Ok(())
 }
 
