@@ -83,7 +83,7 @@ fn understand(catalog: &Catalog, accept: &str, line: &str) -> anyhow::Result<See
     let body_bytes: usize = bytes.parse().context("BYTES")?;
     ensure!((1..=BODY_BYTES_MAX).contains(&body_bytes), "1 to {BODY_BYTES_MAX} bytes are written");
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    let request = ImageRequest::parse(path, query, catalog.ignored_parameters())?;
+    let request = ImageRequest::parse(path, query, catalog)?;
     let resolved = catalog.resolve(&request, Grant::Public)?;
     let spec = resolved.spec(negotiate::choose(Some(accept), resolved.format, resolved.slot.formats));
     let recipe = &resolved.variant.recipe;

@@ -6,16 +6,18 @@ mod sign;
 mod ticket_keys;
 mod warm;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
+use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::sources::read_file;
+use crate::campaign::sources::read_opened;
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -23,6 +25,7 @@ use crate::hints;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
 use crate::response::{Freshness, Lifetime, Pin, Recall};
+use crate::secret;
 use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 
 pub use purge::{PurgeArgs, purge};
@@ -74,13 +77,13 @@ pub struct ExplainArgs {
 /// When a file is wrong; every fault is named with its place.
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
-    print!("{report}");
+    console::say(&report)?;
     let public = config.listen.tls.as_ref().map(|tls| tls.inspect().context("`listen.tls`")).transpose()?;
     let admin = config.listen.admin_tls.as_ref().map(|tls| tls.inspect().context("`listen.admin_tls`")).transpose()?;
     for (listener, certificate) in each("https", public).chain(each("admin", admin)) {
         let ends = UNIX_EPOCH + Duration::from_secs(u64::try_from(certificate.unix_s).unwrap_or_default());
         let ended = if ends <= SystemTime::now() { ": it is over" } else { "" };
-        println!("{listener}: a certificate for {} until {}{ended}", certificate.name, httpdate::fmt_http_date(ends));
+        say!("{listener}: a certificate for {} until {}{ended}", certificate.name, httpdate::fmt_http_date(ends))?;
     }
     if let Some(keys) = signing_keys(config)? {
         for key in keys.facts(Clock::System.unix_s()) {
@@ -89,7 +92,7 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 (false, KeyRole::Active) => "signs and verifies",
                 (false, KeyRole::Retired) => "verifies only",
             };
-            println!("signing: key {} {state}", key.id);
+            say!("signing: key {} {state}", key.id)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -105,8 +108,8 @@ fn each(listener: &'static str, held: Option<Vec<Expiry>>) -> impl Iterator<Item
 /// When the system has no randomness.
 pub fn token() -> anyhow::Result<ExitCode> {
     let token = token::generate().context("no token can be made")?;
-    println!("{token}");
-    eprintln!(
+    say!("{token}")?;
+    remark!(
         "for `[admin] tokens`: {{ name = \"…\", hash = \"{}\", scopes = [\"read\", \"purge\", \"warm\"] }}",
         token::hash(&token)
     );
@@ -120,10 +123,10 @@ pub fn token() -> anyhow::Result<ExitCode> {
 pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
     for outcome in write_locks(&config.campaigns.sources()?, &args.models)? {
         let said = if outcome.has_changed { "written" } else { "up to date" };
-        println!("{}: {said}", outcome.path.display());
+        say!("{}: {said}", outcome.path.display())?;
         let pins = &outcome.lock.pins;
         for (name, digest) in pins.checkpoints.iter().chain(&pins.adapters).chain(&pins.images) {
-            println!("  {name}  {digest}");
+            say!("  {name}  {digest}")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -163,9 +166,9 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
         let headers = freshness.map(|(first, settled)| {
             json!({ "first": first.cache_control(), "settled": settled.cache_control(), "cdn": settled.cdn_cache_control() })
         });
-        println!("{}", json!({ "explanation": explanation, "freshness": headers }));
+        say!("{}", json!({ "explanation": explanation, "freshness": headers }))?;
     } else {
-        print(&explanation, freshness);
+        console::say(text_of(&explanation, freshness))?;
     }
     Ok(if explanation.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -173,11 +176,17 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
 fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
     let Some(file) = &config.signing.keys_file else { return Ok(None) };
     let place = || file.display().to_string();
-    Ok(Some(SigningKeys::parse(&read_file(file).with_context(place)?).with_context(place)?))
+    let text = secret::open(file).and_then(read_opened).with_context(place)?;
+    Ok(Some(SigningKeys::parse(&text).with_context(place)?))
 }
 
-fn print(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) {
-    let line = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14} {value}");
+/// Lines for people.
+fn text_of(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) -> String {
+    let mut text = String::with_capacity(2048);
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<14} {value}");
+    };
     line("URL", &explanation.url);
     if let Some(request) = &explanation.request {
         line("request", request);
@@ -237,4 +246,5 @@ fn print(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) {
             line("allowed", &problem.allowed.join(", "));
         }
     }
+    text
 }

@@ -153,7 +153,7 @@ pub fn manifest(data: &[u8]) {
     let mut parts = text.splitn(3, PART);
     let (manifest, library, lock) =
         (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    crate::campaign::read_texts(Path::new("autumn.toml"), manifest, ("shots", library), lock, ignored());
+    crate::campaign::read_texts(Path::new("autumn.toml"), manifest, ("shots", library), lock);
 }
 
 /// A stored rendition, as it is and with its checksums made right.

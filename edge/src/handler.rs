@@ -192,8 +192,8 @@ impl Handler {
         // Before anything the answer will depend on is looked up.
         let epoch = self.front.epoch();
         let catalog = self.catalog.load();
-        let (uri, ignored) = (request.uri(), catalog.ignored_parameters());
-        let asked = match ImageRequest::parse(uri.path(), uri.query(), ignored) {
+        let uri = request.uri();
+        let asked = match ImageRequest::parse(uri.path(), uri.query(), &*catalog) {
             Ok(asked) => asked,
             Err(error) => return self.problem(&exchange, &error.problem()),
         };

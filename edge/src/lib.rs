@@ -2,6 +2,8 @@
 //!
 //! `handler` shows the way of a request on one screen; ARCHITECTURE.md has the map.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod access;
 pub mod admin;
 pub mod app;
@@ -32,6 +34,7 @@ pub mod render;
 pub mod request;
 pub mod response;
 pub mod rum;
+pub mod secret;
 pub mod seo;
 pub mod signing;
 pub mod stand_in;

@@ -3,6 +3,8 @@
 //! Exit status: 0 done, 1 a start or a check failed, 64 the configuration or the command line is wrong
 //! (`EX_USAGE` of sysexits.h).
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +13,7 @@ use bildkante_edge::app::{Edge, Sockets};
 use bildkante_edge::commands;
 use bildkante_edge::config::Config;
 use bildkante_edge::listener::systemd::{self, Inherited};
-use bildkante_shared::{shutdown, telemetry};
+use bildkante_shared::{remark, shutdown, telemetry};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("bildkante-edge: {error}");
+            remark!("bildkante-edge: {error}");
             return ExitCode::from(EX_USAGE);
         }
     };
@@ -102,7 +104,7 @@ fn main() -> ExitCode {
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("bildkante-edge: {error:#}");
+        remark!("bildkante-edge: {error:#}");
         ExitCode::FAILURE
     })
 }

@@ -5,12 +5,19 @@
 //! ```
 //!
 //! - Parameter names are case-insensitive and have the aliases of [`parameters`]; their order never matters; a
-//!   parameter said twice, under whatever alias, is refused; tracking parameters are dropped unread.
+//!   parameter said twice, under whatever alias, is refused; tracking parameters are dropped unread, unless the
+//!   campaign has an axis of that name.
+//! - `&amp;` between parameters, as in a URL copied from HTML source, is read as `&`: a name loses `amp;` at its start,
+//!   and nothing else is taken for HTML. The canonical form never holds it, so a signature covers the URL as it was meant.
 //! - Percent-encoding (RFC 3986 §2.1) is strict: a lone `%`, invalid UTF-8 and control characters are refused.
 //!   `+` is a plus: this is no form.
+//! - A second `?` is that of a sender who appended parameters without looking: it is dropped at the start of a name, and with
+//!   the tracking parameter behind it at the end of a value.
 //! - A rendition parameter at its default is the same as none, so that [`ImageRequest::canonical`] has one
 //!   spelling per request. Which axes and values exist is the catalogue's business, not this module's.
-//! - The slug is for people and search engines and no part of the canonical form; its extension is an explicit `fm`.
+//! - The slug is for people and search engines and no part of the canonical form. Its extension is an explicit `fm` if it
+//!   is that of an image; one of a format that is not served is refused, because the answer would not be what the URL
+//!   says. Any other text after a dot belongs to the slug: `mug-2.0`, `st.-petersburg-mug`.
 
 mod decode;
 mod error;
@@ -25,7 +32,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub use error::RequestError;
 pub(crate) use error::excerpt;
-pub use ignored::{IgnoredParameters, IgnoredParametersError};
+pub use ignored::{IgnoredParameters, IgnoredParametersError, ParameterNames};
 pub(crate) use values::is_token;
 pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, Horizontal, QualityAsk, Vertical, WidthAsk};
 
@@ -43,6 +50,11 @@ pub const PARAMETERS_MAX: usize = 64;
 pub const IMAGE_PATH_PREFIX: &str = "/i/";
 /// Longest slug.
 const SLUG_BYTES_MAX: usize = 255;
+/// Extensions of images that this edge does not make.
+const FOREIGN_EXTENSIONS: [&str; 18] = [
+    "gif", "svg", "svgz", "apng", "bmp", "tif", "tiff", "heic", "heif", "jxl", "jp2", "jpe", "jfif", "pjpg", "pjpeg",
+    "ico", "psd", "eps",
+];
 
 /// What stays as it is in a canonical query (RFC 3986's unreserved characters).
 const QUERY_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -86,7 +98,11 @@ impl<'a> ImageRequest<'a> {
     ///
     /// # Errors
     /// When the path is none of an image, a bound is exceeded, or a parameter is malformed or said twice.
-    pub fn parse(path: &'a str, query: Option<&'a str>, ignored: &IgnoredParameters) -> Result<Self, RequestError> {
+    pub fn parse(
+        path: &'a str,
+        query: Option<&'a str>,
+        names: &(impl ParameterNames + ?Sized),
+    ) -> Result<Self, RequestError> {
         let mut request = Self::parse_path(path)?;
         let query = query.unwrap_or_default();
         if query.len() > QUERY_BYTES_MAX {
@@ -98,13 +114,16 @@ impl<'a> ImageRequest<'a> {
                 return Err(RequestError::TooManyParameters);
             }
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = decode::lower_case(
-                decode::component(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?,
-            );
+            let name =
+                read_name(name.trim_start_matches('?')).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
+            let value = without_second_query(value, |name| names.is_ignored(&request.campaign, name));
+            if name.is_empty() && value.is_empty() {
+                continue;
+            }
             if let Some(parameter) = parameters::lookup(&name) {
                 let value = decode::component(value).ok_or(RequestError::Encoding { part: parameter.name() })?;
                 request.set(parameter, value, &mut seen)?;
-            } else if !ignored.matches(&name) {
+            } else if !names.is_ignored(&request.campaign, &name) {
                 let value = decode::component(value).ok_or_else(|| RequestError::axis_encoding(&name))?;
                 request.axes.push((name, value));
             }
@@ -128,8 +147,11 @@ impl<'a> ImageRequest<'a> {
         }
         let mut request = Self::of_slot(campaign, slot);
         if let Some((_, extension)) = slug.as_ref().and_then(|slug| slug.rsplit_once('.')) {
-            let format = Format::from_name(extension).ok_or_else(|| values::malformed(Parameter::Format, extension))?;
-            request.format = FormatAsk::Explicit(format);
+            if let Some(format) = Format::from_name(extension) {
+                request.format = FormatAsk::Explicit(format);
+            } else if FOREIGN_EXTENSIONS.iter().any(|foreign| foreign.eq_ignore_ascii_case(extension)) {
+                return Err(values::malformed(Parameter::Format, extension));
+            }
         }
         request.slug = slug;
         Ok(request)
@@ -345,6 +367,32 @@ impl QueryWriter<'_> {
         if let Some(value) = value {
             self.pair(parameter.name(), value);
         }
+    }
+}
+
+/// A parameter's name, decoded and in lower case; `None` where it cannot be decoded.
+fn read_name(name: &str) -> Option<Cow<'_, str>> {
+    decode::component(name).map(decode::lower_case).map(without_html)
+}
+
+/// A value without the `?utm_source=…` of a sender who did not see that the URL had a query already.
+fn without_second_query(value: &str, is_ignored: impl Fn(&str) -> bool) -> &str {
+    let Some((head, tail)) = value.split_once('?') else { return value };
+    let name = tail.split('=').next().unwrap_or_default();
+    if read_name(name).is_some_and(|name| parameters::lookup(&name).is_none() && is_ignored(&name)) {
+        head
+    } else {
+        value
+    }
+}
+
+/// A name without the rest of an `&amp;`, which is said twice where HTML was escaped twice.
+fn without_html(name: Cow<'_, str>) -> Cow<'_, str> {
+    const REST: &str = "amp;";
+    match name {
+        Cow::Borrowed(name) => Cow::Borrowed(name.trim_start_matches(REST)),
+        Cow::Owned(name) if name.starts_with(REST) => Cow::Owned(name.trim_start_matches(REST).to_owned()),
+        name @ Cow::Owned(_) => name,
     }
 }
 

@@ -1,5 +1,7 @@
 //! `bildkante-edge sign` and `explain` as an operator meets them: a new key, a signed URL, what the edge makes of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -18,7 +20,10 @@ fn a_new_key_signs_and_explain_verifies() {
     let folder = tempfile::tempdir().expect("a folder");
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let key = said(&edge(folder.path(), &["sign", "--new-key", "--kid", "k1"]));
-    std::fs::write(folder.path().join("keys.toml"), &key).expect("written");
+    let keys = folder.path().join("keys.toml");
+    let set_mode = |mode| std::fs::set_permissions(&keys, Permissions::from_mode(mode)).expect("chmod");
+    std::fs::write(&keys, &key).expect("written");
+    set_mode(0o600);
     let config = format!(
         "[campaigns]\ncampaigns_dir = {:?}\nprompts_dir = {:?}\n[signing]\nkeys_file = \"keys.toml\"\n",
         repository.join("config/campaigns"),
@@ -41,6 +46,29 @@ fn a_new_key_signs_and_explain_verifies() {
     let forged = with_config("explain", &[&signed.replace("h=200", "h=201")]);
     assert!(!forged.status.success());
     assert!(String::from_utf8_lossy(&forged.stdout).contains("403 Forbidden: the signature does not belong"));
+
+    // The list of tracking parameters knows `srsltid`; whether it is an axis, only the campaigns know.
+    std::fs::write(
+        folder.path().join("elsewhere.toml"),
+        "[campaigns]\ncampaigns_dir = \"none\"\n[signing]\nkeys_file = \"keys.toml\"\n",
+    )
+    .expect("written");
+    let elsewhere = |url: &str| edge(folder.path(), &["sign", "--config", "elsewhere.toml", url]);
+    assert_eq!(
+        said(&elsewhere("/i/studio/hero?w=300&utm_source=x")),
+        said(&with_config("sign", &["/i/studio/hero?w=300&srsltid=x"]))
+    );
+    assert!(
+        String::from_utf8_lossy(&elsewhere("/i/studio/hero?w=300&srsltid=x").stderr).contains("taken for tracking")
+    );
+
+    set_mode(0o644);
+    for command in ["sign", "explain"] {
+        let exposed = with_config(command, &[url]);
+        assert!(String::from_utf8_lossy(&exposed.stderr).contains("run `chmod 6"), "{command}: {exposed:?}");
+        assert!(!exposed.status.success());
+    }
+    set_mode(0o600);
 
     for (arguments, reason) in [
         (&["--kid", "k2", url][..], "there is no key `k2`"),

@@ -143,10 +143,8 @@ fn sample(
     Ok((ValidRecipe::try_from(recipe)?, models))
 }
 
-/// Not `println!`: it panics where nobody reads stdout any more.
 fn say(line: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{line}").context("writing to stdout")
+    Ok(bildkante_shared::say!("{line}")?)
 }
 
 fn folder_of(path: &Path) -> PathBuf {

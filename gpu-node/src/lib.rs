@@ -8,6 +8,8 @@
 //!
 //! [`Node::start`] takes a bound listener and an engine factory, so that tests run the same node in process, on port 0.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admission;
 pub mod api;
 pub mod archive;

@@ -1,8 +1,9 @@
 //! `bildkante-gpu-node`: reads the command line and the configuration, starts the node, waits for the end.
 //! Exit codes: 0 stopped as asked, 1 failed, 64 bad command line or configuration (`EX_USAGE`).
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::convert::Infallible;
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,8 +12,8 @@ use anyhow::Context;
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::diffusion::runtime;
 use bildkante_gpu_node::{Node, RunningNode, commands, worker};
-use bildkante_shared::shutdown;
 use bildkante_shared::telemetry::{self, FilterChange};
+use bildkante_shared::{remark, shutdown};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -102,9 +103,8 @@ fn conclude(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Not `eprintln!`: it panics where nobody holds the other end of stderr any more.
 fn complain(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "bildkante-gpu-node: {error:#}");
+    remark!("bildkante-gpu-node: {error:#}");
 }
 
 fn configuration(args: &ServeArgs) -> anyhow::Result<NodeConfig> {

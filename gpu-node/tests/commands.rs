@@ -107,3 +107,31 @@ fn bench_prints_a_line_that_a_peer_can_be_compared_by() {
     assert!(0.0 < number("step_s_min") && number("step_s_min") <= number("step_s_median"), "{report}");
     assert!(number("step_s_median") < number("image_s_median"), "{report}");
 }
+
+/// As in `check … | head -1`: a command ends as it would have ended, and does what it was told.
+#[test]
+fn a_command_outlives_its_reader() {
+    let unread = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint().display().to_string();
+    let of_checkpoint = ["--checkpoint", &checkpoint, "--threads", "1", "--size", "32x32"];
+    let draw = |out| [&["generate"][..], &of_checkpoint, &["--steps", "1", "--prompt", "a mug", "--out", out]].concat();
+    for (arguments, status) in [
+        (vec!["--help"], 0),
+        (vec!["no-such-command"], 64),
+        (vec!["serve", "--config", "none.toml"], 64),
+        ([&["check"][..], &of_checkpoint].concat(), 0),
+        (vec!["check", "--checkpoint", "none"], 1),
+        (draw("mug.png"), 0),
+        ([&["bench"][..], &of_checkpoint, &["--steps", "1", "--runs", "1", "--warmup", "0"]].concat(), 0),
+    ] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
+        let process = process.current_dir(dir.path()).args(&arguments).stdout(unread()).stderr(unread());
+        assert_eq!(process.status().unwrap().code(), Some(status), "{arguments:?}");
+    }
+    assert!(dir.path().join("mug.png").exists());
+}

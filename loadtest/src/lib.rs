@@ -12,6 +12,8 @@
 //! - [`scenario`] holds what is asked when.
 //! - [`report`] counts and prints; [`outcome`] names what a cache said it did (RFC 9211); [`budget`] says what was promised.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod args;
 pub mod budget;
 pub mod campaign;

@@ -1,7 +1,8 @@
 //! Command line of the load generator: parse, run, print, exit. 0 when every budget was kept, 2 when one was not, 64 for a
 //! bad command line, 1 for a failed run.
 
-use std::io::Write;
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,24 +10,31 @@ use anyhow::Context;
 use bildkante_loadtest::args::{Cli, NodeArgs};
 use bildkante_loadtest::node::SleepingNode;
 use bildkante_loadtest::{Plan, Task};
+use bildkante_shared::{console, remark, say};
 use clap::Parser;
 
 const EX_USAGE: u8 = 64;
 const BUDGET_MISSED: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let json = cli.json().map(ToOwned::to_owned);
     let result = match Task::try_from(cli) {
         Ok(Task::Load { plan, threads }) => load(&plan, threads, json.as_deref()),
         Ok(Task::Node(args)) => node(&args),
         Err(error) => {
-            eprintln!("bildkante-loadtest: {error}");
+            remark!("bildkante-loadtest: {error}");
             return ExitCode::from(EX_USAGE);
         }
     };
     result.unwrap_or_else(|error| {
-        eprintln!("bildkante-loadtest: {error:#}");
+        remark!("bildkante-loadtest: {error:#}");
         ExitCode::FAILURE
     })
 }
@@ -38,7 +46,7 @@ fn load(plan: &Plan, threads: usize, json: Option<&Path>) -> anyhow::Result<Exit
             signal = bildkante_shared::shutdown::signal() => Err(anyhow::anyhow!("interrupted by {}", signal?)),
         }
     })?;
-    print(&report.to_string())?;
+    console::say(&report)?;
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -51,7 +59,7 @@ fn load(plan: &Plan, threads: usize, json: Option<&Path>) -> anyhow::Result<Exit
 fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     runtime(1)?.block_on(async {
         let node = SleepingNode::bind(args).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-        print(&format!("listening on {}\n", node.address()?))?;
+        say!("listening on {}", node.address()?)?;
         tokio::select! {
             () = node.serve() => {}
             signal = bildkante_shared::shutdown::signal() => drop(signal?),
@@ -63,10 +71,4 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
 fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(threads).enable_all().build().context("cannot start the runtime")
-}
-
-/// Not `print!`, which panics when the reader of a pipe has gone.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print")
 }

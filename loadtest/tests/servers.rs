@@ -61,3 +61,15 @@ fn no_request_notices_that_the_manifest_changes() {
     let Some(report) = report("reload", &["--rate=100", "--duration-s=2"]) else { return };
     assert_counts(&report);
 }
+
+/// As in `bildkante-loadtest --help | head -1`.
+#[test]
+fn the_program_outlives_its_reader_and_a_bad_command_line_is_64() {
+    for (arguments, status) in [(&["--help"][..], 0), (&["no-such-scenario"], 64), (&["hits"], 64)] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_bildkante-loadtest"));
+        let process = process.args(arguments).stdout(writer.try_clone().expect("a pipe")).stderr(writer);
+        assert_eq!(process.status().expect("started").code(), Some(status), "{arguments:?}");
+    }
+}

@@ -1,11 +1,14 @@
 //! The words both sides of Bildkante speak.
 //!
 //! Owns the recipe and its canonical form, the ids, the wire types between edge and node, the limits both
-//! enforce, the perceptual hash, durable file writes, logging and shutdown. It serves nothing, draws nothing
+//! enforce, the perceptual hash, durable file writes, logging, what commands print, and shutdown. It serves nothing, draws nothing
 //! and encodes nothing: no HTTP server, no torch, no image codecs.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod console;
 pub mod durable;
 pub mod ids;
 pub mod limits;

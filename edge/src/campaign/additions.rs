@@ -127,7 +127,7 @@ fn read_refiner(table: &TableReader<'_, '_>) -> Option<Refiner> {
     let refiner = table.table("refiner")?;
     let checkpoint = refiner.required_text("checkpoint").and_then(|name| plain_name(&refiner, &name, "checkpoint"));
     if !refiner.has("start") {
-        refiner.fault(refiner.span(), "`refiner.start` is missing: after which share of the steps it takes over");
+        refiner.missing("start", "`refiner.start` is missing: after which share of the steps it takes over");
     }
     let start = refiner.number("start", 0.01..=0.99);
     let score = |key, default| refiner.number(key, SCORES).unwrap_or(default);
@@ -158,7 +158,7 @@ fn read_init(table: &TableReader<'_, '_>) -> Option<(String, f64)> {
     let image = init.required_text("image").and_then(|name| image(&init, &name));
     let strength = init.number("strength", 0.01..=1.0);
     if !init.has("strength") {
-        init.fault(init.span(), "`init.strength` is missing: how much of the way is gone, up to 1");
+        init.missing("strength", "`init.strength` is missing: how much of the way is gone, up to 1");
     }
     init.finish(no_hint);
     Some((image?, strength?))

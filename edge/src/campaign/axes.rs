@@ -8,8 +8,10 @@ use super::prompts::plain;
 use super::reader::{TableReader, Text, no_hint};
 use super::slots::Slot;
 use super::words::{Localized, is_name};
-use crate::request::{IgnoredParameters, parameters};
+use crate::request::parameters;
 
+/// Keys of a value.
+const VALUE_KEYS: [&str; 3] = ["prompt", "label", "only"];
 /// The axis every campaign has: its values are `policy.locales`.
 pub const LOCALE_AXIS: &str = "locale";
 
@@ -55,6 +57,14 @@ impl Axis {
         self.values.iter().position(|value| value.name == name)
     }
 
+    /// The same for a value as URLs write it: in any case, as names of parameters and tags of languages (RFC 5646 §2.1.1)
+    /// are. No two values of an axis differ in case alone.
+    #[must_use]
+    pub fn value_index_in_url(&self, name: &str) -> Option<usize> {
+        let in_any_case = || self.values.iter().position(|value| value.name.eq_ignore_ascii_case(name));
+        self.value_index(name).or_else(in_any_case)
+    }
+
     #[must_use]
     pub fn default_value(&self) -> &AxisValue {
         &self.values[self.default]
@@ -85,22 +95,54 @@ pub(crate) struct ReadAxis {
     prompt_span: Option<Range<usize>>,
     /// A value without `prompt`, if there is one.
     pub(crate) promptless: Option<String>,
+    /// What of it had a fault: uses of that are not judged.
+    refused: Refused,
+}
+
+/// The parts of an axis that had a fault.
+#[derive(Debug, Clone, Copy, Default)]
+struct Refused {
+    name: bool,
+    default: bool,
+    /// Not every value is known.
+    values: bool,
+    /// Not every label is known.
+    labels: bool,
 }
 
 impl ReadAxis {
     pub(crate) fn into_axis(self) -> Axis {
         self.axis
     }
+
+    /// Whether a template means this axis by a name: one that was refused for its case is meant all the same.
+    fn is_called(&self, name: &str) -> bool {
+        self.axis.name == name || (self.refused.name && self.axis.name.eq_ignore_ascii_case(name))
+    }
+}
+
+/// The axis that a template names.
+pub(crate) fn named(axes: &[ReadAxis], name: &str) -> Result<usize, String> {
+    axes.iter().position(|read| read.is_called(name)).ok_or_else(|| {
+        let names: Vec<&str> = axes.iter().map(|read| read.axis.name.as_str()).collect();
+        format!("there is no axis {{{name}}}; there are {}", listing(&names, 16))
+    })
 }
 
 /// Reads `[axes.*]` and adds the locale axis.
-pub(crate) fn read(root: &TableReader<'_, '_>, locales: &[String], ignored: &IgnoredParameters) -> Vec<ReadAxis> {
-    let tables = root.table("axes").map(|table| table.tables(AXES_MAX - 1)).unwrap_or_default();
+pub(crate) fn read(root: &TableReader<'_, '_>, locales: &[String], are_locales_whole: bool) -> Vec<ReadAxis> {
+    let all = root.table("axes");
+    let tables = all.as_ref().map(|table| table.tables(AXES_MAX - 1)).unwrap_or_default();
     let mut axes: Vec<ReadAxis> = Vec::with_capacity(tables.len() + 1);
     for (name, table) in &tables {
-        check_name(root, name, ignored);
-        if let Some(axis) = read_axis(name, table, locales) {
-            axes.push(axis);
+        let is_name_good = check_name(root, name);
+        let mut axis = read_axis(name, table, are_locales_whole.then_some(locales));
+        axis.refused.name = !is_name_good;
+        axes.push(axis);
+    }
+    for name in all.iter().flat_map(|all| all.names()) {
+        if !axes.iter().any(|read| read.axis.name == name.value) {
+            axes.push(refused(name.value));
         }
     }
     // Restrictions name other axes, so they are read when all are known.
@@ -108,38 +150,41 @@ pub(crate) fn read(root: &TableReader<'_, '_>, locales: &[String], ignored: &Ign
         read_restrictions(name.value, table, &mut axes);
         table.finish(no_hint);
     }
-    if !axes.iter().any(|read| read.axis.name == LOCALE_AXIS) && !locales.is_empty() {
-        axes.push(locale_axis(locales));
+    if !axes.iter().any(|read| read.axis.name == LOCALE_AXIS) {
+        axes.push(locale_axis(locales, are_locales_whole));
     }
     check_default_is_allowed(root, &axes);
     axes
 }
 
-fn check_name(root: &TableReader<'_, '_>, name: &Text<'_>, ignored: &IgnoredParameters) {
+fn check_name(root: &TableReader<'_, '_>, name: &Text<'_>) -> bool {
     let reason = if !is_name(name.value) {
         format!("`{}` is no name; names are a-z, 0-9 and -", name.value)
     } else if let Some(parameter) = parameters::canonical_name(name.value) {
         format!("an axis cannot be called `{}`: URLs use it for the rendition parameter `{parameter}`", name.value)
-    } else if ignored.matches(name.value) {
-        format!("an axis cannot be called `{}`: the edge drops that parameter as tracking", name.value)
     } else {
-        return;
+        return true;
     };
     root.fault(&name.span, reason);
+    false
 }
 
-fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: &[String]) -> Option<ReadAxis> {
+/// Always an axis: what its file got wrong is noted as a fault, and whatever uses the axis finds it. `locales` where they
+/// are known.
+fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: Option<&[String]>) -> ReadAxis {
     let default = table.required_text("default");
     let label = table.table("label").map(|label| read_label(&label)).unwrap_or_default();
     let note = short_text(table, "note");
     let is_distinct = table.flag("distinct").unwrap_or(false);
+    let mut axis = Axis { name: name.value.to_owned(), label, note, default: 0, values: Vec::new(), is_distinct };
+    let mut refused = Refused { default: default.is_none(), ..Refused::default() };
     let Some(values_table) = table.table("values") else {
         if !table.has("values") {
-            table.fault(&name.span, format!("axis `{}` has no values", name.value));
+            table.missing("values", format!("axis `{}` has no values", name.value));
         }
-        return None;
+        refused = Refused { default: true, values: true, labels: true, ..refused };
+        return ReadAxis { axis, span: name.span.clone(), prompt_span: None, promptless: None, refused };
     };
-    let mut values = Vec::new();
     let mut prompt_span = None;
     let mut promptless = None;
     for (value_name, value) in values_table.tables(VALUES_MAX) {
@@ -147,35 +192,42 @@ fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: &[String]) -
         let prompt = value.text("prompt");
         match &prompt {
             Some(prompt) if prompt_span.is_none() => prompt_span = Some(prompt.span.clone()),
-            None => promptless = promptless.or_else(|| Some(value_name.value.to_owned())),
-            Some(_) => {}
+            // A misspelt `prompt` is refused by its name.
+            None if !value.has("prompt") && value.has_only(&VALUE_KEYS) => {
+                promptless = promptless.or_else(|| Some(value_name.value.to_owned()));
+            }
+            None | Some(_) => {}
         }
         let prompt = prompt.and_then(|text| plain(&value, &text)).unwrap_or_default();
-        let label = value.table("label").map(|label| read_label(&label)).unwrap_or_default();
-        values.push(AxisValue { name: value_name.value.to_owned(), prompt, label, only: Vec::new() });
+        let label = value.table("label");
+        let are_labels_known = if label.is_some() { true } else { !value.has("label") && value.has_only(&VALUE_KEYS) };
+        let (label, is_whole) = label.map_or_else(|| (Localized::default(), true), |label| read_labels(&label));
+        refused.labels |= !are_labels_known || !is_whole;
+        axis.values.push(AxisValue { name: value_name.value.to_owned(), prompt, label, only: Vec::new() });
     }
-    if name.value == LOCALE_AXIS {
-        check_locales(&values_table, &values, locales);
+    refused.values = values_table.is_refused();
+    if let (LOCALE_AXIS, Some(locales)) = (name.value, locales) {
+        check_locales(&values_table, &axis.values, locales);
     }
-    let names: Vec<&str> = values.iter().map(|value| value.name.as_str()).collect();
-    let default = default.and_then(|default| {
-        let index = names.iter().position(|known| *known == default.value);
-        if index.is_none() {
-            let known = listing(&names, 12);
-            table.fault(
-                &default.span,
-                format!("axis `{}` has no value `{}`; it has {known}", name.value, default.value),
-            );
+    if let Some(default) = default {
+        match axis.value_index(default.value) {
+            Some(index) => axis.default = index,
+            None => {
+                refused.default = true;
+                if !refused.values {
+                    let known = listing(&axis.value_names(), 12);
+                    let reason = format!("axis `{}` has no value `{}`; it has {known}", name.value, default.value);
+                    table.fault(&default.span, reason);
+                }
+            }
         }
-        index
-    })?;
-    let axis = Axis { name: name.value.to_owned(), label, note, default, values, is_distinct };
-    Some(ReadAxis { axis, span: name.span.clone(), prompt_span, promptless })
+    }
+    ReadAxis { axis, span: name.span.clone(), prompt_span, promptless, refused }
 }
 
-fn check_value_name(table: &TableReader<'_, '_>, axis: &str, name: &Text<'_>, locales: &[String]) {
+fn check_value_name(table: &TableReader<'_, '_>, axis: &str, name: &Text<'_>, locales: Option<&[String]>) {
     if axis == LOCALE_AXIS {
-        if !locales.iter().any(|locale| locale == name.value) {
+        if locales.is_some_and(|locales| !locales.iter().any(|locale| locale == name.value)) {
             table.fault(&name.span, format!("`{}` is not in `policy.locales`", name.value));
         }
     } else if !is_name(name.value) {
@@ -192,13 +244,18 @@ fn check_locales(table: &TableReader<'_, '_>, values: &[AxisValue], locales: &[S
 }
 
 fn read_label(table: &TableReader<'_, '_>) -> Localized<String> {
+    read_labels(table).0
+}
+
+/// The labels, and whether they are all that was meant.
+fn read_labels(table: &TableReader<'_, '_>) -> (Localized<String>, bool) {
     localized(table, |text| checked_text(table, text))
 }
 
 fn read_restrictions(name: &str, table: &TableReader<'_, '_>, axes: &mut [ReadAxis]) {
     let Some(values) = table.table("values") else { return };
     for (value_name, value) in values.tables(VALUES_MAX) {
-        value.expect(&["prompt", "label"]);
+        value.expect(&VALUE_KEYS);
         let only = value.table("only").map(|only| read_only(name, &only, axes)).unwrap_or_default();
         value.finish(no_hint);
         let axis = axes.iter_mut().find(|read| read.axis.name == name);
@@ -211,7 +268,7 @@ fn read_restrictions(name: &str, table: &TableReader<'_, '_>, axes: &mut [ReadAx
 fn read_only(own: &str, only: &TableReader<'_, '_>, axes: &[ReadAxis]) -> Vec<Restriction> {
     let mut restrictions = Vec::new();
     for (axis_name, names) in only.named_lists(AXES_MAX) {
-        let position = axes.iter().position(|read| read.axis.name == axis_name.value);
+        let position = axes.iter().position(|read| read.is_called(axis_name.value));
         let Some(axis) = position.filter(|_| axis_name.value != own) else {
             only.fault(&axis_name.span, format!("`only` names another axis, and `{}` is none", axis_name.value));
             continue;
@@ -220,10 +277,11 @@ fn read_only(own: &str, only: &TableReader<'_, '_>, axes: &[ReadAxis]) -> Vec<Re
         for name in names {
             match axes[axis].axis.value_index(name.value) {
                 Some(index) => values.push(index),
+                None if axes[axis].refused.values => {}
                 None => only.fault(&name.span, format!("axis `{}` has no value `{}`", axis_name.value, name.value)),
             }
         }
-        if values.is_empty() {
+        if values.is_empty() && !only.is_refused() && !axes[axis].refused.values {
             only.fault(&axis_name.span, format!("`only.{}` allows nothing", axis_name.value));
         }
         values.sort_unstable();
@@ -232,7 +290,15 @@ fn read_only(own: &str, only: &TableReader<'_, '_>, axes: &[ReadAxis]) -> Vec<Re
     restrictions
 }
 
-fn locale_axis(locales: &[String]) -> ReadAxis {
+/// An axis of which no more than its name is known.
+fn refused(name: &str) -> ReadAxis {
+    let mut read = locale_axis(&[], false);
+    name.clone_into(&mut read.axis.name);
+    read.refused.labels = true;
+    read
+}
+
+fn locale_axis(locales: &[String], is_whole: bool) -> ReadAxis {
     let value = |locale: &String| AxisValue {
         name: locale.clone(),
         prompt: String::new(),
@@ -247,12 +313,13 @@ fn locale_axis(locales: &[String]) -> ReadAxis {
         values: locales.iter().map(value).collect(),
         is_distinct: false,
     };
-    ReadAxis { axis, span: 0..0, prompt_span: None, promptless: locales.first().cloned() }
+    let refused = Refused { default: !is_whole, values: !is_whole, ..Refused::default() };
+    ReadAxis { axis, span: 0..0, prompt_span: None, promptless: locales.first().cloned(), refused }
 }
 
 fn check_default_is_allowed(root: &TableReader<'_, '_>, axes: &[ReadAxis]) {
-    for read in axes {
-        for only in &read.axis.default_value().only {
+    for read in axes.iter().filter(|read| !read.refused.default) {
+        for only in read.axis.default_value().only.iter().filter(|only| !axes[only.axis].refused.default) {
             let other = &axes[only.axis].axis;
             if !only.values.contains(&other.default) {
                 let reason = format!(
@@ -283,6 +350,9 @@ pub(crate) fn check_prompts_are_used(root: &TableReader<'_, '_>, axes: &[ReadAxi
 
 /// Every value of an axis that an alt text names needs a label in every locale.
 pub(crate) fn check_labels(table: &TableReader<'_, '_>, span: &Range<usize>, read: &ReadAxis, locales: &[String]) {
+    if read.refused.labels {
+        return;
+    }
     for value in &read.axis.values {
         let what = format!("{{{}}} stands in an alt text, but the label of `{}`", read.axis.name, value.name);
         check_covers(table, span, &what, &value.label, locales);

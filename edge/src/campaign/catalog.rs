@@ -15,7 +15,7 @@ use super::additions::Additions;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock, Pins};
-use super::manifest::{self, Manifest, Policy, Surroundings};
+use super::manifest::{self, Manifest, Policy};
 use super::prompts;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
@@ -23,7 +23,7 @@ use super::template::Part;
 use super::variant::{Variant, VariantKey};
 use super::version::rendition_digest;
 use crate::provenance::Marking;
-use crate::request::IgnoredParameters;
+use crate::request::{IgnoredParameters, ParameterNames};
 
 /// A campaign ready to serve: manifest and lock, linked.
 #[derive(Debug)]
@@ -272,28 +272,34 @@ pub(crate) struct ReadManifests {
 
 /// Reads libraries and manifests from disk, collecting faults.
 pub(crate) fn read_manifests(sources: &CatalogSources) -> ReadManifests {
-    parse_manifests(SourceFiles::read(sources), sources)
+    parse_manifests(SourceFiles::read(sources))
 }
 
 /// The same from files read before.
-pub(crate) fn parse_manifests(files: SourceFiles, sources: &CatalogSources) -> ReadManifests {
-    let SourceFiles { campaigns, libraries: library_files, digest, mut faults } = files;
-    let mut libraries = BTreeMap::new();
+pub(crate) fn parse_manifests(files: SourceFiles) -> ReadManifests {
+    let SourceFiles { campaigns, libraries: library_files, unreadable, digest, mut faults } = files;
+    let mut libraries: BTreeMap<_, _> = unreadable.iter().map(|stem| (stem.clone(), prompts::refused(stem))).collect();
     for (stem, file) in &library_files {
         let source = SourceText::new(&file.path, &file.text);
-        libraries.extend(prompts::read(&source, stem).map(|library| (stem.clone(), library)));
+        libraries.insert(stem.clone(), prompts::read(&source, stem));
         faults.extend(source.into_faults());
     }
     let mut manifests = Vec::with_capacity(campaigns.len());
     for (stem, files) in campaigns {
         let source = SourceText::new(&files.manifest.path, &files.manifest.text);
-        let around = Surroundings { libraries: &libraries, ignored: &sources.ignored };
-        let manifest = manifest::read(&source, &stem, around);
+        let manifest = manifest::read(&source, &stem, &libraries);
         faults.extend(source.into_faults());
         manifests.extend(manifest.map(|manifest| (manifest, files)));
     }
     let libraries_digest = texts_digest(library_files.values());
     ReadManifests { manifests, libraries_digest, digest, faults }
+}
+
+/// An axis of the campaign beats every list of tracking parameters.
+impl ParameterNames for Catalog {
+    fn is_ignored(&self, campaign: &str, name: &str) -> bool {
+        self.ignored.matches(name) && self.campaign(campaign).is_none_or(|known| known.axis_index(name).is_none())
+    }
 }
 
 impl Catalog {
@@ -310,7 +316,10 @@ impl Catalog {
         let mut campaigns = Vec::with_capacity(manifests.len());
         for (manifest, files) in manifests {
             let Some(lock_file) = &files.lock else {
-                faults.push(lock::missing(&files.lock_path));
+                // One that is there and cannot be read has been told.
+                if !faults.iter().any(|fault| fault.file == files.lock_path) {
+                    faults.push(lock::missing(&files.lock_path));
+                }
                 continue;
             };
             let source = SourceText::new(&lock_file.path, &lock_file.text);
@@ -363,12 +372,6 @@ impl Catalog {
     #[must_use]
     pub const fn digest(&self) -> &Digest {
         &self.digest
-    }
-
-    /// What [`crate::request::ImageRequest::parse`] drops.
-    #[must_use]
-    pub const fn ignored_parameters(&self) -> &IgnoredParameters {
-        &self.ignored
     }
 
     /// A variant by its combination, memoised. The combination is an allowed one.

@@ -106,7 +106,7 @@ pub fn explain_request(
         resolved: None,
     };
     let (path, query) = split_url(url);
-    let request = match ImageRequest::parse(path, query, catalog.ignored_parameters()) {
+    let request = match ImageRequest::parse(path, query, catalog) {
         Ok(request) => request,
         Err(error) => {
             explanation.problem = Some(error.problem());

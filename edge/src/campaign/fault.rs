@@ -2,6 +2,9 @@
 //!
 //! Readers collect faults instead of stopping at the first one, so that an author sees them together. The
 //! number kept is bounded: a thousand faults say no more than the first hundred.
+//!
+//! What follows from a fault is none: where an axis, a library, a table or a list was refused, whatever cannot be judged
+//! without it is left alone until it is mended.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Most faults kept of one file.
 pub const FAULTS_MAX: usize = 100;
+/// Most lines that one fault lists beside its own.
+const ALSO_LINES_SHOWN: usize = 8;
 
 /// One fault: `file:line:column: reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +25,15 @@ pub struct Fault {
     /// In characters from 1; 0 where the fault is about the file as a whole.
     pub column: u32,
     pub reason: String,
+    /// Further lines that have the same fault, such as the uses of one unknown name.
+    pub also_lines: Vec<u32>,
 }
 
 impl Fault {
     /// A fault of the file as a whole, such as its absence.
     #[must_use]
     pub fn of_file(file: &Path, reason: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0, reason: reason.into() }
+        Self { file: file.to_owned(), line: 0, column: 0, reason: reason.into(), also_lines: Vec::new() }
     }
 }
 
@@ -36,7 +43,15 @@ impl fmt::Display for Fault {
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
-        write!(f, ": {}", self.reason)
+        write!(f, ": {}", self.reason)?;
+        for (index, line) in self.also_lines.iter().take(ALSO_LINES_SHOWN).enumerate() {
+            write!(f, "{}{line}", if index == 0 { " (the same in line " } else { ", " })?;
+        }
+        match self.also_lines.len() {
+            0 => Ok(()),
+            1..=ALSO_LINES_SHOWN => f.write_str(")"),
+            _ => f.write_str(", …)"),
+        }
     }
 }
 
@@ -100,12 +115,26 @@ impl<'i> SourceText<'i> {
         let mut faults = self.faults.borrow_mut();
         if faults.len() < FAULTS_MAX {
             let (line, column) = position(self.text, span.start);
-            let fault = Fault { file: self.file.to_owned(), line, column, reason: reason.into() };
+            let (reason, also_lines) = (reason.into(), Vec::new());
+            let fault = Fault { file: self.file.to_owned(), line, column, reason, also_lines };
             // Defaults are read once per slot that inherits them.
             if !faults.contains(&fault) {
                 faults.push(fault);
             }
         }
+    }
+
+    /// Notes a fault that may stand in several places: they make one fault, at the first of them.
+    pub(crate) fn recurring_fault(&self, span: &Range<usize>, reason: impl Into<String>) {
+        let (line, _) = position(self.text, span.start);
+        let reason = reason.into();
+        if let Some(first) = self.faults.borrow_mut().iter_mut().find(|fault| fault.reason == reason) {
+            if first.line != line && !first.also_lines.contains(&line) {
+                first.also_lines.push(line);
+            }
+            return;
+        }
+        self.fault(span, reason);
     }
 
     pub(crate) fn has_faults(&self) -> bool {
@@ -179,7 +208,7 @@ mod tests {
             source.fault(&(2..3), format!("late {number}"));
         }
         assert_eq!(source.into_faults().len(), FAULTS_MAX);
-        let late = Fault { file: "x".into(), line: 2, column: 1, reason: "l".into() };
+        let late = Fault { file: "x".into(), line: 2, column: 1, reason: "l".into(), also_lines: Vec::new() };
         let early = Fault { line: 1, ..late.clone() };
         let errors = CatalogErrors::check(vec![late.clone(), early.clone(), late.clone()]);
         assert_eq!(errors, Err(CatalogErrors(vec![early, late])));

@@ -6,7 +6,7 @@ use bildkante_shared::limits;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 
 use super::additions::{self, Additions};
-use super::axes::ReadAxis;
+use super::axes::{self, ReadAxis};
 use super::fault::listing;
 use super::prompts::Words;
 use super::reader::{TableReader, Text, no_hint};
@@ -102,8 +102,13 @@ impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
     fn require(&self, key: &'static str) -> Option<&'r TableReader<'a, 'i>> {
         let table = self.of(key);
         // Without any [generate] its absence has been said already.
-        if table.is_none() && self.defaults.is_some() {
-            self.slot.fault(self.slot.span(), format!("`{key}` is missing: set it in [generate] or for this slot"));
+        // A misspelt key is refused by its name, and a table of a wrong type as such.
+        let is_misspelt = |table: Option<&TableReader<'_, '_>>| table.is_some_and(|t| t.has_misspelt(key, &KEYS));
+        let is_excused =
+            is_misspelt(self.own) || is_misspelt(self.defaults) || (self.own.is_none() && self.slot.has("generate"));
+        if table.is_none() && self.defaults.is_some() && !is_excused {
+            let reason = format!("`{key}` is missing: set it in [generate] or for each slot");
+            self.slot.recurring_fault(self.slot.span(), reason);
         }
         table
     }
@@ -169,14 +174,18 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     fn resolve(&self, placeholder: Placeholder<'_>, negatives: &mut Vec<String>) -> Result<Part, String> {
         match placeholder {
             Placeholder::Axis(name) => {
-                let names: Vec<&str> = self.axes.iter().map(|read| read.axis.name.as_str()).collect();
-                let axis = names.iter().position(|known| *known == name);
-                let axis =
-                    axis.ok_or_else(|| format!("there is no axis {{{name}}}; there are {}", listing(&names, 16)))?;
+                let axis = axes::named(self.axes, name)?;
                 if let Some(value) = &self.axes[axis].promptless {
                     return Err(format!("{{{name}}} stands in a prompt, but its value `{value}` has no `prompt`"));
                 }
                 Ok(Part::Axis(axis))
+            }
+            // What is missing from words that were refused in part may be what was refused.
+            Placeholder::Style(name) if self.words.is_refused() && self.words.style(name).is_none() => {
+                Ok(Part::Literal(String::new()))
+            }
+            Placeholder::Block(name) if self.words.is_refused() && self.words.block(name).is_none() => {
+                Ok(Part::Literal(String::new()))
             }
             Placeholder::Style(name) => {
                 let style = self.words.style(name).ok_or_else(|| {
@@ -203,11 +212,12 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         for name in table.texts("negative", NEGATIVES_MAX).unwrap_or_default() {
             match self.words.negative(name.value) {
                 Some(words) => texts.push(words.to_owned()),
+                None if self.words.is_refused() => {}
                 None => {
                     let known = self.words.names(|library| library.negatives.keys().collect());
                     let known = known_names(&known);
                     let reason = format!("no library of this campaign has a negative list `{}`; {known}", name.value);
-                    table.fault(&name.span, reason);
+                    table.recurring_fault(&name.span, reason);
                 }
             }
         }
@@ -225,7 +235,7 @@ pub(crate) fn link(
         Ok(template) => Some(template),
         Err(reasons) => {
             for reason in reasons {
-                table.fault(&text.span, reason);
+                table.recurring_fault(&text.span, reason);
             }
             None
         }
@@ -277,7 +287,7 @@ fn read_seed(table: &TableReader<'_, '_>) -> Option<Seed> {
     let seed = table.table("seed")?;
     let base = seed.integer("base", 0..=u32::MAX);
     if !seed.has("base") {
-        seed.fault(seed.span(), "`seed.base` is missing");
+        seed.missing("base", "`seed.base` is missing");
     }
     let per = seed.choice("per", &[("campaign", SeedPer::Campaign), ("recipe", SeedPer::Recipe)]);
     seed.finish(no_hint);

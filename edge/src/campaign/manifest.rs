@@ -18,7 +18,6 @@ use super::reader::{self, TableReader, Text, no_hint};
 use super::slots::{self, Slot};
 use super::words::{Localized, is_locale, is_name};
 use crate::provenance::Marking;
-use crate::request::IgnoredParameters;
 
 /// Most axes of a campaign.
 pub const AXES_MAX: usize = 16;
@@ -34,6 +33,7 @@ pub const LOCALES_MAX: usize = 64;
 pub const LIBRARIES_MAX: usize = 32;
 /// Longest title, label, note or rights statement.
 const TEXT_BYTES_MAX: usize = 500;
+const NO_LOCALES: &str = "`policy.locales` names at least one locale, such as [\"de-DE\"]";
 
 /// A valid manifest, linked to the words of its libraries.
 #[derive(Debug, Clone)]
@@ -106,35 +106,35 @@ fn sorted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     names
 }
 
-/// What a manifest is read against.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Surroundings<'l> {
-    pub(crate) libraries: &'l BTreeMap<String, Library>,
-    pub(crate) ignored: &'l IgnoredParameters,
-}
-
-/// Reads a manifest. `None` whenever `source` has a fault afterwards.
-pub(crate) fn read(source: &SourceText<'_>, file_stem: &str, around: Surroundings<'_>) -> Option<Manifest> {
+/// Reads a manifest against the prompt libraries. `None` whenever `source` has a fault afterwards, or a library it names
+/// has one.
+pub(crate) fn read(
+    source: &SourceText<'_>,
+    file_stem: &str,
+    libraries: &BTreeMap<String, Library>,
+) -> Option<Manifest> {
     let document: Spanned<DeTable<'_>> = reader::parse(source)?;
     let root = TableReader::of_document(source, &document);
     read_schema(&root);
     read_name(&root, file_stem);
     let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
-    let words = link_libraries(&root, around.libraries);
+    let words = link_libraries(&root, libraries);
     let rights = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
-    let policy = read_policy(&root);
-    let axes = axes::read(&root, &policy.locales, around.ignored);
+    let (policy, are_locales_whole) = read_policy(&root);
+    let axes = axes::read(&root, &policy.locales, are_locales_whole);
     let defaults = root.table("generate");
     if defaults.is_none() && !root.has("generate") {
-        root.fault(&(0..0), "[generate] is missing: it names the checkpoint and the prompt");
+        root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let slots = slots::read(&root, &generate, &policy.locales);
+    let (slots, are_slots_whole) = slots::read(&root, &generate, &policy.locales);
     generate::finish_defaults(defaults.as_ref());
     root.finish(no_hint);
-    axes::check_prompts_are_used(&root, &axes, &slots);
+    if are_slots_whole {
+        axes::check_prompts_are_used(&root, &axes, &slots);
+    }
     check_counts(&root, &axes, &slots);
-    if source.has_faults() {
+    if source.has_faults() || words.is_refused() {
         return None;
     }
     let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
@@ -152,11 +152,16 @@ fn read_name(root: &TableReader<'_, '_>, file_stem: &str) {
 
 fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String, Library>) -> Words<'l> {
     let mut words = Words::default();
-    for name in root.texts("prompts", LIBRARIES_MAX).unwrap_or_default() {
+    let names = root.texts("prompts", LIBRARIES_MAX);
+    if names.is_none() && root.has("prompts") {
+        words.refuse();
+    }
+    for name in names.unwrap_or_default() {
         let Some(library) = libraries.get(name.value) else {
             let known: Vec<&String> = libraries.keys().collect();
             let known = if known.is_empty() { "none".to_owned() } else { listing(&known, 12) };
             root.fault(&name.span, format!("there is no prompt library `{}`; there is {known}", name.value));
+            words.refuse();
             continue;
         };
         for reason in words.add(library) {
@@ -185,40 +190,50 @@ fn read_rights(table: &TableReader<'_, '_>) -> Marking {
     marking
 }
 
-fn read_policy(root: &TableReader<'_, '_>) -> Policy {
+/// The policy, and whether its locales are all that was meant.
+fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
     let mut policy =
         Policy { review: Review::None, signing: Signing::Optional, is_recallable: true, locales: Vec::new() };
     let Some(table) = root.table("policy") else {
         if !root.has("policy") {
-            root.fault(&(0..0), "`policy` is missing: it names at least the locales");
+            root.missing("policy", "`policy` is missing: it names at least the locales");
         }
-        return policy;
+        return (policy, false);
     };
     policy.review = table.choice("review", &[("none", Review::None)]).unwrap_or(Review::None);
     let signing = [("optional", Signing::Optional), ("required", Signing::Required)];
     policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
-    policy.locales = read_locales(&table);
+    let are_locales_whole;
+    (policy.locales, are_locales_whole) = read_locales(&table);
     table.finish(no_hint);
-    policy
+    (policy, are_locales_whole)
 }
 
-fn read_locales(policy: &TableReader<'_, '_>) -> Vec<String> {
+fn read_locales(policy: &TableReader<'_, '_>) -> (Vec<String>, bool) {
     let mut locales: Vec<String> = Vec::new();
-    for locale in policy.texts("locales", LOCALES_MAX).unwrap_or_default() {
+    let mut is_whole = true;
+    let Some(names) = policy.texts("locales", LOCALES_MAX) else {
+        if !policy.has("locales") {
+            policy.missing("locales", NO_LOCALES);
+        }
+        return (locales, false);
+    };
+    if names.is_empty() {
+        policy.fault(policy.span(), NO_LOCALES);
+    }
+    for locale in names {
         if !is_locale(locale.value) {
             let help = "write language and region such as `de-DE`";
             policy.fault(&locale.span, format!("`{}` is no locale; {help}", locale.value));
+            is_whole = false;
         } else if locales.iter().any(|known| known == locale.value) {
             policy.fault(&locale.span, format!("`{}` stands twice in `policy.locales`", locale.value));
         } else {
             locales.push(locale.value.to_owned());
         }
     }
-    if locales.is_empty() {
-        policy.fault(policy.span(), "`policy.locales` names at least one locale, such as [\"de-DE\"]");
-    }
-    locales
+    (locales, is_whole)
 }
 
 /// A human text: bounded, without control characters.
@@ -238,8 +253,11 @@ pub(crate) fn checked_text(table: &TableReader<'_, '_>, text: &Text<'_>) -> Opti
     None
 }
 
-/// Texts by locale or language, each key a locale.
-pub(crate) fn localized<T>(table: &TableReader<'_, '_>, mut read: impl FnMut(&Text<'_>) -> Option<T>) -> Localized<T> {
+/// Texts by locale or language, each key a locale, and whether they are all that was meant.
+pub(crate) fn localized<T>(
+    table: &TableReader<'_, '_>,
+    mut read: impl FnMut(&Text<'_>) -> Option<T>,
+) -> (Localized<T>, bool) {
     let mut texts = Vec::new();
     for (locale, text) in table.named_texts(LOCALES_MAX) {
         if !is_locale(locale.value) {
@@ -249,7 +267,7 @@ pub(crate) fn localized<T>(table: &TableReader<'_, '_>, mut read: impl FnMut(&Te
             texts.push((locale.value.to_owned(), text));
         }
     }
-    Localized::new(texts)
+    (Localized::new(texts), !table.is_refused())
 }
 
 /// Says which locales a text lacks.
@@ -262,7 +280,7 @@ pub(crate) fn check_covers<T>(
 ) {
     let missing: Vec<&String> = locales.iter().filter(|locale| text.get(locale).is_none()).collect();
     if !missing.is_empty() {
-        table.fault(span, format!("{what} has no text for {}", listing(&missing, 8)));
+        table.recurring_fault(span, format!("{what} has no text for {}", listing(&missing, 8)));
     }
 }
 

@@ -56,7 +56,7 @@ pub struct CampaignConfig {
     pub reload_ms: u64,
     /// Most variants kept resolved in memory, one to two kilobytes each.
     pub variants_memoised_max: u64,
-    /// Query parameters dropped unread: names, or starts of names with `*`.
+    /// Query parameters dropped unread beside the built-in lists: names, or starts of names with `*`.
     pub ignored_parameters: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Default for CampaignConfig {
             prompts_dir: PathBuf::from("config/prompts"),
             reload_ms: 1000,
             variants_memoised_max: 16_384,
-            ignored_parameters: IgnoredParameters::DEFAULT_PATTERNS.map(str::to_owned).to_vec(),
+            ignored_parameters: Vec::new(),
         }
     }
 }
@@ -91,15 +91,13 @@ pub(crate) fn read_texts(
     manifest_text: &str,
     (library_name, library_text): (&str, &str),
     lock_text: &str,
-    ignored: &IgnoredParameters,
 ) -> usize {
     let library_source = SourceText::new(path, library_text);
     let library = prompts::read(&library_source, library_name);
-    let libraries = library.into_iter().map(|library| (library_name.to_owned(), library)).collect();
+    let libraries = [(library_name.to_owned(), library)].into();
     let (source, lock_source) = (SourceText::new(path, manifest_text), SourceText::new(path, lock_text));
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let around = manifest::Surroundings { libraries: &libraries, ignored };
-    if let Some(manifest) = manifest::read(&source, stem, around) {
+    if let Some(manifest) = manifest::read(&source, stem, &libraries) {
         let _ = lock::read(&lock_source, &manifest);
     }
     [library_source, source, lock_source].into_iter().map(|source| source.into_faults().len()).sum()

@@ -26,6 +26,8 @@ pub struct Library {
     pub blocks: BTreeMap<String, String>,
     pub styles: BTreeMap<String, Style>,
     pub negatives: BTreeMap<String, String>,
+    /// Whether its file has a fault: a word it lacks may be what was refused.
+    pub is_refused: bool,
 }
 
 /// A style profile.
@@ -40,6 +42,8 @@ pub struct Style {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Words<'l> {
     libraries: Vec<&'l Library>,
+    /// Whether a library was named that is not there or has a fault.
+    is_refused: bool,
 }
 
 impl<'l> Words<'l> {
@@ -54,7 +58,18 @@ impl<'l> Words<'l> {
             shared.extend(negatives.filter(|n| other.negatives.contains_key(*n)).map(|n| same("negative list", n)));
         }
         self.libraries.push(library);
+        self.is_refused |= library.is_refused;
         shared
+    }
+
+    /// A library cannot be had.
+    pub(crate) const fn refuse(&mut self) {
+        self.is_refused = true;
+    }
+
+    /// Whether a word that is not there may be what was refused.
+    pub(crate) const fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     pub(crate) fn block(&self, name: &str) -> Option<&'l str> {
@@ -75,9 +90,15 @@ impl<'l> Words<'l> {
     }
 }
 
-/// Reads a library; `None` when the text is no TOML. Faults are noted in `source`.
-pub(crate) fn read(source: &SourceText<'_>, file_stem: &str) -> Option<Library> {
-    let document: Spanned<DeTable<'_>> = reader::parse(source)?;
+/// A library that cannot be read at all.
+pub(crate) fn refused(file_stem: &str) -> Library {
+    Library { name: file_stem.to_owned(), is_refused: true, ..Library::default() }
+}
+
+/// Reads a library. Faults are noted in `source`.
+pub(crate) fn read(source: &SourceText<'_>, file_stem: &str) -> Library {
+    let Some(document) = reader::parse(source) else { return refused(file_stem) };
+    let document: Spanned<DeTable<'_>> = document;
     let root = TableReader::of_document(source, &document);
     read_schema(&root);
     if let Some(name) = root.required_text("library")
@@ -86,14 +107,16 @@ pub(crate) fn read(source: &SourceText<'_>, file_stem: &str) -> Option<Library> 
         root.fault(&name.span, format!("`library` is `{}`, but the file is `{file_stem}.toml`", name.value));
     }
     root.text("title");
-    let library = Library {
+    let mut library = Library {
         name: file_stem.to_owned(),
+        is_refused: false,
         blocks: root.table("blocks").map(|table| read_blocks(&table)).unwrap_or_default(),
         styles: root.table("styles").map(|table| read_styles(&table)).unwrap_or_default(),
         negatives: root.table("negatives").map(|table| read_negatives(&table)).unwrap_or_default(),
     };
     root.finish(no_hint);
-    Some(library)
+    library.is_refused = source.has_faults();
+    library
 }
 
 /// Every file of ours starts with `schema = 1`.
@@ -101,7 +124,7 @@ pub(crate) fn read_schema(root: &TableReader<'_, '_>) {
     if root.has("schema") {
         root.integer("schema", 1..=1);
     } else {
-        root.fault(&(0..0), "`schema` is missing; this is schema = 1");
+        root.missing("schema", "`schema` is missing; this is schema = 1");
     }
 }
 
@@ -163,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    fn read_text(text: &str) -> (Option<Library>, Vec<String>) {
+    fn read_text(text: &str) -> (Library, Vec<String>) {
         let source = SourceText::new(Path::new("shots.toml"), text);
         let library = read(&source, "shots");
         (library, source.into_faults().iter().map(ToString::to_string).collect())
@@ -176,7 +199,6 @@ mod tests {
              negative = 'hard shadow'\n[negatives]\nartefacts = ['blurry', 'noise,']\n",
         );
         assert_eq!(faults, Vec::<String>::new());
-        let library = library.expect("read");
         assert_eq!(library.styles["soft"].negative, "hard shadow");
         assert_eq!(library.negatives["artefacts"], "blurry, noise");
     }
@@ -191,12 +213,12 @@ mod tests {
             "shots.toml:1:11: `library` is `other`",
             "shots.toml:3:1: `Big` is no name",
             "shots.toml:4:5: placeholders",
-            "`styles.s.prompt` is missing",
             "unknown key `styles.s.prompts`",
             "unknown key `extra`",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        assert_eq!(faults.len(), 6, "a misspelt key is not missing, too: {text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! spanned document instead: every getter notes a fault with its place and goes on, and [`TableReader::finish`]
 //! refuses what nobody asked for, with the keys that exist. Tables keep the order of the file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
@@ -32,12 +32,17 @@ pub(crate) struct TableReader<'a, 'i> {
     span: Range<usize>,
     path: String,
     asked: RefCell<Vec<&'static str>>,
+    /// Keys that are required and not there, each with what is said about it. [`Self::finish`] says it, because a key that
+    /// is there under a misspelt name is one fault, not two.
+    missing: RefCell<Vec<(&'static str, String)>>,
+    is_refused: Cell<bool>,
 }
 
 /// Parses a document; its syntax errors become faults.
 pub(crate) fn parse<'i>(source: &SourceText<'i>) -> Option<Spanned<DeTable<'i>>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
-    for error in &errors {
+    // What a parser finds behind the first error follows from it more often than not.
+    if let Some(error) = errors.first() {
         let reason = error.message().replace('\n', ", ");
         source.fault(&error.span().unwrap_or(0..0), format!("not valid TOML: {reason}"));
     }
@@ -50,7 +55,15 @@ impl<'a, 'i> TableReader<'a, 'i> {
     }
 
     const fn new(source: &'a SourceText<'i>, table: &'a DeTable<'i>, span: Range<usize>, path: String) -> Self {
-        Self { source, table, span, path, asked: RefCell::new(Vec::new()) }
+        Self {
+            source,
+            table,
+            span,
+            path,
+            asked: RefCell::new(Vec::new()),
+            missing: RefCell::new(Vec::new()),
+            is_refused: Cell::new(false),
+        }
     }
 
     pub(crate) const fn span(&self) -> &Range<usize> {
@@ -58,7 +71,25 @@ impl<'a, 'i> TableReader<'a, 'i> {
     }
 
     pub(crate) fn fault(&self, span: &Range<usize>, reason: impl Into<String>) {
+        self.is_refused.set(true);
         self.source.fault(span, reason);
+    }
+
+    /// As [`SourceText::recurring_fault`].
+    pub(crate) fn recurring_fault(&self, span: &Range<usize>, reason: impl Into<String>) {
+        self.is_refused.set(true);
+        self.source.recurring_fault(span, reason);
+    }
+
+    /// Notes that a required key is not there.
+    pub(crate) fn missing(&self, key: &'static str, reason: impl Into<String>) {
+        self.is_refused.set(true);
+        self.missing.borrow_mut().push((key, reason.into()));
+    }
+
+    /// Whether this table had a fault so far, those of tables in it not counted: what it lacks may be what was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.is_refused.get()
     }
 
     /// `slots.hero.ratio` for `ratio` in `[slots.hero]`.
@@ -75,7 +106,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
     fn require(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
         let value = self.get(key);
         if value.is_none() {
-            self.fault(&self.span, format!("`{}` is missing", self.name_of(key)));
+            self.missing(key, format!("`{}` is missing", self.name_of(key)));
         }
         value
     }
@@ -92,6 +123,17 @@ impl<'a, 'i> TableReader<'a, 'i> {
 
     pub(crate) fn has(&self, key: &'static str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether the table has only these keys; any other will be refused.
+    pub(crate) fn has_only(&self, known: &[&str]) -> bool {
+        self.table.keys().all(|key| known.contains(&key.get_ref().as_ref()))
+    }
+
+    /// Whether a key that is not there stands here under a misspelt name, which will be refused as unknown.
+    pub(crate) fn has_misspelt(&self, key: &str, known: &[&str]) -> bool {
+        let mut keys = self.table.keys().map(|key| key.get_ref().as_ref());
+        keys.any(|present: &str| !known.contains(&present) && is_like(present, key))
     }
 
     pub(crate) fn text(&self, key: &'static str) -> Option<Text<'a>> {
@@ -198,17 +240,15 @@ impl<'a, 'i> TableReader<'a, 'i> {
 
     pub(crate) fn texts(&self, key: &'static str, count_max: usize) -> Option<Vec<Text<'a>>> {
         let (array, _) = self.array(key, count_max)?;
-        let mut texts = Vec::with_capacity(array.len());
-        for value in array {
-            match as_text(value) {
-                Some(text) => texts.push(text),
-                None => self.wrong(key, value, "an array of strings"),
-            }
+        let texts: Vec<Text<'a>> = array.iter().filter_map(as_text).collect();
+        if let Some(wrong) = array.iter().find(|value| as_text(value).is_none()) {
+            self.wrong(key, wrong, "an array of strings");
+            return None;
         }
         Some(texts)
     }
 
-    /// Whole numbers with their places.
+    /// Whole numbers with their places; `None` also where one of them is refused.
     pub(crate) fn integers(
         &self,
         key: &'static str,
@@ -216,8 +256,8 @@ impl<'a, 'i> TableReader<'a, 'i> {
         count_max: usize,
     ) -> Option<Vec<(u32, Range<usize>)>> {
         let (array, _) = self.array(key, count_max)?;
-        let numbers = array.iter().filter_map(|value| Some((self.integer_of(key, value, &range)?, value.span())));
-        Some(numbers.collect())
+        let numbers = array.iter().map(|value| Some((self.integer_of(key, value, &range)?, value.span())));
+        numbers.collect()
     }
 
     pub(crate) fn table(&self, key: &'static str) -> Option<TableReader<'a, 'i>> {
@@ -248,6 +288,11 @@ impl<'a, 'i> TableReader<'a, 'i> {
             .collect();
         entries.sort_by_key(|(key, _)| key.span.start);
         entries
+    }
+
+    /// The author's names, in file order.
+    pub(crate) fn names(&self) -> Vec<Text<'a>> {
+        self.entries().into_iter().map(|(name, _)| name).collect()
     }
 
     /// Sub-tables by the author's names, in file order; their faults point at the name.
@@ -304,15 +349,39 @@ impl<'a, 'i> TableReader<'a, 'i> {
         let mut asked = self.asked.borrow().clone();
         asked.sort_unstable();
         asked.dedup();
+        let mut missing = self.missing.take();
         for (key, _) in self.entries() {
             if asked.contains(&key.value) {
                 continue;
             }
+            missing.retain(|(required, _)| !is_like(key.value, required));
             let name = self.name_of(key.value);
             let help = hint(key.value).unwrap_or_else(|| format!("there are {}", listing(&asked, KEYS_LISTED_MAX)));
             self.fault(&key.span, format!("unknown key `{name}`; {help}"));
         }
+        for (_, reason) in missing {
+            self.fault(&self.span, reason);
+        }
     }
+}
+
+/// No table that lacks something goes unfinished; should one, what it lacks is said all the same.
+impl Drop for TableReader<'_, '_> {
+    fn drop(&mut self) {
+        for (_, reason) in self.missing.take() {
+            self.source.fault(&self.span, reason);
+        }
+    }
+}
+
+/// Whether one key may be a misspelling of another.
+fn is_like(one: &str, other: &str) -> bool {
+    let edits_max = match one.len().min(other.len()) {
+        0..=2 => 0,
+        3 => 1,
+        _ => 2,
+    };
+    strsim::osa_distance(&one.to_lowercase(), other) <= edits_max
 }
 
 fn as_text<'a>(value: &'a Spanned<DeValue<'_>>) -> Option<Text<'a>> {
@@ -371,11 +440,23 @@ mod tests {
             [
                 "f.toml:1:5: `a` is a whole number, not a string",
                 "f.toml:2:5: `b` is 1 to 9, not 99",
-                "f.toml:1:1: `z` is missing",
                 "f.toml:5:5: `c.d` is a string, not a decimal number",
                 "f.toml:6:2: unknown key `e`; there are `a`, `b`, `c` and `z`",
+                "f.toml:1:1: `z` is missing",
             ]
         );
+    }
+
+    #[test]
+    fn a_key_under_a_misspelt_name_is_one_fault_and_one_that_is_missing_another() {
+        let found = faults("ratoi = '16:9'\nwdths = 3\n", |reader| {
+            reader.required_text("ratio");
+            reader.required_text("widths");
+            reader.required_text("alt");
+        });
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].contains("unknown key `ratoi`") && found[1].contains("unknown key `wdths`"), "{found:?}");
+        assert!(found[2].contains("`alt` is missing"), "{found:?}");
     }
 
     #[test]

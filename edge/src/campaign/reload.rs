@@ -170,7 +170,7 @@ impl Inner {
         if digest == last {
             return (ReloadOutcome::Unchanged, digest);
         }
-        let outcome = match Catalog::from_manifests(parse_manifests(files, &self.sources), &self.sources) {
+        let outcome = match Catalog::from_manifests(parse_manifests(files), &self.sources) {
             Ok(catalog) => {
                 self.metrics.loaded(&catalog);
                 tracing::info!(campaigns = catalog.campaigns().count(), %digest, "campaigns reloaded");

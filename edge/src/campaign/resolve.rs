@@ -260,7 +260,7 @@ fn combination(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<u32, R
     let mut combination = campaign.default_combination();
     for (name, value) in &request.axes {
         let axis = campaign.axis_index(name).ok_or_else(|| unknown_parameter(campaign, name))?;
-        let index = campaign.axes[axis].value_index(value).ok_or_else(|| ResolveError::UnknownValue {
+        let index = campaign.axes[axis].value_index_in_url(value).ok_or_else(|| ResolveError::UnknownValue {
             axis: campaign.axes[axis].name.clone(),
             value: excerpt(value),
             allowed: campaign.axes[axis].value_names(),

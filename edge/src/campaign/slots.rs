@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use bildkante_shared::urgency::Urgency;
 
-use super::axes::check_labels;
-use super::fault::listing;
+use super::axes::{self, check_labels};
 use super::generate::{self, Generate, GenerateReader, link};
 use super::manifest::{SLOTS_MAX, check_covers, localized};
 use super::reader::{TableReader, Text, no_hint};
@@ -25,6 +24,7 @@ pub const UPSCALE_MAX: f64 = 8.0;
 pub const WAIT_MS_MAX: u32 = 60_000;
 /// Longest alt text, as a template.
 const ALT_BYTES_MAX: usize = 500;
+const NO_SLOTS: &str = "there are no slots: a campaign has at least one [slots.NAME]";
 /// Longest `sizes`.
 const SIZES_BYTES_MAX: usize = 300;
 
@@ -132,11 +132,21 @@ impl Slot {
     }
 }
 
-/// Reads `[slots.*]`.
-pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_, '_>, locales: &[String]) -> Vec<Slot> {
-    let tables = root.table("slots").map(|table| table.tables(SLOTS_MAX)).unwrap_or_default();
-    if tables.is_empty() {
-        root.fault(&(0..0), "there are no slots: a campaign has at least one [slots.NAME]");
+/// Reads `[slots.*]`: those that are right, and whether they are all.
+pub(crate) fn read(
+    root: &TableReader<'_, '_>,
+    generate: &GenerateReader<'_, '_, '_>,
+    locales: &[String],
+) -> (Vec<Slot>, bool) {
+    let Some(table) = root.table("slots") else {
+        if !root.has("slots") {
+            root.missing("slots", NO_SLOTS);
+        }
+        return (Vec::new(), false);
+    };
+    let tables = table.tables(SLOTS_MAX);
+    if tables.is_empty() && !table.is_refused() {
+        root.fault(table.span(), NO_SLOTS);
     }
     let mut slots = Vec::with_capacity(tables.len());
     for (name, table) in &tables {
@@ -145,7 +155,8 @@ pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_,
         }
         slots.extend(read_slot(name, table, generate, locales));
     }
-    slots
+    let is_whole = slots.len() == tables.len() && !table.is_refused();
+    (slots, is_whole)
 }
 
 fn read_slot<'a, 'i>(
@@ -156,7 +167,7 @@ fn read_slot<'a, 'i>(
 ) -> Option<Slot> {
     let generated = generate.read(table);
     if !table.has("ratio") {
-        table.fault(table.span(), "`ratio` is missing, such as \"16:9\"");
+        table.missing("ratio", "`ratio` is missing, such as \"16:9\"");
     }
     let ratio = table.parsed::<Ratio>("ratio");
     let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
@@ -165,7 +176,7 @@ fn read_slot<'a, 'i>(
         _ => None,
     };
     let widths = read_widths(table, ratio, cropped_px, upscale_max);
-    let default_width_px = read_default_width(table, &widths, cropped_px);
+    let default_width_px = read_default_width(table, widths.as_deref(), cropped_px);
     let sizes = table.text("sizes").and_then(|text| read_sizes(table, &text)).unwrap_or_else(|| "100vw".to_owned());
     let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
     let on_miss = read_on_miss(table);
@@ -179,7 +190,7 @@ fn read_slot<'a, 'i>(
         name: name.value.to_owned(),
         ratio: ratio?,
         default_width_px: default_width_px?,
-        widths,
+        widths: widths?,
         upscale_max,
         sizes,
         urgency,
@@ -196,10 +207,14 @@ fn read_widths(
     ratio: Option<Ratio>,
     cropped_px: Option<u32>,
     upscale_max: f64,
-) -> Vec<u32> {
-    let widths = table.integers("widths", 1..=WIDTH_PX_MAX, WIDTHS_MAX).unwrap_or_default();
+) -> Option<Vec<u32>> {
+    const MISSING: &str = "`widths` is missing: the widths in px this slot is cut to, ascending";
+    if !table.has("widths") {
+        table.missing("widths", MISSING);
+    }
+    let widths = table.integers("widths", 1..=WIDTH_PX_MAX, WIDTHS_MAX)?;
     if widths.is_empty() {
-        table.fault(table.span(), "`widths` is missing: the widths in px this slot is cut to, ascending");
+        table.fault(table.span(), MISSING);
     }
     for ((before, _), (width, span)) in widths.iter().zip(widths.iter().skip(1)) {
         if width <= before {
@@ -209,7 +224,7 @@ fn read_widths(
     for (width, span) in &widths {
         check_reach(table, *width, span, ratio, cropped_px, upscale_max);
     }
-    widths.into_iter().map(|(width, _)| width).collect()
+    Some(widths.into_iter().map(|(width, _)| width).collect())
 }
 
 fn check_reach(
@@ -237,8 +252,9 @@ fn check_reach(
 }
 
 /// The named rung; without one the smallest that loses nothing of the master.
-fn read_default_width(table: &TableReader<'_, '_>, widths: &[u32], cropped_px: Option<u32>) -> Option<u32> {
+fn read_default_width(table: &TableReader<'_, '_>, widths: Option<&[u32]>, cropped_px: Option<u32>) -> Option<u32> {
     let asked = table.integer("default_width", 1..=WIDTH_PX_MAX);
+    let widths = widths?;
     if let Some(asked) = asked
         && !widths.contains(&asked)
     {
@@ -268,9 +284,12 @@ fn read_urgency(priority: &TableReader<'_, '_>) -> Option<Urgency> {
 /// last as `{ wait = { wait_ms = …, then = … } }`. Without a word the fallback: a page never waits unless told.
 fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
     let Some(on_miss) = table.table("on_miss") else { return MissPolicy::Fallback };
-    let policy = if let Some(wait) = on_miss.table("wait") {
-        let policy = read_wait(&wait);
-        wait.finish(no_hint);
+    let policy = if on_miss.has("wait") {
+        let wait = on_miss.table("wait");
+        let policy = wait.as_ref().map_or(MissPolicy::Fallback, read_wait);
+        if let Some(wait) = wait {
+            wait.finish(no_hint);
+        }
         policy
     } else {
         match on_miss.choice("policy", &[("fallback", 0), ("placeholder", 1), ("wait", 2)]) {
@@ -279,7 +298,7 @@ fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
             Some(_) => MissPolicy::Fallback,
             None => {
                 if !on_miss.has("policy") {
-                    on_miss.fault(on_miss.span(), "`on_miss.policy` is missing: fallback, placeholder or wait");
+                    on_miss.missing("policy", "`on_miss.policy` is missing: fallback, placeholder or wait");
                 }
                 MissPolicy::Fallback
             }
@@ -291,7 +310,7 @@ fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
 
 fn read_wait(table: &TableReader<'_, '_>) -> MissPolicy {
     if !table.has("wait_ms") {
-        table.fault(table.span(), "`wait_ms` is missing: how long a reader waits for the image");
+        table.missing("wait_ms", "`wait_ms` is missing: how long a reader waits for the image");
     }
     let wait_ms = table.integer("wait_ms", 1..=WAIT_MS_MAX).unwrap_or(1);
     let stopgaps = [("fallback", Stopgap::Fallback), ("placeholder", Stopgap::Placeholder)];
@@ -305,11 +324,11 @@ fn read_alt(
 ) -> Localized<Template> {
     let Some(alt) = table.table("alt") else {
         if !table.has("alt") {
-            table.fault(table.span(), "`alt` is missing: the text for readers who do not see the image, by locale");
+            table.missing("alt", "`alt` is missing: the text for readers who do not see the image, by locale");
         }
         return Localized::default();
     };
-    let texts = localized(&alt, |text| {
+    let (texts, is_whole) = localized(&alt, |text| {
         if text.value.len() > ALT_BYTES_MAX || text.value.trim().is_empty() {
             alt.fault(&text.span, format!("an alt text has 1 to {ALT_BYTES_MAX} bytes"));
         }
@@ -322,7 +341,9 @@ fn read_alt(
         }
         Some(template)
     });
-    check_covers(&alt, alt.span(), "`alt`", &texts, locales);
+    if is_whole {
+        check_covers(&alt, alt.span(), "`alt`", &texts, locales);
+    }
     texts
 }
 
@@ -330,21 +351,23 @@ fn resolve_label(placeholder: Placeholder<'_>, generate: &GenerateReader<'_, '_,
     let Placeholder::Axis(name) = placeholder else {
         return Err("alt texts know axes only, no styles and blocks".to_owned());
     };
-    let names: Vec<&str> = generate.axes.iter().map(|read| read.axis.name.as_str()).collect();
-    let axis = names.iter().position(|known| *known == name);
-    axis.map(Part::Axis).ok_or_else(|| format!("there is no axis {{{name}}}; there are {}", listing(&names, 16)))
+    axes::named(generate.axes, name).map(Part::Axis)
 }
 
 fn read_formats(table: &TableReader<'_, '_>) -> FormatSet {
     let Some(names) = table.texts("formats", Format::ALL.len()) else { return FormatSet::ALL };
     let mut formats = FormatSet::EMPTY;
+    let mut is_whole = true;
     for name in &names {
         match Format::from_name(name.value) {
             Some(format) => formats = formats.with(format),
-            None => table.fault(&name.span, format!("`{}` is none of `avif`, `webp`, `jpg` and `png`", name.value)),
+            None => {
+                is_whole = false;
+                table.fault(&name.span, format!("`{}` is none of `avif`, `webp`, `jpg` and `png`", name.value));
+            }
         }
     }
-    if !formats.contains(Format::Jpeg) {
+    if is_whole && !formats.contains(Format::Jpeg) {
         let span = names.first().map_or(table.span(), |name| &name.span);
         table.fault(span, "`formats` has `jpg`: it is what every client can decode");
     }

@@ -21,7 +21,7 @@ pub const FILES_MAX: usize = 4096;
 pub struct CatalogSources {
     pub campaigns_dir: PathBuf,
     pub prompts_dir: PathBuf,
-    /// Parameters that URLs lose before they are read; no axis may have such a name.
+    /// Parameters that URLs lose before they are read, unless the campaign has an axis of that name.
     pub ignored: IgnoredParameters,
     /// Most variants kept resolved; a variant takes one to two kilobytes.
     pub variants_memoised_max: u64,
@@ -47,6 +47,8 @@ pub(crate) struct CampaignFiles {
 pub(crate) struct SourceFiles {
     pub(crate) campaigns: BTreeMap<String, CampaignFiles>,
     pub(crate) libraries: BTreeMap<String, SourceFile>,
+    /// Libraries that are there and cannot be read.
+    pub(crate) unreadable: Vec<String>,
     /// Over every path and content.
     pub(crate) digest: Digest,
     pub(crate) faults: Vec<Fault>,
@@ -65,8 +67,11 @@ impl SourceFiles {
     pub(crate) fn read(sources: &CatalogSources) -> Self {
         let mut faults = Vec::new();
         let mut files = read_folder(&sources.campaigns_dir, &mut faults);
+        let campaign_faults = faults.len();
         let libraries =
             if sources.prompts_dir.exists() { read_folder(&sources.prompts_dir, &mut faults) } else { BTreeMap::new() };
+        let unreadable = faults[campaign_faults..].iter().filter_map(|fault| fault.file.file_stem()?.to_str());
+        let unreadable = unreadable.map(str::to_owned).collect();
         let digest = digest(&files, &libraries, &faults);
         let mut campaigns = BTreeMap::new();
         let stems: Vec<String> = files.keys().filter(|stem| !stem.ends_with(".lock")).cloned().collect();
@@ -85,7 +90,7 @@ impl SourceFiles {
                 faults.push(Fault::of_file(path, format!("`{stem}` is no name; files are called a-z, 0-9 and -")));
             }
         }
-        Self { campaigns, libraries, digest, faults }
+        Self { campaigns, libraries, unreadable, digest, faults }
     }
 }
 
@@ -135,8 +140,13 @@ fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, Sourc
 
 /// A text file within bounds.
 pub(crate) fn read_file(path: &Path) -> io::Result<String> {
+    read_opened(fs::File::open(path)?)
+}
+
+/// The same of a file that is open.
+pub(crate) fn read_opened(file: fs::File) -> io::Result<String> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::check::LockRunError;
 use super::fault::SourceText;
-use super::manifest::{Manifest, Surroundings};
+use super::manifest::Manifest;
 use super::*;
 use crate::request::parameters;
 use crate::signing::Grant;
@@ -218,7 +218,8 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("[\"shots\"]", "[\"shots\", \"none\"]", &["there is no prompt library `none`; there is `shots`"]),
     ("review = \"none\"", "review = \"all\"", &["`policy.review` is `all`; allowed is `none`"]),
     ("\"en-GB\"]", "\"en_GB\"]", &["`en_GB` is no locale"]),
-    ("\"en-GB\"]", "\"fr-FR\"]", &["has no text for `fr-FR`"]),
+    // A locale that is meant lacks every text: each is to be written.
+    ("\"en-GB\"]", "\"fr-FR\"]", &["has no text for `fr-FR`"; 5]),
     ("\"en-GB\"]", "\"de-DE\"]", &["`de-DE` stands twice"]),
     ("https://example.org/l", "ftp://x", &["`rights.license` is the URL"]),
     ("steps = 30", "steps = 0", &["`generate.steps` is 1 to 200, not 0"]),
@@ -234,19 +235,14 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("checkpoint = \"base-1.0\"", "checkpoint = \"../base\"", &["`../base` is no checkpoint"]),
     ("{style:soft}", "{style:hard}", &["has a style `hard`; there are `soft`"]),
     ("{block:floor}", "{block:wall}", &["has a block `wall`; there are `floor`"]),
-    (
-        "a {finish} {colour}",
-        "a {size} {colour}",
-        &["there is no axis {size}", "no prompt of this manifest uses {finish}"],
-    ),
+    ("a {finish} {colour}", "a {size} {colour}", &["there is no axis {size}"]),
     ("a {finish} {colour}", "a {finish {colour}", &["there is no axis {finish {colour}"]),
     ("[\"artefacts\"]", "[\"ugly\"]", &["has a negative list `ugly`; there are `artefacts`"]),
     (
         "[axes.colour]",
         "[axes.width]",
-        &["an axis cannot be called `width`", "rendition parameter `w`", "there is no axis {colour}"],
+        &["an axis cannot be called `width`: URLs use it for the rendition parameter `w`", "there is no axis {colour}"],
     ),
-    ("[axes.colour]", "[axes.gclid]", &["an axis cannot be called `gclid`: the edge drops"]),
     ("[axes.colour]", "[axes.Colour]", &["`Colour` is no name"]),
     (
         "default = \"teal\"",
@@ -254,11 +250,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         &["axis `colour` has no value `lime`; it has `red`, `teal` and `gold`"],
     ),
     ("distinct = true", "distinct = \"yes\"", &["`axes.colour.distinct` is true or false, not a string"]),
-    (
-        "prompt = \"gold\",",
-        "prompts = \"gold\",",
-        &["unknown key `axes.colour.values.gold.prompts`", "its value `gold` has no `prompt`"],
-    ),
+    ("prompt = \"gold\",", "prompts = \"gold\",", &["unknown key `axes.colour.values.gold.prompts`"]),
     ("prompt = \"gold\",", "prompt = \"{gold}\",", &["placeholders stand in `prompt`"]),
     ("prompt = \"gold\",", "prompt = \"gold\", only = { size = [\"m\"] },", &["`only` names another axis"]),
     (
@@ -276,7 +268,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("ratio = \"16:9\"\n", "", &["`ratio` is missing"]),
     ("widths = [480, 768", "widths = [768, 480", &["`widths` ascend, but 480 follows 768"]),
     ("widths = [480, 768", "widths = [0, 768", &["`slots.hero.widths` is 1 to 8192, not 0"]),
-    ("1120, 1344]", "1120, 1600]", &["1600 px is 1.19 times the 1344 px", "above `upscale_max` 1"]),
+    ("1120, 1344]", "1120, 1600]", &["1600 px is 1.19 times the 1344 px this slot's crop has, above `upscale_max` 1"]),
     ("sizes = \"100vw\"", "sizes = \"\\\"><script>\"", &["`sizes` is the HTML attribute"]),
     ("urgency = 1", "urgency = 8", &["`slots.hero.priority.urgency` is 0 to 7, not 8"]),
     ("policy = \"fallback\"", "policy = \"block\"", &["`slots.hero.on_miss.policy` is `block`"]),
@@ -287,30 +279,125 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "steps = 9",
         &["unknown key `slots.hero.steps`; `steps` of this slot stands in [slots.hero.generate]"],
     ),
-    (
-        "formats = [\"avif\", \"webp\", \"jpg\"]",
-        "formats = [\"avif\", \"gif\"]",
-        &["`gif` is none of", "`formats` has `jpg`"],
-    ),
+    ("formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"avif\", \"gif\"]", &["`gif` is none of"]),
     ("default_width = 480", "default_width = 481", &["`default_width` 481 is not one of `widths`"]),
     ("de = \"{product} in {colour}\",", "", &["`alt` has no text for `de-DE`"]),
     ("[slots.hero]", "[slots.Hero]", &["`Hero` is no name"]),
     ("[slots.hero]", "[slot.hero]", &["unknown key `slot`"]),
+    // One mistake, one fault: what follows from it is not told.
+    ("default = \"bottle\"", "default = \"botle\"", &["axis `product` has no value `botle`"]),
+    ("default = \"bottle\"\n", "", &["`axes.product.default` is missing"]),
+    ("default = \"bottle\"", "defualt = \"bottle\"", &["unknown key `axes.product.defualt`"]),
+    ("values.bottle =", "values.botle =", &["axis `product` has no value `bottle`; it has `botle` and `mug`"]),
+    (
+        "values.bottle = { prompt = \"bottle\", label = { de = \"Flasche\", en = \"bottle\" } }",
+        "values.bottle = 1",
+        &["`axes.product.values.bottle` is a table"],
+    ),
+    ("[axes.finish]", "[axes.Finish]", &["`Finish` is no name"]),
+    (
+        "[axes.finish]",
+        "[axes.finnish]",
+        &["there is no axis {finish}; there are `product`, `colour`, `finnish` and `locale`"],
+    ),
+    (
+        "[axes.finish]\ndefault = \"none\"\nvalues.none  = { prompt = \"\" }\nvalues.matte = { prompt = \"matte\" }",
+        "[axes]\nfinish = 3",
+        &["`axes.finish` is a table"],
+    ),
+    ("{product} in {colour}", "{produkt} in {colour}", &["there is no axis {produkt}"]),
+    ("label = { de = \"Gold\", en = \"gold\" }", "label = \"Gold\"", &["`axes.colour.values.gold.label` is a table"]),
+    (
+        "label = { de = \"Gold\", en = \"gold\" }",
+        "label = { de = \"Gold\", en = 3 }",
+        &["`axes.colour.values.gold.label.en` is a string"],
+    ),
+    (
+        "label = { de = \"Gold\", en = \"gold\" }",
+        "lable = { de = \"Gold\", en = \"gold\" }",
+        &["unknown key `axes.colour.values.gold.lable`"],
+    ),
+    ("prompt = \"gold\",", "prompt = 3,", &["`axes.colour.values.gold.prompt` is a string"]),
+    ("ratio = \"16:9\"", "ratoi = \"16:9\"", &["unknown key `slots.hero.ratoi`"]),
+    ("widths = [480, 768", "widths = [\"480\", 768", &["`slots.hero.widths` is a whole number, not a string"]),
+    ("widths = [240, 480]", "widths = 480", &["`slots.teaser.widths` is an array"]),
+    ("widths = [240, 480]", "width = [240, 480]", &["unknown key `slots.teaser.width`"]),
+    (
+        "on_miss = { wait = {",
+        "on_miss = { wait = 3, x = {",
+        &["`slots.teaser.on_miss.wait` is a table", "unknown key `slots.teaser.on_miss.x`"],
+    ),
+    ("formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"avif\", \"webp\", \"jpgg\"]", &["`jpgg` is none of"]),
+    ("formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"avif\"]", &["`formats` has `jpg`"]),
+    ("alt      = { de = ", "alt      = { de_DE = ", &["`de_DE` is no locale"]),
+    ("locales = [\"de-DE\", \"en-GB\"]", "locales = [\"de-DE\", 3]", &["`policy.locales` is an array of strings"]),
+    ("locales = [\"de-DE\", \"en-GB\"]", "local = [\"de-DE\", \"en-GB\"]", &["unknown key `policy.local`"]),
+    ("[1344, 768]", "[\"1344\", 768]", &["`generate.size` is a whole number, not a string"]),
+    ("guidance = 5.0\n", "", &["`guidance` is missing: set it in [generate] or for each slot (the same in line "]),
+    ("guidance = 5.0", "guidence = 5.0", &["unknown key `generate.guidence`"]),
+    ("checkpoint = \"base-1.0\"", "checkpoint = 1", &["`generate.checkpoint` is a string"]),
+    ("prompts  = [\"shots\"]", "prompts  = [\"shot\"]", &["there is no prompt library `shot`"]),
+    ("prompts  = [\"shots\"]", "prompts  = \"shots\"", &["`prompts` is an array"]),
+    ("[\"artefacts\"]", "\"artefacts\"", &["`generate.negative` is an array"]),
+    ("[generate]\n", "[generate]\nx = \"\n", &["not valid TOML"]),
 ];
+
+/// The same for the library that the manifest uses.
+const LIBRARY_REFUSED: &[(&str, &str, &str)] = &[
+    ("[styles.soft]", "[styles.Soft]", "`Soft` is no name"),
+    ("[styles.soft]", "[style.soft]", "unknown key `style`"),
+    ("prompt   = \"soft light\"", "prompt   = \"soft {light}\"", "placeholders stand in `prompt`"),
+    ("floor = \"on a floor\"", "floor = 3", "`blocks.floor` is a string"),
+    ("floor = \"on a floor\"", "floor = \"on a {floor}\"", "placeholders stand in `prompt`"),
+    ("artefacts = [", "artefacts = [1, ", "`negatives.artefacts` is an array of strings"),
+    ("schema  = 1", "schema  = ", "not valid TOML"),
+];
+
+/// Fails where a word that was refused is told again at each of its uses.
+#[test]
+fn a_mistake_in_a_library_is_one_fault_of_the_library() {
+    for (from, to, part) in LIBRARY_REFUSED {
+        let site = Site::new();
+        site.edit("prompts/shots.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(part) && faults.contains("shots.toml:"), "{from} → {to}: no `{part}` in\n{faults}");
+        assert_eq!(faults.lines().count(), 1, "{from} → {to}:\n{faults}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_fault() {
+    for path in ["prompts/shots.toml", "campaigns/autumn.toml", "campaigns/autumn.lock.toml"] {
+        let site = Site::new();
+        std::fs::write(site.path(path), [0xff, 0xfe]).expect("written");
+        let faults = site.faults();
+        assert!(faults.contains("the file is not UTF-8"), "{faults}");
+        assert_eq!(faults.lines().count(), 1, "{path}:\n{faults}");
+    }
+}
 
 #[test]
 fn what_is_wrong_is_refused_with_its_place_and_reason() {
+    let mut wrong = Vec::new();
     for (from, to, parts) in REFUSED {
         let site = Site::new();
         site.edit("campaigns/autumn.toml", from, to);
         let faults = site.faults();
+        let mut expect = |is_so: bool, what: &str| {
+            if !is_so {
+                wrong.push(format!("{from} → {to}: {what} in\n{faults}"));
+            }
+        };
         for part in *parts {
-            assert!(faults.contains(part), "{from} → {to}: no `{part}` in\n{faults}");
+            expect(faults.contains(part), part);
         }
         for fault in faults.lines() {
-            assert!(fault.contains("autumn.toml:"), "without a place: {fault}");
+            expect(fault.contains("autumn.toml:"), "a fault without a place");
+            expect(parts.iter().any(|part| fault.contains(part)), "a consequence is told");
         }
+        expect(faults.lines().count() <= parts.len(), "a fault is told twice");
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[test]
@@ -414,9 +501,8 @@ fn no_axis_has_a_parameter_s_name() {
 fn read_manifest(text: &str) -> (Option<Manifest>, usize) {
     let source = SourceText::new(Path::new("autumn.toml"), text);
     let library = prompts::read(&SourceText::new(Path::new("shots.toml"), LIBRARY), "shots");
-    let libraries = library.into_iter().map(|library| ("shots".to_owned(), library)).collect();
-    let ignored = IgnoredParameters::default();
-    let manifest = manifest::read(&source, "autumn", Surroundings { libraries: &libraries, ignored: &ignored });
+    let libraries = [("shots".to_owned(), library)].into();
+    let manifest = manifest::read(&source, "autumn", &libraries);
     (manifest, source.into_faults().len())
 }
 

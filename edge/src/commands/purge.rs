@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bildkante_shared::{remark, say};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -48,19 +49,16 @@ pub fn purge(args: &PurgeArgs) -> anyhow::Result<ExitCode> {
     let remote = Remote::new(&args.remote)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let record = runtime.block_on(remote.demand(Method::POST, "purges", Some(&order(args))))?.body;
-    println!("purge {} is in force", record["id"]);
+    say!("purge {} is in force", record["id"])?;
     let mut has_confirmed = true;
     for (name, delivery) in record["downstream"].as_object().into_iter().flatten() {
         let state = delivery["state"].as_str().unwrap_or("unknown");
         has_confirmed &= state == "confirmed";
         let error = delivery["last_error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
-        println!("  {name}  {state}{error}");
+        say!("  {name}  {state}{error}")?;
     }
     if !has_confirmed {
-        eprintln!(
-            "the edge goes on calling those that have not confirmed: GET /admin/v1/purges/{} tells",
-            record["id"]
-        );
+        remark!("the edge goes on calling those that have not confirmed: GET /admin/v1/purges/{} tells", record["id"]);
     }
     Ok(if has_confirmed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

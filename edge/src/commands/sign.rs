@@ -1,14 +1,18 @@
 //! `bildkante-edge sign`: URLs that carry a signature, and the keys that make them.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bildkante_shared::{console, say};
 
+use crate::campaign::Catalog;
 use crate::campaign::explain::split_url;
+use crate::campaign::words::is_name;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::request::ImageRequest;
+use crate::request::{ImageRequest, ParameterNames};
 use crate::signing::{moment, new_key_entry};
 
 /// `bildkante-edge sign`.
@@ -44,10 +48,23 @@ pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
     let url = args.url.as_deref().unwrap_or_default();
     let (path, query) = split_url(url);
     let sources = config.campaigns.sources()?;
-    let request = ImageRequest::parse(path, query, &sources.ignored)?;
+    let catalog = Catalog::load(&sources);
+    let is_doubtful = Cell::new(false);
+    let request = ImageRequest::parse(path, query, &|campaign: &str, name: &str| {
+        let names: &dyn ParameterNames = catalog.as_ref().map_or(&sources.ignored, |catalog| catalog);
+        let is_ignored = names.is_ignored(campaign, name);
+        is_doubtful.set(is_doubtful.get() || (is_ignored && is_name(name)));
+        is_ignored
+    })?;
+    // Elsewhere than at an edge there may be keys and no campaigns; most URLs mean the same without.
+    if let (Err(error), true) = (&catalog, is_doubtful.get()) {
+        let reason =
+            "a parameter of this URL is taken for tracking and is not signed: whether it is an axis cannot be told";
+        anyhow::bail!("{reason}, because the campaigns cannot be loaded: {error}");
+    }
     let signed = keys.sign(&request, args.kid.as_deref(), expires_s, now_s)?;
     let origin = url.find("://").map_or("", |_| url.split_at(url.find(path).unwrap_or(0)).0);
-    println!("{origin}{}", signed.canonical_with_slug());
+    say!("{origin}{}", signed.canonical_with_slug())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,6 +74,6 @@ pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
 /// When the system has no random bytes or the asked `kid` is none.
 pub fn new_key(args: &SignArgs) -> anyhow::Result<ExitCode> {
     let named = || format!("key-{}", Clock::System.unix_s());
-    print!("{}", new_key_entry(&args.kid.clone().unwrap_or_else(named))?);
+    console::say(new_key_entry(&args.kid.clone().unwrap_or_else(named))?)?;
     Ok(ExitCode::SUCCESS)
 }

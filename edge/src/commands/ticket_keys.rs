@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use bildkante_shared::say;
 
 use crate::listener::tls::tickets::{LIFETIME_S_MAX, Rotation, rotate};
 
@@ -29,6 +30,6 @@ pub struct TicketKeysArgs {
 pub fn ticket_keys(args: &TicketKeysArgs) -> anyhow::Result<ExitCode> {
     let rotation = Rotation { lifetime_s: args.lifetime_s, lead: Duration::from_secs(args.lead_s.into()) };
     let count = rotate(&args.file, &rotation, SystemTime::now()).context("the ticket keys are as they were")?;
-    println!("{}: {count} keys", args.file.display());
+    say!("{}: {count} keys", args.file.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use bildkante_shared::console::OutputError;
+use bildkante_shared::{remark, say};
 use http::{Method, StatusCode};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use serde::Deserialize;
@@ -115,9 +117,9 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
                 remote.demand(Method::DELETE, &format!("warm/{}", job.id), None).await?;
                 job = ended(remote, job.id).await.unwrap_or(job);
                 view.finish();
-                sum_up(&job);
+                sum_up(&job)?;
                 let how = args.resume.as_ref().map_or("`{\"resume\": …}` in the admin API".to_owned(), |path| format!("`--resume {}`", path.display()));
-                eprintln!("interrupted; what is done stays, {how} goes on with it");
+                remark!("interrupted; what is done stays, {how} goes on with it");
                 return Ok(ExitCode::from(EX_INTERRUPTED));
             }
             () = tokio::time::sleep(POLL) => {}
@@ -130,7 +132,7 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
     }
     view.show(&job, true);
     view.finish();
-    sum_up(&job);
+    sum_up(&job)?;
     Ok(if job.failed == 0 && job.state == "done" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -216,7 +218,7 @@ impl View {
                 bar.set_position(*done);
                 bar.set_message(counts);
             }
-            Self::Lines if is_lines_turn => eprintln!("warm: {done}/{total} renditions: {counts}"),
+            Self::Lines if is_lines_turn => remark!("warm: {done}/{total} renditions: {counts}"),
             Self::Lines => {}
         }
     }
@@ -228,20 +230,21 @@ impl View {
     }
 }
 
-fn sum_up(job: &Job) {
-    println!("job {} {}", job.id, job.state);
-    println!("  renditions  {} of {}", job.done, job.total);
-    println!("  generated   {} pictures", job.generated);
-    println!("  rendered    {}", job.rendered);
-    println!("  cached      {}", job.cached);
-    println!("  failed      {}", job.failed);
-    println!("  bytes       {}", HumanBytes(job.bytes));
-    println!("  time        {:.1} s", Duration::from_millis(job.elapsed_ms).as_secs_f64());
+fn sum_up(job: &Job) -> Result<(), OutputError> {
+    say!("job {} {}", job.id, job.state)?;
+    say!("  renditions  {} of {}", job.done, job.total)?;
+    say!("  generated   {} pictures", job.generated)?;
+    say!("  rendered    {}", job.rendered)?;
+    say!("  cached      {}", job.cached)?;
+    say!("  failed      {}", job.failed)?;
+    say!("  bytes       {}", HumanBytes(job.bytes))?;
+    say!("  time        {:.1} s", Duration::from_millis(job.elapsed_ms).as_secs_f64())?;
     for FailureLine { url, error } in &job.failures {
-        println!("  FAILED {url}: {error}");
+        say!("  FAILED {url}: {error}")?;
     }
     let untold = job.failed.saturating_sub(job.failures.len() as u64);
     if untold > 0 {
-        println!("  … and {untold} more");
+        say!("  … and {untold} more")?;
     }
+    Ok(())
 }

@@ -1,10 +1,14 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
 
+static IGNORED: LazyLock<IgnoredParameters> = LazyLock::new(IgnoredParameters::default);
+
 fn parse(url: &str) -> Result<ImageRequest<'_>, RequestError> {
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    ImageRequest::parse(path, query, &IgnoredParameters::default())
+    ImageRequest::parse(path, query, &*IGNORED)
 }
 
 fn canonical(url: &str) -> String {
@@ -19,6 +23,19 @@ fn one_spelling_per_request() {
         ("/i/studio/hero/teal-mug?product=mug&colour=teal&w=640", "/i/studio/hero?colour=teal&product=mug&w=640"),
         ("/i/studio/hero/teal-mug.avif?w=640", "/i/studio/hero?w=640&fm=avif"),
         ("/i/studio/hero/v1.2.JPEG", "/i/studio/hero?fm=jpg"),
+        ("/i/studio/hero/mug-2.0?product=mug", "/i/studio/hero?product=mug"),
+        ("/i/studio/hero/st.-petersburg-mug", "/i/studio/hero"),
+        ("/i/studio/hero/mug.", "/i/studio/hero"),
+        ("/i/studio/hero/mug.html", "/i/studio/hero"),
+        ("/i/studio/hero/dr.-mug-1.5.webp", "/i/studio/hero?fm=webp"),
+        ("/i/studio/hero?product=mug&amp;colour=teal&amp;w=640", "/i/studio/hero?colour=teal&product=mug&w=640"),
+        ("/i/studio/hero?amp;amp;w=640&amp;amp%3bfm=avif&AMP;q=low&amp;", "/i/studio/hero?w=640&fm=avif&q=low"),
+        ("/i/studio/hero??product=mug", "/i/studio/hero?product=mug"),
+        ("/i/studio/hero?product=mug?utm_source=x&w=640?UTM%5Fid=%zz&q=low", "/i/studio/hero?product=mug&w=640&q=low"),
+        ("/i/studio/hero?product=mug?utm_source=http://x/?w=9&w=640", "/i/studio/hero?product=mug&w=640"),
+        ("/i/studio/hero?product=mug?size=m", "/i/studio/hero?product=mug%3Fsize%3Dm"),
+        ("/i/studio/hero?utm_source=a?w=1", "/i/studio/hero"),
+        ("/i/studio/hero?camp;x=1&amp;amp=2", "/i/studio/hero?amp=2&camp%3Bx=1"),
         ("/i/studio/hero/x.jpg?fm=jpeg", "/i/studio/hero?fm=jpg"),
         ("/i/studio/hero/x.webp?fm=auto", "/i/studio/hero?fm=webp"),
         ("/i/studio/hero?FORMAT=JPG&Quality=HIGH&WIDTH=10&Height=20", "/i/studio/hero?w=10&h=20&fm=jpg&q=high"),
@@ -71,6 +88,9 @@ fn refusals_name_the_parameter() {
         ("/i/studio/he%ffro", 400, "malformed-encoding", None),
         ("/i/studio/hero/%2", 400, "malformed-encoding", None),
         ("/i/studio/hero/mug.gif", 400, "malformed-value", Some("fm")),
+        ("/i/studio/hero/mug-2.0.SVG", 400, "malformed-value", Some("fm")),
+        ("/i/studio/hero?w=1&amp;width=1", 400, "duplicate-parameter", Some("w")),
+        ("/i/studio/hero?colour=a&amp;colour=b", 400, "duplicate-parameter", Some("colour")),
         ("/i/studio/hero?%zz=1", 400, "malformed-encoding", None),
         ("/i/studio/hero?w=%zz", 400, "malformed-encoding", Some("w")),
         ("/i/studio/hero?colour=%00", 400, "malformed-encoding", Some("colour")),

@@ -1,5 +1,5 @@
 //! The keys in force: read again when their file changes and on SIGHUP. A file that is broken is reported once and
-//! counted; the last valid keys verify on.
+//! counted; the last valid keys verify on. A file that others may read is as good as broken.
 //!
 //! New keys need no new epoch of answers: what a signature was asked for is never kept in the front map.
 
@@ -17,9 +17,10 @@ use tokio::task::JoinHandle;
 
 use super::{Grant, SignatureError, SigningConfig, SigningKeys};
 use crate::campaign::ReloadOutcome;
-use crate::campaign::sources::read_file;
+use crate::campaign::sources::read_opened;
 use crate::clock::Clock;
 use crate::request::ImageRequest;
+use crate::secret;
 
 /// How signatures fare.
 #[derive(Debug, Clone)]
@@ -197,7 +198,6 @@ impl Inner {
 
 /// Keys and the digest of the text they were read from.
 fn read(file: &Path) -> anyhow::Result<(SigningKeys, Digest)> {
-    warn_of_readers(file);
     let text = read_text(file);
     let digest = digest_of(&text);
     let keys = SigningKeys::parse(&text.map_err(anyhow::Error::msg)?)?;
@@ -206,15 +206,7 @@ fn read(file: &Path) -> anyhow::Result<(SigningKeys, Digest)> {
 
 /// An error is as much a state of the file as a text.
 fn read_text(file: &Path) -> Result<String, String> {
-    read_file(file).map_err(|error| error.to_string())
-}
-
-/// A secret that everybody on the machine can read is none.
-fn warn_of_readers(file: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if std::fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0) {
-        tracing::warn!(file = %file.display(), "every user of this machine may read or write the signing keys");
-    }
+    secret::open(file).and_then(read_opened).map_err(|error| error.to_string())
 }
 
 fn digest_of(text: &Result<String, String>) -> Digest {

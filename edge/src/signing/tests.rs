@@ -1,6 +1,8 @@
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use prometheus::{Registry, TextEncoder};
@@ -11,10 +13,22 @@ use crate::campaign::ReloadOutcome;
 use crate::clock::Clock;
 use crate::request::{IgnoredParameters, ImageRequest, RequestError};
 
+static IGNORED: LazyLock<IgnoredParameters> = LazyLock::new(IgnoredParameters::default);
+
 const NOW: u64 = 1_800_000_000;
 
 fn entry(kid: &str, byte: u8, rest: &str) -> String {
     format!("[[keys]]\nkid = \"{kid}\"\nsecret = \"{}\"\n{rest}\n", BASE64.encode(&[byte; 32]))
+}
+
+/// A file of keys as it has to be: for its owner alone.
+fn write_keys(file: &Path, text: &str) {
+    std::fs::write(file, text).expect("written");
+    set_mode(file, 0o600);
+}
+
+fn set_mode(file: &Path, mode: u32) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
 fn keys() -> SigningKeys {
@@ -29,7 +43,7 @@ fn keys() -> SigningKeys {
 
 fn parse<'u>(url: &'u str) -> Result<ImageRequest<'u>, RequestError> {
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    ImageRequest::parse(path, query, &IgnoredParameters::default())
+    ImageRequest::parse(path, query, &*IGNORED)
 }
 
 fn verify(keys: &SigningKeys, url: &str) -> Result<Grant, SignatureError> {
@@ -65,6 +79,15 @@ fn what_is_signed_is_granted_until_it_ends() {
         assert_eq!(verify(&keys, &url), granted, "{url}");
         let at_its_end = keys.verify(&parse(&url).expect("a URL"), expires_s);
         assert_eq!(at_its_end, Err(SignatureError::Expired));
+    }
+}
+
+/// A signature covers what a URL means: pasted from HTML source or with a click identifier it is the same URL.
+#[test]
+fn a_signed_url_survives_being_pasted() {
+    let url = signed("/i/studio/hero/mug-2.0?w=500&colour=teal", Some(NOW + 60));
+    for pasted in [url.replace('&', "&amp;"), url.replace('&', "&amp;amp;"), url.clone() + "&srsltid=1&amp;igsh=2"] {
+        assert_eq!(verify(&keys(), &pasted), Ok(Grant::Signed { left_s: Some(60) }), "{pasted}");
     }
 }
 
@@ -174,7 +197,7 @@ fn metric(registry: &Registry, line: &str) -> bool {
 async fn a_changed_file_takes_effect_and_a_broken_one_does_not() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("keys.toml");
-    std::fs::write(&file, entry("now", 2, "")).expect("written");
+    write_keys(&file, &entry("now", 2, ""));
     let registry = Registry::new();
     let metrics = SigningMetrics::new(&registry).expect("registered once");
     let clock = Arc::new(NOW.into());
@@ -200,13 +223,17 @@ async fn a_changed_file_takes_effect_and_a_broken_one_does_not() {
     assert!(handle.check(&request).is_ok());
 
     std::fs::write(&file, entry("next", 9, "")).expect("written");
+    set_mode(&file, 0o644);
+    assert_eq!(handle.reload_now().await, ReloadOutcome::Refused, "others may read it");
+    assert!(handle.check(&request).is_ok());
+    set_mode(&file, 0o600);
     assert_eq!(handle.reload_now().await, ReloadOutcome::Reloaded);
     assert_eq!(handle.check(&request), Err(SignatureError::UnknownKey));
     for line in [
         "bildkante_edge_signing_keys_valid 1",
         "bildkante_edge_signing_keys 1",
-        "bildkante_edge_signing_keys_reloads_total{outcome=\"refused\"} 2",
-        "bildkante_edge_signatures_total{outcome=\"granted\"} 4",
+        "bildkante_edge_signing_keys_reloads_total{outcome=\"refused\"} 3",
+        "bildkante_edge_signatures_total{outcome=\"granted\"} 5",
         "bildkante_edge_signatures_total{outcome=\"unknown-signing-key\"} 1",
         "bildkante_edge_signatures_total{outcome=\"signature-expired\"} 1",
     ] {
@@ -225,6 +252,13 @@ fn without_keys_every_signature_is_refused_and_a_broken_file_does_not_start() {
     assert_eq!(handle.check(&parse(&url).expect("a URL")), Err(SignatureError::NotConfigured));
     assert_eq!(handle.check(&parse("/i/studio/hero").expect("a URL")), Ok(Grant::Public));
     assert!(open(Some("/nonexistent/keys.toml".into())).is_err());
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("keys.toml");
+    write_keys(&file, &entry("now", 2, ""));
+    assert!(open(Some(file.clone())).is_ok());
+    set_mode(&file, 0o604);
+    let error = format!("{:#}", open(Some(file)).expect_err("others may read it"));
+    assert!(error.contains("mode 0604") && error.contains("run `chmod 6"), "{error}");
 }
 
 /// A URL with parameters of every kind, signed.

@@ -246,6 +246,7 @@ async fn check_tells_certificates_and_signing_keys() -> anyhow::Result<()> {
     let keys = "[[keys]]\nkid = \"next\"\nsecret = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n\
                 [[keys]]\nkid = \"past\"\nsecret = \"ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\"\nretired = true\n";
     std::fs::write(path("keys.toml"), keys)?;
+    std::fs::set_permissions(path("keys.toml"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let config = path("edge.toml");
     let text = format!(
         "[listen]\ntls = {{ certificate = {:?}, key = {:?} }}\n[signing]\nkeys_file = {:?}\n",

@@ -3,6 +3,7 @@
 mod additions;
 mod browser;
 mod clock;
+mod containers;
 mod differential;
 mod faults;
 mod fleet;

@@ -1,5 +1,7 @@
 //! Signed URLs as clients and caches see them: what they unlock, what they share, and when they end.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ fn with_keys(config: &mut Config) {
     let file = config.campaigns.campaigns_dir.with_file_name("keys.toml");
     let entry = new_key_entry("first").expect("random bytes");
     std::fs::write(&file, entry).expect("a writable folder");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("our own file");
     config.signing.keys_file = Some(file);
     config.signing.reload_ms = 20;
 }

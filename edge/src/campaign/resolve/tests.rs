@@ -8,11 +8,11 @@ use super::*;
 use crate::cache::RenditionKey;
 use crate::campaign::tests::Site;
 use crate::render::Anchor;
-use crate::request::IgnoredParameters;
+use crate::request::{IgnoredParameters, parameters};
 
 fn parse<'u>(catalog: &Catalog, url: &'u str) -> ImageRequest<'u> {
     let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    ImageRequest::parse(path, query, catalog.ignored_parameters()).unwrap_or_else(|e| panic!("{url}: {e}"))
+    ImageRequest::parse(path, query, catalog).unwrap_or_else(|e| panic!("{url}: {e}"))
 }
 
 fn resolve(catalog: &Catalog, url: &str) -> Result<Resolved, ResolveError> {
@@ -44,6 +44,43 @@ fn order_case_aliases_and_defaults_do_not_matter() {
     assert_ne!(one.variant.key, english.variant.key);
     assert_eq!(one.variant.recipe.id(), english.variant.recipe.id());
     assert_eq!((english.locale(), english.alt().as_str()), ("en-GB", "red bottle"));
+}
+
+/// URLs as people paste them: copied from HTML source, with slugs of their own and click identifiers of today.
+#[test]
+fn pasted_urls_mean_what_was_meant() {
+    let catalog = Site::new().load();
+    let one = resolve(&catalog, "/i/autumn/hero?colour=red&product=bottle&w=960").expect("resolved");
+    for same in [
+        "/i/autumn/hero?colour=red&amp;product=bottle&amp;w=960",
+        "/i/autumn/hero?colour=red&amp;amp;w=960&AMP;amp%3Bproduct=bottle&amp;",
+        "/i/autumn/hero/bottle-2.0?colour=red&w=960&srsltid=1&igsh=1",
+        "/i/autumn/hero?Colour=Red&product=BOTTLE&locale=de-de&w=960?utm_source=mail&utm_medium=email",
+        "/i/autumn/hero/st.-petersburg-bottle?colour=red&w=960&gad_campaignid=1&gad_source=5&gbraid=0AAA&wbraid=%zz",
+    ] {
+        let other = resolve(&catalog, same).unwrap_or_else(|error| panic!("{same}: {error}"));
+        assert_eq!(one.rendition_url(), other.rendition_url(), "{same}");
+        assert_eq!(one.format, other.format, "{same}");
+    }
+}
+
+/// Fails when a manifest that was valid before a list gained a name changes its meaning.
+#[test]
+fn an_axis_beats_the_list_of_tracking_parameters() {
+    let site = Site::new();
+    let text = crate::campaign::tests::MANIFEST.replace("axes.finish", "axes.srsltid").replace("{finish}", "{srsltid}");
+    site.write("campaigns/autumn.toml", &text);
+    site.lock();
+    let catalog = site.load();
+    assert!(IgnoredParameters::default().matches("srsltid"));
+    let [none, gold] = ["none", "matte"].map(|value| {
+        resolve(&catalog, &format!("/i/autumn/hero?amp;SRSLTID={value}&igsh=1")).expect("resolved").variant.key
+    });
+    assert_ne!(none, gold);
+    let twice = ImageRequest::parse("/i/autumn/hero", Some("srsltid=none&srsltid=matte"), &catalog);
+    assert!(twice.is_err_and(|error| error.as_str() == "duplicate-parameter"));
+    // Elsewhere it stays a click identifier.
+    assert!(ImageRequest::parse("/i/winter/hero", Some("srsltid=1"), &catalog).expect("parsed").axes.is_empty());
 }
 
 #[test]
@@ -302,6 +339,29 @@ proptest! {
     }
 }
 
+/// A name that a list of tracking parameters drops.
+fn tracking_parameter() -> impl Strategy<Value = String> {
+    let names: Vec<&str> = IgnoredParameters::listed().collect();
+    (proptest::sample::select(names), "[a-z0-9_]{1,8}").prop_map(|(pattern, end)| pattern.replace('*', &end))
+}
+
+proptest! {
+    #[test]
+    fn tracking_parameters_change_no_key(
+        colour in proptest::sample::select(&["red", "teal"][..]), rest in proptest::sample::select(&["", "w=481", "fm=avif&q=low", "locale=en-GB"][..]),
+        tracked in proptest::collection::vec((tracking_parameter(), "[A-Za-z0-9%+._-]{0,24}"), 1..6),
+        separator in proptest::sample::select(&["&", "&amp;"][..]),
+    ) {
+        let catalog = SITE.get_or_init(|| Site::new().load());
+        let plain = resolve(catalog, &format!("/i/autumn/hero?colour={colour}&{rest}")).expect("resolved");
+        let added: String = tracked.iter().map(|(name, value)| format!("{separator}{name}={value}")).collect();
+        let other = resolve(catalog, &format!("/i/autumn/hero?colour={colour}{added}&{rest}{added}")).expect("resolved");
+        prop_assert_eq!(&plain.variant.key, &other.variant.key);
+        prop_assert_eq!(plain.rendition_url(), other.rendition_url());
+        prop_assert!(tracked.iter().all(|(name, _)| parameters::lookup(name).is_none()));
+    }
+}
+
 static SITE: OnceLock<Catalog> = OnceLock::new();
 
 /// The way of a hit, timed: `cargo test --release -- --ignored --nocapture resolve_time`.
@@ -309,7 +369,6 @@ static SITE: OnceLock<Catalog> = OnceLock::new();
 #[ignore = "prints a measurement"]
 fn resolve_time() {
     let catalog = Site::new().load();
-    let ignored = IgnoredParameters::default();
     let query = "product=mug&colour=red&finish=matte&locale=en-GB&w=768&dpr=1.5";
     let accept = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8";
     // The best of many short batches: a busy machine interrupts few of them.
@@ -324,7 +383,7 @@ fn resolve_time() {
         let best = (0..200).map(|_| batch()).fold(f64::INFINITY, f64::min);
         println!("{name}: {best:.0} ns");
     };
-    let parse = || ImageRequest::parse("/i/autumn/hero/red-mug", Some(query), &ignored).expect("valid");
+    let parse = || ImageRequest::parse("/i/autumn/hero/red-mug", Some(query), &catalog).expect("valid");
     let request = parse();
     time("parse, 6 parameters", &|| u32::from(parse().axes.len() == 4));
     time("resolve, memoised", &|| catalog.resolve(&request, Grant::Public).expect("resolved").width_px);

@@ -76,8 +76,6 @@ pub enum TicketError {
     Malformed { path: PathBuf, line: usize, reason: &'static str },
     #[error("{path} holds no key")]
     Empty { path: PathBuf },
-    #[error("{path} may be read by everybody: chmod it to 0600")]
-    Exposed { path: PathBuf },
     #[error("the system gives no random bytes")]
     Random,
 }

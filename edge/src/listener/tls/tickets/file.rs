@@ -6,13 +6,14 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::{KEYS_MAX, KeyRing, TicketError, TicketKey, unix_s};
+use crate::secret;
 
 /// Sixteen keys are 1.4 kB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -70,10 +71,7 @@ pub(super) fn rotate_when(
 
 pub(super) fn read(path: &Path) -> Result<KeyRing, TicketError> {
     let failed = |source| TicketError::File { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
-        return Err(TicketError::Exposed { path: path.to_owned() });
-    }
+    let file = secret::open(path).map_err(failed)?;
     let mut text = String::new();
     file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
     let mut keys = Vec::new();
