@@ -127,10 +127,11 @@ pub(crate) fn read(
         root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let (slots, are_slots_whole) = slots::read(&root, &generate, &policy.locales);
+    let slots = slots::read(&root, &generate, &policy.locales);
     generate::finish_defaults(defaults.as_ref());
     root.finish(no_hint);
-    if are_slots_whole {
+    // A slot that was refused may be the one that uses a text.
+    if !source.has_faults() {
         axes::check_prompts_are_used(&root, &axes, &slots);
     }
     check_counts(&root, &axes, &slots);

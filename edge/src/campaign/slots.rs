@@ -132,17 +132,13 @@ impl Slot {
     }
 }
 
-/// Reads `[slots.*]`: those that are right, and whether they are all.
-pub(crate) fn read(
-    root: &TableReader<'_, '_>,
-    generate: &GenerateReader<'_, '_, '_>,
-    locales: &[String],
-) -> (Vec<Slot>, bool) {
+/// Reads `[slots.*]`.
+pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_, '_>, locales: &[String]) -> Vec<Slot> {
     let Some(table) = root.table("slots") else {
         if !root.has("slots") {
             root.missing("slots", NO_SLOTS);
         }
-        return (Vec::new(), false);
+        return Vec::new();
     };
     let tables = table.tables(SLOTS_MAX);
     if tables.is_empty() && !table.is_refused() {
@@ -155,8 +151,7 @@ pub(crate) fn read(
         }
         slots.extend(read_slot(name, table, generate, locales));
     }
-    let is_whole = slots.len() == tables.len() && !table.is_refused();
-    (slots, is_whole)
+    slots
 }
 
 fn read_slot<'a, 'i>(
