@@ -153,7 +153,9 @@ impl FillError {
     fn pause(&self) -> Duration {
         let Self::Origin(error) = self else { return REFUSAL_PAUSE };
         match &**error {
-            OriginError::Refused { .. } | OriginError::Missing { .. } => LASTING_REFUSAL_PAUSE,
+            OriginError::Refused { .. } | OriginError::Missing { .. } | OriginError::EndsDevices { .. } => {
+                LASTING_REFUSAL_PAUSE
+            }
             error => error.retry_after().unwrap_or(REFUSAL_PAUSE).clamp(REFUSAL_PAUSE, LASTING_REFUSAL_PAUSE),
         }
     }

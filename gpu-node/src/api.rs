@@ -23,9 +23,10 @@ use tracing::{Instrument, Span};
 
 use crate::admission::{Board, Generation, Outcome};
 use crate::archive::Archive;
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, Uploads};
 use crate::config::NodeConfig;
 use crate::diffusion::memory::TooLarge;
+use crate::endings::{ENDINGS_MAX, Endings};
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
@@ -136,9 +137,11 @@ pub struct Api {
     name: String,
     board: Arc<Board>,
     archive: Arc<Archive>,
+    endings: Arc<Endings>,
     health: Arc<Health>,
     metrics: Arc<NodeMetrics>,
     blobs: Blobs,
+    uploads: Uploads,
     /// Before tokio's blocking pool, whose own queue has no bound.
     reads: Arc<Semaphore>,
     /// Callers that watch a generation.
@@ -151,15 +154,15 @@ impl Api {
     pub fn new(
         name: String,
         config: &NodeConfig,
-        board: Arc<Board>,
-        archive: Arc<Archive>,
+        (board, archive, endings, blobs): (Arc<Board>, Arc<Archive>, Arc<Endings>, Blobs),
         health: Arc<Health>,
         metrics: Arc<NodeMetrics>,
     ) -> Self {
         let reads = Arc::new(Semaphore::new(config.store.reads_max));
-        let blobs = Blobs::of(&config.data_dir);
+        let uploads = Uploads::new(blobs.clone(), metrics.blob_upload_bytes.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { name, board, archive, health, metrics, blobs, reads, streams, body_timeout: config.http.body_timeout() }
+        let body_timeout = config.http.body_timeout();
+        Self { name, board, archive, endings, health, metrics, blobs, uploads, reads, streams, body_timeout }
     }
 
     /// Answers a request, whatever it is.
@@ -208,6 +211,8 @@ impl Api {
             Route::Adapters => Ok(json(StatusCode::OK, &*self.health.status().adapters)),
             Route::Readyz => Ok(self.readyz()),
             Route::Metrics => {
+                let is_ready = self.health.status().phase == Phase::Ready && self.archive.store().trouble().is_none();
+                self.metrics.ready.set(i64::from(is_ready));
                 let text = HeaderValue::from_static(prometheus::TEXT_FORMAT);
                 Ok(reply(StatusCode::OK, text, self.metrics.render()))
             }
@@ -306,7 +311,7 @@ impl Api {
             archive.find(id, dedup.as_ref())
         });
         let found = found.await.map_err(|_| GenerationError::Panicked)?;
-        let found = found.map_err(|error| GenerationError::Storage { reason: error.to_string() })?;
+        let found = found.map_err(|error| GenerationError::from(&error))?;
         Ok(found.map(|settled| Outcome {
             answer: settled.answer,
             source: GenerationSource::Stored,
@@ -322,6 +327,13 @@ impl Api {
             Phase::Ready => {}
             Phase::Draining => return Err(GenerationError::ShuttingDown),
             phase => return Err(GenerationError::NotReady { reason: phase.reason() }),
+        }
+        if let Some(reason) = self.archive.store().trouble() {
+            return Err(GenerationError::NotStorable { reason });
+        }
+        let endings = self.endings.count(recipe.id());
+        if endings >= ENDINGS_MAX {
+            return Err(GenerationError::EndsDevices { endings });
         }
         let is_absent =
             |digest: &Digest| !status.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
@@ -349,16 +361,31 @@ impl Api {
         let digest: Digest = digest
             .parse()
             .map_err(|error: bildkante_shared::ids::IdError| RequestError::Malformed { reason: error.to_string() })?;
-        let bytes = self.body(request, BLOB_BYTES_MAX).await?;
-        let _permit = self.reads.try_acquire().map_err(|_| RequestError::Busy)?;
-        let blobs = self.blobs.clone();
-        let stored = tokio::task::spawn_blocking(move || blobs.put(digest, &bytes)).await;
-        match stored {
-            Ok(Ok(())) => Ok(reply(StatusCode::NO_CONTENT, HeaderValue::from_static("text/plain"), Vec::new())),
-            Ok(Err(BlobError::Io(error))) => Err(RequestError::Storage { reason: error.to_string() }),
-            Ok(Err(refused)) => Err(RequestError::Invalid { reason: refused.to_string() }),
-            Err(panic) => Err(RequestError::Storage { reason: panic.to_string() }),
+        if request.body().size_hint().lower() > BLOB_BYTES_MAX as u64 {
+            return Err(RequestError::BodyTooLarge { bytes_max: BLOB_BYTES_MAX });
         }
+        if let Some(reason) = self.archive.store().trouble() {
+            return Err(RequestError::NotStorable { reason });
+        }
+        // Before a byte of the body is read: what waits costs no more than its window.
+        let turn = tokio::time::timeout(READ_TURN_WAIT, self.uploads.turn());
+        let _turn = turn.await.map_err(|_| RequestError::Busy)?;
+        let deadline = tokio::time::Instant::now() + self.body_timeout;
+        self.uploads.put(digest, request.into_body(), deadline).await.map_err(|error| match error {
+            BlobError::TooLarge => RequestError::BodyTooLarge { bytes_max: BLOB_BYTES_MAX },
+            BlobError::Aborted => RequestError::BodyAborted,
+            BlobError::Slow => self.too_slow(),
+            BlobError::Io(error) if is_full(&error) => RequestError::NotStorable { reason: error.to_string() },
+            BlobError::Io(_) | BlobError::Panicked => RequestError::Storage { reason: error.to_string() },
+            refused @ (BlobError::Digest { .. } | BlobError::Picture(_)) => {
+                RequestError::Invalid { reason: refused.to_string() }
+            }
+        })?;
+        Ok(reply(StatusCode::NO_CONTENT, HeaderValue::from_static("text/plain"), Vec::new()))
+    }
+
+    fn too_slow(&self) -> RequestError {
+        RequestError::BodyTimeout { timeout_ms: u64::try_from(self.body_timeout.as_millis()).unwrap_or(u64::MAX) }
     }
 
     async fn body<B>(&self, request: Request<B>, bytes_max: usize) -> Result<Bytes, RequestError>
@@ -373,10 +400,7 @@ impl Api {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(RequestError::BodyTooLarge { bytes_max }),
             Ok(Err(_)) => Err(RequestError::BodyAborted),
-            Err(_) => {
-                let timeout_ms = u64::try_from(self.body_timeout.as_millis()).unwrap_or(u64::MAX);
-                Err(RequestError::BodyTimeout { timeout_ms })
-            }
+            Err(_) => Err(self.too_slow()),
         }
     }
 
@@ -415,8 +439,11 @@ impl Api {
 
     fn readyz(&self) -> Reply {
         let status = self.health.status();
-        let is_ready = status.phase == Phase::Ready;
-        let mut reasons: Vec<String> = if is_ready { Vec::new() } else { vec![status.phase.reason()] };
+        let trouble = self.archive.store().trouble();
+        let is_ready = status.phase == Phase::Ready && trouble.is_none();
+        let mut reasons: Vec<String> =
+            if status.phase == Phase::Ready { Vec::new() } else { vec![status.phase.reason()] };
+        reasons.extend(trouble.map(|reason| format!("no master can be stored: {reason}")));
         reasons.extend(status.rejected.iter().cloned());
         let report = serde_json::json!({
             "ready": is_ready,
@@ -428,6 +455,11 @@ impl Api {
         });
         json(if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &report)
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// The body as a generation within every bound.

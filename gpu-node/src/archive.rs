@@ -84,8 +84,11 @@ impl Archive {
     pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
         let place = self.place(recipe, dedup)?;
         if let Some((binding, file)) = self.bound(recipe, place)? {
-            if let Some(place) = place {
-                self.remember_variant(recipe, place, &binding)?;
+            // The answer is here, whether or not that can be written down: the next one who asks tries again.
+            if let Some(place) = place
+                && let Err(error) = self.remember_variant(recipe, place, &binding)
+            {
+                tracing::warn!(%recipe, %error, "the variant's first recipe is not remembered");
             }
             let answer = answer(binding.master, &file.row, binding.duplicate);
             return Ok(Some(Settled { answer, dedup_ms: 0.0 }));
@@ -120,21 +123,18 @@ impl Archive {
         };
         let spent = started.elapsed();
         self.metrics.dedup_seconds.observe(spent.as_secs_f64());
-        let answer = match found {
-            Some((id, row, duplicate)) => self.merged(recipe, dedup, answer(id, &row, Some(duplicate))),
-            None => Answer {
-                master: self.store.put(pixels, &print, determinism)?,
-                duplicate: None,
-                determinism: determinism.clone(),
-            },
-        };
-        let binding = Binding { master: answer.master.id, duplicate: answer.duplicate.clone() };
-        let mut decisions = vec![Decision { recipe, binding: binding.clone(), place }];
-        if place.is_some() && binding.duplicate.is_none() {
+        let answer = if let Some((id, row, duplicate)) = found {
+            let binding = Binding { master: id, duplicate: Some(duplicate.clone()) };
+            self.store.bind(&[Decision { recipe, binding, place }])?;
+            self.merged(recipe, dedup, answer(id, &row, Some(duplicate)))
+        } else {
+            let binding = Binding { master: pixels.master_id(), duplicate: None };
             // It is the recipe's own master in any scope.
-            decisions.push(Decision { recipe, binding, place: None });
-        }
-        self.store.bind(&decisions)?;
+            let anywhere = place.map(|_| Decision { recipe, binding: binding.clone(), place: None });
+            let decisions: Vec<_> = [Decision { recipe, binding, place }].into_iter().chain(anywhere).collect();
+            let master = self.store.put(pixels, &print, determinism, &decisions)?;
+            Answer { master, duplicate: None, determinism: determinism.clone() }
+        };
         Ok(Settled { answer, dedup_ms: spent.as_secs_f64() * 1e3 })
     }
 

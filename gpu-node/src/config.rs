@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// With it edges must show a certificate; without it the listener speaks plain text.
     pub tls: Option<TlsConfig>,
+    /// Whether the listener may speak plain text beyond loopback.
+    pub insecure: bool,
     /// Each folder in it that has a `model_index.json` is a checkpoint of the folder's name, each
     /// `adapters/*.safetensors` an adapter of the file's.
     pub models_dir: PathBuf,
@@ -57,6 +59,7 @@ impl Default for NodeConfig {
             name: String::new(),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070),
             tls: None,
+            insecure: false,
             models_dir: PathBuf::from("gpu-node/models"),
             data_dir: PathBuf::from("data/gpu-node"),
             device: Devices::default(),
@@ -300,11 +303,22 @@ pub struct StoreConfig {
     pub masters_max: usize,
     /// Masters read from disk at the same time.
     pub reads_max: usize,
+    /// Free bytes on the disk of `data_dir` below which nothing is drawn, because it could not be stored; 0: only a write
+    /// that fails says so.
+    pub free_bytes_min: u64,
+    /// Bytes of images that edges have handed over; the longest unused go first.
+    pub blob_bytes_max: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { bytes_max: 20 * 1024 * 1024 * 1024, masters_max: 1_000_000, reads_max: 8 }
+        Self {
+            bytes_max: 20 * 1024 * 1024 * 1024,
+            masters_max: 1_000_000,
+            reads_max: 8,
+            free_bytes_min: 256 << 20,
+            blob_bytes_max: 4 << 30,
+        }
     }
 }
 
@@ -361,18 +375,30 @@ pub enum ConfigError {
     Parse { path: PathBuf, source: Box<toml::de::Error> },
     #[error("`{key}` is {allowed}")]
     Value { key: &'static str, allowed: &'static str },
+    #[error(
+        "`listen` is {listen}, which others reach, and there is no `tls`: anybody there may draw and read every picture. Set `tls`, \
+         or `insecure = true` where the network keeps others out"
+    )]
+    Exposed { listen: SocketAddr },
 }
 
 impl NodeConfig {
     /// # Errors
     /// When the file cannot be read, is no TOML, has an unknown key or a value out of bounds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        let config = Self::read(path)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// The file as it is: whoever changes something of it has it [validated](Self::validate) behind that.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no TOML or has an unknown key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
     }
 
     /// Checks what types cannot say.
@@ -415,9 +441,29 @@ impl NodeConfig {
         require(self.store.bytes_max >= one_master, "store.bytes_max", "at least 67108864 (one largest master)")?;
         require((1..=10_000_000).contains(&self.store.masters_max), "store.masters_max", "1 to 10000000")?;
         require((1..=256).contains(&self.store.reads_max), "store.reads_max", "1 to 256")?;
+        require(
+            self.store.blob_bytes_max >= limits::BLOB_BYTES_MAX as u64,
+            "store.blob_bytes_max",
+            "at least 33554432 (one largest image)",
+        )?;
+        self.check_exposure()?;
         require(self.threads <= 1024, "threads", "0 to 1024")?;
         require((1..=limits::STEPS_MAX).contains(&self.self_test_steps), "self_test_steps", "1 to 200")?;
         self.dedup.validate()
+    }
+}
+
+impl NodeConfig {
+    /// Whether what listens in plain text is out of others' reach, or meant to be in it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Exposed`].
+    pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        let is_local = self.listen.ip().to_canonical().is_loopback();
+        if is_local || self.tls.is_some() || self.insecure {
+            return Ok(());
+        }
+        Err(ConfigError::Exposed { listen: self.listen })
     }
 }
 
@@ -453,7 +499,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 13 + 2 + 3 + 8 + 3 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 14 + 2 + 3 + 8 + 5 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]
@@ -466,6 +512,22 @@ mod tests {
         assert!(config.validate().unwrap_err().to_string().contains("queue.jobs_max"));
         let config: NodeConfig = toml::from_str("[dedup]\nssimulacra2_min = nan").unwrap();
         assert!(config.validate().unwrap_err().to_string().contains("dedup.ssimulacra2_min"));
+    }
+
+    #[test]
+    fn plain_text_beyond_loopback_is_refused_unless_it_is_said_to_be_meant() {
+        let outcome =
+            |text: &str| toml::from_str::<NodeConfig>(text).unwrap().validate().map_err(|error| error.to_string());
+        for exposed in ["0.0.0.0:7070", "[::]:7070", "10.0.0.7:7070", "[::ffff:10.0.0.7]:7070"] {
+            let error = outcome(&format!("listen = \"{exposed}\"")).unwrap_err();
+            assert!(error.contains("`tls`") && error.contains("`insecure = true`"), "{error}");
+            outcome(&format!("listen = \"{exposed}\"\ninsecure = true")).unwrap();
+            let tls = "tls = { certificate = \"c\", key = \"k\", client_ca = \"a\" }";
+            outcome(&format!("listen = \"{exposed}\"\n{tls}")).unwrap();
+        }
+        for local in ["127.0.0.1:7070", "127.3.2.1:7070", "[::1]:7070", "[::ffff:127.0.0.1]:7070"] {
+            outcome(&format!("listen = \"{local}\"")).unwrap();
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
 
+use crate::store::StoreError;
+
 /// Why a caller gets no master. Cheap to clone: joined callers share one end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerationError {
@@ -29,12 +31,31 @@ pub enum GenerationError {
     /// Nobody's: others took the memory, or it was estimated too small; another node, or a later time, may do.
     #[error("the device ran out of memory: {reason}")]
     OutOfMemory { reason: String },
+    /// The recipe took the device along, or was in the pass that did.
+    #[error("the device is lost: {reason}")]
+    DeviceLost { reason: String },
+    /// The recipe's: devices end over it.
+    #[error(
+        "a device ended {endings} times while it drew this, so it is drawn no more: the node's `endings` folder has its file, \
+         and forgets it with that"
+    )]
+    EndsDevices { endings: u32 },
     /// The node's: a defect; the node serves on.
     #[error("the drawing stopped at a defect of the node; its log has the place")]
     Panicked,
     /// The node's: the master could not be stored or read.
     #[error("the master store failed: {reason}")]
     Storage { reason: String },
+    /// The node's: a master could not be stored, so none is drawn. It recovers by itself; another node may do.
+    #[error("no master can be stored: {reason}")]
+    NotStorable { reason: String },
+}
+
+impl From<&StoreError> for GenerationError {
+    fn from(error: &StoreError) -> Self {
+        let reason = error.to_string();
+        if error.is_for_want_of_room() { Self::NotStorable { reason } } else { Self::Storage { reason } }
+    }
 }
 
 fn list(digests: &[Digest]) -> String {
@@ -43,7 +64,7 @@ fn list(digests: &[Digest]) -> String {
 
 impl GenerationError {
     /// Every label, so that metrics show zeros.
-    pub const LABELS: [&'static str; 10] = [
+    pub const LABELS: [&'static str; 13] = [
         "refused",
         "missing",
         "queue_full",
@@ -54,6 +75,9 @@ impl GenerationError {
         "out_of_memory",
         "panicked",
         "storage",
+        "not_storable",
+        "device_lost",
+        "ends_devices",
     ];
 
     /// The word in logs and metric labels.
@@ -70,18 +94,22 @@ impl GenerationError {
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::Panicked => "panicked",
             Self::Storage { .. } => "storage",
+            Self::NotStorable { .. } => "not_storable",
+            Self::DeviceLost { .. } => "device_lost",
+            Self::EndsDevices { .. } => "ends_devices",
         }
     }
 
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Refused { .. } => 422,
+            Self::Refused { .. } | Self::EndsDevices { .. } => 422,
             Self::Missing { .. } => 424,
             Self::QueueFull { .. } => 429,
             Self::DeadlinePassed => 504,
-            Self::NotReady { .. } | Self::ShuttingDown | Self::OutOfMemory { .. } => 503,
+            Self::NotReady { .. } | Self::ShuttingDown | Self::OutOfMemory { .. } | Self::DeviceLost { .. } => 503,
             Self::Failed { .. } | Self::Panicked | Self::Storage { .. } => 500,
+            Self::NotStorable { .. } => 507,
         }
     }
 
@@ -90,8 +118,8 @@ impl GenerationError {
     pub const fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::QueueFull { retry_after_s, .. } => Some(*retry_after_s),
-            Self::NotReady { .. } | Self::ShuttingDown => Some(2),
-            Self::OutOfMemory { .. } => Some(5),
+            Self::NotReady { .. } | Self::ShuttingDown | Self::DeviceLost { .. } => Some(2),
+            Self::OutOfMemory { .. } | Self::NotStorable { .. } => Some(5),
             _ => None,
         }
     }
@@ -106,8 +134,11 @@ impl GenerationError {
             Self::NotReady { .. } => ("not-ready", "The node is not ready"),
             Self::ShuttingDown => ("shutting-down", "The node is shutting down"),
             Self::OutOfMemory { .. } => ("out-of-memory", "The device has no memory left"),
+            Self::DeviceLost { .. } => ("device-lost", "The device ended over this recipe"),
+            Self::EndsDevices { .. } => ("recipe-ends-devices", "Devices end over this recipe"),
             Self::Failed { .. } | Self::Panicked => ("generation-failed", "The drawing failed"),
             Self::Storage { .. } => ("storage-failed", "The master store failed"),
+            Self::NotStorable { .. } => ("not-storable", "The node cannot store what it would draw"),
         };
         let problem = Problem::new(self.status(), kind, title, self.to_string());
         match self {
@@ -146,6 +177,8 @@ pub enum RequestError {
     Busy,
     #[error("the master store failed: {reason}")]
     Storage { reason: String },
+    #[error("nothing can be stored: {reason}")]
+    NotStorable { reason: String },
 }
 
 impl RequestError {
@@ -161,6 +194,7 @@ impl RequestError {
             Self::Invalid { .. } => 422,
             Self::Busy => 503,
             Self::Storage { .. } => 500,
+            Self::NotStorable { .. } => 507,
         }
     }
 
@@ -180,6 +214,7 @@ impl RequestError {
             Self::UnknownGeneration { .. } => ("unknown-generation", "No such generation"),
             Self::Busy => ("busy", "The node has enough to do"),
             Self::Storage { .. } => ("storage-failed", "The master store failed"),
+            Self::NotStorable { .. } => ("not-storable", "The node cannot store this"),
         };
         Problem::new(self.status(), kind, title, self.to_string())
     }
@@ -202,13 +237,16 @@ mod tests {
             GenerationError::OutOfMemory { reason: String::new() },
             GenerationError::Panicked,
             GenerationError::Storage { reason: String::new() },
+            GenerationError::NotStorable { reason: String::new() },
+            GenerationError::DeviceLost { reason: String::new() },
+            GenerationError::EndsDevices { endings: 2 },
         ];
         assert_eq!(ends.each_ref().map(GenerationError::as_str), GenerationError::LABELS);
         for end in ends {
             let problem = end.problem();
             assert_eq!(problem.status, end.status());
             assert_eq!(problem.missing.len(), usize::from(problem.status == 424));
-            assert_eq!(end.retry_after_s().is_some(), [429, 503].contains(&problem.status));
+            assert_eq!(end.retry_after_s().is_some(), [429, 503, 507].contains(&problem.status));
         }
     }
 }

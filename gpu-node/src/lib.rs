@@ -18,6 +18,7 @@ pub mod commands;
 pub mod config;
 pub mod dedup;
 pub mod diffusion;
+pub mod endings;
 pub mod error;
 pub mod fuzzing;
 pub mod health;
@@ -34,20 +35,26 @@ pub mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use bildkante_shared::shutdown::{self, ShutdownTrigger};
+use bildkante_shared::limits::DEADLINE_MS_MAX;
+use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger, Ticks};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admission::Board;
 use crate::api::Api;
 use crate::archive::Archive;
+use crate::blobs::Blobs;
 use crate::config::{ConfigError, NodeConfig};
+use crate::endings::Endings;
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
 use crate::store::{Store, StoreError};
 use crate::tls::{ReloadableTls, TlsError};
 use crate::worker::{Bench, Engines, Worker};
+
+/// Between two looks at the disk.
+const LOOK_AFTER_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,8 @@ pub enum StartError {
     Listener(std::io::Error),
     #[error("the master store: {0}")]
     Store(#[from] StoreError),
+    #[error("`endings` in the data folder: {0}")]
+    Endings(std::io::Error),
     #[error("the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("`tls`: {0}")]
@@ -107,15 +116,20 @@ impl Node {
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let addr = listener.local_addr().map_err(StartError::Listener)?;
+        // Where it really listens, wherever the socket comes from.
+        NodeConfig { listen: addr, ..config.clone() }.check_exposure()?;
         let metrics = Arc::new(NodeMetrics::new()?);
         let tls = config.tls.clone().map(ReloadableTls::load).transpose()?;
         let store = open_store(&config, &metrics).await?;
-        let archive = Arc::new(Archive::new(store, config.dedup.clone(), Arc::clone(&metrics)));
+        let archive = Arc::new(Archive::new(Arc::clone(&store), config.dedup.clone(), Arc::clone(&metrics)));
+        // Behind the store, which keeps a second node out of the folder.
+        let endings = Arc::new(Endings::open(&config.data_dir, Arc::clone(&metrics)).map_err(StartError::Endings)?);
         let board = Board::new(&config.queue, Arc::clone(&metrics));
         let health = Arc::new(Health::default());
         let bench = Bench {
             board: Arc::clone(&board),
             archive: Arc::clone(&archive),
+            endings: Arc::clone(&endings),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
             self_test_steps: config.self_test_steps,
@@ -124,11 +138,15 @@ impl Node {
         let worker = Worker::start(engines.into(), bench).map_err(StartError::Thread)?;
         let name = if config.name.is_empty() { addr.to_string() } else { config.name.clone() };
         tracing::info!(node = %name, %addr, "listening");
-        let api = Api::new(name, &config, Arc::clone(&board), archive, Arc::clone(&health), Arc::clone(&metrics));
+        let blobs = Blobs::of(&config.data_dir, config.store.blob_bytes_max);
+        blobs.sweep();
+        let parts = (Arc::clone(&board), archive, endings, blobs.clone());
+        let api = Api::new(name, &config, parts, Arc::clone(&health), Arc::clone(&metrics));
         let (trigger, shutdown) = shutdown::channel();
         if let Some(tls) = &tls {
             let _until_shutdown = tls.watch(shutdown.clone());
         }
+        tokio::spawn(look_after(store, blobs, shutdown.clone()));
         let serving = server::serve(listener, Arc::new(api), tls, config.http, Arc::clone(&metrics), shutdown);
         let board = Closing(board);
         Ok(RunningNode { addr, trigger, server: tokio::spawn(serving), worker, board, health, metrics })
@@ -140,6 +158,25 @@ async fn open_store(config: &NodeConfig, metrics: &Arc<NodeMetrics>) -> Result<A
     let opened = tokio::task::spawn_blocking(move || Store::open(&folder, &limits, metrics)).await;
     let store = opened.map_err(|defect| StartError::Thread(std::io::Error::other(defect)))??;
     Ok(Arc::new(store))
+}
+
+/// Looks at the disk every second, so that a node draws again when there is space again and no request has to try.
+/// Where there is none, images go that no drawing under way can want: edges have them and hand them over again.
+async fn look_after(store: Arc<Store>, blobs: Blobs, shutdown: Shutdown) {
+    let mut ticks = Ticks::every(LOOK_AFTER_PERIOD, shutdown);
+    while ticks.next().await.is_some() {
+        let (store, blobs) = (Arc::clone(&store), blobs.clone());
+        let look = move || {
+            store.look_after();
+            if store.trouble().is_some() {
+                let longest = Duration::from_millis(DEADLINE_MS_MAX);
+                SystemTime::now().checked_sub(longest).map(|then| blobs.remove_unused_since(then));
+            }
+        };
+        if let Err(defect) = tokio::task::spawn_blocking(look).await {
+            tracing::error!(%defect, "looking after the store ended at a defect");
+        }
+    }
 }
 
 impl RunningNode {

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         }
     };
     // Returns only where that is done or cannot be.
-    if let Err(error) = runtime::spin_briefly() {
+    if let Err(error) = runtime::settle_environment() {
         complain(&anyhow::Error::new(error).context("starting anew with patient threads"));
     }
     match cli.command {
@@ -109,12 +109,14 @@ fn complain(error: &anyhow::Error) {
 
 fn configuration(args: &ServeArgs) -> anyhow::Result<NodeConfig> {
     let mut config = match &args.config {
-        Some(path) => NodeConfig::load(path)?,
+        Some(path) => NodeConfig::read(path)?,
         None => NodeConfig::default(),
     };
     if let Some(listen) = args.listen {
         config.listen = listen;
     }
+    // What the file says may be in order by itself, and not with the address asked for.
+    config.validate()?;
     Ok(config)
 }
 

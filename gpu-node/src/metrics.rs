@@ -51,6 +51,14 @@ pub struct NodeMetrics {
     pub store_masters: IntGauge,
     pub store_evictions_total: IntCounter,
     pub store_corrupt_total: IntCounter,
+    /// Bytes of images that are being uploaded, as far as memory holds them.
+    pub blob_upload_bytes: IntGauge,
+    /// Devices and processes that ended while they drew, counted per recipe they were at.
+    pub recipe_endings_total: IntCounter,
+    /// 1 while masters can be stored: what cannot be stored is not drawn.
+    pub store_writable: IntGauge,
+    /// What the disk of the data folder has free.
+    pub store_free_bytes: IntGauge,
     pub device_busy_seconds_total: Counter,
     pub stage_seconds: HistogramVec,
     pub steps_total: IntCounter,
@@ -103,6 +111,11 @@ impl NodeMetrics {
             store_evictions_total: make.counter("store_evictions_total", "Masters removed to make room")?,
             store_corrupt_total: make
                 .counter("store_corrupt_total", "Masters quarantined: their digest did not agree")?,
+            blob_upload_bytes: make.gauge("blob_upload_bytes", "Bytes of uploads that memory holds")?,
+            recipe_endings_total: make
+                .counter("recipe_endings_total", "Recipes at whose drawing a device or the process ended")?,
+            store_writable: make.gauge("store_writable", "1 while masters can be stored")?,
+            store_free_bytes: make.gauge("store_free_bytes", "Free on the disk of the data folder")?,
             device_busy_seconds_total: make.seconds("device_busy_seconds_total", "Time the device spent drawing")?,
             stage_seconds: make.histograms("stage_seconds", "Time of a drawing by stage", "stage")?,
             steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,

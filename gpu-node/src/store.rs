@@ -8,9 +8,13 @@
 //! - a file's bytes are compared with the digest in the database on every read; what does not agree is moved to
 //!   `quarantine/`, its row and bindings are dropped, and it is never served;
 //! - a row whose file is gone, and a file without a row (a crash between the two writes), are removed at start;
-//! - bytes and count are bounded: the longest unused masters go first, with their bindings.
+//! - bytes and count are bounded: the longest unused masters go first, with their bindings;
+//! - a master and what is bound to it come in one commit; where that fails its file goes again, so nothing is kept that
+//!   nothing refers to;
+//! - a write that failed is never the reason for a second drawing: nothing is taken until a trial write has succeeded.
 
 mod files;
+mod room;
 mod tables;
 mod usage;
 
@@ -34,6 +38,7 @@ use crate::metrics::NodeMetrics;
 
 use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
+use room::Room;
 use tables::Tables;
 use usage::Usage;
 
@@ -101,9 +106,20 @@ pub enum StoreError {
     Png(#[from] PngError),
     #[error("the master has {bytes} bytes, at most {MASTER_FILE_BYTES_MAX} are stored")]
     TooLarge { bytes: usize },
+    /// The disk is short of space, or the last write failed.
+    #[error("{reason}")]
+    NoRoom { reason: String },
+    #[error("it could not be written: {0}")]
+    Unwritable(Box<StoreError>),
 }
 
 impl StoreError {
+    /// Whether it is that nothing can be stored, rather than that something cannot be read.
+    #[must_use]
+    pub const fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::Unwritable(_))
+    }
+
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }
     }
@@ -118,6 +134,7 @@ pub struct Store {
     index: Mutex<Index>,
     /// Held while files appear or go; taken before the other two.
     writing: Mutex<()>,
+    room: Room,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -131,9 +148,18 @@ impl Store {
             let folder = data_dir.join(folder);
             std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
         }
-        let tables = Tables::open(&data_dir.join("masters.redb"))?;
+        Self::over(Tables::open(&data_dir.join("masters.redb"))?, data_dir, config, metrics)
+    }
+
+    fn over(
+        tables: Tables,
+        data_dir: &Path,
+        config: &StoreConfig,
+        metrics: Arc<NodeMetrics>,
+    ) -> Result<Self, StoreError> {
         let store = Self {
             tables,
+            room: Room::new(data_dir, config.free_bytes_min, Arc::clone(&metrics)),
             folder: data_dir.to_owned(),
             usage: Mutex::new(Usage::new(config.bytes_max, config.masters_max)),
             index: Mutex::new(Index::default()),
@@ -154,7 +180,10 @@ impl Store {
             Some(file) if file.bytes == row.file_bytes => usage.insert(id, file.bytes, file.used_unix_ms),
             _ => lost.push(id),
         })?;
-        self.tables.forget(&lost)?;
+        // On a disk that is full at the start they stay: reading one finds out once more.
+        if let Err(error) = self.tables.forget(&lost) {
+            self.room.note(&StoreError::Unwritable(Box::new(error)));
+        }
         self.tables.each_entry(|scope, entry, phash| index.insert_unique(scope, phash, entry))?;
         for id in files.keys() {
             files::remove(&self.path(*id));
@@ -231,7 +260,8 @@ impl Store {
         if matches!(reason, ReadError::Damaged) {
             files::quarantine(&self.path(id), &self.folder.join("quarantine"), now_unix_ms());
         }
-        self.forget(&[id])?;
+        // Its file is away: whether the row goes now or at the next reading, it is not served.
+        let _ = self.noting(self.forget(&[id]));
         Ok(None)
     }
 
@@ -250,14 +280,62 @@ impl Store {
         }
     }
 
-    /// Stores a master, unless it is here already.
+    /// Whether a master could be stored now: asked before it is drawn.
     ///
     /// # Errors
-    /// When the file or the database cannot be written.
-    pub fn put(&self, pixels: &Pixels, print: &Fingerprint, drawn: &Determinism) -> Result<MasterInfo, StoreError> {
+    /// [`StoreError::NoRoom`]. Asks the file system.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        self.room.check()
+    }
+
+    /// Why nothing can be stored, as far as is known; asks nothing.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.room.trouble()
+    }
+
+    /// Looks at the disk, and tries a write where the last one failed. To be called every second or so; blocks.
+    pub fn look_after(&self) {
+        if let Err(error) = self.room.measure() {
+            self.room.note(&error);
+            let folder = self.folder.join("quarantine");
+            return files::empty(&folder);
+        }
+        if self.room.trouble().is_some() {
+            match self.room.try_file().and_then(|()| self.tables.probe()) {
+                Ok(()) => self.room.recovered(),
+                Err(error) => tracing::debug!(%error, "a trial write failed"),
+            }
+        }
+    }
+
+    /// Notes whether writing works.
+    fn noting<T>(&self, written: Result<T, StoreError>) -> Result<T, StoreError> {
+        written.map_err(|error| match error {
+            StoreError::Io { .. } | StoreError::Database(_) | StoreError::InUse { .. } => {
+                let error = StoreError::Unwritable(Box::new(error));
+                self.room.note(&error);
+                error
+            }
+            other => other,
+        })
+    }
+
+    /// Stores a master, unless it is here already, and with it what is bound to it.
+    ///
+    /// # Errors
+    /// When the file or the database cannot be written; neither the master nor a binding is there then.
+    pub fn put(
+        &self,
+        pixels: &Pixels,
+        print: &Fingerprint,
+        drawn: &Determinism,
+        decisions: &[Decision],
+    ) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
         let _writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
+            self.bind(decisions)?;
             return Ok(row.info(id));
         }
         let png = encode_png(pixels)?;
@@ -273,15 +351,34 @@ impl Store {
             determinism: drawn.clone(),
             created_unix_ms: now_unix_ms(),
         };
-        self.make_room(row.file_bytes)?;
-        let path = self.path(id);
-        files::create_parents(&path, &self.folder.join("masters"))?;
-        durable::write(&path, &[&png], Durability::Synced).map_err(StoreError::io(&path))?;
-        self.tables.insert_master(id, &row, &print.chroma)?;
+        self.noting(self.write(id, &row, &png, &print.chroma, decisions))?;
         let mut usage = self.usage.lock();
         usage.insert(id, row.file_bytes, row.created_unix_ms);
         self.publish(&usage);
+        drop(usage);
+        self.make_findable(decisions)?;
         Ok(row.info(id))
+    }
+
+    fn write(
+        &self,
+        id: MasterId,
+        row: &MasterRow,
+        png: &[u8],
+        chroma: &Chroma,
+        decisions: &[Decision],
+    ) -> Result<(), StoreError> {
+        self.make_room(row.file_bytes)?;
+        let path = self.path(id);
+        files::create_parents(&path, &self.folder.join("masters"))?;
+        durable::write(&path, &[png], Durability::Synced).map_err(StoreError::io(&path))?;
+        let inserted = self.tables.insert_master(id, row, chroma, decisions);
+        // A commit that failed may have come through all the same. Where that cannot be told the file goes, for its space is
+        // wanted: a row without one is found and dropped when it is read.
+        if inserted.is_err() && !matches!(self.tables.master(id), Ok(Some(_))) {
+            files::remove(&path);
+        }
+        inserted
     }
 
     /// Binds a recipe, in one commit; a master that is a variant's own in a scope becomes findable there.
@@ -289,7 +386,12 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub fn bind(&self, decisions: &[Decision]) -> Result<(), StoreError> {
-        self.tables.bind(decisions)?;
+        self.noting(self.tables.bind(decisions))?;
+        self.make_findable(decisions)
+    }
+
+    /// Makes bound masters findable as duplicates.
+    fn make_findable(&self, decisions: &[Decision]) -> Result<(), StoreError> {
         for Decision { binding, place, .. } in decisions {
             let (Some(place), None) = (place, &binding.duplicate) else { continue };
             // Gone already: then it is in nobody's way, and its next drawing is bound anew.
@@ -340,4 +442,73 @@ impl Store {
 pub fn now_unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tables::failing;
+    use super::*;
+
+    fn pixels(seed: u8) -> Pixels {
+        Pixels::new(8, 8, (0..192).map(|n: u8| n.wrapping_mul(seed)).collect()).unwrap()
+    }
+
+    fn drawn() -> Determinism {
+        Determinism { class: "test".into(), device: "none".into(), runtime: "none".into() }
+    }
+
+    fn put(store: &Store, seed: u8) -> Result<MasterInfo, StoreError> {
+        let pixels = pixels(seed);
+        let recipe = RecipeId::from_raw([seed; 16]);
+        let binding = Binding { master: pixels.master_id(), duplicate: None };
+        store.put(&pixels, &Fingerprint::of(&pixels), &drawn(), &[Decision { recipe, binding, place: None }])
+    }
+
+    #[test]
+    fn after_a_commit_that_failed_nothing_is_taken_until_a_trial_succeeds_and_no_file_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("masters.redb");
+        for folder in ["masters", "quarantine"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let tables = Tables::open_with(&path, failing::open).unwrap();
+        let metrics = Arc::new(NodeMetrics::new().unwrap());
+        let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::default() };
+        let store = Store::over(tables, dir.path(), &config, Arc::clone(&metrics)).unwrap();
+        put(&store, 3).unwrap();
+
+        failing::fill(&path);
+        let error = put(&store, 5).unwrap_err();
+        assert!(error.is_for_want_of_room(), "{error}");
+        let id = pixels(5).master_id();
+        assert!(!store.path(id).exists(), "a file that nothing refers to");
+        store.look_after();
+        assert!(store.check_room().unwrap_err().is_for_want_of_room(), "the trial failed");
+        assert_eq!(metrics.store_writable.get(), 0);
+
+        failing::free(&path);
+        assert!(store.check_room().is_err(), "nothing has been tried since");
+        store.look_after();
+        store.check_room().unwrap();
+        assert_eq!(metrics.store_writable.get(), 1);
+        put(&store, 5).unwrap();
+        assert!(store.read(id).unwrap().is_some());
+        let recipe = RecipeId::from_raw([5; 16]);
+        assert_eq!(store.binding(recipe, None).unwrap().unwrap().master, id);
+    }
+
+    #[test]
+    fn a_disk_with_less_than_the_reserve_takes_nothing_and_loses_its_quarantine() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(NodeMetrics::new().unwrap());
+        let config = StoreConfig { free_bytes_min: u64::MAX, ..StoreConfig::default() };
+        let store = Store::open(dir.path(), &config, metrics).unwrap();
+        let damaged = dir.path().join("quarantine/1-x.png");
+        std::fs::write(&damaged, "x").unwrap();
+        let error = store.check_room().unwrap_err();
+        assert!(error.to_string().contains("`store.free_bytes_min`"), "{error}");
+        store.look_after();
+        assert!(!damaged.exists());
+        assert!(store.trouble().is_some());
+    }
 }

@@ -29,6 +29,7 @@ use crate::admission::{Board, Cost, StartedJob};
 use crate::archive::Archive;
 use crate::diffusion::memory::MemoryLimits;
 use crate::diffusion::pipeline::{Generated, StepControl};
+use crate::endings::Endings;
 use crate::error::GenerationError;
 use crate::health::{DeviceStatus, Health, Phase, SelfTest};
 use crate::metrics::NodeMetrics;
@@ -219,7 +220,7 @@ impl From<EngineError> for GenerationError {
             EngineError::Refused { reason } => Self::Refused { reason },
             EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
             EngineError::OutOfMemory { reason } => Self::OutOfMemory { reason },
-            EngineError::DeviceLost { reason } => Self::NotReady { reason: format!("the device is lost: {reason}") },
+            EngineError::DeviceLost { reason } => Self::DeviceLost { reason },
             EngineError::Stopped => Self::DeadlinePassed,
         }
     }
@@ -230,6 +231,7 @@ impl From<EngineError> for GenerationError {
 pub struct Bench {
     pub board: Arc<Board>,
     pub archive: Arc<Archive>,
+    pub endings: Arc<Endings>,
     pub health: Arc<Health>,
     pub metrics: Arc<NodeMetrics>,
     pub self_test_steps: u32,
@@ -446,7 +448,7 @@ impl DeviceBench {
                 match self.archive.find(id, dedup.as_ref()) {
                     Ok(Some(settled)) => answers.insert(dedup, Ok(settled)),
                     Ok(None) => continue,
-                    Err(error) => answers.insert(dedup, Err(storage(&error))),
+                    Err(error) => answers.insert(dedup, Err((&error).into())),
                 };
             }
             if answers.is_empty() {
@@ -493,7 +495,7 @@ impl Bench {
                 let settled = self.archive.settle(id, dedup.as_ref(), &generated.pixels, determinism);
                 let settled = settled.map_err(|error| {
                     tracing::error!(recipe = %id, %error, "master not stored");
-                    storage(&error)
+                    GenerationError::from(&error)
                 });
                 answers.insert(dedup, settled);
             }
@@ -507,10 +509,6 @@ impl Bench {
         tracing::error!(recipe = %job.recipe.id(), defect = message(panic), "a job ended at a defect");
         self.board.fail(job.recipe.id(), &GenerationError::Panicked);
     }
-}
-
-fn storage(error: &crate::store::StoreError) -> GenerationError {
-    GenerationError::Storage { reason: error.to_string() }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -6,6 +6,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::diffusion::pipeline::StepControl;
@@ -39,7 +40,7 @@ fn models() -> TempDir {
 }
 
 fn config(models: &TempDir) -> NodeConfig {
-    NodeConfig { models_dir: models.path().to_owned(), threads: 1, ..NodeConfig::default() }
+    NodeConfig { models_dir: models.path().to_owned(), threads: 1, models_poll_ms: 100, ..NodeConfig::default() }
 }
 
 fn digest(adapters: &[AdapterInfo], name: &str) -> Digest {
@@ -94,6 +95,62 @@ fn an_adapter_acts_in_its_own_request_only() {
         assert_eq!(desk.draw(&two).unwrap(), with_two, "{checkpoint}: put together again, it draws something else");
         assert_eq!(desk.draw(&plain).unwrap(), before, "{checkpoint}: an adapter stays behind");
     }
+}
+
+/// Waits until the engine has taken over a change after which `is_so`.
+fn refreshed(desk: &mut Desk, what: &str, is_so: impl Fn(&dyn Engine) -> bool) {
+    let since = Instant::now();
+    loop {
+        let _ = desk.engine.refresh();
+        if is_so(desk.engine.as_ref()) {
+            return;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_that_have_begun_with_them() {
+    let mut desk = Desk::new();
+    desk.engine.watch(Arc::new(|| ()));
+    let recipe = desk.recipe("sd1-tiny", vec![desk.lora("sd1.kohya", 0.8)]);
+    let expected = desk.draw(&recipe).unwrap();
+    let slot = desk.engine.begin(&recipe).unwrap();
+    desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+
+    let models = desk._models.path().to_owned();
+    std::fs::remove_file(models.join("adapters/sd1.kohya.safetensors")).unwrap();
+    let offered = desk.engine.adapters().len();
+    refreshed(&mut desk, "the adapter is gone", |engine| engine.adapters().len() < offered);
+    // Neither a device that is short of memory nor as many other networks as are kept take it from under the drawing.
+    desk.engine.free_memory();
+    for step in 0..12 {
+        let other = desk.recipe("sd1-tiny", vec![desk.lora("sd1.peft", 0.1 * f64::from(step))]);
+        desk.draw(&other).unwrap();
+    }
+    while !desk.engine.is_done(slot) {
+        desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    }
+
+    // Its checkpoint is replaced by another one of the same name: both are there until the drawing is over.
+    let before = desk.engine.memory().footprints.len();
+    let link = models.join("sd1-tiny");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(fixtures().join("checkpoints/sd2-tiny"), &link).unwrap();
+    let old = recipe.checkpoint;
+    refreshed(&mut desk, "the checkpoint is replaced", |engine| {
+        let known = engine.checkpoints();
+        known.len() == 2 && known.iter().all(|known| known.digest != old)
+    });
+    assert_eq!(desk.engine.memory().footprints.len(), before + 1, "one more is resident");
+    assert!(desk.engine.refresh().is_none(), "nothing has changed since");
+    let finished = desk.engine.finish(slot).unwrap();
+    assert_eq!(finished.pixels.master_id(), expected);
+    // Only now is it gone, and what there is for drawings was measured without it; that is reported.
+    assert_eq!(desk.engine.memory().footprints.len(), before);
+    assert!(desk.engine.refresh().is_some(), "nobody is told");
+    assert_eq!(desk.draw(&recipe), Err(EngineError::Missing(old)));
 }
 
 #[test]

@@ -81,6 +81,75 @@ async fn images_are_stored_by_digest_and_asked_for_by_it() {
     assert_eq!(node.client.get(&format!("/v1/blobs/{picture}")).await.status, 405);
 }
 
+/// Sends what is there and holds the connection open.
+async fn open_put(node: &TestNode, digest: Digest, part: &[u8]) -> tokio::net::TcpStream {
+    use tokio::io::AsyncWriteExt;
+    let mut stream = tokio::net::TcpStream::connect(node.node.addr()).await.unwrap();
+    let head = format!("PUT /v1/blobs/{digest} HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n", 31 << 20);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // As much as is taken without waiting: who waits for a permit takes no more than its window.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), stream.write_all(part)).await;
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_open_uploads_hold_no_more_than_their_budget_and_end_without_a_trace() {
+    let wish = Wish::default().config(|config| config.http.body_timeout_ms = 20_000);
+    let node = wish.start().await;
+    let part: Arc<[u8]> = vec![7; 30 << 20].into();
+    let opened = (0..40).map(|n: u8| {
+        let part = Arc::clone(&part);
+        let digest = Digest::of_bytes(&[n]);
+        let node = &node;
+        async move { open_put(node, digest, &part).await }
+    });
+    let mut most: f64 = 0.0;
+    let opened = futures(opened);
+    tokio::pin!(opened);
+    let streams = loop {
+        tokio::select! {
+            streams = &mut opened => break streams,
+            () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {
+                most = most.max(node.metric("bildkante_node_blob_upload_bytes"));
+            }
+        }
+    };
+    let bound = bildkante_gpu_node::blobs::UPLOAD_BYTES_MAX;
+    assert!(most <= f64::from(u32::try_from(bound).unwrap()), "{most} bytes of {bound} are held");
+    // Those that have a turn lie on disk as far as they have come.
+    let folder = node.data.path().join("blobs");
+    let lying = std::fs::read_dir(&folder).unwrap().count();
+    assert!((1..=bildkante_gpu_node::blobs::UPLOADS_MAX).contains(&lying), "{lying} files");
+    drop(streams);
+    let since = std::time::Instant::now();
+    while std::fs::read_dir(&folder).unwrap().count() > 0 {
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "half an upload is left");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(node.metric("bildkante_node_blob_upload_bytes").abs() < 0.5);
+    let (picture, png) = image("picture.png");
+    assert_eq!(put(&node, picture, png).await, 204, "a turn is free again");
+}
+
+/// All of them at once.
+async fn futures<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = all.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, output) in &mut pending {
+            if output.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *output = Some(value);
+            }
+        }
+        if pending.iter().any(|(_, output)| output.is_none()) {
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(pending.iter_mut().filter_map(|(_, output)| output.take()).collect())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn what_does_not_fit_is_the_callers_fault_and_named() {
     let (node, _models) = node().await;

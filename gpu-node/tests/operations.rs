@@ -179,6 +179,33 @@ async fn a_lost_device_ends_the_node_and_tells_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_that_ended_its_device_twice_is_refused_and_its_company_is_not() {
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    for round in 0..2 {
+        let (node, _) = Sick::start_on(&data).await;
+        // They share every pass; the second time whoever was in the first one's last pass is drawn alone.
+        let answers = at_once(&node, &["first", "die", "second"]).await;
+        assert!(answers.iter().all(|(status, _)| [200, 503].contains(status)), "round {round}: {answers:?}");
+        assert!(matches!(node.node.failed().await, Phase::Failed { .. }));
+        node.node.shut_down().await;
+    }
+    let (node, _) = Sick::start_on(&data).await;
+    let refused = node.client.post(&request("die")).await;
+    assert_eq!((refused.status.as_u16(), refused.problem().kind.as_str()), (422, "/problems/recipe-ends-devices"));
+    assert!(matches!(node.node.settled().await, Phase::Ready), "it was not even begun");
+    for prompt in ["first", "second"] {
+        node.client.post(&request(prompt)).await.reply();
+    }
+
+    // An operator who has mended the cause takes its file away.
+    let id = ValidRecipe::try_from(support::recipe("die")).unwrap().id();
+    std::fs::remove_file(data.path().join("endings").join(format!("{id}.json"))).unwrap();
+    let tried = node.client.post(&request("die")).await;
+    assert_eq!((tried.status.as_u16(), tried.problem().kind.as_str()), (503, "/problems/device-lost"));
+    node.node.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_devices_draw_from_one_queue() {
     let controls = [Arc::new(FakeControl::default()), Arc::new(FakeControl::default())];
     let engines = controls

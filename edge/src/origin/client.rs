@@ -21,13 +21,17 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::connector::Connector;
-use super::error::OriginError;
+use super::error::{Contact, OriginError};
 use super::health::Probe;
 use super::images::Images;
 use crate::cache::MasterFile;
 
 /// The problem type of a drawing that found no memory.
 const OUT_OF_MEMORY: &str = "/problems/out-of-memory";
+/// The problem type of a drawing that took its device along.
+const DEVICE_LOST: &str = "/problems/device-lost";
+/// How long a node whose connection broke has to show that it is still there.
+const SIGN_OF_LIFE_WAIT: Duration = Duration::from_secs(2);
 /// Longest piece of a node's own words in our errors.
 const DETAIL_CHARS_MAX: usize = 512;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
@@ -62,10 +66,37 @@ impl NodeClient {
 
     /// The error of a call that is given up because the node answers nothing any more.
     pub(super) fn gone_silent(&self) -> OriginError {
-        OriginError::Unreachable { node: self.name.clone(), cause: "its probes go unanswered".to_owned() }
+        let cause = "its probes go unanswered".to_owned();
+        OriginError::Unreachable { node: self.name.clone(), cause, contact: Contact::None }
     }
 
     pub(super) async fn generate(
+        &self,
+        recipe: &ValidRecipe,
+        request: &GenerationRequest,
+        images: &Images,
+        trace: &TraceContext,
+    ) -> Result<GenerationReply, OriginError> {
+        match self.draw(recipe, request, images, trace).await {
+            // A network breaks connections, too: then the node is there and ready as before.
+            Err(OriginError::Unreachable { node, cause, contact: Contact::Broken }) if self.is_gone().await => {
+                Err(OriginError::Ended { node, cause })
+            }
+            reply => reply,
+        }
+    }
+
+    /// Whether a node whose connection broke has ended: nobody listens there any more, or it says that it is not ready yet.
+    async fn is_gone(&self) -> bool {
+        let call = self.call(Method::GET, "/readyz", None, REPLY_BODY_BYTES_MAX);
+        match tokio::time::timeout(SIGN_OF_LIFE_WAIT, call).await {
+            Ok(Ok(reply)) => !reply.status.is_success(),
+            Ok(Err(OriginError::Unreachable { contact, .. })) => contact == Contact::None,
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    async fn draw(
         &self,
         recipe: &ValidRecipe,
         request: &GenerationRequest,
@@ -164,7 +195,10 @@ impl NodeClient {
         path: &str,
         reply_bytes_max: usize,
     ) -> Result<Reply, OriginError> {
-        let response = self.connector.client().request(request).await.map_err(|error| self.unreachable(&error))?;
+        let response = self.connector.client().request(request).await.map_err(|error| {
+            let contact = if error.is_connect() { Contact::None } else { contact(&error) };
+            self.unreachable(&error, contact)
+        })?;
         let (parts, body) = response.into_parts();
         // An error is never as long as a master.
         let bytes_max = if parts.status.is_success() { reply_bytes_max } else { REPLY_BODY_BYTES_MAX };
@@ -172,7 +206,7 @@ impl NodeClient {
             if error.is::<LengthLimitError>() {
                 self.protocol(format!("{} {path}: its reply is over {bytes_max} bytes", parts.status.as_u16()))
             } else {
-                self.unreachable(error.as_ref())
+                self.unreachable(error.as_ref(), contact(error.as_ref()))
             }
         })?;
         Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
@@ -206,6 +240,12 @@ impl NodeClient {
             StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == OUT_OF_MEMORY => {
                 Err(OriginError::Failed { node, problem: Box::new(problem(&reply)) })
             }
+            StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == DEVICE_LOST => {
+                Err(OriginError::Ended { node, cause: problem(&reply).detail })
+            }
+            StatusCode::INSUFFICIENT_STORAGE => {
+                Err(OriginError::CannotStore { node, problem: Box::new(problem(&reply)) })
+            }
             StatusCode::SERVICE_UNAVAILABLE => Err(OriginError::NotReady { node, retry_after }),
             StatusCode::GATEWAY_TIMEOUT => Err(OriginError::DeadlinePassed),
             StatusCode::FAILED_DEPENDENCY => Err(OriginError::Missing { node, digests: problem(&reply).missing }),
@@ -225,8 +265,8 @@ impl NodeClient {
         OriginError::Protocol { node: self.name.clone(), reason: cut(&reason) }
     }
 
-    fn unreachable(&self, error: &dyn Error) -> OriginError {
-        OriginError::Unreachable { node: self.name.clone(), cause: cut(&with_causes(error)) }
+    fn unreachable(&self, error: &dyn Error, contact: Contact) -> OriginError {
+        OriginError::Unreachable { node: self.name.clone(), cause: cut(&with_causes(error)), contact }
     }
 }
 
@@ -270,6 +310,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
     };
     Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// Whether the other end broke the connection: silence, found out by pings, is none of its doing.
+fn contact(error: &(dyn Error + 'static)) -> Contact {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+            return Contact::None;
+        }
+        next = error.source();
+    }
+    Contact::Broken
 }
 
 /// hyper's errors say little without the errors below them.

@@ -5,6 +5,15 @@ use std::time::Duration;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::problem::Problem;
 
+/// Whether a node that cannot be reached had been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// No connection, or one that fell silent.
+    None,
+    /// The connection broke while the node was at it.
+    Broken,
+}
+
 /// One mapping each to a metric label, to a retry and to a node's health.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OriginError {
@@ -19,7 +28,16 @@ pub enum OriginError {
     NotReady { node: String, retry_after: Option<Duration> },
     /// No connection, or one that broke before the reply was whole.
     #[error("node {node} cannot be reached: {cause}")]
-    Unreachable { node: String, cause: String },
+    Unreachable { node: String, cause: String, contact: Contact },
+    /// It was gone when its connection broke in mid-drawing, or it said that its device was lost to this recipe.
+    #[error("node {node} ended while it drew this: {cause}")]
+    Ended { node: String, cause: String },
+    /// No further node is given to a recipe that has ended several.
+    #[error("{endings} nodes ended while they drew this: no further one is asked")]
+    EndsDevices { endings: u32 },
+    /// 507: it has no place for what it would draw.
+    #[error("node {node} cannot store what it would draw: {}", problem.detail)]
+    CannotStore { node: String, problem: Box<Problem> },
     /// Any other 4xx: the request itself is wrong, everywhere.
     #[error("node {node} refuses: {}", problem.detail)]
     Refused { node: String, problem: Box<Problem> },
@@ -40,7 +58,7 @@ pub enum OriginError {
 
 impl OriginError {
     /// Every [`Self::as_str`], for metrics.
-    pub const LABELS: [&'static str; 10] = [
+    pub const LABELS: [&'static str; 13] = [
         "queue-full",
         "deadline-passed",
         "not-ready",
@@ -51,6 +69,9 @@ impl OriginError {
         "protocol",
         "master-absent",
         "no-healthy-node",
+        "ended",
+        "ends-devices",
+        "cannot-store",
     ];
 
     #[must_use]
@@ -70,6 +91,9 @@ impl OriginError {
             Self::Protocol { .. } => 7,
             Self::MasterAbsent { .. } => 8,
             Self::NoHealthyNode => 9,
+            Self::Ended { .. } => 10,
+            Self::EndsDevices { .. } => 11,
+            Self::CannotStore { .. } => 12,
         }
     }
 
@@ -82,8 +106,14 @@ impl OriginError {
             | Self::Unreachable { .. }
             | Self::Missing { .. }
             | Self::Failed { .. }
+            | Self::Ended { .. }
+            | Self::CannotStore { .. }
             | Self::Protocol { .. } => true,
-            Self::DeadlinePassed | Self::Refused { .. } | Self::MasterAbsent { .. } | Self::NoHealthyNode => false,
+            Self::DeadlinePassed
+            | Self::Refused { .. }
+            | Self::MasterAbsent { .. }
+            | Self::EndsDevices { .. }
+            | Self::NoHealthyNode => false,
         }
     }
 
@@ -91,7 +121,14 @@ impl OriginError {
     /// node hangs, its probe finds out.
     #[must_use]
     pub const fn is_fault_of_node(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Failed { .. } | Self::Protocol { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Failed { .. }
+                | Self::Protocol { .. }
+                | Self::Ended { .. }
+                | Self::EndsDevices { .. }
+        )
     }
 
     /// How long the node asked to be left alone.
@@ -114,7 +151,7 @@ mod tests {
         assert_eq!(labels.len(), OriginError::LABELS.len());
         assert_eq!(OriginError::NoHealthyNode.as_str(), "no-healthy-node");
         assert_eq!(OriginError::DeadlinePassed.as_str(), "deadline-passed");
-        let error = OriginError::Unreachable { node: "a".into(), cause: "refused".into() };
+        let error = OriginError::Unreachable { node: "a".into(), cause: "refused".into(), contact: Contact::None };
         assert_eq!((error.as_str(), error.is_retryable(), error.is_fault_of_node()), ("unreachable", true, true));
     }
 }

@@ -15,6 +15,7 @@
 
 mod client;
 mod connector;
+mod endings;
 mod error;
 mod health;
 mod images;

@@ -7,6 +7,8 @@
 //! origin in trouble must not be asked twice as much. A call on a node that stops answering its probes is given up
 //! when there is another to ask.
 //!
+//! A recipe at whose drawing two nodes ended is given to no third (see `endings`).
+//!
 //! A new topology takes effect between two calls: nodes in both keep their health and connections, calls on nodes
 //! that are gone end on them.
 
@@ -31,6 +33,7 @@ use tokio::time::Instant;
 
 use super::client::NodeClient;
 use super::connector::{Connector, NodeTlsError};
+use super::endings::{ENDINGS_MAX, Endings};
 use super::error::OriginError;
 use super::health::{Health, NodeState};
 use super::images::Images;
@@ -73,6 +76,8 @@ pub struct Regions {
     retries: RetryBudget,
     /// Where recipes are being drawn for this edge.
     drawing: Mutex<HashMap<RecipeId, Arc<Node>>>,
+    /// Recipes at whose drawing nodes ended.
+    endings: Endings,
     /// What nodes may lack and is here.
     images: Images,
     metrics: OriginMetrics,
@@ -119,6 +124,7 @@ impl Regions {
             bound,
             retries: RetryBudget::new(),
             drawing: Mutex::default(),
+            endings: Endings::default(),
             images: Images::default(),
             metrics,
             probed: watch::Sender::new(0),
@@ -232,6 +238,10 @@ impl Regions {
         trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
         let deadline = Instant::now() + deadline.min(Duration::from_millis(DEADLINE_MS_MAX));
+        let endings = self.endings.of(recipe.id(), std::time::Instant::now());
+        if endings >= ENDINGS_MAX {
+            return Err(OriginError::EndsDevices { endings });
+        }
         let dedup = &dedup;
         let call = move |node: &Node| {
             let client = node.client.clone();
@@ -241,13 +251,33 @@ impl Regions {
                 deadline_ms: millis_until(deadline),
                 dedup: dedup.clone(),
             };
-            async move { client.generate(recipe, &request, &self.images, trace).await }
+            async move { self.counted(recipe.id(), client.generate(recipe, &request, &self.images, trace).await) }
         };
         let mut candidates = self.candidates(recipe.id().as_bytes());
         self.join_own(recipe.id(), &mut candidates);
         let drawing = Drawing::enter(&self.drawing, recipe.id(), candidates.first());
         let reply = self.with_failover(Operation::Generate, candidates, deadline, call).await;
         drop(drawing);
+        reply
+    }
+
+    /// Counts nodes that ended over a recipe: the last one's end is the recipe's.
+    fn counted(
+        &self,
+        recipe: RecipeId,
+        reply: Result<GenerationReply, OriginError>,
+    ) -> Result<GenerationReply, OriginError> {
+        match &reply {
+            Ok(_) => self.endings.forget(recipe),
+            Err(error @ OriginError::Ended { .. }) => {
+                let endings = self.endings.add(recipe, std::time::Instant::now());
+                tracing::error!(%recipe, %error, endings, "a node ended over a recipe");
+                if endings >= ENDINGS_MAX {
+                    return Err(OriginError::EndsDevices { endings });
+                }
+            }
+            Err(_) => {}
+        }
         reply
     }
 
@@ -418,7 +448,10 @@ impl Regions {
             let in_time = deadline.saturating_duration_since(Instant::now()) >= RETRY_TIME_MIN;
             let goes_on = error.is_retryable() && in_time && candidates.peek().is_some() && self.retries.withdraw();
             // The first error says more than later ones of the same kind.
-            let is_final = matches!(error, OriginError::Refused { .. } | OriginError::DeadlinePassed);
+            let is_final = matches!(
+                error,
+                OriginError::Refused { .. } | OriginError::DeadlinePassed | OriginError::EndsDevices { .. }
+            );
             let worst = failure.take().filter(|_| !is_final).unwrap_or(error);
             if !goes_on {
                 return Err(worst);
@@ -441,7 +474,7 @@ impl Regions {
         let result = tokio::time::timeout_at(deadline, call).await.unwrap_or(Err(OriginError::DeadlinePassed));
         self.metrics.ended(operation, result.as_ref().err(), started.elapsed());
         match &result {
-            Err(OriginError::NotReady { .. }) => node.health.not_ready(),
+            Err(OriginError::NotReady { .. } | OriginError::CannotStore { .. }) => node.health.not_ready(),
             Err(error) if error.is_fault_of_node() => node.health.call_failed(),
             Err(OriginError::DeadlinePassed) => {}
             Ok(_) | Err(_) => node.health.call_succeeded(),

@@ -63,6 +63,13 @@ async fn every_status_has_its_own_meaning() {
     let memory = outcome(status(503, memory.into())).await.unwrap_err();
     assert_eq!((memory.as_str(), memory.is_retryable()), ("failed", true));
 
+    // It has no place for what it would draw: another node may, and this one is asked no more until it is ready.
+    let full = outcome(status(507, problem(507, "not-storable", "1 MiB free"))).await.unwrap_err();
+    assert_eq!((full.as_str(), full.is_retryable(), full.is_fault_of_node()), ("cannot-store", true, false));
+
+    let lost = outcome(status(503, problem(503, "device-lost", "an illegal memory access"))).await.unwrap_err();
+    assert_eq!((lost.as_str(), lost.is_retryable()), ("ended", true));
+
     let labels = [(503, "not-ready"), (504, "deadline-passed"), (500, "failed"), (502, "failed"), (404, "refused")];
     for (code, label) in labels {
         assert_eq!(outcome(status(code, Bytes::new())).await.unwrap_err().as_str(), label, "{code}");
@@ -205,7 +212,7 @@ async fn a_node_that_dies_in_a_call_is_replaced_and_found_again_when_it_is_back(
     });
     eventually("the node is called", async || node.calls() > 0).await;
     let port = node.kill().await;
-    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap_err().as_str(), "unreachable");
+    assert_eq!(timeout(LONG, call).await.unwrap().unwrap().unwrap_err().as_str(), "ended");
     eventually("the node is known to be gone", async || !region.is_healthy()).await;
     assert_eq!(generate(&region, LONG).await.unwrap_err(), OriginError::NoHealthyNode);
     let _again = FakeNode::start_at(port, Behaviour::Draw).await;
@@ -446,4 +453,40 @@ fn of_many_candidates_three_are_asked_and_one_of_them_far_away() {
     assert_eq!(names(1, 4), ["near", "far", "far"]);
     assert_eq!(names(4, 0), ["near", "near"]);
     assert_eq!(names(1, 0), ["near"]);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_store_is_passed_over() {
+    let (full, other) = (FakeNode::start(Behaviour::Draw).await, FakeNode::start(Behaviour::Draw).await);
+    let behaviour = status(507, problem(507, "not-storable", "1 MiB free"));
+    full.behave(behaviour.clone());
+    other.behave(behaviour);
+    let (region, _) = region(&[&full, &other]);
+    let error = generate(&region, LONG).await.unwrap_err();
+    assert_eq!((error.as_str(), full.calls(), other.calls()), ("cannot-store", 1, 1));
+}
+
+#[tokio::test]
+async fn a_recipe_that_ends_nodes_is_given_to_no_third_and_others_go_on() {
+    let ends = || status(503, problem(503, "device-lost", "an illegal memory access"));
+    let nodes = [FakeNode::start(ends()).await, FakeNode::start(ends()).await, FakeNode::start(ends()).await];
+    let (region, _) = region(&[&nodes[0], &nodes[1], &nodes[2]]);
+    let calls = || nodes.iter().map(FakeNode::calls).sum::<usize>();
+    let error = generate(&region, LONG).await.unwrap_err();
+    assert_eq!((error.as_str(), calls()), ("ends-devices", 2), "{error}");
+    nodes.iter().for_each(|node| node.behave(Behaviour::Draw));
+    let again = generate(&region, LONG).await.unwrap_err();
+    assert_eq!((again.as_str(), calls()), ("ends-devices", 2), "it is not even asked for");
+    region.generate(&recipe(2), None, Urgency::DEFAULT, LONG, &TraceContext::start()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_an_ending_only_where_the_node_is_gone() {
+    // It hangs up on every call and answers its probes: the network's fault, for all the edge can tell.
+    let node = FakeNode::start(Behaviour::HangUp).await;
+    let (here, _) = region(&[&node]);
+    assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "unreachable");
+    node.ready(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "ended");
+    assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "ends-devices");
 }

@@ -36,6 +36,8 @@ pub(crate) enum Behaviour {
     Status(StatusCode, Vec<(&'static str, String)>, Bytes),
     /// Takes the request and never answers.
     Hang,
+    /// Ends the connection over a call.
+    HangUp,
     /// Sends a 200 and part of a body, then nothing.
     HangInBody,
     /// Sends this many bytes and more of a 200.
@@ -126,7 +128,13 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         connections.spawn(async move {
             let service = service_fn(move |request| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, std::convert::Infallible>(answer(&state, request).await) }
+                async move {
+                    let hangs_up = matches!(*state.behaviour.lock(), Behaviour::HangUp);
+                    if hangs_up && request.uri().path() != "/readyz" {
+                        return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+                    }
+                    Ok(answer(&state, request).await)
+                }
             });
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -145,7 +153,7 @@ fn answer(state: &Arc<State>, request: Request<Incoming>) -> Answer {
     state.calls.fetch_add(1, Ordering::SeqCst);
     match state.behaviour.lock().clone() {
         Behaviour::Draw => draw(Arc::clone(state), request),
-        Behaviour::Hang => {
+        Behaviour::Hang | Behaviour::HangUp => {
             let abandoned = Abandoned(Arc::clone(&state.abandoned));
             Box::pin(async move {
                 let _abandoned = abandoned;

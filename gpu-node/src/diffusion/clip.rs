@@ -121,6 +121,12 @@ impl ClipTextModel {
         })
     }
 
+    /// Tokens that have a row of their own: ids from 0.
+    #[must_use]
+    pub fn vocabulary(&self) -> i64 {
+        self.token_embedding.size().first().copied().unwrap_or(0)
+    }
+
     /// The embeddings of `tokens`, `[n, t]` of whole numbers.
     ///
     /// # Errors

@@ -7,11 +7,13 @@
 mod attention;
 pub mod batch;
 pub mod checkpoint;
+mod choices;
 pub mod clip;
 pub mod conditioning;
 pub mod config;
 pub mod controlnet;
 pub mod device;
+pub mod fault;
 mod files;
 mod layers;
 mod layout;
@@ -38,6 +40,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, Family};
 pub use tch::Device;
 use tch::{Kind, TchError};
 
+use self::fault::Fault;
 use self::scheduler::SchedulerError;
 
 /// The precision a network computes in.
@@ -106,50 +109,14 @@ impl DiffusionError {
         matches!(self, Self::Input { .. } | Self::Scheduler(_))
     }
 
-    /// Whether the device, or the process, had no memory left. Nothing else is wrong with either.
+    /// What it says of the device.
     #[must_use]
-    pub fn is_out_of_memory(&self) -> bool {
-        let Self::Torch(error) = self else { return false };
-        let text = error.to_string();
-        text.contains("out of memory") || text.contains("can't allocate memory") || text.contains("bad allocation")
-    }
-
-    /// Whether the device will do nothing any more for this process: an error of CUDA's stays with its context, and every
-    /// call behind it fails.
-    #[must_use]
-    pub fn is_device_lost(&self) -> bool {
-        let Self::Torch(error) = self else { return false };
-        let text = error.to_string();
-        !self.is_out_of_memory() && ["CUDA error", "CUDA driver error"].iter().any(|begin| text.contains(begin))
+    pub fn fault(&self) -> Fault {
+        let Self::Torch(error) = self else { return Fault::None };
+        Fault::of(&error.to_string())
     }
 
     pub(crate) fn input(reason: impl Into<String>) -> Self {
         Self::Input { reason: reason.into() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn torch(message: &str) -> DiffusionError {
-        TchError::Torch(message.into()).into()
-    }
-
-    #[test]
-    fn what_a_device_says_is_told_apart() {
-        let kind = |error: &DiffusionError| (error.is_out_of_memory(), error.is_device_lost());
-        assert_eq!(
-            kind(&torch("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity")),
-            (true, false)
-        );
-        assert_eq!(
-            kind(&torch("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")),
-            (true, false)
-        );
-        assert_eq!(kind(&torch("CUDA error: an illegal memory access was encountered")), (false, true));
-        assert_eq!(kind(&torch("CUDA error: out of memory")), (true, false));
-        assert_eq!(kind(&torch("The size of tensor a (3) must match")), (false, false));
-        assert_eq!(kind(&DiffusionError::input("CUDA error")), (false, false));
     }
 }

@@ -8,7 +8,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::Determinism;
 use tch::Device;
 
-use super::{Checkpoint, device};
+use super::{Checkpoint, choices, device};
 
 /// The only libtorch that `tch` links against; its build script refuses any other.
 pub const LIBTORCH: &str = "libtorch-2.11.0";
@@ -16,21 +16,19 @@ pub const LIBTORCH: &str = "libtorch-2.11.0";
 /// Turns of an idle OpenMP thread's loop before it sleeps: a few microseconds.
 const SPINS: &str = "1000";
 
-const CUBLAS_WORKSPACE: &str = "CUBLAS_WORKSPACE_CONFIG";
-
-/// Starts the program anew with an environment in which OpenMP threads soon sleep while they wait for each other, unless
-/// the environment already says how they wait.
+/// Starts the program anew with an environment in which OpenMP threads soon sleep while they wait for each other, and in which
+/// libraries repeat themselves, where the environment does not say so already.
 ///
 /// GNU's OpenMP spins for milliseconds by default. As soon as something else wants the cores — the edge beside its
 /// sidecar, encoding — the thread that is waited for is not running, and every one of the hundreds of barriers in a
 /// step burns a time slice: a step took ten to twenty times as long on two busy cores, and not a tenth longer with few
-/// spins on idle ones. The library reads its environment when it is loaded, before `main`, so there is no other way in.
+/// spins on idle ones. Libraries read their environment when they are loaded, before `main`, so there is no other way in.
 ///
 /// # Errors
 /// When the program cannot be started anew; it goes on as it is then. Otherwise this returns at most once.
-pub fn spin_briefly() -> io::Result<()> {
-    let is_said = |name: &str| std::env::var_os(name).is_some();
-    if is_said("GOMP_SPINCOUNT") || is_said("OMP_WAIT_POLICY") {
+pub fn settle_environment() -> io::Result<()> {
+    let missing = missing_settings(|name| std::env::var(name).ok());
+    if missing.is_empty() {
         return Ok(());
     }
     let mut arguments = std::env::args_os();
@@ -38,12 +36,24 @@ pub fn spin_briefly() -> io::Result<()> {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // cuBLAS repeats itself only with a workspace of one shape (its documentation, "Results reproducibility"), and reads this
-    // when it is loaded, too.
-    if !is_said(CUBLAS_WORKSPACE) {
-        command.env(CUBLAS_WORKSPACE, ":4096:8");
+    Err(command.args(arguments).envs(missing).exec())
+}
+
+/// Variables and the values they are given. Each is decided by itself.
+fn missing_settings(said: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, &'static str)> {
+    let mut missing = Vec::new();
+    if said("GOMP_SPINCOUNT").is_none() && said("OMP_WAIT_POLICY").is_none() {
+        missing.push(("GOMP_SPINCOUNT", SPINS));
     }
-    Err(command.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec())
+    // cuBLAS repeats itself only with a workspace of one shape (its documentation, "Results reproducibility").
+    if said("CUBLAS_WORKSPACE_CONFIG").is_none() {
+        missing.push(("CUBLAS_WORKSPACE_CONFIG", ":4096:8"));
+    }
+    // With it the number of threads, and so the order of additions, follows the machine's load.
+    if said("OMP_DYNAMIC").is_some_and(|value| !value.trim().eq_ignore_ascii_case("false")) {
+        missing.push(("OMP_DYNAMIC", "false"));
+    }
+    missing
 }
 
 /// CPU threads of one operator, for operators that the calling thread starts: OpenMP keeps the number per thread.
@@ -60,7 +70,7 @@ pub fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// Equal class, equal bits: the processor chooses the kernels, precision and shape of the batch the order of their
+/// Equal class, equal bits: the processor chooses the kernels, so do libraries and their environment (see [`choices`]), precision and shape of the batch the order of their
 /// additions, and on a CPU the calling thread's number of threads where they are cut into shares: sums over channels-
 /// last maps are made share by share, and the values at a share's end are computed one by one, which rounds differently.
 ///
@@ -71,7 +81,12 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usiz
     let (rows, channels) = (requests * if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
     let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
     let device = device::kind_of(checkpoint.device());
-    let mut class = format!("{device}/{LIBTORCH}/{}/{rows}x{channels}x{height}x{width}", checkpoint.dtype());
+    let choices = choices::of(checkpoint.device(), checkpoint.dtype()).unwrap_or_else(|error| {
+        tracing::error!(%error, "what libtorch chose cannot be told");
+        "unknown".to_owned()
+    });
+    let dtype = checkpoint.dtype();
+    let mut class = format!("{device}/{LIBTORCH}/{choices}/{dtype}/{rows}x{channels}x{height}x{width}");
     if checkpoint.placement().channels_last {
         class.push_str("/channels-last");
     }
@@ -82,4 +97,25 @@ pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usiz
         class.push_str(&format!("/threads-{}", threads()));
     }
     Determinism { class, device, runtime: LIBTORCH.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_made_by_itself() {
+        let missing = |said: &[(&str, &str)]| {
+            let said: std::collections::HashMap<_, _> = said.iter().copied().collect();
+            missing_settings(|name| said.get(name).map(|value| (*value).to_owned()))
+        };
+        let (spins, workspace) = (("GOMP_SPINCOUNT", SPINS), ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"));
+        assert_eq!(missing(&[]), [spins, workspace]);
+        assert_eq!(missing(&[("OMP_WAIT_POLICY", "passive")]), [workspace], "whatever it says of waiting");
+        assert_eq!(missing(&[("GOMP_SPINCOUNT", "7")]), [workspace]);
+        assert_eq!(missing(&[("CUBLAS_WORKSPACE_CONFIG", ":16:8")]), [spins]);
+        let dynamic = [("OMP_DYNAMIC", "TRUE"), workspace, spins];
+        assert_eq!(missing(&dynamic), [("OMP_DYNAMIC", "false")]);
+        assert!(missing(&[("OMP_DYNAMIC", "false"), workspace, spins]).is_empty(), "it is started anew once");
+    }
 }

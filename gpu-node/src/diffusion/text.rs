@@ -108,6 +108,11 @@ impl TextEncoders {
         let (mut states, mut pooled) = (Vec::new(), None);
         for encoder in &self.encoders {
             let ids = encoder.tokenizer.encode_chunks(prompt, chunks).map_err(refused)?;
+            // Checked at load as well; on a device a row that is not there costs the device.
+            let rows = encoder.model.vocabulary();
+            if let Some(id) = ids.iter().flatten().find(|id| !(0..rows).contains(*id)) {
+                return Err(DiffusionError::input(format!("the prompt has token {id}, the text encoder {rows} rows")));
+            }
             let rows = i64::try_from(ids.len()).unwrap_or(i64::MAX);
             let tokens = Tensor::f_from_slice(&ids.concat())?.f_view([rows, -1])?; // [chunks, t]
             let encoded = encoder.model.forward(&tokens, self.layer)?;

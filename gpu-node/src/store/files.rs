@@ -127,6 +127,13 @@ pub(super) fn quarantine(path: &Path, folder: &Path, now_unix_ms: u64) {
     kept.iter().take(surplus).for_each(|path| remove(path));
 }
 
+/// Removes every file of a folder; what cannot be removed stays.
+pub(super) fn empty(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        remove(&entry.path());
+    }
+}
+
 /// Writes a use down as the file's modification time.
 pub(super) fn set_used(path: &Path, now_unix_ms: u64) {
     let time = UNIX_EPOCH + Duration::from_millis(now_unix_ms);

@@ -8,13 +8,23 @@
 //! | `bound` | master, recipe, scope, variant (zero: none) | nothing: what to drop with a master |
 //! | `entries` | master, scope | variant: who may be found as a duplicate where |
 //! | `variants` | variant | the first recipe settled for it |
+//! | `probe` | nothing | nothing: what a trial commit writes |
+//!
+//! redb refuses everything after an I/O error until the database is opened anew, so a failed call opens it anew, and while
+//! that fails the next call tries again: a disk that was full for a moment costs that moment. Each commit records the
+//! allocator's state ("quick repair"), so that opening does not walk the file.
 
+use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use parking_lot::RwLock;
+use redb::{
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 
 use super::{Binding, Decision, MasterRow, StoreError};
 use crate::dedup::{CHROMA_BYTES, Chroma};
@@ -28,6 +38,10 @@ const BINDINGS: TableDefinition<(Key, Key), &[u8]> = TableDefinition::new("bindi
 const BOUND: TableDefinition<(Key, Key, Key, Key), ()> = TableDefinition::new("bound");
 const ENTRIES: TableDefinition<(Key, Key), Key> = TableDefinition::new("entries");
 const VARIANTS: TableDefinition<Key, Key> = TableDefinition::new("variants");
+const PROBE: TableDefinition<(), u64> = TableDefinition::new("probe");
+
+/// The number of tables above.
+const TABLES: usize = 7;
 
 /// Stands for "no scope" and "no variant".
 const NONE: Key = [0; 16];
@@ -36,9 +50,26 @@ const HIGHEST: Key = [0xff; 16];
 /// Pages kept in memory.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
-#[derive(Debug)]
 pub(super) struct Tables {
-    database: Database,
+    path: PathBuf,
+    opener: Opener,
+    opened: RwLock<Opened>,
+}
+
+/// How the file becomes a database: tests put a failing disk between the two.
+pub(super) type Opener = fn(&Path) -> Result<Database, DatabaseError>;
+
+struct Opened {
+    /// `None` while it cannot be opened.
+    database: Option<Database>,
+    /// Counts openings, so that of several calls that failed at one database only the first opens it anew.
+    opening: u64,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// One arm for each of the database's error types.
@@ -56,60 +87,124 @@ database_errors!(DatabaseError, TransactionError, TableError, StorageError, Comm
 
 impl Tables {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
-            Ok(database) => database,
-            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse { path: path.to_owned() }),
-            Err(error) => return Err(error.into()),
-        };
-        let tables = Self { database };
-        // Creates every table, so that readers need not ask whether one is there.
-        tables.write(|transaction| {
-            transaction.open_table(MASTERS)?;
-            transaction.open_table(CHROMA)?;
-            transaction.open_table(BINDINGS)?;
-            transaction.open_table(BOUND)?;
-            transaction.open_table(ENTRIES)?;
-            transaction.open_table(VARIANTS)?;
-            Ok(())
-        })?;
+        Self::open_with(path, |path| Database::builder().set_cache_size(CACHE_BYTES).create(path))
+    }
+
+    pub(super) fn open_with(path: &Path, opener: Opener) -> Result<Self, StoreError> {
+        let tables = Self { path: path.to_owned(), opener, opened: RwLock::new(Opened { database: None, opening: 0 }) };
+        tables.open_anew(0)?;
         Ok(tables)
     }
 
+    /// Opens the database, unless another call has since it was opened the `opening`th time.
+    fn open_anew(&self, opening: u64) -> Result<(), StoreError> {
+        let mut opened = self.opened.write();
+        if opened.opening != opening && opened.database.is_some() {
+            return Ok(());
+        }
+        // Closed first: it locks its file. What a closing leaves undone the opening repairs.
+        drop(opened.database.take());
+        let database = match (self.opener)(&self.path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(StoreError::InUse { path: self.path.clone() }),
+            Err(error) => return Err(error.into()),
+        };
+        create_tables(&database)?;
+        opened.opening += 1;
+        opened.database = Some(database);
+        Ok(())
+    }
+
+    /// What `work` reads; asked once more behind an opening where the database fails.
+    fn read<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.read_once(&work) {
+            (opening, Err(StoreError::Database(_))) => {
+                self.open_anew(opening)?;
+                self.read_once(&work).1
+            }
+            (_, result) => result,
+        }
+    }
+
+    fn read_once<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, StoreError>) -> (u64, Result<T, StoreError>) {
+        let opened = self.opened.read();
+        let result = opened.begin(|database| Ok(database.begin_read()?)).and_then(|transaction| work(&transaction));
+        (opened.opening, result)
+    }
+
+    /// One commit. Behind a failed one the database is opened anew.
     fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        let result = work(&transaction)?;
-        transaction.commit()?;
-        Ok(result)
+        let (opening, is_open) = {
+            let opened = self.opened.read();
+            (opened.opening, opened.database.is_some())
+        };
+        if !is_open {
+            self.open_anew(opening)?;
+        }
+        let (opening, result) = {
+            let opened = self.opened.read();
+            (opened.opening, opened.begin(begin_write).and_then(|transaction| commit(transaction, work)))
+        };
+        if matches!(result, Err(StoreError::Database(_)))
+            && let Err(error) = self.open_anew(opening)
+        {
+            tracing::error!(%error, "the masters' database cannot be opened again yet");
+        }
+        result
+    }
+
+    /// A commit that changes nothing of worth: whether commits succeed again.
+    pub(super) fn probe(&self) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(PROBE)?;
+            let count = table.get(())?.map_or(0, |count| count.value());
+            table.insert((), count.wrapping_add(1))?;
+            Ok(())
+        })
     }
 
     pub(super) fn master(&self, id: MasterId) -> Result<Option<MasterRow>, StoreError> {
-        let table = self.database.begin_read()?.open_table(MASTERS)?;
-        Ok(table.get(*id.as_bytes())?.map(|row| serde_json::from_slice(row.value())).transpose()?)
+        self.read(|transaction| {
+            let row = transaction.open_table(MASTERS)?.get(*id.as_bytes())?;
+            Ok(row.map(|row| serde_json::from_slice(row.value())).transpose()?)
+        })
     }
 
     pub(super) fn chroma(&self, id: MasterId) -> Result<Option<Chroma>, StoreError> {
-        let table = self.database.begin_read()?.open_table(CHROMA)?;
-        Ok(table.get(*id.as_bytes())?.map(|grid| Chroma::from_bytes(grid.value())))
+        self.read(|transaction| {
+            let grid = transaction.open_table(CHROMA)?.get(*id.as_bytes())?;
+            Ok(grid.map(|grid| Chroma::from_bytes(grid.value())))
+        })
     }
 
     pub(super) fn binding(&self, recipe: RecipeId, scope: Option<ScopeKey>) -> Result<Option<Binding>, StoreError> {
-        let table = self.database.begin_read()?.open_table(BINDINGS)?;
         let key = (*recipe.as_bytes(), scope.map_or(NONE, |scope| scope.0));
-        Ok(table.get(key)?.map(|row| serde_json::from_slice(row.value())).transpose()?)
+        self.read(|transaction| {
+            let row = transaction.open_table(BINDINGS)?.get(key)?;
+            Ok(row.map(|row| serde_json::from_slice(row.value())).transpose()?)
+        })
     }
 
     pub(super) fn variant(&self, variant: VariantKey) -> Result<Option<RecipeId>, StoreError> {
-        let table = self.database.begin_read()?.open_table(VARIANTS)?;
-        Ok(table.get(variant.0)?.map(|recipe| RecipeId::from_raw(recipe.value())))
+        self.read(|transaction| {
+            let recipe = transaction.open_table(VARIANTS)?.get(variant.0)?;
+            Ok(recipe.map(|recipe| RecipeId::from_raw(recipe.value())))
+        })
     }
 
-    pub(super) fn insert_master(&self, id: MasterId, row: &MasterRow, chroma: &Chroma) -> Result<(), StoreError> {
+    /// A master and what is bound to it, in one commit: no crash and no full disk leaves one that nothing refers to.
+    pub(super) fn insert_master(
+        &self,
+        id: MasterId,
+        row: &MasterRow,
+        chroma: &Chroma,
+        decisions: &[Decision],
+    ) -> Result<(), StoreError> {
         let row = serde_json::to_vec(row)?;
         self.write(|transaction| {
             transaction.open_table(MASTERS)?.insert(*id.as_bytes(), row.as_slice())?;
             transaction.open_table(CHROMA)?.insert(*id.as_bytes(), *chroma.as_bytes())?;
-            Ok(())
+            decisions.iter().try_for_each(|decision| bind(transaction, decision))
         })
     }
 
@@ -144,7 +239,8 @@ impl Tables {
     }
 
     pub(super) fn each_master(&self, mut visit: impl FnMut(MasterId, MasterRow)) -> Result<(), StoreError> {
-        let table = self.database.begin_read()?.open_table(MASTERS)?;
+        let opened = self.opened.read();
+        let table = opened.begin(|database| Ok(database.begin_read()?))?.open_table(MASTERS)?;
         for item in table.iter()? {
             let (key, row) = item?;
             visit(MasterId::from_raw(key.value()), serde_json::from_slice(row.value())?);
@@ -153,7 +249,8 @@ impl Tables {
     }
 
     pub(super) fn each_entry(&self, mut visit: impl FnMut(ScopeKey, Entry, PerceptualHash)) -> Result<(), StoreError> {
-        let transaction = self.database.begin_read()?;
+        let opened = self.opened.read();
+        let transaction = opened.begin(|database| Ok(database.begin_read()?))?;
         let (masters, entries) = (transaction.open_table(MASTERS)?, transaction.open_table(ENTRIES)?);
         for item in entries.iter()? {
             let (key, variant) = item?;
@@ -169,6 +266,52 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+impl Opened {
+    fn begin<T>(&self, begin: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &self.database {
+            Some(database) => begin(database),
+            None => Err(StoreError::Database(Box::new(redb::Error::DatabaseClosed))),
+        }
+    }
+}
+
+fn begin_write(database: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+fn commit<T>(
+    transaction: WriteTransaction,
+    work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let result = work(&transaction)?;
+    transaction.commit()?;
+    Ok(result)
+}
+
+/// Makes those that are missing, so that readers need not ask whether one is there; a full disk opens where none is.
+fn create_tables(database: &Database) -> Result<(), StoreError> {
+    let known = {
+        let transaction = database.begin_read()?;
+        transaction.list_tables()?.count()
+    };
+    if known >= TABLES {
+        return Ok(());
+    }
+    commit(begin_write(database)?, |transaction| {
+        transaction.open_table(MASTERS)?;
+        transaction.open_table(CHROMA)?;
+        transaction.open_table(BINDINGS)?;
+        transaction.open_table(BOUND)?;
+        transaction.open_table(ENTRIES)?;
+        transaction.open_table(VARIANTS)?;
+        transaction.open_table(PROBE)?;
+        Ok(())
+    })
 }
 
 fn bind(transaction: &WriteTransaction, decision: &Decision) -> Result<(), StoreError> {
@@ -219,4 +362,102 @@ fn unbind(transaction: &WriteTransaction, master: Key) -> Result<(), StoreError>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod failing {
+    //! A database over a file on a disk that a test declares full. One test at a time uses a path, and with it a switch.
+
+    use std::fs::OpenOptions;
+    use std::io;
+    use std::sync::OnceLock;
+
+    use parking_lot::Mutex;
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::*;
+
+    static FULL: OnceLock<Mutex<Vec<PathBuf>>> = OnceLock::new();
+
+    fn full() -> &'static Mutex<Vec<PathBuf>> {
+        FULL.get_or_init(Mutex::default)
+    }
+
+    /// From now on writing and syncing the database at `path` fails.
+    pub(crate) fn fill(path: &Path) {
+        full().lock().push(path.to_owned());
+    }
+
+    /// There is space again.
+    pub(crate) fn free(path: &Path) {
+        full().lock().retain(|full| full != path);
+    }
+
+    #[derive(Debug)]
+    struct FailingFile {
+        path: PathBuf,
+        file: FileBackend,
+    }
+
+    impl FailingFile {
+        fn check(&self) -> io::Result<()> {
+            if full().lock().contains(&self.path) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for FailingFile {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.file.write(offset, data)
+        }
+
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<Database, DatabaseError> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = FailingFile { path: path.to_owned(), file: FileBackend::new(file)? };
+        Database::builder().create_with_backend(file)
+    }
+
+    #[test]
+    fn a_disk_that_was_full_for_a_moment_costs_that_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("masters.redb");
+        let tables = Tables::open_with(&path, open).unwrap();
+        let variant = VariantKey([7; 16]);
+        tables.probe().unwrap();
+        for _ in 0..2 {
+            fill(&path);
+            for _ in 0..3 {
+                assert!(matches!(tables.probe(), Err(StoreError::Database(_))));
+            }
+            // Where it could not even be opened, reading fails as long as the disk does; where it could, it goes on.
+            let _ = tables.variant(variant);
+            free(&path);
+            assert_eq!(tables.variant(variant).unwrap(), None, "reading opens it again");
+            tables.probe().unwrap();
+        }
+    }
 }

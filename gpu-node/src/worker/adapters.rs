@@ -53,6 +53,8 @@ pub(super) struct Adapters {
     /// The last one used comes last, here and below.
     loaded: Vec<Arc<Adapter>>,
     trunks: Vec<(TrunkKey, Trunk)>,
+    /// Networks of drawings under way, and of how many: those stay whatever becomes of the files.
+    held: Vec<(TrunkKey, usize)>,
 }
 
 /// Size and time of a file: one that has changed looks different.
@@ -136,9 +138,36 @@ impl Adapters {
     /// Offers what was found instead of what was there before.
     pub(super) fn update(&mut self, found: Found) {
         self.loaded.retain(|adapter| found.files.contains_key(&adapter.digest()));
-        let is_there = |(digest, _): &(Digest, u64)| found.files.contains_key(digest);
-        self.trunks.retain(|(key, _)| key.loras.iter().all(is_there));
         self.found = found;
+        self.drop_unoffered();
+    }
+
+    /// Lets go of networks with adapters that are gone, behind the last drawing with them.
+    fn drop_unoffered(&mut self) {
+        let (files, held) = (&self.found.files, &self.held);
+        let is_there = |(digest, _): &(Digest, u64)| files.contains_key(digest);
+        self.trunks.retain(|(key, _)| is_held(held, key) || key.loras.iter().all(is_there));
+    }
+
+    /// A drawing has begun with these: its networks stay until [`Self::release`].
+    pub(super) fn hold(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
+        if loras.is_empty() {
+            return;
+        }
+        let key = TrunkKey::new(checkpoint, loras);
+        match self.held.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, drawings)) => *drawings += 1,
+            None => self.held.push((key, 1)),
+        }
+    }
+
+    pub(super) fn release(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
+        let key = TrunkKey::new(checkpoint, loras);
+        if let Some((_, drawings)) = self.held.iter_mut().find(|(known, _)| *known == key) {
+            *drawings -= 1;
+            self.held.retain(|(_, drawings)| *drawings > 0);
+            self.drop_unoffered();
+        }
     }
 
     /// Lets go of a checkpoint's networks.
@@ -146,9 +175,10 @@ impl Adapters {
         self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
     }
 
-    /// Lets go of everything that is loaded; it is read again when it is asked for.
+    /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.
     pub(super) fn free(&mut self) {
-        self.trunks.clear();
+        let held = &self.held;
+        self.trunks.retain(|(key, _)| is_held(held, key));
         self.loaded.clear();
     }
 
@@ -172,8 +202,10 @@ impl Adapters {
             let weighted = weighted.collect::<Result<Vec<_>, EngineError>>()?;
             let refused = |error: &dyn std::error::Error| EngineError::Refused { reason: error.to_string() };
             let trunk = checkpoint.adapted(&weighted).map_err(|error| refused(&error))?;
-            if self.trunks.len() >= TRUNKS_MAX {
-                let _oldest = self.trunks.remove(0);
+            if self.trunks.len() >= TRUNKS_MAX
+                && let Some(oldest) = self.trunks.iter().position(|(key, _)| !is_held(&self.held, key))
+            {
+                let _oldest = self.trunks.remove(oldest);
             }
             self.trunks.push((key, trunk));
         }
@@ -200,6 +232,10 @@ impl Adapters {
         }
         Ok(adapter)
     }
+}
+
+fn is_held(held: &[(TrunkKey, usize)], key: &TrunkKey) -> bool {
+    held.iter().any(|(known, _)| known == key)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use bildkante_shared::urgency::Urgency;
 use super::{DeviceBench, Drawn, Engine, EngineError, Finished, SlotId};
 use crate::admission::{Due, Standing, StartedJob};
 use crate::diffusion::pipeline::Generated;
+use crate::endings::{ENDINGS_MAX, Mark};
+use crate::error::GenerationError;
 
 /// Requests that may have begun and not ended; beyond it only the queue grows.
 const BEGUN_MAX: usize = 64;
@@ -46,11 +48,14 @@ pub(super) struct Executor<'a> {
     room_is_wanted: bool,
     /// The device does nothing any more.
     lost: Option<EngineError>,
+    /// What the device is at, in case it ends over it.
+    mark: Mark,
 }
 
 impl<'a> Executor<'a> {
     pub(super) fn new(bench: &'a DeviceBench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
-        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, room_is_wanted: false, lost: None }
+        let mark = bench.endings.mark_of(bench.device);
+        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, room_is_wanted: false, lost: None, mark }
     }
 
     /// Until the board is closed.
@@ -60,11 +65,12 @@ impl<'a> Executor<'a> {
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
         loop {
             if let Some(error) = self.lost.take() {
-                self.begun.drain(..).for_each(|begun| self.bench.failed(&begun.job, &error));
+                self.end(&error);
                 return Err(error);
             }
             self.bench.refresh(self.engine);
             if self.begun.is_empty() {
+                self.mark.clear();
                 match self.bench.board.next(&mut self.nudges) {
                     Due::Job(job) => self.begin(job),
                     Due::Nudge => {}
@@ -84,11 +90,36 @@ impl<'a> Executor<'a> {
         }
     }
 
+    /// Counts the end of the device against those it was at, and tells everybody: them why, the others to come back.
+    fn end(&mut self, error: &EngineError) {
+        for recipe in self.mark.recipes() {
+            self.bench.endings.add(*recipe, &error.to_string());
+        }
+        for begun in self.begun.drain(..) {
+            let id = begun.job.recipe.id();
+            if self.mark.recipes().contains(&id) {
+                self.bench.failed(&begun.job, error);
+            } else {
+                self.bench.board.fail(id, &GenerationError::NotReady { reason: error.to_string() });
+            }
+        }
+        self.mark.clear();
+    }
+
     /// Takes up a job, unless it has been answered meanwhile or cannot be drawn.
     fn begin(&mut self, job: StartedJob) {
         if self.bench.is_answered_from_store(&job) {
             return;
         }
+        // What could not be stored is not drawn.
+        if let Err(error) = self.bench.archive.store().check_room() {
+            return self.bench.board.fail(job.recipe.id(), &(&error).into());
+        }
+        let endings = self.bench.endings.count(job.recipe.id());
+        if endings >= ENDINGS_MAX {
+            return self.bench.board.fail(job.recipe.id(), &GenerationError::EndsDevices { endings });
+        }
+        self.mark.set(vec![job.recipe.id()]);
         let started_at = Instant::now();
         let begun = catch_unwind(AssertUnwindSafe(|| self.engine.begin(&job.recipe)));
         let device_s = self.busy_since(started_at);
@@ -181,18 +212,26 @@ impl<'a> Executor<'a> {
     /// The leader's company in its next pass: begun ones first, then waiting ones that ask for the same.
     fn group(&mut self, leader: usize) -> Vec<SlotId> {
         let slot = self.begun[leader].slot;
-        let most = self.engine.companions_max(slot) + 1;
+        let endings = &self.bench.endings;
         let mut group = vec![slot];
+        if endings.count(self.begun[leader].job.recipe.id()) > 0 {
+            // Should the device end again, it is known over which.
+            return group;
+        }
+        let most = self.engine.companions_max(slot) + 1;
         let mut others: Vec<usize> = (0..self.begun.len()).filter(|at| *at != leader).collect();
         others.sort_by_key(|at| (self.begun[*at].urgency, *at));
-        let shares = |begun: &Begun| self.engine.can_share(slot, begun.slot);
+        let shares =
+            |begun: &Begun| self.engine.can_share(slot, begun.slot) && endings.count(begun.job.recipe.id()) == 0;
         group.extend(
             others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
         );
         let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
         while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted {
             let engine = &*self.engine;
-            let joins = |waiting: &ValidRecipe| asks_for_the_same(&recipe, waiting) && engine.has_room(waiting);
+            let joins = |waiting: &ValidRecipe| {
+                asks_for_the_same(&recipe, waiting) && engine.has_room(waiting) && endings.count(waiting.id()) == 0
+            };
             let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };
             let before = self.begun.len();
             self.begin(job);
@@ -207,6 +246,8 @@ impl<'a> Executor<'a> {
 
     /// One step of a group. What a shared pass fails at, its members try alone: one of them may be at fault.
     fn step(&mut self, group: &[SlotId]) {
+        let at = self.begun.iter().filter(|begun| group.contains(&begun.slot));
+        self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
         let started_at = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
         let seconds = self.busy_since(started_at);
@@ -228,7 +269,9 @@ impl<'a> Executor<'a> {
             }
             Ok(Err(error)) => match group {
                 [slot] => self.fail(*slot, &error),
-                several if matches!(error, EngineError::DeviceLost { .. }) => self.fail(several[0], &error),
+                several if matches!(error, EngineError::DeviceLost { .. }) => {
+                    several.iter().for_each(|slot| self.fail(*slot, &error));
+                }
                 several => {
                     tracing::warn!(%error, requests = several.len(), "a shared pass failed: each goes on alone");
                     if matches!(error, EngineError::OutOfMemory { .. }) {
@@ -262,6 +305,8 @@ impl<'a> Executor<'a> {
     }
 
     fn decode(&mut self, slot: SlotId) {
+        let at = self.begun.iter().filter(|begun| begun.slot == slot);
+        self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
         let started_at = Instant::now();
         let finished = catch_unwind(AssertUnwindSafe(|| self.engine.finish(slot)));
         let decode_s = self.busy_since(started_at);
@@ -273,8 +318,9 @@ impl<'a> Executor<'a> {
                 let cost = self.bench.cost(&generated, started_at, device_s + decode_s);
                 let determinism = self.bench.judged(determinism, job.recipe.checkpoint);
                 let id = job.recipe.id();
+                self.bench.endings.forgive(id);
                 if self.sender.send(Drawn { job, generated, determinism, cost }).is_err() {
-                    self.bench.board.fail(id, &crate::error::GenerationError::Panicked);
+                    self.bench.board.fail(id, &GenerationError::Panicked);
                 }
             }
             Ok(Err(error)) => self.failed(&begun.job, &error),

@@ -20,6 +20,7 @@ use crate::blobs::Blobs;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch::{self, BatchClass, Shapes};
 use crate::diffusion::checkpoint::Placement;
+use crate::diffusion::fault::Fault;
 use crate::diffusion::memory::{MemoryLimits, Need};
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
@@ -34,6 +35,7 @@ const MEMORY_TENTHS: u64 = 9;
 struct Options {
     models_dir: PathBuf,
     data_dir: PathBuf,
+    blob_bytes_max: u64,
     placement: Placement,
     tf32: bool,
     threads: u32,
@@ -65,6 +67,7 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: Fil
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
+        blob_bytes_max: config.store.blob_bytes_max,
         placement: Placement {
             device: torch_device(device),
             dtype: torch_dtype(config.dtype),
@@ -103,6 +106,8 @@ struct TorchEngine {
     shapes: HashMap<PassKey, Shapes>,
     slots: HashMap<SlotId, Slot>,
     next_slot: u64,
+    /// Memory was measured since anybody was told.
+    has_measured: bool,
 }
 
 /// A request between its text and its picture.
@@ -170,7 +175,7 @@ impl TorchEngine {
         let mut adapters = Adapters::default();
         adapters.update(std::mem::take(&mut stock.adapters));
         let mut engine = Self {
-            blobs: Blobs::of(&options.data_dir),
+            blobs: Blobs::of(&options.data_dir, options.blob_bytes_max),
             options,
             shelf,
             adapters,
@@ -180,6 +185,7 @@ impl TorchEngine {
             shapes: HashMap::new(),
             slots: HashMap::new(),
             next_slot: 0,
+            has_measured: false,
         };
         engine.measure();
         Ok(engine)
@@ -196,8 +202,25 @@ impl TorchEngine {
         self.limits.footprints = self.shelf.checkpoints().map(|c| (c.digest(), c.footprint())).collect();
     }
 
-    /// Lets go of checkpoints that are gone and that nobody draws with any more.
+    /// Forgets a request's slot and what was held for it.
+    fn remove(&mut self, slot: SlotId) -> Option<Slot> {
+        let removed = self.slots.remove(&slot)?;
+        self.adapters.release(removed.recipe.checkpoint, &removed.recipe.loras);
+        Some(removed)
+    }
+
+    /// Lets go of checkpoints that are gone and that nobody draws with any more. What there is for drawings is measured again
+    /// behind the last of them: while a replaced one was still there, it had its part.
     fn sweep(&mut self) {
+        let leaving = self.shelf.leaving();
+        self.unload();
+        if self.shelf.leaving() < leaving {
+            self.measure();
+            self.has_measured = true;
+        }
+    }
+
+    fn unload(&mut self) {
         for digest in self.shelf.sweep(self.slots.values().map(|slot| &*slot.recipe)) {
             tracing::info!(%digest, "unloaded");
             self.adapters.forget(digest);
@@ -231,16 +254,17 @@ impl TorchEngine {
 
     /// Finds out, before the first pass of a kind, how many requests may share it.
     fn probe(&mut self, slot: SlotId) -> Result<(), EngineError> {
+        let device = self.options.placement.device;
         let slot = self.slot(slot)?;
         let Some(pass) = slot.pass.clone().filter(|pass| !self.shapes.contains_key(pass)) else { return Ok(()) };
-        let Some(input) = slot.denoising.next_input().map_err(engine_error)? else { return Ok(()) };
+        let Some(input) = slot.denoising.next_input().map_err(engine_error(device))? else { return Ok(()) };
         let recipe = Arc::clone(&slot.recipe);
         let requests_max = self.limits.requests_max(&recipe, self.options.requests_max);
         let shapes = match self.options.determinism {
             DeterminismChoice::Fast => Shapes::any(requests_max),
             DeterminismChoice::Exact => {
                 let models = models(&self.shelf, &mut self.adapters, &recipe)?;
-                Shapes::probed(models.at(input.stage), &input, requests_max).map_err(engine_error)?
+                Shapes::probed(models.at(input.stage), &input, requests_max).map_err(engine_error(device))?
             }
         };
         if requests_max > 1 {
@@ -251,6 +275,23 @@ impl TorchEngine {
         }
         self.shapes.insert(pass, shapes);
         Ok(())
+    }
+
+    fn decode(&mut self, slot: Slot) -> Result<Finished, EngineError> {
+        let (device, Slot { recipe, denoising, requests, .. }) = (self.options.placement.device, slot);
+        denoising.check().map_err(engine_error(device))?;
+        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
+        let pixels = denoising.decode(&models).map_err(engine_error(device))?;
+        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
+        let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
+        // A processor knows none. Whatever the dtype: a VAE may insist on float32.
+        if self.options.tf32 && checkpoint.device() != Device::Cpu {
+            determinism.class.push_str("/tf32");
+        }
+        if self.options.determinism == DeterminismChoice::Fast {
+            determinism.class.push_str("/fast");
+        }
+        Ok(Finished { pixels, determinism })
     }
 
     fn shapes_of(&self, slot: SlotId) -> Option<&Shapes> {
@@ -323,7 +364,7 @@ impl Engine for TorchEngine {
     }
 
     fn refresh(&mut self) -> Option<Vec<Trial>> {
-        let (mut trials, mut has_changed) = (Vec::new(), false);
+        let (mut trials, mut has_changed) = (Vec::new(), std::mem::take(&mut self.has_measured));
         while let Some(change) = self.loader.as_ref().and_then(Loader::next) {
             has_changed = true;
             match change {
@@ -340,19 +381,22 @@ impl Engine for TorchEngine {
         }
         self.sweep();
         self.measure();
+        self.has_measured = false;
         Some(trials)
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        let device = self.options.placement.device;
         self.limits.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
         let need = self.limits.need(recipe, 1);
         let pictures = self.pictures(recipe)?;
         let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let models = Models { pictures, ..models };
-        let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error)?;
+        let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error(device))?;
         let pass = PassKey::of(recipe, &denoising);
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
+        self.adapters.hold(recipe.checkpoint, &recipe.loras);
         self.slots.insert(id, Slot { recipe: Arc::clone(recipe), need, denoising, pass, requests: 1 });
         if let Err(error) = self.probe(id) {
             self.abandon(id);
@@ -371,13 +415,14 @@ impl Engine for TorchEngine {
     }
 
     fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let device = self.options.placement.device;
         let Some(first) = slots.first() else { return Ok(Vec::new()) };
         // A request that goes over to its refiner begins passes of another kind.
         self.probe(*first)?;
         let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
         let inputs = slots.iter().map(|id| {
             let slot = self.slot(*id)?;
-            let input = slot.denoising.next_input().map_err(engine_error)?;
+            let input = slot.denoising.next_input().map_err(engine_error(device))?;
             let (Some(pass), Some(input)) = (&slot.pass, input) else {
                 return Err(EngineError::Failed { reason: format!("request {} has no step left", id.0) });
             };
@@ -389,19 +434,18 @@ impl Engine for TorchEngine {
         let models = models(&self.shelf, &mut self.adapters, &recipe)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
-        let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error)?;
+        let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error(device))?;
         let results = slots.iter().zip(&outputs).map(|(slot, output)| {
             let slot = self.slots.get_mut(slot).ok_or(EngineError::Stopped)?;
             slot.requests = slot.requests.max(shapes.canonical());
-            slot.denoising.advance(output).map_err(engine_error)?;
+            slot.denoising.advance(output).map_err(engine_error(device))?;
             slot.pass = PassKey::of(&slot.recipe, &slot.denoising);
             Ok(())
         });
         let results = results.collect();
         // The one place where the host waits: what is queued at the device can no longer be put behind anything more urgent.
         // What a device fails at so late is nobody's request.
-        device::wait(self.options.placement.device)
-            .map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
+        device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
     }
 
@@ -412,40 +456,35 @@ impl Engine for TorchEngine {
     }
 
     fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        let Some(Slot { recipe, denoising, requests, .. }) = self.slots.remove(&slot) else {
+        let Some(slot) = self.slots.remove(&slot) else {
             return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
         };
-        denoising.check().map_err(engine_error)?;
-        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
-        let pixels = denoising.decode(&models).map_err(engine_error)?;
-        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
-        let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
-        // A processor knows none. Whatever the dtype: a VAE may insist on float32.
-        if self.options.tf32 && checkpoint.device() != Device::Cpu {
-            determinism.class.push_str("/tf32");
-        }
-        if self.options.determinism == DeterminismChoice::Fast {
-            determinism.class.push_str("/fast");
-        }
+        let recipe = Arc::clone(&slot.recipe);
+        let finished = self.decode(slot);
+        self.adapters.release(recipe.checkpoint, &recipe.loras);
         self.sweep();
-        Ok(Finished { pixels, determinism })
+        finished
     }
 
     fn abandon(&mut self, slot: SlotId) {
-        if self.slots.remove(&slot).is_some() {
+        if self.remove(slot).is_some() {
             self.sweep();
         }
     }
 }
 
-/// Whose fault it is: a recipe this checkpoint cannot draw is its author's, anything else the node's.
-fn engine_error(error: DiffusionError) -> EngineError {
-    let (reason, is_refusal) = (error.to_string(), error.is_refusal());
-    match error {
-        DiffusionError::Cancelled => EngineError::Stopped,
-        _ if error.is_out_of_memory() => EngineError::OutOfMemory { reason },
-        _ if error.is_device_lost() => EngineError::DeviceLost { reason },
-        _ if is_refusal => EngineError::Refused { reason },
-        _ => EngineError::Failed { reason },
+/// Whose fault it is: a recipe this checkpoint cannot draw is its author's, anything else the node's. Where the error does not
+/// say whether the device is lost, the device is asked: what every later call would return, waiting returns as well.
+fn engine_error(device: Device) -> impl Fn(DiffusionError) -> EngineError {
+    move |error| {
+        let reason = error.to_string();
+        match error.fault() {
+            Fault::OutOfMemory => EngineError::OutOfMemory { reason },
+            Fault::Lost => EngineError::DeviceLost { reason },
+            Fault::Unclear if device::wait(device).is_err() => EngineError::DeviceLost { reason },
+            _ if matches!(error, DiffusionError::Cancelled) => EngineError::Stopped,
+            _ if error.is_refusal() => EngineError::Refused { reason },
+            _ => EngineError::Failed { reason },
+        }
     }
 }

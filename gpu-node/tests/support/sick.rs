@@ -22,11 +22,16 @@ pub(crate) struct Sick {
 impl Sick {
     /// A node that draws with one, ready, and how often the engine was asked to give memory back.
     pub(crate) async fn start() -> (TestNode, Arc<AtomicUsize>) {
+        Self::start_on(&Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
+    /// The same over a data folder that is there.
+    pub(crate) async fn start_on(data: &Arc<tempfile::TempDir>) -> (TestNode, Arc<AtomicUsize>) {
         let (control, freed) = (Arc::new(FakeControl::default()), Arc::new(AtomicUsize::new(0)));
         let (inner, counted) = (FakeEngine::factory(&control, paint_noise), Arc::clone(&freed));
         let factory: EngineFactory =
             Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted })));
-        let node = Wish::default().start_with(factory, control).await;
+        let node = Wish::default().on(data).start_with(factory, control).await;
         node.node.settled().await;
         (node, freed)
     }

@@ -22,6 +22,8 @@ mod shim {
             bytes: usize,
         ) -> *mut std::ffi::c_void;
         fn bildkante_device_name(index: i64, name: *mut std::ffi::c_char, bytes: usize) -> i32;
+        fn bildkante_cpu_choices(text: *mut std::ffi::c_char, bytes: usize) -> i32;
+        fn bildkante_cuda_versions(runtime: *mut i64, cudnn: *mut i64) -> i32;
         fn bildkante_count_waits() -> u64;
         fn bildkante_counted_waits(counting: u64) -> u64;
         fn bildkante_give_back_memory() -> i32;
@@ -63,6 +65,20 @@ mod shim {
         // SAFETY: as above.
         let status = unsafe { bildkante_device_name(index, name.as_mut_ptr().cast(), name.len()) };
         (status == 0).then(|| text(&name))
+    }
+
+    pub(super) fn cpu_choices() -> Option<String> {
+        let mut choices = [0_u8; 256];
+        // SAFETY: as above.
+        let status = unsafe { bildkante_cpu_choices(choices.as_mut_ptr().cast(), choices.len()) };
+        (status == 0).then(|| text(&choices))
+    }
+
+    pub(super) fn cuda_versions() -> (i64, i64) {
+        let (mut runtime, mut cudnn) = (0, 0);
+        // SAFETY: writes through pointers to two live numbers before it returns, and keeps none of them.
+        unsafe { bildkante_cuda_versions(&mut runtime, &mut cudnn) };
+        (runtime, cudnn)
     }
 
     /// Counts on this thread until it is dropped.
@@ -113,7 +129,7 @@ pub struct Memory {
 
 /// Chooses kernels that repeat themselves, and whether float32 may be computed in TF32, for the whole process.
 ///
-/// cuBLAS is told by its environment ([`super::runtime::spin_briefly`]): it reads that when it is loaded.
+/// cuBLAS is told by its environment ([`super::runtime::settle_environment`]): it reads that when it is loaded.
 pub fn choose_numerics(is_exact: bool, allows_tf32: bool) {
     if !shim::choose_numerics(is_exact, allows_tf32) {
         tracing::error!("libtorch's numerical choices cannot be made");
@@ -157,13 +173,33 @@ pub fn kind_of(device: Device) -> String {
     }
 }
 
-/// As Linux tells (x86-64 calls them maker, family and model), and by what libtorch chooses its own kernels.
+/// What libtorch's own kernels and MKL chose on this processor.
+pub(super) fn cpu_choices() -> String {
+    shim::cpu_choices().unwrap_or_else(|| "aten-unknown".to_owned())
+}
+
+/// Runtime, cuDNN and driver.
+pub(super) fn accelerator_choices() -> String {
+    let (runtime, cudnn) = shim::cuda_versions();
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = driver_version(&driver).unwrap_or("unknown");
+    let tf32 = std::env::var("NVIDIA_TF32_OVERRIDE").map(|value| format!("+tf32-override-{value}")).unwrap_or_default();
+    format!("cuda-{runtime}+cudnn-{cudnn}+driver-{driver}{tf32}")
+}
+
+/// Of the first line, `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul …`, the first word that is a version.
+fn driver_version(text: &str) -> Option<&str> {
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_version)
+}
+
+/// As Linux tells (x86-64 calls them maker, family, model and stepping), and what instructions it has for libtorch's kernels.
 fn processor(cpuinfo: &str) -> String {
     let field = |name: &str| {
         let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
         line.split_once(':').map(|(_, value)| value.trim())
     };
-    let parts = ["vendor_id", "cpu family", "model"].into_iter().filter_map(field).map(slug);
+    let parts = ["vendor_id", "cpu family", "model", "stepping"].into_iter().filter_map(field).map(slug);
     ["cpu".to_owned()].into_iter().chain(parts).chain([instruction_set().to_owned()]).collect::<Vec<_>>().join("-")
 }
 
@@ -186,7 +222,12 @@ fn instruction_set() -> &'static str {
     }
 }
 
-fn slug(name: &str) -> String {
+/// Words in lower-case letters and digits, joined by hyphens; a `+` stays one.
+pub(super) fn slug(name: &str) -> String {
+    name.split('+').map(slug_of_one).collect::<Vec<_>>().join("+")
+}
+
+fn slug_of_one(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-").to_lowercase()
 }
@@ -242,11 +283,16 @@ mod tests {
 
     #[test]
     fn processors_are_told_apart_by_make_and_model() {
-        let amd = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n\nmodel\t\t: 2\n";
-        assert_eq!(processor(amd), format!("cpu-authenticamd-25-1-{}", instruction_set()));
+        let amd = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 2\n\nmodel\t\t: 2\n";
+        assert_eq!(processor(amd), format!("cpu-authenticamd-25-1-2-{}", instruction_set()));
         assert_eq!(processor(""), format!("cpu-{}", instruction_set()));
         assert_eq!(slug("NVIDIA H100 80GB HBM3"), "nvidia-h100-80gb-hbm3");
         assert!(kind_of(Device::Cpu).starts_with("cpu-"));
+        let driver =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12.3.0\n";
+        assert_eq!(driver_version(driver), Some("580.65.06"));
+        assert_eq!((driver_version(""), driver_version("nothing")), (None, None));
+        assert_eq!(slug("aten-AVX512+mkl-1"), "aten-avx512+mkl-1");
     }
 
     #[test]

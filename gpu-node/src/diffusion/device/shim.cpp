@@ -4,7 +4,9 @@
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/record_function.h>
 #include <dlfcn.h>
 
@@ -15,6 +17,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <string>
 #include <string_view>
 
 namespace {
@@ -99,6 +102,34 @@ extern "C" int bildkante_choose_numerics(bool is_exact, bool allows_tf32) noexce
     return 0;
   } catch (...) {
     return 1;
+  }
+}
+
+// What libtorch's own kernels and MKL chose on the processor: the former's instruction set, the latter's reproducibility mode
+// with its flags (mkl_cbwr_get of all), asked of whatever library of it is loaded.
+extern "C" int bildkante_cpu_choices(char* text, std::size_t bytes) noexcept {
+  try {
+    const auto get = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "mkl_serv_cbwr_get"));
+    const std::string mkl = get == nullptr ? "none" : std::to_string(get(-1));
+    say(("aten-" + at::get_cpu_capability() + "+mkl-" + mkl).c_str(), text, bytes);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+// The versions of CUDA's runtime and of cuDNN that are loaded; what cannot be told is 0.
+extern "C" int bildkante_cuda_versions(std::int64_t* runtime, std::int64_t* cudnn) noexcept {
+  *runtime = 0;
+  *cudnn = 0;
+  try {
+    const auto& hooks = at::detail::getCUDAHooks();
+    if (!hooks.hasCUDA()) return 1;
+    *runtime = hooks.versionCUDART();
+    *cudnn = hooks.versionRuntimeCuDNN();
+    return 0;
+  } catch (...) {
+    return 2;
   }
 }
 

@@ -59,6 +59,11 @@ impl Shelf {
         self.leaving.extend(self.items.remove(folder));
     }
 
+    /// How many have left and are still drawn with.
+    pub(super) fn leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
     /// Lets go of what has left and nobody draws with any more; the digests of what is not there any more.
     pub(super) fn sweep<'a>(&mut self, begun: impl Iterator<Item = &'a ValidRecipe>) -> Vec<Digest> {
         if self.leaving.is_empty() {

@@ -1,0 +1,92 @@
+//! Whether the store can take another master: how much the disk has free, and how the last write went.
+//!
+//! A drawing costs seconds, so this is asked before one begins. After a failed write nothing is taken until a trial write
+//! has succeeded ([`super::Store::look_after`]): no request is drawn to find out whether the disk is well again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::StoreError;
+use crate::metrics::NodeMetrics;
+
+/// What a trial write leaves for a moment.
+const TRIAL_FILE: &str = ".tmp-trial";
+/// As large as it takes to see a quota or a thin volume fail.
+const TRIAL_BYTES: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Room {
+    folder: PathBuf,
+    free_bytes_min: u64,
+    /// Why nothing is taken.
+    trouble: Mutex<Option<String>>,
+    metrics: Arc<NodeMetrics>,
+}
+
+impl Room {
+    pub(super) fn new(folder: &Path, free_bytes_min: u64, metrics: Arc<NodeMetrics>) -> Self {
+        metrics.store_writable.set(1);
+        Self { folder: folder.to_owned(), free_bytes_min, trouble: Mutex::new(None), metrics }
+    }
+
+    /// # Errors
+    /// [`StoreError::NoRoom`] when a master could not be stored now. Asks the file system.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if let Some(reason) = self.trouble() {
+            return Err(StoreError::NoRoom { reason });
+        }
+        self.measure().inspect_err(|error| self.note(error))
+    }
+
+    /// Why nothing is taken, as far as is known already.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Whether the disk has enough free.
+    pub(super) fn measure(&self) -> Result<(), StoreError> {
+        let free_bytes = free_bytes(&self.folder)?;
+        self.metrics.store_free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        if free_bytes >= self.free_bytes_min {
+            return Ok(());
+        }
+        let (free_mib, min_mib) = (free_bytes >> 20, self.free_bytes_min.div_ceil(1 << 20));
+        let folder = self.folder.display();
+        let reason = format!("the disk of {folder} has {free_mib} MiB free, `store.free_bytes_min` are {min_mib} MiB");
+        Err(StoreError::NoRoom { reason })
+    }
+
+    /// A write has failed: nothing more is taken until [`Self::recovered`].
+    pub(super) fn note(&self, error: &StoreError) {
+        let mut trouble = self.trouble.lock();
+        if trouble.is_none() {
+            tracing::error!(%error, "no master can be stored: nothing is drawn");
+        }
+        *trouble = Some(error.to_string());
+        self.metrics.store_writable.set(0);
+    }
+
+    pub(super) fn recovered(&self) {
+        if self.trouble.lock().take().is_some() {
+            tracing::info!("masters can be stored again");
+        }
+        self.metrics.store_writable.set(1);
+    }
+
+    /// Writes a file as a master is written, and takes it away again.
+    pub(super) fn try_file(&self) -> Result<(), StoreError> {
+        use bildkante_shared::durable::{self, Durability};
+        let path = self.folder.join(TRIAL_FILE);
+        // Not zeros: a file system may keep those for nothing.
+        durable::write(&path, &[&[0xb1; TRIAL_BYTES]], Durability::Synced).map_err(StoreError::io(&path))?;
+        std::fs::remove_file(&path).map_err(StoreError::io(&path))
+    }
+}
+
+/// What this process may still write to the folder's file system.
+fn free_bytes(folder: &Path) -> Result<u64, StoreError> {
+    let known = rustix::fs::statvfs(folder).map_err(|error| StoreError::io(folder)(error.into()))?;
+    Ok(known.f_bavail.saturating_mul(known.f_frsize))
+}
