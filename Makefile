@@ -20,6 +20,8 @@ override LIBTORCH := $(fetched_libtorch)
 endif
 export LIBTORCH
 
+binaries = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
+
 # In CI a Cargo.lock that does not fit is an error; at a desk cargo may update it.
 locked := $(if $(filter true,$(CI)),--locked)
 
@@ -94,17 +96,20 @@ soak: setup release-edge release-loadtest ## The long forms of every test and lo
 	@loadtest/soak.sh "$(DEPS)" $(STEPS)
 
 .PHONY: release
-release: setup ## The release build of edge, node and load generator
+release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them
 	@echo "building the release binaries (several minutes the first time)"
 	cargo build $(locked) --release -p bildkante-edge -p bildkante-gpu-node -p bildkante-loadtest
+	@tests/setup/debug-files.sh $(foreach name,edge gpu-node loadtest,"$(binaries)/bildkante-$(name)")
 
 .PHONY: release-edge
 release-edge: toolchain nasm
 	cargo build $(locked) --release -p bildkante-edge --bins --example seed
+	@tests/setup/debug-files.sh "$(binaries)/bildkante-edge"
 
 .PHONY: release-loadtest
 release-loadtest: toolchain
 	cargo build $(locked) --release -p bildkante-loadtest
+	@tests/setup/debug-files.sh "$(binaries)/bildkante-loadtest"
 
 .PHONY: nasm
 nasm:
