@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test: the crates' own first, the end-to-end ones last, so that their summary closes the output.
+# Runs every test: the crates' own, then the end-to-end ones, then the documentation's.
 #
 #   tests/setup/test.sh [--locked]
 #
@@ -22,9 +22,11 @@ cargo_test() {
   cargo test --no-fail-fast "$@" 2>&1 </dev/null | tee -a "$log" || status=1
 }
 
-# Unit tests and binaries find libtorch by their run path; documentation tests are linked without one.
-LD_LIBRARY_PATH="$LIBTORCH/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" cargo_test "$@" --workspace --exclude bildkante-tests
-cargo_test "$@" -p bildkante-tests --lib --bins --tests
+# The whole workspace at once: another choice of packages would have other features of tokio and others, and most
+# dependencies would be compiled twice. Cargo goes by name, and bildkante-tests, the end-to-end ones, comes last.
+cargo_test "$@" --workspace --lib --bins --tests
+# Tests and binaries find libtorch by their run path; documentation tests are linked without one.
+LD_LIBRARY_PATH="$LIBTORCH/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" cargo_test "$@" --workspace --doc
 
 skipped=$(grep -o 'skipped: .*' "$log" | sort -u || true)
 if [ -n "$skipped" ]; then
