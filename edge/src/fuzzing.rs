@@ -7,9 +7,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::access::line::{REDACTED, without_signature};
+use crate::access::visit::LazyTrace;
+use crate::budget::BudgetConfig;
 use crate::cache::{decode_entry, reseal_entry};
 use crate::campaign::words::Ratio;
 use crate::fields;
@@ -21,6 +24,8 @@ use crate::negotiate::{self, FormatAsk, FormatSet};
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
 use crate::request::{IgnoredParameters, ImageRequest};
 use crate::response::conditional::{self, RequestedRange};
+use crate::rum::RumConfig;
+use crate::rum::gate::Gate;
 use crate::signing::{Grant, SigningKeys};
 
 /// A name and what takes any bytes under it.
@@ -46,13 +51,23 @@ fn ignored() -> &'static IgnoredParameters {
     IGNORED.get_or_init(IgnoredParameters::default)
 }
 
+fn gate() -> &'static Gate {
+    static GATE: OnceLock<Gate> = OnceLock::new();
+    GATE.get_or_init(|| {
+        let origins = ["https://*.example.com", "http://localhost:3000"];
+        let origins = origins.into_iter().filter_map(|text| text.to_owned().try_into().ok()).collect();
+        let config = RumConfig { origins, network_per_minute: 0, total_per_minute: 0, ..RumConfig::default() };
+        Gate::new(&config, &BudgetConfig::default())
+    })
+}
+
 fn keys() -> Option<&'static SigningKeys> {
     static KEYS: OnceLock<Option<SigningKeys>> = OnceLock::new();
     let text = "[[keys]]\nkid = \"k\"\nsecret = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n";
     KEYS.get_or_init(|| SigningKeys::parse(text).ok()).as_ref()
 }
 
-/// A request target: one spelling per request, geometry within bounds, no signature but our own.
+/// A request target: one spelling per request, geometry within bounds, no signature but our own, and none of it in a log.
 ///
 /// # Panics
 /// When one of these does not hold.
@@ -67,6 +82,13 @@ pub fn url(data: &[u8]) {
             return;
         }
     };
+    // However `s` was spelt.
+    if request.signature.is_some() {
+        let logged = without_signature(text);
+        let (path, query) = logged.split_once('?').map_or((&*logged, None), |(path, query)| (path, Some(query)));
+        let shown = ImageRequest::parse(path, query, ignored()).ok().and_then(|request| request.signature);
+        assert!(shown.is_none_or(|shown| shown.signature == REDACTED), "{logged}");
+    }
     let canonical = request.canonical();
     let (path, query) = canonical.split_once('?').map_or((&*canonical, None), |(path, query)| (path, Some(query)));
     if path.len() <= crate::request::PATH_BYTES_MAX
@@ -93,7 +115,7 @@ pub fn url(data: &[u8]) {
 /// Header lines: everything that is read from a request beside its URL.
 ///
 /// # Panics
-/// When a range lies outside, or hints are out of bounds.
+/// When a range lies outside, hints are out of bounds, or what was read of a trace is not what is handed on.
 pub fn headers(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(64) {
@@ -112,6 +134,17 @@ pub fn headers(data: &[u8]) {
     }
     if let Some(field) = fields::list(&headers, &HeaderName::from_static("priority")) {
         let _ = requested_urgency(&field);
+    }
+    let trace = LazyTrace::new(&headers, true);
+    let parent = trace.get().parent;
+    assert_eq!(parent.to_string().parse(), Ok(parent));
+    assert!(HeaderValue::from_str(trace.get().request.as_str()).is_ok());
+    let gate = gate();
+    let mut answer = HeaderMap::new();
+    gate.share(&headers, &mut answer);
+    // Beacons have one origin; whoever may not send may not read.
+    if answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        assert_eq!(gate.admit(&headers, IpAddr::from([192, 0, 2, 1])), Ok(()));
     }
     let request = ImageRequest::of_slot("a".into(), "b".into());
     let device_px = ClientHints::read(&headers).device_px(640, request.dpr);

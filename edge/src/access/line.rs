@@ -16,7 +16,7 @@ use crate::response::Outcome;
 const TARGET_CHARS_MAX: usize = 2048;
 const FIELD_CHARS_MAX: usize = 512;
 /// Stands for the value of a signature.
-const REDACTED: &str = "redacted";
+pub(crate) const REDACTED: &str = "redacted";
 
 /// One answer.
 #[derive(Debug)]
@@ -160,7 +160,7 @@ const fn protocol(version: Version) -> &'static str {
 }
 
 /// The target with the value of every `s` replaced, however its name is spelt.
-fn without_signature(target: &str) -> String {
+pub(crate) fn without_signature(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
     let mut text = String::with_capacity(target.len());
     text.push_str(path);

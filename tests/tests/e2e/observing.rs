@@ -174,6 +174,10 @@ async fn a_request_id_is_believed_of_trusted_proxies_only() -> anyhow::Result<()
     assert_eq!(reply.json()?["instance"], format!("/requests/{id}"));
     let seen = line(&log_of(&rig), "the error", |line| line["status"] == 404).await?;
     assert_eq!((seen["request_id"].as_str(), seen["trace_id"].as_str()), (Some(id.as_str()), Some(TRACE)));
+    // A node hears edges only, and says what it was told.
+    let request = Request::post(format!("http://{}/v1/generations", rig.node())).header("x-request-id", "of-an-edge");
+    let reply = rig.http.send(request.body(Full::default())?).await?;
+    assert!(reply.status.is_client_error() && reply.header("x-request-id") == "of-an-edge", "{:?}", reply.headers);
     edge.shut_down().await;
     rig.stop().await;
     Ok(())
@@ -321,6 +325,65 @@ async fn a_writer_that_is_blocked_delays_nobody() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A client that leaves before its answer has a line too, and counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_is_told_of() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let edge = observed(&rig, |_| {}).await?;
+    rig.healthy_nodes(&edge, 1).await?;
+    control.hold();
+    let asked = get_over_http2(&edge, PICTURE, "impatient");
+    let drawn = eventually("the node draws", async || Ok(control.calls() > 0));
+    tokio::select! {
+        status = asked => anyhow::bail!("answered: {status:?}"),
+        // Drops the connection.
+        drawn = drawn => drawn?,
+    }
+    let seen = line(&log_of(&rig), "its line", is_of("impatient")).await?;
+    assert_eq!((&seen["status"], &seen["bytes"]), (&499.into(), &0.into()), "{seen:?}");
+    let counted = "bildkante_edge_responses_total{protocol=\"HTTP/2.0\",status=\"499\"}";
+    assert_eq!(rig.http.metric(edge.admin, counted).await?, 1.0);
+    control.release();
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Lines on standard output, and none of them is lost at the end.
+#[tokio::test]
+async fn the_log_goes_to_stdout_and_is_whole_at_the_end() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (config, stdout, stderr) = (dir.path().join("edge.toml"), dir.path().join("stdout"), dir.path().join("stderr"));
+    std::fs::write(&config, standalone(dir.path(), "info") + "[access_log]\nto = \"stdout\"\nformat = \"combined\"\n")?;
+    let mut process = tokio::process::Command::new(program("bildkante-edge")?)
+        .args(["serve", "--config"])
+        .arg(&config)
+        .env_remove("RUST_LOG")
+        .stdout(std::fs::File::create(&stdout)?)
+        .stderr(std::fs::File::create(&stderr)?)
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut address = None;
+    eventually("it serves", async || {
+        let text = std::fs::read_to_string(&stderr)?;
+        let said = text.split_once("edge serves http=").and_then(|(_, rest)| rest.split_whitespace().next());
+        address = said.and_then(|said| said.parse::<std::net::SocketAddr>().ok());
+        Ok(address.is_some())
+    })
+    .await?;
+    let http = bildkante_tests::client::Http::default();
+    for _ in 0..20 {
+        http.get(address.context("an address")?, "/nothing", &[]).await?;
+    }
+    let id = process.id().context("it runs")?.to_string();
+    anyhow::ensure!(Command::new("kill").args(["-TERM", &id]).status()?.success(), "kill failed");
+    process.wait().await?;
+    let text = std::fs::read_to_string(&stdout)?;
+    assert_eq!(text.lines().filter(|line| line.contains("\"GET /nothing HTTP/1.1\" 404 ")).count(), 20, "{text}");
+    Ok(())
+}
+
 /// What logrotate does: the file is moved away, SIGHUP makes another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_log_goes_on_in_a_new_file() -> anyhow::Result<()> {
@@ -340,21 +403,24 @@ async fn a_rotated_log_goes_on_in_a_new_file() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A configuration of an edge by itself.
+fn standalone(dir: &Path, filter: &str) -> String {
+    let folder = |name: &str| repository().join("config").join(name);
+    format!(
+        "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[cache]\ndisk_dir = {:?}\n[campaigns]\n\
+         campaigns_dir = {:?}\nprompts_dir = {:?}\n[config]\nreload_ms = 20\n[log]\nfilter = {filter:?}\n",
+        dir.join("cache"),
+        folder("campaigns"),
+        folder("prompts"),
+    )
+}
+
 /// Another filter in the file is in force without a restart: a line of a level that was off is written.
 #[tokio::test]
 async fn the_edge_takes_its_log_filter_over() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (config, stderr) = (dir.path().join("edge.toml"), dir.path().join("stderr"));
-    let text = |filter: &str| {
-        let folder = |name: &str| repository().join("config").join(name);
-        format!(
-            "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[cache]\ndisk_dir = {:?}\n[campaigns]\n\
-             campaigns_dir = {:?}\nprompts_dir = {:?}\n[config]\nreload_ms = 20\n[log]\nfilter = {filter:?}\n",
-            dir.path().join("cache"),
-            folder("campaigns"),
-            folder("prompts"),
-        )
-    };
+    let text = |filter: &str| standalone(dir.path(), filter);
     std::fs::write(&config, text("error"))?;
     let mut process = tokio::process::Command::new(program("bildkante-edge")?)
         .args(["serve", "--config"])
