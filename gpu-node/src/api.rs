@@ -336,7 +336,7 @@ impl Api {
             return Err(GenerationError::EndsDevices { endings });
         }
         let is_absent =
-            |digest: &Digest| !status.checkpoints.iter().any(|known| known.digest == *digest && known.ready);
+            |digest: &Digest| !status.checkpoints.iter().any(|known| known.answers_to(*digest) && known.ready);
         let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
         let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
         let is_unknown = |digest: &Digest| !status.adapters.iter().any(|known| known.digest == *digest);

@@ -218,7 +218,7 @@ mod tests {
 
     fn checkpoint(name: &str) -> CheckpointInfo {
         let digest = Digest::of_bytes(name.as_bytes());
-        CheckpointInfo { name: name.into(), digest, family: "sd1".into(), ready: true }
+        CheckpointInfo { name: name.into(), digest, formers: Vec::new(), family: "sd1".into(), ready: true }
     }
 
     #[test]

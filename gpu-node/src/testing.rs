@@ -145,7 +145,13 @@ impl FakeEngine {
 impl Engine for FakeEngine {
     fn checkpoints(&self) -> Vec<CheckpointInfo> {
         let name = "fake".to_owned();
-        vec![CheckpointInfo { name, digest: self.checkpoint, family: "fake".to_owned(), ready: true }]
+        vec![CheckpointInfo {
+            name,
+            digest: self.checkpoint,
+            formers: Vec::new(),
+            family: "fake".to_owned(),
+            ready: true,
+        }]
     }
 
     fn native_size_px(&self, _: Digest) -> Option<(u32, u32)> {

@@ -167,8 +167,19 @@ pub struct Determinism {
 pub struct CheckpointInfo {
     pub name: String,
     pub digest: Digest,
+    /// What its digest was before and recipes may still name, where that is something else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formers: Vec<Digest>,
     pub family: String,
     pub ready: bool,
+}
+
+impl CheckpointInfo {
+    /// Whether a recipe that names this digest means it.
+    #[must_use]
+    pub fn answers_to(&self, digest: Digest) -> bool {
+        self.digest == digest || self.formers.contains(&digest)
+    }
 }
 
 /// An entry of `GET /v1/adapters`.

@@ -1,5 +1,6 @@
 //! `bildkante-edge check` and `lock`: the work, without the printing and exiting.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use bildkante_shared::ids::Digest;
 
 use super::catalog::{Campaign, Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
-use super::lock::{self, Lock, LockError, Models};
+use super::lock::{self, Lock, LockError, Models, Pins};
 use super::manifest::Signing;
 use super::slots::{Slot, WIDTH_PX_MAX};
 use super::sources::CatalogSources;
@@ -127,16 +128,19 @@ fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> V
     let mut models = Models::new(models_dir, images_dir);
     let mut faults = read.faults.clone();
     for (manifest, files) in &read.manifests {
-        let expected = match lock::make(manifest, &mut models) {
+        let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
+        let before = source.as_ref().map(lock::pins_of).unwrap_or_default();
+        let expected = match lock::make(manifest, &mut models, &before) {
             Ok(lock) => lock,
             Err(error) => {
                 faults.push(Fault::of_file(&files.manifest.path, error.to_string()));
                 continue;
             }
         };
-        let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
         let found: Option<Lock> = source.as_ref().and_then(|source| lock::read(source, manifest));
-        if found.is_some_and(|found| found != expected) {
+        // A lock from before says nothing of what is loaded today, and holds.
+        let recipes = |lock: &Lock| Pins { loaded: BTreeMap::new(), ..lock.pins.clone() };
+        if found.is_some_and(|found| recipes(&found) != recipes(&expected)) {
             let reason = "the lock pins something else than what is in the folders of models and images; run `bildkante-edge lock`";
             faults.push(Fault::of_file(&files.lock_path, reason));
         }
@@ -172,7 +176,9 @@ pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<Lo
     let mut models = Models::new(models_dir, sources.images_dir());
     let mut outcomes = Vec::with_capacity(manifests.len());
     for (manifest, files) in manifests {
-        let lock = lock::make(&manifest, &mut models)?;
+        let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
+        let before = source.as_ref().map(lock::pins_of).unwrap_or_default();
+        let lock = lock::make(&manifest, &mut models, &before)?;
         let has_changed = files.lock.is_none_or(|file| file.text != lock.to_toml());
         outcomes.push(LockOutcome { path: files.lock_path, lock, has_changed });
     }

@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::adapter;
-use bildkante_shared::checkpoint::{self, CheckpointDigestError};
+use bildkante_shared::checkpoint::{self, CheckpointDigestError, Digests, FileDigests};
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
@@ -39,8 +39,11 @@ pub struct Lock {
 /// Digests by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pins {
-    /// Refiners and ControlNets are folders beside the checkpoints and stand among them.
+    /// Refiners and ControlNets are folders beside the checkpoints and stand among them. Recipes are named after these digests.
     pub checkpoints: BTreeMap<String, Digest>,
+    /// What the checkpoints' digests are today, where recipes are named after a former one: it stays, so that nothing is drawn
+    /// again by an upgrade.
+    pub loaded: BTreeMap<String, Digest>,
     pub adapters: BTreeMap<String, Digest>,
     pub images: BTreeMap<String, Digest>,
 }
@@ -103,7 +106,8 @@ const ADAPTER_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub struct Models {
     models_dir: PathBuf,
     images_dir: PathBuf,
-    digests: HashMap<String, Digest>,
+    digests: HashMap<String, Digests>,
+    files: FileDigests,
 }
 
 impl Models {
@@ -111,7 +115,12 @@ impl Models {
     /// files of `images_dir`.
     #[must_use]
     pub fn new(models_dir: impl Into<PathBuf>, images_dir: impl Into<PathBuf>) -> Self {
-        Self { models_dir: models_dir.into(), images_dir: images_dir.into(), digests: HashMap::new() }
+        Self {
+            models_dir: models_dir.into(),
+            images_dir: images_dir.into(),
+            digests: HashMap::new(),
+            files: FileDigests::default(),
+        }
     }
 
     fn adapter(&self, name: &str) -> PathBuf {
@@ -124,30 +133,38 @@ impl Models {
 
     /// # Errors
     /// When there is no such checkpoint or it cannot be read.
-    pub fn digest(&mut self, name: &str) -> Result<Digest, CheckpointDigestError> {
-        if let Some(digest) = self.digests.get(name) {
-            return Ok(*digest);
+    pub fn digests(&mut self, name: &str) -> Result<Digests, CheckpointDigestError> {
+        if let Some(digests) = self.digests.get(name) {
+            return Ok(digests.clone());
         }
-        let digest = checkpoint::digest(&self.models_dir.join(name))?;
-        self.digests.insert(name.to_owned(), digest);
-        Ok(digest)
+        let digests = checkpoint::digests(&self.models_dir.join(name), &self.files)?;
+        self.digests.insert(name.to_owned(), digests.clone());
+        Ok(digests)
     }
 }
 
-/// Pins everything a manifest names.
+/// Pins everything a manifest names. What was pinned before stays where it means the same today.
 ///
 /// # Errors
 /// When something is missing, unreadable or too large.
-pub fn make(manifest: &Manifest, models: &mut Models) -> Result<Lock, LockError> {
+pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<Lock, LockError> {
     let campaign = &manifest.name;
     let mut pins = Pins::default();
     for name in manifest.checkpoints() {
-        let digest = models.digest(name).map_err(|source| LockError::Checkpoint {
+        let digests = models.digests(name).map_err(|source| LockError::Checkpoint {
             campaign: campaign.clone(),
             name: name.to_owned(),
             source,
         })?;
-        pins.checkpoints.insert(name.to_owned(), digest);
+        let is_loaded = before.loaded.get(name) == Some(&digests.current);
+        let former = before
+            .checkpoints
+            .get(name)
+            .filter(|former| **former != digests.current && (is_loaded || digests.formers.contains(former)));
+        if former.is_some() {
+            pins.loaded.insert(name.to_owned(), digests.current);
+        }
+        pins.checkpoints.insert(name.to_owned(), former.copied().unwrap_or(digests.current));
     }
     for name in manifest.adapters() {
         let file = FileOf { campaign, what: "adapter", name, path: models.adapter(name), bytes_max: ADAPTER_BYTES_MAX };
@@ -231,6 +248,12 @@ impl Lock {
                 let _ = writeln!(text, "\"{name}\" = \"{digest}\"");
             }
         }
+        if !self.pins.loaded.is_empty() {
+            text.push_str("\n# What these checkpoints' digests are today; recipes keep the former ones, so that nothing is drawn again.\n[loaded]\n");
+            for (name, digest) in &self.pins.loaded {
+                let _ = writeln!(text, "\"{name}\" = \"{digest}\"");
+            }
+        }
         text
     }
 
@@ -261,17 +284,31 @@ pub(crate) fn read(source: &SourceText<'_>, manifest: &Manifest) -> Option<Lock>
     if let Some(text) = made_from.filter(|_| is_stale) {
         root.fault(&text.span, format!("the lock is stale, what the manifest names has changed since; {ADVICE}"));
     }
-    let tables = TABLES.map(|(table, _)| root.table(table).map(|table| read_pins(&table)).unwrap_or_default());
+    let pins = read_tables(&root);
     root.finish(no_hint);
-    for (((_, what), names), pins) in TABLES.iter().zip(named(manifest)).zip(&tables) {
+    for (((_, what), names), pins) in TABLES.iter().zip(named(manifest)).zip(pins.tables()) {
         let missing: Vec<&str> = names.into_iter().filter(|name| !pins.contains_key(*name)).collect();
         if !missing.is_empty() && !is_stale {
             root.fault(&(0..0), format!("the lock lacks {what} {}; {ADVICE}", listing(&missing, 8)));
         }
     }
-    let [checkpoints, adapters, images] = tables;
-    let pins = Pins { checkpoints, adapters, images };
     (!source.has_faults()).then(|| Lock { campaign: manifest.name.clone(), made_from: expected, pins })
+}
+
+/// What a lock pins, whichever manifest it was made for; nothing where it cannot be read.
+pub(crate) fn pins_of(source: &SourceText<'_>) -> Pins {
+    let document: Option<Spanned<DeTable<'_>>> = reader::parse(source);
+    document.map_or_else(Pins::default, |document| read_tables(&TableReader::of_document(source, &document)))
+}
+
+fn read_tables(root: &TableReader<'_, '_>) -> Pins {
+    let read = |table: &'static str| root.table(table).map(|table| read_pins(&table)).unwrap_or_default();
+    Pins {
+        checkpoints: read("checkpoints"),
+        adapters: read("adapters"),
+        images: read("images"),
+        loaded: read("loaded"),
+    }
 }
 
 fn read_pins(table: &TableReader<'_, '_>) -> BTreeMap<String, Digest> {

@@ -449,7 +449,10 @@ fn a_lock_pins_the_checkpoint_into_the_recipe_and_check_compares_it_with_the_fol
     let models = site.path("models");
     let before = variant(&site.load(), "hero", &[]).recipe.id();
     assert!(check(&site.sources(), Some(&models)).is_ok());
-    site.write("models/base-1.0/unet/w.safetensors", "weights");
+    // What is not loaded does not count.
+    site.write("models/base-1.0/safety_checker/model.safetensors", "weights that nobody reads");
+    assert!(check(&site.sources(), Some(&models)).is_ok());
+    site.write("models/base-1.0/scheduler/scheduler_config.json", "{}");
     let errors = check(&site.sources(), Some(&models)).expect_err("another checkpoint").to_string();
     assert!(errors.contains("the lock pins something else"), "{errors}");
     assert_eq!(variant(&site.load(), "hero", &[]).recipe.id(), before, "the lock decides");
@@ -460,6 +463,38 @@ fn a_lock_pins_the_checkpoint_into_the_recipe_and_check_compares_it_with_the_fol
     std::fs::remove_dir_all(models).expect("removed");
     let error = write_locks(&site.sources(), &site.path("models")).expect_err("no models");
     assert!(matches!(error, LockRunError::Lock(_)) && error.to_string().contains("`base-1.0`"), "{error}");
+}
+
+/// A lock from before names a checkpoint after every file in its folder: its recipes stay, and with them what was drawn.
+#[test]
+fn a_former_digest_keeps_its_recipes_when_the_campaign_is_locked_again() {
+    let site = Site::new();
+    let models = site.path("models");
+    site.write("models/base-1.0/notes.json", "a file that nobody loads");
+    let known = bildkante_shared::checkpoint::FileDigests::default();
+    let digests = bildkante_shared::checkpoint::digests(&models.join("base-1.0"), &known).expect("digests");
+    let [former] = digests.formers.as_slice() else { panic!("{digests:?}") };
+    site.edit("campaigns/autumn.lock.toml", &digests.current.to_string(), &former.to_string());
+    let before = variant(&site.load(), "hero", &[]).recipe.clone();
+    assert_eq!(before.checkpoint, *former);
+    assert!(check(&site.sources(), Some(&models)).is_ok());
+
+    site.lock();
+    let recipe = || variant(&site.load(), "hero", &[]).recipe.id();
+    assert_eq!(recipe(), before.id());
+    let text = std::fs::read_to_string(site.path("campaigns/autumn.lock.toml")).expect("the lock");
+    assert!(text.contains("[loaded]") && text.contains(&digests.current.to_string()), "{text}");
+    // Another stray file changes the former digest, not what is loaded.
+    site.write("models/base-1.0/more.json", "another one");
+    site.lock();
+    assert_eq!(recipe(), before.id());
+    assert!(check(&site.sources(), Some(&models)).is_ok());
+    // What is loaded is another checkpoint, under its own name.
+    site.write("models/base-1.0/scheduler/scheduler_config.json", "{}");
+    assert!(check(&site.sources(), Some(&models)).is_err());
+    site.lock();
+    assert_ne!(recipe(), before.id());
+    assert!(!std::fs::read_to_string(site.path("campaigns/autumn.lock.toml")).expect("the lock").contains("[loaded]"));
 }
 
 #[test]

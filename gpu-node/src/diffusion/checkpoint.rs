@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use bildkante_shared::checkpoint::{CheckpointDigestError, digest};
+use bildkante_shared::checkpoint::{CheckpointDigestError, Digests, FileDigests, FileIdentity, digests, look};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::SchedulerChoice;
 use serde_json::Value;
@@ -138,7 +138,7 @@ impl Placement {
 #[derive(Debug)]
 pub struct Checkpoint {
     name: String,
-    digest: Digest,
+    digests: Digests,
     family: Family,
     placement: Placement,
     parameters: Parameters,
@@ -211,8 +211,17 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_with(folder: &Path, placement: Placement) -> Result<Self, CheckpointError> {
+        Self::load_known(folder, placement, &FileDigests::default())
+    }
+
+    /// The same with digests of files that are known already.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_known(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
         check_device(placement.device)?;
-        let digest = digest(folder)?;
+        let before = look(folder)?;
+        let digests = digests(folder, known)?;
         let layout = Layout::read(&folder.join("model_index.json"))?;
         let scheduler_config = read_scheduler(&folder.join("scheduler/scheduler_config.json"), &layout)?;
         let unet_config = read_config(&folder.join("unet/config.json"), UnetConfig::from_json)?;
@@ -251,9 +260,10 @@ impl Checkpoint {
             (false, ..) => Family::Sd2,
         };
         let layer = if layout.is_xl { Layer::Penultimate } else { Layer::Last };
+        check_unchanged(folder, &before)?;
         Ok(Self {
             name: folder_name(folder),
-            digest,
+            digests,
             family,
             placement,
             parameters,
@@ -277,7 +287,12 @@ impl Checkpoint {
 
     #[must_use]
     pub const fn digest(&self) -> Digest {
-        self.digest
+        self.digests.current
+    }
+
+    /// What recipes may call it: its digest, and what that was before.
+    pub const fn digests(&self) -> &Digests {
+        &self.digests
     }
 
     #[must_use]
@@ -604,6 +619,17 @@ fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
         return Err(format!("the VAE's images have {} and {} channels, not 3", vae.in_channels, vae.out_channels));
     }
     Ok(())
+}
+
+/// What was loaded is what the digest says.
+pub(super) fn check_unchanged(folder: &Path, before: &[(String, FileIdentity)]) -> Result<(), CheckpointError> {
+    if look(folder)? == before {
+        return Ok(());
+    }
+    Err(CheckpointError::Mismatch {
+        folder: folder.to_owned(),
+        reason: "its files changed while they were read".into(),
+    })
 }
 
 /// As it is called where it is found, which a link may do otherwise than its target.

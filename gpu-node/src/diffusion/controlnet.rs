@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bildkante_shared::checkpoint::digest;
+use bildkante_shared::checkpoint::{Digests, FileDigests, digests, look};
 use bildkante_shared::ids::Digest;
 use serde_json::{Value, json};
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::checkpoint::{CheckpointError, Placement, folder_name, read_config};
+use super::checkpoint::{CheckpointError, Placement, check_unchanged, folder_name, read_config};
 use super::conditioning::{Conditioning, Control};
 use super::config::{ConfigError, UnetConfig};
 use super::layers::Conv2d;
@@ -118,7 +118,7 @@ impl Residuals {
 #[derive(Debug)]
 pub struct ControlNet {
     name: String,
-    digest: Digest,
+    digests: Digests,
     config: ControlNetConfig,
     network: Network,
 }
@@ -158,14 +158,22 @@ impl ControlNet {
     /// # Errors
     /// As a checkpoint's.
     pub fn load_with(folder: &Path, placement: Placement) -> Result<Self, CheckpointError> {
+        Self::load_known(folder, placement, &FileDigests::default())
+    }
+
+    /// # Errors
+    /// As a checkpoint's.
+    pub fn load_known(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
         let Placement { device, dtype, .. } = placement;
-        let digest = digest(folder)?;
+        let before = look(folder)?;
+        let digests = digests(folder, known)?;
         let config = read_config(&folder.join("config.json"), ControlNetConfig::from_json)?;
         let files = files::find(folder, "diffusion_pytorch_model")?;
         let mut weights = placement.open(&files, str::to_owned, dtype.kind())?;
         let network = Network::build(&mut weights, &config, device, dtype.kind())?;
         weights.finish()?;
-        Ok(Self { name: folder_name(folder), digest, config, network })
+        check_unchanged(folder, &before)?;
+        Ok(Self { name: folder_name(folder), digests, config, network })
     }
 
     #[must_use]
@@ -175,7 +183,12 @@ impl ControlNet {
 
     #[must_use]
     pub const fn digest(&self) -> Digest {
-        self.digest
+        self.digests.current
+    }
+
+    /// What recipes may call it: its digest, and what that was before.
+    pub const fn digests(&self) -> &Digests {
+        &self.digests
     }
 
     #[must_use]

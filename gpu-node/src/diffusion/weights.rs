@@ -352,7 +352,7 @@ const WEIGHT: &str = ".weight";
 /// The tensors of a loaded network by name, as its layers hold them: what the same network with adapters is made of.
 #[derive(Debug)]
 pub(super) struct Kept {
-    tensors: HashMap<String, Tensor>,
+    tensors: BTreeMap<String, Tensor>,
     device: Device,
     kind: Kind,
 }
@@ -385,12 +385,12 @@ impl Kept {
 /// Loads a network and keeps its tensors.
 pub(super) struct Keeping {
     weights: Weights,
-    tensors: HashMap<String, Tensor>,
+    tensors: BTreeMap<String, Tensor>,
 }
 
 impl Keeping {
     pub(super) fn new(weights: Weights) -> Self {
-        Self { weights, tensors: HashMap::new() }
+        Self { weights, tensors: BTreeMap::new() }
     }
 
     /// Ends loading.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bildkante_shared::checkpoint::FileDigests;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
@@ -46,13 +47,17 @@ struct Options {
     requests_max: usize,
     determinism: DeterminismChoice,
     adapters_read: FilesRead,
+    /// Of checkpoints' files, each of which is read once for all devices, and once for all starts.
+    digests: Arc<FileDigests>,
 }
 
 /// One factory for each device, which loads every checkpoint of `models_dir` on its thread.
 #[must_use]
 pub fn torch_engines(config: &NodeConfig) -> Engines {
-    let read = FilesRead::default();
-    let engine = |device: &DeviceChoice| (device.to_string(), torch_engine_on(*device, config, read.clone()));
+    let (read, digests) = (FilesRead::default(), known_digests(config));
+    let engine = |device: &DeviceChoice| {
+        (device.to_string(), torch_engine_on(*device, config, (read.clone(), Arc::clone(&digests))))
+    };
     Engines(config.device.each().iter().map(engine).collect())
 }
 
@@ -60,10 +65,19 @@ pub fn torch_engines(config: &NodeConfig) -> Engines {
 #[must_use]
 pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
     let device = config.device.each().first().copied();
-    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config, FilesRead::default())
+    let shared = (FilesRead::default(), known_digests(config));
+    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config, shared)
 }
 
-fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: FilesRead) -> EngineFactory {
+fn known_digests(config: &NodeConfig) -> Arc<FileDigests> {
+    Arc::new(FileDigests::kept_in(config.data_dir.join("file-digests.json")))
+}
+
+fn torch_engine_on(
+    device: DeviceChoice,
+    config: &NodeConfig,
+    (adapters_read, digests): (FilesRead, Arc<FileDigests>),
+) -> EngineFactory {
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -82,6 +96,7 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, adapters_read: Fil
         requests_max: config.batch.requests_max_on(device),
         determinism: config.batch.determinism,
         adapters_read,
+        digests,
     };
     let is_exact = config.batch.determinism == DeterminismChoice::Exact;
     Box::new(move || {
@@ -199,7 +214,8 @@ impl TorchEngine {
             0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
             bytes => Some(bytes),
         };
-        self.limits.footprints = self.shelf.checkpoints().map(|c| (c.digest(), c.footprint())).collect();
+        let footprints = self.shelf.checkpoints().flat_map(|c| c.digests().all().map(|digest| (digest, c.footprint())));
+        self.limits.footprints = footprints.collect();
     }
 
     /// Forgets a request's slot and what was held for it.

@@ -160,8 +160,9 @@ pub(super) fn spellings<'a>(
             // transformers before 5.
             Network::TextEncoder | Network::TextEncoder2 => Some(format!("text_model.{module}")),
         };
+        // Modules come in one order, so that of two with one spelling it is always the same that is meant.
         for spelling in [Some(module.to_owned()), other].into_iter().flatten() {
-            known.insert(flat(&spelling), module.to_owned());
+            known.entry(flat(&spelling)).or_insert_with(|| module.to_owned());
         }
     }
     known

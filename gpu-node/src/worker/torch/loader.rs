@@ -235,12 +235,12 @@ fn look_at(folder: &Path) -> Look {
 
 fn read(folder: &Path, options: &Options) -> Item {
     if ControlNet::is_in(folder) {
-        return match ControlNet::load_with(folder, options.placement) {
+        return match ControlNet::load_known(folder, options.placement, &options.digests) {
             Ok(network) => Item::ControlNet(Box::new(network)),
             Err(error) => Item::Rejected(error.to_string()),
         };
     }
-    match Checkpoint::load_with(folder, options.placement) {
+    match Checkpoint::load_known(folder, options.placement, &options.digests) {
         Ok(mut checkpoint) => {
             checkpoint.set_vae_tiles_px((options.vae_tiles_px > 0).then_some(options.vae_tiles_px));
             Item::Checkpoint(Box::new(checkpoint))

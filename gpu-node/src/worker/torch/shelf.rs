@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::checkpoint::Digests;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
@@ -25,21 +26,32 @@ pub(super) enum Item {
 }
 
 impl Item {
-    fn digest(&self) -> Option<Digest> {
+    fn digests(&self) -> Option<&Digests> {
         match self {
-            Self::Checkpoint(checkpoint) => Some(checkpoint.digest()),
-            Self::ControlNet(network) => Some(network.digest()),
+            Self::Checkpoint(checkpoint) => Some(checkpoint.digests()),
+            Self::ControlNet(network) => Some(network.digests()),
             Self::Rejected(_) => None,
         }
     }
 
+    fn digest(&self) -> Option<Digest> {
+        self.digests().map(|digests| digests.current)
+    }
+
+    /// Whether a recipe that names this digest means it.
+    fn answers_to(&self, digest: Digest) -> bool {
+        self.digests().is_some_and(|digests| digests.hold(digest))
+    }
+
     pub(super) fn info(&self) -> Option<CheckpointInfo> {
-        let (name, digest, family) = match self {
-            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.digest(), checkpoint.family().as_str()),
-            Self::ControlNet(network) => (network.name(), network.digest(), "controlnet"),
+        let (name, family) = match self {
+            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.family().as_str()),
+            Self::ControlNet(network) => (network.name(), "controlnet"),
             Self::Rejected(_) => return None,
         };
-        Some(CheckpointInfo { name: name.to_owned(), digest, family: family.to_owned(), ready: true })
+        let Digests { current, formers } = self.digests()?.clone();
+        let (name, family) = (name.to_owned(), family.to_owned());
+        Some(CheckpointInfo { name, digest: current, formers, family, ready: true })
     }
 }
 
@@ -75,7 +87,7 @@ impl Shelf {
             used.extend(recipe.refiner.as_ref().map(|refiner| refiner.checkpoint));
             used.extend(recipe.controls.iter().map(|control| control.network));
         });
-        let is_used = |item: &Item| item.digest().is_some_and(|digest| used.contains(&digest));
+        let is_used = |item: &Item| used.iter().any(|digest| item.answers_to(*digest));
         let (staying, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leaving).into_iter().partition(is_used);
         self.leaving = staying;
         let gone: Vec<Digest> = gone.iter().filter_map(Item::digest).collect();
@@ -107,7 +119,7 @@ impl Shelf {
     }
 
     pub(super) fn checkpoint(&self, digest: Digest) -> Result<&Checkpoint, EngineError> {
-        self.checkpoints().find(|checkpoint| checkpoint.digest() == digest).ok_or(EngineError::Missing(digest))
+        self.checkpoints().find(|checkpoint| checkpoint.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 
     pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
@@ -115,6 +127,6 @@ impl Shelf {
             Item::ControlNet(network) => Some(&**network),
             _ => None,
         });
-        networks.find(|network| network.digest() == digest).ok_or(EngineError::Missing(digest))
+        networks.find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 }
