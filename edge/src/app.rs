@@ -155,6 +155,7 @@ impl Edge {
             trusted: config.listen.trusted(),
             recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
+        handler.stand_ins.prepare(&catalog.load());
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
         let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
         let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone());

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{GenerationReply, GenerationSource};
@@ -412,11 +413,12 @@ impl Fill {
             .await
             .map_err(FillError::from)
             .inspect_err(|error| {
-                tracing::warn!(recipe = %recipe.id(), %error, "generation failed");
+                log_limited!(warn, recipe = %recipe.id(), %error, "generation failed");
                 self.refused.insert(recipe.id(), error.clone());
             })?;
         let elapsed = (reply.source != GenerationSource::Stored).then(|| started.elapsed());
-        tracing::info!(
+        log_limited!(
+            info,
             recipe = %reply.recipe_id, master = %reply.master.id, source = reply.source.as_str(),
             duplicate_of_another = reply.duplicate.is_some(), node = %reply.node,
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
@@ -437,9 +439,10 @@ impl Fill {
             Err(error) if error.is_lost_master() => error,
             result => return result,
         };
-        tracing::warn!(recipe = %want.recipe_id(), master = %binding.master, %error, "master is lost, drawing it anew");
+        let recipe = want.recipe_id();
+        log_limited!(warn, %recipe, master = %binding.master, %error, "master is lost, drawing it anew");
         if let Err(error) = self.caches.unbind(want.recipe_id(), binding.master).await {
-            tracing::error!(recipe = %want.recipe_id(), %error, "binding could not be removed");
+            log_limited!(error, recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
         self.master(again.binding.master, want.recipe_id(), want.urgency).await
@@ -480,7 +483,7 @@ impl Fill {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
             match self.verify(file, urgency).await {
                 Err(FillError::Master(error)) => {
-                    tracing::warn!(master = %id, %error, "stored master is unusable, fetching it again");
+                    log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                     let _ = self.caches.masters.reject(id, error.to_string()).await;
                 }
                 result => return result.map(|master| (master, MasterSource::Disk)),
@@ -506,7 +509,7 @@ impl Fill {
 
     async fn keep_master(&self, master: &VerifiedMaster) {
         if let Err(error) = self.caches.masters.put(master).await {
-            tracing::warn!(master = %master.id(), %error, "master could not be stored");
+            log_limited!(warn, master = %master.id(), %error, "master could not be stored");
         }
     }
 

@@ -32,6 +32,7 @@ use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, 
 use crate::rum::{self, Rum};
 use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
+use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
@@ -315,7 +316,7 @@ impl Handler {
                 self.answer(exchange, missing.resolved, missing.want, &rendition, because)
             }
             Err(error) => {
-                tracing::error!(%error, "no placeholder could be made");
+                log_limited!(error, %error, "no placeholder could be made");
                 let detail = format!("there is no image to show now ({reason})");
                 let is_over_budget = OverBudget::ALL.iter().any(|budget| budget.as_str() == reason);
                 let status = if is_over_budget { 429 } else { 503 };

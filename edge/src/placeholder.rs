@@ -1,77 +1,135 @@
-//! Placeholders ready to serve: one per shape, format and marking, made once on the render pool.
+//! Placeholders ready to serve: the last stand-in, which no load on the render pool can take away.
+//!
+//! There are few sizes of a placeholder, so each file is encoded once in the life of the process, on a blocking thread,
+//! and kept for good: `COUNT` sizes in four formats are half a megabyte. Those of the slots are encoded at the start,
+//! before a reader needs one. A campaign's marking is added afterwards and takes microseconds, so that the marked
+//! renditions may be evicted.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
-use bildkante_shared::urgency::Urgency;
 use moka::sync::Cache;
+use tokio::sync::Semaphore;
 
 use crate::cache::{Origin, Rendition};
-use crate::fill::{Fill, FillError, Want};
+use crate::campaign::Catalog;
+use crate::fill::Want;
 use crate::negotiate::Format;
-use crate::render::{self, Palette, Rung};
+use crate::render::{self, EncodeError, Palette, PlaceholderSize, RenderError, Rung};
 
-/// Shapes × formats × campaigns in use; each takes under 2 kB.
+/// Marked placeholders kept, under 3 kB each.
 const KEPT_MAX: u64 = 1024;
 
-type Shape = (u32, u32, Format, [u8; 16]);
+/// Why there is no placeholder. None of these depends on load.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceholderError {
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    #[error("the encoder's thread ended: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<EncodeError> for PlaceholderError {
+    fn from(error: EncodeError) -> Self {
+        Self::Render(error.into())
+    }
+}
 
 /// Palette images by what they stand in for.
 #[derive(Debug)]
 pub struct Placeholders {
-    fill: Arc<Fill>,
-    kept: Cache<Shape, Arc<Rendition>>,
+    files: Arc<Files>,
+    marked: Cache<(PlaceholderSize, Format, [u8; 16]), Arc<Rendition>>,
+    /// One at a time: an encode takes milliseconds, and those who wait for it need nothing else.
+    encoding: Semaphore,
+}
+
+impl Default for Placeholders {
+    fn default() -> Self {
+        Self { files: Arc::default(), marked: Cache::new(KEPT_MAX), encoding: Semaphore::new(1) }
+    }
 }
 
 impl Placeholders {
-    #[must_use]
-    pub fn new(fill: Arc<Fill>) -> Self {
-        Self { fill, kept: Cache::new(KEPT_MAX) }
+    /// Encodes what the catalogue's slots need, on a thread of its own.
+    pub fn prepare(&self, catalog: &Catalog) {
+        let slots = catalog.campaigns().flat_map(|campaign| &campaign.slots);
+        let wanted: std::collections::HashSet<_> = slots
+            .flat_map(|slot| {
+                let size = PlaceholderSize::of(slot.default_width_px, slot.ratio.height_px(slot.default_width_px));
+                slot.formats.iter().map(move |format| (size, format))
+            })
+            .collect();
+        let files = Arc::clone(&self.files);
+        tokio::task::spawn_blocking(move || {
+            for (size, format) in wanted {
+                if let Err(error) = files.encoded(size, format) {
+                    tracing::error!(%size, format = format.as_str(), %error, "a placeholder cannot be encoded");
+                }
+            }
+        });
     }
 
     /// The placeholder with the shape, format and marking of what was wanted.
     ///
     /// # Errors
-    /// When the render pool refuses or the encoder fails.
-    pub async fn get(&self, want: &Want) -> Result<Arc<Rendition>, FillError> {
-        let (width, height) = lowest_terms(want.spec.width_px, want.spec.height_px);
-        let shape = (width, height, want.spec.format, want.marking_digest);
-        if let Some(kept) = self.kept.get(&shape) {
+    /// When the encoder or the marking fails, which no test has seen.
+    pub async fn get(&self, want: &Want) -> Result<Arc<Rendition>, PlaceholderError> {
+        let (size, format) = (PlaceholderSize::of(want.spec.width_px, want.spec.height_px), want.spec.format);
+        let key = (size, format, want.marking_digest);
+        if let Some(kept) = self.marked.get(&key) {
             return Ok(kept);
         }
-        let (spec, marking) = (want.spec, Arc::clone(&want.marking));
-        let work = move || render::placeholder(Palette::default(), (width, height), spec.format, &marking);
-        let encoded = self.fill.pool.run(Urgency::MOST, work).await??;
-        // It is no picture of any recipe: the ids name the shape, so that its tags purge nothing else.
-        let name = format!("placeholder {width}:{height}");
+        let file = match self.files.ready(size, format) {
+            Some(file) => file.to_vec(),
+            None => self.encoded(size, format).await?,
+        };
+        let bytes = render::mark_placeholder(file, format, &want.marking)?;
+        // It is no picture of any recipe: the ids name the size, so that its tags purge nothing else.
+        let name = format!("placeholder {size}");
         let origin = Origin::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));
-        let rendition = Arc::new(Rendition::new(encoded.bytes.into(), spec, Rung::Final, origin));
-        self.kept.insert(shape, Arc::clone(&rendition));
+        let rendition = Arc::new(Rendition::new(bytes.into(), want.spec, Rung::Final, origin));
+        self.marked.insert(key, Arc::clone(&rendition));
         Ok(rendition)
     }
-}
 
-/// Ladders of one ratio share a placeholder.
-const fn lowest_terms(width: u32, height: u32) -> (u32, u32) {
-    let (mut a, mut b) = (width, height);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    match (width.checked_div(a), height.checked_div(a)) {
-        (Some(width), Some(height)) => (width, height),
-        _ => (1, 1),
+    async fn encoded(&self, size: PlaceholderSize, format: Format) -> Result<Vec<u8>, PlaceholderError> {
+        let _turn = self.encoding.acquire().await;
+        let files = Arc::clone(&self.files);
+        let encoded = tokio::task::spawn_blocking(move || files.encoded(size, format).map(<[u8]>::to_vec));
+        Ok(encoded.await??)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::lowest_terms;
+/// Unmarked files, each made once.
+#[derive(Debug)]
+struct Files([[OnceLock<Box<[u8]>>; Format::ALL.len()]; PlaceholderSize::COUNT]);
 
-    #[test]
-    fn a_ladder_shares_one_shape() {
-        assert_eq!(lowest_terms(320, 240), (4, 3));
-        assert_eq!(lowest_terms(640, 480), (4, 3));
-        assert_eq!(lowest_terms(7, 7), (1, 1));
-        assert_eq!(lowest_terms(0, 0), (1, 1));
+impl Default for Files {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())))
+    }
+}
+
+impl Files {
+    fn ready(&self, size: PlaceholderSize, format: Format) -> Option<&[u8]> {
+        self.place(size, format).get().map(Box::as_ref)
+    }
+
+    /// Blocks for the time of an encode when it is the first to ask.
+    fn encoded(&self, size: PlaceholderSize, format: Format) -> Result<&[u8], EncodeError> {
+        let place = self.place(size, format);
+        match place.get() {
+            Some(file) => Ok(file),
+            None => {
+                let file = render::placeholder(Palette::default(), size, format)?;
+                // Two threads that encode the same make the same bytes.
+                Ok(place.get_or_init(|| file.into()))
+            }
+        }
+    }
+
+    fn place(&self, size: PlaceholderSize, format: Format) -> &OnceLock<Box<[u8]>> {
+        &self.0[size.index()][format as usize]
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Resolved, Stopgap};
-use crate::fill::{Fill, FillError, Peek, Want};
+use crate::fill::{Fill, Peek, Want};
 use crate::negotiate::{self, Format, FormatAsk};
-use crate::placeholder::Placeholders;
+use crate::placeholder::{PlaceholderError, Placeholders};
 use crate::render::{RenditionSpec, Shape};
 use crate::response::Outcome;
 
@@ -51,7 +51,12 @@ pub struct StandIns {
 impl StandIns {
     #[must_use]
     pub fn new(fill: Arc<Fill>, render_wait: Duration, fallback_wait: Duration) -> Self {
-        Self { placeholders: Placeholders::new(Arc::clone(&fill)), fill, render_wait, fallback_wait }
+        Self { placeholders: Placeholders::default(), fill, render_wait, fallback_wait }
+    }
+
+    /// Makes the last stand-in of every slot ahead, behind the caller.
+    pub fn prepare(&self, catalog: &Catalog) {
+        self.placeholders.prepare(catalog);
     }
 
     /// A picture that exists only needs rendering; the slot's patience is for generations.
@@ -72,8 +77,8 @@ impl StandIns {
     /// else the picture itself in another width, else a palette image.
     ///
     /// # Errors
-    /// When not even a palette image can be made.
-    pub async fn find(&self, missing: Missing<'_>) -> Result<StandIn, FillError> {
+    /// When not even a palette image can be made, which is a defect: it needs nothing that load could take.
+    pub async fn find(&self, missing: Missing<'_>) -> Result<StandIn, PlaceholderError> {
         if let Some(stand_in) = self.picture(missing).await {
             return Ok(stand_in);
         }

@@ -6,7 +6,8 @@ mod pictures;
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
 use bildkante_edge::render::{
-    Anchor, Encoded, Palette, Quality, Raster, RenderError, RenditionSpec, Rung, Shape, encode, placeholder, render,
+    Anchor, Encoded, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape, encode,
+    mark_placeholder, placeholder, render,
 };
 use bildkante_shared::pixels::Pixels;
 use proptest::prelude::*;
@@ -157,8 +158,9 @@ fn exiftool_finds_no_fault_in_the_files() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for format in Format::ALL {
         let file = folder.path().join(format!("image.{}", format.extension()));
-        let made = placeholder(Palette::default(), (16, 9), format, &marking()).expect("a placeholder");
-        std::fs::write(&file, made.bytes).expect("room for a small file");
+        let plain = placeholder(Palette::default(), PlaceholderSize::of(16, 9), format).expect("a placeholder");
+        let made = mark_placeholder(plain, format, &marking()).expect("room for a marking");
+        std::fs::write(&file, made).expect("room for a small file");
         let verdict = judges::asked("exiftool", &["-validate", "-warning", "-error", "-a"], &file);
         assert!(verdict.contains(": OK"), "{format:?}: {verdict}");
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::wire::{DedupScope, Determinism, Duplicate, MasterInfo};
 use parking_lot::Mutex;
@@ -199,7 +200,8 @@ impl Archive {
     fn merged(&self, recipe: RecipeId, dedup: Option<&DedupScope>, answer: Answer) -> Answer {
         self.metrics.duplicates_merged_total.inc();
         if let (Some(dedup), Some(duplicate)) = (dedup, &answer.duplicate) {
-            tracing::info!(
+            log_limited!(
+                info,
                 %recipe, scope = dedup.scope, variant = dedup.variant, master = %answer.master.id, of = %duplicate.of,
                 distance = duplicate.distance, chroma_distance = duplicate.chroma_distance,
                 ssimulacra2 = duplicate.ssimulacra2, "duplicate merged"

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use bildkante_shared::durable::TEMPORARY_PREFIX;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits::BLOB_BYTES_MAX;
+use bildkante_shared::log_limited;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -118,7 +119,7 @@ impl Blobs {
                 Ok(Some(bytes))
             }
             Ok(_) => {
-                tracing::error!(%digest, "an image is not what its name says, and is not used");
+                log_limited!(error, %digest, "an image is not what its name says, and is not used");
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -1,5 +1,6 @@
 //! The node's metrics, as struct fields of one registry per node. Names: `bildkante_node_<noun>_<unit>[_total]`.
 
+use bildkante_shared::log_limited;
 use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
 use bildkante_shared::wire::GenerationSource;
@@ -171,7 +172,7 @@ impl NodeMetrics {
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be written");
+            log_limited!(error, %error, "metrics cannot be written");
         }
         text
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bildkante_shared::log_limited;
 use bildkante_shared::shutdown::Shutdown;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -87,7 +88,7 @@ async fn accept(
             Ok((socket, _)) => return (socket, place),
             Err(error) => {
                 metrics.accept_errors_total.inc();
-                tracing::warn!(%error, "connection not accepted");
+                log_limited!(warn, %error, "connection not accepted");
                 if !is_peers_fault(&error) {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -129,8 +130,8 @@ impl Connection {
     fn refuse(&self, peer: &io::Result<SocketAddr>, error: &dyn std::fmt::Display) {
         self.metrics.handshake_errors_total.inc();
         match peer {
-            Ok(peer) => tracing::warn!(%peer, %error, "TLS handshake refused"),
-            Err(_) => tracing::warn!(%error, "TLS handshake refused"),
+            Ok(peer) => log_limited!(warn, %peer, %error, "TLS handshake refused"),
+            Err(_) => log_limited!(warn, %error, "TLS handshake refused"),
         }
     }
 

@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::limits::MASTER_FILE_BYTES_MAX;
+use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::wire::{Determinism, Duplicate, MasterInfo};
@@ -255,7 +256,7 @@ impl Store {
             Err(ReadError::Io(source)) => return Err(StoreError::Io { path: self.path(id), source }),
             Err(reason) => reason,
         };
-        tracing::error!(master = %id, %reason, "master is damaged: quarantined");
+        log_limited!(error, master = %id, %reason, "master is damaged: quarantined");
         self.metrics.store_corrupt_total.inc();
         if matches!(reason, ReadError::Damaged) {
             files::quarantine(&self.path(id), &self.folder.join("quarantine"), now_unix_ms());
@@ -407,7 +408,7 @@ impl Store {
         if victims.is_empty() {
             return Ok(());
         }
-        tracing::warn!(masters = victims.len(), "master store is full: the longest unused are removed");
+        log_limited!(warn, masters = victims.len(), "master store is full: the longest unused are removed");
         self.metrics.store_evictions_total.inc_by(victims.len() as u64);
         self.forget(&victims)?;
         for id in victims {

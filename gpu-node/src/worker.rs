@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::log_limited;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
@@ -426,7 +427,7 @@ impl DeviceBench {
 
     fn failed(&self, job: &StartedJob, error: &EngineError) {
         let (id, _of) = (job.recipe.id(), job.span.enter());
-        tracing::warn!(recipe = %id, %error, "not drawn");
+        log_limited!(warn, recipe = %id, %error, "not drawn");
         self.board.fail(id, &error.clone().into());
     }
 
@@ -496,7 +497,7 @@ impl Bench {
             for dedup in open {
                 let settled = self.archive.settle(id, dedup.as_ref(), &generated.pixels, determinism);
                 let settled = settled.map_err(|error| {
-                    tracing::error!(recipe = %id, %error, "master not stored");
+                    log_limited!(error, recipe = %id, %error, "master not stored");
                     GenerationError::from(&error)
                 });
                 answers.insert(dedup, settled);
@@ -508,7 +509,7 @@ impl Bench {
     fn panicked(&self, job: &StartedJob, panic: &(dyn Any + Send)) {
         self.metrics.panics_total.inc();
         let _of = job.span.enter();
-        tracing::error!(recipe = %job.recipe.id(), defect = message(panic), "a job ended at a defect");
+        log_limited!(error, recipe = %job.recipe.id(), defect = message(panic), "a job ended at a defect");
         self.board.fail(job.recipe.id(), &GenerationError::Panicked);
     }
 }

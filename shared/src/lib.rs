@@ -12,6 +12,7 @@ pub mod console;
 pub mod durable;
 pub mod ids;
 pub mod limits;
+pub mod log_limit;
 pub mod phash;
 pub mod pixels;
 pub mod problem;

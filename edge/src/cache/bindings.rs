@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::Duplicate;
 use parking_lot::{Mutex, RwLock};
@@ -280,7 +281,7 @@ impl Inner {
     fn unreadable(&self, recipe: Option<RecipeId>, reason: &dyn std::fmt::Display) {
         self.metrics.looked_up(LookupOutcome::Corrupt);
         let recipe = recipe.map(|recipe| recipe.to_string());
-        tracing::error!(recipe, %reason, "a binding cannot be read, a node will be asked again");
+        log_limited!(error, recipe, %reason, "a binding cannot be read, a node will be asked again");
     }
 
     /// Fills the memory; what cannot be read is reported and left out.
@@ -347,7 +348,7 @@ impl Inner {
         if result.is_err()
             && let Err(error) = self.reopen()
         {
-            tracing::error!(%error, "the bindings database cannot be opened again yet");
+            log_limited!(error, %error, "the bindings database cannot be opened again yet");
         }
         result
     }

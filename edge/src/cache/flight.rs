@@ -9,6 +9,7 @@
 //! A fill must begin by looking for the value once more: between a caller's look-up and its call of
 //! [`Flights::fly`] another fill may have landed.
 
+use bildkante_shared::log_limited;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -199,7 +200,7 @@ impl<K: Debug + Eq + Hash, V> Drop for Landing<K, V> {
             Err(if std::thread::panicking() { FlightError::Panicked } else { FlightError::Aborted })
         });
         if let Err(error) = &result {
-            tracing::warn!(key = ?self.key, %error, "a fill ended without a value");
+            log_limited!(warn, key = ?self.key, %error, "a fill ended without a value");
         }
         // First free the key, then wake the waiters: one that tries again then starts afresh.
         self.board.flying.lock().remove(&self.key);

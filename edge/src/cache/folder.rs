@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
 use bildkante_shared::ids::{decode_128, encode_128};
+use bildkante_shared::log_limited;
 use parking_lot::Mutex;
 
 use super::key::ContentHasherBuilder;
@@ -229,7 +230,7 @@ impl Folder {
         self.forget(name);
         let path = self.path(name);
         let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        tracing::error!(file = %path.display(), %reason, "corrupt entry set aside");
+        log_limited!(error, file = %path.display(), %reason, "corrupt entry set aside");
         let files = self.quarantined_files.fetch_add(1, Ordering::Relaxed);
         let bytes = self.quarantined_bytes.fetch_add(length, Ordering::Relaxed);
         let kept = files < QUARANTINE_FILES_MAX && bytes.saturating_add(length) <= QUARANTINE_BYTES_MAX && {
@@ -344,7 +345,7 @@ impl Folder {
             }
             if let Err(error) = self.remove(name) {
                 // The index has let go of it; the next start's scan will find it again.
-                tracing::warn!(file = %self.path(name).display(), %error, "cannot remove an evicted file");
+                log_limited!(warn, file = %self.path(name).display(), %error, "cannot remove an evicted file");
             }
             self.metrics.tier.evicted();
             gone += 1;

@@ -5,6 +5,7 @@
 //! hangs in the kernel keeps its permit, so a dead disk costs a bounded number of threads and never a request.
 //! Serving from memory passes none of this.
 
+use bildkante_shared::log_limited;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -234,7 +235,7 @@ impl Health {
         let mut state = self.state.lock();
         state.consecutive = state.consecutive.saturating_add(1);
         if state.consecutive < self.errors_max {
-            tracing::warn!(store = self.name, %cause, "I/O error");
+            log_limited!(warn, store = self.name, %cause, "I/O error");
             return;
         }
         // Also after a cool-down that ended in another error: one try per cool-down.

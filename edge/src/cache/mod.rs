@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
 use serde::Deserialize;
 
 pub use bindings::{Binding, Bindings, BindingsError};
@@ -315,7 +316,7 @@ impl Caches {
     /// The binding the fleet has for `recipe`, remembered here as well.
     pub async fn shared_binding(&self, recipe: RecipeId, judge: Judge<'_>) -> Option<Arc<Binding>> {
         let binding = self.object.as_ref()?.binding(recipe, judge).await.hit()?;
-        tracing::info!(%recipe, master = %binding.master, "bound by another edge");
+        log_limited!(info, %recipe, master = %binding.master, "bound by another edge");
         Some(self.remember(recipe, binding).await)
     }
 
@@ -338,7 +339,7 @@ impl Caches {
     /// On the device, or at least until a restart, which asks again.
     async fn remember(&self, recipe: RecipeId, binding: Binding) -> Arc<Binding> {
         self.bindings.put(recipe, binding.clone()).await.unwrap_or_else(|error| {
-            tracing::error!(%recipe, %error, "binding could not be stored");
+            log_limited!(error, %recipe, %error, "binding could not be stored");
             Arc::new(binding)
         })
     }
@@ -367,13 +368,13 @@ async fn agree(
 ) -> Option<Binding> {
     let put = object.put_master(master).await;
     if !matches!(put, PutOutcome::Stored | PutOutcome::KeptBetter) {
-        tracing::warn!(%recipe, outcome = put.as_str(), "the shared store did not take a master: bound here alone");
+        log_limited!(warn, %recipe, outcome = put.as_str(), "the shared store did not take a master: bound here alone");
         return None;
     }
     let bound = object.bind(recipe, ours, judge).await;
-    let bound = bound.inspect_err(|error| tracing::warn!(%recipe, %error, "not bound in the shared store")).ok()?;
+    let bound = bound.inspect_err(|error| log_limited!(warn, %recipe, %error, "not bound in the shared store")).ok()?;
     if bound.master != ours.master {
-        tracing::info!(%recipe, ours = %ours.master, theirs = %bound.master, "another edge bound it first");
+        log_limited!(info, %recipe, ours = %ours.master, theirs = %bound.master, "another edge bound it first");
     }
     Some(bound)
 }

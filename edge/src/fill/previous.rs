@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bildkante_shared::ids::RecipeId;
+use bildkante_shared::log_limited;
 
 use super::{Fill, FillError, FillTimings, Filled, Want};
 use crate::cache::{Binding, FlightError, Origin, Rendition, RenditionKey, Ticket, VariantName, VerifiedMaster};
@@ -45,7 +46,7 @@ impl Fill {
         let fill = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = fill.caches.previous.note(variant, recipe).await {
-                tracing::warn!(%recipe, %error, "what the variant is served with is not remembered");
+                log_limited!(warn, %recipe, %error, "what the variant is served with is not remembered");
             }
         });
     }

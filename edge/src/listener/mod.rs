@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bildkante_shared::log_limited;
 use bildkante_shared::shutdown::Shutdown;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::net::{TcpListener, TcpStream};
@@ -153,12 +154,12 @@ async fn accept(
                 let _ = stream.set_nodelay(true);
                 match stream.into_std() {
                     Ok(stream) => return (stream, peer, permit),
-                    Err(error) => tracing::warn!(%error, "a connection could not be handed to its worker"),
+                    Err(error) => log_limited!(warn, %error, "a connection could not be handed to its worker"),
                 }
             }
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed, backing off");
+                log_limited!(warn, %error, "accepting a connection failed, backing off");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

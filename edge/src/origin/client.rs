@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER_SIDE_PX_MAX, REPLY_BODY_BYTES_MAX};
+use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE, TraceContext, Tracestate};
@@ -126,7 +127,7 @@ impl NodeClient {
                 self.expect_ok(reply)?;
                 return Err(self.protocol(format!("{path}: neither taken nor refused")));
             }
-            tracing::info!(node = %self.name, %digest, "an image handed to a node that lacked it");
+            log_limited!(info, node = %self.name, %digest, "an image handed to a node that lacked it");
         }
         Ok(true)
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::limits::DEADLINE_MS_MAX;
+use bildkante_shared::log_limited;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::trace::TraceContext;
@@ -426,7 +427,7 @@ impl Regions {
         let mut failure: Option<OriginError> = None;
         while let Some(Candidate { node, region }) = candidates.next() {
             if let Some(error) = &failure {
-                tracing::warn!(%error, next = %node.client.name, %region, "trying another node");
+                log_limited!(warn, %error, next = %node.client.name, %region, "trying another node");
                 self.metrics.retries.inc();
             }
             let calling = self.call(operation, &node, deadline, call(&node));

@@ -6,6 +6,7 @@ mod page;
 
 use std::sync::Arc;
 
+use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use http::{Request, Response};
 use percent_encoding::percent_decode_str;
@@ -58,7 +59,7 @@ impl Preview {
                     Ok(Ok(page)) => text(TextKind::Html, page),
                     Ok(Err(problem)) => response::error(request.method(), &problem, Negotiation::Explicit),
                     Err(error) => {
-                        tracing::error!(%error, "a preview page failed");
+                        log_limited!(error, %error, "a preview page failed");
                         let problem = Problem::new(500, "internal", "Internal error", "the page could not be built");
                         response::error(request.method(), &problem, Negotiation::Explicit)
                     }

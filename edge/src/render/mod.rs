@@ -30,7 +30,7 @@ pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use metrics::RenderMetrics;
-pub use placeholder::{Palette, placeholder};
+pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
 pub use shape::{Anchor, Shape};
@@ -266,7 +266,9 @@ pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, marking: &Marki
     let started = Instant::now();
     let file = encode(&raster, spec.format, spec.quality, rung)?;
     let encoded = started.elapsed();
-    finish(file, spec.format, rung, resized, encoded, marking, DigitalSource::TrainedAlgorithmicMedia)
+    let started = Instant::now();
+    let bytes = embed(spec.format, file, marking, DigitalSource::TrainedAlgorithmicMedia)?;
+    Ok(Encoded { bytes, format: spec.format, rung, resize: resized, encode: encoded, mark: started.elapsed() })
 }
 
 /// The master's pixels in the rendition's size.
@@ -285,20 +287,6 @@ fn shaped(master: &Pixels, spec: &RenditionSpec) -> Result<Raster, ResizeError> 
             Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))
         }
     }
-}
-
-fn finish(
-    file: Vec<u8>,
-    format: Format,
-    rung: Rung,
-    resize: Duration,
-    encode: Duration,
-    marking: &Marking,
-    source: DigitalSource,
-) -> Result<Encoded, RenderError> {
-    let started = Instant::now();
-    let bytes = embed(format, file, marking, source)?;
-    Ok(Encoded { bytes, format, rung, resize, encode, mark: started.elapsed() })
 }
 
 /// What a panic said.

@@ -1,14 +1,13 @@
 //! The picture shown while there is none: a soft gradient of two colours, 32 px on its longer side.
 //!
 //! It needs no master and no node. Browsers scale it up smoothly. It is made by a program and by no model, and its
-//! marking says so (`algorithmicMedia`). Equal inputs give equal bytes; callers keep them.
+//! marking says so (`algorithmicMedia`). Callers keep the files: there are [`PlaceholderSize::COUNT`] of each format.
 
 use super::encode::encode;
 use super::resize::Raster;
-use super::{Encoded, Quality, RenderError, Rung, finish};
+use super::{EncodeError, Quality, RenderError, Rung};
 use crate::negotiate::Format;
-use crate::provenance::{DigitalSource, Marking};
-use std::time::Instant;
+use crate::provenance::{DigitalSource, Marking, embed};
 
 const LONGER_SIDE_PX: u32 = 32;
 
@@ -26,33 +25,62 @@ impl Default for Palette {
     }
 }
 
-/// A placeholder with the ratio `ratio_width : ratio_height` (a slot's size will do), marked.
-///
-/// # Errors
-/// When a side of the ratio is zero, or the encoder fails.
-pub fn placeholder(
-    palette: Palette,
-    (ratio_width, ratio_height): (u32, u32),
-    format: Format,
-    marking: &Marking,
-) -> Result<Encoded, RenderError> {
-    if ratio_width == 0 || ratio_height == 0 {
-        return Err(RenderError::Size { width_px: ratio_width, height_px: ratio_height });
-    }
-    let started = Instant::now();
-    let raster = gradient(palette, ratio_width, ratio_height);
-    let resize = started.elapsed();
-    let started = Instant::now();
-    let file = encode(&raster, format, Quality::HIGH, Rung::Final)?;
-    let encode = started.elapsed();
-    finish(file, format, Rung::Final, resize, encode, marking, DigitalSource::AlgorithmicMedia)
+/// The size of a placeholder's file: its longer side has [`LONGER_SIDE_PX`], so that all ratios together have few sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PlaceholderSize {
+    width_px: u32,
+    height_px: u32,
 }
 
-fn gradient(palette: Palette, ratio_width: u32, ratio_height: u32) -> Raster {
-    let longer = u64::from(ratio_width.max(ratio_height));
-    #[allow(clippy::cast_possible_truncation, reason = "at most LONGER_SIDE_PX")]
-    let scaled = |side: u32| ((u64::from(side) * u64::from(LONGER_SIDE_PX) + longer / 2) / longer).max(1) as u32;
-    let (width_px, height_px) = (scaled(ratio_width), scaled(ratio_height));
+impl PlaceholderSize {
+    /// Every size there is.
+    pub const COUNT: usize = 2 * LONGER_SIDE_PX as usize - 1;
+
+    /// The nearest to the ratio of a rendition's sides; a side of zero counts as one.
+    #[must_use]
+    pub fn of(width_px: u32, height_px: u32) -> Self {
+        let (width, height) = (u64::from(width_px.max(1)), u64::from(height_px.max(1)));
+        let longer = width.max(height);
+        #[allow(clippy::cast_possible_truncation, reason = "at most LONGER_SIDE_PX")]
+        let scaled = |side: u64| ((side * u64::from(LONGER_SIDE_PX) + longer / 2) / longer).max(1) as u32;
+        Self { width_px: scaled(width), height_px: scaled(height) }
+    }
+
+    /// Below [`Self::COUNT`], another one for each size.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        // One side is always the longest there is: the other one and its place tell.
+        if self.width_px == LONGER_SIDE_PX {
+            self.height_px as usize - 1
+        } else {
+            (LONGER_SIDE_PX + self.width_px) as usize - 1
+        }
+    }
+}
+
+impl std::fmt::Display for PlaceholderSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width_px, self.height_px)
+    }
+}
+
+/// The file of a placeholder, not marked yet. Takes milliseconds; equal inputs give equal bytes.
+///
+/// # Errors
+/// When the encoder fails.
+pub fn placeholder(palette: Palette, size: PlaceholderSize, format: Format) -> Result<Vec<u8>, EncodeError> {
+    encode(&gradient(palette, size), format, Quality::HIGH, Rung::Final)
+}
+
+/// The file with a campaign's marking. Takes microseconds.
+///
+/// # Errors
+/// When the marking does not fit.
+pub fn mark_placeholder(file: Vec<u8>, format: Format, marking: &Marking) -> Result<Vec<u8>, RenderError> {
+    Ok(embed(format, file, marking, DigitalSource::AlgorithmicMedia)?)
+}
+
+fn gradient(palette: Palette, PlaceholderSize { width_px, height_px }: PlaceholderSize) -> Raster {
     let mut rgb = Vec::with_capacity((width_px * height_px * 3) as usize);
     for y in 0..height_px {
         for x in 0..width_px {
@@ -81,25 +109,41 @@ mod tests {
     #[test]
     fn the_ends_are_the_palette_and_the_ratio_is_kept() {
         let palette = Palette { from: [0, 128, 255], to: [255, 128, 0] };
-        let wide = gradient(palette, 1344, 768);
+        let wide = gradient(palette, PlaceholderSize::of(1344, 768));
         assert_eq!((wide.width_px, wide.height_px), (32, 18));
         assert_eq!(wide.rgb[..3], palette.from);
         assert_eq!(wide.rgb[wide.rgb.len() - 3..], palette.to);
-        assert_eq!(gradient(palette, 1, u32::MAX).width_px, 1);
-        assert_eq!(gradient(palette, 1, 1).rgb.len(), 32 * 32 * 3);
+        assert_eq!(gradient(palette, PlaceholderSize::of(1, u32::MAX)).width_px, 1);
+        assert_eq!(gradient(palette, PlaceholderSize::of(0, 0)).rgb.len(), 32 * 32 * 3);
     }
 
     #[test]
-    fn every_format_is_small_marked_as_made_by_program_and_repeatable() {
+    fn sizes_are_few_and_each_has_an_index_of_its_own() {
+        let ratios = (1..=32).flat_map(|side| [(32, side), (side, 32)]);
+        let sizes: std::collections::HashSet<_> =
+            ratios.map(|(width, height)| PlaceholderSize::of(width, height)).collect();
+        let indices: std::collections::BTreeSet<_> = sizes.iter().map(|size| size.index()).collect();
+        assert_eq!((sizes.len(), indices.len()), (PlaceholderSize::COUNT, PlaceholderSize::COUNT));
+        assert_eq!(indices.last(), Some(&(PlaceholderSize::COUNT - 1)));
+        assert_eq!(PlaceholderSize::of(320, 240), PlaceholderSize::of(640, 480), "a ladder shares one");
+    }
+
+    /// All there are, for the last stand-in must not fail: small, marked as made by a program, and repeatable.
+    #[test]
+    fn every_placeholder_can_be_made() {
         let marking = Marking { creator: Some("Studio".into()), ..Marking::default() };
         for format in Format::ALL {
-            let once = placeholder(Palette::default(), (16, 9), format, &marking).expect("a small gradient");
-            let again = placeholder(Palette::default(), (16, 9), format, &marking).expect("a small gradient");
-            assert_eq!(once.bytes, again.bytes);
-            assert!(once.bytes.len() < 3000, "{format:?} has {} bytes", once.bytes.len());
-            let xmp = crate::provenance::xmp_of(format, &once.bytes).expect("well-formed").expect("marked");
-            assert!(String::from_utf8_lossy(xmp).contains("digitalsourcetype/algorithmicMedia"));
+            for (width, height) in (1..=32).flat_map(|side| [(32, side), (side, 32)]) {
+                let size = PlaceholderSize::of(width, height);
+                let file = placeholder(Palette::default(), size, format).expect("a small gradient");
+                let marked = mark_placeholder(file, format, &marking).expect("room for a marking");
+                assert!(marked.len() < 3000, "{size} as {format:?} has {} bytes", marked.len());
+                let xmp = crate::provenance::xmp_of(format, &marked).expect("well-formed").expect("marked");
+                assert!(String::from_utf8_lossy(xmp).contains("digitalsourcetype/algorithmicMedia"));
+            }
+            let size = PlaceholderSize::of(16, 9);
+            let once = || placeholder(Palette::default(), size, format).expect("a small gradient");
+            assert_eq!(once(), once());
         }
-        assert!(placeholder(Palette::default(), (0, 9), Format::Jpeg, &marking).is_err());
     }
 }

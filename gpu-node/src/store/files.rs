@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bildkante_shared::durable::TEMPORARY_PREFIX;
 use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX};
+use bildkante_shared::log_limited;
 use bildkante_shared::pixels::{Pixels, PixelsError};
 
 use super::StoreError;
@@ -108,7 +109,7 @@ pub(super) fn create_parents(path: &Path, masters: &Path) -> Result<(), StoreErr
 /// A file whose row is gone already; what cannot be removed now is swept at the next start.
 pub(super) fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "file cannot be removed");
+        log_limited!(warn, path = %path.display(), %error, "file cannot be removed");
     }
 }
 
@@ -118,7 +119,7 @@ pub(super) fn quarantine(path: &Path, folder: &Path, now_unix_ms: u64) {
     let target = folder.join(format!("{now_unix_ms:013}-{name}.png"));
     if let Err(error) = fs::rename(path, &target) {
         // Without its row it is not served in any case.
-        tracing::warn!(path = %path.display(), %error, "damaged master cannot be moved to quarantine");
+        log_limited!(warn, path = %path.display(), %error, "damaged master cannot be moved to quarantine");
         return;
     }
     let mut kept: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use bildkante_shared::log_limited;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::urgency::Urgency;
 
@@ -273,7 +274,7 @@ impl<'a> Executor<'a> {
                     several.iter().for_each(|slot| self.fail(*slot, &error));
                 }
                 several => {
-                    tracing::warn!(%error, requests = several.len(), "a shared pass failed: each goes on alone");
+                    log_limited!(warn, %error, requests = several.len(), "a shared pass failed: each goes on alone");
                     if matches!(error, EngineError::OutOfMemory { .. }) {
                         self.engine.free_memory();
                     }

@@ -113,3 +113,71 @@ async fn a_spent_budget_shows_stand_ins_and_says_so() -> anyhow::Result<()> {
     rig.stop().await;
     Ok(())
 }
+
+/// Takes every thread and every place of an edge's render pool until it is dropped.
+struct FullPool(Vec<tokio::task::JoinHandle<()>>, Vec<std::sync::mpsc::Sender<()>>);
+
+impl FullPool {
+    async fn of(edge: &bildkante_edge::app::Edge, threads: usize, places: usize) -> anyhow::Result<Self> {
+        let (mut jobs, mut releases) = (Vec::new(), Vec::new());
+        for taken in 1..=threads + places {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let fill = Arc::clone(&edge.handler.fill);
+            jobs.push(tokio::spawn(async move {
+                let _ = fill.pool.run(bildkante_shared::urgency::Urgency::MOST, move || held.recv()).await;
+            }));
+            releases.push(release);
+            let pool = &edge.handler.fill.pool;
+            eventually("a place of the pool is taken", async || Ok(pool.running() + pool.pending() == taken)).await?;
+        }
+        Ok(Self(jobs, releases))
+    }
+
+    async fn release(self) -> anyhow::Result<()> {
+        drop(self.1);
+        for job in self.0 {
+            job.await?;
+        }
+        Ok(())
+    }
+}
+
+/// The last stand-in needs no place in the render pool: while all are taken, every reader still gets an image.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
+    const CONNECTIONS: usize = 48;
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { manifest: impatient, ..Plan::painted(&control) }).await?;
+    let edge = rig
+        .another_edge("full", |config| {
+            config.render.threads = 1;
+            config.render.pending_jobs_max = 2;
+            config.budget.network_per_minute = 0;
+        })
+        .await?;
+    let full = FullPool::of(&edge, 1, 2).await?;
+    let mut readers = tokio::task::JoinSet::new();
+    for n in 0..CONNECTIONS {
+        let (http, public) = (bildkante_tests::client::Http::default(), edge.http);
+        readers.spawn(async move {
+            for slot in ["hero", "teaser", "thumb"] {
+                for product in ["mug", "vase", "ring"] {
+                    let format = ["avif", "webp", "jpg", "png"][n % 4];
+                    let path = format!("/i/studio/{slot}?product={product}&fm={format}");
+                    let reply = http.image(public, &path).await?;
+                    anyhow::ensure!(reply.status == StatusCode::OK, "{path}: {} {}", reply.status, reply.text());
+                    is_stand_in(&reply, "placeholder");
+                }
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(reader) = readers.join_next().await {
+        reader??;
+    }
+    assert_eq!(edge.handler.fill.pool.pending(), 2, "not one of them waited there");
+    full.release().await?;
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}

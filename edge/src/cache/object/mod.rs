@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::ids::{MasterId, RecipeId, encode_128};
+use bildkante_shared::log_limited;
 use bytes::Bytes;
 use moka::sync::Cache;
 use object_store::aws::AmazonS3Builder;
@@ -354,7 +355,7 @@ impl ObjectTier {
 
     fn condemn(&self, path: &Path, reason: &str) {
         self.metrics.quarantined.inc();
-        tracing::error!(object = %path, %reason, "corrupt object ignored; whoever has it sound overwrites it");
+        log_limited!(error, object = %path, %reason, "corrupt object ignored; whoever has it sound overwrites it");
         self.condemned.insert(path.clone(), ());
     }
 
