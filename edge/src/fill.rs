@@ -13,7 +13,6 @@
 mod previous;
 mod stale;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +27,7 @@ use moka::sync::Cache;
 use tracing::Instrument;
 
 pub use self::stale::Peek;
-use crate::budget::{Budgets, OverBudget};
+use crate::budget::{Budgets, OverBudget, Payer, RenderCharge};
 use crate::cache::{
     Binding, Caches, FlightError, FlightRole, Flights, Insertion, MasterError, MasterFile, Origin, Rendition,
     RenditionKey, Ticket, VerifiedMaster,
@@ -203,6 +202,8 @@ const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 const LASTING_REFUSAL_PAUSE: Duration = Duration::from_secs(10);
 /// How often a fill that a purge overtakes begins again.
 const OVERTAKEN_MAX: usize = 4;
+/// How often a reader follows a leader whose budget ends before he leads himself or goes without.
+const LEADERS_MAX: usize = 3;
 /// Such recipes remembered at a time.
 const REFUSALS_MAX: u64 = 10_000;
 
@@ -221,7 +222,10 @@ pub struct Fill {
     /// By urgency too: a reader who wants what is being warmed asks for himself, and the node, which draws it once, then
     /// draws it at his urgency.
     generations: Flights<(RecipeId, Urgency), Result<Generated, FillError>>,
-    masters: Flights<MasterId, Result<Arc<VerifiedMaster>, FillError>>,
+    /// With the CPU time their decoding took.
+    masters: Flights<MasterId, Result<(Arc<VerifiedMaster>, Duration), FillError>>,
+    /// For readers without budget: what is there already, and nothing is rendered.
+    looks: Flights<WantKey, Result<Filled, FillError>>,
     /// Final rungs nobody waits for, or whoever warms.
     finals: Flights<RenditionKey, Result<Arc<Rendition>, FillError>>,
     /// Stale renditions being made anew, and those that are warmed.
@@ -229,7 +233,7 @@ pub struct Fill {
     pub purges: Purges,
     /// Recipes no node would draw a moment ago: asking again at request rate helps nobody.
     refused: Cache<RecipeId, FillError>,
-    budgets: Budgets,
+    pub budgets: Budgets,
 }
 
 /// Refusals expire by what they are.
@@ -239,6 +243,13 @@ impl Expiry<RecipeId, FillError> for RefusalPause {
     fn expire_after_create(&self, _: &RecipeId, error: &FillError, _: Instant) -> Option<Duration> {
         Some(error.pause())
     }
+}
+
+/// A master, where it came from, and the CPU time its decoding took.
+struct Obtained {
+    master: Arc<VerifiedMaster>,
+    source: MasterSource,
+    cpu: Duration,
 }
 
 /// Where a master came from.
@@ -272,6 +283,7 @@ impl Fill {
             renditions: Flights::new(most, longest, gauge.clone()),
             generations: Flights::new(most, longest, gauge.clone()),
             masters: Flights::new(most, longest, gauge.clone()),
+            looks: Flights::new(most, longest, gauge.clone()),
             finals: Flights::new(most, longest, gauge.clone()),
             settling: Flights::new(config.purge.refreshes_max + crate::warm::CONCURRENCY_MAX, longest, gauge.clone()),
             purges,
@@ -285,24 +297,66 @@ impl Fill {
         })
     }
 
-    /// As [`Self::fly`] for a reader: a picture that would have to be drawn is paid for first.
+    /// What a reader wants, within `wait`, on the reader's account.
     ///
     /// # Errors
-    /// When too many fills are under way, a budget is spent, or nodes refused the recipe a moment ago.
-    pub fn ask(
+    /// When it cannot be had in time, too many fills are under way, a budget is spent, or nodes refused the recipe a
+    /// moment ago.
+    pub async fn answer_within(
         self: &Arc<Self>,
-        want: Want,
-        campaign: &str,
-        client: IpAddr,
-    ) -> Result<Ticket<Result<Filled, FillError>>, FillError> {
+        want: &Want,
+        payer: &Payer,
+        wait: Duration,
+    ) -> Result<(Filled, FlightRole), FillError> {
+        let deadline = Instant::now() + wait;
+        let mut leaders = 0;
+        loop {
+            let ticket = self.ask(want, payer)?;
+            let role = ticket.role();
+            leaders += 1;
+            match ticket.landed_within(deadline.saturating_duration_since(Instant::now())).await? {
+                // The leader's budget has ended, not this reader's.
+                Err(FillError::OverBudget(_)) if role == FlightRole::Follower && leaders < LEADERS_MAX => {}
+                Err(FillError::OverBudget(budget)) => {
+                    self.budgets.refuse(budget);
+                    return Err(budget.into());
+                }
+                result => return result.map(|filled| (filled, role)),
+            }
+        }
+    }
+
+    fn ask(self: &Arc<Self>, want: &Want, payer: &Payer) -> Result<Ticket<Result<Filled, FillError>>, FillError> {
         let recipe = want.recipe_id();
-        if !self.is_drawn(&want) && !self.is_being_drawn(recipe) {
+        if !self.is_drawn(want) && !self.is_being_drawn(recipe) {
             if let Some(error) = self.refused.get(&recipe) {
                 return Err(error);
             }
-            self.budgets.spend(recipe, campaign, client)?;
+            self.budgets.can_render(payer).inspect_err(|budget| self.budgets.refuse(*budget))?;
+            self.budgets.spend(recipe, payer)?;
         }
-        Ok(self.fly(want)?)
+        Ok(self.fly_for(want, payer)?)
+    }
+
+    /// As [`Self::fly`] on a reader's account. Without budget it joins a fill under way or finds what is there, and leads
+    /// no fill that others would wait for in vain.
+    ///
+    /// # Errors
+    /// When too many fills are under way.
+    pub fn fly_for(
+        self: &Arc<Self>,
+        want: &Want,
+        payer: &Payer,
+    ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
+        let key = (want.recipe_id(), want.spec, want.marking_digest);
+        let (fill, want) = (Arc::clone(self), want.clone());
+        match self.budgets.can_render(payer) {
+            Err(budget) if !self.renditions.is_flying(&key) => {
+                let look = move || async move { fill.at_hand(&want).await.ok_or_else(|| budget.into()) };
+                self.looks.fly(key, look)
+            }
+            _ => self.fly(want, Some(payer.clone())),
+        }
     }
 
     /// At whatever urgency.
@@ -316,18 +370,22 @@ impl Fill {
     ///
     /// # Errors
     /// When too many fills are under way.
-    pub fn fly(self: &Arc<Self>, want: Want) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
+    fn fly(
+        self: &Arc<Self>,
+        want: Want,
+        payer: Option<Payer>,
+    ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
         let key = (want.recipe_id(), want.spec, want.marking_digest);
         let (fill, want) = (Arc::clone(self), Arc::new(want));
         self.renditions.fly_handing_over(key, move || {
-            let (fill, want) = (Arc::clone(&fill), Arc::clone(&want));
-            async move { fill.rendition(&want).await }
+            let (fill, want, payer) = (Arc::clone(&fill), Arc::clone(&want), payer.clone());
+            async move { fill.rendition(&want, payer.as_ref()).await }
         })
     }
 
-    async fn rendition(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+    async fn rendition(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
         for _ in 0..OVERTAKEN_MAX {
-            let filled = self.attempt(want).await?;
+            let filled = self.attempt(want, payer).await?;
             if filled.stale_for.is_some() || self.verdict(want, &filled.rendition) == Verdict::Valid {
                 self.remember(want);
                 return Ok(filled);
@@ -336,7 +394,7 @@ impl Fill {
         Err(FillError::Overtaken)
     }
 
-    async fn attempt(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+    async fn attempt(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
         // Before anything is looked at: a purge from here on is later than what is made of it.
         let generation = self.purges.generation();
         let was_drawn = self.is_drawn(want);
@@ -350,15 +408,28 @@ impl Fill {
             self.improve(&rendition, want);
             return Ok(Filled::found(rendition, tier.into()));
         }
-        let master = self.master_of(want, &generated.binding).await?;
-        let started = Instant::now();
         let rung = self.render_config.first_rung(&want.spec);
-        let rendition = self.render(want, &master, rung, want.urgency, generation).await?;
+        let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
+        let (master, decoding) = self.master_of(want, &generated.binding).await?;
+        let started = Instant::now();
+        let (rendition, rendering) = self.render(want, &master, rung, want.urgency, generation).await?;
         self.keep(want, Arc::clone(&rendition));
-        self.improve(&rendition, want);
+        let last = charge.as_mut().map(|charge| {
+            let last = charge.split(self.pool.costs.estimate(&want.spec, Rung::Final));
+            charge.spend(decoding + rendering);
+            last
+        });
+        self.improve_for(&rendition, want, last);
         let outcome = if generated.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
         let timings = FillTimings { generate: generated.elapsed, render: Some(started.elapsed()) };
         Ok(Filled { timings, ..Filled::found(rendition, outcome) })
+    }
+
+    /// Time for what a reader's request will cause: the first rung, and the final one behind it.
+    fn reserve(&self, payer: &Payer, want: &Want, rung: Rung) -> Result<RenderCharge, OverBudget> {
+        let rungs = Rung::ALL.into_iter().filter(|each| *each >= rung);
+        let estimate = rungs.map(|rung| self.pool.costs.estimate(&want.spec, rung)).sum();
+        self.budgets.reserve(payer, estimate)
     }
 
     /// The master a recipe is bound to, asking a node when it is bound to none.
@@ -426,7 +497,9 @@ impl Fill {
         let binding = binding_of(reply, generation);
         let master = match self.caches.object {
             // Other edges will ask the store for it.
-            Some(_) => self.obtain(binding.master, recipe.id(), want.urgency).await.ok().map(|(master, _)| master),
+            Some(_) => {
+                self.obtain(binding.master, recipe.id(), want.urgency).await.ok().map(|obtained| obtained.master)
+            }
             None => None,
         };
         let binding = self.caches.bind(recipe.id(), binding, master.as_deref(), &judge).await;
@@ -434,7 +507,11 @@ impl Fill {
     }
 
     /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
-    async fn master_of(self: &Arc<Self>, want: &Want, binding: &Binding) -> Result<Arc<VerifiedMaster>, FillError> {
+    async fn master_of(
+        self: &Arc<Self>,
+        want: &Want,
+        binding: &Binding,
+    ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
         let error = match self.master(binding.master, want.recipe_id(), want.urgency).await {
             Err(error) if error.is_lost_master() => error,
             result => return result,
@@ -448,45 +525,48 @@ impl Fill {
         self.master(again.binding.master, want.recipe_id(), want.urgency).await
     }
 
-    /// A master for as many renditions as are cut from it at the same time.
+    /// A master for as many renditions as are cut from it at the same time, and the CPU time this one of them answers for.
     async fn master(
         self: &Arc<Self>,
         id: MasterId,
         recipe: RecipeId,
         urgency: Urgency,
-    ) -> Result<Arc<VerifiedMaster>, FillError> {
+    ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
         let fill = Arc::clone(self);
         let fetch = move || {
             let fill = Arc::clone(&fill);
             async move { fill.fetch(id, recipe, urgency).await }
         };
-        self.masters.fly_handing_over(id, fetch)?.landed().await?
+        let ticket = self.masters.fly_handing_over(id, fetch)?;
+        let role = ticket.role();
+        let (master, cpu) = ticket.landed().await??;
+        Ok((master, if role == FlightRole::Leader { cpu } else { Duration::ZERO }))
     }
 
     /// A master from wherever it is, and then it is here and in the shared store.
-    async fn fetch(&self, id: MasterId, recipe: RecipeId, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
-        let (master, source) = self.obtain(id, recipe, urgency).await?;
-        if let (Some(object), MasterSource::Node) = (self.caches.object.clone(), source) {
-            let master = Arc::clone(&master);
-            tokio::spawn(async move { object.put_master(&master).await });
-        }
-        Ok(master)
-    }
-
-    /// From disk, else from the shared store, else from a node; its pixels are compared with its id in any case.
-    async fn obtain(
+    async fn fetch(
         &self,
         id: MasterId,
         recipe: RecipeId,
         urgency: Urgency,
-    ) -> Result<(Arc<VerifiedMaster>, MasterSource), FillError> {
+    ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
+        let Obtained { master, source, cpu } = self.obtain(id, recipe, urgency).await?;
+        if let (Some(object), MasterSource::Node) = (self.caches.object.clone(), source) {
+            let master = Arc::clone(&master);
+            tokio::spawn(async move { object.put_master(&master).await });
+        }
+        Ok((master, cpu))
+    }
+
+    /// From disk, else from the shared store, else from a node; its pixels are compared with its id in any case.
+    async fn obtain(&self, id: MasterId, recipe: RecipeId, urgency: Urgency) -> Result<Obtained, FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
             match self.verify(file, urgency).await {
                 Err(FillError::Master(error)) => {
                     log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                     let _ = self.caches.masters.reject(id, error.to_string()).await;
                 }
-                result => return result.map(|master| (master, MasterSource::Disk)),
+                result => return result.map(|(master, cpu)| Obtained { master, source: MasterSource::Disk, cpu }),
             }
         }
         if let Some(object) = &self.caches.object
@@ -495,16 +575,16 @@ impl Fill {
             match self.verify(file, urgency).await {
                 Err(FillError::Master(error)) => object.reject_master(id, &error.to_string()),
                 Err(error) => return Err(error),
-                Ok(master) => {
+                Ok((master, cpu)) => {
                     self.keep_master(&master).await;
-                    return Ok((master, MasterSource::Shared));
+                    return Ok(Obtained { master, source: MasterSource::Shared, cpu });
                 }
             }
         }
         let file = self.regions.master(id, recipe, self.generation_deadline).await?;
-        let master = self.verify(file, urgency).await?;
+        let (master, cpu) = self.verify(file, urgency).await?;
         self.keep_master(&master).await;
-        Ok((master, MasterSource::Node))
+        Ok(Obtained { master, source: MasterSource::Node, cpu })
     }
 
     async fn keep_master(&self, master: &VerifiedMaster) {
@@ -513,11 +593,12 @@ impl Fill {
         }
     }
 
-    async fn verify(&self, file: MasterFile, urgency: Urgency) -> Result<Arc<VerifiedMaster>, FillError> {
-        let verified = self.pool.run(urgency, move || file.verify(render::decode_master)).await??;
-        Ok(Arc::new(verified))
+    async fn verify(&self, file: MasterFile, urgency: Urgency) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
+        let (verified, cpu) = self.pool.run_timed(urgency, move || file.verify(render::decode_master)).await?;
+        Ok((Arc::new(verified?), cpu))
     }
 
+    /// With the CPU time it took.
     async fn render(
         &self,
         want: &Want,
@@ -525,11 +606,11 @@ impl Fill {
         rung: Rung,
         urgency: Urgency,
         generation: u64,
-    ) -> Result<Arc<Rendition>, FillError> {
+    ) -> Result<(Arc<Rendition>, Duration), FillError> {
         let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let encoded = self.pool.render(urgency, pixels, want.spec, rung, marking).await?;
+        let (encoded, cpu) = self.pool.render(urgency, pixels, want.spec, rung, marking).await?;
         let origin = Origin::now(master.id(), want.recipe_id()).at_generation(generation);
-        Ok(Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)))
+        Ok((Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)), cpu))
     }
 
     /// Into memory now, into the tiers behind it without a wait; unless it has been purged meanwhile.
@@ -545,25 +626,36 @@ impl Fill {
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
     /// no room for it now, a reader of the quick one asks again after [`IMPROVEMENT_PAUSE`].
     pub fn improve(self: &Arc<Self>, current: &Rendition, want: &Want) {
+        self.improve_for(current, want, None);
+    }
+
+    /// The same on a reader's account.
+    fn improve_for(self: &Arc<Self>, current: &Rendition, want: &Want, charge: Option<RenderCharge>) {
         if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
             return;
         }
         // It is cut from the same master, so it is as old.
-        let _ = self.finish(want, current.master, current.generation);
+        let _ = self.finish(want, current.master, current.generation, charge);
     }
 
-    /// The final rung of a master that is bound, for as many as want it.
+    /// The final rung of a master that is bound, for as many as want it. Who joins one under way is not charged.
     fn finish(
         self: &Arc<Self>,
         want: &Want,
         id: MasterId,
         generation: u64,
+        mut charge: Option<RenderCharge>,
     ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
         let (fill, want) = (Arc::clone(self), want.clone());
         self.finals.fly(want.key(id), move || async move {
             let finished = async {
-                let master = fill.master(id, want.recipe_id(), Urgency::LEAST).await?;
-                fill.render(&want, &master, Rung::Final, Urgency::LEAST, generation).await
+                let (master, decoding) = fill.master(id, want.recipe_id(), Urgency::LEAST).await?;
+                let (rendition, rendering) =
+                    fill.render(&want, &master, Rung::Final, Urgency::LEAST, generation).await?;
+                if let Some(charge) = &mut charge {
+                    charge.spend(decoding + rendering);
+                }
+                Ok(rendition)
             };
             let result = finished.await;
             match &result {

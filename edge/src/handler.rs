@@ -252,15 +252,9 @@ impl Handler {
         want: Want,
     ) -> Response<Body> {
         let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
-        let reason = match self.fill.ask(want.clone(), &resolved.campaign.name, exchange.client) {
-            Ok(ticket) => {
-                let collapse = ticket.role().into();
-                match ticket.landed_within(patience.wait).await {
-                    Ok(Ok(filled)) => return self.found(exchange, resolved, &want, &filled, collapse),
-                    Ok(Err(error)) => error.as_str(),
-                    Err(error) => error.as_str(),
-                }
-            }
+        let payer = self.fill.budgets.payer(&resolved.campaign.name, exchange.client);
+        let reason = match self.fill.answer_within(&want, &payer, patience.wait).await {
+            Ok((filled, role)) => return self.found(exchange, resolved, &want, &filled, role.into()),
             Err(error) => error.as_str(),
         };
         // What was purged softly is nearer to what was asked for than anything else.
@@ -269,7 +263,8 @@ impl Handler {
             return self.found(exchange, resolved, &want, &filled, Collapse::Led);
         }
         let accept = list(exchange.headers, &ACCEPT);
-        let missing = Missing { catalog, resolved, want: &want, accept: accept.as_deref(), then: patience.then };
+        let missing =
+            Missing { catalog, resolved, want: &want, accept: accept.as_deref(), payer: &payer, then: patience.then };
         self.stand_in(exchange, missing, reason).await
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::budget::Payer;
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Resolved, Stopgap};
 use crate::fill::{Fill, Peek, Want};
@@ -29,6 +30,8 @@ pub struct Missing<'a> {
     pub want: &'a Want,
     /// The client's `Accept`.
     pub accept: Option<&'a str>,
+    /// Who pays for what has to be rendered.
+    pub payer: &'a Payer,
     pub then: Stopgap,
 }
 
@@ -106,7 +109,7 @@ impl StandIns {
         if let Some(rendition) = self.fill.peek_previous(missing.want, &previous) {
             return Some(rendition);
         }
-        let ticket = self.fill.fly_previous(missing.want, previous).ok()?;
+        let ticket = self.fill.fly_previous(missing.want, previous, missing.payer).ok()?;
         ticket.landed_within(left(deadline)).await.ok()?.ok().map(|filled| filled.rendition)
     }
 
@@ -124,7 +127,7 @@ impl StandIns {
     /// The default variant in the same cut, if it can be had in time. One that was never drawn is
     /// asked for behind, so that there is one next time.
     async fn fallback(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
-        let Missing { catalog, resolved, want, .. } = missing;
+        let Missing { catalog, resolved, want, payer, .. } = missing;
         let variant = catalog.fallback(&resolved.campaign, resolved.slot_index).ok()?;
         if variant.recipe.id() == want.recipe_id() {
             return None;
@@ -139,7 +142,7 @@ impl StandIns {
             Peek::Absent => {}
         }
         let is_drawn = self.fill.is_drawn(&instead);
-        let ticket = self.fill.fly(instead).ok()?;
+        let ticket = self.fill.fly_for(&instead, payer).ok()?;
         if !is_drawn {
             return None;
         }

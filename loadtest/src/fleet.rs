@@ -299,6 +299,8 @@ scheduling = "idle"
 [budget]
 campaign_per_minute = 0
 network_per_minute = 0
+campaign_render_ms_per_minute = 0
+network_render_ms_per_minute = 0
 [origin]
 nodes = [{nodes}]
 [log]

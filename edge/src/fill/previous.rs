@@ -8,10 +8,11 @@ use bildkante_shared::ids::RecipeId;
 use bildkante_shared::log_limited;
 
 use super::{Fill, FillError, FillTimings, Filled, Want};
-use crate::cache::{Binding, FlightError, Origin, Rendition, RenditionKey, Ticket, VariantName, VerifiedMaster};
+use crate::budget::Payer;
+use crate::cache::{Binding, FlightError, Origin, Rendition, RenditionKey, Ticket, VariantName};
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::{self, RenditionSpec};
+use crate::render::RenditionSpec;
 use crate::response::Outcome;
 
 /// A picture that a variant had under another recipe.
@@ -80,13 +81,19 @@ impl Fill {
         self: &Arc<Self>,
         want: &Want,
         previous: PreviousPicture,
+        payer: &Payer,
     ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
         let key = (previous.recipe, want.spec, want.marking_digest);
-        let (fill, want) = (Arc::clone(self), want.clone());
-        self.renditions.fly(key, move || async move { fill.cut_previous(&want, &previous).await })
+        let (fill, want, payer) = (Arc::clone(self), want.clone(), payer.clone());
+        self.renditions.fly(key, move || async move { fill.cut_previous(&want, &previous, &payer).await })
     }
 
-    async fn cut_previous(self: &Arc<Self>, want: &Want, previous: &PreviousPicture) -> Result<Filled, FillError> {
+    async fn cut_previous(
+        self: &Arc<Self>,
+        want: &Want,
+        previous: &PreviousPicture,
+        payer: &Payer,
+    ) -> Result<Filled, FillError> {
         let generation = self.purges.generation();
         let subject = previous.subject(&want.spec);
         let key = RenditionKey::new(previous.binding.master, &want.spec, &want.marking_digest);
@@ -99,11 +106,13 @@ impl Fill {
             return Ok(Filled::found(rendition, tier.into()));
         }
         let id = previous.binding.master;
-        let file = self.caches.masters.get(id).await.hit().ok_or(OriginError::MasterAbsent { id })?;
-        let master: VerifiedMaster = self.pool.run(want.urgency, move || file.verify(render::decode_master)).await??;
         let rung = self.render_config.first_rung(&want.spec);
+        let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
+        let file = self.caches.masters.get(id).await.hit().ok_or(OriginError::MasterAbsent { id })?;
+        let (master, decoding) = self.verify(file, want.urgency).await?;
         let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let encoded = self.pool.render(want.urgency, pixels, want.spec, rung, marking).await?;
+        let (encoded, rendering) = self.pool.render(want.urgency, pixels, want.spec, rung, marking).await?;
+        charge.spend(decoding + rendering);
         let origin = Origin::now(id, previous.recipe).at_generation(generation);
         let rendition = Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin));
         self.caches.memory.insert_if(key, Arc::clone(&rendition), is_valid);

@@ -132,8 +132,8 @@ impl Fill {
                 None => generation,
             };
             // A master that is lost everywhere is drawn anew and bound again.
-            let master = self.master_of(want, &generated.binding).await?;
-            let rendition = self.finish(want, master.id(), generation)?.landed().await??;
+            let (master, _) = self.master_of(want, &generated.binding).await?;
+            let rendition = self.finish(want, master.id(), generation, None)?.landed().await??;
             if self.verdict(want, &rendition) == Verdict::Valid {
                 let outcome = if generated.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
                 return Ok(Filled::found(rendition, outcome));

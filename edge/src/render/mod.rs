@@ -4,6 +4,7 @@
 //! master, spec, rung and marking give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
 //! the edge. Sizes are bounded before anything is allocated; a panic in an encoder is an error of that job.
 
+mod cost;
 mod crop;
 mod decode;
 mod encode;
@@ -26,6 +27,7 @@ use serde::Deserialize;
 use crate::negotiate::Format;
 use crate::provenance::{DigitalSource, EmbedError, Marking, embed};
 
+pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};

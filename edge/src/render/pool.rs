@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
 use super::{
-    Encoded, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung, panic_text, render,
+    Costs, Encoded, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung, panic_text, render,
 };
 use crate::provenance::Marking;
 
@@ -73,6 +73,8 @@ pub enum RenderJobError {
 pub struct RenderPool {
     shared: Arc<Shared>,
     alive: watch::Receiver<usize>,
+    /// What renders take on these threads.
+    pub costs: Costs,
 }
 
 impl RenderPool {
@@ -94,7 +96,7 @@ impl RenderPool {
             metrics,
             alive: alive_sender,
         });
-        let pool = Self { shared, alive };
+        let pool = Self { shared, alive, costs: Costs::default() };
         for number in 0..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("render-{number}")).stack_size(STACK_BYTES);
@@ -122,7 +124,24 @@ impl RenderPool {
         result.await.unwrap_or(Err(PoolError::Closed))
     }
 
-    /// Renders on a thread of the pool and records the time.
+    /// As [`Self::run`], and says what CPU time it took.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_timed<T, F>(&self, urgency: Urgency, job: F) -> Result<(T, Duration), PoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let timed = move || {
+            let before = thread_cpu();
+            let done = job();
+            (done, thread_cpu().saturating_sub(before))
+        };
+        self.run(urgency, timed).await
+    }
+
+    /// Renders on a thread of the pool, records the time, and says what CPU time it took.
     ///
     /// # Errors
     /// As [`RenderPool::run`] and [`render`].
@@ -133,10 +152,12 @@ impl RenderPool {
         spec: RenditionSpec,
         rung: Rung,
         marking: Arc<Marking>,
-    ) -> Result<Encoded, RenderJobError> {
-        let encoded = self.run(urgency, move || render(&master, &spec, rung, &marking)).await??;
+    ) -> Result<(Encoded, Duration), RenderJobError> {
+        let (encoded, cpu) = self.run_timed(urgency, move || render(&master, &spec, rung, &marking)).await?;
+        let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
-        Ok(encoded)
+        self.costs.observe(&spec, rung, cpu);
+        Ok((encoded, cpu))
     }
 
     /// Jobs waiting for a thread, those nobody waits for any more included until they are met.
@@ -302,6 +323,12 @@ impl Shared {
             job.refuse(self.rejected(PoolError::Closed));
         }
     }
+}
+
+/// CPU time that this thread has used since it began: what others take of the core meanwhile does not count.
+fn thread_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.try_into().unwrap_or(0), used.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// A job without its types.

@@ -97,6 +97,10 @@ variants_memoised_max = 131072
 disk_dir = "{disk_dir}"
 memory_bytes_max = {memory_bytes}
 front_bytes_max = {front_bytes}
+[budget]
+# One client stands for many networks.
+campaign_render_ms_per_minute = 0
+network_render_ms_per_minute = 0
 [origin]
 # Nobody is there: nothing is drawn in this bench.
 nodes = ["http://127.0.0.1:9"]

@@ -152,6 +152,8 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
         .another_edge("full", |config| {
             config.render.threads = 1;
             config.render.pending_jobs_max = 2;
+            // However slow this machine is now, its queue keeps its length.
+            config.render.queue_delay_target_ms = 3_600_000;
             config.budget.network_per_minute = 0;
         })
         .await?;
@@ -178,6 +180,79 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
     assert_eq!(edge.handler.fill.pool.pending(), 2, "not one of them waited there");
     full.release().await?;
     edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// One client that asks for every width, format and quality of what is drawn runs out of its budget for rendering; its
+/// next requests are answered by what there is, and other networks are served as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn rendering_is_on_the_account_of_who_causes_it() -> anyhow::Result<()> {
+    fn frugal(config: &mut bildkante_edge::config::Config) {
+        config.listen.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a prefix")];
+        config.budget.network_render_burst_ms = 1;
+        config.budget.network_render_ms_per_minute = 1;
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { manifest: impatient, edge: frugal, ..Plan::painted(&control) }).await?;
+    let ask = async |network: &str, path: &str| {
+        let headers = [(http::header::ACCEPT, bildkante_tests::client::CHROME), (FORWARDED, network)];
+        rig.http.get(rig.public(), path, &headers).await
+    };
+    let refusals = "bildkante_edge_budget_refusals_total{budget=\"over-render-budget-network\"}";
+    let (greedy, other) = ("203.0.113.7", "198.51.100.1");
+    let first = "/i/studio/hero?fm=avif&w=640";
+    eventually("the picture is drawn and cut once", async || {
+        Ok(matches!(ask(greedy, first).await?.outcome(), "generated" | "memory" | "rendered" | "disk"))
+    })
+    .await?;
+    assert_eq!(rig.http.metric(rig.admin(), refusals).await?, 0.0, "one render is within any budget");
+    let mut shown = Vec::new();
+    for format in ["avif", "webp", "jpg", "png"] {
+        for quality in ["low", "medium", "high"] {
+            for width in [320, 640] {
+                let path = format!("/i/studio/hero?fm={format}&q={quality}&w={width}");
+                let reply = ask(greedy, &path).await?;
+                assert_eq!(reply.status, StatusCode::OK, "{path}: {}", reply.text());
+                shown.push(reply.outcome().to_owned());
+            }
+        }
+    }
+    let refused = shown.iter().filter(|outcome| outcome.ends_with(": over-render-budget-network")).count();
+    assert_eq!(refused, shown.len(), "all of them after the first render: {shown:?}");
+    #[allow(clippy::cast_precision_loss, reason = "a handful")]
+    let counted = rig.http.metric(rig.admin(), refusals).await? - refused as f64;
+    assert!(counted.abs() < 0.5, "{counted}");
+    // What is in a cache costs nothing, and neither does anybody else's request.
+    assert!(matches!(ask(greedy, first).await?.outcome(), "memory" | "disk"));
+    assert_eq!(ask(other, "/i/studio/hero?fm=webp&q=low&w=640").await?.outcome(), "rendered");
+    assert!(rig.http.metric(rig.admin(), "bildkante_edge_budget_render_seconds_total").await? > 0.0);
+    rig.stop().await;
+    Ok(())
+}
+
+const FORWARDED: http::HeaderName = http::HeaderName::from_static("x-forwarded-for");
+
+/// A reader who waits for a fill of a client without budget is not refused with that client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_client_takes_nobody_along() -> anyhow::Result<()> {
+    fn frugal(config: &mut bildkante_edge::config::Config) {
+        config.listen.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a prefix")];
+        config.budget.network_render_burst_ms = 1;
+        config.budget.network_render_ms_per_minute = 1;
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: frugal, ..Plan::painted(&control) }).await?;
+    let ask = async |network: &str, path: &str| rig.http.get(rig.public(), path, &[(FORWARDED, network)]).await;
+    assert_eq!(ask("203.0.113.7", "/i/studio/hero?w=640").await?.outcome(), "generated");
+    for n in 0..20 {
+        // Each of these is the first request of its network.
+        let (other, path) =
+            (format!("198.51.{n}.1"), format!("/i/studio/hero?w=640&product=mug&q={}", ["low", "high"][n % 2]));
+        let both = tokio::join!(ask("203.0.113.7", &path), ask(&other, &path));
+        let outcome = both.1?.outcome().to_owned();
+        assert!(!outcome.contains("over-render-budget"), "{path}: {outcome}");
+    }
     rig.stop().await;
     Ok(())
 }
