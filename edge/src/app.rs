@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,6 +20,7 @@ use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::descriptors::{self, ADMIN_CONNECTIONS_MAX};
 use crate::fill::Fill;
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
@@ -29,7 +29,7 @@ use crate::listener::admin::Admin;
 use crate::listener::systemd::{Inherited, SocketName};
 use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
 use crate::listener::workers::Workers;
-use crate::listener::{self, Crew, ListenerMetrics};
+use crate::listener::{self, Crew, ListenerMetrics, ListenerSettings};
 use crate::metrics::{RequestMetrics, ResponseMetrics};
 use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
@@ -166,7 +166,6 @@ impl Edge {
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
             api,
-            was_ready: AtomicBool::new(false),
         });
 
         let tls = open_tls(&config, &registry).await?;
@@ -186,6 +185,11 @@ impl Edge {
         let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
         let settings = config.limits.listener(config.listen.prior_knowledge());
         let workers = Arc::new(Workers::start(config.listen.workers).context("the I/O workers cannot start")?);
+        let settings = fit_to_descriptors(settings, &config, workers.len(), 1 + usize::from(https.is_some()));
+        let for_operators = ListenerSettings {
+            connections_max: settings.connections_max.min(ADMIN_CONNECTIONS_MAX),
+            ..settings.clone()
+        };
         let crew = Crew::Workers(Arc::clone(&workers));
         let metrics = ListenerMetrics::new(&registry)?;
         let mut listeners = vec![
@@ -203,7 +207,7 @@ impl Edge {
                 tls.admin.clone(),
                 admin,
                 Crew::Here,
-                settings.clone(),
+                for_operators,
                 metrics.clone(),
                 front_ends.clone(),
             )),
@@ -268,6 +272,28 @@ impl Edge {
         let _ = tokio::task::spawn_blocking(move || handler.observer.log.close(Observer::CLOSE_WAIT)).await;
         aborted
     }
+}
+
+/// No more connections than this process may have files open beside all else.
+fn fit_to_descriptors(
+    settings: ListenerSettings,
+    config: &Config,
+    workers: usize,
+    listeners: usize,
+) -> ListenerSettings {
+    let (wanted, open_files_max) = (settings.connections_max, descriptors::limit());
+    let reserved = descriptors::reserved(config, workers);
+    let connections_max = descriptors::fit(wanted, listeners, open_files_max, reserved);
+    if connections_max < wanted {
+        tracing::warn!(
+            wanted,
+            connections_max,
+            open_files_max,
+            reserved,
+            "`limits.connections_max` does not fit into the open files that this process may have: raise their hard limit"
+        );
+    }
+    ListenerSettings { connections_max, ..settings }
 }
 
 /// What speaks TLS.

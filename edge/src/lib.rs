@@ -13,6 +13,7 @@ pub mod campaign;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod descriptors;
 pub mod fields;
 pub mod fill;
 pub mod front;

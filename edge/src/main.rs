@@ -12,6 +12,7 @@ use anyhow::Context;
 use bildkante_edge::app::{Edge, Sockets};
 use bildkante_edge::commands;
 use bildkante_edge::config::Config;
+use bildkante_edge::descriptors;
 use bildkante_edge::listener::systemd::{self, Inherited};
 use bildkante_shared::{remark, shutdown, telemetry};
 use clap::{Parser, Subcommand};
@@ -114,6 +115,7 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     // does not know the call, memory is all that is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     telemetry::init(config.log.format, &config.log.filter);
+    descriptors::raise();
     // Before there are threads: what is taken over is also erased from the environment.
     let inherited = Inherited::take()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -154,7 +154,7 @@ impl Edge {
     pub async fn ready(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let answer = fetch::http1(self.admin, "/readyz").await;
+            let answer = fetch::http1(self.admin, "/readyz?origins=1").await;
             if answer.as_ref().is_ok_and(|answer| answer.status.is_success()) {
                 return Ok(());
             }

@@ -9,6 +9,7 @@
 pub mod adapter;
 pub mod checkpoint;
 pub mod console;
+pub mod descriptors;
 pub mod durable;
 pub mod ids;
 pub mod limits;

@@ -130,7 +130,7 @@ is_running() { kill -0 "$session" 2>/dev/null; }
 
 wait_until_ready() {
   local deadline=$((SECONDS + ready_s_max)) told=$SECONDS
-  until [ "$(status_of "$admin_port" /readyz)" = 200 ]; do
+  until [ "$(status_of "$admin_port" "/readyz?origins=1")" = 200 ]; do
     if ! is_running; then
       tail -n 20 "$log" >&2
       complain "the edge ended before it was ready; its log is $log"

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bildkante_shared::descriptors;
 use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
 use bildkante_shared::ids::{decode_128, encode_128};
 use bildkante_shared::log_limited;
@@ -43,6 +44,8 @@ const SAMPLE_ENTRIES: usize = 256;
 /// Temporary files younger than this at start may be our own: a file's time runs behind the clock a little. One edge
 /// owns a folder (the bindings' lock sees to it), so that older ones are a dead process's.
 const TEMPORARY_AGE: Duration = Duration::from_secs(1);
+/// Until the scan goes on after a lack of descriptors.
+const SCAN_PAUSE: Duration = Duration::from_millis(200);
 const QUARANTINE_FILES_MAX: usize = 64;
 const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
 
@@ -376,7 +379,13 @@ impl Folder {
             if !keep_going() {
                 return;
             }
-            if let Err(error) = self.scan_shard(shard) {
+            let mut scanned = self.scan_shard(shard);
+            // Descriptors come back; what is not scanned now counts for nothing until the next start.
+            while matches!(&scanned, Err(error) if descriptors::is_shortage(error)) && keep_going() {
+                std::thread::sleep(SCAN_PAUSE);
+                scanned = self.scan_shard(shard);
+            }
+            if let Err(error) = scanned {
                 tracing::warn!(folder = %self.root.display(), shard, %error, "cannot scan a shard of the cache");
             }
             self.evict_to_fit();

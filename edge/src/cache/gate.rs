@@ -1,11 +1,12 @@
 //! The way of file work and of requests to a store off the async workers, and out of the way when a device fails.
 //!
 //! Invariants: at most `concurrency` jobs run and at most [`QUEUE_PER_WORKER`] times as many wait; no caller waits
-//! longer than `timeout`; after `errors_max` failures in a row nobody touches the device for `offline`. A job that
+//! longer than `timeout`; after `errors_max` failures in a row nobody touches the device for `offline`. That this process
+//! has no descriptors left is no failure of the device: such a job counts as one for which there was no room. A job that
 //! hangs in the kernel keeps its permit, so a dead disk costs a bounded number of threads and never a request.
 //! Serving from memory passes none of this.
 
-use bildkante_shared::log_limited;
+use bildkante_shared::{descriptors, log_limited};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +42,13 @@ pub enum GateError {
     #[error("the job panicked")]
     Panicked,
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for GateError {
+    fn from(error: io::Error) -> Self {
+        if descriptors::is_shortage(&error) { Self::Busy } else { Self::Io(error) }
+    }
 }
 
 impl From<GateError> for LookupOutcome {
@@ -111,7 +118,7 @@ impl Gate {
         match timeout_at(deadline, work).await {
             Err(_) => Err(self.timed_out()),
             Ok(Err(_)) => Err(self.panicked()),
-            Ok(Ok(result)) => result.map_err(GateError::Io),
+            Ok(Ok(result)) => result.map_err(GateError::from),
         }
     }
 
@@ -145,7 +152,7 @@ impl Gate {
                 Err(self.timed_out())
             }
             Ok(Err(_)) => Err(self.panicked()),
-            Ok(Ok(result)) => result.map_err(GateError::Io),
+            Ok(Ok(result)) => result.map_err(GateError::from),
         }
     }
 
@@ -217,6 +224,10 @@ impl Health {
     fn heard<T>(&self, result: &io::Result<T>) {
         match result {
             Ok(_) => self.succeeded(),
+            // It says nothing of the device, neither good nor bad.
+            Err(error) if descriptors::is_shortage(error) => {
+                log_limited!(warn, store = self.name, %error, "no descriptor left for I/O");
+            }
             Err(error) => self.failed(error),
         }
     }
@@ -292,6 +303,25 @@ mod tests {
         assert_eq!(online.get(), 1);
         assert!(matches!(fail(&gate).await, GateError::Io(_)));
         assert!(!gate.is_offline(), "the count starts afresh");
+    }
+
+    /// Neither a failure nor a success, from the system's call or from the depths of a client.
+    #[tokio::test]
+    async fn a_lack_of_descriptors_is_not_the_devices() {
+        let (gate, errors, online) = gate(1, 60_000, 60_000);
+        for code in [23, 24] {
+            let shortage = move || io::Error::from_raw_os_error(code);
+            fail(&gate).await;
+            fail(&gate).await;
+            for _ in 0..10 {
+                assert!(matches!(gate.run(move || Err::<(), _>(shortage())).await, Err(GateError::Busy)));
+                let deep = async move { Err::<(), _>(io::Error::other(shortage())) };
+                assert!(matches!(gate.drive(deep, OnTimeout::Stop).await, Err(GateError::Busy)));
+            }
+            assert!(!gate.is_offline(), "two failures and no third");
+            gate.run(|| Ok(())).await.unwrap();
+        }
+        assert_eq!((errors.get(), online.get()), (4, 1));
     }
 
     #[tokio::test]

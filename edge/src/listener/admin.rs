@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
@@ -26,17 +25,18 @@ pub struct Admin {
     pub handler: Arc<Handler>,
     pub preview: Arc<Preview>,
     pub api: AdminApi,
-    /// Set once a node was healthy.
-    pub was_ready: AtomicBool,
 }
 
-/// `/readyz`: what this edge can do now, and what it cannot.
+/// `/readyz`: what this edge can do now, and what is missing behind it.
 #[derive(Debug, Serialize)]
 struct Readiness {
+    /// Whether it can answer.
     ready: bool,
-    /// Without a healthy node cached and rendered images are still served, and stand-ins for the rest.
-    nodes: Vec<NodeReadiness>,
     campaigns: usize,
+    /// Whether pictures that do not exist yet can be drawn. Without that, cached and rendered images are served on, and
+    /// stand-ins for the rest.
+    origins_ready: bool,
+    nodes: Vec<NodeReadiness>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,7 +68,7 @@ impl Respond for Admin {
         let path = request.uri().path();
         let response = match path {
             "/livez" => response::text(request.headers(), TextKind::Plain, "ok\n", NO_STORE),
-            "/readyz" => self.readiness(request.headers()),
+            "/readyz" => self.readiness(request.headers(), waits_for_origins(request.uri().query())),
             "/metrics" => self.metrics(request.headers()),
             "/" => response::redirect("/preview/"),
             _ => match self.preview.respond(&request).await {
@@ -87,6 +87,7 @@ impl Respond for Admin {
 
 impl Admin {
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
+        self.handler.fill.regions.measure();
         let mut text = Vec::with_capacity(64 * 1024);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => response::text(headers, TextKind::Metrics, text, NO_STORE),
@@ -97,26 +98,28 @@ impl Admin {
         }
     }
 
-    /// 503 with the reasons until a node could draw for the first time. An edge that loses its nodes later stays
-    /// ready: it has cached images, renditions of masters at hand and stand-ins to serve, and `nodes` tells.
-    fn readiness(&self, headers: &HeaderMap) -> Response<Body> {
+    /// 200 while this edge can answer: what it serves is read, and it listens. Nodes that are away do not change that, for
+    /// it has cached images, renditions of masters at hand and stand-ins; a load balancer that took it out would make an
+    /// outage of the nodes one of the site. Who waits for new pictures asks `?origins=1`, which is 503 without a node.
+    fn readiness(&self, headers: &HeaderMap, with_origins: bool) -> Response<Body> {
         let regions = &self.handler.fill.regions;
         let nodes = regions
             .statuses()
             .into_iter()
             .map(|status| NodeReadiness { region: status.region, node: status.name, state: status.state.as_str() })
             .collect();
-        let campaigns = self.handler.catalog.load().campaigns().count();
-        if regions.is_healthy() {
-            self.was_ready.store(true, Ordering::Relaxed);
-        }
-        let ready = self.was_ready.load(Ordering::Relaxed) && campaigns > 0;
-        let readiness = Readiness { ready, nodes, campaigns };
+        let (campaigns, origins_ready) = (self.handler.catalog.load().campaigns().count(), regions.is_healthy());
+        let readiness = Readiness { ready: campaigns > 0, campaigns, origins_ready, nodes };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
         let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
-        if !readiness.ready {
+        if !readiness.ready || (with_origins && !readiness.origins_ready) {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response
     }
+}
+
+/// Whether `/readyz` is asked about the nodes too.
+fn waits_for_origins(query: Option<&str>) -> bool {
+    query.unwrap_or("").split('&').any(|parameter| parameter == "origins=1")
 }

@@ -52,6 +52,13 @@ impl Workers {
         Ok(Self { workers, turn: AtomicUsize::new(0) })
     }
 
+    /// How many there are.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.workers.len()
+    }
+
     /// A place on the worker with the fewest connections.
     #[must_use]
     pub fn place(&self) -> Place {

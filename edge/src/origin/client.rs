@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER_SIDE_PX_MAX, REPLY_BODY_BYTES_MAX};
-use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE, TraceContext, Tracestate};
 use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest};
+use bildkante_shared::{descriptors, log_limited};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::uri::PathAndQuery;
@@ -150,13 +150,14 @@ impl NodeClient {
         self.json(&self.expect_ok(reply)?)
     }
 
-    /// Asks `/readyz` and waits at most `wait`.
-    pub(super) async fn probe(&self, wait: Duration) -> Probe {
+    /// Asks `/readyz` and waits at most `wait`. `None`: the question never left this machine.
+    pub(super) async fn probe(&self, wait: Duration) -> Option<Probe> {
         let call = self.call(Method::GET, "/readyz", None, REPLY_BODY_BYTES_MAX);
         match tokio::time::timeout(wait, call).await {
-            Err(_) => Probe::Slow,
-            Ok(Ok(reply)) if reply.status.is_success() => Probe::Ready,
-            Ok(_) => Probe::Down,
+            Err(_) => Some(Probe::Slow),
+            Ok(Ok(reply)) if reply.status.is_success() => Some(Probe::Ready),
+            Ok(Err(error)) if !error.is_of_node() => None,
+            Ok(_) => Some(Probe::Down),
         }
     }
 
@@ -266,7 +267,10 @@ impl NodeClient {
         OriginError::Protocol { node: self.name.clone(), reason: cut(&reason) }
     }
 
-    fn unreachable(&self, error: &dyn Error, contact: Contact) -> OriginError {
+    fn unreachable(&self, error: &(dyn Error + 'static), contact: Contact) -> OriginError {
+        if descriptors::is_shortage(error) {
+            return OriginError::NoDescriptor { node: self.name.clone() };
+        }
         OriginError::Unreachable { node: self.name.clone(), cause: cut(&with_causes(error)), contact }
     }
 }

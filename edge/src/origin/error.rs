@@ -50,6 +50,9 @@ pub enum OriginError {
     /// An answer that is none: not what the contract says.
     #[error("node {node} answered nonsense: {reason}")]
     Protocol { node: String, reason: String },
+    /// This process may open no more files, so no connection either.
+    #[error("there is no descriptor for a connection to node {node}")]
+    NoDescriptor { node: String },
     #[error("no node has master {id}")]
     MasterAbsent { id: MasterId },
     #[error("no node of the region is healthy")]
@@ -58,7 +61,7 @@ pub enum OriginError {
 
 impl OriginError {
     /// Every [`Self::as_str`], for metrics.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 14] = [
         "queue-full",
         "deadline-passed",
         "not-ready",
@@ -72,6 +75,7 @@ impl OriginError {
         "ended",
         "ends-devices",
         "cannot-store",
+        "no-descriptor",
     ];
 
     #[must_use]
@@ -94,6 +98,7 @@ impl OriginError {
             Self::Ended { .. } => 10,
             Self::EndsDevices { .. } => 11,
             Self::CannotStore { .. } => 12,
+            Self::NoDescriptor { .. } => 13,
         }
     }
 
@@ -108,6 +113,7 @@ impl OriginError {
             | Self::Failed { .. }
             | Self::Ended { .. }
             | Self::CannotStore { .. }
+            | Self::NoDescriptor { .. }
             | Self::Protocol { .. } => true,
             Self::DeadlinePassed
             | Self::Refused { .. }
@@ -129,6 +135,12 @@ impl OriginError {
                 | Self::Ended { .. }
                 | Self::EndsDevices { .. }
         )
+    }
+
+    /// Whether it says anything of the node, good or bad.
+    #[must_use]
+    pub const fn is_of_node(&self) -> bool {
+        !matches!(self, Self::DeadlinePassed | Self::NoDescriptor { .. })
     }
 
     /// How long the node asked to be left alone.
@@ -153,5 +165,7 @@ mod tests {
         assert_eq!(OriginError::DeadlinePassed.as_str(), "deadline-passed");
         let error = OriginError::Unreachable { node: "a".into(), cause: "refused".into(), contact: Contact::None };
         assert_eq!((error.as_str(), error.is_retryable(), error.is_fault_of_node()), ("unreachable", true, true));
+        let error = OriginError::NoDescriptor { node: "a".into() };
+        assert_eq!((error.as_str(), error.is_fault_of_node(), error.is_of_node()), ("no-descriptor", false, false));
     }
 }

@@ -45,6 +45,7 @@ pub struct OriginMetrics {
     operations: [OperationMetrics; Operation::ALL.len()],
     pub(super) retries: IntCounter,
     node_healthy: IntGaugeVec,
+    pub(super) origins_ready: IntGauge,
     answered: IntCounterVec,
     pub(super) sidecar_restarts: IntCounter,
     pub(super) sidecar_up: IntGauge,
@@ -68,6 +69,10 @@ impl OriginMetrics {
             Opts::new("bildkante_edge_node_healthy", "1 while a node is asked, 0 while it is not"),
             &["node"],
         )?;
+        let origins_ready = IntGauge::new(
+            "bildkante_edge_origins_ready",
+            "1 while a node can draw; without one the edge serves what it has, and stand-ins",
+        )?;
         let sidecar_restarts =
             IntCounter::new("bildkante_edge_sidecar_restarts_total", "Starts of the sidecar after its first")?;
         let sidecar_up = IntGauge::new("bildkante_edge_sidecar_up", "1 while the sidecar's process runs")?;
@@ -75,6 +80,7 @@ impl OriginMetrics {
             Opts::new("bildkante_edge_origin_answered_total", "Questions answered, by the region that answered"),
             &["region"],
         )?;
+        registry.register(Box::new(origins_ready.clone()))?;
         registry.register(Box::new(answered.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
@@ -90,7 +96,7 @@ impl OriginMetrics {
                 seconds: seconds.with_label_values(&[name]),
             }
         });
-        Ok(Self { operations, retries, node_healthy, answered, sidecar_restarts, sidecar_up })
+        Ok(Self { operations, retries, node_healthy, origins_ready, answered, sidecar_restarts, sidecar_up })
     }
 
     pub(super) fn ended(&self, operation: Operation, error: Option<&OriginError>, took: Duration) {

@@ -333,6 +333,11 @@ impl Regions {
         self.nodes().iter().any(|node| node.health.state().is_healthy())
     }
 
+    /// Brings the metric of [`Self::is_healthy`] up to date.
+    pub fn measure(&self) {
+        self.metrics.origins_ready.set(self.is_healthy().into());
+    }
+
     /// Waits until a node is healthy; whether one is.
     pub async fn wait_healthy(&self, wait: Duration) -> bool {
         let mut probed = self.probed.subscribe();
@@ -391,7 +396,9 @@ impl Regions {
         let interval = Duration::from_millis(self.config.probe_interval_ms);
         let timeout = Duration::from_millis(self.config.probe_timeout_ms.into());
         loop {
-            node.health.probed(node.client.probe(timeout).await);
+            if let Some(probe) = node.client.probe(timeout).await {
+                node.health.probed(probe);
+            }
             self.probed.send_modify(|count| *count += 1);
             let pause = if node.health.state().is_healthy() { interval } else { interval / 4 };
             tokio::time::sleep(pause).await;
@@ -477,7 +484,7 @@ impl Regions {
         match &result {
             Err(OriginError::NotReady { .. } | OriginError::CannotStore { .. }) => node.health.not_ready(),
             Err(error) if error.is_fault_of_node() => node.health.call_failed(),
-            Err(OriginError::DeadlinePassed) => {}
+            Err(error) if !error.is_of_node() => {}
             Ok(_) | Err(_) => node.health.call_succeeded(),
         }
         result

@@ -120,7 +120,11 @@ async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::
     let rig = Rig::start(Plan::painted(&control)).await?;
     let edge = Jumpy::start(&rig, &faketime)?;
     eventually("the edge is ready", async || {
-        Ok(rig.http.get(edge.admin.address(), "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()))
+        Ok(rig
+            .http
+            .get(edge.admin.address(), "/readyz?origins=1", &[])
+            .await
+            .is_ok_and(|reply| reply.status.is_success()))
     })
     .await?;
     edge.is_warm().await?;

@@ -33,6 +33,13 @@ async fn a_killed_node_means_fallbacks_and_then_recovery() -> anyhow::Result<()>
     let instead = tokio::time::timeout(AT_ONCE, rig.http.image(rig.public(), other)).await??;
     let readiness = rig.http.get(rig.admin(), "/readyz", &[]).await?;
     assert_eq!(readiness.status, StatusCode::OK, "an edge that lost its nodes serves on");
+    eventually("the state of the nodes is told beside it", async || {
+        let readiness = rig.http.get(rig.admin(), "/readyz", &[]).await?.json()?;
+        let asked = rig.http.get(rig.admin(), "/readyz?origins=1", &[]).await?;
+        let metric = rig.http.metric(rig.admin(), "bildkante_edge_origins_ready").await?;
+        Ok(readiness["ready"] == true && readiness["origins_ready"] == false && asked.status == 503 && metric == 0.0)
+    })
+    .await?;
     assert_eq!(instead.status, StatusCode::OK);
     assert!(instead.outcome().starts_with("fallback"), "{:?}", instead.headers);
     assert_eq!(instead.header("cache-control"), "no-cache");
@@ -156,6 +163,32 @@ async fn placeholders_come_at_once_and_the_picture_next_time() -> anyhow::Result
     control.release();
     eventually("the picture itself", async || {
         Ok(matches!(rig.http.image(rig.public(), path).await?.outcome(), "memory" | "rendered" | "generated"))
+    })
+    .await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// An edge that is started while no node is there is ready, because it can answer: what is on its disk, and stand-ins.
+#[tokio::test]
+async fn an_edge_without_nodes_is_ready_with_what_it_has() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let mut rig = Rig::start(Plan { manifest: then_fallback, ..Plan::painted(&control) }).await?;
+    let path = "/i/studio/thumb";
+    assert_eq!(rig.http.image(rig.public(), path).await?.status, StatusCode::OK);
+    eventually("its rendition is on disk", async || Ok(!rig.edge_files("renditions")?.is_empty())).await?;
+    rig.stop_node().await;
+    rig.stop_edge().await;
+    rig.start_edge().await?;
+    let readiness = rig.http.get(rig.admin(), "/readyz", &[]).await?;
+    assert_eq!(readiness.status, StatusCode::OK, "{}", readiness.text());
+    assert_eq!(readiness.json()?["origins_ready"], false);
+    let asked = rig.http.get(rig.admin(), "/readyz?origins=1", &[]).await?;
+    assert_eq!(asked.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(rig.http.image(rig.public(), path).await?.outcome(), "disk");
+    rig.start_node().await?;
+    eventually("it says so when the node is back", async || {
+        Ok(rig.http.get(rig.admin(), "/readyz?origins=1", &[]).await?.status.is_success())
     })
     .await?;
     rig.stop().await;

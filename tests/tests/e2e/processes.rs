@@ -84,7 +84,8 @@ async fn the_edge_keeps_its_sidecar_and_takes_it_along() -> anyhow::Result<()> {
         .spawn()?;
     let http = Http::default();
     let (public, admin) = (public.address(), admin.address());
-    let is_ready = async || Ok(http.get(admin, "/readyz", &[]).await.is_ok_and(|reply| reply.status.is_success()));
+    let is_ready =
+        async || Ok(http.get(admin, "/readyz?origins=1", &[]).await.is_ok_and(|reply| reply.status.is_success()));
     eventually("the edge and its sidecar are ready", is_ready).await?;
     let picture = http.image(public, "/i/studio/thumb?product=vase").await?;
     assert_eq!(picture.outcome(), "generated", "{:?}", picture.headers);
@@ -144,5 +145,108 @@ fn sidecar_of(edge: &tokio::process::Child) -> anyhow::Result<u32> {
 pub(crate) fn kill(pid: u32, signal: &str) -> anyhow::Result<()> {
     let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status()?;
     anyhow::ensure!(status.success(), "kill {signal} {pid}");
+    Ok(())
+}
+
+/// An edge whose files are limited: soft and hard, as a shell sets them.
+fn start_limited(config: &Path, log: &Path, soft: u32, hard: u32) -> anyhow::Result<tokio::process::Child> {
+    let script = "ulimit -S -n \"$2\" && ulimit -H -n \"$3\" && exec \"$0\" serve --config \"$1\"";
+    let child = Command::new("sh")
+        .args(["-c", script])
+        .arg(program("bildkante-edge")?)
+        .arg(config)
+        .args([soft.to_string(), hard.to_string()])
+        .current_dir(repository())
+        .env("RUST_LOG", "info")
+        .stderr(std::fs::File::create(log)?)
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}
+
+/// Public and admin address, from the line in which an edge says that it serves.
+fn serves(log: &Path) -> anyhow::Result<(std::net::SocketAddr, std::net::SocketAddr)> {
+    let text = std::fs::read_to_string(log)?;
+    let line = text.lines().find(|line| line.contains("edge serves")).context("it does not serve yet")?;
+    let line: serde_json::Value = serde_json::from_str(line)?;
+    let address = |name: &str| Ok::<_, anyhow::Error>(line["fields"][name].as_str().context("an address")?.parse()?);
+    Ok((address("http")?, address("admin")?))
+}
+
+/// More clients than an edge may have files open: it raises its limit, says what fits, lets the others wait, and serves
+/// from its disk meanwhile without blaming it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_leave_descriptors_for_files() -> anyhow::Result<()> {
+    const HARD: u32 = 512;
+    let control = std::sync::Arc::new(bildkante_gpu_node::testing::FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    bildkante_edge::descriptors::raise();
+    let dir = tempfile::tempdir()?;
+    let (config, log) = (dir.path().join("edge.toml"), dir.path().join("log"));
+    std::fs::write(
+        &config,
+        format!(
+            "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = 1\n[log]\nformat = \"json\"\n\
+             [limits]\nconnections_max = 20000\nfirst_byte_ms = 600000\n\
+             [cache]\ndisk_dir = {:?}\nmemory_bytes_max = 1\nfront_bytes_max = 1\ndisk_errors_max = 1\ndisk_io_timeout_ms = 60000\n\
+             [campaigns]\ncampaigns_dir = {:?}\nprompts_dir = {:?}\n\
+             [origin]\nnodes = [\"http://{}\"]\nprobe_interval_ms = 100\n",
+            dir.path().join("cache"),
+            rig.dir.path().join("campaigns"),
+            rig.dir.path().join("prompts"),
+            rig.node(),
+        ),
+    )?;
+    let mut process = start_limited(&config, &log, 64, HARD)?;
+    let http = Http::default();
+    eventually("the edge says where it serves", async || Ok(serves(&log).is_ok())).await?;
+    let (public, admin) = serves(&log)?;
+    eventually("the edge and the node are ready", async || {
+        Ok(http.get(admin, "/readyz?origins=1", &[]).await.is_ok_and(|reply| reply.status.is_success()))
+    })
+    .await?;
+    let said = std::fs::read_to_string(&log)?;
+    let warning = said.lines().find(|line| line.contains("limits.connections_max")).context("no warning")?;
+    assert!(warning.contains("20000") && warning.contains(&HARD.to_string()), "{warning}");
+
+    // This client's connection is open before the crowd comes.
+    let products = ["mug", "vase", "ring", "ball"];
+    for product in products {
+        let path = format!("/i/studio/thumb?product={product}&fm=webp");
+        eventually("the picture is on disk", async || {
+            Ok(matches!(http.image(public, &path).await?.outcome(), "disk" | "memory"))
+        })
+        .await?;
+    }
+    let crowd = async || {
+        let mut crowd = Vec::new();
+        while crowd.len() < HARD as usize + 50 {
+            crowd.push(tokio::net::TcpStream::connect(public).await?);
+        }
+        std::io::Result::Ok(crowd)
+    };
+    let crowd = crowd().await?;
+    let open = "bildkante_edge_connections_open";
+    eventually("as many connections are open as fit", async || {
+        let open = http.metric(admin, open).await?;
+        Ok(open > 64.0 && open < f64::from(HARD))
+    })
+    .await?;
+    for product in products.iter().cycle().take(40) {
+        let path = format!("/i/studio/thumb?product={product}&fm=webp");
+        let reply = http.image(public, &path).await?;
+        assert!(matches!(reply.outcome(), "disk" | "memory"), "{path}: {:?}", reply.headers);
+    }
+    // A picture that is new needs a file, a connection and a place on disk.
+    assert_eq!(http.image(public, "/i/studio/thumb?product=cube&fm=webp").await?.outcome(), "generated");
+    let metrics = http.get(admin, "/metrics", &[]).await?.text();
+    let offline: Vec<_> = metrics.lines().filter(|line| line.contains("_online") && line.ends_with(" 0")).collect();
+    assert!(offline.is_empty(), "{offline:?}");
+    drop(crowd);
+    process.start_kill()?;
+    process.wait().await?;
+    let said = std::fs::read_to_string(&log)?;
+    assert!(!said.contains("Too many open files"), "{said}");
+    rig.stop().await;
     Ok(())
 }
