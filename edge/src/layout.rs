@@ -9,6 +9,7 @@
 //! | `contain` | lies in the box, nothing is cut | the picture |
 //! | `scale-down` | as `contain`, never enlarged | the picture |
 //! | `pad` | as `contain` | the box, the rest in `bg` |
+//! | `fillmax` | as `scale-down` | the box, the rest in `bg` |
 //!
 //! Invariants: the master is never enlarged beyond the limit, nor a side or area beyond what is rendered at all: the box
 //! shrinks instead and keeps its ratio. Equal pictures have one [`Shape`]. Sides are at least 1 px.
@@ -82,6 +83,10 @@ impl Layout {
                 let background = ask.background.map_or(WHITE, |Background(rgb)| rgb);
                 (reach.of_frame(asked_box(ask, limits.slot_ratio)), Shape::Padded { background })
             }
+            Fit::FillMax => {
+                let background = ask.background.map_or(WHITE, |Background(rgb)| rgb);
+                (asked_box(ask, limits.slot_ratio), Shape::PaddedSmall { background })
+            }
         };
         let (width_px, height_px) = within_bounds(canvas);
         Self { width_px, height_px, shape: shape.normal(limits.source, (width_px, height_px)) }
@@ -140,7 +145,7 @@ impl Reach {
     fn new(limits: &Limits, fit: Fit) -> Self {
         let factor = match fit {
             Fit::Cover | Fit::Contain | Fit::Pad => limits.upscale_max,
-            Fit::Crop | Fit::ScaleDown => 1.0,
+            Fit::Crop | Fit::ScaleDown | Fit::FillMax => 1.0,
         };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1.0 to UPSCALE_MAX")]
         let factor = (factor * 1000.0 - 1e-6).ceil().max(1000.0) as u64;
@@ -261,6 +266,10 @@ mod tests {
             (Fit::Pad, Some(4000), Some(4000), (1344, 1344), white),
             (Fit::Pad, Some(2000), Some(768), (2000, 768), white),
             (Fit::Pad, Some(700), Some(400), (700, 400), Shape::DEFAULT),
+            (Fit::FillMax, Some(400), Some(400), (400, 400), white),
+            (Fit::FillMax, Some(4000), Some(400), (4000, 400), white),
+            (Fit::FillMax, Some(1400), Some(1400), (1400, 1400), Shape::PaddedSmall { background: WHITE }),
+            (Fit::FillMax, Some(700), Some(400), (700, 400), Shape::DEFAULT),
         ] {
             let layout = Layout::new(&sized(fit, width, height), &limits);
             assert_eq!((layout.width_px, layout.height_px), expected, "{fit:?} {width:?}×{height:?}");
@@ -280,6 +289,7 @@ mod tests {
         assert_eq!(size(Fit::Contain), (500, 250));
         assert_eq!(size(Fit::ScaleDown), (200, 100));
         assert_eq!(size(Fit::Pad), (500, 500));
+        assert_eq!(size(Fit::FillMax), (4000, 4000), "the box is no part of the picture");
     }
 
     #[test]
@@ -296,7 +306,8 @@ mod tests {
 
     fn any_ask() -> impl Strategy<Value = Ask> {
         let side = || proptest::option::of(1u32..=40_960);
-        let fit = proptest::sample::select(vec![Fit::Cover, Fit::Crop, Fit::Contain, Fit::ScaleDown, Fit::Pad]);
+        let fits = vec![Fit::Cover, Fit::Crop, Fit::Contain, Fit::ScaleDown, Fit::Pad, Fit::FillMax];
+        let fit = proptest::sample::select(fits);
         let anchor =
             prop_oneof![Just(Anchor::Entropy), (0u16..=1000, 0u16..=1000).prop_map(|(x, y)| Anchor::Point { x, y })];
         let ratio = proptest::option::of((1u32..=20, 1u32..=20).prop_map(|(w, h)| Ratio::new(w, h).expect("a ratio")));
@@ -334,6 +345,8 @@ mod tests {
             let enlarged = match ask.fit {
                 Fit::Cover | Fit::Crop => by_width.max(by_height),
                 Fit::Contain | Fit::ScaleDown | Fit::Pad => by_width.min(by_height),
+                // Its shape sees to that.
+                Fit::FillMax => 0.0,
             };
             let most = if matches!(ask.fit, Fit::Crop | Fit::ScaleDown) { 1.0 } else { upscale_max };
             prop_assert!(enlarged <= most + 1e-9, "{}×{} of {:?} for {:?}", width_px, height_px, source, ask);

@@ -313,7 +313,8 @@ impl<'a> ImageRequest<'a> {
         let reshaping = [
             (self.height_px.is_some(), Parameter::Height),
             (self.ratio.is_some_and(|ratio| ratio != slot_ratio), Parameter::AspectRatio),
-            (self.fit != Fit::Cover, Parameter::Fit),
+            // A rung that does not enlarge the master is what `crop` asks for too; see `Slot::snap_within`.
+            (!matches!(self.fit, Fit::Cover | Fit::Crop), Parameter::Fit),
             (self.crop != Crop::Center, Parameter::Crop),
             (self.focal_x.is_some(), Parameter::FocalX),
             (self.focal_y.is_some(), Parameter::FocalY),

@@ -169,6 +169,7 @@ mod tests {
             Shape::Whole,
             Shape::Padded { background: [0; 3] },
             Shape::Padded { background: [0, 0, 1] },
+            Shape::PaddedSmall { background: [0, 0, 1] },
         ] {
             keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, &marking));
         }

@@ -19,7 +19,7 @@ use crate::layout::{Ask, Layout, Limits};
 use crate::negotiate::{Format, FormatAsk};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
-use crate::request::{IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
+use crate::request::{Fit, IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
 use crate::signing::Grant;
 
 /// A request with a meaning.
@@ -234,7 +234,8 @@ fn layout(slot: &Slot, request: &ImageRequest<'_>, grant: Grant, hints: ClientHi
         _ => slot.snap_up(exact_px.unwrap_or_else(|| request.dpr.device_px(slot.default_width_px))),
     };
     if !grant.unlocks_shapes(request) {
-        let width_px = rung_px();
+        let rung_px = rung_px();
+        let width_px = if request.fit == Fit::Crop { slot.snap_within(rung_px).unwrap_or(rung_px) } else { rung_px };
         return Layout::plain(width_px, slot.ratio.height_px(width_px));
     }
     let width_px = if request.uses_hints() { Some(rung_px()) } else { exact_px };
@@ -283,11 +284,15 @@ fn check_reach(slot: &Slot, request: &ImageRequest<'_>, grant: Grant) -> Result<
     {
         let allowed = match parameter {
             Parameter::AspectRatio => vec![slot.ratio.to_string()],
-            Parameter::Fit => vec!["cover".to_owned()],
+            Parameter::Fit => vec!["cover".to_owned(), "crop".to_owned()],
             Parameter::Crop => vec!["center".to_owned()],
             _ => Vec::new(),
         };
         return Err(ResolveError::NeedsSignature { parameter: parameter.name(), allowed });
+    }
+    if !grant.unlocks_shapes(request) && request.fit == Fit::Crop && slot.snap_within(1).is_none() {
+        let allowed = vec!["cover".to_owned()];
+        return Err(ResolveError::NeedsSignature { parameter: Parameter::Fit.name(), allowed });
     }
     if let QualityAsk::Number(quality) = request.quality
         && !slot.qualities.contains(&quality)

@@ -121,6 +121,18 @@ impl Slot {
         self.widths.iter().copied().find(|width| *width >= wanted_px).unwrap_or(widest)
     }
 
+    /// As [`Self::snap_up`], of those rungs that do not enlarge the master; `None` where all do.
+    #[must_use]
+    pub fn snap_within(&self, wanted_px: u32) -> Option<u32> {
+        let whole = (self.generate.width_px, self.generate.height_px);
+        let is_within = |width: &&u32| {
+            let cut = crate::render::CropBox::cover(whole.0, whole.1, **width, self.ratio.height_px(**width));
+            cut.width_px >= **width
+        };
+        let widest = self.widths.iter().filter(is_within).max()?;
+        Some(self.snap_up(wanted_px).min(*widest))
+    }
+
     /// Renditions one variant can have without a signature.
     #[must_use]
     pub fn renditions_max(&self) -> usize {

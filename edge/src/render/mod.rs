@@ -284,6 +284,10 @@ fn shaped(master: &Pixels, spec: &RenditionSpec) -> Result<Raster, ResizeError> 
         }
         Shape::Cut(Anchor::Entropy) => resize(master, entropy::cut(master, canvas.0, canvas.1), canvas.0, canvas.1),
         Shape::Whole => resize(master, whole, canvas.0, canvas.1),
+        Shape::PaddedSmall { background } => {
+            let inner = shape::fit_inside(source, (source.0.min(canvas.0), source.1.min(canvas.1)));
+            Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))
+        }
         Shape::Padded { background } => {
             let inner = shape::fit_inside(source, canvas);
             Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))

@@ -16,6 +16,8 @@ pub enum Shape {
     Whole,
     /// The whole master in the middle, as large as it goes, and a colour around it.
     Padded { background: [u8; 3] },
+    /// The same, but never enlarged: where the rendition is larger on both sides, the master keeps its size.
+    PaddedSmall { background: [u8; 3] },
 }
 
 /// Which part a cut keeps.
@@ -47,6 +49,10 @@ impl Shape {
     /// The spelling of this shape for a master of `source` and a rendition of `canvas` pixels.
     #[must_use]
     pub fn normal(self, source: (u32, u32), canvas: (u32, u32)) -> Self {
+        if let Self::PaddedSmall { background } = self {
+            let is_small = canvas.0 > source.0 && canvas.1 > source.1;
+            return if is_small { self } else { Self::Padded { background }.normal(source, canvas) };
+        }
         let cut = CropBox::cover(source.0, source.1, canvas.0, canvas.1);
         if (cut.width_px, cut.height_px) == source {
             return Self::DEFAULT;
@@ -72,6 +78,7 @@ impl Shape {
             Self::Cut(Anchor::Entropy) => [2, 0, 0, 0, 0, 0, 0, 0],
             Self::Whole => [3, 0, 0, 0, 0, 0, 0, 0],
             Self::Padded { background: [red, green, blue] } => [4, red, green, blue, 0, 0, 0, 0],
+            Self::PaddedSmall { background: [red, green, blue] } => [5, red, green, blue, 0, 0, 0, 0],
         }
     }
 
@@ -84,6 +91,7 @@ impl Shape {
             2 => Self::Cut(Anchor::Entropy),
             3 => Self::Whole,
             4 => Self::Padded { background: [a, b, c] },
+            5 => Self::PaddedSmall { background: [a, b, c] },
             _ => return None,
         };
         (shape.code() == code).then_some(shape)
@@ -97,6 +105,9 @@ impl fmt::Display for Shape {
             Self::Cut(Anchor::Entropy) => f.write_str("cut where most is to be seen"),
             Self::Whole => f.write_str("whole"),
             Self::Padded { background: [red, green, blue] } => write!(f, "padded with {red:02x}{green:02x}{blue:02x}"),
+            Self::PaddedSmall { background: [red, green, blue] } => {
+                write!(f, "not enlarged, padded with {red:02x}{green:02x}{blue:02x}")
+            }
         }
     }
 }
@@ -125,6 +136,7 @@ mod tests {
             Just(Shape::Cut(Anchor::Entropy)),
             Just(Shape::Whole),
             any::<[u8; 3]>().prop_map(|background| Shape::Padded { background }),
+            any::<[u8; 3]>().prop_map(|background| Shape::PaddedSmall { background }),
         ]
     }
 
@@ -132,6 +144,7 @@ mod tests {
     fn what_changes_nothing_is_the_default() {
         let edge = |x, y| Shape::Cut(Anchor::Point { x, y });
         let black = Shape::Padded { background: [0; 3] };
+        let small = Shape::PaddedSmall { background: [0; 3] };
         for (shape, canvas, normal) in [
             (edge(0, 0), (100, 100), edge(0, 500)),
             (edge(0, 0), (200, 50), edge(500, 0)),
@@ -141,6 +154,12 @@ mod tests {
             (Shape::Whole, (100, 50), Shape::DEFAULT),
             (black, (100, 50), Shape::DEFAULT),
             (black, (100, 100), black),
+            (small, (100, 100), black),
+            (small, (300, 100), black),
+            (small, (100, 50), Shape::DEFAULT),
+            (small, (200, 100), Shape::DEFAULT),
+            (small, (400, 200), small),
+            (small, (201, 101), small),
         ] {
             assert_eq!(shape.normal((200, 100), canvas), normal, "{shape} in {canvas:?}");
         }

@@ -64,10 +64,10 @@ fn one_spelling_per_request() {
 #[test]
 fn what_unpic_builds_for_imgix_parses() {
     for (url, expected) in [
-        ("/i/studio/hero/mug.jpg?w=200&h=100&fit=min&auto=format", "/i/studio/hero?w=200&h=100&fm=jpg"),
-        ("/i/studio/hero?w=800&fit=min&auto=format", "/i/studio/hero?w=800"),
-        ("/i/studio/hero?auto=format%2Ccompress&fit=min&h=600&w=800&q=75", "/i/studio/hero?w=800&h=600&q=75"),
-        ("/i/studio/hero?w=300&dpr=2&fm=webp&fit=min&auto=format", "/i/studio/hero?w=300&dpr=2&fm=webp"),
+        ("/i/studio/hero/mug.jpg?w=200&h=100&fit=min&auto=format", "/i/studio/hero?w=200&h=100&fit=crop&fm=jpg"),
+        ("/i/studio/hero?w=800&fit=min&auto=format", "/i/studio/hero?w=800&fit=crop"),
+        ("/i/studio/hero?auto=format%2Ccompress&fit=min&h=600&w=800&q=75", "/i/studio/hero?w=800&h=600&fit=crop&q=75"),
+        ("/i/studio/hero?w=300&dpr=2&fm=webp&fit=min&auto=format", "/i/studio/hero?w=300&dpr=2&fit=crop&fm=webp"),
         ("/i/studio/hero?width=800&height=600&fit=cover&format=auto&quality=80", "/i/studio/hero?w=800&h=600&q=80"),
         ("/i/studio/hero?width=800&f=avif&gravity=center", "/i/studio/hero?w=800&fm=avif"),
     ] {

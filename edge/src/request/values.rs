@@ -93,6 +93,8 @@ pub enum Fit {
     Crop,
     /// As `Contain`, the rest of the box in a colour; imgix calls it `fill`.
     Pad,
+    /// As `Pad`, never enlarged; imgix's word.
+    FillMax,
 }
 
 impl Fit {
@@ -104,6 +106,7 @@ impl Fit {
             Self::ScaleDown => "scale-down",
             Self::Crop => "crop",
             Self::Pad => "pad",
+            Self::FillMax => "fillmax",
         }
     }
 }
@@ -206,7 +209,7 @@ impl fmt::Display for Background {
 }
 
 const WIDTH_WORDS: &[&str] = &["1…8192", "auto"];
-const FIT_WORDS: &[&str] = &["cover", "contain", "scale-down", "crop", "pad"];
+const FIT_WORDS: &[&str] = &["cover", "contain", "scale-down", "crop", "pad", "fillmax"];
 const CROP_WORDS: &[&str] = &["center", "top", "bottom", "left", "right", "entropy", "focalpoint"];
 const FORMAT_WORDS: &[&str] = &["auto", "avif", "webp", "jpg", "png"];
 const QUALITY_WORDS: &[&str] = &["auto", "high", "medium", "low", "1…100"];
@@ -307,12 +310,12 @@ pub(super) fn fit(value: &str) -> Result<Fit, RequestError> {
         ("scale-down", Fit::ScaleDown),
         ("crop", Fit::Crop),
         ("pad", Fit::Pad),
-        // imgix's names. Its `min` and `fillmax` never enlarge, which a slot decides here by `upscale_max`.
+        ("fillmax", Fit::FillMax),
+        // imgix's other names. What `tests/unpic/fit.json` says of each is from its documentation.
         ("fill", Fit::Pad),
-        ("fillmax", Fit::Pad),
         ("clip", Fit::Contain),
         ("max", Fit::ScaleDown),
-        ("min", Fit::Cover),
+        ("min", Fit::Crop),
     ];
     let known = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(value)).map(|(_, fit)| *fit);
     known.ok_or_else(|| malformed(Parameter::Fit, value))

@@ -166,6 +166,34 @@ fn a_signature_unlocks_shapes_sizes_and_qualities() {
     assert!(matches!(catalog.resolve(&unlisted, SIGNED), Err(ResolveError::FormatNotAllowed { .. })));
 }
 
+/// imgix's `min`, which its libraries send by themselves, and `crop`: a rung, and never one that enlarges the master.
+#[test]
+fn what_never_enlarges_needs_no_signature() {
+    let site = Site::new();
+    site.edit("campaigns/autumn.toml", "1120, 1344]\nupscale_max = 1.0", "1120, 1344, 2400]\nupscale_max = 2.0");
+    let catalog = site.load();
+    for (query, width_px) in [
+        ("w=2000", 2400),
+        ("w=2000&fit=cover", 2400),
+        ("w=2000&fit=min", 1344),
+        ("w=2000&fit=crop", 1344),
+        ("w=700&fit=min", 768),
+        ("w=1&fit=min", 480),
+    ] {
+        let resolved = resolve(&catalog, &format!("/i/autumn/hero?{query}")).unwrap_or_else(|e| panic!("{query}: {e}"));
+        assert_eq!((resolved.width_px, resolved.shape), (width_px, Shape::DEFAULT), "{query}");
+    }
+    for query in ["w=2000&fit=fillmax", "w=2000&fit=pad", "w=480&fit=clip", "w=480&h=270&fit=min"] {
+        let refused = resolve(&catalog, &format!("/i/autumn/hero?{query}"));
+        assert!(matches!(refused, Err(ResolveError::NeedsSignature { .. })), "{query}");
+    }
+    site.edit("campaigns/autumn.toml", "[480, 768, 960, 1120, 1344, 2400]", "[2400]");
+    let catalog = site.load();
+    assert!(resolve(&catalog, "/i/autumn/hero?w=480").is_ok());
+    let refused = resolve(&catalog, "/i/autumn/hero?w=480&fit=min");
+    assert!(matches!(refused, Err(ResolveError::NeedsSignature { parameter: "fit", .. })), "{refused:?}");
+}
+
 #[test]
 fn the_operator_means_what_a_client_would_get() {
     let catalog = Site::new().load();
