@@ -157,7 +157,8 @@ impl Edge {
         });
         handler.stand_ins.prepare(&catalog.load());
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
-        let preview = Preview::new(config.serve.public_url.clone(), catalog.clone(), Arc::clone(&handler.fill));
+        let preview =
+            Preview::new(config.serve.public_url.clone(), catalog.clone(), signing.clone(), Arc::clone(&handler.fill));
         let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone());
         api.follow(&reload);
         follow_log_filter(&reload);

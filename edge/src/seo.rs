@@ -12,6 +12,7 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::hints::ACCEPT_CH;
 use crate::negotiate::Format;
+use crate::signing::Seal;
 
 /// How a browser should go about loading an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Picture<'a> {
     pub sizes: &'a str,
     pub alt: &'a str,
     pub loading: Loading,
+    /// Signs every URL, where the campaign answers no others.
+    pub seal: Option<&'a Seal>,
 }
 
 /// Formats offered as sources, best first; JPEG is the `<img>`.
@@ -63,7 +66,14 @@ impl Picture<'_> {
             url.push_str("&fm=");
             url.push_str(format.extension());
         }
-        url
+        self.sealed(url)
+    }
+
+    fn sealed(&self, url: String) -> String {
+        match self.seal {
+            Some(seal) => seal.signed(&url),
+            None => url,
+        }
     }
 
     fn srcset(&self, format: Option<Format>) -> String {
@@ -117,7 +127,7 @@ impl Picture<'_> {
         let hero = self.loading == Loading::Hero;
         let query = if self.query.is_empty() { String::new() } else { format!("{}&", self.query) };
         html! {
-            img src={ (self.url) "?" (query) "w=auto" }
+            img src=(self.sealed(format!("{}?{query}w=auto", self.url)))
                 sizes=(self.sizes)
                 width=(self.largest_px()) height=(self.height_px())
                 alt=(self.alt)
@@ -180,6 +190,7 @@ mod tests {
             sizes: "(min-width: 50rem) 50vw, 100vw",
             alt: "A \"teal\" mug & <saucer>",
             loading,
+            seal: None,
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod keys;
 pub mod moment;
 mod reload;
+mod seal;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 pub use keys::{KeyFacts, KeyRole, KeysError, SignError, SigningKeys, new_key_entry};
 pub use reload::{SigningHandle, SigningMetrics};
+pub use seal::Seal;
 
 use crate::request::ImageRequest;
 use crate::request::parameters::Parameter;

@@ -11,18 +11,23 @@ use bildkante_shared::problem::Problem;
 use http::{Request, Response};
 use percent_encoding::percent_decode_str;
 
-use self::page::{AxisView, CampaignView, CardView, Pages, SlotPage};
+use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
+use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
 use crate::fill::Fill;
 use crate::listener::http::{Body, RequestBody};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
+use crate::signing::{Seal, SigningHandle};
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("preview.js");
 
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
+
+/// How long the page's own pictures of a campaign that answers signed URLs only can be fetched, at the least.
+const OWN_URLS_H: u64 = 1;
 
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
@@ -32,13 +37,64 @@ const PATH_BYTES_MAX: usize = 256;
 pub struct Preview {
     public_url: String,
     catalog: CatalogHandle,
+    signing: SigningHandle,
     fill: Arc<Fill>,
+}
+
+/// What a campaign's URLs need before they are answered.
+#[derive(Debug)]
+enum Seals {
+    NotNeeded,
+    /// One whose URLs end soon, for the page's own pictures, and one for what is copied from it.
+    Keyed {
+        own: Seal,
+        copied: Seal,
+    },
+    /// Signed URLs are wanted, and no key signs.
+    NoKey,
+}
+
+impl Seals {
+    const fn own(&self) -> Option<&Seal> {
+        match self {
+            Self::Keyed { own, .. } => Some(own),
+            Self::NotNeeded | Self::NoKey => None,
+        }
+    }
+
+    const fn copied(&self) -> Option<&Seal> {
+        match self {
+            Self::Keyed { copied, .. } => Some(copied),
+            Self::NotNeeded | Self::NoKey => None,
+        }
+    }
+
+    fn notice(&self) -> Option<Notice> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Keyed { copied, .. } => {
+                let ends = copied.ends_s().map(|ends_s| std::time::UNIX_EPOCH + std::time::Duration::from_secs(ends_s));
+                Some(Notice::Signed { key_id: copied.key_id().to_owned(), ends: ends.map(httpdate::fmt_http_date) })
+            }
+            Self::NoKey => Some(Notice::NoKey),
+        }
+    }
 }
 
 impl Preview {
     #[must_use]
-    pub fn new(public_url: String, catalog: CatalogHandle, fill: Arc<Fill>) -> Self {
-        Self { public_url, catalog, fill }
+    pub fn new(public_url: String, catalog: CatalogHandle, signing: SigningHandle, fill: Arc<Fill>) -> Self {
+        Self { public_url, catalog, signing, fill }
+    }
+
+    fn seals(&self, campaign: &Campaign) -> Seals {
+        if campaign.policy.signing != Signing::Required {
+            return Seals::NotNeeded;
+        }
+        match (self.signing.seal(Some(OWN_URLS_H)), self.signing.seal(None)) {
+            (Some(own), Some(copied)) => Seals::Keyed { own, copied },
+            _ => Seals::NoKey,
+        }
     }
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
@@ -78,7 +134,7 @@ impl Preview {
 
     fn campaign_view<'c>(&self, catalog: &Catalog, campaign: &'c Campaign) -> CampaignTexts<'c> {
         let card = catalog.fallback(campaign, 0).ok().map(|variant| self.texts(campaign, 0, &variant));
-        CampaignTexts { campaign, card }
+        CampaignTexts { campaign, card, seals: self.seals(campaign) }
     }
 
     fn slot(&self, path: &str, query: &str) -> Result<String, Box<Problem>> {
@@ -110,6 +166,7 @@ impl Preview {
         let on_stage = if asked.is_empty() { campaign.default_combination() } else { first };
         let Ok(stage) = catalog.variant(campaign, slot_index, on_stage) else { return String::new() };
         let stage = self.texts(campaign, slot_index, &stage);
+        let seals = self.seals(campaign);
         let page = SlotPage {
             public_url: &self.public_url,
             campaign: &campaign.name,
@@ -118,8 +175,9 @@ impl Preview {
             slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
             facts: facts(slot),
             axes: axes(campaign, asked),
-            stage: stage.card(slot, Loading::Hero, &slot.sizes),
-            cards: texts.iter().map(|texts| texts.card(slot, Loading::Lazy, "216px")).collect(),
+            notice: seals.notice(),
+            stage: stage.card(slot, &seals, Loading::Hero, &slot.sizes),
+            cards: texts.iter().map(|texts| texts.card(slot, &seals, Loading::Lazy, "216px")).collect(),
             variants: matching.len(),
             pages: Pages { current, last, query: asked.query(campaign) },
         };
@@ -199,7 +257,7 @@ struct CardTexts {
 }
 
 impl CardTexts {
-    fn picture<'a>(&'a self, loading: Loading, sizes: &'a str) -> Picture<'a> {
+    fn picture<'a>(&'a self, seal: Option<&'a Seal>, loading: Loading, sizes: &'a str) -> Picture<'a> {
         Picture {
             url: &self.url,
             query: &self.query,
@@ -208,13 +266,15 @@ impl CardTexts {
             sizes,
             alt: &self.alt,
             loading,
+            seal,
         }
     }
 
-    fn card<'a>(&'a self, slot: &'a Slot, loading: Loading, sizes: &'a str) -> CardView<'a> {
+    fn card<'a>(&'a self, slot: &'a Slot, seals: &'a Seals, loading: Loading, sizes: &'a str) -> CardView<'a> {
+        let is_shown = !matches!(seals, Seals::NoKey);
         CardView {
-            picture: self.picture(loading, sizes),
-            markup: self.picture(Loading::of(slot.urgency), &slot.sizes),
+            picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
+            markup: is_shown.then(|| self.picture(seals.copied(), Loading::of(slot.urgency), &slot.sizes)),
             name: self.alt.clone(),
             key: self.key.clone(),
             recipe_id: self.recipe_id.clone(),
@@ -228,6 +288,7 @@ impl CardTexts {
 struct CampaignTexts<'c> {
     campaign: &'c Campaign,
     card: Option<CardTexts>,
+    seals: Seals,
 }
 
 impl CampaignTexts<'_> {
@@ -237,7 +298,11 @@ impl CampaignTexts<'_> {
             title: &self.campaign.title,
             slots: self.campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
             variants: self.campaign.combination_count(),
-            picture: self.card.as_ref().map(|card| card.picture(Loading::Hero, "288px")),
+            picture: self
+                .card
+                .as_ref()
+                .filter(|_| !matches!(self.seals, Seals::NoKey))
+                .map(|card| card.picture(self.seals.own(), Loading::Hero, "288px")),
         }
     }
 }

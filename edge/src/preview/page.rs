@@ -14,10 +14,22 @@ pub(super) struct SlotPage<'a> {
     pub(super) slots: Vec<&'a str>,
     pub(super) facts: Vec<(&'static str, String)>,
     pub(super) axes: Vec<AxisView>,
+    pub(super) notice: Option<Notice>,
     pub(super) stage: CardView<'a>,
     pub(super) cards: Vec<CardView<'a>>,
     pub(super) variants: usize,
     pub(super) pages: Pages,
+}
+
+/// What is to be known of the URLs of a campaign that answers signed ones only.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// What is copied is signed by this key and ends at this date, or never.
+    Signed {
+        key_id: String,
+        ends: Option<String>,
+    },
+    NoKey,
 }
 
 /// An axis as a menu; an empty value stands for all.
@@ -34,9 +46,10 @@ pub(super) struct AxisView {
 /// One variant.
 #[derive(Debug)]
 pub(super) struct CardView<'a> {
-    pub(super) picture: Picture<'a>,
+    /// `None` where no URL would be answered.
+    pub(super) picture: Option<Picture<'a>>,
     /// The same for a customer's page: with the slot's own sizes and loading.
-    pub(super) markup: Picture<'a>,
+    pub(super) markup: Option<Picture<'a>>,
     pub(super) name: String,
     /// Canonical variant key.
     pub(super) key: String,
@@ -111,6 +124,7 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
         &html! {
             h1 { (page.title) }
             p.lead { "Slot " b { (page.slot) } ", as a page would show it: negotiated by your browser, measured as it loads." }
+            @if let Some(notice) = &page.notice { (notice_text(notice)) }
             (stage(page))
             h2 { (page.variants) " variants" }
             (filters(page))
@@ -120,13 +134,35 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
     )
 }
 
+fn notice_text(notice: &Notice) -> Markup {
+    html! {
+        p.notice {
+            @match notice {
+                Notice::Signed { key_id, ends } => {
+                    "This campaign answers signed URLs only. What you copy here is signed by the key " code { (key_id) }
+                    @match ends {
+                        Some(date) => { " and is answered until " (date) "." }
+                        None => { " and does not expire: it is answered as long as the edge has the key." }
+                    }
+                }
+                Notice::NoKey => {
+                    "This campaign answers signed URLs only, and no key of this edge signs: it cannot show the pictures. Name a "
+                    "file in " code { "[signing] keys_file" } "; " code { "bildkante-edge sign --new-key" } " makes a key."
+                }
+            }
+        }
+    }
+}
+
 fn stage(page: &SlotPage<'_>) -> Markup {
     let card = &page.stage;
     html! {
         section.stage {
             div.frame data-shot {
-                span.shot { (card.picture.markup()) span.badge hidden {} }
-                (format_rows(card, "bytes stage-bytes"))
+                @if let Some(picture) = &card.picture {
+                    span.shot { (picture.markup()) span.badge hidden {} }
+                    (format_rows(picture, card.width_px, "bytes stage-bytes"))
+                }
             }
             div {
                 div.name { b { (card.name) } }
@@ -137,11 +173,13 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                     dt { "Variant" } dd { code { (card.key) } }
                     dt { "Recipe" } dd { code { (card.recipe_id) } }
                 }
-                div.row { b { "Markup" } (copy("Copy <picture>", &card.markup.markup_text())) }
-                pre { (card.markup.markup_text()) }
-                details {
-                    summary { "Markup that leaves the width to client hints" }
-                    pre { (hinted_text(page.public_url, &card.markup)) }
+                @if let Some(markup) = &card.markup {
+                    div.row { b { "Markup" } (copy("Copy <picture>", &markup.markup_text())) }
+                    pre { (markup.markup_text()) }
+                    details {
+                        summary { "Markup that leaves the width to client hints" }
+                        pre { (hinted_text(page.public_url, markup)) }
+                    }
                 }
             }
         }
@@ -175,7 +213,7 @@ fn filters(page: &SlotPage<'_>) -> Markup {
 fn card_markup(card: &CardView<'_>) -> Markup {
     html! {
         article.card data-shot {
-            span.shot { (card.picture.markup()) span.badge hidden {} }
+            @if let Some(picture) = &card.picture { span.shot { (picture.markup()) span.badge hidden {} } }
             div.body {
                 span.name { (card.name) }
                 span.key.mono { (card.key) }
@@ -183,10 +221,12 @@ fn card_markup(card: &CardView<'_>) -> Markup {
                 @if let Some(master) = &card.merged_with {
                     span.merged { "Looks like " code { (master) } ": shares its master" }
                 }
-                (format_rows(card, "bytes"))
-                div.actions {
-                    (copy("Copy URL", &card.markup.candidate(card.width_px, None)))
-                    (copy("Copy <picture>", &card.markup.markup_text()))
+                @if let Some(picture) = &card.picture { (format_rows(picture, card.width_px, "bytes")) }
+                @if let Some(markup) = &card.markup {
+                    div.actions {
+                        (copy("Copy URL", &markup.candidate(card.width_px, None)))
+                        (copy("Copy <picture>", &markup.markup_text()))
+                    }
                 }
             }
         }
@@ -194,13 +234,13 @@ fn card_markup(card: &CardView<'_>) -> Markup {
 }
 
 /// Rows the script fills in with what each format takes at the card's width.
-fn format_rows(card: &CardView<'_>, class: &str) -> Markup {
+fn format_rows(picture: &Picture<'_>, width_px: u32, class: &str) -> Markup {
     use crate::negotiate::Format;
     html! {
-        div class=(class) title={ "At " (card.width_px) " px" } {
+        div class=(class) title={ "At " (width_px) " px" } {
             @for format in [Format::Avif, Format::Webp, Format::Jpeg] {
                 span { (format.as_str().to_uppercase()) }
-                i data-format-url=(card.picture.candidate(card.width_px, Some(format))) {}
+                i data-format-url=(picture.candidate(width_px, Some(format))) {}
                 b { "–" }
             }
         }

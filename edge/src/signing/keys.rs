@@ -214,6 +214,12 @@ impl SigningKeys {
         Ok(signed)
     }
 
+    /// What may be told of the key that signs at `now_s` where none is named, and when it ends.
+    #[must_use]
+    pub fn active(&self, now_s: u64) -> Option<(&str, Option<u64>)> {
+        self.signer(None, now_s).ok().map(|key| (key.id.as_str(), key.not_after_s))
+    }
+
     fn signer(&self, key_id: Option<&str>, now_s: u64) -> Result<&SigningKey, SignError> {
         let Some(key_id) = key_id else {
             let signs = |key: &&SigningKey| key.role == KeyRole::Active && !key.is_over(now_s);

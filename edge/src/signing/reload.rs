@@ -15,12 +15,14 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{Grant, SignatureError, SigningConfig, SigningKeys};
+use super::{Grant, Seal, SignatureError, SigningConfig, SigningKeys};
 use crate::campaign::ReloadOutcome;
 use crate::campaign::sources::read_opened;
 use crate::clock::Clock;
 use crate::request::ImageRequest;
 use crate::secret;
+
+const HOUR_S: u64 = 3600;
 
 /// How signatures fare.
 #[derive(Debug, Clone)]
@@ -144,6 +146,17 @@ impl SigningHandle {
             .and_then(|keys| keys.verify(request, self.inner.clock.unix_s()));
         self.inner.metrics.count(&outcome);
         outcome
+    }
+
+    /// Signs with the active key of now. What it signs ends after `whole_hours` and less than another hour, so that a page
+    /// that is built again has the same URLs for a while; `None` for URLs without an end.
+    ///
+    /// Returns `None` where no key signs.
+    #[must_use]
+    pub fn seal(&self, whole_hours: Option<u64>) -> Option<Seal> {
+        let (keys, now_s) = (self.inner.current.load_full()?, self.inner.clock.unix_s());
+        let expires_s = whole_hours.map(|hours| (now_s / HOUR_S + 1 + hours) * HOUR_S);
+        Seal::new(keys, now_s, expires_s)
     }
 
     /// Watches the file until shutdown. A task of its own; it ends at once where there is no file.

@@ -198,3 +198,66 @@ async fn hints_count_where_the_url_opts_in_and_nowhere_else() -> anyhow::Result<
     rig.stop().await;
     Ok(())
 }
+
+/// Every URL of an image on a page, those in attributes, in markup to copy and in markup within attributes.
+fn image_urls(html: &str, origin: &str) -> std::collections::BTreeSet<String> {
+    let mut text = html.to_owned();
+    for _ in 0..3 {
+        text = text.replace("&amp;", "&").replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
+    }
+    let start = format!("{origin}/i/");
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '<' | '>' | ',');
+    text.match_indices(&start).map(|(at, _)| text[at..].split(ends).next().unwrap_or("").to_owned()).collect()
+}
+
+/// What the preview shows of a campaign that answers signed URLs only, and what can be copied from it, is answered.
+#[tokio::test]
+async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> {
+    fn required(text: String) -> String {
+        text.replace("signing = \"optional\"", "signing = \"required\"")
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_keys, manifest: required, ..Plan::painted(&control) }).await?;
+    let origin = format!("http://{}", rig.public());
+    let one = "product=mug&colour=teal&material=glossy&backdrop=cream&setting=studio";
+    for page in [format!("/preview/studio/hero?{one}"), "/preview/".to_owned()] {
+        let html = rig.http.get(rig.admin(), &page, &[]).await?.text();
+        let urls = image_urls(&html, &origin);
+        assert!(urls.len() >= 4, "{page}: {urls:?}");
+        for url in &urls {
+            let path = url.strip_prefix(&origin).context("a URL of this edge")?;
+            let reply = rig.http.image(rig.public(), path).await?;
+            assert_eq!(reply.status, StatusCode::OK, "{page}: {url}: {}", reply.text());
+        }
+    }
+    let html = rig.http.get(rig.admin(), &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    let (own, copied): (Vec<_>, Vec<_>) =
+        image_urls(&html, &origin).into_iter().partition(|url| url.contains("&expires="));
+    assert!(!own.is_empty() && !copied.is_empty(), "the page's own URLs end, the others do not");
+    let shown = html.find("<img").context("an image")?;
+    assert!(html[shown..shown + 300].contains("expires="), "{}", &html[shown..shown + 300]);
+    assert!(html.contains("signed by the key <code>first</code> and does not expire"), "the page says by which key");
+
+    // Nothing to sign with: it says so, and shows no pictures that nobody would get.
+    let keyless = rig.another_edge("keyless", |config| config.signing.keys_file = None).await?;
+    let html = rig.http.get(keyless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    assert!(html.contains("no key of this edge signs"), "{html}");
+    assert_eq!(image_urls(&html, &format!("http://{}", keyless.http)).len(), 0);
+    let html = rig.http.get(keyless.admin, "/preview/", &[]).await?.text();
+    assert_eq!(image_urls(&html, &format!("http://{}", keyless.http)).len(), 0);
+    keyless.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Where signatures are optional the preview has none, keys or not.
+#[tokio::test]
+async fn the_preview_of_an_open_campaign_signs_nothing() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_keys, ..Plan::painted(&control) }).await?;
+    let html = rig.http.get(rig.admin(), "/preview/studio/hero", &[]).await?.text();
+    let urls = image_urls(&html, &format!("http://{}", rig.public()));
+    assert!(!urls.is_empty() && urls.iter().all(|url| !url.contains("&s=")), "{urls:?}");
+    rig.stop().await;
+    Ok(())
+}
