@@ -173,7 +173,7 @@ mod tests {
         ] {
             keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, &marking));
         }
-        assert_eq!(keys.len(), 16);
+        assert_eq!(keys.len(), 17);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::SigningKeys;
 use crate::campaign::explain::split_url;
-use crate::request::{IgnoredParameters, ImageRequest};
+use crate::request::ImageRequest;
 
 /// Signs URLs with the active key of one moment, all with one end.
 #[derive(Debug, Clone)]
@@ -41,7 +41,9 @@ impl Seal {
     pub fn signed(&self, url: &str) -> String {
         let (path, query) = split_url(url);
         let origin = url.find(path).map_or("", |start| &url[..start]);
-        let signed = ImageRequest::parse(path, query, &IgnoredParameters::default())
+        // The page names axes and parameters only, and an axis may have the name of a tracking parameter.
+        let nothing = |_: &str, _: &str| false;
+        let signed = ImageRequest::parse(path, query, &nothing)
             .ok()
             .and_then(|request| self.keys.sign(&request, Some(&self.key_id), self.expires_s, self.now_s).ok());
         signed.map_or_else(|| url.to_owned(), |signed| format!("{origin}{}", signed.canonical_with_slug()))
