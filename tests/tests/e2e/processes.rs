@@ -240,7 +240,10 @@ async fn connections_leave_descriptors_for_files() -> anyhow::Result<()> {
     // A picture that is new needs a file, a connection and a place on disk.
     assert_eq!(http.image(public, "/i/studio/thumb?product=cube&fm=webp").await?.outcome(), "generated");
     let metrics = http.get(admin, "/metrics", &[]).await?.text();
-    let offline: Vec<_> = metrics.lines().filter(|line| line.contains("_online") && line.ends_with(" 0")).collect();
+    let offline: Vec<_> = metrics
+        .lines()
+        .filter(|line| line.contains("_online{") && !line.contains("object") && line.ends_with(" 0"))
+        .collect();
     assert!(offline.is_empty(), "{offline:?}");
     drop(crowd);
     process.start_kill()?;
