@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
 use bildkante_shared::telemetry::{self, FilterChange};
 use prometheus::Registry;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::access::AccessLog;
@@ -25,11 +26,14 @@ use crate::fill::Fill;
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
+use crate::listener::addresses::Addresses;
 use crate::listener::admin::Admin;
+use crate::listener::client::Trusted;
+use crate::listener::room::{Room, RoomMetrics, RoomSettings};
 use crate::listener::systemd::{Inherited, SocketName};
 use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
 use crate::listener::workers::Workers;
-use crate::listener::{self, Crew, ListenerMetrics, ListenerSettings};
+use crate::listener::{Crew, Listener, ListenerMetrics};
 use crate::metrics::{RequestMetrics, ResponseMetrics};
 use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
@@ -41,16 +45,13 @@ use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::warm::{WarmMetrics, Warmer};
 
-/// Connections the kernel keeps until they are accepted. What overflows is dropped without a word and comes back a second
-/// later at the earliest, so this is as long as Linux lets it be by itself (`net.core.somaxconn` since 5.4).
-const BACKLOG: u32 = 4096;
-
-/// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one.
+/// Bound listeners, so that whoever starts an edge knows its ports and no test needs a fixed one. One for each address.
 #[derive(Debug)]
 pub struct Sockets {
-    pub http: TcpListener,
-    pub https: Option<TcpListener>,
-    pub admin: TcpListener,
+    pub http: Vec<TcpListener>,
+    /// Empty without a certificate.
+    pub https: Vec<TcpListener>,
+    pub admin: Vec<TcpListener>,
 }
 
 impl Sockets {
@@ -60,16 +61,18 @@ impl Sockets {
     /// When an address is taken or not ours, or a socket is handed over that nobody could serve.
     pub async fn bind(config: &Config, mut inherited: Inherited) -> anyhow::Result<Self> {
         let listen = &config.listen;
-        let mut bind = |name: SocketName, address: SocketAddr| match inherited.remove(name) {
-            Some(socket) => TcpListener::from_std(socket).context("a socket of systemd's"),
-            None => {
-                let bound = listen_on(address);
-                bound.with_context(|| format!("`listen.{}`: cannot listen on {address}", name.as_str()))
+        let mut bind = |name: SocketName, addresses: &Addresses| match inherited.remove(name) {
+            Some(sockets) => {
+                let sockets: Result<Vec<_>, _> = sockets.into_iter().map(TcpListener::from_std).collect();
+                sockets.context("a socket of systemd's")
             }
+            None => addresses.listen().map_err(|(address, error)| {
+                anyhow::Error::from(error).context(format!("`listen.{}`: cannot listen on {address}", name.as_str()))
+            }),
         };
-        let http = bind(SocketName::Http, listen.http)?;
-        let https = if listen.tls.is_some() { Some(bind(SocketName::Https, listen.https)?) } else { None };
-        let admin = bind(SocketName::Admin, listen.admin)?;
+        let http = bind(SocketName::Http, &listen.http)?;
+        let https = if listen.tls.is_some() { bind(SocketName::Https, &listen.https)? } else { Vec::new() };
+        let admin = bind(SocketName::Admin, &listen.admin)?;
         if let Some(name) = inherited.left().next() {
             anyhow::bail!("systemd hands over a socket `{name}`, and `listen.tls` names no certificate");
         }
@@ -77,16 +80,11 @@ impl Sockets {
     }
 }
 
-/// As tokio binds, but with a backlog of our own length.
-fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restarted edge takes its port again while connections of the former one still linger.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+fn addresses(sockets: &[TcpListener]) -> anyhow::Result<Vec<SocketAddr>> {
+    Ok(sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
 }
 
-/// An edge that serves.
+/// An edge that serves. Of each listener it names the first address.
 #[derive(Debug)]
 pub struct Edge {
     pub http: SocketAddr,
@@ -96,6 +94,7 @@ pub struct Edge {
     pub registry: Registry,
     /// The configuration file: what is subscribed to here is reloaded without a restart.
     pub config: ConfigReload,
+    is_leaving: Arc<AtomicBool>,
     tls: Tls,
     sidecar: Option<Sidecar>,
     /// Ends the listeners.
@@ -137,6 +136,8 @@ impl Edge {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(&config, &registry).await?;
+        let trusted = Trusted::new(config.listen.trusted());
+        trusted.follow(&reload);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
             front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
@@ -152,7 +153,7 @@ impl Edge {
             rum: Rum::new(&config.rum, &config.budget, &registry)?,
             public_url: config.serve.public_url.clone(),
             body_deadline: Duration::from_millis(config.limits.body_ms),
-            trusted: config.listen.trusted(),
+            trusted: trusted.clone(),
             recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
         });
         handler.stand_ins.prepare(&catalog.load());
@@ -167,6 +168,7 @@ impl Edge {
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
             api,
+            is_leaving: Arc::default(),
         });
 
         let tls = open_tls(&config, &registry).await?;
@@ -182,49 +184,46 @@ impl Edge {
             catalog.watch(config.campaigns.reload_ms, back_ends),
         ]);
 
-        let (http, admin_address) = (sockets.http.local_addr()?, sockets.admin.local_addr()?);
-        let https = sockets.https.as_ref().map(TcpListener::local_addr).transpose()?;
+        let [http, https, admin_addresses] = [&sockets.http, &sockets.https, &sockets.admin].map(|it| addresses(it));
+        let (http, https, admin_addresses) = (http?, https?, admin_addresses?);
+        let first = |addresses: &[SocketAddr]| addresses.first().copied();
         let settings = config.limits.listener(config.listen.prior_knowledge());
         let workers = Arc::new(Workers::start(config.listen.workers).context("the I/O workers cannot start")?);
-        let settings = fit_to_descriptors(settings, &config, workers.len(), 1 + usize::from(https.is_some()));
-        let for_operators = ListenerSettings {
-            connections_max: settings.connections_max.min(ADMIN_CONNECTIONS_MAX),
-            ..settings.clone()
-        };
-        let crew = Crew::Workers(Arc::clone(&workers));
+        let connections_max = fit_to_descriptors(&config, workers.len(), 1 + usize::from(!https.is_empty()));
         let metrics = ListenerMetrics::new(&registry)?;
-        let mut listeners = vec![
-            tokio::spawn(listener::run(
-                sockets.http,
-                None,
-                Arc::clone(&handler),
-                crew.clone(),
-                settings.clone(),
-                metrics.clone(),
-                front_ends.clone(),
-            )),
-            tokio::spawn(listener::run(
-                sockets.admin,
-                tls.admin.clone(),
-                admin,
-                Crew::Here,
-                for_operators,
-                metrics.clone(),
-                front_ends.clone(),
-            )),
-        ];
-        if let Some(socket) = sockets.https {
-            let respond = Arc::clone(&handler);
-            let served = listener::run(socket, tls.public.clone(), respond, crew, settings, metrics, front_ends);
-            listeners.push(tokio::spawn(served));
+        let rooms = RoomMetrics::new(&registry)?;
+        let room = |settings| Room::new(settings, trusted.clone(), metrics.clone(), rooms.clone());
+        let public = |tls| {
+            Arc::new(Listener {
+                tls,
+                respond: Arc::clone(&handler),
+                settings: settings.clone(),
+                room: room(config.limits.room(connections_max, &config.budget)),
+                metrics: metrics.clone(),
+            })
+        };
+        let (plain, secure) = (public(None), public(tls.public.clone()));
+        let operators = Arc::new(Listener {
+            tls: tls.admin.clone(),
+            respond: Arc::clone(&admin),
+            settings: settings.clone(),
+            room: room(RoomSettings::for_operators(connections_max.min(ADMIN_CONNECTIONS_MAX), &config.budget)),
+            metrics: metrics.clone(),
+        });
+        let crew = Crew::Workers(workers);
+        let mut listeners = Vec::new();
+        for (listener, sockets) in [(plain, sockets.http), (secure, sockets.https)] {
+            listeners.extend(listener.spawn_on(&crew, sockets, &front_ends));
         }
+        listeners.extend(operators.spawn_on(&Crew::Here, sockets.admin, &front_ends));
         warmer.go_on();
-        tracing::info!(%http, ?https, admin = %admin_address, "edge serves");
+        tracing::info!(?http, ?https, admin = ?admin_addresses, "edge serves");
         Ok(Self {
-            http,
-            https,
-            admin: admin_address,
+            http: first(&http).context("no address for HTTP")?,
+            https: first(&https),
+            admin: first(&admin_addresses).context("no address for operators")?,
             handler,
+            is_leaving: Arc::clone(&admin.is_leaving),
             registry,
             config: reload,
             tls,
@@ -255,6 +254,11 @@ impl Edge {
         self.handler.catalog.reload_now().await;
     }
 
+    /// From now on `/readyz` says that this edge is about to stop; everything is served as before.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Stops accepting, drains, stops the sidecar. Returns how many connections were cut at the deadline.
     pub async fn shut_down(self) -> usize {
         self.front.shut_down();
@@ -276,13 +280,8 @@ impl Edge {
 }
 
 /// No more connections than this process may have files open beside all else.
-fn fit_to_descriptors(
-    settings: ListenerSettings,
-    config: &Config,
-    workers: usize,
-    listeners: usize,
-) -> ListenerSettings {
-    let (wanted, open_files_max) = (settings.connections_max, descriptors::limit());
+fn fit_to_descriptors(config: &Config, workers: usize, listeners: usize) -> usize {
+    let (wanted, open_files_max) = (config.limits.connections_max, descriptors::limit());
     let reserved = descriptors::reserved(config, workers);
     let connections_max = descriptors::fit(wanted, listeners, open_files_max, reserved);
     if connections_max < wanted {
@@ -294,7 +293,7 @@ fn fit_to_descriptors(
             "`limits.connections_max` does not fit into the open files that this process may have: raise their hard limit"
         );
     }
-    ListenerSettings { connections_max, ..settings }
+    connections_max
 }
 
 /// What speaks TLS.

@@ -18,9 +18,11 @@ use crate::campaign::CampaignConfig;
 use crate::campaign::sources::read_file;
 use crate::governance::PurgeConfig;
 use crate::listener::ListenerSettings;
+use crate::listener::addresses::Addresses;
 use crate::listener::client::{ForwardedField, Prefix, TrustedProxies};
 use crate::listener::http::{ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
+use crate::listener::room::RoomSettings;
 use crate::listener::tls::{AdminTlsConfig, TlsConfig};
 use crate::origin::OriginConfig;
 use crate::reload::{ConfigFile, ReloadConfig};
@@ -70,14 +72,14 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
     /// HTTP/1.1 and, where `h2c` says so, HTTP/2 with prior knowledge.
-    pub http: SocketAddr,
+    pub http: Addresses,
     /// Whether clients without TLS may begin with HTTP/2.
     pub h2c: bool,
     /// HTTPS; used when `tls` is set.
-    pub https: SocketAddr,
+    pub https: Addresses,
     pub tls: Option<TlsConfig>,
     /// Metrics, health and preview: keep it away from the public.
-    pub admin: SocketAddr,
+    pub admin: Addresses,
     /// TLS on the admin listener, with client certificates where an authority is named.
     pub admin_tls: Option<AdminTlsConfig>,
     /// Threads that serve connections; 0 is one per core.
@@ -90,7 +92,7 @@ pub struct ListenConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into();
         Self {
             http: loopback(8080),
             h2c: true,
@@ -122,6 +124,8 @@ impl ListenConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     pub connections_max: usize,
+    /// Connections of one client network on one listener; 0: a quarter of `connections_max`.
+    pub connections_per_client_max: usize,
     pub header_bytes_max: usize,
     pub headers_max: usize,
     pub requests_max: u64,
@@ -136,6 +140,7 @@ pub struct LimitsConfig {
     pub write_stall_ms: u64,
     pub ping_interval_ms: u64,
     pub ping_timeout_ms: u64,
+    pub lame_duck_ms: u64,
     pub drain_ms: u64,
     pub drain_grace_ms: u64,
 }
@@ -144,6 +149,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections_max: 20_000,
+            connections_per_client_max: 0,
             header_bytes_max: 32 * 1024,
             headers_max: 64,
             requests_max: 10_000,
@@ -158,6 +164,7 @@ impl Default for LimitsConfig {
             write_stall_ms: 30_000,
             ping_interval_ms: 20_000,
             ping_timeout_ms: 10_000,
+            lame_duck_ms: 0,
             drain_ms: 10_000,
             drain_grace_ms: 500,
         }
@@ -265,6 +272,16 @@ impl Config {
 }
 
 impl LimitsConfig {
+    /// The room of a public listener that has `connections_max` in fact.
+    #[must_use]
+    pub fn room(&self, connections_max: usize, networks: &BudgetConfig) -> RoomSettings {
+        let per_client_max = match self.connections_per_client_max {
+            0 => connections_max.div_ceil(4),
+            bound => bound,
+        };
+        RoomSettings { connections_max, per_client_max, networks: networks.clone() }
+    }
+
     /// The listener these limits ask for.
     #[must_use]
     pub fn listener(&self, prior_knowledge: PriorKnowledge) -> ListenerSettings {
@@ -288,7 +305,6 @@ impl LimitsConfig {
                 ping_timeout: millis(self.ping_timeout_ms),
                 drain_grace: millis(self.drain_grace_ms),
             }),
-            connections_max: self.connections_max,
             handshake: millis(self.handshake_ms),
             drain: millis(self.drain_ms),
         }

@@ -22,7 +22,7 @@ use crate::fields::list;
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::hints::ClientHints;
-use crate::listener::client::TrustedProxies;
+use crate::listener::client::Trusted;
 use crate::listener::http::{Body, RequestBody, Respond};
 use crate::listener::lane::PlainHead;
 use crate::metrics::RequestMetrics;
@@ -58,7 +58,7 @@ pub struct Handler {
     /// Longest a request's body may take to arrive.
     pub body_deadline: Duration,
     /// Whose word about the client is taken.
-    pub trusted: TrustedProxies,
+    pub trusted: Trusted,
     /// How what may be recalled is recalled.
     pub recall: Recall,
 }

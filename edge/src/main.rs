@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use bildkante_edge::app::{Edge, Sockets};
@@ -125,15 +126,31 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
         .context("the runtime cannot start")?;
     runtime.block_on(async {
         let sockets = Sockets::bind(&config, inherited).await?;
+        let lame_duck = Duration::from_millis(config.limits.lame_duck_ms);
         let edge = Edge::start(config, sockets).await?;
         systemd::notify(systemd::State::Ready);
         let signal = wait(&edge).await?;
         systemd::notify(systemd::State::Stopping);
+        if signal == "SIGTERM" && !lame_duck.is_zero() {
+            serve_on(&edge, lame_duck).await?;
+        }
         tracing::info!(signal, "draining");
         let aborted = edge.shut_down().await;
         tracing::info!(aborted, "stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Serves as before while `/readyz` says that it is about to stop, for so long or until the next signal.
+async fn serve_on(edge: &Edge, lame_duck: Duration) -> anyhow::Result<()> {
+    let next = shutdown::signal();
+    edge.leave();
+    tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not ready any more, serving on");
+    match tokio::time::timeout(lame_duck, next).await {
+        Ok(signal) => tracing::info!(signal = signal?, "the time to leave is cut short"),
+        Err(_) => tracing::info!("the time to leave is over"),
+    }
+    Ok(())
 }
 
 /// Until SIGTERM or SIGINT; SIGHUP reloads what can be: [`Edge::reload`].

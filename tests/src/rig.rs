@@ -156,8 +156,8 @@ impl Rig {
         let mut started = None;
         // What an edge that has stopped still has under way holds its databases until it is through.
         eventually("the databases are free", async || {
-            let https = if config.listen.tls.is_some() { Some(listen(&https).await?) } else { None };
-            let sockets = Sockets { http: listen(&http).await?, https, admin: listen(&admin).await? };
+            let https = if config.listen.tls.is_some() { vec![listen(&https).await?] } else { Vec::new() };
+            let sockets = Sockets { http: vec![listen(&http).await?], https, admin: vec![listen(&admin).await?] };
             match Edge::start(config.clone(), sockets).await {
                 Ok(edge) => started = Some(edge),
                 Err(error) if format!("{error:#}").contains("already open") => return Ok(false),
@@ -176,9 +176,22 @@ impl Rig {
     /// When it does not start.
     pub async fn another_edge(&self, name: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Edge> {
         let local = async || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let sockets = Sockets { http: local().await?, https: None, admin: local().await? };
+        let sockets = Sockets { http: vec![local().await?], https: Vec::new(), admin: vec![local().await?] };
+        self.another_edge_on(sockets, name, change).await
+    }
+
+    /// The same on sockets of the test's.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn another_edge_on(
+        &self,
+        sockets: Sockets,
+        name: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Edge> {
         let mut config = Config::default();
-        config.serve.public_url = format!("http://{}", sockets.http.local_addr()?);
+        config.serve.public_url = format!("http://{}", sockets.http[0].local_addr()?);
         config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
         config.campaigns.prompts_dir = self.dir.path().join("prompts");
         config.cache.disk_dir = self.dir.path().join(name);

@@ -13,7 +13,7 @@ use super::AccessLog;
 use super::line::Line;
 use crate::campaign::{Campaign, Resolved, Slot};
 use crate::front::Ready;
-use crate::listener::client::TrustedProxies;
+use crate::listener::client::Trusted;
 use crate::listener::http::Body;
 use crate::listener::lane::{PlainHead, PlainMethod};
 use crate::metrics::{ABANDONED, ResponseMetrics};
@@ -97,7 +97,7 @@ impl<'a> Visit<'a> {
     pub fn new(
         observer: &'a Observer,
         request: &'a Request<()>,
-        (peer, trusted): (SocketAddr, &TrustedProxies),
+        (peer, trusted): (SocketAddr, &Trusted),
         started: Instant,
     ) -> Self {
         let fields = request.headers();
@@ -177,7 +177,7 @@ impl Drop for Visit<'_> {
 
 impl Observer {
     /// A kept answer to a request of the lane.
-    pub fn lane_hit(&self, ready: &Ready, head: &PlainHead<'_>, peer: SocketAddr, trusted: &TrustedProxies) {
+    pub fn lane_hit(&self, ready: &Ready, head: &PlainHead<'_>, peer: SocketAddr, trusted: &Trusted) {
         let bytes = if head.method == PlainMethod::Head { 0 } else { ready.body_bytes() };
         self.responses.answered(http::Version::HTTP_11, ready.status().as_u16(), bytes);
         if self.log.takes_hit()
@@ -188,7 +188,7 @@ impl Observer {
     }
 
     /// A kept answer to a request of hyper's.
-    pub fn hit(&self, ready: &Ready, request: &Request<()>, peer: SocketAddr, trusted: &TrustedProxies) {
+    pub fn hit(&self, ready: &Ready, request: &Request<()>, peer: SocketAddr, trusted: &Trusted) {
         let bytes = if *request.method() == Method::HEAD { 0 } else { ready.body_bytes() };
         self.responses.answered(request.version(), ready.status().as_u16(), bytes);
         if self.log.takes_hit() {
@@ -196,7 +196,7 @@ impl Observer {
         }
     }
 
-    fn log_hit(&self, ready: &Ready, request: &Request<()>, from: (SocketAddr, &TrustedProxies), bytes: u64) {
+    fn log_hit(&self, ready: &Ready, request: &Request<()>, from: (SocketAddr, &Trusted), bytes: u64) {
         let (peer, trusted) = from;
         let fields = request.headers();
         let trace = LazyTrace::new(fields, trusted.trusts(peer.ip()));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
@@ -25,6 +26,8 @@ pub struct Admin {
     pub handler: Arc<Handler>,
     pub preview: Arc<Preview>,
     pub api: AdminApi,
+    /// Set when this edge is about to stop.
+    pub is_leaving: Arc<AtomicBool>,
 }
 
 /// `/readyz`: what this edge can do now, and what is missing behind it.
@@ -32,6 +35,8 @@ pub struct Admin {
 struct Readiness {
     /// Whether it can answer.
     ready: bool,
+    /// It is about to stop, and serves until then.
+    leaving: bool,
     campaigns: usize,
     /// Whether pictures that do not exist yet can be drawn. Without that, cached and rendered images are served on, and
     /// stand-ins for the rest.
@@ -109,7 +114,8 @@ impl Admin {
             .map(|status| NodeReadiness { region: status.region, node: status.name, state: status.state.as_str() })
             .collect();
         let (campaigns, origins_ready) = (self.handler.catalog.load().campaigns().count(), regions.is_healthy());
-        let readiness = Readiness { ready: campaigns > 0, campaigns, origins_ready, nodes };
+        let leaving = self.is_leaving.load(Ordering::Relaxed);
+        let readiness = Readiness { ready: campaigns > 0 && !leaving, leaving, campaigns, origins_ready, nodes };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
         let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
         if !readiness.ready || (with_origins && !readiness.origins_ready) {

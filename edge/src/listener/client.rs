@@ -12,10 +12,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
+
+use crate::reload::ConfigReload;
 
 /// Longer chains are no chains of proxies: the hop reached by then is the client.
 const HOPS_MAX: usize = 16;
@@ -104,6 +108,42 @@ fn mapped(address: IpAddr) -> u128 {
 pub struct TrustedProxies {
     prefixes: Vec<Prefix>,
     field: ForwardedField,
+}
+
+/// The proxies trusted now, replaced as a whole when the configuration is read again. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Trusted(Arc<ArcSwap<TrustedProxies>>);
+
+impl Trusted {
+    #[must_use]
+    pub fn new(proxies: TrustedProxies) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(proxies)))
+    }
+
+    pub fn replace(&self, proxies: TrustedProxies) {
+        self.0.store(Arc::new(proxies));
+    }
+
+    /// Takes the proxies over from the configuration when they change.
+    pub fn follow(&self, reload: &ConfigReload) {
+        let trusted = self.clone();
+        reload.subscribe(&["listen.trusted_proxies", "listen.forwarded_field"], move |config| {
+            let (trusted, proxies) = (trusted.clone(), config.listen.trusted());
+            Ok(Box::new(move || trusted.replace(proxies)))
+        });
+    }
+
+    /// As [`TrustedProxies::client`].
+    #[must_use]
+    pub fn client(&self, peer: IpAddr, fields: &HeaderMap) -> IpAddr {
+        self.0.load().client(peer, fields)
+    }
+
+    /// Whether `address` is a proxy's.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.0.load().trusts(address.to_canonical())
+    }
 }
 
 impl TrustedProxies {

@@ -180,12 +180,13 @@ impl Protocols {
         peer: SocketAddr,
         respond: Arc<R>,
         shutdown: Shutdown,
+        progress: Arc<Progress>,
     ) -> ConnectionEnd
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         R: Respond,
     {
-        let (io, progress) = WatchedIo::new(stream);
+        let io = WatchedIo::new(stream, Arc::clone(&progress));
         let mut guard =
             Guard { limits: &self.limits, progress: Arc::clone(&progress), shutdown, goaway_after: u64::MAX };
         let (mut io, read, served) = match alpn {

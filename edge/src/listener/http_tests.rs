@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::header::{COOKIE, HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{SendRequest, handshake};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::listener::lane::tests::{LONG, Line, connect, get, limits};
+use crate::listener::lane::tests::{Echo, LONG, Line, PEER, connect, get, limits};
 
 /// What hyper answers, and goes on answering on its connection.
 const POST: &str = "POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
@@ -205,6 +205,36 @@ async fn requests_of_a_connection_are_counted_over_http2() {
     assert_eq!(connection.get([]).await, 200);
 }
 
+/// The first bytes of a client, with a head that has begun (HEADERS without END_HEADERS, RFC 9113 §6.2).
+fn begun() -> Vec<u8> {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers = [0, 0, 2, 1, 0, 0, 0, 0, 1, 0x82, 0x86];
+    [PREFACE, &settings, &headers].concat()
+}
+
+#[tokio::test]
+async fn a_head_over_http2_has_its_time_and_rest_has_another() {
+    let short = Duration::from_millis(50);
+    let limits = ConnectionLimits { deadlines: Deadlines { head: short, ..limits().deadlines }, ..limits() };
+    let (mut far, served) = connect(limits).keep();
+    far.write_all(&begun()).await.unwrap();
+    let end = tokio::time::timeout(LONG, served).await.unwrap().unwrap();
+    assert_eq!(end, ConnectionEnd::Overdue(Overdue::Head));
+    // Half a preface is a head, too.
+    let (mut far, served) = connect(limits).keep();
+    far.write_all(&PREFACE[..20]).await.unwrap();
+    let end = tokio::time::timeout(LONG, served).await.unwrap().unwrap();
+    assert_eq!(end, ConnectionEnd::Overdue(Overdue::Head));
+
+    let mut connection = http2(limits).await;
+    for _ in 0..2 {
+        assert_eq!(connection.get([]).await, 200);
+        // Nothing is waited for: a deadline that ran would pass.
+        tokio::time::sleep(4 * short).await;
+    }
+    assert_eq!(connection.get([]).await, 200);
+}
+
 /// RFC 9113 §8.3.1: a request names one authority.
 #[tokio::test]
 async fn an_authority_and_a_host_are_the_same_over_http2() {
@@ -281,6 +311,21 @@ async fn a_preface_switches_at_the_start_or_never() {
     let mut line = connected(Reader::Hyper, limits()).await;
     line.send(preface).await;
     assert_eq!(line.rest().await, "", "hyper closes");
+
+    // Over TLS it is ALPN that says so.
+    let (near, mut far) = tokio::io::duplex(4096);
+    let (_trigger, ends) = bildkante_shared::shutdown::channel();
+    let (protocols, echo) = (Protocols::new(limits()), Arc::new(Echo::default()));
+    let served =
+        tokio::spawn(
+            async move { protocols.serve(near, Alpn::Http1, PEER, echo, ends, Arc::new(Progress::new())).await },
+        );
+    far.write_all(PREFACE).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(LONG, far.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
+    drop(far);
+    assert_eq!(served.await.unwrap(), ConnectionEnd::Done);
 
     let refused = ConnectionLimits { prior_knowledge: PriorKnowledge::Refused, ..limits() };
     let mut line = connect(refused);

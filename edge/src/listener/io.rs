@@ -59,6 +59,8 @@ impl Overdue {
 #[derive(Debug)]
 pub struct Progress {
     accepted: Instant,
+    /// When its protocol began, behind a TLS handshake.
+    opened_ms: AtomicU64,
     read_ms: AtomicU64,
     written_ms: AtomicU64,
     /// Set while a write waits for the peer.
@@ -106,10 +108,15 @@ pub enum Check {
 /// and an end for a client that does nothing but answer HTTP/2 pings.
 const DRAINING_FACTOR: u32 = 10;
 
+/// A connection that moved within this much time may be about to be asked something.
+const RESTS_FROM_MS: u64 = 1000;
+
 impl Progress {
-    fn new() -> Self {
+    #[must_use]
+    pub(super) fn new() -> Self {
         Self {
             accepted: Instant::now(),
+            opened_ms: AtomicU64::new(0),
             read_ms: AtomicU64::new(0),
             written_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
@@ -146,6 +153,27 @@ impl Progress {
     pub(super) fn taken_over(&self, requests: u64) {
         self.requests.store(requests, Ordering::Relaxed);
         self.head_is(HeadState::None);
+    }
+
+    /// How long nothing has been asked for, if this connection can be closed for another one.
+    pub(super) fn rested(&self) -> Option<Duration> {
+        let now = self.now_ms();
+        let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
+        let moved = of(&self.opened_ms).max(of(&self.read_ms)).max(of(&self.written_ms));
+        let is_busy = self.is_active() || of(&self.head_since_ms) != 0 || of(&self.blocked_since_ms) != 0;
+        if is_busy || now.saturating_sub(moved) < RESTS_FROM_MS {
+            return None;
+        }
+        Some(Duration::from_millis(now.saturating_sub(of(&self.answered_ms))))
+    }
+
+    /// One that has rested for so long, or is being answered.
+    #[cfg(test)]
+    pub(super) fn resting(rested: Option<Duration>) -> Self {
+        let progress = Self::new();
+        progress.active.store(u64::from(rested.is_none()), Ordering::Relaxed);
+        let accepted = Instant::now().checked_sub(rested.unwrap_or_default()).unwrap_or_else(Instant::now);
+        Self { accepted, ..progress }
     }
 
     /// Whether a request is being answered.
@@ -200,7 +228,7 @@ impl Progress {
         }
         let read = self.read_ms.load(Ordering::Relaxed);
         if read == 0 {
-            return Some((Overdue::FirstByte, left(deadlines.first_byte, 0)));
+            return Some((Overdue::FirstByte, left(deadlines.first_byte, self.opened_ms.load(Ordering::Relaxed))));
         }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         if head != 0 {
@@ -311,10 +339,10 @@ impl Frames {
 }
 
 impl<T> WatchedIo<T> {
-    pub fn new(inner: T) -> (Self, Arc<Progress>) {
-        let progress = Arc::new(Progress::new());
-        let unread = Vec::new();
-        (Self { inner, progress: Arc::clone(&progress), unread, unread_from: 0, heads: Heads::Told }, progress)
+    /// Notes the progress of `inner`, whose protocol begins now.
+    pub fn new(inner: T, progress: Arc<Progress>) -> Self {
+        progress.opened_ms.store(progress.now_ms(), Ordering::Relaxed);
+        Self { inner, progress, unread: Vec::new(), unread_from: 0, heads: Heads::Told }
     }
 
     /// From here on heads are told apart like this.
@@ -407,7 +435,17 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for WatchedIo<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        // Over TLS a write is taken at once and waits here.
+        let blocked = self.progress.blocked_since_ms.load(Ordering::Relaxed);
+        match result {
+            Poll::Pending if blocked == 0 => {
+                self.progress.blocked_since_ms.store(self.progress.now_ms(), Ordering::Relaxed);
+            }
+            Poll::Ready(Ok(())) if blocked != 0 => self.progress.blocked_since_ms.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -427,6 +465,11 @@ mod tests {
         write_stall: Duration::ZERO,
     };
 
+    fn watched<T>(inner: T) -> (WatchedIo<T>, Arc<Progress>) {
+        let progress = Arc::new(Progress::new());
+        (WatchedIo::new(inner, Arc::clone(&progress)), progress)
+    }
+
     fn overdue(progress: &Progress, deadlines: &Deadlines) -> Option<Overdue> {
         match progress.check(deadlines) {
             Check::Overdue(overdue) => Some(overdue),
@@ -441,7 +484,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_peer_misses_the_first_byte() {
         let (near, _far) = tokio::io::duplex(64);
-        let (_io, progress) = WatchedIo::new(near);
+        let (_io, progress) = watched(near);
         later().await;
         assert_eq!(overdue(&progress, &TIGHT), Some(Overdue::FirstByte));
     }
@@ -449,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_stops_reading_stalls_the_write() {
         let (near, _far) = tokio::io::duplex(4);
-        let (mut io, progress) = WatchedIo::new(near);
+        let (mut io, progress) = watched(near);
         let write = tokio::time::timeout(Duration::from_millis(5), io.write_all(b"longer than four")).await;
         assert!(write.is_err());
         later().await;
@@ -459,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn idle_counts_only_between_requests() -> io::Result<()> {
         let (near, mut far) = tokio::io::duplex(64);
-        let (mut io, progress) = WatchedIo::new(near);
+        let (mut io, progress) = watched(near);
         far.write_all(b"GET").await?;
         let mut buf = [0; 3];
         io.read_exact(&mut buf).await?;
@@ -476,7 +519,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_without_requests_do_not_hold_a_connection_for_ever() -> io::Result<()> {
         let (near, mut far) = tokio::io::duplex(64);
-        let (mut io, progress) = WatchedIo::new(near);
+        let (mut io, progress) = watched(near);
         far.write_all(b"GET").await?;
         let mut buf = [0; 3];
         io.read_exact(&mut buf).await?;
@@ -492,7 +535,7 @@ mod tests {
     #[tokio::test]
     async fn a_head_that_is_begun_has_a_deadline_of_its_own() -> io::Result<()> {
         let (near, mut far) = tokio::io::duplex(64);
-        let (mut io, progress) = WatchedIo::new(near);
+        let (mut io, progress) = watched(near);
         far.write_all(b"GET").await?;
         let mut buf = [0; 3];
         io.read_exact(&mut buf).await?;
@@ -542,7 +585,7 @@ mod tests {
     #[tokio::test]
     async fn between_requests_the_first_byte_begins_a_head() -> io::Result<()> {
         let (near, mut far) = tokio::io::duplex(64);
-        let (mut io, progress) = WatchedIo::new(near);
+        let (mut io, progress) = watched(near);
         io.watch_heads(Heads::Http1);
         let mut buf = [0; 3];
         let minute = Duration::from_secs(60);
@@ -562,7 +605,7 @@ mod tests {
     /// Whatever begins to run between two looks is found no later than its deadline.
     #[test]
     fn the_next_look_is_never_later_than_the_shortest_deadline() {
-        let (_io, progress) = WatchedIo::new(());
+        let (_io, progress) = watched(());
         let seconds = Duration::from_secs;
         let deadlines =
             Deadlines { first_byte: seconds(60), head: seconds(5), idle: seconds(60), write_stall: seconds(30) };

@@ -2,11 +2,13 @@
 //!
 //! Shutdown order: stop accepting → GOAWAY / `Connection: close` → drain until the deadline → abort.
 
+pub mod addresses;
 pub mod admin;
 pub mod client;
 pub mod http;
 pub mod io;
 pub mod lane;
+pub mod room;
 pub mod systemd;
 pub mod tls;
 pub mod workers;
@@ -17,21 +19,22 @@ use std::time::Duration;
 
 use bildkante_shared::log_limited;
 use bildkante_shared::shutdown::Shutdown;
+use futures_util::FutureExt;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::http::{Alpn, ConnectionEnd, Protocols, Respond};
-use self::io::Overdue;
+use self::io::{Overdue, Progress};
+use self::room::{Room, Seat, Share};
 use self::tls::ReloadableTls;
 use self::workers::{Place, Workers};
 
-/// What a listener needs besides its socket.
+/// What a listener's connections are held to.
 #[derive(Debug, Clone)]
 pub struct ListenerSettings {
     pub protocols: Protocols,
-    pub connections_max: usize,
     pub handshake: Duration,
     pub drain: Duration,
 }
@@ -52,13 +55,19 @@ impl ListenerMetrics {
             IntCounterVec::new(Opts::new("bildkante_edge_connections_total", "Connections ended, by how"), &["end"])?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(ended.clone()))?;
-        for label in ["done", "peer_error", "requests", "handshake", "handshake_deadline"] {
+        for label in ["shed", "done", "peer_error", "requests", "handshake", "handshake_deadline"] {
             ended.with_label_values(&[label]);
         }
         for overdue in Overdue::ALL {
             ended.with_label_values(&[overdue.as_str()]);
         }
         Ok(Self { open, ended })
+    }
+
+    /// One more is open until the guard is dropped.
+    fn opened(&self) -> OpenGuard {
+        self.open.inc();
+        OpenGuard(self.open.clone())
     }
 
     fn end(&self, label: &str) {
@@ -75,134 +84,140 @@ pub enum Crew {
     Here,
 }
 
-/// Accepts until `shutdown`, then drains. Returns how many connections had to be aborted.
-pub async fn run<R: Respond>(
-    listener: TcpListener,
-    tls: Option<Arc<ReloadableTls>>,
-    respond: Arc<R>,
-    crew: Crew,
-    settings: ListenerSettings,
-    metrics: ListenerMetrics,
-    mut shutdown: Shutdown,
-) -> usize {
-    let permits = Arc::new(Semaphore::new(settings.connections_max));
-    let mut connections = JoinSet::new();
-    let told = shutdown.clone();
-    let connection = |(stream, peer, permit), place| Connection {
-        stream,
-        peer,
-        tls: tls.clone(),
-        respond: Arc::clone(&respond),
-        settings: settings.clone(),
-        metrics: metrics.clone(),
-        shutdown: told.clone(),
-        permit,
-        place,
-    };
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &permits) => accepted,
-            () = shutdown.requested() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-        };
-        spawn(&mut connections, &crew, |place| connection(accepted, place));
-    }
-    // Who was let in by the kernel already is served too.
-    while let Some(accepted) = futures_util::FutureExt::now_or_never(accept(&listener, &permits)) {
-        spawn(&mut connections, &crew, |place| connection(accepted, place));
-    }
-    drop(listener);
-    drain(connections, settings.drain).await
+/// A listener: what all its addresses have in common. Its connections hold it, so it holds no workers: the last one would
+/// have its own thread joined.
+#[derive(Debug)]
+pub struct Listener<R> {
+    pub tls: Option<Arc<ReloadableTls>>,
+    pub respond: Arc<R>,
+    pub settings: ListenerSettings,
+    pub room: Arc<Room>,
+    pub metrics: ListenerMetrics,
 }
 
-fn spawn<R: Respond>(
-    connections: &mut JoinSet<()>,
-    crew: &Crew,
-    connection: impl FnOnce(Option<Place>) -> Connection<R>,
-) {
-    match crew {
-        Crew::Here => connections.spawn(connection(None).run()),
-        Crew::Workers(workers) => {
-            let place = workers.place();
-            let runtime = place.runtime.clone();
-            connections.spawn_on(connection(Some(place)).run(), &runtime)
-        }
-    };
-}
-
-/// Every connection was told to end; what has not by the deadline is cut.
-async fn drain(mut connections: JoinSet<()>, deadline: Duration) -> usize {
-    let all = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(deadline, all).await.is_ok() {
-        return 0;
-    }
-    let aborted = connections.len();
-    connections.shutdown().await;
-    aborted
-}
-
-/// The next connection within the cap. Errors of a single connection are passed over; when the process is
-/// out of descriptors it backs off instead of spinning.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (std::net::TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    loop {
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { std::future::pending().await };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                match stream.into_std() {
-                    Ok(stream) => return (stream, peer, permit),
-                    Err(error) => log_limited!(warn, %error, "a connection could not be handed to its worker"),
-                }
-            }
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                log_limited!(warn, %error, "accepting a connection failed, backing off");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-fn is_of_the_peer(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-    )
-}
-
-struct Connection<R> {
+/// A connection that was accepted and has no seat yet.
+struct Guest {
     /// Of no runtime yet: it is registered where it is served.
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    tls: Option<Arc<ReloadableTls>>,
-    respond: Arc<R>,
-    settings: ListenerSettings,
-    metrics: ListenerMetrics,
-    shutdown: Shutdown,
-    permit: OwnedSemaphorePermit,
-    place: Option<Place>,
+    share: Share,
 }
 
-impl<R: Respond> Connection<R> {
-    async fn run(self) {
-        let Self { stream, peer, tls, respond, settings, metrics, shutdown, permit, place } = self;
-        metrics.open.inc();
-        let _held = (OpenGuard(metrics.open.clone()), permit, place);
+impl<R: Respond> Listener<R> {
+    /// Accepts on each of its addresses, a task each; see [`Self::run`].
+    pub fn spawn_on(
+        self: &Arc<Self>,
+        crew: &Crew,
+        sockets: Vec<TcpListener>,
+        shutdown: &Shutdown,
+    ) -> impl Iterator<Item = JoinHandle<usize>> {
+        let run = |socket| tokio::spawn(Arc::clone(self).run(crew.clone(), socket, shutdown.clone()));
+        sockets.into_iter().map(run)
+    }
+
+    /// Accepts on one address until `shutdown`, then drains. Returns how many connections had to be aborted.
+    pub async fn run(self: Arc<Self>, crew: Crew, socket: TcpListener, mut shutdown: Shutdown) -> usize {
+        let mut connections = JoinSet::new();
+        let told = shutdown.clone();
+        let spawn = |connections: &mut JoinSet<()>, guest, permit| self.spawn(connections, &crew, guest, permit, &told);
+        // Accepted although there is no room: some is made for it.
+        let mut waiting = None;
+        loop {
+            tokio::select! {
+                accepted = self.accept(&socket), if waiting.is_none() => {
+                    let Some(guest) = self.admit(accepted) else { continue };
+                    match self.room.try_permit() {
+                        Some(permit) => spawn(&mut connections, guest, Some(permit)),
+                        None => waiting = Some(guest),
+                    }
+                }
+                permit = self.room.permit(), if waiting.is_some() => {
+                    if let Some(guest) = waiting.take() {
+                        spawn(&mut connections, guest, Some(permit));
+                    }
+                }
+                () = shutdown.requested() => break,
+                Some(_) = connections.join_next(), if waiting.is_none() && !connections.is_empty() => {}
+            }
+        }
+        // Who was let in by the kernel already is served too.
+        let in_backlog = || FutureExt::now_or_never(self.accept(&socket));
+        for guest in waiting.into_iter().chain(std::iter::from_fn(in_backlog).filter_map(|it| self.admit(it))) {
+            spawn(&mut connections, guest, self.room.try_permit());
+        }
+        drop(socket);
+        drain(connections, self.settings.drain).await
+    }
+
+    /// The next connection. Errors of a single one are passed over; when the process is out of descriptors, connections
+    /// that rest give theirs, and accepting backs off instead of spinning.
+    async fn accept(&self, socket: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    match stream.into_std() {
+                        Ok(stream) => return (stream, peer),
+                        Err(error) => log_limited!(warn, %error, "a connection could not be handed to its worker"),
+                    }
+                }
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    log_limited!(warn, %error, "accepting a connection failed, backing off");
+                    self.room.shed();
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, (stream, peer): (std::net::TcpStream, SocketAddr)) -> Option<Guest> {
+        self.room.share(peer.ip()).map(|share| Guest { stream, peer, share })
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        connections: &mut JoinSet<()>,
+        crew: &Crew,
+        guest: Guest,
+        permit: Option<OwnedSemaphorePermit>,
+        told: &Shutdown,
+    ) {
+        let Guest { stream, peer, share } = guest;
+        let progress = Arc::new(Progress::new());
+        let seat = self.room.seat(share, permit, Arc::clone(&progress));
+        let id = seat.id();
+        let (listener, shutdown) = (Arc::clone(self), told.clone());
+        let connection =
+            move |place| async move { listener.serve(stream, peer, progress, shutdown, (seat, place)).await };
+        match crew {
+            Crew::Here => drop(connections.spawn(connection(None))),
+            Crew::Workers(workers) => {
+                let place = workers.place();
+                let thread = place.runtime.clone();
+                let task = connections.spawn_on(connection(Some(place)), &thread);
+                self.room.may_close(id, thread, task);
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        progress: Arc<Progress>,
+        shutdown: Shutdown,
+        _held: (Seat, Option<Place>),
+    ) {
+        let metrics = &self.metrics;
         let Ok(stream) = TcpStream::from_std(stream) else { return metrics.end("peer_error") };
-        let protocols = &settings.protocols;
-        let end = match tls {
-            None => protocols.serve(stream, Alpn::None, peer, respond, shutdown).await,
-            Some(tls) => match tokio::time::timeout(settings.handshake, tls.accept(stream)).await {
+        let (protocols, respond) = (&self.settings.protocols, Arc::clone(&self.respond));
+        let end = match &self.tls {
+            None => protocols.serve(stream, Alpn::None, peer, respond, shutdown, progress).await,
+            Some(tls) => match tokio::time::timeout(self.settings.handshake, tls.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let alpn = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Alpn::H2 } else { Alpn::Http1 };
-                    protocols.serve(stream, alpn, peer, respond, shutdown).await
+                    protocols.serve(stream, alpn, peer, respond, shutdown, progress).await
                 }
                 Ok(Err(_)) => return metrics.end("handshake"),
                 Err(_) => return metrics.end("handshake_deadline"),
@@ -217,7 +232,30 @@ impl<R: Respond> Connection<R> {
     }
 }
 
+/// Every connection was told to end; what has not by the deadline is cut.
+async fn drain(mut connections: JoinSet<()>, deadline: Duration) -> usize {
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(deadline, all).await.is_ok() {
+        return 0;
+    }
+    let aborted = connections.len();
+    connections.shutdown().await;
+    aborted
+}
+
+fn is_of_the_peer(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    )
+}
+
 /// Also counts down when the task is aborted.
+#[derive(Debug)]
 struct OpenGuard(IntGauge);
 
 impl Drop for OpenGuard {

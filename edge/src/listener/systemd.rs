@@ -1,7 +1,8 @@
 //! What systemd hands over and wants to hear: listening sockets (`sd_listen_fds(3)`) and states (`sd_notify(3)`).
 //!
 //! A socket unit keeps its socket while the service restarts, so that no connection is refused meanwhile, and binds ports
-//! below 1024 for a service that may not. Sockets are told apart by `FileDescriptorName=`: `http`, `https`, `admin`.
+//! below 1024 for a service that may not. Sockets are told apart by `FileDescriptorName=`: `http`, `https`, `admin`; several
+//! of one name are addresses of one listener.
 //! Without systemd the environment names nothing, and nothing here does anything.
 
 use std::collections::HashMap;
@@ -40,27 +41,25 @@ pub enum InheritedError {
         "socket {index} handed over by systemd is named `{name}`: FileDescriptorName= is `http`, `https` or `admin`"
     )]
     Name { index: usize, name: String },
-    #[error("two sockets handed over by systemd are named `{0}`")]
-    Twice(&'static str),
     #[error("socket `{name}` handed over by systemd: {source}")]
     Socket { name: &'static str, source: io::Error },
 }
 
 /// Sockets that were open before this process began.
 #[derive(Debug, Default)]
-pub struct Inherited(HashMap<SocketName, TcpListener>);
+pub struct Inherited(HashMap<SocketName, Vec<TcpListener>>);
 
 impl Inherited {
     /// Takes over what `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` name; to be called once. They are closed on exec,
     /// so that no child keeps a port.
     ///
     /// # Errors
-    /// When a socket is unnamed, named twice, or does not listen for TCP.
+    /// When a socket is unnamed, or does not listen for TCP.
     pub fn take() -> Result<Self, InheritedError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut inherited = ListenFd::from_env();
-        let mut sockets = HashMap::new();
+        let mut sockets: HashMap<_, Vec<_>> = HashMap::new();
         for index in 0..inherited.len() {
             let given = names.next().unwrap_or_default();
             let name = SocketName::ALL.into_iter().find(|name| name.as_str() == given);
@@ -72,15 +71,13 @@ impl Inherited {
                 return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")));
             }
             socket.set_nonblocking(true).map_err(failed)?;
-            if sockets.insert(name, socket).is_some() {
-                return Err(InheritedError::Twice(name.as_str()));
-            }
+            sockets.entry(name).or_default().push(socket);
         }
         Ok(Self(sockets))
     }
 
-    /// The socket of that name, if there is one.
-    pub fn remove(&mut self, name: SocketName) -> Option<TcpListener> {
+    /// The sockets of that name: a unit with several `ListenStream=` names them all alike.
+    pub fn remove(&mut self, name: SocketName) -> Option<Vec<TcpListener>> {
         self.0.remove(&name)
     }
 

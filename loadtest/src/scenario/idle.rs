@@ -29,7 +29,9 @@ const SLACK: Duration = Duration::from_secs(5);
 /// When the servers do not start, a connection is not accepted, or a phase cannot be run.
 pub async fn run(plan: &IdlePlan) -> anyhow::Result<Report> {
     let deadline_ms = plan.deadline.as_millis();
-    let limits_config = format!("connections_max = 30000\nfirst_byte_ms = {deadline_ms}\nheader_ms = {deadline_ms}");
+    // The crowd comes from one network, and is let in.
+    let room = "connections_max = 30000\nconnections_per_client_max = 30000";
+    let limits_config = format!("{room}\nfirst_byte_ms = {deadline_ms}\nheader_ms = {deadline_ms}");
     let spec = FleetSpec { limits_config, ..FleetSpec::new(1, 1) };
     let (fleet, idle) = (&plan.fleet, plan.idle);
     let stage = Stage::set(&fleet.servers, &spec, fleet.rate_per_s, fleet.connections, SMALL_PX).await?;

@@ -9,6 +9,7 @@ mod faults;
 mod fleet;
 mod http;
 mod images;
+mod limits;
 mod lint;
 mod listener;
 mod observing;

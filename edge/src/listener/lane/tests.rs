@@ -14,7 +14,7 @@ use super::*;
 use crate::listener::http::{Alpn, Body, ConnectionEnd, ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
 
-const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+pub(in crate::listener) const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 pub(in crate::listener) const LONG: Duration = Duration::from_secs(60);
 
 /// Echoes method, target and whether a body came along.
@@ -68,7 +68,9 @@ pub(in crate::listener) fn connect(limits: ConnectionLimits) -> Line {
     let (trigger, ends) = shutdown::channel();
     let echo = Arc::new(Echo::default());
     let respond = Arc::clone(&echo);
-    let served = tokio::spawn(async move { Protocols::new(limits).serve(near, Alpn::None, PEER, respond, ends).await });
+    let served = tokio::spawn(async move {
+        Protocols::new(limits).serve(near, Alpn::None, PEER, respond, ends, Arc::new(Progress::new())).await
+    });
     Line { far, served, trigger, echo }
 }
 
