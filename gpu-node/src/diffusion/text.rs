@@ -134,3 +134,39 @@ fn side_by_side(mut states: Vec<Tensor>) -> Result<Tensor, TchError> {
 fn refused(error: TokenizerError) -> DiffusionError {
     DiffusionError::input(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tch::Device;
+
+    use super::super::{Checkpoint, DType};
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).expect("a folder");
+        for entry in std::fs::read_dir(from).expect("readable") {
+            let entry = entry.expect("readable");
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() { copy(&entry.path(), &target) } else { drop(std::fs::copy(entry.path(), target)) }
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_row_in_the_encoder_is_refused_and_never_looked_up() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("sd1-tiny");
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints/sd1-tiny"), &folder);
+        Checkpoint::load(&folder, Device::Cpu, DType::F32).expect("it is whole");
+        let path = folder.join("tokenizer/tokenizer_config.json");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config["added_tokens_decoder"] = serde_json::json!({ "900000": { "content": "<teal-mug>", "special": false } });
+        std::fs::write(&path, config.to_string()).expect("written");
+        let refused = Checkpoint::load(&folder, Device::Cpu, DType::F32).map_err(|error| error.to_string());
+        let refused =
+            refused.and_then(|loaded| loaded.text().encode("a <teal-mug>", 1).map_err(|error| error.to_string()));
+        let reason = refused.expect_err("it has a token more than the encoder has rows");
+        assert!(reason.contains("ids up to") || reason.contains("rows"), "{reason}");
+    }
+}
