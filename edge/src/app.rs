@@ -39,7 +39,6 @@ use crate::origin::{Images, OriginMetrics, Regions, Sidecar};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
-use crate::response::Recall;
 use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
@@ -103,6 +102,9 @@ pub struct Edge {
     back: ShutdownTrigger,
     listeners: Vec<JoinHandle<usize>>,
     background: Vec<JoinHandle<()>>,
+    /// Its changes outlive the requests that asked for them.
+    desk: Arc<PurgeDesk>,
+    drain: Duration,
 }
 
 impl Edge {
@@ -154,15 +156,16 @@ impl Edge {
             public_url: config.serve.public_url.clone(),
             body_deadline: Duration::from_millis(config.limits.body_ms),
             trusted: trusted.clone(),
-            recall: if downstream.is_empty() { Recall::Recallable } else { Recall::ByPurger },
+            downstream: downstream.clone(),
         });
         handler.stand_ins.prepare(&catalog.load());
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
         let preview =
             Preview::new(config.serve.public_url.clone(), catalog.clone(), signing.clone(), Arc::clone(&handler.fill));
-        let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), desk, warmer.clone());
+        let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), Arc::clone(&desk), warmer.clone());
         api.follow(&reload);
         follow_log_filter(&reload);
+        downstream.follow(&reload, handler.fill.caches.epoch.clone());
         let admin = Arc::new(Admin {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
@@ -188,6 +191,7 @@ impl Edge {
         let (http, https, admin_addresses) = (http?, https?, admin_addresses?);
         let first = |addresses: &[SocketAddr]| addresses.first().copied();
         let settings = config.limits.listener(config.listen.prior_knowledge());
+        let drain = Duration::from_millis(config.limits.drain_ms);
         let workers = Arc::new(Workers::start(config.listen.workers).context("the I/O workers cannot start")?);
         let connections_max = fit_to_descriptors(&config, workers.len(), 1 + usize::from(!https.is_empty()));
         let metrics = ListenerMetrics::new(&registry)?;
@@ -232,6 +236,8 @@ impl Edge {
             back,
             listeners,
             background,
+            desk,
+            drain,
         })
     }
 
@@ -266,6 +272,7 @@ impl Edge {
         for listener in self.listeners {
             aborted += listener.await.unwrap_or_default();
         }
+        self.desk.finish(self.drain).await;
         self.back.shut_down();
         for task in self.background {
             let _ = task.await;

@@ -21,6 +21,7 @@ use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fields::list;
 use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
+use crate::governance::Downstream;
 use crate::hints::ClientHints;
 use crate::listener::client::Trusted;
 use crate::listener::http::{Body, RequestBody, Respond};
@@ -59,8 +60,8 @@ pub struct Handler {
     pub body_deadline: Duration,
     /// Whose word about the client is taken.
     pub trusted: Trusted,
-    /// How what may be recalled is recalled.
-    pub recall: Recall,
+    /// Caches in front, which decide how what may be recalled is recalled.
+    pub downstream: Downstream,
 }
 
 /// The same for beacons of a network that sends too many.
@@ -279,7 +280,11 @@ impl Handler {
         let rendition = &filled.rendition;
         let is_current = |asked: &str| resolved.version(rendition.master).is_named_by(asked);
         let pin = if exchange.version.is_some_and(is_current) { Pin::Current } else { Pin::None };
-        let recall = if resolved.campaign.policy.is_recallable { self.recall } else { Recall::Never };
+        let recall = match (resolved.campaign.policy.is_recallable, self.downstream.is_empty()) {
+            (false, _) => Recall::Never,
+            (true, true) => Recall::Recallable,
+            (true, false) => Recall::ByPurger,
+        };
         let freshness = match filled.stale_for {
             Some(_) => Freshness::Stale,
             None => Freshness::of(rendition.rung, recall, pin),

@@ -21,6 +21,9 @@ pub enum LogFormat {
 pub const LATENCY_BUCKETS_S: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Target of the lines that say who changed what: they are written whatever the filter is.
+pub const AUDIT_TARGET: &str = "audit";
+
 /// Why a filter is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -45,6 +48,7 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// command's stdout stays its result.
 pub fn init(format: LogFormat, default_filter: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
+    let filter = with_audit(filter);
     let (filter, handle) = reload::Layer::new(filter);
     // A supervisor that died took the other end of stderr with it: telling stderr so would panic.
     let lines = tracing_subscriber::fmt::layer()
@@ -80,8 +84,16 @@ pub fn set_filter(filter: &str) -> Result<FilterChange, FilterError> {
     }
     let not_installed = |reason: String| FilterError::NotInstalled { reason };
     let handle = FILTER.get().ok_or_else(|| not_installed("nothing is logged".to_owned()))?;
-    handle.reload(parsed).map_err(|error| not_installed(error.to_string()))?;
+    handle.reload(with_audit(parsed)).map_err(|error| not_installed(error.to_string()))?;
     Ok(FilterChange::InForce)
+}
+
+fn with_audit(filter: EnvFilter) -> EnvFilter {
+    // A directive for the same target, stricter or not, is replaced by this one.
+    match format!("{AUDIT_TARGET}=info").parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    }
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
@@ -95,6 +107,32 @@ fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn audit_lines_pass_every_filter() {
+        #[derive(Clone, Default)]
+        struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        for filter in ["info", "warn", "off", "audit=off", "error,audit=error", "bildkante_edge=debug"] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let written = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+            let subscriber = tracing_subscriber::registry().with(with_audit(parse(filter).unwrap())).with(written);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(target: AUDIT_TARGET, who = "deploy", "change");
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(text.contains("deploy"), "{filter}: {text}");
+        }
+    }
 
     #[test]
     fn a_filter_that_is_none_is_refused_by_name() {

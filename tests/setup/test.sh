@@ -8,11 +8,13 @@
 set -euo pipefail
 
 [ "${CI:-}" != true ] || export BILDKANTE_REQUIRE_JUDGES=1
-# Judges in folders of their own: see httplint.sh and nginx.sh.
+# Judges in folders of their own: see httplint.sh, nginx.sh and varnish.sh.
 deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
 nginx=$("$(dirname "$0")/nginx.sh" "$deps" 2>/dev/null) || nginx=
 export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"
+varnish=$("$(dirname "$0")/varnish.sh" "$deps" 2>/dev/null) || varnish=
+export BILDKANTE_VARNISH="${BILDKANTE_VARNISH:-$varnish}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal

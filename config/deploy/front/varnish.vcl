@@ -1,8 +1,18 @@
 # Varnish in front of an edge. Varnish keeps one copy per Accept (Vary), so Accept is reduced to three spellings first;
 # for shared caches the edge states its own lifetime in CDN-Cache-Control (RFC 9213), which Varnish must be told to read.
+#
+# It takes the purges that the edge sends by default; this is all that `edge.toml` needs:
+#
+#   [[purge.downstream]]
+#   kind = "varnish"
+#   name = "varnish-1"
+#   url = "http://127.0.0.1:6081/"
+#
+# vmod-xkey finds images by tag; Debian has it in the package varnish-modules.
 vcl 4.1;
 
 import std;
+import xkey;
 
 backend edge {
   .host = "127.0.0.1";
@@ -10,16 +20,25 @@ backend edge {
   .first_byte_timeout = 30s;
 }
 
-# Who may purge by tag: list your own.
+# Edges that may purge: list your own.
 acl purgers { "127.0.0.1"; "::1"; }
 
 sub vcl_recv {
-  if (req.method == "BAN") {
+  if (req.method == "PURGE") {
     if (client.ip !~ purgers) { return (synth(403)); }
-    # BAN with a `Surrogate-Key: studio` header removes everything that carries that key.
-    ban("obj.http.Surrogate-Key ~ (^|\s)" + req.http.Surrogate-Key + "(\s|$)");
-    return (synth(200, "Banned"));
+    # `xkey-purge` and `xkey-softpurge` hold tags with spaces between them. A call without either is not an edge's, and
+    # must not be taken for a purge that was done.
+    if (req.http.xkey-purge) {
+      set req.http.n = xkey.purge(req.http.xkey-purge);
+    } elsif (req.http.xkey-softpurge) {
+      set req.http.n = xkey.softpurge(req.http.xkey-softpurge);
+    } else {
+      return (synth(400, "No tags"));
+    }
+    return (synth(200, "Purged " + req.http.n));
   }
+  # Only an edge that names its tags is told that a purge was done.
+  if (req.method == "BAN") { return (synth(405)); }
   if (req.url ~ "^/i/") {
     if (req.http.Accept ~ "image/avif") { set req.http.Accept = "image/avif,image/webp,image/jpeg,image/png"; }
     elsif (req.http.Accept ~ "image/webp") { set req.http.Accept = "image/webp,image/jpeg,image/png"; }
@@ -28,6 +47,8 @@ sub vcl_recv {
 }
 
 sub vcl_backend_response {
+  # Where vmod-xkey looks for tags.
+  set beresp.http.xkey = beresp.http.Surrogate-Key;
   if (beresp.http.CDN-Cache-Control ~ "max-age=[0-9]+") {
     set beresp.ttl = std.duration(regsub(beresp.http.CDN-Cache-Control, ".*max-age=([0-9]+).*", "\1") + "s", beresp.ttl);
     if (beresp.http.CDN-Cache-Control ~ "stale-while-revalidate=[0-9]+") {
@@ -35,4 +56,8 @@ sub vcl_backend_response {
         regsub(beresp.http.CDN-Cache-Control, ".*stale-while-revalidate=([0-9]+).*", "\1") + "s", 0s);
     }
   }
+}
+
+sub vcl_deliver {
+  unset resp.http.xkey;
 }

@@ -195,16 +195,16 @@ impl AdminApi {
                 let order = purges::order(Fields::read(headers, body, self.body_bytes_max()).await?)?;
                 let record = purges::purge(&self.desk, who, order).await?;
                 let location = Some(format!("{PREFIX}purges/{}", record.id));
-                Ok(Reply { status: purges::status(&record), body: json!(record), location })
+                Ok(Reply { status: purges::status(&record), body: purges::shown(&self.desk, &record), location })
             }
             (Resource::Jobs, &Method::POST) => {
                 let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max()).await?, self.concurrency)?;
-                let record = warm::carry_out(&self.warmer, who, ask)?;
+                let record = warm::carry_out(&self.warmer, who, ask).await?;
                 let location = Some(format!("{PREFIX}warm/{}", record.id));
                 Ok(Reply { status: 202, body: warm::shown(&record), location })
             }
             (Resource::Job(id), &Method::DELETE) => {
-                let record = warm::cancel(&self.warmer, who, id)?;
+                let record = warm::cancel(&self.warmer, who, id).await?;
                 Ok(Reply { status: 202, body: warm::shown(&record), location: None })
             }
             (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
@@ -216,7 +216,7 @@ impl AdminApi {
             (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),
             (Resource::Purge(id), _) => {
                 let record = id.parse().ok().and_then(|id| self.desk.purges.record(id));
-                record.map(|record| Reply::ok(json!(record))).ok_or_else(|| no_such("purge", id))
+                record.map(|record| Reply::ok(purges::shown(&self.desk, &record))).ok_or_else(|| no_such("purge", id))
             }
         }
     }
@@ -233,8 +233,8 @@ impl AdminApi {
         let catalog = self.handler.catalog.load();
         let campaigns: Vec<&str> = catalog.campaigns().map(|campaign| campaign.name.as_str()).collect();
         let purges = &self.desk.purges;
-        let downstream = self.desk.downstream.kinds().map(|(name, kind)| {
-            let waiting = purges.unconfirmed(name);
+        let downstream = self.desk.downstream.kinds().into_iter().map(|(name, kind)| {
+            let waiting = purges.unconfirmed(&name);
             json!({ "name": name, "kind": kind, "unconfirmed": waiting })
         });
         json!({

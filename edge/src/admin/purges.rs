@@ -44,7 +44,10 @@ pub(super) async fn purge(desk: &PurgeDesk, who: &str, order: PurgeOrder) -> Res
         }
         DeskError::Ledger(error) => {
             tracing::error!(%error, "a purge is in force but not stored");
-            let detail = format!("the purge is in force until this edge restarts, ask again: {error}");
+            let detail = format!(
+                "the purge is in force on this edge, and caches further down are told; it is not on disk yet, so that a \
+                 restart would forget it. The edge goes on trying: {error}"
+            );
             fault(500, "purge-not-stored", "Purge not stored", detail)
         }
     })
@@ -55,6 +58,14 @@ pub(super) fn status(record: &PurgeRecord) -> u16 {
     if record.downstream.values().all(|delivery| delivery.confirmed_unix_ms.is_some()) { 200 } else { 202 }
 }
 
+/// Whether it is on the device as well.
+pub(super) fn shown(desk: &PurgeDesk, record: &PurgeRecord) -> Value {
+    let mut value = json!(record);
+    value["stored"] = json!(desk.purges.is_stored(record.id));
+    value
+}
+
 pub(super) fn list(desk: &PurgeDesk) -> Value {
-    json!({ "purges": desk.purges.recent(SHOWN_MAX) })
+    let shown = desk.purges.recent(SHOWN_MAX).iter().map(|record| shown(desk, record)).collect::<Vec<_>>();
+    json!({ "purges": shown })
 }

@@ -40,16 +40,17 @@ pub(super) fn ask(mut fields: Fields, concurrency: usize) -> Result<Ask, Fault> 
     }
 }
 
-pub(super) fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobRecord, Fault> {
+pub(super) async fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobRecord, Fault> {
     match ask {
-        Ask::Start(order) => warmer.start(who, order),
-        Ask::Resume(id) => warmer.resume(who, id),
+        Ask::Start(order) => warmer.start(who, order).await,
+        Ask::Resume(id) => warmer.resume(who, id).await,
     }
     .map_err(fault_of)
 }
 
-pub(super) fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobRecord, Fault> {
-    id.parse().map_err(|_| WarmError::Unknown).and_then(|id| warmer.cancel(who, id)).map_err(fault_of)
+pub(super) async fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobRecord, Fault> {
+    let id = id.parse().map_err(|_| fault_of(WarmError::Unknown))?;
+    warmer.cancel(who, id).await.map_err(fault_of)
 }
 
 pub(super) fn fault_of(error: WarmError) -> Fault {
@@ -60,6 +61,7 @@ pub(super) fn fault_of(error: WarmError) -> Fault {
         }
         WarmError::Busy(_) => fault(409, "busy", "Conflict", error.to_string()),
         WarmError::Unknown => fault(404, "not-found", "Not found", error.to_string()),
+        WarmError::NotStored { .. } => fault(500, "warming-not-stored", "Warming not stored", error.to_string()),
     }
 }
 

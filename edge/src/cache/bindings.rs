@@ -21,10 +21,10 @@ use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::Duplicate;
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::database;
+use super::database::{self, Reopening};
 use super::key::ContentHasherBuilder;
 use super::loader::Loader;
 use super::metrics::{LookupOutcome, TierMetrics};
@@ -72,8 +72,6 @@ pub enum BindingsError {
         path = path.display()
     )]
     Open { path: PathBuf, source: redb::Error },
-    #[error("the bindings database {path} is damaged. Moved away, it will be learned again from the nodes", path = path.display())]
-    Damaged { path: PathBuf },
     #[error("a binding could not be written: {0}")]
     Write(#[from] redb::Error),
     #[error("a binding has no JSON form: {0}")]
@@ -93,9 +91,7 @@ pub struct Bindings {
 }
 
 struct Inner {
-    path: PathBuf,
-    /// `None` while it cannot be opened. redb refuses everything after an I/O error until it is opened anew.
-    database: RwLock<Option<Database>>,
+    database: Reopening,
     shards: Box<[Shard]>,
     entries_max: usize,
     metrics: Arc<TierMetrics>,
@@ -123,15 +119,12 @@ impl Bindings {
             std::fs::create_dir_all(folder)
                 .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
         }
-        let unusable = |source: redb::Error| BindingsError::Open { path: path.to_owned(), source };
-        let database = catch_unwind(AssertUnwindSafe(|| open_database(path)))
-            .map_err(|_| BindingsError::Damaged { path: path.to_owned() })?
-            .map_err(unusable)?;
+        let database = Reopening::open(path, open_database)
+            .map_err(|source| BindingsError::Open { path: path.to_owned(), source })?;
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
         let entries_max = entries_max.max(1);
         let inner = Arc::new(Inner {
-            path: path.to_owned(),
-            database: RwLock::new(Some(database)),
+            database,
             shards,
             entries_max,
             metrics,
@@ -204,7 +197,7 @@ impl Bindings {
 
     async fn commit(&self, put: Option<(RecipeId, Vec<u8>)>, remove: Vec<RecipeId>) -> Result<(), BindingsError> {
         let inner = Arc::clone(&self.inner);
-        let work = tokio::task::spawn_blocking(move || inner.write(put, &remove));
+        let work = tokio::task::spawn_blocking(move || inner.write(put.as_ref(), &remove));
         work.await.map_err(|_| BindingsError::Panicked)?.map_err(BindingsError::Write)
     }
 }
@@ -256,26 +249,23 @@ impl Inner {
     }
 
     fn read(&self, recipe: RecipeId) -> Option<Binding> {
-        let record = catch_unwind(AssertUnwindSafe(|| {
-            let Some(table) = self.table()? else { return Ok(None) };
-            let record = table.get(*recipe.as_bytes())?;
-            Ok::<_, redb::Error>(record.map(|record| decode(recipe, record.value())))
-        }));
+        let record = self.database.read(|database| {
+            let record = database.begin_read()?.open_table(TABLE)?.get(*recipe.as_bytes())?;
+            Ok(record.map(|record| decode(recipe, record.value())))
+        });
         match record {
-            Ok(Ok(Some(Ok(binding)))) => return Some(binding),
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(Err(reason)))) => self.unreadable(Some(recipe), &reason),
-            Ok(Err(error)) => self.unreadable(Some(recipe), &error),
-            Err(_) => self.unreadable(Some(recipe), &"a page is damaged"),
+            Ok(Some(Ok(binding))) => return Some(binding),
+            // While it cannot be opened, nothing is known.
+            Ok(None) | Err(redb::Error::DatabaseClosed) => {}
+            Ok(Some(Err(reason))) => self.unreadable(Some(recipe), &reason),
+            Err(error) => self.unreadable(Some(recipe), &error),
         }
         None
     }
 
     /// As of now: it stays as it is while it is read.
-    fn table(&self) -> Result<Option<Records>, redb::Error> {
-        let database = self.database.read();
-        let Some(database) = database.as_ref() else { return Ok(None) };
-        Ok(Some(database.begin_read()?.open_table(TABLE)?))
+    fn table(&self) -> Result<Records, redb::Error> {
+        self.database.read(|database| Ok(database.begin_read()?.open_table(TABLE)?))
     }
 
     fn unreadable(&self, recipe: Option<RecipeId>, reason: &dyn std::fmt::Display) {
@@ -288,7 +278,7 @@ impl Inner {
     fn load(&self, stop: &AtomicBool) {
         let started = std::time::Instant::now();
         let loaded = catch_unwind(AssertUnwindSafe(|| {
-            let Some(table) = self.table()? else { return Ok(false) };
+            let table = self.table()?;
             for entry in table.iter()? {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(false);
@@ -338,38 +328,8 @@ impl Inner {
         oldest
     }
 
-    /// One commit. After a failed one the database is opened anew, so that it recovers when its device does.
-    fn write(&self, put: Option<(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
-        if self.database.read().is_none() {
-            self.reopen()?;
-        }
-        let result = catch_unwind(AssertUnwindSafe(|| self.write_once(put, remove)))
-            .unwrap_or_else(|_| Err(redb::Error::Corrupted("a page is damaged".to_owned())));
-        if result.is_err()
-            && let Err(error) = self.reopen()
-        {
-            log_limited!(error, %error, "the bindings database cannot be opened again yet");
-        }
-        result
-    }
-
-    fn reopen(&self) -> Result<(), redb::Error> {
-        let mut database = self.database.write();
-        // Closed first: it locks its file. A closing that fails is repaired by the opening.
-        drop(database.take());
-        let opened = catch_unwind(AssertUnwindSafe(|| open_database(&self.path)))
-            .unwrap_or_else(|_| Err(redb::Error::Corrupted("it is damaged where it begins".to_owned())));
-        *database = Some(opened?);
-        Ok(())
-    }
-
-    fn write_once(&self, put: Option<(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
-        let database = self.database.read();
-        let Some(database) = database.as_ref() else { return Err(redb::Error::DatabaseClosed) };
-        let mut transaction = database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        transaction.set_quick_repair(true);
-        {
+    fn write(&self, put: Option<&(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
+        self.database.write(|transaction| {
             let mut table = transaction.open_table(TABLE)?;
             if let Some((recipe, record)) = put {
                 table.insert(*recipe.as_bytes(), record.as_slice())?;
@@ -377,9 +337,8 @@ impl Inner {
             for recipe in remove {
                 table.remove(*recipe.as_bytes())?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -476,7 +435,7 @@ mod tests {
         let bindings = open(&dir.path().join("b"), 100).unwrap();
         bindings.put(recipe(1), binding(1)).await.unwrap();
         // A write would wait for this transaction for ever.
-        let open_transaction = bindings.inner.database.read().as_ref().unwrap().begin_write().unwrap();
+        let open_transaction = bindings.inner.database.read(|database| Ok(database.begin_write()?)).unwrap();
         bindings.put(recipe(1), binding(1)).await.unwrap();
         drop(open_transaction);
     }
@@ -549,11 +508,10 @@ mod tests {
         }
         drop(bindings);
         // A loader that never begins, so that every look-up comes too early.
-        let database = open_database(&path).unwrap();
+        let database = Reopening::open(&path, open_database).unwrap();
         let metrics = CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings;
         let inner = Inner {
-            path: path.clone(),
-            database: RwLock::new(Some(database)),
+            database,
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             entries_max: 10_000,
             metrics,

@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
 use parking_lot::RwLock;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
 use super::bindings::BindingsError;
-use super::database;
+use super::database::{self, Reopening};
 use super::loader::Loader;
 
 const TABLE: TableDefinition<'static, [u8; 16], [u8; 24]> = TableDefinition::new("previous");
@@ -58,7 +58,7 @@ pub struct Previous {
 }
 
 struct Inner {
-    database: Database,
+    database: Reopening,
     served: RwLock<Table>,
     is_loaded: watch::Sender<bool>,
     entries_max: usize,
@@ -84,13 +84,21 @@ impl Previous {
     /// # Errors
     /// When the file is not a database, is damaged where it begins, or is open elsewhere.
     pub fn open(path: &Path, entries_max: usize) -> Result<Self, BindingsError> {
+        Self::open_by(path, entries_max, |path| database::open(path, DATABASE_CACHE_BYTES, TABLE))
+    }
+
+    fn open_by(
+        path: &Path,
+        entries_max: usize,
+        open: impl Fn(&Path) -> Result<Database, redb::Error> + Send + Sync + 'static,
+    ) -> Result<Self, BindingsError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
         }
-        let (database, records) = catch_unwind(AssertUnwindSafe(|| open_database(path)))
-            .map_err(|_| BindingsError::Damaged { path: path.to_owned() })?
-            .map_err(|source| BindingsError::Open { path: path.to_owned(), source })?;
+        let unusable = |source| BindingsError::Open { path: path.to_owned(), source };
+        let database = Reopening::open(path, open).map_err(unusable)?;
+        let records = database.read(|database| Ok(database.begin_read()?.open_table(TABLE)?)).map_err(unusable)?;
         let inner = Arc::new(Inner {
             database,
             served: RwLock::default(),
@@ -176,29 +184,18 @@ impl Inner {
     }
 
     fn write(&self, variant: VariantName, served: Served, remove: &[VariantName]) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        // So that a start after a crash does not walk the file.
-        transaction.set_quick_repair(true);
-        {
+        let mut record = [0; 24];
+        record[..16].copy_from_slice(served.recipe.as_bytes());
+        record[16..].copy_from_slice(&served.sequence.to_le_bytes());
+        self.database.write(|transaction| {
             let mut table = transaction.open_table(TABLE)?;
-            let mut record = [0; 24];
-            record[..16].copy_from_slice(served.recipe.as_bytes());
-            record[16..].copy_from_slice(&served.sequence.to_le_bytes());
             table.insert(variant.0, record)?;
             for name in remove {
                 table.remove(name.0)?;
             }
-        }
-        transaction.commit()?;
-        Ok(())
+            Ok(())
+        })
     }
-}
-
-fn open_database(path: &Path) -> Result<(Database, Records), redb::Error> {
-    let database = database::open(path, DATABASE_CACHE_BYTES, TABLE)?;
-    let records = database.begin_read()?.open_table(TABLE)?;
-    Ok((database, records))
 }
 
 /// What can be read until it is told to stop. redb panics over damaged pages: what lies behind one is lost.
@@ -280,5 +277,27 @@ mod tests {
     #[test]
     fn names_do_not_run_together() {
         assert_ne!(VariantName::new("a", "bc"), VariantName::new("ab", "c"));
+    }
+
+    #[tokio::test]
+    async fn what_a_variant_is_served_with_is_written_again_once_a_full_disk_has_room() {
+        use super::super::database::testing::{Device, Mood};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("previous.redb");
+        let device = Device::default();
+        // With its table.
+        drop(database::open(&path, DATABASE_CACHE_BYTES, TABLE).unwrap());
+        let on = device.clone();
+        let previous = Previous::open_by(&path, 100, move |path| on.open(&redb::Builder::new(), path)).unwrap();
+        previous.loaded().await;
+        device.set(Mood::Full);
+        assert!(previous.note(variant(1), recipe(1)).await.is_err());
+        assert!(previous.note(variant(2), recipe(2)).await.is_err());
+        device.set(Mood::Sound);
+        previous.note(variant(3), recipe(3)).await.unwrap();
+        drop(previous);
+        let previous = Previous::open(&path, 100).unwrap();
+        previous.loaded().await;
+        assert_eq!((previous.get(variant(1)), previous.get(variant(3))), (None, Some(recipe(3))));
     }
 }

@@ -1,4 +1,7 @@
-//! One line for each change somebody made, through one function: the audit log will take it over.
+//! One line for each change somebody made, through one function: the audit log will take it over. No filter of the log
+//! takes these lines away.
+
+use bildkante_shared::telemetry::AUDIT_TARGET;
 
 /// Who did what, to what, and why.
 #[derive(Debug, Clone, Copy)]
@@ -15,5 +18,5 @@ pub struct Change<'a> {
 /// Writes it down; the time is the line's own.
 pub fn note(change: &Change<'_>) {
     let Change { who, what, subject, why, outcome } = *change;
-    tracing::info!(target: "audit", who, what, subject, why, outcome, "change");
+    tracing::info!(target: AUDIT_TARGET, who, what, subject, why, outcome, "change");
 }

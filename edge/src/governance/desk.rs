@@ -1,6 +1,11 @@
 //! One purge from request to confirmation: aim, put in force, tell everybody, write it down.
+//!
+//! A purge is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::RwLock;
 
 use super::audit;
 use super::downstream::Downstream;
@@ -29,8 +34,8 @@ pub enum DeskError {
     Ledger(#[from] LedgerError),
 }
 
-/// See the module's documentation.
-#[derive(Debug)]
+/// See the module's documentation. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct PurgeDesk {
     pub purges: Purges,
     pub downstream: Downstream,
@@ -38,11 +43,13 @@ pub struct PurgeDesk {
     epoch: Epoch,
     public_url: String,
     answer_wait: Duration,
+    /// Read by each purge under way, so that a shutdown can wait for all of them.
+    under_way: Arc<RwLock<()>>,
 }
 
 impl PurgeDesk {
     #[must_use]
-    pub const fn new(
+    pub fn new(
         purges: Purges,
         downstream: Downstream,
         catalog: CatalogHandle,
@@ -50,7 +57,7 @@ impl PurgeDesk {
         public_url: String,
         answer_wait: Duration,
     ) -> Self {
-        Self { purges, downstream, catalog, epoch, public_url, answer_wait }
+        Self { purges, downstream, catalog, epoch, public_url, answer_wait, under_way: Arc::default() }
     }
 
     /// Purges here, then waits a while for the caches further down. The record says who has confirmed.
@@ -73,15 +80,45 @@ impl PurgeDesk {
             downstream: Default::default(),
         };
         let purge = Purge { keys: aim.keys, campaign: aim.campaign, record };
-        let result = self.purges.purge(purge, &self.downstream.names()).await;
-        // What was answered before may no longer be, also when a restart would forget it.
+        let turn = Arc::clone(&self.under_way).read_owned().await;
+        let desk = self.clone();
+        let task = tokio::spawn(async move {
+            let record = desk.carry_out(purge).await;
+            drop(turn);
+            record
+        });
+        let record = task.await.unwrap_or(Err(LedgerError::Panicked))?;
+        Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
+    }
+
+    /// In force first, here and then further down; durable next; acknowledged last.
+    async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, LedgerError> {
+        let enforced = self.purges.enforce(purge, || self.downstream.names());
+        // What was answered before may no longer be, also when a restart would forget the purge.
         self.epoch.advance();
         self.downstream.wake();
-        let outcome = if result.is_ok() { "done" } else { "not-stored" };
-        let subject = format!("{} {} {}", order.kind.as_str(), order.reach.as_str(), order.scope.text());
-        audit::note(&audit::Change { who, what: "purge", subject: &subject, why: &order.why, outcome });
-        self.purges.metrics().purges.with_label_values(&[order.scope.as_str(), order.kind.as_str()]).inc();
-        let record = result?;
-        Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
+        let PurgeRecord { by, why, scope, kind, reach, .. } = &enforced.record;
+        self.purges.metrics().purges.with_label_values(&[scope.as_str(), kind.as_str()]).inc();
+        let stored = self.purges.stored(&enforced).await;
+        let outcome = if stored.is_ok() { "done" } else { "not-stored" };
+        let subject = format!("{} {} {}", kind.as_str(), reach.as_str(), scope.text());
+        audit::note(&audit::Change { who: by, what: "purge", subject: &subject, why, outcome });
+        stored?;
+        Ok(enforced.record)
+    }
+
+    /// Returns when no purge is under way and what can be written is written: for the end of the process.
+    pub async fn finish(&self, wait: Duration) {
+        let finished = async {
+            drop(self.under_way.write().await);
+            self.purges.flush().await
+        };
+        match tokio::time::timeout(wait, finished).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "purges in force are not on the device: the next start forgets them")
+            }
+            Err(_) => tracing::error!(?wait, "purges are still on their way to the device"),
+        }
     }
 }

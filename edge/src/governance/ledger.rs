@@ -3,17 +3,21 @@
 //! Owns a `redb` database of three tables: marks by tag, the latest purges with what became of them downstream, and
 //! the generation counter. The counter starts at the milliseconds since 1970 of the database's creation: should it be
 //! lost, every image made under the old one counts as older than any purge to come.
+//!
+//! What is to be written is gathered in [`Unwritten`], in the order it came into force, and written whole: what a failed
+//! commit leaves behind goes with the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::marks::{Changes, MarkTable, PurgeKey, PurgeKind, PurgeReach, TagError};
+use super::marks::{Changes, MarkTable, Marked, PurgeKey, PurgeKind, PurgeReach, TagError};
 use super::scope::PurgeScope;
+use crate::cache::database::Reopening;
 
 const MARKS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("marks");
 const PURGES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("purges");
@@ -77,6 +81,8 @@ pub enum DeliveryState {
     /// Not confirmed by its deadline; it goes on being called.
     Overdue,
     Confirmed,
+    /// It has done what it was told, and could not be told everything: it may still hold what is purged.
+    Incomplete,
     /// Never confirmed, and no longer called.
     GivenUp,
 }
@@ -88,13 +94,14 @@ impl DeliveryState {
             Self::Pending => "pending",
             Self::Overdue => "overdue",
             Self::Confirmed => "confirmed",
+            Self::Incomplete => "incomplete",
             Self::GivenUp => "given_up",
         }
     }
 
     #[must_use]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Confirmed | Self::GivenUp)
+        matches!(self, Self::Confirmed | Self::Incomplete | Self::GivenUp)
     }
 }
 
@@ -133,15 +140,62 @@ pub struct Loaded {
     pub records: BTreeMap<u64, PurgeRecord>,
 }
 
-/// See the module's documentation.
-pub struct Ledger {
-    database: Database,
+/// What is in force and not on the device yet. `None` stands for what is to be removed.
+#[derive(Debug, Default)]
+pub struct Unwritten {
+    marks: HashMap<PurgeKey, Option<Marked>>,
+    records: BTreeMap<u64, Option<PurgeRecord>>,
+    generation: Option<u64>,
 }
 
-impl std::fmt::Debug for Ledger {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").finish_non_exhaustive()
+impl Unwritten {
+    /// A purge that has just come into force.
+    pub fn purge(&mut self, changes: &Changes, record: &PurgeRecord, forgotten: &[u64]) {
+        self.marks.extend(changes.remove.iter().map(|key| (key.clone(), None)));
+        self.marks.extend(changes.put.iter().map(|(key, marked)| (key.clone(), Some(marked.clone()))));
+        self.records.extend(forgotten.iter().map(|id| (*id, None)));
+        self.records.insert(record.id, Some(record.clone()));
+        self.generation = Some(record.id);
     }
+
+    /// What has become of a purge.
+    pub fn note(&mut self, record: &PurgeRecord) {
+        self.records.insert(record.id, Some(record.clone()));
+    }
+
+    /// Puts back what could not be written: what has come since counts.
+    pub fn put_under(&mut self, older: &Self) {
+        for (key, marked) in &older.marks {
+            self.marks.entry(key.clone()).or_insert_with(|| marked.clone());
+        }
+        for (id, record) in &older.records {
+            self.records.entry(*id).or_insert_with(|| record.clone());
+        }
+        self.generation = self.generation.max(older.generation);
+    }
+
+    /// Whether it says anything of this purge.
+    #[must_use]
+    pub fn concerns(&self, id: u64) -> bool {
+        self.records.contains_key(&id)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.records.is_empty()
+    }
+
+    /// Purges it says something of.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Ledger {
+    database: Reopening,
 }
 
 impl Ledger {
@@ -154,58 +208,45 @@ impl Ledger {
             std::fs::create_dir_all(folder)
                 .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
         }
+        Self::open_by(path, open_database)
+    }
+
+    fn open_by(
+        path: &Path,
+        open: impl Fn(&Path) -> Result<Database, redb::Error> + Send + Sync + 'static,
+    ) -> Result<(Self, Loaded), LedgerError> {
         let unusable = |source: redb::Error| LedgerError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = open_database(path).map_err(unusable)?;
-        let loaded = parse(read(&database).map_err(unusable)?)?;
+        let database = Reopening::open(path, open).map_err(unusable)?;
+        let loaded = parse(database.read(read).map_err(unusable)?)?;
         Ok((Self { database }, loaded))
     }
 
-    /// A purge, whole or not at all; on the device when this returns. Blocks.
+    /// Writes it, whole or not at all; on the device when this returns. Blocks.
     ///
     /// # Errors
-    /// When the device refuses.
-    pub fn purge(&self, changes: &Changes, record: &PurgeRecord, forgotten: &[u64]) -> Result<(), LedgerError> {
-        self.write(|transaction| {
+    /// When the device refuses. It recovers with the device.
+    pub fn write(&self, unwritten: &Unwritten) -> Result<(), LedgerError> {
+        let written = self.database.write(|transaction| {
             let mut marks = transaction.open_table(MARKS)?;
-            for key in &changes.remove {
-                marks.remove(key.to_string().as_str())?;
-            }
-            for (key, marked) in &changes.put {
-                marks.insert(key.to_string().as_str(), json(marked).as_slice())?;
+            for (key, marked) in &unwritten.marks {
+                match marked {
+                    Some(marked) => drop(marks.insert(key.to_string().as_str(), json(marked).as_slice())?),
+                    None => drop(marks.remove(key.to_string().as_str())?),
+                }
             }
             let mut purges = transaction.open_table(PURGES)?;
-            purges.insert(record.id, json(record).as_slice())?;
-            for id in forgotten {
-                purges.remove(*id)?;
+            for (id, record) in &unwritten.records {
+                match record {
+                    Some(record) => drop(purges.insert(*id, json(record).as_slice())?),
+                    None => drop(purges.remove(*id)?),
+                }
             }
-            transaction.open_table(META)?.insert(GENERATION, record.id)?;
+            if let Some(generation) = unwritten.generation {
+                transaction.open_table(META)?.insert(GENERATION, generation)?;
+            }
             Ok(())
-        })
-    }
-
-    /// What has become of a purge. Blocks.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    pub fn note(&self, record: &PurgeRecord) -> Result<(), LedgerError> {
-        self.write(|transaction| {
-            transaction.open_table(PURGES)?.insert(record.id, json(record).as_slice())?;
-            Ok(())
-        })
-    }
-
-    fn write(
-        &self,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), LedgerError> {
-        let commit = || {
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_durability(Durability::Immediate)?;
-            change(&transaction)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        commit().map_err(|error| LedgerError::Write(Box::new(error)))
+        });
+        written.map_err(|error| LedgerError::Write(Box::new(error)))
     }
 }
 
@@ -214,13 +255,19 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    // A plain open trusts the pages; this reads them all and says so.
+    builder.set_cache_size(DATABASE_CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
 fn open_database(path: &Path) -> Result<Database, redb::Error> {
     crate::cache::database::ensure(path)?;
-    let database = Builder::new()
-        .set_cache_size(DATABASE_CACHE_BYTES)
-        // A plain open trusts the pages; this reads them all and says so.
-        .set_check_integrity_on_open(true)
-        .create(path)?;
+    with_tables(builder().create(path)?)
+}
+
+fn with_tables(database: Database) -> Result<Database, redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(MARKS)?;
@@ -275,4 +322,16 @@ fn parse(written: Written) -> Result<Loaded, LedgerError> {
         records.insert(id, record);
     }
     Ok(Loaded { generation: written.generation, marks, records })
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+    use crate::cache::database::testing::Device;
+
+    /// As [`Ledger::open`], on a device that a test holds.
+    pub(crate) fn open_on(device: &Device, path: &Path) -> Result<(Ledger, Loaded), LedgerError> {
+        let device = device.clone();
+        Ledger::open_by(path, move |path| with_tables(device.open(&builder(), path)?))
+    }
 }

@@ -1,12 +1,14 @@
 //! Which generations of what are no longer valid: the question every look-up of a stored image may ask.
 //!
-//! Invariants: a purge is on the device before it is acknowledged and in force before it is on the device; nothing
-//! is asked of the marks for an image made since the last purge, and nothing at all where nothing was ever purged; an
-//! image whose making began before a purge never counts as made after it, for the generation is read first.
+//! Invariants: a purge is in force at once, on the device next, and acknowledged last; what the device refuses stays in
+//! force, goes with the next commit and is tried again by itself; generations come into force and onto the device in
+//! order, each commit holding all that came before it; nothing is asked of the marks for an image made since the last
+//! purge, and nothing at all where nothing was ever purged; an image whose making began before a purge never counts as
+//! made after it, for the generation is read first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
@@ -15,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use serde::Deserialize;
 
 use super::downstream::DownstreamConfig;
-use super::ledger::{Breadth, Delivery, Ledger, LedgerError, Loaded, PurgeRecord, RECORDS_MAX};
+use super::ledger::{Breadth, Delivery, Ledger, LedgerError, Loaded, PurgeRecord, RECORDS_MAX, Unwritten};
 use super::marks::{Mark, MarkTable, Marks, PurgeKey, PurgeReach, StaleWindows, Verdict};
 use crate::cache::{Binding, Rendition, RenditionKey, unix_ms};
 use crate::render::RenditionSpec;
@@ -65,10 +67,13 @@ impl Default for PurgeConfig {
     }
 }
 
-/// Longest stale window.
 /// How far the clocks of two edges may be apart.
 const CLOCK_SKEW_MAX_MS: u64 = 10_000;
+/// Longest stale window.
 const STALE_S_MAX: u64 = 31_536_000;
+/// Between two tries to write what the device refused; it doubles from the first to the second.
+const REWRITE_PAUSE_MIN: Duration = Duration::from_millis(500);
+const REWRITE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Most caches in front of this edge.
 const DOWNSTREAM_MAX: usize = 32;
 
@@ -118,6 +123,7 @@ impl PurgeConfig {
 pub struct PurgeMetrics {
     pub(super) purges: IntCounterVec,
     marks: IntGauge,
+    unstored: IntGauge,
     compactions: IntCounter,
     pub(crate) refreshes: IntCounterVec,
     pub(super) calls: IntCounterVec,
@@ -143,7 +149,12 @@ impl PurgeMetrics {
             Opts::new("bildkante_edge_downstream_purges_unconfirmed", "Purges a cache further down has yet to confirm"),
             &["purger"],
         )?;
+        let unstored = IntGauge::new(
+            "bildkante_edge_purges_unstored",
+            "Purges in force here that the device refused: a restart would forget them, or what became of them",
+        )?;
         registry.register(Box::new(marks.clone()))?;
+        registry.register(Box::new(unstored.clone()))?;
         registry.register(Box::new(compactions.clone()))?;
         registry.register(Box::new(unconfirmed.clone()))?;
         let refreshes = counter(
@@ -157,6 +168,7 @@ impl PurgeMetrics {
         Ok(Self {
             purges: counter("bildkante_edge_purges_total", "Purges by scope and kind", &["scope", "kind"])?,
             marks,
+            unstored,
             compactions,
             refreshes,
             calls: counter(
@@ -215,11 +227,32 @@ struct Inner {
     marks: RwLock<MarkTable>,
     records: Mutex<BTreeMap<u64, PurgeRecord>>,
     ledger: Arc<Ledger>,
-    /// One writer at a time, waiting without holding a thread.
-    writer: tokio::sync::Mutex<()>,
+    /// Held while a purge comes into force, so that generations do in order.
+    pending: Mutex<Pending>,
+    /// One writer at a time, waiting without holding a thread: the last step that is on the device.
+    writer: tokio::sync::Mutex<u64>,
+    /// Whether a task tries again what the device refused.
+    is_rewriting: AtomicBool,
     windows: StaleWindows,
     tags_max: usize,
     metrics: PurgeMetrics,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Pending {
+    unwritten: Unwritten,
+    /// What the writer has in hand.
+    in_hand: Option<Arc<Unwritten>>,
+    /// Counts what came in.
+    step: u64,
+}
+
+/// A purge that is in force and on its way to the device.
+#[derive(Debug)]
+pub struct Enforced {
+    pub record: PurgeRecord,
+    step: u64,
 }
 
 impl Purges {
@@ -228,7 +261,11 @@ impl Purges {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn open(config: &PurgeConfig, path: &std::path::Path, metrics: PurgeMetrics) -> Result<Self, LedgerError> {
-        let (ledger, Loaded { generation, marks, records }) = Ledger::open(path)?;
+        Ok(Self::with(config, Ledger::open(path)?, metrics))
+    }
+
+    fn with(config: &PurgeConfig, (ledger, loaded): (Ledger, Loaded), metrics: PurgeMetrics) -> Self {
+        let Loaded { generation, marks, records } = loaded;
         metrics.marks.set(i64::try_from(marks.len()).unwrap_or(i64::MAX));
         let inner = Inner {
             generation: AtomicU64::new(generation),
@@ -237,12 +274,14 @@ impl Purges {
             marks: RwLock::new(marks),
             records: Mutex::new(records),
             ledger: Arc::new(ledger),
-            writer: tokio::sync::Mutex::new(()),
+            pending: Mutex::default(),
+            writer: tokio::sync::Mutex::new(0),
+            is_rewriting: AtomicBool::new(false),
             windows: config.windows(),
             tags_max: config.tags_max,
             metrics,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// What a rendition that is about to be made will carry: read it first.
@@ -290,25 +329,47 @@ impl Purges {
         self.inner.marks.read().floor(subject.tags, master, || cut_key(subject.recipe, subject.spec))
     }
 
-    /// Puts a purge in force, and returns once it is on the device. `record` gets its id here.
-    ///
-    /// # Errors
-    /// When the device refuses: the purge is in force, but a restart would forget it.
-    pub async fn purge(&self, purge: Purge, downstream: &[String]) -> Result<PurgeRecord, LedgerError> {
+    /// Puts a purge in force: when this returns, no look-up takes what it purges. `record` gets its id here.
+    /// `downstream` is asked once it is in force: any cache that was given an answer before is among them.
+    pub fn enforce(&self, purge: Purge, downstream: impl FnOnce() -> Vec<String>) -> Enforced {
         let Purge { keys, campaign, mut record } = purge;
         let inner = &self.inner;
-        let _turn = inner.writer.lock().await;
-        let id = inner.generation.load(Ordering::Acquire) + 1;
-        let mark = Mark { generation: id, at_unix_ms: record.at_unix_ms };
-        record.id = id;
+        let mut pending = inner.pending.lock();
+        // Above all that a process before this one may have put in force without writing it down, too.
+        record.id = (inner.generation.load(Ordering::Acquire) + 1).max(record.at_unix_ms);
+        let mark = Mark { generation: record.id, at_unix_ms: record.at_unix_ms };
         let marks = Marks::of(mark, record.kind, record.reach);
         let changes = inner.marks.read().plan(&keys, campaign.as_deref(), marks, inner.tags_max);
-        let forgotten = inner.remember(&mut record, downstream);
-        inner.enforce(id, record.reach, &changes);
-        let (ledger, stored) = (Arc::clone(&inner.ledger), record.clone());
-        let work = tokio::task::spawn_blocking(move || ledger.purge(&changes, &stored, &forgotten));
-        work.await.map_err(|_| LedgerError::Panicked)??;
-        Ok(record)
+        inner.enforce(record.id, record.reach, &changes);
+        let forgotten = inner.remember(&mut record, &downstream());
+        pending.unwritten.purge(&changes, &record, &forgotten);
+        pending.step += 1;
+        Enforced { record, step: pending.step }
+    }
+
+    /// Waits until a purge is on the device. The writing is a task of its own: nothing is left half done by a caller
+    /// that stops waiting.
+    ///
+    /// # Errors
+    /// When the device refuses: the purge is in force, but a restart would forget it until a later try succeeds.
+    pub async fn stored(&self, enforced: &Enforced) -> Result<(), LedgerError> {
+        Inner::write(&self.inner, enforced.step).await
+    }
+
+    /// Writes what is not on the device yet.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub async fn flush(&self) -> Result<(), LedgerError> {
+        let step = self.inner.pending.lock().step;
+        Inner::write(&self.inner, step).await
+    }
+
+    /// Whether a purge, with what has become of it, is on the device.
+    #[must_use]
+    pub fn is_stored(&self, id: u64) -> bool {
+        let pending = self.inner.pending.lock();
+        !pending.unwritten.concerns(id) && !pending.in_hand.as_ref().is_some_and(|batch| batch.concerns(id))
     }
 
     /// Changes what is known of a purge downstream, and stores it.
@@ -321,16 +382,17 @@ impl Purges {
         purger: &str,
         change: impl FnOnce(&mut Delivery),
     ) -> Result<(), LedgerError> {
-        let _turn = self.inner.writer.lock().await;
-        let record = {
+        let step = {
+            let mut pending = self.inner.pending.lock();
             let mut records = self.inner.records.lock();
             let Some(record) = records.get_mut(&id) else { return Ok(()) };
             let Some(delivery) = record.downstream.get_mut(purger) else { return Ok(()) };
             change(delivery);
-            record.clone()
+            pending.unwritten.note(record);
+            pending.step += 1;
+            pending.step
         };
-        let ledger = Arc::clone(&self.inner.ledger);
-        tokio::task::spawn_blocking(move || ledger.note(&record)).await.map_err(|_| LedgerError::Panicked)?
+        Inner::write(&self.inner, step).await
     }
 
     /// The same, of what a restart may forget.
@@ -374,6 +436,63 @@ impl Purges {
 }
 
 impl Inner {
+    /// Returns once everything up to `step` is on the device.
+    async fn write(self: &Arc<Self>, step: u64) -> Result<(), LedgerError> {
+        let task = tokio::spawn(Arc::clone(self).commit(step));
+        let result = task.await.unwrap_or(Err(LedgerError::Panicked));
+        if result.is_err() && !self.is_rewriting.swap(true, Ordering::AcqRel) {
+            tokio::spawn(Arc::clone(self).rewrite());
+        }
+        result
+    }
+
+    /// Whoever has the turn writes everything there is, also what others wait for.
+    async fn commit(self: Arc<Self>, step: u64) -> Result<(), LedgerError> {
+        let mut written = self.writer.lock().await;
+        if *written >= step {
+            return Ok(());
+        }
+        let (batch, last) = {
+            let mut pending = self.pending.lock();
+            let batch = Arc::new(std::mem::take(&mut pending.unwritten));
+            pending.in_hand = Some(Arc::clone(&batch));
+            (batch, pending.step)
+        };
+        let (ledger, writing) = (Arc::clone(&self.ledger), Arc::clone(&batch));
+        let result = tokio::task::spawn_blocking(move || ledger.write(&writing)).await;
+        let result = result.unwrap_or(Err(LedgerError::Panicked));
+        let mut pending = self.pending.lock();
+        pending.in_hand = None;
+        match &result {
+            Ok(()) => *written = last,
+            Err(_) => pending.unwritten.put_under(&batch),
+        }
+        let refused = if result.is_ok() { 0 } else { pending.unwritten.len() };
+        self.metrics.unstored.set(i64::try_from(refused).unwrap_or(i64::MAX));
+        result
+    }
+
+    /// Tries again until nothing is left that the device refused.
+    async fn rewrite(self: Arc<Self>) {
+        let mut pause = REWRITE_PAUSE_MIN;
+        loop {
+            tokio::time::sleep(pause).await;
+            let step = self.pending.lock().step;
+            match Arc::clone(&self).commit(step).await {
+                Ok(()) => {
+                    self.is_rewriting.store(false, Ordering::Release);
+                    // What failed since then has found this task at work.
+                    if self.pending.lock().unwritten.is_empty() || self.is_rewriting.swap(true, Ordering::AcqRel) {
+                        tracing::info!("the purges that the device had refused are on it");
+                        return;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "purges are in force and still not on the device"),
+            }
+            pause = (pause * 2).min(REWRITE_PAUSE_MAX);
+        }
+    }
+
     /// Makes room among the records and enters this one. What an old one still owed downstream, this one asks for.
     fn remember(&self, record: &mut PurgeRecord, downstream: &[String]) -> Vec<u64> {
         let mut records = self.records.lock();
@@ -408,6 +527,29 @@ impl Inner {
             self.latest_masters.store(id, Ordering::Release);
         }
         self.generation.store(id, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::path::Path;
+
+    use super::*;
+    use crate::cache::database::testing::Device;
+
+    impl Purges {
+        /// As [`Purges::open`], on a device that a test holds.
+        pub(crate) fn open_on(device: &Device, path: &Path, registry: &Registry) -> Self {
+            let ledger = super::super::ledger::testing::open_on(device, path).unwrap();
+            Self::with(&PurgeConfig::default(), ledger, PurgeMetrics::new(registry).unwrap())
+        }
+
+        /// In force and on the device.
+        pub(crate) async fn purge(&self, purge: Purge, downstream: &[String]) -> Result<PurgeRecord, LedgerError> {
+            let enforced = self.enforce(purge, || downstream.to_vec());
+            self.stored(&enforced).await?;
+            Ok(enforced.record)
+        }
     }
 }
 

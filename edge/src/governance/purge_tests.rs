@@ -6,6 +6,7 @@ use bildkante_shared::ids::MasterId;
 use prometheus::Registry;
 
 use super::*;
+use crate::cache::database::testing::{Device, Mood};
 use crate::cache::testing::rendition;
 use crate::governance::marks::PurgeKind;
 use crate::governance::scope::PurgeScope;
@@ -181,4 +182,96 @@ fn impossible_configurations_name_their_key() {
     let one = "[[downstream]]\nkind = 'varnish'\nname = 'v'\nurl = 'http://h/'\n";
     assert!(refused(&format!("{one}{one}")).contains("two `purge.downstream` are named `v`"));
     assert!(toml::from_str::<PurgeConfig>("tag_max = 1").is_err());
+}
+
+fn on(device: &Device, folder: &Path) -> Purges {
+    Purges::open_on(device, &folder.join("purges.redb"), &Registry::new())
+}
+
+async fn until(is: impl Fn() -> bool) {
+    let met = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), met).await.expect("the condition is met in time");
+}
+
+/// Two purges over a device whose sync hangs: both in force at once, and on the device in order, though the first one's
+/// caller has left.
+#[tokio::test]
+async fn purges_are_in_force_before_a_slow_device_has_them_and_reach_it_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::default();
+    let purges = on(&device, dir.path());
+    let before = purges.generation();
+    device.set(Mood::Slow);
+    let first = purges.enforce(purge_of(PurgeKey::campaign("b"), PurgeKind::Hard, PurgeReach::Renditions), Vec::new);
+    let id = first.record.id;
+    let caller = tokio::spawn({
+        let purges = purges.clone();
+        async move { purges.stored(&first).await }
+    });
+    until(|| device.waiting() > 0).await;
+    let second = purges.enforce(purge_of(PurgeKey::campaign("a"), PurgeKind::Hard, PurgeReach::Renditions), Vec::new);
+    assert!(before < id && id < second.record.id && purges.generation() == second.record.id);
+    assert_eq!(verdict(&purges, before), Verdict::Gone, "in force while the device has neither");
+    assert!(!purges.is_stored(id) && !purges.is_stored(second.record.id));
+    caller.abort();
+    device.set(Mood::Sound);
+    purges.stored(&second).await.unwrap();
+    assert!(purges.is_stored(id) && purges.is_stored(second.record.id));
+    drop(purges);
+    let purges = open(dir.path(), &PurgeConfig::default());
+    assert_eq!(purges.recent(10).iter().map(|record| record.id).collect::<Vec<_>>(), [second.record.id, id]);
+    assert_eq!((purges.generation(), verdict(&purges, before)), (second.record.id, Verdict::Gone));
+}
+
+/// A full disk for a moment: what it refused is in force, is said so, and gets there by itself.
+#[tokio::test]
+async fn what_a_full_device_refuses_stays_in_force_and_is_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::default();
+    let purges = on(&device, dir.path());
+    let before = purges.generation();
+    device.set(Mood::Full);
+    for name in ["a", "b", "c"] {
+        let purge = purge_of(PurgeKey::campaign(name), PurgeKind::Hard, PurgeReach::Renditions);
+        assert!(matches!(purges.purge(purge, &[]).await, Err(LedgerError::Write(_))), "{name}");
+    }
+    assert_eq!(verdict(&purges, before), Verdict::Gone);
+    let refused: Vec<u64> = purges.recent(3).iter().map(|record| record.id).collect();
+    assert!(refused.iter().all(|id| !purges.is_stored(*id)));
+    assert_eq!(purges.metrics().unstored.get(), 3);
+    device.set(Mood::Sound);
+    // Without another purge …
+    until(|| refused.iter().all(|id| purges.is_stored(*id))).await;
+    until(|| purges.metrics().unstored.get() == 0).await;
+    // … and with one, which has nothing to wait for.
+    let id = purge(&purges, PurgeKey::campaign("d"), PurgeKind::Hard).await;
+    drop(purges);
+    let purges = open(dir.path(), &PurgeConfig::default());
+    assert_eq!((purges.generation(), purges.recent(10).len(), purges.marks()), (id, 4, 4));
+    assert_eq!(verdict(&purges, before), Verdict::Gone);
+}
+
+/// What a process put in force and could not write down is older than any purge of the next one.
+#[tokio::test]
+async fn a_purge_after_a_restart_is_above_those_that_were_never_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::default();
+    let purges = on(&device, dir.path());
+    device.set(Mood::Full);
+    let lost = purges.enforce(purge_of(PurgeKey::Everything, PurgeKind::Hard, PurgeReach::Renditions), Vec::new);
+    assert!(purges.stored(&lost).await.is_err());
+    let made = purges.generation();
+    // As a crash would leave it.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("purges.redb"), other.path().join("purges.redb")).unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let purges = open(other.path(), &PurgeConfig::default());
+    assert!(purges.generation() < made, "it was never written");
+    let id = purge(&purges, PurgeKey::campaign("a"), PurgeKind::Hard).await;
+    assert!(id > made);
+    assert_eq!(verdict(&purges, made), Verdict::Gone);
 }

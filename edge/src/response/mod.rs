@@ -43,6 +43,9 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
+/// The tag of every image of every campaign, those included that are no longer served: what purges everything where a
+/// cache knows tags only.
+pub const EVERY_IMAGE_TAG: &str = "bildkante";
 pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 pub const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
@@ -187,6 +190,7 @@ impl VariantWords<'_> {
     fn apply(&self, headers: &mut HeaderMap, format: Format) {
         let mut tags = self.tags.to_vec();
         tags.extend(self.master.map(|master| format!("master:{master}")));
+        tags.push(EVERY_IMAGE_TAG.to_owned());
         headers.insert(PRIORITY, value(&format!("u={}", self.urgency.get())));
         headers.insert(CACHE_TAG, value(&tags.join(",")));
         headers.insert(SURROGATE_KEY, value(&tags.join(" ")));

@@ -121,6 +121,8 @@ pub(super) struct Job {
     ledger: Mutex<Ledger>,
     since: Mutex<Option<Instant>>,
     cancel: watch::Sender<bool>,
+    /// Set once nobody works on it any more: whether its end is on the device.
+    left: watch::Sender<Option<Result<(), String>>>,
 }
 
 /// The whole pictures from the first on are in the record, and so on the device; the others are counted beside it, for
@@ -137,8 +139,15 @@ struct Ledger {
 impl Job {
     pub(super) fn new(mut record: JobRecord) -> Self {
         let failures = std::mem::take(&mut record.failures).into_iter().map(|failure| (0, failure)).collect();
+        // What an earlier process has ended is on the device.
+        let left = (record.state != JobState::Running).then_some(Ok(()));
         let ledger = Ledger { record, open: BTreeMap::new(), ahead: BTreeSet::new(), failures };
-        Self { ledger: Mutex::new(ledger), since: Mutex::default(), cancel: watch::Sender::new(false) }
+        Self {
+            ledger: Mutex::new(ledger),
+            since: Mutex::default(),
+            cancel: watch::Sender::new(false),
+            left: watch::Sender::new(left),
+        }
     }
 
     /// All that has been done.
@@ -225,6 +234,18 @@ impl Job {
 
     pub(super) fn cancel(&self) {
         self.cancel.send_replace(true);
+    }
+
+    /// Nobody works on it any more.
+    pub(super) fn leave(&self, stored: Result<(), String>) {
+        self.left.send_replace(Some(stored));
+    }
+
+    /// Waits until nobody works on it any more; whether its end is on the device.
+    pub(super) async fn left(&self) -> Result<(), String> {
+        let mut left = self.left.subscribe();
+        // Its sender lives as long as this job.
+        left.wait_for(Option::is_some).await.ok().and_then(|stored| stored.clone()).unwrap_or(Ok(()))
     }
 
     pub(super) fn cancelled(&self) -> watch::Receiver<bool> {

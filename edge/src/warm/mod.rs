@@ -1,7 +1,8 @@
 //! Warming: a campaign's pictures generated and rendered before anybody asks for them.
 //!
 //! Invariants: it takes the same way as a reader's miss and stores what that would store, at the least urgency, so that
-//! it yields to every reader; each job works on a bounded number of renditions and there is a bounded number of jobs;
+//! it yields to every reader; a job's start, resumption and end are tasks of their own, on the device before they are
+//! acknowledged; each job works on a bounded number of renditions and there is a bounded number of jobs;
 //! what is done is on the device every few seconds, so that a restart goes on and does not begin again; only final rungs
 //! count.
 
@@ -102,6 +103,8 @@ pub enum WarmError {
     Busy(usize),
     #[error("there is no such job")]
     Unknown,
+    #[error("job {id} is as it was asked to be until this edge restarts, but could not be stored: {reason}")]
+    NotStored { id: u64, reason: String },
 }
 
 /// Runs the jobs. Cheap to clone.
@@ -152,71 +155,61 @@ impl Warmer {
     }
 
     /// # Errors
-    /// When the order names what does not exist, or too many jobs are under way.
-    pub fn start(&self, who: &str, order: WarmOrder) -> Result<JobRecord, WarmError> {
-        Plan::parse(&self.inner.catalog.load(), &order)?;
-        let job = {
-            let mut jobs = self.inner.jobs.lock();
-            self.inner.room_for_one(&jobs)?;
-            let now = unix_ms(SystemTime::now());
-            let id = jobs.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
-            let record = JobRecord {
-                id,
-                by: who.to_owned(),
-                order,
-                state: JobState::Running,
-                started_unix_ms: now,
-                elapsed_ms: 0,
-                total: 0,
-                tally: Tally::default(),
-                failures: Vec::new(),
-                pictures_done: 0,
-                digest: None,
-            };
-            let job = Arc::new(Job::new(record));
-            jobs.insert(id, Arc::clone(&job));
-            job
-        };
-        let record = job.record();
-        self.note(who, "warm-start", &record);
-        tokio::spawn(Arc::clone(&self.inner).run(job));
-        Ok(record)
+    /// When the order names what does not exist, too many jobs are under way, or the job could not be stored.
+    pub async fn start(&self, who: &str, order: WarmOrder) -> Result<JobRecord, WarmError> {
+        let (this, who) = (self.clone(), who.to_owned());
+        detached(async move {
+            Plan::parse(&this.inner.catalog.load(), &order)?;
+            let job = this.inner.enter(&who, order)?;
+            this.begin(&who, "warm-start", job).await
+        })
+        .await
     }
 
     /// Goes on with a job that was cancelled, or tries again what failed in one that is done.
     ///
     /// # Errors
-    /// When there is no such job or too many are under way.
-    pub fn resume(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
-        let job = {
-            let mut jobs = self.inner.jobs.lock();
-            let mut record = jobs.get(&id).ok_or(WarmError::Unknown)?.to_go_on_from();
-            if record.state == JobState::Running {
-                return Ok(record);
+    /// When there is no such job, too many are under way, or the job could not be stored.
+    pub async fn resume(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
+        let (this, who) = (self.clone(), who.to_owned());
+        detached(async move {
+            let job = this.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
+            if job.record().state == JobState::Running {
+                return Ok(job.to_go_on_from());
             }
-            self.inner.room_for_one(&jobs)?;
-            if record.tally.failed > 0 {
-                // What did not fail is in the cache, and met there.
-                record = JobRecord { tally: Tally::default(), failures: Vec::new(), pictures_done: 0, ..record };
-            }
-            record.state = JobState::Running;
-            let job = Arc::new(Job::new(record));
-            jobs.insert(id, Arc::clone(&job));
-            job
-        };
-        let record = job.record();
-        self.note(who, "warm-resume", &record);
-        tokio::spawn(Arc::clone(&self.inner).run(job));
-        Ok(record)
+            // What the former run has to store comes before what this one stores.
+            job.left().await;
+            let Some(job) = this.inner.enter_again(id)? else { return Ok(job.to_go_on_from()) };
+            this.begin(&who, "warm-resume", job).await
+        })
+        .await
     }
 
+    /// Ends a job; it has ended, and a restart knows, when this returns.
+    ///
     /// # Errors
-    /// When there is no such job.
-    pub fn cancel(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
-        let job = self.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
-        job.cancel();
-        self.note(who, "warm-cancel", &job.record());
-        Ok(job.record())
+    /// When there is no such job, or its end could not be stored.
+    pub async fn cancel(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
+        let (this, who) = (self.clone(), who.to_owned());
+        detached(async move {
+            let job = this.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
+            job.cancel();
+            let stored = job.left().await;
+            let record = job.record();
+            Self::note(&who, "warm-cancel", &record, &stored);
+            stored.map(|()| record).map_err(|reason| WarmError::NotStored { id, reason })
+        })
+        .await
+    }
+
+    /// Under way first, on the device next, acknowledged last.
+    async fn begin(&self, who: &str, what: &'static str, job: Arc<Job>) -> Result<JobRecord, WarmError> {
+        let record = job.record();
+        let stored = self.inner.store(&job).await;
+        tokio::spawn(Arc::clone(&self.inner).run(job));
+        Self::note(who, what, &record, &stored);
+        let id = record.id;
+        stored.map(|()| record).map_err(|reason| WarmError::NotStored { id, reason })
     }
 
     #[must_use]
@@ -230,13 +223,64 @@ impl Warmer {
         self.inner.jobs.lock().values().rev().map(|job| job.record()).collect()
     }
 
-    fn note(&self, who: &str, what: &'static str, record: &JobRecord) {
+    fn note(who: &str, what: &'static str, record: &JobRecord, stored: &Result<(), String>) {
         let subject = format!("job {} campaign {}", record.id, record.order.campaign);
-        audit::note(&audit::Change { who, what, subject: &subject, why: &record.order.why, outcome: "accepted" });
+        let outcome = if stored.is_ok() { "accepted" } else { "not-stored" };
+        audit::note(&audit::Change { who, what, subject: &subject, why: &record.order.why, outcome });
     }
 }
 
+/// A change is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
+async fn detached(
+    change: impl Future<Output = Result<JobRecord, WarmError>> + Send + 'static,
+) -> Result<JobRecord, WarmError> {
+    let task = tokio::spawn(change).await;
+    task.unwrap_or_else(|error| Err(WarmError::NotStored { id: 0, reason: error.to_string() }))
+}
+
 impl Inner {
+    /// A new job, which counts as running from here on.
+    fn enter(&self, who: &str, order: WarmOrder) -> Result<Arc<Job>, WarmError> {
+        let mut jobs = self.jobs.lock();
+        self.room_for_one(&jobs)?;
+        let now = unix_ms(SystemTime::now());
+        let id = jobs.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
+        let record = JobRecord {
+            id,
+            by: who.to_owned(),
+            order,
+            state: JobState::Running,
+            started_unix_ms: now,
+            elapsed_ms: 0,
+            total: 0,
+            tally: Tally::default(),
+            failures: Vec::new(),
+            pictures_done: 0,
+            digest: None,
+        };
+        let job = Arc::new(Job::new(record));
+        jobs.insert(id, Arc::clone(&job));
+        Ok(job)
+    }
+
+    /// A job that has ended, as one that runs; `None` where it runs by now.
+    fn enter_again(&self, id: u64) -> Result<Option<Arc<Job>>, WarmError> {
+        let mut jobs = self.jobs.lock();
+        let mut record = jobs.get(&id).ok_or(WarmError::Unknown)?.to_go_on_from();
+        if record.state == JobState::Running {
+            return Ok(None);
+        }
+        self.room_for_one(&jobs)?;
+        if record.tally.failed > 0 {
+            // What did not fail is in the cache, and met there.
+            record = JobRecord { tally: Tally::default(), failures: Vec::new(), pictures_done: 0, ..record };
+        }
+        record.state = JobState::Running;
+        let job = Arc::new(Job::new(record));
+        jobs.insert(id, Arc::clone(&job));
+        Ok(Some(job))
+    }
+
     fn room_for_one(&self, jobs: &BTreeMap<u64, Arc<Job>>) -> Result<(), WarmError> {
         let running = jobs.values().filter(|job| job.record().state == JobState::Running).count();
         if running >= self.jobs_max { Err(WarmError::Busy(running)) } else { Ok(()) }
@@ -259,7 +303,8 @@ impl Inner {
                 "warming ended"
             );
         }
-        self.store(&job).await;
+        let stored = self.store(&job).await;
+        job.leave(stored);
         self.forget_the_oldest().await;
     }
 
@@ -276,7 +321,7 @@ impl Inner {
         };
         let Some(plan) = planned.map(Arc::new) else { return Some(JobState::Refused) };
         let mut next = job.begin(plan.renditions(), plan.digest());
-        self.store(job).await;
+        let _ = self.store(job).await;
         let concurrency = order.concurrency.clamp(1, CONCURRENCY_MAX);
         let (permits, mut pictures) = (Arc::new(Semaphore::new(concurrency)), JoinSet::new());
         let (mut cancelled, mut shutdown) = (job.cancelled(), self.shutdown.clone());
@@ -302,18 +347,20 @@ impl Inner {
                     Some(Err(error)) => tracing::error!(%error, "warming a picture ended early"),
                     Some(Ok(())) => {}
                 },
-                _ = store.tick() => self.store(job).await,
+                _ = store.tick() => drop(self.store(job).await),
             }
         }
     }
 
-    async fn store(&self, job: &Job) {
+    /// Puts a job on the device; says why it could not.
+    async fn store(&self, job: &Job) -> Result<(), String> {
         let (record, folder) = (job.to_go_on_from(), self.folder.clone());
-        match tokio::task::spawn_blocking(move || record.store(&folder)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a warming could not be stored: a restart would begin it again"),
-            Err(error) => tracing::error!(%error, "storing a warming failed"),
+        let written = tokio::task::spawn_blocking(move || record.store(&folder)).await;
+        let stored = written.map_err(|error| error.to_string()).and_then(|it| it.map_err(|error| error.to_string()));
+        if let Err(error) = &stored {
+            tracing::warn!(%error, "a warming could not be stored: a restart would begin it again");
         }
+        stored
     }
 
     async fn forget_the_oldest(&self) {

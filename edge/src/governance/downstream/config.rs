@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use serde::Deserialize;
 
-use super::template::Template;
+use super::call::check_body;
+use super::template::{Syntax, Template};
 
 /// Longest secret.
 const SECRET_BYTES_MAX: u64 = 8_192;
@@ -69,7 +70,8 @@ pub struct CloudflareConfig {
 pub enum CloudflareBy {
     #[default]
     Tags,
-    /// The URL where one was named; for anything else the whole zone, since nothing less is sure to be enough.
+    /// The URL where one was named, which is never all: a zone holds each spelling of it, and the purge is reported as
+    /// incomplete. For anything else the whole zone.
     Urls,
 }
 
@@ -89,7 +91,7 @@ pub struct VarnishConfig {
     /// Between tags: a space for vmod-xkey, `|` for a regular expression.
     #[serde(default = "space")]
     pub separator: String,
-    /// The header's value that means everything; without one every campaign served now is named.
+    /// The header's value that means everything; without one, the tag that is on every image.
     pub everything: Option<String>,
     pub token_file: Option<PathBuf>,
     pub token_env: Option<String>,
@@ -130,6 +132,20 @@ fn xkey_softpurge() -> String {
 
 fn space() -> String {
     " ".to_owned()
+}
+
+impl WebhookConfig {
+    /// By the content type where one is named, else by how it begins.
+    pub(super) fn body_syntax(&self) -> Syntax {
+        let named = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        match named.map(|(_, value)| value.to_ascii_lowercase()) {
+            Some(kind) if kind.contains("json") => Syntax::Json,
+            Some(kind) if kind.starts_with("application/x-www-form-urlencoded") => Syntax::Url,
+            Some(_) => Syntax::Text,
+            None if self.body.trim_start().starts_with(['{', '[']) => Syntax::Json,
+            None => Syntax::Text,
+        }
+    }
 }
 
 impl DownstreamConfig {
@@ -177,6 +193,7 @@ impl DownstreamConfig {
             Self::Webhook(config) => {
                 is_method(&config.method)?;
                 Template::parse(&config.url)?;
+                check_body(config)?;
                 Template::parse(&config.body)?;
                 for (header, value) in &config.headers {
                     is_header(header)?;

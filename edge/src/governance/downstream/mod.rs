@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -27,8 +28,9 @@ use self::call::{Call, Judgement, judge};
 pub use self::config::DownstreamConfig;
 use super::ledger::{Breadth, Delivery, DeliveryState, PurgeRecord};
 use super::purge::{PurgeConfig, Purges};
-use crate::cache::unix_ms;
+use crate::cache::{Epoch, unix_ms};
 use crate::campaign::CatalogHandle;
+use crate::reload::ConfigReload;
 
 /// Calls of one cache at a time.
 const CALLS_MAX: usize = 4;
@@ -46,22 +48,40 @@ pub struct Downstream {
 
 #[derive(Debug)]
 struct Inner {
-    purgers: Vec<Purger>,
+    setup: ArcSwap<Setup>,
     purges: Purges,
     catalog: CatalogHandle,
-    client: HttpClient,
-    pace: Pace,
     /// There may be something new to tell.
     due: Notify,
     /// Counts answers, for those who wait for one.
     heard: watch::Sender<u64>,
+    /// Counts changes of the setup.
+    changed: watch::Sender<u64>,
+}
+
+/// Whom to tell and how, as it is configured now.
+#[derive(Debug)]
+struct Setup {
+    purgers: Vec<Arc<Purger>>,
+    pace: Pace,
+    client: HttpClient,
 }
 
 #[derive(Debug)]
 struct Purger {
     config: DownstreamConfig,
-    calls: Semaphore,
+    calls: Arc<Semaphore>,
 }
+
+/// Keys of the configuration that are taken over without a restart.
+const RELOADED: &[&str] = &[
+    "purge.downstream",
+    "purge.confirm_deadline_ms",
+    "purge.retry_backoff_ms_min",
+    "purge.retry_backoff_ms_max",
+    "purge.retry_for_s",
+    "purge.call_timeout_ms",
+];
 
 #[derive(Debug, Clone, Copy)]
 struct Pace {
@@ -81,15 +101,15 @@ impl Pace {
     }
 }
 
-impl Downstream {
-    /// # Errors
-    /// When no trusted certificate can be found while a cache is called by `https`.
-    pub fn new(config: &PurgeConfig, purges: Purges, catalog: CatalogHandle) -> std::io::Result<Self> {
-        let purgers: Vec<_> = config
-            .downstream
-            .iter()
-            .map(|config| Purger { config: config.clone(), calls: Semaphore::new(CALLS_MAX) })
-            .collect();
+impl Setup {
+    /// What is called by the same name as before is still called a bounded number of times at once.
+    fn new(config: &PurgeConfig, former: Option<&Self>) -> std::io::Result<Self> {
+        let purger = |config: &DownstreamConfig| {
+            let known = former.and_then(|former| former.purger(config.name()));
+            let calls = known.map_or_else(|| Arc::new(Semaphore::new(CALLS_MAX)), |known| Arc::clone(&known.calls));
+            Arc::new(Purger { config: config.clone(), calls })
+        };
+        let purgers: Vec<_> = config.downstream.iter().map(purger).collect();
         let millis = Duration::from_millis;
         let pace = Pace {
             backoff_min: millis(config.retry_backoff_ms_min),
@@ -99,25 +119,54 @@ impl Downstream {
             call_timeout: millis(config.call_timeout_ms),
         };
         let client = http_client(!purgers.is_empty())?;
-        let (heard, _) = watch::channel(0);
-        let inner = Inner { purgers, purges, catalog, client, pace, due: Notify::new(), heard };
+        Ok(Self { purgers, pace, client })
+    }
+
+    fn purger(&self, name: &str) -> Option<&Arc<Purger>> {
+        self.purgers.iter().find(|purger| purger.config.name() == name)
+    }
+}
+
+impl Downstream {
+    /// # Errors
+    /// When no trusted certificate can be found while a cache is called by `https`.
+    pub fn new(config: &PurgeConfig, purges: Purges, catalog: CatalogHandle) -> std::io::Result<Self> {
+        let setup = ArcSwap::from_pointee(Setup::new(config, None)?);
+        let ((heard, _), (changed, _)) = (watch::channel(0), watch::channel(0));
+        let inner = Inner { setup, purges, catalog, due: Notify::new(), heard, changed };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes the caches over from the configuration when they change. Whether there is one decides how long answers
+    /// live: those made before lapse.
+    pub fn follow(&self, reload: &ConfigReload, epoch: Epoch) {
+        let this = self.clone();
+        reload.subscribe(RELOADED, move |config| {
+            let (this, epoch, purge) = (this.clone(), epoch.clone(), config.purge.clone());
+            let setup = Setup::new(&purge, Some(&this.inner.setup.load())).map_err(|error| error.to_string())?;
+            Ok(Box::new(move || {
+                this.inner.replace(setup);
+                epoch.advance();
+            }))
+        });
     }
 
     /// Their names, by which a purge's deliveries are known.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        self.inner.purgers.iter().map(|purger| purger.config.name().to_owned()).collect()
+        self.inner.setup.load().purgers.iter().map(|purger| purger.config.name().to_owned()).collect()
     }
 
     /// Name and kind of each.
-    pub fn kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.inner.purgers.iter().map(|purger| (purger.config.name(), purger.config.kind()))
+    #[must_use]
+    pub fn kinds(&self) -> Vec<(String, &'static str)> {
+        let setup = self.inner.setup.load();
+        setup.purgers.iter().map(|purger| (purger.config.name().to_owned(), purger.config.kind())).collect()
     }
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inner.purgers.is_empty()
+        self.inner.setup.load().purgers.is_empty()
     }
 
     /// There is a new purge to tell of.
@@ -149,19 +198,21 @@ impl Downstream {
 
 impl Inner {
     async fn run(self: Arc<Self>, mut shutdown: Shutdown) {
-        let mut deliveries: JoinSet<(u64, usize)> = JoinSet::new();
-        let mut under_way: HashSet<(u64, usize)> = HashSet::new();
-        self.abandon_the_unknown().await;
+        let mut deliveries: JoinSet<(u64, String)> = JoinSet::new();
+        let mut under_way: HashSet<(u64, String)> = HashSet::new();
+        let mut changed = self.changed.subscribe();
         loop {
-            for (record, index) in self.owed() {
-                if under_way.insert((record, index)) {
-                    deliveries.spawn(Arc::clone(&self).deliver(record, index));
+            self.abandon_the_unknown().await;
+            for (id, name) in self.owed() {
+                if under_way.insert((id, name.clone())) {
+                    deliveries.spawn(Arc::clone(&self).deliver(id, name));
                 }
             }
             self.count();
             tokio::select! {
                 () = shutdown.requested() => break,
                 () = self.due.notified() => {}
+                _ = changed.changed() => {}
                 Some(ended) = deliveries.join_next(), if !deliveries.is_empty() => match ended {
                     Ok(done) => drop(under_way.remove(&done)),
                     Err(error) => tracing::error!(%error, "telling a cache of a purge ended early"),
@@ -171,17 +222,27 @@ impl Inner {
         deliveries.shutdown().await;
     }
 
-    fn owed(&self) -> Vec<(u64, usize)> {
+    fn replace(&self, setup: Setup) {
+        let former = self.setup.swap(Arc::new(setup));
+        let setup = self.setup.load();
+        for gone in former.purgers.iter().filter(|purger| setup.purger(purger.config.name()).is_none()) {
+            let _ = self.purges.metrics().unconfirmed.remove_label_values(&[gone.config.name()]);
+        }
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn owed(&self) -> Vec<(u64, String)> {
+        let setup = self.setup.load();
         let mut owed = Vec::new();
         for record in self.purges.unsettled() {
-            let indexed = self.purgers.iter().enumerate();
-            owed.extend(indexed.filter(|(_, purger)| is_owed(&record, purger)).map(|(index, _)| (record.id, index)));
+            let names = setup.purgers.iter().map(|purger| purger.config.name());
+            owed.extend(names.filter(|name| is_owed(&record, name)).map(|name| (record.id, name.to_owned())));
         }
         owed
     }
 
     fn count(&self) {
-        for purger in &self.purgers {
+        for purger in &self.setup.load().purgers {
             let count = self.purges.unconfirmed(purger.config.name());
             let gauge = self.purges.metrics().unconfirmed.with_label_values(&[purger.config.name()]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -190,9 +251,10 @@ impl Inner {
 
     /// A cache that is no longer configured is owed nothing, and the purge says so.
     async fn abandon_the_unknown(&self) {
-        let names: HashSet<&str> = self.purgers.iter().map(|purger| purger.config.name()).collect();
+        let setup = self.setup.load_full();
         for record in self.purges.unsettled() {
-            for name in record.downstream.keys().filter(|name| !names.contains(name.as_str())) {
+            let unknown = |name: &&String| setup.purger(name).is_none() && is_owed(&record, name);
+            for name in record.downstream.keys().filter(unknown) {
                 let change = |delivery: &mut Delivery| {
                     if !delivery.state.is_over() {
                         delivery.state = DeliveryState::GivenUp;
@@ -205,35 +267,61 @@ impl Inner {
     }
 
     /// Calls one cache for one purge until it confirms, the purge is too old, or is no longer remembered.
-    async fn deliver(self: Arc<Self>, id: u64, index: usize) -> (u64, usize) {
-        let purger = &self.purgers[index];
-        let name = purger.config.name();
+    async fn deliver(self: Arc<Self>, id: u64, name: String) -> (u64, String) {
+        let mut changed = self.changed.subscribe();
         let mut attempts = 0_u32;
-        while let Some(record) = self.purges.record(id).filter(|record| is_owed(record, purger)) {
+        loop {
+            let setup = self.setup.load_full();
+            let owed = self.purges.record(id).filter(|record| is_owed(record, &name));
+            let (Some(purger), Some(record)) = (setup.purger(&name), owed) else { break };
+            let pace = setup.pace;
             let age = Duration::from_millis(unix_ms(SystemTime::now()).saturating_sub(record.at_unix_ms));
-            if age > self.pace.give_up {
+            if age > pace.give_up {
                 tracing::error!(purge = id, purger = name, "a purge was never confirmed and is given up");
-                self.note(id, name, |delivery| delivery.state = DeliveryState::GivenUp).await;
+                self.note(id, &name, |delivery| delivery.state = DeliveryState::GivenUp).await;
                 break;
             }
             attempts = attempts.saturating_add(1);
-            let judgement = self.attempt(purger, &record).await;
-            self.purges.metrics().calls.with_label_values(&[name, judgement.as_str()]).inc();
+            let judgement = self.attempt(&setup, purger, &record).await;
+            self.purges.metrics().calls.with_label_values(&[name.as_str(), judgement.as_str()]).inc();
             let (reason, pause) = match judgement {
                 Judgement::Confirmed => {
-                    self.confirmed(id, name).await;
+                    self.confirmed(id, &name).await;
+                    break;
+                }
+                Judgement::Incomplete(reason) => {
+                    self.incomplete(id, &name, reason).await;
                     break;
                 }
                 Judgement::Limited(after) => ("too many calls".to_owned(), after),
                 // Nothing changes by itself: no hurry.
-                Judgement::Refused(reason) => (reason, Some(self.pace.backoff_max)),
+                Judgement::Refused(reason) => (reason, Some(pace.backoff_max)),
                 Judgement::Failed(reason) => (reason, None),
             };
-            self.unconfirmed(id, name, age, &reason).await;
-            let backoff = self.pace.backoff(attempts, jitter());
-            tokio::time::sleep(pause.map_or(backoff, |pause| pause.max(backoff))).await;
+            self.unconfirmed(id, &name, age, pace.confirm_deadline, &reason).await;
+            let backoff = pace.backoff(attempts, jitter());
+            tokio::select! {
+                () = tokio::time::sleep(pause.map_or(backoff, |pause| pause.max(backoff))) => {}
+                // It may be right now.
+                _ = changed.changed() => attempts = 0,
+            }
         }
-        (id, index)
+        (id, name)
+    }
+
+    async fn incomplete(&self, id: u64, name: &str, reason: &'static str) {
+        tracing::error!(
+            purge = id,
+            purger = name,
+            reason,
+            "PURGE INCOMPLETE: this cache may still hold what is purged"
+        );
+        let change = |delivery: &mut Delivery| {
+            delivery.state = DeliveryState::Incomplete;
+            delivery.attempts += 1;
+            delivery.last_error = Some(reason.to_owned());
+        };
+        self.note(id, name, change).await;
     }
 
     async fn confirmed(&self, id: u64, name: &str) {
@@ -247,7 +335,7 @@ impl Inner {
         self.note(id, name, change).await;
     }
 
-    async fn unconfirmed(&self, id: u64, name: &str, age: Duration, reason: &str) {
+    async fn unconfirmed(&self, id: u64, name: &str, age: Duration, deadline: Duration, reason: &str) {
         tracing::warn!(purge = id, purger = name, reason, "purge not confirmed, calling again");
         self.purges.note_in_memory(id, name, |delivery| {
             delivery.attempts += 1;
@@ -256,7 +344,7 @@ impl Inner {
         let is_pending = |record: PurgeRecord| {
             record.downstream.get(name).is_some_and(|delivery| delivery.state == DeliveryState::Pending)
         };
-        if age >= self.pace.confirm_deadline && self.purges.record(id).is_some_and(is_pending) {
+        if age >= deadline && self.purges.record(id).is_some_and(is_pending) {
             tracing::error!(purge = id, purger = name, reason, "PURGE NOT CONFIRMED by its deadline");
             self.purges.metrics().overdue.with_label_values(&[name]).inc();
             self.note(id, name, |delivery| delivery.state = DeliveryState::Overdue).await;
@@ -270,7 +358,7 @@ impl Inner {
         self.heard.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    async fn attempt(&self, purger: &Purger, record: &PurgeRecord) -> Judgement {
+    async fn attempt(&self, setup: &Setup, purger: &Purger, record: &PurgeRecord) -> Judgement {
         let Ok(_call) = purger.calls.acquire().await else { return Judgement::Failed("shutting down".to_owned()) };
         let secret = purger.config.secret();
         let token = match tokio::task::spawn_blocking(move || secret.read()).await {
@@ -280,25 +368,26 @@ impl Inner {
         };
         let breadth = record.downstream.get(purger.config.name()).map_or(Breadth::AsAsked, |delivery| delivery.breadth);
         let campaigns = self.catalog.load().campaigns().map(|campaign| campaign.name.clone()).collect();
-        let request = match call::request(&purger.config, &Call::new(record, breadth, campaigns, token)) {
+        let call = Call::new(record, breadth, campaigns, token);
+        let request = match call::request(&purger.config, &call) {
             Ok(request) => request,
             Err(reason) => return Judgement::Refused(reason),
         };
         let exchange = async {
-            let (parts, body) = self.client.request(request).await.map_err(|error| text(&error))?.into_parts();
+            let (parts, body) = setup.client.request(request).await.map_err(|error| text(&error))?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
             Ok::<_, String>((parts, body.to_bytes()))
         };
-        match tokio::time::timeout(self.pace.call_timeout, exchange).await {
-            Ok(Ok((parts, body))) => judge(&purger.config, parts.status, &parts.headers, &body),
+        match tokio::time::timeout(setup.pace.call_timeout, exchange).await {
+            Ok(Ok((parts, body))) => judge(&purger.config, &call, parts.status, &parts.headers, &body),
             Ok(Err(reason)) => Judgement::Failed(reason),
-            Err(_) => Judgement::Failed(format!("no answer in {:?}", self.pace.call_timeout)),
+            Err(_) => Judgement::Failed(format!("no answer in {:?}", setup.pace.call_timeout)),
         }
     }
 }
 
-fn is_owed(record: &PurgeRecord, purger: &Purger) -> bool {
-    record.downstream.get(purger.config.name()).is_some_and(|delivery| !delivery.state.is_over())
+fn is_owed(record: &PurgeRecord, name: &str) -> bool {
+    record.downstream.get(name).is_some_and(|delivery| !delivery.state.is_over())
 }
 
 /// The innermost cause says what happened; what is around it only that a request failed.

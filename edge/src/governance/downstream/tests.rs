@@ -14,7 +14,10 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::cache::database::testing::{Device, Mood};
 use crate::campaign::CampaignMetrics;
+use crate::config::Config;
+use crate::governance::desk::{PurgeDesk, PurgeOrder};
 use crate::governance::marks::{PurgeKey, PurgeKind, PurgeReach};
 use crate::governance::purge::{Purge, PurgeMetrics};
 use crate::governance::scope::PurgeScope;
@@ -226,6 +229,82 @@ async fn a_cache_that_is_no_longer_configured_is_given_up() {
     let bench = Bench::start(dir.path(), "");
     let settled = bench.settled(&record).await;
     assert_eq!(settled.downstream["cdn"].state, DeliveryState::GivenUp);
+}
+
+/// A client that hangs up while the device syncs: the purge is in force, counted, and told further down at once, and on
+/// the device in the end.
+#[tokio::test]
+async fn a_purge_whose_client_hangs_up_is_carried_out_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let (device, registry, epoch) = (Device::default(), Registry::new(), Epoch::default());
+    let purges = Purges::open_on(&device, &dir.path().join("purges.redb"), &registry);
+    let catalog = CampaignMetrics::new(&registry).unwrap();
+    let catalog = CatalogHandle::open(sources(), catalog, epoch.clone()).unwrap();
+    let config: PurgeConfig = toml::from_str(&varnish("cdn", well.address)).unwrap();
+    let downstream = Downstream::new(&config, purges.clone(), catalog.clone()).unwrap();
+    let (_trigger, ends) = shutdown::channel();
+    let _running = downstream.start(ends);
+    let desk = PurgeDesk::new(purges.clone(), downstream, catalog, epoch.clone(), "http://h".to_owned(), LONG);
+    let (generation, answers) = (purges.generation(), epoch.current());
+    device.set(Mood::Slow);
+    let order = PurgeOrder {
+        scope: PurgeScope::Campaign("studio".to_owned()),
+        kind: PurgeKind::Hard,
+        reach: PurgeReach::Renditions,
+        why: String::new(),
+    };
+    tokio::select! {
+        result = desk.purge("tests", order) => panic!("the device hangs: {result:?}"),
+        () = until(|| device.waiting() > 0) => {}
+    }
+    assert!(purges.generation() > generation && epoch.current() > answers, "in force, and answers lapse");
+    let id = purges.recent(1)[0].id;
+    assert!(!purges.is_stored(id));
+    until(|| well.calls().len() == 1).await;
+    assert_eq!(purges.metrics().purges.with_label_values(&["campaign", "hard"]).get(), 1);
+    device.set(Mood::Sound);
+    desk.finish(LONG).await;
+    assert!(purges.is_stored(id));
+}
+
+async fn until(is: impl Fn() -> bool) {
+    let met = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LONG, met).await.expect("the condition is met in time");
+}
+
+/// Caches that are added, moved and taken away while the edge runs.
+#[tokio::test]
+async fn caches_are_taken_over_from_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.toml");
+    let deaf = Imitation::start(|_| Some((401, &[], ""))).await;
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let purgers = |at: &[(&str, SocketAddr)]| {
+        let texts = at.iter().map(|(name, at)| varnish(name, *at).replace("[[downstream]]", "[[purge.downstream]]"));
+        std::fs::write(&file, texts.collect::<String>()).unwrap();
+    };
+    // A minute between two calls of a cache that refuses: whoever waits for that waits too long.
+    let bench = Bench::start(dir.path(), "");
+    purgers(&[]);
+    let epoch = Epoch::default();
+    let reload = ConfigReload::new(&Config::load(&file).unwrap(), &Registry::new()).unwrap();
+    bench.downstream.follow(&reload, epoch.clone());
+    purgers(&[("cdn", deaf.address), ("gone", deaf.address)]);
+    reload.reload_now().await;
+    assert!(!bench.downstream.is_empty() && epoch.current() > 0, "answers from before lapse");
+    let record = bench.purge("autumn", PurgeKind::Hard).await;
+    until(|| deaf.calls().len() >= 2).await;
+    purgers(&[("cdn", well.address)]);
+    reload.reload_now().await;
+    let settled = bench.settled(&record).await;
+    assert_eq!(settled.downstream["cdn"].state, DeliveryState::Confirmed);
+    assert_eq!(settled.downstream["gone"].state, DeliveryState::GivenUp);
+    assert_eq!(well.calls().len(), 1);
 }
 
 #[test]
