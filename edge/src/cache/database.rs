@@ -12,6 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::log_limited;
 use parking_lot::RwLock;
 use redb::{Builder, Database, Durability, Error, Key, ReadableDatabase, TableDefinition, Value, WriteTransaction};
 
@@ -66,7 +67,7 @@ impl Reopening {
         if result.is_err()
             && let Err(error) = self.reopen()
         {
-            tracing::error!(path = %self.path.display(), %error, "this database cannot be opened again yet");
+            log_limited!(error, path = %self.path.display(), %error, "this database cannot be opened again yet");
         }
         result
     }

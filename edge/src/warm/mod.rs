@@ -178,7 +178,7 @@ impl Warmer {
                 return Ok(job.to_go_on_from());
             }
             // What the former run has to store comes before what this one stores.
-            job.left().await;
+            let _ = job.left().await;
             let Some(job) = this.inner.enter_again(id)? else { return Ok(job.to_go_on_from()) };
             this.begin(&who, "warm-resume", job).await
         })

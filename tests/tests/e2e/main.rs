@@ -2,11 +2,13 @@
 
 mod additions;
 mod browser;
+mod changes;
 mod clock;
 mod containers;
 mod differential;
 mod faults;
 mod fleet;
+mod fronts;
 mod http;
 mod images;
 mod limits;

@@ -80,7 +80,7 @@ struct Bench {
 const LONG: Duration = Duration::from_secs(60);
 
 impl Bench {
-    fn start(folder: &Path, downstream: &str) -> Self {
+    async fn start(folder: &Path, downstream: &str) -> Self {
         let text = format!(
             "retry_backoff_ms_min = 1\nretry_backoff_ms_max = 20\ncall_timeout_ms = 3000\nconfirm_deadline_ms = 1\n{downstream}"
         );
@@ -92,7 +92,7 @@ impl Bench {
         let purges = loop {
             match Purges::open(&config, &folder.join("purges.redb"), metrics.clone()) {
                 Ok(purges) => break purges,
-                Err(error) if error.to_string().contains("already open") => std::thread::yield_now(),
+                Err(error) if error.to_string().contains("already open") => tokio::task::yield_now().await,
                 Err(error) => panic!("{error}"),
             }
         };
@@ -153,7 +153,7 @@ async fn every_kind_of_cache_is_told_and_confirms() {
          [[downstream]]\nkind = 'webhook'\nname = 'w'\nurl = 'http://{at}/hook'\nbody = '${{tags_json}}'\n",
         varnish("v", at)
     );
-    let bench = Bench::start(dir.path(), &text);
+    let bench = Bench::start(dir.path(), &text).await;
     let record = bench.purge("autumn", PurgeKind::Soft).await;
     let record = bench.settled(&record).await;
     assert!(record.downstream.values().all(|delivery| delivery.state == DeliveryState::Confirmed), "{record:?}");
@@ -180,7 +180,7 @@ async fn limits_failures_and_silence_are_tried_again_until_it_confirms() {
     })
     .await;
     let well = Imitation::start(|_| Some((200, &[], ""))).await;
-    let bench = Bench::start(dir.path(), &(varnish("bad", troubled.address) + &varnish("good", well.address)));
+    let bench = Bench::start(dir.path(), &(varnish("bad", troubled.address) + &varnish("good", well.address))).await;
     let record = bench.purge("autumn", PurgeKind::Hard).await;
     let record = bench.settled(&record).await;
     let bad = &record.downstream["bad"];
@@ -198,7 +198,7 @@ async fn limits_failures_and_silence_are_tried_again_until_it_confirms() {
 async fn what_is_owed_is_delivered_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
-    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address));
+    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address)).await;
     let record = bench.purge("autumn", PurgeKind::Hard).await;
     eventually("it is overdue", async || {
         bench.purges.record(record.id).unwrap().downstream["cdn"].state == DeliveryState::Overdue
@@ -207,13 +207,13 @@ async fn what_is_owed_is_delivered_after_a_restart() {
     assert_eq!(bench.purges.unconfirmed("cdn"), 1);
     bench.stop().await;
     let well = Imitation::start(|_| Some((200, &[], ""))).await;
-    let bench = Bench::start(dir.path(), &varnish("cdn", well.address));
+    let bench = Bench::start(dir.path(), &varnish("cdn", well.address)).await;
     let settled = bench.settled(&record).await;
     assert_eq!(settled.downstream["cdn"].state, DeliveryState::Confirmed);
     assert_eq!(well.calls()[0].1["xkey-purge"], "campaign:autumn");
     bench.stop().await;
     // And once confirmed it is called no more; a cache that is gone from the configuration is owed nothing.
-    let bench = Bench::start(dir.path(), &varnish("other", well.address));
+    let bench = Bench::start(dir.path(), &varnish("other", well.address)).await;
     let next = bench.purge("spring", PurgeKind::Hard).await;
     bench.settled(&next).await;
     assert_eq!(well.calls().len(), 2);
@@ -223,10 +223,10 @@ async fn what_is_owed_is_delivered_after_a_restart() {
 async fn a_cache_that_is_no_longer_configured_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
-    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address));
+    let bench = Bench::start(dir.path(), &varnish("cdn", deaf.address)).await;
     let record = bench.purge("autumn", PurgeKind::Hard).await;
     bench.stop().await;
-    let bench = Bench::start(dir.path(), "");
+    let bench = Bench::start(dir.path(), "").await;
     let settled = bench.settled(&record).await;
     assert_eq!(settled.downstream["cdn"].state, DeliveryState::GivenUp);
 }
@@ -289,7 +289,7 @@ async fn caches_are_taken_over_from_the_configuration() {
         std::fs::write(&file, texts.collect::<String>()).unwrap();
     };
     // A minute between two calls of a cache that refuses: whoever waits for that waits too long.
-    let bench = Bench::start(dir.path(), "");
+    let bench = Bench::start(dir.path(), "").await;
     purgers(&[]);
     let epoch = Epoch::default();
     let reload = ConfigReload::new(&Config::load(&file).unwrap(), &Registry::new()).unwrap();

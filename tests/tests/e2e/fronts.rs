@@ -1,0 +1,215 @@
+//! The caches in front that `config/deploy/front` shows, as they are shipped: a real Varnish and a real nginx.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::Context;
+use bildkante_edge::app::Edge;
+use bildkante_edge::governance::DownstreamConfig;
+use bildkante_gpu_node::testing::FakeControl;
+use bildkante_shared::testing::ReservedPort;
+use bildkante_tests::client::{Http, Reply, eventually};
+use bildkante_tests::rig::{Plan, Rig};
+use bildkante_tests::{judge, repository};
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::purge::{TOKEN, with_tokens};
+
+const IMAGE: &str = "/i/studio/thumb?product=vase";
+const OTHER: &str = "/i/studio/thumb?product=cube";
+/// Two browsers' spellings of the same.
+const CHROME: &str = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8";
+const FIREFOX: &str = "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5";
+
+/// A server of another make, ended when dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Varnish takes its worker along only when it is asked.
+        let _ = crate::processes::kill(self.0.id(), "-TERM");
+        let _ = self.0.wait();
+    }
+}
+
+fn shipped(name: &str, changes: &[(&str, String)]) -> anyhow::Result<String> {
+    let mut text = std::fs::read_to_string(repository().join("config/deploy/front").join(name))?;
+    for (from, to) in changes {
+        anyhow::ensure!(text.contains(from), "{name} has no `{from}`");
+        text = text.replace(from, to);
+    }
+    Ok(text)
+}
+
+fn start_varnish(binary: &Path, dir: &Path, at: SocketAddr, edge: SocketAddr) -> anyhow::Result<Server> {
+    let vcl = dir.join("front.vcl");
+    let port = format!(".port = \"{}\"", edge.port());
+    std::fs::write(&vcl, shipped("varnish.vcl", &[(".port = \"8080\"", port)])?)?;
+    let child = Command::new(binary)
+        .args(["-F", "-j", "none", "-s", "malloc,32m", "-a", &at.to_string(), "-n"])
+        .arg(dir.join("varnish"))
+        .arg("-f")
+        .arg(&vcl)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(dir.join("varnish.log"))?)
+        .spawn()?;
+    Ok(Server(child))
+}
+
+async fn get(http: &Http, to: SocketAddr, path: &str, accept: &str) -> anyhow::Result<Reply> {
+    http.get(to, path, &[(ACCEPT, accept)]).await
+}
+
+/// Varnish names the request that filled an object beside the one it answers.
+fn is_hit(reply: &Reply) -> bool {
+    reply.header("x-varnish").split(' ').count() == 2
+}
+
+async fn purge(http: &Http, edge: &Edge, body: Value) -> anyhow::Result<Value> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{}/admin/v1/purges", edge.admin))
+        .header(AUTHORIZATION, format!("Bearer {TOKEN}"))
+        .header(CONTENT_TYPE, "application/json");
+    let reply = http.send(request.body(Full::new(Bytes::from(body.to_string())))?).await?;
+    anyhow::ensure!(reply.status == StatusCode::OK, "{body}: {} {}", reply.status, reply.text());
+    reply.json()
+}
+
+/// The shipped VCL and a purger with nothing but its address: what is purged is gone there, what is not stays.
+#[tokio::test]
+async fn the_shipped_varnish_takes_the_purges_that_an_edge_sends() -> anyhow::Result<()> {
+    let test = "the_shipped_varnish_takes_the_purges_that_an_edge_sends";
+    let Some(binary) = judge::named("BILDKANTE_VARNISH", "varnishd", test)? else { return Ok(()) };
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let port = ReservedPort::new()?;
+    let front = port.address();
+    let purger: DownstreamConfig =
+        toml::from_str(&format!("kind = 'varnish'\nname = 'varnish-1'\nurl = 'http://{front}/'"))?;
+    let edge = rig
+        .another_edge("fronted", |config| {
+            with_tokens(config);
+            config.purge.downstream = vec![purger];
+        })
+        .await?;
+    let _varnish = start_varnish(&binary, rig.dir.path(), front, edge.http)?;
+    let http = &rig.http;
+    eventually("Varnish answers", async || {
+        Ok(get(http, front, IMAGE, CHROME).await.is_ok_and(|reply| reply.status.is_success()))
+    })
+    .await
+    .with_context(|| std::fs::read_to_string(rig.dir.path().join("varnish.log")).unwrap_or_default())?;
+    let warm = async || {
+        eventually("both images are hits, in each browser's spelling", async || {
+            let mut hits = true;
+            for (path, accept) in [(IMAGE, CHROME), (OTHER, CHROME), (IMAGE, FIREFOX)] {
+                hits &= is_hit(&get(http, front, path, accept).await?);
+            }
+            Ok(hits)
+        })
+        .await
+    };
+    warm().await?;
+    let image = get(http, front, IMAGE, CHROME).await?;
+    assert_eq!(image.content_type(), "image/avif");
+    assert!(image.header("age").parse::<u32>().is_ok() && image.header("xkey").is_empty(), "{:?}", image.headers);
+    let tags = image.header("surrogate-key").to_owned();
+    let recipe = tags.split(' ').find(|tag| tag.starts_with("recipe:")).context("a recipe")?;
+    for scope in [json!({ "url": IMAGE }), json!({ "variant": "studio/thumb?product=vase" }), json!({ "tag": recipe })]
+    {
+        let record = purge(http, &edge, scope.clone()).await?;
+        assert_eq!(record["downstream"]["varnish-1"]["state"], "confirmed", "{record}");
+        assert!(!is_hit(&get(http, front, IMAGE, FIREFOX).await?), "{scope}");
+        assert!(is_hit(&get(http, front, OTHER, CHROME).await?), "{scope}");
+        warm().await?;
+    }
+    for scope in [json!({ "campaign": "studio" }), json!({ "tag": "slot:studio/thumb" }), json!({ "everything": true })]
+    {
+        purge(http, &edge, scope.clone()).await?;
+        for path in [IMAGE, OTHER] {
+            assert!(!is_hit(&get(http, front, path, CHROME).await?), "{scope} {path}");
+        }
+        warm().await?;
+    }
+    // Softly: still served, and fetched anew behind the reader.
+    let before = get(http, front, IMAGE, CHROME).await?;
+    purge(http, &edge, json!({ "campaign": "studio", "kind": "soft" })).await?;
+    let filler = |reply: &Reply| reply.header("x-varnish").split(' ').nth(1).map(str::to_owned);
+    eventually("Varnish has fetched it again", async || {
+        let reply = get(http, front, IMAGE, CHROME).await?;
+        anyhow::ensure!(reply.status == StatusCode::OK);
+        Ok(is_hit(&reply) && filler(&reply) != filler(&before))
+    })
+    .await?;
+    // What is no purge of an edge's is not confirmed, so that a purger set up for another VCL is reported.
+    for method in ["PURGE", "BAN"] {
+        let request = Request::builder().method(method).uri(format!("http://{front}/")).body(Full::default())?;
+        assert!(http.send(request).await?.status.is_client_error(), "{method}");
+    }
+    edge.shut_down().await;
+    Ok(())
+}
+
+/// nginx keeps one copy for all spellings of an `Accept`, and serves it on when the edge is away.
+#[tokio::test]
+async fn the_shipped_nginx_keeps_images_by_what_browsers_accept() -> anyhow::Result<()> {
+    let test = "the_shipped_nginx_keeps_images_by_what_browsers_accept";
+    let Some(binary) = judge::named("BILDKANTE_NGINX", "nginx", test)? else { return Ok(()) };
+    let control = Arc::new(FakeControl::default());
+    let mut rig = Rig::start(Plan::painted(&control)).await?;
+    let (port, dir) = (ReservedPort::new()?, rig.dir.path().join("nginx"));
+    std::fs::create_dir_all(&dir)?;
+    let front = shipped(
+        "nginx.conf",
+        &[
+            ("/var/cache/nginx/bildkante", dir.join("cache").display().to_string()),
+            ("server 127.0.0.1:8080", format!("server {}", rig.public())),
+            ("listen 80;", format!("listen {};", port.address())),
+        ],
+    )?;
+    let config = format!(
+        "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;\nevents {{ }}\n\
+         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
+         fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n{front}\n}}\n",
+        dir = dir.display()
+    );
+    std::fs::write(dir.join("nginx.conf"), config)?;
+    let child = Command::new(&binary)
+        .arg("-p")
+        .arg(&dir)
+        .arg("-c")
+        .arg(dir.join("nginx.conf"))
+        .args(["-e", "stderr"])
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(dir.join("stderr.log"))?)
+        .spawn()?;
+    let _nginx = Server(child);
+    let (http, at) = (rig.http.clone(), port.address());
+    // The edge itself has the final rung, which is kept for a minute.
+    eventually("the edge has it", async || {
+        Ok(get(&http, rig.public(), IMAGE, CHROME).await?.header("cache-control").contains("max-age=60"))
+    })
+    .await?;
+    let asked = async |accept: &str| get(&http, at, IMAGE, accept).await;
+    eventually("nginx answers", async || Ok(asked(CHROME).await.is_ok_and(|reply| reply.status.is_success())))
+        .await
+        .with_context(|| std::fs::read_to_string(dir.join("stderr.log")).unwrap_or_default())?;
+    let avif = asked(CHROME).await?;
+    let (webp, jpeg) = (asked("image/webp,*/*").await?, asked("*/*").await?);
+    let types = [avif.content_type(), webp.content_type(), jpeg.content_type()];
+    assert_eq!(types, ["image/avif", "image/webp", "image/jpeg"]);
+    rig.stop_edge().await;
+    let kept = asked(FIREFOX).await?;
+    assert_eq!((kept.status, kept.header("etag")), (StatusCode::OK, avif.header("etag")));
+    assert_eq!(get(&http, at, OTHER, CHROME).await?.status, StatusCode::BAD_GATEWAY, "the edge is away");
+    rig.stop().await;
+    Ok(())
+}
