@@ -26,6 +26,7 @@ pub struct FakeControl {
     is_open: Mutex<bool>,
     opened: Condvar,
     started: watch::Sender<usize>,
+    entered: watch::Sender<usize>,
     steps: watch::Sender<usize>,
     prompts: Mutex<Vec<String>>,
     finished: Mutex<Vec<(String, usize)>>,
@@ -38,6 +39,7 @@ impl Default for FakeControl {
             is_open: Mutex::new(true),
             opened: Condvar::new(),
             started: watch::Sender::new(0),
+            entered: watch::Sender::new(0),
             steps: watch::Sender::new(0),
             prompts: Mutex::default(),
             finished: Mutex::default(),
@@ -65,6 +67,12 @@ impl FakeControl {
     /// Waits until `count` drawings have begun, self-tests not counted.
     pub async fn started(&self, count: usize) {
         let _ = self.started.subscribe().wait_for(|started| *started >= count).await;
+    }
+
+    /// Waits until `count` steps have been entered, self-tests not counted. A drawing that has begun is not yet in a step:
+    /// until then a more urgent one may still come before it.
+    pub async fn entered(&self, count: usize) {
+        let _ = self.entered.subscribe().wait_for(|entered| *entered >= count).await;
     }
 
     /// How many drawings have begun, self-tests not counted.
@@ -97,6 +105,7 @@ impl FakeControl {
     }
 
     fn step(&self) {
+        self.entered.send_modify(|entered| *entered += 1);
         let mut is_open = self.is_open.lock();
         while !*is_open {
             self.opened.wait(&mut is_open);

@@ -198,7 +198,8 @@ async fn a_hero_waits_one_step_of_whatever_runs() {
     node.control.hold();
     let client = node.client.clone();
     let long = tokio::spawn(async move { client.post(&prompted("a long one", 200, 5)).await.reply() });
-    node.control.started(1).await;
+    // In its step, and not only begun: else the hero would come before its first one.
+    node.control.entered(1).await;
     let client = node.client.clone();
     let hero = tokio::spawn(async move { client.post(&prompted("a hero", 3, 0)).await.reply() });
     eventually("the hero waits", async || node.metric("bildkante_node_queue_jobs") >= 1.0).await;

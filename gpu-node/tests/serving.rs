@@ -37,7 +37,7 @@ async fn occupy(node: &TestNode) {
     node.control.hold();
     let client = node.client.clone();
     tokio::spawn(async move { client.post(&request("occupies the device")).await });
-    node.control.started(1).await;
+    node.control.entered(1).await;
 }
 
 #[tokio::test]
