@@ -91,9 +91,15 @@ async fn a_job_survives_a_restart_and_a_cancellation() -> anyhow::Result<()> {
     let before = control.calls();
     let started = start(&rig, order(&["ball", "gift"])).await?;
     let id = &started["id"];
+    // What is acknowledged is on the disk.
+    let stored = || -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(rig.dir.path().join(format!("edge/warm/{id}.json")))?)?)
+    };
+    assert_eq!(stored()?["state"], "running");
     control.started(before + 1).await;
     let cancelled = admin(&rig, Method::DELETE, &format!("{WARM}/{id}"), None).await?;
-    assert_eq!(cancelled.status, StatusCode::ACCEPTED);
+    assert_eq!((cancelled.status, &cancelled.json()?["state"]), (StatusCode::ACCEPTED, &json!("cancelled")));
+    assert_eq!(stored()?["state"], "cancelled");
     assert_eq!(ended(&rig, id).await?["state"], "cancelled");
     control.release();
     start(&rig, json!({ "resume": id })).await?;
