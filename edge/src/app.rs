@@ -221,7 +221,8 @@ impl Edge {
         }
         listeners.extend(operators.spawn_on(&Crew::Here, sockets.admin, &front_ends));
         warmer.go_on();
-        let listed = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let listed =
+            |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let (at_http, at_https, at_admin) = (listed(&http), listed(&https), listed(&admin_addresses));
         tracing::info!(http = %at_http, https = %at_https, admin = %at_admin, "edge serves");
         Ok(Self {
