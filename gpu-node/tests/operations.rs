@@ -205,6 +205,51 @@ async fn a_recipe_that_ended_its_device_twice_is_refused_and_its_company_is_not(
     node.node.shut_down().await;
 }
 
+/// The recipes that endings are counted against.
+fn blamed(data: &TempDir) -> Vec<String> {
+    let files = std::fs::read_dir(data.path().join("endings")).unwrap().map(|entry| entry.unwrap().path());
+    let counts = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    counts.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_device_is_counted_against_what_it_was_at_and_nothing_else() {
+    // It joins those that run, goes on alone after a shared pass failed, or is decoded with others behind it.
+    for culprit in ["perish at once", "quarrel", "perish at last"] {
+        let data = Arc::new(tempfile::tempdir().unwrap());
+        let (node, _) = Sick::start_on(&data).await;
+        let answers = at_once(&node, &["first", culprit, "second"]).await;
+        assert!(answers.iter().all(|(status, _)| [200, 503].contains(status)), "{culprit}: {answers:?}");
+        assert!(matches!(node.node.failed().await, Phase::Failed { .. }));
+        node.node.shut_down().await;
+        let id = ValidRecipe::try_from(support::recipe(culprit)).unwrap().id();
+        assert_eq!(blamed(&data), [id.to_string()], "{culprit}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_more_urgent_one_that_ends_the_device_at_its_beginning_is_the_one_that_is_counted() {
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let (node, _) = Sick::start_on(&data).await;
+    node.control.hold();
+    let urgent = GenerationRequest { urgency: Urgency::MOST, ..request("perish at once") };
+    let mut calls = Vec::new();
+    for asked in [request("first"), urgent] {
+        let client = node.client.clone();
+        calls.push(tokio::spawn(async move { client.post(&asked).await.status }));
+        node.control.started(1).await;
+    }
+    eventually("both are in", async || node.metric("bildkante_node_waiters") >= 2.0).await;
+    node.control.release();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 503);
+    }
+    assert!(matches!(node.node.failed().await, Phase::Failed { .. }));
+    node.node.shut_down().await;
+    let id = ValidRecipe::try_from(support::recipe("perish at once")).unwrap().id();
+    assert_eq!(blamed(&data), [id.to_string()]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_devices_draw_from_one_queue() {
     let controls = [Arc::new(FakeControl::default()), Arc::new(FakeControl::default())];

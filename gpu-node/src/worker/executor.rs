@@ -81,14 +81,29 @@ impl<'a> Executor<'a> {
             }
             self.drop_unwanted();
             self.begin_more_urgent();
-            let Some(leader) = self.leader() else { continue };
-            let group = self.group(leader);
-            self.step(&group);
-            self.tell(&group);
-            self.finish(&group);
+            self.advance();
             let begun = i64::try_from(self.begun.len()).unwrap_or(i64::MAX);
             self.bench.metrics.begun_jobs.set(begun);
         }
+    }
+
+    /// A step of the leader and its company. It stops where the device is lost: whatever is asked of it from then on fails
+    /// in the same way, and the mark names those that it was lost to.
+    fn advance(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let group = self.group(leader);
+        if self.lost.is_some() {
+            return;
+        }
+        self.step(&group);
+        if self.lost.is_some() {
+            return;
+        }
+        self.tell(&group);
+        self.finish(&group);
     }
 
     /// Counts the end of the device against those it was at, and tells everybody: them why, the others to come back.
@@ -198,6 +213,9 @@ impl<'a> Executor<'a> {
             let Some(job) = taken else { return };
             let before = self.begun.len();
             self.begin(job);
+            if self.lost.is_some() {
+                return;
+            }
             if self.begun.len() > before {
                 // It is the most urgent now, until the board is asked again.
                 return self.drop_unwanted();
@@ -228,7 +246,7 @@ impl<'a> Executor<'a> {
             others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
         );
         let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
-        while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted {
+        while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
                 asks_for_the_same(&recipe, waiting) && engine.has_room(waiting) && endings.count(waiting.id()) == 0
@@ -266,6 +284,9 @@ impl<'a> Executor<'a> {
                     if let Err(error) = result {
                         self.fail(*slot, &error);
                     }
+                    if self.lost.is_some() {
+                        return;
+                    }
                 }
             }
             Ok(Err(error)) => match group {
@@ -278,7 +299,12 @@ impl<'a> Executor<'a> {
                     if matches!(error, EngineError::OutOfMemory { .. }) {
                         self.engine.free_memory();
                     }
-                    several.iter().for_each(|slot| self.step(&[*slot]));
+                    for slot in several {
+                        if self.lost.is_some() {
+                            return;
+                        }
+                        self.step(&[*slot]);
+                    }
                 }
             },
             Err(panic) => {
@@ -299,6 +325,9 @@ impl<'a> Executor<'a> {
 
     fn finish(&mut self, group: &[SlotId]) {
         for slot in group {
+            if self.lost.is_some() {
+                return;
+            }
             if self.begun.iter().any(|begun| begun.slot == *slot) && self.engine.is_done(*slot) {
                 self.decode(*slot);
             }

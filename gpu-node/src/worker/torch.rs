@@ -410,6 +410,8 @@ impl Engine for TorchEngine {
         let models = Models { pictures, ..models };
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error(device))?;
         let pass = PassKey::of(recipe, &denoising);
+        // What the device fails at late is this one's doing, and must not show in another's pass.
+        device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
         self.adapters.hold(recipe.checkpoint, &recipe.loras);
@@ -459,7 +461,7 @@ impl Engine for TorchEngine {
             Ok(())
         });
         let results = results.collect();
-        // The one place where the host waits: what is queued at the device can no longer be put behind anything more urgent.
+        // Here and in `begin` the host waits: what is queued at the device can no longer be put behind anything more urgent.
         // What a device fails at so late is nobody's request.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)

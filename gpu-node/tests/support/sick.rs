@@ -12,11 +12,15 @@ use bildkante_shared::wire::CheckpointInfo;
 
 use super::{TestNode, Wish};
 
-/// "poison": any pass with it fails; "huge": it finds no memory; "die": the device is lost; "large": it fits only alone.
+/// "poison": any pass with it fails; "huge": it finds no memory; "large": it fits only alone.
+///
+/// The device is lost at the first pass of "die", at the beginning of "perish at once", at the end of "perish at last", and
+/// at the first pass of "quarrel" that it makes alone: a shared one with it fails. A device that is lost stays so.
 pub(crate) struct Sick {
     inner: Box<dyn Engine>,
     prompts: BTreeMap<SlotId, String>,
     freed: Arc<AtomicUsize>,
+    is_lost: bool,
 }
 
 impl Sick {
@@ -29,11 +33,23 @@ impl Sick {
     pub(crate) async fn start_on(data: &Arc<tempfile::TempDir>) -> (TestNode, Arc<AtomicUsize>) {
         let (control, freed) = (Arc::new(FakeControl::default()), Arc::new(AtomicUsize::new(0)));
         let (inner, counted) = (FakeEngine::factory(&control, paint_noise), Arc::clone(&freed));
-        let factory: EngineFactory =
-            Box::new(move || Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted })));
+        let factory: EngineFactory = Box::new(move || {
+            Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted, is_lost: false }))
+        });
         let node = Wish::default().on(data).start_with(factory, control).await;
         node.node.settled().await;
         (node, freed)
+    }
+}
+
+impl Sick {
+    /// Loses the device if this is what does it.
+    fn lose_if(&mut self, does: bool) -> Result<(), EngineError> {
+        self.is_lost |= does;
+        if self.is_lost {
+            return Err(EngineError::DeviceLost { reason: "CUDA error: an illegal memory access".into() });
+        }
+        Ok(())
     }
 }
 
@@ -55,6 +71,7 @@ impl Engine for Sick {
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+        self.lose_if(recipe.prompt.contains("perish at once"))?;
         let slot = self.inner.begin(recipe)?;
         self.prompts.insert(slot, recipe.prompt.clone());
         Ok(slot)
@@ -73,10 +90,13 @@ impl Engine for Sick {
         if asks("poison") {
             return Err(EngineError::Failed { reason: "a pass that fails, as asked".into() });
         }
-        if asks("die") {
-            return Err(EngineError::DeviceLost { reason: "CUDA error: an illegal memory access".into() });
+        let (dies, quarrels) = (asks("die"), asks("quarrel"));
+        if quarrels && slots.len() > 1 && !self.is_lost {
+            return Err(EngineError::Failed { reason: "a pass that fails in company, as asked".into() });
         }
-        if asks("huge") {
+        let is_huge = asks("huge");
+        self.lose_if(dies || quarrels)?;
+        if is_huge {
             return Err(EngineError::OutOfMemory { reason: "CUDA out of memory".into() });
         }
         self.inner.step(slots)
@@ -87,7 +107,8 @@ impl Engine for Sick {
     }
 
     fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        self.prompts.remove(&slot);
+        let perishes = self.prompts.remove(&slot).is_some_and(|prompt| prompt.contains("perish at last"));
+        self.lose_if(perishes)?;
         self.inner.finish(slot)
     }
 
