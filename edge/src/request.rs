@@ -114,8 +114,7 @@ impl<'a> ImageRequest<'a> {
                 return Err(RequestError::TooManyParameters);
             }
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name =
-                read_name(name.trim_start_matches('?')).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
+            let name = parameter_name(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
             let value = without_second_query(value, |name| names.is_ignored(&request.campaign, name));
             if name.is_empty() && value.is_empty() {
                 continue;
@@ -369,6 +368,12 @@ impl QueryWriter<'_> {
             self.pair(parameter.name(), value);
         }
     }
+}
+
+/// The name that stands in front of a parameter's `=`, as [`ImageRequest::parse`] reads it. The log reads it here, too: what
+/// is taken for a signature is what is kept out of a line.
+pub(crate) fn parameter_name(name: &str) -> Option<Cow<'_, str>> {
+    read_name(name.trim_start_matches('?'))
 }
 
 /// A parameter's name, decoded and in lower case; `None` where it cannot be decoded.

@@ -174,10 +174,10 @@ impl Unwritten {
         self.generation = self.generation.max(older.generation);
     }
 
-    /// Whether it says anything of this purge.
+    /// Of the last purge among it.
     #[must_use]
-    pub fn concerns(&self, id: u64) -> bool {
-        self.records.contains_key(&id)
+    pub const fn generation(&self) -> Option<u64> {
+        self.generation
     }
 
     #[must_use]
@@ -185,10 +185,10 @@ impl Unwritten {
         self.marks.is_empty() && self.records.is_empty()
     }
 
-    /// Purges it says something of.
+    /// Purges among it that came after this generation: the others are on the device, and only what became of them is not.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.records.len()
+    pub fn purges_after(&self, generation: u64) -> usize {
+        self.records.range(generation.saturating_add(1)..).filter(|(_, record)| record.is_some()).count()
     }
 }
 

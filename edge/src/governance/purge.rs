@@ -151,7 +151,7 @@ impl PurgeMetrics {
         )?;
         let unstored = IntGauge::new(
             "bildkante_edge_purges_unstored",
-            "Purges in force here that the device refused: a restart would forget them, or what became of them",
+            "Purges in force here that the device refused: a restart would forget them",
         )?;
         registry.register(Box::new(marks.clone()))?;
         registry.register(Box::new(unstored.clone()))?;
@@ -231,8 +231,8 @@ struct Inner {
     pending: Mutex<Pending>,
     /// One writer at a time, waiting without holding a thread: the last step that is on the device.
     writer: tokio::sync::Mutex<u64>,
-    /// Whether a task tries again what the device refused.
-    is_rewriting: AtomicBool,
+    /// Whether a task writes what no caller waits for: what the device refused, and what became of purges.
+    is_catching_up: AtomicBool,
     windows: StaleWindows,
     tags_max: usize,
     metrics: PurgeMetrics,
@@ -242,10 +242,10 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Pending {
     unwritten: Unwritten,
-    /// What the writer has in hand.
-    in_hand: Option<Arc<Unwritten>>,
     /// Counts what came in.
     step: u64,
+    /// The last purge that is on the device: generations get there in order, so all before it are.
+    stored: u64,
 }
 
 /// A purge that is in force and on its way to the device.
@@ -274,9 +274,9 @@ impl Purges {
             marks: RwLock::new(marks),
             records: Mutex::new(records),
             ledger: Arc::new(ledger),
-            pending: Mutex::default(),
+            pending: Mutex::new(Pending { stored: generation, ..Pending::default() }),
             writer: tokio::sync::Mutex::new(0),
-            is_rewriting: AtomicBool::new(false),
+            is_catching_up: AtomicBool::new(false),
             windows: config.windows(),
             tags_max: config.tags_max,
             metrics,
@@ -365,34 +365,25 @@ impl Purges {
         Inner::write(&self.inner, step).await
     }
 
-    /// Whether a purge, with what has become of it, is on the device.
+    /// Whether a purge is on the device. What has become of it further down may still be on its way there.
     #[must_use]
     pub fn is_stored(&self, id: u64) -> bool {
-        let pending = self.inner.pending.lock();
-        !pending.unwritten.concerns(id) && !pending.in_hand.as_ref().is_some_and(|batch| batch.concerns(id))
+        id <= self.inner.pending.lock().stored
     }
 
-    /// Changes what is known of a purge downstream, and stores it.
-    ///
-    /// # Errors
-    /// When the device refuses; it is then known until a restart, which calls once more.
-    pub(super) async fn note(
-        &self,
-        id: u64,
-        purger: &str,
-        change: impl FnOnce(&mut Delivery),
-    ) -> Result<(), LedgerError> {
-        let step = {
+    /// Changes what is known of a purge downstream, at once, and has it stored: what a restart forgets before that is
+    /// asked for once more. It never waits for the device.
+    pub(super) fn note(&self, id: u64, purger: &str, change: impl FnOnce(&mut Delivery)) {
+        {
             let mut pending = self.inner.pending.lock();
             let mut records = self.inner.records.lock();
-            let Some(record) = records.get_mut(&id) else { return Ok(()) };
-            let Some(delivery) = record.downstream.get_mut(purger) else { return Ok(()) };
+            let Some(record) = records.get_mut(&id) else { return };
+            let Some(delivery) = record.downstream.get_mut(purger) else { return };
             change(delivery);
             pending.unwritten.note(record);
             pending.step += 1;
-            pending.step
-        };
-        Inner::write(&self.inner, step).await
+        }
+        Inner::catch_up(&self.inner, None);
     }
 
     /// The same, of what a restart may forget.
@@ -440,10 +431,17 @@ impl Inner {
     async fn write(self: &Arc<Self>, step: u64) -> Result<(), LedgerError> {
         let task = tokio::spawn(Arc::clone(self).commit(step));
         let result = task.await.unwrap_or(Err(LedgerError::Panicked));
-        if result.is_err() && !self.is_rewriting.swap(true, Ordering::AcqRel) {
-            tokio::spawn(Arc::clone(self).rewrite());
+        if result.is_err() {
+            self.catch_up(Some(REWRITE_PAUSE_MIN));
         }
         result
+    }
+
+    /// Has everything written by a task of its own, unless one is at work.
+    fn catch_up(self: &Arc<Self>, pause: Option<Duration>) {
+        if !self.is_catching_up.swap(true, Ordering::AcqRel) {
+            tokio::spawn(Arc::clone(self).write_all(pause));
+        }
     }
 
     /// Whoever has the turn writes everything there is, also what others wait for.
@@ -454,42 +452,47 @@ impl Inner {
         }
         let (batch, last) = {
             let mut pending = self.pending.lock();
-            let batch = Arc::new(std::mem::take(&mut pending.unwritten));
-            pending.in_hand = Some(Arc::clone(&batch));
-            (batch, pending.step)
+            (Arc::new(std::mem::take(&mut pending.unwritten)), pending.step)
         };
         let (ledger, writing) = (Arc::clone(&self.ledger), Arc::clone(&batch));
         let result = tokio::task::spawn_blocking(move || ledger.write(&writing)).await;
         let result = result.unwrap_or(Err(LedgerError::Panicked));
         let mut pending = self.pending.lock();
-        pending.in_hand = None;
         match &result {
-            Ok(()) => *written = last,
+            Ok(()) => {
+                *written = last;
+                pending.stored = pending.stored.max(batch.generation().unwrap_or(0));
+            }
             Err(_) => pending.unwritten.put_under(&batch),
         }
-        let refused = if result.is_ok() { 0 } else { pending.unwritten.len() };
+        let refused = if result.is_ok() { 0 } else { pending.unwritten.purges_after(pending.stored) };
         self.metrics.unstored.set(i64::try_from(refused).unwrap_or(i64::MAX));
         result
     }
 
-    /// Tries again until nothing is left that the device refused.
-    async fn rewrite(self: Arc<Self>) {
-        let mut pause = REWRITE_PAUSE_MIN;
+    /// Writes until nothing is left, after this pause; what the device refuses is tried again.
+    async fn write_all(self: Arc<Self>, mut pause: Option<Duration>) {
         loop {
-            tokio::time::sleep(pause).await;
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
             let step = self.pending.lock().step;
             match Arc::clone(&self).commit(step).await {
                 Ok(()) => {
-                    self.is_rewriting.store(false, Ordering::Release);
-                    // What failed since then has found this task at work.
-                    if self.pending.lock().unwritten.is_empty() || self.is_rewriting.swap(true, Ordering::AcqRel) {
-                        tracing::info!("the purges that the device had refused are on it");
+                    if pause.take().is_some() {
+                        tracing::info!("what the device had refused of purges is on it");
+                    }
+                    self.is_catching_up.store(false, Ordering::Release);
+                    // What has come since then has found this task at work.
+                    if self.pending.lock().unwritten.is_empty() || self.is_catching_up.swap(true, Ordering::AcqRel) {
                         return;
                     }
                 }
-                Err(error) => tracing::warn!(%error, "purges are in force and still not on the device"),
+                Err(error) => {
+                    tracing::warn!(%error, "purges are in force, and they or what became of them are not on the device");
+                    pause = Some(pause.map_or(REWRITE_PAUSE_MIN, |pause| (pause * 2).min(REWRITE_PAUSE_MAX)));
+                }
             }
-            pause = (pause * 2).min(REWRITE_PAUSE_MAX);
         }
     }
 

@@ -8,6 +8,7 @@ use prometheus::Registry;
 use super::*;
 use crate::cache::database::testing::{Device, Mood};
 use crate::cache::testing::rendition;
+use crate::governance::ledger::DeliveryState;
 use crate::governance::marks::PurgeKind;
 use crate::governance::scope::PurgeScope;
 use crate::render::Rung;
@@ -253,6 +254,53 @@ async fn what_a_full_device_refuses_stays_in_force_and_is_written_later() {
     let purges = open(dir.path(), &PurgeConfig::default());
     assert_eq!((purges.generation(), purges.recent(10).len(), purges.marks()), (id, 4, 4));
     assert_eq!(verdict(&purges, before), Verdict::Gone);
+}
+
+/// A cache that confirms faster than the device syncs, and a device that refuses what became of a purge: the purge is on the
+/// device all the same, and is said to be.
+#[tokio::test]
+async fn what_became_of_a_purge_waits_for_the_device_and_the_purge_is_stored_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::default();
+    let purges = on(&device, dir.path());
+    let confirm = |id| purges.note(id, "cdn", |delivery| delivery.state = DeliveryState::Confirmed);
+    let of_a = || purge_of(PurgeKey::campaign("a"), PurgeKind::Hard, PurgeReach::Renditions);
+    let names = ["cdn".to_owned()];
+    let first = purges.purge(of_a(), &names).await.unwrap().id;
+    device.set(Mood::Slow);
+    confirm(first);
+    assert!(purges.record(first).unwrap().is_settled(), "known at once");
+    until(|| device.waiting() > 0).await;
+    assert!(purges.is_stored(first), "while what became of it is on its way");
+    let second = purges.enforce(of_a(), || names.to_vec());
+    confirm(second.record.id);
+    assert!(!purges.is_stored(second.record.id));
+    device.set(Mood::Sound);
+    purges.stored(&second).await.unwrap();
+    assert!(purges.is_stored(second.record.id));
+    let third = purges.purge(of_a(), &names).await.unwrap().id;
+    device.set(Mood::Full);
+    confirm(third);
+    assert!(purges.flush().await.is_err());
+    assert!(purges.is_stored(third));
+    assert_eq!(purges.metrics().unstored.get(), 0, "no purge is refused");
+    assert!(purges.purge(of_a(), &names).await.is_err());
+    assert_eq!(purges.metrics().unstored.get(), 1);
+    device.set(Mood::Sound);
+    purges.flush().await.unwrap();
+    assert_eq!(purges.metrics().unstored.get(), 0);
+    drop(purges);
+    // The task that tried again may hold the database for a moment yet.
+    let metrics = PurgeMetrics::new(&Registry::new()).unwrap();
+    let path = dir.path().join("purges.redb");
+    let mut read = None;
+    while read.is_none() {
+        read = Purges::open(&PurgeConfig::default(), &path, metrics.clone()).ok();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let records = read.unwrap().recent(10);
+    let confirmed = records.iter().filter(|record| record.is_settled()).map(|record| record.id);
+    assert_eq!(confirmed.collect::<Vec<_>>(), [third, second.record.id, first]);
 }
 
 /// What a process put in force and could not write down is older than any purge of the next one.

@@ -3,7 +3,7 @@
 //!
 //! Invariants: what is owed survives a restart, because it is written with the purge itself; caches are called
 //! concurrently, each by at most [`CALLS_MAX`] calls at a time; between two calls for one purge lies a pause that
-//! doubles and is jittered; nothing is called for ever.
+//! doubles and is jittered; nothing is called for ever; nothing here waits for the device.
 
 mod call;
 mod config;
@@ -202,7 +202,7 @@ impl Inner {
         let mut under_way: HashSet<(u64, String)> = HashSet::new();
         let mut changed = self.changed.subscribe();
         loop {
-            self.abandon_the_unknown().await;
+            self.abandon_the_unknown();
             for (id, name) in self.owed() {
                 if under_way.insert((id, name.clone())) {
                     deliveries.spawn(Arc::clone(&self).deliver(id, name));
@@ -250,7 +250,7 @@ impl Inner {
     }
 
     /// A cache that is no longer configured is owed nothing, and the purge says so.
-    async fn abandon_the_unknown(&self) {
+    fn abandon_the_unknown(&self) {
         let setup = self.setup.load_full();
         for record in self.purges.unsettled() {
             let unknown = |name: &&String| setup.purger(name).is_none() && is_owed(&record, name);
@@ -261,7 +261,7 @@ impl Inner {
                         delivery.last_error = Some("it is no longer configured".to_owned());
                     }
                 };
-                self.note(record.id, name, change).await;
+                self.note(record.id, name, change);
             }
         }
     }
@@ -278,7 +278,7 @@ impl Inner {
             let age = Duration::from_millis(unix_ms(SystemTime::now()).saturating_sub(record.at_unix_ms));
             if age > pace.give_up {
                 tracing::error!(purge = id, purger = name, "a purge was never confirmed and is given up");
-                self.note(id, &name, |delivery| delivery.state = DeliveryState::GivenUp).await;
+                self.note(id, &name, |delivery| delivery.state = DeliveryState::GivenUp);
                 break;
             }
             attempts = attempts.saturating_add(1);
@@ -286,11 +286,11 @@ impl Inner {
             self.purges.metrics().calls.with_label_values(&[name.as_str(), judgement.as_str()]).inc();
             let (reason, pause) = match judgement {
                 Judgement::Confirmed => {
-                    self.confirmed(id, &name).await;
+                    self.confirmed(id, &name);
                     break;
                 }
                 Judgement::Incomplete(reason) => {
-                    self.incomplete(id, &name, reason).await;
+                    self.incomplete(id, &name, reason);
                     break;
                 }
                 Judgement::Limited(after) => ("too many calls".to_owned(), after),
@@ -298,7 +298,7 @@ impl Inner {
                 Judgement::Refused(reason) => (reason, Some(pace.backoff_max)),
                 Judgement::Failed(reason) => (reason, None),
             };
-            self.unconfirmed(id, &name, age, pace.confirm_deadline, &reason).await;
+            self.unconfirmed(id, &name, age, pace.confirm_deadline, &reason);
             let backoff = pace.backoff(attempts, jitter());
             tokio::select! {
                 () = tokio::time::sleep(pause.map_or(backoff, |pause| pause.max(backoff))) => {}
@@ -309,7 +309,7 @@ impl Inner {
         (id, name)
     }
 
-    async fn incomplete(&self, id: u64, name: &str, reason: &'static str) {
+    fn incomplete(&self, id: u64, name: &str, reason: &'static str) {
         tracing::error!(
             purge = id,
             purger = name,
@@ -321,10 +321,10 @@ impl Inner {
             delivery.attempts += 1;
             delivery.last_error = Some(reason.to_owned());
         };
-        self.note(id, name, change).await;
+        self.note(id, name, change);
     }
 
-    async fn confirmed(&self, id: u64, name: &str) {
+    fn confirmed(&self, id: u64, name: &str) {
         tracing::info!(purge = id, purger = name, "purge confirmed");
         let change = |delivery: &mut Delivery| {
             delivery.state = DeliveryState::Confirmed;
@@ -332,10 +332,10 @@ impl Inner {
             delivery.confirmed_unix_ms = Some(unix_ms(SystemTime::now()));
             delivery.last_error = None;
         };
-        self.note(id, name, change).await;
+        self.note(id, name, change);
     }
 
-    async fn unconfirmed(&self, id: u64, name: &str, age: Duration, deadline: Duration, reason: &str) {
+    fn unconfirmed(&self, id: u64, name: &str, age: Duration, deadline: Duration, reason: &str) {
         tracing::warn!(purge = id, purger = name, reason, "purge not confirmed, calling again");
         self.purges.note_in_memory(id, name, |delivery| {
             delivery.attempts += 1;
@@ -347,14 +347,13 @@ impl Inner {
         if age >= deadline && self.purges.record(id).is_some_and(is_pending) {
             tracing::error!(purge = id, purger = name, reason, "PURGE NOT CONFIRMED by its deadline");
             self.purges.metrics().overdue.with_label_values(&[name]).inc();
-            self.note(id, name, |delivery| delivery.state = DeliveryState::Overdue).await;
+            self.note(id, name, |delivery| delivery.state = DeliveryState::Overdue);
         }
     }
 
-    async fn note(&self, id: u64, name: &str, change: impl FnOnce(&mut Delivery)) {
-        if let Err(error) = self.purges.note(id, name, change).await {
-            tracing::error!(purge = id, purger = name, %error, "what became of a purge could not be stored");
-        }
+    /// A device that hangs keeps no cache from being told.
+    fn note(&self, id: u64, name: &str, change: impl FnOnce(&mut Delivery)) {
+        self.purges.note(id, name, change);
         self.heard.send_modify(|count| *count = count.wrapping_add(1));
     }
 

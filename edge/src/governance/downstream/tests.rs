@@ -268,6 +268,45 @@ async fn a_purge_whose_client_hangs_up_is_carried_out_all_the_same() {
     assert!(purges.is_stored(id));
 }
 
+/// A device that hangs for good: caches are told and called again, and what became of a purge is known.
+#[tokio::test]
+async fn a_device_that_hangs_keeps_no_cache_from_being_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let deaf = Imitation::start(|_| Some((500, &[], ""))).await;
+    let (device, registry) = (Device::default(), Registry::new());
+    let purges = Purges::open_on(&device, &dir.path().join("purges.redb"), &registry);
+    let catalog = CampaignMetrics::new(&registry).unwrap();
+    let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
+    let text = "retry_backoff_ms_min = 1\nretry_backoff_ms_max = 20\nconfirm_deadline_ms = 1\n";
+    let text = format!("{text}{}{}", varnish("cdn", well.address), varnish("deaf", deaf.address));
+    let downstream = Downstream::new(&toml::from_str(&text).unwrap(), purges.clone(), catalog).unwrap();
+    let record = PurgeRecord {
+        id: 0,
+        at_unix_ms: unix_ms(SystemTime::now()),
+        by: "test".to_owned(),
+        why: String::new(),
+        scope: PurgeScope::Everything,
+        kind: PurgeKind::Hard,
+        reach: PurgeReach::Renditions,
+        tags: Vec::new(),
+        url: None,
+        downstream: Default::default(),
+    };
+    let purge = Purge { keys: vec![PurgeKey::Everything], campaign: None, record };
+    // One of them is no longer configured.
+    let names = ["cdn", "deaf", "gone"].map(str::to_owned);
+    let id = purges.purge(purge, &names).await.unwrap().id;
+    device.set(Mood::Slow);
+    let (_trigger, ends) = shutdown::channel();
+    let _running = downstream.start(ends);
+    let is = |name: &str, state| purges.record(id).unwrap().downstream[name].state == state;
+    until(|| is("gone", DeliveryState::GivenUp) && is("cdn", DeliveryState::Confirmed)).await;
+    until(|| is("deaf", DeliveryState::Overdue) && deaf.calls().len() > 3).await;
+    until(|| device.waiting() > 0).await;
+    device.set(Mood::Sound);
+}
+
 async fn until(is: impl Fn() -> bool) {
     let met = async {
         while !is() {
