@@ -9,7 +9,7 @@ use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{self, TraceContext};
-use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
+use bildkante_shared::wire::{DRAW_ALONE, DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
@@ -231,8 +231,12 @@ impl Api {
             return Err(RequestError::MediaType.into());
         }
         let is_patient = !prefers_async(request.headers());
+        let is_to_be_alone = request.headers().get(DRAW_ALONE).is_some_and(|value| value == "1");
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
+        if is_to_be_alone {
+            self.endings.suspect(generation.recipe.id());
+        }
         if !is_patient {
             return self.accept(generation).await;
         }
@@ -369,9 +373,9 @@ impl Api {
         }
         // Before a byte of the body is read: what waits costs no more than its window.
         let turn = tokio::time::timeout(READ_TURN_WAIT, self.uploads.turn());
-        let _turn = turn.await.map_err(|_| RequestError::Busy)?;
+        let turn = turn.await.map_err(|_| RequestError::Busy)?;
         let deadline = tokio::time::Instant::now() + self.body_timeout;
-        self.uploads.put(digest, request.into_body(), deadline).await.map_err(|error| match error {
+        self.uploads.put(turn, digest, request.into_body(), deadline).await.map_err(|error| match error {
             BlobError::TooLarge => RequestError::BodyTooLarge { bytes_max: BLOB_BYTES_MAX },
             BlobError::Aborted => RequestError::BodyAborted,
             BlobError::Slow => self.too_slow(),

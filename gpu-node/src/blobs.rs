@@ -85,13 +85,13 @@ impl Blobs {
     }
 
     /// Begins an upload: an empty file.
-    fn begin(&self) -> io::Result<Upload> {
+    fn begin(&self, turn: Option<OwnedSemaphorePermit>) -> io::Result<Upload> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         fs::create_dir_all(&self.folder)?;
         let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{TEMPORARY_PREFIX}upload-{}-{unique}", std::process::id()));
         let file = File::create_new(&path)?;
-        Ok(Upload { path, file, hasher: blake3::Hasher::new(), bytes: 0 })
+        Ok(Upload { path, file, hasher: blake3::Hasher::new(), bytes: 0, _turn: turn })
     }
 
     /// Gives an upload its name, durably, if it is what the name says and a picture.
@@ -197,6 +197,8 @@ struct Upload {
     file: File,
     hasher: blake3::Hasher,
     bytes: u64,
+    /// Goes where the upload goes: what a client began and left is still being worked at.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Upload {
@@ -221,7 +223,7 @@ pub struct Uploads {
     budget: Arc<Semaphore>,
     held: IntGauge,
     /// One file is looked at at a time: decoding takes several times its bytes.
-    looking: Mutex<()>,
+    looking: Arc<Mutex<()>>,
 }
 
 impl Uploads {
@@ -229,7 +231,7 @@ impl Uploads {
     #[must_use]
     pub fn new(blobs: Blobs, held: IntGauge) -> Self {
         let (permits, budget) = (Semaphore::new(UPLOADS_MAX), Semaphore::new(UPLOAD_BYTES_MAX / UNIT_BYTES));
-        Self { blobs, permits: Arc::new(permits), budget: Arc::new(budget), held, looking: Mutex::new(()) }
+        Self { blobs, permits: Arc::new(permits), budget: Arc::new(budget), held, looking: Arc::default() }
     }
 
     /// Waits for its turn: before a byte of the body is read.
@@ -243,16 +245,24 @@ impl Uploads {
 
     /// Stores a body under its name as it comes, up to `deadline`; one that is there already is replaced by its equal.
     ///
+    /// The work at the disk ends by itself where the caller leaves, so it takes along what it occupies.
+    ///
     /// # Errors
     /// When the body breaks off, is too large or too slow, when its bytes are other ones than their name says or no picture
     /// that can be used, or the folder fails.
-    pub async fn put<B>(&self, digest: Digest, body: B, deadline: Instant) -> Result<(), BlobError>
+    pub async fn put<B>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        digest: Digest,
+        body: B,
+        deadline: Instant,
+    ) -> Result<(), BlobError>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let mut body = std::pin::pin!(Limited::new(body, BLOB_BYTES_MAX));
         let blobs = self.blobs.clone();
-        let mut upload = blocking(move || Ok(blobs.begin()?)).await?;
+        let mut upload = blocking(move || Ok(blobs.begin(Some(turn))?)).await?;
         loop {
             let frame = tokio::time::timeout_at(deadline, body.as_mut().frame()).await;
             let Some(frame) = frame.map_err(|_| BlobError::Slow)? else { break };
@@ -265,16 +275,20 @@ impl Uploads {
             let Ok(piece) = frame.into_data() else { continue };
             let held = self.hold(piece.len()).await;
             upload = blocking(move || {
+                let _held = held;
                 upload.write(&piece)?;
                 Ok(upload)
             })
             .await?;
-            drop(held);
         }
-        let _turn = self.looking.lock().await;
-        let _held = self.hold(usize::try_from(upload.bytes).unwrap_or(usize::MAX)).await;
+        let looking = Arc::clone(&self.looking).lock_owned().await;
+        let held = self.hold(usize::try_from(upload.bytes).unwrap_or(usize::MAX)).await;
         let blobs = self.blobs.clone();
-        blocking(move || blobs.finish(digest, &upload)).await
+        blocking(move || {
+            let _looking = (looking, held);
+            blobs.finish(digest, &upload)
+        })
+        .await
     }
 
     async fn hold(&self, bytes: usize) -> Held {
@@ -319,7 +333,7 @@ mod tests {
     }
 
     fn put(blobs: &Blobs, digest: Digest, bytes: &[u8]) -> Result<(), BlobError> {
-        let mut upload = blobs.begin()?;
+        let mut upload = blobs.begin(None)?;
         bytes.chunks(7).try_for_each(|piece| upload.write(piece))?;
         blobs.finish(digest, &upload)
     }
@@ -362,5 +376,81 @@ mod tests {
         blobs.sweep();
         blobs.remove_unused_since(SystemTime::now() + Duration::from_secs(1));
         assert_eq!(fs::read_dir(&blobs.folder).expect("readable").count(), 0);
+    }
+
+    /// A body that ends with its sender.
+    struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
+            self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(hyper::body::Frame::data(piece))))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_leaves_frees_nothing_that_is_still_worked_at() {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use bildkante_shared::testing::eventually;
+        use tokio::sync::mpsc;
+
+        let dir = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::of(dir.path(), 1 << 20);
+        let held = IntGauge::new("held", "held").expect("a gauge");
+        let uploads = Arc::new(Uploads::new(blobs.clone(), held.clone()));
+        let png = png(1);
+        let digest = Digest::of_bytes(&png);
+        let start = || {
+            let (uploads, (sender, pieces)) = (Arc::clone(&uploads), mpsc::channel(1));
+            let body = Pieces(pieces);
+            let deadline = Instant::now() + Duration::from_secs(600);
+            let call = async move { uploads.put(uploads.turn().await, digest, body, deadline).await };
+            (tokio::spawn(call), sender)
+        };
+        let (first, sender) = start();
+        sender.send(Bytes::from(png.clone())).await.expect("read");
+        let whole = || {
+            let mut files = fs::read_dir(&blobs.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            files.find(|path| fs::metadata(path).is_ok_and(|file| file.len() == png.len() as u64))
+        };
+        eventually("its bytes are in a file", async || whole().is_some()).await;
+        // What is looked at is a pipe: the look lasts until its writer is gone.
+        let file = whole().expect("a file");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        fs::rename(&pipe, &file).expect("in its place");
+        drop(sender);
+        let mut writer = None;
+        eventually("it is looked at", async || {
+            writer =
+                writer.take().or_else(|| File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&file).ok());
+            writer.is_some()
+        })
+        .await;
+        first.abort();
+        assert!(first.await.is_err_and(|error| error.is_cancelled()));
+        let free = || uploads.permits.available_permits();
+        assert_eq!((free(), held.get()), (UPLOADS_MAX - 1, i64::try_from(png.len()).expect("small")));
+
+        // Others come, and none of them is looked at beside it.
+        let others: Vec<_> = (1..UPLOADS_MAX).map(|_| start()).collect();
+        let mut calls = Vec::new();
+        for (call, sender) in others {
+            sender.send(Bytes::from(png.clone())).await.expect("read");
+            calls.push(call);
+        }
+        eventually("there is no turn left", async || free() == 0).await;
+        assert!(uploads.looking.try_lock().is_err() && !blobs.contains(digest));
+        drop(writer);
+        for call in calls {
+            call.await.expect("no defect").expect("stored");
+        }
+        eventually("all is given back", async || free() == UPLOADS_MAX && held.get() == 0).await;
     }
 }

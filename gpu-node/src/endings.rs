@@ -6,7 +6,10 @@
 //! restarts, a drawing that ends well removes it, and so may an operator, at any time.
 //!
 //! The marks are left to the operating system, which survives a process, and carry the machine's boot: what a power cut
-//! ended was no recipe's doing. A recipe with one ending shares no pass, so that the second one is its own.
+//! ended was no recipe's doing. A recipe with one ending shares no pass, so that the second one is its own. Neither does one
+//! of which a caller says that another node's device was lost to it in company.
+//!
+//! Endings are forgotten after a day: an operator who kills the process twice ends it over the same recipe, too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +17,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::RecipeId;
@@ -25,10 +29,15 @@ use crate::store::now_unix_ms;
 
 /// Endings after which a recipe is refused.
 pub const ENDINGS_MAX: u32 = 2;
+/// How long an ending counts: longer than a supervisor's restarts and an edge's memory, and short enough that what was
+/// killed twice by an operator, or by another process's thirst for memory, is drawn again without anybody's doing.
+const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
 /// Recipes remembered; the one that ended longest ago goes.
 const RECIPES_MAX: usize = 1024;
 /// Last line of a mark: without it the mark is half of one.
 const END: &str = "end";
+/// The extension of a former process's mark that is still to be counted.
+const LEFT: &str = "left";
 
 /// What is known of one recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +45,15 @@ struct Ending {
     endings: u32,
     last_unix_ms: u64,
     reason: String,
+    /// Whether there is a file, which an operator may remove.
+    #[serde(skip)]
+    is_stored: bool,
+}
+
+impl Ending {
+    const fn counts(&self, now_unix_ms: u64) -> bool {
+        now_unix_ms.saturating_sub(self.last_unix_ms) < REMEMBERED_MS
+    }
 }
 
 /// Of all devices.
@@ -43,6 +61,8 @@ struct Ending {
 pub struct Endings {
     folder: PathBuf,
     known: Mutex<BTreeMap<RecipeId, Ending>>,
+    /// Those that callers ask to have drawn alone, and since when.
+    suspects: Mutex<BTreeMap<RecipeId, u64>>,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -54,25 +74,48 @@ impl Endings {
     pub fn open(data_dir: &Path, metrics: Arc<NodeMetrics>) -> io::Result<Self> {
         let folder = data_dir.join("endings");
         fs::create_dir_all(&folder)?;
-        let (mut known, mut marks) = (BTreeMap::new(), Vec::new());
+        let (now, mut known, mut marks) = (now_unix_ms(), BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match (path.extension().and_then(|extension| extension.to_str()), stem.parse()) {
-                (Some("now"), _) => marks.push(path),
-                (Some("json"), Ok(recipe)) => {
-                    known.insert(recipe, read(&path));
+                // Out of the way of this process's marks, until it is counted durably.
+                (Some("now"), _) => {
+                    let mut names = (now..).map(|n| folder.join(format!("{stem}-{n}.{LEFT}")));
+                    let Some(left) = names.find(|left| !left.exists()) else { continue };
+                    fs::rename(&path, &left)?;
+                    marks.push((left, true));
+                }
+                (Some(LEFT), _) => marks.push((path, false)),
+                (Some("json"), Ok(recipe)) if path.is_file() => {
+                    let ending = read(&path, now);
+                    if ending.counts(now) {
+                        known.insert(recipe, ending);
+                    } else {
+                        fs::remove_file(path)?;
+                    }
                 }
                 _ => {}
             }
         }
-        let endings = Self { folder, known: Mutex::new(known), metrics };
-        for path in marks {
+        let endings = Self { folder, known: Mutex::new(known), suspects: Mutex::default(), metrics };
+        for (path, is_new) in marks {
+            let at = modified_unix_ms(&path).unwrap_or(now).min(now);
+            let mut is_counted = true;
             for recipe in marked(&fs::read_to_string(&path).unwrap_or_default(), &boot()) {
-                endings.add(recipe, "the process ended while it was drawn");
+                // Counted by a former start, which could not count all of the mark's.
+                let is_known =
+                    !is_new && endings.known.lock().get(&recipe).is_some_and(|ending| ending.last_unix_ms == at);
+                if !is_known {
+                    let (_, counted) = endings.count_at(recipe, "the process ended while it was drawn", at);
+                    is_counted &= counted;
+                }
             }
-            fs::remove_file(path)?;
+            if is_counted {
+                fs::remove_file(path)?;
+            }
         }
+        endings.bound();
         Ok(endings)
     }
 
@@ -89,39 +132,73 @@ impl Endings {
 
     /// Counts an ending; how many it makes.
     pub fn add(&self, recipe: RecipeId, reason: &str) -> u32 {
+        self.count_at(recipe, reason, now_unix_ms()).0
+    }
+
+    /// How many endings it makes, and whether a restart will know.
+    fn count_at(&self, recipe: RecipeId, reason: &str, at_unix_ms: u64) -> (u32, bool) {
         let endings = self.count(recipe).saturating_add(1);
         tracing::error!(%recipe, endings, reason, "a device ended over this recipe");
         self.metrics.recipe_endings_total.inc();
-        let ending = Ending { endings, last_unix_ms: now_unix_ms(), reason: reason.chars().take(512).collect() };
+        let reason = reason.chars().take(512).collect();
+        let mut ending = Ending { endings, last_unix_ms: at_unix_ms, reason, is_stored: false };
         let json = serde_json::to_vec(&ending).unwrap_or_default();
-        if let Err(error) = durable::write(&self.path(recipe), &[&json], Durability::Synced) {
-            tracing::error!(%recipe, %error, "an ending is not remembered");
+        let stored = durable::write(&self.path(recipe), &[&json], Durability::Synced);
+        if let Err(error) = &stored {
+            tracing::error!(%recipe, %error, "an ending is not stored: a restart does not know it");
         }
+        ending.is_stored = stored.is_ok();
+        self.known.lock().insert(recipe, ending);
+        self.bound();
+        (endings, stored.is_ok())
+    }
+
+    /// Forgets those that ended longest ago, where there are too many.
+    fn bound(&self) {
         let mut known = self.known.lock();
-        known.insert(recipe, ending);
-        if known.len() > RECIPES_MAX
+        while known.len() > RECIPES_MAX
             && let Some(oldest) = known.iter().min_by_key(|(_, ending)| ending.last_unix_ms).map(|(id, _)| *id)
         {
             known.remove(&oldest);
             let _ = fs::remove_file(self.path(oldest));
         }
-        endings
     }
 
-    /// How often a device has ended over a recipe. One whose file was removed never did.
+    /// How often a device has ended over a recipe of late. One whose file was removed never did.
     #[must_use]
     pub fn count(&self, recipe: RecipeId) -> u32 {
         let mut known = self.known.lock();
-        let Some(endings) = known.get(&recipe).map(|ending| ending.endings) else { return 0 };
-        if self.path(recipe).exists() {
+        let Some(ending) = known.get(&recipe) else { return 0 };
+        let (endings, path) = (ending.endings, self.path(recipe));
+        let counts = ending.counts(now_unix_ms());
+        if counts && (!ending.is_stored || path.exists()) {
             return endings;
         }
         known.remove(&recipe);
+        let _ = fs::remove_file(path);
         0
+    }
+
+    /// From now on it is drawn alone, until it was drawn.
+    pub fn suspect(&self, recipe: RecipeId) {
+        let mut suspects = self.suspects.lock();
+        suspects.insert(recipe, now_unix_ms());
+        while suspects.len() > RECIPES_MAX
+            && let Some(oldest) = suspects.iter().min_by_key(|(_, since)| **since).map(|(id, _)| *id)
+        {
+            suspects.remove(&oldest);
+        }
+    }
+
+    /// Whether it shares no pass, so that it is known over which recipe a device ends.
+    #[must_use]
+    pub fn is_suspect(&self, recipe: RecipeId) -> bool {
+        self.suspects.lock().contains_key(&recipe) || self.count(recipe) > 0
     }
 
     /// It was drawn: what ended was another's fault.
     pub fn forgive(&self, recipe: RecipeId) {
+        self.suspects.lock().remove(&recipe);
         if self.known.lock().remove(&recipe).is_some() {
             let _ = fs::remove_file(self.path(recipe));
         }
@@ -133,9 +210,21 @@ impl Endings {
 }
 
 /// What cannot be read counts as one ending: it was written because of one.
-fn read(path: &Path) -> Ending {
+fn read(path: &Path, now_unix_ms: u64) -> Ending {
     let text = fs::read(path).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or(Ending { endings: 1, last_unix_ms: 0, reason: "unreadable".to_owned() })
+    let ending = serde_json::from_slice(&text).unwrap_or_else(|_| Ending {
+        endings: 1,
+        last_unix_ms: modified_unix_ms(path).unwrap_or(now_unix_ms),
+        reason: "unreadable".to_owned(),
+        is_stored: true,
+    });
+    // A clock that was ahead makes nothing last.
+    Ending { last_unix_ms: ending.last_unix_ms.min(now_unix_ms), is_stored: true, ..ending }
+}
+
+fn modified_unix_ms(path: &Path) -> Option<u64> {
+    let since = fs::metadata(path).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
 /// One device's.
@@ -250,10 +339,72 @@ mod tests {
         let endings = open(dir.path());
         let other = |n: usize| RecipeId::of_bytes(&n.to_le_bytes());
         (0..RECIPES_MAX + 3).for_each(|n| {
-            endings.known.lock().insert(other(n), Ending { endings: 1, last_unix_ms: n as u64, reason: String::new() });
+            let ending = Ending {
+                endings: 1,
+                last_unix_ms: now_unix_ms() - 10_000 + n as u64,
+                reason: String::new(),
+                is_stored: false,
+            };
+            endings.known.lock().insert(other(n), ending);
         });
         endings.add(recipe(1), "lost");
-        assert_eq!(endings.known.lock().len(), RECIPES_MAX + 3);
+        assert_eq!(endings.known.lock().len(), RECIPES_MAX);
         assert_eq!(endings.count(recipe(1)), 1);
+        // Files, too, however many a folder holds.
+        for n in 0..RECIPES_MAX + 3 {
+            fs::write(endings.path(other(n)), "{}").unwrap();
+        }
+        let endings = open(dir.path());
+        let files = fs::read_dir(&endings.folder).unwrap().count();
+        assert_eq!((endings.known.lock().len(), files), (RECIPES_MAX, RECIPES_MAX));
+        (0..RECIPES_MAX + 3).for_each(|n| endings.suspect(other(n)));
+        assert_eq!(endings.suspects.lock().len(), RECIPES_MAX);
+    }
+
+    #[test]
+    fn endings_are_forgotten_after_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let endings = open(dir.path());
+        endings.add(recipe(1), "lost");
+        endings.add(recipe(2), "lost");
+        let age = |endings: &Endings, id, age_ms| {
+            let path = endings.path(id);
+            let mut ending: Ending = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            ending.last_unix_ms -= age_ms;
+            fs::write(&path, serde_json::to_vec(&ending).unwrap()).unwrap();
+        };
+        age(&endings, recipe(1), REMEMBERED_MS);
+        age(&endings, recipe(2), REMEMBERED_MS / 2);
+        let endings = open(dir.path());
+        assert_eq!((endings.count(recipe(1)), endings.count(recipe(2))), (0, 1));
+        assert!(!endings.path(recipe(1)).exists(), "its file is gone with it");
+        // Without a restart.
+        endings.known.lock().get_mut(&recipe(2)).unwrap().last_unix_ms -= REMEMBERED_MS;
+        assert_eq!(endings.count(recipe(2)), 0);
+        assert!(!endings.path(recipe(2)).exists());
+    }
+
+    #[test]
+    fn a_mark_stays_until_it_is_counted_and_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).mark_of(0).set(vec![recipe(1), recipe(2)]);
+        // A folder in the place of its file: the count cannot be stored.
+        let blocked = dir.path().join("endings").join(format!("{}.json", recipe(1)));
+        fs::create_dir_all(blocked.join("inside")).unwrap();
+        for start in 1..=2 {
+            let endings = open(dir.path());
+            assert!(endings.count(recipe(1)) >= 1, "start {start}: known as long as the process lives");
+            assert_eq!(endings.count(recipe(2)), 1, "start {start}");
+            endings.mark_of(0).set(Vec::new());
+        }
+        fs::remove_dir_all(blocked).unwrap();
+        for start in 3..=4 {
+            let endings = open(dir.path());
+            assert_eq!((endings.count(recipe(1)), endings.count(recipe(2))), (1, 1), "start {start}");
+        }
+        let left = fs::read_dir(dir.path().join("endings"))
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == LEFT));
+        assert_eq!(left.count(), 0);
     }
 }

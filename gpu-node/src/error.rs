@@ -3,6 +3,7 @@
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
+use bildkante_shared::wire::{DEVICE_LOST, DEVICE_LOST_IN_COMPANY};
 
 use crate::store::StoreError;
 
@@ -31,9 +32,9 @@ pub enum GenerationError {
     /// Nobody's: others took the memory, or it was estimated too small; another node, or a later time, may do.
     #[error("the device ran out of memory: {reason}")]
     OutOfMemory { reason: String },
-    /// The recipe took the device along, or was in the pass that did.
+    /// The recipe took the device along, or, where it was not alone, was in the pass that did.
     #[error("the device is lost: {reason}")]
-    DeviceLost { reason: String },
+    DeviceLost { reason: String, is_alone: bool },
     /// The recipe's: devices end over it.
     #[error(
         "a device ended {endings} times while it drew this, so it is drawn no more: the node's `endings` folder has its file, \
@@ -134,7 +135,8 @@ impl GenerationError {
             Self::NotReady { .. } => ("not-ready", "The node is not ready"),
             Self::ShuttingDown => ("shutting-down", "The node is shutting down"),
             Self::OutOfMemory { .. } => ("out-of-memory", "The device has no memory left"),
-            Self::DeviceLost { .. } => ("device-lost", "The device ended over this recipe"),
+            Self::DeviceLost { is_alone: true, .. } => (DEVICE_LOST, "The device ended over this recipe"),
+            Self::DeviceLost { .. } => (DEVICE_LOST_IN_COMPANY, "The device ended over this recipe or another"),
             Self::EndsDevices { .. } => ("recipe-ends-devices", "Devices end over this recipe"),
             Self::Failed { .. } | Self::Panicked => ("generation-failed", "The drawing failed"),
             Self::Storage { .. } => ("storage-failed", "The master store failed"),
@@ -238,7 +240,7 @@ mod tests {
             GenerationError::Panicked,
             GenerationError::Storage { reason: String::new() },
             GenerationError::NotStorable { reason: String::new() },
-            GenerationError::DeviceLost { reason: String::new() },
+            GenerationError::DeviceLost { reason: String::new(), is_alone: true },
             GenerationError::EndsDevices { endings: 2 },
         ];
         assert_eq!(ends.each_ref().map(GenerationError::as_str), GenerationError::LABELS);

@@ -221,7 +221,8 @@ impl From<EngineError> for GenerationError {
             EngineError::Refused { reason } => Self::Refused { reason },
             EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
             EngineError::OutOfMemory { reason } => Self::OutOfMemory { reason },
-            EngineError::DeviceLost { reason } => Self::DeviceLost { reason },
+            // Who says so knows better: the executor.
+            EngineError::DeviceLost { reason } => Self::DeviceLost { reason, is_alone: false },
             EngineError::Stopped => Self::DeadlinePassed,
         }
     }
@@ -425,10 +426,15 @@ impl DeviceBench {
         self.health.report(self.device, |device| device.failed.push((checkpoint.digest, reason)));
     }
 
-    fn failed(&self, job: &StartedJob, error: &EngineError) {
+    /// `is_alone`: the device was at nothing else.
+    fn failed(&self, job: &StartedJob, error: &EngineError, is_alone: bool) {
         let (id, _of) = (job.recipe.id(), job.span.enter());
         log_limited!(warn, recipe = %id, %error, "not drawn");
-        self.board.fail(id, &error.clone().into());
+        let error = match GenerationError::from(error.clone()) {
+            GenerationError::DeviceLost { reason, .. } => GenerationError::DeviceLost { reason, is_alone },
+            error => error,
+        };
+        self.board.fail(id, &error);
     }
 
     fn cost(&self, generated: &Generated, started_at: Instant, busy_s: f64) -> Cost {

@@ -54,7 +54,10 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let models = models();
+        Self::of(models())
+    }
+
+    fn of(models: TempDir) -> Self {
         let engine = torch_engine(&config(&models))().unwrap();
         Self { engine, _models: models }
     }
@@ -151,6 +154,49 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
     assert_eq!(desk.engine.memory().footprints.len(), before);
     assert!(desk.engine.refresh().is_some(), "nobody is told");
     assert_eq!(desk.draw(&recipe), Err(EngineError::Missing(old)));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_adapter_that_goes_stays_for_a_drawing_that_names_its_checkpoint_by_a_former_digest() {
+    let models = models();
+    let folder = models.path().join("sd1-tiny");
+    std::fs::remove_file(&folder).unwrap();
+    copy(&fixtures().join("checkpoints/sd1-tiny"), &folder);
+    // It counted once, and counts no more.
+    std::fs::write(folder.join("notes.txt"), b"from last spring").unwrap();
+    let mut desk = Desk::of(models);
+    desk.engine.watch(Arc::new(|| ()));
+    let known = desk.engine.checkpoints().into_iter().find(|known| known.name == "sd1-tiny").unwrap();
+    let former = *known.formers.first().unwrap();
+    assert_ne!(former, known.digest);
+    let now = desk.recipe("sd1-tiny", vec![desk.lora("sd1.kohya", 0.8)]);
+    let then = Recipe { checkpoint: former, ..(**now).clone() };
+    let then = Arc::new(ValidRecipe::try_from(then).unwrap());
+    let expected = desk.draw(&then).unwrap();
+    let slot = desk.engine.begin(&then).unwrap();
+    desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    std::fs::remove_file(desk._models.path().join("adapters/sd1.kohya.safetensors")).unwrap();
+    let offered = desk.engine.adapters().len();
+    refreshed(&mut desk, "the adapter is gone", |engine| engine.adapters().len() < offered);
+    desk.engine.free_memory();
+    while !desk.engine.is_done(slot) {
+        desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    }
+    assert_eq!(desk.engine.finish(slot).unwrap().pixels.master_id(), expected);
+    // Behind the last drawing its networks go.
+    assert!(matches!(desk.draw(&then), Err(EngineError::Missing(_))));
 }
 
 #[test]

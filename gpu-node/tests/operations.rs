@@ -228,6 +228,35 @@ async fn the_end_of_a_device_is_counted_against_what_it_was_at_and_nothing_else(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_device_is_told_as_lost_alone_or_in_company_and_who_is_to_be_alone_is() {
+    for (is_to_be_alone, kind) in [(false, "/problems/device-lost-in-company"), (true, "/problems/device-lost")] {
+        let (node, _) = Sick::start().await;
+        node.control.hold();
+        let (client, asked) = (node.client.clone(), request("first"));
+        let first = tokio::spawn(async move { client.post(&asked).await });
+        node.control.started(1).await;
+        let client = node.client.clone();
+        let culprit = tokio::spawn(async move {
+            let alone = if is_to_be_alone { "1" } else { "0" };
+            let headers = [("content-type", "application/json"), ("bildkante-draw-alone", alone)];
+            let body = serde_json::to_vec(&request("die")).unwrap();
+            client.call(http::Method::POST, "/v1/generations", &headers, body).await
+        });
+        eventually("both are in", async || node.metric("bildkante_node_waiters") >= 2.0).await;
+        node.control.release();
+        let lost = culprit.await.unwrap();
+        assert_eq!((lost.status.as_u16(), lost.problem().kind.as_str()), (503, kind));
+        let first = first.await.unwrap();
+        if is_to_be_alone {
+            assert_ne!(first.status, 422);
+        } else {
+            assert_eq!(first.problem().kind, kind, "it may have been this one");
+        }
+        node.node.shut_down().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_more_urgent_one_that_ends_the_device_at_its_beginning_is_the_one_that_is_counted() {
     let data = Arc::new(tempfile::tempdir().unwrap());
     let (node, _) = Sick::start_on(&data).await;

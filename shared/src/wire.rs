@@ -9,6 +9,14 @@ use crate::phash::PerceptualHash;
 use crate::recipe::Recipe;
 use crate::urgency::Urgency;
 
+/// Asks a node to share no pass with a recipe: a device was lost to it in company, and the next time it is to be known
+/// whether it was its doing. With the value `1`; a node that does not know the field draws as ever.
+pub const DRAW_ALONE: &str = "bildkante-draw-alone";
+
+/// The problem types (503) of a drawing that a device was lost to: alone, or in a pass or a moment shared with others.
+pub const DEVICE_LOST: &str = "device-lost";
+pub const DEVICE_LOST_IN_COMPANY: &str = "device-lost-in-company";
+
 /// `POST /v1/generations`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

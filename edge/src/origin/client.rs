@@ -12,7 +12,9 @@ use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE, TraceContext, Tracestate};
-use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest};
+use bildkante_shared::wire::{
+    CheckpointInfo, DEVICE_LOST, DEVICE_LOST_IN_COMPANY, DRAW_ALONE, GenerationReply, GenerationRequest,
+};
 use bildkante_shared::{descriptors, log_limited};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
@@ -22,15 +24,13 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::connector::Connector;
-use super::error::{Contact, OriginError};
+use super::error::{Contact, Ended, OriginError};
 use super::health::Probe;
 use super::images::Images;
 use crate::cache::MasterFile;
 
 /// The problem type of a drawing that found no memory.
 const OUT_OF_MEMORY: &str = "/problems/out-of-memory";
-/// The problem type of a drawing that took its device along.
-const DEVICE_LOST: &str = "/problems/device-lost";
 /// How long a node whose connection broke has to show that it is still there.
 const SIGN_OF_LIFE_WAIT: Duration = Duration::from_secs(2);
 /// Longest piece of a node's own words in our errors.
@@ -75,13 +75,14 @@ impl NodeClient {
         &self,
         recipe: &ValidRecipe,
         request: &GenerationRequest,
+        is_to_be_alone: bool,
         images: &Images,
         trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
-        match self.draw(recipe, request, images, trace).await {
+        match self.draw(recipe, request, is_to_be_alone, images, trace).await {
             // A network breaks connections, too: then the node is there and ready as before.
             Err(OriginError::Unreachable { node, cause, contact: Contact::Broken }) if self.is_gone().await => {
-                Err(OriginError::Ended { node, cause })
+                Err(OriginError::Ended { node, cause, how: Ended::Gone })
             }
             reply => reply,
         }
@@ -101,11 +102,12 @@ impl NodeClient {
         &self,
         recipe: &ValidRecipe,
         request: &GenerationRequest,
+        is_to_be_alone: bool,
         images: &Images,
         trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
         let body: Bytes = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?.into();
-        let ask = || self.traced_call("/v1/generations", (JSON, body.clone()), trace);
+        let ask = || self.traced_call("/v1/generations", (JSON, body.clone()), is_to_be_alone, trace);
         let reply = match self.expect_ok(ask().await?) {
             Err(OriginError::Missing { digests, .. }) if self.lend(&digests, images).await? => {
                 self.expect_ok(ask().await?)
@@ -166,6 +168,7 @@ impl NodeClient {
         &self,
         path: &str,
         body: (&'static str, Bytes),
+        is_to_be_alone: bool,
         trace: &TraceContext,
     ) -> Result<Reply, OriginError> {
         let mut request = self.request(Method::POST, path, Some(body))?;
@@ -177,6 +180,9 @@ impl NodeClient {
             if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
                 request.headers_mut().insert(name, value);
             }
+        }
+        if is_to_be_alone {
+            request.headers_mut().insert(DRAW_ALONE, HeaderValue::from_static("1"));
         }
         self.send(request, path, REPLY_BODY_BYTES_MAX).await
     }
@@ -242,8 +248,10 @@ impl NodeClient {
             StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == OUT_OF_MEMORY => {
                 Err(OriginError::Failed { node, problem: Box::new(problem(&reply)) })
             }
-            StatusCode::SERVICE_UNAVAILABLE if problem(&reply).kind == DEVICE_LOST => {
-                Err(OriginError::Ended { node, cause: problem(&reply).detail })
+            StatusCode::SERVICE_UNAVAILABLE if ended(&problem(&reply)).is_some() => {
+                let problem = problem(&reply);
+                let how = ended(&problem).unwrap_or(Ended::InCompany);
+                Err(OriginError::Ended { node, cause: problem.detail, how })
             }
             StatusCode::INSUFFICIENT_STORAGE => {
                 Err(OriginError::CannotStore { node, problem: Box::new(problem(&reply)) })
@@ -305,6 +313,15 @@ fn problem(reply: &Reply) -> Problem {
     });
     problem.detail = cut(&problem.detail);
     problem
+}
+
+/// Whether the node says that its device was lost, and to whom.
+fn ended(problem: &Problem) -> Option<Ended> {
+    match problem.kind.strip_prefix("/problems/")? {
+        DEVICE_LOST => Some(Ended::Alone),
+        DEVICE_LOST_IN_COMPANY => Some(Ended::InCompany),
+        _ => None,
+    }
 }
 
 /// Seconds or a date (RFC 9110 §10.2.3), never longer than a few minutes.

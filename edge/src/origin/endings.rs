@@ -2,7 +2,10 @@
 //!
 //! A drawing that takes its device along would take the next node's along as well, and so through every region. The second
 //! node that ends over a recipe is the last: from then on the edge refuses it. Nodes count for themselves, and durably
-//! (`gpu-node/src/endings.rs`); this is what one edge has seen, so that a recipe is stopped on its first way already.
+//! (`gpu-node/src/endings.rs`); this is what one edge has been told, so that a recipe is stopped on its first way already.
+//!
+//! Only a node's word counts, and only where it was at nothing else: a node that is gone ended every call that it had, most
+//! of them of recipes that had only waited there. What shared a lost device is asked for alone from then on.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -42,13 +45,28 @@ impl Endings {
     /// One more; how many it makes.
     pub(super) fn add(&self, recipe: RecipeId, now: Instant) -> u32 {
         let count = self.of(recipe, now).saturating_add(1);
+        self.set(recipe, count, now);
+        count
+    }
+
+    /// It may have been this one: the next node is to draw it alone.
+    pub(super) fn suspect(&self, recipe: RecipeId, now: Instant) {
+        self.set(recipe, self.of(recipe, now), now);
+    }
+
+    /// Whether a node is to draw it alone.
+    pub(super) fn is_suspect(&self, recipe: RecipeId, now: Instant) -> bool {
+        let _ = self.of(recipe, now);
+        self.0.lock().contains_key(&recipe)
+    }
+
+    fn set(&self, recipe: RecipeId, count: u32, now: Instant) {
         let mut known = self.0.lock();
         if known.len() >= RECIPES_MAX && !known.contains_key(&recipe) {
             let oldest = known.iter().min_by_key(|(_, ending)| ending.last).map(|(recipe, _)| *recipe);
             oldest.map(|oldest| known.remove(&oldest));
         }
         known.insert(recipe, Ending { count, last: now });
-        count
     }
 
     /// It was drawn: what ended was another's fault.
@@ -73,6 +91,9 @@ mod tests {
         endings.forget(recipe(1));
         assert_eq!(endings.of(recipe(1), now), 0);
         assert_eq!(endings.of(recipe(2), now + REMEMBERED), 0);
+        endings.suspect(recipe(3), now);
+        assert_eq!((endings.of(recipe(3), now), endings.is_suspect(recipe(3), now)), (0, true));
+        assert!(!endings.is_suspect(recipe(3), now + REMEMBERED) && !endings.is_suspect(recipe(4), now));
     }
 
     #[test]

@@ -14,6 +14,17 @@ pub enum Contact {
     Broken,
 }
 
+/// How a node ended over a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was gone when its connection broke: over this recipe, another one, or at its operator's hands.
+    Gone,
+    /// It says that its device was lost to this recipe or to another one that it was at.
+    InCompany,
+    /// It says that its device was lost to this recipe.
+    Alone,
+}
+
 /// One mapping each to a metric label, to a retry and to a node's health.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OriginError {
@@ -31,7 +42,7 @@ pub enum OriginError {
     Unreachable { node: String, cause: String, contact: Contact },
     /// It was gone when its connection broke in mid-drawing, or it said that its device was lost to this recipe.
     #[error("node {node} ended while it drew this: {cause}")]
-    Ended { node: String, cause: String },
+    Ended { node: String, cause: String, how: Ended },
     /// No further node is given to a recipe that has ended several.
     #[error("{endings} nodes ended while they drew this: no further one is asked")]
     EndsDevices { endings: u32 },

@@ -7,7 +7,8 @@
 //! origin in trouble must not be asked twice as much. A call on a node that stops answering its probes is given up
 //! when there is another to ask.
 //!
-//! A recipe at whose drawing two nodes ended is given to no third (see `endings`).
+//! A recipe to which two nodes lost their devices is given to no third (see `endings`), and no call to a third one after two
+//! nodes ended under it.
 //!
 //! A new topology takes effect between two calls: nodes in both keep their health and connections, calls on nodes
 //! that are gone end on them.
@@ -35,7 +36,7 @@ use tokio::time::Instant;
 use super::client::NodeClient;
 use super::connector::{Connector, NodeTlsError};
 use super::endings::{ENDINGS_MAX, Endings};
-use super::error::OriginError;
+use super::error::{Ended, OriginError};
 use super::health::{Health, NodeState};
 use super::images::Images;
 use super::metrics::{Operation, OriginMetrics};
@@ -252,7 +253,12 @@ impl Regions {
                 deadline_ms: millis_until(deadline),
                 dedup: dedup.clone(),
             };
-            async move { self.counted(recipe.id(), client.generate(recipe, &request, &self.images, trace).await) }
+            let is_to_be_alone = self.endings.is_suspect(recipe.id(), std::time::Instant::now());
+            let images = &self.images;
+            async move {
+                let reply = client.generate(recipe, &request, is_to_be_alone, images, trace).await;
+                self.counted(recipe.id(), reply)
+            }
         };
         let mut candidates = self.candidates(recipe.id().as_bytes());
         self.join_own(recipe.id(), &mut candidates);
@@ -262,7 +268,7 @@ impl Regions {
         reply
     }
 
-    /// Counts nodes that ended over a recipe: the last one's end is the recipe's.
+    /// Counts nodes that say they ended over a recipe: the last one's end is the recipe's.
     fn counted(
         &self,
         recipe: RecipeId,
@@ -270,7 +276,11 @@ impl Regions {
     ) -> Result<GenerationReply, OriginError> {
         match &reply {
             Ok(_) => self.endings.forget(recipe),
-            Err(error @ OriginError::Ended { .. }) => {
+            Err(error @ OriginError::Ended { how: Ended::InCompany, .. }) => {
+                log_limited!(error, %recipe, %error, "a node ended over a recipe or its company: it is drawn alone next");
+                self.endings.suspect(recipe, std::time::Instant::now());
+            }
+            Err(error @ OriginError::Ended { how: Ended::Alone, .. }) => {
                 let endings = self.endings.add(recipe, std::time::Instant::now());
                 tracing::error!(%recipe, %error, endings, "a node ended over a recipe");
                 if endings >= ENDINGS_MAX {
@@ -432,6 +442,7 @@ impl Regions {
         self.retries.deposit();
         let mut candidates = attempts(candidates).into_iter().peekable();
         let mut failure: Option<OriginError> = None;
+        let mut ended = 0;
         while let Some(Candidate { node, region }) = candidates.next() {
             if let Some(error) = &failure {
                 log_limited!(warn, %error, next = %node.client.name, %region, "trying another node");
@@ -454,7 +465,13 @@ impl Regions {
                 Err(error) => error,
             };
             let in_time = deadline.saturating_duration_since(Instant::now()) >= RETRY_TIME_MIN;
-            let goes_on = error.is_retryable() && in_time && candidates.peek().is_some() && self.retries.withdraw();
+            ended += u32::from(matches!(error, OriginError::Ended { .. }));
+            let may_end_another = ended < ENDINGS_MAX;
+            let goes_on = error.is_retryable()
+                && may_end_another
+                && in_time
+                && candidates.peek().is_some()
+                && self.retries.withdraw();
             // The first error says more than later ones of the same kind.
             let is_final = matches!(
                 error,

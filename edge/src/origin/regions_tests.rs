@@ -481,12 +481,41 @@ async fn a_recipe_that_ends_nodes_is_given_to_no_third_and_others_go_on() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_is_an_ending_only_where_the_node_is_gone() {
+async fn a_connection_that_broke_is_an_ending_only_where_the_node_is_gone_and_is_not_remembered() {
     // It hangs up on every call and answers its probes: the network's fault, for all the edge can tell.
-    let node = FakeNode::start(Behaviour::HangUp).await;
-    let (here, _) = region(&[&node]);
+    let nodes = [
+        FakeNode::start(Behaviour::HangUp).await,
+        FakeNode::start(Behaviour::HangUp).await,
+        FakeNode::start(Behaviour::HangUp).await,
+    ];
+    let (here, _) = region(&[&nodes[0]]);
     assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "unreachable");
-    node.ready(StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "ended");
-    assert_eq!(generate(&here, LONG).await.unwrap_err().as_str(), "ends-devices");
+    nodes.iter().for_each(|node| node.ready(StatusCode::SERVICE_UNAVAILABLE));
+    let (all, _) = region(&[&nodes[0], &nodes[1], &nodes[2]]);
+    let calls = || nodes.iter().map(FakeNode::calls).sum::<usize>();
+    let before = calls();
+    assert_eq!(generate(&all, LONG).await.unwrap_err().as_str(), "ended");
+    assert_eq!(calls() - before, 2, "no third node within the call");
+    // They were killed, and come back.
+    nodes.iter().for_each(|node| {
+        node.ready(StatusCode::OK);
+        node.behave(Behaviour::Draw);
+    });
+    generate(&all, LONG).await.unwrap();
+    assert!(nodes.iter().all(|node| node.asked_alone() == 0));
+}
+
+#[tokio::test]
+async fn what_shared_a_lost_device_is_not_counted_and_asked_for_alone() {
+    let lost = || status(503, problem(503, "device-lost-in-company", "an illegal memory access"));
+    let nodes = [FakeNode::start(lost()).await, FakeNode::start(lost()).await, FakeNode::start(lost()).await];
+    let (region, _) = region(&[&nodes[0], &nodes[1], &nodes[2]]);
+    let total = |of: fn(&FakeNode) -> usize| nodes.iter().map(of).sum::<usize>();
+    assert_eq!(generate(&region, LONG).await.unwrap_err().as_str(), "ended");
+    assert_eq!((total(FakeNode::calls), total(FakeNode::asked_alone)), (2, 1));
+    nodes.iter().for_each(|node| node.behave(Behaviour::Draw));
+    generate(&region, LONG).await.unwrap();
+    assert_eq!(total(FakeNode::asked_alone), 2, "the next call, too");
+    generate(&region, LONG).await.unwrap();
+    assert_eq!(total(FakeNode::asked_alone), 2, "it was drawn, so it may share passes again");
 }

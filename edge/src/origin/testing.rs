@@ -11,7 +11,9 @@ use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::testing::ReservedPort;
-use bildkante_shared::wire::{Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings};
+use bildkante_shared::wire::{
+    DRAW_ALONE, Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings,
+};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -58,6 +60,7 @@ struct State {
     calls: AtomicUsize,
     abandoned: Arc<AtomicUsize>,
     deadlines_ms: Mutex<Vec<u64>>,
+    asked_alone: AtomicUsize,
 }
 
 impl FakeNode {
@@ -76,6 +79,7 @@ impl FakeNode {
             calls: AtomicUsize::new(0),
             abandoned: Arc::default(),
             deadlines_ms: Mutex::default(),
+            asked_alone: AtomicUsize::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, port, state, server }
@@ -108,6 +112,11 @@ impl FakeNode {
         self.state.abandoned.load(Ordering::SeqCst)
     }
 
+    /// Calls that ask for a recipe to be drawn alone.
+    pub(crate) fn asked_alone(&self) -> usize {
+        self.state.asked_alone.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn deadlines_ms(&self) -> Vec<u64> {
         self.state.deadlines_ms.lock().clone()
     }
@@ -131,6 +140,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
                 async move {
                     let hangs_up = matches!(*state.behaviour.lock(), Behaviour::HangUp);
                     if hangs_up && request.uri().path() != "/readyz" {
+                        state.calls.fetch_add(1, Ordering::SeqCst);
                         return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
                     }
                     Ok(answer(&state, request).await)
@@ -151,6 +161,7 @@ fn answer(state: &Arc<State>, request: Request<Incoming>) -> Answer {
         return Box::pin(async move { response(ready, Bytes::new()) });
     }
     state.calls.fetch_add(1, Ordering::SeqCst);
+    state.asked_alone.fetch_add(usize::from(request.headers().contains_key(DRAW_ALONE)), Ordering::SeqCst);
     match state.behaviour.lock().clone() {
         Behaviour::Draw => draw(Arc::clone(state), request),
         Behaviour::Hang | Behaviour::HangUp => {

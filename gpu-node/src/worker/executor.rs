@@ -108,13 +108,14 @@ impl<'a> Executor<'a> {
 
     /// Counts the end of the device against those it was at, and tells everybody: them why, the others to come back.
     fn end(&mut self, error: &EngineError) {
+        let is_alone = self.mark.recipes().len() == 1;
         for recipe in self.mark.recipes() {
             self.bench.endings.add(*recipe, &error.to_string());
         }
         for begun in self.begun.drain(..) {
             let id = begun.job.recipe.id();
             if self.mark.recipes().contains(&id) {
-                self.bench.failed(&begun.job, error);
+                self.bench.failed(&begun.job, error, is_alone);
             } else {
                 self.bench.board.fail(id, &GenerationError::NotReady { reason: error.to_string() });
             }
@@ -161,7 +162,7 @@ impl<'a> Executor<'a> {
             EngineError::DeviceLost { .. } => self.lost = Some(error.clone()),
             _ => {}
         }
-        self.bench.failed(job, error);
+        self.bench.failed(job, error, self.mark.recipes().len() == 1);
     }
 
     fn busy_since(&self, started_at: Instant) -> f64 {
@@ -233,7 +234,7 @@ impl<'a> Executor<'a> {
         let slot = self.begun[leader].slot;
         let endings = &self.bench.endings;
         let mut group = vec![slot];
-        if endings.count(self.begun[leader].job.recipe.id()) > 0 {
+        if endings.is_suspect(self.begun[leader].job.recipe.id()) {
             // Should the device end again, it is known over which.
             return group;
         }
@@ -241,7 +242,7 @@ impl<'a> Executor<'a> {
         let mut others: Vec<usize> = (0..self.begun.len()).filter(|at| *at != leader).collect();
         others.sort_by_key(|at| (self.begun[*at].urgency, *at));
         let shares =
-            |begun: &Begun| self.engine.can_share(slot, begun.slot) && endings.count(begun.job.recipe.id()) == 0;
+            |begun: &Begun| self.engine.can_share(slot, begun.slot) && !endings.is_suspect(begun.job.recipe.id());
         group.extend(
             others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
         );
@@ -249,7 +250,7 @@ impl<'a> Executor<'a> {
         while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
-                asks_for_the_same(&recipe, waiting) && engine.has_room(waiting) && endings.count(waiting.id()) == 0
+                asks_for_the_same(&recipe, waiting) && engine.has_room(waiting) && !endings.is_suspect(waiting.id())
             };
             let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };
             let before = self.begun.len();

@@ -129,6 +129,8 @@ struct TorchEngine {
 #[derive(Debug)]
 struct Slot {
     recipe: Arc<ValidRecipe>,
+    /// The checkpoint's digest of now, by which its adapted networks are kept: a recipe may name a former one.
+    checkpoint: Digest,
     need: Need,
     denoising: Denoising,
     /// Of the next step; `None` at the end.
@@ -221,7 +223,7 @@ impl TorchEngine {
     /// Forgets a request's slot and what was held for it.
     fn remove(&mut self, slot: SlotId) -> Option<Slot> {
         let removed = self.slots.remove(&slot)?;
-        self.adapters.release(removed.recipe.checkpoint, &removed.recipe.loras);
+        self.adapters.release(removed.checkpoint, &removed.recipe.loras);
         Some(removed)
     }
 
@@ -408,14 +410,15 @@ impl Engine for TorchEngine {
         let pictures = self.pictures(recipe)?;
         let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let models = Models { pictures, ..models };
+        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?.digest();
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error(device))?;
         let pass = PassKey::of(recipe, &denoising);
         // What the device fails at late is this one's doing, and must not show in another's pass.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
-        self.adapters.hold(recipe.checkpoint, &recipe.loras);
-        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), need, denoising, pass, requests: 1 });
+        self.adapters.hold(checkpoint, &recipe.loras);
+        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, requests: 1 });
         if let Err(error) = self.probe(id) {
             self.abandon(id);
             return Err(error);
@@ -477,9 +480,9 @@ impl Engine for TorchEngine {
         let Some(slot) = self.slots.remove(&slot) else {
             return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
         };
-        let recipe = Arc::clone(&slot.recipe);
+        let (recipe, checkpoint) = (Arc::clone(&slot.recipe), slot.checkpoint);
         let finished = self.decode(slot);
-        self.adapters.release(recipe.checkpoint, &recipe.loras);
+        self.adapters.release(checkpoint, &recipe.loras);
         self.sweep();
         finished
     }
