@@ -104,13 +104,17 @@ impl FakeControl {
         self.started.send_modify(|started| *started += 1);
     }
 
-    fn step(&self) {
-        self.entered.send_modify(|entered| *entered += 1);
+    /// Waits where drawings wait: until [`Self::release`], if they are held.
+    pub fn wait_open(&self) {
         let mut is_open = self.is_open.lock();
         while !*is_open {
             self.opened.wait(&mut is_open);
         }
-        drop(is_open);
+    }
+
+    fn step(&self) {
+        self.entered.send_modify(|entered| *entered += 1);
+        self.wait_open();
         std::thread::sleep(*self.step.lock());
         self.steps.send_modify(|steps| *steps += 1);
     }

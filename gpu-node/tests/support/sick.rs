@@ -21,6 +21,7 @@ pub(crate) struct Sick {
     prompts: BTreeMap<SlotId, String>,
     freed: Arc<AtomicUsize>,
     is_lost: bool,
+    control: Arc<FakeControl>,
 }
 
 impl Sick {
@@ -33,8 +34,15 @@ impl Sick {
     pub(crate) async fn start_on(data: &Arc<tempfile::TempDir>) -> (TestNode, Arc<AtomicUsize>) {
         let (control, freed) = (Arc::new(FakeControl::default()), Arc::new(AtomicUsize::new(0)));
         let (inner, counted) = (FakeEngine::factory(&control, paint_noise), Arc::clone(&freed));
+        let gate = Arc::clone(&control);
         let factory: EngineFactory = Box::new(move || {
-            Ok(Box::new(Self { inner: inner()?, prompts: BTreeMap::new(), freed: counted, is_lost: false }))
+            Ok(Box::new(Self {
+                inner: inner()?,
+                prompts: BTreeMap::new(),
+                freed: counted,
+                is_lost: false,
+                control: gate,
+            }))
         });
         let node = Wish::default().on(data).start_with(factory, control).await;
         node.node.settled().await;
@@ -45,6 +53,10 @@ impl Sick {
 impl Sick {
     /// Loses the device if this is what does it.
     fn lose_if(&mut self, does: bool) -> Result<(), EngineError> {
+        if does {
+            // Held drawings do not end the device either: the test is not ready for it.
+            self.control.wait_open();
+        }
         self.is_lost |= does;
         if self.is_lost {
             return Err(EngineError::DeviceLost { reason: "CUDA error: an illegal memory access".into() });
