@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bildkante_shared::process::ProcessMetrics;
@@ -160,8 +160,13 @@ impl Edge {
         });
         handler.stand_ins.prepare(&catalog.load());
         let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
-        let preview =
-            Preview::new(config.serve.public_url.clone(), catalog.clone(), signing.clone(), Arc::clone(&handler.fill));
+        let preview = Preview::new(
+            config.serve.public_url.clone(),
+            catalog.clone(),
+            signing.clone(),
+            config.signing.preview_days,
+            Arc::clone(&handler.fill),
+        );
         let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), Arc::clone(&desk), warmer.clone());
         api.follow(&reload);
         follow_log_filter(&reload);
@@ -270,12 +275,13 @@ impl Edge {
 
     /// Stops accepting, drains, stops the sidecar. Returns how many connections were cut at the deadline.
     pub async fn shut_down(self) -> usize {
+        let drained = Instant::now() + self.drain;
         self.front.shut_down();
         let mut aborted = 0;
         for listener in self.listeners {
             aborted += listener.await.unwrap_or_default();
         }
-        self.desk.finish(self.drain).await;
+        self.desk.finish(drained.saturating_duration_since(Instant::now()).max(FINISH_MIN)).await;
         self.back.shut_down();
         for task in self.background {
             let _ = task.await;
@@ -288,6 +294,9 @@ impl Edge {
         aborted
     }
 }
+
+/// For purges on their way to the device, however long connections took to drain.
+const FINISH_MIN: Duration = Duration::from_secs(1);
 
 /// No more connections than this process may have files open beside all else.
 fn fit_to_descriptors(config: &Config, workers: usize, listeners: usize) -> usize {

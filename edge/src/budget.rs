@@ -6,12 +6,16 @@
 //! reader's; what is warmed or rendered again after a purge is on no reader's. Without budget the slot's stand-in
 //! answers.
 //!
+//! A client network also has no more than so many renders that readers wait for under way at once, so that it cannot have
+//! the pool to itself before its time is spent.
+//!
 //! Networks are prefixes, because clients change their addresses within them; the table of networks is bounded, and one
 //! that falls out of it begins afresh.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::RecipeId;
@@ -41,6 +45,8 @@ pub struct BudgetConfig {
     /// The same for the clients of one network.
     pub network_render_burst_ms: u32,
     pub network_render_ms_per_minute: u32,
+    /// Renders that clients of one network may wait for at once; 0: no limit.
+    pub network_renders_max: u32,
     /// What is one network.
     pub ipv4_prefix_bits: u8,
     pub ipv6_prefix_bits: u8,
@@ -59,6 +65,7 @@ impl Default for BudgetConfig {
             campaign_render_ms_per_minute: 600_000,
             network_render_burst_ms: 120_000,
             network_render_ms_per_minute: 60_000,
+            network_renders_max: 64,
             ipv4_prefix_bits: 24,
             ipv6_prefix_bits: 48,
             networks_max: 100_000,
@@ -97,10 +104,13 @@ pub enum OverBudget {
     CampaignRender,
     #[error("the client network's budget for rendering is spent")]
     NetworkRender,
+    #[error("the client network has as many renders under way as it may")]
+    NetworkRenders,
 }
 
 impl OverBudget {
-    pub const ALL: [Self; 4] = [Self::Campaign, Self::Network, Self::CampaignRender, Self::NetworkRender];
+    pub const ALL: [Self; 5] =
+        [Self::Campaign, Self::Network, Self::CampaignRender, Self::NetworkRender, Self::NetworkRenders];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -109,6 +119,7 @@ impl OverBudget {
             Self::Network => "over-budget-network",
             Self::CampaignRender => "over-render-budget-campaign",
             Self::NetworkRender => "over-render-budget-network",
+            Self::NetworkRenders => "over-renders-network",
         }
     }
 }
@@ -198,6 +209,18 @@ type RenderBucket = (Rate, Arc<Mutex<Bucket>>);
 struct Account {
     pictures: Option<(Rate, Arc<Mutex<Bucket>>)>,
     render: Option<RenderBucket>,
+    /// Renders under way that readers wait for.
+    renders: Arc<AtomicU32>,
+}
+
+/// One of the renders under way; dropping it makes room.
+#[derive(Debug)]
+struct UnderWay(Arc<AtomicU32>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How fast an account fills.
@@ -210,7 +233,7 @@ struct Rates {
 impl Rates {
     fn account(self, now: Instant) -> Account {
         let bucket = |rate: Rate| (rate, Arc::new(Mutex::new(Bucket::full(rate, now))));
-        Account { pictures: self.pictures.map(bucket), render: self.render.map(bucket) }
+        Account { pictures: self.pictures.map(bucket), render: self.render.map(bucket), renders: Arc::default() }
     }
 
     /// After so long an account that has no debt is as good as new.
@@ -233,6 +256,13 @@ impl Account {
         if let Some((_, bucket)) = &self.pictures {
             bucket.lock().tokens += 1.0;
         }
+    }
+
+    /// `max` 0: no limit.
+    fn begin_render(&self, max: u32) -> Option<UnderWay> {
+        let before = self.renders.fetch_add(1, Ordering::Relaxed);
+        let under_way = UnderWay(Arc::clone(&self.renders));
+        (max == 0 || before < max).then_some(under_way)
     }
 
     fn can_render(&self, now: Instant) -> bool {
@@ -263,15 +293,18 @@ impl Account {
 /// On whose account a reader's request is.
 #[derive(Debug, Clone)]
 pub struct Payer {
+    pub(crate) id: Network,
     network: Account,
     campaign: Account,
 }
 
-/// Render time that is reserved, and is given back when it is dropped.
+/// Render time that is reserved, and is given back when it is dropped; unless it is [kept](Self::keep).
 #[derive(Debug)]
 pub struct RenderCharge {
     payer: Payer,
     reserved_ms: f64,
+    is_kept: bool,
+    _under_way: Option<UnderWay>,
     spent: Counter,
 }
 
@@ -281,7 +314,23 @@ impl RenderCharge {
     pub fn split(&mut self, part: Duration) -> Self {
         let part_ms = millis(part).min(self.reserved_ms);
         self.reserved_ms -= part_ms;
-        Self { payer: self.payer.clone(), reserved_ms: part_ms, spent: self.spent.clone() }
+        Self {
+            payer: self.payer.clone(),
+            reserved_ms: part_ms,
+            is_kept: false,
+            _under_way: None,
+            spent: self.spent.clone(),
+        }
+    }
+
+    /// From now on it counts as paid, whether what it is for succeeds now or later on nobody's account.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Whose it is.
+    pub(crate) const fn owner(&self) -> Network {
+        self.payer.id
     }
 
     /// The time that was measured takes the place of as much of the reservation.
@@ -290,13 +339,16 @@ impl RenderCharge {
         self.spent.inc_by(cpu.as_secs_f64());
         let over_ms = (cpu_ms - self.reserved_ms).max(0.0);
         self.reserved_ms = (self.reserved_ms - cpu_ms).max(0.0);
+        self.is_kept = false;
         self.payer.return_render(-over_ms);
     }
 }
 
 impl Drop for RenderCharge {
     fn drop(&mut self) {
-        self.payer.return_render(self.reserved_ms);
+        if !self.is_kept {
+            self.payer.return_render(self.reserved_ms);
+        }
     }
 }
 
@@ -339,7 +391,8 @@ impl Budgets {
         let refused = IntCounterVec::new(
             Opts::new(
                 "bildkante_edge_budget_refusals_total",
-                "Requests answered by a stand-in, by whose budget for pictures or for rendering was spent",
+                "Requests answered by a stand-in, by whose budget for pictures or for rendering was spent, or who had as many \
+                 renders under way as it may",
             ),
             &["budget"],
         )?;
@@ -381,6 +434,7 @@ impl Budgets {
     fn payer_at(&self, campaign: &str, client: IpAddr, now: Instant) -> Payer {
         let network = Network::of(client, &self.config);
         Payer {
+            id: network,
             network: self.networks.get_with(network, || self.network_rates.account(now)),
             campaign: self.campaign(campaign, now),
         }
@@ -431,6 +485,10 @@ impl Budgets {
     /// Whose budget is spent.
     pub fn can_render(&self, payer: &Payer) -> Result<(), OverBudget> {
         let now = Instant::now();
+        let max = self.config.network_renders_max;
+        if max > 0 && payer.network.renders.load(Ordering::Relaxed) >= max {
+            return Err(OverBudget::NetworkRenders);
+        }
         if !payer.network.can_render(now) {
             return Err(OverBudget::NetworkRender);
         }
@@ -450,6 +508,8 @@ impl Budgets {
 
     fn reserve_at(&self, payer: &Payer, estimate: Duration, now: Instant) -> Result<RenderCharge, OverBudget> {
         let reserved_ms = millis(estimate);
+        let under_way = payer.network.begin_render(self.config.network_renders_max);
+        let under_way = under_way.ok_or(OverBudget::NetworkRenders)?;
         if !payer.network.draw_render(now, reserved_ms) {
             return Err(OverBudget::NetworkRender);
         }
@@ -457,7 +517,13 @@ impl Budgets {
             payer.network.return_render(reserved_ms);
             return Err(OverBudget::CampaignRender);
         }
-        Ok(RenderCharge { payer: payer.clone(), reserved_ms, spent: self.render_spent.clone() })
+        Ok(RenderCharge {
+            payer: payer.clone(),
+            reserved_ms,
+            is_kept: false,
+            _under_way: Some(under_way),
+            spent: self.render_spent.clone(),
+        })
     }
 
     /// A request is answered by a stand-in because of this.
@@ -586,6 +652,43 @@ mod tests {
         assert!(left() <= 1000.0);
     }
 
+    /// A final rung that found no place in the pool is rendered later, on nobody's account: it was paid for.
+    #[test]
+    fn a_charge_that_is_kept_is_spent_once() {
+        let budgets = budgets(rendering(1000, 1));
+        let (now, ms) = (Instant::now(), Duration::from_millis);
+        let payer = budgets.payer_at("studio", ONE, now);
+        let left = || payer.network.render.as_ref().expect("limited").1.lock().tokens;
+        let mut charge = budgets.reserve_at(&payer, ms(600), now).expect("enough");
+        let mut last = charge.split(ms(500));
+        last.keep();
+        drop((charge, last));
+        assert!((left() - 500.0).abs() < 1e-6);
+        let mut rendered = budgets.reserve_at(&payer, ms(500), now).expect("enough");
+        rendered.keep();
+        rendered.spend(ms(100));
+        drop(rendered);
+        assert!((left() - 400.0).abs() < 1e-6, "what was rendered costs what was measured");
+    }
+
+    /// Small pictures cost little time, and take places all the same.
+    #[test]
+    fn a_network_has_its_share_of_the_renders_under_way() {
+        let budgets = budgets(BudgetConfig::default());
+        let now = Instant::now();
+        let (one, other) = (budgets.payer_at("studio", ONE, now), budgets.payer_at("studio", OTHER, now));
+        let reserve = |payer| budgets.reserve_at(payer, Duration::from_millis(1), now);
+        let mut held: Vec<_> = (0..300).filter_map(|_| reserve(&one).ok()).collect();
+        assert_eq!(held.len(), 64);
+        assert_eq!(reserve(&one).unwrap_err(), OverBudget::NetworkRenders);
+        assert_eq!(budgets.can_render(&one), Err(OverBudget::NetworkRenders));
+        assert!(reserve(&other).is_ok() && budgets.can_render(&other).is_ok(), "another network has its own");
+        let _behind = held[0].split(Duration::from_millis(1));
+        held.remove(0);
+        assert!(reserve(&one).is_ok(), "what is rendered behind a reader takes no place of his");
+        assert_eq!(one.network.renders.load(Ordering::Relaxed), 63);
+    }
+
     #[test]
     fn the_campaign_has_render_time_of_its_own_and_an_unlimited_one_is_never_spent() {
         let config =
@@ -622,6 +725,11 @@ mod tests {
             quality: Quality::AUTO,
         };
         let costly = Format::ALL.into_iter().max_by_key(|format| costs.estimate(&spec(*format), Rung::Final));
+        let mut page = Vec::new();
+        for _ in 0..40 {
+            page.push(budgets.reserve(&payer, Duration::ZERO).expect("a page is under way at once"));
+        }
+        page.clear();
         for _ in 0..40 {
             for rung in Rung::ALL {
                 let estimate = costs.estimate(&spec(costly.expect("a format")), rung);

@@ -37,7 +37,9 @@ use crate::config::Config;
 use crate::governance::{Purges, Verdict};
 use crate::origin::{OriginError, Regions};
 use crate::provenance::Marking;
-use crate::render::{self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung};
+use crate::render::{
+    self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung, Standing,
+};
 use crate::response::Outcome;
 
 /// What a request came down to: which picture, cut how, marked how.
@@ -410,9 +412,10 @@ impl Fill {
         }
         let rung = self.render_config.first_rung(&want.spec);
         let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
-        let (master, decoding) = self.master_of(want, &generated.binding).await?;
+        let standing = Standing { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
+        let (master, decoding) = self.master_of(want, &generated.binding, standing).await?;
         let started = Instant::now();
-        let (rendition, rendering) = self.render(want, &master, rung, want.urgency, generation).await?;
+        let (rendition, rendering) = self.render(want, &master, rung, standing, generation).await?;
         self.keep(want, Arc::clone(&rendition));
         let last = charge.as_mut().map(|charge| {
             let last = charge.split(self.pool.costs.estimate(&want.spec, Rung::Final));
@@ -498,7 +501,7 @@ impl Fill {
         let master = match self.caches.object {
             // Other edges will ask the store for it.
             Some(_) => {
-                self.obtain(binding.master, recipe.id(), want.urgency).await.ok().map(|obtained| obtained.master)
+                self.obtain(binding.master, recipe.id(), want.urgency.into()).await.ok().map(|obtained| obtained.master)
             }
             None => None,
         };
@@ -511,8 +514,9 @@ impl Fill {
         self: &Arc<Self>,
         want: &Want,
         binding: &Binding,
+        standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let error = match self.master(binding.master, want.recipe_id(), want.urgency).await {
+        let error = match self.master(binding.master, want.recipe_id(), standing).await {
             Err(error) if error.is_lost_master() => error,
             result => return result,
         };
@@ -522,7 +526,7 @@ impl Fill {
             log_limited!(error, recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        self.master(again.binding.master, want.recipe_id(), want.urgency).await
+        self.master(again.binding.master, want.recipe_id(), standing).await
     }
 
     /// A master for as many renditions as are cut from it at the same time, and the CPU time this one of them answers for.
@@ -530,12 +534,12 @@ impl Fill {
         self: &Arc<Self>,
         id: MasterId,
         recipe: RecipeId,
-        urgency: Urgency,
+        standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
         let fill = Arc::clone(self);
         let fetch = move || {
             let fill = Arc::clone(&fill);
-            async move { fill.fetch(id, recipe, urgency).await }
+            async move { fill.fetch(id, recipe, standing).await }
         };
         let ticket = self.masters.fly_handing_over(id, fetch)?;
         let role = ticket.role();
@@ -548,9 +552,9 @@ impl Fill {
         &self,
         id: MasterId,
         recipe: RecipeId,
-        urgency: Urgency,
+        standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let Obtained { master, source, cpu } = self.obtain(id, recipe, urgency).await?;
+        let Obtained { master, source, cpu } = self.obtain(id, recipe, standing).await?;
         if let (Some(object), MasterSource::Node) = (self.caches.object.clone(), source) {
             let master = Arc::clone(&master);
             tokio::spawn(async move { object.put_master(&master).await });
@@ -559,9 +563,9 @@ impl Fill {
     }
 
     /// From disk, else from the shared store, else from a node; its pixels are compared with its id in any case.
-    async fn obtain(&self, id: MasterId, recipe: RecipeId, urgency: Urgency) -> Result<Obtained, FillError> {
+    async fn obtain(&self, id: MasterId, recipe: RecipeId, standing: Standing) -> Result<Obtained, FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
-            match self.verify(file, urgency).await {
+            match self.verify(file, standing).await {
                 Err(FillError::Master(error)) => {
                     log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                     let _ = self.caches.masters.reject(id, error.to_string()).await;
@@ -572,7 +576,7 @@ impl Fill {
         if let Some(object) = &self.caches.object
             && let Some(file) = object.master(id).await.hit()
         {
-            match self.verify(file, urgency).await {
+            match self.verify(file, standing).await {
                 Err(FillError::Master(error)) => object.reject_master(id, &error.to_string()),
                 Err(error) => return Err(error),
                 Ok((master, cpu)) => {
@@ -582,7 +586,7 @@ impl Fill {
             }
         }
         let file = self.regions.master(id, recipe, self.generation_deadline).await?;
-        let (master, cpu) = self.verify(file, urgency).await?;
+        let (master, cpu) = self.verify(file, standing).await?;
         self.keep_master(&master).await;
         Ok(Obtained { master, source: MasterSource::Node, cpu })
     }
@@ -593,8 +597,8 @@ impl Fill {
         }
     }
 
-    async fn verify(&self, file: MasterFile, urgency: Urgency) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let (verified, cpu) = self.pool.run_timed(urgency, move || file.verify(render::decode_master)).await?;
+    async fn verify(&self, file: MasterFile, standing: Standing) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
+        let (verified, cpu) = self.pool.run_timed(standing, move || file.verify(render::decode_master)).await?;
         Ok((Arc::new(verified?), cpu))
     }
 
@@ -604,11 +608,11 @@ impl Fill {
         want: &Want,
         master: &Arc<VerifiedMaster>,
         rung: Rung,
-        urgency: Urgency,
+        standing: Standing,
         generation: u64,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
         let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let (encoded, cpu) = self.pool.render(urgency, pixels, want.spec, rung, marking).await?;
+        let (encoded, cpu) = self.pool.render(standing, pixels, want.spec, rung, marking).await?;
         let origin = Origin::now(master.id(), want.recipe_id()).at_generation(generation);
         Ok((Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)), cpu))
     }
@@ -629,10 +633,15 @@ impl Fill {
         self.improve_for(current, want, None);
     }
 
-    /// The same on a reader's account.
-    fn improve_for(self: &Arc<Self>, current: &Rendition, want: &Want, charge: Option<RenderCharge>) {
+    /// The same on a reader's account. He pays once, also when there is no room for it now and it is rendered later.
+    fn improve_for(self: &Arc<Self>, current: &Rendition, want: &Want, mut charge: Option<RenderCharge>) {
         if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
             return;
+        }
+        if let Some(charge) = &mut charge
+            && !self.finals.is_flying(&want.key(current.master))
+        {
+            charge.keep();
         }
         // It is cut from the same master, so it is as old.
         let _ = self.finish(want, current.master, current.generation, charge);
@@ -648,10 +657,10 @@ impl Fill {
     ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
         let (fill, want) = (Arc::clone(self), want.clone());
         self.finals.fly(want.key(id), move || async move {
+            let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
             let finished = async {
-                let (master, decoding) = fill.master(id, want.recipe_id(), Urgency::LEAST).await?;
-                let (rendition, rendering) =
-                    fill.render(&want, &master, Rung::Final, Urgency::LEAST, generation).await?;
+                let (master, decoding) = fill.master(id, want.recipe_id(), standing).await?;
+                let (rendition, rendering) = fill.render(&want, &master, Rung::Final, standing, generation).await?;
                 if let Some(charge) = &mut charge {
                     charge.spend(decoding + rendering);
                 }

@@ -15,9 +15,10 @@ use bildkante_edge::commands;
 use bildkante_edge::config::Config;
 use bildkante_edge::descriptors;
 use bildkante_edge::listener::systemd::{self, Inherited};
-use bildkante_shared::{remark, shutdown, telemetry};
+use bildkante_shared::shutdown::Stops;
+use bildkante_shared::{remark, telemetry};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// glibc's allocator keeps what large image buffers fragment; this one gives it back.
 #[global_allocator]
@@ -128,11 +129,12 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let sockets = Sockets::bind(&config, inherited).await?;
         let lame_duck = Duration::from_millis(config.limits.lame_duck_ms);
         let edge = Edge::start(config, sockets).await?;
+        let mut signals = Signals { hangup: signal(SignalKind::hangup())?, stops: Stops::subscribe()? };
         systemd::notify(systemd::State::Ready);
-        let signal = wait(&edge).await?;
+        let signal = signals.stop(&edge).await;
         systemd::notify(systemd::State::Stopping);
         if signal == "SIGTERM" && !lame_duck.is_zero() {
-            serve_on(&edge, lame_duck).await?;
+            signals.serve_on(&edge, lame_duck).await;
         }
         tracing::info!(signal, "draining");
         let aborted = edge.shut_down().await;
@@ -141,29 +143,38 @@ fn serve(config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Serves as before while `/readyz` says that it is about to stop, for so long or until the next signal.
-async fn serve_on(edge: &Edge, lame_duck: Duration) -> anyhow::Result<()> {
-    let next = shutdown::signal();
-    edge.leave();
-    tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not ready any more, serving on");
-    match tokio::time::timeout(lame_duck, next).await {
-        Ok(signal) => tracing::info!(signal = signal?, "the time to leave is cut short"),
-        Err(_) => tracing::info!("the time to leave is over"),
-    }
-    Ok(())
+/// What this process listens to, from its first answer to its drain.
+struct Signals {
+    hangup: Signal,
+    stops: Stops,
 }
 
-/// Until SIGTERM or SIGINT; SIGHUP reloads what can be: [`Edge::reload`].
-async fn wait(edge: &Edge) -> anyhow::Result<&'static str> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut stop = std::pin::pin!(shutdown::signal());
-    loop {
-        tokio::select! {
-            signal = stop.as_mut() => return Ok(signal?),
-            _ = hangup.recv() => {
-                systemd::notify(systemd::State::Reloading);
-                edge.reload().await;
-                systemd::notify(systemd::State::Ready);
+impl Signals {
+    /// Until SIGTERM or SIGINT; SIGHUP reloads what can be: [`Edge::reload`].
+    async fn stop(&mut self, edge: &Edge) -> &'static str {
+        loop {
+            tokio::select! {
+                signal = self.stops.next() => return signal,
+                _ = self.hangup.recv() => {
+                    systemd::notify(systemd::State::Reloading);
+                    edge.reload().await;
+                    systemd::notify(systemd::State::Ready);
+                }
+            }
+        }
+    }
+
+    /// Serves as before while `/readyz` says that it is about to stop, for so long or until the next signal.
+    async fn serve_on(&mut self, edge: &Edge, lame_duck: Duration) {
+        edge.leave();
+        tracing::info!(lame_duck_ms = lame_duck.as_millis(), "not ready any more, serving on");
+        let mut over = std::pin::pin!(tokio::time::sleep(lame_duck));
+        loop {
+            tokio::select! {
+                signal = self.stops.next() => return tracing::info!(signal, "the time to leave is cut short"),
+                () = over.as_mut() => return tracing::info!("the time to leave is over"),
+                // systemd knows already that it stops.
+                _ = self.hangup.recv() => edge.reload().await,
             }
         }
     }

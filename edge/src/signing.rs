@@ -31,13 +31,15 @@ use crate::request::parameters::Parameter;
 pub struct SigningConfig {
     /// The keys; without them every signature is refused.
     pub keys_file: Option<PathBuf>,
+    /// For so many days the URLs are answered that are copied from the preview; 0: without an end.
+    pub preview_days: u32,
     /// How often the file is looked at.
     pub reload_ms: u64,
 }
 
 impl Default for SigningConfig {
     fn default() -> Self {
-        Self { keys_file: None, reload_ms: 1000 }
+        Self { keys_file: None, preview_days: 30, reload_ms: 1000 }
     }
 }
 

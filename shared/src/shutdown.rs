@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal as subscribe};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -67,18 +68,35 @@ impl Ticks {
     }
 }
 
+/// SIGTERM and SIGINT from now on: one that comes while nobody waits is heard by the next who does.
+#[derive(Debug)]
+pub struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    /// # Errors
+    /// When the signal handlers cannot be installed.
+    pub fn subscribe() -> std::io::Result<Self> {
+        Ok(Self { terminate: subscribe(SignalKind::terminate())?, interrupt: subscribe(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When the signal handlers cannot be installed.
 pub async fn signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
-    }
+    Ok(Stops::subscribe()?.next().await)
 }
 
 #[cfg(test)]
@@ -107,5 +125,21 @@ mod tests {
         drop(trigger);
         orphan.requested().await;
         assert!(orphan.is_shutting_down());
+    }
+
+    /// Nothing is lost between two waits.
+    #[tokio::test]
+    async fn a_signal_that_comes_before_the_wait_is_heard() {
+        let mut stops = Stops::subscribe().unwrap();
+        for _ in 0..2 {
+            assert!(
+                std::process::Command::new("kill")
+                    .args(["-INT", &std::process::id().to_string()])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            assert_eq!(tokio::time::timeout(Duration::from_secs(20), stops.next()).await, Ok("SIGINT"));
+        }
     }
 }

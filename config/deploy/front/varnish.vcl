@@ -8,6 +8,9 @@
 #   name = "varnish-1"
 #   url = "http://127.0.0.1:6081/"
 #
+# Varnish appends the client to X-Forwarded-For by itself. Name Varnish in the edge's `listen.trusted_proxies` (here
+# "127.0.0.1"): else all its readers are one client network, with one budget and one share of connections.
+#
 # vmod-xkey finds images by tag; Debian has it in the package varnish-modules.
 vcl 4.1;
 

@@ -12,7 +12,7 @@ use crate::budget::Payer;
 use crate::cache::{Binding, FlightError, Origin, Rendition, RenditionKey, Ticket, VariantName};
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::RenditionSpec;
+use crate::render::{RenditionSpec, Standing};
 use crate::response::Outcome;
 
 /// A picture that a variant had under another recipe.
@@ -108,10 +108,11 @@ impl Fill {
         let id = previous.binding.master;
         let rung = self.render_config.first_rung(&want.spec);
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
+        let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
         let file = self.caches.masters.get(id).await.hit().ok_or(OriginError::MasterAbsent { id })?;
-        let (master, decoding) = self.verify(file, want.urgency).await?;
+        let (master, decoding) = self.verify(file, standing).await?;
         let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let (encoded, rendering) = self.pool.render(want.urgency, pixels, want.spec, rung, marking).await?;
+        let (encoded, rendering) = self.pool.render(standing, pixels, want.spec, rung, marking).await?;
         charge.spend(decoding + rendering);
         let origin = Origin::now(id, previous.recipe).at_generation(generation);
         let rendition = Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin));

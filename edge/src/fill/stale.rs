@@ -132,7 +132,7 @@ impl Fill {
                 None => generation,
             };
             // A master that is lost everywhere is drawn anew and bound again.
-            let (master, _) = self.master_of(want, &generated.binding).await?;
+            let (master, _) = self.master_of(want, &generated.binding, want.urgency.into()).await?;
             let rendition = self.finish(want, master.id(), generation, None)?.landed().await??;
             if self.verdict(want, &rendition) == Verdict::Valid {
                 let outcome = if generated.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };

@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{CONNECTION, COOKIE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -214,6 +215,7 @@ impl Protocols {
         let service = service_fn(move |request: Request<Incoming>| {
             let respond = Arc::clone(&respond);
             let active = requests.enter();
+            let progress = Arc::clone(&requests);
             let is_last = !is_http2 && requests.requests() >= requests_max;
             if !is_http2 {
                 requests.head_is(HeadState::None);
@@ -234,6 +236,14 @@ impl Protocols {
                 if is_head {
                     // hyper leaves it to us on HTTP/2, where a body would be a protocol error.
                     *response.body_mut() = Body::default();
+                }
+                if is_http2 {
+                    // What is whole in memory is one frame of a body.
+                    let body = std::mem::take(response.body_mut()).frame().now_or_never().flatten();
+                    let bytes = body.and_then(|Ok(frame)| frame.into_data().ok()).unwrap_or_default();
+                    if !bytes.is_empty() {
+                        *response.body_mut() = Body::new(progress.leaving(bytes));
+                    }
                 }
                 drop(active);
                 Ok::<_, Infallible>(response)

@@ -235,6 +235,34 @@ async fn a_head_over_http2_has_its_time_and_rest_has_another() {
     assert_eq!(connection.get([]).await, 200);
 }
 
+/// A body that waits for the client's window has not left: its connection is not one that rests.
+#[tokio::test]
+async fn an_answer_over_http2_is_under_way_until_its_body_has_left() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (trigger, ends) = bildkante_shared::shutdown::channel();
+    let progress = Arc::new(Progress::new());
+    let watched = Arc::clone(&progress);
+    tokio::spawn(async move {
+        Protocols::new(limits()).serve(near, Alpn::None, PEER, Arc::new(Echo::default()), ends, watched).await
+    });
+    // The echo has eight bytes, the window four.
+    let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(4).initial_connection_window_size(None);
+    let (mut sender, connection) = client.handshake(TokioIo::new(far)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://x/a").body(Empty::<Bytes>::new()).unwrap();
+    let response = tokio::time::timeout(LONG, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!((response.status(), progress.is_leaving()), (http::StatusCode::OK, true));
+    assert!(!response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    let left = async {
+        while progress.is_leaving() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, left).await.unwrap();
+    drop(trigger);
+}
+
 /// RFC 9113 §8.3.1: a request names one authority.
 #[tokio::test]
 async fn an_authority_and_a_host_are_the_same_over_http2() {

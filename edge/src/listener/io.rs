@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a peer may take.
@@ -59,7 +60,7 @@ impl Overdue {
 #[derive(Debug)]
 pub struct Progress {
     accepted: Instant,
-    /// When its protocol began, behind a TLS handshake.
+    /// When its protocol began, behind a TLS handshake; 0 before.
     opened_ms: AtomicU64,
     read_ms: AtomicU64,
     written_ms: AtomicU64,
@@ -67,6 +68,8 @@ pub struct Progress {
     blocked_since_ms: AtomicU64,
     /// Requests being answered: a connection that waits for a generation is not idle.
     active: AtomicU64,
+    /// Answers whose bodies have not left yet. No deadline asks for them: a peer that takes nothing is idle.
+    leaving: AtomicU64,
     /// Requests begun; those that the lane answers itself are added when it ends.
     requests: AtomicU64,
     /// When the last request was answered.
@@ -121,6 +124,7 @@ impl Progress {
             written_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            leaving: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             answered_ms: AtomicU64::new(0),
             head_since_ms: AtomicU64::new(0),
@@ -138,6 +142,12 @@ impl Progress {
         self.active.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         ActiveRequest { progress: Arc::clone(self) }
+    }
+
+    /// `body` as bytes by which this connection is known to be busy until the last of them are written.
+    pub(super) fn leaving(self: &Arc<Self>, body: Bytes) -> Bytes {
+        self.leaving.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Leaving { body, progress: Arc::clone(self) })
     }
 
     /// Notes an answer that took no waiting.
@@ -159,6 +169,9 @@ impl Progress {
     pub(super) fn rested(&self) -> Option<Duration> {
         let now = self.now_ms();
         let of = |what: &AtomicU64| what.load(Ordering::Relaxed);
+        if of(&self.opened_ms) == 0 || self.is_leaving() {
+            return None;
+        }
         let moved = of(&self.opened_ms).max(of(&self.read_ms)).max(of(&self.written_ms));
         let is_busy = self.is_active() || of(&self.head_since_ms) != 0 || of(&self.blocked_since_ms) != 0;
         if is_busy || now.saturating_sub(moved) < RESTS_FROM_MS {
@@ -172,6 +185,7 @@ impl Progress {
     pub(super) fn resting(rested: Option<Duration>) -> Self {
         let progress = Self::new();
         progress.active.store(u64::from(rested.is_none()), Ordering::Relaxed);
+        progress.opened_ms.store(1, Ordering::Relaxed);
         let accepted = Instant::now().checked_sub(rested.unwrap_or_default()).unwrap_or_else(Instant::now);
         Self { accepted, ..progress }
     }
@@ -179,6 +193,10 @@ impl Progress {
     /// Whether a request is being answered.
     fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn head_is(&self, state: HeadState) {
@@ -255,6 +273,24 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.progress.answered_ms.store(self.progress.now_ms(), Ordering::Relaxed);
         self.progress.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body on its way.
+struct Leaving {
+    body: Bytes,
+    progress: Arc<Progress>,
+}
+
+impl AsRef<[u8]> for Leaving {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.progress.leaving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -479,6 +515,20 @@ mod tests {
 
     async fn later() {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    #[test]
+    fn neither_a_handshake_nor_an_answer_that_leaves_is_rest() {
+        let progress = Arc::new(Progress::resting(Some(Duration::from_secs(9))));
+        assert!(progress.rested().is_some());
+        let body = progress.leaving(Bytes::from_static(b"body"));
+        let rest = body.slice(2..);
+        drop(body);
+        assert_eq!((progress.rested(), &rest[..]), (None, &b"dy"[..]));
+        drop(rest);
+        assert!(progress.rested().is_some());
+        progress.opened_ms.store(0, Ordering::Relaxed);
+        assert_eq!(progress.rested(), None, "its handshake is not over");
     }
 
     #[tokio::test]

@@ -5,15 +5,15 @@
 //! is served; only where none rests does the next one wait. A client network that has its share is refused at once. Trusted
 //! proxies have no share of their own: all the world comes through them.
 //!
-//! Invariants: a connection that is being answered, that has begun a head or that moved a byte within the last second is
-//! not closed for another; whether it rests is looked at and acted upon on its own thread, between two of its polls. No
+//! Invariants: a connection whose handshake is not over, that is being answered, that has begun a head or that moved a byte
+//! within the last second is not closed for another, nor is one over HTTP/2 before its answers have left; whether it rests is looked at and acted upon on its own thread, between two of its polls. No
 //! request takes a lock here: connections do, when they begin and when they end.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -89,6 +89,8 @@ pub struct Room {
 #[derive(Debug)]
 struct Seated {
     progress: Arc<Progress>,
+    /// Its thread has been told, and has not looked yet.
+    is_told: Arc<AtomicBool>,
     /// The single-threaded runtime that runs it, and its task there.
     task: Option<(Handle, AbortHandle)>,
 }
@@ -167,7 +169,7 @@ impl Room {
     /// A seat for a connection. Without a permit the room is fuller than it should be.
     pub fn seat(&self, share: Share, permit: Option<OwnedSemaphorePermit>, progress: Arc<Progress>) -> Seat {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.shard(id).lock().insert(id, Seated { progress, task: None });
+        self.shard(id).lock().insert(id, Seated { progress, is_told: Arc::default(), task: None });
         Seat { id, share, _permit: permit, _open: self.ended.opened() }
     }
 
@@ -185,7 +187,7 @@ impl Room {
         let mut resting = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let closable = shard.iter().filter(|(_, seated)| seated.task.is_some());
+            let closable = shard.iter().filter(|(_, seated)| seated.is_closable());
             resting.extend(closable.filter_map(|(id, seated)| Some((seated.progress.rested()?, *id))));
         }
         let count = (self.settings.connections_max / SHED_PART).max(1).min(resting.len());
@@ -206,14 +208,24 @@ impl Room {
 }
 
 impl Seated {
-    /// On the connection's thread nothing happens between the look and the end.
+    fn is_closable(&self) -> bool {
+        self.task.is_some() && !self.is_told.load(Ordering::Relaxed)
+    }
+
+    /// On the connection's thread nothing happens between the look and the end. A thread that is held up is told once,
+    /// however often somebody looks for room meanwhile.
     fn close(&self, ended: ListenerMetrics) {
         let Some((thread, task)) = self.task.clone() else { return };
-        let progress = Arc::clone(&self.progress);
+        if self.is_told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (progress, is_told) = (Arc::clone(&self.progress), Arc::clone(&self.is_told));
         thread.spawn(async move {
             if progress.rested().is_some() && !task.is_finished() {
                 task.abort();
                 ended.end("shed");
+            } else {
+                is_told.store(false, Ordering::Relaxed);
             }
         });
     }
@@ -316,6 +328,32 @@ mod tests {
         let waiting = tokio::spawn(async move { waiting.permit().await });
         tasks[1].abort();
         assert!(tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap().is_ok());
+    }
+
+    /// Its thread looks later than others look for room again.
+    #[tokio::test]
+    async fn a_connection_is_closed_once_however_often_room_is_looked_for() {
+        let room = room(1, 1);
+        let progress = Arc::new(Progress::resting(Some(Duration::from_secs(5))));
+        let seat = room.seat(room.share(ip("192.0.2.1")).unwrap(), room.try_permit(), Arc::clone(&progress));
+        let id = seat.id();
+        let task = tokio::spawn(async move {
+            let _seat = seat;
+            std::future::pending::<()>().await;
+        });
+        room.may_close(id, Handle::current(), task.abort_handle());
+        // On one thread nothing else runs between these.
+        let busy = progress.enter();
+        (0..3).for_each(|_| room.shard(id).lock()[&id].close(room.ended.clone()));
+        while !room.shard(id).lock()[&id].is_closable() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!task.is_finished(), "it was asked something before its thread looked");
+        drop(busy);
+        (0..3).for_each(|_| room.shed());
+        assert!(task.await.unwrap_err().is_cancelled());
+        tokio::task::yield_now().await;
+        assert_eq!(room.ended.ended.with_label_values(&["shed"]).get(), 1);
     }
 
     #[tokio::test]

@@ -38,6 +38,7 @@ pub struct Preview {
     public_url: String,
     catalog: CatalogHandle,
     signing: SigningHandle,
+    copied_days: u32,
     fill: Arc<Fill>,
 }
 
@@ -83,15 +84,22 @@ impl Seals {
 
 impl Preview {
     #[must_use]
-    pub fn new(public_url: String, catalog: CatalogHandle, signing: SigningHandle, fill: Arc<Fill>) -> Self {
-        Self { public_url, catalog, signing, fill }
+    pub fn new(
+        public_url: String,
+        catalog: CatalogHandle,
+        signing: SigningHandle,
+        copied_days: u32,
+        fill: Arc<Fill>,
+    ) -> Self {
+        Self { public_url, catalog, signing, copied_days, fill }
     }
 
     fn seals(&self, campaign: &Campaign) -> Seals {
         if campaign.policy.signing != Signing::Required {
             return Seals::NotNeeded;
         }
-        match (self.signing.seal(Some(OWN_URLS_H)), self.signing.seal(None)) {
+        let copied_h = (self.copied_days > 0).then(|| u64::from(self.copied_days) * 24);
+        match (self.signing.seal(Some(OWN_URLS_H)), self.signing.seal(copied_h)) {
             (Some(own), Some(copied)) => Seals::Keyed { own, copied },
             _ => Seals::NoKey,
         }

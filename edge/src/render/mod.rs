@@ -33,7 +33,7 @@ pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use metrics::RenderMetrics;
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
-pub use pool::{PoolError, RenderJobError, RenderPool};
+pub use pool::{PoolError, RenderJobError, RenderPool, Standing};
 pub use resize::{Raster, ResizeError, resize};
 pub use shape::{Anchor, Shape};
 

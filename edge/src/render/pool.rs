@@ -5,6 +5,8 @@
 //! within an urgency. Invariants:
 //! - a job whose caller is gone is never started, and does not keep a live one out;
 //! - when all places are taken, a more urgent job displaces the least urgent waiting one, which is refused instead;
+//! - within an urgency those who have jobs waiting take turns (start-time fair queueing, Goyal, Vin and Cheng 1996), and when
+//!   all places are taken, the one with the longest backlog loses its last: nobody fills the pool for the others;
 //! - a panic fails its job and nothing else;
 //! - after [`RenderPool::close`] nothing starts; what runs is finished.
 //!
@@ -13,7 +15,8 @@
 //! Hits never wait behind misses: the threads run at a lower priority than those that answer (`nice`, which on Linux is
 //! a thread's own), and how many jobs may wait adapts to how long they do (see `limit`).
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,10 +33,25 @@ use super::limit::QueueLimit;
 use super::{
     Costs, Encoded, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung, panic_text, render,
 };
+use crate::budget::Network;
 use crate::provenance::Marking;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// Where a job stands in the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    pub urgency: Urgency,
+    /// The client network it is for; none where it is no reader's, and then it is one of its own.
+    pub(crate) owner: Option<Network>,
+}
+
+impl From<Urgency> for Standing {
+    fn from(urgency: Urgency) -> Self {
+        Self { urgency, owner: None }
+    }
+}
 
 /// Why the pool did not finish a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +107,7 @@ impl RenderPool {
         let limit = QueueLimit::new(threads, config.pending_jobs_max, delay_target);
         metrics.pending_jobs_limit.set(i64::try_from(limit.jobs()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { waiting: BTreeMap::new(), arrivals: 0, is_closed: false, limit }),
+            state: Mutex::new(State::new(limit)),
             wake: Condvar::new(),
             scheduling: config.scheduling,
             nice: config.nice,
@@ -114,13 +132,13 @@ impl RenderPool {
     ///
     /// # Errors
     /// When the pool is full of jobs at least as urgent, is closed, or the job panics.
-    pub async fn run<T, F>(&self, urgency: Urgency, job: F) -> Result<T, PoolError>
+    pub async fn run<T, F>(&self, standing: impl Into<Standing>, job: F) -> Result<T, PoolError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         let (reply, result) = oneshot::channel();
-        self.shared.submit(urgency, Box::new(Task { job, reply, submitted: Instant::now() }))?;
+        self.shared.submit(standing.into(), Box::new(Task { job, reply, submitted: Instant::now() }))?;
         result.await.unwrap_or(Err(PoolError::Closed))
     }
 
@@ -128,7 +146,7 @@ impl RenderPool {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub async fn run_timed<T, F>(&self, urgency: Urgency, job: F) -> Result<(T, Duration), PoolError>
+    pub async fn run_timed<T, F>(&self, standing: impl Into<Standing>, job: F) -> Result<(T, Duration), PoolError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -138,7 +156,7 @@ impl RenderPool {
             let done = job();
             (done, thread_cpu().saturating_sub(before))
         };
-        self.run(urgency, timed).await
+        self.run(standing, timed).await
     }
 
     /// Renders on a thread of the pool, records the time, and says what CPU time it took.
@@ -147,13 +165,13 @@ impl RenderPool {
     /// As [`RenderPool::run`] and [`render`].
     pub async fn render(
         &self,
-        urgency: Urgency,
+        standing: impl Into<Standing>,
         master: Arc<Pixels>,
         spec: RenditionSpec,
         rung: Rung,
         marking: Arc<Marking>,
     ) -> Result<(Encoded, Duration), RenderJobError> {
-        let (encoded, cpu) = self.run_timed(urgency, move || render(&master, &spec, rung, &marking)).await?;
+        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &marking)).await?;
         let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
         self.costs.observe(&spec, rung, cpu);
@@ -202,11 +220,104 @@ struct Shared {
 }
 
 struct State {
-    /// Ordered by urgency, then arrival.
-    waiting: BTreeMap<(Urgency, u64), Box<dyn Job>>,
+    waiting: BTreeMap<Turn, Waiting>,
+    backlogs: HashMap<(Urgency, Network), Backlog>,
+    /// The round of the job that was started last, by urgency.
+    rounds: [u64; Urgency::LEAST.get() as usize + 1],
     arrivals: u64,
     is_closed: bool,
     limit: QueueLimit,
+}
+
+/// When a job is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    urgency: Urgency,
+    /// Each owner has one job in a round.
+    round: u64,
+    arrival: u64,
+}
+
+struct Waiting {
+    owner: Option<Network>,
+    job: Box<dyn Job>,
+}
+
+/// What one owner has waiting at one urgency.
+#[derive(Debug)]
+struct Backlog {
+    jobs: usize,
+    last_round: u64,
+}
+
+impl State {
+    fn new(limit: QueueLimit) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            backlogs: HashMap::new(),
+            rounds: Default::default(),
+            arrivals: 0,
+            is_closed: false,
+            limit,
+        }
+    }
+
+    /// The turn of a job that comes now.
+    fn turn(&mut self, Standing { urgency, owner }: Standing) -> Turn {
+        let now = self.rounds[usize::from(urgency.get())];
+        let backlog = owner.and_then(|owner| self.backlogs.get(&(urgency, owner)));
+        let round = backlog.map_or(now, |backlog| now.max(backlog.last_round + 1));
+        self.arrivals += 1;
+        Turn { urgency, round, arrival: self.arrivals }
+    }
+
+    fn insert(&mut self, turn: Turn, waiting: Waiting) {
+        if let Some(owner) = waiting.owner {
+            let none = Backlog { jobs: 0, last_round: turn.round };
+            let backlog = self.backlogs.entry((turn.urgency, owner)).or_insert(none);
+            backlog.jobs += 1;
+            backlog.last_round = turn.round;
+        }
+        self.waiting.insert(turn, waiting);
+    }
+
+    fn pop_first(&mut self) -> Option<(Urgency, Box<dyn Job>)> {
+        let (turn, waiting) = self.waiting.pop_first()?;
+        self.rounds[usize::from(turn.urgency.get())] = turn.round;
+        left(&mut self.backlogs, turn.urgency, &waiting);
+        Some((turn.urgency, waiting.job))
+    }
+
+    /// The job whose turn is last, if it is behind `turn`.
+    fn pop_behind(&mut self, turn: Turn) -> Option<Box<dyn Job>> {
+        let last = self.waiting.last_entry().filter(|last| *last.key() > turn)?;
+        let (turn, waiting) = last.remove_entry();
+        left(&mut self.backlogs, turn.urgency, &waiting);
+        Some(waiting.job)
+    }
+
+    /// Forgets jobs whose callers are gone; how many there were.
+    fn skip_unwanted(&mut self) -> usize {
+        let (before, backlogs) = (self.waiting.len(), &mut self.backlogs);
+        self.waiting.retain(|turn, waiting| {
+            let is_wanted = waiting.job.is_wanted();
+            if !is_wanted {
+                left(backlogs, turn.urgency, waiting);
+            }
+            is_wanted
+        });
+        before - self.waiting.len()
+    }
+}
+
+/// A job waits no more.
+fn left(backlogs: &mut HashMap<(Urgency, Network), Backlog>, urgency: Urgency, waiting: &Waiting) {
+    let Some(owner) = waiting.owner else { return };
+    let Entry::Occupied(mut backlog) = backlogs.entry((urgency, owner)) else { return };
+    backlog.get_mut().jobs -= 1;
+    if backlog.get().jobs == 0 {
+        backlog.remove();
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -216,37 +327,34 @@ impl std::fmt::Debug for State {
 }
 
 impl Shared {
-    fn submit(&self, urgency: Urgency, job: Box<dyn Job>) -> Result<(), PoolError> {
+    fn submit(&self, standing: Standing, job: Box<dyn Job>) -> Result<(), PoolError> {
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(self.rejected(PoolError::Closed));
         }
+        let turn = state.turn(standing);
         if state.waiting.len() >= state.limit.jobs() {
-            self.make_room(&mut state, urgency)?;
+            self.make_room(&mut state, turn)?;
         }
-        let arrival = state.arrivals;
-        state.arrivals += 1;
-        state.waiting.insert((urgency, arrival), job);
+        state.insert(turn, Waiting { owner: standing.owner, job });
         self.note_pending(&state);
         drop(state);
         self.wake.notify_one();
         Ok(())
     }
 
-    /// Frees a place: from callers that are gone, else from a less urgent job.
-    fn make_room(&self, state: &mut State, urgency: Urgency) -> Result<(), PoolError> {
-        let before = state.waiting.len();
-        state.waiting.retain(|_, job| job.is_wanted());
-        self.metrics.skipped_jobs.inc_by((before - state.waiting.len()) as u64);
+    /// Frees a place: from callers that are gone, else from a job whose turn is later.
+    fn make_room(&self, state: &mut State, turn: Turn) -> Result<(), PoolError> {
+        self.metrics.skipped_jobs.inc_by(state.skip_unwanted() as u64);
         if state.waiting.len() < state.limit.jobs() {
             return Ok(());
         }
-        match state.waiting.last_entry() {
-            Some(last) if last.key().0 > urgency => {
-                last.remove().refuse(self.rejected(PoolError::Full));
+        match state.pop_behind(turn) {
+            Some(job) => {
+                job.refuse(self.rejected(PoolError::Full));
                 Ok(())
             }
-            _ => {
+            None => {
                 self.note_pending(state);
                 Err(self.rejected(PoolError::Full))
             }
@@ -294,7 +402,7 @@ impl Shared {
             if state.is_closed {
                 return None;
             }
-            while let Some(((urgency, _), job)) = state.waiting.pop_first() {
+            while let Some((urgency, job)) = state.pop_first() {
                 self.note_pending(&state);
                 if job.is_wanted() {
                     // Nobody waits for what is least urgent: how long it waits says nothing.
@@ -316,11 +424,12 @@ impl Shared {
         let mut state = self.state.lock();
         state.is_closed = true;
         let waiting = std::mem::take(&mut state.waiting);
+        state.backlogs.clear();
         self.note_pending(&state);
         drop(state);
         self.wake.notify_all();
-        for job in waiting.into_values() {
-            job.refuse(self.rejected(PoolError::Closed));
+        for waiting in waiting.into_values() {
+            waiting.job.refuse(self.rejected(PoolError::Closed));
         }
     }
 }
@@ -374,6 +483,7 @@ impl<T: Send, F: FnOnce() -> T + Send> Job for Task<F, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::BudgetConfig;
     use prometheus::Registry;
     use std::sync::mpsc;
 
@@ -411,11 +521,11 @@ mod tests {
     /// Submits a job and returns once it waits in the queue: polling a `run` future once submits it.
     async fn enqueue<T: Send + 'static>(
         pool: &Arc<RenderPool>,
-        at: Urgency,
+        at: impl Into<Standing>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> tokio::task::JoinHandle<Result<T, PoolError>> {
         let (polled, is_polled) = oneshot::channel();
-        let pool = Arc::clone(pool);
+        let (pool, at) = (Arc::clone(pool), at.into());
         let handle = tokio::spawn(async move {
             let mut run = Box::pin(pool.run(at, job));
             let first = futures_util::future::poll_immediate(&mut run).await;
@@ -547,5 +657,43 @@ mod tests {
             assert_eq!(pool.run(Urgency::DEFAULT, policy).await.expect("a job"), expected);
             assert_eq!(policy(), "0");
         }
+    }
+
+    /// With the default places: who asks for hundreds gets many of them, and others still find one and wait for a turn.
+    #[tokio::test]
+    async fn one_network_leaves_places_and_turns_to_the_others() {
+        let pool = pool(1, RenderConfig::default().pending_jobs_max);
+        let plug = plug(&pool).await;
+        let network = |text: &str| Network::of(text.parse().unwrap(), &BudgetConfig::default());
+        let (greedy, other) = (network("192.0.2.1"), network("198.51.100.1"));
+        let of = |owner| Standing { owner: Some(owner), ..urgency(1).into() };
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |owner: &'static str| {
+            let order = Arc::clone(&order);
+            move || order.lock().push(owner)
+        };
+        let mut jobs = Vec::new();
+        for _ in 0..400 {
+            jobs.push(enqueue(&pool, of(greedy), note("greedy")).await);
+        }
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            others.push(enqueue(&pool, of(other), note("other")).await);
+        }
+        let unowned = enqueue(&pool, urgency(1), note("unowned")).await;
+        assert_eq!(pool.pending(), RenderConfig::default().pending_jobs_max);
+        plug.release.send(()).unwrap();
+        for job in others {
+            assert_eq!(job.await.unwrap(), Ok(()), "another network's job has a place");
+        }
+        assert_eq!(unowned.await.unwrap(), Ok(()));
+        let mut refused = 0;
+        for job in jobs {
+            refused += usize::from(job.await.unwrap() == Err(PoolError::Full));
+        }
+        assert_eq!(refused, 400 + 4 - RenderConfig::default().pending_jobs_max);
+        let last = order.lock().iter().rposition(|owner| *owner != "greedy").unwrap();
+        assert!(last < 8, "they take turns: {last}");
+        assert!(pool.shared.state.lock().backlogs.is_empty(), "who has nothing waiting is not remembered");
     }
 }

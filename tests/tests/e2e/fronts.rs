@@ -15,9 +15,11 @@ use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{judge, repository};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, StatusCode};
+use http::{HeaderName, Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::purge::{TOKEN, with_tokens};
 
@@ -61,6 +63,106 @@ fn start_varnish(binary: &Path, dir: &Path, at: SocketAddr, edge: SocketAddr) ->
         .stderr(std::fs::File::create(dir.join("varnish.log"))?)
         .spawn()?;
     Ok(Server(child))
+}
+
+fn start_nginx(binary: &Path, dir: &Path, at: SocketAddr, edge: SocketAddr) -> anyhow::Result<Server> {
+    std::fs::create_dir_all(dir)?;
+    let front = shipped(
+        "nginx.conf",
+        &[
+            ("/var/cache/nginx/bildkante", dir.join("cache").display().to_string()),
+            ("server 127.0.0.1:8080", format!("server {edge}")),
+            ("listen 80;", format!("listen {at};")),
+        ],
+    )?;
+    let config = format!(
+        "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;\nevents {{ }}\n\
+         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
+         fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n{front}\n}}\n",
+        dir = dir.display()
+    );
+    std::fs::write(dir.join("nginx.conf"), config)?;
+    let child = Command::new(binary)
+        .arg("-p")
+        .arg(dir)
+        .arg("-c")
+        .arg(dir.join("nginx.conf"))
+        .args(["-e", "stderr"])
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(dir.join("stderr.log"))?)
+        .spawn()?;
+    Ok(Server(child))
+}
+
+/// In place of an edge: each answer may be kept for a minute, varies on the client's hints, and holds the head as it came.
+async fn start_echo() -> anyhow::Result<SocketAddr> {
+    let socket = TcpListener::bind("127.0.0.1:0").await?;
+    let at = socket.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = socket.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await? > 0 {}
+                let status = format!(
+                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept, Sec-CH-Width\r\nConnection: close\r\n\
+                     Content-Length: {}\r\n\r\n",
+                    head.len()
+                );
+                stream.write_all(status.as_bytes()).await?;
+                stream.write_all(&head).await?;
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    Ok(at)
+}
+
+/// The edge hears who asks, last of all in the field; and hints that it may read are never answered by another's.
+async fn speaks_for_its_clients(http: &Http, front: SocketAddr) -> anyhow::Result<()> {
+    eventually("the front answers", async || {
+        Ok(http.get(front, "/", &[]).await.is_ok_and(|reply| reply.status.is_success()))
+    })
+    .await?;
+    for path in ["/i/studio/thumb?product=own", "/rum.js?own"] {
+        let told = http
+            .get(front, path, &[(HeaderName::from_static("x-forwarded-for"), "203.0.113.9")])
+            .await?
+            .text()
+            .to_ascii_lowercase();
+        assert!(told.contains("x-forwarded-for: 203.0.113.9, 127.0.0.1\r\n"), "{path}: {told}");
+    }
+    let spellings =
+        ["w=auto", "q=80&width=AUTO", "a=b&amp;w=auto", "?w=auto", "w=auto?utm_source=x", "%77=auto", "w=%61uto"];
+    for query in spellings {
+        for width in ["320", "1280"] {
+            let path = format!("/i/studio/thumb?{query}");
+            let told = http
+                .get(front, &path, &[(HeaderName::from_static("sec-ch-width"), width)])
+                .await?
+                .text()
+                .to_ascii_lowercase();
+            assert!(told.contains(&format!("sec-ch-width: {width}\r\n")), "{query} {width}: {told}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_shipped_nginx_speaks_for_its_clients() -> anyhow::Result<()> {
+    let test = "the_shipped_nginx_speaks_for_its_clients";
+    let Some(binary) = judge::named("BILDKANTE_NGINX", "nginx", test)? else { return Ok(()) };
+    let (dir, port) = (tempfile::tempdir()?, ReservedPort::new()?);
+    let _nginx = start_nginx(&binary, dir.path(), port.address(), start_echo().await?)?;
+    speaks_for_its_clients(&Http::default(), port.address()).await
+}
+
+#[tokio::test]
+async fn the_shipped_varnish_speaks_for_its_clients() -> anyhow::Result<()> {
+    let test = "the_shipped_varnish_speaks_for_its_clients";
+    let Some(binary) = judge::named("BILDKANTE_VARNISH", "varnishd", test)? else { return Ok(()) };
+    let (dir, port) = (tempfile::tempdir()?, ReservedPort::new()?);
+    let _varnish = start_varnish(&binary, dir.path(), port.address(), start_echo().await?)?;
+    speaks_for_its_clients(&Http::default(), port.address()).await
 }
 
 async fn get(http: &Http, to: SocketAddr, path: &str, accept: &str) -> anyhow::Result<Reply> {
@@ -166,32 +268,7 @@ async fn the_shipped_nginx_keeps_images_by_what_browsers_accept() -> anyhow::Res
     let control = Arc::new(FakeControl::default());
     let mut rig = Rig::start(Plan::painted(&control)).await?;
     let (port, dir) = (ReservedPort::new()?, rig.dir.path().join("nginx"));
-    std::fs::create_dir_all(&dir)?;
-    let front = shipped(
-        "nginx.conf",
-        &[
-            ("/var/cache/nginx/bildkante", dir.join("cache").display().to_string()),
-            ("server 127.0.0.1:8080", format!("server {}", rig.public())),
-            ("listen 80;", format!("listen {};", port.address())),
-        ],
-    )?;
-    let config = format!(
-        "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;\nevents {{ }}\n\
-         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-         fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n{front}\n}}\n",
-        dir = dir.display()
-    );
-    std::fs::write(dir.join("nginx.conf"), config)?;
-    let child = Command::new(&binary)
-        .arg("-p")
-        .arg(&dir)
-        .arg("-c")
-        .arg(dir.join("nginx.conf"))
-        .args(["-e", "stderr"])
-        .stdin(Stdio::null())
-        .stderr(std::fs::File::create(dir.join("stderr.log"))?)
-        .spawn()?;
-    let _nginx = Server(child);
+    let _nginx = start_nginx(&binary, &dir, port.address(), rig.public())?;
     let (http, at) = (rig.http.clone(), port.address());
     // The edge itself has the final rung, which is kept for a minute.
     eventually("the edge has it", async || {

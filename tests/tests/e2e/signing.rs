@@ -1,5 +1,6 @@
 //! Signed URLs as clients and caches see them: what they unlock, what they share, and when they end.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -200,7 +201,7 @@ async fn hints_count_where_the_url_opts_in_and_nowhere_else() -> anyhow::Result<
 }
 
 /// Every URL of an image on a page, those in attributes, in markup to copy and in markup within attributes.
-fn image_urls(html: &str, origin: &str) -> std::collections::BTreeSet<String> {
+fn image_urls(html: &str, origin: &str) -> BTreeSet<String> {
     let mut text = html.to_owned();
     for _ in 0..3 {
         text = text.replace("&amp;", "&").replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
@@ -231,12 +232,20 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
         }
     }
     let html = rig.http.get(rig.admin(), &format!("/preview/studio/hero?{one}"), &[]).await?.text();
-    let (own, copied): (Vec<_>, Vec<_>) =
-        image_urls(&html, &origin).into_iter().partition(|url| url.contains("&expires="));
-    assert!(!own.is_empty() && !copied.is_empty(), "the page's own URLs end, the others do not");
+    // The page's own URLs end soon, those that are copied in a month: both, and no others.
+    let end = |url: String| -> Option<u64> { url.split_once("&expires=")?.1.split('&').next()?.parse().ok() };
+    let ends = image_urls(&html, &origin).into_iter().map(end).collect::<Option<BTreeSet<_>>>().context("no end")?;
+    let [own, copied] = ends.into_iter().collect::<Vec<_>>()[..] else { anyhow::bail!("two ends: {html}") };
+    assert!((29 * 24..=31 * 24).contains(&((copied - own) / 3600)), "{own} {copied}");
     let shown = html.find("<img").context("an image")?;
     assert!(html[shown..shown + 300].contains("expires="), "{}", &html[shown..shown + 300]);
-    assert!(html.contains("signed by the key <code>first</code> and does not expire"), "the page says by which key");
+    let said = "signed by the key <code>first</code> and is answered until ";
+    assert!(html.contains(said), "the page says by which key and how long");
+    // Who wants no end says so.
+    let endless = rig.another_edge("endless", |config| config.signing.preview_days = 0).await?;
+    let html = rig.http.get(endless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    assert!(html.contains("signed by the key <code>first</code> and does not expire"), "{html}");
+    endless.shut_down().await;
 
     // Nothing to sign with: it says so, and shows no pictures that nobody would get.
     let keyless = rig.another_edge("keyless", |config| config.signing.keys_file = None).await?;
