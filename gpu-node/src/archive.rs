@@ -85,11 +85,12 @@ impl Archive {
     pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
         let place = self.place(recipe, dedup)?;
         if let Some((binding, file)) = self.bound(recipe, place)? {
-            // The answer is here, whether or not that can be written down: the next one who asks tries again.
-            if let Some(place) = place
+            // The answer is here, whether or not that can be written down: the next one who asks tries again. While nothing can
+            // be stored it is not tried: each failing commit opens the database anew, and everyone waits for that.
+            if let Some(place) = place.filter(|_| self.store.trouble().is_none())
                 && let Err(error) = self.remember_variant(recipe, place, &binding)
             {
-                tracing::warn!(%recipe, %error, "the variant's first recipe is not remembered");
+                log_limited!(warn, %recipe, %error, "the variant's first recipe is not remembered");
             }
             let answer = answer(binding.master, &file.row, binding.duplicate);
             return Ok(Some(Settled { answer, dedup_ms: 0.0 }));

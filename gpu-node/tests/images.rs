@@ -13,6 +13,7 @@ use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{ControlUse, InitUse};
+use bildkante_shared::testing::eventually;
 use bildkante_shared::wire::{CheckpointInfo, GenerationRequest};
 use http::Method;
 use support::{TestNode, Wish, request};
@@ -121,11 +122,7 @@ async fn forty_open_uploads_hold_no_more_than_their_budget_and_end_without_a_tra
     let lying = std::fs::read_dir(&folder).unwrap().count();
     assert!((1..=bildkante_gpu_node::blobs::UPLOADS_MAX).contains(&lying), "{lying} files");
     drop(streams);
-    let since = std::time::Instant::now();
-    while std::fs::read_dir(&folder).unwrap().count() > 0 {
-        assert!(since.elapsed() < std::time::Duration::from_secs(60), "half an upload is left");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("no half upload is left", async || std::fs::read_dir(&folder).unwrap().count() == 0).await;
     assert!(node.metric("bildkante_node_blob_upload_bytes").abs() < 0.5);
     let (picture, png) = image("picture.png");
     assert_eq!(put(&node, picture, png).await, 204, "a turn is free again");

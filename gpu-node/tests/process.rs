@@ -5,7 +5,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+
+use bildkante_shared::testing::eventually_blocking;
 
 fn serve(folder: &Path, config: &str) -> Command {
     let path = folder.join("gpu-node.toml");
@@ -87,11 +88,7 @@ fn the_log_filter_is_read_again_on_a_hangup() {
         )
     };
     let mut child = serve(dir.path(), &config("error")).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !catches_hangup(&child) {
-        assert!(Instant::now() < deadline, "SIGHUP would end it");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    eventually_blocking("SIGHUP would end it no more", || catches_hangup(&child));
     std::fs::write(dir.path().join("gpu-node.toml"), config("info")).unwrap();
     assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
     // A line of a level that was off before.

@@ -35,21 +35,58 @@ pub fn config_paths(adapter: &Path) -> [PathBuf; 2] {
     [adapter.with_file_name(format!("{stem}.{CONFIG_NAME}")), adapter.with_file_name(CONFIG_NAME)]
 }
 
+/// Whether tensors of these names are in a file that PEFT itself wrote.
+pub fn is_of_peft<'n>(mut names: impl Iterator<Item = &'n str>) -> bool {
+    names.any(|name| name.starts_with(PEFT_PREFIX))
+}
+
 /// The configuration that belongs to the adapter at `path`, whose tensors have these names. Files of other trainers have none.
 ///
 /// # Errors
-/// When it is there and cannot be read, or is too large.
-pub fn config_beside<'n>(path: &Path, mut names: impl Iterator<Item = &'n str>) -> io::Result<Option<Beside>> {
-    if !names.any(|name| name.starts_with(PEFT_PREFIX)) {
+/// When it is there and cannot be read, or is too large, or cannot be told from another file's.
+pub fn config_beside<'n>(path: &Path, names: impl Iterator<Item = &'n str>) -> io::Result<Option<Beside>> {
+    if !is_of_peft(names) {
         return Ok(None);
     }
-    let Some(path) = config_paths(path).into_iter().find(|path| path.is_file()) else { return Ok(None) };
+    let [own, shared] = config_paths(path);
+    let adapter = path;
+    let path = match (own.is_file(), shared.is_file()) {
+        (true, _) => own,
+        (false, false) => return Ok(None),
+        (false, true) => match other_of_peft(adapter)? {
+            None => shared,
+            Some(other) => {
+                let (other, own) = (other.display(), own.display());
+                let reason = format!("{CONFIG_NAME} may be its own or that of {other}: it needs one of its own, {own}");
+                return Err(io::Error::other(reason));
+            }
+        },
+    };
     let mut text = Vec::new();
     File::open(&path)?.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > CONFIG_BYTES_MAX {
         return Err(io::Error::other(format!("{} has more than {CONFIG_BYTES_MAX} bytes", path.display())));
     }
     Ok(Some(Beside { path, text }))
+}
+
+/// Another file of PEFT's in the folder. One that cannot be read is none: reading it says why.
+fn other_of_peft(adapter: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(folder) = adapter.parent() else { return Ok(None) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_hidden = name.as_encoded_bytes().starts_with(b".");
+        let is_adapter = Path::new(&name).extension().is_some_and(|extension| extension == "safetensors");
+        if is_adapter && !is_hidden && Some(name.as_os_str()) != adapter.file_name() {
+            others.push(entry.path());
+        }
+    }
+    others.sort();
+    let is_of_peft = |path: &PathBuf| names(path).is_ok_and(|names| is_of_peft(names.iter().map(String::as_str)));
+    Ok(others.into_iter().find(is_of_peft))
 }
 
 /// Of a safetensors file and the configuration that belongs to it.
@@ -119,6 +156,18 @@ mod tests {
         let shared = digest_of(&peft)?;
         assert_ne!(shared, alone);
         assert_eq!(digest_of(&kohya)?, Digest::of_bytes(&std::fs::read(&kohya)?));
+        // With a second file of PEFT's nothing says whose it is.
+        let second = dir.path().join("second.safetensors");
+        std::fs::write(&second, safetensors("base_model.model.conv_out.lora_A.weight"))?;
+        for path in [&peft, &second] {
+            let error = digest_of(path).map_or_else(|error| error.to_string(), |_| "accepted".into());
+            assert!(error.contains("one of its own"), "{error}");
+        }
+        std::fs::write(dir.path().join("second.adapter_config.json"), "{}")?;
+        assert!(digest_of(&second).is_ok());
+        assert!(digest_of(&peft).is_err(), "the other's name does not make this one's plain");
+        std::fs::remove_file(&second)?;
+        assert_eq!(digest_of(&peft)?, shared);
         std::fs::write(dir.path().join("peft.adapter_config.json"), r#"{"r": 1}"#)?;
         assert_ne!(digest_of(&peft)?, shared, "its own comes first");
 

@@ -98,11 +98,22 @@ pub fn digest(folder: &Path) -> Result<Digest, CheckpointDigestError> {
 /// When the folder cannot be read or is no checkpoint.
 pub fn digests(folder: &Path, files: &FileDigests) -> Result<Digests, CheckpointDigestError> {
     let current = digest_of(folder, &loaded(folder)?, files)?;
-    // What never had a digest before has no former one.
-    let former = everything(folder).and_then(|all| digest_of(folder, &all, files)).ok();
+    let former = former(folder, files).unwrap_or_else(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "what it was called before is not known: a stray file cannot be read");
+        None
+    });
     let formers = files.formers_of(current, former);
     files.save();
     Ok(Digests { current, formers })
+}
+
+/// What a checkpoint was called before: nothing where its folder was too large to have a digest then.
+fn former(folder: &Path, files: &FileDigests) -> Result<Option<Digest>, CheckpointDigestError> {
+    match everything(folder).and_then(|all| digest_of(folder, &all, files)) {
+        Ok(former) => Ok(Some(former)),
+        Err(error @ CheckpointDigestError::Io { .. }) => Err(error),
+        Err(CheckpointDigestError::NotACheckpoint { .. } | CheckpointDigestError::TooLarge { .. }) => Ok(None),
+    }
 }
 
 /// The identities of the files that loading reads: whether they have changed meanwhile.
@@ -330,6 +341,8 @@ pub struct FileDigests {
 #[derive(Debug, Default)]
 struct Known {
     files: BTreeMap<FileIdentity, Digest>,
+    /// Of files that were read right after they were written: not stored.
+    fresh: BTreeMap<FileIdentity, Digest>,
     /// By what a checkpoint is called now.
     formers: BTreeMap<Digest, Vec<Digest>>,
     asked: BTreeSet<FileIdentity>,
@@ -372,12 +385,21 @@ impl FileDigests {
             known.asked.insert(identity);
             return Ok((identity.size_bytes, digest));
         }
+        if let Some(digest) = known.fresh.get(&identity).copied() {
+            return Ok((identity.size_bytes, digest));
+        }
         let (size_bytes, digest) = digest_file(&mut file)?;
         let is_same = FileIdentity::of(&file.metadata()?) == identity && size_bytes == identity.size_bytes;
         if is_same && identity.is_settled(SystemTime::now()) {
             known.files.insert(identity, digest);
             known.asked.insert(identity);
             known.is_dirty = true;
+        } else if is_same {
+            // For this process, whose next look at the file is a second one. Not over restarts.
+            if known.fresh.len() >= KNOWN_MAX {
+                known.fresh.clear();
+            }
+            known.fresh.insert(identity, digest);
         }
         Ok((size_bytes, digest))
     }
@@ -544,6 +566,38 @@ mod tests {
         fs::write(&path, "abd")?;
         let changed = read(&files)?;
         assert!(changed.1 != marker && changed.1 != fresh.1);
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_written_just_now_is_read_once_a_process_and_not_remembered_longer() -> Outcome {
+        let (dir, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let path = dir.path().join("weights");
+        fs::write(&path, "abc")?;
+        let files = FileDigests::kept_in(data.path().join("digests.json"));
+        files.digest(&path)?;
+        let marker = Digest::of_bytes(b"remembered");
+        for digest in files.known().fresh.values_mut() {
+            *digest = marker;
+        }
+        assert_eq!(files.digest(&path)?, (3, marker), "not read a second time");
+        files.save();
+        assert_ne!(FileDigests::kept_in(data.path().join("digests.json")).digest(&path)?.1, marker);
+        fs::write(&path, "abcd")?;
+        assert_ne!(files.digest(&path)?.1, marker);
+        Ok(())
+    }
+
+    #[test]
+    fn a_stray_file_that_cannot_be_read_is_told_from_a_folder_that_is_too_large() -> Outcome {
+        let dir = checkpoint()?;
+        let files = FileDigests::default();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("stray.json"))?;
+        assert!(matches!(former(dir.path(), &files), Err(CheckpointDigestError::Io { .. })));
+        assert!(digests(dir.path(), &files)?.formers.is_empty(), "it is loaded all the same");
+        fs::remove_file(dir.path().join("stray.json"))?;
+        fs::create_dir_all(dir.path().join("a/b/c/d/e/f"))?;
+        assert!(matches!(former(dir.path(), &files), Ok(None)));
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub enum CheckpointError {
     Tokenizer(#[from] TokenizerError),
     #[error("{folder}: {reason}")]
     Mismatch { folder: PathBuf, reason: String },
+    #[error("{folder}: its files changed while they were read")]
+    Changed { folder: PathBuf },
     #[error("this machine has no device {device}")]
     Device { device: String },
 }
@@ -626,10 +628,7 @@ pub(super) fn check_unchanged(folder: &Path, before: &[(String, FileIdentity)]) 
     if look(folder)? == before {
         return Ok(());
     }
-    Err(CheckpointError::Mismatch {
-        folder: folder.to_owned(),
-        reason: "its files changed while they were read".into(),
-    })
+    Err(CheckpointError::Changed { folder: folder.to_owned() })
 }
 
 /// As it is called where it is found, which a link may do otherwise than its target.

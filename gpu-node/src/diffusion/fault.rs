@@ -31,10 +31,10 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "cudaErrorMemoryAllocation",
 ];
 
-/// What `cudaGetErrorString` says of errors that stay, with their numbers.
-const LOST: [&str; 16] = [
+/// What `cudaGetErrorString` says of errors that stay, with their numbers. Neither 46 (all devices are busy or unavailable) nor
+/// 999 (unknown error) is one: the manual says of both that a call failed, and not that later ones do.
+const LOST: [&str; 14] = [
     "driver shutting down",                                     // 4
-    "all CUDA-capable devices are busy or unavailable",         // 46
     "uncorrectable ECC error encountered",                      // 214
     "uncorrectable NVLink error detected during the execution", // 220
     "an illegal memory access was encountered",                 // 700
@@ -48,7 +48,6 @@ const LOST: [&str; 16] = [
     "invalid program counter",                                  // 718
     "unspecified launch failure",                               // 719
     "Tensor Memory not completely freed",                       // 721
-    "unknown error",                                            // 999
 ];
 
 /// How libtorch begins an error of a device's libraries.
@@ -107,8 +106,10 @@ mod tests {
             ("CUDA error: the launch timed out and was terminated", Fault::Lost),
             ("CUDA error: uncorrectable ECC error encountered", Fault::Lost),
             ("CUDA error: an illegal instruction was encountered", Fault::Lost),
-            ("CUDA error: unknown error", Fault::Lost),
             // The call failed; whether more did, the device knows.
+            ("CUDA error: unknown error", Fault::Unclear),
+            ("CUDA error: all CUDA-capable devices are busy or unavailable", Fault::Unclear),
+            ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", Fault::Unclear),
             (
                 "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k)`",
                 Fault::Unclear,

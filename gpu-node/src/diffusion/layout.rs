@@ -44,6 +44,9 @@ const TOKENIZERS: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
 /// Parts every pipeline has. Any other is refused by its name, unless it is absent (`[null, null]`).
 const COMPONENTS: [(&str, &[&str]); 2] = [("unet", &["UNet2DConditionModel"]), ("vae", &["AutoencoderKL"])];
 
+/// Parts that these pipelines may have besides, which written by hand are absent as null, too.
+const OTHER_PARTS: [&str; 1] = ["image_encoder"];
+
 /// Keys that change no picture.
 const WITHOUT_EFFECT: WithoutEffect<'static> = &[
     (
@@ -116,8 +119,9 @@ impl<'a> Index<'a> {
     /// Refuses parts and options that are not known.
     fn finish(&self) -> Result<(), CheckpointError> {
         for (key, value) in self.fields.unread() {
-            let is_absent_part = value.as_array().is_some_and(|part| part.iter().all(Value::is_null));
-            if is_absent_part || is_without_effect(key, value, &[WITHOUT_EFFECT]) {
+            let is_absent_part = value.as_array().is_some_and(|part| part.iter().all(Value::is_null))
+                || value.is_null() && OTHER_PARTS.contains(&key);
+            if is_absent_part || is_without_effect(key, &[WITHOUT_EFFECT]) {
                 continue;
             }
             if value[1].is_string() {

@@ -17,10 +17,12 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redb::{
     Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction,
@@ -49,11 +51,15 @@ const LOWEST: Key = [0; 16];
 const HIGHEST: Key = [0xff; 16];
 /// Pages kept in memory.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Between two openings behind readings that failed.
+const OPENING_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Tables {
     path: PathBuf,
     opener: Opener,
     opened: RwLock<Opened>,
+    /// When a reading that failed last opened it anew.
+    opened_for_reading: Mutex<Option<Instant>>,
 }
 
 /// How the file becomes a database: tests put a failing disk between the two.
@@ -91,7 +97,12 @@ impl Tables {
     }
 
     pub(super) fn open_with(path: &Path, opener: Opener) -> Result<Self, StoreError> {
-        let tables = Self { path: path.to_owned(), opener, opened: RwLock::new(Opened { database: None, opening: 0 }) };
+        let tables = Self {
+            path: path.to_owned(),
+            opener,
+            opened: RwLock::new(Opened { database: None, opening: 0 }),
+            opened_for_reading: Mutex::default(),
+        };
         tables.open_anew(0)?;
         Ok(tables)
     }
@@ -118,12 +129,28 @@ impl Tables {
     /// What `work` reads; asked once more behind an opening where the database fails.
     fn read<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match self.read_once(&work) {
-            (opening, Err(StoreError::Database(_))) => {
-                self.open_anew(opening)?;
+            (opening, Err(error @ StoreError::Database(_))) => {
+                self.open_for_reading(opening, error)?;
                 self.read_once(&work).1
             }
             (_, result) => result,
         }
+    }
+
+    /// Opens it anew behind a reading that failed, at most once a second: everyone waits for an opening, and a disk that cannot be
+    /// read fails the next one, too.
+    fn open_for_reading(&self, opening: u64, failed: StoreError) -> Result<(), StoreError> {
+        let mut last = self.opened_for_reading.lock();
+        if self.opened.read().opening != opening {
+            return Ok(());
+        }
+        if last.is_some_and(|last| last.elapsed() < OPENING_PAUSE) {
+            return Err(failed);
+        }
+        log_limited!(warn, error = %failed, "the masters' database cannot be read: it is opened anew");
+        let opened = self.open_anew(opening);
+        *last = Some(Instant::now());
+        opened
     }
 
     fn read_once<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, StoreError>) -> (u64, Result<T, StoreError>) {
@@ -148,7 +175,7 @@ impl Tables {
         if matches!(result, Err(StoreError::Database(_)))
             && let Err(error) = self.open_anew(opening)
         {
-            tracing::error!(%error, "the masters' database cannot be opened again yet");
+            log_limited!(error, %error, "the masters' database cannot be opened again yet");
         }
         result
     }
@@ -372,7 +399,7 @@ pub(super) mod failing {
     use std::io;
     use std::sync::OnceLock;
 
-    use parking_lot::Mutex;
+    use bildkante_shared::testing::eventually_blocking;
     use redb::StorageBackend;
     use redb::backends::FileBackend;
 
@@ -441,6 +468,26 @@ pub(super) mod failing {
         Database::builder().create_with_backend(file)
     }
 
+    /// Readings that fail one after the other: the database is opened anew for one of them.
+    #[test]
+    fn a_reading_that_goes_on_failing_opens_the_database_once_a_second_at_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let tables = Tables::open_with(&dir.path().join("masters.redb"), open).unwrap();
+        let failing = |_: &ReadTransaction| -> Result<(), StoreError> {
+            Err(StoreError::Database(Box::new(redb::Error::PreviousIo)))
+        };
+        // As if the last one were of this moment, however slow the machine is.
+        *tables.opened_for_reading.lock() = Some(Instant::now() + Duration::from_secs(3600));
+        let before = tables.opened.read().opening;
+        for _ in 0..20 {
+            assert!(matches!(tables.read(failing), Err(StoreError::Database(_))));
+        }
+        assert_eq!(tables.opened.read().opening, before);
+        *tables.opened_for_reading.lock() = None;
+        assert!(matches!(tables.read(failing), Err(StoreError::Database(_))));
+        assert_eq!(tables.opened.read().opening, before + 1);
+    }
+
     #[test]
     fn a_disk_that_was_full_for_a_moment_costs_that_moment() {
         let dir = tempfile::tempdir().unwrap();
@@ -456,7 +503,7 @@ pub(super) mod failing {
             // Where it could not even be opened, reading fails as long as the disk does; where it could, it goes on.
             let _ = tables.variant(variant);
             free(&path);
-            assert_eq!(tables.variant(variant).unwrap(), None, "reading opens it again");
+            eventually_blocking("reading opens it again", || tables.variant(variant).is_ok());
             tables.probe().unwrap();
         }
     }

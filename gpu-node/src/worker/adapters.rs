@@ -117,7 +117,12 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<Found, EngineError
         return Err(EngineError::Load { reason });
     }
     let mut read = read.0.lock();
-    read.retain(|path, _| paths.contains(path));
+    // Whose `adapter_config.json` a folder's one is depends on the other files.
+    let is_same = read.len() == paths.len() && paths.iter().all(|path| read.contains_key(path));
+    read.retain(|path, file| {
+        let takes_the_folders = file.looks[1].is_none() && file.looks[2].is_some();
+        paths.contains(path) && (is_same || !takes_the_folders)
+    });
     for path in paths {
         let looks = looks_of(&path);
         let is_dated = looks.iter().flatten().all(|(_, time)| time.is_some()) && looks[0].is_some();
@@ -278,11 +283,15 @@ mod tests {
         fs::remove_file(&two).expect("removed");
         fs::copy(fixtures.join("sd1.rslora.safetensors"), &one).expect("a copy");
         let config = folder.path().join("adapter_config.json");
-        let alone = find();
+        assert_eq!(find().rejected.len(), 1, "a file of PEFT's needs it");
         fs::copy(fixtures.join("sd1.rslora.adapter_config.json"), &config).expect("a copy");
         let told = find();
-        assert_eq!((alone.files.len(), told.files.len()), (1, 1));
-        assert_ne!(alone.files, told.files);
+        assert_eq!((told.files.len(), told.rejected.len()), (1, 0));
+        // With a second such file nothing says whose it is, though neither the first nor the configuration has changed.
+        fs::copy(fixtures.join("sd1.rslora.safetensors"), &two).expect("a copy");
+        assert_eq!(find().rejected.len(), 2);
+        fs::remove_file(&two).expect("removed");
+        assert_eq!(find().files, told.files);
         fs::write(&config, "{").expect("written");
         assert_eq!(find().rejected.len(), 1);
     }

@@ -172,6 +172,38 @@ fn container_files_keep_the_rules() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn sections(file: &Path) -> anyhow::Result<String> {
+    let output = Command::new("readelf").args(["-SW"]).arg(file).output().context("readelf, of binutils")?;
+    ensure!(output.status.success(), "readelf: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What a stage does to its program behind building it, done to a small program in the same place.
+#[test]
+fn programs_in_images_have_no_debug_information() -> anyhow::Result<()> {
+    for (name, binary) in FILES {
+        let stages = container_file(name)?;
+        let build = stages.iter().flat_map(|stage| stage.of("RUN")).find(|run| run.contains("cargo build"));
+        let build = build.with_context(|| format!("{name} builds nothing"))?;
+        let (_, behind) = build.split_once("&&").with_context(|| format!("{name}: {build}: nothing strips it"))?;
+
+        let source = tempfile::tempdir()?;
+        let (tests, release) = (source.path().join("tests"), source.path().join("target/release"));
+        std::os::unix::fs::symlink(repository().join("tests"), tests)?;
+        std::fs::create_dir_all(&release)?;
+        let (program, code) = (release.join(binary), source.path().join("main.c"));
+        std::fs::write(&code, "int main(void) { return 0; }")?;
+        ensure!(Command::new("cc").arg("-g").arg("-o").arg(&program).arg(&code).status()?.success(), "cc");
+        ensure!(sections(&program)?.contains(".debug_line"), "there is something to strip");
+        let stripped = Command::new("sh").args(["-c", behind.trim()]).current_dir(source.path()).output()?;
+        ensure!(stripped.status.success(), "{name}: {behind}: {}", String::from_utf8_lossy(&stripped.stderr));
+        ensure!(!sections(&program)?.contains(".debug_line"), "{name}: {behind} leaves the debug information");
+        ensure!(Command::new(&program).status()?.success(), "{name}: it runs no more");
+    }
+    ensure!(is_in_a_clone("tests/setup/debug-files.sh")?);
+    Ok(())
+}
+
 /// Names of the shared libraries that a file asks for.
 fn needed(file: &Path) -> anyhow::Result<BTreeSet<String>> {
     let output = Command::new("readelf").arg("-d").arg(file).output().context("readelf, of binutils")?;

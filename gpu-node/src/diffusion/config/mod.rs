@@ -49,11 +49,10 @@ pub enum ConfigError {
 /// Keys that change no picture, by the reason why.
 pub(super) type WithoutEffect<'t> = &'t [(&'t str, &'t [&'t str])];
 
-/// Whether a key may be passed over: it stands in the table, is private to who wrote the file (`_name_or_path`), or is null,
-/// which asks for nothing.
-pub(super) fn is_without_effect(field: &str, value: &Value, tables: &[WithoutEffect<'_>]) -> bool {
-    let is_listed = || tables.iter().copied().flatten().any(|(_, fields)| fields.contains(&field));
-    field.starts_with('_') || value.is_null() || is_listed()
+/// Whether a key may be passed over: it stands in the table, or is private to who wrote the file (`_name_or_path`). Null is a
+/// value like others: it may ask for something that the default does not (`force_zeros_for_empty_prompt`).
+pub(super) fn is_without_effect(field: &str, tables: &[WithoutEffect<'_>]) -> bool {
+    field.starts_with('_') || tables.iter().copied().flatten().any(|(_, fields)| fields.contains(&field))
 }
 
 /// The error of a key that is not known.
@@ -149,7 +148,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// At the first key that was not read and is not known to be without effect.
     pub(super) fn finish(&self, tables: &[WithoutEffect<'_>]) -> Result<(), ConfigError> {
-        let mut passed_over = self.unread().filter(|(field, value)| !is_without_effect(field, value, tables));
+        let mut passed_over = self.unread().filter(|(field, _)| !is_without_effect(field, tables));
         passed_over.next().map_or(Ok(()), |(field, value)| Err(unknown(field, value)))
     }
 

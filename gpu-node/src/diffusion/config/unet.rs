@@ -281,7 +281,7 @@ mod tests {
             "_class_name": "UNet2DConditionModel", "sample_size": 24, "block_out_channels": [64, 128, 192],
             "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
             "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-            "norm_num_groups": 8, "attention_head_dim": 4, "dropout": 0.0, "a_key_of_tomorrow": null, "_private": 1,
+            "norm_num_groups": 8, "attention_head_dim": 4, "dropout": null, "_private": null,
         })
     }
 

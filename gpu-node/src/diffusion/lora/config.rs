@@ -156,7 +156,8 @@ impl Ordered {
     }
 }
 
-/// The configurations of a file, by the part they belong to. Without one an alpha is its pair's rank.
+/// The configurations of a file, by the part they belong to. Without one an alpha is its pair's rank, but in PEFT's own files,
+/// which need one.
 #[derive(Debug, Default)]
 pub(super) struct LoraConfigs(BTreeMap<Part, LoraConfig>);
 
@@ -175,6 +176,8 @@ impl LoraConfigs {
     pub(super) fn of_peft(text: &[u8]) -> Result<Self, String> {
         let mut configs = Self::default();
         let mut budget = Budget::default();
+        // A file that says nothing gives it PEFT's defaults.
+        configs.part(Part::Unet);
         for (key, value) in entries(text)? {
             configs.part(Part::Unet).set(&key, &value, &mut budget)?;
         }
@@ -193,6 +196,11 @@ impl LoraConfigs {
             configs.part(part).set(key, &value, &mut budget)?;
         }
         Ok(configs)
+    }
+
+    /// Whether there is one for a part.
+    pub(super) fn tell_of(&self, part: Part) -> bool {
+        self.0.contains_key(&part)
     }
 
     pub(super) fn has_patterns(&self) -> bool {

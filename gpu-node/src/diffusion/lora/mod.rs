@@ -113,6 +113,7 @@ impl Adapter {
         let beside = adapter::config_beside(path, file.entries().keys().map(String::as_str));
         let beside = beside.map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
         let configs = configs(path, &file, beside.as_ref())?;
+        let is_peft = adapter::is_of_peft(file.entries().keys().map(String::as_str));
         let tensor_error = |tensor: &str, reason: String| LoraError::Tensor {
             path: path.to_owned(),
             tensor: tensor.chars().take(200).collect(),
@@ -159,6 +160,15 @@ impl Adapter {
             }
             #[allow(clippy::cast_precision_loss, reason = "ranks are small")]
             let rank = rank as f64;
+            // PEFT loads no file of its own without one either: only it knows what the matrices were trained with.
+            if is_peft && found.alpha.is_none() && !configs.tell_of(part) {
+                let [own, shared] = adapter::config_paths(path).map(|path| path.display().to_string());
+                let reason = format!(
+                    "it is a file of PEFT's and nothing says its alpha: its configuration is missing, {own} or, beside the \
+                     only such file of a folder, {shared}"
+                );
+                return Err(LoraError::Config { path: path.to_owned(), reason });
+            }
             let scale = configs.scale(part, &module, rank, found.alpha);
             let scale = scale.map_err(|reason| tensor_error(&module, reason))?;
             pairs.insert((part, module), Pair { down, up, scale });
@@ -208,12 +218,7 @@ impl Adapter {
 fn configs(path: &Path, file: &SafetensorsFile, beside: Option<&adapter::Beside>) -> Result<LoraConfigs, LoraError> {
     let metadata = file.metadata().get(METADATA_KEY);
     let (path, configs) = match (metadata, beside) {
-        (None, None) => {
-            if file.entries().keys().any(|name| name.starts_with(names::PEFT_PREFIX)) {
-                tracing::warn!(adapter = %path.display(), "no adapter_config.json lies beside it: every alpha is taken for the rank");
-            }
-            return Ok(LoraConfigs::default());
-        }
+        (None, None) => return Ok(LoraConfigs::default()),
         (Some(_), Some(beside)) => {
             let reason =
                 format!("the tensors have a configuration of their own (`{METADATA_KEY}`): one of the two must go");

@@ -103,7 +103,7 @@ const TEXT_PROJECTIONS: [(&str, &str); 4] =
     [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
 
 /// What PEFT puts in front of a network's names.
-pub(super) const PEFT_PREFIX: &str = "base_model.model.";
+const PEFT_PREFIX: &str = "base_model.model.";
 
 const ENDINGS: [(&str, Role); 13] = [
     (".lora_A.weight", Role::Down),

@@ -94,7 +94,10 @@ fn the_configuration_beside_a_file_of_pefts_is_read() {
     let other = load(peft, Some(r#"{"r": 3, "lora_alpha": 6}"#)).expect("an adapter");
     assert_eq!(scale_of(&other), 2.0);
     assert_ne!(adapter.digest(), other.digest(), "the same digest is the same picture");
-    assert_eq!(scale_of(&load(peft, None).expect("an adapter")), 1.0);
+    assert_eq!(scale_of(&load(peft, Some("{}")).expect("an adapter")), 8.0 / 3.0, "PEFT's defaults");
+    // PEFT cannot load it without one, and any scale would be a guess.
+    let error = load(peft, None).map_or_else(|error| error.to_string(), |_| "accepted".into());
+    assert!(error.contains("nothing says its alpha") && error.contains("adapter_config.json"), "{error}");
     // It is no business of files that other programs write.
     assert_eq!(scale_of(&load("unet.", Some("{}")).expect("an adapter")), 1.0);
     for (config, named) in

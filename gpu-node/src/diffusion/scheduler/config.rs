@@ -154,8 +154,14 @@ const WITHOUT_EFFECT: WithoutEffect<'static> = &[
         &["flow_shift", "time_shift_type"],
     ),
     ("of a class that is not offered (DPMSolverSDEScheduler)", &["noise_sampler_seed"]),
+    ("of a class that is not offered (SASolverScheduler)", &["corrector_order", "predictor_order", "tau_func"]),
     ("of older versions", &["clip_sample_min", "tensor_format", "use_clipped_model_output"]),
 ];
+
+/// Whether a key has the one value that is what is done here: UniPC predicts by itself.
+fn is_plain(key: &str, value: &Value) -> bool {
+    key == "solver_p" && value.is_null()
+}
 
 impl SchedulerConfig {
     /// Reads a parsed `scheduler_config.json`, to the letter.
@@ -181,21 +187,21 @@ impl SchedulerConfig {
         let own = object.iter().filter(|(key, _)| !is_default(key));
         let json = Value::Object(own.map(|(key, value)| (key.clone(), value.clone())).collect());
         let mut file = File::deserialize(&json).map_err(|error| unreadable(&json, &error))?;
-        if let Some(class) = class {
-            class.clone_into(&mut file.class_name);
-        }
+        let class = class.unwrap_or(&file.class_name);
+        file.class_name = class.chars().take(CLASS_CHARS_MAX).collect();
         let rest = std::mem::take(&mut file.rest);
         match file.kind() {
             Ok(kind) => {
-                let mut passed_over =
-                    rest.iter().filter(|(key, value)| !is_without_effect(key, value, &[WITHOUT_EFFECT]));
+                let mut passed_over = rest
+                    .iter()
+                    .filter(|(key, value)| !is_without_effect(key, &[WITHOUT_EFFECT]) && !is_plain(key, value));
                 match passed_over.next() {
                     Some((key, value)) => Err(SchedulerError::Key(unknown(key, value))),
                     None => file.resolve(kind, false),
                 }
             }
-            // Another class drops the keys of this one.
-            Err(error) if OTHER_CLASSES.contains(&file.class_name.as_str()) => {
+            // Another class drops the keys of this one, whatever it is.
+            Err(error) if !file.class_name.is_empty() && !file.is_trained_otherwise(&rest) => {
                 let mut known = CLASSES.iter().filter_map(|(_, kind)| file.clone().resolve(*kind, false).ok());
                 known.next().ok_or(error)
             }
@@ -349,10 +355,18 @@ enum Bound {
 impl File {
     fn kind(&self) -> Result<SchedulerKind, SchedulerError> {
         let known = CLASSES.iter().find(|(class, _)| *class == self.class_name).map(|(_, kind)| *kind);
-        let kind = known.ok_or_else(|| SchedulerError::Class { name: self.class_name.chars().take(80).collect() })?;
+        let kind = known.ok_or_else(|| SchedulerError::Class { name: self.class_name.clone() })?;
         // One class of diffusers, told apart by an option.
         let is_stochastic = self.algorithm_type.as_deref() == Some(SDE);
         Ok(if kind == SchedulerKind::DpmPp2M && is_stochastic { SchedulerKind::DpmPp2MSde } else { kind })
+    }
+
+    /// Whether its network was trained by flow matching, or in EDM's or consistency models' way: with what is added up for other
+    /// networks here, it draws noise. `rest` are the keys that no class here has.
+    fn is_trained_otherwise(&self, rest: &BTreeMap<String, Value>) -> bool {
+        TRAINED_OTHERWISE.iter().any(|prefix| self.class_name.starts_with(prefix))
+            || KEYS_OF_OTHER_TRAINING.iter().any(|key| rest.get(*key).is_some_and(|value| !value.is_null()))
+            || [self.use_flow_sigmas, self.use_dynamic_shifting].contains(&Some(true))
     }
 
     /// Fills in the defaults of the class of `kind` and checks everything it will use.
@@ -612,21 +626,13 @@ pub(super) const CLASSES: [(&str, SchedulerKind); 8] = [
     ("LCMScheduler", SchedulerKind::Lcm),
 ];
 
-/// Classes that are not offered, whose networks the others draw with as well: diffusers' `KarrasDiffusionSchedulers` and what is
-/// compatible with them. Others (flow matching, EDM) belong to networks that were trained in another way.
-const OTHER_CLASSES: [&str; 11] = [
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "SASolverScheduler",
-    "TCDScheduler",
-];
+/// Of a class that is not offered, also one's own, a recipe names another, which draws with the same network: a class says how
+/// latents are stepped. Those whose names begin so, and configurations with these keys, say that the network was trained in
+/// another way.
+const TRAINED_OTHERWISE: [&str; 4] = ["FlowMatch", "EDM", "CosineDPMSolver", "CMStochasticIterative"];
+const KEYS_OF_OTHER_TRAINING: [&str; 4] = ["sigma_data", "shift", "base_shift", "max_shift"];
+/// Longest name of a class that is shown.
+const CLASS_CHARS_MAX: usize = 80;
 
 /// The `algorithm_type` that makes DPM-Solver++ stochastic.
 const SDE: &str = "sde-dpmsolver++";

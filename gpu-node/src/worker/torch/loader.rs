@@ -1,7 +1,7 @@
 //! Reads checkpoints, ControlNets and adapters of a folder onto a device: all of them at start, and those that come later
 //! on a thread of its own, so that no drawing waits for a file.
 //!
-//! A folder is known by the names, sizes and times of its files; one that has changed is read once it has looked the same
+//! A folder is known by the names, sizes and times of the files that are loaded of it; one that has changed is read once it has looked the same
 //! twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first drawing with a
 //! network chooses kernels and takes memory, and whether it repeats itself has to be known.
 
@@ -12,12 +12,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bildkante_shared::checkpoint;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 
 use super::adapters::{self, FileLook, Found};
 use super::shelf::Item;
 use super::{EngineError, Nudge, Options, Trial};
+use crate::diffusion::checkpoint::CheckpointError;
 use crate::diffusion::controlnet::ControlNet;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline::{self, Models, StepControl};
@@ -52,10 +54,16 @@ pub(super) struct Stock {
 impl Stock {
     /// Reads everything.
     pub(super) fn load(options: &Options) -> Result<Self, EngineError> {
-        let looks = look(&options.models_dir)?;
+        let mut looks = look(&options.models_dir)?;
         let adapters_dir = options.models_dir.join(ADAPTERS_DIR);
-        let folders = looks.keys().filter(|folder| **folder != adapters_dir);
-        let items = folders.map(|folder| (folder.clone(), read(folder, options))).collect();
+        let mut items = Vec::new();
+        for (folder, look) in looks.iter_mut().filter(|(folder, _)| **folder != adapters_dir) {
+            let Reading { item, has_changed } = read(folder, options);
+            if has_changed {
+                *look = Look::new();
+            }
+            items.push((folder.clone(), item));
+        }
         Ok(Self { items, adapters: adapters::find(&adapters_dir, &options.adapters_read)?, looks })
     }
 }
@@ -139,8 +147,9 @@ impl Watch {
                 seen.insert(folder, look);
                 continue;
             }
-            self.known.insert(folder.clone(), look);
-            let change = if self.is_adapters(&folder) { self.adapters() } else { Some(self.came(folder)) };
+            let (change, has_changed) =
+                if self.is_adapters(&folder) { (self.adapters(), false) } else { self.came(folder.clone()) };
+            self.known.insert(folder, if has_changed { Look::new() } else { look });
             self.send(change)?;
         }
         self.seen = seen;
@@ -161,9 +170,10 @@ impl Watch {
         }
     }
 
-    fn came(&self, folder: PathBuf) -> Change {
+    /// What has become of it, and whether that has to be looked at again.
+    fn came(&self, folder: PathBuf) -> (Option<Change>, bool) {
         let found_at = Instant::now();
-        let item = read(&folder, &self.options);
+        let Reading { item, has_changed } = read(&folder, &self.options);
         let (item, trial) = match item {
             Item::Checkpoint(checkpoint) => match try_out(&checkpoint, self.options.self_test_steps) {
                 Ok(masters) => {
@@ -180,7 +190,7 @@ impl Watch {
         if let Item::Rejected(reason) = &item {
             tracing::error!(folder = %folder.display(), %reason, "rejected");
         }
-        Change::Came { folder, item, trial }
+        (Some(Change::Came { folder, item, trial }), has_changed)
     }
 
     fn send(&self, change: Option<Change>) -> Result<(), Over> {
@@ -201,7 +211,7 @@ fn look(models: &Path) -> Result<BTreeMap<PathBuf, Look>, EngineError> {
         let path = entry.map_err(failed)?.path();
         let is_adapters = path.file_name().is_some_and(|name| name == ADAPTERS_DIR) && path.is_dir();
         if path.join("model_index.json").is_file() || ControlNet::is_in(&path) || is_adapters {
-            let look = look_at(&path);
+            let look = if is_adapters { look_at(&path) } else { look_at_loaded(&path) };
             looks.insert(path, look);
         }
     }
@@ -210,6 +220,17 @@ fn look(models: &Path) -> Result<BTreeMap<PathBuf, Look>, EngineError> {
         return Err(EngineError::Load { reason });
     }
     Ok(looks)
+}
+
+/// Of the files that are loaded: a `git fetch` or another README changes no network.
+fn look_at_loaded(folder: &Path) -> Look {
+    let Ok(files) = checkpoint::look(folder) else { return look_at(folder) };
+    let look = |(file, _): (String, _)| {
+        let path = folder.join(file);
+        let look = adapters::look_of(&fs::metadata(&path).ok()?);
+        Some((path, look))
+    };
+    files.into_iter().filter_map(look).collect()
 }
 
 /// Whatever cannot be looked at is not there: reading it will say why.
@@ -233,19 +254,31 @@ fn look_at(folder: &Path) -> Look {
     look
 }
 
-fn read(folder: &Path, options: &Options) -> Item {
-    if ControlNet::is_in(folder) {
-        return match ControlNet::load_known(folder, options.placement, &options.digests) {
-            Ok(network) => Item::ControlNet(Box::new(network)),
-            Err(error) => Item::Rejected(error.to_string()),
-        };
-    }
-    match Checkpoint::load_known(folder, options.placement, &options.digests) {
-        Ok(mut checkpoint) => {
+/// What a folder was read as.
+struct Reading {
+    item: Item,
+    /// Something was done to its files meanwhile, which a look need not show (`chmod`, `ln`): it has to be read again. Until then
+    /// its look is known as none.
+    has_changed: bool,
+}
+
+fn read(folder: &Path, options: &Options) -> Reading {
+    let loaded = if ControlNet::is_in(folder) {
+        let network = ControlNet::load_known(folder, options.placement, &options.digests);
+        network.map(|network| Item::ControlNet(Box::new(network)))
+    } else {
+        Checkpoint::load_known(folder, options.placement, &options.digests).map(|mut checkpoint| {
             checkpoint.set_vae_tiles_px((options.vae_tiles_px > 0).then_some(options.vae_tiles_px));
             Item::Checkpoint(Box::new(checkpoint))
-        }
-        Err(error) => Item::Rejected(error.to_string()),
+        })
+    };
+    Reading::of(loaded)
+}
+
+impl Reading {
+    fn of(loaded: Result<Item, CheckpointError>) -> Self {
+        let has_changed = matches!(loaded, Err(CheckpointError::Changed { .. }));
+        Self { item: loaded.unwrap_or_else(|error| Item::Rejected(error.to_string())), has_changed }
     }
 }
 
@@ -272,4 +305,44 @@ fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>,
     let models = Models { pictures, ..Models::from(checkpoint) };
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
     Ok(Some([draw()?.pixels.master_id(), draw()?.pixels.master_id()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_loaded_does_not_change_how_a_checkpoint_looks() {
+        let models = tempfile::tempdir().unwrap();
+        let folder = models.path().join("tiny");
+        for (file, text) in [
+            ("model_index.json", r#"{"unet": ["diffusers", "UNet2DConditionModel"]}"#),
+            ("unet/config.json", "{}"),
+            ("unet/diffusion_pytorch_model.safetensors", "weights"),
+            ("README.md", "about"),
+        ] {
+            let path = folder.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let looks = || look(models.path()).unwrap();
+        let before = looks();
+        assert_eq!(before[&folder].len(), 3);
+        fs::create_dir_all(folder.join(".git/objects")).unwrap();
+        for stray in [".git/FETCH_HEAD", "README.md", "unet/diffusion_pytorch_model.fp16.safetensors"] {
+            fs::write(folder.join(stray), "what a fetch or an editor leaves").unwrap();
+            assert_eq!(looks(), before, "{stray}");
+        }
+        fs::write(folder.join("unet/config.json"), "{ }").unwrap();
+        assert_ne!(looks(), before);
+    }
+
+    #[test]
+    fn what_changed_while_it_was_read_is_read_again_and_what_is_wrong_is_not() {
+        let folder = PathBuf::from("tiny");
+        let changed = Reading::of(Err(CheckpointError::Changed { folder: folder.clone() }));
+        assert!(changed.has_changed && matches!(changed.item, Item::Rejected(_)));
+        let wrong = Reading::of(Err(CheckpointError::Mismatch { folder, reason: "wrong".into() }));
+        assert!(!wrong.has_changed && matches!(wrong.item, Item::Rejected(_)));
+    }
 }

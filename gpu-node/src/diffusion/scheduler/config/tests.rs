@@ -83,6 +83,35 @@ fn what_a_sampler_cannot_do_is_refused_by_name() {
     assert!(refusal("[]").contains("scheduler_config.json"));
 }
 
+/// How it was saved is not how its network was trained: a recipe that names a sampler draws with it.
+#[test]
+fn a_class_that_is_not_known_is_read_unless_its_network_was_trained_otherwise() {
+    for class in ["IPNDMScheduler", "DEISMultistepScheduler", "MyOwnScheduler", "RePaintScheduler"] {
+        let json =
+            SD1.replace("PNDMScheduler", class).replace("\"trained_betas\": null", "\"mine\": 3, \"shift\": null");
+        let other = config(&json);
+        assert_eq!(other.own_class(), Some(class));
+        let refused = other.with_choice(&SchedulerChoice::default()).expect_err("no sampler of its own").to_string();
+        assert!(refused.contains(class), "{refused}");
+        let choice = SchedulerChoice { kind: Some(SchedulerKind::Euler), ..SchedulerChoice::default() };
+        let euler = other.with_choice(&choice).expect("euler");
+        assert_eq!(euler.betas, Betas::ScaledLinear { start: 0.00085, end: 0.012 });
+    }
+    for (class, keys) in [
+        ("EDMEulerScheduler", ""),
+        ("EDMDPMSolverMultistepScheduler", ""),
+        ("FlowMatchHeunDiscreteScheduler", ""),
+        ("MyOwnScheduler", r#", "sigma_data": 0.5"#),
+        ("MyOwnScheduler", r#", "shift": 3.0"#),
+        ("MyOwnScheduler", r#", "use_flow_sigmas": true"#),
+        ("MyOwnScheduler", r#", "prediction_type": "flow_prediction""#),
+        ("", ""),
+    ] {
+        let refused = refusal(&format!(r#"{{"_class_name": "{class}"{keys}}}"#));
+        assert!(refused.contains(&format!("no scheduler `{class}`")), "{refused}");
+    }
+}
+
 #[test]
 fn the_infinity_that_python_writes_is_read() {
     let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity"}"#;
