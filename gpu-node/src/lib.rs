@@ -170,7 +170,9 @@ async fn look_after(store: Arc<Store>, blobs: Blobs, shutdown: Shutdown) {
             store.look_after();
             if store.trouble().is_some() {
                 let longest = Duration::from_millis(DEADLINE_MS_MAX);
-                SystemTime::now().checked_sub(longest).map(|then| blobs.remove_unused_since(then));
+                if let Some(then) = SystemTime::now().checked_sub(longest) {
+                    blobs.remove_unused_since(then);
+                }
             }
         };
         if let Err(defect) = tokio::task::spawn_blocking(look).await {

@@ -80,7 +80,7 @@ fn check_syntax(pattern: &str) -> Result<(), String> {
         match (here, next) {
             ('\\', Some(escaped)) => {
                 let is_class = "dDwWsS".contains(escaped) || (!in_set && "bB".contains(escaped));
-                if !is_class && !(escaped.is_ascii_punctuation() && !"<>".contains(escaped)) {
+                if !is_class && (!escaped.is_ascii_punctuation() || "<>".contains(escaped)) {
                     return Err(format!("`\\{escaped}` is not known"));
                 }
                 at += 1;
