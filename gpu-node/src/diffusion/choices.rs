@@ -119,7 +119,7 @@ fn onednn(cpuinfo: &str, most: Option<&str>, hints: Option<&str>) -> String {
     // A name it does not know bounds nothing.
     let allowed = most.and_then(|most| ONEDNN_SETS.iter().find(|(name, _)| *name == most)).map(|(_, needs)| *needs);
     let is_allowed = |needs: &[&str]| allowed.is_none_or(|allowed| needs.iter().all(|flag| allowed.contains(flag)));
-    let best = ONEDNN_SETS.iter().rfind(|(_, needs)| needs.iter().all(|flag| has(flag)) && is_allowed(needs));
+    let best = ONEDNN_SETS.iter().rfind(|(_, needs)| needs.iter().all(&has) && is_allowed(needs));
     let prefers_ymm = hints.is_some_and(|hints| hints.eq_ignore_ascii_case("prefer_ymm"));
     format!("{}{}", best.map_or("none", |(name, _)| name), if prefers_ymm { "-ymm" } else { "" })
 }
