@@ -62,6 +62,11 @@ impl Want {
         Self { trace: Some(Arc::clone(trace)), ..self }
     }
 
+    /// What nodes are asked with: the reader's, else one of its own.
+    fn trace_context(&self) -> Arc<TraceContext> {
+        self.trace.clone().unwrap_or_else(|| Arc::new(TraceContext::start()))
+    }
+
     #[must_use]
     pub fn recipe_id(&self) -> RecipeId {
         self.variant.recipe.id()
@@ -463,7 +468,7 @@ impl Fill {
     }
 
     async fn generate(&self, want: &Want) -> Result<Generated, FillError> {
-        let trace = want.trace.clone().unwrap_or_else(|| Arc::new(TraceContext::start()));
+        let trace = want.trace_context();
         // Whatever is logged at any level below here names the request.
         let span = tracing::error_span!("generate", request = %trace.request, trace = %trace.parent.trace);
         let result = self.generate_now(want, &trace).instrument(span).await;
@@ -501,7 +506,7 @@ impl Fill {
         let master = match self.caches.object {
             // Other edges will ask the store for it.
             Some(_) => {
-                self.obtain(binding.master, recipe.id(), want.urgency.into()).await.ok().map(|obtained| obtained.master)
+                self.obtain(want, binding.master, want.urgency.into()).await.ok().map(|obtained| obtained.master)
             }
             None => None,
         };
@@ -516,7 +521,7 @@ impl Fill {
         binding: &Binding,
         standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let error = match self.master(binding.master, want.recipe_id(), standing).await {
+        let error = match self.master(want, binding.master, standing).await {
             Err(error) if error.is_lost_master() => error,
             result => return result,
         };
@@ -526,20 +531,20 @@ impl Fill {
             log_limited!(error, recipe = %want.recipe_id(), %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        self.master(again.binding.master, want.recipe_id(), standing).await
+        self.master(want, again.binding.master, standing).await
     }
 
     /// A master for as many renditions as are cut from it at the same time, and the CPU time this one of them answers for.
     async fn master(
         self: &Arc<Self>,
+        want: &Want,
         id: MasterId,
-        recipe: RecipeId,
         standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let fill = Arc::clone(self);
+        let (fill, want) = (Arc::clone(self), want.clone());
         let fetch = move || {
-            let fill = Arc::clone(&fill);
-            async move { fill.fetch(id, recipe, standing).await }
+            let (fill, want) = (Arc::clone(&fill), want.clone());
+            async move { fill.fetch(&want, id, standing).await }
         };
         let ticket = self.masters.fly_handing_over(id, fetch)?;
         let role = ticket.role();
@@ -550,11 +555,11 @@ impl Fill {
     /// A master from wherever it is, and then it is here and in the shared store.
     async fn fetch(
         &self,
+        want: &Want,
         id: MasterId,
-        recipe: RecipeId,
         standing: Standing,
     ) -> Result<(Arc<VerifiedMaster>, Duration), FillError> {
-        let Obtained { master, source, cpu } = self.obtain(id, recipe, standing).await?;
+        let Obtained { master, source, cpu } = self.obtain(want, id, standing).await?;
         if let (Some(object), MasterSource::Node) = (self.caches.object.clone(), source) {
             let master = Arc::clone(&master);
             tokio::spawn(async move { object.put_master(&master).await });
@@ -563,7 +568,7 @@ impl Fill {
     }
 
     /// From disk, else from the shared store, else from a node; its pixels are compared with its id in any case.
-    async fn obtain(&self, id: MasterId, recipe: RecipeId, standing: Standing) -> Result<Obtained, FillError> {
+    async fn obtain(&self, want: &Want, id: MasterId, standing: Standing) -> Result<Obtained, FillError> {
         if let Some(file) = self.caches.masters.get(id).await.hit() {
             match self.verify(file, standing).await {
                 Err(FillError::Master(error)) => {
@@ -585,7 +590,8 @@ impl Fill {
                 }
             }
         }
-        let file = self.regions.master(id, recipe, self.generation_deadline).await?;
+        let trace = want.trace_context();
+        let file = self.regions.master(id, want.recipe_id(), self.generation_deadline, &trace).await?;
         let (master, cpu) = self.verify(file, standing).await?;
         self.keep_master(&master).await;
         Ok(Obtained { master, source: MasterSource::Node, cpu })
@@ -659,7 +665,7 @@ impl Fill {
         self.finals.fly(want.key(id), move || async move {
             let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
             let finished = async {
-                let (master, decoding) = fill.master(id, want.recipe_id(), standing).await?;
+                let (master, decoding) = fill.master(&want, id, standing).await?;
                 let (rendition, rendering) = fill.render(&want, &master, Rung::Final, standing, generation).await?;
                 if let Some(charge) = &mut charge {
                     charge.spend(decoding + rendering);

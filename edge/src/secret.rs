@@ -1,11 +1,12 @@
-//! Files that hold secrets: signing keys and the keys of session tickets. One that others than its owner may read or write
-//! is refused, because a secret that every user of the machine has is none.
+//! Files that hold secrets: signing keys, the keys of session tickets, private keys of certificates, tokens of caches in
+//! front. One that others than its owner may read or write is refused, because a secret that every user of the machine has
+//! is none.
 //!
 //! Where root owns the file, its group may read it, too: that is how Kubernetes and packages hand a file to a service that
 //! is not root. PostgreSQL has the same rule for its keys.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,19 @@ pub fn open(path: &Path) -> io::Result<File> {
         None => Ok(file),
         Some(exposed) => Err(io::Error::new(io::ErrorKind::PermissionDenied, exposed)),
     }
+}
+
+/// Reads a file that holds a secret, up to `bytes_max`; one that is longer is refused.
+///
+/// # Errors
+/// When it cannot be read, is longer, or is [`Exposed`].
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn exposed(path: &Path, mode: u32, owner: u32) -> Option<Exposed> {
@@ -68,6 +82,8 @@ mod tests {
         let error = open(&path).expect_err("everybody reads it").to_string();
         assert!(error.contains("mode 0644") && error.contains("chmod 6") && error.contains("keys.toml"), "{error}");
         set(0o600);
-        assert!(open(&path).is_ok());
+        assert_eq!(read(&path, 6).expect("ours"), b"secret");
+        let error = read(&path, 5).expect_err("too long").to_string();
+        assert!(error.contains("more than 5 bytes"), "{error}");
     }
 }

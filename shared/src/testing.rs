@@ -4,6 +4,7 @@
 //! `BILDKANTE_PATIENCE` (a factor, such as 5 under an emulator) moves it for every test at once.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,18 @@ pub fn eventually_blocking(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(started.elapsed() < patience(), "not within {:?}: {what}", patience());
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Writes a file that only its owner may read, as programs ask of secrets; one that is there loses what it held.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_secret(path: &Path, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    // One that is there keeps its mode otherwise.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    file.write_all(bytes.as_ref())
 }
 
 /// What `work` comes to.

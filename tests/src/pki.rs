@@ -48,7 +48,7 @@ impl Authority {
         let certificate = params.signed_by(&key_pair, &self.issuer)?;
         let identity = Identity { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) };
         std::fs::write(&identity.certificate, certificate.pem())?;
-        std::fs::write(&identity.key, key_pair.serialize_pem())?;
+        bildkante_shared::testing::write_secret(&identity.key, key_pair.serialize_pem())?;
         Ok(identity)
     }
 }

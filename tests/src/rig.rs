@@ -245,7 +245,7 @@ impl Rig {
         let (certificate, key) = (self.dir.path().join("edge.pem"), self.dir.path().join("edge.key"));
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         std::fs::write(&certificate, made.cert.pem())?;
-        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        bildkante_shared::testing::write_secret(&key, made.signing_key.serialize_pem())?;
         Ok(TlsConfig::new(certificate, key))
     }
 

@@ -1,7 +1,8 @@
-//! The access log: one line for each answer of the public listener. Off unless it is configured.
+//! The access log: lines for what the edge answers on the public listener, not for what hyper or h2 say to a malformed head
+//! by themselves. Off unless it is configured.
 //!
 //! ```text
-//! answer ─ a hit that is not sampled ─▶ nothing
+//! answer ─ routine and not sampled ─▶ nothing
 //!    └▶ line ─▶ bounded queue ─ full ─▶ counted, dropped
 //!                   └▶ a thread of its own ─▶ file or stdout
 //! ```
@@ -96,7 +97,7 @@ impl TryFrom<String> for Destination {
 pub struct AccessLogConfig {
     pub to: Destination,
     pub format: LineFormat,
-    /// The share of hits that is logged, 0 to 1; everything else always is.
+    /// The share of hits, and of 2xx and 3xx that are no image, that is logged, 0 to 1; everything else always is.
     pub hits_sample: f64,
     pub client: ShownClient,
     /// Lines that may wait for the writer.

@@ -199,18 +199,18 @@ impl AdminApi {
             }
             (Resource::Jobs, &Method::POST) => {
                 let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max()).await?, self.concurrency)?;
-                let record = warm::carry_out(&self.warmer, who, ask).await?;
-                let location = Some(format!("{PREFIX}warm/{}", record.id));
-                Ok(Reply { status: 202, body: warm::shown(&record), location })
+                let job = warm::carry_out(&self.warmer, who, ask).await?;
+                let location = Some(format!("{PREFIX}warm/{}", job.record.id));
+                Ok(Reply { status: 202, body: warm::shown(&job), location })
             }
             (Resource::Job(id), &Method::DELETE) => {
-                let record = warm::cancel(&self.warmer, who, id).await?;
-                Ok(Reply { status: 202, body: warm::shown(&record), location: None })
+                let job = warm::cancel(&self.warmer, who, id).await?;
+                Ok(Reply { status: 202, body: warm::shown(&job), location: None })
             }
             (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
             (Resource::Job(id), _) => {
-                let record = id.parse().ok().and_then(|id| self.warmer.job(id));
-                record.map(|record| Reply::ok(warm::shown(&record))).ok_or_else(|| no_such("job", id))
+                let job = id.parse().ok().and_then(|id| self.warmer.job(id));
+                job.map(|job| Reply::ok(warm::shown(&job))).ok_or_else(|| no_such("job", id))
             }
             (Resource::Status, _) => Ok(Reply::ok(self.status())),
             (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),

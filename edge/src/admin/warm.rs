@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::body::{Fault, Fields, fault, wrong};
-use crate::warm::job::JobRecord;
-use crate::warm::{CONCURRENCY_MAX, WarmError, WarmOrder, Warmer};
+use crate::warm::{CONCURRENCY_MAX, JobStatus, WarmError, WarmOrder, Warmer};
 
 const FIELDS: [&str; 7] = ["campaign", "slot", "axes", "formats", "concurrency", "why", "resume"];
 const NAME_BYTES_MAX: usize = 256;
@@ -40,7 +39,7 @@ pub(super) fn ask(mut fields: Fields, concurrency: usize) -> Result<Ask, Fault> 
     }
 }
 
-pub(super) async fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobRecord, Fault> {
+pub(super) async fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobStatus, Fault> {
     match ask {
         Ask::Start(order) => warmer.start(who, order).await,
         Ask::Resume(id) => warmer.resume(who, id).await,
@@ -48,7 +47,7 @@ pub(super) async fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<Jo
     .map_err(fault_of)
 }
 
-pub(super) async fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobRecord, Fault> {
+pub(super) async fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobStatus, Fault> {
     let id = id.parse().map_err(|_| fault_of(WarmError::Unknown))?;
     warmer.cancel(who, id).await.map_err(fault_of)
 }
@@ -61,13 +60,14 @@ pub(super) fn fault_of(error: WarmError) -> Fault {
         }
         WarmError::Busy(_) => fault(409, "busy", "Conflict", error.to_string()),
         WarmError::Unknown => fault(404, "not-found", "Not found", error.to_string()),
-        WarmError::NotStored { .. } => fault(500, "warming-not-stored", "Warming not stored", error.to_string()),
+        WarmError::Broken(_) => fault(500, "internal", "Internal error", error.to_string()),
     }
 }
 
-pub(super) fn shown(record: &JobRecord) -> Value {
-    let mut value = json!(record);
-    value["eta_ms"] = json!(record.eta_ms());
+pub(super) fn shown(status: &JobStatus) -> Value {
+    let mut value = json!(status.record);
+    value["eta_ms"] = json!(status.record.eta_ms());
+    value["stored"] = json!(status.is_stored);
     value
 }
 

@@ -107,9 +107,11 @@ impl NodeClient {
         trace: &TraceContext,
     ) -> Result<GenerationReply, OriginError> {
         let body: Bytes = serde_json::to_vec(request).map_err(|error| self.protocol(error.to_string()))?.into();
-        let ask = || self.traced_call("/v1/generations", (JSON, body.clone()), is_to_be_alone, trace);
+        let body = || Some((JSON, body.clone()));
+        let ask =
+            || self.traced_call(Method::POST, "/v1/generations", body(), is_to_be_alone, trace, REPLY_BODY_BYTES_MAX);
         let reply = match self.expect_ok(ask().await?) {
-            Err(OriginError::Missing { digests, .. }) if self.lend(&digests, images).await? => {
+            Err(OriginError::Missing { digests, .. }) if self.lend(&digests, images, trace).await? => {
                 self.expect_ok(ask().await?)
             }
             reply => reply,
@@ -120,11 +122,12 @@ impl NodeClient {
     }
 
     /// Hands over images that the node lacks; `false` where what it lacks is none of ours.
-    async fn lend(&self, digests: &[String], images: &Images) -> Result<bool, OriginError> {
+    async fn lend(&self, digests: &[String], images: &Images, trace: &TraceContext) -> Result<bool, OriginError> {
         let Some(found) = images.find(digests).await else { return Ok(false) };
         for (digest, png) in found {
             let path = format!("/v1/blobs/{digest}");
-            let reply = self.call(Method::PUT, &path, Some((PNG, png)), REPLY_BODY_BYTES_MAX).await?;
+            let reply =
+                self.traced_call(Method::PUT, &path, Some((PNG, png)), false, trace, REPLY_BODY_BYTES_MAX).await?;
             if !reply.status.is_success() {
                 self.expect_ok(reply)?;
                 return Err(self.protocol(format!("{path}: neither taken nor refused")));
@@ -135,8 +138,9 @@ impl NodeClient {
     }
 
     /// `None` when the node does not have it. That its pixels are the master's is for the caller to verify.
-    pub(super) async fn master(&self, id: MasterId) -> Result<Option<MasterFile>, OriginError> {
-        let reply = self.call(Method::GET, &format!("/v1/masters/{id}"), None, MASTER_FILE_BYTES_MAX).await?;
+    pub(super) async fn master(&self, id: MasterId, trace: &TraceContext) -> Result<Option<MasterFile>, OriginError> {
+        let path = format!("/v1/masters/{id}");
+        let reply = self.traced_call(Method::GET, &path, None, false, trace, MASTER_FILE_BYTES_MAX).await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -163,15 +167,17 @@ impl NodeClient {
         }
     }
 
-    /// A POST in the name of a reader's request.
+    /// A call in the name of a reader's request.
     async fn traced_call(
         &self,
+        method: Method,
         path: &str,
-        body: (&'static str, Bytes),
+        body: Option<(&'static str, Bytes)>,
         is_to_be_alone: bool,
         trace: &TraceContext,
+        reply_bytes_max: usize,
     ) -> Result<Reply, OriginError> {
-        let mut request = self.request(Method::POST, path, Some(body))?;
+        let mut request = self.request(method, path, body)?;
         let (parent, state) = (trace.parent.to_string(), trace.state.as_ref().map(Tracestate::as_str));
         let fields =
             [(REQUEST_ID, Some(trace.request.as_str())), (TRACEPARENT, Some(parent.as_str())), (TRACESTATE, state)];
@@ -184,7 +190,7 @@ impl NodeClient {
         if is_to_be_alone {
             request.headers_mut().insert(DRAW_ALONE, HeaderValue::from_static("1"));
         }
-        self.send(request, path, REPLY_BODY_BYTES_MAX).await
+        self.send(request, path, reply_bytes_max).await
     }
 
     async fn call(

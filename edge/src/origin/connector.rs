@@ -18,6 +18,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
+use crate::secret;
+
+/// More would be another file by mistake.
+const KEY_BYTES_MAX: u64 = 1 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(90);
@@ -43,6 +47,8 @@ pub struct NodeTlsConfig {
 pub enum NodeTlsError {
     #[error("{path}: {source}", path = path.display())]
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("{path}: {source}", path = path.display())]
+    Key { path: PathBuf, source: std::io::Error },
     #[error("{path} holds no certificate", path = path.display())]
     NoCertificate { path: PathBuf },
     #[error("{path}: {source}", path = path.display())]
@@ -118,8 +124,10 @@ fn client_config(tls: Option<&NodeTlsConfig>) -> Result<ClientConfig, NodeTlsErr
         .map_err(refuse)?
         .with_root_certificates(roots);
     let Some(tls) = tls else { return Ok(builder.with_no_client_auth()) };
+    let bytes =
+        secret::read(&tls.key, KEY_BYTES_MAX).map_err(|source| NodeTlsError::Key { path: tls.key.clone(), source })?;
     let key =
-        PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| NodeTlsError::Pem { path: tls.key.clone(), source })?;
+        PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| NodeTlsError::Pem { path: tls.key.clone(), source })?;
     builder.with_client_auth_cert(certificates(&tls.certificate)?, key).map_err(refuse)
 }
 

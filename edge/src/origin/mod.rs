@@ -24,7 +24,7 @@ mod region;
 mod regions;
 mod sidecar;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod topology;
 
 use std::path::PathBuf;

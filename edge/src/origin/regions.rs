@@ -305,7 +305,13 @@ impl Regions {
     ///
     /// # Errors
     /// `MasterAbsent` when every healthy node was asked and none has it.
-    pub async fn master(&self, id: MasterId, recipe: RecipeId, deadline: Duration) -> Result<MasterFile, OriginError> {
+    pub async fn master(
+        &self,
+        id: MasterId,
+        recipe: RecipeId,
+        deadline: Duration,
+        trace: &TraceContext,
+    ) -> Result<MasterFile, OriginError> {
         let deadline = Instant::now() + deadline;
         let candidates = self.candidates(recipe.as_bytes());
         if candidates.is_empty() {
@@ -313,7 +319,7 @@ impl Regions {
         }
         let mut failure = None;
         for Candidate { node, .. } in candidates {
-            match self.call(Operation::Master, &node, deadline, node.client.master(id)).await {
+            match self.call(Operation::Master, &node, deadline, node.client.master(id, trace)).await {
                 Ok(Some(file)) => return Ok(file),
                 Ok(None) => {}
                 Err(OriginError::DeadlinePassed) => return Err(OriginError::DeadlinePassed),

@@ -243,9 +243,12 @@ async fn masters_come_from_whichever_node_has_them() {
     let (one, two) = (FakeNode::start(absent.clone()).await, FakeNode::start(absent.clone()).await);
     let (region, _) = region(&[&one, &two]);
     let id = MasterId::of_bytes(b"master");
-    let fetch = || region.master(id, recipe(1).id(), LONG);
+    let trace = TraceContext::start();
+    let fetch = || region.master(id, recipe(1).id(), LONG, &trace);
     assert_eq!(fetch().await.unwrap_err(), OriginError::MasterAbsent { id });
     assert_eq!((one.calls(), two.calls()), (1, 1), "every node was asked");
+    let told = (trace.request.as_str().to_owned(), trace.parent.to_string());
+    assert_eq!((one.traces(), two.traces()), (vec![told.clone()], vec![told]), "and knows for which request");
     for node in [&one, &two] {
         node.behave(status(200, Bytes::from_static(PNG)));
         let file = fetch().await.unwrap();
@@ -261,7 +264,7 @@ async fn masters_come_from_whichever_node_has_them() {
     // An error is read to a smaller bound than a master, and a master to its own.
     one.behave(Behaviour::Hang);
     two.behave(Behaviour::Hang);
-    let late = region.master(id, recipe(1).id(), Duration::from_millis(30)).await;
+    let late = region.master(id, recipe(1).id(), Duration::from_millis(30), &trace).await;
     assert_eq!(late.unwrap_err(), OriginError::DeadlinePassed);
 }
 

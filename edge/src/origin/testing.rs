@@ -11,6 +11,7 @@ use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::testing::ReservedPort;
+use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT};
 use bildkante_shared::wire::{
     DRAW_ALONE, Determinism, GenerationReply, GenerationRequest, GenerationSource, MasterInfo, Timings,
 };
@@ -61,6 +62,8 @@ struct State {
     abandoned: Arc<AtomicUsize>,
     deadlines_ms: Mutex<Vec<u64>>,
     asked_alone: AtomicUsize,
+    /// Request id and trace of each call but probes.
+    traces: Mutex<Vec<(String, String)>>,
 }
 
 impl FakeNode {
@@ -80,6 +83,7 @@ impl FakeNode {
             abandoned: Arc::default(),
             deadlines_ms: Mutex::default(),
             asked_alone: AtomicUsize::new(0),
+            traces: Mutex::default(),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, port, state, server }
@@ -105,6 +109,10 @@ impl FakeNode {
     /// Calls but probes.
     pub(crate) fn calls(&self) -> usize {
         self.state.calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn traces(&self) -> Vec<(String, String)> {
+        self.state.traces.lock().clone()
     }
 
     /// Calls that the other side gave up.
@@ -162,6 +170,9 @@ fn answer(state: &Arc<State>, request: Request<Incoming>) -> Answer {
     }
     state.calls.fetch_add(1, Ordering::SeqCst);
     state.asked_alone.fetch_add(usize::from(request.headers().contains_key(DRAW_ALONE)), Ordering::SeqCst);
+    let field =
+        |name| String::from_utf8_lossy(request.headers().get(name).map_or(b"", |it| it.as_bytes())).into_owned();
+    state.traces.lock().push((field(REQUEST_ID), field(TRACEPARENT)));
     match state.behaviour.lock().clone() {
         Behaviour::Draw => draw(Arc::clone(state), request),
         Behaviour::Hang | Behaviour::HangUp => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::durable::{self, Durability};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::plan::WarmOrder;
+use super::store::Storing;
 use crate::response::Outcome;
 
 /// Failures told one by one; the rest is counted.
@@ -24,7 +26,7 @@ pub enum JobState {
     Running,
     Done,
     Cancelled,
-    /// It could not be begun, or begun again: what it names is gone.
+    /// It could not be begun, or begun again: what it names is gone, or its work failed as a whole.
     Refused,
 }
 
@@ -118,11 +120,13 @@ impl JobRecord {
 /// A job in this process.
 #[derive(Debug)]
 pub(super) struct Job {
+    pub(super) id: u64,
+    pub(super) storing: Arc<Storing>,
     ledger: Mutex<Ledger>,
     since: Mutex<Option<Instant>>,
     cancel: watch::Sender<bool>,
-    /// Set once nobody works on it any more: whether its end is on the device.
-    left: watch::Sender<Option<Result<(), String>>>,
+    /// Set once no task works on it any more.
+    left: watch::Sender<bool>,
 }
 
 /// The whole pictures from the first on are in the record, and so on the device; the others are counted beside it, for
@@ -137,12 +141,13 @@ struct Ledger {
 }
 
 impl Job {
-    pub(super) fn new(mut record: JobRecord) -> Self {
+    pub(super) fn new(mut record: JobRecord, storing: Arc<Storing>) -> Self {
         let failures = std::mem::take(&mut record.failures).into_iter().map(|failure| (0, failure)).collect();
-        // What an earlier process has ended is on the device.
-        let left = (record.state != JobState::Running).then_some(Ok(()));
+        let (id, left) = (record.id, record.state != JobState::Running);
         let ledger = Ledger { record, open: BTreeMap::new(), ahead: BTreeSet::new(), failures };
         Self {
+            id,
+            storing,
             ledger: Mutex::new(ledger),
             since: Mutex::default(),
             cancel: watch::Sender::new(false),
@@ -236,16 +241,15 @@ impl Job {
         self.cancel.send_replace(true);
     }
 
-    /// Nobody works on it any more.
-    pub(super) fn leave(&self, stored: Result<(), String>) {
-        self.left.send_replace(Some(stored));
+    /// No task works on it any more.
+    pub(super) fn leave(&self) {
+        self.left.send_replace(true);
     }
 
-    /// Waits until nobody works on it any more; whether its end is on the device.
-    pub(super) async fn left(&self) -> Result<(), String> {
-        let mut left = self.left.subscribe();
+    /// Waits until no task works on it any more.
+    pub(super) async fn left(&self) {
         // Its sender lives as long as this job.
-        left.wait_for(Option::is_some).await.ok().and_then(|stored| stored.clone()).unwrap_or(Ok(()))
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
     }
 
     pub(super) fn cancelled(&self) -> watch::Receiver<bool> {
@@ -286,7 +290,7 @@ mod tests {
 
     #[test]
     fn pictures_that_end_out_of_order_are_whole_once_those_before_them_are() {
-        let job = Job::new(record());
+        let job = Job::new(record(), Arc::default());
         assert_eq!(job.begin(12, Digest::of_bytes(b"a")), 0);
         for picture in [1, 2, 5] {
             job.got(picture, Outcome::Rendered, 10);
@@ -302,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_job_goes_on_where_it_was_unless_the_campaign_changed() {
-        let job = Job::new(record());
+        let job = Job::new(record(), Arc::default());
         job.begin(10, Digest::of_bytes(b"a"));
         job.got(0, Outcome::Rendered, 100);
         job.got(0, Outcome::Memory, 100);
@@ -314,17 +318,17 @@ mod tests {
         let stored: JobRecord = serde_json::from_slice(&serde_json::to_vec(&job.to_go_on_from()).unwrap()).unwrap();
         // One picture is whole; the renditions of the other are met again.
         assert_eq!((stored.tally.done, stored.tally.cached, stored.failures.len()), (2, 1, 0));
-        let again = Job::new(stored.clone());
+        let again = Job::new(stored.clone(), Arc::default());
         assert_eq!(again.begin(10, Digest::of_bytes(b"a")), 1);
         assert_eq!(again.record().tally, stored.tally);
-        let changed = Job::new(stored);
+        let changed = Job::new(stored, Arc::default());
         assert_eq!(changed.begin(10, Digest::of_bytes(b"b")), 0);
         assert_eq!(changed.record().tally, Tally::default());
     }
 
     #[test]
     fn failures_are_counted_and_the_first_of_them_told() {
-        let job = Job::new(record());
+        let job = Job::new(record(), Arc::default());
         for number in 0..FAILURES_MAX + 5 {
             job.failed(number, number.to_string(), "no".to_owned());
         }

@@ -1,13 +1,14 @@
 //! Warming: a campaign's pictures generated and rendered before anybody asks for them.
 //!
 //! Invariants: it takes the same way as a reader's miss and stores what that would store, at the least urgency, so that
-//! it yields to every reader; a job's start, resumption and end are tasks of their own, on the device before they are
-//! acknowledged; each job works on a bounded number of renditions and there is a bounded number of jobs;
-//! what is done is on the device every few seconds, so that a restart goes on and does not begin again; only final rungs
-//! count.
+//! it yields to every reader; a job is under way once it is known, on the device next, and acknowledged last, and an
+//! acknowledgement, which never waits long for the device, says whether it is there; each job works on a bounded number of
+//! renditions and there is a bounded number of jobs; what is done is on the device every few seconds, so that a restart goes
+//! on and does not begin again; only final rungs count.
 
 pub mod job;
 pub mod plan;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 
 use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
+use self::store::{STORE_WAIT, Storing, Writer};
 use crate::cache::{FlightError, unix_ms};
 use crate::campaign::{Catalog, CatalogHandle, explain_request};
 use crate::fill::{Fill, FillError, Filled, Want};
@@ -103,8 +105,16 @@ pub enum WarmError {
     Busy(usize),
     #[error("there is no such job")]
     Unknown,
-    #[error("job {id} is as it was asked to be until this edge restarts, but could not be stored: {reason}")]
-    NotStored { id: u64, reason: String },
+    #[error("the change ended early: {0}")]
+    Broken(String),
+}
+
+/// A job as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobStatus {
+    pub record: JobRecord,
+    /// Whether the device knows that it has begun or ended; it is tried again until it does.
+    pub is_stored: bool,
 }
 
 /// Runs the jobs. Cheap to clone.
@@ -113,15 +123,23 @@ pub struct Warmer {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     fill: Arc<Fill>,
     catalog: CatalogHandle,
     folder: PathBuf,
+    writer: Writer,
+    /// How long an answer waits for the device, and for a job to hear of its end.
+    store_wait: Duration,
     jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
     jobs_max: usize,
     metrics: WarmMetrics,
     shutdown: Shutdown,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 impl Warmer {
@@ -139,10 +157,11 @@ impl Warmer {
     ) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let jobs = Mutex::new(read_jobs(folder)?);
-        let folder = folder.to_owned();
-        Ok(Self {
-            inner: Arc::new(Inner { fill, catalog, folder, jobs, jobs_max: config.jobs_max, metrics, shutdown }),
-        })
+        let (folder, into) = (folder.to_owned(), folder.to_owned());
+        let writer: Writer = Box::new(move |record| record.store(&into));
+        let (jobs_max, store_wait) = (config.jobs_max, STORE_WAIT);
+        let inner = Inner { fill, catalog, folder, writer, store_wait, jobs, jobs_max, metrics, shutdown };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Goes on with what an earlier process had under way.
@@ -155,13 +174,13 @@ impl Warmer {
     }
 
     /// # Errors
-    /// When the order names what does not exist, too many jobs are under way, or the job could not be stored.
-    pub async fn start(&self, who: &str, order: WarmOrder) -> Result<JobRecord, WarmError> {
+    /// When the order names what does not exist, or too many jobs are under way.
+    pub async fn start(&self, who: &str, order: WarmOrder) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
         detached(async move {
             Plan::parse(&this.inner.catalog.load(), &order)?;
             let job = this.inner.enter(&who, order)?;
-            this.begin(&who, "warm-start", job).await
+            Ok(this.acknowledge(&who, "warm-start", &job).await)
         })
         .await
     }
@@ -169,78 +188,78 @@ impl Warmer {
     /// Goes on with a job that was cancelled, or tries again what failed in one that is done.
     ///
     /// # Errors
-    /// When there is no such job, too many are under way, or the job could not be stored.
-    pub async fn resume(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
+    /// When there is no such job, or too many are under way.
+    pub async fn resume(&self, who: &str, id: u64) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
         detached(async move {
-            let job = this.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
-            if job.record().state == JobState::Running {
-                return Ok(job.to_go_on_from());
+            match this.inner.enter_again(id)? {
+                Some(job) => Ok(this.acknowledge(&who, "warm-resume", &job).await),
+                None => this.job(id).ok_or(WarmError::Unknown),
             }
-            // What the former run has to store comes before what this one stores.
-            let _ = job.left().await;
-            let Some(job) = this.inner.enter_again(id)? else { return Ok(job.to_go_on_from()) };
-            this.begin(&who, "warm-resume", job).await
         })
         .await
     }
 
-    /// Ends a job; it has ended, and a restart knows, when this returns.
+    /// Ends a job; it has ended when this returns, unless it takes long to hear of it.
     ///
     /// # Errors
-    /// When there is no such job, or its end could not be stored.
-    pub async fn cancel(&self, who: &str, id: u64) -> Result<JobRecord, WarmError> {
+    /// When there is no such job.
+    pub async fn cancel(&self, who: &str, id: u64) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
         detached(async move {
             let job = this.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
             job.cancel();
-            let stored = job.left().await;
-            let record = job.record();
-            Self::note(&who, "warm-cancel", &record, &stored);
-            stored.map(|()| record).map_err(|reason| WarmError::NotStored { id, reason })
+            let has_ended = tokio::time::timeout(this.inner.store_wait, job.left()).await.is_ok();
+            let mut status = this.acknowledge(&who, "warm-cancel", &job).await;
+            status.is_stored &= has_ended;
+            Ok(status)
         })
         .await
     }
 
-    /// Under way first, on the device next, acknowledged last.
-    async fn begin(&self, who: &str, what: &'static str, job: Arc<Job>) -> Result<JobRecord, WarmError> {
-        let record = job.record();
-        let stored = self.inner.store(&job).await;
-        tokio::spawn(Arc::clone(&self.inner).run(job));
-        Self::note(who, what, &record, &stored);
-        let id = record.id;
-        stored.map(|()| record).map_err(|reason| WarmError::NotStored { id, reason })
+    /// A change that has been made, with whether it is on the device by now.
+    async fn acknowledge(&self, who: &str, what: &'static str, job: &Job) -> JobStatus {
+        job.storing.settled(self.inner.store_wait).await;
+        let status = status(job);
+        Self::note(who, what, &status);
+        status
     }
 
     #[must_use]
-    pub fn job(&self, id: u64) -> Option<JobRecord> {
-        self.inner.jobs.lock().get(&id).map(|job| job.record())
+    pub fn job(&self, id: u64) -> Option<JobStatus> {
+        self.inner.jobs.lock().get(&id).map(|job| status(job))
     }
 
     /// Newest first.
     #[must_use]
-    pub fn jobs(&self) -> Vec<JobRecord> {
-        self.inner.jobs.lock().values().rev().map(|job| job.record()).collect()
+    pub fn jobs(&self) -> Vec<JobStatus> {
+        self.inner.jobs.lock().values().rev().map(|job| status(job)).collect()
     }
 
-    fn note(who: &str, what: &'static str, record: &JobRecord, stored: &Result<(), String>) {
+    fn note(who: &str, what: &'static str, status: &JobStatus) {
+        let record = &status.record;
         let subject = format!("job {} campaign {}", record.id, record.order.campaign);
-        let outcome = if stored.is_ok() { "accepted" } else { "not-stored" };
+        let outcome = if status.is_stored { "accepted" } else { "not-stored" };
         audit::note(&audit::Change { who, what, subject: &subject, why: &record.order.why, outcome });
     }
 }
 
+fn status(job: &Job) -> JobStatus {
+    // In this order: what is stored by now is at least what the record says.
+    let record = job.record();
+    JobStatus { record, is_stored: job.storing.is_stored() }
+}
+
 /// A change is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
 async fn detached(
-    change: impl Future<Output = Result<JobRecord, WarmError>> + Send + 'static,
-) -> Result<JobRecord, WarmError> {
-    let task = tokio::spawn(change).await;
-    task.unwrap_or_else(|error| Err(WarmError::NotStored { id: 0, reason: error.to_string() }))
+    change: impl Future<Output = Result<JobStatus, WarmError>> + Send + 'static,
+) -> Result<JobStatus, WarmError> {
+    tokio::spawn(change).await.unwrap_or_else(|error| Err(WarmError::Broken(error.to_string())))
 }
 
 impl Inner {
-    /// A new job, which counts as running from here on.
-    fn enter(&self, who: &str, order: WarmOrder) -> Result<Arc<Job>, WarmError> {
+    /// A new job, which runs from here on.
+    fn enter(self: &Arc<Self>, who: &str, order: WarmOrder) -> Result<Arc<Job>, WarmError> {
         let mut jobs = self.jobs.lock();
         self.room_for_one(&jobs)?;
         let now = unix_ms(SystemTime::now());
@@ -258,15 +277,14 @@ impl Inner {
             pictures_done: 0,
             digest: None,
         };
-        let job = Arc::new(Job::new(record));
-        jobs.insert(id, Arc::clone(&job));
-        Ok(job)
+        Ok(self.launch(&mut jobs, record, Arc::default()))
     }
 
     /// A job that has ended, as one that runs; `None` where it runs by now.
-    fn enter_again(&self, id: u64) -> Result<Option<Arc<Job>>, WarmError> {
+    fn enter_again(self: &Arc<Self>, id: u64) -> Result<Option<Arc<Job>>, WarmError> {
         let mut jobs = self.jobs.lock();
-        let mut record = jobs.get(&id).ok_or(WarmError::Unknown)?.to_go_on_from();
+        let former = jobs.get(&id).ok_or(WarmError::Unknown)?;
+        let (mut record, storing) = (former.to_go_on_from(), Arc::clone(&former.storing));
         if record.state == JobState::Running {
             return Ok(None);
         }
@@ -276,9 +294,21 @@ impl Inner {
             record = JobRecord { tally: Tally::default(), failures: Vec::new(), pictures_done: 0, ..record };
         }
         record.state = JobState::Running;
-        let job = Arc::new(Job::new(record));
-        jobs.insert(id, Arc::clone(&job));
-        Ok(Some(job))
+        Ok(Some(self.launch(&mut jobs, record, storing)))
+    }
+
+    /// Known, under way and on its way to the device in one step: nothing that fails in between leaves it half begun.
+    fn launch(
+        self: &Arc<Self>,
+        jobs: &mut BTreeMap<u64, Arc<Job>>,
+        record: JobRecord,
+        storing: Arc<Storing>,
+    ) -> Arc<Job> {
+        let job = Arc::new(Job::new(record, storing));
+        jobs.insert(job.id, Arc::clone(&job));
+        self.store_change(&job);
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&job)));
+        job
     }
 
     fn room_for_one(&self, jobs: &BTreeMap<u64, Arc<Job>>) -> Result<(), WarmError> {
@@ -288,7 +318,17 @@ impl Inner {
 
     async fn run(self: Arc<Self>, job: Arc<Job>) {
         self.metrics.running.inc();
-        let state = self.work(&job).await;
+        // A task of its own: a job whose work panics has ended.
+        let state = match tokio::spawn(Arc::clone(&self).work(Arc::clone(&job))).await {
+            Ok(state) => state,
+            Err(error) if error.is_panic() => {
+                tracing::error!(job = job.id, %error, "a warming ended early");
+                job.failed(0, String::new(), error.to_string());
+                Some(JobState::Refused)
+            }
+            // The runtime ends.
+            Err(_) => None,
+        };
         self.metrics.running.dec();
         if let Some(state) = state {
             job.end(state);
@@ -303,13 +343,13 @@ impl Inner {
                 "warming ended"
             );
         }
-        let stored = self.store(&job).await;
-        job.leave(stored);
+        self.store_change(&job);
+        job.leave();
         self.forget_the_oldest().await;
     }
 
     /// How it ended; `None` when the edge is stopping, so that the next one goes on.
-    async fn work(self: &Arc<Self>, job: &Arc<Job>) -> Option<JobState> {
+    async fn work(self: Arc<Self>, job: Arc<Job>) -> Option<JobState> {
         let catalog = self.catalog.load();
         let order = job.record().order;
         let planned = match Plan::parse(&catalog, &order) {
@@ -321,7 +361,7 @@ impl Inner {
         };
         let Some(plan) = planned.map(Arc::new) else { return Some(JobState::Refused) };
         let mut next = job.begin(plan.renditions(), plan.digest());
-        let _ = self.store(job).await;
+        self.store_progress(&job);
         let concurrency = order.concurrency.clamp(1, CONCURRENCY_MAX);
         let (permits, mut pictures) = (Arc::new(Semaphore::new(concurrency)), JoinSet::new());
         let (mut cancelled, mut shutdown) = (job.cancelled(), self.shutdown.clone());
@@ -329,8 +369,8 @@ impl Inner {
         loop {
             while pictures.len() < concurrency && next < plan.pictures() {
                 let picture = Picture {
-                    inner: Arc::clone(self),
-                    job: Arc::clone(job),
+                    inner: Arc::clone(&self),
+                    job: Arc::clone(&job),
                     catalog: Arc::clone(&catalog),
                     permits: Arc::clone(&permits),
                     number: next,
@@ -347,20 +387,9 @@ impl Inner {
                     Some(Err(error)) => tracing::error!(%error, "warming a picture ended early"),
                     Some(Ok(())) => {}
                 },
-                _ = store.tick() => drop(self.store(job).await),
+                _ = store.tick() => self.store_progress(&job),
             }
         }
-    }
-
-    /// Puts a job on the device; says why it could not.
-    async fn store(&self, job: &Job) -> Result<(), String> {
-        let (record, folder) = (job.to_go_on_from(), self.folder.clone());
-        let written = tokio::task::spawn_blocking(move || record.store(&folder)).await;
-        let stored = written.map_err(|error| error.to_string()).and_then(|it| it.map_err(|error| error.to_string()));
-        if let Err(error) = &stored {
-            tracing::warn!(%error, "a warming could not be stored: a restart would begin it again");
-        }
-        stored
     }
 
     async fn forget_the_oldest(&self) {
@@ -491,10 +520,13 @@ fn read_jobs(folder: &Path) -> std::io::Result<BTreeMap<u64, Arc<Job>>> {
             continue;
         }
         match std::fs::read(&path).map(|bytes| serde_json::from_slice::<JobRecord>(&bytes)) {
-            Ok(Ok(record)) => drop(jobs.insert(record.id, Arc::new(Job::new(record)))),
+            Ok(Ok(record)) => drop(jobs.insert(record.id, Arc::new(Job::new(record, Arc::default())))),
             Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "this warming cannot be read"),
             Err(error) => tracing::warn!(path = %path.display(), %error, "this warming cannot be read"),
         }
     }
     Ok(jobs)
 }
+
+#[cfg(test)]
+mod tests;

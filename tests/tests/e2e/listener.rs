@@ -12,7 +12,7 @@ use anyhow::Context;
 use bildkante_edge::config::Config;
 use bildkante_edge::listener::tls::AdminTlsConfig;
 use bildkante_gpu_node::testing::FakeControl;
-use bildkante_shared::testing::patience;
+use bildkante_shared::testing::{patience, write_secret};
 use bildkante_tests::client::{eventually, within};
 use bildkante_tests::pki::Authority;
 use bildkante_tests::raw::frames;
@@ -78,7 +78,7 @@ async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
         eventually("there is load", async || Ok(asked.load(Ordering::Relaxed) > 20)).await?;
         // As a careless script does it: for a moment they do not belong together.
         std::fs::write(&file, renewed.cert.pem())?;
-        std::fs::write(file.with_extension("key"), renewed.signing_key.serialize_pem())?;
+        write_secret(&file.with_extension("key"), renewed.signing_key.serialize_pem())?;
         let expected = CertificateDer::from_pem_file(&new)?;
         eventually("the new certificate is shown", async || {
             Ok(leaf(&connect(address, &[&old, &new], None, HTTP1).await?)? == expected)
@@ -242,7 +242,7 @@ async fn check_tells_certificates_and_signing_keys() -> anyhow::Result<()> {
     let path = |name: &str| dir.path().join(name);
     let made = rcgen::generate_simple_self_signed(vec!["img.example.com".to_owned()])?;
     std::fs::write(path("edge.pem"), made.cert.pem())?;
-    std::fs::write(path("edge.key"), made.signing_key.serialize_pem())?;
+    write_secret(&path("edge.key"), made.signing_key.serialize_pem())?;
     let keys = "[[keys]]\nkid = \"next\"\nsecret = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n\
                 [[keys]]\nkid = \"past\"\nsecret = \"ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\"\nretired = true\n";
     std::fs::write(path("keys.toml"), keys)?;
@@ -274,7 +274,7 @@ async fn check_tells_certificates_and_signing_keys() -> anyhow::Result<()> {
     }
     assert!(!said.contains("AAECAwQF"), "a secret is told");
     let other = rcgen::generate_simple_self_signed(vec!["img.example.com".to_owned()])?;
-    std::fs::write(path("edge.key"), other.signing_key.serialize_pem())?;
+    write_secret(&path("edge.key"), other.signing_key.serialize_pem())?;
     let (is_sound, said) = check().await?;
     assert!(!is_sound && said.contains("do not work together"), "{said}");
     Ok(())

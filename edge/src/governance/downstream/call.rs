@@ -20,6 +20,8 @@ use crate::response::EVERY_IMAGE_TAG;
 
 /// Longest `Retry-After` that is obeyed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Longest value of a header of tags. Varnish refuses a head with a longer line than `http_req_hdr_len`, 8 KiB unless set.
+const TAGS_BYTES_MAX: usize = 4_000;
 const AGENT: &str = concat!("bildkante-edge/", env!("CARGO_PKG_VERSION"));
 
 /// A purge as a cache further down is told of it.
@@ -80,14 +82,15 @@ impl Call {
 /// Why a request cannot be made; the configuration's fault.
 pub(super) type Unmakeable = String;
 
-pub(super) fn request(config: &DownstreamConfig, call: &Call) -> Result<Request<Full<Bytes>>, Unmakeable> {
+/// What is sent, in order: the cache has confirmed once it has confirmed each.
+pub(super) fn requests(config: &DownstreamConfig, call: &Call) -> Result<Vec<Request<Full<Bytes>>>, Unmakeable> {
     let request = match config {
-        DownstreamConfig::Webhook(config) => return webhook(config, call),
+        DownstreamConfig::Webhook(config) => return webhook(config, call).map(|request| vec![request]),
         DownstreamConfig::Fastly(config) => fastly(config, call),
         DownstreamConfig::Cloudflare(config) => cloudflare(config, call),
-        DownstreamConfig::Varnish(config) => varnish(config, call),
+        DownstreamConfig::Varnish(config) => return varnish(config, call).map_err(|error| error.to_string()),
     };
-    request.map_err(|error| error.to_string())
+    request.map(|request| vec![request]).map_err(|error| error.to_string())
 }
 
 fn builder(method: &str, url: String) -> http::request::Builder {
@@ -123,26 +126,43 @@ fn cloudflare(config: &CloudflareConfig, call: &Call) -> http::Result<Request<Fu
         .body(Full::from(body.to_string()))
 }
 
-fn varnish(config: &VarnishConfig, call: &Call) -> http::Result<Request<Full<Bytes>>> {
+fn varnish(config: &VarnishConfig, call: &Call) -> http::Result<Vec<Request<Full<Bytes>>>> {
     let header = match call.kind {
         PurgeKind::Hard => &config.header,
         PurgeKind::Soft => &config.soft_header,
     };
-    let value = match (&config.everything, call.is_everything()) {
-        (Some(everything), true) => everything.clone(),
+    let values = match (&config.everything, call.is_everything()) {
+        (Some(everything), true) => vec![everything.clone()],
         (None, true) => {
             // The first is on every image. The campaigns are for answers of an edge that did not send it yet.
             let campaigns = call.campaigns.iter().map(|name| format!("campaign:{name}"));
-            let tags: Vec<String> = std::iter::once(EVERY_IMAGE_TAG.to_owned()).chain(campaigns).collect();
-            tags.join(&config.separator)
+            joined(std::iter::once(EVERY_IMAGE_TAG.to_owned()).chain(campaigns), &config.separator)
         }
-        (_, false) => call.tags.join(&config.separator),
+        (_, false) => joined(call.tags.iter().cloned(), &config.separator),
     };
-    let mut request = builder(&config.method, config.url.clone()).header(header, value);
-    if let Some(token) = &call.token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    let request = |value| {
+        let mut request = builder(&config.method, config.url.clone()).header(header, value);
+        if let Some(token) = &call.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request.body(Full::default())
+    };
+    values.into_iter().map(request).collect()
+}
+
+/// As few values as hold all tags, each no longer than a header may be.
+fn joined(tags: impl Iterator<Item = String>, separator: &str) -> Vec<String> {
+    let mut values: Vec<String> = Vec::new();
+    for tag in tags {
+        match values.last_mut() {
+            Some(value) if value.len() + separator.len() + tag.len() <= TAGS_BYTES_MAX => {
+                value.push_str(separator);
+                value.push_str(&tag);
+            }
+            _ => values.push(tag),
+        }
     }
-    request.body(Full::default())
+    values
 }
 
 fn webhook(config: &WebhookConfig, call: &Call) -> Result<Request<Full<Bytes>>, Unmakeable> {
@@ -257,7 +277,9 @@ mod tests {
     }
 
     async fn made(config: &DownstreamConfig, call: &Call) -> (String, HeaderMap, String) {
-        let (parts, body) = request(config, call).unwrap().into_parts();
+        let mut requests = requests(config, call).unwrap();
+        assert_eq!(requests.len(), 1);
+        let (parts, body) = requests.remove(0).into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (format!("{} {}", parts.method, parts.uri), parts.headers, String::from_utf8(body.to_vec()).unwrap())
     }
@@ -310,6 +332,26 @@ mod tests {
             "campaign:a|recipe:r"
         );
         assert_eq!(made(&ban, &call(&[], PurgeKind::Hard)).await.1["x-ban-tags"], ".*");
+    }
+
+    /// A head that is too long is refused each time: with many campaigns nothing would ever be purged.
+    #[test]
+    fn varnish_gets_many_tags_in_several_calls() {
+        let xkey = config("kind = 'varnish'\nname = 'v'\nurl = 'http://127.0.0.1:6081/'");
+        let campaigns: Vec<String> = (0..1_000).map(|number| format!("campaign-of-the-season-{number}")).collect();
+        let call = Call { campaigns: campaigns.clone(), ..call(&[], PurgeKind::Hard) };
+        let requests = requests(&xkey, &call).unwrap();
+        let values: Vec<&str> =
+            requests.iter().map(|request| request.headers()["xkey-purge"].to_str().unwrap()).collect();
+        assert!((2..20).contains(&values.len()) && values.iter().all(|value| value.len() <= TAGS_BYTES_MAX));
+        let tags: Vec<&str> = values.iter().flat_map(|value| value.split(' ')).collect();
+        let expected = campaigns.iter().map(|name| format!("campaign:{name}"));
+        let expected: Vec<String> = std::iter::once("bildkante".to_owned()).chain(expected).collect();
+        assert_eq!(tags, expected, "each once");
+        assert!(requests.iter().all(|request| request.headers()[AUTHORIZATION] == "Bearer s3cret"));
+        let long = "x".repeat(TAGS_BYTES_MAX);
+        assert_eq!(joined([long.clone(), "y".to_owned()].into_iter(), "|"), [long, "y".to_owned()]);
+        assert_eq!(joined(["a".to_owned(), "b".to_owned()].into_iter(), "|"), ["a|b"]);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::call::check_body;
 use super::template::{Syntax, Template};
+use crate::secret;
 
 /// Longest secret.
 const SECRET_BYTES_MAX: u64 = 8_192;
@@ -242,18 +243,15 @@ impl Secret {
     /// The secret itself; `None` where none is configured. Blocks on the file.
     ///
     /// # Errors
-    /// When the file or the variable is not there.
+    /// When the file or the variable is not there, or others than its owner may read the file.
     pub fn read(&self) -> Result<Option<String>, String> {
         if let Some(name) = &self.token_env {
             let value = std::env::var(name).map_err(|_| format!("the environment has no `{name}`"))?;
             return Ok(Some(value.trim().to_owned()));
         }
         let Some(path) = &self.token_file else { return Ok(None) };
-        let length = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?.len();
-        if length > SECRET_BYTES_MAX {
-            return Err(format!("{} has more than {SECRET_BYTES_MAX} bytes", path.display()));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let bytes = secret::read(path, SECRET_BYTES_MAX).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = String::from_utf8(bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Some(text.trim().to_owned()))
     }
 }

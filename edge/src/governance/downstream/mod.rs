@@ -368,20 +368,26 @@ impl Inner {
         let breadth = record.downstream.get(purger.config.name()).map_or(Breadth::AsAsked, |delivery| delivery.breadth);
         let campaigns = self.catalog.load().campaigns().map(|campaign| campaign.name.clone()).collect();
         let call = Call::new(record, breadth, campaigns, token);
-        let request = match call::request(&purger.config, &call) {
-            Ok(request) => request,
+        let requests = match call::requests(&purger.config, &call) {
+            Ok(requests) => requests,
             Err(reason) => return Judgement::Refused(reason),
         };
-        let exchange = async {
-            let (parts, body) = setup.client.request(request).await.map_err(|error| text(&error))?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((parts, body.to_bytes()))
-        };
-        match tokio::time::timeout(setup.pace.call_timeout, exchange).await {
-            Ok(Ok((parts, body))) => judge(&purger.config, &call, parts.status, &parts.headers, &body),
-            Ok(Err(reason)) => Judgement::Failed(reason),
-            Err(_) => Judgement::Failed(format!("no answer in {:?}", setup.pace.call_timeout)),
+        for request in requests {
+            let exchange = async {
+                let (parts, body) = setup.client.request(request).await.map_err(|error| text(&error))?.into_parts();
+                let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+                Ok::<_, String>((parts, body.to_bytes()))
+            };
+            let judgement = match tokio::time::timeout(setup.pace.call_timeout, exchange).await {
+                Ok(Ok((parts, body))) => judge(&purger.config, &call, parts.status, &parts.headers, &body),
+                Ok(Err(reason)) => Judgement::Failed(reason),
+                Err(_) => Judgement::Failed(format!("no answer in {:?}", setup.pace.call_timeout)),
+            };
+            if judgement != Judgement::Confirmed {
+                return judgement;
+            }
         }
+        Judgement::Confirmed
     }
 }
 

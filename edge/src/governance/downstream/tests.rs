@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bildkante_shared::shutdown;
-use bildkante_shared::testing::eventually;
+use bildkante_shared::testing::{eventually, write_secret};
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -144,7 +144,7 @@ fn varnish(name: &str, address: SocketAddr) -> String {
 async fn every_kind_of_cache_is_told_and_confirms() {
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
-    std::fs::write(&token, "s3cret\n").unwrap();
+    write_secret(&token, "s3cret\n").unwrap();
     let ok = Imitation::start(|_| Some((200, &[], r#"{"success":true,"status":"ok"}"#))).await;
     let (at, token) = (ok.address, token.display());
     let text = format!(
@@ -166,6 +166,27 @@ async fn every_kind_of_cache_is_told_and_confirms() {
         (&"s3cret".parse().unwrap(), &"campaign:autumn".parse().unwrap())
     );
     assert_eq!(fastly["fastly-soft-purge"], "1");
+}
+
+/// The token of a cache is as secret as a key: it is not used while every user of the machine may read it.
+#[tokio::test]
+async fn a_token_that_others_may_read_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "s3cret\n").unwrap();
+    let mode = |mode| std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let text = format!("{}token_file = '{}'\n", varnish("cdn", well.address), token.display());
+    let bench = Bench::start(dir.path(), &text).await;
+    let record = bench.purge("autumn", PurgeKind::Hard).await;
+    let delivery = || bench.purges.record(record.id).unwrap().downstream["cdn"].clone();
+    until(|| delivery().attempts > 0).await;
+    let said = delivery().last_error.unwrap();
+    assert!(said.contains("others than its owner") && well.calls().is_empty(), "{said}");
+    mode(0o600);
+    assert_eq!(bench.settled(&record).await.downstream["cdn"].state, DeliveryState::Confirmed);
+    assert_eq!(well.calls()[0].1["authorization"], "Bearer s3cret");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{CertificateFiles, TlsError};
+use crate::secret;
 
 /// More would be another file by mistake.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -48,7 +49,7 @@ pub struct Expiry {
 impl Material {
     pub(super) fn read(files: &[CertificateFiles], client_ca: Option<&Path>) -> Result<Self, TlsError> {
         let pairs = files.iter().map(|files| {
-            Ok(Pair { files: files.clone(), certificate: read(&files.certificate)?, key: read(&files.key)? })
+            Ok(Pair { files: files.clone(), certificate: read(&files.certificate)?, key: read_key(&files.key)? })
         });
         Ok(Self {
             pairs: pairs.collect::<Result<_, TlsError>>()?,
@@ -93,6 +94,10 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let file = std::fs::File::open(path).map_err(failed)?;
     BufReader::new(file).take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
+}
+
+fn read_key(path: &Path) -> Result<Vec<u8>, TlsError> {
+    secret::read(path, FILE_BYTES_MAX).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 fn chain(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use bildkante_shared::testing::write_secret;
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::client::Resumption;
@@ -39,7 +40,7 @@ impl Authority {
         let files =
             CertificateFiles { certificate: self.path(&format!("{name}.pem")), key: self.path(&format!("{name}.key")) };
         std::fs::write(&files.certificate, signed.pem()).expect("write");
-        std::fs::write(&files.key, key.serialize_pem()).expect("write");
+        write_secret(&files.key, key.serialize_pem()).expect("write");
         files
     }
 
@@ -245,6 +246,11 @@ fn files_that_cannot_serve_are_named() {
     };
     assert!(named(&one.certificate, &two.key, vec![]).contains("do not work together"));
     assert!(named(&one.key, &one.key, vec![]).contains("holds no certificate"));
+    std::fs::copy(&one.key, authority.path("open.key")).expect("copied");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(authority.path("open.key"), everybody).expect("chmod");
+    let refused = named(&one.certificate, &authority.path("open.key"), vec![]);
+    assert!(refused.contains("open.key") && refused.contains("others than its owner"), "{refused}");
     assert!(named(&authority.path("missing.pem"), &one.key, vec![]).contains("missing.pem"));
     let nameless = authority.sign("nameless", &[]);
     assert!(named(&one.certificate, &one.key, vec![nameless]).contains("no DNS host"));

@@ -1,0 +1,198 @@
+//! Jobs over a device that hangs or refuses, and clients that hang up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bildkante_shared::shutdown::{self, ShutdownTrigger};
+use bildkante_shared::testing::{eventually, within};
+use parking_lot::Condvar;
+use prometheus::Registry;
+
+use super::*;
+use crate::budget::Budgets;
+use crate::cache::{CacheMetrics, Caches, Epoch};
+use crate::campaign::CampaignMetrics;
+use crate::config::Config;
+use crate::governance::testing::sources;
+use crate::governance::{PurgeMetrics, Purges};
+use crate::origin::testing::{Behaviour, FakeNode};
+use crate::origin::{OriginMetrics, RegionConfig, Regions};
+use crate::render::{RenderMetrics, RenderPool};
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    #[default]
+    Sound,
+    Refuses,
+    Hangs,
+    Panics,
+}
+
+/// A device that writes, refuses, hangs or panics as it is told to. Cheap to clone.
+#[derive(Default, Clone)]
+struct Device(Arc<(Mutex<Mood>, Condvar, AtomicUsize)>);
+
+impl Device {
+    fn set(&self, mood: Mood) {
+        *self.0.0.lock() = mood;
+        self.0.1.notify_all();
+    }
+
+    fn tries(&self) -> usize {
+        self.0.2.load(Ordering::SeqCst)
+    }
+
+    fn write(&self, record: &JobRecord, folder: &Path) -> std::io::Result<()> {
+        self.0.2.fetch_add(1, Ordering::SeqCst);
+        let mut mood = self.0.0.lock();
+        while *mood == Mood::Hangs {
+            assert!(!self.0.1.wait_for(&mut mood, Duration::from_secs(120)).timed_out(), "left alone");
+        }
+        match *mood {
+            Mood::Refuses => Err(std::io::ErrorKind::StorageFull.into()),
+            Mood::Panics => panic!("as told"),
+            _ => record.store(folder),
+        }
+    }
+}
+
+struct Bench {
+    warmer: Warmer,
+    device: Device,
+    folder: tempfile::TempDir,
+    /// Takes what it is asked and never draws it: jobs stay under way.
+    _node: FakeNode,
+    _trigger: ShutdownTrigger,
+}
+
+impl Bench {
+    /// `wait` is how long answers wait for the device.
+    async fn start(wait: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let node = FakeNode::start(Behaviour::Hang).await;
+        let registry = Registry::new();
+        let mut config = Config::default();
+        config.cache.disk_dir = folder.path().join("cache");
+        config.origin.regions = vec![RegionConfig { name: "near".into(), nodes: vec![node.url()] }];
+        let caches = Caches::open(&config.cache, CacheMetrics::new(&registry).unwrap()).unwrap();
+        let metrics = PurgeMetrics::new(&registry).unwrap();
+        let purges = Purges::open(&config.purge, &folder.path().join("purges.redb"), metrics).unwrap();
+        let regions = Arc::new(Regions::new(&config.origin, OriginMetrics::new(&registry).unwrap()).unwrap());
+        let pool = RenderPool::start(&config.render, RenderMetrics::new(&registry).unwrap()).unwrap();
+        let budgets = Budgets::new(&config.budget, &registry).unwrap();
+        let fill = Fill::new(caches, purges, regions, pool, budgets, &config);
+        let catalog = CampaignMetrics::new(&registry).unwrap();
+        let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
+        let (trigger, ends) = shutdown::channel();
+        let metrics = WarmMetrics::new(&registry).unwrap();
+        let warm = folder.path().join("warm");
+        let warmer = Warmer::open(&config.warm, &warm, fill, catalog, metrics, ends).unwrap();
+        let device = Device::default();
+        let mut inner = Arc::into_inner(warmer.inner).unwrap();
+        let on = device.clone();
+        inner.writer = Box::new(move |record| on.write(record, &warm));
+        inner.store_wait = wait;
+        Self { warmer: Warmer { inner: Arc::new(inner) }, device, folder, _node: node, _trigger: trigger }
+    }
+
+    /// What a restart would find.
+    fn on_the_device(&self) -> Vec<JobRecord> {
+        let jobs = read_jobs(&self.folder.path().join("warm")).unwrap();
+        jobs.values().map(|job| job.record()).collect()
+    }
+
+    fn is_stored(&self, id: u64) -> bool {
+        self.warmer.job(id).unwrap().is_stored
+    }
+}
+
+fn order() -> WarmOrder {
+    WarmOrder {
+        campaign: "studio".to_owned(),
+        slot: None,
+        axes: Vec::new(),
+        formats: Vec::new(),
+        concurrency: 1,
+        why: String::new(),
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(60);
+
+/// A client that is told of one job does not start a second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_device_refuses_is_acknowledged_as_one_and_stored_later() {
+    let bench = Bench::start(LONG).await;
+    for mood in [Mood::Refuses, Mood::Panics] {
+        bench.device.set(mood);
+        let job = bench.warmer.start("tests", order()).await.unwrap();
+        let id = job.record.id;
+        assert_eq!((job.record.state, job.is_stored), (JobState::Running, false), "{mood:?}");
+        assert!(!bench.is_stored(id) && bench.on_the_device().iter().all(|job| job.id != id));
+        bench.device.set(Mood::Sound);
+        eventually("it is stored by itself", async || bench.is_stored(id)).await;
+        assert!(bench.on_the_device().iter().any(|job| job.id == id && job.state == JobState::Running));
+        // Its end is refused, too, and gets there.
+        bench.device.set(mood);
+        let job = bench.warmer.cancel("tests", id).await.unwrap();
+        assert_eq!((job.record.state, job.is_stored), (JobState::Cancelled, false));
+        bench.device.set(Mood::Sound);
+        eventually("its end is stored by itself", async || bench.is_stored(id)).await;
+        assert!(bench.on_the_device().iter().any(|job| job.id == id && job.state == JobState::Cancelled));
+        let job = bench.warmer.resume("tests", id).await.unwrap();
+        assert_eq!((job.record.state, job.is_stored), (JobState::Running, true));
+        assert!(bench.on_the_device().iter().any(|job| job.id == id && job.state == JobState::Running));
+        assert_eq!(bench.warmer.cancel("tests", id).await.unwrap().record.state, JobState::Cancelled);
+    }
+}
+
+/// Nothing waits for a device that hangs for good, and a job ends that is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_waits_for_a_device_that_hangs() {
+    let bench = Bench::start(SHORT).await;
+    bench.device.set(Mood::Hangs);
+    let job = within("the answer", bench.warmer.start("tests", order())).await.unwrap();
+    let id = job.record.id;
+    assert!(!job.is_stored);
+    eventually("it has ended", async || {
+        let job = within("the answer", bench.warmer.cancel("tests", id)).await.unwrap();
+        assert!(!job.is_stored);
+        job.record.state == JobState::Cancelled
+    })
+    .await;
+    let job = within("the answer", bench.warmer.resume("tests", id)).await.unwrap();
+    assert_eq!((job.record.state, job.is_stored), (JobState::Running, false));
+    assert!(bench.on_the_device().is_empty());
+    bench.device.set(Mood::Sound);
+    eventually("it is stored", async || bench.is_stored(id)).await;
+    // What was written last is the last state, though the first write had begun with an older one.
+    let states = || bench.on_the_device().iter().map(|job| job.state).collect::<Vec<_>>();
+    assert_eq!(states(), [JobState::Running]);
+    assert_eq!(bench.warmer.jobs().len(), 1);
+}
+
+/// A client that hangs up while the device hangs: what it asked for is done, each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_asked_for_before_it_hung_up_is_done() {
+    let bench = Bench::start(LONG).await;
+    bench.device.set(Mood::Hangs);
+    let before = bench.device.tries();
+    tokio::select! {
+        job = bench.warmer.start("tests", order()) => panic!("the device hangs: {job:?}"),
+        () = eventually("the device is asked", async || bench.device.tries() > before) => {}
+    }
+    let id = bench.warmer.jobs()[0].record.id;
+    let is = |state| bench.warmer.job(id).unwrap().record.state == state;
+    assert!(is(JobState::Running));
+    tokio::select! {
+        job = bench.warmer.cancel("tests", id) => panic!("the device hangs: {job:?}"),
+        () = eventually("it ends", async || is(JobState::Cancelled)) => {}
+    }
+    tokio::select! {
+        job = bench.warmer.resume("tests", id) => panic!("the device hangs: {job:?}"),
+        () = eventually("it goes on", async || is(JobState::Running)) => {}
+    }
+    bench.device.set(Mood::Sound);
+    eventually("it is stored", async || bench.is_stored(id)).await;
+    assert_eq!(bench.on_the_device().iter().map(|job| job.state).collect::<Vec<_>>(), [JobState::Running]);
+}
