@@ -59,8 +59,14 @@ class Certificate:
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
                         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
                         "-keyout", made.key, "-out", made.certificate], check=True, capture_output=True)
+        made.edge_key.write_bytes(made.key.read_bytes())
+        made.edge_key.chmod(0o600)  # an edge refuses a key that others may read
         made.key.chmod(0o644)  # of a throwaway key: nginx's workers run as nobody
         return made
+
+    @property
+    def edge_key(self) -> Path:
+        return self.key.with_name("edge.key")
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer:
@@ -76,7 +82,7 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> Answer:
 def write_edge_config(path: Path, disk_dir: Path, tier: Tier, certificate: Certificate | None, ports: list[int],
                       workers: int = 0, memory_bytes: int | None = None, front_bytes: int = FRONT_BYTES) -> Path:
     """`ports`: of images in the clear, over TLS, and admin. What is not the workload's business keeps its default."""
-    tls = f'tls = {{ certificate = "{certificate.certificate}", key = "{certificate.key}" }}' if certificate else ""
+    tls = f'tls = {{ certificate = "{certificate.certificate}", key = "{certificate.edge_key}" }}' if certificate else ""
     if memory_bytes is None:
         memory_bytes = MEMORY_BYTES if tier is Tier.MEMORY else TINY_MEMORY_BYTES
     path.write_text(f"""
