@@ -84,6 +84,10 @@ impl Wish {
 
     pub(crate) async fn start_with(self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // A look of the former node at its store may outlast the node by a moment.
+        let tables = self.config.data_dir.join("masters.redb");
+        let is_free = || !matches!(redb::Database::open(&tables), Err(redb::DatabaseError::DatabaseAlreadyOpen));
+        eventually("the store of a former node is free", async || is_free()).await;
         let node = Node::start(self.config, listener, factory).await.unwrap();
         let client = TestClient::new(&format!("http://{}", node.addr()));
         TestNode { node, control, data: self.data, client }
