@@ -187,7 +187,7 @@ async fn connections_leave_descriptors_for_files() -> anyhow::Result<()> {
         &config,
         format!(
             "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = 1\n[log]\nformat = \"json\"\n\
-             [limits]\nconnections_max = 20000\nfirst_byte_ms = 600000\n\
+             [limits]\nconnections_max = 20000\nconnections_per_client_max = 20000\nfirst_byte_ms = 600000\n\
              [cache]\ndisk_dir = {:?}\nmemory_bytes_max = 1\nfront_bytes_max = 1\ndisk_errors_max = 1\ndisk_io_timeout_ms = 60000\n\
              [campaigns]\ncampaigns_dir = {:?}\nprompts_dir = {:?}\n\
              [origin]\nnodes = [\"http://{}\"]\nprobe_interval_ms = 100\n",
