@@ -5,9 +5,10 @@
 //! is served; only where none rests does the next one wait. A client network that has its share is refused at once. Trusted
 //! proxies have no share of their own: all the world comes through them.
 //!
-//! Invariants: a connection whose handshake is not over, that is being answered, that has begun a head or that moved a byte
-//! within the last second is not closed for another, nor is one over HTTP/2 before its answers have left; whether it rests is looked at and acted upon on its own thread, between two of its polls. No
-//! request takes a lock here: connections do, when they begin and when they end.
+//! Invariants: these are not closed for another connection: one whose handshake is not over, one that is being answered, one
+//! that has begun a head or moved a byte within the last second, and one over HTTP/2 before its answers have left. Whether a
+//! connection rests is looked at and acted upon on its own thread, between two of its polls. No request takes a lock here:
+//! connections do, when they begin and when they end.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

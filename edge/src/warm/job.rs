@@ -99,6 +99,23 @@ pub struct JobRecord {
 }
 
 impl JobRecord {
+    /// A job that begins now, with nothing done.
+    pub(super) fn begun(id: u64, by: &str, order: WarmOrder, now_unix_ms: u64) -> Self {
+        Self {
+            id,
+            by: by.to_owned(),
+            order,
+            state: JobState::Running,
+            started_unix_ms: now_unix_ms,
+            elapsed_ms: 0,
+            total: 0,
+            tally: Tally::default(),
+            failures: Vec::new(),
+            pictures_done: 0,
+            digest: None,
+        }
+    }
+
     /// Milliseconds to go, by what the work has taken so far.
     #[must_use]
     pub fn eta_ms(&self) -> Option<u64> {
@@ -266,26 +283,15 @@ mod tests {
     use super::*;
 
     fn record() -> JobRecord {
-        JobRecord {
-            id: 1,
-            by: "test".to_owned(),
-            order: WarmOrder {
-                campaign: "studio".to_owned(),
-                slot: None,
-                axes: Vec::new(),
-                formats: Vec::new(),
-                concurrency: 2,
-                why: String::new(),
-            },
-            state: JobState::Running,
-            started_unix_ms: 0,
-            elapsed_ms: 0,
-            total: 0,
-            tally: Tally::default(),
-            failures: Vec::new(),
-            pictures_done: 0,
-            digest: None,
-        }
+        let order = WarmOrder {
+            campaign: "studio".to_owned(),
+            slot: None,
+            axes: Vec::new(),
+            formats: Vec::new(),
+            concurrency: 2,
+            why: String::new(),
+        };
+        JobRecord::begun(1, "test", order, 0)
     }
 
     #[test]

@@ -264,20 +264,7 @@ impl Inner {
         self.room_for_one(&jobs)?;
         let now = unix_ms(SystemTime::now());
         let id = jobs.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
-        let record = JobRecord {
-            id,
-            by: who.to_owned(),
-            order,
-            state: JobState::Running,
-            started_unix_ms: now,
-            elapsed_ms: 0,
-            total: 0,
-            tally: Tally::default(),
-            failures: Vec::new(),
-            pictures_done: 0,
-            digest: None,
-        };
-        Ok(self.launch(&mut jobs, record, Arc::default()))
+        Ok(self.launch(&mut jobs, JobRecord::begun(id, who, order, now), Arc::default()))
     }
 
     /// A job that has ended, as one that runs; `None` where it runs by now.

@@ -17,70 +17,42 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::{DType, device, runtime};
 
-/// oneDNN's instruction sets, each with what it takes of `/proc/cpuinfo` beside what is above it in the same column.
+/// oneDNN's instruction sets, the poorest first, each with the flags of `/proc/cpuinfo` that it needs.
 const ONEDNN_SETS: [(&str, &[&str]); 11] = [
     ("sse41", &["sse4_1"]),
     ("avx", &["sse4_1", "avx"]),
     ("avx2", &["sse4_1", "avx", "avx2"]),
     ("avx2_vnni", &["sse4_1", "avx", "avx2", "avx_vnni"]),
     ("avx2_vnni_2", &["sse4_1", "avx", "avx2", "avx_vnni", "avx_vnni_int8", "avx_ne_convert"]),
-    ("avx512_core", &AVX512),
-    ("avx512_core_vnni", &VNNI),
-    ("avx512_core_bf16", &BF16),
-    ("avx512_core_fp16", &FP16),
-    ("avx512_core_amx", &AMX),
-    ("avx512_core_amx_fp16", &AMX_FP16),
+    ("avx512_core", first_of_avx512(7)),
+    ("avx512_core_vnni", first_of_avx512(8)),
+    ("avx512_core_bf16", first_of_avx512(9)),
+    ("avx512_core_fp16", first_of_avx512(11)),
+    ("avx512_core_amx", first_of_avx512(14)),
+    ("avx512_core_amx_fp16", first_of_avx512(15)),
 ];
-const AVX512: [&str; 7] = ["sse4_1", "avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq"];
-const VNNI: [&str; 8] = ["sse4_1", "avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"];
-const BF16: [&str; 9] =
-    ["sse4_1", "avx", "avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"];
-const FP16: [&str; 11] = [
-    "sse4_1",
-    "avx",
-    "avx2",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512dq",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-];
-const AMX: [&str; 14] = [
-    "sse4_1",
-    "avx",
-    "avx2",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512dq",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-];
-const AMX_FP16: [&str; 15] = [
-    "sse4_1",
-    "avx",
-    "avx2",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512dq",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "avx_vnni",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "amx_fp16",
-];
+
+/// What the sets with AVX-512 need: each of them all that the one before it does, and some flags more.
+const fn first_of_avx512(count: usize) -> &'static [&'static str] {
+    const FLAGS: &[&str] = &[
+        "sse4_1",
+        "avx",
+        "avx2",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "avx_vnni",
+        "amx_tile",
+        "amx_int8",
+        "amx_bf16",
+        "amx_fp16",
+    ];
+    FLAGS.split_at(count).0
+}
 
 /// Everything of one device in one precision, on the calling thread, in the words of a class.
 ///

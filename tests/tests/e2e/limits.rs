@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
+use crate::listener::told;
 use crate::processes::kill;
 
 const PATH: &str = "/rum.js";
@@ -163,18 +164,6 @@ async fn a_listener_has_several_addresses() -> anyhow::Result<()> {
     }
     edge.shut_down().await;
     rig.stop().await;
-    Ok(())
-}
-
-async fn told(socket: &UnixDatagram, expected: &str) -> anyhow::Result<()> {
-    let socket = socket.try_clone()?;
-    let text = tokio::task::spawn_blocking(move || {
-        let mut buffer = [0; 256];
-        let length = socket.recv(&mut buffer)?;
-        anyhow::Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-    });
-    let text = text.await??;
-    anyhow::ensure!(text.starts_with(expected), "{text:?} instead of {expected}");
     Ok(())
 }
 

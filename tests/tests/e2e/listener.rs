@@ -178,7 +178,8 @@ fn start_with_sockets(config: &Path, http: OwnedFd, admin: OwnedFd, notify: &Pat
     Ok(child)
 }
 
-async fn told(socket: &UnixDatagram, expected: &str) -> anyhow::Result<()> {
+/// What the next notification to systemd begins with.
+pub(crate) async fn told(socket: &UnixDatagram, expected: &str) -> anyhow::Result<()> {
     let socket = socket.try_clone()?;
     let text = tokio::task::spawn_blocking(move || {
         let mut buffer = [0; 256];
