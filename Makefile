@@ -36,7 +36,7 @@ demo: demo-build ## Build edge and node, start both, print what to open; Ctrl-C 
 # A profile of its own: a release takes more than twice as long to build, and a demo can do without its last few percent.
 .PHONY: demo-build
 demo-build: setup
-	@echo "demo: building edge and node (eight or nine minutes on two cores the first time; cargo shows how far it is)"
+	@echo "demo: building edge and node (about five minutes on two cores the first time; cargo shows how far it is)"
 	cargo build $(locked) --profile demo -p bildkante-edge -p bildkante-gpu-node
 
 .PHONY: test
