@@ -8,7 +8,8 @@
 //! - a file's bytes are compared with the digest in the database on every read; what does not agree is moved to
 //!   `quarantine/`, its row and bindings are dropped, and it is never served;
 //! - a row whose file is gone, and a file without a row (a crash between the two writes), are removed at start;
-//! - bytes and count are bounded: the longest unused masters go first, with their bindings;
+//! - bytes and count are bounded: the longest unused masters go first, with their bindings; so they do on a disk that is smaller
+//!   than the bound and the reserve beside it;
 //! - a master and what is bound to it come in one commit; where that fails its file goes again, so nothing is kept that
 //!   nothing refers to;
 //! - a write that failed is never the reason for a second drawing: nothing is taken until a trial write has succeeded.
@@ -149,18 +150,19 @@ impl Store {
             let folder = data_dir.join(folder);
             std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
         }
-        Self::over(Tables::open(&data_dir.join("masters.redb"))?, data_dir, config, metrics)
+        Self::over(Tables::open(&data_dir.join("masters.redb"))?, data_dir, config, room::space_of, metrics)
     }
 
     fn over(
         tables: Tables,
         data_dir: &Path,
         config: &StoreConfig,
+        space: room::SpaceOf,
         metrics: Arc<NodeMetrics>,
     ) -> Result<Self, StoreError> {
         let store = Self {
             tables,
-            room: Room::new(data_dir, config.free_bytes_min, Arc::clone(&metrics)),
+            room: Room::new(data_dir, config, space, Arc::clone(&metrics)),
             folder: data_dir.to_owned(),
             usage: Mutex::new(Usage::new(config.bytes_max, config.masters_max)),
             index: Mutex::new(Index::default()),
@@ -281,12 +283,24 @@ impl Store {
         }
     }
 
-    /// Whether a master could be stored now: asked before it is drawn.
+    /// Whether a master could be stored now: asked before it is drawn. Blocks; removes masters where the disk is too small for them.
     ///
     /// # Errors
     /// [`StoreError::NoRoom`]. Asks the file system.
     pub fn check_room(&self) -> Result<(), StoreError> {
+        self.keep_reserve();
         self.room.check()
+    }
+
+    /// Removes the longest unused masters where they have taken the disk's reserve.
+    fn keep_reserve(&self) {
+        if self.room.shortage(0) == 0 {
+            return;
+        }
+        let _writing = self.writing.lock();
+        if let Err(error) = self.make_room(0) {
+            log_limited!(warn, %error, "the longest unused masters cannot be removed");
+        }
     }
 
     /// Why nothing can be stored, as far as is known; asks nothing.
@@ -297,6 +311,7 @@ impl Store {
 
     /// Looks at the disk, and tries a write where the last one failed. To be called every second or so; blocks.
     pub fn look_after(&self) {
+        self.keep_reserve();
         if let Err(error) = self.room.measure() {
             self.room.note(&error);
             let folder = self.folder.join("quarantine");
@@ -404,7 +419,8 @@ impl Store {
     }
 
     fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
-        let victims = self.usage.lock().victims(bytes);
+        let shortage = self.room.shortage(bytes);
+        let victims = self.usage.lock().victims(bytes, shortage);
         if victims.is_empty() {
             return Ok(());
         }
@@ -475,7 +491,7 @@ mod tests {
         let tables = Tables::open_with(&path, failing::open).unwrap();
         let metrics = Arc::new(NodeMetrics::new().unwrap());
         let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::default() };
-        let store = Store::over(tables, dir.path(), &config, Arc::clone(&metrics)).unwrap();
+        let store = Store::over(tables, dir.path(), &config, room::space_of, Arc::clone(&metrics)).unwrap();
         put(&store, 3).unwrap();
 
         failing::fill(&path);
@@ -496,6 +512,50 @@ mod tests {
         assert!(store.read(id).unwrap().is_some());
         let recipe = RecipeId::from_raw([5; 16]);
         assert_eq!(store.binding(recipe, None).unwrap().unwrap().master, id);
+    }
+
+    const SMALL_DISK_BYTES: u64 = 3000;
+    const RESERVE_BYTES: u64 = 1000;
+
+    /// A disk that has room for masters only.
+    fn small_disk(folder: &Path) -> Result<room::Space, StoreError> {
+        let used: u64 = files::survey(&folder.join("masters"))?.values().map(|file| file.bytes).sum();
+        Ok(room::Space { total_bytes: SMALL_DISK_BYTES, free_bytes: SMALL_DISK_BYTES.saturating_sub(used) })
+    }
+
+    #[test]
+    fn on_a_disk_smaller_than_its_bound_the_longest_unused_masters_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["masters", "quarantine"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let open = |free_bytes_min| {
+            let tables = Tables::open(&dir.path().join("masters.redb")).unwrap();
+            let config = StoreConfig { free_bytes_min, ..StoreConfig::default() };
+            Store::over(tables, dir.path(), &config, small_disk, Arc::new(NodeMetrics::new().unwrap())).unwrap()
+        };
+        let store = open(RESERVE_BYTES);
+        for seed in 1..=60 {
+            store.check_room().unwrap();
+            put(&store, seed).unwrap();
+        }
+        assert!(store.read(pixels(60).master_id()).unwrap().is_some());
+        assert!(store.row(pixels(1).master_id()).unwrap().is_none(), "the longest unused");
+        let held = store.usage.lock().len();
+        assert!((2..60).contains(&held), "{held}");
+        drop(store);
+
+        // A drawing does not have to wait until somebody has looked after the store. A reserve that no eviction can make takes nothing
+        // with it.
+        let store = open(RESERVE_BYTES + 500);
+        store.check_room().unwrap();
+        let fewer = store.usage.lock().len();
+        assert!((1..held).contains(&fewer), "{fewer} of {held}");
+        drop(store);
+        let store = open(SMALL_DISK_BYTES + 1);
+        store.look_after();
+        assert!(store.check_room().is_err());
+        assert_eq!(store.usage.lock().len(), fewer);
     }
 
     #[test]

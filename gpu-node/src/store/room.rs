@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::StoreError;
+use crate::config::StoreConfig;
 use crate::metrics::NodeMetrics;
 
 /// What a trial write leaves for a moment.
@@ -20,15 +21,28 @@ const TRIAL_BYTES: usize = 64 * 1024;
 pub(super) struct Room {
     folder: PathBuf,
     free_bytes_min: u64,
+    bytes_max: u64,
+    space: SpaceOf,
     /// Why nothing is taken.
     trouble: Mutex<Option<String>>,
     metrics: Arc<NodeMetrics>,
 }
 
 impl Room {
-    pub(super) fn new(folder: &Path, free_bytes_min: u64, metrics: Arc<NodeMetrics>) -> Self {
+    pub(super) fn new(folder: &Path, config: &StoreConfig, space: SpaceOf, metrics: Arc<NodeMetrics>) -> Self {
         metrics.store_writable.set(1);
-        Self { folder: folder.to_owned(), free_bytes_min, trouble: Mutex::new(None), metrics }
+        let (free_bytes_min, bytes_max) = (config.free_bytes_min, config.bytes_max);
+        Self { folder: folder.to_owned(), free_bytes_min, bytes_max, space, trouble: Mutex::new(None), metrics }
+    }
+
+    /// How many bytes of masters are too many for the disk once it has taken `incoming_bytes` more. On a disk that has room for all
+    /// that `bytes_max` allows, it is something else that takes the space, and no master goes for that.
+    pub(super) fn shortage(&self, incoming_bytes: u64) -> u64 {
+        let Ok(space) = (self.space)(&self.folder) else { return 0 };
+        if space.total_bytes >= self.bytes_max.saturating_add(self.free_bytes_min) {
+            return 0;
+        }
+        self.free_bytes_min.saturating_add(incoming_bytes).saturating_sub(space.free_bytes)
     }
 
     /// # Errors
@@ -47,7 +61,7 @@ impl Room {
 
     /// Whether the disk has enough free.
     pub(super) fn measure(&self) -> Result<(), StoreError> {
-        let free_bytes = free_bytes(&self.folder)?;
+        let free_bytes = (self.space)(&self.folder)?.free_bytes;
         self.metrics.store_free_bytes.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
         if free_bytes >= self.free_bytes_min {
             return Ok(());
@@ -85,8 +99,19 @@ impl Room {
     }
 }
 
-/// What this process may still write to the folder's file system.
-fn free_bytes(folder: &Path) -> Result<u64, StoreError> {
+/// A folder's file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    pub(super) total_bytes: u64,
+    /// What this process may still write to it.
+    pub(super) free_bytes: u64,
+}
+
+/// How it is found out: tests have disks of their own size.
+pub(super) type SpaceOf = fn(&Path) -> Result<Space, StoreError>;
+
+pub(super) fn space_of(folder: &Path) -> Result<Space, StoreError> {
     let known = rustix::fs::statvfs(folder).map_err(|error| StoreError::io(folder)(error.into()))?;
-    Ok(known.f_bavail.saturating_mul(known.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(known.f_frsize);
+    Ok(Space { total_bytes: bytes(known.f_blocks), free_bytes: bytes(known.f_bavail) })
 }

@@ -56,16 +56,21 @@ impl Usage {
         is_due
     }
 
-    /// The longest unused masters that must go for `incoming_bytes` more to fit.
-    pub(super) fn victims(&self, incoming_bytes: u64) -> Vec<MasterId> {
+    /// The longest unused masters that must go for `incoming_bytes` more to fit, and for the disk to have `wanted_bytes` more free.
+    /// Where all of them together do not make so much free, none goes for the disk.
+    pub(super) fn victims(&self, incoming_bytes: u64, wanted_bytes: u64) -> Vec<MasterId> {
+        let wanted_bytes = if wanted_bytes <= self.bytes { wanted_bytes } else { 0 };
+        let mut freed_bytes = 0;
         let mut bytes = self.bytes + incoming_bytes;
-        let mut count = self.masters.len() + 1;
+        let mut count = self.masters.len() + usize::from(incoming_bytes > 0);
         let mut victims = Vec::new();
         for (_, id) in &self.by_use {
-            if bytes <= self.bytes_max && count <= self.masters_max {
+            if bytes <= self.bytes_max && count <= self.masters_max && freed_bytes >= wanted_bytes {
                 break;
             }
-            bytes -= self.masters.get(id).map_or(0, |held| held.bytes);
+            let held_bytes = self.masters.get(id).map_or(0, |held| held.bytes);
+            bytes -= held_bytes;
+            freed_bytes += held_bytes;
             count -= 1;
             victims.push(*id);
         }
@@ -95,10 +100,12 @@ mod tests {
         for n in 1..=3 {
             usage.insert(id(n), 30, u64::from(n));
         }
-        assert!(usage.victims(10).is_empty());
+        assert!(usage.victims(10, 0).is_empty());
         usage.touch(id(1), 9);
-        assert_eq!(usage.victims(11), [id(2)]);
-        assert_eq!(usage.victims(50), [id(2), id(3)]);
+        assert_eq!(usage.victims(11, 0), [id(2)]);
+        assert_eq!(usage.victims(50, 0), [id(2), id(3)]);
+        assert_eq!(usage.victims(10, 31), [id(2), id(3)]);
+        assert!(usage.victims(10, 91).is_empty(), "it would not help");
         usage.remove(id(2));
         assert_eq!(usage.bytes(), 60);
     }
@@ -108,7 +115,7 @@ mod tests {
         let mut usage = Usage::new(1000, 2);
         usage.insert(id(1), 1, 1);
         usage.insert(id(2), 1, 2);
-        assert_eq!(usage.victims(1), [id(1)]);
+        assert_eq!(usage.victims(1, 0), [id(1)]);
     }
 
     #[test]
