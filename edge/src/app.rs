@@ -281,7 +281,7 @@ impl Edge {
         for listener in self.listeners {
             aborted += listener.await.unwrap_or_default();
         }
-        self.desk.finish(drained.saturating_duration_since(Instant::now()).max(FINISH_MIN)).await;
+        self.desk.finish(left_for_purges(drained, Instant::now())).await;
         self.back.shut_down();
         for task in self.background {
             let _ = task.await;
@@ -297,6 +297,11 @@ impl Edge {
 
 /// For purges on their way to the device, however long connections took to drain.
 const FINISH_MIN: Duration = Duration::from_secs(1);
+
+/// Connections and purges share one deadline.
+fn left_for_purges(drained: Instant, now: Instant) -> Duration {
+    drained.saturating_duration_since(now).max(FINISH_MIN)
+}
 
 /// No more connections than this process may have files open beside all else.
 fn fit_to_descriptors(config: &Config, workers: usize, listeners: usize) -> usize {
@@ -403,4 +408,18 @@ async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Cac
     // Loading the bindings reads a file: not on an async worker.
     let opened = tokio::task::spawn_blocking(move || Caches::open(&cache, metrics)).await?;
     opened.context("the caches cannot be opened")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purges_have_what_connections_left_of_the_drain_and_a_second_at_least() {
+        let (started, drain) = (Instant::now(), Duration::from_secs(30));
+        let left = |spent_s| left_for_purges(started + drain, started + Duration::from_secs(spent_s));
+        assert_eq!(left(0), drain);
+        assert_eq!(left(20), Duration::from_secs(10));
+        assert_eq!([left(30), left(31)], [FINISH_MIN; 2]);
+    }
 }

@@ -215,3 +215,38 @@ impl Archive {
 fn answer(id: MasterId, row: &MasterRow, duplicate: Option<Duplicate>) -> Answer {
     Answer { master: row.info(id), duplicate, determinism: row.determinism.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::failing;
+
+    /// On a full disk what is stored is still answered, for a variant too whose first recipe cannot be written down; it is
+    /// remembered once there is space.
+    #[test]
+    fn a_full_disk_keeps_no_stored_answer_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = failing::database(dir.path());
+        let metrics = Arc::new(NodeMetrics::new().unwrap());
+        let store = Arc::new(failing::open(dir.path(), Arc::clone(&metrics)));
+        let archive = Archive::new(Arc::clone(&store), DedupConfig::default(), metrics);
+        let recipe = RecipeId::from_raw([1; 16]);
+        let of = |variant: &str| DedupScope { scope: "studio/hero@1".into(), variant: variant.into() };
+        let (first, second) = (of("de"), of("en"));
+        let pixels = Pixels::new(8, 8, (0..192).collect()).unwrap();
+        let drawn = Determinism { class: "test".into(), device: "none".into(), runtime: "none".into() };
+        let settled = archive.settle(recipe, Some(&first), &pixels, &drawn).unwrap();
+
+        failing::fill(&database);
+        let find = || archive.find(recipe, Some(&second)).unwrap().unwrap().answer;
+        assert_eq!(find(), settled.answer);
+        assert!(store.trouble().is_some(), "it tried to remember the variant");
+
+        // Until a trial write has succeeded no reading tries again.
+        failing::free(&database);
+        let variant = index::keys(&second).1;
+        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.answer.clone(), None));
+        store.look_after();
+        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.answer, Some(recipe)));
+    }
+}

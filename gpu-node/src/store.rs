@@ -461,9 +461,28 @@ pub fn now_unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A store whose database is on a disk that a test declares full.
+#[cfg(test)]
+pub(crate) mod failing {
+    pub(crate) use super::tables::failing::{fill, free};
+    use super::*;
+
+    pub(crate) fn database(data_dir: &Path) -> PathBuf {
+        data_dir.join("masters.redb")
+    }
+
+    pub(crate) fn open(data_dir: &Path, metrics: Arc<NodeMetrics>) -> Store {
+        for folder in ["masters", "quarantine"] {
+            std::fs::create_dir(data_dir.join(folder)).unwrap();
+        }
+        let tables = Tables::open_with(&database(data_dir), tables::failing::open).unwrap();
+        let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::default() };
+        Store::over(tables, data_dir, &config, room::space_of, metrics).unwrap()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::tables::failing;
     use super::*;
 
     fn pixels(seed: u8) -> Pixels {
@@ -484,14 +503,9 @@ mod tests {
     #[test]
     fn after_a_commit_that_failed_nothing_is_taken_until_a_trial_succeeds_and_no_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("masters.redb");
-        for folder in ["masters", "quarantine"] {
-            std::fs::create_dir(dir.path().join(folder)).unwrap();
-        }
-        let tables = Tables::open_with(&path, failing::open).unwrap();
+        let path = failing::database(dir.path());
         let metrics = Arc::new(NodeMetrics::new().unwrap());
-        let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::default() };
-        let store = Store::over(tables, dir.path(), &config, room::space_of, Arc::clone(&metrics)).unwrap();
+        let store = failing::open(dir.path(), Arc::clone(&metrics));
         put(&store, 3).unwrap();
 
         failing::fill(&path);

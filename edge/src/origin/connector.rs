@@ -139,3 +139,30 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NodeTlsErro
     }
     Ok(chain)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use bildkante_shared::testing::write_secret;
+
+    use super::*;
+
+    #[test]
+    fn a_private_key_that_others_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let signed = rcgen::generate_simple_self_signed(["edge".to_owned()]).unwrap();
+        std::fs::write(path("edge.pem"), signed.cert.pem()).unwrap();
+        write_secret(&path("edge.key"), signed.signing_key.serialize_pem()).unwrap();
+        let config = NodeTlsConfig { ca: path("edge.pem"), certificate: path("edge.pem"), key: path("edge.key") };
+        let connector = Connector::new(Duration::from_secs(1), Some(config.clone())).unwrap();
+        std::fs::set_permissions(&config.key, Permissions::from_mode(0o644)).unwrap();
+        let refused = [Connector::new(Duration::from_secs(1), Some(config)).map(drop), connector.reload()];
+        for error in refused.map(Result::unwrap_err) {
+            assert!(matches!(error, NodeTlsError::Key { .. }), "{error}");
+            assert!(error.to_string().contains("chmod 6"), "{error}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown;
 use bildkante_shared::testing::{ReservedPort, eventually, within};
@@ -521,4 +522,19 @@ async fn what_shared_a_lost_device_is_not_counted_and_asked_for_alone() {
     assert_eq!(total(FakeNode::asked_alone), 2, "the next call, too");
     generate(&region, LONG).await.unwrap();
     assert_eq!(total(FakeNode::asked_alone), 2, "it was drawn, so it may share passes again");
+}
+
+#[tokio::test]
+async fn an_image_is_lent_for_the_request_that_wants_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("edges.png"), "edges").unwrap();
+    let missing = Problem::new(424, "missing", "missing", "no such");
+    let missing = missing.with_missing(vec![Digest::of_bytes(b"edges").to_string()]);
+    let node = FakeNode::start(status(424, missing.to_json().into())).await;
+    let region = Arc::into_inner(region(&[&node]).0).unwrap().lending(Images::of(folder.path().to_owned()));
+    let trace = TraceContext::start();
+    let answer = region.generate(&recipe(1), None, Urgency::DEFAULT, LONG, &trace).await;
+    assert!(answer.is_err(), "the node takes no image: {answer:?}");
+    let told = (trace.request.as_str().to_owned(), trace.parent.to_string());
+    assert_eq!(node.traces(), [told.clone(), told], "a recipe and an image");
 }

@@ -168,7 +168,7 @@ async fn a_listener_has_several_addresses() -> anyhow::Result<()> {
 }
 
 /// SIGTERM takes the edge out of a load balancer first: `/readyz` says 503, and everything is served, on every socket that
-/// systemd handed over, until the time is over or a second signal comes.
+/// systemd handed over, until the time is over or a second signal comes. SIGHUP reloads as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
     let rig = plan(|_| {}).await?;
@@ -182,7 +182,7 @@ async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
         dir.join("leaving"),
         rig.node(),
     );
-    std::fs::write(&config, text)?;
+    std::fs::write(&config, &text)?;
     let notify = dir.join("notify-leaving");
     let systemd = UnixDatagram::bind(&notify)?;
     systemd.set_read_timeout(Some(LONG))?;
@@ -213,6 +213,14 @@ async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
         Ok(reply.status == StatusCode::SERVICE_UNAVAILABLE && reply.json()?["leaving"] == true)
     })
     .await?;
+    // What is changed meanwhile is taken over, and systemd hears no more of it: it knows that the edge stops.
+    std::fs::write(&config, text.replace("[cache]", "[log]\nfilter = \"warn\"\n[cache]"))?;
+    kill(id, "-HUP")?;
+    rig.http.counts(operators, "bildkante_edge_config_reloads_total{outcome=\"reloaded\"}", 1.0).await?;
+    assert_eq!(rig.http.get(operators, "/readyz", &[]).await?.status, StatusCode::SERVICE_UNAVAILABLE, "a reload");
+    systemd.set_nonblocking(true)?;
+    let more = systemd.recv(&mut [0; 256]).map_err(|error| error.kind());
+    assert_eq!(more, Err(std::io::ErrorKind::WouldBlock), "it said more than that it stops");
     for address in public {
         let mut connection = Connection::open(address).await?;
         for _ in 0..2 {
