@@ -31,7 +31,7 @@ help: ## List the commands
 
 .PHONY: demo
 demo: demo-build ## Build edge and node, start both, print what to open; Ctrl-C stops it all (PORT=9000 moves it)
-	@tests/setup/demo.sh
+	@scripts/demo.sh
 
 # A profile of its own: a release takes more than twice as long to build, and a demo can do without its last few percent.
 .PHONY: demo-build
@@ -42,7 +42,7 @@ demo-build: setup
 .PHONY: test
 test: setup ## Run every test, the end-to-end ones last
 	@tests/setup/judges.sh "$(DEPS)"
-	@tests/setup/test.sh $(locked)
+	@scripts/test.sh $(locked)
 
 .PHONY: test-edge
 test-edge: toolchain ## Run the edge's own tests: no libtorch needed
@@ -50,11 +50,11 @@ test-edge: toolchain ## Run the edge's own tests: no libtorch needed
 
 .PHONY: lint
 lint: setup ## Check formatting, clippy, dependency licences and scripts
-	@tests/setup/toolchain.sh rustfmt clippy
+	@scripts/toolchain.sh rustfmt clippy
 	cargo fmt --all --check
 	cargo clippy $(locked) --workspace --all-targets -- -D warnings
-	deny=$$(tests/setup/cargo-deny.sh "$(DEPS)") && "$$deny" check licenses bans sources
-	@tests/setup/apt.sh shellcheck=shellcheck
+	deny=$$(scripts/cargo-deny.sh "$(DEPS)") && "$$deny" check licenses bans sources
+	@scripts/apt.sh shellcheck=shellcheck
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 
 .PHONY: bench
@@ -84,8 +84,8 @@ cuda-check: release ## On a machine with a CUDA device, with CUDA=1: build, prov
 
 .PHONY: fuzz
 fuzz: setup ## Fuzz everything that reads bytes from outside (FUZZ_SECONDS=60 per target; TARGETS="url headers" picks some)
-	@tests/setup/apt.sh nasm=nasm
-	@tests/setup/fuzz.sh $(or $(FUZZ_SECONDS),60) $(TARGETS)
+	@scripts/apt.sh nasm=nasm
+	@scripts/fuzz.sh $(or $(FUZZ_SECONDS),60) $(TARGETS)
 
 .PHONY: bench-memory
 bench-memory: release-edge release-loadtest ## Resident memory of the edge: idle, after churn, after many distinct URLs
@@ -99,21 +99,21 @@ soak: setup release-edge release-loadtest ## The long forms of every test and lo
 release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them
 	@echo "building the release binaries (several minutes the first time)"
 	cargo build $(locked) --release -p bildkante-edge -p bildkante-gpu-node -p bildkante-loadtest
-	@tests/setup/debug-files.sh $(foreach name,edge gpu-node loadtest,"$(binaries)/bildkante-$(name)")
+	@scripts/debug-files.sh $(foreach name,edge gpu-node loadtest,"$(binaries)/bildkante-$(name)")
 
 .PHONY: release-edge
 release-edge: toolchain nasm
 	cargo build $(locked) --release -p bildkante-edge --bins --example seed
-	@tests/setup/debug-files.sh "$(binaries)/bildkante-edge"
+	@scripts/debug-files.sh "$(binaries)/bildkante-edge"
 
 .PHONY: release-loadtest
 release-loadtest: toolchain
 	cargo build $(locked) --release -p bildkante-loadtest
-	@tests/setup/debug-files.sh "$(binaries)/bildkante-loadtest"
+	@scripts/debug-files.sh "$(binaries)/bildkante-loadtest"
 
 .PHONY: nasm
 nasm:
-	@tests/setup/apt.sh nasm=nasm || { echo "nasm assembles the AV1 encoder's inner loops" >&2; exit 1; }
+	@scripts/apt.sh nasm=nasm || { echo "nasm assembles the AV1 encoder's inner loops" >&2; exit 1; }
 
 .PHONY: setup
 setup: toolchain nasm libtorch ## What any build needs: checks the toolchain, fetches nasm and libtorch
@@ -124,7 +124,7 @@ env: setup ## Print the exports for calling cargo by hand (eval the output)
 
 .PHONY: toolchain
 toolchain:
-	@tests/setup/toolchain.sh
+	@scripts/toolchain.sh
 
 .PHONY: libtorch
 libtorch:

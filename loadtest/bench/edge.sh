@@ -6,7 +6,7 @@ set -euo pipefail
 deps=${1:?usage: edge.sh DEPS}
 shift
 cd "$(dirname "$0")/../.."
-tests/setup/apt.sh wrk=wrk h2load=nghttp2-client openssl=openssl
-nginx=$(tests/setup/nginx.sh "$deps")
-varnishd=$(tests/setup/varnish.sh "$deps")
+scripts/apt.sh wrk=wrk h2load=nghttp2-client openssl=openssl
+nginx=$(tests/setup/peer.sh nginx "$deps")
+varnishd=$(tests/setup/peer.sh varnish "$deps")
 python3 loadtest/bench/edge --binaries "$(realpath -m "${CARGO_TARGET_DIR:-target}")/release" --nginx "$nginx" --varnishd "$varnishd" "$@"

@@ -24,10 +24,10 @@ judges=(
 )
 
 status=0
-missing=$("$here/apt.sh" "${judges[@]}") || status=$?
+missing=$("$here/../../scripts/apt.sh" "${judges[@]}") || status=$?
 unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
-nginx=$("$here/nginx.sh" "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
-varnish=$("$here/varnish.sh" "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
+nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
+varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
 httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }
 [ "$status" -ne 0 ] || exit 0
 

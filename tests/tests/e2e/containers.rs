@@ -188,8 +188,8 @@ fn programs_in_images_have_no_debug_information() -> anyhow::Result<()> {
         let (_, behind) = build.split_once("&&").with_context(|| format!("{name}: {build}: nothing strips it"))?;
 
         let source = tempfile::tempdir()?;
-        let (tests, release) = (source.path().join("tests"), source.path().join("target/release"));
-        std::os::unix::fs::symlink(repository().join("tests"), tests)?;
+        let (scripts, release) = (source.path().join("scripts"), source.path().join("target/release"));
+        std::os::unix::fs::symlink(repository().join("scripts"), scripts)?;
         std::fs::create_dir_all(&release)?;
         let (program, code) = (release.join(binary), source.path().join("main.c"));
         std::fs::write(&code, "int main(void) { return 0; }")?;
@@ -200,7 +200,7 @@ fn programs_in_images_have_no_debug_information() -> anyhow::Result<()> {
         ensure!(!sections(&program)?.contains(".debug_line"), "{name}: {behind} leaves the debug information");
         ensure!(Command::new(&program).status()?.success(), "{name}: it runs no more");
     }
-    ensure!(is_in_a_clone("tests/setup/debug-files.sh")?);
+    ensure!(is_in_a_clone("scripts/debug-files.sh")?);
     Ok(())
 }
 

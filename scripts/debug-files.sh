@@ -2,7 +2,7 @@
 # Moves the debug information of each binary into BINARY.debug beside it, where debuggers and backtraces find it by name and
 # checksum. Function names stay in the binary. Does nothing to a binary that is stripped already.
 #
-#   tests/setup/debug-files.sh BINARY…
+#   scripts/debug-files.sh BINARY…
 set -euo pipefail
 complain() { echo "debug-files.sh: $*" >&2; exit 1; }
 command -v objcopy >/dev/null || complain "no objcopy: apt-get install binutils"

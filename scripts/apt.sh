@@ -2,7 +2,7 @@
 # Makes sure that outside commands are there: apt installs what is missing when this is root, otherwise it says
 # what to install. Does nothing, and asks no network, when all are present.
 #
-#   tests/setup/apt.sh COMMAND=PACKAGE…
+#   scripts/apt.sh COMMAND=PACKAGE…
 #
 # Prints `missing: COMMAND (package PACKAGE)` for each that stays missing, and then exits 1.
 set -euo pipefail

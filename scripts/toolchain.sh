@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what nothing here can install: Rust with the components asked for, a C and C++ compiler.
 #
-#   tests/setup/toolchain.sh [rustfmt] [clippy]
+#   scripts/toolchain.sh [rustfmt] [clippy]
 set -euo pipefail
 
 complain() { echo "toolchain.sh: $*" >&2; exit 1; }

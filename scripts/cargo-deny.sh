@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the pinned cargo-deny into DIR/tools (two minutes on two cores, once) and prints the path of its binary.
 #
-#   tests/setup/cargo-deny.sh DIR
+#   scripts/cargo-deny.sh DIR
 set -euo pipefail
 dir=${1:?usage: cargo-deny.sh DIR}
 version=0.20.2

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Runs every test: the crates' own, then the end-to-end ones, then the documentation's.
 #
-#   tests/setup/test.sh [--locked]
+#   scripts/test.sh [--locked]
 #
 # A test whose outside judge is missing writes `skipped: NAME` to stderr and passes; they are listed at the end.
 # With CI=true, BILDKANTE_REQUIRE_JUDGES=1 makes such a test fail instead.
 set -euo pipefail
 
 [ "${CI:-}" != true ] || export BILDKANTE_REQUIRE_JUDGES=1
-# Judges in folders of their own: see httplint.sh, nginx.sh and varnish.sh.
-deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../../.deps}")
+# Judges that no package manager installed: tests/setup/judges.sh unpacked them into folders of their own.
+setup=$(dirname "$0")/../tests/setup
+deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
-nginx=$("$(dirname "$0")/nginx.sh" "$deps" 2>/dev/null) || nginx=
+nginx=$("$setup/peer.sh" nginx "$deps" 2>/dev/null) || nginx=
 export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"
-varnish=$("$(dirname "$0")/varnish.sh" "$deps" 2>/dev/null) || varnish=
+varnish=$("$setup/peer.sh" varnish "$deps" 2>/dev/null) || varnish=
 export BILDKANTE_VARNISH="${BILDKANTE_VARNISH:-$varnish}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -14,7 +14,7 @@ if [ -z "${BILDKANTE_DEMO_SIGNALS:-}" ]; then
 fi
 unset BILDKANTE_DEMO_SIGNALS
 
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 demo=$(realpath -m "${DEMO_DIR:-.demo}")
 binaries=$(realpath -m "${CARGO_TARGET_DIR:-target}")/demo
 edge_port=${PORT:-8080}
@@ -47,13 +47,13 @@ write_configuration() {
   local device=cpu
   case "${CUDA:-}" in 1 | yes | true) device=cuda ;; esac
   cat > "$demo/gpu-node.toml" <<TOML
-# Written by tests/setup/demo.sh; config/gpu-node.toml explains every key.
+# Written by scripts/demo.sh; config/gpu-node.toml explains every key.
 listen = "127.0.0.1:$node_port"
 data_dir = "$demo/node"
 device = "$device"
 TOML
   cat > "$demo/edge.toml" <<TOML
-# Written by tests/setup/demo.sh; config/edge.toml explains every key.
+# Written by scripts/demo.sh; config/edge.toml explains every key.
 [listen]
 http = "127.0.0.1:$edge_port"
 admin = "127.0.0.1:$admin_port"

@@ -3,19 +3,19 @@
 # No sanitizer: there is next to no unsafe code, and one needs a nightly compiler. A crash's input stays in the folder that is
 # named, and ends the run.
 #
-#   tests/setup/fuzz.sh SECONDS [TARGET…]
+#   scripts/fuzz.sh SECONDS [TARGET…]
 set -euo pipefail
 
-seconds=${1:?tests/setup/fuzz.sh SECONDS [TARGET…]}
+seconds=${1:?scripts/fuzz.sh SECONDS [TARGET…]}
 shift
-setup=$(cd "$(dirname "$0")" && pwd)
-fuzz=$setup/../fuzz
-target_dir=${CARGO_TARGET_DIR:-$setup/../../target}
+scripts=$(cd "$(dirname "$0")" && pwd)
+fuzz=$scripts/../tests/fuzz
+target_dir=${CARGO_TARGET_DIR:-$scripts/../target}
 mapfile -t all < <(cd "$fuzz/fuzz_targets" && printf '%s\n' *.rs | sed 's/\.rs$//')
 targets=("$@")
 [ "${#targets[@]}" -gt 0 ] || targets=("${all[@]}")
 
-FUZZ_TARGETS="${all[*]}" RUSTC_WRAPPER="$setup/fuzz-rustc.sh" CARGO_TARGET_DIR="$target_dir" CARGO_INCREMENTAL=0 \
+FUZZ_TARGETS="${all[*]}" RUSTC_WRAPPER="$scripts/fuzz-rustc.sh" CARGO_TARGET_DIR="$target_dir" CARGO_INCREMENTAL=0 \
   cargo build --manifest-path "$fuzz/Cargo.toml" --bins
 
 # The node's targets link libtorch, whose folder only the workspace's own programs know.
