@@ -1,7 +1,10 @@
-//! How tests wait, behind the feature `testing`, which no binary enables: for a condition, and never for a time.
+//! What tests share, behind the feature `testing`, which no binary enables: how they wait, for a condition and never for a time,
+//! and how they read a crate's sources ([`rooms`]).
 //!
 //! The bound is there so that a test that cannot pass ends. It is far beyond what a busy machine needs, and
 //! `BILDKANTE_PATIENCE` (a factor, such as 5 under an emulator) moves it for every test at once.
+
+pub mod rooms;
 
 use std::io::Write as _;
 use std::path::Path;
