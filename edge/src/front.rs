@@ -26,12 +26,11 @@ use http_body_util::Full;
 use moka::sync::Cache;
 
 use crate::cache::{Caches, Epoch, Rendition, RenditionKey, Tier};
-use crate::listener::http::Body;
-use crate::listener::lane::{PlainHead, Special};
 use crate::metrics::HitCounters;
 use crate::render::Rung;
 use crate::response::conditional::{self, Precondition};
 use crate::response::{self, CACHE_STATUS, Outcome, SERVER_TIMING, Settled};
+use crate::service::{Body, PlainHead, PreparedAnswer, Special};
 
 /// Longest target and `Accept` together that is kept.
 const KEY_BYTES_MAX: usize = 2048;
@@ -288,28 +287,7 @@ impl Ready {
         self.kept.source(self.tier).outcome
     }
 
-    /// Status line and fields, without the empty line.
-    #[must_use]
-    pub fn head(&self) -> &[u8] {
-        &self.form().text
-    }
-
-    /// `Cache-Status` and `Server-Timing` as lines of a head. `now` is the time since 1970.
-    pub fn write_moment(&self, head: &mut Vec<u8>, now: Duration) {
-        let source = self.kept.source(self.tier);
-        head.extend_from_slice(b"cache-status: ");
-        head.extend_from_slice(source.cache_status.as_bytes());
-        head.extend_from_slice(b"\r\nserver-timing: ");
-        response::write_hit_timing(head, self.elapsed, source.outcome, now);
-        head.extend_from_slice(b"\r\n");
-    }
-
-    #[must_use]
-    pub fn into_body(self) -> Bytes {
-        self.body
-    }
-
-    /// The same for hyper.
+    /// The whole answer for hyper.
     #[must_use]
     pub fn into_response(self, now: Duration) -> Response<Body> {
         let source = self.kept.source(self.tier);
@@ -326,6 +304,26 @@ impl Ready {
         *response.status_mut() = self.status;
         *response.headers_mut() = fields;
         response
+    }
+}
+
+impl PreparedAnswer for Ready {
+    fn head(&self) -> &[u8] {
+        &self.form().text
+    }
+
+    /// `Cache-Status` and `Server-Timing`.
+    fn write_moment(&self, head: &mut Vec<u8>, now: Duration) {
+        let source = self.kept.source(self.tier);
+        head.extend_from_slice(b"cache-status: ");
+        head.extend_from_slice(source.cache_status.as_bytes());
+        head.extend_from_slice(b"\r\nserver-timing: ");
+        response::write_hit_timing(head, self.elapsed, source.outcome, now);
+        head.extend_from_slice(b"\r\n");
+    }
+
+    fn into_body(self) -> Bytes {
+        self.body
     }
 }
 

@@ -19,7 +19,7 @@ use crate::fields;
 use crate::handler::requested_urgency;
 use crate::hints::ClientHints;
 use crate::layout::{Ask, Layout, Limits};
-use crate::listener::client::{ForwardedField, TrustedProxies};
+use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 use crate::negotiate::{self, FormatAsk, FormatSet};
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
 use crate::request::{IgnoredParameters, ImageRequest};

@@ -23,14 +23,13 @@ use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::governance::Downstream;
 use crate::hints::ClientHints;
-use crate::listener::client::Trusted;
-use crate::listener::http::{Body, RequestBody, Respond};
-use crate::listener::lane::PlainHead;
+use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
 use crate::request::ImageRequest;
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, Rum};
+use crate::service::{Body, PlainHead, RequestBody, Respond};
 use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
 use bildkante_shared::log_limited;
@@ -87,6 +86,8 @@ fn route(path: &str) -> Route {
 }
 
 impl Respond for Handler {
+    type Prepared = Ready;
+
     async fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
@@ -105,7 +106,7 @@ impl Respond for Handler {
         visit.answered(response)
     }
 
-    fn ready(&self, head: &PlainHead<'_>, peer: SocketAddr, started: Instant) -> Option<Ready> {
+    fn prepared(&self, head: &PlainHead<'_>, peer: SocketAddr, started: Instant) -> Option<Ready> {
         let ready = self.front.ready(head, &self.fill.caches, started)?;
         self.observer.lane_hit(&ready, head, peer, &self.trusted);
         Some(ready)

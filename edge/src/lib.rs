@@ -37,6 +37,7 @@ pub mod response;
 pub mod rum;
 pub mod secret;
 pub mod seo;
+pub mod service;
 pub mod signing;
 pub mod stand_in;
 pub mod warm;

@@ -13,11 +13,10 @@ use super::AccessLog;
 use super::line::Line;
 use crate::campaign::{Campaign, Resolved, Slot};
 use crate::front::Ready;
-use crate::listener::client::Trusted;
-use crate::listener::http::Body;
-use crate::listener::lane::{PlainHead, PlainMethod};
+use crate::listener::forwarded::Trusted;
 use crate::metrics::{ABANDONED, ResponseMetrics};
 use crate::response::{Outcome, SERVER_TIMING};
+use crate::service::{Body, PlainHead, PlainMethod};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 

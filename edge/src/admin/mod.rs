@@ -13,6 +13,7 @@
 //! that name the field.
 
 mod body;
+pub mod operators;
 mod purges;
 pub mod token;
 mod warm;
@@ -32,9 +33,8 @@ use self::body::{Fault, Fields, fault};
 use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
 use crate::governance::PurgeDesk;
 use crate::handler::Handler;
-use crate::listener::http::Body;
-use crate::reload::ConfigReload;
 use crate::response::{self, Negotiation, TextKind};
+use crate::service::Body;
 use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
@@ -42,8 +42,8 @@ pub const PREFIX: &str = "/admin/v1/";
 /// Longest path.
 const PATH_BYTES_MAX: usize = 256;
 
-/// Answers `/admin/v1/…`.
-#[derive(Debug)]
+/// Answers `/admin/v1/…`. Clones share one state.
+#[derive(Debug, Clone)]
 pub struct AdminApi {
     gatekeeper: Arc<Gatekeeper>,
     body_bytes_max: Arc<AtomicUsize>,
@@ -133,17 +133,10 @@ impl AdminApi {
         }
     }
 
-    /// Takes tokens and the bound of bodies over from the configuration when they change.
-    pub fn follow(&self, reload: &ConfigReload) {
-        let (gatekeeper, body_bytes_max) = (Arc::clone(&self.gatekeeper), Arc::clone(&self.body_bytes_max));
-        reload.subscribe(&["admin.tokens", "admin.body_bytes_max"], move |config| {
-            let (gatekeeper, body_bytes_max) = (Arc::clone(&gatekeeper), Arc::clone(&body_bytes_max));
-            let admin = config.admin.clone();
-            Ok(Box::new(move || {
-                body_bytes_max.store(admin.body_bytes_max, Ordering::Relaxed);
-                gatekeeper.replace(&admin);
-            }))
-        });
+    /// Takes over tokens and the bound of bodies.
+    pub fn reconfigure(&self, config: &AdminConfig) {
+        self.body_bytes_max.store(config.body_bytes_max, Ordering::Relaxed);
+        self.gatekeeper.replace(config);
     }
 
     /// The answer to a request for a path below [`PREFIX`].

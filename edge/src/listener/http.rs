@@ -14,78 +14,25 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
 use bildkante_shared::problem::Problem;
 use bildkante_shared::shutdown::Shutdown;
-use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CONNECTION, COOKIE, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Frame, Incoming, SizeHint};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::{Check, Deadlines, Frames, HeadState, Heads, Overdue, Phase, Progress, WatchedIo};
-use super::lane::{Lane, LaneEnd, LaneLimits, PlainHead, Switch, too_many_fields};
-use crate::front::Ready;
-use crate::response::{self, Negotiation};
-
-/// Every body this edge sends is whole in memory.
-pub type Body = Full<Bytes>;
-
-/// What a request brings along.
-#[derive(Debug)]
-pub enum RequestBody {
-    Empty,
-    Incoming(Incoming),
-}
-
-impl hyper::body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Incoming(incoming) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Incoming(incoming) => incoming.size_hint(),
-        }
-    }
-}
-
-/// Answers requests; cannot fail, for an error is a response too.
-pub trait Respond: Send + Sync + 'static {
-    fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> impl Future<Output = Response<Body>> + Send;
-
-    /// The answer to a request that the listener refuses by itself.
-    fn refused(&self, request: &Request<()>, problem: &Problem, _peer: SocketAddr) -> Response<Body> {
-        response::error(request.method(), problem, Negotiation::Explicit)
-    }
-
-    /// A prepared answer to a plain request; `None` sends it the long way, through [`Self::respond`].
-    fn ready(&self, _head: &PlainHead<'_>, _peer: SocketAddr, _started: Instant) -> Option<Ready> {
-        None
-    }
-}
+use super::lane::{Lane, LaneEnd, LaneLimits, Switch, too_many_fields};
+use crate::service::{Body, RequestBody, Respond};
 
 /// What one connection may take.
 #[derive(Debug, Clone, Copy)]

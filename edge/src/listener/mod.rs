@@ -3,8 +3,8 @@
 //! Shutdown order: stop accepting → GOAWAY / `Connection: close` → drain until the deadline → abort.
 
 pub mod addresses;
-pub mod admin;
-pub mod client;
+pub mod config;
+pub mod forwarded;
 pub mod http;
 pub mod io;
 pub mod lane;
@@ -25,11 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinHandle, JoinSet};
 
-use self::http::{Alpn, ConnectionEnd, Protocols, Respond};
+use self::http::{Alpn, ConnectionEnd, Protocols};
 use self::io::{Overdue, Progress};
 use self::room::{Room, Seat, Share};
 use self::tls::ReloadableTls;
 use self::workers::{Place, Workers};
+use crate::service::Respond;
 
 /// What a listener's connections are held to.
 #[derive(Debug, Clone)]

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
-use super::client::Trusted;
+use super::forwarded::Trusted;
 use super::io::Progress;
 use super::{ListenerMetrics, OpenGuard};
 use crate::budget::{BudgetConfig, Network};
@@ -261,7 +261,7 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::client::{ForwardedField, TrustedProxies};
+    use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 
     fn room(connections_max: usize, per_client_max: usize) -> Arc<Room> {
         let registry = Registry::new();

@@ -15,9 +15,9 @@ use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
 use crate::fill::Fill;
-use crate::listener::http::{Body, RequestBody};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
+use crate::service::{Body, RequestBody};
 use crate::signing::{Seal, SigningHandle};
 
 const STYLE: &str = include_str!("style.css");

@@ -33,9 +33,9 @@ pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
 use crate::hints;
-use crate::listener::http::Body;
 use crate::negotiate::Format;
 use crate::request::ImageRequest;
+use crate::service::Body;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::conditional::{Precondition, precondition};
 use super::{apply_cross_origin, respond, value};
 use crate::fields;
-use crate::listener::http::Body;
+use crate::service::Body;
 
 /// Below this a compressed answer saves no packet.
 const COMPRESSED_FROM_BYTES: usize = 860;

@@ -28,9 +28,8 @@ use self::call::{Call, Judgement, judge};
 pub use self::config::DownstreamConfig;
 use super::ledger::{Breadth, Delivery, DeliveryState, PurgeRecord};
 use super::purge::{PurgeConfig, Purges};
-use crate::cache::{Epoch, unix_ms};
+use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
-use crate::reload::ConfigReload;
 
 /// Calls of one cache at a time.
 const CALLS_MAX: usize = 4;
@@ -73,16 +72,6 @@ struct Purger {
     calls: Arc<Semaphore>,
 }
 
-/// Keys of the configuration that are taken over without a restart.
-const RELOADED: &[&str] = &[
-    "purge.downstream",
-    "purge.confirm_deadline_ms",
-    "purge.retry_backoff_ms_min",
-    "purge.retry_backoff_ms_max",
-    "purge.retry_for_s",
-    "purge.call_timeout_ms",
-];
-
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     backoff_min: Duration,
@@ -100,6 +89,10 @@ impl Pace {
         doubled.min(self.backoff_max).mul_f64(jitter.mul_add(0.5, 0.5))
     }
 }
+
+/// Other caches, ready to be asked.
+#[derive(Debug)]
+pub struct Prepared(Setup);
 
 impl Setup {
     /// What is called by the same name as before is still called a bounded number of times at once.
@@ -137,18 +130,17 @@ impl Downstream {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes the caches over from the configuration when they change. Whether there is one decides how long answers
-    /// live: those made before lapse.
-    pub fn follow(&self, reload: &ConfigReload, epoch: Epoch) {
-        let this = self.clone();
-        reload.subscribe(RELOADED, move |config| {
-            let (this, epoch, purge) = (this.clone(), epoch.clone(), config.purge.clone());
-            let setup = Setup::new(&purge, Some(&this.inner.setup.load())).map_err(|error| error.to_string())?;
-            Ok(Box::new(move || {
-                this.inner.replace(setup);
-                epoch.advance();
-            }))
-        });
+    /// Prepares other caches; [`Self::put_in_force`] cannot fail.
+    ///
+    /// # Errors
+    /// When no trusted certificate can be found while a cache is called by `https`.
+    pub fn prepare(&self, config: &PurgeConfig) -> std::io::Result<Prepared> {
+        Setup::new(config, Some(&self.inner.setup.load())).map(Prepared)
+    }
+
+    /// Purges go to these caches from now on. Whether there is one decides how long answers live, so the caller advances the epoch.
+    pub fn put_in_force(&self, Prepared(setup): Prepared) {
+        self.inner.replace(setup);
     }
 
     /// Their names, by which a purge's deliveries are known.

@@ -14,6 +14,7 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::cache::Epoch;
 use crate::cache::database::testing::{Device, Mood};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::governance::marks::{PurgeKey, PurgeKind, PurgeReach};
 use crate::governance::purge::{Purge, PurgeMetrics};
 use crate::governance::scope::PurgeScope;
 use crate::governance::testing::sources;
+use crate::reload::ConfigReload;
 
 /// Answers the n-th call, from 0, with a status, headers and a body; hangs on `None`.
 type Script = fn(usize) -> Option<(u16, &'static [(&'static str, &'static str)], &'static str)>;
@@ -353,7 +355,7 @@ async fn caches_are_taken_over_from_the_configuration() {
     purgers(&[]);
     let epoch = Epoch::default();
     let reload = ConfigReload::new(&Config::load(&file).unwrap(), &Registry::new()).unwrap();
-    bench.downstream.follow(&reload, epoch.clone());
+    crate::app::subscriptions::downstream(&reload, &bench.downstream, epoch.clone());
     purgers(&[("cdn", deaf.address), ("gone", deaf.address)]);
     reload.reload_now().await;
     assert!(!bench.downstream.is_empty() && epoch.current() > 0, "answers from before lapse");

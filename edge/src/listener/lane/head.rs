@@ -9,7 +9,8 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::listener::http::{RequestBody, is_host};
+use crate::listener::http::is_host;
+use crate::service::{Persistence, PlainHead, PlainMethod, RequestBody, Special};
 
 /// Fields the lane has room for; where more are allowed, hyper decides about them.
 pub(super) const FIELDS_MAX: usize = 64;
@@ -24,43 +25,6 @@ pub(super) enum Parsed<'b> {
     /// More fields than were allowed.
     TooManyFields,
     Other,
-}
-
-/// A GET or HEAD whose fields are still bytes of the connection.
-#[derive(Debug)]
-pub struct PlainHead<'b> {
-    /// All of it, as it was sent.
-    bytes: &'b [u8],
-    pub method: PlainMethod,
-    /// Path and query as they were sent.
-    pub target: &'b str,
-    /// The only `Accept`, if there is one.
-    pub accept: Option<&'b [u8]>,
-    pub if_none_match: Option<&'b [u8]>,
-    /// Fields that make the answer something else than the whole representation or a 304 to `if_none_match`.
-    pub special: Special,
-    pub(super) persistence: Persistence,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlainMethod {
-    Get,
-    Head,
-}
-
-/// Whether a prepared answer can be considered at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Special {
-    None,
-    /// A range, a precondition other than one `If-None-Match`, or a list field in several lines.
-    Some,
-}
-
-/// What the client wants of the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Persistence {
-    KeepAlive,
-    Close,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

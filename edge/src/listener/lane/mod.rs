@@ -1,7 +1,7 @@
 //! The HTTP/1.1 lane: GET and HEAD without a body, answered with one read and one write each.
 //!
 //! ```text
-//! read ─▶ parse ─ plain ─▶ ready? ─ yes ─▶ head and body in one vectored write
+//! read ─▶ parse ─ plain ─▶ prepared? ─ yes ─▶ head and body in one vectored write
 //!           │                └ no ──▶ Respond::respond ─▶ write
 //!           └ anything else ─▶ hyper takes the connection over, with what was read
 //! ```
@@ -32,11 +32,10 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::head::{FIELDS_MAX, Parsed, Persistence};
-pub use self::head::{PlainHead, PlainMethod, Special};
+use self::head::{FIELDS_MAX, Parsed};
 use self::write::Output;
-use super::http::{RequestBody, Respond};
 use super::io::{HeadState, Phase, Progress};
+use crate::service::{Persistence, PlainMethod, RequestBody, Respond};
 
 /// Bytes that are read and passed over behind a connection's last answer.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
@@ -311,10 +310,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             Persistence::KeepAlive if !is_last && !self.progress.is_draining() => Persistence::KeepAlive,
             Persistence::KeepAlive | Persistence::Close => Persistence::Close,
         };
-        if let Some(answer) = respond.ready(&head, self.peer, started) {
+        if let Some(answer) = respond.prepared(&head, self.peer, started) {
             (self.served, self.persistence) = (self.served + 1, persistence);
             self.progress.answered();
-            self.output.queue_ready(answer, head.method, self.persistence);
+            self.output.queue_prepared(answer, head.method, self.persistence);
             return Look::Answered(used);
         }
         match head::to_request(&Bytes::copy_from_slice(&bytes[..used])) {

@@ -11,8 +11,9 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::listener::http::{Alpn, Body, ConnectionEnd, ConnectionLimits, PriorKnowledge, Protocols};
+use crate::listener::http::{Alpn, ConnectionEnd, ConnectionLimits, PriorKnowledge, Protocols};
 use crate::listener::io::Deadlines;
+use crate::service::Body;
 
 pub(in crate::listener) const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 pub(in crate::listener) const LONG: Duration = Duration::from_secs(60);
@@ -24,6 +25,14 @@ pub(in crate::listener) struct Echo {
 }
 
 impl Respond for Echo {
+    type Prepared = std::convert::Infallible;
+
+    fn refused(&self, _request: &Request<()>, problem: &Problem, _peer: SocketAddr) -> Response<Body> {
+        let mut response = Response::new(Full::new(problem.to_json().into()));
+        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap();
+        response
+    }
+
     async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if request.uri().path() == "/empty" {

@@ -12,9 +12,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::AsyncWrite;
 
-use super::head::{Persistence, PlainMethod};
-use crate::front::Ready;
-use crate::listener::http::Body;
+use crate::service::{Body, Persistence, PlainMethod, PreparedAnswer};
 
 thread_local! {
     /// The date of the second, as text: formatting it costs more than a cache look-up.
@@ -54,7 +52,12 @@ enum Unflushed {
 
 impl Output {
     /// A prepared answer: its head, the fields of the moment, its body.
-    pub(super) fn queue_ready(&mut self, answer: Ready, method: PlainMethod, persistence: Persistence) {
+    pub(super) fn queue_prepared(
+        &mut self,
+        answer: impl PreparedAnswer,
+        method: PlainMethod,
+        persistence: Persistence,
+    ) {
         HEAD.with_borrow_mut(|head| {
             head.clear();
             head.extend_from_slice(answer.head());

@@ -19,8 +19,6 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 
-use crate::reload::ConfigReload;
-
 /// Longer chains are no chains of proxies: the hop reached by then is the client.
 const HOPS_MAX: usize = 16;
 
@@ -122,15 +120,6 @@ impl Trusted {
 
     pub fn replace(&self, proxies: TrustedProxies) {
         self.0.store(Arc::new(proxies));
-    }
-
-    /// Takes the proxies over from the configuration when they change.
-    pub fn follow(&self, reload: &ConfigReload) {
-        let trusted = self.clone();
-        reload.subscribe(&["listen.trusted_proxies", "listen.forwarded_field"], move |config| {
-            let (trusted, proxies) = (trusted.clone(), config.listen.trusted());
-            Ok(Box::new(move || trusted.replace(proxies)))
-        });
     }
 
     /// As [`TrustedProxies::client`].

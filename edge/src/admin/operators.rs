@@ -1,5 +1,6 @@
 //! The admin listener: metrics, health, the preview and the admin API. Keep it away from the public.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +12,17 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
-use super::http::{Body, RequestBody, Respond};
-use crate::admin::{self, AdminApi};
+use super::{AdminApi, PREFIX};
 use crate::handler::Handler;
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
+use crate::service::{Body, RequestBody, Respond};
 
 const NO_STORE: &str = "no-store";
 
 /// Answers the admin listener.
 #[derive(Debug)]
-pub struct Admin {
+pub struct Operators {
     pub registry: Registry,
     pub handler: Arc<Handler>,
     pub preview: Arc<Preview>,
@@ -51,10 +52,16 @@ struct NodeReadiness {
     state: &'static str,
 }
 
-impl Respond for Admin {
+impl Respond for Operators {
+    type Prepared = Infallible;
+
+    fn refused(&self, request: &Request<()>, problem: &Problem, _peer: SocketAddr) -> Response<Body> {
+        response::error(request.method(), problem, Negotiation::Explicit)
+    }
+
     async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
-        if request.uri().path().starts_with(admin::PREFIX) {
+        if request.uri().path().starts_with(PREFIX) {
             return self.api.respond(request).await;
         }
         if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
@@ -90,7 +97,7 @@ impl Respond for Admin {
     }
 }
 
-impl Admin {
+impl Operators {
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         self.handler.fill.regions.measure();
         let mut text = Vec::with_capacity(64 * 1024);

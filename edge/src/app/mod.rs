@@ -1,5 +1,7 @@
 //! An edge from its configuration: built without binding a port, started on sockets it is handed, drained in order.
 
+pub(crate) mod subscriptions;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
-use bildkante_shared::telemetry::{self, FilterChange};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::access::AccessLog;
 use crate::access::visit::Observer;
 use crate::admin::AdminApi;
+use crate::admin::operators::Operators;
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches, Epoch};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
@@ -27,8 +29,7 @@ use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
 use crate::listener::addresses::Addresses;
-use crate::listener::admin::Admin;
-use crate::listener::client::Trusted;
+use crate::listener::forwarded::Trusted;
 use crate::listener::room::{Room, RoomMetrics, RoomSettings};
 use crate::listener::systemd::{Inherited, SocketName};
 use crate::listener::tls::{ReloadableTls, TlsError, TlsMetrics};
@@ -139,7 +140,7 @@ impl Edge {
         ));
         let signing = open_signing(&config, &registry).await?;
         let trusted = Trusted::new(config.listen.trusted());
-        trusted.follow(&reload);
+        subscriptions::trusted_proxies(&reload, &trusted);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
             front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
@@ -168,10 +169,10 @@ impl Edge {
             Arc::clone(&handler.fill),
         );
         let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), Arc::clone(&desk), warmer.clone());
-        api.follow(&reload);
-        follow_log_filter(&reload);
-        downstream.follow(&reload, handler.fill.caches.epoch.clone());
-        let admin = Arc::new(Admin {
+        subscriptions::admin_api(&reload, &api);
+        subscriptions::log_filter(&reload);
+        subscriptions::downstream(&reload, &downstream, handler.fill.caches.epoch.clone());
+        let admin = Arc::new(Operators {
             registry: registry.clone(),
             handler: Arc::clone(&handler),
             preview: Arc::new(preview),
@@ -342,20 +343,6 @@ async fn open_tls(config: &Config, registry: &Registry) -> anyhow::Result<Tls> {
         Ok::<_, TlsError>(Tls { public, admin })
     });
     opened.await?.context("TLS cannot be served")
-}
-
-/// `log.filter` is in force when it changes, unless the environment's `RUST_LOG` is set.
-fn follow_log_filter(reload: &ConfigReload) {
-    reload.subscribe(&["log.filter"], |config| {
-        let filter = config.log.filter.clone();
-        Ok(Box::new(move || match telemetry::set_filter(&filter) {
-            Ok(FilterChange::InForce) => {}
-            Ok(FilterChange::Overruled) => {
-                tracing::warn!("`log.filter` changes nothing: RUST_LOG in the environment wins")
-            }
-            Err(error) => tracing::error!(%error, "`log.filter` changes nothing"),
-        }))
-    });
 }
 
 async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {
