@@ -87,7 +87,7 @@ fn understand(catalog: &Catalog, accept: &str, line: &str) -> anyhow::Result<See
     let resolved = catalog.resolve(&request, Grant::Public)?;
     let spec = resolved.spec(negotiate::choose(Some(accept), resolved.format, resolved.slot.formats));
     let recipe = &resolved.variant.recipe;
-    let key = RenditionKey::new(master_of(recipe.id()), &spec, &resolved.campaign.marking_digest);
+    let key = RenditionKey::new(master_of(recipe.id()), &spec, resolved.campaign.finish.digest());
     Ok(Seed { key, recipe: recipe.id(), size_px: (recipe.width_px, recipe.height_px), spec, body_bytes })
 }
 

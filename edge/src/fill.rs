@@ -1,6 +1,6 @@
 //! Getting a rendition that is not in memory: disk → master → node → render. What it costs is paid once.
 //!
-//! Two flights, one inside the other: one per rendition (recipe, spec, marking) and one per recipe, so that a
+//! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe, so that a
 //! page that asks for three widths in two formats at once costs one generation and six encodes. Both run as
 //! tasks of their own: a client that hangs up cancels nothing that others may want.
 //!
@@ -36,20 +36,18 @@ use crate::campaign::Variant;
 use crate::config::Config;
 use crate::governance::{Purges, Verdict};
 use crate::origin::{OriginError, Regions};
-use crate::provenance::Marking;
 use crate::render::{
-    self, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung, Standing,
+    self, Finish, FinishDigest, PoolError, RenderConfig, RenderError, RenderJobError, RenderPool, RenditionSpec, Rung,
+    Standing,
 };
 use crate::response::Outcome;
 
-/// What a request came down to: which picture, cut how, marked how.
+/// What a request came down to: which picture, cut how, finished how.
 #[derive(Debug, Clone)]
 pub struct Want {
     pub variant: Arc<Variant>,
     pub spec: RenditionSpec,
-    pub marking: Arc<Marking>,
-    /// Digest of `marking`, computed once per campaign.
-    pub marking_digest: [u8; 16],
+    pub finish: Arc<Finish>,
     pub urgency: Urgency,
     /// The reader's request it began with; none where nobody's did.
     pub trace: Option<Arc<TraceContext>>,
@@ -75,7 +73,7 @@ impl Want {
     /// The rendition's key once its master is known.
     #[must_use]
     pub fn key(&self, master: MasterId) -> RenditionKey {
-        RenditionKey::new(master, &self.spec, &self.marking_digest)
+        RenditionKey::new(master, &self.spec, self.finish.digest())
     }
 }
 
@@ -215,7 +213,7 @@ const LEADERS_MAX: usize = 3;
 const REFUSALS_MAX: u64 = 10_000;
 
 /// The key of a fill under way: what was asked for, before it is known which master that is.
-type WantKey = (RecipeId, RenditionSpec, [u8; 16]);
+type WantKey = (RecipeId, RenditionSpec, FinishDigest);
 
 /// Everything behind the memory tier.
 #[derive(Debug)]
@@ -355,7 +353,7 @@ impl Fill {
         want: &Want,
         payer: &Payer,
     ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
-        let key = (want.recipe_id(), want.spec, want.marking_digest);
+        let key = (want.recipe_id(), want.spec, want.finish.digest());
         let (fill, want) = (Arc::clone(self), want.clone());
         match self.budgets.can_render(payer) {
             Err(budget) if !self.renditions.is_flying(&key) => {
@@ -382,7 +380,7 @@ impl Fill {
         want: Want,
         payer: Option<Payer>,
     ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
-        let key = (want.recipe_id(), want.spec, want.marking_digest);
+        let key = (want.recipe_id(), want.spec, want.finish.digest());
         let (fill, want) = (Arc::clone(self), Arc::new(want));
         self.renditions.fly_handing_over(key, move || {
             let (fill, want, payer) = (Arc::clone(&fill), Arc::clone(&want), payer.clone());
@@ -617,8 +615,8 @@ impl Fill {
         standing: Standing,
         generation: u64,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
-        let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let (encoded, cpu) = self.pool.render(standing, pixels, want.spec, rung, marking).await?;
+        let (pixels, finish) = (Arc::clone(master.pixels()), Arc::clone(&want.finish));
+        let (encoded, cpu) = self.pool.render(standing, pixels, want.spec, rung, finish).await?;
         let origin = Origin::now(master.id(), want.recipe_id()).at_generation(generation);
         Ok((Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin)), cpu))
     }

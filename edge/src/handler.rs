@@ -15,11 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::access::visit::{LazyTrace, Observer, Told, Visit};
-use crate::budget::OverBudget;
 use crate::cache::{PreparedFor, Rendition};
 use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fields::list;
-use crate::fill::{Fill, FillTimings, Filled, Peek, Want};
+use crate::fill::{Fill, FillError, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::governance::Downstream;
 use crate::hints::ClientHints;
@@ -238,8 +237,7 @@ impl Handler {
         Want {
             variant: Arc::clone(&resolved.variant),
             spec: resolved.spec(format),
-            marking: Arc::clone(&resolved.campaign.rights),
-            marking_digest: resolved.campaign.marking_digest,
+            finish: Arc::clone(&resolved.campaign.finish),
             urgency,
             trace: None,
         }
@@ -257,17 +255,17 @@ impl Handler {
         let payer = self.fill.budgets.payer(&resolved.campaign.name, exchange.client);
         let reason = match self.fill.answer_within(&want, &payer, patience.wait).await {
             Ok((filled, role)) => return self.found(exchange, resolved, &want, &filled, role.into()),
-            Err(error) => error.as_str(),
+            Err(error) => error,
         };
         // What was purged softly is nearer to what was asked for than anything else.
         if let Some(filled) = self.fill.stale_copy(&want).await {
-            self.metrics.stood_in(filled.outcome, reason);
+            self.metrics.stood_in(filled.outcome, reason.as_str());
             return self.found(exchange, resolved, &want, &filled, Collapse::Led);
         }
         let accept = list(exchange.headers, &ACCEPT);
         let missing =
             Missing { catalog, resolved, want: &want, accept: accept.as_deref(), payer: &payer, then: patience.then };
-        self.stand_in(exchange, missing, reason).await
+        self.stand_in(exchange, missing, &reason).await
     }
 
     fn found(
@@ -302,15 +300,15 @@ impl Handler {
     }
 
     /// What there is to show instead; the picture goes on being made.
-    async fn stand_in(&self, exchange: &Exchange<'_>, missing: Missing<'_>, reason: &'static str) -> Response<Body> {
+    async fn stand_in(&self, exchange: &Exchange<'_>, missing: Missing<'_>, reason: &FillError) -> Response<Body> {
         match self.stand_ins.find(missing).await {
             Ok(StandIn { rendition, outcome }) => {
-                self.metrics.stood_in(outcome, reason);
+                self.metrics.stood_in(outcome, reason.as_str());
                 let because = Because {
                     outcome,
                     collapse: Collapse::Led,
                     freshness: Freshness::StandIn,
-                    reason: Some(reason),
+                    reason: Some(reason.as_str()),
                     stale_for: None,
                     timings: FillTimings::default(),
                 };
@@ -318,9 +316,8 @@ impl Handler {
             }
             Err(error) => {
                 log_limited!(error, %error, "no placeholder could be made");
-                let detail = format!("there is no image to show now ({reason})");
-                let is_over_budget = OverBudget::ALL.iter().any(|budget| budget.as_str() == reason);
-                let status = if is_over_budget { 429 } else { 503 };
+                let detail = format!("there is no image to show now ({})", reason.as_str());
+                let status = if matches!(reason, FillError::OverBudget(_)) { 429 } else { 503 };
                 let mut response = self.problem(exchange, &Problem::new(status, "no-image", "No image now", detail));
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
                 response
@@ -391,11 +388,11 @@ impl Handler {
             return headers.clone();
         }
         let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
+        let (all, of_place) = (want.variant.tags.all(), want.variant.tags.of_place());
         let headers = response::prepare(
             rendition,
             &VariantWords {
-                // A stand-in must not be purged or counted as the variant itself.
-                tags: if is_own { &want.variant.tags } else { &want.variant.tags[..2] },
+                tags: if is_own { &all } else { &of_place },
                 master: (outcome != Outcome::Placeholder).then_some(rendition.master),
                 urgency: resolved.slot.urgency,
                 file_stem: &resolved.variant.file_stem,

@@ -15,7 +15,7 @@ use crate::cache::{Origin, Rendition};
 use crate::campaign::Catalog;
 use crate::fill::Want;
 use crate::negotiate::Format;
-use crate::render::{self, EncodeError, Palette, PlaceholderSize, RenderError, Rung};
+use crate::render::{self, EncodeError, FinishDigest, Palette, PlaceholderSize, RenderError, Rung};
 
 /// Marked placeholders kept, under 3 kB each.
 const KEPT_MAX: u64 = 1024;
@@ -39,7 +39,7 @@ impl From<EncodeError> for PlaceholderError {
 #[derive(Debug)]
 pub struct Placeholders {
     files: Arc<Files>,
-    marked: Cache<(PlaceholderSize, Format, [u8; 16]), Arc<Rendition>>,
+    marked: Cache<(PlaceholderSize, Format, FinishDigest), Arc<Rendition>>,
     /// One at a time: an encode takes milliseconds, and those who wait for it need nothing else.
     encoding: Semaphore,
 }
@@ -76,7 +76,7 @@ impl Placeholders {
     /// When the encoder or the marking fails, which no test has seen.
     pub async fn get(&self, want: &Want) -> Result<Arc<Rendition>, PlaceholderError> {
         let (size, format) = (PlaceholderSize::of(want.spec.width_px, want.spec.height_px), want.spec.format);
-        let key = (size, format, want.marking_digest);
+        let key = (size, format, want.finish.digest());
         if let Some(kept) = self.marked.get(&key) {
             return Ok(kept);
         }
@@ -84,7 +84,7 @@ impl Placeholders {
             Some(file) => file.to_vec(),
             None => self.encoded(size, format).await?,
         };
-        let bytes = render::mark_placeholder(file, format, &want.marking)?;
+        let bytes = render::mark_placeholder(file, format, want.finish.marking())?;
         // It is no picture of any recipe: the ids name the size, so that its tags purge nothing else.
         let name = format!("placeholder {size}");
         let origin = Origin::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));

@@ -6,8 +6,8 @@ mod pictures;
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
 use bildkante_edge::render::{
-    Anchor, Encoded, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape, encode,
-    mark_placeholder, placeholder, render,
+    Anchor, Encoded, Finish, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape,
+    encode, mark_placeholder, placeholder, render,
 };
 use bildkante_shared::pixels::Pixels;
 use proptest::prelude::*;
@@ -21,12 +21,16 @@ fn marking() -> Marking {
     }
 }
 
+fn finish() -> Finish {
+    Finish::of_generated(marking())
+}
+
 fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
     RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality: Quality::new(q).expect("1 to 100") }
 }
 
 fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
-    render(master, spec, rung, &marking()).expect("a rendition within bounds")
+    render(master, spec, rung, &finish()).expect("a rendition within bounds")
 }
 
 /// All formats that can be decoded here: AVIF needs a tool.
@@ -54,7 +58,7 @@ fn any_size_at_any_quality_decodes_at_exactly_that_size() {
 #[test]
 fn sizes_out_of_bounds_are_refused() {
     for (w, h) in [(0, 10), (10, 0), (8193, 1), (8192, 8192), (u32::MAX, u32::MAX)] {
-        let refused = render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &marking());
+        let refused = render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &finish());
         assert!(matches!(refused, Err(RenderError::Size { .. })), "{w}×{h}");
     }
 }
@@ -228,6 +232,7 @@ fn avif_files_of_other_shapes_are_marked_too() {
 fn a_marking_too_large_to_embed_is_an_error() {
     let endless = Marking { copyright: Some("x".repeat(70_000)), ..Marking::default() };
     assert!(endless.validate().is_err());
+    let endless = Finish::of_generated(endless);
     let refused = render(&pictures::flat(8, 8, [9; 3]), &spec(8, 8, Format::Png, 70), Rung::Quick, &endless);
     assert!(matches!(refused, Err(RenderError::Mark(EmbedError::TooLarge { .. }))));
 }

@@ -10,23 +10,22 @@ use std::str::FromStr;
 use bildkante_shared::ids::{IdError, MasterId, decode_128, encode_128};
 
 use crate::negotiate::Format;
-use crate::render::{ENCODER_EPOCH, RenditionSpec, Shape};
+use crate::render::{ENCODER_EPOCH, FinishDigest, RenditionSpec, Shape};
 
 /// Raise when the layout of what is hashed changes.
 const DOMAIN: &[u8] = b"bildkante rendition key v1\0";
 
-/// BLAKE3-128 over master, spec, marking and encoder epoch.
+/// BLAKE3-128 over master, spec, finish and encoder epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RenditionKey([u8; 16]);
 
 impl RenditionKey {
-    /// `marking` is the digest of everything embedded beside the pixels (XMP, IPTC, later C2PA).
     #[must_use]
-    pub fn new(master: MasterId, spec: &RenditionSpec, marking: &[u8; 16]) -> Self {
-        Self::with_epoch(master, spec, marking, ENCODER_EPOCH)
+    pub fn new(master: MasterId, spec: &RenditionSpec, finish: FinishDigest) -> Self {
+        Self::with_epoch(master, spec, finish, ENCODER_EPOCH)
     }
 
-    fn with_epoch(master: MasterId, spec: &RenditionSpec, marking: &[u8; 16], epoch: u32) -> Self {
+    fn with_epoch(master: MasterId, spec: &RenditionSpec, finish: FinishDigest, epoch: u32) -> Self {
         // Named fields without `..`: a field added to the spec stops the build here.
         let RenditionSpec { width_px, height_px, shape, format, quality } = *spec;
         let mut hasher = blake3::Hasher::new();
@@ -35,7 +34,7 @@ impl RenditionKey {
         hasher.update(&width_px.to_le_bytes());
         hasher.update(&height_px.to_le_bytes());
         hasher.update(&[format_code(format), quality.get()]);
-        hasher.update(marking);
+        hasher.update(finish.as_bytes());
         hasher.update(&epoch.to_le_bytes());
         // The default says nothing, so that its keys are those of the time when there was no other; a longer text is
         // never the same as a shorter one.
@@ -150,17 +149,17 @@ mod tests {
     #[test]
     fn everything_that_changes_the_bytes_changes_the_key() {
         let master = MasterId::of_bytes(b"master");
-        let marking = *b"a marking digest";
+        let finish = FinishDigest::from_raw(*b"a marking digest");
         let mut keys = HashSet::new();
-        keys.insert(RenditionKey::new(master, &spec(), &marking));
-        keys.insert(RenditionKey::new(MasterId::of_bytes(b"other"), &spec(), &marking));
-        keys.insert(RenditionKey::new(master, &spec(), b"another digest.."));
-        keys.insert(RenditionKey::with_epoch(master, &spec(), &marking, ENCODER_EPOCH + 1));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { width_px: 641, ..spec() }, &marking));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { height_px: 361, ..spec() }, &marking));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { quality: Quality::HIGH, ..spec() }, &marking));
+        keys.insert(RenditionKey::new(master, &spec(), finish));
+        keys.insert(RenditionKey::new(MasterId::of_bytes(b"other"), &spec(), finish));
+        keys.insert(RenditionKey::new(master, &spec(), FinishDigest::from_raw(*b"another digest..")));
+        keys.insert(RenditionKey::with_epoch(master, &spec(), finish, ENCODER_EPOCH + 1));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { width_px: 641, ..spec() }, finish));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { height_px: 361, ..spec() }, finish));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { quality: Quality::HIGH, ..spec() }, finish));
         for format in [Format::Webp, Format::Jpeg, Format::Png] {
-            keys.insert(RenditionKey::new(master, &RenditionSpec { format, ..spec() }, &marking));
+            keys.insert(RenditionKey::new(master, &RenditionSpec { format, ..spec() }, finish));
         }
         for shape in [
             Shape::Cut(Anchor::Entropy),
@@ -171,7 +170,7 @@ mod tests {
             Shape::Padded { background: [0, 0, 1] },
             Shape::PaddedSmall { background: [0, 0, 1] },
         ] {
-            keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, &marking));
+            keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, finish));
         }
         assert_eq!(keys.len(), 17);
     }
@@ -180,7 +179,7 @@ mod tests {
     fn width_and_height_do_not_run_together() {
         let key = |width_px, height_px| {
             let spec = RenditionSpec { width_px, height_px, ..spec() };
-            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, b"no marking at al")
+            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, FinishDigest::from_raw(*b"no marking at al"))
         };
         assert_ne!(key(1, 256), key(256, 1));
     }
@@ -188,7 +187,12 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_key_in_every_build() {
         // Computed with the reference BLAKE3 outside this code. A change is a change of every stored name: raise ENCODER_EPOCH or DOMAIN on purpose.
-        let key = RenditionKey::with_epoch(MasterId::from_raw([7; 16]), &spec(), b"a marking digest", 1);
+        let key = RenditionKey::with_epoch(
+            MasterId::from_raw([7; 16]),
+            &spec(),
+            FinishDigest::from_raw(*b"a marking digest"),
+            1,
+        );
         assert_eq!(key.to_string(), "a2a9vq2cv3jakvzev4jhn17mr8");
     }
 

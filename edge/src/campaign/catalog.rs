@@ -11,18 +11,17 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::RecipeError;
 use moka::sync::Cache;
 
-use super::additions::Additions;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock, Pins};
 use super::manifest::{self, Manifest, Policy};
 use super::prompts;
+use super::revision::generation_digest;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::template::Part;
 use super::variant::{Variant, VariantKey};
 use super::version::rendition_digest;
-use crate::provenance::Marking;
+use crate::render::Finish;
 use crate::request::{IgnoredParameters, ParameterNames};
 
 /// A campaign ready to serve: manifest and lock, linked.
@@ -30,9 +29,8 @@ use crate::request::{IgnoredParameters, ParameterNames};
 pub struct Campaign {
     pub name: String,
     pub title: String,
-    pub rights: Arc<Marking>,
-    /// Of `rights`: part of every rendition's key.
-    pub marking_digest: [u8; 16],
+    /// Of the pictures it has drawn.
+    pub finish: Arc<Finish>,
     pub policy: Policy,
     pub axes: Vec<Axis>,
     pub slots: Vec<Arc<Slot>>,
@@ -84,8 +82,7 @@ impl Campaign {
             links: links.collect(),
             name: manifest.name,
             title: manifest.title,
-            marking_digest: manifest.rights.digest(),
-            rights: Arc::new(manifest.rights),
+            finish: Arc::new(Finish::of_generated(manifest.rights)),
             policy: manifest.policy,
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
@@ -212,44 +209,6 @@ fn slot_id(campaign: &Digest, slot: &str) -> u64 {
     let mut id = [0; 8];
     hasher.finalize_xof().fill(&mut id);
     u64::from_le_bytes(id)
-}
-
-fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    let generate = &slot.generate;
-    add(pins.checkpoint(&generate.checkpoint).as_bytes());
-    add(format!("{:?}", generate.scheduler).as_bytes());
-    for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
-        add(&number.to_le_bytes());
-    }
-    add(&generate.guidance.to_bits().to_le_bytes());
-    add(generate.seed.per.as_str().as_bytes());
-    add(generate.negative_prompt.as_bytes());
-    if generate.additions != Additions::default() {
-        add(format!("{:?}", generate.additions).as_bytes());
-        let additions = &generate.additions;
-        additions.networks().for_each(|name| add(pins.checkpoint(name).as_bytes()));
-        additions.adapters().for_each(|name| add(pins.adapter(name).as_bytes()));
-        additions.images().for_each(|name| add(pins.image(name).as_bytes()));
-    }
-    for part in generate.prompt.parts() {
-        let Part::Axis(axis) = part else {
-            let Part::Literal(literal) = part else { continue };
-            add(literal.as_bytes());
-            continue;
-        };
-        let axis = &axes[*axis];
-        add(axis.name.as_bytes());
-        for value in &axis.values {
-            add(value.name.as_bytes());
-            add(value.prompt.as_bytes());
-        }
-    }
-    Digest::from_hash(&hasher.finalize())
 }
 
 /// All campaigns of a moment.

@@ -181,7 +181,7 @@ fn variant(resolved: &Resolved) -> ExplainedVariant {
         dedup: variant.dedup.clone(),
         urgency: slot.urgency.get(),
         on_miss: slot.on_miss.to_string(),
-        tags: variant.tags.clone(),
+        tags: variant.tags.all().map(str::to_owned).into(),
     }
 }
 

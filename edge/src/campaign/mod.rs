@@ -18,6 +18,7 @@ pub mod prompts;
 mod reader;
 pub mod reload;
 pub mod resolve;
+mod revision;
 pub mod slots;
 pub mod sources;
 pub mod template;
@@ -38,7 +39,7 @@ pub use reload::{CampaignMetrics, CatalogHandle, ReloadOutcome};
 pub use resolve::{Asker, ResolveError, Resolved};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
-pub use variant::{Variant, VariantKey};
+pub use variant::{Tags, Variant, VariantKey};
 pub use version::Version;
 
 use self::fault::SourceText;

@@ -287,6 +287,14 @@ fn read_urgency(priority: &TableReader<'_, '_>) -> Option<Urgency> {
     urgency.and_then(|urgency| u8::try_from(urgency).ok()).and_then(Urgency::new)
 }
 
+/// A policy by its name alone.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    Fallback,
+    Placeholder,
+    Wait,
+}
+
 /// `{ policy = "fallback" }`, `{ policy = "placeholder" }`, `{ policy = "wait", wait_ms = …, then = … }`, or the
 /// last as `{ wait = { wait_ms = …, then = … } }`. Without a word the fallback: a page never waits unless told.
 fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
@@ -299,10 +307,11 @@ fn read_on_miss(table: &TableReader<'_, '_>) -> MissPolicy {
         }
         policy
     } else {
-        match on_miss.choice("policy", &[("fallback", 0), ("placeholder", 1), ("wait", 2)]) {
-            Some(1) => MissPolicy::Placeholder,
-            Some(2) => read_wait(&on_miss),
-            Some(_) => MissPolicy::Fallback,
+        let policies = [("fallback", Named::Fallback), ("placeholder", Named::Placeholder), ("wait", Named::Wait)];
+        match on_miss.choice("policy", &policies) {
+            Some(Named::Placeholder) => MissPolicy::Placeholder,
+            Some(Named::Wait) => read_wait(&on_miss),
+            Some(Named::Fallback) => MissPolicy::Fallback,
             None => {
                 if !on_miss.has("policy") {
                     on_miss.missing("policy", "`on_miss.policy` is missing: fallback, placeholder or wait");

@@ -675,3 +675,25 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
     site.write("campaigns/autumn.lock.toml", &lock.replace("\"grain\" =", "\"gravel\" ="));
     assert!(site.faults().contains("the lock lacks adapter `grain`"), "{}", site.faults());
 }
+
+/// Computed by the version that hashed what `derive(Debug)` printed: nodes keep duplicates under these names.
+#[test]
+fn scopes_of_duplicates_are_those_of_former_versions() {
+    let scope = |site: &Site| variant(&site.load(), "hero", &[]).dedup.scope.clone();
+    let site = Site::new();
+    assert_eq!(scope(&site), "autumn/hero@356616de87b8fce8?colour=teal");
+    site.edit(
+        "campaigns/autumn.toml",
+        "scheduler = \"dpmpp_2m\"\nsigmas = \"karras\"",
+        "timestep_spacing = \"trailing\"\nsigmas = \"exponential\"\nzero_terminal_snr = true",
+    );
+    assert_eq!(scope(&site), "autumn/hero@45b6bdde74010d83?colour=teal");
+    assert_eq!(scope(&added()), "autumn/hero@ddc9ff581c68f744?colour=teal");
+}
+
+/// Computed by the version before there was a finish.
+#[test]
+fn versions_of_urls_are_those_of_former_versions() {
+    let shape = "blake3:d1d7a969871ceb479d50a4874ff6dca55414924ba61c2d2a3a81003211fa083e";
+    assert_eq!(autumn(&Site::new().load()).rendition_digest(0).to_string(), shape);
+}

@@ -26,6 +26,48 @@ pub struct VariantKey {
     pub combination: u32,
 }
 
+/// What purges know a picture by, and `Cache-Tag` and `Surrogate-Key` name beside its master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tags {
+    campaign: String,
+    slot: String,
+    recipe: String,
+}
+
+impl Tags {
+    /// `path` is `campaign/slot`.
+    fn new(campaign: &str, path: &str, recipe: RecipeId) -> Self {
+        Self { campaign: format!("campaign:{campaign}"), slot: format!("slot:{path}"), recipe: recipe_tag(recipe) }
+    }
+
+    /// Those of the same place under another recipe.
+    #[must_use]
+    pub fn with_recipe(&self, recipe: RecipeId) -> Self {
+        Self { recipe: recipe_tag(recipe), ..self.clone() }
+    }
+
+    #[must_use]
+    pub fn all(&self) -> [&str; 3] {
+        [&self.campaign, &self.slot, &self.recipe]
+    }
+
+    /// Those of the place alone, for what stands in for the picture: it must not be purged or counted as the picture.
+    #[must_use]
+    pub fn of_place(&self) -> [&str; 2] {
+        [&self.campaign, &self.slot]
+    }
+
+    /// `slot:campaign/slot`.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+}
+
+fn recipe_tag(recipe: RecipeId) -> String {
+    format!("recipe:{recipe}")
+}
+
 /// A variant with everything that follows from it.
 #[derive(Debug, PartialEq)]
 pub struct Variant {
@@ -40,8 +82,7 @@ pub struct Variant {
     pub recipe: ValidRecipe,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
-    /// `Cache-Tag` and `Surrogate-Key` but the master's: campaign, slot, recipe.
-    pub tags: Vec<String>,
+    pub tags: Tags,
     /// Keywords for `Content-Disposition`, without extension.
     pub file_stem: String,
 }
@@ -60,11 +101,7 @@ impl Variant {
             name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             dedup: dedup_scope(campaign, slot_index, &path, &values),
-            tags: vec![
-                format!("campaign:{}", campaign.name),
-                format!("slot:{path}"),
-                format!("recipe:{}", recipe.id()),
-            ],
+            tags: Tags::new(&campaign.name, &path, recipe.id()),
             file_stem: file_stem(campaign, slot, &values),
             values: values.into_boxed_slice(),
             recipe,

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bildkante_shared::{remark, say};
 use http::Method;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::remote::{Remote, RemoteArgs};
+use crate::governance::DeliveryState;
 
 /// `bildkante-edge purge`.
 #[derive(Debug, clap::Args)]
@@ -52,10 +54,10 @@ pub fn purge(args: &PurgeArgs) -> anyhow::Result<ExitCode> {
     say!("purge {} is in force", record["id"])?;
     let mut has_confirmed = true;
     for (name, delivery) in record["downstream"].as_object().into_iter().flatten() {
-        let state = delivery["state"].as_str().unwrap_or("unknown");
-        has_confirmed &= state == "confirmed";
+        let state = DeliveryState::deserialize(&delivery["state"]).ok();
+        has_confirmed &= state == Some(DeliveryState::Confirmed);
         let error = delivery["last_error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
-        say!("  {name}  {state}{error}")?;
+        say!("  {name}  {}{error}", state.map_or("unknown", DeliveryState::as_str))?;
     }
     if !has_confirmed {
         remark!("the edge goes on calling those that have not confirmed: GET /admin/v1/purges/{} tells", record["id"]);

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::remote::{Remote, RemoteArgs, problem};
+use crate::warm::job::JobState;
 
 /// How often the edge is asked how far it is.
 const POLL: Duration = Duration::from_millis(400);
@@ -65,7 +66,8 @@ fn axis(text: &str) -> Result<(String, String), String> {
 #[serde(default)]
 struct Job {
     id: u64,
-    state: String,
+    /// None where the edge says nothing of it.
+    state: Option<JobState>,
     total: u64,
     done: u64,
     generated: u64,
@@ -109,7 +111,7 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
     let mut failures = 0;
     let mut polls = 0;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    while job.state == "running" {
+    while job.state == Some(JobState::Running) {
         view.show(&job, polls % LINE_POLLS == 0);
         polls += 1;
         tokio::select! {
@@ -133,7 +135,7 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
     view.show(&job, true);
     view.finish();
     sum_up(&job)?;
-    Ok(if job.failed == 0 && job.state == "done" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if job.failed == 0 && job.state == Some(JobState::Done) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn begin(args: &WarmArgs, remote: &Remote) -> anyhow::Result<Job> {
@@ -158,7 +160,7 @@ async fn go_on(args: &WarmArgs, remote: &Remote, id: u64) -> anyhow::Result<Job>
     let campaign = reply.body["order"]["campaign"].as_str().unwrap_or_default().to_owned();
     anyhow::ensure!(campaign == args.campaign, "the job in that file warms `{campaign}`, not `{}`", args.campaign);
     let job = parse(reply.body)?;
-    if job.state == "running" || (job.state == "done" && job.failed == 0) {
+    if job.state == Some(JobState::Running) || (job.state == Some(JobState::Done) && job.failed == 0) {
         return Ok(job);
     }
     parse(remote.demand(Method::POST, "warm", Some(&json!({ "resume": id }))).await?.body)
@@ -178,7 +180,7 @@ async fn get(remote: &Remote, id: u64) -> anyhow::Result<Job> {
 async fn ended(remote: &Remote, id: u64) -> anyhow::Result<Job> {
     for _ in 0..20 {
         let job = get(remote, id).await?;
-        if job.state != "running" {
+        if job.state != Some(JobState::Running) {
             return Ok(job);
         }
         tokio::time::sleep(POLL / 4).await;
@@ -231,7 +233,7 @@ impl View {
 }
 
 fn sum_up(job: &Job) -> Result<(), OutputError> {
-    say!("job {} {}", job.id, job.state)?;
+    say!("job {} {}", job.id, job.state.map_or("unknown", JobState::as_str))?;
     say!("  renditions  {} of {}", job.done, job.total)?;
     say!("  generated   {} pictures", job.generated)?;
     say!("  rendered    {}", job.rendered)?;

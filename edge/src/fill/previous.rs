@@ -10,6 +10,7 @@ use bildkante_shared::log_limited;
 use super::{Fill, FillError, FillTimings, Filled, Want};
 use crate::budget::Payer;
 use crate::cache::{Binding, FlightError, Origin, Rendition, RenditionKey, Ticket, VariantName};
+use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
 use crate::render::{RenditionSpec, Standing};
@@ -20,20 +21,18 @@ use crate::response::Outcome;
 pub struct PreviousPicture {
     recipe: RecipeId,
     binding: Arc<Binding>,
-    /// As a purge knows it: campaign, slot, and the former recipe.
-    tags: [String; 3],
+    tags: Tags,
 }
 
 impl PreviousPicture {
     fn subject<'a>(&'a self, spec: &'a RenditionSpec) -> Subject<'a> {
-        Subject { tags: &self.tags, recipe: self.recipe, spec }
+        Subject { tags: self.tags.all(), recipe: self.recipe, spec }
     }
 }
 
 impl Want {
     fn variant_name(&self) -> VariantName {
-        let slot = self.variant.tags.get(1).map_or("", String::as_str);
-        VariantName::new(slot, &self.variant.dedup.variant)
+        VariantName::new(self.variant.tags.slot(), &self.variant.dedup.variant)
     }
 }
 
@@ -57,9 +56,7 @@ impl Fill {
     pub fn previous(&self, want: &Want) -> Option<PreviousPicture> {
         let recipe = self.caches.previous.get(want.variant_name()).filter(|recipe| *recipe != want.recipe_id())?;
         let binding = self.caches.bindings.get(recipe)?;
-        let [campaign, slot, ..] = want.variant.tags.as_slice() else { return None };
-        let tags = [campaign.clone(), slot.clone(), format!("recipe:{recipe}")];
-        let previous = PreviousPicture { recipe, binding, tags };
+        let previous = PreviousPicture { recipe, binding, tags: want.variant.tags.with_recipe(recipe) };
         let verdict = self.purges.binding_verdict(&previous.subject(&want.spec), &previous.binding);
         (verdict != Verdict::Gone).then_some(previous)
     }
@@ -67,7 +64,7 @@ impl Fill {
     /// That picture in the wanted cut, if it is in memory.
     #[must_use]
     pub fn peek_previous(&self, want: &Want, previous: &PreviousPicture) -> Option<Arc<Rendition>> {
-        let key = RenditionKey::new(previous.binding.master, &want.spec, &want.marking_digest);
+        let key = RenditionKey::new(previous.binding.master, &want.spec, want.finish.digest());
         let rendition = self.caches.memory.get(key)?;
         let verdict = self.purges.verdict(&previous.subject(&want.spec), &rendition);
         (verdict != Verdict::Gone).then_some(rendition)
@@ -83,7 +80,7 @@ impl Fill {
         previous: PreviousPicture,
         payer: &Payer,
     ) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
-        let key = (previous.recipe, want.spec, want.marking_digest);
+        let key = (previous.recipe, want.spec, want.finish.digest());
         let (fill, want, payer) = (Arc::clone(self), want.clone(), payer.clone());
         self.renditions.fly(key, move || async move { fill.cut_previous(&want, &previous, &payer).await })
     }
@@ -96,7 +93,7 @@ impl Fill {
     ) -> Result<Filled, FillError> {
         let generation = self.purges.generation();
         let subject = previous.subject(&want.spec);
-        let key = RenditionKey::new(previous.binding.master, &want.spec, &want.marking_digest);
+        let key = RenditionKey::new(previous.binding.master, &want.spec, want.finish.digest());
         let is_valid = |rendition: &Rendition| self.purges.verdict(&subject, rendition) == Verdict::Valid;
         let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
         let found = self.caches.find_if(key, generation_at, is_valid).await;
@@ -111,8 +108,8 @@ impl Fill {
         let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
         let file = self.caches.masters.get(id).await.hit().ok_or(OriginError::MasterAbsent { id })?;
         let (master, decoding) = self.verify(file, standing).await?;
-        let (pixels, marking) = (Arc::clone(master.pixels()), Arc::clone(&want.marking));
-        let (encoded, rendering) = self.pool.render(standing, pixels, want.spec, rung, marking).await?;
+        let (pixels, finish) = (Arc::clone(master.pixels()), Arc::clone(&want.finish));
+        let (encoded, rendering) = self.pool.render(standing, pixels, want.spec, rung, finish).await?;
         charge.spend(decoding + rendering);
         let origin = Origin::now(id, previous.recipe).at_generation(generation);
         let rendition = Arc::new(Rendition::new(encoded.bytes.into(), want.spec, rung, origin));

@@ -11,7 +11,7 @@ use bildkante_shared::urgency::Urgency;
 
 use super::{Fill, FillError, Filled, IMPROVEMENT_PAUSE, OVERTAKEN_MAX, Want};
 use crate::cache::{Binding, FlightError, Rendition, RenditionKey, Ticket, Tier};
-use crate::governance::{Subject, Verdict};
+use crate::governance::{RefreshOutcome, Subject, Verdict};
 use crate::render::Rung;
 use crate::response::Outcome;
 
@@ -39,7 +39,7 @@ impl Want {
     /// What purges know it by.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
-        Subject { tags: &self.variant.tags, recipe: self.recipe_id(), spec: &self.spec }
+        Subject { tags: self.variant.tags.all(), recipe: self.recipe_id(), spec: &self.spec }
     }
 }
 
@@ -93,16 +93,16 @@ impl Fill {
             return;
         }
         let want = Want { urgency: Urgency::LEAST, ..want.clone() };
-        let key = (want.recipe_id(), want.spec, want.marking_digest);
+        let key = (want.recipe_id(), want.spec, want.finish.digest());
         let fill = Arc::clone(self);
         let started = self.settling.fly(key, move || async move {
             let result = fill.settled(&want).await;
-            let outcome = if result.is_ok() { "done" } else { "failed" };
-            fill.purges.metrics().refreshes.with_label_values(&[outcome]).inc();
+            let outcome = if result.is_ok() { RefreshOutcome::Done } else { RefreshOutcome::Failed };
+            fill.purges.metrics().refreshed(outcome);
             result
         });
         if started.is_err() {
-            self.purges.metrics().refreshes.with_label_values(&["full"]).inc();
+            self.purges.metrics().refreshed(RefreshOutcome::Full);
         }
     }
 
@@ -113,7 +113,7 @@ impl Fill {
     /// When too many are under way.
     pub fn settle(self: &Arc<Self>, want: &Want) -> Result<Ticket<Result<Filled, FillError>>, FlightError> {
         let want = Want { urgency: Urgency::LEAST, ..want.clone() };
-        let key = (want.recipe_id(), want.spec, want.marking_digest);
+        let key = (want.recipe_id(), want.spec, want.finish.digest());
         let fill = Arc::clone(self);
         self.settling.fly(key, move || async move { fill.settled(&want).await })
     }

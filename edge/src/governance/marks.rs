@@ -320,7 +320,7 @@ impl MarkTable {
 
     /// Everything that is said about an image with these tags.
     #[must_use]
-    pub fn floor(&self, tags: &[String], master: MasterId, cut: impl FnOnce() -> RenditionKey) -> Marks {
+    pub fn floor(&self, tags: &[&str], master: MasterId, cut: impl FnOnce() -> RenditionKey) -> Marks {
         let mut floor = self.everything;
         let mut add = |marked: Option<&Marked>| {
             if let Some(marked) = marked {
@@ -328,7 +328,7 @@ impl MarkTable {
             }
         };
         if !self.tags.is_empty() {
-            tags.iter().for_each(|tag| add(self.tags.get(tag.as_str())));
+            tags.iter().for_each(|tag| add(self.tags.get(*tag)));
         }
         if !self.masters.is_empty() {
             add(self.masters.get(&master));
@@ -455,8 +455,7 @@ mod tests {
     }
 
     fn floor(table: &MarkTable, tags: &[&str]) -> Marks {
-        let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
-        table.floor(&tags, MasterId::of_bytes(b"m"), cut)
+        table.floor(tags, MasterId::of_bytes(b"m"), cut)
     }
 
     fn purge(table: &mut MarkTable, key: PurgeKey, marks: Marks, marks_max: usize) {

@@ -21,9 +21,9 @@ pub mod scope;
 pub use desk::{PurgeDesk, PurgeOrder};
 pub use downstream::{Downstream, DownstreamConfig};
 pub(crate) use downstream::{HttpClient, http_client};
-pub use ledger::{Ledger, LedgerError, PurgeRecord};
+pub use ledger::{DeliveryState, Ledger, LedgerError, PurgeRecord};
 pub use marks::{PurgeKind, PurgeReach, Verdict};
-pub use purge::{PurgeConfig, PurgeMetrics, Purges, Subject};
+pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};
 pub use scope::{PurgeScope, ScopeError};
 
 #[cfg(test)]

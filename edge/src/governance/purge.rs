@@ -20,7 +20,7 @@ use super::downstream::DownstreamConfig;
 use super::ledger::{Breadth, Delivery, Ledger, LedgerError, Loaded, PurgeRecord, RECORDS_MAX, Unwritten};
 use super::marks::{Mark, MarkTable, Marks, PurgeKey, PurgeReach, StaleWindows, Verdict};
 use crate::cache::{Binding, Rendition, RenditionKey, unix_ms};
-use crate::render::RenditionSpec;
+use crate::render::{FinishDigest, RenditionSpec};
 
 /// `[purge]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -118,6 +118,28 @@ impl PurgeConfig {
     }
 }
 
+/// How the making anew of a stale rendition ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefreshOutcome {
+    Done,
+    Failed,
+    /// There was no room to begin it.
+    Full,
+}
+
+impl RefreshOutcome {
+    pub const ALL: [Self; 3] = [Self::Done, Self::Failed, Self::Full];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// What purges did.
 #[derive(Debug, Clone)]
 pub struct PurgeMetrics {
@@ -125,13 +147,17 @@ pub struct PurgeMetrics {
     marks: IntGauge,
     unstored: IntGauge,
     compactions: IntCounter,
-    pub(crate) refreshes: IntCounterVec,
+    refreshes: IntCounterVec,
     pub(super) calls: IntCounterVec,
     pub(super) unconfirmed: prometheus::IntGaugeVec,
     pub(super) overdue: IntCounterVec,
 }
 
 impl PurgeMetrics {
+    pub(crate) fn refreshed(&self, outcome: RefreshOutcome) {
+        self.refreshes.with_label_values(&[outcome.as_str()]).inc();
+    }
+
     /// # Errors
     /// When a metric of the same name is registered already.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
@@ -162,8 +188,8 @@ impl PurgeMetrics {
             "Stale renditions made anew behind their readers, by how it ended",
             &["outcome"],
         )?;
-        for outcome in ["done", "failed", "full"] {
-            refreshes.with_label_values(&[outcome]);
+        for outcome in RefreshOutcome::ALL {
+            refreshes.with_label_values(&[outcome.as_str()]);
         }
         Ok(Self {
             purges: counter("bildkante_edge_purges_total", "Purges by scope and kind", &["scope", "kind"])?,
@@ -190,16 +216,19 @@ impl PurgeMetrics {
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// Campaign, slot and recipe as in `Cache-Tag`.
-    pub tags: &'a [String],
+    pub tags: [&'a str; 3],
     pub recipe: RecipeId,
     pub spec: &'a RenditionSpec,
 }
+
+/// Stands where a key has its finish otherwise: no finish has this digest.
+const PURGE_OF_ONE_CUT: FinishDigest = FinishDigest::from_raw(*b"purge of one cut");
 
 /// What is marked for exactly this recipe in this size, format and quality.
 #[must_use]
 pub fn cut_key(recipe: RecipeId, spec: &RenditionSpec) -> RenditionKey {
     // A rendition's key is made to hold all of a spec; the recipe stands where its master does otherwise.
-    RenditionKey::new(MasterId::from_raw(*recipe.as_bytes()), spec, b"purge of one cut")
+    RenditionKey::new(MasterId::from_raw(*recipe.as_bytes()), spec, PURGE_OF_ONE_CUT)
 }
 
 /// A purge, ready to be put in force.
@@ -326,7 +355,7 @@ impl Purges {
     }
 
     fn floor(&self, subject: &Subject<'_>, master: MasterId) -> Marks {
-        self.inner.marks.read().floor(subject.tags, master, || cut_key(subject.recipe, subject.spec))
+        self.inner.marks.read().floor(&subject.tags, master, || cut_key(subject.recipe, subject.spec))
     }
 
     /// Puts a purge in force: when this returns, no look-up takes what it purges. `record` gets its id here.

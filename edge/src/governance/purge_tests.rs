@@ -47,8 +47,8 @@ fn made_at(generation: u64) -> Rendition {
 /// The verdict over a rendition of the campaign `a`.
 fn verdict(purges: &Purges, generation: u64) -> Verdict {
     let rendition = made_at(generation);
-    let tags = ["campaign:a", "slot:a/hero", "recipe:r"].map(str::to_owned);
-    purges.verdict(&Subject { tags: &tags, recipe: rendition.recipe, spec: &rendition.spec }, &rendition)
+    let tags = ["campaign:a", "slot:a/hero", "recipe:r"];
+    purges.verdict(&Subject { tags, recipe: rendition.recipe, spec: &rendition.spec }, &rendition)
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn masters_are_purged_only_where_that_was_asked() {
     let generation = purges.generation();
     let of_binding = |purges: &Purges| {
         let rendition = made_at(generation);
-        let tags = ["campaign:a".to_owned()];
+        let tags = ["campaign:a", "slot:a/hero", "recipe:r"];
         let binding = Binding {
             master: MasterId::of_bytes(b"m"),
             width_px: 1,
@@ -120,7 +120,7 @@ async fn masters_are_purged_only_where_that_was_asked() {
             created_unix_ms: 0,
             generation,
         };
-        purges.binding_verdict(&Subject { tags: &tags, recipe: rendition.recipe, spec: &rendition.spec }, &binding)
+        purges.binding_verdict(&Subject { tags, recipe: rendition.recipe, spec: &rendition.spec }, &binding)
     };
     purge(&purges, PurgeKey::campaign("a"), PurgeKind::Hard).await;
     assert_eq!(of_binding(&purges), Verdict::Valid);

@@ -73,11 +73,11 @@ impl Marking {
         Ok(())
     }
 
-    /// The marking's part of a rendition key. It is the hash of the packet itself, so it changes exactly when the
-    /// embedded bytes do. About a microsecond: callers keep it beside the campaign.
+    /// The first 128 bits of the BLAKE3 hash of the packet: it changes exactly when the embedded bytes do. It takes about a
+    /// microsecond; [`Finish`](crate::render::Finish) keeps it.
     #[must_use]
-    pub fn digest(&self) -> [u8; 16] {
-        let hash = blake3::hash(packet(self, DigitalSource::TrainedAlgorithmicMedia).as_bytes());
+    pub fn digest(&self, source: DigitalSource) -> [u8; 16] {
+        let hash = blake3::hash(packet(self, source).as_bytes());
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash.as_bytes()[..16]);
         digest
@@ -112,9 +112,10 @@ mod tests {
             // The same words in another field are another statement.
             Marking { creator: base.copyright.clone(), copyright: base.creator.clone(), ..base.clone() },
         ];
-        assert_eq!(base.digest(), marking().digest());
+        let digest = |marking: &Marking| marking.digest(DigitalSource::TrainedAlgorithmicMedia);
+        assert_eq!(digest(&base), digest(&marking()));
         for other in others {
-            assert_ne!(base.digest(), other.digest(), "{other:?}");
+            assert_ne!(digest(&base), digest(&other), "{other:?}");
         }
     }
 

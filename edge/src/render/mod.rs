@@ -1,7 +1,7 @@
 //! Renditions from masters: decode → crop → resize in linear light → encode → metadata.
 //!
 //! Everything here is a pure function of its inputs, runs on the calling thread and knows nothing of HTTP: the same
-//! master, spec, rung and marking give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
+//! master, spec, rung and finish give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
 //! the edge. Sizes are bounded before anything is allocated; a panic in an encoder is an error of that job.
 
 mod cost;
@@ -9,6 +9,7 @@ mod crop;
 mod decode;
 mod encode;
 mod entropy;
+mod finish;
 mod limit;
 mod metrics;
 mod placeholder;
@@ -25,12 +26,13 @@ use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
 use crate::negotiate::Format;
-use crate::provenance::{DigitalSource, EmbedError, Marking, embed};
+use crate::provenance::{EmbedError, embed};
 
 pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
+pub use finish::{Finish, FinishDigest};
 pub use metrics::RenderMetrics;
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, RenderJobError, RenderPool, Standing};
@@ -256,11 +258,11 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
     Ok(decode::decode_png(png)?)
 }
 
-/// Cuts, resizes, encodes and marks. May enlarge: whether that is wanted was decided when the spec was made.
+/// Cuts, resizes, encodes and finishes. May enlarge: whether that is wanted was decided when the spec was made.
 ///
 /// # Errors
 /// When the spec's size is out of bounds, an encoder fails, or the marking does not fit.
-pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, marking: &Marking) -> Result<Encoded, RenderError> {
+pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, finish: &Finish) -> Result<Encoded, RenderError> {
     spec.check_size()?;
     let started = Instant::now();
     let raster = shaped(master, spec)?;
@@ -269,7 +271,7 @@ pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, marking: &Marki
     let file = encode(&raster, spec.format, spec.quality, rung)?;
     let encoded = started.elapsed();
     let started = Instant::now();
-    let bytes = embed(spec.format, file, marking, DigitalSource::TrainedAlgorithmicMedia)?;
+    let bytes = embed(spec.format, file, finish.marking(), finish.source())?;
     Ok(Encoded { bytes, format: spec.format, rung, resize: resized, encode: encoded, mark: started.elapsed() })
 }
 

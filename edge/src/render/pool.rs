@@ -31,10 +31,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
 use super::{
-    Costs, Encoded, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung, panic_text, render,
+    Costs, Encoded, Finish, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung,
+    panic_text, render,
 };
 use crate::budget::Network;
-use crate::provenance::Marking;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -169,9 +169,9 @@ impl RenderPool {
         master: Arc<Pixels>,
         spec: RenditionSpec,
         rung: Rung,
-        marking: Arc<Marking>,
+        finish: Arc<Finish>,
     ) -> Result<(Encoded, Duration), RenderJobError> {
-        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &marking)).await?;
+        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &finish)).await?;
         let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
         self.costs.observe(&spec, rung, cpu);

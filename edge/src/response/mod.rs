@@ -176,7 +176,7 @@ pub enum Collapse {
 #[derive(Debug, Clone, Copy)]
 pub struct VariantWords<'a> {
     /// Campaign, slot and, unless a stand-in is served, recipe.
-    pub tags: &'a [String],
+    pub tags: &'a [&'a str],
     pub master: Option<MasterId>,
     pub urgency: Urgency,
     /// Keyword name without extension, ASCII letters, digits and hyphens.
@@ -188,9 +188,9 @@ pub struct VariantWords<'a> {
 impl VariantWords<'_> {
     /// Names come from validated manifests, so every value is a legal header value.
     fn apply(&self, headers: &mut HeaderMap, format: Format) {
-        let mut tags = self.tags.to_vec();
-        tags.extend(self.master.map(|master| format!("master:{master}")));
-        tags.push(EVERY_IMAGE_TAG.to_owned());
+        let master = self.master.map(|master| format!("master:{master}"));
+        let tags: Vec<&str> =
+            self.tags.iter().copied().chain(master.as_deref()).chain(std::iter::once(EVERY_IMAGE_TAG)).collect();
         headers.insert(PRIORITY, value(&format!("u={}", self.urgency.get())));
         headers.insert(CACHE_TAG, value(&tags.join(",")));
         headers.insert(SURROGATE_KEY, value(&tags.join(" ")));

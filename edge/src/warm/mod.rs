@@ -450,8 +450,7 @@ impl Picture {
         Ok(Want {
             variant: Arc::clone(&resolved.variant),
             spec,
-            marking: Arc::clone(&resolved.campaign.rights),
-            marking_digest: resolved.campaign.marking_digest,
+            finish: Arc::clone(&resolved.campaign.finish),
             urgency: Urgency::LEAST,
             trace: None,
         })

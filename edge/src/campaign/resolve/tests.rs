@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::RenditionKey;
 use crate::campaign::tests::Site;
-use crate::render::Anchor;
+use crate::render::{Anchor, FinishDigest};
 use crate::request::{IgnoredParameters, parameters};
 
 fn parse<'u>(catalog: &Catalog, url: &'u str) -> ImageRequest<'u> {
@@ -350,7 +350,7 @@ proptest! {
         // The locale is no part of a picture.
         prop_assert_eq!(one.variant.recipe.id() == other.variant.recipe.id(), filled(a)[..3] == filled(b)[..3]);
         let (spec_a, spec_b) = (one.spec(Format::Avif), other.spec(Format::Avif));
-        let key = |spec: &RenditionSpec| RenditionKey::new(MasterId::of_bytes(b"one"), spec, b"a marking digest");
+        let key = |spec: &RenditionSpec| RenditionKey::new(MasterId::of_bytes(b"one"), spec, FinishDigest::from_raw(*b"a marking digest"));
         prop_assert_eq!(key(&spec_a) == key(&spec_b), spec_a == spec_b);
         let is_same_ask = [
             ("w=480", "w=480"),

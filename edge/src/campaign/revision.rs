@@ -1,0 +1,199 @@
+//! The revision of a slot: a digest over everything that decides what its recipes are.
+//!
+//! Nodes look for duplicates within one revision (`dedup_scope` in `variant`), and keep what they found under it. So the
+//! digest of an unedited slot stays what it was in every former version. Invariants: every field is written by name and in
+//! a fixed order; a field added to a recipe stops the build here, and is written only where it differs from its default.
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+
+use super::additions::{Additions, Control, Refiner};
+use super::axes::Axis;
+use super::lock::Pins;
+use super::slots::Slot;
+use super::template::Part;
+
+pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let generate = &slot.generate;
+    add(pins.checkpoint(&generate.checkpoint).as_bytes());
+    add(scheduler(generate.scheduler).as_bytes());
+    for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
+        add(&number.to_le_bytes());
+    }
+    add(&generate.guidance.to_bits().to_le_bytes());
+    add(generate.seed.per.as_str().as_bytes());
+    add(generate.negative_prompt.as_bytes());
+    if generate.additions != Additions::default() {
+        add(additions(&generate.additions).as_bytes());
+        let additions = &generate.additions;
+        additions.networks().for_each(|name| add(pins.checkpoint(name).as_bytes()));
+        additions.adapters().for_each(|name| add(pins.adapter(name).as_bytes()));
+        additions.images().for_each(|name| add(pins.image(name).as_bytes()));
+    }
+    for part in generate.prompt.parts() {
+        let Part::Axis(axis) = part else {
+            let Part::Literal(literal) = part else { continue };
+            add(literal.as_bytes());
+            continue;
+        };
+        let axis = &axes[*axis];
+        add(axis.name.as_bytes());
+        for value in &axis.values {
+            add(value.name.as_bytes());
+            add(value.prompt.as_bytes());
+        }
+    }
+    Digest::from_hash(&hasher.finalize())
+}
+
+fn scheduler(choice: SchedulerChoice) -> String {
+    let SchedulerChoice { kind, timestep_spacing, sigmas, zero_terminal_snr } = choice;
+    let kind = option(kind.map(kind_name));
+    let spacing = option(timestep_spacing.map(spacing_name));
+    let (sigmas, snr) = (option(sigmas.map(sigmas_name)), option(zero_terminal_snr));
+    format!(
+        "SchedulerChoice {{ kind: {kind}, timestep_spacing: {spacing}, sigmas: {sigmas}, zero_terminal_snr: {snr} }}"
+    )
+}
+
+const fn kind_name(kind: SchedulerKind) -> &'static str {
+    match kind {
+        SchedulerKind::Ddim => "Ddim",
+        SchedulerKind::Pndm => "Pndm",
+        SchedulerKind::Euler => "Euler",
+        SchedulerKind::EulerAncestral => "EulerAncestral",
+        SchedulerKind::Heun => "Heun",
+        SchedulerKind::DpmPp2M => "DpmPp2M",
+        SchedulerKind::DpmPp2MSde => "DpmPp2MSde",
+        SchedulerKind::UniPc => "UniPc",
+        SchedulerKind::Lcm => "Lcm",
+    }
+}
+
+const fn spacing_name(spacing: TimestepSpacing) -> &'static str {
+    match spacing {
+        TimestepSpacing::Leading => "Leading",
+        TimestepSpacing::Trailing => "Trailing",
+        TimestepSpacing::Linspace => "Linspace",
+    }
+}
+
+const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
+    match sigmas {
+        SigmaSpacing::Trained => "Trained",
+        SigmaSpacing::Karras => "Karras",
+        SigmaSpacing::Exponential => "Exponential",
+    }
+}
+
+fn additions(additions: &Additions) -> String {
+    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale } = additions;
+    let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
+    let loras = list(loras.iter().map(named));
+    let refiner = option(second.as_ref().map(refiner));
+    let controls = list(controls.iter().map(control));
+    let (init, mask) = (option(init.as_ref().map(named)), option(mask.as_deref().map(quoted)));
+    let rescale = decimal(*guidance_rescale);
+    format!(
+        "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
+         guidance_rescale: {rescale} }}"
+    )
+}
+
+fn refiner(refiner: &Refiner) -> String {
+    let Refiner { checkpoint, start, aesthetic_score, negative_aesthetic_score } = refiner;
+    format!(
+        "Refiner {{ checkpoint: {}, start: {}, aesthetic_score: {}, negative_aesthetic_score: {} }}",
+        quoted(checkpoint),
+        decimal(*start),
+        decimal(*aesthetic_score),
+        decimal(*negative_aesthetic_score)
+    )
+}
+
+fn control(control: &Control) -> String {
+    let Control { network, image, weight, start, end } = control;
+    format!(
+        "Control {{ network: {}, image: {}, weight: {}, start: {}, end: {} }}",
+        quoted(network),
+        quoted(image),
+        decimal(*weight),
+        decimal(*start),
+        decimal(*end)
+    )
+}
+
+fn option(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "None".to_owned(), |value| format!("Some({value})"))
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// A name needs no escapes: it has letters, digits, `.`, `_` and `-` only.
+fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
+}
+
+/// The shortest decimal that reads back as the same number, with at least one digit behind the point.
+fn decimal(number: f64) -> String {
+    format!("{number:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_are_those_of_former_versions() {
+        let all = SchedulerChoice {
+            kind: Some(SchedulerKind::DpmPp2MSde),
+            timestep_spacing: Some(TimestepSpacing::Trailing),
+            sigmas: Some(SigmaSpacing::Karras),
+            zero_terminal_snr: Some(true),
+        };
+        assert_eq!(
+            scheduler(all),
+            "SchedulerChoice { kind: Some(DpmPp2MSde), timestep_spacing: Some(Trailing), sigmas: Some(Karras), \
+             zero_terminal_snr: Some(true) }"
+        );
+        assert_eq!(
+            scheduler(SchedulerChoice::default()),
+            "SchedulerChoice { kind: None, timestep_spacing: None, sigmas: None, zero_terminal_snr: None }"
+        );
+        let control = |image: &str| Control {
+            network: "edges-1.0".into(),
+            image: image.into(),
+            weight: 0.5,
+            start: 0.0,
+            end: 1e-6,
+        };
+        let everything = Additions {
+            loras: vec![("soft.v2".into(), 0.7), ("grain".into(), -1.0)],
+            refiner: Some(Refiner {
+                checkpoint: "refiner-1.0".into(),
+                start: 0.8,
+                aesthetic_score: 6.0,
+                negative_aesthetic_score: 2.5,
+            }),
+            controls: vec![control("a.png"), control("b.png")],
+            init: Some(("begin.png".into(), 0.6)),
+            mask: Some("where.png".into()),
+            guidance_rescale: 0.7,
+        };
+        assert_eq!(
+            additions(&everything),
+            "Additions { loras: [(\"soft.v2\", 0.7), (\"grain\", -1.0)], refiner: Some(Refiner { checkpoint: \
+             \"refiner-1.0\", start: 0.8, aesthetic_score: 6.0, negative_aesthetic_score: 2.5 }), controls: [Control { \
+             network: \"edges-1.0\", image: \"a.png\", weight: 0.5, start: 0.0, end: 1e-6 }, Control { network: \
+             \"edges-1.0\", image: \"b.png\", weight: 0.5, start: 0.0, end: 1e-6 }], init: Some((\"begin.png\", 0.6)), \
+             mask: Some(\"where.png\"), guidance_rescale: 0.7 }"
+        );
+    }
+}
