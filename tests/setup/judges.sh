@@ -21,6 +21,7 @@ judges=(
   dwebp=webp                        # decodes WebP with libwebp
   node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
   npm=npm                           # fetches it
+  curl=curl                         # runs the commands of README.md
 )
 
 status=0

@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod documents;
 pub mod h2;
 pub mod judge;
 pub mod pki;

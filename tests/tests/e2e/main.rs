@@ -6,6 +6,7 @@ mod changes;
 mod clock;
 mod containers;
 mod differential;
+mod documents;
 mod faults;
 mod fleet;
 mod fronts;
