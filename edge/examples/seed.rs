@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use bildkante_edge::cache::{Binding, CacheMetrics, Caches, Origin, PutOutcome, Rendition, RenditionKey};
+use bildkante_edge::cache::{Binding, CacheMetrics, Caches, Lineage, PutOutcome, Rendition, RenditionKey};
 use bildkante_edge::campaign::Catalog;
 use bildkante_edge::config::Config;
 use bildkante_edge::negotiate;
@@ -113,8 +113,8 @@ fn binding(seed: &Seed) -> Binding {
 async fn write(caches: &Caches, seed: &Seed) -> anyhow::Result<()> {
     let mut body = vec![0; seed.body_bytes];
     blake3::Hasher::new().update(seed.key.as_bytes()).finalize_xof().fill(&mut body);
-    let origin = Origin::now(master_of(seed.recipe), seed.recipe);
-    let rendition = Arc::new(Rendition::new(body.into(), seed.spec, Rung::Final, origin));
+    let lineage = Lineage::now(master_of(seed.recipe), seed.recipe);
+    let rendition = Arc::new(Rendition::new(body.into(), seed.spec, Rung::Final, lineage));
     match caches.disk.put(seed.key, rendition).await {
         PutOutcome::Stored | PutOutcome::KeptBetter => Ok(()),
         outcome => bail!("{}: {}", seed.key, outcome.as_str()),

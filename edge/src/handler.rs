@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::access::visit::{LazyTrace, Observer, Told, Visit};
-use crate::cache::{PreparedFor, Rendition};
+use crate::cache::{Caches, PreparedFor, Rendition};
 use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
 use crate::fields::list;
 use crate::fill::{Fill, FillError, FillTimings, Filled, Peek, Want};
@@ -48,6 +48,8 @@ pub struct Handler {
     pub front: Front,
     pub signing: SigningHandle,
     pub fill: Arc<Fill>,
+    /// For kept answers, whose renditions are looked up here.
+    pub caches: Arc<Caches>,
     pub stand_ins: StandIns,
     pub metrics: RequestMetrics,
     /// Counts and logs every answer.
@@ -106,7 +108,7 @@ impl Respond for Handler {
     }
 
     fn prepared(&self, head: &PlainHead<'_>, peer: SocketAddr, started: Instant) -> Option<Ready> {
-        let ready = self.front.ready(head, &self.fill.caches, started)?;
+        let ready = self.front.ready(head, &self.caches, started)?;
         self.observer.lane_hit(&ready, head, peer, &self.trusted);
         Some(ready)
     }
@@ -182,7 +184,7 @@ impl Handler {
             return None;
         }
         let target = request.uri().path_and_query()?.as_str().as_bytes();
-        let ready = self.front.ready_for(target, request.headers(), &self.fill.caches, started)?;
+        let ready = self.front.ready_for(target, request.headers(), &self.caches, started)?;
         self.observer.hit(&ready, request, peer, &self.trusted);
         Some(ready.into_response(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
     }
@@ -252,7 +254,7 @@ impl Handler {
         want: Want,
     ) -> Response<Body> {
         let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
-        let payer = self.fill.budgets.payer(&resolved.campaign.name, exchange.client);
+        let payer = self.fill.payer(&resolved.campaign.name, exchange.client);
         let reason = match self.fill.answer_within(&want, &payer, patience.wait).await {
             Ok((filled, role)) => return self.found(exchange, resolved, &want, &filled, role.into()),
             Err(error) => error,

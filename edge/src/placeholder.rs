@@ -11,7 +11,7 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use crate::cache::{Origin, Rendition};
+use crate::cache::{Lineage, Rendition};
 use crate::campaign::Catalog;
 use crate::fill::Want;
 use crate::negotiate::Format;
@@ -87,8 +87,8 @@ impl Placeholders {
         let bytes = render::mark_placeholder(file, format, want.finish.marking())?;
         // It is no picture of any recipe: the ids name the size, so that its tags purge nothing else.
         let name = format!("placeholder {size}");
-        let origin = Origin::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));
-        let rendition = Arc::new(Rendition::new(bytes.into(), want.spec, Rung::Final, origin));
+        let lineage = Lineage::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));
+        let rendition = Arc::new(Rendition::new(bytes.into(), want.spec, Rung::Final, lineage));
         self.marked.insert(key, Arc::clone(&rendition));
         Ok(rendition)
     }

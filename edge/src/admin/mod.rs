@@ -31,8 +31,10 @@ use serde_json::{Value, json};
 
 use self::body::{Fault, Fields, fault};
 use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
+use crate::cache::Caches;
+use crate::campaign::CatalogHandle;
 use crate::governance::PurgeDesk;
-use crate::handler::Handler;
+use crate::origin::Regions;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
 use crate::warm::{WarmConfig, Warmer};
@@ -47,7 +49,9 @@ const PATH_BYTES_MAX: usize = 256;
 pub struct AdminApi {
     gatekeeper: Arc<Gatekeeper>,
     body_bytes_max: Arc<AtomicUsize>,
-    handler: Arc<Handler>,
+    catalog: CatalogHandle,
+    regions: Arc<Regions>,
+    caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
     warmer: Warmer,
     /// Of a warming that does not say.
@@ -118,7 +122,9 @@ impl AdminApi {
     pub fn new(
         config: &AdminConfig,
         warm: &WarmConfig,
-        handler: Arc<Handler>,
+        catalog: CatalogHandle,
+        regions: Arc<Regions>,
+        caches: Arc<Caches>,
         desk: Arc<PurgeDesk>,
         warmer: Warmer,
     ) -> Self {
@@ -127,7 +133,9 @@ impl AdminApi {
             concurrency: warm.concurrency,
             gatekeeper: Arc::new(Gatekeeper::new(config)),
             body_bytes_max: Arc::new(AtomicUsize::new(config.body_bytes_max)),
-            handler,
+            catalog,
+            regions,
+            caches,
             desk,
             started: Instant::now(),
         }
@@ -219,11 +227,10 @@ impl AdminApi {
     }
 
     fn status(&self) -> Value {
-        let fill = &self.handler.fill;
-        let nodes = fill.regions.statuses();
+        let nodes = self.regions.statuses();
         let nodes: Vec<Value> =
             nodes.into_iter().map(|node| json!({ "node": node.name, "state": node.state.as_str() })).collect();
-        let catalog = self.handler.catalog.load();
+        let catalog = self.catalog.load();
         let campaigns: Vec<&str> = catalog.campaigns().map(|campaign| campaign.name.as_str()).collect();
         let purges = &self.desk.purges;
         let downstream = self.desk.downstream.kinds().into_iter().map(|(name, kind)| {
@@ -236,12 +243,12 @@ impl AdminApi {
             "catalog": { "digest": catalog.digest(), "campaigns": campaigns },
             "nodes": nodes,
             "disk": {
-                "bytes": fill.caches.disk.bytes(),
-                "files": fill.caches.disk.files(),
-                "indexed": fill.caches.disk.is_indexed(),
-                "accepts_writes": fill.caches.disk.accepts_writes(),
+                "bytes": self.caches.disk.bytes(),
+                "files": self.caches.disk.files(),
+                "indexed": self.caches.disk.is_indexed(),
+                "accepts_writes": self.caches.disk.accepts_writes(),
             },
-            "bindings": fill.caches.bindings.len(),
+            "bindings": self.caches.bindings.len(),
             "purge": {
                 "generation": purges.generation(),
                 "marks": purges.marks(),

@@ -13,7 +13,8 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use super::{AdminApi, PREFIX};
-use crate::handler::Handler;
+use crate::campaign::CatalogHandle;
+use crate::origin::Regions;
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
@@ -24,7 +25,8 @@ const NO_STORE: &str = "no-store";
 #[derive(Debug)]
 pub struct Operators {
     pub registry: Registry,
-    pub handler: Arc<Handler>,
+    pub catalog: CatalogHandle,
+    pub regions: Arc<Regions>,
     pub preview: Arc<Preview>,
     pub api: AdminApi,
     /// Set when this edge is about to stop.
@@ -99,7 +101,7 @@ impl Respond for Operators {
 
 impl Operators {
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
-        self.handler.fill.regions.measure();
+        self.regions.measure();
         let mut text = Vec::with_capacity(64 * 1024);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => response::text(headers, TextKind::Metrics, text, NO_STORE),
@@ -114,13 +116,13 @@ impl Operators {
     /// it has cached images, renditions of masters at hand and stand-ins; a load balancer that took it out would make an
     /// outage of the nodes one of the site. Who waits for new pictures asks `?origins=1`, which is 503 without a node.
     fn readiness(&self, headers: &HeaderMap, with_origins: bool) -> Response<Body> {
-        let regions = &self.handler.fill.regions;
-        let nodes = regions
+        let nodes = self
+            .regions
             .statuses()
             .into_iter()
             .map(|status| NodeReadiness { region: status.region, node: status.name, state: status.state.as_str() })
             .collect();
-        let (campaigns, origins_ready) = (self.handler.catalog.load().campaigns().count(), regions.is_healthy());
+        let (campaigns, origins_ready) = (self.catalog.load().campaigns().count(), self.regions.is_healthy());
         let leaving = self.is_leaving.load(Ordering::Relaxed);
         let readiness = Readiness { ready: campaigns > 0 && !leaving, leaving, campaigns, origins_ready, nodes };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();

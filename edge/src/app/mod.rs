@@ -91,6 +91,8 @@ pub struct Edge {
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
     pub handler: Arc<Handler>,
+    pub regions: Arc<Regions>,
+    pub pool: Arc<RenderPool>,
     pub registry: Registry,
     /// The configuration file: what is subscribed to here is reloaded without a restart.
     pub config: ConfigReload,
@@ -123,18 +125,18 @@ impl Edge {
         let origin_metrics = OriginMetrics::new(&registry)?;
         let regions = open_regions(&config, origin_metrics.clone()).await?;
         let render_metrics = RenderMetrics::new(&registry)?;
-        let pool = RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?;
-        let caches = open_caches(&config, &registry).await?;
+        let pool = Arc::new(RenderPool::start(&config.render, render_metrics).context("the render pool cannot start")?);
+        let caches = Arc::new(open_caches(&config, &registry).await?);
         let catalog = open_catalog(&config, &registry, caches.epoch.clone()).await?;
         let purges = open_purges(&config, &registry).await?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let budgets = Budgets::new(&config.budget, &registry)?;
-        let fill = Fill::new(caches, purges.clone(), Arc::clone(&regions), pool, budgets, &config);
+        let fill = Fill::new(Arc::clone(&caches), purges.clone(), regions.clone(), Arc::clone(&pool), budgets, &config);
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
             catalog.clone(),
-            fill.caches.epoch.clone(),
+            caches.epoch.clone(),
             config.serve.public_url.clone(),
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
@@ -143,14 +145,15 @@ impl Edge {
         subscriptions::trusted_proxies(&reload, &trusted);
         let handler = Arc::new(Handler {
             catalog: catalog.clone(),
-            front: Front::new(config.cache.front_bytes_max, fill.caches.epoch.clone()),
+            front: Front::new(config.cache.front_bytes_max, caches.epoch.clone()),
             signing: signing.clone(),
             stand_ins: StandIns::new(
                 Arc::clone(&fill),
                 Duration::from_millis(config.serve.render_wait_ms),
                 Duration::from_millis(config.serve.fallback_wait_ms),
             ),
-            fill,
+            fill: Arc::clone(&fill),
+            caches: Arc::clone(&caches),
             metrics: RequestMetrics::new(&registry)?,
             observer: open_observer(&config, &registry).await?,
             rum: Rum::new(&config.rum, &config.budget, &registry)?,
@@ -160,21 +163,30 @@ impl Edge {
             downstream: downstream.clone(),
         });
         handler.stand_ins.prepare(&catalog.load());
-        let warmer = open_warmer(&config, &registry, &handler, &back_ends).await?;
+        let warmer = open_warmer(&config, &registry, (fill, catalog.clone()), &back_ends).await?;
         let preview = Preview::new(
             config.serve.public_url.clone(),
             catalog.clone(),
             signing.clone(),
             config.signing.preview_days,
-            Arc::clone(&handler.fill),
+            caches.bindings.clone(),
         );
-        let api = AdminApi::new(&config.admin, &config.warm, Arc::clone(&handler), Arc::clone(&desk), warmer.clone());
+        let api = AdminApi::new(
+            &config.admin,
+            &config.warm,
+            catalog.clone(),
+            Arc::clone(&regions),
+            Arc::clone(&caches),
+            Arc::clone(&desk),
+            warmer.clone(),
+        );
         subscriptions::admin_api(&reload, &api);
         subscriptions::log_filter(&reload);
-        subscriptions::downstream(&reload, &downstream, handler.fill.caches.epoch.clone());
+        subscriptions::downstream(&reload, &downstream, caches.epoch.clone());
         let admin = Arc::new(Operators {
             registry: registry.clone(),
-            handler: Arc::clone(&handler),
+            catalog: catalog.clone(),
+            regions: Arc::clone(&regions),
             preview: Arc::new(preview),
             api,
             is_leaving: Arc::default(),
@@ -236,6 +248,8 @@ impl Edge {
             https: first(&https),
             admin: first(&admin_addresses).context("no address for operators")?,
             handler,
+            regions,
+            pool,
             is_leaving: Arc::clone(&admin.is_leaving),
             registry,
             config: reload,
@@ -262,7 +276,7 @@ impl Edge {
                 tracing::error!(%error, "certificates not reloaded");
             }
         }
-        if let Err(error) = self.handler.fill.regions.reload().await {
+        if let Err(error) = self.regions.reload().await {
             tracing::error!(%error, "nodes not reloaded");
         }
         self.handler.signing.reload_now().await;
@@ -373,11 +387,10 @@ async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<Si
 async fn open_warmer(
     config: &Config,
     registry: &Registry,
-    handler: &Handler,
+    (fill, catalog): (Arc<Fill>, CatalogHandle),
     ends: &Shutdown,
 ) -> anyhow::Result<Warmer> {
     let (warm, folder) = (config.warm.clone(), config.cache.disk_dir.join("warm"));
-    let (fill, catalog) = (Arc::clone(&handler.fill), handler.catalog.clone());
     let (metrics, ends) = (WarmMetrics::new(registry)?, ends.clone());
     let open = move || Warmer::open(&warm, &folder, fill, catalog, metrics, ends);
     tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")

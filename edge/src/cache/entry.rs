@@ -19,7 +19,7 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
-use super::rendition::{Origin, Rendition, Standing};
+use super::rendition::{Lineage, Rendition, Standing};
 use crate::negotiate::Format;
 use crate::render::{Quality, RenditionSpec, Rung, Shape};
 
@@ -91,7 +91,7 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
     if Digest::of_bytes(&body) != header.digest {
         return Err(EntryError::Body);
     }
-    Ok(Rendition::with_digest(body, header.digest, header.spec, header.rung, header.origin))
+    Ok(Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage))
 }
 
 /// Makes the checksums of a damaged file right, so that a fuzzer reaches what lies behind them. Names the key it is
@@ -113,18 +113,18 @@ pub(crate) fn reseal(file: &mut [u8]) -> Option<RenditionKey> {
 pub(super) struct Header {
     rung: Rung,
     spec: RenditionSpec,
-    origin: Origin,
+    lineage: Lineage,
     body_bytes: u64,
     digest: Digest,
 }
 
 impl Header {
     pub(super) const fn created_unix_ms(&self) -> u64 {
-        self.origin.created_unix_ms
+        self.lineage.created_unix_ms
     }
 
     pub(super) const fn standing(&self) -> Standing {
-        Standing { generation: self.origin.generation, rung: self.rung }
+        Standing { generation: self.lineage.generation, rung: self.rung }
     }
 }
 
@@ -159,7 +159,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
-    Ok(Header { rung, spec, origin: Origin { master, recipe, created_unix_ms, generation }, body_bytes, digest })
+    Ok(Header { rung, spec, lineage: Lineage { master, recipe, created_unix_ms, generation }, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.

@@ -58,14 +58,14 @@ impl Prepared {
 
 /// Where a rendition comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct Lineage {
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
     pub generation: u64,
 }
 
-impl Origin {
+impl Lineage {
     /// One that is made at this moment, at purge generation 0.
     #[must_use]
     pub fn now(master: MasterId, recipe: RecipeId) -> Self {
@@ -82,14 +82,14 @@ impl Origin {
 impl Rendition {
     /// Hashes `body` (about 1 ns a byte on one core).
     #[must_use]
-    pub fn new(body: Bytes, spec: RenditionSpec, rung: Rung, origin: Origin) -> Self {
+    pub fn new(body: Bytes, spec: RenditionSpec, rung: Rung, lineage: Lineage) -> Self {
         let digest = Digest::of_bytes(&body);
-        Self::with_digest(body, digest, spec, rung, origin)
+        Self::with_digest(body, digest, spec, rung, lineage)
     }
 
     /// For bytes that were hashed a moment ago.
-    pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, origin: Origin) -> Self {
-        let Origin { master, recipe, created_unix_ms, generation } = origin;
+    pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, lineage: Lineage) -> Self {
+        let Lineage { master, recipe, created_unix_ms, generation } = lineage;
         let etag = strong_etag(&digest);
         Self {
             body,
@@ -182,13 +182,13 @@ pub(crate) mod testing {
             format: Format::Webp,
             quality: Quality::MEDIUM,
         };
-        let origin = Origin {
+        let lineage = Lineage {
             master: MasterId::of_bytes(b"master"),
             recipe: RecipeId::of_bytes(b"recipe"),
             created_unix_ms: 1_700_000_000_000,
             generation: 0,
         };
-        Rendition::new(Bytes::copy_from_slice(body), spec, rung, origin)
+        Rendition::new(Bytes::copy_from_slice(body), spec, rung, lineage)
     }
 }
 

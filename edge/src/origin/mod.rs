@@ -1,7 +1,8 @@
-//! Regions of GPU nodes: client, health, deadlines and the sidecar.
+//! Where masters come from: the seam to it, and regions of GPU nodes with client, health, deadlines and the sidecar.
 //!
 //! | module | owns |
 //! | --- | --- |
+//! | `seam` | what a fill asks of an origin, and what an origin says of a master |
 //! | `topology` | which regions and nodes there are |
 //! | `connector` | connections to nodes, mutual TLS |
 //! | `client` | one node over HTTP/2: bounded replies, wire types, problems |
@@ -22,6 +23,7 @@ mod images;
 mod metrics;
 mod region;
 mod regions;
+mod seam;
 mod sidecar;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -37,6 +39,7 @@ pub use health::NodeState;
 pub use images::Images;
 pub use metrics::{Operation, OriginMetrics};
 pub use regions::{NodeStatus, Regions, RegionsError};
+pub use seam::{Made, MadeSource, Order, Origin};
 pub use sidecar::{Sidecar, SidecarState};
 pub use topology::{RegionConfig, Topology, TopologyError};
 

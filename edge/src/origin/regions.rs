@@ -26,7 +26,9 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
+use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest, GenerationSource};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use http::Uri;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -41,6 +43,7 @@ use super::health::{Health, NodeState};
 use super::images::Images;
 use super::metrics::{Operation, OriginMetrics};
 use super::region::{LoadBound, Node, Region, Standing};
+use super::seam::{Made, MadeSource, Order, Origin};
 use super::topology::{Topology, TopologyError};
 use super::{OriginConfig, OriginConfigError};
 use crate::cache::MasterFile;
@@ -96,6 +99,39 @@ pub struct NodeStatus {
     /// Host and port.
     pub name: String,
     pub state: NodeState,
+}
+
+impl Origin<ValidRecipe> for Regions {
+    fn make<'a>(&'a self, recipe: &'a ValidRecipe, order: Order<'a>) -> BoxFuture<'a, Result<Made, OriginError>> {
+        let Order { dedup, urgency, deadline, trace } = order;
+        async move { Ok(made(self.generate(recipe, dedup, urgency, deadline, trace).await?)) }.boxed()
+    }
+
+    fn master<'a>(
+        &'a self,
+        id: MasterId,
+        recipe: &'a ValidRecipe,
+        order: Order<'a>,
+    ) -> BoxFuture<'a, Result<MasterFile, OriginError>> {
+        async move { self.master(id, recipe.id(), order.deadline, order.trace).await }.boxed()
+    }
+}
+
+/// What a node's reply says, in the words of the edge.
+fn made(reply: GenerationReply) -> Made {
+    Made {
+        master: reply.master.id,
+        width_px: reply.master.width_px,
+        height_px: reply.master.height_px,
+        phash: reply.master.phash,
+        duplicate: reply.duplicate,
+        maker: reply.node,
+        source: match reply.source {
+            GenerationSource::Generated => MadeSource::Generated,
+            GenerationSource::Joined => MadeSource::Joined,
+            GenerationSource::Stored => MadeSource::Stored,
+        },
+    }
 }
 
 /// A node that may be asked, and where it is.

@@ -12,9 +12,9 @@ use http::{Request, Response};
 use percent_encoding::percent_decode_str;
 
 use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
+use crate::cache::Bindings;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
-use crate::fill::Fill;
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
 use crate::service::{Body, RequestBody};
@@ -39,7 +39,7 @@ pub struct Preview {
     catalog: CatalogHandle,
     signing: SigningHandle,
     copied_days: u32,
-    fill: Arc<Fill>,
+    bindings: Bindings,
 }
 
 /// What a campaign's URLs need before they are answered.
@@ -89,9 +89,9 @@ impl Preview {
         catalog: CatalogHandle,
         signing: SigningHandle,
         copied_days: u32,
-        fill: Arc<Fill>,
+        bindings: Bindings,
     ) -> Self {
-        Self { public_url, catalog, signing, copied_days, fill }
+        Self { public_url, catalog, signing, copied_days, bindings }
     }
 
     fn seals(&self, campaign: &Campaign) -> Seals {
@@ -194,7 +194,7 @@ impl Preview {
 
     fn texts(&self, campaign: &Campaign, slot_index: usize, variant: &Variant) -> CardTexts {
         let slot = &campaign.slots[slot_index];
-        let binding = self.fill.caches.bindings.get(variant.recipe.id());
+        let binding = self.bindings.get(variant.recipe.id());
         let merged = binding.filter(|binding| binding.duplicate.is_some()).map(|binding| binding.master.to_string());
         CardTexts {
             url: format!("{}/i/{}/{}/{}", self.public_url, campaign.name, slot.name, variant.file_stem),

@@ -79,7 +79,7 @@ impl Bench {
         let regions = Arc::new(Regions::new(&config.origin, OriginMetrics::new(&registry).unwrap()).unwrap());
         let pool = RenderPool::start(&config.render, RenderMetrics::new(&registry).unwrap()).unwrap();
         let budgets = Budgets::new(&config.budget, &registry).unwrap();
-        let fill = Fill::new(caches, purges, regions, pool, budgets, &config);
+        let fill = Fill::new(Arc::new(caches), purges, regions, Arc::new(pool), budgets, &config);
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bildkante_edge::cache::{
-    Binding, CacheConfig, CacheMetrics, Caches, MasterFile, Origin, Rendition, RenditionKey, VerifiedMaster,
+    Binding, CacheConfig, CacheMetrics, Caches, Lineage, MasterFile, Rendition, RenditionKey, VerifiedMaster,
 };
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::render::{Quality, RenditionSpec, Rung, Shape};
@@ -123,8 +123,8 @@ pub(crate) fn rendition(n: u32) -> Arc<Rendition> {
         format: Format::Webp,
         quality: Quality::MEDIUM,
     };
-    let origin = Origin::now(master(n).id(), recipe(n));
-    Arc::new(Rendition::new(body(n).into(), spec, Rung::Final, origin))
+    let lineage = Lineage::now(master(n).id(), recipe(n));
+    Arc::new(Rendition::new(body(n).into(), spec, Rung::Final, lineage))
 }
 
 /// Its "PNG" is raw RGB: what matters here is not the codec.

@@ -180,7 +180,7 @@ async fn a_node_with_tls_draws_for_edges_it_knows_and_refuses_others() -> anyhow
             config.origin.tls = Some(tls(&stranger));
         })
         .await?;
-    let error = unknown.handler.fill.regions.checkpoints(Duration::from_secs(10)).await;
+    let error = unknown.regions.checkpoints(Duration::from_secs(10)).await;
     let error = error.err().context("a stranger must not be served")?.to_string();
     assert!(error.contains("UnknownCA") || error.contains("unknown CA") || error.contains("no node"), "{error}");
     eventually("the node counts what it refuses", async || Ok(node.metrics().handshake_errors_total.get() >= 1))
@@ -239,8 +239,7 @@ async fn the_topology_changes_under_load_and_no_call_is_lost() -> anyhow::Result
             .collect();
         let nodes = layout.next().context("a layout")?;
         write(nodes)?;
-        eventually("the topology is in force", async || Ok(edge.handler.fill.regions.statuses().len() == nodes.len()))
-            .await?;
+        eventually("the topology is in force", async || Ok(edge.regions.statuses().len() == nodes.len())).await?;
         for reply in join_all(asked).await {
             let reply = reply??;
             // What the demo does not have is a 400 and no business of a node's.

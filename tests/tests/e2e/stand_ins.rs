@@ -122,12 +122,12 @@ impl FullPool {
         let (mut jobs, mut releases) = (Vec::new(), Vec::new());
         for taken in 1..=threads + places {
             let (release, held) = std::sync::mpsc::channel::<()>();
-            let fill = Arc::clone(&edge.handler.fill);
+            let pool = Arc::clone(&edge.pool);
             jobs.push(tokio::spawn(async move {
-                let _ = fill.pool.run(bildkante_shared::urgency::Urgency::MOST, move || held.recv()).await;
+                let _ = pool.run(bildkante_shared::urgency::Urgency::MOST, move || held.recv()).await;
             }));
             releases.push(release);
-            let pool = &edge.handler.fill.pool;
+            let pool = &edge.pool;
             eventually("a place of the pool is taken", async || Ok(pool.running() + pool.pending() == taken)).await?;
         }
         Ok(Self(jobs, releases))
@@ -177,7 +177,7 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
     while let Some(reader) = readers.join_next().await {
         reader??;
     }
-    assert_eq!(edge.handler.fill.pool.pending(), 2, "not one of them waited there");
+    assert_eq!(edge.pool.pending(), 2, "not one of them waited there");
     full.release().await?;
     edge.shut_down().await;
     rig.stop().await;

@@ -1,0 +1,248 @@
+//! Getting a rendition that is not in memory: disk → master → origin → render. Its cost is paid once.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `peek` | what is there already: in memory, on disk, in another cut, under a former recipe, stale |
+//! | `master` | the master of a recipe: bound, made by an origin, fetched, verified |
+//! | `rendition` | cutting a rendition from its master while a reader waits |
+//! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
+//! | `error` | why there is no rendition |
+//!
+//! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe. A page that asks for
+//! three widths in two formats at once costs one generation and six encodes. Both flights are tasks of their own, so a
+//! client that hangs up cancels nothing that others wait for.
+//!
+//! Invariants: an answer is judged by the purges in force after it was made, and a rendition that was purged while it was
+//! made is made again; a binding outlives its master, and a recipe whose master is lost everywhere is drawn and bound
+//! again; nothing outside this module reaches its caches, its origin, its pool or its budgets through it.
+
+mod error;
+mod master;
+mod peek;
+mod rendition;
+mod settle;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::ids::RecipeId;
+use bildkante_shared::recipe::ValidRecipe;
+
+pub use self::error::FillError;
+use self::master::Mastering;
+pub use self::peek::{Peek, PreviousPicture};
+pub use self::rendition::{FillTimings, Filled};
+use crate::budget::{Budgets, Payer};
+use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
+use crate::campaign::Variant;
+use crate::config::Config;
+use crate::governance::Purges;
+use crate::origin::Origin;
+use crate::render::Finish;
+use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
+use crate::response::Outcome;
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::trace::TraceContext;
+use bildkante_shared::urgency::Urgency;
+
+/// How often a fill begins again because its result was purged while it was made.
+const OVERTAKEN_MAX: usize = 4;
+/// How many leaders whose budget ended a reader follows before the reader is answered without the picture.
+const LEADERS_MAX: usize = 3;
+
+/// The key of a fill under way: what was asked for, before it is known which master that is.
+type WantKey = (RecipeId, RenditionSpec, FinishDigest);
+
+/// A fill under way.
+type FillTicket = Ticket<Result<Filled, FillError>>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Fill {
+    caches: Arc<Caches>,
+    purges: Purges,
+    budgets: Arc<Budgets>,
+    pool: Arc<RenderPool>,
+    masters: Arc<Mastering>,
+    render_config: RenderConfig,
+    /// Renditions that readers wait for.
+    renditions: Flights<WantKey, Result<Filled, FillError>>,
+    /// For readers without budget: they get what is there already, and nothing is rendered.
+    looks: Flights<WantKey, Result<Filled, FillError>>,
+    /// Final rungs that no reader waits for.
+    finals: Flights<RenditionKey, Result<Arc<Rendition>, FillError>>,
+    /// Replacements of stale renditions, and renditions that are warmed.
+    settling: Flights<WantKey, Result<Filled, FillError>>,
+}
+
+impl Fill {
+    #[must_use]
+    pub fn new(
+        caches: Arc<Caches>,
+        purges: Purges,
+        origin: Arc<dyn Origin<ValidRecipe>>,
+        pool: Arc<RenderPool>,
+        budgets: Budgets,
+        config: &Config,
+    ) -> Arc<Self> {
+        let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
+        let gauge = &caches.metrics.flights;
+        let budgets = Arc::new(budgets);
+        let masters = Mastering {
+            caches: Arc::clone(&caches),
+            purges: purges.clone(),
+            budgets: Arc::clone(&budgets),
+            origin,
+            pool: Arc::clone(&pool),
+            deadline: Duration::from_millis(config.serve.generation_deadline_ms),
+            generations: Flights::new(most, longest, gauge.clone()),
+            fetches: Flights::new(most, longest, gauge.clone()),
+            refused: master::refusals(),
+        };
+        Arc::new(Self {
+            renditions: Flights::new(most, longest, gauge.clone()),
+            looks: Flights::new(most, longest, gauge.clone()),
+            finals: Flights::new(most, longest, gauge.clone()),
+            settling: Flights::new(config.purge.refreshes_max + crate::warm::CONCURRENCY_MAX, longest, gauge.clone()),
+            masters: Arc::new(masters),
+            render_config: config.render.clone(),
+            caches,
+            purges,
+            budgets,
+            pool,
+        })
+    }
+
+    /// Whose accounts a request of `client` for a picture of `campaign` is on.
+    #[must_use]
+    pub fn payer(&self, campaign: &str, client: IpAddr) -> Payer {
+        self.budgets.payer(campaign, client)
+    }
+
+    /// What a reader wants, within `wait`, on the reader's account.
+    ///
+    /// # Errors
+    /// When it cannot be had in time, too many fills are under way, a budget is spent, or the origin refused the recipe a
+    /// moment ago.
+    pub async fn answer_within(
+        self: &Arc<Self>,
+        want: &Want,
+        payer: &Payer,
+        wait: Duration,
+    ) -> Result<(Filled, FlightRole), FillError> {
+        let deadline = Instant::now() + wait;
+        let mut leaders = 0;
+        loop {
+            let ticket = self.ask(want, payer)?;
+            let role = ticket.role();
+            leaders += 1;
+            match ticket.landed_within(deadline.saturating_duration_since(Instant::now())).await? {
+                // The leader's budget has ended, not this reader's.
+                Err(FillError::OverBudget(_)) if role == FlightRole::Follower && leaders < LEADERS_MAX => {}
+                Err(FillError::OverBudget(budget)) => {
+                    self.budgets.refuse(budget);
+                    return Err(budget.into());
+                }
+                result => return result.map(|filled| (filled, role)),
+            }
+        }
+    }
+
+    fn ask(self: &Arc<Self>, want: &Want, payer: &Payer) -> Result<FillTicket, FillError> {
+        let recipe = want.recipe_id();
+        if !self.is_drawn(want) && !self.masters.is_being_drawn(recipe) {
+            if let Some(error) = self.masters.refusal(recipe) {
+                return Err(error);
+            }
+            self.budgets.can_render(payer).inspect_err(|budget| self.budgets.refuse(*budget))?;
+            self.budgets.spend(recipe, payer)?;
+        }
+        Ok(self.fly_for(want, payer)?)
+    }
+
+    /// As [`Self::fly`] on a reader's account. A reader without budget joins a fill under way or finds what is there, and
+    /// leads no fill that others would wait for in vain.
+    ///
+    /// # Errors
+    /// When too many fills are under way.
+    pub fn fly_for(self: &Arc<Self>, want: &Want, payer: &Payer) -> Result<FillTicket, FlightError> {
+        let key = want.flight_key();
+        let (fill, want) = (Arc::clone(self), want.clone());
+        match self.budgets.can_render(payer) {
+            Err(budget) if !self.renditions.is_flying(&key) => {
+                let look = move || async move { fill.at_hand(&want).await.ok_or_else(|| budget.into()) };
+                self.looks.fly(key, look)
+            }
+            _ => self.fly(want, Some(payer.clone())),
+        }
+    }
+
+    /// Starts or joins the fill of a rendition. It goes on when the ticket is dropped.
+    fn fly(self: &Arc<Self>, want: Want, payer: Option<Payer>) -> Result<FillTicket, FlightError> {
+        let key = want.flight_key();
+        let (fill, want) = (Arc::clone(self), Arc::new(want));
+        self.renditions.fly_handing_over(key, move || {
+            let (fill, want, payer) = (Arc::clone(&fill), Arc::clone(&want), payer.clone());
+            async move { fill.rendition(&want, payer.as_ref()).await }
+        })
+    }
+}
+
+/// What a request came down to: which picture, cut how, finished how.
+#[derive(Debug, Clone)]
+pub struct Want {
+    pub variant: Arc<Variant>,
+    pub spec: RenditionSpec,
+    pub finish: Arc<Finish>,
+    pub urgency: Urgency,
+    /// Of the reader's request that began it; `None` for the edge's own work.
+    pub trace: Option<Arc<TraceContext>>,
+}
+
+impl Want {
+    /// For the node and the log lines of what is made for it.
+    #[must_use]
+    pub fn of_request(self, trace: &Arc<TraceContext>) -> Self {
+        Self { trace: Some(Arc::clone(trace)), ..self }
+    }
+
+    /// What nodes are asked with: the trace of the reader's request, or one of its own.
+    pub(crate) fn trace_context(&self) -> Arc<TraceContext> {
+        self.trace.clone().unwrap_or_else(|| Arc::new(TraceContext::start()))
+    }
+
+    #[must_use]
+    pub fn recipe_id(&self) -> RecipeId {
+        self.variant.recipe.id()
+    }
+
+    /// The rendition's key once its master is known.
+    #[must_use]
+    pub fn key(&self, master: MasterId) -> RenditionKey {
+        RenditionKey::new(master, &self.spec, self.finish.digest())
+    }
+
+    fn flight_key(&self) -> WantKey {
+        (self.recipe_id(), self.spec, self.finish.digest())
+    }
+}
+
+impl From<crate::cache::Tier> for Outcome {
+    fn from(tier: crate::cache::Tier) -> Self {
+        match tier {
+            crate::cache::Tier::Memory => Self::Memory,
+            crate::cache::Tier::Disk => Self::Disk,
+            crate::cache::Tier::Object => Self::Object,
+        }
+    }
+}
+
+impl From<FlightRole> for crate::response::Collapse {
+    fn from(role: FlightRole) -> Self {
+        match role {
+            FlightRole::Leader => Self::Led,
+            FlightRole::Follower => Self::Collapsed,
+        }
+    }
+}

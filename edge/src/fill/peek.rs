@@ -1,0 +1,184 @@
+//! What is there already: in memory, on disk, in another cut, under a former recipe, or purged softly.
+//!
+//! Source: RFC 5861, as an edge applies it to its own cache. Invariants: nothing here asks an origin or renders; the hit
+//! path computes no hash and takes no device; only valid renditions enter memory, because the front map asks no purge;
+//! what was purged for good is not shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bildkante_shared::ids::RecipeId;
+
+use super::rendition::{Cut, Filled};
+use super::{Fill, Want};
+use crate::cache::{Binding, Rendition, Tier, VariantName};
+use crate::campaign::Tags;
+use crate::governance::{Subject, Verdict};
+use crate::render::RenditionSpec;
+use crate::response::Outcome;
+
+/// What the hit path finds.
+#[derive(Debug, Clone)]
+pub enum Peek {
+    Fresh(Arc<Rendition>),
+    /// To be shown now, and to be refreshed behind.
+    Stale(Arc<Rendition>, Duration),
+    Absent,
+}
+
+impl Peek {
+    /// The rendition, if it is valid.
+    #[must_use]
+    pub fn fresh(self) -> Option<Arc<Rendition>> {
+        match self {
+            Self::Fresh(rendition) => Some(rendition),
+            Self::Stale(..) | Self::Absent => None,
+        }
+    }
+}
+
+/// A picture that a variant had under another recipe.
+#[derive(Debug, Clone)]
+pub struct PreviousPicture {
+    pub(super) recipe: RecipeId,
+    pub(super) binding: Arc<Binding>,
+    tags: Tags,
+}
+
+impl PreviousPicture {
+    /// It in the cut of what is wanted.
+    pub(super) fn cut<'a>(&'a self, want: &'a Want) -> Cut<'a> {
+        let master = self.binding.master;
+        Cut { tags: &self.tags, recipe: self.recipe, master, spec: &want.spec, finish: &want.finish }
+    }
+
+    fn subject<'a>(&'a self, spec: &'a RenditionSpec) -> Subject<'a> {
+        Subject { tags: self.tags.all(), recipe: self.recipe, spec }
+    }
+}
+
+impl Want {
+    /// What purges know it by.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject { tags: self.variant.tags.all(), recipe: self.recipe_id(), spec: &self.spec }
+    }
+
+    pub(super) fn variant_name(&self) -> VariantName {
+        VariantName::new(self.variant.tags.slot(), &self.variant.dedup.variant)
+    }
+}
+
+impl Fill {
+    /// The rendition if it is in memory: the hit path.
+    #[must_use]
+    pub fn peek(&self, want: &Want) -> Peek {
+        let Some(binding) = self.caches.bindings.get(want.recipe_id()) else { return Peek::Absent };
+        let cut = Cut::of(want, binding.master);
+        let Some(rendition) = self.caches.memory.get(cut.key()) else { return Peek::Absent };
+        match self.verdict(cut, &rendition) {
+            Verdict::Valid => Peek::Fresh(rendition),
+            Verdict::Stale { since } => Peek::Stale(rendition, since),
+            Verdict::OnError { .. } => Peek::Absent,
+            Verdict::Gone => {
+                self.caches.memory.remove(cut.key());
+                Peek::Absent
+            }
+        }
+    }
+
+    /// The rendition if it is on disk and reading it takes no device.
+    #[must_use]
+    pub fn peek_disk(self: &Arc<Self>, want: &Want) -> Option<Filled> {
+        let cut = Cut::of(want, self.masters.binding(want)?.master);
+        let rendition = self.caches.peek(cut.key(), |found| self.verdict(cut, found) == Verdict::Valid)?;
+        self.improve(&rendition, want);
+        Some(Filled::found(rendition, Outcome::Disk))
+    }
+
+    /// Whether the picture exists, so that only rendering is left to do.
+    #[must_use]
+    pub fn is_drawn(&self, want: &Want) -> bool {
+        self.masters.binding(want).is_some()
+    }
+
+    /// A copy that was purged softly, for when there is nothing better to be had.
+    pub async fn stale_copy(self: &Arc<Self>, want: &Want) -> Option<Filled> {
+        let binding = self.masters.any_binding(want)?;
+        let (_, rendition, verdict) = self.find(Cut::of(want, binding.master)).await?;
+        match verdict {
+            Verdict::Stale { since } | Verdict::OnError { since } => Some(Filled::stale(rendition, since)),
+            Verdict::Valid | Verdict::Gone => None,
+        }
+    }
+
+    /// The picture the variant had before its recipe became another.
+    #[must_use]
+    pub fn previous(&self, want: &Want) -> Option<PreviousPicture> {
+        let recipe = self.caches.previous.get(want.variant_name()).filter(|recipe| *recipe != want.recipe_id())?;
+        let binding = self.caches.bindings.get(recipe)?;
+        let previous = PreviousPicture { recipe, binding, tags: want.variant.tags.with_recipe(recipe) };
+        let verdict = self.purges.binding_verdict(&previous.subject(&want.spec), &previous.binding);
+        (verdict != Verdict::Gone).then_some(previous)
+    }
+
+    /// That picture in the wanted cut, if it is in memory.
+    #[must_use]
+    pub fn peek_previous(&self, want: &Want, previous: &PreviousPicture) -> Option<Arc<Rendition>> {
+        let cut = previous.cut(want);
+        let rendition = self.caches.memory.get(cut.key())?;
+        (self.verdict(cut, &rendition) != Verdict::Gone).then_some(rendition)
+    }
+
+    /// The picture itself in one of `specs`, the first that is in memory.
+    #[must_use]
+    pub fn peek_any(&self, want: &Want, specs: &[RenditionSpec]) -> Option<Arc<Rendition>> {
+        let binding = self.masters.binding(want)?;
+        specs.iter().find_map(|spec| {
+            let cut = Cut { spec, ..Cut::of(want, binding.master) };
+            let rendition = self.caches.memory.get(cut.key())?;
+            (self.verdict(cut, &rendition) == Verdict::Valid).then_some(rendition)
+        })
+    }
+
+    /// The same from disk.
+    pub async fn find_any(&self, want: &Want, specs: &[RenditionSpec]) -> Option<Arc<Rendition>> {
+        let binding = self.masters.binding(want)?;
+        for spec in specs {
+            let cut = Cut { spec, ..Cut::of(want, binding.master) };
+            if let Some((_, rendition, Verdict::Valid)) = self.find(cut).await {
+                return Some(rendition);
+            }
+        }
+        None
+    }
+
+    /// What need not be made: a valid rendition, or a stale one that may be shown while it is made anew.
+    pub(super) async fn at_hand(self: &Arc<Self>, want: &Want) -> Option<Filled> {
+        let binding = self.masters.any_binding(want)?;
+        let (tier, rendition, verdict) = self.find(Cut::of(want, binding.master)).await?;
+        match verdict {
+            Verdict::Valid => {
+                self.improve(&rendition, want);
+                Some(Filled::found(rendition, tier.into()))
+            }
+            Verdict::Stale { since } => {
+                self.refresh(&rendition, want);
+                Some(Filled::stale(rendition, since))
+            }
+            Verdict::OnError { .. } | Verdict::Gone => None,
+        }
+    }
+
+    /// From the nearest tier that has it. Only a valid rendition moves into nearer tiers.
+    pub(super) async fn find(&self, cut: Cut<'_>) -> Option<(Tier, Arc<Rendition>, Verdict)> {
+        let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
+        let may_enter = |rendition: &Rendition| self.verdict(cut, rendition) == Verdict::Valid;
+        let (tier, rendition) = self.caches.find_if(cut.key(), generation_at, may_enter).await?;
+        let verdict = self.verdict(cut, &rendition);
+        Some((tier, rendition, verdict))
+    }
+
+    pub(super) fn verdict(&self, cut: Cut<'_>, rendition: &Rendition) -> Verdict {
+        self.purges.verdict(&cut.subject(), rendition)
+    }
+}

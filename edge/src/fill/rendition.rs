@@ -1,0 +1,231 @@
+//! Cutting a rendition from its master while a reader waits.
+//!
+//! Invariants: what is rendered carries the purge generation from before its master was looked up, so a purge meanwhile
+//! wins; a reader pays for the first rung and the final one behind it before either is rendered; a rendition enters memory
+//! only while it is valid.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::log_limited;
+
+use super::master::Decoded;
+use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, PreviousPicture, Want};
+use crate::budget::{OverBudget, Payer, RenderCharge};
+use crate::cache::{FlightError, Insertion, Lineage, Rendition, RenditionKey};
+use crate::campaign::Tags;
+use crate::governance::{Subject, Verdict};
+use crate::origin::OriginError;
+use crate::render::{Finish, RenditionSpec, Rung, Standing};
+use crate::response::Outcome;
+
+/// A rendition and how it was come by.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    pub rendition: Arc<Rendition>,
+    pub outcome: Outcome,
+    /// How long ago it was purged, where it is shown while another is made.
+    pub stale_for: Option<Duration>,
+    pub timings: FillTimings,
+}
+
+impl Filled {
+    #[must_use]
+    pub fn from_memory(rendition: Arc<Rendition>) -> Self {
+        Self::found(rendition, Outcome::Memory)
+    }
+
+    pub(super) fn found(rendition: Arc<Rendition>, outcome: Outcome) -> Self {
+        Self { rendition, outcome, stale_for: None, timings: FillTimings::default() }
+    }
+
+    /// Shown in place of what is being made.
+    #[must_use]
+    pub fn stale(rendition: Arc<Rendition>, since: Duration) -> Self {
+        Self { stale_for: Some(since), ..Self::found(rendition, Outcome::Stale) }
+    }
+}
+
+/// Where the time of a fill went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FillTimings {
+    pub generate: Option<Duration>,
+    pub render: Option<Duration>,
+}
+
+impl FillTimings {
+    /// As `Server-Timing` wants them.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        let named = [("generate", self.generate), ("render", self.render)];
+        named.into_iter().filter_map(|(name, duration)| Some((name, duration?)))
+    }
+}
+
+/// One picture in one cut: what caches find it by and purges judge it by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut<'a> {
+    pub(super) tags: &'a Tags,
+    pub(super) recipe: RecipeId,
+    pub(super) master: MasterId,
+    pub(super) spec: &'a RenditionSpec,
+    pub(super) finish: &'a Arc<Finish>,
+}
+
+impl<'a> Cut<'a> {
+    pub(super) fn of(want: &'a Want, master: MasterId) -> Self {
+        let recipe = want.recipe_id();
+        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish }
+    }
+
+    pub(super) fn key(self) -> RenditionKey {
+        RenditionKey::new(self.master, self.spec, self.finish.digest())
+    }
+
+    pub(super) fn subject(self) -> Subject<'a> {
+        Subject { tags: self.tags.all(), recipe: self.recipe, spec: self.spec }
+    }
+}
+
+/// How and on whose account something is rendered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rendering {
+    pub(super) rung: Rung,
+    pub(super) standing: Standing,
+    /// The purge generation from before the master was looked up.
+    pub(super) generation: u64,
+}
+
+impl Fill {
+    /// The rendition, made again as long as it is purged while it is made.
+    pub(super) async fn rendition(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
+        for _ in 0..OVERTAKEN_MAX {
+            let filled = self.attempt(want, payer).await?;
+            let cut = Cut::of(want, filled.rendition.master);
+            if filled.stale_for.is_some() || self.verdict(cut, &filled.rendition) == Verdict::Valid {
+                self.remember(want);
+                return Ok(filled);
+            }
+        }
+        Err(FillError::Overtaken)
+    }
+
+    async fn attempt(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
+        // It is read before anything is looked up: a purge from here on is later than what is made of it.
+        let generation = self.purges.generation();
+        let was_drawn = self.is_drawn(want);
+        if let Some(filled) = self.at_hand(want).await {
+            return Ok(filled);
+        }
+        let bound = self.masters.bound(want).await?;
+        let cut = Cut::of(want, bound.binding.master);
+        // Another variant's master may be this one's, and have been cut already.
+        if !was_drawn && let Some((tier, rendition, Verdict::Valid)) = self.find(cut).await {
+            self.improve(&rendition, want);
+            return Ok(Filled::found(rendition, tier.into()));
+        }
+        let rung = self.render_config.first_rung(&want.spec);
+        let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
+        let standing = Standing { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
+        let decoded = self.masters.master_of(want, &bound.binding, standing).await?;
+        let started = Instant::now();
+        let cut = Cut::of(want, decoded.master.id());
+        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, standing, generation }).await?;
+        self.keep(cut, &rendition);
+        let last = charge.as_mut().map(|charge| {
+            let last = charge.split(self.pool.costs.estimate(&want.spec, Rung::Final));
+            charge.spend(decoded.cpu + rendering);
+            last
+        });
+        self.improve_for(&rendition, want, last);
+        let outcome = if bound.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
+        let timings = FillTimings { generate: bound.elapsed, render: Some(started.elapsed()) };
+        Ok(Filled { timings, ..Filled::found(rendition, outcome) })
+    }
+
+    /// Time for what a reader's request will cause: the first rung, and the final one behind it.
+    fn reserve(&self, payer: &Payer, want: &Want, rung: Rung) -> Result<RenderCharge, OverBudget> {
+        let rungs = Rung::ALL.into_iter().filter(|each| *each >= rung);
+        let estimate = rungs.map(|rung| self.pool.costs.estimate(&want.spec, rung)).sum();
+        self.budgets.reserve(payer, estimate)
+    }
+
+    /// The previous picture in the wanted cut: from disk, or from its master if that is on this machine.
+    ///
+    /// # Errors
+    /// When too many fills are under way.
+    pub fn fly_previous(
+        self: &Arc<Self>,
+        want: &Want,
+        previous: PreviousPicture,
+        payer: &Payer,
+    ) -> Result<FillTicket, FlightError> {
+        let key = (previous.recipe, want.spec, want.finish.digest());
+        let (fill, want, payer) = (Arc::clone(self), want.clone(), payer.clone());
+        self.renditions.fly(key, move || async move { fill.cut_previous(&want, &previous, &payer).await })
+    }
+
+    async fn cut_previous(
+        self: &Arc<Self>,
+        want: &Want,
+        previous: &PreviousPicture,
+        payer: &Payer,
+    ) -> Result<Filled, FillError> {
+        let generation = self.purges.generation();
+        let cut = previous.cut(want);
+        if let Some((tier, rendition, verdict)) = self.find(cut).await
+            && verdict != Verdict::Gone
+        {
+            return Ok(Filled::found(rendition, tier.into()));
+        }
+        let rung = self.render_config.first_rung(&want.spec);
+        let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
+        let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
+        let id = cut.master;
+        let decoded = self.masters.on_disk(id, standing).await?.ok_or(OriginError::MasterAbsent { id })?;
+        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, standing, generation }).await?;
+        charge.spend(decoded.cpu + rendering);
+        // A stand-in is not worth a place on disk.
+        self.enter_memory(cut, &rendition);
+        Ok(Filled::found(rendition, Outcome::Rendered))
+    }
+
+    /// With the CPU time it took.
+    pub(super) async fn render(
+        &self,
+        cut: Cut<'_>,
+        decoded: &Decoded,
+        Rendering { rung, standing, generation }: Rendering,
+    ) -> Result<(Arc<Rendition>, Duration), FillError> {
+        let (pixels, finish) = (Arc::clone(decoded.master.pixels()), Arc::clone(cut.finish));
+        let (encoded, cpu) = self.pool.render(standing, pixels, *cut.spec, rung, finish).await?;
+        let lineage = Lineage::now(cut.master, cut.recipe).at_generation(generation);
+        Ok((Arc::new(Rendition::new(encoded.bytes.into(), *cut.spec, rung, lineage)), cpu))
+    }
+
+    /// Into memory now and into the tiers behind it without a wait, unless it has been purged meanwhile.
+    pub(super) fn keep(&self, cut: Cut<'_>, rendition: &Arc<Rendition>) {
+        if self.enter_memory(cut, rendition) != Insertion::Overtaken {
+            self.caches.write_behind(cut.key(), rendition);
+        }
+    }
+
+    fn enter_memory(&self, cut: Cut<'_>, rendition: &Arc<Rendition>) -> Insertion {
+        let is_valid = |rendition: &Rendition| self.verdict(cut, rendition) == Verdict::Valid;
+        self.caches.memory.insert_if(cut.key(), Arc::clone(rendition), is_valid)
+    }
+
+    /// Remembers that the variant is served with this recipe now, without a wait.
+    fn remember(self: &Arc<Self>, want: &Want) {
+        let (variant, recipe) = (want.variant_name(), want.recipe_id());
+        if self.caches.previous.get(variant) == Some(recipe) {
+            return;
+        }
+        let caches = Arc::clone(&self.caches);
+        tokio::spawn(async move {
+            if let Err(error) = caches.previous.note(variant, recipe).await {
+                log_limited!(warn, %recipe, %error, "what the variant is served with is not remembered");
+            }
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! What is made behind the readers: final rungs, replacements of stale renditions, and what is warmed.
+//!
+//! Source: RFC 5861, as an edge applies it to its own cache. Invariants: a stale rendition stays where it is until the new
+//! one takes its place in one step, so a hot key never leaves the cache; everything here is bounded, runs once per
+//! rendition at a time, and is least urgent of all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::urgency::Urgency;
+
+use super::rendition::{Cut, Filled, Rendering};
+use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, Want};
+use crate::budget::RenderCharge;
+use crate::cache::{FlightError, Rendition, Ticket};
+use crate::governance::{RefreshOutcome, Verdict};
+use crate::render::{Rung, Standing};
+use crate::response::Outcome;
+
+/// How long a quick rung is served before its final one is asked for again.
+const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
+
+impl Fill {
+    /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
+    /// no room for it now, a reader of the quick one asks again after [`IMPROVEMENT_PAUSE`].
+    pub fn improve(self: &Arc<Self>, current: &Rendition, want: &Want) {
+        self.improve_for(current, want, None);
+    }
+
+    /// The same on a reader's account. The reader pays once, also when it is rendered later for lack of room.
+    pub(super) fn improve_for(self: &Arc<Self>, current: &Rendition, want: &Want, mut charge: Option<RenderCharge>) {
+        if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
+            return;
+        }
+        if let Some(charge) = &mut charge
+            && !self.finals.is_flying(&Cut::of(want, current.master).key())
+        {
+            charge.keep();
+        }
+        // It is cut from the same master, so it is as old.
+        let _ = self.finish(want, current.master, current.generation, charge);
+    }
+
+    /// The final rung of a master that is bound. Those who join a rendering under way are not charged.
+    fn finish(
+        self: &Arc<Self>,
+        want: &Want,
+        id: MasterId,
+        generation: u64,
+        mut charge: Option<RenderCharge>,
+    ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
+        let (fill, want) = (Arc::clone(self), want.clone());
+        self.finals.fly(Cut::of(&want, id).key(), move || async move {
+            let cut = Cut::of(&want, id);
+            let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
+            let finished = async {
+                let decoded = fill.masters.master(&want, id, standing).await?;
+                let how = Rendering { rung: Rung::Final, standing, generation };
+                let (rendition, rendering) = fill.render(cut, &decoded, how).await?;
+                if let Some(charge) = &mut charge {
+                    charge.spend(decoded.cpu + rendering);
+                }
+                Ok(rendition)
+            };
+            let result = finished.await;
+            match &result {
+                Ok(rendition) => fill.keep(cut, rendition),
+                Err(error) => tracing::debug!(recipe = %want.recipe_id(), %error, "final rung put off"),
+            }
+            result
+        })
+    }
+
+    /// Makes a stale rendition anew behind its readers. When there is no room for it now, or it fails, a reader of the
+    /// stale one asks again after [`IMPROVEMENT_PAUSE`].
+    pub fn refresh(self: &Arc<Self>, current: &Rendition, want: &Want) {
+        if !current.claim_improvement(IMPROVEMENT_PAUSE) {
+            return;
+        }
+        let want = Want { urgency: Urgency::LEAST, ..want.clone() };
+        let fill = Arc::clone(self);
+        let started = self.settling.fly(want.flight_key(), move || async move {
+            let result = fill.settled(&want).await;
+            let outcome = if result.is_ok() { RefreshOutcome::Done } else { RefreshOutcome::Failed };
+            fill.purges.metrics().refreshed(outcome);
+            result
+        });
+        if started.is_err() {
+            self.purges.metrics().refreshed(RefreshOutcome::Full);
+        }
+    }
+
+    /// Starts or joins the making of a valid final rung, least urgent of all: for warming. It goes on when the ticket is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When too many are under way.
+    pub fn settle(self: &Arc<Self>, want: &Want) -> Result<FillTicket, FlightError> {
+        let want = Want { urgency: Urgency::LEAST, ..want.clone() };
+        let fill = Arc::clone(self);
+        self.settling.fly(want.flight_key(), move || async move { fill.settled(&want).await })
+    }
+
+    async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+        for _ in 0..OVERTAKEN_MAX {
+            let generation = self.purges.generation();
+            let bound = self.masters.bound(want).await?;
+            let cut = Cut::of(want, bound.binding.master);
+            let at_hand = self.find(cut).await.filter(|(_, _, verdict)| *verdict == Verdict::Valid);
+            let generation = match at_hand {
+                Some((tier, rendition, _)) if rendition.rung == Rung::Final => {
+                    return Ok(Filled::found(rendition, tier.into()));
+                }
+                Some((_, quick, _)) => quick.generation,
+                None => generation,
+            };
+            // A master that is lost everywhere is drawn anew and bound again.
+            let decoded = self.masters.master_of(want, &bound.binding, want.urgency.into()).await?;
+            let rendition = self.finish(want, decoded.master.id(), generation, None)?.landed().await??;
+            if self.verdict(Cut::of(want, rendition.master), &rendition) == Verdict::Valid {
+                let outcome = if bound.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
+                return Ok(Filled::found(rendition, outcome));
+            }
+        }
+        Err(FillError::Overtaken)
+    }
+}

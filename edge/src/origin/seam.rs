@@ -1,0 +1,84 @@
+//! The seam between a fill and what makes its masters.
+//!
+//! An origin makes a master for a recipe of one form and hands out the masters it made. [`Regions`](super::Regions) does so
+//! for recipes that a model draws. Invariants: an origin never binds and never caches; what it says of a master is checked
+//! against the master's pixels before it is used.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bildkante_shared::ids::MasterId;
+use bildkante_shared::phash::PerceptualHash;
+use bildkante_shared::trace::TraceContext;
+use bildkante_shared::urgency::Urgency;
+use bildkante_shared::wire::{DedupScope, Duplicate};
+use futures_util::future::BoxFuture;
+
+use super::OriginError;
+use crate::cache::MasterFile;
+
+/// Makes masters for recipes of the form `R`.
+pub trait Origin<R>: Debug + Send + Sync {
+    /// The master of `recipe`, made now unless the origin has it.
+    fn make<'a>(&'a self, recipe: &'a R, order: Order<'a>) -> BoxFuture<'a, Result<Made, OriginError>>;
+
+    /// The file of a master that was made for `recipe`. That its pixels are the master's is for the caller to verify.
+    fn master<'a>(
+        &'a self,
+        id: MasterId,
+        recipe: &'a R,
+        order: Order<'a>,
+    ) -> BoxFuture<'a, Result<MasterFile, OriginError>>;
+}
+
+/// On what terms something is asked of an origin.
+#[derive(Debug, Clone)]
+pub struct Order<'a> {
+    /// Within which images a duplicate may be found; `None` looks for none.
+    pub dedup: Option<DedupScope>,
+    pub urgency: Urgency,
+    /// The longest wait.
+    pub deadline: Duration,
+    pub trace: &'a TraceContext,
+}
+
+/// What an origin says of a master.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    pub master: MasterId,
+    pub width_px: u32,
+    pub height_px: u32,
+    pub phash: PerceptualHash,
+    /// The older master it was found to equal to the eye.
+    pub duplicate: Option<Duplicate>,
+    /// The node, or another name of what made it.
+    pub maker: String,
+    pub source: MadeSource,
+}
+
+/// Whether a master was made for this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeSource {
+    Generated,
+    /// It was being made for another order.
+    Joined,
+    /// The origin had it.
+    Stored,
+}
+
+impl MadeSource {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Joined => "joined",
+            Self::Stored => "stored",
+        }
+    }
+
+    /// Whether the order waited for the making.
+    #[must_use]
+    pub const fn is_work(self) -> bool {
+        matches!(self, Self::Generated | Self::Joined)
+    }
+}
