@@ -33,7 +33,7 @@ help: ## List the commands
 demo: demo-build ## Build edge and node, start both, print what to open; Ctrl-C stops it all (PORT=9000 moves it)
 	@scripts/demo.sh
 
-# A profile of its own: a release takes more than twice as long to build, and a demo can do without its last few percent.
+# A build profile of its own: a release takes more than twice as long to build, and is a few percent faster.
 .PHONY: demo-build
 demo-build: setup
 	@echo "demo: building edge and node (about five minutes on two cores the first time; cargo shows how far it is)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long forms of everything, outside CI: `make soak`. Each step has a name, a bound in seconds and a command of its
-# own; all are run, whatever becomes of one, and a summary closes the output. A new long form is a new `step` line.
+# own. All are run, also when one fails, and a summary closes the output. A new long form is a new `step` line.
 #
 #   loadtest/soak.sh DEPS [NAME…]     only the steps whose names are given
 #

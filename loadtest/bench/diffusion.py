@@ -203,7 +203,7 @@ def turns(rounds: int) -> Iterator[tuple[int, str]]:
 
 
 def dtypes(device: str) -> list[str]:
-    """Without AVX-512 a CPU has no kernels for bfloat16 that anybody would use: an image of Stable Diffusion 1.5's size takes
+    """Without AVX-512 a CPU has no fast kernels for bfloat16: an image of Stable Diffusion 1.5's size takes
     the peer many minutes."""
     if device != "cpu":
         return ["bf16"]

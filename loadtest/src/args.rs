@@ -99,7 +99,7 @@ pub const ACCEPT: &str = "image/avif,image/webp,image/apng,image/svg+xml,image/*
 pub struct HitsArgs {
     #[command(flatten)]
     pub common: Common,
-    /// Requests per second, whatever the server does
+    /// Requests per second, however slowly the server answers
     #[arg(long, default_value_t = 1000)]
     pub rate: u32,
     #[arg(long, default_value_t = 10)]

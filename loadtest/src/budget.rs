@@ -1,10 +1,10 @@
-//! The budgets of DESIGN §11 that a load can prove or refute, and the verdicts on them.
+//! The budgets that a load can prove or refute, and the verdicts on them.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What was promised, in the words of DESIGN §11 and of the issue that asks for proof.
+/// What was promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(into = "&'static str")]
 pub enum Budget {

@@ -87,7 +87,7 @@ fn path(campaign: &str, axes: &[(&str, Vec<&str>)], (slot, width): (&str, u32), 
     path
 }
 
-/// A step near the golden section that has no factor in common with `total`: going round by it meets everything once.
+/// A step near the golden section that has no factor in common with `total`: repeated, it meets every number once.
 fn stride(total: usize) -> usize {
     let mut step = ((total as f64 * 0.618_034) as usize).max(1);
     while gcd(step, total.max(1)) != 1 {

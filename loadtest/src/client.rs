@@ -154,7 +154,7 @@ impl Requests {
     }
 }
 
-/// The same URL in a spelling that nobody has asked before: a tracking parameter, which edges drop.
+/// The same URL in a spelling that was not asked before: with a tracking parameter, which edges drop.
 fn distinct(uri: &Uri, number: u64) -> Uri {
     let separator = if uri.query().is_some() { '&' } else { '?' };
     format!("{uri}{separator}utm_content={number}").parse().unwrap_or_else(|_| uri.clone())

@@ -1,7 +1,7 @@
 //! Requests at a constant rate over a fixed set of connections: what every scenario but the stampede is made of.
 //!
-//! When all connections are busy, requests wait, and their waiting counts: that is what a reader would have felt. A
-//! reader who has waited longer than their patience goes away unasked, and is counted as that.
+//! When all connections are busy, requests wait, and their waiting counts, as it would for a reader. A request that has waited
+//! too long is given up unsent, and counted as given up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const HEAD_START: Duration = Duration::from_millis(20);
 /// Of a probe's thread: before everything else that is not the system's.
 const PROBE_NICE: i32 = -10;
 
-/// What to do with a request that nobody answered at all.
+/// What to do with a request that got no answer at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLoss {
     /// It counts as failed.
@@ -94,8 +94,8 @@ impl Drive {
         }))
     }
 
-    /// Runs on a thread of its own, which goes first where that is allowed: beside load that keeps this process busy, the
-    /// probe would otherwise measure how late it is itself.
+    /// Runs on a thread of its own, with a high priority where that is allowed: beside load that keeps this process busy, the probe
+    /// would otherwise measure its own lateness.
     ///
     /// # Errors
     /// As [`Self::run`], and when there is no thread to be had.
@@ -103,10 +103,10 @@ impl Drive {
         let drive = self.clone();
         let (tell, told) = oneshot::channel();
         std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
-            // Without the right to, it stays where it is.
+            // Without the right to raise it, the priority stays as it is.
             let _ = rustix::process::nice(PROBE_NICE);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            // Whoever no longer listens has given up.
+            // A receiver that is gone has given up.
             let _ = tell.send(runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(drive.run())));
         })?;
         told.await.context("the probe panicked")?
@@ -117,7 +117,7 @@ impl Drive {
         for number in 0..self.connections {
             let line = Lines::default();
             let opened = line.open(&self.requests, u64::from(number)).await;
-            // Where losses are moved on, a server that is away at the start is one more of them.
+            // Where lost requests move on to the next server, a server that is away at the start is one more loss.
             if self.on_loss == OnLoss::Count {
                 opened?;
             }
@@ -149,7 +149,7 @@ pub(crate) fn record(
     due: Instant,
     result: &Result<Exchange, ExchangeError>,
 ) -> anyhow::Result<()> {
-    // A tally is counters only: whatever panicked beside it, they are as good as before.
+    // A tally is counters only: a panic elsewhere leaves them as they were.
     Ok(tally.lock().unwrap_or_else(PoisonError::into_inner).record(due, result)?)
 }
 

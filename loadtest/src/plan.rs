@@ -1,4 +1,4 @@
-//! Bounded plans. A [`Plan`] cannot ask for more than the limits below, and of nobody who was not named.
+//! Bounded plans. A [`Plan`] cannot ask for more than the limits below, and asks only servers that were named.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! TLS as a client: whom it trusts, and how often a session was resumed instead of made anew.
+//! TLS as a client: which certificates it trusts, and how often a session was resumed instead of made anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

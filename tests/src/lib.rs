@@ -1,6 +1,6 @@
 //! The end-to-end harness: a real edge and a real node on sockets of their own, in one process.
 //!
-//! Nothing waits by sleeping: conditions are polled against a deadline, and servers are told when they are ready.
+//! No test waits by sleeping: conditions are polled against a deadline, and servers say when they are ready.
 
 pub mod browser;
 pub mod client;

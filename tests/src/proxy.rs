@@ -1,4 +1,4 @@
-//! A TCP proxy that delays, cuts, corrupts and stalls, as it is told while it runs.
+//! A TCP proxy that delays, cuts, corrupts and stalls; a test changes that while it runs.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub enum Fault {
     CutAfter(usize),
     /// Nothing passes until the fault is another.
     Stall,
-    /// Nobody listens.
+    /// Calls are refused: no server listens.
     Refuse,
 }
 
@@ -106,7 +106,7 @@ async fn pump(
                 Ok(0) | Err(_) => return,
                 Ok(length) => length,
             },
-            // Also a connection that is idle is cut when there is nobody behind the port any more.
+            // An idle connection is cut too when no server is behind the port any more.
             gone = faults.wait_for(|fault| *fault == Fault::Refuse) => {
                 drop(gone);
                 return;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as bytes on a connection that is kept: requests that no client library would send, and answers unread by one.
+//! HTTP/1.1 as bytes on a connection that is kept: requests that no client library would send, and answers as they came.
 
 use std::net::SocketAddr;
 
@@ -45,7 +45,7 @@ pub fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> String {
 
 impl Connection {
     /// # Errors
-    /// When nobody listens.
+    /// When no server listens.
     pub async fn open(to: SocketAddr) -> anyhow::Result<Self> {
         Ok(Self { stream: TcpStream::connect(to).await?, buffer: Vec::new() })
     }

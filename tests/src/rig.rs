@@ -76,7 +76,7 @@ pub struct Rig {
     pub dir: TempDir,
     pub http: Http,
     plan: Plan,
-    /// Kept for the node while it is stopped: nobody else gets the port.
+    /// Kept for the node while it is stopped: no other process gets the port.
     node_port: ReservedPort,
     node: Option<RunningNode>,
     edge: Option<Edge>,
@@ -149,7 +149,7 @@ impl Rig {
         config.cache.disk_dir = self.dir.path().join("edge");
         config.origin.nodes = vec![format!("http://{}", self.node())];
         config.origin.probe_interval_ms = 100;
-        // Tests share their machine with compilers: threads that yield to everybody would come last.
+        // Tests share their machine with compilers: threads of a lower priority would come last.
         config.render.nice = 0;
         (self.plan.edge)(&mut config);
         let listen = async |port: &ReservedPort| TcpListener::bind(port.address()).await;

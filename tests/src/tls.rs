@@ -16,7 +16,7 @@ use crate::pki::Identity;
 /// `protocol` by ALPN.
 ///
 /// # Errors
-/// When a file is no certificate, nobody listens, or the handshake fails.
+/// When a file is no certificate, no server listens, or the handshake fails.
 pub async fn connect(
     to: SocketAddr,
     trusted: &[&Path],

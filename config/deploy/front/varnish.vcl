@@ -29,8 +29,8 @@ acl purgers { "127.0.0.1"; "::1"; }
 sub vcl_recv {
   if (req.method == "PURGE") {
     if (client.ip !~ purgers) { return (synth(403)); }
-    # `xkey-purge` and `xkey-softpurge` hold tags with spaces between them. A call without either is not an edge's, and
-    # must not be taken for a purge that was done.
+    # `xkey-purge` and `xkey-softpurge` hold tags with spaces between them. A call without either does not come from an edge,
+    # and its answer must not read like that of a purge.
     if (req.http.xkey-purge) {
       set req.http.n = xkey.purge(req.http.xkey-purge);
     } elsif (req.http.xkey-softpurge) {
@@ -40,7 +40,7 @@ sub vcl_recv {
     }
     return (synth(200, "Purged " + req.http.n));
   }
-  # Only an edge that names its tags is told that a purge was done.
+  # This VCL purges by tag only: a ban is refused.
   if (req.method == "BAN") { return (synth(405)); }
   if (req.url ~ "^/i/") {
     if (req.http.Accept ~ "image/avif") { set req.http.Accept = "image/avif,image/webp,image/jpeg,image/png"; }

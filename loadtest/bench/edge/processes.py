@@ -15,7 +15,7 @@ from typing import Iterator
 ROOT = Path(__file__).resolve().parents[3]
 
 
-# Bound and not listening, as long as this process lives: the system gives their ports to nobody else, and the servers of
+# Bound and not listening, as long as this process lives: the system gives their ports to no other process, and the servers of
 # this bench, which bind with SO_REUSEADDR, can listen on them.
 _reserved: list[socket.socket] = []
 

@@ -1,6 +1,6 @@
 """Ratios of medians, verdicts, the table and the JSON.
 
-One statistic throughout: a figure is the median of its rounds, and a ratio that of two such medians, so that whoever divides
+One statistic throughout: a figure is the median of its rounds, and a ratio that of two such medians, so that a reader who divides
 the figures of a table gets the ratio beside them. Servers take turns, which spreads a noisy minute over all of them."""
 
 from __future__ import annotations

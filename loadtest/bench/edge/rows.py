@@ -1,4 +1,4 @@
-"""What is measured: one row per kind of answer, each with its peers and its budget (DESIGN §11)."""
+"""What is measured: one row per kind of answer, each with its peers and its budget."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TINY_MEMORY_BYTES = 128 << 10
 MEMORY_BYTES = 4 << 30
 # Finished heads of a hundred thousand URLs.
 FRONT_BYTES = 1 << 30
-# What differs by nature: the connection's own fields, and those that say when and by whom an answer was measured.
+# Fields that differ by nature: the connection's own, and those that say when and by which server an answer was measured.
 OWN_FIELDS = {"connection", "date", "server", "keep-alive", "transfer-encoding"}
 
 
@@ -108,7 +108,7 @@ front_bytes_max = {front_bytes}
 campaign_render_ms_per_minute = 0
 network_render_ms_per_minute = 0
 [origin]
-# Nobody is there: nothing is drawn in this bench.
+# No node listens there: nothing is drawn in this bench.
 nodes = ["http://127.0.0.1:9"]
 probe_interval_ms = 60000
 [log]
@@ -167,7 +167,7 @@ def run_varnish(binary: Path, folder: Path, edge: Server) -> Iterator[Server]:
     command = [binary, "-F", "-j", "none", "-n", root / "work", "-a", f"127.0.0.1:{port}", "-f", vcl, "-s", f"malloc,{MEMORY_BYTES}",
                "-T", "none", "-p", "http_gzip_support=off", "-p", "listen_depth=4096"]
     with run(command, log) as process:
-        wait_until(lambda: get(port, "/").status > 0, process, log)  # whatever it says, it listens
+        wait_until(lambda: get(port, "/").status > 0, process, log)  # any answer says that it listens
         yield Server("varnish", port, process.pid)
 
 

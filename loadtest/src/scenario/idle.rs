@@ -1,5 +1,5 @@
-//! Hits beside thousands of connections that say nothing, or dribble a head byte by byte ("slowloris"). The edge has to
-//! bear them until their deadline, and then be rid of them.
+//! Hits beside thousands of connections that are silent, or send a head byte by byte ("slowloris"). The edge holds them until
+//! their deadline, and then closes them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

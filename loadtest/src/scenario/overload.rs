@@ -1,5 +1,5 @@
-//! Two, five and ten times what the edge can answer: hits keep coming at the rate of the peak, what is refused is refused
-//! at once, and when it is over all is as before.
+//! Two, five and ten times what the edge can answer: it answers hits at the rate of the peak, refuses the rest at once, and is as
+//! fast as before when the overload is over.
 //!
 //! The peak is what generator and edge reach together on this machine, with hits offered without end. Overload offers so
 //! many times that rate, over so many times the connections, and cold variants beside it. A request that waits for a

@@ -14,9 +14,9 @@ use crate::plan::{Servers, Settings};
 use crate::report::Phase;
 use crate::target::{Reach, Target};
 
-/// DESIGN §11: p99 of hits beside trouble, by p99 without.
+/// Bound of the p99 of hits beside trouble, divided by the p99 without.
 pub const HIT_P99_RATIO_MAX: f64 = 1.5;
-/// DESIGN §11: first bytes on a cold variant with `fallback`, fallback warmed.
+/// Bound of the time to first bytes of a cold variant whose slot has a warmed fallback.
 pub const FALLBACK_P99_MS_MAX: f64 = 50.0;
 /// Renditions that hits are asked of.
 const WARM: usize = 48;
@@ -65,7 +65,7 @@ impl Stage {
         let fleet = Fleet::start(servers, spec).await?;
         let edges = 0..fleet.edges.len();
         let all = |paths: &[String]| -> Vec<String> {
-            // Edge after edge for one path, so that whoever moves on asks the same of the next edge.
+            // Edge after edge for one path, so that a client that moves on asks the same of the next edge.
             paths
                 .iter()
                 .flat_map(|path| edges.clone().flat_map(|edge| fleet.urls(edge, std::slice::from_ref(path))))
@@ -103,7 +103,7 @@ impl Stage {
         Drive { connections, ..Drive::new(name, Arc::clone(&self.hits), self.rate_per_s, duration) }
     }
 
-    /// Variants that nobody asked before, of the first edge, in the slot with a fallback.
+    /// Variants of the first edge that were not asked before, in the slot with a fallback.
     #[must_use]
     pub fn misses(&self, name: impl Into<String>, rate_per_s: u32, duration: Duration) -> Drive {
         let count = (f64::from(rate_per_s) * duration.as_secs_f64()).ceil() as u64;
@@ -123,7 +123,7 @@ impl Stage {
         &self.cold[(number % self.cold.len() as u64) as usize]
     }
 
-    /// A variant that nobody asked before, in a slot that waits for it.
+    /// A variant that was not asked before, in a slot that waits for it.
     #[must_use]
     pub fn waiting_path(&self, number: usize) -> String {
         self.waiting[number % self.waiting.len()].clone()

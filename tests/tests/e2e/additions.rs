@@ -1,5 +1,5 @@
-//! What a manifest names beside a checkpoint — an adapter, a ControlNet and its image — on its way into a picture: pinned by the
-//! lock, drawn by a node that was handed the image because it lacked it.
+//! Adapters, ControlNets and images of a manifest on their way into a picture: the lock pins them, the edge hands an image to a
+//! node that lacks it, and the node draws with them.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -77,12 +77,12 @@ async fn adapters_controlnets_and_images_of_a_manifest_are_pinned_and_drawn() ->
     assert_eq!((drawn.status, drawn.outcome()), (StatusCode::OK, "generated"), "{}", drawn.text());
     assert_eq!(blobs(&rig).len(), 2, "it was handed both");
 
-    // The next picture finds them there.
+    // The next picture finds the images at the node.
     let missed = "bildkante_node_http_responses_total{route=\"generations\",status=\"424\"}";
     rig.http.counts(rig.node(), missed, 1.0).await?;
     let next = rig.http.image(rig.public(), "/i/studio/hero?product=vase&colour=red&w=480").await?;
     assert_eq!((next.status, next.outcome()), (StatusCode::OK, "generated"), "{}", next.text());
-    // Counted behind the one before it on the same node.
+    // The node counts an answer after it has sent it.
     let answered = "bildkante_node_http_responses_total{route=\"generations\",status=\"200\"}";
     rig.http.counts(rig.node(), answered, 2.0).await?;
     rig.http.counts(rig.node(), missed, 1.0).await?;

@@ -1,4 +1,4 @@
-//! Changes that somebody makes while the edge runs: they take effect whole, whatever the client or the disk does.
+//! Changes while the edge runs take effect whole, also when the client hangs up or the disk fails.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ fn front(address: SocketAddr) -> String {
     format!("[[purge.downstream]]\nkind = \"varnish\"\nname = \"front\"\nurl = \"http://{address}/\"\n")
 }
 
-/// Tokens and caches in front follow the file; lines of the audit pass a filter that lets nothing else pass.
+/// Tokens and caches in front follow the file. Lines of the audit log pass a filter that stops every other line.
 #[tokio::test]
 async fn tokens_and_caches_in_front_are_taken_over_while_the_edge_runs() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -162,7 +162,7 @@ async fn tokens_and_caches_in_front_are_taken_over_while_the_edge_runs() -> anyh
     })
     .await?;
     assert_eq!(admin(http, to, Method::POST, "first", everything()).await?.status, StatusCode::UNAUTHORIZED);
-    // Also what was kept finished: the answers from before have lapsed.
+    // Finished answers from before the change are gone too.
     eventually("answers live as long as a cache that is purged may keep them", lifetime).await?;
     assert_eq!(admin(http, to, Method::POST, "second", everything()).await?.status, StatusCode::OK);
     assert_eq!(calls.load(Ordering::SeqCst), 1);
@@ -213,8 +213,8 @@ impl Drop for SlowSync {
     }
 }
 
-/// A purge whose client leaves while the disk hangs: in force at once, told further down, counted, and on the disk and in
-/// the audit in the end.
+/// A purge whose client leaves while the disk hangs is in force at once. Caches in front are told, it is counted, and in the
+/// end it is on the disk and in the audit log.
 #[tokio::test]
 async fn a_client_that_hangs_up_leaves_no_purge_half_done() -> anyhow::Result<()> {
     const TEST: &str = "a_client_that_hangs_up_leaves_no_purge_half_done";
@@ -292,8 +292,8 @@ impl Drop for Mount {
     }
 }
 
-/// While the disk is full a purge says that it is in force and not on disk; once there is room again, purging works, and
-/// what was refused gets there by itself.
+/// While the disk is full, a purge's answer says that it is in force and not on disk. Once there is room again, the edge stores
+/// it by itself.
 #[tokio::test]
 async fn a_disk_that_was_full_for_a_moment_takes_purges_again() -> anyhow::Result<()> {
     const TEST: &str = "a_disk_that_was_full_for_a_moment_takes_purges_again";

@@ -112,7 +112,7 @@ fn preload(faketime: &Path) -> anyhow::Result<String> {
     Ok(text.trim().split(':').next_back().context("a library")?.to_owned())
 }
 
-/// Hits go on, what is purged goes whatever the clock says, what is new is drawn, and no pause lasts a year.
+/// While the clock jumps, hits go on, purges take effect, new pictures are drawn, and no pause lasts a year.
 #[tokio::test]
 async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::Result<()> {
     let Some(faketime) = judge::find("faketime", "a_clock_that_jumps")? else { return Ok(()) };
@@ -135,7 +135,7 @@ async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::
             let reply = edge.get(HIT).await?;
             assert_eq!((reply.status, reply.outcome()), (StatusCode::OK, "memory"), "{offset}");
         }
-        // Softly: shown until its successor is there, which is not put off.
+        // Softly: the image is shown until the new one is there, and that is rendered at once.
         edge.purge("soft").await?;
         let reply = edge.get(HIT).await?;
         assert_eq!(reply.status, StatusCode::OK);
@@ -147,7 +147,7 @@ async fn a_clock_that_jumps_costs_no_hit_and_keeps_no_purged_image() -> anyhow::
         let cold = format!("/i/studio/thumb?product={}&fm=webp", values[number]);
         assert_eq!(edge.get(&cold).await?.outcome(), "generated", "{offset}");
     }
-    // Back from a year ahead, a purge is not older than what it purges.
+    // After the clock went back a year, a purge still counts as newer than the images it purges.
     edge.jump("+400d", 400).await?;
     edge.is_warm().await?;
     edge.purge("hard").await?;

@@ -178,7 +178,7 @@ fn sections(file: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What a stage does to its program behind building it, done to a small program in the same place.
+/// Runs a stage's commands after the build on a small program in the same place.
 #[test]
 fn programs_in_images_have_no_debug_information() -> anyhow::Result<()> {
     for (name, binary) in FILES {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 const TEST: &str = "conditions_and_ranges_mean_what_they_mean_to_nginx";
 const IMAGE: &str = "/i/studio/thumb?fm=webp";
 
-/// Why an answer is another than nginx's. Both are right, or nginx is the one that is lax or strict beyond the standard.
+/// Why an answer differs from nginx's: both are right, or nginx is laxer or stricter than the standard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
     /// Ranges are defined for GET alone and ignored elsewhere (RFC 9110 §14.2); nginx answers HEAD as GET.
@@ -82,7 +82,7 @@ impl Nginx {
     }
 }
 
-/// Fields with the placeholders `{etag}`, `{other}` and `{date}`, which each side fills with its own.
+/// Fields with the placeholders `{etag}`, `{other}` and `{date}`; each side fills in its own values.
 #[derive(Debug, Clone)]
 struct Case {
     method: &'static str,

@@ -16,8 +16,8 @@ fn then_fallback(text: String) -> String {
     text.replace("then = \"placeholder\"", "then = \"fallback\"")
 }
 
-/// With the node gone, what is cached is served, what is not is answered at once by the slot's default variant, and
-/// when the node is back the picture comes.
+/// While the node is gone, cached images are served, other images are answered at once with the slot's default variant, and
+/// when the node is back the picture is drawn.
 #[tokio::test]
 async fn a_killed_node_means_fallbacks_and_then_recovery() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -75,7 +75,7 @@ async fn a_restarted_edge_serves_from_disk_and_draws_nothing() -> anyhow::Result
     Ok(())
 }
 
-/// A rendition whose file rots is cut again from its master; the rotten bytes are never sent.
+/// A rendition whose file is damaged on disk is cut again from its master; the damaged bytes are never sent.
 #[tokio::test]
 async fn a_corrupt_file_is_rendered_again_and_never_served() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -146,7 +146,7 @@ async fn generation(rig: &Rig) -> anyhow::Result<serde_json::Value> {
     }))
 }
 
-/// A slot that shows a placeholder while it waits for nobody.
+/// A slot that shows a placeholder at once.
 #[tokio::test]
 async fn placeholders_come_at_once_and_the_picture_next_time() -> anyhow::Result<()> {
     fn placeholder(text: String) -> String {

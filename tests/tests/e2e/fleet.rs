@@ -9,7 +9,7 @@ use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig};
 use tempfile::TempDir;
 
-/// A plan's changes are plain functions: the folder has to stand still for them.
+/// A plan's changes are plain functions, so this folder is a static.
 static STORE: OnceLock<TempDir> = OnceLock::new();
 
 fn store() -> &'static TempDir {
@@ -21,7 +21,7 @@ fn shared(config: &mut Config) {
 }
 
 fn away(config: &mut Config) {
-    // Nobody listens on port 1; without credentials the store is not even asked with a signature.
+    // No server listens on port 1; without credentials the store is not even asked with a signature.
     let endpoint = Some("http://127.0.0.1:1".to_owned());
     let region = Some("eu-central-1".to_owned());
     config.cache.object = Some(ObjectConfig { endpoint, region, ..ObjectConfig::at("s3://pictures") });
@@ -47,7 +47,7 @@ async fn a_picture_drawn_for_one_edge_is_not_drawn_for_another() -> anyhow::Resu
     })
     .await?;
     assert_eq!(same.body, first.body);
-    // Another slot's recipe is another picture; what is shared is its master, cut anew: the default hero of `one`.
+    // The fallback of another slot is cut from a master in the shared store: the default hero of `one`.
     let drawn = one.http.image(one.public(), wider).await?;
     eventually("the hero from the shared master", async || {
         Ok(other.http.image(other.public(), wider).await?.header("etag") == drawn.header("etag"))

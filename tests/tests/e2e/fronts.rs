@@ -94,7 +94,8 @@ fn start_nginx(binary: &Path, dir: &Path, at: SocketAddr, edge: SocketAddr) -> a
     Ok(Server(child))
 }
 
-/// In place of an edge: each answer may be kept for a minute, varies on the client's hints, and holds the head as it came.
+/// A server in place of an edge. Each answer may be kept for a minute, varies on the client's hints, and holds the request head as
+/// it came.
 async fn start_echo() -> anyhow::Result<SocketAddr> {
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     let at = socket.local_addr()?;
@@ -117,7 +118,8 @@ async fn start_echo() -> anyhow::Result<SocketAddr> {
     Ok(at)
 }
 
-/// The edge hears who asks, last of all in the field; and hints that it may read are never answered by another's.
+/// The edge gets the client's address as the last entry of the field. A request with hints never gets an answer that was made for
+/// other hints.
 async fn speaks_for_its_clients(http: &Http, front: SocketAddr) -> anyhow::Result<()> {
     eventually("the front answers", async || {
         Ok(http.get(front, "/", &[]).await.is_ok_and(|reply| reply.status.is_success()))
@@ -185,7 +187,7 @@ async fn purge(http: &Http, edge: &Edge, body: Value) -> anyhow::Result<Value> {
     reply.json()
 }
 
-/// The shipped VCL and a purger with nothing but its address: what is purged is gone there, what is not stays.
+/// The shipped VCL and a `[[purge.downstream]]` with nothing but its address: purged images are gone there, others stay.
 #[tokio::test]
 async fn the_shipped_varnish_takes_the_purges_that_an_edge_sends() -> anyhow::Result<()> {
     let test = "the_shipped_varnish_takes_the_purges_that_an_edge_sends";
@@ -241,7 +243,7 @@ async fn the_shipped_varnish_takes_the_purges_that_an_edge_sends() -> anyhow::Re
         }
         warm().await?;
     }
-    // Softly: still served, and fetched anew behind the reader.
+    // Softly: still served, and fetched again behind the reader.
     let before = get(http, front, IMAGE, CHROME).await?;
     purge(http, &edge, json!({ "campaign": "studio", "kind": "soft" })).await?;
     let filler = |reply: &Reply| reply.header("x-varnish").split(' ').nth(1).map(str::to_owned);
@@ -251,7 +253,7 @@ async fn the_shipped_varnish_takes_the_purges_that_an_edge_sends() -> anyhow::Re
         Ok(is_hit(&reply) && filler(&reply) != filler(&before))
     })
     .await?;
-    // What is no purge of an edge's is not confirmed, so that a purger set up for another VCL is reported.
+    // A call that is no purge of an edge is refused, so that a purger that was set up for another VCL is reported.
     for method in ["PURGE", "BAN"] {
         let request = Request::builder().method(method).uri(format!("http://{front}/")).body(Full::default())?;
         assert!(http.send(request).await?.status.is_client_error(), "{method}");
@@ -260,7 +262,7 @@ async fn the_shipped_varnish_takes_the_purges_that_an_edge_sends() -> anyhow::Re
     Ok(())
 }
 
-/// nginx keeps one copy for all spellings of an `Accept`, and serves it on when the edge is away.
+/// nginx keeps one copy for all spellings of an `Accept`, and serves it while the edge is away.
 #[tokio::test]
 async fn the_shipped_nginx_keeps_images_by_what_browsers_accept() -> anyhow::Result<()> {
     let test = "the_shipped_nginx_keeps_images_by_what_browsers_accept";

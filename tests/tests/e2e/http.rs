@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// Whatever stands in the path or query: an answer, a problem that names its cause, no panic, and no generation.
+/// Any path and query get an answer or a problem that names its cause, no panic, and no generation.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_urls_are_problems_and_never_reach_the_node() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -111,7 +111,7 @@ async fn methods_are_answered_as_they_should_be() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A manifest edited in place serves within moments; a broken one changes nothing and is reported.
+/// An edited manifest is served within moments; a broken one changes nothing and is reported.
 #[tokio::test]
 async fn a_campaign_is_reloaded_and_a_broken_one_is_not() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -154,7 +154,7 @@ async fn spellings_of_one_variant_share_one_rendition() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// TLS speaks HTTP/2 to those who offer it; without TLS prior knowledge does. Both give the bytes HTTP/1.1 gives.
+/// Over TLS a client that offers HTTP/2 gets it; without TLS prior knowledge does. Both give the same bytes as HTTP/1.1.
 #[tokio::test]
 async fn http2_comes_by_alpn_and_by_prior_knowledge() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

@@ -24,7 +24,7 @@ async fn a_cold_miss_becomes_a_hit_and_then_a_304() -> anyhow::Result<()> {
     assert_eq!(cold.outcome(), "generated", "{:?}", cold.headers);
     assert_eq!(cold.header("vary"), "Accept");
 
-    // The quick rung is replaced by the final one behind; from then on the bytes stay.
+    // The final rung replaces the quick one; from then on the bytes stay.
     let settled = settled(&rig, TEAL_MUG).await?;
     let hit = rig.http.image(rig.public(), TEAL_MUG).await?;
     assert_eq!(hit.outcome(), "memory");
@@ -152,7 +152,7 @@ async fn a_stampede_costs_one_generation() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client that hangs up cancels nothing that others may want.
+/// A client that hangs up cancels no generation.
 #[tokio::test]
 async fn the_picture_is_drawn_although_the_client_left() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -172,7 +172,7 @@ async fn the_picture_is_drawn_although_the_client_left() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everybody can read that the picture was generated.
+/// Other programs read that the picture was generated.
 #[tokio::test]
 async fn exiftool_reads_the_marking_in_every_format() -> anyhow::Result<()> {
     let Some(exiftool) = judge::find("exiftool", "exiftool_reads_the_marking_in_every_format")? else { return Ok(()) };

@@ -33,7 +33,7 @@ async fn plan(edge: fn(&mut Config)) -> anyhow::Result<Rig> {
     Rig::start(Plan { edge, ..Plan::painted(&control) }).await
 }
 
-/// GOAWAY asks a client to stop. One that opens streams all the same is cut, and is not served for ever.
+/// GOAWAY asks a client to stop. A client that opens further streams is cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_on_behind_goaway_is_cut() -> anyhow::Result<()> {
     let rig = plan(|config| {
@@ -81,7 +81,7 @@ async fn a_client_network_has_its_share_of_connections() -> anyhow::Result<()> {
     }
     let mut third = TcpStream::connect(rig.public()).await?;
     let mut nothing = Vec::new();
-    // A reset is a close, too.
+    // A reset closes the connection too.
     let _ = tokio::time::timeout(LONG, third.read_to_end(&mut nothing)).await.context("it stays open")?;
     assert!(nothing.is_empty());
     let refused = "bildkante_edge_connections_refused_total";
@@ -103,7 +103,7 @@ async fn a_full_listener_closes_who_has_rested_longest() -> anyhow::Result<()> {
     let rig = plan(|config| {
         config.limits.connections_max = 3;
         config.limits.connections_per_client_max = 100;
-        // Nobody is closed for another reason.
+        // No connection is closed for another reason.
         config.limits.idle_ms = 600_000;
     })
     .await?;
@@ -112,7 +112,7 @@ async fn a_full_listener_closes_who_has_rested_longest() -> anyhow::Result<()> {
         let mut connection = Connection::open(rig.public()).await?;
         assert_eq!(connection.get(PATH, &[]).await?.status, StatusCode::OK);
         resting.push(connection);
-        // So that their rests differ by more than they are measured to.
+        // So that the times they have rested differ by more than the clock's resolution.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut next = Connection::open(rig.public()).await?;
@@ -127,7 +127,7 @@ async fn a_full_listener_closes_who_has_rested_longest() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One byte beyond ASCII spoils one member of `Accept`; `OPTIONS *` asks about the server (RFC 9110 §9.3.7).
+/// A byte beyond ASCII invalidates one member of `Accept` only; `OPTIONS *` asks about the server (RFC 9110 §9.3.7).
 #[tokio::test]
 async fn odd_requests_are_answered_as_they_are_meant() -> anyhow::Result<()> {
     let rig = plan(|_| {}).await?;
@@ -167,8 +167,8 @@ async fn a_listener_has_several_addresses() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM takes the edge out of a load balancer first: `/readyz` says 503, and everything is served, on every socket that
-/// systemd handed over, until the time is over or a second signal comes. SIGHUP reloads as ever.
+/// SIGTERM first takes the edge out of a load balancer: `/readyz` says 503, and the edge serves as before on every socket that
+/// systemd handed over, until the time is over or a second signal comes. SIGHUP still reloads.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
     let rig = plan(|_| {}).await?;
@@ -213,7 +213,7 @@ async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
         Ok(reply.status == StatusCode::SERVICE_UNAVAILABLE && reply.json()?["leaving"] == true)
     })
     .await?;
-    // What is changed meanwhile is taken over, and systemd hears no more of it: it knows that the edge stops.
+    // Changes are still taken over; systemd is not told, because it knows that the edge stops.
     std::fs::write(&config, text.replace("[cache]", "[log]\nfilter = \"warn\"\n[cache]"))?;
     kill(id, "-HUP")?;
     rig.http.counts(operators, "bildkante_edge_config_reloads_total{outcome=\"reloaded\"}", 1.0).await?;
@@ -234,7 +234,7 @@ async fn leaving_is_announced_before_it_happens() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Proxies are trusted, or not any more, without a restart.
+/// A change of the trusted proxies takes effect without a restart.
 #[tokio::test]
 async fn trusted_proxies_are_taken_over_from_the_file() -> anyhow::Result<()> {
     let rig = plan(|_| {}).await?;

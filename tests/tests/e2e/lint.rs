@@ -1,4 +1,4 @@
-//! httplint reads our messages as they are on the wire, and may find nothing that is bad.
+//! httplint reads our messages as they are on the wire, and finds none that is bad.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::purge::{TOKEN, admin as admin_call, with_tokens};
 const TEST: &str = "no_message_is_bad_to_httplint";
 const IMAGE: &str = "/i/studio/thumb?product=mug";
 
-/// What is bad, and not of the answer: the 414 is the very thing asked for, and its note speaks to whoever sent the URL.
+/// Notes that do not blame the answer: the test asks for a 414, and its note is about the URL that was sent.
 const EXPECTED: [(&str, &str); 1] = [("too-long", "STATUS_URI_TOO_LONG")];
 
 /// One exchange: file name, expected status, method, target, fields.
@@ -98,7 +98,7 @@ async fn no_message_is_bad_to_httplint() -> anyhow::Result<()> {
         ("admin-method", 405, "POST", "/metrics", &[("content-length", "0")]),
     ];
     record(&mut admin, folder.path(), classes).await?;
-    // What the lane does not take, hyper answers for the rest of a connection.
+    // After a request that the lane does not take, hyper answers the rest of the connection.
     let mut hyper = Connection::open(rig.public()).await?;
     let classes: &[Class<'_>] = &[
         ("hyper-final", 200, "GET", IMAGE, &[("content-length", "0")]),

@@ -1,4 +1,4 @@
-//! Sockets, certificates and who is believed: a real edge as an operator runs it.
+//! Sockets, certificates and trusted proxies: a real edge as an operator runs it.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -46,7 +46,7 @@ fn leaf(stream: &TlsStream<TcpStream>) -> anyhow::Result<CertificateDer<'static>
     Ok(chain.first().context("an empty chain")?.clone().into_owned())
 }
 
-/// New handshakes get the new certificate, nobody is refused meanwhile, and who was connected stays so.
+/// New handshakes get the new certificate, no handshake is refused meanwhile, and open connections stay open.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
     fn quick(config: &mut Config) {
@@ -76,7 +76,7 @@ async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
     };
     let replace = async {
         eventually("there is load", async || Ok(asked.load(Ordering::Relaxed) > 20)).await?;
-        // As a careless script does it: for a moment they do not belong together.
+        // As a careless script does it: for a moment certificate and key do not belong together.
         std::fs::write(&file, renewed.cert.pem())?;
         write_secret(&file.with_extension("key"), renewed.signing_key.serialize_pem())?;
         let expected = CertificateDer::from_pem_file(&new)?;
@@ -90,14 +90,14 @@ async fn a_certificate_is_replaced_under_load() -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     let (one, two, replaced) = tokio::join!(load(), load(), replace);
-    // Whatever went wrong first is told.
+    // A failed task names its error first.
     (replaced.and(one).and(two))?;
     assert_eq!(ask(kept, HIT).await?, 200, "a connection from before");
     rig.stop().await;
     Ok(())
 }
 
-/// Operators come with a certificate of their authority, or not at all.
+/// The admin listener takes only operators with a certificate of their authority.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_listener_asks_for_a_certificate() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -129,7 +129,7 @@ async fn the_admin_listener_asks_for_a_certificate() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Behind a trusted proxy each network has its own budget; from anybody else the field is only a claim.
+/// Behind a trusted proxy each network has its own budget; from other senders the field is only a claim.
 #[tokio::test]
 async fn a_proxy_is_believed_only_if_it_is_trusted() -> anyhow::Result<()> {
     fn frugal(config: &mut Config) {
@@ -148,7 +148,7 @@ async fn a_proxy_is_believed_only_if_it_is_trusted() -> anyhow::Result<()> {
     ] {
         let control = Arc::new(FakeControl::default());
         let rig = Rig::start(Plan { edge, ..Plan::painted(&control) }).await?;
-        // What stands left of the proxy's own entry is the client's invention.
+        // Entries to the left of the proxy's own come from the client and are not believed.
         let claims = ["203.0.113.7", "198.51.100.1, 192.0.2.9", "203.0.113.8"];
         for ((path, claim), expected) in cold.iter().zip(claims).zip(expected) {
             let reply = rig.http.get(rig.public(), path, &[(field.clone(), claim)]).await?;
@@ -159,7 +159,7 @@ async fn a_proxy_is_believed_only_if_it_is_trusted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// systemd's part played by a shell: descriptors 3 and 4, and where to say what.
+/// A shell in place of systemd: it passes descriptors 3 and 4, and the address for notifications.
 fn start_with_sockets(config: &Path, http: OwnedFd, admin: OwnedFd, notify: &Path) -> anyhow::Result<Child> {
     let script = "exec 3<&0 4<&1 </dev/null >/dev/null
         export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin
@@ -191,7 +191,7 @@ pub(crate) async fn told(socket: &UnixDatagram, expected: &str) -> anyhow::Resul
     Ok(())
 }
 
-/// The sockets outlive the edge: who connects while it restarts is answered by the next one.
+/// The sockets outlive the edge: a client that connects during a restart is answered by the next edge.
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -200,7 +200,7 @@ async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     let (http, admin) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     let (public, operators) = (http.local_addr()?, admin.local_addr()?);
     let config = dir.join("sockets.toml");
-    // Addresses that are taken: only what is handed over can be served.
+    // The configured addresses are taken: the edge can serve only on the sockets it is handed.
     let text = format!(
         "[listen]\nhttp = \"{}\"\nadmin = \"{}\"\n[cache]\ndisk_dir = {:?}\n[origin]\nnodes = [\"http://{}\"]\n",
         rig.public(),
@@ -236,7 +236,7 @@ async fn sockets_of_systemd_outlive_a_restart() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an operator wants to know before a restart: which certificates and keys there are, and what is wrong with them.
+/// `check` tells an operator before a restart which certificates and keys there are, and what is wrong with them.
 #[tokio::test]
 async fn check_tells_certificates_and_signing_keys() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;

@@ -48,7 +48,7 @@ async fn observed(rig: &Rig, change: impl FnOnce(&mut Config)) -> anyhow::Result
     .await
 }
 
-/// Reads until there is a line of which `is_it` approves.
+/// Reads until there is a line for which `is_it` holds.
 async fn line(path: &Path, what: &str, is_it: impl Fn(&Line) -> bool) -> anyhow::Result<Line> {
     let mut found = None;
     eventually(what, async || {
@@ -76,7 +76,7 @@ static LOGGED: LazyLock<Logged> = LazyLock::new(|| {
     let logged = Logged::default();
     let writer = logged.clone();
     let lines = tracing_subscriber::fmt().json().with_max_level(tracing_subscriber::filter::LevelFilter::INFO);
-    // In this process nobody else installs one.
+    // No other test of this process installs one.
     let _ = tracing_subscriber::util::SubscriberInitExt::try_init(lines.with_writer(move || writer.clone()).finish());
     logged
 });
@@ -159,7 +159,7 @@ async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client that nobody vouches for names no request; its trace goes on all the same.
+/// The request id of a client is taken from trusted proxies only; its trace goes on all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_is_believed_of_trusted_proxies_only() -> anyhow::Result<()> {
     let rig = painted().await?;
@@ -174,7 +174,7 @@ async fn a_request_id_is_believed_of_trusted_proxies_only() -> anyhow::Result<()
     assert_eq!(reply.json()?["instance"], format!("/requests/{id}"));
     let seen = line(&log_of(&rig), "the error", |line| line["status"] == 404).await?;
     assert_eq!((seen["request_id"].as_str(), seen["trace_id"].as_str()), (Some(id.as_str()), Some(TRACE)));
-    // A node hears edges only, and says what it was told.
+    // A node is asked by edges only, so it repeats the request id it gets.
     let request = Request::post(format!("http://{}/v1/generations", rig.node())).header("x-request-id", "of-an-edge");
     let reply = rig.http.send(request.body(Full::default())?).await?;
     assert!(reply.status.is_client_error() && reply.header("x-request-id") == "of-an-edge", "{:?}", reply.headers);
@@ -274,7 +274,7 @@ async fn get_over_http2(edge: &Edge, path: &str, agent: &str) -> anyhow::Result<
     Ok(status)
 }
 
-/// Without sampling a hit leaves no line, and what is no hit always does.
+/// Without sampling a hit leaves no line; every other answer does.
 #[tokio::test(flavor = "multi_thread")]
 async fn hits_are_sampled_and_the_rest_is_not() -> anyhow::Result<()> {
     let rig = painted().await?;
@@ -315,7 +315,7 @@ async fn a_writer_that_is_blocked_delays_nobody() -> anyhow::Result<()> {
             assert_eq!(connection.get("/nothing", &[]).await?.status, StatusCode::NOT_FOUND);
         }
         eventually("lost lines are counted", async || Ok(count(outcome).await? > 0.0)).await?;
-        // What the pipe's writer holds and what waits for it is neither.
+        // Lines that the writer holds or that wait for it are neither written nor lost.
         let lost = count("queue_full").await? + count("write_failed").await?;
         assert!(lost > 0.0 && count("written").await? == 0.0, "{}: {lost}", to.display());
         edge.shut_down().await;
@@ -429,7 +429,7 @@ async fn the_edge_takes_its_log_filter_over() -> anyhow::Result<()> {
         .stderr(std::fs::File::create(&stderr)?)
         .kill_on_drop(true)
         .spawn()?;
-    // The cache's folder is there before the file is watched; whatever is written from now on is another file to it.
+    // The cache's folder is there before the file is watched: every later write is another file to the watch.
     eventually("it has started", async || Ok(dir.path().join("cache").exists())).await?;
     let logged = |words: &str| std::fs::read_to_string(&stderr).unwrap_or_default().contains(words);
     assert!(!logged("edge serves"), "a line below its level");
@@ -441,7 +441,7 @@ async fn the_edge_takes_its_log_filter_over() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Beacons of listed pages count, at a rate; others are told why not, and their scripts learn nothing.
+/// Beacons of listed pages count, up to a rate. Other pages are refused with a reason, which their scripts cannot read.
 #[tokio::test(flavor = "multi_thread")]
 async fn beacons_are_taken_of_listed_origins_at_a_rate() -> anyhow::Result<()> {
     let rig = painted().await?;

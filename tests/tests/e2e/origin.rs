@@ -70,7 +70,7 @@ async fn two_edges_and_many_clients_cost_one_generation() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// More hang-ups than other single flights survive: still one generation, and nobody panics.
+/// More hang-ups than other single flights survive: still one generation, and no panic.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_clients_that_hang_up_cost_one_generation() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -95,7 +95,7 @@ async fn hundreds_of_clients_that_hang_up_cost_one_generation() -> anyhow::Resul
     Ok(())
 }
 
-/// A picture that exists is cut without any node, in whatever width and format.
+/// A picture that exists is cut without any node, in every width and format.
 #[tokio::test]
 async fn a_new_width_of_a_present_master_needs_no_node() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -185,7 +185,7 @@ async fn a_node_with_tls_draws_for_edges_it_knows_and_refuses_others() -> anyhow
     assert!(error.contains("UnknownCA") || error.contains("unknown CA") || error.contains("no node"), "{error}");
     eventually("the node counts what it refuses", async || Ok(node.metrics().handshake_errors_total.get() >= 1))
         .await?;
-    // In plain text there is no way in either.
+    // Plain text is refused as well.
     let mut plain = TcpStream::connect(node.addr()).await?;
     plain.write_all(b"GET /readyz HTTP/1.1\r\nhost: node\r\n\r\n").await?;
     let mut answer = Vec::new();
@@ -198,7 +198,7 @@ async fn a_node_with_tls_draws_for_edges_it_knows_and_refuses_others() -> anyhow
     Ok(())
 }
 
-/// Nodes come and go in the topology file while clients ask for ever new pictures: nobody gets less than a picture.
+/// Nodes come and go in the topology file while clients ask for ever new pictures: every client gets a picture.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_topology_changes_under_load_and_no_call_is_lost() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -209,7 +209,7 @@ async fn the_topology_changes_under_load_and_no_call_is_lost() -> anyhow::Result
     let write = |addresses: &[std::net::SocketAddr]| -> anyhow::Result<()> {
         let nodes: Vec<_> = addresses.iter().map(|address| format!("\"http://{address}\"")).collect();
         let text = format!("[[regions]]\nname = \"only\"\nnodes = [{}]\n", nodes.join(", "));
-        // In one step: a reader of half a file would see another topology.
+        // In one step: an edge that read half a file would see another topology.
         let half = file.with_extension("new");
         std::fs::write(&half, text)?;
         Ok(std::fs::rename(&half, &file)?)
@@ -242,7 +242,7 @@ async fn the_topology_changes_under_load_and_no_call_is_lost() -> anyhow::Result
         eventually("the topology is in force", async || Ok(edge.regions.statuses().len() == nodes.len())).await?;
         for reply in join_all(asked).await {
             let reply = reply??;
-            // What the demo does not have is a 400 and no business of a node's.
+            // An unknown value is answered 400, and no node is asked.
             assert!(is_picture(&reply) || reply.status == StatusCode::BAD_REQUEST, "{:?}", reply.headers);
         }
         rig.healthy_nodes(&edge, nodes.len()).await?;
@@ -253,7 +253,7 @@ async fn the_topology_changes_under_load_and_no_call_is_lost() -> anyhow::Result
     Ok(())
 }
 
-/// A network that delays, corrupts, cuts and stalls: whatever is served is a whole picture, and once the network is
+/// A network that delays, corrupts, cuts and stalls: every answer is a whole picture, and once the network is
 /// sound again so is everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_network_costs_stand_ins_and_never_a_wrong_byte() -> anyhow::Result<()> {

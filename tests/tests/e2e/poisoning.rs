@@ -1,4 +1,5 @@
-//! Cache poisoning: what a request says beside its URL and `Accept` changes nothing, for it or for who comes after it.
+//! Cache poisoning: other fields of a request than URL and `Accept` change neither its own answer nor the answer to later
+//! requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-/// A negotiated URL: the only kind where a request field has a say, and that field is `Accept`.
+/// A URL without a format: the only kind whose answer depends on a request field, `Accept`.
 const PLAIN: &str = "/i/studio/thumb?product=mug&colour=red";
 
-/// Fields that caches and frameworks are known to fall for, and those a browser adds by itself.
+/// Fields that have poisoned other caches and frameworks, and those that a browser adds by itself.
 const FIELDS: &[(&str, &str)] = &[
     ("X-Forwarded-Host", "evil.example"),
     ("X-Forwarded-Server", "evil.example"),
@@ -153,7 +154,7 @@ impl Ways {
     }
 }
 
-/// Everything of an answer but the moment it was given at.
+/// An answer without the fields that name its time.
 fn same(reply: &Reply, original: &Reply, what: &str) {
     let settled = |reply: &Reply| {
         let mut headers = reply.headers.clone();
@@ -183,7 +184,7 @@ async fn warmed(rig: &Rig) -> anyhow::Result<Reply> {
     last.context("an answer")
 }
 
-/// Each field beside the warmed URL and beside a spelling never seen, first and again, then the same without it.
+/// Each field with the warmed URL and with a new spelling, once and again, then the same without it.
 #[tokio::test]
 async fn no_request_field_but_accept_changes_an_answer() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -217,7 +218,7 @@ async fn no_request_field_but_accept_changes_an_answer() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whatever the spelling, the same answer; what is ambiguous is refused, and not kept.
+/// Every spelling gets the same answer. An ambiguous one is refused, and the refusal is not kept.
 #[tokio::test]
 async fn no_spelling_of_a_url_changes_an_answer() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

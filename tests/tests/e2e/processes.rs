@@ -10,7 +10,7 @@ use bildkante_tests::rig::{Plan, Rig, torch};
 use bildkante_tests::{program, repository};
 use tokio::process::Command;
 
-/// Two processes of the command line and a server beside other work: one master id.
+/// Two processes of the command line, and a server that draws other pictures as well, give one master id.
 #[tokio::test]
 async fn the_same_recipe_is_the_same_master_in_every_process() -> anyhow::Result<()> {
     let node = program("bildkante-gpu-node")?;

@@ -70,7 +70,7 @@ async fn warm(rig: &Rig, path: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// By each scope: what it names is rendered anew, what it does not name is not, and no node is asked.
+/// For each scope: the images that it names are rendered again, others are not, and no node is asked.
 #[tokio::test]
 async fn a_hard_purge_takes_what_it_names_and_nothing_else() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -105,7 +105,7 @@ async fn a_hard_purge_takes_what_it_names_and_nothing_else() -> anyhow::Result<(
     assert_eq!(outcome(&rig, hit).await?, "memory");
     assert_eq!(control.calls(), 2, "a master that is there is never drawn again");
 
-    // What is on disk is as purged as what was in memory, and stays so across a restart.
+    // Images on disk are purged like those in memory, also after a restart.
     purge(&rig, json!({ "campaign": "studio", "why": "a test" })).await?;
     rig.stop_edge().await;
     rig.start_edge().await?;
@@ -119,7 +119,7 @@ async fn a_hard_purge_takes_what_it_names_and_nothing_else() -> anyhow::Result<(
     Ok(())
 }
 
-/// A soft purge: stale at once and for everybody, fresh a moment later, and never absent in between.
+/// A soft purge: every reader gets the stale image at once and the fresh one a moment later, and none gets an error.
 #[tokio::test]
 async fn a_soft_purge_serves_stale_while_it_revalidates() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -150,7 +150,7 @@ async fn a_soft_purge_serves_stale_while_it_revalidates() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Masters too, softly, and no node to draw them: what was there is shown until one is back.
+/// A soft purge of masters while no node can draw: the old image is shown until a node is back.
 #[tokio::test]
 async fn stale_if_error_outlasts_a_node() -> anyhow::Result<()> {
     fn no_revalidation(config: &mut Config) {
@@ -177,7 +177,7 @@ async fn stale_if_error_outlasts_a_node() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 1,000 requests around purges: nobody who asks after a purge was acknowledged gets what was made before it.
+/// 1,000 requests around purges: a request after an acknowledged purge never gets an image from before it.
 #[tokio::test]
 async fn nothing_from_before_an_acknowledged_purge_is_served_after_it() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -207,7 +207,7 @@ async fn nothing_from_before_an_acknowledged_purge_is_served_after_it() -> anyho
     Ok(())
 }
 
-/// Each wrong request, and what it is told.
+/// Each wrong request, and its answer.
 #[tokio::test]
 async fn wrong_requests_are_told_what_is_wrong() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

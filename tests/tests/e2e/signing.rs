@@ -104,7 +104,7 @@ async fn what_is_forged_expired_or_of_another_key_is_forbidden_and_never_stored(
     Ok(())
 }
 
-/// A new key beside the old one, then the old one gone; a broken file between changes nothing.
+/// A new key beside the old one, then without the old one; a broken file in between changes nothing.
 #[tokio::test]
 async fn keys_rotate_while_the_edge_serves() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -140,7 +140,7 @@ async fn keys_rotate_while_the_edge_serves() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shapes are cut from the master that is there: no other width or ratio is ever drawn again.
+/// Shapes are cut from the existing master: another width or ratio draws nothing.
 #[tokio::test]
 async fn signed_shapes_are_cut_from_one_master() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -211,7 +211,7 @@ fn image_urls(html: &str, origin: &str) -> BTreeSet<String> {
     text.match_indices(&start).map(|(at, _)| text[at..].split(ends).next().unwrap_or("").to_owned()).collect()
 }
 
-/// What the preview shows of a campaign that answers signed URLs only, and what can be copied from it, is answered.
+/// Of a campaign that answers signed URLs only, the preview shows and copies URLs that are answered.
 #[tokio::test]
 async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> {
     fn required(text: String) -> String {
@@ -241,13 +241,13 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
     assert!(html[shown..shown + 300].contains("expires="), "{}", &html[shown..shown + 300]);
     let said = "signed by the key <code>first</code> and is answered until ";
     assert!(html.contains(said), "the page says by which key and how long");
-    // Who wants no end says so.
+    // `preview_days = 0` signs without an end.
     let endless = rig.another_edge("endless", |config| config.signing.preview_days = 0).await?;
     let html = rig.http.get(endless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
     assert!(html.contains("signed by the key <code>first</code> and does not expire"), "{html}");
     endless.shut_down().await;
 
-    // Nothing to sign with: it says so, and shows no pictures that nobody would get.
+    // Without a key that signs, the page says so and shows no pictures: their URLs would be refused.
     let keyless = rig.another_edge("keyless", |config| config.signing.keys_file = None).await?;
     let html = rig.http.get(keyless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
     assert!(html.contains("no key of this edge signs"), "{html}");

@@ -92,7 +92,7 @@ async fn stand_ins_come_in_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Past its budget a network gets stand-ins, and everything that costs nothing.
+/// Past its budget a network gets stand-ins for new pictures, and everything else as before.
 #[tokio::test]
 async fn a_spent_budget_shows_stand_ins_and_says_so() -> anyhow::Result<()> {
     fn frugal(config: &mut bildkante_edge::config::Config) {
@@ -184,8 +184,8 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One client that asks for every width, format and quality of what is drawn runs out of its budget for rendering; its
-/// next requests are answered by what there is, and other networks are served as before.
+/// A client that asks for every width, format and quality of a picture spends its budget for rendering. Its next requests get
+/// stand-ins, and other networks are served as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn rendering_is_on_the_account_of_who_causes_it() -> anyhow::Result<()> {
     fn frugal(config: &mut bildkante_edge::config::Config) {
@@ -223,7 +223,7 @@ async fn rendering_is_on_the_account_of_who_causes_it() -> anyhow::Result<()> {
     #[allow(clippy::cast_precision_loss, reason = "a handful")]
     let counted = rig.http.metric(rig.admin(), refusals).await? - refused as f64;
     assert!(counted.abs() < 0.5, "{counted}");
-    // What is in a cache costs nothing, and neither does anybody else's request.
+    // An image in a cache costs nothing, and requests of another client are not affected.
     assert!(matches!(ask(greedy, first).await?.outcome(), "memory" | "disk"));
     assert_eq!(ask(other, "/i/studio/hero?fm=webp&q=low&w=640").await?.outcome(), "rendered");
     assert!(rig.http.metric(rig.admin(), "bildkante_edge_budget_render_seconds_total").await? > 0.0);
@@ -233,7 +233,7 @@ async fn rendering_is_on_the_account_of_who_causes_it() -> anyhow::Result<()> {
 
 const FORWARDED: http::HeaderName = http::HeaderName::from_static("x-forwarded-for");
 
-/// A reader who waits for a fill of a client without budget is not refused with that client.
+/// A reader who waits for a fill that another client began is not refused when that client's budget is spent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_client_takes_nobody_along() -> anyhow::Result<()> {
     fn frugal(config: &mut bildkante_edge::config::Config) {

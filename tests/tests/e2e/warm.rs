@@ -42,7 +42,7 @@ fn order(products: &[&str]) -> Value {
             "concurrency": 2 })
 }
 
-/// What a job says it made is there: in memory, at the final rung, for anybody's first request.
+/// The images that a job says it made are there: in memory, at the final rung, for the first request.
 #[tokio::test]
 async fn a_warmed_campaign_is_answered_from_memory() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -59,7 +59,7 @@ async fn a_warmed_campaign_is_answered_from_memory() -> anyhow::Result<()> {
         assert_eq!(image.outcome(), "memory", "{path}: {:?}", image.headers);
         assert!(image.header("cdn-cache-control").starts_with("max-age=300"), "a final rung");
     }
-    // Once more finds all of it, and one more picture costs one more.
+    // A second job finds all images in the cache; one more picture costs one more generation.
     let again = ended(&rig, &start(&rig, order(&["mug", "vase", "cube"])).await?["id"]).await?;
     assert_eq!((&again["cached"], &again["generated"]), (&json!(total), &json!(1)), "{again}");
     assert!(again["bytes"].as_u64() > job_one["bytes"].as_u64());
@@ -67,7 +67,7 @@ async fn a_warmed_campaign_is_answered_from_memory() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A restart goes on with what is left; a cancelled job stops, and is resumed.
+/// After a restart a job goes on with what is left. A cancelled job stops, and can be resumed.
 #[tokio::test]
 async fn a_job_survives_a_restart_and_a_cancellation() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -109,7 +109,7 @@ async fn a_job_survives_a_restart_and_a_cancellation() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A reader is served while a campaign is warmed, one who wants what is being warmed included.
+/// Readers are served while a campaign is warmed, also those who ask for an image that is being warmed.
 #[tokio::test]
 async fn readers_are_served_while_a_campaign_is_warmed() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

@@ -1,4 +1,4 @@
-//! Bytes no browser sends, on a raw socket: requests smuggled behind doubtful framing, and clients that take their time.
+//! Bytes that no browser sends, on a raw socket: requests smuggled behind doubtful framing, and slow clients.
 
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ fn patient(config: &mut Config) {
     config.limits.write_stall_ms = 120_000;
 }
 
-/// Whoever says nothing, half a head, or reads nothing is closed, and for that reason.
+/// A client that says nothing, sends half a head, or reads nothing is closed, and the metric names that reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_closed() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -135,7 +135,7 @@ async fn slow_clients_are_closed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Connections that rest are no reason not to answer others; when they go, nothing of them stays.
+/// Resting connections do not keep others from being answered, and when they go, they leave nothing behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn resting_connections_do_not_hinder_others() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -157,7 +157,7 @@ async fn resting_connections_do_not_hinder_others() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Floods of frames end their connection with GOAWAY, others are answered meanwhile, and nothing of them stays.
+/// A flood of frames ends its connection with GOAWAY. Other connections are answered meanwhile, and no stream is left behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_of_frames_end_their_connection() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -232,7 +232,7 @@ async fn say(rig: &Rig, frames: &[u8], enough: impl Fn(&h2::Heard) -> bool) -> a
 /// What becomes of a wrong frame.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
-    /// GOAWAY with one of these codes. The h2 crate often says `PROTOCOL_ERROR`, the code for whatever has none of its own
+    /// GOAWAY with one of these codes. The h2 crate often says `PROTOCOL_ERROR`, the code for errors without one of their own
     /// (§7), where there is one.
     Ended(&'static [u32]),
     /// The stream ends with this code, or with it the connection, which an endpoint may choose (§5.4).
@@ -390,8 +390,8 @@ async fn slow_bodies_and_handshakes_are_cut() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// h2load wants more streams than it is told it may have, all the time: none of them fails. (Before it is told, clients
-/// assume a hundred, which is why fewer are not a good limit.)
+/// h2load always has more streams to open than the edge allows: none of them fails. (Until a client has read the limit it assumes
+/// a hundred, so a lower limit would refuse streams.)
 #[tokio::test(flavor = "multi_thread")]
 async fn more_streams_than_allowed_are_served_in_turn() -> anyhow::Result<()> {
     let Some(h2load) = judge::find("h2load", "more_streams_than_allowed")? else { return Ok(()) };
