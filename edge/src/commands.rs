@@ -17,16 +17,16 @@ use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::sources::read_opened;
 use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::hints;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
+use crate::request::hints;
 use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::secret;
 use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
+use crate::text_file;
 
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
@@ -176,7 +176,7 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
 fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
     let Some(file) = &config.signing.keys_file else { return Ok(None) };
     let place = || file.display().to_string();
-    let text = secret::open(file).and_then(read_opened).with_context(place)?;
+    let text = secret::open(file).and_then(text_file::read_opened).with_context(place)?;
     Ok(Some(SigningKeys::parse(&text).with_context(place)?))
 }
 

@@ -13,7 +13,6 @@ use crate::admin::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
-use crate::campaign::sources::read_file;
 use crate::governance::PurgeConfig;
 use crate::listener::config::{LimitsConfig, ListenConfig};
 use crate::origin::OriginConfig;
@@ -21,6 +20,7 @@ use crate::reload::{ConfigFile, ReloadConfig};
 use crate::render::RenderConfig;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
+use crate::text_file;
 use crate::warm::WarmConfig;
 
 /// Why a configuration cannot be used; exit status 64.
@@ -103,7 +103,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, does not parse, or a value is out of bounds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_file(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = text_file::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let config = Self::parse(path, &text)?;
         Ok(Self { file: Some(ConfigFile { path: path.to_owned(), text }), ..config })
     }

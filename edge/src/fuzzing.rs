@@ -14,19 +14,17 @@ use crate::access::line::{REDACTED, without_signature};
 use crate::access::visit::LazyTrace;
 use crate::budget::BudgetConfig;
 use crate::cache::{decode_entry, reseal_entry};
-use crate::campaign::words::Ratio;
 use crate::fields;
-use crate::handler::requested_urgency;
-use crate::hints::ClientHints;
 use crate::layout::{Ask, Layout, Limits};
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 use crate::negotiate::{self, FormatAsk, FormatSet};
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
-use crate::request::{IgnoredParameters, ImageRequest};
+use crate::request::{ClientHints, IgnoredParameters, ImageRequest, requested_urgency};
 use crate::response::conditional::{self, RequestedRange};
 use crate::rum::RumConfig;
 use crate::rum::gate::Gate;
 use crate::signing::{Grant, SigningKeys};
+use crate::words::Ratio;
 
 /// A name and what takes any bytes under it.
 pub type Target = (&'static str, fn(&[u8]));

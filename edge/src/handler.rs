@@ -21,11 +21,10 @@ use crate::fields::list;
 use crate::fill::{Fill, FillError, FillTimings, Filled, Peek, Want};
 use crate::front::{Front, Question, Ready};
 use crate::governance::Downstream;
-use crate::hints::ClientHints;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::negotiate;
-use crate::request::ImageRequest;
+use crate::request::{ClientHints, ImageRequest, requested_urgency};
 use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, Rum};
 use crate::service::{Body, PlainHead, RequestBody, Respond};
@@ -33,7 +32,6 @@ use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
-use bildkante_shared::urgency::Urgency;
 use http::header::{self, ACCEPT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -485,11 +483,4 @@ fn question<'a>(request: &'a Request<()>, asked: &ImageRequest<'_>) -> Option<Qu
     let accept = lines.next().map(HeaderValue::as_bytes);
     let target = request.uri().path_and_query()?.as_str().as_bytes();
     lines.next().is_none().then_some(Question { target, accept })
-}
-
-/// `u` of a request's `Priority` (RFC 9218 §4.1), a dictionary member; anything else changes nothing.
-pub(crate) fn requested_urgency(field: &str) -> Option<Urgency> {
-    let members = field.split(',').map(str::trim);
-    let value = members.filter_map(|member| member.strip_prefix("u=")).next_back()?;
-    Urgency::new(value.split(';').next()?.trim().parse().ok()?)
 }

@@ -14,9 +14,9 @@
 //! Invariants: the master is never enlarged beyond the limit, nor a side or area beyond what is rendered at all: the box
 //! shrinks instead and keeps its ratio. Equal pictures have one [`Shape`]. Sides are at least 1 px.
 
-use crate::campaign::words::Ratio;
 use crate::render::{Anchor, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX, Shape};
 use crate::request::{Background, Crop, Fit, Horizontal, ImageRequest, Vertical};
+use crate::words::Ratio;
 
 /// Behind a picture that leaves room, where `bg` says nothing.
 const WHITE: [u8; 3] = [255; 3];

@@ -34,9 +34,9 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 use toml::{Table, Value};
 
-use crate::campaign::ReloadOutcome;
-use crate::campaign::sources::read_file;
 use crate::config::Config;
+use crate::text_file;
+use crate::words::ReloadOutcome;
 
 /// `[config]`: the configuration file itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -187,7 +187,7 @@ impl Inner {
     fn look(&self) -> ReloadOutcome {
         let Some(path) = &self.path else { return ReloadOutcome::Unchanged };
         let mut state = self.state.lock();
-        let text = read_file(path).map_err(|error| format!("{}: {error}", path.display()));
+        let text = text_file::read(path).map_err(|error| format!("{}: {error}", path.display()));
         let digest = digest_of(text.as_deref());
         if digest == state.seen {
             return ReloadOutcome::Unchanged;

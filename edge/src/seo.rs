@@ -10,8 +10,8 @@
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
-use crate::hints::ACCEPT_CH;
 use crate::negotiate::Format;
+use crate::request::hints::ACCEPT_CH;
 use crate::signing::Seal;
 
 /// How a browser should go about loading an image.

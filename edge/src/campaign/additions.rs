@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use bildkante_shared::limits::{CONTROLS_MAX, LORAS_MAX};
 use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
 
-use super::lock::Pins;
+use super::pins::Pins;
 use super::reader::{TableReader, Text, no_hint};
 
 /// Longest name of a checkpoint, an adapter or an image.

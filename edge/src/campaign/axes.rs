@@ -7,7 +7,7 @@ use super::manifest::{AXES_MAX, VALUES_MAX, check_covers, checked_text, localize
 use super::prompts::plain;
 use super::reader::{TableReader, Text, no_hint};
 use super::slots::Slot;
-use super::words::{Localized, is_name};
+use super::names::{Localized, is_name};
 use crate::request::parameters;
 
 /// Keys of a value.

@@ -13,8 +13,9 @@ use moka::sync::Cache;
 
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
-use super::lock::{self, Lock, Pins};
+use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy};
+use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
 use super::slots::Slot;

@@ -8,9 +8,10 @@ use bildkante_shared::ids::Digest;
 
 use super::catalog::{Campaign, Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
-use super::lock::{self, Lock, LockError, Models, Pins};
+use super::lock::{self, Lock, LockError, Models};
 use super::manifest::Signing;
-use super::slots::{Slot, WIDTH_PX_MAX};
+use super::pins::Pins;
+use super::slots::Slot;
 use super::sources::CatalogSources;
 use crate::layout::{Ask, Layout, Limits};
 use crate::render::Anchor;

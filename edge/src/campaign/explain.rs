@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::resolve::Resolved;
 use crate::negotiate;
 use crate::render::{RenditionSpec, Shape};
-use crate::request::{ImageRequest, WidthAsk};
+use crate::request::{ImageRequest, Target, WidthAsk};
 use crate::signing::{Grant, SignatureError};
 
 /// The stages in order; what follows a `problem` is absent.
@@ -105,7 +105,7 @@ pub fn explain_request(
         problem: None,
         resolved: None,
     };
-    let (path, query) = split_url(url);
+    let Target { path, query } = Target::from(url);
     let request = match ImageRequest::parse(path, query, catalog) {
         Ok(request) => request,
         Err(error) => {
@@ -156,14 +156,6 @@ fn one_url(request: &ImageRequest<'_>, resolved: &Resolved) -> String {
         return resolved.rendition_url();
     }
     ImageRequest { signature: None, ..request.clone() }.canonical()
-}
-
-/// Path and query of a URL, or of what follows its host.
-pub(crate) fn split_url(url: &str) -> (&str, Option<&str>) {
-    let after_host = url.split_once("://").map(|(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
-    let target = after_host.unwrap_or(url);
-    let target = target.split('#').next().unwrap_or_default();
-    target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)))
 }
 
 fn variant(resolved: &Resolved) -> ExplainedVariant {

@@ -19,6 +19,7 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
 use super::manifest::{Manifest, SLOTS_MAX};
+use super::pins::Pins;
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
 
@@ -36,49 +37,8 @@ pub struct Lock {
     pub pins: Pins,
 }
 
-/// Digests by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pins {
-    /// Refiners and ControlNets are folders beside the checkpoints and stand among them. Recipes are named after these digests.
-    pub checkpoints: BTreeMap<String, Digest>,
-    /// What the checkpoints' digests are today, where recipes are named after a former one: it stays, so that nothing is drawn
-    /// again by an upgrade.
-    pub loaded: BTreeMap<String, Digest>,
-    pub adapters: BTreeMap<String, Digest>,
-    pub images: BTreeMap<String, Digest>,
-}
-
 /// The tables of a lock, and what stands in each.
 const TABLES: [(&str, &str); 3] = [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image")];
-
-impl Pins {
-    fn tables(&self) -> [&BTreeMap<String, Digest>; 3] {
-        [&self.checkpoints, &self.adapters, &self.images]
-    }
-
-    pub(super) fn checkpoint(&self, name: &str) -> Digest {
-        pinned(&self.checkpoints, name)
-    }
-
-    pub(super) fn adapter(&self, name: &str) -> Digest {
-        pinned(&self.adapters, name)
-    }
-
-    pub(super) fn image(&self, name: &str) -> Digest {
-        pinned(&self.images, name)
-    }
-
-    /// The name of the image with a digest.
-    #[must_use]
-    pub fn image_named(&self, digest: Digest) -> Option<&str> {
-        self.images.iter().find(|(_, known)| **known == digest).map(|(name, _)| name.as_str())
-    }
-}
-
-fn pinned(table: &BTreeMap<String, Digest>, name: &str) -> Digest {
-    // Reading the lock made sure that every name is in it.
-    table.get(name).copied().unwrap_or_else(|| Digest::of_bytes(b""))
-}
 
 /// Everything a manifest names, in the order of [`TABLES`].
 fn named(manifest: &Manifest) -> [Vec<&str>; 3] {

@@ -16,7 +16,7 @@ use super::generate::{self, GenerateReader};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::slots::{self, Slot};
-use super::words::{Localized, is_locale, is_name};
+use super::names::{Localized, is_locale, is_name};
 use crate::provenance::Marking;
 
 /// Most axes of a campaign.

@@ -14,6 +14,8 @@ pub mod fault;
 pub mod generate;
 pub mod lock;
 pub mod manifest;
+pub mod names;
+pub mod pins;
 pub mod prompts;
 mod reader;
 pub mod reload;
@@ -24,7 +26,6 @@ pub mod sources;
 pub mod template;
 pub mod variant;
 pub mod version;
-pub mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ pub use catalog::{Campaign, Catalog};
 pub use check::{CheckReport, check, write_locks};
 pub use explain::{Explanation, explain_request};
 pub use fault::{CatalogErrors, Fault};
-pub use reload::{CampaignMetrics, CatalogHandle, ReloadOutcome};
+pub use reload::{CampaignMetrics, CatalogHandle};
 pub use resolve::{Asker, ResolveError, Resolved};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;

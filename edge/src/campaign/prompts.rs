@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use super::fault::SourceText;
 use super::reader::{self, TableReader, Text, no_hint};
 use super::template::tidy;
-use super::words::is_name;
+use super::names::is_name;
 
 /// Most blocks, styles or lists of one library.
 const ENTRIES_MAX: usize = 512;

@@ -18,30 +18,7 @@ use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
 use super::sources::{CatalogSources, SourceFiles};
 use crate::cache::Epoch;
-
-/// What a look at the files led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadOutcome {
-    /// The files are as they were.
-    Unchanged,
-    /// A new snapshot serves.
-    Reloaded,
-    /// The files are broken; the last snapshot serves on.
-    Refused,
-}
-
-impl ReloadOutcome {
-    pub const ALL: [Self; 3] = [Self::Unchanged, Self::Reloaded, Self::Refused];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unchanged => "unchanged",
-            Self::Reloaded => "reloaded",
-            Self::Refused => "refused",
-        }
-    }
-}
+use crate::words::ReloadOutcome;
 
 /// How reloading goes.
 #[derive(Debug, Clone)]

@@ -14,12 +14,11 @@ use super::manifest::Signing;
 use super::slots::Slot;
 use super::variant::Variant;
 use super::version::Version;
-use crate::hints::ClientHints;
 use crate::layout::{Ask, Layout, Limits};
 use crate::negotiate::{Format, FormatAsk};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
-use crate::request::{Fit, IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
+use crate::request::{ClientHints, Fit, IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
 use crate::signing::Grant;
 
 /// A request with a meaning.

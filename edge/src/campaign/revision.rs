@@ -9,7 +9,7 @@ use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, Tim
 
 use super::additions::{Additions, Control, Refiner};
 use super::axes::Axis;
-use super::lock::Pins;
+use super::pins::Pins;
 use super::slots::Slot;
 use super::template::Part;
 

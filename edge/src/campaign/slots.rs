@@ -10,12 +10,11 @@ use super::generate::{self, Generate, GenerateReader, link};
 use super::manifest::{SLOTS_MAX, check_covers, localized};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template};
-use super::words::{Localized, Ratio, is_name};
+use super::names::{Localized, is_name};
 use crate::negotiate::{Format, FormatSet};
 use crate::render::Quality;
+use crate::words::{Ratio, WIDTH_PX_MAX};
 
-/// Widest rendition, as URLs may ask for it.
-pub const WIDTH_PX_MAX: u32 = 8192;
 /// Most rungs of a ladder.
 pub const WIDTHS_MAX: usize = 32;
 /// Furthest a slot may enlarge a master.

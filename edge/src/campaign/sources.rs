@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::ids::Digest;
 
 use super::fault::Fault;
-use super::words::is_name;
+use super::names::is_name;
 use crate::request::IgnoredParameters;
+use crate::text_file;
 
-/// Largest manifest, lock or library.
-pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Most files of one folder.
 pub const FILES_MAX: usize = 4096;
 
@@ -128,7 +126,7 @@ fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, Sourc
             faults.push(Fault::of_file(folder, format!("the folder holds more than {FILES_MAX} files")));
             return files;
         }
-        match read_file(&path) {
+        match text_file::read(&path) {
             Ok(text) => {
                 files.insert(stem.to_owned(), SourceFile { path, text });
             }
@@ -136,24 +134,6 @@ fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, Sourc
         }
     }
     files
-}
-
-/// A text file within bounds.
-pub(crate) fn read_file(path: &Path) -> io::Result<String> {
-    read_opened(fs::File::open(path)?)
-}
-
-/// The same of a file that is open.
-pub(crate) fn read_opened(file: fs::File) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the file is larger than {FILE_BYTES_MAX} bytes"),
-        ));
-    }
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8"))
 }
 
 /// Faults count too: a file that became unreadable is a change.

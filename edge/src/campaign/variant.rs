@@ -10,7 +10,7 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Seed, SeedPer};
-use super::lock::Pins;
+use super::pins::Pins;
 use super::slots::Slot;
 use super::template::Part;
 

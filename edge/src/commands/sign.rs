@@ -8,11 +8,10 @@ use anyhow::Context;
 use bildkante_shared::{console, say};
 
 use crate::campaign::Catalog;
-use crate::campaign::explain::split_url;
-use crate::campaign::words::is_name;
+use crate::campaign::names::is_name;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::request::{ImageRequest, ParameterNames};
+use crate::request::{ImageRequest, ParameterNames, Target};
 use crate::signing::{moment, new_key_entry};
 
 /// `bildkante-edge sign`.
@@ -46,7 +45,7 @@ pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
     let now_s = Clock::System.unix_s();
     let expires_s = args.expires.as_deref().map(|text| moment::parse(text, now_s)).transpose()?;
     let url = args.url.as_deref().unwrap_or_default();
-    let (path, query) = split_url(url);
+    let Target { path, query } = Target::from(url);
     let sources = config.campaigns.sources()?;
     let catalog = Catalog::load(&sources);
     let is_doubtful = Cell::new(false);

@@ -6,7 +6,7 @@ use super::marks::{PurgeKey, TagError};
 use super::purge::cut_key;
 use crate::campaign::{Catalog, Resolved, explain_request};
 use crate::render::RenditionSpec;
-use crate::request::IMAGE_PATH_PREFIX;
+use crate::request::{IMAGE_PATH_PREFIX, after_host};
 use crate::signing::Grant;
 
 /// Longest URL or variant.
@@ -146,11 +146,6 @@ fn image(catalog: &Catalog, url: &str) -> Result<Image, ScopeError> {
         (None, Some(problem)) => Err(ScopeError::Image(problem.detail)),
         (None, None) => Err(ScopeError::Image("it names no image".to_owned())),
     }
-}
-
-fn after_host(url: &str) -> &str {
-    let rest = url.split_once("://").map(|(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
-    rest.unwrap_or(url)
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use std::fmt;
 
 use super::error::{RequestError, excerpt};
 use super::parameters::Parameter;
-use crate::campaign::slots::WIDTH_PX_MAX;
-use crate::campaign::words::{Ratio, greatest_common_divisor};
 use crate::negotiate::{Format, FormatAsk};
 use crate::render::Quality;
+use crate::words::{Ratio, WIDTH_PX_MAX};
 
 /// Longest version, key id or signature.
 const TOKEN_BYTES_MAX: usize = 128;
@@ -296,9 +295,7 @@ pub(super) fn ratio(value: &str) -> Result<Ratio, RequestError> {
     let decimals = || {
         let (width, height) = value.split_once(':')?;
         let part = |text| decimal(text).map(u32::from);
-        let (width, height) = (part(width)?, part(height)?);
-        let divisor = greatest_common_divisor(width, height).max(1);
-        Ratio::new(width / divisor, height / divisor).ok()
+        Ratio::new(part(width)?, part(height)?).ok()
     };
     value.parse().ok().or_else(decimals).ok_or_else(|| malformed(Parameter::AspectRatio, value))
 }

@@ -32,9 +32,8 @@ pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
-use crate::hints;
 use crate::negotiate::Format;
-use crate::request::ImageRequest;
+use crate::request::{ImageRequest, hints};
 use crate::service::Body;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");

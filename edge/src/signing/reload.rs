@@ -16,11 +16,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{Grant, Seal, SignatureError, SigningConfig, SigningKeys};
-use crate::campaign::ReloadOutcome;
-use crate::campaign::sources::read_opened;
 use crate::clock::Clock;
 use crate::request::ImageRequest;
 use crate::secret;
+use crate::text_file;
+use crate::words::ReloadOutcome;
 
 const HOUR_S: u64 = 3600;
 
@@ -219,7 +219,7 @@ fn read(file: &Path) -> anyhow::Result<(SigningKeys, Digest)> {
 
 /// An error is as much a state of the file as a text.
 fn read_text(file: &Path) -> Result<String, String> {
-    secret::open(file).and_then(read_opened).map_err(|error| error.to_string())
+    secret::open(file).and_then(text_file::read_opened).map_err(|error| error.to_string())
 }
 
 fn digest_of(text: &Result<String, String>) -> Digest {

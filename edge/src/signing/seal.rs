@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::SigningKeys;
-use crate::campaign::explain::split_url;
-use crate::request::ImageRequest;
+use crate::request::{ImageRequest, Target};
 
 /// Signs URLs with the active key of one moment, all with one end.
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ impl Seal {
     /// An absolute URL of an image with its signature; what is no URL of an image stays as it is.
     #[must_use]
     pub fn signed(&self, url: &str) -> String {
-        let (path, query) = split_url(url);
+        let Target { path, query } = Target::from(url);
         let origin = url.find(path).map_or("", |start| &url[..start]);
         // The page names axes and parameters only, and an axis may have the name of a tracking parameter.
         let nothing = |_: &str, _: &str| false;

@@ -9,9 +9,9 @@ use prometheus::{Registry, TextEncoder};
 use proptest::prelude::*;
 
 use super::*;
-use crate::campaign::ReloadOutcome;
 use crate::clock::Clock;
 use crate::request::{IgnoredParameters, ImageRequest, RequestError};
+use crate::words::ReloadOutcome;
 
 static IGNORED: LazyLock<IgnoredParameters> = LazyLock::new(IgnoredParameters::default);
 

@@ -9,8 +9,8 @@
 
 use http::HeaderMap;
 
-use crate::campaign::slots::WIDTH_PX_MAX;
-use crate::request::{Dpr, ImageRequest};
+use super::{Dpr, ImageRequest};
+use crate::words::WIDTH_PX_MAX;
 
 /// What clients are asked to send, and what `Vary` names beside `Accept`.
 pub const ACCEPT_CH: &str = "Sec-CH-Width, Sec-CH-DPR, Sec-CH-Viewport-Width";

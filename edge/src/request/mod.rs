@@ -21,8 +21,11 @@
 
 mod decode;
 mod error;
+pub mod hints;
 mod ignored;
 pub mod parameters;
+mod priority;
+mod target;
 mod values;
 
 use std::borrow::Cow;
@@ -32,12 +35,16 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub use error::RequestError;
 pub(crate) use error::excerpt;
+pub use hints::ClientHints;
 pub use ignored::{IgnoredParameters, IgnoredParametersError, ParameterNames};
+pub(crate) use priority::requested_urgency;
+pub use target::Target;
+pub(crate) use target::after_host;
 pub(crate) use values::is_token;
 pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, Horizontal, QualityAsk, Vertical, WidthAsk};
 
-use crate::campaign::words::Ratio;
 use crate::negotiate::{Format, FormatAsk};
+use crate::words::Ratio;
 use parameters::Parameter;
 
 /// Longest path, in bytes as sent.

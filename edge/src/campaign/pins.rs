@@ -1,0 +1,46 @@
+//! Digests by the names that manifests use: what a lock pins, and what recipes are made of.
+
+use std::collections::BTreeMap;
+
+use bildkante_shared::ids::Digest;
+
+/// Digests by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// Refiners and ControlNets are folders beside the checkpoints and stand among them. Recipes are named after these digests.
+    pub checkpoints: BTreeMap<String, Digest>,
+    /// What the checkpoints' digests are today, where recipes are named after a former one: it stays, so that nothing is drawn
+    /// again by an upgrade.
+    pub loaded: BTreeMap<String, Digest>,
+    pub adapters: BTreeMap<String, Digest>,
+    pub images: BTreeMap<String, Digest>,
+}
+
+impl Pins {
+    pub(super) fn tables(&self) -> [&BTreeMap<String, Digest>; 3] {
+        [&self.checkpoints, &self.adapters, &self.images]
+    }
+
+    pub(super) fn checkpoint(&self, name: &str) -> Digest {
+        pinned(&self.checkpoints, name)
+    }
+
+    pub(super) fn adapter(&self, name: &str) -> Digest {
+        pinned(&self.adapters, name)
+    }
+
+    pub(super) fn image(&self, name: &str) -> Digest {
+        pinned(&self.images, name)
+    }
+
+    /// The name of the image with a digest.
+    #[must_use]
+    pub fn image_named(&self, digest: Digest) -> Option<&str> {
+        self.images.iter().find(|(_, known)| **known == digest).map(|(name, _)| name.as_str())
+    }
+}
+
+fn pinned(table: &BTreeMap<String, Digest>, name: &str) -> Digest {
+    // Reading the lock made sure that every name is in it.
+    table.get(name).copied().unwrap_or_else(|| Digest::of_bytes(b""))
+}
