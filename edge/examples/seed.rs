@@ -17,9 +17,9 @@ use anyhow::{Context, bail, ensure};
 use bildkante_edge::cache::{Binding, CacheMetrics, Caches, Lineage, PutOutcome, Rendition, RenditionKey};
 use bildkante_edge::campaign::Catalog;
 use bildkante_edge::config::Config;
-use bildkante_edge::negotiate;
 use bildkante_edge::render::{RenditionSpec, Rung};
 use bildkante_edge::request::ImageRequest;
+use bildkante_edge::resolve::{Described, resolve};
 use bildkante_edge::signing::Grant;
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
@@ -82,13 +82,11 @@ fn understand(catalog: &Catalog, accept: &str, line: &str) -> anyhow::Result<See
     let (bytes, url) = line.split_once('\t').context("no tab: a line is BYTES TAB PATH?QUERY")?;
     let body_bytes: usize = bytes.parse().context("BYTES")?;
     ensure!((1..=BODY_BYTES_MAX).contains(&body_bytes), "1 to {BODY_BYTES_MAX} bytes are written");
-    let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
-    let request = ImageRequest::parse(path, query, catalog)?;
-    let resolved = catalog.resolve(&request, Grant::Public)?;
-    let spec = resolved.spec(negotiate::choose(Some(accept), resolved.format, resolved.slot.formats));
-    let recipe = &resolved.variant.recipe;
-    let key = RenditionKey::new(master_of(recipe.id()), &spec, resolved.campaign.finish.digest());
-    Ok(Seed { key, recipe: recipe.id(), size_px: (recipe.width_px, recipe.height_px), spec, body_bytes })
+    let anybody = Described { accept: Some(accept), verify: |_: &ImageRequest<'_>| Ok(Grant::Public) };
+    let want = resolve(catalog, url, &anybody).outcome?.want;
+    let recipe = &want.variant.recipe;
+    let key = want.key(master_of(recipe.id()));
+    Ok(Seed { key, recipe: recipe.id(), size_px: (recipe.width_px, recipe.height_px), spec: want.spec, body_bytes })
 }
 
 /// The master that a seeded recipe is bound to. There are no pixels behind it: only hits are asked for.

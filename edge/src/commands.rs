@@ -17,12 +17,13 @@ use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::{Catalog, Explanation, check as check_campaigns, explain_request, write_locks};
+use crate::campaign::{Catalog, check as check_campaigns, write_locks};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
-use crate::request::hints;
+use crate::request::ImageRequest;
+use crate::resolve::{CatalogReport, Described, Explanation, Negotiation, Resolution, resolve};
 use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::secret;
 use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
@@ -76,8 +77,8 @@ pub struct ExplainArgs {
 /// # Errors
 /// When a file is wrong; every fault is named with its place.
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let report = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
-    console::say(&report)?;
+    let catalog = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
+    console::say(CatalogReport::of(&catalog))?;
     let public = config.listen.tls.as_ref().map(|tls| tls.inspect().context("`listen.tls`")).transpose()?;
     let admin = config.listen.admin_tls.as_ref().map(|tls| tls.inspect().context("`listen.admin_tls`")).transpose()?;
     for (listener, certificate) in each("https", public).chain(each("admin", admin)) {
@@ -152,15 +153,17 @@ fn additions(recipe: &Recipe) -> Vec<String> {
 pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let catalog = Catalog::load(&config.campaigns.sources()?).context("the campaigns cannot be loaded")?;
     let keys = signing_keys(config)?;
-    let explanation = explain_request(&catalog, &args.url, Some(&args.accept), |request| match &keys {
+    let verify = |request: &ImageRequest<'_>| match &keys {
         Some(keys) => keys.verify(request, Clock::System.unix_s()),
         None if request.signature.is_some() => Err(SignatureError::NotConfigured),
         None => Ok(Grant::Public),
-    });
-    let freshness = explanation.resolved.as_ref().map(|(resolved, spec)| {
+    };
+    let trace = resolve(&catalog, args.url.as_str(), &Described { accept: Some(&args.accept), verify });
+    let explanation = Explanation::of(&args.url, &trace);
+    let freshness = trace.outcome.as_ref().ok().map(|Resolution { resolved, want }| {
         let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
         let lifetime = |rung| Lifetime::new(Freshness::of(rung, recall, Pin::None), resolved.grant.left_s());
-        (lifetime(config.render.first_rung(spec)), lifetime(Rung::Final))
+        (lifetime(config.render.first_rung(&want.spec)), lifetime(Rung::Final))
     });
     if args.json {
         let headers = freshness.map(|(first, settled)| {
@@ -168,7 +171,7 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
         });
         say!("{}", json!({ "explanation": explanation, "freshness": headers }))?;
     } else {
-        console::say(text_of(&explanation, freshness))?;
+        console::say(text_of(&explanation, trace.factors.negotiation(), freshness))?;
     }
     Ok(if explanation.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -181,7 +184,7 @@ fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
 }
 
 /// Lines for people.
-fn text_of(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) -> String {
+fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Option<(Lifetime, Lifetime)>) -> String {
     let mut text = String::with_capacity(2048);
     let mut line = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a String cannot fail.
@@ -218,15 +221,7 @@ fn text_of(explanation: &Explanation, freshness: Option<(Lifetime, Lifetime)>) -
     if let Some(rendition) = &explanation.rendition {
         line("rendition", &rendition.spec);
         line("Content-Type", &rendition.media_type);
-        line(
-            "Vary",
-            &match (rendition.is_negotiated, rendition.uses_hints) {
-                (true, false) => "Accept",
-                (true, true) => hints::VARY_WITH_ACCEPT,
-                (false, true) => hints::VARY,
-                (false, false) => "none: the format is explicit",
-            },
-        );
+        line("Vary", &negotiation.vary().unwrap_or("none: the format is explicit"));
         line("one URL", &rendition.url);
         line("file name", &rendition.file_name);
     }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! front map ─ kept answer ─▶ respond
-//!   └▶ route → parse → resolve → negotiate → memory ─ hit ─▶ respond, and keep the answer
-//!                                              └ miss ─▶ fill within the slot's patience ─▶ respond
-//!                                                          └ too late, or refused ─▶ stand-in ─▶ respond
+//!   └▶ route → resolve → memory ─ hit ─▶ respond, and keep the answer
+//!                          └ miss ─▶ fill within the slot's patience ─▶ respond
+//!                                      └ too late, or refused ─▶ stand-in ─▶ respond
 //! ```
 //!
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
@@ -16,16 +16,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::access::visit::{LazyTrace, Observer, Told, Visit};
 use crate::cache::{Caches, PreparedFor, Rendition};
-use crate::campaign::{Asker, Catalog, CatalogHandle, Resolved};
+use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
-use crate::fill::{Fill, FillError, FillTimings, Filled, Peek, Want};
+use crate::fill::{Fill, FillError, FillTimings, Filled, Peek};
 use crate::front::{Front, Question, Ready};
 use crate::governance::Downstream;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
-use crate::negotiate;
-use crate::request::{ClientHints, ImageRequest, requested_urgency};
-use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Negotiation, Outcome, Pin, Recall, VariantWords};
+use crate::resolve::{Factors, Negotiation, Reader, Resolution, Resolved, Trace, Want, resolve};
+use crate::response::{self, Answer, Collapse, Freshness, Lifetime, Outcome, Pin, Recall, VariantWords};
 use crate::rum::{self, Rum};
 use crate::service::{Body, PlainHead, RequestBody, Respond};
 use crate::signing::SigningHandle;
@@ -189,29 +188,19 @@ impl Handler {
 
     async fn image(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
         let _in_flight = self.metrics.enter();
-        // Until the URL is understood it counts as negotiable: `Vary` must not depend on the outcome.
-        let mut exchange = Exchange { negotiation: Negotiation::ByAccept, ..Exchange::explicit(request, visit) };
+        let mut exchange = Exchange::explicit(request, visit);
         // Before anything the answer will depend on is looked up.
         let epoch = self.front.epoch();
         let catalog = self.catalog.load();
-        let uri = request.uri();
-        let asked = match ImageRequest::parse(uri.path(), uri.query(), &*catalog) {
-            Ok(asked) => asked,
-            Err(error) => return self.problem(&exchange, &error.problem()),
+        let asker = Reader { headers: request.headers(), signing: &self.signing };
+        let Trace { request: asked, factors, outcome, .. } = resolve(&catalog, request.uri(), &asker);
+        exchange.version = asked.as_ref().and_then(|asked| asked.version.as_deref());
+        exchange.negotiation = factors.negotiation();
+        let Resolution { resolved, want } = match outcome {
+            Ok(resolution) => resolution,
+            Err(refusal) => return self.problem(&exchange, &refusal.problem()),
         };
-        exchange.version = asked.version.as_deref();
-        exchange.negotiation = Negotiation::of(&asked);
-        let grant = match self.signing.check(&asked) {
-            Ok(grant) => grant,
-            Err(error) => return self.problem(&exchange, &error.problem()),
-        };
-        let resolved = match catalog.resolve(&asked, Asker { grant, hints: ClientHints::of(&asked, request.headers()) })
-        {
-            Ok(resolved) => resolved,
-            Err(error) => return self.problem(&exchange, &error.problem()),
-        };
-        exchange.keep = question(request, &asked).map(|question| Keep { question, epoch });
-        let want = self.want(&exchange, &resolved);
+        exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
         let filled = match self.fill.peek(&want) {
             Peek::Fresh(rendition) => {
                 self.fill.improve(&rendition, &want);
@@ -227,20 +216,6 @@ impl Handler {
             },
         };
         self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
-    }
-
-    fn want(&self, exchange: &Exchange<'_>, resolved: &Resolved) -> Want {
-        let accept = list(exchange.headers, &ACCEPT);
-        let format = negotiate::choose(accept.as_deref(), resolved.format, resolved.slot.formats);
-        let asked = list(exchange.headers, &response::PRIORITY).as_deref().and_then(requested_urgency);
-        let urgency = asked.map_or(resolved.slot.urgency, |asked| resolved.slot.urgency.yielding_to(asked));
-        Want {
-            variant: Arc::clone(&resolved.variant),
-            spec: resolved.spec(format),
-            finish: Arc::clone(&resolved.campaign.finish),
-            urgency,
-            trace: None,
-        }
     }
 
     /// Waits as long as the slot's policy allows, then answers with what there is.
@@ -474,9 +449,9 @@ struct Because {
     timings: FillTimings,
 }
 
-/// What an answer may be kept under. A signature ends and hints are fields of their own: those are never kept.
-fn question<'a>(request: &'a Request<()>, asked: &ImageRequest<'_>) -> Option<Question<'a>> {
-    if !asked.is_timeless() {
+/// What an answer may be kept under, where nothing but URL and `Accept` decides about it.
+fn question(request: &Request<()>, factors: Factors) -> Option<Question<'_>> {
+    if !factors.is_keepable() {
         return None;
     }
     let mut lines = request.headers().get_all(ACCEPT).iter();

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::budget::Payer;
 use crate::cache::Rendition;
-use crate::campaign::{Catalog, MissPolicy, Resolved, Stopgap};
-use crate::fill::{Fill, Peek, Want};
+use crate::campaign::{Catalog, MissPolicy, Stopgap};
+use crate::fill::{Fill, Peek};
 use crate::negotiate::{self, Format, FormatAsk};
 use crate::placeholder::{PlaceholderError, Placeholders};
 use crate::render::{RenditionSpec, Shape};
+use crate::resolve::{Resolved, Want};
 use crate::response::Outcome;
 
 /// How long a slot waits for a picture, and what it shows instead.
@@ -132,7 +133,7 @@ impl StandIns {
         if variant.recipe.id() == want.recipe_id() {
             return None;
         }
-        let instead = Want { variant, ..want.clone() };
+        let instead = want.of_variant(variant);
         match self.fill.peek(&instead) {
             Peek::Fresh(rendition) => return Some(rendition),
             Peek::Stale(rendition, _) => {

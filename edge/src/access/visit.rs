@@ -11,10 +11,11 @@ use hyper::body::Body as _;
 
 use super::AccessLog;
 use super::line::Line;
-use crate::campaign::{Campaign, Resolved, Slot};
+use crate::campaign::{Campaign, Slot};
 use crate::front::Ready;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{ABANDONED, ResponseMetrics};
+use crate::resolve::Resolved;
 use crate::response::{Outcome, SERVER_TIMING};
 use crate::service::{Body, PlainHead, PlainMethod};
 

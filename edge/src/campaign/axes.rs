@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::fault::listing;
 use super::manifest::{AXES_MAX, VALUES_MAX, check_covers, checked_text, localized, short_text};
+use super::names::{Localized, is_name};
 use super::prompts::plain;
 use super::reader::{TableReader, Text, no_hint};
 use super::slots::Slot;
-use super::names::{Localized, is_name};
 use crate::request::parameters;
 
 /// Keys of a value.

@@ -20,10 +20,10 @@ use super::prompts;
 use super::revision::generation_digest;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::variant::{Variant, VariantKey};
+use super::variant::{Variant, VariantKey, query};
 use super::version::rendition_digest;
 use crate::render::Finish;
-use crate::request::{IgnoredParameters, ParameterNames};
+use crate::request::{IMAGE_PATH_PREFIX, IgnoredParameters, ParameterNames};
 
 /// A campaign ready to serve: manifest and lock, linked.
 #[derive(Debug)]
@@ -111,12 +111,12 @@ impl Campaign {
         self.default_combination
     }
 
-    pub(super) fn key(&self, slot_index: usize, combination: u32) -> VariantKey {
+    pub(crate) fn key(&self, slot_index: usize, combination: u32) -> VariantKey {
         VariantKey { campaign: self.index, slot: count_u16(slot_index), combination }
     }
 
     /// A combination with one axis changed from its default to another value.
-    pub(super) fn with_value(&self, combination: u32, axis: usize, value: usize) -> u32 {
+    pub(crate) fn with_value(&self, combination: u32, axis: usize, value: usize) -> u32 {
         let stride = self.strides[axis];
         combination - count_u32(self.axes[axis].default) * stride + count_u32(value) * stride
     }
@@ -173,6 +173,19 @@ impl Campaign {
             let value = &self.axes[axis].values[values[axis]];
             value.label.get(locale).map_or(value.name.as_str(), String::as_str)
         })
+    }
+
+    /// The axes of a combination that are not at their default, as a query; empty for the combination of all defaults.
+    #[must_use]
+    pub fn query(&self, combination: u32) -> String {
+        query(&self.axes, &self.values_of(combination), |axis, index| index != self.axes[axis].default)
+    }
+
+    /// Path and query of a slot's picture, at the slot's default width and in any format.
+    #[must_use]
+    pub fn url(&self, slot: &Slot, query: &str) -> String {
+        let separator = if query.is_empty() { "" } else { "?" };
+        format!("{IMAGE_PATH_PREFIX}{}/{}{separator}{query}", self.name, slot.name)
     }
 
     /// What the lock pins.
@@ -361,7 +374,7 @@ impl Catalog {
         self.variant(campaign, slot_index, campaign.default_combination())
     }
 
-    pub(super) fn memoised(&self, key: &VariantKey) -> Option<Arc<Variant>> {
+    pub(crate) fn memoised(&self, key: &VariantKey) -> Option<Arc<Variant>> {
         self.variants.get(key)
     }
 }

@@ -13,10 +13,10 @@ use toml::de::DeTable;
 use super::axes::{self, Axis};
 use super::fault::{SourceText, listing};
 use super::generate::{self, GenerateReader};
+use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::slots::{self, Slot};
-use super::names::{Localized, is_locale, is_name};
 use crate::provenance::Marking;
 
 /// Most axes of a campaign.

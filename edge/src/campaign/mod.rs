@@ -1,15 +1,17 @@
 //! Campaign manifests, locks, prompt libraries and the catalogue made of them.
 //!
-//! The way of the words: `sources` reads files, `reader` walks their TOML and notes every fault with its place,
-//! `manifest` (with `axes`, `slots`, `generate`) and `prompts` turn them into types that cannot be wrong, `lock`
-//! pins what they name, `catalog` links all of it into a snapshot, `resolve` gives a request its meaning in it,
-//! `variant` derives the recipe, `reload` replaces the snapshot. Nothing here knows HTTP, pixels or nodes.
+//! From files to a snapshot: `sources` reads the files, `reader` walks their TOML and notes every fault with its place,
+//! `manifest` (with `axes`, `slots`, `generate`) and `prompts` turn them into types that cannot be wrong, `lock` pins what they
+//! name, `catalog` links all of it into a snapshot, `variant` derives the recipe, `reload` replaces the snapshot.
+//!
+//! Invariants: a snapshot follows from the files alone and never changes; no node, cache or network is asked for it. Slots
+//! bound what URLs may ask for (widths, formats, qualities, how far a master is enlarged), and an axis takes no name of a URL
+//! parameter; but no request is read here and no pixel touched: `crate::resolve` says what a URL means in a snapshot.
 
 pub mod additions;
 pub mod axes;
 pub mod catalog;
 pub mod check;
-pub mod explain;
 pub mod fault;
 pub mod generate;
 pub mod lock;
@@ -19,7 +21,6 @@ pub mod pins;
 pub mod prompts;
 mod reader;
 pub mod reload;
-pub mod resolve;
 mod revision;
 pub mod slots;
 pub mod sources;
@@ -33,11 +34,9 @@ use serde::Deserialize;
 
 pub use axes::{Axis, AxisValue};
 pub use catalog::{Campaign, Catalog};
-pub use check::{CheckReport, check, write_locks};
-pub use explain::{Explanation, explain_request};
+pub use check::{check, write_locks};
 pub use fault::{CatalogErrors, Fault};
 pub use reload::{CampaignMetrics, CatalogHandle};
-pub use resolve::{Asker, ResolveError, Resolved};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
 pub use variant::{Tags, Variant, VariantKey};

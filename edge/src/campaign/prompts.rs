@@ -10,9 +10,9 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::SourceText;
+use super::names::is_name;
 use super::reader::{self, TableReader, Text, no_hint};
 use super::template::tidy;
-use super::names::is_name;
 
 /// Most blocks, styles or lists of one library.
 const ENTRIES_MAX: usize = 512;

@@ -11,7 +11,6 @@ use super::fault::SourceText;
 use super::manifest::Manifest;
 use super::*;
 use crate::request::parameters;
-use crate::signing::Grant;
 
 pub(crate) const MANIFEST: &str = include_str!("fixtures/autumn.toml");
 const LIBRARY: &str = include_str!("fixtures/shots.toml");
@@ -72,10 +71,6 @@ impl Site {
     }
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn autumn(catalog: &Catalog) -> &Campaign {
     catalog.campaign("autumn").expect("loaded")
 }
@@ -89,23 +84,6 @@ fn variant(catalog: &Catalog, slot: &str, values: &[(&str, &str)]) -> std::sync:
         combination = campaign.with_value(combination, axis, campaign.axes[axis].value_index(value).expect("a value"));
     }
     catalog.variant(campaign, campaign.slot_index(slot).expect("a slot"), combination).expect("a recipe")
-}
-
-#[test]
-fn the_demo_campaign_is_valid_and_locked() {
-    let config = CampaignConfig {
-        campaigns_dir: repository().join("config/campaigns"),
-        prompts_dir: repository().join("config/prompts"),
-        ..CampaignConfig::default()
-    };
-    let report = check(&config.sources().expect("valid"), None).unwrap_or_else(|errors| panic!("{errors}"));
-    let studio = report.campaigns.iter().find(|campaign| campaign.name == "studio").expect("there");
-    assert_eq!(studio.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["hero", "teaser", "thumb"]);
-    assert_eq!(studio.slots[0].recipes_max, 8 * 13 * 3 * 10 * 4);
-    assert_eq!(studio.variants, 3 * 2 * studio.slots[0].recipes_max);
-    assert_eq!(studio.slots[0].renditions_per_variant_max, 4 * 4 * 4);
-    assert_eq!(studio.slots[0].signed_px_max, (652, 652));
-    assert!(report.to_string().contains("at most 64 renditions per variant; with a signature any up to 652×652 px"));
 }
 
 #[test]
@@ -495,26 +473,6 @@ fn a_former_digest_keeps_its_recipes_when_the_campaign_is_locked_again() {
     site.lock();
     assert_ne!(recipe(), before.id());
     assert!(!std::fs::read_to_string(site.path("campaigns/autumn.lock.toml")).expect("the lock").contains("[loaded]"));
-}
-
-#[test]
-fn explain_shows_every_stage_or_the_problem() {
-    let site = Site::new();
-    let catalog = site.load();
-    let url = "https://img.example/i/autumn/hero/mug.jpg?Product=mug&w=5000&utm_source=x#top";
-    let explained = explain_request(&catalog, url, Some("image/avif"), |_| Ok(Grant::Public));
-    assert_eq!(explained.request.as_deref(), Some("/i/autumn/hero?product=mug&w=5000&fm=jpg"));
-    let rendition = explained.rendition.as_ref().expect("resolved");
-    assert_eq!((rendition.spec.as_str(), rendition.is_negotiated), ("1344x756.jpeg q70", false));
-    assert_eq!(rendition.url, "/i/autumn/hero?product=mug&w=1344&fm=jpg");
-    assert!(explained.warnings.iter().any(|warning| warning.contains("5000 px")), "{:?}", explained.warnings);
-    let json = serde_json::to_value(&explained).expect("serialisable");
-    assert_eq!(json["variant"]["values"]["product"], "mug");
-    assert_eq!(json["variant"]["recipe"]["width_px"], 1344);
-    let refused = explain_request(&catalog, "/i/autumn/hero?product=cup", None, |_| Ok(Grant::Public));
-    let problem = refused.problem.expect("refused");
-    assert_eq!((problem.status, problem.allowed), (400, vec!["bottle".to_owned(), "mug".to_owned()]));
-    assert!(refused.variant.is_none() && refused.request.is_some());
 }
 
 /// Whatever a URL may call a parameter, under any alias, no axis may be called.

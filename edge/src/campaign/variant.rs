@@ -111,7 +111,7 @@ impl Variant {
 
 /// `axis=value` pairs by axis name. Names and values need no escaping: they are `a-z`, `0-9`, `-` and, in
 /// locales, `A-Z`.
-fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize) -> bool) -> String {
+pub(super) fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize) -> bool) -> String {
     let mut kept: Vec<usize> = (0..axes.len()).filter(|&axis| keep(axis, values[axis])).collect();
     kept.sort_unstable_by(|&a, &b| axes[a].name.cmp(&axes[b].name));
     let mut text = String::new();

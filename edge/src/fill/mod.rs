@@ -35,16 +35,12 @@ pub use self::peek::{Peek, PreviousPicture};
 pub use self::rendition::{FillTimings, Filled};
 use crate::budget::{Budgets, Payer};
 use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
-use crate::campaign::Variant;
 use crate::config::Config;
 use crate::governance::Purges;
 use crate::origin::Origin;
-use crate::render::Finish;
 use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
+use crate::resolve::Want;
 use crate::response::Outcome;
-use bildkante_shared::ids::MasterId;
-use bildkante_shared::trace::TraceContext;
-use bildkante_shared::urgency::Urgency;
 
 /// How often a fill begins again because its result was purged while it was made.
 const OVERTAKEN_MAX: usize = 4;
@@ -189,40 +185,8 @@ impl Fill {
     }
 }
 
-/// What a request came down to: which picture, cut how, finished how.
-#[derive(Debug, Clone)]
-pub struct Want {
-    pub variant: Arc<Variant>,
-    pub spec: RenditionSpec,
-    pub finish: Arc<Finish>,
-    pub urgency: Urgency,
-    /// Of the reader's request that began it; `None` for the edge's own work.
-    pub trace: Option<Arc<TraceContext>>,
-}
-
 impl Want {
-    /// For the node and the log lines of what is made for it.
-    #[must_use]
-    pub fn of_request(self, trace: &Arc<TraceContext>) -> Self {
-        Self { trace: Some(Arc::clone(trace)), ..self }
-    }
-
-    /// What nodes are asked with: the trace of the reader's request, or one of its own.
-    pub(crate) fn trace_context(&self) -> Arc<TraceContext> {
-        self.trace.clone().unwrap_or_else(|| Arc::new(TraceContext::start()))
-    }
-
-    #[must_use]
-    pub fn recipe_id(&self) -> RecipeId {
-        self.variant.recipe.id()
-    }
-
-    /// The rendition's key once its master is known.
-    #[must_use]
-    pub fn key(&self, master: MasterId) -> RenditionKey {
-        RenditionKey::new(master, &self.spec, self.finish.digest())
-    }
-
+    /// The key of its fill.
     fn flight_key(&self) -> WantKey {
         (self.recipe_id(), self.spec, self.finish.digest())
     }

@@ -1,13 +1,15 @@
-//! What somebody wants purged → the keys that are marked here and the words caches further down know it by.
+//! The scope of a purge order → the keys that are marked here, and the tags and the URL that caches further down are told.
+//!
+//! Invariant: of a URL or a variant, what is marked covers what any reader of it is answered with.
 
 use serde::{Deserialize, Serialize};
 
 use super::marks::{PurgeKey, TagError};
 use super::purge::cut_key;
-use crate::campaign::{Catalog, Resolved, explain_request};
+use crate::campaign::Catalog;
 use crate::render::RenditionSpec;
 use crate::request::{IMAGE_PATH_PREFIX, after_host};
-use crate::signing::Grant;
+use crate::resolve::{Factor, Factors, Operator, Resolution, Resolved, resolve};
 
 /// Longest URL or variant.
 pub const SCOPE_BYTES_MAX: usize = 8_192;
@@ -66,13 +68,13 @@ impl PurgeScope {
     pub fn aim(&self, catalog: &Catalog, public_url: &str) -> Result<Aim, ScopeError> {
         match self {
             Self::Url(text) => {
-                let image = image(catalog, text)?;
+                let (Resolution { resolved, want }, factors) = image(catalog, text)?;
                 let url = Some(format!("{public_url}{}", after_host(text)));
                 // Under `w=auto` a URL is a different rendition for each screen.
-                let aim = if image.uses_hints {
-                    Aim::of_recipe(&image.resolved)?
+                let aim = if factors.contains(Factor::Hints) {
+                    Aim::of_recipe(&resolved)?
                 } else {
-                    Aim::of_cut(&image.resolved, &image.spec)
+                    Aim::of_cut(&resolved, &want.spec)
                 };
                 Ok(Aim { url, ..aim })
             }
@@ -80,7 +82,7 @@ impl PurgeScope {
                 let text = text.trim_start_matches('/');
                 let path =
                     if text.starts_with("i/") { format!("/{text}") } else { format!("{IMAGE_PATH_PREFIX}{text}") };
-                Aim::of_recipe(&image(catalog, &path)?.resolved)
+                Aim::of_recipe(&image(catalog, &path)?.0.resolved)
             }
             Self::Tag(text) => match text.parse()? {
                 PurgeKey::Everything | PurgeKey::Cut(_) => Err(TagError::Form.into()),
@@ -128,24 +130,14 @@ impl Aim {
     }
 }
 
-/// What a URL names.
-struct Image {
-    resolved: Resolved,
-    spec: RenditionSpec,
-    uses_hints: bool,
-}
-
-fn image(catalog: &Catalog, url: &str) -> Result<Image, ScopeError> {
+/// What a URL names, and what the answer depends on.
+fn image(catalog: &Catalog, url: &str) -> Result<(Resolution, Factors), ScopeError> {
     if url.len() > SCOPE_BYTES_MAX {
         return Err(ScopeError::TooLong);
     }
-    let explanation = explain_request(catalog, url, None, |_| Ok(Grant::Operator));
-    let uses_hints = explanation.rendition.is_some_and(|rendition| rendition.uses_hints);
-    match (explanation.resolved, explanation.problem) {
-        (Some((resolved, spec)), _) => Ok(Image { resolved, spec, uses_hints }),
-        (None, Some(problem)) => Err(ScopeError::Image(problem.detail)),
-        (None, None) => Err(ScopeError::Image("it names no image".to_owned())),
-    }
+    let trace = resolve(catalog, url, &Operator);
+    let factors = trace.factors;
+    trace.outcome.map(|resolution| (resolution, factors)).map_err(|refusal| ScopeError::Image(refusal.to_string()))
 }
 
 #[cfg(test)]

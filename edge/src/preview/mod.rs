@@ -14,7 +14,8 @@ use percent_encoding::percent_decode_str;
 use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
 use crate::cache::Bindings;
 use crate::campaign::manifest::Signing;
-use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
+use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot};
+use crate::resolve::{Operator, Resolved, resolve};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
 use crate::service::{Body, RequestBody};
@@ -141,7 +142,7 @@ impl Preview {
     }
 
     fn campaign_view<'c>(&self, catalog: &Catalog, campaign: &'c Campaign) -> CampaignTexts<'c> {
-        let card = catalog.fallback(campaign, 0).ok().map(|variant| self.texts(campaign, 0, &variant));
+        let card = self.texts(catalog, campaign, 0, campaign.default_combination());
         CampaignTexts { campaign, card, seals: self.seals(campaign) }
     }
 
@@ -166,14 +167,11 @@ impl Preview {
         let last = matching.len().div_ceil(CARDS_PER_PAGE).max(1);
         let current = asked.page.clamp(1, last);
         let shown = matching.iter().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE);
-        let texts: Vec<_> = shown
-            .filter_map(|&combination| catalog.variant(campaign, slot_index, combination).ok())
-            .map(|variant| self.texts(campaign, slot_index, &variant))
-            .collect();
+        let texts: Vec<_> =
+            shown.filter_map(|&combination| self.texts(catalog, campaign, slot_index, combination)).collect();
         let first = matching.first().copied().unwrap_or(campaign.default_combination());
         let on_stage = if asked.is_empty() { campaign.default_combination() } else { first };
-        let Ok(stage) = catalog.variant(campaign, slot_index, on_stage) else { return String::new() };
-        let stage = self.texts(campaign, slot_index, &stage);
+        let Some(stage) = self.texts(catalog, campaign, slot_index, on_stage) else { return String::new() };
         let seals = self.seals(campaign);
         let page = SlotPage {
             public_url: &self.public_url,
@@ -192,22 +190,35 @@ impl Preview {
         page::text(page::slot(&page))
     }
 
-    fn texts(&self, campaign: &Campaign, slot_index: usize, variant: &Variant) -> CardTexts {
-        let slot = &campaign.slots[slot_index];
+    /// The texts of what a reader of a variant's URL gets; `None` where the URL is refused, which a valid manifest rules out.
+    fn texts(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, combination: u32) -> Option<CardTexts> {
+        let resolved = resolved(catalog, campaign, slot_index, combination)?;
+        let Resolved { campaign, slot, variant, .. } = &resolved;
         let binding = self.bindings.get(variant.recipe.id());
         let merged = binding.filter(|binding| binding.duplicate.is_some()).map(|binding| binding.master.to_string());
-        CardTexts {
+        Some(CardTexts {
             url: format!("{}/i/{}/{}/{}", self.public_url, campaign.name, slot.name, variant.file_stem),
             query: variant.query.clone(),
-            alt: campaign.alt(slot, &variant.values),
+            alt: resolved.alt(),
             key: variant.name.clone(),
             recipe_id: variant.recipe.id().to_string(),
             prompt: variant.recipe.prompt.clone(),
             merged,
             widths_px: slot.widths.clone(),
             ratio: (slot.ratio.width(), slot.ratio.height()),
-        }
+        })
     }
+}
+
+/// What the URL of a slot's picture means, whoever asks.
+pub(crate) fn resolved(
+    catalog: &Catalog,
+    campaign: &Campaign,
+    slot_index: usize,
+    combination: u32,
+) -> Option<Resolved> {
+    let url = campaign.url(&campaign.slots[slot_index], &campaign.query(combination));
+    resolve(catalog, url.as_str(), &Operator).outcome.ok().map(|resolution| resolution.resolved)
 }
 
 /// What the query of a slot's page asks for.

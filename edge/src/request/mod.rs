@@ -37,6 +37,7 @@ pub use error::RequestError;
 pub(crate) use error::excerpt;
 pub use hints::ClientHints;
 pub use ignored::{IgnoredParameters, IgnoredParametersError, ParameterNames};
+pub use priority::PRIORITY;
 pub(crate) use priority::requested_urgency;
 pub use target::Target;
 pub(crate) use target::after_host;
@@ -255,15 +256,8 @@ impl<'a> ImageRequest<'a> {
 
     /// Whether the answer depends on the client's hints.
     #[must_use]
-    pub fn uses_hints(&self) -> bool {
-        self.width == Some(WidthAsk::Auto)
-    }
-
-    /// Whether the answer follows from URL and `Accept` alone, as long as campaigns and caches stay as they are: neither
-    /// hints nor the time decide about it.
-    #[must_use]
-    pub fn is_timeless(&self) -> bool {
-        !self.uses_hints() && self.signature.is_none()
+    pub const fn uses_hints(&self) -> bool {
+        matches!(self.width, Some(WidthAsk::Auto))
     }
 
     fn spell(&self, slug: Option<&str>, scope: SignatureScope) -> String {

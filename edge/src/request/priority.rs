@@ -1,6 +1,9 @@
 //! `Priority` of a request (RFC 9218 §4): how urgent the client says the image is.
 
 use bildkante_shared::urgency::Urgency;
+use http::HeaderName;
+
+pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
 
 /// `u` of the field, a dictionary member (§4.1). Any other text changes nothing.
 #[must_use]

@@ -33,7 +33,8 @@ pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
 use crate::negotiate::Format;
-use crate::request::{ImageRequest, hints};
+pub use crate::request::PRIORITY;
+pub use crate::resolve::Negotiation;
 use crate::service::Body;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
@@ -41,7 +42,6 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
 /// The tag of every image of every campaign, those included that are no longer served: what purges everything where a
 /// cache knows tags only.
 pub const EVERY_IMAGE_TAG: &str = "bildkante";
@@ -55,40 +55,13 @@ const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 const IMAGE_CSP: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
 const EXPOSED: HeaderValue = HeaderValue::from_static("Cache-Status, Server-Timing, ETag, X-Request-Id");
 
-/// Which request headers take part in choosing the response; a property of the URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Negotiation {
-    ByAccept,
-    Explicit,
-    /// `w=auto` and no format.
-    ByAcceptAndHints,
-    /// `w=auto` in a named format.
-    ByHints,
-}
-
-impl Negotiation {
-    /// Of a URL that was understood.
-    #[must_use]
-    pub fn of(request: &ImageRequest<'_>) -> Self {
-        match (request.format.is_negotiable(), request.uses_hints()) {
-            (true, false) => Self::ByAccept,
-            (false, false) => Self::Explicit,
-            (true, true) => Self::ByAcceptAndHints,
-            (false, true) => Self::ByHints,
-        }
-    }
-
-    fn apply(self, headers: &mut HeaderMap) {
-        let vary = match self {
-            Self::Explicit => return,
-            Self::ByAccept => "Accept",
-            Self::ByAcceptAndHints => hints::VARY_WITH_ACCEPT,
-            Self::ByHints => hints::VARY,
-        };
+/// `Vary`, and the hints that clients are asked for where they take part.
+fn say_what_varies(negotiation: Negotiation, headers: &mut HeaderMap) {
+    if let Some(vary) = negotiation.vary() {
         headers.insert(VARY, HeaderValue::from_static(vary));
-        if self != Self::ByAccept {
-            headers.insert(ACCEPT_CH, HeaderValue::from_static(hints::ACCEPT_CH));
-        }
+    }
+    if let Some(hints) = negotiation.accept_ch() {
+        headers.insert(ACCEPT_CH, HeaderValue::from_static(hints));
     }
 }
 
@@ -311,7 +284,7 @@ fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
 fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
     headers.insert(CACHE_CONTROL, cow_value(answer.lifetime.cache_control()));
     headers.insert(CDN_CACHE_CONTROL, cow_value(answer.lifetime.cdn_cache_control()));
-    answer.negotiation.apply(headers);
+    say_what_varies(answer.negotiation, headers);
     if answer.lifetime.freshness == Freshness::StandIn {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
@@ -423,7 +396,7 @@ pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Re
     let cache_control = if problem.status == 404 { "public, max-age=5" } else { "no-store" };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    negotiation.apply(&mut headers);
+    say_what_varies(negotiation, &mut headers);
     apply_cross_origin(&mut headers);
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     respond(status, headers, if *method == Method::HEAD { Bytes::new() } else { body })

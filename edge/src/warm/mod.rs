@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bildkante_shared::shutdown::Shutdown;
-use bildkante_shared::urgency::Urgency;
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use serde::Deserialize;
@@ -27,11 +26,11 @@ use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
 use self::store::{STORE_WAIT, Storing, Writer};
 use crate::cache::{FlightError, unix_ms};
-use crate::campaign::{Catalog, CatalogHandle, explain_request};
-use crate::fill::{Fill, FillError, Filled, Want};
+use crate::campaign::{Catalog, CatalogHandle};
+use crate::fill::{Fill, FillError, Filled};
 use crate::governance::audit;
 use crate::render::PoolError;
-use crate::signing::Grant;
+use crate::resolve::{Operator, Refusal, Want, resolve};
 
 /// Most renditions of one job at a time.
 pub const CONCURRENCY_MAX: usize = 32;
@@ -422,9 +421,9 @@ impl Picture {
 
     async fn rendition(self: Arc<Self>, url: String) {
         let Ok(_permit) = self.permits.acquire().await else { return };
-        let result = match self.want(&url) {
+        let result = match want(&self.catalog, &url) {
             Ok(want) => self.settled(&want).await.map_err(|error| error.to_string()),
-            Err(reason) => Err(reason),
+            Err(refusal) => Err(refusal.to_string()),
         };
         match result {
             Ok(filled) => {
@@ -440,20 +439,6 @@ impl Picture {
 
     fn count(&self, outcome: &str) {
         self.inner.metrics.renditions.with_label_values(&[outcome]).inc();
-    }
-
-    /// What a reader who asks for this URL wants, so that it is found under the same key.
-    fn want(&self, url: &str) -> Result<Want, String> {
-        let explanation = explain_request(&self.catalog, url, None, |_| Ok(Grant::Operator));
-        let problem = explanation.problem.map(|problem| problem.detail);
-        let (resolved, spec) = explanation.resolved.ok_or_else(|| problem.unwrap_or_default())?;
-        Ok(Want {
-            variant: Arc::clone(&resolved.variant),
-            spec,
-            finish: Arc::clone(&resolved.campaign.finish),
-            urgency: Urgency::LEAST,
-            trace: None,
-        })
     }
 
     async fn settled(&self, want: &Want) -> Result<Filled, FillError> {
@@ -475,6 +460,11 @@ impl Picture {
             attempt += 1;
         }
     }
+}
+
+/// What a reader who asks for this URL wants, so that the reader finds it under the same key; at the least urgency.
+pub(crate) fn want(catalog: &Catalog, url: &str) -> Result<Want, Refusal> {
+    resolve(catalog, url, &Operator).outcome.map(|resolution| resolution.want)
 }
 
 async fn heard(cancelled: &mut watch::Receiver<bool>) {

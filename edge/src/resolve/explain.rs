@@ -1,4 +1,6 @@
-//! `bildkante-edge explain URL`: what each stage makes of a request, as data.
+//! A trace as data for people, as `bildkante-edge explain URL` prints it.
+//!
+//! Invariant: nothing is resolved here; what a trace does not say is not said.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,12 +11,10 @@ use bildkante_shared::recipe::Recipe;
 use bildkante_shared::wire::DedupScope;
 use serde::Serialize;
 
-use super::catalog::Catalog;
-use super::resolve::Resolved;
-use crate::negotiate;
-use crate::render::{RenditionSpec, Shape};
-use crate::request::{ImageRequest, Target, WidthAsk};
-use crate::signing::{Grant, SignatureError};
+use super::{Factor, Factors, Refusal, Resolution, Resolved, Trace};
+use crate::render::Shape;
+use crate::request::{ImageRequest, WidthAsk};
+use crate::signing::Grant;
 
 /// The stages in order; what follows a `problem` is absent.
 #[derive(Debug, Clone, Serialize)]
@@ -34,9 +34,6 @@ pub struct Explanation {
     pub warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
-    /// For those who go on to caches and bytes.
-    #[serde(skip)]
-    pub resolved: Option<(Resolved, RenditionSpec)>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -86,67 +83,41 @@ pub struct ExplainedRendition {
     pub file_name: String,
 }
 
-/// Parses, verifies, resolves and negotiates. `url` is a path with query, or a whole URL whose scheme and host are
-/// dropped; `verify` says what a request's signature grants.
-#[must_use]
-pub fn explain_request(
-    catalog: &Catalog,
-    url: &str,
-    accept: Option<&str>,
-    verify: impl Fn(&ImageRequest<'_>) -> Result<Grant, SignatureError>,
-) -> Explanation {
-    let mut explanation = Explanation {
-        url: url.to_owned(),
-        request: None,
-        signature: None,
-        variant: None,
-        rendition: None,
-        warnings: Vec::new(),
-        problem: None,
-        resolved: None,
-    };
-    let Target { path, query } = Target::from(url);
-    let request = match ImageRequest::parse(path, query, catalog) {
-        Ok(request) => request,
-        Err(error) => {
-            explanation.problem = Some(error.problem());
-            return explanation;
+impl Explanation {
+    /// What a trace says of the URL it is of.
+    #[must_use]
+    pub fn of(url: &str, trace: &Trace<'_>) -> Self {
+        let request = trace.request.as_ref();
+        let signed = request.zip(trace.grant);
+        let found = request.zip(trace.outcome.as_ref().ok());
+        Self {
+            url: url.to_owned(),
+            request: request.map(ImageRequest::canonical),
+            signature: signed.and_then(|(request, grant)| signature(request, grant)),
+            variant: found.map(|(_, found)| variant(&found.resolved)),
+            rendition: found.map(|(request, found)| rendition(request, found, trace.factors)),
+            warnings: found.map(|(request, found)| warnings(request, &found.resolved)).unwrap_or_default(),
+            problem: trace.outcome.as_ref().err().map(Refusal::problem),
         }
-    };
-    explanation.request = Some(request.canonical());
-    let grant = match verify(&request) {
-        Ok(grant) => grant,
-        Err(error) => {
-            explanation.problem = Some(error.problem());
-            return explanation;
-        }
-    };
-    explanation.signature = request.signature.as_ref().map(|ask| ExplainedSignature {
-        key_id: ask.key_id.clone().into_owned(),
-        expires_s: ask.expires_s,
-        left_s: grant.left_s(),
-    });
-    let resolved = match catalog.resolve(&request, grant) {
-        Ok(resolved) => resolved,
-        Err(error) => {
-            explanation.problem = Some(error.problem());
-            return explanation;
-        }
-    };
-    explanation.variant = Some(variant(&resolved));
-    let format = negotiate::choose(accept, resolved.format, resolved.slot.formats);
-    let spec = resolved.spec(format);
-    explanation.rendition = Some(ExplainedRendition {
-        spec: spec.to_string(),
-        media_type: format.media_type(),
-        is_negotiated: resolved.format.is_negotiable(),
-        uses_hints: request.uses_hints(),
-        url: one_url(&request, &resolved),
-        file_name: format!("{}.{}", resolved.variant.file_stem, format.extension()),
-    });
-    explanation.warnings = warnings(&request, &resolved);
-    explanation.resolved = Some((resolved, spec));
-    explanation
+    }
+}
+
+fn signature(request: &ImageRequest<'_>, grant: Grant) -> Option<ExplainedSignature> {
+    let ask = request.signature.as_ref()?;
+    let key_id = ask.key_id.clone().into_owned();
+    Some(ExplainedSignature { key_id, expires_s: ask.expires_s, left_s: grant.left_s() })
+}
+
+fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -> ExplainedRendition {
+    let Resolution { resolved, want } = found;
+    ExplainedRendition {
+        spec: want.spec.to_string(),
+        media_type: want.spec.format.media_type(),
+        is_negotiated: factors.contains(Factor::Accept),
+        uses_hints: factors.contains(Factor::Hints),
+        url: one_url(request, resolved),
+        file_name: format!("{}.{}", resolved.variant.file_stem, want.spec.format.extension()),
+    }
 }
 
 /// A rung of the ladder has one URL; what was signed for has the one it was asked for under.

@@ -15,14 +15,19 @@ fn parse<'u>(catalog: &Catalog, url: &'u str) -> ImageRequest<'u> {
     ImageRequest::parse(path, query, catalog).unwrap_or_else(|e| panic!("{url}: {e}"))
 }
 
+/// For an asker who gives no hints.
+fn granted(catalog: &Catalog, request: &ImageRequest<'_>, grant: Grant) -> Result<Resolved, ResolveError> {
+    Resolved::new(catalog, request, grant, ClientHints::default())
+}
+
 fn resolve(catalog: &Catalog, url: &str) -> Result<Resolved, ResolveError> {
-    catalog.resolve(&parse(catalog, url), Grant::Public)
+    granted(catalog, &parse(catalog, url), Grant::Public)
 }
 
 const SIGNED: Grant = Grant::Signed { left_s: None };
 
 fn signed(catalog: &Catalog, url: &str) -> Resolved {
-    catalog.resolve(&parse(catalog, url), SIGNED).unwrap_or_else(|error| panic!("{url}: {error}"))
+    granted(catalog, &parse(catalog, url), SIGNED).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 #[test]
@@ -163,7 +168,7 @@ fn a_signature_unlocks_shapes_sizes_and_qualities() {
     }
     assert_eq!(signed(&catalog, "/i/autumn/hero?q=37").quality.get(), 37);
     let unlisted = parse(&catalog, "/i/autumn/teaser?fm=png");
-    assert!(matches!(catalog.resolve(&unlisted, SIGNED), Err(ResolveError::FormatNotAllowed { .. })));
+    assert!(matches!(granted(&catalog, &unlisted, SIGNED), Err(ResolveError::FormatNotAllowed { .. })));
 }
 
 /// imgix's `min`, which its libraries send by themselves, and `crop`: a rung, and never one that enlarges the master.
@@ -197,7 +202,7 @@ fn what_never_enlarges_needs_no_signature() {
 #[test]
 fn the_operator_means_what_a_client_would_get() {
     let catalog = Site::new().load();
-    let of = |url: &str| catalog.resolve(&parse(&catalog, url), Grant::Operator);
+    let of = |url: &str| granted(&catalog, &parse(&catalog, url), Grant::Operator);
     let rung = of("/i/autumn/hero?w=481").expect("resolved");
     assert_eq!(
         rung.spec(Format::Jpeg),
@@ -229,8 +234,8 @@ fn hints_choose_a_rung_where_the_url_opts_in_whoever_signed_it() {
     headers.insert("sec-ch-width", HeaderValue::from_static("700"));
     let width_px = |url: &str, grant: Grant| {
         let request = parse(&catalog, url);
-        let asker = Asker { grant, hints: ClientHints::of(&request, &headers) };
-        catalog.resolve(&request, asker).unwrap_or_else(|error| panic!("{url}: {error}")).width_px
+        let hints = ClientHints::of(&request, &headers);
+        Resolved::new(&catalog, &request, grant, hints).unwrap_or_else(|error| panic!("{url}: {error}")).width_px
     };
     for grant in [Grant::Public, SIGNED] {
         assert_eq!(width_px("/i/autumn/hero?w=auto", grant), 768);
@@ -289,7 +294,7 @@ fn a_campaign_that_requires_signatures_refuses_unsigned_urls() {
     assert_eq!((problem.status, problem.kind.as_str()), (403, "/problems/signature-required"));
     let request = ImageRequest::of_slot("autumn".into(), "hero".into());
     for grant in [Grant::Signed { left_s: Some(5) }, Grant::Signed { left_s: None }, Grant::Operator] {
-        assert!(catalog.resolve(&request, grant).is_ok_and(|resolved| resolved.grant == grant), "{grant:?}");
+        assert!(granted(&catalog, &request, grant).is_ok_and(|resolved| resolved.grant == grant), "{grant:?}");
     }
 }
 
@@ -414,7 +419,7 @@ fn resolve_time() {
     let parse = || ImageRequest::parse("/i/autumn/hero/red-mug", Some(query), &catalog).expect("valid");
     let request = parse();
     time("parse, 6 parameters", &|| u32::from(parse().axes.len() == 4));
-    time("resolve, memoised", &|| catalog.resolve(&request, Grant::Public).expect("resolved").width_px);
+    time("resolve, memoised", &|| granted(&catalog, &request, Grant::Public).expect("resolved").width_px);
     time("negotiate", &|| {
         crate::negotiate::choose(Some(accept), FormatAsk::Auto, crate::negotiate::FormatSet::ALL) as u32
     });

@@ -1,4 +1,6 @@
-//! Request → variant, size, quality: what a URL means in this snapshot, or why it means nothing.
+//! Request → variant, size, quality: what a URL means in a snapshot of the catalogue, or why it means nothing.
+//!
+//! Invariants: whatever lies outside a slot's finite set needs a grant; nothing of what is refused reaches a cache or a node.
 //!
 //! Cheap for what was asked before: looking up names, adding up the combination, one memo lookup. The first
 //! request for a variant builds its prompt and hashes its recipe.
@@ -9,16 +11,13 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::RecipeError;
 
-use super::catalog::{Campaign, Catalog};
-use super::manifest::Signing;
-use super::slots::Slot;
-use super::variant::Variant;
-use super::version::Version;
-use crate::layout::{Ask, Layout, Limits};
+use super::layout::{Ask, Layout, Limits};
+use crate::campaign::manifest::Signing;
+use crate::campaign::{Campaign, Catalog, Slot, Variant, Version};
 use crate::negotiate::{Format, FormatAsk};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
-use crate::request::{ClientHints, Fit, IMAGE_PATH_PREFIX, ImageRequest, QualityAsk, WidthAsk, excerpt};
+use crate::request::{ClientHints, Fit, ImageRequest, QualityAsk, WidthAsk, excerpt};
 use crate::signing::Grant;
 
 /// A request with a meaning.
@@ -38,20 +37,6 @@ pub struct Resolved {
     pub format: FormatAsk,
     /// Who vouches for the request, and until when.
     pub grant: Grant,
-}
-
-/// What is known of who asks, beside the URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
-    pub grant: Grant,
-    /// Read only where the URL opts in.
-    pub hints: ClientHints,
-}
-
-impl From<Grant> for Asker {
-    fn from(grant: Grant) -> Self {
-        Self { grant, hints: ClientHints::default() }
-    }
 }
 
 /// Why a well-formed request means nothing here. Nothing of it reaches a node.
@@ -135,29 +120,25 @@ impl ResolveError {
     }
 }
 
-impl Catalog {
-    /// What a request means in this snapshot. A [`Grant`] alone speaks for an asker who gives no hints.
-    ///
+impl Resolved {
     /// # Errors
-    /// When it names what does not exist or asks for what it is not granted.
-    pub fn resolve(&self, request: &ImageRequest<'_>, asker: impl Into<Asker>) -> Result<Resolved, ResolveError> {
-        let Asker { grant, hints } = asker.into();
-        let campaign = self.campaign(&request.campaign);
+    /// When the request names what does not exist or asks for what it is not granted.
+    pub(super) fn new(
+        catalog: &Catalog,
+        request: &ImageRequest<'_>,
+        grant: Grant,
+        hints: ClientHints,
+    ) -> Result<Self, ResolveError> {
+        let campaign = catalog.campaign(&request.campaign);
         let campaign = campaign.ok_or_else(|| ResolveError::UnknownCampaign { name: excerpt(&request.campaign) })?;
         let slot_index = campaign.slot_index(&request.slot).ok_or_else(|| unknown_slot(campaign, &request.slot))?;
         let slot = &campaign.slots[slot_index];
         check_policy(campaign, grant)?;
         let combination = combination(campaign, request)?;
         check_reach(slot, request, grant)?;
-        let variant = match self.memoised(&campaign.key(slot_index, combination)) {
-            Some(variant) => variant,
-            None => {
-                check_restrictions(campaign, combination)?;
-                self.variant(campaign, slot_index, combination)?
-            }
-        };
+        let variant = variant(catalog, campaign, slot_index, combination)?;
         let Layout { width_px, height_px, shape } = layout(slot, request, grant, hints);
-        Ok(Resolved {
+        Ok(Self {
             width_px,
             height_px,
             shape,
@@ -171,9 +152,7 @@ impl Catalog {
             grant,
         })
     }
-}
 
-impl Resolved {
     /// What is cut from the master for a client that takes `format`.
     #[must_use]
     pub const fn spec(&self, format: Format) -> RenditionSpec {
@@ -201,8 +180,7 @@ impl Resolved {
     /// The variant's one URL: what search engines are told, at the slot's default width in any format.
     #[must_use]
     pub fn canonical_url(&self) -> String {
-        let separator = if self.variant.query.is_empty() { "" } else { "?" };
-        format!("{IMAGE_PATH_PREFIX}{}/{}{separator}{}", self.campaign.name, self.slot.name, self.variant.query)
+        self.campaign.url(&self.slot, &self.variant.query)
     }
 
     /// The one URL of exactly this rendition: equal renditions have equal URLs, whatever was asked.
@@ -219,6 +197,20 @@ impl Resolved {
         }
         url
     }
+}
+
+/// A variant that is memoised is one whose combination was allowed.
+fn variant(
+    catalog: &Catalog,
+    campaign: &Campaign,
+    slot_index: usize,
+    combination: u32,
+) -> Result<Arc<Variant>, ResolveError> {
+    if let Some(variant) = catalog.memoised(&campaign.key(slot_index, combination)) {
+        return Ok(variant);
+    }
+    check_restrictions(campaign, combination)?;
+    Ok(catalog.variant(campaign, slot_index, combination)?)
 }
 
 /// Without a grant a rung of the ladder in the slot's ratio; with one whatever was asked for. `w=auto` is a rung for
@@ -326,4 +318,5 @@ fn check_restrictions(campaign: &Campaign, combination: u32) -> Result<(), Resol
 }
 
 #[cfg(test)]
+#[path = "meaning_tests.rs"]
 mod tests;
