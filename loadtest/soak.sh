@@ -40,8 +40,8 @@ step() {
 # Twenty thousand connections need as many files, here and in the edge.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
-# Each session's threads are scheduled as a group there, whatever their priorities: hits, the generator's own requests among
-# them, then wait for render threads that are to yield. systemd's units are groups anyway and do not care.
+# With autogroups the kernel schedules each session's threads as a group, and priorities count within a group only: hits and the
+# generator's own requests then wait for render threads, which should yield to them. systemd's units are groups of their own.
 if [ "$(cat /proc/sys/kernel/sched_autogroup_enabled 2>/dev/null)" = 1 ]; then
   echo "soak: note: kernel.sched_autogroup_enabled is 1 here; the waits in mixed, stampede and idle are the scheduler's" >&2
 fi

@@ -25,7 +25,7 @@ else
   echo "apt.sh: installing ${packages[*]}" >&2
   export DEBIAN_FRONTEND=noninteractive
   options=(-qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-  # A package that cannot be had must not keep the others from being installed: on failure, one by one.
+  # One package that is missing fails the whole call: then each is installed by itself.
   if ! { timeout 300 apt-get "${options[@]}" update &&
          timeout 900 apt-get "${options[@]}" install -y --no-install-recommends "${packages[@]}"; } </dev/null >&2; then
     for package in "${packages[@]}"; do

@@ -86,7 +86,7 @@ stop() {
   [ -n "$session" ] || return 0
   say "stopping"
   local deadline=$((SECONDS + stop_s_max)) pids
-  # The edge stops its node in order; where the edge itself is gone, its node is asked directly.
+  # The edge stops its node in order. When the edge itself is gone, the node gets the signal directly.
   if is_running; then pids=("$session"); else mapfile -t pids < <(left); fi
   kill -TERM "${pids[@]}" 2>/dev/null || true
   while [ -n "$(left)" ] && [ "$SECONDS" -lt "$deadline" ]; do sleep 0.1; done
@@ -116,8 +116,8 @@ status_of() {
 
 parent_of() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f2; }
 
-# make waits for this script even after a SIGINT meant for make alone, and says nothing. While it handles the signal,
-# it blocks it, and that shows. A make that is gone altogether leaves us with another parent.
+# A make that got SIGINT alone waits for this script and passes no signal on. While it handles the signal, it blocks it, and /proc
+# shows that. A make that has ended leaves this script with another parent.
 make_asks_to_stop() {
   [ -n "${MAKELEVEL:-}" ] || return 1
   [ "$(parent_of $$)" = "$PPID" ] || return 0

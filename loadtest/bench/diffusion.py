@@ -196,7 +196,7 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
 
 
 def turns(rounds: int) -> Iterator[tuple[int, str]]:
-    """Whose turn it is in which round, from 1 on: who came first in one comes last in the next."""
+    """The order of turns in a round, from 1 on: the first of one round is the last of the next."""
     for number in range(rounds):
         for engine in ENGINES[:: 1 if number % 2 == 0 else -1]:
             yield number + 1, engine

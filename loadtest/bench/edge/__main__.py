@@ -109,7 +109,7 @@ class Bench:
             check_equivalence(servers, load.path, answer)
             if load.paths:
                 for server in servers:
-                    # The edge lets into memory what is read twice, and forgets a part of a long crawl's first reads.
+                    # An image enters memory when it is read twice, and the edge forgets some first reads of a long crawl.
                     for _ in range(CRAWLS if server is edge and self.row.tier is Tier.MEMORY else 1):
                         clients.crawl(self.arguments.h2load, server.port, load.paths, len(self.listed))
                 self._check_tier(edge)

@@ -48,7 +48,7 @@ class Measured:
 
     @property
     def p99_ratio(self) -> float | None:
-        """Beside the rival that answers more a second: one that answers less has an easier time."""
+        """Beside the rival that answers more a second: a rival that answers less has shorter queues."""
         return self.ratio("p99_ms", self.better)
 
     @property

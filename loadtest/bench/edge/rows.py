@@ -35,7 +35,7 @@ class Peer(Enum):
     VARNISH = "varnish"
 
 
-# The ones that do what the edge does. A static server is shown, too, and decides nothing.
+# The peers that do what the edge does. A static server is shown as well, and decides nothing.
 RIVALS = (Peer.NGINX_CACHE, Peer.VARNISH)
 
 

@@ -292,7 +292,7 @@ async fn a_hostile_network_costs_stand_ins_and_never_a_wrong_byte() -> anyhow::R
         .await
         .with_context(|| format!("after {fault:?}"))?;
     }
-    assert_eq!(control.calls(), faults.len(), "whatever went wrong on the way, each was drawn once");
+    assert_eq!(control.calls(), faults.len(), "after every fault on the way, each was drawn once");
     edge.shut_down().await;
     rig.stop().await;
     Ok(())
