@@ -375,6 +375,7 @@ fn decode(recipe: RecipeId, record: &[u8]) -> Result<Binding, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::database::fixture;
     use super::super::metrics::CacheMetrics;
     use super::*;
 
@@ -427,6 +428,42 @@ mod tests {
         assert_eq!(*bindings.get(recipe(3)).unwrap(), binding(33), "the later binding holds");
         assert!(bindings.get(recipe(4)).is_none());
         assert_eq!(bindings.inner.metrics.entries(), 9);
+    }
+
+    /// The table as the former version declares it.
+    const FORMER: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
+    const FIXTURE: &str = "bindings.redb";
+    const FIXTURE_BINDINGS: u64 = 8;
+
+    async fn write_the_fixture(path: &Path) {
+        let bindings = open(path, 100).unwrap();
+        for n in 0..FIXTURE_BINDINGS {
+            bindings.put(recipe(n), binding(n)).await.unwrap();
+        }
+        bindings.put(recipe(3), binding(33)).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "makes the fixture"]
+    async fn make_the_fixture() {
+        write_the_fixture(&fixture::place(FIXTURE)).await;
+    }
+
+    #[tokio::test]
+    async fn the_former_versions_database_is_read_and_the_same_bytes_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (former, new) = (fixture::copy(FIXTURE, dir.path()), dir.path().join("new.redb"));
+        let bindings = loaded(open(&former, 100).unwrap()).await;
+        assert_eq!(bindings.len() as u64, FIXTURE_BINDINGS);
+        for n in 0..FIXTURE_BINDINGS {
+            let expected = binding(if n == 3 { 33 } else { n });
+            assert_eq!(*bindings.get(recipe(n)).unwrap(), expected);
+        }
+        drop(bindings);
+        write_the_fixture(&new).await;
+        let rows = fixture::rows(&new, FORMER);
+        assert_eq!(rows.len() as u64, FIXTURE_BINDINGS);
+        assert_eq!(rows, fixture::rows(&fixture::copy(FIXTURE, dir.path()), FORMER));
     }
 
     #[tokio::test]

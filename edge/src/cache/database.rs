@@ -152,6 +152,48 @@ pub(crate) fn ensure(path: &Path) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// Databases and job files as the former version wrote them: small files beside the tests, each made by an ignored test
+/// of the module that owns it.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use redb::ReadableTable;
+
+    use super::*;
+
+    /// Where a fixture lies. Tests read copies of it.
+    pub(crate) fn path(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state").join(name)
+    }
+
+    /// Where the test that makes it puts it: a file that is there stays.
+    pub(crate) fn place(name: &str) -> PathBuf {
+        let path = path(name);
+        assert!(!path.exists(), "{} is there: remove it to make it again", path.display());
+        path
+    }
+
+    /// A copy of it in `folder`.
+    pub(crate) fn copy(name: &str, folder: &Path) -> PathBuf {
+        let copy = folder.join(name);
+        fs::copy(path(name), &copy).unwrap();
+        copy
+    }
+
+    /// Every key and value of a table, in bytes.
+    pub(crate) fn rows<K: Key + 'static, V: Value + 'static>(
+        path: &Path,
+        table: TableDefinition<'_, K, V>,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let database = Builder::new().open(path).unwrap();
+        let table = database.begin_read().unwrap().open_table(table).unwrap();
+        let bytes = |entry: Result<(redb::AccessGuard<'_, K>, redb::AccessGuard<'_, V>), _>| {
+            let (key, value) = entry.unwrap();
+            (K::as_bytes(&key.value()).as_ref().to_vec(), V::as_bytes(&value.value()).as_ref().to_vec())
+        };
+        table.iter().unwrap().map(bytes).collect()
+    }
+}
+
 /// A device in this process that refuses or waits when it is told to.
 #[cfg(test)]
 pub(crate) mod testing {

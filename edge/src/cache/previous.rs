@@ -230,6 +230,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::database::fixture;
     use super::*;
 
     fn recipe(n: u64) -> RecipeId {
@@ -272,6 +273,39 @@ mod tests {
         let previous = Previous::open(&path, 32).unwrap();
         previous.loaded().await;
         assert_eq!((previous.len(), previous.get(variant(0))), (len, None));
+    }
+
+    /// The table as the former version declares it.
+    const FORMER: TableDefinition<'static, [u8; 16], [u8; 24]> = TableDefinition::new("previous");
+    const FIXTURE: &str = "previous.redb";
+
+    async fn write_the_fixture(path: &Path) {
+        let previous = Previous::open(path, 100).unwrap();
+        for (n, made) in [(1, 1), (2, 1), (1, 2), (3, 7)] {
+            previous.note(variant(n), recipe(made)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "makes the fixture"]
+    async fn make_the_fixture() {
+        write_the_fixture(&fixture::place(FIXTURE)).await;
+    }
+
+    #[tokio::test]
+    async fn the_former_versions_database_is_read_and_the_same_bytes_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (former, new) = (fixture::copy(FIXTURE, dir.path()), dir.path().join("new.redb"));
+        let previous = Previous::open(&former, 100).unwrap();
+        previous.loaded().await;
+        let read = [1, 2, 3].map(|n| previous.get(variant(n)));
+        assert_eq!(read, [Some(recipe(2)), Some(recipe(1)), Some(recipe(7))]);
+        assert_eq!(previous.len(), 3);
+        drop(previous);
+        write_the_fixture(&new).await;
+        let rows = fixture::rows(&new, FORMER);
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows, fixture::rows(&fixture::copy(FIXTURE, dir.path()), FORMER));
     }
 
     #[test]

@@ -335,3 +335,105 @@ pub(super) mod testing {
         Ledger::open_by(path, move |path| with_tables(device.open(&builder(), path)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bildkante_shared::ids::MasterId;
+
+    use super::super::marks::{Mark, Marks};
+    use super::*;
+    use crate::cache::RenditionKey;
+    use crate::cache::database::fixture;
+
+    /// The tables as the former version declares them.
+    const FORMER_MARKS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("marks");
+    const FORMER_PURGES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("purges");
+    const FORMER_META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+    const FIXTURE: &str = "purges.redb";
+    const LAST: u64 = 1_700_000_000_009;
+
+    fn marked(n: u64, kind: PurgeKind, reach: PurgeReach, campaign: Option<&str>) -> Marked {
+        let mark = Mark { generation: LAST - n, at_unix_ms: LAST - 2 * n };
+        Marked { marks: Marks::of(mark, kind, reach), campaign: campaign.map(Into::into) }
+    }
+
+    fn marks() -> HashMap<PurgeKey, Marked> {
+        HashMap::from([
+            (PurgeKey::Everything, marked(5, PurgeKind::Soft, PurgeReach::Renditions, None)),
+            (PurgeKey::campaign("studio"), marked(4, PurgeKind::Hard, PurgeReach::Masters, Some("studio"))),
+            ("slot:studio/hero".parse().unwrap(), marked(3, PurgeKind::Soft, PurgeReach::Masters, Some("studio"))),
+            (PurgeKey::Master(MasterId::of_bytes(b"m")), marked(2, PurgeKind::Hard, PurgeReach::Renditions, None)),
+            (
+                PurgeKey::Cut(RenditionKey::from_raw([7; 16])),
+                marked(1, PurgeKind::Hard, PurgeReach::Renditions, Some("autumn")),
+            ),
+        ])
+    }
+
+    fn delivery(state: DeliveryState, n: u32) -> Delivery {
+        let pending = Delivery::pending(if n > 2 { Breadth::Everything } else { Breadth::AsAsked });
+        let last_error = (n > 1).then(|| format!("502 at the {n}. call"));
+        Delivery { state, attempts: n, confirmed_unix_ms: (n < 2).then_some(LAST), last_error, ..pending }
+    }
+
+    fn record(n: u64, scope: PurgeScope, url: Option<&str>) -> PurgeRecord {
+        PurgeRecord {
+            id: LAST - n,
+            at_unix_ms: LAST - 2 * n,
+            by: "deploy".to_owned(),
+            why: if n == 1 { String::new() } else { "rights ended: \"häh?\"".to_owned() },
+            scope,
+            kind: PurgeKind::Hard,
+            reach: PurgeReach::Masters,
+            tags: (0..n).map(|n| format!("slot:studio/s{n}")).collect(),
+            url: url.map(str::to_owned),
+            downstream: BTreeMap::from([
+                ("cdn".to_owned(), delivery(DeliveryState::Confirmed, 1)),
+                ("varnish".to_owned(), delivery(DeliveryState::Overdue, 3)),
+                ("old".to_owned(), delivery(DeliveryState::GivenUp, 2)),
+            ]),
+        }
+    }
+
+    fn records() -> BTreeMap<u64, PurgeRecord> {
+        let records = [
+            record(2, PurgeScope::Campaign("studio".to_owned()), None),
+            record(1, PurgeScope::Everything, None),
+            record(0, PurgeScope::Url("/i/studio/hero?product=mug".to_owned()), Some("http://h/i/studio/hero")),
+        ];
+        records.into_iter().map(|record| (record.id, record)).collect()
+    }
+
+    fn write_the_fixture(path: &Path) {
+        let mut unwritten = Unwritten::default();
+        for (id, record) in records() {
+            let put = if id == LAST { marks() } else { HashMap::new() };
+            unwritten.purge(&Changes { put, remove: Vec::new() }, &record, &[]);
+        }
+        Ledger::open(path).unwrap().0.write(&unwritten).unwrap();
+    }
+
+    #[test]
+    #[ignore = "makes the fixture"]
+    fn make_the_fixture() {
+        write_the_fixture(&fixture::place(FIXTURE));
+    }
+
+    #[test]
+    fn the_former_versions_database_is_read_and_the_same_bytes_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (former, new) = (fixture::copy(FIXTURE, dir.path()), dir.path().join("new.redb"));
+        let (ledger, loaded) = Ledger::open(&former).unwrap();
+        drop(ledger);
+        assert_eq!((loaded.generation, loaded.records), (LAST, records()));
+        let mut table = MarkTable::default();
+        table.apply(Changes { put: marks(), remove: Vec::new() });
+        assert_eq!(loaded.marks, table);
+        write_the_fixture(&new);
+        let former = fixture::copy(FIXTURE, dir.path());
+        assert_eq!(fixture::rows(&new, FORMER_MARKS), fixture::rows(&former, FORMER_MARKS));
+        assert_eq!(fixture::rows(&new, FORMER_PURGES), fixture::rows(&former, FORMER_PURGES));
+        assert_eq!(fixture::rows(&new, FORMER_META), fixture::rows(&former, FORMER_META));
+        assert_eq!(fixture::rows(&new, FORMER_MARKS).len(), 5);
+    }
+}

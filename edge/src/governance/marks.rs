@@ -286,7 +286,7 @@ pub struct Changes {
 }
 
 /// All marks of an edge.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct MarkTable {
     everything: Marks,
     tags: HashMap<Box<str>, Marked>,

@@ -332,6 +332,44 @@ mod tests {
         assert_eq!(changed.record().tally, Tally::default());
     }
 
+    /// One job of each state.
+    fn fixture() -> Vec<JobRecord> {
+        let order = WarmOrder {
+            slot: Some("hero".to_owned()),
+            axes: vec![("product".to_owned(), vec!["mug".to_owned(), "vase".to_owned()])],
+            formats: vec!["webp".to_owned()],
+            why: "autumn".to_owned(),
+            ..record().order
+        };
+        let begun = |n: u64| JobRecord::begun(1_700_000_000_000 + n, "deploy", order.clone(), 1_700_000_000_000 + n);
+        let tally = Tally { done: 7, generated: 1, rendered: 4, cached: 2, failed: 1, bytes: 70_000 };
+        let failures = vec![Failure { url: "/i/studio/hero?product=vase".to_owned(), error: "no \"node\"".to_owned() }];
+        let half = |n: u64| JobRecord {
+            elapsed_ms: 4_321,
+            total: 12,
+            tally: tally.clone(),
+            failures: failures.clone(),
+            pictures_done: 3,
+            digest: Some(Digest::of_bytes(b"campaign")),
+            ..begun(n)
+        };
+        vec![
+            JobRecord { order: record().order, ..begun(1) },
+            half(2),
+            JobRecord { state: JobState::Cancelled, ..half(3) },
+            JobRecord { state: JobState::Done, pictures_done: 5, ..half(4) },
+            JobRecord { state: JobState::Refused, ..begun(5) },
+        ]
+    }
+
+    #[test]
+    #[ignore = "makes the fixture"]
+    fn make_the_fixture() {
+        let folder = crate::cache::database::fixture::place("warm");
+        std::fs::create_dir_all(&folder).unwrap();
+        fixture().iter().for_each(|record| record.store(&folder).unwrap());
+    }
+
     #[test]
     fn failures_are_counted_and_the_first_of_them_told() {
         let job = Job::new(record(), Arc::default());
