@@ -41,6 +41,7 @@ pub mod seo;
 pub mod service;
 pub mod signing;
 pub mod stand_in;
+pub mod state;
 mod text_file;
 pub mod warm;
 pub mod words;

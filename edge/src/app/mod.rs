@@ -390,9 +390,9 @@ async fn open_warmer(
     (fill, catalog): (Arc<Fill>, CatalogHandle),
     ends: &Shutdown,
 ) -> anyhow::Result<Warmer> {
-    let (warm, folder) = (config.warm.clone(), config.cache.disk_dir.join("warm"));
+    let (warm, data_dir) = (config.warm.clone(), config.cache.disk_dir.clone());
     let (metrics, ends) = (WarmMetrics::new(registry)?, ends.clone());
-    let open = move || Warmer::open(&warm, &folder, fill, catalog, metrics, ends);
+    let open = move || Warmer::open(&warm, &data_dir, fill, catalog, metrics, ends);
     tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
 }
 

@@ -1,18 +1,15 @@
 //! What has been learned: which master a recipe came out as.
 //!
-//! Owns a `redb` database (one table, recipe id → version, checksum and JSON, every commit durable before it is
-//! acknowledged) and the same in memory: a look-up on the hit path is one sharded read lock. The memory is filled in
-//! the background; until it is, a look-up that misses it asks the database (tens of microseconds), so that a start
-//! waits for nothing. Each commit records the allocator's state ("quick repair"), so that a start after `kill -9`
-//! does not walk the file either.
+//! Owns a table on the device (recipe id → sealed JSON, every commit durable before it is acknowledged) and the same in
+//! memory: a look-up on the hit path is one sharded read lock. The memory is filled in the background; until it is, a
+//! look-up that misses it asks the database (tens of microseconds), so that a start waits for nothing.
 //!
-//! Every record bears a checksum and redb's panics over damaged pages are caught: a damaged database loses bindings,
-//! which costs a question to a node, and never yields a wrong one. Past `entries_max` the oldest sixteenth goes.
+//! Every record bears a checksum: a damaged database loses bindings, which costs a question to a node, and never yields a
+//! wrong one. Past `entries_max` the oldest sixteenth goes.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,22 +18,25 @@ use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::Duplicate;
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::database::{self, Reopening};
 use super::key::ContentHasherBuilder;
-use super::loader::Loader;
 use super::metrics::{LookupOutcome, TierMetrics};
+use crate::state::{self, Changes, Check, Database, Key, Loader, Schema, StateError, Table, Value, form};
 
-const TABLE: TableDefinition<'static, [u8; 16], &[u8]> = TableDefinition::new("bindings");
-type Records = ReadOnlyTable<[u8; 16], &'static [u8]>;
-/// First byte of every record, so that a record can grow (a review state comes next). 1 had no checksum.
+const TABLE: Table<RecipeId, Binding> = Table::new("bindings");
+static SCHEMA: Schema = Schema {
+    what: "the bindings database",
+    row: "a binding",
+    remedy: "Moved away, it will be learned again from the nodes",
+    // The map in front makes redb's own cache nearly idle.
+    cache_bytes: 8 << 20,
+    check: Check::Head,
+    tables: &[&TABLE],
+};
+/// A record's schema, so that it can grow (a review state comes next). 1 had no checksum.
 const VERSION: u8 = 2;
 const VERSION_UNSEALED: u8 = 1;
-const CHECKSUM_BYTES: usize = 8;
-/// The map in front makes redb's own cache nearly idle.
-const DATABASE_CACHE_BYTES: usize = 8 << 20;
 const SHARDS: usize = 64;
 
 /// A recipe's master and how it came to be.
@@ -62,22 +62,35 @@ const fn is_zero(generation: &u64) -> bool {
     *generation == 0
 }
 
-/// Why bindings cannot be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum BindingsError {
-    #[error("{path}: {source}", path = path.display())]
-    Folder { path: PathBuf, source: io::Error },
-    #[error(
-        "the bindings database {path} cannot be used: {source}. Moved away, it will be learned again from the nodes",
-        path = path.display()
-    )]
-    Open { path: PathBuf, source: redb::Error },
-    #[error("a binding could not be written: {0}")]
-    Write(#[from] redb::Error),
-    #[error("a binding has no JSON form: {0}")]
-    Encode(#[from] serde_json::Error),
-    #[error("the writing task panicked")]
-    Panicked,
+impl Key for RecipeId {
+    type Form = [u8; 16];
+
+    fn encode(&self) -> [u8; 16] {
+        *self.as_bytes()
+    }
+
+    fn decode(form: [u8; 16]) -> Result<Self, String> {
+        Ok(Self::from_raw(form))
+    }
+
+    fn name(form: &[u8; 16]) -> String {
+        Self::from_raw(*form).to_string()
+    }
+}
+
+impl Value<RecipeId> for Binding {
+    type Form = Vec<u8>;
+
+    fn encode(&self, recipe: &RecipeId) -> Result<Vec<u8>, serde_json::Error> {
+        form::seal(VERSION, recipe.as_bytes(), self)
+    }
+
+    fn decode(recipe: &RecipeId, record: &[u8]) -> Result<Self, String> {
+        match form::version(record) {
+            Some(VERSION_UNSEALED) => form::from_json(&record[1..]),
+            _ => form::unseal(VERSION, recipe.as_bytes(), record),
+        }
+    }
 }
 
 type Shard = RwLock<HashMap<RecipeId, Arc<Binding>, ContentHasherBuilder>>;
@@ -91,7 +104,7 @@ pub struct Bindings {
 }
 
 struct Inner {
-    database: Reopening,
+    database: Arc<Database>,
     shards: Box<[Shard]>,
     entries_max: usize,
     metrics: Arc<TierMetrics>,
@@ -114,27 +127,11 @@ impl Bindings {
     ///
     /// # Errors
     /// When the file is not a database, is damaged where it begins, or is open elsewhere.
-    pub fn open(path: &Path, entries_max: usize, metrics: Arc<TierMetrics>) -> Result<Self, BindingsError> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
-        }
-        let database = Reopening::open(path, open_database)
-            .map_err(|source| BindingsError::Open { path: path.to_owned(), source })?;
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        let entries_max = entries_max.max(1);
-        let inner = Arc::new(Inner {
-            database,
-            shards,
-            entries_max,
-            metrics,
-            writer: tokio::sync::Mutex::new(()),
-            is_loaded: AtomicBool::new(false),
-            forgotten: Mutex::default(),
-        });
+    pub fn open(path: &Path, entries_max: usize, metrics: Arc<TierMetrics>) -> Result<Self, StateError> {
+        let inner = Arc::new(Inner::over(Database::open(path, &SCHEMA)?, entries_max, metrics));
         let filled = Arc::clone(&inner);
         let loader = Loader::start("bindings-load", move |stop| filled.load(stop))
-            .map_err(|source| BindingsError::Folder { path: path.to_owned(), source })?;
+            .map_err(|source| StateError::Folder { path: path.to_owned(), source })?;
         Ok(Self { inner, _loader: Arc::new(loader) })
     }
 
@@ -157,8 +154,7 @@ impl Bindings {
     ///
     /// # Errors
     /// When the database refuses the write.
-    pub async fn put(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, BindingsError> {
-        let record = encode(recipe, &binding)?;
+    pub async fn put(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, StateError> {
         let binding = Arc::new(binding);
         let _turn = self.inner.writer.lock().await;
         if self.inner.find(recipe).is_some_and(|present| *present == *binding) {
@@ -167,7 +163,7 @@ impl Bindings {
         self.inner.insert(recipe, Arc::clone(&binding));
         let surplus = self.inner.make_room();
         self.inner.count();
-        self.commit(Some((recipe, record)), surplus).await?;
+        self.commit(Some((recipe, Arc::clone(&binding))), surplus).await?;
         Ok(binding)
     }
 
@@ -175,7 +171,7 @@ impl Bindings {
     ///
     /// # Errors
     /// When the database refuses; it is then forgotten until the next restart.
-    pub async fn remove(&self, recipe: RecipeId) -> Result<(), BindingsError> {
+    pub async fn remove(&self, recipe: RecipeId) -> Result<(), StateError> {
         let _turn = self.inner.writer.lock().await;
         if self.inner.find(recipe).is_none() {
             return Ok(());
@@ -195,14 +191,31 @@ impl Bindings {
         self.len() == 0
     }
 
-    async fn commit(&self, put: Option<(RecipeId, Vec<u8>)>, remove: Vec<RecipeId>) -> Result<(), BindingsError> {
-        let inner = Arc::clone(&self.inner);
-        let work = tokio::task::spawn_blocking(move || inner.write(put.as_ref(), &remove));
-        work.await.map_err(|_| BindingsError::Panicked)?.map_err(BindingsError::Write)
+    async fn commit(&self, put: Option<(RecipeId, Arc<Binding>)>, remove: Vec<RecipeId>) -> Result<(), StateError> {
+        let change = move |changes: &Changes<'_>| {
+            let mut bindings = changes.of(TABLE)?;
+            if let Some((recipe, binding)) = &put {
+                bindings.put(recipe, binding)?;
+            }
+            remove.iter().try_for_each(|recipe| bindings.remove(recipe))
+        };
+        self.inner.database.write_async(change).await
     }
 }
 
 impl Inner {
+    fn over(database: Database, entries_max: usize, metrics: Arc<TierMetrics>) -> Self {
+        Self {
+            database: Arc::new(database),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            entries_max: entries_max.max(1),
+            metrics,
+            writer: tokio::sync::Mutex::new(()),
+            is_loaded: AtomicBool::new(false),
+            forgotten: Mutex::default(),
+        }
+    }
+
     fn shard(&self, recipe: RecipeId) -> &Shard {
         &self.shards[usize::from(recipe.as_bytes()[15]) % SHARDS]
     }
@@ -249,78 +262,56 @@ impl Inner {
     }
 
     fn read(&self, recipe: RecipeId) -> Option<Binding> {
-        let record = self.database.read(|database| {
-            let record = database.begin_read()?.open_table(TABLE)?.get(*recipe.as_bytes())?;
-            Ok(record.map(|record| decode(recipe, record.value())))
-        });
-        match record {
-            Ok(Some(Ok(binding))) => return Some(binding),
+        match self.database.get(TABLE, &recipe) {
+            Ok(binding) => binding,
             // While it cannot be opened, nothing is known.
-            Ok(None) | Err(redb::Error::DatabaseClosed) => {}
-            Ok(Some(Err(reason))) => self.unreadable(Some(recipe), &reason),
-            Err(error) => self.unreadable(Some(recipe), &error),
+            Err(error) if error.is_closed() => None,
+            Err(error) => {
+                self.unreadable(&error);
+                None
+            }
         }
-        None
     }
 
-    /// As of now: it stays as it is while it is read.
-    fn table(&self) -> Result<Records, redb::Error> {
-        self.database.read(|database| Ok(database.begin_read()?.open_table(TABLE)?))
-    }
-
-    fn unreadable(&self, recipe: Option<RecipeId>, reason: &dyn std::fmt::Display) {
+    fn unreadable(&self, reason: &dyn std::fmt::Display) {
         self.metrics.looked_up(LookupOutcome::Corrupt);
-        let recipe = recipe.map(|recipe| recipe.to_string());
-        log_limited!(error, recipe, %reason, "a binding cannot be read, a node will be asked again");
+        log_limited!(error, %reason, "a binding cannot be read, a node will be asked again");
     }
 
     /// Fills the memory; what cannot be read is reported and left out.
     fn load(&self, stop: &AtomicBool) {
         let started = std::time::Instant::now();
-        let loaded = catch_unwind(AssertUnwindSafe(|| {
-            let table = self.table()?;
-            for entry in table.iter()? {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(false);
-                }
-                let (recipe, record) = entry?;
-                let recipe = RecipeId::from_raw(recipe.value());
-                match decode(recipe, record.value()) {
-                    Ok(binding) => self.learn(recipe, &Arc::new(binding)),
-                    Err(reason) => self.unreadable(Some(recipe), &reason),
-                }
-            }
-            Ok::<_, redb::Error>(true)
-        }));
-        match loaded {
-            Ok(Ok(false)) => return,
-            Ok(Ok(true)) => {
+        match self.learn_all(stop) {
+            Ok(ControlFlow::Break(())) => return,
+            Ok(ControlFlow::Continue(())) => {
                 let mut forgotten = self.forgotten.lock();
                 self.is_loaded.store(true, Ordering::Release);
                 *forgotten = HashSet::new();
             }
             // Look-ups go on asking the database for what could not be reached this way.
-            Ok(Err(error)) => self.unreadable(None, &error),
-            Err(_) => self.unreadable(None, &"a page is damaged"),
+            Err(error) => self.unreadable(&error),
         }
         self.count();
         tracing::info!(entries = self.len(), took = ?started.elapsed(), "bindings in memory");
     }
 
+    fn learn_all(&self, stop: &AtomicBool) -> Result<ControlFlow<()>, StateError> {
+        self.database.each(TABLE, |row| {
+            match row {
+                Ok((recipe, binding)) => self.learn(recipe, &Arc::new(binding)),
+                Err(unreadable) => self.unreadable(&unreadable),
+            }
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+
     /// Takes the oldest sixteenth out of the map when it is over its bound; their ids.
     fn make_room(&self) -> Vec<RecipeId> {
-        let len = self.len();
         // Of what is not loaded, the age is not known.
-        if len <= self.entries_max || !self.is_loaded.load(Ordering::Acquire) {
+        if !self.is_loaded.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let mut ages: Vec<(u64, RecipeId)> = Vec::with_capacity(len);
-        for shard in &self.shards {
-            ages.extend(shard.read().iter().map(|(recipe, binding)| (binding.created_unix_ms, *recipe)));
-        }
-        let surplus = (len - self.entries_max).max(len / 16).min(len);
-        ages.select_nth_unstable(surplus - 1);
-        let oldest: Vec<RecipeId> = ages[..surplus].iter().map(|(_, recipe)| *recipe).collect();
+        let oldest = state::oldest(self.len(), self.entries_max, || self.ages());
         for recipe in &oldest {
             self.shard(*recipe).write().remove(recipe);
             self.metrics.evicted();
@@ -328,59 +319,32 @@ impl Inner {
         oldest
     }
 
-    fn write(&self, put: Option<&(RecipeId, Vec<u8>)>, remove: &[RecipeId]) -> Result<(), redb::Error> {
-        self.database.write(|transaction| {
-            let mut table = transaction.open_table(TABLE)?;
-            if let Some((recipe, record)) = put {
-                table.insert(*recipe.as_bytes(), record.as_slice())?;
-            }
-            for recipe in remove {
-                table.remove(*recipe.as_bytes())?;
-            }
-            Ok(())
-        })
-    }
-}
-
-fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    database::open(path, DATABASE_CACHE_BYTES, TABLE)
-}
-
-/// Version, checksum over recipe and JSON, JSON.
-fn encode(recipe: RecipeId, binding: &Binding) -> Result<Vec<u8>, serde_json::Error> {
-    let json = serde_json::to_vec(binding)?;
-    Ok([&[VERSION], &checksum(recipe, &json)[..], &json].concat())
-}
-
-fn checksum(recipe: RecipeId, json: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(recipe.as_bytes()).update(json);
-    let mut short = [0; CHECKSUM_BYTES];
-    short.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM_BYTES]);
-    short
-}
-
-fn decode(recipe: RecipeId, record: &[u8]) -> Result<Binding, String> {
-    let parsed = |json| serde_json::from_slice(json).map_err(|error| error.to_string());
-    match record.split_first() {
-        Some((&VERSION, sealed)) => match sealed.split_first_chunk::<CHECKSUM_BYTES>() {
-            Some((seal, json)) if *seal == checksum(recipe, json) => parsed(json),
-            _ => Err("its checksum is wrong".to_owned()),
-        },
-        Some((&VERSION_UNSEALED, json)) => parsed(json),
-        Some((version, _)) => Err(format!("it is of version {version}, this build reads {VERSION}")),
-        None => Err("it is empty".to_owned()),
+    fn ages(&self) -> Vec<(u64, RecipeId)> {
+        let mut ages = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            ages.extend(shard.read().iter().map(|(recipe, binding)| (binding.created_unix_ms, *recipe)));
+        }
+        ages
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::fixture;
+    use redb::TableDefinition;
+
     use super::super::metrics::CacheMetrics;
     use super::*;
+    use crate::state::testing::{Device, Mood, fixture};
 
-    fn open(path: &Path, entries_max: usize) -> Result<Bindings, BindingsError> {
+    fn open(path: &Path, entries_max: usize) -> Result<Bindings, StateError> {
         Bindings::open(path, entries_max, CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings)
+    }
+
+    /// Over a loader that never begins, so that every look-up comes too early.
+    fn unloaded(database: Database) -> Bindings {
+        let metrics = CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings;
+        let inner = Arc::new(Inner::over(database, 10_000, metrics));
+        Bindings { inner, _loader: Arc::new(Loader::start("idle", |_| ()).unwrap()) }
     }
 
     async fn loaded(bindings: Bindings) -> Bindings {
@@ -468,13 +432,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_equal_binding_is_not_written_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let bindings = open(&dir.path().join("b"), 100).unwrap();
+        let (dir, device) = (tempfile::tempdir().unwrap(), Device::default());
+        let bindings = unloaded(device.open(&dir.path().join("b"), &SCHEMA).unwrap());
         bindings.put(recipe(1), binding(1)).await.unwrap();
-        // A write would wait for this transaction for ever.
-        let open_transaction = bindings.inner.database.read(|database| Ok(database.begin_write()?)).unwrap();
+        // The device refuses what is written.
+        device.set(Mood::Full);
         bindings.put(recipe(1), binding(1)).await.unwrap();
-        drop(open_transaction);
+        assert!(bindings.put(recipe(1), binding(2)).await.is_err());
     }
 
     #[tokio::test]
@@ -544,20 +508,7 @@ mod tests {
             bindings.put(recipe(n), binding(n)).await.unwrap();
         }
         drop(bindings);
-        // A loader that never begins, so that every look-up comes too early.
-        let database = Reopening::open(&path, open_database).unwrap();
-        let metrics = CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings;
-        let inner = Inner {
-            database,
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            entries_max: 10_000,
-            metrics,
-            writer: tokio::sync::Mutex::new(()),
-            is_loaded: AtomicBool::new(false),
-            forgotten: Mutex::default(),
-        };
-        let loader = Arc::new(Loader::start("idle", |_| ()).unwrap());
-        let bindings = Bindings { inner: Arc::new(inner), _loader: loader };
+        let bindings = unloaded(Database::open(&path, &SCHEMA).unwrap());
         assert_eq!(*bindings.get(recipe(1)).unwrap(), binding(1));
         assert!(bindings.get(recipe(99)).is_none());
         bindings.remove(recipe(2)).await.unwrap();
@@ -572,26 +523,27 @@ mod tests {
 
     #[test]
     fn a_record_of_another_version_recipe_or_content_is_refused() {
-        let record = encode(recipe(1), &binding(1)).unwrap();
-        assert_eq!(decode(recipe(1), &record), Ok(binding(1)));
-        assert!(decode(recipe(2), &record).is_err());
+        let decode = |n, record: &[u8]| <Binding as Value<_>>::decode(&recipe(n), record);
+        let record = binding(1).encode(&recipe(1)).unwrap();
+        assert_eq!(decode(1, &record), Ok(binding(1)));
+        assert!(decode(2, &record).is_err());
         for bit in 0..record.len() * 8 {
             let mut damaged = record.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(recipe(1), &damaged).is_err(), "bit {bit}");
+            assert!(decode(1, &damaged).is_err(), "bit {bit}");
         }
         let mut newer = record;
         newer[0] = 3;
-        assert!(decode(recipe(1), &newer).unwrap_err().contains("version 3"));
+        assert!(decode(1, &newer).unwrap_err().contains("version 3"));
         let unsealed = [&[VERSION_UNSEALED][..], &serde_json::to_vec(&binding(1)).unwrap()].concat();
-        assert_eq!(decode(recipe(1), &unsealed), Ok(binding(1)), "what an older build wrote is read");
-        assert!(decode(recipe(1), b"").is_err() && decode(recipe(1), b"\x01{}").is_err());
+        assert_eq!(decode(1, &unsealed), Ok(binding(1)), "what an older build wrote is read");
+        assert!(decode(1, b"").is_err() && decode(1, b"\x01{}").is_err());
     }
 
     #[tokio::test]
     async fn two_processes_cannot_share_a_database() {
         let dir = tempfile::tempdir().unwrap();
         let _first = open(&dir.path().join("b"), 10).unwrap();
-        assert!(matches!(open(&dir.path().join("b"), 10), Err(BindingsError::Open { .. })));
+        assert!(matches!(open(&dir.path().join("b"), 10), Err(StateError::Unusable { .. })));
     }
 }

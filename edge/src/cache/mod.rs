@@ -11,7 +11,6 @@
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
-//! | `database`, `loader` | databases that a crash leaves whole or absent, read in the background |
 //! | `flight` | one fill for many askers |
 //! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
@@ -22,7 +21,6 @@
 //! seen; what a device does wrong is a miss, counted, and never an error of a request.
 
 mod bindings;
-pub(crate) mod database;
 mod disk;
 mod doorkeeper;
 mod entry;
@@ -31,7 +29,6 @@ mod flight;
 mod folder;
 mod gate;
 mod key;
-mod loader;
 mod masters;
 mod memory;
 mod metrics;
@@ -51,7 +48,9 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::log_limited;
 use serde::Deserialize;
 
-pub use bindings::{Binding, Bindings, BindingsError};
+use crate::state::StateError;
+
+pub use bindings::{Binding, Bindings};
 pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
 pub(crate) use entry::reseal as reseal_entry;
 pub use entry::{EntryError, decode as decode_entry};
@@ -79,7 +78,8 @@ pub struct CacheConfig {
     pub memory_bytes_max: u64,
     /// Finished answers by URL as it was sent: heads, not bodies.
     pub front_bytes_max: u64,
-    /// Holds `renditions/`, `masters/`, `bindings.redb` and `previous.redb`.
+    /// The data folder. Holds `renditions/`, `masters/` and the databases `bindings.redb`, `previous.redb`, `purges.redb`
+    /// and `jobs.redb`.
     pub disk_dir: PathBuf,
     /// Renditions on disk, in whole 4 KiB blocks.
     pub disk_bytes_max: u64,
@@ -135,7 +135,7 @@ pub enum CacheError {
     #[error("cannot use {path}: {source}", path = path.display())]
     Folder { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    Bindings(#[from] BindingsError),
+    State(#[from] StateError),
     #[error(transparent)]
     Object(#[from] ObjectError),
 }
@@ -348,7 +348,7 @@ impl Caches {
     ///
     /// # Errors
     /// When the database refuses; it is then forgotten until the next restart.
-    pub async fn unbind(&self, recipe: RecipeId, lost: MasterId) -> Result<(), BindingsError> {
+    pub async fn unbind(&self, recipe: RecipeId, lost: MasterId) -> Result<(), StateError> {
         if let Some(object) = &self.object {
             object.mark_lost(lost);
         }

@@ -1,13 +1,13 @@
 //! What each variant was served with last, so that an edited manifest has something to show until the new picture is
 //! there.
 //!
-//! Owns a `redb` database beside the bindings' (one table: the variant's name, hashed → recipe id and a sequence
-//! number, every commit durable) and the same in memory, filled in the background: a start waits for nothing, and until
-//! it is filled nothing is known and what is to be noted waits. The recipe's binding says which master that was. Past
-//! `entries_max` the oldest sixteenth goes. Losing an entry costs a worse stand-in and nothing else.
+//! Owns a table on the device (the variant's name, hashed → recipe id and a sequence number, every commit durable) and the
+//! same in memory, filled in the background: a start waits for nothing, and until it is filled nothing is known and what is
+//! to be noted waits. The recipe's binding says which master that was. Past `entries_max` the oldest sixteenth goes. Losing
+//! an entry costs a worse stand-in and nothing else.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,19 +15,22 @@ use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
 use parking_lot::RwLock;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
-use super::bindings::BindingsError;
-use super::database::{self, Reopening};
-use super::loader::Loader;
+use crate::state::{self, Changes, Check, Database, Key, Loader, Schema, StateError, Table, Value};
 
-const TABLE: TableDefinition<'static, [u8; 16], [u8; 24]> = TableDefinition::new("previous");
-type Records = ReadOnlyTable<[u8; 16], [u8; 24]>;
-const DATABASE_CACHE_BYTES: usize = 1 << 20;
+const TABLE: Table<VariantName, Served> = Table::new("previous");
+static SCHEMA: Schema = Schema {
+    what: "the database of previous recipes",
+    row: "what a variant was served with",
+    remedy: "Moved away, stand-ins are worse until it has been learned again",
+    cache_bytes: 1 << 20,
+    check: Check::Head,
+    tables: &[&TABLE],
+};
 
 /// A variant whatever the manifest makes of it: its slot and the values that are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VariantName([u8; 16]);
 
 impl VariantName {
@@ -49,6 +52,37 @@ struct Served {
     sequence: u64,
 }
 
+impl Key for VariantName {
+    type Form = [u8; 16];
+
+    fn encode(&self) -> [u8; 16] {
+        self.0
+    }
+
+    fn decode(form: [u8; 16]) -> Result<Self, String> {
+        Ok(Self(form))
+    }
+}
+
+/// The recipe, then the sequence number, least byte first.
+impl Value<VariantName> for Served {
+    type Form = [u8; 24];
+
+    fn encode(&self, _: &VariantName) -> Result<[u8; 24], serde_json::Error> {
+        let mut record = [0; 24];
+        record[..16].copy_from_slice(self.recipe.as_bytes());
+        record[16..].copy_from_slice(&self.sequence.to_le_bytes());
+        Ok(record)
+    }
+
+    fn decode(_: &VariantName, record: [u8; 24]) -> Result<Self, String> {
+        let (mut recipe, mut sequence) = ([0; 16], [0; 8]);
+        recipe.copy_from_slice(&record[..16]);
+        sequence.copy_from_slice(&record[16..]);
+        Ok(Self { recipe: RecipeId::from_raw(recipe), sequence: u64::from_le_bytes(sequence) })
+    }
+}
+
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Previous {
@@ -58,8 +92,8 @@ pub struct Previous {
 }
 
 struct Inner {
-    database: Reopening,
-    served: RwLock<Table>,
+    database: Arc<Database>,
+    served: RwLock<Memory>,
     is_loaded: watch::Sender<bool>,
     entries_max: usize,
     /// One writer at a time, waiting without holding a thread.
@@ -67,7 +101,7 @@ struct Inner {
 }
 
 #[derive(Default)]
-struct Table {
+struct Memory {
     entries: HashMap<VariantName, Served>,
     sequence: u64,
 }
@@ -83,39 +117,21 @@ impl Previous {
     ///
     /// # Errors
     /// When the file is not a database, is damaged where it begins, or is open elsewhere.
-    pub fn open(path: &Path, entries_max: usize) -> Result<Self, BindingsError> {
-        Self::open_by(path, entries_max, |path| database::open(path, DATABASE_CACHE_BYTES, TABLE))
+    pub fn open(path: &Path, entries_max: usize) -> Result<Self, StateError> {
+        Self::over(Database::open(path, &SCHEMA)?, path, entries_max)
     }
 
-    fn open_by(
-        path: &Path,
-        entries_max: usize,
-        open: impl Fn(&Path) -> Result<Database, redb::Error> + Send + Sync + 'static,
-    ) -> Result<Self, BindingsError> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| BindingsError::Folder { path: folder.to_owned(), source })?;
-        }
-        let unusable = |source| BindingsError::Open { path: path.to_owned(), source };
-        let database = Reopening::open(path, open).map_err(unusable)?;
-        let records = database.read(|database| Ok(database.begin_read()?.open_table(TABLE)?)).map_err(unusable)?;
+    fn over(database: Database, path: &Path, entries_max: usize) -> Result<Self, StateError> {
         let inner = Arc::new(Inner {
-            database,
+            database: Arc::new(database),
             served: RwLock::default(),
             is_loaded: watch::Sender::new(false),
             entries_max: entries_max.max(1),
             writer: tokio::sync::Mutex::new(()),
         });
         let filled = Arc::clone(&inner);
-        let fill = move |stop: &AtomicBool| {
-            let started = Instant::now();
-            let table = load(&records, stop);
-            tracing::debug!(entries = table.entries.len(), took = ?started.elapsed(), "previous recipes in memory");
-            *filled.served.write() = table;
-            filled.is_loaded.send_replace(true);
-        };
-        let loader = Loader::start("previous-load", fill)
-            .map_err(|source| BindingsError::Folder { path: path.to_owned(), source })?;
+        let loader = Loader::start("previous-load", move |stop| filled.load(stop))
+            .map_err(|source| StateError::Folder { path: path.to_owned(), source })?;
         Ok(Self { inner, _loader: Arc::new(loader) })
     }
 
@@ -136,7 +152,7 @@ impl Previous {
     ///
     /// # Errors
     /// When the database refuses the write; it is then remembered until the next restart.
-    pub async fn note(&self, variant: VariantName, recipe: RecipeId) -> Result<(), BindingsError> {
+    pub async fn note(&self, variant: VariantName, recipe: RecipeId) -> Result<(), StateError> {
         if self.get(variant) == Some(recipe) {
             return Ok(());
         }
@@ -146,9 +162,12 @@ impl Previous {
             return Ok(());
         }
         let (served, surplus) = self.inner.enter(variant, recipe);
-        let inner = Arc::clone(&self.inner);
-        let write = tokio::task::spawn_blocking(move || inner.write(variant, served, &surplus));
-        write.await.map_err(|_| BindingsError::Panicked)?.map_err(BindingsError::Write)
+        let change = move |changes: &Changes<'_>| {
+            let mut previous = changes.of(TABLE)?;
+            previous.put(&variant, &served)?;
+            surplus.iter().try_for_each(|name| previous.remove(name))
+        };
+        self.inner.database.write_async(change).await
     }
 
     #[must_use]
@@ -165,64 +184,41 @@ impl Previous {
 impl Inner {
     /// What is to be written, and which entries had to go for it.
     fn enter(&self, variant: VariantName, recipe: RecipeId) -> (Served, Vec<VariantName>) {
-        let mut table = self.served.write();
-        table.sequence += 1;
-        let served = Served { recipe, sequence: table.sequence };
-        table.entries.insert(variant, served);
-        let len = table.entries.len();
-        if len <= self.entries_max {
-            return (served, Vec::new());
-        }
-        let mut ages: Vec<_> = table.entries.iter().map(|(name, served)| (served.sequence, *name)).collect();
-        let surplus = (len - self.entries_max).max(len / 16);
-        ages.select_nth_unstable_by_key(surplus - 1, |(sequence, _)| *sequence);
-        let oldest: Vec<_> = ages[..surplus].iter().map(|(_, name)| *name).collect();
+        let mut memory = self.served.write();
+        memory.sequence += 1;
+        let served = Served { recipe, sequence: memory.sequence };
+        memory.entries.insert(variant, served);
+        let ages = || memory.entries.iter().map(|(name, served)| (served.sequence, *name)).collect();
+        let oldest = state::oldest(memory.entries.len(), self.entries_max, ages);
         for name in &oldest {
-            table.entries.remove(name);
+            memory.entries.remove(name);
         }
         (served, oldest)
     }
 
-    fn write(&self, variant: VariantName, served: Served, remove: &[VariantName]) -> Result<(), redb::Error> {
-        let mut record = [0; 24];
-        record[..16].copy_from_slice(served.recipe.as_bytes());
-        record[16..].copy_from_slice(&served.sequence.to_le_bytes());
-        self.database.write(|transaction| {
-            let mut table = transaction.open_table(TABLE)?;
-            table.insert(variant.0, record)?;
-            for name in remove {
-                table.remove(name.0)?;
+    /// Fills the memory with what can be read until it is told to stop.
+    fn load(&self, stop: &AtomicBool) {
+        let started = Instant::now();
+        let mut memory = Memory::default();
+        let read = self.database.each(TABLE, |row| {
+            match row {
+                Ok((variant, served)) => memory.learn(variant, served),
+                Err(unreadable) => tracing::error!(%unreadable, "a variant's stand-in will be worse"),
             }
-            Ok(())
-        })
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if let Err(reason) = read {
+            let read = memory.entries.len();
+            tracing::error!(%reason, read, "not all previous recipes can be read: stand-ins will be worse");
+        }
+        tracing::debug!(entries = memory.entries.len(), took = ?started.elapsed(), "previous recipes in memory");
+        *self.served.write() = memory;
+        self.is_loaded.send_replace(true);
     }
 }
 
-/// What can be read until it is told to stop. redb panics over damaged pages: what lies behind one is lost.
-fn load(records: &Records, stop: &AtomicBool) -> Table {
-    let mut table = Table::default();
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        for entry in records.iter()?.take_while(|_| !stop.load(Ordering::Relaxed)) {
-            let (name, record) = entry?;
-            table.learn(VariantName(name.value()), record.value());
-        }
-        Ok::<_, redb::Error>(())
-    }));
-    let reason = match read {
-        Ok(Ok(())) => return table,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "a page is damaged".to_owned(),
-    };
-    tracing::error!(%reason, read = table.entries.len(), "not all previous recipes can be read: stand-ins will be worse");
-    table
-}
-
-impl Table {
-    fn learn(&mut self, variant: VariantName, record: [u8; 24]) {
-        let (mut recipe, mut sequence) = ([0; 16], [0; 8]);
-        recipe.copy_from_slice(&record[..16]);
-        sequence.copy_from_slice(&record[16..]);
-        let served = Served { recipe: RecipeId::from_raw(recipe), sequence: u64::from_le_bytes(sequence) };
+impl Memory {
+    fn learn(&mut self, variant: VariantName, served: Served) {
         self.sequence = self.sequence.max(served.sequence);
         self.entries.insert(variant, served);
     }
@@ -230,8 +226,10 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::fixture;
+    use redb::TableDefinition;
+
     use super::*;
+    use crate::state::testing::{Device, Mood, fixture};
 
     fn recipe(n: u64) -> RecipeId {
         RecipeId::of_bytes(&n.to_le_bytes())
@@ -315,14 +313,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_variant_is_served_with_is_written_again_once_a_full_disk_has_room() {
-        use super::super::database::testing::{Device, Mood};
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("previous.redb");
-        let device = Device::default();
-        // With its table.
-        drop(database::open(&path, DATABASE_CACHE_BYTES, TABLE).unwrap());
-        let on = device.clone();
-        let previous = Previous::open_by(&path, 100, move |path| on.open(&redb::Builder::new(), path)).unwrap();
+        let (path, device) = (dir.path().join("previous.redb"), Device::default());
+        let previous = Previous::over(device.open(&path, &SCHEMA).unwrap(), &path, 100).unwrap();
         previous.loaded().await;
         device.set(Mood::Full);
         assert!(previous.note(variant(1), recipe(1)).await.is_err());

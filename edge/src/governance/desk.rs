@@ -9,12 +9,13 @@ use tokio::sync::RwLock;
 
 use super::audit;
 use super::downstream::Downstream;
-use super::ledger::{LedgerError, PurgeRecord};
+use super::ledger::PurgeRecord;
 use super::marks::{PurgeKind, PurgeReach};
 use super::purge::{Purge, Purges};
 use super::scope::{PurgeScope, ScopeError};
 use crate::cache::{Epoch, unix_ms};
 use crate::campaign::CatalogHandle;
+use crate::state::StateError;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub enum DeskError {
     #[error(transparent)]
     Scope(#[from] ScopeError),
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] StateError),
 }
 
 /// See the module's documentation. Cheap to clone.
@@ -87,12 +88,12 @@ impl PurgeDesk {
             drop(turn);
             record
         });
-        let record = task.await.unwrap_or(Err(LedgerError::Panicked))?;
+        let record = task.await.unwrap_or(Err(StateError::Panicked))?;
         Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
     }
 
     /// In force first, here and then further down; durable next; acknowledged last.
-    async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, LedgerError> {
+    async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, StateError> {
         let enforced = self.purges.enforce(purge, || self.downstream.names());
         // What was answered before may no longer be, also when a restart would forget the purge.
         self.epoch.advance();

@@ -1,29 +1,34 @@
 //! Marks and purges on the device: every commit is synced before it is acknowledged.
 //!
-//! Owns a `redb` database of three tables: marks by tag, the latest purges with what became of them downstream, and
-//! the generation counter. The counter starts at the milliseconds since 1970 of the database's creation: should it be
-//! lost, every image made under the old one counts as older than any purge to come.
+//! Owns three tables of one database: marks by tag, the latest purges with what became of them downstream, and the
+//! generation counter. The counter starts at the milliseconds since 1970 of the database's creation: should it be lost,
+//! every image made under the old one counts as older than any purge to come.
 //!
 //! What is to be written is gathered in [`Unwritten`], in the order it came into force, and written whole: what a failed
 //! commit leaves behind goes with the next one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Changes, MarkTable, Marked, PurgeKey, PurgeKind, PurgeReach, TagError};
 use super::scope::PurgeScope;
-use crate::cache::database::Reopening;
+use crate::state::{Check, Database, Failure, Key, Schema, Snapshot, StateError, Table, Value, form};
 
-const MARKS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("marks");
-const PURGES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("purges");
-const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
-const GENERATION: &str = "generation";
-const DATABASE_CACHE_BYTES: usize = 1 << 20;
+const MARKS: Table<PurgeKey, Marked> = Table::new("marks");
+const PURGES: Table<u64, PurgeRecord> = Table::new("purges");
+const META: Table<Counter, u64> = Table::new("meta");
+static SCHEMA: Schema = Schema {
+    what: "the purge ledger",
+    row: "the purge",
+    remedy: "Without it nobody knows what was purged: move it away together with the renditions beside it",
+    cache_bytes: 1 << 20,
+    // A purge that a damaged page hides would be forgotten without a word.
+    check: Check::Whole,
+    tables: &[&MARKS, &PURGES, &META],
+};
 /// Purges remembered; older ones are forgotten once downstream has confirmed them, or are called in with a newer one.
 pub const RECORDS_MAX: usize = 1_000;
 
@@ -114,22 +119,61 @@ pub enum Breadth {
     Everything,
 }
 
-/// Why the ledger cannot be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    #[error("{path}: {source}", path = path.display())]
-    Folder { path: PathBuf, source: io::Error },
-    #[error(
-        "the purge ledger {path} cannot be used: {source}. Without it nobody knows what was purged: move it away together with the renditions beside it",
-        path = path.display()
-    )]
-    Open { path: PathBuf, source: Box<redb::Error> },
-    #[error("the purge ledger holds {what} this build cannot read: {reason}")]
-    Record { what: String, reason: String },
-    #[error("the purge could not be written: {0}")]
-    Write(#[source] Box<redb::Error>),
-    #[error("the writing task panicked")]
-    Panicked,
+impl Key for PurgeKey {
+    type Form = String;
+
+    fn encode(&self) -> String {
+        self.to_string()
+    }
+
+    fn decode(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: TagError| error.to_string())
+    }
+}
+
+impl Value<PurgeKey> for Marked {
+    type Form = Vec<u8>;
+
+    fn encode(&self, _: &PurgeKey) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    fn decode(_: &PurgeKey, json: &[u8]) -> Result<Self, String> {
+        form::from_json(json)
+    }
+}
+
+impl Value<u64> for PurgeRecord {
+    type Form = Vec<u8>;
+
+    fn encode(&self, _: &u64) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    fn decode(_: &u64, json: &[u8]) -> Result<Self, String> {
+        form::from_json(json)
+    }
+}
+
+/// What is counted beside the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counter {
+    /// Of the last purge.
+    Generation,
+}
+
+const GENERATION: &str = "generation";
+
+impl Key for Counter {
+    type Form = String;
+
+    fn encode(&self) -> String {
+        GENERATION.to_owned()
+    }
+
+    fn decode(text: &str) -> Result<Self, String> {
+        if text == GENERATION { Ok(Self::Generation) } else { Err("there is no such counter".to_owned()) }
+    }
 }
 
 /// What was on the device.
@@ -195,7 +239,7 @@ impl Unwritten {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Ledger {
-    database: Reopening,
+    database: Database,
 }
 
 impl Ledger {
@@ -203,21 +247,16 @@ impl Ledger {
     ///
     /// # Errors
     /// When the file is not a database, is damaged, is open elsewhere, or holds what this build cannot read.
-    pub fn open(path: &Path) -> Result<(Self, Loaded), LedgerError> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| LedgerError::Folder { path: folder.to_owned(), source })?;
-        }
-        Self::open_by(path, open_database)
+    pub fn open(path: &Path) -> Result<(Self, Loaded), StateError> {
+        Self::over(Database::open(path, &SCHEMA)?)
     }
 
-    fn open_by(
-        path: &Path,
-        open: impl Fn(&Path) -> Result<Database, redb::Error> + Send + Sync + 'static,
-    ) -> Result<(Self, Loaded), LedgerError> {
-        let unusable = |source: redb::Error| LedgerError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = Reopening::open(path, open).map_err(unusable)?;
-        let loaded = parse(database.read(read).map_err(unusable)?)?;
+    fn over(database: Database) -> Result<(Self, Loaded), StateError> {
+        if database.get(META, &Counter::Generation)?.is_none() {
+            let begin = crate::cache::unix_ms(SystemTime::now()).max(1);
+            database.write(|changes| changes.of(META)?.put(&Counter::Generation, &begin))?;
+        }
+        let loaded = database.read(Loaded::of)?;
         Ok((Self { database }, loaded))
     }
 
@@ -225,125 +264,63 @@ impl Ledger {
     ///
     /// # Errors
     /// When the device refuses. It recovers with the device.
-    pub fn write(&self, unwritten: &Unwritten) -> Result<(), LedgerError> {
-        let written = self.database.write(|transaction| {
-            let mut marks = transaction.open_table(MARKS)?;
+    pub fn write(&self, unwritten: &Unwritten) -> Result<(), StateError> {
+        self.database.write(|changes| {
+            let mut marks = changes.of(MARKS)?;
             for (key, marked) in &unwritten.marks {
                 match marked {
-                    Some(marked) => drop(marks.insert(key.to_string().as_str(), json(marked).as_slice())?),
-                    None => drop(marks.remove(key.to_string().as_str())?),
+                    Some(marked) => marks.put(key, marked)?,
+                    None => marks.remove(key)?,
                 }
             }
-            let mut purges = transaction.open_table(PURGES)?;
+            let mut purges = changes.of(PURGES)?;
             for (id, record) in &unwritten.records {
                 match record {
-                    Some(record) => drop(purges.insert(*id, json(record).as_slice())?),
-                    None => drop(purges.remove(*id)?),
+                    Some(record) => purges.put(id, record)?,
+                    None => purges.remove(id)?,
                 }
             }
-            if let Some(generation) = unwritten.generation {
-                transaction.open_table(META)?.insert(GENERATION, generation)?;
+            match unwritten.generation {
+                Some(generation) => changes.of(META)?.put(&Counter::Generation, &generation),
+                None => Ok(()),
             }
-            Ok(())
-        });
-        written.map_err(|error| LedgerError::Write(Box::new(error)))
+        })
     }
 }
 
-/// Our own types of strings, numbers and maps with string keys: they always have a JSON form.
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    // A plain open trusts the pages; this reads them all and says so.
-    builder.set_cache_size(DATABASE_CACHE_BYTES).set_check_integrity_on_open(true);
-    builder
-}
-
-fn open_database(path: &Path) -> Result<Database, redb::Error> {
-    crate::cache::database::ensure(path)?;
-    with_tables(builder().create(path)?)
-}
-
-fn with_tables(database: Database) -> Result<Database, redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        transaction.open_table(MARKS)?;
-        transaction.open_table(PURGES)?;
-        let mut meta = transaction.open_table(META)?;
-        if meta.get(GENERATION)?.is_none() {
-            meta.insert(GENERATION, crate::cache::unix_ms(SystemTime::now()).max(1))?;
-        }
+impl Loaded {
+    /// Everything, as of one moment. A row that cannot be read is an error: what it purged would come back.
+    fn of(snapshot: &Snapshot) -> Result<Self, Failure> {
+        let generation = snapshot.rows(META)?.get(&Counter::Generation)?.unwrap_or(1);
+        let mut changes = Changes::default();
+        changes.put.extend(snapshot.rows(MARKS)?.all()?);
+        let mut marks = MarkTable::default();
+        marks.apply(changes);
+        let records = snapshot.rows(PURGES)?.all()?.into_iter().collect();
+        Ok(Self { generation, marks, records })
     }
-    transaction.commit()?;
-    Ok(database)
-}
-
-/// Everything as it is written: parsing comes after reading, so that each has its own errors.
-#[derive(Default)]
-struct Written {
-    generation: u64,
-    marks: Vec<(String, Vec<u8>)>,
-    purges: Vec<(u64, Vec<u8>)>,
-}
-
-fn read(database: &Database) -> Result<Written, redb::Error> {
-    let read = database.begin_read()?;
-    let generation = read.open_table(META)?.get(GENERATION)?.map_or(1, |value| value.value());
-    let mut written = Written { generation, ..Written::default() };
-    for entry in read.open_table(MARKS)?.iter()? {
-        let (key, value) = entry?;
-        written.marks.push((key.value().to_owned(), value.value().to_owned()));
-    }
-    for entry in read.open_table(PURGES)?.iter()? {
-        let (id, value) = entry?;
-        written.purges.push((id.value(), value.value().to_owned()));
-    }
-    Ok(written)
-}
-
-fn parse(written: Written) -> Result<Loaded, LedgerError> {
-    let unreadable = |what: String, reason: String| LedgerError::Record { what, reason };
-    let mut changes = Changes::default();
-    for (text, value) in written.marks {
-        let what = || format!("the mark `{text}`");
-        let key: PurgeKey = text.parse().map_err(|error: TagError| unreadable(what(), error.to_string()))?;
-        let marked = serde_json::from_slice(&value).map_err(|error| unreadable(what(), error.to_string()))?;
-        changes.put.insert(key, marked);
-    }
-    let mut marks = MarkTable::default();
-    marks.apply(changes);
-    let mut records = BTreeMap::new();
-    for (id, value) in written.purges {
-        let record =
-            serde_json::from_slice(&value).map_err(|error| unreadable(format!("purge {id}"), error.to_string()))?;
-        records.insert(id, record);
-    }
-    Ok(Loaded { generation: written.generation, marks, records })
 }
 
 #[cfg(test)]
 pub(super) mod testing {
     use super::*;
-    use crate::cache::database::testing::Device;
+    use crate::state::testing::Device;
 
     /// As [`Ledger::open`], on a device that a test holds.
-    pub(crate) fn open_on(device: &Device, path: &Path) -> Result<(Ledger, Loaded), LedgerError> {
-        let device = device.clone();
-        Ledger::open_by(path, move |path| with_tables(device.open(&builder(), path)?))
+    pub(crate) fn open_on(device: &Device, path: &Path) -> Result<(Ledger, Loaded), StateError> {
+        Ledger::over(device.open(path, &SCHEMA)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bildkante_shared::ids::MasterId;
+    use redb::TableDefinition;
 
     use super::super::marks::{Mark, Marks};
     use super::*;
     use crate::cache::RenditionKey;
-    use crate::cache::database::fixture;
+    use crate::state::testing::fixture;
 
     /// The tables as the former version declares them.
     const FORMER_MARKS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("marks");

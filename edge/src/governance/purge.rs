@@ -17,10 +17,11 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use serde::Deserialize;
 
 use super::downstream::DownstreamConfig;
-use super::ledger::{Breadth, Delivery, Ledger, LedgerError, Loaded, PurgeRecord, RECORDS_MAX, Unwritten};
+use super::ledger::{Breadth, Delivery, Ledger, Loaded, PurgeRecord, RECORDS_MAX, Unwritten};
 use super::marks::{Mark, MarkTable, Marks, PurgeKey, PurgeReach, StaleWindows, Verdict};
 use crate::cache::{Binding, Rendition, RenditionKey, unix_ms};
 use crate::render::{FinishDigest, RenditionSpec};
+use crate::state::StateError;
 
 /// `[purge]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -289,7 +290,7 @@ impl Purges {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn open(config: &PurgeConfig, path: &std::path::Path, metrics: PurgeMetrics) -> Result<Self, LedgerError> {
+    pub fn open(config: &PurgeConfig, path: &std::path::Path, metrics: PurgeMetrics) -> Result<Self, StateError> {
         Ok(Self::with(config, Ledger::open(path)?, metrics))
     }
 
@@ -381,7 +382,7 @@ impl Purges {
     ///
     /// # Errors
     /// When the device refuses: the purge is in force, but a restart would forget it until a later try succeeds.
-    pub async fn stored(&self, enforced: &Enforced) -> Result<(), LedgerError> {
+    pub async fn stored(&self, enforced: &Enforced) -> Result<(), StateError> {
         Inner::write(&self.inner, enforced.step).await
     }
 
@@ -389,7 +390,7 @@ impl Purges {
     ///
     /// # Errors
     /// When the device refuses.
-    pub async fn flush(&self) -> Result<(), LedgerError> {
+    pub async fn flush(&self) -> Result<(), StateError> {
         let step = self.inner.pending.lock().step;
         Inner::write(&self.inner, step).await
     }
@@ -457,9 +458,9 @@ impl Purges {
 
 impl Inner {
     /// Returns once everything up to `step` is on the device.
-    async fn write(self: &Arc<Self>, step: u64) -> Result<(), LedgerError> {
+    async fn write(self: &Arc<Self>, step: u64) -> Result<(), StateError> {
         let task = tokio::spawn(Arc::clone(self).commit(step));
-        let result = task.await.unwrap_or(Err(LedgerError::Panicked));
+        let result = task.await.unwrap_or(Err(StateError::Panicked));
         if result.is_err() {
             self.catch_up(Some(REWRITE_PAUSE_MIN));
         }
@@ -474,7 +475,7 @@ impl Inner {
     }
 
     /// Whoever has the turn writes everything there is, also what others wait for.
-    async fn commit(self: Arc<Self>, step: u64) -> Result<(), LedgerError> {
+    async fn commit(self: Arc<Self>, step: u64) -> Result<(), StateError> {
         let mut written = self.writer.lock().await;
         if *written >= step {
             return Ok(());
@@ -485,7 +486,7 @@ impl Inner {
         };
         let (ledger, writing) = (Arc::clone(&self.ledger), Arc::clone(&batch));
         let result = tokio::task::spawn_blocking(move || ledger.write(&writing)).await;
-        let result = result.unwrap_or(Err(LedgerError::Panicked));
+        let result = result.unwrap_or(Err(StateError::Panicked));
         let mut pending = self.pending.lock();
         match &result {
             Ok(()) => {
@@ -567,7 +568,7 @@ pub(super) mod testing {
     use std::path::Path;
 
     use super::*;
-    use crate::cache::database::testing::Device;
+    use crate::state::testing::Device;
 
     impl Purges {
         /// As [`Purges::open`], on a device that a test holds.
@@ -577,7 +578,7 @@ pub(super) mod testing {
         }
 
         /// In force and on the device.
-        pub(crate) async fn purge(&self, purge: Purge, downstream: &[String]) -> Result<PurgeRecord, LedgerError> {
+        pub(crate) async fn purge(&self, purge: Purge, downstream: &[String]) -> Result<PurgeRecord, StateError> {
             let enforced = self.enforce(purge, || downstream.to_vec());
             self.stored(&enforced).await?;
             Ok(enforced.record)

@@ -6,12 +6,12 @@ use bildkante_shared::ids::MasterId;
 use prometheus::Registry;
 
 use super::*;
-use crate::cache::database::testing::{Device, Mood};
 use crate::cache::testing::rendition;
 use crate::governance::ledger::DeliveryState;
 use crate::governance::marks::PurgeKind;
 use crate::governance::scope::PurgeScope;
 use crate::render::Rung;
+use crate::state::testing::{Device, Mood};
 
 fn open(folder: &Path, config: &PurgeConfig) -> Purges {
     let metrics = PurgeMetrics::new(&Registry::new()).unwrap();
@@ -238,7 +238,7 @@ async fn what_a_full_device_refuses_stays_in_force_and_is_written_later() {
     device.set(Mood::Full);
     for name in ["a", "b", "c"] {
         let purge = purge_of(PurgeKey::campaign(name), PurgeKind::Hard, PurgeReach::Renditions);
-        assert!(matches!(purges.purge(purge, &[]).await, Err(LedgerError::Write(_))), "{name}");
+        assert!(matches!(purges.purge(purge, &[]).await, Err(StateError::Write { .. })), "{name}");
     }
     assert_eq!(verdict(&purges, before), Verdict::Gone);
     let refused: Vec<u64> = purges.recent(3).iter().map(|record| record.id).collect();

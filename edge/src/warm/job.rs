@@ -1,11 +1,9 @@
 //! One warming: how far it is, and its form on the device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -122,15 +120,6 @@ impl JobRecord {
         let worked = self.tally.done.checked_sub(self.tally.cached).filter(|worked| *worked > 0)?;
         let left = self.total.saturating_sub(self.tally.done);
         (self.state == JobState::Running).then(|| self.elapsed_ms / worked * left)
-    }
-
-    /// Into `{folder}/{id}.json`. Blocks.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    pub fn store(&self, folder: &Path) -> std::io::Result<()> {
-        let json = serde_json::to_vec(self).map_err(std::io::Error::other)?;
-        durable::write(&folder.join(format!("{}.json", self.id)), &[&json], Durability::Synced)
     }
 }
 
@@ -279,10 +268,10 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn record() -> JobRecord {
+    pub(crate) fn record() -> JobRecord {
         let order = WarmOrder {
             campaign: "studio".to_owned(),
             slot: None,
@@ -293,6 +282,42 @@ mod tests {
         };
         JobRecord::begun(1, "test", order, 0)
     }
+
+    /// One job of each state.
+    pub(crate) fn of_each_state() -> Vec<JobRecord> {
+        let order = WarmOrder {
+            slot: Some("hero".to_owned()),
+            axes: vec![("product".to_owned(), vec!["mug".to_owned(), "vase".to_owned()])],
+            formats: vec!["webp".to_owned()],
+            why: "autumn".to_owned(),
+            ..record().order
+        };
+        let begun = |n: u64| JobRecord::begun(1_700_000_000_000 + n, "deploy", order.clone(), 1_700_000_000_000 + n);
+        let tally = Tally { done: 7, generated: 1, rendered: 4, cached: 2, failed: 1, bytes: 70_000 };
+        let failures = vec![Failure { url: "/i/studio/hero?product=vase".to_owned(), error: "no \"node\"".to_owned() }];
+        let half = |n: u64| JobRecord {
+            elapsed_ms: 4_321,
+            total: 12,
+            tally: tally.clone(),
+            failures: failures.clone(),
+            pictures_done: 3,
+            digest: Some(Digest::of_bytes(b"campaign")),
+            ..begun(n)
+        };
+        vec![
+            JobRecord { order: record().order, ..begun(1) },
+            half(2),
+            JobRecord { state: JobState::Cancelled, ..half(3) },
+            JobRecord { state: JobState::Done, pictures_done: 5, ..half(4) },
+            JobRecord { state: JobState::Refused, ..begun(5) },
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{of_each_state, record};
+    use super::*;
 
     #[test]
     fn pictures_that_end_out_of_order_are_whole_once_those_before_them_are() {
@@ -332,42 +357,15 @@ mod tests {
         assert_eq!(changed.record().tally, Tally::default());
     }
 
-    /// One job of each state.
-    fn fixture() -> Vec<JobRecord> {
-        let order = WarmOrder {
-            slot: Some("hero".to_owned()),
-            axes: vec![("product".to_owned(), vec!["mug".to_owned(), "vase".to_owned()])],
-            formats: vec!["webp".to_owned()],
-            why: "autumn".to_owned(),
-            ..record().order
-        };
-        let begun = |n: u64| JobRecord::begun(1_700_000_000_000 + n, "deploy", order.clone(), 1_700_000_000_000 + n);
-        let tally = Tally { done: 7, generated: 1, rendered: 4, cached: 2, failed: 1, bytes: 70_000 };
-        let failures = vec![Failure { url: "/i/studio/hero?product=vase".to_owned(), error: "no \"node\"".to_owned() }];
-        let half = |n: u64| JobRecord {
-            elapsed_ms: 4_321,
-            total: 12,
-            tally: tally.clone(),
-            failures: failures.clone(),
-            pictures_done: 3,
-            digest: Some(Digest::of_bytes(b"campaign")),
-            ..begun(n)
-        };
-        vec![
-            JobRecord { order: record().order, ..begun(1) },
-            half(2),
-            JobRecord { state: JobState::Cancelled, ..half(3) },
-            JobRecord { state: JobState::Done, pictures_done: 5, ..half(4) },
-            JobRecord { state: JobState::Refused, ..begun(5) },
-        ]
-    }
-
+    /// The files that versions before the database wrote.
     #[test]
     #[ignore = "makes the fixture"]
     fn make_the_fixture() {
-        let folder = crate::cache::database::fixture::place("warm");
+        let folder = crate::state::testing::fixture::place("warm");
         std::fs::create_dir_all(&folder).unwrap();
-        fixture().iter().for_each(|record| record.store(&folder).unwrap());
+        for record in of_each_state() {
+            std::fs::write(folder.join(format!("{}.json", record.id)), serde_json::to_vec(&record).unwrap()).unwrap();
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //! renditions and there is a bounded number of jobs; what is done is on the device every few seconds, so that a restart goes
 //! on and does not begin again; only final rungs count.
 
+mod import;
 pub mod job;
 pub mod plan;
 mod store;
+mod stored;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,12 +27,14 @@ use tokio::task::JoinSet;
 use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
 use self::store::{STORE_WAIT, Storing, Writer};
+pub use self::stored::StoredJobs;
 use crate::cache::{FlightError, unix_ms};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fill::{Fill, FillError, Filled};
 use crate::governance::audit;
 use crate::render::PoolError;
 use crate::resolve::{Operator, Refusal, Want, resolve};
+use crate::state::StateError;
 
 /// Most renditions of one job at a time.
 pub const CONCURRENCY_MAX: usize = 32;
@@ -125,7 +129,7 @@ pub struct Warmer {
 struct Inner {
     fill: Arc<Fill>,
     catalog: CatalogHandle,
-    folder: PathBuf,
+    stored: Arc<StoredJobs>,
     writer: Writer,
     /// How long an answer waits for the device, and for a job to hear of its end.
     store_wait: Duration,
@@ -137,29 +141,30 @@ struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Inner").field("stored", &self.stored).finish_non_exhaustive()
     }
 }
 
 impl Warmer {
-    /// Reads the jobs of earlier processes. Blocks: for the start.
+    /// Reads the jobs of earlier processes from `data_dir`. Blocks: for the start.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When they cannot be read.
     pub fn open(
         config: &WarmConfig,
-        folder: &Path,
+        data_dir: &Path,
         fill: Arc<Fill>,
         catalog: CatalogHandle,
         metrics: WarmMetrics,
         shutdown: Shutdown,
-    ) -> std::io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let jobs = Mutex::new(read_jobs(folder)?);
-        let (folder, into) = (folder.to_owned(), folder.to_owned());
-        let writer: Writer = Box::new(move |record| record.store(&into));
+    ) -> Result<Self, StateError> {
+        let stored = Arc::new(StoredJobs::open(data_dir)?);
+        let known = stored.all()?.into_iter().map(|record| (record.id, Arc::new(Job::new(record, Arc::default()))));
+        let jobs = Mutex::new(known.collect());
+        let into = Arc::clone(&stored);
+        let writer: Writer = Box::new(move |record| into.put(record));
         let (jobs_max, store_wait) = (config.jobs_max, STORE_WAIT);
-        let inner = Inner { fill, catalog, folder, writer, store_wait, jobs, jobs_max, metrics, shutdown };
+        let inner = Inner { fill, catalog, stored, writer, store_wait, jobs, jobs_max, metrics, shutdown };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -386,11 +391,17 @@ impl Inner {
                 let oldest = jobs.iter().find(|(_, job)| job.record().state != JobState::Running).map(|(id, _)| *id);
                 let Some(oldest) = oldest else { break };
                 jobs.remove(&oldest);
-                forgotten.push(self.folder.join(format!("{oldest}.json")));
+                forgotten.push(oldest);
             }
         }
-        let remove = move || forgotten.iter().for_each(|path| drop(std::fs::remove_file(path)));
-        let _ = tokio::task::spawn_blocking(remove).await;
+        if forgotten.is_empty() {
+            return;
+        }
+        let stored = Arc::clone(&self.stored);
+        let forgetting = tokio::task::spawn_blocking(move || stored.forget(&forgotten)).await;
+        if let Err(error) = forgetting.unwrap_or(Err(StateError::Panicked)) {
+            tracing::warn!(%error, "an old warming stays on the device: the next start knows it again");
+        }
     }
 }
 
@@ -486,22 +497,6 @@ fn may_pass(error: &FillError) -> bool {
         FillError::Overtaken => true,
         FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) => false,
     }
-}
-
-fn read_jobs(folder: &Path) -> std::io::Result<BTreeMap<u64, Arc<Job>>> {
-    let mut jobs = BTreeMap::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        match std::fs::read(&path).map(|bytes| serde_json::from_slice::<JobRecord>(&bytes)) {
-            Ok(Ok(record)) => drop(jobs.insert(record.id, Arc::new(Job::new(record, Arc::default())))),
-            Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "this warming cannot be read"),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "this warming cannot be read"),
-        }
-    }
-    Ok(jobs)
 }
 
 #[cfg(test)]

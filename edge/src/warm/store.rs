@@ -1,4 +1,4 @@
-//! Jobs on the device: each is written by a task of its own, which callers wait for a bounded time.
+//! Writing jobs: each is written by a task of its own, which callers wait for a bounded time.
 //!
 //! Invariants: one write of a job at a time, each of the job as it is by then, so that an older state never comes after a
 //! newer one, also where the job was resumed in between; what the device refuses is tried again until it is there.
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::Inner;
 use super::job::{Job, JobRecord};
+use crate::state::StateError;
 
 /// How long an answer waits for the device.
 pub(super) const STORE_WAIT: Duration = Duration::from_secs(5);
@@ -20,7 +21,7 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Puts a record on the device. Blocks.
-pub(super) type Writer = Box<dyn Fn(&JobRecord) -> std::io::Result<()> + Send + Sync>;
+pub(super) type Writer = Box<dyn Fn(&JobRecord) -> Result<(), StateError> + Send + Sync>;
 
 /// How far a job is on the device. A job that is resumed keeps it.
 #[derive(Debug, Default)]
@@ -86,8 +87,7 @@ impl Inner {
             let step = storing.asked.load(Ordering::Acquire);
             let this = Arc::clone(&self);
             let written = tokio::task::spawn_blocking(move || this.write_now(id)).await;
-            let stored =
-                written.map_err(|error| error.to_string()).and_then(|it| it.map_err(|error| error.to_string()));
+            let stored = written.unwrap_or(Err(StateError::Panicked));
             storing.reached.send_modify(|reached| {
                 reached.tried = step;
                 if stored.is_ok() {
@@ -108,7 +108,7 @@ impl Inner {
                     log_limited!(
                         warn,
                         job = id,
-                        error,
+                        %error,
                         "a warming is not on the device yet: a restart would not know of it"
                     );
                     if is_last {
@@ -127,7 +127,7 @@ impl Inner {
     }
 
     /// A job as it is now; one that is forgotten needs nothing.
-    fn write_now(&self, id: u64) -> std::io::Result<()> {
+    fn write_now(&self, id: u64) -> Result<(), StateError> {
         let job = self.jobs.lock().get(&id).cloned();
         job.map_or(Ok(()), |job| (self.writer)(&job.to_go_on_from()))
     }

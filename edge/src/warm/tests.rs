@@ -41,16 +41,19 @@ impl Device {
         self.0.2.load(Ordering::SeqCst)
     }
 
-    fn write(&self, record: &JobRecord, folder: &Path) -> std::io::Result<()> {
+    fn write(&self, record: &JobRecord, into: &StoredJobs) -> Result<(), StateError> {
         self.0.2.fetch_add(1, Ordering::SeqCst);
         let mut mood = self.0.0.lock();
         while *mood == Mood::Hangs {
             assert!(!self.0.1.wait_for(&mut mood, Duration::from_secs(120)).timed_out(), "left alone");
         }
         match *mood {
-            Mood::Refuses => Err(std::io::ErrorKind::StorageFull.into()),
+            Mood::Refuses => {
+                let source = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
+                Err(StateError::Write { row: "a warming", source })
+            }
             Mood::Panics => panic!("as told"),
-            _ => record.store(folder),
+            _ => into.put(record),
         }
     }
 }
@@ -58,7 +61,7 @@ impl Device {
 struct Bench {
     warmer: Warmer,
     device: Device,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     /// Takes what it is asked and never draws it: jobs stay under way.
     _node: FakeNode,
     _trigger: ShutdownTrigger,
@@ -84,20 +87,18 @@ impl Bench {
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();
         let metrics = WarmMetrics::new(&registry).unwrap();
-        let warm = folder.path().join("warm");
-        let warmer = Warmer::open(&config.warm, &warm, fill, catalog, metrics, ends).unwrap();
+        let warmer = Warmer::open(&config.warm, folder.path(), fill, catalog, metrics, ends).unwrap();
         let device = Device::default();
         let mut inner = Arc::into_inner(warmer.inner).unwrap();
-        let on = device.clone();
-        inner.writer = Box::new(move |record| on.write(record, &warm));
+        let (on, into) = (device.clone(), Arc::clone(&inner.stored));
+        inner.writer = Box::new(move |record| on.write(record, &into));
         inner.store_wait = wait;
-        Self { warmer: Warmer { inner: Arc::new(inner) }, device, folder, _node: node, _trigger: trigger }
+        Self { warmer: Warmer { inner: Arc::new(inner) }, device, _folder: folder, _node: node, _trigger: trigger }
     }
 
     /// What a restart would find.
     fn on_the_device(&self) -> Vec<JobRecord> {
-        let jobs = read_jobs(&self.folder.path().join("warm")).unwrap();
-        jobs.values().map(|job| job.record()).collect()
+        self.warmer.inner.stored.all().unwrap()
     }
 
     fn is_stored(&self, id: u64) -> bool {

@@ -1,15 +1,22 @@
 //! The process that is killed, and what it writes: all of it follows from a number.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use bildkante_edge::cache::{
-    Binding, CacheConfig, CacheMetrics, Caches, Lineage, MasterFile, Rendition, RenditionKey, VerifiedMaster,
+    Binding, CacheConfig, CacheMetrics, Caches, Lineage, MasterFile, Rendition, RenditionKey, VariantName,
+    VerifiedMaster,
 };
+use bildkante_edge::governance::marks::PurgeKey;
+use bildkante_edge::governance::purge::Purge;
+use bildkante_edge::governance::{PurgeConfig, PurgeKind, PurgeMetrics, PurgeReach, PurgeRecord, PurgeScope, Purges};
 use bildkante_edge::negotiate::Format;
 use bildkante_edge::render::{Quality, RenditionSpec, Rung, Shape};
+use bildkante_edge::warm::job::{JobRecord, JobState, Tally};
+use bildkante_edge::warm::{StoredJobs, WarmOrder};
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::{Pixels, PixelsError};
@@ -56,12 +63,20 @@ fn the_child() {
     }
 }
 
+/// Says of everything that it is written once it is: each kind by its own word.
 async fn write(dir: &Path, from: u32, count: u32) {
     // Few renditions, so that writing evicts.
     let (caches, _) = opened_for(dir, 400);
+    let (purges, jobs) = (purges(dir), Arc::new(StoredJobs::open(dir).expect("the jobs open")));
+    caches.previous.loaded().await;
     for n in from..from.saturating_add(count) {
         let (behind, disk) = (rendition(n), Arc::clone(&caches.disk));
         let behind = tokio::spawn(async move { disk.put(key(n), behind).await });
+        // Beside the others, so that a kill finds several databases within a commit.
+        let beside = tokio::spawn(write_purge_and_job(purges.clone(), Arc::clone(&jobs), n));
+        if caches.previous.note(variant(n), recipe(n)).await.is_ok() {
+            say(&format!("ack previous {n}"));
+        }
         if n % 3 == 0 && caches.masters.put(&master(n)).await.is_ok() {
             say(&format!("ack master {n}"));
         }
@@ -69,6 +84,18 @@ async fn write(dir: &Path, from: u32, count: u32) {
             say(&format!("ack binding {n}"));
         }
         behind.await.expect("no panic");
+        beside.await.expect("no panic");
+    }
+}
+
+async fn write_purge_and_job(purges: Purges, jobs: Arc<StoredJobs>, n: u32) {
+    let enforced = purges.enforce(purge(n), Vec::new);
+    if purges.stored(&enforced).await.is_ok() {
+        say(&format!("ack purge {n}"));
+    }
+    let written = tokio::task::spawn_blocking(move || jobs.put(&job(n)));
+    if written.await.expect("no panic").is_ok() {
+        say(&format!("ack job {n}"));
     }
 }
 
@@ -93,6 +120,12 @@ fn opened_for(dir: &Path, disk_files_max: u64) -> (Caches, CacheMetrics) {
     };
     let metrics = CacheMetrics::new(&prometheus::Registry::new()).expect("metrics");
     (Caches::open(&config, metrics.clone()).expect("the caches open"), metrics)
+}
+
+/// The purges over `dir`.
+pub(crate) fn purges(dir: &Path) -> Purges {
+    let metrics = PurgeMetrics::new(&prometheus::Registry::new()).expect("metrics");
+    Purges::open(&PurgeConfig::default(), &dir.join("purges.redb"), metrics).expect("the ledger opens")
 }
 
 fn hash(n: u32) -> [u8; 16] {
@@ -147,5 +180,53 @@ pub(crate) fn binding(n: u32) -> Binding {
         node: "node".into(),
         generation: 0,
         created_unix_ms: 1_700_000_000_000,
+    }
+}
+
+pub(crate) fn variant(n: u32) -> VariantName {
+    VariantName::new("studio/hero", &n.to_string())
+}
+
+/// What a purge of this number marks.
+pub(crate) fn tag(n: u32) -> String {
+    format!("campaign:c{n}")
+}
+
+fn purge(n: u32) -> Purge {
+    let record = PurgeRecord {
+        id: 0,
+        at_unix_ms: 1_700_000_000_000,
+        by: n.to_string(),
+        why: String::new(),
+        scope: PurgeScope::Tag(tag(n)),
+        kind: PurgeKind::Hard,
+        reach: PurgeReach::Masters,
+        tags: vec![tag(n)],
+        url: None,
+        downstream: BTreeMap::new(),
+    };
+    Purge { keys: vec![tag(n).parse::<PurgeKey>().expect("a tag")], campaign: None, record }
+}
+
+pub(crate) fn job(n: u32) -> JobRecord {
+    JobRecord {
+        id: u64::from(n),
+        by: "tests".into(),
+        order: WarmOrder {
+            campaign: "studio".into(),
+            slot: None,
+            axes: Vec::new(),
+            formats: Vec::new(),
+            concurrency: 1,
+            why: "a".repeat(n as usize * 31 % 2_000),
+        },
+        state: JobState::Running,
+        started_unix_ms: 1_700_000_000_000,
+        elapsed_ms: 0,
+        total: u64::from(n),
+        tally: Tally::default(),
+        failures: Vec::new(),
+        pictures_done: 0,
+        digest: None,
     }
 }

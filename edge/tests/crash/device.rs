@@ -30,16 +30,18 @@ fn traced(injection: &str, child: &Command) -> Command {
     command
 }
 
-/// Each system call by which redb and the folders change files, one after the other.
+/// System calls by which redb and the folders change files, from the first to the last.
 #[tokio::test]
 async fn a_kill_at_a_system_call_that_changes_a_file_loses_nothing_acknowledged() {
     if !can_trace("a_kill_at_a_system_call_that_changes_a_file_loses_nothing_acknowledged") {
         return;
     }
-    // In the long form every call of the first few dozen, here a few of each.
-    let every = number("BILDKANTE_CALLS", 2, 61);
-    for call in ["pwrite64", "fdatasync", "fsync", "rename", "ftruncate"] {
-        for when in (0..every).map(|n| 1 + n * 5 % 61) {
+    // About as many calls as the child makes, a fifth of the writes and a third of the syncs while databases are created.
+    // In the long form nearly every one, here a few of each.
+    let most = number("BILDKANTE_CALLS", 3, 200);
+    for (call, calls) in [("pwrite64", 628), ("fdatasync", 169), ("fsync", 20), ("rename", 16), ("ftruncate", 24)] {
+        let steps = most.min(calls);
+        for when in (0..steps).map(|n| 1 + n * calls / steps) {
             let dir = tempfile::tempdir().expect("a folder");
             let mut acknowledged = Acknowledged::default();
             let child = child::command(dir.path(), Role::Write { from: 0, count: 12 });

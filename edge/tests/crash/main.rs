@@ -1,20 +1,23 @@
-//! What the caches are after their process died, and what they serve while their device fails.
+//! What caches and state are after their process died, and what caches serve while their device fails.
 //!
-//! A child process (this same binary) writes renditions, masters and bindings and says on its standard output what
-//! was acknowledged. It is ended at each step of a write, at each system call that changes a file, and at random
+//! A child process (this same binary) writes renditions, masters and every table of state (bindings, previous recipes,
+//! purges, jobs) and says on its standard output what was acknowledged. It is ended at each step of a write, at each system call that changes a file, and at random
 //! moments; afterwards everything acknowledged as durable is there and everything that is there is right. With
 //! `BILDKANTE_SOAK` set it is a thousand kills and a hundred thousand flipped bits (`make soak`).
 
 mod child;
 mod device;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bildkante_edge::cache::{LookupOutcome, RenditionKey, decode_entry};
+use bildkante_edge::cache::{Caches, LookupOutcome, RenditionKey, decode_entry};
+use bildkante_edge::governance::{Subject, Verdict};
+use bildkante_edge::warm::StoredJobs;
+use bildkante_edge::warm::job::JobRecord;
 use bildkante_shared::durable::{CRASH_POINTS, TEMPORARY_PREFIX};
 use bytes::Bytes;
 use child::{Role, body, key, master, opened, recipe};
@@ -30,6 +33,9 @@ fn number(name: &str, short: usize, long: usize) -> usize {
 struct Acknowledged {
     masters: BTreeSet<u32>,
     bindings: BTreeSet<u32>,
+    previous: BTreeSet<u32>,
+    purges: BTreeSet<u32>,
+    jobs: BTreeSet<u32>,
 }
 
 impl Acknowledged {
@@ -40,6 +46,9 @@ impl Acknowledged {
         match what {
             "master" => self.masters.insert(n),
             "binding" => self.bindings.insert(n),
+            "previous" => self.previous.insert(n),
+            "purge" => self.purges.insert(n),
+            "job" => self.jobs.insert(n),
             _ => return,
         };
     }
@@ -86,6 +95,32 @@ async fn verify(dir: &Path, acknowledged: &Acknowledged, case: &str) {
         assert_eq!(found.master, master(*n).id(), "{case}: binding {n}");
     }
     assert_eq!(metrics.disk.quarantined() + metrics.masters.quarantined(), 0, "{case}: something was corrupt");
+    verify_state(dir, &caches, acknowledged, case).await;
+}
+
+/// Every row that was acknowledged, in each table beside the bindings.
+async fn verify_state(dir: &Path, caches: &Caches, acknowledged: &Acknowledged, case: &str) {
+    caches.previous.loaded().await;
+    for n in &acknowledged.previous {
+        assert_eq!(caches.previous.get(child::variant(*n)), Some(recipe(*n)), "{case}: previous recipe {n}");
+    }
+    let purges = child::purges(dir);
+    for n in &acknowledged.purges {
+        let (tag, rendition) = (child::tag(*n), child::rendition(*n));
+        let subject =
+            Subject { tags: [&tag, "slot:none/none", "recipe:none"], recipe: recipe(*n), spec: &rendition.spec };
+        assert_eq!(purges.verdict(&subject, &rendition), Verdict::Gone, "{case}: purge {n} is lost");
+        let binding = child::binding(*n);
+        assert_eq!(purges.binding_verdict(&subject, &binding), Verdict::Gone, "{case}: purge {n} is lost");
+    }
+    let jobs = StoredJobs::open(dir).expect("the jobs open").all().expect("the jobs are read");
+    let jobs: BTreeMap<u64, JobRecord> = jobs.into_iter().map(|job| (job.id, job)).collect();
+    for n in &acknowledged.jobs {
+        assert_eq!(jobs.get(&u64::from(*n)), Some(&child::job(*n)), "{case}: job {n} is lost");
+    }
+    for (id, job) in jobs {
+        assert_eq!(job, child::job(u32::try_from(id).expect("its number")), "{case}: job {id}");
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -140,11 +175,13 @@ async fn kills_at_random_moments_while_writing_lose_nothing_acknowledged() {
     }
     let left = names(&dir.path().join("renditions")).iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)).count();
     assert!(left <= 1 + kills.min(64) * 8, "{left} temporary files were left behind");
-    eprintln!(
-        "{kills} kills: {} masters, {} bindings acknowledged",
-        acknowledged.masters.len(),
-        acknowledged.bindings.len()
-    );
+    let Acknowledged { masters, bindings, previous, purges, jobs } = &acknowledged;
+    for (what, acknowledged) in
+        [("masters", masters), ("bindings", bindings), ("previous", previous), ("purges", purges), ("jobs", jobs)]
+    {
+        assert!(!acknowledged.is_empty(), "no {what} were acknowledged");
+        eprintln!("{kills} kills: {} {what} acknowledged", acknowledged.len());
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,6 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::cache::Epoch;
-use crate::cache::database::testing::{Device, Mood};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::governance::desk::{PurgeDesk, PurgeOrder};
@@ -24,6 +23,7 @@ use crate::governance::purge::{Purge, PurgeMetrics};
 use crate::governance::scope::PurgeScope;
 use crate::governance::testing::sources;
 use crate::reload::ConfigReload;
+use crate::state::testing::{Device, Mood};
 
 /// Answers the n-th call, from 0, with a status, headers and a body; hangs on `None`.
 type Script = fn(usize) -> Option<(u16, &'static [(&'static str, &'static str)], &'static str)>;

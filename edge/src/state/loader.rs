@@ -1,20 +1,23 @@
-//! A thread that fills a memory from a database, and ends with whoever owns it.
+//! The thread that fills a memory from a table. It ends with the memory's owner.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
-/// Dropping it stops the thread and waits for it, so that it holds nothing of the database any more.
+/// Dropping it stops the thread and waits for it: the thread then holds nothing of the database any more.
 #[derive(Debug)]
-pub(super) struct Loader {
+pub(crate) struct Loader {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Loader {
-    /// `load` looks at what it is given now and then, and ends when that is set.
-    pub(super) fn start(name: &str, load: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<Self> {
+    /// Runs `load` on a thread of this name. `load` looks at its flag between two rows, and ends when that is set.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(name: &str, load: impl FnOnce(&AtomicBool) + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = Builder::new().name(name.to_owned()).spawn(move || load(&stopped))?;
