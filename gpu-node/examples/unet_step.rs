@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bildkante_gpu_node::diffusion::{Checkpoint, DType};
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<()> {

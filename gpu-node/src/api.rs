@@ -1,5 +1,7 @@
-//! The endpoints (DESIGN §6). Wire structs become validated types here and go no deeper; every error becomes
-//! `application/problem+json` in one place.
+//! The endpoints: parses requests and answers them. What is taken and drawn is [`admission`](crate::admission)'s to decide.
+//!
+//! Invariants: wire structs become validated types here and go no deeper; every error becomes `application/problem+json` in one
+//! place.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{self, TraceContext};
-use bildkante_shared::wire::{DRAW_ALONE, DedupScope, GenerationReply, GenerationRequest, GenerationSource, Timings};
+use bildkante_shared::wire::{DRAW_ALONE, DedupScope, GenerationReply, GenerationRequest};
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
@@ -21,12 +23,11 @@ use hyper::body::Body;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
-use crate::admission::{Board, Generation, Outcome};
+use crate::admission::Admission;
 use crate::archive::Archive;
-use crate::blobs::{BlobError, Blobs, Uploads};
+use crate::blobs::{BlobError, Uploads};
+use crate::board::{Generation, Outcome};
 use crate::config::NodeConfig;
-use crate::diffusion::memory::TooLarge;
-use crate::endings::{ENDINGS_MAX, Endings};
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
@@ -133,14 +134,12 @@ impl From<GenerationError> for Failure {
 
 /// Everything a request may need.
 #[derive(Debug)]
-pub struct Api {
+pub(crate) struct Api {
     name: String,
-    board: Arc<Board>,
+    admission: Arc<Admission>,
     archive: Arc<Archive>,
-    endings: Arc<Endings>,
     health: Arc<Health>,
     metrics: Arc<NodeMetrics>,
-    blobs: Blobs,
     uploads: Uploads,
     /// Before tokio's blocking pool, whose own queue has no bound.
     reads: Arc<Semaphore>,
@@ -151,22 +150,23 @@ pub struct Api {
 
 impl Api {
     #[must_use]
-    pub fn new(
-        name: String,
-        config: &NodeConfig,
-        (board, archive, endings, blobs): (Arc<Board>, Arc<Archive>, Arc<Endings>, Blobs),
-        health: Arc<Health>,
-        metrics: Arc<NodeMetrics>,
-    ) -> Self {
-        let reads = Arc::new(Semaphore::new(config.store.reads_max));
-        let uploads = Uploads::new(blobs.clone(), metrics.blob_upload_bytes.clone());
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        let body_timeout = config.http.body_timeout();
-        Self { name, board, archive, endings, health, metrics, blobs, uploads, reads, streams, body_timeout }
+    pub(crate) fn new(name: String, config: &NodeConfig, admission: Admission, metrics: Arc<NodeMetrics>) -> Self {
+        let Admission { archive, health, blobs, reads, .. } = &admission;
+        Self {
+            name,
+            archive: Arc::clone(archive),
+            health: Arc::clone(health),
+            uploads: Uploads::new(blobs.clone(), metrics.blob_upload_bytes.clone()),
+            reads: Arc::clone(reads),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            body_timeout: config.http.body_timeout(),
+            admission: Arc::new(admission),
+            metrics,
+        }
     }
 
-    /// Answers a request, whatever it is.
-    pub async fn respond<B>(&self, request: Request<B>) -> Reply
+    /// Settlements a request of any kind.
+    pub(crate) async fn respond<B>(&self, request: Request<B>) -> Reply
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
@@ -235,44 +235,37 @@ impl Api {
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
         if is_to_be_alone {
-            self.endings.suspect(generation.recipe.id());
+            self.admission.suspect(generation.recipe.id());
         }
         if !is_patient {
             return self.accept(generation).await;
         }
         let recipe_id = generation.recipe.id();
-        let result = self.generate(generation).await;
+        let result = self.admission.generate(generation).await;
         let label = result.as_ref().map_or_else(GenerationError::as_str, |outcome| outcome.source.as_str());
         let spent = received_at.elapsed();
         tracing::info!(recipe = %recipe_id, outcome = label, elapsed_ms = spent.as_millis(), "generation answered");
         self.metrics.generation_seconds.with_label_values(&[label]).observe(spent.as_secs_f64());
-        let Outcome { answer, source, timings, gpu_ms } = result.inspect_err(|error| {
+        let Outcome { settlement, source, timings, gpu_ms } = result.inspect_err(|error| {
             self.metrics.rejects_total.with_label_values(&[error.as_str()]).inc();
         })?;
         let reply = GenerationReply {
             recipe_id,
-            master: answer.master,
-            duplicate: answer.duplicate,
+            master: settlement.master,
+            duplicate: settlement.duplicate,
             timings,
             gpu_ms,
-            determinism: answer.determinism,
+            determinism: settlement.determinism,
             node: self.name.clone(),
             source,
         };
         Ok(json(StatusCode::OK, &reply))
     }
 
-    /// `Prefer: respond-async`: takes the generation and answers at once. Somebody waits for it, up to its deadline.
+    /// `Prefer: respond-async`: takes the generation and answers at once.
     async fn accept(&self, generation: Generation) -> Result<Reply, Failure> {
         let id = generation.recipe.id();
-        if self.stored(&generation).await?.is_none() {
-            self.admit(&generation.recipe)?;
-            let ticket = self.board.submit(generation)?;
-            tokio::spawn(async move {
-                let _ = ticket.outcome().await;
-            });
-        }
-        let status = progress::status(&self.board, &self.archive, id).await;
+        let status = self.admission.accept(generation).await?;
         let mut reply = json(StatusCode::ACCEPTED, &status);
         insert(&mut reply, LOCATION, &format!("/v1/generations/{id}"));
         insert(&mut reply, PREFERENCE_APPLIED, "respond-async");
@@ -283,78 +276,17 @@ impl Api {
     async fn generation(&self, id: &str, headers: &HeaderMap) -> Result<Reply, RequestError> {
         let unknown = || RequestError::UnknownGeneration { id: id.chars().take(80).collect() };
         let parsed: RecipeId = id.parse().map_err(|_| unknown())?;
-        let status = progress::status(&self.board, &self.archive, parsed).await.ok_or_else(unknown)?;
+        let status = self.admission.status(parsed).await.ok_or_else(unknown)?;
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         if !accepted.flat_map(|list| list.split(',')).any(|range| range.trim().starts_with("text/event-stream")) {
             return Ok(json(StatusCode::OK, &status));
         }
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| RequestError::Busy)?;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(DEADLINE_MS_MAX);
-        let events = progress::events(Arc::clone(&self.board), Arc::clone(&self.archive), parsed, deadline, place);
+        let events = progress::events(Arc::clone(&self.admission), parsed, deadline, place);
         let mut reply = reply(StatusCode::OK, HeaderValue::from_static("text/event-stream"), Vec::new());
         *reply.body_mut() = ReplyBody::Events(events);
         Ok(reply)
-    }
-
-    /// From the store when it is there; else from the device, alone or joined.
-    async fn generate(&self, generation: Generation) -> Result<Outcome, GenerationError> {
-        if let Some(outcome) = self.stored(&generation).await? {
-            return Ok(outcome);
-        }
-        self.admit(&generation.recipe)?;
-        self.board.submit(generation)?.outcome().await
-    }
-
-    async fn stored(&self, generation: &Generation) -> Result<Option<Outcome>, GenerationError> {
-        let (archive, id) = (Arc::clone(&self.archive), generation.recipe.id());
-        let dedup = generation.dedup.clone();
-        let turn = tokio::time::timeout_at(generation.deadline.into(), Arc::clone(&self.reads).acquire_owned());
-        let turn = turn.await.map_err(|_| GenerationError::DeadlinePassed)?;
-        let found = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            archive.find(id, dedup.as_ref())
-        });
-        let found = found.await.map_err(|_| GenerationError::Panicked)?;
-        let found = found.map_err(|error| GenerationError::from(&error))?;
-        Ok(found.map(|settled| Outcome {
-            answer: settled.answer,
-            source: GenerationSource::Stored,
-            timings: Timings { dedup_ms: settled.dedup_ms, ..Timings::default() },
-            gpu_ms: 0.0,
-        }))
-    }
-
-    /// Whether the device could draw the recipe at all.
-    fn admit(&self, recipe: &ValidRecipe) -> Result<(), GenerationError> {
-        let status = self.health.status();
-        match &status.phase {
-            Phase::Ready => {}
-            Phase::Draining => return Err(GenerationError::ShuttingDown),
-            phase => return Err(GenerationError::NotReady { reason: phase.reason() }),
-        }
-        if let Some(reason) = self.archive.store().trouble() {
-            return Err(GenerationError::NotStorable { reason });
-        }
-        let endings = self.endings.count(recipe.id());
-        if endings >= ENDINGS_MAX {
-            return Err(GenerationError::EndsDevices { endings });
-        }
-        let is_absent =
-            |digest: &Digest| !status.checkpoints.iter().any(|known| known.answers_to(*digest) && known.ready);
-        let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
-        let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
-        let is_unknown = |digest: &Digest| !status.adapters.iter().any(|known| known.digest == *digest);
-        let adapters = recipe.loras.iter().map(|lora| lora.digest).filter(is_unknown);
-        let networks = recipe.controls.iter().map(|control| control.network).filter(is_absent);
-        let images = recipe.images().filter(|image| !self.blobs.contains(*image));
-        let missing: Vec<Digest> = checkpoints.chain(networks).chain(adapters).chain(images).collect();
-        if !missing.is_empty() {
-            return Err(GenerationError::Missing { digests: missing });
-        }
-        // Any device may take it.
-        let mut limits = status.devices.iter().map(|device| &device.memory);
-        let refused = |error: TooLarge| GenerationError::Refused { reason: error.to_string() };
-        limits.try_for_each(|memory| memory.check(recipe)).map_err(refused)
     }
 
     /// Stores an image that recipes may name.
@@ -517,7 +449,7 @@ fn etag(file: Digest) -> String {
     format!("\"{}\"", &file.to_hex()[..32])
 }
 
-/// `If-None-Match` (RFC 9110 §13.1.2): a list, weak tags compare equal, `*` matches whatever is there.
+/// `If-None-Match` (RFC 9110 §13.1.2): a list, weak tags compare equal, `*` matches any that is there.
 fn matches(headers: &HeaderMap, etag: &str) -> bool {
     let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     values

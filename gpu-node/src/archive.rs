@@ -1,6 +1,6 @@
-//! What a recipe's master is: the one decision about duplicates, and every answer from the store.
+//! Which master a recipe has: the one decision about duplicates, and every answer from the store.
 //!
-//! Rules (DESIGN §7). A duplicate is looked for among masters of *other variants in the same scope*, and only for a
+//! Rules. A duplicate is looked for among masters of *other variants in the same scope*, and only for a
 //! variant's *first* recipe in that scope: an edited or reseeded recipe of a variant always gets its own master.
 //! A decision holds for (recipe, scope): the same recipe asked for in another scope is decided anew there, so that
 //! nothing is ever merged across scopes. A later recipe of a variant is answered as if it had no scope: no decision
@@ -23,23 +23,23 @@ use crate::store::{Binding, Decision, MasterFile, MasterRow, Place, Store, Store
 
 /// A recipe's master, as it stands in the store.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct Settlement {
     pub master: MasterInfo,
     pub duplicate: Option<Duplicate>,
     /// Of the master's drawing, which may have been another day.
     pub determinism: Determinism,
 }
 
-/// An answer and what deciding it took.
+/// A settlement, and how long deciding about duplicates took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
-    pub answer: Answer,
+    pub settlement: Settlement,
     pub dedup_ms: f64,
 }
 
 /// What became of a candidate for a duplicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum Comparison {
     Merged,
     OtherChroma,
     OtherPixels,
@@ -47,7 +47,7 @@ enum Verdict {
     NotCompared,
 }
 
-impl Verdict {
+impl Comparison {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Merged => "merged",
@@ -85,15 +85,15 @@ impl Archive {
     pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
         let place = self.place(recipe, dedup)?;
         if let Some((binding, file)) = self.bound(recipe, place)? {
-            // The answer is here, whether or not that can be written down: the next one who asks tries again. While nothing can
-            // be stored it is not tried: each failing commit opens the database anew, and everyone waits for that.
+            // The master is known even if the variant's row cannot be written: the next request tries again. While nothing can be
+            // stored the write is not tried, because each failing commit opens the database anew and all its readers wait.
             if let Some(place) = place.filter(|_| self.store.trouble().is_none())
                 && let Err(error) = self.remember_variant(recipe, place, &binding)
             {
                 log_limited!(warn, %recipe, %error, "the variant's first recipe is not remembered");
             }
-            let answer = answer(binding.master, &file.row, binding.duplicate);
-            return Ok(Some(Settled { answer, dedup_ms: 0.0 }));
+            let settlement = settlement(binding.master, &file.row, binding.duplicate);
+            return Ok(Some(Settled { settlement, dedup_ms: 0.0 }));
         }
         if place.is_some()
             && let Some((_, file)) = self.bound(recipe, None)?
@@ -125,19 +125,19 @@ impl Archive {
         };
         let spent = started.elapsed();
         self.metrics.dedup_seconds.observe(spent.as_secs_f64());
-        let answer = if let Some((id, row, duplicate)) = found {
+        let settlement = if let Some((id, row, duplicate)) = found {
             let binding = Binding { master: id, duplicate: Some(duplicate.clone()) };
             self.store.bind(&[Decision { recipe, binding, place }])?;
-            self.merged(recipe, dedup, answer(id, &row, Some(duplicate)))
+            self.merged(recipe, dedup, settlement(id, &row, Some(duplicate)))
         } else {
             let binding = Binding { master: pixels.master_id(), duplicate: None };
             // It is the recipe's own master in any scope.
             let anywhere = place.map(|_| Decision { recipe, binding: binding.clone(), place: None });
             let decisions: Vec<_> = [Decision { recipe, binding, place }].into_iter().chain(anywhere).collect();
             let master = self.store.put(pixels, &print, determinism, &decisions)?;
-            Answer { master, duplicate: None, determinism: determinism.clone() }
+            Settlement { master, duplicate: None, determinism: determinism.clone() }
         };
-        Ok(Settled { answer, dedup_ms: spent.as_secs_f64() * 1e3 })
+        Ok(Settled { settlement, dedup_ms: spent.as_secs_f64() * 1e3 })
     }
 
     /// Where duplicates may be looked for: nowhere for a variant's second recipe.
@@ -172,48 +172,48 @@ impl Archive {
             let id = near.entry.master;
             let Some(chroma) = self.store.chroma(id)?.map(|grid| print.chroma.distance(&grid)) else { continue };
             if !chroma.is_within(&self.config) {
-                self.count(Verdict::OtherChroma);
+                self.count(Comparison::OtherChroma);
                 continue;
             }
             if confirmations == self.config.confirmations_max {
-                self.count(Verdict::NotCompared);
+                self.count(Comparison::NotCompared);
                 break;
             }
             confirmations += 1;
             let Some(file) = self.store.read(id)? else { continue };
             match dedup::ssimulacra2(&decode_png(&file.png)?, pixels) {
                 Some(ssimulacra2) if ssimulacra2 >= self.config.ssimulacra2_min => {
-                    self.count(Verdict::Merged);
+                    self.count(Comparison::Merged);
                     let of = pixels.master_id();
                     let (distance, chroma_distance) = (near.distance, chroma.mean);
                     return Ok(Some((id, file.row, Duplicate { of, distance, chroma_distance, ssimulacra2 })));
                 }
-                _ => self.count(Verdict::OtherPixels),
+                _ => self.count(Comparison::OtherPixels),
             }
         }
         Ok(None)
     }
 
-    fn count(&self, verdict: Verdict) {
-        self.metrics.duplicate_candidates_total.with_label_values(&[verdict.as_str()]).inc();
+    fn count(&self, comparison: Comparison) {
+        self.metrics.duplicate_candidates_total.with_label_values(&[comparison.as_str()]).inc();
     }
 
-    fn merged(&self, recipe: RecipeId, dedup: Option<&DedupScope>, answer: Answer) -> Answer {
+    fn merged(&self, recipe: RecipeId, dedup: Option<&DedupScope>, settlement: Settlement) -> Settlement {
         self.metrics.duplicates_merged_total.inc();
-        if let (Some(dedup), Some(duplicate)) = (dedup, &answer.duplicate) {
+        if let (Some(dedup), Some(duplicate)) = (dedup, &settlement.duplicate) {
             log_limited!(
                 info,
-                %recipe, scope = dedup.scope, variant = dedup.variant, master = %answer.master.id, of = %duplicate.of,
+                %recipe, scope = dedup.scope, variant = dedup.variant, master = %settlement.master.id, of = %duplicate.of,
                 distance = duplicate.distance, chroma_distance = duplicate.chroma_distance,
                 ssimulacra2 = duplicate.ssimulacra2, "duplicate merged"
             );
         }
-        answer
+        settlement
     }
 }
 
-fn answer(id: MasterId, row: &MasterRow, duplicate: Option<Duplicate>) -> Answer {
-    Answer { master: row.info(id), duplicate, determinism: row.determinism.clone() }
+fn settlement(id: MasterId, row: &MasterRow, duplicate: Option<Duplicate>) -> Settlement {
+    Settlement { master: row.info(id), duplicate, determinism: row.determinism.clone() }
 }
 
 #[cfg(test)]
@@ -238,15 +238,15 @@ mod tests {
         let settled = archive.settle(recipe, Some(&first), &pixels, &drawn).unwrap();
 
         failing::fill(&database);
-        let find = || archive.find(recipe, Some(&second)).unwrap().unwrap().answer;
-        assert_eq!(find(), settled.answer);
+        let find = || archive.find(recipe, Some(&second)).unwrap().unwrap().settlement;
+        assert_eq!(find(), settled.settlement);
         assert!(store.trouble().is_some(), "it tried to remember the variant");
 
         // Until a trial write has succeeded no reading tries again.
         failing::free(&database);
         let variant = index::keys(&second).1;
-        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.answer.clone(), None));
+        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.settlement.clone(), None));
         store.look_after();
-        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.answer, Some(recipe)));
+        assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.settlement, Some(recipe)));
     }
 }

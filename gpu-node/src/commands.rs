@@ -18,11 +18,14 @@ use anyhow::Context;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 use clap::Args;
 
-use crate::diffusion::checkpoint::Placement;
-use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::dtype::DType;
+use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::Picture;
-use crate::diffusion::pipeline::{Adapted, Models};
-use crate::diffusion::{Checkpoint, DType, Device, runtime};
+use crate::diffusion::pipeline::Models;
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::networks::Adapted;
+use crate::diffusion::{Device, runtime};
 
 /// Steps where none are asked for.
 const STEPS: u32 = 20;

@@ -190,7 +190,7 @@ impl DtypeChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeterminismChoice {
-    /// The same recipe gives the same master, whatever shares its steps.
+    /// The same recipe gives the same master, with any companions in its steps.
     Exact,
     /// Steps are shared as it comes: a master may differ in a last bit from one time to the next.
     Fast,
@@ -391,7 +391,7 @@ impl NodeConfig {
         Ok(config)
     }
 
-    /// The file as it is: whoever changes something of it has it [validated](Self::validate) behind that.
+    /// The file as it is. A caller that changes a value has it [validated](Self::validate) after that.
     ///
     /// # Errors
     /// When the file cannot be read, is no TOML or has an unknown key.

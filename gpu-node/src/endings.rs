@@ -1,13 +1,13 @@
-//! Recipes at whose drawing a device was lost or the whole process ended: drawn alone once more, and then refused.
+//! Recipes over which a device was lost or the whole process ended: each is drawn alone once more, and then refused.
 //!
 //! While a device is at work, `endings/device-N.now` in the data folder names the recipes it is at: the pass under way, not
 //! everything that has begun. What a start finds there was cut off by the end of the process; a lost device that is told
 //! counts at once. Each such recipe has a file, `endings/{recipe id}.json`, with the number of endings: it outlives
 //! restarts, a drawing that ends well removes it, and so may an operator, at any time.
 //!
-//! The marks are left to the operating system, which survives a process, and carry the machine's boot: what a power cut
-//! ended was no recipe's doing. A recipe with one ending shares no pass, so that the second one is its own. Neither does one
-//! of which a caller says that another node's device was lost to it in company.
+//! The marks are written without a sync: the operating system survives a process. They carry the machine's boot, because an end
+//! by a power cut is no recipe's doing. A recipe with one ending shares no pass, so that the second one is its own. Nor does a
+//! recipe of which a caller says that another node's device was lost to it in company.
 //!
 //! Endings are forgotten after a day: an operator who kills the process twice ends it over the same recipe, too.
 
@@ -28,9 +28,9 @@ use crate::metrics::NodeMetrics;
 use crate::store::now_unix_ms;
 
 /// Endings after which a recipe is refused.
-pub const ENDINGS_MAX: u32 = 2;
-/// How long an ending counts: longer than a supervisor's restarts and an edge's memory, and short enough that what was
-/// killed twice by an operator, or by another process's thirst for memory, is drawn again without anybody's doing.
+pub(crate) const ENDINGS_MAX: u32 = 2;
+/// How long an ending counts: longer than a supervisor's restarts and an edge's memory. It is short enough that a recipe is drawn
+/// again by itself after an operator, or another process's thirst for memory, killed the node twice over it.
 const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
 /// Recipes remembered; the one that ended longest ago goes.
 const RECIPES_MAX: usize = 1024;

@@ -5,8 +5,6 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::wire::{DEVICE_LOST, DEVICE_LOST_IN_COMPANY};
 
-use crate::store::StoreError;
-
 /// Why a caller gets no master. Cheap to clone: joined callers share one end.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerationError {
@@ -16,10 +14,10 @@ pub enum GenerationError {
     /// The caller's, or the operator's: what the recipe names is not here.
     #[error("this node has not {}", list(digests))]
     Missing { digests: Vec<Digest> },
-    /// Nobody's: come back later or ask another node.
+    /// No fault: come back later or ask another node.
     #[error("{what} in the queue's bound are taken")]
     QueueFull { what: &'static str, retry_after_s: u32 },
-    /// Nobody's: the answer would come too late to be of use.
+    /// No fault: the answer would come too late to be of use.
     #[error("the deadline passed before the master was there")]
     DeadlinePassed,
     #[error("the node is not ready: {reason}")]
@@ -29,7 +27,7 @@ pub enum GenerationError {
     /// The node's: the engine returned an error.
     #[error("the drawing failed: {reason}")]
     Failed { reason: String },
-    /// Nobody's: others took the memory, or it was estimated too small; another node, or a later time, may do.
+    /// No fault: other drawings took the memory, or it was estimated too small; another node, or a later time, may do.
     #[error("the device ran out of memory: {reason}")]
     OutOfMemory { reason: String },
     /// The recipe took the device along, or, where it was not alone, was in the pass that did.
@@ -50,13 +48,6 @@ pub enum GenerationError {
     /// The node's: a master could not be stored, so none is drawn. It recovers by itself; another node may do.
     #[error("no master can be stored: {reason}")]
     NotStorable { reason: String },
-}
-
-impl From<&StoreError> for GenerationError {
-    fn from(error: &StoreError) -> Self {
-        let reason = error.to_string();
-        if error.is_for_want_of_room() { Self::NotStorable { reason } } else { Self::Storage { reason } }
-    }
 }
 
 fn list(digests: &[Digest]) -> String {
@@ -152,7 +143,7 @@ impl GenerationError {
 
 /// Why a request is refused before it is a generation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     #[error("there is no `{path}`")]
     UnknownPath { path: String },
     #[error("allowed here: {allow}")]
@@ -185,7 +176,7 @@ pub enum RequestError {
 
 impl RequestError {
     #[must_use]
-    pub const fn status(&self) -> u16 {
+    pub(crate) const fn status(&self) -> u16 {
         match self {
             Self::UnknownPath { .. } | Self::UnknownMaster { .. } | Self::UnknownGeneration { .. } => 404,
             Self::Method { .. } => 405,
@@ -201,7 +192,7 @@ impl RequestError {
     }
 
     #[must_use]
-    pub fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         let (kind, title) = match self {
             Self::UnknownPath { .. } => ("unknown-path", "No such resource"),
             Self::Method { .. } => ("method-not-allowed", "Method not allowed"),

@@ -1,4 +1,4 @@
-//! Entry points for whatever reads bytes from outside: fuzz targets (`tests/fuzz`) and the test that replays their corpora
+//! Entry points for all code that reads bytes from outside: fuzz targets (`tests/fuzz`) and the test that replays their corpora
 //! (`gpu-node/tests/corpus.rs`) call the same functions. Each takes any bytes, must not panic, and asserts what holds for
 //! all of them.
 
@@ -10,12 +10,14 @@ use bildkante_shared::recipe::ValidRecipe;
 use serde_json::Value;
 
 use crate::api;
-use crate::diffusion::config::{ClipConfig, UnetConfig, VaeConfig};
-use crate::diffusion::controlnet::ControlNetConfig;
-use crate::diffusion::lora::Adapter;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::SchedulerConfig;
-use crate::diffusion::tokenizer::ClipTokenizer;
+use crate::diffusion::sd::adapters::Adapter;
+use crate::diffusion::sd::config::UnetConfig;
+use crate::diffusion::sd::controlnet::ControlNetConfig;
+use crate::diffusion::text::config::ClipConfig;
+use crate::diffusion::text::tokenizer::ClipTokenizer;
+use crate::diffusion::vae::config::VaeConfig;
 use crate::diffusion::weights;
 
 /// A name and what takes any bytes under it.

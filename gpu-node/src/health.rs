@@ -7,7 +7,7 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::diffusion::memory::MemoryLimits;
+use crate::capacity::Capacity;
 
 /// Where a node stands in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct DeviceStatus {
     pub self_tests: Vec<SelfTest>,
     /// Checkpoints that drew nothing in their self-test, and what they failed at: not ready, however often they are reported.
     pub failed: Vec<(Digest, String)>,
-    pub memory: Arc<MemoryLimits>,
+    pub capacity: Arc<Capacity>,
 }
 
 impl DeviceStatus {

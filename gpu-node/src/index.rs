@@ -19,7 +19,7 @@ pub struct VariantKey(pub [u8; 16]);
 
 /// Both keys of a wire scope. The scope's length goes first, so that no two pairs of names share a key.
 #[must_use]
-pub fn keys(dedup: &DedupScope) -> (ScopeKey, VariantKey) {
+pub(crate) fn keys(dedup: &DedupScope) -> (ScopeKey, VariantKey) {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(dedup.scope.len() as u64).to_le_bytes());
     hasher.update(dedup.scope.as_bytes());
@@ -51,20 +51,20 @@ pub struct Near {
 
 /// Hashes by scope.
 #[derive(Debug, Default)]
-pub struct Index {
-    scopes: HashMap<ScopeKey, Scope>,
+pub(crate) struct Index {
+    scopes: HashMap<ScopeKey, ScopeEntries>,
 }
 
 /// Hashes and entries at equal positions.
 #[derive(Debug, Default)]
-struct Scope {
+struct ScopeEntries {
     hashes: Vec<PerceptualHash>,
     entries: Vec<Entry>,
 }
 
 impl Index {
     /// Adds a master; one the scope has already is left as it is.
-    pub fn insert(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
+    pub(crate) fn insert(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
         let scope = self.scopes.entry(scope).or_default();
         if scope.entries.iter().all(|known| known.master != entry.master) {
             scope.hashes.push(hash);
@@ -73,13 +73,13 @@ impl Index {
     }
 
     /// Adds entries whose uniqueness the caller vouches for: the store's keys.
-    pub fn insert_unique(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
+    pub(crate) fn insert_unique(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
         let scope = self.scopes.entry(scope).or_default();
         scope.hashes.push(hash);
         scope.entries.push(entry);
     }
 
-    pub fn remove(&mut self, scope: ScopeKey, master: MasterId) {
+    pub(crate) fn remove(&mut self, scope: ScopeKey, master: MasterId) {
         let Some(found) = self.scopes.get_mut(&scope) else { return };
         if let Some(place) = found.entries.iter().position(|entry| entry.master == master) {
             found.hashes.swap_remove(place);
@@ -92,7 +92,13 @@ impl Index {
 
     /// Every entry of the scope within `distance_max` that is not `variant`'s own: nearest first, then oldest.
     #[must_use]
-    pub fn near(&self, scope: ScopeKey, variant: VariantKey, hash: PerceptualHash, distance_max: u32) -> Vec<Near> {
+    pub(crate) fn near(
+        &self,
+        scope: ScopeKey,
+        variant: VariantKey,
+        hash: PerceptualHash,
+        distance_max: u32,
+    ) -> Vec<Near> {
         let Some(scope) = self.scopes.get(&scope) else { return Vec::new() };
         let mut near = Vec::new();
         for (known, entry) in scope.hashes.iter().zip(&scope.entries) {
@@ -103,16 +109,6 @@ impl Index {
         }
         near.sort_by_key(|near| (near.distance, near.entry.created_unix_ms, *near.entry.master.as_bytes()));
         near
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.scopes.values().map(|scope| scope.entries.len()).sum()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.scopes.is_empty()
     }
 }
 
@@ -172,7 +168,7 @@ mod tests {
         assert_eq!(found, [2, 3].map(|n| MasterId::from_raw([n; 16])));
         index.remove(scope, MasterId::from_raw([2; 16]));
         index.remove(scope, MasterId::from_raw([3; 16]));
-        assert!(index.is_empty());
+        assert!(index.scopes.is_empty());
     }
 
     proptest! {

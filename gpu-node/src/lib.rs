@@ -10,22 +10,25 @@
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod admission;
-pub mod api;
-pub mod archive;
+mod admission;
+mod api;
+mod archive;
 pub mod blobs;
+mod board;
+pub mod capacity;
 pub mod commands;
 pub mod config;
 pub mod dedup;
 pub mod diffusion;
-pub mod endings;
-pub mod error;
+mod endings;
+pub mod engine;
+mod error;
 pub mod fuzzing;
 pub mod health;
-pub mod index;
-pub mod metrics;
+mod index;
+mod metrics;
 mod progress;
-pub mod queue;
+mod queue;
 mod server;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -39,19 +42,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger, Ticks};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::admission::Board;
+use crate::admission::Admission;
 use crate::api::Api;
 use crate::archive::Archive;
 use crate::blobs::Blobs;
+use crate::board::Board;
 use crate::config::{ConfigError, NodeConfig};
 use crate::endings::Endings;
+use crate::engine::Engines;
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
 use crate::store::{Store, StoreError};
 use crate::tls::{ReloadableTls, TlsError};
-use crate::worker::{Bench, Engines, Worker};
+use crate::worker::{Bench, Worker};
 
 /// Between two looks at the disk.
 const LOOK_AFTER_PERIOD: Duration = Duration::from_secs(1);
@@ -140,8 +146,15 @@ impl Node {
         tracing::info!(node = %name, %addr, "listening");
         let blobs = Blobs::of(&config.data_dir, config.store.blob_bytes_max);
         blobs.sweep();
-        let parts = (Arc::clone(&board), archive, endings, blobs.clone());
-        let api = Api::new(name, &config, parts, Arc::clone(&health), Arc::clone(&metrics));
+        let admission = Admission {
+            board: Arc::clone(&board),
+            archive,
+            endings,
+            health: Arc::clone(&health),
+            blobs: blobs.clone(),
+            reads: Arc::new(Semaphore::new(config.store.reads_max)),
+        };
+        let api = Api::new(name, &config, admission, Arc::clone(&metrics));
         let (trigger, shutdown) = shutdown::channel();
         if let Some(tls) = &tls {
             let _until_shutdown = tls.watch(shutdown.clone());
@@ -211,7 +224,7 @@ impl RunningNode {
         self.trigger.shut_down();
         let mut rest = self.server.await.unwrap_or_default();
         self.board.0.close();
-        // Whoever was waiting has been told 503 by now; give that answer a moment to leave before the sockets close.
+        // Waiting callers have been answered 503 by now; the answers get a moment to leave before the sockets close.
         let told = async { while rest.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(200), told).await;
         rest.shutdown().await;

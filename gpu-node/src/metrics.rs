@@ -13,7 +13,7 @@ use crate::error::GenerationError;
 
 /// What became of a job that was not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DropStage {
+pub(crate) enum DropStage {
     /// Every caller had left before it started.
     Queued,
     /// Every caller left between two steps.
@@ -22,7 +22,7 @@ pub enum DropStage {
 
 impl DropStage {
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",

@@ -18,8 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use crate::admission::Board;
-use crate::archive::Archive;
+use crate::admission::Admission;
 
 /// Least time between two events.
 const PACE: Duration = Duration::from_millis(100);
@@ -30,7 +29,7 @@ const UNREAD_MAX: usize = 4;
 
 /// A whole body, or one that comes bit by bit.
 #[derive(Debug)]
-pub enum ReplyBody {
+pub(crate) enum ReplyBody {
     Full(Full<Bytes>),
     Events(mpsc::Receiver<Bytes>),
 }
@@ -73,34 +72,21 @@ impl Body for ReplyBody {
     }
 }
 
-/// How a recipe stands: on its way, or done. `None` where nobody has asked for it, or it has failed.
-pub(crate) async fn status(board: &Board, archive: &Arc<Archive>, id: RecipeId) -> Option<GenerationStatus> {
-    if let Some(status) = board.status(id) {
-        return Some(status);
-    }
-    let archive = Arc::clone(archive);
-    let found = tokio::task::spawn_blocking(move || archive.find(id, None)).await;
-    let settled = found.ok()?.ok()??;
-    let master = Some(settled.answer.master);
-    Some(GenerationStatus { master, ..GenerationStatus::new(id, GenerationState::Done) })
-}
-
 /// The events of a recipe's way, until it is over or `deadline`.
 pub(crate) fn events(
-    board: Arc<Board>,
-    archive: Arc<Archive>,
+    admission: Arc<Admission>,
     id: RecipeId,
     deadline: Instant,
     place: OwnedSemaphorePermit,
 ) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(UNREAD_MAX);
-    let mut changes = board.changes();
+    let mut changes = admission.changes();
     tokio::spawn(async move {
         let _place = place;
         let mut last = None;
         loop {
             changes.mark_unchanged();
-            let now = status(&board, &archive, id).await;
+            let now = admission.status(id).await;
             let is_over = now.as_ref().is_none_or(|status| status.state == GenerationState::Done);
             if now != last || is_over {
                 let event = if is_over { "end" } else { "progress" };

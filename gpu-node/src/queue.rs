@@ -19,11 +19,11 @@ pub struct Rank {
 /// `jobs_max` jobs are waiting already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the queue is full")]
-pub struct QueueFull;
+pub(crate) struct QueueFull;
 
 /// Waiting jobs by rank, then age.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     order: BTreeMap<(Rank, u64), RecipeId>,
     places: HashMap<RecipeId, (Rank, u64)>,
     next_sequence: u64,
@@ -32,7 +32,7 @@ pub struct Queue {
 
 impl Queue {
     #[must_use]
-    pub fn new(jobs_max: usize) -> Self {
+    pub(crate) fn new(jobs_max: usize) -> Self {
         Self { order: BTreeMap::new(), places: HashMap::new(), next_sequence: 0, jobs_max }
     }
 
@@ -40,7 +40,7 @@ impl Queue {
     ///
     /// # Errors
     /// When `jobs_max` jobs wait already.
-    pub fn push(&mut self, id: RecipeId, rank: Rank) -> Result<(), QueueFull> {
+    pub(crate) fn push(&mut self, id: RecipeId, rank: Rank) -> Result<(), QueueFull> {
         if self.places.contains_key(&id) {
             return Ok(());
         }
@@ -55,7 +55,7 @@ impl Queue {
     }
 
     /// Gives a waiting job another rank; its age stays.
-    pub fn rerank(&mut self, id: RecipeId, rank: Rank) {
+    pub(crate) fn rerank(&mut self, id: RecipeId, rank: Rank) {
         if let Some(place) = self.places.get_mut(&id) {
             self.order.remove(place);
             place.0 = rank;
@@ -63,32 +63,27 @@ impl Queue {
         }
     }
 
-    pub fn remove(&mut self, id: RecipeId) {
+    pub(crate) fn remove(&mut self, id: RecipeId) {
         if let Some(place) = self.places.remove(&id) {
             self.order.remove(&place);
         }
     }
 
     /// The job that is due.
-    pub fn pop(&mut self) -> Option<RecipeId> {
+    pub(crate) fn pop(&mut self) -> Option<RecipeId> {
         let (_, id) = self.order.pop_first()?;
         self.places.remove(&id);
         Some(id)
     }
 
     /// Waiting jobs, the one that is due first.
-    pub fn iter(&self) -> impl Iterator<Item = (Rank, RecipeId)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Rank, RecipeId)> + '_ {
         self.order.iter().map(|((rank, _), id)| (*rank, *id))
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.places.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
     }
 }
 

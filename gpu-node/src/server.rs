@@ -126,7 +126,7 @@ impl Connection {
         self.metrics.connections.dec();
     }
 
-    /// An edge with the wrong certificate is somebody's mistake: it is said, and counted.
+    /// An edge with a wrong certificate is an operator's mistake: it is logged and counted.
     fn refuse(&self, peer: &io::Result<SocketAddr>, error: &dyn std::fmt::Display) {
         self.metrics.handshake_errors_total.inc();
         match peer {

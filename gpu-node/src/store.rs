@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::StoreConfig;
 use crate::dedup::{Chroma, Fingerprint};
+use crate::error::GenerationError;
 use crate::index::{Entry, Index, ScopeKey, VariantKey};
 use crate::metrics::NodeMetrics;
 
@@ -124,6 +125,13 @@ impl StoreError {
 
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+impl From<&StoreError> for GenerationError {
+    fn from(error: &StoreError) -> Self {
+        let reason = error.to_string();
+        if error.is_for_want_of_room() { Self::NotStorable { reason } } else { Self::Storage { reason } }
     }
 }
 
@@ -249,7 +257,7 @@ impl Store {
         }
     }
 
-    /// Looks once more, now that nobody writes or removes: the master may have been replaced or evicted meanwhile.
+    /// Looks once more under the writing lock: the master may have been replaced or evicted meanwhile.
     fn read_again_or_forget(&self, id: MasterId) -> Result<Option<MasterFile>, StoreError> {
         let _writing = self.writing.lock();
         let Some(row) = self.tables.master(id)? else { return Ok(None) };
@@ -410,7 +418,7 @@ impl Store {
     fn make_findable(&self, decisions: &[Decision]) -> Result<(), StoreError> {
         for Decision { binding, place, .. } in decisions {
             let (Some(place), None) = (place, &binding.duplicate) else { continue };
-            // Gone already: then it is in nobody's way, and its next drawing is bound anew.
+            // Evicted already: its next drawing is bound anew.
             let Some(row) = self.tables.master(binding.master)? else { continue };
             let entry = Entry { master: binding.master, variant: place.variant, created_unix_ms: row.created_unix_ms };
             self.index.lock().insert(place.scope, row.phash, entry);
@@ -559,8 +567,8 @@ mod tests {
         assert!((2..60).contains(&held), "{held}");
         drop(store);
 
-        // A drawing does not have to wait until somebody has looked after the store. A reserve that no eviction can make takes nothing
-        // with it.
+        // A drawing makes room itself and does not wait for the next look after the store. A reserve that no eviction can make
+        // evicts nothing.
         let store = open(RESERVE_BYTES + 500);
         store.check_room().unwrap();
         let fewer = store.usage.lock().len();

@@ -12,7 +12,7 @@ use bildkante_shared::wire::{CheckpointInfo, Determinism};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
+use crate::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished};
 
 /// The digest of the painted checkpoint.
 #[must_use]
@@ -126,8 +126,8 @@ pub struct FakeEngine {
     paint: fn(&ValidRecipe) -> Pixels,
     checkpoint: Digest,
     /// Recipes that have begun, and their steps.
-    slots: BTreeMap<SlotId, (Arc<ValidRecipe>, u32)>,
-    next_slot: u64,
+    drawings: BTreeMap<DrawingId, (Arc<ValidRecipe>, u32)>,
+    next_drawing: u64,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -151,7 +151,7 @@ impl FakeEngine {
         checkpoint: Digest,
     ) -> EngineFactory {
         let control = Arc::clone(control);
-        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint, slots: BTreeMap::new(), next_slot: 0 })))
+        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint, drawings: BTreeMap::new(), next_drawing: 0 })))
     }
 }
 
@@ -171,34 +171,34 @@ impl Engine for FakeEngine {
         Some((64, 64))
     }
 
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
         if !is_self_test(recipe) {
             self.control.begin(&recipe.prompt);
         }
-        let slot = SlotId(self.next_slot);
-        self.next_slot += 1;
-        self.slots.insert(slot, (Arc::clone(recipe), 0));
-        Ok(slot)
+        let drawing = DrawingId(self.next_drawing);
+        self.next_drawing += 1;
+        self.drawings.insert(drawing, (Arc::clone(recipe), 0));
+        Ok(drawing)
     }
 
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
-        let step = |slot: &SlotId| {
-            let Some((recipe, done)) = self.slots.get_mut(slot) else { return Err(EngineError::Stopped) };
+    fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let step = |drawing: &DrawingId| {
+            let Some((recipe, done)) = self.drawings.get_mut(drawing) else { return Err(EngineError::Stopped) };
             if !is_self_test(recipe) {
                 self.control.step();
             }
             *done += 1;
             Ok(())
         };
-        Ok(slots.iter().map(step).collect())
+        Ok(drawings.iter().map(step).collect())
     }
 
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
-        self.slots.get(&slot).map_or((0, 0), |(recipe, done)| (*done, recipe.steps))
+    fn progress(&self, drawing: DrawingId) -> (u32, u32) {
+        self.drawings.get(&drawing).map_or((0, 0), |(recipe, done)| (*done, recipe.steps))
     }
 
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        let Some((recipe, _)) = self.slots.remove(&slot) else { return Err(EngineError::Stopped) };
+    fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
+        let Some((recipe, _)) = self.drawings.remove(&drawing) else { return Err(EngineError::Stopped) };
         if !is_self_test(&recipe) {
             self.control.finished.lock().push((recipe.prompt.clone(), self.control.steps()));
         }
@@ -214,8 +214,8 @@ impl Engine for FakeEngine {
         Ok(Finished { pixels: (self.paint)(&recipe), determinism })
     }
 
-    fn abandon(&mut self, slot: SlotId) {
-        self.slots.remove(&slot);
+    fn abandon(&mut self, drawing: DrawingId) {
+        self.drawings.remove(&drawing);
     }
 }
 

@@ -27,7 +27,7 @@ pub struct TlsConfig {
     pub certificate: PathBuf,
     /// PEM private key.
     pub key: PathBuf,
-    /// PEM certificates of whoever signs the edges' certificates.
+    /// PEM certificates of the authorities that sign the edges' certificates.
     pub client_ca: PathBuf,
 }
 
@@ -97,7 +97,7 @@ impl ReloadableTls {
     }
 }
 
-/// Of whatever is in the files: that they cannot be read is a state too.
+/// Of what the files hold; that they cannot be read is a state, too.
 fn digest(config: &TlsConfig) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for path in [&config.certificate, &config.key, &config.client_ca] {
@@ -129,7 +129,7 @@ fn server_config(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates(&config.certificate)?, key)
         .map_err(|error| unusable(&config.certificate, &error))?;
-    // Edges speak HTTP/2; whoever collects metrics may speak HTTP/1.1.
+    // Edges speak HTTP/2; a collector of metrics may speak HTTP/1.1.
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(server)
 }

@@ -4,14 +4,15 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_gpu_node::config::NodeConfig;
-use bildkante_gpu_node::diffusion::pipeline::StepControl;
+use bildkante_gpu_node::engine::{Engine, EngineError};
 use bildkante_gpu_node::health::Phase;
-use bildkante_gpu_node::worker::{Engine, EngineError, torch_engine};
+use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
@@ -74,7 +75,7 @@ impl Desk {
     }
 
     fn draw(&mut self, recipe: &Arc<ValidRecipe>) -> Result<MasterId, EngineError> {
-        Ok(self.engine.draw(recipe, &mut |_, _| StepControl::Continue)?.pixels.master_id())
+        Ok(self.engine.draw(recipe, &mut |_, _| ControlFlow::Continue(()))?.pixels.master_id())
     }
 }
 
@@ -119,8 +120,8 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
     desk.engine.watch(Arc::new(|| ()));
     let recipe = desk.recipe("sd1-tiny", vec![desk.lora("sd1.kohya", 0.8)]);
     let expected = desk.draw(&recipe).unwrap();
-    let slot = desk.engine.begin(&recipe).unwrap();
-    desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    let drawing = desk.engine.begin(&recipe).unwrap();
+    desk.engine.step(&[drawing]).unwrap().remove(0).unwrap();
 
     let models = desk._models.path().to_owned();
     std::fs::remove_file(models.join("adapters/sd1.kohya.safetensors")).unwrap();
@@ -132,12 +133,12 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
         let other = desk.recipe("sd1-tiny", vec![desk.lora("sd1.peft", 0.1 * f64::from(step))]);
         desk.draw(&other).unwrap();
     }
-    while !desk.engine.is_done(slot) {
-        desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    while !desk.engine.is_done(drawing) {
+        desk.engine.step(&[drawing]).unwrap().remove(0).unwrap();
     }
 
     // Its checkpoint is replaced by another one of the same name: both are there until the drawing is over.
-    let before = desk.engine.memory().footprints.len();
+    let before = desk.engine.capacity().footprints.len();
     let link = models.join("sd1-tiny");
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink(fixtures().join("checkpoints/sd2-tiny"), &link).unwrap();
@@ -146,13 +147,13 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
         let known = engine.checkpoints();
         known.len() == 2 && known.iter().all(|known| known.digest != old)
     });
-    assert_eq!(desk.engine.memory().footprints.len(), before + 1, "one more is resident");
+    assert_eq!(desk.engine.capacity().footprints.len(), before + 1, "one more is resident");
     assert!(desk.engine.refresh().is_none(), "nothing has changed since");
-    let finished = desk.engine.finish(slot).unwrap();
+    let finished = desk.engine.finish(drawing).unwrap();
     assert_eq!(finished.pixels.master_id(), expected);
     // Only now is it gone, and what there is for drawings was measured without it; that is reported.
-    assert_eq!(desk.engine.memory().footprints.len(), before);
-    assert!(desk.engine.refresh().is_some(), "nobody is told");
+    assert_eq!(desk.engine.capacity().footprints.len(), before);
+    assert!(desk.engine.refresh().is_some(), "the change is told");
     assert_eq!(desk.draw(&recipe), Err(EngineError::Missing(old)));
 }
 
@@ -185,16 +186,16 @@ fn an_adapter_that_goes_stays_for_a_drawing_that_names_its_checkpoint_by_a_forme
     let then = Recipe { checkpoint: former, ..(**now).clone() };
     let then = Arc::new(ValidRecipe::try_from(then).unwrap());
     let expected = desk.draw(&then).unwrap();
-    let slot = desk.engine.begin(&then).unwrap();
-    desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    let drawing = desk.engine.begin(&then).unwrap();
+    desk.engine.step(&[drawing]).unwrap().remove(0).unwrap();
     std::fs::remove_file(desk._models.path().join("adapters/sd1.kohya.safetensors")).unwrap();
     let offered = desk.engine.adapters().len();
     refreshed(&mut desk, "the adapter is gone", |engine| engine.adapters().len() < offered);
     desk.engine.free_memory();
-    while !desk.engine.is_done(slot) {
-        desk.engine.step(&[slot]).unwrap().remove(0).unwrap();
+    while !desk.engine.is_done(drawing) {
+        desk.engine.step(&[drawing]).unwrap().remove(0).unwrap();
     }
-    assert_eq!(desk.engine.finish(slot).unwrap().pixels.master_id(), expected);
+    assert_eq!(desk.engine.finish(drawing).unwrap().pixels.master_id(), expected);
     // Behind the last drawing its networks go.
     assert!(matches!(desk.draw(&then), Err(EngineError::Missing(_))));
 }

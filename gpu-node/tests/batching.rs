@@ -1,5 +1,5 @@
-//! Requests that share the device step by step: nobody's picture depends on the company, the urgent wait a step and no
-//! picture, and what fails fails alone.
+//! Requests that share the device step by step: no picture depends on its companions, an urgent request waits for a step and
+//! not for a picture, and a request that fails fails alone.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

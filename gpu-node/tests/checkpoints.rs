@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use bildkante_gpu_node::diffusion::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::lora::Adapter;
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::error::DiffusionError;
 use bildkante_gpu_node::diffusion::pipeline::{Denoising, Models};
-use bildkante_gpu_node::diffusion::tokenizer::ClipTokenizer;
+use bildkante_gpu_node::diffusion::sd::adapters::Adapter;
+use bildkante_gpu_node::diffusion::sd::checkpoint::{Checkpoint, Family};
+use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::text::tokenizer::ClipTokenizer;
 use bildkante_gpu_node::diffusion::trace::Trace;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError, Family};
 use bildkante_shared::recipe::{Recipe, SchedulerKind, ValidRecipe};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -220,7 +222,7 @@ fn half_precision_stays_near_single_precision() -> Result<()> {
         assert_eq!(found.kind(), dtype.kind());
         let error = f64::try_from((found.to_kind(Kind::Float) - &expected).abs().max() / expected.abs().max())?;
         ensure!(error < tolerance, "{dtype}: {error}");
-        // Only pipelines of XL upcast, whatever the configuration says.
+        // Only pipelines of XL upcast, also where another configuration asks for it.
         assert_eq!(checkpoint.decode(&latents)?.kind(), dtype.kind());
     }
     Ok(())

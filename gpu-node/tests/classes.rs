@@ -1,4 +1,4 @@
-//! Equal class, equal bits, whatever the environment tells the libraries below: a child process for each variable.
+//! Equal class, equal bits, under every environment that the libraries below read: a child process for each variable.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

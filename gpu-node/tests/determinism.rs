@@ -1,15 +1,21 @@
 //! The same recipe gives the same bits: again, after other work, on another thread, loaded anew. The number of CPU
 //! threads of an operator is part of the determinism class; what of a drawing depends on it is shown here.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bildkante_gpu_node::diffusion::checkpoint::Placement;
-use bildkante_gpu_node::diffusion::conditioning::{Conditioning, Control};
-use bildkante_gpu_node::diffusion::controlnet::ControlNet;
-use bildkante_gpu_node::diffusion::pipeline::{Adapted, Denoising, Models, Networks, Stage, StepControl, generate};
+use bildkante_gpu_node::diffusion::denoiser::Control;
+use bildkante_gpu_node::diffusion::denoiser::{Denoiser, Stage};
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::loading::Placement;
+use bildkante_gpu_node::diffusion::pipeline::{Denoising, Models, generate};
+use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
+use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device, device, runtime};
+use bildkante_gpu_node::diffusion::{Device, device, runtime};
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, ValidRecipe};
 use tch::{Kind, Tensor};
@@ -31,7 +37,7 @@ fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<Val
 
 fn draw(checkpoint: &Checkpoint, recipe: &ValidRecipe) -> Result<(Trace, MasterId)> {
     let mut trace = Trace::new();
-    let drawn = generate(&Models::from(checkpoint), recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+    let drawn = generate(&Models::from(checkpoint), recipe, Some(&mut trace), &mut |_, _| ControlFlow::Continue(()))?;
     Ok((trace, drawn.pixels.master_id()))
 }
 
@@ -66,7 +72,7 @@ fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
             let checkpoint = load(DType::F32)?;
             let recipe = recipe(&checkpoint, |_| {})?;
             let (trace, id) = draw(&checkpoint, &recipe)?;
-            Ok((trace, id, runtime::determinism(&checkpoint, &recipe, 1).class))
+            Ok((trace, id, checkpoint.determinism(&recipe, 1).class))
         })
         .join()
         .map_err(|_| anyhow::anyhow!("a thread panicked"))?
@@ -118,7 +124,7 @@ fn channels_last_is_the_same_picture_of_another_class() -> Result<()> {
         let plain = load(dtype)?;
         let other = Checkpoint::load_with(&folder, Placement { channels_last: true, ..plain.placement() })?;
         let recipe = recipe(&plain, |_| {})?;
-        let class = |checkpoint: &Checkpoint| runtime::determinism(checkpoint, &recipe, 1).class;
+        let class = |checkpoint: &Checkpoint| checkpoint.determinism(&recipe, 1).class;
         ensure!(class(&other) == class(&plain).replace("/threads", "/channels-last/threads"), "{}", class(&other));
         let ((ours, _), (theirs, _)) = (draw(&other, &recipe)?, draw(&plain, &recipe)?);
         let error = ours.get("image").zip(theirs.get("image")).map(|(a, b)| (a - b).abs().max().double_value(&[]));

@@ -78,7 +78,7 @@ impl Server {
             }
             line.clear();
         }
-        // Whatever it says from here on is read, so that it never waits for a reader.
+        // Its log is read from here on, so that it never waits for a reader.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { child, address: address.expect("an address in the log"), _data: data }
     }

@@ -5,15 +5,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use bildkante_gpu_node::diffusion::clip::{self, ClipTextModel, Head, Layer};
-use bildkante_gpu_node::diffusion::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::config::{ClipConfig, UnetConfig, VaeConfig};
-use bildkante_gpu_node::diffusion::controlnet::{self, ControlNetConfig};
-use bildkante_gpu_node::diffusion::tokenizer::ClipTokenizer;
-use bildkante_gpu_node::diffusion::unet::{self, Unet};
-use bildkante_gpu_node::diffusion::vae::{self, Vae};
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
+use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::sd::config::UnetConfig;
+use bildkante_gpu_node::diffusion::sd::controlnet;
+use bildkante_gpu_node::diffusion::sd::controlnet::ControlNetConfig;
+use bildkante_gpu_node::diffusion::sd::unet;
+use bildkante_gpu_node::diffusion::sd::unet::Unet;
+use bildkante_gpu_node::diffusion::text::clip;
+use bildkante_gpu_node::diffusion::text::clip::{ClipTextModel, Head, HiddenLayer};
+use bildkante_gpu_node::diffusion::text::config::ClipConfig;
+use bildkante_gpu_node::diffusion::text::tokenizer::ClipTokenizer;
+use bildkante_gpu_node::diffusion::vae;
+use bildkante_gpu_node::diffusion::vae::Vae;
+use bildkante_gpu_node::diffusion::vae::config::VaeConfig;
 use bildkante_gpu_node::diffusion::weights::Weights;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -103,10 +110,12 @@ fn seldom_used_fields_compute_what_diffusers_computes() -> Result<()> {
     }
     let (config, weights, golden) = network("text-encoder", "model")?;
     let encoder = ClipTextModel::load(weights, &ClipConfig::from_json(&config)?, Head::None)?;
-    let states = encoder.forward(&golden["tokens"], Layer::Last)?.hidden;
+    let states = encoder.forward(&golden["tokens"], HiddenLayer::Last)?.hidden;
     assert_close("text-encoder", &states, &golden["embeddings"])?;
     let too_long = Tensor::zeros([1, 10], (Kind::Int64, Device::Cpu));
-    ensure!(encoder.forward(&too_long, Layer::Last).is_err_and(|error| error.to_string().contains("9 positions")));
+    ensure!(
+        encoder.forward(&too_long, HiddenLayer::Last).is_err_and(|error| error.to_string().contains("9 positions"))
+    );
     Ok(())
 }
 

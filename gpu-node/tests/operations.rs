@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bildkante_gpu_node::Node;
+use bildkante_gpu_node::capacity::Footprint as _;
 use bildkante_gpu_node::config::NodeConfig;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType, Device};
+use bildkante_gpu_node::diffusion::Device;
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
+use bildkante_gpu_node::engine::Engines;
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engines, torch_engine};
+use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
 use bildkante_shared::testing::eventually;
@@ -169,7 +173,7 @@ async fn a_lost_device_ends_the_node_and_tells_everybody() {
     let (node, _) = Sick::start().await;
     let answers = at_once(&node, &["first", "die", "second", "third"]).await;
     assert!(answers.iter().all(|(status, retry)| *status == 503 && retry == "2"), "{answers:?}");
-    // What the process ends with; whoever supervises it starts it anew.
+    // The process ends with it; its supervisor starts it anew.
     let Phase::Failed { reason } = node.node.failed().await else { unreachable!() };
     assert!(reason.contains("the device is lost: CUDA error"), "{reason}");
     let readyz = node.client.get("/readyz").await;
@@ -183,7 +187,7 @@ async fn a_recipe_that_ended_its_device_twice_is_refused_and_its_company_is_not(
     let data = Arc::new(tempfile::tempdir().unwrap());
     for round in 0..2 {
         let (node, _) = Sick::start_on(&data).await;
-        // They share every pass; the second time whoever was in the first one's last pass is drawn alone.
+        // They share every pass; the second time the requests of the first one's last pass are drawn alone.
         let answers = at_once(&node, &["first", "die", "second"]).await;
         assert!(answers.iter().all(|(status, _)| [200, 503].contains(status)), "round {round}: {answers:?}");
         assert!(matches!(node.node.failed().await, Phase::Failed { .. }));
@@ -334,7 +338,7 @@ async fn checkpoints_and_adapters_come_and_go_without_a_restart() {
     assert!(node.metric("bildkante_node_checkpoint_ready_seconds{checkpoint=\"sdxl-tiny\"}") > 0.0);
     assert!((node.metric("bildkante_node_self_test_equal{checkpoint=\"sdxl-tiny\"}") - 1.0).abs() < 0.1);
 
-    // A long one has begun when its checkpoint goes: it is drawn to its end, and nobody else gets it.
+    // A long one has begun when its checkpoint goes: it is drawn to its end, and no new request gets the checkpoint.
     let long = Recipe { steps: 200, ..recipe(sdxl, 64, 2) };
     let (client, asked_long) = (node.client.clone(), asked(long));
     let call = tokio::spawn(async move { client.post(&asked_long).await.reply() });

@@ -3,20 +3,25 @@
 //! Needs no Python.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use bildkante_gpu_node::diffusion::checkpoint::Trunk;
-use bildkante_gpu_node::diffusion::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::controlnet::ControlNet;
-use bildkante_gpu_node::diffusion::lora::Adapter;
+use bildkante_gpu_node::diffusion::denoiser::{Denoiser, Stage};
+use bildkante_gpu_node::diffusion::dtype::DType;
+use bildkante_gpu_node::diffusion::error::DiffusionError;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
 use bildkante_gpu_node::diffusion::picture::{Picture, Pictures};
-use bildkante_gpu_node::diffusion::pipeline::{Adapted, Models, Networks, Stage, StepControl, generate};
+use bildkante_gpu_node::diffusion::pipeline::{Models, generate};
 use bildkante_gpu_node::diffusion::scheduler::{Sampler, SchedulerConfig, Span};
+use bildkante_gpu_node::diffusion::sd::adapters::Adapter;
+use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
+use bildkante_gpu_node::diffusion::sd::checkpoint::Trunk;
+use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
+use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
-use bildkante_gpu_node::diffusion::{Checkpoint, DType, DiffusionError};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{
     ControlUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
@@ -177,7 +182,9 @@ struct Rescheduled<'a> {
     config: SchedulerConfig,
 }
 
-impl Networks for Rescheduled<'_> {
+impl Denoiser for Rescheduled<'_> {
+    type Conditions = Conditioning;
+
     fn device(&self) -> Device {
         self.checkpoint.device()
     }
@@ -326,7 +333,7 @@ impl Case {
         let recipe = self.recipe(shelf, &networks, &mut pictures)?;
         let checkpoint = base.checkpoint.controlled(networks.iter().collect());
         let models = Models { base: Rescheduled { checkpoint, ..base }, refiner, pictures };
-        generate(&models, &recipe, Some(&mut trace), &mut |_, _| StepControl::Continue)?;
+        generate(&models, &recipe, Some(&mut trace), &mut |_, _| ControlFlow::Continue(()))?;
         let mut worst = 0.0_f64;
         for name in golden.names() {
             let theirs = golden.get(name).context("just listed")?;

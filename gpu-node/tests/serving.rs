@@ -7,8 +7,8 @@ mod support;
 use std::sync::Arc;
 
 use bildkante_gpu_node::Node;
+use bildkante_gpu_node::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished, Trial};
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId, Trial};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{LoraUse, ValidRecipe};
 use bildkante_shared::testing::{eventually, within};
@@ -26,7 +26,7 @@ fn urgent(prompt: &str, urgency: u8) -> GenerationRequest {
     GenerationRequest { urgency: Urgency::new(urgency).unwrap(), ..request(prompt) }
 }
 
-/// Holds the engine on a drawing of its own, so that whatever comes next is queued.
+/// Holds the engine on a drawing of its own, so that the next requests are queued.
 async fn occupied() -> TestNode {
     let node = Wish::default().start().await;
     occupy(&node).await;
@@ -191,7 +191,7 @@ async fn a_full_queue_is_429_with_retry_after_and_a_leaving_caller_frees_its_pla
     eventually("the next job waits", async || node.metric("bildkante_node_queue_jobs") == 1.0).await;
     node.control.release();
     served.await.unwrap().reply();
-    assert!(!node.control.prompts().contains(&"waits".to_owned()), "nobody waited for it any more");
+    assert!(!node.control.prompts().contains(&"waits".to_owned()), "its caller had gone");
 }
 
 #[tokio::test]
@@ -363,27 +363,27 @@ impl Engine for HalfBroken {
         Some(Vec::new())
     }
 
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
         if recipe.checkpoint == broken_checkpoint() {
             return Err(EngineError::Failed { reason: "values that are not finite".to_owned() });
         }
         self.0.begin(recipe)
     }
 
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
-        self.0.step(slots)
+    fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        self.0.step(drawings)
     }
 
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
-        self.0.progress(slot)
+    fn progress(&self, drawing: DrawingId) -> (u32, u32) {
+        self.0.progress(drawing)
     }
 
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        self.0.finish(slot)
+    fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
+        self.0.finish(drawing)
     }
 
-    fn abandon(&mut self, slot: SlotId) {
-        self.0.abandon(slot);
+    fn abandon(&mut self, drawing: DrawingId) {
+        self.0.abandon(drawing);
     }
 }
 
@@ -444,7 +444,7 @@ async fn a_stalled_body_and_a_silent_connection_are_cut() {
     socket.read_to_end(&mut body).await.unwrap();
     assert!(body.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&body));
     let node = Wish::default().config(|config| config.http.header_timeout_ms = 50).start().await;
-    // "P" could become HTTP/2's preface or a POST: nobody may wait for ever to learn which.
+    // "P" could become HTTP/2's preface or a POST: the server may not wait for ever to learn which.
     for start in ["", "P", "GET / HT"] {
         let mut socket = tokio::net::TcpStream::connect(node.node.addr()).await.unwrap();
         socket.write_all(start.as_bytes()).await.unwrap();
@@ -559,7 +559,7 @@ async fn a_generation_tells_how_far_it_is() {
     let call = tokio::spawn(async move { client.post(&request("first")).await.reply() });
     node.control.started(1).await;
 
-    // Taken, answered at once, and drawn although nobody holds a connection.
+    // Taken, answered at once, and drawn although no caller holds a connection.
     let second = request("second");
     let asked = serde_json::to_vec(&second).unwrap();
     let headers = [("content-type", "application/json"), ("prefer", "wait=5, respond-async")];

@@ -144,7 +144,7 @@ async fn mixed_requests_for_long_leave_every_picture_right_and_memory_flat() {
     println!("{count} requests; resident {before_mib:.0} MiB after a quarter, {after_mib:.0} MiB at the end");
     assert!(after_mib - before_mib < GROWTH_MIB_MAX, "from {before_mib:.0} to {after_mib:.0} MiB");
 
-    // Nothing is left of anybody, and everything is drawn as before.
+    // Nothing is left of former requests, and everything is drawn as before.
     for (recipe, master) in recipes.iter().zip(expected.iter()) {
         assert_eq!(node.client.post(&asked(recipe.clone(), 3, 120_000)).await.reply().master.id, *master);
     }

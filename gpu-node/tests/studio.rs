@@ -1,5 +1,5 @@
 //! The real engine on the built-in checkpoint, served: what it draws is repeatable, and duplicates are found among its
-//! masters as DESIGN §7 wants. `--ignored` prints the distributions behind the thresholds.
+//! masters as the rules of `archive` want. `--ignored` prints the distributions behind the thresholds.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

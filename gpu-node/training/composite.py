@@ -1,7 +1,7 @@
 """The composite pass: geometry buffers and factors give a picture.
 
 Shading happens in linear light: a key light with its shadow, a hemisphere of fill light, a rim light from behind, and an
-analytic environment of two soft boxes for whatever shines. A soft shoulder, the sRGB curve and a light vignette finish it.
+analytic environment of two soft boxes for what shines. A soft shoulder, the sRGB curve and a light vignette finish it.
 Looks are plausible, not physical: what counts is that every factor can be told from the picture.
 """
 

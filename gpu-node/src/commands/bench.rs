@@ -6,6 +6,7 @@
 //! `--together` has several requests share their passes, as the node's executor would, and `--padded-to` fills the passes
 //! up to a fixed number of requests, which is what exactness costs where groups are small.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,8 +15,11 @@ use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_trial};
+use crate::capacity::Footprint as _;
 use crate::diffusion::batch;
-use crate::diffusion::pipeline::{self, Denoising, Models, Networks, StepControl};
+use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::pipeline;
+use crate::diffusion::pipeline::{Denoising, Models};
 use crate::diffusion::{device, runtime};
 
 const RUNS_MAX: u32 = 10_000;
@@ -65,7 +69,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         let denoise_s = if args.together.max(args.padded_to) > 1 {
             draw_together(&models, &recipe, args)?
         } else {
-            pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue)?.denoise_ms / 1e3
+            pipeline::generate(&models, &recipe, None, &mut |_, _| ControlFlow::Continue(()))?.denoise_ms / 1e3
         };
         if run >= args.warmup {
             images_s.push(started.elapsed().as_secs_f64());
@@ -97,7 +101,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// As many requests as asked for, with seeds of their own, step by step; the seconds of their steps.
-fn draw_together(models: &Models<impl Networks>, recipe: &ValidRecipe, args: &BenchArgs) -> anyhow::Result<f64> {
+fn draw_together(models: &Models<impl Denoiser>, recipe: &ValidRecipe, args: &BenchArgs) -> anyhow::Result<f64> {
     let mut requests = Vec::new();
     for seed in 0..args.together {
         let seed = recipe.seed.wrapping_add(u32::try_from(seed).unwrap_or(0).wrapping_mul(RUNS_MAX));

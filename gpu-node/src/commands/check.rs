@@ -1,5 +1,6 @@
 //! `check`: whether a checkpoint loads and draws, and what it is.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -8,8 +9,11 @@ use bildkante_shared::recipe::ValidRecipe;
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, Size, sample, say, size_or_trial};
-use crate::diffusion::pipeline::{self, Denoising, Generated, Models, Networks, StepControl};
-use crate::diffusion::{DiffusionError, device, runtime};
+use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::device;
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::pipeline;
+use crate::diffusion::pipeline::{Denoising, Generated, Models};
 
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
@@ -50,7 +54,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     say(&format!("loaded      in {load_s:.2} s as {} on {:?}", checkpoint.dtype(), checkpoint.device()))?;
 
     let (recipe, models) = sample(&checkpoint, size_or_trial(args.size, &checkpoint), 1, GUIDANCE)?;
-    let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
+    let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| ControlFlow::Continue(()));
     let (first, second) = (draw()?, draw()?);
     let (id, again) = (first.pixels.master_id(), second.pixels.master_id());
     ensure!(id == again, "the same recipe gave {id} and {again}: this device does not repeat itself");
@@ -64,12 +68,12 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         None => "not counted".to_owned(),
     };
     say(&format!("waits       {waits}"))?;
-    say(&format!("class       {}", runtime::determinism(&checkpoint, &recipe, 1).class))?;
+    say(&format!("class       {}", checkpoint.determinism(&recipe, 1).class))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// How often the host waits for the device within the steps of a recipe.
-fn waits(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Option<u64>, DiffusionError> {
+fn waits(models: &Models<impl Denoiser>, recipe: &ValidRecipe) -> Result<Option<u64>, DiffusionError> {
     let mut request = Denoising::begin(models, recipe, None)?;
     let (done, waits) = device::count_waits(|| request.denoise(models));
     done?;

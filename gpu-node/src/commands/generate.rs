@@ -1,6 +1,7 @@
 //! `generate`: one recipe to one PNG.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,12 +18,15 @@ use bildkante_shared::recipe::{
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say};
-use crate::diffusion::controlnet::ControlNet;
-use crate::diffusion::lora::{Adapter, LoraError};
 use crate::diffusion::picture::{Picture, Pictures};
-use crate::diffusion::pipeline::{self, Adapted, Models, StepControl};
+use crate::diffusion::pipeline;
+use crate::diffusion::pipeline::Models;
+use crate::diffusion::runtime;
+use crate::diffusion::sd::adapters::{Adapter, LoraError};
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::trace::Trace;
-use crate::diffusion::{Checkpoint, runtime};
 
 /// Says what every generated picture has to say, in the form PNG has for it.
 const XMP: &str = concat!(
@@ -209,7 +213,7 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
         evaluations = of;
         show_progress(done, of);
-        StepControl::Continue
+        ControlFlow::Continue(())
     })?;
     write_png(&args.out, &drawn.pixels).with_context(|| format!("cannot write {}", args.out.display()))?;
     if let (Some(trace), Some(path)) = (&trace, &args.trace) {
@@ -231,7 +235,7 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
             "decode_ms": drawn.decode_ms,
         },
         "threads": runtime::threads(),
-        "determinism": runtime::determinism(&checkpoint, &recipe, 1),
+        "determinism": checkpoint.determinism(&recipe, 1),
         "out": args.out,
     });
     say(&report.to_string())?;

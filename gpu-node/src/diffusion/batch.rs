@@ -2,16 +2,14 @@
 //!
 //! A network computes each row of a batch by itself, but how it rounds may depend on how many rows there are: the number
 //! of rows chooses kernels and the order of their sums. So a row's bits are promised within one number of requests only,
-//! the *canonical* one, to which smaller groups are padded; and where a probe finds that a smaller number gives the same
-//! bits, that one serves smaller groups (DESIGN: "exactness by fixed shapes"). The probe asks about the place of a row and
-//! about its companions, too: where those have an influence, requests are evaluated alone.
+//! the *canonical* one, to which smaller groups are padded. Where a probe finds that a smaller number gives the same bits,
+//! smaller groups take that one. The probe also tries other places in the batch and other companions: where those change a
+//! row's bits, requests are evaluated alone.
 
 use tch::{TchError, Tensor};
 
-use super::DiffusionError;
-use super::conditioning::Conditioning;
-use super::pipeline::{ModelInput, Networks, Stage};
-use super::projected::ProjectedText;
+use crate::diffusion::denoiser::{Conditions, Denoiser, ModelInput, Stage};
+use crate::diffusion::error::DiffusionError;
 
 /// What must agree for requests to share an evaluation, beside the networks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,52 +29,51 @@ impl BatchClass {
     }
 
     /// `latents` is the shape of what one request gives the network.
-    pub(super) fn new(
+    pub(crate) fn new(
         stage: Stage,
         latents: [i64; 4],
-        conditioning: &Conditioning,
+        conditions: &impl Conditions,
         controls: impl Iterator<Item = (usize, f64)>,
     ) -> Self {
-        let tokens = conditioning.embeddings.size().get(1).copied().unwrap_or(0);
         let controls = controls.map(|(network, scale)| (network, scale.to_bits())).collect();
-        Self { stage, latents, tokens, controls }
+        Self { stage, latents, tokens: conditions.tokens(), controls }
     }
 
-    /// Whether an input is what [`super::pipeline::Denoising::next_class`] foretold.
+    /// Whether an input is what [`crate::diffusion::pipeline::Denoising::next_class`] foretold.
     #[must_use]
-    pub fn is_of(&self, input: &ModelInput) -> bool {
-        let controls = input.conditioning.controls.iter().map(|control| (control.network, control.scale));
+    pub fn is_of(&self, input: &ModelInput<impl Conditions>) -> bool {
+        let controls = input.conditions.controls().iter().map(|control| (control.network, control.scale));
         let latents = input.latents.size().try_into();
-        latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditioning, controls))
+        latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditions, controls))
     }
 }
 
 /// The numbers of requests that give a row the same bits, ascending; the last one is the canonical one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shapes(Vec<usize>);
+pub(crate) struct Shapes(Vec<usize>);
 
 impl Shapes {
     /// Each request by itself.
     #[must_use]
-    pub fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self(vec![1])
     }
 
-    /// Any number up to `requests_max`, whatever it does to bits.
+    /// Any number up to `requests_max`, even where bits change with it.
     #[must_use]
-    pub fn any(requests_max: usize) -> Self {
+    pub(crate) fn any(requests_max: usize) -> Self {
         Self((1..=requests_max.max(1)).collect())
     }
 
     /// The number with which bits are promised.
     #[must_use]
-    pub fn canonical(&self) -> usize {
+    pub(crate) fn canonical(&self) -> usize {
         self.0.last().copied().unwrap_or(1)
     }
 
     /// The smallest number that `requests` fit in.
     #[must_use]
-    pub fn holding(&self, requests: usize) -> usize {
+    pub(crate) fn holding(&self, requests: usize) -> usize {
         self.0.iter().copied().find(|shape| *shape >= requests).unwrap_or_else(|| self.canonical())
     }
 
@@ -85,14 +82,18 @@ impl Shapes {
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn probed(networks: &impl Networks, input: &ModelInput, requests_max: usize) -> Result<Self, DiffusionError> {
+    pub(crate) fn probed<D: Denoiser>(
+        denoiser: &D,
+        input: &ModelInput<D::Conditions>,
+        requests_max: usize,
+    ) -> Result<Self, DiffusionError> {
         if requests_max <= 1 {
             return Ok(Self::alone());
         }
         let other = unlike(input)?;
         let at = |place: usize, requests: usize| -> Result<Tensor, DiffusionError> {
-            let inputs: Vec<&ModelInput> = (0..requests).map(|i| if i == place { input } else { &other }).collect();
-            let mut outputs = predict(networks, &inputs, requests)?;
+            let inputs: Vec<_> = (0..requests).map(|i| if i == place { input } else { &other }).collect();
+            let mut outputs = predict(denoiser, &inputs, requests)?;
             Ok(outputs.swap_remove(place))
         };
         let canonical = at(0, requests_max)?;
@@ -124,46 +125,38 @@ impl Shapes {
 ///
 /// # Errors
 /// When shapes do not fit or libtorch fails.
-pub fn predict(
-    networks: &impl Networks,
-    inputs: &[&ModelInput],
+pub(crate) fn predict<D: Denoiser>(
+    denoiser: &D,
+    inputs: &[&ModelInput<D::Conditions>],
     requests: usize,
 ) -> Result<Vec<Tensor>, DiffusionError> {
     let Some(first) = inputs.first() else { return Ok(Vec::new()) };
     let _no_grad = tch::no_grad_guard();
-    let rows = first.conditioning.rows();
-    let padded: Vec<&ModelInput> =
+    let rows = first.conditions.rows();
+    let padded: Vec<_> =
         inputs.iter().copied().chain(std::iter::repeat(*first)).take(requests.max(inputs.len())).collect();
     let output = if let [only] = padded.as_slice() {
-        networks.predict(&only.latents, &only.timesteps, &only.conditioning)?
+        denoiser.predict(&only.latents, &only.timesteps, &only.conditions)?
     } else {
-        let cat = |part: fn(&ModelInput) -> &Tensor| {
+        let cat = |part: fn(&ModelInput<D::Conditions>) -> &Tensor| {
             Tensor::f_cat(&padded.iter().map(|input| part(input)).collect::<Vec<_>>(), 0)
         };
-        let conditions: Vec<&Conditioning> = padded.iter().map(|input| &input.conditioning).collect();
-        let conditions = Conditioning::cat(&conditions)?;
-        networks.predict(&cat(|i| &i.latents)?, &cat(|i| &i.timesteps)?, &conditions)?
+        let conditions: Vec<_> = padded.iter().map(|input| &input.conditions).collect();
+        let conditions = Conditions::cat(&conditions)?;
+        denoiser.predict(&cat(|i| &i.latents)?, &cat(|i| &i.timesteps)?, &conditions)?
     };
     let outputs = (0..inputs.len()).map(|at| output.f_narrow(0, i64::try_from(at).unwrap_or(0) * rows, rows));
     Ok(outputs.collect::<Result<Vec<_>, TchError>>()?)
 }
 
 /// An input of the same class with other numbers in it.
-fn unlike(input: &ModelInput) -> Result<ModelInput, TchError> {
+fn unlike<C: Conditions>(input: &ModelInput<C>) -> Result<ModelInput<C>, TchError> {
     let _no_grad = tch::no_grad_guard();
-    let flipped = |texts: &Vec<ProjectedText>| texts.iter().map(ProjectedText::flipped).collect::<Result<Vec<_>, _>>();
-    let projected = flipped(&input.conditioning.projected)?;
-    let control_texts = input.conditioning.control_texts.iter().map(flipped).collect::<Result<_, _>>()?;
     Ok(ModelInput {
         stage: input.stage,
         latents: input.latents.f_flip([3])?.f_mul_scalar(-1.25)?,
         timesteps: input.timesteps.f_mul_scalar(0.5)?,
-        conditioning: Conditioning {
-            embeddings: input.conditioning.embeddings.f_flip([1])?,
-            projected,
-            control_texts,
-            ..input.conditioning.shallow_clone()
-        },
+        conditions: input.conditions.unlike()?,
     })
 }
 

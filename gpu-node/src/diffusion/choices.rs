@@ -15,7 +15,8 @@ use std::fs;
 use parking_lot::Mutex;
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{DType, device, runtime};
+use crate::diffusion::dtype::DType;
+use crate::diffusion::{device, runtime};
 
 /// oneDNN's instruction sets, the poorest first, each with the flags of `/proc/cpuinfo` that it needs.
 const ONEDNN_SETS: [(&str, &[&str]); 11] = [
@@ -58,7 +59,7 @@ const fn first_of_avx512(count: usize) -> &'static [&'static str] {
 ///
 /// # Errors
 /// When libtorch fails at the small computation.
-pub(super) fn of(device: Device, dtype: DType) -> Result<String, TchError> {
+pub(crate) fn of(device: Device, dtype: DType) -> Result<String, TchError> {
     static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     let key = format!("{device:?} {dtype} {}", runtime::threads());
     if let Some(known) = KNOWN.lock().get(&key) {

@@ -1,33 +1,37 @@
 //! The layers every network is made of. They hold tensors, know nothing of files beyond the names of their
 //! parts, and add no state.
 
+pub(crate) mod attention;
+pub(crate) mod projected;
+pub(crate) mod resnet;
+
 use tch::{TchError, Tensor};
 
-use super::lora::{LayerShape, LowRank};
-use super::weights::{ConvGeometry, Scope, WeightsError};
+use crate::diffusion::weights::{ConvGeometry, Scope, WeightsError};
+use crate::diffusion::weights::{LayerShape, LowRank};
 
 /// `x · Wᵀ + b`, and what adapters add.
 #[derive(Debug)]
-pub(super) struct Linear {
+pub(crate) struct Linear {
     weight: Tensor, // [out, in]
     bias: Option<Tensor>,
     low_rank: Option<LowRank>,
 }
 
 impl Linear {
-    pub(super) fn load(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+    pub(crate) fn load(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[outputs, inputs])?;
         let bias = Some(scope.take("bias", &[outputs])?);
         Ok(Self { weight, bias, low_rank: scope.low_rank(LayerShape::Linear { inputs, outputs })? })
     }
 
-    pub(super) fn load_unbiased(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+    pub(crate) fn load_unbiased(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[outputs, inputs])?;
         Ok(Self { weight, bias: None, low_rank: scope.low_rank(LayerShape::Linear { inputs, outputs })? })
     }
 
     /// A linear layer that is stored as a 1×1 convolution.
-    pub(super) fn load_pointwise(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
+    pub(crate) fn load_pointwise(mut scope: Scope<'_>, inputs: i64, outputs: i64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[outputs, inputs, 1, 1])?;
         let weight = weight.f_view([outputs, inputs]).map_err(|source| torch_error("weight", source))?;
         let bias = Some(scope.take("bias", &[outputs])?);
@@ -35,7 +39,7 @@ impl Linear {
     }
 
     /// Several linear layers of one input as one: their outputs follow each other in the last dimension.
-    pub(super) fn load_stacked(
+    pub(crate) fn load_stacked(
         scope: &mut Scope<'_>,
         names: &[&str],
         inputs: i64,
@@ -46,7 +50,7 @@ impl Linear {
         Ok(Self { bias: Some(scope.take_stacked(&biases, &[outputs])?), ..stacked })
     }
 
-    pub(super) fn load_stacked_unbiased(
+    pub(crate) fn load_stacked_unbiased(
         scope: &mut Scope<'_>,
         names: &[&str],
         inputs: i64,
@@ -59,12 +63,12 @@ impl Linear {
     }
 
     #[cfg(test)]
-    pub(super) fn for_tests(inputs: i64, outputs: i64) -> Self {
+    pub(crate) fn for_tests(inputs: i64, outputs: i64) -> Self {
         let weight = Tensor::ones([outputs, inputs], (tch::Kind::Float, tch::Device::Cpu));
         Self { weight, bias: None, low_rank: None }
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut y = x.f_linear(&self.weight, self.bias.as_ref())?; // [.., in] -> [.., out]
         match &self.low_rank {
             None => Ok(y),
@@ -78,7 +82,7 @@ impl Linear {
 
 /// A two-dimensional convolution with bias, and what adapters add.
 #[derive(Debug)]
-pub(super) struct Conv2d {
+pub(crate) struct Conv2d {
     kernel: Tensor, // [out, in, k, k]
     bias: Tensor,   // [out]
     geometry: ConvGeometry,
@@ -87,11 +91,11 @@ pub(super) struct Conv2d {
 
 impl Conv2d {
     /// A convolution of stride 1 that keeps the size.
-    pub(super) fn load(scope: Scope<'_>, inputs: i64, outputs: i64, kernel: i64) -> Result<Self, WeightsError> {
+    pub(crate) fn load(scope: Scope<'_>, inputs: i64, outputs: i64, kernel: i64) -> Result<Self, WeightsError> {
         Self::load_with(scope, inputs, outputs, kernel, ConvGeometry { stride: 1, padding: kernel / 2 })
     }
 
-    pub(super) fn load_with(
+    pub(crate) fn load_with(
         mut scope: Scope<'_>,
         inputs: i64,
         outputs: i64,
@@ -104,7 +108,7 @@ impl Conv2d {
         Ok(Self { kernel, bias, geometry, low_rank })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut y = self.convolve(x)?; // [n, in, h, w] -> [n, out, h', w']
         let Some(LowRank { down, up }) = &self.low_rank else { return Ok(y) };
         let ConvGeometry { stride, padding } = self.geometry;
@@ -132,7 +136,7 @@ impl Conv2d {
 
 /// Normalises groups of channels.
 #[derive(Debug)]
-pub(super) struct GroupNorm {
+pub(crate) struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     groups: i64,
@@ -140,24 +144,24 @@ pub(super) struct GroupNorm {
 }
 
 impl GroupNorm {
-    pub(super) fn load(mut scope: Scope<'_>, channels: i64, groups: i64, eps: f64) -> Result<Self, WeightsError> {
+    pub(crate) fn load(mut scope: Scope<'_>, channels: i64, groups: i64, eps: f64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[channels])?;
         Ok(Self { weight, bias: scope.take("bias", &[channels])?, groups, eps })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true) // [n, c, ..]
     }
 
     /// The normalised input behind the SiLU that follows it everywhere.
-    pub(super) fn forward_silu(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn forward_silu(&self, x: &Tensor) -> Result<Tensor, TchError> {
         self.forward(x)?.f_silu_()
     }
 }
 
 /// Normalises the last dimension.
 #[derive(Debug)]
-pub(super) struct LayerNorm {
+pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     width: i64,
@@ -165,12 +169,12 @@ pub(super) struct LayerNorm {
 }
 
 impl LayerNorm {
-    pub(super) fn load(mut scope: Scope<'_>, width: i64, eps: f64) -> Result<Self, WeightsError> {
+    pub(crate) fn load(mut scope: Scope<'_>, width: i64, eps: f64) -> Result<Self, WeightsError> {
         let weight = scope.take("weight", &[width])?;
         Ok(Self { weight, bias: scope.take("bias", &[width])?, width, eps })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true) // [.., width]
     }
 }

@@ -152,7 +152,7 @@ mod cephes {
     }
 
     /// The natural logarithm of a normal, positive number.
-    pub(super) fn ln(x: f32) -> f32 {
+    pub(crate) fn ln(x: f32) -> f32 {
         let bits = x.to_bits();
         #[allow(clippy::cast_possible_wrap, reason = "an exponent has eight bits")]
         let exponent = (bits >> 23) as i32 - 0x7e;
@@ -170,7 +170,7 @@ mod cephes {
     }
 
     /// Sine and cosine of an angle from 0 to a few turns.
-    pub(super) fn sin_cos(angle: f32) -> (f32, f32) {
+    pub(crate) fn sin_cos(angle: f32) -> (f32, f32) {
         #[allow(clippy::cast_possible_truncation, reason = "a few turns have a few octants")]
         let octant = ((angle * (4.0 / std::f32::consts::PI)) as i32 + 1) & !1;
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
@@ -200,11 +200,11 @@ impl Mt19937 {
     fn new(seed: u32) -> Self {
         let mut state = Box::new([0_u32; Self::WORDS]);
         let mut word = seed;
-        for (i, slot) in (0_u32..).zip(state.iter_mut()) {
+        for (i, place) in (0_u32..).zip(state.iter_mut()) {
             if i > 0 {
                 word = (word ^ word >> 30).wrapping_mul(1_812_433_253).wrapping_add(i);
             }
-            *slot = word;
+            *place = word;
         }
         Self { state, next: Self::WORDS }
     }

@@ -87,19 +87,19 @@ impl Picture {
     }
 
     /// `[1, 3, h, w]`, 0 to 1, on the CPU.
-    pub(super) fn unit(&self) -> Result<Tensor, TchError> {
+    pub(crate) fn unit(&self) -> Result<Tensor, TchError> {
         let shape = [1, i64::from(self.height_px), i64::from(self.width_px), 3];
         let bytes = Tensor::f_from_data_size(&self.rgb, &shape, Kind::Uint8)?;
         bytes.f_permute([0, 3, 1, 2])?.f_contiguous()?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)
     }
 
     /// `[1, 3, h, w]`, -1 to 1, on the CPU.
-    pub(super) fn signed(&self) -> Result<Tensor, TchError> {
+    pub(crate) fn signed(&self) -> Result<Tensor, TchError> {
         self.unit()?.f_mul_scalar(2.0)?.f_sub_scalar(1.0)
     }
 
     /// `[1, 1, h, w]`, 1 where it is at least half white and 0 elsewhere, on the CPU.
-    pub(super) fn mask(&self) -> Result<Tensor, TchError> {
+    pub(crate) fn mask(&self) -> Result<Tensor, TchError> {
         // ITU-R 601-2 as Pillow computes it, in 16 bits behind the point.
         let grey = |rgb: &[u8]| {
             (u32::from(rgb[0]) * 19_595 + u32::from(rgb[1]) * 38_470 + u32::from(rgb[2]) * 7_471 + 0x8000) >> 16

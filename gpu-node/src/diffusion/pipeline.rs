@@ -3,196 +3,28 @@
 //! Owns what diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do around their networks: the order of
 //! the batch (unconditional before conditional), classifier-free guidance (Ho & Salimans 2022), scaling, the loop, the
 //! change from base to refiner, and the rounding of pixels. A request's state is a [`Denoising`], which asks for one
-//! evaluation of a network after the other and does not care who makes it, so that several requests can share one.
+//! evaluation of a network after the other and leaves making it to its caller, so that several requests can share one.
 //! Invariants: the pixels are a function of recipe, checkpoints and determinism class alone; values that are not finite
 //! are an error, never a picture.
 
 mod inputs;
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::{ControlUse, RefinerUse, ValidRecipe};
+use bildkante_shared::recipe::{ControlUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::inputs::Start;
-use super::batch::BatchClass;
-use super::checkpoint::Trunk;
-use super::conditioning::{self, Conditioning, Control, Numbers, PromptEmbedding};
-use super::controlnet::ControlNet;
-use super::device::upload;
-use super::noise::NoiseGenerator;
-use super::picture::Pictures;
-use super::scheduler::{Sampler, SchedulerConfig, Span};
-use super::trace::Trace;
-use super::{Checkpoint, DiffusionError};
-
-/// Which part of a recipe's way a checkpoint goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
-    Base,
-    Refiner,
-}
-
-/// The networks of a checkpoint, as far as drawing needs them.
-pub trait Networks {
-    fn device(&self) -> Device;
-    /// Side of an image in pixels for one latent.
-    fn vae_factor(&self) -> u32;
-    fn latent_channels(&self) -> i64;
-    fn scheduler_config(&self) -> &SchedulerConfig;
-    /// The recipe's conditions: the unconditional row first, where there is one. The embeddings are of the kind the
-    /// latents are to have.
-    ///
-    /// # Errors
-    /// When the networks cannot be told what the recipe asks for, or libtorch fails.
-    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError>;
-    /// The output for latents `[n, c, h, w]` and timesteps `[n]` under conditions of as many rows.
-    ///
-    /// # Errors
-    /// When shapes do not fit or libtorch fails.
-    fn predict(
-        &self,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<Tensor, DiffusionError>;
-    /// Whether the network is told a mask and what is behind it, beside the latents.
-    fn is_inpainting(&self) -> bool;
-    /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
-    /// scaled with.
-    ///
-    /// # Errors
-    /// When shapes do not fit or libtorch fails.
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
-    /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
-    fn control_factor(&self, network: usize) -> Option<u32>;
-    /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]`.
-    ///
-    /// # Errors
-    /// When it is not there or libtorch fails.
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError>;
-    /// `[n, 3, H, W]`, nominally -1 to 1.
-    ///
-    /// # Errors
-    /// When shapes do not fit or libtorch fails.
-    fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError>;
-}
-
-/// A checkpoint with the networks a recipe asks for: its own or those with adapters, and ControlNets.
-#[derive(Debug, Clone)]
-pub struct Adapted<'a> {
-    checkpoint: &'a Checkpoint,
-    trunk: &'a Trunk,
-    /// In the order of the recipe.
-    controls: Vec<&'a ControlNet>,
-}
-
-impl<'a> Adapted<'a> {
-    #[must_use]
-    pub const fn new(checkpoint: &'a Checkpoint, trunk: &'a Trunk) -> Self {
-        Self { checkpoint, trunk, controls: Vec::new() }
-    }
-
-    /// With these ControlNets, in the order in which a recipe names them.
-    #[must_use]
-    pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {
-        Self { controls, ..self }
-    }
-}
-
-impl<'a> From<&'a Checkpoint> for Adapted<'a> {
-    /// Without adapters.
-    fn from(checkpoint: &'a Checkpoint) -> Self {
-        Self::new(checkpoint, checkpoint.trunk())
-    }
-}
-
-impl Networks for Adapted<'_> {
-    fn device(&self) -> Device {
-        self.checkpoint.device()
-    }
-
-    fn vae_factor(&self) -> u32 {
-        self.checkpoint.vae_factor()
-    }
-
-    fn latent_channels(&self) -> i64 {
-        self.checkpoint.latent_channels()
-    }
-
-    fn scheduler_config(&self) -> &SchedulerConfig {
-        self.checkpoint.scheduler_config()
-    }
-
-    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
-        let (config, text) = (self.checkpoint.unet_config(), self.trunk.text());
-        if config.added.is_none() && (recipe.sizes.is_some() || recipe.negative_sizes.is_some()) {
-            return Err(DiffusionError::input("`sizes` is for Stable Diffusion XL: this checkpoint is told none"));
-        }
-        let (positive, negative) = (recipe.prompt.as_str(), recipe.negative_prompt.as_str());
-        // A network that is told the scale was distilled to need no second row.
-        let is_guided = recipe.is_guided() && config.guidance_embed_dim.is_none();
-        let _no_grad = tch::no_grad_guard();
-        let texts = if is_guided { vec![negative, positive] } else { vec![positive] };
-        let chunks = text.chunks(&texts, recipe.long_prompt)?;
-        let (sizes, negative_sizes) = conditioning::sizes(recipe);
-        let refiner = recipe.refiner.as_ref().filter(|_| stage == Stage::Refiner);
-        let default = (RefinerUse::aesthetic_score(), RefinerUse::negative_aesthetic_score());
-        let (score, negative_score) =
-            refiner.map_or(default, |refiner| (refiner.aesthetic_score, refiner.negative_aesthetic_score));
-        let conditional = text.encode(positive, chunks)?;
-        let mut prompts = vec![Some(positive)];
-        let mut rows = vec![(conditional, Numbers { sizes, score })];
-        if is_guided {
-            let is_nothing = negative.is_empty() && self.checkpoint.zeroes_empty_negative();
-            let unconditional = if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative, chunks)? };
-            rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
-            prompts.insert(0, (!is_nothing).then_some(negative));
-        }
-        let projected = |control: Option<&ControlNet>| {
-            let texts = prompts.iter().zip(&rows);
-            let texts = texts.map(|(prompt, (text, _))| self.trunk.project(control, (*prompt, chunks), &text.hidden));
-            texts.collect::<Result<Vec<_>, TchError>>()
-        };
-        let control_texts = self.controls.iter().map(|control| projected(Some(control))).collect::<Result<_, _>>()?;
-        let projected = projected(None)?;
-        let rows: Vec<(&PromptEmbedding, Numbers)> = rows.iter().map(|(text, numbers)| (text, *numbers)).collect();
-        let conditions = conditioning::assemble(config, &rows, recipe.guidance, self.device())?;
-        Ok(Conditioning { projected, control_texts, ..conditions })
-    }
-
-    fn predict(
-        &self,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<Tensor, DiffusionError> {
-        self.checkpoint.predict_with(self.trunk, &self.controls, latents, timesteps, conditioning)
-    }
-
-    fn is_inpainting(&self) -> bool {
-        self.checkpoint.is_inpainting()
-    }
-
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
-        let (mean, log_variance) = self.checkpoint.encode(image)?;
-        Ok((mean, log_variance, self.checkpoint.scaling_factor()))
-    }
-
-    fn control_factor(&self, network: usize) -> Option<u32> {
-        self.controls.get(network).map(|network| network.config().factor())
-    }
-
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
-        let found = self.controls.get(network).ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
-        Ok(found.embed(image)?)
-    }
-
-    fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
-        self.checkpoint.decode(latents)
-    }
-}
+use crate::diffusion::batch::BatchClass;
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Stage};
+use crate::diffusion::device::upload;
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::noise::NoiseGenerator;
+use crate::diffusion::picture::Pictures;
+use crate::diffusion::scheduler::{Sampler, Span};
+use crate::diffusion::trace::Trace;
 
 /// The checkpoints a recipe is drawn with.
 #[derive(Debug)]
@@ -201,13 +33,6 @@ pub struct Models<N> {
     pub refiner: Option<N>,
     /// The images the recipe names.
     pub pictures: Pictures,
-}
-
-impl<'a> From<&'a Checkpoint> for Models<Adapted<'a>> {
-    /// One checkpoint, without adapters.
-    fn from(base: &'a Checkpoint) -> Self {
-        Self { base: base.into(), refiner: None, pictures: Pictures::new() }
-    }
 }
 
 impl<N> Models<N> {
@@ -230,30 +55,12 @@ pub struct Generated {
     pub decode_ms: f64,
 }
 
-/// What becomes of a request after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepControl {
-    Continue,
-    Stop,
-}
-
-/// What the network is to be evaluated on: one row, or two under guidance.
+/// The steps that one checkpoint makes.
 #[derive(Debug)]
-pub struct ModelInput {
-    pub stage: Stage,
-    /// `[rows, c, h, w]`
-    pub latents: Tensor,
-    /// `[rows]`, float32
-    pub timesteps: Tensor,
-    pub conditioning: Conditioning,
-}
-
-/// A part of a way: one checkpoint's.
-#[derive(Debug)]
-struct Leg {
+struct Leg<C> {
     stage: Stage,
     sampler: Sampler,
-    conditioning: Conditioning,
+    conditions: C,
     /// All of the sampler's timesteps, on the device.
     timesteps: Tensor,
     /// The recipe's ControlNets: when they act, and what they made of their images.
@@ -263,46 +70,46 @@ struct Leg {
 
 /// One request between its text and its image.
 #[derive(Debug)]
-pub struct Denoising {
-    /// In the order in which they are gone; those behind are over.
-    legs: Vec<Leg>,
+pub struct Denoising<C> {
+    /// In the order of their steps; those before `at` are over.
+    legs: Vec<Leg<C>>,
     at: usize,
     latents: Tensor,
-    /// Draws the initial noise, then whatever the samplers draw.
+    /// Draws the initial noise, then the noise of the samplers' steps.
     noise: NoiseGenerator,
     guidance: f64,
     guidance_rescale: f64,
 }
 
-impl Denoising {
+impl<C: Conditions> Denoising<C> {
     /// Encodes the text and draws the noise.
     ///
     /// # Errors
     /// When the checkpoints cannot draw the recipe, or libtorch fails.
     pub fn begin(
-        models: &Models<impl Networks>,
+        models: &Models<impl Denoiser<Conditions = C>>,
         recipe: &ValidRecipe,
         trace: Option<&mut Trace>,
     ) -> Result<Self, DiffusionError> {
         let _no_grad = tch::no_grad_guard();
-        // Whatever can be refused is, before any work is done.
+        // A recipe is refused before any work is done for it.
         let shape = latent_shape(&models.base, recipe)?;
         let samplers = samplers(models, recipe)?;
         let legs = samplers.into_iter().map(|(stage, sampler)| {
             let networks = models.at(stage);
             let timesteps = upload(&Tensor::f_from_slice(sampler.timesteps())?, networks.device())?;
             let controls = if stage == Stage::Base { inputs::controls(models, recipe)? } else { Vec::new() };
-            let conditioning = networks.condition(recipe, stage)?;
-            Ok(Leg { stage, sampler, conditioning, timesteps, controls, start: Start::default() })
+            let conditions = networks.condition(recipe, stage)?;
+            Ok(Leg { stage, sampler, conditions, timesteps, controls, start: Start::default() })
         });
         let mut legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
         let first = &mut legs[0];
         let mut noise = NoiseGenerator::new(recipe.seed);
-        let kind = first.conditioning.embeddings.f_kind()?;
+        let kind = first.conditions.text().f_kind()?;
         first.start = Start::prepare(models, recipe, (&shape, kind), &mut noise)?;
         let drawn = &first.start.noise;
         if let Some(trace) = trace {
-            trace.keep_embeddings(&first.conditioning.embeddings)?;
+            trace.keep_embeddings(first.conditions.text())?;
             trace.keep("noise", drawn)?;
         }
         let latents = match &first.start.noised_from {
@@ -329,38 +136,37 @@ impl Denoising {
         &self.latents
     }
 
-    /// With whom the next evaluation may be shared; `None` at the end. Computes nothing.
+    /// The class of requests that may share the next evaluation; `None` at the end. Computes nothing.
     #[must_use]
     pub fn next_class(&self) -> Option<BatchClass> {
         let leg = &self.legs[self.at];
         let index = leg.sampler.next_step()?;
         let Ok((_, channels, height, width)) = self.latents.size4() else { return None };
-        let latents = [leg.conditioning.rows(), channels + leg.start.told_channels(), height, width];
+        let latents = [leg.conditions.rows(), channels + leg.start.told_channels(), height, width];
         let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
         let controls = controls.map(|(network, (control, _))| (network, control.weight));
-        Some(BatchClass::new(leg.stage, latents, &leg.conditioning, controls))
+        Some(BatchClass::new(leg.stage, latents, &leg.conditions, controls))
     }
 
     /// What to evaluate a network on next; `None` at the end.
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn next_input(&self) -> Result<Option<ModelInput>, DiffusionError> {
+    pub fn next_input(&self) -> Result<Option<ModelInput<C>>, DiffusionError> {
         let leg = &self.legs[self.at];
         let Some(index) = leg.sampler.next_step() else { return Ok(None) };
         let _no_grad = tch::no_grad_guard();
-        let rows = leg.conditioning.rows();
+        let rows = leg.conditions.rows();
         let scaled = leg.start.told(leg.sampler.scale_model_input(&self.latents)?)?;
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        let mut conditioning = leg.conditioning.shallow_clone();
         let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
         let controls = controls.map(|(network, (control, embedded))| {
             Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
         });
-        conditioning.controls = controls.collect::<Result<_, TchError>>()?;
-        Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditioning }))
+        let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?);
+        Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditions }))
     }
 
     /// Takes the network's output for the last input and makes a step with it.
@@ -387,15 +193,15 @@ impl Denoising {
     ///
     /// # Errors
     /// When libtorch fails.
-    pub fn denoise(&mut self, models: &Models<impl Networks>) -> Result<(), DiffusionError> {
+    pub fn denoise(&mut self, models: &Models<impl Denoiser<Conditions = C>>) -> Result<(), DiffusionError> {
         while self.step(models)? {}
         Ok(())
     }
 
     /// Makes the next step, alone. `false` where none was left.
-    fn step(&mut self, models: &Models<impl Networks>) -> Result<bool, DiffusionError> {
-        let Some(ModelInput { stage, latents, timesteps, conditioning }) = self.next_input()? else { return Ok(false) };
-        let output = models.at(stage).predict(&latents, &timesteps, &conditioning)?;
+    fn step(&mut self, models: &Models<impl Denoiser<Conditions = C>>) -> Result<bool, DiffusionError> {
+        let Some(ModelInput { stage, latents, timesteps, conditions }) = self.next_input()? else { return Ok(false) };
+        let output = models.at(stage).predict(&latents, &timesteps, &conditions)?;
         self.advance(&output)?;
         Ok(true)
     }
@@ -404,7 +210,7 @@ impl Denoising {
     ///
     /// # Errors
     /// When the networks overflowed or libtorch fails.
-    pub fn decode(&self, models: &Models<impl Networks>) -> Result<Pixels, DiffusionError> {
+    pub fn decode(&self, models: &Models<impl Denoiser>) -> Result<Pixels, DiffusionError> {
         let decoded = models.at(self.last_stage()).decode(&self.latents)?;
         check_finite(&decoded, "decoding")?;
         to_pixels(&unit_range(&decoded)?)
@@ -440,8 +246,8 @@ fn rescaled(guided: &Tensor, conditional: &Tensor, share: f64) -> Result<Tensor,
     restored.f_mul_scalar(share)?.f_add(&guided.f_mul_scalar(1.0 - share)?)
 }
 
-/// Who goes which part of the way.
-fn samplers(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
+/// The samplers of a recipe: one for its own checkpoint, and one for the refiner where it has one.
+fn samplers(models: &Models<impl Denoiser>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
     let steps = recipe.steps as usize;
     let config = |stage| models.at(stage).scheduler_config().with_choice(&recipe.scheduler);
     let base = config(Stage::Base)?;
@@ -475,7 +281,7 @@ fn samplers(models: &Models<impl Networks>, recipe: &ValidRecipe) -> Result<Vec<
     Ok(vec![(Stage::Base, first), (Stage::Refiner, second)])
 }
 
-fn shape_of(networks: &impl Networks) -> String {
+fn shape_of(networks: &impl Denoiser) -> String {
     format!("{} channels, {} px each", networks.latent_channels(), networks.vae_factor())
 }
 
@@ -484,10 +290,10 @@ fn shape_of(networks: &impl Networks) -> String {
 /// # Errors
 /// When the checkpoints cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.
 pub fn generate(
-    models: &Models<impl Networks>,
+    models: &Models<impl Denoiser>,
     recipe: &ValidRecipe,
     mut trace: Option<&mut Trace>,
-    on_step: &mut dyn FnMut(u32, u32) -> StepControl,
+    on_step: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Generated, DiffusionError> {
     let started = Instant::now();
     let mut request = Denoising::begin(models, recipe, trace.as_deref_mut())?;
@@ -500,7 +306,7 @@ pub fn generate(
         if let Some(trace) = trace.as_deref_mut() {
             trace.keep(&format!("latents.{:03}", done - 1), request.latents())?;
         }
-        if on_step(done, evaluations) == StepControl::Stop {
+        if on_step(done, evaluations).is_break() {
             return Err(DiffusionError::Cancelled);
         }
     }
@@ -518,7 +324,7 @@ pub fn generate(
     Ok(Generated { pixels, text_ms, denoise_ms, decode_ms: elapsed_ms(started) })
 }
 
-fn latent_shape(networks: &impl Networks, recipe: &ValidRecipe) -> Result<[i64; 4], DiffusionError> {
+fn latent_shape(networks: &impl Denoiser, recipe: &ValidRecipe) -> Result<[i64; 4], DiffusionError> {
     let factor = networks.vae_factor().max(1);
     let (width, height) = (recipe.width_px, recipe.height_px);
     if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {

@@ -1,14 +1,8 @@
-//! The machine underneath: threads, and within what a drawing can be repeated bit for bit.
+//! The process around libtorch: the environment that its libraries read when they are loaded, and the threads they compute on.
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-
-use bildkante_shared::recipe::ValidRecipe;
-use bildkante_shared::wire::Determinism;
-use tch::Device;
-
-use super::{Checkpoint, choices, device};
 
 /// The only libtorch that `tch` links against; its build script refuses any other.
 pub const LIBTORCH: &str = "libtorch-2.11.0";
@@ -68,35 +62,6 @@ pub fn set_threads(threads: u32) {
 #[must_use]
 pub fn threads() -> u32 {
     u32::try_from(tch::get_num_threads()).unwrap_or(1)
-}
-
-/// Equal class, equal bits: the processor chooses the kernels, so do libraries and their environment (see [`choices`]), precision and shape of the batch the order of their
-/// additions, and on a CPU the calling thread's number of threads where they are cut into shares: sums over channels-
-/// last maps are made share by share, and the values at a share's end are computed one by one, which rounds differently.
-///
-/// `requests` is the number of requests of a batch within which bits are promised.
-#[must_use]
-pub fn determinism(checkpoint: &Checkpoint, recipe: &ValidRecipe, requests: usize) -> Determinism {
-    let factor = checkpoint.vae_factor().max(1);
-    let (rows, channels) = (requests * if recipe.is_guided() { 2 } else { 1 }, checkpoint.latent_channels());
-    let (height, width) = (recipe.height_px / factor, recipe.width_px / factor);
-    let device = device::kind_of(checkpoint.device());
-    let choices = choices::of(checkpoint.device(), checkpoint.dtype()).unwrap_or_else(|error| {
-        tracing::error!(%error, "what libtorch chose cannot be told");
-        "unknown".to_owned()
-    });
-    let dtype = checkpoint.dtype();
-    let mut class = format!("{device}/{LIBTORCH}/{choices}/{dtype}/{rows}x{channels}x{height}x{width}");
-    if checkpoint.placement().channels_last {
-        class.push_str("/channels-last");
-    }
-    if let Some(tiles_px) = checkpoint.vae_tiles_px_for((recipe.width_px, recipe.height_px)) {
-        class.push_str(&format!("/tiles-{tiles_px}"));
-    }
-    if checkpoint.device() == Device::Cpu {
-        class.push_str(&format!("/threads-{}", threads()));
-    }
-    Determinism { class, device, runtime: LIBTORCH.to_owned() }
 }
 
 #[cfg(test)]

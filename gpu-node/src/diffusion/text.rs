@@ -6,22 +6,46 @@
 //! cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a prompt of its own
 //! with its own beginning and end, states follow each other, the pooled text is the first chunk's.
 
+pub mod clip;
+pub mod config;
+pub mod tokenizer;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use bildkante_shared::recipe::LongPrompt;
 use tch::{TchError, Tensor};
 
-use super::DiffusionError;
-use super::clip::{ClipTextModel, Layer};
-use super::conditioning::PromptEmbedding;
-use super::tokenizer::{ClipTokenizer, TokenizerError};
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
+use crate::diffusion::text::tokenizer::{ClipTokenizer, TokenizerError};
+
+/// A text as its encoders give it.
+#[derive(Debug)]
+pub struct PromptEmbedding {
+    /// `[1, tokens, width]`
+    pub hidden: Tensor,
+    /// `[1, width]`, of Stable Diffusion XL.
+    pub pooled: Option<Tensor>,
+}
+
+impl PromptEmbedding {
+    /// The same tensors, shared.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self { hidden: self.hidden.shallow_clone(), pooled: self.pooled.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    pub(crate) fn zeros_like(&self) -> Result<Self, TchError> {
+        let pooled = self.pooled.as_ref().map(Tensor::f_zeros_like).transpose()?;
+        Ok(Self { hidden: self.hidden.f_zeros_like()?, pooled })
+    }
+}
 
 /// A tokenizer and the encoder that reads it.
 #[derive(Debug)]
 pub struct TextEncoder {
-    pub(super) tokenizer: Arc<ClipTokenizer>,
-    pub(super) model: ClipTextModel,
+    pub(crate) tokenizer: Arc<ClipTokenizer>,
+    pub(crate) model: ClipTextModel,
 }
 
 /// Embeddings that are kept for the next request with the same prompt: campaigns vary a word and repeat the rest, above
@@ -29,33 +53,33 @@ pub struct TextEncoder {
 const KEPT_MAX: usize = 64;
 
 /// A prompt in chunks, and its embedding.
-type Kept = ((String, usize), PromptEmbedding);
+type EncodedPrompt = ((String, usize), PromptEmbedding);
 
 /// Everything between a prompt and its embedding.
 #[derive(Debug)]
 pub struct TextEncoders {
     /// The last one used comes last.
-    kept: RefCell<Vec<Kept>>,
+    kept: RefCell<Vec<EncodedPrompt>>,
     /// In the order in which their states stand side by side; the last one's pooled text is used.
     encoders: Vec<TextEncoder>,
-    layer: Layer,
+    layer: HiddenLayer,
 }
 
 impl TextEncoders {
-    pub(super) const fn new(encoders: Vec<TextEncoder>, layer: Layer) -> Self {
+    pub(crate) const fn new(encoders: Vec<TextEncoder>, layer: HiddenLayer) -> Self {
         Self { kept: RefCell::new(Vec::new()), encoders, layer }
     }
 
-    pub(super) fn encoders(&self) -> &[TextEncoder] {
+    pub(crate) fn encoders(&self) -> &[TextEncoder] {
         &self.encoders
     }
 
-    pub(super) const fn layer(&self) -> Layer {
+    pub(crate) const fn layer(&self) -> HiddenLayer {
         self.layer
     }
 
     /// Gives back the memory of kept embeddings.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.kept.borrow_mut().clear();
     }
 
@@ -141,7 +165,8 @@ mod tests {
 
     use tch::Device;
 
-    use super::super::{Checkpoint, DType};
+    use crate::diffusion::dtype::DType;
+    use crate::diffusion::sd::checkpoint::Checkpoint;
 
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).expect("a folder");

@@ -23,14 +23,14 @@ impl Trace {
     /// # Errors
     /// When libtorch cannot copy the tensor to the CPU.
     pub fn keep(&mut self, name: &str, tensor: &Tensor) -> Result<(), TchError> {
-        // A copy, even where nothing needs converting: whoever owns the original may write to it.
+        // A copy, even where nothing needs converting: the original may be written to later.
         let kept = tensor.f_detach()?.f_to_device_(Device::Cpu, Kind::Float, false, true)?.f_contiguous()?;
         self.tensors.push((name.to_owned(), kept));
         Ok(())
     }
 
     /// Keeps the rows by what they condition on: the unconditional one comes first where there are two.
-    pub(super) fn keep_embeddings(&mut self, embeddings: &Tensor) -> Result<(), TchError> {
+    pub(crate) fn keep_embeddings(&mut self, embeddings: &Tensor) -> Result<(), TchError> {
         let rows = embeddings.size()[0];
         self.keep("embeddings.cond", &embeddings.f_narrow(0, rows - 1, 1)?)?;
         if rows > 1 {

@@ -1,15 +1,17 @@
 //! The image autoencoder: `AutoencoderKL`
 //! (source: diffusers 0.42, `models/autoencoders/autoencoder_kl.py` and `vae.py`).
 
+pub mod config;
+
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::attention::PixelAttention;
-use super::config::VaeConfig;
-use super::layers::{Conv2d, GroupNorm};
-use super::resnet::{Downsample, Norms, ResnetBlock, Upsample};
-use super::weights::{KernelLayout, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use crate::diffusion::layers::attention::PixelAttention;
+use crate::diffusion::layers::resnet::{Downsample, Norms, ResnetBlock, Upsample};
+use crate::diffusion::layers::{Conv2d, GroupNorm};
+use crate::diffusion::vae::config::VaeConfig;
+use crate::diffusion::weights::{KernelLayout, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
 
 /// Fixed in diffusers for every norm of the autoencoder.
 const NORM_EPS: f64 = 1e-6;
@@ -69,7 +71,7 @@ pub fn tensor_shapes(config: &VaeConfig) -> Result<BTreeMap<String, Vec<i64>>, W
 }
 
 /// A tensor's name as diffusers writes it today.
-pub(super) fn canonical_name(name: &str) -> String {
+pub(crate) fn canonical_name(name: &str) -> String {
     let renamed = RENAMED.iter().find(|(old, _)| name.contains(".attentions.") && name.contains(old));
     renamed.map_or_else(|| name.to_owned(), |(old, new)| name.replace(old, new))
 }
@@ -85,7 +87,7 @@ impl Vae {
     }
 
     /// The same in these kinds.
-    pub(super) fn load_as(mut weights: Weights, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
+    pub(crate) fn load_as(mut weights: Weights, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
         if weights.device() == Device::Cpu {
             weights.set_kernel_layout(KernelLayout::ChannelsLast);
         }
@@ -121,7 +123,7 @@ impl Vae {
     }
 
     /// Computes in overlapping tiles of this side wherever an image is larger; `None` for all at once.
-    pub(super) fn set_tiles_px(&mut self, tiles_px: Option<i64>) {
+    pub(crate) fn set_tiles_px(&mut self, tiles_px: Option<i64>) {
         self.tiles_px = tiles_px.map(|px| px.max(MIN_TILE_LATENTS * self.factor));
     }
 

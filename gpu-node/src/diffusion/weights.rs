@@ -5,21 +5,22 @@
 //! an error that names it and its file. [`ShapeRecorder`] stands in for the files and writes down what a network
 //! asks for: the list of names and shapes comes from the very code that loads.
 //!
-//! Nothing a file says is trusted before it is checked: the file by [`safetensors_file`](super::safetensors_file),
-//! every shape against the configuration. [`Keeping`] and [`Adapting`] put the same network together twice: from its
-//! files, and from the tensors of the first time with adapters beside them.
+//! Nothing a file says is trusted before it is checked: the file by [`safetensors_file`](crate::diffusion::weights::safetensors_file),
+//! every shape against the configuration. [`Keeping`] and [`Reusing`] put the same network together twice: from its
+//! files, and from the tensors of the first time. What adds to layers (an adapter, say) wraps a source and answers
+//! [`VarSource::low_rank`]; nothing here knows it.
+
+pub(crate) mod files;
+pub(crate) mod safetensors_file;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::config::UnetConfig;
-use super::lora::{Adapter, Applied, LayerShape, LoraError, LowRank, Network};
-use super::safetensors_file::{Entry, SafetensorsFile, TENSORS_MAX, is_finite};
+use self::safetensors_file::{SafetensorsFile, TENSORS_MAX, TensorEntry, is_finite};
 
 /// Most names an error lists.
 const NAMES_SHOWN_MAX: usize = 8;
@@ -51,20 +52,21 @@ pub enum WeightsError {
     Positions { name: String, path: PathBuf, positions: i64 },
     #[error("tensor `{name}`: {source}")]
     Torch { name: String, source: TchError },
+    /// What is added to a layer does not fit it.
     #[error(transparent)]
-    Lora(Box<LoraError>),
+    LowRank(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Stride and padding of a convolution, equal in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ConvGeometry {
-    pub(super) stride: i64,
-    pub(super) padding: i64,
+pub(crate) struct ConvGeometry {
+    pub(crate) stride: i64,
+    pub(crate) padding: i64,
 }
 
 /// How the convolutions of a network compute. Activations follow their kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KernelLayout {
+pub(crate) enum KernelLayout {
     /// As files store them: a device's library decides for itself.
     Plain,
     /// oneDNN's own blocks, into which a plain kernel would be reordered anew at every call: best where kernels are
@@ -76,8 +78,24 @@ pub(super) enum KernelLayout {
     ChannelsLast,
 }
 
+/// What is added to the output of a layer: x · downᵀ · upᵀ, of all adapters with their weights in one pair.
+#[derive(Debug)]
+pub(crate) struct LowRank {
+    pub(crate) down: Tensor, // [rank, in] or [rank, in, k, k]
+    pub(crate) up: Tensor,   // [out, rank] or [out, rank, 1, 1], scaled
+}
+
+/// What a [`LowRank`] must fit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LayerShape {
+    /// A linear layer, or one of several stacked: inputs, outputs of each.
+    Linear { inputs: i64, outputs: i64 },
+    /// A convolution: inputs, outputs, side of the kernel.
+    Convolution { inputs: i64, outputs: i64, kernel: i64 },
+}
+
 /// Gives a network its tensors by name.
-pub(super) trait VarSource {
+pub(crate) trait VarSource {
     /// The tensor `name`, which has `shape`.
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError>;
 
@@ -97,33 +115,33 @@ pub(super) trait VarSource {
 }
 
 /// A source and the dotted name of the part that is being loaded.
-pub(super) struct Scope<'a> {
+pub(crate) struct Scope<'a> {
     source: &'a mut dyn VarSource,
     prefix: String,
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn root(source: &'a mut dyn VarSource) -> Self {
+    pub(crate) fn root(source: &'a mut dyn VarSource) -> Self {
         Self { source, prefix: String::new() }
     }
 
     /// The part `name` of this part.
-    pub(super) fn at(&mut self, name: impl fmt::Display) -> Scope<'_> {
+    pub(crate) fn at(&mut self, name: impl fmt::Display) -> Scope<'_> {
         let prefix = self.name(name);
         Scope { source: &mut *self.source, prefix }
     }
 
-    pub(super) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
+    pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
         let name = self.name(name);
         self.source.take(&name, shape)
     }
 
-    pub(super) fn take_stacked(&mut self, names: &[String], shape: &[i64]) -> Result<Tensor, WeightsError> {
+    pub(crate) fn take_stacked(&mut self, names: &[String], shape: &[i64]) -> Result<Tensor, WeightsError> {
         let names: Vec<String> = names.iter().map(|name| self.name(name)).collect();
         self.source.take_stacked(&names, shape)
     }
 
-    pub(super) fn take_kernel(
+    pub(crate) fn take_kernel(
         &mut self,
         name: &str,
         shape: &[i64],
@@ -134,13 +152,13 @@ impl<'a> Scope<'a> {
     }
 
     /// What adapters add to this layer.
-    pub(super) fn low_rank(&mut self, layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
+    pub(crate) fn low_rank(&mut self, layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
         let module = self.prefix.clone();
         self.source.low_rank(&[module], layer)
     }
 
     /// What adapters add to several layers of this part, one above the other.
-    pub(super) fn low_rank_stacked(
+    pub(crate) fn low_rank_stacked(
         &mut self,
         names: &[&str],
         layer: LayerShape,
@@ -156,18 +174,18 @@ impl<'a> Scope<'a> {
 
 /// Where a tensor is.
 #[derive(Debug)]
-struct Place {
+struct TensorPlace {
     file: usize,
     /// As the file spells it, before names of older versions were translated.
     name: String,
-    entry: Entry,
+    entry: TensorEntry,
 }
 
 /// The mapped files of one network.
 #[derive(Debug)]
 pub struct Weights {
     files: Vec<SafetensorsFile>,
-    places: HashMap<String, Place>,
+    places: HashMap<String, TensorPlace>,
     device: Device,
     kind: Kind,
     kernel_layout: KernelLayout,
@@ -213,7 +231,7 @@ impl Weights {
             return Err(WeightsError::Header { path: path.to_owned(), reason });
         }
         for (name, entry) in file.entries() {
-            let place = Place { file: self.files.len(), name: name.clone(), entry: entry.clone() };
+            let place = TensorPlace { file: self.files.len(), name: name.clone(), entry: entry.clone() };
             if self.places.insert(canonical(name), place).is_some() {
                 return Err(WeightsError::Duplicate { name: name.clone(), path: path.to_owned() });
             }
@@ -222,15 +240,15 @@ impl Weights {
         Ok(())
     }
 
-    pub(super) const fn set_kernel_layout(&mut self, layout: KernelLayout) {
+    pub(crate) const fn set_kernel_layout(&mut self, layout: KernelLayout) {
         self.kernel_layout = layout;
     }
 
-    pub(super) const fn device(&self) -> Device {
+    pub(crate) const fn device(&self) -> Device {
         self.device
     }
 
-    pub(super) const fn kind(&self) -> Kind {
+    pub(crate) const fn kind(&self) -> Kind {
         self.kind
     }
 
@@ -238,12 +256,12 @@ impl Weights {
     ///
     /// # Errors
     /// When it holds anything but 0, 1, 2, …: the network counts positions itself.
-    pub(super) fn take_positions(&mut self, name: &str, positions: i64) -> Result<(), WeightsError> {
-        let Some(Place { file, name, entry }) = self.places.remove(name) else { return Ok(()) };
+    pub(crate) fn take_positions(&mut self, name: &str, positions: i64) -> Result<(), WeightsError> {
+        let Some(TensorPlace { file, name, entry }) = self.places.remove(name) else { return Ok(()) };
         let file = &self.files[file];
         let torch_error = |source| WeightsError::Torch { name: name.clone(), source };
         let found = file.tensor_of_any_kind(&name, &entry)?;
-        // Whoever made a checkpoint smaller converted them, too: what counts is that they count, as far as their kind can.
+        // A checkpoint in half precision has its positions converted, too: they have to count up as far as their kind can.
         let counts_up = || -> Result<bool, TchError> {
             let expected = Tensor::f_arange(positions, (Kind::Int64, Device::Cpu))?.f_to_kind(found.f_kind()?)?;
             found.f_flatten(0, -1)?.f_equal(&expected)
@@ -281,7 +299,7 @@ impl Weights {
 
     /// Takes a checked tensor to the device and precision of the run.
     fn read(&mut self, name: &str, expected: &[i64]) -> Result<Tensor, WeightsError> {
-        let Some(Place { file, name, entry }) = self.places.remove(name) else {
+        let Some(TensorPlace { file, name, entry }) = self.places.remove(name) else {
             let expected = expected.to_vec();
             return Err(WeightsError::Missing { name: name.to_owned(), expected, files: self.file_names() });
         };
@@ -351,45 +369,35 @@ const WEIGHT: &str = ".weight";
 
 /// The tensors of a loaded network by name, as its layers hold them: what the same network with adapters is made of.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct NetworkTensors {
     tensors: BTreeMap<String, Tensor>,
     device: Device,
     kind: Kind,
 }
 
-impl Kept {
-    pub(super) const fn device(&self) -> Device {
+impl NetworkTensors {
+    pub(crate) const fn device(&self) -> Device {
         self.device
     }
 
-    pub(super) const fn kind(&self) -> Kind {
+    pub(crate) const fn kind(&self) -> Kind {
         self.kind
     }
 
     /// The names of all layers.
-    fn modules(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().flat_map(|name| name.split(STACKED)).filter_map(|name| name.strip_suffix(WEIGHT))
-    }
-
-    /// Finds what `adapters`, with their weights, change in this network.
-    pub(super) fn applied(
-        &self,
-        adapters: &[(Arc<Adapter>, f64)],
-        network: Network,
-        unet: &UnetConfig,
-    ) -> Result<Applied, LoraError> {
-        Applied::new(adapters, network, self.modules(), unet, (self.device, self.kind))
     }
 }
 
 /// Loads a network and keeps its tensors.
-pub(super) struct Keeping {
+pub(crate) struct Keeping {
     weights: Weights,
     tensors: BTreeMap<String, Tensor>,
 }
 
 impl Keeping {
-    pub(super) fn new(weights: Weights) -> Self {
+    pub(crate) fn new(weights: Weights) -> Self {
         Self { weights, tensors: BTreeMap::new() }
     }
 
@@ -397,10 +405,10 @@ impl Keeping {
     ///
     /// # Errors
     /// When a tensor was left over.
-    pub(super) fn finish(self) -> Result<Kept, WeightsError> {
+    pub(crate) fn finish(self) -> Result<NetworkTensors, WeightsError> {
         let (device, kind) = (self.weights.device, self.weights.kind);
         self.weights.finish()?;
-        Ok(Kept { tensors: self.tensors, device, kind })
+        Ok(NetworkTensors { tensors: self.tensors, device, kind })
     }
 
     fn keep(&mut self, name: String, tensor: Tensor) -> Tensor {
@@ -426,38 +434,26 @@ impl VarSource for Keeping {
     }
 }
 
-/// Puts a network together again from its tensors, with adapters.
-pub(super) struct Adapting<'a> {
-    pub(super) kept: &'a Kept,
-    pub(super) applied: &'a Applied,
-}
+/// Puts a network together again from its tensors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reusing<'a>(pub(crate) &'a NetworkTensors);
 
-impl Adapting<'_> {
-    fn shared(&self, name: &str) -> Result<Tensor, WeightsError> {
-        let tensor = self.kept.tensors.get(name).map(Tensor::shallow_clone);
+impl VarSource for Reusing<'_> {
+    fn take(&mut self, name: &str, _: &[i64]) -> Result<Tensor, WeightsError> {
+        let tensor = self.0.tensors.get(name).map(Tensor::shallow_clone);
         tensor.ok_or_else(|| WeightsError::Missing {
             name: name.to_owned(),
             expected: Vec::new(),
             files: "memory".into(),
         })
     }
-}
 
-impl VarSource for Adapting<'_> {
-    fn take(&mut self, name: &str, _: &[i64]) -> Result<Tensor, WeightsError> {
-        self.shared(name)
+    fn take_stacked(&mut self, names: &[String], shape: &[i64]) -> Result<Tensor, WeightsError> {
+        self.take(&stacked_name(names), shape)
     }
 
-    fn take_stacked(&mut self, names: &[String], _: &[i64]) -> Result<Tensor, WeightsError> {
-        self.shared(&stacked_name(names))
-    }
-
-    fn take_kernel(&mut self, name: &str, _: &[i64], _: ConvGeometry) -> Result<Tensor, WeightsError> {
-        self.shared(name)
-    }
-
-    fn low_rank(&mut self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
-        self.applied.low_rank(modules, layer).map_err(|error| WeightsError::Lora(Box::new(error)))
+    fn take_kernel(&mut self, name: &str, shape: &[i64], _: ConvGeometry) -> Result<Tensor, WeightsError> {
+        self.take(name, shape)
     }
 }
 
@@ -467,12 +463,12 @@ fn stacked_name(names: &[String]) -> String {
 
 /// Writes down the names and shapes a network asks for; the tensors it gives out hold one element each.
 #[derive(Debug, Default)]
-pub(super) struct ShapeRecorder {
+pub(crate) struct ShapeRecorder {
     shapes: BTreeMap<String, Vec<i64>>,
 }
 
 impl ShapeRecorder {
-    pub(super) fn into_shapes(self) -> BTreeMap<String, Vec<i64>> {
+    pub(crate) fn into_shapes(self) -> BTreeMap<String, Vec<i64>> {
         self.shapes
     }
 }
@@ -500,5 +496,4 @@ impl VarSource for ShapeRecorder {
 }
 
 #[cfg(test)]
-#[path = "weights_tests.rs"]
 mod tests;

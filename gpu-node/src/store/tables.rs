@@ -137,8 +137,8 @@ impl Tables {
         }
     }
 
-    /// Opens it anew behind a reading that failed, at most once a second: everyone waits for an opening, and a disk that cannot be
-    /// read fails the next one, too.
+    /// Opens the database anew after a failed read, at most once a second: all readers wait for an opening, and a disk that cannot
+    /// be read fails the next one, too.
     fn open_for_reading(&self, opening: u64, failed: StoreError) -> Result<(), StoreError> {
         let mut last = self.opened_for_reading.lock();
         if self.opened.read().opening != opening {

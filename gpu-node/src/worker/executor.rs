@@ -1,10 +1,11 @@
 //! The device thread's loop: which requests make their next step, together or alone.
 //!
-//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one
-//! that waits is begun at once and leads from then on, so it waits one step of whatever runs, never a whole picture.
-//! Among equally urgent ones the first begun leads, so that pictures are finished one after the other instead of all
-//! late. What nobody waits for any more is dropped between steps. Who shares a pass has no influence on anybody's
-//! pixels: that is the engine's business ([`Engine::step`]).
+//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one that waits
+//! is begun at once and leads from then on, so it waits for one step of another request, never for a whole picture. Among equally
+//! urgent ones the first begun leads, so that pictures are finished one after the other instead of all late. A request without
+//! callers is dropped between steps.
+//!
+//! Invariant: sharing a pass changes no request's pixels; the engine sees to it ([`Engine::step`]).
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,13 +13,14 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bildkante_shared::log_limited;
-use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::urgency::Urgency;
 
-use super::{DeviceBench, Drawn, Engine, EngineError, Finished, SlotId};
-use crate::admission::{Due, Standing, StartedJob};
-use crate::diffusion::pipeline::Generated;
+use super::bench::DeviceBench;
+use super::settle::Drawn;
+use crate::board::{Cost, Due, Standing, StartedJob};
 use crate::endings::{ENDINGS_MAX, Mark};
+use crate::engine::{DrawingId, Engine, EngineError, Finished};
 use crate::error::GenerationError;
 
 /// Requests that may have begun and not ended; beyond it only the queue grows.
@@ -28,7 +30,7 @@ const BEGUN_MAX: usize = 64;
 #[derive(Debug)]
 struct Begun {
     job: StartedJob,
-    slot: SlotId,
+    drawing: DrawingId,
     urgency: Urgency,
     started_at: Instant,
     text_ms: f64,
@@ -43,13 +45,13 @@ pub(super) struct Executor<'a> {
     engine: &'a mut dyn Engine,
     sender: &'a SyncSender<Drawn>,
     begun: Vec<Begun>,
-    /// Those of the board that have been heeded.
+    /// How many of the board's nudges have been acted upon.
     nudges: u64,
-    /// Somebody more urgent than all that has begun needs more memory than is left.
+    /// A waiting request is more urgent than all that have begun, and needs more memory than is left.
     room_is_wanted: bool,
-    /// The device does nothing any more.
+    /// Why the device is lost, once it is.
     lost: Option<EngineError>,
-    /// What the device is at, in case it ends over it.
+    /// Names the recipes that the device is working on, in case it ends over one of them.
     mark: Mark,
 }
 
@@ -87,8 +89,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// A step of the leader and its company. It stops where the device is lost: whatever is asked of it from then on fails
-    /// in the same way, and the mark names those that it was lost to.
+    /// A step of the leader and its companions. It stops where the device is lost: every later call would fail in the same way,
+    /// and the mark names the requests that it was lost to.
     fn advance(&mut self) {
         if self.lost.is_some() {
             return;
@@ -106,7 +108,7 @@ impl<'a> Executor<'a> {
         self.finish(&group);
     }
 
-    /// Counts the end of the device against those it was at, and tells everybody: them why, the others to come back.
+    /// Counts the end of the device against the requests it was working on. Those callers are told why, the others to come back.
     fn end(&mut self, error: &EngineError) {
         let is_alone = self.mark.recipes().len() == 1;
         for recipe in self.mark.recipes() {
@@ -128,7 +130,7 @@ impl<'a> Executor<'a> {
         if self.bench.is_answered_from_store(&job) {
             return;
         }
-        // What could not be stored is not drawn.
+        // A master that could not be stored is not drawn.
         if let Err(error) = self.bench.archive.store().check_room() {
             return self.bench.board.fail(job.recipe.id(), &(&error).into());
         }
@@ -141,10 +143,10 @@ impl<'a> Executor<'a> {
         let begun = catch_unwind(AssertUnwindSafe(|| self.engine.begin(&job.recipe)));
         let device_s = self.busy_since(started_at);
         match begun {
-            Ok(Ok(slot)) => self.begun.push(Begun {
+            Ok(Ok(drawing)) => self.begun.push(Begun {
                 urgency: Urgency::DEFAULT,
                 job,
-                slot,
+                drawing,
                 started_at,
                 text_ms: device_s * 1e3,
                 denoise_ms: 0.0,
@@ -155,7 +157,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Tells a job what it failed at, and minds what that means for the device.
+    /// Ends a job with its error, and does what the error means for the device.
     fn failed(&mut self, job: &StartedJob, error: &EngineError) {
         match error {
             EngineError::OutOfMemory { .. } => self.engine.free_memory(),
@@ -171,7 +173,7 @@ impl<'a> Executor<'a> {
         seconds
     }
 
-    /// Asks the board once about everybody.
+    /// Asks the board about all that have begun: takes over their urgencies, and drops those without callers.
     fn drop_unwanted(&mut self) {
         let ids: Vec<_> = self.begun.iter().map(|begun| begun.job.recipe.id()).collect();
         let standings = self.bench.board.standings(&ids);
@@ -184,16 +186,16 @@ impl<'a> Executor<'a> {
                 }
                 Standing::Unwanted => {
                     let dropped = self.begun.remove(at);
-                    self.engine.abandon(dropped.slot);
+                    self.engine.abandon(dropped.drawing);
                     let id = dropped.job.recipe.id();
-                    tracing::debug!(recipe = %id, "nobody waits any more: stopped between steps");
+                    tracing::debug!(recipe = %id, "no caller waits any more: stopped between steps");
                     self.bench.board.stopped(id);
                 }
             }
         }
     }
 
-    /// Takes up whoever is more urgent than everybody that has begun.
+    /// Begins waiting requests that are more urgent than all that have begun.
     fn begin_more_urgent(&mut self) {
         while let Some(most_urgent) = self.begun.iter().map(|begun| begun.urgency).min() {
             if self.begun.len() >= BEGUN_MAX {
@@ -209,7 +211,7 @@ impl<'a> Executor<'a> {
                 does_not_fit.set(does_not_fit.get() || !has_room);
                 has_room
             });
-            // Where memory is full it waits for those that have begun, and nobody less urgent takes their place.
+            // Where memory is full it waits for those that have begun, and no less urgent request takes their place.
             self.room_is_wanted = does_not_fit.get();
             let Some(job) = taken else { return };
             let before = self.begun.len();
@@ -229,44 +231,43 @@ impl<'a> Executor<'a> {
         (0..self.begun.len()).min_by_key(|at| (self.begun[*at].urgency, *at))
     }
 
-    /// The leader's company in its next pass: begun ones first, then waiting ones that ask for the same.
-    fn group(&mut self, leader: usize) -> Vec<SlotId> {
-        let slot = self.begun[leader].slot;
+    /// The leader and its companions in the next pass: begun ones first, then waiting ones that may join.
+    fn group(&mut self, leader: usize) -> Vec<DrawingId> {
+        let drawing = self.begun[leader].drawing;
         let endings = &self.bench.endings;
-        let mut group = vec![slot];
+        let mut group = vec![drawing];
         if endings.is_suspect(self.begun[leader].job.recipe.id()) {
-            // Should the device end again, it is known over which.
+            // If the device ends again, it is known over which recipe.
             return group;
         }
-        let most = self.engine.companions_max(slot) + 1;
+        let most = self.engine.companions_max(drawing) + 1;
         let mut others: Vec<usize> = (0..self.begun.len()).filter(|at| *at != leader).collect();
         others.sort_by_key(|at| (self.begun[*at].urgency, *at));
         let shares =
-            |begun: &Begun| self.engine.can_share(slot, begun.slot) && !endings.is_suspect(begun.job.recipe.id());
+            |begun: &Begun| self.engine.may_share(drawing, begun.drawing) && !endings.is_suspect(begun.job.recipe.id());
         group.extend(
-            others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.slot).take(most - 1),
+            others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.drawing).take(most - 1),
         );
-        let recipe = std::sync::Arc::clone(&self.begun[leader].job.recipe);
         while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
-                asks_for_the_same(&recipe, waiting) && engine.has_room(waiting) && !endings.is_suspect(waiting.id())
+                engine.may_join(drawing, waiting) && engine.has_room(waiting) && !endings.is_suspect(waiting.id())
             };
             let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };
             let before = self.begun.len();
             self.begin(job);
             if let Some(begun) = self.begun.get(before)
-                && self.engine.can_share(slot, begun.slot)
+                && self.engine.may_share(drawing, begun.drawing)
             {
-                group.push(begun.slot);
+                group.push(begun.drawing);
             }
         }
         group
     }
 
-    /// One step of a group. What a shared pass fails at, its members try alone: one of them may be at fault.
-    fn step(&mut self, group: &[SlotId]) {
-        let at = self.begun.iter().filter(|begun| group.contains(&begun.slot));
+    /// One step of a group. When a shared pass fails, its members make the step alone: one of them may be at fault.
+    fn step(&mut self, group: &[DrawingId]) {
+        let at = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
         self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
         let started_at = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
@@ -274,16 +275,16 @@ impl<'a> Executor<'a> {
         self.bench.metrics.passes_total.inc();
         #[allow(clippy::cast_precision_loss, reason = "a handful")]
         let share = seconds / group.len().max(1) as f64;
-        for begun in self.begun.iter_mut().filter(|begun| group.contains(&begun.slot)) {
+        for begun in self.begun.iter_mut().filter(|begun| group.contains(&begun.drawing)) {
             begun.denoise_ms += seconds * 1e3;
             begun.device_s += share;
         }
         match stepped {
             Ok(Ok(results)) => {
-                for (slot, result) in group.iter().zip(results) {
+                for (drawing, result) in group.iter().zip(results) {
                     self.bench.metrics.steps_total.inc();
                     if let Err(error) = result {
-                        self.fail(*slot, &error);
+                        self.fail(*drawing, &error);
                     }
                     if self.lost.is_some() {
                         return;
@@ -291,26 +292,26 @@ impl<'a> Executor<'a> {
                 }
             }
             Ok(Err(error)) => match group {
-                [slot] => self.fail(*slot, &error),
+                [drawing] => self.fail(*drawing, &error),
                 several if matches!(error, EngineError::DeviceLost { .. }) => {
-                    several.iter().for_each(|slot| self.fail(*slot, &error));
+                    several.iter().for_each(|drawing| self.fail(*drawing, &error));
                 }
                 several => {
                     log_limited!(warn, %error, requests = several.len(), "a shared pass failed: each goes on alone");
                     if matches!(error, EngineError::OutOfMemory { .. }) {
                         self.engine.free_memory();
                     }
-                    for slot in several {
+                    for drawing in several {
                         if self.lost.is_some() {
                             return;
                         }
-                        self.step(&[*slot]);
+                        self.step(&[*drawing]);
                     }
                 }
             },
             Err(panic) => {
-                for slot in group {
-                    if let Some(begun) = self.remove(*slot) {
+                for drawing in group {
+                    if let Some(begun) = self.remove(*drawing) {
                         self.bench.panicked(&begun.job, panic.as_ref());
                     }
                 }
@@ -319,38 +320,38 @@ impl<'a> Executor<'a> {
     }
 
     /// Lets callers see how far their requests are.
-    fn tell(&self, group: &[SlotId]) {
-        let stepped = self.begun.iter().filter(|begun| group.contains(&begun.slot));
-        self.bench.board.advanced(stepped.map(|begun| (begun.job.recipe.id(), self.engine.progress(begun.slot))));
+    fn tell(&self, group: &[DrawingId]) {
+        let stepped = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
+        self.bench.board.advanced(stepped.map(|begun| (begun.job.recipe.id(), self.engine.progress(begun.drawing))));
     }
 
-    fn finish(&mut self, group: &[SlotId]) {
-        for slot in group {
+    fn finish(&mut self, group: &[DrawingId]) {
+        for drawing in group {
             if self.lost.is_some() {
                 return;
             }
-            if self.begun.iter().any(|begun| begun.slot == *slot) && self.engine.is_done(*slot) {
-                self.decode(*slot);
+            if self.begun.iter().any(|begun| begun.drawing == *drawing) && self.engine.is_done(*drawing) {
+                self.decode(*drawing);
             }
         }
     }
 
-    fn decode(&mut self, slot: SlotId) {
-        let at = self.begun.iter().filter(|begun| begun.slot == slot);
+    fn decode(&mut self, drawing: DrawingId) {
+        let at = self.begun.iter().filter(|begun| begun.drawing == drawing);
         self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
         let started_at = Instant::now();
-        let finished = catch_unwind(AssertUnwindSafe(|| self.engine.finish(slot)));
+        let finished = catch_unwind(AssertUnwindSafe(|| self.engine.finish(drawing)));
         let decode_s = self.busy_since(started_at);
-        let Some(begun) = self.remove(slot) else { return };
+        let Some(begun) = self.remove(drawing) else { return };
         match finished {
             Ok(Ok(Finished { pixels, determinism })) => {
                 let Begun { job, started_at, text_ms, denoise_ms, device_s, .. } = begun;
-                let generated = Generated { pixels, text_ms, denoise_ms, decode_ms: decode_s * 1e3 };
-                let cost = self.bench.cost(&generated, started_at, device_s + decode_s);
+                let (decode_ms, gpu_ms) = (decode_s * 1e3, (device_s + decode_s) * 1e3);
+                let cost = self.bench.charge(Cost { started_at, text_ms, denoise_ms, decode_ms, gpu_ms });
                 let determinism = self.bench.judged(determinism, job.recipe.checkpoint);
                 let id = job.recipe.id();
                 self.bench.endings.forgive(id);
-                if self.sender.send(Drawn { job, generated, determinism, cost }).is_err() {
+                if self.sender.send(Drawn { job, pixels, determinism, cost }).is_err() {
                     self.bench.board.fail(id, &GenerationError::Panicked);
                 }
             }
@@ -359,26 +360,16 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn fail(&mut self, slot: SlotId, error: &EngineError) {
-        if let Some(begun) = self.remove(slot) {
+    fn fail(&mut self, drawing: DrawingId, error: &EngineError) {
+        if let Some(begun) = self.remove(drawing) {
             self.failed(&begun.job, error);
         }
     }
 
     /// Forgets a request here and at the engine.
-    fn remove(&mut self, slot: SlotId) -> Option<Begun> {
-        let at = self.begun.iter().position(|begun| begun.slot == slot)?;
-        self.engine.abandon(slot);
+    fn remove(&mut self, drawing: DrawingId) -> Option<Begun> {
+        let at = self.begun.iter().position(|begun| begun.drawing == drawing)?;
+        self.engine.abandon(drawing);
         Some(self.begun.remove(at))
     }
-}
-
-/// Whether two recipes may share passes, as far as the recipes tell.
-fn asks_for_the_same(a: &Recipe, b: &Recipe) -> bool {
-    let refines = |recipe: &Recipe| recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
-    (a.checkpoint, a.width_px, a.height_px) == (b.checkpoint, b.width_px, b.height_px)
-        && a.loras == b.loras
-        && a.controls.iter().map(|c| c.network).eq(b.controls.iter().map(|c| c.network))
-        && refines(a) == refines(b)
-        && (a.guidance > 1.0) == (b.guidance > 1.0)
 }

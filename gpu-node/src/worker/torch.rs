@@ -1,5 +1,6 @@
 //! The real engine: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
 
+mod adapters;
 mod loader;
 mod shelf;
 
@@ -13,19 +14,26 @@ use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
+use self::adapters::{Adapters, FilesRead};
 use self::loader::{Change, Loader, Stock};
 use self::shelf::Shelf;
-use super::adapters::{self, Adapters, FilesRead};
-use super::{Engine, EngineError, EngineFactory, Engines, Finished, Nudge, SlotId, Trial};
 use crate::blobs::Blobs;
+use crate::capacity::{Capacity, Footprint, Need};
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
-use crate::diffusion::batch::{self, BatchClass, Shapes};
-use crate::diffusion::checkpoint::Placement;
+use crate::diffusion::batch;
+use crate::diffusion::batch::{BatchClass, Shapes};
+use crate::diffusion::denoiser::Stage;
+use crate::diffusion::dtype::DType;
+use crate::diffusion::error::DiffusionError;
 use crate::diffusion::fault::Fault;
-use crate::diffusion::memory::{MemoryLimits, Need};
+use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::{Picture, Pictures};
-use crate::diffusion::pipeline::{Adapted, Denoising, Models, Stage};
-use crate::diffusion::{Checkpoint, DType, DiffusionError, device, runtime};
+use crate::diffusion::pipeline::{Denoising, Models};
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::conditioning::Conditioning;
+use crate::diffusion::sd::networks::Adapted;
+use crate::diffusion::{device, runtime};
+use crate::engine::{DrawingId, Engine, EngineError, EngineFactory, Engines, Finished, Nudge, Trial};
 
 /// Of the memory that is free when the checkpoints are loaded, the part that drawings may take, in tenths: the rest is for
 /// adapters, kept texts and what an estimate misses.
@@ -113,26 +121,26 @@ struct TorchEngine {
     options: Options,
     shelf: Shelf,
     adapters: Adapters,
-    limits: MemoryLimits,
-    /// Until somebody watches.
+    capacity: Capacity,
+    /// Until [`Engine::watch`] takes it.
     stock: Option<Stock>,
     loader: Option<Loader>,
     blobs: Blobs,
     shapes: HashMap<PassKey, Shapes>,
-    slots: HashMap<SlotId, Slot>,
-    next_slot: u64,
-    /// Memory was measured since anybody was told.
+    drawings: HashMap<DrawingId, Drawing>,
+    next_drawing: u64,
+    /// Memory was measured since [`Engine::refresh`] last told of it.
     has_measured: bool,
 }
 
 /// A request between its text and its picture.
 #[derive(Debug)]
-struct Slot {
+struct Drawing {
     recipe: Arc<ValidRecipe>,
     /// The checkpoint's digest of now, by which its adapted networks are kept: a recipe may name a former one.
     checkpoint: Digest,
     need: Need,
-    denoising: Denoising,
+    denoising: Denoising<Conditioning>,
     /// Of the next step; `None` at the end.
     pass: Option<PassKey>,
     /// The number of requests within which its bits are promised, of all passes so far.
@@ -152,7 +160,7 @@ struct PassKey {
 
 impl PassKey {
     /// Of the next pass; `None` at the end.
-    fn of(recipe: &ValidRecipe, denoising: &Denoising) -> Option<Self> {
+    fn of(recipe: &ValidRecipe, denoising: &Denoising<Conditioning>) -> Option<Self> {
         let class = denoising.next_class()?;
         let (checkpoint, loras) = match (class.stage(), &recipe.refiner) {
             (Stage::Refiner, Some(refiner)) => (refiner.checkpoint, Vec::new()),
@@ -196,12 +204,12 @@ impl TorchEngine {
             options,
             shelf,
             adapters,
-            limits: MemoryLimits::default(),
+            capacity: Capacity::default(),
             stock: Some(stock),
             loader: None,
             shapes: HashMap::new(),
-            slots: HashMap::new(),
-            next_slot: 0,
+            drawings: HashMap::new(),
+            next_drawing: 0,
             has_measured: false,
         };
         engine.measure();
@@ -210,25 +218,28 @@ impl TorchEngine {
 
     /// Finds out how much memory there is for drawings. What drawings hold at the moment counts as free.
     fn measure(&mut self) {
-        let held_bytes: u64 = self.slots.values().map(|slot| slot.need.held_bytes).sum();
+        let held_bytes: u64 = self.drawings.values().map(|drawing| drawing.need.held_bytes).sum();
         let free_bytes = || device::memory(self.options.placement.device).map(|memory| memory.free_bytes);
-        self.limits.budget_bytes = match self.options.memory_bytes_max {
+        self.capacity.budget_bytes = match self.options.memory_bytes_max {
             0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
             bytes => Some(bytes),
         };
-        let footprints = self.shelf.checkpoints().flat_map(|c| c.digests().all().map(|digest| (digest, c.footprint())));
-        self.limits.footprints = footprints.collect();
+        let footprints = self.shelf.checkpoints().flat_map(|checkpoint| {
+            let footprint: Arc<dyn Footprint> = Arc::new(checkpoint.footprint());
+            checkpoint.digests().all().map(move |digest| (digest, Arc::clone(&footprint)))
+        });
+        self.capacity.footprints = footprints.collect();
     }
 
-    /// Forgets a request's slot and what was held for it.
-    fn remove(&mut self, slot: SlotId) -> Option<Slot> {
-        let removed = self.slots.remove(&slot)?;
+    /// Forgets a request's drawing and what was held for it.
+    fn remove(&mut self, drawing: DrawingId) -> Option<Drawing> {
+        let removed = self.drawings.remove(&drawing)?;
         self.adapters.release(removed.checkpoint, &removed.recipe.loras);
         Some(removed)
     }
 
-    /// Lets go of checkpoints that are gone and that nobody draws with any more. What there is for drawings is measured again
-    /// behind the last of them: while a replaced one was still there, it had its part.
+    /// Lets go of checkpoints that are gone and no longer drawn with. The memory for drawings is measured again after the last
+    /// of them: a replaced checkpoint took its part as long as it was there.
     fn sweep(&mut self) {
         let leaving = self.shelf.leaving();
         self.unload();
@@ -239,7 +250,7 @@ impl TorchEngine {
     }
 
     fn unload(&mut self) {
-        for digest in self.shelf.sweep(self.slots.values().map(|slot| &*slot.recipe)) {
+        for digest in self.shelf.sweep(self.drawings.values().map(|drawing| &*drawing.recipe)) {
             tracing::info!(%digest, "unloaded");
             self.adapters.forget(digest);
             self.shapes.retain(|pass, _| pass.checkpoint != digest);
@@ -266,18 +277,18 @@ impl TorchEngine {
         Ok(pictures)
     }
 
-    fn slot(&self, slot: SlotId) -> Result<&Slot, EngineError> {
-        self.slots.get(&slot).ok_or_else(|| EngineError::Failed { reason: format!("no request {}", slot.0) })
+    fn drawing(&self, drawing: DrawingId) -> Result<&Drawing, EngineError> {
+        self.drawings.get(&drawing).ok_or_else(|| EngineError::Failed { reason: format!("no request {}", drawing.0) })
     }
 
     /// Finds out, before the first pass of a kind, how many requests may share it.
-    fn probe(&mut self, slot: SlotId) -> Result<(), EngineError> {
+    fn probe(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
         let device = self.options.placement.device;
-        let slot = self.slot(slot)?;
-        let Some(pass) = slot.pass.clone().filter(|pass| !self.shapes.contains_key(pass)) else { return Ok(()) };
-        let Some(input) = slot.denoising.next_input().map_err(engine_error(device))? else { return Ok(()) };
-        let recipe = Arc::clone(&slot.recipe);
-        let requests_max = self.limits.requests_max(&recipe, self.options.requests_max);
+        let drawing = self.drawing(drawing)?;
+        let Some(pass) = drawing.pass.clone().filter(|pass| !self.shapes.contains_key(pass)) else { return Ok(()) };
+        let Some(input) = drawing.denoising.next_input().map_err(engine_error(device))? else { return Ok(()) };
+        let recipe = Arc::clone(&drawing.recipe);
+        let requests_max = self.capacity.requests_max(&recipe, self.options.requests_max);
         let shapes = match self.options.determinism {
             DeterminismChoice::Fast => Shapes::any(requests_max),
             DeterminismChoice::Exact => {
@@ -295,14 +306,14 @@ impl TorchEngine {
         Ok(())
     }
 
-    fn decode(&mut self, slot: Slot) -> Result<Finished, EngineError> {
-        let (device, Slot { recipe, denoising, requests, .. }) = (self.options.placement.device, slot);
+    fn decode(&mut self, drawing: Drawing) -> Result<Finished, EngineError> {
+        let (device, Drawing { recipe, denoising, requests, .. }) = (self.options.placement.device, drawing);
         denoising.check().map_err(engine_error(device))?;
         let models = models(&self.shelf, &mut self.adapters, &recipe)?;
         let pixels = denoising.decode(&models).map_err(engine_error(device))?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
-        let mut determinism = runtime::determinism(checkpoint, &recipe, requests);
-        // A processor knows none. Whatever the dtype: a VAE may insist on float32.
+        let mut determinism = checkpoint.determinism(&recipe, requests);
+        // A processor has no TF32. It is named with every dtype, because a VAE may insist on float32.
         if self.options.tf32 && checkpoint.device() != Device::Cpu {
             determinism.class.push_str("/tf32");
         }
@@ -312,8 +323,8 @@ impl TorchEngine {
         Ok(Finished { pixels, determinism })
     }
 
-    fn shapes_of(&self, slot: SlotId) -> Option<&Shapes> {
-        let pass = self.slots.get(&slot)?.pass.as_ref()?;
+    fn shapes_of(&self, drawing: DrawingId) -> Option<&Shapes> {
+        let pass = self.drawings.get(&drawing)?.pass.as_ref()?;
         self.shapes.get(pass)
     }
 }
@@ -354,13 +365,13 @@ impl Engine for TorchEngine {
         self.shelf.checkpoint(checkpoint).ok().map(|checkpoint| loader::self_test_recipe(checkpoint, steps))
     }
 
-    fn memory(&self) -> MemoryLimits {
-        self.limits.clone()
+    fn capacity(&self) -> Capacity {
+        self.capacity.clone()
     }
 
     fn has_room(&self, recipe: &ValidRecipe) -> bool {
-        let Some(budget_bytes) = self.limits.budget_bytes.filter(|_| !self.slots.is_empty()) else { return true };
-        let needs = self.slots.values().map(|slot| slot.need).chain([self.limits.need(recipe, 1)]);
+        let Some(budget_bytes) = self.capacity.budget_bytes.filter(|_| !self.drawings.is_empty()) else { return true };
+        let needs = self.drawings.values().map(|drawing| drawing.need).chain([self.capacity.need(recipe, 1)]);
         let (held_bytes, moment_bytes) = needs.fold((0, 0), |(held, moment): (u64, u64), need| {
             (held + need.held_bytes, moment.max(need.pass_bytes).max(need.picture_bytes))
         });
@@ -403,22 +414,23 @@ impl Engine for TorchEngine {
         Some(trials)
     }
 
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
         let device = self.options.placement.device;
-        self.limits.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
-        let need = self.limits.need(recipe, 1);
+        self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
+        let need = self.capacity.need(recipe, 1);
         let pictures = self.pictures(recipe)?;
         let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let models = Models { pictures, ..models };
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?.digest();
         let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error(device))?;
         let pass = PassKey::of(recipe, &denoising);
-        // What the device fails at late is this one's doing, and must not show in another's pass.
+        // A failure of the device that shows late is this request's, and must not show in another's pass.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
-        let id = SlotId(self.next_slot);
-        self.next_slot += 1;
+        let id = DrawingId(self.next_drawing);
+        self.next_drawing += 1;
         self.adapters.hold(checkpoint, &recipe.loras);
-        self.slots.insert(id, Slot { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, requests: 1 });
+        self.drawings
+            .insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, requests: 1 });
         if let Err(error) = self.probe(id) {
             self.abandon(id);
             return Err(error);
@@ -426,76 +438,91 @@ impl Engine for TorchEngine {
         Ok(id)
     }
 
-    fn companions_max(&self, slot: SlotId) -> usize {
-        self.shapes_of(slot).map_or(0, |shapes| shapes.canonical() - 1)
+    fn companions_max(&self, drawing: DrawingId) -> usize {
+        self.shapes_of(drawing).map_or(0, |shapes| shapes.canonical() - 1)
     }
 
-    fn can_share(&self, a: SlotId, b: SlotId) -> bool {
-        let pass = |slot| self.slots.get(&slot).and_then(|slot: &Slot| slot.pass.as_ref());
+    fn may_share(&self, a: DrawingId, b: DrawingId) -> bool {
+        let pass = |drawing| self.drawings.get(&drawing).and_then(|drawing: &Drawing| drawing.pass.as_ref());
         pass(a).is_some() && pass(a) == pass(b)
     }
 
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+    fn may_join(&self, drawing: DrawingId, waiting: &ValidRecipe) -> bool {
+        self.drawings.get(&drawing).is_some_and(|drawing| asks_for_the_same(&drawing.recipe, waiting))
+    }
+
+    fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let device = self.options.placement.device;
-        let Some(first) = slots.first() else { return Ok(Vec::new()) };
+        let Some(first) = drawings.first() else { return Ok(Vec::new()) };
         // A request that goes over to its refiner begins passes of another kind.
         self.probe(*first)?;
         let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
-        let inputs = slots.iter().map(|id| {
-            let slot = self.slot(*id)?;
-            let input = slot.denoising.next_input().map_err(engine_error(device))?;
-            let (Some(pass), Some(input)) = (&slot.pass, input) else {
+        let inputs = drawings.iter().map(|id| {
+            let drawing = self.drawing(*id)?;
+            let input = drawing.denoising.next_input().map_err(engine_error(device))?;
+            let (Some(pass), Some(input)) = (&drawing.pass, input) else {
                 return Err(EngineError::Failed { reason: format!("request {} has no step left", id.0) });
             };
             debug_assert!(pass.class.is_of(&input), "{pass:?} for another input");
             Ok(input)
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
-        let recipe = Arc::clone(&self.slot(*first)?.recipe);
+        let recipe = Arc::clone(&self.drawing(*first)?.recipe);
         let models = models(&self.shelf, &mut self.adapters, &recipe)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
-        let outputs = batch::predict(networks, &together, shapes.holding(slots.len())).map_err(engine_error(device))?;
-        let results = slots.iter().zip(&outputs).map(|(slot, output)| {
-            let slot = self.slots.get_mut(slot).ok_or(EngineError::Stopped)?;
-            slot.requests = slot.requests.max(shapes.canonical());
-            slot.denoising.advance(output).map_err(engine_error(device))?;
-            slot.pass = PassKey::of(&slot.recipe, &slot.denoising);
+        let outputs =
+            batch::predict(networks, &together, shapes.holding(drawings.len())).map_err(engine_error(device))?;
+        let results = drawings.iter().zip(&outputs).map(|(drawing, output)| {
+            let drawing = self.drawings.get_mut(drawing).ok_or(EngineError::Stopped)?;
+            drawing.requests = drawing.requests.max(shapes.canonical());
+            drawing.denoising.advance(output).map_err(engine_error(device))?;
+            drawing.pass = PassKey::of(&drawing.recipe, &drawing.denoising);
             Ok(())
         });
         let results = results.collect();
-        // Here and in `begin` the host waits: what is queued at the device can no longer be put behind anything more urgent.
-        // What a device fails at so late is nobody's request.
+        // Here and in `begin` the host waits: work that is queued at the device can no longer be put behind a more urgent request.
+        // A failure that shows so late belongs to no single request.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
     }
 
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
+    fn progress(&self, drawing: DrawingId) -> (u32, u32) {
         let count = |steps: usize| u32::try_from(steps).unwrap_or(u32::MAX);
-        let found = self.slots.get(&slot).map(|slot| &slot.denoising);
+        let found = self.drawings.get(&drawing).map(|drawing| &drawing.denoising);
         found.map_or((0, 0), |denoising| (count(denoising.evaluated()), count(denoising.evaluations())))
     }
 
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        let Some(slot) = self.slots.remove(&slot) else {
-            return Err(EngineError::Failed { reason: format!("no request {}", slot.0) });
+    fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
+        let Some(drawing) = self.drawings.remove(&drawing) else {
+            return Err(EngineError::Failed { reason: format!("no request {}", drawing.0) });
         };
-        let (recipe, checkpoint) = (Arc::clone(&slot.recipe), slot.checkpoint);
-        let finished = self.decode(slot);
+        let (recipe, checkpoint) = (Arc::clone(&drawing.recipe), drawing.checkpoint);
+        let finished = self.decode(drawing);
         self.adapters.release(checkpoint, &recipe.loras);
         self.sweep();
         finished
     }
 
-    fn abandon(&mut self, slot: SlotId) {
-        if self.remove(slot).is_some() {
+    fn abandon(&mut self, drawing: DrawingId) {
+        if self.remove(drawing).is_some() {
             self.sweep();
         }
     }
 }
 
-/// Whose fault it is: a recipe this checkpoint cannot draw is its author's, anything else the node's. Where the error does not
-/// say whether the device is lost, the device is asked: what every later call would return, waiting returns as well.
+/// Whether two recipes may share passes, as far as the recipes tell: what a [`PassKey`] will hold of them.
+fn asks_for_the_same(a: &Recipe, b: &Recipe) -> bool {
+    let refines = |recipe: &Recipe| recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
+    (a.checkpoint, a.width_px, a.height_px) == (b.checkpoint, b.width_px, b.height_px)
+        && a.loras == b.loras
+        && a.controls.iter().map(|c| c.network).eq(b.controls.iter().map(|c| c.network))
+        && refines(a) == refines(b)
+        && (a.guidance > 1.0) == (b.guidance > 1.0)
+}
+
+/// Whose fault an error is: the author's for a recipe that this checkpoint cannot draw, the node's for anything else. Where the
+/// error does not say whether the device is lost, the device is asked: waiting returns what every later call would return.
 fn engine_error(device: Device) -> impl Fn(DiffusionError) -> EngineError {
     move |error| {
         let reason = error.to_string();

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bildkante_gpu_node::config::{Devices, NodeConfig};
+use bildkante_gpu_node::engine::EngineFactory;
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, fake_checkpoint, paint_noise};
-use bildkante_gpu_node::worker::EngineFactory;
 use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::problem::Problem;

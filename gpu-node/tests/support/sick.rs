@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bildkante_gpu_node::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished};
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
-use bildkante_gpu_node::worker::{Engine, EngineError, EngineFactory, Finished, SlotId};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
@@ -18,7 +18,7 @@ use super::{TestNode, Wish};
 /// at the first pass of "quarrel" that it makes alone: a shared one with it fails. A device that is lost stays so.
 pub(crate) struct Sick {
     inner: Box<dyn Engine>,
-    prompts: BTreeMap<SlotId, String>,
+    prompts: BTreeMap<DrawingId, String>,
     freed: Arc<AtomicUsize>,
     is_lost: bool,
     control: Arc<FakeControl>,
@@ -82,28 +82,32 @@ impl Engine for Sick {
         self.freed.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<SlotId, EngineError> {
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
         self.lose_if(recipe.prompt.contains("perish at once"))?;
-        let slot = self.inner.begin(recipe)?;
-        self.prompts.insert(slot, recipe.prompt.clone());
-        Ok(slot)
+        let drawing = self.inner.begin(recipe)?;
+        self.prompts.insert(drawing, recipe.prompt.clone());
+        Ok(drawing)
     }
 
-    fn companions_max(&self, _: SlotId) -> usize {
+    fn companions_max(&self, _: DrawingId) -> usize {
         3
     }
 
-    fn can_share(&self, _: SlotId, _: SlotId) -> bool {
+    fn may_share(&self, _: DrawingId, _: DrawingId) -> bool {
         true
     }
 
-    fn step(&mut self, slots: &[SlotId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
-        let asks = |words: &str| slots.iter().any(|slot| self.prompts[slot].contains(words));
+    fn may_join(&self, _: DrawingId, _: &ValidRecipe) -> bool {
+        true
+    }
+
+    fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+        let asks = |words: &str| drawings.iter().any(|drawing| self.prompts[drawing].contains(words));
         if asks("poison") {
             return Err(EngineError::Failed { reason: "a pass that fails, as asked".into() });
         }
         let (dies, quarrels) = (asks("die"), asks("quarrel"));
-        if quarrels && slots.len() > 1 && !self.is_lost {
+        if quarrels && drawings.len() > 1 && !self.is_lost {
             return Err(EngineError::Failed { reason: "a pass that fails in company, as asked".into() });
         }
         let is_huge = asks("huge");
@@ -111,21 +115,21 @@ impl Engine for Sick {
         if is_huge {
             return Err(EngineError::OutOfMemory { reason: "CUDA out of memory".into() });
         }
-        self.inner.step(slots)
+        self.inner.step(drawings)
     }
 
-    fn progress(&self, slot: SlotId) -> (u32, u32) {
-        self.inner.progress(slot)
+    fn progress(&self, drawing: DrawingId) -> (u32, u32) {
+        self.inner.progress(drawing)
     }
 
-    fn finish(&mut self, slot: SlotId) -> Result<Finished, EngineError> {
-        let perishes = self.prompts.remove(&slot).is_some_and(|prompt| prompt.contains("perish at last"));
+    fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
+        let perishes = self.prompts.remove(&drawing).is_some_and(|prompt| prompt.contains("perish at last"));
         self.lose_if(perishes)?;
-        self.inner.finish(slot)
+        self.inner.finish(drawing)
     }
 
-    fn abandon(&mut self, slot: SlotId) {
-        self.prompts.remove(&slot);
-        self.inner.abandon(slot);
+    fn abandon(&mut self, drawing: DrawingId) {
+        self.prompts.remove(&drawing);
+        self.inner.abandon(drawing);
     }
 }

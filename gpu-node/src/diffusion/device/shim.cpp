@@ -106,7 +106,7 @@ extern "C" int bildkante_choose_numerics(bool is_exact, bool allows_tf32) noexce
 }
 
 // What libtorch's own kernels and MKL chose on the processor: the former's instruction set, the latter's reproducibility mode
-// with its flags (mkl_cbwr_get of all), asked of whatever library of it is loaded.
+// with its flags (mkl_cbwr_get of all), asked of the library of it that is loaded.
 extern "C" int bildkante_cpu_choices(char* text, std::size_t bytes) noexcept {
   try {
     const auto get = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "mkl_serv_cbwr_get"));
@@ -141,7 +141,7 @@ extern "C" int bildkante_memory(std::int64_t index, std::uint64_t* free_bytes, s
     const auto [free, total] = at::accelerator::getMemoryInfo(device);
     const auto stats = at::accelerator::getDeviceStats(device);
     constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-    // What the allocator holds and nobody uses is as good as free.
+    // What the allocator holds without using it is as good as free.
     const auto idle = stats.reserved_bytes[all].current - stats.allocated_bytes[all].current;
     *free_bytes = free + static_cast<std::uint64_t>(idle > 0 ? idle : 0);
     *total_bytes = total;

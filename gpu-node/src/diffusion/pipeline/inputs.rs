@@ -1,4 +1,4 @@
-//! What a recipe begins with and is held to beside its text: noise, an image, a mask, control images.
+//! What a drawing begins with, and what steers it beside its text: noise, an image, a mask, control images.
 //!
 //! Owns the order in which these draw from the request's generator, which decides what a seed means: the posterior of the
 //! image, then the noise, then the posterior of what is behind the mask. Sources: diffusers 0.42,
@@ -9,21 +9,22 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{ControlUse, Recipe};
 use tch::{Kind, TchError, Tensor};
 
-use super::super::DiffusionError;
-use super::super::device::upload;
-use super::super::noise::NoiseGenerator;
-use super::super::picture::Picture;
-use super::super::scheduler::Sampler;
-use super::{Models, Networks};
+use super::Models;
+use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::device::upload;
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::noise::NoiseGenerator;
+use crate::diffusion::picture::Picture;
+use crate::diffusion::scheduler::Sampler;
 
 /// What the first part of a way begins with.
 #[derive(Debug)]
-pub(super) struct Start {
-    pub(super) noise: Tensor,
+pub(crate) struct Start {
+    pub(crate) noise: Tensor,
     /// The image whose latents are noised to begin with; pure noise without it.
-    pub(super) noised_from: Option<Tensor>,
+    pub(crate) noised_from: Option<Tensor>,
     /// What a network that was not trained to inpaint must leave as it is.
-    pub(super) kept: Option<Kept>,
+    pub(crate) kept: Option<Preserved>,
     /// `[1, 1 + c, h, w]`: the mask and the latents behind it, for a network that is told them.
     told: Option<Tensor>,
 }
@@ -37,15 +38,15 @@ impl Default for Start {
 
 /// What stays of an image, and where.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct Preserved {
     image: Tensor,
     /// 1 where the picture is painted anew.
     mask: Tensor,
 }
 
-impl Kept {
+impl Preserved {
     /// The latents with what is to be kept put back, as noisy as they are themselves.
-    pub(super) fn restored(&self, sampler: &Sampler, noise: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn restored(&self, sampler: &Sampler, noise: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
         let kept = sampler.noised(&self.image, noise)?;
         let everywhere_else = self.mask.f_neg()?.f_add_scalar(1.0)?;
         everywhere_else.f_mul(&kept)?.f_add(&self.mask.f_mul(latents)?)?.f_to_kind(latents.f_kind()?)
@@ -54,8 +55,8 @@ impl Kept {
 
 impl Start {
     /// Draws and encodes what the recipe begins with; `shape` and `kind` are those of the latents.
-    pub(super) fn prepare(
-        models: &Models<impl Networks>,
+    pub(crate) fn prepare(
+        models: &Models<impl Denoiser>,
         recipe: &Recipe,
         (shape, kind): (&[i64], Kind),
         noise: &mut NoiseGenerator,
@@ -83,7 +84,7 @@ impl Start {
         let is_told = networks.is_inpainting();
         let latents = if is_told && is_all_new { None } else { Some(encoded(networks, &image, kind, &mut draw_as)?) };
         let noise = draw_as(shape, kind)?;
-        // Drawn even where nobody is told what is behind the mask: later draws depend on it.
+        // Drawn even for a network that is not told what is behind the mask: later draws depend on it.
         let behind = image.f_mul(&mask.f_lt(0.5)?.f_to_kind(Kind::Float)?)?;
         let behind = encoded(networks, &behind, kind, &mut draw_as)?;
         let small = mask.f_upsample_nearest2d([shape[2], shape[3]], None, None)?.f_to_kind(kind)?;
@@ -92,17 +93,17 @@ impl Start {
             let told = Some(Tensor::f_cat(&[small, behind], 1)?);
             return Ok(Self { noise, noised_from, kept: None, told });
         }
-        let kept = latents.map(|image| Kept { image, mask: small });
+        let kept = latents.map(|image| Preserved { image, mask: small });
         Ok(Self { noise, noised_from, kept, told: None })
     }
 
     /// Channels that [`Self::told`] adds.
-    pub(super) fn told_channels(&self) -> i64 {
+    pub(crate) fn told_channels(&self) -> i64 {
         self.told.as_ref().and_then(|told| told.size().get(1).copied()).unwrap_or(0)
     }
 
     /// The latents with what the network is told beside them.
-    pub(super) fn told(&self, latents: Tensor) -> Result<Tensor, TchError> {
+    pub(crate) fn told(&self, latents: Tensor) -> Result<Tensor, TchError> {
         match &self.told {
             Some(told) => Tensor::f_cat(&[&latents, told], 1),
             None => Ok(latents),
@@ -112,7 +113,7 @@ impl Start {
 
 /// A sample of the latents behind an image, scaled.
 fn encoded(
-    networks: &impl Networks,
+    networks: &impl Denoiser,
     image: &Tensor,
     kind: Kind,
     draw: &mut impl FnMut(&[i64], Kind) -> Result<Tensor, TchError>,
@@ -143,8 +144,8 @@ fn picture<'a, N>(
 }
 
 /// What the ControlNets make of their images.
-pub(super) fn controls(
-    models: &Models<impl Networks>,
+pub(crate) fn controls(
+    models: &Models<impl Denoiser>,
     recipe: &Recipe,
 ) -> Result<Vec<(ControlUse, Tensor)>, DiffusionError> {
     let networks = &models.base;
@@ -164,7 +165,7 @@ pub(super) fn controls(
 
 /// What acts at evaluation `index` of so many, and its place in the recipe.
 #[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
-pub(super) fn acting(
+pub(crate) fn acting(
     controls: &[(ControlUse, Tensor)],
     (index, of): (usize, usize),
 ) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
@@ -174,7 +175,7 @@ pub(super) fn acting(
 }
 
 /// The step a recipe begins with: as many are left out as its image is to stay.
-pub(super) fn first_step(recipe: &Recipe) -> Result<usize, DiffusionError> {
+pub(crate) fn first_step(recipe: &Recipe) -> Result<usize, DiffusionError> {
     let Some(init) = &recipe.init else { return Ok(0) };
     let steps = recipe.steps as usize;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below the number of steps")]

@@ -1,9 +1,14 @@
 //! The pipeline around networks whose answers are known: the model "predicts" noise analytically.
+//!
+//! They are a family of their own, with conditions of their own: nothing here is Stable Diffusion's.
+
+use std::ops::ControlFlow;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing};
 
 use super::*;
+use crate::diffusion::scheduler::SchedulerConfig;
 
 /// Networks that believe the clean latents are a constant, and whose decoder repeats the first three channels.
 #[derive(Debug, Clone)]
@@ -20,7 +25,40 @@ impl Analytic {
     }
 }
 
-impl Networks for Analytic {
+/// All this family is told of a prompt: its length, `[n, 1, 1]`.
+#[derive(Debug)]
+struct Lengths(Tensor);
+
+impl Conditions for Lengths {
+    fn rows(&self) -> i64 {
+        self.0.size()[0]
+    }
+
+    fn text(&self) -> &Tensor {
+        &self.0
+    }
+
+    fn controls(&self) -> &[Control] {
+        &[]
+    }
+
+    fn controlled(&self, controls: Vec<Control>) -> Self {
+        assert!(controls.is_empty(), "no ControlNet acts on this family");
+        Self(self.0.shallow_clone())
+    }
+
+    fn cat(parts: &[&Self]) -> Result<Self, TchError> {
+        Tensor::f_cat(&parts.iter().map(|part| &part.0).collect::<Vec<_>>(), 0).map(Self)
+    }
+
+    fn unlike(&self) -> Result<Self, TchError> {
+        self.0.f_add_scalar(1.0).map(Self)
+    }
+}
+
+impl Denoiser for Analytic {
+    type Conditions = Lengths;
+
     fn device(&self) -> Device {
         Device::Cpu
     }
@@ -37,21 +75,16 @@ impl Networks for Analytic {
         &self.config
     }
 
-    fn condition(&self, recipe: &ValidRecipe, _: Stage) -> Result<Conditioning, DiffusionError> {
+    fn condition(&self, recipe: &ValidRecipe, _: Stage) -> Result<Lengths, DiffusionError> {
         // A prompt is as long as it is.
         let (negative, positive) = (recipe.negative_prompt.len() as f32, recipe.prompt.len() as f32);
         let lengths = if recipe.is_guided() { vec![negative, positive] } else { vec![positive] };
-        Ok(Tensor::f_from_slice(&lengths)?.f_reshape([-1, 1, 1])?.into())
+        Ok(Lengths(Tensor::f_from_slice(&lengths)?.f_reshape([-1, 1, 1])?))
     }
 
-    fn predict(
-        &self,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<Tensor, DiffusionError> {
+    fn predict(&self, latents: &Tensor, timesteps: &Tensor, conditions: &Lengths) -> Result<Tensor, DiffusionError> {
         assert_eq!(latents.size()[0], timesteps.size()[0]);
-        let rows = conditioning.embeddings.f_reshape([-1, 1, 1, 1])?.f_mul_scalar(self.clean)?;
+        let rows = conditions.0.f_reshape([-1, 1, 1, 1])?.f_mul_scalar(self.clean)?;
         Ok(latents.f_zeros_like()?.f_add(&rows)?)
     }
 
@@ -95,7 +128,7 @@ fn alone(base: &Analytic) -> Models<Analytic> {
 }
 
 fn draw(networks: &Analytic, recipe: &ValidRecipe) -> Result<Generated, DiffusionError> {
-    generate(&alone(networks), recipe, None, &mut |_, _| StepControl::Continue)
+    generate(&alone(networks), recipe, None, &mut |_, _| ControlFlow::Continue(()))
 }
 
 #[test]
@@ -112,7 +145,7 @@ fn guidance_leads_away_from_the_negative_prompt() {
     let mut trace = Trace::new();
     let mut networks = Analytic::new();
     networks.clean = 0.125;
-    generate(&alone(&networks), &guided, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
+    generate(&alone(&networks), &guided, Some(&mut trace), &mut |_, _| ControlFlow::Continue(())).expect("an image");
     // 2 + 3·(3 − 2) = 5 units of 0.125.
     let last = trace.get("latents.004").expect("the last latents");
     assert!((last.mean(Kind::Float).double_value(&[]) - 0.625).abs() < 1e-6);
@@ -126,7 +159,7 @@ fn a_request_stops_between_steps() {
     let mut heard = Vec::new();
     let stopped = generate(&alone(&Analytic::new()), &recipe(|_| {}), None, &mut |done, of| {
         heard.push((done, of));
-        if done == 2 { StepControl::Stop } else { StepControl::Continue }
+        if done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(stopped, Err(DiffusionError::Cancelled)));
     assert_eq!(heard, [(1, 5), (2, 5)]);
@@ -163,7 +196,7 @@ fn requests_can_share_the_network_and_not_notice() {
     let recipes = [recipe(|r| r.prompt = "xx".into()), recipe(|r| (r.seed, r.steps, r.guidance) = (8, 3, 2.0))];
     let apart = recipes.each_ref().map(|recipe| {
         let mut trace = Trace::new();
-        generate(&alone(&networks), recipe, Some(&mut trace), &mut |_, _| StepControl::Continue).expect("an image");
+        generate(&alone(&networks), recipe, Some(&mut trace), &mut |_, _| ControlFlow::Continue(())).expect("an image");
         let last = format!("latents.{:03}", recipe.steps - 1);
         trace.get(&last).expect("the last latents").shallow_clone()
     });
@@ -171,12 +204,14 @@ fn requests_can_share_the_network_and_not_notice() {
         recipes.each_ref().map(|recipe| Denoising::begin(&alone(&networks), recipe, None).expect("begun"));
     loop {
         let inputs = requests.each_ref().map(|request| request.next_input().expect("an input"));
-        let due: Vec<&ModelInput> = inputs.iter().flatten().collect();
+        let due: Vec<&ModelInput<Lengths>> = inputs.iter().flatten().collect();
         if due.is_empty() {
             break;
         }
-        let cat = |part: fn(&ModelInput) -> &Tensor| Tensor::cat(&due.iter().map(|i| part(i)).collect::<Vec<_>>(), 0);
-        let conditions = cat(|i| &i.conditioning.embeddings).into();
+        let cat = |part: fn(&ModelInput<Lengths>) -> &Tensor| {
+            Tensor::cat(&due.iter().map(|i| part(i)).collect::<Vec<_>>(), 0)
+        };
+        let conditions = Lengths(cat(|i| &i.conditions.0));
         let output = networks.predict(&cat(|i| &i.latents), &cat(|i| &i.timesteps), &conditions);
         let (output, mut row) = (output.expect("an output"), 0);
         for (request, input) in requests.iter_mut().zip(&inputs) {
@@ -202,13 +237,13 @@ fn a_refiner_goes_the_last_part_of_the_way() {
     let drawn = generate(&models, &refined(0.6), None, &mut |_, of| {
         heard += 1;
         assert_eq!(of, 10);
-        StepControl::Continue
+        ControlFlow::Continue(())
     });
     // The refiner's -0.25 of -1..1 is 0.375 of 0..1: 95.6.
     assert!(drawn.expect("an image").pixels.rgb().iter().all(|byte| *byte == 96));
     assert_eq!(heard, 10);
     let refused = |models: &Models<Analytic>, recipe: &ValidRecipe| {
-        let error = generate(models, recipe, None, &mut |_, _| StepControl::Continue).expect_err("a refusal");
+        let error = generate(models, recipe, None, &mut |_, _| ControlFlow::Continue(())).expect_err("a refusal");
         assert!(error.is_refusal());
         error.to_string()
     };

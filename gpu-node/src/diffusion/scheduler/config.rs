@@ -12,8 +12,8 @@ use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, Tim
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::config::{WithoutEffect, is_without_effect, unknown};
 use super::{Sampler, SchedulerError, Span};
+use crate::diffusion::fields::{WithoutEffect, is_without_effect, unknown};
 
 /// Longest training schedule a config may have; real ones have 1000 steps.
 const TRAIN_STEPS_MAX: usize = 10_000;
@@ -200,7 +200,7 @@ impl SchedulerConfig {
                     None => file.resolve(kind, false),
                 }
             }
-            // Another class drops the keys of this one, whatever it is.
+            // Every other class drops the keys of this one.
             Err(error) if !file.class_name.is_empty() && !file.is_trained_otherwise(&rest) => {
                 let mut known = CLASSES.iter().filter_map(|(_, kind)| file.clone().resolve(*kind, false).ok());
                 known.next().ok_or(error)
@@ -221,8 +221,8 @@ impl SchedulerConfig {
         self.own_class().map(|_| self.kind)
     }
 
-    /// The config as `StableDiffusionPipeline`'s constructor leaves it: whatever the file says, its own scheduler
-    /// never clips latents and leads by one step.
+    /// The config as `StableDiffusionPipeline`'s constructor leaves it: its own scheduler never clips latents and
+    /// leads by one step, also where the file says otherwise.
     ///
     /// # Errors
     /// As [`Self::from_json`]; not for a config that was valid before.

@@ -7,7 +7,7 @@ use tch::{TchError, Tensor};
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, divided, scaled};
+use super::{Sampling, SchedulerError, Solver, divided, scaled};
 
 #[derive(Debug)]
 struct Ddim {
@@ -24,11 +24,11 @@ pub(super) fn plan(
     span: Range<usize>,
     alpha_one_at_end: bool,
     clip_range: Option<f64>,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let timesteps: Vec<i64> = grid.whole_timesteps();
-    // The step is as long as whole training steps fit, whatever the spacing.
+    // With every spacing the step is as long as whole training steps fit.
     let stride = i64::try_from(train_steps / steps).unwrap_or(i64::MAX);
     let alpha_bars = timesteps.iter().map(|timestep| {
         let to = schedule.alpha_bar_before(timestep - stride, alpha_one_at_end)?;
@@ -39,7 +39,7 @@ pub(super) fn plan(
     let solver = Ddim { prediction: config.prediction, clip_range, alpha_bars };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for Ddim {

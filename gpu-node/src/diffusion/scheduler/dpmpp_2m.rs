@@ -1,6 +1,6 @@
 //! DPM-Solver++ (Lu et al. 2022, algorithm 2, "2M"): exponential integration of the predicted clean picture, second
 //! order by one remembered prediction; and the same for the stochastic equation ("2M SDE"), whose every step draws
-//! noise in float32 whatever the latents' kind.
+//! noise in float32, also for latents of another kind.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use tch::{TchError, Tensor};
 use super::config::{DpmOptions, FinalSigma, Prediction, SchedulerConfig, SolverType};
 use super::levels::{Level, Rounding, Visiting, visits};
 use super::schedule::TrainSchedule;
-use super::{Plan, SchedulerError, Solver, StepNoise, scaled};
+use super::{Sampling, SchedulerError, Solver, StepNoise, scaled};
 
 /// Below so many steps the last ones are taken with lower order, where the config asks for it.
 const FEW_STEPS: usize = 15;
@@ -34,7 +34,7 @@ pub(super) fn plan(
     steps: usize,
     span: Range<usize>,
     options: &DpmOptions,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let DpmOptions { sigmas, final_sigma, lambda_min, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min, rounding: Rounding::Dpm };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
@@ -51,7 +51,7 @@ pub(super) fn plan(
         levels,
         previous: None,
     };
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for DpmPp2M {

@@ -8,7 +8,7 @@ use tch::{TchError, Tensor};
 use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig};
 use super::schedule::{TrainSchedule, interpolated, linspace_f32, respaced};
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
+use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 #[derive(Debug)]
 struct Euler {
@@ -24,7 +24,7 @@ pub(super) fn plan(
     steps: usize,
     span: Range<usize>,
     options: &EulerOptions,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let train_sigmas = schedule.sigmas();
@@ -48,7 +48,7 @@ pub(super) fn plan(
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
     let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
     let solver = Euler { prediction: config.prediction, sigmas: levels };
-    Ok(Plan { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 /// Evenly spaced in ln σ, from the noisiest on; one more than there are steps, as diffusers has it.

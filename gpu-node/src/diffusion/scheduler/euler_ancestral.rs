@@ -9,7 +9,7 @@ use tch::{TchError, Tensor};
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::{TrainSchedule, interpolated};
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, StepNoise, divided, scaled, sigmas};
+use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled, sigmas};
 
 #[derive(Debug)]
 struct EulerAncestral {
@@ -24,7 +24,7 @@ pub(super) fn plan(
     schedule: &TrainSchedule,
     steps: usize,
     span: Range<usize>,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let train_sigmas = schedule.sigmas();
@@ -35,7 +35,7 @@ pub(super) fn plan(
     let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
     let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
     let solver = EulerAncestral { prediction: config.prediction, sigmas: levels };
-    Ok(Plan { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for EulerAncestral {

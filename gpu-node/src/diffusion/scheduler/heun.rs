@@ -9,7 +9,7 @@ use tch::{TchError, Tensor};
 use super::config::{HeunOptions, Prediction, SchedulerConfig};
 use super::schedule::{TrainSchedule, interpolated, respaced};
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, divided, scaled, sigmas};
+use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 /// The Euler step that is waiting for its correction.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) fn plan(
     steps: usize,
     span: Range<usize>,
     options: &HeunOptions,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let train_sigmas = schedule.sigmas();
@@ -53,7 +53,7 @@ pub(super) fn plan(
     let mixes = (0..2 * steps - 1).map(|evaluation| (1.0, levels[evaluation.div_ceil(2)])).collect();
     let solver = Heun { prediction: config.prediction, clip_range: options.clip_range, sigmas: levels, pending: None };
     let span = 2 * span.start..end;
-    Ok(Plan { timesteps: evaluations, span, init_noise_sigma, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps: evaluations, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
 impl Heun {

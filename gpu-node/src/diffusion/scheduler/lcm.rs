@@ -7,7 +7,7 @@ use tch::{TchError, Tensor};
 
 use super::config::{LcmOptions, Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
-use super::{Plan, SchedulerError, Solver, StepNoise, divided, scaled};
+use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
 
 /// Standard deviation of the data that the boundary condition assumes, as the models were trained.
 const SIGMA_DATA: f32 = 0.5;
@@ -36,7 +36,7 @@ pub(super) fn plan(
     steps: usize,
     span: Range<usize>,
     options: &LcmOptions,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let (kind, distilled) = (config.kind, options.distilled_steps);
     if steps > distilled {
         return Err(SchedulerError::Steps { kind, min: 1, max: distilled, steps });
@@ -57,7 +57,7 @@ pub(super) fn plan(
     let solver = Lcm { prediction: config.prediction, clip_range: options.clip_range, steps: planned };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as PyTorch rounds them")]

@@ -10,7 +10,7 @@ use tch::{TchError, Tensor};
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
 use super::timesteps::Grid;
-use super::{Plan, SchedulerError, Solver, divided, scaled};
+use super::{Sampling, SchedulerError, Solver, divided, scaled};
 
 /// Steps the Runge–Kutta warm-up is laid over.
 const WARM_UP_STEPS: usize = 4;
@@ -63,7 +63,7 @@ pub(super) fn plan(
     span: Range<usize>,
     alpha_one_at_end: bool,
     skips_runge_kutta: bool,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { kind, spacing, train_steps, steps_offset: offset, .. } = *config;
     if !skips_runge_kutta && span.len() < WARM_UP_STEPS {
         return Err(SchedulerError::Steps { kind, min: WARM_UP_STEPS, max: train_steps, steps: span.len() });
@@ -94,7 +94,7 @@ pub(super) fn plan(
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps: Vec<f32> = visits.iter().map(|visit| visit.timestep as f32).collect();
     let span = 0..timesteps.len();
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 fn multistep(timestep: i64, stride: i64) -> Visit {

@@ -8,7 +8,7 @@ use tch::{TchError, Tensor};
 use super::config::{Prediction, SchedulerConfig, UniPcOptions};
 use super::levels::{Level, Rounding, Visiting, visits};
 use super::schedule::TrainSchedule;
-use super::{Plan, SchedulerError, Solver, divided, scaled};
+use super::{Sampling, SchedulerError, Solver, divided, scaled};
 
 /// The last step as the corrector needs it.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) fn plan(
     steps: usize,
     span: Range<usize>,
     options: &UniPcOptions,
-) -> Result<Plan, SchedulerError> {
+) -> Result<Sampling, SchedulerError> {
     let UniPcOptions { sigmas, final_sigma, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min: f64::NEG_INFINITY, rounding: Rounding::UniPc };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
@@ -49,7 +49,7 @@ pub(super) fn plan(
         last: None,
         taken: 0,
     };
-    Ok(Plan { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for UniPc {

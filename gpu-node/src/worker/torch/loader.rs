@@ -1,12 +1,13 @@
 //! Reads checkpoints, ControlNets and adapters of a folder onto a device: all of them at start, and those that come later
 //! on a thread of its own, so that no drawing waits for a file.
 //!
-//! A folder is known by the names, sizes and times of the files that are loaded of it; one that has changed is read once it has looked the same
-//! twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first drawing with a
+//! A folder is known by the names, sizes and times of the files that are loaded of it. One that has changed is read once it has
+//! looked the same twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first drawing with a
 //! network chooses kernels and takes memory, and whether it repeats itself has to be known.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -16,14 +17,18 @@ use bildkante_shared::checkpoint;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 
-use super::adapters::{self, FileLook, Found};
+use super::Options;
+use super::adapters::{self, AdapterFolder, FileLook};
 use super::shelf::Item;
-use super::{EngineError, Nudge, Options, Trial};
-use crate::diffusion::checkpoint::CheckpointError;
-use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
-use crate::diffusion::pipeline::{self, Models, StepControl};
-use crate::diffusion::{Checkpoint, DiffusionError, runtime};
+use crate::diffusion::pipeline;
+use crate::diffusion::pipeline::Models;
+use crate::diffusion::runtime;
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::controlnet::ControlNet;
+use crate::engine::{EngineError, Nudge, Trial};
 
 /// Where in `models_dir` adapters are, one safetensors file each.
 const ADAPTERS_DIR: &str = "adapters";
@@ -40,14 +45,14 @@ type Look = Vec<(PathBuf, FileLook)>;
 pub(super) enum Change {
     Came { folder: PathBuf, item: Item, trial: Option<Trial> },
     Gone { folder: PathBuf },
-    Adapters(Found),
+    Adapters(AdapterFolder),
 }
 
 /// What there is at start, and how it looked.
 #[derive(Debug)]
 pub(super) struct Stock {
     pub(super) items: Vec<(PathBuf, Item)>,
-    pub(super) adapters: Found,
+    pub(super) adapters: AdapterFolder,
     looks: BTreeMap<PathBuf, Look>,
 }
 
@@ -111,7 +116,7 @@ struct Watch {
     nudge: Nudge,
 }
 
-/// Nobody takes changes any more.
+/// The engine has ended and takes no changes any more.
 struct Over;
 
 impl Watch {
@@ -233,7 +238,7 @@ fn look_at_loaded(folder: &Path) -> Look {
     files.into_iter().filter_map(look).collect()
 }
 
-/// Whatever cannot be looked at is not there: reading it will say why.
+/// A file that cannot be looked at counts as absent: reading it will say why.
 fn look_at(folder: &Path) -> Look {
     let mut look = Look::new();
     let mut folders = vec![folder.to_owned()];
@@ -303,7 +308,7 @@ fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>,
     let pictures = Picture::to_paint_over(checkpoint.trial_size_px());
     let pictures = pictures.into_iter().map(|(digest, picture)| (digest, std::sync::Arc::new(picture))).collect();
     let models = Models { pictures, ..Models::from(checkpoint) };
-    let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| StepControl::Continue);
+    let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| ControlFlow::Continue(()));
     Ok(Some([draw()?.pixels.master_id(), draw()?.pixels.master_id()]))
 }
 

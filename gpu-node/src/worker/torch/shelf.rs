@@ -1,8 +1,8 @@
 //! The checkpoints, ControlNets and adapters of a folder as they are on one device, and what becomes of them when the folder
 //! changes.
 //!
-//! Whatever is gone from the folder is offered to nobody new at once, and stays until the last drawing that has begun with
-//! it is over.
+//! What is gone from the folder is no longer offered to new drawings, and stays until the last drawing that has begun with it is
+//! over.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
 
-use super::EngineError;
-use crate::diffusion::Checkpoint;
-use crate::diffusion::controlnet::ControlNet;
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::controlnet::ControlNet;
+use crate::engine::EngineError;
 
 /// What a folder held.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Shelf {
         self.leaving.len()
     }
 
-    /// Lets go of what has left and nobody draws with any more; the digests of what is not there any more.
+    /// Lets go of what has left and is no longer drawn with. Returns the digests that no folder holds any more.
     pub(super) fn sweep<'a>(&mut self, begun: impl Iterator<Item = &'a ValidRecipe>) -> Vec<Digest> {
         if self.leaving.is_empty() {
             return Vec::new();

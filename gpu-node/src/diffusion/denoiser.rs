@@ -1,0 +1,123 @@
+//! What the way from text to pixels asks of a family of models. It says nothing of how a network looks inside.
+//!
+//! A family implements [`Denoiser`] for its networks and [`Conditions`] for what they are told beside latents and timesteps.
+//! [`pipeline`](super::pipeline) and [`batch`](super::batch) know nothing else of it. Invariant: rows are independent. What a
+//! row comes to depends on its own latents, timestep and conditions, and on the shape of the batch alone.
+
+use std::fmt;
+
+use bildkante_shared::recipe::ValidRecipe;
+use tch::{Device, TchError, Tensor};
+
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::scheduler::SchedulerConfig;
+
+/// Which checkpoint of a recipe makes a step: its own, or that of its refiner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Base,
+    Refiner,
+}
+
+/// What a network is conditioned on, as rows: one for a request without guidance, the unconditional row before the conditional
+/// one under guidance. Rows of several requests may follow each other.
+pub trait Conditions: fmt::Debug + Sized {
+    fn rows(&self) -> i64;
+    /// The states of each row's text: `[n, tokens, width]`, of the kind the latents are to have.
+    fn text(&self) -> &Tensor;
+    /// The control images that act, in the order in which they do.
+    fn controls(&self) -> &[Control];
+    /// The same conditions, sharing their tensors, under other control images.
+    #[must_use]
+    fn controlled(&self, controls: Vec<Control>) -> Self;
+    /// Rows of several requests, one after the other. All of them are told the same kinds of things.
+    ///
+    /// # Errors
+    /// When they are not, or libtorch fails.
+    fn cat(parts: &[&Self]) -> Result<Self, TchError>;
+    /// Conditions of the same shape with other numbers in them, to find out whether one row's numbers change another's result.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    fn unlike(&self) -> Result<Self, TchError>;
+
+    /// Tokens of each row's text.
+    fn tokens(&self) -> i64 {
+        self.text().size().get(1).copied().unwrap_or(0)
+    }
+}
+
+/// An image that a ControlNet reads.
+#[derive(Debug)]
+pub struct Control {
+    /// Which network reads it, among the recipe's.
+    pub network: usize,
+    /// What the network made of it, which no step changes: `[n, c, h, w]` ([`Denoiser::embed_control`]).
+    pub embedded: Tensor,
+    /// How much of what it says is added.
+    pub scale: f64,
+}
+
+impl Control {
+    pub(crate) fn shallow_clone(&self) -> Self {
+        Self { embedded: self.embedded.shallow_clone(), ..*self }
+    }
+}
+
+/// The networks of a checkpoint, as far as drawing needs them: what a family of models implements.
+pub trait Denoiser {
+    type Conditions: Conditions;
+
+    fn device(&self) -> Device;
+    /// Side of an image in pixels for one latent.
+    fn vae_factor(&self) -> u32;
+    fn latent_channels(&self) -> i64;
+    fn scheduler_config(&self) -> &SchedulerConfig;
+    /// The recipe's conditions: the unconditional row first, where there is one. The embeddings are of the kind the
+    /// latents are to have.
+    ///
+    /// # Errors
+    /// When the networks cannot be told what the recipe asks for, or libtorch fails.
+    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Self::Conditions, DiffusionError>;
+    /// The output for latents `[n, c, h, w]` and timesteps `[n]` under conditions of as many rows.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditions: &Self::Conditions,
+    ) -> Result<Tensor, DiffusionError>;
+    /// Whether the network is told a mask and what is behind it, beside the latents.
+    fn is_inpainting(&self) -> bool;
+    /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
+    /// scaled with.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
+    /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
+    fn control_factor(&self, network: usize) -> Option<u32>;
+    /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]`.
+    ///
+    /// # Errors
+    /// When it is not there or libtorch fails.
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError>;
+    /// `[n, 3, H, W]`, nominally -1 to 1.
+    ///
+    /// # Errors
+    /// When shapes do not fit or libtorch fails.
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError>;
+}
+
+/// What the network is to be evaluated on: one row, or two under guidance.
+#[derive(Debug)]
+pub struct ModelInput<C> {
+    pub stage: Stage,
+    /// `[rows, c, h, w]`
+    pub latents: Tensor,
+    /// `[rows]`, float32
+    pub timesteps: Tensor,
+    pub conditions: C,
+}

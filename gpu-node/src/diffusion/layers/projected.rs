@@ -1,0 +1,151 @@
+//! What the attentions of a network make of a text: its keys and values.
+//!
+//! They depend on the text and the network alone, not on latents or timestep, so those of a fixed prompt are computed once
+//! and kept while they are asked for ([`ProjectedTexts`]). Each row's are computed by themselves, so a row's keys and
+//! values are the same bits in every pass.
+
+use std::cell::{Cell, RefCell};
+
+use bildkante_shared::ids::Digest;
+use tch::{TchError, Tensor};
+
+use crate::diffusion::layers::Linear;
+
+/// Bytes of keys and values kept for one set of networks; one text is always let in. A prompt of Stable Diffusion XL takes
+/// 26 MB in bfloat16.
+const KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Keys and values of one text, for every attention that looks at it, in the order in which they do: `[1, tokens, 2c]` each.
+#[derive(Debug)]
+pub struct ProjectedText(Vec<Tensor>);
+
+impl ProjectedText {
+    pub(crate) fn new(text: &Tensor, layers: &[&Linear]) -> Result<Self, TchError> {
+        Ok(Self(layers.iter().map(|layer| layer.forward(text)).collect::<Result<_, _>>()?))
+    }
+
+    /// The same tensors, shared.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self(self.0.iter().map(Tensor::shallow_clone).collect())
+    }
+
+    /// The tokens in the opposite order: another text of the same shape.
+    pub(crate) fn flipped(&self) -> Result<Self, TchError> {
+        Ok(Self(self.0.iter().map(|part| part.f_flip([1])).collect::<Result<_, _>>()?))
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|part| part.numel() * part.kind().elt_size_in_bytes()).sum()
+    }
+}
+
+/// The text during one evaluation of a network: its states, and what was computed of them before.
+#[derive(Debug)]
+pub(crate) struct Text<'a> {
+    states: Tensor, // [n, tokens, width]
+    /// One for each row, or none.
+    rows: &'a [ProjectedText],
+    next: Cell<usize>,
+}
+
+impl<'a> Text<'a> {
+    pub(crate) const fn new(states: Tensor, rows: &'a [ProjectedText]) -> Self {
+        Self { states, rows, next: Cell::new(0) }
+    }
+
+    /// Keys and values for the next attention, side by side: `[n, tokens, 2c]`.
+    pub(crate) fn keys_values(&self, layer: &Linear) -> Result<Tensor, TchError> {
+        let at = self.next.replace(self.next.get() + 1);
+        let parts: Option<Vec<&Tensor>> = self.rows.iter().map(|row| row.0.get(at)).collect();
+        match parts.as_deref() {
+            Some([]) => layer.forward(&self.states),
+            Some([only]) => Ok(only.shallow_clone()),
+            Some(rows) => Tensor::f_cat(rows, 0),
+            None => Err(TchError::Shape("keys and values of another network's attentions".into())),
+        }
+    }
+}
+
+/// A prompt in so many chunks, or no text at all, and who looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TextKey {
+    /// A ControlNet by its digest, else the denoising network.
+    pub(crate) control: Option<Digest>,
+    pub(crate) prompt: Option<String>,
+    pub(crate) chunks: usize,
+}
+
+/// Keys and values that are kept for the next request with the same text. The last one used comes last.
+#[derive(Debug, Default)]
+pub(crate) struct ProjectedTexts(RefCell<Vec<(TextKey, ProjectedText)>>);
+
+impl ProjectedTexts {
+    /// What is kept of a text, or what `project` makes of it.
+    pub(crate) fn get_or(
+        &self,
+        key: TextKey,
+        project: impl FnOnce() -> Result<ProjectedText, TchError>,
+    ) -> Result<ProjectedText, TchError> {
+        let mut kept = self.0.borrow_mut();
+        let found = match kept.iter().position(|(known, _)| *known == key) {
+            Some(at) => kept.remove(at),
+            None => (key, project()?),
+        };
+        let text = found.1.shallow_clone();
+        kept.push(found);
+        while kept.len() > 1 && kept.iter().map(|(_, text)| text.bytes()).sum::<usize>() > KEPT_BYTES_MAX {
+            let _oldest = kept.remove(0);
+        }
+        Ok(text)
+    }
+
+    /// Gives their memory back.
+    pub(crate) fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn key(prompt: &str) -> TextKey {
+        TextKey { control: None, prompt: Some(prompt.into()), chunks: 1 }
+    }
+
+    fn text(megabytes: i64) -> Result<ProjectedText, TchError> {
+        Ok(ProjectedText(vec![Tensor::f_zeros([1, megabytes << 18, 1], (Kind::Float, Device::Cpu))?]))
+    }
+
+    #[test]
+    fn a_text_is_projected_once_until_others_need_its_place() {
+        let (texts, projected) = (ProjectedTexts::default(), Cell::new(0));
+        let ask = |prompt: &str, megabytes| {
+            let project = || {
+                projected.set(projected.get() + 1);
+                text(megabytes)
+            };
+            let _text = texts.get_or(key(prompt), project).expect("projected");
+            projected.get()
+        };
+        assert_eq!([ask("a", 100), ask("b", 100), ask("a", 100), ask("b", 100)], [1, 2, 2, 2]);
+        assert_eq!(ask("c", 100), 3, "300 MB are too much: a goes");
+        assert_eq!([ask("b", 100), ask("a", 100)], [3, 4]);
+        assert_eq!([ask("large", 300), ask("large", 300)], [5, 5], "one is always let in");
+        texts.clear();
+        assert_eq!(ask("large", 300), 6);
+    }
+
+    #[test]
+    fn rows_of_another_network_are_refused() {
+        let rows = [ProjectedText(Vec::new())];
+        let text = Text::new(Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu)), &rows);
+        let layer = Linear::for_tests(3, 4);
+        assert!(text.keys_values(&layer).expect_err("none is there").to_string().contains("another network"));
+        let plain = Text::new(Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu)), &[]);
+        assert_eq!(plain.keys_values(&layer).expect("projected").size(), [1, 2, 4]);
+    }
+}

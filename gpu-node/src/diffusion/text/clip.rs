@@ -1,0 +1,207 @@
+//! The CLIP text encoder (source: transformers 5, `models/clip/modeling_clip.py`, `CLIPTextModel`).
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, TchError, Tensor};
+
+use crate::diffusion::device::upload;
+use crate::diffusion::layers::attention::{CLIP_NAMES, Mask, SelfAttention};
+use crate::diffusion::layers::{LayerNorm, Linear};
+use crate::diffusion::text::config::{ClipActivation, ClipConfig};
+use crate::diffusion::weights::{Keeping, NetworkTensors, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+
+/// The prefix of every tensor before transformers 5.
+const OLD_PREFIX: &str = "text_model.";
+/// A buffer of token positions that older versions stored beside the weights.
+const POSITION_IDS: &str = "embeddings.position_ids";
+
+/// What an encoder gives beside its hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// `CLIPTextModel`
+    None,
+    /// `CLIPTextModelWithProjection`: a pooled embedding.
+    Projection,
+}
+
+/// Which hidden state is a text's embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HiddenLayer {
+    /// The last one behind the final norm, as Stable Diffusion 1.x and 2.x use it.
+    Last,
+    /// The one before the last layer, unnormalised, as Stable Diffusion XL uses it.
+    Penultimate,
+}
+
+/// What an encoder makes of tokens.
+#[derive(Debug)]
+pub struct Encoded {
+    /// `[n, t, hidden]`
+    pub hidden: Tensor,
+    /// `[n, projection]`, where the encoder projects.
+    pub pooled: Option<Tensor>,
+}
+
+/// A CLIP text encoder on its device.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    token_embedding: Tensor,    // [vocabulary, hidden]
+    position_embedding: Tensor, // [positions, hidden]
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+    projection: Option<Linear>, // hidden -> projection
+    pooled_at: Option<i64>,
+    positions: i64,
+}
+
+/// Names and shapes of the tensors of a text encoder, as transformers 5 writes them (without `text_model.`).
+///
+/// # Errors
+/// When libtorch fails.
+pub fn tensor_shapes(config: &ClipConfig, head: Head) -> Result<BTreeMap<String, Vec<i64>>, WeightsError> {
+    let mut recorder = ShapeRecorder::default();
+    ClipTextModel::build(&mut recorder, config, head)?;
+    Ok(recorder.into_shapes())
+}
+
+/// A tensor's name without the prefix of older versions, and of encoders that project.
+pub(crate) fn canonical_name(name: &str) -> String {
+    name.strip_prefix(OLD_PREFIX).unwrap_or(name).to_owned()
+}
+
+impl ClipTextModel {
+    /// Takes every tensor out of `weights`.
+    ///
+    /// # Errors
+    /// When a tensor is missing, left over or not as `config` says.
+    pub fn load(weights: Weights, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+        Ok(Self::load_keeping(weights, config, head)?.0)
+    }
+
+    /// The same, with the tensors the network with adapters is made of.
+    pub(crate) fn load_keeping(
+        mut weights: Weights,
+        config: &ClipConfig,
+        head: Head,
+    ) -> Result<(Self, NetworkTensors), WeightsError> {
+        weights.take_positions(POSITION_IDS, config.positions)?;
+        let mut keeping = Keeping::new(weights);
+        let model = Self::build(&mut keeping, config, head)?;
+        Ok((model, keeping.finish()?))
+    }
+
+    /// The network of a source that may add to its layers.
+    pub(crate) fn of(source: &mut dyn VarSource, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+        Self::build(source, config, head)
+    }
+
+    fn build(source: &mut dyn VarSource, config: &ClipConfig, head: Head) -> Result<Self, WeightsError> {
+        let mut scope = Scope::root(source);
+        let hidden = config.hidden_size;
+        let mut embeddings = scope.at("embeddings");
+        let token_embedding = embeddings.take("token_embedding.weight", &[config.vocab_size, hidden])?;
+        let position_embedding = embeddings.take("position_embedding.weight", &[config.positions, hidden])?;
+        let mut stack = scope.at("encoder.layers");
+        let layers = (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config)).collect::<Result<_, _>>()?;
+        let final_layer_norm = LayerNorm::load(scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?;
+        let projection = match head {
+            Head::None => None,
+            Head::Projection => {
+                Some(Linear::load_unbiased(scope.at("text_projection"), hidden, config.projection_dim)?)
+            }
+        };
+        Ok(Self {
+            token_embedding,
+            position_embedding,
+            layers,
+            final_layer_norm,
+            projection,
+            pooled_at: config.pooled_at,
+            positions: config.positions,
+        })
+    }
+
+    /// Tokens that have a row of their own: ids from 0.
+    #[must_use]
+    pub fn vocabulary(&self) -> i64 {
+        self.token_embedding.size().first().copied().unwrap_or(0)
+    }
+
+    /// The embeddings of `tokens`, `[n, t]` of whole numbers.
+    ///
+    /// # Errors
+    /// When there are more tokens than positions or libtorch fails.
+    pub fn forward(&self, tokens: &Tensor, layer: HiddenLayer) -> Result<Encoded, TchError> {
+        let (_, count) = tokens.size2()?;
+        if count > self.positions {
+            return Err(TchError::Shape(format!("{count} tokens, the encoder has {} positions", self.positions)));
+        }
+        let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
+        let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.token_embedding.device())?;
+        let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
+        let last = self.layers.len() - 1;
+        for layer in &self.layers[..last] {
+            x = layer.forward(&x)?;
+        }
+        if layer == HiddenLayer::Penultimate && self.projection.is_none() {
+            return Ok(Encoded { hidden: x, pooled: None });
+        }
+        let final_state = self.final_layer_norm.forward(&self.layers[last].forward(&x)?)?;
+        let pooled = match &self.projection {
+            Some(projection) => Some(projection.forward(&self.at_end(&final_state, &tokens)?)?),
+            None => None,
+        };
+        Ok(Encoded { hidden: if layer == HiddenLayer::Last { final_state } else { x }, pooled })
+    }
+
+    /// The state at each text's end, `[n, hidden]`.
+    fn at_end(&self, states: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let marks = match self.pooled_at {
+            Some(id) => tokens.f_eq(id)?.f_to_kind(Kind::Int)?,
+            None => tokens.f_to_kind(Kind::Int)?,
+        };
+        // Of equal ones, the first.
+        let places = marks.f_argmax(-1, false)?.f_view([-1, 1, 1])?;
+        states.f_take_along_dim(&places, 1)?.f_squeeze_dim(1)
+    }
+}
+
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    self_attn: SelfAttention,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    activation: ClipActivation,
+    fc2: Linear,
+}
+
+impl EncoderLayer {
+    fn load(mut scope: Scope<'_>, config: &ClipConfig) -> Result<Self, WeightsError> {
+        let ClipConfig { hidden_size: hidden, intermediate_size: inner, layer_norm_eps: eps, .. } = *config;
+        Ok(Self {
+            layer_norm1: LayerNorm::load(scope.at("layer_norm1"), hidden, eps)?,
+            self_attn: SelfAttention::load(scope.at("self_attn"), CLIP_NAMES, hidden, config.heads, Mask::Causal)?,
+            layer_norm2: LayerNorm::load(scope.at("layer_norm2"), hidden, eps)?,
+            fc1: Linear::load(scope.at("mlp.fc1"), hidden, inner)?,
+            activation: config.activation,
+            fc2: Linear::load(scope.at("mlp.fc2"), inner, hidden)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let x = self.self_attn.forward(&self.layer_norm1.forward(x)?)?.f_add_(x)?;
+        let inner = activate(self.activation, self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
+        self.fc2.forward(&inner)?.f_add_(&x) // [n, t, hidden]
+    }
+}
+
+fn activate(activation: ClipActivation, mut x: Tensor) -> Result<Tensor, TchError> {
+    match activation {
+        ClipActivation::Gelu => x.f_gelu_("none"),
+        ClipActivation::QuickGelu => {
+            let gate = x.f_mul_scalar(1.702)?.f_sigmoid_()?;
+            x.f_mul_(&gate)
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What draws, behind one trait: the executor knows no more of a device than this.
+//!
+//! [`Engine`] takes recipes up ([`begin`](Engine::begin)), makes their steps, alone or several in one pass
+//! ([`step`](Engine::step)), and gives out pictures ([`finish`](Engine::finish)). It says what its device can take
+//! ([`capacity`](Engine::capacity)) and which drawings may share a pass ([`may_share`](Engine::may_share)). Its types are its
+//! own: neither a model family's nor the queue's. `worker::torch` implements it on libtorch, `testing` for tests.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::pixels::Pixels;
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
+
+use crate::capacity::Capacity;
+use crate::error::GenerationError;
+
+/// What draws: checkpoints on a device. One thread owns it for its whole life.
+pub trait Engine: Send {
+    fn checkpoints(&self) -> Vec<CheckpointInfo>;
+
+    /// The adapters a recipe may name.
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        Vec::new()
+    }
+
+    /// Folders that hold no usable checkpoint and files that hold no usable adapter, and why.
+    fn rejected(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The size in pixels a checkpoint draws best: what the self-test draws. `None` for what draws nothing by itself.
+    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
+
+    /// What the self-test draws with a checkpoint.
+    fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
+        Some(Recipe { steps, ..Recipe::new(checkpoint, "self-test", self.native_size_px(checkpoint)?) })
+    }
+
+    /// Its device's memory, and what its checkpoints take of it for a drawing.
+    fn capacity(&self) -> Capacity {
+        Capacity::default()
+    }
+
+    /// Whether a recipe's drawing fits beside those that have begun.
+    fn has_room(&self, _recipe: &ValidRecipe) -> bool {
+        true
+    }
+
+    /// Gives back the memory of what is kept for requests to come.
+    fn free_memory(&mut self) {}
+
+    /// Calls `nudge` from now on whenever there is something to [`Self::refresh`].
+    fn watch(&mut self, _nudge: Nudge) {}
+
+    /// Takes over checkpoints and adapters that have come, and lets go of those that are gone. `None` where nothing has
+    /// changed, else how the new ones did in their trials.
+    fn refresh(&mut self) -> Option<Vec<Trial>> {
+        None
+    }
+
+    /// Takes a recipe up: encodes its text, draws its noise.
+    ///
+    /// # Errors
+    /// Why it cannot be drawn.
+    fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError>;
+
+    /// How many requests may share the next pass with this one.
+    fn companions_max(&self, _drawing: DrawingId) -> usize {
+        0
+    }
+
+    /// Whether the next steps of two drawings can be one pass.
+    fn may_share(&self, _a: DrawingId, _b: DrawingId) -> bool {
+        false
+    }
+
+    /// Whether a recipe that waits could share passes with a drawing once it has begun, as far as the recipes tell.
+    fn may_join(&self, _drawing: DrawingId, _waiting: &ValidRecipe) -> bool {
+        false
+    }
+
+    /// Makes the next step of each request in one pass. They can share it, and none of them is done. The step has been made
+    /// when this returns: what merely waited at the device could not be overtaken by a more urgent request.
+    ///
+    /// # Errors
+    /// What the pass failed at: no request has made a step then. Within, what each request failed at.
+    fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError>;
+
+    /// Steps made and steps there are.
+    fn progress(&self, drawing: DrawingId) -> (u32, u32);
+
+    fn is_done(&self, drawing: DrawingId) -> bool {
+        let (done, of) = self.progress(drawing);
+        done >= of
+    }
+
+    /// The picture of a request that is done.
+    ///
+    /// # Errors
+    /// What the drawing failed at.
+    fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError>;
+
+    /// Forgets a request; one that is not there is none already.
+    fn abandon(&mut self, drawing: DrawingId);
+
+    /// Draws one recipe from beginning to end. `on_step` is told after each step and may stop it there.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when told to stop, else why it could not be drawn.
+    fn draw(
+        &mut self,
+        recipe: &Arc<ValidRecipe>,
+        on_step: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
+    ) -> Result<Finished, EngineError> {
+        let drawing = self.begin(recipe)?;
+        while !self.is_done(drawing) {
+            let stepped = self.step(&[drawing]).and_then(|results| results.into_iter().collect::<Result<(), _>>());
+            let (done, of) = self.progress(drawing);
+            let stopped = if on_step(done, of).is_break() { Err(EngineError::Stopped) } else { Ok(()) };
+            if let Err(error) = stepped.and(stopped) {
+                self.abandon(drawing);
+                return Err(error);
+            }
+        }
+        let finished = self.finish(drawing);
+        self.abandon(drawing);
+        finished
+    }
+}
+
+/// A request that an engine has begun and not yet finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrawingId(pub u64);
+
+/// A drawn picture, and within what it can be repeated bit for bit.
+#[derive(Debug)]
+pub struct Finished {
+    pub pixels: Pixels,
+    pub determinism: Determinism,
+}
+
+/// Wakes the device thread.
+pub type Nudge = Arc<dyn Fn() + Send + Sync>;
+
+/// A checkpoint that was loaded while the node served, and what it drew twice from one recipe.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    pub checkpoint: CheckpointInfo,
+    pub masters: [MasterId; 2],
+    /// From finding it to here.
+    pub seconds: f64,
+}
+
+/// Builds an engine on its device thread.
+pub type EngineFactory = Box<dyn FnOnce() -> Result<Box<dyn Engine>, EngineError> + Send>;
+
+/// A node's engines, one for each device.
+pub struct Engines(pub Vec<(String, EngineFactory)>);
+
+impl std::fmt::Debug for Engines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(device, _)| device)).finish()
+    }
+}
+
+impl From<EngineFactory> for Engines {
+    fn from(engine: EngineFactory) -> Self {
+        Self(vec![("0".to_owned(), engine)])
+    }
+}
+
+/// Why an engine does not draw.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error("{reason}")]
+    Load { reason: String },
+    #[error("the checkpoint {0} is not loaded")]
+    Missing(Digest),
+    /// The recipe's fault.
+    #[error("{reason}")]
+    Refused { reason: String },
+    /// The engine's fault.
+    #[error("{reason}")]
+    Failed { reason: String },
+    /// Neither's fault: the drawing needs more memory than is left.
+    #[error("{reason}")]
+    OutOfMemory { reason: String },
+    /// The device does nothing any more for this process.
+    #[error("the device is lost: {reason}")]
+    DeviceLost { reason: String },
+    #[error("stopped between steps")]
+    Stopped,
+}
+
+impl From<EngineError> for GenerationError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Missing(digest) => Self::Missing { digests: vec![digest] },
+            EngineError::Refused { reason } => Self::Refused { reason },
+            EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
+            EngineError::OutOfMemory { reason } => Self::OutOfMemory { reason },
+            // Who says so knows better: the executor.
+            EngineError::DeviceLost { reason } => Self::DeviceLost { reason, is_alone: false },
+            EngineError::Stopped => Self::DeadlinePassed,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The adapters of a folder, and the networks with them: found at start, loaded when a recipe first asks for one, kept
+//! within bounds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use bildkante_shared::adapter;
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::LoraUse;
+use bildkante_shared::wire::AdapterInfo;
+
+use crate::diffusion::sd::adapters::Adapter;
+use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::checkpoint::Trunk;
+use crate::engine::EngineError;
+
+/// Files looked at in the folder.
+const ADAPTERS_MAX: usize = 1024;
+/// Adapters kept loaded, in bytes of their files; one more is always let in.
+const LOADED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Sets of networks kept put together. Each holds its adapters' matrices on the device and shares everything else.
+const TRUNKS_MAX: usize = 8;
+
+/// Networks for one checkpoint and adapters with weights, the weights bit by bit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TrunkKey {
+    checkpoint: Digest,
+    loras: Vec<(Digest, u64)>,
+}
+
+impl TrunkKey {
+    fn new(checkpoint: Digest, loras: &[LoraUse]) -> Self {
+        Self { checkpoint, loras: loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect() }
+    }
+}
+
+/// What a folder held.
+#[derive(Debug, Default)]
+pub(super) struct AdapterFolder {
+    files: BTreeMap<Digest, PathBuf>,
+    rejected: Vec<String>,
+}
+
+/// What adapters there are, and those in use.
+#[derive(Debug, Default)]
+pub(super) struct Adapters {
+    found: AdapterFolder,
+    /// The last one used comes last, here and below.
+    loaded: Vec<Arc<Adapter>>,
+    trunks: Vec<(TrunkKey, Trunk)>,
+    /// Networks of drawings under way, and how many drawings have each: they stay even when their files go.
+    held: Vec<(TrunkKey, usize)>,
+}
+
+/// Size and time of a file: one that has changed looks different.
+pub(super) type FileLook = (u64, Option<SystemTime>);
+
+pub(super) fn look_of(metadata: &fs::Metadata) -> FileLook {
+    (metadata.len(), metadata.modified().ok())
+}
+
+/// How a file and the configurations that may belong to it look.
+type Looks = [Option<FileLook>; 3];
+
+fn looks_of(path: &Path) -> Looks {
+    let look = |path: &Path| fs::metadata(path).ok().map(|metadata| look_of(&metadata));
+    let [own, shared] = adapter::config_paths(path);
+    [look(path), look(&own), look(&shared)]
+}
+
+/// What was read of files, by path. Each is read again once its size or time, or its configuration's, has changed. The devices
+/// share it: the first one to ask reads.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FilesRead(Arc<Mutex<BTreeMap<PathBuf, FileRead>>>);
+
+#[derive(Debug, Clone)]
+struct FileRead {
+    looks: Looks,
+    /// Its digest, or why it cannot be used.
+    outcome: Result<Digest, String>,
+}
+
+impl FileRead {
+    /// `looks` are from before it is read: what changes meanwhile is read again next time.
+    fn new(path: &Path, looks: Looks) -> Self {
+        Self { looks, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
+    }
+}
+
+/// What the safetensors files of `folder` are, of which those are read that have not been. A folder that is not there holds
+/// none.
+pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<AdapterFolder, EngineError> {
+    let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", folder.display()) };
+    let mut found = AdapterFolder::default();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // A Macintosh leaves `._x.safetensors` beside what it copies.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "safetensors") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.len() > ADAPTERS_MAX {
+        let reason = format!("{} holds more than {ADAPTERS_MAX} adapters", folder.display());
+        return Err(EngineError::Load { reason });
+    }
+    let mut read = read.0.lock();
+    // Whose `adapter_config.json` a folder's one is depends on the other files.
+    let is_same = read.len() == paths.len() && paths.iter().all(|path| read.contains_key(path));
+    read.retain(|path, file| {
+        let takes_the_folders = file.looks[1].is_none() && file.looks[2].is_some();
+        paths.contains(path) && (is_same || !takes_the_folders)
+    });
+    for path in paths {
+        let looks = looks_of(&path);
+        let is_dated = looks.iter().flatten().all(|(_, time)| time.is_some()) && looks[0].is_some();
+        let known = read.get(&path).filter(|known| is_dated && known.looks == looks).cloned();
+        let file = known.unwrap_or_else(|| FileRead::new(&path, looks));
+        match &file.outcome {
+            Ok(digest) => {
+                found.files.insert(*digest, path.clone());
+            }
+            Err(reason) => found.rejected.push(reason.clone()),
+        }
+        read.insert(path, file);
+    }
+    Ok(found)
+}
+
+impl Adapters {
+    /// Offers what was found instead of what was there before.
+    pub(super) fn update(&mut self, found: AdapterFolder) {
+        self.loaded.retain(|adapter| found.files.contains_key(&adapter.digest()));
+        self.found = found;
+        self.drop_unoffered();
+    }
+
+    /// Lets go of networks with adapters that are gone, behind the last drawing with them.
+    fn drop_unoffered(&mut self) {
+        let (files, held) = (&self.found.files, &self.held);
+        let is_there = |(digest, _): &(Digest, u64)| files.contains_key(digest);
+        self.trunks.retain(|(key, _)| is_held(held, key) || key.loras.iter().all(is_there));
+    }
+
+    /// A drawing has begun with these: its networks stay until [`Self::release`].
+    pub(super) fn hold(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
+        if loras.is_empty() {
+            return;
+        }
+        let key = TrunkKey::new(checkpoint, loras);
+        match self.held.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, drawings)) => *drawings += 1,
+            None => self.held.push((key, 1)),
+        }
+    }
+
+    pub(super) fn release(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
+        let key = TrunkKey::new(checkpoint, loras);
+        if let Some((_, drawings)) = self.held.iter_mut().find(|(known, _)| *known == key) {
+            *drawings -= 1;
+            self.held.retain(|(_, drawings)| *drawings > 0);
+            self.drop_unoffered();
+        }
+    }
+
+    /// Lets go of a checkpoint's networks.
+    pub(super) fn forget(&mut self, checkpoint: Digest) {
+        self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
+    }
+
+    /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.
+    pub(super) fn free(&mut self) {
+        let held = &self.held;
+        self.trunks.retain(|(key, _)| is_held(held, key));
+        self.loaded.clear();
+    }
+
+    pub(super) fn infos(&self) -> Vec<AdapterInfo> {
+        let name = |path: &Path| path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        self.found.files.iter().map(|(digest, path)| AdapterInfo { name: name(path), digest: *digest }).collect()
+    }
+
+    pub(super) fn rejected(&self) -> &[String] {
+        &self.found.rejected
+    }
+
+    /// The checkpoint's networks with these adapters.
+    pub(super) fn trunk(&mut self, checkpoint: &Checkpoint, loras: &[LoraUse]) -> Result<&Trunk, EngineError> {
+        let key = TrunkKey::new(checkpoint.digest(), loras);
+        if let Some(at) = self.trunks.iter().position(|(known, _)| *known == key) {
+            let trunk = self.trunks.remove(at);
+            self.trunks.push(trunk);
+        } else {
+            let weighted = loras.iter().map(|lora| Ok((self.adapter(lora.digest)?, lora.weight)));
+            let weighted = weighted.collect::<Result<Vec<_>, EngineError>>()?;
+            let refused = |error: &dyn std::error::Error| EngineError::Refused { reason: error.to_string() };
+            let trunk = checkpoint.adapted(&weighted).map_err(|error| refused(&error))?;
+            if self.trunks.len() >= TRUNKS_MAX
+                && let Some(oldest) = self.trunks.iter().position(|(key, _)| !is_held(&self.held, key))
+            {
+                let _oldest = self.trunks.remove(oldest);
+            }
+            self.trunks.push((key, trunk));
+        }
+        let newest = self.trunks.last().map(|(_, trunk)| trunk);
+        newest.ok_or_else(|| EngineError::Failed { reason: "the adapted networks were lost".into() })
+    }
+
+    fn adapter(&mut self, digest: Digest) -> Result<Arc<Adapter>, EngineError> {
+        if let Some(at) = self.loaded.iter().position(|adapter| adapter.digest() == digest) {
+            let adapter = self.loaded.remove(at);
+            self.loaded.push(Arc::clone(&adapter));
+            return Ok(adapter);
+        }
+        let path = self.found.files.get(&digest).ok_or(EngineError::Missing(digest))?;
+        let failed = |reason| EngineError::Failed { reason };
+        let adapter = Arc::new(Adapter::load(path).map_err(|error| failed(error.to_string()))?);
+        if adapter.digest() != digest {
+            return Err(failed(format!("{} is not what it was when the node started", path.display())));
+        }
+        self.loaded.push(Arc::clone(&adapter));
+        while self.loaded.len() > 1 && self.loaded.iter().map(|adapter| adapter.bytes()).sum::<u64>() > LOADED_BYTES_MAX
+        {
+            let _oldest = self.loaded.remove(0);
+        }
+        Ok(adapter)
+    }
+}
+
+fn is_held(held: &[(TrunkKey, usize)], key: &TrunkKey) -> bool {
+    held.iter().any(|(known, _)| known == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_again_once_it_has_changed() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/adapters");
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, two] = ["one.safetensors", "two.safetensors"].map(|name| folder.path().join(name));
+        fs::copy(fixtures.join("sd1.kohya.safetensors"), &one).expect("a copy");
+        fs::write(&two, b"nothing of the kind").expect("a file");
+        fs::write(folder.path().join("._one.safetensors"), b"what a Macintosh leaves behind").expect("a file");
+        let read = FilesRead::default();
+        let find = || find(folder.path(), &read).expect("found");
+        let first = find();
+        assert_eq!((first.files.len(), first.rejected.len()), (1, 1));
+
+        // Other bytes of the same size and time are taken for the same: nothing was read.
+        let time = fs::metadata(&one).expect("metadata").modified().expect("a time");
+        let file = fs::OpenOptions::new().write(true).open(&one).expect("opened");
+        (&file).write_all(&[0xff; 16]).expect("written");
+        file.set_modified(time).expect("set");
+        assert_eq!(find().files, first.files);
+        file.set_modified(time + Duration::from_secs(1)).expect("set");
+        let changed = find();
+        assert_eq!((changed.files.len(), changed.rejected.len()), (0, 2));
+
+        fs::copy(fixtures.join("sd1.peft.safetensors"), &two).expect("a copy");
+        fs::remove_file(&one).expect("removed");
+        let last = find();
+        assert_eq!((last.files.len(), last.rejected.len()), (1, 0));
+        assert_eq!(read.0.lock().len(), 1, "what is gone is forgotten");
+
+        // What is said of an adapter in a file of its own counts as the adapter does.
+        fs::remove_file(&two).expect("removed");
+        fs::copy(fixtures.join("sd1.rslora.safetensors"), &one).expect("a copy");
+        let config = folder.path().join("adapter_config.json");
+        assert_eq!(find().rejected.len(), 1, "a file of PEFT's needs it");
+        fs::copy(fixtures.join("sd1.rslora.adapter_config.json"), &config).expect("a copy");
+        let told = find();
+        assert_eq!((told.files.len(), told.rejected.len()), (1, 0));
+        // With a second such file nothing says whose it is, though neither the first nor the configuration has changed.
+        fs::copy(fixtures.join("sd1.rslora.safetensors"), &two).expect("a copy");
+        assert_eq!(find().rejected.len(), 2);
+        fs::remove_file(&two).expect("removed");
+        assert_eq!(find().files, told.files);
+        fs::write(&config, "{").expect("written");
+        assert_eq!(find().rejected.len(), 1);
+    }
+}
