@@ -17,9 +17,9 @@ mod pictures;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
-use bildkante_edge::negotiate::Format;
 use bildkante_edge::render::quality::ANCHORS;
 use bildkante_edge::render::{CropBox, Raster, Rung, decode_master, encode_native, resize};
+use bildkante_edge::words::Format;
 use bildkante_shared::pixels::Pixels;
 
 const SIZES_PX: [(u32, u32); 2] = [(320, 320), (640, 360)];

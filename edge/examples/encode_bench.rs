@@ -14,9 +14,9 @@ mod pictures;
 
 use std::time::Instant;
 
-use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::Marking;
 use bildkante_edge::render::{Finish, Quality, RenditionSpec, Rung, Shape, decode_master, render};
+use bildkante_edge::words::Format;
 
 const WIDTHS_PX: [u32; 4] = [320, 640, 960, 1280];
 const ROUNDS: usize = 5;

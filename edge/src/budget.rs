@@ -713,8 +713,8 @@ mod tests {
     /// A page of forty large images that were never rendered is no abuse.
     #[test]
     fn a_page_of_new_images_stays_within_the_defaults() {
-        use crate::negotiate::Format;
         use crate::render::{Costs, Quality, RenditionSpec, Rung, Shape};
+        use crate::words::Format;
         let (budgets, costs) = (budgets(BudgetConfig::default()), Costs::default());
         let payer = budgets.payer("studio", ONE);
         let spec = |format| RenditionSpec {

@@ -4,8 +4,8 @@ use super::*;
 use crate::cache::testing::rendition;
 use crate::cache::{CacheConfig, CacheMetrics};
 use crate::metrics::RequestMetrics;
-use crate::negotiate::Format;
 use crate::render::Rung;
+use crate::words::Format;
 
 struct Site {
     front: Front,

@@ -16,15 +16,15 @@ use crate::budget::BudgetConfig;
 use crate::cache::{decode_entry, reseal_entry};
 use crate::fields;
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
-use crate::negotiate::{self, FormatAsk, FormatSet};
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
-use crate::request::{ClientHints, IgnoredParameters, ImageRequest, requested_urgency};
+use crate::request::{ClientHints, FormatAsk, IgnoredParameters, ImageRequest, requested_urgency};
+use crate::resolve::format;
 use crate::resolve::layout::{Ask, Layout, Limits};
 use crate::response::conditional::{self, RequestedRange};
 use crate::rum::RumConfig;
 use crate::rum::gate::Gate;
 use crate::signing::{Grant, SigningKeys};
-use crate::words::Ratio;
+use crate::words::{FormatSet, Ratio};
 
 /// A name and what takes any bytes under it.
 pub type Target = (&'static str, fn(&[u8]));
@@ -124,7 +124,7 @@ pub fn headers(data: &[u8]) {
         }
     }
     let accept = fields::list(&headers, &ACCEPT);
-    let _ = negotiate::choose(accept.as_deref(), FormatAsk::Auto, FormatSet::ALL);
+    let _ = format::choose(accept.as_deref(), FormatAsk::Auto, FormatSet::ALL);
     let etag = "\"0123456789abcdefghjkmnpqrs\"";
     let _ = conditional::precondition(&headers, etag);
     if let RequestedRange::Part { first, last } = conditional::requested_range(&headers, etag, LENGTH) {

@@ -23,7 +23,6 @@ pub mod governance;
 pub mod handler;
 pub mod listener;
 pub mod metrics;
-pub mod negotiate;
 #[cfg(test)]
 mod one_way;
 pub mod origin;

@@ -7,8 +7,8 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use http::Version;
 
-use crate::negotiate::Format;
 use crate::response::Outcome;
+use crate::words::Format;
 
 /// Requests by outcome, and how long they took to their first byte.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 
 use crate::cache::{Lineage, Rendition};
 use crate::campaign::Catalog;
-use crate::negotiate::Format;
 use crate::render::{self, EncodeError, FinishDigest, Palette, PlaceholderSize, RenderError, Rung};
 use crate::resolve::Want;
+use crate::words::Format;
 
 /// Marked placeholders kept, under 3 kB each.
 const KEPT_MAX: u64 = 1024;

@@ -10,9 +10,9 @@
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
-use crate::negotiate::Format;
 use crate::request::hints::ACCEPT_CH;
 use crate::signing::Seal;
+use crate::words::Format;
 
 /// How a browser should go about loading an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

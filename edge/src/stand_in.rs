@@ -10,11 +10,13 @@ use crate::budget::Payer;
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Stopgap};
 use crate::fill::{Fill, Peek};
-use crate::negotiate::{self, Format, FormatAsk};
 use crate::placeholder::{PlaceholderError, Placeholders};
 use crate::render::{RenditionSpec, Shape};
+use crate::request::FormatAsk;
+use crate::resolve::format;
 use crate::resolve::{Resolved, Want};
 use crate::response::Outcome;
+use crate::words::Format;
 
 /// How long a slot waits for a picture, and what it shows instead.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +163,7 @@ fn nearest_specs(missing: Missing<'_>) -> Vec<RenditionSpec> {
     let Missing { resolved, want, accept, .. } = missing;
     let mut formats = vec![want.spec.format];
     if resolved.format == FormatAsk::Auto {
-        let shown = negotiate::acceptable(accept, resolved.slot.formats);
+        let shown = format::acceptable(accept, resolved.slot.formats);
         formats.extend(Format::ALL.into_iter().filter(|format| *format != want.spec.format && shown.contains(*format)));
     }
     // A shape of its own is no rung of the ladder: of it there are only other formats.

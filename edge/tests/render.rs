@@ -3,12 +3,12 @@
 mod judges;
 mod pictures;
 
-use bildkante_edge::negotiate::Format;
 use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
 use bildkante_edge::render::{
     Anchor, Encoded, Finish, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape,
     encode, mark_placeholder, placeholder, render,
 };
+use bildkante_edge::words::Format;
 use bildkante_shared::pixels::Pixels;
 use proptest::prelude::*;
 

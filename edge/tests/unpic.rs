@@ -8,10 +8,9 @@ mod judges;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bildkante_edge::negotiate::FormatAsk;
 use bildkante_edge::render::shape::fit_inside;
 use bildkante_edge::render::{Anchor, Shape};
-use bildkante_edge::request::{IgnoredParameters, ImageRequest, QualityAsk, WidthAsk};
+use bildkante_edge::request::{FormatAsk, IgnoredParameters, ImageRequest, QualityAsk, WidthAsk};
 use bildkante_edge::resolve::layout::{Ask, Layout, Limits};
 use serde_json::Value;
 

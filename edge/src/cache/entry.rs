@@ -20,8 +20,8 @@ use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
 use super::rendition::{Lineage, Rendition, Standing};
-use crate::negotiate::Format;
 use crate::render::{Quality, RenditionSpec, Rung, Shape};
+use crate::words::Format;
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
 /// 3 since the header holds the purge generation and the shape. Entries of other versions are deleted when they are read.

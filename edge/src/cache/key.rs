@@ -9,8 +9,8 @@ use std::str::FromStr;
 
 use bildkante_shared::ids::{IdError, MasterId, decode_128, encode_128};
 
-use crate::negotiate::Format;
 use crate::render::{ENCODER_EPOCH, FinishDigest, RenditionSpec, Shape};
+use crate::words::Format;
 
 /// Raise when the layout of what is hashed changes.
 const DOMAIN: &[u8] = b"bildkante rendition key v1\0";

@@ -170,8 +170,8 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use crate::negotiate::Format;
     use crate::render::{Quality, Shape};
+    use crate::words::Format;
 
     /// A rendition with `body`, for tests.
     pub(crate) fn rendition(body: &[u8], rung: Rung) -> Rendition {

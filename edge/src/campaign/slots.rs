@@ -11,9 +11,8 @@ use super::manifest::{SLOTS_MAX, check_covers, localized};
 use super::names::{Localized, is_name};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template};
-use crate::negotiate::{Format, FormatSet};
 use crate::render::Quality;
-use crate::words::{Ratio, WIDTH_PX_MAX};
+use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
 
 /// Most rungs of a ladder.
 pub const WIDTHS_MAX: usize = 32;

@@ -235,7 +235,7 @@ fn card_markup(card: &CardView<'_>) -> Markup {
 
 /// Rows the script fills in with what each format takes at the card's width.
 fn format_rows(picture: &Picture<'_>, width_px: u32, class: &str) -> Markup {
-    use crate::negotiate::Format;
+    use crate::words::Format;
     html! {
         div class=(class) title={ "At " (width_px) " px" } {
             @for format in [Format::Avif, Format::Webp, Format::Jpeg] {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{RenditionSpec, Rung};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 /// How much one measurement moves the estimate.
 const WEIGHT: f64 = 0.125;

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
-use crate::negotiate::Format;
 use crate::provenance::{EmbedError, embed};
+use crate::words::Format;
 
 pub use cost::Costs;
 pub use crop::CropBox;

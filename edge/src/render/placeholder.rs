@@ -6,8 +6,8 @@
 use super::encode::encode;
 use super::resize::Raster;
 use super::{EncodeError, Quality, RenderError, Rung};
-use crate::negotiate::Format;
 use crate::provenance::{DigitalSource, Marking, embed};
+use crate::words::Format;
 
 const LONGER_SIDE_PX: u32 = 32;
 

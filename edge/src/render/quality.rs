@@ -11,7 +11,7 @@
 //! in `encode`: change one, rerun it, and raise [`super::ENCODER_EPOCH`].
 
 use super::{Quality, Rung};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 /// The values of `q` at which native qualities are tabulated.
 pub const ANCHORS: [u8; 11] = [1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100];

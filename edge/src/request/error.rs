@@ -6,7 +6,7 @@ use bildkante_shared::problem::Problem;
 
 use super::parameters::Parameter;
 use super::{IMAGE_PATH_PREFIX, PARAMETERS_MAX};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 /// Longest piece of a URL an answer repeats.
 const EXCERPT_CHARS_MAX: usize = 48;

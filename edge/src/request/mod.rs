@@ -42,10 +42,9 @@ pub(crate) use priority::requested_urgency;
 pub use target::Target;
 pub(crate) use target::after_host;
 pub(crate) use values::is_token;
-pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, Horizontal, QualityAsk, Vertical, WidthAsk};
+pub use values::{Background, Crop, Dpr, Fit, FocalCoordinate, FormatAsk, Horizontal, QualityAsk, Vertical, WidthAsk};
 
-use crate::negotiate::{Format, FormatAsk};
-use crate::words::Ratio;
+use crate::words::{Format, Ratio};
 use parameters::Parameter;
 
 /// Longest path, in bytes as sent.

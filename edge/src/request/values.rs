@@ -5,9 +5,8 @@ use std::fmt;
 
 use super::error::{RequestError, excerpt};
 use super::parameters::Parameter;
-use crate::negotiate::{Format, FormatAsk};
 use crate::render::Quality;
-use crate::words::{Ratio, WIDTH_PX_MAX};
+use crate::words::{Format, Ratio, WIDTH_PX_MAX};
 
 /// Longest version, key id or signature.
 const TOKEN_BYTES_MAX: usize = 128;
@@ -155,6 +154,24 @@ impl fmt::Display for Crop {
                 (None, None) => "center",
             },
         })
+    }
+}
+
+/// `fm`, or an extension: what the URL says about the format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum FormatAsk {
+    /// Negotiated by `Accept`; every outcome varies on it.
+    #[default]
+    Auto,
+    /// `fm=` or an extension.
+    Explicit(Format),
+}
+
+impl FormatAsk {
+    /// Whether responses carry `Vary: Accept`.
+    #[must_use]
+    pub const fn is_negotiable(self) -> bool {
+        matches!(self, Self::Auto)
     }
 }
 

@@ -14,11 +14,11 @@ use bildkante_shared::recipe::RecipeError;
 use super::layout::{Ask, Layout, Limits};
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, Slot, Variant, Version};
-use crate::negotiate::{Format, FormatAsk};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
-use crate::request::{ClientHints, Fit, ImageRequest, QualityAsk, WidthAsk, excerpt};
+use crate::request::{ClientHints, Fit, FormatAsk, ImageRequest, QualityAsk, WidthAsk, excerpt};
 use crate::signing::Grant;
+use crate::words::Format;
 
 /// A request with a meaning.
 #[derive(Debug, Clone)]

@@ -421,7 +421,7 @@ fn resolve_time() {
     time("parse, 6 parameters", &|| u32::from(parse().axes.len() == 4));
     time("resolve, memoised", &|| granted(&catalog, &request, Grant::Public).expect("resolved").width_px);
     time("negotiate", &|| {
-        crate::negotiate::choose(Some(accept), FormatAsk::Auto, crate::negotiate::FormatSet::ALL) as u32
+        crate::resolve::format::choose(Some(accept), FormatAsk::Auto, crate::words::FormatSet::ALL) as u32
     });
     let campaign = catalog.campaign("autumn").expect("loaded");
     time("variant, built anew", &|| {

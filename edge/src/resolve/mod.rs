@@ -5,6 +5,7 @@
 //! | `asker` | who asks, and what is read of an asker beside the URL |
 //! | `meaning` | what a parsed request means in a snapshot of the catalogue: variant, size, quality |
 //! | `layout` | the geometry of signed URLs |
+//! | `format` | the choice of a format by `Accept` |
 //! | `want` | what caches, flights and nodes are asked for |
 //! | `factors` | what beside the URL an answer depends on: `Vary`, and whether the answer may be kept |
 //! | `explain` | a trace as data for people |
@@ -17,6 +18,7 @@
 mod asker;
 pub mod explain;
 mod factors;
+pub mod format;
 pub mod layout;
 mod meaning;
 mod reach;
@@ -32,7 +34,6 @@ pub use reach::CatalogReport;
 pub use want::Want;
 
 use crate::campaign::Catalog;
-use crate::negotiate;
 use crate::request::{ClientHints, ImageRequest, RequestError, Target};
 use crate::signing::{Grant, SignatureError};
 
@@ -103,7 +104,7 @@ fn resolution(
     let hints = if request.uses_hints() { asker.hints() } else { ClientHints::default() };
     let resolved = Resolved::new(catalog, request, grant, hints)?;
     let accept = if resolved.format.is_negotiable() { asker.accept() } else { None };
-    let format = negotiate::choose(accept.as_deref(), resolved.format, resolved.slot.formats);
+    let format = format::choose(accept.as_deref(), resolved.format, resolved.slot.formats);
     let want = Want::new(&resolved, format, asker.urgency());
     Ok(Resolution { resolved, want })
 }

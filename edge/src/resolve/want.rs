@@ -12,8 +12,8 @@ use bildkante_shared::urgency::Urgency;
 use super::meaning::Resolved;
 use crate::cache::RenditionKey;
 use crate::campaign::Variant;
-use crate::negotiate::Format;
 use crate::render::{Finish, RenditionSpec};
+use crate::words::Format;
 
 /// Which picture, cut how, finished how.
 #[derive(Debug, Clone)]

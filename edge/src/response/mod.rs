@@ -32,10 +32,10 @@ pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::fill::FillTimings;
-use crate::negotiate::Format;
 pub use crate::request::PRIORITY;
 pub use crate::resolve::Negotiation;
 use crate::service::Body;
+use crate::words::Format;
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

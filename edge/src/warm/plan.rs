@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::campaign::variant::recipe;
 use crate::campaign::{Campaign, Catalog, Slot};
-use crate::negotiate::Format;
 use crate::request::IMAGE_PATH_PREFIX;
+use crate::words::Format;
 
 /// Most renditions of one job.
 pub const RENDITIONS_MAX: u64 = 2_000_000;

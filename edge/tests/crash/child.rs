@@ -13,10 +13,10 @@ use bildkante_edge::cache::{
 use bildkante_edge::governance::marks::PurgeKey;
 use bildkante_edge::governance::purge::Purge;
 use bildkante_edge::governance::{PurgeConfig, PurgeKind, PurgeMetrics, PurgeReach, PurgeRecord, PurgeScope, Purges};
-use bildkante_edge::negotiate::Format;
 use bildkante_edge::render::{Quality, RenditionSpec, Rung, Shape};
 use bildkante_edge::warm::job::{JobRecord, JobState, Tally};
 use bildkante_edge::warm::{StoredJobs, WarmOrder};
+use bildkante_edge::words::Format;
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::{Pixels, PixelsError};

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use bildkante_edge::negotiate::Format;
 use bildkante_edge::render::Raster;
+use bildkante_edge::words::Format;
 use yuvxyb::{ColorPrimaries, LinearRgb, Rgb, TransferCharacteristic};
 
 /// Whether `tool` answers; says so once per test where it does not.

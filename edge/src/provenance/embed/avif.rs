@@ -8,7 +8,7 @@ use super::EmbedError;
 use super::bmff::{
     Bmff, ItemInfos, ItemLocations, Size, boxes, malformed, primary_item, push_box, push_id, unsupported,
 };
-use crate::negotiate::Format;
+use crate::words::Format;
 
 const CONTENT_TYPE: &str = "application/rdf+xml";
 /// Bytes of version and flags in front of `meta`'s children.

@@ -4,7 +4,7 @@
 
 use super::EmbedError;
 use super::bytes::{Reader, Short};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 /// Most boxes on one level and most items in one file: far above any still image, far below a burden.
 const ENTRIES_MAX: usize = 1024;

@@ -4,7 +4,7 @@
 
 use super::EmbedError;
 use super::bytes::{Reader, Short};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 pub(super) const XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const SOI: [u8; 2] = [0xff, 0xd8];

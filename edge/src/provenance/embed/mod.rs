@@ -13,8 +13,8 @@ mod png;
 mod webp;
 
 use super::{Marking, packet};
-use crate::negotiate::Format;
 use crate::provenance::DigitalSource;
+use crate::words::Format;
 
 /// Largest packet: what fits one JPEG `APP1` segment, the tightest of the four places.
 pub const XMP_BYTES_MAX: usize = 65_533 - jpeg::XMP_HEADER.len();

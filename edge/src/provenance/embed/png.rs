@@ -2,7 +2,7 @@
 
 use super::EmbedError;
 use super::bytes::{Reader, Short};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 const KEYWORD: &[u8] = b"XML:com.adobe.xmp\0";

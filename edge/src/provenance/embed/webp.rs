@@ -4,7 +4,7 @@
 
 use super::EmbedError;
 use super::bytes::{Reader, Short};
-use crate::negotiate::Format;
+use crate::words::Format;
 
 const FLAG_ALPHA: u8 = 0x10;
 const FLAG_XMP: u8 = 0x04;

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::resize::Raster;
 use super::{Rung, panic_text, quality};
-use crate::negotiate::Format;
 use crate::render::Quality;
+use crate::words::Format;
 
 /// Why an encoder gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,134 +9,8 @@
 //!   the field, and a picture the browser may yet decode serves a reader better than a 406.
 //! - Malformed members are ignored, not the whole field. No allocation.
 
-use std::fmt;
-
-/// An image format of a rendition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Format {
-    Avif,
-    Webp,
-    Jpeg,
-    Png,
-}
-
-impl Format {
-    pub const ALL: [Self; 4] = [Self::Avif, Self::Webp, Self::Jpeg, Self::Png];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Avif => "avif",
-            Self::Webp => "webp",
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-        }
-    }
-
-    /// The usual file extension.
-    #[must_use]
-    pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Avif => "avif",
-            Self::Webp => "webp",
-            Self::Jpeg => "jpg",
-            Self::Png => "png",
-        }
-    }
-
-    #[must_use]
-    pub const fn media_type(self) -> &'static str {
-        match self {
-            Self::Avif => "image/avif",
-            Self::Webp => "image/webp",
-            Self::Jpeg => "image/jpeg",
-            Self::Png => "image/png",
-        }
-    }
-
-    /// A format by the names URLs and manifests use, in any case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        const NAMES: [(&str, Format); 5] = [
-            ("avif", Format::Avif),
-            ("webp", Format::Webp),
-            ("jpg", Format::Jpeg),
-            ("jpeg", Format::Jpeg),
-            ("png", Format::Png),
-        ];
-        NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, format)| *format)
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What the URL says about the format.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum FormatAsk {
-    /// Negotiated by `Accept`; every outcome varies on it.
-    #[default]
-    Auto,
-    /// `fm=` or an extension.
-    Explicit(Format),
-}
-
-impl FormatAsk {
-    /// Whether responses carry `Vary: Accept`.
-    #[must_use]
-    pub const fn is_negotiable(self) -> bool {
-        matches!(self, Self::Auto)
-    }
-}
-
-/// A set of formats, one bit each.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FormatSet(u8);
-
-impl FormatSet {
-    pub const EMPTY: Self = Self(0);
-    /// Every format; what a slot allows unless it says otherwise.
-    pub const ALL: Self = Self(0b1111);
-
-    #[must_use]
-    pub const fn with(self, format: Format) -> Self {
-        Self(self.0 | 1 << format as u8)
-    }
-
-    #[must_use]
-    pub const fn contains(self, format: Format) -> bool {
-        self.0 & (1 << format as u8) != 0
-    }
-
-    #[must_use]
-    pub const fn len(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub fn iter(self) -> impl Iterator<Item = Format> {
-        Format::ALL.into_iter().filter(move |format| self.contains(*format))
-    }
-}
-
-impl FromIterator<Format> for FormatSet {
-    fn from_iter<I: IntoIterator<Item = Format>>(formats: I) -> Self {
-        formats.into_iter().fold(Self::EMPTY, Self::with)
-    }
-}
-
-impl fmt::Debug for FormatSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
-    }
-}
+use crate::request::FormatAsk;
+use crate::words::{Format, FormatSet};
 
 /// Bytes of an `Accept` field that are read; browsers send under 200.
 pub const ACCEPT_BYTES_MAX: usize = 4096;
@@ -373,16 +247,6 @@ mod tests {
         assert_eq!(choose(Some("image/avif,image/png"), FormatAsk::Auto, without_avif), Format::Jpeg);
         assert_eq!(choose(None, FormatAsk::Auto, FormatSet::ALL), Format::Jpeg);
         assert!(FormatAsk::Auto.is_negotiable() && !FormatAsk::Explicit(Format::Png).is_negotiable());
-    }
-
-    #[test]
-    fn format_names_are_those_of_urls() {
-        assert_eq!(Format::from_name("JPG"), Format::from_name("jpeg"));
-        assert_eq!(Format::from_name("gif"), None);
-        for format in Format::ALL {
-            assert_eq!(Format::from_name(format.extension()), Some(format));
-            assert_eq!(Format::from_name(format.as_str()), Some(format));
-        }
     }
 
     proptest! {
