@@ -2,8 +2,8 @@
 //!
 //! What every family of models shares stands here: [`pipeline`] (the way from text to pixels), [`batch`] (several requests in
 //! one pass), [`denoiser`] (what a family has to be able to do), [`loading`] and [`weights`] (what files hold), [`text`], [`vae`],
-//! [`layers`], [`scheduler`], and the machine underneath ([`device`], [`runtime`]). A family is a folder of its own: [`sd`] is
-//! Stable Diffusion with its relatives.
+//! [`layers`], [`scheduler`], and the machine underneath ([`device`], [`runtime`]). A family is a folder of its own and an arm in
+//! [`family`]: [`sd`] is Stable Diffusion with its relatives.
 //!
 //! Invariants: only this module, `worker::torch` and `commands` name `tch`. Every tensor operation returns a `Result`: no input,
 //! however malformed, panics. Configurations alone decide the architecture of a network ([`fields`]); its tensors come from
@@ -16,6 +16,7 @@ pub(crate) mod determinism;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub(crate) mod family;
 pub(crate) mod fault;
 pub(crate) mod fields;
 mod layers;

@@ -35,6 +35,7 @@ const ORDER: &[&str] = &[
     // What draws: the trait, then the families of models and what they share.
     "engine",
     "diffusion",
+    "diffusion::family",
     "diffusion::sd",
     "diffusion::pipeline",
     "diffusion::batch",

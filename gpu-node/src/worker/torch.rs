@@ -18,20 +18,18 @@ use self::adapters::{Adapters, FilesRead};
 use self::loader::{Change, Loader, Stock};
 use self::shelf::Shelf;
 use crate::blobs::Blobs;
-use crate::capacity::{Capacity, Footprint, Need};
+use crate::capacity::{Capacity, Need};
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch;
 use crate::diffusion::batch::{BatchClass, Shapes};
 use crate::diffusion::denoiser::Stage;
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
+use crate::diffusion::family::{Checkpoint, Conditioning, Networks};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Denoising, Models};
-use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::conditioning::Conditioning;
-use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::{device, runtime};
 use crate::engine::{DrawingId, Engine, EngineError, EngineFactory, Engines, Finished, Nudge, Trial};
 
@@ -176,16 +174,17 @@ fn models<'a>(
     shelf: &'a Shelf,
     adapters: &'a mut Adapters,
     recipe: &ValidRecipe,
-) -> Result<Models<Adapted<'a>>, EngineError> {
+) -> Result<Models<Networks<'a>>, EngineError> {
     let refiner = recipe.refiner.as_ref().map(|refiner| shelf.checkpoint(refiner.checkpoint)).transpose()?;
     let checkpoint = shelf.checkpoint(recipe.checkpoint)?;
-    let base = match recipe.loras.as_slice() {
-        [] => checkpoint.into(),
-        loras => Adapted::new(checkpoint, adapters.trunk(checkpoint, loras)?),
+    let trunk = match recipe.loras.as_slice() {
+        [] => None,
+        loras => Some(adapters.trunk(checkpoint, loras)?),
     };
     let controls = recipe.controls.iter().map(|control| shelf.controlnet(control.network));
-    let base = base.controlled(controls.collect::<Result<Vec<_>, _>>()?);
-    Ok(Models { base, refiner: refiner.map(Adapted::from), pictures: Pictures::new() })
+    let base = Networks::new(checkpoint, trunk, &controls.collect::<Result<Vec<_>, _>>()?);
+    let refiner = refiner.map(|checkpoint| Networks::new(checkpoint, None, &[]));
+    Ok(Models { base, refiner, pictures: Pictures::new() })
 }
 
 impl TorchEngine {
@@ -225,7 +224,7 @@ impl TorchEngine {
             bytes => Some(bytes),
         };
         let footprints = self.shelf.checkpoints().flat_map(|checkpoint| {
-            let footprint: Arc<dyn Footprint> = Arc::new(checkpoint.footprint());
+            let footprint = checkpoint.footprint();
             checkpoint.digests().all().map(move |digest| (digest, Arc::clone(&footprint)))
         });
         self.capacity.footprints = footprints.collect();
@@ -379,7 +378,7 @@ impl Engine for TorchEngine {
     }
 
     fn free_memory(&mut self) {
-        self.shelf.checkpoints().for_each(|checkpoint| checkpoint.trunk().forget_texts());
+        self.shelf.checkpoints().for_each(|checkpoint| checkpoint.forget_texts());
         self.adapters.free();
         device::give_back_memory(self.options.placement.device);
     }

@@ -14,9 +14,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::LoraUse;
 use bildkante_shared::wire::AdapterInfo;
 
-use crate::diffusion::sd::adapters::Adapter;
-use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::checkpoint::Trunk;
+use crate::diffusion::family::{Adapter, Checkpoint, Trunk};
 use crate::engine::EngineError;
 
 /// Files looked at in the folder.

@@ -21,13 +21,12 @@ use super::Options;
 use super::adapters::{self, AdapterFolder, FileLook};
 use super::shelf::Item;
 use crate::diffusion::error::DiffusionError;
+use crate::diffusion::family::{Checkpoint, ControlNet};
 use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
-use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::controlnet::ControlNet;
 use crate::engine::{EngineError, Nudge, Trial};
 
 /// Where in `models_dir` adapters are, one safetensors file each.
@@ -269,13 +268,10 @@ struct Reading {
 
 fn read(folder: &Path, options: &Options) -> Reading {
     let loaded = if ControlNet::is_in(folder) {
-        let network = ControlNet::load_known(folder, options.placement, &options.digests);
-        network.map(|network| Item::ControlNet(Box::new(network)))
+        ControlNet::load(folder, options.placement, &options.digests).map(Item::ControlNet)
     } else {
-        Checkpoint::load_known(folder, options.placement, &options.digests).map(|mut checkpoint| {
-            checkpoint.set_vae_tiles_px((options.vae_tiles_px > 0).then_some(options.vae_tiles_px));
-            Item::Checkpoint(Box::new(checkpoint))
-        })
+        let vae_tiles_px = (options.vae_tiles_px > 0).then_some(options.vae_tiles_px);
+        Checkpoint::load(folder, options.placement, &options.digests, vae_tiles_px).map(Item::Checkpoint)
     };
     Reading::of(loaded)
 }

@@ -12,15 +12,14 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
 
-use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::family::{Checkpoint, ControlNet};
 use crate::engine::EngineError;
 
 /// What a folder held.
 #[derive(Debug)]
 pub(super) enum Item {
-    Checkpoint(Box<Checkpoint>),
-    ControlNet(Box<ControlNet>),
+    Checkpoint(Checkpoint),
+    ControlNet(ControlNet),
     /// Nothing usable, and why.
     Rejected(String),
 }
@@ -45,7 +44,7 @@ impl Item {
 
     pub(super) fn info(&self) -> Option<CheckpointInfo> {
         let (name, family) = match self {
-            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.family().as_str()),
+            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.family()),
             Self::ControlNet(network) => (network.name(), "controlnet"),
             Self::Rejected(_) => return None,
         };
@@ -113,7 +112,7 @@ impl Shelf {
 
     pub(super) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
         self.all().filter_map(|item| match item {
-            Item::Checkpoint(checkpoint) => Some(&**checkpoint),
+            Item::Checkpoint(checkpoint) => Some(checkpoint),
             _ => None,
         })
     }
@@ -124,7 +123,7 @@ impl Shelf {
 
     pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
         let mut networks = self.all().filter_map(|item| match item {
-            Item::ControlNet(network) => Some(&**network),
+            Item::ControlNet(network) => Some(network),
             _ => None,
         });
         networks.find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))

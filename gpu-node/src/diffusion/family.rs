@@ -1,0 +1,309 @@
+//! The families of models, with one arm for each.
+//!
+//! The engine knows checkpoints, ControlNets and adapted networks by these types; each arm hands over to the folder of its family.
+//! A new family is a folder beside [`sd`], which implements [`Denoiser`] and [`Conditions`], and an arm here: the compiler names
+//! the places. Invariant: a recipe is drawn with networks of one family.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bildkante_shared::checkpoint::{Digests, FileDigests};
+use bildkante_shared::ids::Digest;
+use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
+use bildkante_shared::wire::Determinism;
+use tch::{Device, TchError, Tensor};
+
+pub(crate) use super::sd::adapters::{Adapter, LoraError};
+use super::sd::{self, controlnet, networks};
+use crate::capacity::Footprint;
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Stage};
+use crate::diffusion::error::DiffusionError;
+use crate::diffusion::loading::{CheckpointError, Placement};
+use crate::diffusion::picture::Pictures;
+use crate::diffusion::pipeline::Models;
+use crate::diffusion::scheduler::SchedulerConfig;
+
+/// A loaded checkpoint.
+#[derive(Debug)]
+pub(crate) enum Checkpoint {
+    Sd(Box<sd::Checkpoint>),
+}
+
+impl Checkpoint {
+    /// Loads the checkpoint in `folder`, with digests of files that are known already. Where `vae_tiles_px` says so, larger
+    /// pictures are decoded in tiles.
+    pub(crate) fn load(
+        folder: &Path,
+        placement: Placement,
+        known: &FileDigests,
+        vae_tiles_px: Option<u32>,
+    ) -> Result<Self, CheckpointError> {
+        let mut checkpoint = sd::Checkpoint::load_known(folder, placement, known)?;
+        checkpoint.set_vae_tiles_px(vae_tiles_px);
+        Ok(Self::Sd(Box::new(checkpoint)))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.name(),
+        }
+    }
+
+    /// What it was trained from, as `/v1/checkpoints` names it.
+    pub(crate) const fn family(&self) -> &'static str {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.family().as_str(),
+        }
+    }
+
+    /// What recipes may call it: its digest, and what that was before.
+    pub(crate) const fn digests(&self) -> &Digests {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.digests(),
+        }
+    }
+
+    pub(crate) const fn digest(&self) -> Digest {
+        self.digests().current
+    }
+
+    pub(crate) const fn device(&self) -> Device {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.device(),
+        }
+    }
+
+    /// Width and height it was trained for, where its files say so.
+    pub(crate) fn native_size_px(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.native_size_px(),
+        }
+    }
+
+    /// The size it is tried at.
+    pub(crate) fn trial_size_px(&self) -> (u32, u32) {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.trial_size_px(),
+        }
+    }
+
+    /// The sampler it is tried with.
+    pub(crate) fn trial_scheduler(&self) -> SchedulerChoice {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.trial_scheduler(),
+        }
+    }
+
+    /// Whether it paints into images.
+    pub(crate) const fn is_inpainting(&self) -> bool {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.is_inpainting(),
+        }
+    }
+
+    /// How much memory drawing with it takes.
+    pub(crate) fn footprint(&self) -> Arc<dyn Footprint> {
+        match self {
+            Self::Sd(checkpoint) => Arc::new(checkpoint.footprint()),
+        }
+    }
+
+    /// Within what a drawing with it can be repeated bit for bit, in passes that `requests` requests may share.
+    pub(crate) fn determinism(&self, recipe: &ValidRecipe, requests: usize) -> Determinism {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.determinism(recipe, requests),
+        }
+    }
+
+    /// Gives back the memory of what is kept for texts to come.
+    pub(crate) fn forget_texts(&self) {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.trunk().forget_texts(),
+        }
+    }
+
+    /// Its networks with adapters of these weights.
+    pub(crate) fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.adapted(adapters).map(Trunk::Sd),
+        }
+    }
+}
+
+/// The networks of a checkpoint that adapters change.
+#[derive(Debug)]
+pub(crate) enum Trunk {
+    Sd(sd::checkpoint::Trunk),
+}
+
+/// A ControlNet on its device.
+#[derive(Debug)]
+pub(crate) enum ControlNet {
+    Sd(Box<controlnet::ControlNet>),
+}
+
+impl ControlNet {
+    /// Whether a folder claims to hold one.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        controlnet::ControlNet::is_in(folder)
+    }
+
+    pub(crate) fn load(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
+        let network = controlnet::ControlNet::load_known(folder, placement, known)?;
+        Ok(Self::Sd(Box::new(network)))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Sd(network) => network.name(),
+        }
+    }
+
+    /// What recipes may call it: its digest, and what that was before.
+    pub(crate) const fn digests(&self) -> &Digests {
+        match self {
+            Self::Sd(network) => network.digests(),
+        }
+    }
+}
+
+/// A checkpoint with the networks that a recipe asks for.
+#[derive(Debug)]
+pub(crate) enum Networks<'a> {
+    Sd(networks::Adapted<'a>),
+}
+
+impl<'a> Networks<'a> {
+    /// The checkpoint's own networks, or those with adapters, and ControlNets in the order of the recipe.
+    pub(crate) fn new(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>, controls: &[&'a ControlNet]) -> Self {
+        let Checkpoint::Sd(checkpoint) = checkpoint;
+        let trunk = trunk.map_or_else(|| checkpoint.trunk(), |Trunk::Sd(trunk)| trunk);
+        let controls = controls.iter().map(|ControlNet::Sd(network)| &**network).collect();
+        Self::Sd(networks::Adapted::new(checkpoint, trunk).controlled(controls))
+    }
+}
+
+impl<'a> From<&'a Checkpoint> for Models<Networks<'a>> {
+    /// One checkpoint, without adapters.
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        Self { base: Networks::new(checkpoint, None, &[]), refiner: None, pictures: Pictures::new() }
+    }
+}
+
+/// What networks are conditioned on.
+#[derive(Debug)]
+pub(crate) enum Conditioning {
+    Sd(sd::conditioning::Conditioning),
+}
+
+impl Conditions for Conditioning {
+    fn rows(&self) -> i64 {
+        match self {
+            Self::Sd(conditions) => conditions.rows(),
+        }
+    }
+
+    fn text(&self) -> &Tensor {
+        match self {
+            Self::Sd(conditions) => conditions.text(),
+        }
+    }
+
+    fn controls(&self) -> &[Control] {
+        match self {
+            Self::Sd(conditions) => conditions.controls(),
+        }
+    }
+
+    fn controlled(&self, controls: Vec<Control>) -> Self {
+        match self {
+            Self::Sd(conditions) => Self::Sd(conditions.controlled(controls)),
+        }
+    }
+
+    fn cat(parts: &[&Self]) -> Result<Self, TchError> {
+        let parts: Vec<_> = parts.iter().map(|Self::Sd(conditions)| conditions).collect();
+        Conditions::cat(&parts).map(Self::Sd)
+    }
+
+    fn unlike(&self) -> Result<Self, TchError> {
+        match self {
+            Self::Sd(conditions) => conditions.unlike().map(Self::Sd),
+        }
+    }
+}
+
+impl Denoiser for Networks<'_> {
+    type Conditions = Conditioning;
+
+    fn device(&self) -> Device {
+        match self {
+            Self::Sd(networks) => networks.device(),
+        }
+    }
+
+    fn vae_factor(&self) -> u32 {
+        match self {
+            Self::Sd(networks) => networks.vae_factor(),
+        }
+    }
+
+    fn latent_channels(&self) -> i64 {
+        match self {
+            Self::Sd(networks) => networks.latent_channels(),
+        }
+    }
+
+    fn scheduler_config(&self) -> &SchedulerConfig {
+        match self {
+            Self::Sd(networks) => networks.scheduler_config(),
+        }
+    }
+
+    fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.condition(recipe, stage).map(Conditioning::Sd),
+        }
+    }
+
+    fn predict(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        conditions: &Conditioning,
+    ) -> Result<Tensor, DiffusionError> {
+        match (self, conditions) {
+            (Self::Sd(networks), Conditioning::Sd(conditions)) => networks.predict(latents, timesteps, conditions),
+        }
+    }
+
+    fn is_inpainting(&self) -> bool {
+        match self {
+            Self::Sd(networks) => networks.is_inpainting(),
+        }
+    }
+
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.encode(image),
+        }
+    }
+
+    fn control_factor(&self, network: usize) -> Option<u32> {
+        match self {
+            Self::Sd(networks) => networks.control_factor(network),
+        }
+    }
+
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.embed_control(network, image),
+        }
+    }
+
+    fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.decode(latents),
+        }
+    }
+}
