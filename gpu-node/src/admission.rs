@@ -1,8 +1,8 @@
 //! Which generations are taken: known in the store already, on its way already (join), or new and drawable here.
 //!
 //! The order is fixed: what the store has is answered in any phase of the node; only then is asked whether the node is ready,
-//! can store, has all that the recipe names, and whether any device has the memory; the [`Board`] comes last, with its bounds on
-//! jobs and callers. A refusal says whose fault it is ([`GenerationError`]). It knows no HTTP.
+//! can store, has all that the recipe names, and whether any device has the memory; the [`Board`] comes last, with its bounds
+//! on jobs and callers. A refusal says whose fault it is ([`GenerationError`]). It knows no HTTP.
 
 use std::sync::Arc;
 
@@ -44,7 +44,8 @@ impl Admission {
         self.board.submit(generation)?.outcome().await
     }
 
-    /// Takes a generation whose caller does not wait: it is drawn all the same, until its deadline. How it stands is the answer.
+    /// Takes a generation whose caller does not wait: it is drawn all the same, until its deadline. How it stands is the
+    /// answer.
     ///
     /// # Errors
     /// Why it is not taken.

@@ -165,7 +165,7 @@ impl Api {
         }
     }
 
-    /// Settlements a request of any kind.
+    /// Answers a request of any kind.
     pub(crate) async fn respond<B>(&self, request: Request<B>) -> Reply
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -174,7 +174,7 @@ impl Api {
         let is_head = request.method() == Method::HEAD;
         let route = Route::of(&path);
         let trace = (route == Route::Generations).then(|| trace_of(request.headers()));
-        // At a level that no filter drops: every line of a job names the request it is drawn for.
+        // At a level that no filter drops, so that every line of a job names its request.
         let span = trace.as_ref().map_or_else(
             Span::none,
             |trace| tracing::error_span!("generation", request = %trace.request, trace = %trace.parent.trace),
@@ -303,7 +303,7 @@ impl Api {
         if let Some(reason) = self.archive.store().trouble() {
             return Err(RequestError::NotStorable { reason });
         }
-        // Before a byte of the body is read: what waits costs no more than its window.
+        // Before a byte of the body is read: a waiting upload costs no more than its flow-control window.
         let turn = tokio::time::timeout(READ_TURN_WAIT, self.uploads.turn());
         let turn = turn.await.map_err(|_| RequestError::Busy)?;
         let deadline = tokio::time::Instant::now() + self.body_timeout;
@@ -421,7 +421,7 @@ pub(crate) fn parse(body: &[u8], received_at: Instant) -> Result<Generation, Req
     Ok(Generation { recipe, urgency, deadline, dedup, span: Span::current() })
 }
 
-/// What the edge calls its reader's request: only edges reach this listener, so its word is taken where it is one.
+/// The request's id and trace, as the edge sent them: only edges reach this listener, so valid ones are taken over.
 fn trace_of(headers: &HeaderMap) -> TraceContext {
     let field = |name: &str| {
         let mut lines = headers.get_all(name).iter();
@@ -484,7 +484,7 @@ fn problem_reply(problem: &Problem) -> Reply {
 fn json<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Reply {
     match serde_json::to_vec(value) {
         Ok(body) => reply(status, JSON, body),
-        // Only a number without a JSON form could do this: a defect, told as one.
+        // Only a number without a JSON form could do this: a defect, and reported as one.
         Err(error) => {
             let problem = Problem::new(500, "reply", "The reply cannot be written", error.to_string());
             problem_reply(&problem)

@@ -26,7 +26,7 @@ use crate::store::{Binding, Decision, MasterFile, MasterRow, Place, Store, Store
 pub struct Settlement {
     pub master: MasterInfo,
     pub duplicate: Option<Duplicate>,
-    /// Of the master's drawing, which may have been another day.
+    /// Of the master's drawing, which may be older than the request.
     pub determinism: Determinism,
 }
 
@@ -78,15 +78,15 @@ impl Archive {
         &self.store
     }
 
-    /// What is known of a recipe; its master's file has been read and checked. Blocks on disk.
+    /// A recipe's settlement, if there is one; its master's file has been read and checked. Blocks on disk.
     ///
     /// # Errors
     /// When the store fails.
     pub fn find(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Result<Option<Settled>, StoreError> {
         let place = self.place(recipe, dedup)?;
         if let Some((binding, file)) = self.bound(recipe, place)? {
-            // The master is known even if the variant's row cannot be written: the next request tries again. While nothing can be
-            // stored the write is not tried, because each failing commit opens the database anew and all its readers wait.
+            // The master is known even if the variant's row cannot be written: the next request tries again. While nothing can
+            // be stored the write is not tried, because each failing commit opens the database anew and all its readers wait.
             if let Some(place) = place.filter(|_| self.store.trouble().is_none())
                 && let Err(error) = self.remember_variant(recipe, place, &binding)
             {
@@ -153,7 +153,7 @@ impl Archive {
         Ok(self.store.read(binding.master)?.map(|file| (binding, file)))
     }
 
-    /// Several variants may share a recipe (a locale that changes no word): each must be known by its first one.
+    /// Several variants may share a recipe (a locale that changes no word): each of them remembers its first recipe.
     fn remember_variant(&self, recipe: RecipeId, place: Place, binding: &Binding) -> Result<(), StoreError> {
         if self.store.variant_recipe(place.variant)?.is_some() {
             return Ok(());
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(find(), settled.settlement);
         assert!(store.trouble().is_some(), "it tried to remember the variant");
 
-        // Until a trial write has succeeded no reading tries again.
+        // No read tries to write again before a trial write has succeeded.
         failing::free(&database);
         let variant = index::keys(&second).1;
         assert_eq!((find(), store.variant_recipe(variant).unwrap()), (settled.settlement.clone(), None));

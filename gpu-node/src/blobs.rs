@@ -1,10 +1,11 @@
 //! Images that recipes name, by digest: a folder of files that edges fill (`PUT /v1/blobs/{digest}`).
 //!
-//! A file's name is the digest of its bytes; both are compared when it is stored and when it is read, and what does not
-//! agree is not there. Only pictures that can be used are let in, and the longest unused make room for new ones.
+//! A file's name is the digest of its bytes. Both are compared when it is stored and when it is read; a file that does not
+//! agree with its name counts as absent. Only pictures that can be used are stored, and the longest unused make room for new
+//! ones.
 //!
 //! An upload waits for a permit before a byte of its body is read, and goes to a file as it comes. What uploads hold in
-//! memory at a moment is taken from one budget: pieces on their way to disk, and a whole file while it is looked at.
+//! memory at a moment is taken from one budget: pieces on their way to disk, and a whole file while it is checked.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -26,11 +27,11 @@ use tokio::time::Instant;
 
 use crate::diffusion::picture::{Picture, PictureError};
 
-/// Files; more than their bytes allow only where they are tiny.
+/// Most files. Only tiny ones reach this bound before that of their bytes.
 const FILES_MAX: usize = 65_536;
 /// Uploads whose bodies are read at the same time.
 pub const UPLOADS_MAX: usize = 8;
-/// Bytes that all uploads together hold in memory: one largest file that is looked at, and as much for pieces.
+/// Bytes that all uploads together hold in memory: the largest file while it is checked, and as much for pieces.
 pub const UPLOAD_BYTES_MAX: usize = 2 * BLOB_BYTES_MAX;
 /// A semaphore counts in 32 bits.
 const UNIT_BYTES: usize = 1024;
@@ -73,7 +74,7 @@ impl Blobs {
         self.folder.join(format!("{}.png", digest.to_string().replace(':', "-")))
     }
 
-    /// Whether there is such a file. Asking is a use: it is not removed for others soon.
+    /// Whether there is such a file. Asking counts as a use, so that the file is not soon removed for others.
     #[must_use]
     pub fn contains(&self, digest: Digest) -> bool {
         let path = self.path(digest);
@@ -94,7 +95,7 @@ impl Blobs {
         Ok(Upload { path, file, hasher: blake3::Hasher::new(), bytes: 0, _turn: turn })
     }
 
-    /// Gives an upload its name, durably, if it is what the name says and a picture.
+    /// Gives an upload its name, durably, if its digest is the name and it is a picture.
     fn finish(&self, digest: Digest, upload: &Upload) -> Result<(), BlobError> {
         let found = Digest::from_hash(&upload.hasher.finalize());
         if found != digest {
@@ -136,7 +137,7 @@ impl Blobs {
         }
     }
 
-    /// Removes what was not used since then: no drawing under way can want it any more.
+    /// Removes files that were not used since then: no drawing under way can want them any more.
     pub fn remove_unused_since(&self, then: SystemTime) {
         for file in self.files().unwrap_or_default() {
             if file.used < then {
@@ -161,7 +162,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// Uploads under way are none of them.
+    /// All stored images, without uploads under way.
     fn files(&self) -> io::Result<Vec<Kept>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -169,7 +170,7 @@ impl Blobs {
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
                 continue;
             }
-            // One that is removed meanwhile is none.
+            // A file may be removed meanwhile.
             let Ok(metadata) = entry.metadata() else { continue };
             files.push(Kept { used: metadata.modified()?, bytes: metadata.len(), path: entry.path() });
         }
@@ -185,19 +186,19 @@ struct Kept {
     path: PathBuf,
 }
 
-/// Writes a use down; only the order of removals depends on it.
+/// Records a use; only the order of removals depends on it.
 fn touch(path: &Path) {
     let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// A file that has no name yet, and goes with this value unless it got one.
+/// A file without its name yet. It is removed with this value unless it got one.
 #[derive(Debug)]
 struct Upload {
     path: PathBuf,
     file: File,
     hasher: blake3::Hasher,
     bytes: u64,
-    /// Goes where the upload goes: what a client began and left is still being worked at.
+    /// The permit belongs to the upload: work that a client began goes on after the client has left.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -222,7 +223,7 @@ pub struct Uploads {
     permits: Arc<Semaphore>,
     budget: Arc<Semaphore>,
     held: IntGauge,
-    /// One file is looked at at a time: decoding takes several times its bytes.
+    /// One file is checked at a time: decoding takes several times its bytes.
     looking: Arc<Mutex<()>>,
 }
 
@@ -245,7 +246,7 @@ impl Uploads {
 
     /// Stores a body under its name as it comes, up to `deadline`; one that is there already is replaced by its equal.
     ///
-    /// The work at the disk ends by itself where the caller leaves, so it takes along what it occupies.
+    /// The disk's work goes on where the caller leaves, so it owns the permit and the memory it occupies.
     ///
     /// # Errors
     /// When the body breaks off, is too large or too slow, when its bytes are other ones than their name says or no picture
@@ -420,7 +421,7 @@ mod tests {
             files.find(|path| fs::metadata(path).is_ok_and(|file| file.len() == png.len() as u64))
         };
         eventually("its bytes are in a file", async || whole().is_some()).await;
-        // What is looked at is a pipe: the look lasts until its writer is gone.
+        // The checked file is a pipe: the check lasts until its writer is gone.
         let file = whole().expect("a file");
         let pipe = dir.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
@@ -438,7 +439,7 @@ mod tests {
         let free = || uploads.permits.available_permits();
         assert_eq!((free(), held.get()), (UPLOADS_MAX - 1, i64::try_from(png.len()).expect("small")));
 
-        // Others come, and none of them is looked at beside it.
+        // Others come, and none of them is checked beside it.
         let others: Vec<_> = (1..UPLOADS_MAX).map(|_| start()).collect();
         let mut calls = Vec::new();
         for (call, sender) in others {

@@ -49,7 +49,7 @@ pub struct Outcome {
     pub gpu_ms: f64,
 }
 
-/// What a drawing cost, to be told to its callers.
+/// What a drawing cost, as its callers are told.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub started_at: Instant,
@@ -65,7 +65,7 @@ pub struct StartedJob {
     pub recipe: Arc<ValidRecipe>,
     /// The first caller's scope; later callers' may differ.
     pub dedup: Option<DedupScope>,
-    /// The first caller's, too.
+    /// The first caller's span.
     pub span: Span,
 }
 
@@ -73,7 +73,7 @@ pub struct StartedJob {
 #[derive(Debug)]
 pub enum Due {
     Job(StartedJob),
-    /// Something beside jobs has changed: see [`Board::nudge`].
+    /// Something other than jobs has changed: see [`Board::nudge`].
     Nudge,
     Closed,
 }
@@ -81,12 +81,12 @@ pub enum Due {
 /// Whether a begun job still has callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// How urgently: as its most pressing caller, or as its age by now.
+    /// By callers, with the urgency of the most pressing one or that of the job's age.
     Wanted(Urgency),
     Unwanted,
 }
 
-/// What became of a recipe in each scope that was asked for.
+/// How a recipe was settled in each scope that was asked for.
 pub(crate) type Settlements = HashMap<Option<DedupScope>, Result<Settled, GenerationError>>;
 
 type CallerReply = Result<Outcome, GenerationError>;
@@ -114,7 +114,7 @@ struct Job {
     span: Span,
     stage: JobStage,
     queued_at: Instant,
-    /// Whether a caller has been told that the drawing was for it.
+    /// Whether the cost has been told to a caller as its own: to the first one; the others joined.
     is_charged: bool,
     waiters: Vec<Waiter>,
     progress: Progress,
@@ -129,7 +129,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// The time from now to the last step, if it goes on as it went so far.
+    /// The time from now to the last step, at the pace so far.
     fn eta(&self, now: Instant) -> Option<Duration> {
         let left = self.of.saturating_sub(self.step);
         let spent = now.saturating_duration_since(self.begun_at?);
@@ -138,7 +138,7 @@ impl Progress {
 }
 
 impl Job {
-    /// The place its most pressing caller gives it, and its age; `None` without callers.
+    /// Its place in the queue, by its most pressing caller and its age; `None` without callers.
     fn rank(&self, now: Instant, age: Duration) -> Option<Rank> {
         let rank = self.waiters.iter().map(|w| Rank { urgency: w.urgency, deadline: w.deadline }).min()?;
         Some(Rank { urgency: aged(rank.urgency, now.saturating_duration_since(self.queued_at), age), ..rank })
@@ -184,7 +184,7 @@ struct State {
 pub struct Board {
     state: Mutex<State>,
     due: Condvar,
-    /// Counts what is worth telling.
+    /// Counts the changes that a status may show.
     changes: watch::Sender<u64>,
     waiters_max: usize,
     metrics: Arc<NodeMetrics>,
@@ -279,7 +279,7 @@ impl Board {
         self.due.notify_all();
     }
 
-    /// The first waiting job of which `wanted` approves, without waiting for one.
+    /// The first waiting job that is `wanted`; does not wait for one to come.
     pub fn take_first(&self, wanted: impl Fn(Rank, &ValidRecipe) -> bool) -> Option<StartedJob> {
         let mut state = self.state.lock();
         if state.is_closed {
@@ -356,8 +356,8 @@ impl Board {
         self.publish(&state);
     }
 
-    /// Settlements the callers that `answers` covers and returns the scopes of those who remain; without any the job
-    /// is over. `cost` is `None` for answers from the store.
+    /// Answers the callers whose scopes `answers` has and returns the scopes of the others; without any the job is over.
+    /// `cost` is `None` for answers from the store.
     pub fn deliver(&self, id: RecipeId, answers: &Settlements, cost: Option<&Cost>) -> Vec<Option<DedupScope>> {
         let mut state = self.state.lock();
         let Some(job) = state.jobs.get_mut(&id) else { return Vec::new() };
@@ -484,7 +484,7 @@ impl State {
         self.jobs.get(&id).and_then(|job| job.rank(Instant::now(), self.age))
     }
 
-    /// Puts the queue in order again once in a while: nothing that waits is passed for ever.
+    /// Orders the queue anew by age once in a while, so that no job waits for ever.
     fn grow_older(&mut self) {
         let now = Instant::now();
         if self.age.is_zero() || now.saturating_duration_since(self.aged_at) < self.age / 4 {
@@ -546,7 +546,7 @@ impl State {
     }
 }
 
-/// `cost` comes with whether this caller caused it: the first one did, the others joined.
+/// `cost` comes with whether this caller is charged with it: the first one is, the others joined.
 fn outcome(settled: Settled, cost: Option<(&Cost, bool)>, arrived_at: Instant) -> Outcome {
     let Settled { settlement, dedup_ms } = settled;
     let Some((cost, is_first)) = cost else {
@@ -573,11 +573,11 @@ impl Ticket {
     /// Waits for the answer, at most until the caller's deadline.
     ///
     /// # Errors
-    /// However the job ended, or [`GenerationError::DeadlinePassed`].
+    /// The error that ended the job, or [`GenerationError::DeadlinePassed`].
     pub async fn outcome(mut self) -> Result<Outcome, GenerationError> {
         match tokio::time::timeout_at(self.deadline.into(), &mut self.receiver).await {
             Ok(Ok(reply)) => reply,
-            // The board never drops a sender without a word while it is open.
+            // Only a closing board drops a sender without a message.
             Ok(Err(_)) => Err(GenerationError::ShuttingDown),
             Err(_) => Err(GenerationError::DeadlinePassed),
         }

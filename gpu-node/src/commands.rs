@@ -124,8 +124,8 @@ fn size_or_trial(size: Option<Size>, checkpoint: &Checkpoint) -> Size {
     size.unwrap_or(Size { width_px, height_px })
 }
 
-/// What is drawn to try a checkpoint, and with what: one that paints into images is given a grey one, all of it to be
-/// painted anew.
+/// The recipe that tries a checkpoint, and its images: a checkpoint that paints into images is given a grey one, all of it to
+/// be painted anew.
 fn sample(
     checkpoint: &Checkpoint,
     size: Size,

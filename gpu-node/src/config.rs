@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::tls::TlsConfig;
 
-/// Everything a node is told.
+/// The configuration of a node.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
@@ -186,13 +186,13 @@ impl DtypeChoice {
     }
 }
 
-/// What a step of the device is worth.
+/// Whether sharing steps may change a master's bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeterminismChoice {
     /// The same recipe gives the same master, with any companions in its steps.
     Exact,
-    /// Steps are shared as it comes: a master may differ in a last bit from one time to the next.
+    /// Steps are shared in groups of any size: a master may differ in a last bit from one time to the next.
     Fast,
 }
 
@@ -454,7 +454,7 @@ impl NodeConfig {
 }
 
 impl NodeConfig {
-    /// Whether what listens in plain text is out of others' reach, or meant to be in it.
+    /// Refuses a plain-text listener that other machines reach, unless it is meant to be reached.
     ///
     /// # Errors
     /// [`ConfigError::Exposed`].

@@ -29,12 +29,12 @@ use crate::store::now_unix_ms;
 
 /// Endings after which a recipe is refused.
 pub(crate) const ENDINGS_MAX: u32 = 2;
-/// How long an ending counts: longer than a supervisor's restarts and an edge's memory. It is short enough that a recipe is drawn
-/// again by itself after an operator, or another process's thirst for memory, killed the node twice over it.
+/// How long an ending counts: longer than a supervisor's restarts and an edge's memory. It is short enough that a recipe is
+/// drawn again by itself after an operator, or another process's thirst for memory, killed the node twice over it.
 const REMEMBERED_MS: u64 = 24 * 60 * 60 * 1000;
 /// Recipes remembered; the one that ended longest ago goes.
 const RECIPES_MAX: usize = 1024;
-/// Last line of a mark: without it the mark is half of one.
+/// Last line of a mark: a mark without it was not written to its end.
 const END: &str = "end";
 /// The extension of a former process's mark that is still to be counted.
 const LEFT: &str = "left";
@@ -61,13 +61,14 @@ impl Ending {
 pub struct Endings {
     folder: PathBuf,
     known: Mutex<BTreeMap<RecipeId, Ending>>,
-    /// Those that callers ask to have drawn alone, and since when.
+    /// Recipes that callers ask to have drawn alone, and since when.
     suspects: Mutex<BTreeMap<RecipeId, u64>>,
     metrics: Arc<NodeMetrics>,
 }
 
 impl Endings {
-    /// Reads what is known and counts what the last process was at when it ended. Blocks.
+    /// Reads the endings that are known and counts those of the recipes that the last process was drawing when it ended.
+    /// Blocks.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
@@ -79,7 +80,7 @@ impl Endings {
             let path = entry?.path();
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match (path.extension().and_then(|extension| extension.to_str()), stem.parse()) {
-                // Out of the way of this process's marks, until it is counted durably.
+                // Renamed, so that this process's marks do not overwrite it before it is counted durably.
                 (Some("now"), _) => {
                     let mut names = (now..).map(|n| folder.join(format!("{stem}-{n}.{LEFT}")));
                     let Some(left) = names.find(|left| !left.exists()) else { continue };
@@ -103,7 +104,7 @@ impl Endings {
             let at = modified_unix_ms(&path).unwrap_or(now).min(now);
             let mut is_counted = true;
             for recipe in marked(&fs::read_to_string(&path).unwrap_or_default(), &boot()) {
-                // Counted by a former start, which could not count all of the mark's.
+                // A former start counted this recipe and could not count all of the mark.
                 let is_known =
                     !is_new && endings.known.lock().get(&recipe).is_some_and(|ending| ending.last_unix_ms == at);
                 if !is_known {
@@ -119,7 +120,7 @@ impl Endings {
         Ok(endings)
     }
 
-    /// Where a device says what it is at.
+    /// The mark of a device.
     #[must_use]
     pub fn mark_of(&self, device: usize) -> Mark {
         let path = self.folder.join(format!("device-{device}.now"));
@@ -130,12 +131,12 @@ impl Endings {
         Mark { file: file.ok(), boot: boot(), at: Vec::new() }
     }
 
-    /// Counts an ending; how many it makes.
+    /// Counts an ending; returns the new number.
     pub fn add(&self, recipe: RecipeId, reason: &str) -> u32 {
         self.count_at(recipe, reason, now_unix_ms()).0
     }
 
-    /// How many endings it makes, and whether a restart will know.
+    /// The new number of endings, and whether it survives a restart.
     fn count_at(&self, recipe: RecipeId, reason: &str, at_unix_ms: u64) -> (u32, bool) {
         let endings = self.count(recipe).saturating_add(1);
         tracing::error!(%recipe, endings, reason, "a device ended over this recipe");
@@ -164,7 +165,7 @@ impl Endings {
         }
     }
 
-    /// How often a device has ended over a recipe of late. One whose file was removed never did.
+    /// How often a device has ended over a recipe of late; never over one whose file was removed.
     #[must_use]
     pub fn count(&self, recipe: RecipeId) -> u32 {
         let mut known = self.known.lock();
@@ -179,7 +180,7 @@ impl Endings {
         0
     }
 
-    /// From now on it is drawn alone, until it was drawn.
+    /// Has the recipe drawn alone until it has been drawn.
     pub fn suspect(&self, recipe: RecipeId) {
         let mut suspects = self.suspects.lock();
         suspects.insert(recipe, now_unix_ms());
@@ -190,13 +191,13 @@ impl Endings {
         }
     }
 
-    /// Whether it shares no pass, so that it is known over which recipe a device ends.
+    /// Whether the recipe shares no pass, so that it is known over which recipe a device ends.
     #[must_use]
     pub fn is_suspect(&self, recipe: RecipeId) -> bool {
         self.suspects.lock().contains_key(&recipe) || self.count(recipe) > 0
     }
 
-    /// It was drawn: what ended was another's fault.
+    /// The recipe was drawn: former endings were not its fault.
     pub fn forgive(&self, recipe: RecipeId) {
         self.suspects.lock().remove(&recipe);
         if self.known.lock().remove(&recipe).is_some() {
@@ -209,7 +210,7 @@ impl Endings {
     }
 }
 
-/// What cannot be read counts as one ending: it was written because of one.
+/// A file that cannot be read counts as one ending: it was written because of one.
 fn read(path: &Path, now_unix_ms: u64) -> Ending {
     let text = fs::read(path).unwrap_or_default();
     let ending = serde_json::from_slice(&text).unwrap_or_else(|_| Ending {
@@ -218,7 +219,7 @@ fn read(path: &Path, now_unix_ms: u64) -> Ending {
         reason: "unreadable".to_owned(),
         is_stored: true,
     });
-    // A clock that was ahead makes nothing last.
+    // A clock that was ahead makes no ending last longer.
     Ending { last_unix_ms: ending.last_unix_ms.min(now_unix_ms), is_stored: true, ..ending }
 }
 
@@ -227,7 +228,7 @@ fn modified_unix_ms(path: &Path) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
-/// One device's.
+/// The mark of one device.
 #[derive(Debug)]
 pub struct Mark {
     file: Option<File>,
@@ -236,7 +237,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The device is at these now. One write of some bytes, which no end of the process can halve.
+    /// Names the recipes that the device works on now: one short write, which the end of the process cannot cut in half.
     pub fn set(&mut self, recipes: Vec<RecipeId>) {
         if self.at == recipes {
             return;
@@ -251,7 +252,7 @@ impl Mark {
         }
     }
 
-    /// The device is at nothing.
+    /// The device works on no recipe.
     pub fn clear(&mut self) {
         self.set(Vec::new());
     }
@@ -262,7 +263,7 @@ impl Mark {
     }
 }
 
-/// The recipes of a mark that was set since the machine was started; what stands behind its end is of an older one.
+/// The recipes of a mark that was set since the machine was started. Bytes after its last line are of an older mark.
 fn marked(text: &str, boot: &str) -> Vec<RecipeId> {
     let mut lines = text.lines();
     let is_whole = text.lines().any(|line| line == END);
@@ -272,7 +273,7 @@ fn marked(text: &str, boot: &str) -> Vec<RecipeId> {
     lines.take_while(|line| *line != END).filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Which start of the machine this is.
+/// The id of the machine's present boot.
 fn boot() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     boot.trim().to_owned()

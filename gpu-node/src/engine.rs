@@ -30,7 +30,8 @@ pub trait Engine: Send {
         Vec::new()
     }
 
-    /// The size in pixels a checkpoint draws best: what the self-test draws. `None` for what draws nothing by itself.
+    /// The size in pixels that a checkpoint draws best, which the self-test draws. `None` for networks that draw nothing by
+    /// themselves.
     fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
 
     /// What the self-test draws with a checkpoint.
@@ -85,7 +86,7 @@ pub trait Engine: Send {
     /// when this returns: what merely waited at the device could not be overtaken by a more urgent request.
     ///
     /// # Errors
-    /// What the pass failed at: no request has made a step then. Within, what each request failed at.
+    /// Why the pass failed: no request has made a step then. Within, why each request failed.
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError>;
 
     /// Steps made and steps there are.
@@ -102,7 +103,7 @@ pub trait Engine: Send {
     /// What the drawing failed at.
     fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError>;
 
-    /// Forgets a request; one that is not there is none already.
+    /// Forgets a request, if it is there.
     fn abandon(&mut self, drawing: DrawingId);
 
     /// Draws one recipe from beginning to end. `on_step` is told after each step and may stop it there.
@@ -187,7 +188,7 @@ pub enum EngineError {
     /// Neither's fault: the drawing needs more memory than is left.
     #[error("{reason}")]
     OutOfMemory { reason: String },
-    /// The device does nothing any more for this process.
+    /// The device is of no more use to this process.
     #[error("the device is lost: {reason}")]
     DeviceLost { reason: String },
     #[error("stopped between steps")]
@@ -201,7 +202,7 @@ impl From<EngineError> for GenerationError {
             EngineError::Refused { reason } => Self::Refused { reason },
             EngineError::Load { reason } | EngineError::Failed { reason } => Self::Failed { reason },
             EngineError::OutOfMemory { reason } => Self::OutOfMemory { reason },
-            // Who says so knows better: the executor.
+            // The executor knows whether it was alone, and says so.
             EngineError::DeviceLost { reason } => Self::DeviceLost { reason, is_alone: false },
             EngineError::Stopped => Self::DeadlinePassed,
         }

@@ -5,7 +5,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
 use bildkante_shared::wire::{DEVICE_LOST, DEVICE_LOST_IN_COMPANY};
 
-/// Why a caller gets no master. Cheap to clone: joined callers share one end.
+/// Why a caller gets no master. Cheap to clone: joined callers share one error.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerationError {
     /// The caller's: the recipe is within every bound, but this checkpoint cannot draw it.
@@ -30,7 +30,7 @@ pub enum GenerationError {
     /// No fault: other drawings took the memory, or it was estimated too small; another node, or a later time, may do.
     #[error("the device ran out of memory: {reason}")]
     OutOfMemory { reason: String },
-    /// The recipe took the device along, or, where it was not alone, was in the pass that did.
+    /// The device was lost in a pass with this recipe, alone or with others.
     #[error("the device is lost: {reason}")]
     DeviceLost { reason: String, is_alone: bool },
     /// The recipe's: devices end over it.

@@ -87,7 +87,7 @@ impl DeviceStatus {
     }
 }
 
-/// All a health check may ask.
+/// All that a health check may ask for.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub phase: Phase,
@@ -126,7 +126,7 @@ impl Status {
     }
 }
 
-/// The node's status, written by few and watched by all.
+/// The node's status, which the threads write and requests read.
 #[derive(Debug)]
 pub struct Health {
     status: watch::Sender<Status>,
@@ -172,8 +172,8 @@ impl Health {
         });
     }
 
-    /// A device draws from now on; the node is ready when all of them do. `record` runs just before it is: who hears that
-    /// it is ready may read the metrics at once.
+    /// A device draws from now on; the node is ready when all of them do. `record` runs just before that, so that the metrics
+    /// are true for a reader who has seen that the node is ready.
     pub fn device_ready(&self, device: usize, record: impl FnOnce()) {
         self.report(device, |device| device.is_ready = true);
         let is_ready = self.status.borrow().devices.iter().all(|device| device.is_ready);

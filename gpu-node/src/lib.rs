@@ -1,12 +1,14 @@
 //! The GPU node: recipes in, generated masters out.
 //!
 //! ```text
-//! server → api ── archive.find ────────────────── known ─▶ reply
-//!           └── admission (join, deadlines) → queue → worker: device thread → settling thread ─▶ reply
-//!                                                       Engine             archive: dedup, store, index
+//! server → api → admission ── archive.find ─────── known ─▶ reply
+//!                    └── board (join, deadlines; queue) → worker: device thread → settling thread ─▶ reply
+//!                                                           engine            archive: dedup, store, index
 //! ```
 //!
 //! [`Node::start`] takes a bound listener and an engine factory, so that tests run the same node in process, on port 0.
+//!
+//! Invariant: a module uses those below it only; `tests/rooms.rs` has the order and reads the sources.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -122,13 +124,13 @@ impl Node {
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let addr = listener.local_addr().map_err(StartError::Listener)?;
-        // Where it really listens, wherever the socket comes from.
+        // The address that the socket really has, also when it came from elsewhere.
         NodeConfig { listen: addr, ..config.clone() }.check_exposure()?;
         let metrics = Arc::new(NodeMetrics::new()?);
         let tls = config.tls.clone().map(ReloadableTls::load).transpose()?;
         let store = open_store(&config, &metrics).await?;
         let archive = Arc::new(Archive::new(Arc::clone(&store), config.dedup.clone(), Arc::clone(&metrics)));
-        // Behind the store, which keeps a second node out of the folder.
+        // After the store, which keeps a second node out of the folder.
         let endings = Arc::new(Endings::open(&config.data_dir, Arc::clone(&metrics)).map_err(StartError::Endings)?);
         let board = Board::new(&config.queue, Arc::clone(&metrics));
         let health = Arc::new(Health::default());
@@ -173,8 +175,8 @@ async fn open_store(config: &NodeConfig, metrics: &Arc<NodeMetrics>) -> Result<A
     Ok(Arc::new(store))
 }
 
-/// Looks at the disk every second, so that a node draws again when there is space again and no request has to try.
-/// Where there is none, images go that no drawing under way can want: edges have them and hand them over again.
+/// Looks at the disk every second, so that a node draws again as soon as there is space, without a request having to try. Where
+/// there is none, images are removed that no drawing under way can want: edges have them and hand them over again.
 async fn look_after(store: Arc<Store>, blobs: Blobs, shutdown: Shutdown) {
     let mut ticks = Ticks::every(LOOK_AFTER_PERIOD, shutdown);
     while ticks.next().await.is_some() {

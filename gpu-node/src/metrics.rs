@@ -54,9 +54,9 @@ pub struct NodeMetrics {
     pub store_corrupt_total: IntCounter,
     /// Bytes of images that are being uploaded, as far as memory holds them.
     pub blob_upload_bytes: IntGauge,
-    /// Devices and processes that ended while they drew, counted per recipe they were at.
+    /// Devices and processes that ended while they drew, counted once per recipe of their last pass.
     pub recipe_endings_total: IntCounter,
-    /// 1 while masters can be stored: what cannot be stored is not drawn.
+    /// 1 while masters can be stored; otherwise nothing is drawn.
     pub store_writable: IntGauge,
     /// What the disk of the data folder has free.
     pub store_free_bytes: IntGauge,

@@ -2,7 +2,8 @@
 //! the caller accepts `text/event-stream`.
 //!
 //! An event is sent when something has changed, at most every [`PACE`]: `progress` with the status, and `end` with the last
-//! one, after which the stream ends. A stream is bound to its caller: who leaves stops nothing, who stays keeps nothing.
+//! one, after which the stream ends. Watching changes nothing: a caller that leaves stops no generation, and one that stays
+//! keeps none alive.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,12 +23,12 @@ use crate::admission::Admission;
 
 /// Least time between two events.
 const PACE: Duration = Duration::from_millis(100);
-/// A stream says something so often, that what stands between may not take it for dead.
+/// A stream sends something at least this often, so that no proxy takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events a slow reader may leave unread.
 const UNREAD_MAX: usize = 4;
 
-/// A whole body, or one that comes bit by bit.
+/// A whole body, or one that comes event by event.
 #[derive(Debug)]
 pub(crate) enum ReplyBody {
     Full(Full<Bytes>),
@@ -72,7 +73,7 @@ impl Body for ReplyBody {
     }
 }
 
-/// The events of a recipe's way, until it is over or `deadline`.
+/// The events of a generation, until it is over or `deadline`.
 pub(crate) fn events(
     admission: Arc<Admission>,
     id: RecipeId,

@@ -1,8 +1,9 @@
 //! The listener: HTTP/1.1 and HTTP/2 on one port, in plain text (loopback or a private network, HTTP/2 with prior
 //! knowledge) or over TLS with client certificates.
 //!
-//! Every wait has a bound: connections (semaphore before `accept`), the TLS handshake, the first bytes (hyper-util waits for ever while it
-//! tells the protocols apart), headers, bodies (in `api.rs`), unread responses, silent HTTP/2 peers (pings), the drain.
+//! Every wait has a bound: connections (semaphore before `accept`), the TLS handshake, the first bytes (hyper-util waits for
+//! ever while it tells the protocols apart), headers, bodies (in `api.rs`), unread responses, silent HTTP/2 peers (pings), the
+//! drain.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Masters on disk: what was drawn, and what each recipe is bound to.
+//! Masters on disk, and the bindings of recipes to them.
 //!
 //! A master is `masters/ab/cd/{id}.png`, lossless, written before anything refers to it (temporary, fsync, rename,
 //! fsync of the folder). One embedded database (`redb`, every commit synced) holds the rest: each master's size, digest
@@ -8,11 +8,11 @@
 //! - a file's bytes are compared with the digest in the database on every read; what does not agree is moved to
 //!   `quarantine/`, its row and bindings are dropped, and it is never served;
 //! - a row whose file is gone, and a file without a row (a crash between the two writes), are removed at start;
-//! - bytes and count are bounded: the longest unused masters go first, with their bindings; so they do on a disk that is smaller
-//!   than the bound and the reserve beside it;
-//! - a master and what is bound to it come in one commit; where that fails its file goes again, so nothing is kept that
-//!   nothing refers to;
-//! - a write that failed is never the reason for a second drawing: nothing is taken until a trial write has succeeded.
+//! - bytes and count are bounded: the longest unused masters go first, with their bindings; so they do on a disk that is
+//!   smaller than the bound and the reserve beside it;
+//! - a master and its bindings come in one commit; where that fails its file is removed again, so that no file is kept to which
+//!   nothing refers;
+//! - a failed write causes no second drawing: after it nothing is drawn until a trial write has succeeded.
 
 mod files;
 mod room;
@@ -65,7 +65,7 @@ impl MasterRow {
     }
 }
 
-/// What a recipe was found to draw, in one scope or (without one) by itself.
+/// The master of a recipe, in one scope or (without one) by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Binding {
     pub master: MasterId,
@@ -117,7 +117,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether it is that nothing can be stored, rather than that something cannot be read.
+    /// Whether nothing can be stored, as opposed to something that cannot be read.
     #[must_use]
     pub const fn is_for_want_of_room(&self) -> bool {
         matches!(self, Self::NoRoom { .. } | Self::Unwritable(_))
@@ -191,7 +191,7 @@ impl Store {
             Some(file) if file.bytes == row.file_bytes => usage.insert(id, file.bytes, file.used_unix_ms),
             _ => lost.push(id),
         })?;
-        // On a disk that is full at the start they stay: reading one finds out once more.
+        // On a disk that is full at the start the rows stay: a later read finds the missing file again.
         if let Err(error) = self.tables.forget(&lost) {
             self.room.note(&StoreError::Unwritable(Box::new(error)));
         }
@@ -271,7 +271,7 @@ impl Store {
         if matches!(reason, ReadError::Damaged) {
             files::quarantine(&self.path(id), &self.folder.join("quarantine"), now_unix_ms());
         }
-        // Its file is away: whether the row goes now or at the next reading, it is not served.
+        // Its file has been moved away: the master is not served, whether its row goes now or at the next read.
         let _ = self.noting(self.forget(&[id]));
         Ok(None)
     }
@@ -291,7 +291,8 @@ impl Store {
         }
     }
 
-    /// Whether a master could be stored now: asked before it is drawn. Blocks; removes masters where the disk is too small for them.
+    /// Whether a master could be stored now: asked before it is drawn. Blocks; removes masters where the disk is too small for
+    /// them.
     ///
     /// # Errors
     /// [`StoreError::NoRoom`]. Asks the file system.
@@ -311,7 +312,7 @@ impl Store {
         }
     }
 
-    /// Why nothing can be stored, as far as is known; asks nothing.
+    /// Why nothing can be stored, by the last look; does not ask the disk.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.room.trouble()
@@ -397,8 +398,8 @@ impl Store {
         files::create_parents(&path, &self.folder.join("masters"))?;
         durable::write(&path, &[png], Durability::Synced).map_err(StoreError::io(&path))?;
         let inserted = self.tables.insert_master(id, row, chroma, decisions);
-        // A commit that failed may have come through all the same. Where that cannot be told the file goes, for its space is
-        // wanted: a row without one is found and dropped when it is read.
+        // A commit that failed may have been written all the same. Where that cannot be told the file is removed, because its
+        // space is wanted: a row without its file is found and dropped when it is read.
         if inserted.is_err() && !matches!(self.tables.master(id), Ok(Some(_))) {
             files::remove(&path);
         }
@@ -441,7 +442,7 @@ impl Store {
         Ok(())
     }
 
-    /// Drops rows, bindings and index entries; files are the caller's business.
+    /// Drops rows, bindings and index entries; the caller removes the files.
     fn forget(&self, ids: &[MasterId]) -> Result<(), StoreError> {
         let entries = self.tables.forget(ids)?;
         let mut index = self.index.lock();

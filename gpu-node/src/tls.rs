@@ -1,7 +1,7 @@
 //! TLS of the listener: edges show a certificate of an authority this node trusts, or are refused (mutual TLS).
 //!
-//! The files are looked at every few seconds and used from the next connection on when their contents have changed and
-//! are sound; open connections keep what they were accepted with.
+//! The files are read every few seconds. When their contents have changed and are valid, they are used from the next connection
+//! on; open connections keep the certificates they were accepted with.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl ReloadableTls {
         if *self.seen.read() == now {
             return Ok(false);
         }
-        // Noted first: what is broken is reported once and not at every look.
+        // Noted first, so that broken files are reported once and not every few seconds.
         *self.seen.write() = now;
         let config = server_config(&self.config)?;
         *self.current.write() = Arc::new(config);
@@ -97,7 +97,7 @@ impl ReloadableTls {
     }
 }
 
-/// Of what the files hold; that they cannot be read is a state, too.
+/// Digest of what the files hold; that they cannot be read counts as a content, too.
 fn digest(config: &TlsConfig) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for path in [&config.certificate, &config.key, &config.client_ca] {

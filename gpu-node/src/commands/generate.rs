@@ -28,7 +28,7 @@ use crate::diffusion::sd::controlnet::ControlNet;
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::trace::Trace;
 
-/// Says what every generated picture has to say, in the form PNG has for it.
+/// Marks a PNG as generated, as every generated picture has to be.
 const XMP: &str = concat!(
     r#"<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">"#,
     r#"<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" "#,

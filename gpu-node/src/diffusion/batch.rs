@@ -39,7 +39,7 @@ impl BatchClass {
         Self { stage, latents, tokens: conditions.tokens(), controls }
     }
 
-    /// Whether an input is what [`crate::diffusion::pipeline::Denoising::next_class`] foretold.
+    /// Whether an input is of the class that [`crate::diffusion::pipeline::Denoising::next_class`] gave.
     #[must_use]
     pub fn is_of(&self, input: &ModelInput<impl Conditions>) -> bool {
         let controls = input.conditions.controls().iter().map(|control| (control.network, control.scale));

@@ -55,7 +55,7 @@ const fn first_of_avx512(count: usize) -> &'static [&'static str] {
     FLAGS.split_at(count).0
 }
 
-/// Everything of one device in one precision, on the calling thread, in the words of a class.
+/// The choices for one device and precision, on the calling thread, as a determinism class names them.
 ///
 /// # Errors
 /// When libtorch fails at the small computation.
@@ -89,7 +89,7 @@ fn onednn(cpuinfo: &str, most: Option<&str>, hints: Option<&str>) -> String {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |flag: &&str| flags.split_whitespace().any(|known| known == *flag);
     let most = most.map(str::to_lowercase);
-    // A name it does not know bounds nothing.
+    // oneDNN ignores a name that it does not know.
     let allowed = most.and_then(|most| ONEDNN_SETS.iter().find(|(name, _)| *name == most)).map(|(_, needs)| *needs);
     let is_allowed = |needs: &[&str]| allowed.is_none_or(|allowed| needs.iter().all(|flag| allowed.contains(flag)));
     let best = ONEDNN_SETS.iter().rfind(|(_, needs)| needs.iter().all(&has) && is_allowed(needs));
@@ -97,7 +97,8 @@ fn onednn(cpuinfo: &str, most: Option<&str>, hints: Option<&str>) -> String {
     format!("{}{}", best.map_or("none", |(name, _)| name), if prefers_ymm { "-ymm" } else { "" })
 }
 
-/// A digest of a little of everything a drawing consists of, short: it tells machines apart, it proves nothing.
+/// A short digest of a small computation with every kind of operation that a drawing has. It tells machines apart and proves
+/// nothing.
 fn bits(device: Device, dtype: DType) -> Result<String, TchError> {
     let _no_grad = tch::no_grad_guard();
     let mut hasher = blake3::Hasher::new();

@@ -1,5 +1,5 @@
-//! A device's kind, memory and numerical choices, waiting for it and uploading to it: what `tch` does not reach, through a shim of
-//! libtorch's own calls.
+//! A device's kind, memory and numerical choices, waiting for it and uploading to it: what `tch` does not reach, through a shim
+//! of libtorch's own calls.
 //!
 //! A CPU's memory is the process's: what the system and its control group leave.
 
@@ -155,9 +155,9 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TchError> {
     shim::upload(tensor, i64::try_from(index).unwrap_or(-1)).map_err(TchError::Torch)
 }
 
-/// What kind of device it is, in lower-case letters, digits and hyphens. Two of one kind choose the same kernels, and so have the
-/// same bits: on a processor make and model count beside the instruction set, since libraries look at caches and makers, too. A
-/// GPU whose driver tells no name goes by its place in the machine, which says less.
+/// What kind of device it is, in lower-case letters, digits and hyphens. Two of one kind choose the same kernels, and so have
+/// the same bits: on a processor make and model count beside the instruction set, since libraries look at caches and makers,
+/// too. A GPU whose driver tells no name goes by its place in the machine, which says less.
 #[must_use]
 pub fn kind_of(device: Device) -> String {
     static PROCESSOR: OnceLock<String> = OnceLock::new();

@@ -1,8 +1,8 @@
 //! The families of models, with one arm for each.
 //!
-//! The engine knows checkpoints, ControlNets and adapted networks by these types; each arm hands over to the folder of its family.
-//! A new family is a folder beside [`sd`], which implements [`Denoiser`] and [`Conditions`], and an arm here: the compiler names
-//! the places. Invariant: a recipe is drawn with networks of one family.
+//! The engine knows checkpoints, ControlNets and adapted networks by these types; each arm hands over to the folder of its
+//! family. A new family is a folder beside [`sd`], which implements [`Denoiser`] and [`Conditions`], and an arm here: the
+//! compiler names the places. Invariant: a recipe is drawn with networks of one family.
 
 use std::path::Path;
 use std::sync::Arc;

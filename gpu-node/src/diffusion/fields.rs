@@ -41,8 +41,9 @@ pub enum ConfigError {
 /// Keys that change no picture, by the reason why.
 pub(crate) type WithoutEffect<'t> = &'t [(&'t str, &'t [&'t str])];
 
-/// Whether a key may be passed over: it stands in the table, or is private to who wrote the file (`_name_or_path`). Null is a
-/// value like others: it may ask for something that the default does not (`force_zeros_for_empty_prompt`).
+/// Whether a key may be passed over: it stands in the table, or is private to the program that wrote the file
+/// (`_name_or_path`). Null is a value like others: it may ask for something that the default does not
+/// (`force_zeros_for_empty_prompt`).
 pub(crate) fn is_without_effect(field: &str, tables: &[WithoutEffect<'_>]) -> bool {
     field.starts_with('_') || tables.iter().copied().flatten().any(|(_, fields)| fields.contains(&field))
 }
@@ -188,7 +189,7 @@ impl<'a> Fields<'a> {
         Err(invalid(field, value, format!("`block_out_channels` has {levels} levels")))
     }
 
-    /// Python's `None`, which Stable Diffusion XL's files have, is no.
+    /// Yes or no. Python's `None`, which Stable Diffusion XL's files have, counts as no.
     pub(crate) fn flag(&self, field: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.get(field) {
             None => Ok(default),

@@ -10,7 +10,7 @@ use tch::{TchError, Tensor};
 use crate::diffusion::weights::{ConvGeometry, Scope, WeightsError};
 use crate::diffusion::weights::{LayerShape, LowRank};
 
-/// `x · Wᵀ + b`, and what adapters add.
+/// `x · Wᵀ + b`, and what is added to it ([`LowRank`]).
 #[derive(Debug)]
 pub(crate) struct Linear {
     weight: Tensor, // [out, in]
@@ -80,7 +80,7 @@ impl Linear {
     }
 }
 
-/// A two-dimensional convolution with bias, and what adapters add.
+/// A two-dimensional convolution with bias, and what is added to it ([`LowRank`]).
 #[derive(Debug)]
 pub(crate) struct Conv2d {
     kernel: Tensor, // [out, in, k, k]

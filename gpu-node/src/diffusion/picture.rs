@@ -1,8 +1,8 @@
 //! Images a recipe begins with or is held to.
 //!
 //! They have the picture's size as it is shown: nothing here resamples, so a digest fixes every value. A PNG of eight bits, as
-//! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is turned,
-//! as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
+//! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is
+//! turned, as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
 //! (`VaeImageProcessor`), and Pillow's conversion to grey and `exif_transpose`.
 
 use std::collections::HashMap;
@@ -109,7 +109,7 @@ impl Picture {
     }
 }
 
-/// The first `eXIf` chunk of a PNG, before or behind the image data. What a header claims beyond the file is not there.
+/// The first `eXIf` chunk of a PNG, before or behind the image data. A chunk that claims to end beyond the file is ignored.
 fn exif(png: &[u8]) -> Option<&[u8]> {
     let mut rest = png.get(8..)?;
     loop {

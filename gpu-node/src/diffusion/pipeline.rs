@@ -285,7 +285,7 @@ fn shape_of(networks: &impl Denoiser) -> String {
     format!("{} channels, {} px each", networks.latent_channels(), networks.vae_factor())
 }
 
-/// Draws a recipe. `on_step` hears of each evaluation of the network (done, of how many) and may stop there.
+/// Draws a recipe. `on_step` is called after each evaluation of the network (done, of how many) and may stop there.
 ///
 /// # Errors
 /// When the checkpoints cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.

@@ -1,10 +1,10 @@
 //! From a prompt to its embedding: one tokenizer and encoder, or the two of Stable Diffusion XL.
 //!
-//! Owns which hidden state is used, how two encoders' states stand side by side, and what becomes of prompts with more
-//! tokens than there are places. Invariant: a prompt's embedding depends on the prompt, the number of chunks and the
-//! checkpoint alone: every prompt is encoded by itself, and once while it is asked for again. Source: `encode_prompt` of diffusers 0.42's pipelines; diffusers
-//! cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a prompt of its own
-//! with its own beginning and end, states follow each other, the pooled text is the first chunk's.
+//! Owns which hidden state is used, how two encoders' states stand side by side, and what becomes of prompts with more tokens
+//! than there are places. Invariant: a prompt's embedding depends on the prompt, the number of chunks and the checkpoint alone:
+//! every prompt is encoded by itself, and once while it is asked for again. Source: `encode_prompt` of diffusers 0.42's
+//! pipelines; diffusers cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a
+//! prompt of its own with its own beginning and end, states follow each other, the pooled text is the first chunk's.
 
 pub mod clip;
 pub mod config;
@@ -20,7 +20,7 @@ use crate::diffusion::error::DiffusionError;
 use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
 use crate::diffusion::text::tokenizer::{ClipTokenizer, TokenizerError};
 
-/// A text as its encoders give it.
+/// The states of a text, as its encoders compute them.
 #[derive(Debug)]
 pub struct PromptEmbedding {
     /// `[1, tokens, width]`
@@ -132,7 +132,7 @@ impl TextEncoders {
         let (mut states, mut pooled) = (Vec::new(), None);
         for encoder in &self.encoders {
             let ids = encoder.tokenizer.encode_chunks(prompt, chunks).map_err(refused)?;
-            // Checked at load as well; on a device a row that is not there costs the device.
+            // Checked at load as well: on a GPU, reading a row that is not there loses the device.
             let rows = encoder.model.vocabulary();
             if let Some(id) = ids.iter().flatten().find(|id| !(0..rows).contains(*id)) {
                 return Err(DiffusionError::input(format!("the prompt has token {id}, the text encoder {rows} rows")));

@@ -43,9 +43,9 @@ pub struct VaeKinds {
 }
 
 impl VaeKinds {
-    /// As diffusers' pipelines choose it for networks of a kind: those of Stable Diffusion 1.x and 2.x compute as the others do;
-    /// those of XL encode in float32 where the configuration asks for it, and decode so where the others are float16, in which
-    /// their autoencoder overflows (source: diffusers 0.42, `needs_upcasting` and `prepare_latents` of the XL pipelines).
+    /// As diffusers' pipelines choose it for networks of a kind: those of Stable Diffusion 1.x and 2.x compute as the others
+    /// do; those of XL encode in float32 where the configuration asks for it, and decode so where the others are float16, in
+    /// which their autoencoder overflows (source: diffusers 0.42, `needs_upcasting` and `prepare_latents` of the XL pipelines).
     #[must_use]
     pub fn choose(is_xl: bool, config: &VaeConfig, kind: Kind) -> Self {
         if !is_xl || !config.force_upcast {

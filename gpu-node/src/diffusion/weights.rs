@@ -5,10 +5,10 @@
 //! an error that names it and its file. [`ShapeRecorder`] stands in for the files and writes down what a network
 //! asks for: the list of names and shapes comes from the very code that loads.
 //!
-//! Nothing a file says is trusted before it is checked: the file by [`safetensors_file`](crate::diffusion::weights::safetensors_file),
-//! every shape against the configuration. [`Keeping`] and [`Reusing`] put the same network together twice: from its
-//! files, and from the tensors of the first time. What adds to layers (an adapter, say) wraps a source and answers
-//! [`VarSource::low_rank`]; nothing here knows it.
+//! Nothing a file says is trusted before it is checked: the file by
+//! [`safetensors_file`](crate::diffusion::weights::safetensors_file), every shape against the configuration. [`Keeping`] and
+//! [`Reusing`] put the same network together twice: from its files, and from the tensors of the first time. What adds to layers
+//! (an adapter, say) wraps a source and answers [`VarSource::low_rank`]; nothing here knows it.
 
 pub(crate) mod files;
 pub(crate) mod safetensors_file;
@@ -108,7 +108,7 @@ pub(crate) trait VarSource {
     /// Tensors that are taken from now on are of this kind.
     fn set_kind(&mut self, _kind: Kind) {}
 
-    /// What adapters add to the layer that stands for `modules`, one above the other.
+    /// What is added to the layer that stands for `modules`, one above the other; nothing by default.
     fn low_rank(&mut self, _modules: &[String], _layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
         Ok(None)
     }
@@ -151,13 +151,13 @@ impl<'a> Scope<'a> {
         self.source.take_kernel(&name, shape, geometry)
     }
 
-    /// What adapters add to this layer.
+    /// What is added to this layer.
     pub(crate) fn low_rank(&mut self, layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
         let module = self.prefix.clone();
         self.source.low_rank(&[module], layer)
     }
 
-    /// What adapters add to several layers of this part, one above the other.
+    /// What is added to several layers of this part, one above the other.
     pub(crate) fn low_rank_stacked(
         &mut self,
         names: &[&str],
@@ -367,7 +367,7 @@ const fn kind_name(kind: Kind) -> &'static str {
 const STACKED: char = '|';
 const WEIGHT: &str = ".weight";
 
-/// The tensors of a loaded network by name, as its layers hold them: what the same network with adapters is made of.
+/// The tensors of a loaded network by name, as its layers hold them. The same network with additions is made of them.
 #[derive(Debug)]
 pub(crate) struct NetworkTensors {
     tensors: BTreeMap<String, Tensor>,

@@ -14,7 +14,7 @@ use bildkante_shared::pixels::{Pixels, PixelsError};
 
 use super::StoreError;
 
-/// Damaged files kept for a look; older ones go.
+/// Damaged files that are kept for an operator to examine; older ones are removed.
 const QUARANTINE_FILES_MAX: usize = 32;
 
 /// Why pixels and PNG could not be turned into one another.
@@ -106,7 +106,7 @@ pub(super) fn create_parents(path: &Path, masters: &Path) -> Result<(), StoreErr
     Ok(())
 }
 
-/// A file whose row is gone already; what cannot be removed now is swept at the next start.
+/// Removes a file whose row is gone already; where that fails the next start does it.
 pub(super) fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         log_limited!(warn, path = %path.display(), %error, "file cannot be removed");
@@ -135,7 +135,7 @@ pub(super) fn empty(folder: &Path) {
     }
 }
 
-/// Writes a use down as the file's modification time.
+/// Records a use as the file's modification time.
 pub(super) fn set_used(path: &Path, now_unix_ms: u64) {
     let time = UNIX_EPOCH + Duration::from_millis(now_unix_ms);
     // Only the order of a later eviction depends on it.
@@ -155,14 +155,14 @@ pub(super) struct Found {
     pub(super) used_unix_ms: u64,
 }
 
-/// Every master file; temporaries and strangers are removed on the way.
+/// Every master file. Temporary and unknown files are removed on the way.
 pub(super) fn survey(masters: &Path) -> Result<HashMap<MasterId, Found>, StoreError> {
     let mut found = HashMap::new();
     for first in folders(masters)? {
         for second in folders(&first)? {
             for entry in fs::read_dir(&second).map_err(StoreError::io(&second))? {
                 let path = entry.map_err(StoreError::io(&second))?.path();
-                // One in another folder than its id's would be looked for in vain.
+                // A file in another folder than its id's would never be found.
                 match master_id(&path).filter(|id| path == self::path(masters, *id)) {
                     Some(id) => found.extend(measure(&path).map(|file| (id, file))),
                     None => remove(&path),

@@ -1,7 +1,7 @@
 //! Whether the store can take another master: how much the disk has free, and how the last write went.
 //!
-//! A drawing costs seconds, so this is asked before one begins. After a failed write nothing is taken until a trial write
-//! has succeeded ([`super::Store::look_after`]): no request is drawn to find out whether the disk is well again.
+//! A drawing costs seconds, so this is asked before one begins. After a failed write nothing is taken until a trial write has
+//! succeeded ([`super::Store::look_after`]): a trial write, and no request's drawing, finds out whether the disk works again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::StoreError;
 use crate::config::StoreConfig;
 use crate::metrics::NodeMetrics;
 
-/// What a trial write leaves for a moment.
+/// The file of a trial write, which is removed at once.
 const TRIAL_FILE: &str = ".tmp-trial";
-/// As large as it takes to see a quota or a thin volume fail.
+/// Large enough that a full quota or thin volume fails.
 const TRIAL_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -35,8 +35,8 @@ impl Room {
         Self { folder: folder.to_owned(), free_bytes_min, bytes_max, space, trouble: Mutex::new(None), metrics }
     }
 
-    /// How many bytes of masters are too many for the disk once it has taken `incoming_bytes` more. On a disk that has room for all
-    /// that `bytes_max` allows, it is something else that takes the space, and no master goes for that.
+    /// How many bytes of masters are too many for the disk once it has taken `incoming_bytes` more. On a disk that is large
+    /// enough for `bytes_max`, other files take the space, and no master is removed for them.
     pub(super) fn shortage(&self, incoming_bytes: u64) -> u64 {
         let Ok(space) = (self.space)(&self.folder) else { return 0 };
         if space.total_bytes >= self.bytes_max.saturating_add(self.free_bytes_min) {
@@ -54,7 +54,7 @@ impl Room {
         self.measure().inspect_err(|error| self.note(error))
     }
 
-    /// Why nothing is taken, as far as is known already.
+    /// Why nothing is taken, by the last look.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }
@@ -93,7 +93,7 @@ impl Room {
     pub(super) fn try_file(&self) -> Result<(), StoreError> {
         use bildkante_shared::durable::{self, Durability};
         let path = self.folder.join(TRIAL_FILE);
-        // Not zeros: a file system may keep those for nothing.
+        // Not zeros: a file system may store those without using space.
         durable::write(&path, &[&[0xb1; TRIAL_BYTES]], Durability::Synced).map_err(StoreError::io(&path))?;
         std::fs::remove_file(&path).map_err(StoreError::io(&path))
     }
@@ -107,7 +107,7 @@ pub(super) struct Space {
     pub(super) free_bytes: u64,
 }
 
-/// How it is found out: tests have disks of their own size.
+/// How the free space is found out: tests bring disks of their own size.
 pub(super) type SpaceOf = fn(&Path) -> Result<Space, StoreError>;
 
 pub(super) fn space_of(folder: &Path) -> Result<Space, StoreError> {

@@ -6,13 +6,13 @@
 //! | `chroma` | master | 16 × 16 × 2 bytes |
 //! | `bindings` | recipe, scope | binding as JSON; the zero scope is "by itself" |
 //! | `bound` | master, recipe, scope, variant (zero: none) | nothing: what to drop with a master |
-//! | `entries` | master, scope | variant: who may be found as a duplicate where |
+//! | `entries` | master, scope | variant: which masters may be found as duplicates in a scope |
 //! | `variants` | variant | the first recipe settled for it |
 //! | `probe` | nothing | nothing: what a trial commit writes |
 //!
-//! redb refuses everything after an I/O error until the database is opened anew, so a failed call opens it anew, and while
-//! that fails the next call tries again: a disk that was full for a moment costs that moment. Each commit records the
-//! allocator's state ("quick repair"), so that opening does not walk the file.
+//! redb refuses every call after an I/O error until the database is opened anew. A failed call therefore opens it anew; while
+//! that fails the next call tries again, so that a disk that was full for a moment costs that moment only. Each commit records
+//! the allocator's state ("quick repair"), so that opening does not walk the file.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -51,14 +51,14 @@ const LOWEST: Key = [0; 16];
 const HIGHEST: Key = [0xff; 16];
 /// Pages kept in memory.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// Between two openings behind readings that failed.
+/// Between two openings after failed reads.
 const OPENING_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Tables {
     path: PathBuf,
     opener: Opener,
     opened: RwLock<Opened>,
-    /// When a reading that failed last opened it anew.
+    /// When a failed read last opened the database anew.
     opened_for_reading: Mutex<Option<Instant>>,
 }
 
@@ -113,7 +113,7 @@ impl Tables {
         if opened.opening != opening && opened.database.is_some() {
             return Ok(());
         }
-        // Closed first: it locks its file. What a closing leaves undone the opening repairs.
+        // Closed first, because it locks its file. Opening repairs what closing leaves undone.
         drop(opened.database.take());
         let database = match (self.opener)(&self.path) {
             Ok(database) => database,
@@ -126,7 +126,7 @@ impl Tables {
         Ok(())
     }
 
-    /// What `work` reads; asked once more behind an opening where the database fails.
+    /// What `work` reads. Where the database fails it is opened anew and read once more.
     fn read<T>(&self, work: impl Fn(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match self.read_once(&work) {
             (opening, Err(error @ StoreError::Database(_))) => {
@@ -137,8 +137,8 @@ impl Tables {
         }
     }
 
-    /// Opens the database anew after a failed read, at most once a second: all readers wait for an opening, and a disk that cannot
-    /// be read fails the next one, too.
+    /// Opens the database anew after a failed read, at most once a second: all readers wait for an opening, and a disk that
+    /// cannot be read fails the next one, too.
     fn open_for_reading(&self, opening: u64, failed: StoreError) -> Result<(), StoreError> {
         let mut last = self.opened_for_reading.lock();
         if self.opened.read().opening != opening {
@@ -159,7 +159,7 @@ impl Tables {
         (opened.opening, result)
     }
 
-    /// One commit. Behind a failed one the database is opened anew.
+    /// One commit. After a failed one the database is opened anew.
     fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let (opening, is_open) = {
             let opened = self.opened.read();
@@ -180,7 +180,7 @@ impl Tables {
         result
     }
 
-    /// A commit that changes nothing of worth: whether commits succeed again.
+    /// A commit without content, to see whether commits succeed again.
     pub(super) fn probe(&self) -> Result<(), StoreError> {
         self.write(|transaction| {
             let mut table = transaction.open_table(PROBE)?;
@@ -219,7 +219,7 @@ impl Tables {
         })
     }
 
-    /// A master and what is bound to it, in one commit: no crash and no full disk leaves one that nothing refers to.
+    /// A master and its bindings, in one commit: no crash and no full disk leaves a master to which nothing refers.
     pub(super) fn insert_master(
         &self,
         id: MasterId,
@@ -320,7 +320,8 @@ fn commit<T>(
     Ok(result)
 }
 
-/// Makes those that are missing, so that readers need not ask whether one is there; a full disk opens where none is.
+/// Makes the tables that are missing, so that readers need not ask for them. Where none is missing, a database on a full disk
+/// opens as well.
 fn create_tables(database: &Database) -> Result<(), StoreError> {
     let known = {
         let transaction = database.begin_read()?;
@@ -468,7 +469,7 @@ pub(super) mod failing {
         Database::builder().create_with_backend(file)
     }
 
-    /// Readings that fail one after the other: the database is opened anew for one of them.
+    /// Of reads that fail one after the other one opens the database anew.
     #[test]
     fn a_reading_that_goes_on_failing_opens_the_database_once_a_second_at_most() {
         let dir = tempfile::tempdir().unwrap();
@@ -476,7 +477,7 @@ pub(super) mod failing {
         let failing = |_: &ReadTransaction| -> Result<(), StoreError> {
             Err(StoreError::Database(Box::new(redb::Error::PreviousIo)))
         };
-        // As if the last one were of this moment, however slow the machine is.
+        // As if the last one had been just now, on a slow machine, too.
         *tables.opened_for_reading.lock() = Some(Instant::now() + Duration::from_secs(3600));
         let before = tables.opened.read().opening;
         for _ in 0..20 {

@@ -1,10 +1,10 @@
-//! Which masters are on disk and when each was last used: what eviction goes by.
+//! Which masters are on disk and when each was last used. Eviction goes by it.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bildkante_shared::ids::MasterId;
 
-/// A use is written to the file's time at most this often, so that reads stay reads.
+/// A use is written to the file's time at most this often, so that most reads write nothing.
 const USE_GRANULARITY_MS: u64 = 60 * 60 * 1000;
 
 /// Bytes and last use of every master.
@@ -43,7 +43,7 @@ impl Usage {
         }
     }
 
-    /// Notes a use; says whether it should be written down too.
+    /// Notes a use. Whether it should be recorded on disk, too.
     pub(super) fn touch(&mut self, id: MasterId, now_unix_ms: u64) -> bool {
         let Some(held) = self.masters.get_mut(&id) else { return false };
         self.by_use.remove(&(held.used_unix_ms, id));
@@ -56,8 +56,8 @@ impl Usage {
         is_due
     }
 
-    /// The longest unused masters that must go for `incoming_bytes` more to fit, and for the disk to have `wanted_bytes` more free.
-    /// Where all of them together do not make so much free, none goes for the disk.
+    /// The longest unused masters that must go for `incoming_bytes` more to fit, and for the disk to have `wanted_bytes` more
+    /// free. Where all of them together do not make so much free, none goes for the disk.
     pub(super) fn victims(&self, incoming_bytes: u64, wanted_bytes: u64) -> Vec<MasterId> {
         let wanted_bytes = if wanted_bytes <= self.bytes { wanted_bytes } else { 0 };
         let mut freed_bytes = 0;

@@ -30,7 +30,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Ends a job that a defect ended, and that job only.
+    /// Fails a job that met a defect, and that job only.
     pub(super) fn panicked(&self, job: &StartedJob, panic: &(dyn Any + Send)) {
         self.metrics.panics_total.inc();
         let _of = job.span.enter();
@@ -73,7 +73,7 @@ impl DeviceBench {
         });
     }
 
-    /// Takes over what has come, and lets go of what is gone.
+    /// Has the engine take over new checkpoints and adapters, and reports them.
     pub(super) fn refresh(&self, engine: &mut dyn Engine) {
         let Some(trials) = engine.refresh() else { return };
         for Trial { checkpoint, masters: [first, second], seconds } in &trials {
@@ -102,7 +102,7 @@ impl DeviceBench {
         });
     }
 
-    /// `is_alone`: the device was at nothing else.
+    /// Fails a job. `is_alone`: no other request was in the device's pass.
     pub(super) fn failed(&self, job: &StartedJob, error: &EngineError, is_alone: bool) {
         let (id, _of) = (job.recipe.id(), job.span.enter());
         log_limited!(warn, recipe = %id, %error, "not drawn");
@@ -122,7 +122,7 @@ impl DeviceBench {
         cost
     }
 
-    /// Settlements a job whose recipe was settled between submission and start: a recipe is drawn once.
+    /// Answers a job whose recipe was settled between submission and start: a recipe is drawn once.
     pub(super) fn is_answered_from_store(&self, job: &StartedJob) -> bool {
         let id = job.recipe.id();
         let mut open = vec![job.dedup.clone()];

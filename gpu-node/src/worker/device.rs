@@ -27,7 +27,7 @@ impl DeviceBench {
                 self.metrics.time_to_ready_seconds.set(ready_s);
                 self.metrics.ready.set(1);
             });
-            // After it is true: who reads it may ask at once.
+            // Logged after it is true: a reader of the log may send requests at once.
             tracing::info!(device = %self.name, seconds = ready_s, "ready");
             let board = Arc::clone(&self.board);
             engine.watch(Arc::new(move || board.nudge()));

@@ -1,9 +1,9 @@
 //! The device thread's loop: which requests make their next step, together or alone.
 //!
-//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one that waits
-//! is begun at once and leads from then on, so it waits for one step of another request, never for a whole picture. Among equally
-//! urgent ones the first begun leads, so that pictures are finished one after the other instead of all late. A request without
-//! callers is dropped between steps.
+//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one that
+//! waits is begun at once and leads from then on, so it waits for one step of another request, never for a whole picture. Among
+//! equally urgent ones the first begun leads, so that pictures are finished one after the other instead of all late. A request
+//! without callers is dropped between steps.
 //!
 //! Invariant: sharing a pass changes no request's pixels; the engine sees to it ([`Engine::step`]).
 
@@ -35,7 +35,7 @@ struct Begun {
     started_at: Instant,
     text_ms: f64,
     denoise_ms: f64,
-    /// Its share of the passes it was part of.
+    /// Its share of the time of its passes.
     device_s: f64,
 }
 
@@ -61,10 +61,10 @@ impl<'a> Executor<'a> {
         Self { bench, engine, sender, begun: Vec::new(), nudges: 0, room_is_wanted: false, lost: None, mark }
     }
 
-    /// Until the board is closed.
+    /// Runs until the board is closed.
     ///
     /// # Errors
-    /// When the device is lost. What had begun has been told.
+    /// When the device is lost. The callers of begun requests have been told.
     pub(super) fn run(&mut self) -> Result<(), EngineError> {
         loop {
             if let Some(error) = self.lost.take() {
@@ -108,7 +108,8 @@ impl<'a> Executor<'a> {
         self.finish(&group);
     }
 
-    /// Counts the end of the device against the requests it was working on. Those callers are told why, the others to come back.
+    /// Counts the end of the device against the requests it was working on. Those callers are told why, the others to come
+    /// back.
     fn end(&mut self, error: &EngineError) {
         let is_alone = self.mark.recipes().len() == 1;
         for recipe in self.mark.recipes() {
@@ -319,7 +320,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Lets callers see how far their requests are.
+    /// Reports how far the requests of a group are.
     fn tell(&self, group: &[DrawingId]) {
         let stepped = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
         self.bench.board.advanced(stepped.map(|begun| (begun.job.recipe.id(), self.engine.progress(begun.drawing))));

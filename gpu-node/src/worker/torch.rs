@@ -1,4 +1,8 @@
-//! The real engine: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
+//! The engine on libtorch: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
+//!
+//! Invariants: it knows families of models through [`family`](crate::diffusion::family) only; what a drawing has begun with
+//! stays until it ends, even when the folder changes; whether requests may share a pass is decided by [`PassKey`], and how many
+//! by a probe of their bits.
 
 mod adapters;
 mod loader;
@@ -53,7 +57,7 @@ struct Options {
     requests_max: usize,
     determinism: DeterminismChoice,
     adapters_read: FilesRead,
-    /// Of checkpoints' files, each of which is read once for all devices, and once for all starts.
+    /// Digests of the checkpoints' files. Each file is read once for all devices and all starts.
     digests: Arc<FileDigests>,
 }
 
@@ -111,7 +115,7 @@ fn torch_engine_on(
     })
 }
 
-/// Classes of batches whose shapes are remembered; they are probed anew beyond.
+/// Most classes of batches whose shapes are remembered; beyond it all are probed anew.
 const SHAPES_MAX: usize = 512;
 
 #[derive(Debug)]
@@ -135,7 +139,7 @@ struct TorchEngine {
 #[derive(Debug)]
 struct Drawing {
     recipe: Arc<ValidRecipe>,
-    /// The checkpoint's digest of now, by which its adapted networks are kept: a recipe may name a former one.
+    /// The checkpoint's present digest, under which its adapted networks are kept: a recipe may name a former one.
     checkpoint: Digest,
     need: Need,
     denoising: Denoising<Conditioning>,
@@ -189,7 +193,7 @@ fn models<'a>(
 
 impl TorchEngine {
     fn load(options: Options) -> Result<Self, EngineError> {
-        // For operators of this thread, which is the device's.
+        // Counts for libtorch's operators on the calling thread, which is the device's.
         runtime::set_threads(options.threads);
         let mut stock = Stock::load(&options)?;
         let mut shelf = Shelf::default();
@@ -453,7 +457,7 @@ impl Engine for TorchEngine {
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let device = self.options.placement.device;
         let Some(first) = drawings.first() else { return Ok(Vec::new()) };
-        // A request that goes over to its refiner begins passes of another kind.
+        // A request that changes to its refiner begins passes of another kind.
         self.probe(*first)?;
         let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
         let inputs = drawings.iter().map(|id| {
@@ -480,8 +484,8 @@ impl Engine for TorchEngine {
             Ok(())
         });
         let results = results.collect();
-        // Here and in `begin` the host waits: work that is queued at the device can no longer be put behind a more urgent request.
-        // A failure that shows so late belongs to no single request.
+        // Here and in `begin` the host waits: work that is queued at the device can no longer be put behind a more urgent
+        // request. A failure that shows so late belongs to no single request.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
     }

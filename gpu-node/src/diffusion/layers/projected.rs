@@ -67,7 +67,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A prompt in so many chunks, or no text at all, and who looks at it.
+/// A prompt in so many chunks, or no text at all, and the network that attends to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TextKey {
     /// A ControlNet by its digest, else the denoising network.

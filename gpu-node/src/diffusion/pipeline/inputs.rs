@@ -17,7 +17,7 @@ use crate::diffusion::noise::NoiseGenerator;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::Sampler;
 
-/// What the first part of a way begins with.
+/// What the first steps of a drawing begin with.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) noise: Tensor,
@@ -30,13 +30,13 @@ pub(crate) struct Start {
 }
 
 impl Default for Start {
-    /// For a part of a way that goes on where another ended.
+    /// For the refiner, which goes on where the base ended.
     fn default() -> Self {
         Self { noise: Tensor::new(), noised_from: None, kept: None, told: None }
     }
 }
 
-/// What stays of an image, and where.
+/// The latents of an image that are kept, and where.
 #[derive(Debug)]
 pub(crate) struct Preserved {
     image: Tensor,
@@ -45,7 +45,7 @@ pub(crate) struct Preserved {
 }
 
 impl Preserved {
-    /// The latents with what is to be kept put back, as noisy as they are themselves.
+    /// The latents with the kept ones put back, at the latents' own noise level.
     pub(crate) fn restored(&self, sampler: &Sampler, noise: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
         let kept = sampler.noised(&self.image, noise)?;
         let everywhere_else = self.mask.f_neg()?.f_add_scalar(1.0)?;
@@ -163,7 +163,7 @@ pub(crate) fn controls(
     recipe.controls.iter().enumerate().map(control).collect()
 }
 
-/// What acts at evaluation `index` of so many, and its place in the recipe.
+/// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
 #[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
 pub(crate) fn acting(
     controls: &[(ControlUse, Tensor)],
@@ -174,7 +174,7 @@ pub(crate) fn acting(
     controls.iter().enumerate().filter(move |(_, (control, _))| acts(control))
 }
 
-/// The step a recipe begins with: as many are left out as its image is to stay.
+/// The step that a recipe begins with: the more of its image is to stay, the more steps are left out.
 pub(crate) fn first_step(recipe: &Recipe) -> Result<usize, DiffusionError> {
     let Some(init) = &recipe.init else { return Ok(0) };
     let steps = recipe.steps as usize;

@@ -172,8 +172,8 @@ impl SchedulerConfig {
         Self::read_as(None, json)
     }
 
-    /// The same, as a pipeline whose index names a class for it reads it. Of a class that is not offered the keys are kept for the
-    /// one that a recipe names.
+    /// The same, as a pipeline whose index names a class for it reads it. Of a class that is not offered the keys are kept for
+    /// the one that a recipe names.
     ///
     /// # Errors
     /// As [`Self::from_json`].
@@ -361,8 +361,8 @@ impl File {
         Ok(if kind == SchedulerKind::DpmPp2M && is_stochastic { SchedulerKind::DpmPp2MSde } else { kind })
     }
 
-    /// Whether its network was trained by flow matching, or in EDM's or consistency models' way: with what is added up for other
-    /// networks here, it draws noise. `rest` are the keys that no class here has.
+    /// Whether its network was trained by flow matching, or in EDM's or consistency models' way: with what is added up for
+    /// other networks here, it draws noise. `rest` are the keys that no class here has.
     fn is_trained_otherwise(&self, rest: &BTreeMap<String, Value>) -> bool {
         TRAINED_OTHERWISE.iter().any(|prefix| self.class_name.starts_with(prefix))
             || KEYS_OF_OTHER_TRAINING.iter().any(|key| rest.get(*key).is_some_and(|value| !value.is_null()))

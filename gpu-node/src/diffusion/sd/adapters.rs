@@ -365,7 +365,7 @@ fn fitted(layer: LayerShape, pair: &Pair) -> Result<(Tensor, Tensor), String> {
         }
     };
     let reshaped = |values: &Values, shape: &[i64]| {
-        // Ones behind the second side say nothing.
+        // Sides of 1 after the second one carry no information.
         let trimmed = |shape: &[i64]| {
             let end = shape.iter().rposition(|side| *side != 1).map_or(0, |last| last + 1);
             shape[..end.max(2).min(shape.len())].to_vec()

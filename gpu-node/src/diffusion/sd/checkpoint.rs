@@ -99,7 +99,7 @@ pub struct Checkpoint {
     trunk: Trunk,
     /// What the same networks with adapters are made of.
     kept: PlainNetworks,
-    /// An empty negative prompt is no text at all.
+    /// Whether an empty negative prompt stands for no text at all, instead of for an empty text.
     zeroes_empty_negative: bool,
     unet_config: UnetConfig,
     vae: Vae,
@@ -123,8 +123,8 @@ impl Trunk {
         &self.text
     }
 
-    /// A network's keys and values of a prompt in so many chunks, whose states these are (no text at all: its stand-in's);
-    /// computed once while they are asked for again. The network is the denoising one, or a ControlNet that acts on it.
+    /// A network's keys and values for a prompt in so many chunks, computed from the text's states and kept while the prompt is
+    /// asked for. Without a prompt the states are zeros. The network is the denoising one, or a ControlNet that acts on it.
     pub(crate) fn project(
         &self,
         control: Option<&ControlNet>,
@@ -288,7 +288,7 @@ impl Checkpoint {
         self.native_size_px().unwrap_or_else(|| self.size_px((side, side)))
     }
 
-    /// What it is tried with: its own sampler, or one that is known where it is made for another.
+    /// The sampler it is tried with: its own, or a known one where its own is not offered.
     #[must_use]
     pub fn trial_scheduler(&self) -> SchedulerChoice {
         SchedulerChoice { kind: self.scheduler_config.stand_in(), ..SchedulerChoice::default() }

@@ -19,7 +19,8 @@ use crate::diffusion::text::PromptEmbedding;
 pub struct Conditioning {
     /// `[n, tokens, width]`
     pub embeddings: Tensor,
-    /// What the denoising network's attentions make of each row's text; none: they look for themselves.
+    /// Keys and values of each row's text for the denoising network's attentions; without any they compute them from the
+    /// states.
     pub projected: Vec<ProjectedText>,
     /// The same for each ControlNet of the recipe.
     pub control_texts: Vec<Vec<ProjectedText>>,

@@ -1,9 +1,10 @@
 //! How much memory a drawing takes beside its networks, before anything is computed.
 //!
-//! Counted from the configurations: the feature maps that are alive at the most crowded place of a pass or a decoding, and
-//! what kernels need to reorder them. It is an upper estimate, to refuse what cannot fit and to hold back what does not fit
-//! beside others; a device that is out of memory all the same fails that drawing ([`Fault::OutOfMemory`](crate::diffusion::fault::Fault::OutOfMemory)).
-//! `gpu-node/tests/memory.rs` compares it with what a process really takes.
+//! Counted from the configurations: the feature maps that are alive at the most crowded place of a pass or a decoding, and what
+//! kernels need to reorder them. It is an upper estimate, to refuse what cannot fit and to hold back what does not fit beside
+//! others; a device that is out of memory all the same fails that drawing
+//! ([`Fault::OutOfMemory`](crate::diffusion::fault::Fault::OutOfMemory)). `gpu-node/tests/memory.rs` compares it with what a
+//! process really takes.
 
 use bildkante_shared::recipe::ValidRecipe;
 use tch::{Device, Kind};

@@ -84,7 +84,7 @@ struct FileRead {
 }
 
 impl FileRead {
-    /// `looks` are from before it is read: what changes meanwhile is read again next time.
+    /// `looks` are from before the file is read, so that a change meanwhile has it read again next time.
     fn new(path: &Path, looks: Looks) -> Self {
         Self { looks, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
     }
@@ -115,7 +115,7 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<AdapterFolder, Eng
         return Err(EngineError::Load { reason });
     }
     let mut read = read.0.lock();
-    // Whose `adapter_config.json` a folder's one is depends on the other files.
+    // Which adapter a folder's `adapter_config.json` belongs to depends on the other files.
     let is_same = read.len() == paths.len() && paths.iter().all(|path| read.contains_key(path));
     read.retain(|path, file| {
         let takes_the_folders = file.looks[1].is_none() && file.looks[2].is_some();
@@ -145,7 +145,7 @@ impl Adapters {
         self.drop_unoffered();
     }
 
-    /// Lets go of networks with adapters that are gone, behind the last drawing with them.
+    /// Lets go of networks with adapters that are gone, once no drawing has them.
     fn drop_unoffered(&mut self) {
         let (files, held) = (&self.found.files, &self.held);
         let is_there = |(digest, _): &(Digest, u64)| files.contains_key(digest);
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!((last.files.len(), last.rejected.len()), (1, 0));
         assert_eq!(read.0.lock().len(), 1, "what is gone is forgotten");
 
-        // What is said of an adapter in a file of its own counts as the adapter does.
+        // A change of an adapter's configuration counts as a change of the adapter.
         fs::remove_file(&two).expect("removed");
         fs::copy(fixtures.join("sd1.rslora.safetensors"), &one).expect("a copy");
         let config = folder.path().join("adapter_config.json");
@@ -285,7 +285,8 @@ mod tests {
         fs::copy(fixtures.join("sd1.rslora.adapter_config.json"), &config).expect("a copy");
         let told = find();
         assert_eq!((told.files.len(), told.rejected.len()), (1, 0));
-        // With a second such file nothing says whose it is, though neither the first nor the configuration has changed.
+        // With a second such file nothing says which adapter it belongs to, though neither the first nor the configuration has
+        // changed.
         fs::copy(fixtures.join("sd1.rslora.safetensors"), &two).expect("a copy");
         assert_eq!(find().rejected.len(), 2);
         fs::remove_file(&two).expect("removed");

@@ -2,8 +2,8 @@
 //! on a thread of its own, so that no drawing waits for a file.
 //!
 //! A folder is known by the names, sizes and times of the files that are loaded of it. One that has changed is read once it has
-//! looked the same twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first drawing with a
-//! network chooses kernels and takes memory, and whether it repeats itself has to be known.
+//! looked the same twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first
+//! drawing with a network chooses kernels and takes memory, and whether it repeats itself has to be known.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,7 @@ const FILES_MAX: usize = 4096;
 /// Names, sizes and times of a folder's files.
 type Look = Vec<(PathBuf, FileLook)>;
 
-/// What has become of a folder.
+/// How a folder has changed.
 #[derive(Debug)]
 pub(super) enum Change {
     Came { folder: PathBuf, item: Item, trial: Option<Trial> },
@@ -47,7 +47,7 @@ pub(super) enum Change {
     Adapters(AdapterFolder),
 }
 
-/// What there is at start, and how it looked.
+/// The models that were there at start, and how their folders looked.
 #[derive(Debug)]
 pub(super) struct Stock {
     pub(super) items: Vec<(PathBuf, Item)>,
@@ -72,7 +72,7 @@ impl Stock {
     }
 }
 
-/// The thread. It ends with this value.
+/// The watching thread. It ends with this value.
 #[derive(Debug)]
 pub(super) struct Loader {
     changes: Option<Receiver<Change>>,
@@ -83,7 +83,7 @@ pub(super) struct Loader {
 impl Loader {
     /// Watches the folder from how it looked when `stock` was read.
     pub(super) fn start(options: Options, stock: Stock, nudge: Nudge) -> std::io::Result<Self> {
-        // One at a time: what is loaded and not taken over takes memory.
+        // One change at a time: a loaded model takes memory before it is taken over.
         let (sender, changes) = sync_channel(1);
         let (stop, stopped) = channel();
         let watch = Watch { options, known: stock.looks, seen: BTreeMap::new(), sender, nudge };
@@ -109,7 +109,7 @@ impl Drop for Loader {
 struct Watch {
     options: Options,
     known: BTreeMap<PathBuf, Look>,
-    /// Changed ones, as they looked last time.
+    /// Folders that have changed, as they looked last time.
     seen: BTreeMap<PathBuf, Look>,
     sender: SyncSender<Change>,
     nudge: Nudge,
@@ -174,7 +174,7 @@ impl Watch {
         }
     }
 
-    /// What has become of it, and whether that has to be looked at again.
+    /// Reads a folder and tries its checkpoint; also whether it has to be read again.
     fn came(&self, folder: PathBuf) -> (Option<Change>, bool) {
         let found_at = Instant::now();
         let Reading { item, has_changed } = read(&folder, &self.options);
@@ -261,8 +261,8 @@ fn look_at(folder: &Path) -> Look {
 /// What a folder was read as.
 struct Reading {
     item: Item,
-    /// Something was done to its files meanwhile, which a look need not show (`chmod`, `ln`): it has to be read again. Until then
-    /// its look is known as none.
+    /// Its files were changed meanwhile, which their names, sizes and times need not show (`chmod`, `ln`): it is read again.
+    /// Until then it counts as never looked at.
     has_changed: bool,
 }
 
@@ -299,7 +299,7 @@ pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
 
 /// Draws one recipe twice.
 fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>, DiffusionError> {
-    // Nothing a checkpoint's own size is refused for happens here but absurd sizes, which are no size to draw at.
+    // A recipe of a checkpoint's own size is refused for an absurd size only, at which it is not tried.
     let Ok(recipe) = ValidRecipe::try_from(self_test_recipe(checkpoint, steps)) else { return Ok(None) };
     let pictures = Picture::to_paint_over(checkpoint.trial_size_px());
     let pictures = pictures.into_iter().map(|(digest, picture)| (digest, std::sync::Arc::new(picture))).collect();

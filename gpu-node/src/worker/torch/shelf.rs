@@ -1,8 +1,8 @@
 //! The checkpoints, ControlNets and adapters of a folder as they are on one device, and what becomes of them when the folder
 //! changes.
 //!
-//! What is gone from the folder is no longer offered to new drawings, and stays until the last drawing that has begun with it is
-//! over.
+//! What is gone from the folder is no longer offered to new drawings, and stays until the last drawing that has begun with it
+//! is over.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
