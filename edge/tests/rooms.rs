@@ -1,0 +1,19 @@
+//! The edge's rooms have an order, and no room uses one that stands above it.
+
+use std::path::Path;
+
+use bildkante_shared::testing::rooms::rooms;
+
+/// From the top to the bottom: a room may use those behind it. ARCHITECTURE.md says what each is for.
+const ROOMS: &[&str] = &[
+    "fuzzing", "app", "commands", "reload", "config", "admin", "preview", "seo", "warm", "handler", "access", "stand_in", "placeholder",
+    "front", "rum", "fill", "response", "governance", "origin", "cache", "signing", "campaign", "layout", "hints",
+    "request", "render", "provenance", "negotiate", "listener", "service", "budget", "metrics", "descriptors", "fields", "secret", "clock",
+];
+
+#[test]
+fn no_room_uses_one_above_it() {
+    let faults = rooms(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), ROOMS);
+    let listed: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert!(faults.is_empty(), "{}", listed.join("\n"));
+}
