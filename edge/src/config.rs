@@ -16,7 +16,6 @@ use crate::campaign::CampaignConfig;
 use crate::governance::PurgeConfig;
 use crate::listener::config::{LimitsConfig, ListenConfig};
 use crate::origin::OriginConfig;
-use crate::reload::{ConfigFile, ReloadConfig};
 use crate::render::RenderConfig;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
@@ -57,6 +56,26 @@ pub struct Config {
     /// Where all this was read; `None` where it is made up.
     #[serde(skip)]
     pub file: Option<ConfigFile>,
+}
+
+/// `[config]`: the configuration file itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReloadConfig {
+    pub reload_ms: u64,
+}
+
+impl Default for ReloadConfig {
+    fn default() -> Self {
+        Self { reload_ms: 1_000 }
+    }
+}
+
+/// Where a configuration was read from, and what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    pub text: String,
 }
 
 /// `[serve]`: the request path.

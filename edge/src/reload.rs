@@ -4,7 +4,7 @@
 //! changes nothing, is reported once, and sets a metric. Of a valid file the keys that somebody subscribed to are put in
 //! force; the log names the others that changed, because they need a restart.
 //!
-//! To make a key reloadable, subscribe to it while the edge is built (or later, through [`Edge::config`]):
+//! To make a key reloadable, subscribe to it in `app/subscriptions.rs` (or later, through [`Edge::config`]):
 //!
 //! ```ignore
 //! reload.subscribe(&["listen.trusted_proxies", "listen.forwarded_field"], move |config| {
@@ -34,29 +34,9 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 use toml::{Table, Value};
 
-use crate::config::Config;
+use crate::config::{Config, ReloadConfig};
 use crate::text_file;
 use crate::words::ReloadOutcome;
-
-/// `[config]`: the configuration file itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReloadConfig {
-    pub reload_ms: u64,
-}
-
-impl Default for ReloadConfig {
-    fn default() -> Self {
-        Self { reload_ms: 1_000 }
-    }
-}
-
-/// Where a configuration was read from, and what was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigFile {
-    pub path: PathBuf,
-    pub text: String,
-}
 
 /// Puts in force what was prepared.
 pub type Apply = Box<dyn FnOnce() + Send>;

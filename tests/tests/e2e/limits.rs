@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bildkante_edge::app::Sockets;
-use bildkante_edge::config::Config;
+use bildkante_edge::config::{Config, ConfigFile};
 use bildkante_edge::listener::addresses::Addresses;
 use bildkante_edge::listener::systemd::Inherited;
-use bildkante_edge::reload::ConfigFile;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
 use bildkante_tests::raw::{Connection, exchange};
