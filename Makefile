@@ -64,6 +64,11 @@ bench: bench-edge bench-diffusion ## Measure beside nginx, Varnish and diffusers
 bench-edge: release-edge ## Cache hits beside nginx and Varnish (ROWS=h1-1k,h1-20k chooses, QUICK=1 only tries, BENCH='--rounds 3' adds options)
 	@loadtest/bench/edge.sh "$(DEPS)" $(if $(ROWS),--rows $(ROWS)) $(if $(QUICK),--quick) $(BENCH)
 
+.PHONY: bench-instructions
+bench-instructions: release-edge ## Instructions of a hit in user space, counted by callgrind (BENCH='--before FILE' compares with `--json FILE` of another build)
+	@scripts/apt.sh valgrind=valgrind
+	@python3 loadtest/bench/edge/instructions.py --binaries "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release" $(BENCH)
+
 .PHONY: bench-start
 bench-start: release-edge ## From the edge's start to its first image, over a million cached files (ENTRIES=100000 for less)
 	@python3 loadtest/bench/edge/start.py --binaries "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release" \
