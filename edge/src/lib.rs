@@ -26,6 +26,7 @@ pub mod metrics;
 #[cfg(test)]
 mod one_way;
 pub mod origin;
+pub(crate) mod outbound;
 pub mod placeholder;
 pub mod preview;
 pub mod provenance;

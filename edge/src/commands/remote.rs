@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use serde_json::Value;
 
 use crate::admin::PREFIX;
-use crate::governance::{HttpClient, http_client};
+use crate::outbound::{self, Trust};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -31,7 +31,7 @@ pub struct RemoteArgs {
 
 /// A connection to an admin API.
 pub(super) struct Remote {
-    client: HttpClient,
+    client: outbound::Client<Full<Bytes>>,
     base: String,
     token: String,
 }
@@ -50,7 +50,8 @@ impl Remote {
                 .with_context(|| format!("name a `--token-file`, or set {TOKEN_VARIABLE} to a token"))?,
         };
         let base = args.admin.trim_end_matches('/').to_owned();
-        let client = http_client(base.starts_with("https:")).context("the system's certificates cannot be read")?;
+        let trust = if base.starts_with("https:") { Trust::System } else { Trust::Nobody };
+        let client = outbound::http1(trust, None, DEADLINE)?;
         Ok(Self { client, base, token: token.trim().to_owned() })
     }
 

@@ -20,7 +20,6 @@ pub mod scope;
 
 pub use desk::{PurgeDesk, PurgeOrder};
 pub use downstream::{Downstream, DownstreamConfig};
-pub(crate) use downstream::{HttpClient, http_client};
 pub use ledger::{DeliveryState, Ledger, PurgeRecord};
 pub use marks::{PurgeKind, PurgeReach, Verdict};
 pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};

@@ -2,22 +2,20 @@
 //!
 //! Certificates can be read again: new connections use them, open ones end with the calls that are on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
+use hyper_rustls::HttpsConnectorBuilder;
+use rustls::ClientConfig;
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 
+use crate::outbound::{self, OutboundError, Trust};
 use crate::secret;
 
 /// More would be another file by mistake.
@@ -49,13 +47,13 @@ pub enum NodeTlsError {
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("{path}: {source}", path = path.display())]
     Key { path: PathBuf, source: std::io::Error },
-    #[error("{path} holds no certificate", path = path.display())]
-    NoCertificate { path: PathBuf },
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     #[error("{path}: {source}", path = path.display())]
     Rustls { path: PathBuf, source: rustls::Error },
 }
 
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub(super) type HttpClient = outbound::Client<Full<Bytes>>;
 
 /// See the module's documentation. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -87,17 +85,8 @@ impl Connector {
 }
 
 fn http_client(connect_timeout: Duration, tls: ClientConfig) -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.set_connect_timeout(Some(connect_timeout));
-    connector.set_nodelay(true);
-    connector.enforce_http(false);
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2().wrap_connector(connector);
-    Client::builder(TokioExecutor::new())
-        // Without timers the limits below would be silently inactive.
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_MAX)
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http2();
+    outbound::pooled(IDLE_MAX)
         .http2_only(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_TIMEOUT)
@@ -105,39 +94,19 @@ fn http_client(connect_timeout: Duration, tls: ClientConfig) -> HttpClient {
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .build(connector)
+        .build(https.wrap_connector(outbound::tcp(Some(connect_timeout))))
 }
 
-/// Without a configuration nobody is trusted: `https://` nodes are refused before that matters.
+/// Without a configuration no node is trusted: `https://` nodes are refused before that matters.
 fn client_config(tls: Option<&NodeTlsConfig>) -> Result<ClientConfig, NodeTlsError> {
-    let mut roots = RootCertStore::empty();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let path = tls.map(|tls| tls.certificate.clone()).unwrap_or_default();
-    let refuse = |source| NodeTlsError::Rustls { path: path.clone(), source };
-    if let Some(tls) = tls {
-        for certificate in certificates(&tls.ca)? {
-            roots.add(certificate).map_err(|source| NodeTlsError::Rustls { path: tls.ca.clone(), source })?;
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(refuse)?
-        .with_root_certificates(roots);
-    let Some(tls) = tls else { return Ok(builder.with_no_client_auth()) };
+    let Some(tls) = tls else { return Ok(Trust::Nobody.tls()?.with_no_client_auth()) };
     let bytes =
         secret::read(&tls.key, KEY_BYTES_MAX).map_err(|source| NodeTlsError::Key { path: tls.key.clone(), source })?;
     let key =
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| NodeTlsError::Pem { path: tls.key.clone(), source })?;
-    builder.with_client_auth_cert(certificates(&tls.certificate)?, key).map_err(refuse)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NodeTlsError> {
-    let refuse = |source| NodeTlsError::Pem { path: path.to_owned(), source };
-    let chain = CertificateDer::pem_file_iter(path).map_err(refuse)?.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
-    if chain.is_empty() {
-        return Err(NodeTlsError::NoCertificate { path: path.to_owned() });
-    }
-    Ok(chain)
+    let refuse = |source| NodeTlsError::Rustls { path: tls.certificate.clone(), source };
+    let builder = Trust::Only(&tls.ca).tls()?;
+    builder.with_client_auth_cert(outbound::certificates(&tls.certificate)?, key).map_err(refuse)
 }
 
 #[cfg(test)]

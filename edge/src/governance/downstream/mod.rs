@@ -17,10 +17,6 @@ use arc_swap::ArcSwap;
 use bildkante_shared::shutdown::Shutdown;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -30,6 +26,7 @@ use super::ledger::{Breadth, Delivery, DeliveryState, PurgeRecord};
 use super::purge::{PurgeConfig, Purges};
 use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
+use crate::outbound::{self, Trust};
 
 /// Calls of one cache at a time.
 const CALLS_MAX: usize = 4;
@@ -37,7 +34,7 @@ const CALLS_MAX: usize = 4;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HttpClient = outbound::Client<Full<Bytes>>;
 
 /// Whom to tell of purges, and the task that does. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -404,28 +401,9 @@ fn jitter() -> f64 {
 }
 
 /// The system's certificates decide which servers are trusted, and are read only where one may be called.
-pub(crate) fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
-    let roots = if is_used { system_roots()? } else { rustls::RootCertStore::empty() };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(std::io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-    Ok(Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE_MAX).build(connector))
-}
-
-fn system_roots() -> std::io::Result<rustls::RootCertStore> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        for error in found.errors {
-            tracing::warn!(%error, "the system's certificates could not be read: caches on https cannot be called");
-        }
-    }
-    Ok(roots)
+fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
+    let trust = if is_used { Trust::System } else { Trust::Nobody };
+    Ok(outbound::http1(trust, None, IDLE_MAX)?)
 }
 
 #[cfg(test)]
