@@ -1,0 +1,215 @@
+//! All parts of an edge, from its configuration and before it has a port.
+//!
+//! ```text
+//! Config ─▶ Behind: regions, render pool, caches, catalogue, purges, keys ─▶ fill
+//!             ├▶ Handler: what the public asks
+//!             └▶ Operators: metrics, health, preview, admin API
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bildkante_shared::process::ProcessMetrics;
+use bildkante_shared::shutdown::{self, Shutdown, ShutdownTrigger};
+use prometheus::Registry;
+
+use super::subscriptions;
+use super::tls::{Tls, open_tls};
+use crate::access::AccessLog;
+use crate::access::visit::Observer;
+use crate::admin::AdminApi;
+use crate::admin::operators::Operators;
+use crate::budget::Budgets;
+use crate::cache::{CacheMetrics, Caches, Epoch};
+use crate::campaign::{CampaignMetrics, CatalogHandle};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fill::Fill;
+use crate::front::Front;
+use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
+use crate::handler::Handler;
+use crate::listener::forwarded::Trusted;
+use crate::metrics::{RequestMetrics, ResponseMetrics};
+use crate::origin::{Images, OriginMetrics, Regions};
+use crate::preview::Preview;
+use crate::reload::ConfigReload;
+use crate::render::{RenderMetrics, RenderPool};
+use crate::rum::Rum;
+use crate::signing::{SigningHandle, SigningMetrics};
+use crate::stand_in::StandIns;
+use crate::warm::{WarmMetrics, Warmer};
+
+/// An edge that is built: nothing of it runs but the render pool's threads.
+#[derive(Debug)]
+pub struct App {
+    pub(super) config: Config,
+    pub(super) registry: Registry,
+    pub(super) reload: ConfigReload,
+    pub(super) behind: Behind,
+    pub(super) handler: Arc<Handler>,
+    pub(super) operators: Arc<Operators>,
+    pub(super) trusted: Trusted,
+    pub(super) tls: Tls,
+    pub(super) warmer: Warmer,
+    /// Ends what works behind the listeners.
+    pub(super) back: (ShutdownTrigger, Shutdown),
+}
+
+/// What works behind the listeners.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) regions: Arc<Regions>,
+    pub(super) origin_metrics: OriginMetrics,
+    pub(super) pool: Arc<RenderPool>,
+    pub(super) catalog: CatalogHandle,
+    pub(super) signing: SigningHandle,
+    pub(super) downstream: Downstream,
+    /// Its changes outlive the requests that asked for them.
+    pub(super) desk: Arc<PurgeDesk>,
+    caches: Arc<Caches>,
+    fill: Arc<Fill>,
+}
+
+impl App {
+    /// Opens the caches and the ledger, loads the catalogue, the keys and the certificates.
+    ///
+    /// # Errors
+    /// When a part cannot be built; nothing is left running then.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        ProcessMetrics::register(&registry)?;
+        let reload = ConfigReload::new(&config, &registry)?;
+        let back = shutdown::channel();
+        let behind = Behind::open(&config, &registry).await?;
+        let trusted = Trusted::new(config.listen.trusted());
+        let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
+        handler.stand_ins.prepare(&behind.catalog.load());
+        let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
+        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone()));
+        let tls = open_tls(&config, &registry).await?;
+        subscriptions::trusted_proxies(&reload, &trusted);
+        subscriptions::admin_api(&reload, &operators.api);
+        subscriptions::log_filter(&reload);
+        subscriptions::downstream(&reload, &behind.downstream, behind.caches.epoch.clone());
+        Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, back })
+    }
+}
+
+impl Behind {
+    async fn open(config: &Config, registry: &Registry) -> anyhow::Result<Self> {
+        let origin_metrics = OriginMetrics::new(registry)?;
+        let regions = open_regions(config, origin_metrics.clone()).await?;
+        let pool = RenderPool::start(&config.render, RenderMetrics::new(registry)?);
+        let pool = Arc::new(pool.context("the render pool cannot start")?);
+        let caches = Arc::new(open_caches(config, registry).await?);
+        let catalog = open_catalog(config, registry, caches.epoch.clone()).await?;
+        let purges = open_purges(config, registry).await?;
+        let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
+        let budgets = Budgets::new(&config.budget, registry)?;
+        let fill = Fill::new(Arc::clone(&caches), purges.clone(), regions.clone(), Arc::clone(&pool), budgets, config);
+        let desk = Arc::new(PurgeDesk::new(
+            purges,
+            downstream.clone(),
+            catalog.clone(),
+            caches.epoch.clone(),
+            config.serve.public_url.clone(),
+            Duration::from_millis(config.purge.answer_wait_ms),
+        ));
+        let signing = open_signing(config, registry).await?;
+        Ok(Self { regions, origin_metrics, pool, catalog, signing, downstream, desk, caches, fill })
+    }
+
+    async fn handler(&self, config: &Config, registry: &Registry, trusted: Trusted) -> anyhow::Result<Handler> {
+        let millis = Duration::from_millis;
+        let (render_wait, fallback_wait) = (config.serve.render_wait_ms, config.serve.fallback_wait_ms);
+        Ok(Handler {
+            catalog: self.catalog.clone(),
+            front: Front::new(config.cache.front_bytes_max, self.caches.epoch.clone()),
+            signing: self.signing.clone(),
+            stand_ins: StandIns::new(Arc::clone(&self.fill), millis(render_wait), millis(fallback_wait)),
+            fill: Arc::clone(&self.fill),
+            caches: Arc::clone(&self.caches),
+            metrics: RequestMetrics::new(registry)?,
+            observer: open_observer(config, registry).await?,
+            rum: Rum::new(&config.rum, &config.budget, registry)?,
+            public_url: config.serve.public_url.clone(),
+            body_deadline: millis(config.limits.body_ms),
+            trusted,
+            downstream: self.downstream.clone(),
+        })
+    }
+
+    async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
+        let (warm, data_dir) = (config.warm.clone(), config.cache.disk_dir.clone());
+        let (fill, catalog, metrics) = (Arc::clone(&self.fill), self.catalog.clone(), WarmMetrics::new(registry)?);
+        let open = move || Warmer::open(&warm, &data_dir, fill, catalog, metrics, ends);
+        tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
+    }
+
+    fn operators(&self, config: &Config, registry: &Registry, warmer: Warmer) -> Operators {
+        let preview = Preview::new(
+            config.serve.public_url.clone(),
+            self.catalog.clone(),
+            self.signing.clone(),
+            config.signing.preview_days,
+            self.caches.bindings.clone(),
+        );
+        let api = AdminApi::new(
+            &config.admin,
+            &config.warm,
+            self.catalog.clone(),
+            Arc::clone(&self.regions),
+            Arc::clone(&self.caches),
+            Arc::clone(&self.desk),
+            warmer,
+        );
+        Operators {
+            registry: registry.clone(),
+            catalog: self.catalog.clone(),
+            regions: Arc::clone(&self.regions),
+            preview: Arc::new(preview),
+            api,
+            is_leaving: Arc::default(),
+        }
+    }
+}
+
+async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {
+    let (access_log, registry) = (config.access_log.clone(), registry.clone());
+    let responses = ResponseMetrics::new(&registry)?;
+    let log = tokio::task::spawn_blocking(move || AccessLog::open(&access_log, &registry)).await??;
+    Ok(Observer { log, responses })
+}
+
+async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
+    let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
+    let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
+    opened.context("the campaigns cannot be served")
+}
+
+async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result<Arc<Regions>> {
+    let origin = config.origin.clone();
+    let images = Images::of(config.campaigns.sources()?.images_dir());
+    let regions = tokio::task::spawn_blocking(move || Regions::new(&origin, metrics)).await??;
+    Ok(Arc::new(regions.lending(images)))
+}
+
+async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {
+    let (signing, metrics) = (config.signing.clone(), SigningMetrics::new(registry)?);
+    tokio::task::spawn_blocking(move || SigningHandle::open(&signing, Clock::System, metrics)).await?
+}
+
+async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {
+    let (purge, path) = (config.purge.clone(), config.cache.disk_dir.join("purges.redb"));
+    let metrics = PurgeMetrics::new(registry)?;
+    let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
+    opened.context("what was purged cannot be read")
+}
+
+async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {
+    let (cache, metrics) = (config.cache.clone(), CacheMetrics::new(registry)?);
+    // Loading the bindings reads a file: not on an async worker.
+    let opened = tokio::task::spawn_blocking(move || Caches::open(&cache, metrics)).await?;
+    opened.context("the caches cannot be opened")
+}
