@@ -1,4 +1,4 @@
-//! What has been learned: which master a recipe came out as.
+//! Bindings: the master that each recipe came out as.
 //!
 //! Owns a table on the device (recipe id → sealed JSON, every commit durable before it is acknowledged) and the same in
 //! memory: a look-up on the hit path is one sharded read lock. The memory is filled in the background; until it is, a
@@ -112,7 +112,7 @@ struct Inner {
     writer: tokio::sync::Mutex<()>,
     /// Whether every binding is in `shards`.
     is_loaded: AtomicBool,
-    /// What was forgotten while the memory fills: older than that, the database may still say otherwise.
+    /// Recipes forgotten while the memory fills: the loader reads an older state of the table, and must not bring them back.
     forgotten: Mutex<HashSet<RecipeId>>,
 }
 
@@ -235,7 +235,7 @@ impl Inner {
         }
         let binding = Arc::new(self.read(recipe)?);
         self.learn(recipe, &binding);
-        // What is remembered decides: it may have been forgotten or bound anew meanwhile.
+        // The memory decides: the recipe may have been forgotten or bound anew meanwhile.
         self.shard(recipe).read().get(&recipe).cloned()
     }
 
@@ -253,7 +253,7 @@ impl Inner {
         self.shard(recipe).write().remove(&recipe);
     }
 
-    /// What the database said a moment ago, unless more is known by now.
+    /// Remembers what the database said a moment ago, unless the recipe has been bound or forgotten since.
     fn learn(&self, recipe: RecipeId, binding: &Arc<Binding>) {
         let forgotten = self.forgotten.lock();
         if !forgotten.contains(&recipe) {
@@ -288,7 +288,7 @@ impl Inner {
                 self.is_loaded.store(true, Ordering::Release);
                 *forgotten = HashSet::new();
             }
-            // Look-ups go on asking the database for what could not be reached this way.
+            // Look-ups go on asking the database for the bindings that could not be loaded.
             Err(error) => self.unreadable(&error),
         }
         self.count();
@@ -307,7 +307,7 @@ impl Inner {
 
     /// Takes the oldest sixteenth out of the map when it is over its bound; their ids.
     fn make_room(&self) -> Vec<RecipeId> {
-        // Of what is not loaded, the age is not known.
+        // The age of a binding is known once it is loaded.
         if !self.is_loaded.load(Ordering::Acquire) {
             return Vec::new();
         }

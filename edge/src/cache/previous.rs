@@ -1,9 +1,9 @@
-//! What each variant was served with last, so that an edited manifest has something to show until the new picture is
+//! The recipe each variant was served with last: after an edit of the manifest its picture is shown until the new one is
 //! there.
 //!
 //! Owns a table on the device (the variant's name, hashed → recipe id and a sequence number, every commit durable) and the
-//! same in memory, filled in the background: a start waits for nothing, and until it is filled nothing is known and what is
-//! to be noted waits. The recipe's binding says which master that was. Past `entries_max` the oldest sixteenth goes. Losing
+//! same in memory. The memory is filled in the background, so that a start waits for nothing. Until it is full, no variant is
+//! known and [`Previous::note`] waits. The recipe's binding says which master was shown. Past `entries_max` the oldest sixteenth goes. Losing
 //! an entry costs a worse stand-in and nothing else.
 
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ static SCHEMA: Schema = Schema {
     tables: &[&TABLE],
 };
 
-/// A variant whatever the manifest makes of it: its slot and the values that are drawn.
+/// A variant's slot and the values that are drawn. An edit of the manifest changes the recipe and not this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VariantName([u8; 16]);
 

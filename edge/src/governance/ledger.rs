@@ -4,8 +4,8 @@
 //! generation counter. The counter starts at the milliseconds since 1970 of the database's creation: should it be lost,
 //! every image made under the old one counts as older than any purge to come.
 //!
-//! What is to be written is gathered in [`Unwritten`], in the order it came into force, and written whole: what a failed
-//! commit leaves behind goes with the next one.
+//! Changes are gathered in [`Unwritten`] in the order in which they came into force, and written in one commit. Changes of
+//! a commit that failed go with the next one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -23,7 +23,7 @@ const META: Table<Counter, u64> = Table::new("meta");
 static SCHEMA: Schema = Schema {
     what: "the purge ledger",
     row: "the purge",
-    remedy: "Without it nobody knows what was purged: move it away together with the renditions beside it",
+    remedy: "What was purged is not known without it: move it away together with the renditions beside it",
     cache_bytes: 1 << 20,
     // A purge that a damaged page hides would be forgotten without a word.
     check: Check::Whole,
@@ -32,7 +32,7 @@ static SCHEMA: Schema = Schema {
 /// Purges remembered; older ones are forgotten once downstream has confirmed them, or are called in with a newer one.
 pub const RECORDS_MAX: usize = 1_000;
 
-/// A purge: what was asked, by whom, and what became of it.
+/// A purge: the order, the actor, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PurgeRecord {
     /// Its generation.

@@ -474,7 +474,7 @@ impl Inner {
         }
     }
 
-    /// Whoever has the turn writes everything there is, also what others wait for.
+    /// The writer whose turn it is writes all there is, the changes that other callers wait for included.
     async fn commit(self: Arc<Self>, step: u64) -> Result<(), StateError> {
         let mut written = self.writer.lock().await;
         if *written >= step {

@@ -28,7 +28,7 @@
 //!   that does so, so that a disk that was full for a moment costs that moment.
 //! - redb panics over damaged pages. No panic leaves this room: it is an error of the call that met the page.
 //!
-//! This room knows no campaign, purge or job: whatever keeps state stands above it.
+//! This room knows no campaign, purge or job. The rooms that keep state stand above it.
 
 mod bound;
 mod database;

@@ -54,7 +54,7 @@ impl<K: Key, V: Value<K>> Table<K, V> {
     }
 }
 
-/// A table whatever its types: what a schema lists.
+/// A table of any types, as a schema lists it.
 pub(crate) trait Declared: Sync {
     fn is_missing(&self, transaction: &ReadTransaction) -> Result<bool, Failure>;
 

@@ -1,10 +1,12 @@
-//! Warming: a campaign's pictures generated and rendered before anybody asks for them.
+//! Warming: a campaign's pictures are generated and rendered before readers ask for them.
 //!
-//! Invariants: it takes the same way as a reader's miss and stores what that would store, at the least urgency, so that
-//! it yields to every reader; a job is under way once it is known, on the device next, and acknowledged last, and an
-//! acknowledgement, which never waits long for the device, says whether it is there; each job works on a bounded number of
-//! renditions and there is a bounded number of jobs; what is done is on the device every few seconds, so that a restart goes
-//! on and does not begin again; only final rungs count.
+//! Invariants
+//! - A job takes the way of a reader's miss and stores what that would store, at the least urgency: it yields to every reader.
+//! - A job is under way once it is known, on the device next, and acknowledged last. The acknowledgement says whether the job
+//!   is on the device, and waits for it a bounded time.
+//! - The number of jobs is bounded, and so is the number of renditions that a job works on at a time.
+//! - Progress is stored every few seconds, so that a restart goes on and does not begin again.
+//! - Only final rungs count.
 
 mod import;
 pub mod job;

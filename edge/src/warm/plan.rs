@@ -16,7 +16,7 @@ pub const RENDITIONS_MAX: u64 = 2_000_000;
 /// Formats warmed unless others are named: those `<picture>` offers.
 const USUAL_FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
 
-/// What somebody asks for.
+/// An order, as the admin API takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmOrder {
     pub campaign: String,
@@ -119,7 +119,7 @@ impl Plan {
                     continue;
                 }
                 let recipe = recipe(&slot, &self.campaign.axes, self.campaign.pins(), &values);
-                // A valid manifest has no recipe out of bounds; were there one, it would be one that nobody can ask for.
+                // A valid manifest has no recipe out of bounds. Such a recipe could not be asked for, so it is left out.
                 if recipe.is_ok_and(|recipe| seen.insert(recipe.id())) {
                     self.units.push(Unit { slot_index, combination });
                 }
@@ -176,7 +176,7 @@ impl Plan {
     }
 }
 
-/// Names in messages are somebody's input.
+/// Names in messages come from a request.
 fn excerpt(text: &str) -> String {
     text.chars().take(60).collect()
 }

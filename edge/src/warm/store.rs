@@ -1,7 +1,9 @@
-//! Writing jobs: each is written by a task of its own, which callers wait for a bounded time.
+//! When jobs are written: a task for each job writes it, and callers wait for that task a bounded time.
 //!
-//! Invariants: one write of a job at a time, each of the job as it is by then, so that an older state never comes after a
-//! newer one, also where the job was resumed in between; what the device refuses is tried again until it is there.
+//! Invariants
+//! - A job has one write at a time, and each write takes the job as it is by then. So no older state overwrites a newer one,
+//!   also where the job was resumed in between.
+//! - A write that the device refuses is tried again until it succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -71,7 +71,7 @@ fn run_out(command: Command, acknowledged: &mut Acknowledged) {
     child.wait().expect("its end");
 }
 
-/// Opens what it left behind. Every entry is as it was written, whatever was acknowledged is there, and nothing is
+/// Opens what it left behind. Every entry is as it was written, all that was acknowledged is there, and nothing is
 /// corrupt: a crash leaves files whole or not at all.
 async fn verify(dir: &Path, acknowledged: &Acknowledged, case: &str) {
     let (caches, metrics) = opened(dir);
