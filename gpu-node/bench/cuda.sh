@@ -9,11 +9,11 @@
 #
 #   1. check: every dtype loads and draws the same bits twice
 #   2. parity: the same recipe on the CPU and on the device, in float32
-#   3. exactness: nobody's picture depends on company, place or order of arrival, on the device; a soak
+#   3. exactness: no picture depends on its companions, its place or the order of arrival, on the device; a soak
 #   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, mixed traffic, first image, memory
 #   5. what exactness costs: padded passes beside plain ones; what channels last bring
 #
-# Every step runs, whatever becomes of one; logs and figures lie in OUT (default .bench/cuda).
+# Every step runs, also after one that failed; logs and figures lie in OUT (default .bench/cuda).
 set -uo pipefail
 : "${2:?usage: cuda.sh DEPS RELEASE_DIR [TEST_BINARY…]}"
 deps=$1

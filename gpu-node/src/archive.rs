@@ -19,7 +19,7 @@ use crate::config::DedupConfig;
 use crate::dedup::{self, Fingerprint};
 use crate::index;
 use crate::metrics::NodeMetrics;
-use crate::store::{Binding, Decision, MasterFile, MasterRow, Place, Store, StoreError, decode_png};
+use crate::store::{Binding, MasterFile, MasterRow, NewBinding, Place, Store, StoreError, decode_png};
 
 /// A recipe's master, as it stands in the store.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,14 +127,14 @@ impl Archive {
         self.metrics.dedup_seconds.observe(spent.as_secs_f64());
         let settlement = if let Some((id, row, duplicate)) = found {
             let binding = Binding { master: id, duplicate: Some(duplicate.clone()) };
-            self.store.bind(&[Decision { recipe, binding, place }])?;
+            self.store.bind(&[NewBinding { recipe, binding, place }])?;
             self.merged(recipe, dedup, settlement(id, &row, Some(duplicate)))
         } else {
             let binding = Binding { master: pixels.master_id(), duplicate: None };
             // It is the recipe's own master in any scope.
-            let anywhere = place.map(|_| Decision { recipe, binding: binding.clone(), place: None });
-            let decisions: Vec<_> = [Decision { recipe, binding, place }].into_iter().chain(anywhere).collect();
-            let master = self.store.put(pixels, &print, determinism, &decisions)?;
+            let anywhere = place.map(|_| NewBinding { recipe, binding: binding.clone(), place: None });
+            let bindings: Vec<_> = [NewBinding { recipe, binding, place }].into_iter().chain(anywhere).collect();
+            let master = self.store.put(pixels, &print, determinism, &bindings)?;
             Settlement { master, duplicate: None, determinism: determinism.clone() }
         };
         Ok(Settled { settlement, dedup_ms: spent.as_secs_f64() * 1e3 })
@@ -158,7 +158,7 @@ impl Archive {
         if self.store.variant_recipe(place.variant)?.is_some() {
             return Ok(());
         }
-        self.store.bind(&[Decision { recipe, binding: binding.clone(), place: Some(place) }])
+        self.store.bind(&[NewBinding { recipe, binding: binding.clone(), place: Some(place) }])
     }
 
     fn duplicate(

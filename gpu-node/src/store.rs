@@ -72,15 +72,15 @@ pub struct Binding {
     pub duplicate: Option<Duplicate>,
 }
 
-/// One decision, to be written at once.
+/// A binding that is to be written, of a recipe in a scope or (without a place) by itself.
 #[derive(Debug, Clone)]
-pub struct Decision {
+pub struct NewBinding {
     pub recipe: RecipeId,
     pub binding: Binding,
     pub place: Option<Place>,
 }
 
-/// Where in a scope a decision holds.
+/// A variant in a scope: where a binding holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     pub scope: ScopeKey,
@@ -355,12 +355,12 @@ impl Store {
         pixels: &Pixels,
         print: &Fingerprint,
         drawn: &Determinism,
-        decisions: &[Decision],
+        bindings: &[NewBinding],
     ) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
         let _writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
-            self.bind(decisions)?;
+            self.bind(bindings)?;
             return Ok(row.info(id));
         }
         let png = encode_png(pixels)?;
@@ -376,12 +376,12 @@ impl Store {
             determinism: drawn.clone(),
             created_unix_ms: now_unix_ms(),
         };
-        self.noting(self.write(id, &row, &png, &print.chroma, decisions))?;
+        self.noting(self.write(id, &row, &png, &print.chroma, bindings))?;
         let mut usage = self.usage.lock();
         usage.insert(id, row.file_bytes, row.created_unix_ms);
         self.publish(&usage);
         drop(usage);
-        self.make_findable(decisions)?;
+        self.make_findable(bindings)?;
         Ok(row.info(id))
     }
 
@@ -391,13 +391,13 @@ impl Store {
         row: &MasterRow,
         png: &[u8],
         chroma: &Chroma,
-        decisions: &[Decision],
+        bindings: &[NewBinding],
     ) -> Result<(), StoreError> {
         self.make_room(row.file_bytes)?;
         let path = self.path(id);
         files::create_parents(&path, &self.folder.join("masters"))?;
         durable::write(&path, &[png], Durability::Synced).map_err(StoreError::io(&path))?;
-        let inserted = self.tables.insert_master(id, row, chroma, decisions);
+        let inserted = self.tables.insert_master(id, row, chroma, bindings);
         // A commit that failed may have been written all the same. Where that cannot be told the file is removed, because its
         // space is wanted: a row without its file is found and dropped when it is read.
         if inserted.is_err() && !matches!(self.tables.master(id), Ok(Some(_))) {
@@ -410,14 +410,14 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn bind(&self, decisions: &[Decision]) -> Result<(), StoreError> {
-        self.noting(self.tables.bind(decisions))?;
-        self.make_findable(decisions)
+    pub fn bind(&self, bindings: &[NewBinding]) -> Result<(), StoreError> {
+        self.noting(self.tables.bind(bindings))?;
+        self.make_findable(bindings)
     }
 
     /// Makes bound masters findable as duplicates.
-    fn make_findable(&self, decisions: &[Decision]) -> Result<(), StoreError> {
-        for Decision { binding, place, .. } in decisions {
+    fn make_findable(&self, bindings: &[NewBinding]) -> Result<(), StoreError> {
+        for NewBinding { binding, place, .. } in bindings {
             let (Some(place), None) = (place, &binding.duplicate) else { continue };
             // Evicted already: its next drawing is bound anew.
             let Some(row) = self.tables.master(binding.master)? else { continue };
@@ -506,7 +506,7 @@ mod tests {
         let pixels = pixels(seed);
         let recipe = RecipeId::from_raw([seed; 16]);
         let binding = Binding { master: pixels.master_id(), duplicate: None };
-        store.put(&pixels, &Fingerprint::of(&pixels), &drawn(), &[Decision { recipe, binding, place: None }])
+        store.put(&pixels, &Fingerprint::of(&pixels), &drawn(), &[NewBinding { recipe, binding, place: None }])
     }
 
     #[test]

@@ -193,7 +193,7 @@ fn prompted(prompt: &str, steps: u32, urgency: u8) -> GenerationRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hero_waits_one_step_of_whatever_runs() {
+async fn a_hero_waits_one_step_of_the_running_request() {
     let node = Wish::default().start().await;
     node.control.hold();
     let client = node.client.clone();

@@ -52,7 +52,7 @@ const VARIABLES: [(&str, &str); 17] = [
 ];
 
 #[test]
-fn an_equal_class_means_equal_bits_whatever_the_environment_says() {
+fn an_equal_class_means_equal_bits_in_every_environment() {
     let plain = draw(&[]);
     assert_eq!(draw(&[]), plain, "the same process twice");
     let mut drawn = vec![(("nothing", ""), plain)];

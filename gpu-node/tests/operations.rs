@@ -169,7 +169,7 @@ async fn who_waits_for_memory_is_not_passed_by_those_that_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_device_ends_the_node_and_tells_everybody() {
+async fn a_lost_device_ends_the_node_and_tells_every_caller() {
     let (node, _) = Sick::start().await;
     let answers = at_once(&node, &["first", "die", "second", "third"]).await;
     assert!(answers.iter().all(|(status, retry)| *status == 503 && retry == "2"), "{answers:?}");

@@ -217,7 +217,7 @@ async fn a_passed_deadline_is_504_for_that_caller_only() {
 }
 
 #[tokio::test]
-async fn a_drawing_nobody_waits_for_stops_between_steps() {
+async fn a_drawing_without_callers_stops_between_steps() {
     // A deadline that passes before the drawing has begun shows nothing: on a busy machine the next is longer.
     let mut deadline_ms = 500;
     let node = loop {
@@ -530,7 +530,7 @@ fn near_misses() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn whatever_is_posted_is_answered_with_a_problem() {
+fn any_malformed_post_is_answered_with_a_problem() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let node = runtime.block_on(Wish::default().start());
     let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..512), near_misses()];

@@ -76,7 +76,7 @@ mod tests {
         };
         let (spins, workspace) = (("GOMP_SPINCOUNT", SPINS), ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"));
         assert_eq!(missing(&[]), [spins, workspace]);
-        assert_eq!(missing(&[("OMP_WAIT_POLICY", "passive")]), [workspace], "whatever it says of waiting");
+        assert_eq!(missing(&[("OMP_WAIT_POLICY", "passive")]), [workspace], "waiting is settled already");
         assert_eq!(missing(&[("GOMP_SPINCOUNT", "7")]), [workspace]);
         assert_eq!(missing(&[("CUBLAS_WORKSPACE_CONFIG", ":16:8")]), [spins]);
         let dynamic = [("OMP_DYNAMIC", "TRUE"), workspace, spins];

@@ -28,7 +28,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Binding, Decision, MasterRow, StoreError};
+use super::{Binding, MasterRow, NewBinding, StoreError};
 use crate::dedup::{CHROMA_BYTES, Chroma};
 use crate::index::{Entry, ScopeKey, VariantKey};
 
@@ -225,18 +225,18 @@ impl Tables {
         id: MasterId,
         row: &MasterRow,
         chroma: &Chroma,
-        decisions: &[Decision],
+        bindings: &[NewBinding],
     ) -> Result<(), StoreError> {
         let row = serde_json::to_vec(row)?;
         self.write(|transaction| {
             transaction.open_table(MASTERS)?.insert(*id.as_bytes(), row.as_slice())?;
             transaction.open_table(CHROMA)?.insert(*id.as_bytes(), *chroma.as_bytes())?;
-            decisions.iter().try_for_each(|decision| bind(transaction, decision))
+            bindings.iter().try_for_each(|new| bind(transaction, new))
         })
     }
 
-    pub(super) fn bind(&self, decisions: &[Decision]) -> Result<(), StoreError> {
-        self.write(|transaction| decisions.iter().try_for_each(|decision| bind(transaction, decision)))
+    pub(super) fn bind(&self, bindings: &[NewBinding]) -> Result<(), StoreError> {
+        self.write(|transaction| bindings.iter().try_for_each(|new| bind(transaction, new)))
     }
 
     /// Drops masters with everything that refers to them; returns the index entries that went.
@@ -342,20 +342,20 @@ fn create_tables(database: &Database) -> Result<(), StoreError> {
     })
 }
 
-fn bind(transaction: &WriteTransaction, decision: &Decision) -> Result<(), StoreError> {
-    let row = serde_json::to_vec(&decision.binding)?;
-    let (master, recipe) = (*decision.binding.master.as_bytes(), *decision.recipe.as_bytes());
-    let scope = decision.place.map_or(NONE, |place| place.scope.0);
-    let variant = decision.place.map_or(NONE, |place| place.variant.0);
+fn bind(transaction: &WriteTransaction, new: &NewBinding) -> Result<(), StoreError> {
+    let row = serde_json::to_vec(&new.binding)?;
+    let (master, recipe) = (*new.binding.master.as_bytes(), *new.recipe.as_bytes());
+    let scope = new.place.map_or(NONE, |place| place.scope.0);
+    let variant = new.place.map_or(NONE, |place| place.variant.0);
     transaction.open_table(BINDINGS)?.insert((recipe, scope), row.as_slice())?;
     transaction.open_table(BOUND)?.insert((master, recipe, scope, variant), ())?;
-    if decision.place.is_some() {
+    if new.place.is_some() {
         let mut variants = transaction.open_table(VARIANTS)?;
         if variants.get(variant)?.is_none() {
             variants.insert(variant, recipe)?;
         }
         let mut entries = transaction.open_table(ENTRIES)?;
-        if decision.binding.duplicate.is_none() && entries.get((master, scope))?.is_none() {
+        if new.binding.duplicate.is_none() && entries.get((master, scope))?.is_none() {
             entries.insert((master, scope), variant)?;
         }
     }
@@ -376,7 +376,7 @@ fn unbind(transaction: &WriteTransaction, master: Key) -> Result<(), StoreError>
     for key in rows {
         bound.remove(key)?;
         let (_, recipe, scope, variant) = key;
-        // A later decision may have bound the recipe to another master: that one stays.
+        // A later drawing may have bound the recipe to another master: that one stays.
         let is_rebound = match bindings.get((recipe, scope))? {
             Some(row) => serde_json::from_slice::<Binding>(row.value())?.master.as_bytes() != &master,
             None => false,
