@@ -18,7 +18,6 @@ use serde_json::json;
 
 use crate::admin::token;
 use crate::campaign::{Catalog, check as check_campaigns, write_locks};
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
@@ -28,6 +27,7 @@ use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::secret;
 use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
+use crate::words::clock::Clock;
 
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};

@@ -25,12 +25,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use moka::sync::Cache;
 
-use crate::cache::{Caches, Epoch, Rendition, RenditionKey, Tier};
+use crate::cache::{Caches, Rendition, RenditionKey, Tier};
 use crate::metrics::HitCounters;
 use crate::render::Rung;
 use crate::response::conditional::{self, Precondition};
-use crate::response::{self, CACHE_STATUS, Outcome, SERVER_TIMING, Settled};
+use crate::response::{self, CACHE_STATUS, SERVER_TIMING, Settled};
 use crate::service::{Body, PlainHead, PreparedAnswer, Special};
+use crate::words::{Epoch, Outcome};
 
 /// Longest target and `Accept` together that is kept.
 const KEY_BYTES_MAX: usize = 2048;

@@ -10,7 +10,6 @@ pub mod app;
 pub mod budget;
 pub mod cache;
 pub mod campaign;
-pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod descriptors;

@@ -7,8 +7,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use http::Version;
 
-use crate::response::Outcome;
-use crate::words::Format;
+use crate::words::{Format, Outcome};
 
 /// Requests by outcome, and how long they took to their first byte.
 #[derive(Debug, Clone)]

@@ -16,7 +16,6 @@ use proptest::sample::select;
 
 use crate::campaign::Catalog;
 use crate::campaign::tests::{MANIFEST, Site};
-use crate::clock::Clock;
 use crate::governance::PurgeScope;
 use crate::governance::marks::PurgeKey;
 use crate::governance::purge::cut_key;
@@ -25,6 +24,7 @@ use crate::request::{FormatAsk, ImageRequest, Target};
 use crate::resolve::{Described, Explanation, Factor, Reader, Refusal, Trace, Want, resolve};
 use crate::signing::{Grant, SignatureError, SigningConfig, SigningHandle, SigningKeys, SigningMetrics};
 use crate::warm::{Plan, WarmOrder};
+use crate::words::clock::Clock;
 use crate::{preview, warm};
 
 const NOW_S: u64 = 1_800_000_000;

@@ -15,8 +15,7 @@ use crate::render::{RenditionSpec, Shape};
 use crate::request::FormatAsk;
 use crate::resolve::format;
 use crate::resolve::{Resolved, Want};
-use crate::response::Outcome;
-use crate::words::Format;
+use crate::words::{Format, Outcome};
 
 /// How long a slot waits for a picture, and what it shows instead.
 #[derive(Debug, Clone, Copy)]

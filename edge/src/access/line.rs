@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{LineFormat, ShownClient};
 use crate::request::parameter_name;
 use crate::request::parameters::{self, Parameter};
-use crate::response::Outcome;
+use crate::words::Outcome;
 
 const TARGET_CHARS_MAX: usize = 2048;
 const FIELD_CHARS_MAX: usize = 512;

@@ -16,8 +16,9 @@ use crate::front::Ready;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{ABANDONED, ResponseMetrics};
 use crate::resolve::Resolved;
-use crate::response::{Outcome, SERVER_TIMING};
+use crate::response::SERVER_TIMING;
 use crate::service::{Body, PlainHead, PlainMethod};
+use crate::words::Outcome;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 

@@ -21,9 +21,8 @@ use crate::access::visit::Observer;
 use crate::admin::AdminApi;
 use crate::admin::operators::Operators;
 use crate::budget::Budgets;
-use crate::cache::{CacheMetrics, Caches, Epoch};
+use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::{CampaignMetrics, CatalogHandle};
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::fill::Fill;
 use crate::front::Front;
@@ -39,6 +38,8 @@ use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::warm::{WarmMetrics, Warmer};
+use crate::words::Epoch;
+use crate::words::clock::Clock;
 
 /// An edge that is built: nothing of it runs but the render pool's threads.
 #[derive(Debug)]

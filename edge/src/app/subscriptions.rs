@@ -5,10 +5,10 @@
 use bildkante_shared::telemetry::{self, FilterChange};
 
 use crate::admin::AdminApi;
-use crate::cache::Epoch;
 use crate::governance::Downstream;
 use crate::listener::forwarded::Trusted;
 use crate::reload::ConfigReload;
+use crate::words::Epoch;
 
 /// Keys that say which caches further down are purged, and how.
 const DOWNSTREAM: &[&str] = &[

@@ -12,7 +12,6 @@
 //! | `bindings` | recipe → master, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
 //! | `flight` | one fill for many askers |
-//! | `epoch` | when answers that were given before lapse |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
 //! | `page_cache` | the same files where reading them takes no device |
 //! | `doorkeeper` | which of those reads move into memory |
@@ -24,7 +23,6 @@ mod bindings;
 mod disk;
 mod doorkeeper;
 mod entry;
-mod epoch;
 mod flight;
 mod folder;
 mod gate;
@@ -50,11 +48,11 @@ use serde::Deserialize;
 
 use crate::state::StateError;
 
+use crate::words::Epoch;
 pub use bindings::{Binding, Bindings};
 pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
 pub(crate) use entry::reseal as reseal_entry;
 pub use entry::{EntryError, decode as decode_entry};
-pub use epoch::Epoch;
 pub use flight::{FlightError, FlightRole, Flights, Ticket};
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};

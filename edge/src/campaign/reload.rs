@@ -17,8 +17,7 @@ use tokio::task::JoinHandle;
 use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
 use super::sources::{CatalogSources, SourceFiles};
-use crate::cache::Epoch;
-use crate::words::ReloadOutcome;
+use crate::words::{Epoch, ReloadOutcome};
 
 /// How reloading goes.
 #[derive(Debug, Clone)]

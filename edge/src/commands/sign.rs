@@ -9,10 +9,10 @@ use bildkante_shared::{console, say};
 
 use crate::campaign::Catalog;
 use crate::campaign::names::is_name;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::request::{ImageRequest, ParameterNames, Target};
 use crate::signing::{moment, new_key_entry};
+use crate::words::clock::Clock;
 
 /// `bildkante-edge sign`.
 #[derive(Debug, clap::Args)]

@@ -32,7 +32,7 @@ use bildkante_shared::recipe::ValidRecipe;
 pub use self::error::FillError;
 use self::master::Mastering;
 pub use self::peek::{Peek, PreviousPicture};
-pub use self::rendition::{FillTimings, Filled};
+pub use self::rendition::Filled;
 use crate::budget::{Budgets, Payer};
 use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
 use crate::config::Config;
@@ -40,7 +40,7 @@ use crate::governance::Purges;
 use crate::origin::Origin;
 use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
 use crate::resolve::Want;
-use crate::response::Outcome;
+use crate::words::Outcome;
 
 /// How often a fill begins again because its result was purged while it was made.
 const OVERTAKEN_MAX: usize = 4;
@@ -202,7 +202,7 @@ impl From<crate::cache::Tier> for Outcome {
     }
 }
 
-impl From<FlightRole> for crate::response::Collapse {
+impl From<FlightRole> for crate::words::Collapse {
     fn from(role: FlightRole) -> Self {
         match role {
             FlightRole::Leader => Self::Led,

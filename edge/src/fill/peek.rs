@@ -15,7 +15,7 @@ use crate::cache::{Binding, Rendition, Tier, VariantName};
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::render::RenditionSpec;
-use crate::response::Outcome;
+use crate::words::Outcome;
 
 /// What the hit path finds.
 #[derive(Debug, Clone)]

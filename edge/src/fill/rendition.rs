@@ -18,7 +18,7 @@ use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
 use crate::render::{Finish, RenditionSpec, Rung, Standing};
-use crate::response::Outcome;
+use crate::words::{FillTimings, Outcome};
 
 /// A rendition and how it was come by.
 #[derive(Debug, Clone)]
@@ -44,21 +44,6 @@ impl Filled {
     #[must_use]
     pub fn stale(rendition: Arc<Rendition>, since: Duration) -> Self {
         Self { stale_for: Some(since), ..Self::found(rendition, Outcome::Stale) }
-    }
-}
-
-/// Where the time of a fill went.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FillTimings {
-    pub generate: Option<Duration>,
-    pub render: Option<Duration>,
-}
-
-impl FillTimings {
-    /// As `Server-Timing` wants them.
-    pub fn entries(&self) -> impl Iterator<Item = (&'static str, Duration)> {
-        let named = [("generate", self.generate), ("render", self.render)];
-        named.into_iter().filter_map(|(name, duration)| Some((name, duration?)))
     }
 }
 

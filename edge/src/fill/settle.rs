@@ -16,7 +16,7 @@ use crate::budget::RenderCharge;
 use crate::cache::{FlightError, Rendition, Ticket};
 use crate::governance::{RefreshOutcome, Verdict};
 use crate::render::{Rung, Standing};
-use crate::response::Outcome;
+use crate::words::Outcome;
 
 /// How long a quick rung is served before its final one is asked for again.
 const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);

@@ -13,9 +13,10 @@ use super::ledger::PurgeRecord;
 use super::marks::{PurgeKind, PurgeReach};
 use super::purge::{Purge, Purges};
 use super::scope::{PurgeScope, ScopeError};
-use crate::cache::{Epoch, unix_ms};
+use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
 use crate::state::StateError;
+use crate::words::Epoch;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

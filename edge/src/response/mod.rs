@@ -31,20 +31,16 @@ use self::conditional::{Precondition, RequestedRange, precondition, requested_ra
 pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
-use crate::fill::FillTimings;
 pub use crate::request::PRIORITY;
 pub use crate::resolve::Negotiation;
 use crate::service::Body;
-use crate::words::Format;
+use crate::words::{Collapse, EVERY_IMAGE_TAG, FillTimings, Format, Outcome};
 
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
 pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// The tag of every image of every campaign, those included that are no longer served: what purges everything where a
-/// cache knows tags only.
-pub const EVERY_IMAGE_TAG: &str = "bildkante";
 pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 pub const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
@@ -63,85 +59,6 @@ fn say_what_varies(negotiation: Negotiation, headers: &mut HeaderMap) {
     if let Some(hints) = negotiation.accept_ch() {
         headers.insert(ACCEPT_CH, HeaderValue::from_static(hints));
     }
-}
-
-/// Where a response came from: `Cache-Status`, metrics and logs use the same words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// From memory.
-    Memory,
-    /// From disk.
-    Disk,
-    /// From the store a fleet shares.
-    Object,
-    /// Purged softly, and shown while another is made.
-    Stale,
-    /// Cut from a master that was there.
-    Rendered,
-    /// Drawn by a node for this request, or for one it waited with.
-    Generated,
-    /// The variant's previous picture instead: the recipe was edited.
-    Previous,
-    /// The slot's default variant instead.
-    Fallback,
-    /// The picture itself in another width or format instead.
-    NearestWidth,
-    /// A palette image instead.
-    Placeholder,
-    /// No image at all.
-    Error,
-}
-
-impl Outcome {
-    pub const ALL: [Self; 11] = [
-        Self::Memory,
-        Self::Disk,
-        Self::Object,
-        Self::Stale,
-        Self::Rendered,
-        Self::Generated,
-        Self::Previous,
-        Self::Fallback,
-        Self::NearestWidth,
-        Self::Placeholder,
-        Self::Error,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Object => "object",
-            Self::Stale => "stale",
-            Self::Rendered => "rendered",
-            Self::Generated => "generated",
-            Self::Previous => "previous",
-            Self::Fallback => "fallback",
-            Self::NearestWidth => "nearest-width",
-            Self::Placeholder => "placeholder",
-            Self::Error => "error",
-        }
-    }
-
-    /// Whether it was there and fresh.
-    #[must_use]
-    pub const fn is_hit(self) -> bool {
-        matches!(self, Self::Memory | Self::Disk | Self::Object)
-    }
-
-    /// Whether it shows the variant that was asked for, as it is now.
-    #[must_use]
-    pub const fn is_own(self) -> bool {
-        !matches!(self, Self::Previous | Self::Fallback | Self::Placeholder | Self::Error)
-    }
-}
-
-/// Whether this request led the work or waited for another's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Collapse {
-    Led,
-    Collapsed,
 }
 
 /// What the headers of a variant say.

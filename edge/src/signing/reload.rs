@@ -16,11 +16,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{Grant, Seal, SignatureError, SigningConfig, SigningKeys};
-use crate::clock::Clock;
 use crate::request::ImageRequest;
 use crate::secret;
 use crate::text_file;
 use crate::words::ReloadOutcome;
+use crate::words::clock::Clock;
 
 const HOUR_S: u64 = 3600;
 

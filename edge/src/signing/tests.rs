@@ -9,9 +9,9 @@ use prometheus::{Registry, TextEncoder};
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::Clock;
 use crate::request::{IgnoredParameters, ImageRequest, RequestError};
 use crate::words::ReloadOutcome;
+use crate::words::clock::Clock;
 
 static IGNORED: LazyLock<IgnoredParameters> = LazyLock::new(IgnoredParameters::default);
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::plan::WarmOrder;
 use super::store::Storing;
-use crate::response::Outcome;
+use crate::words::Outcome;
 
 /// Failures told one by one; the rest is counted.
 const FAILURES_MAX: usize = 100;

@@ -9,7 +9,7 @@ use prometheus::Registry;
 
 use super::*;
 use crate::budget::Budgets;
-use crate::cache::{CacheMetrics, Caches, Epoch};
+use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::governance::testing::sources;
@@ -17,6 +17,7 @@ use crate::governance::{PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
 use crate::origin::{OriginMetrics, RegionConfig, Regions};
 use crate::render::{RenderMetrics, RenderPool};
+use crate::words::Epoch;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Mood {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bildkante_edge::clock::Clock;
 use bildkante_edge::config::Config;
 use bildkante_edge::request::{IgnoredParameters, ImageRequest};
 use bildkante_edge::signing::{SigningKeys, new_key_entry};
+use bildkante_edge::words::clock::Clock;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::rig::{Plan, Rig};

@@ -7,7 +7,7 @@ fn open(site: &Site) -> (CatalogHandle, Registry) {
     let registry = Registry::new();
     let metrics = CampaignMetrics::new(&registry).expect("registered once");
     (
-        CatalogHandle::open(site.sources(), metrics, crate::cache::Epoch::default())
+        CatalogHandle::open(site.sources(), metrics, crate::words::Epoch::default())
             .unwrap_or_else(|errors| panic!("{errors}")),
         registry,
     )

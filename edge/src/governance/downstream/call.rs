@@ -16,7 +16,7 @@ use super::config::{CloudflareBy, CloudflareConfig, DownstreamConfig, FastlyConf
 use super::template::{Syntax, Template};
 use crate::governance::ledger::{Breadth, PurgeRecord};
 use crate::governance::marks::{PurgeKind, PurgeReach};
-use crate::response::EVERY_IMAGE_TAG;
+use crate::words::EVERY_IMAGE_TAG;
 
 /// Longest `Retry-After` that is obeyed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);

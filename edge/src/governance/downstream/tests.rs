@@ -14,7 +14,6 @@ use prometheus::Registry;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::cache::Epoch;
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::governance::desk::{PurgeDesk, PurgeOrder};
@@ -24,6 +23,7 @@ use crate::governance::scope::PurgeScope;
 use crate::governance::testing::sources;
 use crate::reload::ConfigReload;
 use crate::state::testing::{Device, Mood};
+use crate::words::Epoch;
 
 /// Answers the n-th call, from 0, with a status, headers and a body; hangs on `None`.
 type Script = fn(usize) -> Option<(u16, &'static [(&'static str, &'static str)], &'static str)>;
@@ -99,7 +99,7 @@ impl Bench {
             }
         };
         let catalog = CampaignMetrics::new(&registry).unwrap();
-        let catalog = CatalogHandle::open(sources(), catalog, crate::cache::Epoch::default()).unwrap();
+        let catalog = CatalogHandle::open(sources(), catalog, crate::words::Epoch::default()).unwrap();
         let downstream = Downstream::new(&config, purges.clone(), catalog).unwrap();
         let (trigger, ends) = shutdown::channel();
         let running = downstream.start(ends);
