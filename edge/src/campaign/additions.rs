@@ -92,7 +92,7 @@ impl Additions {
 /// Which table has a key: a slot's own, or `[generate]`.
 pub(super) type Find<'f, 'r, 'a, 'i> = &'f dyn Fn(&'static str) -> Option<&'r TableReader<'a, 'i>>;
 
-/// Reads the keys; whatever is wrong is noted as a fault and left out.
+/// Reads the keys; a wrong one is noted as a fault and left out.
 pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
     let loras = find("loras").map(read_loras).unwrap_or_default();
     let init = find("init").and_then(read_init);

@@ -2,7 +2,7 @@
 //!
 //! `serde` stops at the first error and cannot say where a wrong *combination* stands. This reader walks the
 //! spanned document instead: every getter notes a fault with its place and goes on, and [`TableReader::finish`]
-//! refuses what nobody asked for, with the keys that exist. Tables keep the order of the file.
+//! refuses keys that were not asked for, with those that exist. Tables keep the order of the file.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -265,7 +265,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
         self.table_of(key, value, value.span())
     }
 
-    /// The tables of an array; whatever else stands in it is a fault.
+    /// The tables of an array; anything else in it is a fault.
     pub(crate) fn list_of_tables(&self, key: &'static str, count_max: usize) -> Vec<TableReader<'a, 'i>> {
         let Some((array, _)) = self.array(key, count_max) else { return Vec::new() };
         array.iter().filter_map(|value| self.table_of(key, value, value.span())).collect()

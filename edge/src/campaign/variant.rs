@@ -75,7 +75,7 @@ pub struct Variant {
     /// One index per axis of the campaign.
     pub values: Box<[usize]>,
     /// Every axis with its value, by axis name: `studio/hero?colour=teal&…&product=mug`. The same in every
-    /// snapshot, whatever the defaults are.
+    /// snapshot, also when a default is changed.
     pub name: String,
     /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
     pub query: String,

@@ -210,7 +210,7 @@ impl Preview {
     }
 }
 
-/// What the URL of a slot's picture means, whoever asks.
+/// What the URL of a slot's picture means. No campaign is closed to the preview.
 pub(crate) fn resolved(
     catalog: &Catalog,
     campaign: &Campaign,
@@ -357,7 +357,7 @@ fn axes(campaign: &Campaign, asked: &Asked) -> Vec<AxisView> {
         .collect()
 }
 
-/// Names in messages are somebody's input.
+/// The start of a name that a URL gave, for a message.
 fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
 }

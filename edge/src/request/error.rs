@@ -93,7 +93,7 @@ impl RequestError {
     }
 }
 
-/// The start of a text that somebody sent.
+/// The start of a text that a client sent.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut excerpt: String = text.chars().take(EXCERPT_CHARS_MAX).collect();
     if excerpt.len() < text.len() {

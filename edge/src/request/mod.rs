@@ -5,7 +5,7 @@
 //! ```
 //!
 //! - Parameter names are case-insensitive and have the aliases of [`parameters`]; their order never matters; a
-//!   parameter said twice, under whatever alias, is refused; tracking parameters are dropped unread, unless the
+//!   parameter said twice, under any of its aliases, is refused; tracking parameters are dropped unread, unless the
 //!   campaign has an axis of that name.
 //! - `&amp;` between parameters, as in a URL copied from HTML source, is read as `&`: a name loses `amp;` at its start,
 //!   and nothing else is taken for HTML. The canonical form never holds it, so a signature covers the URL as it was meant.
@@ -73,7 +73,7 @@ pub struct ImageRequest<'a> {
     pub slot: Cow<'a, str>,
     /// For people; never part of a key.
     pub slug: Option<Cow<'a, str>>,
-    /// Whatever is no rendition parameter, sorted by name, names in lower case and unique.
+    /// Every parameter that is none of the rendition, sorted by name, names in lower case and unique.
     pub axes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub width: Option<WidthAsk>,
     pub height_px: Option<u32>,

@@ -78,7 +78,7 @@ impl Asker for Operator {
     }
 }
 
-/// A client that somebody describes on a command line: its `Accept`, and what verifies its signature.
+/// A client as a command line describes it: its `Accept`, and what verifies its signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Described<'a, V> {
     pub accept: Option<&'a str>,

@@ -1,6 +1,7 @@
 //! Request → variant, size, quality: what a URL means in a snapshot of the catalogue, or why it means nothing.
 //!
-//! Invariants: whatever lies outside a slot's finite set needs a grant; nothing of what is refused reaches a cache or a node.
+//! Invariants: a request for anything outside a slot's finite set needs a grant; a request that is refused reaches no cache and
+//! no node.
 //!
 //! Cheap for what was asked before: looking up names, adding up the combination, one memo lookup. The first
 //! request for a variant builds its prompt and hashes its recipe.
@@ -183,7 +184,7 @@ impl Resolved {
         self.campaign.url(&self.slot, &self.variant.query)
     }
 
-    /// The one URL of exactly this rendition: equal renditions have equal URLs, whatever was asked.
+    /// The one URL of exactly this rendition: equal renditions have equal URLs, also where different URLs were asked for.
     #[must_use]
     pub fn rendition_url(&self) -> String {
         let mut url = self.canonical_url();
@@ -213,8 +214,8 @@ fn variant(
     Ok(catalog.variant(campaign, slot_index, combination)?)
 }
 
-/// Without a grant a rung of the ladder in the slot's ratio; with one whatever was asked for. `w=auto` is a rung for
-/// everybody: it is the client that chooses there, and nobody signed what it says.
+/// Without a grant a rung of the ladder in the slot's ratio; with one the size that was asked for. `w=auto` is a rung in
+/// either case: the client's hints choose it, and a signature does not cover them.
 fn layout(slot: &Slot, request: &ImageRequest<'_>, grant: Grant, hints: ClientHints) -> Layout {
     let exact_px = match request.width {
         Some(WidthAsk::Px(css_px)) => Some(request.dpr.device_px(css_px)),

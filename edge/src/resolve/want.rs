@@ -1,7 +1,7 @@
 //! What a request comes down to for caches, flights and nodes: which picture, cut how, finished how, how urgently.
 //!
-//! Invariant: two requests whose answers have the same bytes have the same recipe, spec and finish, whatever their URLs
-//! and askers are; urgency and trace are no part of any key.
+//! Invariant: recipe, spec and finish decide every byte of the picture, and are its key. URL, asker, urgency and trace are no
+//! part of any key.
 
 use std::sync::Arc;
 

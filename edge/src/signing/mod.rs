@@ -46,7 +46,7 @@ impl Default for SigningConfig {
 /// By whose authority a request asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Nobody vouches for it: it gets what lies in the campaign's finite set.
+    /// It is not signed: it gets what lies in the campaign's finite set.
     Public,
     /// A key of ours signed the URL. `left_s`: seconds until it ends, at least 1; `None` where it does not.
     Signed { left_s: Option<u32> },
