@@ -149,7 +149,7 @@ async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
         assert_eq!(seen[name], value, "{name}: {seen:?}");
     }
     assert_eq!((seen["bytes"].as_u64(), seen["share"].as_f64()), (Some(reply.body.len() as u64), Some(1.0)));
-    for target in ["bildkante_edge::fill", "bildkante_gpu_node::api"] {
+    for target in ["bildkante_edge::fill::master", "bildkante_gpu_node::api"] {
         let line = logged.find(target, "generation answered", TRACE);
         let line = line.with_context(|| format!("no line of {target} names the trace"))?;
         assert_eq!(line["span"]["request"], "of-the-proxy", "{line}");
