@@ -86,7 +86,7 @@ fn understand(catalog: &Catalog, accept: &str, line: &str) -> anyhow::Result<See
     let want = resolve(catalog, url, &anybody).outcome?.want;
     let recipe = &want.variant.recipe;
     let key = want.key(master_of(recipe.id()));
-    Ok(Seed { key, recipe: recipe.id(), size_px: (recipe.width_px, recipe.height_px), spec: want.spec, body_bytes })
+    Ok(Seed { key, recipe: recipe.id(), size_px: want.variant.size_px, spec: want.spec, body_bytes })
 }
 
 /// The master that a seeded recipe is bound to. There are no pixels behind it: only hits are asked for.

@@ -1,5 +1,6 @@
 //! `check`, `lock`, `explain` and `sign`: what the command line says about campaigns without serving any.
 
+mod import;
 mod purge;
 mod remote;
 mod sign;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use bildkante_shared::import::ImportRecipe;
 use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
 use bildkante_shared::{console, remark, say};
 use serde_json::json;
@@ -22,6 +24,7 @@ use crate::config::Config;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
 use crate::request::ImageRequest;
+use crate::resolve::explain::{ExplainedRecipe, ExplainedVariant};
 use crate::resolve::{CatalogReport, Described, Explanation, Negotiation, Resolution, resolve};
 use crate::response::{Freshness, Lifetime, Pin, Recall};
 use crate::secret;
@@ -29,6 +32,7 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use import::{ImportArgs, import};
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
@@ -183,6 +187,35 @@ fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
     Ok(Some(SigningKeys::parse(&text).with_context(place)?))
 }
 
+type Line<'l> = &'l mut dyn FnMut(&str, &dyn std::fmt::Display);
+
+fn drawn(line: Line<'_>, variant: &ExplainedVariant, recipe: &Recipe) {
+    line("prompt", &recipe.prompt);
+    if !recipe.negative_prompt.is_empty() {
+        line("negative", &recipe.negative_prompt);
+    }
+    line("recipe", &variant.recipe_id);
+    line("", &format!("{} {}", variant.checkpoint.as_deref().unwrap_or_default(), recipe.checkpoint));
+    let scheduler = recipe.scheduler.kind.map_or("the checkpoint's scheduler", SchedulerKind::as_str);
+    let (width, height) = (recipe.width_px, recipe.height_px);
+    let (steps, guidance, seed) = (recipe.steps, recipe.guidance, recipe.seed);
+    line("", &format!("{width}×{height} px, {scheduler}, {steps} steps, guidance {guidance}, seed {seed}"));
+    for added in additions(recipe) {
+        line("", &added);
+    }
+}
+
+fn imported(line: Line<'_>, variant: &ExplainedVariant, import: &ImportRecipe) {
+    line("recipe", &variant.recipe_id);
+    line("", &format!("imported {}", import.import));
+    line("", &import.source.uri());
+    for (field, said) in import.texts() {
+        if let Some(said) = said {
+            line("", &format!("{field} {said}"));
+        }
+    }
+}
+
 /// Lines for people.
 fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Option<(Lifetime, Lifetime)>) -> String {
     let mut text = String::with_capacity(2048);
@@ -200,19 +233,10 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
     if let Some(variant) = &explanation.variant {
         line("variant", &variant.name);
         line("alt text", &format!("{} ({})", variant.alt, variant.locale));
-        line("prompt", &variant.recipe.prompt);
-        if !variant.recipe.negative_prompt.is_empty() {
-            line("negative", &variant.recipe.negative_prompt);
-        }
-        let recipe = &variant.recipe;
-        line("recipe", &variant.recipe_id);
-        line("", &format!("{} {}", variant.checkpoint, recipe.checkpoint));
-        let scheduler = recipe.scheduler.kind.map_or("the checkpoint's scheduler", SchedulerKind::as_str);
-        let (width, height) = (recipe.width_px, recipe.height_px);
-        let (steps, guidance, seed) = (recipe.steps, recipe.guidance, recipe.seed);
-        line("", &format!("{width}×{height} px, {scheduler}, {steps} steps, guidance {guidance}, seed {seed}"));
-        for added in additions(recipe) {
-            line("", &added);
+        match &variant.recipe {
+            ExplainedRecipe::Drawn(recipe) => drawn(&mut line, variant, recipe),
+            ExplainedRecipe::Imported(import) => imported(&mut line, variant, import),
+            ExplainedRecipe::Awaited { awaited_import } => line("recipe", awaited_import),
         }
         line("on a miss", &variant.on_miss);
         line("urgency", &variant.urgency);

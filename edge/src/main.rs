@@ -42,6 +42,8 @@ enum Command {
     Check(commands::CheckArgs),
     /// Write the lock beside each manifest from the checkpoints in a models folder
     Lock(commands::LockArgs),
+    /// Make a picture that you bring, a PNG or JPEG, the one of a variant
+    Import(commands::ImportArgs),
     /// Take images out of circulation, here and in the caches in front of the edge
     Purge(commands::PurgeArgs),
     /// Have a campaign's images generated and rendered before anybody asks for them
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.config,
         Command::Lock(args) => &args.config,
+        Command::Import(args) => &args.config,
         Command::Explain(args) => &args.config,
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
+        Command::Import(args) => commands::import(&config, args),
         Command::Explain(args) => commands::explain(&config, args),
         Command::Sign(args) => commands::sign(&config, args),
     };

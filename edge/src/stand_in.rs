@@ -72,7 +72,7 @@ impl StandIns {
             MissPolicy::Fallback => Patience { wait: Duration::ZERO, then: Stopgap::Fallback },
             MissPolicy::Placeholder => Patience { wait: Duration::ZERO, then: Stopgap::Placeholder },
         };
-        if self.fill.is_drawn(want) {
+        if self.fill.is_there(want) {
             patience.wait = patience.wait.max(self.render_wait);
         }
         patience
@@ -143,7 +143,7 @@ impl StandIns {
             }
             Peek::Absent => {}
         }
-        let is_drawn = self.fill.is_drawn(&instead);
+        let is_drawn = self.fill.is_there(&instead);
         let ticket = self.fill.fly_for(&instead, payer).ok()?;
         if !is_drawn {
             return None;

@@ -12,6 +12,7 @@ pub mod console;
 pub mod descriptors;
 pub mod durable;
 pub mod ids;
+pub mod import;
 pub mod limits;
 pub mod log_limit;
 pub mod phash;

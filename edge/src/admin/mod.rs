@@ -13,6 +13,7 @@
 //! that name the field.
 
 mod body;
+mod imports;
 pub mod operators;
 mod purges;
 pub mod token;
@@ -30,6 +31,7 @@ use hyper::body::Body as HttpBody;
 use serde_json::{Value, json};
 
 use self::body::{Fault, Fields, fault};
+pub use self::imports::ImportDesk;
 use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
 use crate::cache::Caches;
 use crate::campaign::CatalogHandle;
@@ -54,9 +56,21 @@ pub struct AdminApi {
     caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
     warmer: Warmer,
+    imports: Arc<ImportDesk>,
     /// Of a warming that does not say.
     concurrency: usize,
     started: Instant,
+}
+
+/// What the API shows and acts on.
+#[derive(Debug)]
+pub struct AdminParts {
+    pub catalog: CatalogHandle,
+    pub regions: Arc<Regions>,
+    pub caches: Arc<Caches>,
+    pub desk: Arc<PurgeDesk>,
+    pub warmer: Warmer,
+    pub imports: ImportDesk,
 }
 
 /// A resource, with what its name says.
@@ -67,6 +81,8 @@ enum Resource<'a> {
     Purge(&'a str),
     Jobs,
     Job(&'a str),
+    Imports,
+    Import(&'a str),
 }
 
 impl<'a> Resource<'a> {
@@ -77,10 +93,12 @@ impl<'a> Resource<'a> {
                 "status" => Some(Self::Status),
                 "purges" => Some(Self::Purges),
                 "warm" => Some(Self::Jobs),
+                "imports" => Some(Self::Imports),
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
             Some(("warm", id)) if !id.is_empty() => Some(Self::Job(id)),
+            Some(("imports", id)) if !id.is_empty() => Some(Self::Import(id)),
             Some(_) => None,
         }
     }
@@ -88,17 +106,20 @@ impl<'a> Resource<'a> {
     const fn allowed(self) -> &'static str {
         match self {
             Self::Status | Self::Purge(_) => "GET, HEAD",
-            Self::Purges | Self::Jobs => "GET, HEAD, POST",
+            Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
             Self::Job(_) => "GET, HEAD, DELETE",
+            Self::Import(_) => "DELETE",
         }
     }
 
     /// `None` where the method is not allowed.
     fn scope(self, method: &Method) -> Option<TokenScope> {
         match (self, method) {
+            (Self::Import(_), &Method::GET | &Method::HEAD) => None,
             (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
             (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
             (Self::Jobs, &Method::POST) | (Self::Job(_), &Method::DELETE) => Some(TokenScope::Warm),
+            (Self::Imports, &Method::POST) | (Self::Import(_), &Method::DELETE) => Some(TokenScope::Import),
             _ => None,
         }
     }
@@ -119,15 +140,8 @@ impl Reply {
 
 impl AdminApi {
     #[must_use]
-    pub fn new(
-        config: &AdminConfig,
-        warm: &WarmConfig,
-        catalog: CatalogHandle,
-        regions: Arc<Regions>,
-        caches: Arc<Caches>,
-        desk: Arc<PurgeDesk>,
-        warmer: Warmer,
-    ) -> Self {
+    pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
+        let AdminParts { catalog, regions, caches, desk, warmer, imports } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -137,6 +151,7 @@ impl AdminApi {
             regions,
             caches,
             desk,
+            imports: Arc::new(imports),
             started: Instant::now(),
         }
     }
@@ -158,7 +173,7 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges and /admin/v1/warm";
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm and /admin/v1/imports";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -172,7 +187,7 @@ impl AdminApi {
             Ok(who) => who,
             Err(denial) => return denied(method, denial),
         };
-        match self.carry_out(resource, method, headers, body, &who).await {
+        match self.carry_out((resource, parts.uri.query()), method, headers, body, &who).await {
             Ok(reply) => reply.into_response(headers),
             Err(fault) => problem(method, &fault),
         }
@@ -180,7 +195,7 @@ impl AdminApi {
 
     async fn carry_out<B>(
         &self,
-        resource: Resource<'_>,
+        (resource, query): (Resource<'_>, Option<&str>),
         method: &Method,
         headers: &HeaderMap,
         body: B,
@@ -207,6 +222,14 @@ impl AdminApi {
             (Resource::Job(id), &Method::DELETE) => {
                 let job = warm::cancel(&self.warmer, who, id).await?;
                 Ok(Reply { status: 202, body: warm::shown(&job), location: None })
+            }
+            (Resource::Imports, &Method::POST) => {
+                let body = self.imports.add(who, query, body).await?;
+                Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
+            }
+            (Resource::Imports, _) => Ok(Reply::ok(self.imports.list().await)),
+            (Resource::Import(id), _) => {
+                self.imports.remove(who, id).await.map(Reply::ok).ok_or_else(|| no_such("candidate", id))
             }
             (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
             (Resource::Job(id), _) => {

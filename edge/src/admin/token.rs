@@ -49,6 +49,7 @@ pub enum TokenScope {
     Read,
     Purge,
     Warm,
+    Import,
 }
 
 impl TokenScope {
@@ -58,6 +59,7 @@ impl TokenScope {
             Self::Read => "read",
             Self::Purge => "purge",
             Self::Warm => "warm",
+            Self::Import => "import",
         }
     }
 }

@@ -18,11 +18,11 @@ use super::subscriptions;
 use super::tls::{Tls, open_tls};
 use crate::access::AccessLog;
 use crate::access::visit::Observer;
-use crate::admin::AdminApi;
 use crate::admin::operators::Operators;
+use crate::admin::{AdminApi, AdminParts, ImportDesk};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
-use crate::campaign::{CampaignMetrics, CatalogHandle};
+use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
 use crate::fill::Fill;
 use crate::front::Front;
@@ -30,7 +30,7 @@ use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
-use crate::origin::{Images, OriginMetrics, Regions};
+use crate::origin::{Images, Imports, OriginMetrics, Origins, Regions};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
@@ -87,7 +87,7 @@ impl App {
         let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
         handler.stand_ins.prepare(&behind.catalog.load());
         let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
-        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone()));
+        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone())?);
         let tls = open_tls(&config, &registry).await?;
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
@@ -108,7 +108,9 @@ impl Behind {
         let purges = open_purges(config, registry).await?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let budgets = Budgets::new(&config.budget, registry)?;
-        let fill = Fill::new(Arc::clone(&caches), purges.clone(), regions.clone(), Arc::clone(&pool), budgets, config);
+        let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
+        let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
+        let fill = Fill::new(Arc::clone(&caches), purges.clone(), origin, Arc::clone(&pool), budgets, config);
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -148,7 +150,7 @@ impl Behind {
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
-    fn operators(&self, config: &Config, registry: &Registry, warmer: Warmer) -> Operators {
+    fn operators(&self, config: &Config, registry: &Registry, warmer: Warmer) -> anyhow::Result<Operators> {
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
@@ -156,23 +158,23 @@ impl Behind {
             config.signing.preview_days,
             self.caches.bindings.clone(),
         );
-        let api = AdminApi::new(
-            &config.admin,
-            &config.warm,
-            self.catalog.clone(),
-            Arc::clone(&self.regions),
-            Arc::clone(&self.caches),
-            Arc::clone(&self.desk),
+        let parts = AdminParts {
+            catalog: self.catalog.clone(),
+            regions: Arc::clone(&self.regions),
+            caches: Arc::clone(&self.caches),
+            desk: Arc::clone(&self.desk),
             warmer,
-        );
-        Operators {
+            imports: ImportDesk::new(config.campaigns.sources()?, Candidates::new(&config.cache.disk_dir)),
+        };
+        let api = AdminApi::new(&config.admin, &config.warm, parts);
+        Ok(Operators {
             registry: registry.clone(),
             catalog: self.catalog.clone(),
             regions: Arc::clone(&self.regions),
             preview: Arc::new(preview),
             api,
             is_leaving: Arc::default(),
-        }
+        })
     }
 }
 

@@ -337,10 +337,10 @@ fn check_default_is_allowed(root: &TableReader<'_, '_>, axes: &[ReadAxis]) {
 /// A prompt text no template uses would promise a difference that no picture shows.
 pub(crate) fn check_prompts_are_used(root: &TableReader<'_, '_>, axes: &[ReadAxis], slots: &[Slot]) {
     for (index, read) in axes.iter().enumerate() {
-        let is_used = slots.iter().any(|slot| slot.generate.prompt.uses_axis(index));
+        let is_used = slots.iter().any(|slot| slot.drawn().is_some_and(|generate| generate.prompt.uses_axis(index)));
         if let Some(span) = &read.prompt_span
             && !is_used
-            && !slots.is_empty()
+            && slots.iter().any(|slot| slot.drawn().is_some())
         {
             let name = &read.axis.name;
             root.fault(span, format!("no prompt of this manifest uses {{{name}}}, so this text has no effect"));

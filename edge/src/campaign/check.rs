@@ -8,6 +8,7 @@ use super::fault::{CatalogErrors, Fault};
 use super::lock::{self, Lock, LockError, Models};
 use super::pins::Pins;
 use super::sources::CatalogSources;
+use crate::origin::{originals_folder, read_original};
 
 /// Checks manifests, locks and libraries, and with `models_dir` also that the locks pin what is there.
 ///
@@ -17,7 +18,21 @@ pub fn check(sources: &CatalogSources, models_dir: Option<&Path>) -> Result<Cata
     if let Some(models_dir) = models_dir {
         CatalogErrors::check(check_models(&read_manifests(sources), models_dir, &sources.images_dir()))?;
     }
-    Catalog::load(sources)
+    let catalog = Catalog::load(sources)?;
+    CatalogErrors::check(check_imports(&catalog, sources))?;
+    Ok(catalog)
+}
+
+/// Every imported picture needs its original, as it was when it was imported.
+fn check_imports(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
+    let folder = originals_folder(&sources.campaigns_dir);
+    let imports = catalog.campaigns().flat_map(|campaign| campaign.pins().imports.iter().map(move |it| (campaign, it)));
+    let faults = imports.filter_map(|(campaign, (picture, import))| {
+        let error = read_original(&folder, import.recipe.import).err()?;
+        let lock = sources.campaigns_dir.join(format!("{}.lock.toml", campaign.name));
+        Some(Fault::of_file(&lock, format!("the import of `{picture}`: {error}")))
+    });
+    faults.collect()
 }
 
 fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> Vec<Fault> {
@@ -75,6 +90,7 @@ pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<Lo
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
         let before = source.as_ref().map(lock::pins_of).unwrap_or_default();
         let lock = lock::make(&manifest, &mut models, &before)?;
+        lock.check_originals(&originals_folder(&sources.campaigns_dir))?;
         let has_changed = files.lock.is_none_or(|file| file.text != lock.to_toml());
         outcomes.push(LockOutcome { path: files.lock_path, lock, has_changed });
     }

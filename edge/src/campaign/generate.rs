@@ -16,7 +16,8 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 17] = [
+pub(crate) const KEYS: [&str; 18] = [
+    "source",
     "checkpoint",
     "scheduler",
     "timestep_spacing",
@@ -35,6 +36,33 @@ pub(crate) const KEYS: [&str; 17] = [
     "mask",
     "guidance_rescale",
 ];
+
+/// Where a slot's masters come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Making {
+    /// A model draws them.
+    Drawn(Box<Generate>),
+    /// People bring them. The size is what the slot's ladder is planned for; a picture has its own.
+    Imported { width_px: u32, height_px: u32 },
+}
+
+impl Making {
+    /// Of a drawn master, or what the slot expects of an imported one.
+    #[must_use]
+    pub fn size_px(&self) -> (u32, u32) {
+        match self {
+            Self::Drawn(generate) => (generate.width_px, generate.height_px),
+            Self::Imported { width_px, height_px } => (*width_px, *height_px),
+        }
+    }
+}
+
+/// `source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Model,
+    Import,
+}
 
 /// Everything of a recipe but the values of the axes.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,22 +144,33 @@ impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
 
 impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     /// `None` with a fault noted where a key is missing or wrong.
-    pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Generate> {
+    pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Making> {
         let own = slot.table("generate");
         let layered = Layered { slot, own: own.as_ref(), defaults: self.defaults };
+        let sources = [("model", Source::Model), ("import", Source::Import)];
+        let source = layered.of("source").and_then(|table| table.choice("source", &sources));
+        let making = match source.unwrap_or(Source::Model) {
+            Source::Model => self.read_drawn(&layered).map(|generate| Making::Drawn(Box::new(generate))),
+            Source::Import => read_imported(&layered),
+        };
+        if let Some(own) = &own {
+            own.expect(&KEYS);
+            own.finish(no_hint);
+        }
+        making
+    }
+
+    fn read_drawn(&self, layered: &Layered<'_, 'a, 'i>) -> Option<Generate> {
+        let slot = layered.slot;
         let checkpoint = layered.require("checkpoint").and_then(read_checkpoint);
         let steps = layered.require("steps").and_then(|table| table.integer("steps", 1..=limits::STEPS_MAX));
         let guidance = layered.require("guidance").and_then(|t| t.number("guidance", 0.0..=limits::GUIDANCE_MAX));
         let size = layered.require("size").and_then(read_size);
         let seed = layered.require("seed").and_then(read_seed);
-        let scheduler = read_scheduler(&layered);
+        let scheduler = read_scheduler(layered);
         let additions = additions::read(&|key| layered.of(key));
         let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table));
         let negatives = layered.of("negative").map(|table| self.read_negatives(table)).unwrap_or_default();
-        if let Some(own) = &own {
-            own.expect(&KEYS);
-            own.finish(no_hint);
-        }
         let (prompt, style_negatives) = prompt?;
         let negative_prompt = tidy(&[negatives, style_negatives].concat().join(", "));
         if negative_prompt.len() > limits::PROMPT_BYTES_MAX {
@@ -223,6 +262,18 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         }
         texts
     }
+}
+
+/// A slot whose pictures people bring has a size; what tells a model how to draw has no place beside it.
+fn read_imported(layered: &Layered<'_, '_, '_>) -> Option<Making> {
+    if let Some(own) = layered.own {
+        for key in KEYS.into_iter().filter(|key| !matches!(*key, "source" | "size") && own.has(key)) {
+            let reason = format!("`{key}` tells a model how to draw, and this slot's pictures are imported");
+            own.fault(own.span(), reason);
+        }
+    }
+    let (width_px, height_px) = layered.require("size").and_then(read_size)?;
+    Some(Making::Imported { width_px, height_px })
 }
 
 /// Notes a template's reasons as faults.

@@ -13,18 +13,22 @@ use bildkante_shared::adapter;
 use bildkante_shared::checkpoint::{self, CheckpointDigestError, Digests, FileDigests};
 use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
+use bildkante_shared::import::{ImportRecipe, ValidImport};
 use bildkante_shared::limits;
 use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
 use super::manifest::{Manifest, SLOTS_MAX};
-use super::pins::Pins;
+use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
+use crate::origin::{ImportFault, read_original};
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
 const PINS_MAX: usize = SLOTS_MAX * (limits::LORAS_MAX + 2);
+/// Most imports of a campaign.
+const IMPORTS_MAX: usize = 4096;
 /// What to do about any fault of a lock.
 const ADVICE: &str = "run `bildkante-edge lock`";
 
@@ -54,6 +58,8 @@ pub enum LockError {
     File { campaign: String, what: &'static str, name: String, path: PathBuf, source: std::io::Error },
     #[error("{what} `{name}` of campaign `{campaign}`: {path} has more than {bytes_max} bytes")]
     TooLarge { campaign: String, what: &'static str, name: String, path: PathBuf, bytes_max: u64 },
+    #[error("the import of `{picture}`: {source}")]
+    Import { picture: String, source: ImportFault },
     #[error("{path} cannot be written: {source}")]
     Write { path: PathBuf, source: std::io::Error },
 }
@@ -144,6 +150,7 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
         let file = FileOf { campaign, what: "image", name, path: models.image(name), bytes_max };
         pins.images.insert(name.to_owned(), file.digest()?);
     }
+    pins.imports = before.imports.clone();
     Ok(Lock { campaign: campaign.clone(), made_from: made_from(manifest), pins })
 }
 
@@ -191,6 +198,14 @@ pub fn made_from(manifest: &Manifest) -> Digest {
 }
 
 impl Lock {
+    /// The lock of a manifest that names nothing which has a digest.
+    #[must_use]
+    pub(super) fn of_nothing(manifest: &Manifest) -> Option<Self> {
+        let is_empty = named(manifest).iter().all(Vec::is_empty);
+        let lock = || Self { campaign: manifest.name.clone(), made_from: made_from(manifest), pins: Pins::default() };
+        is_empty.then(lock)
+    }
+
     /// The file's text.
     #[must_use]
     pub fn to_toml(&self) -> String {
@@ -208,6 +223,7 @@ impl Lock {
                 let _ = writeln!(text, "\"{name}\" = \"{digest}\"");
             }
         }
+        self.pins.imports.iter().for_each(|(picture, import)| write_import(&mut text, picture, import));
         if !self.pins.loaded.is_empty() {
             text.push_str("\n# What these checkpoints' digests are today; recipes keep the former ones, so that nothing is drawn again.\n[loaded]\n");
             for (name, digest) in &self.pins.loaded {
@@ -215,6 +231,16 @@ impl Lock {
             }
         }
         text
+    }
+
+    /// # Errors
+    /// Names the import whose original is not what it was.
+    pub(super) fn check_originals(&self, folder: &Path) -> Result<(), LockError> {
+        for (picture, import) in &self.pins.imports {
+            read_original(folder, import.recipe.import)
+                .map_err(|source| LockError::Import { picture: picture.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Writes the file as a whole or not at all.
@@ -268,7 +294,59 @@ fn read_tables(root: &TableReader<'_, '_>) -> Pins {
         adapters: read("adapters"),
         images: read("images"),
         loaded: read("loaded"),
+        imports: root.table("imports").map(|table| read_imports(&table)).unwrap_or_default(),
     }
+}
+
+fn read_imports(table: &TableReader<'_, '_>) -> BTreeMap<String, Import> {
+    let imports = table.tables(IMPORTS_MAX).into_iter().filter_map(|(picture, entry)| {
+        let import = read_import(&entry);
+        entry.finish(no_hint);
+        Some((picture.value.to_owned(), import?))
+    });
+    imports.collect()
+}
+
+fn read_import(entry: &TableReader<'_, '_>) -> Option<Import> {
+    for key in ["file", "source", "size"] {
+        if !entry.has(key) {
+            entry.missing(key, format!("`{key}` of an import is missing; run `bildkante-edge import` again"));
+        }
+    }
+    let size = entry.integers("size", 1..=limits::MASTER_SIDE_PX_MAX, 2);
+    let said = |key| entry.text(key).map(|text| text.value.to_owned());
+    let (origin, creator) = (said("origin"), said("creator"));
+    let (credit, copyright, license) = (said("credit"), said("copyright"), said("license"));
+    let (import, source) = (entry.parsed("file")?, entry.parsed("source")?);
+    let recipe = ImportRecipe { import, source, origin, creator, credit, copyright, license };
+    let [(width_px, _), (height_px, _)] = *size?.as_slice() else {
+        entry.fault(entry.span(), "`size` is [width, height] in pixels");
+        return None;
+    };
+    match ValidImport::try_from(recipe) {
+        Ok(recipe) => Some(Import { recipe, width_px, height_px }),
+        Err(error) => {
+            entry.fault(entry.span(), error.to_string());
+            None
+        }
+    }
+}
+
+/// A table of its own for each.
+fn write_import(text: &mut String, picture: &str, import: &Import) {
+    let Import { recipe, width_px, height_px } = import;
+    let _ = write!(text, "\n[imports.{}]\nfile = \"{}\"\n", quoted(picture), recipe.import);
+    let _ = writeln!(text, "size = [{width_px}, {height_px}]\nsource = \"{}\"", recipe.source);
+    for (field, said) in recipe.texts() {
+        if let Some(said) = said {
+            let _ = writeln!(text, "{field} = {}", quoted(said));
+        }
+    }
+}
+
+/// A TOML string in one line.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 fn read_pins(table: &TableReader<'_, '_>) -> BTreeMap<String, Digest> {

@@ -12,7 +12,7 @@ use toml::de::DeTable;
 
 use super::axes::{self, Axis};
 use super::fault::{SourceText, listing};
-use super::generate::{self, GenerateReader};
+use super::generate::{self, Generate, GenerateReader};
 use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
@@ -78,18 +78,22 @@ impl Manifest {
     /// Names of the checkpoints the slots use, refiners and ControlNets among them, sorted; here and below each once.
     #[must_use]
     pub fn checkpoints(&self) -> Vec<&str> {
-        let own = self.slots.iter().map(|slot| slot.generate.checkpoint.as_str());
-        sorted(own.chain(self.slots.iter().flat_map(|slot| slot.generate.additions.networks())))
+        let own = self.drawn().map(|generate| generate.checkpoint.as_str());
+        sorted(own.chain(self.drawn().flat_map(|generate| generate.additions.networks())))
     }
 
     #[must_use]
     pub fn adapters(&self) -> Vec<&str> {
-        sorted(self.slots.iter().flat_map(|slot| slot.generate.additions.adapters()))
+        sorted(self.drawn().flat_map(|generate| generate.additions.adapters()))
     }
 
     #[must_use]
     pub fn images(&self) -> Vec<&str> {
-        sorted(self.slots.iter().flat_map(|slot| slot.generate.additions.images()))
+        sorted(self.drawn().flat_map(|generate| generate.additions.images()))
+    }
+
+    fn drawn(&self) -> impl Iterator<Item = &Generate> {
+        self.slots.iter().filter_map(Slot::drawn)
     }
 
     /// Combinations of axis values, restrictions not counted in: at least 1, at most [`VARIANTS_MAX`].

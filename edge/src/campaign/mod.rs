@@ -10,10 +10,12 @@
 
 pub mod additions;
 pub mod axes;
+pub mod candidates;
 pub mod catalog;
 pub mod check;
 pub mod fault;
 pub mod generate;
+pub mod import;
 pub mod lock;
 pub mod manifest;
 pub mod names;
@@ -33,9 +35,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use axes::{Axis, AxisValue};
+pub use candidates::{CANDIDATES_MAX, Candidate, CandidateError, Candidates};
 pub use catalog::{Campaign, Catalog};
 pub use check::{check, write_locks};
 pub use fault::{CatalogErrors, Fault};
+pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
 pub use reload::{CampaignMetrics, CatalogHandle};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::import::ValidImport;
 
 /// Digests by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,17 @@ pub struct Pins {
     pub loaded: BTreeMap<String, Digest>,
     pub adapters: BTreeMap<String, Digest>,
     pub images: BTreeMap<String, Digest>,
+    /// By the names of their pictures (`campaign/slot?axis=value`). No `lock` forgets one: only a person takes it out.
+    pub imports: BTreeMap<String, Import>,
+}
+
+/// A picture that a person brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    pub recipe: ValidImport,
+    /// Of its master.
+    pub width_px: u32,
+    pub height_px: u32,
 }
 
 impl Pins {

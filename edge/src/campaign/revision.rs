@@ -19,7 +19,10 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    let generate = &slot.generate;
+    let Some(generate) = slot.drawn() else {
+        // Imports have no duplicates.
+        return Digest::of_bytes(b"imported");
+    };
     add(pins.checkpoint(&generate.checkpoint).as_bytes());
     add(scheduler(generate.scheduler).as_bytes());
     for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use bildkante_shared::urgency::Urgency;
 
-use super::axes::{self, check_labels};
-use super::generate::{self, Generate, GenerateReader, link};
+use super::axes::{self, Axis, LOCALE_AXIS, check_labels};
+use super::generate::{self, Generate, GenerateReader, Making, link};
 use super::manifest::{SLOTS_MAX, check_covers, localized};
 use super::names::{Localized, is_name};
 use super::reader::{TableReader, Text, no_hint};
@@ -47,7 +47,7 @@ pub struct Slot {
     pub formats: FormatSet,
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
     pub qualities: Vec<Quality>,
-    pub generate: Generate,
+    pub making: Making,
 }
 
 /// What a reader gets while a variant is not drawn yet.
@@ -112,6 +112,25 @@ impl Stopgap {
 }
 
 impl Slot {
+    /// How a model draws its masters, where one does.
+    #[must_use]
+    pub fn drawn(&self) -> Option<&Generate> {
+        match &self.making {
+            Making::Drawn(generate) => Some(generate),
+            Making::Imported { .. } => None,
+        }
+    }
+
+    /// Whether variants that differ on this axis have different pictures. Imported ones do on every axis but the locale,
+    /// and on that where the manifest marks it as distinct.
+    #[must_use]
+    pub fn differs_by(&self, axes: &[Axis], axis: usize) -> bool {
+        match &self.making {
+            Making::Drawn(generate) => generate.prompt.uses_axis(axis),
+            Making::Imported { .. } => axes[axis].name != LOCALE_AXIS || axes[axis].is_distinct,
+        }
+    }
+
     /// The rung for a wanted width: the smallest that is wide enough, else the widest.
     #[must_use]
     pub fn snap_up(&self, wanted_px: u32) -> u32 {
@@ -122,7 +141,7 @@ impl Slot {
     /// As [`Self::snap_up`], of those rungs that do not enlarge the master; `None` where all do.
     #[must_use]
     pub fn snap_within(&self, wanted_px: u32) -> Option<u32> {
-        let whole = (self.generate.width_px, self.generate.height_px);
+        let whole = self.making.size_px();
         let is_within = |width: &&u32| {
             let cut = crate::render::CropBox::cover(whole.0, whole.1, **width, self.ratio.height_px(**width));
             cut.width_px >= **width
@@ -170,14 +189,17 @@ fn read_slot<'a, 'i>(
     generate: &GenerateReader<'_, 'a, 'i>,
     locales: &[String],
 ) -> Option<Slot> {
-    let generated = generate.read(table);
+    let making = generate.read(table);
     if !table.has("ratio") {
         table.missing("ratio", "`ratio` is missing, such as \"16:9\"");
     }
     let ratio = table.parsed::<Ratio>("ratio");
     let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
-    let cropped_px = match (&generated, ratio) {
-        (Some(generate), Some(ratio)) => Some(ratio.cropped_width_px(generate.width_px, generate.height_px)),
+    let cropped_px = match (&making, ratio) {
+        (Some(making), Some(ratio)) => {
+            let (width_px, height_px) = making.size_px();
+            Some(ratio.cropped_width_px(width_px, height_px))
+        }
         _ => None,
     };
     let widths = read_widths(table, ratio, cropped_px, upscale_max);
@@ -203,7 +225,7 @@ fn read_slot<'a, 'i>(
         alt,
         formats,
         qualities,
-        generate: generated?,
+        making: making?,
     })
 }
 

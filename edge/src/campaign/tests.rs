@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -86,6 +87,11 @@ fn variant(catalog: &Catalog, slot: &str, values: &[(&str, &str)]) -> std::sync:
     catalog.variant(campaign, campaign.slot_index(slot).expect("a slot"), combination).expect("a recipe")
 }
 
+/// The recipe of a variant that a model draws.
+fn drawn(variant: &Variant) -> &bildkante_shared::recipe::ValidRecipe {
+    variant.recipe.drawn().expect("a model draws it")
+}
+
 #[test]
 fn the_fixture_is_read_as_written() {
     let site = Site::new();
@@ -99,18 +105,18 @@ fn the_fixture_is_read_as_written() {
     assert_eq!((hero.default_width_px, hero.urgency.get(), hero.on_miss), (1344, 1, MissPolicy::Fallback));
     assert_eq!(campaign.slots[1].on_miss, MissPolicy::Wait { wait_ms: 2000, then: Stopgap::Placeholder });
     let default = variant(&catalog, "hero", &[]);
-    assert_eq!(default.recipe.prompt, "soft light, a teal bottle on a floor");
-    assert_eq!(default.recipe.seed, 1207);
-    assert_eq!(default.recipe.negative_prompt, "blurry, noise, hard shadows");
+    assert_eq!(drawn(&default).prompt, "soft light, a teal bottle on a floor");
+    assert_eq!(drawn(&default).seed, 1207);
+    assert_eq!(drawn(&default).negative_prompt, "blurry, noise, hard shadows");
     assert_eq!(default.name, "autumn/hero?colour=teal&finish=none&locale=de-DE&product=bottle");
     assert_eq!((default.query.as_str(), default.file_stem.as_str()), ("", "autumn-bottle-teal-none"));
     let red = variant(&catalog, "hero", &[("colour", "red"), ("locale", "en-GB"), ("finish", "matte")]);
-    assert_eq!(red.recipe.prompt, "soft light, a matte red bottle on a floor");
+    assert_eq!(drawn(&red).prompt, "soft light, a matte red bottle on a floor");
     assert_eq!(red.query, "colour=red&finish=matte&locale=en-GB");
     assert_eq!(campaign.alt(hero, &red.values), "red bottle");
     assert_eq!(campaign.alt(hero, &default.values), "Flasche in Petrol");
     let teaser = variant(&catalog, "teaser", &[]);
-    assert_eq!((teaser.recipe.width_px, teaser.recipe.steps), (768, 12));
+    assert_eq!((drawn(&teaser).width_px, drawn(&teaser).steps), (768, 12));
 }
 
 #[test]
@@ -125,7 +131,7 @@ fn a_locale_that_changes_no_prompt_shares_the_recipe_whatever_the_seed() {
         assert_eq!(german.dedup, english.dedup);
         assert_ne!(german.key, english.key);
         let red = variant(&catalog, "hero", &[("colour", "red")]);
-        assert_eq!(red.recipe.seed == german.recipe.seed, per == "campaign");
+        assert_eq!(drawn(&red).seed == drawn(&german).seed, per == "campaign");
     }
 }
 
@@ -133,7 +139,7 @@ fn a_locale_that_changes_no_prompt_shares_the_recipe_whatever_the_seed() {
 fn a_derived_seed_depends_on_the_base_and_the_recipe_alone() {
     let site = Site::new();
     site.edit("campaigns/autumn.toml", "per = \"campaign\"", "per = \"recipe\"");
-    let seed = |site: &Site| variant(&site.load(), "hero", &[]).recipe.seed;
+    let seed = |site: &Site| drawn(&variant(&site.load(), "hero", &[])).seed;
     let before = seed(&site);
     assert_eq!(seed(&site), before);
     site.edit("campaigns/autumn.toml", "Autumn 2026", "Herbst 2026");
@@ -454,7 +460,7 @@ fn a_former_digest_keeps_its_recipes_when_the_campaign_is_locked_again() {
     let [former] = digests.formers.as_slice() else { panic!("{digests:?}") };
     site.edit("campaigns/autumn.lock.toml", &digests.current.to_string(), &former.to_string());
     let before = variant(&site.load(), "hero", &[]).recipe.clone();
-    assert_eq!(before.checkpoint, *former);
+    assert_eq!(before.drawn().expect("a model draws it").checkpoint, *former);
     assert!(check(&site.sources(), Some(&models)).is_ok());
 
     site.lock();
@@ -579,7 +585,7 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     let plain = variant(&Site::new().load(), "hero", &[]).recipe.id();
     let site = added();
     let with = variant(&site.load(), "hero", &[]);
-    let recipe = &with.recipe;
+    let recipe = drawn(&with);
     assert_ne!(recipe.id(), plain);
     let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
     let loras: Vec<_> = recipe.loras.iter().map(|lora| (lora.digest, lora.weight)).collect();
@@ -654,4 +660,155 @@ fn scopes_of_duplicates_are_those_of_former_versions() {
 fn versions_of_urls_are_those_of_former_versions() {
     let shape = "blake3:d1d7a969871ceb479d50a4874ff6dca55414924ba61c2d2a3a81003211fa083e";
     assert_eq!(autumn(&Site::new().load()).rendition_digest(0).to_string(), shape);
+}
+
+/// A campaign whose pictures people bring, with none yet.
+const BROUGHT: &str = r#"schema = 1
+campaign = "brought"
+rights = { creator = "Studio", credit = "Shop" }
+policy = { review = "none", signing = "optional", recallable = true, locales = ["de-DE", "en-GB"] }
+
+[generate]
+source = "import"
+size = [64, 64]
+
+[axes.product]
+default = "mug"
+values.mug = { label = { de = "Becher", en = "mug" } }
+values.vase = { label = { de = "Vase", en = "vase" } }
+
+[slots.hero]
+ratio = "1:1"
+widths = [32, 64]
+alt = { de = "{product}", en = "{product}" }
+"#;
+
+fn brought() -> Site {
+    let site = Site::new();
+    site.write("campaigns/brought.toml", BROUGHT);
+    site.lock();
+    site
+}
+
+/// A PNG of one colour.
+fn picture(width_px: u32, height_px: u32, grey: u8) -> Vec<u8> {
+    let mut file = Vec::new();
+    let rgb = vec![grey; width_px as usize * height_px as usize * 3];
+    let encoder = image::codecs::png::PngEncoder::new(&mut file);
+    image::ImageEncoder::write_image(encoder, &rgb, width_px, height_px, image::ExtendedColorType::Rgb8)
+        .expect("a PNG");
+    file
+}
+
+fn import_into(
+    site: &Site,
+    variant: &str,
+    file: &[u8],
+    source: Option<DigitalSource>,
+) -> Result<Imported, ImportRunError> {
+    let statements = Statements { credit: Some("Agency \"A\"".into()), ..Statements::default() };
+    import(&site.sources(), &ImportOrder { variant, bytes: file, source, statements })
+}
+
+fn brought_variant(catalog: &Catalog, combination: u32) -> std::sync::Arc<Variant> {
+    let campaign = catalog.campaign("brought").expect("loaded");
+    catalog.variant(campaign, 0, combination).expect("a recipe")
+}
+
+#[test]
+fn an_import_is_its_variants_picture_in_every_locale_and_no_lock_forgets_it() {
+    let site = brought();
+    let file = picture(80, 70, 9);
+    let photo = Some(DigitalSource::DigitalCapture);
+    let imported = import_into(&site, "brought/hero?product=vase&locale=en-GB", &file, photo).expect("imported");
+    assert_eq!((imported.variant.as_str(), imported.width_px), ("brought/hero?product=vase", 80));
+    assert_eq!(std::fs::read(&imported.original).expect("kept"), file);
+    let recipe = ImportRecipe {
+        credit: Some("Agency \"A\"".into()),
+        ..ImportRecipe::new(bildkante_shared::ids::Digest::of_bytes(&file), DigitalSource::DigitalCapture)
+    };
+    assert_eq!(ValidImport::try_from(recipe).expect("valid").id(), imported.recipe);
+
+    site.lock();
+    let catalog = site.load();
+    let of_vase = catalog.campaign("brought").expect("loaded").combinations().map(|it| brought_variant(&catalog, it));
+    let of_vase: Vec<_> = of_vase.filter(|variant| variant.name.contains("product=vase")).collect();
+    assert_eq!(of_vase.len(), 2, "locales");
+    for variant in of_vase {
+        assert_eq!((variant.recipe.id(), variant.size_px), (imported.recipe, (80, 70)));
+        assert_eq!(variant.finish.source(), DigitalSource::DigitalCapture);
+        let marking = variant.finish.marking();
+        assert_eq!((marking.creator.as_deref(), marking.credit.as_deref()), (Some("Studio"), Some("Agency \"A\"")));
+    }
+    let mug = brought_variant(&catalog, 0);
+    assert!(matches!(mug.recipe, MasterRecipe::Awaited(_)), "{mug:?}");
+    let report = check(&site.sources(), Some(&site.path("models"))).expect("valid");
+    let report = crate::resolve::CatalogReport::of(&report).to_string();
+    assert!(report.contains("1 of them imported"), "{report}");
+}
+
+#[test]
+fn an_import_takes_the_place_of_what_would_be_drawn() {
+    let site = Site::new();
+    let before = variant(&site.load(), "hero", &[("colour", "red")]).recipe.id();
+    let file = picture(1344, 756, 30);
+    let edited = Some(DigitalSource::HumanEdits);
+    import_into(&site, "/i/autumn/hero?colour=red", &file, edited).expect("imported");
+    let catalog = site.load();
+    let red = variant(&catalog, "hero", &[("colour", "red")]);
+    assert_ne!(red.recipe.id(), before);
+    assert_eq!(red.finish.source(), DigitalSource::HumanEdits);
+    assert!(variant(&catalog, "hero", &[]).recipe.drawn().is_some());
+}
+
+#[test]
+fn what_cannot_be_imported_says_why() {
+    let site = brought();
+    let photo = Some(DigitalSource::DigitalCapture);
+    let refused =
+        |variant: &str, file: &[u8], source| import_into(&site, variant, file, source).expect_err(variant).to_string();
+    let good = picture(64, 64, 1);
+    assert!(refused("brought/teaser", &good, photo).contains("no slot `teaser`; it has `hero`"));
+    assert!(refused("nobody/hero", &good, photo).contains("no campaign `nobody`"));
+    assert!(refused("brought/hero?product=car", &good, photo).contains("no value `car`; it has `mug`"));
+    assert!(refused("brought/hero?colour=red", &good, photo).contains("no axis `colour`"));
+    assert!(refused("brought/hero", b"GIF89a", photo).contains("neither PNG nor JPEG"));
+    let small = refused("brought/hero", &picture(63, 200, 1), photo);
+    assert!(small.contains("63×200 px") && small.contains("gives 63 px"), "{small}");
+    assert!(refused("brought/hero", &good, None).contains("digital source type"));
+    assert!(!site.path("campaigns/imports").exists(), "nothing was kept");
+
+    let own = "[slots.hero.generate]\nsteps = 3\n";
+    site.write("campaigns/brought.toml", &format!("{BROUGHT}{own}"));
+    assert!(site.faults().contains("`steps` tells a model how to draw"), "{}", site.faults());
+}
+
+#[test]
+fn a_file_says_itself_how_it_came_to_be() {
+    let site = brought();
+    let marking = crate::provenance::Marking::default();
+    let photo = DigitalSource::NegativeFilm;
+    let png = crate::provenance::embed(crate::words::Format::Png, picture(64, 64, 5), &marking, photo);
+    let imported = import_into(&site, "brought/hero", &png.expect("marked"), None).expect("imported");
+    assert_eq!(imported.source, photo);
+}
+
+#[test]
+fn an_original_that_is_missing_or_another_is_named_by_lock_and_check() {
+    let site = brought();
+    let file = picture(64, 64, 7);
+    let imported = import_into(&site, "brought/hero", &file, Some(DigitalSource::Print)).expect("imported");
+    let said = || {
+        let checked = check(&site.sources(), None).expect_err("refused").to_string();
+        let locked = write_locks(&site.sources(), &site.path("models")).expect_err("refused").to_string();
+        (checked, locked)
+    };
+    std::fs::write(&imported.original, picture(64, 64, 8)).expect("another");
+    let (checked, locked) = said();
+    assert!(checked.contains("brought.lock.toml") && checked.contains("is not what the lock names"), "{checked}");
+    assert!(locked.contains("is not what the lock names"), "{locked}");
+    std::fs::remove_file(&imported.original).expect("removed");
+    let (checked, locked) = said();
+    assert!(checked.contains("`brought/hero?product=mug`") && checked.contains("is not in"), "{checked}");
+    assert!(locked.contains("is not in"), "{locked}");
 }

@@ -1,18 +1,21 @@
 //! A variant: campaign + slot + one value per axis, and the recipe that is a pure function of it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bildkante_shared::ids::RecipeId;
+use bildkante_shared::import::{Awaited, ImportRecipe, MasterRecipe};
 use bildkante_shared::limits::DEDUP_NAME_BYTES_MAX;
 use bildkante_shared::recipe::{Recipe, RecipeError, ValidRecipe, canonical_json};
 use bildkante_shared::wire::DedupScope;
 
 use super::axes::Axis;
 use super::catalog::Campaign;
-use super::generate::{Seed, SeedPer};
+use super::generate::{Generate, Seed, SeedPer};
 use super::pins::Pins;
 use super::slots::Slot;
-use super::template::Part;
+use crate::provenance::Marking;
+use crate::render::Finish;
 
 /// Longest stem of a file name.
 const FILE_STEM_BYTES_MAX: usize = 100;
@@ -79,7 +82,11 @@ pub struct Variant {
     pub name: String,
     /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
     pub query: String,
-    pub recipe: ValidRecipe,
+    pub recipe: MasterRecipe,
+    /// Of its master, or what the slot expects of one that is awaited.
+    pub size_px: (u32, u32),
+    /// The campaign's, or its own if it is an import.
+    pub finish: Arc<Finish>,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
     pub tags: Tags,
@@ -93,7 +100,7 @@ impl Variant {
     pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, RecipeError> {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
-        let recipe = recipe(slot, &campaign.axes, campaign.pins(), &values)?;
+        let Source { recipe, size_px, finish } = source(campaign, slot, &values)?;
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {
@@ -105,6 +112,8 @@ impl Variant {
             file_stem: file_stem(campaign, slot, &values),
             values: values.into_boxed_slice(),
             recipe,
+            size_px,
+            finish,
         })
     }
 }
@@ -122,9 +131,57 @@ pub(super) fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize)
     text
 }
 
+/// Where a variant's picture comes from.
+struct Source {
+    recipe: MasterRecipe,
+    size_px: (u32, u32),
+    finish: Arc<Finish>,
+}
+
+/// The recipe of a slot's picture for these values: nothing but the campaign's files decides it.
+pub(crate) fn recipe(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<MasterRecipe, RecipeError> {
+    Ok(source(campaign, slot, values)?.recipe)
+}
+
+/// An import takes the place of what would be drawn.
+fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<Source, RecipeError> {
+    let picture = picture_name(&campaign.name, slot, &campaign.axes, values);
+    if let Some(import) = campaign.pins().imports.get(&picture) {
+        return Ok(Source {
+            recipe: MasterRecipe::Imported(import.recipe.clone()),
+            size_px: (import.width_px, import.height_px),
+            finish: Arc::new(finish(campaign.finish.marking(), &import.recipe)),
+        });
+    }
+    let recipe = match slot.drawn() {
+        Some(generate) => MasterRecipe::Drawn(Box::new(drawn(generate, &campaign.axes, campaign.pins(), values)?)),
+        None => MasterRecipe::Awaited(Awaited::new(&picture)),
+    };
+    Ok(Source { recipe, size_px: slot.making.size_px(), finish: Arc::clone(&campaign.finish) })
+}
+
+/// What the import says itself goes before what the campaign says.
+fn finish(campaign: &Marking, import: &ImportRecipe) -> Finish {
+    let first = |own: &Option<String>, other: &Option<String>| own.clone().or_else(|| other.clone());
+    let marking = Marking {
+        creator: first(&import.creator, &campaign.creator),
+        credit: first(&import.credit, &campaign.credit),
+        copyright: first(&import.copyright, &campaign.copyright),
+        license: first(&import.license, &campaign.license),
+    };
+    Finish::new(marking, import.source)
+}
+
+/// The name of a picture in the lock: its slot, and the axes that its pictures differ by.
+#[must_use]
+pub(super) fn picture_name(campaign: &str, slot: &Slot, axes: &[Axis], values: &[usize]) -> String {
+    let differing = query(axes, values, |axis, _| slot.differs_by(axes, axis));
+    let separator = if differing.is_empty() { "" } else { "?" };
+    format!("{campaign}/{}{separator}{differing}", slot.name)
+}
+
 /// What is drawn for these values: nothing but the slot, the axes and the lock decides it.
-pub(crate) fn recipe(slot: &Slot, axes: &[Axis], pins: &Pins, values: &[usize]) -> Result<ValidRecipe, RecipeError> {
-    let generate = &slot.generate;
+fn drawn(generate: &Generate, axes: &[Axis], pins: &Pins, values: &[usize]) -> Result<ValidRecipe, RecipeError> {
     let prompt = generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt);
     let mut recipe = Recipe {
         negative_prompt: generate.negative_prompt.clone(),
@@ -164,8 +221,8 @@ fn seed(seed: Seed, recipe: &Recipe) -> Result<u32, RecipeError> {
 fn dedup_scope(campaign: &Campaign, slot_index: usize, path: &str, values: &[usize]) -> DedupScope {
     let axes = &campaign.axes;
     let distinct = query(axes, values, |axis, _| axes[axis].is_distinct);
-    let prompt = &campaign.slots[slot_index].generate.prompt;
-    let drawn = query(axes, values, |axis, _| prompt.parts().contains(&Part::Axis(axis)));
+    let slot = &campaign.slots[slot_index];
+    let drawn = query(axes, values, |axis, _| slot.differs_by(axes, axis));
     let revision = &campaign.links[slot_index].generation_digest.to_hex()[..16];
     let separator = if distinct.is_empty() { "" } else { "?" };
     DedupScope { scope: bounded(format!("{path}@{revision}{separator}{distinct}")), variant: bounded(drawn) }
@@ -179,7 +236,7 @@ fn bounded(text: String) -> String {
 /// `studio-mug-teal-glossy`: the campaign and the values that are drawn, as far as they fit.
 fn file_stem(campaign: &Campaign, slot: &Slot, values: &[usize]) -> String {
     let mut stem = campaign.name.clone();
-    let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.generate.prompt.uses_axis(*axis));
+    let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.differs_by(&campaign.axes, *axis));
     for (axis, index) in drawn.map(|(axis, _)| (axis, values[axis])) {
         let name = &campaign.axes[axis].values[index].name;
         if stem.len() + 1 + name.len() > FILE_STEM_BYTES_MAX {

@@ -55,6 +55,7 @@ impl FillError {
             OriginError::Refused { .. } | OriginError::Missing { .. } | OriginError::EndsDevices { .. } => {
                 LASTING_REFUSAL_PAUSE
             }
+            OriginError::Import(fault) if !fault.may_pass() => LASTING_REFUSAL_PAUSE,
             error => error.retry_after().unwrap_or(REFUSAL_PAUSE).clamp(REFUSAL_PAUSE, LASTING_REFUSAL_PAUSE),
         }
     }

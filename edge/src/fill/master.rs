@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::log_limited;
-use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 use moka::Expiry;
@@ -32,7 +32,7 @@ pub(super) struct Mastering {
     pub(super) caches: Arc<Caches>,
     pub(super) purges: Purges,
     pub(super) budgets: Arc<Budgets>,
-    pub(super) origin: Arc<dyn Origin<ValidRecipe>>,
+    pub(super) origin: Arc<dyn Origin<MasterRecipe>>,
     pub(super) pool: Arc<RenderPool>,
     /// Longest call of the origin.
     pub(super) deadline: Duration,

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::RecipeId;
-use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::import::MasterRecipe;
 
 pub use self::error::FillError;
 use self::master::Mastering;
@@ -77,7 +77,7 @@ impl Fill {
     pub fn new(
         caches: Arc<Caches>,
         purges: Purges,
-        origin: Arc<dyn Origin<ValidRecipe>>,
+        origin: Arc<dyn Origin<MasterRecipe>>,
         pool: Arc<RenderPool>,
         budgets: Budgets,
         config: &Config,
@@ -152,7 +152,9 @@ impl Fill {
                 return Err(error);
             }
             self.budgets.can_render(payer).inspect_err(|budget| self.budgets.refuse(*budget))?;
-            self.budgets.spend(recipe, payer)?;
+            if want.variant.recipe.drawn().is_some() {
+                self.budgets.spend(recipe, payer)?;
+            }
         }
         Ok(self.fly_for(want, payer)?)
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::ids::RecipeId;
+use bildkante_shared::import::MasterRecipe;
 
 use super::rendition::{Cut, Filled};
 use super::{Fill, Want};
@@ -99,6 +100,12 @@ impl Fill {
     #[must_use]
     pub fn is_drawn(&self, want: &Want) -> bool {
         self.masters.binding(want).is_some()
+    }
+
+    /// The same, also of a picture whose master is yet to be made from its original.
+    #[must_use]
+    pub fn is_there(&self, want: &Want) -> bool {
+        matches!(want.variant.recipe, MasterRecipe::Imported(_)) || self.is_drawn(want)
     }
 
     /// A copy that was purged softly, for when there is nothing better to be had.

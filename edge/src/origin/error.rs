@@ -5,6 +5,8 @@ use std::time::Duration;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::problem::Problem;
 
+use super::imports::ImportFault;
+
 /// Whether a node that cannot be reached had been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
@@ -68,11 +70,13 @@ pub enum OriginError {
     MasterAbsent { id: MasterId },
     #[error("no node of the region is healthy")]
     NoHealthyNode,
+    #[error(transparent)]
+    Import(#[from] ImportFault),
 }
 
 impl OriginError {
     /// Every [`Self::as_str`], for metrics.
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 15] = [
         "queue-full",
         "deadline-passed",
         "not-ready",
@@ -87,6 +91,7 @@ impl OriginError {
         "ends-devices",
         "cannot-store",
         "no-descriptor",
+        "import",
     ];
 
     #[must_use]
@@ -110,6 +115,7 @@ impl OriginError {
             Self::EndsDevices { .. } => 11,
             Self::CannotStore { .. } => 12,
             Self::NoDescriptor { .. } => 13,
+            Self::Import(_) => 14,
         }
     }
 
@@ -130,6 +136,7 @@ impl OriginError {
             | Self::Refused { .. }
             | Self::MasterAbsent { .. }
             | Self::EndsDevices { .. }
+            | Self::Import(_)
             | Self::NoHealthyNode => false,
         }
     }
@@ -151,7 +158,7 @@ impl OriginError {
     /// Whether it says anything of the node, good or bad.
     #[must_use]
     pub const fn is_of_node(&self) -> bool {
-        !matches!(self, Self::DeadlinePassed | Self::NoDescriptor { .. })
+        !matches!(self, Self::DeadlinePassed | Self::NoDescriptor { .. } | Self::Import(_))
     }
 
     /// How long the node asked to be left alone.

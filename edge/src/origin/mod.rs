@@ -3,6 +3,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `seam` | what a fill asks of an origin, and what an origin says of a master |
+//! | `imports` | masters that people brought |
 //! | `topology` | which regions and nodes there are |
 //! | `connector` | connections to nodes, mutual TLS |
 //! | `client` | one node over HTTP/2: bounded replies, wire types, problems |
@@ -20,6 +21,7 @@ mod endings;
 mod error;
 mod health;
 mod images;
+mod imports;
 mod metrics;
 mod region;
 mod regions;
@@ -37,9 +39,10 @@ pub use connector::{NodeTlsConfig, NodeTlsError};
 pub use error::OriginError;
 pub use health::NodeState;
 pub use images::Images;
+pub use imports::{ImportFault, Imports, original_name, originals_folder, read_bounded, read_original};
 pub use metrics::{Operation, OriginMetrics};
 pub use regions::{NodeStatus, Regions, RegionsError};
-pub use seam::{Made, MadeSource, Order, Origin};
+pub use seam::{Made, MadeSource, Order, Origin, Origins};
 pub use sidecar::{Sidecar, SidecarState};
 pub use topology::{RegionConfig, Topology, TopologyError};
 

@@ -1,20 +1,25 @@
 //! The seam between a fill and what makes its masters.
 //!
 //! An origin makes a master for a recipe of one form and hands out the masters it made. [`Regions`](super::Regions) does so
-//! for recipes that a model draws. Invariants: an origin never binds and never caches; what it says of a master is checked
+//! for recipes that a model draws, [`Imports`](super::Imports) for pictures that people bring, and [`Origins`] for both: it
+//! asks the one that a recipe is for. Invariants: an origin never binds and never caches; what it says of a master is checked
 //! against the master's pixels before it is used.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::ids::MasterId;
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{DedupScope, Duplicate};
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 
-use super::OriginError;
+use super::imports::{ImportFault, Imports};
+use super::{OriginError, Regions};
 use crate::cache::MasterFile;
 
 /// Makes masters for recipes of the form `R`.
@@ -80,5 +85,35 @@ impl MadeSource {
     #[must_use]
     pub const fn is_work(self) -> bool {
         matches!(self, Self::Generated | Self::Joined)
+    }
+}
+
+/// Every origin of this edge, as one.
+#[derive(Debug)]
+pub struct Origins {
+    pub regions: Arc<Regions>,
+    pub imports: Imports,
+}
+
+impl Origin<MasterRecipe> for Origins {
+    fn make<'a>(&'a self, recipe: &'a MasterRecipe, order: Order<'a>) -> BoxFuture<'a, Result<Made, OriginError>> {
+        match recipe {
+            MasterRecipe::Drawn(recipe) => Origin::make(&*self.regions, &**recipe, order),
+            MasterRecipe::Imported(import) => Origin::make(&self.imports, import, order),
+            MasterRecipe::Awaited(_) => ready(Err(ImportFault::Awaited.into())).boxed(),
+        }
+    }
+
+    fn master<'a>(
+        &'a self,
+        id: MasterId,
+        recipe: &'a MasterRecipe,
+        order: Order<'a>,
+    ) -> BoxFuture<'a, Result<MasterFile, OriginError>> {
+        match recipe {
+            MasterRecipe::Drawn(recipe) => Origin::master(&*self.regions, id, &**recipe, order),
+            MasterRecipe::Imported(import) => Origin::master(&self.imports, id, import, order),
+            MasterRecipe::Awaited(_) => ready(Err(ImportFault::Awaited.into())).boxed(),
+        }
     }
 }

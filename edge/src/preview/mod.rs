@@ -6,6 +6,7 @@ mod page;
 
 use std::sync::Arc;
 
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use http::{Request, Response};
@@ -32,6 +33,18 @@ const OWN_URLS_H: u64 = 1;
 
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
+
+/// The prompt, or what there is instead of one.
+fn described(recipe: &MasterRecipe) -> String {
+    match recipe {
+        MasterRecipe::Drawn(recipe) => recipe.prompt.clone(),
+        MasterRecipe::Imported(import) => {
+            let said = import.texts().into_iter().filter_map(|(_, said)| said);
+            std::iter::once(import.source.term()).chain(said).collect::<Vec<_>>().join(", ")
+        }
+        MasterRecipe::Awaited(_) => "no picture has been imported yet".to_owned(),
+    }
+}
 
 /// Builds the pages.
 #[derive(Debug)]
@@ -202,7 +215,7 @@ impl Preview {
             alt: resolved.alt(),
             key: variant.name.clone(),
             recipe_id: variant.recipe.id().to_string(),
-            prompt: variant.recipe.prompt.clone(),
+            prompt: described(&variant.recipe),
             merged,
             widths_px: slot.widths.clone(),
             ratio: (slot.ratio.width(), slot.ratio.height()),

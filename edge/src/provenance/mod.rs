@@ -1,7 +1,8 @@
 //! What a generated image says of itself: XMP/IPTC now, C2PA later.
 //!
 //! Every rendition carries an XMP packet with the IPTC *digital source type*, so that search engines, agencies and
-//! archives can tell a generated image from a photograph, and the campaign's rights. The order is pixels → encode →
+//! archives can tell a generated image from a photograph, and the campaign's rights. For an import the type is the one its
+//! recipe declares, and the statements are its own where it has some. The order is pixels → encode →
 //! XMP → C2PA: [`embed`] works on finished files and never touches pixel data.
 //!
 //! Sources: IPTC Photo Metadata Standard 2023.2 (digital source type, creator, credit line, copyright notice,
@@ -10,6 +11,7 @@
 mod embed;
 mod xmp;
 
+pub use bildkante_shared::import::DigitalSource;
 pub use embed::{EmbedError, XMP_BYTES_MAX, embed, xmp_of};
 pub use xmp::packet;
 
@@ -24,26 +26,6 @@ pub struct Marking {
     pub copyright: Option<String>,
     /// URL of the licence (XMP `xmpRights:WebStatement`).
     pub license: Option<String>,
-}
-
-/// How an image came to be: terms of the IPTC vocabulary *digital source type*.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DigitalSource {
-    /// Made by a model that was trained on sampled content: every master.
-    TrainedAlgorithmicMedia,
-    /// Made by a program without any training data: placeholders.
-    AlgorithmicMedia,
-}
-
-impl DigitalSource {
-    /// The term's URI, as the standard wants it in XMP.
-    #[must_use]
-    pub const fn uri(self) -> &'static str {
-        match self {
-            Self::TrainedAlgorithmicMedia => "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia",
-            Self::AlgorithmicMedia => "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia",
-        }
-    }
 }
 
 /// Why a statement cannot be embedded.

@@ -61,16 +61,21 @@ pub struct ResizeError(String);
 /// # Errors
 /// When the crop does not lie inside the master.
 pub fn resize(master: &Pixels, crop: CropBox, width_px: u32, height_px: u32) -> Result<Raster, ResizeError> {
-    let cropped = cut(master, crop)?;
-    if (crop.width_px, crop.height_px) == (width_px, height_px) {
-        return Ok(Raster { width_px, height_px, rgb: cropped });
-    }
-    let source = ImageRef::new(crop.width_px, crop.height_px, &cropped, PixelType::U8x3).map_err(failed)?;
-    let mut linear = Image::new(crop.width_px, crop.height_px, PixelType::U16x3);
-    SRGB_LINEAR.forward_map(&source, &mut linear).map_err(failed)?;
-    drop(cropped);
+    scaled(cut(master, crop)?, (crop.width_px, crop.height_px), (width_px, height_px))
+}
 
-    let is_larger = width_px > crop.width_px || height_px > crop.height_px;
+/// Interleaved 8-bit sRGB in another size.
+pub(super) fn scaled(rgb: Vec<u8>, from: (u32, u32), to: (u32, u32)) -> Result<Raster, ResizeError> {
+    let (width_px, height_px) = to;
+    if from == to {
+        return Ok(Raster { width_px, height_px, rgb });
+    }
+    let source = ImageRef::new(from.0, from.1, &rgb, PixelType::U8x3).map_err(failed)?;
+    let mut linear = Image::new(from.0, from.1, PixelType::U16x3);
+    SRGB_LINEAR.forward_map(&source, &mut linear).map_err(failed)?;
+    drop(rgb);
+
+    let is_larger = width_px > from.0 || height_px > from.1;
     let filter = if is_larger { FilterType::CatmullRom } else { FilterType::Lanczos3 };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     let mut resized = Image::new(width_px, height_px, PixelType::U16x3);

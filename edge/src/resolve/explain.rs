@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::import::{ImportRecipe, MasterRecipe};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::Recipe;
 use bildkante_shared::wire::DedupScope;
@@ -63,12 +64,35 @@ pub struct ExplainedVariant {
     pub locale: String,
     pub alt: String,
     pub recipe_id: RecipeId,
-    pub recipe: Recipe,
-    pub checkpoint: String,
+    pub recipe: ExplainedRecipe,
+    /// Its name, where a model draws the picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     pub dedup: DedupScope,
     pub urgency: u8,
     pub on_miss: String,
     pub tags: Vec<String>,
+}
+
+/// What determines the picture.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum ExplainedRecipe {
+    Drawn(Box<Recipe>),
+    Imported(ImportRecipe),
+    Awaited { awaited_import: &'static str },
+}
+
+impl From<&MasterRecipe> for ExplainedRecipe {
+    fn from(recipe: &MasterRecipe) -> Self {
+        match recipe {
+            MasterRecipe::Drawn(recipe) => Self::Drawn(Box::new((***recipe).clone())),
+            MasterRecipe::Imported(import) => Self::Imported((**import).clone()),
+            MasterRecipe::Awaited(_) => {
+                Self::Awaited { awaited_import: "no picture has been imported for this variant yet" }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -139,8 +163,8 @@ fn variant(resolved: &Resolved) -> ExplainedVariant {
         locale: resolved.locale().to_owned(),
         alt: resolved.alt(),
         recipe_id: variant.recipe.id(),
-        recipe: variant.recipe.clone().into_recipe(),
-        checkpoint: slot.generate.checkpoint.clone(),
+        recipe: (&variant.recipe).into(),
+        checkpoint: slot.drawn().map(|generate| generate.checkpoint.clone()),
         dedup: variant.dedup.clone(),
         urgency: slot.urgency.get(),
         on_miss: slot.on_miss.to_string(),
@@ -165,7 +189,8 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
     if request.uses_hints() {
         warnings.push("w=auto: shown is the default width, for a client that sends no hints".to_owned());
     }
-    let native_px = slot.ratio.cropped_width_px(slot.generate.width_px, slot.generate.height_px);
+    let (width_px, height_px) = resolved.variant.size_px;
+    let native_px = slot.ratio.cropped_width_px(width_px, height_px);
     if resolved.width_px > native_px {
         let factor = f64::from(resolved.width_px) / f64::from(native_px);
         warnings.push(format!("the master is enlarged {factor:.2} times: its crop is {native_px} px wide"));

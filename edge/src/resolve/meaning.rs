@@ -138,7 +138,7 @@ impl Resolved {
         let combination = combination(campaign, request)?;
         check_reach(slot, request, grant)?;
         let variant = variant(catalog, campaign, slot_index, combination)?;
-        let Layout { width_px, height_px, shape } = layout(slot, request, grant, hints);
+        let Layout { width_px, height_px, shape } = layout(slot, variant.size_px, request, grant, hints);
         Ok(Self {
             width_px,
             height_px,
@@ -216,7 +216,7 @@ fn variant(
 
 /// Without a grant a rung of the ladder in the slot's ratio; with one the size that was asked for. `w=auto` is a rung in
 /// either case: the client's hints choose it, and a signature does not cover them.
-fn layout(slot: &Slot, request: &ImageRequest<'_>, grant: Grant, hints: ClientHints) -> Layout {
+fn layout(slot: &Slot, source: (u32, u32), request: &ImageRequest<'_>, grant: Grant, hints: ClientHints) -> Layout {
     let exact_px = match request.width {
         Some(WidthAsk::Px(css_px)) => Some(request.dpr.device_px(css_px)),
         Some(WidthAsk::Auto) | None => None,
@@ -231,7 +231,6 @@ fn layout(slot: &Slot, request: &ImageRequest<'_>, grant: Grant, hints: ClientHi
         return Layout::plain(width_px, slot.ratio.height_px(width_px));
     }
     let width_px = if request.uses_hints() { Some(rung_px()) } else { exact_px };
-    let source = (slot.generate.width_px, slot.generate.height_px);
     let limits = Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max };
     Layout::new(&Ask::of(request, width_px, rung_px()), &limits)
 }

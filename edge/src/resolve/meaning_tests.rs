@@ -426,6 +426,11 @@ fn resolve_time() {
     let campaign = catalog.campaign("autumn").expect("loaded");
     time("variant, built anew", &|| {
         let key = campaign.key(0, 5);
-        Variant::build(campaign, key, campaign.values_of(5)).expect("valid").recipe.seed
+        Variant::build(campaign, key, campaign.values_of(5))
+            .expect("valid")
+            .recipe
+            .drawn()
+            .expect("a model draws it")
+            .seed
     });
 }

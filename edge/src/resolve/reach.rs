@@ -38,6 +38,8 @@ pub struct SlotReport {
     /// Most renditions of one variant an unsigned URL can ask for: widths × formats × qualities. `w=auto` and `dpr` end
     /// on the same widths.
     pub renditions_per_variant_max: usize,
+    /// Where people bring the pictures: how many there are.
+    pub imported: Option<usize>,
     /// Largest whole master a signed URL can ask for, in pixels.
     pub signed_px_max: (u32, u32),
 }
@@ -52,12 +54,13 @@ impl CatalogReport {
 fn report(campaign: &Campaign) -> CampaignReport {
     let combinations = campaign.combination_count();
     let slots = campaign.slots.iter().map(|slot| {
-        let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.generate.prompt.uses_axis(*axis));
+        let drawn = campaign.axes.iter().enumerate().filter(|(axis, _)| slot.differs_by(&campaign.axes, *axis));
         SlotReport {
             name: slot.name.clone(),
             variants: combinations,
             recipes_max: drawn.map(|(_, axis)| axis.values.len() as u64).product(),
             renditions_per_variant_max: slot.renditions_max(),
+            imported: slot.drawn().is_none().then(|| imported(campaign, &slot.name)),
             signed_px_max: signed_px_max(slot),
         }
     });
@@ -70,6 +73,13 @@ fn report(campaign: &Campaign) -> CampaignReport {
     }
 }
 
+/// A slot's pictures in the lock.
+fn imported(campaign: &Campaign, slot: &str) -> usize {
+    let path = format!("{}/{slot}", campaign.name);
+    let is_of_slot = |picture: &&String| picture.split('?').next() == Some(path.as_str());
+    campaign.pins().imports.keys().filter(is_of_slot).count()
+}
+
 fn signed_px_max(slot: &Slot) -> (u32, u32) {
     let largest = Some(WIDTH_PX_MAX);
     let ask = Ask {
@@ -80,7 +90,7 @@ fn signed_px_max(slot: &Slot) -> (u32, u32) {
         anchor: Anchor::CENTER,
         background: None,
     };
-    let source = (slot.generate.width_px, slot.generate.height_px);
+    let source = slot.making.size_px();
     let layout = Layout::new(&ask, &Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max });
     (layout.width_px, layout.height_px)
 }
@@ -102,6 +112,9 @@ impl fmt::Display for CatalogReport {
                      {renditions_per_variant_max} renditions per variant; with a signature any up to \
                      {width_px}×{height_px} px"
                 )?;
+                if let Some(imported) = slot.imported {
+                    writeln!(f, "    {imported} of them imported; the others are shown as the slot's `on_miss` says")?;
+                }
             }
         }
         Ok(())

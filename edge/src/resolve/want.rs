@@ -33,7 +33,7 @@ impl Want {
         Self {
             variant: Arc::clone(&resolved.variant),
             spec: resolved.spec(format),
-            finish: Arc::clone(&resolved.campaign.finish),
+            finish: Arc::clone(&resolved.variant.finish),
             urgency: asked.map_or(urgency, |asked| urgency.yielding_to(asked)),
             trace: None,
         }
@@ -48,7 +48,7 @@ impl Want {
     /// Another variant of the same slot in the same cut.
     #[must_use]
     pub fn of_variant(&self, variant: Arc<Variant>) -> Self {
-        Self { variant, ..self.clone() }
+        Self { finish: Arc::clone(&variant.finish), variant, ..self.clone() }
     }
 
     /// What nodes are asked with: the trace of the reader's request, or one of its own.

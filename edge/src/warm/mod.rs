@@ -488,7 +488,8 @@ async fn heard(cancelled: &mut watch::Receiver<bool>) {
 fn may_pass(error: &FillError) -> bool {
     match error {
         FillError::Origin(error) => {
-            error.is_retryable()
+            matches!(&**error, crate::origin::OriginError::Import(fault) if fault.may_pass())
+                || error.is_retryable()
                 || matches!(
                     **error,
                     crate::origin::OriginError::NoHealthyNode | crate::origin::OriginError::DeadlinePassed

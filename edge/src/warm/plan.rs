@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::import::MasterRecipe;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::variant::recipe;
@@ -118,9 +119,11 @@ impl Plan {
                 if !self.admits(&values) {
                     continue;
                 }
-                let recipe = recipe(&slot, &self.campaign.axes, self.campaign.pins(), &values);
-                // A valid manifest has no recipe out of bounds. Such a recipe could not be asked for, so it is left out.
-                if recipe.is_ok_and(|recipe| seen.insert(recipe.id())) {
+                // A valid manifest has no recipe out of bounds. Such a recipe could not be asked for, so it is left out, as is a
+                // picture that is yet to be imported.
+                let recipe = recipe(&self.campaign, &slot, &values);
+                let is_makeable = recipe.as_ref().is_ok_and(|recipe| !matches!(recipe, MasterRecipe::Awaited(_)));
+                if is_makeable && recipe.is_ok_and(|recipe| seen.insert(recipe.id())) {
                     self.units.push(Unit { slot_index, combination });
                 }
             }

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::governance::testing::sources;
 use crate::governance::{PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
-use crate::origin::{OriginMetrics, RegionConfig, Regions};
+use crate::origin::{Imports, OriginMetrics, Origins, RegionConfig, Regions};
 use crate::render::{RenderMetrics, RenderPool};
 use crate::words::Epoch;
 
@@ -83,7 +83,10 @@ impl Bench {
         let regions = Arc::new(Regions::new(&config.origin, OriginMetrics::new(&registry).unwrap()).unwrap());
         let pool = RenderPool::start(&config.render, RenderMetrics::new(&registry).unwrap()).unwrap();
         let budgets = Budgets::new(&config.budget, &registry).unwrap();
-        let fill = Fill::new(Arc::new(caches), purges, regions, Arc::new(pool), budgets, &config);
+        let pool = Arc::new(pool);
+        let imports = Imports::new(folder.path(), Arc::clone(&pool));
+        let origin = Arc::new(Origins { regions, imports });
+        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, &config);
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();

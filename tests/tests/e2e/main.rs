@@ -12,6 +12,7 @@ mod fleet;
 mod fronts;
 mod http;
 mod images;
+mod imports;
 mod limits;
 mod lint;
 mod listener;

@@ -1,0 +1,205 @@
+//! `/admin/v1/imports`: pictures that may become a variant's. What is posted is a candidate and serves nothing; a person's
+//! `bildkante-edge import --candidate` makes it the variant's picture.
+//!
+//! The body is the file itself; what is said of it stands in the query. Invariants: a candidate is decoded and checked like
+//! an import before it is stored, one at a time and on a thread of its own.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bildkante_shared::import::DigitalSource;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::body::{Fault, fault, wrong};
+use crate::cache::unix_ms;
+use crate::campaign::{
+    Candidate, CandidateError, Candidates, CatalogSources, ImportOrder, ImportRunError, Statements, examine,
+};
+use crate::governance::audit::{self, Change};
+use crate::render::ORIGINAL_FILE_BYTES_MAX;
+
+/// Longest a file may take to arrive.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest variant or statement.
+const TEXT_BYTES_MAX: usize = 2_048;
+const FIELDS: [&str; 8] = ["variant", "source", "origin", "creator", "credit", "copyright", "license", "why"];
+
+/// Takes candidates in, lists them and forgets them.
+#[derive(Debug)]
+pub struct ImportDesk {
+    sources: CatalogSources,
+    candidates: Candidates,
+    /// Decoding takes hundreds of megabytes: one at a time.
+    turn: Semaphore,
+}
+
+impl ImportDesk {
+    #[must_use]
+    pub fn new(sources: CatalogSources, candidates: Candidates) -> Self {
+        Self { sources, candidates, turn: Semaphore::new(1) }
+    }
+
+    pub(super) async fn add<B>(self: &Arc<Self>, who: &str, query: Option<&str>, body: B) -> Result<Value, Fault>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let asked = Asked::parse(query.unwrap_or_default())?;
+        let _turn = self.turn.acquire().await;
+        let file = read(body).await?;
+        let (desk, by) = (Arc::clone(self), who.to_owned());
+        let work = tokio::task::spawn_blocking(move || desk.store(asked, &file, by));
+        work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
+    }
+
+    /// Blocks for as long as the picture takes to decode and to reach the device.
+    fn store(&self, asked: Asked, bytes: &[u8], by: String) -> Result<Value, Fault> {
+        let Asked { variant, source, statements, why } = asked;
+        let order = ImportOrder { variant: &variant, bytes, source, statements };
+        let examined = examine(&self.sources, &order).map_err(refused)?;
+        let candidate = Candidate {
+            id: examined.import.recipe.id(),
+            variant: examined.variant,
+            recipe: (*examined.import.recipe).clone(),
+            width_px: examined.import.width_px,
+            height_px: examined.import.height_px,
+            bytes: bytes.len() as u64,
+            by,
+            at_unix_ms: unix_ms(SystemTime::now()),
+        };
+        self.candidates.add(&candidate, examined.format, bytes).map_err(unstored)?;
+        let subject = format!("{} for {}", candidate.id, candidate.variant);
+        audit::note(&Change {
+            who: &candidate.by,
+            what: "import-candidate",
+            subject: &subject,
+            why: &why,
+            outcome: "stored",
+        });
+        Ok(json!(candidate))
+    }
+
+    pub(super) async fn list(self: &Arc<Self>) -> Value {
+        let desk = Arc::clone(self);
+        let listed = tokio::task::spawn_blocking(move || desk.candidates.list()).await.unwrap_or_default();
+        json!({ "candidates": listed })
+    }
+
+    pub(super) async fn remove(self: &Arc<Self>, who: &str, id: &str) -> Option<Value> {
+        let (desk, wanted) = (Arc::clone(self), id.to_owned());
+        let is_gone = tokio::task::spawn_blocking(move || desk.candidates.remove(&wanted)).await.unwrap_or_default();
+        is_gone.then(|| {
+            audit::note(&Change { who, what: "import-candidate-delete", subject: id, why: "", outcome: "deleted" });
+            json!({ "id": id, "deleted": true })
+        })
+    }
+}
+
+/// What the query says.
+struct Asked {
+    variant: String,
+    source: Option<DigitalSource>,
+    statements: Statements,
+    why: String,
+}
+
+impl Asked {
+    fn parse(query: &str) -> Result<Self, Fault> {
+        let mut fields = FIELDS.map(|name| (name, None));
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some((name, place)) = fields.iter_mut().find(|(known, _)| *known == name) else {
+                let shown: String = name.chars().take(60).collect();
+                return Err(wrong(&shown, format!("there is no field `{shown}`"), &FIELDS));
+            };
+            *place = Some(text(name, value)?);
+        }
+        let mut take = |name| fields.iter_mut().find(|(known, _)| *known == name).and_then(|(_, value)| value.take());
+        let source = take("source").map(|term| {
+            let terms = DigitalSource::ALL.map(DigitalSource::term);
+            term.parse::<DigitalSource>().map_err(|error| wrong("source", error.to_string(), &terms))
+        });
+        Ok(Self {
+            variant: take("variant").ok_or_else(|| wrong("variant", "`variant` is missing", &[]))?,
+            source: source.transpose()?,
+            statements: Statements {
+                origin: take("origin"),
+                creator: take("creator"),
+                credit: take("credit"),
+                copyright: take("copyright"),
+                license: take("license"),
+            },
+            why: take("why").unwrap_or_default(),
+        })
+    }
+}
+
+fn text(name: &str, value: &str) -> Result<String, Fault> {
+    let decoded = percent_decode_str(value).decode_utf8().map(Cow::into_owned);
+    let decoded = decoded.map_err(|_| wrong(name, format!("`{name}` is not UTF-8"), &[]))?;
+    if decoded.len() > TEXT_BYTES_MAX {
+        return Err(wrong(name, format!("`{name}` has at most {TEXT_BYTES_MAX} bytes"), &[]));
+    }
+    Ok(decoded)
+}
+
+async fn read<B>(body: B) -> Result<Bytes, Fault>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let too_long = format!("a picture has at most {ORIGINAL_FILE_BYTES_MAX} bytes");
+    match tokio::time::timeout(DEADLINE, Limited::new(body, ORIGINAL_FILE_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(fault(413, "body-too-long", "Content too large", too_long))
+        }
+        Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
+        Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a picture arrives within {DEADLINE:?}"))),
+    }
+}
+
+fn refused(error: ImportRunError) -> Fault {
+    match error {
+        ImportRunError::Variant { .. } => wrong("variant", error.to_string(), &[]),
+        ImportRunError::NoSource | ImportRunError::Recipe(_) => wrong("source", error.to_string(), &[]),
+        ImportRunError::Original(_) | ImportRunError::TooSmall { .. } => {
+            fault(422, "unusable-picture", "Unusable picture", error.to_string())
+        }
+        error => fault(503, "import", "Not now", error.to_string()),
+    }
+}
+
+fn unstored(error: CandidateError) -> Fault {
+    match error {
+        CandidateError::Full => fault(409, "too-many-candidates", "Too many candidates", error.to_string()),
+        CandidateError::Io(_) => fault(507, "candidate-not-stored", "Insufficient storage", error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_says_what_the_file_is() {
+        let query =
+            "variant=brought/hero%3Fproduct%3Dvase%26colour%3Dred&source=digitalCapture&credit=J%C3%BCrgen&why=new";
+        let asked = Asked::parse(query).expect("understood");
+        assert_eq!(asked.variant, "brought/hero?product=vase&colour=red");
+        assert_eq!((asked.source, asked.why.as_str()), (Some(DigitalSource::DigitalCapture), "new"));
+        assert_eq!((asked.statements.credit.as_deref(), asked.statements.creator), (Some("Jürgen"), None));
+        let refused = |query: &str| Asked::parse(query).err().map(|fault| fault.detail).unwrap_or_default();
+        assert!(refused("source=print").contains("`variant` is missing"));
+        assert!(refused("variant=a/b&sauce=print").contains("no field `sauce`"));
+        assert!(refused("variant=a/b&source=photo").contains("`photo` is no digital source type"));
+        assert!(refused("variant=%FF").contains("not UTF-8"));
+    }
+}

@@ -1,0 +1,167 @@
+//! Imports as an origin: masters that people brought, made from the originals beside the manifests.
+//!
+//! Owns nothing: `bildkante-edge import` keeps each original under its digest in `imports/` of the campaigns' folder, which
+//! is committed with the manifests, and this module only reads it. So neither eviction nor a purge forgets an import: its
+//! master is made from the original again. Invariants: an original is used only if its digest is the recipe's; the same
+//! original gives the same master; no node is asked. Decoding runs on the render pool.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::import::ValidImport;
+use bildkante_shared::phash::PerceptualHash;
+use bildkante_shared::pixels::Pixels;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::OriginError;
+use super::seam::{Made, MadeSource, Order, Origin};
+use crate::cache::MasterFile;
+use crate::render::{
+    ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, PoolError, RenderPool, decode_original, encode_master,
+};
+
+/// What a binding names as the maker of an imported master.
+const MAKER: &str = "import";
+
+/// Why an original cannot be used now.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ImportFault {
+    #[error("no picture has been imported for this variant yet: `bildkante-edge import` does it")]
+    Awaited,
+    #[error("original {digest} is not in {folder}", folder = folder.display())]
+    Missing { digest: Digest, folder: PathBuf },
+    #[error("{path} cannot be read: {cause}", path = path.display())]
+    Unreadable { path: PathBuf, cause: String },
+    #[error("{path} is not what the lock names: its digest is {found}", path = path.display())]
+    Digest { path: PathBuf, found: Digest },
+    #[error("original {digest} cannot be used: {cause}")]
+    Unusable { digest: Digest, cause: OriginalError },
+    #[error("original {digest} waits for a place in the render pool: {cause}")]
+    Pool { digest: Digest, cause: PoolError },
+}
+
+impl ImportFault {
+    /// Whether the same may go well a moment later.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Pool { .. })
+    }
+}
+
+/// Where the originals of a campaigns' folder are.
+#[must_use]
+pub fn originals_folder(campaigns_dir: &Path) -> PathBuf {
+    campaigns_dir.join("imports")
+}
+
+/// The name of an original: its digest and its format.
+#[must_use]
+pub fn original_name(digest: Digest, format: OriginalFormat) -> String {
+    format!("{}.{}", digest.to_hex(), format.extension())
+}
+
+/// An original, checked against its digest.
+///
+/// # Errors
+/// When it is not there, cannot be read, or is another file.
+pub fn read_original(folder: &Path, digest: Digest) -> Result<Vec<u8>, ImportFault> {
+    for format in OriginalFormat::ALL {
+        let path = folder.join(original_name(digest, format));
+        let bytes = match read_bounded(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(ImportFault::Unreadable { path, cause: error.to_string() }),
+        };
+        let found = Digest::of_bytes(&bytes);
+        return if found == digest { Ok(bytes) } else { Err(ImportFault::Digest { path, found }) };
+    }
+    Err(ImportFault::Missing { digest, folder: folder.to_owned() })
+}
+
+/// A file of people's, up to one byte more than an original may have.
+///
+/// # Errors
+/// Any I/O error.
+pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(ORIGINAL_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Imports {
+    folder: PathBuf,
+    pool: Arc<RenderPool>,
+}
+
+impl Imports {
+    #[must_use]
+    pub fn new(campaigns_dir: &Path, pool: Arc<RenderPool>) -> Self {
+        Self { folder: originals_folder(campaigns_dir), pool }
+    }
+
+    async fn decoded<T: Send + 'static>(
+        &self,
+        recipe: &ValidImport,
+        order: &Order<'_>,
+        finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Send + 'static,
+    ) -> Result<T, OriginError> {
+        let (folder, digest) = (self.folder.clone(), recipe.import);
+        let read = tokio::task::spawn_blocking(move || read_original(&folder, digest));
+        let unreadable = |cause: String| ImportFault::Unreadable { path: self.folder.clone(), cause };
+        let file = read.await.map_err(|error| unreadable(error.to_string()))??;
+        let decode = move || decode_original(&file).and_then(finish);
+        let done = self.pool.run(order.urgency, decode).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
+        Ok(done.map_err(|cause| ImportFault::Unusable { digest, cause })?)
+    }
+
+    async fn within<T>(
+        deadline: Duration,
+        work: impl Future<Output = Result<T, OriginError>>,
+    ) -> Result<T, OriginError> {
+        tokio::time::timeout(deadline, work).await.unwrap_or(Err(OriginError::DeadlinePassed))
+    }
+
+    async fn made(&self, recipe: &ValidImport, order: Order<'_>) -> Result<Made, OriginError> {
+        let master = |pixels: Pixels| Ok((pixels.master_id(), pixels.width_px(), pixels.height_px()));
+        let (master, width_px, height_px) = self.decoded(recipe, &order, master).await?;
+        Ok(Made {
+            master,
+            width_px,
+            height_px,
+            // Nodes look for duplicates among what they draw; an import is compared with nothing.
+            phash: PerceptualHash::from_bytes([0; 32]),
+            duplicate: None,
+            maker: MAKER.to_owned(),
+            source: MadeSource::Stored,
+        })
+    }
+
+    async fn file(&self, id: MasterId, recipe: &ValidImport, order: Order<'_>) -> Result<MasterFile, OriginError> {
+        let encode =
+            move |pixels: Pixels| if pixels.master_id() == id { encode_master(&pixels).map(Some) } else { Ok(None) };
+        let png = self.decoded(recipe, &order, encode).await?;
+        Ok(MasterFile { id, png: Bytes::from(png.ok_or(OriginError::MasterAbsent { id })?) })
+    }
+}
+
+impl Origin<ValidImport> for Imports {
+    fn make<'a>(&'a self, recipe: &'a ValidImport, order: Order<'a>) -> BoxFuture<'a, Result<Made, OriginError>> {
+        Self::within(order.deadline, self.made(recipe, order)).boxed()
+    }
+
+    fn master<'a>(
+        &'a self,
+        id: MasterId,
+        recipe: &'a ValidImport,
+        order: Order<'a>,
+    ) -> BoxFuture<'a, Result<MasterFile, OriginError>> {
+        Self::within(order.deadline, self.file(id, recipe, order)).boxed()
+    }
+}
