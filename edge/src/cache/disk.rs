@@ -64,7 +64,7 @@ impl DiskTier {
         Ok(Self { store, stripes: (0..STRIPES).map(|_| Mutex::new(())).collect() })
     }
 
-    /// Reads and verifies; whatever is wrong with the entry or the device is a miss.
+    /// Reads and verifies; a fault of the entry or the device is a miss.
     pub async fn get(&self, key: RenditionKey) -> Lookup<Rendition> {
         self.store.read(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from)).await
     }
@@ -75,7 +75,7 @@ impl DiskTier {
         self.store.peek(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from))
     }
 
-    /// Writes, and returns when it is done; callers who do not care spawn it.
+    /// Writes, and returns when it is done; callers that need not wait spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
         if self.store.folder().is_ahead_of_its_index() {
             return PutOutcome::Dropped;
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(tier.files(), 1, "the scan and the read agree on one entry");
     }
 
-    /// Whatever is wrong is left to the long way, which sets it aside.
+    /// A fault is left to the other way of reading, which sets the file aside.
     #[tokio::test]
     async fn a_peek_gives_sound_entries_or_nothing() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! What was read from the disk's page cache lately: only what is read again soon moves into memory.
 //!
-//! Such a read costs little, and memory is scarce: letting in whatever is asked for once would evict, allocate and fill
+//! Such a read costs little, and memory is scarce: letting in what is asked for once would evict, allocate and fill
 //! the processor's caches for nothing. So a key's first read leaves a mark, and the second, if no other key has taken the
 //! mark's place meanwhile, lets it in (the "doorkeeper" of TinyLFU, Einziger et al. 2017, §3.4.2, with room for about as
 //! many keys as memory has renditions). A lost or a false mark costs a read or an insertion, never a wrong byte.

@@ -1,8 +1,8 @@
 //! Detached single flight: of all who want the same key at the same time, one fill runs.
 //!
-//! Invariants: a fill is a task of its own, so that no caller who hangs up can cancel it; at most `in_flight_max`
+//! Invariants: a fill is a task of its own, so that no caller that hangs up can cancel it; at most `in_flight_max`
 //! run; each ends after `fill_time_max` at the latest; however it ends — a value, a panic, an abort, too late —
-//! its key is free again and everybody who waited hears of it. Waiting is up to the caller and has its own limit.
+//! its key is free again and every caller that waited hears of it. Waiting is up to the caller and has its own limit.
 //! Where the fill can be made again ([`Flights::fly_handing_over`]), a leader that dies hands over: one of those who
 //! waited leads, the others wait for it, a bounded number of times.
 //!
@@ -73,7 +73,7 @@ struct Board<K, V> {
     in_flight_max: usize,
     fill_time_max: Duration,
     gauge: IntGauge,
-    /// Where fills run: that of whoever built this, and not a connection's worker.
+    /// Where fills run: on the runtime that built this, and not on a connection's worker.
     runtime: Option<Handle>,
 }
 
@@ -89,7 +89,7 @@ enum Progress<V> {
 pub struct Ticket<V> {
     role: FlightRole,
     progress: watch::Receiver<Progress<V>>,
-    /// Leads the fill again or joins whoever was faster, after a leader died.
+    /// After a leader died: leads the fill again, or joins the caller that was faster.
     again: Option<Again<V>>,
 }
 

@@ -227,7 +227,7 @@ impl Folder {
         }
     }
 
-    /// Sets a file aside for whoever wants to know what went wrong; past the quarantine's bounds it is deleted.
+    /// Sets a file aside, so that an operator can find out what went wrong; past the quarantine's bounds it is deleted.
     pub(super) fn quarantine(&self, name: &Name, reason: &dyn std::fmt::Display) {
         self.metrics.quarantined.inc();
         self.forget(name);
@@ -314,7 +314,7 @@ impl Folder {
         if !self.is_over() {
             return;
         }
-        // Whoever holds the lock evicts for everybody.
+        // The writer that holds the lock evicts for all.
         let Some(mut hand) = self.hand.try_lock() else { return };
         while self.is_over() {
             if self.evict_some(&mut hand, |folder| folder.is_over()) == 0 {
@@ -323,7 +323,7 @@ impl Folder {
         }
     }
 
-    /// The device is full though our own bounds are not reached: somebody else's files, or a cap set too high.
+    /// The device is full though our own bounds are not reached: other programs' files, or a bound set too high.
     /// Giving up a sixteenth keeps the cache turning over instead of freezing.
     fn shed(&self) {
         let Some(mut hand) = self.hand.try_lock() else { return };

@@ -1,7 +1,7 @@
 //! The way of file work and of requests to a store off the async workers, and out of the way when a device fails.
 //!
 //! Invariants: at most `concurrency` jobs run and at most [`QUEUE_PER_WORKER`] times as many wait; no caller waits
-//! longer than `timeout`; after `errors_max` failures in a row nobody touches the device for `offline`. That this process
+//! longer than `timeout`; after `errors_max` failures in a row the device is left alone for `offline`. That this process
 //! has no descriptors left is no failure of the device: such a job counts as one for which there was no room. A job that
 //! hangs in the kernel keeps its permit, so a dead disk costs a bounded number of threads and never a request.
 //! Serving from memory passes none of this.
@@ -61,7 +61,7 @@ impl From<GateError> for LookupOutcome {
     }
 }
 
-/// What becomes of work that nobody waits for any more.
+/// What becomes of work whose caller is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnTimeout {
     /// Dropping it ends it.
@@ -167,7 +167,7 @@ impl Gate {
     }
 }
 
-/// Holds the permits for as long as the job truly runs, and reports how it went even if nobody waits any more.
+/// Holds the permits for as long as the job truly runs, and reports how it went even if its caller is gone.
 fn guarded<T>(
     job: impl FnOnce() -> io::Result<T>,
     permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),

@@ -97,7 +97,7 @@ impl FromStr for RenditionKey {
 pub type ContentHasherBuilder = BuildHasherDefault<ContentHasher>;
 
 /// Takes the first eight bytes it is given as the hash. Only for keys that are BLAKE3 output over values a
-/// client cannot choose freely (axes and ladders are finite), so nobody can aim for one bucket.
+/// client cannot choose freely (axes and ladders are finite), so a client cannot aim for one bucket.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct ContentHasher(u64);
 

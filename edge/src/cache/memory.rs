@@ -68,7 +68,7 @@ impl MemoryTier {
     }
 
     /// The same while `is_valid` says so, asked within the key's own step: a fill that an invalidation overtook
-    /// puts nothing back. An invalidation between that question and the insertion is caught by whoever looks up
+    /// puts nothing back. An invalidation between that question and the insertion is caught by the caller that looks up
     /// and compares [`Rendition::generation`]; asking here keeps dead bytes from taking room.
     pub fn insert_if(
         &self,

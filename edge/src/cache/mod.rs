@@ -342,7 +342,7 @@ impl Caches {
         })
     }
 
-    /// Forgets a binding whose master nobody has.
+    /// Forgets a binding whose master is lost everywhere.
     ///
     /// # Errors
     /// When the database refuses; it is then forgotten until the next restart.

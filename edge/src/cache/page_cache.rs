@@ -3,7 +3,7 @@
 //! A disk hit is nearly always a page cache hit. Handing it to another thread and back costs more than the read itself,
 //! so an I/O worker may do it at once, provided that nothing can block: the path is looked up in the dentry cache only
 //! (`openat2` with `RESOLVE_CACHED`, Linux 5.12), and bytes are taken only if all are in memory (`preadv2` with
-//! `RWF_NOWAIT`, Linux 4.14). Whatever is not there, or an older kernel, is answered with `None`, and the caller goes
+//! `RWF_NOWAIT`, Linux 4.14). What is not there is answered with `None`, as is everything on an older kernel, and the caller goes
 //! the way through the gate.
 
 use std::io::IoSliceMut;

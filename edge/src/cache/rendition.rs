@@ -24,9 +24,9 @@ pub struct Rendition {
     /// BLAKE3-256 of the body: proves it on disk, and names it as a validator.
     pub digest: Digest,
     etag: Box<str>,
-    /// Headers that are the same in every answer, filled in by whoever answers first.
+    /// Headers that are the same in every answer, filled in by the first answer.
     pub prepared: Prepared,
-    /// Before this moment of the process nobody asks for a better rung again.
+    /// Before this moment of the process no better rung is asked for again.
     improve_from_ms: AtomicU64,
 }
 
@@ -150,7 +150,7 @@ impl Standing {
     }
 }
 
-/// A pause is a pause whatever becomes of the wall clock.
+/// A pause does not depend on the wall clock.
 fn uptime_ms() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)

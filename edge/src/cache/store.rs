@@ -1,4 +1,4 @@
-//! A `Folder` behind two `Gate`s: content-named files for async callers, verified before anybody sees them.
+//! A `Folder` behind two `Gate`s: content-named files for async callers, verified before a caller sees them.
 //!
 //! The common half of the rendition tier and the master store; what a sound file looks like is theirs to say.
 

@@ -88,7 +88,7 @@ impl NodeClient {
         }
     }
 
-    /// Whether a node whose connection broke has ended: nobody listens there any more, or it says that it is not ready yet.
+    /// Whether a node whose connection broke has ended: no process listens there any more, or it says that it is not ready yet.
     async fn is_gone(&self) -> bool {
         let call = self.call(Method::GET, "/readyz", None, REPLY_BODY_BYTES_MAX);
         match tokio::time::timeout(SIGN_OF_LIFE_WAIT, call).await {

@@ -1,4 +1,4 @@
-//! Recipes at whose drawing nodes ended: which of them are asked for no more.
+//! Recipes over which nodes ended: which of them are asked for no more.
 //!
 //! A drawing that takes its device along would take the next node's along as well, and so through every region. The second
 //! node that ends over a recipe is the last: from then on the edge refuses it. Nodes count for themselves, and durably

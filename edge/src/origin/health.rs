@@ -54,7 +54,7 @@ impl NodeState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probe {
     Ready,
-    /// It said no, or nobody listens.
+    /// It said no, or no process listens.
     Down,
     /// No answer in time: perhaps only busy, so it counts as one failure.
     Slow,

@@ -1,8 +1,8 @@
 //! The images that manifests name, for nodes that lack one.
 //!
-//! A recipe names images by digest, and a node that has none of that digest answers 424. Whoever has the campaign's files has
-//! the image: it is found in their folder by its content, handed to the node (`PUT /v1/blobs/{digest}`), and the recipe is
-//! asked for again, once. Files are read again whenever they are asked for, so nothing here is ever stale.
+//! A recipe names images by digest, and a node that lacks one answers 424. The edge has the campaign's files: it finds the
+//! image in their folder by its content, hands it to the node (`PUT /v1/blobs/{digest}`), and asks for the recipe once more.
+//! Invariant: files are read each time they are asked for, so nothing here is ever stale.
 
 use std::fs;
 use std::io::Read as _;

@@ -81,12 +81,12 @@ pub struct Regions {
     retries: RetryBudget,
     /// Where recipes are being drawn for this edge.
     drawing: Mutex<HashMap<RecipeId, Arc<Node>>>,
-    /// Recipes at whose drawing nodes ended.
+    /// Recipes over which nodes ended.
     endings: Endings,
     /// What nodes may lack and is here.
     images: Images,
     metrics: OriginMetrics,
-    /// Counts probes, so that somebody can wait for health without polling.
+    /// Counts probes, so that a caller can wait for health without polling.
     probed: watch::Sender<u64>,
     /// Counts topologies, so that probes follow them.
     changed: watch::Sender<u64>,
@@ -266,7 +266,7 @@ impl Regions {
     /// Asks for a recipe's master and waits at most `deadline`.
     ///
     /// # Errors
-    /// Whatever kept every node that was asked from answering.
+    /// What kept the nodes that were asked from answering.
     pub async fn generate(
         &self,
         recipe: &ValidRecipe,
@@ -369,7 +369,7 @@ impl Regions {
     /// The checkpoints of the first node that answers.
     ///
     /// # Errors
-    /// Whatever kept every node that was asked from answering.
+    /// What kept the nodes that were asked from answering.
     pub async fn checkpoints(&self, deadline: Duration) -> Result<Vec<CheckpointInfo>, OriginError> {
         let deadline = Instant::now() + deadline;
         let call = |node: &Node| {
@@ -413,7 +413,7 @@ impl Regions {
         self.current.load().iter().flat_map(|region| region.nodes.iter().cloned()).collect()
     }
 
-    /// Probes every node, of whatever topology is in force, from now until `shutdown`.
+    /// Probes every node of the topology in force, from now until `shutdown`.
     pub fn spawn_probes(self: &Arc<Self>, shutdown: &Shutdown) -> JoinHandle<()> {
         tokio::spawn(Arc::clone(self).probe_all(shutdown.clone()))
     }
@@ -457,7 +457,7 @@ impl Regions {
         }
     }
 
-    /// Whom to ask for `id`, best first: the nearest region's nodes, then the next one's. Nodes that were never
+    /// The nodes to ask for `id`, best first: the nearest region's nodes, then the next one's. Nodes that were never
     /// probed come last; unhealthy ones not at all.
     fn candidates(&self, id: &[u8; 16]) -> Vec<Candidate> {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
@@ -492,7 +492,7 @@ impl Regions {
             }
             let calling = self.call(operation, &node, deadline, call(&node));
             let result = match candidates.peek() {
-                // Giving a call up only helps where somebody else can be asked.
+                // Giving a call up helps only where another node can be asked.
                 Some(_) => tokio::select! {
                     result = calling => result,
                     () = node.health.silent() => Err(node.client.gone_silent()),

@@ -1,6 +1,6 @@
 //! A node that this edge starts, watches, restarts and stops.
 //!
-//! Invariants: at most one process at a time; whatever happens to the edge, the node ends: it is asked to by its
+//! Invariants: at most one process at a time; the node ends with the edge, however the edge ends: it is asked to by its
 //! closing standard input (also when the edge is killed: the kernel closes it), then by SIGTERM to its process
 //! group, then by SIGKILL; a node that keeps crashing is restarted for ever, at ever longer intervals. Whether the
 //! node is *ready* is the region's business, which probes it like any other.
@@ -81,7 +81,7 @@ impl Sidecar {
     }
 }
 
-/// Heard when asked to stop, or when nobody is left to ask.
+/// Resolves when the sidecar is asked to stop, or when its owner is gone.
 #[derive(Debug, Clone)]
 struct Stopping(watch::Receiver<bool>);
 
@@ -203,7 +203,7 @@ impl Process {
         tracing::info!(pid = self.pid, %status, took = ?asked.elapsed(), "sidecar stopped");
     }
 
-    /// Ends whatever the child left running in its group, and reads its last words.
+    /// Ends the processes that the child left running in its group, and reads its last lines.
     async fn clear_up(mut self) {
         // A group keeps its number reserved while it has members; an empty one is an error we ignore.
         self.signal(Signal::KILL);
@@ -236,7 +236,7 @@ async fn forward(stream: impl AsyncRead + Unpin, source: &'static str) {
 }
 
 fn log(line: &str, source: &'static str) {
-    // Time and level stand at the start of a line; what comes after is anybody's text.
+    // Time and level stand at the start of a line; what comes after is free text.
     let start: String = line.chars().take(64).collect();
     if start.contains("ERROR") {
         tracing::error!(target: "sidecar", source, "{line}");
@@ -317,7 +317,7 @@ mod tests {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Whether a process runs; a zombie that nobody has reaped yet does not.
+    /// Whether a process runs; a zombie that is not reaped yet does not.
     fn runs(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());

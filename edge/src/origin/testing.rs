@@ -34,7 +34,7 @@ type Answer = Pin<Box<dyn Future<Output = Response<TestBody>> + Send>>;
 /// How the node answers; can be changed while it runs.
 #[derive(Clone)]
 pub(crate) enum Behaviour {
-    /// Ready, and draws whatever it is asked.
+    /// Ready, and draws every recipe.
     Draw,
     Status(StatusCode, Vec<(&'static str, String)>, Bytes),
     /// Takes the request and never answers.
@@ -129,7 +129,7 @@ impl FakeNode {
         self.state.deadlines_ms.lock().clone()
     }
 
-    /// Cuts every connection and stops listening. Nobody else gets the port while the caller holds it.
+    /// Cuts every connection and stops listening. No other process gets the port while the caller holds it.
     pub(crate) async fn kill(self) -> ReservedPort {
         self.server.abort();
         let _ = self.server.await;

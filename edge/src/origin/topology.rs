@@ -128,7 +128,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
-/// Scheme and authority; whatever else a URL can carry has no meaning here.
+/// Scheme and authority; the other parts of a URL have no meaning here.
 fn node_uri(url: &str) -> Result<Uri, &'static str> {
     let uri: Uri = url.parse().map_err(|_| "it is no URL")?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {

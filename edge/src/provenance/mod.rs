@@ -56,7 +56,7 @@ impl Marking {
     }
 
     /// The first 128 bits of the BLAKE3 hash of the packet: it changes exactly when the embedded bytes do. It takes about a
-    /// microsecond; [`Finish`](crate::render::Finish) keeps it.
+    /// microsecond; a finish keeps it.
     #[must_use]
     pub fn digest(&self, source: DigitalSource) -> [u8; 16] {
         let hash = blake3::hash(packet(self, source).as_bytes());

@@ -1,6 +1,6 @@
 //! The XMP packet: RDF/XML as ISO 16684-1 lays it down, with the properties of the IPTC Photo Metadata Standard.
 //!
-//! The packet is read-only (`end="r"`) and unpadded: a rendition is a few kilobytes, and nobody edits it in place.
+//! The packet is read-only (`end="r"`) and unpadded: a rendition is a few kilobytes, and is not edited in place.
 
 use std::fmt::Write as _;
 

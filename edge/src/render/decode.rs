@@ -40,7 +40,7 @@ pub(super) fn decode_png(file: &[u8]) -> Result<Pixels, DecodeError> {
         return Err(DecodeError::FileTooLarge { bytes: file.len() });
     }
     let mut decoder = Decoder::new_with_limits(Cursor::new(file), Limits { bytes: DECODER_BYTES_MAX });
-    decoder.set_ignore_text_chunk(true); // compressed text can be a bomb, and nobody reads it here
+    decoder.set_ignore_text_chunk(true); // compressed text can be a bomb, and is not read here
     decoder.set_transformations(Transformations::EXPAND);
     let header = decoder.read_header_info()?;
     let (width_px, height_px) = header.size();
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_refused_by_its_header() {
-        // A valid header of 60000 × 60000 with no data behind it: 10.8 GB if anybody allocated first.
+        // A valid header of 60000 × 60000 with no data behind it: 10.8 GB if it were allocated first.
         let mut bomb = encoded(1, 1, ColorType::Rgb, BitDepth::Eight, &[1, 2, 3]);
         bomb[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
         bomb[20..24].copy_from_slice(&60_000_u32.to_be_bytes());

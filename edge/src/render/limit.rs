@@ -39,7 +39,7 @@ impl QueueLimit {
         self.jobs as usize
     }
 
-    /// A job that somebody waits for has started after `waited`, and left `waiting` others behind.
+    /// A job whose caller waits has started after `waited`, and left `waiting` others behind.
     #[allow(clippy::cast_precision_loss, reason = "queues are far below 2^52 jobs")]
     pub(super) fn observe(&mut self, waited: Duration, waiting: usize, now: Instant) {
         if waited <= self.delay_target {

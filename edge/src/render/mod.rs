@@ -45,7 +45,7 @@ pub use shape::{Anchor, Shape};
 pub const ENCODER_EPOCH: u32 = 1;
 /// Largest side of a rendition.
 pub const RENDITION_SIDE_PX_MAX: u32 = 8192;
-/// Largest area of a rendition: 16 Mi pixels. One job then stays within some 400 MiB whatever is asked.
+/// Largest area of a rendition: 16 Mi pixels. One job then stays within some 400 MiB.
 pub const RENDITION_AREA_PX_MAX: u64 = 16 * 1024 * 1024;
 /// Most render threads a configuration may ask for.
 pub const RENDER_THREADS_MAX: usize = 256;
@@ -94,7 +94,7 @@ impl Rung {
     }
 }
 
-/// What is cut from a master: everything that changes the bytes but the master, the rung and the marking.
+/// What is cut from a master: everything that changes the bytes except the master, the rung and the finish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RenditionSpec {
     /// Size in pixels of the rendition.

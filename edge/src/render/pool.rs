@@ -6,7 +6,7 @@
 //! - a job whose caller is gone is never started, and does not keep a live one out;
 //! - when all places are taken, a more urgent job displaces the least urgent waiting one, which is refused instead;
 //! - within an urgency those who have jobs waiting take turns (start-time fair queueing, Goyal, Vin and Cheng 1996), and when
-//!   all places are taken, the one with the longest backlog loses its last: nobody fills the pool for the others;
+//!   all places are taken, the one with the longest backlog loses its last: no owner fills the pool for the others;
 //! - a panic fails its job and nothing else;
 //! - after [`RenderPool::close`] nothing starts; what runs is finished.
 //!
@@ -178,7 +178,7 @@ impl RenderPool {
         Ok((encoded, cpu))
     }
 
-    /// Jobs waiting for a thread, those nobody waits for any more included until they are met.
+    /// Jobs waiting for a thread. A job whose caller is gone counts until a thread meets it.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.shared.state.lock().waiting.len()
@@ -405,7 +405,7 @@ impl Shared {
             while let Some((urgency, job)) = state.pop_first() {
                 self.note_pending(&state);
                 if job.is_wanted() {
-                    // Nobody waits for what is least urgent: how long it waits says nothing.
+                    // No reader waits for the least urgent jobs: how long they wait says nothing.
                     if urgency != Urgency::LEAST {
                         let waiting = state.waiting.len();
                         state.limit.observe(job.waited(), waiting, Instant::now());
@@ -586,7 +586,7 @@ mod tests {
         let gone = enqueue(&pool, urgency(0), move || ran.send(())).await;
         gone.abort();
         assert!(gone.await.is_err_and(|error| error.is_cancelled()));
-        // The place is taken, by a more urgent job, but by nobody who waits.
+        // The place is taken, by a more urgent job, and not by one that waits.
         let live = enqueue(&pool, urgency(7), || 7).await;
         plug.release.send(()).expect("the plug listens");
         assert_eq!(live.await.expect("no panic"), Ok(7));
@@ -659,7 +659,7 @@ mod tests {
         }
     }
 
-    /// With the default places: who asks for hundreds gets many of them, and others still find one and wait for a turn.
+    /// With the default places: an owner of hundreds of jobs gets many of them, and the others still find one and wait.
     #[tokio::test]
     async fn one_network_leaves_places_and_turns_to_the_others() {
         let pool = pool(1, RenderConfig::default().pending_jobs_max);

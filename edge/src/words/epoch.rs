@@ -3,7 +3,7 @@
 //! The front map keeps finished answers by URL as it was sent. Instead of finding out which of them a reload, a purge
 //! or a changed binding touches, all of them lapse at once, in O(1), and are made anew as they are asked for.
 //!
-//! Invariant: whoever changes what a URL means calls [`Epoch::advance`] *after* the change can be seen; an answer
+//! Invariant: code that changes what a URL means calls [`Epoch::advance`] *after* the change can be seen; an answer
 //! carries the epoch read *before* the change could have been missed, at the start of its request.
 
 use std::sync::Arc;

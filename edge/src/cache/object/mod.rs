@@ -12,7 +12,7 @@
 //! a while, and overwritten by the next who has it sound. The number in a path is the version of the form, so
 //! builds of different versions never meet.
 //!
-//! Invariants: nobody waits longer than a timeout; after repeated errors nobody waits at all for a while; requests
+//! Invariants: no caller waits longer than a timeout; after repeated errors no caller waits at all for a while; requests
 //! at a time, bytes waiting and bytes read have bounds; a failure is a miss or a write given up, counted, and never
 //! an error of a request.
 //!
@@ -53,7 +53,7 @@ const BINDING_SEAL_BYTES: usize = 32;
 const BINDING_BYTES_MAX: u64 = 64 << 10;
 /// Times a recipe can be bound anew before its edges go on alone.
 const BINDINGS_A_RECIPE_MAX: u32 = 16;
-/// How long a corrupt object, or a master that nobody has, is not asked for again.
+/// How long a corrupt object, or a master that is lost, is not asked for again.
 const FORGIVE_AFTER: Duration = Duration::from_secs(600);
 const REMEMBERED_MAX: u64 = 10_000;
 /// Larger objects are hashed off the async workers.
@@ -147,13 +147,13 @@ impl ObjectTier {
 
     // ---- renditions ----
 
-    /// Reads and verifies; whatever is wrong with the object or the store is a miss.
+    /// Reads and verifies; a fault of the object or the store is a miss.
     pub async fn get(&self, key: RenditionKey) -> Lookup<Rendition> {
         let check = move |file: Bytes| entry::decode(&file, key).map_err(Verdict::from);
         self.read(self.rendition_path(key), RENDITION_FILE_BYTES_MAX, check).await
     }
 
-    /// Writes a final rung; returns when that is done, so callers who do not care spawn it.
+    /// Writes a final rung; returns when that is done, so callers that need not wait spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
         if rendition.rung != Rung::Final {
             return PutOutcome::NotKept;
@@ -197,7 +197,7 @@ impl ObjectTier {
         self.read(self.master_path(id), masters::FILE_BYTES_MAX, check).await
     }
 
-    /// Returns once the master is there, whoever put it.
+    /// Returns once the master is there, from this edge or from another.
     pub async fn put_master(&self, master: &VerifiedMaster) -> PutOutcome {
         let path = self.master_path(master.id());
         let header = Bytes::copy_from_slice(&masters::header(master.id(), master.png()));
@@ -252,7 +252,7 @@ impl ObjectTier {
         Lookup::Miss(LookupOutcome::Absent)
     }
 
-    /// Puts `ours` forward for `recipe`; the binding that stands afterwards, ours or that of whoever was first.
+    /// Puts `ours` forward for `recipe`; the binding that stands afterwards, ours or that of the edge that was first.
     ///
     /// # Errors
     /// When the store does not answer: then nothing is agreed upon.

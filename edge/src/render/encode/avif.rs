@@ -7,7 +7,7 @@ use rgb::RGBA8;
 use super::Raster;
 use crate::render::Rung;
 
-/// ravif's presets run from 1 (slowest) to 10. The quality tables hold for these two only: whoever changes one
+/// ravif's presets run from 1 (slowest) to 10. The quality tables hold for these two only: a change of one
 /// recalibrates and raises the encoder epoch.
 const fn speed(rung: Rung) -> u8 {
     match rung {

@@ -31,7 +31,7 @@ pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> 
     encode_native(raster, format, quality::native(quality, format, rung), rung)
 }
 
-/// The same at a quality of the encoder's own scale, clamped to it. For calibration; everybody else asks [`encode`].
+/// The same at a quality of the encoder's own scale, clamped to it. For calibration; all other callers use [`encode`].
 ///
 /// # Errors
 /// When the encoder refuses or panics.

@@ -1,4 +1,4 @@
-//! PNG by the png crate: lossless, 8-bit RGB, tagged sRGB. Only where somebody asks for it by name.
+//! PNG by the png crate: lossless, 8-bit RGB, tagged sRGB. Only where a URL asks for it by name.
 
 use png::{BitDepth, ColorType, Compression, Encoder, SrgbRenderingIntent};
 

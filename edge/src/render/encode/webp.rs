@@ -1,5 +1,5 @@
 //! Lossy WebP by libwebp. 4:2:0 is the only chroma layout of the format; *sharp YUV* conversion keeps hard coloured
-//! edges: without it a picture with red on white stays at a score of 60 whatever it may weigh.
+//! edges: without it a picture with red on white stays at a score of 60, however large the file is.
 
 use webp::{Encoder, WebPConfig};
 
