@@ -4,6 +4,7 @@
 //! typo is an error at start and not a default in production.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bildkante_shared::telemetry::{self, LogFormat};
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use crate::admin::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
 use crate::campaign::CampaignConfig;
+use crate::fill::FillConfig;
 use crate::governance::PurgeConfig;
 use crate::listener::config::{LimitsConfig, ListenConfig};
 use crate::origin::OriginConfig;
@@ -20,7 +22,7 @@ use crate::render::RenderConfig;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
-use crate::warm::WarmConfig;
+use crate::warm::{self, WarmConfig};
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +138,18 @@ impl Config {
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
         config.check().map_err(|(key, reason)| ConfigError::Value { path: path.to_owned(), key, reason })?;
         Ok(config)
+    }
+
+    /// What fills are held to, of several sections.
+    #[must_use]
+    pub fn fill(&self) -> FillConfig {
+        FillConfig {
+            render: self.render.clone(),
+            flights_max: self.cache.flights_max,
+            flight_time_max: self.cache.flight_time_max(),
+            settling_max: self.purge.refreshes_max + warm::CONCURRENCY_MAX,
+            generation_deadline: Duration::from_millis(self.serve.generation_deadline_ms),
+        }
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {

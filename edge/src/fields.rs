@@ -10,13 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A value as text. Copies only what is not UTF-8.
 #[must_use]
-pub fn text(value: &HeaderValue) -> Cow<'_, str> {
+pub(crate) fn text(value: &HeaderValue) -> Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }
 
 /// A list field: several lines are one list (RFC 9110 §5.3). Nearly always there is one, and nothing is copied.
 #[must_use]
-pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut lines = headers.get_all(name).iter().map(text);
     let first = lines.next()?;
     Some(lines.fold(first, |list, line| Cow::Owned(format!("{list}, {line}"))))

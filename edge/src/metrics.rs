@@ -109,7 +109,7 @@ impl HitCounters {
 }
 
 /// A request whose client left before its answer: nginx's word for it.
-pub const ABANDONED: u16 = 499;
+pub(crate) const ABANDONED: u16 = 499;
 
 /// Statuses that are counted by themselves; others by their class.
 const STATUSES: [u16; 22] = [

@@ -37,7 +37,7 @@ impl From<EncodeError> for PlaceholderError {
 
 /// Palette images by what they stand in for.
 #[derive(Debug)]
-pub struct Placeholders {
+pub(crate) struct Placeholders {
     files: Arc<Files>,
     marked: Cache<(PlaceholderSize, Format, FinishDigest), Arc<Rendition>>,
     /// One at a time: an encode takes milliseconds, and those who wait for it need nothing else.
@@ -52,7 +52,7 @@ impl Default for Placeholders {
 
 impl Placeholders {
     /// Encodes what the catalogue's slots need, on a thread of its own.
-    pub fn prepare(&self, catalog: &Catalog) {
+    pub(crate) fn prepare(&self, catalog: &Catalog) {
         let slots = catalog.campaigns().flat_map(|campaign| &campaign.slots);
         let wanted: std::collections::HashSet<_> = slots
             .flat_map(|slot| {
@@ -74,7 +74,7 @@ impl Placeholders {
     ///
     /// # Errors
     /// When the encoder or the marking fails, which no test has seen.
-    pub async fn get(&self, want: &Want) -> Result<Arc<Rendition>, PlaceholderError> {
+    pub(crate) async fn get(&self, want: &Want) -> Result<Arc<Rendition>, PlaceholderError> {
         let (size, format) = (PlaceholderSize::of(want.spec.width_px, want.spec.height_px), want.spec.format);
         let key = (size, format, want.finish.digest());
         if let Some(kept) = self.marked.get(&key) {

@@ -39,7 +39,7 @@ use crate::text_file;
 use crate::words::ReloadOutcome;
 
 /// Puts in force what was prepared.
-pub type Apply = Box<dyn FnOnce() + Send>;
+pub(crate) type Apply = Box<dyn FnOnce() + Send>;
 type Prepare = Box<dyn Fn(&Config) -> Result<Apply, String> + Send + Sync>;
 
 struct Subscriber {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// A file that too many may read or write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("others than its owner may read or write it (mode {mode:04o}): run `chmod {wanted:o} {}`", path.display())]
-pub struct Exposed {
+pub(crate) struct Exposed {
     path: PathBuf,
     mode: u32,
     wanted: u32,
@@ -23,7 +23,7 @@ pub struct Exposed {
 ///
 /// # Errors
 /// When it cannot be opened, or is [`Exposed`].
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     // Of the file that is open, not of what has its name by now.
     let metadata = file.metadata()?;
@@ -37,7 +37,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// When it cannot be read, is longer, or is [`Exposed`].
-pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {

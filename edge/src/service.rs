@@ -17,7 +17,7 @@ use http_body_util::Full;
 use hyper::body::{Frame, Incoming, SizeHint};
 
 /// Every body this edge sends is whole in memory.
-pub type Body = Full<Bytes>;
+pub(crate) type Body = Full<Bytes>;
 
 /// Answers requests; cannot fail, for an error is a response too.
 pub trait Respond: Send + Sync + 'static {

@@ -110,7 +110,7 @@ impl Behind {
         let budgets = Budgets::new(&config.budget, registry)?;
         let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
-        let fill = Fill::new(Arc::clone(&caches), purges.clone(), origin, Arc::clone(&pool), budgets, config);
+        let fill = Fill::new(Arc::clone(&caches), purges.clone(), origin, Arc::clone(&pool), budgets, config.fill());
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),

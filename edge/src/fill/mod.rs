@@ -29,13 +29,12 @@ use std::time::{Duration, Instant};
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::import::MasterRecipe;
 
-pub use self::error::FillError;
+pub(crate) use self::error::FillError;
 use self::master::Mastering;
-pub use self::peek::{Peek, PreviousPicture};
-pub use self::rendition::Filled;
+pub(crate) use self::peek::{Peek, PreviousPicture};
+pub(crate) use self::rendition::Filled;
 use crate::budget::{Budgets, Payer};
 use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
-use crate::config::Config;
 use crate::governance::Purges;
 use crate::origin::Origin;
 use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
@@ -72,6 +71,19 @@ pub struct Fill {
     settling: Flights<WantKey, Result<Filled, FillError>>,
 }
 
+/// What a fill is held to.
+#[derive(Debug, Clone)]
+pub struct FillConfig {
+    pub render: RenderConfig,
+    /// Fills of one kind that may be under way.
+    pub flights_max: usize,
+    pub flight_time_max: Duration,
+    /// Renditions that may be made anew or warmed at the same time, behind the readers.
+    pub settling_max: usize,
+    /// How long an origin may take for one master.
+    pub generation_deadline: Duration,
+}
+
 impl Fill {
     #[must_use]
     pub fn new(
@@ -80,9 +92,9 @@ impl Fill {
         origin: Arc<dyn Origin<MasterRecipe>>,
         pool: Arc<RenderPool>,
         budgets: Budgets,
-        config: &Config,
+        config: FillConfig,
     ) -> Arc<Self> {
-        let (most, longest) = (config.cache.flights_max, config.cache.flight_time_max());
+        let (most, longest) = (config.flights_max, config.flight_time_max);
         let gauge = &caches.metrics.flights;
         let budgets = Arc::new(budgets);
         let masters = Mastering {
@@ -91,7 +103,7 @@ impl Fill {
             budgets: Arc::clone(&budgets),
             origin,
             pool: Arc::clone(&pool),
-            deadline: Duration::from_millis(config.serve.generation_deadline_ms),
+            deadline: config.generation_deadline,
             generations: Flights::new(most, longest, gauge.clone()),
             fetches: Flights::new(most, longest, gauge.clone()),
             refused: master::refusals(),
@@ -100,9 +112,9 @@ impl Fill {
             renditions: Flights::new(most, longest, gauge.clone()),
             looks: Flights::new(most, longest, gauge.clone()),
             finals: Flights::new(most, longest, gauge.clone()),
-            settling: Flights::new(config.purge.refreshes_max + crate::warm::CONCURRENCY_MAX, longest, gauge.clone()),
+            settling: Flights::new(config.settling_max, longest, gauge.clone()),
             masters: Arc::new(masters),
-            render_config: config.render.clone(),
+            render_config: config.render,
             caches,
             purges,
             budgets,

@@ -7,7 +7,7 @@ use crate::fields;
 
 /// What a request's conditions ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precondition {
+pub(crate) enum Precondition {
     Proceed,
     NotModified,
     Failed,
@@ -15,7 +15,7 @@ pub enum Precondition {
 
 /// RFC 9110 §13.2.2 for a representation that has an entity tag and no modification date.
 #[must_use]
-pub fn precondition(request: &HeaderMap, etag: &str) -> Precondition {
+pub(crate) fn precondition(request: &HeaderMap, etag: &str) -> Precondition {
     if request.contains_key(header::IF_MATCH) {
         let matches = tags_match(request, &header::IF_MATCH, etag, Comparison::Strong);
         if !matches {
@@ -32,7 +32,7 @@ pub fn precondition(request: &HeaderMap, etag: &str) -> Precondition {
 
 /// Whether a single `If-None-Match` line names `etag`: for callers who have no header map.
 #[must_use]
-pub fn none_match(field: &[u8], etag: &str) -> bool {
+pub(crate) fn none_match(field: &[u8], etag: &str) -> bool {
     tag_matches(&String::from_utf8_lossy(field), etag, Comparison::Weak)
 }
 
@@ -69,7 +69,7 @@ impl<'a> Iterator for EntityTags<'a> {
 
 /// The part of a representation a request asks for; both ends are inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestedRange {
+pub(crate) enum RequestedRange {
     Whole,
     Part { first: usize, last: usize },
     Unsatisfiable,
@@ -77,7 +77,7 @@ pub enum RequestedRange {
 
 /// The range of a GET, with `If-Range` honoured.
 #[must_use]
-pub fn requested_range(request: &HeaderMap, etag: &str, length: usize) -> RequestedRange {
+pub(crate) fn requested_range(request: &HeaderMap, etag: &str, length: usize) -> RequestedRange {
     let Some(range) = request.get(header::RANGE).map(fields::text) else { return RequestedRange::Whole };
     if let Some(condition) = request.get(header::IF_RANGE) {
         // Only a strong match lets a client combine parts; a date never matches, for we send none.

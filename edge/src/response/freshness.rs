@@ -8,7 +8,7 @@ use crate::render::Rung;
 
 /// How long a response may be reused, by what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Freshness {
+pub(crate) enum Freshness {
     /// Final bytes under a current version pin of a campaign that cannot be recalled.
     Immutable,
     /// Final bytes of a recallable campaign: the default.
@@ -26,12 +26,13 @@ pub enum Freshness {
 }
 
 impl Freshness {
-    pub const ALL: [Self; 7] =
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 7] =
         [Self::Immutable, Self::Recallable, Self::Purgeable, Self::Final, Self::Quick, Self::Stale, Self::StandIn];
 
     /// The class of a rendition of the variant that was asked for.
     #[must_use]
-    pub const fn of(rung: Rung, recall: Recall, pin: Pin) -> Self {
+    pub(crate) const fn of(rung: Rung, recall: Recall, pin: Pin) -> Self {
         match (rung, recall, pin) {
             (Rung::Quick, _, _) => Self::Quick,
             (Rung::Final, Recall::Recallable, _) => Self::Recallable,
@@ -43,7 +44,7 @@ impl Freshness {
 
     /// What browsers are told.
     #[must_use]
-    pub const fn cache_control(self) -> &'static str {
+    pub(crate) const fn cache_control(self) -> &'static str {
         match self {
             Self::Immutable => "public, max-age=31536000, immutable",
             Self::Recallable | Self::Purgeable => "public, max-age=60, must-revalidate",
@@ -55,7 +56,7 @@ impl Freshness {
 
     /// What shared caches are told (RFC 9213).
     #[must_use]
-    pub const fn cdn_cache_control(self) -> &'static str {
+    pub(crate) const fn cdn_cache_control(self) -> &'static str {
         match self {
             Self::Immutable => "public, max-age=31536000, immutable",
             Self::Recallable => "max-age=300, stale-while-revalidate=60",
@@ -68,7 +69,7 @@ impl Freshness {
 
     /// The shared caches' `max-age`, for `ttl=` in `Cache-Status`.
     #[must_use]
-    pub const fn ttl_s(self) -> u32 {
+    pub(crate) const fn ttl_s(self) -> u32 {
         match self {
             Self::Immutable => 31_536_000,
             Self::Recallable | Self::Final => 300,
@@ -81,7 +82,7 @@ impl Freshness {
 
 /// Whether a campaign's images may be recalled by the kill switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recall {
+pub(crate) enum Recall {
     Recallable,
     /// They may, and a purger tells the caches further down.
     ByPurger,
@@ -90,7 +91,7 @@ pub enum Recall {
 
 /// Whether the URL pins the current version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pin {
+pub(crate) enum Pin {
     Current,
     None,
 }
@@ -100,7 +101,7 @@ pub enum Pin {
 /// Where there is an end, no directive reaches beyond it: `max-age` and the `stale-*` after it are cut to what is left,
 /// `immutable` is dropped, and what may no longer be served stale must be revalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Lifetime {
+pub(crate) struct Lifetime {
     pub freshness: Freshness,
     /// Seconds until the signed URL expires; `None` where it is not signed or never does.
     pub left_s: Option<u32>,
@@ -114,25 +115,25 @@ impl From<Freshness> for Lifetime {
 
 impl Lifetime {
     #[must_use]
-    pub const fn new(freshness: Freshness, left_s: Option<u32>) -> Self {
+    pub(crate) const fn new(freshness: Freshness, left_s: Option<u32>) -> Self {
         Self { freshness, left_s }
     }
 
     /// What browsers are told.
     #[must_use]
-    pub fn cache_control(self) -> Cow<'static, str> {
+    pub(crate) fn cache_control(self) -> Cow<'static, str> {
         self.within(self.freshness.cache_control())
     }
 
     /// What shared caches are told (RFC 9213).
     #[must_use]
-    pub fn cdn_cache_control(self) -> Cow<'static, str> {
+    pub(crate) fn cdn_cache_control(self) -> Cow<'static, str> {
         self.within(self.freshness.cdn_cache_control())
     }
 
     /// The shared caches' `max-age`, for `ttl=` in `Cache-Status`.
     #[must_use]
-    pub const fn ttl_s(self) -> u32 {
+    pub(crate) const fn ttl_s(self) -> u32 {
         match self.left_s {
             Some(left_s) if left_s < self.freshness.ttl_s() => left_s,
             _ => self.freshness.ttl_s(),

@@ -23,28 +23,28 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::problem::{self, Problem};
 use bildkante_shared::urgency::Urgency;
 
-pub mod conditional;
-pub mod freshness;
-pub mod text;
+pub(crate) mod conditional;
+pub(crate) mod freshness;
+pub(crate) mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
-pub use self::freshness::{Freshness, Lifetime, Pin, Recall};
-pub use self::text::{StaticText, TextKind, text};
+pub(crate) use self::freshness::{Freshness, Lifetime, Pin, Recall};
+pub(crate) use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
-pub use crate::request::PRIORITY;
-pub use crate::resolve::Negotiation;
+pub(crate) use crate::request::PRIORITY;
+pub(crate) use crate::resolve::Negotiation;
 use crate::service::Body;
 use crate::words::{Collapse, EVERY_IMAGE_TAG, FillTimings, Format, Outcome};
 
-pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-pub const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
-pub const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
-pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
-pub const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
-pub const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+pub(crate) const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(crate) const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+pub(crate) const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+pub(crate) const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+pub(crate) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+pub(crate) const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
+pub(crate) const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
 /// An image opened as a document may load and run nothing.
@@ -63,7 +63,7 @@ fn say_what_varies(negotiation: Negotiation, headers: &mut HeaderMap) {
 
 /// What the headers of a variant say.
 #[derive(Debug, Clone, Copy)]
-pub struct VariantWords<'a> {
+pub(crate) struct VariantWords<'a> {
     /// Campaign, slot and, unless a stand-in is served, recipe.
     pub tags: &'a [&'a str],
     pub master: Option<MasterId>,
@@ -93,7 +93,7 @@ impl VariantWords<'_> {
 
 /// The headers that are the same each time this rendition is served for this variant.
 #[must_use]
-pub fn prepare(rendition: &Rendition, variant: &VariantWords<'_>) -> HeaderMap {
+pub(crate) fn prepare(rendition: &Rendition, variant: &VariantWords<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(24);
     let format = rendition.spec.format;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
@@ -116,7 +116,7 @@ fn apply_cross_origin(headers: &mut HeaderMap) {
 
 /// What is known about how one response came to be.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub outcome: Outcome,
     pub collapse: Collapse,
     pub lifetime: Lifetime,
@@ -131,7 +131,7 @@ pub struct Answer {
 
 /// A whole image response: conditional requests and ranges are answered from the same rendition.
 #[must_use]
-pub fn image(
+pub(crate) fn image(
     method: &Method,
     request: &HeaderMap,
     rendition: &Rendition,
@@ -178,7 +178,7 @@ pub struct Settled {
 
 /// The heads that [`image`] would give to unconditional and to conditional requests like the one `answer` is for.
 #[must_use]
-pub fn settle(prepared: &HeaderMap, answer: &Answer) -> Settled {
+pub(crate) fn settle(prepared: &HeaderMap, answer: &Answer) -> Settled {
     let settled = |mut headers: HeaderMap| {
         apply_settled(&mut headers, answer);
         headers
@@ -245,7 +245,7 @@ fn server_timing(answer: &Answer) -> HeaderValue {
 }
 
 /// The value of `Server-Timing` for an answer that took no work; `now` is the time since 1970.
-pub fn write_hit_timing(text: &mut Vec<u8>, elapsed: Duration, outcome: Outcome, now: Duration) {
+pub(crate) fn write_hit_timing(text: &mut Vec<u8>, elapsed: Duration, outcome: Outcome, now: Duration) {
     write_edge_timing(text, elapsed, outcome);
     write_at(text, now);
 }
@@ -304,7 +304,7 @@ fn precondition_failed(answer: &Answer) -> Response<Body> {
 
 /// An `application/problem+json` response; never stored, a 404 for seconds by browsers only.
 #[must_use]
-pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Response<Body> {
+pub(crate) fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Response<Body> {
     let body = Bytes::from(problem.to_json());
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
@@ -321,7 +321,7 @@ pub fn error(method: &Method, problem: &Problem, negotiation: Negotiation) -> Re
 
 /// 303 to another page of the same listener.
 #[must_use]
-pub fn redirect(to: &'static str) -> Response<Body> {
+pub(crate) fn redirect(to: &'static str) -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(2);
     headers.insert(header::LOCATION, HeaderValue::from_static(to));
     respond(StatusCode::SEE_OTHER, headers, Bytes::new())
@@ -329,7 +329,7 @@ pub fn redirect(to: &'static str) -> Response<Body> {
 
 /// 204, for a beacon taken in.
 #[must_use]
-pub fn no_content() -> Response<Body> {
+pub(crate) fn no_content() -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
@@ -339,7 +339,7 @@ pub fn no_content() -> Response<Body> {
 /// The answer to OPTIONS: what the resource takes (RFC 9110 §9.3.7), and to a CORS preflight (Fetch Standard §3.2.2) what
 /// a page may send: range and conditional requests are what pages add.
 #[must_use]
-pub fn options(request: &HeaderMap, methods: &'static str) -> Response<Body> {
+pub(crate) fn options(request: &HeaderMap, methods: &'static str) -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(6);
     headers.insert(header::ALLOW, HeaderValue::from_static(methods));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);

@@ -21,7 +21,7 @@ const BROTLI_WINDOW_BITS: u32 = 20;
 
 /// What a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TextKind {
+pub(crate) enum TextKind {
     Html,
     Css,
     Script,
@@ -46,7 +46,7 @@ impl TextKind {
 
 /// 200 with a text.
 #[must_use]
-pub fn text(
+pub(crate) fn text(
     request: &HeaderMap,
     kind: TextKind,
     body: impl Into<Bytes>,
@@ -72,7 +72,7 @@ pub fn text(
 
 /// A text that never changes: compressed once, with a validator, usable by pages of every origin.
 #[derive(Debug)]
-pub struct StaticText {
+pub(crate) struct StaticText {
     kind: TextKind,
     plain: Bytes,
     compressed: Option<Bytes>,
@@ -83,7 +83,7 @@ pub struct StaticText {
 
 impl StaticText {
     #[must_use]
-    pub fn new(kind: TextKind, text: &'static str, cache_control: &'static str) -> Self {
+    pub(crate) fn new(kind: TextKind, text: &'static str, cache_control: &'static str) -> Self {
         let digest = blake3::hash(text.as_bytes()).to_hex();
         let plain = Bytes::from_static(text.as_bytes());
         Self { kind, compressed: brotli(&plain), plain, cache_control, etag: format!("\"{}\"", &digest[..26]) }
@@ -91,7 +91,7 @@ impl StaticText {
 
     /// 200, or 304 where the client has it.
     #[must_use]
-    pub fn respond(&self, request: &HeaderMap) -> Response<Body> {
+    pub(crate) fn respond(&self, request: &HeaderMap) -> Response<Body> {
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(self.cache_control));
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));

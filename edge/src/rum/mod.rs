@@ -7,7 +7,7 @@
 //! Beacons are hostile: their size is bounded before they are read, values outside what a page can take are
 //! refused, and campaign and slot become labels only when the catalogue knows them. `gate` has whose are read at all.
 
-pub mod gate;
+pub(crate) mod gate;
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -17,15 +17,15 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Re
 use serde::Deserialize;
 
 use self::gate::Gate;
-pub use self::gate::{Refusal, RumConfig};
+pub(crate) use self::gate::{Refusal, RumConfig};
 use crate::budget::BudgetConfig;
 use crate::response::{StaticText, TextKind};
 
 /// Largest beacon read.
-pub const BEACON_BYTES_MAX: usize = 4096;
+pub(crate) const BEACON_BYTES_MAX: usize = 4096;
 
 /// Served at `/rum.js`.
-pub static SCRIPT: LazyLock<StaticText> = LazyLock::new(|| {
+pub(crate) static SCRIPT: LazyLock<StaticText> = LazyLock::new(|| {
     let script = concat!(include_str!("web-vitals.attribution.iife.js"), "\n", include_str!("bildkante-rum.js"));
     StaticText::new(TextKind::Script, script, "public, max-age=86400")
 });

@@ -86,7 +86,7 @@ impl Bench {
         let pool = Arc::new(pool);
         let imports = Imports::new(folder.path(), Arc::clone(&pool));
         let origin = Arc::new(Origins { regions, imports });
-        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, &config);
+        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, config.fill());
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();
