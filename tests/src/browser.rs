@@ -8,7 +8,7 @@ use anyhow::Context;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::client::{Http, Reply, within};
 
@@ -26,6 +26,9 @@ const FLAGS: [&str; 10] = [
     "--window-size=1280,1000",
 ];
 
+/// How often ChromeDriver may end before it has a port.
+const STARTS_MAX: usize = 5;
+
 /// A browser window.
 #[derive(Debug)]
 pub struct Browser {
@@ -40,15 +43,7 @@ impl Browser {
     /// # Errors
     /// When ChromeDriver or Chromium does not start.
     pub async fn open(chromedriver: &Path, chromium: &Path) -> anyhow::Result<Self> {
-        let mut driver = Command::new(chromedriver)
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("chromedriver")?;
-        let stdout = driver.stdout.take().context("chromedriver's output")?;
-        let port = within("chromedriver says its port", port_of(stdout)).await??;
+        let (driver, port) = start(chromedriver).await?;
         let profile = tempfile::tempdir()?;
         let (address, http) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Http::default());
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
@@ -99,13 +94,38 @@ fn value(reply: &Reply) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-/// ChromeDriver prints the port it chose.
-async fn port_of(stdout: tokio::process::ChildStdout) -> anyhow::Result<u16> {
+/// ChromeDriver and its port.
+///
+/// ChromeDriver takes a free port of one address family and wants the same one of the other. It ends where that is taken, as it may
+/// be beside tests with many connections, so it is started again.
+async fn start(chromedriver: &Path) -> anyhow::Result<(Child, u16)> {
+    let mut said = String::new();
+    for _ in 0..STARTS_MAX {
+        let mut driver = Command::new(chromedriver)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("chromedriver")?;
+        let stdout = driver.stdout.take().context("chromedriver's output")?;
+        match within("chromedriver says its port", port_of(stdout, &mut said)).await?? {
+            Some(port) => return Ok((driver, port)),
+            None => drop(driver),
+        }
+    }
+    anyhow::bail!("chromedriver ended {STARTS_MAX} times, and said:\n{said}")
+}
+
+/// ChromeDriver prints the port it chose; `None` where it ends instead.
+async fn port_of(stdout: ChildStdout, said: &mut String) -> anyhow::Result<Option<u16>> {
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await? {
         if let Some((_, port)) = line.split_once("successfully on port ") {
-            return Ok(port.trim_end_matches('.').parse()?);
+            return Ok(Some(port.trim_end_matches('.').parse()?));
         }
+        said.push_str(&line);
+        said.push('\n');
     }
-    anyhow::bail!("chromedriver ended")
+    Ok(None)
 }

@@ -92,13 +92,17 @@ impl ImportDesk {
         json!({ "candidates": listed })
     }
 
+    /// Deleted and audited in one task, which a client that hangs up does not end.
     pub(super) async fn remove(self: &Arc<Self>, who: &str, id: &str) -> Option<Value> {
-        let (desk, wanted) = (Arc::clone(self), id.to_owned());
-        let is_gone = tokio::task::spawn_blocking(move || desk.candidates.remove(&wanted)).await.unwrap_or_default();
-        is_gone.then(|| {
-            audit::note(&Change { who, what: "import-candidate-delete", subject: id, why: "", outcome: "deleted" });
-            json!({ "id": id, "deleted": true })
-        })
+        let (desk, who, id) = (Arc::clone(self), who.to_owned(), id.to_owned());
+        let work = tokio::task::spawn_blocking(move || {
+            desk.candidates.remove(&id).then(|| {
+                let what = "import-candidate-delete";
+                audit::note(&Change { who: &who, what, subject: &id, why: "", outcome: "deleted" });
+                json!({ "id": id, "deleted": true })
+            })
+        });
+        work.await.unwrap_or_default()
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::catalog::{Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
 use super::lock::{self, Lock, LockError, Models};
+use super::originals::{originals_folder, read_original};
 use super::pins::Pins;
 use super::sources::CatalogSources;
-use crate::origin::{originals_folder, read_original};
 
 /// Checks manifests, locks and libraries, and with `models_dir` also that the locks pin what is there.
 ///

@@ -20,10 +20,10 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
 use super::manifest::{Manifest, SLOTS_MAX};
+use super::originals::{OriginalFault, read_original};
 use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
-use crate::origin::{ImportFault, read_original};
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
 const PINS_MAX: usize = SLOTS_MAX * (limits::LORAS_MAX + 2);
@@ -59,7 +59,7 @@ pub enum LockError {
     #[error("{what} `{name}` of campaign `{campaign}`: {path} has more than {bytes_max} bytes")]
     TooLarge { campaign: String, what: &'static str, name: String, path: PathBuf, bytes_max: u64 },
     #[error("the import of `{picture}`: {source}")]
-    Import { picture: String, source: ImportFault },
+    Import { picture: String, source: OriginalFault },
     #[error("{path} cannot be written: {source}")]
     Write { path: PathBuf, source: std::io::Error },
 }

@@ -19,6 +19,7 @@ pub mod import;
 pub mod lock;
 pub mod manifest;
 pub mod names;
+pub mod originals;
 pub mod pins;
 pub mod prompts;
 mod reader;

@@ -7,9 +7,9 @@ use anyhow::Context;
 use bildkante_shared::import::DigitalSource;
 use bildkante_shared::{remark, say};
 
+use crate::campaign::originals::read_bounded;
 use crate::campaign::{Candidates, ImportOrder, Statements, import as run};
 use crate::config::Config;
-use crate::origin::read_bounded;
 
 /// `bildkante-edge import`.
 #[derive(Debug, clap::Args)]

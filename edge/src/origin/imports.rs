@@ -5,7 +5,6 @@
 //! master is made from the original again. Invariants: an original is used only if its digest is the recipe's; the same
 //! original gives the same master; no node is asked. Decoding runs on the render pool.
 
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +20,8 @@ use futures_util::future::BoxFuture;
 use super::OriginError;
 use super::seam::{Made, MadeSource, Order, Origin};
 use crate::cache::MasterFile;
-use crate::render::{
-    ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, PoolError, RenderPool, decode_original, encode_master,
-};
+use crate::campaign::originals::{OriginalFault, originals_folder, read_original};
+use crate::render::{OriginalError, PoolError, RenderPool, decode_original, encode_master};
 
 /// What a binding names as the maker of an imported master.
 const MAKER: &str = "import";
@@ -33,12 +31,8 @@ const MAKER: &str = "import";
 pub enum ImportFault {
     #[error("no picture has been imported for this variant yet: `bildkante-edge import` does it")]
     Awaited,
-    #[error("original {digest} is not in {folder}", folder = folder.display())]
-    Missing { digest: Digest, folder: PathBuf },
-    #[error("{path} cannot be read: {cause}", path = path.display())]
-    Unreadable { path: PathBuf, cause: String },
-    #[error("{path} is not what the lock names: its digest is {found}", path = path.display())]
-    Digest { path: PathBuf, found: Digest },
+    #[error(transparent)]
+    Original(#[from] OriginalFault),
     #[error("original {digest} cannot be used: {cause}")]
     Unusable { digest: Digest, cause: OriginalError },
     #[error("original {digest} waits for a place in the render pool: {cause}")]
@@ -51,46 +45,6 @@ impl ImportFault {
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Pool { .. })
     }
-}
-
-/// Where the originals of a campaigns' folder are.
-#[must_use]
-pub fn originals_folder(campaigns_dir: &Path) -> PathBuf {
-    campaigns_dir.join("imports")
-}
-
-/// The name of an original: its digest and its format.
-#[must_use]
-pub fn original_name(digest: Digest, format: OriginalFormat) -> String {
-    format!("{}.{}", digest.to_hex(), format.extension())
-}
-
-/// An original, checked against its digest.
-///
-/// # Errors
-/// When it is not there, cannot be read, or is another file.
-pub fn read_original(folder: &Path, digest: Digest) -> Result<Vec<u8>, ImportFault> {
-    for format in OriginalFormat::ALL {
-        let path = folder.join(original_name(digest, format));
-        let bytes = match read_bounded(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(ImportFault::Unreadable { path, cause: error.to_string() }),
-        };
-        let found = Digest::of_bytes(&bytes);
-        return if found == digest { Ok(bytes) } else { Err(ImportFault::Digest { path, found }) };
-    }
-    Err(ImportFault::Missing { digest, folder: folder.to_owned() })
-}
-
-/// A file of people's, up to one byte more than an original may have.
-///
-/// # Errors
-/// Any I/O error.
-pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(ORIGINAL_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// See the module's documentation.
@@ -114,8 +68,9 @@ impl Imports {
     ) -> Result<T, OriginError> {
         let (folder, digest) = (self.folder.clone(), recipe.import);
         let read = tokio::task::spawn_blocking(move || read_original(&folder, digest));
-        let unreadable = |cause: String| ImportFault::Unreadable { path: self.folder.clone(), cause };
-        let file = read.await.map_err(|error| unreadable(error.to_string()))??;
+        let unreadable = |cause: String| OriginalFault::Unreadable { path: self.folder.clone(), cause };
+        let read = read.await.map_err(|error| unreadable(error.to_string()));
+        let file = read.flatten().map_err(ImportFault::from)?;
         let decode = move || decode_original(&file).and_then(finish);
         let done = self.pool.run(order.urgency, decode).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
         Ok(done.map_err(|cause| ImportFault::Unusable { digest, cause })?)

@@ -39,7 +39,7 @@ pub use connector::{NodeTlsConfig, NodeTlsError};
 pub use error::OriginError;
 pub use health::NodeState;
 pub use images::Images;
-pub use imports::{ImportFault, Imports, original_name, originals_folder, read_bounded, read_original};
+pub use imports::{ImportFault, Imports};
 pub use metrics::{Operation, OriginMetrics};
 pub use regions::{NodeStatus, Regions, RegionsError};
 pub use seam::{Made, MadeSource, Order, Origin, Origins};
