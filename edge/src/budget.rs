@@ -323,7 +323,7 @@ impl RenderCharge {
         }
     }
 
-    /// From now on it counts as paid, whether what it is for succeeds now or later on nobody's account.
+    /// From now on it counts as paid: what it is for may succeed later without another charge.
     pub fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -459,7 +459,7 @@ impl Budgets {
     }
 
     fn spend_at(&self, recipe: RecipeId, payer: &Payer, now: Instant) -> Result<(), OverBudget> {
-        // Whoever enters it pays; those who come while it pays go along.
+        // The first to enter it pays; those who come while it pays go along.
         if !self.paid.entry(recipe).or_insert(()).is_fresh() {
             return Ok(());
         }
@@ -652,7 +652,7 @@ mod tests {
         assert!(left() <= 1000.0);
     }
 
-    /// A final rung that found no place in the pool is rendered later, on nobody's account: it was paid for.
+    /// A final rung that found no place in the pool is rendered later without another charge: it was paid for.
     #[test]
     fn a_charge_that_is_kept_is_spent_once() {
         let budgets = budgets(rendering(1000, 1));

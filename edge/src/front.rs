@@ -6,7 +6,7 @@
 //!
 //! A hit's answer depends on its URL, its `Accept` and what the edge knows; the last changes seldom and moves the
 //! [`Epoch`]. So the whole way of a request, from parsing to the last static header, is walked once and kept. What
-//! differs from answer to answer is added by whoever writes it: `Date`, `Cache-Status` and `Server-Timing`.
+//! differs from answer to answer is added by the listener that writes it: `Date`, `Cache-Status` and `Server-Timing`.
 //!
 //! Invariants: only final rungs are kept, for nothing better replaces them under the same key; the body is always
 //! taken from a tier that has it without a wait (memory, or the disk's page cache), which keeps its bound and its notion

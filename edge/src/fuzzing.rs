@@ -1,4 +1,4 @@
-//! Entry points for whatever reads bytes from outside: fuzz targets (`tests/fuzz`) and the test that replays their
+//! Entry points for all that reads bytes from outside: fuzz targets (`tests/fuzz`) and the test that replays their
 //! corpora (`edge/tests/corpus.rs`) call the same functions. Each takes any bytes, must not panic, and asserts what
 //! holds for all of them.
 
@@ -140,7 +140,7 @@ pub fn headers(data: &[u8]) {
     let gate = gate();
     let mut answer = HeaderMap::new();
     gate.share(&headers, &mut answer);
-    // Beacons have one origin; whoever may not send may not read.
+    // Beacons have one origin; a page that may not send may not read.
     if answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         assert_eq!(gate.admit(&headers, IpAddr::from([192, 0, 2, 1])), Ok(()));
     }
@@ -157,7 +157,7 @@ pub fn http1_head(data: &[u8]) {
     crate::listener::lane::examine(data);
 }
 
-/// Lines of `X-Forwarded-For` and `Forwarded` through a trusted proxy and from anybody else.
+/// Lines of `X-Forwarded-For` and `Forwarded` through a trusted proxy and from any other peer.
 ///
 /// # Panics
 /// When a peer is believed that is not trusted.
@@ -215,7 +215,7 @@ pub fn signing_keys(data: &[u8]) {
         Ok(keys) => keys,
         Err(error) => {
             let said = error.to_string();
-            // Whatever stands in quotes, is as long as a secret and made of what secrets are made of.
+            // What stands in quotes, is as long as a secret and made of what secrets are made of.
             let is_base64 = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
             let is_secret = |quoted: &&str| quoted.len() >= 32 && quoted.bytes().all(is_base64);
             let quoted = text.split('"').skip(1).step_by(2).filter(is_secret);

@@ -2,7 +2,7 @@
 //!
 //! One builder knows hyper's client and rustls; who calls says whom it trusts and which protocol it speaks. Invariants: no host is
 //! trusted that its [`Trust`] does not name; an unused connection is closed; a certificate that cannot be read is an error that names
-//! its file, where somebody asked for that file.
+//! its file, where the configuration names that file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ impl From<OutboundError> for io::Error {
 /// Whose certificates are believed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trust<'a> {
-    /// None: `https://` is never called.
-    Nobody,
+    /// No authority's: `https://` is never called.
+    None,
     /// The authorities of this machine.
     System,
     /// Those, and the ones in a PEM file.
@@ -135,7 +135,7 @@ mod tests {
         assert!(matches!(Trust::Only(&path).roots(), Err(OutboundError::NoCertificate { .. })));
         std::fs::write(&path, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
         assert_eq!(Trust::Only(&path).roots().unwrap().len(), 1);
-        assert_eq!(Trust::Nobody.roots().unwrap().len(), 0);
+        assert_eq!(Trust::None.roots().unwrap().len(), 0);
         let system = Trust::System.roots().unwrap().len();
         assert_eq!(Trust::SystemAnd(&path).roots().unwrap().len(), system + 1);
     }

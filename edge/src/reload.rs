@@ -1,7 +1,7 @@
 //! What a running edge takes over from its own configuration file, without a restart.
 //!
 //! The file is read again when it changes and on SIGHUP. It is parsed and checked as at a start; a file that is broken
-//! changes nothing, is reported once, and sets a metric. Of a valid file the keys that somebody subscribed to are put in
+//! changes nothing, is reported once, and sets a metric. Of a valid file the keys that a part subscribed to are put in
 //! force; the log names the others that changed, because they need a restart.
 //!
 //! To make a key reloadable, subscribe to it in `app/subscriptions.rs` (or later, through [`Edge::config`]):

@@ -2,7 +2,7 @@
 //!
 //! A reader that has gone, as in `explain … | head -1`, is no fault of a command and no reason to stop half-way: the rest
 //! is not said, the work is done, and the exit status stays the command's own. `println!` and `eprintln!` panic there, so
-//! the programs' crates refuse both by lint. Whatever else keeps stdout from being written, such as a full disk, is an
+//! the programs' crates refuse both by lint. What else keeps stdout from being written, such as a full disk, is an
 //! error, because the result would be missing without a word.
 
 use std::fmt;

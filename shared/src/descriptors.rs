@@ -1,6 +1,6 @@
 //! Running out of file descriptors: a lack of this process or of the machine, and never the fault of a device or a peer.
 //!
-//! Whatever judges a disk, a store or a node by its errors asks here first: a process that may open no more files would
+//! All that judges a disk, a store or a node by its errors asks here first: a process that may open no more files would
 //! otherwise take a healthy device out of use.
 
 use std::error::Error;

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal as subscribe};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
-/// Told once, heard by everybody.
+/// Told once, heard by every holder.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
     receiver: watch::Receiver<bool>,
@@ -68,7 +68,7 @@ impl Ticks {
     }
 }
 
-/// SIGTERM and SIGINT from now on: one that comes while nobody waits is heard by the next who does.
+/// SIGTERM and SIGINT from now on: one that comes while no task waits is heard by the next that does.
 #[derive(Debug)]
 pub struct Stops {
     terminate: Signal,

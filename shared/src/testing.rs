@@ -80,7 +80,7 @@ pub fn within<T>(what: &str, work: impl Future<Output = T>) -> impl Future<Outpu
     }
 }
 
-/// Says that `test` cannot run here and why, past the test runner's capture, which shows a passing test's output to nobody.
+/// Says that `test` cannot run here and why, past the test runner's capture, which hides a passing test's output.
 ///
 /// # Panics
 /// With `BILDKANTE_REQUIRE_JUDGES=1`, as in CI: there a test that does not run has failed.
@@ -91,7 +91,7 @@ pub fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {test} ({why})");
 }
 
-/// A port that this process has and nobody listens on: calls are refused, and the system gives it to nobody else. A server
+/// A port that this process has and does not listen on: calls are refused, and the system gives it to no other process. A server
 /// of ours or a child process may still listen on it, because everything here binds with `SO_REUSEADDR`.
 #[derive(Debug)]
 pub struct ReservedPort {

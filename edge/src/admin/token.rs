@@ -112,7 +112,7 @@ pub fn hash(token: &str) -> Digest {
 /// Why a request may not do what it asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// No token is configured, so nobody may change anything.
+    /// No token is configured, so no change is allowed.
     NotConfigured,
     NoToken,
     UnknownToken,
@@ -125,7 +125,7 @@ pub struct Gatekeeper {
     tokens: ArcSwap<Vec<TokenConfig>>,
 }
 
-/// Who is told to be asking where nobody has to say.
+/// The name in the audit line where no token is asked for.
 const ANYBODY: &str = "anybody";
 
 impl Gatekeeper {
@@ -139,7 +139,7 @@ impl Gatekeeper {
         self.tokens.store(Arc::new(config.tokens.clone()));
     }
 
-    /// The name of the token that allows it. Without tokens everybody may read, as they may the metrics.
+    /// The name of the token that allows it. Without tokens reading is open, as the metrics are.
     ///
     /// # Errors
     /// Why not.

@@ -85,7 +85,7 @@ enum Progress<V> {
 }
 
 /// A place among those who wait. Dropping it cancels nothing.
-#[must_use = "the fill runs anyway, but its value is for whoever waits"]
+#[must_use = "the fill runs anyway, but its value is for those who wait"]
 pub struct Ticket<V> {
     role: FlightRole,
     progress: watch::Receiver<Progress<V>>,
@@ -445,7 +445,7 @@ mod tests {
                     tokio::spawn(async move {
                         let fill_asked = Arc::clone(&all_asked);
                         let ticket = flights.fly(generation, move || async move {
-                            // Lands only when everybody has asked, so that one generation is what is under test.
+                            // Lands only when all have asked, so that one generation is what is under test.
                             fill_asked.notified().await;
                             fills.fetch_add(1, Ordering::SeqCst) + 1
                         });

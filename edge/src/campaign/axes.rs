@@ -169,7 +169,7 @@ fn check_name(root: &TableReader<'_, '_>, name: &Text<'_>) -> bool {
     false
 }
 
-/// Always an axis: what its file got wrong is noted as a fault, and whatever uses the axis finds it. `locales` where they
+/// Always an axis: what its file got wrong is noted as a fault, and a use of the axis finds it. `locales` where they
 /// are known.
 fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: Option<&[String]>) -> ReadAxis {
     let default = table.required_text("default");

@@ -3,7 +3,7 @@
 //! Readers collect faults instead of stopping at the first one, so that an author sees them together. The
 //! number kept is bounded: a thousand faults say no more than the first hundred.
 //!
-//! What follows from a fault is none: where an axis, a library, a table or a list was refused, whatever cannot be judged
+//! What follows from a fault is none: where an axis, a library, a table or a list was refused, what cannot be judged
 //! without it is left alone until it is mended.
 
 use std::cell::RefCell;

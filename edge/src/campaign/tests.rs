@@ -481,7 +481,7 @@ fn a_former_digest_keeps_its_recipes_when_the_campaign_is_locked_again() {
     assert!(!std::fs::read_to_string(site.path("campaigns/autumn.lock.toml")).expect("the lock").contains("[loaded]"));
 }
 
-/// Whatever a URL may call a parameter, under any alias, no axis may be called.
+/// No axis may have a name that a URL may give a parameter, under any alias.
 #[test]
 fn no_axis_has_a_parameter_s_name() {
     for name in parameters::NAMES {
@@ -512,7 +512,7 @@ fn the_undamaged_manifest_is_read_from_memory() {
 }
 
 proptest! {
-    /// Whatever is cut out of, doubled in or put into a manifest: it is read or refused with a fault.
+    /// A manifest with anything cut out, doubled or put in is read, or refused with a fault.
     #[test]
     fn damaged_manifests_are_refused_and_never_panic(
         from in 0..MANIFEST.len(), length in 0_usize..60, insert in "[\\[\\]{}=\",.a-z0-9 \\n:-]{0,12}",
@@ -597,7 +597,7 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     assert_eq!(recipe.refiner.as_ref().map(|refiner| refiner.start), Some(0.8));
     assert!((recipe.guidance_rescale - 0.7).abs() < 1e-9);
 
-    // Whatever is edited is another recipe once it is locked, and until then `check` says so.
+    // What is edited is another recipe once it is locked, and until then `check` says so.
     let models = site.path("models");
     for file in
         ["models/adapters/grain.safetensors", "campaigns/images/edges.png", "models/refiner-1.0/model_index.json"]

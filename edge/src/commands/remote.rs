@@ -50,12 +50,12 @@ impl Remote {
                 .with_context(|| format!("name a `--token-file`, or set {TOKEN_VARIABLE} to a token"))?,
         };
         let base = args.admin.trim_end_matches('/').to_owned();
-        let trust = if base.starts_with("https:") { Trust::System } else { Trust::Nobody };
+        let trust = if base.starts_with("https:") { Trust::System } else { Trust::None };
         let client = outbound::http1(trust, None, DEADLINE)?;
         Ok(Self { client, base, token: token.trim().to_owned() })
     }
 
-    /// Whatever it answers.
+    /// The answer, of any status.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
         let mut request = Request::builder()
             .method(method)

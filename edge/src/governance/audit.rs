@@ -1,4 +1,4 @@
-//! One line for each change somebody made, through one function: the audit log will take it over. No filter of the log
+//! One line for each change that was asked for, through one function: the audit log will take it over. No filter of the log
 //! takes these lines away.
 
 use bildkante_shared::telemetry::AUDIT_TARGET;

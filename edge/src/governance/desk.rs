@@ -1,4 +1,4 @@
-//! One purge from request to confirmation: aim, put in force, tell everybody, write it down.
+//! One purge from request to confirmation: aim, put in force, tell the caches further down, write it down.
 //!
 //! A purge is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
 
@@ -18,7 +18,7 @@ use crate::campaign::CatalogHandle;
 use crate::state::StateError;
 use crate::words::Epoch;
 
-/// What somebody asks for.
+/// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeOrder {
     pub scope: PurgeScope,

@@ -104,7 +104,7 @@ impl Marks {
         marks
     }
 
-    /// Both: whatever either purged.
+    /// Both: what either purged.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {
@@ -544,7 +544,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was purged stays purged, however small the table is.
+        /// What was purged stays purged, however small the table is.
         #[test]
         fn no_purge_is_ever_forgotten(
             purges in proptest::collection::vec((0..12_u8, 0..3_u8, any::<bool>()), 1..60),

@@ -1,4 +1,4 @@
-//! Who may take an image out of circulation, and how everybody comes to know.
+//! Who may take an image out of circulation, and how each cache comes to know.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -8,7 +8,7 @@
 //! | `scope` | a URL, variant, tag or campaign → what is marked here and named downstream |
 //! | `desk` | one purge from request to confirmation |
 //! | `downstream` | the caches in front of this edge: called, retried, confirmed |
-//! | `audit` | one line for each change somebody made |
+//! | `audit` | one line for each change |
 
 pub mod audit;
 pub mod desk;

@@ -7,7 +7,7 @@
 //! Only one of the two fields is read, the configured one: a proxy that maintains one passes the other through as the
 //! client sent it.
 //!
-//! Invariants: a peer that is not trusted is the client, whatever it sends; at most [`HOPS_MAX`] hops are read; no input
+//! Invariants: a peer that is not trusted is the client, with or without fields; at most [`HOPS_MAX`] hops are read; no input
 //! panics; nothing is allocated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -197,7 +197,7 @@ fn node(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().ok().or_else(bare);
     let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))?;
     let address = address.to_canonical();
-    // Nobody has it; a proxy that writes it does not know.
+    // No client has it; a proxy that writes it does not know.
     (address != IpAddr::V4(Ipv4Addr::UNSPECIFIED) && address != IpAddr::V6(Ipv6Addr::UNSPECIFIED)).then_some(address)
 }
 
@@ -240,9 +240,9 @@ mod tests {
             (PROXY, &["[2001:db8::7]:4711, [2001:db8:ffff::1]"], "2001:db8::7"),
             (PROXY, &["::ffff:192.0.2.1"], "192.0.2.1"),
             ("::ffff:10.0.0.1", &["192.0.2.1"], "192.0.2.1"),
-            // Everybody is trusted: the outermost.
+            // Every hop is trusted: the outermost.
             (PROXY, &["10.2.2.2, 10.3.3.3"], "10.2.2.2"),
-            // What nobody can have written in good faith ends the chain at who reported it.
+            // What no proxy writes in good faith ends the chain at the hop that reported it.
             (PROXY, &["192.0.2.1, unknown, 10.3.3.3"], "10.3.3.3"),
             (PROXY, &["192.0.2.1, 999.1.1.1"], PROXY),
             (PROXY, &["0.0.0.0"], PROXY),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client sends through a trusted proxy that appends its address, the client's address is found.
+        /// For anything that a client sends through a trusted proxy that appends its address, the client's address is found.
         #[test]
         fn a_proxy_that_appends_cannot_be_lied_to(sent in "[ -~]{0,80}", octets in any::<[u8; 4]>()) {
             let client = IpAddr::from(octets);

@@ -91,7 +91,7 @@ async fn a_target_without_end_is_414() {
     assert!(answer.starts_with("HTTP/1.1 414 "), "{answer}");
 }
 
-/// `Connection: close` comes with the last answer, whoever gives it, and not before.
+/// `Connection: close` comes with the last answer, of the lane or of hyper, and not before.
 #[tokio::test]
 async fn requests_of_a_connection_are_counted_across_both_readers() {
     let limits = ConnectionLimits { requests_max: 5, ..limits() };

@@ -5,7 +5,7 @@
 //! progress with one relaxed atomic store a call; the connection's task asks [`Progress::check`] as seldom as no
 //! deadline can be missed by it, so that a resting connection costs a timer every few seconds and nothing else.
 //! Idle counts from the last answer, not from the last byte: pings are bytes too. A head has its time from its first byte on,
-//! whoever reads it.
+//! in every protocol.
 
 use std::io;
 use std::pin::Pin;
@@ -86,7 +86,7 @@ pub enum Phase {
     Open,
     /// The next answer is the last.
     Draining,
-    /// And nobody waits for a next request any more.
+    /// And no next request is waited for any more.
     Closing,
     /// The last answer is written; what still comes is passed over.
     Answered,
@@ -227,7 +227,7 @@ impl Progress {
     /// The deadline this connection has missed, or when to look again.
     #[must_use]
     pub fn check(&self, deadlines: &Deadlines) -> Check {
-        // A deadline that begins to run later is found in time if somebody looks once in the shortest of them.
+        // A deadline that begins to run later is found in time by one look in the shortest of them.
         let again = deadlines.shortest();
         match self.running(deadlines) {
             None => Check::AgainIn(again),
@@ -299,7 +299,7 @@ impl Drop for Leaving {
 pub struct WatchedIo<T> {
     inner: T,
     progress: Arc<Progress>,
-    /// Bytes that were read and are to be read again, by whoever takes the connection over.
+    /// Bytes that were read and are to be read again, by the protocol that takes the connection over.
     unread: Vec<u8>,
     unread_from: usize,
     heads: Heads,
@@ -652,7 +652,7 @@ mod tests {
         Ok(())
     }
 
-    /// Whatever begins to run between two looks is found no later than its deadline.
+    /// A deadline that begins to run between two looks is found no later than its deadline.
     #[test]
     fn the_next_look_is_never_later_than_the_shortest_deadline() {
         let (_io, progress) = watched(());

@@ -214,7 +214,7 @@ impl Seated {
     }
 
     /// On the connection's thread nothing happens between the look and the end. A thread that is held up is told once,
-    /// however often somebody looks for room meanwhile.
+    /// however often room is looked for meanwhile.
     fn close(&self, ended: ListenerMetrics) {
         let Some((thread, task)) = self.task.clone() else { return };
         if self.is_told.swap(true, Ordering::Relaxed) {

@@ -81,7 +81,7 @@ impl Inherited {
         self.0.remove(&name)
     }
 
-    /// Names of sockets nobody took.
+    /// Names of sockets that no listener took.
     pub fn left(&self) -> impl Iterator<Item = &'static str> {
         self.0.keys().map(|name| name.as_str())
     }

@@ -32,14 +32,14 @@ use self::certificates::{Certificates, Material};
 pub use self::metrics::{TlsListener, TlsMetrics};
 use self::tickets::{TicketConfig, TicketError, TicketKeys};
 
-/// TLS 1.2 clients without ticket support are kept here; 1.3 and everybody else carries a ticket.
+/// TLS 1.2 clients without ticket support are kept here; all others carry a ticket.
 const SESSIONS_MAX: usize = 1024;
 
 /// `[listen.tls]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM chain, leaf first, of the default certificate: for clients that name no host, or one nobody has.
+    /// PEM chain, leaf first, of the default certificate: for clients that name no host, or one without a certificate.
     pub certificate: PathBuf,
     /// Its PEM private key (PKCS#8, SEC1 or PKCS#1).
     pub key: PathBuf,

@@ -80,7 +80,7 @@ impl Worker {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(format!("edge-io-{index}")).spawn(move || {
-            // Ends when the sender is dropped; nobody ever sends.
+            // Ends when the sender is dropped; nothing is ever sent.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;

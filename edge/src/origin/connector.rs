@@ -99,7 +99,7 @@ fn http_client(connect_timeout: Duration, tls: ClientConfig) -> HttpClient {
 
 /// Without a configuration no node is trusted: `https://` nodes are refused before that matters.
 fn client_config(tls: Option<&NodeTlsConfig>) -> Result<ClientConfig, NodeTlsError> {
-    let Some(tls) = tls else { return Ok(Trust::Nobody.tls()?.with_no_client_auth()) };
+    let Some(tls) = tls else { return Ok(Trust::None.tls()?.with_no_client_auth()) };
     let bytes =
         secret::read(&tls.key, KEY_BYTES_MAX).map_err(|source| NodeTlsError::Key { path: tls.key.clone(), source })?;
     let key =

@@ -75,7 +75,7 @@ async fn every_status_has_its_own_meaning() {
     for (code, label) in labels {
         assert_eq!(outcome(status(code, Bytes::new())).await.unwrap_err().as_str(), label, "{code}");
     }
-    // Statuses that nobody may answer here.
+    // Statuses that no node may answer here.
     for code in [201, 204, 302] {
         assert_eq!(outcome(status(code, json(&reply(&recipe(1))))).await.unwrap_err().as_str(), "protocol", "{code}");
     }
@@ -139,7 +139,7 @@ async fn a_node_that_hangs_costs_its_deadline_and_not_its_health() {
         }
         assert!(metrics.failed(Operation::Generate, "deadline-passed") >= 1);
         assert_ne!(region.statuses()[0].state, NodeState::Unhealthy);
-        // The call's stream is reset, so that the node knows nobody waits.
+        // The call's stream is reset, so that the node knows that the edge waits no more.
         eventually("its stream is reset", async || node.abandoned() > 0).await;
     }
 }

@@ -283,7 +283,7 @@ fn of_not_modified(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// Never stored: under the image's URL it would poison a cache for everybody.
+/// Never stored: under the image's URL it would poison a cache for every client.
 fn range_not_satisfiable(length_bytes: usize, answer: &Answer) -> Response<Body> {
     let detail = format!("the image has {length_bytes} bytes");
     let problem = Problem::new(416, "range-not-satisfiable", "Range not satisfiable", detail);
@@ -359,7 +359,7 @@ fn respond(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body
     response
 }
 
-/// Text of ours is ASCII without control characters; whatever is not becomes an empty value, never a panic.
+/// Text of ours is ASCII without control characters; anything else becomes an empty value, never a panic.
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

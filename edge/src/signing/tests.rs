@@ -132,7 +132,7 @@ fn refusals_are_403_and_name_the_cause_and_nothing_more() {
         };
         assert_eq!(outcome, SignatureError::Wrong, "{wrong}");
     }
-    // An expired URL with a wrong signature is wrong: nobody learns when it would have ended.
+    // An expired URL with a wrong signature is wrong: the answer does not tell when it would have ended.
     let forged = format!("/i/studio/hero?kid=now&expires=1&s={tag}");
     assert_eq!(verify(&keys, &forged), Err(SignatureError::Wrong));
     assert_eq!(verify(&keys, &format!("/i/studio/hero?kid=no&s={tag}")), Err(SignatureError::UnknownKey));

@@ -1,4 +1,4 @@
-//! The wall clock, and one that tests set: whatever expires asks one of these.
+//! The wall clock, and one that tests set: all that expires asks one of these.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub enum Clock {
     #[default]
     System,
-    /// Seconds since 1970, as somebody set them.
+    /// Seconds since 1970, as they were set.
     Set(Arc<AtomicU64>),
 }
 

@@ -355,7 +355,7 @@ impl ObjectTier {
 
     fn condemn(&self, path: &Path, reason: &str) {
         self.metrics.quarantined.inc();
-        log_limited!(error, object = %path, %reason, "corrupt object ignored; whoever has it sound overwrites it");
+        log_limited!(error, object = %path, %reason, "corrupt object ignored; an edge that has it sound overwrites it");
         self.condemned.insert(path.clone(), ());
     }
 

@@ -371,7 +371,7 @@ async fn what_waits_to_be_written_is_bounded_in_bytes() {
         let key = RenditionKey::from_raw([n; 16]);
         tokio::spawn(async move { tier.put(key, Arc::new(rendition(&[n; 40_000], Rung::Final))).await })
     };
-    // Two fit and hang at a server that accepts nobody; the third is given up at once.
+    // Two fit and hang at a server that accepts no connection; the third is given up at once.
     let hanging = [put(1), put(2)];
     eventually("two wait", async || tier.pending.available_permits() <= 20).await;
     assert_eq!(put(3).await.unwrap(), PutOutcome::Dropped);

@@ -204,7 +204,7 @@ pub(super) enum Judgement {
     Incomplete(&'static str),
     /// Too many calls; at the earliest after this.
     Limited(Option<Duration>),
-    /// It does not want this call; whoever runs it has to look.
+    /// It does not want this call; its operator has to look.
     Refused(String),
     /// It has trouble of its own.
     Failed(String),

@@ -163,7 +163,7 @@ impl Downstream {
         self.inner.due.notify_one();
     }
 
-    /// The purge once everybody has confirmed it, or as it is when `wait` is over.
+    /// The purge once every cache has confirmed it, or as it is when `wait` is over.
     pub async fn settled(&self, id: u64, wait: Duration) -> Option<PurgeRecord> {
         let mut heard = self.inner.heard.subscribe();
         let settled = async {
@@ -402,7 +402,7 @@ fn jitter() -> f64 {
 
 /// The system's certificates decide which servers are trusted, and are read only where one may be called.
 fn http_client(is_used: bool) -> std::io::Result<HttpClient> {
-    let trust = if is_used { Trust::System } else { Trust::Nobody };
+    let trust = if is_used { Trust::System } else { Trust::None };
     Ok(outbound::http1(trust, None, IDLE_MAX)?)
 }
 

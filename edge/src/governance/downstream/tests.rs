@@ -350,7 +350,7 @@ async fn caches_are_taken_over_from_the_configuration() {
         let texts = at.iter().map(|(name, at)| varnish(name, *at).replace("[[downstream]]", "[[purge.downstream]]"));
         std::fs::write(&file, texts.collect::<String>()).unwrap();
     };
-    // A minute between two calls of a cache that refuses: whoever waits for that waits too long.
+    // A minute between two calls of a cache that refuses: to wait for that is to wait too long.
     let bench = Bench::start(dir.path(), "").await;
     purgers(&[]);
     let epoch = Epoch::default();

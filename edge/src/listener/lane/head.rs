@@ -1,6 +1,6 @@
 //! Heads of requests the lane answers itself: GET and HEAD over HTTP/1.1 without a body and without anything special.
 //!
-//! Whatever is not wholly plain is [`Parsed::Other`] and becomes hyper's: malformed lines, HTTP/1.0, bodies, upgrades,
+//! What is not wholly plain is [`Parsed::Other`] and becomes hyper's: malformed lines, HTTP/1.0, bodies, upgrades,
 //! `Expect`, hop-by-hop options, a missing or second `Host`. So there is one opinion on what is an error (hyper's), and
 //! no request whose framing is in doubt is ever read here (RFC 9112 §6.3, §11.2).
 

@@ -51,7 +51,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
-/// For fuzzers: whatever the lane takes for a request of its own is one, whole, and brings no body along.
+/// For fuzzers: what the lane takes for a request of its own is one, whole, and brings no body along.
 ///
 /// # Panics
 /// When it does not.
@@ -248,7 +248,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Lane<T> {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Ready(result) => result?,
-                // Whoever asks once more while this side drains is answered; who rests is closed by the grace period.
+                // A client that asks once more while this side drains is answered; one that rests is closed by the grace period.
                 Poll::Pending if self.progress.is_closing() => return Poll::Ready(Ok(None)),
                 Poll::Pending => return Poll::Pending,
             }

@@ -2,7 +2,7 @@
 //!
 //! A name of the subject alternative names is exact or a wildcard for one label (RFC 6125 §6.4.3). An exact name wins over
 //! a wildcard; among certificates of one name (ECDSA and RSA) the first whose key the client can verify; the first file
-//! answers whoever names nothing we have.
+//! answers a client that names no host of ours.
 
 use std::collections::HashMap;
 use std::io::BufReader;

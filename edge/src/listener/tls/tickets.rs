@@ -1,6 +1,6 @@
 //! Session tickets whose keys outlive a process and are shared by edges (RFC 5077 §5.5, RFC 8446 §4.6.1).
 //!
-//! A key is active from a moment on: whoever rotates gives every edge time to learn the new key before the first ticket
+//! A key is active from a moment on: a rotation gives every edge time to learn the new key before the first ticket
 //! is made with it. The newest active key encrypts; every key whose successor became active less than a ticket's lifetime
 //! ago decrypts; older ones are erased, which is what ends a ticket's life.
 //!
@@ -39,7 +39,7 @@ pub const LIFETIME_S_MAX: u32 = 604_800;
 pub struct TicketConfig {
     /// Keys shared with other processes and edges; without it they live and die with this process.
     pub file: Option<PathBuf>,
-    /// A key of this age gets a successor. 0: somebody else rotates.
+    /// A key of this age gets a successor. 0: another program rotates.
     pub rotate_s: u32,
     /// How long a ticket can be used.
     pub lifetime_s: u32,
