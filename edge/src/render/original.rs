@@ -277,4 +277,32 @@ mod tests {
         bomb[29..33].copy_from_slice(&check_sum.to_be_bytes());
         assert!(matches!(decode_original(&bomb), Err(OriginalError::TooManyPixels { .. } | OriginalError::Damaged(_))));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            at in 0_usize..400,
+            is_jpeg in proptest::prelude::any::<bool>(),
+        ) {
+            let mut file = if is_jpeg {
+                let mut file = Vec::new();
+                JpegEncoder::new(&mut file).write_image(&RED_BLUE, 2, 1, ExtendedColorType::Rgb8).expect("a small picture");
+                file
+            } else {
+                let icc = ColorProfile::new_srgb().encode().expect("a profile");
+                png(&RED_BLUE, (2, 1), |encoder| encoder.set_icc_profile(icc).expect("taken"))
+            };
+            let start = at.min(file.len());
+            let end = (start + noise.len()).min(file.len());
+            file[start..end].copy_from_slice(&noise[..end - start]);
+            let _ = decode_original(&file);
+            if noise.len() > 128 {
+                let unusable = png(&RED_BLUE, (2, 1), |encoder| encoder.set_icc_profile(noise).expect("taken"));
+                let _ = decode_original(&unusable);
+            }
+        }
+    }
 }
