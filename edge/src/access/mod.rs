@@ -174,7 +174,7 @@ pub struct AccessLog {
 struct Open {
     format: LineFormat,
     client: ShownClient,
-    hits: Share,
+    hits: Sampler,
     writer: Writer,
     counters: LineCounters,
 }
@@ -190,7 +190,7 @@ impl AccessLog {
             return Ok(Self { open: None });
         }
         let writer = Writer::start(&config.to, config.queue_lines_max, counters.clone())?;
-        let hits = Share::new(config.hits_sample);
+        let hits = Sampler::new(config.hits_sample);
         Ok(Self { open: Some(Open { format: config.format, client: config.client, hits, writer, counters }) })
     }
 
@@ -237,7 +237,7 @@ impl AccessLog {
 
 /// Chooses a share of what comes along.
 #[derive(Debug, Clone, Copy)]
-struct Share {
+struct Sampler {
     share: f64,
     /// What is drawn below it is chosen.
     below: u64,
@@ -248,7 +248,7 @@ thread_local! {
     static DICE: Cell<u64> = Cell::new(ahash::RandomState::new().hash_one(0_u8) | 1);
 }
 
-impl Share {
+impl Sampler {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     fn new(share: f64) -> Self {
         // A cast of a float saturates.
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_share_of_hits_is_chosen() {
-        let count = |share: f64| (0..100_000).filter(|_| Share::new(share).draw()).count();
+        let count = |share: f64| (0..100_000).filter(|_| Sampler::new(share).draw()).count();
         assert_eq!((count(0.0), count(1.0)), (0, 100_000));
         let some = count(0.01);
         // Ten standard deviations to either side.

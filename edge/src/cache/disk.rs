@@ -16,8 +16,8 @@ use super::folder::Folder;
 use super::gate::GateError;
 use super::key::RenditionKey;
 use super::metrics::StoreMetrics;
-use super::rendition::{Rendition, Standing};
-use super::store::{Lookup, Store, StoreLimits, Verdict};
+use super::rendition::{Precedence, Rendition};
+use super::store::{Lookup, Store, StoreLimits, Unusable};
 
 /// Longest stored rendition; a 4096 × 4096 PNG stays below it.
 pub const RENDITION_FILE_BYTES_MAX: u64 = 64 << 20;
@@ -66,13 +66,13 @@ impl DiskTier {
 
     /// Reads and verifies; a fault of the entry or the device is a miss.
     pub async fn get(&self, key: RenditionKey) -> Lookup<Rendition> {
-        self.store.read(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from)).await
+        self.store.read(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Unusable::from)).await
     }
 
     /// The entry if it takes no device to read it. `None` says nothing about whether there is one.
     #[must_use]
     pub fn peek(&self, key: RenditionKey) -> Option<Rendition> {
-        self.store.peek(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Verdict::from))
+        self.store.peek(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Unusable::from))
     }
 
     /// Writes, and returns when it is done; callers that need not wait spawn it.
@@ -117,7 +117,7 @@ impl DiskTier {
 }
 
 fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) -> io::Result<PutOutcome> {
-    if stored_standing(folder, key)?.is_some_and(|stored| !rendition.standing().may_replace(stored)) {
+    if stored_precedence(folder, key)?.is_some_and(|stored| !rendition.precedence().may_replace(stored)) {
         return Ok(PutOutcome::KeptBetter);
     }
     let header = entry::encode_header(key, rendition);
@@ -127,15 +127,15 @@ fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) ->
 
 /// From the header alone. An entry with a sound header over a damaged body keeps a lesser one out until it is
 /// read, found out and removed; that costs one more render and no wrong byte.
-fn stored_standing(folder: &Folder, key: RenditionKey) -> io::Result<Option<Standing>> {
+fn stored_precedence(folder: &Folder, key: RenditionKey) -> io::Result<Option<Precedence>> {
     let mut header = [0; HEADER_BYTES];
     if folder.read_start(key.as_bytes(), &mut header)?.is_none() {
         return Ok(None);
     }
-    Ok(entry::decode_header(&header, key).ok().map(|header| header.standing()))
+    Ok(entry::decode_header(&header, key).ok().map(|header| header.precedence()))
 }
 
-impl From<EntryError> for Verdict {
+impl From<EntryError> for Unusable {
     fn from(error: EntryError) -> Self {
         match error {
             EntryError::Version(_) => Self::Foreign,

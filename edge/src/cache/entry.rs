@@ -19,7 +19,7 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
-use super::rendition::{Lineage, Rendition, Standing};
+use super::rendition::{Lineage, Precedence, Rendition};
 use crate::render::{Quality, RenditionSpec, Rung, Shape};
 use crate::words::Format;
 
@@ -123,8 +123,8 @@ impl Header {
         self.lineage.created_unix_ms
     }
 
-    pub(super) const fn standing(&self) -> Standing {
-        Standing { generation: self.lineage.generation, rung: self.rung }
+    pub(super) const fn precedence(&self) -> Precedence {
+        Precedence { generation: self.lineage.generation, rung: self.rung }
     }
 }
 

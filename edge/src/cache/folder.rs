@@ -59,12 +59,12 @@ pub(super) struct FolderLimits {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct StoredFile {
     blocks: u32,
     used_unix_s: u32,
 }
 
-type Shard = Mutex<HashMap<Name, Slot, ContentHasherBuilder>>;
+type Shard = Mutex<HashMap<Name, StoredFile, ContentHasherBuilder>>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -157,12 +157,12 @@ impl Folder {
         let now = unix_s(SystemTime::now());
         {
             let mut shard = self.shard(name).lock();
-            let slot = shard.get_mut(name)?;
+            let file = shard.get_mut(name)?;
             // Once in a while its time goes onto the device, and that takes the long way.
-            if now.saturating_sub(slot.used_unix_s) >= TOUCH_AFTER_S {
+            if now.saturating_sub(file.used_unix_s) >= TOUCH_AFTER_S {
                 return None;
             }
-            slot.used_unix_s = slot.used_unix_s.max(now);
+            file.used_unix_s = file.used_unix_s.max(now);
         }
         page_cache::read(&self.root_fd, &path_below(name), bytes_max)
     }
@@ -254,9 +254,9 @@ impl Folder {
     }
 
     fn record(&self, name: &Name, length: u64, used_unix_s: u32) {
-        let slot = Slot { blocks: blocks(length), used_unix_s };
-        let old = self.shard(name).lock().insert(*name, slot);
-        self.added(slot);
+        let file = StoredFile { blocks: blocks(length), used_unix_s };
+        let old = self.shard(name).lock().insert(*name, file);
+        self.added(file);
         if let Some(old) = old {
             self.subtracted(old);
         }
@@ -272,25 +272,25 @@ impl Folder {
     fn touch(&self, name: &Name, length: u64) -> bool {
         let now = unix_s(SystemTime::now());
         let mut shard = self.shard(name).lock();
-        let Some(slot) = shard.get_mut(name) else {
+        let Some(file) = shard.get_mut(name) else {
             drop(shard);
             self.record(name, length, now);
             return true;
         };
-        let due = now.saturating_sub(slot.used_unix_s) >= TOUCH_AFTER_S;
-        slot.used_unix_s = slot.used_unix_s.max(now);
+        let due = now.saturating_sub(file.used_unix_s) >= TOUCH_AFTER_S;
+        file.used_unix_s = file.used_unix_s.max(now);
         due
     }
 
-    fn added(&self, slot: Slot) {
-        let bytes = u64::from(slot.blocks) * BLOCK_BYTES;
+    fn added(&self, file: StoredFile) {
+        let bytes = u64::from(file.blocks) * BLOCK_BYTES;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.files.fetch_add(1, Ordering::Relaxed);
         self.metrics.tier.entered(bytes);
     }
 
-    fn subtracted(&self, slot: Slot) {
-        let bytes = u64::from(slot.blocks) * BLOCK_BYTES;
+    fn subtracted(&self, file: StoredFile) {
+        let bytes = u64::from(file.blocks) * BLOCK_BYTES;
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.files.fetch_sub(1, Ordering::Relaxed);
         self.metrics.tier.left(bytes);
@@ -361,7 +361,7 @@ impl Folder {
         let mut sample = Vec::new();
         for _ in 0..SHARDS {
             let shard = self.shards[*hand].lock();
-            sample.extend(shard.iter().map(|(name, slot)| (*name, slot.used_unix_s)));
+            sample.extend(shard.iter().map(|(name, file)| (*name, file.used_unix_s)));
             *hand = (*hand + 1) % SHARDS;
             if sample.len() >= SAMPLE_ENTRIES {
                 break;
@@ -418,11 +418,11 @@ impl Folder {
 
     fn learn(&self, name: Name, metadata: &fs::Metadata) {
         let used_unix_s = metadata.modified().map_or(0, unix_s);
-        let slot = Slot { blocks: blocks(metadata.len()), used_unix_s };
+        let file = StoredFile { blocks: blocks(metadata.len()), used_unix_s };
         // What a request recorded meanwhile is newer.
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.shard(&name).lock().entry(name) {
-            vacant.insert(slot);
-            self.added(slot);
+            vacant.insert(file);
+            self.added(file);
         }
     }
 

@@ -30,7 +30,7 @@ fn files_on_disk(root: &Path) -> (u64, u64) {
 #[test]
 fn an_index_entry_stays_within_its_budget() {
     // 24 bytes and one control byte, in a table that is at least 7/16 full after doubling.
-    let bytes = (size_of::<(Name, Slot)>() + 1) * 16 / 7;
+    let bytes = (size_of::<(Name, StoredFile)>() + 1) * 16 / 7;
     assert!(bytes <= 64, "{bytes}");
 }
 
@@ -225,7 +225,7 @@ fn start_over_many_entries() {
     let grown = resident_bytes().saturating_sub(resident) / u64::from(entries);
     // A table of n buckets holds 7/8 n entries and takes one control byte each.
     let buckets: usize = again.shards.iter().map(|shard| shard.lock().capacity() / 7 * 8).sum();
-    let bytes = buckets * (size_of::<(Name, Slot)>() + 1) / entries as usize;
+    let bytes = buckets * (size_of::<(Name, StoredFile)>() + 1) / entries as usize;
     eprintln!("index complete: {indexed:?}; {bytes} bytes an entry by its tables, {grown} by the process's memory");
     eprintln!("longest read meanwhile: {longest:?}");
     assert!(bytes <= 64);

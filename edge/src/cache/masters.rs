@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::folder::Folder;
 use super::gate::GateError;
 use super::metrics::StoreMetrics;
-use super::store::{Lookup, Store, StoreLimits, Verdict};
+use super::store::{Lookup, Store, StoreLimits, Unusable};
 
 const MAGIC: &[u8; 8] = b"BKMASTR1";
 /// Magic, id, PNG length, BLAKE3 over all of that and the PNG.
@@ -98,7 +98,7 @@ impl Masters {
 
     /// The bytes as they were stored, or a miss.
     pub async fn get(&self, id: MasterId) -> Lookup<MasterFile> {
-        let check = move |file: Bytes| decode(&file, id).map_err(|reason| Verdict::Corrupt(reason.to_owned()));
+        let check = move |file: Bytes| decode(&file, id).map_err(|reason| Unusable::Corrupt(reason.to_owned()));
         self.store.read(*id.as_bytes(), check).await
     }
 

@@ -83,7 +83,7 @@ impl MemoryTier {
         self.cache.entry(key).and_compute_with(|present| {
             if !is_valid(&rendition) {
                 outcome = Insertion::Overtaken;
-            } else if present.is_some_and(|present| !rendition.standing().may_replace(present.value().standing())) {
+            } else if present.is_some_and(|present| !rendition.precedence().may_replace(present.value().precedence())) {
                 outcome = Insertion::KeptBetter;
             } else {
                 return Op::Put(rendition);

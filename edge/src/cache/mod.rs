@@ -64,7 +64,7 @@ pub use previous::{Previous, VariantName};
 #[cfg(test)]
 pub(crate) use rendition::testing;
 pub(crate) use rendition::unix_ms;
-pub use rendition::{Lineage, Prepared, PreparedFor, Rendition, Standing};
+pub use rendition::{Lineage, Precedence, Prepared, PreparedFor, Rendition};
 pub use store::Lookup;
 pub use tier::{RenditionTier, Tier};
 

@@ -128,8 +128,8 @@ impl Rendition {
     }
 
     #[must_use]
-    pub const fn standing(&self) -> Standing {
-        Standing { generation: self.generation, rung: self.rung }
+    pub const fn precedence(&self) -> Precedence {
+        Precedence { generation: self.generation, rung: self.rung }
     }
 }
 
@@ -137,13 +137,13 @@ impl Rendition {
 /// rung. A final never makes way for a quick one of its own generation, and bytes made before a purge never take
 /// the place of bytes made after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Standing {
+pub struct Precedence {
     // Order of fields is order of comparison.
     pub generation: u64,
     pub rung: Rung,
 }
 
-impl Standing {
+impl Precedence {
     #[must_use]
     pub fn may_replace(self, other: Self) -> bool {
         self >= other
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn the_later_generation_stays_and_within_one_the_better_rung() {
-        let of = |generation, rung| Standing { generation, rung };
-        let may = |new: Standing, old: Standing| new.may_replace(old);
+        let of = |generation, rung| Precedence { generation, rung };
+        let may = |new: Precedence, old: Precedence| new.may_replace(old);
         assert!(may(of(0, Rung::Quick), of(0, Rung::Quick)) && may(of(0, Rung::Final), of(0, Rung::Final)));
         assert!(may(of(0, Rung::Final), of(0, Rung::Quick)) && !may(of(0, Rung::Quick), of(0, Rung::Final)));
         assert!(may(of(1, Rung::Quick), of(0, Rung::Final)) && !may(of(0, Rung::Final), of(1, Rung::Quick)));

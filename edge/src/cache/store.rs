@@ -44,7 +44,7 @@ impl<T> Lookup<T> {
 
 /// Why a file is not used.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Unusable {
     /// Damaged: set aside and reported.
     Corrupt(String),
     /// Sound, for all that is known, but of another version: deleted.
@@ -135,15 +135,15 @@ impl Store {
     pub(super) async fn read<T, F>(&self, name: Name, check: F) -> Lookup<T>
     where
         T: Send + 'static,
-        F: FnOnce(Bytes) -> Result<T, Verdict> + Send + 'static,
+        F: FnOnce(Bytes) -> Result<T, Unusable> + Send + 'static,
     {
         let folder = Arc::clone(&self.folder);
         let job = move || {
             let Some(bytes) = folder.read(&name)? else { return Ok(Found::Absent) };
             match check(Bytes::from(bytes)) {
                 Ok(value) => Ok(Found::Sound(value)),
-                Err(Verdict::Foreign) => folder.remove(&name).map(|()| Found::Absent),
-                Err(Verdict::Corrupt(reason)) => {
+                Err(Unusable::Foreign) => folder.remove(&name).map(|()| Found::Absent),
+                Err(Unusable::Corrupt(reason)) => {
                     folder.quarantine(&name, &reason);
                     Ok(Found::Corrupt)
                 }
@@ -164,7 +164,7 @@ impl Store {
 
     /// The file if it is small, sound, and reading it takes no device: for async workers. Everything else, also what is
     /// wrong with it, is for [`Self::read`] to find out.
-    pub(super) fn peek<T>(&self, name: Name, check: impl FnOnce(Bytes) -> Result<T, Verdict>) -> Option<T> {
+    pub(super) fn peek<T>(&self, name: Name, check: impl FnOnce(Bytes) -> Result<T, Unusable>) -> Option<T> {
         if self.reads.is_offline() {
             return None;
         }

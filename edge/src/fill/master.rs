@@ -61,7 +61,7 @@ pub(super) struct Decoded {
 
 /// Where a master was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FoundAt {
     Disk,
     SharedStore,
     Origin,
@@ -230,7 +230,7 @@ impl Mastering {
     /// A master from wherever it is. Afterwards it is here and in the shared store.
     async fn fetch(&self, want: &Want, id: MasterId, standing: Standing) -> Result<Decoded, FillError> {
         let (decoded, place) = self.obtain(want, id, standing).await?;
-        if let (Some(object), Place::Origin) = (self.caches.object.clone(), place) {
+        if let (Some(object), FoundAt::Origin) = (self.caches.object.clone(), place) {
             let master = Arc::clone(&decoded.master);
             tokio::spawn(async move { object.put_master(&master).await });
         }
@@ -238,14 +238,14 @@ impl Mastering {
     }
 
     /// From disk, else from the shared store, else from the origin; its pixels are compared with its id in any case.
-    async fn obtain(&self, want: &Want, id: MasterId, standing: Standing) -> Result<(Decoded, Place), FillError> {
+    async fn obtain(&self, want: &Want, id: MasterId, standing: Standing) -> Result<(Decoded, FoundAt), FillError> {
         match self.on_disk(id, standing).await {
             Err(FillError::Master(error)) => {
                 log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                 let _ = self.caches.masters.reject(id, error.to_string()).await;
             }
             Err(error) => return Err(error),
-            Ok(Some(decoded)) => return Ok((decoded, Place::Disk)),
+            Ok(Some(decoded)) => return Ok((decoded, FoundAt::Disk)),
             Ok(None) => {}
         }
         if let Some(object) = &self.caches.object
@@ -256,7 +256,7 @@ impl Mastering {
                 Err(error) => return Err(error),
                 Ok(decoded) => {
                     self.keep_master(&decoded.master).await;
-                    return Ok((decoded, Place::SharedStore));
+                    return Ok((decoded, FoundAt::SharedStore));
                 }
             }
         }
@@ -264,7 +264,7 @@ impl Mastering {
         let file = self.origin.master(id, &want.variant.recipe, self.order(want, &trace)).await?;
         let decoded = self.verify(file, standing).await?;
         self.keep_master(&decoded.master).await;
-        Ok((decoded, Place::Origin))
+        Ok((decoded, FoundAt::Origin))
     }
 
     /// From this machine's disk, if it is there.

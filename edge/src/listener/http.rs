@@ -312,7 +312,7 @@ struct Guard<'a> {
 
 /// What a connection has had of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Share {
+enum Quota {
     Left,
     Had,
     Exceeded,
@@ -320,7 +320,7 @@ enum Share {
 
 enum Step<T> {
     Ended(T),
-    Share(Share),
+    Quota(Quota),
 }
 
 impl Guard<'_> {
@@ -336,19 +336,19 @@ impl Guard<'_> {
         let mut told = pin!(shutdown.requested());
         let mut look = pin!(tokio::time::sleep(self.pause()?));
         let mut phase = if self.progress.is_draining() { Phase::Draining } else { Phase::Open };
-        let mut share = Share::Left;
+        let mut share = Quota::Left;
         loop {
             let step = poll_fn(|cx| match protocol.as_mut().poll(cx) {
                 Poll::Ready(output) => Poll::Ready(Step::Ended(output)),
-                Poll::Pending if share != self.share() => Poll::Ready(Step::Share(self.share())),
+                Poll::Pending if share != self.share() => Poll::Ready(Step::Quota(self.share())),
                 Poll::Pending => Poll::Pending,
             });
             tokio::select! {
                 biased;
                 step = step => match step {
                     Step::Ended(output) => return Ok(output),
-                    Step::Share(Share::Exceeded) => return Err(ConnectionEnd::Requests),
-                    Step::Share(now) => {
+                    Step::Quota(Quota::Exceeded) => return Err(ConnectionEnd::Requests),
+                    Step::Quota(now) => {
                         share = now;
                         drain(protocol.as_mut());
                     }
@@ -371,11 +371,11 @@ impl Guard<'_> {
 
     /// What this connection has had of its requests. A client may have sent as many as it has streams when GOAWAY reaches
     /// it, and as many again for answers that were on their way.
-    fn share(&self) -> Share {
+    fn share(&self) -> Quota {
         match self.progress.requests().checked_sub(self.goaway_after) {
-            None => Share::Left,
-            Some(over) if over <= 2 * u64::from(self.limits.streams_max) => Share::Had,
-            Some(_) => Share::Exceeded,
+            None => Quota::Left,
+            Some(over) if over <= 2 * u64::from(self.limits.streams_max) => Quota::Had,
+            Some(_) => Quota::Exceeded,
         }
     }
 

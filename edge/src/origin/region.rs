@@ -39,7 +39,7 @@ pub(super) struct LoadBound {
 
 /// Where a call may go, and how good a place that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum Candidacy {
     Open,
     /// Over the bound, or half open with its trial under way: better than another region, worse than a neighbour.
     PassedOver,
@@ -82,7 +82,7 @@ impl Drop for InFlight {
 
 impl Region {
     /// Nodes that may be asked for `id`, best first. Unhealthy ones are not among them.
-    pub(super) fn order(&self, id: &[u8; 16], bound: LoadBound) -> Vec<(Standing, Arc<Node>)> {
+    pub(super) fn order(&self, id: &[u8; 16], bound: LoadBound) -> Vec<(Candidacy, Arc<Node>)> {
         let asked: Vec<_> = self
             .nodes
             .iter()
@@ -98,10 +98,10 @@ impl Region {
             .into_iter()
             .map(|(state, node)| {
                 let standing = match state {
-                    NodeState::Unknown => Standing::Unknown,
-                    NodeState::HalfOpen if node.in_flight() > 0 => Standing::PassedOver,
-                    _ if node.in_flight() >= calls_max => Standing::PassedOver,
-                    _ => Standing::Open,
+                    NodeState::Unknown => Candidacy::Unknown,
+                    NodeState::HalfOpen if node.in_flight() > 0 => Candidacy::PassedOver,
+                    _ if node.in_flight() >= calls_max => Candidacy::PassedOver,
+                    _ => Candidacy::Open,
                 };
                 (standing, std::cmp::Reverse(node.score(id)), node)
             })

@@ -42,7 +42,7 @@ use super::error::{Ended, OriginError};
 use super::health::{Health, NodeState};
 use super::images::Images;
 use super::metrics::{Operation, OriginMetrics};
-use super::region::{LoadBound, Node, Region, Standing};
+use super::region::{Candidacy, LoadBound, Node, Region};
 use super::seam::{Made, MadeSource, Order, Origin};
 use super::topology::{Topology, TopologyError};
 use super::{OriginConfig, OriginConfigError};
@@ -463,7 +463,7 @@ impl Regions {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for region in self.current.load().iter() {
             for (standing, node) in region.order(id, self.bound) {
-                let candidates = if standing == Standing::Unknown { &mut unknown } else { &mut known };
+                let candidates = if standing == Candidacy::Unknown { &mut unknown } else { &mut known };
                 candidates.push(Candidate { node, region: Arc::clone(&region.name) });
             }
         }

@@ -85,7 +85,7 @@ pub enum ObjectError {
 
 /// What `url` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum StoreAddress {
     Folder(PathBuf),
     Bucket { bucket: String, prefix: String },
 }
@@ -125,7 +125,7 @@ impl ObjectConfig {
         self.place().map(drop)
     }
 
-    pub(super) fn place(&self) -> Result<Place, ObjectError> {
+    pub(super) fn place(&self) -> Result<StoreAddress, ObjectError> {
         let wrong = |key, reason: &str| ObjectError::Value { key, reason: reason.into() };
         if let Some(endpoint) = &self.endpoint
             && !(endpoint.starts_with("https://") || endpoint.starts_with("http://"))
@@ -135,7 +135,7 @@ impl ObjectConfig {
         if let Some(folder) = self.url.strip_prefix("file://") {
             let folder = PathBuf::from(folder);
             return if folder.is_absolute() {
-                Ok(Place::Folder(folder))
+                Ok(StoreAddress::Folder(folder))
             } else {
                 Err(wrong("url", "needs an absolute folder: `file:///mnt/shared/bildkante`"))
             };
@@ -151,7 +151,7 @@ impl ObjectConfig {
         if prefix.split('/').any(|part| part == ".." || part == ".") {
             return Err(wrong("url", "has `.` or `..` in its prefix"));
         }
-        Ok(Place::Bucket { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
+        Ok(StoreAddress::Bucket { bucket: bucket.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
     }
 
     /// The store and the path everything is kept under. `environment` brings the credentials.
@@ -161,12 +161,12 @@ impl ObjectConfig {
         body_bytes_max: usize,
     ) -> Result<(Arc<dyn ObjectStore>, Path), ObjectError> {
         match self.place()? {
-            Place::Folder(folder) => {
+            StoreAddress::Folder(folder) => {
                 std::fs::create_dir_all(&folder).map_err(|source| ObjectError::Io { key: "url", source })?;
                 let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
                 Ok((Arc::new(store), Path::default()))
             }
-            Place::Bucket { bucket, prefix } => {
+            StoreAddress::Bucket { bucket, prefix } => {
                 let store = self.bucket(environment.with_bucket_name(bucket), body_bytes_max)?;
                 Ok((store, Path::from(prefix)))
             }
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn places_parse_and_what_is_none_names_its_key() {
         let place = |url: &str| ObjectConfig::at(url).place();
-        let bucket = |bucket: &str, prefix: &str| Place::Bucket { bucket: bucket.into(), prefix: prefix.into() };
+        let bucket = |bucket: &str, prefix: &str| StoreAddress::Bucket { bucket: bucket.into(), prefix: prefix.into() };
         assert_eq!(place("s3://pictures").unwrap(), bucket("pictures", ""));
         assert_eq!(place("s3://pictures/a/b/").unwrap(), bucket("pictures", "a/b"));
-        assert_eq!(place("file:///mnt/x").unwrap(), Place::Folder("/mnt/x".into()));
+        assert_eq!(place("file:///mnt/x").unwrap(), StoreAddress::Folder("/mnt/x".into()));
         for wrong in ["", "pictures", "s3://", "s3://ab", "s3://UPPER/x", "s3://pictures/../x", "file://mnt/x"] {
             let error = place(wrong).unwrap_err().to_string();
             assert!(error.contains("cache.object.url"), "{wrong}: {error}");

@@ -45,7 +45,7 @@ use super::key::RenditionKey;
 use super::masters::{self, MasterFile, VerifiedMaster};
 use super::metrics::{LookupOutcome, StoreMetrics};
 use super::rendition::Rendition;
-use super::store::{Lookup, Verdict};
+use super::store::{Lookup, Unusable};
 use crate::render::Rung;
 
 const BINDING_MAGIC: &[u8; 8] = b"BKBINDNG";
@@ -108,8 +108,8 @@ impl ObjectTier {
         let (store, prefix) = config.open(environment, body_bytes_max)?;
         // A request is dropped; a thread that hangs in the kernel keeps its place.
         let on_timeout = match config.place()? {
-            config::Place::Folder(_) => OnTimeout::LetRun,
-            config::Place::Bucket { .. } => OnTimeout::Stop,
+            config::StoreAddress::Folder(_) => OnTimeout::LetRun,
+            config::StoreAddress::Bucket { .. } => OnTimeout::Stop,
         };
         Ok(Self::over(store, prefix, on_timeout, config, metrics))
     }
@@ -149,7 +149,7 @@ impl ObjectTier {
 
     /// Reads and verifies; a fault of the object or the store is a miss.
     pub async fn get(&self, key: RenditionKey) -> Lookup<Rendition> {
-        let check = move |file: Bytes| entry::decode(&file, key).map_err(Verdict::from);
+        let check = move |file: Bytes| entry::decode(&file, key).map_err(Unusable::from);
         self.read(self.rendition_path(key), RENDITION_FILE_BYTES_MAX, check).await
     }
 
@@ -193,7 +193,8 @@ impl ObjectTier {
 
     /// The bytes as they were stored, their pixels not yet looked at.
     pub async fn master(&self, id: MasterId) -> Lookup<MasterFile> {
-        let check = move |file: Bytes| masters::decode(&file, id).map_err(|reason| Verdict::Corrupt(reason.to_owned()));
+        let check =
+            move |file: Bytes| masters::decode(&file, id).map_err(|reason| Unusable::Corrupt(reason.to_owned()));
         self.read(self.master_path(id), masters::FILE_BYTES_MAX, check).await
     }
 
@@ -288,7 +289,7 @@ impl ObjectTier {
     }
 
     async fn nth_binding(&self, recipe: RecipeId, n: u32) -> Lookup<Binding> {
-        let check = move |file: Bytes| decode_binding(&file, recipe).map_err(Verdict::Corrupt);
+        let check = move |file: Bytes| decode_binding(&file, recipe).map_err(Unusable::Corrupt);
         self.read(self.binding_path(recipe, n), BINDING_BYTES_MAX, check).await
     }
 
@@ -316,7 +317,7 @@ impl ObjectTier {
     async fn read<T, F>(&self, path: Path, bytes_max: u64, check: F) -> Lookup<T>
     where
         T: Send + 'static,
-        F: FnOnce(Bytes) -> Result<T, Verdict> + Send + 'static,
+        F: FnOnce(Bytes) -> Result<T, Unusable> + Send + 'static,
     {
         let lookup = self.read_uncounted(path, bytes_max, check).await;
         self.metrics.tier.looked_up(match &lookup {
@@ -329,7 +330,7 @@ impl ObjectTier {
     async fn read_uncounted<T, F>(&self, path: Path, bytes_max: u64, check: F) -> Lookup<T>
     where
         T: Send + 'static,
-        F: FnOnce(Bytes) -> Result<T, Verdict> + Send + 'static,
+        F: FnOnce(Bytes) -> Result<T, Unusable> + Send + 'static,
     {
         if self.condemned.contains_key(&path) {
             return Lookup::Miss(LookupOutcome::Corrupt);
@@ -344,11 +345,11 @@ impl ObjectTier {
         };
         match self.reads.drive(job, self.on_timeout).await {
             Ok(Some(Ok(value))) => Lookup::Hit(value),
-            Ok(Some(Err(Verdict::Corrupt(reason)))) => {
+            Ok(Some(Err(Unusable::Corrupt(reason)))) => {
                 self.condemn(&path, &reason);
                 Lookup::Miss(LookupOutcome::Corrupt)
             }
-            Ok(None | Some(Err(Verdict::Foreign))) => Lookup::Miss(LookupOutcome::Absent),
+            Ok(None | Some(Err(Unusable::Foreign))) => Lookup::Miss(LookupOutcome::Absent),
             Err(error) => Lookup::Miss(error.into()),
         }
     }
