@@ -140,6 +140,20 @@ pub struct ServerArgs {
     /// Folder for caches and logs, kept afterwards (default: a temporary one)
     #[arg(long)]
     pub work_dir: Option<PathBuf>,
+    /// When the edges render: where other work never leaves the cores alone, idle threads never run
+    #[arg(long, value_enum, default_value_t = Rendering::Idle)]
+    pub rendering: Rendering,
+}
+
+/// How the render threads of edges that are started stand beside other work on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rendering {
+    /// Only while no other thread wants the core: what is measured on a machine of its own
+    #[value(name = "idle")]
+    Idle,
+    /// As any other thread
+    #[value(name = "equal")]
+    Equal,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::Signal;
 
+use crate::args::Rendering;
 use crate::fetch::{self, Fetched};
 use crate::plan::Servers;
 use crate::process::Process;
@@ -134,14 +135,14 @@ impl Edge {
         std::fs::create_dir_all(&own)?;
         let config = own.join("edge.toml");
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        std::fs::write(&config, edge_config(folder, &own, spec, nodes, local, local))?;
+        std::fs::write(&config, edge_config(folder, &own, (spec, servers.rendering), nodes, local, local))?;
         let arguments = ["serve", "--config", &config.display().to_string()].map(str::to_owned).into();
         let log = own.join("edge.log");
         let mut process = Process::new(servers.edge.clone(), arguments, log);
         process.start()?;
         let (http, admin) = process.told(addresses_of).await?;
         // Where it is restarted, it takes the same ports.
-        std::fs::write(&config, edge_config(folder, &own, spec, nodes, http, admin))?;
+        std::fs::write(&config, edge_config(folder, &own, (spec, servers.rendering), nodes, http, admin))?;
         let edge = Self { http, admin, process };
         edge.ready().await?;
         Ok(edge)
@@ -273,7 +274,7 @@ fn node_arguments(spec: &FleetSpec, address: Option<SocketAddr>) -> Vec<String> 
 fn edge_config(
     folder: &Path,
     own: &Path,
-    spec: &FleetSpec,
+    (spec, rendering): (&FleetSpec, Rendering),
     nodes: &[SocketAddr],
     http: SocketAddr,
     admin: SocketAddr,
@@ -292,9 +293,8 @@ disk_dir = "{own}/cache"
 {cache}
 [limits]
 {limits}
-# Their nodes sleep, so an edge has its machine to itself.
 [render]
-scheduling = "idle"
+{render}
 # One generator stands for readers in many networks: their budgets would be what is measured.
 [budget]
 campaign_per_minute = 0
@@ -312,8 +312,17 @@ filter = "info"
         nodes = nodes.join(", "),
         cache = spec.cache_config,
         limits = spec.limits_config,
+        render = render_config(rendering),
         campaigns = spec.campaigns_config,
     )
+}
+
+const fn render_config(rendering: Rendering) -> &'static str {
+    match rendering {
+        // The nodes sleep, so an edge has its machine to itself.
+        Rendering::Idle => "scheduling = \"idle\"",
+        Rendering::Equal => "scheduling = \"normal\"\nnice = 0",
+    }
 }
 
 /// Public and admin address from the line in which an edge says that it serves.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::args::{
-    ACCEPT, Cli, Command, Common, FleetArgs, HitsArgs, IdleArgs, NodeArgs, Protocol, ServerArgs, Spelling, StampedeArgs,
+    ACCEPT, Cli, Command, Common, FleetArgs, HitsArgs, IdleArgs, NodeArgs, Protocol, Rendering, ServerArgs, Spelling,
+    StampedeArgs,
 };
 use crate::campaign::{self, ManifestError};
 use crate::pick::Order;
@@ -82,6 +83,7 @@ pub struct Servers {
     pub edge: PathBuf,
     pub config_dir: PathBuf,
     pub work_dir: Option<PathBuf>,
+    pub rendering: Rendering,
 }
 
 #[derive(Debug, Clone)]
@@ -284,7 +286,7 @@ impl TryFrom<ServerArgs> for Servers {
         if !edge.is_file() {
             return Err(PlanError::NoEdge(edge));
         }
-        Ok(Self { edge, config_dir: args.config_dir, work_dir: args.work_dir })
+        Ok(Self { edge, config_dir: args.config_dir, work_dir: args.work_dir, rendering: args.rendering })
     }
 }
 
