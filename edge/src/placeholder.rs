@@ -12,9 +12,8 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use crate::cache::{Lineage, Rendition};
-use crate::campaign::Catalog;
-use crate::render::{self, EncodeError, FinishDigest, Palette, PlaceholderSize, RenderError, Rung};
-use crate::resolve::Want;
+use crate::campaign::{Campaign, Catalog};
+use crate::render::{self, EncodeError, FinishDigest, Palette, PlaceholderSize, RenderError, RenditionSpec, Rung};
 use crate::words::Format;
 
 /// Marked placeholders kept, under 3 kB each.
@@ -70,13 +69,19 @@ impl Placeholders {
         });
     }
 
-    /// The placeholder with the shape, format and marking of what was wanted.
+    /// The placeholder in the shape and format that was wanted. It bears the campaign's credits: those of an import are said of no
+    /// other picture.
     ///
     /// # Errors
     /// When the encoder or the marking fails, which no test has seen.
-    pub(crate) async fn get(&self, want: &Want) -> Result<Arc<Rendition>, PlaceholderError> {
-        let (size, format) = (PlaceholderSize::of(want.spec.width_px, want.spec.height_px), want.spec.format);
-        let key = (size, format, want.finish.digest());
+    pub(crate) async fn get(
+        &self,
+        spec: RenditionSpec,
+        campaign: &Campaign,
+    ) -> Result<Arc<Rendition>, PlaceholderError> {
+        let (size, format) = (PlaceholderSize::of(spec.width_px, spec.height_px), spec.format);
+        let finish = &campaign.finish;
+        let key = (size, format, finish.digest());
         if let Some(kept) = self.marked.get(&key) {
             return Ok(kept);
         }
@@ -84,11 +89,11 @@ impl Placeholders {
             Some(file) => file.to_vec(),
             None => self.encoded(size, format).await?,
         };
-        let bytes = render::mark_placeholder(file, format, want.finish.marking())?;
+        let bytes = render::mark_placeholder(file, format, finish.marking())?;
         // It is no picture of any recipe: the ids name the size, so that its tags purge nothing else.
         let name = format!("placeholder {size}");
         let lineage = Lineage::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));
-        let rendition = Arc::new(Rendition::new(bytes.into(), want.spec, Rung::Final, lineage));
+        let rendition = Arc::new(Rendition::new(bytes.into(), spec, Rung::Final, lineage));
         self.marked.insert(key, Arc::clone(&rendition));
         Ok(rendition)
     }

@@ -87,7 +87,7 @@ impl StandIns {
         if let Some(stand_in) = self.picture(missing).await {
             return Ok(stand_in);
         }
-        let rendition = self.placeholders.get(missing.want).await?;
+        let rendition = self.placeholders.get(missing.want.spec, &missing.resolved.campaign).await?;
         Ok(StandIn { rendition, outcome: Outcome::Placeholder })
     }
 

@@ -12,6 +12,7 @@ use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::log_limited;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
+use bildkante_shared::wire::GenerationSource;
 use moka::Expiry;
 use moka::sync::Cache;
 use tracing::Instrument;
@@ -156,7 +157,7 @@ impl Mastering {
             return Ok(Bound { binding, elapsed: None });
         }
         let made = self.make(want, trace).await?;
-        let elapsed = made.source.is_work().then(|| started.elapsed());
+        let elapsed = (made.source != GenerationSource::Stored).then(|| started.elapsed());
         log_limited!(
             info,
             %recipe, master = %made.master, source = made.source.as_str(),

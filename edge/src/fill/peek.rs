@@ -15,6 +15,7 @@ use super::{Fill, Want};
 use crate::cache::{Binding, Rendition, Tier, VariantName};
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
+use crate::origin::IMPORT_MAKER;
 use crate::render::RenditionSpec;
 use crate::words::Outcome;
 
@@ -118,11 +119,15 @@ impl Fill {
         }
     }
 
-    /// The picture the variant had before its recipe became another.
+    /// The picture the variant had before its recipe became another. Only a drawn picture follows a drawn one: an import has
+    /// makers and a source of its own, and neither may be said of another picture.
     #[must_use]
     pub fn previous(&self, want: &Want) -> Option<PreviousPicture> {
+        if matches!(want.variant.recipe, MasterRecipe::Imported(_)) {
+            return None;
+        }
         let recipe = self.caches.previous.get(want.variant_name()).filter(|recipe| *recipe != want.recipe_id())?;
-        let binding = self.caches.bindings.get(recipe)?;
+        let binding = self.caches.bindings.get(recipe).filter(|binding| binding.node != IMPORT_MAKER)?;
         let previous = PreviousPicture { recipe, binding, tags: want.variant.tags.with_recipe(recipe) };
         let verdict = self.purges.binding_verdict(&previous.subject(&want.spec), &previous.binding);
         (verdict != Verdict::Gone).then_some(previous)

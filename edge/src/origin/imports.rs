@@ -13,18 +13,19 @@ use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::import::ValidImport;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::Pixels;
+use bildkante_shared::wire::GenerationSource;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::OriginError;
-use super::seam::{Made, MadeSource, Order, Origin};
+use super::seam::{Made, Order, Origin};
 use crate::cache::MasterFile;
 use crate::campaign::originals::{OriginalFault, originals_folder, read_original};
 use crate::render::{OriginalError, PoolError, RenderPool, decode_original, encode_master};
 
 /// What a binding names as the maker of an imported master.
-const MAKER: &str = "import";
+pub const MAKER: &str = "import";
 
 /// Why an original cannot be used now.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -94,7 +95,7 @@ impl Imports {
             phash: PerceptualHash::from_bytes([0; 32]),
             duplicate: None,
             maker: MAKER.to_owned(),
-            source: MadeSource::Stored,
+            source: GenerationSource::Stored,
         })
     }
 

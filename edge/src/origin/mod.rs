@@ -39,10 +39,10 @@ pub use connector::{NodeTlsConfig, NodeTlsError};
 pub use error::OriginError;
 pub use health::NodeState;
 pub use images::Images;
-pub use imports::{ImportFault, Imports};
+pub use imports::{ImportFault, Imports, MAKER as IMPORT_MAKER};
 pub use metrics::{Operation, OriginMetrics};
 pub use regions::{NodeStatus, Regions, RegionsError};
-pub use seam::{Made, MadeSource, Order, Origin, Origins};
+pub use seam::{Made, Order, Origin, Origins};
 pub use sidecar::{Sidecar, SidecarState};
 pub use topology::{RegionConfig, Topology, TopologyError};
 

@@ -26,7 +26,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest, GenerationSource};
+use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -43,7 +43,7 @@ use super::health::{Health, NodeState};
 use super::images::Images;
 use super::metrics::{Operation, OriginMetrics};
 use super::region::{Candidacy, LoadBound, Node, Region};
-use super::seam::{Made, MadeSource, Order, Origin};
+use super::seam::{Made, Order, Origin};
 use super::topology::{Topology, TopologyError};
 use super::{OriginConfig, OriginConfigError};
 use crate::cache::MasterFile;
@@ -126,11 +126,7 @@ fn made(reply: GenerationReply) -> Made {
         phash: reply.master.phash,
         duplicate: reply.duplicate,
         maker: reply.node,
-        source: match reply.source {
-            GenerationSource::Generated => MadeSource::Generated,
-            GenerationSource::Joined => MadeSource::Joined,
-            GenerationSource::Stored => MadeSource::Stored,
-        },
+        source: reply.source,
     }
 }
 

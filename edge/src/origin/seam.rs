@@ -14,7 +14,7 @@ use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{DedupScope, Duplicate};
+use bildkante_shared::wire::{DedupScope, Duplicate, GenerationSource};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
@@ -58,34 +58,8 @@ pub struct Made {
     pub duplicate: Option<Duplicate>,
     /// The node, or another name of what made it.
     pub maker: String,
-    pub source: MadeSource,
-}
-
-/// Whether a master was made for this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MadeSource {
-    Generated,
-    /// It was being made for another order.
-    Joined,
-    /// The origin had it.
-    Stored,
-}
-
-impl MadeSource {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Generated => "generated",
-            Self::Joined => "joined",
-            Self::Stored => "stored",
-        }
-    }
-
-    /// Whether the order waited for the making.
-    #[must_use]
-    pub const fn is_work(self) -> bool {
-        matches!(self, Self::Generated | Self::Joined)
-    }
+    /// Whether it was made for this order, was being made for another, or was there.
+    pub source: GenerationSource,
 }
 
 /// Every origin of this edge, as one.

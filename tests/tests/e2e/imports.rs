@@ -68,7 +68,11 @@ fn photograph(light: u8) -> anyhow::Result<Vec<u8>> {
 }
 
 fn bring(rig: &Rig, variant: &str, file: &[u8]) -> anyhow::Result<Imported> {
-    let statements = Statements { creator: Some("Jo Photo".to_owned()), ..Statements::default() };
+    bring_of(rig, variant, file, "Jo Photo")
+}
+
+fn bring_of(rig: &Rig, variant: &str, file: &[u8], creator: &str) -> anyhow::Result<Imported> {
+    let statements = Statements { creator: Some(creator.to_owned()), ..Statements::default() };
     let source = Some(DigitalSource::DigitalCapture);
     Ok(import(&sources(rig)?, &ImportOrder { variant, bytes: file, source, statements })?)
 }
@@ -129,6 +133,30 @@ async fn an_import_is_served_with_no_node_after_purge_restart_and_the_loss_of_al
     assert_eq!((mug.status, mug.header("cache-control")), (StatusCode::OK, "no-cache"), "{:?}", mug.headers);
     assert!(mug.outcome().starts_with("placeholder"), "{:?}", mug.headers);
     assert_eq!(control.calls(), 0);
+    rig.stop().await;
+    Ok(())
+}
+
+/// A picture never bears the credits of the one that took its place: it does not stand in for that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_import_stands_in_under_the_credits_of_another() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = started(&control).await?;
+    let (variant, path) = ("brought/hero?product=vase", "/i/brought/hero?product=vase&w=64&fm=jpg");
+    let first = bring(&rig, variant, &photograph(240)?)?;
+    is_shown(&rig, path, &first.recipe.to_string()).await?;
+    eventually("its master is on disk", async || Ok(!rig.edge_files("masters")?.is_empty())).await?;
+
+    let second = bring_of(&rig, variant, &photograph(120)?, "Kim Studio")?;
+    std::fs::remove_file(&second.original)?;
+    eventually("the second picture is wanted, and its original is away", async || {
+        let reply = rig.http.image(rig.public(), path).await?;
+        let shown = String::from_utf8_lossy(xmp_of(Format::Jpeg, &reply.body)?.unwrap_or_default()).into_owned();
+        assert!(!reply.outcome().starts_with("previous"), "{:?}", reply.headers);
+        assert!(!shown.contains("Kim Studio"), "{shown}");
+        Ok(reply.outcome().starts_with("placeholder"))
+    })
+    .await?;
     rig.stop().await;
     Ok(())
 }
