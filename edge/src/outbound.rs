@@ -55,18 +55,19 @@ pub(crate) enum Trust<'a> {
 
 impl Trust<'_> {
     fn roots(self) -> Result<RootCertStore, OutboundError> {
-        let mut roots = RootCertStore::empty();
+        let (mut roots, mut unread) = (RootCertStore::empty(), Vec::new());
         if let Self::System | Self::SystemAnd(_) = self {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
-            for error in found.errors.into_iter().filter(|_| roots.is_empty()) {
-                tracing::warn!(%error, "the system's certificates cannot be read: nothing on https can be called");
-            }
+            unread = found.errors;
         }
         if let Self::SystemAnd(path) | Self::Only(path) = self {
             for certificate in certificates(path)? {
                 roots.add(certificate).map_err(|source| OutboundError::Root { path: path.to_owned(), source })?;
             }
+        }
+        for error in unread.into_iter().filter(|_| roots.is_empty()) {
+            tracing::warn!(%error, "the system's certificates cannot be read: nothing on https can be called");
         }
         Ok(roots)
     }

@@ -24,11 +24,17 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
 pub(crate) fn read_opened(file: File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("the file is larger than {FILE_BYTES_MAX} bytes"),
-        ));
-    }
+    check_length(bytes.len() as u64)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8"))
+}
+
+/// Whether a text is one that [`read`] would take.
+///
+/// # Errors
+/// When it has more than [`FILE_BYTES_MAX`] bytes.
+pub(crate) fn check_length(bytes: u64) -> io::Result<()> {
+    if bytes <= FILE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is larger than {FILE_BYTES_MAX} bytes")))
 }

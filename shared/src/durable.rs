@@ -38,6 +38,14 @@ pub fn write(path: &Path, parts: &[&[u8]], durability: Durability) -> io::Result
     result
 }
 
+/// Puts on the device which files a folder has and what they are called.
+///
+/// # Errors
+/// Any I/O error.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 fn write_and_rename(
     temporary: &Path,
     path: &Path,
@@ -67,7 +75,7 @@ fn write_and_rename(
     fs::rename(temporary, path)?;
     crash_point("renamed");
     if durability == Durability::Synced {
-        File::open(folder)?.sync_all()?;
+        sync_folder(folder)?;
         crash_point("folder-synced");
     }
     Ok(())

@@ -37,13 +37,13 @@ pub struct ImportDesk {
     sources: CatalogSources,
     candidates: Candidates,
     /// Decoding takes hundreds of megabytes: one at a time.
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 impl ImportDesk {
     #[must_use]
     pub fn new(sources: CatalogSources, candidates: Candidates) -> Self {
-        Self { sources, candidates, turn: Semaphore::new(1) }
+        Self { sources, candidates, turn: Arc::new(Semaphore::new(1)) }
     }
 
     pub(super) async fn add<B>(self: &Arc<Self>, who: &str, query: Option<&str>, body: B) -> Result<Value, Fault>
@@ -52,10 +52,14 @@ impl ImportDesk {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let asked = Asked::parse(query.unwrap_or_default())?;
-        let _turn = self.turn.acquire().await;
+        // It travels into the work, which goes on when the client hangs up.
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
         let file = read(body).await?;
         let (desk, by) = (Arc::clone(self), who.to_owned());
-        let work = tokio::task::spawn_blocking(move || desk.store(asked, &file, by));
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            desk.store(asked, &file, by)
+        });
         work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
     }
 
@@ -86,14 +90,14 @@ impl ImportDesk {
         Ok(json!(candidate))
     }
 
-    pub(super) async fn list(self: &Arc<Self>) -> Value {
+    pub(super) async fn list(self: &Arc<Self>) -> Result<Value, Fault> {
         let desk = Arc::clone(self);
-        let listed = tokio::task::spawn_blocking(move || desk.candidates.list()).await.unwrap_or_default();
-        json!({ "candidates": listed })
+        let listed = tokio::task::spawn_blocking(move || desk.candidates.list()).await.map_err(|_| broken())?;
+        Ok(json!({ "candidates": listed }))
     }
 
     /// Deleted and audited in one task, which a client that hangs up does not end.
-    pub(super) async fn remove(self: &Arc<Self>, who: &str, id: &str) -> Option<Value> {
+    pub(super) async fn remove(self: &Arc<Self>, who: &str, id: &str) -> Result<Option<Value>, Fault> {
         let (desk, who, id) = (Arc::clone(self), who.to_owned(), id.to_owned());
         let work = tokio::task::spawn_blocking(move || {
             desk.candidates.remove(&id).then(|| {
@@ -102,7 +106,7 @@ impl ImportDesk {
                 json!({ "id": id, "deleted": true })
             })
         });
-        work.await.unwrap_or_default()
+        work.await.map_err(|_| broken())
     }
 }
 
@@ -168,6 +172,11 @@ where
         Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
         Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a picture arrives within {DEADLINE:?}"))),
     }
+}
+
+/// The task panicked.
+fn broken() -> Fault {
+    fault(500, "import", "Internal error", "the candidates could not be looked through")
 }
 
 fn refused(error: ImportRunError) -> Fault {

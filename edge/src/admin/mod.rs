@@ -227,9 +227,9 @@ impl AdminApi {
                 let body = self.imports.add(who, query, body).await?;
                 Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
             }
-            (Resource::Imports, _) => Ok(Reply::ok(self.imports.list().await)),
+            (Resource::Imports, _) => self.imports.list().await.map(Reply::ok),
             (Resource::Import(id), _) => {
-                self.imports.remove(who, id).await.map(Reply::ok).ok_or_else(|| no_such("candidate", id))
+                self.imports.remove(who, id).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", id))
             }
             (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
             (Resource::Job(id), _) => {

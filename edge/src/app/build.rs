@@ -41,7 +41,8 @@ use crate::warm::{WarmMetrics, Warmer};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
 
-/// An edge that is built: nothing of it runs but the render pool's threads.
+/// An edge that is built. It has threads (render pool, readers of the caches, access log), and neither a port nor a task that
+/// watches.
 #[derive(Debug)]
 pub struct App {
     pub(super) config: Config,

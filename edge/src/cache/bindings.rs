@@ -301,7 +301,7 @@ impl Inner {
                 Ok((recipe, binding)) => self.learn(recipe, &Arc::new(binding)),
                 Err(unreadable) => self.unreadable(&unreadable),
             }
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            state::unless(stop)
         })
     }
 

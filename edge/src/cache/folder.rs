@@ -211,7 +211,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(self.shard_path(name))?;
                 if durability == Durability::Synced {
-                    File::open(&self.root)?.sync_all()?;
+                    durable::sync_folder(&self.root)?;
                 }
                 durable::write(&path, parts, durability)
             }

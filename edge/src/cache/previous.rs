@@ -3,14 +3,13 @@
 //!
 //! Owns a table on the device (the variant's name, hashed → recipe id and a sequence number, every commit durable) and the
 //! same in memory. The memory is filled in the background, so that a start waits for nothing. Until it is full, no variant is
-//! known and [`Previous::note`] waits. The recipe's binding says which master was shown. Past `entries_max` the oldest sixteenth goes. Losing
-//! an entry costs a worse stand-in and nothing else.
+//! known and [`Previous::note`] waits. The recipe's binding says which master was shown. Past `entries_max` the oldest
+//! sixteenth goes. Losing an entry costs a worse stand-in and nothing else.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bildkante_shared::ids::RecipeId;
@@ -205,7 +204,7 @@ impl Inner {
                 Ok((variant, served)) => memory.learn(variant, served),
                 Err(unreadable) => tracing::error!(%unreadable, "a variant's stand-in will be worse"),
             }
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            state::unless(stop)
         });
         if let Err(reason) = read {
             let read = memory.entries.len();

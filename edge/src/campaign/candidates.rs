@@ -95,11 +95,14 @@ impl Candidates {
     /// Forgets a candidate; `false` where there is none of this id.
     pub fn remove(&self, id: &str) -> bool {
         let Ok(id) = id.parse::<RecipeId>() else { return false };
-        let is_known = std::fs::remove_file(self.path(id, "json")).is_ok();
+        // The record goes first: what is listed has its picture.
+        if std::fs::remove_file(self.path(id, "json")).is_err() {
+            return false;
+        }
         for format in OriginalFormat::ALL {
             let _ = std::fs::remove_file(self.path(id, format.extension()));
         }
-        is_known
+        true
     }
 
     fn path(&self, id: RecipeId, extension: &str) -> PathBuf {

@@ -24,6 +24,7 @@ use super::sources::{CampaignFiles, CatalogSources};
 use super::variant::picture_name;
 use crate::provenance::xmp_of;
 use crate::render::{OriginalError, OriginalFormat, decode_original};
+use crate::text_file;
 use crate::words::Format;
 
 /// What is imported, for which variant.
@@ -129,8 +130,9 @@ pub fn import(sources: &CatalogSources, order: &ImportOrder<'_>) -> Result<Impor
     let mut lock = lock_of(manifest, files)?;
     let Examined { variant, import, master, format } = examine_for(slot, variant, order)?;
     let original = originals_folder(&sources.campaigns_dir).join(original_name(import.recipe.import, format));
-    keep(&original, order.bytes)?;
     lock.pins.imports.insert(variant.clone(), import.clone());
+    check_readable(&lock, manifest, files)?;
+    keep(&original, order.bytes)?;
     lock.write(&files.lock_path)?;
     let Import { recipe, width_px, height_px } = import;
     let (recipe, source, lock) = (recipe.id(), recipe.source, files.lock_path.clone());
@@ -189,6 +191,16 @@ fn lock_of(manifest: &Manifest, files: &CampaignFiles) -> Result<Lock, ImportRun
     let lock = lock::read(&source, manifest);
     CatalogErrors::check(source.into_faults())?;
     lock.ok_or_else(|| ImportRunError::NoLock { path: files.lock_path.clone() })
+}
+
+/// A lock is written only if an edge would read it: its length and its imports are bounded.
+fn check_readable(lock: &Lock, manifest: &Manifest, files: &CampaignFiles) -> Result<(), ImportRunError> {
+    let text = lock.to_toml();
+    text_file::check_length(text.len() as u64)
+        .map_err(|source| ImportRunError::Write { path: files.lock_path.clone(), source })?;
+    let written = SourceText::new(&files.lock_path, &text);
+    let _ = lock::read(&written, manifest);
+    Ok(CatalogErrors::check(written.into_faults())?)
 }
 
 fn check_reach(master: &Pixels, slot: &Slot) -> Result<(), ImportRunError> {

@@ -811,3 +811,26 @@ fn an_original_that_is_missing_or_another_is_named_by_lock_and_check() {
     assert!(checked.contains("`brought/hero?product=mug`") && checked.contains("is not in"), "{checked}");
     assert!(locked.contains("is not in"), "{locked}");
 }
+
+/// A lock that no edge reads would stop every reload.
+#[test]
+fn an_import_that_would_make_the_lock_unreadable_changes_nothing() {
+    let site = brought();
+    let photo = Some(DigitalSource::DigitalCapture);
+    let first = import_into(&site, "brought/hero?product=mug", &picture(64, 64, 1), photo).expect("imported");
+    let text = std::fs::read_to_string(&first.lock).expect("a lock");
+    let (head, entry) = text.split_at(text.find("[imports.").expect("an import"));
+    let mut full = head.to_owned();
+    for n in 0.. {
+        let entry = entry.replace("product=mug", &format!("product=mug&n={n}"));
+        if full.len() + entry.len() > 1024 * 1024 {
+            break;
+        }
+        full.push_str(&entry);
+    }
+    std::fs::write(&first.lock, &full).expect("written");
+    let kept = || std::fs::read_dir(site.path("campaigns/imports")).expect("a folder").count();
+    let refused = import_into(&site, "brought/hero?product=vase", &picture(64, 64, 2), photo).expect_err("too much");
+    assert!(refused.to_string().contains("brought.lock.toml"), "{refused}");
+    assert_eq!((std::fs::read_to_string(&first.lock).expect("a lock"), kept()), (full, 1));
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bildkante_shared::ids::Digest;
 use bildkante_shared::import::DigitalSource;
 use bildkante_shared::{remark, say};
 
@@ -65,8 +66,11 @@ pub fn import(config: &Config, args: &ImportArgs) -> anyhow::Result<ExitCode> {
                 copyright: recipe.copyright,
                 license: recipe.license,
             };
+            let bytes = read(&file)?;
+            let is_posted = Digest::of_bytes(&bytes) == recipe.import;
+            anyhow::ensure!(is_posted, "{} is not the file that was posted", file.display());
             let (variant, source) = (candidate.variant.as_str(), Some(recipe.source));
-            run(&sources, &ImportOrder { variant, bytes: &read(&file)?, source, statements })?
+            run(&sources, &ImportOrder { variant, bytes: &bytes, source, statements })?
         }
         (None, Some(file)) => {
             let statements = Statements {

@@ -21,7 +21,7 @@ use super::{FillError, OVERTAKEN_MAX, Want};
 use crate::budget::Budgets;
 use crate::cache::{Binding, Caches, FlightRole, Flights, MasterFile, VerifiedMaster};
 use crate::governance::{Purges, Verdict};
-use crate::origin::{Made, Order, Origin};
+use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
 use crate::render::{self, RenderPool, Standing};
 
 /// Recipes remembered as refused.
@@ -123,6 +123,10 @@ impl Mastering {
     }
 
     async fn bound_once(self: &Arc<Self>, want: &Want) -> Result<Bound, FillError> {
+        // Nothing is asked for a picture that no person has brought yet.
+        if let MasterRecipe::Awaited(_) = want.variant.recipe {
+            return Err(OriginError::from(ImportFault::Awaited).into());
+        }
         if let Some(binding) = self.binding(want) {
             return Ok(Bound { binding, elapsed: None });
         }
@@ -139,6 +143,8 @@ impl Mastering {
 
     async fn generate(&self, want: &Want) -> Result<Bound, FillError> {
         let trace = want.trace_context();
+        // The master that is fetched behind a generation has the same trace.
+        let want = &want.clone().of_request(&trace);
         // Log lines of every level below name the request.
         let span = tracing::error_span!("generate", request = %trace.request, trace = %trace.parent.trace);
         let result = self.generate_now(want, &trace).instrument(span).await;

@@ -34,7 +34,7 @@ impl Fill {
             return;
         }
         if let Some(charge) = &mut charge
-            && !self.finals.is_flying(&Cut::of(want, current.master).key())
+            && !self.finals.is_flying(&want.key(current.master))
         {
             charge.keep();
         }
@@ -51,7 +51,7 @@ impl Fill {
         mut charge: Option<RenderCharge>,
     ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
         let (fill, want) = (Arc::clone(self), want.clone());
-        self.finals.fly(Cut::of(&want, id).key(), move || async move {
+        self.finals.fly(want.key(id), move || async move {
             let cut = Cut::of(&want, id);
             let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
             let finished = async {

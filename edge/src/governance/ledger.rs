@@ -19,7 +19,8 @@ use crate::state::{Check, Database, Failure, Key, Schema, Snapshot, StateError, 
 
 const MARKS: Table<PurgeKey, Marked> = Table::new("marks");
 const PURGES: Table<u64, PurgeRecord> = Table::new("purges");
-const META: Table<Counter, u64> = Table::new("meta");
+/// What is counted beside the tables.
+const META: Table<String, u64> = Table::new("meta");
 static SCHEMA: Schema = Schema {
     what: "the purge ledger",
     row: "the purge",
@@ -155,26 +156,8 @@ impl Value<u64> for PurgeRecord {
     }
 }
 
-/// What is counted beside the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counter {
-    /// Of the last purge.
-    Generation,
-}
-
+/// The key of the last purge's generation.
 const GENERATION: &str = "generation";
-
-impl Key for Counter {
-    type Form = String;
-
-    fn encode(&self) -> String {
-        GENERATION.to_owned()
-    }
-
-    fn decode(text: &str) -> Result<Self, String> {
-        if text == GENERATION { Ok(Self::Generation) } else { Err("there is no such counter".to_owned()) }
-    }
-}
 
 /// What was on the device.
 #[derive(Debug)]
@@ -252,9 +235,9 @@ impl Ledger {
     }
 
     fn over(database: Database) -> Result<(Self, Loaded), StateError> {
-        if database.get(META, &Counter::Generation)?.is_none() {
+        if database.get(META, &GENERATION.to_owned())?.is_none() {
             let begin = crate::cache::unix_ms(SystemTime::now()).max(1);
-            database.write(|changes| changes.of(META)?.put(&Counter::Generation, &begin))?;
+            database.write(|changes| changes.of(META)?.put(&GENERATION.to_owned(), &begin))?;
         }
         let loaded = database.read(Loaded::of)?;
         Ok((Self { database }, loaded))
@@ -281,7 +264,7 @@ impl Ledger {
                 }
             }
             match unwritten.generation {
-                Some(generation) => changes.of(META)?.put(&Counter::Generation, &generation),
+                Some(generation) => changes.of(META)?.put(&GENERATION.to_owned(), &generation),
                 None => Ok(()),
             }
         })
@@ -291,7 +274,7 @@ impl Ledger {
 impl Loaded {
     /// Everything, as of one moment. A row that cannot be read is an error: what it purged would come back.
     fn of(snapshot: &Snapshot) -> Result<Self, Failure> {
-        let generation = snapshot.rows(META)?.get(&Counter::Generation)?.unwrap_or(1);
+        let generation = snapshot.rows(META)?.get(&GENERATION.to_owned())?.unwrap_or(1);
         let mut changes = Changes::default();
         changes.put.extend(snapshot.rows(MARKS)?.all()?);
         let mut marks = MarkTable::default();

@@ -325,7 +325,7 @@ enum Step<T> {
 
 impl Guard<'_> {
     /// Runs `protocol` to its end, or to the first deadline it misses. `drain` is called when this side shuts down, and
-    /// when the connection has had its share of requests.
+    /// when the connection has had its quota of requests.
     async fn watch<P: Future>(
         &self,
         protocol: P,
@@ -336,11 +336,11 @@ impl Guard<'_> {
         let mut told = pin!(shutdown.requested());
         let mut look = pin!(tokio::time::sleep(self.pause()?));
         let mut phase = if self.progress.is_draining() { Phase::Draining } else { Phase::Open };
-        let mut share = Quota::Left;
+        let mut quota = Quota::Left;
         loop {
             let step = poll_fn(|cx| match protocol.as_mut().poll(cx) {
                 Poll::Ready(output) => Poll::Ready(Step::Ended(output)),
-                Poll::Pending if share != self.share() => Poll::Ready(Step::Quota(self.share())),
+                Poll::Pending if quota != self.quota() => Poll::Ready(Step::Quota(self.quota())),
                 Poll::Pending => Poll::Pending,
             });
             tokio::select! {
@@ -349,7 +349,7 @@ impl Guard<'_> {
                     Step::Ended(output) => return Ok(output),
                     Step::Quota(Quota::Exceeded) => return Err(ConnectionEnd::Requests),
                     Step::Quota(now) => {
-                        share = now;
+                        quota = now;
                         drain(protocol.as_mut());
                     }
                 },
@@ -371,7 +371,7 @@ impl Guard<'_> {
 
     /// What this connection has had of its requests. A client may have sent as many as it has streams when GOAWAY reaches
     /// it, and as many again for answers that were on their way.
-    fn share(&self) -> Quota {
+    fn quota(&self) -> Quota {
         match self.progress.requests().checked_sub(self.goaway_after) {
             None => Quota::Left,
             Some(over) if over <= 2 * u64::from(self.limits.streams_max) => Quota::Had,

@@ -3,7 +3,7 @@
 //! Owns nothing: `bildkante-edge import` keeps each original under its digest in `imports/` of the campaigns' folder, which
 //! is committed with the manifests, and this module only reads it. So neither eviction nor a purge forgets an import: its
 //! master is made from the original again. Invariants: an original is used only if its digest is the recipe's; the same
-//! original gives the same master; no node is asked. Decoding runs on the render pool.
+//! original gives the same master; no node is asked. Reading and decoding run on the render pool.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,13 +68,13 @@ impl Imports {
         finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Send + 'static,
     ) -> Result<T, OriginError> {
         let (folder, digest) = (self.folder.clone(), recipe.import);
-        let read = tokio::task::spawn_blocking(move || read_original(&folder, digest));
-        let unreadable = |cause: String| OriginalFault::Unreadable { path: self.folder.clone(), cause };
-        let read = read.await.map_err(|error| unreadable(error.to_string()));
-        let file = read.flatten().map_err(ImportFault::from)?;
-        let decode = move || decode_original(&file).and_then(finish);
-        let done = self.pool.run(order.urgency, decode).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
-        Ok(done.map_err(|cause| ImportFault::Unusable { digest, cause })?)
+        // Read by the job, not before it: what waits for a place in the pool holds no file.
+        let work = move || -> Result<T, ImportFault> {
+            let file = read_original(&folder, digest)?;
+            decode_original(&file).and_then(finish).map_err(|cause| ImportFault::Unusable { digest, cause })
+        };
+        let done = self.pool.run(order.urgency, work).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
+        Ok(done?)
     }
 
     async fn within<T>(

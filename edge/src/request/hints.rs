@@ -9,7 +9,7 @@
 
 use http::HeaderMap;
 
-use super::{Dpr, ImageRequest};
+use super::Dpr;
 use crate::words::WIDTH_PX_MAX;
 
 /// What clients are asked to send, and what `Vary` names beside `Accept`.
@@ -33,12 +33,6 @@ pub struct ClientHints {
 }
 
 impl ClientHints {
-    /// The hints of a request whose URL opts in; none for any other.
-    #[must_use]
-    pub fn of(request: &ImageRequest<'_>, headers: &HeaderMap) -> Self {
-        if request.uses_hints() { Self::read(headers) } else { Self::default() }
-    }
-
     /// The hints in `headers`, the standard names before the older ones.
     #[must_use]
     pub fn read(headers: &HeaderMap) -> Self {
@@ -83,6 +77,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
+    use super::super::ImageRequest;
     use super::*;
     use crate::request::IgnoredParameters;
 
@@ -141,7 +136,8 @@ mod tests {
         let hints = |query| {
             let request = ImageRequest::parse("/i/studio/hero", Some(query), &IgnoredParameters::default());
             let request = request.expect("a URL");
-            ClientHints::of(&request, &said).device_px(500, request.dpr)
+            let hints = if request.uses_hints() { ClientHints::read(&said) } else { ClientHints::default() };
+            hints.device_px(500, request.dpr)
         };
         assert_eq!(hints("w=400"), 500);
         assert_eq!(hints(""), 500);

@@ -234,7 +234,7 @@ fn hints_choose_a_rung_where_the_url_opts_in_whoever_signed_it() {
     headers.insert("sec-ch-width", HeaderValue::from_static("700"));
     let width_px = |url: &str, grant: Grant| {
         let request = parse(&catalog, url);
-        let hints = ClientHints::of(&request, &headers);
+        let hints = if request.uses_hints() { ClientHints::read(&headers) } else { ClientHints::default() };
         Resolved::new(&catalog, &request, grant, hints).unwrap_or_else(|error| panic!("{url}: {error}")).width_px
     };
     for grant in [Grant::Public, SIGNED] {

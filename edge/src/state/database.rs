@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bildkante_shared::log_limited;
+use bildkante_shared::{durable, log_limited};
 use parking_lot::RwLock;
 use redb::{Builder, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
@@ -259,7 +259,7 @@ fn ensure(path: &Path) -> Result<(), Failure> {
         _ => fs::remove_file(&fresh)?,
     }
     if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
+        durable::sync_folder(folder)?;
     }
     Ok(())
 }

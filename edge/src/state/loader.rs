@@ -1,6 +1,7 @@
 //! The thread that fills a memory from a table. It ends with the memory's owner.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -32,4 +33,9 @@ impl Drop for Loader {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a visit of rows goes on.
+pub(crate) fn unless(stop: &AtomicBool) -> ControlFlow<()> {
+    if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

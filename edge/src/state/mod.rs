@@ -13,7 +13,7 @@
 //! its tables) and one [`Table`] for each kind of row. It writes no byte itself:
 //!
 //! ```text
-//! write   value ── Value::encode ──▶ form ── Changes::put ──▶ one commit over any of the file's tables ── synced ──▶ Ok
+//! write   value ── Value::encode ──▶ form ── Changes::of, put ──▶ one commit over any of the file's tables ── synced ──▶ Ok
 //! read    Snapshot ── rows ──▶ Rows::get, Rows::each ──▶ form ── Value::decode ──▶ value, or Unreadable for this row alone
 //! ```
 //!
@@ -41,7 +41,7 @@ pub(crate) use bound::oldest;
 pub(crate) use database::{Changes, Check, Database, Schema, Snapshot};
 pub use error::{Failure, StateError, Unreadable};
 pub(crate) use form::{Key, Value};
-pub(crate) use loader::Loader;
+pub(crate) use loader::{Loader, unless};
 pub(crate) use table::Table;
 
 #[cfg(test)]

@@ -49,6 +49,13 @@ impl<K: Key, V: Value<K>> Table<K, V> {
         Ok(TableChanges { table: self, rows: transaction.open_table(self.definition())? })
     }
 
+    fn get_in(self, rows: &impl ReadableTable<KeyForm<K>, ValueForm<K, V>>, key: &K) -> Result<Option<V>, Failure> {
+        let form = key.encode();
+        let Some(value) = rows.get(form.lend())? else { return Ok(None) };
+        let value = V::decode(key, value.value());
+        Ok(Some(value.map_err(|reason| self.unreadable(&form.lend(), reason))?))
+    }
+
     fn unreadable(self, key: &Lent<'_, K::Form>, reason: String) -> Unreadable {
         Unreadable { table: self.name, key: K::name(key), reason }
     }
@@ -86,12 +93,7 @@ impl<K: Key, V: Value<K>> Rows<K, V> {
     /// # Errors
     /// When the device fails, a page is damaged, or the row cannot be read.
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, Failure> {
-        caught(|| {
-            let form = key.encode();
-            let Some(value) = self.rows.get(form.lend())? else { return Ok(None) };
-            let value = V::decode(key, value.value());
-            Ok(Some(value.map_err(|reason| self.table.unreadable(&form.lend(), reason))?))
-        })
+        caught(|| self.table.get_in(&self.rows, key))
     }
 
     /// Every row, in the order of their keys' forms.
@@ -151,10 +153,7 @@ impl<K: Key, V: Value<K>> TableChanges<'_, K, V> {
     /// # Errors
     /// As [`Rows::get`].
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, Failure> {
-        let form = key.encode();
-        let Some(value) = self.rows.get(form.lend())? else { return Ok(None) };
-        let value = V::decode(key, value.value());
-        Ok(Some(value.map_err(|reason| self.table.unreadable(&form.lend(), reason))?))
+        self.table.get_in(&self.rows, key)
     }
 
     /// # Errors

@@ -12,11 +12,11 @@
 //! left: the next start tries it again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
-use bildkante_shared::durable::TEMPORARY_PREFIX;
+use bildkante_shared::durable::{self, TEMPORARY_PREFIX};
 
 use super::job::JobRecord;
 use super::stored::StoredJobs;
@@ -35,7 +35,7 @@ pub(super) struct JobFile {
 /// Brings in the jobs of `folder`, where there is one.
 ///
 /// # Errors
-/// When the folder cannot be listed or the device refuses the commit. What could not be removed is reported only.
+/// When the folder cannot be listed or synced, or the device refuses the commit. What could not be removed is reported only.
 pub(super) fn bring_in(folder: &Path, jobs: &StoredJobs) -> Result<(), StateError> {
     let unusable = |source| StateError::Folder { path: folder.to_owned(), source };
     let Some(names) = names(folder).map_err(unusable)? else { return Ok(()) };
@@ -46,9 +46,9 @@ pub(super) fn bring_in(folder: &Path, jobs: &StoredJobs) -> Result<(), StateErro
         jobs.take_over(&files)?;
     }
     let names = files.into_iter().map(|file| file.name).chain(imported.into_keys());
-    let gone: Vec<String> = names.filter(|name| is_removed(&folder.join(name))).collect();
+    let gone: Vec<String> = names.filter(|name| remove(&folder.join(name))).collect();
     if !gone.is_empty() {
-        sync(folder).map_err(unusable)?;
+        durable::sync_folder(folder).map_err(unusable)?;
         jobs.removed(&gone)?;
     }
     // Only where nothing is left in it.
@@ -67,7 +67,7 @@ fn names(folder: &Path) -> io::Result<Option<Vec<String>>> {
     for entry in entries {
         let Ok(name) = entry?.file_name().into_string() else { continue };
         if name.starts_with(TEMPORARY_PREFIX) {
-            is_removed(&folder.join(&name));
+            remove(&folder.join(&name));
         } else {
             names.push(name);
         }
@@ -105,8 +105,8 @@ fn set_aside(path: &Path) {
     }
 }
 
-/// Removes a file that may be gone already.
-fn is_removed(path: &Path) -> bool {
+/// Removes a file that may be gone already, and says whether it is gone.
+fn remove(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -115,10 +115,6 @@ fn is_removed(path: &Path) -> bool {
             false
         }
     }
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

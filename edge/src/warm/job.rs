@@ -206,6 +206,8 @@ impl Job {
         let mut ledger = self.ledger.lock();
         ledger.record.state = state;
         ledger.record.elapsed_ms += elapsed_ms;
+        // Under the lock: an end that can be seen is known to be unwritten.
+        self.storing.change();
     }
 
     pub(super) fn got(&self, picture: usize, outcome: Outcome, bytes: usize) {

@@ -338,7 +338,7 @@ impl Inner {
         }
         self.store_change(&job);
         job.leave();
-        self.forget_the_oldest().await;
+        self.forget_the_oldest();
     }
 
     /// How it ended; `None` when the edge is stopping, so that the next one goes on.
@@ -385,24 +385,13 @@ impl Inner {
         }
     }
 
-    async fn forget_the_oldest(&self) {
-        let mut forgotten = Vec::new();
-        {
-            let mut jobs = self.jobs.lock();
-            while jobs.len() > JOBS_MAX {
-                let oldest = jobs.iter().find(|(_, job)| job.record().state != JobState::Running).map(|(id, _)| *id);
-                let Some(oldest) = oldest else { break };
-                jobs.remove(&oldest);
-                forgotten.push(oldest);
-            }
-        }
-        if forgotten.is_empty() {
-            return;
-        }
-        let stored = Arc::clone(&self.stored);
-        let forgetting = tokio::task::spawn_blocking(move || stored.forget(&forgotten)).await;
-        if let Err(error) = forgetting.unwrap_or(Err(StateError::Panicked)) {
-            tracing::warn!(%error, "an old warming stays on the device: the next start knows it again");
+    /// Forgets the oldest jobs that have ended, where there are too many. Their own tasks take them off the device.
+    fn forget_the_oldest(self: &Arc<Self>) {
+        let mut jobs = self.jobs.lock();
+        while jobs.len() > JOBS_MAX {
+            let oldest = jobs.iter().find(|(_, job)| job.record().state != JobState::Running).map(|(id, _)| *id);
+            let Some(job) = oldest.and_then(|oldest| jobs.remove(&oldest)) else { break };
+            self.store_change(&job);
         }
     }
 }

@@ -111,7 +111,7 @@ impl Inner {
                         warn,
                         job = id,
                         %error,
-                        "a warming is not on the device yet: a restart would not know of it"
+                        "a change of a warming is not on the device yet: a restart would find an older state of it"
                     );
                     if is_last {
                         storing.is_writing.store(false, Ordering::Release);
@@ -128,9 +128,13 @@ impl Inner {
         }
     }
 
-    /// A job as it is now; one that is forgotten needs nothing.
+    /// A job as it is now. One that is forgotten is taken off the device.
     fn write_now(&self, id: u64) -> Result<(), StateError> {
+        // A statement of its own: the lock is not held over the commit.
         let job = self.jobs.lock().get(&id).cloned();
-        job.map_or(Ok(()), |job| (self.writer)(&job.to_go_on_from()))
+        match job {
+            Some(job) => (self.writer)(&job.to_go_on_from()),
+            None => self.stored.forget(&[id]),
+        }
     }
 }

@@ -176,6 +176,34 @@ async fn nothing_waits_for_a_device_that_hangs() {
     assert_eq!(bench.warmer.jobs().len(), 1);
 }
 
+/// A job may be forgotten while its end waits for the device: it leaves the device all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_forgotten_leaves_the_device_though_its_end_is_being_written() {
+    let bench = Bench::start(Duration::from_millis(1)).await;
+    let ended = async || {
+        let id = bench.warmer.start("tests", order()).await.unwrap().record.id;
+        let is_ended = async || bench.warmer.cancel("tests", id).await.unwrap().record.state == JobState::Cancelled;
+        eventually("it has ended", is_ended).await;
+        id
+    };
+    let first = bench.warmer.start("tests", order()).await.unwrap().record.id;
+    eventually("it is on the device", async || bench.on_the_device().iter().any(|job| job.id == first)).await;
+    bench.device.set(Mood::Hangs);
+    let before = bench.device.tries();
+    bench.warmer.cancel("tests", first).await.unwrap();
+    eventually("its end is being written", async || bench.device.tries() > before).await;
+    for _ in 0..JOBS_MAX {
+        ended().await;
+    }
+    eventually("it is forgotten", async || bench.warmer.job(first).is_none()).await;
+    bench.device.set(Mood::Sound);
+    eventually("the others are stored, and it is not", async || {
+        let stored = bench.on_the_device();
+        stored.len() == JOBS_MAX && stored.iter().all(|job| job.id != first && job.state == JobState::Cancelled)
+    })
+    .await;
+}
+
 /// A client that hangs up while the device hangs: what it asked for is done, each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_asked_for_before_it_hung_up_is_done() {

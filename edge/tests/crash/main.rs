@@ -1,8 +1,8 @@
 //! What caches and state are after their process died, and what caches serve while their device fails.
 //!
 //! A child process (this same binary) writes renditions, masters and every table of state (bindings, previous recipes,
-//! purges, jobs) and says on its standard output what was acknowledged. It is ended at each step of a write, at each system call that changes a file, and at random
-//! moments; afterwards everything acknowledged as durable is there and everything that is there is right. With
+//! purges, jobs) and says on its standard output what was acknowledged. It is ended at each step of a write, at each
+//! system call that changes a file, and at random moments; afterwards everything acknowledged as durable is there and everything that is there is right. With
 //! `BILDKANTE_SOAK` set it is a thousand kills and a hundred thousand flipped bits (`make soak`).
 
 mod child;

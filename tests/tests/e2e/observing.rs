@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -23,6 +24,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::process::Child;
 
 const PICTURE: &str = "/i/studio/thumb?product=vase";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -105,16 +107,60 @@ impl Logged {
     }
 }
 
+/// An edge in a process of its own, so that its log and the log's limits are its alone.
+struct Served {
+    process: Child,
+    http: SocketAddr,
+    stderr: PathBuf,
+}
+
+impl Served {
+    /// Starts it with a configuration file of this text and waits until it says where it serves. Its logs are the files
+    /// `stdout` and `stderr` of the folder.
+    async fn start(dir: &Path, config: &str) -> anyhow::Result<Self> {
+        let (file, stderr) = (dir.join("edge.toml"), dir.join("stderr"));
+        std::fs::write(&file, config)?;
+        let process = tokio::process::Command::new(program("bildkante-edge")?)
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env_remove("RUST_LOG")
+            .stdout(std::fs::File::create(dir.join("stdout"))?)
+            .stderr(std::fs::File::create(&stderr)?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut address = None;
+        eventually("it serves", async || {
+            let text = std::fs::read_to_string(&stderr)?;
+            let said = text.split_once("edge serves http=").and_then(|(_, rest)| rest.split_whitespace().next());
+            address = said.and_then(|said| said.parse::<SocketAddr>().ok());
+            Ok(address.is_some())
+        })
+        .await?;
+        Ok(Self { process, http: address.context("an address")?, stderr })
+    }
+
+    /// Ends it in order.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let id = self.process.id().context("it runs")?.to_string();
+        anyhow::ensure!(Command::new("kill").args(["-TERM", &id]).status()?.success(), "kill failed");
+        self.process.wait().await?;
+        Ok(())
+    }
+}
+
 /// A cold picture's request: the access log, the edge's log and the node's name the same trace and the same request.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
     let logged = LOGGED.clone();
     let rig = painted().await?;
-    let edge = observed(&rig, |config| {
-        config.listen.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
-    })
-    .await?;
-    rig.healthy_nodes(&edge, 1).await?;
+    let dir = tempfile::tempdir()?;
+    let access = dir.path().join("access.log");
+    let config = standalone(dir.path(), "info").replace("[listen]", "[listen]\ntrusted_proxies = [\"127.0.0.1\"]");
+    let more = format!(
+        "[origin]\nnodes = [\"http://{}\"]\nprobe_interval_ms = 50\n[access_log]\nto = {access:?}\n[render]\nnice = 0\n",
+        rig.node()
+    );
+    let edge = Served::start(dir.path(), &(config + &more)).await?;
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     let fields: Vec<(HeaderName, &str)> = vec![
         (http::header::ACCEPT, CHROME),
@@ -133,7 +179,7 @@ async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
     assert_ne!(told.span.to_string(), "00f067aa0ba902b7", "the edge's own step");
     assert_eq!(reply.header("x-request-id"), "", "a cache would repeat it with every hit");
 
-    let seen = line(&log_of(&rig), "the miss", |line| line["status"] == 200).await?;
+    let seen = line(&access, "the miss", |line| line["status"] == 200).await?;
     for (name, value) in [
         ("trace_id", TRACE),
         ("request_id", "of-the-proxy"),
@@ -149,12 +195,14 @@ async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
         assert_eq!(seen[name], value, "{name}: {seen:?}");
     }
     assert_eq!((seen["bytes"].as_u64(), seen["share"].as_f64()), (Some(reply.body.len() as u64), Some(1.0)));
-    for target in ["bildkante_edge::fill::master", "bildkante_gpu_node::api"] {
-        let line = logged.find(target, "generation answered", TRACE);
-        let line = line.with_context(|| format!("no line of {target} names the trace"))?;
-        assert_eq!(line["span"]["request"], "of-the-proxy", "{line}");
+    let node = logged.find("bildkante_gpu_node::api", "generation answered", TRACE).context("the node's line")?;
+    assert_eq!(node["span"]["request"], "of-the-proxy", "{node}");
+    let text = std::fs::read_to_string(&edge.stderr)?;
+    let answered = text.lines().find(|line| line.contains("generation answered")).context("the edge's line")?;
+    for part in ["generate{", TRACE, "of-the-proxy"] {
+        assert!(answered.contains(part), "{part}: {answered}");
     }
-    edge.shut_down().await;
+    edge.stop().await?;
     rig.stop().await;
     Ok(())
 }
@@ -354,32 +402,14 @@ async fn a_client_that_leaves_is_told_of() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_log_goes_to_stdout_and_is_whole_at_the_end() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let (config, stdout, stderr) = (dir.path().join("edge.toml"), dir.path().join("stdout"), dir.path().join("stderr"));
-    std::fs::write(&config, standalone(dir.path(), "info") + "[access_log]\nto = \"stdout\"\nformat = \"combined\"\n")?;
-    let mut process = tokio::process::Command::new(program("bildkante-edge")?)
-        .args(["serve", "--config"])
-        .arg(&config)
-        .env_remove("RUST_LOG")
-        .stdout(std::fs::File::create(&stdout)?)
-        .stderr(std::fs::File::create(&stderr)?)
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut address = None;
-    eventually("it serves", async || {
-        let text = std::fs::read_to_string(&stderr)?;
-        let said = text.split_once("edge serves http=").and_then(|(_, rest)| rest.split_whitespace().next());
-        address = said.and_then(|said| said.parse::<std::net::SocketAddr>().ok());
-        Ok(address.is_some())
-    })
-    .await?;
+    let config = standalone(dir.path(), "info") + "[access_log]\nto = \"stdout\"\nformat = \"combined\"\n";
+    let edge = Served::start(dir.path(), &config).await?;
     let http = bildkante_tests::client::Http::default();
     for _ in 0..20 {
-        http.get(address.context("an address")?, "/nothing", &[]).await?;
+        http.get(edge.http, "/nothing", &[]).await?;
     }
-    let id = process.id().context("it runs")?.to_string();
-    anyhow::ensure!(Command::new("kill").args(["-TERM", &id]).status()?.success(), "kill failed");
-    process.wait().await?;
-    let text = std::fs::read_to_string(&stdout)?;
+    edge.stop().await?;
+    let text = std::fs::read_to_string(dir.path().join("stdout"))?;
     assert_eq!(text.lines().filter(|line| line.contains("\"GET /nothing HTTP/1.1\" 404 ")).count(), 20, "{text}");
     Ok(())
 }

@@ -4,12 +4,13 @@
 //! and the others find it done.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use bildkante_shared::durable;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::{KEYS_MAX, KeyRing, TicketError, TicketKey, unix_s};
@@ -117,5 +118,5 @@ fn replace(path: &Path, ring: &KeyRing) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    durable::sync_folder(folder)
 }
