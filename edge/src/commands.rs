@@ -1,4 +1,4 @@
-//! `check`, `lock`, `explain` and `sign`: what the command line says about campaigns without serving any.
+//! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
 mod import;
 mod purge;

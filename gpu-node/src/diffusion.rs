@@ -5,8 +5,8 @@
 //! [`vae`], [`layers`], [`scheduler`], and the machine underneath ([`device`], [`runtime`]). A family is a folder of its own
 //! and an arm in [`family`]: [`sd`] is Stable Diffusion with its relatives.
 //!
-//! Invariants: only this module, `worker::torch` and `commands` name `tch`. Every tensor operation returns a `Result`: no
-//! input, however malformed, panics. Configurations alone decide the architecture of a network ([`fields`]); its tensors come
+//! Invariants: only this module and `worker::torch` name `tch`. Every tensor operation returns a `Result`: no input,
+//! however malformed, panics. Configurations alone decide the architecture of a network ([`fields`]); its tensors come
 //! from safetensors files, of which every byte is checked and every tensor is accounted for.
 
 pub(crate) mod batch;

@@ -7,10 +7,12 @@
 //! | `/admin/v1/purges/{id}` | GET | read |
 //! | `/admin/v1/warm` | GET, POST | read, warm |
 //! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
+//! | `/admin/v1/imports` | GET, POST | read, import |
+//! | `/admin/v1/imports/{id}` | DELETE | import |
 //!
-//! Invariants: nothing is changed without a token of the right scope; bodies are bounded JSON whose unknown fields are
-//! errors; every change writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457)
-//! that name the field.
+//! Invariants: nothing is changed without a token of the right scope; every body is bounded; it is JSON, except that an
+//! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
+//! writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457) that name the field.
 
 mod body;
 mod imports;

@@ -1,4 +1,5 @@
-//! Locks: `{campaign}.lock.toml`, the digest of every checkpoint, adapter and image a manifest names, committed with it.
+//! Locks: `{campaign}.lock.toml`, the digest of every checkpoint, adapter and image a manifest names, and the recipes
+//! of imports, committed with it.
 //!
 //! With manifest and lock alone an edge computes recipe ids, no node reachable. A lock also says what it was
 //! made from, so that one made for other names is refused instead of half used.

@@ -8,9 +8,10 @@
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
 //! | `error` | why there is no rendition |
 //!
-//! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe. A page that asks for
-//! three widths in two formats at once costs one generation and six encodes. Both flights are tasks of their own, so a
-//! client that hangs up cancels nothing that others wait for.
+//! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe and urgency. A page
+//! that asks for three widths in two formats at once costs one generation and six encodes. A recipe that is wanted at
+//! two urgencies is asked for twice, and its node draws it once. Both flights are tasks of their own, so a client that
+//! hangs up cancels nothing that others wait for.
 //!
 //! Invariants: an answer is judged by the purges in force after it was made, and a rendition that was purged while it was
 //! made is made again; a binding outlives its master, and a recipe whose master is lost everywhere is drawn and bound

@@ -1,4 +1,5 @@
-//! Where masters come from: the seam to it, and regions of GPU nodes with client, health, deadlines and the sidecar.
+//! Where masters come from: the seam to it, imports, and regions of GPU nodes with client, health, deadlines and the
+//! sidecar.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -10,6 +11,8 @@
 //! | `health` | when a node may be asked |
 //! | `region` | the nodes of one region, in the order in which a recipe asks them |
 //! | `regions` | which node is asked and which after it, deadlines, reload |
+//! | `endings` | recipes over which nodes ended: which of them are asked for no more |
+//! | `images` | the images that manifests name, for nodes that lack one |
 //! | `sidecar` | a node that this edge starts and watches |
 //!
 //! Invariants: no call outlives its deadline and no reply outgrows its bound; equal recipes go to equal nodes as

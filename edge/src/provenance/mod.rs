@@ -1,9 +1,9 @@
-//! What a generated image says of itself: XMP/IPTC now, C2PA later.
+//! What an image says of itself, drawn or imported or a placeholder: XMP/IPTC now, C2PA later.
 //!
-//! Every rendition carries an XMP packet with the IPTC *digital source type*, so that search engines, agencies and
-//! archives can tell a generated image from a photograph, and the campaign's rights. For an import the type is the one its
-//! recipe declares, and the statements are its own where it has some. The order is pixels → encode →
-//! XMP → C2PA: [`embed`] works on finished files and never touches pixel data.
+//! Every rendition carries an XMP packet with the campaign's rights and the IPTC *digital source type*, so that search
+//! engines, agencies and archives can tell a generated image from a photograph. For an import the type is the one its
+//! recipe declares, and the statements are its own where it has some. The order is pixels → encode → XMP → C2PA:
+//! [`embed`] works on finished files and never touches pixel data.
 //!
 //! Sources: IPTC Photo Metadata Standard 2023.2 (digital source type, creator, credit line, copyright notice,
 //! web statement of rights); ISO 16684-1 (XMP); per format see [`embed`].

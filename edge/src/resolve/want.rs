@@ -1,7 +1,7 @@
 //! What a request comes down to for caches, flights and nodes: which picture, cut how, finished how, how urgently.
 //!
-//! Invariant: recipe, spec and finish decide every byte of the picture, and are its key. URL, asker, urgency and trace are no
-//! part of any key.
+//! Invariant: recipe, spec and finish decide which picture it is, and are the key of its fill. URL, asker and trace are
+//! no part of any key here; urgency is part of one only, that of the flight to the origin.
 
 use std::sync::Arc;
 
