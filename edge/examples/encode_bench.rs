@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
                 let (mut cpu_ms, mut wall_ms, mut encode_ms, mut bytes) = (f64::MAX, f64::MAX, f64::MAX, 0);
                 for _ in 0..ROUNDS {
                     let (cpu_before, started) = (thread_cpu_ms()?, Instant::now());
-                    let encoded = render(&master, &spec, rung, &finish)?;
+                    let encoded = render(&master, &spec, rung, &finish, None)?;
                     wall_ms = wall_ms.min(started.elapsed().as_secs_f64() * 1e3);
                     cpu_ms = cpu_ms.min(thread_cpu_ms()? - cpu_before);
                     encode_ms = encode_ms.min(encoded.encode.as_secs_f64() * 1e3);

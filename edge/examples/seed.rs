@@ -85,7 +85,7 @@ fn understand(catalog: &Catalog, accept: &str, line: &str) -> anyhow::Result<See
     let anybody = Described { accept: Some(accept), verify: |_: &ImageRequest<'_>| Ok(Grant::Public) };
     let want = resolve(catalog, url, &anybody).outcome?.want;
     let recipe = &want.variant.recipe;
-    let key = want.key(master_of(recipe.id()));
+    let key = RenditionKey::new(master_of(recipe.id()), &want.spec, want.finish.digest(), None);
     Ok(Seed { key, recipe: recipe.id(), size_px: want.variant.size_px, spec: want.spec, body_bytes })
 }
 
@@ -102,6 +102,8 @@ fn binding(seed: &Seed) -> Binding {
         height_px,
         phash: PerceptualHash::from_bytes([0; 32]),
         duplicate: None,
+        drawn_unix_s: None,
+        determinism: None,
         node: "seed".to_owned(),
         generation: 0,
         created_unix_ms: 0,
@@ -111,7 +113,7 @@ fn binding(seed: &Seed) -> Binding {
 async fn write(caches: &Caches, seed: &Seed) -> anyhow::Result<()> {
     let mut body = vec![0; seed.body_bytes];
     blake3::Hasher::new().update(seed.key.as_bytes()).finalize_xof().fill(&mut body);
-    let lineage = Lineage::now(master_of(seed.recipe), seed.recipe);
+    let lineage = Lineage::now(seed.key, master_of(seed.recipe), seed.recipe);
     let rendition = Arc::new(Rendition::new(body.into(), seed.spec, Rung::Final, lineage));
     match caches.disk.put(seed.key, rendition).await {
         PutOutcome::Stored | PutOutcome::KeptBetter => Ok(()),

@@ -321,7 +321,7 @@ impl Handler {
             timings: because.timings,
             elapsed,
         };
-        self.keep(exchange, resolved, want, rendition, &prepared, &answer);
+        self.keep(exchange, resolved, rendition, &prepared, &answer);
         let mut response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
         response.extensions_mut().insert(Told::of(because.outcome, resolved));
         if response.status().is_client_error() {
@@ -339,7 +339,6 @@ impl Handler {
         &self,
         exchange: &Exchange<'_>,
         resolved: &Resolved,
-        want: &Want,
         rendition: &Rendition,
         prepared: &HeaderMap,
         answer: &Answer,
@@ -350,7 +349,7 @@ impl Handler {
         }
         let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
         let counters = |outcome| self.metrics.hit_counters(outcome, rendition.spec.format, campaign, slot);
-        let kept = (want.key(rendition.master), rendition);
+        let kept = (rendition.key, rendition);
         self.front.keep(question, epoch, kept, response::settle(prepared, answer), counters);
     }
 

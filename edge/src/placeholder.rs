@@ -11,7 +11,7 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
-use crate::cache::{Lineage, Rendition};
+use crate::cache::{Lineage, Rendition, RenditionKey};
 use crate::campaign::{Campaign, Catalog};
 use crate::render::{self, EncodeError, FinishDigest, Palette, PlaceholderSize, RenderError, RenditionSpec, Rung};
 use crate::words::Format;
@@ -85,14 +85,14 @@ impl Placeholders {
         if let Some(kept) = self.marked.get(&key) {
             return Ok(kept);
         }
-        let file = match self.files.ready(size, format) {
-            Some(file) => file.to_vec(),
-            None => self.encoded(size, format).await?,
+        let bytes = match self.files.ready(size, format) {
+            Some(file) => render::mark_placeholder(file, format, size, finish.marking())?,
+            None => render::mark_placeholder(&self.encoded(size, format).await?, format, size, finish.marking())?,
         };
-        let bytes = render::mark_placeholder(file, format, finish.marking())?;
         // It is no picture of any recipe: the ids name the size, so that its tags purge nothing else.
         let name = format!("placeholder {size}");
-        let lineage = Lineage::now(MasterId::of_bytes(name.as_bytes()), RecipeId::of_bytes(name.as_bytes()));
+        let (recipe, master) = (RecipeId::of_bytes(name.as_bytes()), MasterId::of_bytes(name.as_bytes()));
+        let lineage = Lineage::now(RenditionKey::from_raw(*recipe.as_bytes()), master, recipe);
         let rendition = Arc::new(Rendition::new(bytes.into(), spec, Rung::Final, lineage));
         self.marked.insert(key, Arc::clone(&rendition));
         Ok(rendition)

@@ -3,12 +3,14 @@
 mod judges;
 mod pictures;
 
-use bildkante_edge::provenance::{DigitalSource, EmbedError, Marking, embed, xmp_of};
+use bildkante_edge::provenance::{
+    Description, DigitalSource, EmbedError, Generator, Location, Marking, Metadata, Prompt, embed, xmp_of,
+};
 use bildkante_edge::render::{
     Anchor, Encoded, Finish, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape,
     encode, mark_placeholder, placeholder, render,
 };
-use bildkante_edge::words::Format;
+use bildkante_edge::words::{Format, Moment};
 use bildkante_shared::pixels::Pixels;
 use proptest::prelude::*;
 
@@ -18,11 +20,27 @@ fn marking() -> Marking {
         credit: Some("\"Studio\" <Bildkante>".into()),
         copyright: Some("© 2026 Müller".into()),
         license: Some("https://example.com/licence?a=1&b=2".into()),
+        location: Location {
+            city: Some("Köln".into()),
+            country: Some("Deutschland".into()),
+            country_code: Some("DE".into()),
+            ..Location::default()
+        },
     }
 }
 
+/// 2027-01-15T08:00:00Z
+const DRAWN: Option<Moment> = Moment::from_unix_s(1_800_000_000);
+
+fn metadata(format: Format, source: DigitalSource) -> Metadata {
+    Metadata::of(format, (61, 47), &Description::new(marking(), source), DRAWN, None)
+}
+
 fn finish() -> Finish {
-    Finish::of_generated(marking())
+    let prompt = Prompt { text: "a <red> mug".into(), writer: Some("A. Müller".into()) };
+    let generator = Generator { system: "sdxl".into(), version: "0123456789abcdef".into(), prompt: Some(prompt) };
+    let description = Description::new(marking(), DigitalSource::TrainedAlgorithmicMedia);
+    Finish::new(Description { generator: Some(generator), ..description })
 }
 
 fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
@@ -30,7 +48,7 @@ fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
 }
 
 fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
-    render(master, spec, rung, &finish()).expect("a rendition within bounds")
+    render(master, spec, rung, &finish(), DRAWN).expect("a rendition within bounds")
 }
 
 /// All formats that can be decoded here: AVIF needs a tool.
@@ -58,7 +76,8 @@ fn any_size_at_any_quality_decodes_at_exactly_that_size() {
 #[test]
 fn sizes_out_of_bounds_are_refused() {
     for (w, h) in [(0, 10), (10, 0), (8193, 1), (8192, 8192), (u32::MAX, u32::MAX)] {
-        let refused = render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &finish());
+        let refused =
+            render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &finish(), None);
         assert!(matches!(refused, Err(RenderError::Size { .. })), "{w}×{h}");
     }
 }
@@ -140,17 +159,53 @@ fn exiftool_reads_the_marking_from_every_format() {
         let file = folder.path().join(format!("image.{}", format.extension()));
         let encoded = rendered(&pictures::studio(96, 64), &spec(97, 63, format, 70), Rung::Final);
         std::fs::write(&file, &encoded.bytes).expect("room for a small file");
-        let read = judges::asked("exiftool", &["-j", "-n", "-XMP:all", "-ImageSize", "-Warning", "-Error"], &file);
+        let asked =
+            ["-j", "-n", "-G", "-struct", "-XMP:all", "-EXIF:all", "-IPTC:all", "-ImageSize", "-Warning", "-Error"];
+        let read = judges::asked("exiftool", &asked, &file);
         let read: serde_json::Value = serde_json::from_str(&read).expect("JSON");
         let field = |name: &str| read[0][name].as_str().map(str::to_owned);
+        let list = |name: &str| read[0][name][0].as_str().map(str::to_owned).or_else(|| field(name));
         let source = DigitalSource::TrainedAlgorithmicMedia.uri();
-        assert_eq!(field("DigitalSourceType").as_deref(), Some(source), "{format:?}: {read}");
-        assert_eq!(field("Creator"), want.creator, "{format:?}: {read}");
-        assert_eq!(field("Credit"), want.credit, "{format:?}: {read}");
-        assert_eq!(field("Rights"), want.copyright, "{format:?}: {read}");
-        assert_eq!(field("WebStatement"), want.license, "{format:?}: {read}");
-        assert_eq!(read[0]["ImageSize"], "97 63", "{format:?}: {read}");
-        assert_eq!((field("Warning"), field("Error")), (None, None), "{format:?}: {read}");
+        assert_eq!(field("XMP:DigitalSourceType").as_deref(), Some(source), "{format:?}: {read}");
+        assert_eq!(list("XMP:Creator"), want.creator, "{format:?}: {read}");
+        for (name, text) in [
+            ("XMP:Credit", want.credit.as_deref()),
+            ("XMP:Rights", want.copyright.as_deref()),
+            ("XMP:WebStatement", want.license.as_deref()),
+            ("XMP:AISystemUsed", Some("sdxl")),
+            ("XMP:AISystemVersionUsed", Some("0123456789abcdef")),
+            ("XMP:AIPromptInformation", Some("a <red> mug")),
+            ("XMP:AIPromptWriterName", Some("A. Müller")),
+            ("XMP:DateCreated", Some("2027:01:15 08:00:00Z")),
+            ("EXIF:Artist", want.creator.as_deref()),
+            ("EXIF:Copyright", want.copyright.as_deref()),
+            ("EXIF:DateTimeOriginal", Some("2027:01:15 08:00:00")),
+            ("EXIF:OffsetTimeOriginal", Some("+00:00")),
+        ] {
+            assert_eq!(field(name).as_deref(), text, "{format:?} {name}: {read}");
+        }
+        let place = &read[0]["XMP:LocationShown"][0];
+        assert_eq!((&place["City"], &place["CountryCode"]), (&"Köln".into(), &"DE".into()), "{format:?}: {read}");
+        if format == Format::Jpeg {
+            for (name, text) in [
+                ("IPTC:By-line", want.creator.as_deref()),
+                ("IPTC:Credit", want.credit.as_deref()),
+                ("IPTC:CopyrightNotice", want.copyright.as_deref()),
+                ("IPTC:City", Some("Köln")),
+                ("IPTC:Country-PrimaryLocationName", Some("Deutschland")),
+                ("IPTC:DateCreated", Some("2027:01:15")),
+                ("IPTC:TimeCreated", Some("08:00:00+00:00")),
+            ] {
+                let text = text.map(str::to_owned);
+                assert!(field(name) == text || list(name) == text, "{name}: {read}");
+            }
+        }
+        assert_eq!(
+            read[0]["File:ImageSize"].as_str().or(read[0]["Composite:ImageSize"].as_str()),
+            Some("97 63"),
+            "{read}"
+        );
+        assert_eq!((field("ExifTool:Warning"), field("ExifTool:Error")), (None, None), "{format:?}: {read}");
     }
 }
 
@@ -161,12 +216,19 @@ fn exiftool_finds_no_fault_in_the_files() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     for format in Format::ALL {
-        let file = folder.path().join(format!("image.{}", format.extension()));
         let plain = placeholder(Palette::default(), PlaceholderSize::of(16, 9), format).expect("a placeholder");
-        let made = mark_placeholder(plain, format, &marking()).expect("room for a marking");
-        std::fs::write(&file, made).expect("room for a small file");
-        let verdict = judges::asked("exiftool", &["-validate", "-warning", "-error", "-a"], &file);
-        assert!(verdict.contains(": OK"), "{format:?}: {verdict}");
+        let stand_in =
+            mark_placeholder(&plain, format, PlaceholderSize::of(16, 9), &marking()).expect("room for a marking");
+        let drawn = rendered(&pictures::studio(96, 64), &spec(97, 63, format, 70), Rung::Final).bytes;
+        let silent =
+            Metadata::of(format, (61, 47), &Description::new(Marking::default(), DigitalSource::Print), None, None);
+        let silent = embed(&plain, &silent).expect("room for a marking");
+        for (name, bytes) in [("stand-in", stand_in), ("drawn", drawn), ("silent", silent)] {
+            let file = folder.path().join(format!("{name}.{}", format.extension()));
+            std::fs::write(&file, bytes).expect("room for a small file");
+            let verdict = judges::asked("exiftool", &["-validate", "-warning", "-error", "-a"], &file);
+            assert!(verdict.contains(": OK"), "{name} {format:?}: {verdict}");
+        }
     }
 }
 
@@ -201,10 +263,10 @@ fn marking_leaves_the_coded_picture_alone() {
         let bare = encode(&raster, format, Quality::MEDIUM, Rung::Quick).expect("a small picture");
         assert_eq!(xmp_of(format, &bare), Ok(None));
         let source = DigitalSource::TrainedAlgorithmicMedia;
-        let marked = embed(format, bare.clone(), &marking(), source).expect("a file of our own");
+        let marked = embed(&bare, &metadata(format, source)).expect("a file of our own");
         assert_eq!(judges::decoded(format, &marked), judges::decoded(format, &bare), "{format:?}");
-        assert!(marked.len() - bare.len() < 1400, "{format:?} grew by {}", marked.len() - bare.len());
-        let twice = embed(format, marked, &marking(), source);
+        assert!(marked.len() - bare.len() < 1700, "{format:?} grew by {}", marked.len() - bare.len());
+        let twice = embed(&marked, &metadata(format, source));
         assert_eq!(twice, Err(EmbedError::AlreadyMarked { format }));
     }
 }
@@ -219,7 +281,7 @@ fn avif_files_of_other_shapes_are_marked_too() {
     let mut with_free_space = bare.clone();
     with_free_space.extend_from_slice(b"\0\0\0\x0cfree\0\0\0\0");
     for (shape, file) in [("mdat to the end", open_ended), ("free behind mdat", with_free_space)] {
-        let marked = embed(Format::Avif, file, &marking(), DigitalSource::TrainedAlgorithmicMedia).expect(shape);
+        let marked = embed(&file, &metadata(Format::Avif, DigitalSource::TrainedAlgorithmicMedia)).expect(shape);
         let xmp = xmp_of(Format::Avif, &marked).expect(shape).expect("it was marked");
         assert!(xmp.starts_with(b"<?xpacket") && xmp.ends_with(b"?>"), "{shape}");
         if judges::has("avifdec", "avif_files_of_other_shapes_are_marked_too") {
@@ -233,7 +295,7 @@ fn a_marking_too_large_to_embed_is_an_error() {
     let endless = Marking { copyright: Some("x".repeat(70_000)), ..Marking::default() };
     assert!(endless.validate().is_err());
     let endless = Finish::of_generated(endless);
-    let refused = render(&pictures::flat(8, 8, [9; 3]), &spec(8, 8, Format::Png, 70), Rung::Quick, &endless);
+    let refused = render(&pictures::flat(8, 8, [9; 3]), &spec(8, 8, Format::Png, 70), Rung::Quick, &endless, None);
     assert!(matches!(refused, Err(RenderError::Mark(EmbedError::TooLarge { .. }))));
 }
 
@@ -257,7 +319,7 @@ proptest! {
             file.truncate(cut.index(file.len()));
         }
         let _ = xmp_of(format, &file);
-        let _ = embed(format, file, &marking(), DigitalSource::AlgorithmicMedia);
+        let _ = embed(&file, &metadata(format, DigitalSource::AlgorithmicMedia));
     }
 }
 
@@ -268,7 +330,11 @@ fn small_file(format: Format, is_marked: bool) -> Vec<u8> {
         let made = Format::ALL.into_iter().flat_map(|format| {
             let bare = encode(&raster, format, Quality::LOW, Rung::Quick).expect("a small picture");
             let source = DigitalSource::TrainedAlgorithmicMedia;
-            let marked = embed(format, bare.clone(), &Marking::default(), source).expect("a file of our own");
+            let marked = embed(
+                &bare,
+                &Metadata::of(format, (61, 47), &Description::new(Marking::default(), source), None, None),
+            )
+            .expect("a file of our own");
             [(format, false, bare), (format, true, marked)]
         });
         made.collect()

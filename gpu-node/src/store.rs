@@ -61,7 +61,14 @@ pub struct MasterRow {
 impl MasterRow {
     #[must_use]
     pub fn info(&self, id: MasterId) -> MasterInfo {
-        MasterInfo { id, width_px: self.width_px, height_px: self.height_px, phash: self.phash, bytes: self.file_bytes }
+        MasterInfo {
+            id,
+            width_px: self.width_px,
+            height_px: self.height_px,
+            phash: self.phash,
+            bytes: self.file_bytes,
+            created_unix_ms: Some(self.created_unix_ms),
+        }
     }
 }
 

@@ -186,6 +186,7 @@ impl State {
             height_px: pixels.height_px(),
             phash: PerceptualHash::from_bytes([0; 32]),
             bytes: png.len() as u64,
+            created_unix_ms: None,
         };
         self.masters.lock().unwrap_or_else(PoisonError::into_inner).insert(master.id, png.into());
         *source = GenerationSource::Generated;

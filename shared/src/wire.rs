@@ -136,6 +136,9 @@ pub struct MasterInfo {
     pub phash: PerceptualHash,
     /// Size of the stored PNG.
     pub bytes: u64,
+    /// When it was drawn, by the node's clock. Nodes up to 0.1 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_unix_ms: Option<u64>,
 }
 
 /// The older master a new one was found to equal to the eye.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
 use crate::state::{self, Changes, Check, Database, Key, Loader, Schema, StateError, Table, Value, form};
+use crate::words::Moment;
 
 const TABLE: Table<RecipeId, Binding> = Table::new("bindings");
 static SCHEMA: Schema = Schema {
@@ -52,6 +53,12 @@ pub struct Binding {
     /// The node that answered, by the name it gave itself.
     pub node: String,
     pub created_unix_ms: u64,
+    /// When the master was made, by the node's clock. `None` where no node said so, and for imports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn_unix_s: Option<u64>,
+    /// The determinism class of its drawing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub determinism: Option<String>,
     /// The purge generation before it was asked for: masters purged at a later one are asked for again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
@@ -60,6 +67,14 @@ pub struct Binding {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 const fn is_zero(generation: &u64) -> bool {
     *generation == 0
+}
+
+impl Binding {
+    /// When the master was made.
+    #[must_use]
+    pub fn drawn(&self) -> Option<Moment> {
+        self.drawn_unix_s.and_then(Moment::from_unix_s)
+    }
 }
 
 impl Key for RecipeId {
@@ -368,6 +383,9 @@ mod tests {
                 chroma_distance: 0.1 + 0.2,
                 ssimulacra2: 91.234_567_890_123,
             }),
+            // The fixture's rows are of a time when nodes did not say.
+            drawn_unix_s: (n >= 40).then_some(1_700_000_000 + n),
+            determinism: (n >= 40).then(|| "cpu".to_owned()),
             node: "node-1".into(),
             created_unix_ms: 1_700_000_000_000 + n,
             generation: n,
@@ -380,18 +398,19 @@ mod tests {
         let path = dir.path().join("state/bindings.redb");
         let bindings = open(&path, 100).unwrap();
         assert!(bindings.get(recipe(1)).is_none());
-        for n in 0..10 {
+        for n in (0..10).chain(40..43) {
             bindings.put(recipe(n), binding(n)).await.unwrap();
         }
         bindings.put(recipe(3), binding(33)).await.unwrap();
         bindings.remove(recipe(4)).await.unwrap();
         drop(bindings);
         let bindings = loaded(open(&path, 100).unwrap()).await;
-        assert_eq!(bindings.len(), 9);
+        assert_eq!(bindings.len(), 12);
+        assert_eq!(*bindings.get(recipe(41)).unwrap(), binding(41));
         assert_eq!(*bindings.get(recipe(2)).unwrap(), binding(2));
         assert_eq!(*bindings.get(recipe(3)).unwrap(), binding(33), "the later binding holds");
         assert!(bindings.get(recipe(4)).is_none());
-        assert_eq!(bindings.inner.metrics.entries(), 9);
+        assert_eq!(bindings.inner.metrics.entries(), 12);
     }
 
     /// The table as the former version declares it.

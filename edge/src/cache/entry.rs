@@ -159,7 +159,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
-    Ok(Header { rung, spec, lineage: Lineage { master, recipe, created_unix_ms, generation }, body_bytes, digest })
+    Ok(Header { rung, spec, lineage: Lineage { key, master, recipe, created_unix_ms, generation }, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.

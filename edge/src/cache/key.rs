@@ -10,22 +10,30 @@ use std::str::FromStr;
 use bildkante_shared::ids::{IdError, MasterId, decode_128, encode_128};
 
 use crate::render::{ENCODER_EPOCH, FinishDigest, RenditionSpec, Shape};
-use crate::words::Format;
+use crate::words::{Format, Moment};
 
 /// Raise when the layout of what is hashed changes.
 const DOMAIN: &[u8] = b"bildkante rendition key v1\0";
+/// Before a creation date. With it, keys of a date, of a shape, of both and of neither hash texts of different lengths.
+const DATED: &[u8] = b"d";
 
-/// BLAKE3-128 over master, spec, finish and encoder epoch.
+/// BLAKE3-128 over master, its creation date as far as it is known, spec, finish and encoder epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RenditionKey([u8; 16]);
 
 impl RenditionKey {
     #[must_use]
-    pub fn new(master: MasterId, spec: &RenditionSpec, finish: FinishDigest) -> Self {
-        Self::with_epoch(master, spec, finish, ENCODER_EPOCH)
+    pub fn new(master: MasterId, spec: &RenditionSpec, finish: FinishDigest, created: Option<Moment>) -> Self {
+        Self::with_epoch(master, spec, finish, created, ENCODER_EPOCH)
     }
 
-    fn with_epoch(master: MasterId, spec: &RenditionSpec, finish: FinishDigest, epoch: u32) -> Self {
+    fn with_epoch(
+        master: MasterId,
+        spec: &RenditionSpec,
+        finish: FinishDigest,
+        created: Option<Moment>,
+        epoch: u32,
+    ) -> Self {
         // Named fields without `..`: a field added to the spec stops the build here.
         let RenditionSpec { width_px, height_px, shape, format, quality } = *spec;
         let mut hasher = blake3::Hasher::new();
@@ -40,6 +48,9 @@ impl RenditionKey {
         // never the same as a shorter one.
         if shape != Shape::DEFAULT {
             hasher.update(&shape.code());
+        }
+        if let Some(created) = created {
+            hasher.update(DATED).update(&created.unix_s().to_le_bytes());
         }
         let mut key = [0; 16];
         key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -151,15 +162,15 @@ mod tests {
         let master = MasterId::of_bytes(b"master");
         let finish = FinishDigest::from_raw(*b"a marking digest");
         let mut keys = HashSet::new();
-        keys.insert(RenditionKey::new(master, &spec(), finish));
-        keys.insert(RenditionKey::new(MasterId::of_bytes(b"other"), &spec(), finish));
-        keys.insert(RenditionKey::new(master, &spec(), FinishDigest::from_raw(*b"another digest..")));
-        keys.insert(RenditionKey::with_epoch(master, &spec(), finish, ENCODER_EPOCH + 1));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { width_px: 641, ..spec() }, finish));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { height_px: 361, ..spec() }, finish));
-        keys.insert(RenditionKey::new(master, &RenditionSpec { quality: Quality::HIGH, ..spec() }, finish));
+        keys.insert(RenditionKey::new(master, &spec(), finish, None));
+        keys.insert(RenditionKey::new(MasterId::of_bytes(b"other"), &spec(), finish, None));
+        keys.insert(RenditionKey::new(master, &spec(), FinishDigest::from_raw(*b"another digest.."), None));
+        keys.insert(RenditionKey::with_epoch(master, &spec(), finish, None, ENCODER_EPOCH + 1));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { width_px: 641, ..spec() }, finish, None));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { height_px: 361, ..spec() }, finish, None));
+        keys.insert(RenditionKey::new(master, &RenditionSpec { quality: Quality::HIGH, ..spec() }, finish, None));
         for format in [Format::Webp, Format::Jpeg, Format::Png] {
-            keys.insert(RenditionKey::new(master, &RenditionSpec { format, ..spec() }, finish));
+            keys.insert(RenditionKey::new(master, &RenditionSpec { format, ..spec() }, finish, None));
         }
         for shape in [
             Shape::Cut(Anchor::Entropy),
@@ -170,16 +181,19 @@ mod tests {
             Shape::Padded { background: [0, 0, 1] },
             Shape::PaddedSmall { background: [0, 0, 1] },
         ] {
-            keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, finish));
+            keys.insert(RenditionKey::new(master, &RenditionSpec { shape, ..spec() }, finish, None));
         }
-        assert_eq!(keys.len(), 17);
+        for unix_s in [1, 256] {
+            keys.insert(RenditionKey::new(master, &spec(), finish, Moment::from_unix_s(unix_s)));
+        }
+        assert_eq!(keys.len(), 19);
     }
 
     #[test]
     fn width_and_height_do_not_run_together() {
         let key = |width_px, height_px| {
             let spec = RenditionSpec { width_px, height_px, ..spec() };
-            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, FinishDigest::from_raw(*b"no marking at al"))
+            RenditionKey::new(MasterId::from_raw([0; 16]), &spec, FinishDigest::from_raw(*b"no marking at al"), None)
         };
         assert_ne!(key(1, 256), key(256, 1));
     }
@@ -191,6 +205,7 @@ mod tests {
             MasterId::from_raw([7; 16]),
             &spec(),
             FinishDigest::from_raw(*b"a marking digest"),
+            None,
             1,
         );
         assert_eq!(key.to_string(), "a2a9vq2cv3jakvzev4jhn17mr8");

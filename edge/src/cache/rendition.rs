@@ -8,11 +8,14 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId, encode_128};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::key::RenditionKey;
 use crate::render::{RenditionSpec, Rung};
 
 /// Immutable; held in an `Arc` and never copied on the way to a socket.
 #[derive(Debug)]
 pub struct Rendition {
+    /// What the tiers keep it under.
+    pub key: RenditionKey,
     pub body: Bytes,
     pub spec: RenditionSpec,
     pub rung: Rung,
@@ -56,9 +59,10 @@ impl Prepared {
     }
 }
 
-/// Where a rendition comes from.
+/// Where a rendition comes from, and its key, which follows from that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lineage {
+    pub key: RenditionKey,
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
@@ -68,8 +72,8 @@ pub struct Lineage {
 impl Lineage {
     /// One that is made at this moment, at purge generation 0.
     #[must_use]
-    pub fn now(master: MasterId, recipe: RecipeId) -> Self {
-        Self { master, recipe, created_unix_ms: unix_ms(SystemTime::now()), generation: 0 }
+    pub fn now(key: RenditionKey, master: MasterId, recipe: RecipeId) -> Self {
+        Self { key, master, recipe, created_unix_ms: unix_ms(SystemTime::now()), generation: 0 }
     }
 
     /// The same at a purge generation: the one read *before* the master was, so that a purge meanwhile wins.
@@ -89,9 +93,10 @@ impl Rendition {
 
     /// For bytes that were hashed a moment ago.
     pub(super) fn with_digest(body: Bytes, digest: Digest, spec: RenditionSpec, rung: Rung, lineage: Lineage) -> Self {
-        let Lineage { master, recipe, created_unix_ms, generation } = lineage;
+        let Lineage { key, master, recipe, created_unix_ms, generation } = lineage;
         let etag = strong_etag(&digest);
         Self {
+            key,
             body,
             spec,
             rung,
@@ -183,6 +188,7 @@ pub(crate) mod testing {
             quality: Quality::MEDIUM,
         };
         let lineage = Lineage {
+            key: RenditionKey::from_raw([0; 16]),
             master: MasterId::of_bytes(b"master"),
             recipe: RecipeId::of_bytes(b"recipe"),
             created_unix_ms: 1_700_000_000_000,

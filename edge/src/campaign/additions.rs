@@ -6,6 +6,7 @@
 
 use std::ops::RangeInclusive;
 
+use bildkante_shared::import::DigitalSource;
 use bildkante_shared::limits::{CONTROLS_MAX, LORAS_MAX};
 use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
 
@@ -62,6 +63,15 @@ impl Additions {
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let init = self.init.iter().map(|(image, _)| image.as_str());
         init.chain(self.mask.as_deref()).chain(self.controls.iter().map(|control| control.image.as_str()))
+    }
+
+    /// What the pictures are: drawn, or drawn over a picture that is still in them. A control's image only guides.
+    #[must_use]
+    pub const fn digital_source(&self) -> DigitalSource {
+        match self.init {
+            Some(_) => DigitalSource::CompositeWithTrainedAlgorithmicMedia,
+            None => DigitalSource::TrainedAlgorithmicMedia,
+        }
     }
 
     /// Gives a recipe what is named here, by the lock's digests.

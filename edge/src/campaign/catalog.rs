@@ -14,7 +14,7 @@ use moka::sync::Cache;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
-use super::manifest::{self, Manifest, Policy};
+use super::manifest::{self, Manifest, Policy, PromptPublication};
 use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
@@ -22,6 +22,7 @@ use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
 use super::variant::{Variant, VariantKey, query};
 use super::version::rendition_digest;
+use crate::provenance::{Description, Generator};
 use crate::render::Finish;
 use crate::request::{IMAGE_PATH_PREFIX, IgnoredParameters, ParameterNames};
 
@@ -30,8 +31,10 @@ use crate::request::{IMAGE_PATH_PREFIX, IgnoredParameters, ParameterNames};
 pub struct Campaign {
     pub name: String,
     pub title: String,
-    /// Of the pictures it has drawn.
+    /// Of what stands in for its pictures, and of its pictures as far as their slot says nothing else.
     pub finish: Arc<Finish>,
+    /// Whether pictures tell what they were drawn from.
+    pub prompt: Option<PromptPublication>,
     pub policy: Policy,
     pub axes: Vec<Axis>,
     pub slots: Vec<Arc<Slot>>,
@@ -53,6 +56,8 @@ pub(super) struct SlotLink {
     pub(super) generation_digest: Digest,
     /// Over everything that decides how its masters are cut and encoded.
     pub(super) rendition_digest: Digest,
+    /// Of its drawn pictures, without their prompts.
+    pub(super) finish: Arc<Finish>,
     /// Names the slot as this state of the files has it.
     pub(super) id: u64,
 }
@@ -74,16 +79,22 @@ impl Campaign {
         }
         let default_combination =
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
-        let links = manifest.slots.iter().map(|slot| SlotLink {
-            generation_digest: generation_digest(slot, &manifest.axes, &lock.pins),
-            rendition_digest: rendition_digest(slot, &manifest.rights),
-            id: slot_id(&digest, &slot.name),
+        let finish = Arc::new(Finish::of_generated(manifest.rights));
+        let links = manifest.slots.iter().map(|slot| {
+            let finish = slot_finish(slot, &finish, &lock.pins);
+            SlotLink {
+                generation_digest: generation_digest(slot, &manifest.axes, &lock.pins),
+                rendition_digest: rendition_digest(slot, &finish, manifest.prompt.as_ref()),
+                finish,
+                id: slot_id(&digest, &slot.name),
+            }
         });
         Self {
             links: links.collect(),
             name: manifest.name,
             title: manifest.title,
-            finish: Arc::new(Finish::of_generated(manifest.rights)),
+            finish,
+            prompt: manifest.prompt,
             policy: manifest.policy,
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
@@ -103,6 +114,11 @@ impl Campaign {
     #[must_use]
     pub fn axis_index(&self, name: &str) -> Option<usize> {
         self.axes.iter().position(|axis| axis.name == name)
+    }
+
+    /// Of the pictures that are drawn for a slot of this campaign, without their prompts.
+    pub(super) fn slot_finish(&self, slot: &Slot) -> &Arc<Finish> {
+        self.slot_index(&slot.name).map_or(&self.finish, |index| &self.links[index].finish)
     }
 
     /// The combination of all defaults.
@@ -384,6 +400,22 @@ impl fmt::Debug for Catalog {
         let names: Vec<&str> = self.campaigns.iter().map(|campaign| campaign.name.as_str()).collect();
         f.debug_struct("Catalog").field("campaigns", &names).field("digest", &self.digest).finish_non_exhaustive()
     }
+}
+
+/// Digits of a checkpoint's digest that pictures tell as their generator's version: 64 bits.
+const GENERATOR_VERSION_CHARS: usize = 16;
+
+/// The campaign's finish with what drew the slot's pictures.
+fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, pins: &Pins) -> Arc<Finish> {
+    let Some(generate) = slot.drawn() else { return Arc::clone(campaign) };
+    let version = pins.checkpoint(&generate.checkpoint).to_hex()[..GENERATOR_VERSION_CHARS].to_owned();
+    let generator = Generator { system: generate.checkpoint.clone(), version, prompt: None };
+    let description = Description {
+        generator: Some(generator),
+        source: generate.additions.digital_source(),
+        ..campaign.description().clone()
+    };
+    Arc::new(Finish::new(description))
 }
 
 fn texts_digest<'f>(files: impl IntoIterator<Item = &'f SourceFile>) -> Digest {

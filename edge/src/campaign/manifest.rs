@@ -17,7 +17,7 @@ use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::slots::{self, Slot};
-use crate::provenance::Marking;
+use crate::provenance::{Location, Marking};
 
 /// Most axes of a campaign.
 pub const AXES_MAX: usize = 16;
@@ -41,11 +41,19 @@ pub struct Manifest {
     pub name: String,
     pub title: String,
     pub rights: Marking,
+    /// `None`: pictures do not tell what they were drawn from.
+    pub prompt: Option<PromptPublication>,
     pub policy: Policy,
     /// In the order of the file; `locale` stands last unless the file declares it.
     pub axes: Vec<Axis>,
     /// In the order of the file.
     pub slots: Vec<Slot>,
+}
+
+/// Pictures tell their prompt, and its writer where one is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptPublication {
+    pub writer: Option<String>,
 }
 
 /// What a campaign permits.
@@ -123,7 +131,7 @@ pub(crate) fn read(
     read_name(&root, file_stem);
     let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
     let words = link_libraries(&root, libraries);
-    let rights = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
+    let (rights, prompt) = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
     let (policy, are_locales_whole) = read_policy(&root);
     let axes = axes::read(&root, &policy.locales, are_locales_whole);
     let defaults = root.table("generate");
@@ -143,7 +151,7 @@ pub(crate) fn read(
         return None;
     }
     let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
-    Some(Manifest { name: file_stem.to_owned(), title, rights, policy, axes, slots })
+    Some(Manifest { name: file_stem.to_owned(), title, rights, prompt, policy, axes, slots })
 }
 
 fn read_name(root: &TableReader<'_, '_>, file_stem: &str) {
@@ -176,12 +184,13 @@ fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String
     words
 }
 
-fn read_rights(table: &TableReader<'_, '_>) -> Marking {
+fn read_rights(table: &TableReader<'_, '_>) -> (Marking, Option<PromptPublication>) {
     let marking = Marking {
         creator: short_text(table, "creator"),
         credit: short_text(table, "credit"),
         copyright: short_text(table, "copyright"),
         license: short_text(table, "license"),
+        location: table.table("location").map(|table| read_location(&table)).unwrap_or_default(),
     };
     if let Some(license) = table.text("license")
         && !(license.value.starts_with("https://") || license.value.starts_with("http://"))
@@ -191,8 +200,25 @@ fn read_rights(table: &TableReader<'_, '_>) -> Marking {
     if let Err(error) = marking.validate() {
         table.fault(&(0..0), format!("`rights` cannot be embedded: {error}"));
     }
+    let writer = short_text(table, "prompt_writer");
+    let is_published = table.flag("publish_prompt").unwrap_or(false);
+    if !is_published && let Some(writer) = table.text("prompt_writer") {
+        table.fault(&writer.span, "`prompt_writer` is told only with the prompt: set `publish_prompt = true`");
+    }
     table.finish(no_hint);
-    marking
+    (marking, is_published.then_some(PromptPublication { writer }))
+}
+
+fn read_location(table: &TableReader<'_, '_>) -> Location {
+    let location = Location {
+        sublocation: short_text(table, "sublocation"),
+        city: short_text(table, "city"),
+        region: short_text(table, "region"),
+        country: short_text(table, "country"),
+        country_code: short_text(table, "country_code"),
+    };
+    table.finish(no_hint);
+    location
 }
 
 /// The policy, and whether its locales are all that was meant.

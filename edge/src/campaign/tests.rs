@@ -11,6 +11,7 @@ use super::check::LockRunError;
 use super::fault::SourceText;
 use super::manifest::Manifest;
 use super::*;
+use crate::provenance::{self, Description, Marking, Metadata};
 use crate::request::parameters;
 
 pub(crate) const MANIFEST: &str = include_str!("fixtures/autumn.toml");
@@ -655,11 +656,43 @@ fn scopes_of_duplicates_are_those_of_former_versions() {
     assert_eq!(scope(&added()), "autumn/hero@ddc9ff581c68f744?colour=teal");
 }
 
-/// Computed by the version before there was a finish.
+/// Pages name versions: an upgrade that changes this number makes every pinned URL of every page an unpinned one.
 #[test]
-fn versions_of_urls_are_those_of_former_versions() {
-    let shape = "blake3:d1d7a969871ceb479d50a4874ff6dca55414924ba61c2d2a3a81003211fa083e";
-    assert_eq!(autumn(&Site::new().load()).rendition_digest(0).to_string(), shape);
+fn versions_of_urls_change_with_what_is_embedded_and_otherwise_stay() {
+    let shape = |site: &Site| autumn(&site.load()).rendition_digest(0).to_string();
+    let site = Site::new();
+    assert_eq!(shape(&site), "blake3:3e0366b996a787ce2c07e924033c6caf4ab25eec8478d2a07e58e91d46cc0c74");
+    let mut shapes = vec![shape(&site)];
+    let base = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+    for rights in [
+        "publish_prompt = true",
+        "publish_prompt = true, prompt_writer = \"A. B.\"",
+        "location = { city = \"Ulm\" }",
+        "location = { region = \"Ulm\" }",
+    ] {
+        site.write("campaigns/autumn.toml", &base.replace("/l\" }", &format!("/l\", {rights} }}")));
+        shapes.push(shape(&site));
+    }
+    let count = shapes.len();
+    shapes.sort();
+    shapes.dedup();
+    assert_eq!(shapes.len(), count, "each is another version");
+}
+
+#[test]
+fn a_picture_tells_its_generator_and_its_prompt_where_the_campaign_publishes_it() {
+    let site = Site::new();
+    let told = |site: &Site| variant(&site.load(), "hero", &[]).finish.description().generator.clone().expect("drawn");
+    let silent = told(&site);
+    assert_eq!((silent.system.as_str(), silent.version.len(), silent.prompt), ("base-1.0", 16, None));
+    site.edit("campaigns/autumn.toml", "/l\" }", "/l\", publish_prompt = true, prompt_writer = \"A. B.\" }");
+    let catalog = site.load();
+    let variant = variant(&catalog, "hero", &[]);
+    let prompt = told(&site).prompt.expect("published");
+    assert_eq!(Some(prompt.text), variant.recipe.drawn().map(|recipe| recipe.prompt.clone()));
+    assert_eq!(prompt.writer.as_deref(), Some("A. B."));
+    site.edit("campaigns/autumn.toml", "publish_prompt = true", "publish_prompt = false");
+    assert!(site.faults().contains("`prompt_writer` is told only with the prompt"), "{}", site.faults());
 }
 
 /// A campaign whose pictures people bring, with none yet.
@@ -785,9 +818,10 @@ fn what_cannot_be_imported_says_why() {
 #[test]
 fn a_file_says_itself_how_it_came_to_be() {
     let site = brought();
-    let marking = crate::provenance::Marking::default();
     let photo = DigitalSource::NegativeFilm;
-    let png = crate::provenance::embed(crate::words::Format::Png, picture(64, 64, 5), &marking, photo);
+    let metadata =
+        Metadata::of(crate::words::Format::Png, (64, 64), &Description::new(Marking::default(), photo), None, None);
+    let png = provenance::embed(&picture(64, 64, 5), &metadata);
     let imported = import_into(&site, "brought/hero", &png.expect("marked"), None).expect("imported");
     assert_eq!(imported.source, photo);
 }

@@ -12,9 +12,10 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Generate, Seed, SeedPer};
+use super::manifest::PromptPublication;
 use super::pins::Pins;
 use super::slots::Slot;
-use crate::provenance::Marking;
+use crate::provenance::{Description, Generator, Marking, Prompt};
 use crate::render::Finish;
 
 /// Longest stem of a file name.
@@ -150,26 +151,40 @@ fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<Source, 
         return Ok(Source {
             recipe: MasterRecipe::Imported(import.recipe.clone()),
             size_px: (import.width_px, import.height_px),
-            finish: Arc::new(finish(campaign.finish.marking(), &import.recipe)),
+            finish: Arc::new(import_finish(campaign.finish.marking(), &import.recipe)),
         });
     }
-    let recipe = match slot.drawn() {
-        Some(generate) => MasterRecipe::Drawn(Box::new(drawn(generate, &campaign.axes, campaign.pins(), values)?)),
-        None => MasterRecipe::Awaited(Awaited::new(&picture)),
+    let size_px = slot.making.size_px();
+    let Some(generate) = slot.drawn() else {
+        let recipe = MasterRecipe::Awaited(Awaited::new(&picture));
+        return Ok(Source { recipe, size_px, finish: Arc::clone(&campaign.finish) });
     };
-    Ok(Source { recipe, size_px: slot.making.size_px(), finish: Arc::clone(&campaign.finish) })
+    let recipe = drawn(generate, &campaign.axes, campaign.pins(), values)?;
+    let finish = drawn_finish(campaign.slot_finish(slot), campaign.prompt.as_ref(), &recipe);
+    Ok(Source { recipe: MasterRecipe::Drawn(Box::new(recipe)), size_px, finish })
+}
+
+/// The slot's, with the prompt where the campaign publishes it.
+fn drawn_finish(slot: &Arc<Finish>, publication: Option<&PromptPublication>, recipe: &ValidRecipe) -> Arc<Finish> {
+    let (Some(PromptPublication { writer }), Some(generator)) = (publication, &slot.description().generator) else {
+        return Arc::clone(slot);
+    };
+    let prompt = Some(Prompt { text: recipe.prompt.clone(), writer: writer.clone() });
+    let generator = Some(Generator { prompt, ..generator.clone() });
+    Arc::new(Finish::new(Description { generator, ..slot.description().clone() }))
 }
 
 /// What the import says itself goes before what the campaign says.
-fn finish(campaign: &Marking, import: &ImportRecipe) -> Finish {
+fn import_finish(campaign: &Marking, import: &ImportRecipe) -> Finish {
     let first = |own: &Option<String>, other: &Option<String>| own.clone().or_else(|| other.clone());
     let marking = Marking {
         creator: first(&import.creator, &campaign.creator),
         credit: first(&import.credit, &campaign.credit),
         copyright: first(&import.copyright, &campaign.copyright),
         license: first(&import.license, &campaign.license),
+        location: campaign.location.clone(),
     };
-    Finish::new(marking, import.source)
+    Finish::new(Description::new(marking, import.source))
 }
 
 /// The name of a picture in the lock: its slot, and the axes that its pictures differ by.

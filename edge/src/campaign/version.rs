@@ -6,9 +6,9 @@
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 
+use super::manifest::PromptPublication;
 use super::slots::Slot;
-use crate::provenance::Marking;
-use crate::render::ENCODER_EPOCH;
+use crate::render::{ENCODER_EPOCH, Finish};
 
 /// Characters of a version as markup prints it: 48 bits.
 pub const VERSION_CHARS: usize = 12;
@@ -44,7 +44,7 @@ impl Version {
 
 /// Everything of a slot and a campaign that decides which bytes a URL of it gets.
 #[must_use]
-pub(crate) fn rendition_digest(slot: &Slot, rights: &Marking) -> Digest {
+pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&PromptPublication>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -63,10 +63,11 @@ pub(crate) fn rendition_digest(slot: &Slot, rights: &Marking) -> Digest {
     for quality in &slot.qualities {
         add(&[quality.get()]);
     }
-    for statement in [&rights.creator, &rights.credit, &rights.copyright, &rights.license] {
-        // A statement that is absent is not one that is empty.
-        add(&[u8::from(statement.is_some())]);
-        add(statement.as_deref().unwrap_or_default().as_bytes());
+    add(finish.digest().as_bytes());
+    // A published prompt stands in the finish of each variant.
+    if let Some(PromptPublication { writer }) = prompt {
+        add(&[u8::from(writer.is_some())]);
+        add(writer.as_deref().unwrap_or_default().as_bytes());
     }
     Digest::from_hash(&hasher.finalize())
 }

@@ -196,16 +196,17 @@ impl Mastering {
         Order { dedup: None, urgency: want.urgency, deadline: self.deadline, trace }
     }
 
-    /// The master of a binding; one that is lost everywhere is drawn anew and bound again.
+    /// The master of a binding, and the binding that stands then: a master that is lost everywhere is drawn anew and bound
+    /// again.
     pub(super) async fn master_of(
         self: &Arc<Self>,
         want: &Want,
-        binding: &Binding,
+        binding: &Arc<Binding>,
         standing: Standing,
-    ) -> Result<Decoded, FillError> {
+    ) -> Result<(Decoded, Arc<Binding>), FillError> {
         let error = match self.master(want, binding.master, standing).await {
             Err(error) if error.is_lost_master() => error,
-            result => return result,
+            result => return Ok((result?, Arc::clone(binding))),
         };
         let recipe = want.recipe_id();
         log_limited!(warn, %recipe, master = %binding.master, %error, "master is lost, drawing it anew");
@@ -213,7 +214,7 @@ impl Mastering {
             log_limited!(error, %recipe, %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        self.master(want, again.binding.master, standing).await
+        Ok((self.master(want, again.binding.master, standing).await?, again.binding))
     }
 
     /// A master for all renditions that are cut from it at the same time. The first of them answers for its decoding.
@@ -303,6 +304,8 @@ fn binding_of(made: Made, generation: u64) -> Binding {
         phash: made.phash,
         duplicate: made.duplicate,
         node: made.maker,
+        drawn_unix_s: made.drawn_unix_s,
+        determinism: made.determinism,
         generation,
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }

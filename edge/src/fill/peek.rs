@@ -50,8 +50,7 @@ pub struct PreviousPicture {
 impl PreviousPicture {
     /// It in the cut of what is wanted.
     pub(super) fn cut<'a>(&'a self, want: &'a Want) -> Cut<'a> {
-        let master = self.binding.master;
-        Cut { tags: &self.tags, recipe: self.recipe, master, spec: &want.spec, finish: &want.finish }
+        Cut { tags: &self.tags, recipe: self.recipe, ..Cut::of(want, &self.binding) }
     }
 
     fn subject<'a>(&'a self, spec: &'a RenditionSpec) -> Subject<'a> {
@@ -75,7 +74,7 @@ impl Fill {
     #[must_use]
     pub fn peek(&self, want: &Want) -> Peek {
         let Some(binding) = self.caches.bindings.get(want.recipe_id()) else { return Peek::Absent };
-        let cut = Cut::of(want, binding.master);
+        let cut = Cut::of(want, &binding);
         let Some(rendition) = self.caches.memory.get(cut.key()) else { return Peek::Absent };
         match self.verdict(cut, &rendition) {
             Verdict::Valid => Peek::Fresh(rendition),
@@ -91,7 +90,8 @@ impl Fill {
     /// The rendition if it is on disk and reading it takes no device.
     #[must_use]
     pub fn peek_disk(self: &Arc<Self>, want: &Want) -> Option<Filled> {
-        let cut = Cut::of(want, self.masters.binding(want)?.master);
+        let binding = self.masters.binding(want)?;
+        let cut = Cut::of(want, &binding);
         let rendition = self.caches.peek(cut.key(), |found| self.verdict(cut, found) == Verdict::Valid)?;
         self.improve(&rendition, want);
         Some(Filled::found(rendition, Outcome::Disk))
@@ -112,7 +112,7 @@ impl Fill {
     /// A copy that was purged softly, for when there is nothing better to be had.
     pub async fn stale_copy(self: &Arc<Self>, want: &Want) -> Option<Filled> {
         let binding = self.masters.any_binding(want)?;
-        let (_, rendition, verdict) = self.find(Cut::of(want, binding.master)).await?;
+        let (_, rendition, verdict) = self.find(Cut::of(want, &binding)).await?;
         match verdict {
             Verdict::Stale { since } | Verdict::OnError { since } => Some(Filled::stale(rendition, since)),
             Verdict::Valid | Verdict::Gone => None,
@@ -146,7 +146,7 @@ impl Fill {
     pub fn peek_any(&self, want: &Want, specs: &[RenditionSpec]) -> Option<Arc<Rendition>> {
         let binding = self.masters.binding(want)?;
         specs.iter().find_map(|spec| {
-            let cut = Cut { spec, ..Cut::of(want, binding.master) };
+            let cut = Cut { spec, ..Cut::of(want, &binding) };
             let rendition = self.caches.memory.get(cut.key())?;
             (self.verdict(cut, &rendition) == Verdict::Valid).then_some(rendition)
         })
@@ -156,7 +156,7 @@ impl Fill {
     pub async fn find_any(&self, want: &Want, specs: &[RenditionSpec]) -> Option<Arc<Rendition>> {
         let binding = self.masters.binding(want)?;
         for spec in specs {
-            let cut = Cut { spec, ..Cut::of(want, binding.master) };
+            let cut = Cut { spec, ..Cut::of(want, &binding) };
             if let Some((_, rendition, Verdict::Valid)) = self.find(cut).await {
                 return Some(rendition);
             }
@@ -164,10 +164,11 @@ impl Fill {
         None
     }
 
-    /// What need not be made: a valid rendition, or a stale one that may be shown while it is made anew.
+    /// What need not be made: a valid rendition, or one that may be shown while it is made anew.
     pub(super) async fn at_hand(self: &Arc<Self>, want: &Want) -> Option<Filled> {
         let binding = self.masters.any_binding(want)?;
-        let (tier, rendition, verdict) = self.find(Cut::of(want, binding.master)).await?;
+        let cut = Cut::of(want, &binding);
+        let Some((tier, rendition, verdict)) = self.find(cut).await else { return self.former(want, cut).await };
         match verdict {
             Verdict::Valid => {
                 self.improve(&rendition, want);
@@ -179,6 +180,18 @@ impl Fill {
             }
             Verdict::OnError { .. } | Verdict::Gone => None,
         }
+    }
+
+    /// The same picture as a version before finishes had dates kept it. It is shown while it is made anew, least urgent of
+    /// all, so that an upgrade renders nothing on a reader's time.
+    async fn former(self: &Arc<Self>, want: &Want, cut: Cut<'_>) -> Option<Filled> {
+        let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
+        let (_, rendition) = self.caches.find_if(cut.former_key(), generation_at, |_| false).await?;
+        if self.verdict(cut, &rendition) != Verdict::Valid {
+            return None;
+        }
+        self.refresh(&rendition, want);
+        Some(Filled::stale(rendition, Duration::ZERO))
     }
 
     /// From the nearest tier that has it. Only a valid rendition moves into nearer tiers.

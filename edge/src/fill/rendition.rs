@@ -13,12 +13,12 @@ use bildkante_shared::log_limited;
 use super::master::Decoded;
 use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, PreviousPicture, Want};
 use crate::budget::{OverBudget, Payer, RenderCharge};
-use crate::cache::{FlightError, Insertion, Lineage, Rendition, RenditionKey};
+use crate::cache::{Binding, FlightError, Insertion, Lineage, Rendition, RenditionKey};
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
 use crate::render::{Finish, RenditionSpec, Rung, Standing};
-use crate::words::{FillTimings, Outcome};
+use crate::words::{FillTimings, Moment, Outcome};
 
 /// A rendition and how it was come by.
 #[derive(Debug, Clone)]
@@ -55,16 +55,23 @@ pub(super) struct Cut<'a> {
     pub(super) master: MasterId,
     pub(super) spec: &'a RenditionSpec,
     pub(super) finish: &'a Arc<Finish>,
+    /// When the master was made.
+    pub(super) drawn: Option<Moment>,
 }
 
 impl<'a> Cut<'a> {
-    pub(super) fn of(want: &'a Want, master: MasterId) -> Self {
-        let recipe = want.recipe_id();
-        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish }
+    pub(super) fn of(want: &'a Want, binding: &Binding) -> Self {
+        let (recipe, master, drawn) = (want.recipe_id(), binding.master, binding.drawn());
+        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish, drawn }
     }
 
     pub(super) fn key(self) -> RenditionKey {
-        RenditionKey::new(self.master, self.spec, self.finish.digest())
+        RenditionKey::new(self.master, self.spec, self.finish.digest(), self.drawn)
+    }
+
+    /// What versions up to 0.1 kept the picture under.
+    pub(super) fn former_key(self) -> RenditionKey {
+        RenditionKey::new(self.master, self.spec, self.finish.former(), None)
     }
 
     pub(super) fn subject(self) -> Subject<'a> {
@@ -86,8 +93,8 @@ impl Fill {
     pub(super) async fn rendition(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
         for _ in 0..OVERTAKEN_MAX {
             let filled = self.attempt(want, payer).await?;
-            let cut = Cut::of(want, filled.rendition.master);
-            if filled.stale_for.is_some() || self.verdict(cut, &filled.rendition) == Verdict::Valid {
+            let is_valid = || self.purges.verdict(&want.subject(), &filled.rendition) == Verdict::Valid;
+            if filled.stale_for.is_some() || is_valid() {
                 self.remember(want);
                 return Ok(filled);
             }
@@ -103,7 +110,7 @@ impl Fill {
             return Ok(filled);
         }
         let bound = self.masters.bound(want).await?;
-        let cut = Cut::of(want, bound.binding.master);
+        let cut = Cut::of(want, &bound.binding);
         // Another variant's master may be this one's, and have been cut already.
         if !was_drawn && let Some((tier, rendition, Verdict::Valid)) = self.find(cut).await {
             self.improve(&rendition, want);
@@ -112,9 +119,9 @@ impl Fill {
         let rung = self.render_config.first_rung(&want.spec);
         let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
         let standing = Standing { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
-        let decoded = self.masters.master_of(want, &bound.binding, standing).await?;
+        let (decoded, binding) = self.masters.master_of(want, &bound.binding, standing).await?;
         let started = Instant::now();
-        let cut = Cut::of(want, decoded.master.id());
+        let cut = Cut::of(want, &binding);
         let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, standing, generation }).await?;
         self.keep(cut, &rendition);
         let last = charge.as_mut().map(|charge| {
@@ -183,8 +190,8 @@ impl Fill {
         Rendering { rung, standing, generation }: Rendering,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
         let (pixels, finish) = (Arc::clone(decoded.master.pixels()), Arc::clone(cut.finish));
-        let (encoded, cpu) = self.pool.render(standing, pixels, *cut.spec, rung, finish).await?;
-        let lineage = Lineage::now(cut.master, cut.recipe).at_generation(generation);
+        let (encoded, cpu) = self.pool.render(standing, pixels, *cut.spec, rung, finish, cut.drawn).await?;
+        let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
         Ok((Arc::new(Rendition::new(encoded.bytes.into(), *cut.spec, rung, lineage)), cpu))
     }
 

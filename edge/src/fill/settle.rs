@@ -7,13 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bildkante_shared::ids::MasterId;
 use bildkante_shared::urgency::Urgency;
 
 use super::rendition::{Cut, Filled, Rendering};
 use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, Want};
 use crate::budget::RenderCharge;
-use crate::cache::{FlightError, Rendition, Ticket};
+use crate::cache::{Binding, FlightError, Rendition, Ticket};
 use crate::governance::{RefreshOutcome, Verdict};
 use crate::render::{Rung, Standing};
 use crate::words::Outcome;
@@ -33,29 +32,33 @@ impl Fill {
         if current.rung == Rung::Final || !current.claim_improvement(IMPROVEMENT_PAUSE) {
             return;
         }
+        let Some(binding) = self.masters.any_binding(want).filter(|binding| binding.master == current.master) else {
+            return;
+        };
         if let Some(charge) = &mut charge
-            && !self.finals.is_flying(&want.key(current.master))
+            && !self.finals.is_flying(&Cut::of(want, &binding).key())
         {
             charge.keep();
         }
         // It is cut from the same master, so it is as old.
-        let _ = self.finish(want, current.master, current.generation, charge);
+        let _ = self.finish(want, binding, current.generation, charge);
     }
 
     /// The final rung of a master that is bound. Those who join a rendering under way are not charged.
     fn finish(
         self: &Arc<Self>,
         want: &Want,
-        id: MasterId,
+        binding: Arc<Binding>,
         generation: u64,
         mut charge: Option<RenderCharge>,
     ) -> Result<Ticket<Result<Arc<Rendition>, FillError>>, FlightError> {
         let (fill, want) = (Arc::clone(self), want.clone());
-        self.finals.fly(want.key(id), move || async move {
-            let cut = Cut::of(&want, id);
+        let key = Cut::of(&want, &binding).key();
+        self.finals.fly(key, move || async move {
+            let cut = Cut::of(&want, &binding);
             let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
             let finished = async {
-                let decoded = fill.masters.master(&want, id, standing).await?;
+                let decoded = fill.masters.master(&want, binding.master, standing).await?;
                 let how = Rendering { rung: Rung::Final, standing, generation };
                 let (rendition, rendering) = fill.render(cut, &decoded, how).await?;
                 if let Some(charge) = &mut charge {
@@ -106,7 +109,7 @@ impl Fill {
         for _ in 0..OVERTAKEN_MAX {
             let generation = self.purges.generation();
             let bound = self.masters.bound(want).await?;
-            let cut = Cut::of(want, bound.binding.master);
+            let cut = Cut::of(want, &bound.binding);
             let at_hand = self.find(cut).await.filter(|(_, _, verdict)| *verdict == Verdict::Valid);
             let generation = match at_hand {
                 Some((tier, rendition, _)) if rendition.rung == Rung::Final => {
@@ -116,9 +119,9 @@ impl Fill {
                 None => generation,
             };
             // A master that is lost everywhere is drawn anew and bound again.
-            let decoded = self.masters.master_of(want, &bound.binding, want.urgency.into()).await?;
-            let rendition = self.finish(want, decoded.master.id(), generation, None)?.landed().await??;
-            if self.verdict(Cut::of(want, rendition.master), &rendition) == Verdict::Valid {
+            let (_, binding) = self.masters.master_of(want, &bound.binding, want.urgency.into()).await?;
+            let rendition = self.finish(want, binding, generation, None)?.landed().await??;
+            if self.purges.verdict(&want.subject(), &rendition) == Verdict::Valid {
                 let outcome = if bound.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
                 return Ok(Filled::found(rendition, outcome));
             }

@@ -229,7 +229,7 @@ const PURGE_OF_ONE_CUT: FinishDigest = FinishDigest::from_raw(*b"purge of one cu
 #[must_use]
 pub fn cut_key(recipe: RecipeId, spec: &RenditionSpec) -> RenditionKey {
     // A rendition's key is made to hold all of a spec; the recipe stands where its master does otherwise.
-    RenditionKey::new(MasterId::from_raw(*recipe.as_bytes()), spec, PURGE_OF_ONE_CUT)
+    RenditionKey::new(MasterId::from_raw(*recipe.as_bytes()), spec, PURGE_OF_ONE_CUT, None)
 }
 
 /// A purge, ready to be put in force.

@@ -116,6 +116,8 @@ async fn masters_are_purged_only_where_that_was_asked() {
             height_px: 1,
             phash: bildkante_shared::phash::PerceptualHash::from_bytes([0; 32]),
             duplicate: None,
+            drawn_unix_s: None,
+            determinism: None,
             node: String::new(),
             created_unix_ms: 0,
             generation,

@@ -94,6 +94,8 @@ impl Imports {
             // Nodes look for duplicates among what they draw; an import is compared with nothing.
             phash: PerceptualHash::from_bytes([0; 32]),
             duplicate: None,
+            drawn_unix_s: None,
+            determinism: None,
             maker: MAKER.to_owned(),
             source: GenerationSource::Stored,
         })

@@ -117,6 +117,9 @@ impl Origin<ValidRecipe> for Regions {
     }
 }
 
+/// Longest determinism class that is kept.
+const DETERMINISM_BYTES_MAX: usize = 512;
+
 /// What a node's reply says, in the words of the edge.
 fn made(reply: GenerationReply) -> Made {
     Made {
@@ -125,6 +128,8 @@ fn made(reply: GenerationReply) -> Made {
         height_px: reply.master.height_px,
         phash: reply.master.phash,
         duplicate: reply.duplicate,
+        drawn_unix_s: reply.master.created_unix_ms.map(|ms| ms / 1000),
+        determinism: Some(reply.determinism.class).filter(|class| class.len() <= DETERMINISM_BYTES_MAX),
         maker: reply.node,
         source: reply.source,
     }

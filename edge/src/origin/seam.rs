@@ -56,6 +56,10 @@ pub struct Made {
     pub phash: PerceptualHash,
     /// The older master it was found to equal to the eye.
     pub duplicate: Option<Duplicate>,
+    /// When it was made, by its maker's clock.
+    pub drawn_unix_s: Option<u64>,
+    /// The determinism class of its drawing.
+    pub determinism: Option<String>,
     /// The node, or another name of what made it.
     pub maker: String,
     /// Whether it was made for this order, was being made for another, or was there.

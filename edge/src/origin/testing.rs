@@ -257,6 +257,7 @@ pub(crate) fn reply(recipe: &ValidRecipe) -> GenerationReply {
             height_px: recipe.height_px,
             phash: PerceptualHash::from_bytes([1; 32]),
             bytes: 1000,
+            created_unix_ms: None,
         },
         duplicate: None,
         timings: Timings::default(),

@@ -4,12 +4,14 @@
 
 use std::fmt::Write as _;
 
-use super::{DigitalSource, Marking};
+use super::{Description, Generator, Location};
+use crate::words::Moment;
 
-/// The packet for an image of this source. Infallible: what XML cannot carry becomes U+FFFD, so a marking that
-/// was never validated is still embedded, legibly.
+/// The packet of a picture. Infallible: what XML cannot carry becomes U+FFFD, so a marking that was never validated is
+/// still embedded, legibly. What is not said leaves no trace, so packets without the later statements stay what they were.
 #[must_use]
-pub fn packet(marking: &Marking, source: DigitalSource) -> String {
+pub(super) fn packet(description: &Description, created: Option<Moment>, manifest: Option<&str>) -> String {
+    let Description { marking, source, generator } = description;
     let mut xml = String::with_capacity(1024);
     xml.push_str(concat!(
         "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>",
@@ -22,6 +24,12 @@ pub fn packet(marking: &Marking, source: DigitalSource) -> String {
         r#" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/""#,
     ));
     attribute(&mut xml, "Iptc4xmpExt:DigitalSourceType", source.uri());
+    if let Some(generator) = generator {
+        push_generator(&mut xml, generator);
+    }
+    if let Some(created) = created {
+        attribute(&mut xml, "photoshop:DateCreated", &created.to_string());
+    }
     if let Some(credit) = &marking.credit {
         attribute(&mut xml, "photoshop:Credit", credit);
     }
@@ -31,6 +39,10 @@ pub fn packet(marking: &Marking, source: DigitalSource) -> String {
     if marking.copyright.is_some() {
         // True: rights-managed. Without a notice the packet claims neither that nor the public domain.
         attribute(&mut xml, "xmpRights:Marked", "True");
+    }
+    if let Some(manifest) = manifest {
+        attribute(&mut xml, "xmlns:dcterms", "http://purl.org/dc/terms/");
+        attribute(&mut xml, "dcterms:provenance", manifest);
     }
     xml.push('>');
     if let Some(creator) = &marking.creator {
@@ -42,8 +54,40 @@ pub fn packet(marking: &Marking, source: DigitalSource) -> String {
         let _ =
             write!(xml, r#"<dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{notice}</rdf:li></rdf:Alt></dc:rights>"#);
     }
+    push_location(&mut xml, &marking.location);
     xml.push_str("</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>");
     xml
+}
+
+/// The properties that the standard has for pictures of models since 2025.1.
+fn push_generator(xml: &mut String, generator: &Generator) {
+    attribute(xml, "Iptc4xmpExt:AISystemUsed", &generator.system);
+    attribute(xml, "Iptc4xmpExt:AISystemVersionUsed", &generator.version);
+    let Some(prompt) = &generator.prompt else { return };
+    attribute(xml, "Iptc4xmpExt:AIPromptInformation", &prompt.text);
+    if let Some(writer) = &prompt.writer {
+        attribute(xml, "Iptc4xmpExt:AIPromptWriterName", writer);
+    }
+}
+
+/// What the picture shows, not where it was made: the machine's place says nothing of it.
+fn push_location(xml: &mut String, location: &Location) {
+    if location.is_empty() {
+        return;
+    }
+    xml.push_str("<Iptc4xmpExt:LocationShown><rdf:Bag><rdf:li");
+    for (name, text) in [
+        ("Iptc4xmpExt:Sublocation", &location.sublocation),
+        ("Iptc4xmpExt:City", &location.city),
+        ("Iptc4xmpExt:ProvinceState", &location.region),
+        ("Iptc4xmpExt:CountryName", &location.country),
+        ("Iptc4xmpExt:CountryCode", &location.country_code),
+    ] {
+        if let Some(text) = text {
+            attribute(xml, name, text);
+        }
+    }
+    xml.push_str("/></rdf:Bag></Iptc4xmpExt:LocationShown>");
 }
 
 fn attribute(xml: &mut String, name: &str, value: &str) {
@@ -77,7 +121,12 @@ pub(super) const fn is_xml_char(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{DigitalSource, Marking, Prompt};
     use super::*;
+
+    fn packet_of(marking: Marking) -> String {
+        packet(&Description::new(marking, DigitalSource::TrainedAlgorithmicMedia), None, None)
+    }
 
     #[test]
     fn markup_in_a_statement_stays_text() {
@@ -86,7 +135,7 @@ mod tests {
             credit: Some("a\"b' & <c>\n".into()),
             ..Marking::default()
         };
-        let xml = packet(&marking, DigitalSource::TrainedAlgorithmicMedia);
+        let xml = packet_of(marking);
         assert!(xml.contains("<rdf:li>&lt;/rdf:li&gt;&lt;script&gt;&amp;&quot;x&quot;</rdf:li>"), "{xml}");
         assert!(xml.contains(r#"photoshop:Credit="a&quot;b' &amp; &lt;c&gt;&#10;""#), "{xml}");
     }
@@ -99,8 +148,32 @@ mod tests {
 
     #[test]
     fn an_empty_marking_still_says_generated_and_claims_no_rights() {
-        let xml = packet(&Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+        let xml = packet_of(Marking::default());
         assert!(xml.contains("digitalsourcetype/trainedAlgorithmicMedia"));
         assert!(!xml.contains("Marked") && !xml.contains("dc:creator") && !xml.contains("WebStatement"));
+    }
+
+    #[test]
+    fn the_generator_the_date_and_the_place_are_told_where_they_are_known() {
+        let marking = Marking {
+            location: Location { city: Some("Ulm".into()), country_code: Some("DE".into()), ..Location::default() },
+            ..Marking::default()
+        };
+        let prompt = Prompt { text: "a \"red\" mug".into(), writer: Some("A. B.".into()) };
+        let generator = Generator { system: "sdxl".into(), version: "0123abcd".into(), prompt: Some(prompt) };
+        let description = Description {
+            generator: Some(generator),
+            ..Description::new(marking, DigitalSource::TrainedAlgorithmicMedia)
+        };
+        let xml = packet(&description, Moment::from_unix_s(1_800_000_000), Some("https://img.example/m?a&b"));
+        for part in [
+            r#" Iptc4xmpExt:AISystemUsed="sdxl" Iptc4xmpExt:AISystemVersionUsed="0123abcd""#,
+            r#" Iptc4xmpExt:AIPromptInformation="a &quot;red&quot; mug" Iptc4xmpExt:AIPromptWriterName="A. B.""#,
+            r#" photoshop:DateCreated="2027-01-15T08:00:00Z""#,
+            r#" dcterms:provenance="https://img.example/m?a&amp;b""#,
+            r#"<rdf:li Iptc4xmpExt:City="Ulm" Iptc4xmpExt:CountryCode="DE"/>"#,
+        ] {
+            assert!(xml.contains(part), "{part}: {xml}");
+        }
     }
 }

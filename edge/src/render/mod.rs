@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
-use crate::provenance::{EmbedError, embed};
-use crate::words::Format;
+use crate::provenance::{EmbedError, Metadata, embed};
+use crate::words::{Format, Moment};
 
 pub use cost::Costs;
 pub use crop::CropBox;
@@ -260,11 +260,18 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
     Ok(decode::decode_png(png)?)
 }
 
-/// Cuts, resizes, encodes and finishes. May enlarge: whether that is wanted was decided when the spec was made.
+/// Cuts, resizes, encodes and finishes. May enlarge: whether that is wanted was decided when the spec was made. `created` is
+/// when the master was made.
 ///
 /// # Errors
 /// When the spec's size is out of bounds, an encoder fails, or the marking does not fit.
-pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, finish: &Finish) -> Result<Encoded, RenderError> {
+pub fn render(
+    master: &Pixels,
+    spec: &RenditionSpec,
+    rung: Rung,
+    finish: &Finish,
+    created: Option<Moment>,
+) -> Result<Encoded, RenderError> {
     spec.check_size()?;
     let started = Instant::now();
     let raster = shaped(master, spec)?;
@@ -273,7 +280,8 @@ pub fn render(master: &Pixels, spec: &RenditionSpec, rung: Rung, finish: &Finish
     let file = encode(&raster, spec.format, spec.quality, rung)?;
     let encoded = started.elapsed();
     let started = Instant::now();
-    let bytes = embed(spec.format, file, finish.marking(), finish.source())?;
+    let bytes =
+        embed(&file, &Metadata::of(spec.format, (spec.width_px, spec.height_px), finish.description(), created, None))?;
     Ok(Encoded { bytes, format: spec.format, rung, resize: resized, encode: encoded, mark: started.elapsed() })
 }
 

@@ -6,7 +6,7 @@
 use super::encode::encode;
 use super::resize::Raster;
 use super::{EncodeError, Quality, RenderError, Rung};
-use crate::provenance::{DigitalSource, Marking, embed};
+use crate::provenance::{Description, DigitalSource, Marking, Metadata, embed};
 use crate::words::Format;
 
 const LONGER_SIDE_PX: u32 = 32;
@@ -76,8 +76,14 @@ pub fn placeholder(palette: Palette, size: PlaceholderSize, format: Format) -> R
 ///
 /// # Errors
 /// When the marking does not fit.
-pub fn mark_placeholder(file: Vec<u8>, format: Format, marking: &Marking) -> Result<Vec<u8>, RenderError> {
-    Ok(embed(format, file, marking, DigitalSource::AlgorithmicMedia)?)
+pub fn mark_placeholder(
+    file: &[u8],
+    format: Format,
+    size: PlaceholderSize,
+    marking: &Marking,
+) -> Result<Vec<u8>, RenderError> {
+    let description = Description::new(marking.clone(), DigitalSource::AlgorithmicMedia);
+    Ok(embed(file, &Metadata::of(format, (size.width_px, size.height_px), &description, None, None))?)
 }
 
 fn gradient(palette: Palette, PlaceholderSize { width_px, height_px }: PlaceholderSize) -> Raster {
@@ -136,7 +142,7 @@ mod tests {
             for (width, height) in (1..=32).flat_map(|side| [(32, side), (side, 32)]) {
                 let size = PlaceholderSize::of(width, height);
                 let file = placeholder(Palette::default(), size, format).expect("a small gradient");
-                let marked = mark_placeholder(file, format, &marking).expect("room for a marking");
+                let marked = mark_placeholder(&file, format, size, &marking).expect("room for a marking");
                 assert!(marked.len() < 3000, "{size} as {format:?} has {} bytes", marked.len());
                 let xmp = crate::provenance::xmp_of(format, &marked).expect("well-formed").expect("marked");
                 assert!(String::from_utf8_lossy(xmp).contains("digitalsourcetype/algorithmicMedia"));

@@ -35,6 +35,7 @@ use super::{
     panic_text, render,
 };
 use crate::budget::Network;
+use crate::words::Moment;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -170,8 +171,9 @@ impl RenderPool {
         spec: RenditionSpec,
         rung: Rung,
         finish: Arc<Finish>,
+        drawn: Option<Moment>,
     ) -> Result<(Encoded, Duration), RenderJobError> {
-        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &finish)).await?;
+        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &finish, drawn)).await?;
         let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
         self.costs.observe(&spec, rung, cpu);

@@ -355,7 +355,7 @@ proptest! {
         // The locale is no part of a picture.
         prop_assert_eq!(one.variant.recipe.id() == other.variant.recipe.id(), filled(a)[..3] == filled(b)[..3]);
         let (spec_a, spec_b) = (one.spec(Format::Avif), other.spec(Format::Avif));
-        let key = |spec: &RenditionSpec| RenditionKey::new(MasterId::of_bytes(b"one"), spec, FinishDigest::from_raw(*b"a marking digest"));
+        let key = |spec: &RenditionSpec| RenditionKey::new(MasterId::of_bytes(b"one"), spec, FinishDigest::from_raw(*b"a marking digest"), None);
         prop_assert_eq!(key(&spec_a) == key(&spec_b), spec_a == spec_b);
         let is_same_ask = [
             ("w=480", "w=480"),

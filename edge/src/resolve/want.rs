@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::ids::RecipeId;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 
 use super::meaning::Resolved;
-use crate::cache::RenditionKey;
 use crate::campaign::Variant;
 use crate::render::{Finish, RenditionSpec};
 use crate::words::Format;
@@ -59,11 +58,5 @@ impl Want {
     #[must_use]
     pub fn recipe_id(&self) -> RecipeId {
         self.variant.recipe.id()
-    }
-
-    /// The rendition's key once its master is known.
-    #[must_use]
-    pub fn key(&self, master: MasterId) -> RenditionKey {
-        RenditionKey::new(master, &self.spec, self.finish.digest())
     }
 }

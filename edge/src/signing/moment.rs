@@ -2,6 +2,8 @@
 
 use toml::value::{Datetime, Offset};
 
+use crate::words::calendar::days_since_1970;
+
 /// Longest span: a hundred years.
 const SPAN_S_MAX: u64 = 100 * 366 * 86_400;
 
@@ -52,16 +54,6 @@ pub fn unix_s(datetime: &Datetime) -> Option<u64> {
         Some(Offset::Z) | None => 0,
     };
     u64::try_from(days * 86_400 + time_s - offset_s).ok()
-}
-
-/// Howard Hinnant's `days_from_civil`: the year starts in March, so that the leap day is its last.
-const fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

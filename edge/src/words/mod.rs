@@ -1,5 +1,6 @@
 //! Words that several rooms speak. They import nothing of any room.
 
+pub mod calendar;
 pub mod clock;
 pub mod epoch;
 pub mod format;
@@ -8,6 +9,7 @@ pub mod outcome;
 pub mod ratio;
 pub mod reload;
 
+pub use calendar::Moment;
 pub use epoch::Epoch;
 pub use format::{Format, FormatSet};
 pub use limits::WIDTH_PX_MAX;

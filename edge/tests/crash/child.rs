@@ -156,7 +156,7 @@ pub(crate) fn rendition(n: u32) -> Arc<Rendition> {
         format: Format::Webp,
         quality: Quality::MEDIUM,
     };
-    let lineage = Lineage::now(master(n).id(), recipe(n));
+    let lineage = Lineage::now(key(n), master(n).id(), recipe(n));
     Arc::new(Rendition::new(body(n).into(), spec, Rung::Final, lineage))
 }
 
@@ -177,6 +177,8 @@ pub(crate) fn binding(n: u32) -> Binding {
         height_px: 1,
         phash: PerceptualHash::from_bytes([0; 32]),
         duplicate: None,
+        drawn_unix_s: None,
+        determinism: None,
         node: "node".into(),
         generation: 0,
         created_unix_ms: 1_700_000_000_000,

@@ -39,6 +39,8 @@ fn binding(n: u8) -> Binding {
         height_px: 128,
         phash: PerceptualHash::from_bytes([n; 32]),
         duplicate: None,
+        drawn_unix_s: None,
+        determinism: None,
         node: format!("node-{n}"),
         generation: 0,
         created_unix_ms: 1_700_000_000_000,

@@ -1,16 +1,18 @@
 //! XMP in AVIF: an item of type `mime` and content type `application/rdf+xml` that *describes* (`cdsc`) the primary
-//! item (ISO/IEC 23008-12 §A.3, which AVIF inherits through MIAF).
+//! item (ISO/IEC 23008-12 §A.3, which AVIF inherits through MIAF). EXIF: an item of type `Exif` that does the same (§A.2).
 //!
-//! The packet's bytes go to the end of the last `mdat`, so that a browser still gets the picture first. The `meta`
+//! Their bytes go to the end of the last `mdat`, so that a browser still gets the picture first. The `meta`
 //! box in front of the picture grows by the new entries, and every file offset behind it moves along.
 
 use super::EmbedError;
 use super::bmff::{
-    Bmff, ItemInfos, ItemLocations, Size, boxes, malformed, primary_item, push_box, push_id, unsupported,
+    Bmff, ItemInfos, ItemKind, ItemLocations, Size, boxes, malformed, primary_item, push_box, push_id, unsupported,
 };
 use crate::words::Format;
 
 const CONTENT_TYPE: &str = "application/rdf+xml";
+/// In front of the TIFF header: how many bytes lie between here and there.
+const EXIF_OFFSET: [u8; 4] = [0; 4];
 /// Bytes of version and flags in front of `meta`'s children.
 const META_HEAD_BYTES: usize = 4;
 
@@ -47,20 +49,22 @@ impl<'a> Layout<'a> {
         known.max().unwrap_or(0).checked_add(1).ok_or(unsupported("the last item id there is"))
     }
 
-    /// The `meta` box with the XMP item added and its bytes at `xmp_offset`.
-    fn meta_with(&self, id: u32, locations: &ItemLocations) -> Result<Vec<u8>, EmbedError> {
+    /// The `meta` box with the items added, the first of which has the id `first`.
+    fn meta_with(&self, items: &[NewItem<'_>], first: u32, locations: &ItemLocations) -> Result<Vec<u8>, EmbedError> {
+        let kinds: Vec<ItemKind<'_>> = items.iter().map(|item| item.kind).collect();
+        let ids = first..first + items.len() as u32;
         let mut body = self.meta.body[..META_HEAD_BYTES].to_vec();
         let has_references = self.children.iter().any(|child| &child.kind == b"iref");
         for child in &self.children {
             match &child.kind {
                 b"iloc" => push_box(&mut body, child.kind, &locations.to_body()?)?,
                 b"iinf" => {
-                    push_box(&mut body, child.kind, &self.infos.with_mime(id, CONTENT_TYPE)?)?;
+                    push_box(&mut body, child.kind, &self.infos.with(first, &kinds)?)?;
                     if !has_references {
-                        push_box(&mut body, *b"iref", &with_reference(&[0; 4], id, self.primary)?)?;
+                        push_box(&mut body, *b"iref", &with_references(&[0; 4], ids.clone(), self.primary)?)?;
                     }
                 }
-                b"iref" => push_box(&mut body, child.kind, &with_reference(child.body, id, self.primary)?)?,
+                b"iref" => push_box(&mut body, child.kind, &with_references(child.body, ids.clone(), self.primary)?)?,
                 _ => push_box(&mut body, child.kind, child.body)?,
             }
         }
@@ -70,37 +74,61 @@ impl<'a> Layout<'a> {
     }
 }
 
-pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+/// An item to add, and its bytes in parts.
+struct NewItem<'a> {
+    kind: ItemKind<'a>,
+    data: Vec<&'a [u8]>,
+}
+
+impl NewItem<'_> {
+    fn bytes(&self) -> usize {
+        self.data.iter().map(|part| part.len()).sum()
+    }
+}
+
+pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec<u8>, EmbedError> {
+    let exif = exif.map(|exif| NewItem { kind: ItemKind::Exif, data: vec![&EXIF_OFFSET, exif] });
+    let items: Vec<NewItem<'_>> =
+        exif.into_iter().chain([NewItem { kind: ItemKind::Mime(CONTENT_TYPE), data: vec![xmp] }]).collect();
     let layout = Layout::parse(file)?;
-    let id = layout.next_item_id()?;
+    let first = layout.next_item_id()?;
+    first.checked_add(items.len() as u32).ok_or(unsupported("the last item id there is"))?;
+    let added_bytes = items.iter().map(NewItem::bytes).sum::<usize>();
     let tail = Tail::of(&layout.top)?;
     let gap_bytes = if matches!(tail, Tail::Append) { 8 } else { 0 }; // a new mdat has a header
 
     // The box's length depends on its entries, not on the offsets in them: measure first, then place.
-    let mut locations = layout.locations.clone();
-    locations.push(id, 0, xmp.len() as u64)?;
+    let placed = |mut locations: ItemLocations, mut at: usize| -> Result<ItemLocations, EmbedError> {
+        for (id, item) in (first..).zip(&items) {
+            locations.push(id, at as u64, item.bytes() as u64)?;
+            at += item.bytes();
+        }
+        Ok(locations)
+    };
+    let measured = placed(layout.locations.clone(), 0)?;
     let old_meta_bytes = layout.meta.end - layout.meta.start;
-    let growth_bytes = layout.meta_with(id, &locations)?.len() - old_meta_bytes;
+    let growth_bytes = layout.meta_with(&items, first, &measured)?.len() - old_meta_bytes;
 
     let mut locations = layout.locations.clone();
     locations.shift(layout.meta.end as u64, growth_bytes as u64)?;
-    locations.push(id, (file.len() + growth_bytes + gap_bytes) as u64, xmp.len() as u64)?;
-    let meta = layout.meta_with(id, &locations)?;
+    let locations = placed(locations, file.len() + growth_bytes + gap_bytes)?;
+    let meta = layout.meta_with(&items, first, &locations)?;
 
-    let mut out = Vec::with_capacity(file.len() + growth_bytes + gap_bytes + xmp.len());
+    let mut out = Vec::with_capacity(file.len() + growth_bytes + gap_bytes + added_bytes);
     out.extend_from_slice(&file[..layout.meta.start]);
     out.extend_from_slice(&meta);
     out.extend_from_slice(&file[layout.meta.end..]);
+    let data = items.iter().flat_map(|item| &item.data).copied().collect::<Vec<_>>().concat();
     match tail {
         Tail::Grow { start, end } => {
-            let size = u32::try_from(end - start + xmp.len()).map_err(|_| unsupported("a box over 4 GiB"))?;
+            let size = u32::try_from(end - start + added_bytes).map_err(|_| unsupported("a box over 4 GiB"))?;
             // It is the last box, so it lay behind meta and has moved.
             let at = start + growth_bytes;
             out[at..at + 4].copy_from_slice(&size.to_be_bytes());
-            out.extend_from_slice(xmp);
+            out.extend_from_slice(&data);
         }
-        Tail::Open => out.extend_from_slice(xmp),
-        Tail::Append => push_box(&mut out, *b"mdat", xmp)?,
+        Tail::Open => out.extend_from_slice(&data),
+        Tail::Append => push_box(&mut out, *b"mdat", &data)?,
     }
     Ok(out)
 }
@@ -145,16 +173,18 @@ pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
     range.and_then(|range| file.get(range)).map(Some).ok_or(malformed("its XMP item lies outside the file"))
 }
 
-/// `iref` (§8.11.12) with "`from` describes `to`" added; its version says how wide item ids are.
-fn with_reference(body: &[u8], from: u32, to: u32) -> Result<Vec<u8>, EmbedError> {
+/// `iref` (§8.11.12) with "each of `from` describes `to`" added; its version says how wide item ids are.
+fn with_references(body: &[u8], from: std::ops::Range<u32>, to: u32) -> Result<Vec<u8>, EmbedError> {
     let version = *body.first().ok_or(malformed("its iref box is empty"))?;
     let is_wide = version > 0;
-    let mut reference = Vec::with_capacity(10);
-    push_id(&mut reference, from, is_wide)?;
-    reference.extend_from_slice(&1_u16.to_be_bytes());
-    push_id(&mut reference, to, is_wide)?;
     let mut with = body.to_vec();
-    push_box(&mut with, *b"cdsc", &reference)?;
+    for id in from {
+        let mut reference = Vec::with_capacity(10);
+        push_id(&mut reference, id, is_wide)?;
+        reference.extend_from_slice(&1_u16.to_be_bytes());
+        push_id(&mut reference, to, is_wide)?;
+        push_box(&mut with, *b"cdsc", &reference)?;
+    }
     Ok(with)
 }
 

@@ -114,6 +114,14 @@ pub(super) struct ItemInfo<'a> {
     pub(super) content_type: Option<&'a [u8]>,
 }
 
+/// What an added item is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ItemKind<'a> {
+    Exif,
+    /// With its content type.
+    Mime(&'a str),
+}
+
 /// `iinf` (§8.11.6): the list of items.
 #[derive(Debug)]
 pub(super) struct ItemInfos<'a> {
@@ -136,22 +144,33 @@ impl<'a> ItemInfos<'a> {
         Ok(Self { version, flags, count, entries, items })
     }
 
-    /// The box with a `mime` item added; its name is empty, as for the other items.
-    pub(super) fn with_mime(&self, id: u32, content_type: &str) -> Result<Vec<u8>, EmbedError> {
+    /// The box with items added, the first of which has the id `first`; their names are empty, as for the other items.
+    pub(super) fn with(&self, first: u32, kinds: &[ItemKind<'_>]) -> Result<Vec<u8>, EmbedError> {
+        let added = u32::try_from(kinds.len()).map_err(|_| unsupported("more items than 32 bits number"))?;
         let mut body = vec![self.version];
         body.extend_from_slice(&self.flags);
-        push_id(&mut body, self.count + 1, self.version > 0)?;
+        push_id(&mut body, self.count + added, self.version > 0)?;
         body.extend_from_slice(self.entries);
-
-        let mut infe = vec![2, 0, 0, 0];
-        push_id(&mut infe, id, false)?;
-        infe.extend_from_slice(&[0, 0]); // not protected
-        infe.extend_from_slice(b"mime\0");
-        infe.extend_from_slice(content_type.as_bytes());
-        infe.push(0);
-        push_box(&mut body, *b"infe", &infe)?;
+        for (id, kind) in (first..).zip(kinds) {
+            push_box(&mut body, *b"infe", &item_info(id, *kind)?)?;
+        }
         Ok(body)
     }
+}
+
+fn item_info(id: u32, kind: ItemKind<'_>) -> Result<Vec<u8>, EmbedError> {
+    let mut infe = vec![2, 0, 0, 0];
+    push_id(&mut infe, id, false)?;
+    infe.extend_from_slice(&[0, 0]); // not protected
+    match kind {
+        ItemKind::Exif => infe.extend_from_slice(b"Exif\0"),
+        ItemKind::Mime(content_type) => {
+            infe.extend_from_slice(b"mime\0");
+            infe.extend_from_slice(content_type.as_bytes());
+            infe.push(0);
+        }
+    }
+    Ok(infe)
 }
 
 impl<'a> ItemInfo<'a> {

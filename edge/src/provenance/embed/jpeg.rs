@@ -1,4 +1,6 @@
-//! XMP in JPEG: one `APP1` segment with Adobe's header (ISO 16684-3 §6.4), before anything but `APP0`.
+//! XMP in JPEG: one `APP1` segment with Adobe's header (ISO 16684-3 §6.4), before anything but `APP0` and EXIF. EXIF: an
+//! `APP1` segment before it, as its standard wants (CIPA DC-008 §4.5.4). IPTC-IIM: resource 0x0404 of Photoshop's `APP13`
+//! segment behind both.
 //!
 //! JFIF wants its `APP0` right after `SOI`; readers look for XMP among the segments before the first scan.
 
@@ -7,9 +9,14 @@ use super::bytes::{Reader, Short};
 use crate::words::Format;
 
 pub(super) const XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+const EXIF_HEADER: &[u8] = b"Exif\0\0";
+const PHOTOSHOP_HEADER: &[u8] = b"Photoshop 3.0\0";
+/// Signature, number 0x0404 and an empty name of an image resource.
+const IIM_RESOURCE: &[u8] = b"8BIM\x04\x04\0\0";
 const SOI: [u8; 2] = [0xff, 0xd8];
 const APP0: u8 = 0xe0;
 const APP1: u8 = 0xe1;
+const APP13: u8 = 0xed;
 const SOS: u8 = 0xda;
 const EOI: u8 = 0xd9;
 
@@ -20,19 +27,32 @@ struct Segment<'a> {
     payload: &'a [u8],
 }
 
-pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>, iim: &[u8]) -> Result<Vec<u8>, EmbedError> {
     let first = segments(file)?.into_iter().next();
     let at = first.filter(|segment| segment.marker == APP0).map_or(SOI.len(), |segment| segment.end);
-    let length = 2 + XMP_HEADER.len() + xmp.len();
-    let length = u16::try_from(length).map_err(|_| EmbedError::TooLarge { bytes: xmp.len() })?;
-    let mut out = Vec::with_capacity(file.len() + usize::from(length) + 2);
+    let mut out = Vec::with_capacity(file.len() + xmp.len() + exif.map_or(0, <[u8]>::len) + iim.len() + 128);
     out.extend_from_slice(&file[..at]);
-    out.extend_from_slice(&[0xff, APP1]);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(XMP_HEADER);
-    out.extend_from_slice(xmp);
+    if let Some(exif) = exif {
+        push_segment(&mut out, APP1, &[EXIF_HEADER, exif])?;
+    }
+    push_segment(&mut out, APP1, &[XMP_HEADER, xmp])?;
+    if !iim.is_empty() {
+        let length = u32::try_from(iim.len()).map_err(|_| EmbedError::TooLarge { bytes: iim.len() })?;
+        let padding: &[u8] = if iim.len() % 2 == 1 { &[0] } else { &[] }; // resources are padded to even sizes
+        push_segment(&mut out, APP13, &[PHOTOSHOP_HEADER, IIM_RESOURCE, &length.to_be_bytes(), iim, padding])?;
+    }
     out.extend_from_slice(&file[at..]);
     Ok(out)
+}
+
+/// A segment with its payload in parts.
+fn push_segment(out: &mut Vec<u8>, marker: u8, payload: &[&[u8]]) -> Result<(), EmbedError> {
+    let bytes = payload.iter().map(|part| part.len()).sum::<usize>();
+    let length = u16::try_from(2 + bytes).map_err(|_| EmbedError::TooLarge { bytes })?;
+    out.extend_from_slice(&[0xff, marker]);
+    out.extend_from_slice(&length.to_be_bytes());
+    payload.iter().for_each(|part| out.extend_from_slice(part));
+    Ok(())
 }
 
 pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
@@ -88,7 +108,7 @@ mod tests {
     #[test]
     fn xmp_follows_jfif() {
         let jfif = [0xff, 0xe0, 0x00, 0x04, b'J', b'F'];
-        let marked = insert(&file(&jfif), b"<x/>").expect("a well-formed file");
+        let marked = insert(&file(&jfif), b"<x/>", None, &[]).expect("a well-formed file");
         assert_eq!(&marked[..8], [&SOI[..], &jfif].concat());
         assert_eq!(find(&marked), Ok(Some(&b"<x/>"[..])));
         assert!(marked.ends_with(SCAN));
@@ -96,7 +116,7 @@ mod tests {
 
     #[test]
     fn xmp_is_first_where_there_is_no_jfif() {
-        let marked = insert(&file(&[0xff, 0xdb, 0x00, 0x03, 0x01]), b"<x/>").expect("a well-formed file");
+        let marked = insert(&file(&[0xff, 0xdb, 0x00, 0x03, 0x01]), b"<x/>", None, &[]).expect("a well-formed file");
         assert_eq!(&marked[2..4], &[0xff, APP1]);
     }
 

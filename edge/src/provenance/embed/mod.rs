@@ -1,7 +1,8 @@
-//! Puts an XMP packet into a finished file, and finds it again.
+//! Puts metadata into a finished file, and finds its XMP packet again.
 //!
 //! Each format has one place for XMP: a `mime` item in AVIF, an `XMP ` chunk in WebP, an `APP1` segment in JPEG, an
-//! `iTXt` chunk in PNG. The editors take any well-formed file of their format, not only what our encoders write,
+//! `iTXt` chunk in PNG. EXIF has one, too: an `Exif` item, an `EXIF` chunk, another `APP1` segment, an `eXIf` chunk. Only JPEG
+//! has one for IPTC-IIM. The editors take any well-formed file of their format, not only what our encoders write,
 //! never change coded pixels, and refuse what they do not understand rather than guess. Every read is bounds-checked;
 //! a damaged file is an error naming what is wrong.
 
@@ -12,8 +13,7 @@ mod jpeg;
 mod png;
 mod webp;
 
-use super::{Marking, packet};
-use crate::provenance::DigitalSource;
+use super::Metadata;
 use crate::words::Format;
 
 /// Largest packet: what fits one JPEG `APP1` segment, the tightest of the four places.
@@ -32,24 +32,25 @@ pub enum EmbedError {
     TooLarge { bytes: usize },
 }
 
-/// `file` with the marking's XMP packet in its place.
+/// `file` with the metadata in their places.
 ///
 /// # Errors
 /// When the file is damaged, uses an unsupported variant of its format, holds XMP already, or the packet is over
 /// [`XMP_BYTES_MAX`].
-pub fn embed(format: Format, file: Vec<u8>, marking: &Marking, source: DigitalSource) -> Result<Vec<u8>, EmbedError> {
-    let xmp = packet(marking, source);
+pub fn embed(file: &[u8], metadata: &Metadata) -> Result<Vec<u8>, EmbedError> {
+    let (format, xmp) = (metadata.format, metadata.xmp.as_bytes());
     if xmp.len() > XMP_BYTES_MAX {
         return Err(EmbedError::TooLarge { bytes: xmp.len() });
     }
-    if xmp_of(format, &file)?.is_some() {
+    if xmp_of(format, file)?.is_some() {
         return Err(EmbedError::AlreadyMarked { format });
     }
+    let exif = metadata.exif.as_deref();
     match format {
-        Format::Avif => avif::insert(&file, xmp.as_bytes()),
-        Format::Webp => webp::insert(&file, xmp.as_bytes()),
-        Format::Jpeg => jpeg::insert(&file, xmp.as_bytes()),
-        Format::Png => png::insert(&file, xmp.as_bytes()),
+        Format::Avif => avif::insert(file, xmp, exif),
+        Format::Webp => webp::insert(file, xmp, exif),
+        Format::Jpeg => jpeg::insert(file, xmp, exif, &metadata.iim),
+        Format::Png => png::insert(file, xmp, exif),
     }
 }
 

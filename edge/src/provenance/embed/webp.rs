@@ -1,4 +1,4 @@
-//! XMP in WebP: the extended file format (RFC 9649 §2.7): `VP8X`, then the image, then an `XMP ` chunk at the end.
+//! XMP in WebP: the extended file format (RFC 9649 §2.7): `VP8X`, then the image, then `EXIF` and `XMP ` chunks at the end.
 //!
 //! A simple file (`VP8 ` or `VP8L` alone) is upgraded: its canvas size is read from the bitstream's own header.
 
@@ -7,6 +7,7 @@ use super::bytes::{Reader, Short};
 use crate::words::Format;
 
 const FLAG_ALPHA: u8 = 0x10;
+const FLAG_EXIF: u8 = 0x08;
 const FLAG_XMP: u8 = 0x04;
 /// RIFF header: `RIFF`, size, `WEBP`.
 const HEADER_BYTES: usize = 12;
@@ -17,22 +18,28 @@ struct Chunk<'a> {
     data: &'a [u8],
 }
 
-pub(super) fn insert(file: &[u8], xmp: &[u8]) -> Result<Vec<u8>, EmbedError> {
+pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec<u8>, EmbedError> {
     let chunks = chunks(file)?;
     let first = chunks.first().ok_or(malformed("it holds no chunk"))?;
-    let extended = match &first.kind {
+    let mut extended = match &first.kind {
         b"VP8X" => extended_of(first)?,
         b"VP8 " => lossy_canvas(first.data)?,
         b"VP8L" => lossless_canvas(first.data)?,
         _ => return Err(malformed("its first chunk is neither VP8X, VP8 nor VP8L")),
     };
+    if exif.is_some() {
+        extended[0] |= FLAG_EXIF;
+    }
     let images = chunks.iter().filter(|chunk| &chunk.kind != b"VP8X");
 
-    let mut out = Vec::with_capacity(file.len() + xmp.len() + 32);
+    let mut out = Vec::with_capacity(file.len() + xmp.len() + exif.map_or(0, <[u8]>::len) + 48);
     out.extend_from_slice(b"RIFF\0\0\0\0WEBP");
     push_chunk(&mut out, *b"VP8X", &extended);
     for chunk in images {
         push_chunk(&mut out, chunk.kind, chunk.data);
+    }
+    if let Some(exif) = exif {
+        push_chunk(&mut out, *b"EXIF", exif);
     }
     push_chunk(&mut out, *b"XMP ", xmp);
     let riff_bytes = u32::try_from(out.len() - 8).map_err(|_| malformed("it would be over 4 GiB"))?;
@@ -141,7 +148,7 @@ mod tests {
         let bits: u32 = 4 | 2 << 14 | 1 << 28;
         let mut data = vec![0x2f];
         data.extend_from_slice(&bits.to_le_bytes());
-        let marked = insert(&riff(&[(b"VP8L", &data)]), b"<x/>").expect("a well-formed file");
+        let marked = insert(&riff(&[(b"VP8L", &data)]), b"<x/>", None).expect("a well-formed file");
         let chunks = chunks(&marked).expect("well-formed again");
         assert_eq!(chunks[0].data, [FLAG_XMP | FLAG_ALPHA, 0, 0, 0, 4, 0, 0, 2, 0, 0]);
         assert_eq!(chunks[1].data, data);
@@ -151,7 +158,8 @@ mod tests {
     #[test]
     fn an_extended_file_keeps_its_flags() {
         let extended = [0x20, 0, 0, 0, 9, 0, 0, 9, 0, 0];
-        let marked = insert(&riff(&[(b"VP8X", &extended), (b"ICCP", b"abc"), (b"VP8 ", b"x")]), b"odd").expect("fine");
+        let marked =
+            insert(&riff(&[(b"VP8X", &extended), (b"ICCP", b"abc"), (b"VP8 ", b"x")]), b"odd", None).expect("fine");
         let chunks = chunks(&marked).expect("well-formed again");
         assert_eq!(chunks[0].data[0], 0x20 | FLAG_XMP);
         assert_eq!(chunks.iter().map(|c| c.kind).collect::<Vec<_>>(), [*b"VP8X", *b"ICCP", *b"VP8 ", *b"XMP "]);
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn damaged_files_are_refused() {
         let good = riff(&[(b"VP8 ", b"not a key frame")]);
-        assert!(insert(&good, b"<x/>").is_err());
+        assert!(insert(&good, b"<x/>", None).is_err());
         assert!(find(&good[..good.len() - 3]).is_err());
         assert!(find(b"RIFF").is_err());
         let mut short = good;
