@@ -8,6 +8,7 @@ mod containers;
 mod differential;
 mod documents;
 mod faults;
+mod finish;
 mod fleet;
 mod fronts;
 mod http;
