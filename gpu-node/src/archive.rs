@@ -219,14 +219,14 @@ fn settlement(id: MasterId, row: &MasterRow, duplicate: Option<Duplicate>) -> Se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::failing;
+    use crate::store::{database_path, failing};
 
     /// On a full disk what is stored is still answered, for a variant too whose first recipe cannot be written down; it is
     /// remembered once there is space.
     #[test]
     fn a_full_disk_keeps_no_stored_answer_back() {
         let dir = tempfile::tempdir().unwrap();
-        let database = failing::database(dir.path());
+        let database = database_path(dir.path());
         let metrics = Arc::new(NodeMetrics::new().unwrap());
         let store = Arc::new(failing::open(dir.path(), Arc::clone(&metrics)));
         let archive = Archive::new(Arc::clone(&store), DedupConfig::default(), metrics);

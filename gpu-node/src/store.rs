@@ -45,6 +45,21 @@ use room::Room;
 use tables::Tables;
 use usage::Usage;
 
+/// The database's file in a data folder.
+#[must_use]
+pub fn database_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("masters.redb")
+}
+
+/// Creates the folders that the store keeps its files in, where they are not there.
+fn create_folders(data_dir: &Path) -> Result<(), StoreError> {
+    for folder in ["masters", "quarantine"] {
+        let folder = data_dir.join(folder);
+        std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+    }
+    Ok(())
+}
+
 /// What the database knows of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MasterRow {
@@ -161,11 +176,8 @@ impl Store {
     /// # Errors
     /// When another node uses the folder, or it cannot be read or written.
     pub fn open(data_dir: &Path, config: &StoreConfig, metrics: Arc<NodeMetrics>) -> Result<Self, StoreError> {
-        for folder in ["masters", "quarantine"] {
-            let folder = data_dir.join(folder);
-            std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
-        }
-        Self::over(Tables::open(&data_dir.join("masters.redb"))?, data_dir, config, room::space_of, metrics)
+        create_folders(data_dir)?;
+        Self::over(Tables::open(&database_path(data_dir))?, data_dir, config, room::space_of, metrics)
     }
 
     fn over(
@@ -215,6 +227,10 @@ impl Store {
 
     fn path(&self, id: MasterId) -> PathBuf {
         files::path(&self.folder.join("masters"), id)
+    }
+
+    fn quarantine(&self) -> PathBuf {
+        self.folder.join("quarantine")
     }
 
     /// # Errors
@@ -276,7 +292,7 @@ impl Store {
         log_limited!(error, master = %id, %reason, "master is damaged: quarantined");
         self.metrics.store_corrupt_total.inc();
         if matches!(reason, ReadError::Damaged) {
-            files::quarantine(&self.path(id), &self.folder.join("quarantine"), now_unix_ms());
+            files::quarantine(&self.path(id), &self.quarantine(), now_unix_ms());
         }
         // Its file has been moved away: the master is not served, whether its row goes now or at the next read.
         let _ = self.noting(self.forget(&[id]));
@@ -304,15 +320,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoRoom`]. Asks the file system.
     pub fn check_room(&self) -> Result<(), StoreError> {
-        self.keep_reserve();
+        // While there is trouble nothing is removed here: each failing commit opens the database anew.
+        if self.room.trouble().is_none() {
+            self.keep_reserve();
+        }
         self.room.check()
     }
 
-    /// Removes the longest unused masters where they have taken the disk's reserve.
+    /// Removes damaged files, and then the longest unused masters, where they have taken the disk's reserve. Locks
+    /// `writing`.
     fn keep_reserve(&self) {
         if self.room.shortage(0) == 0 {
             return;
         }
+        files::empty(&self.quarantine());
         let _writing = self.writing.lock();
         if let Err(error) = self.make_room(0) {
             log_limited!(warn, %error, "the longest unused masters cannot be removed");
@@ -330,8 +351,7 @@ impl Store {
         self.keep_reserve();
         if let Err(error) = self.room.measure() {
             self.room.note(&error);
-            let folder = self.folder.join("quarantine");
-            return files::empty(&folder);
+            return files::empty(&self.quarantine());
         }
         if self.room.trouble().is_some() {
             match self.room.try_file().and_then(|()| self.tables.probe()) {
@@ -365,7 +385,7 @@ impl Store {
         bindings: &[NewBinding],
     ) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
-        let _writing = self.writing.lock();
+        let writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
             self.bind(bindings)?;
             return Ok(row.info(id));
@@ -389,6 +409,9 @@ impl Store {
         self.publish(&usage);
         drop(usage);
         self.make_findable(bindings)?;
+        // A file takes more of the disk than its bytes. The settling thread makes up for it, so that no device has to.
+        drop(writing);
+        self.keep_reserve();
         Ok(row.info(id))
     }
 
@@ -483,15 +506,9 @@ pub(crate) mod failing {
     pub(crate) use super::tables::failing::{fill, free};
     use super::*;
 
-    pub(crate) fn database(data_dir: &Path) -> PathBuf {
-        data_dir.join("masters.redb")
-    }
-
     pub(crate) fn open(data_dir: &Path, metrics: Arc<NodeMetrics>) -> Store {
-        for folder in ["masters", "quarantine"] {
-            std::fs::create_dir(data_dir.join(folder)).unwrap();
-        }
-        let tables = Tables::open_with(&database(data_dir), tables::failing::open).unwrap();
+        create_folders(data_dir).unwrap();
+        let tables = Tables::open_with(&database_path(data_dir), tables::failing::open).unwrap();
         let config = StoreConfig { free_bytes_min: 0, ..StoreConfig::default() };
         Store::over(tables, data_dir, &config, room::space_of, metrics).unwrap()
     }
@@ -519,7 +536,7 @@ mod tests {
     #[test]
     fn after_a_commit_that_failed_nothing_is_taken_until_a_trial_succeeds_and_no_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let path = failing::database(dir.path());
+        let path = database_path(dir.path());
         let metrics = Arc::new(NodeMetrics::new().unwrap());
         let store = failing::open(dir.path(), Arc::clone(&metrics));
         put(&store, 3).unwrap();
@@ -547,23 +564,35 @@ mod tests {
     const SMALL_DISK_BYTES: u64 = 3000;
     const RESERVE_BYTES: u64 = 1000;
 
-    /// A disk that has room for masters only.
+    /// A disk that has room for masters and damaged files only.
     fn small_disk(folder: &Path) -> Result<room::Space, StoreError> {
-        let used: u64 = files::survey(&folder.join("masters"))?.values().map(|file| file.bytes).sum();
+        disk_of_blocks(folder, 1)
+    }
+
+    /// The same disk, whose files take whole blocks of 512 bytes.
+    fn coarse_disk(folder: &Path) -> Result<room::Space, StoreError> {
+        disk_of_blocks(folder, 512)
+    }
+
+    fn disk_of_blocks(folder: &Path, block_bytes: u64) -> Result<room::Space, StoreError> {
+        let masters = files::survey(&folder.join("masters"))?.into_values().map(|file| file.bytes);
+        let damaged = std::fs::read_dir(folder.join("quarantine")).unwrap();
+        let damaged = damaged.map(|entry| entry.unwrap().metadata().unwrap().len());
+        let used: u64 = masters.chain(damaged).map(|bytes| bytes.next_multiple_of(block_bytes)).sum();
         Ok(room::Space { total_bytes: SMALL_DISK_BYTES, free_bytes: SMALL_DISK_BYTES.saturating_sub(used) })
+    }
+
+    fn open_on(space: room::SpaceOf, data_dir: &Path, free_bytes_min: u64) -> Store {
+        create_folders(data_dir).unwrap();
+        let tables = Tables::open(&database_path(data_dir)).unwrap();
+        let config = StoreConfig { free_bytes_min, ..StoreConfig::default() };
+        Store::over(tables, data_dir, &config, space, Arc::new(NodeMetrics::new().unwrap())).unwrap()
     }
 
     #[test]
     fn on_a_disk_smaller_than_its_bound_the_longest_unused_masters_go() {
         let dir = tempfile::tempdir().unwrap();
-        for folder in ["masters", "quarantine"] {
-            std::fs::create_dir(dir.path().join(folder)).unwrap();
-        }
-        let open = |free_bytes_min| {
-            let tables = Tables::open(&dir.path().join("masters.redb")).unwrap();
-            let config = StoreConfig { free_bytes_min, ..StoreConfig::default() };
-            Store::over(tables, dir.path(), &config, small_disk, Arc::new(NodeMetrics::new().unwrap())).unwrap()
-        };
+        let open = |free_bytes_min| open_on(small_disk, dir.path(), free_bytes_min);
         let store = open(RESERVE_BYTES);
         for seed in 1..=60 {
             store.check_room().unwrap();
@@ -586,6 +615,55 @@ mod tests {
         store.look_after();
         assert!(store.check_room().is_err());
         assert_eq!(store.usage.lock().len(), fewer);
+    }
+
+    #[test]
+    fn while_nothing_can_be_stored_only_the_look_after_the_store_removes_masters() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_on(small_disk, dir.path(), RESERVE_BYTES);
+        for seed in 1..=60 {
+            put(&store, seed).unwrap();
+        }
+        drop(store);
+
+        let store = open_on(small_disk, dir.path(), RESERVE_BYTES + 500);
+        let held = store.usage.lock().len();
+        store.room.note(&StoreError::NoRoom { reason: "the last write failed".into() });
+        assert!(store.check_room().unwrap_err().is_for_want_of_room());
+        assert_eq!(store.usage.lock().len(), held);
+        store.look_after();
+        store.check_room().unwrap();
+        assert!(store.usage.lock().len() < held);
+    }
+
+    #[test]
+    fn damaged_files_go_before_masters() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_on(small_disk, dir.path(), RESERVE_BYTES);
+        for seed in 1..=3 {
+            put(&store, seed).unwrap();
+        }
+        let damaged = dir.path().join("quarantine/1-x.png");
+        // One byte of the reserve is taken: a master would go for it if the damaged file did not.
+        let spare_bytes = small_disk(dir.path()).unwrap().free_bytes - RESERVE_BYTES;
+        std::fs::File::create(&damaged).unwrap().set_len(spare_bytes + 1).unwrap();
+        store.check_room().unwrap();
+        assert!(!damaged.exists());
+        assert_eq!(store.usage.lock().len(), 3);
+    }
+
+    #[test]
+    fn storing_a_master_leaves_the_reserve_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_on(coarse_disk, dir.path(), RESERVE_BYTES);
+        for seed in 1..=60 {
+            let master = put(&store, seed).unwrap();
+            let free_bytes = coarse_disk(dir.path()).unwrap().free_bytes;
+            assert!(free_bytes >= RESERVE_BYTES, "{free_bytes} after {seed}");
+            assert!(store.row(master.id).unwrap().is_some());
+        }
+        // What is here already is bound only.
+        put(&store, 60).unwrap();
     }
 
     #[test]

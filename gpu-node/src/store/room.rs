@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::fs::StatVfs;
 
 use super::StoreError;
 use crate::config::StoreConfig;
@@ -100,8 +101,9 @@ impl Room {
 }
 
 /// A folder's file system.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Space {
+    /// What this process may use of it, written or not.
     pub(super) total_bytes: u64,
     /// What this process may still write to it.
     pub(super) free_bytes: u64,
@@ -112,6 +114,27 @@ pub(super) type SpaceOf = fn(&Path) -> Result<Space, StoreError>;
 
 pub(super) fn space_of(folder: &Path) -> Result<Space, StoreError> {
     let known = rustix::fs::statvfs(folder).map_err(|error| StoreError::io(folder)(error.into()))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(known.f_frsize);
-    Ok(Space { total_bytes: bytes(known.f_blocks), free_bytes: bytes(known.f_bavail) })
+    Ok(space(&known))
+}
+
+/// Blocks that are kept for root count for neither.
+const fn space(known: &StatVfs) -> Space {
+    let blocks = known.f_blocks.saturating_sub(known.f_bfree).saturating_add(known.f_bavail);
+    Space {
+        total_bytes: blocks.saturating_mul(known.f_frsize),
+        free_bytes: known.f_bavail.saturating_mul(known.f_frsize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_kept_for_root_are_neither_free_nor_there() {
+        let known = rustix::fs::statvfs("/").unwrap();
+        // 70 blocks are written and 5 of the other 30 are root's.
+        let known = StatVfs { f_frsize: 4096, f_blocks: 100, f_bfree: 30, f_bavail: 25, ..known };
+        assert_eq!(space(&known), Space { total_bytes: 95 * 4096, free_bytes: 25 * 4096 });
+    }
 }

@@ -404,6 +404,7 @@ pub(super) mod failing {
     use redb::StorageBackend;
     use redb::backends::FileBackend;
 
+    use super::super::database_path;
     use super::*;
 
     static FULL: OnceLock<Mutex<Vec<PathBuf>>> = OnceLock::new();
@@ -473,7 +474,7 @@ pub(super) mod failing {
     #[test]
     fn a_reading_that_goes_on_failing_opens_the_database_once_a_second_at_most() {
         let dir = tempfile::tempdir().unwrap();
-        let tables = Tables::open_with(&dir.path().join("masters.redb"), open).unwrap();
+        let tables = Tables::open_with(&database_path(dir.path()), open).unwrap();
         let failing = |_: &ReadTransaction| -> Result<(), StoreError> {
             Err(StoreError::Database(Box::new(redb::Error::PreviousIo)))
         };
@@ -492,7 +493,7 @@ pub(super) mod failing {
     #[test]
     fn a_disk_that_was_full_for_a_moment_costs_that_moment() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("masters.redb");
+        let path = database_path(dir.path());
         let tables = Tables::open_with(&path, open).unwrap();
         let variant = VariantKey([7; 16]);
         tables.probe().unwrap();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bildkante_gpu_node::config::{Devices, NodeConfig};
 use bildkante_gpu_node::engine::EngineFactory;
 use bildkante_gpu_node::health::Phase;
+use bildkante_gpu_node::store::database_path;
 use bildkante_gpu_node::testing::{FakeControl, FakeEngine, fake_checkpoint, paint_noise};
 use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::pixels::Pixels;
@@ -85,7 +86,7 @@ impl Wish {
     pub(crate) async fn start_with(self, factory: EngineFactory, control: Arc<FakeControl>) -> TestNode {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // A look of the former node at its store may outlast the node by a moment.
-        let tables = self.config.data_dir.join("masters.redb");
+        let tables = database_path(&self.config.data_dir);
         let is_free = || !matches!(redb::Database::open(&tables), Err(redb::DatabaseError::DatabaseAlreadyOpen));
         eventually("the store of a former node is free", async || is_free()).await;
         let node = Node::start(self.config, listener, factory).await.unwrap();
