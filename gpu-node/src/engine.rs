@@ -30,11 +30,13 @@ pub trait Engine: Send {
         Vec::new()
     }
 
-    /// The size in pixels that a checkpoint draws best, which the self-test draws. `None` for networks that draw nothing by
-    /// themselves.
-    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)>;
+    /// The size in pixels of what [`Self::self_test_recipe`] draws where the engine has no recipe of its own. `None`
+    /// where it knows no size: nothing is tried then.
+    fn native_size_px(&self, _checkpoint: Digest) -> Option<(u32, u32)> {
+        None
+    }
 
-    /// What the self-test draws with a checkpoint.
+    /// What the self-test draws with a checkpoint. `None` for networks that draw nothing by themselves.
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
         Some(Recipe { steps, ..Recipe::new(checkpoint, "self-test", self.native_size_px(checkpoint)?) })
     }

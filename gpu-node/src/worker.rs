@@ -1,9 +1,10 @@
 //! The threads that own a device each, and the one that settles what they drew.
 //!
-//! Device thread ([`device`]): load → self-test → [`executor`]: the most urgent requests' next step, until the board closes. It
-//! touches the disk for one look at the store only (a recipe may have been settled while it was being queued) and hands each
-//! drawing on at once. All device threads take from one board. Settling thread: [`settle`]. Before it at most [`SETTLING_MAX`]
-//! drawings wait, so a slow disk slows devices down instead of filling memory. [`torch`] is the engine on libtorch.
+//! Device thread ([`device`]): load → self-test → [`executor`]: the most urgent requests' next step, until the board
+//! closes. It touches the disk before a drawing only (the store, room for a master, the recipe's images, its mark) and
+//! hands each drawing on at once. All device threads take from one board. Settling thread: [`settle`]. Before it at
+//! most [`SETTLING_MAX`] drawings wait, so a slow disk slows devices down instead of filling memory. [`torch`] is the
+//! engine on libtorch.
 //!
 //! A panic in a job fails that job only, and so does a device that is out of memory. A device that is lost to this process
 //! ends the node: only a new process gets it back, and the supervisor of this one starts that.

@@ -73,13 +73,6 @@ impl Checkpoint {
         }
     }
 
-    /// Width and height it was trained for, where its files say so.
-    pub(crate) fn native_size_px(&self) -> Option<(u32, u32)> {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.native_size_px(),
-        }
-    }
-
     /// The size it is tried at.
     pub(crate) fn trial_size_px(&self) -> (u32, u32) {
         match self {

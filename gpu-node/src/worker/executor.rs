@@ -268,8 +268,7 @@ impl<'a> Executor<'a> {
 
     /// One step of a group. When a shared pass fails, its members make the step alone: one of them may be at fault.
     fn step(&mut self, group: &[DrawingId]) {
-        let at = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
-        self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
+        self.mark_group(group);
         let started_at = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
         let seconds = self.busy_since(started_at);
@@ -320,6 +319,12 @@ impl<'a> Executor<'a> {
         }
     }
 
+    /// Names the recipes of a group in the mark: the device works on them from here on.
+    fn mark_group(&mut self, group: &[DrawingId]) {
+        let marked = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
+        self.mark.set(marked.map(|begun| begun.job.recipe.id()).collect());
+    }
+
     /// Reports how far the requests of a group are.
     fn tell(&self, group: &[DrawingId]) {
         let stepped = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
@@ -338,8 +343,7 @@ impl<'a> Executor<'a> {
     }
 
     fn decode(&mut self, drawing: DrawingId) {
-        let at = self.begun.iter().filter(|begun| begun.drawing == drawing);
-        self.mark.set(at.map(|begun| begun.job.recipe.id()).collect());
+        self.mark_group(&[drawing]);
         let started_at = Instant::now();
         let finished = catch_unwind(AssertUnwindSafe(|| self.engine.finish(drawing)));
         let decode_s = self.busy_since(started_at);

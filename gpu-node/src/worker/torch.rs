@@ -8,6 +8,7 @@ mod adapters;
 mod loader;
 mod shelf;
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::diffusion::batch::{BatchClass, Shapes};
 use crate::diffusion::denoiser::Stage;
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Checkpoint, Conditioning, Networks};
+use crate::diffusion::family::{Conditioning, Networks};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::{Picture, Pictures};
@@ -234,13 +235,6 @@ impl TorchEngine {
         self.capacity.footprints = footprints.collect();
     }
 
-    /// Forgets a request's drawing and what was held for it.
-    fn remove(&mut self, drawing: DrawingId) -> Option<Drawing> {
-        let removed = self.drawings.remove(&drawing)?;
-        self.adapters.release(removed.checkpoint, &removed.recipe.loras);
-        Some(removed)
-    }
-
     /// Lets go of checkpoints that are gone and no longer drawn with. The memory for drawings is measured again after the last
     /// of them: a replaced checkpoint took its part as long as it was there.
     fn sweep(&mut self) {
@@ -265,10 +259,12 @@ impl TorchEngine {
     fn pictures(&self, recipe: &ValidRecipe) -> Result<Pictures, EngineError> {
         let mut pictures = Pictures::new();
         let size_px = (recipe.width_px, recipe.height_px);
+        // A recipe without images needs none of them.
+        let trial =
+            LazyCell::new(|| Picture::to_paint_over(size_px).map(|(known, picture)| (known, Arc::new(picture))));
         for digest in recipe.images() {
-            if let Some((_, picture)) = Picture::to_paint_over(size_px).into_iter().find(|(known, _)| *known == digest)
-            {
-                pictures.insert(digest, Arc::new(picture));
+            if let Some((_, picture)) = trial.iter().find(|(known, _)| *known == digest) {
+                pictures.insert(digest, Arc::clone(picture));
                 continue;
             }
             let failed = |error: &dyn std::error::Error| EngineError::Failed { reason: format!("{digest}: {error}") };
@@ -281,7 +277,7 @@ impl TorchEngine {
     }
 
     fn drawing(&self, drawing: DrawingId) -> Result<&Drawing, EngineError> {
-        self.drawings.get(&drawing).ok_or_else(|| EngineError::Failed { reason: format!("no request {}", drawing.0) })
+        self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))
     }
 
     /// Finds out, before the first pass of a kind, how many requests may share it.
@@ -309,13 +305,17 @@ impl TorchEngine {
         Ok(())
     }
 
-    fn decode(&mut self, drawing: Drawing) -> Result<Finished, EngineError> {
-        let (device, Drawing { recipe, denoising, requests, .. }) = (self.options.placement.device, drawing);
+    /// Decodes a picture. The drawing stays in the map meanwhile, so that after a panic, too, [`Engine::abandon`] finds
+    /// it and lets go of what it holds.
+    fn decode(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
+        let device = self.options.placement.device;
+        let found = self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))?;
+        let Drawing { recipe, denoising, requests, .. } = found;
         denoising.check().map_err(engine_error(device))?;
-        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let pixels = denoising.decode(&models).map_err(engine_error(device))?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
-        let mut determinism = checkpoint.determinism(&recipe, requests);
+        let mut determinism = checkpoint.determinism(recipe, *requests);
         // A processor has no TF32. It is named with every dtype, because a VAE may insist on float32.
         if self.options.tf32 && checkpoint.device() != Device::Cpu {
             determinism.class.push_str("/tf32");
@@ -330,6 +330,10 @@ impl TorchEngine {
         let pass = self.drawings.get(&drawing)?.pass.as_ref()?;
         self.shapes.get(pass)
     }
+}
+
+fn no_request(drawing: DrawingId) -> EngineError {
+    EngineError::Failed { reason: format!("no request {}", drawing.0) }
 }
 
 const fn torch_device(device: DeviceChoice) -> Device {
@@ -358,10 +362,6 @@ impl Engine for TorchEngine {
 
     fn rejected(&self) -> Vec<String> {
         self.shelf.rejected().chain(self.adapters.rejected().iter().cloned()).collect()
-    }
-
-    fn native_size_px(&self, checkpoint: Digest) -> Option<(u32, u32)> {
-        self.shelf.checkpoint(checkpoint).ok().and_then(Checkpoint::native_size_px)
     }
 
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
@@ -411,9 +411,8 @@ impl Engine for TorchEngine {
         if !has_changed {
             return None;
         }
-        self.sweep();
+        self.unload();
         self.measure();
-        self.has_measured = false;
         Some(trials)
     }
 
@@ -497,20 +496,17 @@ impl Engine for TorchEngine {
     }
 
     fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
-        let Some(drawing) = self.drawings.remove(&drawing) else {
-            return Err(EngineError::Failed { reason: format!("no request {}", drawing.0) });
-        };
-        let (recipe, checkpoint) = (Arc::clone(&drawing.recipe), drawing.checkpoint);
         let finished = self.decode(drawing);
-        self.adapters.release(checkpoint, &recipe.loras);
-        self.sweep();
+        self.abandon(drawing);
         finished
     }
 
     fn abandon(&mut self, drawing: DrawingId) {
-        if self.remove(drawing).is_some() {
-            self.sweep();
-        }
+        let Some(removed) = self.drawings.remove(&drawing) else { return };
+        self.adapters.release(removed.checkpoint, &removed.recipe.loras);
+        // Its tensors go before memory is measured.
+        drop(removed);
+        self.sweep();
     }
 }
 
