@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::log_limited;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::{GenerationSource, GenerationState, GenerationStatus, Timings};
 use tokio::sync::{Semaphore, watch};
@@ -62,14 +63,22 @@ impl Admission {
         Ok(self.status(id).await)
     }
 
-    /// How a recipe stands: on its way, or done. `None` where no caller has asked for it, or it has failed.
+    /// How a recipe stands: on its way, or done. `None` where no caller has asked for it, it has failed, or the store
+    /// cannot be read. Waits for its turn among the reads.
     pub(crate) async fn status(&self, id: RecipeId) -> Option<GenerationStatus> {
         if let Some(status) = self.board.status(id) {
             return Some(status);
         }
+        let turn = Arc::clone(&self.reads).acquire_owned().await.ok()?;
         let archive = Arc::clone(&self.archive);
-        let found = tokio::task::spawn_blocking(move || archive.find(id, None)).await;
-        let settled = found.ok()?.ok()??;
+        let found = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            archive.find(id, None)
+        });
+        let found = found.await.map_err(|_| GenerationError::Panicked);
+        let found = found.and_then(|found| found.map_err(|error| GenerationError::from(&error)));
+        let settled =
+            found.inspect_err(|error| log_limited!(warn, recipe = %id, %error, "a status is not known")).ok()??;
         let master = Some(settled.settlement.master);
         Some(GenerationStatus { master, ..GenerationStatus::new(id, GenerationState::Done) })
     }
@@ -136,5 +145,36 @@ impl Admission {
         let mut capacities = status.devices.iter().map(|device| &device.capacity);
         let refused = |error: TooLarge| GenerationError::Refused { reason: error.to_string() };
         capacities.try_for_each(|capacity| capacity.check(recipe)).map_err(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{DedupConfig, QueueConfig, StoreConfig};
+    use crate::metrics::NodeMetrics;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_status_waits_for_its_turn_among_the_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(NodeMetrics::new().unwrap());
+        let store = Arc::new(Store::open(dir.path(), &StoreConfig::default(), Arc::clone(&metrics)).unwrap());
+        let admission = Admission {
+            board: Board::new(&QueueConfig::default(), Arc::clone(&metrics)),
+            archive: Arc::new(Archive::new(store, DedupConfig::default(), Arc::clone(&metrics))),
+            endings: Arc::new(Endings::open(dir.path(), metrics).unwrap()),
+            health: Arc::default(),
+            blobs: Blobs::of(dir.path(), 0),
+            reads: Arc::new(Semaphore::new(1)),
+        };
+        let read = Arc::clone(&admission.reads).acquire_owned().await.unwrap();
+        let mut status = std::pin::pin!(admission.status(RecipeId::from_raw([7; 16])));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut status).await.is_err(), "a read is under way");
+        drop(read);
+        assert_eq!(status.await, None);
+        assert_eq!(admission.reads.available_permits(), 1);
     }
 }

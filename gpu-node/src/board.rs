@@ -8,7 +8,7 @@
 //!   dropped before it starts and stopped between steps;
 //! - the number of jobs and of callers is bounded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -287,13 +287,9 @@ impl Board {
         }
         state.grow_older();
         loop {
-            let (rank, id) = {
-                let jobs = &state.jobs;
-                let is_wanted =
-                    |(rank, id): &(Rank, RecipeId)| jobs.get(id).is_some_and(|job| wanted(*rank, &job.recipe));
-                state.queue.iter().find(is_wanted)?
-            };
-            let _ = rank;
+            let jobs = &state.jobs;
+            let is_wanted = |(rank, id): &(Rank, RecipeId)| jobs.get(id).is_some_and(|job| wanted(*rank, &job.recipe));
+            let (_, id) = state.queue.iter().find(is_wanted)?;
             state.queue.remove(id);
             if let Some(started) = self.start(&mut state, id) {
                 self.publish(&state);
@@ -365,8 +361,7 @@ impl Board {
             .into_iter()
             .partition::<Vec<_>, _>(|waiter| answers.contains_key(&waiter.dedup));
         job.waiters = remaining;
-        let mut open: Vec<_> = job.waiters.iter().map(|waiter| waiter.dedup.clone()).collect();
-        open.dedup();
+        let open = scopes(&job.waiters);
         let mut is_charged = job.is_charged;
         job.is_charged |= cost.is_some() && !covered.is_empty();
         state.waiters -= covered.len();
@@ -546,6 +541,12 @@ impl State {
     }
 }
 
+/// The scopes that callers ask for, each one once, in the order in which it was first asked for.
+fn scopes(waiters: &[Waiter]) -> Vec<Option<DedupScope>> {
+    let mut seen = HashSet::new();
+    waiters.iter().map(|waiter| &waiter.dedup).filter(|scope| seen.insert(*scope)).cloned().collect()
+}
+
 /// `cost` comes with whether this caller is charged with it: the first one is, the others joined.
 fn outcome(settled: Settled, cost: Option<(&Cost, bool)>, arrived_at: Instant) -> Outcome {
     let Settled { settlement, dedup_ms } = settled;
@@ -599,6 +600,9 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use bildkante_shared::ids::Digest;
+    use bildkante_shared::recipe::Recipe;
+
     use super::*;
 
     #[test]
@@ -611,5 +615,23 @@ mod tests {
         assert_eq!([0, 60].map(|waited_s| level(0, waited_s, age)), [0, 0]);
         assert_eq!([0, 60].map(|waited_s| level(1, waited_s, age)), [1, 1]);
         assert_eq!(level(7, 9_000, Duration::ZERO), 7, "0 switches it off");
+    }
+
+    #[test]
+    fn a_scope_that_callers_ask_for_between_those_of_others_is_open_once() {
+        let board = Board::new(&QueueConfig::default(), Arc::new(NodeMetrics::new().unwrap()));
+        let recipe = Recipe::new(Digest::of_bytes(b"a checkpoint"), "a mug", (64, 64));
+        let recipe = ValidRecipe::try_from(recipe).unwrap();
+        let of = |scope: &str| Some(DedupScope { scope: scope.to_owned(), variant: "de".to_owned() });
+        let generation = |dedup| Generation {
+            recipe: recipe.clone(),
+            urgency: Urgency::DEFAULT,
+            deadline: Instant::now() + Duration::from_secs(60),
+            dedup,
+            span: Span::none(),
+        };
+        let scopes = [of("a"), of("b"), of("a"), None, of("b"), None];
+        let _tickets = scopes.map(|dedup| board.submit(generation(dedup)).unwrap());
+        assert_eq!(board.deliver(recipe.id(), &HashMap::new(), None), [of("a"), of("b"), None]);
     }
 }
