@@ -12,6 +12,7 @@ pub mod cache;
 pub mod campaign;
 pub mod commands;
 pub mod config;
+pub mod credentials;
 pub mod descriptors;
 pub(crate) mod fields;
 pub(crate) mod fill;

@@ -34,6 +34,7 @@ const ROOMS: &[&str] = &[
     "signing",
     "request",
     "render",
+    "credentials",
     "provenance",
     "listener",
     "service",

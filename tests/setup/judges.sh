@@ -22,6 +22,7 @@ judges=(
   node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
   npm=npm                           # fetches it
   curl=curl                         # runs the commands of README.md
+  openssl=openssl                   # signs and timestamps as foreign programs and authorities do
 )
 
 status=0
@@ -30,6 +31,7 @@ unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
 nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
 varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
 httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }
+c2pa=$("$here/c2pa.sh" "$deps") || { status=$?; missing+=$'\n'$c2pa; }
 [ "$status" -ne 0 ] || exit 0
 
 echo "judges that are not here (their tests will be reported as skipped):"

@@ -1,0 +1,40 @@
+//! Content Credentials: a signed history in every picture, by the C2PA standard.
+//!
+//! [`Signing`] binds a [`Story`] to a file that is final but for its manifest; [`attach`] embeds a kept [`Manifest`] again;
+//! [`verify`] says what a stranger's file tells of itself and whether it holds. [`authority`] makes certificates for
+//! development. docs/provenance.md explains signing to operators, docs/reference/provenance.md our own assertion.
+//!
+//! Invariants: nothing here reaches the network or, after a signer is opened, a disk; a signing program and a timestamp
+//! authority are asked through what the caller gives; every input is bounded and nothing of it panics; two signatures of
+//! one file differ, `attach` of one manifest to one file does not.
+//!
+//! Source: C2PA Technical Specification 2.3; the crate `c2pa` (c2pa-rs), which is C2PA's reference implementation.
+
+pub mod authority;
+mod certificate;
+mod command;
+mod guard;
+mod key;
+mod manifest;
+mod sign;
+mod signer;
+mod story;
+mod timestamp;
+mod verify;
+
+pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
+pub use command::CommandFault;
+pub use guard::{Fault, MANIFEST_BYTES_MAX};
+pub use key::{Algorithm, KeyFault};
+pub use manifest::{MANIFEST_MEDIA_TYPE, Manifest, NoManifest, attach, detached};
+pub use sign::{SIGNED_FILE_BYTES_MAX, SignError, Signed, Signing};
+pub use signer::{Signer, SignerError};
+pub use story::{
+    CLAIM_GENERATOR, GENERATION_LABEL, Generation, INGREDIENT_FILE_BYTES_MAX, INGREDIENTS_MAX, Ingredient, Origin,
+    Relation, STORY_TEXT_BYTES_MAX, SoftBinding, Step, Story, StoryError,
+};
+pub use timestamp::{TIMESTAMP_QUERY, TIMESTAMP_REPLY, TOKEN_BYTES_MAX, TimestampError, Timestamper};
+pub use verify::{
+    Credentials, Failure, FailureKind, Finding, SignedBy, Standing, ToldAction, ToldIngredient, Trust, TrustError,
+    VERIFIED_FILE_BYTES_MAX, verify,
+};

@@ -1,0 +1,338 @@
+//! What a file says of its origin, and whether that holds.
+//!
+//! Invariants: bounded input, no panic, no network, no file; nothing of the file is kept. An unknown signer does not make a
+//! manifest invalid: [`Standing::Unknown`] says that the signature holds and that no trusted authority knows the signer.
+//!
+//! Source: C2PA Technical Specification 2.3 (validation, whose status codes are mapped here).
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use c2pa::assertions::Actions;
+use c2pa::{Context, Reader, Settings, ValidationState};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde::Serialize;
+
+use super::guard::{self, Fault, MANIFEST_BYTES_MAX, guarded};
+use super::story::{GENERATION_LABEL, Generation, STORY_TEXT_BYTES_MAX};
+use crate::words::Format;
+
+/// Largest file that is verified, in bytes.
+pub const VERIFIED_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most failures, actions, soft bindings or ingredients that are told of one manifest.
+const TOLD_MAX: usize = 64;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// The file carries no manifest and points to none.
+    Absent,
+    /// The file carries none, but says where one is.
+    Elsewhere { url: String },
+    /// The manifest is of this file, and its signature holds.
+    Valid { credentials: Box<Credentials> },
+    /// The manifest does not hold. What it says is told only where its signature could be read.
+    Invalid { failures: Vec<Failure>, credentials: Option<Box<Credentials>> },
+}
+
+impl Finding {
+    /// For logs and metric labels.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::Valid { .. } => "valid",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+}
+
+/// Why a manifest does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// The standard's status code.
+    pub code: String,
+    /// The library's words.
+    pub explanation: String,
+}
+
+/// The kinds of failures that a reader tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The picture or its manifest was changed after it was signed.
+    Tampered,
+    /// The signer's certificate was not valid when it signed.
+    Expired,
+    Revoked,
+    /// The certificate may not sign pictures.
+    Credential,
+    /// The file or the manifest cannot be read.
+    Damaged,
+    /// The manifest breaks another rule of the standard.
+    Rule,
+}
+
+impl FailureKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tampered => "tampered",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Credential => "credential",
+            Self::Damaged => "damaged",
+            Self::Rule => "rule",
+        }
+    }
+
+    fn of_code(code: &str) -> Self {
+        match code {
+            "signingCredential.expired" | "claimSignature.outsideValidity" => Self::Expired,
+            "signingCredential.ocsp.revoked" => Self::Revoked,
+            "signingCredential.invalid" | "algorithm.unsupported" => Self::Credential,
+            "assertion.boxesHash.unknownBox" => Self::Tampered,
+            _ if code.ends_with(".mismatch") => Self::Tampered,
+            _ if code.ends_with(".malformed") || code.ends_with(".invalid") || code.ends_with("missing") => {
+                Self::Damaged
+            }
+            _ => Self::Rule,
+        }
+    }
+}
+
+/// What a manifest tells, and who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Credentials {
+    pub signed_by: Option<SignedBy>,
+    pub standing: Standing,
+    /// When a timestamp authority saw the signature (RFC 3339); a signature without a timestamp has no time that counts.
+    pub signed_at: Option<String>,
+    /// Software that made the manifest, with its version.
+    pub generator: Option<String>,
+    pub actions: Vec<ToldAction>,
+    pub generation: Option<Generation>,
+    /// Algorithm and value of each.
+    pub soft_bindings: Vec<(String, String)>,
+    pub ingredients: Vec<ToldIngredient>,
+}
+
+/// The certificate that signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SignedBy {
+    pub organisation: Option<String>,
+    pub common_name: Option<String>,
+    pub serial: Option<String>,
+    pub algorithm: Option<String>,
+}
+
+/// Whether the signer is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// A trusted authority issued the certificate.
+    Trusted,
+    /// No trusted authority did: whoever signed can call itself anything.
+    Unknown,
+}
+
+/// An action as it was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToldAction {
+    pub action: String,
+    pub at: Option<String>,
+    /// URI of the digital source type.
+    pub source: Option<String>,
+}
+
+/// An ingredient as it was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToldIngredient {
+    pub title: Option<String>,
+    pub relation: String,
+    /// Whether it carried a manifest that held; `None` where it carried none.
+    pub was_valid: Option<bool>,
+}
+
+/// Why a list of authorities is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    #[error("it holds no PEM certificate")]
+    Empty,
+    #[error("certificate {number} of it is damaged")]
+    Damaged { number: usize },
+}
+
+/// The authorities that are trusted: of signers and of timestamps.
+#[derive(Debug, Clone)]
+pub struct Trust(Arc<Context>);
+
+impl Trust {
+    /// Trusts no authority: every signer is unknown.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Arc::clone(guard::context()))
+    }
+
+    /// Trusts the certificates of a PEM file, such as C2PA's trust list and its list of timestamp authorities.
+    ///
+    /// # Errors
+    /// When the file holds no certificate, or a damaged one.
+    pub fn from_pem(pem: &str) -> Result<Self, TrustError> {
+        let mut count = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            count += 1;
+            let der = certificate.map_err(|_| TrustError::Damaged { number: count })?;
+            x509_parser::parse_x509_certificate(&der).map_err(|_| TrustError::Damaged { number: count })?;
+        }
+        if count == 0 {
+            return Err(TrustError::Empty);
+        }
+        let mut settings = Settings::default();
+        settings.trust.trust_anchors = Some(pem.to_owned());
+        Ok(Self(guard::shared(settings)))
+    }
+}
+
+/// Verifies `file` against the manifest that it carries or, where it carries none, against `remote`. Takes CPU time in
+/// proportion to the file: it belongs on no async worker.
+#[must_use]
+pub fn verify(format: Format, file: &[u8], remote: Option<&[u8]>, trust: &Trust) -> Finding {
+    if file.len() > VERIFIED_FILE_BYTES_MAX {
+        return too_large(file.len(), VERIFIED_FILE_BYTES_MAX);
+    }
+    let media_type = format.media_type();
+    let embedded = read(trust, |reader| reader.with_stream(media_type, Cursor::new(file)));
+    match (embedded, remote) {
+        (Finding::Absent | Finding::Elsewhere { .. }, Some(manifest)) if manifest.len() > MANIFEST_BYTES_MAX => {
+            too_large(manifest.len(), MANIFEST_BYTES_MAX)
+        }
+        (Finding::Absent | Finding::Elsewhere { .. }, Some(manifest)) => {
+            read(trust, |reader| reader.with_manifest_data_and_stream(manifest, media_type, Cursor::new(file)))
+        }
+        (finding, _) => finding,
+    }
+}
+
+fn too_large(bytes: usize, bytes_max: usize) -> Finding {
+    damaged(&Fault::TooLarge { bytes, bytes_max })
+}
+
+fn damaged(fault: &Fault) -> Finding {
+    let explanation = cut(&fault.to_string());
+    let failure = Failure { kind: FailureKind::Damaged, code: "general.error".to_owned(), explanation };
+    Finding::Invalid { failures: vec![failure], credentials: None }
+}
+
+fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Finding {
+    match guarded(|| load(Reader::from_shared_context(&trust.0)).map(|reader| finding(&reader))) {
+        Ok(finding) => finding,
+        Err(Fault::Library(error)) => match *error {
+            c2pa::Error::JumbfNotFound => Finding::Absent,
+            c2pa::Error::RemoteManifestUrl(url) => Finding::Elsewhere { url: cut(&url) },
+            other => damaged(&Fault::Library(Box::new(other))),
+        },
+        Err(fault) => damaged(&fault),
+    }
+}
+
+fn finding(reader: &Reader) -> Finding {
+    let credentials = credentials(reader).map(Box::new);
+    match (reader.validation_state(), credentials) {
+        (ValidationState::Valid | ValidationState::Trusted, Some(credentials)) => Finding::Valid { credentials },
+        (_, credentials) => Finding::Invalid { failures: failures(reader), credentials },
+    }
+}
+
+fn failures(reader: &Reader) -> Vec<Failure> {
+    let statuses = reader.validation_status().unwrap_or_default().iter();
+    let failures: Vec<Failure> = statuses
+        .filter(|status| status.code() != "signingCredential.untrusted")
+        .take(TOLD_MAX)
+        .map(|status| Failure {
+            kind: FailureKind::of_code(status.code()),
+            code: cut(status.code()),
+            explanation: cut(status.explanation().unwrap_or_default()),
+        })
+        .collect();
+    if failures.is_empty() { vec![unexplained()] } else { failures }
+}
+
+/// The library calls a manifest invalid and gives no reason where nothing of it could be read.
+fn unexplained() -> Failure {
+    let explanation = "the manifest holds no signature that could be verified".to_owned();
+    Failure { kind: FailureKind::Damaged, code: "claimSignature.missing".to_owned(), explanation }
+}
+
+fn credentials(reader: &Reader) -> Option<Credentials> {
+    let manifest = reader.active_manifest()?;
+    let is_trusted = reader.validation_state() == ValidationState::Trusted;
+    Some(Credentials {
+        signed_by: manifest.signature_info().map(signed_by),
+        standing: if is_trusted { Standing::Trusted } else { Standing::Unknown },
+        signed_at: manifest.time().as_deref().map(cut),
+        generator: generator(manifest),
+        actions: actions(manifest),
+        generation: manifest.find_assertion::<Generation>(GENERATION_LABEL).ok().map(|told| told.bounded()),
+        soft_bindings: soft_bindings(manifest),
+        ingredients: manifest.ingredients().iter().take(TOLD_MAX).map(ingredient).collect(),
+    })
+}
+
+fn signed_by(info: &c2pa::SignatureInfo) -> SignedBy {
+    SignedBy {
+        organisation: info.issuer.as_deref().map(cut),
+        common_name: info.common_name.as_deref().map(cut),
+        serial: info.cert_serial_number.as_deref().map(cut),
+        algorithm: info.alg.map(|algorithm| algorithm.to_string()),
+    }
+}
+
+fn generator(manifest: &c2pa::Manifest) -> Option<String> {
+    let info = manifest.claim_generator_info.as_ref().and_then(|infos| infos.first());
+    match info {
+        Some(info) => Some(cut(&format!("{} {}", info.name, info.version.as_deref().unwrap_or_default()))),
+        None => manifest.claim_generator().map(cut),
+    }
+}
+
+fn actions(manifest: &c2pa::Manifest) -> Vec<ToldAction> {
+    let told = manifest.assertions().iter().filter(|assertion| assertion.label().starts_with(Actions::LABEL));
+    let actions = told.filter_map(|assertion| assertion.to_assertion::<Actions>().ok());
+    let actions = actions.flat_map(|actions| actions.actions);
+    let told = actions.take(TOLD_MAX).map(|action| ToldAction {
+        action: cut(action.action()),
+        at: action.when().map(cut),
+        source: action.source_type().map(|source| cut(&source.to_string())),
+    });
+    told.collect()
+}
+
+fn soft_bindings(manifest: &c2pa::Manifest) -> Vec<(String, String)> {
+    let told = manifest.assertions().iter().filter(|assertion| assertion.label().starts_with("c2pa.soft-binding"));
+    let bindings = told.filter_map(|assertion| assertion.to_assertion::<c2pa::assertions::SoftBinding>().ok());
+    let pairs = bindings.flat_map(|binding| {
+        let algorithm = cut(binding.alg.as_deref().unwrap_or_default());
+        binding.blocks.into_iter().map(move |block| (algorithm.clone(), cut(&block.value)))
+    });
+    pairs.take(TOLD_MAX).collect()
+}
+
+fn ingredient(told: &c2pa::Ingredient) -> ToldIngredient {
+    let relation = serde_json::to_value(told.relationship()).ok();
+    let results = told.active_manifest().and_then(|_| told.validation_results());
+    ToldIngredient {
+        title: told.title().map(cut),
+        relation: relation.as_ref().and_then(|value| value.as_str()).map(cut).unwrap_or_default(),
+        was_valid: results.map(|results| results.validation_state() != ValidationState::Invalid),
+    }
+}
+
+/// A stranger's text up to [`STORY_TEXT_BYTES_MAX`] bytes.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(STORY_TEXT_BYTES_MAX)].to_owned()
+}
