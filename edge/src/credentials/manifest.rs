@@ -9,13 +9,11 @@
 use c2pa::jumbf_io::{load_jumbf_from_memory, save_jumbf_to_memory};
 
 use super::guard::{Fault, MANIFEST_BYTES_MAX, guarded};
+use super::jumbf::{self, FrameFault};
 use crate::words::Format;
 
 /// Media type of a manifest store that is served beside its picture (C2PA: external manifests).
 pub const MANIFEST_MEDIA_TYPE: &str = "application/c2pa";
-
-/// Box length, `jumb`, length, `jumd`, then the type of a C2PA store.
-const STORE_TYPE: [u8; 16] = *b"c2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9b\x71";
 
 /// The bytes of a manifest store.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,28 +25,26 @@ impl std::fmt::Debug for Manifest {
     }
 }
 
-/// These bytes are no manifest store.
+/// Why bytes are no manifest store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes that are no C2PA manifest store")]
-pub struct NoManifest {
-    bytes: usize,
+pub enum NoManifest {
+    #[error("the manifest has {bytes} bytes, at most {MANIFEST_BYTES_MAX} are taken")]
+    TooLarge { bytes: usize },
+    #[error("the manifest is damaged: {0}")]
+    Frame(#[from] FrameFault),
 }
 
 impl Manifest {
-    /// Takes a store that was kept, or came from outside. Only its frame is looked at: that one box of C2PA's type holds
-    /// all of it.
+    /// Takes a store that was kept, or came from outside. Only its frame is looked at: see [`FrameFault`].
     ///
     /// # Errors
     /// When it is none, or larger than [`MANIFEST_BYTES_MAX`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, NoManifest> {
-        let length = bytes.first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
-        let is_store = bytes.get(4..8) == Some(b"jumb") && bytes.get(12..16) == Some(b"jumd");
-        let is_c2pa = bytes.get(16..32) == Some(&STORE_TYPE);
-        if is_store && is_c2pa && length == bytes.len() && length <= MANIFEST_BYTES_MAX {
-            Ok(Self(bytes))
-        } else {
-            Err(NoManifest { bytes: bytes.len() })
+        if bytes.len() > MANIFEST_BYTES_MAX {
+            return Err(NoManifest::TooLarge { bytes: bytes.len() });
         }
+        jumbf::check(&bytes)?;
+        Ok(Self(bytes))
     }
 
     #[must_use]
@@ -73,6 +69,10 @@ pub fn attach(format: Format, file: &[u8], manifest: &Manifest) -> Result<Vec<u8
 /// The manifest store in a file, `None` where it has none or is damaged.
 #[must_use]
 pub fn detached(format: Format, file: &[u8]) -> Option<Manifest> {
-    let bytes = guarded(|| load_jumbf_from_memory(format.media_type(), file)).ok()?;
-    Manifest::from_bytes(bytes).ok()
+    Manifest::from_bytes(stored(format, file).ok()?).ok()
+}
+
+/// Whatever a file holds where its format keeps a manifest store.
+pub(super) fn stored(format: Format, file: &[u8]) -> Result<Vec<u8>, Fault> {
+    guarded(|| load_jumbf_from_memory(format.media_type(), file))
 }

@@ -32,7 +32,7 @@ pub enum SignError {
     AlreadySigned { format: Format },
     #[error("the {} file was rewritten while it was signed, although its manifest is not in it", .format.as_str())]
     Rewritten { format: Format },
-    #[error("signing gave {0}")]
+    #[error("signing gave no manifest: {0}")]
     NoManifest(#[from] NoManifest),
     #[error(transparent)]
     Fault(#[from] Fault),

@@ -14,7 +14,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
 
-use super::guard::{self, Fault, MANIFEST_BYTES_MAX, guarded};
+use super::guard::{self, Fault, guarded};
+use super::manifest::{self, Manifest};
 use super::story::{GENERATION_LABEL, Generation, STORY_TEXT_BYTES_MAX};
 use crate::words::Format;
 
@@ -203,29 +204,32 @@ impl Trust {
 #[must_use]
 pub fn verify(format: Format, file: &[u8], remote: Option<&[u8]>, trust: &Trust) -> Finding {
     if file.len() > VERIFIED_FILE_BYTES_MAX {
-        return too_large(file.len(), VERIFIED_FILE_BYTES_MAX);
+        return damaged(&Fault::TooLarge { bytes: file.len(), bytes_max: VERIFIED_FILE_BYTES_MAX }.to_string());
     }
-    let media_type = format.media_type();
-    let embedded = read(trust, |reader| reader.with_stream(media_type, Cursor::new(file)));
-    match (embedded, remote) {
-        (Finding::Absent | Finding::Elsewhere { .. }, Some(manifest)) if manifest.len() > MANIFEST_BYTES_MAX => {
-            too_large(manifest.len(), MANIFEST_BYTES_MAX)
-        }
-        (Finding::Absent | Finding::Elsewhere { .. }, Some(manifest)) => {
-            read(trust, |reader| reader.with_manifest_data_and_stream(manifest, media_type, Cursor::new(file)))
-        }
-        (finding, _) => finding,
-    }
+    let stored = match manifest::stored(format, file) {
+        Ok(stored) => stored,
+        Err(Fault::Library(error)) if matches!(*error, c2pa::Error::JumbfNotFound) => match remote {
+            Some(remote) => remote.to_vec(),
+            None => return pointer(format, file, trust),
+        },
+        Err(fault) => return damaged(&fault.to_string()),
+    };
+    let manifest = match Manifest::from_bytes(stored) {
+        Ok(manifest) => manifest,
+        Err(fault) => return damaged(&fault.to_string()),
+    };
+    let (media_type, manifest) = (format.media_type(), manifest.as_bytes());
+    read(trust, |reader| reader.with_manifest_data_and_stream(manifest, media_type, Cursor::new(file)))
 }
 
-fn too_large(bytes: usize, bytes_max: usize) -> Finding {
-    damaged(&Fault::TooLarge { bytes, bytes_max })
+/// What a file without a manifest says of where one is: the library reads its XMP.
+fn pointer(format: Format, file: &[u8], trust: &Trust) -> Finding {
+    read(trust, |reader| reader.with_stream(format.media_type(), Cursor::new(file)))
 }
 
-fn damaged(fault: &Fault) -> Finding {
-    let explanation = cut(&fault.to_string());
-    let failure = Failure { kind: FailureKind::Damaged, code: "general.error".to_owned(), explanation };
-    Finding::Invalid { failures: vec![failure], credentials: None }
+fn damaged(explanation: &str) -> Finding {
+    let (code, explanation) = ("general.error".to_owned(), cut(explanation));
+    Finding::Invalid { failures: vec![Failure { kind: FailureKind::Damaged, code, explanation }], credentials: None }
 }
 
 fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Finding {
@@ -234,9 +238,9 @@ fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Fin
         Err(Fault::Library(error)) => match *error {
             c2pa::Error::JumbfNotFound => Finding::Absent,
             c2pa::Error::RemoteManifestUrl(url) => Finding::Elsewhere { url: cut(&url) },
-            other => damaged(&Fault::Library(Box::new(other))),
+            other => damaged(&other.to_string()),
         },
-        Err(fault) => damaged(&fault),
+        Err(fault) => damaged(&fault.to_string()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Certificates made for one test, with whatever fault it wants.
 
+#![allow(dead_code, reason = "each test binary and example uses its part")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,21 +53,24 @@ impl Pki {
         algorithm: &'static SignatureAlgorithm,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Identity {
-        let mut params = subject(name);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
-        params.use_authority_key_identifier_extension = true;
+        let mut params = end_entity(name);
         change(&mut params);
         let key = KeyPair::generate_for(algorithm).expect("a key");
-        self.written(name, &params.signed_by(&key, &self.issuer).expect("a certificate"), &key)
+        self.written(name, &params.signed_by(&key, &self.issuer).expect("a certificate"), &key.serialize_pem())
     }
 
-    fn written(&self, name: &str, certificate: &Certificate, key: &KeyPair) -> Identity {
+    /// A signer whose key others made.
+    pub(crate) fn signer_of_key(&self, name: &str, key_pem: &str) -> Identity {
+        let key = KeyPair::from_pem(key_pem).expect("a key");
+        let certificate = end_entity(name).signed_by(&key, &self.issuer).expect("a certificate");
+        self.written(name, &certificate, key_pem)
+    }
+
+    fn written(&self, name: &str, certificate: &Certificate, key_pem: &str) -> Identity {
         let identity = Identity { chain: self.file(name, "pem"), key: self.file(name, "key") };
         let chain = format!("{}{}", certificate.pem(), self.intermediate_pem);
         std::fs::write(&identity.chain, chain).expect("written");
-        write_secret(&identity.key, key.serialize_pem()).expect("written");
+        write_secret(&identity.key, key_pem).expect("written");
         identity
     }
 
@@ -78,6 +83,16 @@ fn authority(name: &str) -> CertificateParams {
     let mut params = subject(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+/// As C2PA wants a signer's certificate.
+fn end_entity(name: &str) -> CertificateParams {
+    let mut params = subject(name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
     params.use_authority_key_identifier_extension = true;
     params
 }
