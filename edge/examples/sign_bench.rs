@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     for (name, algorithm) in [("es256", &rcgen::PKCS_ECDSA_P256_SHA256), ("ed25519", &rcgen::PKCS_ED25519)] {
         let identity = pki.signer(name, algorithm);
         let signer = Signer::from_files(&identity.chain, &identity.key, now_unix_s)?;
-        let signing = Signing { signer: &signer, timestamper: None, now_unix_s };
+        let signing = Signing { signer: &signer, timestamper: None, ocsp: None, now_unix_s };
         for format in Format::ALL {
             let file = rendition(format)?;
             let signed = signing.embed(&story, format, &file)?;

@@ -88,7 +88,7 @@ fn opened(identity: &Identity) -> Result<Signer, SignerError> {
 }
 
 fn signing(signer: &Signer) -> Signing<'_> {
-    Signing { signer, timestamper: None, now_unix_s: now_unix_s() }
+    Signing { signer, timestamper: None, ocsp: None, now_unix_s: now_unix_s() }
 }
 
 fn signed(signer: &Signer, story: &Story, format: Format, file: &[u8]) -> Signed {
@@ -334,10 +334,34 @@ fn certificates_that_validators_would_refuse_are_refused_by_name() {
 fn a_signer_that_expired_since_it_was_opened_signs_nothing() {
     let studio = Studio::new();
     let signer = studio.opened();
-    let later = Signing { signer: &signer, timestamper: None, now_unix_s: signer.expires_unix_s() + 1 };
+    let later = Signing { now_unix_s: signer.expires_unix_s() + 1, ..signing(&signer) };
     let refused = later.embed(&story(), Format::Png, &rendition(Format::Png)).expect_err("expired");
     assert_eq!(refused.as_str(), "expired");
     assert!(refused.to_string().contains("signer.pem"), "{refused}");
+}
+
+const EXPIRED: &str = "tests/fixtures/credentials/expired.jpg";
+
+/// Run once, more than a minute before the next test: `cargo test --test credentials -- --ignored`.
+#[test]
+#[ignore = "writes the fixture of the next test"]
+fn an_expired_fixture_is_made() {
+    let studio = Studio::new();
+    let soon = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_unix_s() + 60);
+    let identity = studio.pki.identity("signer", &PKCS_ECDSA_P256_SHA256, |params| params.not_after = soon);
+    let signer = opened(&identity).expect("a signer");
+    let file = signed(&signer, &story(), Format::Jpeg, &rendition(Format::Jpeg)).file;
+    std::fs::create_dir_all("tests/fixtures/credentials").expect("a folder");
+    std::fs::write(EXPIRED, file).expect("written");
+}
+
+#[test]
+fn a_signer_that_expired_since_it_signed_is_reported() {
+    let file = std::fs::read(EXPIRED).expect("the fixture");
+    let finding = verify(Format::Jpeg, &file, None, &Trust::none());
+    assert!(kinds(&finding).iter().all(|kind| *kind == FailureKind::Expired), "{finding:?}");
+    let Finding::Invalid { credentials: Some(told), .. } = finding else { panic!("it still tells") };
+    assert_eq!(told.generation, Some(generation()));
 }
 
 #[test]
@@ -419,10 +443,14 @@ impl<'a> TestAuthority<'a> {
             // RFC 3161 §2.3: critical, and nothing beside it. rcgen writes purposes as not critical.
             params.custom_extensions.push(critical_time_stamping());
         });
-        let config = "[tsa]\ndefault_tsa = t\n[t]\ndigests = sha256\ndefault_policy = 1.2.3.4\nsigner_digest = sha256\n\
-                      ess_cert_id_alg = sha256\ntsa_name = no\n";
+        let serial = studio.dir.path().join("tsa.serial");
+        std::fs::write(&serial, "01\n").expect("written");
+        let config = format!(
+            "[tsa]\ndefault_tsa = t\n[t]\ndigests = sha256\ndefault_policy = 1.2.3.4\nsigner_digest = sha256\n\
+             ess_cert_id_alg = sha256\ntsa_name = no\nserial = {}\n",
+            serial.display()
+        );
         std::fs::write(studio.dir.path().join("tsa.cnf"), config).expect("written");
-        std::fs::write(studio.dir.path().join("tsa.serial"), "01\n").expect("written");
         Self { dir: studio.dir.path(), identity, token_bytes_max: 8 * 1024 }
     }
 }
@@ -443,9 +471,6 @@ impl Timestamper for TestAuthority<'_> {
     fn ask(&self, request: &[u8]) -> Result<Vec<u8>, TimestampError> {
         let path = |name: &str| self.dir.join(name).display().to_string();
         std::fs::write(path("request.tsq"), request).expect("written");
-        let config = std::fs::read_to_string(path("tsa.cnf")).expect("written");
-        let config = config.lines().filter(|line| !line.starts_with("serial")).collect::<Vec<_>>().join("\n");
-        std::fs::write(path("tsa.cnf"), format!("{config}\nserial = {}\n", path("tsa.serial"))).expect("written");
         let (chain, key) = (self.identity.chain.display().to_string(), self.identity.key.display().to_string());
         let files = ["-config", &path("tsa.cnf"), "-queryfile", &path("request.tsq"), "-out", &path("reply.tsr")];
         let who = ["-signer", &chain, "-inkey", &key, "-chain", &chain];
@@ -470,6 +495,49 @@ fn a_timestamp_dates_the_signature() {
         assert!(at.starts_with("20") && at.contains('T'), "{at}");
         assert_eq!(told.standing, Standing::Trusted, "{format}");
     }
+}
+
+/// What the authority's responder says of a signer, by OpenSSL: `V` is valid, `R` revoked.
+fn ocsp_status(studio: &Studio, signer: &Identity, status: char) -> Vec<u8> {
+    let responder = studio.pki.identity("responder", &PKCS_ECDSA_P256_SHA256, |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];
+    });
+    let path = |name: &str| studio.dir.path().join(name).display().to_string();
+    let (chain, authority) = (signer.chain.display().to_string(), studio.pki.authority().display().to_string());
+    openssl(&["x509", "-in", &chain, "-noout", "-serial", "-out", &path("serial")]);
+    let serial = std::fs::read_to_string(path("serial")).expect("written");
+    let serial = serial.trim().trim_start_matches("serial=").to_owned();
+    let revoked = if status == 'R' { "250101000000Z" } else { "" };
+    std::fs::write(path("index.txt"), format!("{status}\t490101000000Z\t{revoked}\t{serial}\tunknown\t/CN=x\n"))
+        .expect("written");
+    let (certificate, key) = (responder.chain.display().to_string(), responder.key.display().to_string());
+    let who = ["-rsigner", &certificate, "-rkey", &key, "-CA", &authority, "-rother", &authority, "-ndays", "1"];
+    let what = ["-index", &path("index.txt"), "-issuer", &authority, "-cert", &chain, "-respout", &path("status.der")];
+    openssl(&[&["ocsp"][..], &who, &what].concat());
+    std::fs::read(path("status.der")).expect("a status")
+}
+
+#[test]
+fn a_revoked_certificate_is_told_by_the_status_in_the_manifest() {
+    if !has_openssl("a_revoked_certificate_is_told_by_the_status_in_the_manifest") {
+        return;
+    }
+    let studio = Studio::new();
+    let identity = studio.pki.signer("signer", &PKCS_ECDSA_P256_SHA256);
+    let signer = opened(&identity).expect("a signer");
+    let (valid, revoked) = (ocsp_status(&studio, &identity, 'V'), ocsp_status(&studio, &identity, 'R'));
+    for format in Format::ALL {
+        let with = |status: &[u8]| {
+            let stapled = Signing { ocsp: Some(status), ..signing(&signer) };
+            let signed = stapled.embed(&story(), format, &rendition(format)).expect("signed").file;
+            verify(format, &signed, None, &studio.trust)
+        };
+        assert_eq!(credentials(with(&valid)).standing, Standing::Trusted, "{format}");
+        assert_eq!(kinds(&with(&revoked)), [FailureKind::Revoked], "{format}");
+    }
+    let too_large = Signing { ocsp: Some(&[0; 9000]), ..signing(&signer) };
+    let refused = too_large.embed(&story(), Format::Png, &rendition(Format::Png)).expect_err("too large");
+    assert_eq!(refused.as_str(), "too_large");
 }
 
 /// Answers every request with the same words.

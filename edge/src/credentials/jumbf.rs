@@ -33,38 +33,56 @@ pub enum FrameFault {
     Bounds,
 }
 
+/// The box in front of some bytes, and what is behind it.
+struct Front<'a> {
+    kind: [u8; 4],
+    body: &'a [u8],
+    behind: &'a [u8],
+}
+
+impl<'a> Front<'a> {
+    /// Boxes of 4 GiB, and boxes without an end, are in no manifest.
+    fn of(bytes: &'a [u8]) -> Result<Self, FrameFault> {
+        let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameFault::Length)?;
+        let (kind, rest) = rest.split_first_chunk::<4>().ok_or(FrameFault::Length)?;
+        let body_bytes = (u32::from_be_bytes(*length) as usize).checked_sub(HEADER_BYTES).ok_or(FrameFault::Length)?;
+        let (body, behind) = rest.split_at_checked(body_bytes).ok_or(FrameFault::Length)?;
+        Ok(Self { kind: *kind, body, behind })
+    }
+}
+
 /// Whether `bytes` are one manifest store and nothing else.
 pub(super) fn check(bytes: &[u8]) -> Result<(), FrameFault> {
-    let (kind, body, rest) = split(bytes)?;
-    let (_, description, _) = split(body)?;
-    if &kind != b"jumb" || !description.starts_with(&STORE_TYPE) {
+    let store = Front::of(bytes)?;
+    if &store.kind != b"jumb" || !Front::of(store.body)?.body.starts_with(&STORE_TYPE) {
         return Err(FrameFault::Type);
     }
-    if !rest.is_empty() {
+    if !store.behind.is_empty() {
         return Err(FrameFault::Length);
     }
-    check_superbox(body, 1, &mut 0)
+    check_superbox(store.body, 1, &mut 0)
 }
 
 fn check_superbox(body: &[u8], depth: usize, count: &mut usize) -> Result<(), FrameFault> {
     if depth > DEPTH_MAX {
         return Err(FrameFault::Bounds);
     }
-    let (kind, description, mut rest) = split(body)?;
-    if &kind != b"jumd" {
+    let description = Front::of(body)?;
+    if &description.kind != b"jumd" {
         return Err(FrameFault::Description);
     }
-    check_description(description)?;
+    check_description(description.body)?;
+    let mut rest = description.behind;
     while !rest.is_empty() {
         *count += 1;
         if *count > BOXES_MAX {
             return Err(FrameFault::Bounds);
         }
-        let (kind, body, behind) = split(rest)?;
-        if &kind == b"jumb" {
-            check_superbox(body, depth + 1, count)?;
+        let child = Front::of(rest)?;
+        if &child.kind == b"jumb" {
+            check_superbox(child.body, depth + 1, count)?;
         }
-        rest = behind;
+        rest = child.behind;
     }
     Ok(())
 }
@@ -79,20 +97,8 @@ fn check_description(body: &[u8]) -> Result<(), FrameFault> {
     let fixed = [(TOGGLE_ID, 4), (TOGGLE_SIGNATURE, 32)];
     let announced: usize = fixed.iter().filter(|(toggle, _)| toggles & toggle != 0).map(|(_, bytes)| bytes).sum();
     let rest = rest.get(label_end + 1 + announced..).ok_or(damaged)?;
-    if toggles & TOGGLE_PRIVATE == 0 {
-        return if rest.is_empty() { Ok(()) } else { Err(damaged) };
-    }
-    let (_, _, behind) = split(rest).map_err(|_| damaged)?;
+    let behind = if toggles & TOGGLE_PRIVATE == 0 { rest } else { Front::of(rest).map_err(|_| damaged)?.behind };
     if behind.is_empty() { Ok(()) } else { Err(damaged) }
-}
-
-/// Type and body of the box in front, and what is behind it. Boxes of 4 GiB, and boxes without an end, are in no manifest.
-fn split(bytes: &[u8]) -> Result<([u8; 4], &[u8], &[u8]), FrameFault> {
-    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(FrameFault::Length)?;
-    let (kind, rest) = rest.split_first_chunk::<4>().ok_or(FrameFault::Length)?;
-    let body_bytes = (u32::from_be_bytes(*length) as usize).checked_sub(HEADER_BYTES).ok_or(FrameFault::Length)?;
-    let (body, behind) = rest.split_at_checked(body_bytes).ok_or(FrameFault::Length)?;
-    Ok((*kind, body, behind))
 }
 
 #[cfg(test)]

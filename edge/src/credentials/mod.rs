@@ -29,7 +29,7 @@ pub use guard::{Fault, MANIFEST_BYTES_MAX};
 pub use jumbf::FrameFault;
 pub use key::{Algorithm, KeyFault};
 pub use manifest::{MANIFEST_MEDIA_TYPE, Manifest, NoManifest, attach, detached};
-pub use sign::{SIGNED_FILE_BYTES_MAX, SignError, Signed, Signing};
+pub use sign::{OCSP_BYTES_MAX, SIGNED_FILE_BYTES_MAX, SignError, Signed, Signing};
 pub use signer::{Signer, SignerError};
 pub use story::{
     CLAIM_GENERATOR, GENERATION_LABEL, Generation, INGREDIENT_FILE_BYTES_MAX, INGREDIENTS_MAX, Ingredient, Origin,

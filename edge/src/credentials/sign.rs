@@ -19,6 +19,13 @@ use crate::words::Format;
 /// Largest file that is signed, in bytes.
 pub const SIGNED_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Largest revocation status that is embedded, in bytes. Responders answer with 0.5 to 2 kB.
+pub const OCSP_BYTES_MAX: usize = 8 * 1024;
+/// Labels and lengths around a revocation status in the signature's header, at most.
+const OCSP_OVERHEAD_BYTES: usize = 24;
+/// What the library needs to be left over where it fills a box up: it cannot pad by less.
+const PADDING_BYTES_MIN: usize = 264;
+
 /// Why a file was not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
@@ -66,6 +73,9 @@ pub struct Signed {
 pub struct Signing<'a> {
     pub signer: &'a Signer,
     pub timestamper: Option<&'a dyn Timestamper>,
+    /// What the certificate's authority says of its revocation: a DER `OCSPResponse` (RFC 6960), which validators need not
+    /// fetch then. One over [`OCSP_BYTES_MAX`] is refused.
+    pub ocsp: Option<&'a [u8]>,
     /// An expired signer is refused by this clock.
     pub now_unix_s: u64,
 }
@@ -105,6 +115,9 @@ impl Signing<'_> {
     ) -> Result<(Manifest, Vec<u8>), SignError> {
         self.signer.check_time(self.now_unix_s)?;
         story.check()?;
+        if let Some(ocsp) = self.ocsp.filter(|ocsp| ocsp.len() > OCSP_BYTES_MAX) {
+            return Err(Fault::TooLarge { bytes: ocsp.len(), bytes_max: OCSP_BYTES_MAX }.into());
+        }
         if file.len() > SIGNED_FILE_BYTES_MAX {
             return Err(Fault::TooLarge { bytes: file.len(), bytes_max: SIGNED_FILE_BYTES_MAX }.into());
         }
@@ -140,7 +153,10 @@ struct Adapter<'a> {
 
 impl Adapter<'_> {
     fn reserved_bytes(&self) -> usize {
-        self.signing.signer.cose_bytes() + self.signing.timestamper.map_or(0, timestamp::reserved_bytes)
+        let token = self.signing.timestamper.map(timestamp::reserved_bytes);
+        let status = self.signing.ocsp.map(|ocsp| ocsp.len() + OCSP_OVERHEAD_BYTES);
+        let further = [token, status].into_iter().flatten().reduce(|a, b| a + b);
+        self.signing.signer.cose_bytes() + further.map_or(0, |bytes| bytes + PADDING_BYTES_MIN)
     }
 
     fn failed(&self, fault: SignError) -> c2pa::Error {
@@ -174,6 +190,10 @@ impl c2pa::Signer for Adapter<'_> {
 
     fn reserve_size(&self) -> usize {
         self.reserved_bytes()
+    }
+
+    fn ocsp_val(&self) -> Option<Vec<u8>> {
+        self.signing.ocsp.map(<[u8]>::to_vec)
     }
 
     fn send_timestamp_request(&self, message: &[u8]) -> Option<c2pa::Result<Vec<u8>>> {

@@ -292,9 +292,13 @@ fn ingredient_label(index: usize) -> String {
     format!("ingredient-{index}")
 }
 
-/// The text up to [`STORY_TEXT_BYTES_MAX`] bytes.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(STORY_TEXT_BYTES_MAX)]
+/// The text up to [`STORY_TEXT_BYTES_MAX`] bytes, cut between characters.
+pub(super) fn cut(text: &str) -> &str {
+    let mut end = text.len().min(STORY_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ pub const TIMESTAMP_QUERY: &str = "application/timestamp-query";
 pub const TIMESTAMP_REPLY: &str = "application/timestamp-reply";
 /// Largest token that is embedded, in bytes. Authorities put their certificates into it: 4 to 7 kB are usual.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// Labels and lengths around a token (at most 37 bytes), and the least padding that the library can fill a box up with.
-const TOKEN_OVERHEAD_BYTES: usize = 300;
+/// Labels and lengths around a token in the signature's header, at most.
+const TOKEN_OVERHEAD_BYTES: usize = 40;
 
 /// Why a signature has no timestamp.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::guard::{self, Fault, guarded};
 use super::manifest::{self, Manifest};
-use super::story::{GENERATION_LABEL, Generation, STORY_TEXT_BYTES_MAX};
+use super::story::{self, GENERATION_LABEL, Generation};
 use crate::words::Format;
 
 /// Largest file that is verified, in bytes.
@@ -232,12 +232,20 @@ fn damaged(explanation: &str) -> Finding {
     Finding::Invalid { failures: vec![Failure { kind: FailureKind::Damaged, code, explanation }], credentials: None }
 }
 
+/// The library stops at a revoked certificate with this error and uses it for nothing else: an unknown signer is a status.
+fn revoked() -> Finding {
+    let explanation = "the signer's certificate was revoked, says its authority in the manifest".to_owned();
+    let code = "signingCredential.ocsp.revoked".to_owned();
+    Finding::Invalid { failures: vec![Failure { kind: FailureKind::Revoked, code, explanation }], credentials: None }
+}
+
 fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Finding {
     match guarded(|| load(Reader::from_shared_context(&trust.0)).map(|reader| finding(&reader))) {
         Ok(finding) => finding,
         Err(Fault::Library(error)) => match *error {
             c2pa::Error::JumbfNotFound => Finding::Absent,
             c2pa::Error::RemoteManifestUrl(url) => Finding::Elsewhere { url: cut(&url) },
+            c2pa::Error::CertificateTrustError(_) => revoked(),
             other => damaged(&other.to_string()),
         },
         Err(fault) => damaged(&fault.to_string()),
@@ -336,7 +344,7 @@ fn ingredient(told: &c2pa::Ingredient) -> ToldIngredient {
     }
 }
 
-/// A stranger's text up to [`STORY_TEXT_BYTES_MAX`] bytes.
+/// A stranger's text, cut to a bound.
 fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(STORY_TEXT_BYTES_MAX)].to_owned()
+    story::cut(text).to_owned()
 }

@@ -74,6 +74,13 @@ impl Pki {
         identity
     }
 
+    /// The authority's own certificate, for programs that answer in its name.
+    pub(crate) fn authority(&self) -> PathBuf {
+        let file = self.file("authority", "pem");
+        std::fs::write(&file, &self.intermediate_pem).expect("written");
+        file
+    }
+
     pub(crate) fn file(&self, name: &str, extension: &str) -> PathBuf {
         self.dir.join(format!("{name}.{extension}"))
     }
