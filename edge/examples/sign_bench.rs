@@ -83,7 +83,7 @@ fn story() -> Story {
 fn rendition(format: Format) -> anyhow::Result<Vec<u8>> {
     let marking = Marking { creator: Some("Studio".into()), credit: Some("Studio".into()), ..Marking::default() };
     let spec = RenditionSpec { width_px: 960, height_px: 540, shape: Shape::DEFAULT, format, quality: Quality::AUTO };
-    Ok(render(&pictures::studio(1344, 768), &spec, Rung::Quick, &Finish::of_generated(marking))?.bytes)
+    Ok(render(&pictures::studio(1344, 768), &spec, Rung::Quick, &Finish::of_generated(marking), None)?.bytes)
 }
 
 /// Microseconds of this thread's processor time, the median of all rounds.

@@ -233,7 +233,7 @@ pub fn signing_keys(data: &[u8]) {
 }
 
 /// A manifest store of Content Credentials: one that is taken is one box, which ends where the bytes end. What it holds is
-/// read by a library behind a wall, which a fuzzer's own handler of panics would bypass: `edge/tests/credentials.rs` sends
+/// read by a library behind a wall, which a fuzzer's own handler of panics would bypass: `edge/tests/credentials` sends
 /// that noise.
 ///
 /// # Panics
