@@ -4,12 +4,13 @@ use bildkante_edge::credentials::{
     Finding, Ingredient, Manifest, Origin, Relation, SignError, Signed, Signer, Standing, Step, Story, StoryError,
     Trust, attach, authority, detached, verify,
 };
-use bildkante_edge::provenance::{DigitalSource, xmp_of};
+use bildkante_edge::provenance::{Description, DigitalSource, Marking, Metadata, embed, xmp_of};
+use bildkante_edge::render::{Quality, Raster, Rung, encode};
 use bildkante_edge::words::Format;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 
 use crate::pki::now_unix_s;
-use crate::{Studio, credentials, generation, judges, opened, rendition, signed, signing, story};
+use crate::{Studio, credentials, generation, judges, opened, pictures, rendition, signed, signing, story};
 
 /// What C2PA costs a rendition at most, with a chain of two certificates and neither timestamp nor ingredients.
 const EMBEDDED_BYTES_MAX: usize = 4096;
@@ -84,19 +85,12 @@ fn a_kept_manifest_makes_the_same_file_again() {
     }
 }
 
-/// A PNG whose XMP says where its manifest is: the packet takes the place of the rendition's own.
+/// A PNG whose XMP says where its manifest is.
 fn pointing_png(url: &str) -> Vec<u8> {
-    const IHDR_END: usize = 33;
-    let file = rendition(Format::Png);
-    let own_bytes = u32::from_be_bytes(*file[IHDR_END..].first_chunk().expect("a chunk")) as usize + 12;
-    assert_eq!(&file[IHDR_END + 4..IHDR_END + 8], b"iTXt");
-    let packet = format!(
-        r#"<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="{url}"/></rdf:RDF></x:xmpmeta>"#
-    );
-    let body = [&b"iTXtXML:com.adobe.xmp\0\0\0\0\0"[..], packet.as_bytes()].concat();
-    let length = u32::try_from(body.len() - 4).expect("short").to_be_bytes();
-    let check_sum = crc32fast::hash(&body).to_be_bytes();
-    [&file[..IHDR_END], &length, &body, &check_sum, &file[IHDR_END + own_bytes..]].concat()
+    let raster = Raster { width_px: 64, height_px: 48, rgb: pictures::studio(64, 48).into_rgb() };
+    let bare = encode(&raster, Format::Png, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+    let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+    embed(&bare, &Metadata::of(Format::Png, (64, 48), &description, None, Some(url))).expect("room for XMP")
 }
 
 #[test]
