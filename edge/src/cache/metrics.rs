@@ -126,6 +126,8 @@ pub struct CacheMetrics {
     /// Renditions, masters and bindings of the shared store; its size is not ours to count.
     pub object: Arc<StoreMetrics>,
     pub bindings: Arc<TierMetrics>,
+    /// Manifests of this device and of the fleet.
+    pub manifests: Arc<TierMetrics>,
     /// Fills under way.
     pub flights: IntGauge,
 }
@@ -143,6 +145,7 @@ impl CacheMetrics {
             masters: Arc::new(families.store("masters")),
             object: Arc::new(families.store("object")),
             bindings: Arc::new(families.tier("bindings")),
+            manifests: Arc::new(families.tier("manifests")),
             flights,
         })
     }

@@ -10,6 +10,7 @@
 //! | `tier` | the trait those three stand behind |
 //! | `masters` | lossless masters on disk |
 //! | `bindings` | recipe → master, durable |
+//! | `manifests` | final rendition → its C2PA manifest, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
 //! | `flight` | one fill for many askers |
 //! | `store`, `folder`, `gate` | bounded, verified files that never hold up an async worker |
@@ -27,6 +28,7 @@ mod flight;
 mod folder;
 mod gate;
 mod key;
+mod manifests;
 mod masters;
 mod memory;
 mod metrics;
@@ -56,6 +58,7 @@ pub use entry::{EntryError, decode as decode_entry};
 pub use flight::{FlightError, FlightRole, Flights, Ticket};
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
+pub use manifests::{KeptManifest, MANIFEST_BYTES_MAX, ManifestError, Manifests};
 pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
@@ -76,8 +79,8 @@ pub struct CacheConfig {
     pub memory_bytes_max: u64,
     /// Finished answers by URL as it was sent: heads, not bodies.
     pub front_bytes_max: u64,
-    /// The data folder. Holds `renditions/`, `masters/` and the databases `bindings.redb`, `previous.redb`, `purges.redb`
-    /// and `jobs.redb`.
+    /// The data folder. Holds `renditions/`, `masters/` and the databases `bindings.redb`, `previous.redb`,
+    /// `manifests.redb`, `purges.redb` and `jobs.redb`.
     pub disk_dir: PathBuf,
     /// Renditions on disk, in whole 4 KiB blocks.
     pub disk_bytes_max: u64,
@@ -201,6 +204,7 @@ pub struct Caches {
     pub masters: Masters,
     pub bindings: Bindings,
     pub previous: Previous,
+    pub manifests: Manifests,
     pub epoch: Epoch,
     pub metrics: CacheMetrics,
     doorkeeper: doorkeeper::Doorkeeper,
@@ -229,7 +233,9 @@ impl Caches {
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
         let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));
         let object = object.transpose()?.map(Arc::new);
+        let manifests = Manifests::open(&folder("manifests.redb"), object.clone(), Arc::clone(&metrics.manifests))?;
         Ok(Self {
+            manifests,
             memory,
             disk: Arc::new(disk),
             object,

@@ -4,7 +4,8 @@
 //! table's forms never change. [`Key`] and [`Value`] translate between a form and the room's own type. A value is given
 //! its key, so that a seal covers both: a record that was copied under another key is not read.
 //!
-//! A sealed record is its schema's version (one byte), a checksum over key and JSON (8 bytes), and JSON.
+//! A sealed record is its schema's version (one byte), a checksum over key and content (8 bytes), and the content: JSON, or bytes
+//! of a form that is another standard's.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,9 +139,13 @@ pub(crate) fn version(record: &[u8]) -> Option<u8> {
 /// # Errors
 /// When `value` has no JSON form.
 pub(crate) fn seal(version: u8, key: &[u8], value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    Ok(seal_bytes(version, key, &serde_json::to_vec(value)?))
+}
+
+/// A sealed record of bytes that are no JSON.
+pub(crate) fn seal_bytes(version: u8, key: &[u8], bytes: &[u8]) -> Vec<u8> {
     debug_assert!(version < TEXT_BEGINS);
-    let json = serde_json::to_vec(value)?;
-    Ok([&[version], &checksum(key, &json)[..], &json].concat())
+    [&[version], &checksum(key, bytes)[..], bytes].concat()
 }
 
 /// What was sealed under `key`.
@@ -148,19 +153,27 @@ pub(crate) fn seal(version: u8, key: &[u8], value: &impl Serialize) -> Result<Ve
 /// # Errors
 /// When the record is of another version, another key, or damaged.
 pub(crate) fn unseal<T: DeserializeOwned>(own: u8, key: &[u8], record: &[u8]) -> Result<T, String> {
+    from_json(unseal_bytes(own, key, record)?)
+}
+
+/// The bytes that were sealed under `key`.
+///
+/// # Errors
+/// As [`unseal`].
+pub(crate) fn unseal_bytes<'r>(own: u8, key: &[u8], record: &'r [u8]) -> Result<&'r [u8], String> {
     match record.split_first() {
         None => Err("it is empty".to_owned()),
         Some((&version, sealed)) if version == own => match sealed.split_first_chunk::<CHECKSUM_BYTES>() {
-            Some((seal, json)) if *seal == checksum(key, json) => from_json(json),
+            Some((seal, bytes)) if *seal == checksum(key, bytes) => Ok(bytes),
             _ => Err("its checksum is wrong".to_owned()),
         },
         Some((version, _)) => Err(format!("it is of version {version}, this build reads {own}")),
     }
 }
 
-fn checksum(key: &[u8], json: &[u8]) -> [u8; CHECKSUM_BYTES] {
+fn checksum(key: &[u8], bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(key).update(json);
+    hasher.update(key).update(bytes);
     let mut short = [0; CHECKSUM_BYTES];
     short.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM_BYTES]);
     short

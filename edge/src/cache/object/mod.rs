@@ -1,9 +1,10 @@
-//! What a fleet shares: final renditions, masters and bindings in one object store (a folder, or S3).
+//! What a fleet shares: final renditions, their manifests, masters and bindings in one object store (a folder, or S3).
 //!
 //! ```text
 //! {prefix}/renditions/3/{ab}/{key}        entry.rs; only final rungs: a quick one's successor is seconds away
 //! {prefix}/masters/1/{ab}/{id}            masters.rs; content-addressed
 //! {prefix}/bindings/1/{ab}/{recipe}-{n}   below; never changed, n counts up where a master was lost or purged
+//! {prefix}/manifests/1/{ab}/{key}         below; changed only where the rendition's bytes are others
 //! ```
 //!
 //! Everything is written with put-if-absent, so that **the first writer wins**: an edge whose binding comes second
@@ -42,6 +43,7 @@ use super::disk::{PutOutcome, RENDITION_FILE_BYTES_MAX};
 use super::entry;
 use super::gate::{Gate, GateError, GateLimits, OnTimeout};
 use super::key::RenditionKey;
+use super::manifests::{KeptManifest, MANIFEST_BYTES_MAX};
 use super::masters::{self, MasterFile, VerifiedMaster};
 use super::metrics::{LookupOutcome, StoreMetrics};
 use super::rendition::Rendition;
@@ -49,7 +51,10 @@ use super::store::{Lookup, Unusable};
 use crate::render::Rung;
 
 const BINDING_MAGIC: &[u8; 8] = b"BKBINDNG";
-const BINDING_SEAL_BYTES: usize = 32;
+const MANIFEST_MAGIC: &[u8; 8] = b"BKMANIFS";
+/// Magic, key, digest and seal around the largest manifest.
+const MANIFEST_FILE_BYTES_MAX: u64 = (MANIFEST_BYTES_MAX + 8 + 16 + 32 + SEAL_BYTES) as u64;
+const SEAL_BYTES: usize = 32;
 const BINDING_BYTES_MAX: u64 = 64 << 10;
 /// Times a recipe can be bound anew before its edges go on alone.
 const BINDINGS_A_RECIPE_MAX: u32 = 16;
@@ -293,6 +298,45 @@ impl ObjectTier {
         self.read(self.binding_path(recipe, n), BINDING_BYTES_MAX, check).await
     }
 
+    // ---- manifests ----
+
+    /// The manifest of a rendition that an edge of the fleet made first.
+    pub async fn manifest(&self, key: RenditionKey) -> Lookup<KeptManifest> {
+        let check = move |file: Bytes| decode_manifest(&file, key).map_err(Unusable::Corrupt);
+        self.read(self.manifest_path(key), MANIFEST_FILE_BYTES_MAX, check).await
+    }
+
+    /// Puts `ours` forward for `key`; the manifest that stands afterwards, ours or that of the edge that was first for the
+    /// same bytes.
+    ///
+    /// # Errors
+    /// When the store does not answer: then nothing is agreed upon.
+    pub async fn agree_on_manifest(&self, key: RenditionKey, ours: &KeptManifest) -> Result<KeptManifest, GateError> {
+        let (path, parts) = (self.manifest_path(key), [Bytes::from(encode_manifest(key, ours))]);
+        let job = {
+            let (store, path, parts) = (Arc::clone(&self.store), path.clone(), parts.clone());
+            async move { create(&*store, &path, &parts).await }
+        };
+        if matches!(self.write(&parts, job).await?, Created::New) {
+            return Ok(ours.clone());
+        }
+        match self.manifest(key).await {
+            Lookup::Hit(theirs) if theirs.signed == ours.signed => return Ok(theirs),
+            // Of other bytes, or damaged.
+            Lookup::Hit(_) | Lookup::Miss(LookupOutcome::Corrupt) => {}
+            Lookup::Miss(outcome) => {
+                return Err(io::Error::other(format!("the manifest that was first is {}", outcome.as_str())).into());
+            }
+        }
+        let job = {
+            let (store, path, parts) = (Arc::clone(&self.store), path.clone(), parts.clone());
+            async move { overwrite(&*store, &path, &parts).await }
+        };
+        self.write(&parts, job).await?;
+        self.condemned.invalidate(&path);
+        Ok(ours.clone())
+    }
+
     // ---- paths ----
 
     fn path(&self, kind: &str, version: u32, raw: &[u8; 16], suffix: &str) -> Path {
@@ -306,6 +350,10 @@ impl ObjectTier {
 
     fn master_path(&self, id: MasterId) -> Path {
         self.path("masters", 1, id.as_bytes(), "")
+    }
+
+    fn manifest_path(&self, key: RenditionKey) -> Path {
+        self.path("manifests", 1, key.as_bytes(), "")
     }
 
     fn binding_path(&self, recipe: RecipeId, n: u32) -> Path {
@@ -448,7 +496,7 @@ fn encode_binding(recipe: RecipeId, binding: &Binding) -> io::Result<Vec<u8>> {
 }
 
 fn decode_binding(file: &[u8], recipe: RecipeId) -> Result<Binding, String> {
-    let (sealed, seal) = file.split_last_chunk::<BINDING_SEAL_BYTES>().ok_or("it is too short for a binding")?;
+    let (sealed, seal) = file.split_last_chunk::<SEAL_BYTES>().ok_or("it is too short for a binding")?;
     if blake3::hash(sealed) != *seal {
         return Err("its checksum is wrong".to_owned());
     }
@@ -457,6 +505,23 @@ fn decode_binding(file: &[u8], recipe: RecipeId) -> Result<Binding, String> {
         .and_then(|rest| rest.strip_prefix(recipe.as_bytes()))
         .ok_or("it is no binding of this recipe")?;
     serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+/// Magic, key, record, BLAKE3 over all of that.
+fn encode_manifest(key: RenditionKey, manifest: &KeptManifest) -> Vec<u8> {
+    let mut file = [&MANIFEST_MAGIC[..], key.as_bytes(), &manifest.to_record()].concat();
+    let seal = blake3::hash(&file);
+    file.extend_from_slice(seal.as_bytes());
+    file
+}
+
+fn decode_manifest(file: &[u8], key: RenditionKey) -> Result<KeptManifest, String> {
+    let (sealed, seal) = file.split_last_chunk::<SEAL_BYTES>().ok_or("it is too short for a manifest")?;
+    if blake3::hash(sealed) != *seal {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let record = sealed.strip_prefix(MANIFEST_MAGIC).and_then(|rest| rest.strip_prefix(key.as_bytes()));
+    record.and_then(KeptManifest::from_record).ok_or_else(|| "it is no manifest of this rendition".to_owned())
 }
 
 #[cfg(test)]
