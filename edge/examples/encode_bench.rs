@@ -12,10 +12,11 @@
 #[path = "../tests/pictures/mod.rs"]
 mod pictures;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bildkante_edge::provenance::Marking;
-use bildkante_edge::render::{Finish, Quality, RenditionSpec, Rung, Shape, decode_master, render};
+use bildkante_edge::render::{Finish, Quality, RenderJob, RenditionSpec, Rung, Shape, decode_master, render};
 use bildkante_edge::words::Format;
 
 const WIDTHS_PX: [u32; 4] = [320, 640, 960, 1280];
@@ -27,7 +28,7 @@ fn main() -> anyhow::Result<()> {
         None => pictures::studio(1344, 768),
     };
     let marking = Marking { creator: Some("Studio".into()), credit: Some("Studio".into()), ..Marking::default() };
-    let finish = Finish::of_generated(marking);
+    let finish = Arc::new(Finish::of_generated(marking));
     println!(
         "{:<6} {:<6} {:>10} {:>9} {:>9} {:>9} {:>9}",
         "format", "rung", "size", "cpu ms", "wall ms", "encode", "bytes"
@@ -40,7 +41,7 @@ fn main() -> anyhow::Result<()> {
                 let (mut cpu_ms, mut wall_ms, mut encode_ms, mut bytes) = (f64::MAX, f64::MAX, f64::MAX, 0);
                 for _ in 0..ROUNDS {
                     let (cpu_before, started) = (thread_cpu_ms()?, Instant::now());
-                    let encoded = render(&master, &spec, rung, &finish, None)?;
+                    let encoded = render(&master, &RenderJob::new(spec, rung, Arc::clone(&finish)))?;
                     wall_ms = wall_ms.min(started.elapsed().as_secs_f64() * 1e3);
                     cpu_ms = cpu_ms.min(thread_cpu_ms()? - cpu_before);
                     encode_ms = encode_ms.min(encoded.encode.as_secs_f64() * 1e3);

@@ -52,7 +52,7 @@ struct Seed {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let config = Config::load(&args.config)?;
-    let catalog = Catalog::load(&config.campaigns.sources()?).context("the campaigns cannot be loaded")?;
+    let catalog = Catalog::load(&config.sources()?).context("the campaigns cannot be loaded")?;
     let metrics = CacheMetrics::new(&prometheus::Registry::new())?;
     let caches = Arc::new(Caches::open(&config.cache, metrics).context("the caches cannot be opened")?);
     let mut writes = tokio::task::JoinSet::new();

@@ -18,8 +18,9 @@ use bildkante_edge::credentials::{
     Generation, Origin, Signer, Signing, SoftBinding, Step, Story, Trust, attach, verify,
 };
 use bildkante_edge::provenance::{DigitalSource, Marking};
-use bildkante_edge::render::{Finish, Quality, RenditionSpec, Rung, Shape, render};
+use bildkante_edge::render::{Finish, Quality, RenderJob, RenditionSpec, Rung, Shape, render};
 use bildkante_edge::words::Format;
+use std::sync::Arc;
 
 const ROUNDS: usize = 200;
 
@@ -83,7 +84,9 @@ fn story() -> Story {
 fn rendition(format: Format) -> anyhow::Result<Vec<u8>> {
     let marking = Marking { creator: Some("Studio".into()), credit: Some("Studio".into()), ..Marking::default() };
     let spec = RenditionSpec { width_px: 960, height_px: 540, shape: Shape::DEFAULT, format, quality: Quality::AUTO };
-    Ok(render(&pictures::studio(1344, 768), &spec, Rung::Quick, &Finish::of_generated(marking), None)?.bytes)
+    let master = pictures::studio(1344, 768);
+    let finish = Arc::new(Finish::of_generated(marking));
+    Ok(render(&master, &RenderJob::new(spec, Rung::Quick, finish))?.bytes)
 }
 
 /// Microseconds of this thread's processor time, the median of all rounds.

@@ -1,6 +1,8 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
 mod import;
+mod inspect;
+mod provenance;
 mod purge;
 mod remote;
 mod sign;
@@ -21,6 +23,7 @@ use serde_json::json;
 use crate::admin::token;
 use crate::campaign::{Catalog, check as check_campaigns, write_locks};
 use crate::config::Config;
+use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
 use crate::render::Rung;
 use crate::request::ImageRequest;
@@ -33,6 +36,8 @@ use crate::text_file;
 use crate::words::clock::Clock;
 
 pub use import::{ImportArgs, import};
+pub use inspect::{InspectArgs, inspect};
+pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
 pub use sign::{SignArgs, new_key, sign};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
@@ -81,7 +86,7 @@ pub struct ExplainArgs {
 /// # Errors
 /// When a file is wrong; every fault is named with its place.
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let catalog = check_campaigns(&config.campaigns.sources()?, args.models.as_deref())?;
+    let catalog = check_campaigns(&config.sources()?, args.models.as_deref())?;
     console::say(CatalogReport::of(&catalog))?;
     let public = config.listen.tls.as_ref().map(|tls| tls.inspect().context("`listen.tls`")).transpose()?;
     let admin = config.listen.admin_tls.as_ref().map(|tls| tls.inspect().context("`listen.admin_tls`")).transpose()?;
@@ -100,7 +105,20 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
             say!("signing: key {} {state}", key.id)?;
         }
     }
+    check_signer(config)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says who signs pictures, and has them sign once.
+fn check_signer(config: &Config) -> anyhow::Result<()> {
+    let Some(signer) = &config.provenance.signer else {
+        return Ok(say!("provenance: no signer is configured: pictures are served unsigned")?);
+    };
+    let now_unix_s = Clock::System.unix_s();
+    let signer = open_signer(signer, now_unix_s).context("`provenance.signer`")?;
+    signer.try_out(now_unix_s).context("`provenance.signer`")?;
+    let ends = UNIX_EPOCH + Duration::from_secs(signer.expires_unix_s());
+    Ok(say!("provenance: {} signs until {}", signer.subject(), httpdate::fmt_http_date(ends))?)
 }
 
 fn each(listener: &'static str, held: Option<Vec<Expiry>>) -> impl Iterator<Item = (&'static str, Expiry)> {
@@ -126,7 +144,7 @@ pub fn token() -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When a manifest is wrong, a checkpoint is not there, or a lock cannot be written.
 pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
-    for outcome in write_locks(&config.campaigns.sources()?, &args.models)? {
+    for outcome in write_locks(&config.sources()?, &args.models)? {
         let said = if outcome.has_changed { "written" } else { "up to date" };
         say!("{}: {said}", outcome.path.display())?;
         let pins = &outcome.lock.pins;
@@ -155,7 +173,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
 /// # Errors
 /// When the campaigns cannot be loaded.
 pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let catalog = Catalog::load(&config.campaigns.sources()?).context("the campaigns cannot be loaded")?;
+    let catalog = Catalog::load(&config.sources()?).context("the campaigns cannot be loaded")?;
     let keys = signing_keys(config)?;
     let verify = |request: &ImageRequest<'_>| match &keys {
         Some(keys) => keys.verify(request, Clock::System.unix_s()),

@@ -13,12 +13,14 @@ use crate::access::AccessLogConfig;
 use crate::admin::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::CacheConfig;
-use crate::campaign::CampaignConfig;
+use crate::campaign::{CampaignConfig, CatalogSources};
+use crate::credentials::ProvenanceConfig;
 use crate::fill::FillConfig;
 use crate::governance::PurgeConfig;
 use crate::listener::config::{LimitsConfig, ListenConfig};
 use crate::origin::OriginConfig;
-use crate::render::RenderConfig;
+use crate::render::{Finishing, RenderConfig};
+use crate::request::IgnoredParametersError;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
@@ -44,6 +46,7 @@ pub struct Config {
     pub serve: ServeConfig,
     pub campaigns: CampaignConfig,
     pub signing: SigningConfig,
+    pub provenance: ProvenanceConfig,
     pub cache: CacheConfig,
     pub render: RenderConfig,
     pub budget: BudgetConfig,
@@ -152,12 +155,22 @@ impl Config {
         }
     }
 
+    /// Where campaigns come from, and what every picture of them is finished with.
+    ///
+    /// # Errors
+    /// When a pattern of ignored parameters is malformed.
+    pub fn sources(&self) -> Result<CatalogSources, IgnoredParametersError> {
+        let finishing = Finishing { is_signed: self.provenance.signer.is_some() };
+        Ok(CatalogSources { finishing, ..self.campaigns.sources()? })
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         let positive = |key, value: u64| if value == 0 { Err((key, "is zero".to_owned())) } else { Ok(()) };
         self.limits.check()?;
         if let Some(tls) = &self.listen.tls {
             tls.tickets.check()?;
         }
+        self.provenance.check()?;
         self.render.validate().map_err(|reason| ("render", reason))?;
         self.access_log.check()?;
         self.rum.check()?;
@@ -199,6 +212,7 @@ mod tests {
         assert_eq!(config.limits, defaults.limits);
         assert_eq!(config.serve, defaults.serve);
         assert_eq!(config.campaigns, defaults.campaigns);
+        assert_eq!(config.provenance, defaults.provenance);
         assert_eq!(config.signing, defaults.signing);
         assert_eq!(config.cache, defaults.cache);
         assert_eq!(config.render, defaults.render);

@@ -18,11 +18,12 @@ use crate::access::visit::{LazyTrace, Observer, Told, Visit};
 use crate::cache::{Caches, PreparedFor, Rendition};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
-use crate::fill::{Fill, FillError, Filled, Peek};
+use crate::fill::{Fill, FillError, Filled, MANIFEST_PATH_PREFIX, ManifestName, Peek, manifest_path};
 use crate::front::{Front, Question, Ready};
 use crate::governance::Downstream;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
+use crate::render::Placement;
 use crate::resolve::{Factors, Negotiation, Reader, Resolution, Resolved, Trace, Want, resolve};
 use crate::response::{self, Answer, Freshness, Lifetime, Pin, Recall, VariantWords};
 use crate::rum::{self, Rum};
@@ -69,6 +70,8 @@ enum Route {
     Image,
     Beacon,
     Script,
+    /// A C2PA manifest that is not in its file.
+    Manifest,
     /// `*`: the server as a whole (RFC 9110 §7.1).
     Server,
     Unknown,
@@ -80,6 +83,7 @@ fn route(path: &str) -> Route {
         "/rum.js" => Route::Script,
         "*" => Route::Server,
         _ if path.starts_with("/i/") => Route::Image,
+        _ if path.starts_with(MANIFEST_PATH_PREFIX) => Route::Manifest,
         _ => Route::Unknown,
     }
 }
@@ -155,8 +159,9 @@ impl Handler {
         match (route(request.uri().path()), request.method()) {
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(request, visit).await,
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
+            (Route::Manifest, &Method::GET | &Method::HEAD) => self.manifest(request, visit).await,
             (Route::Beacon, &Method::POST) => self.share(request, self.beacon(request, body, visit).await),
-            (Route::Image | Route::Script, &Method::OPTIONS) => {
+            (Route::Image | Route::Script | Route::Manifest, &Method::OPTIONS) => {
                 response::options(request.headers(), "GET, HEAD, OPTIONS")
             }
             (Route::Beacon, &Method::OPTIONS) => {
@@ -165,7 +170,9 @@ impl Handler {
             (Route::Server, &Method::OPTIONS) => response::options(request.headers(), "GET, HEAD, POST, OPTIONS"),
             (Route::Unknown | Route::Server, _) => self.not_found(request, visit),
             (Route::Beacon, _) => self.method_not_allowed(request, "POST, OPTIONS", visit),
-            (Route::Image | Route::Script, _) => self.method_not_allowed(request, "GET, HEAD, OPTIONS", visit),
+            (Route::Image | Route::Script | Route::Manifest, _) => {
+                self.method_not_allowed(request, "GET, HEAD, OPTIONS", visit)
+            }
         }
     }
 
@@ -217,6 +224,16 @@ impl Handler {
             },
         };
         self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
+    }
+
+    /// A manifest that a `Link` field or the metadata of a picture named.
+    async fn manifest(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
+        let name = request.uri().path().strip_prefix(MANIFEST_PATH_PREFIX).and_then(ManifestName::parse);
+        let Some(name) = name else { return self.not_found(request, visit) };
+        match self.fill.manifest(name).await {
+            Some(bytes) => response::manifest(bytes, name.is_lasting()),
+            None => self.not_found(request, visit),
+        }
     }
 
     /// Waits as long as the slot's policy allows, then answers with what there is.
@@ -363,6 +380,8 @@ impl Handler {
             return headers.clone();
         }
         let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
+        let manifest = (rendition.manifest == Placement::Beside)
+            .then(|| format!("{}{}", self.public_url, manifest_path(rendition.key, rendition.rung)));
         let (all, of_place) = (want.variant.tags.all(), want.variant.tags.of_place());
         let headers = response::prepare(
             rendition,
@@ -372,6 +391,7 @@ impl Handler {
                 urgency: resolved.slot.urgency,
                 file_stem: &resolved.variant.file_stem,
                 canonical_url: canonical.as_deref(),
+                manifest_url: manifest.as_deref(),
             },
         );
         if is_own {

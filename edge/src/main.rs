@@ -56,6 +56,10 @@ enum Command {
     Explain(commands::ExplainArgs),
     /// Sign a URL, or make a key that signs
     Sign(commands::SignArgs),
+    /// Make what signs the origin of pictures (C2PA)
+    Provenance(commands::ProvenanceArgs),
+    /// Print what a picture says of its origin, and whether that holds
+    Inspect(commands::InspectArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,6 +88,8 @@ fn main() -> ExitCode {
         Command::Purge(args) => return report(commands::purge(args)),
         Command::Warm(args) => return report(commands::warm(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
+        Command::Provenance(args) => return report(commands::provenance(args)),
+        Command::Inspect(args) => return report(commands::inspect(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -100,6 +106,8 @@ fn main() -> ExitCode {
         Command::Purge(args) => commands::purge(args),
         Command::Warm(args) => commands::warm(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),
+        Command::Provenance(args) => commands::provenance(args),
+        Command::Inspect(args) => commands::inspect(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Import(args) => commands::import(&config, args),

@@ -3,12 +3,14 @@
 mod judges;
 mod pictures;
 
+use std::sync::Arc;
+
 use bildkante_edge::provenance::{
     Description, DigitalSource, EmbedError, Generator, Location, Marking, Metadata, Prompt, embed, xmp_of,
 };
 use bildkante_edge::render::{
-    Anchor, Encoded, Finish, Palette, PlaceholderSize, Quality, Raster, RenderError, RenditionSpec, Rung, Shape,
-    encode, mark_placeholder, placeholder, render,
+    Anchor, Encoded, Finish, Palette, PlaceholderSize, Quality, Raster, RenderError, RenderJob, RenditionSpec, Rung,
+    Shape, encode, mark_placeholder, placeholder, render,
 };
 use bildkante_edge::words::{Format, Moment};
 use bildkante_shared::pixels::Pixels;
@@ -48,7 +50,12 @@ fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
 }
 
 fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
-    render(master, spec, rung, &finish(), DRAWN).expect("a rendition within bounds")
+    let job = RenderJob::new(*spec, rung, Arc::new(finish()));
+    render(master, &RenderJob { drawn: DRAWN, ..job }).expect("a rendition within bounds")
+}
+
+fn attempt(master: &Pixels, spec: RenditionSpec, finish: Finish) -> Result<Encoded, RenderError> {
+    render(master, &RenderJob::new(spec, Rung::Quick, Arc::new(finish)))
 }
 
 /// All formats that can be decoded here: AVIF needs a tool.
@@ -76,8 +83,7 @@ fn any_size_at_any_quality_decodes_at_exactly_that_size() {
 #[test]
 fn sizes_out_of_bounds_are_refused() {
     for (w, h) in [(0, 10), (10, 0), (8193, 1), (8192, 8192), (u32::MAX, u32::MAX)] {
-        let refused =
-            render(&pictures::flat(8, 8, [1; 3]), &spec(w, h, Format::Jpeg, 70), Rung::Quick, &finish(), None);
+        let refused = attempt(&pictures::flat(8, 8, [1; 3]), spec(w, h, Format::Jpeg, 70), finish());
         assert!(matches!(refused, Err(RenderError::Size { .. })), "{w}×{h}");
     }
 }
@@ -295,7 +301,7 @@ fn a_marking_too_large_to_embed_is_an_error() {
     let endless = Marking { copyright: Some("x".repeat(70_000)), ..Marking::default() };
     assert!(endless.validate().is_err());
     let endless = Finish::of_generated(endless);
-    let refused = render(&pictures::flat(8, 8, [9; 3]), &spec(8, 8, Format::Png, 70), Rung::Quick, &endless, None);
+    let refused = attempt(&pictures::flat(8, 8, [9; 3]), spec(8, 8, Format::Png, 70), endless);
     assert!(matches!(refused, Err(RenderError::Mark(EmbedError::TooLarge { .. }))));
 }
 

@@ -66,6 +66,15 @@ impl DigitalSource {
         Self::AlgorithmicMedia,
     ];
 
+    /// Whether a model had a part in the picture.
+    #[must_use]
+    pub const fn is_synthetic(self) -> bool {
+        matches!(
+            self,
+            Self::TrainedAlgorithmicMedia | Self::CompositeWithTrainedAlgorithmicMedia | Self::CompositeSynthetic
+        )
+    }
+
     /// The term's URI, as the standard wants it in XMP.
     #[must_use]
     pub const fn uri(self) -> &'static str {

@@ -24,7 +24,8 @@ use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
-use crate::fill::Fill;
+use crate::credentials::{SignerHandle, SignerMetrics};
+use crate::fill::{CredentialMetrics, Credentials, Fill};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
@@ -66,6 +67,7 @@ pub(super) struct Behind {
     pub(super) pool: Arc<RenderPool>,
     pub(super) catalog: CatalogHandle,
     pub(super) signing: SigningHandle,
+    pub(super) signers: SignerHandle,
     pub(super) downstream: Downstream,
     /// Its changes outlive the requests that asked for them.
     pub(super) desk: Arc<PurgeDesk>,
@@ -111,7 +113,23 @@ impl Behind {
         let budgets = Budgets::new(&config.budget, registry)?;
         let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
-        let fill = Fill::new(Arc::clone(&caches), purges.clone(), origin, Arc::clone(&pool), budgets, config.fill());
+        let signers = open_signers(config, registry).await?;
+        let credentials = Credentials::new(
+            signers.clone(),
+            &caches,
+            config.provenance.embed_share_max,
+            config.serve.public_url.clone(),
+            CredentialMetrics::new(registry)?,
+        );
+        let fill = Fill::new(
+            Arc::clone(&caches),
+            purges.clone(),
+            origin,
+            Arc::clone(&pool),
+            budgets,
+            credentials,
+            config.fill(),
+        );
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -121,7 +139,7 @@ impl Behind {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(config, registry).await?;
-        Ok(Self { regions, origin_metrics, pool, catalog, signing, downstream, desk, caches, fill })
+        Ok(Self { regions, origin_metrics, pool, catalog, signing, signers, downstream, desk, caches, fill })
     }
 
     async fn handler(&self, config: &Config, registry: &Registry, trusted: Trusted) -> anyhow::Result<Handler> {
@@ -165,7 +183,7 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             warmer,
-            imports: ImportDesk::new(config.campaigns.sources()?, Candidates::new(&config.cache.disk_dir)),
+            imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
         let api = AdminApi::new(&config.admin, &config.warm, parts);
         Ok(Operators {
@@ -187,14 +205,14 @@ async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<O
 }
 
 async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
-    let (sources, metrics) = (config.campaigns.sources()?, CampaignMetrics::new(registry)?);
+    let (sources, metrics) = (config.sources()?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
 }
 
 async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result<Arc<Regions>> {
     let origin = config.origin.clone();
-    let images = Images::of(config.campaigns.sources()?.images_dir());
+    let images = Images::of(config.sources()?.images_dir());
     let regions = tokio::task::spawn_blocking(move || Regions::new(&origin, metrics)).await??;
     Ok(Arc::new(regions.lending(images)))
 }
@@ -202,6 +220,11 @@ async fn open_regions(config: &Config, metrics: OriginMetrics) -> anyhow::Result
 async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<SigningHandle> {
     let (signing, metrics) = (config.signing.clone(), SigningMetrics::new(registry)?);
     tokio::task::spawn_blocking(move || SigningHandle::open(&signing, Clock::System, metrics)).await?
+}
+
+async fn open_signers(config: &Config, registry: &Registry) -> anyhow::Result<SignerHandle> {
+    let (signer, metrics) = (config.provenance.signer.clone(), SignerMetrics::new(registry)?);
+    Ok(tokio::task::spawn_blocking(move || SignerHandle::open(signer, Clock::System, metrics)).await?)
 }
 
 async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {

@@ -27,6 +27,7 @@ use self::stack::Stack;
 use self::tls::Tls;
 use crate::access::visit::Observer;
 use crate::config::Config;
+use crate::credentials::SignerHandle;
 use crate::governance::PurgeDesk;
 use crate::handler::Handler;
 use crate::origin::{Regions, Sidecar};
@@ -43,6 +44,7 @@ pub struct Edge {
     pub regions: Arc<Regions>,
     pub pool: Arc<RenderPool>,
     pub registry: Registry,
+    signers: SignerHandle,
     /// The configuration file: what is subscribed to here is reloaded without a restart.
     pub config: ConfigReload,
     is_leaving: Arc<AtomicBool>,
@@ -84,6 +86,7 @@ impl Edge {
             tracing::error!(%error, "nodes not reloaded");
         }
         self.handler.signing.reload_now().await;
+        self.signers.reload_now().await;
         self.handler.catalog.reload_now().await;
     }
 
@@ -129,6 +132,7 @@ impl App {
             behind.regions.spawn_probes(&back_ends),
             behind.regions.spawn_watch(back_ends.clone()),
             behind.signing.watch(config.signing.reload_ms, back_ends.clone()),
+            behind.signers.watch(config.provenance.reload_ms, back_ends.clone()),
             behind.downstream.start(back_ends.clone()),
             reload.watch(&config.config, back_ends.clone()),
             behind.catalog.watch(config.campaigns.reload_ms, back_ends),
@@ -148,6 +152,7 @@ impl App {
             admin: first(&admin).context("no address for operators")?,
             handler,
             regions: behind.regions,
+            signers: behind.signers,
             pool: behind.pool,
             is_leaving: Arc::clone(&operators.is_leaving),
             registry,

@@ -8,7 +8,8 @@
 //!  12  width, px    u32      40  created, ms  u64     168  body
 //!  16  height, px   u32      48  generation   u64
 //!  20  format, quality,      56  rendition key
-//!      rung, 0    u8 × 4     72  master id
+//!      rung, place of its    72  master id
+//!      manifest   u8 × 4
 //!                            88  recipe id
 //! ```
 //!
@@ -20,7 +21,7 @@ use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
 use super::rendition::{Lineage, Precedence, Rendition};
-use crate::render::{Quality, RenditionSpec, Rung, Shape};
+use crate::render::{Placement, Quality, RenditionSpec, Rung, Shape};
 use crate::words::Format;
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
@@ -62,7 +63,10 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, &VERSION.to_le_bytes());
     put(&mut rest, &width_px.to_le_bytes());
     put(&mut rest, &height_px.to_le_bytes());
-    put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition.rung), 0]);
+    put(
+        &mut rest,
+        &[format_code(format), quality.get(), rung_code(rendition.rung), placement_code(rendition.manifest)],
+    );
     put(&mut rest, &shape.code());
     put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
     put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
@@ -91,7 +95,8 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
     if Digest::of_bytes(&body) != header.digest {
         return Err(EntryError::Body);
     }
-    Ok(Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage))
+    let rendition = Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage);
+    Ok(rendition.with_manifest(header.placement))
 }
 
 /// Makes the checksums of a damaged file right, so that a fuzzer reaches what lies behind them. Names the key it is
@@ -112,6 +117,7 @@ pub(crate) fn reseal(file: &mut [u8]) -> Option<RenditionKey> {
 #[derive(Debug)]
 pub(super) struct Header {
     rung: Rung,
+    placement: Placement,
     spec: RenditionSpec,
     lineage: Lineage,
     body_bytes: u64,
@@ -145,10 +151,11 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     }
     let width_px = u32::from_le_bytes(fields.take());
     let height_px = u32::from_le_bytes(fields.take());
-    let [format, quality, rung, _] = fields.take();
+    let [format, quality, rung, placement] = fields.take();
     let format = format_of(format).ok_or(EntryError::Field("format"))?;
     let quality = Quality::new(quality).ok_or(EntryError::Field("quality"))?;
     let rung = rung_of(rung).ok_or(EntryError::Field("rung"))?;
+    let placement = placement_of(placement).ok_or(EntryError::Field("place of the manifest"))?;
     let shape = Shape::from_code(fields.take()).ok_or(EntryError::Field("shape"))?;
     let body_bytes = u64::from_le_bytes(fields.take());
     let created_unix_ms = u64::from_le_bytes(fields.take());
@@ -159,7 +166,8 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let (master, recipe) = (MasterId::from_raw(fields.take()), RecipeId::from_raw(fields.take()));
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
-    Ok(Header { rung, spec, lineage: Lineage { key, master, recipe, created_unix_ms, generation }, body_bytes, digest })
+    let lineage = Lineage { key, master, recipe, created_unix_ms, generation };
+    Ok(Header { rung, placement, spec, lineage, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
@@ -182,6 +190,19 @@ fn put(rest: &mut &mut [u8], field: &[u8]) {
 
 fn format_of(code: u8) -> Option<Format> {
     Format::ALL.into_iter().find(|format| format_code(*format) == code)
+}
+
+/// 0 is also what versions up to 0.1 wrote, which signed nothing.
+const fn placement_code(placement: Placement) -> u8 {
+    match placement {
+        Placement::None => 0,
+        Placement::Embedded => 1,
+        Placement::Beside => 2,
+    }
+}
+
+fn placement_of(code: u8) -> Option<Placement> {
+    Placement::ALL.into_iter().find(|placement| placement_code(*placement) == code)
 }
 
 const fn rung_code(rung: Rung) -> u8 {

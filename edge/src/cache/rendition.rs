@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::key::RenditionKey;
-use crate::render::{RenditionSpec, Rung};
+use crate::render::{Placement, RenditionSpec, Rung};
 
 /// Immutable; held in an `Arc` and never copied on the way to a socket.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Rendition {
     pub body: Bytes,
     pub spec: RenditionSpec,
     pub rung: Rung,
+    /// Where its manifest is.
+    pub manifest: Placement,
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
@@ -100,6 +102,7 @@ impl Rendition {
             body,
             spec,
             rung,
+            manifest: Placement::None,
             master,
             recipe,
             created_unix_ms,
@@ -109,6 +112,12 @@ impl Rendition {
             prepared: Prepared::default(),
             improve_from_ms: AtomicU64::new(0),
         }
+    }
+
+    /// The same with a manifest in that place.
+    #[must_use]
+    pub fn with_manifest(self, manifest: Placement) -> Self {
+        Self { manifest, ..self }
     }
 
     /// A strong validator in its quotes (RFC 9110 §8.8.3), from the body alone: it differs per format and rung.

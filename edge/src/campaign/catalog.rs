@@ -22,8 +22,8 @@ use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
 use super::variant::{Variant, VariantKey, query};
 use super::version::rendition_digest;
-use crate::provenance::{Description, Generator};
-use crate::render::Finish;
+use crate::provenance::{Description, DigitalSource, Generator};
+use crate::render::{Finish, Finishing};
 use crate::request::{IMAGE_PATH_PREFIX, IgnoredParameters, ParameterNames};
 
 /// A campaign ready to serve: manifest and lock, linked.
@@ -71,7 +71,7 @@ pub struct Forbidden<'c> {
 }
 
 impl Campaign {
-    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16) -> Self {
+    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: Finishing) -> Self {
         let mut strides = vec![1_u32; manifest.axes.len()];
         for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
             // At most VARIANTS_MAX combinations: no overflow.
@@ -79,7 +79,8 @@ impl Campaign {
         }
         let default_combination =
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
-        let finish = Arc::new(Finish::of_generated(manifest.rights));
+        let drawn = Description::new(manifest.rights, DigitalSource::TrainedAlgorithmicMedia);
+        let finish = Arc::new(Finish::with(drawn, finishing, manifest.policy.on_unsigned));
         let links = manifest.slots.iter().map(|slot| {
             let finish = slot_finish(slot, &finish, &lock.pins);
             SlotLink {
@@ -318,7 +319,7 @@ impl Catalog {
             let own_digest = texts_digest([&files.manifest, lock_file]);
             let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
             let index = count_u16(campaigns.len());
-            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index)));
+            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, sources.finishing)));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
         let catalog = Self {
@@ -415,7 +416,7 @@ fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, pins: &Pins) -> Arc<Finish> 
         source: generate.additions.digital_source(),
         ..campaign.description().clone()
     };
-    Arc::new(Finish::new(description))
+    Arc::new(campaign.describing(description))
 }
 
 fn texts_digest<'f>(files: impl IntoIterator<Item = &'f SourceFile>) -> Digest {

@@ -18,6 +18,7 @@ use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::slots::{self, Slot};
 use crate::provenance::{Location, Marking};
+use crate::render::OnUnsigned;
 
 /// Most axes of a campaign.
 pub const AXES_MAX: usize = 16;
@@ -63,6 +64,8 @@ pub struct Policy {
     pub signing: Signing,
     /// Whether images may be withdrawn: a recallable image is never immutable downstream.
     pub is_recallable: bool,
+    /// What is served where a signer is configured and does not sign.
+    pub on_unsigned: OnUnsigned,
     /// Never empty; the first is the default.
     pub locales: Vec<String>,
 }
@@ -223,8 +226,13 @@ fn read_location(table: &TableReader<'_, '_>) -> Location {
 
 /// The policy, and whether its locales are all that was meant.
 fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
-    let mut policy =
-        Policy { review: Review::None, signing: Signing::Optional, is_recallable: true, locales: Vec::new() };
+    let mut policy = Policy {
+        review: Review::None,
+        signing: Signing::Optional,
+        is_recallable: true,
+        on_unsigned: OnUnsigned::default(),
+        locales: Vec::new(),
+    };
     let Some(table) = root.table("policy") else {
         if !root.has("policy") {
             root.missing("policy", "`policy` is missing: it names at least the locales");
@@ -235,6 +243,8 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
     let signing = [("optional", Signing::Optional), ("required", Signing::Required)];
     policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
+    let on_unsigned = [OnUnsigned::ServeMarked, OnUnsigned::StandIn].map(|policy| (policy.as_str(), policy));
+    policy.on_unsigned = table.choice("on_unsigned", &on_unsigned).unwrap_or_default();
     let are_locales_whole;
     (policy.locales, are_locales_whole) = read_locales(&table);
     table.finish(no_hint);

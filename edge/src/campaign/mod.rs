@@ -48,6 +48,7 @@ pub use variant::{Tags, Variant, VariantKey};
 pub use version::Version;
 
 use self::fault::SourceText;
+use crate::render::Finishing;
 use crate::request::{IgnoredParameters, IgnoredParametersError};
 
 /// `[campaigns]` of the edge's configuration.
@@ -87,6 +88,7 @@ impl CampaignConfig {
             prompts_dir: self.prompts_dir.clone(),
             ignored: IgnoredParameters::new(&self.ignored_parameters)?,
             variants_memoised_max: self.variants_memoised_max,
+            finishing: Finishing::default(),
         })
     }
 }

@@ -8,6 +8,7 @@ use bildkante_shared::ids::Digest;
 
 use super::fault::Fault;
 use super::names::is_name;
+use crate::render::Finishing;
 use crate::request::IgnoredParameters;
 use crate::text_file;
 
@@ -23,6 +24,8 @@ pub struct CatalogSources {
     pub ignored: IgnoredParameters,
     /// Most variants kept resolved; a variant takes one to two kilobytes.
     pub variants_memoised_max: u64,
+    /// What the edge adds to every picture.
+    pub finishing: Finishing,
 }
 
 /// One file's text.

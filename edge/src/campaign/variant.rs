@@ -151,7 +151,7 @@ fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<Source, 
         return Ok(Source {
             recipe: MasterRecipe::Imported(import.recipe.clone()),
             size_px: (import.width_px, import.height_px),
-            finish: Arc::new(import_finish(campaign.finish.marking(), &import.recipe)),
+            finish: Arc::new(import_finish(&campaign.finish, &import.recipe)),
         });
     }
     let size_px = slot.making.size_px();
@@ -171,20 +171,21 @@ fn drawn_finish(slot: &Arc<Finish>, publication: Option<&PromptPublication>, rec
     };
     let prompt = Some(Prompt { text: recipe.prompt.clone(), writer: writer.clone() });
     let generator = Some(Generator { prompt, ..generator.clone() });
-    Arc::new(Finish::new(Description { generator, ..slot.description().clone() }))
+    Arc::new(slot.describing(Description { generator, ..slot.description().clone() }))
 }
 
 /// What the import says itself goes before what the campaign says.
-fn import_finish(campaign: &Marking, import: &ImportRecipe) -> Finish {
+fn import_finish(campaign: &Finish, import: &ImportRecipe) -> Finish {
+    let rights = campaign.marking();
     let first = |own: &Option<String>, other: &Option<String>| own.clone().or_else(|| other.clone());
     let marking = Marking {
-        creator: first(&import.creator, &campaign.creator),
-        credit: first(&import.credit, &campaign.credit),
-        copyright: first(&import.copyright, &campaign.copyright),
-        license: first(&import.license, &campaign.license),
-        location: campaign.location.clone(),
+        creator: first(&import.creator, &rights.creator),
+        credit: first(&import.credit, &rights.credit),
+        copyright: first(&import.copyright, &rights.copyright),
+        license: first(&import.license, &rights.license),
+        location: rights.location.clone(),
     };
-    Finish::new(Description::new(marking, import.source))
+    campaign.describing(Description::new(marking, import.source))
 }
 
 /// The name of a picture in the lock: its slot, and the axes that its pictures differ by.

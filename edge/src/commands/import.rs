@@ -53,7 +53,7 @@ pub struct ImportArgs {
 /// # Errors
 /// When the variant does not exist, the file is no usable picture, or something cannot be written.
 pub fn import(config: &Config, args: &ImportArgs) -> anyhow::Result<ExitCode> {
-    let sources = config.campaigns.sources()?;
+    let sources = config.sources()?;
     let imported = match (&args.candidate, &args.file) {
         (Some(id), _) => {
             let candidates = Candidates::new(&config.cache.disk_dir);

@@ -46,7 +46,7 @@ pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
     let expires_s = args.expires.as_deref().map(|text| moment::parse(text, now_s)).transpose()?;
     let url = args.url.as_deref().unwrap_or_default();
     let Target { path, query } = Target::from(url);
-    let sources = config.campaigns.sources()?;
+    let sources = config.sources()?;
     let catalog = Catalog::load(&sources);
     let is_doubtful = Cell::new(false);
     let request = ImageRequest::parse(path, query, &|campaign: &str, name: &str| {

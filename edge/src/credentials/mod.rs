@@ -13,7 +13,9 @@
 pub mod authority;
 mod certificate;
 mod command;
+pub mod config;
 mod guard;
+mod handle;
 mod jumbf;
 mod key;
 mod manifest;
@@ -25,7 +27,9 @@ mod verify;
 
 pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
 pub use command::CommandFault;
+pub use config::{ProvenanceConfig, SignerConfig};
 pub use guard::{Fault, MANIFEST_BYTES_MAX};
+pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;
 pub use key::{Algorithm, KeyFault};
 pub use manifest::{MANIFEST_MEDIA_TYPE, Manifest, NoManifest, attach, detached};

@@ -17,10 +17,13 @@ use serde::Serialize;
 use super::guard::{self, Fault, guarded};
 use super::manifest::{self, Manifest};
 use super::story::{self, GENERATION_LABEL, Generation};
+use crate::provenance::xmp_of;
 use crate::words::Format;
 
 /// Largest file that is verified, in bytes.
 pub const VERIFIED_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Longest address of a manifest that is told.
+const URL_BYTES_MAX: usize = 2048;
 /// Most failures, actions, soft bindings or ingredients that are told of one manifest.
 const TOLD_MAX: usize = 64;
 
@@ -222,9 +225,23 @@ pub fn verify(format: Format, file: &[u8], remote: Option<&[u8]>, trust: &Trust)
     read(trust, |reader| reader.with_manifest_data_and_stream(manifest, media_type, Cursor::new(file)))
 }
 
-/// What a file without a manifest says of where one is: the library reads its XMP.
+/// What a file without a manifest says of where one is. The library reads the XMP; in AVIF only where a `uuid` box holds it,
+/// not as the item that MIAF wants.
 fn pointer(format: Format, file: &[u8], trust: &Trust) -> Finding {
-    read(trust, |reader| reader.with_stream(format.media_type(), Cursor::new(file)))
+    match read(trust, |reader| reader.with_stream(format.media_type(), Cursor::new(file))) {
+        Finding::Absent if format == Format::Avif => pointed(file),
+        finding => finding,
+    }
+}
+
+fn pointed(avif: &[u8]) -> Finding {
+    let xmp = xmp_of(Format::Avif, avif).ok().flatten();
+    let xmp = xmp.and_then(|xmp| std::str::from_utf8(xmp).ok()).unwrap_or_default();
+    let url = xmp.split_once("dcterms:provenance=\"").and_then(|(_, rest)| rest.split_once('"')).map(|(url, _)| url);
+    match url.filter(|url| url.len() <= URL_BYTES_MAX) {
+        Some(url) => Finding::Elsewhere { url: url.replace("&amp;", "&") },
+        None => Finding::Absent,
+    }
 }
 
 fn damaged(explanation: &str) -> Finding {

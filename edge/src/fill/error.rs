@@ -30,6 +30,8 @@ pub enum FillError {
     OverBudget(#[from] OverBudget),
     #[error("it was purged each time it had been made")]
     Overtaken,
+    #[error("its origin could not be signed")]
+    Unsigned,
 }
 
 impl FillError {
@@ -44,6 +46,7 @@ impl FillError {
             Self::Flight(error) => error.as_str(),
             Self::OverBudget(budget) => budget.as_str(),
             Self::Overtaken => "purged-meanwhile",
+            Self::Unsigned => "unsigned",
         }
     }
 

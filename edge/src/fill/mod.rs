@@ -6,6 +6,7 @@
 //! | `master` | the master of a recipe: bound, made by an origin, fetched, verified |
 //! | `rendition` | cutting a rendition from its master while a reader waits |
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
+//! | `sign` | the manifest of a rendition: kept, or signed now |
 //! | `error` | why there is no rendition |
 //!
 //! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe and urgency. A page
@@ -22,6 +23,7 @@ mod master;
 mod peek;
 mod rendition;
 mod settle;
+mod sign;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ pub(crate) use self::error::FillError;
 use self::master::Mastering;
 pub(crate) use self::peek::{Peek, PreviousPicture};
 pub(crate) use self::rendition::Filled;
+pub(crate) use self::sign::{CredentialMetrics, Credentials, MANIFEST_PATH_PREFIX, ManifestName, manifest_path};
 use crate::budget::{Budgets, Payer};
 use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
 use crate::governance::Purges;
@@ -60,6 +63,7 @@ pub struct Fill {
     purges: Purges,
     budgets: Arc<Budgets>,
     pool: Arc<RenderPool>,
+    credentials: Credentials,
     masters: Arc<Mastering>,
     render_config: RenderConfig,
     /// Renditions that readers wait for.
@@ -93,6 +97,7 @@ impl Fill {
         origin: Arc<dyn Origin<MasterRecipe>>,
         pool: Arc<RenderPool>,
         budgets: Budgets,
+        credentials: Credentials,
         config: FillConfig,
     ) -> Arc<Self> {
         let (most, longest) = (config.flights_max, config.flight_time_max);
@@ -120,7 +125,13 @@ impl Fill {
             purges,
             budgets,
             pool,
+            credentials,
         })
+    }
+
+    /// A manifest that is served beside its rendition.
+    pub(crate) async fn manifest(&self, name: ManifestName) -> Option<bytes::Bytes> {
+        self.credentials.manifest(name).await
     }
 
     /// Whose accounts a request of `client` for a picture of `campaign` is on.

@@ -182,16 +182,19 @@ impl Fill {
         }
     }
 
-    /// The same picture as a version before finishes had dates kept it. It is shown while it is made anew, least urgent of
-    /// all, so that an upgrade renders nothing on a reader's time.
+    /// The same picture as it was kept before an upgrade, or before signing was switched on. It is shown while it is made
+    /// anew, least urgent of all, so that neither renders anything on a reader's time.
     async fn former(self: &Arc<Self>, want: &Want, cut: Cut<'_>) -> Option<Filled> {
         let generation_at = |made_unix_ms| self.purges.generation_at(made_unix_ms);
-        let (_, rendition) = self.caches.find_if(cut.former_key(), generation_at, |_| false).await?;
-        if self.verdict(cut, &rendition) != Verdict::Valid {
-            return None;
+        for key in cut.former_keys() {
+            if let Some((_, rendition)) = self.caches.find_if(key, generation_at, |_| false).await
+                && self.verdict(cut, &rendition) == Verdict::Valid
+            {
+                self.refresh(&rendition, want);
+                return Some(Filled::stale(rendition, Duration::ZERO));
+            }
         }
-        self.refresh(&rendition, want);
-        Some(Filled::stale(rendition, Duration::ZERO))
+        None
     }
 
     /// From the nearest tier that has it. Only a valid rendition moves into nearer tiers.

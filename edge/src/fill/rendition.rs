@@ -17,7 +17,7 @@ use crate::cache::{Binding, FlightError, Insertion, Lineage, Rendition, Renditio
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::{Finish, RenditionSpec, Rung, Standing};
+use crate::render::{Finish, RenderJob, RenditionSpec, Rung, Standing};
 use crate::words::{FillTimings, Moment, Outcome};
 
 /// A rendition and how it was come by.
@@ -55,23 +55,30 @@ pub(super) struct Cut<'a> {
     pub(super) master: MasterId,
     pub(super) spec: &'a RenditionSpec,
     pub(super) finish: &'a Arc<Finish>,
-    /// When the master was made.
-    pub(super) drawn: Option<Moment>,
+    pub(super) binding: &'a Binding,
 }
 
 impl<'a> Cut<'a> {
-    pub(super) fn of(want: &'a Want, binding: &Binding) -> Self {
-        let (recipe, master, drawn) = (want.recipe_id(), binding.master, binding.drawn());
-        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish, drawn }
+    pub(super) fn of(want: &'a Want, binding: &'a Binding) -> Self {
+        let (recipe, master) = (want.recipe_id(), binding.master);
+        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish, binding }
     }
 
     pub(super) fn key(self) -> RenditionKey {
-        RenditionKey::new(self.master, self.spec, self.finish.digest(), self.drawn)
+        RenditionKey::new(self.master, self.spec, self.finish.digest(), self.drawn())
     }
 
-    /// What versions up to 0.1 kept the picture under.
-    pub(super) fn former_key(self) -> RenditionKey {
-        RenditionKey::new(self.master, self.spec, self.finish.former(), None)
+    /// What the picture may be kept under from before an upgrade, or from before signing was switched on.
+    pub(super) fn former_keys(self) -> impl Iterator<Item = RenditionKey> {
+        self.finish.formers().map(move |former| {
+            let drawn = self.drawn().filter(|_| former.is_dated);
+            RenditionKey::new(self.master, self.spec, former.digest, drawn)
+        })
+    }
+
+    /// When the master was made.
+    pub(super) fn drawn(self) -> Option<Moment> {
+        self.binding.drawn()
     }
 
     pub(super) fn subject(self) -> Subject<'a> {
@@ -116,7 +123,7 @@ impl Fill {
             self.improve(&rendition, want);
             return Ok(Filled::found(rendition, tier.into()));
         }
-        let rung = self.render_config.first_rung(&want.spec);
+        let rung = self.first_rung(&want.spec);
         let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
         let standing = Standing { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
         let (decoded, binding) = self.masters.master_of(want, &bound.binding, standing).await?;
@@ -170,7 +177,7 @@ impl Fill {
         {
             return Ok(Filled::found(rendition, tier.into()));
         }
-        let rung = self.render_config.first_rung(&want.spec);
+        let rung = self.first_rung(&want.spec);
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
         let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
@@ -182,17 +189,32 @@ impl Fill {
         Ok(Filled::found(rendition, Outcome::Rendered))
     }
 
-    /// With the CPU time it took.
+    /// Signed as far as it can be, with the CPU time that rendering took. What is not signed although it should be is of the
+    /// quick rung, whatever was asked for.
     pub(super) async fn render(
         &self,
         cut: Cut<'_>,
         decoded: &Decoded,
         Rendering { rung, standing, generation }: Rendering,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
-        let (pixels, finish) = (Arc::clone(decoded.master.pixels()), Arc::clone(cut.finish));
-        let (encoded, cpu) = self.pool.render(standing, pixels, *cut.spec, rung, finish, cut.drawn).await?;
+        let pixels = Arc::clone(decoded.master.pixels());
+        let job = RenderJob {
+            spec: *cut.spec,
+            rung,
+            finish: Arc::clone(cut.finish),
+            drawn: cut.drawn(),
+            manifest: self.credentials.plan(cut, rung),
+        };
+        let (encoded, cpu) = self.pool.render(standing, pixels, job).await?;
+        let sealed = self.credentials.seal(cut, encoded).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
-        Ok((Arc::new(Rendition::new(encoded.bytes.into(), *cut.spec, rung, lineage)), cpu))
+        let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage).with_manifest(sealed.placement);
+        Ok((Arc::new(rendition), cpu))
+    }
+
+    /// The rung a reader who waits gets first.
+    fn first_rung(&self, spec: &RenditionSpec) -> Rung {
+        if self.credentials.is_slow() { Rung::Quick } else { self.render_config.first_rung(spec) }
     }
 
     /// Into memory now and into the tiers behind it without a wait, unless it has been purged meanwhile.

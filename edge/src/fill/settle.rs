@@ -64,12 +64,13 @@ impl Fill {
                 if let Some(charge) = &mut charge {
                     charge.spend(decoded.cpu + rendering);
                 }
-                Ok(rendition)
+                fill.keep(cut, &rendition);
+                // It is there to be shown, and no final one while nobody signs it.
+                if rendition.rung == Rung::Final { Ok(rendition) } else { Err(FillError::Unsigned) }
             };
             let result = finished.await;
-            match &result {
-                Ok(rendition) => fill.keep(cut, rendition),
-                Err(error) => tracing::debug!(recipe = %want.recipe_id(), %error, "final rung put off"),
+            if let Err(error) = &result {
+                tracing::debug!(recipe = %want.recipe_id(), %error, "final rung put off");
             }
             result
         })

@@ -21,6 +21,7 @@ pub mod shape;
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::pixels::Pixels;
@@ -33,7 +34,7 @@ pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
-pub use finish::{Finish, FinishDigest};
+pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use metrics::RenderMetrics;
 pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
@@ -128,6 +129,71 @@ impl fmt::Display for RenditionSpec {
     }
 }
 
+/// What is made of a master.
+#[derive(Debug, Clone)]
+pub struct RenderJob {
+    pub spec: RenditionSpec,
+    pub rung: Rung,
+    pub finish: Arc<Finish>,
+    /// When the master was made.
+    pub drawn: Option<Moment>,
+    /// Where its manifest will be; `None` where none will be signed.
+    pub manifest: Option<ManifestPlan>,
+}
+
+impl RenderJob {
+    /// Of a master without a date, and without a manifest.
+    #[must_use]
+    pub const fn new(spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
+        Self { spec, rung, finish, drawn: None, manifest: None }
+    }
+}
+
+/// Where the manifest of a rendition will be: in its file, unless that would make the file too large.
+#[derive(Debug, Clone)]
+pub struct ManifestPlan {
+    /// Where it is served if it is beside the file.
+    pub url: String,
+    /// Largest share of the file that it may add to it.
+    pub share_max: f64,
+}
+
+/// What a manifest adds to a file, by which its place is chosen: the same for every signer, so that no renewal of a certificate
+/// moves it.
+pub const MANIFEST_BYTES_TYPICAL: usize = 4096;
+
+impl ManifestPlan {
+    fn placement(&self, file_bytes: usize) -> Placement {
+        #[allow(clippy::cast_precision_loss, reason = "files are far below 2^52 bytes")]
+        let bytes_max = self.share_max * file_bytes as f64;
+        #[allow(clippy::cast_precision_loss, reason = "a small number")]
+        if MANIFEST_BYTES_TYPICAL as f64 <= bytes_max { Placement::Embedded } else { Placement::Beside }
+    }
+}
+
+/// Where a rendition's manifest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Placement {
+    /// There is none.
+    None,
+    Embedded,
+    /// Served under an address that the file and a `Link` field name.
+    Beside,
+}
+
+impl Placement {
+    pub const ALL: [Self; 3] = [Self::None, Self::Embedded, Self::Beside];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Embedded => "embedded",
+            Self::Beside => "beside",
+        }
+    }
+}
+
 /// When the kernel lets render threads run (sched(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -217,6 +283,8 @@ pub struct Encoded {
     pub encode: Duration,
     /// Embedding the metadata.
     pub mark: Duration,
+    /// Where its manifest is to be. It is not signed yet.
+    pub placement: Placement,
 }
 
 /// Why there is no rendition.
@@ -260,29 +328,33 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
     Ok(decode::decode_png(png)?)
 }
 
-/// Cuts, resizes, encodes and finishes. May enlarge: whether that is wanted was decided when the spec was made. `created` is
-/// when the master was made.
+/// Cuts, resizes, encodes and describes. May enlarge: whether that is wanted was decided when the spec was made.
 ///
 /// # Errors
-/// When the spec's size is out of bounds, an encoder fails, or the marking does not fit.
-pub fn render(
-    master: &Pixels,
-    spec: &RenditionSpec,
-    rung: Rung,
-    finish: &Finish,
-    created: Option<Moment>,
-) -> Result<Encoded, RenderError> {
+/// When the spec's size is out of bounds, an encoder fails, or the description does not fit.
+pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> {
+    let RenderJob { spec, rung, finish, .. } = job;
     spec.check_size()?;
     let started = Instant::now();
     let raster = shaped(master, spec)?;
     let resized = started.elapsed();
     let started = Instant::now();
-    let file = encode(&raster, spec.format, spec.quality, rung)?;
+    let file = encode(&raster, spec.format, spec.quality, *rung)?;
     let encoded = started.elapsed();
     let started = Instant::now();
-    let bytes =
-        embed(&file, &Metadata::of(spec.format, (spec.width_px, spec.height_px), finish.description(), created, None))?;
-    Ok(Encoded { bytes, format: spec.format, rung, resize: resized, encode: encoded, mark: started.elapsed() })
+    let placement = job.manifest.as_ref().map_or(Placement::None, |plan| plan.placement(file.len()));
+    let beside = job.manifest.as_ref().filter(|_| placement == Placement::Beside).map(|plan| plan.url.as_str());
+    let size_px = (spec.width_px, spec.height_px);
+    let bytes = embed(&file, &Metadata::of(spec.format, size_px, finish.description(), job.drawn, beside))?;
+    Ok(Encoded {
+        bytes,
+        format: spec.format,
+        rung: *rung,
+        resize: resized,
+        encode: encoded,
+        mark: started.elapsed(),
+        placement,
+    })
 }
 
 /// The master's pixels in the rendition's size.

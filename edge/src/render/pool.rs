@@ -31,11 +31,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
 use super::{
-    Costs, Encoded, Finish, RenderConfig, RenderError, RenderMetrics, RenderScheduling, RenditionSpec, Rung,
-    panic_text, render,
+    Costs, Encoded, RenderConfig, RenderError, RenderJob, RenderMetrics, RenderScheduling, panic_text, render,
 };
 use crate::budget::Network;
-use crate::words::Moment;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -168,12 +166,10 @@ impl RenderPool {
         &self,
         standing: impl Into<Standing>,
         master: Arc<Pixels>,
-        spec: RenditionSpec,
-        rung: Rung,
-        finish: Arc<Finish>,
-        drawn: Option<Moment>,
+        job: RenderJob,
     ) -> Result<(Encoded, Duration), RenderJobError> {
-        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &spec, rung, &finish, drawn)).await?;
+        let (spec, rung) = (job.spec, job.rung);
+        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &job)).await?;
         let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
         self.costs.observe(&spec, rung, cpu);

@@ -31,6 +31,7 @@ use self::conditional::{Precondition, RequestedRange, precondition, requested_ra
 pub(crate) use self::freshness::{Freshness, Lifetime, Pin, Recall};
 pub(crate) use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
+use crate::credentials::MANIFEST_MEDIA_TYPE;
 pub(crate) use crate::request::PRIORITY;
 pub(crate) use crate::resolve::Negotiation;
 use crate::service::Body;
@@ -72,6 +73,8 @@ pub(crate) struct VariantWords<'a> {
     pub file_stem: &'a str,
     /// The URL search engines should know this variant by.
     pub canonical_url: Option<&'a str>,
+    /// Where the manifest is that is not in the file.
+    pub manifest_url: Option<&'a str>,
 }
 
 impl VariantWords<'_> {
@@ -85,8 +88,11 @@ impl VariantWords<'_> {
         headers.insert(SURROGATE_KEY, value(&tags.join(" ")));
         let name = format!("inline; filename=\"{}.{}\"", self.file_stem, format.extension());
         headers.insert(CONTENT_DISPOSITION, value(&name));
-        if let Some(url) = self.canonical_url {
-            headers.insert(LINK, value(&format!("<{url}>; rel=\"canonical\"")));
+        let links = [(self.canonical_url, "canonical"), (self.manifest_url, "c2pa-manifest")];
+        let links: Vec<String> =
+            links.into_iter().filter_map(|(url, relation)| Some(format!("<{}>; rel=\"{relation}\"", url?))).collect();
+        if !links.is_empty() {
+            headers.insert(LINK, value(&links.join(", ")));
         }
     }
 }
@@ -112,6 +118,19 @@ fn apply_cross_origin(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY_ORIGIN);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     headers.insert(CORP, HeaderValue::from_static("cross-origin"));
+}
+
+/// A C2PA manifest by itself. One that lasts never changes under its name.
+#[must_use]
+pub(crate) fn manifest(body: Bytes, is_lasting: bool) -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MANIFEST_MEDIA_TYPE));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let cache_control = if is_lasting { "public, max-age=31536000, immutable" } else { "public, max-age=30" };
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(cache_control));
+    apply_cross_origin(&mut headers);
+    respond(StatusCode::OK, headers, body)
 }
 
 /// What is known about how one response came to be.

@@ -486,7 +486,8 @@ fn may_pass(error: &FillError) -> bool {
         }
         FillError::Pool(error) => *error == PoolError::Full,
         FillError::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
-        FillError::Overtaken => true,
+        // A signer that is away comes back.
+        FillError::Overtaken | FillError::Unsigned => true,
         FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) => false,
     }
 }

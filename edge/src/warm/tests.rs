@@ -12,12 +12,15 @@ use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
+use crate::credentials::{SignerHandle, SignerMetrics};
+use crate::fill::{CredentialMetrics, Credentials};
 use crate::governance::testing::sources;
 use crate::governance::{PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
 use crate::origin::{Imports, OriginMetrics, Origins, RegionConfig, Regions};
 use crate::render::{RenderMetrics, RenderPool};
 use crate::words::Epoch;
+use crate::words::clock::Clock;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Mood {
@@ -86,7 +89,10 @@ impl Bench {
         let pool = Arc::new(pool);
         let imports = Imports::new(folder.path(), Arc::clone(&pool));
         let origin = Arc::new(Origins { regions, imports });
-        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, config.fill());
+        let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
+        let metrics = CredentialMetrics::new(&registry).unwrap();
+        let credentials = Credentials::new(signers, &caches, 0.25, "http://127.0.0.1".to_owned(), metrics);
+        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, credentials, config.fill());
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();

@@ -45,6 +45,22 @@ impl Format {
         }
     }
 
+    /// A file's format by its first bytes; its name says nothing.
+    #[must_use]
+    pub fn of_file(file: &[u8]) -> Option<Self> {
+        // AVIF: the brand of a still picture, major or among the compatible ones (ISO 14496-12 §4.3).
+        let brands = || file.get(..64.min(file.len())).and_then(|head| head.get(8..)).unwrap_or_default();
+        match file {
+            [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::Webp),
+            [_, _, _, _, b'f', b't', b'y', b'p', ..] if brands().chunks(4).any(|brand| brand == b"avif") => {
+                Some(Self::Avif)
+            }
+            _ => None,
+        }
+    }
+
     /// A format by the names URLs and manifests use, in any case.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -114,6 +130,23 @@ impl fmt::Debug for FormatSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_told_by_its_first_bytes() {
+        let avif = b"\0\0\0\x20ftypmif1\0\0\0\0mif1avifmiaf";
+        for (file, format) in [
+            (&avif[..], Some(Format::Avif)),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", None),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", Some(Format::Webp)),
+            (b"RIFF\x10\0\0\0WAVEfmt ", None),
+            (b"\xff\xd8\xff\xe0", Some(Format::Jpeg)),
+            (b"\x89PNG\r\n\x1a\n", Some(Format::Png)),
+            (b"GIF89a", None),
+            (b"", None),
+        ] {
+            assert_eq!(Format::of_file(file), format, "{file:?}");
+        }
+    }
 
     #[test]
     fn format_names_are_those_of_urls() {

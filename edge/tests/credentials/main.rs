@@ -14,12 +14,14 @@ mod round_trip;
 mod signers;
 mod tampering;
 
+use std::sync::Arc;
+
 use bildkante_edge::credentials::{
     Credentials, FailureKind, Finding, Generation, Origin, Signed, Signer, SignerError, Signing, SoftBinding, Step,
     Story, Trust,
 };
 use bildkante_edge::provenance::{DigitalSource, Marking};
-use bildkante_edge::render::{Finish, Quality, RenditionSpec, Rung, Shape, render};
+use bildkante_edge::render::{Finish, Quality, RenderJob, RenditionSpec, Rung, Shape, render};
 use bildkante_edge::words::Format;
 use pki::{Identity, Pki, now_unix_s};
 use rcgen::PKCS_ECDSA_P256_SHA256;
@@ -28,9 +30,8 @@ fn rendition(format: Format) -> Vec<u8> {
     let marking = Marking { creator: Some("Atelier Müller".into()), ..Marking::default() };
     let (width_px, height_px, quality) = (160, 120, Quality::new(70).expect("1 to 100"));
     let spec = RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality };
-    render(&pictures::studio(320, 240), &spec, Rung::Quick, &Finish::of_generated(marking), None)
-        .expect("a rendition")
-        .bytes
+    let (master, finish) = (pictures::studio(320, 240), Arc::new(Finish::of_generated(marking)));
+    render(&master, &RenderJob::new(spec, Rung::Quick, finish)).expect("a rendition").bytes
 }
 
 fn generation() -> Generation {

@@ -71,7 +71,8 @@ async fn as_the_former_version_kept_it(rig: &Rig) -> anyhow::Result<Vec<u8>> {
         ..CampaignConfig::default()
     };
     let catalog = Catalog::load(&folders.sources()?)?;
-    let former = catalog.campaign("studio").expect("it is shipped").finish.former();
+    let former =
+        catalog.campaign("studio").expect("it is shipped").finish.formers().last().expect("there is one").digest;
     let config = CacheConfig { disk_dir: rig.dir.path().join("edge"), ..CacheConfig::default() };
     let caches = Caches::open(&config, CacheMetrics::new(&prometheus::Registry::new())?)?;
     let mut moved = Vec::new();

@@ -21,6 +21,7 @@ mod observing;
 mod origin;
 mod poisoning;
 mod processes;
+mod provenance;
 mod purge;
 mod signing;
 mod stand_ins;
