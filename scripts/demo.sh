@@ -66,7 +66,21 @@ nodes = ["http://127.0.0.1:$node_port"]
 [origin.sidecar]
 command = "$binaries/bildkante-gpu-node"
 args = ["serve", "--exit-with-parent", "--config", "$demo/gpu-node.toml"]
+[provenance.signer]
+certificate = "$demo/authority/signer.pem"
+key = "$demo/authority/signer.key"
 TOML
+  make_authority
+}
+
+# Signs the demo's pictures; it lasts a year, and validators do not know it.
+make_authority() {
+  local authority="$demo/authority"
+  if [ -e "$authority/signer.pem" ] && "$binaries/bildkante-edge" check --config "$demo/edge.toml" >/dev/null 2>&1; then
+    return 0
+  fi
+  rm -rf "$authority"
+  "$binaries/bildkante-edge" provenance init "$authority" >/dev/null 2>&1 || complain "no authority can be made in $authority"
 }
 
 # The processes of the demo's own session that still run; zombies have ended.
@@ -163,6 +177,8 @@ cat <<TEXT
     preview of every variant   http://127.0.0.1:$admin_port/preview/
     an image, drawn on demand  http://127.0.0.1:$edge_port/i/studio/hero/teal-mug?product=mug&colour=teal&w=640
     metrics                    http://127.0.0.1:$admin_port/metrics
+    who signed a picture       $binaries/bildkante-edge inspect PICTURE
+                               (an authority made for this demo: validators call it untrusted)
     log                        $log
   Ctrl-C stops everything.
 

@@ -24,7 +24,7 @@ use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
-use crate::credentials::{SignerHandle, SignerMetrics};
+use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority};
 use crate::fill::{CredentialMetrics, Credentials, Fill};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
@@ -117,6 +117,7 @@ impl Behind {
         let credentials = Credentials::new(
             signers.clone(),
             &caches,
+            open_timestamps(config)?,
             config.provenance.embed_share_max,
             config.serve.public_url.clone(),
             CredentialMetrics::new(registry)?,
@@ -225,6 +226,12 @@ async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<Si
 async fn open_signers(config: &Config, registry: &Registry) -> anyhow::Result<SignerHandle> {
     let (signer, metrics) = (config.provenance.signer.clone(), SignerMetrics::new(registry)?);
     Ok(tokio::task::spawn_blocking(move || SignerHandle::open(signer, Clock::System, metrics)).await?)
+}
+
+fn open_timestamps(config: &Config) -> anyhow::Result<Option<Arc<TimestampAuthority>>> {
+    let Some(timestamp) = &config.provenance.timestamp else { return Ok(None) };
+    let uri = timestamp.uri().map_err(|(key, reason)| anyhow::anyhow!("`{key}` {reason}"))?;
+    Ok(Some(Arc::new(TimestampAuthority::new(timestamp, uri, tokio::runtime::Handle::current())?)))
 }
 
 async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {

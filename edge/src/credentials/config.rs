@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use http::Uri;
 use serde::Deserialize;
+
+use super::timestamp::TOKEN_BYTES_MAX;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -10,6 +13,8 @@ use serde::Deserialize;
 pub struct ProvenanceConfig {
     /// Who signs; without it pictures are final and unsigned.
     pub signer: Option<SignerConfig>,
+    /// Who dates signatures; without it they have no date that counts.
+    pub timestamp: Option<TimestampConfig>,
     /// A manifest that would add more than this share of a file is served beside it.
     pub embed_share_max: f64,
     /// Milliseconds between two looks at the signer's files.
@@ -18,7 +23,7 @@ pub struct ProvenanceConfig {
 
 impl Default for ProvenanceConfig {
     fn default() -> Self {
-        Self { signer: None, embed_share_max: 0.25, reload_ms: 10_000 }
+        Self { signer: None, timestamp: None, embed_share_max: 0.25, reload_ms: 10_000 }
     }
 }
 
@@ -44,6 +49,49 @@ pub struct SignerConfig {
     pub renew_before_h: u64,
 }
 
+/// `[provenance.timestamp]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimestampConfig {
+    /// An authority by RFC 3161.
+    pub url: String,
+    /// How long it may take.
+    #[serde(default = "deadline_ms")]
+    pub deadline_ms: u64,
+    /// What is reserved in a manifest for its token. What the token leaves free stays in the file.
+    #[serde(default = "token_bytes_max")]
+    pub token_bytes_max: usize,
+}
+
+const fn deadline_ms() -> u64 {
+    10_000
+}
+
+const fn token_bytes_max() -> usize {
+    7168
+}
+
+impl TimestampConfig {
+    /// # Errors
+    /// The key that is wrong, and why.
+    pub fn uri(&self) -> Result<Uri, (&'static str, String)> {
+        let uri: Option<Uri> = self.url.parse().ok();
+        let is_http = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        uri.filter(is_http).ok_or_else(|| ("provenance.timestamp.url", "is no http:// or https:// URL".to_owned()))
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        self.uri()?;
+        if !(1..=60_000).contains(&self.deadline_ms) {
+            return Err(("provenance.timestamp.deadline_ms", "is 1 to 60000".to_owned()));
+        }
+        if !(1024..=TOKEN_BYTES_MAX).contains(&self.token_bytes_max) {
+            return Err(("provenance.timestamp.token_bytes_max", format!("is 1024 to {TOKEN_BYTES_MAX}")));
+        }
+        Ok(())
+    }
+}
+
 const fn command_ms() -> u64 {
     5_000
 }
@@ -62,6 +110,7 @@ impl ProvenanceConfig {
         if self.reload_ms == 0 {
             return Err(("provenance.reload_ms", "is zero".to_owned()));
         }
+        self.timestamp.as_ref().map_or(Ok(()), TimestampConfig::check)?;
         let Some(signer) = &self.signer else { return Ok(()) };
         match (&signer.key, signer.command.is_empty()) {
             (Some(_), false) => {

@@ -4,7 +4,7 @@
 //! [`verify`] says what a stranger's file tells of itself and whether it holds. [`authority`] makes certificates for
 //! development. docs/provenance.md explains signing to operators, docs/reference/provenance.md our own assertion.
 //!
-//! Invariants: nothing here reaches the network or, after a signer is opened, a disk; a signing program and a timestamp
+//! Invariants: no library call reaches the network or, after a signer is opened, a disk; a signing program and a timestamp
 //! authority are asked through what the caller gives; every input is bounded and nothing of it panics; two signatures of
 //! one file differ, `attach` of one manifest to one file does not.
 //!
@@ -23,11 +23,12 @@ mod sign;
 mod signer;
 mod story;
 mod timestamp;
+mod timestamping;
 mod verify;
 
 pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
 pub use command::CommandFault;
-pub use config::{ProvenanceConfig, SignerConfig};
+pub use config::{ProvenanceConfig, SignerConfig, TimestampConfig};
 pub use guard::{Fault, MANIFEST_BYTES_MAX};
 pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;
@@ -40,6 +41,7 @@ pub use story::{
     Relation, STORY_TEXT_BYTES_MAX, SoftBinding, Step, Story, StoryError,
 };
 pub use timestamp::{TIMESTAMP_QUERY, TIMESTAMP_REPLY, TOKEN_BYTES_MAX, TimestampError, Timestamper};
+pub use timestamping::TimestampAuthority;
 pub use verify::{
     Credentials, Failure, FailureKind, Finding, SignedBy, Standing, ToldAction, ToldIngredient, Trust, TrustError,
     VERIFIED_FILE_BYTES_MAX, verify,

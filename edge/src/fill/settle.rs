@@ -64,9 +64,12 @@ impl Fill {
                 if let Some(charge) = &mut charge {
                     charge.spend(decoded.cpu + rendering);
                 }
+                // What nobody signs is no final one, and no better than the quick one that is there.
+                if rendition.rung != Rung::Final {
+                    return Err(FillError::Unsigned);
+                }
                 fill.keep(cut, &rendition);
-                // It is there to be shown, and no final one while nobody signs it.
-                if rendition.rung == Rung::Final { Ok(rendition) } else { Err(FillError::Unsigned) }
+                Ok(rendition)
             };
             let result = finished.await;
             if let Err(error) = &result {

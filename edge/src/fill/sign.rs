@@ -24,6 +24,7 @@ use super::rendition::Cut;
 use crate::cache::{KeptManifest, Manifests, RenditionKey};
 use crate::credentials::{
     self, Generation, Ingredient, Manifest, Origin, Relation, SignError, SignerHandle, Signing, Step, Story,
+    TimestampAuthority, Timestamper,
 };
 use crate::origin::IMPORT_MAKER;
 use crate::render::{Encoded, ManifestPlan, OnUnsigned, Placement, Rung, Shape};
@@ -101,6 +102,7 @@ impl Outcome {
 pub struct Credentials {
     signers: SignerHandle,
     manifests: Manifests,
+    timestamps: Option<Arc<TimestampAuthority>>,
     share_max: f64,
     public_url: String,
     /// Whether agreeing on a manifest asks a store over the network.
@@ -186,6 +188,7 @@ impl Credentials {
     pub fn new(
         signers: SignerHandle,
         caches: &crate::cache::Caches,
+        timestamps: Option<Arc<TimestampAuthority>>,
         share_max: f64,
         public_url: String,
         metrics: CredentialMetrics,
@@ -198,6 +201,7 @@ impl Credentials {
         Self {
             signers,
             manifests: caches.manifests.clone(),
+            timestamps,
             share_max,
             public_url,
             is_fleet: caches.object.is_some(),
@@ -209,7 +213,7 @@ impl Credentials {
 
     /// Whether a final rung may take longer than a reader should wait for the first one.
     pub(super) fn is_slow(&self) -> bool {
-        self.signers.is_configured() && self.is_fleet
+        self.signers.is_configured() && (self.is_fleet || self.timestamps.is_some())
     }
 
     /// Where the manifest of a rendition will be, if one is to be signed.
@@ -218,7 +222,13 @@ impl Credentials {
             return None;
         }
         let url = format!("{}{}", self.public_url, manifest_path(cut.key(), rung));
-        Some(ManifestPlan { url, share_max: self.share_max })
+        let timestamp_bytes = self.timestamps_of(rung).map_or(0, |authority| authority.token_bytes_max());
+        Some(ManifestPlan { url, share_max: self.share_max, timestamp_bytes })
+    }
+
+    /// No reader waits for a final rung, and a quick one is gone in seconds.
+    fn timestamps_of(&self, rung: Rung) -> Option<&Arc<TimestampAuthority>> {
+        self.timestamps.as_ref().filter(|_| rung == Rung::Final)
     }
 
     /// A manifest that is beside its rendition.
@@ -294,9 +304,11 @@ impl Credentials {
         let signer = self.signers.current().ok_or(NotSigned::NoSigner)?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| NotSigned::CutOff)?;
         let now_unix_s = self.signers.now_unix_s();
+        let timestamps = self.timestamps_of(draft.name.rung).cloned();
         let signing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let signing = Signing { signer: &signer, timestamper: None, ocsp: None, now_unix_s };
+            let timestamper = timestamps.as_deref().map(|authority| authority as &dyn Timestamper);
+            let signing = Signing { signer: &signer, timestamper, ocsp: None, now_unix_s };
             match draft.placement {
                 Placement::Beside => signing.beside(&draft.story, draft.format, &draft.file),
                 Placement::Embedded | Placement::None => {

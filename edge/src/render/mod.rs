@@ -156,6 +156,8 @@ pub struct ManifestPlan {
     pub url: String,
     /// Largest share of the file that it may add to it.
     pub share_max: f64,
+    /// What a timestamp adds to it.
+    pub timestamp_bytes: usize,
 }
 
 /// What a manifest adds to a file, by which its place is chosen: the same for every signer, so that no renewal of a certificate
@@ -167,7 +169,11 @@ impl ManifestPlan {
         #[allow(clippy::cast_precision_loss, reason = "files are far below 2^52 bytes")]
         let bytes_max = self.share_max * file_bytes as f64;
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
-        if MANIFEST_BYTES_TYPICAL as f64 <= bytes_max { Placement::Embedded } else { Placement::Beside }
+        if (MANIFEST_BYTES_TYPICAL + self.timestamp_bytes) as f64 <= bytes_max {
+            Placement::Embedded
+        } else {
+            Placement::Beside
+        }
     }
 }
 

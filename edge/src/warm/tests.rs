@@ -91,7 +91,7 @@ impl Bench {
         let origin = Arc::new(Origins { regions, imports });
         let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
         let metrics = CredentialMetrics::new(&registry).unwrap();
-        let credentials = Credentials::new(signers, &caches, 0.25, "http://127.0.0.1".to_owned(), metrics);
+        let credentials = Credentials::new(signers, &caches, None, 0.25, "http://127.0.0.1".to_owned(), metrics);
         let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, credentials, config.fill());
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();

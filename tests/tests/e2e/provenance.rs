@@ -1,15 +1,20 @@
 //! Signed pictures end to end: what an edge serves is what a validator accepts, and stays the same file.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bildkante_edge::config::Config;
-use bildkante_edge::credentials::{Finding, SignerConfig, Standing, Trust, authority, verify};
+use bildkante_edge::credentials::{Finding, SignerConfig, Standing, TimestampConfig, Trust, authority, verify};
 use bildkante_edge::words::Format;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
+use bildkante_tests::judge;
 use bildkante_tests::rig::{Plan, Rig};
 use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 /// In its largest width: a file that a manifest may be embedded into.
 const LARGE: &str = "/i/studio/hero?product=vase&fm=png&w=640";
@@ -148,5 +153,132 @@ async fn what_was_unsigned_is_served_while_it_is_signed() -> anyhow::Result<()> 
     .await?;
     edge.shut_down().await;
     rig.stop().await;
+    Ok(())
+}
+
+/// With a timestamp authority a picture is quick until the authority has dated it, and stays so while the authority is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_picture_is_dated_by_the_timestamp_authority() -> anyhow::Result<()> {
+    let Some(openssl) = judge::find("openssl", "a_final_picture_is_dated_by_the_timestamp_authority")? else {
+        return Ok(());
+    };
+    let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
+    let (sign, trust) = signing(rig.dir.path())?;
+    let authority = TimestampAuthority::start(&openssl, &rig.dir.path().join("tsa")).await?;
+    authority.is_away.store(true, Ordering::Relaxed);
+    let url = format!("http://{}/", authority.address);
+    let edge = rig
+        .another_edge("dated", |config| {
+            sign(config);
+            config.provenance.timestamp = Some(TimestampConfig { url, deadline_ms: 5000, token_bytes_max: 7168 });
+        })
+        .await?;
+    rig.healthy_nodes(&edge, 1).await?;
+    let quick = rig.http.image(edge.http, SMALL).await?;
+    assert_eq!((quick.status, quick.header("cache-control")), (StatusCode::OK, "public, max-age=30"));
+    let failed = "bildkante_edge_credential_failures_total{reason=\"away\"}";
+    eventually("the authority was asked", async || Ok(rig.http.metric(edge.admin, failed).await? >= 1.0)).await?;
+    let quick = rig.http.image(edge.http, SMALL).await?;
+    assert!(quick.header("link").contains("c2pa-manifest"), "a signed one stays: {:?}", quick.headers);
+    authority.is_away.store(false, Ordering::Relaxed);
+    let dated = settled(&rig, &edge, SMALL).await?;
+    let (url, _) = dated.header("link").split_once(">; rel=\"c2pa-manifest\"").unwrap_or_default();
+    let path = url.rsplit_once("/c2pa/").map(|(_, name)| format!("/c2pa/{name}")).unwrap_or_default();
+    let manifest = rig.http.get(edge.http, &path, &[]).await?;
+    let finding = verify(Format::Avif, &dated.body, Some(&manifest.body), &trust);
+    let Finding::Valid { credentials } = finding else { anyhow::bail!("{finding:?}") };
+    assert!(credentials.signed_at.is_some(), "{credentials:?}");
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// OpenSSL behind a port.
+struct TimestampAuthority {
+    address: SocketAddr,
+    /// While it is, connections are closed unanswered.
+    is_away: Arc<AtomicBool>,
+}
+
+impl TimestampAuthority {
+    async fn start(openssl: &Path, dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let file = |name: &str| dir.join(name).display().to_string();
+        // C2PA takes no certificate that issued itself.
+        let config = format!(
+            "[req]\ndistinguished_name=dn\nprompt=no\n[dn]\nO=Test\nCN=tsa\n\
+             [ca]\nbasicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\n\
+             [tsa]\nbasicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\n\
+             extendedKeyUsage=critical,timeStamping\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n\
+             [t]\ndigests=sha256\ndefault_policy=1.2.3.4\nsigner_digest=sha256\n\
+             ess_cert_id_alg=sha256\ntsa_name=no\nserial={}\n",
+            file("serial")
+        );
+        std::fs::write(file("tsa.cnf"), config)?;
+        std::fs::write(file("serial"), "01\n")?;
+        for (name, issuer) in [("ca", &[][..]), ("tsa", &["-CA", &file("ca.pem"), "-CAkey", &file("ca.key")][..])] {
+            let (key, certificate) = (file(&format!("{name}.key")), file(&format!("{name}.pem")));
+            let made = ["req", "-x509", "-days", "2", "-config", &file("tsa.cnf"), "-extensions", name];
+            let files = [
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-keyout",
+                &key,
+                "-out",
+                &certificate,
+            ];
+            run(openssl, &[&made[..], &files, issuer].concat())?;
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (address, is_away) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
+        let (openssl, dir, away) = (openssl.to_owned(), dir.to_owned(), Arc::clone(&is_away));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                if !away.load(Ordering::Relaxed)
+                    && let Err(error) = answer(&mut stream, &openssl, &dir).await
+                {
+                    eprintln!("the timestamp authority: {error:#}");
+                }
+            }
+        });
+        Ok(Self { address, is_away })
+    }
+}
+
+/// One request, one answer, and the connection is closed.
+async fn answer(stream: &mut TcpStream, openssl: &Path, dir: &Path) -> anyhow::Result<()> {
+    let (mut request, mut part) = (Vec::new(), [0; 4096]);
+    let body = loop {
+        let read = stream.read(&mut part).await?;
+        anyhow::ensure!(read > 0, "it ended early");
+        request.extend_from_slice(&part[..read]);
+        let Some(head) = request.windows(4).position(|end| end == b"\r\n\r\n") else { continue };
+        let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+        let length =
+            text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0").trim().parse()?;
+        if request.len() - head - 4 >= length {
+            break request[head + 4..].to_vec();
+        }
+    };
+    let file = |name: &str| dir.join(name).display().to_string();
+    std::fs::write(file("query"), body)?;
+    let files = ["-config", &file("tsa.cnf"), "-queryfile", &file("query"), "-out", &file("reply")];
+    let who = ["-signer", &file("tsa.pem"), "-inkey", &file("tsa.key"), "-chain", &file("ca.pem"), "-section", "t"];
+    run(openssl, &[&["ts", "-reply"][..], &files, &who].concat())?;
+    let reply = std::fs::read(file("reply"))?;
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/timestamp-reply\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        reply.len()
+    );
+    stream.write_all(&[head.as_bytes(), &reply].concat()).await?;
+    Ok(())
+}
+
+fn run(openssl: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let said = std::process::Command::new(openssl).args(arguments).output()?;
+    anyhow::ensure!(said.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
     Ok(())
 }
