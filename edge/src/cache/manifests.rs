@@ -126,6 +126,11 @@ impl Manifests {
         found
     }
 
+    /// The same from this device alone.
+    pub async fn get_here(&self, key: RenditionKey) -> Option<KeptManifest> {
+        self.on_device(key).await.ok().flatten()
+    }
+
     /// Keeps `ours` unless another was first for the same bytes; the one that stands. It is on the device then.
     ///
     /// # Errors

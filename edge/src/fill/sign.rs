@@ -32,8 +32,12 @@ use crate::words::Format;
 
 /// Path under which manifests beside their files are served.
 pub(crate) const MANIFEST_PATH_PREFIX: &str = "/c2pa/";
-/// Signatures that are made at a time: a program that signs may be slow.
+/// Signatures of one rung that are made at a time: a program that signs may be slow, and an authority that dates final rungs
+/// slower. Each rung has turns of its own, so that readers, who wait for quick ones, never wait for an authority.
 const SIGNATURES_MAX: usize = 8;
+/// Manifests that are looked for in the fleet's store at a time on behalf of clients. Their names are a client's to choose, and
+/// renditions need the store, too.
+const FLEET_LOOKS_MAX: usize = 4;
 /// How long the manifest of a quick rung is served; the final one is there long before.
 const PASSING_FOR: Duration = Duration::from_secs(3600);
 const PASSING_BYTES_MAX: u64 = 16 << 20;
@@ -107,7 +111,8 @@ pub struct Credentials {
     public_url: String,
     /// Whether agreeing on a manifest asks a store over the network.
     is_fleet: bool,
-    turns: Arc<Semaphore>,
+    turns: [Arc<Semaphore>; Rung::ALL.len()],
+    fleet_looks: Semaphore,
     passing: Cache<ManifestName, Bytes>,
     metrics: CredentialMetrics,
 }
@@ -205,7 +210,8 @@ impl Credentials {
             share_max,
             public_url,
             is_fleet: caches.object.is_some(),
-            turns: Arc::new(Semaphore::new(SIGNATURES_MAX)),
+            turns: std::array::from_fn(|_| Arc::new(Semaphore::new(SIGNATURES_MAX))),
+            fleet_looks: Semaphore::new(FLEET_LOOKS_MAX),
             passing,
             metrics,
         }
@@ -235,7 +241,15 @@ impl Credentials {
     pub(crate) async fn manifest(&self, name: ManifestName) -> Option<Bytes> {
         match name.rung {
             Rung::Quick => self.passing.get(&name),
-            Rung::Final => self.manifests.get(name.key).await.map(|kept| kept.bytes),
+            Rung::Final => {
+                // Without a turn it is looked for on this device only.
+                let look = self.fleet_looks.try_acquire();
+                let kept = match &look {
+                    Ok(_) => self.manifests.get(name.key).await,
+                    Err(_) => self.manifests.get_here(name.key).await,
+                };
+                kept.map(|kept| kept.bytes)
+            }
         }
     }
 
@@ -302,7 +316,8 @@ impl Credentials {
     /// On a thread that may block, in turn.
     async fn sign(&self, draft: Arc<Draft>) -> Result<Manifest, NotSigned> {
         let signer = self.signers.current().ok_or(NotSigned::NoSigner)?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| NotSigned::CutOff)?;
+        let turns = Arc::clone(&self.turns[draft.name.rung as usize]);
+        let turn = turns.acquire_owned().await.map_err(|_| NotSigned::CutOff)?;
         let now_unix_s = self.signers.now_unix_s();
         let timestamps = self.timestamps_of(draft.name.rung).cloned();
         let signing = tokio::task::spawn_blocking(move || {
