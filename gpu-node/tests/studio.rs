@@ -16,7 +16,7 @@ use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::Recipe;
-use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest, GenerationSource};
+use bildkante_shared::wire::{CheckpointInfo, GenerationReply, GenerationRequest, GenerationSource, MasterInfo};
 use support::{TestNode, Wish, recipe, request, scope};
 
 /// One node draws at a time: two OpenMP teams on the same cores spin against each other.
@@ -86,7 +86,10 @@ async fn the_same_recipe_draws_the_same_master_on_another_node_and_beside_others
     for other in others {
         assert_ne!(other.await.unwrap().master.id, first.master.id);
     }
-    assert_eq!((second.source, second.master), (GenerationSource::Generated, first.master));
+    // Each node dates its own drawing.
+    assert!(second.master.created_unix_ms > first.master.created_unix_ms && first.master.created_unix_ms.is_some());
+    let undated = |master| MasterInfo { created_unix_ms: None, ..master };
+    assert_eq!((second.source, undated(second.master)), (GenerationSource::Generated, undated(first.master)));
     assert_eq!(second.determinism, first.determinism);
     busy.node.shut_down().await;
 }
