@@ -79,6 +79,11 @@ bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to r
 	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 
+.PHONY: bench-watermark
+bench-watermark: toolchain nasm ## The watermark after each attack, beside invisible-watermark; scores, speed, false detections (TRIALS=100000 for less)
+	cargo build $(locked) --release -p bildkante-edge --example watermark_bench
+	@loadtest/bench/watermark.sh "$(DEPS)" "$(binaries)/examples/watermark_bench" $(TRIALS)
+
 .PHONY: bench-diffusion
 bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, mixed traffic, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)

@@ -44,4 +44,5 @@ pub(crate) mod stand_in;
 pub mod state;
 mod text_file;
 pub mod warm;
+pub mod watermark;
 pub mod words;

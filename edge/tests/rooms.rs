@@ -35,6 +35,7 @@ const ROOMS: &[&str] = &[
     "request",
     "render",
     "credentials",
+    "watermark",
     "provenance",
     "listener",
     "service",

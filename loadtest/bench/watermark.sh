@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The watermark's table: what is found after each attack, beside invisible-watermark; scores, speed, false detections.
+#
+#   watermark.sh DEPS BENCH [TRIALS]    BENCH: the built example `watermark_bench`; TRIALS: false-detection trials (3000000)
+set -euo pipefail
+
+deps=$1 bench=$2 trials=${3:-3000000}
+here=$(cd "$(dirname "$0")" && pwd)
+command -v avifdec >/dev/null || "$here/../../scripts/apt.sh" avifdec=libavif-bin
+
+venv=$deps/watermark-venv
+if ! [ -e "$venv/ready" ]; then
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet numpy==2.4.6 pillow==13.0.0 scikit-image==0.26.0 opencv-python-headless==5.0.0.93 PyWavelets==1.9.0
+  # Without its dependencies: they are PyTorch and onnxruntime, for a method that is not measured.
+  "$venv/bin/pip" install --quiet --no-deps invisible-watermark==0.2.0
+  touch "$venv/ready"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$venv/bin/python" "$here/watermark/pictures.py" "$work/pictures"
+"$bench" speed
+"$bench" sizes "$work/pictures"
+"$bench" table "$work/pictures"
+"$venv/bin/python" "$here/watermark/peer.py" "$work/pictures" "$bench" "$work/peer"
+"$bench" trials "$work/pictures" "$trials"
