@@ -106,7 +106,21 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     }
     check_signer(config)?;
+    check_watermark(config)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which key marks pictures, and whether anybody has it.
+fn check_watermark(config: &Config) -> anyhow::Result<()> {
+    let watermarks = config.provenance.watermark.open().context("`provenance.watermark`")?;
+    Ok(match watermarks.marking() {
+        None => say!("watermark: off"),
+        Some(mark) if watermarks.is_published() => say!(
+            "watermark: key {}, which is published: anybody can forge and erase its marks. Set `provenance.watermark.key`",
+            mark.key()
+        ),
+        Some(mark) => say!("watermark: key {}", mark.key()),
+    }?)
 }
 
 /// Says who signs pictures, and has them sign once.

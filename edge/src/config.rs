@@ -25,6 +25,7 @@ use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
 use crate::warm::{self, WarmConfig};
+use crate::watermark::Watermarks;
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -155,13 +156,25 @@ impl Config {
         }
     }
 
-    /// Where campaigns come from, and what every picture of them is finished with.
+    /// Where campaigns come from.
     ///
     /// # Errors
     /// When a pattern of ignored parameters is malformed.
     pub fn sources(&self) -> Result<CatalogSources, IgnoredParametersError> {
-        let finishing = Finishing { is_signed: self.provenance.signer.is_some() };
-        Ok(CatalogSources { finishing, ..self.campaigns.sources()? })
+        self.campaigns.sources()
+    }
+
+    /// The same for an edge that serves: with what every picture is finished with.
+    ///
+    /// # Errors
+    /// When a pattern of ignored parameters is malformed.
+    pub fn finished_sources(&self, watermarks: &Watermarks) -> Result<CatalogSources, IgnoredParametersError> {
+        let finishing = Finishing {
+            watermark: watermarks.marking().cloned(),
+            earlier_watermarks: watermarks.earlier().into(),
+            is_signed: self.provenance.signer.is_some(),
+        };
+        Ok(CatalogSources { finishing, ..self.sources()? })
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {

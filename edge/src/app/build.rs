@@ -22,10 +22,11 @@ use crate::admin::operators::Operators;
 use crate::admin::{AdminApi, AdminParts, ImportDesk};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
+use crate::campaign::originals::originals_folder;
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority};
-use crate::fill::{CredentialMetrics, Credentials, Fill};
+use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
@@ -118,6 +119,7 @@ impl Behind {
             signers.clone(),
             &caches,
             open_timestamps(config)?,
+            ingredients(config)?,
             config.provenance.embed_share_max,
             config.serve.public_url.clone(),
             CredentialMetrics::new(registry)?,
@@ -206,7 +208,9 @@ async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<O
 }
 
 async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
-    let (sources, metrics) = (config.sources()?, CampaignMetrics::new(registry)?);
+    let watermark = config.provenance.watermark.clone();
+    let watermarks = tokio::task::spawn_blocking(move || watermark.open()).await??;
+    let (sources, metrics) = (config.finished_sources(&watermarks)?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
 }
@@ -226,6 +230,11 @@ async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<Si
 async fn open_signers(config: &Config, registry: &Registry) -> anyhow::Result<SignerHandle> {
     let (signer, metrics) = (config.provenance.signer.clone(), SignerMetrics::new(registry)?);
     Ok(tokio::task::spawn_blocking(move || SignerHandle::open(signer, Clock::System, metrics)).await?)
+}
+
+fn ingredients(config: &Config) -> anyhow::Result<Ingredients> {
+    let images = Images::of(config.sources()?.images_dir());
+    Ok(Ingredients::new(originals_folder(&config.campaigns.campaigns_dir), images))
 }
 
 fn open_timestamps(config: &Config) -> anyhow::Result<Option<Arc<TimestampAuthority>>> {

@@ -71,7 +71,7 @@ pub struct Forbidden<'c> {
 }
 
 impl Campaign {
-    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: Finishing) -> Self {
+    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: &Finishing) -> Self {
         let mut strides = vec![1_u32; manifest.axes.len()];
         for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
             // At most VARIANTS_MAX combinations: no overflow.
@@ -80,7 +80,7 @@ impl Campaign {
         let default_combination =
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
         let drawn = Description::new(manifest.rights, DigitalSource::TrainedAlgorithmicMedia);
-        let finish = Arc::new(Finish::with(drawn, finishing, manifest.policy.on_unsigned));
+        let finish = Arc::new(Finish::with(drawn, finishing.clone(), manifest.policy.on_unsigned));
         let links = manifest.slots.iter().map(|slot| {
             let finish = slot_finish(slot, &finish, &lock.pins);
             SlotLink {
@@ -319,7 +319,7 @@ impl Catalog {
             let own_digest = texts_digest([&files.manifest, lock_file]);
             let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
             let index = count_u16(campaigns.len());
-            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, sources.finishing)));
+            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, &sources.finishing)));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
         let catalog = Self {
