@@ -177,7 +177,6 @@ async fn what_was_unsigned_is_served_while_it_is_signed() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_is_told_with_the_manifest_that_it_carried() -> anyhow::Result<()> {
     let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
-    std::fs::write(rig.dir.path().join("campaigns/brought.toml"), imports::MANIFEST)?;
     let (sign, trust) = signing(rig.dir.path())?;
     let edge = rig
         .another_edge("importing", |config| {
@@ -187,6 +186,7 @@ async fn an_import_is_told_with_the_manifest_that_it_carried() -> anyhow::Result
         .await?;
     rig.healthy_nodes(&edge, 1).await?;
     let original = settled(&rig, &edge, LARGE).await?.body;
+    std::fs::write(rig.dir.path().join("campaigns/brought.toml"), imports::MANIFEST)?;
     imports::bring(&rig, "brought/hero?product=vase", &original)?;
     let path = "/i/brought/hero?product=vase&w=64&fm=jpg";
     eventually("the import is signed", async || {
