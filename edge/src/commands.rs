@@ -129,9 +129,13 @@ fn check_signer(config: &Config) -> anyhow::Result<()> {
         return Ok(say!("provenance: no signer is configured: pictures are served unsigned")?);
     };
     let now_unix_s = Clock::System.unix_s();
+    let wants_status = signer.ocsp.is_some();
     let signer = open_signer(signer, now_unix_s).context("`provenance.signer`")?;
     signer.try_out(now_unix_s).context("`provenance.signer`")?;
     let ends = UNIX_EPOCH + Duration::from_secs(signer.expires_unix_s());
+    if wants_status && signer.status(now_unix_s).is_none() {
+        remark!("`provenance.signer.ocsp` is out of date and left out of manifests: fetch a new response");
+    }
     Ok(say!("provenance: {} signs until {}", signer.subject(), httpdate::fmt_http_date(ends))?)
 }
 

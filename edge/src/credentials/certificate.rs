@@ -84,6 +84,8 @@ pub(super) struct Chain {
     pub(super) subject: String,
     pub(super) algorithm: Algorithm,
     pub(super) public_key: Vec<u8>,
+    /// The signer's serial number, as its DER holds it.
+    pub(super) serial: Vec<u8>,
     /// First and last second in which every certificate of the chain is valid, since 1970.
     not_before_unix_s: i64,
     pub(super) not_after_unix_s: i64,
@@ -108,6 +110,7 @@ impl Chain {
             subject: leaf.subject().to_string(),
             algorithm: algorithm(leaf).ok_or(CertificateFault::Algorithm)?,
             public_key: leaf.public_key().subject_public_key.data.to_vec(),
+            serial: leaf.raw_serial().to_vec(),
             not_before_unix_s: parsed.iter().map(|of| of.validity().not_before.timestamp()).max().unwrap_or(0),
             not_after_unix_s: parsed.iter().map(|of| of.validity().not_after.timestamp()).min().unwrap_or(0),
             ders,

@@ -49,6 +49,8 @@ pub struct SignerConfig {
     /// How long it may take.
     #[serde(default = "command_ms")]
     pub command_ms: u64,
+    /// DER: the authority's OCSP response that the certificate is good, for every manifest.
+    pub ocsp: Option<PathBuf>,
     /// A program that renews the certificate. It is run when the certificate is about to end, and the files are read again.
     #[serde(default)]
     pub renew: Vec<String>,

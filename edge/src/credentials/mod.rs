@@ -19,6 +19,7 @@ mod handle;
 mod jumbf;
 mod key;
 mod manifest;
+mod ocsp;
 mod sign;
 mod signer;
 mod story;
@@ -34,6 +35,7 @@ pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;
 pub use key::{Algorithm, KeyFault};
 pub use manifest::{MANIFEST_MEDIA_TYPE, Manifest, NoManifest, attach, detached};
+pub use ocsp::{OCSP_BYTES_TYPICAL, StatusFault};
 pub use sign::{OCSP_BYTES_MAX, SIGNED_FILE_BYTES_MAX, SignError, Signed, Signing};
 pub use signer::{Signer, SignerError};
 pub use story::{

@@ -24,8 +24,8 @@ use super::ingredients::{IngredientFault, Ingredients, added_bytes};
 use super::rendition::Cut;
 use crate::cache::{KeptManifest, Manifests, RenditionKey};
 use crate::credentials::{
-    self, Generation, Ingredient, Manifest, Origin, Relation, SignError, SignerHandle, Signing, SoftBinding, Step,
-    Story, TimestampAuthority, Timestamper,
+    self, Generation, Ingredient, Manifest, OCSP_BYTES_TYPICAL, Origin, Relation, SignError, SignerHandle, Signing,
+    SoftBinding, Step, Story, TimestampAuthority, Timestamper,
 };
 use crate::origin::IMPORT_MAKER;
 use crate::render::{Encoded, ManifestPlan, OnUnsigned, Placement, Rung, Shape, Watermarked};
@@ -273,10 +273,11 @@ impl Credentials {
             Err(fault) => return Plan::unsigned(Some(fault.into())),
         };
         let timestamp_bytes = self.timestamps_of(rung).map_or(0, |authority| authority.token_bytes_max());
+        let status_bytes = if self.signers.states_revocation() { OCSP_BYTES_TYPICAL } else { 0 };
         let manifest = ManifestPlan {
             url: format!("{}{}", self.public_url, manifest_path(cut.key(), rung)),
             share_max: self.share_max,
-            added_bytes: timestamp_bytes + added_bytes(&ingredients),
+            added_bytes: timestamp_bytes + status_bytes + added_bytes(&ingredients),
         };
         Plan { manifest: Some(manifest), ingredients, fault: None }
     }
@@ -374,7 +375,7 @@ impl Credentials {
         let signing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let timestamper = timestamps.as_deref().map(|authority| authority as &dyn Timestamper);
-            let signing = Signing { signer: &signer, timestamper, ocsp: None, now_unix_s };
+            let signing = Signing { signer: &signer, timestamper, ocsp: signer.status(now_unix_s), now_unix_s };
             match draft.placement {
                 Placement::Beside => signing.beside(&draft.story, draft.format, &draft.file),
                 Placement::Embedded | Placement::None => {

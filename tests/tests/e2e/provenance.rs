@@ -35,6 +35,7 @@ pub(crate) fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<
         key: Some(files.key),
         command: Vec::new(),
         command_ms: 1000,
+        ocsp: None,
         renew: Vec::new(),
         renew_before_h: 0,
     };
