@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::log_limited;
 
 use super::master::Decoded;
