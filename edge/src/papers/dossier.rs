@@ -15,7 +15,7 @@ use crate::cache::Binding;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, ModelFacts, Slot, UsedWords};
 use crate::origin::IMPORT_MAKER;
-use crate::provenance::Marking;
+use crate::provenance::{Location, Marking};
 use crate::resolve::Resolved;
 use crate::words::Moment;
 
@@ -69,6 +69,8 @@ pub struct RightsPaper {
     pub credit: Option<String>,
     pub copyright: Option<String>,
     pub license: Option<String>,
+    /// The place that the pictures show, where the campaign states one.
+    pub location: Option<String>,
 }
 
 /// Where readers get it.
@@ -243,7 +245,14 @@ fn rights(marking: &Marking) -> RightsPaper {
         credit: marking.credit.clone(),
         copyright: marking.copyright.clone(),
         license: marking.license.clone(),
+        location: location(&marking.location),
     }
+}
+
+fn location(place: &Location) -> Option<String> {
+    let parts = [&place.sublocation, &place.city, &place.region, &place.country, &place.country_code];
+    let parts: Vec<&str> = parts.into_iter().filter_map(|part| part.as_deref()).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn served(resolved: &Resolved, public_url: &str, has_access_log: bool) -> ServedPaper {

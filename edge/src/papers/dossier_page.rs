@@ -343,6 +343,7 @@ fn rights(rights: &RightsPaper) -> Markup {
             (fact("Credit", rights.credit.as_deref()))
             (fact("Copyright", rights.copyright.as_deref()))
             (code("Licence", rights.license.as_deref()))
+            @if let Some(location) = &rights.location { (fact("Place shown", Some(location))) }
         }
         p.note { "As they are embedded in every rendition." }
     }
