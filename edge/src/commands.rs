@@ -1,10 +1,12 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod dossier;
 mod import;
 mod inspect;
 mod provenance;
 mod purge;
 mod remote;
+mod report;
 mod sign;
 mod ticket_keys;
 mod warm;
@@ -35,10 +37,12 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use dossier::{DossierArgs, dossier};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
 pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
+pub use report::{ReportArgs, report};
 pub use sign::{SignArgs, new_key, sign};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
@@ -269,6 +273,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
     if let Some(variant) = &explanation.variant {
         line("variant", &variant.name);
         line("alt text", &format!("{} ({})", variant.alt, variant.locale));
+        if let Some(label) = &variant.label {
+            line("label", &format!("{} ({})", label.text, label.show));
+        }
         match &variant.recipe {
             ExplainedRecipe::Drawn(recipe) => drawn(&mut line, variant, recipe),
             ExplainedRecipe::Imported(import) => imported(&mut line, variant, import),

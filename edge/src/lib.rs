@@ -27,6 +27,7 @@ pub(crate) mod metrics;
 mod one_way;
 pub mod origin;
 pub(crate) mod outbound;
+pub mod papers;
 pub(crate) mod placeholder;
 pub(crate) mod preview;
 pub mod provenance;

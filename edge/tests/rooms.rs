@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "config",
     "admin",
     "preview",
+    "papers",
     "seo",
     "warm",
     "handler",

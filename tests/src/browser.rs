@@ -72,6 +72,14 @@ impl Browser {
         self.command("/execute/sync", &json!({ "script": script, "args": [] })).await
     }
 
+    /// The same for a script that calls its last argument with what it returns.
+    ///
+    /// # Errors
+    /// When it throws or never calls.
+    pub async fn run_async(&self, script: &str) -> anyhow::Result<Value> {
+        self.command("/execute/async", &json!({ "script": script, "args": [] })).await
+    }
+
     /// Ends Chromium and ChromeDriver.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
 use crate::origin::{Images, Imports, OriginMetrics, Origins, Regions};
+use crate::papers::{Papers, PapersParts};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
@@ -40,6 +41,7 @@ use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::warm::{WarmMetrics, Warmer};
+use crate::watermark::Watermarks;
 use crate::words::Epoch;
 use crate::words::clock::Clock;
 
@@ -74,6 +76,7 @@ pub(super) struct Behind {
     pub(super) desk: Arc<PurgeDesk>,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
+    watermarks: Watermarks,
 }
 
 impl App {
@@ -108,7 +111,8 @@ impl Behind {
         let pool = RenderPool::start(&config.render, RenderMetrics::new(registry)?);
         let pool = Arc::new(pool.context("the render pool cannot start")?);
         let caches = Arc::new(open_caches(config, registry).await?);
-        let catalog = open_catalog(config, registry, caches.epoch.clone()).await?;
+        let watermarks = open_watermarks(config).await?;
+        let catalog = open_catalog(config, &watermarks, registry, caches.epoch.clone()).await?;
         let purges = open_purges(config, registry).await?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let budgets = Budgets::new(&config.budget, registry)?;
@@ -142,7 +146,19 @@ impl Behind {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(config, registry).await?;
-        Ok(Self { regions, origin_metrics, pool, catalog, signing, signers, downstream, desk, caches, fill })
+        Ok(Self {
+            regions,
+            origin_metrics,
+            pool,
+            catalog,
+            signing,
+            signers,
+            downstream,
+            desk,
+            caches,
+            fill,
+            watermarks,
+        })
     }
 
     async fn handler(&self, config: &Config, registry: &Registry, trusted: Trusted) -> anyhow::Result<Handler> {
@@ -180,8 +196,10 @@ impl Behind {
             config.signing.preview_days,
             self.caches.bindings.clone(),
         );
+        let papers = self.papers(config);
         let parts = AdminParts {
             catalog: self.catalog.clone(),
+            papers: papers.clone(),
             regions: Arc::clone(&self.regions),
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
@@ -194,8 +212,20 @@ impl Behind {
             catalog: self.catalog.clone(),
             regions: Arc::clone(&self.regions),
             preview: Arc::new(preview),
+            papers,
             api,
             is_leaving: Arc::default(),
+        })
+    }
+
+    fn papers(&self, config: &Config) -> Papers {
+        Papers::new(PapersParts {
+            public_url: config.serve.public_url.clone(),
+            catalog: self.catalog.clone(),
+            bindings: self.caches.bindings.clone(),
+            fill: Arc::clone(&self.fill),
+            watermarks: self.watermarks.clone(),
+            has_access_log: config.access_log.is_on(),
         })
     }
 }
@@ -207,10 +237,18 @@ async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<O
     Ok(Observer { log, responses })
 }
 
-async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
+async fn open_watermarks(config: &Config) -> anyhow::Result<Watermarks> {
     let watermark = config.provenance.watermark.clone();
-    let watermarks = tokio::task::spawn_blocking(move || watermark.open()).await??;
-    let (sources, metrics) = (config.finished_sources(&watermarks)?, CampaignMetrics::new(registry)?);
+    Ok(tokio::task::spawn_blocking(move || watermark.open()).await??)
+}
+
+async fn open_catalog(
+    config: &Config,
+    watermarks: &Watermarks,
+    registry: &Registry,
+    epoch: Epoch,
+) -> anyhow::Result<CatalogHandle> {
+    let (sources, metrics) = (config.finished_sources(watermarks)?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
 }

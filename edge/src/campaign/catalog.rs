@@ -8,19 +8,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::recipe::RecipeError;
 use moka::sync::Cache;
 
+use super::ai_act::AiAct;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
+use super::models::ModelFacts;
 use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::variant::{Variant, VariantKey, query};
+use super::variant::{Variant, VariantKey, query, recipe};
 use super::version::rendition_digest;
 use crate::provenance::{Description, DigitalSource, Generator};
 use crate::render::{Finish, Finishing};
@@ -38,6 +41,9 @@ pub struct Campaign {
     pub policy: Policy,
     pub axes: Vec<Axis>,
     pub slots: Vec<Arc<Slot>>,
+    /// What the author says of checkpoints and adapters, by their names.
+    pub models: BTreeMap<String, ModelFacts>,
+    pub ai_act: AiAct,
     /// Over manifest, lock and the libraries.
     pub digest: Digest,
     /// Its place in the snapshot.
@@ -99,6 +105,8 @@ impl Campaign {
             policy: manifest.policy,
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
+            models: manifest.models,
+            ai_act: manifest.ai_act,
             digest,
             index,
             pins: lock.pins,
@@ -203,6 +211,13 @@ impl Campaign {
     pub fn url(&self, slot: &Slot, query: &str) -> String {
         let separator = if query.is_empty() { "" } else { "?" };
         format!("{IMAGE_PATH_PREFIX}{}/{}{separator}{query}", self.name, slot.name)
+    }
+
+    /// The recipe of a variant alone, remembered nowhere: for looking through a whole campaign. `None` where it is out of
+    /// bounds, which a valid manifest rules out.
+    #[must_use]
+    pub fn recipe_of(&self, slot_index: usize, combination: u32) -> Option<MasterRecipe> {
+        recipe(self, self.slots.get(slot_index)?, &self.values_of(combination)).ok()
     }
 
     /// What the lock pins.

@@ -137,6 +137,11 @@ impl Fill {
         self.credentials.manifest(name).await
     }
 
+    /// The manifest that is served beside this rendition.
+    pub(crate) async fn manifest_of(&self, rendition: &Rendition) -> Option<bytes::Bytes> {
+        self.manifest(ManifestName::of(rendition)).await
+    }
+
     /// Whose accounts a request of `client` for a picture of `campaign` is on.
     #[must_use]
     pub fn payer(&self, campaign: &str, client: IpAddr) -> Payer {

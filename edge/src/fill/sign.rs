@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use super::FillError;
 use super::ingredients::{IngredientFault, Ingredients, added_bytes};
 use super::rendition::Cut;
-use crate::cache::{KeptManifest, Manifests, RenditionKey};
+use crate::cache::{KeptManifest, Manifests, Rendition, RenditionKey};
 use crate::credentials::{
     self, Generation, Ingredient, Manifest, OCSP_BYTES_TYPICAL, Origin, Relation, SignError, SignerHandle, Signing,
     SoftBinding, Step, Story, TimestampAuthority, Timestamper,
@@ -138,6 +138,10 @@ pub(crate) struct ManifestName {
 }
 
 impl ManifestName {
+    pub(super) const fn of(rendition: &Rendition) -> Self {
+        Self { key: rendition.key, rung: rendition.rung }
+    }
+
     /// As [`Display`](std::fmt::Display) writes it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (key, rung) = text.rsplit_once('-')?;

@@ -102,6 +102,7 @@ pub struct Applied {
 }
 
 /// A secret made ready to mark and to find.
+#[derive(Clone)]
 pub struct Watermark {
     key: KeyId,
     digest: [u8; 16],

@@ -19,6 +19,7 @@ mod lint;
 mod listener;
 mod observing;
 mod origin;
+mod papers;
 mod poisoning;
 mod processes;
 mod provenance;
