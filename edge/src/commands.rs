@@ -1,5 +1,6 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod decode_picture;
 mod import;
 mod inspect;
 mod provenance;
@@ -35,6 +36,7 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
 pub use provenance::{ProvenanceArgs, provenance};

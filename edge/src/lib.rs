@@ -7,6 +7,7 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+pub(crate) mod bmff;
 pub(crate) mod budget;
 pub mod cache;
 pub mod campaign;
@@ -25,10 +26,12 @@ pub mod listener;
 pub(crate) mod metrics;
 #[cfg(test)]
 mod one_way;
+pub(crate) mod octets;
 pub mod origin;
 pub(crate) mod outbound;
 pub(crate) mod placeholder;
 pub(crate) mod preview;
+pub(crate) mod program;
 pub mod provenance;
 pub(crate) mod reload;
 pub mod render;
@@ -43,6 +46,7 @@ pub mod signing;
 pub(crate) mod stand_in;
 pub mod state;
 mod text_file;
+pub mod verify;
 pub mod warm;
 pub mod watermark;
 pub mod words;

@@ -60,6 +60,9 @@ enum Command {
     Provenance(commands::ProvenanceArgs),
     /// Print what a picture says of its origin, and whether that holds
     Inspect(commands::InspectArgs),
+    /// Decode one picture from standard input; `inspect` and `/verify` start it
+    #[command(hide = true)]
+    DecodePicture(commands::DecodePictureArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
+        Command::DecodePicture(args) => return report(commands::decode_picture(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),
         Command::Inspect(args) => commands::inspect(args),
+        Command::DecodePicture(args) => commands::decode_picture(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Import(args) => commands::import(&config, args),

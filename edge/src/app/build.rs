@@ -25,7 +25,7 @@ use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
-use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority};
+use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
@@ -39,6 +39,8 @@ use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
+use crate::text_file;
+use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics};
 use crate::warm::{WarmMetrics, Warmer};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
@@ -74,6 +76,7 @@ pub(super) struct Behind {
     pub(super) desk: Arc<PurgeDesk>,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
+    masters: Arc<KnownMasters>,
 }
 
 impl App {
@@ -133,6 +136,7 @@ impl Behind {
             credentials,
             config.fill(),
         );
+        let purges_seen = purges.clone();
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -142,7 +146,9 @@ impl Behind {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(config, registry).await?;
-        Ok(Self { regions, origin_metrics, pool, catalog, signing, signers, downstream, desk, caches, fill })
+        let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, purges_seen, public_url));
+        Ok(Self { regions, origin_metrics, pool, catalog, signing, signers, downstream, desk, caches, fill, masters })
     }
 
     async fn handler(&self, config: &Config, registry: &Registry, trusted: Trusted) -> anyhow::Result<Handler> {
@@ -162,7 +168,23 @@ impl Behind {
             body_deadline: millis(config.limits.body_ms),
             trusted,
             downstream: self.downstream.clone(),
+            verify: if config.verify.enabled { Some(self.verify(config, registry).await?) } else { None },
         })
+    }
+
+    async fn verify(&self, config: &Config, registry: &Registry) -> anyhow::Result<VerifyDesk> {
+        let public_url = config.serve.public_url.clone();
+        let opened = config.clone();
+        let (trust, watermarks) = tokio::task::spawn_blocking(move || {
+            let trust = trusted_authorities(opened.verify.trust.as_deref())?;
+            anyhow::Ok((trust, opened.detectable_watermarks()?))
+        })
+        .await??;
+        let masters = Arc::clone(&self.masters);
+        let detector = Detector::new(&config.verify, watermarks, trust);
+        let detector = detector.of_edge(masters, Among::Live, public_url);
+        let metrics = VerifyMetrics::new(registry)?;
+        Ok(VerifyDesk::new(&config.verify, &config.budget, detector, self.signers.clone(), metrics))
     }
 
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
@@ -198,6 +220,14 @@ impl Behind {
             is_leaving: Arc::default(),
         })
     }
+}
+
+/// Whose signers count as known.
+fn trusted_authorities(path: Option<&std::path::Path>) -> anyhow::Result<Trust> {
+    let Some(path) = path else { return Ok(Trust::none()) };
+    let told = || format!("`verify.trust`: {}", path.display());
+    let pem = text_file::read(path).with_context(told)?;
+    Trust::from_pem(&pem).with_context(told)
 }
 
 async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {

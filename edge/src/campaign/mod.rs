@@ -44,6 +44,7 @@ pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, ex
 pub use reload::{CampaignMetrics, CatalogHandle};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
+pub(crate) use variant::recipe as variant_recipe;
 pub use variant::{Tags, Variant, VariantKey};
 pub use version::Version;
 
