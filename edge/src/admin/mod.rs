@@ -9,6 +9,7 @@
 //! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
 //! | `/admin/v1/imports` | GET, POST | read, import |
 //! | `/admin/v1/imports/{id}` | DELETE | import |
+//! | `/admin/v1/masters?phash=…` or `?mark=…` | GET | read |
 //!
 //! Invariants: nothing is changed without a token of the right scope; every body is bounded; it is JSON, except that an
 //! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
@@ -16,6 +17,7 @@
 
 mod body;
 mod imports;
+mod masters;
 pub mod operators;
 mod purges;
 pub mod token;
@@ -41,6 +43,7 @@ use crate::governance::PurgeDesk;
 use crate::origin::Regions;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
+use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
@@ -59,6 +62,7 @@ pub struct AdminApi {
     desk: Arc<PurgeDesk>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
+    masters: Arc<KnownMasters>,
     /// Of a warming that does not say.
     concurrency: usize,
     started: Instant,
@@ -73,6 +77,7 @@ pub struct AdminParts {
     pub desk: Arc<PurgeDesk>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
+    pub masters: Arc<KnownMasters>,
 }
 
 /// A resource, with what its name says.
@@ -85,6 +90,7 @@ enum Resource<'a> {
     Job(&'a str),
     Imports,
     Import(&'a str),
+    Masters,
 }
 
 impl<'a> Resource<'a> {
@@ -96,6 +102,7 @@ impl<'a> Resource<'a> {
                 "purges" => Some(Self::Purges),
                 "warm" => Some(Self::Jobs),
                 "imports" => Some(Self::Imports),
+                "masters" => Some(Self::Masters),
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
@@ -107,7 +114,7 @@ impl<'a> Resource<'a> {
 
     const fn allowed(self) -> &'static str {
         match self {
-            Self::Status | Self::Purge(_) => "GET, HEAD",
+            Self::Status | Self::Purge(_) | Self::Masters => "GET, HEAD",
             Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
             Self::Job(_) => "GET, HEAD, DELETE",
             Self::Import(_) => "DELETE",
@@ -143,7 +150,7 @@ impl Reply {
 impl AdminApi {
     #[must_use]
     pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, warmer, imports } = parts;
+        let AdminParts { catalog, regions, caches, desk, warmer, imports, masters } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -154,6 +161,7 @@ impl AdminApi {
             caches,
             desk,
             imports: Arc::new(imports),
+            masters,
             started: Instant::now(),
         }
     }
@@ -175,7 +183,7 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm and /admin/v1/imports";
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -229,6 +237,7 @@ impl AdminApi {
                 let body = self.imports.add(who, query, body).await?;
                 Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
             }
+            (Resource::Masters, _) => masters::search(Arc::clone(&self.masters), query).await.map(Reply::ok),
             (Resource::Imports, _) => self.imports.list().await.map(Reply::ok),
             (Resource::Import(id), _) => {
                 self.imports.remove(who, id).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", id))

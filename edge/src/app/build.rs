@@ -40,7 +40,7 @@ use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
-use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics};
+use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics, VerifyParts};
 use crate::warm::{WarmMetrics, Warmer};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
@@ -182,9 +182,15 @@ impl Behind {
         .await??;
         let masters = Arc::clone(&self.masters);
         let detector = Detector::new(&config.verify, watermarks, trust);
-        let detector = detector.of_edge(masters, Among::Live, public_url);
-        let metrics = VerifyMetrics::new(registry)?;
-        Ok(VerifyDesk::new(&config.verify, &config.budget, detector, self.signers.clone(), metrics))
+        let parts = VerifyParts {
+            detector: detector.of_edge(Arc::clone(&masters), Among::Live, public_url.clone()),
+            signers: self.signers.clone(),
+            masters,
+            fill: Arc::clone(&self.fill),
+            public_url,
+            metrics: VerifyMetrics::new(registry)?,
+        };
+        Ok(VerifyDesk::new(&config.verify, &config.budget, parts))
     }
 
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
@@ -208,6 +214,7 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             warmer,
+            masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
         let api = AdminApi::new(&config.admin, &config.warm, parts);

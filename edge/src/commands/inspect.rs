@@ -2,6 +2,7 @@
 //! report of an edge does.
 
 mod fetch;
+mod masters;
 mod text;
 
 use std::io::Read as _;
@@ -13,6 +14,7 @@ use bildkante_shared::{console, say};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::remote::RemoteArgs;
 use crate::config::Config;
 use crate::credentials::{
     DOCUMENT_BYTES_MAX, MANIFEST_BYTES_MAX, SignedDocument, Standing, Trust, VERIFIED_FILE_BYTES_MAX, VerifiedDocument,
@@ -38,6 +40,11 @@ pub struct InspectArgs {
     /// Verify this signed report, and that it is of the picture where one is named
     #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
     result: Option<PathBuf>,
+    /// Also ask a running edge which of all its masters the picture looks like, or is named by its watermark
+    #[arg(long, conflicts_with = "result")]
+    masters: bool,
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -63,7 +70,10 @@ fn inspect_picture(args: &InspectArgs, config: &Config, trust: Trust) -> anyhow:
     let manifest = args.manifest.as_deref().map(|path| read(path, MANIFEST_BYTES_MAX)).transpose()?;
     let subject = Subject { file: &file, manifest: manifest.as_deref(), now_unix_s: Clock::System.unix_s() };
     let name = args.picture.as_deref().unwrap_or_default();
-    let (report, _) = detector.inspect(subject).with_context(|| name.to_owned())?;
+    let (mut report, _) = detector.inspect(subject).with_context(|| name.to_owned())?;
+    if args.masters {
+        masters::ask(&args.remote, config.verify.distance_bits_max, &mut report)?;
+    }
     if args.json {
         say!("{}", serde_json::to_string(&report)?)?;
     } else {

@@ -29,12 +29,15 @@ use serde_json::json;
 use super::detector::{Detector, NotAPicture, Subject};
 use super::gate::{Gate, Refusal};
 use super::language::Language;
+use super::masters::KnownMasters;
 use super::metrics::VerifyMetrics;
 use super::page::{self, Download, PATH};
 use super::report::Report;
-use super::{VerifyConfig, multipart};
+use super::softbinding::Matches;
+use super::{VerifyConfig, multipart, softbinding};
 use crate::budget::BudgetConfig;
 use crate::credentials::{SignedDocument, SignerHandle};
+use crate::fill::Fill;
 use crate::response::{self, Negotiation, StaticText, TextKind, X_ROBOTS_TAG};
 use crate::service::{Body, RequestBody};
 
@@ -52,11 +55,25 @@ const CSP: HeaderValue = HeaderValue::from_static(
 pub struct VerifyDesk {
     detector: Arc<Detector>,
     signers: SignerHandle,
+    masters: Arc<KnownMasters>,
+    fill: Arc<Fill>,
+    public_url: String,
     gate: Gate,
     upload_wait: Duration,
     metrics: VerifyMetrics,
     style: StaticText,
     script: StaticText,
+}
+
+/// What the desk asks.
+#[derive(Debug)]
+pub struct VerifyParts {
+    pub detector: Detector,
+    pub signers: SignerHandle,
+    pub masters: Arc<KnownMasters>,
+    pub fill: Arc<Fill>,
+    pub public_url: String,
+    pub metrics: VerifyMetrics,
 }
 
 /// Why there is no report.
@@ -79,6 +96,14 @@ impl NoReport {
             Refusal::Full => (503, "busy", "Busy", FULL_RETRY_AFTER_S),
         };
         Self { retry_after_s: Some(after_s), ..Self::new(status, kind, title, refusal.to_string()) }
+    }
+
+    /// When asking again makes sense.
+    fn say_when(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(after_s) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, after_s.into());
+        }
+        response
     }
 }
 
@@ -145,14 +170,15 @@ impl VerifyDesk {
     pub fn new(
         config: &VerifyConfig,
         budget: &BudgetConfig,
-        detector: Detector,
-        signers: SignerHandle,
-        metrics: VerifyMetrics,
+        VerifyParts { detector, signers, masters, fill, public_url, metrics }: VerifyParts,
     ) -> Self {
         let fixed = "public, max-age=3600";
         Self {
             detector: Arc::new(detector),
             signers,
+            masters,
+            fill,
+            public_url,
             gate: Gate::new(config, budget),
             upload_wait: Duration::from_millis(config.upload_ms),
             metrics,
@@ -173,8 +199,41 @@ impl VerifyDesk {
             ("/verify.css", _) if is_read => self.style.respond(request.headers()),
             ("/verify.js", _) if is_read => self.script.respond(request.headers()),
             ("" | "/verify.css" | "/verify.js", _) => method_not_allowed(request.method(), allowed),
-            _ => return None,
+            (path, _) => {
+                let value = path.strip_prefix("/softbinding/")?;
+                if !is_read {
+                    return Some(method_not_allowed(request.method(), allowed));
+                }
+                self.soft_binding(request, value, client).await
+            }
         })
+    }
+
+    /// Manifests of the pictures that a watermark names. It costs a look at every binding, so it spends a picture's token.
+    async fn soft_binding(&self, request: &Request<()>, value: &str, client: IpAddr) -> Response<Body> {
+        match self.matches(value, request.uri().query(), client).await {
+            Ok(matches) => {
+                let body = serde_json::to_vec(&matches).unwrap_or_default();
+                guarded(response::text(request.headers(), TextKind::Json, body, "no-store"))
+            }
+            Err(refused) => {
+                self.metrics.refused(refused.kind);
+                problem(request.method(), &refused)
+            }
+        }
+    }
+
+    async fn matches(&self, value: &str, query: Option<&str>, client: IpAddr) -> Result<Matches, NoReport> {
+        let prefix = softbinding::question(value, query)
+            .map_err(|error| NoReport::new(400, error.as_str(), "Bad request", error.to_string()))?;
+        let seat = self.gate.admit(client).map_err(|refusal| NoReport::of(refusal, self.gate.retry_after_s))?;
+        let masters = Arc::clone(&self.masters);
+        let work = move || {
+            let _seat = seat;
+            masters.renditions(prefix)
+        };
+        let renditions = tokio::task::spawn_blocking(work).await.map_err(|_| broken())?;
+        Ok(softbinding::resolved(&self.fill, renditions, &self.public_url).await)
     }
 
     fn page(&self, request: &Request<()>) -> Response<Body> {
@@ -249,19 +308,14 @@ impl VerifyDesk {
     }
 
     fn refusal(&self, request: &Request<()>, refused: &NoReport) -> Response<Body> {
-        let mut response = if wants_page(request.headers()) {
-            let language = Language::of(request.uri().query(), request.headers());
-            let page = page::refusal(language, refused.status, &refused.detail, self.detector.file_bytes_max());
-            let mut response = html(request.headers(), page);
-            *response.status_mut() = http::StatusCode::from_u16(refused.status).unwrap_or(http::StatusCode::BAD_REQUEST);
-            response
-        } else {
-            problem(request.method(), refused)
-        };
-        if let Some(after_s) = refused.retry_after_s {
-            response.headers_mut().insert(RETRY_AFTER, after_s.into());
+        if !wants_page(request.headers()) {
+            return problem(request.method(), refused);
         }
-        response
+        let language = Language::of(request.uri().query(), request.headers());
+        let page = page::refusal(language, refused.status, &refused.detail, self.detector.file_bytes_max());
+        let mut response = html(request.headers(), page);
+        *response.status_mut() = http::StatusCode::from_u16(refused.status).unwrap_or(http::StatusCode::BAD_REQUEST);
+        refused.say_when(response)
     }
 }
 
@@ -297,7 +351,7 @@ fn problem(method: &Method, refused: &NoReport) -> Response<Body> {
     let problem = Problem::new(refused.status, refused.kind, refused.title, refused.detail.clone());
     let mut response = response::error(method, &problem, Negotiation::Explicit);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    guarded(response)
+    refused.say_when(guarded(response))
 }
 
 fn method_not_allowed(method: &Method, allowed: &'static str) -> Response<Body> {

@@ -12,22 +12,26 @@ use std::sync::Arc;
 use bildkante_shared::ids::{Digest, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cache::{Binding, Bindings};
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, variant_recipe};
 use crate::governance::{Purges, Subject, Verdict};
-use crate::resolve::{Operator, Resolution, resolve};
+use crate::request::after_host;
+use crate::resolve::{Operator, Resolution, Want, resolve};
 use crate::watermark::MasterPrefix;
+use crate::words::Format;
 
 /// Most masters that are told, the nearest first.
 const TOLD_MAX: usize = 10;
 /// Most variants of a catalogue that are worked out: some twenty microseconds each.
 const PLACES_MAX: usize = 100_000;
+/// Most renditions whose manifests are looked for at a time.
+const RENDITIONS_MAX: usize = 128;
 
 /// Who is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Among {
     /// Masters that are live.
@@ -37,7 +41,7 @@ pub enum Among {
 }
 
 /// A master that a picture looks like, or that its watermark names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownMaster {
     pub master: String,
     pub recipe: String,
@@ -68,6 +72,14 @@ impl Wanted {
     }
 }
 
+/// A rendition of a live master.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    /// URL of its picture.
+    pub(crate) picture: String,
+    pub(crate) want: Want,
+}
+
 /// A variant of the catalogue.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -90,7 +102,7 @@ pub struct KnownMasters {
 }
 
 /// What a search gave.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
     pub among: Among,
     /// Bindings that were looked at.
@@ -115,6 +127,27 @@ impl KnownMasters {
     #[must_use]
     pub fn named(&self, prefix: MasterPrefix, among: Among) -> Search {
         self.search(Wanted::Named(prefix), among)
+    }
+
+    /// The renditions that unsigned URLs reach of live masters whose id begins so, without those of other qualities.
+    pub(crate) fn renditions(&self, prefix: MasterPrefix) -> Vec<Rendered> {
+        let catalog = self.catalog.load();
+        let found = self.named(prefix, Among::Live).found.into_iter().filter_map(|known| known.url);
+        let renditions = found.flat_map(|url| {
+            let (path, has_query) = (after_host(&url), url.contains('?'));
+            let at = |parameters: String| format!("{path}{}{parameters}", if has_query { '&' } else { '?' });
+            let slot = resolve(&catalog, path, &Operator).outcome.ok().map(|resolution| resolution.resolved.slot);
+            let sizes = slot.iter().flat_map(|slot| {
+                let formats = Format::ALL.into_iter().filter(|format| slot.formats.contains(*format));
+                formats.flat_map(|format| slot.widths.iter().map(move |width| (*width, format)))
+            });
+            let wants = sizes.filter_map(|(width, format)| {
+                let url = at(format!("w={width}&fm={}", format.extension()));
+                Some(resolve(&catalog, url.as_str(), &Operator).outcome.ok()?.want)
+            });
+            wants.map(|want| Rendered { picture: url.clone(), want }).collect::<Vec<_>>()
+        });
+        renditions.take(RENDITIONS_MAX).collect()
     }
 
     fn search(&self, wanted: Wanted, among: Among) -> Search {

@@ -18,6 +18,7 @@
 //! | `desk` | `/verify`: what is taken, what is refused, how it is answered |
 //! | `gate` | how often a network may ask, and how many pictures are in memory |
 //! | `multipart` | the picture in a browser's form |
+//! | `softbinding` | from a watermark to the manifests of the pictures that it names |
 //! | `page`, `language` | the page in English and German |
 //! | `metrics`, `config` | what is counted, `[verify]` |
 //!
@@ -36,9 +37,10 @@ mod metrics;
 pub(crate) mod multipart;
 mod page;
 mod report;
+mod softbinding;
 
 pub use config::{DetectorConfig, VerifyConfig};
-pub use desk::VerifyDesk;
+pub use desk::{VerifyDesk, VerifyParts};
 pub use detector::{Detector, NotAPicture, Subject, sha256};
 pub use marks::{ForeignMarks, Mark, MarkDetector, MarkKey, OwnMarks, Shown, payload};
 pub use masters::{Among, KnownMaster, KnownMasters, Search};
