@@ -1,5 +1,6 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod decode_picture;
 mod dossier;
 mod import;
 mod inspect;
@@ -37,6 +38,7 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use dossier::{DossierArgs, dossier};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};

@@ -4,6 +4,7 @@
 //! typo is an error at start and not a default in production.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::telemetry::{self, LogFormat};
@@ -24,8 +25,9 @@ use crate::request::IgnoredParametersError;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
+use crate::verify::VerifyConfig;
 use crate::warm::{self, WarmConfig};
-use crate::watermark::Watermarks;
+use crate::watermark::{Watermark, WatermarkKeyError, Watermarks};
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,7 @@ pub struct Config {
     pub log: LogConfig,
     pub access_log: AccessLogConfig,
     pub rum: RumConfig,
+    pub verify: VerifyConfig,
     pub config: ReloadConfig,
     /// Where all this was read; `None` where it is made up.
     #[serde(skip)]
@@ -177,6 +180,14 @@ impl Config {
         Ok(CatalogSources { finishing, ..self.sources()? })
     }
 
+    /// What a detector looks for: the keys of this installation, and the published one.
+    ///
+    /// # Errors
+    /// When a key cannot be read.
+    pub fn detectable_watermarks(&self) -> Result<Vec<Arc<Watermark>>, WatermarkKeyError> {
+        Ok(self.provenance.watermark.open()?.detectable().cloned().collect())
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         let positive = |key, value: u64| if value == 0 { Err((key, "is zero".to_owned())) } else { Ok(()) };
         self.limits.check()?;
@@ -187,6 +198,7 @@ impl Config {
         self.render.validate().map_err(|reason| ("render", reason))?;
         self.access_log.check()?;
         self.rum.check()?;
+        self.verify.check()?;
         telemetry::check_filter(&self.log.filter).map_err(|error| ("log.filter", error.to_string()))?;
         self.budget.check().map_err(|(key, reason)| (key, reason.to_owned()))?;
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;
@@ -237,6 +249,7 @@ mod tests {
         assert_eq!(config.config, defaults.config);
         assert_eq!(config.access_log, defaults.access_log);
         assert_eq!(config.rum, defaults.rum);
+        assert_eq!(config.verify, defaults.verify);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());
         assert_eq!(crate::origin::OriginConfig { sidecar: None, ..config.origin }, defaults.origin);

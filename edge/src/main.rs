@@ -64,6 +64,9 @@ enum Command {
     Report(commands::ReportArgs),
     /// Print what a picture says of its origin, and whether that holds
     Inspect(commands::InspectArgs),
+    /// Decode one picture from standard input; `inspect` and `/verify` start it
+    #[command(hide = true)]
+    DecodePicture(commands::DecodePictureArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
         Command::Dossier(args) => return report(commands::dossier(args)),
+        Command::DecodePicture(args) => return report(commands::decode_picture(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect(args),
         Command::Dossier(args) => commands::dossier(args),
         Command::Report(args) => commands::report(&config, args),
+        Command::DecodePicture(args) => commands::decode_picture(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Import(args) => commands::import(&config, args),

@@ -28,11 +28,11 @@ judges=(
 status=0
 missing=$("$here/../../scripts/apt.sh" "${judges[@]}") || status=$?
 unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
+axe=$("$here/axe.sh" "$deps") || { status=$?; missing+=$'\n'$axe; }
 nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
 varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
 httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }
 c2pa=$("$here/c2pa.sh" "$deps") || { status=$?; missing+=$'\n'$c2pa; }
-axe=$("$here/axe.sh" "$deps") || { status=$?; missing+=$'\n'$axe; }
 [ "$status" -ne 0 ] || exit 0
 
 echo "judges that are not here (their tests will be reported as skipped):"

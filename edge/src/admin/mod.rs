@@ -10,6 +10,7 @@
 //! | `/admin/v1/imports` | GET, POST | read, import |
 //! | `/admin/v1/imports/{id}` | DELETE | import |
 //! | `/admin/v1/dossier?of=…` | GET | read |
+//! | `/admin/v1/masters?phash=…` or `?mark=…` | GET | read |
 //!
 //! Invariants: nothing is changed without a token of the right scope; every body is bounded; it is JSON, except that an
 //! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
@@ -17,6 +18,7 @@
 
 mod body;
 mod imports;
+mod masters;
 pub mod operators;
 mod purges;
 pub mod token;
@@ -43,6 +45,7 @@ use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
+use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
@@ -62,6 +65,7 @@ pub struct AdminApi {
     warmer: Warmer,
     imports: Arc<ImportDesk>,
     papers: Papers,
+    masters: Arc<KnownMasters>,
     /// Of a warming that does not say.
     concurrency: usize,
     started: Instant,
@@ -77,6 +81,7 @@ pub struct AdminParts {
     pub warmer: Warmer,
     pub imports: ImportDesk,
     pub papers: Papers,
+    pub masters: Arc<KnownMasters>,
 }
 
 /// A resource, with what its name says.
@@ -90,6 +95,7 @@ enum Resource<'a> {
     Imports,
     Import(&'a str),
     Dossier,
+    Masters,
 }
 
 impl<'a> Resource<'a> {
@@ -102,6 +108,7 @@ impl<'a> Resource<'a> {
                 "warm" => Some(Self::Jobs),
                 "imports" => Some(Self::Imports),
                 "dossier" => Some(Self::Dossier),
+                "masters" => Some(Self::Masters),
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
@@ -113,7 +120,7 @@ impl<'a> Resource<'a> {
 
     const fn allowed(self) -> &'static str {
         match self {
-            Self::Status | Self::Purge(_) | Self::Dossier => "GET, HEAD",
+            Self::Status | Self::Purge(_) | Self::Dossier | Self::Masters => "GET, HEAD",
             Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
             Self::Job(_) => "GET, HEAD, DELETE",
             Self::Import(_) => "DELETE",
@@ -149,7 +156,7 @@ impl Reply {
 impl AdminApi {
     #[must_use]
     pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, warmer, imports, papers } = parts;
+        let AdminParts { catalog, regions, caches, desk, warmer, imports, papers, masters } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -161,6 +168,7 @@ impl AdminApi {
             desk,
             imports: Arc::new(imports),
             papers,
+            masters,
             started: Instant::now(),
         }
     }
@@ -182,8 +190,8 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail =
-                "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports and /admin/v1/dossier";
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier \
+                          and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -240,6 +248,7 @@ impl AdminApi {
                 let body = self.imports.add(who, query, body).await?;
                 Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
             }
+            (Resource::Masters, _) => masters::search(Arc::clone(&self.masters), query).await.map(Reply::ok),
             (Resource::Imports, _) => self.imports.list().await.map(Reply::ok),
             (Resource::Import(id), _) => {
                 self.imports.remove(who, id).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", id))

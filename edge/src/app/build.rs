@@ -25,7 +25,7 @@ use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
-use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority};
+use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
@@ -40,6 +40,8 @@ use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
+use crate::text_file;
+use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics, VerifyParts};
 use crate::warm::{WarmMetrics, Warmer};
 use crate::watermark::Watermarks;
 use crate::words::Epoch;
@@ -77,6 +79,7 @@ pub(super) struct Behind {
     caches: Arc<Caches>,
     fill: Arc<Fill>,
     watermarks: Watermarks,
+    masters: Arc<KnownMasters>,
 }
 
 impl App {
@@ -137,6 +140,7 @@ impl Behind {
             credentials,
             config.fill(),
         );
+        let purges_seen = purges.clone();
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -146,6 +150,8 @@ impl Behind {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(config, registry).await?;
+        let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, purges_seen, public_url));
         Ok(Self {
             regions,
             origin_metrics,
@@ -158,6 +164,7 @@ impl Behind {
             caches,
             fill,
             watermarks,
+            masters,
         })
     }
 
@@ -178,7 +185,26 @@ impl Behind {
             body_deadline: millis(config.limits.body_ms),
             trusted,
             downstream: self.downstream.clone(),
+            verify: if config.verify.enabled { Some(self.verify(config, registry).await?) } else { None },
         })
+    }
+
+    async fn verify(&self, config: &Config, registry: &Registry) -> anyhow::Result<VerifyDesk> {
+        let public_url = config.serve.public_url.clone();
+        let trust = config.verify.trust.clone();
+        let trust = tokio::task::spawn_blocking(move || trusted_authorities(trust.as_deref())).await??;
+        let watermarks = self.watermarks.detectable().cloned().collect();
+        let masters = Arc::clone(&self.masters);
+        let detector = Detector::new(&config.verify, watermarks, trust);
+        let parts = VerifyParts {
+            detector: detector.of_edge(Arc::clone(&masters), Among::Live, public_url.clone()),
+            signers: self.signers.clone(),
+            masters,
+            fill: Arc::clone(&self.fill),
+            public_url,
+            metrics: VerifyMetrics::new(registry)?,
+        };
+        Ok(VerifyDesk::new(&config.verify, &config.budget, parts))
     }
 
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
@@ -204,6 +230,7 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             warmer,
+            masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
         let api = AdminApi::new(&config.admin, &config.warm, parts);
@@ -228,6 +255,14 @@ impl Behind {
             has_access_log: config.access_log.is_on(),
         })
     }
+}
+
+/// Whose signers count as known.
+fn trusted_authorities(path: Option<&std::path::Path>) -> anyhow::Result<Trust> {
+    let Some(path) = path else { return Ok(Trust::none()) };
+    let told = || format!("`verify.trust`: {}", path.display());
+    let pem = text_file::read(path).with_context(told)?;
+    Trust::from_pem(&pem).with_context(told)
 }
 
 async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {

@@ -223,6 +223,15 @@ impl Bindings {
         self.commit(None, vec![recipe]).await
     }
 
+    /// Visits every binding that is in memory, in no particular order.
+    pub fn each(&self, mut visit: impl FnMut(RecipeId, &Arc<Binding>)) {
+        for shard in &self.inner.shards {
+            // A copy of the pointers: a visitor may take its time, and writers do not wait for it.
+            let held: Vec<_> = shard.read().iter().map(|(recipe, binding)| (*recipe, Arc::clone(binding))).collect();
+            held.iter().for_each(|(recipe, binding)| visit(*recipe, binding));
+        }
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner.len()

@@ -51,6 +51,7 @@ pub use prompts::UsedWords;
 pub use reload::{CampaignMetrics, CatalogHandle};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
+pub(crate) use variant::recipe as variant_recipe;
 pub use variant::{Tags, Variant, VariantKey};
 pub use version::Version;
 

@@ -95,7 +95,12 @@ impl Chain {
     /// # Errors
     /// When a validator would reject the chain at `now_unix_s` for another reason than not knowing its authority.
     pub(super) fn from_pem(pem: &[u8], now_unix_s: u64) -> Result<Self, CertificateFault> {
-        let ders = ders(pem)?;
+        Self::from_ders(ders(pem)?, now_unix_s)
+    }
+
+    /// # Errors
+    /// As [`Self::from_pem`].
+    pub(super) fn from_ders(ders: Vec<Vec<u8>>, now_unix_s: u64) -> Result<Self, CertificateFault> {
         let mut parsed = Vec::with_capacity(ders.len());
         for (index, der) in ders.iter().enumerate() {
             let damaged = CertificateFault::Damaged { number: index + 1 };

@@ -142,6 +142,13 @@ impl Fill {
         self.manifest(ManifestName::of(rendition)).await
     }
 
+    /// The manifest that is kept for what is wanted, and its path on the public listener: where its master is known and was not
+    /// purged, and a final rung of it was signed here.
+    pub(crate) async fn kept_manifest(&self, want: &Want) -> Option<(String, bytes::Bytes)> {
+        let binding = self.masters.binding(want)?;
+        self.credentials.kept(rendition::Cut::of(want, &binding).key()).await
+    }
+
     /// Whose accounts a request of `client` for a picture of `campaign` is on.
     #[must_use]
     pub fn payer(&self, campaign: &str, client: IpAddr) -> Payer {

@@ -307,6 +307,12 @@ impl Credentials {
         }
     }
 
+    /// The manifest that is kept on this device for the final rung of a rendition, and its path.
+    pub(super) async fn kept(&self, key: RenditionKey) -> Option<(String, Bytes)> {
+        let kept = self.manifests.get_here(key).await?;
+        Some((manifest_path(key, Rung::Final), kept.bytes))
+    }
+
     /// Signs what was rendered.
     ///
     /// # Errors

@@ -22,7 +22,8 @@ mod tests;
 use std::fmt;
 
 pub use config::{WatermarkConfig, WatermarkKeyError, Watermarks};
-pub use detect::{Effort, Found, Trial, detect, trials};
+pub use detect::{Effort, Found, Samples, Trial, detect, detect_in, trials};
+pub use embed::luma;
 pub use payload::{KeyId, MasterPrefix, Payload};
 
 use code::encoded;

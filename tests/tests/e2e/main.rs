@@ -26,5 +26,6 @@ mod provenance;
 mod purge;
 mod signing;
 mod stand_ins;
+mod verify;
 mod warm;
 mod wire;
