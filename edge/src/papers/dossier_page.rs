@@ -166,7 +166,7 @@ fn words(words: &[WordsPaper]) -> Markup {
             tbody {
                 @for WordsPaper { kind, name, library, library_digest, prompt, negative } in words {
                     tr {
-                        th scope="row" { (kind) " " (name) }
+                        th scope="row" { (kind.replace('-', " ")) " " (name) }
                         td { (library) " " @if let Some(digest) = library_digest { code { (digest) } } }
                         td {
                             (prompt)
@@ -292,7 +292,7 @@ fn told(credentials: &Credentials) -> Markup {
             (fact("Signer", by.and_then(|by| by.organisation.as_deref()).or(by.and_then(|by| by.common_name.as_deref()))))
             (code("Certificate's number", by.and_then(|by| by.serial.as_deref())))
             (fact("Standing", Some(standing)))
-            (fact("Signed, by a timestamp authority", credentials.signed_at.as_deref()))
+            (fact("Signed, by a timestamp authority", Some(credentials.signed_at.as_deref().unwrap_or("no timestamp: no time counts"))))
             (fact("Made by", credentials.generator.as_deref()))
             @for action in &credentials.actions {
                 dt { "Action" }

@@ -66,12 +66,17 @@ fn row(point: &Point) -> Markup {
                 (point.title)
                 p.note { (point.article) ". Binds " (point.force.as_str()) "." }
             }
-            td { span class=(class) { (point.state.as_str()) } }
+            td.state { span class=(class) { (point.state.as_str()) } }
             td {
-                (point.says) "."
-                @if let Some(remedy) = &point.remedy { p { b { "To do" } ": " (remedy) "." } }
+                (sentence(&point.says))
+                @if let Some(remedy) = &point.remedy { p { b { "To do" } ": " (sentence(remedy)) } }
                 p.note { (point.duty) }
             }
         }
     }
+}
+
+/// With one full stop, whether or not its author wrote it.
+fn sentence(text: &str) -> Markup {
+    html! { (text) @if !text.ends_with(['.', '!', '?']) { "." } }
 }
