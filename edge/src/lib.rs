@@ -24,9 +24,9 @@ pub mod governance;
 pub(crate) mod handler;
 pub mod listener;
 pub(crate) mod metrics;
+pub(crate) mod octets;
 #[cfg(test)]
 mod one_way;
-pub(crate) mod octets;
 pub mod origin;
 pub(crate) mod outbound;
 pub(crate) mod placeholder;

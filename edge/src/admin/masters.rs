@@ -42,7 +42,9 @@ fn asked(query: &str) -> Result<Asked, Fault> {
     let phash = phash.ok_or_else(|| wrong("phash", "`phash` is 64 hexadecimal digits, or there is a `mark`", &[]))?;
     let bits_max = match value("bits") {
         None => BITS_DEFAULT,
-        Some(bits) => bits.parse().ok().filter(|bits| *bits <= BITS_MAX).ok_or_else(|| wrong("bits", "`bits` is 0 to 64", &[]))?,
+        Some(bits) => {
+            bits.parse().ok().filter(|bits| *bits <= BITS_MAX).ok_or_else(|| wrong("bits", "`bits` is 0 to 64", &[]))?
+        }
     };
     Ok(Asked::Alike(phash, bits_max))
 }

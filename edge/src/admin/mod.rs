@@ -183,7 +183,8 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports and /admin/v1/masters";
+            let detail =
+                "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {

@@ -100,7 +100,8 @@ impl SignedDocument {
         if text.len() > DOCUMENT_BYTES_MAX {
             return Err(DocumentFault::Form("it is too long"));
         }
-        serde_json::from_slice(text).map_err(|_| DocumentFault::Form("it has no `payload`, `protected` and `signature`"))
+        serde_json::from_slice(text)
+            .map_err(|_| DocumentFault::Form("it has no `payload`, `protected` and `signature`"))
     }
 
     /// # Errors

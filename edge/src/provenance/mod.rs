@@ -18,8 +18,8 @@ mod xmp;
 
 pub use bildkante_shared::import::DigitalSource;
 pub use description::{Description, Generator, Location, MARKING_FIELD_BYTES_MAX, Marking, MarkingError, Prompt};
-pub use told::{Block, Told, Unread, is_of_a_model};
 pub use embed::{EmbedError, XMP_BYTES_MAX, embed, exif_of, iim_of, xmp_of};
+pub use told::{Block, Told, Unread, is_of_a_model};
 
 use crate::words::{Format, Moment};
 

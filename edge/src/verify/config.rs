@@ -108,7 +108,10 @@ impl VerifyConfig {
                 return Err(("verify.detectors.command", "names no program".to_owned()));
             }
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-            if detector.algorithm.is_empty() || detector.algorithm.len() > 128 || !detector.algorithm.bytes().all(is_name) {
+            if detector.algorithm.is_empty()
+                || detector.algorithm.len() > 128
+                || !detector.algorithm.bytes().all(is_name)
+            {
                 return Err(("verify.detectors.algorithm", "is no name such as `com.example.watermark`".to_owned()));
             }
         }

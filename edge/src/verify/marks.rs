@@ -70,7 +70,8 @@ impl Mark {
 /// The payload in a soft binding's value: 16 hexadecimal digits.
 #[must_use]
 pub fn payload(value: &str) -> Option<Payload> {
-    let is_value = value.len() == 16 && value.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_value =
+        value.len() == 16 && value.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     is_value.then(|| u64::from_str_radix(value, 16).ok()).flatten().and_then(Payload::from_bits)
 }
 
@@ -145,7 +146,8 @@ impl ForeignMarks {
     /// `None` where no program is named.
     #[must_use]
     pub fn new(config: &DetectorConfig) -> Option<Self> {
-        let program = Program::new(&config.command, Duration::from_millis(config.deadline_ms), ANSWER_BYTES_MAX).ok()?;
+        let program =
+            Program::new(&config.command, Duration::from_millis(config.deadline_ms), ANSWER_BYTES_MAX).ok()?;
         Some(Self { algorithm: config.algorithm.clone(), program })
     }
 }

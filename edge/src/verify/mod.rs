@@ -47,5 +47,6 @@ pub use masters::{Among, KnownMaster, KnownMasters, Search};
 pub use metrics::VerifyMetrics;
 pub(crate) use page::PATH;
 pub use report::{
-    CheckedBy, FileFacts, FingerprintLayer, FoundMark, REPORT_VERSION, Report, Stated, Unsearched, Verdict, WatermarkLayer,
+    CheckedBy, FileFacts, FingerprintLayer, FoundMark, REPORT_VERSION, Report, Stated, Unsearched, Verdict,
+    WatermarkLayer,
 };

@@ -224,7 +224,9 @@ fn why(language: Language, failure: &Failure) -> Markup {
         FailureKind::Damaged => {
             say("The history is damaged or cannot be read", "Die Geschichte ist beschädigt oder nicht lesbar")
         }
-        FailureKind::Rule => say("The history breaks a rule of the standard", "Die Geschichte verletzt eine Regel des Standards"),
+        FailureKind::Rule => {
+            say("The history breaks a rule of the standard", "Die Geschichte verletzt eine Regel des Standards")
+        }
     };
     html! { (told) " (" code { (failure.code) } ")" }
 }
@@ -400,9 +402,17 @@ pub(super) fn refusal(language: Language, status: u16, detail: &str, file_bytes_
     let say = |english, german| language.say(english, german);
     let told = match status {
         413 => say("The picture is too large.", "Das Bild ist zu groß."),
-        415 | 422 => say("This is no picture that can be checked here.", "Das ist kein Bild, das hier geprüft werden kann."),
-        429 => say("Too many pictures from your network. Please wait a little.", "Zu viele Bilder aus Ihrem Netz. Bitte warten Sie etwas."),
-        503 => say("Many pictures are being checked. Please try again.", "Es werden gerade viele Bilder geprüft. Bitte versuchen Sie es noch einmal."),
+        415 | 422 => {
+            say("This is no picture that can be checked here.", "Das ist kein Bild, das hier geprüft werden kann.")
+        }
+        429 => say(
+            "Too many pictures from your network. Please wait a little.",
+            "Zu viele Bilder aus Ihrem Netz. Bitte warten Sie etwas.",
+        ),
+        503 => say(
+            "Many pictures are being checked. Please try again.",
+            "Es werden gerade viele Bilder geprüft. Bitte versuchen Sie es noch einmal.",
+        ),
         _ => say("The picture did not arrive.", "Das Bild ist nicht angekommen."),
     };
     let main = html! {

@@ -159,7 +159,8 @@ pub(super) struct Layers {
 impl Layers {
     #[must_use]
     pub(super) fn verdict(&self) -> Verdict {
-        let is_told = self.metadata.names_a_model() || !self.watermark.found.is_empty() || !self.fingerprint.found.is_empty();
+        let is_told =
+            self.metadata.names_a_model() || !self.watermark.found.is_empty() || !self.fingerprint.found.is_empty();
         match &self.c2pa {
             Finding::Valid { credentials } if credentials.standing == Standing::Trusted => Verdict::Signed,
             Finding::Valid { .. } => Verdict::SignedByUnknown,

@@ -70,7 +70,8 @@ pub(super) async fn resolved(fill: &Fill, renditions: Vec<Rendered>, public_url:
     let mut matches = Vec::new();
     for Rendered { picture, want } in renditions {
         let Some((path, bytes)) = fill.kept_manifest(&want).await else { continue };
-        let Some(manifest_id) = Manifest::from_bytes(bytes.to_vec()).ok().and_then(|it| it.active().map(str::to_owned)) else {
+        let Some(manifest_id) = Manifest::from_bytes(bytes.to_vec()).ok().and_then(|it| it.active().map(str::to_owned))
+        else {
             continue;
         };
         let manifest_url = format!("{public_url}{path}");

@@ -80,7 +80,8 @@ async fn checked(rig: &Rig, edge: &Edge, picture: &Bytes) -> anyhow::Result<Valu
 /// The same pixels in another file: encoded anew, and a little smaller.
 fn edited(picture: &[u8]) -> anyhow::Result<Bytes> {
     let image = image::load_from_memory(picture)?;
-    let smaller = image.resize_exact(image.width() * 9 / 10, image.height() * 9 / 10, image::imageops::FilterType::Lanczos3);
+    let smaller =
+        image.resize_exact(image.width() * 9 / 10, image.height() * 9 / 10, image::imageops::FilterType::Lanczos3);
     let mut file = Vec::new();
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 80).encode_image(&smaller.into_rgb8())?;
     Ok(file.into())
@@ -88,7 +89,8 @@ fn edited(picture: &[u8]) -> anyhow::Result<Bytes> {
 
 /// A picture that has nothing to do with this edge.
 fn foreign() -> anyhow::Result<Bytes> {
-    let picture = image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x * y % 251) as u8, (x % 256) as u8, y as u8]));
+    let picture =
+        image::RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x * y % 251) as u8, (x % 256) as u8, y as u8]));
     let mut file = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut file, image::ImageFormat::Png)?;
     Ok(file.into_inner().into())
@@ -121,6 +123,8 @@ async fn a_picture_is_known_signed_edited_or_not_at_all_and_its_result_is_signed
     let report = &again["report"];
     assert_eq!((report["verdict"].as_str(), report["c2pa"]["finding"].as_str()), (Some("marked"), Some("absent")));
     assert_eq!(report["watermark"]["found"][0]["value"], mark["value"], "{report:#}");
+    let alike = &report["fingerprint"]["found"][0];
+    assert!(alike["url"].as_str().is_some_and(|url| url.contains("product=vase")), "{report:#}");
 
     // A bit changed in the middle of the picture.
     let mut changed = own.to_vec();
@@ -133,14 +137,18 @@ async fn a_picture_is_known_signed_edited_or_not_at_all_and_its_result_is_signed
     assert_eq!(stranger["report"]["made_by_a_model"], "not_stated");
 
     // The signed result is verified, and is of no other picture.
-    let (result, picture, other) = (rig.dir.path().join("result"), rig.dir.path().join("own"), rig.dir.path().join("other"));
+    let (result, picture, other) =
+        (rig.dir.path().join("result"), rig.dir.path().join("own"), rig.dir.path().join("other"));
     std::fs::write(&result, answer.to_string())?;
     std::fs::write(&picture, &own)?;
     std::fs::write(&other, foreign()?)?;
     let root = rig.dir.path().join("authority/root.pem");
     let [result, picture, other, root] = [&result, &picture, &other, &root].map(|path| path.display().to_string());
     let (is_well, said) = inspect(&["--trust", &root, "--result", &result, &picture])?;
-    assert!(is_well && said.contains("a trusted authority vouches for it") && said.contains("it is the picture"), "{said}");
+    assert!(
+        is_well && said.contains("a trusted authority vouches for it") && said.contains("it is the picture"),
+        "{said}"
+    );
     let (is_well, said) = inspect(&["--result", &result, &other])?;
     assert!(!is_well && said.contains("ANOTHER picture"), "{said}");
     let mut forged = answer.clone();
@@ -178,7 +186,7 @@ async fn what_is_not_taken_is_refused_with_its_cause() -> anyhow::Result<()> {
     let edge = rig
         .another_edge("strict", |config| {
             verifying(config);
-            config.verify.file_bytes_max = 100_000;
+            config.verify.file_bytes_max = 400_000;
             config.verify.pixels_max = 100_000;
             (config.verify.network_burst, config.verify.network_per_minute) = (4, 1);
         })
@@ -190,12 +198,13 @@ async fn what_is_not_taken_is_refused_with_its_cause() -> anyhow::Result<()> {
     let picture = foreign()?;
     let text = post(&rig, &edge, "/verify", &[(CONTENT_TYPE, "text/plain")], picture.clone()).await?;
     assert_eq!(refused(&text)?, (415, "/problems/unsupported-media-type".to_owned()));
-    let long = post(&rig, &edge, "/verify", &[], vec![0; 200_000]).await?;
+    let long = post(&rig, &edge, "/verify", &[], vec![0; 500_000]).await?;
     assert_eq!(refused(&long)?, (413, "/problems/picture-too-long".to_owned()));
     // These spend the network's budget: they look like pictures until they are read.
     let gif = post(&rig, &edge, "/verify", &[], &b"GIF89a"[..]).await?;
     assert_eq!(refused(&gif)?, (415, "/problems/unsupported-media-type".to_owned()));
-    let empty = post(&rig, &edge, "/verify", &[(CONTENT_TYPE, "multipart/form-data; boundary=x")], &b"--x--"[..]).await?;
+    let empty =
+        post(&rig, &edge, "/verify", &[(CONTENT_TYPE, "multipart/form-data; boundary=x")], &b"--x--"[..]).await?;
     assert_eq!(refused(&empty)?, (400, "/problems/no-picture".to_owned()));
     assert_eq!(post(&rig, &edge, "/verify", &[], picture.clone()).await?.status, StatusCode::OK);
     let wide = image::RgbImage::new(400, 300);
@@ -250,7 +259,8 @@ async fn the_page_speaks_two_languages_and_is_for_everybody() -> anyhow::Result<
     for (name, file) in files {
         std::fs::write(rig.dir.path().join(name), file)?;
     }
-    for (language, name, verdict) in [("en", "own", "signed"), ("de", "edited", "marked"), ("en", "foreign", "nothing")] {
+    for (language, name, verdict) in [("en", "own", "signed"), ("de", "edited", "marked"), ("en", "foreign", "nothing")]
+    {
         browser.visit(&format!("http://{}/verify?lang={language}", edge.http)).await?;
         is_accessible(&browser, &axe).await?;
         let picture = rig.dir.path().join(name).display().to_string();

@@ -174,10 +174,7 @@ pub(super) fn find_exif(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
 }
 
 /// The bytes of the first item that `is_wanted` by its type and content type.
-fn found(
-    file: &[u8],
-    is_wanted: impl Fn([u8; 4], Option<&[u8]>) -> bool,
-) -> Result<Option<&[u8]>, BmffError> {
+fn found(file: &[u8], is_wanted: impl Fn([u8; 4], Option<&[u8]>) -> bool) -> Result<Option<&[u8]>, BmffError> {
     let layout = Layout::parse(file)?;
     let Some(item) = layout.infos.items.iter().find(|item| is_wanted(item.kind, item.content_type)) else {
         return Ok(None);

@@ -43,7 +43,8 @@ fn push_chunk(out: &mut Vec<u8>, kind: [u8; 4], data: &[&[u8]]) -> Result<(), Em
 }
 
 pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
-    let is_xmp = |kind: &[u8; 4], data: &[u8]| kind == b"iTXt" && data.len() >= ITXT_HEAD_BYTES && data.starts_with(KEYWORD);
+    let is_xmp =
+        |kind: &[u8; 4], data: &[u8]| kind == b"iTXt" && data.len() >= ITXT_HEAD_BYTES && data.starts_with(KEYWORD);
     let Some(data) = chunk(file, is_xmp)? else { return Ok(None) };
     match data[KEYWORD.len()..ITXT_HEAD_BYTES] {
         [0, 0, 0, 0] => Ok(Some(&data[ITXT_HEAD_BYTES..])),

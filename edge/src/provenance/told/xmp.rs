@@ -122,7 +122,8 @@ fn begun(reader: &NsReader<&[u8]>, element: &BytesStart<'_>, learn: &mut dyn FnM
     for attribute in element.attributes().flatten() {
         let (namespace, name) = resolver.resolve_attribute(attribute.key);
         let Some(namespace) = bound(&namespace) else { continue };
-        let of = if namespace == RDF && name.as_ref() == b"resource" { content } else { field(namespace, name.as_ref()) };
+        let of =
+            if namespace == RDF && name.as_ref() == b"resource" { content } else { field(namespace, name.as_ref()) };
         if let Some(of) = of
             && let Ok(value) = attribute.normalized_value(quick_xml::XmlVersion::Implicit1_0)
             && value.len() <= TEXT_BYTES_MAX

@@ -13,8 +13,8 @@ use image::{RgbImage, imageops};
 use super::av1::{self, Colour};
 use super::{DecodeFault, check_size};
 use crate::bmff::{
-    Bmff, BmffError, ItemInfos, ItemLocation, ItemLocations, boxes, full_box, malformed, only, primary_item, read_id, short,
-    unsupported,
+    Bmff, BmffError, ItemInfos, ItemLocation, ItemLocations, boxes, full_box, malformed, only, primary_item, read_id,
+    short, unsupported,
 };
 use crate::octets::Reader;
 
@@ -41,7 +41,12 @@ pub(crate) struct Still<'a> {
 /// What is done to the decoded picture, in the file's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    Cut { left: u32, top: u32, width_px: u32, height_px: u32 },
+    Cut {
+        left: u32,
+        top: u32,
+        width_px: u32,
+        height_px: u32,
+    },
     /// By so many quarters, counter-clockwise.
     Rotate(u8),
     UpsideDown,
@@ -296,7 +301,11 @@ impl<'a> Container<'a> {
             let mut indices = Vec::new();
             for _ in 0..length {
                 // The uppermost bit says whether the property is essential.
-                let index = if is_wide { reader.u16().map_err(short)? & 0x7fff } else { u16::from(reader.u8().map_err(short)? & 0x7f) };
+                let index = if is_wide {
+                    reader.u16().map_err(short)? & 0x7fff
+                } else {
+                    u16::from(reader.u8().map_err(short)? & 0x7f)
+                };
                 indices.push(index);
             }
             if item == id {
@@ -364,20 +373,22 @@ fn cut(body: &[u8], size_px: (u32, u32)) -> Option<Turn> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn file() -> Vec<u8> {
+    /// Encoded once: it takes a moment.
+    static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let grey = vec![rgb::RGB8::new(90, 100, 110); 64 * 48];
         let encoder = ravif::Encoder::new().with_quality(80.0).with_speed(10).with_num_threads(Some(1));
         encoder.encode_rgb(ravif::Img::new(&grey[..], 64, 48)).expect("avif").avif_file
-    }
+    });
 
     #[test]
     fn a_picture_has_one_tile_and_its_size() {
-        let file = file();
-        let still = Still::read(&file).expect("our own file");
+        let still = Still::read(&FILE).expect("our own file");
         assert_eq!((still.tiles.len(), still.size_px), (1, Some((64, 48))));
         assert!(still.turns.is_empty());
     }
@@ -412,7 +423,7 @@ mod tests {
             flips in proptest::collection::vec((0_usize..400, any::<u8>()), 0..12),
             end in any::<prop::sample::Index>(),
         ) {
-            let mut file = file();
+            let mut file = FILE.clone();
             for (at, byte) in flips {
                 let at = at % file.len();
                 file[at] = byte;

@@ -128,7 +128,8 @@ fn confine(memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
 /// What this process has of it now (proc(5), `status`).
 fn address_space_bytes() -> io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let size =
+        status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     size.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("/proc/self/status does not tell VmSize"))
 }
 
