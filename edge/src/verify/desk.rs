@@ -24,7 +24,7 @@ use http::header::{
     VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use super::detector::{Detector, NotAPicture, Subject};
@@ -46,6 +46,8 @@ use crate::service::{Body, RequestBody};
 const FULL_RETRY_AFTER_S: u64 = 5;
 /// What a form has beside its picture.
 const FORM_BYTES_BESIDE: usize = 16 * 1024;
+/// How much of a body that is too long is thrown away, in largest pictures.
+const DISCARD_FACTOR: usize = 4;
 const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src blob:; form-action 'self'; base-uri 'none'; \
      frame-ancestors 'none'",
@@ -268,11 +270,13 @@ impl VerifyDesk {
         let enclosure = Enclosure::of(headers)?;
         let bytes_max = self.detector.file_bytes_max();
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|bytes| bytes > bytes_max.saturating_add(FORM_BYTES_BESIDE)) {
+        let held_max = bytes_max.saturating_add(FORM_BYTES_BESIDE);
+        if announced.is_some_and(|bytes| bytes > held_max) {
+            self.read(body, 0).await?;
             return Err(too_long(bytes_max));
         }
         let seat = self.gate.admit(client).map_err(|refusal| NoReport::of(refusal, self.gate.retry_after_s))?;
-        let body = self.read(body, bytes_max).await?;
+        let body = self.read(body, held_max).await?.ok_or_else(|| too_long(bytes_max))?;
         let turn = self.gate.turn().await.ok_or_else(broken)?;
         let (detector, signers) = (Arc::clone(&self.detector), self.signers.clone());
         let work = move || {
@@ -289,11 +293,12 @@ impl VerifyDesk {
         tokio::task::spawn_blocking(work).await.map_err(|_| broken())?
     }
 
-    async fn read(&self, body: RequestBody, bytes_max: usize) -> Result<Bytes, NoReport> {
-        let body = Limited::new(body, bytes_max.saturating_add(FORM_BYTES_BESIDE)).collect();
-        match tokio::time::timeout(self.upload_wait, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long(bytes_max)),
+    /// The body, `None` where it has more than `held_max` bytes. As much again and more is read and thrown away before it is
+    /// refused: a client that is still sending when its connection ends never sees the answer.
+    async fn read(&self, body: RequestBody, held_max: usize) -> Result<Option<Bytes>, NoReport> {
+        let discarded_max = DISCARD_FACTOR * self.detector.file_bytes_max();
+        match tokio::time::timeout(self.upload_wait, gathered(body, held_max, discarded_max)).await {
+            Ok(Ok(body)) => Ok(body),
             Ok(Err(_)) => Err(NoReport::new(400, "broken-body", "Bad request", "the body broke off")),
             Err(_) => {
                 let detail = format!("a picture arrives within {} ms", self.upload_wait.as_millis());
@@ -325,6 +330,22 @@ impl VerifyDesk {
         *response.status_mut() = http::StatusCode::from_u16(refused.status).unwrap_or(http::StatusCode::BAD_REQUEST);
         refused.say_when(response)
     }
+}
+
+async fn gathered(mut body: RequestBody, held_max: usize, discarded_max: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let (mut held, mut seen) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= held_max {
+            held.extend_from_slice(&data);
+        } else if seen > held_max.saturating_add(discarded_max) {
+            return Ok(None);
+        } else {
+            held = Vec::new();
+        }
+    }
+    Ok((seen <= held_max).then(|| held.into()))
 }
 
 fn broken() -> NoReport {

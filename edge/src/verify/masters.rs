@@ -18,7 +18,6 @@ use crate::cache::{Binding, Bindings};
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, variant_recipe};
 use crate::governance::{Purges, Subject, Verdict};
-use crate::request::after_host;
 use crate::resolve::{Operator, Resolution, Want, resolve};
 use crate::watermark::MasterPrefix;
 use crate::words::Format;
@@ -28,7 +27,9 @@ const TOLD_MAX: usize = 10;
 /// Most variants of a catalogue that are worked out: some twenty microseconds each.
 const PLACES_MAX: usize = 100_000;
 /// Most renditions whose manifests are looked for at a time.
-const RENDITIONS_MAX: usize = 128;
+const RENDITIONS_MAX: usize = 512;
+/// As URLs name them.
+const QUALITIES: [&str; 4] = ["auto", "high", "medium", "low"];
 
 /// Who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +91,8 @@ struct Place {
     combination: u32,
 }
 
-type Places = HashMap<RecipeId, Place>;
+/// Where each recipe is shown: one place for each slot, in the order of the manifests.
+type Places = HashMap<RecipeId, Vec<Place>>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -131,25 +133,21 @@ impl KnownMasters {
         self.search(Wanted::Named(prefix), among)
     }
 
-    /// The renditions that unsigned URLs reach of live masters whose id begins so, without those of other qualities.
+    /// The renditions that unsigned URLs reach of live masters whose id begins so, in the qualities that have a name.
     pub(crate) fn renditions(&self, prefix: MasterPrefix) -> Vec<Rendered> {
         let catalog = self.catalog.load();
-        let found = self.named(prefix, Among::Live).found.into_iter().filter_map(|known| known.url);
-        let renditions = found.flat_map(|url| {
-            let (path, has_query) = (after_host(&url), url.contains('?'));
-            let at = |parameters: String| format!("{path}{}{parameters}", if has_query { '&' } else { '?' });
-            let slot = resolve(&catalog, path, &Operator).outcome.ok().map(|resolution| resolution.resolved.slot);
-            let sizes = slot.iter().flat_map(|slot| {
-                let formats = Format::ALL.into_iter().filter(|format| slot.formats.contains(*format));
-                formats.flat_map(|format| slot.widths.iter().map(move |width| (*width, format)))
-            });
-            let wants = sizes.filter_map(|(width, format)| {
-                let url = at(format!("w={width}&fm={}", format.extension()));
-                Some(resolve(&catalog, url.as_str(), &Operator).outcome.ok()?.want)
-            });
-            wants.map(|want| Rendered { picture: url.clone(), want }).collect::<Vec<_>>()
-        });
-        renditions.take(RENDITIONS_MAX).collect()
+        let places = self.places(&catalog);
+        let mut rendered = Vec::new();
+        for recipe in self.named(prefix, Among::Live).found.iter().filter_map(|known| known.recipe.parse().ok()) {
+            let Some(binding) = self.bindings.get(recipe) else { continue };
+            for place in places.get(&recipe).into_iter().flatten() {
+                if let Some(picture) = self.live_url(&catalog, *place, &binding) {
+                    rendered.extend(renditions_at(&catalog, *place, &picture));
+                }
+            }
+        }
+        rendered.truncate(RENDITIONS_MAX);
+        rendered
     }
 
     fn search(&self, wanted: Wanted, among: Among) -> Search {
@@ -157,18 +155,18 @@ impl KnownMasters {
         let places = self.places(&catalog);
         let (mut compared, mut near) = (0, Vec::new());
         self.bindings.each(|recipe, binding| {
-            let place = places.get(&recipe).copied();
-            if among == Among::Live && place.is_none() {
+            if among == Among::Live && !places.contains_key(&recipe) {
                 return;
             }
             compared += 1;
             if let Some(distance) = wanted.of(binding) {
-                near.push((distance, recipe, Arc::clone(binding), place));
+                near.push((distance, recipe, Arc::clone(binding)));
             }
         });
         near.sort_by_key(|(distance, recipe, ..)| (*distance, *recipe.as_bytes()));
-        let told = near.into_iter().filter_map(|(distance, recipe, binding, place)| {
-            let url = place.and_then(|place| self.live_url(&catalog, place, &binding));
+        let told = near.into_iter().filter_map(|(distance, recipe, binding)| {
+            let shown = places.get(&recipe).into_iter().flatten();
+            let url = shown.filter_map(|place| self.live_url(&catalog, *place, &binding)).next();
             if among == Among::Live && url.is_none() {
                 return None;
             }
@@ -201,11 +199,33 @@ impl KnownMasters {
     }
 }
 
+/// What unsigned URLs reach at a place, in every width, format and named quality of its slot.
+fn renditions_at(catalog: &Catalog, place: Place, picture: &str) -> Vec<Rendered> {
+    let slot = catalog.campaigns().nth(place.campaign).and_then(|campaign| campaign.slots.get(place.slot));
+    let Some(slot) = slot else { return Vec::new() };
+    let separator = if picture.contains('?') { '&' } else { '?' };
+    let formats = Format::ALL.into_iter().filter(|format| slot.formats.contains(*format));
+    let sizes = formats.flat_map(|format| slot.widths.iter().map(move |width_px| (*width_px, format)));
+    let urls = sizes.flat_map(|(width_px, format)| {
+        QUALITIES.map(|quality| format!("{picture}{separator}w={width_px}&fm={}&q={quality}", format.extension()))
+    });
+    let wants = urls.filter_map(|url| Some(resolve(catalog, url.as_str(), &Operator).outcome.ok()?.want));
+    wants.map(|want| Rendered { picture: picture.to_owned(), want }).collect()
+}
+
 fn live(catalog: &Catalog) -> Places {
     let public = catalog.campaigns().enumerate().filter(|(_, campaign)| campaign.policy.signing != Signing::Required);
-    let places = public.flat_map(|(at, campaign)| of_campaign(at, campaign));
-    let places: Places = places.take(PLACES_MAX).collect();
-    if places.len() == PLACES_MAX {
+    let all = public.flat_map(|(at, campaign)| of_campaign(at, campaign));
+    let (mut seen, mut places) = (0, Places::new());
+    for (recipe, place) in all.take(PLACES_MAX) {
+        seen += 1;
+        let known = places.entry(recipe).or_default();
+        // Variants that differ in their texts alone share a recipe.
+        if !known.iter().any(|other| (other.campaign, other.slot) == (place.campaign, place.slot)) {
+            known.push(place);
+        }
+    }
+    if seen == PLACES_MAX {
         tracing::warn!(variants = PLACES_MAX, "the catalogue has more variants than the detector looks up");
     }
     places

@@ -124,6 +124,8 @@ async fn a_picture_is_known_signed_edited_or_not_at_all_and_its_result_is_signed
     let report = &again["report"];
     assert_eq!((report["verdict"].as_str(), report["c2pa"]["finding"].as_str()), (Some("marked"), Some("absent")));
     assert_eq!(report["watermark"]["found"][0]["value"], mark["value"], "{report:#}");
+    let alike = &report["fingerprint"]["found"][0];
+    assert!(alike["url"].as_str().is_some_and(|url| url.contains("product=vase")), "{report:#}");
 
     // A bit changed in the middle of the picture.
     let mut changed = own.to_vec();
@@ -185,7 +187,7 @@ async fn what_is_not_taken_is_refused_with_its_cause() -> anyhow::Result<()> {
     let edge = rig
         .another_edge("strict", |config| {
             verifying(config);
-            config.verify.file_bytes_max = 100_000;
+            config.verify.file_bytes_max = 400_000;
             config.verify.pixels_max = 100_000;
             (config.verify.network_burst, config.verify.network_per_minute) = (4, 1);
         })
@@ -197,7 +199,7 @@ async fn what_is_not_taken_is_refused_with_its_cause() -> anyhow::Result<()> {
     let picture = foreign()?;
     let text = post(&rig, &edge, "/verify", &[(CONTENT_TYPE, "text/plain")], picture.clone()).await?;
     assert_eq!(refused(&text)?, (415, "/problems/unsupported-media-type".to_owned()));
-    let long = post(&rig, &edge, "/verify", &[], vec![0; 200_000]).await?;
+    let long = post(&rig, &edge, "/verify", &[], vec![0; 500_000]).await?;
     assert_eq!(refused(&long)?, (413, "/problems/picture-too-long".to_owned()));
     // These spend the network's budget: they look like pictures until they are read.
     let gif = post(&rig, &edge, "/verify", &[], &b"GIF89a"[..]).await?;

@@ -373,20 +373,22 @@ fn cut(body: &[u8], size_px: (u32, u32)) -> Option<Turn> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn file() -> Vec<u8> {
+    /// Encoded once: it takes a moment.
+    static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let grey = vec![rgb::RGB8::new(90, 100, 110); 64 * 48];
         let encoder = ravif::Encoder::new().with_quality(80.0).with_speed(10).with_num_threads(Some(1));
         encoder.encode_rgb(ravif::Img::new(&grey[..], 64, 48)).expect("avif").avif_file
-    }
+    });
 
     #[test]
     fn a_picture_has_one_tile_and_its_size() {
-        let file = file();
-        let still = Still::read(&file).expect("our own file");
+        let still = Still::read(&FILE).expect("our own file");
         assert_eq!((still.tiles.len(), still.size_px), (1, Some((64, 48))));
         assert!(still.turns.is_empty());
     }
@@ -421,7 +423,7 @@ mod tests {
             flips in proptest::collection::vec((0_usize..400, any::<u8>()), 0..12),
             end in any::<prop::sample::Index>(),
         ) {
-            let mut file = file();
+            let mut file = FILE.clone();
             for (at, byte) in flips {
                 let at = at % file.len();
                 file[at] = byte;

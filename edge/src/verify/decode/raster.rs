@@ -54,6 +54,8 @@ fn grey(rgb: RgbImage) -> Result<Grey, DecodeFault> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use image::codecs::jpeg::JpegEncoder;
     use image::codecs::png::PngEncoder;
     use image::codecs::webp::WebPEncoder;
@@ -69,7 +71,8 @@ mod tests {
         (0..32 * 16).flat_map(|at| if at % 32 < 16 { [250, 240, 230] } else { [10, 20, 30] }).collect()
     }
 
-    fn files() -> Vec<Vec<u8>> {
+    /// A file of each format.
+    static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         let mut files = vec![Vec::new(); 3];
         PngEncoder::new(&mut files[0]).write_image(&pixels(), 32, 16, ExtendedColorType::Rgb8).expect("png");
         JpegEncoder::new_with_quality(&mut files[1], 95)
@@ -78,7 +81,7 @@ mod tests {
         WebPEncoder::new_lossless(&mut files[2]).write_image(&pixels(), 32, 16, ExtendedColorType::Rgb8).expect("webp");
         files.push(avif());
         files
-    }
+    });
 
     fn avif() -> Vec<u8> {
         let rgb: Vec<rgb::RGB8> = pixels().chunks_exact(3).map(|p| rgb::RGB8::new(p[0], p[1], p[2])).collect();
@@ -88,8 +91,8 @@ mod tests {
 
     #[test]
     fn every_format_comes_out_upright_and_alike() {
-        for file in files() {
-            let grey = decode(&file, PIXELS_MAX).expect("a small picture");
+        for file in FILES.iter() {
+            let grey = decode(file, PIXELS_MAX).expect("a small picture");
             assert_eq!((grey.width_px, grey.height_px, grey.luma.len()), (32, 16, 512));
             assert!(grey.luma[0].abs_diff(242) < 6 && grey.luma[31].abs_diff(18) < 6, "{:?}", &grey.luma[..32]);
         }
@@ -108,8 +111,8 @@ mod tests {
 
     #[test]
     fn a_picture_over_the_limit_is_refused_by_its_header() {
-        for file in files() {
-            let refused = decode(&file, 511);
+        for file in FILES.iter() {
+            let refused = decode(file, 511);
             let too_many = DecodeFault::TooManyPixels { width_px: 32, height_px: 16, pixels_max: 511 };
             assert_eq!(refused, Err(too_many));
         }
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_no_picture_says_so() {
         assert_eq!(decode(b"GIF89a", PIXELS_MAX), Err(DecodeFault::Format));
-        for file in files() {
+        for file in FILES.iter() {
             let cut = decode(&file[..file.len() / 2], PIXELS_MAX);
             assert!(matches!(cut, Err(DecodeFault::Damaged { .. })) || cut.is_ok(), "{cut:?}");
         }
@@ -134,7 +137,7 @@ mod tests {
             flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
             end in any::<prop::sample::Index>(),
         ) {
-            let mut file = files().swap_remove(which);
+            let mut file = FILES[which].clone();
             for (at, byte) in flips {
                 let at = at.index(file.len());
                 file[at] = byte;
