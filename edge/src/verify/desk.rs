@@ -26,6 +26,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt as _;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::detector::{Detector, NotAPicture, Subject};
 use super::gate::{Gate, Refusal};
@@ -267,15 +268,15 @@ impl VerifyDesk {
     }
 
     async fn checked(&self, headers: &HeaderMap, body: RequestBody, client: IpAddr) -> Result<Checked, NoReport> {
-        let enclosure = Enclosure::of(headers)?;
         let bytes_max = self.detector.file_bytes_max();
-        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let held_max = bytes_max.saturating_add(FORM_BYTES_BESIDE);
-        if announced.is_some_and(|bytes| bytes > held_max) {
-            self.read(body, 0).await?;
-            return Err(too_long(bytes_max));
-        }
-        let seat = self.gate.admit(client).map_err(|refusal| NoReport::of(refusal, self.gate.retry_after_s))?;
+        let (enclosure, seat) = match self.admitted(headers, held_max, client) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let _ = self.read(body, 0).await;
+                return Err(refused);
+            }
+        };
         let body = self.read(body, held_max).await?.ok_or_else(|| too_long(bytes_max))?;
         let turn = self.gate.turn().await.ok_or_else(broken)?;
         let (detector, signers) = (Arc::clone(&self.detector), self.signers.clone());
@@ -293,8 +294,24 @@ impl VerifyDesk {
         tokio::task::spawn_blocking(work).await.map_err(|_| broken())?
     }
 
-    /// The body, `None` where it has more than `held_max` bytes. As much again and more is read and thrown away before it is
-    /// refused: a client that is still sending when its connection ends never sees the answer.
+    /// What is refused by its head alone is, before a byte of its body is held.
+    fn admitted(
+        &self,
+        headers: &HeaderMap,
+        held_max: usize,
+        client: IpAddr,
+    ) -> Result<(Enclosure, OwnedSemaphorePermit), NoReport> {
+        let enclosure = Enclosure::of(headers)?;
+        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|bytes| bytes > held_max) {
+            return Err(too_long(self.detector.file_bytes_max()));
+        }
+        let seat = self.gate.admit(client).map_err(|refusal| NoReport::of(refusal, self.gate.retry_after_s))?;
+        Ok((enclosure, seat))
+    }
+
+    /// The body, `None` where it has more than `held_max` bytes. What is refused is read and thrown away up to a bound: a client
+    /// that is still sending when its connection ends never sees the answer.
     async fn read(&self, body: RequestBody, held_max: usize) -> Result<Option<Bytes>, NoReport> {
         let discarded_max = DISCARD_FACTOR * self.detector.file_bytes_max();
         match tokio::time::timeout(self.upload_wait, gathered(body, held_max, discarded_max)).await {
