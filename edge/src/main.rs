@@ -65,7 +65,6 @@ enum Command {
     /// Print what a picture says of its origin, and whether that holds
     Inspect(commands::InspectArgs),
     /// Decode one picture from standard input; `inspect` and `/verify` start it
-    #[command(hide = true)]
     DecodePicture(commands::DecodePictureArgs),
 }
 
