@@ -46,7 +46,7 @@ thread_local! {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Front {
-    answers: Cache<Box<[u8]>, Arc<Kept>, ahash::RandomState>,
+    answers: Cache<Box<[u8]>, Arc<FinishedHeads>, ahash::RandomState>,
     epoch: Epoch,
 }
 
@@ -59,20 +59,20 @@ pub struct Question<'a> {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct FinishedHeads {
     epoch: u64,
     rendition: RenditionKey,
     digest: Digest,
     generation: u64,
-    whole: Form,
-    not_modified: Form,
-    from_memory: Source,
-    from_disk: Source,
+    whole: HeadText,
+    not_modified: HeadText,
+    from_memory: TierFields,
+    from_disk: TierFields,
 }
 
 /// What depends on the tier that the body comes from.
 #[derive(Debug)]
-struct Source {
+struct TierFields {
     outcome: Outcome,
     cache_status: HeaderValue,
     counters: HitCounters,
@@ -80,7 +80,7 @@ struct Source {
 
 /// A head without the fields of the moment, for each protocol.
 #[derive(Debug)]
-struct Form {
+struct HeadText {
     /// Status line and fields, each with its line end, without the empty line.
     text: Box<[u8]>,
     /// Made of `text` when HTTP/2 asks first.
@@ -90,7 +90,7 @@ struct Form {
 /// A finished answer.
 #[derive(Debug)]
 pub struct Ready {
-    kept: Arc<Kept>,
+    kept: Arc<FinishedHeads>,
     tier: Tier,
     status: StatusCode,
     body: Bytes,
@@ -104,7 +104,7 @@ impl Front {
         let answers = Cache::builder()
             .name("front")
             .max_capacity(bytes_max)
-            .weigher(|key: &Box<[u8]>, kept: &Arc<Kept>| kept.weight(key))
+            .weigher(|key: &Box<[u8]>, kept: &Arc<FinishedHeads>| kept.weight(key))
             .build_with_hasher(ahash::RandomState::new());
         Self { answers, epoch }
     }
@@ -178,14 +178,14 @@ impl Front {
         if rendition.rung != Rung::Final {
             return;
         }
-        let source = |outcome, cache_status| Source { outcome, cache_status, counters: counters(outcome) };
-        let kept = Arc::new(Kept {
+        let source = |outcome, cache_status| TierFields { outcome, cache_status, counters: counters(outcome) };
+        let kept = Arc::new(FinishedHeads {
             epoch,
             rendition: key,
             digest: rendition.digest,
             generation: rendition.generation,
-            whole: Form::new(StatusCode::OK, &settled.whole),
-            not_modified: Form::new(StatusCode::NOT_MODIFIED, &settled.not_modified),
+            whole: HeadText::new(StatusCode::OK, &settled.whole),
+            not_modified: HeadText::new(StatusCode::NOT_MODIFIED, &settled.not_modified),
             from_memory: source(Outcome::Memory, settled.status_from_memory),
             from_disk: source(Outcome::Disk, settled.status_from_disk),
         });
@@ -213,13 +213,13 @@ impl Question<'_> {
     }
 }
 
-impl Kept {
+impl FinishedHeads {
     /// Within one epoch nothing else can be under its key, except on a disk: what a purge or a crash left there.
     fn is_made_of(&self, rendition: &Rendition) -> bool {
         rendition.digest == self.digest && rendition.generation == self.generation && rendition.rung == Rung::Final
     }
 
-    const fn source(&self, tier: Tier) -> &Source {
+    const fn source(&self, tier: Tier) -> &TierFields {
         match tier {
             Tier::Disk => &self.from_disk,
             Tier::Memory | Tier::Object => &self.from_memory,
@@ -232,7 +232,7 @@ impl Kept {
     }
 }
 
-impl Form {
+impl HeadText {
     fn new(status: StatusCode, fields: &HeaderMap) -> Self {
         let mut text = Vec::with_capacity(1024);
         // Writing to a Vec cannot fail.
@@ -264,7 +264,7 @@ impl Form {
 }
 
 impl Ready {
-    fn form(&self) -> &Form {
+    fn form(&self) -> &HeadText {
         if self.status == StatusCode::NOT_MODIFIED { &self.kept.not_modified } else { &self.kept.whole }
     }
 
@@ -329,5 +329,4 @@ impl PreparedAnswer for Ready {
 }
 
 #[cfg(test)]
-#[path = "front_tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::access::visit::{LazyTrace, Observer, Told, Visit};
+use crate::access::visit::{Answered, LazyTrace, Observer, Visit};
 use crate::cache::{Caches, PreparedFor, Rendition};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
@@ -356,7 +356,7 @@ impl Handler {
         };
         self.keep(exchange, resolved, rendition, &prepared, &answer);
         let mut response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
-        response.extensions_mut().insert(Told::of(because.outcome, resolved));
+        response.extensions_mut().insert(Answered::of(because.outcome, resolved));
         if response.status().is_client_error() {
             self.metrics.problem(response.status().as_u16(), elapsed);
         } else {

@@ -94,7 +94,7 @@ fn every_command_ends_as_it_would_have_ended() {
 }
 
 #[test]
-fn locks_are_written_although_nobody_reads_their_names() {
+fn locks_are_written_although_the_reader_of_their_names_is_gone() {
     let site = site();
     let models = site.path().join("models/studio-tiny");
     std::fs::create_dir_all(&models).expect("a folder");

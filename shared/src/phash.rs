@@ -1,5 +1,5 @@
 //! The 256-bit perceptual hash as both sides make, store and compare it: nodes of what they draw, edges of pictures that
-//! somebody shows them. Both have to come to the same bits, so one function makes it.
+//! they are shown. Both have to come to the same bits, so one function makes it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_system_gives_a_reserved_port_to_nobody_else() {
+    async fn the_system_gives_a_reserved_port_to_no_other_socket() {
         let port = ReservedPort::new().unwrap();
         // More than that many ports are in use at once in no run of all tests.
         let others: Vec<_> = (0..500).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

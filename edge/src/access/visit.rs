@@ -24,13 +24,13 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static(REQUEST_ID);
 
 /// What the request path tells of an image it answered; travels in the response's extensions.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct Answered {
     outcome: Outcome,
     campaign: Arc<Campaign>,
     slot: Arc<Slot>,
 }
 
-impl Told {
+impl Answered {
     #[must_use]
     pub fn of(outcome: Outcome, resolved: &Resolved) -> Self {
         Self { outcome, campaign: Arc::clone(&resolved.campaign), slot: Arc::clone(&resolved.slot) }
@@ -110,7 +110,7 @@ impl<'a> Visit<'a> {
     #[must_use]
     pub fn answered(mut self, mut response: Response<Body>) -> Response<Body> {
         self.is_answered = true;
-        let told = response.extensions_mut().remove::<Told>();
+        let told = response.extensions_mut().remove::<Answered>();
         let outcome = told.as_ref().map(|told| told.outcome);
         let code = response.status();
         let is_routine = !code.is_client_error() && !code.is_server_error() && outcome.is_none_or(Outcome::is_hit);
@@ -144,7 +144,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    fn log(&self, status: u16, bytes: u64, told: Option<&Told>, share: f64) {
+    fn log(&self, status: u16, bytes: u64, told: Option<&Answered>, share: f64) {
         if !self.observer.log.is_on() {
             return;
         }

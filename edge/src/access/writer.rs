@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nothing_reads_fills_the_queue_and_blocks_nobody() {
+    fn a_pipe_that_nothing_reads_fills_the_queue_and_blocks_no_writer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();

@@ -51,7 +51,7 @@ impl ImportDesk {
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let asked = Asked::parse(query.unwrap_or_default())?;
+        let asked = ImportQuery::parse(query.unwrap_or_default())?;
         // It travels into the work, which goes on when the client hangs up.
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let file = read(body).await?;
@@ -64,8 +64,8 @@ impl ImportDesk {
     }
 
     /// Blocks for as long as the picture takes to decode and to reach the device.
-    fn store(&self, asked: Asked, bytes: &[u8], by: String) -> Result<Value, Fault> {
-        let Asked { variant, source, statements, why } = asked;
+    fn store(&self, asked: ImportQuery, bytes: &[u8], by: String) -> Result<Value, Fault> {
+        let ImportQuery { variant, source, statements, why } = asked;
         let order = ImportOrder { variant: &variant, bytes, source, statements };
         let examined = examine(&self.sources, &order).map_err(refused)?;
         let candidate = Candidate {
@@ -111,14 +111,14 @@ impl ImportDesk {
 }
 
 /// What the query says.
-struct Asked {
+struct ImportQuery {
     variant: String,
     source: Option<DigitalSource>,
     statements: Statements,
     why: String,
 }
 
-impl Asked {
+impl ImportQuery {
     fn parse(query: &str) -> Result<Self, Fault> {
         let mut fields = FIELDS.map(|name| (name, None));
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -205,11 +205,11 @@ mod tests {
     fn the_query_says_what_the_file_is() {
         let query =
             "variant=brought/hero%3Fproduct%3Dvase%26colour%3Dred&source=digitalCapture&credit=J%C3%BCrgen&why=new";
-        let asked = Asked::parse(query).expect("understood");
+        let asked = ImportQuery::parse(query).expect("understood");
         assert_eq!(asked.variant, "brought/hero?product=vase&colour=red");
         assert_eq!((asked.source, asked.why.as_str()), (Some(DigitalSource::DigitalCapture), "new"));
         assert_eq!((asked.statements.credit.as_deref(), asked.statements.creator), (Some("Jürgen"), None));
-        let refused = |query: &str| Asked::parse(query).err().map(|fault| fault.detail).unwrap_or_default();
+        let refused = |query: &str| ImportQuery::parse(query).err().map(|fault| fault.detail).unwrap_or_default();
         assert!(refused("source=print").contains("`variant` is missing"));
         assert!(refused("variant=a/b&sauce=print").contains("no field `sauce`"));
         assert!(refused("variant=a/b&source=photo").contains("`photo` is no digital source type"));

@@ -13,7 +13,7 @@ const BITS_DEFAULT: u32 = 24;
 const BITS_MAX: u32 = 64;
 
 /// What is looked for.
-enum Asked {
+enum MastersQuery {
     Alike(PerceptualHash, u32),
     Named(crate::watermark::MasterPrefix),
 }
@@ -22,21 +22,21 @@ enum Asked {
 pub(super) async fn search(masters: Arc<KnownMasters>, query: Option<&str>) -> Result<Value, Fault> {
     let asked = asked(query.unwrap_or_default())?;
     let search = tokio::task::spawn_blocking(move || match asked {
-        Asked::Alike(phash, bits_max) => masters.alike(phash, bits_max, Among::All),
-        Asked::Named(prefix) => masters.named(prefix, Among::All),
+        MastersQuery::Alike(phash, bits_max) => masters.alike(phash, bits_max, Among::All),
+        MastersQuery::Named(prefix) => masters.named(prefix, Among::All),
     });
     let found = search.await.map_err(|_| fault(500, "internal", "Internal error", "the search broke off"))?;
     Ok(json!(found))
 }
 
-fn asked(query: &str) -> Result<Asked, Fault> {
+fn asked(query: &str) -> Result<MastersQuery, Fault> {
     let value = |wanted: &str| {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)
     };
     if let Some(mark) = value("mark") {
         let payload = payload(mark).ok_or_else(|| wrong("mark", "`mark` is 16 hexadecimal digits", &[]))?;
-        return Ok(Asked::Named(payload.master()));
+        return Ok(MastersQuery::Named(payload.master()));
     }
     let phash = value("phash").and_then(|phash| phash.parse().ok());
     let phash = phash.ok_or_else(|| wrong("phash", "`phash` is 64 hexadecimal digits, or there is a `mark`", &[]))?;
@@ -46,7 +46,7 @@ fn asked(query: &str) -> Result<Asked, Fault> {
             bits.parse().ok().filter(|bits| *bits <= BITS_MAX).ok_or_else(|| wrong("bits", "`bits` is 0 to 64", &[]))?
         }
     };
-    Ok(Asked::Alike(phash, bits_max))
+    Ok(MastersQuery::Alike(phash, bits_max))
 }
 
 #[cfg(test)]
@@ -56,9 +56,9 @@ mod tests {
     #[test]
     fn a_query_names_a_fingerprint_or_a_mark() {
         let phash = "0".repeat(64);
-        assert!(matches!(asked(&format!("phash={phash}")), Ok(Asked::Alike(_, BITS_DEFAULT))));
-        assert!(matches!(asked(&format!("bits=3&phash={phash}")), Ok(Asked::Alike(_, 3))));
-        assert!(matches!(asked("mark=1abc0123456789ab"), Ok(Asked::Named(_))));
+        assert!(matches!(asked(&format!("phash={phash}")), Ok(MastersQuery::Alike(_, BITS_DEFAULT))));
+        assert!(matches!(asked(&format!("bits=3&phash={phash}")), Ok(MastersQuery::Alike(_, 3))));
+        assert!(matches!(asked("mark=1abc0123456789ab"), Ok(MastersQuery::Named(_))));
         for wrong in ["", "phash=0", "mark=x", &format!("phash={phash}&bits=65")] {
             assert!(asked(wrong).is_err(), "{wrong}");
         }

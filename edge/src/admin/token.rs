@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_everybody_reads_and_nobody_changes() {
+    fn without_tokens_any_client_reads_and_none_changes() {
         let keeper = Gatekeeper::new(&AdminConfig::default());
         assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Read), Ok("anybody".to_owned()));
         assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Purge), Err(Denial::NotConfigured));

@@ -450,5 +450,4 @@ fn unix_s(time: SystemTime) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "folder_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! C2PA manifests of final renditions: made once, and kept for as long as an immutable answer may live.
 //!
 //! Signing salts and dates itself, so no two signatures of the same bytes are equal. What is signed is deterministic. So the
-//! first manifest of a rendition is kept, here and where a fleet has a store also there, and whoever makes the rendition
+//! first manifest of a rendition is kept, here and where a fleet has a store also there, and an edge that makes the rendition
 //! again embeds it again: the file is the same bit for bit, and edges agree on its `ETag`.
 //!
 //! Owns a table on the device (rendition key → the digest of what was signed, and the manifest). Invariants: a manifest is

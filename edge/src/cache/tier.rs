@@ -35,17 +35,17 @@ impl Tier {
 }
 
 /// What a tier answers with, boxed so that tiers can stand in one list.
-pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(super) type TierFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One place renditions are kept.
 pub trait RenditionTier: Debug + Send + Sync {
     fn tier(&self) -> Tier;
 
     /// What is there under `key`, verified; anything wrong with it or with the device is a miss.
-    fn get(&self, key: RenditionKey) -> Answer<'_, Lookup<Arc<Rendition>>>;
+    fn get(&self, key: RenditionKey) -> TierFuture<'_, Lookup<Arc<Rendition>>>;
 
     /// Keeps `rendition` unless a better one is there; returns when that is decided.
-    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> Answer<'_, PutOutcome>;
+    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> TierFuture<'_, PutOutcome>;
 }
 
 impl RenditionTier for MemoryTier {
@@ -53,12 +53,12 @@ impl RenditionTier for MemoryTier {
         Tier::Memory
     }
 
-    fn get(&self, key: RenditionKey) -> Answer<'_, Lookup<Arc<Rendition>>> {
+    fn get(&self, key: RenditionKey) -> TierFuture<'_, Lookup<Arc<Rendition>>> {
         let found = Self::get(self, key).map_or(Lookup::Miss(LookupOutcome::Absent), Lookup::Hit);
         Box::pin(std::future::ready(found))
     }
 
-    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> Answer<'_, PutOutcome> {
+    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> TierFuture<'_, PutOutcome> {
         let outcome = match self.insert(key, rendition) {
             Insertion::Stored => PutOutcome::Stored,
             Insertion::KeptBetter => PutOutcome::KeptBetter,
@@ -73,11 +73,11 @@ impl RenditionTier for DiskTier {
         Tier::Disk
     }
 
-    fn get(&self, key: RenditionKey) -> Answer<'_, Lookup<Arc<Rendition>>> {
+    fn get(&self, key: RenditionKey) -> TierFuture<'_, Lookup<Arc<Rendition>>> {
         Box::pin(async move { Self::get(self, key).await.map(Arc::new) })
     }
 
-    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> Answer<'_, PutOutcome> {
+    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> TierFuture<'_, PutOutcome> {
         Box::pin(Self::put(self, key, rendition))
     }
 }
@@ -87,11 +87,11 @@ impl RenditionTier for ObjectTier {
         Tier::Object
     }
 
-    fn get(&self, key: RenditionKey) -> Answer<'_, Lookup<Arc<Rendition>>> {
+    fn get(&self, key: RenditionKey) -> TierFuture<'_, Lookup<Arc<Rendition>>> {
         Box::pin(async move { Self::get(self, key).await.map(Arc::new) })
     }
 
-    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> Answer<'_, PutOutcome> {
+    fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> TierFuture<'_, PutOutcome> {
         Box::pin(Self::put(self, key, rendition))
     }
 }

@@ -59,7 +59,7 @@ impl Making {
 
 /// `source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum SourceChoice {
     Model,
     Import,
 }
@@ -149,11 +149,11 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Making> {
         let own = slot.table("generate");
         let layered = Layered { slot, own: own.as_ref(), defaults: self.defaults };
-        let sources = [("model", Source::Model), ("import", Source::Import)];
+        let sources = [("model", SourceChoice::Model), ("import", SourceChoice::Import)];
         let source = layered.of("source").and_then(|table| table.choice("source", &sources));
-        let making = match source.unwrap_or(Source::Model) {
-            Source::Model => self.read_drawn(&layered).map(|generate| Making::Drawn(Box::new(generate))),
-            Source::Import => read_imported(&layered),
+        let making = match source.unwrap_or(SourceChoice::Model) {
+            SourceChoice::Model => self.read_drawn(&layered).map(|generate| Making::Drawn(Box::new(generate))),
+            SourceChoice::Import => read_imported(&layered),
         };
         if let Some(own) = &own {
             own.expect(&KEYS);

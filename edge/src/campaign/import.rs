@@ -139,10 +139,10 @@ pub fn import(sources: &CatalogSources, order: &ImportOrder<'_>) -> Result<Impor
     Ok(Imported { variant, recipe, source, master, width_px, height_px, original, lock })
 }
 
-type Place<'m> = (&'m Manifest, &'m CampaignFiles, &'m Slot, String);
+type ImportTarget<'m> = (&'m Manifest, &'m CampaignFiles, &'m Slot, String);
 
 /// Whose picture a variant's text names.
-fn place<'m>(manifests: &'m [(Manifest, CampaignFiles)], text: &str) -> Result<Place<'m>, ImportRunError> {
+fn place<'m>(manifests: &'m [(Manifest, CampaignFiles)], text: &str) -> Result<ImportTarget<'m>, ImportRunError> {
     let refused = |reason: String| ImportRunError::Variant { variant: text.chars().take(200).collect(), reason };
     let path = text.trim_start_matches('/');
     let path = path.strip_prefix("i/").unwrap_or(path);

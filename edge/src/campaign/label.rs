@@ -60,12 +60,12 @@ pub struct LabelIcon {
 
 /// How much of a picture a model made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum ModelShare {
     Whole,
     Some,
 }
 
-impl Part {
+impl ModelShare {
     /// `None` where no model had a part in it.
     fn of(source: DigitalSource) -> Option<Self> {
         match source {
@@ -112,14 +112,14 @@ impl Label {
     /// slot shows no labels.
     #[must_use]
     pub fn shown<'l>(&'l self, source: DigitalSource, locale: &'l str) -> Option<ShownLabel<'l>> {
-        let part = Part::of(source).filter(|_| self.show != LabelShow::None)?;
+        let part = ModelShare::of(source).filter(|_| self.show != LabelShow::None)?;
         Some(ShownLabel { show: self.show, icon: self.icon.as_ref(), text: self.text(part, locale)?, locale })
     }
 
-    fn text(&self, part: Part, locale: &str) -> Option<&str> {
+    fn text(&self, part: ModelShare, locale: &str) -> Option<&str> {
         let own = match part {
-            Part::Whole => &self.generated,
-            Part::Some => &self.altered,
+            ModelShare::Whole => &self.generated,
+            ModelShare::Some => &self.altered,
         };
         first(own, locale).or_else(|| part.text(locale)).or_else(|| first(&self.generated, locale))
     }
@@ -153,7 +153,8 @@ pub(crate) fn read_slot(slot: &TableReader<'_, '_>, campaign: &Label, locales: &
         None => campaign.clone(),
     };
     let is_refused = own.is_some_and(|table| table.is_refused());
-    let lacking: Vec<&String> = locales.iter().filter(|locale| label.text(Part::Whole, locale).is_none()).collect();
+    let lacking: Vec<&String> =
+        locales.iter().filter(|locale| label.text(ModelShare::Whole, locale).is_none()).collect();
     if label.show != LabelShow::None && !lacking.is_empty() && !is_refused {
         let (has, lacks) = ("`label` is shown and has no `text` for", listing(&lacking, 8));
         slot.recurring_fault(slot.span(), format!("{has} {lacks}; only German and English have one of their own"));
@@ -242,12 +243,12 @@ mod tests {
             Label { generated: texts(&[("de-DE", "Kampagne"), ("fr", "Créée par IA")]), ..label(LabelShow::Icon) };
         let slot = Label { generated: texts(&[("de", "Slot")]), ..Label::default() }.over(&campaign, false);
         assert_eq!(slot.show, LabelShow::Icon);
-        assert_eq!(slot.text(Part::Whole, "de-DE"), Some("Slot"));
-        assert_eq!(slot.text(Part::Whole, "fr-FR"), Some("Créée par IA"));
-        assert_eq!(slot.text(Part::Whole, "en-GB"), Some("AI-generated"));
+        assert_eq!(slot.text(ModelShare::Whole, "de-DE"), Some("Slot"));
+        assert_eq!(slot.text(ModelShare::Whole, "fr-FR"), Some("Créée par IA"));
+        assert_eq!(slot.text(ModelShare::Whole, "en-GB"), Some("AI-generated"));
         // A language without words of its own for what was changed gets those for what was made.
-        assert_eq!(slot.text(Part::Some, "fr-FR"), Some("Créée par IA"));
-        assert_eq!(slot.text(Part::Some, "de-DE"), Some("Mit KI bearbeitet"));
+        assert_eq!(slot.text(ModelShare::Some, "fr-FR"), Some("Créée par IA"));
+        assert_eq!(slot.text(ModelShare::Some, "de-DE"), Some("Mit KI bearbeitet"));
         assert_eq!(Label::default().over(&campaign, true).show, LabelShow::None);
     }
 }

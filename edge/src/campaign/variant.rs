@@ -101,7 +101,7 @@ impl Variant {
     pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, RecipeError> {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
-        let Source { recipe, size_px, finish } = source(campaign, slot, &values)?;
+        let PictureSource { recipe, size_px, finish } = source(campaign, slot, &values)?;
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {
@@ -133,7 +133,7 @@ pub(super) fn query(axes: &[Axis], values: &[usize], keep: impl Fn(usize, usize)
 }
 
 /// Where a variant's picture comes from.
-struct Source {
+struct PictureSource {
     recipe: MasterRecipe,
     size_px: (u32, u32),
     finish: Arc<Finish>,
@@ -145,10 +145,10 @@ pub(crate) fn recipe(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Resu
 }
 
 /// An import takes the place of what would be drawn.
-fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<Source, RecipeError> {
+fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<PictureSource, RecipeError> {
     let picture = picture_name(&campaign.name, slot, &campaign.axes, values);
     if let Some(import) = campaign.pins().imports.get(&picture) {
-        return Ok(Source {
+        return Ok(PictureSource {
             recipe: MasterRecipe::Imported(import.recipe.clone()),
             size_px: (import.width_px, import.height_px),
             finish: Arc::new(import_finish(&campaign.finish, &import.recipe)),
@@ -157,11 +157,11 @@ fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<Source, 
     let size_px = slot.making.size_px();
     let Some(generate) = slot.drawn() else {
         let recipe = MasterRecipe::Awaited(Awaited::new(&picture));
-        return Ok(Source { recipe, size_px, finish: Arc::clone(&campaign.finish) });
+        return Ok(PictureSource { recipe, size_px, finish: Arc::clone(&campaign.finish) });
     };
     let recipe = drawn(generate, &campaign.axes, campaign.pins(), values)?;
     let finish = drawn_finish(campaign.slot_finish(slot), campaign.prompt.as_ref(), &recipe);
-    Ok(Source { recipe: MasterRecipe::Drawn(Box::new(recipe)), size_px, finish })
+    Ok(PictureSource { recipe: MasterRecipe::Drawn(Box::new(recipe)), size_px, finish })
 }
 
 /// The slot's, with the prompt where the campaign publishes it.

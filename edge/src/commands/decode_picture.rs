@@ -1,5 +1,5 @@
-//! `bildkante-edge decode-picture`: the process in which a stranger's picture is decoded. The edge starts it; nobody else
-//! needs it.
+//! `bildkante-edge decode-picture`: the process in which a stranger's picture is decoded. The edge starts it; people do
+//! not.
 
 use std::process::ExitCode;
 

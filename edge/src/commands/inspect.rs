@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::credentials::{
     DOCUMENT_BYTES_MAX, MANIFEST_BYTES_MAX, SignedDocument, Standing, Trust, VERIFIED_FILE_BYTES_MAX, VerifiedDocument,
 };
-use crate::verify::{Detector, Subject, Verdict, VerifyConfig, sha256};
+use crate::verify::{Conclusion, Detector, Submission, VerifyConfig, sha256};
 use crate::words::clock::Clock;
 
 /// `bildkante-edge inspect`.
@@ -68,7 +68,7 @@ fn inspect_picture(args: &InspectArgs, config: &Config, trust: Trust) -> anyhow:
     let detector = Detector::new(&verify, config.detectable_watermarks()?, trust);
     let file = picture(args)?.context("no picture is named")?;
     let manifest = args.manifest.as_deref().map(|path| read(path, MANIFEST_BYTES_MAX)).transpose()?;
-    let subject = Subject { file: &file, manifest: manifest.as_deref(), now_unix_s: Clock::System.unix_s() };
+    let subject = Submission { file: &file, manifest: manifest.as_deref(), now_unix_s: Clock::System.unix_s() };
     let name = args.picture.as_deref().unwrap_or_default();
     let (mut report, _) = detector.inspect(subject).with_context(|| name.to_owned())?;
     if args.masters {
@@ -79,7 +79,7 @@ fn inspect_picture(args: &InspectArgs, config: &Config, trust: Trust) -> anyhow:
     } else {
         console::say(text::of(&report))?;
     }
-    Ok(if report.verdict == Verdict::Broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.verdict == Conclusion::Broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn inspect_result(args: &InspectArgs, result: &Path, trust: &Trust) -> anyhow::Result<ExitCode> {

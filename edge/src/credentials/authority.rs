@@ -1,7 +1,7 @@
 //! An authority for development: certificates that satisfy C2PA's profile and that no validator knows.
 //!
-//! The root's private key is never written: nobody can issue another certificate under it, so whoever trusts the root
-//! trusts this one signer. Both certificates end on the same day; `init` into another folder replaces them.
+//! The root's private key is never written: no other certificate can be issued under it, so a validator that trusts the
+//! root trusts this one signer. Both certificates end on the same day; `init` into another folder replaces them.
 //!
 //! Source: C2PA Technical Specification 2.3, §14.5.1 (certificate profiles).
 

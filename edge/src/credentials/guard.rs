@@ -15,7 +15,7 @@ pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Why the library gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum LibraryFault {
     #[error("{bytes} bytes are more than the {bytes_max} that are taken")]
     TooLarge { bytes: usize, bytes_max: usize },
     #[error("the C2PA library gave up on it: {reason}")]
@@ -24,7 +24,7 @@ pub enum Fault {
     Library(Box<c2pa::Error>),
 }
 
-impl Fault {
+impl LibraryFault {
     /// For logs and metric labels.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -37,10 +37,10 @@ impl Fault {
 }
 
 /// Calls the library.
-pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, c2pa::Error>) -> Result<T, Fault> {
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, c2pa::Error>) -> Result<T, LibraryFault> {
     match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(outcome) => outcome.map_err(|error| Fault::Library(Box::new(error))),
-        Err(panic) => Err(Fault::Panicked { reason: reason(panic.as_ref()) }),
+        Ok(outcome) => outcome.map_err(|error| LibraryFault::Library(Box::new(error))),
+        Err(panic) => Err(LibraryFault::Panicked { reason: reason(panic.as_ref()) }),
     }
 }
 

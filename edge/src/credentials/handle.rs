@@ -121,7 +121,7 @@ impl SignerHandle {
         self.inner.config.as_ref().is_some_and(|config| config.ocsp.is_some())
     }
 
-    /// Who signs now; `None` where nobody is configured, or the files have been broken since the start.
+    /// Who signs now; `None` where no signer is configured, or the files have been broken since the start.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Signer>> {
         self.inner.current.load_full()

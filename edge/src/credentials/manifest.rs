@@ -8,7 +8,7 @@
 
 use c2pa::jumbf_io::{load_jumbf_from_memory, save_jumbf_to_memory};
 
-use super::guard::{Fault, MANIFEST_BYTES_MAX, guarded};
+use super::guard::{LibraryFault, MANIFEST_BYTES_MAX, guarded};
 use super::jumbf::{self, FrameFault};
 use crate::words::Format;
 
@@ -68,7 +68,7 @@ impl Manifest {
 ///
 /// # Errors
 /// When the file is damaged.
-pub fn attach(format: Format, file: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Fault> {
+pub fn attach(format: Format, file: &[u8], manifest: &Manifest) -> Result<Vec<u8>, LibraryFault> {
     guarded(|| save_jumbf_to_memory(format.media_type(), file, manifest.as_bytes()))
 }
 
@@ -79,6 +79,6 @@ pub fn detached(format: Format, file: &[u8]) -> Option<Manifest> {
 }
 
 /// Whatever a file holds where its format keeps a manifest store.
-pub(super) fn stored(format: Format, file: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn stored(format: Format, file: &[u8]) -> Result<Vec<u8>, LibraryFault> {
     guarded(|| load_jumbf_from_memory(format.media_type(), file))
 }

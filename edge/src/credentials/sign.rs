@@ -8,7 +8,7 @@
 use std::io::Cursor;
 use std::sync::Mutex;
 
-use super::guard::{Fault, guarded};
+use super::guard::{LibraryFault, guarded};
 use super::key::Algorithm;
 use super::manifest::{Manifest, NoManifest, detached};
 use super::signer::{Signer, SignerError};
@@ -42,7 +42,7 @@ pub enum SignError {
     #[error("signing gave no manifest: {0}")]
     NoManifest(#[from] NoManifest),
     #[error(transparent)]
-    Fault(#[from] Fault),
+    LibraryFault(#[from] LibraryFault),
 }
 
 impl SignError {
@@ -56,7 +56,7 @@ impl SignError {
             Self::AlreadySigned { .. } => "already_signed",
             Self::Rewritten { .. } => "rewritten",
             Self::NoManifest(_) => "no_manifest",
-            Self::Fault(fault) => fault.as_str(),
+            Self::LibraryFault(fault) => fault.as_str(),
         }
     }
 }
@@ -92,7 +92,7 @@ impl Signing<'_> {
     /// # Errors
     /// When the file is damaged, too large or signed already, the signer fails, or a timestamp was wanted and there is none.
     pub fn embed(&self, story: &Story, format: Format, file: &[u8]) -> Result<Signed, SignError> {
-        let (manifest, file) = self.sign(story, format, file, Placement::Embedded)?;
+        let (manifest, file) = self.sign(story, format, file, Delivery::Embedded)?;
         Ok(Signed { file, manifest })
     }
 
@@ -101,7 +101,7 @@ impl Signing<'_> {
     /// # Errors
     /// As [`Self::embed`].
     pub fn beside(&self, story: &Story, format: Format, file: &[u8]) -> Result<Manifest, SignError> {
-        let (manifest, same) = self.sign(story, format, file, Placement::Remote)?;
+        let (manifest, same) = self.sign(story, format, file, Delivery::Remote)?;
         // The manifest binds the bytes that the library saw: they must be those that are served.
         if same == file { Ok(manifest) } else { Err(SignError::Rewritten { format }) }
     }
@@ -111,15 +111,15 @@ impl Signing<'_> {
         story: &Story,
         format: Format,
         file: &[u8],
-        placement: Placement,
+        placement: Delivery,
     ) -> Result<(Manifest, Vec<u8>), SignError> {
         self.signer.check_time(self.now_unix_s)?;
         story.check()?;
         if let Some(ocsp) = self.ocsp.filter(|ocsp| ocsp.len() > OCSP_BYTES_MAX) {
-            return Err(Fault::TooLarge { bytes: ocsp.len(), bytes_max: OCSP_BYTES_MAX }.into());
+            return Err(LibraryFault::TooLarge { bytes: ocsp.len(), bytes_max: OCSP_BYTES_MAX }.into());
         }
         if file.len() > SIGNED_FILE_BYTES_MAX {
-            return Err(Fault::TooLarge { bytes: file.len(), bytes_max: SIGNED_FILE_BYTES_MAX }.into());
+            return Err(LibraryFault::TooLarge { bytes: file.len(), bytes_max: SIGNED_FILE_BYTES_MAX }.into());
         }
         if detached(format, file).is_some() {
             return Err(SignError::AlreadySigned { format });
@@ -128,7 +128,7 @@ impl Signing<'_> {
         let mut out = Cursor::new(Vec::with_capacity(file.len() + adapter.reserved_bytes() + 4096));
         let signed = guarded(|| {
             let mut builder = story.builder(format.media_type())?;
-            builder.set_no_embed(matches!(placement, Placement::Remote));
+            builder.set_no_embed(matches!(placement, Delivery::Remote));
             builder.sign(&adapter, format.media_type(), &mut Cursor::new(file), &mut out)
         });
         match (signed, adapter.into_fault()) {
@@ -140,7 +140,7 @@ impl Signing<'_> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Placement {
+enum Delivery {
     Embedded,
     Remote,
 }

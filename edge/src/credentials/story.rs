@@ -13,7 +13,7 @@ use c2pa::{Builder, ClaimGeneratorInfo, Relationship};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::guard::{Fault, context, guarded};
+use super::guard::{LibraryFault, context, guarded};
 
 /// Label of our own assertion.
 pub const GENERATION_LABEL: &str = "com.bildkante.generation";
@@ -152,9 +152,9 @@ impl Ingredient {
     ///
     /// # Errors
     /// When the file is larger than [`INGREDIENT_FILE_BYTES_MAX`] or cannot be read.
-    pub fn read(title: &str, media_type: &str, relation: Relation, file: &[u8]) -> Result<Self, Fault> {
+    pub fn read(title: &str, media_type: &str, relation: Relation, file: &[u8]) -> Result<Self, LibraryFault> {
         if file.len() > INGREDIENT_FILE_BYTES_MAX {
-            return Err(Fault::TooLarge { bytes: file.len(), bytes_max: INGREDIENT_FILE_BYTES_MAX });
+            return Err(LibraryFault::TooLarge { bytes: file.len(), bytes_max: INGREDIENT_FILE_BYTES_MAX });
         }
         let about = json!({ "title": cut(title), "relationship": relation.relationship() }).to_string();
         let told = guarded(|| {

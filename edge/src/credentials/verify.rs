@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
 
-use super::guard::{self, Fault, guarded};
+use super::guard::{self, LibraryFault, guarded};
 use super::manifest::{self, Manifest};
 use super::story::{self, GENERATION_LABEL, Generation};
 use crate::provenance::xmp_of;
@@ -140,7 +140,7 @@ pub struct SignedBy {
 pub enum Standing {
     /// A trusted authority issued the certificate.
     Trusted,
-    /// No trusted authority did: whoever signed can call itself anything.
+    /// No trusted authority did: the signer can give itself any name.
     Unknown,
 }
 
@@ -212,11 +212,11 @@ impl Trust {
 #[must_use]
 pub fn verify(format: Format, file: &[u8], remote: Option<&[u8]>, trust: &Trust) -> Finding {
     if file.len() > VERIFIED_FILE_BYTES_MAX {
-        return damaged(&Fault::TooLarge { bytes: file.len(), bytes_max: VERIFIED_FILE_BYTES_MAX }.to_string());
+        return damaged(&LibraryFault::TooLarge { bytes: file.len(), bytes_max: VERIFIED_FILE_BYTES_MAX }.to_string());
     }
     let stored = match manifest::stored(format, file) {
         Ok(stored) => stored,
-        Err(Fault::Library(error)) if matches!(*error, c2pa::Error::JumbfNotFound) => match remote {
+        Err(LibraryFault::Library(error)) if matches!(*error, c2pa::Error::JumbfNotFound) => match remote {
             Some(remote) => remote.to_vec(),
             None => return pointer(format, file, trust),
         },
@@ -264,7 +264,7 @@ fn revoked() -> Finding {
 fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Finding {
     match guarded(|| load(Reader::from_shared_context(&trust.context)).map(|reader| finding(&reader))) {
         Ok(finding) => finding,
-        Err(Fault::Library(error)) => match *error {
+        Err(LibraryFault::Library(error)) => match *error {
             c2pa::Error::JumbfNotFound => Finding::Absent,
             c2pa::Error::RemoteManifestUrl(url) => Finding::Elsewhere { url: cut(&url) },
             c2pa::Error::CertificateTrustError(_) => revoked(),

@@ -35,7 +35,7 @@ pub(super) enum IngredientFault {
 
 /// A picture that a recipe names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Part {
+struct NamedPicture {
     digest: Digest,
     title: &'static str,
     relation: Relation,
@@ -46,7 +46,7 @@ struct Part {
 pub struct Ingredients {
     originals: PathBuf,
     images: Images,
-    kept: Cache<Part, Ingredient>,
+    kept: Cache<NamedPicture, Ingredient>,
 }
 
 impl Ingredients {
@@ -55,7 +55,7 @@ impl Ingredients {
     pub fn new(originals: PathBuf, images: Images) -> Self {
         let kept = Cache::builder()
             .max_capacity(KEPT_BYTES_MAX)
-            .weigher(|_: &Part, told: &Ingredient| {
+            .weigher(|_: &NamedPicture, told: &Ingredient| {
                 u32::try_from(ENTRY_BYTES + told.carried_bytes()).unwrap_or(u32::MAX)
             })
             .build();
@@ -74,7 +74,7 @@ impl Ingredients {
         Ok(told)
     }
 
-    async fn read(&self, part: Part) -> Result<Ingredient, IngredientFault> {
+    async fn read(&self, part: NamedPicture) -> Result<Ingredient, IngredientFault> {
         let image = match part.relation {
             Relation::Parent => None,
             Relation::Component | Relation::Input => Some(self.image(part.digest).await?),
@@ -95,7 +95,7 @@ impl Ingredients {
     }
 }
 
-impl Part {
+impl NamedPicture {
     /// A file whose manifest breaks the library is told without it, on every edge alike.
     fn told(self, file: &[u8]) -> Ingredient {
         let media_type = Format::of_file(file).map_or("application/octet-stream", Format::media_type);
@@ -105,10 +105,10 @@ impl Part {
 }
 
 /// The pictures that a recipe names, each once, as many as a manifest tells.
-fn parts(recipe: &MasterRecipe) -> Vec<Part> {
+fn parts(recipe: &MasterRecipe) -> Vec<NamedPicture> {
     match recipe {
         MasterRecipe::Imported(import) => {
-            vec![Part { digest: import.import, title: "imported original", relation: Relation::Parent }]
+            vec![NamedPicture { digest: import.import, title: "imported original", relation: Relation::Parent }]
         }
         MasterRecipe::Drawn(recipe) => given(recipe),
         MasterRecipe::Awaited(_) => Vec::new(),
@@ -116,14 +116,14 @@ fn parts(recipe: &MasterRecipe) -> Vec<Part> {
 }
 
 /// What the model was given.
-fn given(recipe: &Recipe) -> Vec<Part> {
+fn given(recipe: &Recipe) -> Vec<NamedPicture> {
     let init = recipe.init.iter().map(|init| (init.image, "initial image"));
     let mask = recipe.mask.iter().map(|mask| (*mask, "mask of what is painted anew"));
     let controls = recipe.controls.iter().map(|control| (control.image, "control image"));
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<NamedPicture> = Vec::new();
     for (digest, title) in init.chain(mask).chain(controls).take(INGREDIENTS_MAX) {
         if !parts.iter().any(|part| part.digest == digest) {
-            parts.push(Part { digest, title, relation: Relation::Input });
+            parts.push(NamedPicture { digest, title, relation: Relation::Input });
         }
     }
     parts
@@ -164,7 +164,8 @@ mod tests {
     async fn an_image_that_is_not_there_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let ingredients = Ingredients::new(folder.path().to_owned(), Images::of(folder.path().to_owned()));
-        let part = Part { digest: Digest::of_bytes(b"edges"), title: "control image", relation: Relation::Input };
+        let part =
+            NamedPicture { digest: Digest::of_bytes(b"edges"), title: "control image", relation: Relation::Input };
         let fault = ingredients.read(part).await.expect_err("no such file").to_string();
         assert!(fault.contains(&part.digest.to_string()), "{fault}");
         std::fs::write(folder.path().join("edges.png"), b"edges").expect("written");

@@ -22,7 +22,7 @@ use crate::budget::Budgets;
 use crate::cache::{Binding, Caches, FlightRole, Flights, MasterFile, VerifiedMaster};
 use crate::governance::{Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
-use crate::render::{self, RenderPool, Standing};
+use crate::render::{self, Precedence, RenderPool};
 
 /// Recipes remembered as refused.
 const REFUSALS_MAX: u64 = 10_000;
@@ -202,9 +202,9 @@ impl Mastering {
         self: &Arc<Self>,
         want: &Want,
         binding: &Arc<Binding>,
-        standing: Standing,
+        precedence: Precedence,
     ) -> Result<(Decoded, Arc<Binding>), FillError> {
-        let error = match self.master(want, binding.master, standing).await {
+        let error = match self.master(want, binding.master, precedence).await {
             Err(error) if error.is_lost_master() => error,
             result => return Ok((result?, Arc::clone(binding))),
         };
@@ -214,7 +214,7 @@ impl Mastering {
             log_limited!(error, %recipe, %error, "binding could not be removed");
         }
         let again = self.bound(want).await?;
-        Ok((self.master(want, again.binding.master, standing).await?, again.binding))
+        Ok((self.master(want, again.binding.master, precedence).await?, again.binding))
     }
 
     /// A master for all renditions that are cut from it at the same time. The first of them answers for its decoding.
@@ -222,12 +222,12 @@ impl Mastering {
         self: &Arc<Self>,
         want: &Want,
         id: MasterId,
-        standing: Standing,
+        precedence: Precedence,
     ) -> Result<Decoded, FillError> {
         let (masters, want) = (Arc::clone(self), want.clone());
         let fetch = move || {
             let (masters, want) = (Arc::clone(&masters), want.clone());
-            async move { masters.fetch(&want, id, standing).await }
+            async move { masters.fetch(&want, id, precedence).await }
         };
         let ticket = self.fetches.fly_handing_over(id, fetch)?;
         let role = ticket.role();
@@ -236,8 +236,8 @@ impl Mastering {
     }
 
     /// A master from wherever it is. Afterwards it is here and in the shared store.
-    async fn fetch(&self, want: &Want, id: MasterId, standing: Standing) -> Result<Decoded, FillError> {
-        let (decoded, place) = self.obtain(want, id, standing).await?;
+    async fn fetch(&self, want: &Want, id: MasterId, precedence: Precedence) -> Result<Decoded, FillError> {
+        let (decoded, place) = self.obtain(want, id, precedence).await?;
         if let (Some(object), FoundAt::Origin) = (self.caches.object.clone(), place) {
             let master = Arc::clone(&decoded.master);
             tokio::spawn(async move { object.put_master(&master).await });
@@ -246,8 +246,8 @@ impl Mastering {
     }
 
     /// From disk, else from the shared store, else from the origin; its pixels are compared with its id in any case.
-    async fn obtain(&self, want: &Want, id: MasterId, standing: Standing) -> Result<(Decoded, FoundAt), FillError> {
-        match self.on_disk(id, standing).await {
+    async fn obtain(&self, want: &Want, id: MasterId, precedence: Precedence) -> Result<(Decoded, FoundAt), FillError> {
+        match self.on_disk(id, precedence).await {
             Err(FillError::Master(error)) => {
                 log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                 let _ = self.caches.masters.reject(id, error.to_string()).await;
@@ -259,7 +259,7 @@ impl Mastering {
         if let Some(object) = &self.caches.object
             && let Some(file) = object.master(id).await.hit()
         {
-            match self.verify(file, standing).await {
+            match self.verify(file, precedence).await {
                 Err(FillError::Master(error)) => object.reject_master(id, &error.to_string()),
                 Err(error) => return Err(error),
                 Ok(decoded) => {
@@ -270,15 +270,15 @@ impl Mastering {
         }
         let trace = want.trace_context();
         let file = self.origin.master(id, &want.variant.recipe, self.order(want, &trace)).await?;
-        let decoded = self.verify(file, standing).await?;
+        let decoded = self.verify(file, precedence).await?;
         self.keep_master(&decoded.master).await;
         Ok((decoded, FoundAt::Origin))
     }
 
     /// From this machine's disk, if it is there.
-    pub(super) async fn on_disk(&self, id: MasterId, standing: Standing) -> Result<Option<Decoded>, FillError> {
+    pub(super) async fn on_disk(&self, id: MasterId, precedence: Precedence) -> Result<Option<Decoded>, FillError> {
         match self.caches.masters.get(id).await.hit() {
-            Some(file) => self.verify(file, standing).await.map(Some),
+            Some(file) => self.verify(file, precedence).await.map(Some),
             None => Ok(None),
         }
     }
@@ -289,8 +289,8 @@ impl Mastering {
         }
     }
 
-    async fn verify(&self, file: MasterFile, standing: Standing) -> Result<Decoded, FillError> {
-        let (verified, cpu) = self.pool.run_timed(standing, move || file.verify(render::decode_master)).await?;
+    async fn verify(&self, file: MasterFile, precedence: Precedence) -> Result<Decoded, FillError> {
+        let (verified, cpu) = self.pool.run_timed(precedence, move || file.verify(render::decode_master)).await?;
         Ok(Decoded { master: Arc::new(verified?), cpu })
     }
 }

@@ -18,7 +18,7 @@ use crate::cache::{Binding, FlightError, Insertion, Lineage, Rendition, Renditio
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::{Finish, RenderJob, RenditionSpec, Rung, Standing};
+use crate::render::{Finish, Precedence, RenderJob, RenditionSpec, Rung};
 use crate::words::{FillTimings, Moment, Outcome};
 
 /// A rendition and how it was come by.
@@ -101,7 +101,7 @@ impl<'a> Cut<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rendering {
     pub(super) rung: Rung,
-    pub(super) standing: Standing,
+    pub(super) precedence: Precedence,
     /// The purge generation from before the master was looked up.
     pub(super) generation: u64,
 }
@@ -136,11 +136,11 @@ impl Fill {
         }
         let rung = self.first_rung(&want.spec);
         let mut charge = payer.map(|payer| self.reserve(payer, want, rung)).transpose()?;
-        let standing = Standing { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
-        let (decoded, binding) = self.masters.master_of(want, &bound.binding, standing).await?;
+        let precedence = Precedence { urgency: want.urgency, owner: payer.map(|payer| payer.id) };
+        let (decoded, binding) = self.masters.master_of(want, &bound.binding, precedence).await?;
         let started = Instant::now();
         let cut = Cut::of(want, &binding);
-        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, standing, generation }).await?;
+        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
         self.keep(cut, &rendition);
         let last = charge.as_mut().map(|charge| {
             let last = charge.split(self.pool.costs.estimate(&want.spec, Rung::Final));
@@ -191,10 +191,10 @@ impl Fill {
         // No manifest of it is kept: what it was made from is not known any more.
         let rung = if cut.finish.is_signed() { Rung::Quick } else { self.first_rung(&want.spec) };
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
-        let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
+        let precedence = Precedence { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
-        let decoded = self.masters.on_disk(id, standing).await?.ok_or(OriginError::MasterAbsent { id })?;
-        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, standing, generation }).await?;
+        let decoded = self.masters.on_disk(id, precedence).await?.ok_or(OriginError::MasterAbsent { id })?;
+        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
         charge.spend(decoded.cpu + rendering);
         // A stand-in is not worth a place on disk.
         self.enter_memory(cut, &rendition);
@@ -207,7 +207,7 @@ impl Fill {
         &self,
         cut: Cut<'_>,
         decoded: &Decoded,
-        Rendering { rung, standing, generation }: Rendering,
+        Rendering { rung, precedence, generation }: Rendering,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
         let pixels = Arc::clone(decoded.master.pixels());
         let mut plan = self.credentials.plan(cut, rung).await;
@@ -219,7 +219,7 @@ impl Fill {
             drawn: cut.drawn(),
             manifest: plan.manifest.take(),
         };
-        let (encoded, cpu) = self.pool.render(standing, pixels, job).await?;
+        let (encoded, cpu) = self.pool.render(precedence, pixels, job).await?;
         let sealed = self.credentials.seal(cut, encoded, plan).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
         let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage).with_manifest(sealed.placement);

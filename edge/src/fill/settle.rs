@@ -14,7 +14,7 @@ use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, Want};
 use crate::budget::RenderCharge;
 use crate::cache::{Binding, FlightError, Rendition, Ticket};
 use crate::governance::{RefreshOutcome, Verdict};
-use crate::render::{Rung, Standing};
+use crate::render::{Precedence, Rung};
 use crate::words::Outcome;
 
 /// How long a quick rung is served before its final one is asked for again.
@@ -56,15 +56,15 @@ impl Fill {
         let key = Cut::of(&want, &binding).key();
         self.finals.fly(key, move || async move {
             let cut = Cut::of(&want, &binding);
-            let standing = Standing { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
+            let precedence = Precedence { urgency: Urgency::LEAST, owner: charge.as_ref().map(RenderCharge::owner) };
             let finished = async {
-                let decoded = fill.masters.master(&want, binding.master, standing).await?;
-                let how = Rendering { rung: Rung::Final, standing, generation };
+                let decoded = fill.masters.master(&want, binding.master, precedence).await?;
+                let how = Rendering { rung: Rung::Final, precedence, generation };
                 let (rendition, rendering) = fill.render(cut, &decoded, how).await?;
                 if let Some(charge) = &mut charge {
                     charge.spend(decoded.cpu + rendering);
                 }
-                // What nobody signs is no final one, and no better than the quick one that is there.
+                // An unsigned rendition is not final, and no better than the quick one that is there.
                 if rendition.rung != Rung::Final {
                     return Err(FillError::Unsigned);
                 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rendered bytes ─ final? ─ kept manifest of the same bytes ─▶ embed it, or leave it beside
-//!                    │         └ none: sign ─▶ agree with whoever was first ─▶ embed what stands
+//!                    │         └ none: sign ─▶ agree with the first writer ─▶ embed what stands
 //!                    └ quick: sign ─▶ embed, or keep for a while
 //! ```
 //!
@@ -183,7 +183,7 @@ enum NotSigned {
     #[error(transparent)]
     Sign(#[from] SignError),
     #[error("the manifest does not fit: {0}")]
-    Attach(#[from] credentials::Fault),
+    Attach(#[from] credentials::LibraryFault),
     #[error("a kept manifest is damaged: {0}")]
     Kept(#[from] credentials::NoManifest),
     #[error("its manifest cannot be kept: {0}")]
@@ -210,7 +210,7 @@ impl NotSigned {
 
 /// What is known of a rendition's manifest before the rendition is there.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct SigningPlan {
     /// Where it will be; `None` where there will be none.
     pub(super) manifest: Option<ManifestPlan>,
     ingredients: Vec<Ingredient>,
@@ -218,7 +218,7 @@ pub(super) struct Plan {
     fault: Option<NotSigned>,
 }
 
-impl Plan {
+impl SigningPlan {
     const fn unsigned(fault: Option<NotSigned>) -> Self {
         Self { manifest: None, ingredients: Vec::new(), fault }
     }
@@ -261,12 +261,12 @@ impl Credentials {
     }
 
     /// What the manifest of a rendition will be made from, and where it will be.
-    pub(super) async fn plan(&self, cut: Cut<'_>, rung: Rung) -> Plan {
+    pub(super) async fn plan(&self, cut: Cut<'_>, rung: Rung) -> SigningPlan {
         if !cut.finish.is_signed() {
-            return Plan::unsigned(None);
+            return SigningPlan::unsigned(None);
         }
         if self.signers.current().is_none() {
-            return Plan::unsigned(Some(NotSigned::NoSigner));
+            return SigningPlan::unsigned(Some(NotSigned::NoSigner));
         }
         let ingredients = match cut.made_of {
             Some(recipe) => self.ingredients.of(recipe).await,
@@ -274,7 +274,7 @@ impl Credentials {
         };
         let ingredients = match ingredients {
             Ok(ingredients) => ingredients,
-            Err(fault) => return Plan::unsigned(Some(fault.into())),
+            Err(fault) => return SigningPlan::unsigned(Some(fault.into())),
         };
         let timestamp_bytes = self.timestamps_of(rung).map_or(0, |authority| authority.token_bytes_max());
         let status_bytes = if self.signers.states_revocation() { OCSP_BYTES_TYPICAL } else { 0 };
@@ -283,7 +283,7 @@ impl Credentials {
             share_max: self.share_max,
             added_bytes: timestamp_bytes + status_bytes + added_bytes(&ingredients),
         };
-        Plan { manifest: Some(manifest), ingredients, fault: None }
+        SigningPlan { manifest: Some(manifest), ingredients, fault: None }
     }
 
     /// No reader waits for a final rung, and a quick one is gone in seconds.
@@ -317,7 +317,7 @@ impl Credentials {
     ///
     /// # Errors
     /// When it cannot be signed, and its campaign wants a stand-in then.
-    pub(super) async fn seal(&self, cut: Cut<'_>, encoded: Encoded, plan: Plan) -> Result<Sealed, FillError> {
+    pub(super) async fn seal(&self, cut: Cut<'_>, encoded: Encoded, plan: SigningPlan) -> Result<Sealed, FillError> {
         self.metrics.watermarks.with_label_values(&[encoded.watermarked.as_str()]).inc();
         let (rung, placement) = (encoded.rung, encoded.placement);
         let unsigned = Bytes::from(encoded.bytes);

@@ -591,5 +591,4 @@ fn now_unix_ms() -> u64 {
 }
 
 #[cfg(test)]
-#[path = "purge_tests.rs"]
 mod tests;

@@ -183,7 +183,7 @@ fn hop(element: &str) -> Option<IpAddr> {
 }
 
 /// The members of a list field, last one first; several lines are one list (RFC 9110 §5.3). A member that is no text names
-/// nobody, and takes nothing from those that a proxy appended behind it.
+/// no client, and takes nothing from those that a proxy appended behind it.
 fn members<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
     let lines = fields.get_all(name).iter().rev();
     let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));

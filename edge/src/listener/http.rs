@@ -390,5 +390,4 @@ impl Guard<'_> {
 }
 
 #[cfg(test)]
-#[path = "http_tests.rs"]
 mod tests;

@@ -35,7 +35,7 @@ struct Worker {
 
 /// A connection's place on a worker, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct WorkerLease {
     pub runtime: Handle,
     open: Arc<AtomicUsize>,
 }
@@ -61,7 +61,7 @@ impl Workers {
 
     /// A place on the worker with the fewest connections.
     #[must_use]
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> WorkerLease {
         // Where several have as few, they take turns.
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.workers.len();
@@ -70,7 +70,7 @@ impl Workers {
             .min_by_key(|worker| worker.open.load(Ordering::Relaxed))
             .unwrap_or(&self.workers[0]);
         idlest.open.fetch_add(1, Ordering::Relaxed);
-        Place { runtime: idlest.runtime.clone(), open: Arc::clone(&idlest.open) }
+        WorkerLease { runtime: idlest.runtime.clone(), open: Arc::clone(&idlest.open) }
     }
 }
 
@@ -98,7 +98,7 @@ impl Drop for Worker {
     }
 }
 
-impl Drop for Place {
+impl Drop for WorkerLease {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }

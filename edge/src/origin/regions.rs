@@ -620,5 +620,4 @@ impl RetryBudget {
 }
 
 #[cfg(test)]
-#[path = "regions_tests.rs"]
 mod tests;

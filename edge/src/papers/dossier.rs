@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::evidence::Evidence;
-use super::subject::{Place, Subject};
+use super::subject::{DossierSubject, ShownVariant};
 use crate::cache::Binding;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, ModelFacts, Slot, UsedWords};
@@ -194,7 +194,7 @@ pub struct LikenessPaper {
 
 impl Dossier {
     pub(super) fn new(
-        subject: &Subject,
+        subject: &DossierSubject,
         evidence: Evidence,
         public_url: &str,
         has_access_log: bool,
@@ -278,7 +278,7 @@ fn served(resolved: &Resolved, public_url: &str, has_access_log: bool) -> Served
     }
 }
 
-fn recipe(subject: &Subject, resolved: Option<&Resolved>) -> RecipePaper {
+fn recipe(subject: &DossierSubject, resolved: Option<&Resolved>) -> RecipePaper {
     let unknown = RecipePaper {
         id: subject.recipe.to_string(),
         kind: RecipeKind::Unknown,
@@ -386,9 +386,9 @@ fn master(binding: &Binding) -> MasterPaper {
 }
 
 /// Recipes that are bound, and the asked one where it is not.
-fn shared_by(subject: &Subject) -> Vec<SharedPaper> {
+fn shared_by(subject: &DossierSubject) -> Vec<SharedPaper> {
     let variants = |recipe| -> Vec<String> {
-        subject.places.iter().filter(|place| place.recipe == recipe).map(Place::to_string).collect()
+        subject.places.iter().filter(|place| place.recipe == recipe).map(ShownVariant::to_string).collect()
     };
     let bound = subject.bound.iter().map(|(recipe, binding)| SharedPaper {
         recipe: recipe.to_string(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use data_encoding::{BASE64, HEXLOWER};
 use serde::Serialize;
 
-use super::subject::Subject;
+use super::subject::DossierSubject;
 use crate::cache::Rendition;
 use crate::credentials::{Finding, Trust, verify};
 use crate::fill::Fill;
@@ -93,7 +93,7 @@ pub(super) struct Examiner {
 }
 
 impl Examiner {
-    pub(super) async fn examine(&self, resolved: &Resolved, public_url: &str, subject: &Subject) -> Evidence {
+    pub(super) async fn examine(&self, resolved: &Resolved, public_url: &str, subject: &DossierSubject) -> Evidence {
         let Some((path, want)) = widest_jpeg(resolved, subject) else {
             return Evidence::none("its URL is refused");
         };
@@ -137,7 +137,7 @@ impl Examiner {
 }
 
 /// Its path, and what is wanted for it.
-fn widest_jpeg(resolved: &Resolved, subject: &Subject) -> Option<(String, Want)> {
+fn widest_jpeg(resolved: &Resolved, subject: &DossierSubject) -> Option<(String, Want)> {
     let (campaign, slot) = (&resolved.campaign, &resolved.slot);
     let widest_px = slot.widths.last()?;
     let url = campaign.url(slot, &resolved.variant.query);

@@ -63,7 +63,7 @@ pub enum Force {
     HighRiskDeployer,
     /// Providers; a deployer who puts a system into service under its own name is one.
     Provider,
-    /// Nobody: it helps to answer for the rest.
+    /// No law: it helps to answer for the rest.
     Practice,
 }
 
@@ -149,14 +149,14 @@ struct Case<'c> {
 }
 
 /// A point before it is judged.
-struct Asked {
+struct OpenPoint {
     article: &'static str,
     title: &'static str,
     duty: &'static str,
     force: Force,
 }
 
-impl Asked {
+impl OpenPoint {
     fn is(self, state: State, says: impl Into<String>) -> Point {
         let Self { article, title, duty, force } = self;
         Point { article, title, duty, force, state, says: says.into(), remedy: None }
@@ -188,7 +188,7 @@ impl Case<'_> {
     }
 
     fn literacy(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 4",
             title: "AI literacy",
             duty: "Take measures that support the AI literacy of the people who operate and use the system on your behalf.",
@@ -198,7 +198,7 @@ impl Case<'_> {
     }
 
     fn risk_class(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 6 and Annex III",
             title: "Risk class",
             duty: "Know whether the use is high-risk: most of what follows depends on it.",
@@ -208,7 +208,7 @@ impl Case<'_> {
     }
 
     fn purpose(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 6(2), Article 26(1) and (4)",
             title: "Purpose",
             duty: "Say what the pictures are for: the risk class follows from the purpose, and a high-risk system is used \
@@ -219,7 +219,7 @@ impl Case<'_> {
     }
 
     fn signature(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 50(2)",
             title: "Marking: signed metadata",
             duty: "Mark generated pictures in a machine-readable form, so that they can be detected as generated. The Code of \
@@ -239,7 +239,7 @@ impl Case<'_> {
     }
 
     fn watermark(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 50(2)",
             title: "Marking: watermark",
             duty: "The second layer that the Code of Practice asks for: a watermark that nobody sees.",
@@ -258,7 +258,7 @@ impl Case<'_> {
     }
 
     fn deep_fakes(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 3(60) and Article 50(4)",
             title: "Deep fakes",
             duty: "Know whether the pictures resemble existing persons, objects, places, entities or events and would falsely \
@@ -269,7 +269,7 @@ impl Case<'_> {
     }
 
     fn labels(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 50(4) and (5)",
             title: "Visible labels",
             duty: "Make the disclosure clear, distinguishable and accessible at the latest at the first exposure. In evidently \
@@ -300,7 +300,7 @@ impl Case<'_> {
     }
 
     fn oversight(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 26(2)",
             title: "Human oversight",
             duty: "Assign oversight to people with the competence, the training, the authority and the support for it.",
@@ -313,7 +313,7 @@ impl Case<'_> {
     }
 
     fn logs(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 26(6), with Articles 12 and 19",
             title: "Retention of logs",
             duty: "Keep the logs that the system makes by itself for at least six months, as far as they are under your control.",
@@ -336,7 +336,7 @@ impl Case<'_> {
     }
 
     fn high_risk(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 26(1), (4), (5), (7), (11) and (12), Article 27, Article 49(3)",
             title: "Further duties of high-risk deployers",
             duty: "Use by the provider's instructions; input data that fit the purpose; monitoring and reporting; information of \
@@ -353,7 +353,7 @@ impl Case<'_> {
 
     /// Per model, because each has a card of its own.
     fn data(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 53(1)(d), which binds providers of general-purpose models",
             title: "Models and their data",
             duty: "Keep the licence, the model card and what the card says of the training data of every model. The regulation asks \
@@ -376,7 +376,7 @@ impl Case<'_> {
     }
 
     fn contact(&self) -> Point {
-        let asked = Asked {
+        let asked = OpenPoint {
             article: "Article 26(12) for high-risk systems",
             title: "Contact",
             duty: "Name whom authorities and readers turn to with questions on the pictures.",
@@ -387,7 +387,7 @@ impl Case<'_> {
 }
 
 fn prohibited() -> Point {
-    let asked = Asked {
+    let asked = OpenPoint {
         article: "Article 5",
         title: "Prohibited practices",
         duty: "Make sure that the pictures serve no prohibited practice, such as manipulation that causes harm, or intimate pictures \
@@ -402,7 +402,7 @@ fn prohibited() -> Point {
 }
 
 fn metadata() -> Point {
-    let asked = Asked {
+    let asked = OpenPoint {
         article: "Article 50(2)",
         title: "Marking: source type",
         duty: "Say in the file's metadata how the picture came to be (IPTC digital source type).",

@@ -64,7 +64,7 @@ impl SubjectError {
 
 /// A variant that shows the picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ShownVariant {
     pub(super) campaign: String,
     pub(super) slot: String,
     /// Axes that are not at their default.
@@ -72,7 +72,7 @@ pub(super) struct Place {
     pub(super) recipe: RecipeId,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ShownVariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let separator = if self.query.is_empty() { "" } else { "?" };
         write!(f, "{}/{}{separator}{}", self.campaign, self.slot, self.query)
@@ -81,7 +81,7 @@ impl fmt::Display for Place {
 
 /// What is meant.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(super) struct DossierSubject {
     /// Where it was looked up.
     pub(super) catalog: Arc<Catalog>,
     pub(super) asked: String,
@@ -93,7 +93,7 @@ pub(super) struct Subject {
     /// All recipes that came out as this master, the one that drew it first, then by age.
     pub(super) bound: Vec<(RecipeId, Arc<Binding>)>,
     /// Every variant of the catalogue with one of these recipes.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<ShownVariant>,
     /// Whether there may be more places than are told.
     pub(super) is_whole: bool,
 }
@@ -105,7 +105,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn read(&self, asked: &str) -> Result<Subject, SubjectError> {
+    pub(super) fn read(&self, asked: &str) -> Result<DossierSubject, SubjectError> {
         let asked = asked.trim();
         if asked.len() > SUBJECT_BYTES_MAX {
             return Err(SubjectError::TooLong);
@@ -116,7 +116,7 @@ impl Reader {
         }
     }
 
-    fn of_url(&self, asked: &str) -> Result<Subject, SubjectError> {
+    fn of_url(&self, asked: &str) -> Result<DossierSubject, SubjectError> {
         let is_variant = !asked.contains("://") && !asked.starts_with('/');
         let url = if is_variant { format!("{IMAGE_PATH_PREFIX}{asked}") } else { asked.to_owned() };
         let resolved = resolve(&self.catalog, url.as_str(), &Operator).outcome;
@@ -126,11 +126,11 @@ impl Reader {
         let bound = binding.as_ref().map(|binding| self.bound(binding.master)).unwrap_or_default();
         let (places, is_whole) = self.places(&bound, recipe);
         let (catalog, asked) = (Arc::clone(&self.catalog), asked.to_owned());
-        Ok(Subject { catalog, asked, resolved: Some(resolved), recipe, binding, bound, places, is_whole })
+        Ok(DossierSubject { catalog, asked, resolved: Some(resolved), recipe, binding, bound, places, is_whole })
     }
 
     /// Ids of masters and recipes look alike.
-    fn of_id(&self, asked: &str, id: RecipeId) -> Result<Subject, SubjectError> {
+    fn of_id(&self, asked: &str, id: RecipeId) -> Result<DossierSubject, SubjectError> {
         let of_recipe = self.bindings.get(id);
         let master = of_recipe.as_ref().map_or(MasterId::from_raw(*id.as_bytes()), |binding| binding.master);
         let bound = self.bound(master);
@@ -144,10 +144,10 @@ impl Reader {
             return Err(SubjectError::Unknown { id: asked.to_owned() });
         };
         let (catalog, asked, binding) = (Arc::clone(&self.catalog), asked.to_owned(), self.bindings.get(recipe));
-        Ok(Subject { catalog, asked, resolved, recipe, binding, bound, places, is_whole })
+        Ok(DossierSubject { catalog, asked, resolved, recipe, binding, bound, places, is_whole })
     }
 
-    fn resolved(&self, place: &Place) -> Option<Resolved> {
+    fn resolved(&self, place: &ShownVariant) -> Option<Resolved> {
         let campaign = self.catalog.campaign(&place.campaign)?;
         let slot = &campaign.slots[campaign.slot_index(&place.slot)?];
         let url = campaign.url(slot, &place.query);
@@ -162,7 +162,7 @@ impl Reader {
         bound
     }
 
-    fn places(&self, bound: &[(RecipeId, Arc<Binding>)], own: RecipeId) -> (Vec<Place>, bool) {
+    fn places(&self, bound: &[(RecipeId, Arc<Binding>)], own: RecipeId) -> (Vec<ShownVariant>, bool) {
         let wanted: BTreeSet<RecipeId> = bound.iter().map(|(recipe, _)| *recipe).chain([own]).collect();
         let mut looked = 0;
         let mut places = Vec::new();
@@ -181,9 +181,9 @@ impl Reader {
     }
 }
 
-fn place(campaign: &Campaign, slot: usize, combination: u32, wanted: &BTreeSet<RecipeId>) -> Option<Place> {
+fn place(campaign: &Campaign, slot: usize, combination: u32, wanted: &BTreeSet<RecipeId>) -> Option<ShownVariant> {
     let recipe = campaign.recipe_of(slot, combination)?.id();
-    wanted.contains(&recipe).then(|| Place {
+    wanted.contains(&recipe).then(|| ShownVariant {
         campaign: campaign.name.clone(),
         slot: campaign.slots[slot].name.clone(),
         query: campaign.query(combination),

@@ -9,7 +9,7 @@ use bildkante_shared::wire::Duplicate;
 use super::dossier::Dossier;
 use super::evidence::Evidence;
 use super::report::{Force, Installation, Report, State, WatermarkUse, report};
-use super::subject::{Reader, Subject, SubjectError};
+use super::subject::{DossierSubject, Reader, SubjectError};
 use super::{dossier_html, report_html};
 use crate::cache::{Binding, Bindings, CacheMetrics};
 use crate::campaign::Catalog;
@@ -40,7 +40,7 @@ impl Edge {
         self.site.edit("campaigns/autumn.toml", "[axes.product]", &format!("{key}\n\n[axes.product]"));
     }
 
-    fn read(&self, asked: &str) -> Result<Subject, SubjectError> {
+    fn read(&self, asked: &str) -> Result<DossierSubject, SubjectError> {
         Reader { catalog: Arc::new(self.site.load()), bindings: self.bindings.clone() }.read(asked)
     }
 
@@ -73,7 +73,7 @@ fn state(report: &Report, title: &str) -> State {
     report.points.iter().find(|point| point.title == title).unwrap_or_else(|| panic!("no point {title}")).state
 }
 
-fn dossier(subject: &Subject) -> Dossier {
+fn dossier(subject: &DossierSubject) -> Dossier {
     let evidence = Evidence::none("this test has no pictures");
     Dossier::new(subject, evidence, "https://img.example.com", false, "2026-11-28T00:00:00Z".to_owned())
 }

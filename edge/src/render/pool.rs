@@ -40,13 +40,13 @@ const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Where a job stands in the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing {
+pub struct Precedence {
     pub urgency: Urgency,
     /// The client network it is for; none where it is no reader's, and then it is one of its own.
     pub(crate) owner: Option<Network>,
 }
 
-impl From<Urgency> for Standing {
+impl From<Urgency> for Precedence {
     fn from(urgency: Urgency) -> Self {
         Self { urgency, owner: None }
     }
@@ -131,13 +131,13 @@ impl RenderPool {
     ///
     /// # Errors
     /// When the pool is full of jobs at least as urgent, is closed, or the job panics.
-    pub async fn run<T, F>(&self, standing: impl Into<Standing>, job: F) -> Result<T, PoolError>
+    pub async fn run<T, F>(&self, precedence: impl Into<Precedence>, job: F) -> Result<T, PoolError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         let (reply, result) = oneshot::channel();
-        self.shared.submit(standing.into(), Box::new(Task { job, reply, submitted: Instant::now() }))?;
+        self.shared.submit(precedence.into(), Box::new(Task { job, reply, submitted: Instant::now() }))?;
         result.await.unwrap_or(Err(PoolError::Closed))
     }
 
@@ -145,7 +145,7 @@ impl RenderPool {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub async fn run_timed<T, F>(&self, standing: impl Into<Standing>, job: F) -> Result<(T, Duration), PoolError>
+    pub async fn run_timed<T, F>(&self, precedence: impl Into<Precedence>, job: F) -> Result<(T, Duration), PoolError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -155,7 +155,7 @@ impl RenderPool {
             let done = job();
             (done, thread_cpu().saturating_sub(before))
         };
-        self.run(standing, timed).await
+        self.run(precedence, timed).await
     }
 
     /// Renders on a thread of the pool, records the time, and says what CPU time it took.
@@ -164,12 +164,12 @@ impl RenderPool {
     /// As [`RenderPool::run`] and [`render`].
     pub async fn render(
         &self,
-        standing: impl Into<Standing>,
+        precedence: impl Into<Precedence>,
         master: Arc<Pixels>,
         job: RenderJob,
     ) -> Result<(Encoded, Duration), RenderJobError> {
         let (spec, rung) = (job.spec, job.rung);
-        let (encoded, cpu) = self.run_timed(standing, move || render(&master, &job)).await?;
+        let (encoded, cpu) = self.run_timed(precedence, move || render(&master, &job)).await?;
         let encoded = encoded?;
         self.shared.metrics.observe(&encoded);
         self.costs.observe(&spec, rung, cpu);
@@ -261,7 +261,7 @@ impl State {
     }
 
     /// The turn of a job that comes now.
-    fn turn(&mut self, Standing { urgency, owner }: Standing) -> Turn {
+    fn turn(&mut self, Precedence { urgency, owner }: Precedence) -> Turn {
         let now = self.rounds[usize::from(urgency.get())];
         let backlog = owner.and_then(|owner| self.backlogs.get(&(urgency, owner)));
         let round = backlog.map_or(now, |backlog| now.max(backlog.last_round + 1));
@@ -325,16 +325,16 @@ impl std::fmt::Debug for State {
 }
 
 impl Shared {
-    fn submit(&self, standing: Standing, job: Box<dyn Job>) -> Result<(), PoolError> {
+    fn submit(&self, precedence: Precedence, job: Box<dyn Job>) -> Result<(), PoolError> {
         let mut state = self.state.lock();
         if state.is_closed {
             return Err(self.rejected(PoolError::Closed));
         }
-        let turn = state.turn(standing);
+        let turn = state.turn(precedence);
         if state.waiting.len() >= state.limit.jobs() {
             self.make_room(&mut state, turn)?;
         }
-        state.insert(turn, Waiting { owner: standing.owner, job });
+        state.insert(turn, Waiting { owner: precedence.owner, job });
         self.note_pending(&state);
         drop(state);
         self.wake.notify_one();
@@ -519,7 +519,7 @@ mod tests {
     /// Submits a job and returns once it waits in the queue: polling a `run` future once submits it.
     async fn enqueue<T: Send + 'static>(
         pool: &Arc<RenderPool>,
-        at: impl Into<Standing>,
+        at: impl Into<Precedence>,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> tokio::task::JoinHandle<Result<T, PoolError>> {
         let (polled, is_polled) = oneshot::channel();
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_nobody_waits_for_is_skipped_and_gives_its_place_away() {
+    async fn a_job_without_a_caller_is_skipped_and_frees_its_place() {
         let pool = pool(1, 1);
         let plug = plug(&pool).await;
         let (ran, has_run) = mpsc::channel();
@@ -664,7 +664,7 @@ mod tests {
         let plug = plug(&pool).await;
         let network = |text: &str| Network::of(text.parse().unwrap(), &BudgetConfig::default());
         let (greedy, other) = (network("192.0.2.1"), network("198.51.100.1"));
-        let of = |owner| Standing { owner: Some(owner), ..urgency(1).into() };
+        let of = |owner| Precedence { owner: Some(owner), ..urgency(1).into() };
         let order = Arc::new(Mutex::new(Vec::new()));
         let note = |owner: &'static str| {
             let order = Arc::clone(&order);

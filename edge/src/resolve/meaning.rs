@@ -332,5 +332,4 @@ fn check_restrictions(campaign: &Campaign, combination: u32) -> Result<(), Resol
 }
 
 #[cfg(test)]
-#[path = "meaning_tests.rs"]
 mod tests;

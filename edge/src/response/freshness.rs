@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_pinned_final_bytes_that_nobody_may_recall_are_immutable() {
+    fn only_pinned_final_bytes_that_are_not_recallable_are_immutable() {
         let mut immutable = Vec::new();
         for rung in Rung::ALL {
             for recall in [Recall::Recallable, Recall::ByPurger, Recall::Never] {

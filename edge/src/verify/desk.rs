@@ -28,7 +28,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::detector::{Detector, NotAPicture, Subject};
+use super::detector::{Detector, NotAPicture, Submission};
 use super::gate::{Gate, Refusal};
 use super::language::Language;
 use super::masters::KnownMasters;
@@ -305,8 +305,9 @@ impl VerifyDesk {
             let _held = (seat, turn);
             let file = enclosure.open(body)?;
             let manifest = own.beside(&file);
-            let subject = Subject { file: &file, manifest: manifest.as_deref(), now_unix_s: signers.now_unix_s() };
-            let (report, fault) = detector.inspect(subject)?;
+            let submission =
+                Submission { file: &file, manifest: manifest.as_deref(), now_unix_s: signers.now_unix_s() };
+            let (report, fault) = detector.inspect(submission)?;
             if let Some(fault) = fault.filter(|fault| !fault.is_of_the_file()) {
                 log_limited!(error, %fault, "pictures cannot be decoded");
             }
@@ -390,7 +391,7 @@ fn broken() -> NoReport {
     NoReport::new(503, "broken", "Broken", "the picture could not be checked")
 }
 
-/// Signs the report where somebody signs now. Blocks for as long as a signing program takes.
+/// Signs the report where the edge has a signer. Blocks for as long as a signing program takes.
 fn signed(report: Report, signers: &SignerHandle) -> Checked {
     let payload = serde_json::to_vec(&report).unwrap_or_default();
     let signer = signers.current();
@@ -428,7 +429,7 @@ fn method_not_allowed(method: &Method, allowed: &'static str) -> Response<Body> 
     response
 }
 
-/// What every answer about a picture has: nobody stores it, frames it or takes a page from it for its own.
+/// What every answer about a picture has: no cache stores it, no page frames it, and no other site reads it.
 fn guarded(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, CSP);

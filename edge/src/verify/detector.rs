@@ -42,7 +42,7 @@ pub struct Detector {
 
 /// What is checked, and when.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub struct Submission<'a> {
     pub file: &'a Bytes,
     /// A C2PA manifest that is not in the file.
     pub manifest: Option<&'a [u8]>,
@@ -81,13 +81,13 @@ impl Detector {
     ///
     /// # Errors
     /// When the file is too long, or in no format that is known. A picture that cannot be decoded has a report that says so.
-    pub fn inspect(&self, subject: Subject<'_>) -> Result<(Report, Option<DecodeFault>), NotAPicture> {
-        let (file, bytes_max) = (subject.file, self.file_bytes_max());
+    pub fn inspect(&self, submission: Submission<'_>) -> Result<(Report, Option<DecodeFault>), NotAPicture> {
+        let (file, bytes_max) = (submission.file, self.file_bytes_max());
         if file.len() > bytes_max {
             return Err(NotAPicture::TooLong { bytes: file.len(), bytes_max });
         }
         let format = Format::of_file(file).ok_or(NotAPicture::Format)?;
-        let c2pa = verify(format, file, subject.manifest, &self.trust);
+        let c2pa = verify(format, file, submission.manifest, &self.trust);
         let decoded = self.sandbox.decode(file.clone());
         let layers = Layers {
             metadata: Told::of(format, file),
@@ -106,7 +106,7 @@ impl Detector {
             width_px: size_px.map(|size| size.0),
             height_px: size_px.map(|size| size.1),
         };
-        Ok((self.report(facts, layers, subject.now_unix_s), decoded.err()))
+        Ok((self.report(facts, layers, submission.now_unix_s), decoded.err()))
     }
 
     fn report(&self, file: FileFacts, layers: Layers, now_unix_s: u64) -> Report {
@@ -143,7 +143,7 @@ impl Detector {
         layer
     }
 
-    fn named(&self, mark: &super::marks::Mark) -> Vec<super::masters::KnownMaster> {
+    fn named(&self, mark: &super::marks::DetectedMark) -> Vec<super::masters::KnownMaster> {
         let named = mark.master().zip(self.masters.as_ref());
         named.map(|(prefix, (masters, among))| masters.named(prefix, *among).found).unwrap_or_default()
     }

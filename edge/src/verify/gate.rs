@@ -58,7 +58,7 @@ impl Gate {
     }
 
     fn admit_at(&self, client: IpAddr, now: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        // A full edge spends nobody's tokens.
+        // A full edge spends no client's tokens.
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(|_| Refusal::Full)?;
         if let Some(rate) = self.rate {
             let network = Network::of(client, &self.budget);

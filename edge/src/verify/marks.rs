@@ -29,7 +29,7 @@ pub struct Shown<'a> {
 
 /// A mark that was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Mark {
+pub struct DetectedMark {
     /// Its algorithm's name in C2PA's list.
     pub algorithm: String,
     /// The soft binding's value.
@@ -59,7 +59,7 @@ pub struct MarkKey {
     pub is_published: bool,
 }
 
-impl Mark {
+impl DetectedMark {
     /// The master that one of our marks names.
     #[must_use]
     pub fn master(&self) -> Option<MasterPrefix> {
@@ -84,7 +84,7 @@ pub trait MarkDetector: std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Why it could not look.
-    fn look(&self, picture: Shown<'_>) -> Result<Option<Mark>, String>;
+    fn look(&self, picture: Shown<'_>) -> Result<Option<DetectedMark>, String>;
 }
 
 /// Our own marks, by any of these secrets.
@@ -103,11 +103,11 @@ impl MarkDetector for OwnMarks {
         ALGORITHM
     }
 
-    fn look(&self, picture: Shown<'_>) -> Result<Option<Mark>, String> {
+    fn look(&self, picture: Shown<'_>) -> Result<Option<DetectedMark>, String> {
         let secrets: Vec<&Watermark> = self.0.iter().map(AsRef::as_ref).collect();
         let Grey { width_px, height_px, luma, .. } = picture.grey;
         let found = detect_in(Samples::Luma(luma), *width_px, *height_px, &secrets, Effort::default());
-        Ok(found.map(|found| Mark {
+        Ok(found.map(|found| DetectedMark {
             algorithm: ALGORITHM.to_owned(),
             value: format!("{:016x}", found.payload.to_bits()),
             key: Some(told(found.payload.key())),
@@ -157,7 +157,7 @@ impl MarkDetector for ForeignMarks {
         &self.algorithm
     }
 
-    fn look(&self, picture: Shown<'_>) -> Result<Option<Mark>, String> {
+    fn look(&self, picture: Shown<'_>) -> Result<Option<DetectedMark>, String> {
         let answer = self.program.run(picture.file.clone()).map_err(|fault| match fault {
             // What it said may hold more than strangers should read.
             ProgramFault::Failed { status, .. } => format!("the detector failed ({status})"),
@@ -169,7 +169,7 @@ impl MarkDetector for ForeignMarks {
             return Ok(None);
         }
         let is_text = |value: &String| value.len() <= VALUE_BYTES_MAX && !value.chars().any(char::is_control);
-        Ok(Some(Mark {
+        Ok(Some(DetectedMark {
             algorithm: self.algorithm.clone(),
             value: answer.value.filter(is_text).ok_or_else(nonsense)?,
             key: None,

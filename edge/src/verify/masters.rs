@@ -4,7 +4,7 @@
 //! campaign of the catalogue asks for now, not purged, and not of a campaign that answers signed URLs only. Operators are
 //! told of all bindings. Nothing of a picture that is looked up is kept.
 //!
-//! Which recipes are live follows from the catalogue alone. It is worked out once per catalogue, when somebody asks.
+//! Which recipes are live follows from the catalogue alone. It is worked out once per catalogue, at the first question.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,14 +85,14 @@ pub(crate) struct Rendered {
 
 /// A variant of the catalogue.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct VariantRef {
     campaign: usize,
     slot: usize,
     combination: u32,
 }
 
 /// Where each recipe is shown: one place for each slot, in the order of the manifests.
-type Places = HashMap<RecipeId, Vec<Place>>;
+type Places = HashMap<RecipeId, Vec<VariantRef>>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl KnownMasters {
     }
 
     /// The picture's URL, unless it was purged.
-    fn live_url(&self, catalog: &Catalog, place: Place, binding: &Binding) -> Option<String> {
+    fn live_url(&self, catalog: &Catalog, place: VariantRef, binding: &Binding) -> Option<String> {
         let campaign = catalog.campaigns().nth(place.campaign)?;
         let url = campaign.url(campaign.slots.get(place.slot)?, &campaign.query(place.combination));
         let Resolution { resolved, want } = resolve(catalog, url.as_str(), &Operator).outcome.ok()?;
@@ -200,7 +200,7 @@ impl KnownMasters {
 }
 
 /// What unsigned URLs reach at a place, in every width, format and named quality of its slot.
-fn renditions_at(catalog: &Catalog, place: Place, picture: &str) -> Vec<Rendered> {
+fn renditions_at(catalog: &Catalog, place: VariantRef, picture: &str) -> Vec<Rendered> {
     let slot = catalog.campaigns().nth(place.campaign).and_then(|campaign| campaign.slots.get(place.slot));
     let Some(slot) = slot else { return Vec::new() };
     let separator = if picture.contains('?') { '&' } else { '?' };
@@ -231,11 +231,11 @@ fn live(catalog: &Catalog) -> Places {
     places
 }
 
-fn of_campaign(at: usize, campaign: &Arc<Campaign>) -> impl Iterator<Item = (RecipeId, Place)> + '_ {
+fn of_campaign(at: usize, campaign: &Arc<Campaign>) -> impl Iterator<Item = (RecipeId, VariantRef)> + '_ {
     campaign.slots.iter().enumerate().flat_map(move |(slot_at, slot)| {
         campaign.combinations().filter_map(move |combination| {
             let recipe = variant_recipe(campaign, slot, &campaign.values_of(combination)).ok()?;
-            Some((recipe.id(), Place { campaign: at, slot: slot_at, combination }))
+            Some((recipe.id(), VariantRef { campaign: at, slot: slot_at, combination }))
         })
     })
 }

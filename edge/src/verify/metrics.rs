@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
 
-use super::report::Verdict;
+use super::report::Conclusion;
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl VerifyMetrics {
                 .buckets(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
             )?,
         };
-        for verdict in Verdict::ALL {
+        for verdict in Conclusion::ALL {
             metrics.checks.with_label_values(&[verdict.as_str()]).inc_by(0);
         }
         registry.register(Box::new(metrics.checks.clone()))?;
@@ -44,7 +44,7 @@ impl VerifyMetrics {
         Ok(metrics)
     }
 
-    pub(super) fn checked(&self, verdict: Verdict, took: Duration) {
+    pub(super) fn checked(&self, verdict: Conclusion, took: Duration) {
         self.checks.with_label_values(&[verdict.as_str()]).inc();
         self.seconds.observe(took.as_secs_f64());
     }

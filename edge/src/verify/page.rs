@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::language::Language;
 use super::masters::KnownMaster;
 use super::multipart::FIELD;
-use super::report::{FingerprintLayer, FoundMark, Report, Stated, Verdict, WatermarkLayer};
+use super::report::{Conclusion, FingerprintLayer, FoundMark, Report, Stated, WatermarkLayer};
 use crate::credentials::{Credentials, Failure, FailureKind, Finding, Standing};
 use crate::provenance::Told;
 
@@ -119,14 +119,14 @@ fn download_meaning(language: Language, download: &Download) -> Markup {
 fn verdict(language: Language, report: &Report) -> Markup {
     let say = |english, german| language.say(english, german);
     let (short, long) = match report.verdict {
-        Verdict::Signed => (
+        Conclusion::Signed => (
             say("Signed, and not changed since", "Signiert und seitdem nicht verändert"),
             say(
                 "A trusted authority knows who signed this picture.",
                 "Eine vertrauenswürdige Stelle weiß, wer dieses Bild signiert hat.",
             ),
         ),
-        Verdict::SignedByUnknown => (
+        Conclusion::SignedByUnknown => (
             say("Signed, by somebody who is not known here", "Signiert, von jemandem, der hier nicht bekannt ist"),
             say(
                 "The picture was not changed since it was signed. But no trusted authority vouches for the signer, who can \
@@ -135,14 +135,14 @@ fn verdict(language: Language, report: &Report) -> Markup {
                  Unterzeichner, der jeden Namen angeben kann.",
             ),
         ),
-        Verdict::Broken => (
+        Conclusion::Broken => (
             say("Its signed history does not hold", "Seine signierte Geschichte stimmt nicht"),
             say(
                 "The picture or its history was changed after it was signed, or the signature is not valid.",
                 "Das Bild oder seine Geschichte wurde nach dem Signieren verändert, oder die Signatur ist ungültig.",
             ),
         ),
-        Verdict::Marked => (
+        Conclusion::Marked => (
             say("Not signed, but marked", "Nicht signiert, aber gekennzeichnet"),
             say(
                 "Marks tell of its origin. They are hints, not proof: marks can be removed and forged.",
@@ -150,7 +150,7 @@ fn verdict(language: Language, report: &Report) -> Markup {
                  und fälschen.",
             ),
         ),
-        Verdict::Nothing => (
+        Conclusion::Nothing => (
             say("Nothing was found", "Nichts gefunden"),
             say(
                 "That proves nothing. Marks are lost when a picture is edited, and most pictures never had any.",

@@ -1,13 +1,13 @@
 //! What was found in a picture, layer by layer.
 //!
 //! Each layer says what it found and how sure that is; none is proof of absence: metadata is removed by a screenshot, a
-//! watermark by whoever wants to. Invariants: nothing of the picture is in a report but its digest, its size and its
+//! watermark by an attacker. Invariants: nothing of the picture is in a report but its digest, its size and its
 //! fingerprint; every text of a stranger is bounded.
 
 use serde::Serialize;
 
 use super::decode::DecodeFault;
-use super::marks::Mark;
+use super::marks::DetectedMark;
 use super::masters::{Among, KnownMaster, Search};
 use crate::credentials::{Credentials, Finding, Standing};
 use crate::provenance::{Told, is_of_a_model};
@@ -23,7 +23,7 @@ pub struct Report {
     pub checked_at: String,
     pub checked_by: CheckedBy,
     pub file: FileFacts,
-    pub verdict: Verdict,
+    pub verdict: Conclusion,
     /// Whether a layer says that a model had a part in the picture.
     pub made_by_a_model: Stated,
     pub c2pa: Finding,
@@ -57,7 +57,7 @@ pub struct FileFacts {
 /// All of it in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum Conclusion {
     /// The manifest holds, and a trusted authority knows who signed.
     Signed,
     /// The manifest holds, and who signed can call itself anything.
@@ -70,7 +70,7 @@ pub enum Verdict {
     Nothing,
 }
 
-impl Verdict {
+impl Conclusion {
     pub const ALL: [Self; 5] = [Self::Signed, Self::SignedByUnknown, Self::Broken, Self::Marked, Self::Nothing];
 
     /// For metric labels.
@@ -86,7 +86,7 @@ impl Verdict {
     }
 }
 
-/// Whether somebody says so. Nobody saying so does not mean that it is not so.
+/// Whether a layer says so. Silence does not mean that it is not so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stated {
@@ -108,7 +108,7 @@ pub struct WatermarkLayer {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FoundMark {
     #[serde(flatten)]
-    pub mark: Mark,
+    pub mark: DetectedMark,
     pub masters: Vec<KnownMaster>,
     /// Whether the manifest of the file names the same mark; missing where it names none of this algorithm.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,15 +158,15 @@ pub(super) struct Layers {
 
 impl Layers {
     #[must_use]
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Conclusion {
         let is_told =
             self.metadata.names_a_model() || !self.watermark.found.is_empty() || !self.fingerprint.found.is_empty();
         match &self.c2pa {
-            Finding::Valid { credentials } if credentials.standing == Standing::Trusted => Verdict::Signed,
-            Finding::Valid { .. } => Verdict::SignedByUnknown,
-            Finding::Invalid { .. } => Verdict::Broken,
-            Finding::Absent | Finding::Elsewhere { .. } if is_told => Verdict::Marked,
-            Finding::Absent | Finding::Elsewhere { .. } => Verdict::Nothing,
+            Finding::Valid { credentials } if credentials.standing == Standing::Trusted => Conclusion::Signed,
+            Finding::Valid { .. } => Conclusion::SignedByUnknown,
+            Finding::Invalid { .. } => Conclusion::Broken,
+            Finding::Absent | Finding::Elsewhere { .. } if is_told => Conclusion::Marked,
+            Finding::Absent | Finding::Elsewhere { .. } => Conclusion::Nothing,
         }
     }
 
@@ -189,7 +189,7 @@ fn names_a_model(credentials: &Credentials) -> bool {
 
 /// Whether a soft binding of the manifest is this mark.
 #[must_use]
-pub(super) fn agreement(c2pa: &Finding, mark: &Mark) -> Option<bool> {
+pub(super) fn agreement(c2pa: &Finding, mark: &DetectedMark) -> Option<bool> {
     let credentials = match c2pa {
         Finding::Valid { credentials } => Some(credentials),
         Finding::Invalid { credentials, .. } => credentials.as_ref(),
@@ -236,21 +236,29 @@ mod tests {
         }
     }
 
-    fn mark(value: &str) -> Mark {
+    fn mark(value: &str) -> DetectedMark {
         let (algorithm, value) = ("com.example".to_owned(), value.to_owned());
-        Mark { algorithm, value, key: None, master_prefix: None, chance_log10: None, confidence: None, scale: None }
+        DetectedMark {
+            algorithm,
+            value,
+            key: None,
+            master_prefix: None,
+            chance_log10: None,
+            confidence: None,
+            scale: None,
+        }
     }
 
     #[test]
     fn a_verdict_is_no_better_than_the_signature() {
         let drawn = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
-        assert_eq!(layers(credentials(Standing::Trusted, drawn)).verdict(), Verdict::Signed);
-        assert_eq!(layers(credentials(Standing::Unknown, drawn)).verdict(), Verdict::SignedByUnknown);
-        assert_eq!(layers(Finding::Invalid { failures: Vec::new(), credentials: None }).verdict(), Verdict::Broken);
-        assert_eq!(layers(Finding::Absent).verdict(), Verdict::Nothing);
+        assert_eq!(layers(credentials(Standing::Trusted, drawn)).verdict(), Conclusion::Signed);
+        assert_eq!(layers(credentials(Standing::Unknown, drawn)).verdict(), Conclusion::SignedByUnknown);
+        assert_eq!(layers(Finding::Invalid { failures: Vec::new(), credentials: None }).verdict(), Conclusion::Broken);
+        assert_eq!(layers(Finding::Absent).verdict(), Conclusion::Nothing);
         let mut marked = layers(Finding::Absent);
         marked.metadata.ai_system = Some("studio".to_owned());
-        assert_eq!((marked.verdict(), marked.made_by_a_model()), (Verdict::Marked, Stated::Stated));
+        assert_eq!((marked.verdict(), marked.made_by_a_model()), (Conclusion::Marked, Stated::Stated));
     }
 
     #[test]
@@ -266,7 +274,7 @@ mod tests {
         let finding = credentials(Standing::Trusted, "");
         assert_eq!(agreement(&finding, &mark("0110")), Some(true));
         assert_eq!(agreement(&finding, &mark("0111")), Some(false));
-        assert_eq!(agreement(&finding, &Mark { algorithm: "other".to_owned(), ..mark("0110") }), None);
+        assert_eq!(agreement(&finding, &DetectedMark { algorithm: "other".to_owned(), ..mark("0110") }), None);
         assert_eq!(agreement(&Finding::Absent, &mark("0110")), None);
     }
 }

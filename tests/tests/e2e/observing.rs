@@ -342,7 +342,7 @@ async fn hits_are_sampled_and_the_rest_is_not() -> anyhow::Result<()> {
 
 /// A pipe that nothing reads, and a disk without room: every request is answered, and every lost line is counted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_writer_that_is_blocked_delays_nobody() -> anyhow::Result<()> {
+async fn a_writer_that_is_blocked_delays_no_answer() -> anyhow::Result<()> {
     const ASKED: usize = 2_000;
     let rig = painted().await?;
     let pipe = rig.dir.path().join("pipe");

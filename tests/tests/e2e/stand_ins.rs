@@ -235,7 +235,7 @@ const FORWARDED: http::HeaderName = http::HeaderName::from_static("x-forwarded-f
 
 /// A reader who waits for a fill that another client began is not refused when that client's budget is spent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spent_client_takes_nobody_along() -> anyhow::Result<()> {
+async fn a_spent_client_does_not_spend_for_others() -> anyhow::Result<()> {
     fn frugal(config: &mut bildkante_edge::config::Config) {
         config.listen.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a prefix")];
         config.budget.network_render_burst_ms = 1;

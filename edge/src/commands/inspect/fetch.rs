@@ -1,6 +1,6 @@
 //! A picture by its URL: one GET after the other, as far as a few redirects lead, bounded in bytes and time.
 //!
-//! Whoever runs the command may ask any host that the machine reaches, private ones, too.
+//! The command asks any host that the machine reaches, private ones, too: its user has the machine's rights anyway.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::credentials::{Credentials, Finding, Standing};
 use crate::provenance::Told;
-use crate::verify::{FingerprintLayer, KnownMaster, Report, Verdict, WatermarkLayer};
+use crate::verify::{Conclusion, FingerprintLayer, KnownMaster, Report, WatermarkLayer};
 
 pub(super) fn of(report: &Report) -> String {
     let file = &report.file;
@@ -23,13 +23,13 @@ pub(super) fn of(report: &Report) -> String {
     out
 }
 
-const fn said(verdict: Verdict) -> &'static str {
+const fn said(verdict: Conclusion) -> &'static str {
     match verdict {
-        Verdict::Signed => "signed by somebody whom a trusted authority knows, and not changed since",
-        Verdict::SignedByUnknown => "signed, and not changed since; whoever signed can call itself anything",
-        Verdict::Broken => "it carries a signed history that does not hold",
-        Verdict::Marked => "it is not signed, and other marks tell of its origin; marks can be removed and forged",
-        Verdict::Nothing => "nothing was found, which proves nothing: marks can be removed",
+        Conclusion::Signed => "signed by somebody whom a trusted authority knows, and not changed since",
+        Conclusion::SignedByUnknown => "signed, and not changed since; whoever signed can call itself anything",
+        Conclusion::Broken => "it carries a signed history that does not hold",
+        Conclusion::Marked => "it is not signed, and other marks tell of its origin; marks can be removed and forged",
+        Conclusion::Nothing => "nothing was found, which proves nothing: marks can be removed",
     }
 }
 

@@ -211,7 +211,7 @@ async fn a_changed_certificate_is_taken_and_a_broken_one_is_not() -> io::Result<
 }
 
 #[tokio::test]
-async fn the_admin_side_lets_in_who_its_authority_signed_and_nobody_else() {
+async fn the_admin_listener_accepts_only_clients_of_its_authority() {
     let (authority, foreign) = (Authority::new(), Authority::new());
     let files = authority.sign("admin", &["admin.example"]);
     let config = AdminTlsConfig {

@@ -361,7 +361,7 @@ impl Inner {
         let mut store = tokio::time::interval(STORE_INTERVAL);
         loop {
             while pictures.len() < concurrency && next < plan.pictures() {
-                let picture = Picture {
+                let picture = PictureWork {
                     inner: Arc::clone(&self),
                     job: Arc::clone(&job),
                     catalog: Arc::clone(&catalog),
@@ -397,7 +397,7 @@ impl Inner {
 }
 
 /// One picture and all its renditions.
-struct Picture {
+struct PictureWork {
     inner: Arc<Inner>,
     job: Arc<Job>,
     catalog: Arc<Catalog>,
@@ -405,7 +405,7 @@ struct Picture {
     number: usize,
 }
 
-impl Picture {
+impl PictureWork {
     /// The first rendition draws the picture where that is needed; the others are cut from it side by side.
     async fn warm(self, urls: Vec<String>) {
         let this = Arc::new(self);

@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Embedding is a function of pixels, secret and payload, in integers: every edge makes the same bytes.
 //! - Nothing of a picture that is embedded in or searched is kept.
-//! - Whoever has the secret can write marks, and erase them: a mark is a hint where a picture comes from, a signature
+//! - A holder of the secret can write marks, and erase them: a mark is a hint where a picture comes from, a signature
 //!   is the proof.
 
 mod code;

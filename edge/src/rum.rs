@@ -26,7 +26,8 @@ pub(crate) const BEACON_BYTES_MAX: usize = 4096;
 
 /// Served at `/rum.js`.
 pub(crate) static SCRIPT: LazyLock<StaticText> = LazyLock::new(|| {
-    let script = concat!(include_str!("web-vitals.attribution.iife.js"), "\n", include_str!("bildkante-rum.js"));
+    let script =
+        concat!(include_str!("rum/web-vitals.attribution.iife.js"), "\n", include_str!("rum/bildkante-rum.js"));
     StaticText::new(TextKind::Script, script, "public, max-age=86400")
 });
 

@@ -40,7 +40,7 @@ pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use metrics::RenderMetrics;
 pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
-pub use pool::{PoolError, RenderJobError, RenderPool, Standing};
+pub use pool::{PoolError, Precedence, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
 pub use shape::{Anchor, Shape};
 

@@ -29,7 +29,7 @@ use self::http::{Alpn, ConnectionEnd, Protocols};
 use self::io::{Overdue, Progress};
 use self::room::{Room, Seat, Share};
 use self::tls::ReloadableTls;
-use self::workers::{Place, Workers};
+use self::workers::{WorkerLease, Workers};
 use crate::service::Respond;
 
 /// What a listener's connections are held to.
@@ -208,7 +208,7 @@ impl<R: Respond> Listener<R> {
         peer: SocketAddr,
         progress: Arc<Progress>,
         shutdown: Shutdown,
-        _held: (Seat, Option<Place>),
+        _held: (Seat, Option<WorkerLease>),
     ) {
         let metrics = &self.metrics;
         let Ok(stream) = TcpStream::from_std(stream) else { return metrics.end("peer_error") };

@@ -23,8 +23,8 @@ use crate::seo::{Loading, Picture};
 use crate::service::{Body, RequestBody};
 use crate::signing::{Seal, SigningHandle};
 
-const STYLE: &str = include_str!("style.css");
-const SCRIPT: &str = include_str!("preview.js");
+const STYLE: &str = include_str!("preview/style.css");
+const SCRIPT: &str = include_str!("preview/preview.js");
 
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
@@ -170,11 +170,11 @@ impl Preview {
         let slot_index = campaign
             .slot_index(slot_name.trim_end_matches('/'))
             .ok_or_else(|| not_found(format!("campaign `{name}` has no slot `{}`", shorten(slot_name))))?;
-        let asked = Asked::parse(campaign, query);
+        let asked = Filter::parse(campaign, query);
         Ok(self.slot_page(&catalog, campaign, slot_index, &asked))
     }
 
-    fn slot_page(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, asked: &Asked) -> String {
+    fn slot_page(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, asked: &Filter) -> String {
         let slot = &campaign.slots[slot_index];
         let matching: Vec<u32> =
             campaign.combinations().filter(|&combination| asked.admits(&campaign.values_of(combination))).collect();
@@ -240,13 +240,13 @@ pub(crate) fn resolved(
 
 /// What the query of a slot's page asks for.
 #[derive(Debug)]
-struct Asked {
+struct Filter {
     /// One choice per axis of the campaign.
     values: Vec<Option<usize>>,
     page: usize,
 }
 
-impl Asked {
+impl Filter {
     /// Unknown names and values count as not asked: it is a page of filters, not an API.
     fn parse(campaign: &Campaign, query: &str) -> Self {
         let mut asked = Self { values: vec![None; campaign.axes.len()], page: 1 };
@@ -359,7 +359,7 @@ fn facts(slot: &Slot) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn axes(campaign: &Campaign, asked: &Asked) -> Vec<AxisView> {
+fn axes(campaign: &Campaign, asked: &Filter) -> Vec<AxisView> {
     let locale = campaign.policy.locales.iter().find(|locale| locale.starts_with("en"));
     let locale = locale.or(campaign.policy.locales.first()).map_or("", String::as_str);
     campaign

@@ -228,7 +228,7 @@ fn a_signed_rung_is_the_rung() {
 }
 
 #[test]
-fn hints_choose_a_rung_where_the_url_opts_in_whoever_signed_it() {
+fn hints_choose_a_rung_where_the_url_opts_in_signed_or_not() {
     let catalog = Site::new().load();
     let mut headers = HeaderMap::new();
     headers.insert("sec-ch-width", HeaderValue::from_static("700"));

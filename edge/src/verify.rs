@@ -1,5 +1,5 @@
 //! The detector: what a picture tells of its origin, for operators on the command line and, where an operator wants it, for
-//! everybody.
+//! the public.
 //!
 //! ```text
 //! file ─┬▶ credentials::verify ─▶ C2PA          ┐
@@ -41,12 +41,12 @@ mod softbinding;
 
 pub use config::{DetectorConfig, VerifyConfig};
 pub use desk::{VerifyDesk, VerifyParts};
-pub use detector::{Detector, NotAPicture, Subject, sha256};
-pub use marks::{ForeignMarks, Mark, MarkDetector, MarkKey, OwnMarks, Shown, payload};
+pub use detector::{Detector, NotAPicture, Submission, sha256};
+pub use marks::{DetectedMark, ForeignMarks, MarkDetector, MarkKey, OwnMarks, Shown, payload};
 pub use masters::{Among, KnownMaster, KnownMasters, Search};
 pub use metrics::VerifyMetrics;
 pub(crate) use page::PATH;
 pub use report::{
-    CheckedBy, FileFacts, FingerprintLayer, FoundMark, REPORT_VERSION, Report, Stated, Unsearched, Verdict,
+    CheckedBy, Conclusion, FileFacts, FingerprintLayer, FoundMark, REPORT_VERSION, Report, Stated, Unsearched,
     WatermarkLayer,
 };

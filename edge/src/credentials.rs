@@ -32,7 +32,7 @@ pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
 pub use command::CommandFault;
 pub use config::{ProvenanceConfig, SignerConfig, TimestampConfig};
 pub use document::{DOCUMENT_BYTES_MAX, DocumentFault, SignedDocument, VerifiedDocument};
-pub use guard::{Fault, MANIFEST_BYTES_MAX};
+pub use guard::{LibraryFault, MANIFEST_BYTES_MAX};
 pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;
 pub use key::{Algorithm, KeyFault};
