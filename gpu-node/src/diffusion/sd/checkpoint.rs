@@ -115,12 +115,20 @@ pub struct Trunk {
     text: TextEncoders,
     unet: Unet,
     projected: ProjectedTexts,
+    /// How its adapters are built, in their order.
+    adapters: Vec<Digest>,
 }
 
 impl Trunk {
     #[must_use]
     pub const fn text(&self) -> &TextEncoders {
         &self.text
+    }
+
+    /// How its adapters are built, in their order.
+    #[must_use]
+    pub fn adapters(&self) -> &[Digest] {
+        &self.adapters
     }
 
     /// A network's keys and values for a prompt in so many chunks, computed from the text's states and kept while the prompt is
@@ -221,7 +229,12 @@ impl Checkpoint {
             family,
             placement,
             parameters,
-            trunk: Trunk { text: TextEncoders::new(encoders, layer), unet, projected: ProjectedTexts::default() },
+            trunk: Trunk {
+                text: TextEncoders::new(encoders, layer),
+                unet,
+                projected: ProjectedTexts::default(),
+                adapters: Vec::new(),
+            },
             kept: PlainNetworks { unet: kept_unet, texts: kept_texts },
             zeroes_empty_negative: layout.zeroes_empty_negative,
             unet_config,
@@ -353,7 +366,8 @@ impl Checkpoint {
         });
         let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
         let text = TextEncoders::new(encoders, self.trunk.text.layer());
-        Ok(Trunk { text, unet, projected: ProjectedTexts::default() })
+        let adapters = adapters.iter().map(|(adapter, _)| adapter.architecture()).collect();
+        Ok(Trunk { text, unet, projected: ProjectedTexts::default(), adapters })
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! Source of the conditions: `StableDiffusionPipeline.__call__` and `StableDiffusionXLPipeline.__call__` of diffusers 0.42.
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{RefinerUse, ValidRecipe};
 use tch::{Device, TchError, Tensor};
 
@@ -61,6 +62,13 @@ impl Denoiser for Adapted<'_> {
 
     fn scheduler_config(&self) -> &SchedulerConfig {
         self.checkpoint.scheduler_config()
+    }
+
+    fn architecture(&self, controls: &[usize]) -> Digest {
+        let acting = controls.iter().map(|at| self.controls.get(*at).map(|network| network.config()));
+        let (unet, adapters) = (self.checkpoint.unet_config(), self.trunk.adapters());
+        let built = format!("{unet:?} {adapters:?} {:?}", acting.collect::<Vec<_>>());
+        Digest::of_bytes(built.as_bytes())
     }
 
     fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
