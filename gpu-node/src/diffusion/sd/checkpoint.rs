@@ -35,7 +35,7 @@ use crate::diffusion::text::clip;
 use crate::diffusion::text::clip::{ClipTextModel, Head, HiddenLayer};
 use crate::diffusion::text::config::{ClipActivation, ClipConfig};
 use crate::diffusion::text::tokenizer::ClipTokenizer;
-use crate::diffusion::text::{TextEncoder, TextEncoders};
+use crate::diffusion::text::{Prompt, TextEncoder, TextEncoders};
 use crate::diffusion::vae;
 use crate::diffusion::vae::config::VaeConfig;
 use crate::diffusion::vae::{Vae, VaeKinds};
@@ -136,10 +136,16 @@ impl Trunk {
     pub(crate) fn project(
         &self,
         control: Option<&ControlNet>,
-        (prompt, chunks): (Option<&str>, usize),
+        (prompt, chunks): (Option<&Prompt>, usize),
         states: &Tensor,
     ) -> Result<ProjectedText, TchError> {
-        let key = TextKey { control: control.map(ControlNet::digest), prompt: prompt.map(str::to_owned), chunks };
+        let key = TextKey {
+            control: control.map(ControlNet::digest),
+            prompt: prompt.map(|prompt| prompt.text.clone()),
+            weighting: prompt.map(|prompt| prompt.weighting).unwrap_or_default(),
+            clip_skip: prompt.map_or(0, |prompt| prompt.clip_skip),
+            chunks,
+        };
         self.projected.get_or(key, || match control {
             Some(network) => network.project(states),
             None => self.unet.project(states),
