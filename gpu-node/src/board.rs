@@ -94,7 +94,10 @@ pub enum Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// With the urgency and the deadline of the most pressing caller.
-    Wanted { urgency: Urgency, deadline: Instant },
+    Wanted {
+        urgency: Urgency,
+        deadline: Instant,
+    },
     Unwanted,
 }
 
@@ -318,10 +321,7 @@ impl Board {
     }
 
     /// The first waiting job that is `wanted`, and its place; does not wait for one to come.
-    pub(crate) fn take_first(
-        &self,
-        wanted: impl Fn(&Place, &ValidRecipe) -> bool,
-    ) -> Option<(Place, StartedJob)> {
+    pub(crate) fn take_first(&self, wanted: impl Fn(&Place, &ValidRecipe) -> bool) -> Option<(Place, StartedJob)> {
         let mut state = self.state.lock();
         if state.is_closed {
             return None;
@@ -374,7 +374,8 @@ impl Board {
     pub fn stopped(&self, id: RecipeId) {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let asked = state.jobs.get(&id).filter(|job| job.is_wanted(now)).and_then(|job| Some((job.asks()?, &job.recipe)));
+        let asked =
+            state.jobs.get(&id).filter(|job| job.is_wanted(now)).and_then(|job| Some((job.asks()?, &job.recipe)));
         let asked = asked.map(|(asks, recipe)| (asks, state.pace.estimate(recipe)));
         let is_queued = asked.is_some_and(|(asks, cost)| !state.is_closed && state.queue.push(id, asks, cost).is_ok());
         if is_queued {
@@ -503,7 +504,9 @@ impl Board {
                 let jobs = position as f64 + running as f64 / 2.0;
                 GenerationStatus {
                     position: Some(position as u64),
-                    estimated_start_ms: Some(millis(Duration::from_secs_f64((state.pace.job_s() * jobs).clamp(0.0, 1e6)))),
+                    estimated_start_ms: Some(millis(Duration::from_secs_f64(
+                        (state.pace.job_s() * jobs).clamp(0.0, 1e6),
+                    ))),
                     ..GenerationStatus::new(id, GenerationState::Queued)
                 }
             }

@@ -69,8 +69,9 @@ mod tests {
 
     #[test]
     fn a_recipe_takes_what_its_like_took_by_steps_and_pixels() {
-        let recipe = |steps, side_px| {
-            Recipe { steps, ..Recipe::new(Digest::of_bytes(b"a checkpoint"), "a mug", (side_px, side_px)) }
+        let recipe = |steps, side_px| Recipe {
+            steps,
+            ..Recipe::new(Digest::of_bytes(b"a checkpoint"), "a mug", (side_px, side_px))
         };
         let mut pace = Pace::default();
         assert_eq!(pace.estimate(&recipe(30, 512)), Duration::from_secs(1), "nothing is known yet");

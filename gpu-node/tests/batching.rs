@@ -273,7 +273,8 @@ async fn numbers_change_no_class_and_verdicts_outlive_a_restart() {
     first.counts(PROBES, 0.0).await;
     let passes = first.metric(PROBE_PASSES);
     let network = {
-        let known: Vec<CheckpointInfo> = serde_json::from_slice(&first.client.get("/v1/checkpoints").await.body).unwrap();
+        let known: Vec<CheckpointInfo> =
+            serde_json::from_slice(&first.client.get("/v1/checkpoints").await.body).unwrap();
         known.iter().find(|known| known.name == "sd1-edges").unwrap().digest
     };
     let control = |weight| ControlUse { network, image: image("edges").0, weight, start: 0.0, end: 1.0 };

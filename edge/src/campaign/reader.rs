@@ -330,9 +330,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
         let entries = self.bounded_entries(count_max).into_iter().filter_map(|(key, value)| {
             let found = match (as_text(value), value.get_ref()) {
                 (Some(text), _) => TextOrTable::Text(text),
-                (None, DeValue::Table(_)) => {
-                    TextOrTable::Table(self.table_of(key.value, value, key.span.clone())?)
-                }
+                (None, DeValue::Table(_)) => TextOrTable::Table(self.table_of(key.value, value, key.span.clone())?),
                 (None, _) => {
                     self.wrong(key.value, value, "a string or a table");
                     return None;

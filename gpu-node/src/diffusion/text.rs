@@ -162,7 +162,9 @@ impl TextEncoders {
         for TextEncoder { tokenizer, model } in &self.encoders {
             let most = model.skip_max(self.layer);
             if skip > most {
-                return Err(DiffusionError::input(format!("`clip_skip` is {skip}, this checkpoint's text allows {most}")));
+                return Err(DiffusionError::input(format!(
+                    "`clip_skip` is {skip}, this checkpoint's text allows {most}"
+                )));
             }
             let chunks = tokenizer.encode_chunks(&fragments, chunks).map_err(refused)?;
             // Checked at load as well: on a GPU, reading a row that is not there loses the device.

@@ -183,7 +183,11 @@ impl<'a> Simulation<'a> {
         if is_drawn {
             self.begun.retain(|begun| begun.job != leading);
             let is_late = self.jobs[leading].deadline < self.now;
-            if is_late { self.run.missed.insert(leading) } else { self.run.ended.insert(leading, self.now).is_some() };
+            if is_late {
+                self.run.missed.insert(leading)
+            } else {
+                self.run.ended.insert(leading, self.now).is_some()
+            };
         } else {
             self.begun.iter_mut().filter(|begun| group.contains(&begun.job)).for_each(|begun| begun.steps_left -= 1);
         }
@@ -250,21 +254,24 @@ fn missed_offline(jobs: &[Job]) -> BTreeSet<usize> {
 
 /// A mix that loads the device so far, each job's cost alone counted.
 fn mix(drawn: &[(u8, u32, u8, f64, f64)], steps_ms: &[u64], load: f64, has_urgencies: bool) -> Vec<Job> {
-    let mut jobs: Vec<Job> = drawn.iter().map(|(class, steps, level, _, slack)| {
-        let class = class % u8::try_from(steps_ms.len()).unwrap();
-        let step = Duration::from_millis(steps_ms[usize::from(class)]);
-        let mut job = Job {
-            class,
-            steps: *steps,
-            step,
-            decoding: step,
-            urgency: if has_urgencies { *level } else { 3 },
-            comes_at: Duration::ZERO,
-            deadline: Duration::ZERO,
-        };
-        job.deadline = job.cost().mul_f64(*slack).max(Duration::from_secs(2));
-        job
-    }).collect();
+    let mut jobs: Vec<Job> = drawn
+        .iter()
+        .map(|(class, steps, level, _, slack)| {
+            let class = class % u8::try_from(steps_ms.len()).unwrap();
+            let step = Duration::from_millis(steps_ms[usize::from(class)]);
+            let mut job = Job {
+                class,
+                steps: *steps,
+                step,
+                decoding: step,
+                urgency: if has_urgencies { *level } else { 3 },
+                comes_at: Duration::ZERO,
+                deadline: Duration::ZERO,
+            };
+            job.deadline = job.cost().mul_f64(*slack).max(Duration::from_secs(2));
+            job
+        })
+        .collect();
     let work: Duration = jobs.iter().map(Job::cost).sum();
     // Exponential times between arrivals: a Poisson process.
     let gaps: Vec<f64> = drawn.iter().map(|(.., chance, _)| -(1.0 - chance).ln()).collect();
@@ -397,7 +404,15 @@ proptest! {
 fn job(urgency: u8, comes_at_s: f64, deadline_s: f64, steps: u32) -> Job {
     let comes_at = Duration::from_secs_f64(comes_at_s);
     let step = Duration::from_millis(100);
-    Job { class: 0, steps, step, decoding: step, urgency, comes_at, deadline: comes_at + Duration::from_secs_f64(deadline_s) }
+    Job {
+        class: 0,
+        steps,
+        step,
+        decoding: step,
+        urgency,
+        comes_at,
+        deadline: comes_at + Duration::from_secs_f64(deadline_s),
+    }
 }
 
 #[test]
@@ -438,7 +453,8 @@ fn a_job_that_is_first_and_does_not_fit_keeps_others_from_beginning() {
         queue.push(id(n), asked, Duration::ZERO).unwrap();
     }
     let begun = [(queue.remove(id(0)).unwrap(), Done::Part(0.5))];
-    let choose = |fits: &dyn Fn(RecipeId) -> bool| Turns::default().choose(start, &begun, &queue, ProbeDue::No, fits).unwrap();
+    let choose =
+        |fits: &dyn Fn(RecipeId) -> bool| Turns::default().choose(start, &begun, &queue, ProbeDue::No, fits).unwrap();
     let choice = choose(&|waiting| waiting != id(1));
     assert_eq!((choice.lead, choice.room_is_wanted), (Lead::Begun(0), true));
     let choice = choose(&|_| true);

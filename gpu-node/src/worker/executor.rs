@@ -80,7 +80,8 @@ impl<'a> Executor<'a> {
             self.bench.report_probes(self.engine.probes());
             if self.begun.is_empty() && self.lost.is_none() {
                 self.mark.clear();
-                if self.engine.next_probe().is_none() && matches!(self.bench.board.wait(&mut self.nudges), Due::Closed) {
+                if self.engine.next_probe().is_none() && matches!(self.bench.board.wait(&mut self.nudges), Due::Closed)
+                {
                     return Ok(());
                 }
                 if self.bench.board.is_closed() {

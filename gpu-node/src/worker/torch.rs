@@ -538,8 +538,7 @@ impl Engine for TorchEngine {
         self.next_drawing += 1;
         self.adapters.hold(checkpoint, &recipe.loras);
         self.ask(&promise, recipe, true);
-        self.drawings
-            .insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
+        self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
         Ok(id)
     }
 

@@ -4,9 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bildkante_gpu_node::capacity::Capacity;
-use bildkante_gpu_node::engine::{
-    DrawingId, Engine, EngineError, EngineFactory, Finished, NextProbe, Nudge, Trial,
-};
+use bildkante_gpu_node::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished, NextProbe, Nudge, Trial};
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};

@@ -22,8 +22,7 @@ impl Sharing {
     pub(crate) async fn start() -> TestNode {
         let control = Arc::new(FakeControl::default());
         let inner = FakeEngine::factory(&control, paint_noise);
-        let factory: EngineFactory =
-            Box::new(move || Ok(Box::new(Self { inner: inner()?, widths: BTreeMap::new() })));
+        let factory: EngineFactory = Box::new(move || Ok(Box::new(Self { inner: inner()?, widths: BTreeMap::new() })));
         let node = Wish::default().start_with(factory, control).await;
         assert_eq!(node.node.settled().await, Phase::Ready);
         node

@@ -96,7 +96,8 @@ impl Denoiser for Adapted<'_> {
         let mut rows = vec![(conditional, Numbers { sizes, score })];
         if is_guided {
             let is_nothing = negative.text.is_empty() && self.checkpoint.zeroes_empty_negative();
-            let unconditional = if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative.clone(), chunks)? };
+            let unconditional =
+                if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative.clone(), chunks)? };
             rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
             prompts.insert(0, (!is_nothing).then_some(negative));
         }

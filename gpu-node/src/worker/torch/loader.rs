@@ -299,7 +299,11 @@ pub(super) fn recipe_of_class(checkpoint: &Checkpoint, class: &BatchClass) -> Op
     // One word is one token, and a chunk holds 75 beside its beginning and its end.
     let words = usize::try_from(class.tokens() / TOKENS_OF_CHUNK - 1).ok()? * 75 + 1;
     let is_plain = class.stage() == Stage::Base && class.controls().is_empty();
-    is_plain.then(|| Recipe { prompt: "a ".repeat(words), guidance: if rows > 1 { plain.guidance } else { 1.0 }, ..plain })
+    is_plain.then(|| Recipe {
+        prompt: "a ".repeat(words),
+        guidance: if rows > 1 { plain.guidance } else { 1.0 },
+        ..plain
+    })
 }
 
 /// Tokens of a chunk of CLIP's.
