@@ -28,7 +28,8 @@ const CHANGES: u32 = 2 * 2 * QUARTER_PX as u32;
 const STRENGTH_BITS: u32 = 4 + 4 + 4;
 
 /// Luma of a pixel as ITU-R BT.601 weighs it, in whole code values.
-pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
+#[must_use]
+pub fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b)) >> 8) as u8
 }
 

@@ -53,6 +53,7 @@ fn waves() -> Vec<Wave> {
 }
 
 /// Which wave carries what, and with which signs.
+#[derive(Clone)]
 pub(super) struct Pattern {
     pub(super) waves: Vec<Wave>,
     /// Indices into `waves`, shuffled: [`SYNC_WAVES`] that synchronise, then those for coded bits.
@@ -142,6 +143,7 @@ type Axis = [i32; TILE_PX];
 
 /// Cosines and sines of a wave that repeats a number of times in a tile; apart, so that processors take several at
 /// once.
+#[derive(Clone)]
 struct Turns {
     cosines: Axis,
     sines: Axis,

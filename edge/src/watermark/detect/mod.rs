@@ -83,20 +83,51 @@ impl Found {
     }
 }
 
+/// A picture that is searched, row by row.
+#[derive(Debug, Clone, Copy)]
+pub enum Samples<'a> {
+    /// Interleaved.
+    Rgb(&'a [u8]),
+    /// One byte a pixel, as [`super::luma`] weighs it.
+    Luma(&'a [u8]),
+}
+
+impl Samples<'_> {
+    fn is_whole(self, width_px: usize, height_px: usize) -> bool {
+        let (bytes, each) = match self {
+            Self::Rgb(bytes) => (bytes, 3),
+            Self::Luma(bytes) => (bytes, 1),
+        };
+        width_px.max(height_px) <= SIDE_PX_MAX && bytes.len() == width_px * height_px * each
+    }
+}
+
 /// Looks for a mark of any of the `secrets` in interleaved RGB. The first that is complete is the answer; a picture
 /// with several marks gives the clearest as a rule. Time grows with the secrets, by about a third for each beyond the
 /// first.
 #[must_use]
 pub fn detect(rgb: &[u8], width_px: u32, height_px: u32, secrets: &[Watermark], effort: Effort) -> Option<Found> {
+    let secrets: Vec<&Watermark> = secrets.iter().collect();
+    detect_in(Samples::Rgb(rgb), width_px, height_px, &secrets, effort)
+}
+
+/// The same in samples of either kind.
+#[must_use]
+pub fn detect_in(
+    samples: Samples<'_>,
+    width_px: u32,
+    height_px: u32,
+    secrets: &[&Watermark],
+    effort: Effort,
+) -> Option<Found> {
     let (width_px, height_px) = (usize::try_from(width_px).ok()?, usize::try_from(height_px).ok()?);
-    let is_whole = width_px.max(height_px) <= SIDE_PX_MAX && rgb.len() == width_px * height_px * 3;
     let waves = &secrets.first()?.pattern.waves;
-    if !is_whole {
+    if !samples.is_whole(width_px, height_px) {
         return None;
     }
     let mut detector = Detector { transform: Transform::new(waves), decoder: Decoder::new(), secrets, effort };
     (0..=HALVINGS_MAX).find_map(|halvings| {
-        let plane = Plane::luma(rgb, width_px, height_px, halvings)?;
+        let plane = Plane::luma(samples, width_px, height_px, halvings)?;
         let found =
             (plane.width_px.min(plane.height_px) >= SIDE_PX_MIN).then(|| detector.search(&plane.evened()))??;
         let side = (1 << halvings) as f32;
@@ -107,7 +138,7 @@ pub fn detect(rgb: &[u8], width_px: u32, height_px: u32, secrets: &[Watermark], 
 struct Detector<'a> {
     transform: Transform,
     decoder: Decoder,
-    secrets: &'a [Watermark],
+    secrets: &'a [&'a Watermark],
     effort: Effort,
 }
 
@@ -151,7 +182,7 @@ impl Detector<'_> {
         peaks.retain(|(_, peak)| peak.z >= SYNC_Z_MIN);
         peaks.sort_by(|a, b| b.1.z.total_cmp(&a.1.z));
         peaks.truncate(READ_MAX);
-        peaks.into_iter().find_map(|(secret, peak)| self.read(plane, &self.secrets[secret], peak, step))
+        peaks.into_iter().find_map(|(secret, peak)| self.read(plane, self.secrets[secret], peak, step))
     }
 
     fn read(&mut self, plane: &Plane, secret: &Watermark, peak: Peak, step: f32) -> Option<Found> {
@@ -196,7 +227,7 @@ pub fn trials(
     mut each: impl FnMut(Trial),
 ) {
     let Some(first) = keys.first() else { return };
-    let Some(plane) = Plane::luma(rgb, width_px as usize, height_px as usize, 0) else { return };
+    let Some(plane) = Plane::luma(Samples::Rgb(rgb), width_px as usize, height_px as usize, 0) else { return };
     let mut transform = Transform::new(&first.pattern.waves);
     let (decoder, scale) = (Decoder::new(), Scale { x: scale, y: scale });
     let spectrum = transform.spectrum(&plane.evened(), scale, Reach::All);

@@ -5,6 +5,7 @@
 //! still sticks out keeps one hard edge from outweighing a sky.
 
 use super::super::embed::luma;
+use super::Samples;
 
 /// Largest part of a picture that is searched, in pixels: it bounds time and memory.
 pub(super) const PLANE_AREA_PX_MAX: usize = 1 << 20;
@@ -25,7 +26,7 @@ pub(super) struct Plane {
 
 impl Plane {
     /// The luma of the middle of a picture after halving it `halvings` times; `None` where nothing is left.
-    pub(super) fn luma(rgb: &[u8], width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
+    pub(super) fn luma(samples: Samples<'_>, width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
         let side = 1usize << halvings;
         let (width, height) = (width_px / side, height_px / side);
         let (cut_width, cut_height) = middle(width, height);
@@ -38,8 +39,7 @@ impl Plane {
         for row in 0..cut_height {
             sums.fill(0);
             for y in top + row * side..top + (row + 1) * side {
-                let start = (y * width_px + left) * 3;
-                add_luma(&mut sums, &rgb[start..start + cut_width * side * 3], side);
+                add_row(&mut sums, samples, y * width_px + left, side);
             }
             let share = 1.0 / (side * side) as f32;
             values.extend(sums.iter().map(|sum| *sum as f32 * share));
@@ -102,9 +102,21 @@ fn middle(width: usize, height: usize) -> (usize, usize) {
     }
 }
 
-fn add_luma(sums: &mut [u32], rgb: &[u8], side: usize) {
-    for (sum, pixels) in sums.iter_mut().zip(rgb.chunks_exact(3 * side)) {
-        *sum += pixels.chunks_exact(3).map(|pixel| u32::from(luma([pixel[0], pixel[1], pixel[2]]))).sum::<u32>();
+/// Adds up `side` pixels for each sum, from pixel `start` on.
+fn add_row(sums: &mut [u32], samples: Samples<'_>, start: usize, side: usize) {
+    let pixels = start..start + sums.len() * side;
+    match samples {
+        Samples::Rgb(rgb) => {
+            for (sum, pixels) in sums.iter_mut().zip(rgb[pixels.start * 3..pixels.end * 3].chunks_exact(3 * side)) {
+                let lumas = pixels.chunks_exact(3).map(|pixel| u32::from(luma([pixel[0], pixel[1], pixel[2]])));
+                *sum += lumas.sum::<u32>();
+            }
+        }
+        Samples::Luma(lumas) => {
+            for (sum, lumas) in sums.iter_mut().zip(lumas[pixels].chunks_exact(side)) {
+                *sum += lumas.iter().map(|luma| u32::from(*luma)).sum::<u32>();
+            }
+        }
     }
 }
 
