@@ -29,6 +29,7 @@ pub mod fuzzing;
 pub mod health;
 mod index;
 mod metrics;
+mod pace;
 mod progress;
 mod queue;
 mod server;
@@ -36,6 +37,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tls;
+mod turns;
 pub mod worker;
 
 use std::net::SocketAddr;

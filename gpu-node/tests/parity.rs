@@ -197,6 +197,9 @@ impl Denoiser for Rescheduled<'_> {
     fn scheduler_config(&self) -> &SchedulerConfig {
         &self.config
     }
+    fn architecture(&self, controls: &[usize]) -> Digest {
+        self.checkpoint.architecture(controls)
+    }
     fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
         self.checkpoint.condition(recipe, stage)
     }

@@ -23,7 +23,9 @@ const ORDER: &[&str] = &[
     "worker::bench",
     "worker::torch",
     "board",
+    "turns",
     "queue",
+    "pace",
     // What lasts.
     "blobs",
     "archive",

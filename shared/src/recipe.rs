@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
+use crate::weighting::{Weighting, WeightingError};
 
 /// A sampler by its usual name; how it is configured comes from the checkpoint's `scheduler_config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -235,6 +236,13 @@ pub struct Recipe {
     pub guidance_rescale: f64,
     #[serde(default, skip_serializing_if = "LongPrompt::is_default")]
     pub long_prompt: LongPrompt,
+    /// Whether brackets in both prompts are weights.
+    #[serde(default, skip_serializing_if = "Weighting::is_default")]
+    pub weighting: Weighting,
+    /// Layers at the end of the text encoders that are left out, as diffusers counts them: 0 leaves out none that the family
+    /// has not been trained without.
+    #[serde(default, skip_serializing_if = "is_none_skipped")]
+    pub clip_skip: u32,
     /// Stable Diffusion XL only; without it the picture's own size, uncropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SizeConditioning>,
@@ -259,6 +267,11 @@ fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none_skipped(layers: &u32) -> bool {
+    *layers == 0
+}
+
 impl Recipe {
     /// A recipe that asks for nothing but a prompt at a size: 20 steps, guidance 4, seed 0.
     #[must_use]
@@ -275,6 +288,8 @@ impl Recipe {
             guidance: 4.0,
             guidance_rescale: 0.0,
             long_prompt: LongPrompt::default(),
+            weighting: Weighting::default(),
+            clip_skip: 0,
             sizes: None,
             negative_sizes: None,
             refiner: None,
@@ -299,6 +314,10 @@ pub enum RecipeError {
     PromptLength { field: &'static str, bytes: usize },
     #[error("`{field}` holds a control character")]
     PromptCharacter { field: &'static str },
+    #[error("`{field}`: {reason}")]
+    Weighting { field: &'static str, reason: WeightingError },
+    #[error("`clip_skip` is 0 to {}, not {layers}", limits::CLIP_SKIP_MAX)]
+    ClipSkip { layers: u32 },
     #[error("{width_px}×{height_px} px: {reason}")]
     Size { width_px: u32, height_px: u32, reason: &'static str },
     #[error("`steps` is 1 to {}, not {steps}", limits::STEPS_MAX)]
@@ -371,6 +390,12 @@ impl TryFrom<Recipe> for ValidRecipe {
     fn try_from(recipe: Recipe) -> Result<Self, RecipeError> {
         check_prompt("prompt", &recipe.prompt)?;
         check_prompt("negative_prompt", &recipe.negative_prompt)?;
+        for (field, prompt) in [("prompt", &recipe.prompt), ("negative_prompt", &recipe.negative_prompt)] {
+            recipe.weighting.check(prompt).map_err(|reason| RecipeError::Weighting { field, reason })?;
+        }
+        if recipe.clip_skip > limits::CLIP_SKIP_MAX {
+            return Err(RecipeError::ClipSkip { layers: recipe.clip_skip });
+        }
         check_size(recipe.width_px, recipe.height_px)?;
         if !(1..=limits::STEPS_MAX).contains(&recipe.steps) {
             return Err(RecipeError::Steps { steps: recipe.steps });

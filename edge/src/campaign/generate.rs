@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use bildkante_shared::limits;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
-use super::prompts::{UsedWords, Words, WordsKind};
+use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
 
@@ -16,7 +17,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 18] = [
+pub(crate) const KEYS: [&str; 20] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -35,6 +36,8 @@ pub(crate) const KEYS: [&str; 18] = [
     "init",
     "mask",
     "guidance_rescale",
+    "weighting",
+    "clip_skip",
 ];
 
 /// Where a slot's masters come from.
@@ -171,11 +174,13 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let seed = layered.require("seed").and_then(read_seed);
         let scheduler = read_scheduler(layered);
         let additions = additions::read(&|key| layered.of(key));
+        let weighting = additions.weighting;
         let mut words = Vec::new();
-        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, &mut words));
+        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, weighting, &mut words));
         let negatives = layered.of("negative").map(|table| self.read_negatives(table, &mut words)).unwrap_or_default();
         let (prompt, style_negatives) = prompt?;
         let negative_prompt = tidy(&[negatives, style_negatives].concat().join(", "));
+        let negative_prompt = literal(weighting, &negative_prompt);
         if negative_prompt.len() > limits::PROMPT_BYTES_MAX {
             let (bytes, bytes_max) = (negative_prompt.len(), limits::PROMPT_BYTES_MAX);
             slot.fault(slot.span(), format!("the negative prompt has {bytes} bytes, at most {bytes_max}"));
@@ -197,7 +202,12 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         })
     }
 
-    fn read_prompt(&self, table: &TableReader<'_, '_>, words: &mut Vec<UsedWords>) -> Option<(Template, Vec<String>)> {
+    fn read_prompt(
+        &self,
+        table: &TableReader<'_, '_>,
+        weighting: Weighting,
+        words: &mut Vec<UsedWords>,
+    ) -> Option<(Template, Vec<String>)> {
         let text = table.text("prompt")?;
         let mut negatives = Vec::new();
         let template = Template::parse(text.value, |placeholder| {
@@ -206,7 +216,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
                 Placeholder::Block(name) => self.note(words, WordsKind::Block, name),
                 Placeholder::Axis(_) => {}
             }
-            self.resolve(placeholder, &mut negatives)
+            self.resolve(placeholder, weighting, &mut negatives)
         });
         let template = link(table, &text, template)?;
         let longest = |axis: usize| {
@@ -218,10 +228,29 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             let bytes_max = limits::PROMPT_BYTES_MAX;
             table.fault(&text.span, format!("the longest prompt has {bytes} bytes, at most {bytes_max}"));
         }
+        if let Err(reason) = self.check_weights(&template, weighting) {
+            table.fault(&text.span, reason);
+        }
         Some((template, negatives))
     }
 
-    fn resolve(&self, placeholder: Placeholder<'_>, negatives: &mut Vec<String>) -> Result<Part, String> {
+    /// Whether the brackets of a prompt are weights, with every value of every axis in its place.
+    fn check_weights(&self, template: &Template, weighting: Weighting) -> Result<(), String> {
+        let check = |prompt: String| weighting.check(&prompt).map_err(|error| format!("`{prompt}`: {error}"));
+        check(template.render(|_| ""))?;
+        let used = (0..self.axes.len()).filter(|axis| template.uses_axis(*axis));
+        for (used, value) in used.flat_map(|used| self.axes[used].axis.values.iter().map(move |value| (used, value))) {
+            check(template.render(|axis| if axis == used { value.prompt.as_str() } else { "" }))?;
+        }
+        Ok(())
+    }
+
+    fn resolve(
+        &self,
+        placeholder: Placeholder<'_>,
+        weighting: Weighting,
+        negatives: &mut Vec<String>,
+    ) -> Result<Part, String> {
         match placeholder {
             Placeholder::Axis(name) => {
                 let axis = axes::named(self.axes, name)?;
@@ -245,14 +274,14 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
                 if !style.negative.is_empty() {
                     negatives.push(style.negative.clone());
                 }
-                Ok(Part::Literal(style.prompt.clone()))
+                weighed(weighting, &style.prompt).map_err(|reason| format!("the style `{name}` {reason}"))
             }
             Placeholder::Block(name) => {
                 let block = self.words.block(name).ok_or_else(|| {
                     let known = self.words.names(|library| library.blocks.keys().collect());
                     format!("no library of this campaign has a block `{name}`; {}", known_names(&known))
                 })?;
-                Ok(Part::Literal(block.to_owned()))
+                weighed(weighting, block).map_err(|reason| format!("the block `{name}` {reason}"))
             }
         }
     }
@@ -277,6 +306,26 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             }
         }
         texts
+    }
+}
+
+/// A library's text as it stands in a prompt: its brackets are characters.
+fn literal(weighting: Weighting, text: &str) -> String {
+    match weighting {
+        Weighting::Plain => text.to_owned(),
+        Weighting::Brackets => escaped(text),
+    }
+}
+
+/// The same with its weight.
+fn weighed(weighting: Weighting, block: &Block) -> Result<Part, String> {
+    let text = literal(weighting, &block.text);
+    match (weighting, block.weight) {
+        (_, None) => Ok(Part::Literal(text)),
+        (Weighting::Brackets, Some(weight)) => Ok(Part::Literal(format!("({text}:{weight})"))),
+        (Weighting::Plain, Some(_)) => {
+            Err("has a weight, and this prompt has none: set `weighting = \"brackets\"` beside it".to_owned())
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::weighting::Weighting;
 
 use super::additions::{Additions, Control, Refiner};
 use super::axes::Axis;
@@ -95,16 +96,22 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
 }
 
 fn additions(additions: &Additions) -> String {
-    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale } = additions;
+    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } = additions;
     let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
     let controls = list(controls.iter().map(control));
     let (init, mask) = (option(init.as_ref().map(named)), option(mask.as_deref().map(quoted)));
     let rescale = decimal(*guidance_rescale);
+    // Fields of later versions, where they say something.
+    let weighting = match weighting {
+        Weighting::Plain => "",
+        Weighting::Brackets => ", weighting: Brackets",
+    };
+    let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip} }}"
     )
 }
 
@@ -189,6 +196,7 @@ mod tests {
             init: Some(("begin.png".into(), 0.6)),
             mask: Some("where.png".into()),
             guidance_rescale: 0.7,
+            ..Additions::default()
         };
         assert_eq!(
             additions(&everything),
@@ -198,5 +206,7 @@ mod tests {
              \"edges-1.0\", image: \"b.png\", weight: 0.5, start: 0.0, end: 1e-6 }], init: Some((\"begin.png\", 0.6)), \
              mask: Some(\"where.png\"), guidance_rescale: 0.7 }"
         );
+        let read = Additions { weighting: Weighting::Brackets, clip_skip: 1, ..Additions::default() };
+        assert!(additions(&read).ends_with("guidance_rescale: 0.0, weighting: Brackets, clip_skip: 1 }"));
     }
 }

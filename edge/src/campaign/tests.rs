@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
+use bildkante_shared::weighting::Weighting;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -613,6 +614,43 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     std::fs::remove_file(site.path("campaigns/images/begin.png")).expect("removed");
     let error = write_locks(&site.sources(), &models).expect_err("an image is missing").to_string();
     assert!(error.contains("image `begin.png` of campaign `autumn`"), "{error}");
+}
+
+#[test]
+fn weights_of_words_are_a_manifests_choice_and_a_librarys_texts_stay_texts() {
+    let site = Site::new();
+    let plain = variant(&site.load(), "hero", &[]).recipe.id();
+    let weigh = |site: &Site, template: &str| {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        let line = text.lines().find(|line| line.starts_with("prompt   =")).expect("a prompt").to_owned();
+        site.edit("campaigns/autumn.toml", &line, template);
+    };
+    let blocks = "[blocks]\nratio = 'ratio (16:9)'\ntop = { text = 'on top', weight = 1.25 }\n";
+    site.edit("prompts/shots.toml", "[blocks]\n", blocks);
+    site.lock();
+    assert_eq!(variant(&site.load(), "hero", &[]).recipe.id(), plain, "who asks for nothing keeps the recipe");
+    let template = "prompt   = \"a ({colour}:1.5) {finish} {product} {block:top}, {block:ratio}\"";
+    weigh(&site, &format!("weighting = \"brackets\"\nclip_skip = 1\n{template}"));
+    site.lock();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = drawn(&with);
+    assert_eq!((recipe.weighting, recipe.clip_skip), (Weighting::Brackets, 1));
+    let end = r" (on top:1.25), ratio \(16\:9\)";
+    assert!(recipe.prompt.starts_with("a (") && recipe.prompt.ends_with(end), "{}", recipe.prompt);
+
+    for (from, to, reason) in [
+        ("weighting = \"brackets\"", "weighting = \"plain\"", "the block `top` has a weight"),
+        ("weighting = \"brackets\"", "weighting = \"braces\"", "`generate.weighting`"),
+        ("{colour}:1.5)", "{colour}:1.5", "is not closed"),
+        ("{colour}:1.5)", "{colour}:15)", "is not 0 to 10"),
+        ("clip_skip = 1", "clip_skip = 99", "`generate.clip_skip` is 0 to 32"),
+    ] {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+        site.write("campaigns/autumn.toml", &text);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use bildkante_shared::recipe::{
     ControlUse, InitUse, LongPrompt, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
     SizeConditioning, TimestepSpacing, ValidRecipe,
 };
+use bildkante_shared::weighting::Weighting;
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say};
@@ -75,6 +76,12 @@ pub struct GenerateArgs {
     /// Cut prompts that are longer than the encoder's places, instead of encoding them in chunks
     #[arg(long)]
     pub cut_prompt: bool,
+    /// Take brackets in prompts as weights: (word:1.3), (word), [word]
+    #[arg(long)]
+    pub weighted: bool,
+    /// Layers at the end of the text encoders to leave out
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub clip_skip: u32,
     /// Stable Diffusion XL: the size the picture is to look as if it had before it was scaled
     #[arg(long, value_name = "WxH")]
     pub original_size: Option<Size>,
@@ -271,6 +278,8 @@ impl GenerateArgs {
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,
             long_prompt: if self.cut_prompt { LongPrompt::Cut } else { LongPrompt::Chunks },
+            weighting: if self.weighted { Weighting::Brackets } else { Weighting::Plain },
+            clip_skip: self.clip_skip,
             sizes: self.sizes(size),
             refiner,
             init: images.init,

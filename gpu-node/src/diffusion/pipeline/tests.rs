@@ -75,6 +75,10 @@ impl Denoiser for Analytic {
         &self.config
     }
 
+    fn architecture(&self, _: &[usize]) -> Digest {
+        Digest::of_bytes(b"analytic")
+    }
+
     fn condition(&self, recipe: &ValidRecipe, _: Stage) -> Result<Lengths, DiffusionError> {
         // A prompt is as long as it is.
         let (negative, positive) = (recipe.negative_prompt.len() as f32, recipe.prompt.len() as f32);
