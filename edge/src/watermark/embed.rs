@@ -8,7 +8,8 @@
 //!
 //! Integers throughout, in one order: the same bytes on every processor.
 
-use super::pattern::{TILE_PX, TILE_RMS, Tile};
+use super::pattern::TILE_PX;
+use super::tile::{TILE_RMS, Tile};
 
 /// Side of a cell in pixels.
 const CELL_PX: usize = 8;
@@ -32,15 +33,17 @@ pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((77 * u32::from(r) + 150 * u32::from(g) + 29 * u32::from(b)) >> 8) as u8
 }
 
-/// Adds `tile` to whole rows of interleaved RGB, neither of whose sides is 0. Gives the share of calm cells in per
-/// cent.
-pub(super) fn add(rgb: &mut [u8], width_px: usize, tile: &Tile) -> u8 {
+/// Adds tiles of lightness and colour to whole rows of interleaved RGB, neither of whose sides is 0. Gives the share of
+/// calm cells in per cent.
+pub(super) fn add(rgb: &mut [u8], width_px: usize, [lightness, colour]: &[Tile; 2]) -> u8 {
     let strengths = Strengths::of(rgb, width_px);
+    let colours = colours(colour);
     let mut line = strengths.line();
     let mut steps = vec![0i16; width_px * 3];
     for (y, row) in rgb.chunks_exact_mut(width_px * 3).enumerate() {
         let strengths = strengths.fill(y, &mut line);
-        fill_steps(&mut steps, strengths, tile.row(y));
+        let start = y % TILE_PX * TILE_PX * 3;
+        fill_steps(&mut steps, strengths, lightness.row(y), &colours[start..start + TILE_PX * 3]);
         for (channel, step) in row.iter_mut().zip(&steps) {
             *channel = (i16::from(*channel) + step).clamp(0, 255) as u8;
         }
@@ -48,14 +51,23 @@ pub(super) fn add(rgb: &mut [u8], width_px: usize, tile: &Tile) -> u8 {
     strengths.calm_percent()
 }
 
+/// By how much each channel moves along the waves of colour, in 1/256 of a code value.
+fn colours(tile: &Tile) -> Vec<i16> {
+    let strength = 1.0;
+    let weights = [("C_R", 0.0), ("C_G", -0.344), ("C_B", 1.772)].map(|(n, d)| (super::tune(n, d) * strength * 256.0) as i32);
+    tile.values().iter().flat_map(|value| weights.map(|weight| (weight * i32::from(*value) >> 8) as i16)).collect()
+}
+
 /// By how much each channel of a row moves, rounded to whole code values.
-fn fill_steps(steps: &mut [i16], strengths: &[i32], tile: &[i16]) {
-    const SCALE: u32 = STRENGTH_BITS + TILE_RMS.trailing_zeros();
-    const HALF: i32 = 1 << (SCALE - 1);
+fn fill_steps(steps: &mut [i16], strengths: &[i32], tile: &[i16], colours: &[i16]) {
+    const SHIFT: u32 = STRENGTH_BITS + TILE_RMS.trailing_zeros() - 8;
     for (steps, strengths) in steps.chunks_mut(TILE_PX * 3).zip(strengths.chunks(TILE_PX)) {
-        let values = strengths.iter().zip(tile).map(|(strength, value)| (strength * i32::from(*value) + HALF) >> SCALE);
-        for (channels, step) in steps.chunks_exact_mut(3).zip(values) {
-            channels.fill(step as i16);
+        let [flat, slope] = *COL;
+        let values = strengths.iter().zip(tile).map(|(strength, value)| ((strength * i32::from(*value)) >> SHIFT, flat - (*strength * slope >> 12)));
+        for ((channels, colours), (value, factor)) in steps.chunks_exact_mut(3).zip(colours.chunks_exact(3)).zip(values) {
+            for (step, colour) in channels.iter_mut().zip(colours) {
+                *step = ((value + (i32::from(*colour) * factor >> 8) + 128) >> 8) as i16;
+            }
         }
     }
 }
@@ -119,7 +131,7 @@ impl Strengths {
     }
 
     fn calm_percent(&self) -> u8 {
-        let calm = self.cells.iter().filter(|strength| u32::from(**strength) < CALM_BELOW).count();
+        let calm = self.cells.iter().filter(|strength| u32::from(**strength) < TUNED[0] + 2 * TUNED[2]).count();
         (calm * 100 / self.cells.len()) as u8
     }
 }
@@ -166,5 +178,15 @@ fn differences(a: &[u8], b: &[u8]) -> u32 {
 fn strength(quarters: &[u32; 4]) -> u8 {
     let mut sorted = *quarters;
     sorted.sort_unstable();
-    (STRENGTH_FLAT + (sorted[0] + sorted[1]) * STRENGTH_STEP / CHANGES).min(STRENGTH_MAX) as u8
+    let [f, m, s] = *TUNED; (f + (sorted[0] + sorted[1]) * s / CHANGES).min(m) as u8
 }
+
+static TUNED: std::sync::LazyLock<[u32; 3]> = std::sync::LazyLock::new(|| [super::tune("L_FLAT", 12.0) as u32, super::tune("L_MAX", 44.0) as u32, super::tune("L_SLOPE", 4.0) as u32]);
+/// Colour strength at s: c0 - slope*s, s in 1/16 code values << 8 : in 1/256 of tile rms.
+static COL: std::sync::LazyLock<[i32; 2]> = std::sync::LazyLock::new(|| {
+    let (f, m) = (TUNED[0] as f32, TUNED[1] as f32);
+    let (a, b) = (super::tune("C_AMP", 3.8), super::tune("C_ROUGH", 1.5));
+    // factor = 256*(a - (a-b)*(s-f)/(m-f)); s_fixed = s*256
+    let per = if m > f { (a - b) / (m - f) } else { 0.0 };
+    [((a + per * f) * 256.0) as i32, (per * 4096.0) as i32]
+});

@@ -17,10 +17,11 @@ mod pattern;
 mod payload;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::fmt;
 
-pub use detect::{Effort, Found, Trial, detect, trials};
+pub use detect::{Effort, Found, Trial, detect, diag, trials};
 pub use payload::{KeyId, MasterPrefix, Payload};
 
 use code::encoded;
@@ -142,8 +143,8 @@ impl Watermark {
     #[doc(hidden)]
     pub fn embed_any_size(&self, rgb: &mut [u8], width_px: u32, master: MasterPrefix) -> Applied {
         let payload = self.payload(master);
-        let tile = self.pattern.tile(&encoded(&payload.frame()));
-        Applied { payload, calm_percent: embed::add(rgb, width_px as usize, &tile) }
+        let tiles = self.pattern.tiles(&encoded(&payload.frame()));
+        Applied { payload, calm_percent: embed::add(rgb, width_px as usize, &tiles) }
     }
 }
 
@@ -151,4 +152,8 @@ impl fmt::Debug for Watermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Watermark(key {})", self.key)
     }
+}
+
+pub(crate) fn tune(name: &str, default: f32) -> f32 {
+    std::env::var(name).map_or(default, |value| value.parse().expect(name))
 }

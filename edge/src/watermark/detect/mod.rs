@@ -15,9 +15,9 @@ mod plane;
 mod search;
 mod spectrum;
 
-use plane::Plane;
-use search::{Peak, peak, refined, turns};
-use spectrum::{Reach, Scale, Spectrum, Transform};
+use plane::Planes;
+use search::{Peak, Reach, peak, reliability, refined, turns};
+use spectrum::{Scale, Spectrum, Transform};
 
 use super::Watermark;
 use super::code::{CODED_BITS, Decoder, encoded};
@@ -96,9 +96,9 @@ pub fn detect(rgb: &[u8], width_px: u32, height_px: u32, secrets: &[Watermark], 
     }
     let mut detector = Detector { transform: Transform::new(waves), decoder: Decoder::new(), secrets, effort };
     (0..=HALVINGS_MAX).find_map(|halvings| {
-        let plane = Plane::luma(rgb, width_px, height_px, halvings)?;
-        let found =
-            (plane.width_px.min(plane.height_px) >= SIDE_PX_MIN).then(|| detector.search(&plane.evened()))??;
+        let planes = Planes::of(rgb, width_px, height_px, halvings)?;
+        let side_px = planes.lightness.width_px.min(planes.lightness.height_px);
+        let found = (side_px >= SIDE_PX_MIN).then(|| detector.search(&planes))??;
         let side = (1 << halvings) as f32;
         Some(Found { scale: found.scale.map(|scale| scale * side), ..found })
     })
@@ -112,21 +112,22 @@ struct Detector<'a> {
 }
 
 impl Detector<'_> {
-    fn search(&mut self, plane: &Plane) -> Option<Found> {
-        let step = self.step(plane);
+    fn search(&mut self, planes: &Planes) -> Option<Found> {
+        let step = self.step(planes);
         // Most pictures that are shown to a detector were not scaled.
-        let unscaled = self.peaks(plane, 1.0);
-        if let Some(found) = self.read_best(plane, unscaled, step) {
+        let unscaled = self.peaks(planes, 1.0);
+        if let Some(found) = self.read_best(planes, unscaled, step) {
             return Some(found);
         }
         let steps = ((SCALE_MAX / SCALE_MIN).ln() / step) as i32;
         let scales = (0..=steps).map(|n| SCALE_MIN * (step * n as f32).exp());
-        let peaks = scales.flat_map(|scale| self.peaks(plane, scale)).collect();
-        self.read_best(plane, peaks, step)
+        let peaks = scales.flat_map(|scale| self.peaks(planes, scale)).collect();
+        self.read_best(planes, peaks, step)
     }
 
     /// The relative step from one scale to the next.
-    fn step(&self, plane: &Plane) -> f32 {
+    fn step(&self, planes: &Planes) -> f32 {
+        let plane = &planes.lightness;
         let half_px = plane.width_px.max(plane.height_px) as f32 / 2.0;
         let area_px = (plane.width_px * plane.height_px) as f32;
         let affordable = (SCALE_MAX / SCALE_MIN).ln() * area_px / self.effort.folded_px_max.max(1) as f32;
@@ -134,12 +135,11 @@ impl Detector<'_> {
     }
 
     /// The best place at a scale for each secret and reach.
-    fn peaks(&mut self, plane: &Plane, scale: f32) -> Vec<(usize, Peak)> {
+    fn peaks(&mut self, planes: &Planes, scale: f32) -> Vec<(usize, Peak)> {
         let scale = Scale { x: scale, y: scale };
-        self.transform.look(plane, scale);
+        let spectrum = self.transform.spectrum(planes, scale);
         let mut peaks = Vec::with_capacity(self.secrets.len() * Reach::EACH.len());
         for reach in Reach::EACH {
-            let spectrum = self.transform.seen(reach);
             for (at, secret) in self.secrets.iter().enumerate() {
                 peaks.push((at, peak(&mut self.transform, &spectrum, &secret.pattern, (scale, reach))));
             }
@@ -147,15 +147,15 @@ impl Detector<'_> {
         peaks
     }
 
-    fn read_best(&mut self, plane: &Plane, mut peaks: Vec<(usize, Peak)>, step: f32) -> Option<Found> {
+    fn read_best(&mut self, planes: &Planes, mut peaks: Vec<(usize, Peak)>, step: f32) -> Option<Found> {
         peaks.retain(|(_, peak)| peak.z >= SYNC_Z_MIN);
         peaks.sort_by(|a, b| b.1.z.total_cmp(&a.1.z));
         peaks.truncate(READ_MAX);
-        peaks.into_iter().find_map(|(secret, peak)| self.read(plane, &self.secrets[secret], peak, step))
+        peaks.into_iter().find_map(|(secret, peak)| self.read(planes, &self.secrets[secret], peak, step))
     }
 
-    fn read(&mut self, plane: &Plane, secret: &Watermark, peak: Peak, step: f32) -> Option<Found> {
-        let (peak, spectrum) = refined(&mut self.transform, plane, &secret.pattern, peak, step);
+    fn read(&mut self, planes: &Planes, secret: &Watermark, peak: Peak, step: f32) -> Option<Found> {
+        let (peak, spectrum) = refined(&mut self.transform, planes, &secret.pattern, peak, step);
         let soft = soft(&spectrum, &secret.pattern, peak.offset_px);
         let frame = self.decoder.decoded(&soft)?;
         let word_z = agreement(&soft, &encoded(&frame));
@@ -165,12 +165,14 @@ impl Detector<'_> {
     }
 }
 
-/// How much each coded bit seems to be a one.
+/// How much each coded bit seems to be a one: the sum over the parts that carry it, each as far as waves like it are
+/// reliable.
 fn soft(spectrum: &Spectrum, pattern: &Pattern, offset_px: [f32; 2]) -> [f32; CODED_BITS] {
     let turns = turns(pattern, offset_px);
+    let reliability = reliability(spectrum, pattern, &turns);
     let mut soft = [0.0; CODED_BITS];
     for (at, signs, bits) in pattern.data() {
-        let value = spectrum[at] * turns[at];
+        let value = spectrum[*at] * turns[*at] * reliability[*at];
         soft[bits[0]] += value.re * f32::from(signs[0]);
         soft[bits[1]] += value.im * f32::from(signs[1]);
     }
@@ -196,10 +198,10 @@ pub fn trials(
     mut each: impl FnMut(Trial),
 ) {
     let Some(first) = keys.first() else { return };
-    let Some(plane) = Plane::luma(rgb, width_px as usize, height_px as usize, 0) else { return };
+    let Some(planes) = Planes::of(rgb, width_px as usize, height_px as usize, 0) else { return };
     let mut transform = Transform::new(&first.pattern.waves);
     let (decoder, scale) = (Decoder::new(), Scale { x: scale, y: scale });
-    let spectrum = transform.spectrum(&plane.evened(), scale, Reach::All);
+    let spectrum = transform.spectrum(&planes, scale);
     for key in keys {
         let peak = peak(&mut transform, &spectrum, &key.pattern, (scale, Reach::All));
         let soft = soft(&spectrum, &key.pattern, peak.offset_px);
@@ -220,3 +222,27 @@ pub struct Trial {
     /// Whether version, key id and CRC were right.
     pub is_complete: bool,
 }
+
+/// LAB: per ring of either carrier, the mean of a part's value against its sign.
+pub fn diag(rgb: &[u8], (width_px, height_px): (u32, u32), key: &Watermark, payload: Payload, scale: f32) -> Vec<(bool, i32, f32, usize)> {
+    let planes = Planes::of(rgb, width_px as usize, height_px as usize, 0).unwrap();
+    let mut transform = Transform::new(&key.pattern.waves);
+    let sc = Scale { x: scale, y: scale };
+    let spectrum = transform.spectrum(&planes, sc);
+    let offset = [-(width_px as f32) / 2.0 / scale - 0.5, -(height_px as f32) / 2.0 / scale - 0.5].map(|v| v + 0.5);
+    let turns = turns(&key.pattern, offset);
+    let coded = encoded(&payload.frame());
+    let mut out = std::collections::BTreeMap::new();
+    let colour = key.pattern.waves.range(super::pattern::Carrier::Colour);
+    for (at, s, bits) in key.pattern.data() {
+        let v = spectrum[*at] * turns[*at];
+        let b = |n: usize| if coded[bits[n]] { 1.0 } else { -1.0 };
+        let is = colour.contains(at);
+        let r = (key.pattern.waves.all[*at].square() as f32).sqrt() as i32;
+        let e = out.entry((is, if is { r } else { r / 6 * 6 })).or_insert((0.0, 0));
+        e.0 += v.re * f32::from(s[0]) * b(0) + v.im * f32::from(s[1]) * b(1);
+        e.1 += 2;
+    }
+    out.into_iter().map(|((c, r), (s, n))| (c, r, s / n as f32, n)).collect()
+}
+

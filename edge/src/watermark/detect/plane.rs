@@ -5,58 +5,117 @@
 //! still sticks out keeps one hard edge from outweighing a sky.
 
 use super::super::embed::luma;
+use super::super::pattern::Carrier;
 
 /// Largest part of a picture that is searched, in pixels: it bounds time and memory.
 pub(super) const PLANE_AREA_PX_MAX: usize = 1 << 20;
-/// The local mean is that of 13 × 13 px, the local deviation that of 17 × 17 px.
-const MEAN_RADIUS_PX: usize = 6;
-const DEVIATION_RADIUS_PX: usize = 8;
-/// Added to the local deviation, in code values: what rounding and coding leave of nothing.
-const DEVIATION_FLOOR: f32 = 2.0;
 /// Values beyond this many deviations are cut.
 const LIMIT: f32 = 2.5;
+
+/// How a carrier's plane is made even.
+struct Evening {
+    /// Of the square whose mean is taken away, from its middle: about the carrier's longest wave.
+    mean_radius_px: usize,
+    /// Of the square whose deviation is divided by.
+    deviation_radius_px: usize,
+    /// Added to the local deviation, in code values: what rounding and coding leave of nothing.
+    deviation_floor: f32,
+}
+
+fn evening(carrier: Carrier) -> Evening {
+    match carrier {
+        Carrier::Lightness => Evening { mean_radius_px: 6, deviation_radius_px: 8, deviation_floor: 2.0 },
+        Carrier::Colour => Evening {
+            mean_radius_px: super::super::tune("C_MEAN", 5.0) as usize,
+            deviation_radius_px: super::super::tune("C_DEV", 8.0) as usize,
+            deviation_floor: super::super::tune("C_FLOOR", 1.0) * 256.0,
+        },
+    }
+}
 
 /// One value per pixel, row by row.
 pub(super) struct Plane {
     pub(super) width_px: usize,
     pub(super) height_px: usize,
+    /// The place in it from which scales are counted.
+    pub(super) middle_px: [f32; 2],
     pub(super) values: Vec<f32>,
 }
 
-impl Plane {
-    /// The luma of the middle of a picture after halving it `halvings` times; `None` where nothing is left.
-    pub(super) fn luma(rgb: &[u8], width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
+/// What is searched: the same part of a picture twice.
+pub(super) struct Planes {
+    /// Luma.
+    pub(super) lightness: Plane,
+    /// Blue against luma, each pixel the mean of four.
+    pub(super) colour: Plane,
+}
+
+impl Planes {
+    /// Of the middle of a picture after halving it `halvings` times; `None` where nothing is left.
+    pub(super) fn of(rgb: &[u8], width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
         let side = 1usize << halvings;
         let (width, height) = (width_px / side, height_px / side);
         let (cut_width, cut_height) = middle(width, height);
-        if cut_width == 0 || cut_height == 0 {
+        if cut_width < 2 || cut_height < 2 {
             return None;
         }
         let (left, top) = ((width - cut_width) / 2 * side, (height - cut_height) / 2 * side);
-        let mut values = Vec::with_capacity(cut_width * cut_height);
-        let mut sums = vec![0u32; cut_width];
-        for row in 0..cut_height {
+        let part = Part { rgb: &rgb[(top * width_px + left) * 3..], row_bytes: width_px * 3 };
+        let middle_px = [cut_width as f32 / 2.0, cut_height as f32 / 2.0];
+        let lightness = part.plane(cut_width, cut_height, side, |pixel| i32::from(luma(pixel)));
+        let colour = part.plane(cut_width / 2, cut_height / 2, side * 2, blueness);
+        Some(Self {
+            lightness: Plane { middle_px, ..lightness }.evened(&evening(Carrier::Lightness)),
+            colour: Plane { middle_px: middle_px.map(|at| at / 2.0), ..colour }.evened(&evening(Carrier::Colour)),
+        })
+    }
+}
+
+/// Cb as ITU-R BT.601 has it, without its offset and in 1/256 of a code value.
+fn blueness([r, g, b]: [u8; 3]) -> i32 {
+    let [x, y, z] = *DIR;
+    z * i32::from(b) + x * i32::from(r) + y * i32::from(g)
+}
+static DIR: std::sync::LazyLock<[i32; 3]> = std::sync::LazyLock::new(|| [("D_R", -43.0), ("D_G", -85.0), ("D_B", 128.0)].map(|(n, d)| super::super::tune(n, d) as i32));
+
+/// A part of a picture.
+struct Part<'a> {
+    /// From its first pixel on.
+    rgb: &'a [u8],
+    row_bytes: usize,
+}
+
+impl Part<'_> {
+    /// Means of squares of `side` pixels.
+    fn plane(&self, width_px: usize, height_px: usize, side: usize, value: impl Fn([u8; 3]) -> i32) -> Plane {
+        let mut values = Vec::with_capacity(width_px * height_px);
+        let mut sums = vec![0; width_px];
+        let share = 1.0 / (side * side) as f32;
+        for rows in (0..height_px).map(|row| row * side..(row + 1) * side) {
             sums.fill(0);
-            for y in top + row * side..top + (row + 1) * side {
-                let start = (y * width_px + left) * 3;
-                add_luma(&mut sums, &rgb[start..start + cut_width * side * 3], side);
+            for start in rows.map(|y| y * self.row_bytes) {
+                let row = &self.rgb[start..start + width_px * side * 3];
+                for (sum, pixels) in sums.iter_mut().zip(row.chunks_exact(3 * side)) {
+                    *sum += pixels.chunks_exact(3).map(|pixel| value([pixel[0], pixel[1], pixel[2]])).sum::<i32>();
+                }
             }
-            let share = 1.0 / (side * side) as f32;
             values.extend(sums.iter().map(|sum| *sum as f32 * share));
         }
-        Some(Self { width_px: cut_width, height_px: cut_height, values })
+        Plane { width_px, height_px, middle_px: [0.0; 2], values }
     }
+}
 
+impl Plane {
     /// Freed of the local mean and evened out.
-    pub(super) fn evened(mut self) -> Self {
-        let mean = self.blurred(MEAN_RADIUS_PX);
+    fn evened(mut self, evening: &Evening) -> Self {
+        let mean = self.blurred(evening.mean_radius_px);
         for (value, mean) in self.values.iter_mut().zip(&mean.values) {
             *value -= mean;
         }
         let squares = self.values.iter().map(|value| value * value).collect();
-        let squares = Self { values: squares, ..self }.blurred(DEVIATION_RADIUS_PX);
+        let squares = Self { values: squares, ..self }.blurred(evening.deviation_radius_px);
         for (value, square) in self.values.iter_mut().zip(&squares.values) {
-            *value = (*value / (square.max(0.0).sqrt() + DEVIATION_FLOOR)).clamp(-LIMIT, LIMIT);
+            *value = (*value / (square.max(0.0).sqrt() + evening.deviation_floor)).clamp(-LIMIT, LIMIT);
         }
         self
     }
@@ -84,7 +143,7 @@ impl Plane {
                 *value = (sum * share) as f32;
             }
         }
-        Self { width_px: width, height_px: height, values }
+        Self { values, ..*self }
     }
 }
 
@@ -99,12 +158,6 @@ fn middle(width: usize, height: usize) -> (usize, usize) {
         (PLANE_AREA_PX_MAX / height, height)
     } else {
         (side, side)
-    }
-}
-
-fn add_luma(sums: &mut [u32], rgb: &[u8], side: usize) {
-    for (sum, pixels) in sums.iter_mut().zip(rgb.chunks_exact(3 * side)) {
-        *sum += pixels.chunks_exact(3).map(|pixel| u32::from(luma([pixel[0], pixel[1], pixel[2]]))).sum::<u32>();
     }
 }
 
