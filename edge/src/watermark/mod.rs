@@ -21,7 +21,7 @@ mod tile;
 
 use std::fmt;
 
-pub use detect::{Effort, Found, Trial, detect, diag, trials};
+pub use detect::{Effort, Found, Trial, detect, trials};
 pub use payload::{KeyId, MasterPrefix, Payload};
 
 use code::encoded;
@@ -152,8 +152,4 @@ impl fmt::Debug for Watermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Watermark(key {})", self.key)
     }
-}
-
-pub(crate) fn tune(name: &str, default: f32) -> f32 {
-    std::env::var(name).map_or(default, |value| value.parse().expect(name))
 }

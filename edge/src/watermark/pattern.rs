@@ -15,6 +15,7 @@
 use std::ops::Range;
 
 use super::code::CODED_BITS;
+use super::payload::FRAME_BITS;
 use super::tile::Tile;
 
 /// Side of the tile in pixels of the rendition.
@@ -34,15 +35,10 @@ pub(super) enum Carrier {
 impl Carrier {
     pub(super) const EACH: [Self; 2] = [Self::Lightness, Self::Colour];
 
-    pub(super) fn band(self) -> Band {
+    const fn band(self) -> Band {
         match self {
             Self::Lightness => Band { radius_min: 14, radius_max: RADIUS_MAX, axis_min: 2, sync: 180 },
-            Self::Colour => Band {
-                radius_min: super::tune("C_MIN", 12.0) as i32,
-                radius_max: super::tune("C_MAX", 16.0) as i32,
-                axis_min: 1,
-                sync: super::tune("C_SYNC", 50.0) as usize,
-            },
+            Self::Colour => Band { radius_min: 12, radius_max: 16, axis_min: 1, sync: 40 },
         }
     }
 }
@@ -138,7 +134,7 @@ impl Pattern {
             let order = shuffled(waves.range(carrier), &mut number);
             let (first, rest) = order.split_at(carrier.band().sync);
             sync.extend(first);
-            let bits = |n: usize| [2 * n, 2 * n + 1].map(|part| part % CODED_BITS);
+            let bits = |n: usize| [2 * n, 2 * n + 1].map(carried);
             data.extend(rest.iter().enumerate().map(|(n, &at)| (at, signs[at], bits(n))));
         }
         Self { waves, signs, sync, data }
@@ -166,6 +162,14 @@ impl Pattern {
             Tile::new(&self.waves.all[range.clone()], &parts[range])
         })
     }
+}
+
+/// The coded bit on the nth part of a carrier: one of each frame bit, then another one of each, and so on, so that a
+/// carrier with fewer parts than coded bits leaves out equally many of every frame bit.
+const fn carried(part: usize) -> usize {
+    const OF_ONE: usize = CODED_BITS / FRAME_BITS;
+    let (round, bit) = (part / FRAME_BITS, part % FRAME_BITS);
+    bit * OF_ONE + (round + bit) % OF_ONE
 }
 
 /// Fisher and Yates. 64 random bits for fewer than 2048 places: the bias is below 2^-53.

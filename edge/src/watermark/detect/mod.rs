@@ -29,7 +29,7 @@ use super::payload::Payload;
 const SYNC_Z_MIN: f32 = 4.5;
 /// What is agreed at least: noise agrees so well with one of the words in 0.4 % of pictures; the root of the coded
 /// bits, 17.9, would be complete agreement.
-const WORD_Z_MIN: f32 = 9.8;
+const WORD_Z_MIN: f32 = 9.4;
 /// Peaks that are read at each size of a picture.
 const READ_MAX: usize = 6;
 /// How often a picture is halved: the last covers scales of 2.1 to 4.2.
@@ -222,27 +222,3 @@ pub struct Trial {
     /// Whether version, key id and CRC were right.
     pub is_complete: bool,
 }
-
-/// LAB: per ring of either carrier, the mean of a part's value against its sign.
-pub fn diag(rgb: &[u8], (width_px, height_px): (u32, u32), key: &Watermark, payload: Payload, scale: f32) -> Vec<(bool, i32, f32, usize)> {
-    let planes = Planes::of(rgb, width_px as usize, height_px as usize, 0).unwrap();
-    let mut transform = Transform::new(&key.pattern.waves);
-    let sc = Scale { x: scale, y: scale };
-    let spectrum = transform.spectrum(&planes, sc);
-    let offset = [-(width_px as f32) / 2.0 / scale - 0.5, -(height_px as f32) / 2.0 / scale - 0.5].map(|v| v + 0.5);
-    let turns = turns(&key.pattern, offset);
-    let coded = encoded(&payload.frame());
-    let mut out = std::collections::BTreeMap::new();
-    let colour = key.pattern.waves.range(super::pattern::Carrier::Colour);
-    for (at, s, bits) in key.pattern.data() {
-        let v = spectrum[*at] * turns[*at];
-        let b = |n: usize| if coded[bits[n]] { 1.0 } else { -1.0 };
-        let is = colour.contains(at);
-        let r = (key.pattern.waves.all[*at].square() as f32).sqrt() as i32;
-        let e = out.entry((is, if is { r } else { r / 6 * 6 })).or_insert((0.0, 0));
-        e.0 += v.re * f32::from(s[0]) * b(0) + v.im * f32::from(s[1]) * b(1);
-        e.1 += 2;
-    }
-    out.into_iter().map(|((c, r), (s, n))| (c, r, s / n as f32, n)).collect()
-}
-

@@ -18,18 +18,14 @@ struct Evening {
     mean_radius_px: usize,
     /// Of the square whose deviation is divided by.
     deviation_radius_px: usize,
-    /// Added to the local deviation, in code values: what rounding and coding leave of nothing.
+    /// Added to the local deviation, in the plane's units: what rounding and coding leave of nothing.
     deviation_floor: f32,
 }
 
-fn evening(carrier: Carrier) -> Evening {
+const fn evening(carrier: Carrier) -> Evening {
     match carrier {
         Carrier::Lightness => Evening { mean_radius_px: 6, deviation_radius_px: 8, deviation_floor: 2.0 },
-        Carrier::Colour => Evening {
-            mean_radius_px: super::super::tune("C_MEAN", 5.0) as usize,
-            deviation_radius_px: super::super::tune("C_DEV", 8.0) as usize,
-            deviation_floor: super::super::tune("C_FLOOR", 1.0) * 256.0,
-        },
+        Carrier::Colour => Evening { mean_radius_px: 5, deviation_radius_px: 8, deviation_floor: 256.0 },
     }
 }
 
@@ -73,10 +69,8 @@ impl Planes {
 
 /// Cb as ITU-R BT.601 has it, without its offset and in 1/256 of a code value.
 fn blueness([r, g, b]: [u8; 3]) -> i32 {
-    let [x, y, z] = *DIR;
-    z * i32::from(b) + x * i32::from(r) + y * i32::from(g)
+    128 * i32::from(b) - 43 * i32::from(r) - 85 * i32::from(g)
 }
-static DIR: std::sync::LazyLock<[i32; 3]> = std::sync::LazyLock::new(|| [("D_R", -43.0), ("D_G", -85.0), ("D_B", 128.0)].map(|(n, d)| super::super::tune(n, d) as i32));
 
 /// A part of a picture.
 struct Part<'a> {
