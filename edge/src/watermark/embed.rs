@@ -23,14 +23,14 @@ const QUARTER_PX: usize = CELL_PX / 2;
 const RGB: usize = 3;
 
 /// Strengths are root mean squares in 1/16 of a code value. Of lightness: where nothing changes,
-const LIGHTNESS_FLAT: u32 = 8;
+const LIGHTNESS_FLAT: u32 = 6;
 /// for each code value that a pixel differs from the next on average,
 const LIGHTNESS_STEP: u32 = 3;
 /// and at most.
-const LIGHTNESS_MAX: u32 = 32;
+const LIGHTNESS_MAX: u32 = 26;
 /// Of colour (Cb): 58/16 where nothing changes, and less by 7/4 of what lightness has more, down to 16/16. All by
 /// measurement: `docs/watermark.md` has the table.
-const COLOUR_UNMARKED: i16 = 72;
+const COLOUR_UNMARKED: i16 = 68;
 /// A cell in which pixels differ by less than two code values on average is calm.
 const CALM_BELOW: u32 = LIGHTNESS_FLAT + 2 * LIGHTNESS_STEP;
 /// Changes that are counted in the two calmest quarters: one line of 4 px each, to the right and down.
@@ -86,6 +86,18 @@ fn high(a: i16, b: i16) -> i16 {
     ((i32::from(a) * i32::from(b)) >> 16) as i16
 }
 
+/// The share in 1/16 of the centre behind a pixel, for each channel in the gap between two centres; the one before it has
+/// the rest.
+const NEAR: [i16; CELL_PX * RGB] = {
+    let mut near = [0; CELL_PX * RGB];
+    let mut at = 0;
+    while at < near.len() {
+        near[at] = 2 * (at / RGB) as i16 + 1;
+        at += 1;
+    }
+    near
+};
+
 /// How strongly each cell is marked.
 struct Strengths {
     width_px: usize,
@@ -129,16 +141,15 @@ impl Strengths {
         let gap = (y + CELL_PX / 2) / CELL_PX;
         let row = |at: usize| &self.cells[at * self.columns..(at + 1) * self.columns];
         let (above, below) = (row(gap.saturating_sub(1)), row(gap.min(rows - 1)));
-        let (far, near) = shares((y + CELL_PX / 2) % CELL_PX);
+        let near = NEAR[(y + CELL_PX / 2) % CELL_PX * RGB];
         for ((centre, above), below) in line.centres[1..].iter_mut().zip(above).zip(below) {
-            *centre = i16::from(*above) * far + i16::from(*below) * near;
+            *centre = i16::from(*above) * (16 - near) + i16::from(*below) * near;
         }
         line.centres[0] = line.centres[1];
         line.centres[self.columns + 1] = line.centres[self.columns];
         for (channels, centres) in line.channels.chunks_exact_mut(CELL_PX * RGB).zip(line.centres.windows(2)) {
-            for (at, channel) in channels.iter_mut().enumerate() {
-                let (far, near) = shares(at / RGB);
-                *channel = centres[0] * far + centres[1] * near;
+            for (channel, near) in channels.iter_mut().zip(NEAR) {
+                *channel = centres[0] * (16 - near) + centres[1] * near;
             }
         }
         &line.channels[CELL_PX / 2 * RGB..(CELL_PX / 2 + self.width_px) * RGB]
@@ -148,12 +159,6 @@ impl Strengths {
         let calm = self.cells.iter().filter(|strength| u32::from(**strength) < CALM_BELOW).count();
         (calm * 100 / self.cells.len()) as u8
     }
-}
-
-/// The shares in 1/16 of the centres before and behind the middle of the pixel at `at` in the gap between them.
-const fn shares(at: usize) -> (i16, i16) {
-    let near = 2 * at as i16 + 1;
-    (16 - near, near)
 }
 
 /// A row of a band of cells; its last one where the picture ends before it.

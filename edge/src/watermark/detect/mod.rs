@@ -16,7 +16,7 @@ mod search;
 mod spectrum;
 
 use plane::Planes;
-use search::{Peak, Reach, peak, reliability, refined, turns};
+use search::{Peak, Reach, peak, refined, reliability, turns};
 use spectrum::{Scale, Spectrum, Transform};
 
 use super::Watermark;

@@ -118,7 +118,7 @@ fn conjugate([cosine, sine]: Signs) -> Complex<f32> {
 
 /// Groups of waves whose reliability is measured apart: how far their rings reach, in repetitions a tile. The waves of
 /// colour are one more.
-const GROUPS: [i32; 3] = [20, 27, 38];
+const GROUPS: [i32; 3] = [18, 24, 32];
 
 fn group(pattern: &Pattern, at: usize) -> usize {
     let square = pattern.waves.all[at].square();

@@ -96,7 +96,7 @@ impl Transform {
     pub(super) fn correlation(&mut self, products: impl Iterator<Item = (Wave, Complex<f32>)>) -> &[Complex<f32>] {
         self.columns.fill(Complex::default());
         for (wave, product) in products {
-            self.columns[place(wave)] = product;
+            self.columns[place(wave)] += product;
         }
         self.inverse.process_with_scratch(&mut self.columns, &mut self.scratch);
         self.cells.fill(Complex::default());
