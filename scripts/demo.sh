@@ -69,6 +69,9 @@ args = ["serve", "--exit-with-parent", "--config", "$demo/gpu-node.toml"]
 [provenance.signer]
 certificate = "$demo/authority/signer.pem"
 key = "$demo/authority/signer.key"
+[verify]
+enabled = true
+trust = "$demo/authority/root.pem"
 TOML
   make_authority
 }
@@ -177,8 +180,8 @@ cat <<TEXT
     preview of every variant   http://127.0.0.1:$admin_port/preview/
     an image, drawn on demand  http://127.0.0.1:$edge_port/i/studio/hero/teal-mug?product=mug&colour=teal&w=640
     metrics                    http://127.0.0.1:$admin_port/metrics
-    who signed a picture       $binaries/bildkante-edge inspect PICTURE
-                               (an authority made for this demo: validators call it untrusted)
+    where a picture comes from http://127.0.0.1:$edge_port/verify
+                               (its signer's authority is made for this demo: others' validators call it untrusted)
     log                        $log
   Ctrl-C stops everything.
 

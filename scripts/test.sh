@@ -12,6 +12,7 @@ set -euo pipefail
 setup=$(dirname "$0")/../tests/setup
 deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
+export BILDKANTE_AXE="${BILDKANTE_AXE:-$deps/axe/node_modules/axe-core/axe.min.js}"
 export BILDKANTE_C2PA="${BILDKANTE_C2PA:-$deps/c2pa/bin/python}"
 nginx=$("$setup/peer.sh" nginx "$deps" 2>/dev/null) || nginx=
 export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"

@@ -41,7 +41,8 @@ fn main() -> anyhow::Result<()> {
                 let (mut cpu_ms, mut wall_ms, mut encode_ms, mut bytes) = (f64::MAX, f64::MAX, f64::MAX, 0);
                 for _ in 0..ROUNDS {
                     let (cpu_before, started) = (thread_cpu_ms()?, Instant::now());
-                    let encoded = render(&master, &RenderJob::new(spec, rung, Arc::clone(&finish)))?;
+                    let encoded =
+                        render(&master, &RenderJob::new(master.master_id(), spec, rung, Arc::clone(&finish)))?;
                     wall_ms = wall_ms.min(started.elapsed().as_secs_f64() * 1e3);
                     cpu_ms = cpu_ms.min(thread_cpu_ms()? - cpu_before);
                     encode_ms = encode_ms.min(encoded.encode.as_secs_f64() * 1e3);

@@ -86,7 +86,7 @@ fn rendition(format: Format) -> anyhow::Result<Vec<u8>> {
     let spec = RenditionSpec { width_px: 960, height_px: 540, shape: Shape::DEFAULT, format, quality: Quality::AUTO };
     let master = pictures::studio(1344, 768);
     let finish = Arc::new(Finish::of_generated(marking));
-    Ok(render(&master, &RenderJob::new(spec, Rung::Quick, finish))?.bytes)
+    Ok(render(&master, &RenderJob::new(master.master_id(), spec, Rung::Quick, finish))?.bytes)
 }
 
 /// Microseconds of this thread's processor time, the median of all rounds.

@@ -1,10 +1,13 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod decode_picture;
+mod dossier;
 mod import;
 mod inspect;
 mod provenance;
 mod purge;
 mod remote;
+mod report;
 mod sign;
 mod ticket_keys;
 mod warm;
@@ -35,10 +38,13 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use decode_picture::{DecodePictureArgs, decode_picture};
+pub use dossier::{DossierArgs, dossier};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
 pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
+pub use report::{ReportArgs, report};
 pub use sign::{SignArgs, new_key, sign};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
@@ -106,7 +112,21 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     }
     check_signer(config)?;
+    check_watermark(config)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which key marks pictures, and whether anybody has it.
+fn check_watermark(config: &Config) -> anyhow::Result<()> {
+    let watermarks = config.provenance.watermark.open().context("`provenance.watermark`")?;
+    Ok(match watermarks.marking() {
+        None => say!("watermark: off"),
+        Some(mark) if watermarks.is_published() => say!(
+            "watermark: key {}, which is published: anybody can forge and erase its marks. Set `provenance.watermark.key`",
+            mark.key()
+        ),
+        Some(mark) => say!("watermark: key {}", mark.key()),
+    }?)
 }
 
 /// Says who signs pictures, and has them sign once.
@@ -115,9 +135,13 @@ fn check_signer(config: &Config) -> anyhow::Result<()> {
         return Ok(say!("provenance: no signer is configured: pictures are served unsigned")?);
     };
     let now_unix_s = Clock::System.unix_s();
+    let wants_status = signer.ocsp.is_some();
     let signer = open_signer(signer, now_unix_s).context("`provenance.signer`")?;
     signer.try_out(now_unix_s).context("`provenance.signer`")?;
     let ends = UNIX_EPOCH + Duration::from_secs(signer.expires_unix_s());
+    if wants_status && signer.status(now_unix_s).is_none() {
+        remark!("`provenance.signer.ocsp` is out of date and left out of manifests: fetch a new response");
+    }
     Ok(say!("provenance: {} signs until {}", signer.subject(), httpdate::fmt_http_date(ends))?)
 }
 
@@ -251,6 +275,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
     if let Some(variant) = &explanation.variant {
         line("variant", &variant.name);
         line("alt text", &format!("{} ({})", variant.alt, variant.locale));
+        if let Some(label) = &variant.label {
+            line("label", &format!("{} ({})", label.text, label.show));
+        }
         match &variant.recipe {
             ExplainedRecipe::Drawn(recipe) => drawn(&mut line, variant, recipe),
             ExplainedRecipe::Imported(import) => imported(&mut line, variant, import),

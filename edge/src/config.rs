@@ -4,6 +4,7 @@
 //! typo is an error at start and not a default in production.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bildkante_shared::telemetry::{self, LogFormat};
@@ -24,7 +25,9 @@ use crate::request::IgnoredParametersError;
 use crate::rum::RumConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
+use crate::verify::VerifyConfig;
 use crate::warm::{self, WarmConfig};
+use crate::watermark::{Watermark, WatermarkKeyError, Watermarks};
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,7 @@ pub struct Config {
     pub log: LogConfig,
     pub access_log: AccessLogConfig,
     pub rum: RumConfig,
+    pub verify: VerifyConfig,
     pub config: ReloadConfig,
     /// Where all this was read; `None` where it is made up.
     #[serde(skip)]
@@ -155,13 +159,33 @@ impl Config {
         }
     }
 
-    /// Where campaigns come from, and what every picture of them is finished with.
+    /// Where campaigns come from.
     ///
     /// # Errors
     /// When a pattern of ignored parameters is malformed.
     pub fn sources(&self) -> Result<CatalogSources, IgnoredParametersError> {
-        let finishing = Finishing { is_signed: self.provenance.signer.is_some() };
-        Ok(CatalogSources { finishing, ..self.campaigns.sources()? })
+        self.campaigns.sources()
+    }
+
+    /// The same for an edge that serves: with what every picture is finished with.
+    ///
+    /// # Errors
+    /// When a pattern of ignored parameters is malformed.
+    pub fn finished_sources(&self, watermarks: &Watermarks) -> Result<CatalogSources, IgnoredParametersError> {
+        let finishing = Finishing {
+            watermark: watermarks.marking().cloned(),
+            earlier_watermarks: watermarks.earlier().into(),
+            is_signed: self.provenance.signer.is_some(),
+        };
+        Ok(CatalogSources { finishing, ..self.sources()? })
+    }
+
+    /// What a detector looks for: the keys of this installation, and the published one.
+    ///
+    /// # Errors
+    /// When a key cannot be read.
+    pub fn detectable_watermarks(&self) -> Result<Vec<Arc<Watermark>>, WatermarkKeyError> {
+        Ok(self.provenance.watermark.open()?.detectable().cloned().collect())
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -174,6 +198,7 @@ impl Config {
         self.render.validate().map_err(|reason| ("render", reason))?;
         self.access_log.check()?;
         self.rum.check()?;
+        self.verify.check()?;
         telemetry::check_filter(&self.log.filter).map_err(|error| ("log.filter", error.to_string()))?;
         self.budget.check().map_err(|(key, reason)| (key, reason.to_owned()))?;
         self.cache.check().map_err(|error| ("cache", error.to_string()))?;
@@ -224,6 +249,7 @@ mod tests {
         assert_eq!(config.config, defaults.config);
         assert_eq!(config.access_log, defaults.access_log);
         assert_eq!(config.rum, defaults.rum);
+        assert_eq!(config.verify, defaults.verify);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());
         assert_eq!(crate::origin::OriginConfig { sidecar: None, ..config.origin }, defaults.origin);

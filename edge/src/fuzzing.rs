@@ -14,9 +14,10 @@ use crate::access::line::{REDACTED, without_signature};
 use crate::access::visit::LazyTrace;
 use crate::budget::BudgetConfig;
 use crate::cache::{decode_entry, reseal_entry};
-use crate::credentials::Manifest;
+use crate::credentials::{Manifest, SignedDocument, Standing, Trust};
 use crate::fields;
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
+use crate::provenance::Told;
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
 use crate::request::{ClientHints, FormatAsk, IgnoredParameters, ImageRequest, requested_urgency};
 use crate::resolve::format;
@@ -25,13 +26,15 @@ use crate::response::conditional::{self, RequestedRange};
 use crate::rum::RumConfig;
 use crate::rum::gate::Gate;
 use crate::signing::{Grant, SigningKeys};
-use crate::words::{FormatSet, Ratio};
+use crate::verify::decode::Still;
+use crate::verify::multipart;
+use crate::words::{Format, FormatSet, Ratio};
 
 /// A name and what takes any bytes under it.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 12] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -40,6 +43,10 @@ pub const TARGETS: [Target; 8] = [
     ("disk_entry", disk_entry),
     ("signing_keys", signing_keys),
     ("manifest_store", manifest_store),
+    ("container", container),
+    ("metadata", metadata),
+    ("report", report),
+    ("form", form),
 ];
 
 /// Between the parts of a `manifest` input.
@@ -244,4 +251,45 @@ pub fn manifest_store(data: &[u8]) {
         let length = data.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
         assert_eq!(length, Some(data.len()));
     }
+}
+
+/// The container of an AVIF file, as the detector reads it before any frame is decoded.
+pub fn container(data: &[u8]) {
+    let _ = Still::read(data);
+}
+
+/// Metadata of a foreign picture: texts are bounded and hold no control characters.
+///
+/// # Panics
+/// When that does not hold.
+pub fn metadata(data: &[u8]) {
+    for format in Format::ALL {
+        let told = Told::of(format, data);
+        for text in [told.creator, told.ai_prompt, told.software, told.digital_source_type].into_iter().flatten() {
+            assert!(text.chars().count() <= 1_000 && !text.chars().any(char::is_control), "{text:?}");
+        }
+    }
+}
+
+/// A signed report. Nothing that a stranger can write is by a trusted signer.
+///
+/// # Panics
+/// When it is.
+pub fn report(data: &[u8]) {
+    let Ok(document) = SignedDocument::parse(data) else { return };
+    if let Ok(verified) = document.verify(&Trust::none(), 1_800_000_000) {
+        assert_eq!(verified.standing, Standing::Unknown);
+    }
+}
+
+/// A form with a picture: what is found is a part of the body.
+///
+/// # Panics
+/// When it is not.
+pub fn form(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    if let Some(picture) = multipart::picture(&body, "boundary") {
+        assert!(picture.len() < body.len());
+    }
+    let _ = multipart::boundary(&String::from_utf8_lossy(data));
 }

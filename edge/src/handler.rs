@@ -30,6 +30,7 @@ use crate::rum::{self, Rum};
 use crate::service::{Body, PlainHead, RequestBody, Respond};
 use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
+use crate::verify::{self, VerifyDesk};
 use crate::words::{Collapse, FillTimings, Outcome};
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
@@ -61,6 +62,8 @@ pub struct Handler {
     pub trusted: Trusted,
     /// Caches in front, which decide how what may be recalled is recalled.
     pub downstream: Downstream,
+    /// `None` where the operator did not switch it on.
+    pub verify: Option<VerifyDesk>,
 }
 
 /// The same for beacons of a network that sends too many.
@@ -72,6 +75,8 @@ enum Route {
     Script,
     /// A C2PA manifest that is not in its file.
     Manifest,
+    /// The detector.
+    Verify,
     /// `*`: the server as a whole (RFC 9110 §7.1).
     Server,
     Unknown,
@@ -84,6 +89,7 @@ fn route(path: &str) -> Route {
         "*" => Route::Server,
         _ if path.starts_with("/i/") => Route::Image,
         _ if path.starts_with(MANIFEST_PATH_PREFIX) => Route::Manifest,
+        _ if path.starts_with(verify::PATH) => Route::Verify,
         _ => Route::Unknown,
     }
 }
@@ -157,6 +163,7 @@ impl<'a> Exchange<'a> {
 impl Handler {
     async fn answer_to(&self, request: &Request<()>, body: RequestBody, visit: &Visit<'_>) -> Response<Body> {
         match (route(request.uri().path()), request.method()) {
+            (Route::Verify, _) => self.verify(request, body, visit).await,
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(request, visit).await,
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Manifest, &Method::GET | &Method::HEAD) => self.manifest(request, visit).await,
@@ -234,6 +241,15 @@ impl Handler {
             Some(bytes) => response::manifest(bytes, name.is_lasting()),
             None => self.not_found(request, visit),
         }
+    }
+
+    /// The detector, where the operator switched it on.
+    async fn verify(&self, request: &Request<()>, body: RequestBody, visit: &Visit<'_>) -> Response<Body> {
+        let answer = match &self.verify {
+            Some(desk) => desk.respond(request, body, visit.client).await,
+            None => None,
+        };
+        answer.unwrap_or_else(|| self.not_found(request, visit))
     }
 
     /// Waits as long as the slot's policy allows, then answers with what there is.

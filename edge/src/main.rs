@@ -58,8 +58,14 @@ enum Command {
     Sign(commands::SignArgs),
     /// Make what signs the origin of pictures (C2PA)
     Provenance(commands::ProvenanceArgs),
+    /// Everything there is to say of one picture, from a running edge: a page to print, or JSON
+    Dossier(commands::DossierArgs),
+    /// What a deployer documents, and what of it is missing
+    Report(commands::ReportArgs),
     /// Print what a picture says of its origin, and whether that holds
     Inspect(commands::InspectArgs),
+    /// Decode one picture from standard input; `inspect` and `/verify` start it
+    DecodePicture(commands::DecodePictureArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Command::Lock(args) => &args.config,
         Command::Import(args) => &args.config,
         Command::Explain(args) => &args.config,
+        Command::Report(args) => args.config(),
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
         Command::Purge(args) => return report(commands::purge(args)),
@@ -90,6 +97,8 @@ fn main() -> ExitCode {
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
+        Command::Dossier(args) => return report(commands::dossier(args)),
+        Command::DecodePicture(args) => return report(commands::decode_picture(args)),
         Command::Sign(args) if args.new_key => return report(commands::new_key(args)),
         Command::Sign(args) => &args.config,
     };
@@ -108,6 +117,9 @@ fn main() -> ExitCode {
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),
         Command::Inspect(args) => commands::inspect(args),
+        Command::Dossier(args) => commands::dossier(args),
+        Command::Report(args) => commands::report(&config, args),
+        Command::DecodePicture(args) => commands::decode_picture(args),
         Command::Check(args) => commands::check(&config, args),
         Command::Lock(args) => commands::lock(&config, args),
         Command::Import(args) => commands::import(&config, args),

@@ -1,15 +1,17 @@
-//! Markup for pages: `<picture>` with responsive candidates, and the preload that goes with it.
+//! Markup for pages: `<picture>` with responsive candidates, the visible label beside it, and the preload that goes with it.
 //!
 //! Sources: HTML Living Standard (`picture`, `srcset`, `sizes`, `fetchpriority`, `loading`), RFC 8288 (`Link`),
 //! web.dev/articles/preload-responsive-images; for hints RFC 8942, Permissions Policy and Client Hints Infrastructure
 //! (`Delegate-CH`).
 //!
 //! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first; a hero
-//! loads eagerly and with high priority, everything else lazily.
+//! loads eagerly and with high priority, everything else lazily. A label is text or a picture with a text in the reader's
+//! language, is there without a script or a style sheet, and stands in every form of the markup.
 
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
+use crate::campaign::{LabelIcon, LabelShow, ShownLabel};
 use crate::request::hints::ACCEPT_CH;
 use crate::signing::Seal;
 use crate::words::Format;
@@ -45,6 +47,8 @@ pub struct Picture<'a> {
     pub sizes: &'a str,
     pub alt: &'a str,
     pub loading: Loading,
+    /// What is shown beside it.
+    pub label: Option<ShownLabel<'a>>,
     /// Signs every URL, where the campaign answers no others.
     pub seal: Option<&'a Seal>,
 }
@@ -92,9 +96,15 @@ impl Picture<'_> {
         u32::try_from(scaled.max(1)).unwrap_or(u32::MAX)
     }
 
-    /// `<picture>` with an AVIF and a WebP source and a JPEG `<img>`.
+    /// `<picture>` with an AVIF and a WebP source and a JPEG `<img>`; with a label, both in a `<figure>`.
     #[must_use]
     pub fn markup(&self) -> Markup {
+        self.labelled(&self.picture())
+    }
+
+    /// The same without its label, for pages of operators.
+    #[must_use]
+    pub fn picture(&self) -> Markup {
         let hero = self.loading == Loading::Hero;
         html! {
             picture {
@@ -116,8 +126,19 @@ impl Picture<'_> {
     /// The markup as text to copy into a page, one element a line.
     #[must_use]
     pub fn markup_text(&self) -> String {
-        let PreEscaped(text) = self.markup();
-        text.replace("<source", "\n  <source").replace("<img", "\n  <img").replace("</picture>", "\n</picture>")
+        let PreEscaped(text) = self.picture();
+        let lines =
+            text.replace("<source", "\n  <source").replace("<img", "\n  <img").replace("</picture>", "\n</picture>");
+        let Some(label) = self.label else { return lines };
+        let PreEscaped(caption) = caption(label);
+        format!("<figure>\n  {}\n  {caption}\n</figure>", lines.replace('\n', "\n  "))
+    }
+
+    fn labelled(&self, picture: &Markup) -> Markup {
+        match self.label {
+            Some(label) => html! { figure { (picture) (caption(label)) } },
+            None => picture.clone(),
+        }
     }
 
     /// One `<img>` whose width the client's hints choose: for pages that delegate them, see [`Delegation`]. Clients that
@@ -126,14 +147,14 @@ impl Picture<'_> {
     pub fn hinted(&self) -> Markup {
         let hero = self.loading == Loading::Hero;
         let query = if self.query.is_empty() { String::new() } else { format!("{}&", self.query) };
-        html! {
+        self.labelled(&html! {
             img src=(self.sealed(format!("{}?{query}w=auto", self.url)))
                 sizes=(self.sizes)
                 width=(self.largest_px()) height=(self.height_px())
                 alt=(self.alt)
                 fetchpriority=[hero.then_some("high")]
                 loading=[(!hero).then_some("lazy")];
-        }
+        })
     }
 
     /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
@@ -146,6 +167,40 @@ impl Picture<'_> {
             self.srcset(Some(Format::Avif)),
             self.sizes,
         )
+    }
+}
+
+/// In the language of its readers, whatever the page's is.
+fn caption(label: ShownLabel<'_>) -> Markup {
+    let has_text = label.show != LabelShow::Icon;
+    html! {
+        figcaption.bildkante-label lang=(label.locale) {
+            @if label.show.has_icon() { (icon(label, has_text)) }
+            @if has_text { @if label.show.has_icon() { " " } (label.text) }
+        }
+    }
+}
+
+/// Where the text stands beside it, the icon says nothing to those who do not see it.
+fn icon(label: ShownLabel<'_>, is_decoration: bool) -> Markup {
+    match label.icon {
+        Some(LabelIcon { url, width_px, height_px }) => html! {
+            img src=(url) width=(width_px) height=(height_px) alt=(if is_decoration { "" } else { label.text });
+        },
+        None => badge(label, is_decoration),
+    }
+}
+
+/// The letters AI in strokes: no font is needed. Black on white and edged in black, it stands out on any ground.
+fn badge(label: ShownLabel<'_>, is_decoration: bool) -> Markup {
+    const LETTERS: &str = "M8 15l4.5-10h1L18 15M9.6 11.5h6.8M24 5v10";
+    html! {
+        svg xmlns="http://www.w3.org/2000/svg" width="32" height="20" viewBox="0 0 32 20"
+            role=[(!is_decoration).then_some("img")] aria-label=[(!is_decoration).then_some(label.text)]
+            aria-hidden=[is_decoration.then_some("true")] {
+            rect x="1" y="1" width="30" height="18" rx="4" fill="#fff" stroke="#000" stroke-width="2" {}
+            path d=(LETTERS) fill="none" stroke="#000" stroke-width="2" stroke-linecap="round" stroke-linejoin="round" {}
+        }
     }
 }
 
@@ -190,8 +245,45 @@ mod tests {
             sizes: "(min-width: 50rem) 50vw, 100vw",
             alt: "A \"teal\" mug & <saucer>",
             loading,
+            label: None,
             seal: None,
         }
+    }
+
+    const LABEL: ShownLabel<'static> =
+        ShownLabel { show: LabelShow::Text, icon: None, text: "Mit <KI> & \"Hand\"", locale: "de-DE" };
+
+    fn labelled(label: ShownLabel<'static>) -> Picture<'static> {
+        Picture { label: Some(label), ..picture(Loading::Lazy) }
+    }
+
+    #[test]
+    fn a_label_stands_in_every_form_of_the_markup_escaped_and_with_its_language() {
+        let picture = labelled(LABEL);
+        let caption =
+            "<figcaption class=\"bildkante-label\" lang=\"de-DE\">Mit &lt;KI&gt; &amp; &quot;Hand&quot;</figcaption>";
+        for text in [picture.markup().0, picture.markup_text(), picture.hinted().0] {
+            assert!(text.starts_with("<figure>") && text.ends_with("</figure>"), "{text}");
+            assert_eq!(text.matches(caption).count(), 1, "{text}");
+        }
+        assert!(picture.markup_text().contains("\n  <picture>\n    <source"), "{}", picture.markup_text());
+        assert!(!picture.picture().0.contains("figure"));
+        for text in [self::picture(Loading::Lazy).markup().0, self::picture(Loading::Hero).hinted().0] {
+            assert!(!text.contains("figure"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_icon_has_a_size_and_is_told_once() {
+        let own = labelled(ShownLabel { show: LabelShow::Icon, ..LABEL }).markup().0;
+        assert!(own.contains("role=\"img\" aria-label=\"Mit &lt;KI&gt; &amp; &quot;Hand&quot;\""), "{own}");
+        assert!(own.contains("width=\"32\" height=\"20\"") && !own.contains("aria-hidden"), "{own}");
+        let both = labelled(ShownLabel { show: LabelShow::IconAndText, ..LABEL }).markup().0;
+        assert!(both.contains("aria-hidden=\"true\"") && !both.contains("aria-label"), "{both}");
+        assert!(both.contains("</svg> Mit &lt;KI&gt;"), "{both}");
+        static ICON: LabelIcon = LabelIcon { url: String::new(), width_px: 48, height_px: 24 };
+        let foreign = labelled(ShownLabel { show: LabelShow::Icon, icon: Some(&ICON), ..LABEL }).markup().0;
+        assert!(foreign.contains("width=\"48\" height=\"24\" alt=\"Mit &lt;KI&gt;"), "{foreign}");
     }
 
     #[test]

@@ -50,12 +50,12 @@ fn spec(width_px: u32, height_px: u32, format: Format, q: u8) -> RenditionSpec {
 }
 
 fn rendered(master: &Pixels, spec: &RenditionSpec, rung: Rung) -> Encoded {
-    let job = RenderJob::new(*spec, rung, Arc::new(finish()));
+    let job = RenderJob::new(master.master_id(), *spec, rung, Arc::new(finish()));
     render(master, &RenderJob { drawn: DRAWN, ..job }).expect("a rendition within bounds")
 }
 
 fn attempt(master: &Pixels, spec: RenditionSpec, finish: Finish) -> Result<Encoded, RenderError> {
-    render(master, &RenderJob::new(spec, Rung::Quick, Arc::new(finish)))
+    render(master, &RenderJob::new(master.master_id(), spec, Rung::Quick, Arc::new(finish)))
 }
 
 /// All formats that can be decoded here: AVIF needs a tool.

@@ -20,7 +20,6 @@
 
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::Pixels;
-use image_hasher::{HashAlg, HasherConfig};
 use ssimulacra2::LinearRgb;
 
 use crate::config::DedupConfig;
@@ -118,19 +117,10 @@ impl ChromaDistance {
     }
 }
 
+/// The buffer always matches the size: `Pixels` guarantees it.
 fn luma_hash(pixels: &Pixels) -> PerceptualHash {
-    let hasher = HasherConfig::with_bytes_type::<[u8; 32]>()
-        .hash_size(16, 16)
-        .hash_alg(HashAlg::Median)
-        .preproc_dct()
-        .to_hasher();
-    // The buffer always matches the size: `Pixels` guarantees it.
-    let image = image::RgbImage::from_raw(pixels.width_px(), pixels.height_px(), pixels.rgb().to_vec());
-    let mut bytes = [0; 32];
-    if let Some(image) = image {
-        bytes.copy_from_slice(hasher.hash_image(&image).as_bytes());
-    }
-    PerceptualHash::from_bytes(bytes)
+    PerceptualHash::of(pixels.rgb().to_vec(), pixels.width_px(), pixels.height_px())
+        .unwrap_or_else(|| PerceptualHash::from_bytes([0; 32]))
 }
 
 /// SSIMULACRA2 of two masters; `None` where it is not defined: other sizes, or a side under 8 px.

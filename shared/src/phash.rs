@@ -1,5 +1,5 @@
-//! The 256-bit perceptual hash as both sides store and compare it. Computing one needs pixels and is the
-//! node's business (`gpu-node/src/dedup.rs`).
+//! The 256-bit perceptual hash as both sides make, store and compare it: nodes of what they draw, edges of pictures that
+//! somebody shows them. Both have to come to the same bits, so one function makes it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +25,22 @@ impl PerceptualHash {
             *word = u64::from_be_bytes(*chunk);
         }
         Self(words)
+    }
+
+    /// Of interleaved 8-bit RGB; `None` where the buffer does not have that size. Luma scaled to 32 × 32, DCT, the 16 × 16
+    /// lowest frequencies against their median (crate `image_hasher`).
+    #[cfg(feature = "hash-pixels")]
+    #[must_use]
+    pub fn of(rgb: Vec<u8>, width_px: u32, height_px: u32) -> Option<Self> {
+        let hasher = image_hasher::HasherConfig::with_bytes_type::<[u8; 32]>()
+            .hash_size(16, 16)
+            .hash_alg(image_hasher::HashAlg::Median)
+            .preproc_dct()
+            .to_hasher();
+        let image = image::RgbImage::from_raw(width_px, height_px, rgb).filter(|_| width_px > 0 && height_px > 0)?;
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hasher.hash_image(&image).as_bytes());
+        Some(Self::from_bytes(bytes))
     }
 
     #[must_use]

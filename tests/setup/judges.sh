@@ -28,6 +28,7 @@ judges=(
 status=0
 missing=$("$here/../../scripts/apt.sh" "${judges[@]}") || status=$?
 unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
+axe=$("$here/axe.sh" "$deps") || { status=$?; missing+=$'\n'$axe; }
 nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
 varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
 httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }

@@ -72,6 +72,24 @@ impl Browser {
         self.command("/execute/sync", &json!({ "script": script, "args": [] })).await
     }
 
+    /// The same for a script that calls its last argument with what it returns.
+    ///
+    /// # Errors
+    /// When it throws or never calls.
+    pub async fn run_async(&self, script: &str) -> anyhow::Result<Value> {
+        self.command("/execute/async", &json!({ "script": script, "args": [] })).await
+    }
+
+    /// Chooses a file in a form, as a person would.
+    ///
+    /// # Errors
+    /// When there is no such field.
+    pub async fn choose(&self, selector: &str, file: &str) -> anyhow::Result<()> {
+        let found = self.command("/element", &json!({ "using": "css selector", "value": selector })).await?;
+        let element = found.as_object().and_then(|found| found.values().next()?.as_str()).context("no element")?;
+        self.command(&format!("/element/{element}/value"), &json!({ "text": file })).await.map(drop)
+    }
+
     /// Ends Chromium and ChromeDriver.
     ///
     /// # Errors

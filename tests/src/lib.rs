@@ -2,6 +2,7 @@
 //!
 //! No test waits by sleeping: conditions are polled against a deadline, and servers say when they are ready.
 
+pub mod axe;
 pub mod browser;
 pub mod client;
 pub mod documents;

@@ -117,6 +117,12 @@ impl Default for AccessLogConfig {
 }
 
 impl AccessLogConfig {
+    /// Whether lines are written.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.to != Destination::Off
+    }
+
     /// # Errors
     /// Names the key that cannot be right.
     pub fn check(&self) -> Result<(), (&'static str, String)> {

@@ -9,6 +9,8 @@
 //! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
 //! | `/admin/v1/imports` | GET, POST | read, import |
 //! | `/admin/v1/imports/{id}` | DELETE | import |
+//! | `/admin/v1/dossier?of=…` | GET | read |
+//! | `/admin/v1/masters?phash=…` or `?mark=…` | GET | read |
 //!
 //! Invariants: nothing is changed without a token of the right scope; every body is bounded; it is JSON, except that an
 //! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
@@ -16,6 +18,7 @@
 
 mod body;
 mod imports;
+mod masters;
 pub mod operators;
 mod purges;
 pub mod token;
@@ -39,8 +42,10 @@ use crate::cache::Caches;
 use crate::campaign::CatalogHandle;
 use crate::governance::PurgeDesk;
 use crate::origin::Regions;
+use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
+use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
@@ -59,6 +64,8 @@ pub struct AdminApi {
     desk: Arc<PurgeDesk>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
+    papers: Papers,
+    masters: Arc<KnownMasters>,
     /// Of a warming that does not say.
     concurrency: usize,
     started: Instant,
@@ -73,6 +80,8 @@ pub struct AdminParts {
     pub desk: Arc<PurgeDesk>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
+    pub papers: Papers,
+    pub masters: Arc<KnownMasters>,
 }
 
 /// A resource, with what its name says.
@@ -85,6 +94,8 @@ enum Resource<'a> {
     Job(&'a str),
     Imports,
     Import(&'a str),
+    Dossier,
+    Masters,
 }
 
 impl<'a> Resource<'a> {
@@ -96,6 +107,8 @@ impl<'a> Resource<'a> {
                 "purges" => Some(Self::Purges),
                 "warm" => Some(Self::Jobs),
                 "imports" => Some(Self::Imports),
+                "dossier" => Some(Self::Dossier),
+                "masters" => Some(Self::Masters),
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
@@ -107,7 +120,7 @@ impl<'a> Resource<'a> {
 
     const fn allowed(self) -> &'static str {
         match self {
-            Self::Status | Self::Purge(_) => "GET, HEAD",
+            Self::Status | Self::Purge(_) | Self::Dossier | Self::Masters => "GET, HEAD",
             Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
             Self::Job(_) => "GET, HEAD, DELETE",
             Self::Import(_) => "DELETE",
@@ -143,7 +156,7 @@ impl Reply {
 impl AdminApi {
     #[must_use]
     pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, warmer, imports } = parts;
+        let AdminParts { catalog, regions, caches, desk, warmer, imports, papers, masters } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -154,6 +167,8 @@ impl AdminApi {
             caches,
             desk,
             imports: Arc::new(imports),
+            papers,
+            masters,
             started: Instant::now(),
         }
     }
@@ -175,7 +190,8 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm and /admin/v1/imports";
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier \
+                          and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -189,6 +205,9 @@ impl AdminApi {
             Ok(who) => who,
             Err(denial) => return denied(method, denial),
         };
+        if resource == Resource::Dossier {
+            return self.dossier(method, headers, parts.uri.query()).await;
+        }
         match self.carry_out((resource, parts.uri.query()), method, headers, body, &who).await {
             Ok(reply) => reply.into_response(headers),
             Err(fault) => problem(method, &fault),
@@ -229,6 +248,7 @@ impl AdminApi {
                 let body = self.imports.add(who, query, body).await?;
                 Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
             }
+            (Resource::Masters, _) => masters::search(Arc::clone(&self.masters), query).await.map(Reply::ok),
             (Resource::Imports, _) => self.imports.list().await.map(Reply::ok),
             (Resource::Import(id), _) => {
                 self.imports.remove(who, id).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", id))
@@ -238,12 +258,26 @@ impl AdminApi {
                 let job = id.parse().ok().and_then(|id| self.warmer.job(id));
                 job.map(|job| Reply::ok(warm::shown(&job))).ok_or_else(|| no_such("job", id))
             }
-            (Resource::Status, _) => Ok(Reply::ok(self.status())),
+            (Resource::Status | Resource::Dossier, _) => Ok(Reply::ok(self.status())),
             (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),
             (Resource::Purge(id), _) => {
                 let record = id.parse().ok().and_then(|id| self.desk.purges.record(id));
                 record.map(|record| Reply::ok(purges::shown(&self.desk, &record))).ok_or_else(|| no_such("purge", id))
             }
+        }
+    }
+
+    /// As JSON, or as a page with `as=html`.
+    async fn dossier(&self, method: &Method, headers: &HeaderMap, query: Option<&str>) -> Response<Body> {
+        match self.papers.asked_dossier(query).await {
+            Err(fault) => problem(method, &fault),
+            Ok(dossier) if query.is_some_and(|query| query.split('&').any(|pair| pair == "as=html")) => {
+                papers::page(headers, papers::dossier_html(&dossier))
+            }
+            Ok(dossier) => match serde_json::to_value(&dossier) {
+                Ok(body) => Reply::ok(body).into_response(headers),
+                Err(error) => problem(method, &fault(500, "internal", "Internal error", error.to_string())),
+            },
         }
     }
 

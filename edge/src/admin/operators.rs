@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{AdminApi, PREFIX};
 use crate::campaign::CatalogHandle;
 use crate::origin::Regions;
+use crate::papers::Papers;
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
@@ -28,6 +29,7 @@ pub struct Operators {
     pub catalog: CatalogHandle,
     pub regions: Arc<Regions>,
     pub preview: Arc<Preview>,
+    pub papers: Papers,
     pub api: AdminApi,
     /// Set when this edge is about to stop.
     pub is_leaving: Arc<AtomicBool>,
@@ -85,10 +87,10 @@ impl Respond for Operators {
             "/readyz" => self.readiness(request.headers(), waits_for_origins(request.uri().query())),
             "/metrics" => self.metrics(request.headers()),
             "/" => response::redirect("/preview/"),
-            _ => match self.preview.respond(&request).await {
+            _ => match self.page(&request).await {
                 Some(response) => response,
                 None => {
-                    let detail = "there are /preview/, /metrics, /livez, /readyz and /admin/v1/";
+                    let detail = "there are /preview/, /papers/dossier, /metrics, /livez, /readyz and /admin/v1/";
                     let problem = Problem::new(404, "not-found", "Not found", detail);
                     response::error(request.method(), &problem, Negotiation::Explicit)
                 }
@@ -100,6 +102,13 @@ impl Respond for Operators {
 }
 
 impl Operators {
+    async fn page(&self, request: &Request<RequestBody>) -> Option<Response<Body>> {
+        match self.preview.respond(request).await {
+            Some(response) => Some(response),
+            None => self.papers.respond(request).await,
+        }
+    }
+
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         self.regions.measure();
         let mut text = Vec::with_capacity(64 * 1024);

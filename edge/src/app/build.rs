@@ -22,23 +22,28 @@ use crate::admin::operators::Operators;
 use crate::admin::{AdminApi, AdminParts, ImportDesk};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
+use crate::campaign::originals::originals_folder;
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::config::Config;
-use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority};
-use crate::fill::{CredentialMetrics, Credentials, Fill};
+use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
+use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
 use crate::origin::{Images, Imports, OriginMetrics, Origins, Regions};
+use crate::papers::{Papers, PapersParts};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
+use crate::text_file;
+use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics, VerifyParts};
 use crate::warm::{WarmMetrics, Warmer};
+use crate::watermark::Watermarks;
 use crate::words::Epoch;
 use crate::words::clock::Clock;
 
@@ -73,6 +78,8 @@ pub(super) struct Behind {
     pub(super) desk: Arc<PurgeDesk>,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
+    watermarks: Watermarks,
+    masters: Arc<KnownMasters>,
 }
 
 impl App {
@@ -107,7 +114,8 @@ impl Behind {
         let pool = RenderPool::start(&config.render, RenderMetrics::new(registry)?);
         let pool = Arc::new(pool.context("the render pool cannot start")?);
         let caches = Arc::new(open_caches(config, registry).await?);
-        let catalog = open_catalog(config, registry, caches.epoch.clone()).await?;
+        let watermarks = open_watermarks(config).await?;
+        let catalog = open_catalog(config, &watermarks, registry, caches.epoch.clone()).await?;
         let purges = open_purges(config, registry).await?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let budgets = Budgets::new(&config.budget, registry)?;
@@ -118,6 +126,7 @@ impl Behind {
             signers.clone(),
             &caches,
             open_timestamps(config)?,
+            ingredients(config)?,
             config.provenance.embed_share_max,
             config.serve.public_url.clone(),
             CredentialMetrics::new(registry)?,
@@ -131,6 +140,7 @@ impl Behind {
             credentials,
             config.fill(),
         );
+        let purges_seen = purges.clone();
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
@@ -140,7 +150,22 @@ impl Behind {
             Duration::from_millis(config.purge.answer_wait_ms),
         ));
         let signing = open_signing(config, registry).await?;
-        Ok(Self { regions, origin_metrics, pool, catalog, signing, signers, downstream, desk, caches, fill })
+        let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, purges_seen, public_url));
+        Ok(Self {
+            regions,
+            origin_metrics,
+            pool,
+            catalog,
+            signing,
+            signers,
+            downstream,
+            desk,
+            caches,
+            fill,
+            watermarks,
+            masters,
+        })
     }
 
     async fn handler(&self, config: &Config, registry: &Registry, trusted: Trusted) -> anyhow::Result<Handler> {
@@ -160,7 +185,26 @@ impl Behind {
             body_deadline: millis(config.limits.body_ms),
             trusted,
             downstream: self.downstream.clone(),
+            verify: if config.verify.enabled { Some(self.verify(config, registry).await?) } else { None },
         })
+    }
+
+    async fn verify(&self, config: &Config, registry: &Registry) -> anyhow::Result<VerifyDesk> {
+        let public_url = config.serve.public_url.clone();
+        let trust = config.verify.trust.clone();
+        let trust = tokio::task::spawn_blocking(move || trusted_authorities(trust.as_deref())).await??;
+        let watermarks = self.watermarks.detectable().cloned().collect();
+        let masters = Arc::clone(&self.masters);
+        let detector = Detector::new(&config.verify, watermarks, trust);
+        let parts = VerifyParts {
+            detector: detector.of_edge(Arc::clone(&masters), Among::Live, public_url.clone()),
+            signers: self.signers.clone(),
+            masters,
+            fill: Arc::clone(&self.fill),
+            public_url,
+            metrics: VerifyMetrics::new(registry)?,
+        };
+        Ok(VerifyDesk::new(&config.verify, &config.budget, parts))
     }
 
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
@@ -178,12 +222,15 @@ impl Behind {
             config.signing.preview_days,
             self.caches.bindings.clone(),
         );
+        let papers = self.papers(config);
         let parts = AdminParts {
             catalog: self.catalog.clone(),
+            papers: papers.clone(),
             regions: Arc::clone(&self.regions),
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             warmer,
+            masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
         let api = AdminApi::new(&config.admin, &config.warm, parts);
@@ -192,10 +239,30 @@ impl Behind {
             catalog: self.catalog.clone(),
             regions: Arc::clone(&self.regions),
             preview: Arc::new(preview),
+            papers,
             api,
             is_leaving: Arc::default(),
         })
     }
+
+    fn papers(&self, config: &Config) -> Papers {
+        Papers::new(PapersParts {
+            public_url: config.serve.public_url.clone(),
+            catalog: self.catalog.clone(),
+            bindings: self.caches.bindings.clone(),
+            fill: Arc::clone(&self.fill),
+            watermarks: self.watermarks.clone(),
+            has_access_log: config.access_log.is_on(),
+        })
+    }
+}
+
+/// Whose signers count as known.
+fn trusted_authorities(path: Option<&std::path::Path>) -> anyhow::Result<Trust> {
+    let Some(path) = path else { return Ok(Trust::none()) };
+    let told = || format!("`verify.trust`: {}", path.display());
+    let pem = text_file::read(path).with_context(told)?;
+    Trust::from_pem(&pem).with_context(told)
 }
 
 async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<Observer> {
@@ -205,8 +272,18 @@ async fn open_observer(config: &Config, registry: &Registry) -> anyhow::Result<O
     Ok(Observer { log, responses })
 }
 
-async fn open_catalog(config: &Config, registry: &Registry, epoch: Epoch) -> anyhow::Result<CatalogHandle> {
-    let (sources, metrics) = (config.sources()?, CampaignMetrics::new(registry)?);
+async fn open_watermarks(config: &Config) -> anyhow::Result<Watermarks> {
+    let watermark = config.provenance.watermark.clone();
+    Ok(tokio::task::spawn_blocking(move || watermark.open()).await??)
+}
+
+async fn open_catalog(
+    config: &Config,
+    watermarks: &Watermarks,
+    registry: &Registry,
+    epoch: Epoch,
+) -> anyhow::Result<CatalogHandle> {
+    let (sources, metrics) = (config.finished_sources(watermarks)?, CampaignMetrics::new(registry)?);
     let opened = tokio::task::spawn_blocking(move || CatalogHandle::open(sources, metrics, epoch)).await?;
     opened.context("the campaigns cannot be served")
 }
@@ -226,6 +303,11 @@ async fn open_signing(config: &Config, registry: &Registry) -> anyhow::Result<Si
 async fn open_signers(config: &Config, registry: &Registry) -> anyhow::Result<SignerHandle> {
     let (signer, metrics) = (config.provenance.signer.clone(), SignerMetrics::new(registry)?);
     Ok(tokio::task::spawn_blocking(move || SignerHandle::open(signer, Clock::System, metrics)).await?)
+}
+
+fn ingredients(config: &Config) -> anyhow::Result<Ingredients> {
+    let images = Images::of(config.sources()?.images_dir());
+    Ok(Ingredients::new(originals_folder(&config.campaigns.campaigns_dir), images))
 }
 
 fn open_timestamps(config: &Config) -> anyhow::Result<Option<Arc<TimestampAuthority>>> {

@@ -164,6 +164,33 @@ impl Bindings {
         found
     }
 
+    /// The recipes that came out as a master, in no order. Looks at every binding, on the device while they are not all in memory:
+    /// not for an async worker.
+    #[must_use]
+    pub fn recipes_of(&self, master: MasterId) -> Vec<(RecipeId, Arc<Binding>)> {
+        let mut found: HashMap<RecipeId, Arc<Binding>> = HashMap::new();
+        if !self.is_loaded() {
+            let looked = self.inner.database.each(TABLE, |row| {
+                let row = row.ok().filter(|(_, binding)| binding.master == master);
+                found.extend(row.map(|(recipe, binding)| (recipe, Arc::new(binding))));
+                ControlFlow::Continue(())
+            });
+            if let Err(error) = looked {
+                self.inner.unreadable(&error);
+            }
+        }
+        for shard in &self.inner.shards {
+            let shard = shard.read();
+            let bound = shard.iter().filter(|(_, binding)| binding.master == master);
+            found.extend(bound.map(|(recipe, binding)| (*recipe, Arc::clone(binding))));
+        }
+        // One that was forgotten since may still stand on the device.
+        found
+            .into_iter()
+            .filter(|(recipe, _)| self.inner.find(*recipe).is_some_and(|now| now.master == master))
+            .collect()
+    }
+
     /// Binds `recipe`; durable when this returns `Ok`. On an error the binding holds until the next restart,
     /// so that a failing disk costs a question to a node and not the answer to this request.
     ///
@@ -194,6 +221,15 @@ impl Bindings {
         self.inner.forget(recipe);
         self.inner.count();
         self.commit(None, vec![recipe]).await
+    }
+
+    /// Visits every binding that is in memory, in no particular order.
+    pub fn each(&self, mut visit: impl FnMut(RecipeId, &Arc<Binding>)) {
+        for shard in &self.inner.shards {
+            // A copy of the pointers: a visitor may take its time, and writers do not wait for it.
+            let held: Vec<_> = shard.read().iter().map(|(recipe, binding)| (*recipe, Arc::clone(binding))).collect();
+            held.iter().for_each(|(recipe, binding)| visit(*recipe, binding));
+        }
     }
 
     #[must_use]

@@ -8,19 +8,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::recipe::RecipeError;
 use moka::sync::Cache;
 
+use super::ai_act::AiAct;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
+use super::models::ModelFacts;
 use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::variant::{Variant, VariantKey, query};
+use super::variant::{Variant, VariantKey, query, recipe};
 use super::version::rendition_digest;
 use crate::provenance::{Description, DigitalSource, Generator};
 use crate::render::{Finish, Finishing};
@@ -38,6 +41,9 @@ pub struct Campaign {
     pub policy: Policy,
     pub axes: Vec<Axis>,
     pub slots: Vec<Arc<Slot>>,
+    /// What the author says of checkpoints and adapters, by their names.
+    pub models: BTreeMap<String, ModelFacts>,
+    pub ai_act: AiAct,
     /// Over manifest, lock and the libraries.
     pub digest: Digest,
     /// Its place in the snapshot.
@@ -71,7 +77,7 @@ pub struct Forbidden<'c> {
 }
 
 impl Campaign {
-    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: Finishing) -> Self {
+    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: &Finishing) -> Self {
         let mut strides = vec![1_u32; manifest.axes.len()];
         for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
             // At most VARIANTS_MAX combinations: no overflow.
@@ -80,7 +86,7 @@ impl Campaign {
         let default_combination =
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
         let drawn = Description::new(manifest.rights, DigitalSource::TrainedAlgorithmicMedia);
-        let finish = Arc::new(Finish::with(drawn, finishing, manifest.policy.on_unsigned));
+        let finish = Arc::new(Finish::with(drawn, finishing.clone(), manifest.policy.on_unsigned));
         let links = manifest.slots.iter().map(|slot| {
             let finish = slot_finish(slot, &finish, &lock.pins);
             SlotLink {
@@ -99,6 +105,8 @@ impl Campaign {
             policy: manifest.policy,
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
+            models: manifest.models,
+            ai_act: manifest.ai_act,
             digest,
             index,
             pins: lock.pins,
@@ -203,6 +211,13 @@ impl Campaign {
     pub fn url(&self, slot: &Slot, query: &str) -> String {
         let separator = if query.is_empty() { "" } else { "?" };
         format!("{IMAGE_PATH_PREFIX}{}/{}{separator}{query}", self.name, slot.name)
+    }
+
+    /// The recipe of a variant alone, remembered nowhere: for looking through a whole campaign. `None` where it is out of
+    /// bounds, which a valid manifest rules out.
+    #[must_use]
+    pub fn recipe_of(&self, slot_index: usize, combination: u32) -> Option<MasterRecipe> {
+        recipe(self, self.slots.get(slot_index)?, &self.values_of(combination)).ok()
     }
 
     /// What the lock pins.
@@ -319,7 +334,7 @@ impl Catalog {
             let own_digest = texts_digest([&files.manifest, lock_file]);
             let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
             let index = count_u16(campaigns.len());
-            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, sources.finishing)));
+            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, &sources.finishing)));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
         let catalog = Self {

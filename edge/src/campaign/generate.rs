@@ -8,7 +8,7 @@ use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, Tim
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
-use super::prompts::Words;
+use super::prompts::{UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
 
@@ -78,6 +78,8 @@ pub struct Generate {
     pub prompt: Template,
     /// The negative lists and the styles' negatives, joined.
     pub negative_prompt: String,
+    /// The texts of libraries that both are made with, each once and in the order of their use.
+    pub words: Vec<UsedWords>,
     pub additions: Additions,
 }
 
@@ -169,8 +171,9 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let seed = layered.require("seed").and_then(read_seed);
         let scheduler = read_scheduler(layered);
         let additions = additions::read(&|key| layered.of(key));
-        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table));
-        let negatives = layered.of("negative").map(|table| self.read_negatives(table)).unwrap_or_default();
+        let mut words = Vec::new();
+        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, &mut words));
+        let negatives = layered.of("negative").map(|table| self.read_negatives(table, &mut words)).unwrap_or_default();
         let (prompt, style_negatives) = prompt?;
         let negative_prompt = tidy(&[negatives, style_negatives].concat().join(", "));
         if negative_prompt.len() > limits::PROMPT_BYTES_MAX {
@@ -189,14 +192,22 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             seed,
             prompt,
             negative_prompt,
+            words,
             additions,
         })
     }
 
-    fn read_prompt(&self, table: &TableReader<'_, '_>) -> Option<(Template, Vec<String>)> {
+    fn read_prompt(&self, table: &TableReader<'_, '_>, words: &mut Vec<UsedWords>) -> Option<(Template, Vec<String>)> {
         let text = table.text("prompt")?;
         let mut negatives = Vec::new();
-        let template = Template::parse(text.value, |placeholder| self.resolve(placeholder, &mut negatives));
+        let template = Template::parse(text.value, |placeholder| {
+            match placeholder {
+                Placeholder::Style(name) => self.note(words, WordsKind::Style, name),
+                Placeholder::Block(name) => self.note(words, WordsKind::Block, name),
+                Placeholder::Axis(_) => {}
+            }
+            self.resolve(placeholder, &mut negatives)
+        });
         let template = link(table, &text, template)?;
         let longest = |axis: usize| {
             let values = &self.axes[axis].axis.values;
@@ -246,9 +257,14 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         }
     }
 
-    fn read_negatives(&self, table: &TableReader<'_, '_>) -> Vec<String> {
+    fn note(&self, words: &mut Vec<UsedWords>, kind: WordsKind, name: &str) {
+        words.extend(self.words.used(kind, name).filter(|used| !words.contains(used)));
+    }
+
+    fn read_negatives(&self, table: &TableReader<'_, '_>, words: &mut Vec<UsedWords>) -> Vec<String> {
         let mut texts = Vec::new();
         for name in table.texts("negative", NEGATIVES_MAX).unwrap_or_default() {
+            self.note(words, WordsKind::NegativeList, name.value);
             match self.words.negative(name.value) {
                 Some(words) => texts.push(words.to_owned()),
                 None if self.words.is_refused() => {}

@@ -10,9 +10,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
 
+use super::ai_act::{self, AiAct};
 use super::axes::{self, Axis};
 use super::fault::{SourceText, listing};
 use super::generate::{self, Generate, GenerateReader};
+use super::label;
+use super::models::{self, ModelFacts};
 use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
@@ -49,6 +52,9 @@ pub struct Manifest {
     pub axes: Vec<Axis>,
     /// In the order of the file.
     pub slots: Vec<Slot>,
+    /// By the names of checkpoints and adapters.
+    pub models: BTreeMap<String, ModelFacts>,
+    pub ai_act: AiAct,
 }
 
 /// Pictures tell their prompt, and its writer where one is named.
@@ -142,8 +148,9 @@ pub(crate) fn read(
         root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let slots = slots::read(&root, &generate, &policy.locales);
+    let slots = slots::read(&root, &generate, &label::read(&root), &policy.locales);
     generate::finish_defaults(defaults.as_ref());
+    let (models, ai_act) = (models::read(&root), ai_act::read(&root));
     root.finish(no_hint);
     // A slot that was refused may be the one that uses a text.
     if !source.has_faults() {
@@ -154,7 +161,9 @@ pub(crate) fn read(
         return None;
     }
     let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
-    Some(Manifest { name: file_stem.to_owned(), title, rights, prompt, policy, axes, slots })
+    let manifest = Manifest { name: file_stem.to_owned(), title, rights, prompt, policy, axes, slots, models, ai_act };
+    models::check_are_used(&root, &manifest);
+    (!source.has_faults()).then_some(manifest)
 }
 
 fn read_name(root: &TableReader<'_, '_>, file_stem: &str) {

@@ -9,6 +9,7 @@
 //! parameter; but no request is read here and no pixel touched: `crate::resolve` says what a URL means in a snapshot.
 
 pub mod additions;
+pub mod ai_act;
 pub mod axes;
 pub mod candidates;
 pub mod catalog;
@@ -16,8 +17,10 @@ pub mod check;
 pub mod fault;
 pub mod generate;
 pub mod import;
+pub mod label;
 pub mod lock;
 pub mod manifest;
+pub mod models;
 pub mod names;
 pub mod originals;
 pub mod pins;
@@ -35,15 +38,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use ai_act::{AiAct, DeepFakes, RiskClass};
 pub use axes::{Axis, AxisValue};
 pub use candidates::{CANDIDATES_MAX, Candidate, CandidateError, Candidates};
 pub use catalog::{Campaign, Catalog};
 pub use check::{check, write_locks};
 pub use fault::{CatalogErrors, Fault};
 pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
+pub use label::{Label, LabelIcon, LabelShow, ShownLabel};
+pub use models::ModelFacts;
+pub use prompts::UsedWords;
 pub use reload::{CampaignMetrics, CatalogHandle};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;
+pub(crate) use variant::recipe as variant_recipe;
 pub use variant::{Tags, Variant, VariantKey};
 pub use version::Version;
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use bildkante_shared::ids::Digest;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -26,6 +27,8 @@ pub struct Library {
     pub blocks: BTreeMap<String, String>,
     pub styles: BTreeMap<String, Style>,
     pub negatives: BTreeMap<String, String>,
+    /// Of its file: libraries have no other version. `None` where the file cannot be read.
+    pub digest: Option<Digest>,
     /// Whether its file has a fault: a word it lacks may be what was refused.
     pub is_refused: bool,
 }
@@ -35,6 +38,38 @@ pub struct Library {
 pub struct Style {
     pub prompt: String,
     /// Joins the negative prompt wherever the style is used.
+    pub negative: String,
+}
+
+/// What of a library a prompt is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordsKind {
+    Style,
+    Block,
+    NegativeList,
+}
+
+impl WordsKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Style => "style",
+            Self::Block => "block",
+            Self::NegativeList => "negative-list",
+        }
+    }
+}
+
+/// A text of a library that a slot's prompts are made with, as it was when the manifest was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedWords {
+    pub kind: WordsKind,
+    pub name: String,
+    pub library: String,
+    pub library_digest: Option<Digest>,
+    /// What it gives to the prompt; empty for a negative list.
+    pub prompt: String,
+    /// What it gives to the negative prompt; empty for a block.
     pub negative: String,
 }
 
@@ -84,6 +119,30 @@ impl<'l> Words<'l> {
         self.libraries.iter().find_map(|library| library.negatives.get(name)).map(String::as_str)
     }
 
+    /// A text with the library it stands in.
+    pub(crate) fn used(&self, kind: WordsKind, name: &str) -> Option<UsedWords> {
+        let find = |library: &Library| match kind {
+            WordsKind::Style => library.styles.get(name).cloned(),
+            WordsKind::Block => {
+                library.blocks.get(name).map(|prompt| Style { prompt: prompt.clone(), ..Style::default() })
+            }
+            WordsKind::NegativeList => {
+                library.negatives.get(name).map(|negative| Style { negative: negative.clone(), ..Style::default() })
+            }
+        };
+        self.libraries.iter().find_map(|library| {
+            let Style { prompt, negative } = find(library)?;
+            Some(UsedWords {
+                kind,
+                name: name.to_owned(),
+                library: library.name.clone(),
+                library_digest: library.digest,
+                prompt,
+                negative,
+            })
+        })
+    }
+
     /// Names of one kind, for a fault that lists them.
     pub(crate) fn names(&self, of: impl Fn(&'l Library) -> Vec<&'l String>) -> Vec<&'l str> {
         self.libraries.iter().flat_map(|library| of(library)).map(String::as_str).collect()
@@ -110,6 +169,7 @@ pub(crate) fn read(source: &SourceText<'_>, file_stem: &str) -> Library {
     let mut library = Library {
         name: file_stem.to_owned(),
         is_refused: false,
+        digest: Some(Digest::of_bytes(source.text().as_bytes())),
         blocks: root.table("blocks").map(|table| read_blocks(&table)).unwrap_or_default(),
         styles: root.table("styles").map(|table| read_styles(&table)).unwrap_or_default(),
         negatives: root.table("negatives").map(|table| read_negatives(&table)).unwrap_or_default(),

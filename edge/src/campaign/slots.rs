@@ -7,6 +7,7 @@ use bildkante_shared::urgency::Urgency;
 
 use super::axes::{self, Axis, LOCALE_AXIS, check_labels};
 use super::generate::{self, Generate, GenerateReader, Making, link};
+use super::label::{self, Label};
 use super::manifest::{SLOTS_MAX, check_covers, localized};
 use super::names::{Localized, is_name};
 use super::reader::{TableReader, Text, no_hint};
@@ -43,6 +44,8 @@ pub struct Slot {
     pub on_miss: MissPolicy,
     /// By locale; placeholders are labels.
     pub alt: Localized<Template>,
+    /// What the markup shows beside its pictures.
+    pub label: Label,
     /// Always holds JPEG.
     pub formats: FormatSet,
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
@@ -162,7 +165,12 @@ impl Slot {
 }
 
 /// Reads `[slots.*]`.
-pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_, '_>, locales: &[String]) -> Vec<Slot> {
+pub(crate) fn read(
+    root: &TableReader<'_, '_>,
+    generate: &GenerateReader<'_, '_, '_>,
+    label: &Label,
+    locales: &[String],
+) -> Vec<Slot> {
     let Some(table) = root.table("slots") else {
         if !root.has("slots") {
             root.missing("slots", NO_SLOTS);
@@ -178,7 +186,7 @@ pub(crate) fn read(root: &TableReader<'_, '_>, generate: &GenerateReader<'_, '_,
         if !is_name(name.value) {
             root.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
         }
-        slots.extend(read_slot(name, table, generate, locales));
+        slots.extend(read_slot(name, table, generate, label, locales));
     }
     slots
 }
@@ -187,6 +195,7 @@ fn read_slot<'a, 'i>(
     name: &Text<'_>,
     table: &TableReader<'a, 'i>,
     generate: &GenerateReader<'_, 'a, 'i>,
+    label: &Label,
     locales: &[String],
 ) -> Option<Slot> {
     let making = generate.read(table);
@@ -208,6 +217,7 @@ fn read_slot<'a, 'i>(
     let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
     let on_miss = read_on_miss(table);
     let alt = read_alt(table, generate, locales);
+    let label = label::read_slot(table, label, locales);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
     table.finish(|key| {
@@ -223,6 +233,7 @@ fn read_slot<'a, 'i>(
         urgency,
         on_miss,
         alt,
+        label,
         formats,
         qualities,
         making: making?,

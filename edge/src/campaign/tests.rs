@@ -199,7 +199,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("schema   = 1", "schema = 2", &["autumn.toml:1:10: `schema` is 1 to 1, not 2"]),
     ("schema   = 1\n", "", &["`schema` is missing"]),
     ("\"autumn\"", "\"winter\"", &["autumn.toml:2:12: `campaign` is `winter`, but the file is `autumn.toml`"]),
-    ("title    = ", "titel = ", &["3:1: unknown key `titel`; there are `axes`, `campaign`"]),
+    ("title    = ", "titel = ", &["3:1: unknown key `titel`; there are `ai_act`, `axes`"]),
     ("[\"shots\"]", "[\"shots\", \"none\"]", &["there is no prompt library `none`; there is `shots`"]),
     ("review = \"none\"", "review = \"all\"", &["`policy.review` is `all`; allowed is `none`"]),
     ("\"en-GB\"]", "\"en_GB\"]", &["`en_GB` is no locale"]),
@@ -867,4 +867,63 @@ fn an_import_that_would_make_the_lock_unreadable_changes_nothing() {
     let refused = import_into(&site, "brought/hero?product=vase", &picture(64, 64, 2), photo).expect_err("too much");
     assert!(refused.to_string().contains("brought.lock.toml"), "{refused}");
     assert_eq!((std::fs::read_to_string(&first.lock).expect("a lock"), kept()), (full, 1));
+}
+
+#[test]
+fn a_slot_labels_its_pictures_as_it_or_its_campaign_says() {
+    let site = Site::new();
+    site.edit(
+        "campaigns/autumn.toml",
+        "[generate]",
+        "[label]\nshow = \"text\"\ntext = { de = \"Bild einer KI\" }\n\n[generate]",
+    );
+    site.edit("campaigns/autumn.toml", "ratio = \"4:5\"", "ratio = \"4:5\"\nlabel = { show = \"icon\" }");
+    let catalog = site.load();
+    let source = DigitalSource::TrainedAlgorithmicMedia;
+    let shown = |slot: usize, locale| {
+        let label = autumn(&catalog).slots[slot].label.shown(source, locale).expect("a label");
+        (label.show, label.text.to_owned())
+    };
+    assert_eq!(shown(0, "de-DE"), (LabelShow::Text, "Bild einer KI".to_owned()));
+    assert_eq!(shown(1, "en-GB"), (LabelShow::Icon, "AI-generated".to_owned()));
+}
+
+#[test]
+fn a_label_for_every_locale_or_none() {
+    let site = Site::new();
+    site.edit("campaigns/autumn.toml", "\"en-GB\"]", "\"en-GB\", \"fr-FR\"]");
+    for (alt, with) in [("{product} in {colour}\"", "Bild\""), ("de = \"{product}\"", "de = \"Bild\"")] {
+        site.edit("campaigns/autumn.toml", alt, with);
+    }
+    site.edit("campaigns/autumn.toml", "en = \"{colour} {product}\"", "en = \"b\", fr = \"i\"");
+    site.edit("campaigns/autumn.toml", "en = \"{product}\"", "en = \"b\", fr = \"i\"");
+    site.load();
+    site.edit("campaigns/autumn.toml", "[generate]", "[label]\nshow = \"text\"\n\n[generate]");
+    let faults = site.faults();
+    assert!(faults.contains("no `text` for `fr-FR`") && faults.contains("the same in line"), "{faults}");
+    site.edit("campaigns/autumn.toml", "show = \"text\"", "show = \"text\"\ntext = { fr = \"Créée par IA\" }");
+    site.load();
+}
+
+#[test]
+fn a_label_is_refused_by_the_key_that_is_wrong() {
+    let cases = [
+        ("show = \"loud\"", "`label.show` is `loud`"),
+        ("text = { de = \" \" }", "a label's text is empty"),
+        ("text = { de = \"a\\nb\" }", "control character"),
+        ("text = { deutsch = \"KI\" }", "`deutsch` is no locale"),
+        ("icon = \"https://x.example/a.svg\"", "`icon_size` is missing"),
+        ("icon_size = [1, 2]", "`icon_size` is the size of `icon`"),
+        ("icon = \"/a.svg\"\nicon_size = [1]", "`icon_size` is [width, height]"),
+        ("icon = \"//x.example/a.svg\"\nicon_size = [9, 9]", "`icon` is a URL"),
+        ("icon = \"javascript:alert(1)\"\nicon_size = [9, 9]", "`icon` is a URL"),
+        ("size = 3", "unknown key `label.size`"),
+    ];
+    for (keys, reason) in cases {
+        let site = Site::new();
+        site.edit("campaigns/autumn.toml", "[generate]", &format!("[label]\n{keys}\n\n[generate]"));
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{keys}: {faults}");
+        assert_eq!(faults.lines().count(), 1, "{keys}: {faults}");
+    }
 }

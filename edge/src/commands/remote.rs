@@ -33,7 +33,8 @@ pub struct RemoteArgs {
 pub(super) struct Remote {
     client: outbound::Client<Full<Bytes>>,
     base: String,
-    token: String,
+    /// Reading takes none where the edge has none.
+    token: Option<String>,
 }
 
 /// An answer.
@@ -49,18 +50,47 @@ impl Remote {
             None => std::env::var(TOKEN_VARIABLE)
                 .with_context(|| format!("name a `--token-file`, or set {TOKEN_VARIABLE} to a token"))?,
         };
+        Self::with(args, Some(token))
+    }
+
+    /// For reading: a token is sent where there is one.
+    pub(super) fn reading(args: &RemoteArgs) -> anyhow::Result<Self> {
+        if args.token_file.is_some() || std::env::var_os(TOKEN_VARIABLE).is_some() {
+            return Self::new(args);
+        }
+        Self::with(args, None)
+    }
+
+    fn with(args: &RemoteArgs, token: Option<String>) -> anyhow::Result<Self> {
         let base = args.admin.trim_end_matches('/').to_owned();
         let trust = if base.starts_with("https:") { Trust::System } else { Trust::None };
         let client = outbound::http1(trust, None, DEADLINE)?;
-        Ok(Self { client, base, token: token.trim().to_owned() })
+        Ok(Self { client, base, token: token.map(|token| token.trim().to_owned()) })
     }
 
     /// The answer, of any status.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{PREFIX}{path}", self.base))
-            .header(AUTHORIZATION, format!("Bearer {}", self.token));
+        let (status, body) = self.bytes(method, path, body).await?;
+        let body = serde_json::from_slice(&body)
+            .with_context(|| format!("{} answers {status} and no JSON: is it an admin listener?", self.base))?;
+        Ok(Reply { status, body })
+    }
+
+    /// The page at a path. What is not answered with one is an error.
+    pub(super) async fn page(&self, path: &str) -> anyhow::Result<String> {
+        let (status, body) = self.bytes(Method::GET, path, None).await?;
+        if status.is_success() {
+            return String::from_utf8(body.into()).with_context(|| format!("{} answers with no text", self.base));
+        }
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        anyhow::bail!("{}", problem(&Reply { status, body }))
+    }
+
+    async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Bytes)> {
+        let mut request = Request::builder().method(method).uri(format!("{}{PREFIX}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -69,11 +99,7 @@ impl Remote {
         let exchange = async {
             let (parts, body) = self.client.request(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
-            let body = body.to_bytes();
-            let body = serde_json::from_slice(&body).with_context(|| {
-                format!("{} answers {} and no JSON: is it an admin listener?", self.base, parts.status)
-            })?;
-            anyhow::Ok(Reply { status: parts.status, body })
+            anyhow::Ok((parts.status, body.to_bytes()))
         };
         let answer = tokio::time::timeout(DEADLINE, exchange).await.context("no answer in time")?;
         answer.with_context(|| format!("the edge at {} cannot be asked", self.base))

@@ -84,6 +84,8 @@ pub(super) struct Chain {
     pub(super) subject: String,
     pub(super) algorithm: Algorithm,
     pub(super) public_key: Vec<u8>,
+    /// The signer's serial number, as its DER holds it.
+    pub(super) serial: Vec<u8>,
     /// First and last second in which every certificate of the chain is valid, since 1970.
     not_before_unix_s: i64,
     pub(super) not_after_unix_s: i64,
@@ -93,7 +95,12 @@ impl Chain {
     /// # Errors
     /// When a validator would reject the chain at `now_unix_s` for another reason than not knowing its authority.
     pub(super) fn from_pem(pem: &[u8], now_unix_s: u64) -> Result<Self, CertificateFault> {
-        let ders = ders(pem)?;
+        Self::from_ders(ders(pem)?, now_unix_s)
+    }
+
+    /// # Errors
+    /// As [`Self::from_pem`].
+    pub(super) fn from_ders(ders: Vec<Vec<u8>>, now_unix_s: u64) -> Result<Self, CertificateFault> {
         let mut parsed = Vec::with_capacity(ders.len());
         for (index, der) in ders.iter().enumerate() {
             let damaged = CertificateFault::Damaged { number: index + 1 };
@@ -108,6 +115,7 @@ impl Chain {
             subject: leaf.subject().to_string(),
             algorithm: algorithm(leaf).ok_or(CertificateFault::Algorithm)?,
             public_key: leaf.public_key().subject_public_key.data.to_vec(),
+            serial: leaf.raw_serial().to_vec(),
             not_before_unix_s: parsed.iter().map(|of| of.validity().not_before.timestamp()).max().unwrap_or(0),
             not_after_unix_s: parsed.iter().map(|of| of.validity().not_after.timestamp()).min().unwrap_or(0),
             ders,

@@ -1,4 +1,4 @@
-//! `[provenance]`: who signs pictures, and where their manifests stand.
+//! `[provenance]`: who signs pictures, where their manifests stand, and what marks their pixels.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use http::Uri;
 use serde::Deserialize;
 
 use super::timestamp::TOKEN_BYTES_MAX;
+use crate::watermark::WatermarkConfig;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -17,13 +18,20 @@ pub struct ProvenanceConfig {
     pub timestamp: Option<TimestampConfig>,
     /// A manifest that would add more than this share of a file is served beside it.
     pub embed_share_max: f64,
+    pub watermark: WatermarkConfig,
     /// Milliseconds between two looks at the signer's files.
     pub reload_ms: u64,
 }
 
 impl Default for ProvenanceConfig {
     fn default() -> Self {
-        Self { signer: None, timestamp: None, embed_share_max: 0.25, reload_ms: 10_000 }
+        Self {
+            signer: None,
+            timestamp: None,
+            embed_share_max: 0.25,
+            watermark: WatermarkConfig::default(),
+            reload_ms: 10_000,
+        }
     }
 }
 
@@ -41,6 +49,8 @@ pub struct SignerConfig {
     /// How long it may take.
     #[serde(default = "command_ms")]
     pub command_ms: u64,
+    /// DER: the authority's OCSP response that the certificate is good, for every manifest.
+    pub ocsp: Option<PathBuf>,
     /// A program that renews the certificate. It is run when the certificate is about to end, and the files are read again.
     #[serde(default)]
     pub renew: Vec<String>,
@@ -110,6 +120,7 @@ impl ProvenanceConfig {
         if self.reload_ms == 0 {
             return Err(("provenance.reload_ms", "is zero".to_owned()));
         }
+        self.watermark.check()?;
         self.timestamp.as_ref().map_or(Ok(()), TimestampConfig::check)?;
         let Some(signer) = &self.signer else { return Ok(()) };
         match (&signer.key, signer.command.is_empty()) {

@@ -1,7 +1,7 @@
 //! The signer in force: opened again when its files change and on SIGHUP, renewed before its certificate ends.
 //!
 //! Files that are broken are reported once and counted, and the last signer that worked signs on until its certificate
-//! ends. A start with broken files serves unsigned pictures, as campaigns ask for; `check` says what is wrong.
+//! ends or its authority revokes it. A start with broken files serves unsigned pictures, as campaigns ask for; `check` says what is wrong.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::config::SignerConfig;
+use super::ocsp::StatusFault;
 use super::signer::{Signer, SignerError};
 use crate::words::ReloadOutcome;
 use crate::words::clock::Clock;
@@ -114,6 +115,12 @@ impl SignerHandle {
         self.inner.config.is_some()
     }
 
+    /// Whether manifests are to hold what the authority says of the certificate's revocation.
+    #[must_use]
+    pub fn states_revocation(&self) -> bool {
+        self.inner.config.as_ref().is_some_and(|config| config.ocsp.is_some())
+    }
+
     /// Who signs now; `None` where nobody is configured, or the files have been broken since the start.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Signer>> {
@@ -198,6 +205,10 @@ impl Inner {
             }
             Err(error) => {
                 self.metrics.is_valid.set(0);
+                // What is signed with a revoked certificate counts for nothing.
+                if matches!(error, SignerError::Status { fault: StatusFault::Revoked { .. }, .. }) {
+                    self.current.store(None);
+                }
                 let is_signing = self.current.load().is_some();
                 tracing::error!(%error, is_signing, "the signer is refused; the last one that worked, if any, signs on");
                 ReloadOutcome::Refused
@@ -211,19 +222,23 @@ impl Inner {
 /// # Errors
 /// Says which file is wrong, and how.
 pub fn open_signer(config: &SignerConfig, now_unix_s: u64) -> Result<Signer, SignerError> {
-    match &config.key {
+    let signer = match &config.key {
         Some(key) => Signer::from_files(&config.certificate, key, now_unix_s),
         None => {
             let deadline = Duration::from_millis(config.command_ms);
             Signer::from_command(&config.certificate, &config.command, deadline, now_unix_s)
         }
+    }?;
+    match &config.ocsp {
+        Some(path) => signer.with_status(path),
+        None => Ok(signer),
     }
 }
 
 /// Over what the files hold; one that cannot be read is a state, too.
 fn files_digest(config: &SignerConfig) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    for path in [Some(&config.certificate), config.key.as_ref()].into_iter().flatten() {
+    for path in [Some(&config.certificate), config.key.as_ref(), config.ocsp.as_ref()].into_iter().flatten() {
         let read = read_bounded(path);
         hasher.update(&[u8::from(read.is_ok())]);
         hasher.update(blake3::hash(&read.unwrap_or_else(|error| error.to_string().into_bytes())).as_bytes());

@@ -63,6 +63,20 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), FrameFault> {
     check_superbox(store.body, 1, &mut 0)
 }
 
+/// The label of the last manifest in a store, which is the active one (C2PA §11.1.4.2); `None` where the store is damaged.
+pub(super) fn active_label(bytes: &[u8]) -> Option<&str> {
+    let store = Front::of(bytes).ok()?;
+    let mut rest = Front::of(store.body).ok()?.behind;
+    let mut label = None;
+    while !rest.is_empty() {
+        let manifest = Front::of(rest).ok()?;
+        let description = Front::of(manifest.body).ok()?;
+        label = description.body.get(STORE_TYPE.len() + 1..)?.split(|byte| *byte == 0).next();
+        rest = manifest.behind;
+    }
+    std::str::from_utf8(label?).ok()
+}
+
 fn check_superbox(body: &[u8], depth: usize, count: &mut usize) -> Result<(), FrameFault> {
     if depth > DEPTH_MAX {
         return Err(FrameFault::Bounds);
@@ -128,6 +142,18 @@ mod tests {
         let all = [&[0; 36][..], &salt].concat();
         let toggles = TOGGLE_LABEL | TOGGLE_ID | TOGGLE_SIGNATURE | TOGGLE_PRIVATE;
         assert_eq!(check(&store(&described(toggles, &all), &[])), Ok(()));
+    }
+
+    #[test]
+    fn the_last_manifest_is_the_active_one() {
+        let manifest = |label: &str| {
+            let description = boxed(b"jumd", &[&STORE_TYPE[..], &[TOGGLE_LABEL], label.as_bytes(), b"\0"].concat());
+            boxed(b"jumb", &description)
+        };
+        let both = [manifest("urn:c2pa:1"), manifest("urn:c2pa:2")].concat();
+        assert_eq!(active_label(&store(&described(TOGGLE_LABEL, &[]), &both)), Some("urn:c2pa:2"));
+        assert_eq!(active_label(&store(&described(TOGGLE_LABEL, &[]), &[])), None);
+        assert_eq!(active_label(b"jumb"), None);
     }
 
     #[test]

@@ -38,6 +38,22 @@ impl Algorithm {
         }
     }
 
+    /// A signature as r and s of 32 bytes each, or as Ed25519 has it: what JWS and COSE hold. `None` where it is neither that nor
+    /// DER (RFC 3279 §2.2.3).
+    pub(super) fn raw(self, signature: &[u8]) -> Option<[u8; SIGNATURE_BYTES]> {
+        if let Ok(raw) = signature.try_into() {
+            return Some(raw);
+        }
+        let (0x30, [length, body @ ..]) = signature.split_first().map(|(tag, rest)| (*tag, rest))? else { return None };
+        let body = body.get(..usize::from(*length))?;
+        let (r, rest) = integer(body)?;
+        let (s, rest) = integer(rest)?;
+        let mut raw = [0; SIGNATURE_BYTES];
+        raw[..SIGNATURE_BYTES / 2].copy_from_slice(&r);
+        raw[SIGNATURE_BYTES / 2..].copy_from_slice(&s);
+        (rest.is_empty() && self == Self::Es256).then_some(raw)
+    }
+
     /// Whether `signature` is that of `message` by the holder of `public_key`. An ECDSA signature may come in DER, as many
     /// programs write it; the manifest holds it raw.
     pub(super) fn verifies(self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
@@ -48,6 +64,17 @@ impl Algorithm {
         };
         UnparsedPublicKey::new(scheme, public_key).verify(message, signature).is_ok()
     }
+}
+
+/// The DER integer in front, as 32 bytes, and what follows it.
+fn integer(der: &[u8]) -> Option<([u8; 32], &[u8])> {
+    let (0x02, [length, rest @ ..]) = der.split_first().map(|(tag, rest)| (*tag, rest))? else { return None };
+    let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+    // A zero keeps the first bit from being a sign.
+    let value = value.strip_prefix(&[0]).unwrap_or(value);
+    let mut padded = [0; 32];
+    padded.get_mut(32_usize.checked_sub(value.len())?..)?.copy_from_slice(value);
+    Some((padded, rest))
 }
 
 /// Why a key file is of no use.
@@ -120,4 +147,20 @@ fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
         [high, low] => &[tag, 0x82, high, low],
     };
     [head, body].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn der_becomes_r_and_s() {
+        let der = [&[0x30, 0x26, 0x02, 0x21, 0x00][..], &[0x81; 32], &[0x02, 0x01, 0x05]].concat();
+        let raw = Algorithm::Es256.raw(&der).expect("a signature");
+        assert_eq!((&raw[..32], raw[63], &raw[32..63]), (&[0x81; 32][..], 5, &[0; 31][..]));
+        assert_eq!(Algorithm::Ed25519.raw(&[7; 64]), Some([7; 64]));
+        for wrong in [&b""[..], &[0x30], &[0x30, 0x50, 0x02], &[7; 63], &der[..der.len() - 1]] {
+            assert_eq!(Algorithm::Es256.raw(wrong), None, "{wrong:?}");
+        }
+    }
 }

@@ -52,6 +52,12 @@ impl Manifest {
         &self.0
     }
 
+    /// The name of its active manifest, a URN; `None` where it has none.
+    #[must_use]
+    pub fn active(&self) -> Option<&str> {
+        jumbf::active_label(&self.0).filter(|label| !label.is_empty())
+    }
+
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.0

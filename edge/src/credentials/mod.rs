@@ -1,7 +1,7 @@
 //! Content Credentials: a signed history in every picture, by the C2PA standard.
 //!
 //! [`Signing`] binds a [`Story`] to a file that is final but for its manifest; [`attach`] embeds a kept [`Manifest`] again;
-//! [`verify`] says what a stranger's file tells of itself and whether it holds. [`authority`] makes certificates for
+//! [`verify`] says what a stranger's file tells of itself and whether it holds. [`SignedDocument`] is a report by the same signer. [`authority`] makes certificates for
 //! development. docs/provenance.md explains signing to operators, docs/reference/provenance.md our own assertion.
 //!
 //! Invariants: no library call reaches the network or, after a signer is opened, a disk; a signing program and a timestamp
@@ -14,11 +14,13 @@ pub mod authority;
 mod certificate;
 mod command;
 pub mod config;
+mod document;
 mod guard;
 mod handle;
 mod jumbf;
 mod key;
 mod manifest;
+mod ocsp;
 mod sign;
 mod signer;
 mod story;
@@ -29,11 +31,13 @@ mod verify;
 pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
 pub use command::CommandFault;
 pub use config::{ProvenanceConfig, SignerConfig, TimestampConfig};
+pub use document::{DOCUMENT_BYTES_MAX, DocumentFault, SignedDocument, VerifiedDocument};
 pub use guard::{Fault, MANIFEST_BYTES_MAX};
 pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;
 pub use key::{Algorithm, KeyFault};
 pub use manifest::{MANIFEST_MEDIA_TYPE, Manifest, NoManifest, attach, detached};
+pub use ocsp::{OCSP_BYTES_TYPICAL, StatusFault};
 pub use sign::{OCSP_BYTES_MAX, SIGNED_FILE_BYTES_MAX, SignError, Signed, Signing};
 pub use signer::{Signer, SignerError};
 pub use story::{

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::certificate::{CertificateFault, Chain};
 use super::command::{CommandFault, SigningCommand};
 use super::key::{Algorithm, KEY_FILE_BYTES_MAX, Key, KeyFault, SIGNATURE_BYTES};
+use super::ocsp::{Status, StatusFault};
 use crate::secret;
 use crate::text_file;
 
@@ -26,6 +27,8 @@ pub enum SignerError {
     Mismatch { key: PathBuf, certificate: PathBuf },
     #[error("the signing program {program}: {fault}")]
     Command { program: String, fault: CommandFault },
+    #[error("{}: {fault}", path.display())]
+    Status { path: PathBuf, fault: StatusFault },
     #[error("the operating system gives no randomness")]
     Random,
 }
@@ -40,6 +43,7 @@ impl SignerError {
             Self::Key { .. } => "key",
             Self::Mismatch { .. } => "mismatch",
             Self::Command { fault, .. } => fault.as_str(),
+            Self::Status { fault, .. } => fault.as_str(),
             Self::Random => "random",
         }
     }
@@ -51,6 +55,7 @@ pub struct Signer {
     chain_file: PathBuf,
     chain: Chain,
     backend: Backend,
+    status: Option<Status>,
 }
 
 #[derive(Debug)]
@@ -74,7 +79,7 @@ impl Signer {
         if private.public_key() != chain.public_key {
             return Err(SignerError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned() });
         }
-        Ok(Self { chain_file: certificate.to_owned(), chain, backend: Backend::Key(private) })
+        Ok(Self { chain_file: certificate.to_owned(), chain, backend: Backend::Key(private), status: None })
     }
 
     /// Reads a PEM chain whose key only the program `argv` can use. The program is not run yet: see [`Self::try_out`].
@@ -90,7 +95,23 @@ impl Signer {
         let chain = read_chain(certificate, now_unix_s)?;
         let fault = |fault| SignerError::Command { program: String::new(), fault };
         let command = SigningCommand::new(argv, deadline).map_err(fault)?;
-        Ok(Self { chain_file: certificate.to_owned(), chain, backend: Backend::Command(command) })
+        Ok(Self { chain_file: certificate.to_owned(), chain, backend: Backend::Command(command), status: None })
+    }
+
+    /// With what the authority says of its revocation, from a file with an OCSP response in DER.
+    ///
+    /// # Errors
+    /// When the certificate was revoked, or the file does not say that it is good.
+    pub fn with_status(self, path: &Path) -> Result<Self, SignerError> {
+        let fault = |fault| SignerError::Status { path: path.to_owned(), fault };
+        let status = Status::read(path, &self.chain.serial).map_err(fault)?;
+        Ok(Self { status: Some(status), ..self })
+    }
+
+    /// The OCSP response for manifests that are signed at `now_unix_s`; `None` where none is given, or a newer one is out.
+    #[must_use]
+    pub fn status(&self, now_unix_s: u64) -> Option<&[u8]> {
+        self.status.as_ref().and_then(|status| status.der(now_unix_s))
     }
 
     /// The organisation that validators show.

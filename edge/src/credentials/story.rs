@@ -105,7 +105,7 @@ pub struct SoftBinding {
 }
 
 /// How an ingredient stands to the picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Relation {
     /// The picture is a version of it.
     Parent,
@@ -139,6 +139,12 @@ impl Ingredient {
         let mut told = c2pa::Ingredient::new_v2(cut(title), cut(media_type));
         told.set_relationship(relation.relationship());
         Self { relation, told }
+    }
+
+    /// Bytes of the manifest that it carries.
+    #[must_use]
+    pub fn carried_bytes(&self) -> usize {
+        self.told.manifest_data().map_or(0, |bytes| bytes.len())
     }
 
     /// Reads `file` and keeps the manifest that it carries, with what a validator says of it. Takes as long as verifying:

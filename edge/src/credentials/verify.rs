@@ -173,13 +173,17 @@ pub enum TrustError {
 
 /// The authorities that are trusted: of signers and of timestamps.
 #[derive(Debug, Clone)]
-pub struct Trust(Arc<Context>);
+pub struct Trust {
+    context: Arc<Context>,
+    /// DER of each authority's certificate.
+    pub(super) anchors: Arc<[CertificateDer<'static>]>,
+}
 
 impl Trust {
     /// Trusts no authority: every signer is unknown.
     #[must_use]
     pub fn none() -> Self {
-        Self(Arc::clone(guard::context()))
+        Self { context: Arc::clone(guard::context()), anchors: Arc::default() }
     }
 
     /// Trusts the certificates of a PEM file, such as C2PA's trust list and its list of timestamp authorities.
@@ -187,18 +191,19 @@ impl Trust {
     /// # Errors
     /// When the file holds no certificate, or a damaged one.
     pub fn from_pem(pem: &str) -> Result<Self, TrustError> {
-        let mut count = 0;
+        let mut anchors = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            count += 1;
-            let der = certificate.map_err(|_| TrustError::Damaged { number: count })?;
-            x509_parser::parse_x509_certificate(&der).map_err(|_| TrustError::Damaged { number: count })?;
+            let number = anchors.len() + 1;
+            let der = certificate.map_err(|_| TrustError::Damaged { number })?;
+            x509_parser::parse_x509_certificate(&der).map_err(|_| TrustError::Damaged { number })?;
+            anchors.push(der.into_owned());
         }
-        if count == 0 {
+        if anchors.is_empty() {
             return Err(TrustError::Empty);
         }
         let mut settings = Settings::default();
         settings.trust.trust_anchors = Some(pem.to_owned());
-        Ok(Self(guard::shared(settings)))
+        Ok(Self { context: guard::shared(settings), anchors: anchors.into() })
     }
 }
 
@@ -257,7 +262,7 @@ fn revoked() -> Finding {
 }
 
 fn read(trust: &Trust, load: impl FnOnce(Reader) -> c2pa::Result<Reader>) -> Finding {
-    match guarded(|| load(Reader::from_shared_context(&trust.0)).map(|reader| finding(&reader))) {
+    match guarded(|| load(Reader::from_shared_context(&trust.context)).map(|reader| finding(&reader))) {
         Ok(finding) => finding,
         Err(Fault::Library(error)) => match *error {
             c2pa::Error::JumbfNotFound => Finding::Absent,

@@ -7,6 +7,7 @@
 //! | `rendition` | cutting a rendition from its master while a reader waits |
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
 //! | `sign` | the manifest of a rendition: kept, or signed now |
+//! | `ingredients` | the pictures that a recipe is made from, as a manifest tells them |
 //! | `error` | why there is no rendition |
 //!
 //! Two flights, one inside the other: one per rendition (recipe, spec, finish) and one per recipe and urgency. A page
@@ -19,6 +20,7 @@
 //! again; nothing outside this module reaches its caches, its origin, its pool or its budgets through it.
 
 mod error;
+mod ingredients;
 mod master;
 mod peek;
 mod rendition;
@@ -33,6 +35,7 @@ use bildkante_shared::ids::RecipeId;
 use bildkante_shared::import::MasterRecipe;
 
 pub(crate) use self::error::FillError;
+pub(crate) use self::ingredients::Ingredients;
 use self::master::Mastering;
 pub(crate) use self::peek::{Peek, PreviousPicture};
 pub(crate) use self::rendition::Filled;
@@ -132,6 +135,18 @@ impl Fill {
     /// A manifest that is served beside its rendition.
     pub(crate) async fn manifest(&self, name: ManifestName) -> Option<bytes::Bytes> {
         self.credentials.manifest(name).await
+    }
+
+    /// The manifest that is served beside this rendition.
+    pub(crate) async fn manifest_of(&self, rendition: &Rendition) -> Option<bytes::Bytes> {
+        self.manifest(ManifestName::of(rendition)).await
+    }
+
+    /// The manifest that is kept for what is wanted, and its path on the public listener: where its master is known and was not
+    /// purged, and a final rung of it was signed here.
+    pub(crate) async fn kept_manifest(&self, want: &Want) -> Option<(String, bytes::Bytes)> {
+        let binding = self.masters.binding(want)?;
+        self.credentials.kept(rendition::Cut::of(want, &binding).key()).await
     }
 
     /// Whose accounts a request of `client` for a picture of `campaign` is on.

@@ -50,7 +50,7 @@ pub struct PreviousPicture {
 impl PreviousPicture {
     /// It in the cut of what is wanted.
     pub(super) fn cut<'a>(&'a self, want: &'a Want) -> Cut<'a> {
-        Cut { tags: &self.tags, recipe: self.recipe, ..Cut::of(want, &self.binding) }
+        Cut { tags: &self.tags, recipe: self.recipe, made_of: None, ..Cut::of(want, &self.binding) }
     }
 
     fn subject<'a>(&'a self, spec: &'a RenditionSpec) -> Subject<'a> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::log_limited;
 
 use super::master::Decoded;
@@ -56,12 +57,22 @@ pub(super) struct Cut<'a> {
     pub(super) spec: &'a RenditionSpec,
     pub(super) finish: &'a Arc<Finish>,
     pub(super) binding: &'a Binding,
+    /// The recipe, where it is known: of a previous picture only its id is.
+    pub(super) made_of: Option<&'a MasterRecipe>,
 }
 
 impl<'a> Cut<'a> {
     pub(super) fn of(want: &'a Want, binding: &'a Binding) -> Self {
         let (recipe, master) = (want.recipe_id(), binding.master);
-        Self { tags: &want.variant.tags, recipe, master, spec: &want.spec, finish: &want.finish, binding }
+        Self {
+            tags: &want.variant.tags,
+            recipe,
+            master,
+            spec: &want.spec,
+            finish: &want.finish,
+            binding,
+            made_of: Some(&want.variant.recipe),
+        }
     }
 
     pub(super) fn key(self) -> RenditionKey {
@@ -177,7 +188,8 @@ impl Fill {
         {
             return Ok(Filled::found(rendition, tier.into()));
         }
-        let rung = self.first_rung(&want.spec);
+        // No manifest of it is kept: what it was made from is not known any more.
+        let rung = if cut.finish.is_signed() { Rung::Quick } else { self.first_rung(&want.spec) };
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
         let standing = Standing { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
@@ -198,15 +210,17 @@ impl Fill {
         Rendering { rung, standing, generation }: Rendering,
     ) -> Result<(Arc<Rendition>, Duration), FillError> {
         let pixels = Arc::clone(decoded.master.pixels());
+        let mut plan = self.credentials.plan(cut, rung).await;
         let job = RenderJob {
+            master: cut.master,
             spec: *cut.spec,
             rung,
             finish: Arc::clone(cut.finish),
             drawn: cut.drawn(),
-            manifest: self.credentials.plan(cut, rung),
+            manifest: plan.manifest.take(),
         };
         let (encoded, cpu) = self.pool.render(standing, pixels, job).await?;
-        let sealed = self.credentials.seal(cut, encoded).await?;
+        let sealed = self.credentials.seal(cut, encoded, plan).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
         let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage).with_manifest(sealed.placement);
         Ok((Arc::new(rendition), cpu))

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bildkante_shared::ids::Digest;
+use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::log_limited;
 use bytes::Bytes;
 use moka::sync::Cache;
@@ -20,14 +20,16 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use tokio::sync::Semaphore;
 
 use super::FillError;
+use super::ingredients::{IngredientFault, Ingredients, added_bytes};
 use super::rendition::Cut;
-use crate::cache::{KeptManifest, Manifests, RenditionKey};
+use crate::cache::{KeptManifest, Manifests, Rendition, RenditionKey};
 use crate::credentials::{
-    self, Generation, Ingredient, Manifest, Origin, Relation, SignError, SignerHandle, Signing, Step, Story,
-    TimestampAuthority, Timestamper,
+    self, Generation, Ingredient, Manifest, OCSP_BYTES_TYPICAL, Origin, Relation, SignError, SignerHandle, Signing,
+    SoftBinding, Step, Story, TimestampAuthority, Timestamper,
 };
 use crate::origin::IMPORT_MAKER;
-use crate::render::{Encoded, ManifestPlan, OnUnsigned, Placement, Rung, Shape};
+use crate::render::{Encoded, ManifestPlan, OnUnsigned, Placement, Rung, Shape, Watermarked};
+use crate::watermark::{self, MasterPrefix, Watermark};
 use crate::words::Format;
 
 /// Path under which manifests beside their files are served.
@@ -47,6 +49,7 @@ const PASSING_BYTES_MAX: u64 = 16 << 20;
 pub struct CredentialMetrics {
     renditions: IntCounterVec,
     failures: IntCounterVec,
+    watermarks: IntCounterVec,
 }
 
 impl CredentialMetrics {
@@ -66,12 +69,21 @@ impl CredentialMetrics {
                 "Renditions that were not signed although a signer is configured, by reason",
                 "reason",
             )?,
+            watermarks: counters(
+                "bildkante_edge_watermarks_total",
+                "Rendered renditions by whether their pixels carry the watermark: yes, too_small, or no because none is wanted",
+                "outcome",
+            )?,
         };
         for outcome in Outcome::ALL {
             metrics.renditions.with_label_values(&[outcome.as_str()]).inc_by(0);
         }
         registry.register(Box::new(metrics.renditions.clone()))?;
+        for outcome in Watermarked::ALL {
+            metrics.watermarks.with_label_values(&[outcome.as_str()]).inc_by(0);
+        }
         registry.register(Box::new(metrics.failures.clone()))?;
+        registry.register(Box::new(metrics.watermarks.clone()))?;
         Ok(metrics)
     }
 
@@ -107,6 +119,7 @@ pub struct Credentials {
     signers: SignerHandle,
     manifests: Manifests,
     timestamps: Option<Arc<TimestampAuthority>>,
+    ingredients: Ingredients,
     share_max: f64,
     public_url: String,
     /// Whether agreeing on a manifest asks a store over the network.
@@ -125,6 +138,10 @@ pub(crate) struct ManifestName {
 }
 
 impl ManifestName {
+    pub(super) const fn of(rendition: &Rendition) -> Self {
+        Self { key: rendition.key, rung: rendition.rung }
+    }
+
     /// As [`Display`](std::fmt::Display) writes it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (key, rung) = text.rsplit_once('-')?;
@@ -171,6 +188,8 @@ enum NotSigned {
     Kept(#[from] credentials::NoManifest),
     #[error("its manifest cannot be kept: {0}")]
     Keep(#[from] crate::cache::ManifestError),
+    #[error("an ingredient: {0}")]
+    Ingredient(#[from] IngredientFault),
     #[error("signing was cut off")]
     CutOff,
 }
@@ -183,8 +202,25 @@ impl NotSigned {
             Self::Attach(_) => "attach",
             Self::Kept(_) => "kept",
             Self::Keep(_) => "keep",
+            Self::Ingredient(_) => "ingredient",
             Self::CutOff => "cut_off",
         }
+    }
+}
+
+/// What is known of a rendition's manifest before the rendition is there.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Where it will be; `None` where there will be none.
+    pub(super) manifest: Option<ManifestPlan>,
+    ingredients: Vec<Ingredient>,
+    /// Why there will be none, where one is wanted.
+    fault: Option<NotSigned>,
+}
+
+impl Plan {
+    const fn unsigned(fault: Option<NotSigned>) -> Self {
+        Self { manifest: None, ingredients: Vec::new(), fault }
     }
 }
 
@@ -194,6 +230,7 @@ impl Credentials {
         signers: SignerHandle,
         caches: &crate::cache::Caches,
         timestamps: Option<Arc<TimestampAuthority>>,
+        ingredients: Ingredients,
         share_max: f64,
         public_url: String,
         metrics: CredentialMetrics,
@@ -207,6 +244,7 @@ impl Credentials {
             signers,
             manifests: caches.manifests.clone(),
             timestamps,
+            ingredients,
             share_max,
             public_url,
             is_fleet: caches.object.is_some(),
@@ -222,14 +260,30 @@ impl Credentials {
         self.signers.is_configured() && (self.is_fleet || self.timestamps.is_some())
     }
 
-    /// Where the manifest of a rendition will be, if one is to be signed.
-    pub(super) fn plan(&self, cut: Cut<'_>, rung: Rung) -> Option<ManifestPlan> {
-        if !cut.finish.is_signed() || self.signers.current().is_none() {
-            return None;
+    /// What the manifest of a rendition will be made from, and where it will be.
+    pub(super) async fn plan(&self, cut: Cut<'_>, rung: Rung) -> Plan {
+        if !cut.finish.is_signed() {
+            return Plan::unsigned(None);
         }
-        let url = format!("{}{}", self.public_url, manifest_path(cut.key(), rung));
+        if self.signers.current().is_none() {
+            return Plan::unsigned(Some(NotSigned::NoSigner));
+        }
+        let ingredients = match cut.made_of {
+            Some(recipe) => self.ingredients.of(recipe).await,
+            None => Ok(Vec::new()),
+        };
+        let ingredients = match ingredients {
+            Ok(ingredients) => ingredients,
+            Err(fault) => return Plan::unsigned(Some(fault.into())),
+        };
         let timestamp_bytes = self.timestamps_of(rung).map_or(0, |authority| authority.token_bytes_max());
-        Some(ManifestPlan { url, share_max: self.share_max, timestamp_bytes })
+        let status_bytes = if self.signers.states_revocation() { OCSP_BYTES_TYPICAL } else { 0 };
+        let manifest = ManifestPlan {
+            url: format!("{}{}", self.public_url, manifest_path(cut.key(), rung)),
+            share_max: self.share_max,
+            added_bytes: timestamp_bytes + status_bytes + added_bytes(&ingredients),
+        };
+        Plan { manifest: Some(manifest), ingredients, fault: None }
     }
 
     /// No reader waits for a final rung, and a quick one is gone in seconds.
@@ -253,11 +307,18 @@ impl Credentials {
         }
     }
 
+    /// The manifest that is kept on this device for the final rung of a rendition, and its path.
+    pub(super) async fn kept(&self, key: RenditionKey) -> Option<(String, Bytes)> {
+        let kept = self.manifests.get_here(key).await?;
+        Some((manifest_path(key, Rung::Final), kept.bytes))
+    }
+
     /// Signs what was rendered.
     ///
     /// # Errors
     /// When it cannot be signed, and its campaign wants a stand-in then.
-    pub(super) async fn seal(&self, cut: Cut<'_>, encoded: Encoded) -> Result<Sealed, FillError> {
+    pub(super) async fn seal(&self, cut: Cut<'_>, encoded: Encoded, plan: Plan) -> Result<Sealed, FillError> {
+        self.metrics.watermarks.with_label_values(&[encoded.watermarked.as_str()]).inc();
         let (rung, placement) = (encoded.rung, encoded.placement);
         let unsigned = Bytes::from(encoded.bytes);
         if !cut.finish.is_signed() {
@@ -265,14 +326,15 @@ impl Credentials {
             return Ok(Sealed { bytes: unsigned, rung, placement });
         }
         if placement == Placement::None {
-            return self.unsigned(cut.finish.on_unsigned(), unsigned, &NotSigned::NoSigner);
+            let fault = plan.fault.unwrap_or(NotSigned::NoSigner);
+            return self.unsigned(cut.finish.on_unsigned(), unsigned, &fault);
         }
         let draft = Draft {
             name: ManifestName { key: cut.key(), rung },
             format: encoded.format,
             placement,
             file: unsigned.clone(),
-            story: story(cut),
+            story: story(cut, encoded.watermarked, plan.ingredients),
         };
         match self.signed(draft).await {
             Ok(bytes) => Ok(Sealed { bytes, rung, placement }),
@@ -323,7 +385,7 @@ impl Credentials {
         let signing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let timestamper = timestamps.as_deref().map(|authority| authority as &dyn Timestamper);
-            let signing = Signing { signer: &signer, timestamper, ocsp: None, now_unix_s };
+            let signing = Signing { signer: &signer, timestamper, ocsp: signer.status(now_unix_s), now_unix_s };
             match draft.placement {
                 Placement::Beside => signing.beside(&draft.story, draft.format, &draft.file),
                 Placement::Embedded | Placement::None => {
@@ -354,8 +416,14 @@ impl Draft {
     }
 }
 
+/// By which the manifest of a file that lost it is found again.
+fn soft_binding(mark: &Watermark, master: MasterId) -> SoftBinding {
+    let payload = mark.payload(MasterPrefix::of(master.as_bytes()));
+    SoftBinding { algorithm: watermark::ALGORITHM.to_owned(), value: format!("{:016x}", payload.to_bits()) }
+}
+
 /// What the manifest tells of the rendition.
-fn story(cut: Cut<'_>) -> Story {
+fn story(cut: Cut<'_>, watermarked: Watermarked, mut ingredients: Vec<Ingredient>) -> Story {
     let (binding, description) = (cut.binding, cut.finish.description());
     let mut steps = Vec::new();
     let size = (cut.spec.width_px, cut.spec.height_px);
@@ -367,13 +435,19 @@ fn story(cut: Cut<'_>) -> Story {
     if size != (binding.width_px, binding.height_px) {
         steps.push(Step::Resized { width_px: size.0, height_px: size.1 });
     }
+    let mark = cut.finish.watermark().filter(|_| watermarked == Watermarked::Yes);
+    if mark.is_some() {
+        steps.push(Step::Watermarked);
+    }
     steps.push(Step::Transcoded);
     // A picture that a person brought was made elsewhere, and is opened here.
-    let (origin, ingredients) = if binding.node == IMPORT_MAKER {
-        let original = Ingredient::described(&format!("master {}", cut.master), "image/png", Relation::Parent);
-        (Origin::Opened { ingredient: 0 }, vec![original])
+    let origin = if binding.node == IMPORT_MAKER {
+        if ingredients.is_empty() {
+            ingredients.push(Ingredient::described("imported original", "image/png", Relation::Parent));
+        }
+        Origin::Opened { ingredient: 0 }
     } else {
-        (Origin::Created { source: description.source, at: cut.drawn().map(|drawn| drawn.to_string()) }, Vec::new())
+        Origin::Created { source: description.source, at: cut.drawn().map(|drawn| drawn.to_string()) }
     };
     Story {
         origin,
@@ -385,7 +459,7 @@ fn story(cut: Cut<'_>) -> Story {
             determinism: binding.determinism.clone(),
         }),
         ingredients,
-        soft_binding: None,
+        soft_binding: mark.map(|watermark| soft_binding(watermark, cut.master)),
     }
 }
 

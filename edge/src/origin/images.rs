@@ -28,7 +28,7 @@ impl Images {
     }
 
     /// All of these digests, or nothing where one of them is no image of ours.
-    pub(super) async fn find(&self, digests: &[String]) -> Option<Vec<(Digest, Bytes)>> {
+    pub(crate) async fn find(&self, digests: &[String]) -> Option<Vec<(Digest, Bytes)>> {
         let folder = self.folder.clone()?;
         let wanted = digests.iter().map(|digest| digest.parse().ok()).collect::<Option<Vec<Digest>>>()?;
         tokio::task::spawn_blocking(move || find(&folder, &wanted)).await.ok().flatten()

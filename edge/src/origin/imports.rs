@@ -85,14 +85,17 @@ impl Imports {
     }
 
     async fn made(&self, recipe: &ValidImport, order: Order<'_>) -> Result<Made, OriginError> {
-        let master = |pixels: Pixels| Ok((pixels.master_id(), pixels.width_px(), pixels.height_px()));
-        let (master, width_px, height_px) = self.decoded(recipe, &order, master).await?;
+        let master = |pixels: Pixels| {
+            let (id, width_px, height_px) = (pixels.master_id(), pixels.width_px(), pixels.height_px());
+            Ok((id, width_px, height_px, PerceptualHash::of(pixels.into_rgb(), width_px, height_px)))
+        };
+        let (master, width_px, height_px, phash) = self.decoded(recipe, &order, master).await?;
         Ok(Made {
             master,
             width_px,
             height_px,
-            // Nodes look for duplicates among what they draw; an import is compared with nothing.
-            phash: PerceptualHash::from_bytes([0; 32]),
+            // Nodes look for duplicates among what they draw. An import's fingerprint is for the detector.
+            phash: phash.unwrap_or_else(|| PerceptualHash::from_bytes([0; 32])),
             duplicate: None,
             drawn_unix_s: None,
             determinism: None,

@@ -6,7 +6,7 @@ mod page;
 
 use std::sync::Arc;
 
-use bildkante_shared::import::MasterRecipe;
+use bildkante_shared::import::{DigitalSource, MasterRecipe};
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use http::{Request, Response};
@@ -16,6 +16,7 @@ use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
 use crate::cache::Bindings;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot};
+use crate::papers;
 use crate::resolve::{Operator, Resolved, resolve};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
@@ -213,6 +214,9 @@ impl Preview {
             url: format!("{}/i/{}/{}/{}", self.public_url, campaign.name, slot.name, variant.file_stem),
             query: variant.query.clone(),
             alt: resolved.alt(),
+            slot: Arc::clone(slot),
+            locale: resolved.locale().to_owned(),
+            source: resolved.source(),
             key: variant.name.clone(),
             recipe_id: variant.recipe.id().to_string(),
             prompt: described(&variant.recipe),
@@ -280,6 +284,10 @@ struct CardTexts {
     url: String,
     query: String,
     alt: String,
+    slot: Arc<Slot>,
+    locale: String,
+    /// `None` while the picture is awaited.
+    source: Option<DigitalSource>,
     key: String,
     recipe_id: String,
     prompt: String,
@@ -298,6 +306,7 @@ impl CardTexts {
             sizes,
             alt: &self.alt,
             loading,
+            label: self.source.and_then(|source| self.slot.label.shown(source, &self.locale)),
             seal,
         }
     }
@@ -310,6 +319,7 @@ impl CardTexts {
             name: self.alt.clone(),
             key: self.key.clone(),
             recipe_id: self.recipe_id.clone(),
+            papers: papers::link(&self.key),
             prompt: self.prompt.clone(),
             merged_with: self.merged.clone(),
             width_px: slot.default_width_px,

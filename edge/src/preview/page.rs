@@ -54,6 +54,8 @@ pub(super) struct CardView<'a> {
     /// Canonical variant key.
     pub(super) key: String,
     pub(super) recipe_id: String,
+    /// Where its dossier is.
+    pub(super) papers: String,
     pub(super) prompt: String,
     /// The older master this variant was merged with, if it was.
     pub(super) merged_with: Option<String>,
@@ -94,7 +96,7 @@ pub(super) fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup 
                 @for campaign in campaigns {
                     @if let Some(first) = campaign.slots.first() {
                         a.card href={ "/preview/" (campaign.name) "/" (first) } {
-                            @if let Some(picture) = &campaign.picture { span.shot { (picture.markup()) } }
+                            @if let Some(picture) = &campaign.picture { span.shot { (picture.picture()) } }
                             span.body {
                                 span.name { (campaign.title) }
                                 span.key { (campaign.variants) " variants · " (campaign.slots.join(", ")) }
@@ -160,7 +162,7 @@ fn stage(page: &SlotPage<'_>) -> Markup {
         section.stage {
             div.frame data-shot {
                 @if let Some(picture) = &card.picture {
-                    span.shot { (picture.markup()) span.badge hidden {} }
+                    div.shot { (picture.markup()) span.badge hidden {} }
                     (format_rows(picture, card.width_px, "bytes stage-bytes"))
                 }
             }
@@ -172,6 +174,7 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                     dt { "Prompt" } dd { (card.prompt) }
                     dt { "Variant" } dd { code { (card.key) } }
                     dt { "Recipe" } dd { code { (card.recipe_id) } }
+                    dt { "Papers" } dd { a href=(card.papers) { "Dossier of this picture" } }
                 }
                 @if let Some(markup) = &card.markup {
                     div.row { b { "Markup" } (copy("Copy <picture>", &markup.markup_text())) }
@@ -213,11 +216,11 @@ fn filters(page: &SlotPage<'_>) -> Markup {
 fn card_markup(card: &CardView<'_>) -> Markup {
     html! {
         article.card data-shot {
-            @if let Some(picture) = &card.picture { span.shot { (picture.markup()) span.badge hidden {} } }
+            @if let Some(picture) = &card.picture { span.shot { (picture.picture()) span.badge hidden {} } }
             div.body {
                 span.name { (card.name) }
                 span.key.mono { (card.key) }
-                span.key.mono title="Recipe id" { (card.recipe_id) }
+                a.key.mono href=(card.papers) title="Recipe id: opens the dossier of this picture" { (card.recipe_id) }
                 @if let Some(master) = &card.merged_with {
                     span.merged { "Looks like " code { (master) } ": shares its master" }
                 }

@@ -1,4 +1,4 @@
-//! What an image says of itself, drawn or imported or a placeholder: XMP, IPTC and EXIF now, C2PA later.
+//! What an image says of itself, drawn or imported or a placeholder, and what a foreign one does ([`Told`]): XMP, IPTC and EXIF.
 //!
 //! Every rendition carries an XMP packet with the campaign's rights and the IPTC *digital source type*, so that search
 //! engines, agencies and archives can tell a generated image from a photograph. For an import the type is the one its
@@ -13,11 +13,13 @@ mod description;
 mod embed;
 mod exif;
 mod iim;
+mod told;
 mod xmp;
 
 pub use bildkante_shared::import::DigitalSource;
 pub use description::{Description, Generator, Location, MARKING_FIELD_BYTES_MAX, Marking, MarkingError, Prompt};
-pub use embed::{EmbedError, XMP_BYTES_MAX, embed, xmp_of};
+pub use embed::{EmbedError, XMP_BYTES_MAX, embed, exif_of, iim_of, xmp_of};
+pub use told::{Block, Told, Unread, is_of_a_model};
 
 use crate::words::{Format, Moment};
 

@@ -1,13 +1,15 @@
 //! The finish: all that makes a rendition out of given pixels beside its spec, and the digest that stands for it in keys.
 //!
-//! A finish is what is said of the picture, and whether a manifest is signed for it. Layers and watermark will be further
-//! parts. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
+//! A finish is what is said of the picture, the watermark in its pixels, and whether a manifest is signed for it. Layers will
+//! be a further part. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
 //! to the signature, save the creation date, which is the master's and a part of rendition keys by itself; the former
-//! digests are those that stored renditions are found by after an upgrade, or after signing was switched on.
+//! digests are those that stored renditions are found by after an upgrade, after the watermark's key was changed, or after signing was switched on.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::provenance::{Description, DigitalSource, Marking};
+use crate::watermark::Watermark;
 
 /// The finish's part of a rendition key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,20 +34,70 @@ impl fmt::Debug for FinishDigest {
 }
 
 /// What an edge adds to every picture, whatever its campaign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Finishing {
+    /// In pictures that a model had a part in.
+    pub watermark: Option<Arc<Watermark>>,
+    /// Those that marked before, the latest first.
+    pub earlier_watermarks: Arc<[Arc<Watermark>]>,
     /// Whether a signer is configured.
     pub is_signed: bool,
 }
 
 impl Finishing {
-    /// With the description's digest, it is all that decides the bytes.
+    /// For a picture of this source. What a person photographed or painted is not marked as a model's work.
+    fn watermark_for(&self, source: DigitalSource) -> Option<&Arc<Watermark>> {
+        self.watermark.as_ref().filter(|_| source.is_synthetic())
+    }
+
+    fn parts(&self, source: DigitalSource) -> Parts {
+        let watermark = self.watermark_for(source).map(|watermark| watermark.digest());
+        Parts { watermark, is_signed: self.is_signed }
+    }
+
+    /// What the same picture may have been finished with before: with an earlier key or none, and unsigned.
+    fn former_parts(&self, source: DigitalSource) -> Vec<Parts> {
+        let own = self.parts(source);
+        let earlier = self.earlier_watermarks.iter().filter(|_| source.is_synthetic());
+        let watermarks = earlier.map(|watermark| Some(watermark.digest())).chain([None]);
+        let signed = watermarks.map(|watermark| Parts { watermark, ..own });
+        let unsigned = Parts { is_signed: false, ..own };
+        signed.chain([unsigned, Parts::default()]).filter(|parts| *parts != own).collect()
+    }
+}
+
+impl PartialEq for Finishing {
+    fn eq(&self, other: &Self) -> bool {
+        let digest = |watermark: &Arc<Watermark>| watermark.digest();
+        let keys = |finishing: &Self| -> Vec<_> {
+            finishing.watermark.iter().chain(finishing.earlier_watermarks.iter()).map(digest).collect()
+        };
+        self.is_signed == other.is_signed
+            && self.watermark.is_some() == other.watermark.is_some()
+            && keys(self) == keys(other)
+    }
+}
+
+impl Eq for Finishing {}
+
+/// All of a [`Finishing`] that decides the bytes of one picture.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Parts {
+    /// The digest of its key.
+    watermark: Option<[u8; 16]>,
+    is_signed: bool,
+}
+
+impl Parts {
     fn digest(self, description: [u8; 16]) -> FinishDigest {
-        if !self.is_signed {
+        if self == Self::default() {
             return FinishDigest(description);
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"bildkante finish 2\0").update(&description).update(&[u8::from(self.is_signed)]);
+        if let Some(watermark) = self.watermark {
+            hasher.update(&watermark);
+        }
         let mut digest = [0; 16];
         digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         FinishDigest(digest)
@@ -79,7 +131,7 @@ pub struct Finish {
     finishing: Finishing,
     on_unsigned: OnUnsigned,
     digest: FinishDigest,
-    formers: [Former; 2],
+    formers: Vec<Former>,
 }
 
 /// What the same picture was kept under before.
@@ -105,7 +157,7 @@ impl Finish {
         Self::new(Description::new(marking, DigitalSource::TrainedAlgorithmicMedia))
     }
 
-    /// Without a signature.
+    /// Without watermark and signature.
     #[must_use]
     pub fn new(description: Description) -> Self {
         Self::with(description, Finishing::default(), OnUnsigned::default())
@@ -114,20 +166,20 @@ impl Finish {
     /// Takes about three microseconds, for the digests.
     #[must_use]
     pub fn with(description: Description, finishing: Finishing, on_unsigned: OnUnsigned) -> Self {
-        let plain = description.digest();
-        let digest = finishing.digest(plain);
-        let unsigned = Finishing { is_signed: false }.digest(plain);
-        let formers = [
-            Former { digest: unsigned, is_dated: true },
-            Former { digest: FinishDigest(description.former_digest()), is_dated: false },
-        ];
+        let (plain, source) = (description.digest(), description.source);
+        let digest = finishing.parts(source).digest(plain);
+        let dated = |parts: Parts| Former { digest: parts.digest(plain), is_dated: true };
+        let undated = Former { digest: FinishDigest(description.former_digest()), is_dated: false };
+        let mut formers: Vec<_> = finishing.former_parts(source).into_iter().map(dated).collect();
+        formers.dedup();
+        formers.push(undated);
         Self { description, finishing, on_unsigned, digest, formers }
     }
 
     /// The same for another picture of the same campaign.
     #[must_use]
     pub fn describing(&self, description: Description) -> Self {
-        Self::with(description, self.finishing, self.on_unsigned)
+        Self::with(description, self.finishing.clone(), self.on_unsigned)
     }
 
     /// What is said of the picture.
@@ -148,6 +200,12 @@ impl Finish {
         self.description.source
     }
 
+    /// What its pixels are marked with.
+    #[must_use]
+    pub fn watermark(&self) -> Option<&Arc<Watermark>> {
+        self.finishing.watermark_for(self.source())
+    }
+
     /// Whether a manifest is signed for it.
     #[must_use]
     pub const fn is_signed(&self) -> bool {
@@ -165,9 +223,8 @@ impl Finish {
     }
 
     /// The digests under which the same picture may be stored from before, the latest first.
-    pub fn formers(&self) -> impl Iterator<Item = Former> {
-        let digest = self.digest;
-        self.formers.into_iter().filter(move |former| former.digest != digest || !former.is_dated)
+    pub fn formers(&self) -> impl Iterator<Item = Former> + '_ {
+        self.formers.iter().copied()
     }
 }
 
@@ -175,6 +232,12 @@ impl Finish {
 mod tests {
     use super::*;
     use crate::provenance::{Generator, Location};
+    use crate::watermark::Secret;
+
+    fn finishing(secret: Option<[u8; 32]>, is_signed: bool) -> Finishing {
+        let watermark = secret.map(|secret| Arc::new(Watermark::new(&Secret::from_bytes(secret))));
+        Finishing { watermark, earlier_watermarks: Arc::default(), is_signed }
+    }
 
     #[test]
     fn the_way_a_picture_came_to_be_is_part_of_the_digest() {
@@ -185,14 +248,43 @@ mod tests {
     }
 
     #[test]
-    fn signing_is_part_of_the_digest_and_what_was_unsigned_is_found() {
-        let of = |is_signed| {
-            let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
-            Finish::with(description, Finishing { is_signed }, OnUnsigned::default())
+    fn key_of_the_watermark_and_signing_are_part_of_the_digest_where_they_change_bytes() {
+        let of = |source, secret, is_signed| {
+            let description = Description::new(Marking::default(), source);
+            Finish::with(description, finishing(secret, is_signed), OnUnsigned::default())
         };
-        assert_ne!(of(true).digest(), of(false).digest());
-        assert_eq!(of(true).formers().next().map(|former| former.digest), Some(of(false).digest()));
-        assert_eq!(of(false).formers().count(), 1, "its own digest is no former one");
+        let drawn = DigitalSource::TrainedAlgorithmicMedia;
+        let finishes =
+            [(None, false), (None, true), (Some([1; 32]), false), (Some([2; 32]), false), (Some([1; 32]), true)];
+        let digests: std::collections::HashSet<_> =
+            finishes.iter().map(|(secret, is_signed)| of(drawn, *secret, *is_signed).digest()).collect();
+        assert_eq!(digests.len(), finishes.len());
+        let photo = DigitalSource::DigitalCapture;
+        assert_eq!(of(photo, Some([1; 32]), false).digest(), of(photo, None, false).digest());
+        assert!(
+            of(photo, Some([1; 32]), true).watermark().is_none()
+                && of(drawn, Some([1; 32]), true).watermark().is_some()
+        );
+    }
+
+    #[test]
+    fn what_was_kept_before_a_change_of_the_finishing_is_found() {
+        let of = |finishing| {
+            let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+            Finish::with(description, finishing, OnUnsigned::default())
+        };
+        let formers = |finishing| {
+            of(finishing).formers().filter(|former| former.is_dated).map(|former| former.digest).collect::<Vec<_>>()
+        };
+        let digest = |secret, is_signed| of(finishing(secret, is_signed)).digest();
+        let (key, earlier) = ([1; 32], [2; 32]);
+        assert_eq!(formers(finishing(None, false)), []);
+        assert_eq!(formers(finishing(Some(key), false)), [digest(None, false)]);
+        let expected = [digest(None, true), digest(Some(key), false), digest(None, false)];
+        assert_eq!(formers(finishing(Some(key), true)), expected);
+        let earlier_watermarks = Arc::new([Arc::new(Watermark::new(&Secret::from_bytes(earlier)))]);
+        let changed = Finishing { earlier_watermarks, ..finishing(Some(key), true) };
+        assert_eq!(formers(changed)[..2], [digest(Some(earlier), true), digest(None, true)]);
     }
 
     /// Computed by the version before there was a finish, whose keys hold the digest of the marking.
@@ -214,7 +306,7 @@ mod tests {
                 generator: Some(generator),
                 ..Description::new(Marking { location: place, ..marking }, DigitalSource::TrainedAlgorithmicMedia)
             };
-            let finish = Finish::with(description, Finishing { is_signed: true }, OnUnsigned::default());
+            let finish = Finish::with(description, finishing(Some([1; 32]), true), OnUnsigned::default());
             let former = finish.formers().last().expect("there is one");
             assert_eq!(data_encoding::HEXLOWER.encode(former.digest.as_bytes()), before);
             assert!(!former.is_dated);

@@ -1,4 +1,4 @@
-//! Renditions from masters: decode → crop → resize in linear light → encode → metadata.
+//! Renditions from masters: decode → crop → resize in linear light → watermark → encode → metadata.
 //!
 //! Everything here is a pure function of its inputs, runs on the calling thread and knows nothing of HTTP: the same
 //! master, spec, rung and finish give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
@@ -24,10 +24,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bildkante_shared::ids::MasterId;
 use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
 use crate::provenance::{EmbedError, Metadata, embed};
+use crate::watermark::MasterPrefix;
 use crate::words::{Format, Moment};
 
 pub use cost::Costs;
@@ -132,6 +134,7 @@ impl fmt::Display for RenditionSpec {
 /// What is made of a master.
 #[derive(Debug, Clone)]
 pub struct RenderJob {
+    pub master: MasterId,
     pub spec: RenditionSpec,
     pub rung: Rung,
     pub finish: Arc<Finish>,
@@ -144,8 +147,8 @@ pub struct RenderJob {
 impl RenderJob {
     /// Of a master without a date, and without a manifest.
     #[must_use]
-    pub const fn new(spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
-        Self { spec, rung, finish, drawn: None, manifest: None }
+    pub const fn new(master: MasterId, spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
+        Self { master, spec, rung, finish, drawn: None, manifest: None }
     }
 }
 
@@ -156,8 +159,8 @@ pub struct ManifestPlan {
     pub url: String,
     /// Largest share of the file that it may add to it.
     pub share_max: f64,
-    /// What a timestamp adds to it.
-    pub timestamp_bytes: usize,
+    /// What a timestamp and ingredients add to it.
+    pub added_bytes: usize,
 }
 
 /// What a manifest adds to a file, by which its place is chosen: the same for every signer, so that no renewal of a certificate
@@ -169,7 +172,7 @@ impl ManifestPlan {
         #[allow(clippy::cast_precision_loss, reason = "files are far below 2^52 bytes")]
         let bytes_max = self.share_max * file_bytes as f64;
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
-        if (MANIFEST_BYTES_TYPICAL + self.timestamp_bytes) as f64 <= bytes_max {
+        if (MANIFEST_BYTES_TYPICAL + self.added_bytes) as f64 <= bytes_max {
             Placement::Embedded
         } else {
             Placement::Beside
@@ -196,6 +199,29 @@ impl Placement {
             Self::None => "none",
             Self::Embedded => "embedded",
             Self::Beside => "beside",
+        }
+    }
+}
+
+/// Whether the pixels carry a watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Watermarked {
+    /// The finish has none.
+    No,
+    Yes,
+    /// The rendition is too small to carry it.
+    TooSmall,
+}
+
+impl Watermarked {
+    pub const ALL: [Self; 3] = [Self::No, Self::Yes, Self::TooSmall];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::TooSmall => "too_small",
         }
     }
 }
@@ -289,6 +315,7 @@ pub struct Encoded {
     pub encode: Duration,
     /// Embedding the metadata.
     pub mark: Duration,
+    pub watermarked: Watermarked,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
 }
@@ -334,7 +361,7 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
     Ok(decode::decode_png(png)?)
 }
 
-/// Cuts, resizes, encodes and describes. May enlarge: whether that is wanted was decided when the spec was made.
+/// Cuts, resizes, watermarks, encodes and describes. May enlarge: whether that is wanted was decided when the spec was made.
 ///
 /// # Errors
 /// When the spec's size is out of bounds, an encoder fails, or the description does not fit.
@@ -342,7 +369,8 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let RenderJob { spec, rung, finish, .. } = job;
     spec.check_size()?;
     let started = Instant::now();
-    let raster = shaped(master, spec)?;
+    let mut raster = shaped(master, spec)?;
+    let watermarked = watermark(&mut raster, finish, job.master);
     let resized = started.elapsed();
     let started = Instant::now();
     let file = encode(&raster, spec.format, spec.quality, *rung)?;
@@ -359,8 +387,19 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
         resize: resized,
         encode: encoded,
         mark: started.elapsed(),
+        watermarked,
         placement,
     })
+}
+
+fn watermark(raster: &mut Raster, finish: &Finish, master: MasterId) -> Watermarked {
+    let Some(watermark) = finish.watermark() else { return Watermarked::No };
+    let (width_px, height_px) = (raster.width_px, raster.height_px);
+    match watermark.embed(&mut raster.rgb, width_px, height_px, MasterPrefix::of(master.as_bytes())) {
+        Ok(_) => Watermarked::Yes,
+        // A raster's buffer has its size: what is not marked is too small.
+        Err(_) => Watermarked::TooSmall,
+    }
 }
 
 /// The master's pixels in the rendition's size.

@@ -63,6 +63,9 @@ pub struct ExplainedVariant {
     pub values: BTreeMap<String, String>,
     pub locale: String,
     pub alt: String,
+    /// What the markup shows beside the picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<ExplainedLabel>,
     pub recipe_id: RecipeId,
     pub recipe: ExplainedRecipe,
     /// Its name, where a model draws the picture.
@@ -72,6 +75,12 @@ pub struct ExplainedVariant {
     pub urgency: u8,
     pub on_miss: String,
     pub tags: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedLabel {
+    pub show: &'static str,
+    pub text: String,
 }
 
 /// What determines the picture.
@@ -162,6 +171,7 @@ fn variant(resolved: &Resolved) -> ExplainedVariant {
         values: values.map(|(axis, index)| (axis.name.clone(), axis.values[*index].name.clone())).collect(),
         locale: resolved.locale().to_owned(),
         alt: resolved.alt(),
+        label: resolved.label().map(|label| ExplainedLabel { show: label.show.as_str(), text: label.text.to_owned() }),
         recipe_id: variant.recipe.id(),
         recipe: (&variant.recipe).into(),
         checkpoint: slot.drawn().map(|generate| generate.checkpoint.clone()),

@@ -9,12 +9,13 @@
 use std::sync::Arc;
 
 use bildkante_shared::ids::MasterId;
+use bildkante_shared::import::{DigitalSource, MasterRecipe};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::RecipeError;
 
 use super::layout::{Ask, Layout, Limits};
 use crate::campaign::manifest::Signing;
-use crate::campaign::{Campaign, Catalog, Slot, Variant, Version};
+use crate::campaign::{Campaign, Catalog, ShownLabel, Slot, Variant, Version};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
 use crate::request::{ClientHints, Fit, FormatAsk, ImageRequest, QualityAsk, WidthAsk, excerpt};
@@ -171,6 +172,19 @@ impl Resolved {
     #[must_use]
     pub fn alt(&self) -> String {
         self.campaign.alt(&self.slot, &self.variant.values)
+    }
+
+    /// How the picture comes to be; `None` of one that is awaited.
+    #[must_use]
+    pub fn source(&self) -> Option<DigitalSource> {
+        let is_awaited = matches!(self.variant.recipe, MasterRecipe::Awaited(_));
+        (!is_awaited).then(|| self.variant.finish.description().source)
+    }
+
+    /// What stands beside the picture where a page shows it.
+    #[must_use]
+    pub fn label(&self) -> Option<ShownLabel<'_>> {
+        self.slot.label.shown(self.source()?, self.locale())
     }
 
     #[must_use]

@@ -13,11 +13,11 @@ use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics};
-use crate::fill::{CredentialMetrics, Credentials};
+use crate::fill::{CredentialMetrics, Credentials, Ingredients};
 use crate::governance::testing::sources;
 use crate::governance::{PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
-use crate::origin::{Imports, OriginMetrics, Origins, RegionConfig, Regions};
+use crate::origin::{Images, Imports, OriginMetrics, Origins, RegionConfig, Regions};
 use crate::render::{RenderMetrics, RenderPool};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
@@ -91,7 +91,9 @@ impl Bench {
         let origin = Arc::new(Origins { regions, imports });
         let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
         let metrics = CredentialMetrics::new(&registry).unwrap();
-        let credentials = Credentials::new(signers, &caches, None, 0.25, "http://127.0.0.1".to_owned(), metrics);
+        let ingredients = Ingredients::new(folder.path().join("imports"), Images::default());
+        let credentials =
+            Credentials::new(signers, &caches, None, ingredients, 0.25, "http://127.0.0.1".to_owned(), metrics);
         let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, credentials, config.fill());
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();

@@ -27,10 +27,10 @@ const LIGHTNESS_FLAT: u32 = 6;
 /// for each code value that a pixel differs from the next on average,
 const LIGHTNESS_STEP: u32 = 3;
 /// and at most.
-const LIGHTNESS_MAX: u32 = 26;
-/// Of colour (Cb): 58/16 where nothing changes, and less by 7/4 of what lightness has more, down to 16/16. All by
+const LIGHTNESS_MAX: u32 = 30;
+/// Of colour (Cb): this less 7/4 of the lightness's, so from 3.7 code values where nothing changes down to 1.1. All by
 /// measurement: `docs/watermark.md` has the table.
-const COLOUR_UNMARKED: i16 = 68;
+const COLOUR_UNMARKED: i16 = 70;
 /// A cell in which pixels differ by less than two code values on average is calm.
 const CALM_BELOW: u32 = LIGHTNESS_FLAT + 2 * LIGHTNESS_STEP;
 /// Changes that are counted in the two calmest quarters: one line of 4 px each, to the right and down.

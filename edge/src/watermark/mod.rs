@@ -2,7 +2,7 @@
 //!
 //! `payload` is what it says, `code` carries that through noise, `pattern` spreads it over waves that the secret
 //! chooses, `embed` adds them as strongly as a picture hides them, and `detect` finds them again after scaling, cutting
-//! and coding. `docs/watermark.md` describes the algorithm for others, with what it survives and what it does not.
+//! and coding. `config` reads the keys. `docs/watermark.md` describes the algorithm for others, with what it survives and what it does not.
 //!
 //! Invariants:
 //! - Embedding is a function of pixels, secret and payload, in integers: every edge makes the same bytes.
@@ -11,6 +11,7 @@
 //!   is the proof.
 
 mod code;
+mod config;
 mod detect;
 mod embed;
 mod pattern;
@@ -21,7 +22,8 @@ mod tile;
 
 use std::fmt;
 
-pub use detect::{Effort, Found, Trial, detect, trials};
+pub use config::{WatermarkConfig, WatermarkKeyError, Watermarks};
+pub use detect::{Effort, Found, Samples, Trial, detect, detect_in, seen, trials};
 pub use payload::{KeyId, MasterPrefix, Payload};
 
 use code::encoded;
@@ -53,6 +55,13 @@ impl Secret {
     pub fn key_id(&self) -> KeyId {
         let hash = blake3::derive_key("bildkante 2026-11 watermark 1 key id", &self.0);
         KeyId::from_hash([hash[0], hash[1]])
+    }
+
+    fn digest(&self) -> [u8; 16] {
+        let hash = blake3::derive_key("bildkante 2026-11 watermark 1 digest", &self.0);
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash[..16]);
+        digest
     }
 }
 
@@ -94,8 +103,10 @@ pub struct Applied {
 }
 
 /// A secret made ready to mark and to find.
+#[derive(Clone)]
 pub struct Watermark {
     key: KeyId,
+    digest: [u8; 16],
     pattern: Pattern,
 }
 
@@ -104,7 +115,13 @@ impl Watermark {
     pub fn new(secret: &Secret) -> Self {
         let stream =
             blake3::Hasher::new_derive_key("bildkante 2026-11 watermark 1 pattern").update(&secret.0).finalize_xof();
-        Self { key: secret.key_id(), pattern: Pattern::new(stream) }
+        Self { key: secret.key_id(), digest: secret.digest(), pattern: Pattern::new(stream) }
+    }
+
+    /// Tells this secret and this design from every other, and nothing of the secret.
+    #[must_use]
+    pub const fn digest(&self) -> [u8; 16] {
+        self.digest
     }
 
     #[must_use]

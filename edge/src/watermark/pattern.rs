@@ -110,6 +110,7 @@ impl Waves {
 pub(super) type Carried = (usize, Signs, [usize; 2]);
 
 /// Which wave carries what, and with which signs.
+#[derive(Clone)]
 pub(super) struct Pattern {
     pub(super) waves: Waves,
     /// By which a part is multiplied, in the order of `waves`.

@@ -6,6 +6,7 @@ use bildkante_edge::credentials::{FailureKind, Signing, Standing, TimestampError
 use bildkante_edge::words::Format;
 use rcgen::{ExtendedKeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 
+use crate::now_unix_s;
 use crate::pki::Identity;
 use crate::{Studio, credentials, has_openssl, kinds, opened, openssl, rendition, signing, story};
 
@@ -118,6 +119,33 @@ fn a_revoked_certificate_is_told_by_the_status_in_the_manifest() {
     let too_large = Signing { ocsp: Some(&[0; 9000]), ..signing(&signer) };
     let refused = too_large.embed(&story(), Format::Png, &rendition(Format::Png)).expect_err("too large");
     assert_eq!(refused.as_str(), "too_large");
+}
+
+#[test]
+fn a_signer_is_stopped_by_its_authority_and_no_other_response_is_taken_for_it() {
+    const TEST: &str = "a_signer_is_stopped_by_its_authority_and_no_other_response_is_taken_for_it";
+    if !has_openssl(TEST) {
+        return;
+    }
+    let studio = Studio::new();
+    let identity = studio.pki.signer("signer", &PKCS_ECDSA_P256_SHA256);
+    let file = studio.dir.path().join("status");
+    let with = |status: &[u8]| {
+        std::fs::write(&file, status).expect("written");
+        opened(&identity).expect("a signer").with_status(&file)
+    };
+    let valid = ocsp_status(&studio, &identity, 'V');
+    let signer = with(&valid).expect("good");
+    assert_eq!(signer.status(now_unix_s()), Some(&valid[..]));
+    assert_eq!(signer.status(now_unix_s() + 2 * 86_400), None, "a newer one is out by then");
+    let refused = |status: &[u8]| with(status).expect_err("refused").as_str();
+    assert_eq!(refused(&ocsp_status(&studio, &identity, 'R')), "revoked");
+    let other = studio.pki.signer("other", &PKCS_ECDSA_P256_SHA256);
+    assert_eq!(refused(&ocsp_status(&studio, &other, 'V')), "ocsp_other_certificate");
+    assert_eq!(refused(b"no response"), "ocsp_malformed");
+    assert_eq!(refused(&[0x30; 9000]), "ocsp_malformed");
+    // An error of the authority: `tryLater` (RFC 6960 §4.2.1).
+    assert_eq!(refused(&[0x30, 0x03, 0x0a, 0x01, 0x03]), "ocsp_no_answer");
 }
 
 /// Answers every request with the same words.

@@ -31,7 +31,7 @@ fn rendition(format: Format) -> Vec<u8> {
     let (width_px, height_px, quality) = (160, 120, Quality::new(70).expect("1 to 100"));
     let spec = RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality };
     let (master, finish) = (pictures::studio(320, 240), Arc::new(Finish::of_generated(marking)));
-    render(&master, &RenderJob::new(spec, Rung::Quick, finish)).expect("a rendition").bytes
+    render(&master, &RenderJob::new(master.master_id(), spec, Rung::Quick, finish)).expect("a rendition").bytes
 }
 
 fn generation() -> Generation {

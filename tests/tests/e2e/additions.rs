@@ -54,7 +54,9 @@ fn prepare(config: &Config) -> anyhow::Result<()> {
 }
 
 fn manifest(text: String) -> String {
-    let text = text.replace("\"studio-tiny\"", "\"sd1-tiny\"").replace("steps      = 20", "steps      = 5");
+    // What the manifest says of its model goes with the model.
+    let text = text.replace("\"studio-tiny\"", "\"sd1-tiny\"").replace("[models.studio-tiny]", "[models.sd1-tiny]");
+    let text = text.replace("steps      = 20", "steps      = 5");
     text.replacen(PLAIN, ADDED, 1)
 }
 

@@ -57,22 +57,31 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-/// The subcommands of a program, each with the words of its help.
+/// The subcommands of a program, each with the words of its help and of those of the commands below it.
 struct Help(BTreeMap<String, BTreeSet<String>>);
 
 impl Help {
     fn of(name: &str) -> anyhow::Result<Self> {
         let text = help(name, &[])?;
-        let (_, listed) = text.split_once("Commands:").context("a list of commands")?;
-        let listed = listed.split("\n\n").next().unwrap_or_default();
-        let names = listed.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| *word != "help");
         let mut commands = BTreeMap::new();
-        for command in names {
-            commands.insert(command.to_owned(), options(&help(name, &[command])?));
+        for command in listed(&text).context("a list of commands")? {
+            let own = help(name, &[command])?;
+            let mut known = options(&own);
+            for below in listed(&own).unwrap_or_default() {
+                known.extend(options(&help(name, &[command, below])?));
+            }
+            commands.insert(command.to_owned(), known);
         }
         ensure!(commands.len() > 2, "{name}: {text}");
         Ok(Self(commands))
     }
+}
+
+/// The commands that a help lists.
+fn listed(help: &str) -> Option<Vec<&str>> {
+    let (_, listed) = help.split_once("Commands:")?;
+    let listed = listed.split("\n\n").next().unwrap_or_default();
+    Some(listed.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| *word != "help").collect())
 }
 
 fn help(name: &str, arguments: &[&str]) -> anyhow::Result<String> {

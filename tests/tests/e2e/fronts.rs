@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::provenance;
 use crate::purge::{TOKEN, with_tokens};
 
 const IMAGE: &str = "/i/studio/thumb?product=vase";
@@ -289,6 +290,89 @@ async fn the_shipped_nginx_keeps_images_by_what_browsers_accept() -> anyhow::Res
     let kept = asked(FIREFOX).await?;
     assert_eq!((kept.status, kept.header("etag")), (StatusCode::OK, avif.header("etag")));
     assert_eq!(get(&http, at, OTHER, CHROME).await?.status, StatusCode::BAD_GATEWAY, "the edge is away");
+    rig.stop().await;
+    Ok(())
+}
+
+/// c2pa-python's word on a file, by the judge beside the tests.
+fn judged(python: &Path, dir: &Path, reply: &Reply, manifest: Option<&Reply>) -> anyhow::Result<Value> {
+    std::fs::write(dir.join("picture"), &reply.body)?;
+    let mut judge = Command::new(python);
+    judge.arg(repository().join("tests/setup/c2pa/judge.py")).arg(reply.content_type());
+    judge.arg(dir.join("picture")).arg(dir.join("authority/root.pem"));
+    if let Some(manifest) = manifest {
+        std::fs::write(dir.join("manifest"), &manifest.body)?;
+        judge.arg(dir.join("manifest"));
+    }
+    let said = judge.output()?;
+    anyhow::ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    Ok(serde_json::from_slice(&said.stdout)?)
+}
+
+/// The path of the manifest that an answer says is beside it.
+fn manifest_path(reply: &Reply) -> Option<String> {
+    let (url, _) = reply.header("link").split_once(">; rel=\"c2pa-manifest\"")?;
+    url.rsplit_once("/c2pa/").map(|(_, name)| format!("/c2pa/{name}"))
+}
+
+/// Every format, embedded or beside, is trusted after a front has passed it on twice, the second time from its cache; one
+/// changed bit is found.
+async fn passes_signatures_on(python: &Path, rig: &Rig, edge: &Edge, front: SocketAddr) -> anyhow::Result<()> {
+    let (mut embedded, mut beside) = (0, 0);
+    for path in SIGNED {
+        provenance::settled(rig, edge, path).await?;
+        for _ in 0..2 {
+            let reply = get(&rig.http, front, path, CHROME).await?;
+            anyhow::ensure!(reply.status == StatusCode::OK, "{path}: {} {:?}", reply.status, reply.headers);
+            let manifest = match manifest_path(&reply) {
+                Some(path) => Some(get(&rig.http, front, &path, "*/*").await?),
+                None => None,
+            };
+            *if manifest.is_some() { &mut beside } else { &mut embedded } += 1;
+            let said = judged(python, rig.dir.path(), &reply, manifest.as_ref())?;
+            assert_eq!((&said["state"], &said["failures"]), (&json!("Trusted"), &json!([])), "{path}: {said}");
+            let mut body = reply.body.to_vec();
+            let middle = body.len() / 2;
+            body[middle] ^= 1;
+            let changed = Reply { body: body.into(), ..reply };
+            let said = judged(python, rig.dir.path(), &changed, manifest.as_ref())?;
+            assert!(["Invalid", "Unreadable"].contains(&said["state"].as_str().unwrap_or_default()), "{path}: {said}");
+        }
+    }
+    assert!(embedded > 0 && beside > 0, "{embedded} embedded, {beside} beside");
+    Ok(())
+}
+
+/// Every format, and one that a manifest is embedded into.
+const SIGNED: [&str; 5] = [
+    "/i/studio/hero?product=vase&fm=png&w=640",
+    "/i/studio/hero?product=vase&fm=avif&w=640",
+    "/i/studio/hero?product=vase&fm=webp&w=640",
+    "/i/studio/hero?product=vase&fm=jpg&w=640",
+    IMAGE,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_pictures_pass_the_shipped_nginx_and_varnish() -> anyhow::Result<()> {
+    let test = "signed_pictures_pass_the_shipped_nginx_and_varnish";
+    let Some(python) = judge::named("BILDKANTE_C2PA", "c2pa-python", test)? else { return Ok(()) };
+    let Some(nginx) = judge::named("BILDKANTE_NGINX", "nginx", test)? else { return Ok(()) };
+    let Some(varnish) = judge::named("BILDKANTE_VARNISH", "varnishd", test)? else { return Ok(()) };
+    let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
+    let (sign, _) = provenance::signing(rig.dir.path())?;
+    let edge = rig.another_edge("signed", &sign).await?;
+    rig.healthy_nodes(&edge, 1).await?;
+    let (nginx_port, varnish_port) = (ReservedPort::new()?, ReservedPort::new()?);
+    let _nginx = start_nginx(&nginx, &rig.dir.path().join("nginx"), nginx_port.address(), edge.http)?;
+    let _varnish = start_varnish(&varnish, rig.dir.path(), varnish_port.address(), edge.http)?;
+    for front in [nginx_port.address(), varnish_port.address()] {
+        eventually("the front answers", async || {
+            Ok(get(&rig.http, front, IMAGE, CHROME).await.is_ok_and(|reply| reply.status.is_success()))
+        })
+        .await?;
+        passes_signatures_on(&python, &rig, &edge, front).await?;
+    }
+    edge.shut_down().await;
     rig.stop().await;
     Ok(())
 }

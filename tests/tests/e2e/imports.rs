@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::purge::{TOKEN, admin};
 
-const MANIFEST: &str = r#"schema = 1
+pub(crate) const MANIFEST: &str = r#"schema = 1
 campaign = "brought"
 rights = { creator = "Studio", credit = "Shop" }
 policy = { review = "none", signing = "optional", recallable = true, locales = ["de-DE", "en-GB"] }
@@ -67,7 +67,7 @@ fn photograph(light: u8) -> anyhow::Result<Vec<u8>> {
     Ok(file)
 }
 
-fn bring(rig: &Rig, variant: &str, file: &[u8]) -> anyhow::Result<Imported> {
+pub(crate) fn bring(rig: &Rig, variant: &str, file: &[u8]) -> anyhow::Result<Imported> {
     bring_of(rig, variant, file, "Jo Photo")
 }
 

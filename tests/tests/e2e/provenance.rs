@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bildkante_edge::config::Config;
 use bildkante_edge::credentials::{Finding, SignerConfig, Standing, TimestampConfig, Trust, authority, verify};
+use bildkante_edge::watermark::{self, Effort, Found, MasterPrefix, Secret, Watermark, detect};
 use bildkante_edge::words::Format;
 use bildkante_gpu_node::testing::FakeControl;
+use bildkante_shared::ids::MasterId;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::judge;
 use bildkante_tests::rig::{Plan, Rig};
@@ -16,13 +18,15 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::imports;
+
 /// In its largest width: a file that a manifest may be embedded into.
 const LARGE: &str = "/i/studio/hero?product=vase&fm=png&w=640";
 /// A thumbnail that a manifest would double.
 const SMALL: &str = "/i/studio/thumb?product=vase";
 
 /// An authority for development in a folder, and the edge's configuration that names it.
-fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<>, Trust)> {
+pub(crate) fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<>, Trust)> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let files = authority::init(&dir.join("authority"), now)?;
     let trust = Trust::from_pem(&std::fs::read_to_string(&files.root)?)?;
@@ -31,6 +35,7 @@ fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<>, Trust)> 
         key: Some(files.key),
         command: Vec::new(),
         command_ms: 1000,
+        ocsp: None,
         renew: Vec::new(),
         renew_before_h: 0,
     };
@@ -38,7 +43,7 @@ fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<>, Trust)> 
 }
 
 /// As soon as it is of the final rung.
-async fn settled(rig: &Rig, edge: &bildkante_edge::app::Edge, path: &str) -> anyhow::Result<Reply> {
+pub(crate) async fn settled(rig: &Rig, edge: &bildkante_edge::app::Edge, path: &str) -> anyhow::Result<Reply> {
     let mut last = rig.http.image(edge.http, path).await?;
     eventually("the final rung", async || {
         last = rig.http.image(edge.http, path).await?;
@@ -47,6 +52,13 @@ async fn settled(rig: &Rig, edge: &bildkante_edge::app::Edge, path: &str) -> any
     })
     .await?;
     Ok(last)
+}
+
+/// Written with the published key, as the configuration names no other.
+fn watermark_of(file: &[u8]) -> anyhow::Result<Option<Found>> {
+    let picture = image::load_from_memory(file)?.into_rgb8();
+    let published = [Watermark::new(&Secret::PUBLISHED)];
+    Ok(detect(&picture, picture.width(), picture.height(), &published, Effort::default()))
 }
 
 fn is_trusted(finding: &Finding) -> bool {
@@ -70,6 +82,12 @@ async fn what_is_served_is_signed_embedded_or_beside_and_making_it_again_gives_t
     let generation = credentials.generation.expect("our assertion");
     assert!(embedded.header("cache-tag").contains(&generation.recipe), "{generation:?}");
     assert!(generation.checkpoint.is_some_and(|checkpoint| checkpoint.starts_with("studio-tiny@")));
+    assert!(told.contains(&"c2pa.watermarked.bound"), "{told:?}");
+    let marked = watermark_of(&embedded.body)?.expect("the watermark");
+    let expected = MasterPrefix::of(generation.master.parse::<MasterId>()?.as_bytes());
+    assert_eq!(marked.payload.master(), expected);
+    let value = format!("{:016x}", marked.payload.to_bits());
+    assert_eq!(credentials.soft_bindings, [(watermark::ALGORITHM.to_owned(), value)]);
 
     let beside = settled(&rig, &edge, SMALL).await?;
     let link = beside.header("link").to_owned();
@@ -151,6 +169,40 @@ async fn what_was_unsigned_is_served_while_it_is_signed() -> anyhow::Result<()> 
         Ok(is_trusted(&verify(Format::Png, &reply.body, None, &trust)))
     })
     .await?;
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// A picture that a person brings keeps the history that it came with.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_told_with_the_manifest_that_it_carried() -> anyhow::Result<()> {
+    let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
+    let (sign, trust) = signing(rig.dir.path())?;
+    let edge = rig
+        .another_edge("importing", |config| {
+            sign(config);
+            config.campaigns.reload_ms = 100;
+        })
+        .await?;
+    rig.healthy_nodes(&edge, 1).await?;
+    let original = settled(&rig, &edge, LARGE).await?.body;
+    std::fs::write(rig.dir.path().join("campaigns/brought.toml"), imports::MANIFEST)?;
+    imports::bring(&rig, "brought/hero?product=vase", &original)?;
+    let path = "/i/brought/hero?product=vase&w=64&fm=jpg";
+    eventually("the import is signed", async || {
+        Ok(rig.http.image(edge.http, path).await?.header("link").contains("c2pa-manifest"))
+    })
+    .await?;
+    let shown = settled(&rig, &edge, path).await?;
+    let (url, _) = shown.header("link").split_once(">; rel=\"c2pa-manifest\"").unwrap_or_default();
+    let path = url.rsplit_once("/c2pa/").map(|(_, name)| format!("/c2pa/{name}")).unwrap_or_default();
+    let manifest = rig.http.get(edge.http, &path, &[]).await?;
+    let finding = verify(Format::Jpeg, &shown.body, Some(&manifest.body), &trust);
+    let Finding::Valid { credentials } = finding else { anyhow::bail!("{finding:?}") };
+    assert_eq!(credentials.actions.first().map(|action| action.action.as_str()), Some("c2pa.opened"));
+    let [ingredient] = credentials.ingredients.as_slice() else { anyhow::bail!("{credentials:?}") };
+    assert_eq!((ingredient.relation.as_str(), ingredient.was_valid), ("parentOf", Some(true)), "{ingredient:?}");
     edge.shut_down().await;
     rig.stop().await;
     Ok(())

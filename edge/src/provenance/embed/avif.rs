@@ -5,10 +5,10 @@
 //! box in front of the picture grows by the new entries, and every file offset behind it moves along.
 
 use super::EmbedError;
-use super::bmff::{
-    Bmff, ItemInfos, ItemKind, ItemLocations, Size, boxes, malformed, primary_item, push_box, push_id, unsupported,
+use crate::bmff::{
+    Bmff, BmffError, ItemInfos, ItemKind, ItemLocations, Size, boxes, malformed, only, primary_item, push_box, push_id,
+    unsupported,
 };
-use crate::words::Format;
 
 const CONTENT_TYPE: &str = "application/rdf+xml";
 /// In front of the TIFF header: how many bytes lie between here and there.
@@ -27,7 +27,7 @@ struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
-    fn parse(file: &'a [u8]) -> Result<Self, EmbedError> {
+    fn parse(file: &'a [u8]) -> Result<Self, BmffError> {
         let top = boxes(file)?;
         if top.first().is_none_or(|first| &first.kind != b"ftyp") {
             return Err(malformed("it does not begin with ftyp"));
@@ -44,13 +44,13 @@ impl<'a> Layout<'a> {
         Ok(Self { top, meta, children, infos, locations, primary })
     }
 
-    fn next_item_id(&self) -> Result<u32, EmbedError> {
+    fn next_item_id(&self) -> Result<u32, BmffError> {
         let known = self.infos.items.iter().map(|item| item.id).chain(self.locations.items.iter().map(|item| item.id));
         known.max().unwrap_or(0).checked_add(1).ok_or(unsupported("the last item id there is"))
     }
 
     /// The `meta` box with the items added, the first of which has the id `first`.
-    fn meta_with(&self, items: &[NewItem<'_>], first: u32, locations: &ItemLocations) -> Result<Vec<u8>, EmbedError> {
+    fn meta_with(&self, items: &[NewItem<'_>], first: u32, locations: &ItemLocations) -> Result<Vec<u8>, BmffError> {
         let kinds: Vec<ItemKind<'_>> = items.iter().map(|item| item.kind).collect();
         let ids = first..first + items.len() as u32;
         let mut body = self.meta.body[..META_HEAD_BYTES].to_vec();
@@ -87,6 +87,10 @@ impl NewItem<'_> {
 }
 
 pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec<u8>, EmbedError> {
+    Ok(inserted(file, xmp, exif)?)
+}
+
+fn inserted(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec<u8>, BmffError> {
     let exif = exif.map(|exif| NewItem { kind: ItemKind::Exif, data: vec![&EXIF_OFFSET, exif] });
     let items: Vec<NewItem<'_>> =
         exif.into_iter().chain([NewItem { kind: ItemKind::Mime(CONTENT_TYPE), data: vec![xmp] }]).collect();
@@ -98,7 +102,7 @@ pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec
     let gap_bytes = if matches!(tail, Tail::Append) { 8 } else { 0 }; // a new mdat has a header
 
     // The box's length depends on its entries, not on the offsets in them: measure first, then place.
-    let placed = |mut locations: ItemLocations, mut at: usize| -> Result<ItemLocations, EmbedError> {
+    let placed = |mut locations: ItemLocations, mut at: usize| -> Result<ItemLocations, BmffError> {
         for (id, item) in (first..).zip(&items) {
             locations.push(id, at as u64, item.bytes() as u64)?;
             at += item.bytes();
@@ -144,7 +148,7 @@ enum Tail {
 }
 
 impl Tail {
-    fn of(top: &[Bmff<'_>]) -> Result<Self, EmbedError> {
+    fn of(top: &[Bmff<'_>]) -> Result<Self, BmffError> {
         match top.last() {
             Some(last) if &last.kind == b"mdat" && last.size == Size::Plain => {
                 Ok(Self::Grow { start: last.start, end: last.end })
@@ -157,24 +161,37 @@ impl Tail {
 }
 
 pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
-    let layout = Layout::parse(file)?;
     let is_xmp = |content_type: Option<&[u8]>| content_type == Some(CONTENT_TYPE.as_bytes());
-    let Some(item) = layout.infos.items.iter().find(|item| &item.kind == b"mime" && is_xmp(item.content_type)) else {
+    Ok(found(file, |kind, content_type| kind == *b"mime" && is_xmp(content_type))?)
+}
+
+/// The TIFF file in the `Exif` item.
+pub(super) fn find_exif(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let Some(item) = found(file, |kind, _| kind == *b"Exif")? else { return Ok(None) };
+    let (offset, rest) = item.split_first_chunk::<4>().ok_or(malformed("its Exif item is too short"))?;
+    let block = rest.get(u32::from_be_bytes(*offset) as usize..);
+    Ok(Some(block.ok_or(malformed("its Exif item ends before its header"))?))
+}
+
+/// The bytes of the first item that `is_wanted` by its type and content type.
+fn found(file: &[u8], is_wanted: impl Fn([u8; 4], Option<&[u8]>) -> bool) -> Result<Option<&[u8]>, BmffError> {
+    let layout = Layout::parse(file)?;
+    let Some(item) = layout.infos.items.iter().find(|item| is_wanted(item.kind, item.content_type)) else {
         return Ok(None);
     };
     let location = layout.locations.items.iter().find(|location| location.id == item.id);
-    let location = location.ok_or(malformed("its XMP item is nowhere"))?;
+    let location = location.ok_or(malformed("an item of its metadata is nowhere"))?;
     let ([extent], 0) = (location.extents.as_slice(), location.method & 15) else {
-        return Err(EmbedError::Unsupported { format: Format::Avif, what: "XMP in pieces or inside the meta box" });
+        return Err(unsupported("metadata in pieces or inside the meta box"));
     };
     let start = location.base_offset.checked_add(extent.offset).and_then(|start| usize::try_from(start).ok());
     let length = usize::try_from(extent.length).ok();
     let range = start.zip(length).and_then(|(start, length)| Some(start..start.checked_add(length)?));
-    range.and_then(|range| file.get(range)).map(Some).ok_or(malformed("its XMP item lies outside the file"))
+    range.and_then(|range| file.get(range)).map(Some).ok_or(malformed("an item of its metadata lies outside the file"))
 }
 
 /// `iref` (§8.11.12) with "each of `from` describes `to`" added; its version says how wide item ids are.
-fn with_references(body: &[u8], from: std::ops::Range<u32>, to: u32) -> Result<Vec<u8>, EmbedError> {
+fn with_references(body: &[u8], from: std::ops::Range<u32>, to: u32) -> Result<Vec<u8>, BmffError> {
     let version = *body.first().ok_or(malformed("its iref box is empty"))?;
     let is_wide = version > 0;
     let mut with = body.to_vec();
@@ -186,13 +203,4 @@ fn with_references(body: &[u8], from: std::ops::Range<u32>, to: u32) -> Result<V
         push_box(&mut with, *b"cdsc", &reference)?;
     }
     Ok(with)
-}
-
-/// The only box of a kind, `None` where there is none.
-fn only<'b, 'a>(boxes: &'b [Bmff<'a>], kind: [u8; 4]) -> Result<Option<&'b Bmff<'a>>, EmbedError> {
-    let mut found = boxes.iter().filter(|candidate| candidate.kind == kind);
-    match (found.next(), found.next()) {
-        (_, Some(_)) => Err(malformed("a box that may stand once stands twice")),
-        (first, None) => Ok(first),
-    }
 }

@@ -5,7 +5,7 @@
 //! JFIF wants its `APP0` right after `SOI`; readers look for XMP among the segments before the first scan.
 
 use super::EmbedError;
-use super::bytes::{Reader, Short};
+use crate::octets::{Reader, Short};
 use crate::words::Format;
 
 pub(super) const XMP_HEADER: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
@@ -61,6 +61,40 @@ pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
         .filter(|segment| segment.marker == APP1)
         .find_map(|segment| segment.payload.strip_prefix(XMP_HEADER));
     Ok(found)
+}
+
+/// The TIFF file behind the header of an EXIF segment.
+pub(super) fn find_exif(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    Ok(payload_behind(&segments(file)?, APP1, EXIF_HEADER))
+}
+
+/// The datasets in the first resource of their kind in a Photoshop segment.
+pub(super) fn find_iim(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    Ok(payload_behind(&segments(file)?, APP13, PHOTOSHOP_HEADER).and_then(iim_resource))
+}
+
+fn payload_behind<'a>(segments: &[Segment<'a>], marker: u8, header: &[u8]) -> Option<&'a [u8]> {
+    segments.iter().filter(|segment| segment.marker == marker).find_map(|segment| segment.payload.strip_prefix(header))
+}
+
+/// Resources (Photoshop File Formats, "Image Resource Blocks"): `8BIM`, an id, a name of one length byte and padded to an
+/// even size, a length of 32 bits, the data padded to an even size.
+fn iim_resource(resources: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(resources);
+    while !reader.is_empty() {
+        let head: [u8; 6] = reader.array().ok()?;
+        let name_bytes = usize::from(reader.u8().ok()?);
+        reader.take(name_bytes + (name_bytes + 1) % 2).ok()?;
+        let length = reader.u32().ok()? as usize;
+        let data = reader.take(length).ok()?;
+        if head == IIM_RESOURCE[..6] {
+            return Some(data);
+        }
+        if length % 2 == 1 && !reader.is_empty() {
+            reader.u8().ok()?;
+        }
+    }
+    None
 }
 
 fn segments(file: &[u8]) -> Result<Vec<Segment<'_>>, EmbedError> {

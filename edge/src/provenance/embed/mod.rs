@@ -1,4 +1,4 @@
-//! Puts metadata into a finished file, and finds its XMP packet again.
+//! Puts metadata into a finished file, and finds it again in any file.
 //!
 //! Each format has one place for XMP: a `mime` item in AVIF, an `XMP ` chunk in WebP, an `APP1` segment in JPEG, an
 //! `iTXt` chunk in PNG. EXIF has one, too: an `Exif` item, an `EXIF` chunk, another `APP1` segment, an `eXIf` chunk. Only JPEG
@@ -7,13 +7,12 @@
 //! a damaged file is an error naming what is wrong.
 
 mod avif;
-mod bmff;
-mod bytes;
 mod jpeg;
 mod png;
 mod webp;
 
 use super::Metadata;
+use crate::bmff::BmffError;
 use crate::words::Format;
 
 /// Largest packet: what fits one JPEG `APP1` segment, the tightest of the four places.
@@ -30,6 +29,15 @@ pub enum EmbedError {
     AlreadyMarked { format: Format },
     #[error("an XMP packet of {bytes} bytes is over the {XMP_BYTES_MAX} that fit")]
     TooLarge { bytes: usize },
+}
+
+impl From<BmffError> for EmbedError {
+    fn from(error: BmffError) -> Self {
+        match error {
+            BmffError::Malformed(what) => Self::Malformed { format: Format::Avif, what },
+            BmffError::Unsupported(what) => Self::Unsupported { format: Format::Avif, what },
+        }
+    }
 }
 
 /// `file` with the metadata in their places.
@@ -64,5 +72,29 @@ pub fn xmp_of(format: Format, file: &[u8]) -> Result<Option<&[u8]>, EmbedError> 
         Format::Webp => webp::find(file),
         Format::Jpeg => jpeg::find(file),
         Format::Png => png::find(file),
+    }
+}
+
+/// The EXIF block of a file, a TIFF file without a picture; `None` where it has none.
+///
+/// # Errors
+/// As [`xmp_of`].
+pub fn exif_of(format: Format, file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    match format {
+        Format::Avif => avif::find_exif(file),
+        Format::Webp => webp::find_exif(file),
+        Format::Jpeg => jpeg::find_exif(file),
+        Format::Png => png::find_exif(file),
+    }
+}
+
+/// The datasets of the Information Interchange Model in a JPEG file; the other formats have no place for them.
+///
+/// # Errors
+/// As [`xmp_of`].
+pub fn iim_of(format: Format, file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    match format {
+        Format::Jpeg => jpeg::find_iim(file),
+        Format::Avif | Format::Webp | Format::Png => Ok(None),
     }
 }

@@ -2,7 +2,7 @@
 //! `eXIf` chunk (PNG, third edition, §11.3.4.2) before it.
 
 use super::EmbedError;
-use super::bytes::{Reader, Short};
+use crate::octets::{Reader, Short};
 use crate::words::Format;
 
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
@@ -43,6 +43,21 @@ fn push_chunk(out: &mut Vec<u8>, kind: [u8; 4], data: &[&[u8]]) -> Result<(), Em
 }
 
 pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let is_xmp =
+        |kind: &[u8; 4], data: &[u8]| kind == b"iTXt" && data.len() >= ITXT_HEAD_BYTES && data.starts_with(KEYWORD);
+    let Some(data) = chunk(file, is_xmp)? else { return Ok(None) };
+    match data[KEYWORD.len()..ITXT_HEAD_BYTES] {
+        [0, 0, 0, 0] => Ok(Some(&data[ITXT_HEAD_BYTES..])),
+        _ => Err(EmbedError::Unsupported { format: Format::Png, what: "a compressed or translated XMP chunk" }),
+    }
+}
+
+pub(super) fn find_exif(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    chunk(file, |kind, _| kind == b"eXIf")
+}
+
+/// The data of the first chunk that `is_wanted`.
+fn chunk(file: &[u8], is_wanted: impl Fn(&[u8; 4], &[u8]) -> bool) -> Result<Option<&[u8]>, EmbedError> {
     let mut reader = Reader::new(file);
     let short = |Short| malformed("it ends inside a chunk");
     if reader.array().map_err(short)? != SIGNATURE {
@@ -53,11 +68,8 @@ pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
         let kind = reader.array::<4>().map_err(short)?;
         let data = reader.take(length as usize).map_err(short)?;
         let _check_sum = reader.u32().map_err(short)?;
-        if &kind == b"iTXt" && data.len() >= ITXT_HEAD_BYTES && data.starts_with(KEYWORD) {
-            return match data[KEYWORD.len()..ITXT_HEAD_BYTES] {
-                [0, 0, 0, 0] => Ok(Some(&data[ITXT_HEAD_BYTES..])),
-                _ => Err(EmbedError::Unsupported { format: Format::Png, what: "a compressed or translated XMP chunk" }),
-            };
+        if is_wanted(&kind, data) {
+            return Ok(Some(data));
         }
     }
     Ok(None)

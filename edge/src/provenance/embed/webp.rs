@@ -3,7 +3,7 @@
 //! A simple file (`VP8 ` or `VP8L` alone) is upgraded: its canvas size is read from the bitstream's own header.
 
 use super::EmbedError;
-use super::bytes::{Reader, Short};
+use crate::octets::{Reader, Short};
 use crate::words::Format;
 
 const FLAG_ALPHA: u8 = 0x10;
@@ -49,6 +49,12 @@ pub(super) fn insert(file: &[u8], xmp: &[u8], exif: Option<&[u8]>) -> Result<Vec
 
 pub(super) fn find(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
     Ok(chunks(file)?.into_iter().find(|chunk| &chunk.kind == b"XMP ").map(|chunk| chunk.data))
+}
+
+/// The TIFF file; some writers put JPEG's header in front of it.
+pub(super) fn find_exif(file: &[u8]) -> Result<Option<&[u8]>, EmbedError> {
+    let block = chunks(file)?.into_iter().find(|chunk| &chunk.kind == b"EXIF").map(|chunk| chunk.data);
+    Ok(block.map(|block| block.strip_prefix(b"Exif\0\0").unwrap_or(block)))
 }
 
 /// The VP8X payload of an already extended file, with its XMP flag set.

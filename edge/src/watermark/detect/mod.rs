@@ -21,6 +21,7 @@ use spectrum::{Scale, Spectrum, Transform};
 
 use super::Watermark;
 use super::code::{CODED_BITS, Decoder, encoded};
+use super::embed::luma;
 use super::pattern::Pattern;
 use super::payload::Payload;
 
@@ -83,20 +84,62 @@ impl Found {
     }
 }
 
+/// A picture that is searched, row by row.
+#[derive(Debug, Clone, Copy)]
+pub enum Samples<'a> {
+    /// Interleaved, three bytes a pixel.
+    Rgb(&'a [u8]),
+    /// As [`seen`] gives them, two bytes a pixel: all that the search needs.
+    Seen(&'a [u8]),
+}
+
+/// Luma and Cb of a pixel (ITU-R BT.601, in whole code values): what the carriers move.
+#[must_use]
+pub fn seen([r, g, b]: [u8; 3]) -> [u8; 2] {
+    let blueness = (128 * i32::from(b) - 43 * i32::from(r) - 85 * i32::from(g) + 128) >> 8;
+    [luma([r, g, b]), (128 + blueness) as u8]
+}
+
+impl Samples<'_> {
+    const fn bytes(&self) -> (&[u8], usize) {
+        match self {
+            Self::Rgb(bytes) => (bytes, 3),
+            Self::Seen(bytes) => (bytes, 2),
+        }
+    }
+
+    fn is_whole(self, width_px: usize, height_px: usize) -> bool {
+        let (bytes, each) = self.bytes();
+        width_px.max(height_px) <= SIDE_PX_MAX && bytes.len() == width_px * height_px * each
+    }
+}
+
 /// Looks for a mark of any of the `secrets` in interleaved RGB. The first that is complete is the answer; a picture
 /// with several marks gives the clearest as a rule. Time grows with the secrets, by about a third for each beyond the
 /// first.
 #[must_use]
 pub fn detect(rgb: &[u8], width_px: u32, height_px: u32, secrets: &[Watermark], effort: Effort) -> Option<Found> {
+    let secrets: Vec<&Watermark> = secrets.iter().collect();
+    detect_in(Samples::Rgb(rgb), width_px, height_px, &secrets, effort)
+}
+
+/// The same in samples of either kind.
+#[must_use]
+pub fn detect_in(
+    samples: Samples<'_>,
+    width_px: u32,
+    height_px: u32,
+    secrets: &[&Watermark],
+    effort: Effort,
+) -> Option<Found> {
     let (width_px, height_px) = (usize::try_from(width_px).ok()?, usize::try_from(height_px).ok()?);
-    let is_whole = width_px.max(height_px) <= SIDE_PX_MAX && rgb.len() == width_px * height_px * 3;
     let waves = &secrets.first()?.pattern.waves;
-    if !is_whole {
+    if !samples.is_whole(width_px, height_px) {
         return None;
     }
     let mut detector = Detector { transform: Transform::new(waves), decoder: Decoder::new(), secrets, effort };
     (0..=HALVINGS_MAX).find_map(|halvings| {
-        let planes = Planes::of(rgb, width_px, height_px, halvings)?;
+        let planes = Planes::of(samples, width_px, height_px, halvings)?;
         let side_px = planes.lightness.width_px.min(planes.lightness.height_px);
         let found = (side_px >= SIDE_PX_MIN).then(|| detector.search(&planes))??;
         let side = (1 << halvings) as f32;
@@ -107,7 +150,7 @@ pub fn detect(rgb: &[u8], width_px: u32, height_px: u32, secrets: &[Watermark], 
 struct Detector<'a> {
     transform: Transform,
     decoder: Decoder,
-    secrets: &'a [Watermark],
+    secrets: &'a [&'a Watermark],
     effort: Effort,
 }
 
@@ -151,7 +194,7 @@ impl Detector<'_> {
         peaks.retain(|(_, peak)| peak.z >= SYNC_Z_MIN);
         peaks.sort_by(|a, b| b.1.z.total_cmp(&a.1.z));
         peaks.truncate(READ_MAX);
-        peaks.into_iter().find_map(|(secret, peak)| self.read(planes, &self.secrets[secret], peak, step))
+        peaks.into_iter().find_map(|(secret, peak)| self.read(planes, self.secrets[secret], peak, step))
     }
 
     fn read(&mut self, planes: &Planes, secret: &Watermark, peak: Peak, step: f32) -> Option<Found> {
@@ -198,7 +241,7 @@ pub fn trials(
     mut each: impl FnMut(Trial),
 ) {
     let Some(first) = keys.first() else { return };
-    let Some(planes) = Planes::of(rgb, width_px as usize, height_px as usize, 0) else { return };
+    let Some(planes) = Planes::of(Samples::Rgb(rgb), width_px as usize, height_px as usize, 0) else { return };
     let mut transform = Transform::new(&first.pattern.waves);
     let (decoder, scale) = (Decoder::new(), Scale { x: scale, y: scale });
     let spectrum = transform.spectrum(&planes, scale);

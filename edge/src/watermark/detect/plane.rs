@@ -4,8 +4,8 @@
 //! than the mark's; dividing by the local deviation lets rough places count no more than calm ones; and cutting what
 //! still sticks out keeps one hard edge from outweighing a sky.
 
-use super::super::embed::luma;
 use super::super::pattern::Carrier;
+use super::{Samples, seen};
 
 /// Largest part of a picture that is searched, in pixels: it bounds time and memory.
 pub(super) const PLANE_AREA_PX_MAX: usize = 1 << 20;
@@ -18,14 +18,14 @@ struct Evening {
     mean_radius_px: usize,
     /// Of the square whose deviation is divided by.
     deviation_radius_px: usize,
-    /// Added to the local deviation, in the plane's units: what rounding and coding leave of nothing.
+    /// Added to the local deviation, in code values: what rounding and coding leave of nothing.
     deviation_floor: f32,
 }
 
 const fn evening(carrier: Carrier) -> Evening {
     match carrier {
         Carrier::Lightness => Evening { mean_radius_px: 6, deviation_radius_px: 8, deviation_floor: 2.0 },
-        Carrier::Colour => Evening { mean_radius_px: 5, deviation_radius_px: 8, deviation_floor: 256.0 },
+        Carrier::Colour => Evening { mean_radius_px: 5, deviation_radius_px: 8, deviation_floor: 1.0 },
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Planes {
 
 impl Planes {
     /// Of the middle of a picture after halving it `halvings` times; `None` where nothing is left.
-    pub(super) fn of(rgb: &[u8], width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
+    pub(super) fn of(samples: Samples<'_>, width_px: usize, height_px: usize, halvings: u32) -> Option<Self> {
         let side = 1usize << halvings;
         let (width, height) = (width_px / side, height_px / side);
         let (cut_width, cut_height) = middle(width, height);
@@ -56,10 +56,10 @@ impl Planes {
             return None;
         }
         let (left, top) = ((width - cut_width) / 2 * side, (height - cut_height) / 2 * side);
-        let part = Part { rgb: &rgb[(top * width_px + left) * 3..], row_bytes: width_px * 3 };
+        let part = Part { samples, start_px: top * width_px + left, row_px: width_px };
         let middle_px = [cut_width as f32 / 2.0, cut_height as f32 / 2.0];
-        let lightness = part.plane(cut_width, cut_height, side, |pixel| i32::from(luma(pixel)));
-        let colour = part.plane(cut_width / 2, cut_height / 2, side * 2, blueness);
+        let lightness = part.plane(Carrier::Lightness, [cut_width, cut_height], side);
+        let colour = part.plane(Carrier::Colour, [cut_width / 2, cut_height / 2], side * 2);
         Some(Self {
             lightness: Plane { middle_px, ..lightness }.evened(&evening(Carrier::Lightness)),
             colour: Plane { middle_px: middle_px.map(|at| at / 2.0), ..colour }.evened(&evening(Carrier::Colour)),
@@ -67,35 +67,45 @@ impl Planes {
     }
 }
 
-/// Cb as ITU-R BT.601 has it, without its offset and in 1/256 of a code value.
-fn blueness([r, g, b]: [u8; 3]) -> i32 {
-    128 * i32::from(b) - 43 * i32::from(r) - 85 * i32::from(g)
-}
-
 /// A part of a picture.
 struct Part<'a> {
-    /// From its first pixel on.
-    rgb: &'a [u8],
-    row_bytes: usize,
+    samples: Samples<'a>,
+    /// Its first pixel.
+    start_px: usize,
+    /// Pixels of a row of the whole picture.
+    row_px: usize,
 }
 
 impl Part<'_> {
-    /// Means of squares of `side` pixels.
-    fn plane(&self, width_px: usize, height_px: usize, side: usize, value: impl Fn([u8; 3]) -> i32) -> Plane {
+    /// What a carrier moves, as means of squares of `side` pixels.
+    fn plane(&self, carrier: Carrier, [width_px, height_px]: [usize; 2], side: usize) -> Plane {
         let mut values = Vec::with_capacity(width_px * height_px);
-        let mut sums = vec![0; width_px];
+        let mut sums = vec![0u32; width_px];
         let share = 1.0 / (side * side) as f32;
         for rows in (0..height_px).map(|row| row * side..(row + 1) * side) {
             sums.fill(0);
-            for start in rows.map(|y| y * self.row_bytes) {
-                let row = &self.rgb[start..start + width_px * side * 3];
-                for (sum, pixels) in sums.iter_mut().zip(row.chunks_exact(3 * side)) {
-                    *sum += pixels.chunks_exact(3).map(|pixel| value([pixel[0], pixel[1], pixel[2]])).sum::<i32>();
-                }
-            }
+            rows.for_each(|y| self.add_row(carrier, self.start_px + y * self.row_px, side, &mut sums));
             values.extend(sums.iter().map(|sum| *sum as f32 * share));
         }
         Plane { width_px, height_px, middle_px: [0.0; 2], values }
+    }
+
+    /// Adds up `side` pixels for each sum, from pixel `start` on.
+    fn add_row(&self, carrier: Carrier, start: usize, side: usize, sums: &mut [u32]) {
+        let which = match carrier {
+            Carrier::Lightness => 0,
+            Carrier::Colour => 1,
+        };
+        let (bytes, each) = self.samples.bytes();
+        let pixels = bytes[start * each..(start + sums.len() * side) * each].chunks_exact(each * side);
+        for (sum, pixels) in sums.iter_mut().zip(pixels) {
+            *sum += match self.samples {
+                Samples::Rgb(_) => {
+                    pixels.chunks_exact(3).map(|px| u32::from(seen([px[0], px[1], px[2]])[which])).sum::<u32>()
+                }
+                Samples::Seen(_) => pixels.chunks_exact(2).map(|px| u32::from(px[which])).sum(),
+            };
+        }
     }
 }
 

@@ -1,29 +1,37 @@
-//! As much of ISO BMFF (ISO/IEC 14496-12) as moving an item needs: boxes, `iinf`/`infe`, `iloc`, `pitm`.
+//! As much of ISO BMFF (ISO/IEC 14496-12) as finding and moving an item needs: boxes, `iinf`/`infe`, `iloc`, `pitm`.
 //!
-//! Parsers keep what they do not interpret, so that what is written back differs only where it must.
+//! Parsers keep what they do not interpret, so that what is written back differs only where it must. Every read is
+//! bounds-checked, and the number of boxes and items is bounded.
 
-use super::EmbedError;
-use super::bytes::{Reader, Short};
-use crate::words::Format;
+use crate::octets::{Reader, Short};
 
 /// Most boxes on one level and most items in one file: far above any still image, far below a burden.
 const ENTRIES_MAX: usize = 1024;
 
-pub(super) const fn malformed(what: &'static str) -> EmbedError {
-    EmbedError::Malformed { format: Format::Avif, what }
+/// Why a file could not be read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BmffError {
+    #[error("it is damaged: {0}")]
+    Malformed(&'static str),
+    #[error("it uses {0}, which is not handled")]
+    Unsupported(&'static str),
 }
 
-pub(super) const fn unsupported(what: &'static str) -> EmbedError {
-    EmbedError::Unsupported { format: Format::Avif, what }
+pub(crate) const fn malformed(what: &'static str) -> BmffError {
+    BmffError::Malformed(what)
 }
 
-fn short(_: Short) -> EmbedError {
+pub(crate) const fn unsupported(what: &'static str) -> BmffError {
+    BmffError::Unsupported(what)
+}
+
+pub(crate) fn short(_: Short) -> BmffError {
     malformed("a box ends inside a field")
 }
 
 /// How a box says where it ends (§4.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Size {
+pub(crate) enum Size {
     Plain,
     Large,
     ToEnd,
@@ -31,16 +39,16 @@ pub(super) enum Size {
 
 /// A box (§4.2) and where it lies in the bytes it was read from.
 #[derive(Debug, Clone)]
-pub(super) struct Bmff<'a> {
-    pub(super) kind: [u8; 4],
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) body: &'a [u8],
-    pub(super) size: Size,
+pub(crate) struct Bmff<'a> {
+    pub(crate) kind: [u8; 4],
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) body: &'a [u8],
+    pub(crate) size: Size,
 }
 
 /// The boxes one after the other in `bytes`.
-pub(super) fn boxes(bytes: &[u8]) -> Result<Vec<Bmff<'_>>, EmbedError> {
+pub(crate) fn boxes(bytes: &[u8]) -> Result<Vec<Bmff<'_>>, BmffError> {
     let mut reader = Reader::new(bytes);
     let mut boxes = Vec::new();
     while !reader.is_empty() {
@@ -65,8 +73,17 @@ pub(super) fn boxes(bytes: &[u8]) -> Result<Vec<Bmff<'_>>, EmbedError> {
     Ok(boxes)
 }
 
+/// The only box of a kind, `None` where there is none.
+pub(crate) fn only<'b, 'a>(boxes: &'b [Bmff<'a>], kind: [u8; 4]) -> Result<Option<&'b Bmff<'a>>, BmffError> {
+    let mut found = boxes.iter().filter(|candidate| candidate.kind == kind);
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(malformed("a box that may stand once stands twice")),
+        (first, None) => Ok(first),
+    }
+}
+
 /// Writes a box with a 32-bit size.
-pub(super) fn push_box(out: &mut Vec<u8>, kind: [u8; 4], body: &[u8]) -> Result<(), EmbedError> {
+pub(crate) fn push_box(out: &mut Vec<u8>, kind: [u8; 4], body: &[u8]) -> Result<(), BmffError> {
     let size = u32::try_from(body.len() + 8).map_err(|_| unsupported("a box over 4 GiB"))?;
     out.extend_from_slice(&size.to_be_bytes());
     out.extend_from_slice(&kind);
@@ -75,18 +92,18 @@ pub(super) fn push_box(out: &mut Vec<u8>, kind: [u8; 4], body: &[u8]) -> Result<
 }
 
 /// Version and flags of a full box (§4.2.2).
-fn full_box<'a>(body: &'a [u8]) -> Result<(u8, [u8; 3], Reader<'a>), EmbedError> {
+pub(crate) fn full_box<'a>(body: &'a [u8]) -> Result<(u8, [u8; 3], Reader<'a>), BmffError> {
     let mut reader = Reader::new(body);
     let [version, flags @ ..] = reader.array::<4>().map_err(short)?;
     Ok((version, flags, reader))
 }
 
 /// Bytes of an item id: 16 bits in older versions of each box, 32 in newer ones.
-fn read_id(reader: &mut Reader<'_>, is_wide: bool) -> Result<u32, EmbedError> {
+pub(crate) fn read_id(reader: &mut Reader<'_>, is_wide: bool) -> Result<u32, BmffError> {
     if is_wide { reader.u32().map_err(short) } else { Ok(u32::from(reader.u16().map_err(short)?)) }
 }
 
-pub(super) fn push_id(out: &mut Vec<u8>, id: u32, is_wide: bool) -> Result<(), EmbedError> {
+pub(crate) fn push_id(out: &mut Vec<u8>, id: u32, is_wide: bool) -> Result<(), BmffError> {
     if is_wide {
         out.extend_from_slice(&id.to_be_bytes());
     } else {
@@ -95,28 +112,28 @@ pub(super) fn push_id(out: &mut Vec<u8>, id: u32, is_wide: bool) -> Result<(), E
     Ok(())
 }
 
-fn narrow(value: u32) -> Result<u16, EmbedError> {
+fn narrow(value: u32) -> Result<u16, BmffError> {
     u16::try_from(value).map_err(|_| unsupported("more items than 16 bits number"))
 }
 
 /// `pitm` (§8.11.4): the id of the primary item.
-pub(super) fn primary_item(body: &[u8]) -> Result<u32, EmbedError> {
+pub(crate) fn primary_item(body: &[u8]) -> Result<u32, BmffError> {
     let (version, _, mut reader) = full_box(body)?;
     read_id(&mut reader, version > 0)
 }
 
 /// One `infe` (§8.11.6): what an item is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ItemInfo<'a> {
-    pub(super) id: u32,
-    pub(super) kind: [u8; 4],
+pub(crate) struct ItemInfo<'a> {
+    pub(crate) id: u32,
+    pub(crate) kind: [u8; 4],
     /// Only `mime` items have one.
-    pub(super) content_type: Option<&'a [u8]>,
+    pub(crate) content_type: Option<&'a [u8]>,
 }
 
 /// What an added item is.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum ItemKind<'a> {
+pub(crate) enum ItemKind<'a> {
     Exif,
     /// With its content type.
     Mime(&'a str),
@@ -124,16 +141,16 @@ pub(super) enum ItemKind<'a> {
 
 /// `iinf` (§8.11.6): the list of items.
 #[derive(Debug)]
-pub(super) struct ItemInfos<'a> {
+pub(crate) struct ItemInfos<'a> {
     version: u8,
     flags: [u8; 3],
     count: u32,
     entries: &'a [u8],
-    pub(super) items: Vec<ItemInfo<'a>>,
+    pub(crate) items: Vec<ItemInfo<'a>>,
 }
 
 impl<'a> ItemInfos<'a> {
-    pub(super) fn parse(body: &'a [u8]) -> Result<Self, EmbedError> {
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, BmffError> {
         let (version, flags, mut reader) = full_box(body)?;
         let count = read_id(&mut reader, version > 0)?;
         let entries = reader.take(reader.remaining()).map_err(short)?;
@@ -145,7 +162,7 @@ impl<'a> ItemInfos<'a> {
     }
 
     /// The box with items added, the first of which has the id `first`; their names are empty, as for the other items.
-    pub(super) fn with(&self, first: u32, kinds: &[ItemKind<'_>]) -> Result<Vec<u8>, EmbedError> {
+    pub(crate) fn with(&self, first: u32, kinds: &[ItemKind<'_>]) -> Result<Vec<u8>, BmffError> {
         let added = u32::try_from(kinds.len()).map_err(|_| unsupported("more items than 32 bits number"))?;
         let mut body = vec![self.version];
         body.extend_from_slice(&self.flags);
@@ -158,7 +175,7 @@ impl<'a> ItemInfos<'a> {
     }
 }
 
-fn item_info(id: u32, kind: ItemKind<'_>) -> Result<Vec<u8>, EmbedError> {
+fn item_info(id: u32, kind: ItemKind<'_>) -> Result<Vec<u8>, BmffError> {
     let mut infe = vec![2, 0, 0, 0];
     push_id(&mut infe, id, false)?;
     infe.extend_from_slice(&[0, 0]); // not protected
@@ -174,7 +191,7 @@ fn item_info(id: u32, kind: ItemKind<'_>) -> Result<Vec<u8>, EmbedError> {
 }
 
 impl<'a> ItemInfo<'a> {
-    fn parse(entry: &Bmff<'a>) -> Result<Self, EmbedError> {
+    fn parse(entry: &Bmff<'a>) -> Result<Self, BmffError> {
         if &entry.kind != b"infe" {
             return Err(malformed("iinf holds a box other than infe"));
         }
@@ -193,37 +210,37 @@ impl<'a> ItemInfo<'a> {
 
 /// One extent of an item: a run of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     index: u64,
-    pub(super) offset: u64,
-    pub(super) length: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// Where one item's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ItemLocation {
-    pub(super) id: u32,
+pub(crate) struct ItemLocation {
+    pub(crate) id: u32,
     /// Reserved bits and the construction method: 0 is "offset in the file".
-    pub(super) method: u16,
+    pub(crate) method: u16,
     data_reference: u16,
-    pub(super) base_offset: u64,
-    pub(super) extents: Vec<Extent>,
+    pub(crate) base_offset: u64,
+    pub(crate) extents: Vec<Extent>,
 }
 
 /// `iloc` (§8.11.3): where the items' bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ItemLocations {
+pub(crate) struct ItemLocations {
     version: u8,
     flags: [u8; 3],
     offset_bytes: u8,
     length_bytes: u8,
     base_bytes: u8,
     index_bytes: u8,
-    pub(super) items: Vec<ItemLocation>,
+    pub(crate) items: Vec<ItemLocation>,
 }
 
 impl ItemLocations {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, EmbedError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, BmffError> {
         let (version, flags, mut reader) = full_box(body)?;
         if version > 2 {
             return Err(unsupported("an iloc of a version above 2"));
@@ -254,7 +271,7 @@ impl ItemLocations {
         Ok(locations)
     }
 
-    fn parse_item(&self, reader: &mut Reader<'_>) -> Result<ItemLocation, EmbedError> {
+    fn parse_item(&self, reader: &mut Reader<'_>) -> Result<ItemLocation, BmffError> {
         let id = read_id(reader, self.version == 2)?;
         let method = if self.version > 0 { reader.u16().map_err(short)? } else { 0 };
         let data_reference = reader.u16().map_err(short)?;
@@ -274,7 +291,7 @@ impl ItemLocations {
     }
 
     /// Adds an item of one extent at a file offset.
-    pub(super) fn push(&mut self, id: u32, offset: u64, length: u64) -> Result<(), EmbedError> {
+    pub(crate) fn push(&mut self, id: u32, offset: u64, length: u64) -> Result<(), BmffError> {
         if self.offset_bytes == 0 || self.length_bytes == 0 {
             return Err(unsupported("an iloc without offsets or lengths"));
         }
@@ -284,7 +301,7 @@ impl ItemLocations {
     }
 
     /// Follows data of this file at or after `from` that moves up by `by` bytes.
-    pub(super) fn shift(&mut self, from: u64, by: u64) -> Result<(), EmbedError> {
+    pub(crate) fn shift(&mut self, from: u64, by: u64) -> Result<(), BmffError> {
         let far = || malformed("iloc points past 64 bits");
         for item in self.items.iter_mut().filter(|item| item.method & 15 == 0 && item.data_reference == 0) {
             let starts = item.extents.iter().map(|extent| item.base_offset.checked_add(extent.offset));
@@ -303,7 +320,7 @@ impl ItemLocations {
         Ok(())
     }
 
-    pub(super) fn to_body(&self) -> Result<Vec<u8>, EmbedError> {
+    pub(crate) fn to_body(&self) -> Result<Vec<u8>, BmffError> {
         let mut body = vec![self.version];
         body.extend_from_slice(&self.flags);
         body.push(self.offset_bytes << 4 | self.length_bytes);
@@ -330,7 +347,7 @@ impl ItemLocations {
     }
 }
 
-fn push_sized(out: &mut Vec<u8>, value: u64, width_bytes: u8) -> Result<(), EmbedError> {
+fn push_sized(out: &mut Vec<u8>, value: u64, width_bytes: u8) -> Result<(), BmffError> {
     let skipped = 8_usize.saturating_sub(usize::from(width_bytes));
     let bytes = value.to_be_bytes();
     if bytes[..skipped].iter().any(|byte| *byte != 0) {
@@ -391,7 +408,7 @@ mod tests {
     fn a_field_too_narrow_is_an_error_and_not_a_truncation() {
         let mut locations = locations(0, 0);
         assert_eq!(locations.shift(0, u64::from(u32::MAX)), Ok(()));
-        assert!(matches!(locations.to_body(), Err(EmbedError::Unsupported { .. })));
+        assert!(matches!(locations.to_body(), Err(BmffError::Unsupported(_))));
     }
 
     #[test]

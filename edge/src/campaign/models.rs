@@ -1,0 +1,57 @@
+//! `[models.NAME]`: what is known of the checkpoints and adapters that a campaign draws with, as its author says.
+//!
+//! Nothing here decides a pixel or stands in a rendition. It is told in a picture's papers, which say of everything that is
+//! missing here that it is unknown.
+
+use std::collections::BTreeMap;
+
+use super::fault::listing;
+use super::manifest::{Manifest, checked_text};
+use super::reader::{TableReader, no_hint};
+
+/// Most models of a campaign that are described.
+const MODELS_MAX: usize = 256;
+
+/// What the author of a campaign says of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// The licence's name, as an SPDX expression where it has one.
+    pub license: Option<String>,
+    /// Where it comes from: a URL, or what is known of it.
+    pub source: Option<String>,
+    /// Where its model card is: a URL, or a file.
+    pub card: Option<String>,
+    /// What its card says of the data it was trained on.
+    pub training_data: Option<String>,
+}
+
+/// Reads `[models]`, by the names that the campaign gives them.
+pub(crate) fn read(root: &TableReader<'_, '_>) -> BTreeMap<String, ModelFacts> {
+    let Some(table) = root.table("models") else { return BTreeMap::new() };
+    let models = table.tables(MODELS_MAX).into_iter().map(|(name, table)| {
+        let facts = read_model(&table);
+        table.finish(no_hint);
+        (name.value.to_owned(), facts)
+    });
+    models.collect()
+}
+
+fn read_model(table: &TableReader<'_, '_>) -> ModelFacts {
+    let text = |key| checked_text(table, &table.text(key)?).filter(|text| !text.is_empty());
+    ModelFacts {
+        license: text("license"),
+        source: text("source"),
+        card: text("card"),
+        training_data: text("training_data"),
+    }
+}
+
+/// A model that is described and not used is a misspelt name.
+pub(crate) fn check_are_used(root: &TableReader<'_, '_>, manifest: &Manifest) {
+    let known: Vec<&str> = manifest.checkpoints().into_iter().chain(manifest.adapters()).collect();
+    for name in manifest.models.keys().filter(|name| !known.contains(&name.as_str())) {
+        let known =
+            if known.is_empty() { "it uses none".to_owned() } else { format!("it uses {}", listing(&known, 8)) };
+        root.fault(&(0..0), format!("[models.{name}] describes a model that this campaign does not use; {known}"));
+    }
+}

@@ -1,0 +1,52 @@
+//! The detector: what a picture tells of its origin, for operators on the command line and, where an operator wants it, for
+//! everybody.
+//!
+//! ```text
+//! file ─┬▶ credentials::verify ─▶ C2PA          ┐
+//!       ├▶ provenance::Told ─▶ XMP, IPTC, EXIF  │
+//!       └▶ decode (a process of its own) ─┬▶ marks ─▶ watermarks        ├▶ Report ─▶ page, JSON, signed document
+//!                                         └▶ masters ─▶ who looks alike ┘
+//! ```
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `decode` | foreign pictures to lightness, in a process that may die of it |
+//! | `marks` | detectors of watermarks by C2PA's names: ours, and programs that an operator names |
+//! | `masters` | which masters the edge knows, and which of them the public may know of |
+//! | `report` | what is told, layer by layer |
+//! | `detector` | one call that looks for all of it |
+//! | `desk` | `/verify`: what is taken, what is refused, how it is answered |
+//! | `gate` | how often a network may ask, and how many pictures are in memory |
+//! | `multipart` | the picture in a browser's form |
+//! | `softbinding` | from a watermark to the manifests of the pictures that it names |
+//! | `page`, `language` | the page in English and German |
+//! | `metrics`, `config` | what is counted, `[verify]` |
+//!
+//! Invariants: nothing of a picture is stored or logged; every input, every wait and every piece of memory is bounded; that
+//! a layer found nothing is never told as proof.
+
+mod config;
+pub mod decode;
+mod desk;
+mod detector;
+mod gate;
+mod language;
+mod marks;
+mod masters;
+mod metrics;
+pub(crate) mod multipart;
+mod page;
+mod report;
+mod softbinding;
+
+pub use config::{DetectorConfig, VerifyConfig};
+pub use desk::{VerifyDesk, VerifyParts};
+pub use detector::{Detector, NotAPicture, Subject, sha256};
+pub use marks::{ForeignMarks, Mark, MarkDetector, MarkKey, OwnMarks, Shown, payload};
+pub use masters::{Among, KnownMaster, KnownMasters, Search};
+pub use metrics::VerifyMetrics;
+pub(crate) use page::PATH;
+pub use report::{
+    CheckedBy, FileFacts, FingerprintLayer, FoundMark, REPORT_VERSION, Report, Stated, Unsearched, Verdict,
+    WatermarkLayer,
+};
