@@ -40,8 +40,8 @@ const STRENGTH_BITS: u32 = 4 + 4 + 4;
 /// Fraction bits of a step: those of strength and tile less the 16 that a product of two loses.
 const STEP_BITS: u32 = STRENGTH_BITS + TILE_RMS.trailing_zeros() - 16;
 
-/// By how much red, green and blue move when Cb moves by one, in 1/1000.
-const CB: [i32; RGB] = [0, -344, 1772];
+/// By how much red, green and blue move when Cb moves by one, in 1/1024.
+const CB: [i32; RGB] = [0, -352, 1815];
 
 /// Luma of a pixel as ITU-R BT.601 weighs it, in whole code values.
 pub(super) fn luma([r, g, b]: [u8; RGB]) -> u8 {
@@ -52,7 +52,7 @@ pub(super) fn luma([r, g, b]: [u8; RGB]) -> u8 {
 /// calm cells in per cent.
 pub(super) fn add(rgb: &mut [u8], width_px: usize, [lightness, colour]: &[Tile; 2]) -> u8 {
     let strengths = Strengths::of(rgb, width_px);
-    let (lightness, colour) = (channels(lightness, [1000; RGB]), channels(colour, CB));
+    let (lightness, colour) = (channels(lightness, [1024; RGB]), channels(colour, CB));
     let mut line = strengths.line();
     for (y, row) in rgb.chunks_exact_mut(width_px * RGB).enumerate() {
         let start = y % TILE_PX * TILE_PX * RGB;
@@ -62,9 +62,15 @@ pub(super) fn add(rgb: &mut [u8], width_px: usize, [lightness, colour]: &[Tile; 
     strengths.calm_percent()
 }
 
-/// A tile as interleaved channels, each moving by its share in 1/1000.
+/// A tile as interleaved channels, each moving by its share in 1/1024.
 fn channels(tile: &Tile, shares: [i32; RGB]) -> Vec<i16> {
-    tile.values().iter().flat_map(|value| shares.map(|share| (i32::from(*value) * share / 1000) as i16)).collect()
+    let mut channels = vec![0; tile.values().len() * RGB];
+    for (pixel, value) in channels.chunks_exact_mut(RGB).zip(tile.values()) {
+        for (channel, share) in pixel.iter_mut().zip(shares) {
+            *channel = ((i32::from(*value) * share) >> 10) as i16;
+        }
+    }
+    channels
 }
 
 /// Moves each channel of a row, by whole code values.

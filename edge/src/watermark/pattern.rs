@@ -84,6 +84,7 @@ impl Wave {
 pub(super) type Signs = [i8; 2];
 
 /// The waves of both carriers in one row: those of lightness, then those of colour.
+#[derive(Clone)]
 pub(super) struct Waves {
     pub(super) all: Vec<Wave>,
     colour_from: usize,

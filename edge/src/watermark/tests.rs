@@ -120,7 +120,7 @@ fn every_machine_marks_alike() {
     assert_eq!(applied.payload, watermark().payload(master()));
     assert_eq!(
         blake3::hash(&rgb).to_hex().as_str(),
-        "1c7c15be2b9bc6528c0584b939517efb326a5a11468a399f929de612bf8f55ee"
+        "6bdb775c29d688f7715283ef465bb594934f6c4c1bb23d47fb3f8c3e1c4557ae"
     );
 }
 
