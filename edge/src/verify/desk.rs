@@ -38,10 +38,11 @@ use super::report::Report;
 use super::softbinding::Matches;
 use super::{VerifyConfig, multipart, softbinding};
 use crate::budget::BudgetConfig;
-use crate::credentials::{SignedDocument, SignerHandle};
-use crate::fill::Fill;
+use crate::credentials::{Finding, SignedDocument, SignerHandle, Trust, verify};
+use crate::fill::{Fill, MANIFEST_PATH_PREFIX, ManifestName};
 use crate::response::{self, Negotiation, StaticText, TextKind, X_ROBOTS_TAG};
 use crate::service::{Body, RequestBody};
+use crate::words::Format;
 
 /// Seconds after which a full edge is worth asking again.
 const FULL_RETRY_AFTER_S: u64 = 5;
@@ -171,6 +172,24 @@ impl Enclosure {
     }
 }
 
+/// Manifests that this edge serves beside their files. Those of other addresses are told, and not fetched: an edge that fetches
+/// what a stranger's file names would be a stranger's tool.
+struct OwnManifests {
+    fill: Arc<Fill>,
+    public_url: String,
+}
+
+impl OwnManifests {
+    /// Of the rendition that `file` says to be. Blocks: it belongs on a thread that may.
+    fn beside(&self, file: &[u8]) -> Option<Bytes> {
+        let found = verify(Format::of_file(file)?, file, None, &Trust::none());
+        let Finding::Elsewhere { url } = found else { return None };
+        let path = url.strip_prefix(&self.public_url)?;
+        let name = path.strip_prefix(MANIFEST_PATH_PREFIX).and_then(ManifestName::parse)?;
+        tokio::runtime::Handle::current().block_on(self.fill.manifest(name))
+    }
+}
+
 impl VerifyDesk {
     #[must_use]
     pub fn new(
@@ -280,11 +299,13 @@ impl VerifyDesk {
         let body = self.read(body, held_max).await?.ok_or_else(|| too_long(bytes_max))?;
         let turn = self.gate.turn().await.ok_or_else(broken)?;
         let (detector, signers) = (Arc::clone(&self.detector), self.signers.clone());
+        let own = OwnManifests { fill: Arc::clone(&self.fill), public_url: self.public_url.clone() };
         let work = move || {
             // Held by the work, not by the request: a client that hangs up makes no room that is not there.
             let _held = (seat, turn);
             let file = enclosure.open(body)?;
-            let subject = Subject { file: &file, manifest: None, now_unix_s: signers.now_unix_s() };
+            let manifest = own.beside(&file);
+            let subject = Subject { file: &file, manifest: manifest.as_deref(), now_unix_s: signers.now_unix_s() };
             let (report, fault) = detector.inspect(subject)?;
             if let Some(fault) = fault.filter(|fault| !fault.is_of_the_file()) {
                 log_limited!(error, %fault, "pictures cannot be decoded");

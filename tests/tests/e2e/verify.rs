@@ -19,6 +19,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 /// In its largest width: a file that a manifest is embedded into, and large enough for a watermark.
+const SMALL: &str = "/i/studio/thumb?product=vase&fm=jpg";
 const LARGE: &str = "/i/studio/hero?product=vase&fm=jpg&w=640&q=high";
 
 /// A signer for development, and the detector with this program's own decoder.
@@ -108,6 +109,10 @@ async fn a_picture_is_known_signed_edited_or_not_at_all_and_its_result_is_signed
     let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
     let edge = rig.another_edge("verifying", verifying(rig.dir.path())?).await?;
     rig.healthy_nodes(&edge, 1).await?;
+    // Too small for a manifest of its own: the edge has it beside the file.
+    let small = settled(&rig, &edge, SMALL).await?.body;
+    let report = checked(&rig, &edge, &small).await?;
+    assert_eq!(report["report"]["verdict"], "signed", "{report:#}");
     let own = settled(&rig, &edge, LARGE).await?.body;
 
     let answer = checked(&rig, &edge, &own).await?;
