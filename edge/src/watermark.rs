@@ -18,12 +18,12 @@ mod pattern;
 mod payload;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::fmt;
 
 pub use config::{WatermarkConfig, WatermarkKeyError, Watermarks};
-pub use detect::{Effort, Found, Samples, Trial, detect, detect_in, trials};
-pub use embed::luma;
+pub use detect::{Effort, Found, Samples, Trial, detect, detect_in, seen, trials};
 pub use payload::{KeyId, MasterPrefix, Payload};
 
 use code::encoded;
@@ -58,7 +58,7 @@ impl Secret {
     }
 
     fn digest(&self) -> [u8; 16] {
-        let hash = blake3::derive_key("bildkante 2026-11 watermark 1 digest", &self.0);
+        let hash = blake3::derive_key("bildkante 2026-11 watermark 1 digest: lightness and colour", &self.0);
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
         digest
@@ -160,8 +160,8 @@ impl Watermark {
     #[doc(hidden)]
     pub fn embed_any_size(&self, rgb: &mut [u8], width_px: u32, master: MasterPrefix) -> Applied {
         let payload = self.payload(master);
-        let tile = self.pattern.tile(&encoded(&payload.frame()));
-        Applied { payload, calm_percent: embed::add(rgb, width_px as usize, &tile) }
+        let tiles = self.pattern.tiles(&encoded(&payload.frame()));
+        Applied { payload, calm_percent: embed::add(rgb, width_px as usize, &tiles) }
     }
 }
 
