@@ -3,113 +3,14 @@
 //! [`Recipe`] is the wire and storage form. [`ValidRecipe`] is one that passed every bound and carries its
 //! id; only it reaches a queue or a device.
 
+mod scheduler;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::scheduler::{OutputKind, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
 use crate::weighting::{Weighting, WeightingError};
-
-/// A sampler by its usual name; how it is configured comes from the checkpoint's `scheduler_config.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerKind {
-    Ddim,
-    Pndm,
-    Euler,
-    EulerAncestral,
-    Heun,
-    #[serde(rename = "dpmpp_2m")]
-    DpmPp2M,
-    /// The same as a stochastic equation: every step draws noise.
-    #[serde(rename = "dpmpp_2m_sde")]
-    DpmPp2MSde,
-    #[serde(rename = "unipc")]
-    UniPc,
-    Lcm,
-}
-
-impl SchedulerKind {
-    pub const ALL: [Self; 9] = [
-        Self::Ddim,
-        Self::Pndm,
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::Heun,
-        Self::DpmPp2M,
-        Self::DpmPp2MSde,
-        Self::UniPc,
-        Self::Lcm,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Pndm => "pndm",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler_ancestral",
-            Self::Heun => "heun",
-            Self::DpmPp2M => "dpmpp_2m",
-            Self::DpmPp2MSde => "dpmpp_2m_sde",
-            Self::UniPc => "unipc",
-            Self::Lcm => "lcm",
-        }
-    }
-}
-
-impl std::fmt::Display for SchedulerKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for SchedulerKind {
-    type Err = RecipeError;
-
-    fn from_str(text: &str) -> Result<Self, RecipeError> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| RecipeError::Scheduler { name: text.chars().take(40).collect() })
-    }
-}
-
-/// How inference steps are laid over the training timesteps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimestepSpacing {
-    Leading,
-    Trailing,
-    Linspace,
-}
-
-/// How the noise levels between the noisiest and the cleanest are spaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SigmaSpacing {
-    /// As the training steps that are visited have them.
-    Trained,
-    /// Karras et al. 2022, equation 5.
-    Karras,
-    /// Evenly in ln σ.
-    Exponential,
-}
-
-/// What of the checkpoint's own scheduler a recipe overrides; an empty one overrides nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SchedulerChoice {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<SchedulerKind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timestep_spacing: Option<TimestepSpacing>,
-    /// Spacing of the sigmas, where the sampler knows it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sigmas: Option<SigmaSpacing>,
-    /// Rescales the training schedule so that its last step holds no signal (Lin et al. 2023, section 3.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zero_terminal_snr: Option<bool>,
-}
 
 /// One adapter by digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -347,6 +248,8 @@ pub enum RecipeError {
     LoraWeight { weight: f64 },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
+    #[error("`scheduler`: {fault}")]
+    Schedule { fault: ScheduleFault },
     #[error("the recipe has no canonical JSON form: {reason}")]
     Canonical { reason: String },
 }
@@ -408,6 +311,7 @@ impl TryFrom<Recipe> for ValidRecipe {
         }
         check_sizes("sizes", recipe.sizes.as_ref())?;
         check_sizes("negative_sizes", recipe.negative_sizes.as_ref())?;
+        recipe.scheduler.check(recipe.steps).map_err(|fault| RecipeError::Schedule { fault })?;
         recipe.refiner.as_ref().map_or(Ok(()), check_refiner)?;
         check_images(&recipe)?;
         if recipe.loras.len() > limits::LORAS_MAX {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::recipe::{OutputKind, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
@@ -17,13 +17,17 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 20] = [
+pub(crate) const KEYS: [&str; 24] = [
     "source",
     "checkpoint",
     "scheduler",
     "timestep_spacing",
     "sigmas",
     "zero_terminal_snr",
+    "prediction",
+    "eta",
+    "timesteps",
+    "sigma_values",
     "steps",
     "guidance",
     "size",
@@ -132,6 +136,14 @@ impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
         self.own.filter(|own| own.has(key)).or_else(|| self.defaults.filter(|defaults| defaults.has(key)))
     }
 
+    /// The same of keys that say one thing together: where the slot has one of them, the defaults' do not hold.
+    fn of_group(&self, key: &'static str, group: &[&'static str]) -> Option<&'r TableReader<'a, 'i>> {
+        match self.own.filter(|own| group.iter().any(|key| own.has(key))) {
+            Some(own) => Some(own).filter(|own| own.has(key)),
+            None => self.of(key),
+        }
+    }
+
     fn require(&self, key: &'static str) -> Option<&'r TableReader<'a, 'i>> {
         let table = self.of(key);
         // Without any [generate] its absence has been said already.
@@ -172,7 +184,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let guidance = layered.require("guidance").and_then(|t| t.number("guidance", 0.0..=limits::GUIDANCE_MAX));
         let size = layered.require("size").and_then(read_size);
         let seed = layered.require("seed").and_then(read_seed);
-        let scheduler = read_scheduler(layered);
+        let scheduler = read_scheduler(layered, steps);
         let additions = additions::read(&|key| layered.of(key));
         let weighting = additions.weighting;
         let mut words = Vec::new();
@@ -410,22 +422,36 @@ fn read_seed(table: &TableReader<'_, '_>) -> Option<Seed> {
     Some(Seed { base: base?, per: per.unwrap_or(SeedPer::Campaign) })
 }
 
-fn read_scheduler(layered: &Layered<'_, '_, '_>) -> SchedulerChoice {
-    let spacings = [
-        ("leading", TimestepSpacing::Leading),
-        ("trailing", TimestepSpacing::Trailing),
-        ("linspace", TimestepSpacing::Linspace),
-    ];
-    let sigmas = [
-        ("trained", SigmaSpacing::Trained),
-        ("karras", SigmaSpacing::Karras),
-        ("exponential", SigmaSpacing::Exponential),
-    ];
+fn read_scheduler(layered: &Layered<'_, '_, '_>, steps: Option<u32>) -> SchedulerChoice {
     let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
-    SchedulerChoice {
+    let spacings = TimestepSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
+    let sigmas = SigmaSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
+    let outputs = OutputKind::ALL.map(|output| (output.as_str(), output));
+    // A slot that says which levels are visited says so in one way: the campaign's other ways do not hold for it.
+    let level = |key: &'static str| layered.of_group(key, &LEVEL_KEYS);
+    let count_max = limits::STEPS_MAX as usize;
+    let timesteps = level("timesteps").and_then(|table| {
+        let range = 0..=limits::TRAIN_STEPS_MAX - 1;
+        Some(table.integers("timesteps", range, count_max)?.into_iter().map(|(timestep, _)| timestep).collect())
+    });
+    let sigma_values =
+        level("sigma_values").and_then(|table| table.numbers("sigma_values", 0.0..=limits::SIGMA_MAX, count_max + 1));
+    let choice = SchedulerChoice {
         kind: layered.of("scheduler").and_then(|table| table.choice("scheduler", &kinds)),
         timestep_spacing: layered.of("timestep_spacing").and_then(|t| t.choice("timestep_spacing", &spacings)),
-        sigmas: layered.of("sigmas").and_then(|table| table.choice("sigmas", &sigmas)),
+        sigmas: level("sigmas").and_then(|table| table.choice("sigmas", &sigmas)),
         zero_terminal_snr: layered.of("zero_terminal_snr").and_then(|table| table.flag("zero_terminal_snr")),
+        prediction: layered.of("prediction").and_then(|table| table.choice("prediction", &outputs)),
+        eta: layered.of("eta").and_then(|table| table.number("eta", 0.0..=1.0)),
+        timesteps: timesteps.unwrap_or_default(),
+        sigma_values: sigma_values.unwrap_or_default(),
+    };
+    if let Some(fault) = steps.and_then(|steps| choice.check(steps).err()) {
+        let table = LEVEL_KEYS.iter().find_map(|key| layered.of(key)).or(layered.own).unwrap_or(layered.slot);
+        table.recurring_fault(table.span(), fault.to_string());
     }
+    choice
 }
+
+/// Keys that say which noise levels are visited.
+const LEVEL_KEYS: [&str; 3] = ["sigmas", "timesteps", "sigma_values"];

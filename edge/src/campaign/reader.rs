@@ -187,6 +187,10 @@ impl<'a, 'i> TableReader<'a, 'i> {
 
     pub(crate) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.get(key)?;
+        self.number_of(key, value, &range)
+    }
+
+    fn number_of(&self, key: &str, value: &Spanned<DeValue<'i>>, range: &RangeInclusive<f64>) -> Option<f64> {
         let number = match value.get_ref() {
             DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
             DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse::<f64>().ok(),
@@ -265,6 +269,12 @@ impl<'a, 'i> TableReader<'a, 'i> {
         let (array, _) = self.array(key, count_max)?;
         let numbers = array.iter().map(|value| Some((self.integer_of(key, value, &range)?, value.span())));
         numbers.collect()
+    }
+
+    /// Numbers; `None` also where one of them is refused.
+    pub(crate) fn numbers(&self, key: &'static str, range: RangeInclusive<f64>, count_max: usize) -> Option<Vec<f64>> {
+        let (array, _) = self.array(key, count_max)?;
+        array.iter().map(|value| self.number_of(key, value, &range)).collect()
     }
 
     pub(crate) fn table(&self, key: &'static str) -> Option<TableReader<'a, 'i>> {

@@ -25,7 +25,7 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
         return Digest::of_bytes(b"imported");
     };
     add(pins.checkpoint(&generate.checkpoint).as_bytes());
-    add(scheduler(generate.scheduler).as_bytes());
+    add(scheduler(&generate.scheduler).as_bytes());
     for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
         add(&number.to_le_bytes());
     }
@@ -55,16 +55,28 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
     Digest::from_hash(&hasher.finalize())
 }
 
-fn scheduler(choice: SchedulerChoice) -> String {
-    let SchedulerChoice { kind, timestep_spacing, sigmas, zero_terminal_snr } = choice;
+fn scheduler(choice: &SchedulerChoice) -> String {
+    let SchedulerChoice { kind, timestep_spacing, sigmas, zero_terminal_snr, prediction, eta, .. } = choice;
     let kind = option(kind.map(kind_name));
     let spacing = option(timestep_spacing.map(spacing_name));
-    let (sigmas, snr) = (option(sigmas.map(sigmas_name)), option(zero_terminal_snr));
+    let (sigmas, snr) = (option(sigmas.map(sigmas_name)), option(*zero_terminal_snr));
+    // Fields of later versions, where they say something.
+    let prediction = prediction.map(|it| format!(", prediction: {}", it.as_str())).unwrap_or_default();
+    let eta = eta.map(|it| format!(", eta: {}", decimal(it))).unwrap_or_default();
+    let timesteps = some_list("timesteps", choice.timesteps.iter().map(ToString::to_string));
+    let values = some_list("sigma_values", choice.sigma_values.iter().map(|sigma| decimal(*sigma)));
     format!(
-        "SchedulerChoice {{ kind: {kind}, timestep_spacing: {spacing}, sigmas: {sigmas}, zero_terminal_snr: {snr} }}"
+        "SchedulerChoice {{ kind: {kind}, timestep_spacing: {spacing}, sigmas: {sigmas}, zero_terminal_snr: \
+         {snr}{prediction}{eta}{timesteps}{values} }}"
     )
 }
 
+/// A field that is a list, where it has entries.
+fn some_list(field: &str, items: impl ExactSizeIterator<Item = String>) -> String {
+    if items.len() == 0 { String::new() } else { format!(", {field}: {}", list(items)) }
+}
+
+/// The words of former versions; of later ones any that no other has.
 const fn kind_name(kind: SchedulerKind) -> &'static str {
     match kind {
         SchedulerKind::Ddim => "Ddim",
@@ -76,6 +88,7 @@ const fn kind_name(kind: SchedulerKind) -> &'static str {
         SchedulerKind::DpmPp2MSde => "DpmPp2MSde",
         SchedulerKind::UniPc => "UniPc",
         SchedulerKind::Lcm => "Lcm",
+        later => later.as_str(),
     }
 }
 
@@ -92,6 +105,7 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
         SigmaSpacing::Trained => "Trained",
         SigmaSpacing::Karras => "Karras",
         SigmaSpacing::Exponential => "Exponential",
+        later => later.as_str(),
     }
 }
 
@@ -167,16 +181,19 @@ mod tests {
             timestep_spacing: Some(TimestepSpacing::Trailing),
             sigmas: Some(SigmaSpacing::Karras),
             zero_terminal_snr: Some(true),
+            ..SchedulerChoice::default()
         };
         assert_eq!(
-            scheduler(all),
+            scheduler(&all),
             "SchedulerChoice { kind: Some(DpmPp2MSde), timestep_spacing: Some(Trailing), sigmas: Some(Karras), \
              zero_terminal_snr: Some(true) }"
         );
         assert_eq!(
-            scheduler(SchedulerChoice::default()),
+            scheduler(&SchedulerChoice::default()),
             "SchedulerChoice { kind: None, timestep_spacing: None, sigmas: None, zero_terminal_snr: None }"
         );
+        let later = SchedulerChoice { eta: Some(0.5), timesteps: vec![800, 3], ..SchedulerChoice::default() };
+        assert!(scheduler(&later).ends_with("zero_terminal_snr: None, eta: 0.5, timesteps: [800, 3] }"));
         let control = |image: &str| Control {
             network: "edges-1.0".into(),
             image: image.into(),

@@ -120,7 +120,7 @@ fn every_machine_marks_alike() {
     assert_eq!(applied.payload, watermark().payload(master()));
     assert_eq!(
         blake3::hash(&rgb).to_hex().as_str(),
-        "6bdb775c29d688f7715283ef465bb594934f6c4c1bb23d47fb3f8c3e1c4557ae"
+        "0b4eda3bc22ec98cffcd5acbd6f5b2ef7ae155656e0a1e75eb62aa0c3e51bf51"
     );
 }
 

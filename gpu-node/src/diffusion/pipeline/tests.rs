@@ -188,8 +188,11 @@ fn refusals_are_the_recipes_fault() {
     let ancestral = recipe(|r| r.scheduler.kind = Some(SchedulerKind::EulerAncestral));
     assert!(refused(&Analytic::new(), &ancestral).contains("euler_ancestral"));
     let karras = recipe(|r| {
-        r.scheduler =
-            SchedulerChoice { kind: Some(SchedulerKind::Ddim), sigmas: Some(SigmaSpacing::Karras), ..r.scheduler }
+        r.scheduler = SchedulerChoice {
+            kind: Some(SchedulerKind::Ddim),
+            sigmas: Some(SigmaSpacing::Karras),
+            ..SchedulerChoice::default()
+        }
     });
     assert!(refused(&Analytic::new(), &karras).contains("`sigmas`"));
 }
