@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
+use bildkante_shared::recipe::{OutputKind, SchedulerKind, SigmaSpacing};
 use bildkante_shared::weighting::Weighting;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -650,6 +651,39 @@ fn weights_of_words_are_a_manifests_choice_and_a_librarys_texts_stay_texts() {
         let faults = site.faults();
         assert!(faults.contains(reason), "{to}: {faults}");
         site.write("campaigns/autumn.toml", &text);
+    }
+}
+
+#[test]
+fn a_slot_says_in_one_way_which_noise_levels_are_visited() {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+    let with = |keys: &str| text.replace("steps = 12 }", &format!("steps = 3, {keys} }}"));
+    let scheduler = |keys: &str| {
+        site.write("campaigns/autumn.toml", &with(keys));
+        site.lock();
+        drawn(&variant(&site.load(), "teaser", &[])).scheduler.clone()
+    };
+    let spaced = scheduler("scheduler = \"dpmpp_3m\", sigmas = \"beta\"");
+    assert_eq!((spaced.kind, spaced.sigmas), (Some(SchedulerKind::DpmPp3M), Some(SigmaSpacing::Beta)));
+    // The campaign's `sigmas` do not hold for a slot that names its levels.
+    let named = scheduler("scheduler = \"tcd\", timesteps = [999, 500, 9], eta = 1, prediction = \"sample\"");
+    assert_eq!((named.sigmas, named.timesteps, named.eta), (None, vec![999, 500, 9], Some(1.0)));
+    assert_eq!(named.prediction, Some(OutputKind::Sample));
+
+    for (keys, reason) in [
+        ("timesteps = [999, 500]", "`timesteps` needs 3 values for 3 steps and has 2"),
+        ("timesteps = [9, 500, 999]", "500 follows 9"),
+        ("timesteps = [10000, 5, 1]", "`timesteps` is 0 to 9999"),
+        ("sigma_values = [14.6, 2, 0.5]", "needs 4 values"),
+        ("sigma_values = [14.6, 2, 0.5, nan]", "`sigma_values` is 0 to 10000"),
+        ("sigmas = \"karras\", timesteps = [999, 500, 9]", "only one of"),
+        ("eta = 2", "`eta` is 0 to 1"),
+        ("prediction = \"flow\"", "`prediction` is `flow`"),
+    ] {
+        site.write("campaigns/autumn.toml", &with(keys));
+        let faults = site.faults().replace("slots.teaser.generate.", "").replace("generate.", "");
+        assert!(faults.contains(reason), "{keys}: {faults}");
     }
 }
 
