@@ -1,6 +1,6 @@
 //! Callers and the jobs they wait for: callers in, one job per recipe, answers out.
 //!
-//! The board is the only state that callers (async), the device thread and the settling thread share. Invariants:
+//! The board is the only state that callers (async), the device threads and the settling threads share. Invariants:
 //! - a recipe has at most one job for any number of callers (joining);
 //! - a job waits in the queue exactly while its stage is [`JobStage::Queued`];
 //! - a job's urgency and deadline are those of its most pressing caller, at any time;

@@ -15,6 +15,7 @@
 mod admission;
 mod api;
 mod archive;
+mod arrivals;
 pub mod blobs;
 mod board;
 pub mod capacity;

@@ -251,7 +251,7 @@ impl Case {
         Ok(ValidRecipe::try_from(Recipe {
             negative_prompt: self.negative_prompt.clone(),
             seed: self.seed,
-            scheduler: self.scheduler,
+            scheduler: self.scheduler.clone(),
             steps: self.steps,
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,

@@ -29,6 +29,7 @@ const ORDER: &[&str] = &[
     // What lasts.
     "blobs",
     "archive",
+    "arrivals",
     "endings",
     "store",
     "dedup",
