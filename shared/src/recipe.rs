@@ -7,7 +7,7 @@ mod scheduler;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::scheduler::{OutputKind, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+pub use self::scheduler::{Prediction, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
 use crate::weighting::{Weighting, WeightingError};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{OutputKind, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::recipe::{Prediction, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
@@ -426,7 +426,7 @@ fn read_scheduler(layered: &Layered<'_, '_, '_>, steps: Option<u32>) -> Schedule
     let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
     let spacings = TimestepSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
     let sigmas = SigmaSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
-    let outputs = OutputKind::ALL.map(|output| (output.as_str(), output));
+    let outputs = Prediction::ALL.map(|output| (output.as_str(), output));
     // A slot that says which levels are visited says so in one way: the campaign's other ways do not hold for it.
     let level = |key: &'static str| layered.of_group(key, &LEVEL_KEYS);
     let count_max = limits::STEPS_MAX as usize;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
-use bildkante_shared::recipe::{OutputKind, SchedulerKind, SigmaSpacing};
+use bildkante_shared::recipe::{Prediction, SchedulerKind, SigmaSpacing};
 use bildkante_shared::weighting::Weighting;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -669,7 +669,7 @@ fn a_slot_says_in_one_way_which_noise_levels_are_visited() {
     // The campaign's `sigmas` do not hold for a slot that names its levels.
     let named = scheduler("scheduler = \"tcd\", timesteps = [999, 500, 9], eta = 1, prediction = \"sample\"");
     assert_eq!((named.sigmas, named.timesteps, named.eta), (None, vec![999, 500, 9], Some(1.0)));
-    assert_eq!(named.prediction, Some(OutputKind::Sample));
+    assert_eq!(named.prediction, Some(Prediction::Sample));
 
     for (keys, reason) in [
         ("timesteps = [999, 500]", "`timesteps` needs 3 values for 3 steps and has 2"),

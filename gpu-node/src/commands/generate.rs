@@ -12,7 +12,7 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, LoraUse, OutputKind, Recipe, RefinerUse, SchedulerChoice, SchedulerKind,
+    ControlUse, InitUse, LongPrompt, LoraUse, Prediction, Recipe, RefinerUse, SchedulerChoice, SchedulerKind,
     SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
 };
 use bildkante_shared::weighting::Weighting;
@@ -73,7 +73,7 @@ pub struct GenerateArgs {
     pub zero_terminal_snr: bool,
     /// What the network's output means: epsilon, `v_prediction` or sample; as its checkpoint says by default
     #[arg(long, value_name = "NAME", value_parser = parse_prediction)]
-    pub prediction: Option<OutputKind>,
+    pub prediction: Option<Prediction>,
     /// Share of fresh noise in each step of ddim or tcd, 0 to 1
     #[arg(long, value_name = "SHARE")]
     pub eta: Option<f64>,
@@ -148,8 +148,8 @@ fn parse_sigmas(text: &str) -> Result<SigmaSpacing, String> {
     word(text, "a spacing of the sigmas", SigmaSpacing::ALL, SigmaSpacing::as_str)
 }
 
-fn parse_prediction(text: &str) -> Result<OutputKind, String> {
-    word(text, "a prediction", OutputKind::ALL, OutputKind::as_str)
+fn parse_prediction(text: &str) -> Result<Prediction, String> {
+    word(text, "a prediction", Prediction::ALL, Prediction::as_str)
 }
 
 /// The one of `all` that is called so.
