@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bildkante_edge::cache::{Caches, LookupOutcome, RenditionKey, decode_entry};
-use bildkante_edge::governance::{Verdict, Subject};
+use bildkante_edge::governance::{Subject, Verdict};
 use bildkante_edge::warm::StoredJobs;
 use bildkante_edge::warm::job::JobRecord;
 use bildkante_shared::durable::{CRASH_POINTS, TEMPORARY_PREFIX};

@@ -268,7 +268,8 @@ async fn a_purge_whose_client_hangs_up_is_carried_out_all_the_same() {
     let downstream = Downstream::new(&config, purges.clone(), catalog.clone()).unwrap();
     let (_trigger, ends) = shutdown::channel();
     let _running = downstream.start(ends);
-    let desk = PurgeDesk::new(purges.clone(), downstream, catalog, epoch.clone(), "http://h".to_owned(), LONG);
+    let log = Arc::new(crate::shared_state::Primary::open(&dir.path().join("state.redb"), epoch.clone()).unwrap());
+    let desk = PurgeDesk::new(purges.clone(), downstream, log, catalog, epoch.clone(), "http://h".to_owned(), LONG);
     let (generation, answers) = (purges.generation(), epoch.current());
     device.set(Mood::Slow);
     let order = PurgeOrder {
