@@ -7,6 +7,7 @@ use std::time::Duration;
 use bildkante_shared::ids::Digest;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::audit;
 use super::downstream::Downstream;
 use super::ledger::PurgeRecord;
 use super::reaches::{Covered, covered};
@@ -172,8 +173,10 @@ impl KillDesk {
     }
 
     async fn propose(&self, what: &'static str, proposal: Proposal) -> Result<Committed, LogError> {
+        let (who, why, subject) = (proposal.who.clone(), proposal.why.clone(), proposal.change.subject());
         let result = self.log.propose(proposal).await;
         let outcome = result.as_ref().map_or_else(LogError::as_str, |_| "done");
+        audit::note(&audit::Change { who: &who, what, subject: &subject, why: &why, outcome });
         self.metrics.changes.with_label_values(&[what, outcome]).inc();
         result
     }

@@ -161,7 +161,7 @@ async fn warm(fleet: &Fleet) -> anyhow::Result<String> {
             let is_final =
                 answer.headers.get("cache-control").is_some_and(|value| value == "public, max-age=60, must-revalidate");
             let etag = answer.headers.get("etag").and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
-            etags.push(Some(etag).filter(|_| is_final && answer.outcome() == "memory"));
+            etags.push(Some(etag).filter(|_| is_final && answer.outcome() == "hit (memory)"));
         }
         etags.dedup();
         if let [Some(etag)] = &etags[..] {
