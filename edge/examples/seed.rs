@@ -52,7 +52,9 @@ struct Seed {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let config = Config::load(&args.config)?;
-    let catalog = Catalog::load(&config.sources()?).context("the campaigns cannot be loaded")?;
+    // With the finish that an edge serves with: a rendition of another is stale to it.
+    let sources = config.finished_sources(&config.provenance.watermark.open()?)?;
+    let catalog = Catalog::load(&sources).context("the campaigns cannot be loaded")?;
     let metrics = CacheMetrics::new(&prometheus::Registry::new())?;
     let caches = Arc::new(Caches::open(&config.cache, metrics).context("the caches cannot be opened")?);
     let mut writes = tokio::task::JoinSet::new();

@@ -4,7 +4,9 @@
 //! variant's *first* recipe in that scope: an edited or reseeded recipe of a variant always gets its own master.
 //! A decision holds for (recipe, scope): the same recipe asked for in another scope is decided anew there, so that
 //! nothing is ever merged across scopes. A later recipe of a variant is answered as if it had no scope: no decision
-//! taken for another variant's sake reaches it. Decisions are taken one at a time: "older" is well defined.
+//! taken for another variant's sake reaches it. Decisions that may depend on each other are taken in the order of arrival
+//! ([`crate::arrivals`]): "older" is well defined. All others are taken side by side, and as many pictures are compared at once
+//! as there is room for ([`Confirming`]).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,8 +15,9 @@ use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::log_limited;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::wire::{DedupScope, Determinism, Duplicate, MasterInfo};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
+use crate::arrivals::{Arrival, Arrivals};
 use crate::config::DedupConfig;
 use crate::dedup::{self, Fingerprint};
 use crate::index;
@@ -63,14 +66,48 @@ impl Comparison {
 pub struct Archive {
     store: Arc<Store>,
     config: DedupConfig,
-    deciding: Mutex<()>,
+    arrivals: Arc<Arrivals>,
+    confirming: Confirming,
     metrics: Arc<NodeMetrics>,
+}
+
+/// Room for comparisons of pixels: each keeps a core busy, and the devices' threads need some.
+#[derive(Debug)]
+struct Confirming {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Confirming {
+    fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { free: Mutex::new((cores / 2).max(1)), freed: Condvar::new() }
+    }
+
+    fn run<T>(&self, compare: impl FnOnce() -> T) -> T {
+        /// Given back also by a defect.
+        struct Held<'c>(&'c Confirming);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                *self.0.free.lock() += 1;
+                self.0.freed.notify_one();
+            }
+        }
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait(&mut free);
+        }
+        *free -= 1;
+        drop(free);
+        let _held = Held(self);
+        compare()
+    }
 }
 
 impl Archive {
     #[must_use]
     pub fn new(store: Arc<Store>, config: DedupConfig, metrics: Arc<NodeMetrics>) -> Self {
-        Self { store, config, deciding: Mutex::new(()), metrics }
+        Self { store, config, arrivals: Arc::default(), confirming: Confirming::new(), metrics }
     }
 
     #[must_use]
@@ -99,17 +136,26 @@ impl Archive {
             && let Some((_, file)) = self.bound(recipe, None)?
         {
             let pixels = decode_png(&file.png)?;
-            return self.settle(recipe, dedup, &pixels, &file.row.determinism).map(Some);
+            let arrival = self.arrive(recipe, dedup);
+            return self.settle(&arrival, recipe, dedup, &pixels, &file.row.determinism).map(Some);
         }
         Ok(None)
     }
 
-    /// Decides what a freshly drawn master is in a scope, stores and binds it. Blocks on disk and computes.
+    /// Gives a picture its place in the order of decisions.
+    #[must_use]
+    pub fn arrive(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Arrival {
+        self.arrivals.enter(recipe, dedup.filter(|_| self.config.enabled))
+    }
+
+    /// Decides what a freshly drawn master is in a scope, stores and binds it. Blocks on disk, for the decisions that this one
+    /// depends on, and computes. The arrival is that of this recipe and scope.
     ///
     /// # Errors
     /// When the store fails; nothing is bound then.
     pub fn settle(
         &self,
+        arrival: &Arrival,
         recipe: RecipeId,
         dedup: Option<&DedupScope>,
         pixels: &Pixels,
@@ -117,7 +163,7 @@ impl Archive {
     ) -> Result<Settled, StoreError> {
         let started = Instant::now();
         let print = Fingerprint::of(pixels);
-        let _deciding = self.deciding.lock();
+        arrival.wait(print.phash, self.config.luma_distance_max);
         let place = self.place(recipe, dedup)?;
         let found = match place {
             Some(place) => self.duplicate(place, pixels, &print)?,
@@ -181,11 +227,12 @@ impl Archive {
             }
             confirmations += 1;
             let Some(file) = self.store.read(id)? else { continue };
-            match dedup::ssimulacra2(&decode_png(&file.png)?, pixels) {
-                Some(ssimulacra2) if ssimulacra2 >= self.config.ssimulacra2_min => {
+            let known = decode_png(&file.png)?;
+            match self.confirming.run(|| dedup::likeness(&known, pixels)) {
+                Some(likeness) if likeness.is_at_least(self.config.ssimulacra2_min) => {
                     self.count(Comparison::Merged);
                     let of = pixels.master_id();
-                    let (distance, chroma_distance) = (near.distance, chroma.mean);
+                    let (distance, chroma_distance, ssimulacra2) = (near.distance, chroma.mean, likeness.score);
                     return Ok(Some((id, file.row, Duplicate { of, distance, chroma_distance, ssimulacra2 })));
                 }
                 _ => self.count(Comparison::OtherPixels),
@@ -235,7 +282,8 @@ mod tests {
         let (first, second) = (of("de"), of("en"));
         let pixels = Pixels::new(8, 8, (0..192).collect()).unwrap();
         let drawn = Determinism { class: "test".into(), device: "none".into(), runtime: "none".into() };
-        let settled = archive.settle(recipe, Some(&first), &pixels, &drawn).unwrap();
+        let settled =
+            archive.settle(&archive.arrive(recipe, Some(&first)), recipe, Some(&first), &pixels, &drawn).unwrap();
 
         failing::fill(&database);
         let find = || archive.find(recipe, Some(&second)).unwrap().unwrap().settlement;

@@ -1,6 +1,6 @@
 //! Callers and the jobs they wait for: callers in, one job per recipe, answers out.
 //!
-//! The board is the only state that callers (async), the device thread and the settling thread share. Invariants:
+//! The board is the only state that callers (async), the device threads and the settling threads share. Invariants:
 //! - a recipe has at most one job for any number of callers (joining);
 //! - a job waits in the queue exactly while its stage is [`JobStage::Queued`];
 //! - a job's urgency and deadline are those of its most pressing caller, at any time;
@@ -24,10 +24,9 @@ use crate::archive::{Settled, Settlement};
 use crate::config::QueueConfig;
 use crate::error::GenerationError;
 use crate::metrics::{DropStage, NodeMetrics};
-use crate::queue::{Queue, Rank};
-
-/// No age makes a job more urgent than this: what a page waits for comes first.
-const AGED_URGENCY_MIN: u8 = 2;
+use crate::pace::Pace;
+use crate::queue::{Ageing, Asked, Claim, Done, Place, Queue};
+use crate::turns::{Choice, Lead, ProbeDue, Turns};
 
 /// A validated request for a master.
 #[derive(Debug, Clone)]
@@ -61,18 +60,31 @@ pub struct Cost {
 
 /// A job handed to the device thread.
 #[derive(Debug, Clone)]
-pub struct StartedJob {
-    pub recipe: Arc<ValidRecipe>,
+pub(crate) struct StartedJob {
+    pub(crate) recipe: Arc<ValidRecipe>,
     /// The first caller's scope; later callers' may differ.
-    pub dedup: Option<DedupScope>,
+    pub(crate) dedup: Option<DedupScope>,
     /// The first caller's span.
-    pub span: Span,
+    pub(crate) span: Span,
+    /// As it was when it was handed over.
+    pub(crate) claim: Claim,
+}
+
+/// Who leads a device's next turn.
+#[derive(Debug)]
+pub(crate) enum Leader {
+    /// A job that has begun, by its place in the list.
+    Begun(usize),
+    Started(StartedJob),
+    /// No job: a probe.
+    Probe,
 }
 
 /// What the device thread is woken for.
 #[derive(Debug)]
 pub enum Due {
-    Job(StartedJob),
+    /// See [`Board::lead`].
+    Job,
     /// Something other than jobs has changed: see [`Board::nudge`].
     Nudge,
     Closed,
@@ -81,8 +93,11 @@ pub enum Due {
 /// Whether a begun job still has callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// By callers, with the urgency of the most pressing one or that of the job's age.
-    Wanted(Urgency),
+    /// With the urgency and the deadline of the most pressing caller.
+    Wanted {
+        urgency: Urgency,
+        deadline: Instant,
+    },
     Unwanted,
 }
 
@@ -138,10 +153,15 @@ impl Progress {
 }
 
 impl Job {
-    /// Its place in the queue, by its most pressing caller and its age; `None` without callers.
-    fn rank(&self, now: Instant, age: Duration) -> Option<Rank> {
-        let rank = self.waiters.iter().map(|w| Rank { urgency: w.urgency, deadline: w.deadline }).min()?;
-        Some(Rank { urgency: aged(rank.urgency, now.saturating_duration_since(self.queued_at), age), ..rank })
+    /// Urgency and deadline of its most pressing caller; `None` without callers.
+    fn pressing(&self) -> Option<(Urgency, Instant)> {
+        self.waiters.iter().map(|waiter| (waiter.urgency, waiter.deadline)).min()
+    }
+
+    /// What it asks the queue for; `None` without callers.
+    fn asks(&self) -> Option<Asked> {
+        let (urgency, deadline) = self.pressing()?;
+        Some(Asked { urgency, deadline, queued_at: self.queued_at })
     }
 
     fn is_wanted(&self, now: Instant) -> bool {
@@ -155,14 +175,6 @@ impl Job {
     }
 }
 
-/// Waiting makes a job more urgent, a level for each `age`, up to the threshold of what a page waits for.
-fn aged(urgency: Urgency, waited: Duration, age: Duration) -> Urgency {
-    let levels = waited.as_millis().checked_div(age.as_millis()).unwrap_or(0);
-    let levels = u8::try_from(levels).unwrap_or(u8::MAX);
-    let floor = urgency.get().min(AGED_URGENCY_MIN);
-    Urgency::new(urgency.get().saturating_sub(levels).max(floor)).unwrap_or(urgency)
-}
-
 #[derive(Debug)]
 struct State {
     queue: Queue,
@@ -171,12 +183,8 @@ struct State {
     next_seat: u64,
     is_closed: bool,
     nudges: u64,
-    /// Exponentially weighted mean of a job's time on the device, for `Retry-After`.
-    job_s: f64,
-    /// After how long in the queue a job counts as one level more urgent.
-    age: Duration,
-    /// When the queue was last put in order by age.
-    aged_at: Instant,
+    /// What jobs take of a device.
+    pace: Pace,
 }
 
 /// The meeting place of callers and device.
@@ -193,16 +201,15 @@ pub struct Board {
 impl Board {
     #[must_use]
     pub fn new(config: &QueueConfig, metrics: Arc<NodeMetrics>) -> Arc<Self> {
+        let ageing = Ageing { after: Duration::from_millis(config.age_ms) };
         let state = State {
-            queue: Queue::new(config.jobs_max),
+            queue: Queue::new(config.jobs_max, ageing),
             jobs: HashMap::new(),
             waiters: 0,
             next_seat: 0,
             is_closed: false,
             nudges: 0,
-            job_s: 1.0,
-            age: Duration::from_millis(config.age_ms),
-            aged_at: Instant::now(),
+            pace: Pace::default(),
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -250,9 +257,9 @@ impl Board {
         Ok(Ticket { receiver, deadline, _seat: Seat { board: Arc::clone(self), id, seat } })
     }
 
-    /// Blocks a device thread until a job is due, the board is closed, or it was nudged since `nudges`, which is brought up to
+    /// Blocks a device thread until a job waits, the board is closed, or it was nudged since `nudges`, which is brought up to
     /// date.
-    pub fn next(&self, nudges: &mut u64) -> Due {
+    pub fn wait(&self, nudges: &mut u64) -> Due {
         let mut state = self.state.lock();
         loop {
             if state.is_closed {
@@ -261,16 +268,17 @@ impl Board {
             if std::mem::replace(nudges, state.nudges) != state.nudges {
                 return Due::Nudge;
             }
-            state.grow_older();
-            while let Some(id) = state.queue.pop() {
-                if let Some(started) = self.start(&mut state, id) {
-                    self.publish(&state);
-                    return Due::Job(started);
-                }
+            if state.queue.len() > 0 {
+                return Due::Job;
             }
-            self.publish(&state);
             self.due.wait(&mut state);
         }
+    }
+
+    /// Whether it takes and starts no job any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().is_closed
     }
 
     /// Wakes every device thread that waits for a job.
@@ -279,23 +287,59 @@ impl Board {
         self.due.notify_all();
     }
 
-    /// The first waiting job that is `wanted`; does not wait for one to come.
-    pub fn take_first(&self, wanted: impl Fn(Rank, &ValidRecipe) -> bool) -> Option<StartedJob> {
+    /// Who leads a device's next turn, among those that have begun there and those that wait; a waiting job is started. `fits`
+    /// says whether a recipe may begin beside those that have. `None` where there is nothing to do, or the board is closed.
+    pub(crate) fn lead(
+        &self,
+        turns: &Turns,
+        begun: &[(Claim, Done)],
+        probe: ProbeDue,
+        fits: impl Fn(&ValidRecipe) -> bool,
+    ) -> Option<(Choice, Leader)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            let now = Instant::now();
+            state.queue.look_at(now);
+            let jobs = &state.jobs;
+            let fits = |id| jobs.get(&id).is_none_or(|job| fits(&job.recipe));
+            let choice = turns.choose(now, begun, &state.queue, probe, fits)?;
+            match choice.lead {
+                Lead::Begun(at) => return Some((choice, Leader::Begun(at))),
+                Lead::Probe => return Some((choice, Leader::Probe)),
+                Lead::Waiting(id) => {
+                    let started = self.start(&mut state, id);
+                    self.publish(&state);
+                    if let Some(started) = started {
+                        return Some((choice, Leader::Started(started)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first waiting job that is `wanted`, and its place; does not wait for one to come.
+    pub(crate) fn take_first(&self, wanted: impl Fn(&Place, &ValidRecipe) -> bool) -> Option<(Place, StartedJob)> {
         let mut state = self.state.lock();
         if state.is_closed {
             return None;
         }
-        state.grow_older();
         loop {
             let jobs = &state.jobs;
-            let is_wanted = |(rank, id): &(Rank, RecipeId)| jobs.get(id).is_some_and(|job| wanted(*rank, &job.recipe));
-            let (_, id) = state.queue.iter().find(is_wanted)?;
-            state.queue.remove(id);
+            let is_wanted = |place: &Place, id| jobs.get(&id).is_some_and(|job| wanted(place, &job.recipe));
+            let (place, id) = state.queue.first(is_wanted)?;
             if let Some(started) = self.start(&mut state, id) {
                 self.publish(&state);
-                return Some(started);
+                return Some((place, started));
             }
         }
+    }
+
+    /// A turn of this urgency has used a device for so long.
+    pub(crate) fn used(&self, urgency: Urgency, time: Duration) {
+        self.state.lock().queue.used(urgency, time);
     }
 
     /// How running jobs stand, asked between steps; in the order of `ids`.
@@ -304,17 +348,17 @@ impl Board {
         let (state, now) = (self.state.lock(), Instant::now());
         let standing = |id: &RecipeId| {
             let job = state.jobs.get(id).filter(|job| !state.is_closed && job.is_wanted(now));
-            match job.and_then(|job| job.rank(now, state.age)) {
-                Some(rank) => Standing::Wanted(rank.urgency),
+            match job.and_then(Job::pressing) {
+                Some((urgency, deadline)) => Standing::Wanted { urgency, deadline },
                 None => Standing::Unwanted,
             }
         };
         ids.iter().map(standing).collect()
     }
 
-    /// Marks a popped job as running, or drops it when every caller's deadline has passed.
+    /// Takes a job out of the queue and marks it as running, or drops it when every caller's deadline has passed.
     fn start(&self, state: &mut State, id: RecipeId) -> Option<StartedJob> {
-        let now = Instant::now();
+        let (now, claim) = (Instant::now(), state.queue.remove(id)?);
         let job = state.jobs.get_mut(&id)?;
         if !job.is_wanted(now) {
             self.metrics.dropped_jobs_total.with_label_values(&[DropStage::Queued.as_str()]).inc();
@@ -323,15 +367,17 @@ impl Board {
         }
         job.stage = JobStage::Running;
         self.metrics.queue_wait_seconds.observe((now - job.queued_at).as_secs_f64());
-        Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone(), span: job.span.clone() })
+        Some(StartedJob { recipe: Arc::clone(&job.recipe), dedup: job.dedup.clone(), span: job.span.clone(), claim })
     }
 
     /// After a drawing was stopped between steps: its job is queued again when a caller joined meanwhile, else dropped.
     pub fn stopped(&self, id: RecipeId) {
         let mut state = self.state.lock();
-        let (now, age) = (Instant::now(), state.age);
-        let rank = state.jobs.get(&id).filter(|job| job.is_wanted(now)).and_then(|job| job.rank(now, age));
-        let is_queued = rank.is_some_and(|rank| !state.is_closed && state.queue.push(id, rank).is_ok());
+        let now = Instant::now();
+        let asked =
+            state.jobs.get(&id).filter(|job| job.is_wanted(now)).and_then(|job| Some((job.asks()?, &job.recipe)));
+        let asked = asked.map(|(asks, recipe)| (asks, state.pace.estimate(recipe)));
+        let is_queued = asked.is_some_and(|(asks, cost)| !state.is_closed && state.queue.push(id, asks, cost).is_ok());
         if is_queued {
             if let Some(job) = state.jobs.get_mut(&id) {
                 job.stage = JobStage::Queued;
@@ -366,8 +412,10 @@ impl Board {
         job.is_charged |= cost.is_some() && !covered.is_empty();
         state.waiters -= covered.len();
         if open.is_empty() {
-            state.jobs.remove(&id);
-            state.job_s = cost.map_or(state.job_s, |cost| 0.8 * state.job_s + 0.2 * cost.gpu_ms / 1e3);
+            let job = state.jobs.remove(&id);
+            if let Some((job, cost)) = job.zip(cost) {
+                state.pace.learn(&job.recipe, cost.gpu_ms / 1e3);
+            }
         }
         self.publish(&state);
         drop(state);
@@ -400,11 +448,10 @@ impl Board {
         let Some(job) = state.jobs.get_mut(&id) else { return };
         let Some(place) = job.waiters.iter().position(|waiter| waiter.seat == seat) else { return };
         job.waiters.remove(place);
-        let stage = job.stage;
-        let rank = state.rank_of(id);
+        let (stage, pressing) = (job.stage, job.pressing());
         state.waiters -= 1;
-        match (stage, rank) {
-            (JobStage::Queued, Some(rank)) => state.queue.rerank(id, rank),
+        match (stage, pressing) {
+            (JobStage::Queued, Some((urgency, deadline))) => state.queue.change(id, urgency, deadline),
             (JobStage::Queued, None) => {
                 state.queue.remove(id);
                 state.jobs.remove(&id);
@@ -440,7 +487,7 @@ impl Board {
         let (state, now) = (self.state.lock(), Instant::now());
         let job = state.jobs.get(&id)?;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let urgency = job.rank(now, state.age).map(|rank| rank.urgency);
+        let urgency = job.pressing().map(|(urgency, _)| urgency);
         let progress = job.progress;
         let status = match job.stage {
             JobStage::Running => GenerationStatus {
@@ -450,14 +497,16 @@ impl Board {
                 ..GenerationStatus::new(id, GenerationState::Running)
             },
             JobStage::Queued => {
-                let position = state.queue.iter().position(|(_, waiting)| waiting == id).unwrap_or(0);
+                let position = state.queue.before(id);
                 // A running job is half over, on average.
                 let running = state.jobs.len() - state.queue.len().min(state.jobs.len());
                 #[allow(clippy::cast_precision_loss, reason = "bounded by the queue")]
                 let jobs = position as f64 + running as f64 / 2.0;
                 GenerationStatus {
                     position: Some(position as u64),
-                    estimated_start_ms: Some(millis(Duration::from_secs_f64((state.job_s * jobs).clamp(0.0, 1e6)))),
+                    estimated_start_ms: Some(millis(Duration::from_secs_f64(
+                        (state.pace.job_s() * jobs).clamp(0.0, 1e6),
+                    ))),
                     ..GenerationStatus::new(id, GenerationState::Queued)
                 }
             }
@@ -475,28 +524,9 @@ impl Board {
 }
 
 impl State {
-    fn rank_of(&self, id: RecipeId) -> Option<Rank> {
-        self.jobs.get(&id).and_then(|job| job.rank(Instant::now(), self.age))
-    }
-
-    /// Orders the queue anew by age once in a while, so that no job waits for ever.
-    fn grow_older(&mut self) {
-        let now = Instant::now();
-        if self.age.is_zero() || now.saturating_duration_since(self.aged_at) < self.age / 4 {
-            return;
-        }
-        self.aged_at = now;
-        let waiting: Vec<RecipeId> = self.queue.iter().map(|(_, id)| id).collect();
-        for id in waiting {
-            if let Some(rank) = self.rank_of(id) {
-                self.queue.rerank(id, rank);
-            }
-        }
-    }
-
     fn open(&mut self, id: RecipeId, recipe: ValidRecipe, span: Span, waiter: Waiter) -> Result<(), GenerationError> {
-        let rank = Rank { urgency: waiter.urgency, deadline: waiter.deadline };
-        if self.queue.push(id, rank).is_err() {
+        let asks = Asked { urgency: waiter.urgency, deadline: waiter.deadline, queued_at: waiter.arrived_at };
+        if self.queue.push(id, asks, self.pace.estimate(&recipe)).is_err() {
             return Err(self.full("all places for jobs"));
         }
         let job = Job {
@@ -516,9 +546,8 @@ impl State {
     fn join(&mut self, id: RecipeId, waiter: Waiter) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.waiters.push(waiter);
-        let stage = job.stage;
-        if let (JobStage::Queued, Some(rank)) = (stage, self.rank_of(id)) {
-            self.queue.rerank(id, rank);
+        if let (JobStage::Queued, Some((urgency, deadline))) = (job.stage, job.pressing()) {
+            self.queue.change(id, urgency, deadline);
         }
     }
 
@@ -536,7 +565,7 @@ impl State {
 
     fn full(&self, what: &'static str) -> GenerationError {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let retry_after_s = (self.job_s * self.queue.len() as f64 / 2.0).clamp(1.0, 60.0).ceil() as u32;
+        let retry_after_s = (self.pace.job_s() * self.queue.len() as f64 / 2.0).clamp(1.0, 60.0).ceil() as u32;
         GenerationError::QueueFull { what, retry_after_s }
     }
 }
@@ -604,18 +633,6 @@ mod tests {
     use bildkante_shared::recipe::Recipe;
 
     use super::*;
-
-    #[test]
-    fn age_lifts_a_job_a_level_at_a_time_and_never_to_a_hero() {
-        let age = Duration::from_secs(30);
-        let level = |urgency: u8, waited_s: u64, age| {
-            aged(Urgency::new(urgency).unwrap(), Duration::from_secs(waited_s), age).get()
-        };
-        assert_eq!([0, 29, 30, 89, 90, 150, 9_000].map(|waited_s| level(7, waited_s, age)), [7, 7, 6, 5, 4, 2, 2]);
-        assert_eq!([0, 60].map(|waited_s| level(0, waited_s, age)), [0, 0]);
-        assert_eq!([0, 60].map(|waited_s| level(1, waited_s, age)), [1, 1]);
-        assert_eq!(level(7, 9_000, Duration::ZERO), 7, "0 switches it off");
-    }
 
     #[test]
     fn a_scope_that_callers_ask_for_between_those_of_others_is_open_once() {

@@ -231,7 +231,7 @@ pub struct QueueConfig {
     pub jobs_max: usize,
     /// Callers waiting for any recipe; one more is answered 429.
     pub waiters_max: usize,
-    /// After how long in the queue a recipe counts as one level more urgent, down to 2; 0: never.
+    /// After how long a recipe is aged, for which one turn in ten is kept; 0: never.
     pub age_ms: u64,
 }
 

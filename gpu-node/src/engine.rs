@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
@@ -91,6 +91,24 @@ pub trait Engine: Send {
     /// Why the pass failed: no request has made a step then. Within, why each request failed.
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError>;
 
+    /// What the next pass of [`Self::probe`] is made for; `None` where there is nothing to find out.
+    fn next_probe(&self) -> Option<NextProbe> {
+        None
+    }
+
+    /// How much there is to find out.
+    fn probes(&self) -> usize {
+        0
+    }
+
+    /// Makes one pass to find out what lets requests share passes. No request depends on it: it is made when there is time.
+    ///
+    /// # Errors
+    /// What it failed at. It is not tried again until a request asks for it.
+    fn probe(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Steps made and steps there are.
     fn progress(&self, drawing: DrawingId) -> (u32, u32);
 
@@ -136,6 +154,15 @@ pub trait Engine: Send {
 /// A request that an engine has begun and not yet finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrawingId(pub u64);
+
+/// What a probe is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextProbe {
+    /// A recipe like those that it is for.
+    pub recipe: RecipeId,
+    /// Whether a request has asked for it. Else it is foreseen, and waits until the device is idle.
+    pub is_wanted: bool,
+}
 
 /// A drawn picture, and within what it can be repeated bit for bit.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::weighting::{WEIGHT_MAX, Weighting};
 use serde_json::Value;
 
 use crate::api;
@@ -80,7 +81,7 @@ pub fn picture(data: &[u8]) {
     }
 }
 
-/// A prompt: every chunk has the length the encoder wants.
+/// A prompt, its brackets as weights and as brackets: every chunk has the length the encoder wants.
 pub fn prompt(data: &[u8]) {
     thread_local! {
         static TOKENIZER: Option<ClipTokenizer> = {
@@ -91,10 +92,13 @@ pub fn prompt(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     TOKENIZER.with(|tokenizer| {
         let Some(tokenizer) = tokenizer else { return };
-        if let Ok(chunks) = tokenizer.chunks(&text) {
+        for weighting in [Weighting::Plain, Weighting::Brackets] {
+            let Ok(fragments) = weighting.fragments(&text) else { continue };
+            assert!(fragments.iter().all(|fragment| (0.0..=WEIGHT_MAX).contains(&fragment.weight)));
+            let Ok(chunks) = tokenizer.chunks(&fragments) else { continue };
             assert!(chunks >= 1 && chunks <= data.len().max(1), "{chunks} chunks");
-            let encoded = tokenizer.encode_chunks(&text, chunks).unwrap_or_default();
-            assert!(encoded.iter().all(|ids| ids.len() == tokenizer.tokens()));
+            let encoded = tokenizer.encode_chunks(&fragments, chunks).unwrap_or_default();
+            assert!(encoded.iter().all(|chunk| chunk.ids.len() == tokenizer.tokens()));
         }
     });
 }

@@ -15,6 +15,7 @@
 mod admission;
 mod api;
 mod archive;
+mod arrivals;
 pub mod blobs;
 mod board;
 pub mod capacity;
@@ -26,9 +27,11 @@ mod endings;
 pub mod engine;
 mod error;
 pub mod fuzzing;
+pub mod hamming;
 pub mod health;
 mod index;
 mod metrics;
+mod pace;
 mod progress;
 mod queue;
 mod server;
@@ -36,6 +39,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tls;
+mod turns;
 pub mod worker;
 
 use std::net::SocketAddr;

@@ -65,6 +65,11 @@ pub struct NodeMetrics {
     pub steps_total: IntCounter,
     /// Evaluations of a network, each for one request or several.
     pub passes_total: IntCounter,
+    /// Finding out how many requests may share a pass; no drawing's time.
+    pub probe_seconds_total: Counter,
+    pub probe_passes_total: IntCounter,
+    /// Classes of passes that are to be probed, by device.
+    pub probes_pending: GaugeVec,
     /// Requests between their first step and their picture.
     pub begun_jobs: IntGauge,
     pub time_to_ready_seconds: Gauge,
@@ -121,6 +126,10 @@ impl NodeMetrics {
             stage_seconds: make.histograms("stage_seconds", "Time of a drawing by stage", "stage")?,
             steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,
             passes_total: make.counter("passes_total", "Passes of a network, each for one request or several")?,
+            probe_seconds_total: make
+                .seconds("probe_seconds_total", "Time spent finding out how many requests may share a pass")?,
+            probe_passes_total: make.counter("probe_passes_total", "Passes made to find that out")?,
+            probes_pending: make.gauges("probes_pending", "Classes of passes that are to be probed", "device")?,
             begun_jobs: make.gauge("begun_jobs", "Requests between their first step and their picture")?,
             checkpoint_ready_seconds: make.gauges(
                 "checkpoint_ready_seconds",

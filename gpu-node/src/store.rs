@@ -16,6 +16,7 @@
 
 mod files;
 mod room;
+mod survey;
 mod tables;
 mod usage;
 
@@ -42,6 +43,7 @@ use crate::metrics::NodeMetrics;
 use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
 use room::Room;
+pub use survey::{Findable, Survey};
 use tables::Tables;
 use usage::Usage;
 
@@ -385,12 +387,14 @@ impl Store {
         bindings: &[NewBinding],
     ) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
+        // Encoded before the lock is taken; under it, where the master was evicted in between.
+        let png = if self.tables.master(id)?.is_some() { Vec::new() } else { encode_png(pixels)? };
         let writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
             self.bind(bindings)?;
             return Ok(row.info(id));
         }
-        let png = encode_png(pixels)?;
+        let png = if png.is_empty() { encode_png(pixels)? } else { png };
         if png.len() > MASTER_FILE_BYTES_MAX {
             return Err(StoreError::TooLarge { bytes: png.len() });
         }
@@ -409,7 +413,7 @@ impl Store {
         self.publish(&usage);
         drop(usage);
         self.make_findable(bindings)?;
-        // A file takes more of the disk than its bytes. The settling thread makes up for it, so that no device has to.
+        // A file takes more of the disk than its bytes. A settling thread makes up for it, so that no device has to.
         drop(writing);
         self.keep_reserve();
         Ok(row.info(id))

@@ -23,7 +23,8 @@ pub fn fake_checkpoint() -> Digest {
 /// How a fake engine is steered and watched from a test.
 #[derive(Debug)]
 pub struct FakeControl {
-    is_open: Mutex<bool>,
+    /// Steps that are let through the gate; `None`: it is open.
+    allowed: Mutex<Option<usize>>,
     opened: Condvar,
     started: watch::Sender<usize>,
     entered: watch::Sender<usize>,
@@ -36,7 +37,7 @@ pub struct FakeControl {
 impl Default for FakeControl {
     fn default() -> Self {
         Self {
-            is_open: Mutex::new(true),
+            allowed: Mutex::new(None),
             opened: Condvar::new(),
             started: watch::Sender::new(0),
             entered: watch::Sender::new(0),
@@ -51,11 +52,17 @@ impl Default for FakeControl {
 impl FakeControl {
     /// Drawings stop before their next step until [`Self::release`].
     pub fn hold(&self) {
-        *self.is_open.lock() = false;
+        *self.allowed.lock() = Some(0);
     }
 
     pub fn release(&self) {
-        *self.is_open.lock() = true;
+        *self.allowed.lock() = None;
+        self.opened.notify_all();
+    }
+
+    /// Lets so many steps of held drawings through.
+    pub fn allow(&self, steps: usize) {
+        *self.allowed.lock() = Some(steps);
         self.opened.notify_all();
     }
 
@@ -106,13 +113,15 @@ impl FakeControl {
 
     /// Waits where drawings wait: until [`Self::release`], if they are held.
     pub fn wait_open(&self) {
-        let mut is_open = self.is_open.lock();
-        while !*is_open {
-            self.opened.wait(&mut is_open);
+        let mut allowed = self.allowed.lock();
+        while *allowed == Some(0) {
+            self.opened.wait(&mut allowed);
         }
+        *allowed = allowed.map(|steps| steps - 1);
     }
 
-    fn step(&self) {
+    /// Enters a step, waits until it is let through, and makes it.
+    pub fn step(&self) {
         self.entered.send_modify(|entered| *entered += 1);
         self.wait_open();
         std::thread::sleep(*self.step.lock());

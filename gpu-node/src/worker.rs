@@ -1,9 +1,9 @@
-//! The threads that own a device each, and the one that settles what they drew.
+//! The threads that own a device each, and those that settle what they drew.
 //!
 //! Device thread ([`device`]): load → self-test → [`executor`]: the most urgent requests' next step, until the board
 //! closes. It touches the disk before a drawing only (the store, room for a master, the recipe's images, its mark) and
-//! hands each drawing on at once. All device threads take from one board. Settling thread: [`settle`]. Before it at
-//! most [`SETTLING_MAX`] drawings wait, so a slow disk slows devices down instead of filling memory. [`torch`] is the
+//! hands each drawing on at once. All device threads take from one board. Settling threads: [`settle`]; before them
+//! at most [`WAITING_MAX`] drawings wait, so a slow disk slows devices down instead of filling memory. [`torch`] is the
 //! engine on libtorch.
 //!
 //! A panic in a job fails that job only, and so does a device that is out of memory. A device that is lost to this process
@@ -15,16 +15,22 @@ mod executor;
 mod settle;
 mod torch;
 
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 
 pub use self::bench::Bench;
 use self::bench::DeviceBench;
 pub use self::torch::{torch_engine, torch_engines};
 use crate::engine::Engines;
 
-/// Drawings that may wait to be settled.
-const SETTLING_MAX: usize = 2;
+/// Drawings that may wait for a settling thread.
+const WAITING_MAX: usize = 2;
+/// Settling threads of a node: a few for each device, so that one picture's comparisons hold no other up.
+const SETTLERS_PER_DEVICE: usize = 3;
+const SETTLERS_MAX: usize = 12;
 
 /// The threads.
 #[derive(Debug)]
@@ -36,10 +42,15 @@ impl Worker {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(engines: Engines, bench: Bench) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(SETTLING_MAX);
-        let settling = bench.clone();
-        let settle = std::thread::Builder::new().name("node-settle".to_owned());
-        let settle = settle.spawn(move || settling.settle_all(&receiver))?;
+        let (sender, receiver) = sync_channel(WAITING_MAX);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let settlers = (SETTLERS_PER_DEVICE * engines.0.len()).clamp(SETTLERS_PER_DEVICE, SETTLERS_MAX);
+        let mut settling = Vec::new();
+        for number in 0..settlers {
+            let (own, receiver) = (bench.clone(), Arc::clone(&receiver));
+            let thread = std::thread::Builder::new().name(format!("node-settle-{number}"));
+            settling.push(thread.spawn(move || own.settle_all(&receiver))?);
+        }
         let mut threads = Vec::new();
         bench.health.expect(engines.0.iter().map(|(name, _)| name.clone()).collect());
         for (device, (name, factory)) in engines.0.into_iter().enumerate() {
@@ -47,7 +58,7 @@ impl Worker {
             let thread = std::thread::Builder::new().name(format!("node-device-{device}"));
             threads.push(thread.spawn(move || own.run(factory, &sender))?);
         }
-        threads.push(settle);
+        threads.extend(settling);
         Ok(Self { threads })
     }
 

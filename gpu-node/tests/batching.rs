@@ -20,6 +20,8 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, GenerationReply, Gener
 use http::Method;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
+use support::gated::Gated;
+use support::sharing::Sharing;
 use support::sick::Sick;
 use support::{TestNode, Wish, request};
 use tempfile::TempDir;
@@ -36,15 +38,31 @@ fn models() -> TempDir {
     dir
 }
 
+/// Where verdicts on shared passes are kept.
+const VERDICTS: &str = "batch-shapes.json";
+const PROBES: &str = "bildkante_node_probes_pending{device=\"0\"}";
+const PROBE_PASSES: &str = "bildkante_node_probe_passes_total";
+
 async fn node(models: &TempDir, requests_max: usize, determinism: DeterminismChoice) -> TestNode {
-    let wish = Wish::default().config(|config: &mut NodeConfig| {
+    node_on(models, requests_max, determinism, &Arc::new(tempfile::tempdir().unwrap())).await
+}
+
+/// Over a data folder that is there. Its probes stop where the control holds them.
+async fn node_on(
+    models: &TempDir,
+    requests_max: usize,
+    determinism: DeterminismChoice,
+    data: &Arc<TempDir>,
+) -> TestNode {
+    let wish = Wish::default().on(data).config(|config: &mut NodeConfig| {
         config.models_dir = models.path().to_owned();
         config.threads = 1;
         config.batch.requests_max = requests_max;
         config.batch.determinism = determinism;
     });
-    let factory = torch_engine(&wish.config);
-    let node = wish.start_with(factory, Arc::default()).await;
+    let control = Arc::default();
+    let factory = Gated::factory(torch_engine(&wish.config), &control);
+    let node = wish.start_with(factory, control).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
     for name in ["picture", "mask", "edges"] {
         let (digest, png) = image(name);
@@ -141,15 +159,38 @@ async fn together(node: &TestNode, recipes: &[Recipe], order: &[(usize, u8)]) ->
     replies
 }
 
+/// An empty data folder but for what `from` has found out about shared passes.
+fn data_that_knows(from: Option<&TempDir>) -> Arc<TempDir> {
+    let data = tempfile::tempdir().unwrap();
+    if let Some(from) = from {
+        std::fs::copy(from.path().join(VERDICTS), data.path().join(VERDICTS)).unwrap();
+    }
+    Arc::new(data)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_depends_on_its_recipe_and_on_no_company() {
     let models = models();
     for requests_max in [1, 4] {
-        let reference = node(&models, requests_max, DeterminismChoice::Exact).await;
-        let recipes = recipes(&reference).await;
+        // Before anything is known, all that is new runs alone; meanwhile it is found out what may share passes.
+        let first = node(&models, requests_max, DeterminismChoice::Exact).await;
+        let recipes = recipes(&first).await;
+        let in_order: Vec<(usize, u8)> = (0..recipes.len()).map(|at| (at, 3)).collect();
+        let first_replies = together(&first, &recipes, &in_order).await;
+        first.counts(PROBES, 0.0).await;
+        let found = (requests_max > 1).then(|| Arc::clone(&first.data));
+        first.node.shut_down().await;
+
+        let data = data_that_knows(found.as_deref());
+        let reference = node_on(&models, requests_max, DeterminismChoice::Exact, &data).await;
         let expected = alone(&reference, &recipes).await;
         assert_eq!(expected.len(), recipes.len());
+        assert_eq!(reference.metric(PROBE_PASSES), 0.0, "all is known");
         reference.node.shut_down().await;
+        for reply in first_replies {
+            let (master, class) = &expected[&reply.recipe_id];
+            assert!(reply.determinism.class != *class || reply.master.id == *master, "{class}: equal bits");
+        }
 
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let arrivals = Just((0..recipes.len()).collect::<Vec<usize>>()).prop_shuffle();
@@ -161,7 +202,8 @@ async fn a_master_depends_on_its_recipe_and_on_no_company() {
             let (order, urgencies) = arrivals.new_tree(&mut runner).unwrap().current();
             let order: Vec<(usize, u8)> = order.into_iter().zip(urgencies).collect();
             // Another process's memory and store: nothing is answered from before.
-            let busy = node(&models, requests_max, DeterminismChoice::Exact).await;
+            let data = data_that_knows(found.as_deref());
+            let busy = node_on(&models, requests_max, DeterminismChoice::Exact, &data).await;
             for reply in together(&busy, &recipes, &order).await {
                 let (master, class) = &expected[&reply.recipe_id];
                 assert_eq!(reply.master.id, *master, "{requests_max} at once, {order:?}");
@@ -173,6 +215,82 @@ async fn a_master_depends_on_its_recipe_and_on_no_company() {
             busy.node.shut_down().await;
         }
     }
+}
+
+/// A recipe with an adapter of this weight.
+async fn adapted(node: &TestNode, weight: f64, seed: u32) -> Recipe {
+    let adapters: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
+    let digest = adapters.iter().find(|known| known.name == "sd1.kohya").unwrap().digest;
+    Recipe { loras: vec![LoraUse { digest, weight }], ..plain(node, seed).await }
+}
+
+async fn plain(node: &TestNode, seed: u32) -> Recipe {
+    let known: Vec<CheckpointInfo> = serde_json::from_slice(&node.client.get("/v1/checkpoints").await.body).unwrap();
+    let digest = known.iter().find(|known| known.name == "sd1-tiny").unwrap().digest;
+    Recipe { seed, steps: 4, ..Recipe::new(digest, "a mug", (32, 32)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_waits_for_a_probe() {
+    let models = models();
+    let node = node(&models, 4, DeterminismChoice::Exact).await;
+    // What is known at the start is probed while there is nothing else to do.
+    node.counts(PROBES, 0.0).await;
+    let known = node.metric(PROBE_PASSES);
+    assert!(known >= 5.0, "{known} passes for the checkpoints' own sizes");
+
+    node.control.hold();
+    let entered = node.control.steps();
+    let new = Recipe { width_px: 64, ..plain(&node, 1).await };
+    let begun_alone = draw(&node, &new, 7).await;
+    // The device is idle, and in the first pass of the probe. A hero waits for that pass and no other.
+    node.control.entered(entered + 1).await;
+    let hero = plain(&node, 2).await;
+    let client = node.client.clone();
+    let asked = GenerationRequest { recipe: hero, urgency: Urgency::MOST, deadline_ms: 120_000, dedup: None };
+    let hero = tokio::spawn(async move { client.post(&asked).await.reply() });
+    eventually("the hero waits", async || node.metric("bildkante_node_queue_jobs") >= 1.0).await;
+    node.control.allow(1);
+    hero.await.unwrap();
+    node.control.entered(entered + 2).await;
+    assert_eq!(node.control.steps(), entered + 1);
+    assert!(node.metric(PROBES) >= 1.0);
+
+    node.control.release();
+    node.counts(PROBES, 0.0).await;
+    let shared = draw(&node, &Recipe { seed: 3, ..new.clone() }, 7).await;
+    assert_ne!(begun_alone.determinism.class, "");
+    assert_eq!(node.metric(PROBES), 0.0, "its class is known: {}", shared.determinism.class);
+    assert!(node.metric("bildkante_node_probe_seconds_total") > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_change_no_class_and_verdicts_outlive_a_restart() {
+    let (models, data) = (models(), Arc::new(tempfile::tempdir().unwrap()));
+    let first = node_on(&models, 4, DeterminismChoice::Exact, &data).await;
+    let drawn = adapted(&first, 0.7, 1).await;
+    draw(&first, &drawn, 3).await;
+    first.counts(PROBES, 0.0).await;
+    let passes = first.metric(PROBE_PASSES);
+    let network = {
+        let known: Vec<CheckpointInfo> =
+            serde_json::from_slice(&first.client.get("/v1/checkpoints").await.body).unwrap();
+        known.iter().find(|known| known.name == "sd1-edges").unwrap().digest
+    };
+    let control = |weight| ControlUse { network, image: image("edges").0, weight, start: 0.0, end: 1.0 };
+    draw(&first, &adapted(&first, 0.71, 2).await, 3).await;
+    assert_eq!((first.metric(PROBES), first.metric(PROBE_PASSES)), (0.0, passes), "another weight");
+    draw(&first, &Recipe { controls: vec![control(0.7)], ..plain(&first, 3).await }, 3).await;
+    first.counts(PROBES, 0.0).await;
+    let passes = first.metric(PROBE_PASSES);
+    draw(&first, &Recipe { controls: vec![control(0.71)], ..plain(&first, 4).await }, 3).await;
+    assert_eq!((first.metric(PROBES), first.metric(PROBE_PASSES)), (0.0, passes), "another scale");
+    first.node.shut_down().await;
+
+    let again = node_on(&models, 4, DeterminismChoice::Exact, &data).await;
+    draw(&again, &adapted(&again, 0.72, 5).await, 3).await;
+    draw(&again, &Recipe { controls: vec![control(0.72)], ..plain(&again, 6).await }, 3).await;
+    assert_eq!((again.metric(PROBES), again.metric(PROBE_PASSES)), (0.0, 0.0), "all is known");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,6 +328,62 @@ async fn a_hero_waits_one_step_of_the_running_request() {
     let expected = [("a hero".to_owned(), 4), ("a long one".to_owned(), 203)];
     assert_eq!(node.control.finished(), expected, "prompts, and the steps made until then");
     assert_eq!(node.control.prompts(), ["a long one", "a hero"]);
+}
+
+/// Asks for a recipe and waits until it is in: until `waiters` callers wait.
+async fn ask(node: &TestNode, asked: GenerationRequest, waiters: usize) -> tokio::task::JoinHandle<GenerationReply> {
+    let client = node.client.clone();
+    let call = tokio::spawn(async move { client.post(&asked).await.reply() });
+    let waiters = f64::from(u32::try_from(waiters).unwrap());
+    eventually("it is in", async || node.metric("bildkante_node_waiters") >= waiters).await;
+    call
+}
+
+fn wide(asked: GenerationRequest) -> GenerationRequest {
+    GenerationRequest { recipe: Recipe { width_px: 128, ..asked.recipe }, ..asked }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_one_class_does_not_keep_another_from_its_turn() {
+    let node = Sharing::start().await;
+    node.control.hold();
+    let mut calls = vec![ask(&node, prompted("stream 0", 3, 3), 1).await];
+    node.control.entered(1).await;
+    calls.push(ask(&node, wide(prompted("another class", 3, 3)), 2).await);
+    for n in 1..9 {
+        let stream = prompted(&format!("stream {n}"), 3, 3);
+        calls.push(ask(&node, stream, n + 2).await);
+    }
+    node.control.release();
+    for call in calls {
+        call.await.unwrap();
+    }
+    // The first of the stream leads, and three go along; then the deadline of the other class is the earliest.
+    let finished: Vec<String> = node.control.finished().into_iter().map(|(prompt, _)| prompt).collect();
+    let place = finished.iter().position(|prompt| prompt == "another class");
+    assert!(place.is_some_and(|place| place <= 4), "{finished:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hero_does_not_wait_for_the_decodings_of_a_group() {
+    let node = Sharing::start().await;
+    node.control.hold();
+    let mut calls = vec![ask(&node, wide(prompted("first", 1, 3)), 1).await];
+    node.control.entered(1).await;
+    for n in 0..4 {
+        calls.push(ask(&node, prompted(&format!("of the group {n}"), 1, 3), n + 2).await);
+    }
+    // The first one's only step; then the group is in its only one.
+    node.control.allow(1);
+    node.control.entered(2).await;
+    calls.push(ask(&node, prompted("a hero", 3, 0), 5).await);
+    eventually("the hero waits", async || node.metric("bildkante_node_queue_jobs") >= 1.0).await;
+    node.control.release();
+    for call in calls {
+        call.await.unwrap();
+    }
+    let finished: Vec<String> = node.control.finished().into_iter().map(|(prompt, _)| prompt).collect();
+    assert_eq!(finished[..2], ["first", "a hero"], "{finished:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,3 +200,44 @@ async fn a_node_told_not_to_look_never_merges() {
     ask(&node, &seeded("a red ball", 1, "finish=matte")).await;
     assert_eq!(ask(&node, &seeded("a red ball", 2, "finish=glossy")).await.duplicate, None);
 }
+
+/// What was merged and what was kept apart, as the command tells it of a node that has stopped.
+#[tokio::test]
+async fn a_report_tells_what_each_threshold_would_merge_and_undo() {
+    let node = painting_node().await;
+    ask(&node, &seeded("a red ball", 1, "finish=matte")).await;
+    let merged = ask(&node, &seeded("a red ball", 2, "finish=glossy")).await.duplicate.unwrap();
+    for (prompt, seed, variant) in [("a green ball", 3, "colour=green"), ("a red bar", 4, "shape=bar")] {
+        ask(&node, &seeded(prompt, seed, variant)).await;
+    }
+    let report = |data: &std::path::Path| {
+        let command = std::process::Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"))
+            .args(["dedup-report", "--json", "--data"])
+            .arg(data)
+            .output()
+            .unwrap();
+        let (said, failed) = (String::from_utf8_lossy(&command.stdout), String::from_utf8_lossy(&command.stderr));
+        (said.into_owned(), failed.into_owned())
+    };
+    let (_, in_use) = report(node.data.path());
+    assert!(in_use.contains("is in use") && in_use.contains("--data"), "{in_use}");
+    node.node.shut_down().await;
+    let (said, failed) = report(node.data.path());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {failed}"));
+    // Three masters are apart, of which red and green are one in luma; the glossy ball has the matte one's.
+    assert_eq!(
+        (&report["masters"], &report["pairs"], &report["merged"]),
+        (&3.into(), &3.into(), &1.into()),
+        "{report}"
+    );
+    assert_eq!(report["luma_histogram"].as_array().unwrap().iter().filter_map(|it| it.as_u64()).sum::<u64>(), 3);
+    let threshold = |key: &str, value: f64| {
+        let all = report["thresholds"].as_array().unwrap();
+        all.iter().find(|it| it["key"] == key && it["value"] == value).unwrap().clone()
+    };
+    let undone = threshold("ssimulacra2_min", 95.0);
+    let is_undone = usize::from(merged.ssimulacra2 < 95.0);
+    assert_eq!((&undone["would_merge"], &undone["would_undo"]), (&0.into(), &is_undone.into()), "{report}");
+    let configured = threshold("ssimulacra2_min", 80.0);
+    assert_eq!((&configured["is_configured"], &configured["would_undo"]), (&true.into(), &0.into()), "{report}");
+}

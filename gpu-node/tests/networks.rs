@@ -13,6 +13,7 @@ use bildkante_gpu_node::diffusion::sd::controlnet;
 use bildkante_gpu_node::diffusion::sd::controlnet::ControlNetConfig;
 use bildkante_gpu_node::diffusion::sd::unet;
 use bildkante_gpu_node::diffusion::sd::unet::Unet;
+use bildkante_gpu_node::diffusion::text::Prompt;
 use bildkante_gpu_node::diffusion::text::clip;
 use bildkante_gpu_node::diffusion::text::clip::{ClipTextModel, Head, HiddenLayer};
 use bildkante_gpu_node::diffusion::text::config::ClipConfig;
@@ -21,6 +22,8 @@ use bildkante_gpu_node::diffusion::vae;
 use bildkante_gpu_node::diffusion::vae::Vae;
 use bildkante_gpu_node::diffusion::vae::config::VaeConfig;
 use bildkante_gpu_node::diffusion::weights::Weights;
+use bildkante_shared::recipe::LongPrompt;
+use bildkante_shared::weighting::Weighting;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -82,12 +85,46 @@ fn tiny_checkpoints_compute_what_diffusers_computes() -> Result<()> {
 /// The embeddings of several prompts, one row each.
 fn texts(checkpoint: &Checkpoint, prompts: &[&str]) -> Result<Tensor> {
     let rows =
-        prompts.iter().map(|prompt| Ok(checkpoint.text().encode(prompt, 1)?.hidden)).collect::<Result<Vec<_>>>()?;
+        prompts.iter().map(|prompt| Ok(checkpoint.text().encode(*prompt, 1)?.hidden)).collect::<Result<Vec<_>>>()?;
     Ok(Tensor::f_cat(&rows, 0)?)
 }
 
 fn ids_of(value: &Value) -> Option<Vec<i64>> {
     value.as_array()?.iter().map(Value::as_i64).collect()
+}
+
+#[test]
+fn prompts_are_read_as_compel_and_diffusers_read_them() -> Result<()> {
+    let cases = json(&fixtures().join("goldens/prompts/cases.json"))?;
+    let goldens = trace(&fixtures().join("goldens/prompts/prompts.safetensors"))?;
+    let cases = cases.as_array().context("cases")?;
+    ensure!(cases.len() >= 20);
+    let load = |name| Checkpoint::load(&fixtures().join("checkpoints").join(name), Device::Cpu, DType::F32);
+    for name in ["sd1-tiny", "sd2-tiny", "sdxl-tiny"] {
+        let checkpoint = load(name)?;
+        for case in cases.iter().filter(|case| case["checkpoint"] == name) {
+            let what = case["name"].as_str().context("name")?;
+            let text = case["prompt"].as_str().context("prompt")?.to_owned();
+            let clip_skip = u32::try_from(case["clip_skip"].as_u64().context("clip_skip")?)?;
+            let weighting = if case["compel"].is_null() { Weighting::Plain } else { Weighting::Brackets };
+            let prompt = Prompt { text, weighting, clip_skip };
+            let chunks = checkpoint.text().chunks(&[&prompt], LongPrompt::Chunks)?;
+            ensure!(Some(chunks as u64) == case["chunks"].as_u64(), "{what}: {chunks} chunks");
+            let encoded = checkpoint.text().encode(prompt.clone(), chunks)?;
+            assert_close(what, &encoded.hidden, &goldens[&format!("{what}.hidden")])?;
+            if let Some(pooled) = &encoded.pooled {
+                assert_close(&format!("{what} pooled"), pooled, &goldens[&format!("{what}.pooled")])?;
+            }
+        }
+        let refused = checkpoint.text().encode(Prompt { clip_skip: 32, ..Prompt::from("a red mug") }, 1);
+        ensure!(refused.is_err_and(|error| error.is_refusal() && error.to_string().contains("clip_skip")));
+        // Without the recipe's choice brackets are brackets.
+        let brackets = Prompt::from("a (red:1.3) mug");
+        let weighted = Prompt { weighting: Weighting::Brackets, ..brackets.clone() };
+        let encode = |prompt: &Prompt| Ok::<_, anyhow::Error>(checkpoint.text().encode(prompt.clone(), 1)?.hidden);
+        ensure!(encode(&brackets)? != encode(&weighted)?);
+    }
+    Ok(())
 }
 
 #[test]

@@ -197,6 +197,9 @@ impl Denoiser for Rescheduled<'_> {
     fn scheduler_config(&self) -> &SchedulerConfig {
         &self.config
     }
+    fn architecture(&self, controls: &[usize]) -> Digest {
+        self.checkpoint.architecture(controls)
+    }
     fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
         self.checkpoint.condition(recipe, stage)
     }
@@ -248,7 +251,7 @@ impl Case {
         Ok(ValidRecipe::try_from(Recipe {
             negative_prompt: self.negative_prompt.clone(),
             seed: self.seed,
-            scheduler: self.scheduler,
+            scheduler: self.scheduler.clone(),
             steps: self.steps,
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,

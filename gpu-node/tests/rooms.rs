@@ -23,14 +23,18 @@ const ORDER: &[&str] = &[
     "worker::bench",
     "worker::torch",
     "board",
+    "turns",
     "queue",
+    "pace",
     // What lasts.
     "blobs",
     "archive",
+    "arrivals",
     "endings",
     "store",
     "dedup",
     "index",
+    "hamming",
     "health",
     // What draws: the trait, then the families of models and what they share.
     "engine",

@@ -26,4 +26,5 @@ pub mod telemetry;
 pub mod testing;
 pub mod trace;
 pub mod urgency;
+pub mod weighting;
 pub mod wire;

@@ -10,6 +10,12 @@ pub const MASTER_AREA_PX_MAX: u64 = 4 * 1024 * 1024;
 pub const MASTER_SIDE_PX_MULTIPLE: u32 = 8;
 /// Most denoising steps a recipe may ask for.
 pub const STEPS_MAX: u32 = 200;
+/// Longest training schedule of a checkpoint; real ones have 1000 steps.
+pub const TRAIN_STEPS_MAX: u32 = 10_000;
+/// Largest noise level that a recipe may name, relative to the signal. Checkpoints with a whole terminal step have 4096.
+pub const SIGMA_MAX: f64 = 10_000.0;
+/// Most layers of a text encoder that a recipe leaves out.
+pub const CLIP_SKIP_MAX: u32 = 32;
 /// Largest guidance scale; 1.0 and below switch guidance off.
 pub const GUIDANCE_MAX: f64 = 50.0;
 /// Largest number in a size conditioning; twice the largest side of a master.

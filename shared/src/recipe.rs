@@ -3,112 +3,14 @@
 //! [`Recipe`] is the wire and storage form. [`ValidRecipe`] is one that passed every bound and carries its
 //! id; only it reaches a queue or a device.
 
+mod scheduler;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::scheduler::{OutputKind, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
-
-/// A sampler by its usual name; how it is configured comes from the checkpoint's `scheduler_config.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerKind {
-    Ddim,
-    Pndm,
-    Euler,
-    EulerAncestral,
-    Heun,
-    #[serde(rename = "dpmpp_2m")]
-    DpmPp2M,
-    /// The same as a stochastic equation: every step draws noise.
-    #[serde(rename = "dpmpp_2m_sde")]
-    DpmPp2MSde,
-    #[serde(rename = "unipc")]
-    UniPc,
-    Lcm,
-}
-
-impl SchedulerKind {
-    pub const ALL: [Self; 9] = [
-        Self::Ddim,
-        Self::Pndm,
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::Heun,
-        Self::DpmPp2M,
-        Self::DpmPp2MSde,
-        Self::UniPc,
-        Self::Lcm,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Pndm => "pndm",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler_ancestral",
-            Self::Heun => "heun",
-            Self::DpmPp2M => "dpmpp_2m",
-            Self::DpmPp2MSde => "dpmpp_2m_sde",
-            Self::UniPc => "unipc",
-            Self::Lcm => "lcm",
-        }
-    }
-}
-
-impl std::fmt::Display for SchedulerKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for SchedulerKind {
-    type Err = RecipeError;
-
-    fn from_str(text: &str) -> Result<Self, RecipeError> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| RecipeError::Scheduler { name: text.chars().take(40).collect() })
-    }
-}
-
-/// How inference steps are laid over the training timesteps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimestepSpacing {
-    Leading,
-    Trailing,
-    Linspace,
-}
-
-/// How the noise levels between the noisiest and the cleanest are spaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SigmaSpacing {
-    /// As the training steps that are visited have them.
-    Trained,
-    /// Karras et al. 2022, equation 5.
-    Karras,
-    /// Evenly in ln σ.
-    Exponential,
-}
-
-/// What of the checkpoint's own scheduler a recipe overrides; an empty one overrides nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SchedulerChoice {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<SchedulerKind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timestep_spacing: Option<TimestepSpacing>,
-    /// Spacing of the sigmas, where the sampler knows it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sigmas: Option<SigmaSpacing>,
-    /// Rescales the training schedule so that its last step holds no signal (Lin et al. 2023, section 3.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zero_terminal_snr: Option<bool>,
-}
+use crate::weighting::{Weighting, WeightingError};
 
 /// One adapter by digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -235,6 +137,13 @@ pub struct Recipe {
     pub guidance_rescale: f64,
     #[serde(default, skip_serializing_if = "LongPrompt::is_default")]
     pub long_prompt: LongPrompt,
+    /// Whether brackets in both prompts are weights.
+    #[serde(default, skip_serializing_if = "Weighting::is_default")]
+    pub weighting: Weighting,
+    /// Layers at the end of the text encoders that are left out, as diffusers counts them: 0 leaves out none that the family
+    /// has not been trained without.
+    #[serde(default, skip_serializing_if = "is_none_skipped")]
+    pub clip_skip: u32,
     /// Stable Diffusion XL only; without it the picture's own size, uncropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SizeConditioning>,
@@ -259,6 +168,11 @@ fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none_skipped(layers: &u32) -> bool {
+    *layers == 0
+}
+
 impl Recipe {
     /// A recipe that asks for nothing but a prompt at a size: 20 steps, guidance 4, seed 0.
     #[must_use]
@@ -275,6 +189,8 @@ impl Recipe {
             guidance: 4.0,
             guidance_rescale: 0.0,
             long_prompt: LongPrompt::default(),
+            weighting: Weighting::default(),
+            clip_skip: 0,
             sizes: None,
             negative_sizes: None,
             refiner: None,
@@ -299,6 +215,10 @@ pub enum RecipeError {
     PromptLength { field: &'static str, bytes: usize },
     #[error("`{field}` holds a control character")]
     PromptCharacter { field: &'static str },
+    #[error("`{field}`: {reason}")]
+    Weighting { field: &'static str, reason: WeightingError },
+    #[error("`clip_skip` is 0 to {}, not {layers}", limits::CLIP_SKIP_MAX)]
+    ClipSkip { layers: u32 },
     #[error("{width_px}×{height_px} px: {reason}")]
     Size { width_px: u32, height_px: u32, reason: &'static str },
     #[error("`steps` is 1 to {}, not {steps}", limits::STEPS_MAX)]
@@ -328,6 +248,8 @@ pub enum RecipeError {
     LoraWeight { weight: f64 },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
+    #[error("`scheduler`: {fault}")]
+    Schedule { fault: ScheduleFault },
     #[error("the recipe has no canonical JSON form: {reason}")]
     Canonical { reason: String },
 }
@@ -371,6 +293,12 @@ impl TryFrom<Recipe> for ValidRecipe {
     fn try_from(recipe: Recipe) -> Result<Self, RecipeError> {
         check_prompt("prompt", &recipe.prompt)?;
         check_prompt("negative_prompt", &recipe.negative_prompt)?;
+        for (field, prompt) in [("prompt", &recipe.prompt), ("negative_prompt", &recipe.negative_prompt)] {
+            recipe.weighting.check(prompt).map_err(|reason| RecipeError::Weighting { field, reason })?;
+        }
+        if recipe.clip_skip > limits::CLIP_SKIP_MAX {
+            return Err(RecipeError::ClipSkip { layers: recipe.clip_skip });
+        }
         check_size(recipe.width_px, recipe.height_px)?;
         if !(1..=limits::STEPS_MAX).contains(&recipe.steps) {
             return Err(RecipeError::Steps { steps: recipe.steps });
@@ -383,6 +311,7 @@ impl TryFrom<Recipe> for ValidRecipe {
         }
         check_sizes("sizes", recipe.sizes.as_ref())?;
         check_sizes("negative_sizes", recipe.negative_sizes.as_ref())?;
+        recipe.scheduler.check(recipe.steps).map_err(|fault| RecipeError::Schedule { fault })?;
         recipe.refiner.as_ref().map_or(Ok(()), check_refiner)?;
         check_images(&recipe)?;
         if recipe.loras.len() > limits::LORAS_MAX {

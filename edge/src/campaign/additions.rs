@@ -7,8 +7,9 @@
 use std::ops::RangeInclusive;
 
 use bildkante_shared::import::DigitalSource;
-use bildkante_shared::limits::{CONTROLS_MAX, LORAS_MAX};
+use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, LORAS_MAX};
 use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
+use bildkante_shared::weighting::Weighting;
 
 use super::pins::Pins;
 use super::reader::{TableReader, Text, no_hint};
@@ -18,6 +19,7 @@ const NAME_BYTES_MAX: usize = 100;
 /// What a weight may be: beyond it nothing is left of the picture.
 const WEIGHTS: RangeInclusive<f64> = -10.0..=10.0;
 const SHARES: RangeInclusive<f64> = 0.0..=1.0;
+const WEIGHTINGS: [(&str, Weighting); 2] = [("plain", Weighting::Plain), ("brackets", Weighting::Brackets)];
 const SCORES: RangeInclusive<f64> = 0.0..=10.0;
 
 /// By name what a recipe has by digest; see there for the fields.
@@ -29,6 +31,10 @@ pub struct Additions {
     pub init: Option<(String, f64)>,
     pub mask: Option<String>,
     pub guidance_rescale: f64,
+    /// Whether brackets in prompts are weights.
+    pub weighting: Weighting,
+    /// Layers of the text encoders that are left out.
+    pub clip_skip: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +102,8 @@ impl Additions {
             self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
         recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
         recipe.guidance_rescale = self.guidance_rescale;
+        recipe.weighting = self.weighting;
+        recipe.clip_skip = self.clip_skip;
     }
 }
 
@@ -120,6 +128,8 @@ pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
         init,
         mask,
         guidance_rescale: find("guidance_rescale").and_then(|t| t.number("guidance_rescale", SHARES)).unwrap_or(0.0),
+        weighting: find("weighting").and_then(|table| table.choice("weighting", &WEIGHTINGS)).unwrap_or_default(),
+        clip_skip: find("clip_skip").and_then(|table| table.integer("clip_skip", 0..=CLIP_SKIP_MAX)).unwrap_or(0),
     }
 }
 

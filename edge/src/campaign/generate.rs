@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::recipe::{OutputKind, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
-use super::prompts::{UsedWords, Words, WordsKind};
+use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
 
@@ -16,13 +17,17 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 18] = [
+pub(crate) const KEYS: [&str; 24] = [
     "source",
     "checkpoint",
     "scheduler",
     "timestep_spacing",
     "sigmas",
     "zero_terminal_snr",
+    "prediction",
+    "eta",
+    "timesteps",
+    "sigma_values",
     "steps",
     "guidance",
     "size",
@@ -35,6 +40,8 @@ pub(crate) const KEYS: [&str; 18] = [
     "init",
     "mask",
     "guidance_rescale",
+    "weighting",
+    "clip_skip",
 ];
 
 /// Where a slot's masters come from.
@@ -129,6 +136,14 @@ impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
         self.own.filter(|own| own.has(key)).or_else(|| self.defaults.filter(|defaults| defaults.has(key)))
     }
 
+    /// The same of keys that say one thing together: where the slot has one of them, the defaults' do not hold.
+    fn of_group(&self, key: &'static str, group: &[&'static str]) -> Option<&'r TableReader<'a, 'i>> {
+        match self.own.filter(|own| group.iter().any(|key| own.has(key))) {
+            Some(own) => Some(own).filter(|own| own.has(key)),
+            None => self.of(key),
+        }
+    }
+
     fn require(&self, key: &'static str) -> Option<&'r TableReader<'a, 'i>> {
         let table = self.of(key);
         // Without any [generate] its absence has been said already.
@@ -169,13 +184,15 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let guidance = layered.require("guidance").and_then(|t| t.number("guidance", 0.0..=limits::GUIDANCE_MAX));
         let size = layered.require("size").and_then(read_size);
         let seed = layered.require("seed").and_then(read_seed);
-        let scheduler = read_scheduler(layered);
+        let scheduler = read_scheduler(layered, steps);
         let additions = additions::read(&|key| layered.of(key));
+        let weighting = additions.weighting;
         let mut words = Vec::new();
-        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, &mut words));
+        let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, weighting, &mut words));
         let negatives = layered.of("negative").map(|table| self.read_negatives(table, &mut words)).unwrap_or_default();
         let (prompt, style_negatives) = prompt?;
         let negative_prompt = tidy(&[negatives, style_negatives].concat().join(", "));
+        let negative_prompt = literal(weighting, &negative_prompt);
         if negative_prompt.len() > limits::PROMPT_BYTES_MAX {
             let (bytes, bytes_max) = (negative_prompt.len(), limits::PROMPT_BYTES_MAX);
             slot.fault(slot.span(), format!("the negative prompt has {bytes} bytes, at most {bytes_max}"));
@@ -197,7 +214,12 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         })
     }
 
-    fn read_prompt(&self, table: &TableReader<'_, '_>, words: &mut Vec<UsedWords>) -> Option<(Template, Vec<String>)> {
+    fn read_prompt(
+        &self,
+        table: &TableReader<'_, '_>,
+        weighting: Weighting,
+        words: &mut Vec<UsedWords>,
+    ) -> Option<(Template, Vec<String>)> {
         let text = table.text("prompt")?;
         let mut negatives = Vec::new();
         let template = Template::parse(text.value, |placeholder| {
@@ -206,7 +228,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
                 Placeholder::Block(name) => self.note(words, WordsKind::Block, name),
                 Placeholder::Axis(_) => {}
             }
-            self.resolve(placeholder, &mut negatives)
+            self.resolve(placeholder, weighting, &mut negatives)
         });
         let template = link(table, &text, template)?;
         let longest = |axis: usize| {
@@ -218,10 +240,29 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             let bytes_max = limits::PROMPT_BYTES_MAX;
             table.fault(&text.span, format!("the longest prompt has {bytes} bytes, at most {bytes_max}"));
         }
+        if let Err(reason) = self.check_weights(&template, weighting) {
+            table.fault(&text.span, reason);
+        }
         Some((template, negatives))
     }
 
-    fn resolve(&self, placeholder: Placeholder<'_>, negatives: &mut Vec<String>) -> Result<Part, String> {
+    /// Whether the brackets of a prompt are weights, with every value of every axis in its place.
+    fn check_weights(&self, template: &Template, weighting: Weighting) -> Result<(), String> {
+        let check = |prompt: String| weighting.check(&prompt).map_err(|error| format!("`{prompt}`: {error}"));
+        check(template.render(|_| ""))?;
+        let used = (0..self.axes.len()).filter(|axis| template.uses_axis(*axis));
+        for (used, value) in used.flat_map(|used| self.axes[used].axis.values.iter().map(move |value| (used, value))) {
+            check(template.render(|axis| if axis == used { value.prompt.as_str() } else { "" }))?;
+        }
+        Ok(())
+    }
+
+    fn resolve(
+        &self,
+        placeholder: Placeholder<'_>,
+        weighting: Weighting,
+        negatives: &mut Vec<String>,
+    ) -> Result<Part, String> {
         match placeholder {
             Placeholder::Axis(name) => {
                 let axis = axes::named(self.axes, name)?;
@@ -245,14 +286,14 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
                 if !style.negative.is_empty() {
                     negatives.push(style.negative.clone());
                 }
-                Ok(Part::Literal(style.prompt.clone()))
+                weighed(weighting, &style.prompt).map_err(|reason| format!("the style `{name}` {reason}"))
             }
             Placeholder::Block(name) => {
                 let block = self.words.block(name).ok_or_else(|| {
                     let known = self.words.names(|library| library.blocks.keys().collect());
                     format!("no library of this campaign has a block `{name}`; {}", known_names(&known))
                 })?;
-                Ok(Part::Literal(block.to_owned()))
+                weighed(weighting, block).map_err(|reason| format!("the block `{name}` {reason}"))
             }
         }
     }
@@ -277,6 +318,26 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             }
         }
         texts
+    }
+}
+
+/// A library's text as it stands in a prompt: its brackets are characters.
+fn literal(weighting: Weighting, text: &str) -> String {
+    match weighting {
+        Weighting::Plain => text.to_owned(),
+        Weighting::Brackets => escaped(text),
+    }
+}
+
+/// The same with its weight.
+fn weighed(weighting: Weighting, block: &Block) -> Result<Part, String> {
+    let text = literal(weighting, &block.text);
+    match (weighting, block.weight) {
+        (_, None) => Ok(Part::Literal(text)),
+        (Weighting::Brackets, Some(weight)) => Ok(Part::Literal(format!("({text}:{weight})"))),
+        (Weighting::Plain, Some(_)) => {
+            Err("has a weight, and this prompt has none: set `weighting = \"brackets\"` beside it".to_owned())
+        }
     }
 }
 
@@ -361,22 +422,36 @@ fn read_seed(table: &TableReader<'_, '_>) -> Option<Seed> {
     Some(Seed { base: base?, per: per.unwrap_or(SeedPer::Campaign) })
 }
 
-fn read_scheduler(layered: &Layered<'_, '_, '_>) -> SchedulerChoice {
-    let spacings = [
-        ("leading", TimestepSpacing::Leading),
-        ("trailing", TimestepSpacing::Trailing),
-        ("linspace", TimestepSpacing::Linspace),
-    ];
-    let sigmas = [
-        ("trained", SigmaSpacing::Trained),
-        ("karras", SigmaSpacing::Karras),
-        ("exponential", SigmaSpacing::Exponential),
-    ];
+fn read_scheduler(layered: &Layered<'_, '_, '_>, steps: Option<u32>) -> SchedulerChoice {
     let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
-    SchedulerChoice {
+    let spacings = TimestepSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
+    let sigmas = SigmaSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
+    let outputs = OutputKind::ALL.map(|output| (output.as_str(), output));
+    // A slot that says which levels are visited says so in one way: the campaign's other ways do not hold for it.
+    let level = |key: &'static str| layered.of_group(key, &LEVEL_KEYS);
+    let count_max = limits::STEPS_MAX as usize;
+    let timesteps = level("timesteps").and_then(|table| {
+        let range = 0..=limits::TRAIN_STEPS_MAX - 1;
+        Some(table.integers("timesteps", range, count_max)?.into_iter().map(|(timestep, _)| timestep).collect())
+    });
+    let sigma_values =
+        level("sigma_values").and_then(|table| table.numbers("sigma_values", 0.0..=limits::SIGMA_MAX, count_max + 1));
+    let choice = SchedulerChoice {
         kind: layered.of("scheduler").and_then(|table| table.choice("scheduler", &kinds)),
         timestep_spacing: layered.of("timestep_spacing").and_then(|t| t.choice("timestep_spacing", &spacings)),
-        sigmas: layered.of("sigmas").and_then(|table| table.choice("sigmas", &sigmas)),
+        sigmas: level("sigmas").and_then(|table| table.choice("sigmas", &sigmas)),
         zero_terminal_snr: layered.of("zero_terminal_snr").and_then(|table| table.flag("zero_terminal_snr")),
+        prediction: layered.of("prediction").and_then(|table| table.choice("prediction", &outputs)),
+        eta: layered.of("eta").and_then(|table| table.number("eta", 0.0..=1.0)),
+        timesteps: timesteps.unwrap_or_default(),
+        sigma_values: sigma_values.unwrap_or_default(),
+    };
+    if let Some(fault) = steps.and_then(|steps| choice.check(steps).err()) {
+        let table = LEVEL_KEYS.iter().find_map(|key| layered.of(key)).or(layered.own).unwrap_or(layered.slot);
+        table.recurring_fault(table.span(), fault.to_string());
     }
+    choice
 }
+
+/// Keys that say which noise levels are visited.
+const LEVEL_KEYS: [&str; 3] = ["sigmas", "timesteps", "sigma_values"];

@@ -1,18 +1,20 @@
 //! Prompt libraries: wording that several campaigns share, in `config/prompts/{library}.toml`.
 //!
 //! A library holds *blocks* (plain text), *style profiles* (text for the prompt and, with it, text for the
-//! negative prompt) and *negative lists*. Its text is inlined into recipes: editing a library changes the
+//! negative prompt) and *negative lists*. A block or a style may have a weight, for campaigns whose prompts have weights; brackets
+//! in its text are characters there, so that a text means the same in every campaign. Its text is inlined into recipes: editing a library changes the
 //! recipe ids of every campaign that uses the edited words, and of no other.
 
 use std::collections::BTreeMap;
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::weighting::WEIGHT_MAX;
 use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::SourceText;
 use super::names::is_name;
-use super::reader::{self, TableReader, Text, no_hint};
+use super::reader::{self, TableReader, Text, TextOrTable, no_hint};
 use super::template::tidy;
 
 /// Most blocks, styles or lists of one library.
@@ -21,10 +23,10 @@ const ENTRIES_MAX: usize = 512;
 const TEXT_BYTES_MAX: usize = 2048;
 
 /// The words of one library.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Library {
     pub name: String,
-    pub blocks: BTreeMap<String, String>,
+    pub blocks: BTreeMap<String, Block>,
     pub styles: BTreeMap<String, Style>,
     pub negatives: BTreeMap<String, String>,
     /// Of its file: libraries have no other version. `None` where the file cannot be read.
@@ -33,10 +35,18 @@ pub struct Library {
     pub is_refused: bool,
 }
 
+/// A text for the prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Block {
+    pub text: String,
+    /// How much it counts in a prompt with weights.
+    pub weight: Option<f64>,
+}
+
 /// A style profile.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Style {
-    pub prompt: String,
+    pub prompt: Block,
     /// Joins the negative prompt wherever the style is used.
     pub negative: String,
 }
@@ -107,8 +117,8 @@ impl<'l> Words<'l> {
         self.is_refused
     }
 
-    pub(crate) fn block(&self, name: &str) -> Option<&'l str> {
-        self.libraries.iter().find_map(|library| library.blocks.get(name)).map(String::as_str)
+    pub(crate) fn block(&self, name: &str) -> Option<&'l Block> {
+        self.libraries.iter().find_map(|library| library.blocks.get(name))
     }
 
     pub(crate) fn style(&self, name: &str) -> Option<&'l Style> {
@@ -137,7 +147,7 @@ impl<'l> Words<'l> {
                 name: name.to_owned(),
                 library: library.name.clone(),
                 library_digest: library.digest,
-                prompt,
+                prompt: prompt.text,
                 negative,
             })
         })
@@ -188,15 +198,34 @@ pub(crate) fn read_schema(root: &TableReader<'_, '_>) {
     }
 }
 
-fn read_blocks(table: &TableReader<'_, '_>) -> BTreeMap<String, String> {
-    let entries = table.named_texts(ENTRIES_MAX);
-    entries.into_iter().filter_map(|(name, text)| Some((named(table, &name)?, plain(table, &text)?))).collect()
+fn read_blocks(table: &TableReader<'_, '_>) -> BTreeMap<String, Block> {
+    let mut blocks = BTreeMap::new();
+    for (name, entry) in table.texts_or_tables(ENTRIES_MAX) {
+        let block = match entry {
+            TextOrTable::Text(text) => plain(table, &text).map(|text| Block { text, weight: None }),
+            TextOrTable::Table(block) => {
+                let text = block.required_text("text").and_then(|text| plain(&block, &text));
+                let weight = read_weight(&block);
+                block.finish(no_hint);
+                text.map(|text| Block { text, weight })
+            }
+        };
+        if let (Some(name), Some(block)) = (named(table, &name), block) {
+            blocks.insert(name, block);
+        }
+    }
+    blocks
+}
+
+fn read_weight(table: &TableReader<'_, '_>) -> Option<f64> {
+    table.number("weight", 0.0..=WEIGHT_MAX)
 }
 
 fn read_styles(table: &TableReader<'_, '_>) -> BTreeMap<String, Style> {
     let mut styles = BTreeMap::new();
     for (name, style) in table.tables(ENTRIES_MAX) {
-        let prompt = style.required_text("prompt").and_then(|text| plain(&style, &text)).unwrap_or_default();
+        let text = style.required_text("prompt").and_then(|text| plain(&style, &text)).unwrap_or_default();
+        let prompt = Block { text, weight: read_weight(&style) };
         let negative = style.text("negative").and_then(|text| plain(&style, &text)).unwrap_or_default();
         style.finish(no_hint);
         if let Some(name) = named(table, &name) {
@@ -255,11 +284,13 @@ mod tests {
     #[test]
     fn blocks_styles_and_negative_lists_are_read() {
         let (library, faults) = read_text(
-            "schema = 1\nlibrary = 'shots'\n[blocks]\nfloor = '  on a\\n floor'\n[styles.soft]\nprompt = 'soft light'\n\
-             negative = 'hard shadow'\n[negatives]\nartefacts = ['blurry', 'noise,']\n",
+            "schema = 1\nlibrary = 'shots'\n[blocks]\nfloor = '  on a\\n floor'\ntop = { text = 'on top', weight = 1.5 }\n\
+             [styles.soft]\nprompt = 'soft light'\nweight = 0.5\nnegative = 'hard shadow'\n[negatives]\nartefacts = ['blurry', 'noise,']\n",
         );
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(library.styles["soft"].negative, "hard shadow");
+        let weights = [&library.blocks["floor"], &library.blocks["top"], &library.styles["soft"].prompt];
+        assert_eq!(weights.map(|block| block.weight), [None, Some(1.5), Some(0.5)]);
         assert_eq!(library.negatives["artefacts"], "blurry, noise");
     }
 
@@ -285,7 +316,7 @@ mod tests {
     fn libraries_that_share_a_name_say_so() {
         let block = |name: &str| Library {
             name: name.into(),
-            blocks: [("floor".to_owned(), "x".to_owned())].into(),
+            blocks: [("floor".to_owned(), Block::default())].into(),
             ..Library::default()
         };
         let (one, two) = (block("one"), block("two"));

@@ -24,6 +24,13 @@ pub(crate) struct Text<'a> {
     pub(crate) span: Range<usize>,
 }
 
+/// An entry that is a string, or a table with more to say.
+#[derive(Debug)]
+pub(crate) enum TextOrTable<'a, 'i> {
+    Text(Text<'a>),
+    Table(TableReader<'a, 'i>),
+}
+
 /// A table being read: knows its name in the file, and which keys were asked for.
 #[derive(Debug)]
 pub(crate) struct TableReader<'a, 'i> {
@@ -180,6 +187,10 @@ impl<'a, 'i> TableReader<'a, 'i> {
 
     pub(crate) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.get(key)?;
+        self.number_of(key, value, &range)
+    }
+
+    fn number_of(&self, key: &str, value: &Spanned<DeValue<'i>>, range: &RangeInclusive<f64>) -> Option<f64> {
         let number = match value.get_ref() {
             DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
             DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse::<f64>().ok(),
@@ -260,6 +271,12 @@ impl<'a, 'i> TableReader<'a, 'i> {
         numbers.collect()
     }
 
+    /// Numbers; `None` also where one of them is refused.
+    pub(crate) fn numbers(&self, key: &'static str, range: RangeInclusive<f64>, count_max: usize) -> Option<Vec<f64>> {
+        let (array, _) = self.array(key, count_max)?;
+        array.iter().map(|value| self.number_of(key, value, &range)).collect()
+    }
+
     pub(crate) fn table(&self, key: &'static str) -> Option<TableReader<'a, 'i>> {
         let value = self.get(key)?;
         self.table_of(key, value, value.span())
@@ -316,6 +333,22 @@ impl<'a, 'i> TableReader<'a, 'i> {
             Some((key, text?))
         });
         texts.collect()
+    }
+
+    /// Strings or sub-tables by the author's names, in file order; the faults of a sub-table point at its name.
+    pub(crate) fn texts_or_tables(&self, count_max: usize) -> Vec<(Text<'a>, TextOrTable<'a, 'i>)> {
+        let entries = self.bounded_entries(count_max).into_iter().filter_map(|(key, value)| {
+            let found = match (as_text(value), value.get_ref()) {
+                (Some(text), _) => TextOrTable::Text(text),
+                (None, DeValue::Table(_)) => TextOrTable::Table(self.table_of(key.value, value, key.span.clone())?),
+                (None, _) => {
+                    self.wrong(key.value, value, "a string or a table");
+                    return None;
+                }
+            };
+            Some((key, found))
+        });
+        entries.collect()
     }
 
     /// Arrays of strings by the author's names, in file order.

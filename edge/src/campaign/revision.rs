@@ -6,6 +6,7 @@
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::weighting::Weighting;
 
 use super::additions::{Additions, Control, Refiner};
 use super::axes::Axis;
@@ -24,7 +25,7 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
         return Digest::of_bytes(b"imported");
     };
     add(pins.checkpoint(&generate.checkpoint).as_bytes());
-    add(scheduler(generate.scheduler).as_bytes());
+    add(scheduler(&generate.scheduler).as_bytes());
     for number in [generate.steps, generate.width_px, generate.height_px, generate.seed.base] {
         add(&number.to_le_bytes());
     }
@@ -54,16 +55,28 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
     Digest::from_hash(&hasher.finalize())
 }
 
-fn scheduler(choice: SchedulerChoice) -> String {
-    let SchedulerChoice { kind, timestep_spacing, sigmas, zero_terminal_snr } = choice;
+fn scheduler(choice: &SchedulerChoice) -> String {
+    let SchedulerChoice { kind, timestep_spacing, sigmas, zero_terminal_snr, prediction, eta, .. } = choice;
     let kind = option(kind.map(kind_name));
     let spacing = option(timestep_spacing.map(spacing_name));
-    let (sigmas, snr) = (option(sigmas.map(sigmas_name)), option(zero_terminal_snr));
+    let (sigmas, snr) = (option(sigmas.map(sigmas_name)), option(*zero_terminal_snr));
+    // Fields of later versions, where they say something.
+    let prediction = prediction.map(|it| format!(", prediction: {}", it.as_str())).unwrap_or_default();
+    let eta = eta.map(|it| format!(", eta: {}", decimal(it))).unwrap_or_default();
+    let timesteps = some_list("timesteps", choice.timesteps.iter().map(ToString::to_string));
+    let values = some_list("sigma_values", choice.sigma_values.iter().map(|sigma| decimal(*sigma)));
     format!(
-        "SchedulerChoice {{ kind: {kind}, timestep_spacing: {spacing}, sigmas: {sigmas}, zero_terminal_snr: {snr} }}"
+        "SchedulerChoice {{ kind: {kind}, timestep_spacing: {spacing}, sigmas: {sigmas}, zero_terminal_snr: \
+         {snr}{prediction}{eta}{timesteps}{values} }}"
     )
 }
 
+/// A field that is a list, where it has entries.
+fn some_list(field: &str, items: impl ExactSizeIterator<Item = String>) -> String {
+    if items.len() == 0 { String::new() } else { format!(", {field}: {}", list(items)) }
+}
+
+/// The words of former versions; of later ones any that no other has.
 const fn kind_name(kind: SchedulerKind) -> &'static str {
     match kind {
         SchedulerKind::Ddim => "Ddim",
@@ -75,6 +88,7 @@ const fn kind_name(kind: SchedulerKind) -> &'static str {
         SchedulerKind::DpmPp2MSde => "DpmPp2MSde",
         SchedulerKind::UniPc => "UniPc",
         SchedulerKind::Lcm => "Lcm",
+        later => later.as_str(),
     }
 }
 
@@ -91,20 +105,27 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
         SigmaSpacing::Trained => "Trained",
         SigmaSpacing::Karras => "Karras",
         SigmaSpacing::Exponential => "Exponential",
+        later => later.as_str(),
     }
 }
 
 fn additions(additions: &Additions) -> String {
-    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale } = additions;
+    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } = additions;
     let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
     let controls = list(controls.iter().map(control));
     let (init, mask) = (option(init.as_ref().map(named)), option(mask.as_deref().map(quoted)));
     let rescale = decimal(*guidance_rescale);
+    // Fields of later versions, where they say something.
+    let weighting = match weighting {
+        Weighting::Plain => "",
+        Weighting::Brackets => ", weighting: Brackets",
+    };
+    let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip} }}"
     )
 }
 
@@ -160,16 +181,19 @@ mod tests {
             timestep_spacing: Some(TimestepSpacing::Trailing),
             sigmas: Some(SigmaSpacing::Karras),
             zero_terminal_snr: Some(true),
+            ..SchedulerChoice::default()
         };
         assert_eq!(
-            scheduler(all),
+            scheduler(&all),
             "SchedulerChoice { kind: Some(DpmPp2MSde), timestep_spacing: Some(Trailing), sigmas: Some(Karras), \
              zero_terminal_snr: Some(true) }"
         );
         assert_eq!(
-            scheduler(SchedulerChoice::default()),
+            scheduler(&SchedulerChoice::default()),
             "SchedulerChoice { kind: None, timestep_spacing: None, sigmas: None, zero_terminal_snr: None }"
         );
+        let later = SchedulerChoice { eta: Some(0.5), timesteps: vec![800, 3], ..SchedulerChoice::default() };
+        assert!(scheduler(&later).ends_with("zero_terminal_snr: None, eta: 0.5, timesteps: [800, 3] }"));
         let control = |image: &str| Control {
             network: "edges-1.0".into(),
             image: image.into(),
@@ -189,6 +213,7 @@ mod tests {
             init: Some(("begin.png".into(), 0.6)),
             mask: Some("where.png".into()),
             guidance_rescale: 0.7,
+            ..Additions::default()
         };
         assert_eq!(
             additions(&everything),
@@ -198,5 +223,7 @@ mod tests {
              \"edges-1.0\", image: \"b.png\", weight: 0.5, start: 0.0, end: 1e-6 }], init: Some((\"begin.png\", 0.6)), \
              mask: Some(\"where.png\"), guidance_rescale: 0.7 }"
         );
+        let read = Additions { weighting: Weighting::Brackets, clip_skip: 1, ..Additions::default() };
+        assert!(additions(&read).ends_with("guidance_rescale: 0.0, weighting: Brackets, clip_skip: 1 }"));
     }
 }

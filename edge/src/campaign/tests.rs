@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
+use bildkante_shared::recipe::{OutputKind, SchedulerKind, SigmaSpacing};
+use bildkante_shared::weighting::Weighting;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -613,6 +615,76 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     std::fs::remove_file(site.path("campaigns/images/begin.png")).expect("removed");
     let error = write_locks(&site.sources(), &models).expect_err("an image is missing").to_string();
     assert!(error.contains("image `begin.png` of campaign `autumn`"), "{error}");
+}
+
+#[test]
+fn weights_of_words_are_a_manifests_choice_and_a_librarys_texts_stay_texts() {
+    let site = Site::new();
+    let plain = variant(&site.load(), "hero", &[]).recipe.id();
+    let weigh = |site: &Site, template: &str| {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        let line = text.lines().find(|line| line.starts_with("prompt   =")).expect("a prompt").to_owned();
+        site.edit("campaigns/autumn.toml", &line, template);
+    };
+    let blocks = "[blocks]\nratio = 'ratio (16:9)'\ntop = { text = 'on top', weight = 1.25 }\n";
+    site.edit("prompts/shots.toml", "[blocks]\n", blocks);
+    site.lock();
+    assert_eq!(variant(&site.load(), "hero", &[]).recipe.id(), plain, "who asks for nothing keeps the recipe");
+    let template = "prompt   = \"a ({colour}:1.5) {finish} {product} {block:top}, {block:ratio}\"";
+    weigh(&site, &format!("weighting = \"brackets\"\nclip_skip = 1\n{template}"));
+    site.lock();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = drawn(&with);
+    assert_eq!((recipe.weighting, recipe.clip_skip), (Weighting::Brackets, 1));
+    let end = r" (on top:1.25), ratio \(16\:9\)";
+    assert!(recipe.prompt.starts_with("a (") && recipe.prompt.ends_with(end), "{}", recipe.prompt);
+
+    for (from, to, reason) in [
+        ("weighting = \"brackets\"", "weighting = \"plain\"", "the block `top` has a weight"),
+        ("weighting = \"brackets\"", "weighting = \"braces\"", "`generate.weighting`"),
+        ("{colour}:1.5)", "{colour}:1.5", "is not closed"),
+        ("{colour}:1.5)", "{colour}:15)", "is not 0 to 10"),
+        ("clip_skip = 1", "clip_skip = 99", "`generate.clip_skip` is 0 to 32"),
+    ] {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+        site.write("campaigns/autumn.toml", &text);
+    }
+}
+
+#[test]
+fn a_slot_says_in_one_way_which_noise_levels_are_visited() {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+    let with = |keys: &str| text.replace("steps = 12 }", &format!("steps = 3, {keys} }}"));
+    let scheduler = |keys: &str| {
+        site.write("campaigns/autumn.toml", &with(keys));
+        site.lock();
+        drawn(&variant(&site.load(), "teaser", &[])).scheduler.clone()
+    };
+    let spaced = scheduler("scheduler = \"dpmpp_3m\", sigmas = \"beta\"");
+    assert_eq!((spaced.kind, spaced.sigmas), (Some(SchedulerKind::DpmPp3M), Some(SigmaSpacing::Beta)));
+    // The campaign's `sigmas` do not hold for a slot that names its levels.
+    let named = scheduler("scheduler = \"tcd\", timesteps = [999, 500, 9], eta = 1, prediction = \"sample\"");
+    assert_eq!((named.sigmas, named.timesteps, named.eta), (None, vec![999, 500, 9], Some(1.0)));
+    assert_eq!(named.prediction, Some(OutputKind::Sample));
+
+    for (keys, reason) in [
+        ("timesteps = [999, 500]", "`timesteps` needs 3 values for 3 steps and has 2"),
+        ("timesteps = [9, 500, 999]", "500 follows 9"),
+        ("timesteps = [10000, 5, 1]", "`timesteps` is 0 to 9999"),
+        ("sigma_values = [14.6, 2, 0.5]", "needs 4 values"),
+        ("sigma_values = [14.6, 2, 0.5, nan]", "`sigma_values` is 0 to 10000"),
+        ("sigmas = \"karras\", timesteps = [999, 500, 9]", "only one of"),
+        ("eta = 2", "`eta` is 0 to 1"),
+        ("prediction = \"flow\"", "`prediction` is `flow`"),
+    ] {
+        site.write("campaigns/autumn.toml", &with(keys));
+        let faults = site.faults().replace("slots.teaser.generate.", "").replace("generate.", "");
+        assert!(faults.contains(reason), "{keys}: {faults}");
+    }
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn drawn(generate: &Generate, axes: &[Axis], pins: &Pins, values: &[usize]) -> R
     let mut recipe = Recipe {
         negative_prompt: generate.negative_prompt.clone(),
         seed: generate.seed.base,
-        scheduler: generate.scheduler,
+        scheduler: generate.scheduler.clone(),
         steps: generate.steps,
         guidance: generate.guidance,
         ..Recipe::new(pins.checkpoint(&generate.checkpoint), prompt, (generate.width_px, generate.height_px))

@@ -1,7 +1,7 @@
 //! Foreign pictures, hostile until decoded: any AVIF, WebP, JPEG or PNG to its lightness and its perceptual hash.
 //!
 //! ```text
-//! file ─▶ Sandbox (this process) ─▶ `bildkante-edge decode-picture` ─▶ confine, decode ─▶ head and luma ─▶ Sandbox ─▶ Grey
+//! file ─▶ Sandbox (this process) ─▶ `bildkante-edge decode-picture` ─▶ confine, decode ─▶ head and samples ─▶ Sandbox ─▶ Grey
 //! ```
 //!
 //! | module | owns |
@@ -33,14 +33,17 @@ const SIDE_PX_MAX: u32 = 1 << 16;
 /// Most characters of a decoder's complaint that are told.
 const WHAT_CHARS_MAX: usize = 200;
 
+/// Bytes of a pixel as the detector needs it.
+const SAMPLES_PER_PX: u64 = 2;
+
 /// A picture as the detector needs it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Grey {
     pub width_px: u32,
     pub height_px: u32,
     pub phash: PerceptualHash,
-    /// ITU-R BT.601, a byte a pixel, row by row.
-    pub luma: Vec<u8>,
+    /// As `watermark::seen` gives them, two bytes a pixel, row by row.
+    pub samples: Vec<u8>,
 }
 
 impl std::fmt::Debug for Grey {

@@ -105,8 +105,8 @@ impl MarkDetector for OwnMarks {
 
     fn look(&self, picture: Shown<'_>) -> Result<Option<DetectedMark>, String> {
         let secrets: Vec<&Watermark> = self.0.iter().map(AsRef::as_ref).collect();
-        let Grey { width_px, height_px, luma, .. } = picture.grey;
-        let found = detect_in(Samples::Luma(luma), *width_px, *height_px, &secrets, Effort::default());
+        let Grey { width_px, height_px, samples, .. } = picture.grey;
+        let found = detect_in(Samples::Seen(samples), *width_px, *height_px, &secrets, Effort::default());
         Ok(found.map(|found| DetectedMark {
             algorithm: ALGORITHM.to_owned(),
             value: format!("{:016x}", found.payload.to_bits()),
@@ -186,11 +186,11 @@ mod tests {
     use bildkante_shared::phash::PerceptualHash;
 
     use super::*;
-    use crate::watermark::luma;
+    use crate::watermark::seen;
 
     fn grey(rgb: &[u8], side_px: u32) -> Grey {
-        let luma = rgb.chunks_exact(3).map(|pixel| luma([pixel[0], pixel[1], pixel[2]])).collect();
-        Grey { width_px: side_px, height_px: side_px, phash: PerceptualHash::from_bytes([0; 32]), luma }
+        let samples = rgb.chunks_exact(3).flat_map(|pixel| seen([pixel[0], pixel[1], pixel[2]])).collect();
+        Grey { width_px: side_px, height_px: side_px, phash: PerceptualHash::from_bytes([0; 32]), samples }
     }
 
     /// A rough grey surface.
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_mark_is_found_in_the_lightness_and_says_whose_it_is() {
+    fn our_own_mark_is_found_and_says_whose_it_is() {
         let master = MasterPrefix::of(&[7; 16]);
         let own = Arc::new(Watermark::new(&Secret::PUBLISHED));
         let mut rgb = grain(384);

@@ -120,22 +120,41 @@ fn every_machine_marks_alike() {
     assert_eq!(applied.payload, watermark().payload(master()));
     assert_eq!(
         blake3::hash(&rgb).to_hex().as_str(),
-        "a6aaf8f3b3175692b119f81128430e205f77e2543af6945a1bbd626d43303f2c"
+        "0b4eda3bc22ec98cffcd5acbd6f5b2ef7ae155656e0a1e75eb62aa0c3e51bf51"
     );
 }
 
-#[test]
-fn calm_pictures_are_marked_less_and_say_so() {
-    let mark = |mut rgb: Vec<u8>| {
-        let before = rgb.clone();
-        let applied = watermark().embed(&mut rgb, SIDE_PX, SIDE_PX, master()).expect("a picture large enough");
-        let moved: u64 = rgb.iter().zip(&before).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
-        (applied.calm_percent, moved as f64 / rgb.len() as f64)
+/// How far marking moves the lightness of a picture and its blue against that, on average, and how calm it says it is.
+fn moved(before: &[u8]) -> (f64, f64, u8) {
+    let mut rgb = before.to_vec();
+    let applied = watermark().embed(&mut rgb, SIDE_PX, SIDE_PX, master()).expect("a picture large enough");
+    let pixels = || {
+        rgb.chunks_exact(3)
+            .zip(before.chunks_exact(3))
+            .map(|(a, b)| [0, 1, 2].map(|i| f64::from(a[i]) - f64::from(b[i])))
     };
-    let (calm, rough) = (mark(vec![128; texture().len()]), mark(texture()));
-    assert_eq!(calm.0, 100);
-    assert!(rough.0 < 50, "{rough:?}");
-    assert!(calm.1 > 1.0 && calm.1 < rough.1, "{calm:?} {rough:?}");
+    let lightness = |[r, g, b]: [f64; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
+    let mean = |of: &dyn Fn([f64; 3]) -> f64| pixels().map(|px| of(px).abs()).sum::<f64>() / pixels().count() as f64;
+    (mean(&lightness), mean(&|px| px[2] - lightness(px)), applied.calm_percent)
+}
+
+#[test]
+fn rough_pictures_are_marked_in_lightness_and_calm_ones_in_colour() {
+    let (rough, calm) = (moved(&texture()), moved(&vec![128; texture().len()]));
+    assert!(rough.0 > 2.0 * calm.0, "{rough:?} {calm:?}");
+    assert!(calm.1 > 1.4 * rough.1 && calm.1 > 5.0 * calm.0, "{rough:?} {calm:?}");
+    assert!(rough.2 < 50 && calm.2 == 100, "{rough:?} {calm:?}");
+}
+
+#[test]
+fn either_carrier_is_found_without_the_other() {
+    let lightness: Vec<u8> = marked().chunks_exact(3).flat_map(|px| [embed::luma([px[0], px[1], px[2]]); 3]).collect();
+    assert_eq!(found(&lightness, SIDE_PX, SIDE_PX).map(|found| found.payload.master()), Some(master()));
+    // What is left of a calm picture's mark after coding is in colour.
+    let mut calm = vec![150; texture().len()];
+    watermark().embed(&mut calm, SIDE_PX, SIDE_PX, master()).expect("a picture large enough");
+    let found = found(&through_jpeg(&calm, 60), SIDE_PX, SIDE_PX).expect("the mark");
+    assert_eq!(found.payload.master(), master());
 }
 
 proptest! {

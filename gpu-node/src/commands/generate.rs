@@ -12,9 +12,10 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, LoraUse, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
-    SizeConditioning, TimestepSpacing, ValidRecipe,
+    ControlUse, InitUse, LongPrompt, LoraUse, OutputKind, Recipe, RefinerUse, SchedulerChoice, SchedulerKind,
+    SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
 };
+use bildkante_shared::weighting::Weighting;
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, folder_of, say};
@@ -57,24 +58,43 @@ pub struct GenerateArgs {
     /// WIDTHxHEIGHT in pixels; the checkpoint's own size by default
     #[arg(long, value_name = "WxH")]
     pub size: Option<Size>,
-    /// ddim, pndm, euler, euler_ancestral, heun, dpmpp_2m, dpmpp_2m_sde, unipc or lcm; the checkpoint's own by default
+    /// ddim, pndm, euler, euler_ancestral, heun, lms, dpmpp_2s, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, unipc, deis, lcm
+    /// or tcd; the checkpoint's own by default
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<SchedulerKind>,
     /// leading, trailing or linspace; the scheduler's own by default
     #[arg(long, value_name = "NAME", value_parser = parse_spacing)]
     pub timestep_spacing: Option<TimestepSpacing>,
-    /// Spacing of the sigmas: trained, karras or exponential; the scheduler's own by default
+    /// Spacing of the sigmas: trained, karras, exponential, beta or lu; the scheduler's own by default
     #[arg(long, value_name = "NAME", value_parser = parse_sigmas)]
     pub sigmas: Option<SigmaSpacing>,
     /// Rescale the training schedule so that its last step holds no signal
     #[arg(long)]
     pub zero_terminal_snr: bool,
+    /// What the network's output means: epsilon, `v_prediction` or sample; as its checkpoint says by default
+    #[arg(long, value_name = "NAME", value_parser = parse_prediction)]
+    pub prediction: Option<OutputKind>,
+    /// Share of fresh noise in each step of ddim or tcd, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    pub eta: Option<f64>,
+    /// Training steps to visit, from the noisiest down, separated by commas: as many as --steps
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub timesteps: Vec<u32>,
+    /// Noise levels to visit, from the noisiest down to 0, separated by commas: one more than --steps
+    #[arg(long, value_name = "SIGMA,…", value_delimiter = ',')]
+    pub sigma_values: Vec<f64>,
     /// How far guidance may not change the contrast, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub guidance_rescale: f64,
     /// Cut prompts that are longer than the encoder's places, instead of encoding them in chunks
     #[arg(long)]
     pub cut_prompt: bool,
+    /// Take brackets in prompts as weights: (word:1.3), (word), [word]
+    #[arg(long)]
+    pub weighted: bool,
+    /// Layers at the end of the text encoders to leave out
+    #[arg(long, default_value_t = 0, value_name = "LAYERS")]
+    pub clip_skip: u32,
     /// Stable Diffusion XL: the size the picture is to look as if it had before it was scaled
     #[arg(long, value_name = "WxH")]
     pub original_size: Option<Size>,
@@ -121,21 +141,26 @@ pub struct GenerateArgs {
 }
 
 fn parse_spacing(text: &str) -> Result<TimestepSpacing, String> {
-    match text {
-        "leading" => Ok(TimestepSpacing::Leading),
-        "trailing" => Ok(TimestepSpacing::Trailing),
-        "linspace" => Ok(TimestepSpacing::Linspace),
-        other => Err(format!("a spacing is leading, trailing or linspace, not `{other}`")),
-    }
+    word(text, "a spacing", TimestepSpacing::ALL, TimestepSpacing::as_str)
 }
 
 fn parse_sigmas(text: &str) -> Result<SigmaSpacing, String> {
-    match text {
-        "trained" => Ok(SigmaSpacing::Trained),
-        "karras" => Ok(SigmaSpacing::Karras),
-        "exponential" => Ok(SigmaSpacing::Exponential),
-        other => Err(format!("sigmas are trained, karras or exponential, not `{other}`")),
-    }
+    word(text, "a spacing of the sigmas", SigmaSpacing::ALL, SigmaSpacing::as_str)
+}
+
+fn parse_prediction(text: &str) -> Result<OutputKind, String> {
+    word(text, "a prediction", OutputKind::ALL, OutputKind::as_str)
+}
+
+/// The one of `all` that is called so.
+fn word<T: Copy, const N: usize>(
+    text: &str,
+    what: &str,
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let known = all.into_iter().find(|one| name(*one) == text);
+    known.ok_or_else(|| format!("{what} is one of {}, not `{text}`", all.map(name).join(", ")))
 }
 
 fn parse_crop(text: &str) -> Result<[u32; 2], String> {
@@ -266,11 +291,17 @@ impl GenerateArgs {
                 timestep_spacing: self.timestep_spacing,
                 sigmas: self.sigmas,
                 zero_terminal_snr: self.zero_terminal_snr.then_some(true),
+                prediction: self.prediction,
+                eta: self.eta,
+                timesteps: self.timesteps.clone(),
+                sigma_values: self.sigma_values.clone(),
             },
             steps: self.steps,
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,
             long_prompt: if self.cut_prompt { LongPrompt::Cut } else { LongPrompt::Chunks },
+            weighting: if self.weighted { Weighting::Brackets } else { Weighting::Plain },
+            clip_skip: self.clip_skip,
             sizes: self.sizes(size),
             refiner,
             init: images.init,

@@ -2,24 +2,31 @@
 //!
 //! A network computes each row of a batch by itself, but how it rounds may depend on how many rows there are: the number
 //! of rows chooses kernels and the order of their sums. So a row's bits are promised within one number of requests only,
-//! the *canonical* one, to which smaller groups are padded. Where a probe finds that a smaller number gives the same bits,
+//! the *canonical* one, to which smaller groups are padded. Where a [`Probe`] finds that a smaller number gives the same bits,
 //! smaller groups take that one. The probe also tries other places in the batch and other companions: where those change a
 //! row's bits, requests are evaluated alone.
+//!
+//! Kernels are chosen by shapes. So what a probe finds holds for a [`BatchClass`] and an architecture, whatever the numbers are:
+//! weights, those of adapters, scales of ControlNets, texts, noise.
 
-use tch::{TchError, Tensor};
+use std::collections::VecDeque;
 
-use crate::diffusion::denoiser::{Conditions, Denoiser, ModelInput, Stage};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, TchError, Tensor};
+
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Stage};
 use crate::diffusion::error::DiffusionError;
+use crate::diffusion::noise::NoiseGenerator;
 
-/// What must agree for requests to share an evaluation, beside the networks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The shapes of what one request gives a network: what decides, beside the architecture, how its rows are computed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchClass {
     stage: Stage,
     /// Rows of one request, then channels, height and width.
     latents: [i64; 4],
     tokens: i64,
-    /// ControlNets by their place in the recipe, with their scales bit by bit.
-    controls: Vec<(usize, u64)>,
+    /// The ControlNets that act, by their place in the recipe.
+    controls: Vec<usize>,
 }
 
 impl BatchClass {
@@ -28,28 +35,44 @@ impl BatchClass {
         self.stage
     }
 
+    /// Rows of one request, then channels, height and width.
+    #[must_use]
+    pub const fn latents(&self) -> [i64; 4] {
+        self.latents
+    }
+
+    #[must_use]
+    pub const fn tokens(&self) -> i64 {
+        self.tokens
+    }
+
+    /// The ControlNets that act, by their place in the recipe.
+    #[must_use]
+    pub fn controls(&self) -> &[usize] {
+        &self.controls
+    }
+
     /// `latents` is the shape of what one request gives the network.
     pub(crate) fn new(
         stage: Stage,
         latents: [i64; 4],
         conditions: &impl Conditions,
-        controls: impl Iterator<Item = (usize, f64)>,
+        controls: impl Iterator<Item = usize>,
     ) -> Self {
-        let controls = controls.map(|(network, scale)| (network, scale.to_bits())).collect();
-        Self { stage, latents, tokens: conditions.tokens(), controls }
+        Self { stage, latents, tokens: conditions.tokens(), controls: controls.collect() }
     }
 
     /// Whether an input is of the class that [`crate::diffusion::pipeline::Denoising::next_class`] gave.
     #[must_use]
     pub fn is_of(&self, input: &ModelInput<impl Conditions>) -> bool {
-        let controls = input.conditions.controls().iter().map(|control| (control.network, control.scale));
+        let controls = input.conditions.controls().iter().map(|control| control.network);
         let latents = input.latents.size().try_into();
         latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditions, controls))
     }
 }
 
 /// The numbers of requests that give a row the same bits, ascending; the last one is the canonical one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Shapes(Vec<usize>);
 
 impl Shapes {
@@ -71,54 +94,127 @@ impl Shapes {
         self.0.last().copied().unwrap_or(1)
     }
 
+    /// Whether a request alone gets the bits that are promised.
+    #[must_use]
+    pub(crate) fn hold_one(&self) -> bool {
+        self.0.first() == Some(&1)
+    }
+
     /// The smallest number that `requests` fit in.
     #[must_use]
     pub(crate) fn holding(&self, requests: usize) -> usize {
         self.0.iter().copied().find(|shape| *shape >= requests).unwrap_or_else(|| self.canonical())
     }
 
-    /// Evaluates an input at every place that matters, among companions unlike it, with `requests_max` requests and
-    /// with every power of two below.
+    /// Whether they are what a probe with `requests_max` can find: ascending numbers from 1 to that.
+    #[must_use]
+    pub(crate) fn are_within(&self, requests_max: usize) -> bool {
+        let is_ascending = self.0.windows(2).all(|pair| pair[0] < pair[1]);
+        is_ascending && self.0.first().is_some_and(|first| *first >= 1) && self.canonical() <= requests_max
+    }
+}
+
+/// Finds the [`Shapes`] of a class, one pass after the other, so that requests can go in between.
+///
+/// An input is evaluated at every place that matters, among companions unlike it, with `requests_max` requests and with every
+/// power of two below.
+#[derive(Debug)]
+pub(crate) struct Probe<C> {
+    input: ModelInput<C>,
+    other: ModelInput<C>,
+    requests_max: usize,
+    /// What the input comes to with `requests_max` requests.
+    canonical: Option<Tensor>,
+    /// Numbers of requests and places to be tried yet.
+    trials: VecDeque<(usize, usize)>,
+    shapes: Vec<usize>,
+}
+
+impl<C: Conditions> Probe<C> {
+    /// Of an input like those of the class.
     ///
     /// # Errors
     /// When libtorch fails.
-    pub(crate) fn probed<D: Denoiser>(
-        denoiser: &D,
-        input: &ModelInput<D::Conditions>,
-        requests_max: usize,
-    ) -> Result<Self, DiffusionError> {
-        if requests_max <= 1 {
-            return Ok(Self::alone());
-        }
-        let other = unlike(input)?;
-        let at = |place: usize, requests: usize| -> Result<Tensor, DiffusionError> {
-            let inputs: Vec<_> = (0..requests).map(|i| if i == place { input } else { &other }).collect();
-            let mut outputs = predict(denoiser, &inputs, requests)?;
-            Ok(outputs.swap_remove(place))
-        };
-        let canonical = at(0, requests_max)?;
-        let agrees = |requests: usize| -> Result<bool, DiffusionError> {
-            for place in [0, requests / 2, requests - 1] {
-                if at(place, requests)? != canonical {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        };
-        if !agrees(requests_max)? {
-            return Ok(Self::alone());
-        }
-        let mut shapes = Vec::new();
-        let mut requests = 1;
-        while requests < requests_max {
-            if agrees(requests)? {
-                shapes.push(requests);
-            }
-            requests *= 2;
-        }
-        shapes.push(requests_max);
-        Ok(Self(shapes))
+    pub(crate) fn new(input: ModelInput<C>, requests_max: usize) -> Result<Self, TchError> {
+        let other = unlike(&input)?;
+        let below = std::iter::successors(Some(1_usize), |requests| requests.checked_mul(2));
+        let numbers = std::iter::once(requests_max).chain(below.take_while(|requests| *requests < requests_max));
+        let trials = numbers.flat_map(|requests| places(requests).into_iter().map(move |place| (requests, place)));
+        Ok(Self { input, other, requests_max, canonical: None, trials: trials.collect(), shapes: Vec::new() })
     }
+
+    /// Makes one pass. The shapes, once they are found.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub(crate) fn pass<D: Denoiser<Conditions = C>>(&mut self, denoiser: &D) -> Result<Option<Shapes>, DiffusionError> {
+        if self.requests_max <= 1 {
+            return Ok(Some(Shapes::alone()));
+        }
+        let Some(canonical) = &self.canonical else {
+            self.canonical = Some(self.evaluated(denoiser, (self.requests_max, 0))?);
+            return Ok(None);
+        };
+        let Some(trial) = self.trials.pop_front() else { return Ok(Some(self.found())) };
+        let (requests, place) = trial;
+        let agrees = self.evaluated(denoiser, trial)? == *canonical;
+        if !agrees && requests == self.requests_max {
+            return Ok(Some(Shapes::alone()));
+        }
+        if !agrees {
+            self.trials.retain(|(number, _)| *number != requests);
+        } else if place == requests - 1 {
+            self.shapes.push(requests);
+        }
+        Ok(self.trials.is_empty().then(|| self.found()))
+    }
+
+    fn evaluated<D: Denoiser<Conditions = C>>(
+        &self,
+        denoiser: &D,
+        (requests, place): (usize, usize),
+    ) -> Result<Tensor, DiffusionError> {
+        let inputs: Vec<_> = (0..requests).map(|at| if at == place { &self.input } else { &self.other }).collect();
+        Ok(predict(denoiser, &inputs, requests)?.swap_remove(place))
+    }
+
+    fn found(&self) -> Shapes {
+        let mut shapes = self.shapes.clone();
+        shapes.sort_unstable();
+        Shapes(shapes)
+    }
+}
+
+/// The places of a batch that are tried: the first, one in the middle, and last the last.
+fn places(requests: usize) -> Vec<usize> {
+    let mut places = vec![0, requests / 2, requests - 1];
+    places.dedup();
+    places
+}
+
+/// An input of a class, under conditions of as many rows and tokens. Its numbers are drawn, and always the same.
+///
+/// # Errors
+/// When libtorch fails, or the networks lack a ControlNet of the class.
+pub(crate) fn specimen<D: Denoiser>(
+    denoiser: &D,
+    class: &BatchClass,
+    conditions: &D::Conditions,
+) -> Result<ModelInput<D::Conditions>, DiffusionError> {
+    let _no_grad = tch::no_grad_guard();
+    let (mut noise, device) = (NoiseGenerator::new(0), denoiser.device());
+    let kind = conditions.text().f_kind()?;
+    let latents = noise.draw(&class.latents, kind)?.f_to_device(device)?;
+    let [rows, _, height, width] = class.latents;
+    let controls = class.controls.iter().map(|network| {
+        let factor = i64::from(denoiser.control_factor(*network).unwrap_or(1));
+        let image = noise.draw(&[1, 3, height * factor, width * factor], Kind::Float)?.f_sigmoid()?;
+        let embedded = denoiser.embed_control(*network, &image.f_to_device(device)?)?;
+        Ok(Control { network: *network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: 1.0 })
+    });
+    let controls = controls.collect::<Result<Vec<_>, DiffusionError>>()?;
+    let timesteps = Tensor::f_full([rows], 500.0, (Kind::Float, device))?;
+    Ok(ModelInput { stage: class.stage, latents, timesteps, conditions: conditions.controlled(controls) })
 }
 
 /// Evaluates inputs of one class together, in a batch of `requests` requests, which are at least as many. One output each.
@@ -171,5 +267,18 @@ mod tests {
         assert_eq!(held, [1, 4, 4, 4, 8, 8, 8, 8]);
         assert_eq!((shapes.canonical(), Shapes::alone().canonical()), (8, 1));
         assert_eq!(Shapes::any(3).holding(2), 2);
+        assert_eq!([Shapes::alone(), Shapes(vec![2, 4])].map(|shapes| shapes.hold_one()), [true, false]);
+    }
+
+    #[test]
+    fn shapes_that_no_probe_finds_are_told() {
+        let are_within = |shapes: &[usize]| Shapes(shapes.to_vec()).are_within(4);
+        assert!([&[1][..], &[4], &[1, 2, 4]].into_iter().all(are_within));
+        assert!(![&[][..], &[0, 4], &[4, 2], &[2, 2], &[1, 8]].into_iter().any(are_within));
+    }
+
+    #[test]
+    fn every_place_that_matters_is_tried_once() {
+        assert_eq!([1, 2, 3, 8].map(places), [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 4, 7]]);
     }
 }

@@ -6,14 +6,17 @@
 
 use std::fmt;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
+use serde::{Deserialize, Serialize};
 use tch::{Device, TchError, Tensor};
 
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::scheduler::SchedulerConfig;
 
 /// Which checkpoint of a recipe makes a step: its own, or that of its refiner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     Base,
     Refiner,
@@ -73,6 +76,9 @@ pub trait Denoiser {
     fn vae_factor(&self) -> u32;
     fn latent_channels(&self) -> i64;
     fn scheduler_config(&self) -> &SchedulerConfig;
+    /// A digest of all that decides, beside the shapes of an input, which kernels compute it: how the denoising network, its
+    /// adapters and the ControlNets at these places of the recipe are built. The numbers in them are not part of it.
+    fn architecture(&self, controls: &[usize]) -> Digest;
     /// The recipe's conditions: the unconditional row first, where there is one. The embeddings are of the kind the
     /// latents are to have.
     ///

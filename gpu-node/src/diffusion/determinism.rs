@@ -27,13 +27,9 @@ pub(crate) struct PassShape {
 #[must_use]
 pub(crate) fn of(shape: PassShape) -> Determinism {
     let PassShape { placement, latents: [rows, channels, height, width], vae_tiles_px } = shape;
-    let Placement { device: place, dtype, channels_last } = placement;
-    let device = device::kind_of(place);
-    let choices = choices::of(place, dtype).unwrap_or_else(|error| {
-        tracing::error!(%error, "what libtorch chose cannot be told");
-        "unknown".to_owned()
-    });
-    let mut class = format!("{device}/{LIBTORCH}/{choices}/{dtype}/{rows}x{channels}x{height}x{width}");
+    let Placement { device: place, channels_last, .. } = placement;
+    let (device, kernels) = (device::kind_of(place), kernels(placement));
+    let mut class = format!("{kernels}/{rows}x{channels}x{height}x{width}");
     if channels_last {
         class.push_str("/channels-last");
     }
@@ -44,4 +40,20 @@ pub(crate) fn of(shape: PassShape) -> Determinism {
         class.push_str(&format!("/threads-{}", threads()));
     }
     Determinism { class, device, runtime: LIBTORCH.to_owned() }
+}
+
+/// What a class says beside the shapes of its passes: device, libraries, precision, layout and threads.
+#[must_use]
+pub(crate) fn environment(placement: Placement) -> String {
+    let layout = if placement.channels_last { "/channels-last" } else { "" };
+    let threads = if placement.device == Device::Cpu { format!("/threads-{}", threads()) } else { String::new() };
+    format!("{}{layout}{threads}", kernels(placement))
+}
+
+fn kernels(Placement { device: place, dtype, .. }: Placement) -> String {
+    let choices = choices::of(place, dtype).unwrap_or_else(|error| {
+        tracing::error!(%error, "what libtorch chose cannot be told");
+        "unknown".to_owned()
+    });
+    format!("{}/{LIBTORCH}/{choices}/{dtype}", device::kind_of(place))
 }

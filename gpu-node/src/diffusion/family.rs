@@ -17,6 +17,7 @@ pub(crate) use super::sd::adapters::{Adapter, LoraError};
 use super::sd::{self, controlnet, networks};
 use crate::capacity::Footprint;
 use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Stage};
+use crate::diffusion::determinism;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::loading::{CheckpointError, Placement};
 use crate::diffusion::picture::Pictures;
@@ -98,6 +99,13 @@ impl Checkpoint {
     pub(crate) fn footprint(&self) -> Arc<dyn Footprint> {
         match self {
             Self::Sd(checkpoint) => Arc::new(checkpoint.footprint()),
+        }
+    }
+
+    /// What computes its passes, as far as it decides bits: within it and the shapes of a pass, they repeat themselves.
+    pub(crate) fn environment(&self) -> String {
+        match self {
+            Self::Sd(checkpoint) => determinism::environment(checkpoint.placement()),
         }
     }
 
@@ -250,6 +258,12 @@ impl Denoiser for Networks<'_> {
     fn scheduler_config(&self) -> &SchedulerConfig {
         match self {
             Self::Sd(networks) => networks.scheduler_config(),
+        }
+    }
+
+    fn architecture(&self, controls: &[usize]) -> Digest {
+        match self {
+            Self::Sd(networks) => networks.architecture(controls),
         }
     }
 

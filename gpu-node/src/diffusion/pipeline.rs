@@ -68,6 +68,21 @@ struct Leg<C> {
     start: Start,
 }
 
+impl<C: Conditions> Leg<C> {
+    /// The class of an evaluation.
+    fn class(&self, latents: &Tensor, index: usize) -> Option<BatchClass> {
+        let (_, channels, height, width) = latents.size4().ok()?;
+        let latents = [self.conditions.rows(), channels + self.start.told_channels(), height, width];
+        let controls = self.acting(index).map(|(network, _)| network);
+        Some(BatchClass::new(self.stage, latents, &self.conditions, controls))
+    }
+
+    /// The ControlNets that act in an evaluation, each with its place in the recipe.
+    fn acting(&self, index: usize) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
+        inputs::acting(&self.controls, (index, self.sampler.timesteps().len()))
+    }
+}
+
 /// One request between its text and its image.
 #[derive(Debug)]
 pub struct Denoising<C> {
@@ -136,16 +151,30 @@ impl<C: Conditions> Denoising<C> {
         &self.latents
     }
 
-    /// The class of requests that may share the next evaluation; `None` at the end. Computes nothing.
+    /// The class of the next evaluation; `None` at the end. Computes nothing.
     #[must_use]
     pub fn next_class(&self) -> Option<BatchClass> {
         let leg = &self.legs[self.at];
-        let index = leg.sampler.next_step()?;
-        let Ok((_, channels, height, width)) = self.latents.size4() else { return None };
-        let latents = [leg.conditions.rows(), channels + leg.start.told_channels(), height, width];
-        let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
-        let controls = controls.map(|(network, (control, _))| (network, control.weight));
-        Some(BatchClass::new(leg.stage, latents, &leg.conditions, controls))
+        leg.class(&self.latents, leg.sampler.next_step()?)
+    }
+
+    /// The classes of all evaluations from here to the end, each once.
+    #[must_use]
+    pub fn classes(&self) -> Vec<BatchClass> {
+        let legs = self.legs[self.at..].iter().filter_map(|leg| Some((leg, leg.sampler.next_step()?)));
+        let evaluations = legs.flat_map(|(leg, next)| (next..leg.sampler.timesteps().len()).map(move |at| (leg, at)));
+        let mut classes: Vec<_> = evaluations.filter_map(|(leg, at)| leg.class(&self.latents, at)).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+
+    /// The scales of the ControlNets that act in the next evaluation: numbers that requests must have in common to share it.
+    #[must_use]
+    pub fn next_scales(&self) -> Vec<f64> {
+        let leg = &self.legs[self.at];
+        let acting = leg.sampler.next_step().map(|index| leg.acting(index));
+        acting.into_iter().flatten().map(|(_, (control, _))| control.weight).collect()
     }
 
     /// What to evaluate a network on next; `None` at the end.
@@ -161,8 +190,7 @@ impl<C: Conditions> Denoising<C> {
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        let controls = inputs::acting(&leg.controls, (index, leg.sampler.timesteps().len()));
-        let controls = controls.map(|(network, (control, embedded))| {
+        let controls = leg.acting(index).map(|(network, (control, embedded))| {
             Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
         });
         let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?);

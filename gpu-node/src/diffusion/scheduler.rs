@@ -10,15 +10,19 @@
 
 pub mod config;
 mod ddim;
-mod dpmpp_2m;
+mod deis;
+mod dpm_multi;
+mod dpm_single;
 mod euler;
 mod euler_ancestral;
 mod heun;
 mod lcm;
 mod levels;
+mod lms;
 mod pndm;
 mod schedule;
 mod sigmas;
+mod tcd;
 mod timesteps;
 mod unipc;
 
@@ -231,8 +235,8 @@ fn plan(config: &SchedulerConfig, Span { of: steps, steps: span }: Span) -> Resu
     }
     let schedule = TrainSchedule::new(config)?;
     match &config.method {
-        Method::Ddim { alpha_one_at_end, clip_range } => {
-            ddim::plan(config, &schedule, steps, span, *alpha_one_at_end, *clip_range)
+        Method::Ddim { alpha_one_at_end, clip_range, eta } => {
+            ddim::plan(config, &schedule, steps, span, *alpha_one_at_end, *clip_range, *eta)
         }
         Method::Pndm { alpha_one_at_end, skips_runge_kutta } => {
             pndm::plan(config, &schedule, steps, span, *alpha_one_at_end, *skips_runge_kutta)
@@ -240,9 +244,13 @@ fn plan(config: &SchedulerConfig, Span { of: steps, steps: span }: Span) -> Resu
         Method::Euler(options) => euler::plan(config, &schedule, steps, span, options),
         Method::EulerAncestral => euler_ancestral::plan(config, &schedule, steps, span),
         Method::Heun(options) => heun::plan(config, &schedule, steps, span, options),
-        Method::DpmPp2M(options) => dpmpp_2m::plan(config, &schedule, steps, span, options),
+        Method::Lms { sigmas } => lms::plan(config, &schedule, steps, span, *sigmas),
+        Method::DpmMulti(options) => dpm_multi::plan(config, &schedule, steps, span, options),
+        Method::DpmSingle(options) => dpm_single::plan(config, &schedule, steps, span, options),
         Method::UniPc(options) => unipc::plan(config, &schedule, steps, span, options),
+        Method::Deis(options) => deis::plan(config, &schedule, steps, span, options),
         Method::Lcm(options) => lcm::plan(config, &schedule, steps, span, options),
+        Method::Tcd(options) => tcd::plan(config, &schedule, steps, span, options),
     }
 }
 

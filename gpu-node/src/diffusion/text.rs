@@ -4,21 +4,47 @@
 //! than there are places. Invariant: a prompt's embedding depends on the prompt, the number of chunks and the checkpoint alone:
 //! every prompt is encoded by itself, and once while it is asked for again. Source: `encode_prompt` of diffusers 0.42's
 //! pipelines; diffusers cuts long prompts, so chunks follow the community pipelines (`lpw_stable_diffusion_xl`): each is a
-//! prompt of its own with its own beginning and end, states follow each other, the pooled text is the first chunk's.
+//! prompt of its own with its own beginning and end, states follow each other, the pooled text is the first chunk's. What
+//! weights do is in [`weighted`].
 
 pub mod clip;
 pub mod config;
 pub mod tokenizer;
+mod weighted;
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use bildkante_shared::recipe::LongPrompt;
+use bildkante_shared::weighting::{Fragment, Weighting};
 use tch::{TchError, Tensor};
 
+use self::weighted::Taking;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
 use crate::diffusion::text::tokenizer::{ClipTokenizer, TokenizerError};
+
+/// A prompt and how it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    pub text: String,
+    pub weighting: Weighting,
+    /// Layers at the end of the encoders that are left out, beside those that the family leaves out.
+    pub clip_skip: u32,
+}
+
+impl From<&str> for Prompt {
+    /// Without weights, and with all layers.
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), weighting: Weighting::Plain, clip_skip: 0 }
+    }
+}
+
+impl Prompt {
+    fn fragments(&self) -> Result<Vec<Fragment>, DiffusionError> {
+        self.weighting.fragments(&self.text).map_err(|error| DiffusionError::input(error.to_string()))
+    }
+}
 
 /// The states of a text, as its encoders compute them.
 #[derive(Debug)]
@@ -53,7 +79,7 @@ pub struct TextEncoder {
 const KEPT_MAX: usize = 64;
 
 /// A prompt in chunks, and its embedding.
-type EncodedPrompt = ((String, usize), PromptEmbedding);
+type EncodedPrompt = ((Prompt, usize), PromptEmbedding);
 
 /// Everything between a prompt and its embedding.
 #[derive(Debug)]
@@ -93,14 +119,15 @@ impl TextEncoders {
     ///
     /// # Errors
     /// When a tokenizer fails.
-    pub fn chunks(&self, prompts: &[&str], long: LongPrompt) -> Result<usize, DiffusionError> {
+    pub fn chunks(&self, prompts: &[&Prompt], long: LongPrompt) -> Result<usize, DiffusionError> {
         if long == LongPrompt::Cut {
             return Ok(1);
         }
         let mut chunks = 1;
-        for encoder in &self.encoders {
-            for prompt in prompts {
-                chunks = chunks.max(encoder.tokenizer.chunks(prompt).map_err(refused)?);
+        for prompt in prompts {
+            let fragments = prompt.fragments()?;
+            for encoder in &self.encoders {
+                chunks = chunks.max(encoder.tokenizer.chunks(&fragments).map_err(refused)?);
             }
         }
         Ok(chunks)
@@ -109,17 +136,17 @@ impl TextEncoders {
     /// The embedding of a prompt in `chunks` chunks; what does not fit is cut, what is left over is empty.
     ///
     /// # Errors
-    /// When a tokenizer or libtorch fails.
-    pub fn encode(&self, prompt: &str, chunks: usize) -> Result<PromptEmbedding, DiffusionError> {
+    /// When a tokenizer or libtorch fails, or more layers are left out than an encoder has.
+    pub fn encode(&self, prompt: impl Into<Prompt>, chunks: usize) -> Result<PromptEmbedding, DiffusionError> {
         let mut kept = self.kept.borrow_mut();
-        let key = (prompt.to_owned(), chunks);
+        let key = (prompt.into(), chunks);
         if let Some(at) = kept.iter().position(|(known, _)| *known == key) {
             let found = kept.remove(at);
             let embedding = found.1.shallow_clone();
             kept.push(found);
             return Ok(embedding);
         }
-        let embedding = self.encode_anew(prompt, chunks)?;
+        let embedding = self.encode_anew(&key.0, chunks)?;
         if kept.len() >= KEPT_MAX {
             let _oldest = kept.remove(0);
         }
@@ -127,19 +154,28 @@ impl TextEncoders {
         Ok(embedding)
     }
 
-    fn encode_anew(&self, prompt: &str, chunks: usize) -> Result<PromptEmbedding, DiffusionError> {
+    fn encode_anew(&self, prompt: &Prompt, chunks: usize) -> Result<PromptEmbedding, DiffusionError> {
         let _no_grad = tch::no_grad_guard();
+        let fragments = prompt.fragments()?;
+        let skip = usize::try_from(prompt.clip_skip).unwrap_or(usize::MAX);
         let (mut states, mut pooled) = (Vec::new(), None);
-        for encoder in &self.encoders {
-            let ids = encoder.tokenizer.encode_chunks(prompt, chunks).map_err(refused)?;
+        for TextEncoder { tokenizer, model } in &self.encoders {
+            let most = model.skip_max(self.layer);
+            if skip > most {
+                return Err(DiffusionError::input(format!(
+                    "`clip_skip` is {skip}, this checkpoint's text allows {most}"
+                )));
+            }
+            let chunks = tokenizer.encode_chunks(&fragments, chunks).map_err(refused)?;
             // Checked at load as well: on a GPU, reading a row that is not there loses the device.
-            let rows = encoder.model.vocabulary();
-            if let Some(id) = ids.iter().flatten().find(|id| !(0..rows).contains(*id)) {
+            let rows = model.vocabulary();
+            if let Some(id) = chunks.iter().flat_map(|chunk| &chunk.ids).find(|id| !(0..rows).contains(*id)) {
                 return Err(DiffusionError::input(format!("the prompt has token {id}, the text encoder {rows} rows")));
             }
-            let rows = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-            let tokens = Tensor::f_from_slice(&ids.concat())?.f_view([rows, -1])?; // [chunks, t]
-            let encoded = encoder.model.forward(&tokens, self.layer)?;
+            let empty = tokenizer.encode_chunks(&[], 1).map_err(refused)?;
+            let empty = empty.first().ok_or_else(|| DiffusionError::input("no empty prompt"))?;
+            let taking = Taking { model, layer: self.layer, skip };
+            let encoded = taking.weighted(&chunks, &fragments, empty)?;
             states.push(encoded.hidden.f_flatten(0, 1)?.f_unsqueeze(0)?); // [1, chunks · t, width]
             pooled = encoded.pooled.map(|pooled| pooled.f_narrow(0, 0, 1)).transpose()?;
         }

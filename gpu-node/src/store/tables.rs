@@ -275,6 +275,15 @@ impl Tables {
         Ok(())
     }
 
+    pub(super) fn each_binding(&self, mut visit: impl FnMut(Binding)) -> Result<(), StoreError> {
+        let opened = self.opened.read();
+        let table = opened.begin(|database| Ok(database.begin_read()?))?.open_table(BINDINGS)?;
+        for item in table.iter()? {
+            visit(serde_json::from_slice(item?.1.value())?);
+        }
+        Ok(())
+    }
+
     pub(super) fn each_entry(&self, mut visit: impl FnMut(ScopeKey, Entry, PerceptualHash)) -> Result<(), StoreError> {
         let opened = self.opened.read();
         let transaction = opened.begin(|database| Ok(database.begin_read()?))?;

@@ -64,6 +64,7 @@ impl DeviceBench {
             let labels = [self.name.as_str()];
             self.metrics.memory_budget_bytes.with_label_values(&labels).set(budget_bytes as f64);
         }
+        self.report_probes(engine.probes());
         self.health.report(self.device, |device| {
             let is_there = |digest| checkpoints.iter().any(|known| known.digest == digest);
             device.self_tests.retain(|test| is_there(test.digest));
@@ -111,6 +112,17 @@ impl DeviceBench {
             error => error,
         };
         self.board.fail(id, &error);
+    }
+
+    /// Tells how many classes of passes wait to be probed.
+    pub(super) fn report_probes(&self, probes: usize) {
+        #[allow(clippy::cast_precision_loss, reason = "a handful")]
+        self.metrics.probes_pending.with_label_values(&[&self.name]).set(probes as f64);
+    }
+
+    pub(super) fn probe_panicked(&self, panic: &(dyn Any + Send)) {
+        self.metrics.panics_total.inc();
+        log_limited!(error, defect = message(panic), "a probe ended at a defect");
     }
 
     /// Adds what a drawing cost to the metrics.

@@ -1,27 +1,26 @@
-//! The device thread's loop: which requests make their next step, together or alone.
+//! The device thread's loop: it takes turns as [`turns`](crate::turns) decides, and makes them.
 //!
-//! Before every step the most urgent request leads; those that can share its forward pass go along. A more urgent one that
-//! waits is begun at once and leads from then on, so it waits for one step of another request, never for a whole picture. Among
-//! equally urgent ones the first begun leads, so that pictures are finished one after the other instead of all late. A request
-//! without callers is dropped between steps.
+//! A turn is one pass of a network, for the job that leads and those that share its pass, or one decoding. Before each of them
+//! all jobs are looked at, begun or waiting, so the most urgent one waits for a turn or two of others and never for a whole
+//! picture, a group's decodings included. A job without callers is dropped between turns.
 //!
-//! Invariant: sharing a pass changes no request's pixels; the engine sees to it ([`Engine::step`]).
+//! Invariant: sharing a pass changes no job's pixels; the engine sees to it ([`Engine::step`]).
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use bildkante_shared::log_limited;
 use bildkante_shared::recipe::ValidRecipe;
-use bildkante_shared::urgency::Urgency;
 
 use super::bench::DeviceBench;
 use super::settle::Drawn;
-use crate::board::{Cost, Due, Standing, StartedJob};
+use crate::board::{Cost, Due, Leader, Standing, StartedJob};
 use crate::endings::{ENDINGS_MAX, Mark};
-use crate::engine::{DrawingId, Engine, EngineError, Finished};
+use crate::engine::{DrawingId, Engine, EngineError, Finished, NextProbe};
 use crate::error::GenerationError;
+use crate::queue::{Claim, Done, Place};
+use crate::turns::{Choice, Company, ProbeDue, Turns};
 
 /// Requests that may have begun and not ended; beyond it only the queue grows.
 const BEGUN_MAX: usize = 64;
@@ -31,7 +30,8 @@ const BEGUN_MAX: usize = 64;
 struct Begun {
     job: StartedJob,
     drawing: DrawingId,
-    urgency: Urgency,
+    /// With the urgency and the deadline of the callers that wait now.
+    claim: Claim,
     started_at: Instant,
     text_ms: f64,
     denoise_ms: f64,
@@ -45,9 +45,10 @@ pub(super) struct Executor<'a> {
     engine: &'a mut dyn Engine,
     sender: &'a SyncSender<Drawn>,
     begun: Vec<Begun>,
+    turns: Turns,
     /// How many of the board's nudges have been acted upon.
     nudges: u64,
-    /// A waiting request is more urgent than all that have begun, and needs more memory than is left.
+    /// A waiting request comes before all that have begun, and needs more memory than is left.
     room_is_wanted: bool,
     /// Why the device is lost, once it is.
     lost: Option<EngineError>,
@@ -57,8 +58,8 @@ pub(super) struct Executor<'a> {
 
 impl<'a> Executor<'a> {
     pub(super) fn new(bench: &'a DeviceBench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
-        let mark = bench.endings.mark_of(bench.device);
-        Self { bench, engine, sender, begun: Vec::new(), nudges: 0, room_is_wanted: false, lost: None, mark }
+        let (mark, begun, turns) = (bench.endings.mark_of(bench.device), Vec::new(), Turns::default());
+        Self { bench, engine, sender, begun, turns, nudges: 0, room_is_wanted: false, lost: None, mark }
     }
 
     /// Runs until the board is closed.
@@ -72,40 +73,107 @@ impl<'a> Executor<'a> {
                 return Err(error);
             }
             self.bench.refresh(self.engine);
-            if self.begun.is_empty() {
-                self.mark.clear();
-                match self.bench.board.next(&mut self.nudges) {
-                    Due::Job(job) => self.begin(job),
-                    Due::Nudge => {}
-                    Due::Closed => return Ok(()),
-                }
-                continue;
-            }
             self.drop_unwanted();
-            self.begin_more_urgent();
             self.advance();
             let begun = i64::try_from(self.begun.len()).unwrap_or(i64::MAX);
             self.bench.metrics.begun_jobs.set(begun);
+            self.bench.report_probes(self.engine.probes());
+            if self.begun.is_empty() && self.lost.is_none() {
+                self.mark.clear();
+                if self.engine.next_probe().is_none() && matches!(self.bench.board.wait(&mut self.nudges), Due::Closed)
+                {
+                    return Ok(());
+                }
+                if self.bench.board.is_closed() {
+                    return Ok(());
+                }
+            }
         }
     }
 
-    /// A step of the leader and its companions. It stops where the device is lost: every later call would fail in the same way,
+    /// A turn of the leader and its companions. It stops where the device is lost: every later call would fail in the same way,
     /// and the mark names the requests that it was lost to.
     fn advance(&mut self) {
-        if self.lost.is_some() {
-            return;
+        let begins = Instant::now();
+        let Some((choice, leader)) = self.lead() else { return };
+        let Some(leader) = leader else {
+            self.turns.made(&choice, std::iter::empty());
+            return self.probe();
+        };
+        let Begun { drawing, claim, .. } = self.begun[leader];
+        if self.engine.is_done(drawing) {
+            self.turns.made(&choice, std::iter::once(claim.sequence));
+            self.decode(drawing);
+        } else {
+            self.pass(&choice, leader);
         }
-        let Some(leader) = self.leader() else { return };
+        self.bench.board.used(claim.urgency, begins.elapsed());
+    }
+
+    /// A pass of the leader and those that go along.
+    fn pass(&mut self, choice: &Choice, leader: usize) {
         let group = self.group(leader);
         if self.lost.is_some() {
             return;
         }
+        let members = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
+        self.turns.made(choice, members.map(|begun| begun.claim.sequence));
         self.step(&group);
-        if self.lost.is_some() {
-            return;
+        if self.lost.is_none() {
+            self.tell(&group);
         }
-        self.tell(&group);
-        self.finish(&group);
+    }
+
+    /// Who leads the next turn, by its place among those that have begun: a waiting one is begun. No place: a probe is made.
+    fn lead(&mut self) -> Option<(Choice, Option<usize>)> {
+        let (engine, is_full) = (&*self.engine, self.begun.len() >= BEGUN_MAX);
+        let claims = self.begun.iter().map(|begun| (begun.claim, self.done(begun)));
+        let fits = |recipe: &ValidRecipe| !is_full && engine.has_room(recipe);
+        let probe = match self.engine.next_probe() {
+            None => ProbeDue::No,
+            Some(NextProbe { is_wanted: false, .. }) => ProbeDue::Idle,
+            Some(NextProbe { is_wanted: true, .. }) => ProbeDue::Wanted,
+        };
+        let (choice, leader) = self.bench.board.lead(&self.turns, &claims.collect::<Vec<_>>(), probe, fits)?;
+        // Where memory is full it waits for those that have begun, and no other request takes its place.
+        self.room_is_wanted = choice.room_is_wanted;
+        match leader {
+            Leader::Begun(at) => Some((choice, Some(at))),
+            Leader::Probe => Some((choice, None)),
+            Leader::Started(job) => {
+                let before = self.begun.len();
+                self.begin(job);
+                (self.begun.len() > before && self.lost.is_none()).then_some((choice, Some(before)))
+            }
+        }
+    }
+
+    /// A pass that finds out what lets requests share passes. No caller waits for it, and none is told where it fails.
+    fn probe(&mut self) {
+        self.mark.set(self.engine.next_probe().iter().map(|probe| probe.recipe).collect());
+        let started_at = Instant::now();
+        let probed = catch_unwind(AssertUnwindSafe(|| self.engine.probe()));
+        self.bench.metrics.probe_seconds_total.inc_by(started_at.elapsed().as_secs_f64());
+        self.bench.metrics.probe_passes_total.inc();
+        match probed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                log_limited!(warn, %error, "a probe failed: requests of its class run alone");
+                if matches!(error, EngineError::DeviceLost { .. }) {
+                    self.lost = Some(error);
+                }
+            }
+            Err(panic) => self.bench.probe_panicked(panic.as_ref()),
+        }
+    }
+
+    fn done(&self, begun: &Begun) -> Done {
+        let (done, of) = self.engine.progress(begun.drawing);
+        if self.engine.is_done(begun.drawing) { Done::All } else { Done::Part(f64::from(done) / f64::from(of.max(1))) }
+    }
+
+    fn place(&self, begun: &Begun) -> Place {
+        begun.claim.place(self.done(begun), Instant::now())
     }
 
     /// Counts the end of the device against the requests it was working on. Those callers are told why, the others to come
@@ -145,7 +213,7 @@ impl<'a> Executor<'a> {
         let device_s = self.busy_since(started_at);
         match begun {
             Ok(Ok(drawing)) => self.begun.push(Begun {
-                urgency: Urgency::DEFAULT,
+                claim: job.claim,
                 job,
                 drawing,
                 started_at,
@@ -181,8 +249,9 @@ impl<'a> Executor<'a> {
         let mut at = 0;
         for standing in standings {
             match standing {
-                Standing::Wanted(urgency) => {
-                    self.begun[at].urgency = urgency;
+                Standing::Wanted { urgency, deadline } => {
+                    let claim = &mut self.begun[at].claim;
+                    (claim.urgency, claim.deadline) = (urgency, deadline);
                     at += 1;
                 }
                 Standing::Unwanted => {
@@ -196,74 +265,38 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Begins waiting requests that are more urgent than all that have begun.
-    fn begin_more_urgent(&mut self) {
-        while let Some(most_urgent) = self.begun.iter().map(|begun| begun.urgency).min() {
-            if self.begun.len() >= BEGUN_MAX {
-                return;
-            }
-            let engine = &*self.engine;
-            let does_not_fit = Cell::new(false);
-            let taken = self.bench.board.take_first(|rank, recipe| {
-                if rank.urgency >= most_urgent {
-                    return false;
-                }
-                let has_room = engine.has_room(recipe);
-                does_not_fit.set(does_not_fit.get() || !has_room);
-                has_room
-            });
-            // Where memory is full it waits for those that have begun, and no less urgent request takes their place.
-            self.room_is_wanted = does_not_fit.get();
-            let Some(job) = taken else { return };
-            let before = self.begun.len();
-            self.begin(job);
-            if self.lost.is_some() {
-                return;
-            }
-            if self.begun.len() > before {
-                // It is the most urgent now, until the board is asked again.
-                return self.drop_unwanted();
-            }
-        }
-    }
-
-    /// The most urgent; of equals the first begun.
-    fn leader(&self) -> Option<usize> {
-        (0..self.begun.len()).min_by_key(|at| (self.begun[*at].urgency, *at))
-    }
-
-    /// The leader and its companions in the next pass: begun ones first, then waiting ones that may join.
+    /// The leader and those that go along in the next pass, begun or waiting, the first ones first.
     fn group(&mut self, leader: usize) -> Vec<DrawingId> {
         let drawing = self.begun[leader].drawing;
         let endings = &self.bench.endings;
-        let mut group = vec![drawing];
         if endings.is_suspect(self.begun[leader].job.recipe.id()) {
             // If the device ends again, it is known over which recipe.
-            return group;
+            return vec![drawing];
         }
-        let most = self.engine.companions_max(drawing) + 1;
-        let mut others: Vec<usize> = (0..self.begun.len()).filter(|at| *at != leader).collect();
-        others.sort_by_key(|at| (self.begun[*at].urgency, *at));
-        let shares =
-            |begun: &Begun| self.engine.may_share(drawing, begun.drawing) && !endings.is_suspect(begun.job.recipe.id());
-        group.extend(
-            others.iter().map(|at| &self.begun[*at]).filter(|begun| shares(begun)).map(|b| b.drawing).take(most - 1),
-        );
-        while group.len() < most && self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
+        let mut company = Company::new(self.engine.companions_max(drawing));
+        for begun in self.begun.iter().filter(|begun| begun.drawing != drawing && !self.engine.is_done(begun.drawing)) {
+            let shares = self.engine.may_share(drawing, begun.drawing) && !endings.is_suspect(begun.job.recipe.id());
+            let place = self.place(begun);
+            if shares && company.takes(&place) {
+                company.add(place, begun.drawing);
+            }
+        }
+        while self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
                 engine.may_join(drawing, waiting) && engine.has_room(waiting) && !endings.is_suspect(waiting.id())
             };
-            let Some(job) = self.bench.board.take_first(|_, waiting| joins(waiting)) else { break };
+            let taken = self.bench.board.take_first(|place, waiting| company.takes(place) && joins(waiting));
+            let Some((place, job)) = taken else { break };
             let before = self.begun.len();
             self.begin(job);
             if let Some(begun) = self.begun.get(before)
                 && self.engine.may_share(drawing, begun.drawing)
             {
-                group.push(begun.drawing);
+                company.add(place, begun.drawing);
             }
         }
-        group
+        std::iter::once(drawing).chain(company.into_members()).collect()
     }
 
     /// One step of a group. When a shared pass fails, its members make the step alone: one of them may be at fault.
@@ -329,17 +362,6 @@ impl<'a> Executor<'a> {
     fn tell(&self, group: &[DrawingId]) {
         let stepped = self.begun.iter().filter(|begun| group.contains(&begun.drawing));
         self.bench.board.advanced(stepped.map(|begun| (begun.job.recipe.id(), self.engine.progress(begun.drawing))));
-    }
-
-    fn finish(&mut self, group: &[DrawingId]) {
-        for drawing in group {
-            if self.lost.is_some() {
-                return;
-            }
-            if self.begun.iter().any(|begun| begun.drawing == *drawing) && self.engine.is_done(*drawing) {
-                self.decode(*drawing);
-            }
-        }
     }
 
     fn decode(&mut self, drawing: DrawingId) {

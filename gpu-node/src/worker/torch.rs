@@ -2,10 +2,11 @@
 //!
 //! Invariants: it knows families of models through [`family`](crate::diffusion::family) only; what a drawing has begun with
 //! stays until it ends, even when the folder changes; whether requests may share a pass is decided by [`PassKey`], and how many
-//! by a probe of their bits.
+//! by a probe of their bits ([`probing`]), which no request waits for.
 
 mod adapters;
 mod loader;
+mod probing;
 mod shelf;
 
 use std::cell::LazyCell;
@@ -21,22 +22,26 @@ use tch::Device;
 
 use self::adapters::{Adapters, FilesRead};
 use self::loader::{Change, Loader, Stock};
+use self::probing::{Pending, Probing, Promise, ShapeKey, Verdicts};
 use self::shelf::Shelf;
 use crate::blobs::Blobs;
 use crate::capacity::{Capacity, Need};
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::batch;
-use crate::diffusion::batch::{BatchClass, Shapes};
-use crate::diffusion::denoiser::Stage;
+use crate::diffusion::batch::{BatchClass, Probe, Shapes};
+use crate::diffusion::denoiser::{Denoiser, Stage};
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Conditioning, Networks};
+use crate::diffusion::family::{Checkpoint, Conditioning, Networks};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Denoising, Models};
 use crate::diffusion::{device, runtime};
-use crate::engine::{DrawingId, Engine, EngineError, EngineFactory, Engines, Finished, Nudge, Trial};
+use crate::engine::{DrawingId, Engine, EngineError, EngineFactory, Engines, Finished, NextProbe, Nudge, Trial};
+
+/// Classes of former days that are probed anew for a checkpoint, on another runtime or device.
+const FORESEEN_MAX: usize = 16;
 
 /// Of the memory that is free when the checkpoints are loaded, the part that drawings may take, in tenths: the rest is for
 /// adapters, kept texts and what an estimate misses.
@@ -60,15 +65,33 @@ struct Options {
     adapters_read: FilesRead,
     /// Digests of the checkpoints' files. Each file is read once for all devices and all starts.
     digests: Arc<FileDigests>,
+    /// How many requests may share a pass, found out once for all devices of a kind and all starts.
+    verdicts: Arc<Verdicts>,
+}
+
+/// What a node's engines share.
+#[derive(Debug, Clone)]
+struct Shared {
+    adapters_read: FilesRead,
+    digests: Arc<FileDigests>,
+    verdicts: Arc<Verdicts>,
+}
+
+impl Shared {
+    fn of(config: &NodeConfig) -> Self {
+        Self {
+            adapters_read: FilesRead::default(),
+            digests: Arc::new(FileDigests::kept_in(config.data_dir.join("file-digests.json"))),
+            verdicts: Arc::new(Verdicts::kept_in(config.data_dir.join("batch-shapes.json"))),
+        }
+    }
 }
 
 /// One factory for each device, which loads every checkpoint of `models_dir` on its thread.
 #[must_use]
 pub fn torch_engines(config: &NodeConfig) -> Engines {
-    let (read, digests) = (FilesRead::default(), known_digests(config));
-    let engine = |device: &DeviceChoice| {
-        (device.to_string(), torch_engine_on(*device, config, (read.clone(), Arc::clone(&digests))))
-    };
+    let shared = Shared::of(config);
+    let engine = |device: &DeviceChoice| (device.to_string(), torch_engine_on(*device, config, shared.clone()));
     Engines(config.device.each().iter().map(engine).collect())
 }
 
@@ -76,19 +99,11 @@ pub fn torch_engines(config: &NodeConfig) -> Engines {
 #[must_use]
 pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
     let device = config.device.each().first().copied();
-    let shared = (FilesRead::default(), known_digests(config));
-    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config, shared)
+    torch_engine_on(device.unwrap_or(DeviceChoice::Cpu), config, Shared::of(config))
 }
 
-fn known_digests(config: &NodeConfig) -> Arc<FileDigests> {
-    Arc::new(FileDigests::kept_in(config.data_dir.join("file-digests.json")))
-}
-
-fn torch_engine_on(
-    device: DeviceChoice,
-    config: &NodeConfig,
-    (adapters_read, digests): (FilesRead, Arc<FileDigests>),
-) -> EngineFactory {
+fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, shared: Shared) -> EngineFactory {
+    let Shared { adapters_read, digests, verdicts } = shared;
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -108,6 +123,7 @@ fn torch_engine_on(
         determinism: config.batch.determinism,
         adapters_read,
         digests,
+        verdicts,
     };
     let is_exact = config.batch.determinism == DeterminismChoice::Exact;
     Box::new(move || {
@@ -115,9 +131,6 @@ fn torch_engine_on(
         Ok(Box::new(TorchEngine::load(options)?))
     })
 }
-
-/// Most classes of batches whose shapes are remembered; beyond it all are probed anew.
-const SHAPES_MAX: usize = 512;
 
 #[derive(Debug)]
 struct TorchEngine {
@@ -129,7 +142,7 @@ struct TorchEngine {
     stock: Option<Stock>,
     loader: Option<Loader>,
     blobs: Blobs,
-    shapes: HashMap<PassKey, Shapes>,
+    probing: Probing,
     drawings: HashMap<DrawingId, Drawing>,
     next_drawing: u64,
     /// Memory was measured since [`Engine::refresh`] last told of it.
@@ -146,8 +159,7 @@ struct Drawing {
     denoising: Denoising<Conditioning>,
     /// Of the next step; `None` at the end.
     pass: Option<PassKey>,
-    /// The number of requests within which its bits are promised, of all passes so far.
-    requests: usize,
+    promise: Promise,
 }
 
 /// What must agree for requests to share a pass.
@@ -158,6 +170,8 @@ struct PassKey {
     loras: Vec<(Digest, u64)>,
     /// ControlNets of the recipe; the class says which of them act.
     controls: Vec<Digest>,
+    /// How much is added of those that act, bit by bit.
+    scales: Vec<u64>,
     class: BatchClass,
 }
 
@@ -170,7 +184,8 @@ impl PassKey {
             _ => (recipe.checkpoint, recipe.loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect()),
         };
         let controls = recipe.controls.iter().map(|control| control.network).collect();
-        Some(Self { checkpoint, loras, controls, class })
+        let scales = denoising.next_scales().into_iter().map(f64::to_bits).collect();
+        Some(Self { checkpoint, loras, controls, scales, class })
     }
 }
 
@@ -211,12 +226,13 @@ impl TorchEngine {
             capacity: Capacity::default(),
             stock: Some(stock),
             loader: None,
-            shapes: HashMap::new(),
+            probing: Probing::default(),
             drawings: HashMap::new(),
             next_drawing: 0,
             has_measured: false,
         };
         engine.measure();
+        engine.foresee();
         Ok(engine)
     }
 
@@ -250,7 +266,6 @@ impl TorchEngine {
         for digest in self.shelf.sweep(self.drawings.values().map(|drawing| &*drawing.recipe)) {
             tracing::info!(%digest, "unloaded");
             self.adapters.forget(digest);
-            self.shapes.retain(|pass, _| pass.checkpoint != digest);
             device::give_back_memory(self.options.placement.device);
         }
     }
@@ -280,29 +295,121 @@ impl TorchEngine {
         self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))
     }
 
-    /// Finds out, before the first pass of a kind, how many requests may share it.
-    fn probe(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
-        let device = self.options.placement.device;
-        let drawing = self.drawing(drawing)?;
-        let Some(pass) = drawing.pass.clone().filter(|pass| !self.shapes.contains_key(pass)) else { return Ok(()) };
-        let Some(input) = drawing.denoising.next_input().map_err(engine_error(device))? else { return Ok(()) };
-        let recipe = Arc::clone(&drawing.recipe);
-        let requests_max = self.capacity.requests_max(&recipe, self.options.requests_max);
-        let shapes = match self.options.determinism {
-            DeterminismChoice::Fast => Shapes::any(requests_max),
-            DeterminismChoice::Exact => {
-                let models = models(&self.shelf, &mut self.adapters, &recipe)?;
-                Shapes::probed(models.at(input.stage), &input, requests_max).map_err(engine_error(device))?
-            }
+    /// Within how many requests the bits of a drawing are promised. What is not known yet is to be found out.
+    fn promise(
+        &mut self,
+        recipe: &Arc<ValidRecipe>,
+        denoising: &Denoising<Conditioning>,
+    ) -> Result<Promise, EngineError> {
+        let keys = self.shape_keys(recipe, denoising)?;
+        let known = |key: ShapeKey| {
+            let shapes = match (self.options.determinism, key.requests_max) {
+                (DeterminismChoice::Fast, most) => Some(Shapes::any(most)),
+                (DeterminismChoice::Exact, 0 | 1) => Some(Shapes::alone()),
+                (DeterminismChoice::Exact, _) => self.options.verdicts.get(&key),
+            };
+            (key, shapes)
         };
-        if requests_max > 1 {
-            tracing::info!(checkpoint = %pass.checkpoint, class = ?pass.class, ?shapes, "shapes of shared passes");
+        Ok(Promise::new(keys.into_iter().map(known).collect()))
+    }
+
+    /// What verdicts on a drawing's passes hold for.
+    fn shape_keys(
+        &mut self,
+        recipe: &Arc<ValidRecipe>,
+        denoising: &Denoising<Conditioning>,
+    ) -> Result<Vec<ShapeKey>, EngineError> {
+        let requests_max = self.capacity.requests_max(recipe, self.options.requests_max);
+        let environment = self.environment(recipe.checkpoint)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let key = |class: BatchClass| ShapeKey {
+            environment: environment.clone(),
+            architecture: models.at(class.stage()).architecture(class.controls()),
+            class,
+            requests_max,
+        };
+        Ok(denoising.classes().into_iter().map(key).collect())
+    }
+
+    /// What computes passes, as far as it decides bits.
+    fn environment(&self, checkpoint: Digest) -> Result<String, EngineError> {
+        let checkpoint = self.shelf.checkpoint(checkpoint)?;
+        Ok(checkpoint.environment() + self.tf32(checkpoint))
+    }
+
+    /// A processor has no TF32. It is named with every dtype, because a VAE may insist on float32.
+    fn tf32(&self, checkpoint: &Checkpoint) -> &'static str {
+        if self.options.tf32 && checkpoint.device() != Device::Cpu { "/tf32" } else { "" }
+    }
+
+    /// Remembers what will be asked for: each checkpoint's own size, and what was asked for before another runtime or device.
+    fn foresee(&mut self) {
+        if self.options.determinism == DeterminismChoice::Fast || self.options.requests_max <= 1 {
+            return;
         }
-        if self.shapes.len() >= SHAPES_MAX {
-            self.shapes.clear();
+        let mut recipes = Vec::new();
+        for checkpoint in self.shelf.checkpoints() {
+            let trial = loader::self_test_recipe(checkpoint, self.options.self_test_steps.max(1));
+            let networks = Networks::new(checkpoint, None, &[]);
+            let environment = checkpoint.environment() + self.tf32(checkpoint);
+            let known = self.options.verdicts.classes_elsewhere(networks.architecture(&[]), &environment);
+            let known = known.iter().filter_map(|class| loader::recipe_of_class(checkpoint, class));
+            recipes.extend(std::iter::once(trial).chain(known.take(FORESEEN_MAX)));
         }
-        self.shapes.insert(pass, shapes);
+        for recipe in recipes.into_iter().filter_map(|recipe| ValidRecipe::try_from(recipe).ok()).map(Arc::new) {
+            if let Err(error) = self.foresee_recipe(&recipe) {
+                tracing::debug!(%error, "a class of passes is not foreseen");
+            }
+        }
+    }
+
+    fn foresee_recipe(&mut self, recipe: &Arc<ValidRecipe>) -> Result<(), EngineError> {
+        self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
+        let denoising = self.denoising(recipe)?;
+        let promise = self.promise(recipe, &denoising)?;
+        self.ask(&promise, recipe, false);
         Ok(())
+    }
+
+    fn denoising(&mut self, recipe: &ValidRecipe) -> Result<Denoising<Conditioning>, EngineError> {
+        let pictures = self.pictures(recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = Models { pictures, ..models };
+        Denoising::begin(&models, recipe, None).map_err(engine_error(self.options.placement.device))
+    }
+
+    /// Has what is not known of a drawing's passes found out.
+    fn ask(&mut self, promise: &Promise, recipe: &Arc<ValidRecipe>, is_wanted: bool) {
+        for key in promise.unknown() {
+            self.probing.ask(Pending { key: key.clone(), recipe: Arc::clone(recipe), is_wanted });
+        }
+    }
+
+    /// Makes a pass of a probe, which is begun where there is none. The shapes, once they are found.
+    fn probe_pass(
+        &mut self,
+        pending: &Pending,
+        probe: Option<Probe<Conditioning>>,
+    ) -> Result<(Probe<Conditioning>, Option<Shapes>), EngineError> {
+        let device = self.options.placement.device;
+        let class = &pending.key.class;
+        let models = models(&self.shelf, &mut self.adapters, &pending.recipe)?;
+        let networks = models.at(class.stage());
+        let begin = || -> Result<_, DiffusionError> {
+            let conditions = networks.condition(&pending.recipe, class.stage())?;
+            let specimen = batch::specimen(networks, class, &conditions)?;
+            debug_assert!(class.is_of(&specimen), "{class:?} for another input");
+            Ok(Probe::new(specimen, pending.key.requests_max)?)
+        };
+        let mut probe = probe.map_or_else(begin, Ok).map_err(engine_error(device))?;
+        let shapes = probe.pass(networks).map_err(engine_error(device))?;
+        device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
+        Ok((probe, shapes))
+    }
+
+    /// Has the drawings under way share passes, where a verdict now lets them.
+    fn learn(&mut self) {
+        self.drawings.values_mut().for_each(|drawing| drawing.promise.learn(&self.options.verdicts));
     }
 
     /// Decodes a picture. The drawing stays in the map meanwhile, so that after a panic, too, [`Engine::abandon`] finds
@@ -310,25 +417,22 @@ impl TorchEngine {
     fn decode(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
         let device = self.options.placement.device;
         let found = self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))?;
-        let Drawing { recipe, denoising, requests, .. } = found;
+        let Drawing { recipe, denoising, promise, .. } = found;
         denoising.check().map_err(engine_error(device))?;
         let models = models(&self.shelf, &mut self.adapters, recipe)?;
         let pixels = denoising.decode(&models).map_err(engine_error(device))?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
-        let mut determinism = checkpoint.determinism(recipe, *requests);
-        // A processor has no TF32. It is named with every dtype, because a VAE may insist on float32.
-        if self.options.tf32 && checkpoint.device() != Device::Cpu {
-            determinism.class.push_str("/tf32");
-        }
+        let mut determinism = checkpoint.determinism(recipe, promise.requests());
+        determinism.class.push_str(self.tf32(checkpoint));
         if self.options.determinism == DeterminismChoice::Fast {
             determinism.class.push_str("/fast");
         }
         Ok(Finished { pixels, determinism })
     }
 
-    fn shapes_of(&self, drawing: DrawingId) -> Option<&Shapes> {
-        let pass = self.drawings.get(&drawing)?.pass.as_ref()?;
-        self.shapes.get(pass)
+    fn shapes_of(&self, drawing: DrawingId) -> Option<Shapes> {
+        let drawing = self.drawings.get(&drawing)?;
+        Some(drawing.promise.shapes(&drawing.pass.as_ref()?.class))
     }
 }
 
@@ -373,6 +477,9 @@ impl Engine for TorchEngine {
     }
 
     fn has_room(&self, recipe: &ValidRecipe) -> bool {
+        if !self.adapters.has_room(recipe) {
+            return false;
+        }
         let Some(budget_bytes) = self.capacity.budget_bytes.filter(|_| !self.drawings.is_empty()) else { return true };
         let needs = self.drawings.values().map(|drawing| drawing.need).chain([self.capacity.need(recipe, 1)]);
         let (held_bytes, moment_bytes) = needs.fold((0, 0), |(held, moment): (u64, u64), need| {
@@ -413,6 +520,7 @@ impl Engine for TorchEngine {
         }
         self.unload();
         self.measure();
+        self.foresee();
         Some(trials)
     }
 
@@ -420,23 +528,17 @@ impl Engine for TorchEngine {
         let device = self.options.placement.device;
         self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
         let need = self.capacity.need(recipe, 1);
-        let pictures = self.pictures(recipe)?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
-        let models = Models { pictures, ..models };
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?.digest();
-        let denoising = Denoising::begin(&models, recipe, None).map_err(engine_error(device))?;
+        let denoising = self.denoising(recipe)?;
         let pass = PassKey::of(recipe, &denoising);
+        let promise = self.promise(recipe, &denoising)?;
         // A failure of the device that shows late is this request's, and must not show in another's pass.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         let id = DrawingId(self.next_drawing);
         self.next_drawing += 1;
         self.adapters.hold(checkpoint, &recipe.loras);
-        self.drawings
-            .insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, requests: 1 });
-        if let Err(error) = self.probe(id) {
-            self.abandon(id);
-            return Err(error);
-        }
+        self.ask(&promise, recipe, true);
+        self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
         Ok(id)
     }
 
@@ -445,7 +547,10 @@ impl Engine for TorchEngine {
     }
 
     fn may_share(&self, a: DrawingId, b: DrawingId) -> bool {
-        let pass = |drawing| self.drawings.get(&drawing).and_then(|drawing: &Drawing| drawing.pass.as_ref());
+        let pass = |drawing| {
+            let drawing: &Drawing = self.drawings.get(&drawing).filter(|drawing| !drawing.promise.is_alone())?;
+            drawing.pass.as_ref()
+        };
         pass(a).is_some() && pass(a) == pass(b)
     }
 
@@ -456,9 +561,7 @@ impl Engine for TorchEngine {
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let device = self.options.placement.device;
         let Some(first) = drawings.first() else { return Ok(Vec::new()) };
-        // A request that changes to its refiner begins passes of another kind.
-        self.probe(*first)?;
-        let shapes = self.shapes_of(*first).cloned().unwrap_or_else(Shapes::alone);
+        let shapes = self.shapes_of(*first).unwrap_or_else(Shapes::alone);
         let inputs = drawings.iter().map(|id| {
             let drawing = self.drawing(*id)?;
             let input = drawing.denoising.next_input().map_err(engine_error(device))?;
@@ -477,7 +580,6 @@ impl Engine for TorchEngine {
             batch::predict(networks, &together, shapes.holding(drawings.len())).map_err(engine_error(device))?;
         let results = drawings.iter().zip(&outputs).map(|(drawing, output)| {
             let drawing = self.drawings.get_mut(drawing).ok_or(EngineError::Stopped)?;
-            drawing.requests = drawing.requests.max(shapes.canonical());
             drawing.denoising.advance(output).map_err(engine_error(device))?;
             drawing.pass = PassKey::of(&drawing.recipe, &drawing.denoising);
             Ok(())
@@ -487,6 +589,41 @@ impl Engine for TorchEngine {
         // request. A failure that shows so late belongs to no single request.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
+    }
+
+    fn next_probe(&self) -> Option<NextProbe> {
+        let pending = self.probing.next()?;
+        Some(NextProbe { recipe: pending.recipe.id(), is_wanted: pending.is_wanted })
+    }
+
+    fn probes(&self) -> usize {
+        self.probing.len()
+    }
+
+    fn probe(&mut self) -> Result<(), EngineError> {
+        // Taken out meanwhile: what fails, by a panic too, is not tried again and again.
+        let Some((pending, probe)) = self.probing.take() else { return Ok(()) };
+        if self.options.verdicts.get(&pending.key).is_some() {
+            // Another device has found it out.
+            self.learn();
+            return Ok(());
+        }
+        match self.probe_pass(&pending, probe) {
+            Ok((probe, None)) => self.probing.go_on(pending, probe),
+            Ok((_, Some(shapes))) => {
+                tracing::info!(checkpoint = %pending.recipe.checkpoint, class = ?pending.key.class, ?shapes, "probed");
+                self.options.verdicts.put(pending.key, shapes);
+                self.learn();
+            }
+            Err(error) if matches!(error, EngineError::OutOfMemory { .. }) => {
+                self.free_memory();
+                self.options.verdicts.give_up(pending.key);
+                self.learn();
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn progress(&self, drawing: DrawingId) -> (u32, u32) {

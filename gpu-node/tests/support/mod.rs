@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod gated;
+pub(crate) mod sharing;
 pub(crate) mod sick;
 
 use std::net::TcpListener;

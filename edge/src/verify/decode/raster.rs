@@ -10,7 +10,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::{DecodeFault, Grey, avif, check_size};
-use crate::watermark::luma;
+use crate::watermark::seen;
 use crate::words::Format;
 
 /// What a decoder may allocate for a pixel: four samples of 16 bits.
@@ -46,10 +46,10 @@ fn with_image(format: ImageFormat, file: &[u8], pixels_max: u64) -> Result<RgbIm
 
 fn grey(rgb: RgbImage) -> Result<Grey, DecodeFault> {
     let (width_px, height_px) = rgb.dimensions();
-    let luma = rgb.pixels().map(|pixel| luma(pixel.0)).collect();
+    let samples = rgb.pixels().flat_map(|pixel| seen(pixel.0)).collect();
     let phash = PerceptualHash::of(rgb.into_raw(), width_px, height_px);
     let phash = phash.ok_or_else(|| DecodeFault::damaged("its pixels do not match its header"))?;
-    Ok(Grey { width_px, height_px, phash, luma })
+    Ok(Grey { width_px, height_px, phash, samples })
 }
 
 #[cfg(test)]
@@ -93,8 +93,12 @@ mod tests {
     fn every_format_comes_out_upright_and_alike() {
         for file in FILES.iter() {
             let grey = decode(file, PIXELS_MAX).expect("a small picture");
-            assert_eq!((grey.width_px, grey.height_px, grey.luma.len()), (32, 16, 512));
-            assert!(grey.luma[0].abs_diff(242) < 6 && grey.luma[31].abs_diff(18) < 6, "{:?}", &grey.luma[..32]);
+            assert_eq!((grey.width_px, grey.height_px, grey.samples.len()), (32, 16, 1024));
+            assert!(
+                grey.samples[0].abs_diff(242) < 6 && grey.samples[62].abs_diff(18) < 6,
+                "{:?}",
+                &grey.samples[..64]
+            );
         }
     }
 
@@ -106,7 +110,7 @@ mod tests {
         encoder.set_exif_metadata(turned_by_180).expect("taken");
         encoder.write_image(&pixels(), 32, 16, ExtendedColorType::Rgb8).expect("jpeg");
         let grey = decode(&file, PIXELS_MAX).expect("a small picture");
-        assert!(grey.luma[0] < 60 && grey.luma[31] > 200, "{:?}", &grey.luma[..32]);
+        assert!(grey.samples[0] < 60 && grey.samples[62] > 200, "{:?}", &grey.samples[..64]);
     }
 
     #[test]

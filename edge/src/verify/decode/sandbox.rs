@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{DecodeFault, Grey, raster, wire};
+use super::{DecodeFault, Grey, SAMPLES_PER_PX, raster, wire};
 use crate::program::{Program, ProgramFault, Surroundings};
 
 /// This program, also where its file has been replaced by another version meanwhile.
@@ -52,7 +52,8 @@ impl Sandbox {
             format!("--memory-bytes={}", limits.pixels_max * MEMORY_BYTES_PER_PX + MEMORY_BYTES_BESIDE),
             format!("--cpu-s={}", limits.deadline.as_secs() + 1),
         ];
-        let output_bytes_max = wire::HEAD_BYTES_MAX + usize::try_from(limits.pixels_max).unwrap_or(usize::MAX / 2);
+        let samples_bytes_max = usize::try_from(limits.pixels_max * SAMPLES_PER_PX).unwrap_or(usize::MAX / 2);
+        let output_bytes_max = wire::HEAD_BYTES_MAX + samples_bytes_max;
         let program = Program {
             name: name.clone(),
             arguments: before.iter().cloned().chain(told).collect(),
@@ -100,10 +101,10 @@ pub fn serve_one(file_bytes_max: u64, pixels_max: u64, memory_bytes: u64, cpu_s:
         raster::decode(&file, pixels_max)
     };
     drop(file);
-    let (head, luma) = wire::write(&outcome);
+    let (head, samples) = wire::write(&outcome);
     let mut out = io::stdout().lock();
     out.write_all(&head)?;
-    out.write_all(luma)?;
+    out.write_all(samples)?;
     out.flush()
 }
 

@@ -63,6 +63,11 @@ impl SelfAttention {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        self.forward_masked(x, None)
+    }
+
+    /// With `mask`, `[n, 1, t, t]` of booleans, in place of its own.
+    pub(crate) fn forward_masked(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
         let (n, tokens, width) = x.size3()?;
         let projected = self.query_key_value.forward(x)?; // [n, t, 3c]
         let parts = projected
@@ -72,7 +77,10 @@ impl SelfAttention {
         let [query, key, value] = parts.as_slice() else {
             return Err(TchError::Shape(format!("{} projections of self-attention", parts.len())));
         };
-        self.out.forward(&attend(query, key, value, self.mask)?)
+        match mask {
+            Some(mask) => self.out.forward(&attend_where(query, key, value, mask)?),
+            None => self.out.forward(&attend(query, key, value, self.mask)?),
+        }
     }
 }
 
@@ -115,6 +123,12 @@ fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Mask) -> Result<Te
     let causal = mask == Mask::Causal;
     let attended = // [n, heads, t, d]
         Tensor::f_scaled_dot_product_attention(query, key, value, None::<&Tensor>, 0.0, causal, None, false)?;
+    attended.f_transpose(1, 2)?.f_flatten(2, 3) // [n, t, c]
+}
+
+/// The same where `mask` is true, `[n, 1, t, t]`.
+fn attend_where(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor, TchError> {
+    let attended = Tensor::f_scaled_dot_product_attention(query, key, value, Some(mask), 0.0, false, None, false)?;
     attended.f_transpose(1, 2)?.f_flatten(2, 3) // [n, t, c]
 }
 

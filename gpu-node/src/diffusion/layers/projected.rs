@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::weighting::Weighting;
 use tch::{TchError, Tensor};
 
 use crate::diffusion::layers::Linear;
@@ -73,6 +74,9 @@ pub(crate) struct TextKey {
     /// A ControlNet by its digest, else the denoising network.
     pub(crate) control: Option<Digest>,
     pub(crate) prompt: Option<String>,
+    /// How the prompt is read.
+    pub(crate) weighting: Weighting,
+    pub(crate) clip_skip: u32,
     pub(crate) chunks: usize,
 }
 
@@ -113,7 +117,7 @@ mod tests {
     use super::*;
 
     fn key(prompt: &str) -> TextKey {
-        TextKey { control: None, prompt: Some(prompt.into()), chunks: 1 }
+        TextKey { control: None, prompt: Some(prompt.into()), weighting: Weighting::Plain, clip_skip: 0, chunks: 1 }
     }
 
     fn text(megabytes: i64) -> Result<ProjectedText, TchError> {

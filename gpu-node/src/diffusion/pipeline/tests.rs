@@ -75,6 +75,10 @@ impl Denoiser for Analytic {
         &self.config
     }
 
+    fn architecture(&self, _: &[usize]) -> Digest {
+        Digest::of_bytes(b"analytic")
+    }
+
     fn condition(&self, recipe: &ValidRecipe, _: Stage) -> Result<Lengths, DiffusionError> {
         // A prompt is as long as it is.
         let (negative, positive) = (recipe.negative_prompt.len() as f32, recipe.prompt.len() as f32);
@@ -184,8 +188,11 @@ fn refusals_are_the_recipes_fault() {
     let ancestral = recipe(|r| r.scheduler.kind = Some(SchedulerKind::EulerAncestral));
     assert!(refused(&Analytic::new(), &ancestral).contains("euler_ancestral"));
     let karras = recipe(|r| {
-        r.scheduler =
-            SchedulerChoice { kind: Some(SchedulerKind::Ddim), sigmas: Some(SigmaSpacing::Karras), ..r.scheduler }
+        r.scheduler = SchedulerChoice {
+            kind: Some(SchedulerKind::Ddim),
+            sigmas: Some(SigmaSpacing::Karras),
+            ..SchedulerChoice::default()
+        }
     });
     assert!(refused(&Analytic::new(), &karras).contains("`sigmas`"));
 }

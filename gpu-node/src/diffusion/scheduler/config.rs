@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use bildkante_shared::limits;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,8 +16,8 @@ use serde_json::Value;
 use super::{Sampler, SchedulerError, Span};
 use crate::diffusion::fields::{WithoutEffect, is_without_effect, unknown};
 
-/// Longest training schedule a config may have; real ones have 1000 steps.
-const TRAIN_STEPS_MAX: usize = 10_000;
+/// Longest training schedule a config may have.
+const TRAIN_STEPS_MAX: usize = limits::TRAIN_STEPS_MAX as usize;
 
 /// What the network's output means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,17 +68,33 @@ pub enum SolverType {
     Heun,
 }
 
+/// Which noise levels are visited.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Visits {
+    /// As the config spaces them.
+    #[default]
+    Spaced,
+    /// These training steps, descending.
+    Timesteps(Vec<u32>),
+    /// These sigmas, descending; the last is 0 and ends the last step.
+    Sigmas(Vec<f64>),
+}
+
 /// One sampler with every option it has.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Method {
-    Ddim { alpha_one_at_end: bool, clip_range: Option<f64> },
+    Ddim { alpha_one_at_end: bool, clip_range: Option<f64>, eta: f64 },
     Pndm { alpha_one_at_end: bool, skips_runge_kutta: bool },
     Euler(EulerOptions),
     EulerAncestral,
     Heun(HeunOptions),
-    DpmPp2M(DpmOptions),
+    Lms { sigmas: SigmaSpacing },
+    DpmMulti(DpmOptions),
+    DpmSingle(DpmOptions),
     UniPc(UniPcOptions),
+    Deis(DeisOptions),
     Lcm(LcmOptions),
+    Tcd(TcdOptions),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -111,6 +128,21 @@ pub struct UniPcOptions {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+pub struct DeisOptions {
+    pub order: usize,
+    pub sigmas: SigmaSpacing,
+    pub lower_order_final: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcdOptions {
+    /// Steps of the schedule the model was distilled on.
+    pub distilled_steps: usize,
+    /// γ: how far a step goes beyond its end, to come back with fresh noise.
+    pub gamma: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub struct LcmOptions {
     /// Steps of the schedule the model was distilled on.
     pub distilled_steps: usize,
@@ -120,7 +152,7 @@ pub struct LcmOptions {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct DpmOptions {
-    pub order: u32,
+    pub order: usize,
     pub solver: SolverType,
     pub is_stochastic: bool,
     pub sigmas: SigmaSpacing,
@@ -142,6 +174,7 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     pub rescale_zero_snr: bool,
     pub method: Method,
+    pub visits: Visits,
     file: File,
     corrected: bool,
 }
@@ -244,25 +277,46 @@ impl SchedulerConfig {
         let not_offered = |_| SchedulerError::NotOffered { name: self.file.class_name.clone() };
         let kind = choice.kind.map_or_else(|| self.file.kind().map_err(not_offered), Ok)?;
         let mut file = self.file.clone();
+        let unsupported = |what: &str| SchedulerError::Unsupported { kind, what: what.to_owned() };
         if let Some(spacing) = choice.timestep_spacing {
+            if kind == SchedulerKind::DpmPp2S && spacing != TimestepSpacing::Linspace {
+                return Err(unsupported("`timestep_spacing` but `linspace`"));
+            }
             file.timestep_spacing = Some(spacing_name(spacing).to_owned());
         }
-        if let Some(sigmas) = choice.sigmas {
+        // Named levels replace whatever spacing the file has.
+        let is_named = !choice.timesteps.is_empty() || !choice.sigma_values.is_empty();
+        if let Some(sigmas) = choice.sigmas.or(is_named.then_some(SigmaSpacing::Trained)) {
             if sigmas != SigmaSpacing::Trained && !RESPACING.contains(&kind) {
-                return Err(SchedulerError::Unsupported { kind, what: "`sigmas` but the trained ones".into() });
+                return Err(unsupported("`sigmas` but the trained ones"));
+            }
+            if sigmas == SigmaSpacing::Lu && !MULTISTEP.contains(&kind) {
+                return Err(unsupported("`sigmas` of the spacing `lu`"));
             }
             file.use_karras_sigmas = Some(sigmas == SigmaSpacing::Karras);
             file.use_exponential_sigmas = Some(sigmas == SigmaSpacing::Exponential);
+            file.use_beta_sigmas = Some(sigmas == SigmaSpacing::Beta);
+            file.use_lu_lambdas = Some(sigmas == SigmaSpacing::Lu);
         }
         if let Some(rescale) = choice.zero_terminal_snr {
             if rescale && NEVER_RESCALING.contains(&kind) {
-                return Err(SchedulerError::Unsupported { kind, what: "`zero_terminal_snr`".into() });
+                return Err(unsupported("`zero_terminal_snr`"));
             }
             file.rescale_betas_zero_snr = Some(rescale);
+        }
+        if let Some(prediction) = choice.prediction {
+            file.prediction_type = Some(prediction.as_str().to_owned());
         }
         let is_own = self.corrected && self.file.kind().is_ok_and(|own| own == kind);
         let mut config = file.resolve(kind, is_own)?;
         config.corrected = self.corrected;
+        config.visits = visits(kind, choice)?;
+        match (choice.eta, &mut config.method) {
+            (None, _) => {}
+            (Some(share), Method::Ddim { eta, .. }) => *eta = share,
+            (Some(share), Method::Tcd(options)) => options.gamma = share,
+            (Some(_), _) => return Err(unsupported("`eta`")),
+        }
         Ok(config)
     }
 
@@ -272,9 +326,11 @@ impl SchedulerConfig {
         match &self.method {
             Method::Euler(options) => options.sigmas,
             Method::Heun(options) => options.sigmas,
-            Method::DpmPp2M(options) => options.sigmas,
+            Method::Lms { sigmas } => *sigmas,
+            Method::DpmMulti(options) | Method::DpmSingle(options) => options.sigmas,
             Method::UniPc(options) => options.sigmas,
-            Method::Ddim { .. } | Method::Pndm { .. } | Method::EulerAncestral | Method::Lcm(_) => {
+            Method::Deis(options) => options.sigmas,
+            Method::Ddim { .. } | Method::Pndm { .. } | Method::EulerAncestral | Method::Lcm(_) | Method::Tcd(_) => {
                 SigmaSpacing::Trained
             }
         }
@@ -356,9 +412,16 @@ impl File {
     fn kind(&self) -> Result<SchedulerKind, SchedulerError> {
         let known = CLASSES.iter().find(|(class, _)| *class == self.class_name).map(|(_, kind)| *kind);
         let kind = known.ok_or_else(|| SchedulerError::Class { name: self.class_name.clone() })?;
-        // One class of diffusers, told apart by an option.
-        let is_stochastic = self.algorithm_type.as_deref() == Some(SDE);
-        Ok(if kind == SchedulerKind::DpmPp2M && is_stochastic { SchedulerKind::DpmPp2MSde } else { kind })
+        // One class of diffusers, told apart by two options.
+        if kind != SchedulerKind::DpmPp2M {
+            return Ok(kind);
+        }
+        Ok(match (self.solver_order, self.algorithm_type.as_deref()) {
+            (Some(3), Some(SDE)) => SchedulerKind::DpmPp3MSde,
+            (Some(3), _) => SchedulerKind::DpmPp3M,
+            (_, Some(SDE)) => SchedulerKind::DpmPp2MSde,
+            _ => SchedulerKind::DpmPp2M,
+        })
     }
 
     /// Whether its network was trained by flow matching, or in EDM's or consistency models' way: with what is added up for
@@ -383,7 +446,8 @@ impl File {
         let betas = self.betas(kind, train_steps)?;
         let prediction = self.prediction(kind)?;
         let method = self.method(kind, train_steps, is_own_and_corrected)?;
-        let leads_by_default = matches!(kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm);
+        let leads_by_default =
+            matches!(kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm | SchedulerKind::Tcd);
         let default = if leads_by_default { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
         let spacing = choose("timestep_spacing", self.timestep_spacing.as_deref(), default, &SPACINGS)?;
         let rescale_zero_snr = !NEVER_RESCALING.contains(&kind) && self.rescale_betas_zero_snr.unwrap_or(false);
@@ -396,34 +460,38 @@ impl File {
             steps_offset,
             rescale_zero_snr,
             method,
+            visits: Visits::Spaced,
             file: self,
             corrected: is_own_and_corrected,
         })
     }
 
     fn refuse_what_no_sampler_does(&self, kind: SchedulerKind) -> Result<(), SchedulerError> {
-        use SchedulerKind::{Ddim, DpmPp2M, DpmPp2MSde, Lcm, UniPc};
-        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 5] = [
-            ("thresholding", self.thresholding, &[Ddim, DpmPp2M, DpmPp2MSde, UniPc, Lcm]),
-            ("use_beta_sigmas", self.use_beta_sigmas, &RESPACING),
-            ("use_lu_lambdas", self.use_lu_lambdas, &[DpmPp2M, DpmPp2MSde]),
-            ("use_flow_sigmas", self.use_flow_sigmas, &[DpmPp2M, DpmPp2MSde, UniPc]),
-            ("use_dynamic_shifting", self.use_dynamic_shifting, &[DpmPp2M, DpmPp2MSde, UniPc]),
+        use SchedulerKind::{Ddim, Deis, DpmPp2S, Lcm, UniPc};
+        let exponential = [&MULTISTEP[..], &[DpmPp2S, UniPc, Deis]].concat();
+        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 4] = [
+            ("thresholding", self.thresholding, &[&exponential[..], &[Ddim, Lcm]].concat()),
+            ("use_lu_lambdas", self.use_lu_lambdas.filter(|_| self.is_respaced()), &MULTISTEP),
+            ("use_flow_sigmas", self.use_flow_sigmas, &exponential),
+            ("use_dynamic_shifting", self.use_dynamic_shifting, &exponential),
         ];
         if let Some((key, ..)) = refusals.iter().find(|(_, asked, kinds)| *asked == Some(true) && kinds.contains(&kind))
         {
             return Err(SchedulerError::Unsupported { kind, what: (*key).into() });
         }
         // Only Euler's own ends are implemented.
-        let is_respaced = self.use_karras_sigmas == Some(true) || self.use_exponential_sigmas == Some(true);
         let has_ends = self.sigma_min.is_some() || self.sigma_max.is_some();
-        if has_ends && is_respaced && RESPACING.contains(&kind) && kind != SchedulerKind::Euler {
+        if has_ends && self.is_respaced() && RESPACING.contains(&kind) && kind != SchedulerKind::Euler {
             return Err(SchedulerError::Unsupported {
                 kind,
                 what: "respaced sigmas from sigma_min to sigma_max".into(),
             });
         }
         Ok(())
+    }
+
+    fn is_respaced(&self) -> bool {
+        [self.use_karras_sigmas, self.use_exponential_sigmas, self.use_beta_sigmas].contains(&Some(true))
     }
 
     fn betas(&self, kind: SchedulerKind, train_steps: usize) -> Result<Betas, SchedulerError> {
@@ -434,7 +502,8 @@ impl File {
             }
             return Ok(Betas::Trained(betas.clone()));
         }
-        let latent_defaults = matches!(kind, SchedulerKind::Heun | SchedulerKind::Lcm);
+        let is_consistent = matches!(kind, SchedulerKind::Lcm | SchedulerKind::Tcd);
+        let latent_defaults = is_consistent || kind == SchedulerKind::Heun;
         let (start, end) = if latent_defaults { (0.00085, 0.012) } else { (0.0001, 0.02) };
         let (start, end) = (self.beta_start.unwrap_or(start), self.beta_end.unwrap_or(end));
         let table = [
@@ -442,8 +511,7 @@ impl File {
             ("scaled_linear", Betas::ScaledLinear { start, end }),
             ("squaredcos_cap_v2", Betas::SquaredCosine),
         ];
-        let default =
-            if kind == SchedulerKind::Lcm { Betas::ScaledLinear { start, end } } else { Betas::Linear { start, end } };
+        let default = if is_consistent { Betas::ScaledLinear { start, end } } else { Betas::Linear { start, end } };
         let betas = choose("beta_schedule", self.beta_schedule.as_deref(), default, &table)?;
         for (key, beta) in [("beta_start", start), ("beta_end", end)] {
             if !(beta > 0.0 && beta < 1.0) {
@@ -474,6 +542,7 @@ impl File {
             SchedulerKind::Ddim => Method::Ddim {
                 alpha_one_at_end: self.set_alpha_to_one.unwrap_or(true),
                 clip_range: self.clip_range(is_own_and_corrected)?,
+                eta: 0.0,
             },
             SchedulerKind::Pndm => Method::Pndm {
                 alpha_one_at_end: self.set_alpha_to_one.unwrap_or(false),
@@ -482,11 +551,19 @@ impl File {
             SchedulerKind::Euler => Method::Euler(self.euler()?),
             SchedulerKind::EulerAncestral => Method::EulerAncestral,
             SchedulerKind::Heun => {
-                Method::Heun(HeunOptions { sigmas: self.sigmas()?, clip_range: self.clip_range(true)? })
+                Method::Heun(HeunOptions { sigmas: self.sigmas(kind)?, clip_range: self.clip_range(true)? })
             }
-            SchedulerKind::DpmPp2M | SchedulerKind::DpmPp2MSde => Method::DpmPp2M(self.dpm(kind)?),
+            SchedulerKind::Lms => Method::Lms { sigmas: self.sigmas(kind)? },
+            SchedulerKind::DpmPp2S => Method::DpmSingle(self.dpm(kind)?),
+            SchedulerKind::DpmPp2M | SchedulerKind::DpmPp2MSde | SchedulerKind::DpmPp3M | SchedulerKind::DpmPp3MSde => {
+                Method::DpmMulti(self.dpm(kind)?)
+            }
             SchedulerKind::UniPc => Method::UniPc(self.unipc()?),
+            SchedulerKind::Deis => Method::Deis(self.deis()?),
             SchedulerKind::Lcm => Method::Lcm(self.lcm(train_steps)?),
+            SchedulerKind::Tcd => {
+                Method::Tcd(TcdOptions { distilled_steps: self.distilled_steps(train_steps)?, gamma: GAMMA_DEFAULT })
+            }
         })
     }
 
@@ -510,7 +587,7 @@ impl File {
         }
         Ok(EulerOptions {
             interpolation: choose("interpolation_type", interpolation, Interpolation::Linear, &interpolations)?,
-            sigmas: self.sigmas()?,
+            sigmas: self.sigmas(SchedulerKind::Euler)?,
             sigma_min: self.sigma_min,
             sigma_max: self.sigma_max,
             continuous_timesteps: choose("timestep_type", self.timestep_type.as_deref(), false, &timestep_types)?,
@@ -518,13 +595,39 @@ impl File {
         })
     }
 
-    fn sigmas(&self) -> Result<SigmaSpacing, SchedulerError> {
-        match (self.use_karras_sigmas.unwrap_or(false), self.use_exponential_sigmas.unwrap_or(false)) {
-            (false, false) => Ok(SigmaSpacing::Trained),
-            (true, false) => Ok(SigmaSpacing::Karras),
-            (false, true) => Ok(SigmaSpacing::Exponential),
-            (true, true) => Err(value("use_exponential_sigmas", true, "at most one spacing of the sigmas")),
+    fn sigmas(&self, kind: SchedulerKind) -> Result<SigmaSpacing, SchedulerError> {
+        // Only one class reads the last.
+        let lu = self.use_lu_lambdas.filter(|_| MULTISTEP.contains(&kind));
+        let asked = [
+            ("use_karras_sigmas", self.use_karras_sigmas, SigmaSpacing::Karras),
+            ("use_exponential_sigmas", self.use_exponential_sigmas, SigmaSpacing::Exponential),
+            ("use_beta_sigmas", self.use_beta_sigmas, SigmaSpacing::Beta),
+            ("use_lu_lambdas", lu, SigmaSpacing::Lu),
+        ];
+        let mut asked = asked.into_iter().filter(|(_, asked, _)| *asked == Some(true));
+        match (asked.next(), asked.next()) {
+            (_, Some((key, ..))) => Err(value(key, true, "at most one spacing of the sigmas")),
+            (Some((_, _, spacing)), None) => Ok(spacing),
+            (None, None) => Ok(SigmaSpacing::Trained),
         }
+    }
+
+    fn deis(&self) -> Result<DeisOptions, SchedulerError> {
+        let kind = SchedulerKind::Deis;
+        let order = self.solver_order.unwrap_or(2);
+        if !(1..=3).contains(&order) {
+            return Err(SchedulerError::Unsupported { kind, what: format!("solver_order {order}") });
+        }
+        // As diffusers reads other solvers' names for the same integral.
+        let algorithm = self.algorithm_type.as_deref().unwrap_or("deis");
+        if !matches!(algorithm, "deis" | "dpmsolver" | "dpmsolver++") {
+            return Err(SchedulerError::Unsupported { kind, what: format!("algorithm_type `{algorithm}`") });
+        }
+        Ok(DeisOptions {
+            order: order as usize,
+            sigmas: self.sigmas(kind)?,
+            lower_order_final: self.lower_order_final.unwrap_or(true),
+        })
     }
 
     fn unipc(&self) -> Result<UniPcOptions, SchedulerError> {
@@ -546,18 +649,23 @@ impl File {
         Ok(UniPcOptions {
             order: order as usize,
             is_bh1: choose("solver_type", self.solver_type.as_deref(), false, &solvers)?,
-            sigmas: self.sigmas()?,
+            sigmas: self.sigmas(kind)?,
             lower_order_final,
             disable_corrector: self.disable_corrector.clone().unwrap_or_default(),
             final_sigma,
         })
     }
 
-    fn lcm(&self, train_steps: usize) -> Result<LcmOptions, SchedulerError> {
+    fn distilled_steps(&self, train_steps: usize) -> Result<usize, SchedulerError> {
         let distilled_steps = self.original_inference_steps.unwrap_or(50);
         if !(1..=train_steps).contains(&distilled_steps) {
             return Err(value("original_inference_steps", distilled_steps, "1 to num_train_timesteps"));
         }
+        Ok(distilled_steps)
+    }
+
+    fn lcm(&self, train_steps: usize) -> Result<LcmOptions, SchedulerError> {
+        let distilled_steps = self.distilled_steps(train_steps)?;
         let timestep_scaling = self.timestep_scaling.unwrap_or(10.0);
         if !(timestep_scaling > 0.0 && timestep_scaling <= 1e6) {
             return Err(value("timestep_scaling", timestep_scaling, "above 0, up to 1000000"));
@@ -566,9 +674,11 @@ impl File {
     }
 
     fn dpm(&self, kind: SchedulerKind) -> Result<DpmOptions, SchedulerError> {
+        let is_single = kind == SchedulerKind::DpmPp2S;
         let algorithm = self.algorithm_type.as_deref().unwrap_or("dpmsolver++");
         // As diffusers reads DEIS's name for the same integral.
-        if !matches!(algorithm, "dpmsolver++" | "deis" | SDE) {
+        let is_known = matches!(algorithm, "dpmsolver++" | "deis") || (algorithm == SDE && !is_single);
+        if !is_known {
             return Err(SchedulerError::Unsupported { kind, what: format!("algorithm_type `{algorithm}`") });
         }
         // The others are about noise that this class does not draw.
@@ -576,7 +686,7 @@ impl File {
             return Err(SchedulerError::Unsupported { kind, what: format!("variance_type `{variance}`") });
         }
         let order = self.solver_order.unwrap_or(2);
-        if !(1..=2).contains(&order) {
+        if !(1..=3).contains(&order) {
             return Err(SchedulerError::Unsupported { kind, what: format!("solver_order {order}") });
         }
         // The last three are other solvers' types, which diffusers reads as midpoint.
@@ -588,11 +698,16 @@ impl File {
             ("bh2", SolverType::Midpoint),
         ];
         Ok(DpmOptions {
-            order,
+            order: match kind {
+                SchedulerKind::DpmPp3M | SchedulerKind::DpmPp3MSde => 3,
+                // A recipe that names the second order means it, also where the file has the third.
+                SchedulerKind::DpmPp2M | SchedulerKind::DpmPp2MSde => order.min(2) as usize,
+                _ => order as usize,
+            },
             solver: choose("solver_type", self.solver_type.as_deref(), SolverType::Midpoint, &solvers)?,
-            is_stochastic: kind == SchedulerKind::DpmPp2MSde,
-            sigmas: self.sigmas()?,
-            lower_order_final: self.lower_order_final.unwrap_or(true),
+            is_stochastic: matches!(kind, SchedulerKind::DpmPp2MSde | SchedulerKind::DpmPp3MSde),
+            sigmas: self.sigmas(kind)?,
+            lower_order_final: self.lower_order_final.unwrap_or(!is_single),
             euler_at_final: self.euler_at_final.unwrap_or(false),
             final_sigma: self.final_sigma()?,
             lambda_min: self.lambda_min()?,
@@ -615,15 +730,19 @@ impl File {
 }
 
 /// The classes of diffusers that are known, and what a recipe calls them.
-pub(super) const CLASSES: [(&str, SchedulerKind); 8] = [
+pub(super) const CLASSES: [(&str, SchedulerKind); 12] = [
     ("DDIMScheduler", SchedulerKind::Ddim),
     ("PNDMScheduler", SchedulerKind::Pndm),
     ("EulerDiscreteScheduler", SchedulerKind::Euler),
     ("EulerAncestralDiscreteScheduler", SchedulerKind::EulerAncestral),
     ("HeunDiscreteScheduler", SchedulerKind::Heun),
+    ("LMSDiscreteScheduler", SchedulerKind::Lms),
+    ("DPMSolverSinglestepScheduler", SchedulerKind::DpmPp2S),
     ("DPMSolverMultistepScheduler", SchedulerKind::DpmPp2M),
     ("UniPCMultistepScheduler", SchedulerKind::UniPc),
+    ("DEISMultistepScheduler", SchedulerKind::Deis),
     ("LCMScheduler", SchedulerKind::Lcm),
+    ("TCDScheduler", SchedulerKind::Tcd),
 ];
 
 /// Of a class that is not offered, also one's own, a recipe names another, which draws with the same network: a class says how
@@ -637,23 +756,61 @@ const CLASS_CHARS_MAX: usize = 80;
 /// The `algorithm_type` that makes DPM-Solver++ stochastic.
 const SDE: &str = "sde-dpmsolver++";
 
+/// The share of fresh noise that TCD takes where a recipe does not say.
+const GAMMA_DEFAULT: f64 = 0.3;
+
+/// What one class of diffusers does, by its order and algorithm.
+const MULTISTEP: [SchedulerKind; 4] =
+    [SchedulerKind::DpmPp2M, SchedulerKind::DpmPp2MSde, SchedulerKind::DpmPp3M, SchedulerKind::DpmPp3MSde];
+
 /// Samplers whose sigmas can be spaced otherwise than they were trained.
-const RESPACING: [SchedulerKind; 5] = [
+const RESPACING: [SchedulerKind; 10] = [
     SchedulerKind::Euler,
     SchedulerKind::Heun,
+    SchedulerKind::Lms,
+    SchedulerKind::DpmPp2S,
     SchedulerKind::DpmPp2M,
     SchedulerKind::DpmPp2MSde,
+    SchedulerKind::DpmPp3M,
+    SchedulerKind::DpmPp3MSde,
     SchedulerKind::UniPc,
+    SchedulerKind::Deis,
+];
+
+/// Samplers that visit the training steps that a recipe names.
+const VISITING_NAMED: [SchedulerKind; 9] = [
+    SchedulerKind::Euler,
+    SchedulerKind::Heun,
+    SchedulerKind::DpmPp2S,
+    SchedulerKind::DpmPp2M,
+    SchedulerKind::DpmPp2MSde,
+    SchedulerKind::DpmPp3M,
+    SchedulerKind::DpmPp3MSde,
+    SchedulerKind::Lcm,
+    SchedulerKind::Tcd,
 ];
 
 /// Samplers whose classes have no `rescale_betas_zero_snr`.
-const NEVER_RESCALING: [SchedulerKind; 2] = [SchedulerKind::Pndm, SchedulerKind::Heun];
+const NEVER_RESCALING: [SchedulerKind; 5] =
+    [SchedulerKind::Pndm, SchedulerKind::Heun, SchedulerKind::Lms, SchedulerKind::DpmPp2S, SchedulerKind::Deis];
 
 const SPACINGS: [(&str, TimestepSpacing); 3] = [
     ("leading", TimestepSpacing::Leading),
     ("trailing", TimestepSpacing::Trailing),
     ("linspace", TimestepSpacing::Linspace),
 ];
+
+/// The levels that a recipe names, where the sampler visits such.
+fn visits(kind: SchedulerKind, choice: &SchedulerChoice) -> Result<Visits, SchedulerError> {
+    let refused = |what: &str| Err(SchedulerError::Unsupported { kind, what: what.to_owned() });
+    match (choice.timesteps.as_slice(), choice.sigma_values.as_slice()) {
+        ([], []) => Ok(Visits::Spaced),
+        ([], _) if kind != SchedulerKind::Euler => refused("`sigma_values`"),
+        ([], sigmas) => Ok(Visits::Sigmas(sigmas.to_vec())),
+        _ if !VISITING_NAMED.contains(&kind) => refused("`timesteps`"),
+        (timesteps, _) => Ok(Visits::Timesteps(timesteps.to_vec())),
+    }
+}
 
 fn spacing_name(spacing: TimestepSpacing) -> &'static str {
     SPACINGS.iter().find(|(_, known)| *known == spacing).map_or("leading", |(name, _)| name)

@@ -1,4 +1,6 @@
-//! DDIM (Song, Meng & Ermon 2021, equation 12) with η = 0: a deterministic step between any two training steps.
+//! DDIM (Song, Meng & Ermon 2021, equation 12): a step between any two training steps, deterministic with η = 0, and with as
+//! much fresh noise as a step of DDPM with η = 1. With η above 0 noise is drawn for the last step, too, as diffusers draws
+//! it.
 
 use std::ops::Range;
 
@@ -7,16 +9,18 @@ use tch::{TchError, Tensor};
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
 use super::timesteps::Grid;
-use super::{Sampling, SchedulerError, Solver, divided, scaled};
+use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
 
 #[derive(Debug)]
 struct Ddim {
     prediction: Prediction,
     clip_range: Option<f64>,
+    eta: f32,
     /// ᾱ before and after each step.
     alpha_bars: Vec<(f32, f32)>,
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "latents are float32")]
 pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
@@ -24,6 +28,7 @@ pub(super) fn plan(
     span: Range<usize>,
     alpha_one_at_end: bool,
     clip_range: Option<f64>,
+    eta: f64,
 ) -> Result<Sampling, SchedulerError> {
     let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
     let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
@@ -36,14 +41,24 @@ pub(super) fn plan(
     });
     let alpha_bars = alpha_bars.collect::<Result<Vec<(f32, f32)>, SchedulerError>>()?;
     let mixes = alpha_bars.iter().map(|(from, _)| (from.sqrt(), (1.0 - from).sqrt())).collect();
-    let solver = Ddim { prediction: config.prediction, clip_range, alpha_bars };
+    let solver = Ddim { prediction: config.prediction, clip_range, eta: eta as f32, alpha_bars };
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
     Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for Ddim {
-    fn step(&mut self, index: usize, output: Tensor, latents: Tensor, _: Option<Tensor>) -> Result<Tensor, TchError> {
+    fn noise(&self, _: usize) -> StepNoise {
+        if self.eta > 0.0 { StepNoise::LikeLatents } else { StepNoise::None }
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        output: Tensor,
+        latents: Tensor,
+        fresh: Option<Tensor>,
+    ) -> Result<Tensor, TchError> {
         let (from, to) = self.alpha_bars[index];
         let (signal, noise) = (from.sqrt(), (1.0 - from).sqrt());
         let (mut clean, epsilon) = match self.prediction {
@@ -63,6 +78,10 @@ impl Solver for Ddim {
         if let Some(range) = self.clip_range {
             clean = clean.f_clamp(-range, range)?;
         }
-        scaled(&clean, to.sqrt())?.f_add(&scaled(&epsilon, (1.0 - to).sqrt())?)
+        let Some(fresh) = fresh else { return scaled(&clean, to.sqrt())?.f_add(&scaled(&epsilon, (1.0 - to).sqrt())?) };
+        let variance = (1.0 - to) / (1.0 - from) * (1.0 - from / to);
+        let deviation = self.eta * variance.sqrt();
+        let direction = scaled(&epsilon, (1.0 - to - deviation * deviation).max(0.0).sqrt())?;
+        scaled(&clean, to.sqrt())?.f_add(&direction)?.f_add(&scaled(&fresh, deviation)?)
     }
 }

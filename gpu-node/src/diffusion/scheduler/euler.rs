@@ -5,9 +5,8 @@ use std::ops::Range;
 use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
-use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, interpolated, linspace_f32, respaced};
-use super::timesteps::Grid;
+use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig, Visits};
+use super::schedule::{TrainSchedule, linspace_f32, spaced, timesteps_of, visited};
 use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 #[derive(Debug)]
@@ -25,17 +24,15 @@ pub(super) fn plan(
     span: Range<usize>,
     options: &EulerOptions,
 ) -> Result<Sampling, SchedulerError> {
-    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
-    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
     let train_sigmas = schedule.sigmas();
-    let mut timesteps: Vec<f32> = grid.timesteps().into_iter().map(|timestep| timestep as f32).collect();
-    let mut levels: Vec<f64> = match options.interpolation {
-        Interpolation::Linear => timesteps.iter().map(|t| interpolated(&train_sigmas, f64::from(*t))).collect(),
-        Interpolation::LogLinear => log_linear(&train_sigmas, steps)?,
-    };
+    let (mut timesteps, mut levels) = visited(config, steps, SigmaSpacing::Trained, &train_sigmas)?;
+    if options.interpolation == Interpolation::LogLinear && config.visits == Visits::Spaced {
+        levels = log_linear(&train_sigmas, steps)?;
+    }
     if options.sigmas != SigmaSpacing::Trained {
         let ends = (options.sigma_min.unwrap_or(levels[levels.len() - 1]), options.sigma_max.unwrap_or(levels[0]));
-        (levels, timesteps) = respaced(options.sigmas, ends, steps, &train_sigmas);
+        levels = spaced(options.sigmas, ends, steps);
+        timesteps = timesteps_of(&levels, &train_sigmas);
     }
     levels.push(match options.final_sigma {
         FinalSigma::Zero => 0.0,
@@ -45,7 +42,7 @@ pub(super) fn plan(
     if options.continuous_timesteps && config.prediction == Prediction::Velocity {
         timesteps = levels[..steps].iter().map(|sigma| 0.25 * sigma.ln()).collect();
     }
-    let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
+    let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
     let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
     let solver = Euler { prediction: config.prediction, sigmas: levels };
     Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })

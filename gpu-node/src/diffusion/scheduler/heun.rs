@@ -3,12 +3,10 @@
 
 use std::ops::Range;
 
-use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::{HeunOptions, Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, interpolated, respaced};
-use super::timesteps::Grid;
+use super::schedule::{TrainSchedule, visited};
 use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 /// The Euler step that is waiting for its correction.
@@ -35,21 +33,13 @@ pub(super) fn plan(
     span: Range<usize>,
     options: &HeunOptions,
 ) -> Result<Sampling, SchedulerError> {
-    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
-    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
-    let train_sigmas = schedule.sigmas();
-    let mut timesteps: Vec<f32> = grid.timesteps().into_iter().map(|timestep| timestep as f32).collect();
-    let mut levels: Vec<f64> = timesteps.iter().map(|t| interpolated(&train_sigmas, f64::from(*t))).collect();
-    if options.sigmas != SigmaSpacing::Trained {
-        let ends = (levels[levels.len() - 1], levels[0]);
-        (levels, timesteps) = respaced(options.sigmas, ends, steps, &train_sigmas);
-    }
+    let (timesteps, mut levels) = visited(config, steps, options.sigmas, &schedule.sigmas())?;
     levels.push(0.0);
     let levels: Vec<f32> = levels.into_iter().map(|sigma| sigma as f32).collect();
     // A step is evaluated at its start and at its end, which is the next one's start; the last one only at its start.
     let evaluations = timesteps[..1].iter().chain(timesteps[1..].iter().flat_map(|t| [t, t])).copied().collect();
     let end = if span.end == steps { 2 * steps - 1 } else { 2 * span.end };
-    let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
+    let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
     let mixes = (0..2 * steps - 1).map(|evaluation| (1.0, levels[evaluation.div_ceil(2)])).collect();
     let solver = Heun { prediction: config.prediction, clip_range: options.clip_range, sigmas: levels, pending: None };
     let span = 2 * span.start..end;

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use tch::{TchError, Tensor};
 
-use super::config::{LcmOptions, Prediction, SchedulerConfig};
-use super::schedule::TrainSchedule;
+use super::config::{LcmOptions, Prediction, SchedulerConfig, Visits};
+use super::schedule::{TrainSchedule, named};
 use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
 
 /// Standard deviation of the data that the boundary condition assumes, as the models were trained.
@@ -37,20 +37,11 @@ pub(super) fn plan(
     span: Range<usize>,
     options: &LcmOptions,
 ) -> Result<Sampling, SchedulerError> {
-    let (kind, distilled) = (config.kind, options.distilled_steps);
-    if steps > distilled {
-        return Err(SchedulerError::Steps { kind, min: 1, max: distilled, steps });
-    }
-    let stride = config.train_steps / distilled;
-    // numpy.linspace without its end, floored: every so manieth of the distilled steps, the noisiest first.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let index = |i: usize| (i as f64 * (distilled as f64 / steps as f64)).floor() as usize;
-    let timesteps: Vec<usize> = (0..steps).map(|i| (distilled - index(i)) * stride - 1).collect();
-    let alpha_bar = |timestep: usize| schedule.alpha_bar(i64::try_from(timestep).unwrap_or(i64::MAX));
+    let timesteps = distilled_timesteps(config, steps, options.distilled_steps)?;
     let planned = timesteps.iter().enumerate().map(|(i, timestep)| {
-        let to = timesteps.get(i + 1).map(|next| alpha_bar(*next)).transpose()?;
+        let to = timesteps.get(i + 1).map(|next| schedule.alpha_bar(*next)).transpose()?;
         let (skip, out) = boundary(*timestep, options.timestep_scaling);
-        Ok(LcmStep { from: alpha_bar(*timestep)?, to, skip, out })
+        Ok(LcmStep { from: schedule.alpha_bar(*timestep)?, to, skip, out })
     });
     let planned = planned.collect::<Result<Vec<_>, SchedulerError>>()?;
     let mixes = planned.iter().map(|step| (step.from.sqrt(), (1.0 - step.from).sqrt())).collect();
@@ -60,8 +51,28 @@ pub(super) fn plan(
     Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
+/// The training steps that are visited: every so manieth of those the model was distilled on, the noisiest first, or those
+/// that a recipe names.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(super) fn distilled_timesteps(
+    config: &SchedulerConfig,
+    steps: usize,
+    distilled: usize,
+) -> Result<Vec<i64>, SchedulerError> {
+    if let Visits::Timesteps(timesteps) = &config.visits {
+        return named(timesteps, config.train_steps);
+    }
+    if steps > distilled {
+        return Err(SchedulerError::Steps { kind: config.kind, min: 1, max: distilled, steps });
+    }
+    let stride = config.train_steps / distilled;
+    // numpy.linspace without its end, floored.
+    let index = |i: usize| (i as f64 * (distilled as f64 / steps as f64)).floor() as usize;
+    Ok((0..steps).map(|i| ((distilled - index(i)) * stride) as i64 - 1).collect())
+}
+
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "as PyTorch rounds them")]
-fn boundary(timestep: usize, scaling: f64) -> (f32, f32) {
+fn boundary(timestep: i64, scaling: f64) -> (f32, f32) {
     let scaled = timestep as f32 * scaling as f32;
     let variance = scaled * scaled + SIGMA_DATA * SIGMA_DATA;
     (SIGMA_DATA * SIGMA_DATA / variance, scaled / variance.sqrt())

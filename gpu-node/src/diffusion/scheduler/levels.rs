@@ -1,11 +1,11 @@
 //! What the exponential integrators share: noise levels in the variance-preserving form, and which of them a config
 //! visits (source: diffusers 0.42, `DPMSolverMultistepScheduler.set_timesteps`, `UniPCMultistepScheduler.set_timesteps`).
 
-use bildkante_shared::recipe::SigmaSpacing;
+use bildkante_shared::recipe::{SigmaSpacing, TimestepSpacing};
 use tch::{TchError, Tensor};
 
-use super::config::{Betas, FinalSigma, Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, exponential_sigmas, interpolated, karras_sigmas, timestep_of_sigma};
+use super::config::{Betas, FinalSigma, Prediction, SchedulerConfig, Visits};
+use super::schedule::{TrainSchedule, interpolated, named, spaced, timestep_of_sigma};
 use super::timesteps::Grid;
 use super::{SchedulerError, divided, scaled};
 
@@ -30,6 +30,11 @@ impl Level {
         Self { alpha, sigma, lambda: alpha.ln() - sigma.ln() }
     }
 
+    /// σ relative to the signal.
+    pub(super) fn ratio(self) -> f32 {
+        self.sigma / self.alpha
+    }
+
     /// The clean picture that the network's output implies.
     pub(super) fn clean(self, prediction: Prediction, output: Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
         let Self { alpha, sigma, .. } = self;
@@ -51,12 +56,16 @@ pub(super) struct Visiting {
     pub(super) rounding: Rounding,
 }
 
-/// In what the two solvers' schedules differ.
+/// In what the solvers' schedules differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rounding {
-    /// DPM-Solver++: Karras' timesteps are cut for cosine schedules; the last σ is the training schedule's smallest.
-    Dpm,
-    /// UniPC: Karras' timesteps are always rounded; the last σ repeats the one before it, where they are respaced.
+    /// DPM-Solver++ of several steps: Karras' timesteps are cut for cosine schedules; the last σ is the training schedule's
+    /// smallest.
+    Multi,
+    /// DPM-Solver++ of single steps: Karras' timesteps are always rounded, the spacing is always `linspace`; the last σ as
+    /// above.
+    Single,
+    /// UniPC and DEIS: Karras' timesteps are always rounded; the last σ repeats the one before it, where they are respaced.
     UniPc,
 }
 
@@ -71,24 +80,30 @@ pub(super) fn visits(
     let SchedulerConfig { kind, spacing, train_steps, steps_offset: offset, .. } = *config;
     let train_sigmas = schedule.sigmas();
     let (min, max) = (f64::from(train_sigmas[0]), f64::from(train_sigmas[train_steps - 1]));
+    let spacing = if visiting.rounding == Rounding::Single { TimestepSpacing::Linspace } else { spacing };
     let (timesteps, mut ratios): (Vec<i64>, Vec<f64>) = if visiting.sigmas == SigmaSpacing::Trained {
-        let last = schedule.steps_above(visiting.lambda_min);
-        if steps >= last {
-            return Err(SchedulerError::Steps { kind, min: 1, max: last.saturating_sub(1), steps });
-        }
-        let timesteps = Grid { spacing, train_steps, last, steps, offset, drops_cleanest: true }.whole_timesteps();
+        let timesteps = match &config.visits {
+            Visits::Timesteps(timesteps) => named(timesteps, train_steps)?,
+            Visits::Spaced | Visits::Sigmas(_) => {
+                let last = schedule.steps_above(visiting.lambda_min);
+                if steps >= last {
+                    return Err(SchedulerError::Steps { kind, min: 1, max: last.saturating_sub(1), steps });
+                }
+                Grid { spacing, train_steps, last, steps, offset, drops_cleanest: true }.whole_timesteps()
+            }
+        };
         if let Some(&timestep) = timesteps.iter().find(|timestep| **timestep >= train_steps as i64) {
             return Err(SchedulerError::Timestep { timestep, train_steps });
         }
         let ratios = timesteps.iter().map(|timestep| interpolated(&train_sigmas, *timestep as f64)).collect();
         (timesteps, ratios)
     } else {
-        let is_karras = visiting.sigmas == SigmaSpacing::Karras;
-        let ratios = if is_karras { karras_sigmas(min, max, steps) } else { exponential_sigmas(min, max, steps) };
+        let is_rounded = matches!(visiting.sigmas, SigmaSpacing::Karras | SigmaSpacing::Lu)
+            && (visiting.rounding != Rounding::Multi || config.betas != Betas::SquaredCosine);
+        let ratios = spaced(visiting.sigmas, (min, max), steps);
         let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
-        let is_cut = !is_karras || (visiting.rounding == Rounding::Dpm && config.betas == Betas::SquaredCosine);
         let timesteps = ratios.iter().map(|ratio| timestep_of_sigma(*ratio, &logs));
-        let timesteps = timesteps.map(|t| if is_cut { t as i64 } else { t.round_ties_even() as i64 }).collect();
+        let timesteps = timesteps.map(|t| if is_rounded { t.round_ties_even() as i64 } else { t as i64 }).collect();
         (timesteps, ratios)
     };
     ratios.push(match visiting.final_sigma {

@@ -6,10 +6,12 @@
 //! terminal signal-to-noise ratio), Karras et al. 2022 (spacing of sigmas).
 
 use bildkante_shared::recipe::{SchedulerKind, SigmaSpacing};
+use special::Beta as _;
 use tch::{Device, Kind, Tensor};
 
 use super::SchedulerError;
-use super::config::{Betas, SchedulerConfig};
+use super::config::{Betas, SchedulerConfig, Visits};
+use super::timesteps::Grid;
 
 /// Largest beta of the cosine schedule.
 const COSINE_BETA_MAX: f64 = 0.999;
@@ -31,7 +33,8 @@ impl TrainSchedule {
             betas = rescaled_to_zero_snr(&betas);
         }
         let mut alpha_bars = cumulative_alphas(&betas);
-        let needs_sigmas = !matches!(config.kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm);
+        let needs_sigmas =
+            !matches!(config.kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm | SchedulerKind::Tcd);
         if let Some(last) = alpha_bars.last_mut().filter(|_| needs_sigmas && config.rescale_zero_snr) {
             *last = ALPHA_BAR_MIN;
         }
@@ -118,13 +121,13 @@ fn rescaled_to_zero_snr(betas: &[f32]) -> Vec<f32> {
 }
 
 /// Karras et al. 2022, equation 5: `count` sigmas from `max` down to `min`.
-pub(super) fn karras_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
+fn karras_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
     let (min, max) = (min.powf(1.0 / RHO), max.powf(1.0 / RHO));
     super::timesteps::linspace(1.0, count).into_iter().map(|ramp| (max + ramp * (min - max)).powf(RHO)).collect()
 }
 
 /// `count` sigmas from `max` down to `min`, evenly in ln σ.
-pub(super) fn exponential_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
+fn exponential_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
     let step = (min.ln() - max.ln()) / (count.max(2) - 1) as f64;
     #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
@@ -136,21 +139,71 @@ pub(super) fn exponential_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
     sigmas
 }
 
-/// Sigmas respaced between `min` and `max`, and the (fractional) timesteps that have them.
+/// `count` sigmas from `max` down to `min`, at quantiles of the beta distribution (Lee et al. 2024, "Beta Sampling is All
+/// You Need"): more of them near both ends.
+fn beta_sigmas(min: f64, max: f64, count: usize) -> Vec<f64> {
+    /// Both parameters of the distribution.
+    const SHAPE: f64 = 0.6;
+    let log_beta = SHAPE.ln_beta(SHAPE);
+    let quantile = |ramp: f64| (1.0 - ramp).inv_inc_beta(SHAPE, SHAPE, log_beta);
+    super::timesteps::linspace(1.0, count).into_iter().map(|ramp| min + quantile(ramp) * (max - min)).collect()
+}
+
+/// `count` sigmas from `max` down to `min`. Trained ones have no spacing of their own, and are spaced as Karras' here.
+pub(super) fn spaced(spacing: SigmaSpacing, (min, max): (f64, f64), count: usize) -> Vec<f64> {
+    match spacing {
+        // Evenly in ln(α/σ) is evenly in ln σ.
+        SigmaSpacing::Exponential | SigmaSpacing::Lu => exponential_sigmas(min, max, count),
+        SigmaSpacing::Beta => beta_sigmas(min, max, count),
+        SigmaSpacing::Karras | SigmaSpacing::Trained => karras_sigmas(min, max, count),
+    }
+}
+
+/// The (fractional) timesteps that have these sigmas.
 #[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
-pub(super) fn respaced(
-    spacing: SigmaSpacing,
-    (min, max): (f64, f64),
-    steps: usize,
-    train_sigmas: &[f32],
-) -> (Vec<f64>, Vec<f32>) {
-    let levels = match spacing {
-        SigmaSpacing::Exponential => exponential_sigmas(min, max, steps),
-        SigmaSpacing::Karras | SigmaSpacing::Trained => karras_sigmas(min, max, steps),
-    };
+pub(super) fn timesteps_of(sigmas: &[f64], train_sigmas: &[f32]) -> Vec<f32> {
     let logs: Vec<f64> = train_sigmas.iter().map(|sigma| f64::from(sigma.ln())).collect();
-    let timesteps = levels.iter().map(|sigma| timestep_of_sigma(*sigma, &logs) as f32).collect();
-    (levels, timesteps)
+    sigmas.iter().map(|sigma| timestep_of_sigma(*sigma, &logs) as f32).collect()
+}
+
+/// Timesteps and the sigmas of each, as a config wants them visited: for samplers whose latents carry the whole signal.
+#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+pub(super) fn visited(
+    config: &SchedulerConfig,
+    steps: usize,
+    spacing: SigmaSpacing,
+    train_sigmas: &[f32],
+) -> Result<(Vec<f32>, Vec<f64>), SchedulerError> {
+    let SchedulerConfig { spacing: grid, train_steps, steps_offset: offset, .. } = *config;
+    let timesteps: Vec<f32> = match &config.visits {
+        Visits::Spaced => {
+            let grid = Grid { spacing: grid, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
+            grid.timesteps().into_iter().map(|timestep| timestep as f32).collect()
+        }
+        Visits::Timesteps(timesteps) => {
+            named(timesteps, train_steps)?.into_iter().map(|timestep| timestep as f32).collect()
+        }
+        Visits::Sigmas(sigmas) => {
+            // numpy keeps them as float32 before it looks for their timesteps.
+            let sigmas: Vec<f64> = sigmas[..steps].iter().map(|sigma| f64::from(*sigma as f32)).collect();
+            return Ok((timesteps_of(&sigmas, train_sigmas), sigmas));
+        }
+    };
+    let levels: Vec<f64> = timesteps.iter().map(|t| interpolated(train_sigmas, f64::from(*t))).collect();
+    if spacing == SigmaSpacing::Trained {
+        return Ok((timesteps, levels));
+    }
+    let levels = spaced(spacing, (levels[levels.len() - 1], levels[0]), steps);
+    Ok((timesteps_of(&levels, train_sigmas), levels))
+}
+
+/// The timesteps that a recipe names, where the training schedule has them.
+pub(super) fn named(timesteps: &[u32], train_steps: usize) -> Result<Vec<i64>, SchedulerError> {
+    let all = timesteps.iter().map(|timestep| i64::from(*timestep));
+    match timesteps.first().filter(|first| **first as usize >= train_steps) {
+        Some(first) => Err(SchedulerError::Timestep { timestep: i64::from(*first), train_steps }),
+        None => Ok(all.collect()),
+    }
 }
 
 /// The (fractional) training step whose σ this is, by linear interpolation of ln σ.

@@ -207,6 +207,15 @@ impl Adapter {
         self.digest
     }
 
+    /// A digest of how it is built: the modules it changes and the shapes of its pairs, not the numbers in them.
+    #[must_use]
+    pub fn architecture(&self) -> Digest {
+        let shapes = self.pairs.iter().map(|((part, module), Pair { down, up, .. })| {
+            format!("{part:?} {module} {:?} {:?}", down.shape, up.shape)
+        });
+        Digest::of_bytes(shapes.collect::<Vec<_>>().join("\n").as_bytes())
+    }
+
     /// What it weighs, about, in memory.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

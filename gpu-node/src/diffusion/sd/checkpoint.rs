@@ -35,7 +35,7 @@ use crate::diffusion::text::clip;
 use crate::diffusion::text::clip::{ClipTextModel, Head, HiddenLayer};
 use crate::diffusion::text::config::{ClipActivation, ClipConfig};
 use crate::diffusion::text::tokenizer::ClipTokenizer;
-use crate::diffusion::text::{TextEncoder, TextEncoders};
+use crate::diffusion::text::{Prompt, TextEncoder, TextEncoders};
 use crate::diffusion::vae;
 use crate::diffusion::vae::config::VaeConfig;
 use crate::diffusion::vae::{Vae, VaeKinds};
@@ -115,6 +115,8 @@ pub struct Trunk {
     text: TextEncoders,
     unet: Unet,
     projected: ProjectedTexts,
+    /// How its adapters are built, in their order.
+    adapters: Vec<Digest>,
 }
 
 impl Trunk {
@@ -123,15 +125,27 @@ impl Trunk {
         &self.text
     }
 
+    /// How its adapters are built, in their order.
+    #[must_use]
+    pub fn adapters(&self) -> &[Digest] {
+        &self.adapters
+    }
+
     /// A network's keys and values for a prompt in so many chunks, computed from the text's states and kept while the prompt is
     /// asked for. Without a prompt the states are zeros. The network is the denoising one, or a ControlNet that acts on it.
     pub(crate) fn project(
         &self,
         control: Option<&ControlNet>,
-        (prompt, chunks): (Option<&str>, usize),
+        (prompt, chunks): (Option<&Prompt>, usize),
         states: &Tensor,
     ) -> Result<ProjectedText, TchError> {
-        let key = TextKey { control: control.map(ControlNet::digest), prompt: prompt.map(str::to_owned), chunks };
+        let key = TextKey {
+            control: control.map(ControlNet::digest),
+            prompt: prompt.map(|prompt| prompt.text.clone()),
+            weighting: prompt.map(|prompt| prompt.weighting).unwrap_or_default(),
+            clip_skip: prompt.map_or(0, |prompt| prompt.clip_skip),
+            chunks,
+        };
         self.projected.get_or(key, || match control {
             Some(network) => network.project(states),
             None => self.unet.project(states),
@@ -221,7 +235,12 @@ impl Checkpoint {
             family,
             placement,
             parameters,
-            trunk: Trunk { text: TextEncoders::new(encoders, layer), unet, projected: ProjectedTexts::default() },
+            trunk: Trunk {
+                text: TextEncoders::new(encoders, layer),
+                unet,
+                projected: ProjectedTexts::default(),
+                adapters: Vec::new(),
+            },
             kept: PlainNetworks { unet: kept_unet, texts: kept_texts },
             zeroes_empty_negative: layout.zeroes_empty_negative,
             unet_config,
@@ -353,7 +372,8 @@ impl Checkpoint {
         });
         let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
         let text = TextEncoders::new(encoders, self.trunk.text.layer());
-        Ok(Trunk { text, unet, projected: ProjectedTexts::default() })
+        let adapters = adapters.iter().map(|(adapter, _)| adapter.architecture()).collect();
+        Ok(Trunk { text, unet, projected: ProjectedTexts::default(), adapters })
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 //!
 //! Source of the conditions: `StableDiffusionPipeline.__call__` and `StableDiffusionXLPipeline.__call__` of diffusers 0.42.
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{RefinerUse, ValidRecipe};
 use tch::{Device, TchError, Tensor};
 
@@ -13,7 +14,7 @@ use crate::diffusion::error::DiffusionError;
 use crate::diffusion::picture::Pictures;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::scheduler::SchedulerConfig;
-use crate::diffusion::text::PromptEmbedding;
+use crate::diffusion::text::{Prompt, PromptEmbedding};
 
 /// A checkpoint with the networks a recipe asks for: its own or those with adapters, and ControlNets.
 #[derive(Debug, Clone)]
@@ -63,12 +64,23 @@ impl Denoiser for Adapted<'_> {
         self.checkpoint.scheduler_config()
     }
 
+    fn architecture(&self, controls: &[usize]) -> Digest {
+        let acting = controls.iter().map(|at| self.controls.get(*at).map(|network| network.config()));
+        let (unet, adapters) = (self.checkpoint.unet_config(), self.trunk.adapters());
+        let built = format!("{unet:?} {adapters:?} {:?}", acting.collect::<Vec<_>>());
+        Digest::of_bytes(built.as_bytes())
+    }
+
     fn condition(&self, recipe: &ValidRecipe, stage: Stage) -> Result<Conditioning, DiffusionError> {
         let (config, text) = (self.checkpoint.unet_config(), self.trunk.text());
         if config.added.is_none() && (recipe.sizes.is_some() || recipe.negative_sizes.is_some()) {
             return Err(DiffusionError::input("`sizes` is for Stable Diffusion XL: this checkpoint is told none"));
         }
-        let (positive, negative) = (recipe.prompt.as_str(), recipe.negative_prompt.as_str());
+        let prompt = |text: &String| {
+            let (weighting, clip_skip) = (recipe.weighting, recipe.clip_skip);
+            Prompt { text: text.clone(), weighting, clip_skip }
+        };
+        let (positive, negative) = (&prompt(&recipe.prompt), &prompt(&recipe.negative_prompt));
         // A network that is told the scale was distilled to need no second row.
         let is_guided = recipe.is_guided() && config.guidance_embed_dim.is_none();
         let _no_grad = tch::no_grad_guard();
@@ -79,12 +91,13 @@ impl Denoiser for Adapted<'_> {
         let default = (RefinerUse::aesthetic_score(), RefinerUse::negative_aesthetic_score());
         let (score, negative_score) =
             refiner.map_or(default, |refiner| (refiner.aesthetic_score, refiner.negative_aesthetic_score));
-        let conditional = text.encode(positive, chunks)?;
+        let conditional = text.encode(positive.clone(), chunks)?;
         let mut prompts = vec![Some(positive)];
         let mut rows = vec![(conditional, Numbers { sizes, score })];
         if is_guided {
-            let is_nothing = negative.is_empty() && self.checkpoint.zeroes_empty_negative();
-            let unconditional = if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative, chunks)? };
+            let is_nothing = negative.text.is_empty() && self.checkpoint.zeroes_empty_negative();
+            let unconditional =
+                if is_nothing { rows[0].0.zeros_like()? } else { text.encode(negative.clone(), chunks)? };
             rows.insert(0, (unconditional, Numbers { sizes: negative_sizes, score: negative_score }));
             prompts.insert(0, (!is_nothing).then_some(negative));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::diffusion::device::upload;
 use crate::diffusion::layers::attention::{CLIP_NAMES, Mask, SelfAttention};
@@ -31,6 +31,15 @@ pub enum HiddenLayer {
     Last,
     /// The one before the last layer, unnormalised, as Stable Diffusion XL uses it.
     Penultimate,
+}
+
+/// How a text is read.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Layers at the end that are left out, beside those the [`HiddenLayer`] leaves out. The pooled text has them all.
+    pub skip: usize,
+    /// Which tokens others may look at, `[n, t]`, of booleans; all where there is none.
+    pub visible: Option<Tensor>,
 }
 
 /// What an encoder makes of tokens.
@@ -127,31 +136,62 @@ impl ClipTextModel {
         self.token_embedding.size().first().copied().unwrap_or(0)
     }
 
+    pub(crate) fn device(&self) -> Device {
+        self.token_embedding.device()
+    }
+
     /// The embeddings of `tokens`, `[n, t]` of whole numbers.
     ///
     /// # Errors
     /// When there are more tokens than positions or libtorch fails.
     pub fn forward(&self, tokens: &Tensor, layer: HiddenLayer) -> Result<Encoded, TchError> {
+        self.forward_as(tokens, layer, &Reading::default())
+    }
+
+    /// The same, read in a way of its own.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], and when more layers are left out than there are.
+    pub fn forward_as(&self, tokens: &Tensor, layer: HiddenLayer, reading: &Reading) -> Result<Encoded, TchError> {
         let (_, count) = tokens.size2()?;
         if count > self.positions {
             return Err(TchError::Shape(format!("{count} tokens, the encoder has {} positions", self.positions)));
         }
+        let taken_after = self.layers_taken(layer, reading.skip)?;
         let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
-        let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.token_embedding.device())?;
+        let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.device())?;
+        let mask = reading.visible.as_ref().map(|visible| causal_mask(&upload(visible, self.device())?)).transpose()?;
         let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
-        let last = self.layers.len() - 1;
-        for layer in &self.layers[..last] {
-            x = layer.forward(&x)?;
+        for layer in &self.layers[..taken_after] {
+            x = layer.forward(&x, mask.as_ref())?;
         }
-        if layer == HiddenLayer::Penultimate && self.projection.is_none() {
-            return Ok(Encoded { hidden: x, pooled: None });
-        }
-        let final_state = self.final_layer_norm.forward(&self.layers[last].forward(&x)?)?;
-        let pooled = match &self.projection {
-            Some(projection) => Some(projection.forward(&self.at_end(&final_state, &tokens)?)?),
-            None => None,
+        let hidden = match layer {
+            HiddenLayer::Last => self.final_layer_norm.forward(&x)?,
+            HiddenLayer::Penultimate => x.shallow_clone(),
         };
-        Ok(Encoded { hidden: if layer == HiddenLayer::Last { final_state } else { x }, pooled })
+        let Some(projection) = &self.projection else { return Ok(Encoded { hidden, pooled: None }) };
+        let rest = &self.layers[taken_after..];
+        let last = if rest.is_empty() && layer == HiddenLayer::Last {
+            hidden.shallow_clone()
+        } else {
+            for layer in rest {
+                x = layer.forward(&x, mask.as_ref())?;
+            }
+            self.final_layer_norm.forward(&x)?
+        };
+        Ok(Encoded { hidden, pooled: Some(projection.forward(&self.at_end(&last, &tokens)?)?) })
+    }
+
+    /// How many layers are run before the states are taken.
+    fn layers_taken(&self, layer: HiddenLayer, skip: usize) -> Result<usize, TchError> {
+        let left_out = skip + usize::from(layer == HiddenLayer::Penultimate);
+        let too_many = || format!("{left_out} layers are left out, the text encoder has {}", self.layers.len());
+        self.layers.len().checked_sub(left_out).ok_or_else(|| TchError::Shape(too_many()))
+    }
+
+    /// Layers that may be left out.
+    pub(crate) fn skip_max(&self, layer: HiddenLayer) -> usize {
+        self.layers.len().saturating_sub(usize::from(layer == HiddenLayer::Penultimate))
     }
 
     /// The state at each text's end, `[n, hidden]`.
@@ -164,6 +204,13 @@ impl ClipTextModel {
         let places = marks.f_argmax(-1, false)?.f_view([-1, 1, 1])?;
         states.f_take_along_dim(&places, 1)?.f_squeeze_dim(1)
     }
+}
+
+/// Each token looks at itself and those before it, as far as they are visible: `[n, 1, t, t]`.
+fn causal_mask(visible: &Tensor) -> Result<Tensor, TchError> {
+    let (rows, count) = visible.size2()?;
+    let causal = Tensor::f_ones([count, count], (Kind::Bool, visible.device()))?.f_tril(0)?;
+    visible.f_view([rows, 1, 1, count])?.f_logical_and(&causal)
 }
 
 #[derive(Debug)]
@@ -189,8 +236,8 @@ impl EncoderLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let x = self.self_attn.forward(&self.layer_norm1.forward(x)?)?.f_add_(x)?;
+    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+        let x = self.self_attn.forward_masked(&self.layer_norm1.forward(x)?, mask)?.f_add_(x)?;
         let inner = activate(self.activation, self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
         self.fc2.forward(&inner)?.f_add_(&x) // [n, t, hidden]
     }

@@ -11,6 +11,7 @@ mod added;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::weighting::Fragment;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -138,32 +139,41 @@ impl ClipTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, prompt: &str) -> Result<Vec<i64>, TokenizerError> {
-        Ok(self.encode_chunks(prompt, 1)?.concat())
+        let whole = [Fragment { text: prompt.to_owned(), weight: 1.0 }];
+        Ok(self.encode_chunks(&whole, 1)?.into_iter().flat_map(|chunk| chunk.ids).collect())
     }
 
     /// Texts of [`Self::tokens`] ids in which the whole prompt fits, at least one.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn chunks(&self, prompt: &str) -> Result<usize, TokenizerError> {
-        Ok(self.ids_of(prompt)?.len().div_ceil(self.tokens - 2).max(1))
+    pub fn chunks(&self, fragments: &[Fragment]) -> Result<usize, TokenizerError> {
+        let mut ids = 0;
+        for fragment in fragments {
+            ids += self.ids_of(&fragment.text)?.len();
+        }
+        Ok(ids.div_ceil(self.tokens - 2).max(1))
     }
 
     /// The prompt over `chunks` texts of [`Self::tokens`] ids, each with its beginning and end. What does not fit is
-    /// cut; texts nothing is left for are empty.
+    /// cut; texts nothing is left for are empty. Each fragment is read by itself: its end is the end of a word.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn encode_chunks(&self, prompt: &str, chunks: usize) -> Result<Vec<Vec<i64>>, TokenizerError> {
-        let prompt = self.ids_of(prompt)?;
-        let mut parts = prompt.chunks(self.tokens - 2);
-        let text = |part: &[u32]| {
-            let mut ids: Vec<i64> = std::iter::once(&self.begin).chain(part).map(|id| i64::from(*id)).collect();
-            ids.push(self.end.into());
-            ids.resize(self.tokens, self.padding.into());
-            ids
+    pub fn encode_chunks(&self, fragments: &[Fragment], chunks: usize) -> Result<Vec<Chunk>, TokenizerError> {
+        let mut prompt: Vec<(i64, Option<usize>)> = Vec::new();
+        for (part, fragment) in fragments.iter().enumerate() {
+            prompt.extend(self.ids_of(&fragment.text)?.into_iter().map(|id| (i64::from(id), Some(part))));
+        }
+        let mut rest = prompt.chunks(self.tokens - 2);
+        let mut text = || {
+            let part = rest.next().unwrap_or_default().iter().copied();
+            let bounded = std::iter::once((self.begin.into(), None)).chain(part).chain([(self.end.into(), None)]);
+            let padding = std::iter::repeat((i64::from(self.padding), None));
+            let (ids, parts) = bounded.chain(padding).take(self.tokens).unzip();
+            Chunk { ids, parts }
         };
-        Ok((0..chunks).map(|_| text(parts.next().unwrap_or_default())).collect())
+        Ok((0..chunks).map(|_| text()).collect())
     }
 
     /// The prompt's own ids, without beginning and end.
@@ -172,6 +182,14 @@ impl ClipTokenizer {
         let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// One text of an encoder's length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    pub ids: Vec<i64>,
+    /// The fragment that each id is of; none of the beginning, the end and the padding.
+    pub parts: Vec<Option<usize>>,
 }
 
 type Vocabulary = BTreeMap<String, u32>;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use bildkante_shared::adapter;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::LoraUse;
+use bildkante_shared::recipe::{LoraUse, Recipe};
 use bildkante_shared::wire::AdapterInfo;
 
 use crate::diffusion::family::{Adapter, Checkpoint, Trunk};
@@ -34,6 +34,12 @@ struct TrunkKey {
 impl TrunkKey {
     fn new(checkpoint: Digest, loras: &[LoraUse]) -> Self {
         Self { checkpoint, loras: loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect() }
+    }
+
+    /// Whether it has these adapters with these weights.
+    fn is_of(&self, loras: &[LoraUse]) -> bool {
+        let theirs = loras.iter().map(|lora| (lora.digest, lora.weight.to_bits()));
+        self.loras.iter().copied().eq(theirs)
     }
 }
 
@@ -162,6 +168,12 @@ impl Adapters {
             Some((_, drawings)) => *drawings += 1,
             None => self.held.push((key, 1)),
         }
+    }
+
+    /// Whether the networks of one more drawing can be kept beside those that others are drawn with.
+    pub(super) fn has_room(&self, recipe: &Recipe) -> bool {
+        let is_with_these = |(key, _): &(TrunkKey, usize)| key.is_of(&recipe.loras);
+        recipe.loras.is_empty() || self.held.len() < TRUNKS_MAX || self.held.iter().any(is_with_these)
     }
 
     pub(super) fn release(&mut self, checkpoint: Digest, loras: &[LoraUse]) {

@@ -20,8 +20,10 @@ use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 use super::Options;
 use super::adapters::{self, AdapterFolder, FileLook};
 use super::shelf::Item;
+use crate::diffusion::batch::BatchClass;
+use crate::diffusion::denoiser::{Denoiser, Stage};
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Checkpoint, ControlNet};
+use crate::diffusion::family::{Checkpoint, ControlNet, Networks};
 use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline;
@@ -285,15 +287,35 @@ impl Reading {
 
 /// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
 pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
-    let plain = Recipe {
-        steps,
-        scheduler: checkpoint.trial_scheduler(),
-        ..Recipe::new(checkpoint.digest(), "self-test", checkpoint.trial_size_px())
-    };
+    recipe_of_size(checkpoint, steps, checkpoint.trial_size_px())
+}
+
+/// A recipe whose passes are of a class, as far as a checkpoint without adapters and ControlNets makes such passes.
+pub(super) fn recipe_of_class(checkpoint: &Checkpoint, class: &BatchClass) -> Option<Recipe> {
+    let [rows, _, height, width] = class.latents();
+    let factor = i64::from(Networks::new(checkpoint, None, &[]).vae_factor());
+    let px = |latents: i64| u32::try_from(latents.checked_mul(factor)?).ok();
+    let plain = recipe_of_size(checkpoint, 1, (px(width)?, px(height)?));
+    // One word is one token, and a chunk holds 75 beside its beginning and its end.
+    let words = usize::try_from(class.tokens() / TOKENS_OF_CHUNK - 1).ok()? * 75 + 1;
+    let is_plain = class.stage() == Stage::Base && class.controls().is_empty();
+    is_plain.then(|| Recipe {
+        prompt: "a ".repeat(words),
+        guidance: if rows > 1 { plain.guidance } else { 1.0 },
+        ..plain
+    })
+}
+
+/// Tokens of a chunk of CLIP's.
+const TOKENS_OF_CHUNK: i64 = 77;
+
+fn recipe_of_size(checkpoint: &Checkpoint, steps: u32, size_px: (u32, u32)) -> Recipe {
+    let scheduler = checkpoint.trial_scheduler();
+    let plain = Recipe { steps, scheduler, ..Recipe::new(checkpoint.digest(), "self-test", size_px) };
     if !checkpoint.is_inpainting() {
         return plain;
     }
-    let [image, mask] = Picture::to_paint_over(checkpoint.trial_size_px()).map(|(digest, _)| digest);
+    let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
     Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain }
 }
 

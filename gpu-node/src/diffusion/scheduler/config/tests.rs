@@ -17,7 +17,7 @@ fn refusal(json: &str) -> String {
 #[test]
 fn absent_keys_take_the_defaults_of_the_class() {
     let ddim = config(r#"{"_class_name": "DDIMScheduler"}"#);
-    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: true, clip_range: Some(1.0) });
+    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: true, clip_range: Some(1.0), eta: 0.0 });
     assert_eq!((ddim.spacing, ddim.steps_offset, ddim.train_steps), (TimestepSpacing::Leading, 0, 1000));
     assert_eq!(ddim.betas, Betas::Linear { start: 0.0001, end: 0.02 });
     let euler = config(r#"{"_class_name": "EulerDiscreteScheduler"}"#);
@@ -31,7 +31,7 @@ fn another_class_keeps_what_the_file_says_and_takes_its_own_defaults() {
     let choice = |kind| SchedulerChoice { kind: Some(kind), ..SchedulerChoice::default() };
     let sd1 = config(SD1);
     let ddim = sd1.with_choice(&choice(SchedulerKind::Ddim)).expect("ddim");
-    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: false, clip_range: None });
+    assert_eq!(ddim.method, Method::Ddim { alpha_one_at_end: false, clip_range: None, eta: 0.0 });
     assert_eq!(ddim.betas, Betas::ScaledLinear { start: 0.00085, end: 0.012 });
     let euler = sd1.with_choice(&choice(SchedulerKind::Euler)).expect("euler");
     assert_eq!((euler.spacing, euler.steps_offset), (TimestepSpacing::Linspace, 1));
@@ -48,7 +48,7 @@ fn the_pipeline_corrects_its_own_scheduler_only() {
     assert_eq!((ddim.steps_offset, &ddim.method), (0, &config(r#"{"_class_name": "DDIMScheduler"}"#).method));
     let clipped = config(r#"{"_class_name": "DDIMScheduler", "clip_sample": true, "steps_offset": 0}"#);
     let clipped = clipped.corrected_for_stable_diffusion().expect("ok");
-    assert_eq!(clipped.method, Method::Ddim { alpha_one_at_end: true, clip_range: None });
+    assert_eq!(clipped.method, Method::Ddim { alpha_one_at_end: true, clip_range: None, eta: 0.0 });
     assert_eq!(clipped.with_choice(&SchedulerChoice::default()).expect("ok"), clipped);
 }
 
@@ -57,15 +57,31 @@ fn what_a_sampler_cannot_do_is_refused_by_name() {
     let karras = SchedulerChoice { sigmas: Some(SigmaSpacing::Karras), ..SchedulerChoice::default() };
     let refused = config(SD1).with_choice(&karras).expect_err("no karras in PNDM").to_string();
     assert!(refused.contains("pndm") && refused.contains("`sigmas`"), "{refused}");
+    let choice = |change: fn(&mut SchedulerChoice)| {
+        let mut choice = SchedulerChoice { kind: Some(SchedulerKind::UniPc), ..SchedulerChoice::default() };
+        change(&mut choice);
+        config(SD1).with_choice(&choice).expect_err("a refusal").to_string()
+    };
+    assert!(choice(|choice| choice.sigmas = Some(SigmaSpacing::Lu)).contains("unipc does not offer `sigmas` of"));
+    assert!(choice(|choice| choice.eta = Some(0.5)).contains("unipc does not offer `eta`"));
+    assert!(choice(|choice| choice.timesteps = vec![9, 3]).contains("unipc does not offer `timesteps`"));
+    assert!(choice(|choice| choice.sigma_values = vec![9.0, 0.0]).contains("unipc does not offer `sigma_values`"));
+    let single = SchedulerChoice {
+        kind: Some(SchedulerKind::DpmPp2S),
+        timestep_spacing: Some(TimestepSpacing::Trailing),
+        ..SchedulerChoice::default()
+    };
+    let refused = config(SD1).with_choice(&single).expect_err("one spacing only").to_string();
+    assert!(refused.contains("dpmpp_2s") && refused.contains("`linspace`"), "{refused}");
     let rescaled = SchedulerChoice { zero_terminal_snr: Some(true), ..SchedulerChoice::default() };
     let refused = config(SD1).with_choice(&rescaled).expect_err("no rescaling in PNDM").to_string();
     assert!(refused.contains("pndm") && refused.contains("`zero_terminal_snr`"), "{refused}");
     let dpm = |key: &str| refusal(&format!(r#"{{"_class_name": "DPMSolverMultistepScheduler", {key}}}"#));
     assert!(dpm(r#""algorithm_type": "dpmsolver""#).contains("`dpmsolver`"));
     assert!(dpm(r#""use_karras_sigmas": true, "use_exponential_sigmas": true"#).contains("use_exponential_sigmas"));
-    assert!(dpm(r#""solver_order": 3"#).contains("solver_order 3"));
+    assert!(dpm(r#""solver_order": 4"#).contains("solver_order 4"));
     assert!(dpm(r#""thresholding": true"#).contains("thresholding"));
-    assert!(dpm(r#""use_beta_sigmas": true"#).contains("use_beta_sigmas"));
+    assert!(dpm(r#""use_beta_sigmas": true, "use_lu_lambdas": true"#).contains("use_lu_lambdas"));
     assert!(dpm(r#""beta_schedule": "laplace""#).contains("`laplace`"));
     assert!(dpm(r#""beta_start": 2"#).contains("beta_start"));
     assert!(dpm(r#""num_train_timesteps": 0"#).contains("num_train_timesteps"));
@@ -86,7 +102,7 @@ fn what_a_sampler_cannot_do_is_refused_by_name() {
 /// How it was saved is not how its network was trained: a recipe that names a sampler draws with it.
 #[test]
 fn a_class_that_is_not_known_is_read_unless_its_network_was_trained_otherwise() {
-    for class in ["IPNDMScheduler", "DEISMultistepScheduler", "MyOwnScheduler", "RePaintScheduler"] {
+    for class in ["IPNDMScheduler", "KDPM2DiscreteScheduler", "MyOwnScheduler", "RePaintScheduler"] {
         let json =
             SD1.replace("PNDMScheduler", class).replace("\"trained_betas\": null", "\"mine\": 3, \"shift\": null");
         let other = config(&json);
@@ -115,18 +131,24 @@ fn a_class_that_is_not_known_is_read_unless_its_network_was_trained_otherwise() 
 #[test]
 fn the_infinity_that_python_writes_is_read() {
     let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "-Infinity"}"#;
-    let Method::DpmPp2M(options) = config(json).method else { panic!("another method") };
+    let Method::DpmMulti(options) = config(json).method else { panic!("another method") };
     assert_eq!(options.lambda_min, f64::NEG_INFINITY);
 }
 
 #[test]
-fn one_class_of_diffusers_is_two_samplers() {
+fn one_class_of_diffusers_is_four_samplers() {
     let json = r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}"#;
     let stochastic = config(json);
     assert_eq!(stochastic.kind, SchedulerKind::DpmPp2MSde);
     let choice = SchedulerChoice { kind: Some(SchedulerKind::DpmPp2M), ..SchedulerChoice::default() };
-    let Method::DpmPp2M(options) = stochastic.with_choice(&choice).expect("dpmpp_2m").method else { panic!("another") };
+    let Method::DpmMulti(options) = stochastic.with_choice(&choice).expect("dpmpp_2m").method else {
+        panic!("another")
+    };
     assert!(!options.is_stochastic);
+    let third = config(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#);
+    assert_eq!(third.kind, SchedulerKind::DpmPp3M);
+    let Method::DpmMulti(options) = third.with_choice(&choice).expect("dpmpp_2m").method else { panic!("another") };
+    assert_eq!(options.order, 2, "a recipe that names the second order means it");
 }
 
 #[test]
