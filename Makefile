@@ -79,6 +79,11 @@ bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to r
 	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
 
+.PHONY: bench-kill
+bench-kill: release-edge release-loadtest ## From an acknowledged kill to the last answer of the picture, over twenty edges at 2,000 requests a second (BENCH='--rounds 50')
+	@"$(binaries)/bildkante-loadtest" kill --edge "$(binaries)/bildkante-edge" --rate 2000 --rounds 20 $(BENCH)
+	cargo test $(locked) --release -p bildkante-edge --lib -- --ignored --nocapture start_and_look_up_over_many_kills
+
 .PHONY: bench-watermark
 bench-watermark: toolchain nasm ## The watermark after each attack, beside invisible-watermark; scores, speed, false detections (TRIALS=100000 for less)
 	cargo build $(locked) --release -p bildkante-edge --example watermark_bench

@@ -5,6 +5,14 @@
 //! | `/admin/v1/status` | GET | read |
 //! | `/admin/v1/purges` | GET, POST | read, purge |
 //! | `/admin/v1/purges/{id}` | GET | read |
+//! | `/admin/v1/kills` | GET, POST | read, kill |
+//! | `/admin/v1/kills/{seq}` | GET, DELETE | read, kill |
+//! | `/admin/v1/audit` | GET | audit |
+//! | `/admin/v1/audit/names/{name}` | DELETE | kill |
+//! | `/admin/v1/state` | GET | read |
+//! | `/admin/v1/state/changes`, `/admin/v1/state/snapshot` | GET | state |
+//! | `/admin/v1/state/proposals` | POST | state |
+//! | `/admin/v1/state/promote` | POST | kill |
 //! | `/admin/v1/warm` | GET, POST | read, warm |
 //! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
 //! | `/admin/v1/imports` | GET, POST | read, import |
@@ -16,11 +24,14 @@
 //! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
 //! writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457) that name the field.
 
+mod audit;
 mod body;
 mod imports;
+mod kills;
 mod masters;
 pub mod operators;
 mod purges;
+mod state;
 pub mod token;
 mod warm;
 
@@ -40,7 +51,7 @@ pub use self::imports::ImportDesk;
 use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
 use crate::cache::Caches;
 use crate::campaign::CatalogHandle;
-use crate::governance::PurgeDesk;
+use crate::governance::{KillDesk, PurgeDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
@@ -62,6 +73,7 @@ pub struct AdminApi {
     regions: Arc<Regions>,
     caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
+    kills: KillDesk,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
     papers: Papers,
@@ -78,6 +90,7 @@ pub struct AdminParts {
     pub regions: Arc<Regions>,
     pub caches: Arc<Caches>,
     pub desk: Arc<PurgeDesk>,
+    pub kills: KillDesk,
     pub warmer: Warmer,
     pub imports: ImportDesk,
     pub papers: Papers,
@@ -90,6 +103,15 @@ enum Resource<'a> {
     Status,
     Purges,
     Purge(&'a str),
+    Kills,
+    Kill(&'a str),
+    Audit,
+    Name(&'a str),
+    State,
+    Changes,
+    Snapshot,
+    Proposals,
+    Promote,
     Jobs,
     Job(&'a str),
     Imports,
@@ -105,6 +127,9 @@ impl<'a> Resource<'a> {
             None => match rest {
                 "status" => Some(Self::Status),
                 "purges" => Some(Self::Purges),
+                "kills" => Some(Self::Kills),
+                "audit" => Some(Self::Audit),
+                "state" => Some(Self::State),
                 "warm" => Some(Self::Jobs),
                 "imports" => Some(Self::Imports),
                 "dossier" => Some(Self::Dossier),
@@ -112,6 +137,12 @@ impl<'a> Resource<'a> {
                 _ => None,
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
+            Some(("kills", seq)) if !seq.is_empty() => Some(Self::Kill(seq)),
+            Some(("audit", rest)) => rest.strip_prefix("names/").filter(|name| !name.is_empty()).map(Self::Name),
+            Some(("state", "changes")) => Some(Self::Changes),
+            Some(("state", "snapshot")) => Some(Self::Snapshot),
+            Some(("state", "proposals")) => Some(Self::Proposals),
+            Some(("state", "promote")) => Some(Self::Promote),
             Some(("warm", id)) if !id.is_empty() => Some(Self::Job(id)),
             Some(("imports", id)) if !id.is_empty() => Some(Self::Import(id)),
             Some(_) => None,
@@ -120,19 +151,33 @@ impl<'a> Resource<'a> {
 
     const fn allowed(self) -> &'static str {
         match self {
-            Self::Status | Self::Purge(_) | Self::Dossier | Self::Masters => "GET, HEAD",
-            Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
-            Self::Job(_) => "GET, HEAD, DELETE",
-            Self::Import(_) => "DELETE",
+            Self::Status
+            | Self::Purge(_)
+            | Self::Dossier
+            | Self::Masters
+            | Self::Audit
+            | Self::State
+            | Self::Changes
+            | Self::Snapshot => "GET, HEAD",
+            Self::Proposals | Self::Promote => "POST",
+            Self::Purges | Self::Jobs | Self::Imports | Self::Kills => "GET, HEAD, POST",
+            Self::Job(_) | Self::Kill(_) => "GET, HEAD, DELETE",
+            Self::Import(_) | Self::Name(_) => "DELETE",
         }
     }
 
     /// `None` where the method is not allowed.
     fn scope(self, method: &Method) -> Option<TokenScope> {
         match (self, method) {
-            (Self::Import(_), &Method::GET | &Method::HEAD) => None,
+            (Self::Import(_) | Self::Name(_) | Self::Proposals | Self::Promote, &Method::GET | &Method::HEAD) => None,
+            (Self::Changes | Self::Snapshot, &Method::GET | &Method::HEAD) | (Self::Proposals, &Method::POST) => {
+                Some(TokenScope::State)
+            }
+            (Self::Promote, &Method::POST) => Some(TokenScope::Kill),
+            (Self::Audit, &Method::GET | &Method::HEAD) => Some(TokenScope::Audit),
             (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
             (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
+            (Self::Kills, &Method::POST) | (Self::Kill(_) | Self::Name(_), &Method::DELETE) => Some(TokenScope::Kill),
             (Self::Jobs, &Method::POST) | (Self::Job(_), &Method::DELETE) => Some(TokenScope::Warm),
             (Self::Imports, &Method::POST) | (Self::Import(_), &Method::DELETE) => Some(TokenScope::Import),
             _ => None,
@@ -156,7 +201,7 @@ impl Reply {
 impl AdminApi {
     #[must_use]
     pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, warmer, imports, papers, masters } = parts;
+        let AdminParts { catalog, regions, caches, desk, kills, warmer, imports, papers, masters } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -166,6 +211,7 @@ impl AdminApi {
             regions,
             caches,
             desk,
+            kills,
             imports: Arc::new(imports),
             papers,
             masters,
@@ -179,6 +225,16 @@ impl AdminApi {
         self.gatekeeper.replace(config);
     }
 
+    /// Where this edge stands in the shared state.
+    pub(super) fn standing(&self) -> Value {
+        audit::standing(self.kills.log())
+    }
+
+    /// Brings gauges of what is in force up to date.
+    pub(super) fn measure(&self) {
+        self.kills.measure();
+    }
+
     /// The answer to a request for a path below [`PREFIX`].
     pub async fn respond<B>(&self, request: Request<B>) -> Response<Body>
     where
@@ -190,8 +246,8 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier \
-                          and /admin/v1/masters";
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/kills, /admin/v1/audit, /admin/v1/state, \
+                          /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
         let Some(scope) = resource.scope(method) else {
@@ -234,6 +290,26 @@ impl AdminApi {
                 let location = Some(format!("{PREFIX}purges/{}", record.id));
                 Ok(Reply { status: purges::status(&record), body: purges::shown(&self.desk, &record), location })
             }
+            (Resource::Proposals, _) => state::propose(self.kills.log(), headers, body).await.map(Reply::ok),
+            (Resource::Changes, _) => state::changes(self.kills.log(), query).await.map(Reply::ok),
+            (Resource::Snapshot, _) => state::snapshot(self.kills.log()).await.map(Reply::ok),
+            (Resource::Promote, _) => state::promote(self.kills.log()).await.map(Reply::ok),
+            (Resource::Kills, &Method::POST) => {
+                let order = kills::order(headers, Fields::read(headers, body, self.body_bytes_max()).await?)?;
+                kills::kill(self, who, order).await
+            }
+            (Resource::Kill(seq), &Method::DELETE) => {
+                let lift = kills::lift_order(headers, Fields::read(headers, body, self.body_bytes_max()).await?)?;
+                kills::lift(self, who, seq, lift).await
+            }
+            (Resource::Name(name), &Method::DELETE) => {
+                let why = audit::why(Fields::read(headers, body, self.body_bytes_max()).await?)?;
+                audit::forget(self.kills.log(), who, name, why).await.map(Reply::ok)
+            }
+            (Resource::Kills, _) => kills::list(self, query).map(Reply::ok),
+            (Resource::Kill(seq), _) => kills::one(self, seq).await.map(Reply::ok),
+            (Resource::Audit, _) => audit::page(self.kills.log(), query).await.map(Reply::ok),
+            (Resource::State | Resource::Name(_), _) => Ok(Reply::ok(audit::standing(self.kills.log()))),
             (Resource::Jobs, &Method::POST) => {
                 let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max()).await?, self.concurrency)?;
                 let job = warm::carry_out(&self.warmer, who, ask).await?;

@@ -1,14 +1,17 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod audit;
 mod decode_picture;
 mod dossier;
 mod import;
 mod inspect;
+mod kill;
 mod provenance;
 mod purge;
 mod remote;
 mod report;
 mod sign;
+mod state;
 mod ticket_keys;
 mod warm;
 
@@ -38,14 +41,17 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use audit::{AuditArgs, audit};
 pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use dossier::{DossierArgs, dossier};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
+pub use kill::{KillArgs, LiftArgs, StatusArgs, kill, lift, status};
 pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
 pub use report::{ReportArgs, report};
 pub use sign::{SignArgs, new_key, sign};
+pub use state::{StateArgs, state};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
 

@@ -46,6 +46,16 @@ enum Command {
     Import(commands::ImportArgs),
     /// Take images out of circulation, here and in the caches in front of the edge
     Purge(commands::PurgeArgs),
+    /// Withhold pictures on every edge that shares this state, until the kill is lifted
+    Kill(commands::KillArgs),
+    /// Lift a kill
+    Lift(commands::LiftArgs),
+    /// Where an edge stands in the shared state, and every kill in force
+    Status(commands::StatusArgs),
+    /// Check, back up, put back or take over the state that edges share
+    State(commands::StateArgs),
+    /// Read, export and verify the log of decisions
+    Audit(commands::AuditArgs),
     /// Have a campaign's images generated and rendered before anybody asks for them
     Warm(commands::WarmArgs),
     /// Add a key to the file of session-ticket keys that edges share, or make it
@@ -93,6 +103,11 @@ fn main() -> ExitCode {
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
         Command::Purge(args) => return report(commands::purge(args)),
+        Command::Kill(args) => return report(commands::kill(args)),
+        Command::Lift(args) => return report(commands::lift(args)),
+        Command::Status(args) => return report(commands::status(args)),
+        Command::State(args) => return report(commands::state(args)),
+        Command::Audit(args) => return report(commands::audit(args)),
         Command::Warm(args) => return report(commands::warm(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
@@ -113,6 +128,11 @@ fn main() -> ExitCode {
         Command::Serve(_) => serve(config),
         Command::Token => commands::token(),
         Command::Purge(args) => commands::purge(args),
+        Command::Kill(args) => commands::kill(args),
+        Command::Lift(args) => commands::lift(args),
+        Command::Status(args) => commands::status(args),
+        Command::State(args) => commands::state(args),
+        Command::Audit(args) => commands::audit(args),
         Command::Warm(args) => commands::warm(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),

@@ -488,7 +488,7 @@ fn may_pass(error: &FillError) -> bool {
         FillError::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
         // A signer that is away comes back.
         FillError::Overtaken | FillError::Unsigned => true,
-        FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) => false,
+        FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) | FillError::Withheld(_) => false,
     }
 }
 

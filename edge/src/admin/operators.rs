@@ -47,6 +47,8 @@ struct Readiness {
     /// stand-ins for the rest.
     origins_ready: bool,
     nodes: Vec<NodeReadiness>,
+    /// Where this edge stands in the state that a fleet shares, and how long its primary has been silent.
+    state: serde_json::Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,6 +113,7 @@ impl Operators {
 
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         self.regions.measure();
+        self.api.measure();
         let mut text = Vec::with_capacity(64 * 1024);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => response::text(headers, TextKind::Metrics, text, NO_STORE),
@@ -133,7 +136,14 @@ impl Operators {
             .collect();
         let (campaigns, origins_ready) = (self.catalog.load().campaigns().count(), self.regions.is_healthy());
         let leaving = self.is_leaving.load(Ordering::Relaxed);
-        let readiness = Readiness { ready: campaigns > 0 && !leaving, leaving, campaigns, origins_ready, nodes };
+        let readiness = Readiness {
+            ready: campaigns > 0 && !leaving,
+            leaving,
+            campaigns,
+            origins_ready,
+            nodes,
+            state: self.api.standing(),
+        };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
         let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
         if !readiness.ready || (with_origins && !readiness.origins_ready) {

@@ -42,6 +42,10 @@ pub(super) async fn purge(desk: &PurgeDesk, who: &str, order: PurgeOrder) -> Res
         DeskError::Scope(error @ (ScopeError::TooLong | ScopeError::Tag(_) | ScopeError::Image(_))) => {
             wrong(field, error.to_string(), &[])
         }
+        DeskError::Log(error) => {
+            let detail = format!("the purge is in force on this edge, and on no other: {error}");
+            fault(error.status(), error.as_str(), "Purge not shared", detail)
+        }
         DeskError::Ledger(error) => {
             tracing::error!(%error, "a purge is in force but not stored");
             let detail = format!(

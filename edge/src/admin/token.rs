@@ -50,6 +50,12 @@ pub enum TokenScope {
     Purge,
     Warm,
     Import,
+    /// To kill, to lift, and to erase a name of the audit.
+    Kill,
+    /// To read the audit, which says what people did.
+    Audit,
+    /// An edge that follows this one, and sends on what people ask of it in their names.
+    State,
 }
 
 impl TokenScope {
@@ -60,6 +66,9 @@ impl TokenScope {
             Self::Purge => "purge",
             Self::Warm => "warm",
             Self::Import => "import",
+            Self::Kill => "kill",
+            Self::Audit => "audit",
+            Self::State => "state",
         }
     }
 }

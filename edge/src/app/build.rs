@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
-use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
+use crate::governance::{Downstream, Gate, KillDesk, KillMetrics, PurgeDesk, PurgeMetrics, Purges, Replay};
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
@@ -38,6 +38,7 @@ use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
+use crate::shared_state::OpenedLog;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
@@ -76,6 +77,9 @@ pub(super) struct Behind {
     pub(super) downstream: Downstream,
     /// Its changes outlive the requests that asked for them.
     pub(super) desk: Arc<PurgeDesk>,
+    pub(super) replay: Replay,
+    pub(super) opened: OpenedLog,
+    pub(super) kills: KillDesk,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
     watermarks: Watermarks,
@@ -117,7 +121,16 @@ impl Behind {
         let watermarks = open_watermarks(config).await?;
         let catalog = open_catalog(config, &watermarks, registry, caches.epoch.clone()).await?;
         let purges = open_purges(config, registry).await?;
+        let opened = open_log(config, caches.epoch.clone()).await?;
+        let log = Arc::clone(&opened.log);
+        let gate = Gate::new(log.published().clone(), registry)?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
+        let known = (catalog.clone(), caches.bindings.clone());
+        let answer_wait = Duration::from_millis(config.purge.answer_wait_ms);
+        let (log_seen, epoch) = (Arc::clone(&log), caches.epoch.clone());
+        let replay = Replay::new(log_seen, purges.clone(), downstream.clone(), known.clone(), epoch);
+        let metrics = KillMetrics::new(registry)?;
+        let kills = KillDesk::new(Arc::clone(&log), replay.clone(), known, downstream.clone(), answer_wait, metrics);
         let budgets = Budgets::new(&config.budget, registry)?;
         let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
@@ -133,7 +146,7 @@ impl Behind {
         );
         let fill = Fill::new(
             Arc::clone(&caches),
-            purges.clone(),
+            (purges.clone(), gate.clone()),
             origin,
             Arc::clone(&pool),
             budgets,
@@ -144,14 +157,15 @@ impl Behind {
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
+            log,
             catalog.clone(),
             caches.epoch.clone(),
             config.serve.public_url.clone(),
-            Duration::from_millis(config.purge.answer_wait_ms),
+            answer_wait,
         ));
         let signing = open_signing(config, registry).await?;
         let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
-        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, purges_seen, public_url));
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate), public_url));
         Ok(Self {
             regions,
             origin_metrics,
@@ -161,6 +175,9 @@ impl Behind {
             signers,
             downstream,
             desk,
+            kills,
+            replay,
+            opened,
             caches,
             fill,
             watermarks,
@@ -229,6 +246,7 @@ impl Behind {
             regions: Arc::clone(&self.regions),
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
+            kills: self.kills.clone(),
             warmer,
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
@@ -321,6 +339,12 @@ async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Pur
     let metrics = PurgeMetrics::new(registry)?;
     let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
     opened.context("what was purged cannot be read")
+}
+
+async fn open_log(config: &Config, epoch: Epoch) -> anyhow::Result<OpenedLog> {
+    let (state, path) = (config.state.clone(), config.cache.disk_dir.join("state.redb"));
+    let opened = tokio::task::spawn_blocking(move || state.open(&path, epoch)).await?;
+    opened.context("what was decided cannot be read")
 }
 
 async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {

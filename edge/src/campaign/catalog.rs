@@ -18,6 +18,7 @@ use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
 use super::models::ModelFacts;
+use super::parts::Parts;
 use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
@@ -218,6 +219,12 @@ impl Campaign {
     #[must_use]
     pub fn recipe_of(&self, slot_index: usize, combination: u32) -> Option<MasterRecipe> {
         recipe(self, self.slots.get(slot_index)?, &self.values_of(combination)).ok()
+    }
+
+    /// What a slot's picture for these values is made of.
+    #[must_use]
+    pub fn parts(&self, slot: &Slot, values: &[usize]) -> Option<Parts> {
+        recipe(self, slot, values).ok().map(|recipe| Parts::of(slot, &recipe))
     }
 
     /// What the lock pins.

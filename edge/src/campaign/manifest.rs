@@ -72,6 +72,8 @@ pub struct Policy {
     pub is_recallable: bool,
     /// What is served where a signer is configured and does not sign.
     pub on_unsigned: OnUnsigned,
+    /// What is shown by an edge that has heard nothing of its fleet's decisions for long.
+    pub on_stale_state: OnStaleState,
     /// Never empty; the first is the default.
     pub locales: Vec<String>,
 }
@@ -80,6 +82,16 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Review {
     None,
+}
+
+/// What an edge shows whose copy of the shared state is older than it may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnStaleState {
+    /// What the last state that it knows allows.
+    #[default]
+    Last,
+    /// No picture: one may have been killed since.
+    StandIn,
 }
 
 /// Whether URLs need a signature.
@@ -240,6 +252,7 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
         signing: Signing::Optional,
         is_recallable: true,
         on_unsigned: OnUnsigned::default(),
+        on_stale_state: OnStaleState::default(),
         locales: Vec::new(),
     };
     let Some(table) = root.table("policy") else {
@@ -254,6 +267,8 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
     let on_unsigned = [OnUnsigned::ServeMarked, OnUnsigned::StandIn].map(|policy| (policy.as_str(), policy));
     policy.on_unsigned = table.choice("on_unsigned", &on_unsigned).unwrap_or_default();
+    let on_stale = [("last", OnStaleState::Last), ("stand_in", OnStaleState::StandIn)];
+    policy.on_stale_state = table.choice("on_stale_state", &on_stale).unwrap_or_default();
     let are_locales_whole;
     (policy.locales, are_locales_whole) = read_locales(&table);
     table.finish(no_hint);

@@ -12,7 +12,8 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Generate, Seed, SeedPer};
-use super::manifest::PromptPublication;
+use super::manifest::{OnStaleState, PromptPublication};
+use super::parts::Parts;
 use super::pins::Pins;
 use super::slots::Slot;
 use crate::provenance::{Description, Generator, Marking, Prompt};
@@ -84,10 +85,14 @@ pub struct Variant {
     /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
     pub query: String,
     pub recipe: MasterRecipe,
+    /// What its picture is made of.
+    pub parts: Arc<Parts>,
     /// Of its master, or what the slot expects of one that is awaited.
     pub size_px: (u32, u32),
     /// The campaign's, or its own if it is an import.
     pub finish: Arc<Finish>,
+    /// The campaign's.
+    pub on_stale_state: OnStaleState,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
     pub tags: Tags,
@@ -108,10 +113,12 @@ impl Variant {
             key,
             name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
+            on_stale_state: campaign.policy.on_stale_state,
             dedup: dedup_scope(campaign, slot_index, &path, &values),
             tags: Tags::new(&campaign.name, &path, recipe.id()),
             file_stem: file_stem(campaign, slot, &values),
             values: values.into_boxed_slice(),
+            parts: Arc::new(Parts::of(slot, &recipe)),
             recipe,
             size_px,
             finish,

@@ -20,7 +20,8 @@ use tracing::Instrument;
 use super::{FillError, OVERTAKEN_MAX, Want};
 use crate::budget::Budgets;
 use crate::cache::{Binding, Caches, FlightRole, Flights, MasterFile, VerifiedMaster};
-use crate::governance::{Purges, Verdict};
+use crate::campaign::Parts;
+use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
 use crate::render::{self, Precedence, RenderPool};
 
@@ -32,6 +33,7 @@ const REFUSALS_MAX: u64 = 10_000;
 pub(super) struct Mastering {
     pub(super) caches: Arc<Caches>,
     pub(super) purges: Purges,
+    pub(super) gate: Gate,
     pub(super) budgets: Arc<Budgets>,
     pub(super) origin: Arc<dyn Origin<MasterRecipe>>,
     pub(super) pool: Arc<RenderPool>,
@@ -114,6 +116,7 @@ impl Mastering {
     pub(super) async fn bound(self: &Arc<Self>, want: &Want) -> Result<Bound, FillError> {
         for _ in 0..OVERTAKEN_MAX {
             let bound = self.bound_once(want).await?;
+            self.gate.clear(want, Some(bound.binding.master))?;
             // A master that was asked for before it was purged is not the one that follows the purge.
             if self.is_current(want, &bound.binding) {
                 return Ok(bound);
@@ -170,7 +173,7 @@ impl Mastering {
             duplicate_of_another = made.duplicate.is_some(), node = %made.maker,
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
         );
-        let binding = binding_of(made, generation);
+        let binding = binding_of(made, &want.variant.parts, generation);
         let master = match self.caches.object {
             // Other edges will ask the store for it.
             Some(_) => {
@@ -184,6 +187,8 @@ impl Mastering {
 
     async fn make(&self, want: &Want, trace: &TraceContext) -> Result<Made, FillError> {
         let recipe = want.recipe_id();
+        // What was killed since it was asked for is not drawn.
+        self.gate.clear(want, None)?;
         let order = Order { dedup: Some(want.variant.dedup.clone()), ..self.order(want, trace) };
         let made = self.origin.make(&want.variant.recipe, order).await;
         made.map_err(FillError::from).inspect_err(|error| {
@@ -295,7 +300,7 @@ impl Mastering {
     }
 }
 
-fn binding_of(made: Made, generation: u64) -> Binding {
+fn binding_of(made: Made, parts: &Arc<Parts>, generation: u64) -> Binding {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Binding {
         master: made.master,
@@ -307,6 +312,7 @@ fn binding_of(made: Made, generation: u64) -> Binding {
         drawn_unix_s: made.drawn_unix_s,
         determinism: made.determinism,
         generation,
+        parts: Some(Arc::clone(parts)),
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -14,7 +14,7 @@ use super::rendition::{Cut, Filled};
 use super::{Fill, Want};
 use crate::cache::{Binding, Rendition, Tier, VariantName};
 use crate::campaign::Tags;
-use crate::governance::{Subject, Verdict};
+use crate::governance::{Cleared, Subject, Verdict, Withheld};
 use crate::origin::IMPORT_MAKER;
 use crate::render::RenditionSpec;
 use crate::words::Outcome;
@@ -129,8 +129,17 @@ impl Fill {
         let recipe = self.caches.previous.get(want.variant_name()).filter(|recipe| *recipe != want.recipe_id())?;
         let binding = self.caches.bindings.get(recipe).filter(|binding| binding.node != IMPORT_MAKER)?;
         let previous = PreviousPicture { recipe, binding, tags: want.variant.tags.with_recipe(recipe) };
+        self.clear_previous(want, &previous).ok()?;
         let verdict = self.purges.binding_verdict(&previous.subject(&want.spec), &previous.binding);
         (verdict != Verdict::Gone).then_some(previous)
+    }
+
+    /// Whether that picture may be shown.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn clear_previous(&self, want: &Want, previous: &PreviousPicture) -> Result<Cleared, Withheld> {
+        self.gate.clear_former(&want.variant, previous.recipe, &previous.binding)
     }
 
     /// That picture in the wanted cut, if it is in memory.
