@@ -7,6 +7,9 @@
 //! | `/admin/v1/purges/{id}` | GET | read |
 //! | `/admin/v1/kills` | GET, POST | read, kill |
 //! | `/admin/v1/kills/{seq}` | GET, DELETE | read, kill |
+//! | `/admin/v1/decisions` | GET | read |
+//! | `/admin/v1/decisions/{id}` | GET, POST | read, review |
+//! | `/admin/v1/decisions/{id}/picture` | GET | review |
 //! | `/admin/v1/audit` | GET | audit |
 //! | `/admin/v1/audit/names/{name}` | DELETE | kill |
 //! | `/admin/v1/state` | GET | read |
@@ -26,6 +29,7 @@
 
 mod audit;
 mod body;
+mod decisions;
 mod imports;
 mod kills;
 mod masters;
@@ -51,7 +55,8 @@ pub use self::imports::ImportDesk;
 use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
 use crate::cache::Caches;
 use crate::campaign::CatalogHandle;
-use crate::governance::{KillDesk, PurgeDesk};
+use crate::fill::Fill;
+use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
@@ -74,6 +79,8 @@ pub struct AdminApi {
     caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
     kills: KillDesk,
+    reviews: ReviewDesk,
+    fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
     papers: Papers,
@@ -91,6 +98,8 @@ pub struct AdminParts {
     pub caches: Arc<Caches>,
     pub desk: Arc<PurgeDesk>,
     pub kills: KillDesk,
+    pub reviews: ReviewDesk,
+    pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
     pub papers: Papers,
@@ -105,6 +114,9 @@ enum Resource<'a> {
     Purge(&'a str),
     Kills,
     Kill(&'a str),
+    Decisions,
+    Decision(&'a str),
+    DecisionPicture(&'a str),
     Audit,
     Name(&'a str),
     State,
@@ -128,6 +140,7 @@ impl<'a> Resource<'a> {
                 "status" => Some(Self::Status),
                 "purges" => Some(Self::Purges),
                 "kills" => Some(Self::Kills),
+                "decisions" => Some(Self::Decisions),
                 "audit" => Some(Self::Audit),
                 "state" => Some(Self::State),
                 "warm" => Some(Self::Jobs),
@@ -138,6 +151,11 @@ impl<'a> Resource<'a> {
             },
             Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
             Some(("kills", seq)) if !seq.is_empty() => Some(Self::Kill(seq)),
+            Some(("decisions", rest)) => match rest.split_once('/') {
+                None if !rest.is_empty() => Some(Self::Decision(rest)),
+                Some((id, "picture")) => Some(Self::DecisionPicture(id)),
+                _ => None,
+            },
             Some(("audit", rest)) => rest.strip_prefix("names/").filter(|name| !name.is_empty()).map(Self::Name),
             Some(("state", "changes")) => Some(Self::Changes),
             Some(("state", "snapshot")) => Some(Self::Snapshot),
@@ -156,11 +174,13 @@ impl<'a> Resource<'a> {
             | Self::Dossier
             | Self::Masters
             | Self::Audit
+            | Self::Decisions
+            | Self::DecisionPicture(_)
             | Self::State
             | Self::Changes
             | Self::Snapshot => "GET, HEAD",
             Self::Proposals | Self::Promote => "POST",
-            Self::Purges | Self::Jobs | Self::Imports | Self::Kills => "GET, HEAD, POST",
+            Self::Purges | Self::Jobs | Self::Imports | Self::Kills | Self::Decision(_) => "GET, HEAD, POST",
             Self::Job(_) | Self::Kill(_) => "GET, HEAD, DELETE",
             Self::Import(_) | Self::Name(_) => "DELETE",
         }
@@ -174,6 +194,9 @@ impl<'a> Resource<'a> {
                 Some(TokenScope::State)
             }
             (Self::Promote, &Method::POST) => Some(TokenScope::Kill),
+            (Self::DecisionPicture(_), &Method::GET | &Method::HEAD) | (Self::Decision(_), &Method::POST) => {
+                Some(TokenScope::Review)
+            }
             (Self::Audit, &Method::GET | &Method::HEAD) => Some(TokenScope::Audit),
             (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
             (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
@@ -201,7 +224,8 @@ impl Reply {
 impl AdminApi {
     #[must_use]
     pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, kills, warmer, imports, papers, masters } = parts;
+        let AdminParts { catalog, regions, caches, desk, kills, reviews, fill, warmer, imports, papers, masters } =
+            parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -212,6 +236,8 @@ impl AdminApi {
             caches,
             desk,
             kills,
+            reviews,
+            fill,
             imports: Arc::new(imports),
             papers,
             masters,
@@ -233,6 +259,7 @@ impl AdminApi {
     /// Brings gauges of what is in force up to date.
     pub(super) fn measure(&self) {
         self.kills.measure();
+        self.reviews.measure();
     }
 
     /// The answer to a request for a path below [`PREFIX`].
@@ -246,7 +273,7 @@ impl AdminApi {
         let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
         let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
         let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/kills, /admin/v1/audit, /admin/v1/state, \
+            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/kills, /admin/v1/decisions, /admin/v1/audit, /admin/v1/state, \
                           /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier and /admin/v1/masters";
             return problem(method, &fault(404, "not-found", "Not found", detail));
         };
@@ -261,6 +288,12 @@ impl AdminApi {
             Ok(who) => who,
             Err(denial) => return denied(method, denial),
         };
+        if let Resource::DecisionPicture(id) = resource {
+            return match decisions::picture(self, id, parts.uri.query()).await {
+                Ok(response) => response,
+                Err(fault) => problem(method, &fault),
+            };
+        }
         if resource == Resource::Dossier {
             return self.dossier(method, headers, parts.uri.query()).await;
         }
@@ -306,6 +339,12 @@ impl AdminApi {
                 let why = audit::why(Fields::read(headers, body, self.body_bytes_max()).await?)?;
                 audit::forget(self.kills.log(), who, name, why).await.map(Reply::ok)
             }
+            (Resource::Decision(id), &Method::POST) => {
+                let order = decisions::order(headers, id, Fields::read(headers, body, self.body_bytes_max()).await?)?;
+                decisions::rule(self, who, order).await
+            }
+            (Resource::Decisions, _) => decisions::list(self, query).map(Reply::ok),
+            (Resource::Decision(id) | Resource::DecisionPicture(id), _) => decisions::one(self, id).map(Reply::ok),
             (Resource::Kills, _) => kills::list(self, query).map(Reply::ok),
             (Resource::Kill(seq), _) => kills::one(self, seq).await.map(Reply::ok),
             (Resource::Audit, _) => audit::page(self.kills.log(), query).await.map(Reply::ok),

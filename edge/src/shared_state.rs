@@ -3,6 +3,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `change` | what may be changed; a new kind of change begins there |
+//! | `reviews` | cases before reviewers, and what is live of them |
 //! | `target`, `kills` | what a kill names, and whether one covers a picture |
 //! | `entry` | one entry, which is one line of the audit: hash-chained, and made in one way only |
 //! | `actor` | pseudonymous ids, and the names behind them, which can be erased |
@@ -36,6 +37,7 @@ mod link;
 mod log;
 pub mod offline;
 mod primary;
+mod reviews;
 mod store;
 mod target;
 pub mod wire;
@@ -52,4 +54,5 @@ pub use log::{
     Committed, Entries, KEY_BYTES_MAX, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing,
 };
 pub use primary::{EDGE_ITSELF, Primary};
+pub use reviews::{Case, CaseState, Drawn, Review, ReviewRefusal, Reviews, Step, Verdict};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -49,12 +49,12 @@ pub(super) fn lift_order(headers: &HeaderMap, mut fields: Fields) -> Result<Lift
     Ok(LiftOrder { why, key })
 }
 
-fn why(fields: &mut Fields) -> Result<String, Fault> {
+pub(super) fn why(fields: &mut Fields) -> Result<String, Fault> {
     let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
     if why.trim().is_empty() { Err(wrong("why", "`why` says why, for the audit", &[])) } else { Ok(why) }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let Some(field) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = field.to_str().unwrap_or_default().trim().trim_matches('"');
     let is_sound = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());

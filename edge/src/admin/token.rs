@@ -52,6 +52,8 @@ pub enum TokenScope {
     Import,
     /// To kill, to lift, and to erase a name of the audit.
     Kill,
+    /// To rule on pictures before reviewers, and to see them.
+    Review,
     /// To read the audit, which says what people did.
     Audit,
     /// An edge that follows this one, and sends on what people ask of it in their names.
@@ -67,6 +69,7 @@ impl TokenScope {
             Self::Warm => "warm",
             Self::Import => "import",
             Self::Kill => "kill",
+            Self::Review => "review",
             Self::Audit => "audit",
             Self::State => "state",
         }

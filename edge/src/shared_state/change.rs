@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
+use super::reviews::Review;
 use super::target::Target;
 
 /// Most keys or tags of one purge.
@@ -23,6 +24,7 @@ pub enum Change {
     Kill(Kill),
     Lift(Lift),
     Purge(PurgeMarks),
+    Review(Review),
     /// The name behind a pseudonymous actor was erased.
     Forget(Forget),
 }
@@ -120,6 +122,7 @@ impl Change {
             Self::Kill(_) => "kill",
             Self::Lift(_) => "lift",
             Self::Purge(_) => "purge",
+            Self::Review(_) => "review",
             Self::Forget(_) => "forget",
         }
     }
@@ -131,6 +134,7 @@ impl Change {
             Self::Term(term) => format!("term:{}", term.term),
             Self::Kill(Kill { target }) | Self::Lift(Lift { target }) => target.to_string(),
             Self::Purge(purge) => purge.scope.text(),
+            Self::Review(review) => format!("variant:{}", review.variant),
             Self::Forget(forget) => format!("actor:{}", forget.actor),
         }
     }

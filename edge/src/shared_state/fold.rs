@@ -11,9 +11,11 @@ use bildkante_shared::ids::Digest;
 use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
+use super::actor::ActorId;
 use super::change::{Change, PURGE_KEYS_MAX, PurgeKind, PurgeMarks, PurgeReach, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
 use super::kills::Kills;
+use super::reviews::{Case, ReviewRefusal, Reviews};
 use super::target::Target;
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -35,6 +37,7 @@ pub struct State {
     kills: Kills,
     /// In force on this edge, and not in the log yet.
     held: Kills,
+    reviews: Reviews,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
     /// The keys, the oldest first.
@@ -76,10 +79,12 @@ pub enum Shelf {
     Purges,
     /// Key of an order → sequence number.
     Keys,
+    /// Variant → its cases.
+    Reviews,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 3] = [Self::Kills, Self::Purges, Self::Keys];
+    pub const ALL: [Self; 4] = [Self::Kills, Self::Purges, Self::Keys, Self::Reviews];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -87,6 +92,7 @@ impl Shelf {
             Self::Kills => "kills",
             Self::Purges => "purges",
             Self::Keys => "keys",
+            Self::Reviews => "reviews",
         }
     }
 }
@@ -102,6 +108,8 @@ pub enum Refusal {
     Reason,
     #[error("a purge names at most {PURGE_KEYS_MAX} keys and tags")]
     TooManyKeys,
+    #[error(transparent)]
+    Review(#[from] ReviewRefusal),
     #[error("term {term} does not follow term {current}")]
     Term { term: u64, current: u64 },
 }
@@ -150,6 +158,7 @@ impl State {
             at_unix_ms,
             kills: Kills::default(),
             held: Kills::default(),
+            reviews: Reviews::default(),
             purges: Map::default(),
             keys: Map::default(),
             keys_in_order: QueueSync::new_sync(),
@@ -179,6 +188,10 @@ impl State {
                     state.purges.insert_mut(row.key.into(), purged);
                 }
                 Shelf::Keys => keys.push((seq()?, row.key)),
+                Shelf::Reviews => {
+                    let cases: Vec<Case> = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
+                    state.reviews.put(row.key.into(), cases.into());
+                }
             }
         }
         keys.sort_unstable();
@@ -191,7 +204,8 @@ impl State {
         let kills = self.kills.each().map(|(target, seq)| row(Shelf::Kills, target.to_string(), &seq));
         let purges = self.purges.iter().map(|(key, purged)| row(Shelf::Purges, key.to_string(), purged));
         let keys = self.keys.iter().map(|(key, seq)| row(Shelf::Keys, key.to_string(), seq));
-        kills.chain(purges).chain(keys)
+        let cases = self.reviews.variants().map(|(variant, cases)| row(Shelf::Reviews, variant.to_owned(), &cases));
+        kills.chain(purges).chain(keys).chain(cases)
     }
 
     #[must_use]
@@ -232,6 +246,11 @@ impl State {
         &self.held
     }
 
+    #[must_use]
+    pub const fn reviews(&self) -> &Reviews {
+        &self.reviews
+    }
+
     /// What was purged, for an edge that joins.
     pub fn purges(&self) -> impl Iterator<Item = (&str, &PurgedAt)> {
         self.purges.iter().map(|(key, purged)| (&**key, purged))
@@ -260,7 +279,7 @@ impl State {
     ///
     /// # Errors
     /// Says why not.
-    pub fn admit(&self, change: &Change, why: &str) -> Result<Option<String>, Refusal> {
+    pub fn admit(&self, change: &Change, why: &str, actor: ActorId) -> Result<Option<String>, Refusal> {
         if why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
             return Err(Refusal::Reason);
         }
@@ -282,6 +301,12 @@ impl State {
             }
             Change::Purge(purge) if purge.keys.len().max(purge.tags.len()) > PURGE_KEYS_MAX => {
                 Err(Refusal::TooManyKeys)
+            }
+            Change::Review(review) => {
+                if review.step.is_reasoned() {
+                    reasoned()?;
+                }
+                Ok(self.reviews.admit(review, actor)?)
             }
             Change::Purge(_) | Change::Forget(_) => Ok(None),
         }
@@ -316,6 +341,10 @@ impl State {
                 vec![gone(Shelf::Kills, lift.target.to_string())]
             }
             Change::Purge(purge) => self.purge(purge, seq),
+            Change::Review(review) => {
+                let cases = self.reviews.apply(review, seq, entry.actor());
+                vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
+            }
             Change::Forget(_) => Vec::new(),
         };
         if let Some(key) = entry.key() {
@@ -405,7 +434,7 @@ impl PurgedAt {
     }
 }
 
-fn row(shelf: Shelf, key: String, value: &impl Serialize) -> Row {
+fn row(shelf: Shelf, key: String, value: &(impl Serialize + ?Sized)) -> Row {
     // Numbers and plain structs have a JSON form.
     Row { shelf, key, value: serde_json::to_string(value).ok() }
 }
