@@ -33,7 +33,8 @@ async fn rig(control: &Arc<FakeControl>, manifest: fn(String) -> String) -> anyh
 /// Has the vase of the small slot made, as a person who asks for a warming does, and waits until it is before reviewers.
 async fn make(rig: &Rig) -> anyhow::Result<Value> {
     let order = json!({ "campaign": "studio", "slot": "thumb", "formats": ["webp"], "why": "for review",
-        "axes": { "product": ["vase"], "colour": ["teal"], "finish": ["glossy"], "locale": ["de-DE"] } });
+        "axes": { "product": ["vase"], "colour": ["teal"], "material": ["glossy"], "backdrop": ["cream"],
+            "setting": ["studio"], "locale": ["de-DE"] } });
     let before = awaiting(rig).await?.len();
     let reply = admin(rig, Method::POST, "/admin/v1/warm", Some(order)).await?;
     anyhow::ensure!(reply.status == StatusCode::ACCEPTED, "{} {}", reply.status, reply.text());
@@ -84,7 +85,7 @@ async fn nothing_is_public_that_was_not_approved() -> anyhow::Result<()> {
     assert_eq!(control.calls(), 0, "a reader has nothing drawn");
 
     let case = make(&rig).await?;
-    assert_eq!(case["variant"], "studio/thumb?colour=teal&finish=glossy&locale=de-DE&product=vase");
+    assert_eq!(case["variant"], "studio/thumb?backdrop=cream&colour=teal&locale=de-DE&material=glossy&product=vase&setting=studio");
     let path = case["picture"].as_str().unwrap_or_default();
     let picture = admin(&rig, Method::GET, &format!("{path}?w=96&fm=webp"), None).await?;
     assert_eq!((picture.status, picture.header("content-type")), (StatusCode::OK, "image/webp"));
