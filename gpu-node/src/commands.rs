@@ -1,14 +1,16 @@
-//! `generate`, `check` and `bench`: a checkpoint on the command line, without a node around it.
+//! `generate`, `check` and `bench`: a checkpoint on the command line, without a node around it; `dedup-report`: a store.
 //!
-//! Each command prints its result on stdout — one line of JSON, or for `check` lines for people — and progress on
+//! Each command prints its result on stdout — one line of JSON, or for `check` and reports lines for people — and progress on
 //! stderr where that is a terminal. Failures are returned; the binary says them and exits.
 
 mod bench;
 mod check;
+mod dedup_report;
 mod generate;
 
 pub use bench::{BenchArgs, bench};
 pub use check::{CheckArgs, check};
+pub use dedup_report::{DedupReportArgs, dedup_report};
 pub use generate::{GenerateArgs, generate};
 
 use std::path::{Path, PathBuf};

@@ -38,6 +38,8 @@ enum Command {
     Check(commands::CheckArgs),
     /// Time a checkpoint
     Bench(commands::BenchArgs),
+    /// Say how alike the masters of a store are, and what other thresholds would merge
+    DedupReport(commands::DedupReportArgs),
 }
 
 #[derive(Args)]
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => report(commands::generate(&args)),
         Command::Check(args) => report(commands::check(&args)),
         Command::Bench(args) => report(commands::bench(&args)),
+        Command::DedupReport(args) => report(commands::dedup_report(&args)),
     }
 }
 

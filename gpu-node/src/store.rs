@@ -16,6 +16,7 @@
 
 mod files;
 mod room;
+mod survey;
 mod tables;
 mod usage;
 
@@ -42,6 +43,7 @@ use crate::metrics::NodeMetrics;
 use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
 use room::Room;
+pub use survey::{Survey, Surveyed};
 use tables::Tables;
 use usage::Usage;
 

@@ -4,7 +4,7 @@
 
 mod support;
 
-use bildkante_gpu_node::store::decode_png;
+use bildkante_gpu_node::store::{database_path, decode_png};
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::testing::eventually;
@@ -199,4 +199,45 @@ async fn a_node_told_not_to_look_never_merges() {
     let node = Wish::default().paint(paint_scene).config(|config| config.dedup.enabled = false).start().await;
     ask(&node, &seeded("a red ball", 1, "finish=matte")).await;
     assert_eq!(ask(&node, &seeded("a red ball", 2, "finish=glossy")).await.duplicate, None);
+}
+
+fn report(data: &std::path::Path) -> serde_json::Value {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
+    let output = command.args(["dedup-report", "--json", "--data"]).arg(data).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_report_tells_distances_and_what_other_thresholds_would_merge_and_changes_nothing() {
+    let node = painting_node().await;
+    ask(&node, &seeded("a red ball", 1, "finish=matte")).await;
+    ask(&node, &seeded("a red ball", 2, "finish=glossy")).await;
+    ask(&node, &seeded("a green ball", 1, "colour=green")).await;
+    ask(&node, &seeded("a red bottle", 1, "product=bottle")).await;
+    let data = node.data.clone();
+    node.node.shut_down().await;
+    let database = database_path(data.path());
+    let before = std::fs::read(&database).unwrap();
+    let report = report(data.path());
+    assert_eq!([&report["masters"], &report["pairs"], &report["merges"]], [3, 3, 1], "{report}");
+    assert_eq!(report["not_compared"], 0);
+    let rows = |key: &str| {
+        let thresholds = report["thresholds"].as_array().unwrap();
+        let found = thresholds.iter().find(|threshold| threshold["key"] == key).unwrap();
+        let rows = found["rows"].as_array().unwrap().iter();
+        rows.map(|row| (row["would_merge"].as_u64().unwrap(), row["would_split"].as_u64().unwrap())).collect::<Vec<_>>()
+    };
+    // Chroma alone tells red from green, and no other threshold by itself would merge them.
+    for key in ["luma_distance_max", "chroma_distance_max", "chroma_peak_max", "ssimulacra2_min"] {
+        assert!(rows(&format!("dedup.{key}")).iter().all(|(would_merge, _)| *would_merge == 0), "{key}: {report}");
+    }
+    let splits = |key: &str| rows(key).iter().map(|(_, would_split)| *would_split).collect::<Vec<_>>();
+    assert!(splits("dedup.ssimulacra2_min").iter().all(|split| *split == 0), "its grain is invisible: {report}");
+    let merged = |at: usize| {
+        let rows = report["histograms"][at]["rows"].as_array().unwrap();
+        rows.iter().map(|row| row["merges"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!([0, 1, 2, 3].map(merged), [1, 1, 0, 1], "of a merge the peak is not kept");
+    assert_eq!(std::fs::read(&database).unwrap(), before);
 }

@@ -17,8 +17,8 @@ use bildkante_shared::checkpoint;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 
-use super::Options;
 use super::adapters::{self, AdapterFolder, FileLook};
+use super::options::Options;
 use super::shelf::Item;
 use crate::diffusion::batch::BatchClass;
 use crate::diffusion::denoiser::{Denoiser, Stage};
