@@ -5,8 +5,8 @@ use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
 use bildkante_shared::wire::GenerationSource;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder,
 };
 
 use crate::error::GenerationError;
@@ -26,6 +26,30 @@ impl DropStage {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+        }
+    }
+}
+
+/// How a checkpoint's networks moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveKind {
+    /// Onto the device, read from their files.
+    FromFiles,
+    /// Onto the device, from the host's memory.
+    FromHost,
+    /// Off the device, to make room for others.
+    Out,
+}
+
+impl MoveKind {
+    pub const ALL: [Self; 3] = [Self::FromFiles, Self::FromHost, Self::Out];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FromFiles => "from_files",
+            Self::FromHost => "from_host",
+            Self::Out => "out",
         }
     }
 }
@@ -77,6 +101,13 @@ pub struct NodeMetrics {
     pub checkpoint_ready_seconds: GaugeVec,
     /// A device's memory for drawings.
     pub memory_budget_bytes: GaugeVec,
+    /// Of a device's memory, what networks take.
+    pub networks_bytes: GaugeVec,
+    /// Networks that moved onto a device or off it.
+    pub network_moves_total: IntCounterVec,
+    pub network_move_seconds_total: CounterVec,
+    /// From receipt to the end of the first step, by whether networks were fetched for it.
+    pub first_step_seconds: HistogramVec,
     pub ready: IntGauge,
     /// 1 where a checkpoint drew the same recipe twice bit for bit, 0 where it did not.
     pub self_test_equal: GaugeVec,
@@ -141,6 +172,22 @@ impl NodeMetrics {
                 "Memory for drawings, beside networks",
                 "device",
             )?,
+            networks_bytes: make.gauges("networks_bytes", "Memory of the networks on a device", "device")?,
+            network_moves_total: make.counters(
+                "network_moves_total",
+                "Networks moved onto a device or off it",
+                "kind",
+            )?,
+            network_move_seconds_total: make.seconds_by(
+                "network_move_seconds_total",
+                "Time a device's thread spent moving networks",
+                "kind",
+            )?,
+            first_step_seconds: make.histograms(
+                "first_step_seconds",
+                "Receipt of a job to the end of its first step",
+                "networks",
+            )?,
             time_to_ready_seconds: make.float_gauge("time_to_ready_seconds", "Start to ready")?,
             ready: make.gauge("ready", "1 when generations are taken")?,
             self_test_equal: make.gauges(
@@ -170,6 +217,13 @@ impl NodeMetrics {
         }
         for stage in [DropStage::Queued, DropStage::Running] {
             self.dropped_jobs_total.with_label_values(&[stage.as_str()]);
+        }
+        for kind in MoveKind::ALL.map(MoveKind::as_str) {
+            self.network_moves_total.with_label_values(&[kind]);
+            self.network_move_seconds_total.with_label_values(&[kind]);
+        }
+        for networks in ["at_hand", "fetched"] {
+            self.first_step_seconds.with_label_values(&[networks]);
         }
         for stage in ["text", "denoise", "decode"] {
             self.stage_seconds.with_label_values(&[stage]);
@@ -208,6 +262,10 @@ impl Maker {
 
     fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
         self.register(Counter::with_opts(opts(name, help))?)
+    }
+
+    fn seconds_by(&self, name: &str, help: &str, label: &str) -> prometheus::Result<CounterVec> {
+        self.register(CounterVec::new(opts(name, help), &[label])?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {

@@ -5,13 +5,16 @@
 //! family stands behind [`Denoiser`](crate::diffusion::denoiser::Denoiser).
 
 pub mod adapters;
+pub mod blueprint;
 pub mod checkpoint;
 pub mod conditioning;
 pub mod config;
 pub mod controlnet;
+pub(crate) mod in_memory;
 mod layout;
 mod memory;
 pub mod networks;
 pub mod unet;
 
+pub use blueprint::Blueprint;
 pub use checkpoint::Checkpoint;

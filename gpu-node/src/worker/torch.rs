@@ -1,5 +1,8 @@
 //! The engine on libtorch: checkpoints of a folder, loaded onto one device, drawn by the pipeline.
 //!
+//! What of it is where: [`loader`] reads folders, [`library`] keeps networks in the host's memory, [`residency`] says which are on
+//! the device, [`foresight`] finds out which passes may be shared.
+//!
 //! Invariants: it knows families of models through [`family`](crate::diffusion::family) only; what a drawing has begun with
 //! stays until it ends, even when the folder changes; whether requests may share a pass is decided by [`PassKey`], and how many
 //! by a probe of their bits ([`probing`]), which no request waits for.
@@ -7,9 +10,11 @@
 mod adapters;
 mod drawing;
 mod foresight;
+mod library;
 mod loader;
 mod options;
 mod probing;
+mod residency;
 mod room;
 mod shelf;
 
@@ -28,6 +33,7 @@ use self::loader::{Change, Loader, Stock};
 use self::options::Options;
 pub use self::options::{torch_engine, torch_engines};
 use self::probing::Probing;
+use self::residency::Residency;
 use self::shelf::Shelf;
 use crate::blobs::Blobs;
 use crate::capacity::Capacity;
@@ -40,12 +46,13 @@ use crate::diffusion::fault::Fault;
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Denoising, Models};
 use crate::diffusion::{device, runtime};
-use crate::engine::{DrawingId, Engine, EngineError, Finished, NextProbe, Nudge, Trial};
+use crate::engine::{DrawingId, Engine, EngineError, Finished, Move, NextProbe, Nudge, Presence, Trial};
 
 #[derive(Debug)]
 struct TorchEngine {
     options: Options,
     shelf: Shelf,
+    residency: Residency,
     adapters: Adapters,
     capacity: Capacity,
     /// Until [`Engine::watch`] takes it.
@@ -55,7 +62,7 @@ struct TorchEngine {
     probing: Probing,
     drawings: HashMap<DrawingId, Drawing>,
     next_drawing: u64,
-    /// Memory was measured since [`Engine::refresh`] last told of it.
+    /// Networks have moved, or memory was measured, since [`Engine::refresh`] last told of it.
     has_measured: bool,
 }
 
@@ -74,6 +81,7 @@ impl TorchEngine {
             blobs: Blobs::of(&options.data_dir, options.blob_bytes_max),
             options,
             shelf,
+            residency: Residency::default(),
             adapters,
             capacity: Capacity::default(),
             stock: Some(stock),
@@ -83,6 +91,7 @@ impl TorchEngine {
             next_drawing: 0,
             has_measured: false,
         };
+        engine.fill();
         engine.measure();
         engine.foresee();
         Ok(engine)
@@ -162,7 +171,8 @@ impl Engine for TorchEngine {
     }
 
     fn self_test_recipe(&self, checkpoint: Digest, steps: u32) -> Option<Recipe> {
-        self.shelf.checkpoint(checkpoint).ok().map(|checkpoint| loader::self_test_recipe(checkpoint, steps))
+        let offer = self.shelf.offer(checkpoint).filter(|offer| offer.networks.is_some());
+        offer.map(|offer| loader::self_test_recipe(offer.blueprint(), steps))
     }
 
     fn capacity(&self) -> Capacity {
@@ -188,7 +198,7 @@ impl Engine for TorchEngine {
     }
 
     fn watch(&mut self, nudge: Nudge) {
-        let Some(stock) = self.stock.take().filter(|_| self.options.models_poll_ms > 0) else { return };
+        let Some(stock) = self.stock.take() else { return };
         match Loader::start(self.options.clone(), stock, nudge) {
             Ok(loader) => self.loader = Some(loader),
             Err(error) => tracing::error!(%error, "the models' folder is not watched"),
@@ -206,8 +216,10 @@ impl Engine for TorchEngine {
                 }
                 Change::Gone { folder } => self.shelf.take_away(&folder),
                 Change::Adapters(found) => self.adapters.update(found),
+                Change::Fetched { found, image } => self.take_fetched(found, image),
             }
         }
+        has_changed |= self.place_fetched();
         if !has_changed {
             return None;
         }
@@ -215,6 +227,22 @@ impl Engine for TorchEngine {
         self.measure();
         self.foresee();
         Some(trials)
+    }
+
+    fn presence(&self, recipe: &ValidRecipe) -> Presence {
+        self.presence_of(recipe)
+    }
+
+    fn fetch(&mut self, recipe: &ValidRecipe) {
+        self.fetch_for(recipe);
+    }
+
+    fn networks_bytes(&self) -> u64 {
+        self.networks_bytes_held()
+    }
+
+    fn take_moves(&mut self) -> Vec<Move> {
+        self.residency.take_moves()
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
@@ -230,6 +258,7 @@ impl Engine for TorchEngine {
         let id = DrawingId(self.next_drawing);
         self.next_drawing += 1;
         self.adapters.hold(checkpoint, &recipe.loras);
+        self.note_use(recipe);
         self.ask(&promise, recipe, true);
         self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
         Ok(id)

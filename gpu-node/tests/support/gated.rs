@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bildkante_gpu_node::capacity::Capacity;
-use bildkante_gpu_node::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished, NextProbe, Nudge, Trial};
+use bildkante_gpu_node::engine::{
+    DrawingId, Engine, EngineError, EngineFactory, Finished, Move, NextProbe, Nudge, Presence, Trial,
+};
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
@@ -62,6 +64,22 @@ impl Engine for Gated {
 
     fn refresh(&mut self) -> Option<Vec<Trial>> {
         self.inner.refresh()
+    }
+
+    fn presence(&self, recipe: &ValidRecipe) -> Presence {
+        self.inner.presence(recipe)
+    }
+
+    fn fetch(&mut self, recipe: &ValidRecipe) {
+        self.inner.fetch(recipe);
+    }
+
+    fn networks_bytes(&self) -> u64 {
+        self.inner.networks_bytes()
+    }
+
+    fn take_moves(&mut self) -> Vec<Move> {
+        self.inner.take_moves()
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {

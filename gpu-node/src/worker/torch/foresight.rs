@@ -77,12 +77,14 @@ impl TorchEngine {
             return;
         }
         let mut recipes = Vec::new();
-        for checkpoint in self.shelf.checkpoints() {
-            let trial = loader::self_test_recipe(checkpoint, self.options.self_test_steps.max(1));
+        for (blueprint, checkpoint) in
+            self.shelf.offers().filter_map(|offer| Some((offer.blueprint(), offer.networks.as_ref()?)))
+        {
+            let trial = loader::self_test_recipe(blueprint, self.options.self_test_steps.max(1));
             let networks = Networks::new(checkpoint, None, &[]);
             let environment = checkpoint.environment() + self.tf32(checkpoint);
             let known = self.options.verdicts.classes_elsewhere(networks.architecture(&[]), &environment);
-            let known = known.iter().filter_map(|class| loader::recipe_of_class(checkpoint, class));
+            let known = known.iter().filter_map(|class| loader::recipe_of_class(blueprint, class));
             recipes.extend(std::iter::once(trial).chain(known.take(FORESEEN_MAX)));
         }
         for recipe in recipes.into_iter().filter_map(|recipe| ValidRecipe::try_from(recipe).ok()).map(Arc::new) {

@@ -8,6 +8,7 @@ use tch::Device;
 
 use super::TorchEngine;
 use super::adapters::FilesRead;
+use super::library::Library;
 use super::probing::Verdicts;
 use crate::config::{DeterminismChoice, DeviceChoice, DtypeChoice, NodeConfig};
 use crate::diffusion::device;
@@ -35,6 +36,11 @@ pub(super) struct Options {
     pub(super) digests: Arc<FileDigests>,
     /// How many requests may share a pass, found out once for all devices of a kind and all starts.
     pub(super) verdicts: Arc<Verdicts>,
+    pub(super) library: Arc<Library>,
+    /// Bytes of networks on the device; `None`: all of them are put there at the start.
+    pub(super) networks_bytes_max: Option<u64>,
+    /// Names of checkpoints whose networks make room for no others.
+    pub(super) pinned: Vec<String>,
 }
 
 /// What a node's engines share.
@@ -43,6 +49,14 @@ struct Shared {
     adapters_read: FilesRead,
     digests: Arc<FileDigests>,
     verdicts: Arc<Verdicts>,
+    library: Arc<Library>,
+}
+
+impl Options {
+    /// Where larger pictures are decoded in tiles.
+    pub(super) fn vae_tiles_px(&self) -> Option<u32> {
+        Some(self.vae_tiles_px).filter(|px| *px > 0)
+    }
 }
 
 impl Shared {
@@ -51,11 +65,12 @@ impl Shared {
             adapters_read: FilesRead::default(),
             digests: Arc::new(FileDigests::kept_in(config.data_dir.join("file-digests.json"))),
             verdicts: Arc::new(Verdicts::kept_in(config.data_dir.join("batch-shapes.json"))),
+            library: Arc::new(Library::new(config.networks.host_bytes_max)),
         }
     }
 }
 
-/// One factory for each device, which loads every checkpoint of `models_dir` on its thread.
+/// One factory for each device, which loads the checkpoints of `models_dir` on its thread.
 #[must_use]
 pub fn torch_engines(config: &NodeConfig) -> Engines {
     let shared = Shared::of(config);
@@ -71,7 +86,7 @@ pub fn torch_engine(config: &NodeConfig) -> EngineFactory {
 }
 
 fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, shared: Shared) -> EngineFactory {
-    let Shared { adapters_read, digests, verdicts } = shared;
+    let Shared { adapters_read, digests, verdicts, library } = shared;
     let options = Options {
         models_dir: config.models_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -92,6 +107,9 @@ fn torch_engine_on(device: DeviceChoice, config: &NodeConfig, shared: Shared) ->
         adapters_read,
         digests,
         verdicts,
+        library,
+        networks_bytes_max: Some(config.networks.device_bytes_max).filter(|bytes| *bytes > 0),
+        pinned: config.networks.pinned.clone(),
     };
     let is_exact = config.batch.determinism == DeterminismChoice::Exact;
     Box::new(move || {

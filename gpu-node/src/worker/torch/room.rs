@@ -18,9 +18,10 @@ impl TorchEngine {
             0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
             bytes => Some(bytes),
         };
-        let footprints = self.shelf.checkpoints().flat_map(|checkpoint| {
-            let footprint = checkpoint.footprint();
-            checkpoint.digests().all().map(move |digest| (digest, Arc::clone(&footprint)))
+        let (placement, tiles_px) = (self.options.placement, self.options.vae_tiles_px());
+        let footprints = self.shelf.offers().flat_map(|offer| {
+            let footprint = offer.blueprint().footprint(placement, tiles_px);
+            offer.blueprint().digests().all().map(move |digest| (digest, Arc::clone(&footprint)))
         });
         self.capacity.footprints = footprints.collect();
     }
@@ -30,9 +31,13 @@ impl TorchEngine {
     pub(super) fn sweep(&mut self) {
         let leaving = self.shelf.leaving();
         self.unload();
-        if self.shelf.leaving() < leaving {
+        let has_placed = self.place_fetched();
+        if has_placed || self.shelf.leaving() < leaving {
             self.measure();
             self.has_measured = true;
+        }
+        if has_placed {
+            self.foresee();
         }
     }
 
@@ -40,6 +45,8 @@ impl TorchEngine {
         for digest in self.shelf.sweep(self.drawings.values().map(|drawing| &*drawing.recipe)) {
             tracing::info!(%digest, "unloaded");
             self.adapters.forget(digest);
+            self.options.library.forget(digest);
+            self.residency.forget(digest);
             device::give_back_memory(self.options.placement.device);
         }
     }
