@@ -88,6 +88,11 @@ bench-watermark: toolchain nasm ## The watermark after each attack, beside invis
 bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, mixed traffic, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)
 
+.PHONY: bench-dedup
+bench-dedup: setup ## Look-ups of near-duplicates beside faiss, and what comparing masters takes (COUNTS="1000000" for less)
+	cargo build $(locked) --release -p bildkante-gpu-node --example dedup_index_bench --example dedup_bench
+	@gpu-node/bench/dedup.sh "$(DEPS)" "$(binaries)/examples" $(COUNTS)
+
 .PHONY: cuda-check
 cuda-check: release ## On a machine with a CUDA device, with CUDA=1: build, prove and time the node there in one go
 	@gpu-node/bench/cuda.sh "$(DEPS)" "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release"

@@ -1,6 +1,6 @@
-//! `generate`, `check` and `bench`: a checkpoint on the command line, without a node around it; `dedup-report`: a store.
+//! `generate`, `check` and `bench`: a checkpoint on the command line, without a node around it; `dedup-report`: its store.
 //!
-//! Each command prints its result on stdout — one line of JSON, or for `check` and reports lines for people — and progress on
+//! Each command prints its result on stdout — one line of JSON, or for `check` lines for people — and progress on
 //! stderr where that is a terminal. Failures are returned; the binary says them and exits.
 
 mod bench;

@@ -1,6 +1,6 @@
 //! The index of perceptual hashes: exact, in memory, one contiguous run per scope.
 //!
-//! A search looks at every hash of its scope (32 bytes each, in order: about a millisecond per million), so every
+//! A search looks at every hash of its scope (32 bytes each, in order: [`crate::hamming`]), so every
 //! pair within the threshold is found. The truth is the store; the index is rebuilt from it at start.
 
 use std::collections::HashMap;
@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::wire::DedupScope;
+
+use crate::hamming::{Words, within, words};
 
 /// BLAKE3-128 of a scope's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,7 +60,7 @@ pub(crate) struct Index {
 /// Hashes and entries at equal positions.
 #[derive(Debug, Default)]
 struct ScopeEntries {
-    hashes: Vec<PerceptualHash>,
+    hashes: Vec<Words>,
     entries: Vec<Entry>,
 }
 
@@ -67,7 +69,7 @@ impl Index {
     pub(crate) fn insert(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
         let scope = self.scopes.entry(scope).or_default();
         if scope.entries.iter().all(|known| known.master != entry.master) {
-            scope.hashes.push(hash);
+            scope.hashes.push(words(hash));
             scope.entries.push(entry);
         }
     }
@@ -75,7 +77,7 @@ impl Index {
     /// Adds entries whose uniqueness the caller vouches for: the store's keys.
     pub(crate) fn insert_unique(&mut self, scope: ScopeKey, hash: PerceptualHash, entry: Entry) {
         let scope = self.scopes.entry(scope).or_default();
-        scope.hashes.push(hash);
+        scope.hashes.push(words(hash));
         scope.entries.push(entry);
     }
 
@@ -100,13 +102,9 @@ impl Index {
         distance_max: u32,
     ) -> Vec<Near> {
         let Some(scope) = self.scopes.get(&scope) else { return Vec::new() };
-        let mut near = Vec::new();
-        for (known, entry) in scope.hashes.iter().zip(&scope.entries) {
-            let distance = known.distance(hash);
-            if distance <= distance_max && entry.variant != variant {
-                near.push(Near { distance, entry: *entry });
-            }
-        }
+        let found = within(&scope.hashes, &words(hash), distance_max).into_iter();
+        let found = found.map(|(at, distance)| Near { distance, entry: scope.entries[at] });
+        let mut near: Vec<Near> = found.filter(|near| near.entry.variant != variant).collect();
         near.sort_by_key(|near| (near.distance, near.entry.created_unix_ms, *near.entry.master.as_bytes()));
         near
     }

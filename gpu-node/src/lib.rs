@@ -27,6 +27,7 @@ mod endings;
 pub mod engine;
 mod error;
 pub mod fuzzing;
+pub mod hamming;
 pub mod health;
 mod index;
 mod metrics;

@@ -38,7 +38,7 @@ enum Command {
     Check(commands::CheckArgs),
     /// Time a checkpoint
     Bench(commands::BenchArgs),
-    /// Say how alike the masters of a store are, and what other thresholds would merge
+    /// Tell how far stored masters are apart, and what each threshold of `[dedup]` would merge
     DedupReport(commands::DedupReportArgs),
 }
 

@@ -43,7 +43,7 @@ use crate::metrics::NodeMetrics;
 use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
 use room::Room;
-pub use survey::{Survey, Surveyed};
+pub use survey::{Findable, Survey};
 use tables::Tables;
 use usage::Usage;
 

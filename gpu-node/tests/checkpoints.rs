@@ -351,10 +351,10 @@ fn the_index_says_which_sampler_it_is() -> Result<()> {
 #[test]
 fn a_sampler_that_is_not_offered_is_refused_with_the_recipe_that_asks_for_it() -> Result<()> {
     for class in [
-        "DEISMultistepScheduler",
+        "IPNDMScheduler",
         "DDPMScheduler",
         "KDPM2DiscreteScheduler",
-        "LMSDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
         "SASolverScheduler",
     ] {
         let copy = Copy::new()?;

@@ -4,7 +4,7 @@
 
 mod support;
 
-use bildkante_gpu_node::store::{database_path, decode_png};
+use bildkante_gpu_node::store::decode_png;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::testing::eventually;
@@ -201,43 +201,43 @@ async fn a_node_told_not_to_look_never_merges() {
     assert_eq!(ask(&node, &seeded("a red ball", 2, "finish=glossy")).await.duplicate, None);
 }
 
-fn report(data: &std::path::Path) -> serde_json::Value {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"));
-    let output = command.args(["dedup-report", "--json", "--data"]).arg(data).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
+/// What was merged and what was kept apart, as the command tells it of a node that has stopped.
 #[tokio::test]
-async fn a_report_tells_distances_and_what_other_thresholds_would_merge_and_changes_nothing() {
+async fn a_report_tells_what_each_threshold_would_merge_and_undo() {
     let node = painting_node().await;
     ask(&node, &seeded("a red ball", 1, "finish=matte")).await;
-    ask(&node, &seeded("a red ball", 2, "finish=glossy")).await;
-    ask(&node, &seeded("a green ball", 1, "colour=green")).await;
-    ask(&node, &seeded("a red bottle", 1, "product=bottle")).await;
-    let data = node.data.clone();
-    node.node.shut_down().await;
-    let database = database_path(data.path());
-    let before = std::fs::read(&database).unwrap();
-    let report = report(data.path());
-    assert_eq!([&report["masters"], &report["pairs"], &report["merges"]], [3, 3, 1], "{report}");
-    assert_eq!(report["not_compared"], 0);
-    let rows = |key: &str| {
-        let thresholds = report["thresholds"].as_array().unwrap();
-        let found = thresholds.iter().find(|threshold| threshold["key"] == key).unwrap();
-        let rows = found["rows"].as_array().unwrap().iter();
-        rows.map(|row| (row["would_merge"].as_u64().unwrap(), row["would_split"].as_u64().unwrap())).collect::<Vec<_>>()
-    };
-    // Chroma alone tells red from green, and no other threshold by itself would merge them.
-    for key in ["luma_distance_max", "chroma_distance_max", "chroma_peak_max", "ssimulacra2_min"] {
-        assert!(rows(&format!("dedup.{key}")).iter().all(|(would_merge, _)| *would_merge == 0), "{key}: {report}");
+    let merged = ask(&node, &seeded("a red ball", 2, "finish=glossy")).await.duplicate.unwrap();
+    for (prompt, seed, variant) in [("a green ball", 3, "colour=green"), ("a red bar", 4, "shape=bar")] {
+        ask(&node, &seeded(prompt, seed, variant)).await;
     }
-    let splits = |key: &str| rows(key).iter().map(|(_, would_split)| *would_split).collect::<Vec<_>>();
-    assert!(splits("dedup.ssimulacra2_min").iter().all(|split| *split == 0), "its grain is invisible: {report}");
-    let merged = |at: usize| {
-        let rows = report["histograms"][at]["rows"].as_array().unwrap();
-        rows.iter().map(|row| row["merges"].as_u64().unwrap()).sum::<u64>()
+    let report = |data: &std::path::Path| {
+        let command = std::process::Command::new(env!("CARGO_BIN_EXE_bildkante-gpu-node"))
+            .args(["dedup-report", "--json", "--data"])
+            .arg(data)
+            .output()
+            .unwrap();
+        let (said, failed) = (String::from_utf8_lossy(&command.stdout), String::from_utf8_lossy(&command.stderr));
+        (said.into_owned(), failed.into_owned())
     };
-    assert_eq!([0, 1, 2, 3].map(merged), [1, 1, 0, 1], "of a merge the peak is not kept");
-    assert_eq!(std::fs::read(&database).unwrap(), before);
+    let (_, in_use) = report(node.data.path());
+    assert!(in_use.contains("is in use") && in_use.contains("--data"), "{in_use}");
+    node.node.shut_down().await;
+    let (said, failed) = report(node.data.path());
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {failed}"));
+    // Three masters are apart, of which red and green are one in luma; the glossy ball has the matte one's.
+    assert_eq!(
+        (&report["masters"], &report["pairs"], &report["merged"]),
+        (&3.into(), &3.into(), &1.into()),
+        "{report}"
+    );
+    assert_eq!(report["luma_histogram"].as_array().unwrap().iter().filter_map(|it| it.as_u64()).sum::<u64>(), 3);
+    let threshold = |key: &str, value: f64| {
+        let all = report["thresholds"].as_array().unwrap();
+        all.iter().find(|it| it["key"] == key && it["value"] == value).unwrap().clone()
+    };
+    let undone = threshold("ssimulacra2_min", 95.0);
+    let is_undone = usize::from(merged.ssimulacra2 < 95.0);
+    assert_eq!((&undone["would_merge"], &undone["would_undo"]), (&0.into(), &is_undone.into()), "{report}");
+    let configured = threshold("ssimulacra2_min", 80.0);
+    assert_eq!((&configured["is_configured"], &configured["would_undo"]), (&true.into(), &0.into()), "{report}");
 }

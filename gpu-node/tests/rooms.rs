@@ -34,6 +34,7 @@ const ORDER: &[&str] = &[
     "store",
     "dedup",
     "index",
+    "hamming",
     "health",
     // What draws: the trait, then the families of models and what they share.
     "engine",

@@ -1,131 +1,285 @@
-//! `dedup-report`: how alike the masters of a store are, and what other thresholds would merge.
+//! `dedup-report`: how far the masters of a store are apart, and what each threshold would merge.
 //!
-//! Pairs are masters of different variants in one scope, which are those that a node compares. Beside what is there stand the
-//! merges that were made: of a merged recipe the store has the distances, not the pixels.
+//! A store holds what was kept apart, and of what was merged the distances. So a looser threshold is judged by the pairs that it
+//! would merge, and a stricter one by the merges that it would undo; each alone, the others as they are configured. Pairs are
+//! of one scope and of two variants, as in a search. SSIMULACRA2 is measured for pairs that the loosest thresholds of the
+//! report let through, the nearest first.
 
-mod tally;
-
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use bildkante_shared::console;
 use clap::Args;
+use serde::Serialize;
 
-use self::tally::{Pair, Report, Tally};
 use super::say;
-use crate::config::NodeConfig;
-use crate::dedup::ssimulacra2;
-use crate::store::{Survey, Surveyed};
+use crate::config::{DedupConfig, NodeConfig};
+use crate::dedup::{ChromaDistance, ssimulacra2};
+use crate::index::ScopeKey;
+use crate::store::{Findable, Survey};
+
+/// Pairs that are looked at, over all scopes.
+const PAIRS_MAX: usize = 50_000_000;
+/// Width of a bar of the luma histogram, in bits.
+const BAR_BITS: u32 = 8;
+const BARS: usize = 33;
+/// Thresholds that are tried, each beside the configured one.
+const LUMA: [u32; 5] = [8, 16, 24, 32, 40];
+const CHROMA: [f64; 5] = [0.5, 1.0, 2.0, 3.0, 4.0];
+const PEAK: [f64; 5] = [2.0, 4.0, 8.0, 12.0, 16.0];
+const SCORE: [f64; 6] = [95.0, 90.0, 85.0, 80.0, 75.0, 70.0];
 
 /// Arguments of `dedup-report`.
 #[derive(Debug, Clone, Args)]
 pub struct DedupReportArgs {
-    /// Configuration of the node, which names its data folder and its thresholds; without one every key has its default
+    /// The node's configuration: its `data_dir` is read, and its `[dedup]` is judged
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Data folder, instead of the configuration's
+    /// Read this folder instead of the configured one: a copy of a running node's
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Most masters of a scope that are compared with each other, the oldest first
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
-    pub masters: usize,
-    /// Most pairs whose pixels are compared, the nearest first
-    #[arg(long, value_name = "N", default_value_t = 2_000)]
-    pub comparisons: usize,
-    /// One line of JSON instead of tables
+    /// Pairs whose pixels are compared, at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub compared: usize,
+    /// One JSON document instead of lines for people
     #[arg(long)]
     pub json: bool,
 }
 
-/// Prints distances within a store, and what each threshold would merge.
+/// See the module's documentation.
+#[derive(Debug, Serialize)]
+struct Report {
+    masters: usize,
+    scopes: usize,
+    pairs: usize,
+    /// Pairs by luma distance: 0 to 7 bits, 8 to 15, and so on.
+    luma_histogram: Vec<usize>,
+    compared: usize,
+    not_compared: usize,
+    merged: usize,
+    thresholds: Vec<Threshold>,
+}
+
+/// One threshold at one value.
+#[derive(Debug, Serialize)]
+struct Threshold {
+    key: &'static str,
+    value: f64,
+    is_configured: bool,
+    /// Pairs kept apart so far that it would merge.
+    would_merge: usize,
+    /// Merges so far that it would have kept apart; `None` where what was recorded does not tell.
+    would_undo: Option<usize>,
+}
+
+/// Two masters that are not one.
+#[derive(Debug)]
+struct Pair<'s> {
+    masters: [&'s Findable; 2],
+    luma: u32,
+    chroma: ChromaDistance,
+    /// `None` where it was not measured, or is not defined.
+    score: Option<f64>,
+}
+
+impl Pair<'_> {
+    fn is_merged_by(&self, config: &DedupConfig) -> bool {
+        self.luma <= config.luma_distance_max
+            && self.chroma.is_within(config)
+            && self.score.is_some_and(|score| score >= config.ssimulacra2_min)
+    }
+}
+
+/// Reports on the store of a node that does not run.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When a node uses the folder, it cannot be read, or it is too large to be looked at pair by pair.
 pub fn dedup_report(args: &DedupReportArgs) -> anyhow::Result<ExitCode> {
-    let mut config = match &args.config {
+    let config = match &args.config {
         Some(path) => NodeConfig::read(path)?,
         None => NodeConfig::default(),
     };
-    if let Some(data) = &args.data {
-        config.data_dir.clone_from(data);
-    }
-    let data_dir = config.data_dir.display().to_string();
-    let survey = Survey::read(&config.data_dir).with_context(|| format!("reading the masters in {data_dir}"))?;
-    let mut tally = Tally::new(&config.dedup, &survey.merges);
-    let mut near = Vec::new();
-    for masters in survey.scopes.values() {
-        near.extend(pairs(&mut tally, masters, args.masters));
-    }
-    compare(&survey, &mut near, args.comparisons);
-    tally.take(near.into_iter().map(|(_, pair)| pair));
-    let report = tally.report(survey.scopes.len(), survey.scopes.values().map(Vec::len).sum());
+    let folder = args.data.as_ref().unwrap_or(&config.data_dir);
+    let survey = Survey::of(folder).context("stop the node, or name a copy of its folder with --data")?;
+    let report = report(&survey, &config.dedup, args.compared)?;
     if args.json {
         say(&serde_json::to_string(&report)?)?;
     } else {
-        print(&report)?;
+        console::say(text(&report))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Two masters of a scope.
-type Both<'a> = [&'a Surveyed; 2];
+fn report(survey: &Survey, config: &DedupConfig, compared_max: usize) -> anyhow::Result<Report> {
+    let mut scopes: HashMap<ScopeKey, Vec<&Findable>> = HashMap::new();
+    for findable in &survey.findable {
+        scopes.entry(findable.scope).or_default().push(findable);
+    }
+    let count: usize = scopes.values().map(|masters| masters.len() * masters.len().saturating_sub(1) / 2).sum();
+    ensure!(count <= PAIRS_MAX, "{count} pairs are more than the {PAIRS_MAX} that are looked at");
+    let (mut histogram, mut near) = (vec![0; BARS], Vec::new());
+    for masters in scopes.values() {
+        look(masters, &mut histogram, &mut near);
+    }
+    near.sort_by_key(|pair| (pair.luma, pair.masters.map(|one| *one.master.as_bytes())));
+    let not_compared = near.len().saturating_sub(compared_max);
+    near.truncate(compared_max);
+    for pair in &mut near {
+        let [a, b] = pair.masters.map(|one| survey.pixels(one.master));
+        pair.score = ssimulacra2(&a?, &b?);
+    }
+    Ok(Report {
+        masters: survey.masters,
+        scopes: scopes.len(),
+        pairs: histogram.iter().sum(),
+        luma_histogram: histogram,
+        compared: near.len(),
+        not_compared,
+        merged: survey.merged.len(),
+        thresholds: thresholds(survey, config, &near),
+    })
+}
 
-/// Counts the pairs of a scope, and gives out those that some threshold of the tables may merge.
-fn pairs<'a>(tally: &mut Tally, masters: &'a [Surveyed], masters_max: usize) -> Vec<(Both<'a>, Pair)> {
-    let mut masters: Vec<&Surveyed> = masters.iter().collect();
-    masters.sort_by_key(|master| (master.row.created_unix_ms, *master.master.as_bytes()));
-    tally.left_out(masters.len().saturating_sub(masters_max));
-    masters.truncate(masters_max);
-    let mut near = Vec::new();
+/// Counts the pairs of a scope, and takes out those that the loosest thresholds let through.
+fn look<'s>(masters: &[&'s Findable], histogram: &mut [usize], near: &mut Vec<Pair<'s>>) {
+    let loosest = DedupConfig {
+        luma_distance_max: LUMA[LUMA.len() - 1],
+        chroma_distance_max: CHROMA[CHROMA.len() - 1],
+        chroma_peak_max: PEAK[PEAK.len() - 1],
+        ..DedupConfig::default()
+    };
     for (at, a) in masters.iter().enumerate() {
-        for b in masters[..at].iter().filter(|b| b.variant != a.variant) {
+        for b in masters[at + 1..].iter().filter(|b| b.variant != a.variant) {
             let luma = a.print.phash.distance(b.print.phash);
-            tally.count(luma);
-            if !tally.is_near(luma) {
+            histogram[(luma / BAR_BITS) as usize] += 1;
+            if luma > loosest.luma_distance_max {
                 continue;
             }
-            let pair = Pair { luma, chroma: a.print.chroma.distance(&b.print.chroma), score: None };
-            if tally.may_merge(&pair) {
-                near.push(([*a, *b], pair));
-            } else {
-                tally.take(std::iter::once(pair));
+            let chroma = a.print.chroma.distance(&b.print.chroma);
+            if chroma.is_within(&loosest) {
+                near.push(Pair { masters: [a, b], luma, chroma, score: None });
             }
         }
     }
-    near
 }
 
-/// Compares the pixels of the nearest pairs.
-fn compare(survey: &Survey, near: &mut [(Both<'_>, Pair)], comparisons: usize) {
-    near.sort_by_key(|(_, pair)| pair.luma);
-    for ([a, b], pair) in near.iter_mut().take(comparisons) {
-        let pixels = survey.pixels(a).zip(survey.pixels(b));
-        // Of different sizes: never merged.
-        pair.score = pixels.map(|(a, b)| ssimulacra2(&a, &b).unwrap_or(f64::NEG_INFINITY));
+fn thresholds(survey: &Survey, config: &DedupConfig, near: &[Pair<'_>]) -> Vec<Threshold> {
+    let judge = |key, value, is_configured, changed: &DedupConfig, would_undo| Threshold {
+        key,
+        value,
+        is_configured,
+        would_merge: near.iter().filter(|pair| pair.is_merged_by(changed)).count(),
+        would_undo,
+    };
+    let undone = |is_undone: &dyn Fn(&bildkante_shared::wire::Duplicate) -> bool| {
+        Some(survey.merged.iter().filter(|merged| is_undone(merged)).count())
+    };
+    let mut all = Vec::new();
+    for luma in LUMA {
+        let changed = DedupConfig { luma_distance_max: luma, ..config.clone() };
+        let would_undo = undone(&|merged| merged.distance > luma);
+        let is_configured = luma == config.luma_distance_max;
+        all.push(judge("luma_distance_max", f64::from(luma), is_configured, &changed, would_undo));
     }
+    for mean in CHROMA {
+        let changed = DedupConfig { chroma_distance_max: mean, ..config.clone() };
+        let would_undo = undone(&|merged| merged.chroma_distance > mean);
+        let is_configured = mean.total_cmp(&config.chroma_distance_max).is_eq();
+        all.push(judge("chroma_distance_max", mean, is_configured, &changed, would_undo));
+    }
+    for peak in PEAK {
+        let changed = DedupConfig { chroma_peak_max: peak, ..config.clone() };
+        let is_configured = peak.total_cmp(&config.chroma_peak_max).is_eq();
+        all.push(judge("chroma_peak_max", peak, is_configured, &changed, None));
+    }
+    for score in SCORE {
+        let changed = DedupConfig { ssimulacra2_min: score, ..config.clone() };
+        let would_undo = undone(&|merged| merged.ssimulacra2 < score);
+        let is_configured = score.total_cmp(&config.ssimulacra2_min).is_eq();
+        all.push(judge("ssimulacra2_min", score, is_configured, &changed, would_undo));
+    }
+    all
 }
 
-fn print(report: &Report) -> anyhow::Result<()> {
-    let Report { scopes, masters, masters_left_out, pairs, merges, not_compared, histograms, thresholds } = report;
-    say(&format!("{masters} masters in {scopes} scopes, {pairs} pairs of different variants, {merges} merges made"))?;
-    if *masters_left_out > 0 {
-        say(&format!("{masters_left_out} masters are left out (--masters)"))?;
+fn text(report: &Report) -> String {
+    let Report { masters, scopes, pairs, compared, not_compared, merged, .. } = report;
+    let mut lines = vec![
+        format!("{masters} masters, {pairs} pairs of two variants in {scopes} scopes, {merged} merges"),
+        String::new(),
+        "luma distance, of 256 bits      pairs kept apart".to_owned(),
+    ];
+    let highest = report.luma_histogram.iter().copied().max().unwrap_or(0).max(1);
+    let last = report.luma_histogram.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    for (bar, count) in report.luma_histogram[..last].iter().enumerate() {
+        let from = bar * BAR_BITS as usize;
+        let width = (count * 40).div_ceil(highest);
+        lines.push(format!("  {from:>3}–{:<3} {count:>12}  {}", from + BAR_BITS as usize - 1, "▪".repeat(width)));
     }
-    if *not_compared > 0 {
-        say(&format!("{not_compared} pairs that are near in luma and chroma were not compared (--comparisons)"))?;
+    lines.push(String::new());
+    lines.push(format!("pixels of {compared} pairs compared, {not_compared} more were near enough"));
+    lines.push(format!("{:<24} {:>7}  {:>11}  {:>10}", "threshold", "value", "would merge", "would undo"));
+    for Threshold { key, value, is_configured, would_merge, would_undo } in &report.thresholds {
+        let mark = if *is_configured { "configured" } else { "" };
+        let undo = would_undo.map_or_else(|| "–".to_owned(), |count| count.to_string());
+        lines.push(format!("{key:<24} {value:>7}  {would_merge:>11}  {undo:>10}  {mark}").trim_end().to_owned());
     }
-    for histogram in histograms {
-        say(&format!("\n{:<44} {:>10} {:>12}", histogram.of, "pairs", "merges made"))?;
-        for row in &histogram.rows {
-            say(&format!("{:<44} {:>10} {:>12}", row.range, row.pairs, row.merges))?;
-        }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use bildkante_shared::ids::MasterId;
+    use bildkante_shared::phash::PerceptualHash;
+    use bildkante_shared::wire::Duplicate;
+
+    use super::*;
+    use crate::dedup::{CHROMA_BYTES, Chroma, Fingerprint};
+    use crate::index::VariantKey;
+
+    fn findable(number: u8, hash: u8) -> Findable {
+        let chroma = Chroma::from_bytes([128; CHROMA_BYTES]);
+        let print = Fingerprint { phash: PerceptualHash::from_bytes([hash; 32]), chroma };
+        let (scope, variant) = (ScopeKey([1; 16]), VariantKey([number; 16]));
+        Findable { scope, variant, master: MasterId::from_raw([number; 16]), print }
     }
-    for threshold in thresholds {
-        say(&format!("\n{:<44} {:>10} {:>12}", threshold.key, "would merge", "would split"))?;
-        for row in &threshold.rows {
-            let now = if row.is_configured { "  configured" } else { "" };
-            say(&format!("{:<44} {:>10} {:>12}{now}", row.value, row.would_merge, row.would_split))?;
-        }
+
+    fn merge(distance: u32, ssimulacra2: f64) -> Duplicate {
+        Duplicate { of: MasterId::from_raw([9; 16]), distance, chroma_distance: 0.7, ssimulacra2 }
     }
-    Ok(())
+
+    #[test]
+    fn pairs_are_of_two_variants_and_counted_by_their_distance() {
+        let masters = [findable(1, 0), findable(1, 0), findable(2, 1), findable(3, 0xff)];
+        let (mut histogram, mut near) = (vec![0; BARS], Vec::new());
+        look(&masters.iter().collect::<Vec<_>>(), &mut histogram, &mut near);
+        // 1 and 2 differ in a bit of each of 32 bytes, 3 from 1 in all and from 2 in all but those.
+        assert_eq!((histogram[4], histogram[32], histogram[28]), (2, 2, 1));
+        assert_eq!(histogram.iter().sum::<usize>(), 5, "no pair of one variant");
+        assert_eq!(near.len(), 2);
+    }
+
+    #[test]
+    fn each_threshold_is_judged_beside_the_configured_others() {
+        let masters = [findable(1, 0), findable(2, 1)];
+        let survey = Survey::of_rows(2, masters.to_vec(), vec![merge(10, 82.0), merge(20, 91.0)]);
+        let chroma = ChromaDistance { mean: 1.5, peak: 6.0 };
+        let pair = |luma, score| Pair { masters: [&masters[0], &masters[1]], luma, chroma, score: Some(score) };
+        let near = [pair(32, 85.0), pair(12, 76.0), pair(12, 40.0)];
+        let all = thresholds(&survey, &DedupConfig::default(), &near);
+        let told = |key: &str, value: f64| {
+            let one =
+                all.iter().find(|one| one.key == key && one.value.total_cmp(&value).is_eq()).expect("a threshold");
+            (one.would_merge, one.would_undo, one.is_configured)
+        };
+        assert_eq!(told("luma_distance_max", 24.0), (0, Some(0), true));
+        assert_eq!(told("luma_distance_max", 32.0), (1, Some(0), false));
+        assert_eq!(told("luma_distance_max", 16.0), (0, Some(1), false));
+        assert_eq!(told("ssimulacra2_min", 75.0), (1, Some(0), false));
+        assert_eq!(told("ssimulacra2_min", 90.0), (0, Some(1), false));
+        assert_eq!(told("chroma_distance_max", 0.5), (0, Some(2), false));
+        assert_eq!(told("chroma_peak_max", 8.0), (0, None, true));
+    }
 }

@@ -1,62 +1,74 @@
-//! What a store holds, read without changing it: for reports.
-//!
-//! Unlike [`Store::open`](super::Store::open) it sweeps nothing and takes no lock that keeps a node out.
+//! What a report on duplicates is made from: the database as it is, of a node that does not run.
 
-use std::collections::HashMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::ids::MasterId;
-use bildkante_shared::limits::MASTER_FILE_BYTES_MAX;
+use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::wire::Duplicate;
 
-use super::{MasterRow, StoreError, database_path, decode_png, files, tables};
+use super::tables::Tables;
+use super::{StoreError, database_path, decode_png, files};
 use crate::dedup::Fingerprint;
 use crate::index::{ScopeKey, VariantKey};
 
-/// A master that may be found as a duplicate in a scope.
-#[derive(Debug, Clone)]
-pub struct Surveyed {
-    pub master: MasterId,
-    pub variant: VariantKey,
-    pub print: Fingerprint,
-    pub row: MasterRow,
-}
-
-/// What a store holds for duplicates.
+/// Masters that may be found as duplicates, and the merges so far.
 #[derive(Debug)]
 pub struct Survey {
-    /// The masters of each scope.
-    pub scopes: HashMap<ScopeKey, Vec<Surveyed>>,
-    /// What recipes were merged for, in any scope.
-    pub merges: Vec<Duplicate>,
-    masters: PathBuf,
+    folder: PathBuf,
+    pub masters: usize,
+    pub findable: Vec<Findable>,
+    /// One for each recipe and scope that has another's master.
+    pub merged: Vec<Duplicate>,
+}
+
+/// A master as one variant's own in a scope.
+#[derive(Debug, Clone)]
+pub struct Findable {
+    pub scope: ScopeKey,
+    pub variant: VariantKey,
+    pub master: MasterId,
+    pub print: Fingerprint,
 }
 
 impl Survey {
-    /// Reads a data folder's database. Blocks: one pass over its rows.
+    /// Reads all rows. Blocks.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read: one that a node left behind at its death is mended by the next start of a node.
-    pub fn read(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = database_path(data_dir);
-        let database = tables::open_to_read(&path)?;
-        let mut survey = Self { scopes: HashMap::new(), merges: Vec::new(), masters: data_dir.join("masters") };
-        tables::each_surveyed(&database, |scope, entry, row, chroma| {
-            let print = Fingerprint { phash: row.phash, chroma };
-            let surveyed = Surveyed { master: entry.master, variant: entry.variant, print, row };
-            survey.scopes.entry(scope).or_default().push(surveyed);
-        })?;
-        tables::each_merge(&database, |duplicate| survey.merges.push(duplicate))?;
-        Ok(survey)
+    /// When a node uses the folder, or there is no database, or it cannot be read.
+    pub fn of(data_dir: &Path) -> Result<Self, StoreError> {
+        let database = database_path(data_dir);
+        fs::metadata(&database).map_err(StoreError::io(&database))?;
+        let tables = Tables::open(&database)?;
+        let mut masters = 0;
+        tables.each_master(|_, _| masters += 1)?;
+        let mut found: Vec<(ScopeKey, VariantKey, MasterId, PerceptualHash)> = Vec::new();
+        tables.each_entry(|scope, entry, phash| found.push((scope, entry.variant, entry.master, phash)))?;
+        let mut findable = Vec::with_capacity(found.len());
+        for (scope, variant, master, phash) in found {
+            let Some(chroma) = tables.chroma(master)? else { continue };
+            findable.push(Findable { scope, variant, master, print: Fingerprint { phash, chroma } });
+        }
+        let mut merged = Vec::new();
+        tables.each_binding(|binding| merged.extend(binding.duplicate))?;
+        Ok(Self { folder: data_dir.join("masters"), masters, findable, merged })
     }
 
-    /// A master's pixels; `None` where its file is gone or damaged.
-    #[must_use]
-    pub fn pixels(&self, master: &Surveyed) -> Option<Pixels> {
-        let path = files::path(&self.masters, master.master);
-        let bytes_max = master.row.file_bytes.min(MASTER_FILE_BYTES_MAX as u64);
-        let png = files::read_checked(&path, bytes_max, master.row.file_digest).ok()?;
-        decode_png(&png).ok()
+    /// What a test has read.
+    #[cfg(test)]
+    pub(crate) fn of_rows(masters: usize, findable: Vec<Findable>, merged: Vec<Duplicate>) -> Self {
+        Self { folder: PathBuf::new(), masters, findable, merged }
+    }
+
+    /// A master's pixels.
+    ///
+    /// # Errors
+    /// When its file is gone or no picture.
+    pub fn pixels(&self, id: MasterId) -> Result<Pixels, StoreError> {
+        let path = files::path(&self.folder, id);
+        let png = fs::read(&path).map_err(StoreError::io(&path))?;
+        decode_png(&png).map_err(|error| StoreError::Io { path, source: io::Error::other(error) })
     }
 }

@@ -22,11 +22,10 @@ use std::time::{Duration, Instant};
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::log_limited;
 use bildkante_shared::phash::PerceptualHash;
-use bildkante_shared::wire::Duplicate;
 use parking_lot::{Mutex, RwLock};
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable,
-    TableDefinition, WriteTransaction,
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 
 use super::{Binding, MasterRow, NewBinding, StoreError};
@@ -276,66 +275,33 @@ impl Tables {
         Ok(())
     }
 
+    pub(super) fn each_binding(&self, mut visit: impl FnMut(Binding)) -> Result<(), StoreError> {
+        let opened = self.opened.read();
+        let table = opened.begin(|database| Ok(database.begin_read()?))?.open_table(BINDINGS)?;
+        for item in table.iter()? {
+            visit(serde_json::from_slice(item?.1.value())?);
+        }
+        Ok(())
+    }
+
     pub(super) fn each_entry(&self, mut visit: impl FnMut(ScopeKey, Entry, PerceptualHash)) -> Result<(), StoreError> {
         let opened = self.opened.read();
         let transaction = opened.begin(|database| Ok(database.begin_read()?))?;
-        each_entry(&transaction, |scope, entry, row| visit(scope, entry, row.phash))
+        let (masters, entries) = (transaction.open_table(MASTERS)?, transaction.open_table(ENTRIES)?);
+        for item in entries.iter()? {
+            let (key, variant) = item?;
+            let (master, scope) = key.value();
+            let Some(row) = masters.get(master)? else { continue };
+            let row: MasterRow = serde_json::from_slice(row.value())?;
+            let entry = Entry {
+                master: MasterId::from_raw(master),
+                variant: VariantKey(variant.value()),
+                created_unix_ms: row.created_unix_ms,
+            };
+            visit(ScopeKey(scope), entry, row.phash);
+        }
+        Ok(())
     }
-}
-
-fn each_entry(
-    transaction: &ReadTransaction,
-    mut visit: impl FnMut(ScopeKey, Entry, MasterRow),
-) -> Result<(), StoreError> {
-    let (masters, entries) = (transaction.open_table(MASTERS)?, transaction.open_table(ENTRIES)?);
-    for item in entries.iter()? {
-        let (key, variant) = item?;
-        let (master, scope) = key.value();
-        let Some(row) = masters.get(master)? else { continue };
-        let row: MasterRow = serde_json::from_slice(row.value())?;
-        let entry = Entry {
-            master: MasterId::from_raw(master),
-            variant: VariantKey(variant.value()),
-            created_unix_ms: row.created_unix_ms,
-        };
-        visit(ScopeKey(scope), entry, row);
-    }
-    Ok(())
-}
-
-/// A database that is read and not changed, beside a node that may use it.
-pub(super) fn open_to_read(path: &Path) -> Result<ReadOnlyDatabase, StoreError> {
-    match Database::builder().set_cache_size(CACHE_BYTES).open_read_only(path) {
-        Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse { path: path.to_owned() }),
-        opened => Ok(opened?),
-    }
-}
-
-/// Every master that may be found as a duplicate, with its fingerprint.
-pub(super) fn each_surveyed(
-    database: &ReadOnlyDatabase,
-    mut visit: impl FnMut(ScopeKey, Entry, MasterRow, Chroma),
-) -> Result<(), StoreError> {
-    let transaction = database.begin_read()?;
-    let grids = transaction.open_table(CHROMA)?;
-    let mut failed = None;
-    each_entry(&transaction, |scope, entry, row| match grids.get(*entry.master.as_bytes()) {
-        Ok(Some(grid)) => visit(scope, entry, row, Chroma::from_bytes(grid.value())),
-        Ok(None) => {}
-        Err(error) => failed = Some(error),
-    })?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
-}
-
-/// Every merge that was decided.
-pub(super) fn each_merge(database: &ReadOnlyDatabase, mut visit: impl FnMut(Duplicate)) -> Result<(), StoreError> {
-    let transaction = database.begin_read()?;
-    for item in transaction.open_table(BINDINGS)?.iter()? {
-        let (_, row) = item?;
-        let binding: Binding = serde_json::from_slice(row.value())?;
-        binding.duplicate.into_iter().for_each(&mut visit);
-    }
-    Ok(())
 }
 
 impl Opened {
