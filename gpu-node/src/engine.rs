@@ -103,6 +103,12 @@ pub trait Engine: Send {
         false
     }
 
+    /// How many places the next pass of these requests is filled up with, so that it has a number of requests that gives exact
+    /// bits.
+    fn padding(&self, _drawings: &[DrawingId]) -> usize {
+        0
+    }
+
     /// Makes the next step of each request in one pass. They can share it, and none of them is done. The step has been made
     /// when this returns: what merely waited at the device could not be overtaken by a more urgent request.
     ///

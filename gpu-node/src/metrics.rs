@@ -89,6 +89,8 @@ pub struct NodeMetrics {
     pub steps_total: IntCounter,
     /// Evaluations of a network, each for one request or several.
     pub passes_total: IntCounter,
+    /// Places of passes that no request had: what exactness costs where groups are small.
+    pub padding_total: IntCounter,
     /// Finding out how many requests may share a pass; no drawing's time.
     pub probe_seconds_total: Counter,
     pub probe_passes_total: IntCounter,
@@ -157,6 +159,8 @@ impl NodeMetrics {
             stage_seconds: make.histograms("stage_seconds", "Time of a drawing by stage", "stage")?,
             steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,
             passes_total: make.counter("passes_total", "Passes of a network, each for one request or several")?,
+            padding_total: make
+                .counter("padding_total", "Places of passes that were filled up for the sake of exact bits")?,
             probe_seconds_total: make
                 .seconds("probe_seconds_total", "Time spent finding out how many requests may share a pass")?,
             probe_passes_total: make.counter("probe_passes_total", "Passes made to find that out")?,

@@ -349,6 +349,7 @@ impl<'a> Executor<'a> {
     /// One step of a group. When a shared pass fails, its members make the step alone: one of them may be at fault.
     fn step(&mut self, group: &[DrawingId]) {
         self.mark_group(group);
+        self.bench.metrics.padding_total.inc_by(self.engine.padding(group) as u64);
         let started_at = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
         let seconds = self.busy_since(started_at);

@@ -280,6 +280,11 @@ impl Engine for TorchEngine {
         self.drawings.get(&drawing).is_some_and(|drawing| asks_for_the_same(&drawing.recipe, waiting))
     }
 
+    fn padding(&self, drawings: &[DrawingId]) -> usize {
+        let shapes = drawings.first().and_then(|first| self.shapes_of(*first));
+        shapes.map_or(0, |shapes| shapes.holding(drawings.len()).saturating_sub(drawings.len()))
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let device = self.options.placement.device;
         let Some(first) = drawings.first() else { return Ok(Vec::new()) };

@@ -98,6 +98,10 @@ impl Engine for Gated {
         self.inner.may_join(drawing, waiting)
     }
 
+    fn padding(&self, drawings: &[DrawingId]) -> usize {
+        self.inner.padding(drawings)
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         self.inner.step(drawings)
     }
