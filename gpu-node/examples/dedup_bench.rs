@@ -37,7 +37,7 @@ fn main() {
         for (name, change) in CHANGES {
             let after = painted(side_px, change);
             let (full, full_ms) = timed(|| full(&before, &after));
-            let (ours, ours_ms) = timed(|| dedup::ssimulacra2(&before, &after).expect("a score"));
+            let (ours, ours_ms) = timed(|| dedup::likeness(&before, &after).expect("a score").score);
             println!(
                 "  {name:<34} full {full:6.2} in {full_ms:6.1} ms, as a node does it {ours:6.2} in {ours_ms:6.1} ms"
             );

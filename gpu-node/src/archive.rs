@@ -228,11 +228,11 @@ impl Archive {
             confirmations += 1;
             let Some(file) = self.store.read(id)? else { continue };
             let known = decode_png(&file.png)?;
-            match self.confirming.run(|| dedup::ssimulacra2(&known, pixels)) {
-                Some(ssimulacra2) if ssimulacra2 >= self.config.ssimulacra2_min => {
+            match self.confirming.run(|| dedup::likeness(&known, pixels)) {
+                Some(likeness) if likeness.is_at_least(self.config.ssimulacra2_min) => {
                     self.count(Comparison::Merged);
                     let of = pixels.master_id();
-                    let (distance, chroma_distance) = (near.distance, chroma.mean);
+                    let (distance, chroma_distance, ssimulacra2) = (near.distance, chroma.mean, likeness.score);
                     return Ok(Some((id, file.row, Duplicate { of, distance, chroma_distance, ssimulacra2 })));
                 }
                 _ => self.count(Comparison::OtherPixels),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bildkante_gpu_node::config::{DedupConfig, NodeConfig};
-use bildkante_gpu_node::dedup::{ChromaDistance, Fingerprint, ssimulacra2};
+use bildkante_gpu_node::dedup::{ChromaDistance, Fingerprint, likeness};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::store::decode_png;
 use bildkante_gpu_node::worker::torch_engine;
@@ -150,7 +150,7 @@ async fn distributions_behind_the_thresholds() {
             let other = pixels(&node, &edited, 1207).await;
             let (a, b) = (Fingerprint::of(&drawn), Fingerprint::of(&other));
             let (luma, chroma) = (a.phash.distance(b.phash), a.chroma.distance(&b.chroma));
-            let score = ssimulacra2(&drawn, &other).unwrap();
+            let score = likeness(&drawn, &other).unwrap().score;
             let is_merged =
                 luma <= limits.luma_distance_max && chroma.is_within(&limits) && score >= limits.ssimulacra2_min;
             let ChromaDistance { mean, peak } = chroma;

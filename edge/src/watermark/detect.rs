@@ -28,7 +28,7 @@ use super::payload::Payload;
 /// A peak below this is not read. Chance alone gives about 5 as the best of all scales and offsets, so it costs
 /// nothing.
 const SYNC_Z_MIN: f32 = 4.5;
-/// What is agreed at least: noise agrees so well with one of the words in 0.4 % of pictures; the root of the coded
+/// What is agreed at least: noise agrees so well with one of the words in a quarter of trials; the root of the coded
 /// bits, 17.9, would be complete agreement.
 const WORD_Z_MIN: f32 = 9.4;
 /// Peaks that are read at each size of a picture.

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::say;
 use crate::config::{DedupConfig, NodeConfig};
-use crate::dedup::{ChromaDistance, ssimulacra2};
+use crate::dedup::{ChromaDistance, Likeness, likeness};
 use crate::index::ScopeKey;
 use crate::store::{Findable, Survey};
 
@@ -81,14 +81,14 @@ struct Pair<'s> {
     luma: u32,
     chroma: ChromaDistance,
     /// `None` where it was not measured, or is not defined.
-    score: Option<f64>,
+    likeness: Option<Likeness>,
 }
 
 impl Pair<'_> {
     fn is_merged_by(&self, config: &DedupConfig) -> bool {
         self.luma <= config.luma_distance_max
             && self.chroma.is_within(config)
-            && self.score.is_some_and(|score| score >= config.ssimulacra2_min)
+            && self.likeness.is_some_and(|likeness| likeness.is_at_least(config.ssimulacra2_min))
     }
 }
 
@@ -128,7 +128,7 @@ fn report(survey: &Survey, config: &DedupConfig, compared_max: usize) -> anyhow:
     near.truncate(compared_max);
     for pair in &mut near {
         let [a, b] = pair.masters.map(|one| survey.pixels(one.master));
-        pair.score = ssimulacra2(&a?, &b?);
+        pair.likeness = likeness(&a?, &b?);
     }
     Ok(Report {
         masters: survey.masters,
@@ -159,7 +159,7 @@ fn look<'s>(masters: &[&'s Findable], histogram: &mut [usize], near: &mut Vec<Pa
             }
             let chroma = a.print.chroma.distance(&b.print.chroma);
             if chroma.is_within(&loosest) {
-                near.push(Pair { masters: [a, b], luma, chroma, score: None });
+                near.push(Pair { masters: [a, b], luma, chroma, likeness: None });
             }
         }
     }
@@ -266,7 +266,12 @@ mod tests {
         let masters = [findable(1, 0), findable(2, 1)];
         let survey = Survey::of_rows(2, masters.to_vec(), vec![merge(10, 82.0), merge(20, 91.0)]);
         let chroma = ChromaDistance { mean: 1.5, peak: 6.0 };
-        let pair = |luma, score| Pair { masters: [&masters[0], &masters[1]], luma, chroma, score: Some(score) };
+        let pair = |luma, score| Pair {
+            masters: [&masters[0], &masters[1]],
+            luma,
+            chroma,
+            likeness: Some(Likeness { score, is_averaged: false }),
+        };
         let near = [pair(32, 85.0), pair(12, 76.0), pair(12, 40.0)];
         let all = thresholds(&survey, &DedupConfig::default(), &near);
         let told = |key: &str, value: f64| {
