@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use bildkante_gpu_node::config::DedupConfig;
-use bildkante_gpu_node::dedup::{Fingerprint, ssimulacra2};
+use bildkante_gpu_node::dedup::{Fingerprint, likeness};
 use bildkante_gpu_node::diffusion::Device;
 use bildkante_gpu_node::diffusion::dtype::DType;
 use bildkante_gpu_node::diffusion::pipeline::{Models, generate};
@@ -51,9 +51,10 @@ fn main() -> Result<()> {
         let (one_print, other_print) = (Fingerprint::of(a), Fingerprint::of(b));
         let luma = one_print.phash.distance(other_print.phash);
         let chroma = one_print.chroma.distance(&other_print.chroma);
-        let score = ssimulacra2(a, b).context("pictures of one size")?;
+        let likeness = likeness(a, b).context("pictures of one size")?;
+        let score = likeness.score;
         let is_near = luma <= config.luma_distance_max && chroma.is_within(&config);
-        let is_merged = is_near && score >= config.ssimulacra2_min;
+        let is_merged = is_near && likeness.is_at_least(config.ssimulacra2_min);
         *counts.entry((*label == Label::Same, is_merged)).or_insert(0_u32) += 1;
         if *label == Label::Different && is_near {
             closest = closest.max(score);
