@@ -13,8 +13,10 @@ use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::Determinism;
 use tch::{Device, TchError, Tensor};
 
-pub(crate) use super::sd::adapters::{Adapter, LoraError};
+pub(crate) use super::sd::adapter_file::{AdapterError, AdapterFile};
+use super::sd::adapters::Adapter;
 use super::sd::in_memory::NetworksInMemory;
+use super::sd::inversion::Word;
 use super::sd::{self, controlnet, networks};
 use crate::capacity::Footprint;
 use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Stage};
@@ -182,11 +184,36 @@ impl Checkpoint {
         }
     }
 
-    /// Its networks with adapters of these weights.
-    pub(crate) fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+    /// Its networks with adapters of these weights, whose text encoders know these words.
+    pub(crate) fn adapted(&self, adapters: &Adaptations) -> Result<Trunk, AdapterError> {
         match self {
-            Self::Sd(checkpoint) => checkpoint.adapted(adapters).map(Trunk::Sd),
+            Self::Sd(checkpoint) => checkpoint.adapted(&adapters.loras, &adapters.words).map(Trunk::Sd),
         }
+    }
+}
+
+/// The files that change a checkpoint's networks.
+#[derive(Debug, Default)]
+pub(crate) struct Adaptations {
+    /// With their weights.
+    loras: Vec<(Arc<Adapter>, f64)>,
+    /// With what they are called.
+    words: Vec<Word>,
+}
+
+impl Adaptations {
+    /// Adds a LoRA with its weight. `false` where the file is none.
+    pub(crate) fn add_lora(&mut self, file: AdapterFile, weight: f64) -> bool {
+        let AdapterFile::Lora(adapter) = file else { return false };
+        self.loras.push((adapter, weight));
+        true
+    }
+
+    /// Adds a word. `false` where the file has none.
+    pub(crate) fn add_word(&mut self, file: AdapterFile, token: &str) -> bool {
+        let AdapterFile::Inversion(words) = file else { return false };
+        self.words.push((words, token.to_owned()));
+        true
     }
 }
 

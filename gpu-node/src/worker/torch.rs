@@ -28,7 +28,7 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
 use self::adapters::Adapters;
-use self::drawing::{Drawing, PassKey, asks_for_the_same, models};
+use self::drawing::{Drawing, PassKey, asks_for_the_same, models, trunks};
 use self::loader::{Change, Loader, Stock};
 use self::options::Options;
 pub use self::options::{torch_engine, torch_engines};
@@ -249,7 +249,7 @@ impl Engine for TorchEngine {
         let device = self.options.placement.device;
         self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
         let need = self.capacity.need(recipe, 1);
-        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?.digest();
+        let trunks = trunks(&self.shelf, recipe)?;
         let denoising = self.denoising(recipe)?;
         let pass = PassKey::of(recipe, &denoising);
         let promise = self.promise(recipe, &denoising)?;
@@ -257,10 +257,10 @@ impl Engine for TorchEngine {
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         let id = DrawingId(self.next_drawing);
         self.next_drawing += 1;
-        self.adapters.hold(checkpoint, &recipe.loras);
+        self.adapters.hold(&trunks);
         self.note_use(recipe);
         self.ask(&promise, recipe, true);
-        self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
+        self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), trunks, need, denoising, pass, promise });
         Ok(id)
     }
 
@@ -367,7 +367,7 @@ impl Engine for TorchEngine {
 
     fn abandon(&mut self, drawing: DrawingId) {
         let Some(removed) = self.drawings.remove(&drawing) else { return };
-        self.adapters.release(removed.checkpoint, &removed.recipe.loras);
+        self.adapters.release(&removed.trunks);
         // Its tensors go before memory is measured.
         drop(removed);
         self.sweep();

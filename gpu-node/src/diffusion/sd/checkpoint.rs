@@ -19,6 +19,7 @@ use crate::diffusion::error::DiffusionError;
 use crate::diffusion::layers::projected::{ProjectedText, ProjectedTexts, TextKey};
 use crate::diffusion::loading::{CheckpointError, Placement, check_unchanged};
 use crate::diffusion::scheduler::SchedulerConfig;
+use crate::diffusion::sd::adapter_file::AdapterError;
 use crate::diffusion::sd::adapters::{Adapter, Adapting, Applied, LoraError, Network};
 use crate::diffusion::sd::blueprint::{Blueprint, TextBlueprint};
 pub use crate::diffusion::sd::blueprint::{Family, Parameters};
@@ -26,6 +27,7 @@ use crate::diffusion::sd::conditioning::Conditioning;
 use crate::diffusion::sd::config::UnetConfig;
 use crate::diffusion::sd::controlnet::{ControlNet, Residuals};
 use crate::diffusion::sd::in_memory::NetworksInMemory;
+use crate::diffusion::sd::inversion::{self, Word};
 use crate::diffusion::sd::memory::UnetFootprint;
 use crate::diffusion::sd::unet::Unet;
 use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
@@ -234,16 +236,19 @@ impl Checkpoint {
         &self.trunk
     }
 
-    /// The networks with adapters of these weights. They share the checkpoint's tensors and change none of them.
+    /// The networks with adapters of these weights, whose text encoders know these words. They share the checkpoint's tensors
+    /// and change none of them.
     ///
     /// # Errors
-    /// When an adapter changes a module that the checkpoint does not have, or does not fit one.
-    pub fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+    /// When an adapter changes a module that the checkpoint does not have, or does not fit one; or when a word's vectors do not
+    /// fit the text encoders.
+    pub fn adapted(&self, adapters: &[(Arc<Adapter>, f64)], words: &[Word]) -> Result<Trunk, AdapterError> {
         let texts = &self.blueprint.texts;
         let networks: Vec<Network> = texts.iter().map(|text| text.part.network()).collect();
         for (adapter, _) in adapters {
             adapter.check_networks(&networks)?;
         }
+        inversion::check(words, &networks)?;
         let _no_grad = tch::no_grad_guard();
         let applied = |kept: &NetworkTensors, network| {
             Applied::new(adapters, network, kept.modules(), &self.blueprint.unet, (kept.device(), kept.kind()))
@@ -251,13 +256,15 @@ impl Checkpoint {
         let kept = &self.kept.unet;
         let changes = applied(kept, Network::Unet)?;
         let placed = (kept.device(), kept.kind());
-        let unet = Unet::of(&mut Adapting::new(kept, &changes), &self.blueprint.unet, placed)?;
+        let unet =
+            Unet::of(&mut Adapting::new(kept, &changes), &self.blueprint.unet, placed).map_err(LoraError::from)?;
         let encoders = texts.iter().zip(&self.kept.texts).map(|(TextBlueprint { part, tokenizer, config }, kept)| {
             let changes = applied(kept, part.network())?;
-            let model = ClipTextModel::of(&mut Adapting::new(kept, &changes), config, part.head)?;
-            Ok(TextEncoder { tokenizer: Arc::clone(tokenizer), model })
+            let model = ClipTextModel::of(&mut Adapting::new(kept, &changes), config, part.head);
+            let encoder = TextEncoder { tokenizer: Arc::clone(tokenizer), model: model.map_err(LoraError::from)? };
+            Ok(inversion::taught(encoder, words, part.network())?)
         });
-        let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
+        let encoders = encoders.collect::<Result<Vec<_>, AdapterError>>()?;
         let text = TextEncoders::new(encoders, self.trunk.text.layer());
         let adapters = adapters.iter().map(|(adapter, _)| adapter.architecture()).collect();
         Ok(Trunk { text, unet, projected: ProjectedTexts::default(), adapters })

@@ -31,6 +31,12 @@ impl<'a> Adapted<'a> {
         Self { checkpoint, trunk, controls: Vec::new() }
     }
 
+    /// With adapted networks where there are some, else with the checkpoint's own.
+    #[must_use]
+    pub fn with(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>) -> Self {
+        Self::new(checkpoint, trunk.unwrap_or(checkpoint.trunk()))
+    }
+
     /// With these ControlNets, in the order in which a recipe names them.
     #[must_use]
     pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 
-use super::adapters::Adapters;
+use super::adapters::{Adapters, Changes, TrunkKey};
 use super::probing::Promise;
 use super::shelf::Shelf;
 use crate::capacity::Need;
 use crate::diffusion::batch::BatchClass;
 use crate::diffusion::denoiser::Stage;
-use crate::diffusion::family::{Conditioning, Networks};
+use crate::diffusion::family::{Checkpoint, Conditioning, ControlNet, Networks};
 use crate::diffusion::picture::Pictures;
 use crate::diffusion::pipeline::{Denoising, Models};
 use crate::engine::EngineError;
@@ -20,8 +20,8 @@ use crate::engine::EngineError;
 #[derive(Debug)]
 pub(super) struct Drawing {
     pub(super) recipe: Arc<ValidRecipe>,
-    /// The checkpoint's present digest, under which its adapted networks are kept: a recipe may name a former one.
-    pub(super) checkpoint: Digest,
+    /// Its adapted networks.
+    pub(super) trunks: Vec<TrunkKey>,
     pub(super) need: Need,
     pub(super) denoising: Denoising<Conditioning>,
     /// Of the next step; `None` at the end.
@@ -62,16 +62,35 @@ pub(super) fn models<'a>(
     adapters: &'a mut Adapters,
     recipe: &ValidRecipe,
 ) -> Result<Models<Networks<'a>>, EngineError> {
-    let refiner = recipe.refiner.as_ref().map(|refiner| shelf.checkpoint(refiner.checkpoint)).transpose()?;
-    let checkpoint = shelf.checkpoint(recipe.checkpoint)?;
-    let trunk = match recipe.loras.as_slice() {
-        [] => None,
-        loras => Some(adapters.trunk(checkpoint, loras)?),
+    let stages = stages(shelf, recipe)?;
+    for (checkpoint, key) in &stages {
+        key.as_ref().map_or(Ok(()), |key| adapters.prepare(checkpoint, key))?;
+    }
+    let adapters = &*adapters;
+    let networks = |(checkpoint, key): &(&'a Checkpoint, Option<TrunkKey>), controls: &[&'a ControlNet]| {
+        let trunk = key.as_ref().map(|key| adapters.trunk(key)).transpose()?;
+        Ok(Networks::new(checkpoint, trunk, controls))
     };
     let controls = recipe.controls.iter().map(|control| shelf.controlnet(control.network));
-    let base = Networks::new(checkpoint, trunk, &controls.collect::<Result<Vec<_>, _>>()?);
-    let refiner = refiner.map(|checkpoint| Networks::new(checkpoint, None, &[]));
+    let base = networks(&stages[0], &controls.collect::<Result<Vec<_>, _>>()?)?;
+    let refiner = stages.get(1).map(|stage| networks(stage, &[])).transpose()?;
     Ok(Models { base, refiner, pictures: Pictures::new() })
+}
+
+/// A recipe's checkpoint, and its refiner where it has one, each with what names its adapted networks.
+fn stages<'a>(shelf: &'a Shelf, recipe: &ValidRecipe) -> Result<Vec<(&'a Checkpoint, Option<TrunkKey>)>, EngineError> {
+    let refiner = recipe.refiner.as_ref().map(|refiner| (Stage::Refiner, refiner.checkpoint));
+    let stages = std::iter::once((Stage::Base, recipe.checkpoint)).chain(refiner).map(|(stage, digest)| {
+        let checkpoint = shelf.checkpoint(digest)?;
+        let changes = Changes::of(recipe, stage);
+        Ok((checkpoint, changes.map(|changes| TrunkKey::new(checkpoint.digest(), changes))))
+    });
+    stages.collect()
+}
+
+/// What names the adapted networks of a recipe.
+pub(super) fn trunks(shelf: &Shelf, recipe: &ValidRecipe) -> Result<Vec<TrunkKey>, EngineError> {
+    Ok(stages(shelf, recipe)?.into_iter().filter_map(|(_, key)| key).collect())
 }
 
 /// Whether two recipes may share passes, as far as the recipes tell: what a [`PassKey`] will hold of them.
