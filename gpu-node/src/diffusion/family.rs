@@ -252,6 +252,13 @@ impl ControlNet {
             Self::Sd(network) => network.digests(),
         }
     }
+
+    /// Gives back the memory of what is kept for pictures to come.
+    pub(crate) fn forget_pictures(&self) {
+        match self {
+            Self::Sd(network) => network.forget_pictures(),
+        }
+    }
 }
 
 /// A checkpoint with the networks that a recipe asks for.
@@ -391,6 +398,17 @@ impl Denoiser for Networks<'_> {
     fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_control(network, image),
+        }
+    }
+
+    fn embed_picture(
+        &self,
+        network: usize,
+        picture: Digest,
+        image: impl FnOnce() -> Result<Tensor, DiffusionError>,
+    ) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.embed_picture(network, picture, image),
         }
     }
 

@@ -88,6 +88,16 @@ impl KernelLayout {
             _ => Self::Plain,
         }
     }
+
+    /// A kernel in this layout. Where oneDNN does not know the processor, the plain one computes the same.
+    pub(crate) fn lay_out(self, kernel: Tensor, geometry: ConvGeometry) -> Tensor {
+        let laid_out = match self {
+            Self::Plain => return kernel,
+            Self::Blocked => blocked(&kernel, geometry),
+            Self::ChannelsLast => channels_last(&kernel),
+        };
+        laid_out.unwrap_or(kernel)
+    }
 }
 
 /// What is added to the output of a layer: x · downᵀ · upᵀ, of all adapters with their weights in one pair.
@@ -341,14 +351,7 @@ impl VarSource for Weights {
     }
 
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
-        let kernel = self.read(name, shape)?;
-        let laid_out = match self.kernel_layout {
-            KernelLayout::Plain => return Ok(kernel),
-            KernelLayout::Blocked => blocked(&kernel, geometry),
-            KernelLayout::ChannelsLast => channels_last(&kernel),
-        };
-        // Where oneDNN does not know the processor, the plain kernel computes the same.
-        Ok(laid_out.unwrap_or(kernel))
+        Ok(self.kernel_layout.lay_out(self.read(name, shape)?, geometry))
     }
 }
 

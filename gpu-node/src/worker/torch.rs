@@ -41,7 +41,7 @@ use crate::config::DeterminismChoice;
 use crate::diffusion::batch;
 use crate::diffusion::batch::Shapes;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::Conditioning;
+use crate::diffusion::family::{Conditioning, ControlNet};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::{Denoising, Models};
@@ -193,6 +193,7 @@ impl Engine for TorchEngine {
 
     fn free_memory(&mut self) {
         self.shelf.checkpoints().for_each(|checkpoint| checkpoint.forget_texts());
+        self.shelf.controlnets().for_each(ControlNet::forget_pictures);
         self.adapters.free();
         device::give_back_memory(self.options.placement.device);
     }

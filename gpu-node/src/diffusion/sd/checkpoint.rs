@@ -16,7 +16,7 @@ use tch::{Device, TchError, Tensor};
 use crate::diffusion::determinism::{self, PassShape};
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::layers::projected::{ProjectedText, ProjectedTexts, TextKey};
+use crate::diffusion::layers::projected::{ProjectedText, ProjectedTexts, TextKey, projected_texts};
 use crate::diffusion::loading::{CheckpointError, Placement, check_unchanged};
 use crate::diffusion::scheduler::SchedulerConfig;
 use crate::diffusion::sd::adapter_file::AdapterError;
@@ -137,7 +137,7 @@ impl Checkpoint {
         let (unet, encoders, vae) = networks.build(&blueprint)?;
         let layer = if blueprint.layout.is_xl { HiddenLayer::Penultimate } else { HiddenLayer::Last };
         let text = TextEncoders::new(encoders, layer);
-        let trunk = Trunk { text, unet, projected: ProjectedTexts::default(), adapters: Vec::new() };
+        let trunk = Trunk { text, unet, projected: projected_texts(), adapters: Vec::new() };
         Ok(Self { blueprint, placement, trunk, vae, kept: networks, vae_tiles_px: None })
     }
 
@@ -267,7 +267,7 @@ impl Checkpoint {
         let encoders = encoders.collect::<Result<Vec<_>, AdapterError>>()?;
         let text = TextEncoders::new(encoders, self.trunk.text.layer());
         let adapters = adapters.iter().map(|(adapter, _)| adapter.architecture()).collect();
-        Ok(Trunk { text, unet, projected: ProjectedTexts::default(), adapters })
+        Ok(Trunk { text, unet, projected: projected_texts(), adapters })
     }
 
     #[must_use]

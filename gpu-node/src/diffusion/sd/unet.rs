@@ -339,3 +339,6 @@ fn frequencies(count: i64, shift: f64, device: Device) -> Result<Tensor, TchErro
     let exponents = Tensor::f_arange(count, (Kind::Float, Device::Cpu))?.f_mul_scalar(-10_000_f64.ln())?;
     exponents.f_div_scalar(count as f64 - shift)?.f_exp()?.f_to_device(device)
 }
+
+#[cfg(test)]
+mod tests;

@@ -162,11 +162,14 @@ impl Shelf {
         self.offer(digest).and_then(|offer| offer.networks.as_ref()).ok_or(EngineError::Missing(digest))
     }
 
-    pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
-        let mut networks = self.all().filter_map(|item| match item {
+    pub(super) fn controlnets(&self) -> impl Iterator<Item = &ControlNet> {
+        self.all().filter_map(|item| match item {
             Item::ControlNet(network) => Some(network),
             _ => None,
-        });
-        networks.find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
+        })
+    }
+
+    pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
+        self.controlnets().find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 }
