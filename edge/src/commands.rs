@@ -190,6 +190,7 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
 /// What a recipe has beside checkpoint and prompt, a line each.
 fn additions(recipe: &Recipe) -> Vec<String> {
     let loras = recipe.loras.iter().map(|lora| format!("adapter {} × {}", lora.digest, lora.weight));
+    let embeddings = recipe.embeddings.iter().map(|word| format!("`{}` is embedding {}", word.token, word.digest));
     let refiner = recipe.refiner.iter().map(|refiner| format!("refiner {} from {}", refiner.checkpoint, refiner.start));
     let controls = recipe.controls.iter().map(|control| {
         let ControlUse { network, image, weight, start, end } = control;
@@ -197,7 +198,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
     });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras.chain(refiner).chain(controls).chain(init).chain(mask).collect()
+    loras.chain(embeddings).chain(refiner).chain(controls).chain(init).chain(mask).collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.

@@ -85,7 +85,10 @@ async fn nothing_is_public_that_was_not_approved() -> anyhow::Result<()> {
     assert_eq!(control.calls(), 0, "a reader has nothing drawn");
 
     let case = make(&rig).await?;
-    assert_eq!(case["variant"], "studio/thumb?backdrop=cream&colour=teal&locale=de-DE&material=glossy&product=vase&setting=studio");
+    assert_eq!(
+        case["variant"],
+        "studio/thumb?backdrop=cream&colour=teal&locale=de-DE&material=glossy&product=vase&setting=studio"
+    );
     let path = case["picture"].as_str().unwrap_or_default();
     let picture = admin(&rig, Method::GET, &format!("{path}?w=96&fm=webp"), None).await?;
     assert_eq!((picture.status, picture.header("content-type")), (StatusCode::OK, "image/webp"));
