@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::say;
-use chrono::{DateTime, FixedOffset};
 use http::Method;
 use serde_json::{Value, json};
 
 use super::kill::{run, words};
 use super::remote::{Remote, RemoteArgs};
 use crate::shared_state::CaseState;
+use crate::signing::moment::{self, MomentError};
 
 /// `bildkante-edge review`.
 #[derive(Debug, clap::Args)]
@@ -70,12 +71,12 @@ struct PictureArgs {
 struct ApproveArgs {
     /// The case's number, as `review list` prints it
     case: u64,
-    /// When it is shown first, such as 2026-12-01T00:00:00+01:00; without it at once
-    #[arg(long, value_name = "TIME", value_parser = DateTime::parse_from_rfc3339)]
-    from: Option<DateTime<FixedOffset>>,
+    /// When it is shown first: a date such as 2026-12-01T00:00:00+01:00, or a span such as 24h; without it at once
+    #[arg(long, value_name = "TIME", value_parser = unix_ms)]
+    from: Option<u64>,
     /// When it is shown no more
-    #[arg(long, value_name = "TIME", value_parser = DateTime::parse_from_rfc3339)]
-    until: Option<DateTime<FixedOffset>>,
+    #[arg(long, value_name = "TIME", value_parser = unix_ms)]
+    until: Option<u64>,
     /// A remark, for the audit
     #[arg(long)]
     why: Option<String>,
@@ -112,14 +113,20 @@ struct EscalateArgs {
     /// Who is asked: the name of a role, such as `legal`
     #[arg(long)]
     to: String,
-    /// By when, such as 2026-12-01T12:00:00+01:00
-    #[arg(long, value_name = "TIME", value_parser = DateTime::parse_from_rfc3339)]
-    by: DateTime<FixedOffset>,
+    /// By when: a date, or a span such as 24h
+    #[arg(long, value_name = "TIME", value_parser = unix_ms)]
+    by: u64,
     /// Why, for the audit
     #[arg(long)]
     why: String,
     #[command(flatten)]
     remote: RemoteArgs,
+}
+
+/// A date, or a span from now.
+fn unix_ms(text: &str) -> Result<u64, MomentError> {
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Ok(moment::parse(text, now_s)?.saturating_mul(1_000))
 }
 
 fn state(name: &str) -> Result<&'static str, String> {
@@ -136,8 +143,7 @@ pub fn review(args: &ReviewArgs) -> anyhow::Result<ExitCode> {
         What::List(args) => list(args),
         What::Picture(args) => picture(args),
         What::Approve(args) => {
-            let unix_ms = |time: &DateTime<FixedOffset>| time.timestamp_millis();
-            let (from, until) = (args.from.as_ref().map(unix_ms), args.until.as_ref().map(unix_ms));
+            let (from, until) = (args.from, args.until);
             let order = json!({ "decision": "approve", "from_unix_ms": from, "until_unix_ms": until, "why": args.why });
             rule(&args.remote, args.case, &order)
         }
@@ -146,8 +152,7 @@ pub fn review(args: &ReviewArgs) -> anyhow::Result<ExitCode> {
         What::Pause(args) => reasoned(args, "pause"),
         What::Resume(args) => rule(&args.remote, args.case, &json!({ "decision": "resume", "why": args.why })),
         What::Escalate(args) => {
-            let by = args.by.timestamp_millis();
-            let order = json!({ "decision": "escalate", "to": args.to, "by_unix_ms": by, "why": args.why });
+            let order = json!({ "decision": "escalate", "to": args.to, "by_unix_ms": args.by, "why": args.why });
             rule(&args.remote, args.case, &order)
         }
     }
@@ -187,8 +192,9 @@ fn remarks(case: &Value) -> String {
         remarks.push_str(&format!(", {approvals} approval"));
     }
     for (name, word) in [("from_unix_ms", "from"), ("until_unix_ms", "until")] {
-        if let Some(time) = case[name].as_i64().and_then(DateTime::from_timestamp_millis) {
-            remarks.push_str(&format!(", {word} {}", time.to_rfc3339()));
+        if let Some(time) = case[name].as_u64() {
+            let time = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(time));
+            remarks.push_str(&format!(", {word} {time}"));
         }
     }
     if let Some(role) = case["escalated"]["to"].as_str() {
