@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `change` | what may be changed; a new kind of change begins there |
 //! | `target`, `kills` | what a kill names, and whether one covers a picture |
+//! | `keys` | keys of people and programs, and what each may do |
 //! | `entry` | one entry, which is one line of the audit: hash-chained, and made in one way only |
 //! | `actor` | pseudonymous ids, and the names behind them, which can be erased |
 //! | `fold` | the state: a pure fold of entries |
@@ -31,6 +32,7 @@ mod config;
 mod entry;
 mod fold;
 mod follower;
+mod keys;
 mod kills;
 mod link;
 mod log;
@@ -46,6 +48,10 @@ pub use config::{OpenError, OpenedLog, StateConfig};
 pub use entry::{Chain, ChainFault, ENTRY_BYTES_MAX, Entry, EntryFault};
 pub use fold::{Head, LogId, PurgedAt, Refusal, Row, RowFault, Shelf, State};
 pub use follower::Follower;
+pub use keys::{
+    ACCESS_KEYS_MAX, AccessKey, AccessKeys, EVERY_CAMPAIGN, GrantFault, Grants, KEY_NAME_BYTES_MAX, KeptKey, KeyId,
+    PersonRole, Revoke,
+};
 pub use kills::{Facts, Kills, Reason};
 pub use link::{FollowConfig, LinkError};
 pub use log::{

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
+use super::keys::{AccessKey, Revoke};
 use super::target::Target;
 
 /// Most keys or tags of one purge.
@@ -25,6 +26,10 @@ pub enum Change {
     Purge(PurgeMarks),
     /// The name behind a pseudonymous actor was erased.
     Forget(Forget),
+    /// A key is given.
+    Key(AccessKey),
+    /// A key is over.
+    Revoke(Revoke),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +126,17 @@ impl Change {
             Self::Lift(_) => "lift",
             Self::Purge(_) => "purge",
             Self::Forget(_) => "forget",
+            Self::Key(_) => "key",
+            Self::Revoke(_) => "revoke",
+        }
+    }
+
+    /// Whether an order that is repeated with its key asks for the same. The edge draws a key's secret anew each time.
+    #[must_use]
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Key(one), Self::Key(other)) => one.asks_the_same(other),
+            (one, other) => one == other,
         }
     }
 
@@ -132,6 +148,8 @@ impl Change {
             Self::Kill(Kill { target }) | Self::Lift(Lift { target }) => target.to_string(),
             Self::Purge(purge) => purge.scope.text(),
             Self::Forget(forget) => format!("actor:{}", forget.actor),
+            Self::Key(key) => format!("key:{}", key.id()),
+            Self::Revoke(revoke) => format!("key:{}", revoke.id),
         }
     }
 }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{Change, PURGE_KEYS_MAX, PurgeKind, PurgeMarks, PurgeReach, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
+use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
 use super::kills::Kills;
+use super::primary::EDGE_ITSELF;
 use super::target::Target;
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -35,6 +37,7 @@ pub struct State {
     kills: Kills,
     /// In force on this edge, and not in the log yet.
     held: Kills,
+    access: AccessKeys,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
     /// The keys, the oldest first.
@@ -76,10 +79,12 @@ pub enum Shelf {
     Purges,
     /// Key of an order → sequence number.
     Keys,
+    /// Id of a person's or a program's key → the key and its sequence number.
+    Access,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 3] = [Self::Kills, Self::Purges, Self::Keys];
+    pub const ALL: [Self; 4] = [Self::Kills, Self::Purges, Self::Keys, Self::Access];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -87,6 +92,7 @@ impl Shelf {
             Self::Kills => "kills",
             Self::Purges => "purges",
             Self::Keys => "keys",
+            Self::Access => "access",
         }
     }
 }
@@ -101,9 +107,19 @@ pub enum Refusal {
     #[error("a reason has at most {WHY_BYTES_MAX} bytes and no control character")]
     Reason,
     #[error("a purge names at most {PURGE_KEYS_MAX} keys and tags")]
-    TooManyKeys,
+    TooManyPurgeKeys,
     #[error("term {term} does not follow term {current}")]
     Term { term: u64, current: u64 },
+    #[error(
+        "a key's name has 1 to {KEY_NAME_BYTES_MAX} bytes without blanks at its ends and control characters, and is not `{EDGE_ITSELF}`"
+    )]
+    KeyName,
+    #[error("there is a key `{name}` already: revoke it first, or choose another name")]
+    KeyNameTaken { name: String },
+    #[error("there are {ACCESS_KEYS_MAX} keys already: revoke those that have expired")]
+    TooManyKeys,
+    #[error("there is no key `{id}`")]
+    NoSuchKey { id: KeyId },
 }
 
 /// Why rows are no state.
@@ -150,6 +166,7 @@ impl State {
             at_unix_ms,
             kills: Kills::default(),
             held: Kills::default(),
+            access: AccessKeys::default(),
             purges: Map::default(),
             keys: Map::default(),
             keys_in_order: QueueSync::new_sync(),
@@ -179,6 +196,13 @@ impl State {
                     state.purges.insert_mut(row.key.into(), purged);
                 }
                 Shelf::Keys => keys.push((seq()?, row.key)),
+                Shelf::Access => {
+                    let kept: KeptKey = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
+                    if kept.key.id().to_string() != row.key {
+                        return Err(fault("it is another key's".to_owned()));
+                    }
+                    state.access.put(kept);
+                }
             }
         }
         keys.sort_unstable();
@@ -191,7 +215,8 @@ impl State {
         let kills = self.kills.each().map(|(target, seq)| row(Shelf::Kills, target.to_string(), &seq));
         let purges = self.purges.iter().map(|(key, purged)| row(Shelf::Purges, key.to_string(), purged));
         let keys = self.keys.iter().map(|(key, seq)| row(Shelf::Keys, key.to_string(), seq));
-        kills.chain(purges).chain(keys)
+        let access = self.access.each().map(|kept| row(Shelf::Access, kept.key.id().to_string(), &**kept));
+        kills.chain(purges).chain(keys).chain(access)
     }
 
     #[must_use]
@@ -224,6 +249,12 @@ impl State {
     #[must_use]
     pub const fn kills(&self) -> &Kills {
         &self.kills
+    }
+
+    /// Keys of people and programs, expired ones among them.
+    #[must_use]
+    pub const fn access(&self) -> &AccessKeys {
+        &self.access
     }
 
     /// Kills that hold here and are not in the log yet.
@@ -281,10 +312,28 @@ impl State {
                 Ok(Some(format!("killed by {seq}")))
             }
             Change::Purge(purge) if purge.keys.len().max(purge.tags.len()) > PURGE_KEYS_MAX => {
-                Err(Refusal::TooManyKeys)
+                Err(Refusal::TooManyPurgeKeys)
             }
             Change::Purge(_) | Change::Forget(_) => Ok(None),
+            Change::Key(key) => reasoned().and_then(|()| self.admit_key(key)).map(|()| None),
+            Change::Revoke(revoke) => {
+                reasoned()?;
+                let kept = self.access.get(revoke.id).ok_or(Refusal::NoSuchKey { id: revoke.id })?;
+                Ok(Some(format!("{}: {}", kept.key.name, kept.key.roles)))
+            }
         }
+    }
+
+    /// No two keys have one name, and none has the name of what no person asked for.
+    fn admit_key(&self, key: &AccessKey) -> Result<(), Refusal> {
+        if !key.has_sound_name() || key.name == EDGE_ITSELF {
+            return Err(Refusal::KeyName);
+        }
+        if self.access.len() >= ACCESS_KEYS_MAX {
+            return Err(Refusal::TooManyKeys);
+        }
+        let is_taken = self.access.get(key.id()).is_some() || self.access.each().any(|kept| kept.key.name == key.name);
+        if is_taken { Err(Refusal::KeyNameTaken { name: key.name.clone() }) } else { Ok(()) }
     }
 
     /// Takes an entry of another edge's, if it is the next one.
@@ -317,6 +366,16 @@ impl State {
             }
             Change::Purge(purge) => self.purge(purge, seq),
             Change::Forget(_) => Vec::new(),
+            Change::Key(key) => {
+                let kept = KeptKey { seq, key: key.clone() };
+                let rows = vec![row(Shelf::Access, key.id().to_string(), &kept)];
+                self.access.put(kept);
+                rows
+            }
+            Change::Revoke(revoke) => {
+                self.access.remove(revoke.id);
+                vec![gone(Shelf::Access, revoke.id.to_string())]
+            }
         };
         if let Some(key) = entry.key() {
             rows.extend(self.forget_oldest_key().map(|oldest| gone(Shelf::Keys, oldest)));

@@ -61,8 +61,14 @@ pub trait Log: Debug + Send + Sync {
     /// Keeps a head that was signed.
     fn keep_checkpoint(&self, seq: u64, signed: String) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// Erases the name behind an actor's id. `false` where there is none.
-    fn forget(&self, name: String, by: String, why: String) -> BoxFuture<'_, Result<bool, LogError>>;
+    /// Erases the name behind an actor's id. `false` where there is none, and no order with this key erased one.
+    fn forget(
+        &self,
+        name: String,
+        by: String,
+        why: String,
+        key: Option<String>,
+    ) -> BoxFuture<'_, Result<bool, LogError>>;
 
     /// The name behind an actor's id, where it is known and was not erased.
     fn name_of(&self, actor: super::ActorId) -> Option<String>;
@@ -214,7 +220,8 @@ impl LogError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Refused(Refusal::NotKilled { .. }) => 404,
+            Self::Refused(Refusal::NotKilled { .. } | Refusal::NoSuchKey { .. }) => 404,
+            Self::Refused(Refusal::KeyNameTaken { .. } | Refusal::TooManyKeys) => 409,
             Self::Refused(_) | Self::Entry(_) | Self::KeyReused { .. } => 422,
             Self::Store(_) => 507,
             Self::HeldHere { .. } => 202,
