@@ -221,9 +221,11 @@ impl Gatekeeper {
         // blake3 compares its hashes in constant time.
         let is_it = |hash: &Digest| presented == blake3::Hash::from_bytes(*hash.as_bytes());
         let config = self.config.load();
-        let token = config.tokens.iter().filter(|token| is_it(&token.hash)).last();
+        let token =
+            config.tokens.iter().fold(None, |found, token| if is_it(&token.hash) { Some(token) } else { found });
         let state = self.published.load();
-        let kept = state.access().each().filter(|kept| is_it(&kept.key.hash)).last();
+        let keys = state.access().each();
+        let kept = keys.fold(None, |found, kept| if is_it(&kept.key.hash) { Some(kept) } else { found });
         match (token, kept) {
             (Some(token), _) => {
                 Ok(Principal { name: token.name.clone(), powers: Powers::Scopes(token.clone()), way: Way::Token })

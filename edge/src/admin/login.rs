@@ -23,6 +23,7 @@ use super::principal::{Principal, Way};
 use super::routes::ANY_ROLE;
 use super::sessions::{is_same, random};
 use super::{AdminApi, token};
+use crate::access::ShownClient;
 use crate::governance::audit;
 use crate::response::{self, TextKind};
 use crate::service::{Body, RequestBody};
@@ -122,7 +123,8 @@ impl AdminApi {
             Ok(who) => ("done", who.name().to_owned()),
             Err(_) => ("refused", "unknown".to_owned()),
         };
-        let subject = gate.client(asked).to_string();
+        let network = ShownClient::Network.of(gate.client(asked));
+        let subject = network.map(|network| network.to_string()).unwrap_or_default();
         audit::note(&audit::Change { who: &name, what: "login", subject: &subject, why: "", outcome });
         if let Err(denial) = who {
             return Ok(self.form(asked, StatusCode::UNAUTHORIZED, &form.to, Some(&denial.detail())));

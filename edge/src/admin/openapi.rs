@@ -135,7 +135,7 @@ fn path_parameter(route: &Route) -> Option<Value> {
 fn query_parameter(parameter: &Parameter) -> Value {
     let Parameter { name, form, is, what } = parameter;
     let schema = match form {
-        Form::Text => json!({ "type": "string" }),
+        Form::Text => json!({ "type": "string", "minLength": 1, "maxLength": 2_048 }),
         Form::Words(words) => json!({ "type": "string", "enum": words }),
         Form::Number { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Form::Digits(count) => json!({ "type": "string", "pattern": format!("^[0-9a-f]{{{count}}}$") }),

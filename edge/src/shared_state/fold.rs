@@ -11,11 +11,12 @@ use bildkante_shared::ids::Digest;
 use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, PURGE_KEYS_MAX, PurgeKind, PurgeMarks, PurgeReach, WHY_BYTES_MAX};
+use super::change::{Change, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
 use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
 use super::kills::Kills;
 use super::primary::EDGE_ITSELF;
+use super::purged::PurgedAt;
 use super::target::Target;
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -47,16 +48,6 @@ pub struct State {
 
 /// 128 random bits in 26 characters.
 pub type LogId = Box<str>;
-
-/// The entries that purged a key last, by kind and reach; 0: none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PurgedAt {
-    pub hard: u64,
-    pub soft: u64,
-    pub masters_hard: u64,
-    pub masters_soft: u64,
-}
 
 /// What an entry changes of the stored state, and what a snapshot is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -423,44 +414,6 @@ impl State {
         self.keys_count -= 1;
         self.keys.remove_mut(&oldest);
         Some(oldest.into())
-    }
-}
-
-impl PurgedAt {
-    fn of(kind: PurgeKind, reach: PurgeReach, seq: u64) -> Self {
-        let mut purged = Self::default();
-        match kind {
-            PurgeKind::Hard => purged.hard = seq,
-            PurgeKind::Soft => purged.soft = seq,
-        }
-        match (reach, kind) {
-            (PurgeReach::Renditions, _) => {}
-            (PurgeReach::Masters, PurgeKind::Hard) => purged.masters_hard = seq,
-            (PurgeReach::Masters, PurgeKind::Soft) => purged.masters_soft = seq,
-        }
-        purged
-    }
-
-    fn with(self, other: Self) -> Self {
-        Self {
-            hard: self.hard.max(other.hard),
-            soft: self.soft.max(other.soft),
-            masters_hard: self.masters_hard.max(other.masters_hard),
-            masters_soft: self.masters_soft.max(other.masters_soft),
-        }
-    }
-
-    /// The purges that have the same effect on what is older than all of them.
-    pub fn orders(self) -> impl Iterator<Item = (PurgeKind, PurgeReach)> {
-        let of = |is_asked: bool, kind, reach| is_asked.then_some((kind, reach));
-        [
-            of(self.hard > 0, PurgeKind::Hard, PurgeReach::Renditions),
-            of(self.soft > 0, PurgeKind::Soft, PurgeReach::Renditions),
-            of(self.masters_hard > 0, PurgeKind::Hard, PurgeReach::Masters),
-            of(self.masters_soft > 0, PurgeKind::Soft, PurgeReach::Masters),
-        ]
-        .into_iter()
-        .flatten()
     }
 }
 
