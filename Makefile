@@ -102,6 +102,10 @@ bench-dedup: setup ## Look-ups of near-duplicates beside faiss, and what compari
 	cargo build $(locked) --release -p bildkante-gpu-node --example dedup_index_bench --example dedup_bench
 	@gpu-node/bench/dedup.sh "$(DEPS)" "$(binaries)/examples" $(COUNTS)
 
+.PHONY: bench-fairness
+bench-fairness: release ## How long requests wait for others on one node: new classes, new adapter weights, other sizes (BEFORE=FILE measures an older node, too)
+	@python3 gpu-node/bench/fairness.py $(BEFORE) "$(binaries)/bildkante-gpu-node"
+
 .PHONY: cuda-check
 cuda-check: release ## On a machine with a CUDA device, with CUDA=1: build, prove and time the node there in one go
 	@gpu-node/bench/cuda.sh "$(DEPS)" "$$(realpath -m "$${CARGO_TARGET_DIR:-target}")/release"

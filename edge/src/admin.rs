@@ -11,7 +11,7 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -20,6 +20,7 @@
 
 mod audit;
 mod body;
+mod decisions;
 mod denied;
 mod gatekeeper;
 mod imports;
@@ -60,7 +61,8 @@ use self::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
-use crate::governance::{KillDesk, PurgeDesk};
+use crate::fill::Fill;
+use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
@@ -83,6 +85,8 @@ pub struct AdminApi {
     caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
     kills: KillDesk,
+    reviews: ReviewDesk,
+    fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
     papers: Papers,
@@ -100,6 +104,8 @@ pub struct AdminParts {
     pub caches: Arc<Caches>,
     pub desk: Arc<PurgeDesk>,
     pub kills: KillDesk,
+    pub reviews: ReviewDesk,
+    pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
     pub papers: Papers,
@@ -143,7 +149,8 @@ impl AdminApi {
         grounds: Grounds,
         parts: AdminParts,
     ) -> Self {
-        let AdminParts { catalog, regions, caches, desk, kills, warmer, imports, papers, masters } = parts;
+        let AdminParts { catalog, regions, caches, desk, kills, reviews, fill, warmer, imports, papers, masters } =
+            parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -153,6 +160,8 @@ impl AdminApi {
             caches,
             desk,
             kills,
+            reviews,
+            fill,
             imports: Arc::new(imports),
             papers,
             masters,
@@ -173,6 +182,7 @@ impl AdminApi {
     /// Brings gauges of what is in force up to date.
     pub(super) fn measure(&self) {
         self.kills.measure();
+        self.reviews.measure();
     }
 
     /// The answer to a request for a path below [`PREFIX`].
@@ -201,10 +211,11 @@ impl AdminApi {
             routes::check_query(route, query)?;
             let key = if route.repeats == Repeats::ByKey { idempotency_key(headers)? } else { None };
             let call = Call { route, parameter, query, headers, who: &who, key };
-            if call.route.action == Action::Dossier {
-                return self.dossier(&call).await;
+            match call.route.action {
+                Action::Dossier => self.dossier(&call).await,
+                Action::ShowPicture => decisions::picture(self, &who, parameter, query).await,
+                _ => self.carry_out(call, body).await.map(|reply| reply.into_response(headers)),
             }
-            self.carry_out(call, body).await.map(|reply| reply.into_response(headers))
         };
         answer.await.unwrap_or_else(|fault: Fault| problem(method, &fault))
     }
@@ -218,7 +229,8 @@ impl AdminApi {
         let Call { parameter, query, headers, who, .. } = call;
         let (log, key) = (self.kills.log(), call.key);
         match call.route.action {
-            Action::Status | Action::Dossier => Ok(Reply::ok(self.status(who))),
+            // Those two have answers of their own.
+            Action::Status | Action::Dossier | Action::ShowPicture => Ok(Reply::ok(self.status(who))),
             Action::Me => Ok(Reply::ok(keys::me(who))),
             Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
             Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
@@ -230,6 +242,12 @@ impl AdminApi {
             Action::Lift => {
                 let why = keys::why(self.fields(headers, body).await?)?;
                 kills::lift(self, who, parameter, (why, key)).await
+            }
+            Action::ListDecisions => decisions::list(self, who, query).map(Reply::ok),
+            Action::ShowDecision => decisions::one(self, who, parameter).map(Reply::ok),
+            Action::Decide => {
+                let order = decisions::order(key, parameter, self.fields(headers, body).await?)?;
+                decisions::rule(self, who, order).await
             }
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {

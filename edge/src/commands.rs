@@ -11,6 +11,7 @@ mod provenance;
 mod purge;
 mod remote;
 mod report;
+mod review;
 mod sign;
 mod state;
 mod ticket_keys;
@@ -52,6 +53,7 @@ pub use kill::{KillArgs, LiftArgs, StatusArgs, kill, lift, status};
 pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
 pub use report::{ReportArgs, report};
+pub use review::{ReviewArgs, review};
 pub use sign::{SignArgs, new_key, sign};
 pub use state::{StateArgs, state};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
@@ -190,6 +192,7 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
 /// What a recipe has beside checkpoint and prompt, a line each.
 fn additions(recipe: &Recipe) -> Vec<String> {
     let loras = recipe.loras.iter().map(|lora| format!("adapter {} × {}", lora.digest, lora.weight));
+    let embeddings = recipe.embeddings.iter().map(|word| format!("`{}` is embedding {}", word.token, word.digest));
     let refiner = recipe.refiner.iter().map(|refiner| format!("refiner {} from {}", refiner.checkpoint, refiner.start));
     let controls = recipe.controls.iter().map(|control| {
         let ControlUse { network, image, weight, start, end } = control;
@@ -197,7 +200,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
     });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras.chain(refiner).chain(controls).chain(init).chain(mask).collect()
+    loras.chain(embeddings).chain(refiner).chain(controls).chain(init).chain(mask).collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.

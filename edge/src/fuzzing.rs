@@ -293,7 +293,7 @@ pub fn audit_entry(data: &[u8]) {
     if let Ok(entry) = Entry::parse(data) {
         assert_eq!(Entry::parse(entry.to_json().as_bytes()), Ok(entry.clone()));
         let mut state = State::empty("fuzz".into());
-        let _ = state.admit(entry.change(), entry.why());
+        let _ = state.admit(entry.change(), entry.why(), entry.actor());
         state.apply(&entry);
         let restored = State::restore(state.head(), state.rows());
         assert!(restored.is_ok_and(|restored| restored.rows().count() == state.rows().count()));

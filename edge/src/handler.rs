@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::access::visit::{Answered, LazyTrace, Observer, Visit};
-use crate::cache::{Caches, PreparedFor, Rendition};
+use crate::cache::{Caches, PreparedFor, Rendition, unix_ms};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
 use crate::fill::{Fill, FillError, Filled, MANIFEST_PATH_PREFIX, ManifestName, Peek, manifest_path};
 use crate::front::{Front, Question, Ready};
-use crate::governance::{Cleared, Downstream, Withheld};
+use crate::governance::{Cleared, Downstream, Placed, Withheld};
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::placeholder::PlaceholderError;
@@ -132,10 +132,29 @@ struct Exchange<'a> {
     version: Option<&'a str>,
     /// Under what its answer may be kept, if it turns out to be one that can.
     keep: Option<Keep<'a>>,
+    /// Where people decided which picture it is.
+    decision: Option<Decision>,
     /// Whose budget a picture is drawn on.
     client: IpAddr,
     trace: &'a LazyTrace<'a>,
     started: Instant,
+}
+
+/// What people decided about an answer.
+#[derive(Debug, Clone, Copy)]
+struct Decision {
+    /// Of the state that says so.
+    epoch: u64,
+    /// When it says otherwise by itself.
+    changes_unix_ms: Option<u64>,
+}
+
+impl Decision {
+    /// Whole seconds until then: no cache keeps the answer longer.
+    fn left_s(self) -> Option<u32> {
+        let left_ms = self.changes_unix_ms?.saturating_sub(unix_ms(SystemTime::now()));
+        Some(u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX))
+    }
 }
 
 /// Where the front map would find an answer again.
@@ -154,6 +173,7 @@ impl<'a> Exchange<'a> {
             negotiation: Negotiation::Explicit,
             version: None,
             keep: None,
+            decision: None,
             client: visit.client,
             trace: &visit.trace,
             started: visit.started,
@@ -217,6 +237,13 @@ impl Handler {
             Err(refusal) => return self.problem(&exchange, &refusal.problem()),
         };
         exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
+        let want = match self.fill.gate().place(want.clone()) {
+            Ok(Placed { want, changes_unix_ms, epoch }) => {
+                exchange.decision = epoch.map(|epoch| Decision { epoch, changes_unix_ms });
+                want
+            }
+            Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
+        };
         let filled = match self.fill.peek(&want) {
             Peek::Fresh(rendition) => {
                 self.fill.improve(&rendition, &want);
@@ -314,7 +341,7 @@ impl Handler {
             collapse,
             freshness,
             reason: None,
-            epoch: None,
+            epoch: exchange.decision.map(|decision| decision.epoch),
             stale_for: filled.stale_for,
             timings: filled.timings,
         };
@@ -389,10 +416,14 @@ impl Handler {
         let Cleared { .. } = cleared;
         let elapsed = exchange.started.elapsed();
         let prepared = self.prepared(resolved, want, rendition, because.outcome);
+        // A moment that no cache reaches changes nothing of what it is told.
+        let reaches = |left_s: &u32| *left_s < because.freshness.reach_s();
+        let decided_s = exchange.decision.and_then(Decision::left_s).filter(reaches);
+        let left_s = [resolved.grant.left_s(), decided_s].into_iter().flatten().min();
         let answer = Answer {
             outcome: because.outcome,
             collapse: because.collapse,
-            lifetime: Lifetime::new(because.freshness, resolved.grant.left_s()),
+            lifetime: Lifetime::new(because.freshness, left_s),
             negotiation: exchange.negotiation,
             reason: because.reason,
             epoch: because.epoch,
@@ -426,10 +457,18 @@ impl Handler {
         if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
+        let left_s = exchange.decision.and_then(Decision::left_s);
+        let reach_s = answer.lifetime.freshness.reach_s();
+        // Kept until what caches are told would be too much.
+        let keeps = left_s.map(|left_s| Duration::from_secs(left_s.saturating_sub(reach_s).into()));
+        if keeps.is_some_and(|keeps| keeps.is_zero()) {
+            return;
+        }
+        let ends = keeps.and_then(|keeps| exchange.started.checked_add(keeps));
         let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
         let counters = |outcome| self.metrics.hit_counters(outcome, rendition.spec.format, campaign, slot);
         let kept = (rendition.key, rendition);
-        self.front.keep(question, epoch, kept, response::settle(prepared, answer), counters);
+        self.front.keep(question, (epoch, ends), kept, response::settle(prepared, answer), counters);
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
@@ -444,7 +483,14 @@ impl Handler {
         let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
         let manifest = (rendition.manifest == Placement::Beside)
             .then(|| format!("{}{}", self.public_url, manifest_path(rendition.key, rendition.rung)));
-        let (all, of_place) = (want.variant.tags.all(), want.variant.tags.of_place());
+        let of_place = want.variant.tags.of_place();
+        // What is shown until another picture is decided for goes when it is.
+        let awaited = want.decided.is_some().then(|| want.variant.tags.all()[2]);
+        let all: Vec<&str> = {
+            let own = want.tags().all();
+            let awaited = awaited.filter(|awaited| !own.contains(awaited));
+            own.into_iter().chain(awaited).collect()
+        };
         let headers = response::prepare(
             rendition,
             &VariantWords {

@@ -46,6 +46,8 @@ enum Command {
     Import(commands::ImportArgs),
     /// Take images out of circulation, here and in the caches in front of the edge
     Purge(commands::PurgeArgs),
+    /// Decide about pictures that nobody sees before they are approved
+    Review(commands::ReviewArgs),
     /// Withhold pictures on every edge that shares this state, until the kill is lifted
     Kill(commands::KillArgs),
     /// Lift a kill
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
         Command::Purge(args) => return report(commands::purge(args)),
+        Command::Review(args) => return report(commands::review(args)),
         Command::Kill(args) => return report(commands::kill(args)),
         Command::Lift(args) => return report(commands::lift(args)),
         Command::Status(args) => return report(commands::status(args)),
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         Command::Serve(_) => serve(config),
         Command::Token => commands::token(),
         Command::Purge(args) => commands::purge(args),
+        Command::Review(args) => commands::review(args),
         Command::Kill(args) => commands::kill(args),
         Command::Lift(args) => commands::lift(args),
         Command::Status(args) => commands::status(args),

@@ -3,6 +3,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `change` | what may be changed; a new kind of change begins there |
+//! | `reviews` | cases before reviewers, and what is live of them |
 //! | `target`, `kills` | what a kill names, and whether one covers a picture |
 //! | `keys` | keys of people and programs, and what each may do |
 //! | `entry` | one entry, which is one line of the audit: hash-chained, and made in one way only |
@@ -39,6 +40,7 @@ mod log;
 pub mod offline;
 mod primary;
 mod purged;
+mod reviews;
 mod store;
 mod target;
 pub mod wire;
@@ -60,4 +62,5 @@ pub use log::{
 };
 pub use primary::{EDGE_ITSELF, Primary};
 pub use purged::PurgedAt;
+pub use reviews::{Case, CaseState, Drawn, Review, ReviewRefusal, Reviews, Step, Verdict};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -168,8 +168,9 @@ impl StandIns {
         if variant.recipe.id() == want.recipe_id() {
             return None;
         }
-        let instead = want.of_variant(variant);
-        self.fill.gate().clear(&instead, None).ok()?;
+        let gate = self.fill.gate();
+        let instead = gate.place(want.of_variant(variant)).ok()?.want;
+        gate.clear(&instead, None).ok()?;
         match self.fill.peek(&instead) {
             Peek::Fresh(rendition) => return self.cleared(&instead, rendition),
             Peek::Stale(rendition, _) => {

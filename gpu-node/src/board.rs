@@ -26,7 +26,7 @@ use crate::error::GenerationError;
 use crate::metrics::{DropStage, NodeMetrics};
 use crate::pace::Pace;
 use crate::queue::{Ageing, Asked, Claim, Done, Place, Queue};
-use crate::turns::{Choice, Lead, ProbeDue, Turns};
+use crate::turns::{Choice, Fit, Lead, ProbeDue, Turns};
 
 /// A validated request for a master.
 #[derive(Debug, Clone)]
@@ -88,6 +88,13 @@ pub enum Due {
     /// Something other than jobs has changed: see [`Board::nudge`].
     Nudge,
     Closed,
+}
+
+/// What a device thread has seen of a board.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seen {
+    nudges: u64,
+    arrivals: u64,
 }
 
 /// Whether a begun job still has callers.
@@ -183,6 +190,8 @@ struct State {
     next_seat: u64,
     is_closed: bool,
     nudges: u64,
+    /// Counts jobs that came to the queue.
+    arrivals: u64,
     /// What jobs take of a device.
     pace: Pace,
 }
@@ -209,6 +218,7 @@ impl Board {
             next_seat: 0,
             is_closed: false,
             nudges: 0,
+            arrivals: 0,
             pace: Pace::default(),
         };
         Arc::new(Self {
@@ -249,7 +259,7 @@ impl Board {
             self.metrics.joined_total.inc();
         } else {
             state.open(id, generation.recipe, generation.span, waiter)?;
-            self.due.notify_one();
+            self.due.notify_all();
         }
         state.next_seat += 1;
         state.waiters += 1;
@@ -257,22 +267,32 @@ impl Board {
         Ok(Ticket { receiver, deadline, _seat: Seat { board: Arc::clone(self), id, seat } })
     }
 
-    /// Blocks a device thread until a job waits, the board is closed, or it was nudged since `nudges`, which is brought up to
-    /// date.
-    pub fn wait(&self, nudges: &mut u64) -> Due {
+    /// Blocks a device thread until there is something to do: a job waits, or the board is closed, or it was nudged since `seen`,
+    /// which is brought up to date. A thread that has looked at all jobs and can begin none (`is_stalled`) waits for another one
+    /// to come.
+    pub fn wait(&self, seen: &mut Seen, is_stalled: bool) -> Due {
         let mut state = self.state.lock();
         loop {
             if state.is_closed {
                 return Due::Closed;
             }
-            if std::mem::replace(nudges, state.nudges) != state.nudges {
+            if std::mem::replace(&mut seen.nudges, state.nudges) != state.nudges {
                 return Due::Nudge;
             }
-            if state.queue.len() > 0 {
+            let has_come = std::mem::replace(&mut seen.arrivals, state.arrivals) != state.arrivals;
+            if state.queue.len() > 0 && (has_come || !is_stalled) {
                 return Due::Job;
             }
             self.due.wait(&mut state);
         }
+    }
+
+    /// The first waiting job's recipe that is `wanted`; the job goes on waiting.
+    pub(crate) fn first(&self, wanted: impl Fn(&ValidRecipe) -> bool) -> Option<Arc<ValidRecipe>> {
+        let state = self.state.lock();
+        let recipe = |id| state.jobs.get(&id).map(|job| &job.recipe);
+        let (_, id) = state.queue.first(|_, id| recipe(id).is_some_and(|recipe| wanted(recipe)))?;
+        recipe(id).cloned()
     }
 
     /// Whether it takes and starts no job any more.
@@ -287,14 +307,14 @@ impl Board {
         self.due.notify_all();
     }
 
-    /// Who leads a device's next turn, among those that have begun there and those that wait; a waiting job is started. `fits`
+    /// Who leads a device's next turn, among those that have begun there and those that wait; a waiting job is started. `fit`
     /// says whether a recipe may begin beside those that have. `None` where there is nothing to do, or the board is closed.
     pub(crate) fn lead(
         &self,
         turns: &Turns,
         begun: &[(Claim, Done)],
         probe: ProbeDue,
-        fits: impl Fn(&ValidRecipe) -> bool,
+        fit: impl Fn(&ValidRecipe) -> Fit,
     ) -> Option<(Choice, Leader)> {
         let mut state = self.state.lock();
         loop {
@@ -304,8 +324,8 @@ impl Board {
             let now = Instant::now();
             state.queue.look_at(now);
             let jobs = &state.jobs;
-            let fits = |id| jobs.get(&id).is_none_or(|job| fits(&job.recipe));
-            let choice = turns.choose(now, begun, &state.queue, probe, fits)?;
+            let fit = |id| jobs.get(&id).map_or(Fit::Fits, |job| fit(&job.recipe));
+            let choice = turns.choose(now, begun, &state.queue, probe, fit)?;
             match choice.lead {
                 Lead::Begun(at) => return Some((choice, Leader::Begun(at))),
                 Lead::Probe => return Some((choice, Leader::Probe)),
@@ -382,7 +402,8 @@ impl Board {
             if let Some(job) = state.jobs.get_mut(&id) {
                 job.stage = JobStage::Queued;
             }
-            self.due.notify_one();
+            state.arrivals += 1;
+            self.due.notify_all();
         } else {
             self.metrics.dropped_jobs_total.with_label_values(&[DropStage::Running.as_str()]).inc();
             let error = if state.is_closed { GenerationError::ShuttingDown } else { GenerationError::DeadlinePassed };
@@ -540,6 +561,7 @@ impl State {
             progress: Progress::default(),
         };
         self.jobs.insert(id, job);
+        self.arrivals += 1;
         Ok(())
     }
 

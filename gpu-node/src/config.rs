@@ -45,6 +45,7 @@ pub struct NodeConfig {
     pub models_poll_ms: u64,
     /// Steps of the self-test's drawing.
     pub self_test_steps: u32,
+    pub networks: NetworksConfig,
     pub batch: BatchConfig,
     pub queue: QueueConfig,
     pub http: HttpConfig,
@@ -71,6 +72,7 @@ impl Default for NodeConfig {
             channels_last: false,
             models_poll_ms: 5000,
             self_test_steps: 2,
+            networks: NetworksConfig::default(),
             batch: BatchConfig::default(),
             queue: QueueConfig::default(),
             http: HttpConfig::default(),
@@ -194,6 +196,18 @@ pub enum DeterminismChoice {
     Exact,
     /// Steps are shared in groups of any size: a master may differ in a last bit from one time to the next.
     Fast,
+}
+
+/// Checkpoints' networks in the memory of devices and of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworksConfig {
+    /// Bytes on each device; 0: no bound, and all are loaded at the start.
+    pub device_bytes_max: u64,
+    /// Bytes in the host's memory, of networks that devices have copies of; 0: a quarter of it.
+    pub host_bytes_max: u64,
+    /// Names of checkpoints that make room for no others.
+    pub pinned: Vec<String>,
 }
 
 /// Requests that share an evaluation of a network.
@@ -499,7 +513,7 @@ mod tests {
         // Removing any one line that sets a key must not change the set of keys the defaults have: count them.
         let table: toml::Table = toml::from_str(FILE).unwrap();
         let count: usize = table.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 14 + 2 + 3 + 8 + 5 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
+        assert_eq!(count, 14 + 3 + 2 + 3 + 8 + 5 + 6 + 2, "config/gpu-node.toml lacks a key or has a new one");
     }
 
     #[test]

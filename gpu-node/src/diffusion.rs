@@ -19,6 +19,7 @@ pub mod error;
 pub(crate) mod family;
 pub(crate) mod fault;
 pub(crate) mod fields;
+mod kept;
 mod layers;
 pub mod loading;
 pub mod noise;

@@ -15,6 +15,7 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo, Determinism};
 
 use crate::capacity::Capacity;
 use crate::error::GenerationError;
+pub use crate::metrics::MoveKind;
 
 /// What draws: checkpoints on a device. One thread owns it for its whole life.
 pub trait Engine: Send {
@@ -63,6 +64,24 @@ pub trait Engine: Send {
         None
     }
 
+    /// Where the networks of a recipe are. Those that nobody knows count as here: beginning says what is missing.
+    fn presence(&self, _recipe: &ValidRecipe) -> Presence {
+        Presence::Here
+    }
+
+    /// Has networks of a recipe that are away come to the device. Where it is busy with others, it is to be asked again.
+    fn fetch(&mut self, _recipe: &ValidRecipe) {}
+
+    /// Bytes of the networks on the device.
+    fn networks_bytes(&self) -> u64 {
+        0
+    }
+
+    /// What has moved since this was last asked.
+    fn take_moves(&mut self) -> Vec<Move> {
+        Vec::new()
+    }
+
     /// Takes a recipe up: encodes its text, draws its noise.
     ///
     /// # Errors
@@ -82,6 +101,12 @@ pub trait Engine: Send {
     /// Whether a recipe that waits could share passes with a drawing once it has begun, as far as the recipes tell.
     fn may_join(&self, _drawing: DrawingId, _waiting: &ValidRecipe) -> bool {
         false
+    }
+
+    /// How many places the next pass of these requests is filled up with, so that it has a number of requests that gives exact
+    /// bits.
+    fn padding(&self, _drawings: &[DrawingId]) -> usize {
+        0
     }
 
     /// Makes the next step of each request in one pass. They can share it, and none of them is done. The step has been made
@@ -154,6 +179,26 @@ pub trait Engine: Send {
 /// A request that an engine has begun and not yet finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DrawingId(pub u64);
+
+/// Where the networks of a recipe are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// On the device.
+    Here,
+    /// Read, and waiting for drawings under way to leave room on the device.
+    Coming,
+    /// Elsewhere: they have to be fetched, or are being read.
+    Away,
+}
+
+/// A checkpoint's networks that moved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Move {
+    pub checkpoint: String,
+    pub kind: MoveKind,
+    /// On the device's thread: reading files is not counted, except at the start.
+    pub seconds: f64,
+}
 
 /// What a probe is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

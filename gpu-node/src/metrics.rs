@@ -5,8 +5,8 @@ use bildkante_shared::process::ProcessMetrics;
 use bildkante_shared::telemetry::LATENCY_BUCKETS_S;
 use bildkante_shared::wire::GenerationSource;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder,
 };
 
 use crate::error::GenerationError;
@@ -26,6 +26,30 @@ impl DropStage {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+        }
+    }
+}
+
+/// How a checkpoint's networks moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveKind {
+    /// Onto the device, read from their files.
+    FromFiles,
+    /// Onto the device, from the host's memory.
+    FromHost,
+    /// Off the device, to make room for others.
+    Out,
+}
+
+impl MoveKind {
+    pub const ALL: [Self; 3] = [Self::FromFiles, Self::FromHost, Self::Out];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FromFiles => "from_files",
+            Self::FromHost => "from_host",
+            Self::Out => "out",
         }
     }
 }
@@ -65,6 +89,8 @@ pub struct NodeMetrics {
     pub steps_total: IntCounter,
     /// Evaluations of a network, each for one request or several.
     pub passes_total: IntCounter,
+    /// Places of passes that no request had: what exactness costs where groups are small.
+    pub padding_total: IntCounter,
     /// Finding out how many requests may share a pass; no drawing's time.
     pub probe_seconds_total: Counter,
     pub probe_passes_total: IntCounter,
@@ -77,6 +103,13 @@ pub struct NodeMetrics {
     pub checkpoint_ready_seconds: GaugeVec,
     /// A device's memory for drawings.
     pub memory_budget_bytes: GaugeVec,
+    /// Of a device's memory, what networks take.
+    pub networks_bytes: GaugeVec,
+    /// Networks that moved onto a device or off it.
+    pub network_moves_total: IntCounterVec,
+    pub network_move_seconds_total: CounterVec,
+    /// From receipt to the end of the first step, by whether networks were fetched for it.
+    pub first_step_seconds: HistogramVec,
     pub ready: IntGauge,
     /// 1 where a checkpoint drew the same recipe twice bit for bit, 0 where it did not.
     pub self_test_equal: GaugeVec,
@@ -126,6 +159,8 @@ impl NodeMetrics {
             stage_seconds: make.histograms("stage_seconds", "Time of a drawing by stage", "stage")?,
             steps_total: make.counter("steps_total", "Denoising steps done, each request's counted")?,
             passes_total: make.counter("passes_total", "Passes of a network, each for one request or several")?,
+            padding_total: make
+                .counter("padding_total", "Places of passes that were filled up for the sake of exact bits")?,
             probe_seconds_total: make
                 .seconds("probe_seconds_total", "Time spent finding out how many requests may share a pass")?,
             probe_passes_total: make.counter("probe_passes_total", "Passes made to find that out")?,
@@ -140,6 +175,22 @@ impl NodeMetrics {
                 "memory_budget_bytes",
                 "Memory for drawings, beside networks",
                 "device",
+            )?,
+            networks_bytes: make.gauges("networks_bytes", "Memory of the networks on a device", "device")?,
+            network_moves_total: make.counters(
+                "network_moves_total",
+                "Networks moved onto a device or off it",
+                "kind",
+            )?,
+            network_move_seconds_total: make.seconds_by(
+                "network_move_seconds_total",
+                "Time a device's thread spent moving networks",
+                "kind",
+            )?,
+            first_step_seconds: make.histograms(
+                "first_step_seconds",
+                "Receipt of a job to the end of its first step",
+                "networks",
             )?,
             time_to_ready_seconds: make.float_gauge("time_to_ready_seconds", "Start to ready")?,
             ready: make.gauge("ready", "1 when generations are taken")?,
@@ -170,6 +221,13 @@ impl NodeMetrics {
         }
         for stage in [DropStage::Queued, DropStage::Running] {
             self.dropped_jobs_total.with_label_values(&[stage.as_str()]);
+        }
+        for kind in MoveKind::ALL.map(MoveKind::as_str) {
+            self.network_moves_total.with_label_values(&[kind]);
+            self.network_move_seconds_total.with_label_values(&[kind]);
+        }
+        for networks in ["at_hand", "fetched"] {
+            self.first_step_seconds.with_label_values(&[networks]);
         }
         for stage in ["text", "denoise", "decode"] {
             self.stage_seconds.with_label_values(&[stage]);
@@ -208,6 +266,10 @@ impl Maker {
 
     fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
         self.register(Counter::with_opts(opts(name, help))?)
+    }
+
+    fn seconds_by(&self, name: &str, help: &str, label: &str) -> prometheus::Result<CounterVec> {
+        self.register(CounterVec::new(opts(name, help), &[label])?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {

@@ -9,7 +9,8 @@
 //! A probe, which finds out what lets jobs share passes, has its turns while there is no job. Where requests have asked for what
 //! it finds out, it also has one turn in [`SHARE`] of those that are not urgent: no page waits for a probe.
 //!
-//! A job that is first and does not fit into memory waits until those that have begun have made room; none begins meanwhile.
+//! A job that is first and does not fit into memory waits until those that have begun have made room; none begins meanwhile. A job
+//! whose networks are not at hand holds nobody up: they are fetched, and until then it counts as if it had not come yet.
 
 use std::time::Instant;
 
@@ -43,6 +44,16 @@ pub(crate) enum ProbeDue {
     Wanted,
 }
 
+/// Whether a waiting job may begin beside those that have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    Fits,
+    /// Those that have begun have to make room first.
+    NoRoom,
+    /// What it is drawn with is not at hand: it counts as if it had not come yet.
+    Away,
+}
+
 /// A choice, and what it left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Choice {
@@ -66,20 +77,19 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Who leads the next turn; `None` where there is nothing to do. `fits` says whether a waiting job may begin beside those that
-    /// have.
+    /// Who leads the next turn; `None` where there is nothing to do.
     pub(crate) fn choose(
         &self,
         now: Instant,
         begun: &[(Claim, Done)],
         queue: &Queue,
         probe: ProbeDue,
-        fits: impl Fn(RecipeId) -> bool,
+        fit: impl Fn(RecipeId) -> Fit,
     ) -> Option<Choice> {
         let ageing = queue.ageing();
         let places = begun.iter().enumerate().map(|(at, (claim, done))| (claim.place(*done, now), at));
         let first_begun = places.min();
-        let first_waiting = queue.first(|_, _| true);
+        let first_waiting = queue.first(|_, id| fit(id) != Fit::Away);
         let first = first_begun.map(|(place, _)| place).into_iter().chain(first_waiting.map(|(place, _)| place)).min();
         let is_probe_due = match first {
             None => probe != ProbeDue::No,
@@ -90,15 +100,17 @@ impl Turns {
             return Some(Choice { lead: Lead::Probe, room_is_wanted: false, is_share: false, aged: None, probe });
         }
         let first = first?;
-        let aged = oldest_aged((ageing, now), &first, begun, queue);
+        let aged = oldest_aged((ageing, now), &first, begun, queue, |id| fit(id) != Fit::Away);
         let lead = Lead::Begun(0);
         let sequence = aged.map(|(claim, _)| claim.sequence);
         let mut choice = Choice { lead, room_is_wanted: false, is_share: false, aged: sequence, probe };
         if let Some((claim, lead)) = aged.filter(|_| self.since_aged + 1 >= SHARE) {
             // Nor does the share take the bound away from those that wait beside it.
-            let overdue = queue.first(|place, _| place.urgency == claim.urgency && place.haste == Haste::Overdue);
+            let overdue = queue.first(|place, id| {
+                place.urgency == claim.urgency && place.haste == Haste::Overdue && fit(id) != Fit::Away
+            });
             match overdue.map_or(lead, |(_, id)| Lead::Waiting(id)) {
-                Lead::Waiting(id) if !fits(id) => choice.room_is_wanted = true,
+                Lead::Waiting(id) if fit(id) != Fit::Fits => choice.room_is_wanted = true,
                 lead => return Some(Choice { lead, is_share: true, ..choice }),
             }
         }
@@ -108,7 +120,7 @@ impl Turns {
             (None, Some((_, id))) => Lead::Waiting(id),
             (Some((begun, at)), Some((waiting, _))) if begun < waiting => Lead::Begun(at),
             // Where room is wanted for the share, the first one takes it all the same.
-            (Some(_), Some((_, id))) if fits(id) => Lead::Waiting(id),
+            (Some(_), Some((_, id))) if fit(id) == Fit::Fits => Lead::Waiting(id),
             (Some((_, at)), Some(_)) => {
                 choice.room_is_wanted = true;
                 Lead::Begun(at)
@@ -136,9 +148,11 @@ fn oldest_aged(
     first: &Place,
     begun: &[(Claim, Done)],
     queue: &Queue,
+    is_at_hand: impl Fn(RecipeId) -> bool,
 ) -> Option<(Claim, Lead)> {
     let begun = begun.iter().enumerate().map(|(at, (claim, done))| (claim, Lead::Begun(at), claim.place(*done, now)));
-    let waiting = queue.claims().map(|(claim, id)| (claim, Lead::Waiting(id), claim.place(Done::Part(0.0), now)));
+    let waiting = queue.claims().filter(|(_, id)| is_at_hand(*id));
+    let waiting = waiting.map(|(claim, id)| (claim, Lead::Waiting(id), claim.place(Done::Part(0.0), now)));
     let is_passed_over = |claim: &Claim| claim.is_aged(ageing, now) && claim.urgency > first.urgency;
     let is_hopeless = |claim: &Claim, place: &Place| {
         place.haste == Haste::Late && now.saturating_duration_since(claim.queued_at) < ageing.after

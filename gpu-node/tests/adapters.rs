@@ -14,7 +14,7 @@ use bildkante_gpu_node::engine::{Engine, EngineError};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::recipe::{LoraUse, Recipe, ValidRecipe};
+use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, RefinerUse, ValidRecipe};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use support::{Wish, request};
 use tempfile::TempDir;
@@ -26,14 +26,16 @@ fn fixtures() -> PathBuf {
 /// A models folder with two checkpoints and all adapters, by links; and one file that is no adapter.
 fn models() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["sd1-tiny", "sdxl-tiny"] {
+    for name in ["sd1-tiny", "sdxl-tiny", "sdxl-refiner-tiny"] {
         std::os::unix::fs::symlink(fixtures().join("checkpoints").join(name), dir.path().join(name)).unwrap();
     }
     let adapters = dir.path().join("adapters");
     std::fs::create_dir(&adapters).unwrap();
-    for entry in std::fs::read_dir(fixtures().join("adapters")).unwrap() {
-        let entry = entry.unwrap();
-        std::os::unix::fs::symlink(entry.path(), adapters.join(entry.file_name())).unwrap();
+    for folder in ["adapters", "embeddings"] {
+        for entry in std::fs::read_dir(fixtures().join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            std::os::unix::fs::symlink(entry.path(), adapters.join(entry.file_name())).unwrap();
+        }
     }
     std::fs::write(adapters.join("broken.safetensors"), b"no adapter").unwrap();
     std::fs::write(adapters.join("notes.txt"), b"no adapter either").unwrap();
@@ -101,6 +103,56 @@ fn an_adapter_acts_in_its_own_request_only() {
     }
 }
 
+#[test]
+fn a_word_means_its_vectors_in_its_own_request_only() {
+    let mut desk = Desk::new();
+    let word = |desk: &Desk, name: &str, token: &str| EmbeddingUse {
+        digest: digest(&desk.engine.adapters(), name),
+        token: token.to_owned(),
+    };
+    let of = |plain: &ValidRecipe, prompt: &str, embeddings: Vec<EmbeddingUse>| {
+        let recipe = Recipe { prompt: prompt.to_owned(), embeddings, ..(**plain).clone() };
+        Arc::new(ValidRecipe::try_from(recipe).unwrap())
+    };
+    let refiner = desk.recipe("sdxl-refiner-tiny", vec![]).checkpoint;
+    let xl = desk.recipe("sdxl-tiny", vec![desk.lora("sdxl.kohya", 0.8)]);
+    let refined = Recipe { refiner: Some(RefinerUse::new(refiner, 0.5)), ..(**xl).clone() };
+    let refined = Arc::new(ValidRecipe::try_from(refined).unwrap());
+    for (plain, file) in [(desk.recipe("sd1-tiny", vec![]), "sd1.one"), (xl, "sdxl.two"), (refined, "sdxl.two")] {
+        let unknown = of(&plain, "a <teal-mug>", vec![]);
+        let before = desk.draw(&unknown).unwrap();
+        let known = of(&plain, "a <teal-mug>", vec![word(&desk, file, "<teal-mug>")]);
+        let with = desk.draw(&known).unwrap();
+        assert_ne!(before, with, "{file}");
+        // A word that the prompt has not changes nothing.
+        let absent = of(&plain, "a <teal-mug>", vec![word(&desk, file, "<absent>")]);
+        assert_eq!(desk.draw(&absent).unwrap(), before, "{file}");
+        let renamed = of(&plain, "a <absent>", vec![word(&desk, file, "<absent>")]);
+        assert_eq!(desk.draw(&renamed).unwrap(), with, "{file}: only the vectors count");
+        desk.engine.free_memory();
+        assert_eq!((desk.draw(&known).unwrap(), desk.draw(&unknown).unwrap()), (with, before), "{file}");
+    }
+    let sd1 = desk.recipe("sd1-tiny", vec![]);
+    for (checkpoint, embedding, reason) in [
+        ("sd1-tiny", word(&desk, "sdxl.two", "<mug>"), "a second text encoder"),
+        ("sdxl-tiny", word(&desk, "sd1.one", "<mug>"), "this checkpoint has another"),
+        ("sd1-tiny", word(&desk, "sd1.peft", "<mug>"), "sd1.peft is a LoRA"),
+        ("sd1-tiny", word(&desk, "sd1.one", "a"), "a word of CLIP's already"),
+    ] {
+        let recipe = of(&desk.recipe(checkpoint, vec![]), "a mug", vec![embedding]);
+        let Err(EngineError::Refused { reason: said }) = desk.draw(&recipe) else { panic!("{checkpoint}: {reason}") };
+        assert!(said.contains(reason), "{said}");
+    }
+    let lora = LoraUse { digest: word(&desk, "sd1.one", "x").digest, weight: 1.0 };
+    let Err(EngineError::Refused { reason }) = desk.draw(&desk.recipe("sd1-tiny", vec![lora])) else {
+        panic!("a LoRA")
+    };
+    assert!(reason.contains("sd1.one is textual inversion"), "{reason}");
+    let elsewhere = EmbeddingUse { digest: Digest::of_bytes(b"elsewhere"), token: "<mug>".into() };
+    let missing = Err(EngineError::Missing(elsewhere.digest));
+    assert_eq!(desk.draw(&of(&sd1, "a mug", vec![elsewhere])), missing);
+}
+
 /// Waits until the engine has taken over a change after which `is_so`.
 fn refreshed(desk: &mut Desk, what: &str, is_so: impl Fn(&dyn Engine) -> bool) {
     let since = Instant::now();
@@ -145,7 +197,7 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
     let old = recipe.checkpoint;
     refreshed(&mut desk, "the checkpoint is replaced", |engine| {
         let known = engine.checkpoints();
-        known.len() == 2 && known.iter().all(|known| known.digest != old)
+        known.len() == 3 && known.iter().all(|known| known.digest != old)
     });
     assert_eq!(desk.engine.capacity().footprints.len(), before + 1, "one more is resident");
     assert!(desk.engine.refresh().is_none(), "nothing has changed since");
@@ -227,13 +279,13 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     let node = wish.start_with(factory, Arc::default()).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
     let listed: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
-    assert_eq!(listed.len(), 6);
+    assert_eq!(listed.len(), 9);
     let checkpoints = node.client.get("/v1/checkpoints").await;
     let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
     let families: Vec<&str> = checkpoints.iter().map(|known| known.family.as_str()).collect();
-    assert_eq!(families, ["sd1", "sdxl"]);
+    assert_eq!(families, ["sd1", "sdxl-refiner", "sdxl"]);
     let mut asked = request("a teal mug");
-    asked.recipe.checkpoint = checkpoints[1].digest;
+    asked.recipe.checkpoint = checkpoints[2].digest;
     (asked.recipe.width_px, asked.recipe.height_px, asked.deadline_ms) = (32, 32, 60_000);
     asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sdxl.peft"), weight: 0.5 }];
     let drawn = node.client.post(&asked).await.reply();
@@ -242,6 +294,16 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     asked.recipe.loras.push(LoraUse { digest: elsewhere, weight: 0.5 });
     let response = node.client.post(&asked).await;
     assert_eq!((response.status.as_u16(), response.problem().missing), (424, vec![elsewhere.to_string()]));
+    asked.recipe.loras.pop();
+    asked.recipe.embeddings = vec![EmbeddingUse { digest: elsewhere, token: "<mug>".into() }];
+    let response = node.client.post(&asked).await;
+    assert_eq!((response.status.as_u16(), response.problem().missing), (424, vec![elsewhere.to_string()]));
+    asked.recipe.embeddings.clear();
+    asked.recipe.prompt = "a <jug>".into();
+    let without = node.client.post(&asked).await.reply();
+    asked.recipe.embeddings = vec![EmbeddingUse { digest: digest(&listed, "sdxl.two"), token: "<jug>".into() }];
+    assert_ne!(node.client.post(&asked).await.reply().master.id, without.master.id);
+    asked.recipe.embeddings.clear();
     // A checkpoint of another family: the caller's fault, and the node serves on.
     asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sd1.kohya"), weight: 0.5 }];
     let response = node.client.post(&asked).await;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bildkante_gpu_node::config::{DeterminismChoice, NodeConfig};
+use bildkante_gpu_node::config::{DeterminismChoice, DtypeChoice, NodeConfig};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
@@ -291,6 +291,29 @@ async fn numbers_change_no_class_and_verdicts_outlive_a_restart() {
     draw(&again, &adapted(&again, 0.72, 5).await, 3).await;
     draw(&again, &Recipe { controls: vec![control(0.72)], ..plain(&again, 6).await }, 3).await;
     assert_eq!((again.metric(PROBES), again.metric(PROBE_PASSES)), (0.0, 0.0), "all is known");
+}
+
+/// One request has the bits that it has beside three others, so that it need not be computed for four: with the built-in
+/// checkpoint in both precisions that a processor draws in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_alone_is_computed_alone() {
+    for dtype in [DtypeChoice::F32, DtypeChoice::Bf16] {
+        let wish = Wish::default().config(|config| {
+            config.models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+            (config.dtype, config.threads, config.batch.requests_max) = (dtype, 2, 4);
+        });
+        let factory = torch_engine(&wish.config);
+        let node = wish.start_with(factory, Arc::default()).await;
+        assert_eq!(node.node.settled().await, Phase::Ready);
+        node.counts(PROBES, 0.0).await;
+        let verdicts = std::fs::read_to_string(node.data.path().join(VERDICTS)).unwrap();
+        let verdicts: serde_json::Value = serde_json::from_str(&verdicts[verdicts.find('[').unwrap()..]).unwrap();
+        for verdict in verdicts.as_array().unwrap() {
+            assert_eq!(verdict["shapes"], serde_json::json!([1, 2, 3, 4]), "{dtype:?}: {verdict}");
+        }
+        assert!(!verdicts.as_array().unwrap().is_empty());
+        node.node.shut_down().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

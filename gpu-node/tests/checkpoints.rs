@@ -397,7 +397,7 @@ fn an_adapter_acts_as_pefts_own_configuration_says() -> Result<()> {
     let checkpoint = Checkpoint::load(&source(), Device::Cpu, DType::F32)?;
     let predict = |adapter: &str| -> Result<Tensor> {
         let adapter = Arc::new(Adapter::load(&source().join("../../adapters").join(adapter))?);
-        let trunk = checkpoint.adapted(&[(adapter, 1.0)])?;
+        let trunk = checkpoint.adapted(&[(adapter, 1.0)], &[])?;
         let [sample, timesteps, text] = ["sample", "timesteps", "embeddings"].map(golden);
         Ok(checkpoint.predict_with(&trunk, &[], &sample?, &timesteps?, &text?.into())?)
     };

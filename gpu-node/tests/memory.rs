@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bildkante_shared::ids::Digest;
+use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::recipe::Recipe;
 use bildkante_shared::urgency::Urgency;
 use bildkante_shared::wire::{CheckpointInfo, GenerationRequest};
@@ -108,7 +109,7 @@ impl Server {
 
     fn draw(&self, checkpoint: Digest, side_px: u32, seed: u32) -> (u16, String) {
         let recipe = Recipe { seed, steps: 1, ..Recipe::new(checkpoint, "a mug", (side_px, side_px)) };
-        let asked = GenerationRequest { recipe, urgency: Urgency::DEFAULT, deadline_ms: 100_000, dedup: None };
+        let asked = GenerationRequest { recipe, urgency: Urgency::DEFAULT, deadline_ms: DEADLINE_MS_MAX, dedup: None };
         let (status, body) = self.call("POST /v1/generations", &serde_json::to_vec(&asked).unwrap());
         (status, String::from_utf8_lossy(&body).into_owned())
     }

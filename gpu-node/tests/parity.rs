@@ -20,13 +20,15 @@ use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
 use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::inversion::{Inversion, Word};
 use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
+    ControlUse, EmbeddingUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
     SizeConditioning, TimestepSpacing, ValidRecipe,
 };
+use bildkante_shared::weighting::Weighting;
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -62,6 +64,10 @@ struct Case {
     refiner: Option<Refiner>,
     #[serde(default)]
     loras: Vec<Lora>,
+    #[serde(default)]
+    embeddings: Vec<Embedding>,
+    #[serde(default)]
+    weighting: Weighting,
     vae_tiles_px: Option<u32>,
     init: Option<Init>,
     mask: Option<String>,
@@ -114,6 +120,12 @@ fn image(name: &str, pictures: &mut Pictures) -> Result<Digest> {
 struct Lora {
     file: String,
     weight: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Embedding {
+    file: String,
+    token: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -256,12 +268,18 @@ impl Case {
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,
             long_prompt: self.long_prompt,
+            weighting: self.weighting,
             sizes: self.sizes,
             negative_sizes: self.negative_sizes,
             refiner: refiner.transpose()?,
             init,
             mask,
             controls,
+            embeddings: self
+                .words()?
+                .iter()
+                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .collect(),
             ..Recipe::new(shelf.get(&self.checkpoint)?.digest(), &self.prompt, (self.width_px, self.height_px))
         })?)
     }
@@ -279,16 +297,32 @@ impl Case {
         Ok(Rescheduled { checkpoint, config: SchedulerConfig::from_json(&Value::Object(file))? })
     }
 
-    /// The networks with the case's adapters.
+    fn words(&self) -> Result<Vec<Word>> {
+        let words = self.embeddings.iter().map(|Embedding { file, token }| {
+            let path = fixtures().join("embeddings").join(file);
+            Ok((Arc::new(Inversion::load(&path)?), token.clone()))
+        });
+        words.collect()
+    }
+
+    /// The networks with the case's adapters and words.
     fn adapted(&self, shelf: &Shelf) -> Result<Option<Trunk>> {
-        if self.loras.is_empty() {
+        let words = self.words()?;
+        if self.loras.is_empty() && words.is_empty() {
             return Ok(None);
         }
         let adapters = self.loras.iter().map(|lora| {
             let path = fixtures().join("adapters").join(&lora.file);
             Ok((Arc::new(Adapter::load(&path)?), lora.weight))
         });
-        Ok(Some(shelf.get(&self.checkpoint)?.adapted(&adapters.collect::<Result<Vec<_>>>()?)?))
+        Ok(Some(shelf.get(&self.checkpoint)?.adapted(&adapters.collect::<Result<Vec<_>>>()?, &words)?))
+    }
+
+    /// The refiner's networks with the case's words.
+    fn refining(&self, shelf: &Shelf) -> Result<Option<Trunk>> {
+        let words = self.words()?;
+        let refiner = self.refiner.as_ref().filter(|_| !words.is_empty());
+        refiner.map(|refiner| Ok(shelf.get(&refiner.checkpoint)?.adapted(&[], &words)?)).transpose()
     }
 
     fn check_schedule(&self, schedule: &Schedule, config: &SchedulerConfig) -> Result<()> {
@@ -320,7 +354,9 @@ impl Case {
         }
         let trunk = self.adapted(shelf)?;
         let base = self.rescheduled(&self.checkpoint, trunk.as_ref(), shelf)?;
-        let refiner = self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, None, shelf));
+        let refining = self.refining(shelf)?;
+        let refiner =
+            self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, refining.as_ref(), shelf));
         let refiner = refiner.transpose()?;
         if let Some(schedule) = &self.schedule {
             self.check_schedule(schedule, &base.config)?;
@@ -383,6 +419,14 @@ fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
     let folder = goldens().join("images");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
     ensure!(cases.len() >= 20, "the goldens are not all there");
+    check_all(&cases, &folder)
+}
+
+#[test]
+fn what_a_recipe_adds_to_a_checkpoint_acts_as_in_diffusers() -> Result<()> {
+    let folder = goldens().join("additions");
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
+    ensure!(cases.len() >= 7, "the goldens are not all there");
     check_all(&cases, &folder)
 }
 

@@ -53,6 +53,7 @@ const ORDER: &[&str] = &[
     "diffusion::error",
     "diffusion::scheduler",
     "diffusion::fields",
+    "diffusion::kept",
     "diffusion::trace",
     "diffusion::picture",
     "diffusion::noise",

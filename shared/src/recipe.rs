@@ -3,10 +3,12 @@
 //! [`Recipe`] is the wire and storage form. [`ValidRecipe`] is one that passed every bound and carries its
 //! id; only it reaches a queue or a device.
 
+mod embedding;
 mod scheduler;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::embedding::{EmbeddingUse, TOKEN_BYTES_MAX, is_token};
 pub use self::scheduler::{Prediction, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
@@ -161,6 +163,8 @@ pub struct Recipe {
     pub controls: Vec<ControlUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingUse>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -198,7 +202,13 @@ impl Recipe {
             mask: None,
             controls: Vec::new(),
             loras: Vec::new(),
+            embeddings: Vec::new(),
         }
+    }
+
+    /// Digests of the files of a node's `adapters` folder that it is drawn with.
+    pub fn adapters(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.loras.iter().map(|lora| lora.digest).chain(self.embeddings.iter().map(|embedding| embedding.digest))
     }
 
     /// Digests of the images it begins with or is held to.
@@ -246,6 +256,14 @@ pub enum RecipeError {
     Loras { count: usize },
     #[error("an adapter's weight is -10 to 10, not {weight}")]
     LoraWeight { weight: f64 },
+    #[error("a recipe has at most {} embeddings, not {count}", limits::EMBEDDINGS_MAX)]
+    Embeddings { count: usize },
+    #[error(
+        "an embedding's token is 1 to {TOKEN_BYTES_MAX} small letters, digits, `<`, `>`, `_` and `-`, not `{token}`"
+    )]
+    Token { token: String },
+    #[error("two embeddings have the token `{token}`")]
+    TokenTwice { token: String },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
     #[error("`scheduler`: {fault}")]
@@ -320,6 +338,7 @@ impl TryFrom<Recipe> for ValidRecipe {
         if let Some(lora) = recipe.loras.iter().find(|lora| !(-10.0..=10.0).contains(&lora.weight)) {
             return Err(RecipeError::LoraWeight { weight: lora.weight });
         }
+        embedding::check(&recipe.embeddings)?;
         let id = RecipeId::of_bytes(&canonical_json(&recipe)?);
         Ok(Self { recipe, id })
     }
@@ -484,7 +503,7 @@ mod tests {
             edit(&mut recipe);
             ValidRecipe::try_from(recipe).map(|valid| valid.id())
         };
-        let edits: [fn(&mut Recipe); 17] = [
+        let edits: [fn(&mut Recipe); 19] = [
             |_| {},
             |r| r.prompt.push('s'),
             |r| r.negative_prompt.push('s'),
@@ -502,6 +521,8 @@ mod tests {
             |r| r.refiner = Some(RefinerUse::new(Digest::of_bytes(b"refiner"), 0.7)),
             |r| r.scheduler.sigmas = Some(SigmaSpacing::Exponential),
             |r| r.scheduler.zero_terminal_snr = Some(true),
+            |r| r.embeddings = vec![EmbeddingUse { digest: r.checkpoint, token: "<mug>".into() }],
+            |r| r.embeddings = vec![EmbeddingUse { digest: r.checkpoint, token: "<jug>".into() }],
         ];
         let ids: std::collections::HashSet<_> = edits.iter().filter_map(|edit| id(*edit).ok()).collect();
         assert_eq!(ids.len(), edits.len());

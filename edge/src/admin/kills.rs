@@ -33,7 +33,7 @@ pub(super) fn order(key: Option<String>, mut fields: Fields) -> Result<KillOrder
     }
 }
 
-fn why(fields: &mut Fields) -> Result<String, Fault> {
+pub(super) fn why(fields: &mut Fields) -> Result<String, Fault> {
     let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
     if why.trim().is_empty() { Err(wrong("why", "`why` says why, for the audit", &[])) } else { Ok(why) }
 }

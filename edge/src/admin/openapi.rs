@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::PREFIX;
-use super::routes::{Form, Parameter, Presence, ROUTES, Reach, Repeats, Route, Takes};
+use super::routes::{Form, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, Takes};
 use super::token::TokenScope;
 use crate::shared_state::{KEY_BYTES_MAX, PersonRole};
 
@@ -107,8 +107,11 @@ fn who_may(route: &Route) -> String {
 fn responses(route: &Route) -> Value {
     let mut responses = Map::new();
     for (status, schema) in route.answers {
-        let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
-        let mut content = json!({ "application/json": { "schema": schema } });
+        let mut content = if *schema == PICTURE {
+            json!({ "image/avif": {}, "image/webp": {}, "image/jpeg": {} })
+        } else {
+            json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
+        };
         if route.query.iter().any(|parameter| parameter.name == "as") {
             content["text/html"] = json!({});
         }
@@ -128,7 +131,7 @@ const fn said(status: u16) -> &'static str {
 
 fn path_parameter(route: &Route) -> Option<Value> {
     let (_, rest) = route.path.split_once('{')?;
-    let name = rest.trim_end_matches('}');
+    let (name, _) = rest.split_once('}')?;
     Some(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }))
 }
 

@@ -106,6 +106,9 @@ pub(super) enum Repeats {
     ByKey,
 }
 
+/// In the place of a schema: bytes of a picture.
+pub(super) const PICTURE: &str = "Picture";
+
 /// What a route does. Each is carried out in one place, and stands in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Action {
@@ -119,6 +122,10 @@ pub(super) enum Action {
     Kill,
     ShowKill,
     Lift,
+    ListDecisions,
+    ShowDecision,
+    Decide,
+    ShowPicture,
     ReadAudit,
     ForgetName,
     ShowState,
@@ -187,6 +194,25 @@ const OF_MASTERS: &[Parameter] = &[
         "bits of 256 in which fingerprints may differ; 24 if it is left out",
     ),
     query("mark", Form::Digits(16), Presence::Optional, "what a watermark says"),
+];
+/// A test holds them against those of cases.
+pub(super) const CASE_STATES: &[&str] =
+    &["needs_review", "rejected", "changes_requested", "scheduled", "live", "paused", "superseded", "expired"];
+const OF_DECISIONS: &[Parameter] = &[
+    query("state", Form::Words(CASE_STATES), Presence::Optional, "cases in this state"),
+    query("campaign", Form::Text, Presence::Optional, "cases of this campaign"),
+    query("variant", Form::Text, Presence::Optional, "cases of this variant"),
+    AFTER,
+    LIMIT,
+];
+const OF_PICTURE: &[Parameter] = &[
+    query(
+        "w",
+        Form::Number { min: 1, max: 16_384 },
+        Presence::Optional,
+        "its width in px, at least; 640 if it is left out",
+    ),
+    query("fm", Form::Words(&["avif", "webp", "jpg"]), Presence::Optional, "its format; `webp` if it is left out"),
 ];
 const OF_CHANGES: &[Parameter] = &[
     query("log", Form::Text, Presence::Required, "the log that the follower has"),
@@ -271,6 +297,17 @@ pub(super) const ROUTES: &[Route] = {
             .delete(Json("Reason"))
             .by_key()
             .says("Lifts a kill"),
+        get("decisions", A::ListDecisions, viewer(Campaign), &[(200, "Decisions")])
+            .asks(OF_DECISIONS)
+            .says("Pictures that were put before reviewers, the oldest first"),
+        get("decisions/{id}", A::ShowDecision, viewer(Campaign), &[(200, "Decision")]).says("One of them"),
+        get("decisions/{id}", A::Decide, takes(Reviewer, S::Review, Campaign), &[(200, "Decided")])
+            .post(Json("DecisionOrder"))
+            .by_key()
+            .says("Decides; approvals, rejections and pauses take an approver"),
+        get("decisions/{id}/picture", A::ShowPicture, takes(Reviewer, S::Review, Campaign), &[(200, PICTURE)])
+            .asks(OF_PICTURE)
+            .says("The picture, approved or not; no cache keeps it"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)
             .says("Entries of the log with the names of their actors, and signed checkpoints"),
@@ -353,7 +390,11 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
 fn parameter<'a>(template: &str, path: &'a str) -> Option<&'a str> {
     match template.split_once('{') {
         None => (template == path).then_some(""),
-        Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty() && !rest.contains('/')),
+        Some((before, rest)) => {
+            let after = rest.split_once('}').map_or("", |(_, after)| after);
+            let value = path.strip_prefix(before)?.strip_suffix(after)?;
+            (!value.is_empty() && !value.contains('/')).then_some(value)
+        }
     }
 }
 

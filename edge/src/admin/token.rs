@@ -53,6 +53,8 @@ pub enum TokenScope {
     Import,
     /// To kill, to lift, and to erase a name of the audit.
     Kill,
+    /// To rule on pictures before reviewers, and to see them.
+    Review,
     /// To read the audit, which says what people did.
     Audit,
     /// An edge that follows this one, and sends on what people ask of it in their names.
@@ -70,6 +72,7 @@ impl TokenScope {
             Self::Warm => "warm",
             Self::Import => "import",
             Self::Kill => "kill",
+            Self::Review => "review",
             Self::Audit => "audit",
             Self::State => "state",
             Self::Keys => "keys",
@@ -83,7 +86,13 @@ impl TokenConfig {
     pub fn role(&self) -> Option<PersonRole> {
         let is_operator = self.scopes.iter().any(|scope| matches!(scope, TokenScope::Purge | TokenScope::Warm));
         let is_viewer = self.scopes.contains(&TokenScope::Read);
-        is_operator.then_some(PersonRole::Operator).or_else(|| is_viewer.then_some(PersonRole::Viewer))
+        let is_reviewer = self.scopes.contains(&TokenScope::Review);
+        let roles = [
+            is_operator.then_some(PersonRole::Operator),
+            is_reviewer.then_some(PersonRole::Reviewer),
+            is_viewer.then_some(PersonRole::Viewer),
+        ];
+        roles.into_iter().max().flatten()
     }
 }
 

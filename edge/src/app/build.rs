@@ -28,7 +28,9 @@ use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
-use crate::governance::{Downstream, Gate, KillDesk, KillMetrics, PurgeDesk, PurgeMetrics, Purges, Replay};
+use crate::governance::{
+    Downstream, Gate, KillDesk, KillMetrics, PurgeDesk, PurgeMetrics, Purges, Replay, ReviewDesk, ReviewMetrics,
+};
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
@@ -80,6 +82,7 @@ pub(super) struct Behind {
     pub(super) replay: Replay,
     pub(super) opened: OpenedLog,
     pub(super) kills: KillDesk,
+    reviews: ReviewDesk,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
     watermarks: Watermarks,
@@ -131,6 +134,14 @@ impl Behind {
         let replay = Replay::new(log_seen, purges.clone(), downstream.clone(), known.clone(), epoch);
         let metrics = KillMetrics::new(registry)?;
         let kills = KillDesk::new(Arc::clone(&log), replay.clone(), known, downstream.clone(), answer_wait, metrics);
+        let reviews = ReviewDesk::new(
+            Arc::clone(&log),
+            replay.clone(),
+            catalog.clone(),
+            downstream.clone(),
+            answer_wait,
+            ReviewMetrics::new(registry)?,
+        );
         let budgets = Budgets::new(&config.budget, registry)?;
         let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
@@ -176,6 +187,7 @@ impl Behind {
             downstream,
             desk,
             kills,
+            reviews,
             replay,
             opened,
             caches,
@@ -227,7 +239,8 @@ impl Behind {
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
         let (warm, data_dir) = (config.warm.clone(), config.cache.disk_dir.clone());
         let (fill, catalog, metrics) = (Arc::clone(&self.fill), self.catalog.clone(), WarmMetrics::new(registry)?);
-        let open = move || Warmer::open(&warm, &data_dir, fill, catalog, metrics, ends);
+        let reviews = Some(self.reviews.clone());
+        let open = move || Warmer::open(&warm, &data_dir, (fill, reviews), catalog, metrics, ends);
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
@@ -253,6 +266,8 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
+            reviews: self.reviews.clone(),
+            fill: Arc::clone(&self.fill),
             warmer,
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),

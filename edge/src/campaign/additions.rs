@@ -1,14 +1,14 @@
-//! What a recipe has beside checkpoint and prompt, by the names of a manifest: adapters, a refiner, ControlNets and images.
+//! What a recipe has beside checkpoint and prompt, by the names of a manifest: adapters, embeddings, a refiner, ControlNets and images.
 //! The lock knows the digest of every name.
 //!
-//! Adapters are files of `models_dir/adapters`, refiners and ControlNets folders of `models_dir`, images files of the
+//! Adapters and embeddings are files of `models_dir/adapters`, refiners and ControlNets folders of `models_dir`, images files of the
 //! campaigns' `images` folder: committed with the manifest, and handed to a node that asks for them.
 
 use std::ops::RangeInclusive;
 
 use bildkante_shared::import::DigitalSource;
-use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, LORAS_MAX};
-use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
+use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, EMBEDDINGS_MAX, LORAS_MAX};
+use bildkante_shared::recipe::{ControlUse, EmbeddingUse, InitUse, LoraUse, Recipe, RefinerUse, is_token};
 use bildkante_shared::weighting::Weighting;
 
 use super::pins::Pins;
@@ -26,6 +26,8 @@ const SCORES: RangeInclusive<f64> = 0.0..=10.0;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Additions {
     pub loras: Vec<(String, f64)>,
+    /// With the words that stand for them in the prompts.
+    pub embeddings: Vec<(String, String)>,
     pub refiner: Option<Refiner>,
     pub controls: Vec<Control>,
     pub init: Option<(String, f64)>,
@@ -62,7 +64,8 @@ impl Additions {
     }
 
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        self.loras.iter().map(|(name, _)| name.as_str())
+        let loras = self.loras.iter().map(|(name, _)| name.as_str());
+        loras.chain(self.embeddings.iter().map(|(name, _)| name.as_str()))
     }
 
     /// Files of the images' folder.
@@ -90,7 +93,10 @@ impl Additions {
             start: control.start,
             end: control.end,
         };
+        let embedding =
+            |(name, token): &(String, String)| EmbeddingUse { digest: pins.adapter(name), token: token.clone() };
         recipe.loras = self.loras.iter().map(lora).collect();
+        recipe.embeddings = self.embeddings.iter().map(embedding).collect();
         recipe.refiner = self.refiner.as_ref().map(|refiner| RefinerUse {
             checkpoint: pins.checkpoint(&refiner.checkpoint),
             start: refiner.start,
@@ -123,6 +129,7 @@ pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
     });
     Additions {
         loras,
+        embeddings: find("embeddings").map(read_embeddings).unwrap_or_default(),
         refiner: find("refiner").and_then(read_refiner),
         controls: find("controls").map(read_controls).unwrap_or_default(),
         init,
@@ -141,6 +148,29 @@ fn read_loras(table: &TableReader<'_, '_>) -> Vec<(String, f64)> {
         Some((name?, weight))
     });
     loras.collect()
+}
+
+fn read_embeddings(table: &TableReader<'_, '_>) -> Vec<(String, String)> {
+    let mut embeddings: Vec<(String, String)> = Vec::new();
+    for embedding in table.list_of_tables("embeddings", EMBEDDINGS_MAX) {
+        let name = embedding.required_text("name").and_then(|name| plain_name(&embedding, &name, "embedding"));
+        let token = embedding.text("token");
+        let span = token.as_ref().map_or_else(|| embedding.span().clone(), |token| token.span.clone());
+        // As CLIP reads it.
+        let token = token.map(|token| token.value.to_lowercase());
+        let token = token.or_else(|| name.as_ref().map(|name| format!("<{}>", name.to_lowercase())));
+        embedding.finish(no_hint);
+        let Some((name, token)) = name.zip(token) else { continue };
+        if !is_token(&token) {
+            let reason = "a token has up to 64 letters, digits, `<`, `>`, `_` and `-`";
+            embedding.fault(&span, format!("`{token}` cannot stand for `{name}` in a prompt: {reason}"));
+        } else if embeddings.iter().any(|(_, known)| *known == token) {
+            embedding.fault(&span, format!("`{token}` stands for another embedding already"));
+        } else {
+            embeddings.push((name, token));
+        }
+    }
+    embeddings
 }
 
 fn read_refiner(table: &TableReader<'_, '_>) -> Option<Refiner> {

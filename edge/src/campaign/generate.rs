@@ -17,7 +17,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 24] = [
+pub(crate) const KEYS: [&str; 25] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -35,6 +35,7 @@ pub(crate) const KEYS: [&str; 24] = [
     "prompt",
     "negative",
     "loras",
+    "embeddings",
     "refiner",
     "controls",
     "init",

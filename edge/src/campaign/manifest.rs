@@ -19,6 +19,7 @@ use super::models::{self, ModelFacts};
 use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
+use super::review::{self, Review};
 use super::slots::{self, Slot};
 use crate::provenance::{Location, Marking};
 use crate::render::OnUnsigned;
@@ -76,12 +77,6 @@ pub struct Policy {
     pub on_stale_state: OnStaleState,
     /// Never empty; the first is the default.
     pub locales: Vec<String>,
-}
-
-/// Whether a person approves images before they are public.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Review {
-    None,
 }
 
 /// What an edge shows whose copy of the shared state is older than it may be.
@@ -160,7 +155,7 @@ pub(crate) fn read(
         root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let slots = slots::read(&root, &generate, &label::read(&root), &policy.locales);
+    let slots = slots::read(&root, &generate, &label::read(&root), &policy);
     generate::finish_defaults(defaults.as_ref());
     let (models, ai_act) = (models::read(&root), ai_act::read(&root));
     root.finish(no_hint);
@@ -261,10 +256,10 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
         }
         return (policy, false);
     };
-    policy.review = table.choice("review", &[("none", Review::None)]).unwrap_or(Review::None);
     let signing = [("optional", Signing::Optional), ("required", Signing::Required)];
     policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
+    policy.review = review::read(&table, Review::None, policy.is_recallable);
     let on_unsigned = [OnUnsigned::ServeMarked, OnUnsigned::StandIn].map(|policy| (policy.as_str(), policy));
     policy.on_unsigned = table.choice("on_unsigned", &on_unsigned).unwrap_or_default();
     let on_stale = [("last", OnStaleState::Last), ("stand_in", OnStaleState::StandIn)];

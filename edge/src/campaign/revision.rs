@@ -110,7 +110,8 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
 }
 
 fn additions(additions: &Additions) -> String {
-    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } = additions;
+    let Additions { loras, embeddings, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } =
+        additions;
     let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
@@ -123,9 +124,11 @@ fn additions(additions: &Additions) -> String {
         Weighting::Brackets => ", weighting: Brackets",
     };
     let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
+    let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
+    let embeddings = some_list("embeddings", embeddings.iter().map(word));
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale}{weighting}{clip_skip} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings} }}"
     )
 }
 
@@ -225,5 +228,7 @@ mod tests {
         );
         let read = Additions { weighting: Weighting::Brackets, clip_skip: 1, ..Additions::default() };
         assert!(additions(&read).ends_with("guidance_rescale: 0.0, weighting: Brackets, clip_skip: 1 }"));
+        let taught = Additions { embeddings: vec![("teal.v1".into(), "<teal>".into())], ..Additions::default() };
+        assert!(additions(&taught).ends_with("guidance_rescale: 0.0, embeddings: [(\"teal.v1\", \"<teal>\")] }"));
     }
 }

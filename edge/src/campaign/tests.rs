@@ -566,19 +566,24 @@ mask = \"where.png\"
 guidance_rescale = 0.7
 prompt   =";
 
+/// Keys of later versions.
+const LATER: &str = "embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
+";
+
 /// The fixture campaign with everything a recipe may have, locked.
 fn added() -> Site {
     let site = Site::new();
     for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json"] {
         site.write(&format!("models/{model}"), "{}");
     }
-    for adapter in ["soft.v2", "grain"] {
+    for adapter in ["soft.v2", "grain", "teal", "look.v1"] {
         site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
     }
     for image in ["edges.png", "begin.png", "where.png"] {
         site.write(&format!("campaigns/images/{image}"), image);
     }
     site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
+    site.edit("campaigns/autumn.toml", "prompt   =", &format!("{LATER}prompt   ="));
     site.lock();
     site
 }
@@ -593,6 +598,8 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
     let loras: Vec<_> = recipe.loras.iter().map(|lora| (lora.digest, lora.weight)).collect();
     assert_eq!(loras, [(digest("soft.v2"), 0.7), (digest("grain"), 1.0)]);
+    let words: Vec<_> = recipe.embeddings.iter().map(|word| (word.digest, word.token.as_str())).collect();
+    assert_eq!(words, [(digest("teal"), "<teal>"), (digest("look.v1"), "studio-look")]);
     let control = &recipe.controls[0];
     assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
     assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
@@ -602,9 +609,12 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
 
     // What is edited is another recipe once it is locked, and until then `check` says so.
     let models = site.path("models");
-    for file in
-        ["models/adapters/grain.safetensors", "campaigns/images/edges.png", "models/refiner-1.0/model_index.json"]
-    {
+    for file in [
+        "models/adapters/grain.safetensors",
+        "models/adapters/teal.safetensors",
+        "campaigns/images/edges.png",
+        "models/refiner-1.0/model_index.json",
+    ] {
         let before = variant(&site.load(), "hero", &[]).recipe.id();
         site.write(file, "{ \"edited\": 1 }");
         let errors = check(&site.sources(), Some(&models)).expect_err(file).to_string();
@@ -693,6 +703,8 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
         ("weight = 0.7", "weight = 70", "`generate.loras.weight` is -10 to 10"),
         ("name = \"grain\"", "nane = \"grain\"", "unknown key `generate.loras.nane`"),
         ("name = \"grain\"", "name = \"../grain\"", "`../grain` is no adapter"),
+        ("\"Studio-Look\"", "\"a look\"", "`a look` cannot stand for `look.v1` in a prompt"),
+        ("\"Studio-Look\"", "\"<TEAL>\"", "`<teal>` stands for another embedding already"),
         (", start = 0.8", "", "`refiner.start` is missing"),
         ("end = 0.9", "start = 0.9, end = 0.2", "`start` 0.9 is not before `end` 0.2"),
         ("edges.png", "edges.jpg", "`edges.jpg` is no PNG"),
@@ -725,7 +737,10 @@ fn scopes_of_duplicates_are_those_of_former_versions() {
         "timestep_spacing = \"trailing\"\nsigmas = \"exponential\"\nzero_terminal_snr = true",
     );
     assert_eq!(scope(&site), "autumn/hero@45b6bdde74010d83?colour=teal");
-    assert_eq!(scope(&added()), "autumn/hero@ddc9ff581c68f744?colour=teal");
+    let site = added();
+    site.edit("campaigns/autumn.toml", LATER, "");
+    site.lock();
+    assert_eq!(scope(&site), "autumn/hero@ddc9ff581c68f744?colour=teal");
 }
 
 /// Pages name versions: an upgrade that changes this number makes every pinned URL of every page an unpinned one.

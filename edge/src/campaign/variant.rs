@@ -15,6 +15,7 @@ use super::generate::{Generate, Seed, SeedPer};
 use super::manifest::{OnStaleState, PromptPublication};
 use super::parts::Parts;
 use super::pins::Pins;
+use super::review::Review;
 use super::slots::Slot;
 use crate::provenance::{Description, Generator, Marking, Prompt};
 use crate::render::Finish;
@@ -93,6 +94,8 @@ pub struct Variant {
     pub finish: Arc<Finish>,
     /// The campaign's.
     pub on_stale_state: OnStaleState,
+    /// Of its slot.
+    pub review: Review,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
     pub tags: Tags,
@@ -114,6 +117,7 @@ impl Variant {
             name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             on_stale_state: campaign.policy.on_stale_state,
+            review: slot.review,
             dedup: dedup_scope(campaign, slot_index, &path, &values),
             tags: Tags::new(&campaign.name, &path, recipe.id()),
             file_stem: file_stem(campaign, slot, &values),

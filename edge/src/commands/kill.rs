@@ -201,7 +201,7 @@ fn deliveries(killed: &Value) -> anyhow::Result<ExitCode> {
     Ok(if has_confirmed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn words(value: &Value) -> &str {
+pub(super) fn words(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 

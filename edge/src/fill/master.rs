@@ -86,11 +86,17 @@ pub(super) fn refusals() -> Cache<RecipeId, FillError> {
 impl Mastering {
     /// The binding, unless masters were purged since.
     pub(super) fn binding(&self, want: &Want) -> Option<Arc<Binding>> {
+        if let Some(decided) = &want.decided {
+            return Some(Arc::clone(&decided.binding));
+        }
         self.caches.bindings.get(want.recipe_id()).filter(|binding| self.is_current(want, binding))
     }
 
     /// The binding, also one that is only good for finding what may still be shown.
     pub(super) fn any_binding(&self, want: &Want) -> Option<Arc<Binding>> {
+        if let Some(decided) = &want.decided {
+            return Some(Arc::clone(&decided.binding));
+        }
         let binding = self.caches.bindings.get(want.recipe_id())?;
         let verdict = self.purges.binding_verdict(&want.subject(), &binding);
         (verdict != Verdict::Gone).then_some(binding)
@@ -118,7 +124,7 @@ impl Mastering {
             let bound = self.bound_once(want).await?;
             self.gate.clear(want, Some(bound.binding.master))?;
             // A master that was asked for before it was purged is not the one that follows the purge.
-            if self.is_current(want, &bound.binding) {
+            if want.decided.is_some() || self.is_current(want, &bound.binding) {
                 return Ok(bound);
             }
         }
@@ -126,6 +132,10 @@ impl Mastering {
     }
 
     async fn bound_once(self: &Arc<Self>, want: &Want) -> Result<Bound, FillError> {
+        // What was decided is never drawn anew.
+        if let Some(decided) = &want.decided {
+            return Ok(Bound { binding: Arc::clone(&decided.binding), elapsed: None });
+        }
         // Nothing is asked for a picture that no person has brought yet.
         if let MasterRecipe::Awaited(_) = want.variant.recipe {
             return Err(OriginError::from(ImportFault::Awaited).into());
@@ -210,7 +220,7 @@ impl Mastering {
         precedence: Precedence,
     ) -> Result<(Decoded, Arc<Binding>), FillError> {
         let error = match self.master(want, binding.master, precedence).await {
-            Err(error) if error.is_lost_master() => error,
+            Err(error) if error.is_lost_master() && want.decided.is_none() => error,
             result => return Ok((result?, Arc::clone(binding))),
         };
         let recipe = want.recipe_id();

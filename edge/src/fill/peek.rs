@@ -61,7 +61,7 @@ impl PreviousPicture {
 impl Want {
     /// What purges know it by.
     pub(super) fn subject(&self) -> Subject<'_> {
-        Subject { tags: self.variant.tags.all(), recipe: self.recipe_id(), spec: &self.spec }
+        Subject { tags: self.tags().all(), recipe: self.recipe_id(), spec: &self.spec }
     }
 
     pub(super) fn variant_name(&self) -> VariantName {
@@ -73,7 +73,9 @@ impl Fill {
     /// The rendition if it is in memory: the hit path.
     #[must_use]
     pub fn peek(&self, want: &Want) -> Peek {
-        let Some(binding) = self.caches.bindings.get(want.recipe_id()) else { return Peek::Absent };
+        let decided = want.decided.as_ref().map(|decided| Arc::clone(&decided.binding));
+        let binding = decided.or_else(|| self.caches.bindings.get(want.recipe_id()));
+        let Some(binding) = binding else { return Peek::Absent };
         let cut = Cut::of(want, &binding);
         let Some(rendition) = self.caches.memory.get(cut.key()) else { return Peek::Absent };
         match self.verdict(cut, &rendition) {
@@ -97,6 +99,12 @@ impl Fill {
         Some(Filled::found(rendition, Outcome::Disk))
     }
 
+    /// What is known of the picture's making, once it was made.
+    #[must_use]
+    pub fn made(&self, want: &Want) -> Option<Arc<Binding>> {
+        self.masters.binding(want)
+    }
+
     /// Whether the picture exists, so that only rendering is left to do.
     #[must_use]
     pub fn is_drawn(&self, want: &Want) -> bool {
@@ -106,7 +114,7 @@ impl Fill {
     /// The same, also of a picture whose master is yet to be made from its original.
     #[must_use]
     pub fn is_there(&self, want: &Want) -> bool {
-        matches!(want.variant.recipe, MasterRecipe::Imported(_)) || self.is_drawn(want)
+        matches!(want.recipe(), Some(MasterRecipe::Imported(_))) || self.is_drawn(want)
     }
 
     /// A copy that was purged softly, for when there is nothing better to be had.

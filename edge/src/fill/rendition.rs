@@ -65,13 +65,13 @@ impl<'a> Cut<'a> {
     pub(super) fn of(want: &'a Want, binding: &'a Binding) -> Self {
         let (recipe, master) = (want.recipe_id(), binding.master);
         Self {
-            tags: &want.variant.tags,
+            tags: want.tags(),
             recipe,
             master,
             spec: &want.spec,
             finish: &want.finish,
             binding,
-            made_of: Some(&want.variant.recipe),
+            made_of: want.recipe(),
         }
     }
 

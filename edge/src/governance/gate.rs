@@ -8,21 +8,32 @@
 //! Invariant: the gate reads one published state and nothing else.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
 use prometheus::{IntCounterVec, Opts, Registry};
 
-use crate::cache::Binding;
+use crate::cache::{Binding, unix_ms};
 use crate::campaign::Variant;
 use crate::campaign::manifest::OnStaleState;
-use crate::resolve::Want;
-use crate::shared_state::{Facts, Published, Reason};
+use crate::resolve::{Audience, Decided, Want};
+use crate::shared_state::{Case, Drawn, Facts, Published, Reason, State};
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gate {
     published: Published,
     withheld: IntCounterVec,
+}
+
+/// What is shown of a variant.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    pub want: Want,
+    /// When something else is shown by itself.
+    pub changes_unix_ms: Option<u64>,
+    /// Of the state that decided it, where people decide.
+    pub epoch: Option<u64>,
 }
 
 /// A picture may be shown. It is worth no longer than the answer it was asked for.
@@ -54,7 +65,7 @@ impl Gate {
             &["reason"],
         )?;
         registry.register(Box::new(withheld.clone()))?;
-        for reason in ["killed", "parts-unknown", "state-stale"] {
+        for reason in ["killed", "parts-unknown", "state-stale", "awaiting-decision"] {
             withheld.with_label_values(&[reason]);
         }
         Ok(Self { published, withheld })
@@ -65,7 +76,30 @@ impl Gate {
     /// # Errors
     /// Why it may not.
     pub fn clear(&self, want: &Want, master: Option<MasterId>) -> Result<Cleared, Withheld> {
-        self.ask(&want.variant, &facts(&want.variant, master))
+        let own = facts(&want.variant, master);
+        match &want.decided {
+            None => self.ask(&want.variant, &own, want.audience),
+            Some(decided) => {
+                let (recipe, parts) = (decided.recipe, decided.binding.parts.as_deref());
+                self.ask(&want.variant, &Facts { recipe, parts, ..own }, want.audience)
+            }
+        }
+    }
+
+    /// What readers of a variant are shown: what was decided, where people decide about it, else the variant's own picture.
+    ///
+    /// # Errors
+    /// When nothing is live.
+    pub fn place(&self, want: Want) -> Result<Placed, Withheld> {
+        if !want.variant.review.is_required() || want.audience == Audience::Reviewers {
+            return Ok(Placed { want, changes_unix_ms: None, epoch: None });
+        }
+        let (state, now) = (self.published.load(), now_unix_ms());
+        let name = &want.variant.name;
+        let Some(case) = state.reviews().live(name, now) else { return Err(self.withhold(Reason::Awaiting, &state)) };
+        let changes_unix_ms = state.reviews().next_change_unix_ms(name, now);
+        let decided = decided(&want, case);
+        Ok(Placed { want: want.of_decided(decided), changes_unix_ms, epoch: Some(state.epoch()) })
     }
 
     /// The same for a picture that the variant had under another recipe.
@@ -74,26 +108,68 @@ impl Gate {
     /// Why it may not.
     pub fn clear_former(&self, variant: &Variant, recipe: RecipeId, binding: &Binding) -> Result<Cleared, Withheld> {
         let parts = binding.parts.as_deref();
-        self.ask(variant, &Facts { recipe, parts, ..facts(variant, Some(binding.master)) })
+        let facts = Facts { recipe, parts, ..facts(variant, Some(binding.master)) };
+        self.ask(variant, &facts, Audience::Public)
     }
 
-    fn ask(&self, variant: &Variant, facts: &Facts<'_>) -> Result<Cleared, Withheld> {
+    fn ask(&self, variant: &Variant, facts: &Facts<'_>, audience: Audience) -> Result<Cleared, Withheld> {
         let state = self.published.load();
         let is_stale = || variant.on_stale_state == OnStaleState::StandIn && self.published.is_stale();
         let reason = state.kills().reason(facts).or_else(|| state.held().reason(facts));
         let reason = reason.or_else(|| is_stale().then_some(Reason::Stale));
+        let is_open = || audience == Audience::Reviewers || !variant.review.is_required();
+        let reason =
+            reason.or_else(|| (!is_open() && !self.is_live(&state, variant, facts)).then_some(Reason::Awaiting));
         match reason {
             None => Ok(Cleared(())),
-            Some(reason) => {
-                self.withheld.with_label_values(&[reason.as_str()]).inc();
-                Err(Withheld { reason, epoch: state.epoch() })
-            }
+            Some(reason) => Err(self.withhold(reason, &state)),
         }
+    }
+
+    /// Whether people have decided for this picture, and it is its time. What was approved on an edge that has long heard nothing of
+    /// its fleet may have been taken back.
+    fn is_live(&self, state: &State, variant: &Variant, facts: &Facts<'_>) -> bool {
+        let live = state.reviews().live(&variant.name, now_unix_ms());
+        let is_same = |case: &Case| case.recipe == facts.recipe && facts.master.is_none_or(|it| it == case.master);
+        !self.published.is_stale() && live.is_some_and(is_same)
+    }
+
+    fn withhold(&self, reason: Reason, state: &State) -> Withheld {
+        self.withheld.with_label_values(&[reason.as_str()]).inc();
+        Withheld { reason, epoch: state.epoch() }
     }
 
     #[must_use]
     pub const fn published(&self) -> &Published {
         &self.published
+    }
+}
+
+fn now_unix_ms() -> u64 {
+    unix_ms(SystemTime::now())
+}
+
+/// The picture of a case, at its variant.
+pub(super) fn decided(want: &Want, case: &Case) -> Arc<Decided> {
+    let tags = want.variant.tags.with_recipe(case.recipe);
+    Arc::new(Decided { recipe: case.recipe, tags, binding: Arc::new(binding(case)) })
+}
+
+/// As a node answered it once. Purges of masters are of no account: what was decided is this master.
+fn binding(case: &Case) -> Binding {
+    let Drawn { width_px, height_px, phash, node, drawn_unix_s, determinism, parts, .. } = &*case.drawn;
+    Binding {
+        master: case.master,
+        width_px: *width_px,
+        height_px: *height_px,
+        phash: *phash,
+        duplicate: None,
+        node: node.clone(),
+        created_unix_ms: 0,
+        drawn_unix_s: *drawn_unix_s,
+        determinism: determinism.clone(),
+        generation: u64::MAX,
+        parts: Some(Arc::new(parts.clone())),
     }
 }
 

@@ -24,7 +24,9 @@ use super::purge::{Purge, Purges};
 use super::reaches::{Covered, covered};
 use crate::cache::{Bindings, unix_ms};
 use crate::campaign::CatalogHandle;
-use crate::shared_state::{Change, Entries, Entry, Kill, Log, LogError, LogId, PurgeMarks, PurgeScope, State, Target};
+use crate::shared_state::{
+    Change, Entries, Entry, Kill, Log, LogError, LogId, PurgeMarks, PurgeScope, State, Step, Target, TargetKind,
+};
 use crate::words::Epoch;
 
 /// Entries that are taken at a time.
@@ -135,7 +137,11 @@ impl Inner {
     async fn take(&self, entry: &Entry) {
         match entry.change() {
             Change::Purge(marks) if entry.edge() != self.log.edge() => self.purge(entry, marks),
-            Change::Kill(Kill { target }) => self.tell(entry, target).await,
+            Change::Kill(Kill { target }) => self.tell(entry, target, &[]).await,
+            // What waits is shown nowhere yet.
+            Change::Review(review) if !matches!(review.step, Step::Submit { .. } | Step::Escalate { .. }) => {
+                self.tell_of_review(entry, &review.variant).await;
+            }
             _ => {}
         }
     }
@@ -154,8 +160,18 @@ impl Inner {
         self.enforce(Purge { keys, campaign: marks.campaign.clone(), record }, entry.seq());
     }
 
+    /// Tells the caches further down that a variant may show another picture from now on: any that it had, or has.
+    async fn tell_of_review(&self, entry: &Entry, variant: &str) {
+        let state = self.log.published().state();
+        let had: Vec<String> =
+            state.reviews().of(variant).iter().map(|case| format!("recipe:{}", case.recipe)).collect();
+        if let Ok(target) = Target::of(TargetKind::Variant, variant) {
+            self.tell(entry, &target, &had).await;
+        }
+    }
+
     /// Tells the caches further down of a kill. Here the published state withholds it.
-    async fn tell(&self, entry: &Entry, target: &Target) {
+    async fn tell(&self, entry: &Entry, target: &Target, others: &[String]) {
         if self.downstream.is_empty() {
             return;
         }
@@ -164,10 +180,14 @@ impl Inner {
         // What it covers is not known: everything.
         let everything = Covered { is_everything: true, ..Covered::default() };
         let covered = work.await.unwrap_or(everything);
-        if covered.tags.is_empty() && !covered.is_everything {
+        if covered.tags.is_empty() && others.is_empty() && !covered.is_everything {
             return;
         }
-        let tags = if covered.is_everything { Vec::new() } else { covered.tags };
+        let mut tags = if covered.is_everything { Vec::new() } else { covered.tags };
+        if !covered.is_everything {
+            let others: Vec<String> = others.iter().filter(|tag| !tags.contains(tag)).cloned().collect();
+            tags.extend(others);
+        }
         let scope = PurgeScope::Kill(target.clone());
         let record = PurgeRecord { tags, ..self.record(entry, scope, PurgeKind::Hard, PurgeReach::Renditions) };
         self.enforce(Purge { keys: Vec::new(), campaign: None, record }, entry.seq());

@@ -362,6 +362,8 @@ pub(super) fn models(campaign: &Campaign, slot: &Slot) -> Vec<ModelPaper> {
     models.extend(
         adapters.map(|(name, weight)| model(campaign, "adapter", name, pins.adapters.get(name), Some(*weight))),
     );
+    let embeddings = additions.embeddings.iter();
+    models.extend(embeddings.map(|(name, _)| model(campaign, "embedding", name, pins.adapters.get(name), None)));
     models.extend(additions.controls.iter().map(|control| network("ControlNet", &control.network)));
     models.extend(additions.refiner.iter().map(|refiner| network("refiner", &refiner.checkpoint)));
     models

@@ -80,6 +80,20 @@ impl Freshness {
         }
     }
 
+    /// The longest that any directive of this class lets a cache show it.
+    #[must_use]
+    pub(crate) const fn reach_s(self) -> u32 {
+        match self {
+            Self::Immutable => 31_536_000,
+            Self::Recallable => 360,
+            Self::Purgeable => 172_800,
+            Self::Final => 605_100,
+            Self::Quick => 30,
+            Self::Stale | Self::StandIn => 35,
+            Self::Withheld => 5,
+        }
+    }
+
     /// The shared caches' `max-age`, for `ttl=` in `Cache-Status`.
     #[must_use]
     pub(crate) const fn ttl_s(self) -> u32 {
@@ -231,6 +245,19 @@ mod tests {
             let browsers = all.iter().map(|class| longest(class.cache_control())).max().unwrap();
             let shared = all.iter().map(|class| longest(class.cdn_cache_control())).max().unwrap();
             assert_eq!(recall.exposure(), Exposure { browsers_s: browsers, shared_s: shared }, "{recall:?}");
+        }
+    }
+
+    #[test]
+    fn reach_is_the_longest_of_its_directives() {
+        for freshness in Freshness::ALL {
+            let longest = |directives: &str| {
+                let seconds = directives.split(", ").filter_map(|one| one.split_once('=')?.1.parse::<u32>().ok());
+                let seconds: Vec<u32> = seconds.collect();
+                seconds.first().copied().unwrap_or_default() + seconds.iter().skip(1).max().copied().unwrap_or_default()
+            };
+            let directives = [freshness.cache_control(), freshness.cdn_cache_control()];
+            assert_eq!(directives.map(longest).into_iter().max(), Some(freshness.reach_s()), "{freshness:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
 use super::keys::{AccessKey, Revoke};
+use super::reviews::Review;
 use super::target::Target;
 
 /// Most keys or tags of one purge.
@@ -24,6 +25,7 @@ pub enum Change {
     Kill(Kill),
     Lift(Lift),
     Purge(PurgeMarks),
+    Review(Review),
     /// The name behind a pseudonymous actor was erased.
     Forget(Forget),
     /// A key is given.
@@ -125,6 +127,7 @@ impl Change {
             Self::Kill(_) => "kill",
             Self::Lift(_) => "lift",
             Self::Purge(_) => "purge",
+            Self::Review(_) => "review",
             Self::Forget(_) => "forget",
             Self::Key(_) => "key",
             Self::Revoke(_) => "revoke",
@@ -147,6 +150,7 @@ impl Change {
             Self::Term(term) => format!("term:{}", term.term),
             Self::Kill(Kill { target }) | Self::Lift(Lift { target }) => target.to_string(),
             Self::Purge(purge) => purge.scope.text(),
+            Self::Review(review) => format!("variant:{}", review.variant),
             Self::Forget(forget) => format!("actor:{}", forget.actor),
             Self::Key(key) => format!("key:{}", key.id()),
             Self::Revoke(revoke) => format!("key:{}", revoke.id),

@@ -11,12 +11,14 @@ use bildkante_shared::ids::Digest;
 use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
+use super::actor::ActorId;
 use super::change::{Change, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
 use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
 use super::kills::Kills;
 use super::primary::EDGE_ITSELF;
 use super::purged::PurgedAt;
+use super::reviews::{Case, ReviewRefusal, Reviews};
 use super::target::Target;
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -39,6 +41,7 @@ pub struct State {
     /// In force on this edge, and not in the log yet.
     held: Kills,
     access: AccessKeys,
+    reviews: Reviews,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
     /// The keys, the oldest first.
@@ -72,10 +75,12 @@ pub enum Shelf {
     Keys,
     /// Id of a person's or a program's key → the key and its sequence number.
     Access,
+    /// Variant → its cases.
+    Reviews,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 4] = [Self::Kills, Self::Purges, Self::Keys, Self::Access];
+    pub const ALL: [Self; 5] = [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -84,6 +89,7 @@ impl Shelf {
             Self::Purges => "purges",
             Self::Keys => "keys",
             Self::Access => "access",
+            Self::Reviews => "reviews",
         }
     }
 }
@@ -99,6 +105,8 @@ pub enum Refusal {
     Reason,
     #[error("a purge names at most {PURGE_KEYS_MAX} keys and tags")]
     TooManyPurgeKeys,
+    #[error(transparent)]
+    Review(#[from] ReviewRefusal),
     #[error("term {term} does not follow term {current}")]
     Term { term: u64, current: u64 },
     #[error(
@@ -158,6 +166,7 @@ impl State {
             kills: Kills::default(),
             held: Kills::default(),
             access: AccessKeys::default(),
+            reviews: Reviews::default(),
             purges: Map::default(),
             keys: Map::default(),
             keys_in_order: QueueSync::new_sync(),
@@ -194,6 +203,10 @@ impl State {
                     }
                     state.access.put(kept);
                 }
+                Shelf::Reviews => {
+                    let cases: Vec<Case> = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
+                    state.reviews.put(row.key.into(), cases.into());
+                }
             }
         }
         keys.sort_unstable();
@@ -207,7 +220,8 @@ impl State {
         let purges = self.purges.iter().map(|(key, purged)| row(Shelf::Purges, key.to_string(), purged));
         let keys = self.keys.iter().map(|(key, seq)| row(Shelf::Keys, key.to_string(), seq));
         let access = self.access.each().map(|kept| row(Shelf::Access, kept.key.id().to_string(), &**kept));
-        kills.chain(purges).chain(keys).chain(access)
+        let cases = self.reviews.variants().map(|(variant, cases)| row(Shelf::Reviews, variant.to_owned(), &cases));
+        kills.chain(purges).chain(keys).chain(access).chain(cases)
     }
 
     #[must_use]
@@ -254,6 +268,11 @@ impl State {
         &self.held
     }
 
+    #[must_use]
+    pub const fn reviews(&self) -> &Reviews {
+        &self.reviews
+    }
+
     /// What was purged, for an edge that joins.
     pub fn purges(&self) -> impl Iterator<Item = (&str, &PurgedAt)> {
         self.purges.iter().map(|(key, purged)| (&**key, purged))
@@ -282,7 +301,7 @@ impl State {
     ///
     /// # Errors
     /// Says why not.
-    pub fn admit(&self, change: &Change, why: &str) -> Result<Option<String>, Refusal> {
+    pub fn admit(&self, change: &Change, why: &str, actor: ActorId) -> Result<Option<String>, Refusal> {
         if why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
             return Err(Refusal::Reason);
         }
@@ -304,6 +323,12 @@ impl State {
             }
             Change::Purge(purge) if purge.keys.len().max(purge.tags.len()) > PURGE_KEYS_MAX => {
                 Err(Refusal::TooManyPurgeKeys)
+            }
+            Change::Review(review) => {
+                if review.step.is_reasoned() {
+                    reasoned()?;
+                }
+                Ok(self.reviews.admit(review, actor)?)
             }
             Change::Purge(_) | Change::Forget(_) => Ok(None),
             Change::Key(key) => reasoned().and_then(|()| self.admit_key(key)).map(|()| None),
@@ -356,6 +381,10 @@ impl State {
                 vec![gone(Shelf::Kills, lift.target.to_string())]
             }
             Change::Purge(purge) => self.purge(purge, seq),
+            Change::Review(review) => {
+                let cases = self.reviews.apply(review, seq, entry.actor());
+                vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
+            }
             Change::Forget(_) => Vec::new(),
             Change::Key(key) => {
                 let kept = KeptKey { seq, key: key.clone() };
@@ -417,7 +446,7 @@ impl State {
     }
 }
 
-fn row(shelf: Shelf, key: String, value: &impl Serialize) -> Row {
+fn row(shelf: Shelf, key: String, value: &(impl Serialize + ?Sized)) -> Row {
     // Numbers and plain structs have a JSON form.
     Row { shelf, key, value: serde_json::to_string(value).ok() }
 }

@@ -36,6 +36,8 @@ pub enum Reason {
     PartsUnknown,
     /// What this edge knows is older than the campaign allows: it may be killed.
     Stale,
+    /// People decide about the variant's pictures, and none that they decided for is live.
+    Awaiting,
 }
 
 impl Reason {
@@ -46,6 +48,7 @@ impl Reason {
             Self::Killed(_) => "killed",
             Self::PartsUnknown => "parts-unknown",
             Self::Stale => "state-stale",
+            Self::Awaiting => "awaiting-decision",
         }
     }
 }

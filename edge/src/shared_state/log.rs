@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::change::Change;
 use super::entry::{ChainFault, Entry, EntryFault};
 use super::fold::{Head, Refusal, Row, RowFault, State};
+use super::reviews::ReviewRefusal;
 use super::target::Target;
 use crate::state::StateError;
 use crate::words::Epoch;
@@ -220,8 +221,11 @@ impl LogError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Refused(Refusal::NotKilled { .. } | Refusal::NoSuchKey { .. }) => 404,
+            Self::Refused(
+                Refusal::NotKilled { .. } | Refusal::NoSuchKey { .. } | Refusal::Review(ReviewRefusal::Unknown),
+            ) => 404,
             Self::Refused(Refusal::KeyNameTaken { .. } | Refusal::TooManyKeys) => 409,
+            Self::Refused(Refusal::Review(refusal)) if refusal.is_of_the_moment() => 409,
             Self::Refused(_) | Self::Entry(_) | Self::KeyReused { .. } => 422,
             Self::Store(_) => 507,
             Self::HeldHere { .. } => 202,

@@ -209,8 +209,8 @@ impl Draft<'_> {
             return Ok(());
         }
         let Proposal { change, who, why, key, edge } = proposal;
-        let before = self.state.admit(&change, &why)?;
         let (actor, edge) = (self.actor(&who)?, edge.unwrap_or_else(|| self.edge.clone()));
+        let before = self.state.admit(&change, &why, actor)?;
         let entry =
             self.follow(change, Circumstances { at_unix_ms: self.at_unix_ms, actor, why, before, key, edge })?;
         self.committed.push(Committed { entry, is_new: true });
@@ -219,7 +219,7 @@ impl Draft<'_> {
 
     fn begin_term(&mut self, term: u64, why: &str) -> Result<(), LogError> {
         let change = Change::Term(Term { term });
-        let before = self.state.admit(&change, "")?;
+        let before = self.state.admit(&change, "", ActorId::EDGE)?;
         let (at_unix_ms, why) = (self.at_unix_ms, why.to_owned());
         let actor = ActorId::EDGE;
         let edge = self.edge.clone();

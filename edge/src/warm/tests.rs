@@ -100,7 +100,7 @@ impl Bench {
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();
         let metrics = WarmMetrics::new(&registry).unwrap();
-        let warmer = Warmer::open(&config.warm, folder.path(), fill, catalog, metrics, ends).unwrap();
+        let warmer = Warmer::open(&config.warm, folder.path(), (fill, None), catalog, metrics, ends).unwrap();
         let device = Device::default();
         let mut inner = Arc::into_inner(warmer.inner).unwrap();
         let (on, into) = (device.clone(), Arc::clone(&inner.stored));

@@ -12,8 +12,8 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, LoraUse, Prediction, Recipe, RefinerUse, SchedulerChoice, SchedulerKind,
-    SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
+    ControlUse, EmbeddingUse, InitUse, LongPrompt, LoraUse, Prediction, Recipe, RefinerUse, SchedulerChoice,
+    SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe, is_token,
 };
 use bildkante_shared::weighting::Weighting;
 use clap::Args;
@@ -24,8 +24,9 @@ use crate::diffusion::pipeline;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
 use crate::diffusion::sd::adapters::{Adapter, LoraError};
-use crate::diffusion::sd::checkpoint::Checkpoint;
+use crate::diffusion::sd::checkpoint::{Checkpoint, Trunk};
 use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::inversion::{Inversion, InversionError, Word};
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::trace::Trace;
 
@@ -107,6 +108,10 @@ pub struct GenerateArgs {
     /// A LoRA and how strongly it acts, 1 by default; may be given several times
     #[arg(long = "lora", value_name = "FILE:WEIGHT", value_parser = parse_lora)]
     pub loras: Vec<(PathBuf, f64)>,
+    /// A file of textual inversion and the word that stands for it in the prompts, `<NAME>` of the file by default; may be given
+    /// several times
+    #[arg(long = "embedding", value_name = "FILE[:WORD]", value_parser = parse_embedding)]
+    pub embeddings: Vec<(PathBuf, String)>,
     /// A PNG of the picture's size to begin with instead of noise
     #[arg(long, value_name = "FILE.png")]
     pub init: Option<PathBuf>,
@@ -184,6 +189,21 @@ fn parse_lora(text: &str) -> Result<(PathBuf, f64), String> {
     Ok((PathBuf::from(file), weight))
 }
 
+/// `FILE` or `FILE:WORD`; a file's name may have colons of its own.
+fn parse_embedding(text: &str) -> Result<(PathBuf, String), String> {
+    let named = text.rsplit_once(':').filter(|(file, word)| !word.contains('/') && Path::new(file).exists());
+    let (file, word) = match named {
+        Some((file, word)) => (file, word.to_lowercase()),
+        None => {
+            (text, format!("<{}>", Path::new(text).file_stem().unwrap_or_default().to_string_lossy().to_lowercase()))
+        }
+    };
+    if is_token(&word) {
+        return Ok((PathBuf::from(file), word));
+    }
+    Err(format!("an embedding is FILE:WORD, and a word has letters, digits, `<`, `>`, `_` and `-`, not `{word}`"))
+}
+
 /// `--control`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlArg {
@@ -224,15 +244,18 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let loaded = args.loras.iter().map(|(file, weight)| Ok((Arc::new(Adapter::load(file)?), *weight)));
     let adapters = loaded.collect::<Result<Vec<_>, LoraError>>().context("cannot load an adapter")?;
+    let words = args.embeddings.iter().map(|(file, token)| Ok((Arc::new(Inversion::load(file)?), token.clone())));
+    let words = words.collect::<Result<Vec<Word>, InversionError>>().context("cannot load an embedding")?;
     let mut pictures = Pictures::new();
     let controlnets = args.controls.iter().map(|control| args.engine.load_controlnet(&control.folder));
     let controlnets = controlnets.collect::<anyhow::Result<Vec<_>>>()?;
     let images = args.images(&controlnets, &mut pictures)?;
-    let recipe = args.recipe(&checkpoint, refiner.as_ref(), &adapters, images)?;
-    let adapted = if adapters.is_empty() { None } else { Some(checkpoint.adapted(&adapters)?) };
-    let trunk = adapted.as_ref().unwrap_or(checkpoint.trunk());
-    let base = Adapted::new(&checkpoint, trunk).controlled(controlnets.iter().collect());
-    let models = Models { base, refiner: refiner.as_ref().map(Adapted::from), pictures };
+    let recipe = args.recipe(&checkpoint, refiner.as_ref(), (&adapters, &words), images)?;
+    let trunk = adapted(&checkpoint, &adapters, &words)?;
+    let refining = refiner.as_ref().map(|refiner| adapted(refiner, &[], &words)).transpose()?.flatten();
+    let base = Adapted::with(&checkpoint, trunk.as_ref()).controlled(controlnets.iter().collect());
+    let models =
+        Models { base, refiner: refiner.as_ref().map(|refiner| Adapted::with(refiner, refining.as_ref())), pictures };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
     let mut evaluations = 0;
     let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
@@ -267,12 +290,18 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The networks of a checkpoint with what changes them; `None` where nothing does.
+fn adapted(checkpoint: &Checkpoint, loras: &[(Arc<Adapter>, f64)], words: &[Word]) -> anyhow::Result<Option<Trunk>> {
+    let is_plain = loras.is_empty() && words.is_empty();
+    Ok(if is_plain { None } else { Some(checkpoint.adapted(loras, words)?) })
+}
+
 impl GenerateArgs {
     fn recipe(
         &self,
         checkpoint: &Checkpoint,
         refiner: Option<&Checkpoint>,
-        adapters: &[(Arc<Adapter>, f64)],
+        (adapters, words): (&[(Arc<Adapter>, f64)], &[Word]),
         images: Images,
     ) -> anyhow::Result<ValidRecipe> {
         let native = checkpoint.native_size_px().map(|(width_px, height_px)| Size { width_px, height_px });
@@ -308,6 +337,10 @@ impl GenerateArgs {
             mask: images.mask,
             controls: images.controls,
             loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
+            embeddings: words
+                .iter()
+                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .collect(),
             ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
     }

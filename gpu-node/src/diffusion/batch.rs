@@ -116,8 +116,8 @@ impl Shapes {
 
 /// Finds the [`Shapes`] of a class, one pass after the other, so that requests can go in between.
 ///
-/// An input is evaluated at every place that matters, among companions unlike it, with `requests_max` requests and with every
-/// power of two below.
+/// An input is evaluated at every place that matters, among companions unlike it, with `requests_max` requests, with each number
+/// up to [`EACH_MAX`] and with every power of two below.
 #[derive(Debug)]
 pub(crate) struct Probe<C> {
     input: ModelInput<C>,
@@ -137,9 +137,8 @@ impl<C: Conditions> Probe<C> {
     /// When libtorch fails.
     pub(crate) fn new(input: ModelInput<C>, requests_max: usize) -> Result<Self, TchError> {
         let other = unlike(&input)?;
-        let below = std::iter::successors(Some(1_usize), |requests| requests.checked_mul(2));
-        let numbers = std::iter::once(requests_max).chain(below.take_while(|requests| *requests < requests_max));
-        let trials = numbers.flat_map(|requests| places(requests).into_iter().map(move |place| (requests, place)));
+        let trials =
+            numbers(requests_max).flat_map(|requests| places(requests).into_iter().map(move |place| (requests, place)));
         Ok(Self { input, other, requests_max, canonical: None, trials: trials.collect(), shapes: Vec::new() })
     }
 
@@ -183,6 +182,15 @@ impl<C: Conditions> Probe<C> {
         shapes.sort_unstable();
         Shapes(shapes)
     }
+}
+
+/// Numbers of requests up to which each is tried.
+const EACH_MAX: usize = 8;
+
+/// The numbers of requests that are tried, the largest one first.
+fn numbers(requests_max: usize) -> impl Iterator<Item = usize> {
+    let is_tried = |requests: &usize| *requests <= EACH_MAX || requests.is_power_of_two();
+    std::iter::once(requests_max).chain((1..requests_max).filter(is_tried))
 }
 
 /// The places of a batch that are tried: the first, one in the middle, and last the last.
@@ -275,6 +283,13 @@ mod tests {
         let are_within = |shapes: &[usize]| Shapes(shapes.to_vec()).are_within(4);
         assert!([&[1][..], &[4], &[1, 2, 4]].into_iter().all(are_within));
         assert!(![&[][..], &[0, 4], &[4, 2], &[2, 2], &[1, 8]].into_iter().any(are_within));
+    }
+
+    #[test]
+    fn every_number_that_matters_is_tried_once() {
+        let tried = |requests_max| numbers(requests_max).collect::<Vec<_>>();
+        assert_eq!([tried(1), tried(2), tried(4)], [vec![1], vec![2, 1], vec![4, 1, 2, 3]]);
+        assert_eq!(tried(40), [40, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32]);
     }
 
     #[test]

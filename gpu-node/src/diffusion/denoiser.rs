@@ -110,6 +110,18 @@ pub trait Denoiser {
     /// # Errors
     /// When it is not there or libtorch fails.
     fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError>;
+    /// The same of a picture by its digest, which may be kept for the next request that names it.
+    ///
+    /// # Errors
+    /// As [`Self::embed_control`], or what `image` fails at.
+    fn embed_picture(
+        &self,
+        network: usize,
+        _picture: Digest,
+        image: impl FnOnce() -> Result<Tensor, DiffusionError>,
+    ) -> Result<Tensor, DiffusionError> {
+        self.embed_control(network, &image()?)
+    }
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors

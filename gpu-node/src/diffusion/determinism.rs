@@ -8,6 +8,10 @@ use crate::diffusion::device;
 use crate::diffusion::loading::Placement;
 use crate::diffusion::runtime::{LIBTORCH, threads};
 
+/// How this engine orders its additions. A change after which some drawing has other bits counts it up: 2, since embeddings of
+/// the time are computed row by row.
+const ENGINE: &str = "engine-2";
+
 /// What a pass computes on, as far as it decides bits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassShape {
@@ -55,5 +59,5 @@ fn kernels(Placement { device: place, dtype, .. }: Placement) -> String {
         tracing::error!(%error, "what libtorch chose cannot be told");
         "unknown".to_owned()
     });
-    format!("{}/{LIBTORCH}/{choices}/{dtype}", device::kind_of(place))
+    format!("{}/{LIBTORCH}/{ENGINE}/{choices}/{dtype}", device::kind_of(place))
 }

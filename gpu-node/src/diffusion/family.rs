@@ -13,7 +13,10 @@ use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::Determinism;
 use tch::{Device, TchError, Tensor};
 
-pub(crate) use super::sd::adapters::{Adapter, LoraError};
+pub(crate) use super::sd::adapter_file::{AdapterError, AdapterFile};
+use super::sd::adapters::Adapter;
+use super::sd::in_memory::NetworksInMemory;
+use super::sd::inversion::Word;
 use super::sd::{self, controlnet, networks};
 use crate::capacity::Footprint;
 use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Stage};
@@ -24,6 +27,100 @@ use crate::diffusion::picture::Pictures;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::scheduler::SchedulerConfig;
 
+/// What a checkpoint is, whether or not its networks are loaded. Shared by all devices.
+#[derive(Debug, Clone)]
+pub(crate) enum Blueprint {
+    Sd(Arc<sd::Blueprint>),
+}
+
+impl Blueprint {
+    /// Reads what the folder says of a checkpoint, with digests of files that are known already.
+    pub(crate) fn read(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
+        sd::Blueprint::read(folder, placement, known).map(Arc::new).map(Self::Sd)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Sd(blueprint) => blueprint.name(),
+        }
+    }
+
+    /// What it was trained from, as `/v1/checkpoints` names it.
+    pub(crate) fn family(&self) -> &'static str {
+        match self {
+            Self::Sd(blueprint) => blueprint.family().as_str(),
+        }
+    }
+
+    /// What recipes may call it: its digest, and what that was before.
+    pub(crate) fn digests(&self) -> &Digests {
+        match self {
+            Self::Sd(blueprint) => blueprint.digests(),
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.digests().current
+    }
+
+    /// Bytes of its networks on a device.
+    pub(crate) fn bytes(&self, placement: Placement) -> u64 {
+        match self {
+            Self::Sd(blueprint) => blueprint.bytes(placement),
+        }
+    }
+
+    /// How much memory drawing with it takes, beside its networks.
+    pub(crate) fn footprint(&self, placement: Placement, vae_tiles_px: Option<u32>) -> Arc<dyn Footprint> {
+        match self {
+            Self::Sd(blueprint) => Arc::new(blueprint.footprint(placement, vae_tiles_px)),
+        }
+    }
+
+    /// The size it is tried at.
+    pub(crate) fn trial_size_px(&self) -> (u32, u32) {
+        match self {
+            Self::Sd(blueprint) => blueprint.trial_size_px(),
+        }
+    }
+
+    /// The sampler it is tried with.
+    pub(crate) fn trial_scheduler(&self) -> SchedulerChoice {
+        match self {
+            Self::Sd(blueprint) => blueprint.trial_scheduler(),
+        }
+    }
+
+    /// Side of an image in pixels for one latent.
+    pub(crate) fn vae_factor(&self) -> u32 {
+        match self {
+            Self::Sd(blueprint) => blueprint.vae_factor(),
+        }
+    }
+
+    /// Whether it paints into images.
+    pub(crate) fn is_inpainting(&self) -> bool {
+        match self {
+            Self::Sd(blueprint) => blueprint.is_inpainting(),
+        }
+    }
+}
+
+/// A checkpoint's networks in the host's memory, laid out for one kind of device.
+#[derive(Debug)]
+pub(crate) enum Image {
+    Sd(NetworksInMemory),
+}
+
+impl Image {
+    /// Reads the networks of `folder`, which is the blueprint's.
+    pub(crate) fn read(folder: &Path, blueprint: &Blueprint, placement: Placement) -> Result<Self, CheckpointError> {
+        match blueprint {
+            Blueprint::Sd(blueprint) => NetworksInMemory::read(folder, blueprint, placement, Device::Cpu).map(Self::Sd),
+        }
+    }
+}
+
 /// A loaded checkpoint.
 #[derive(Debug)]
 pub(crate) enum Checkpoint {
@@ -31,74 +128,38 @@ pub(crate) enum Checkpoint {
 }
 
 impl Checkpoint {
-    /// Loads the checkpoint in `folder`, with digests of files that are known already. Where `vae_tiles_px` says so, larger
-    /// pictures are decoded in tiles.
-    pub(crate) fn load(
-        folder: &Path,
+    /// Puts networks onto a device. On a processor they share the image's memory. Where `vae_tiles_px` says so, larger pictures
+    /// are decoded in tiles.
+    pub(crate) fn of(
+        blueprint: &Blueprint,
+        image: &Image,
         placement: Placement,
-        known: &FileDigests,
         vae_tiles_px: Option<u32>,
     ) -> Result<Self, CheckpointError> {
-        let mut checkpoint = sd::Checkpoint::load_known(folder, placement, known)?;
-        checkpoint.set_vae_tiles_px(vae_tiles_px);
-        Ok(Self::Sd(Box::new(checkpoint)))
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.name(),
-        }
-    }
-
-    /// What it was trained from, as `/v1/checkpoints` names it.
-    pub(crate) const fn family(&self) -> &'static str {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.family().as_str(),
+        match (blueprint, image) {
+            (Blueprint::Sd(blueprint), Image::Sd(networks)) => {
+                let networks = networks.in_memory_of(placement.device)?;
+                let mut checkpoint = sd::Checkpoint::of(Arc::clone(blueprint), placement, networks)?;
+                checkpoint.set_vae_tiles_px(vae_tiles_px);
+                Ok(Self::Sd(Box::new(checkpoint)))
+            }
         }
     }
 
     /// What recipes may call it: its digest, and what that was before.
-    pub(crate) const fn digests(&self) -> &Digests {
+    pub(crate) fn digests(&self) -> &Digests {
         match self {
             Self::Sd(checkpoint) => checkpoint.digests(),
         }
     }
 
-    pub(crate) const fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.digests().current
     }
 
     pub(crate) const fn device(&self) -> Device {
         match self {
             Self::Sd(checkpoint) => checkpoint.device(),
-        }
-    }
-
-    /// The size it is tried at.
-    pub(crate) fn trial_size_px(&self) -> (u32, u32) {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.trial_size_px(),
-        }
-    }
-
-    /// The sampler it is tried with.
-    pub(crate) fn trial_scheduler(&self) -> SchedulerChoice {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.trial_scheduler(),
-        }
-    }
-
-    /// Whether it paints into images.
-    pub(crate) const fn is_inpainting(&self) -> bool {
-        match self {
-            Self::Sd(checkpoint) => checkpoint.is_inpainting(),
-        }
-    }
-
-    /// How much memory drawing with it takes.
-    pub(crate) fn footprint(&self) -> Arc<dyn Footprint> {
-        match self {
-            Self::Sd(checkpoint) => Arc::new(checkpoint.footprint()),
         }
     }
 
@@ -123,11 +184,36 @@ impl Checkpoint {
         }
     }
 
-    /// Its networks with adapters of these weights.
-    pub(crate) fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+    /// Its networks with adapters of these weights, whose text encoders know these words.
+    pub(crate) fn adapted(&self, adapters: &Adaptations) -> Result<Trunk, AdapterError> {
         match self {
-            Self::Sd(checkpoint) => checkpoint.adapted(adapters).map(Trunk::Sd),
+            Self::Sd(checkpoint) => checkpoint.adapted(&adapters.loras, &adapters.words).map(Trunk::Sd),
         }
+    }
+}
+
+/// The files that change a checkpoint's networks.
+#[derive(Debug, Default)]
+pub(crate) struct Adaptations {
+    /// With their weights.
+    loras: Vec<(Arc<Adapter>, f64)>,
+    /// With what they are called.
+    words: Vec<Word>,
+}
+
+impl Adaptations {
+    /// Adds a LoRA with its weight. `false` where the file is none.
+    pub(crate) fn add_lora(&mut self, file: AdapterFile, weight: f64) -> bool {
+        let AdapterFile::Lora(adapter) = file else { return false };
+        self.loras.push((adapter, weight));
+        true
+    }
+
+    /// Adds a word. `false` where the file has none.
+    pub(crate) fn add_word(&mut self, file: AdapterFile, token: &str) -> bool {
+        let AdapterFile::Inversion(words) = file else { return false };
+        self.words.push((words, token.to_owned()));
+        true
     }
 }
 
@@ -164,6 +250,13 @@ impl ControlNet {
     pub(crate) const fn digests(&self) -> &Digests {
         match self {
             Self::Sd(network) => network.digests(),
+        }
+    }
+
+    /// Gives back the memory of what is kept for pictures to come.
+    pub(crate) fn forget_pictures(&self) {
+        match self {
+            Self::Sd(network) => network.forget_pictures(),
         }
     }
 }
@@ -305,6 +398,17 @@ impl Denoiser for Networks<'_> {
     fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_control(network, image),
+        }
+    }
+
+    fn embed_picture(
+        &self,
+        network: usize,
+        picture: Digest,
+        image: impl FnOnce() -> Result<Tensor, DiffusionError>,
+    ) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.embed_picture(network, picture, image),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use bildkante_shared::checkpoint::{CheckpointDigestError, FileIdentity, look};
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::{Device, Kind, TchError};
 
 use crate::diffusion::dtype::DType;
 use crate::diffusion::fields::{CONFIG_BYTES_MAX, ConfigError, JsonFileError, read_json};
@@ -34,6 +34,9 @@ pub enum CheckpointError {
     Mismatch { folder: PathBuf, reason: String },
     #[error("{folder}: its files changed while they were read")]
     Changed { folder: PathBuf },
+    /// Networks that were read cannot be put onto the device.
+    #[error("moving it onto the device: {0}")]
+    Move(#[from] TchError),
     #[error("this machine has no device {device}")]
     Device { device: String },
 }
@@ -61,10 +64,22 @@ impl Placement {
         canonical: fn(&str) -> String,
         kind: Kind,
     ) -> Result<Weights, WeightsError> {
-        let mut weights = Weights::open(files, canonical, self.device, kind)?;
-        if self.channels_last {
-            weights.set_kernel_layout(KernelLayout::ChannelsLast);
-        }
+        self.open_in(self.device, files, canonical, kind)
+    }
+
+    /// The same in the memory of another device, from which they will be moved to their own.
+    pub(crate) fn open_in(
+        self,
+        memory: Device,
+        files: &[PathBuf],
+        canonical: fn(&str) -> String,
+        kind: Kind,
+    ) -> Result<Weights, WeightsError> {
+        let mut weights = Weights::open(files, canonical, memory, kind)?;
+        weights.set_kernel_layout(match self.channels_last {
+            true => KernelLayout::ChannelsLast,
+            false => KernelLayout::of(self.device, kind),
+        });
         Ok(weights)
     }
 }

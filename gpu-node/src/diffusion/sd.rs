@@ -4,14 +4,19 @@
 //! it, what they are conditioned on, what a drawing with them takes of a device's memory, and adapters. [`networks`] is how the
 //! family stands behind [`Denoiser`](crate::diffusion::denoiser::Denoiser).
 
+pub mod adapter_file;
 pub mod adapters;
+pub mod blueprint;
 pub mod checkpoint;
 pub mod conditioning;
 pub mod config;
 pub mod controlnet;
+pub(crate) mod in_memory;
+pub mod inversion;
 mod layout;
 mod memory;
 pub mod networks;
 pub mod unet;
 
+pub use blueprint::Blueprint;
 pub use checkpoint::Checkpoint;

@@ -96,10 +96,6 @@ impl TextEncoders {
         Self { kept: RefCell::new(Vec::new()), encoders, layer }
     }
 
-    pub(crate) fn encoders(&self) -> &[TextEncoder] {
-        &self.encoders
-    }
-
     pub(crate) const fn layer(&self) -> HiddenLayer {
         self.layer
     }

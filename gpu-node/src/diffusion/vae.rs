@@ -11,7 +11,9 @@ use crate::diffusion::layers::attention::PixelAttention;
 use crate::diffusion::layers::resnet::{Downsample, Norms, ResnetBlock, Upsample};
 use crate::diffusion::layers::{Conv2d, GroupNorm};
 use crate::diffusion::vae::config::VaeConfig;
-use crate::diffusion::weights::{KernelLayout, Scope, ShapeRecorder, VarSource, Weights, WeightsError};
+use crate::diffusion::weights::{
+    Keeping, KernelLayout, NetworkTensors, Scope, ShapeRecorder, VarSource, Weights, WeightsError,
+};
 
 /// Fixed in diffusers for every norm of the autoencoder.
 const NORM_EPS: f64 = 1e-6;
@@ -70,6 +72,11 @@ pub fn tensor_shapes(config: &VaeConfig) -> Result<BTreeMap<String, Vec<i64>>, W
     Ok(recorder.into_shapes())
 }
 
+/// How its convolutions compute best on a device; `None` where the device decides.
+pub(crate) const fn kernel_layout(device: Device) -> Option<KernelLayout> {
+    if matches!(device, Device::Cpu) { Some(KernelLayout::ChannelsLast) } else { None }
+}
+
 /// A tensor's name as diffusers writes it today.
 pub(crate) fn canonical_name(name: &str) -> String {
     let renamed = RENAMED.iter().find(|(old, _)| name.contains(".attentions.") && name.contains(old));
@@ -88,12 +95,24 @@ impl Vae {
 
     /// The same in these kinds.
     pub(crate) fn load_as(mut weights: Weights, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
-        if weights.device() == Device::Cpu {
-            weights.set_kernel_layout(KernelLayout::ChannelsLast);
+        if let Some(layout) = kernel_layout(weights.device()) {
+            weights.set_kernel_layout(layout);
         }
         let vae = Self::build(&mut weights, config, kinds)?;
         weights.finish()?;
         Ok(vae)
+    }
+
+    /// Reads its tensors in these kinds.
+    pub(crate) fn keep(weights: Weights, config: &VaeConfig, kinds: VaeKinds) -> Result<NetworkTensors, WeightsError> {
+        let mut keeping = Keeping::new(weights);
+        Self::build(&mut keeping, config, kinds)?;
+        keeping.finish()
+    }
+
+    /// The network of a source.
+    pub(crate) fn of(source: &mut dyn VarSource, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {
+        Self::build(source, config, kinds)
     }
 
     fn build(source: &mut dyn VarSource, config: &VaeConfig, kinds: VaeKinds) -> Result<Self, WeightsError> {

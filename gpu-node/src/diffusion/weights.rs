@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::safetensors_file::{SafetensorsFile, TENSORS_MAX, TensorEntry, is_finite};
+use crate::diffusion::device;
 
 /// Most names an error lists.
 const NAMES_SHOWN_MAX: usize = 8;
@@ -76,6 +77,27 @@ pub(crate) enum KernelLayout {
     /// activations would otherwise be reordered around every convolution (1.9 times as fast on the built-in one), and in half
     /// precision on a processor (a step of the built-in one is 3.2 times as fast with AVX2).
     ChannelsLast,
+}
+
+impl KernelLayout {
+    /// The one that a device computes best with.
+    pub(crate) const fn of(device: Device, kind: Kind) -> Self {
+        match (device, kind) {
+            (Device::Cpu, Kind::Float) => Self::Blocked,
+            (Device::Cpu, _) => Self::ChannelsLast,
+            _ => Self::Plain,
+        }
+    }
+
+    /// A kernel in this layout. Where oneDNN does not know the processor, the plain one computes the same.
+    pub(crate) fn lay_out(self, kernel: Tensor, geometry: ConvGeometry) -> Tensor {
+        let laid_out = match self {
+            Self::Plain => return kernel,
+            Self::Blocked => blocked(&kernel, geometry),
+            Self::ChannelsLast => channels_last(&kernel),
+        };
+        laid_out.unwrap_or(kernel)
+    }
 }
 
 /// What is added to the output of a layer: x · downᵀ · upᵀ, of all adapters with their weights in one pair.
@@ -212,11 +234,7 @@ impl Weights {
         device: Device,
         kind: Kind,
     ) -> Result<Self, WeightsError> {
-        let kernel_layout = match (device, kind) {
-            (Device::Cpu, Kind::Float) => KernelLayout::Blocked,
-            (Device::Cpu, _) => KernelLayout::ChannelsLast,
-            _ => KernelLayout::Plain,
-        };
+        let kernel_layout = KernelLayout::of(device, kind);
         let mut weights = Self { files: Vec::new(), places: HashMap::new(), device, kind, kernel_layout };
         for path in files {
             weights.add(path, canonical)?;
@@ -333,14 +351,7 @@ impl VarSource for Weights {
     }
 
     fn take_kernel(&mut self, name: &str, shape: &[i64], geometry: ConvGeometry) -> Result<Tensor, WeightsError> {
-        let kernel = self.read(name, shape)?;
-        let laid_out = match self.kernel_layout {
-            KernelLayout::Plain => return Ok(kernel),
-            KernelLayout::Blocked => blocked(&kernel, geometry),
-            KernelLayout::ChannelsLast => channels_last(&kernel),
-        };
-        // Where oneDNN does not know the processor, the plain kernel computes the same.
-        Ok(laid_out.unwrap_or(kernel))
+        Ok(self.kernel_layout.lay_out(self.read(name, shape)?, geometry))
     }
 }
 
@@ -384,6 +395,16 @@ impl NetworkTensors {
         self.kind
     }
 
+    /// The same in the memory of a device; tensors that are there are shared.
+    pub(crate) fn in_memory_of(&self, device: Device) -> Result<Self, TchError> {
+        let moved = |(name, tensor): (&String, &Tensor)| {
+            let moved = if device == self.device { tensor.shallow_clone() } else { device::upload(tensor, device)? };
+            Ok((name.clone(), moved))
+        };
+        let tensors = self.tensors.iter().map(moved).collect::<Result<_, TchError>>()?;
+        Ok(Self { tensors, device, kind: self.kind })
+    }
+
     /// The names of all layers.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().flat_map(|name| name.split(STACKED)).filter_map(|name| name.strip_suffix(WEIGHT))
@@ -418,6 +439,10 @@ impl Keeping {
 }
 
 impl VarSource for Keeping {
+    fn set_kind(&mut self, kind: Kind) {
+        self.weights.set_kind(kind);
+    }
+
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, WeightsError> {
         let tensor = self.weights.take(name, shape)?;
         Ok(self.keep(name.to_owned(), tensor))

@@ -161,7 +161,9 @@ impl<'a> Simulation<'a> {
     fn turn(&mut self) -> bool {
         let now = self.start + self.now;
         let begun: Vec<_> = self.begun.iter().map(|begun| (begun.claim, self.done(begun))).collect();
-        let Some(choice) = self.turns.choose(now, &begun, &self.queue, ProbeDue::No, |_| true) else { return false };
+        let Some(choice) = self.turns.choose(now, &begun, &self.queue, ProbeDue::No, |_| Fit::Fits) else {
+            return false;
+        };
         let leader = match choice.lead {
             Lead::Begun(at) => at,
             Lead::Waiting(id) => self.begin(id),
@@ -342,6 +344,8 @@ proptest! {
         load in 0.3..0.9_f64,
         has_urgencies: bool,
         companions_max in prop::sample::select(vec![0_usize, 1, 3, 7]),
+        // Where a companion costs nearly as much as a pass of its own, as on a processor, sharing gains nothing and delays leaders:
+        // from 0.7 on some mixes miss a few deadlines more. `requests_max` is 1 there by default.
         companion in 0.0..0.6_f64,
     ) {
         let jobs = mix(&drawn, &steps_ms, load, has_urgencies);
@@ -454,11 +458,15 @@ fn a_job_that_is_first_and_does_not_fit_keeps_others_from_beginning() {
     }
     let begun = [(queue.remove(id(0)).unwrap(), Done::Part(0.5))];
     let choose =
-        |fits: &dyn Fn(RecipeId) -> bool| Turns::default().choose(start, &begun, &queue, ProbeDue::No, fits).unwrap();
-    let choice = choose(&|waiting| waiting != id(1));
+        |fit: &dyn Fn(RecipeId) -> Fit| Turns::default().choose(start, &begun, &queue, ProbeDue::No, fit).unwrap();
+    let all_but = |fit| move |waiting| if waiting == id(1) { fit } else { Fit::Fits };
+    let choice = choose(&all_but(Fit::NoRoom));
     assert_eq!((choice.lead, choice.room_is_wanted), (Lead::Begun(0), true));
-    let choice = choose(&|_| true);
+    let choice = choose(&|_| Fit::Fits);
     assert_eq!((choice.lead, choice.room_is_wanted), (Lead::Waiting(id(1)), false));
+    let choice = choose(&all_but(Fit::Away));
+    assert_eq!((choice.lead, choice.room_is_wanted), (Lead::Waiting(id(2)), false), "its networks are being fetched");
+    assert_eq!(Turns::default().choose(start, &[], &queue, ProbeDue::No, |_| Fit::Away), None, "nothing is at hand");
 }
 
 #[test]
@@ -472,7 +480,7 @@ fn a_probe_takes_idle_turns_and_one_in_ten_of_those_that_no_page_waits_for() {
             queue.push(id(0), asked, Duration::ZERO).unwrap();
         }
         let is_probe = |_: usize| {
-            let choice = turns.choose(start, &[], &queue, probe, |_| true)?;
+            let choice = turns.choose(start, &[], &queue, probe, |_| Fit::Fits)?;
             turns.made(&choice, std::iter::once(0));
             Some(choice.lead == Lead::Probe)
         };

@@ -12,7 +12,7 @@ use bildkante_shared::wire::{CheckpointInfo, Determinism};
 use crate::archive::Archive;
 use crate::board::{Board, Cost, StartedJob};
 use crate::endings::Endings;
-use crate::engine::{Engine, EngineError, Trial};
+use crate::engine::{Engine, EngineError, Move, Trial};
 use crate::error::GenerationError;
 use crate::health::{Health, SelfTest};
 use crate::metrics::NodeMetrics;
@@ -74,9 +74,22 @@ impl DeviceBench {
         });
     }
 
+    /// Counts networks that moved.
+    pub(super) fn report_moves(&self, engine: &mut dyn Engine) {
+        for Move { kind, seconds, .. } in engine.take_moves() {
+            self.metrics.network_moves_total.with_label_values(&[kind.as_str()]).inc();
+            self.metrics.network_move_seconds_total.with_label_values(&[kind.as_str()]).inc_by(seconds);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let bytes = engine.networks_bytes() as f64;
+        self.metrics.networks_bytes.with_label_values(&[&self.name]).set(bytes);
+    }
+
     /// Has the engine take over new checkpoints and adapters, and reports them.
     pub(super) fn refresh(&self, engine: &mut dyn Engine) {
-        let Some(trials) = engine.refresh() else { return };
+        let refreshed = engine.refresh();
+        self.report_moves(engine);
+        let Some(trials) = refreshed else { return };
         for Trial { checkpoint, masters: [first, second], seconds } in &trials {
             tracing::info!(checkpoint = %checkpoint.name, digest = %checkpoint.digest, seconds, "checkpoint loaded");
             self.metrics.checkpoint_ready_seconds.with_label_values(&[&checkpoint.name]).set(*seconds);

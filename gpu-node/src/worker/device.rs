@@ -45,7 +45,7 @@ impl DeviceBench {
     }
 
     fn load(&self, factory: EngineFactory) -> Result<Box<dyn Engine>, EngineError> {
-        let engine = factory()?;
+        let mut engine = factory()?;
         let (checkpoints, rejected) = (engine.checkpoints(), engine.rejected());
         for checkpoint in &checkpoints {
             let CheckpointInfo { name, digest, family, .. } = checkpoint;
@@ -62,6 +62,7 @@ impl DeviceBench {
             return Err(EngineError::Load { reason });
         }
         self.report(engine.as_ref());
+        self.report_moves(engine.as_mut());
         Ok(engine)
     }
 

@@ -6,21 +6,23 @@
 //!
 //! Invariant: sharing a pass changes no job's pixels; the engine sees to it ([`Engine::step`]).
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use bildkante_shared::ids::RecipeId;
 use bildkante_shared::log_limited;
 use bildkante_shared::recipe::ValidRecipe;
 
 use super::bench::DeviceBench;
 use super::settle::Drawn;
-use crate::board::{Cost, Due, Leader, Standing, StartedJob};
+use crate::board::{Cost, Due, Leader, Seen, Standing, StartedJob};
 use crate::endings::{ENDINGS_MAX, Mark};
-use crate::engine::{DrawingId, Engine, EngineError, Finished, NextProbe};
+use crate::engine::{DrawingId, Engine, EngineError, Finished, NextProbe, Presence};
 use crate::error::GenerationError;
 use crate::queue::{Claim, Done, Place};
-use crate::turns::{Choice, Company, ProbeDue, Turns};
+use crate::turns::{Choice, Company, Fit, ProbeDue, Turns};
 
 /// Requests that may have begun and not ended; beyond it only the queue grows.
 const BEGUN_MAX: usize = 64;
@@ -37,6 +39,9 @@ struct Begun {
     denoise_ms: f64,
     /// Its share of the time of its passes.
     device_s: f64,
+    /// Its networks were fetched for it.
+    is_fetched: bool,
+    has_stepped: bool,
 }
 
 /// The requests on the device, in the order in which they began.
@@ -46,8 +51,11 @@ pub(super) struct Executor<'a> {
     sender: &'a SyncSender<Drawn>,
     begun: Vec<Begun>,
     turns: Turns,
-    /// How many of the board's nudges have been acted upon.
-    nudges: u64,
+    seen: Seen,
+    /// Jobs wait, and the networks of none are at hand.
+    is_stalled: bool,
+    /// Recipes that networks are fetched for.
+    fetched: HashSet<RecipeId>,
     /// A waiting request comes before all that have begun, and needs more memory than is left.
     room_is_wanted: bool,
     /// Why the device is lost, once it is.
@@ -59,7 +67,19 @@ pub(super) struct Executor<'a> {
 impl<'a> Executor<'a> {
     pub(super) fn new(bench: &'a DeviceBench, engine: &'a mut dyn Engine, sender: &'a SyncSender<Drawn>) -> Self {
         let (mark, begun, turns) = (bench.endings.mark_of(bench.device), Vec::new(), Turns::default());
-        Self { bench, engine, sender, begun, turns, nudges: 0, room_is_wanted: false, lost: None, mark }
+        Self {
+            bench,
+            engine,
+            sender,
+            begun,
+            turns,
+            seen: Seen::default(),
+            is_stalled: false,
+            fetched: HashSet::new(),
+            room_is_wanted: false,
+            lost: None,
+            mark,
+        }
     }
 
     /// Runs until the board is closed.
@@ -80,7 +100,8 @@ impl<'a> Executor<'a> {
             self.bench.report_probes(self.engine.probes());
             if self.begun.is_empty() && self.lost.is_none() {
                 self.mark.clear();
-                if self.engine.next_probe().is_none() && matches!(self.bench.board.wait(&mut self.nudges), Due::Closed)
+                if self.engine.next_probe().is_none()
+                    && matches!(self.bench.board.wait(&mut self.seen, self.is_stalled), Due::Closed)
                 {
                     return Ok(());
                 }
@@ -126,15 +147,22 @@ impl<'a> Executor<'a> {
 
     /// Who leads the next turn, by its place among those that have begun: a waiting one is begun. No place: a probe is made.
     fn lead(&mut self) -> Option<(Choice, Option<usize>)> {
+        self.fetch();
         let (engine, is_full) = (&*self.engine, self.begun.len() >= BEGUN_MAX);
         let claims = self.begun.iter().map(|begun| (begun.claim, self.done(begun)));
-        let fits = |recipe: &ValidRecipe| !is_full && engine.has_room(recipe);
+        let fit = |recipe: &ValidRecipe| match engine.presence(recipe) {
+            Presence::Away => Fit::Away,
+            Presence::Here if !is_full && engine.has_room(recipe) => Fit::Fits,
+            Presence::Here | Presence::Coming => Fit::NoRoom,
+        };
         let probe = match self.engine.next_probe() {
             None => ProbeDue::No,
             Some(NextProbe { is_wanted: false, .. }) => ProbeDue::Idle,
             Some(NextProbe { is_wanted: true, .. }) => ProbeDue::Wanted,
         };
-        let (choice, leader) = self.bench.board.lead(&self.turns, &claims.collect::<Vec<_>>(), probe, fits)?;
+        let led = self.bench.board.lead(&self.turns, &claims.collect::<Vec<_>>(), probe, fit);
+        self.is_stalled = led.is_none();
+        let (choice, leader) = led?;
         // Where memory is full it waits for those that have begun, and no other request takes its place.
         self.room_is_wanted = choice.room_is_wanted;
         match leader {
@@ -146,6 +174,18 @@ impl<'a> Executor<'a> {
                 (self.begun.len() > before && self.lost.is_none()).then_some((choice, Some(before)))
             }
         }
+    }
+
+    /// Has networks fetched that the first of the waiting jobs lacks. It and others go on waiting, and hold nobody up.
+    fn fetch(&mut self) {
+        let engine = &*self.engine;
+        let is_away = |recipe: &ValidRecipe| engine.presence(recipe) == Presence::Away;
+        let Some(recipe) = self.bench.board.first(is_away) else { return };
+        if self.fetched.len() >= BEGUN_MAX {
+            self.fetched.clear();
+        }
+        self.fetched.insert(recipe.id());
+        self.engine.fetch(&recipe);
     }
 
     /// A pass that finds out what lets requests share passes. No caller waits for it, and none is told where it fails.
@@ -207,7 +247,8 @@ impl<'a> Executor<'a> {
         if endings >= ENDINGS_MAX {
             return self.bench.board.fail(job.recipe.id(), &GenerationError::EndsDevices { endings });
         }
-        self.mark.set(vec![job.recipe.id()]);
+        let id = job.recipe.id();
+        self.mark.set(vec![id]);
         let started_at = Instant::now();
         let begun = catch_unwind(AssertUnwindSafe(|| self.engine.begin(&job.recipe)));
         let device_s = self.busy_since(started_at);
@@ -220,6 +261,8 @@ impl<'a> Executor<'a> {
                 text_ms: device_s * 1e3,
                 denoise_ms: 0.0,
                 device_s,
+                is_fetched: self.fetched.remove(&id),
+                has_stepped: false,
             }),
             Ok(Err(error)) => self.failed(&job, &error),
             Err(panic) => self.bench.panicked(&job, panic.as_ref()),
@@ -284,7 +327,11 @@ impl<'a> Executor<'a> {
         while self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
-                engine.may_join(drawing, waiting) && engine.has_room(waiting) && !endings.is_suspect(waiting.id())
+                let is_here = engine.presence(waiting) == Presence::Here;
+                is_here
+                    && engine.may_join(drawing, waiting)
+                    && engine.has_room(waiting)
+                    && !endings.is_suspect(waiting.id())
             };
             let taken = self.bench.board.take_first(|place, waiting| company.takes(place) && joins(waiting));
             let Some((place, job)) = taken else { break };
@@ -302,6 +349,7 @@ impl<'a> Executor<'a> {
     /// One step of a group. When a shared pass fails, its members make the step alone: one of them may be at fault.
     fn step(&mut self, group: &[DrawingId]) {
         self.mark_group(group);
+        self.bench.metrics.padding_total.inc_by(self.engine.padding(group) as u64);
         let started_at = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step(group)));
         let seconds = self.busy_since(started_at);
@@ -311,6 +359,11 @@ impl<'a> Executor<'a> {
         for begun in self.begun.iter_mut().filter(|begun| group.contains(&begun.drawing)) {
             begun.denoise_ms += seconds * 1e3;
             begun.device_s += share;
+            if !std::mem::replace(&mut begun.has_stepped, true) {
+                let networks = if begun.is_fetched { "fetched" } else { "at_hand" };
+                let seconds = begun.claim.queued_at.elapsed().as_secs_f64();
+                self.bench.metrics.first_step_seconds.with_label_values(&[networks]).observe(seconds);
+            }
         }
         match stepped {
             Ok(Ok(results)) => {

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bildkante_gpu_node::capacity::Capacity;
-use bildkante_gpu_node::engine::{DrawingId, Engine, EngineError, EngineFactory, Finished, NextProbe, Nudge, Trial};
+use bildkante_gpu_node::engine::{
+    DrawingId, Engine, EngineError, EngineFactory, Finished, Move, NextProbe, Nudge, Presence, Trial,
+};
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
@@ -64,6 +66,22 @@ impl Engine for Gated {
         self.inner.refresh()
     }
 
+    fn presence(&self, recipe: &ValidRecipe) -> Presence {
+        self.inner.presence(recipe)
+    }
+
+    fn fetch(&mut self, recipe: &ValidRecipe) {
+        self.inner.fetch(recipe);
+    }
+
+    fn networks_bytes(&self) -> u64 {
+        self.inner.networks_bytes()
+    }
+
+    fn take_moves(&mut self) -> Vec<Move> {
+        self.inner.take_moves()
+    }
+
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {
         self.inner.begin(recipe)
     }
@@ -78,6 +96,10 @@ impl Engine for Gated {
 
     fn may_join(&self, drawing: DrawingId, waiting: &ValidRecipe) -> bool {
         self.inner.may_join(drawing, waiting)
+    }
+
+    fn padding(&self, drawings: &[DrawingId]) -> usize {
+        self.inner.padding(drawings)
     }
 
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {

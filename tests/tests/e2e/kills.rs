@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::purge::{TOKEN, admin, with_tokens};
 
 const KILLS: &str = "/admin/v1/kills";
-const VASE: &str = "/i/studio/thumb?product=vase&fm=webp";
+pub(crate) const VASE: &str = "/i/studio/thumb?product=vase&fm=webp";
 /// Another picture, which no kill of the vase touches.
-const CUBE: &str = "/i/studio/thumb?product=cube&fm=webp";
+pub(crate) const CUBE: &str = "/i/studio/thumb?product=cube&fm=webp";
 
 async fn kill(rig: &Rig, target: (&str, &str)) -> anyhow::Result<Value> {
     let reply = admin(rig, Method::POST, KILLS, Some(json!({ target.0: target.1, "why": "a test" }))).await?;
@@ -32,7 +32,7 @@ async fn lift(rig: &Rig, seq: &Value) -> anyhow::Result<Value> {
 }
 
 /// Until it is answered from memory, twice: the second time from the front map.
-async fn warm(rig: &Rig, path: &str) -> anyhow::Result<Reply> {
+pub(crate) async fn warm(rig: &Rig, path: &str) -> anyhow::Result<Reply> {
     let mut reply = rig.http.image(rig.public(), path).await?;
     eventually("it is in memory, and final", async || {
         reply = rig.http.image(rig.public(), path).await?;
@@ -45,13 +45,13 @@ async fn warm(rig: &Rig, path: &str) -> anyhow::Result<Reply> {
 }
 
 /// A tag of an answer, without its kind.
-fn tag(reply: &Reply, kind: &str) -> String {
+pub(crate) fn tag(reply: &Reply, kind: &str) -> String {
     let tags = reply.header("cache-tag").to_owned();
     tags.split(',').find_map(|tag| tag.strip_prefix(kind)).unwrap_or_default().to_owned()
 }
 
 /// Every way in which a picture that is there can be asked for.
-async fn ways_out(rig: &Rig, shown: &Reply) -> anyhow::Result<Vec<(&'static str, Reply)>> {
+pub(crate) async fn ways_out(rig: &Rig, shown: &Reply) -> anyhow::Result<Vec<(&'static str, Reply)>> {
     let etag = shown.header("etag").to_owned();
     let ask = async |path: &str, fields: &[(HeaderName, &str)]| rig.http.get(rig.public(), path, fields).await;
     let accept = (ACCEPT, "image/webp,*/*;q=0.5");
@@ -73,6 +73,12 @@ async fn ways_out(rig: &Rig, shown: &Reply) -> anyhow::Result<Vec<(&'static str,
 fn is_withheld(way: &str, reply: &Reply, shown: &Reply, seq: &Value) {
     let told = format!("killed, epoch {seq}");
     assert!(reply.outcome().ends_with(&told), "{way}: {:?}", reply.headers);
+    is_instead(way, reply, shown, "killed");
+}
+
+/// Something else is shown, kept by no browser, and taken for the picture by nobody.
+pub(crate) fn is_instead(way: &str, reply: &Reply, shown: &Reply, reason: &str) {
+    assert!(reply.outcome().contains(&format!("{reason}, epoch ")), "{way}: {:?}", reply.headers);
     assert_eq!(reply.header("cache-control"), "no-store", "{way}");
     assert_eq!(reply.header("cdn-cache-control"), "max-age=5", "{way}");
     assert_eq!(reply.header("x-robots-tag"), "noindex", "{way}");

@@ -27,6 +27,7 @@ mod poisoning;
 mod processes;
 mod provenance;
 mod purge;
+mod reviews;
 mod signing;
 mod stand_ins;
 mod verify;

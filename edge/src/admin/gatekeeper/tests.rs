@@ -186,11 +186,11 @@ async fn the_table_is_walked_whole_with_every_role() {
 #[test]
 fn a_token_opens_what_its_scopes_name() {
     use TokenScope as S;
-    for scope in [S::Read, S::Purge, S::Warm, S::Import, S::Kill, S::Audit, S::State, S::Keys] {
+    for scope in [S::Read, S::Purge, S::Warm, S::Import, S::Kill, S::Review, S::Audit, S::State, S::Keys] {
         let door = Door::new(&token("x", &format!("'{}'", scope.as_str())));
         let who = door.asks(&request(Method::GET, &[("authorization", "Bearer x")]), FAR, Part::Api).unwrap();
         for route in ROUTES {
-            let by_role = matches!(scope, S::Read | S::Purge | S::Warm);
+            let by_role = matches!(scope, S::Read | S::Purge | S::Warm | S::Review);
             let opens = route.needs.scope.map_or(by_role, |needed| needed == scope);
             assert_eq!(who.meets(route.needs).is_ok(), opens, "{} {:?} {scope:?}", route.path, route.verb);
         }

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
+use super::super::routes::CASE_STATES;
 use super::*;
+use crate::shared_state::CaseState;
 
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     match value {
@@ -31,6 +33,12 @@ fn every_route_is_described_and_nothing_else() {
         assert_eq!(operation["x-role"].as_str(), route.needs.role.map(PersonRole::as_str), "{}", route.path);
         assert_eq!(operation["requestBody"].is_object(), route.takes != Takes::Nothing, "{}", route.path);
     }
+}
+
+#[test]
+fn cases_have_the_states_that_are_described() {
+    assert_eq!(CaseState::ALL.map(CaseState::as_str).as_slice(), CASE_STATES);
+    assert_eq!(document()["components"]["schemas"]["Decision"]["properties"]["state"]["enum"], json!(CASE_STATES));
 }
 
 #[test]

@@ -4,12 +4,13 @@
 //! and kept while they are asked for ([`ProjectedTexts`]). Each row's are computed by themselves, so a row's keys and
 //! values are the same bits in every pass.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::weighting::Weighting;
 use tch::{TchError, Tensor};
 
+use crate::diffusion::kept::{Keepable, Kept};
 use crate::diffusion::layers::Linear;
 
 /// Bytes of keys and values kept for one set of networks; one text is always let in. A prompt of Stable Diffusion XL takes
@@ -35,9 +36,15 @@ impl ProjectedText {
     pub(crate) fn flipped(&self) -> Result<Self, TchError> {
         Ok(Self(self.0.iter().map(|part| part.f_flip([1])).collect::<Result<_, _>>()?))
     }
+}
+
+impl Keepable for ProjectedText {
+    fn shared(&self) -> Self {
+        self.shallow_clone()
+    }
 
     fn bytes(&self) -> usize {
-        self.0.iter().map(|part| part.numel() * part.kind().elt_size_in_bytes()).sum()
+        self.0.iter().map(Keepable::bytes).sum()
     }
 }
 
@@ -80,34 +87,12 @@ pub(crate) struct TextKey {
     pub(crate) chunks: usize,
 }
 
-/// Keys and values that are kept for the next request with the same text. The last one used comes last.
-#[derive(Debug, Default)]
-pub(crate) struct ProjectedTexts(RefCell<Vec<(TextKey, ProjectedText)>>);
+/// Keys and values that are kept for the next request with the same text.
+pub(crate) type ProjectedTexts = Kept<TextKey, ProjectedText>;
 
-impl ProjectedTexts {
-    /// What is kept of a text, or what `project` makes of it.
-    pub(crate) fn get_or(
-        &self,
-        key: TextKey,
-        project: impl FnOnce() -> Result<ProjectedText, TchError>,
-    ) -> Result<ProjectedText, TchError> {
-        let mut kept = self.0.borrow_mut();
-        let found = match kept.iter().position(|(known, _)| *known == key) {
-            Some(at) => kept.remove(at),
-            None => (key, project()?),
-        };
-        let text = found.1.shallow_clone();
-        kept.push(found);
-        while kept.len() > 1 && kept.iter().map(|(_, text)| text.bytes()).sum::<usize>() > KEPT_BYTES_MAX {
-            let _oldest = kept.remove(0);
-        }
-        Ok(text)
-    }
-
-    /// Gives their memory back.
-    pub(crate) fn clear(&self) {
-        self.0.borrow_mut().clear();
-    }
+/// None yet.
+pub(crate) const fn projected_texts() -> ProjectedTexts {
+    Kept::new(KEPT_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -115,33 +100,6 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-
-    fn key(prompt: &str) -> TextKey {
-        TextKey { control: None, prompt: Some(prompt.into()), weighting: Weighting::Plain, clip_skip: 0, chunks: 1 }
-    }
-
-    fn text(megabytes: i64) -> Result<ProjectedText, TchError> {
-        Ok(ProjectedText(vec![Tensor::f_zeros([1, megabytes << 18, 1], (Kind::Float, Device::Cpu))?]))
-    }
-
-    #[test]
-    fn a_text_is_projected_once_until_others_need_its_place() {
-        let (texts, projected) = (ProjectedTexts::default(), Cell::new(0));
-        let ask = |prompt: &str, megabytes| {
-            let project = || {
-                projected.set(projected.get() + 1);
-                text(megabytes)
-            };
-            let _text = texts.get_or(key(prompt), project).expect("projected");
-            projected.get()
-        };
-        assert_eq!([ask("a", 100), ask("b", 100), ask("a", 100), ask("b", 100)], [1, 2, 2, 2]);
-        assert_eq!(ask("c", 100), 3, "300 MB are too much: a goes");
-        assert_eq!([ask("b", 100), ask("a", 100)], [3, 4]);
-        assert_eq!([ask("large", 300), ask("large", 300)], [5, 5], "one is always let in");
-        texts.clear();
-        assert_eq!(ask("large", 300), 6);
-    }
 
     #[test]
     fn rows_of_another_network_are_refused() {

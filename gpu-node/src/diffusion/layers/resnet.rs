@@ -57,7 +57,7 @@ impl ResnetBlock {
     pub(crate) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor, TchError> {
         let mut hidden = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
-            let shift = projection.forward(time)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?; // [n, out, 1, 1]
+            let shift = projection.forward_by_row(time)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?; // [n, out, 1, 1]
             hidden = hidden.f_add_(&shift)?;
         }
         let mut hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden)?)?;

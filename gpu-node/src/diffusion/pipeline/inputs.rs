@@ -157,8 +157,9 @@ pub(crate) fn controls(
             let reason = format!("the ControlNet reads images of {theirs} px for one latent, this checkpoint {ours}");
             return Err(DiffusionError::input(reason));
         }
-        let image = picture(models, recipe, control.image, "controls.image")?.unit()?;
-        Ok((control.clone(), networks.embed_control(at, &upload(&image, networks.device())?)?))
+        let found = picture(models, recipe, control.image, "controls.image")?;
+        let image = || Ok(upload(&found.unit()?, networks.device())?);
+        Ok((control.clone(), networks.embed_picture(at, control.image, image)?))
     };
     recipe.controls.iter().enumerate().map(control).collect()
 }

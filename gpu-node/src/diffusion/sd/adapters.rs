@@ -60,20 +60,20 @@ pub enum LoraError {
 
 /// A float32 tensor that threads may share.
 #[derive(Debug, Clone, PartialEq)]
-struct Values {
-    shape: Vec<i64>,
+pub(super) struct Values {
+    pub(super) shape: Vec<i64>,
     values: Vec<f32>,
 }
 
 impl Values {
     /// `None` where there is something that is not finite.
-    fn read(tensor: &Tensor) -> Result<Option<Self>, TchError> {
+    pub(super) fn read(tensor: &Tensor) -> Result<Option<Self>, TchError> {
         let flat = tensor.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
         let values: Vec<f32> = Vec::try_from(&flat)?;
         Ok(values.iter().all(|value| value.is_finite()).then_some(Self { shape: tensor.size(), values }))
     }
 
-    fn tensor(&self, shape: &[i64]) -> Result<Tensor, TchError> {
+    pub(super) fn tensor(&self, shape: &[i64]) -> Result<Tensor, TchError> {
         Tensor::f_from_slice(&self.values)?.f_view(shape)
     }
 }

@@ -11,7 +11,9 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::diffusion::denoiser::Control;
 use crate::diffusion::dtype::DType;
+use crate::diffusion::error::DiffusionError;
 use crate::diffusion::fields::ConfigError;
+use crate::diffusion::kept::Kept;
 use crate::diffusion::layers::Conv2d;
 use crate::diffusion::layers::projected::ProjectedText;
 use crate::diffusion::loading::{CheckpointError, Placement, check_unchanged, folder_name, read_config};
@@ -23,6 +25,8 @@ use crate::diffusion::weights::{ConvGeometry, Scope, ShapeRecorder, VarSource, W
 
 /// Most levels of the network that reads the image.
 const EMBEDDING_LEVELS_MAX: usize = 8;
+/// Bytes of what one network made of pictures; one picture is always let in. At 1024² it takes 10 MB in bfloat16.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a UNet's configuration has not.
 const OWN_FIELDS: [&str; 4] = [
@@ -124,6 +128,8 @@ pub struct ControlNet {
     digests: Digests,
     config: ControlNetConfig,
     network: ControlLayers,
+    /// What it made of pictures.
+    embedded: Kept<Digest, Tensor>,
 }
 
 #[derive(Debug)]
@@ -179,7 +185,7 @@ impl ControlNet {
         let network = ControlLayers::build(&mut weights, &config, device, dtype.kind())?;
         weights.finish()?;
         check_unchanged(folder, &before)?;
-        Ok(Self { name: folder_name(folder), digests, config, network })
+        Ok(Self { name: folder_name(folder), digests, config, network, embedded: Kept::new(KEPT_BYTES_MAX) })
     }
 
     #[must_use]
@@ -214,6 +220,20 @@ impl ControlNet {
     pub fn embed(&self, image: &Tensor) -> Result<Tensor, TchError> {
         let image = if self.config.is_bgr { image.f_flip([1])? } else { image.shallow_clone() };
         self.network.embedding.forward(&image.f_to_kind(self.network.encoder.kind())?)
+    }
+
+    /// The same of a picture by its digest, kept while it is asked for: drawings that differ in their seeds ask for the same one.
+    pub(crate) fn embed_picture(
+        &self,
+        picture: Digest,
+        image: impl FnOnce() -> Result<Tensor, DiffusionError>,
+    ) -> Result<Tensor, DiffusionError> {
+        self.embedded.get_or(picture, || Ok(self.embed(&image()?)?))
+    }
+
+    /// Gives back the memory of what is kept for pictures to come.
+    pub(crate) fn forget_pictures(&self) {
+        self.embedded.clear();
     }
 
     /// What it adds to a UNet that is given the same latents, timesteps and conditions, of which `control` is one.

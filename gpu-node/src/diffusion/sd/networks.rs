@@ -31,10 +31,21 @@ impl<'a> Adapted<'a> {
         Self { checkpoint, trunk, controls: Vec::new() }
     }
 
+    /// With adapted networks where there are some, else with the checkpoint's own.
+    #[must_use]
+    pub fn with(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>) -> Self {
+        Self::new(checkpoint, trunk.unwrap_or(checkpoint.trunk()))
+    }
+
     /// With these ControlNets, in the order in which a recipe names them.
     #[must_use]
     pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {
         Self { controls, ..self }
+    }
+
+    fn control(&self, network: usize) -> Result<&'a ControlNet, DiffusionError> {
+        let found = self.controls.get(network).copied();
+        found.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))
     }
 }
 
@@ -136,8 +147,16 @@ impl Denoiser for Adapted<'_> {
     }
 
     fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
-        let found = self.controls.get(network).ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
-        Ok(found.embed(image)?)
+        Ok(self.control(network)?.embed(image)?)
+    }
+
+    fn embed_picture(
+        &self,
+        network: usize,
+        picture: Digest,
+        image: impl FnOnce() -> Result<Tensor, DiffusionError>,
+    ) -> Result<Tensor, DiffusionError> {
+        self.control(network)?.embed_picture(picture, image)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {

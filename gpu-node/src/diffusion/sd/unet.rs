@@ -271,7 +271,9 @@ impl TimeEmbedding {
     fn forward(&self, timesteps: &Tensor, guidance: Option<&Tensor>) -> Result<Tensor, TchError> {
         let sinusoids = self.sinusoids.of(timesteps)?.f_to_kind(self.kind)?;
         let input = match (&self.guidance, guidance) {
-            (Some(projection), Some(scale)) => sinusoids.f_add(&projection.forward(&scale.f_to_kind(self.kind)?)?)?,
+            (Some(projection), Some(scale)) => {
+                sinusoids.f_add(&projection.forward_by_row(&scale.f_to_kind(self.kind)?)?)?
+            }
             (None, None) => sinusoids,
             (Some(_), None) => return Err(TchError::Shape("the network wants to be told the guidance scale".into())),
             (None, Some(_)) => return Err(TchError::Shape("the network knows no guidance scale".into())),
@@ -301,7 +303,7 @@ impl EmbeddingLayers {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.linear_2.forward(&self.linear_1.forward(x)?.f_silu_()?)
+        self.linear_2.forward_by_row(&self.linear_1.forward_by_row(x)?.f_silu_()?)
     }
 }
 
@@ -337,3 +339,6 @@ fn frequencies(count: i64, shift: f64, device: Device) -> Result<Tensor, TchErro
     let exponents = Tensor::f_arange(count, (Kind::Float, Device::Cpu))?.f_mul_scalar(-10_000_f64.ln())?;
     exponents.f_div_scalar(count as f64 - shift)?.f_exp()?.f_to_device(device)
 }
+
+#[cfg(test)]
+mod tests;

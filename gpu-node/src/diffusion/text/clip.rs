@@ -61,6 +61,8 @@ pub struct ClipTextModel {
     projection: Option<Linear>, // hidden -> projection
     pooled_at: Option<i64>,
     positions: i64,
+    /// `[n, hidden]`: rows behind the vocabulary, of words that were learnt for one recipe.
+    learnt: Option<Tensor>,
 }
 
 /// Names and shapes of the tensors of a text encoder, as transformers 5 writes them (without `text_model.`).
@@ -127,13 +129,40 @@ impl ClipTextModel {
             projection,
             pooled_at: config.pooled_at,
             positions: config.positions,
+            learnt: None,
         })
     }
 
     /// Tokens that have a row of their own: ids from 0.
     #[must_use]
     pub fn vocabulary(&self) -> i64 {
-        self.token_embedding.size().first().copied().unwrap_or(0)
+        let rows = |table: &Tensor| table.size().first().copied().unwrap_or(0);
+        rows(&self.token_embedding) + self.learnt.as_ref().map_or(0, rows)
+    }
+
+    /// Values of a token's row.
+    pub(crate) fn width(&self) -> i64 {
+        self.token_embedding.size().get(1).copied().unwrap_or(0)
+    }
+
+    /// The same with rows `[n, hidden]` for the ids behind its vocabulary.
+    pub(crate) fn with_rows(self, rows: &Tensor) -> Result<Self, TchError> {
+        let rows = rows.f_to_kind(self.token_embedding.f_kind()?)?.f_to_device(self.device())?;
+        Ok(Self { learnt: Some(rows), ..self })
+    }
+
+    /// The rows of tokens `[n, t]`, and the tokens without those of learnt words, for which no end is looked up.
+    fn look_up(&self, tokens: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        let rows_of = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
+        let Some(learnt) = &self.learnt else {
+            return Ok((rows_of(&self.token_embedding, tokens)?, tokens.shallow_clone()));
+        };
+        let rows = self.token_embedding.size2()?.0;
+        let is_learnt = tokens.f_ge(rows)?;
+        let known = tokens.f_masked_fill(&is_learnt, 0)?;
+        let new = tokens.f_sub_scalar(rows)?.f_clamp_min(0)?;
+        let (of_known, of_new) = (rows_of(&self.token_embedding, &known)?, rows_of(learnt, &new)?);
+        Ok((of_new.f_where_self(&is_learnt.f_unsqueeze(-1)?, &of_known)?, known))
     }
 
     pub(crate) fn device(&self) -> Device {
@@ -161,7 +190,8 @@ impl ClipTextModel {
         let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
         let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.device())?;
         let mask = reading.visible.as_ref().map(|visible| causal_mask(&upload(visible, self.device())?)).transpose()?;
-        let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
+        let (mut x, tokens) = self.look_up(&tokens)?;
+        x = x.f_add_(&positions)?;
         for layer in &self.layers[..taken_after] {
             x = layer.forward(&x, mask.as_ref())?;
         }

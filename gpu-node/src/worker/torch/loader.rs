@@ -1,5 +1,5 @@
-//! Reads checkpoints, ControlNets and adapters of a folder onto a device: all of them at start, and those that come later
-//! on a thread of its own, so that no drawing waits for a file.
+//! Finds checkpoints, ControlNets and adapters of a folder: all of them at start, and those that come later on a thread of its
+//! own, which also reads the networks that requests ask for. So no drawing waits for another's files.
 //!
 //! A folder is known by the names, sizes and times of the files that are loaded of it. One that has changed is read once it has
 //! looked the same twice, because copying takes time. A checkpoint that came later is tried before it is offered: the first
@@ -17,19 +17,20 @@ use bildkante_shared::checkpoint;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{InitUse, Recipe, ValidRecipe};
 
-use super::Options;
 use super::adapters::{self, AdapterFolder, FileLook};
-use super::shelf::Item;
+use super::library::{Found, SharedImage};
+use super::options::Options;
+use super::shelf::{Item, Offer};
 use crate::diffusion::batch::BatchClass;
-use crate::diffusion::denoiser::{Denoiser, Stage};
+use crate::diffusion::denoiser::Stage;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Checkpoint, ControlNet, Networks};
+use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet};
 use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
-use crate::engine::{EngineError, Nudge, Trial};
+use crate::engine::{EngineError, MoveKind, Nudge, Trial};
 
 /// Where in `models_dir` adapters are, one safetensors file each.
 const ADAPTERS_DIR: &str = "adapters";
@@ -44,9 +45,26 @@ type Look = Vec<(PathBuf, FileLook)>;
 /// How a folder has changed.
 #[derive(Debug)]
 pub(super) enum Change {
-    Came { folder: PathBuf, item: Item, trial: Option<Trial> },
-    Gone { folder: PathBuf },
+    Came {
+        folder: PathBuf,
+        item: Item,
+        trial: Option<Trial>,
+    },
+    Gone {
+        folder: PathBuf,
+    },
     Adapters(AdapterFolder),
+    /// A checkpoint's networks, in the host's memory; or why they cannot be read.
+    Fetched {
+        found: Found,
+        image: Result<(SharedImage, MoveKind), String>,
+    },
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Order {
+    Fetch(Found),
 }
 
 /// The models that were there at start, and how their folders looked.
@@ -78,7 +96,8 @@ impl Stock {
 #[derive(Debug)]
 pub(super) struct Loader {
     changes: Option<Receiver<Change>>,
-    stop: Option<Sender<()>>,
+    /// The thread ends with this.
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,10 +106,18 @@ impl Loader {
     pub(super) fn start(options: Options, stock: Stock, nudge: Nudge) -> std::io::Result<Self> {
         // One change at a time: a loaded model takes memory before it is taken over.
         let (sender, changes) = sync_channel(1);
-        let (stop, stopped) = channel();
+        let (orders, ordered) = channel();
         let watch = Watch { options, known: stock.looks, seen: BTreeMap::new(), sender, nudge };
-        let thread = std::thread::Builder::new().name("node-loader".to_owned()).spawn(move || watch.run(&stopped))?;
-        Ok(Self { changes: Some(changes), stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("node-loader".to_owned()).spawn(move || watch.run(&ordered))?;
+        Ok(Self { changes: Some(changes), orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Has a checkpoint's networks read.
+    pub(super) fn fetch(&self, found: Found) {
+        if let Some(orders) = &self.orders {
+            // A thread that has ended at a defect has said so.
+            let _ = orders.send(Order::Fetch(found));
+        }
     }
 
     pub(super) fn next(&self) -> Option<Change> {
@@ -100,7 +127,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.orders.take());
         drop(self.changes.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the loader ended at a defect");
@@ -121,19 +148,42 @@ struct Watch {
 struct Over;
 
 impl Watch {
-    fn run(mut self, stopped: &Receiver<()>) {
+    fn run(mut self, orders: &Receiver<Order>) {
         runtime::set_threads(self.options.threads);
-        let pause = Duration::from_millis(self.options.models_poll_ms);
-        while matches!(stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
-            match look(&self.options.models_dir) {
-                Ok(looks) => {
-                    if self.compare(looks).is_err() {
-                        return;
-                    }
+        let pause = Some(self.options.models_poll_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let mut looks_at = pause.map(|pause| Instant::now() + pause);
+        loop {
+            let order = match looks_at {
+                Some(at) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let outcome = match order {
+                Ok(Order::Fetch(found)) => self.fetch(found),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    looks_at = pause.map(|pause| Instant::now() + pause);
+                    self.look_again()
                 }
-                Err(error) => tracing::warn!(%error, "the models' folder cannot be looked at"),
+            };
+            if outcome.is_err() {
+                return;
             }
         }
+    }
+
+    fn look_again(&mut self) -> Result<(), Over> {
+        match look(&self.options.models_dir) {
+            Ok(looks) => self.compare(looks),
+            Err(error) => {
+                tracing::warn!(%error, "the models' folder cannot be looked at");
+                Ok(())
+            }
+        }
+    }
+
+    fn fetch(&self, found: Found) -> Result<(), Over> {
+        let image = self.options.library.image(&found, self.options.placement).map_err(|error| error.to_string());
+        self.send(Some(Change::Fetched { found, image }))
     }
 
     fn compare(&mut self, looks: BTreeMap<PathBuf, Look>) -> Result<(), Over> {
@@ -181,22 +231,35 @@ impl Watch {
         let found_at = Instant::now();
         let Reading { item, has_changed } = read(&folder, &self.options);
         let (item, trial) = match item {
-            Item::Checkpoint(checkpoint) => match try_out(&checkpoint, self.options.self_test_steps) {
-                Ok(masters) => {
-                    let item = Item::Checkpoint(checkpoint);
-                    let seconds = found_at.elapsed().as_secs_f64();
-                    let trial = item.info().zip(masters);
-                    let trial = trial.map(|(checkpoint, masters)| Trial { checkpoint, masters, seconds });
-                    (item, trial)
-                }
-                Err(error) => (Item::Rejected(format!("self-test: {error}")), None),
-            },
+            Item::Checkpoint(offer) => self.tried(offer, found_at),
             other => (other, None),
         };
         if let Item::Rejected(reason) = &item {
             tracing::error!(folder = %folder.display(), %reason, "rejected");
         }
         (Some(Change::Came { folder, item, trial }), has_changed)
+    }
+
+    /// A checkpoint that came, and how it did in its trial. Where the device's networks have a bound it is fetched once it is
+    /// asked for.
+    fn tried(&self, mut offer: Box<Offer>, found_at: Instant) -> (Item, Option<Trial>) {
+        if self.options.networks_bytes_max.is_some() {
+            return (Item::Checkpoint(offer), None);
+        }
+        let placed = place(&offer.found, &self.options).map_err(|error| error.to_string());
+        let masters = placed.and_then(|(checkpoint, _)| {
+            let masters = try_out(offer.blueprint(), &checkpoint, self.options.self_test_steps);
+            offer.networks = Some(checkpoint);
+            masters.map_err(|error| format!("self-test: {error}"))
+        });
+        match masters {
+            Ok(masters) => {
+                let (item, seconds) = (Item::Checkpoint(offer), found_at.elapsed().as_secs_f64());
+                let trial = item.info().zip(masters);
+                (item, trial.map(|(checkpoint, masters)| Trial { checkpoint, masters, seconds }))
+            }
+            Err(reason) => (Item::Rejected(reason), None),
+        }
     }
 
     fn send(&self, change: Option<Change>) -> Result<(), Over> {
@@ -272,10 +335,17 @@ fn read(folder: &Path, options: &Options) -> Reading {
     let loaded = if ControlNet::is_in(folder) {
         ControlNet::load(folder, options.placement, &options.digests).map(Item::ControlNet)
     } else {
-        let vae_tiles_px = (options.vae_tiles_px > 0).then_some(options.vae_tiles_px);
-        Checkpoint::load(folder, options.placement, &options.digests, vae_tiles_px).map(Item::Checkpoint)
+        let found = Found::read(folder, options.placement, &options.digests);
+        found.map(|found| Item::Checkpoint(Box::new(Offer::new(found, None))))
     };
     Reading::of(loaded)
+}
+
+/// A checkpoint with its networks on the device, and where they came from. Blocks while they are read.
+pub(super) fn place(found: &Found, options: &Options) -> Result<(Checkpoint, MoveKind), CheckpointError> {
+    let (image, from) = options.library.image(found, options.placement)?;
+    let checkpoint = Checkpoint::of(&found.blueprint, &image.lock(), options.placement, options.vae_tiles_px())?;
+    Ok((checkpoint, from))
 }
 
 impl Reading {
@@ -286,16 +356,16 @@ impl Reading {
 }
 
 /// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
-pub(super) fn self_test_recipe(checkpoint: &Checkpoint, steps: u32) -> Recipe {
-    recipe_of_size(checkpoint, steps, checkpoint.trial_size_px())
+pub(super) fn self_test_recipe(blueprint: &Blueprint, steps: u32) -> Recipe {
+    recipe_of_size(blueprint, steps, blueprint.trial_size_px())
 }
 
 /// A recipe whose passes are of a class, as far as a checkpoint without adapters and ControlNets makes such passes.
-pub(super) fn recipe_of_class(checkpoint: &Checkpoint, class: &BatchClass) -> Option<Recipe> {
+pub(super) fn recipe_of_class(blueprint: &Blueprint, class: &BatchClass) -> Option<Recipe> {
     let [rows, _, height, width] = class.latents();
-    let factor = i64::from(Networks::new(checkpoint, None, &[]).vae_factor());
+    let factor = i64::from(blueprint.vae_factor());
     let px = |latents: i64| u32::try_from(latents.checked_mul(factor)?).ok();
-    let plain = recipe_of_size(checkpoint, 1, (px(width)?, px(height)?));
+    let plain = recipe_of_size(blueprint, 1, (px(width)?, px(height)?));
     // One word is one token, and a chunk holds 75 beside its beginning and its end.
     let words = usize::try_from(class.tokens() / TOKENS_OF_CHUNK - 1).ok()? * 75 + 1;
     let is_plain = class.stage() == Stage::Base && class.controls().is_empty();
@@ -309,10 +379,10 @@ pub(super) fn recipe_of_class(checkpoint: &Checkpoint, class: &BatchClass) -> Op
 /// Tokens of a chunk of CLIP's.
 const TOKENS_OF_CHUNK: i64 = 77;
 
-fn recipe_of_size(checkpoint: &Checkpoint, steps: u32, size_px: (u32, u32)) -> Recipe {
-    let scheduler = checkpoint.trial_scheduler();
-    let plain = Recipe { steps, scheduler, ..Recipe::new(checkpoint.digest(), "self-test", size_px) };
-    if !checkpoint.is_inpainting() {
+fn recipe_of_size(blueprint: &Blueprint, steps: u32, size_px: (u32, u32)) -> Recipe {
+    let scheduler = blueprint.trial_scheduler();
+    let plain = Recipe { steps, scheduler, ..Recipe::new(blueprint.digest(), "self-test", size_px) };
+    if !blueprint.is_inpainting() {
         return plain;
     }
     let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
@@ -320,10 +390,14 @@ fn recipe_of_size(checkpoint: &Checkpoint, steps: u32, size_px: (u32, u32)) -> R
 }
 
 /// Draws one recipe twice.
-fn try_out(checkpoint: &Checkpoint, steps: u32) -> Result<Option<[MasterId; 2]>, DiffusionError> {
+fn try_out(
+    blueprint: &Blueprint,
+    checkpoint: &Checkpoint,
+    steps: u32,
+) -> Result<Option<[MasterId; 2]>, DiffusionError> {
     // A recipe of a checkpoint's own size is refused for an absurd size only, at which it is not tried.
-    let Ok(recipe) = ValidRecipe::try_from(self_test_recipe(checkpoint, steps)) else { return Ok(None) };
-    let pictures = Picture::to_paint_over(checkpoint.trial_size_px());
+    let Ok(recipe) = ValidRecipe::try_from(self_test_recipe(blueprint, steps)) else { return Ok(None) };
+    let pictures = Picture::to_paint_over(blueprint.trial_size_px());
     let pictures = pictures.into_iter().map(|(digest, picture)| (digest, std::sync::Arc::new(picture))).collect();
     let models = Models { pictures, ..Models::from(checkpoint) };
     let draw = || pipeline::generate(&models, &recipe, None, &mut |_, _| ControlFlow::Continue(()));

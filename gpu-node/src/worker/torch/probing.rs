@@ -251,6 +251,12 @@ impl Probing {
         self.pending.remove(at).map(|pending| (pending, None))
     }
 
+    /// Drops the classes of a checkpoint whose networks leave the device. The next request asks for them again.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(&ValidRecipe) -> bool) {
+        self.pending.retain(|pending| !is_gone(&pending.recipe));
+        self.current.take_if(|(pending, _)| is_gone(&pending.recipe));
+    }
+
     pub(super) fn go_on(&mut self, pending: Pending, probe: Probe<Conditioning>) {
         self.current = Some((pending, probe));
     }

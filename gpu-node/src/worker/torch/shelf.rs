@@ -12,13 +12,33 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
 
-use crate::diffusion::family::{Checkpoint, ControlNet};
+use super::library::Found;
+use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet};
 use crate::engine::EngineError;
+
+/// A checkpoint that is offered, with its networks where they are on the device.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) found: Found,
+    pub(super) networks: Option<Checkpoint>,
+    /// When it was last drawn with, counted in drawings.
+    pub(super) used: u64,
+}
+
+impl Offer {
+    pub(super) const fn new(found: Found, networks: Option<Checkpoint>) -> Self {
+        Self { found, networks, used: 0 }
+    }
+
+    pub(super) const fn blueprint(&self) -> &Blueprint {
+        &self.found.blueprint
+    }
+}
 
 /// What a folder held.
 #[derive(Debug)]
 pub(super) enum Item {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Offer>),
     ControlNet(ControlNet),
     /// Nothing usable, and why.
     Rejected(String),
@@ -27,7 +47,7 @@ pub(super) enum Item {
 impl Item {
     fn digests(&self) -> Option<&Digests> {
         match self {
-            Self::Checkpoint(checkpoint) => Some(checkpoint.digests()),
+            Self::Checkpoint(offer) => Some(offer.blueprint().digests()),
             Self::ControlNet(network) => Some(network.digests()),
             Self::Rejected(_) => None,
         }
@@ -44,7 +64,7 @@ impl Item {
 
     pub(super) fn info(&self) -> Option<CheckpointInfo> {
         let (name, family) = match self {
-            Self::Checkpoint(checkpoint) => (checkpoint.name(), checkpoint.family()),
+            Self::Checkpoint(offer) => (offer.blueprint().name(), offer.blueprint().family()),
             Self::ControlNet(network) => (network.name(), "controlnet"),
             Self::Rejected(_) => return None,
         };
@@ -110,22 +130,46 @@ impl Shelf {
         self.items.values().chain(&self.leaving)
     }
 
-    pub(super) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
+    /// Every checkpoint that is known.
+    pub(super) fn offers(&self) -> impl Iterator<Item = &Offer> {
         self.all().filter_map(|item| match item {
-            Item::Checkpoint(checkpoint) => Some(checkpoint),
+            Item::Checkpoint(offer) => Some(&**offer),
             _ => None,
         })
     }
 
+    pub(super) fn offers_mut(&mut self) -> impl Iterator<Item = &mut Offer> {
+        self.items.values_mut().chain(&mut self.leaving).filter_map(|item| match item {
+            Item::Checkpoint(offer) => Some(&mut **offer),
+            _ => None,
+        })
+    }
+
+    pub(super) fn offer(&self, digest: Digest) -> Option<&Offer> {
+        self.offers().find(|offer| offer.blueprint().digests().hold(digest))
+    }
+
+    pub(super) fn offer_mut(&mut self, digest: Digest) -> Option<&mut Offer> {
+        self.offers_mut().find(|offer| offer.blueprint().digests().hold(digest))
+    }
+
+    /// Every checkpoint whose networks are on the device.
+    pub(super) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.offers().filter_map(|offer| offer.networks.as_ref())
+    }
+
     pub(super) fn checkpoint(&self, digest: Digest) -> Result<&Checkpoint, EngineError> {
-        self.checkpoints().find(|checkpoint| checkpoint.digests().hold(digest)).ok_or(EngineError::Missing(digest))
+        self.offer(digest).and_then(|offer| offer.networks.as_ref()).ok_or(EngineError::Missing(digest))
+    }
+
+    pub(super) fn controlnets(&self) -> impl Iterator<Item = &ControlNet> {
+        self.all().filter_map(|item| match item {
+            Item::ControlNet(network) => Some(network),
+            _ => None,
+        })
     }
 
     pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
-        let mut networks = self.all().filter_map(|item| match item {
-            Item::ControlNet(network) => Some(network),
-            _ => None,
-        });
-        networks.find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
+        self.controlnets().find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 }
