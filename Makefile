@@ -57,6 +57,10 @@ lint: setup ## Check formatting, clippy, dependency licences and scripts
 	@scripts/apt.sh shellcheck=shellcheck
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 
+.PHONY: openapi-check
+openapi-check: release-edge ## Hold the admin API against its OpenAPI document with schemathesis (EXAMPLES=200 tries more)
+	@scripts/openapi-check.sh "$(DEPS)" "$(binaries)/bildkante-edge"
+
 .PHONY: bench
 bench: bench-edge bench-diffusion ## Measure beside nginx, Varnish and diffusers, each in the same run
 

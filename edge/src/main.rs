@@ -62,6 +62,8 @@ enum Command {
     Warm(commands::WarmArgs),
     /// Add a key to the file of session-ticket keys that edges share, or make it
     TicketKeys(commands::TicketKeysArgs),
+    /// Give, list and revoke keys of people and programs
+    Key(commands::KeyArgs),
     /// Print a new token for the admin API and the hash that the configuration holds of it
     Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Command::State(args) => return report(commands::state(args)),
         Command::Audit(args) => return report(commands::audit(args)),
         Command::Warm(args) => return report(commands::warm(args)),
+        Command::Key(args) => return report(commands::key(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
@@ -138,6 +141,7 @@ fn main() -> ExitCode {
         Command::State(args) => commands::state(args),
         Command::Audit(args) => commands::audit(args),
         Command::Warm(args) => commands::warm(args),
+        Command::Key(args) => commands::key(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),
         Command::Inspect(args) => commands::inspect(args),

@@ -5,9 +5,10 @@
 //! | `change` | what may be changed; a new kind of change begins there |
 //! | `reviews` | cases before reviewers, and what is live of them |
 //! | `target`, `kills` | what a kill names, and whether one covers a picture |
+//! | `keys` | keys of people and programs, and what each may do |
 //! | `entry` | one entry, which is one line of the audit: hash-chained, and made in one way only |
 //! | `actor` | pseudonymous ids, and the names behind them, which can be erased |
-//! | `fold` | the state: a pure fold of entries |
+//! | `fold`, `purged` | the state: a pure fold of entries, and the purges in it |
 //! | `log` | the trait of a log, and the published state |
 //! | `store` | a log's tables on the device |
 //! | `primary` | a log whose entries this edge numbers |
@@ -32,11 +33,13 @@ mod config;
 mod entry;
 mod fold;
 mod follower;
+mod keys;
 mod kills;
 mod link;
 mod log;
 pub mod offline;
 mod primary;
+mod purged;
 mod reviews;
 mod store;
 mod target;
@@ -46,13 +49,18 @@ pub use actor::{ACTOR_BYTES_MAX, ActorId};
 pub use change::{Change, Forget, Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope, Term, WHY_BYTES_MAX};
 pub use config::{OpenError, OpenedLog, StateConfig};
 pub use entry::{Chain, ChainFault, ENTRY_BYTES_MAX, Entry, EntryFault};
-pub use fold::{Head, LogId, PurgedAt, Refusal, Row, RowFault, Shelf, State};
+pub use fold::{Head, LogId, Refusal, Row, RowFault, Shelf, State};
 pub use follower::Follower;
+pub use keys::{
+    ACCESS_KEYS_MAX, AccessKey, AccessKeys, EVERY_CAMPAIGN, GrantFault, Grants, KEY_NAME_BYTES_MAX, KeptKey, KeyId,
+    PersonRole, Revoke,
+};
 pub use kills::{Facts, Kills, Reason};
 pub use link::{FollowConfig, LinkError};
 pub use log::{
     Committed, Entries, KEY_BYTES_MAX, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing,
 };
 pub use primary::{EDGE_ITSELF, Primary};
+pub use purged::PurgedAt;
 pub use reviews::{Case, CaseState, Drawn, Review, ReviewRefusal, Reviews, Step, Verdict};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::body::{Fault, Fields, fault, wrong};
+use super::body::{Fault, fault};
 use super::kills::{Page, log_fault};
-use crate::shared_state::{Entries, Entry, Log, Standing, WHY_BYTES_MAX};
+use crate::shared_state::{Entries, Entry, Log, Standing};
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
@@ -40,16 +40,15 @@ fn line(log: &Arc<dyn Log>, entry: &Entry) -> Value {
     json!({ "entry": entry.to_value(), "name": log.name_of(entry.actor()) })
 }
 
-pub(super) fn why(mut fields: Fields) -> Result<String, Fault> {
-    let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
-    fields.end(&["why"])?;
-    if why.trim().is_empty() { Err(wrong("why", "`why` says why, for the audit", &[])) } else { Ok(why) }
-}
-
 /// Erases a name. The entries keep the actor's id.
-pub(super) async fn forget(log: &Arc<dyn Log>, who: &str, name: &str, why: String) -> Result<Value, Fault> {
+pub(super) async fn forget(
+    log: &Arc<dyn Log>,
+    who: &str,
+    name: &str,
+    (why, key): (String, Option<String>),
+) -> Result<Value, Fault> {
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
-    match log.forget(name.clone(), who.to_owned(), why).await {
+    match log.forget(name.clone(), who.to_owned(), why, key).await {
         Ok(true) => Ok(json!({ "forgotten": true })),
         Ok(false) => Err(super::no_such("name", &name)),
         Err(error) => Err(log_fault(&error)),

@@ -60,6 +60,11 @@ impl Fields {
         }
     }
 
+    /// As it is.
+    pub(super) fn value(&mut self, name: &'static str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
+    }
+
     /// One of a few words.
     pub(super) fn word<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Fault> {
         let Some(text) = self.text(name, 64)? else { return Ok(None) };

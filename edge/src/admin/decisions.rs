@@ -4,17 +4,17 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::body::{Fault, Fields, fault, wrong};
-use super::kills::{Page, key, log_fault};
-use super::{AdminApi, Reply};
+use super::kills::{Page, log_fault};
+use super::{AdminApi, Principal, Reply, campaign_of};
 use crate::governance::{CaseFilter, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
 use crate::resolve::Want;
 use crate::service::Body;
-use crate::shared_state::{CaseState, WHY_BYTES_MAX};
+use crate::shared_state::{CaseState, PersonRole, WHY_BYTES_MAX};
 use crate::words::Format;
 
 /// Cases of one page.
@@ -46,8 +46,8 @@ const WORDS: [(&str, Word); 6] = [
     ("escalate", Word::Escalate),
 ];
 
-pub(super) fn order(headers: &HeaderMap, id: &str, mut fields: Fields) -> Result<ReviewOrder, Fault> {
-    let (case, key) = (number(id)?, key(headers)?);
+pub(super) fn order(key: Option<String>, id: &str, mut fields: Fields) -> Result<ReviewOrder, Fault> {
+    let case = number(id)?;
     let word = fields.word("decision", &WORDS)?;
     let mut moment = |name| fields.number(name, 1, MOMENT_MAX_UNIX_MS);
     let (from_unix_ms, until_unix_ms, by_unix_ms) =
@@ -73,8 +73,15 @@ pub(super) fn order(headers: &HeaderMap, id: &str, mut fields: Fields) -> Result
     Ok(ReviewOrder { case, ruling, seen, why, key })
 }
 
-pub(super) async fn rule(api: &AdminApi, who: &str, order: ReviewOrder) -> Result<Reply, Fault> {
-    let ruled = api.reviews.rule(who, order).await.map_err(|error| refused(&error))?;
+/// What is shown is decided by approvers; reviewers say what is to be changed, and whom to ask.
+pub(super) async fn rule(api: &AdminApi, who: &Principal, order: ReviewOrder) -> Result<Reply, Fault> {
+    let shown = api.reviews.case(order.case).ok_or_else(|| super::no_such("decision", &order.case.to_string()))?;
+    let role = match order.ruling {
+        Ruling::RequestChanges | Ruling::Escalate { .. } => PersonRole::Reviewer,
+        Ruling::Approve { .. } | Ruling::Reject | Ruling::Pause | Ruling::Resume => PersonRole::Approver,
+    };
+    who.demand(role, campaign_of(&shown.variant))?;
+    let ruled = api.reviews.rule(who.name(), order).await.map_err(|error| refused(&error))?;
     let Ruled { entry, shown, is_new, purge } = &ruled;
     let mut body = told(shown);
     body["entry"] = json!({
@@ -90,7 +97,7 @@ pub(super) async fn rule(api: &AdminApi, who: &str, order: ReviewOrder) -> Resul
 }
 
 /// A page of cases, the oldest first.
-pub(super) fn list(api: &AdminApi, query: Option<&str>) -> Result<Value, Fault> {
+pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Result<Value, Fault> {
     let (mut filter, mut rest) = (CaseFilter::default(), Vec::new());
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -103,19 +110,30 @@ pub(super) fn list(api: &AdminApi, query: Option<&str>) -> Result<Value, Fault> 
     let Page { after, limit } = Page::parse(Some(&rest.join("&")), PAGE, PAGE_MAX)?;
     let found = api.reviews.cases(&filter, after, limit + 1);
     let next = found.get(limit).and_then(|_| found[..limit].last()).map(|shown| shown.case.id);
-    let shown: Vec<Value> = found.iter().take(limit).map(told).collect();
+    let seen = found.iter().take(limit).filter(|shown| who.sees(campaign_of(&shown.variant)));
+    let shown: Vec<Value> = seen.map(told).collect();
     let epoch = api.reviews.log().published().load().epoch();
     Ok(json!({ "decisions": shown, "next": next, "epoch": epoch }))
 }
 
-pub(super) fn one(api: &AdminApi, id: &str) -> Result<Value, Fault> {
+pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
     let shown = number(id).map(|id| api.reviews.case(id))?;
-    shown.as_ref().map(told).ok_or_else(|| super::no_such("decision", id))
+    shown
+        .as_ref()
+        .filter(|shown| who.sees(campaign_of(&shown.variant)))
+        .map(told)
+        .ok_or_else(|| super::no_such("decision", id))
 }
 
 /// The picture, in the rung of the slot's ladder that is wide enough, as the browsers of reviewers show it.
-pub(super) async fn picture(api: &AdminApi, id: &str, query: Option<&str>) -> Result<Response<Body>, Fault> {
+pub(super) async fn picture(
+    api: &AdminApi,
+    who: &Principal,
+    id: &str,
+    query: Option<&str>,
+) -> Result<Response<Body>, Fault> {
     let shown = number(id).map(|id| api.reviews.case(id))?.ok_or_else(|| super::no_such("decision", id))?;
+    who.demand(PersonRole::Reviewer, campaign_of(&shown.variant))?;
     let want = picture_want(api, &shown, query)?;
     let unavailable = |reason: String| fault(503, "no-image", "No image now", reason);
     let ticket = api.fill.settle(&want).map_err(|error| unavailable(error.to_string()))?;

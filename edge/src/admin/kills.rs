@@ -2,33 +2,23 @@
 
 use std::time::SystemTime;
 
-use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::body::{Fault, Fields, fault, wrong};
-use super::{AdminApi, PREFIX, Reply};
+use super::{AdminApi, PREFIX, Principal, Reply};
 use crate::cache::unix_ms;
-use crate::governance::{Covered, InForce, KillError, KillOrder, Killed};
+use crate::governance::{Covered, InForce, KillError, KillOrder, Killed, kills};
 use crate::response::{Exposure, Recall};
-use crate::shared_state::{KEY_BYTES_MAX, LogError, TARGET_BYTES_MAX, TargetKind, WHY_BYTES_MAX};
+use crate::shared_state::{LogError, PersonRole, TARGET_BYTES_MAX, TargetKind, WHY_BYTES_MAX};
 
 /// Kills of one page.
 const PAGE_MAX: usize = 1_000;
 const PAGE: usize = 100;
-/// By which a repeated order is known (draft-ietf-httpapi-idempotency-key-header).
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const FIELDS: [&str; 11] =
     ["campaign", "slot", "value", "variant", "recipe", "master", "checkpoint", "adapter", "block", "import", "why"];
 
-/// What a lift says beside the kill's number.
-pub(super) struct LiftOrder {
-    why: String,
-    key: Option<String>,
-}
-
 /// One target, and why.
-pub(super) fn order(headers: &HeaderMap, mut fields: Fields) -> Result<KillOrder, Fault> {
-    let key = key(headers)?;
+pub(super) fn order(key: Option<String>, mut fields: Fields) -> Result<KillOrder, Fault> {
     let mut named = Vec::new();
     for kind in TargetKind::ALL {
         named.extend(fields.text(kind.as_str(), TARGET_BYTES_MAX)?.map(|name| (kind, name)));
@@ -43,28 +33,16 @@ pub(super) fn order(headers: &HeaderMap, mut fields: Fields) -> Result<KillOrder
     }
 }
 
-pub(super) fn lift_order(headers: &HeaderMap, mut fields: Fields) -> Result<LiftOrder, Fault> {
-    let (key, why) = (key(headers)?, why(&mut fields)?);
-    fields.end(&["why"])?;
-    Ok(LiftOrder { why, key })
-}
-
 pub(super) fn why(fields: &mut Fields) -> Result<String, Fault> {
     let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
     if why.trim().is_empty() { Err(wrong("why", "`why` says why, for the audit", &[])) } else { Ok(why) }
 }
 
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let Some(field) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = field.to_str().unwrap_or_default().trim().trim_matches('"');
-    let is_sound = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    let detail = || format!("it has 1 to {KEY_BYTES_MAX} visible ASCII characters");
-    if is_sound { Ok(Some(key.to_owned())) } else { Err(wrong("Idempotency-Key", detail(), &[])) }
-}
-
-pub(super) async fn kill(api: &AdminApi, who: &str, order: KillOrder) -> Result<Reply, Fault> {
+pub(super) async fn kill(api: &AdminApi, who: &Principal, order: KillOrder) -> Result<Reply, Fault> {
     let field = order.kind.as_str();
-    let killed = match api.kills.kill(who, order).await {
+    let target = kills::target(&api.catalog.load(), order.kind, &order.name).map_err(|error| refused(&error, field))?;
+    who.demand(PersonRole::Operator, target.campaign())?;
+    let killed = match api.kills.kill(who.name(), order).await {
         Ok(killed) => killed,
         Err(KillError::Log(error @ LogError::HeldHere { .. })) => return Ok(held(&error)),
         Err(error) => return Err(refused(&error, field)),
@@ -73,9 +51,16 @@ pub(super) async fn kill(api: &AdminApi, who: &str, order: KillOrder) -> Result<
     Ok(Reply { status: if killed.is_new { 201 } else { 200 }, body: told(api, &killed), location })
 }
 
-pub(super) async fn lift(api: &AdminApi, who: &str, seq: &str, order: LiftOrder) -> Result<Reply, Fault> {
+pub(super) async fn lift(
+    api: &AdminApi,
+    who: &Principal,
+    seq: &str,
+    (why, key): (String, Option<String>),
+) -> Result<Reply, Fault> {
     let number = number(seq)?;
-    let lifted = api.kills.lift(who, number, order.why, order.key).await.map_err(|error| refused(&error, "seq"))?;
+    let target = api.kills.killed_by(number).await.map_err(|error| refused(&error, "seq"))?;
+    who.demand(PersonRole::Operator, target.campaign())?;
+    let lifted = api.kills.lift(who.name(), number, why, key).await.map_err(|error| refused(&error, "seq"))?;
     Ok(Reply::ok(told(api, &lifted)))
 }
 
@@ -87,19 +72,21 @@ fn held(error: &LogError) -> Reply {
 }
 
 /// Kills in force, a page of them.
-pub(super) fn list(api: &AdminApi, query: Option<&str>) -> Result<Value, Fault> {
+pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Result<Value, Fault> {
     let Page { after, limit } = Page::parse(query, PAGE, PAGE_MAX)?;
     let found = api.kills.in_force(after, limit + 1);
     let next = found.get(limit).and_then(|_| found[..limit].last()).map(|kill| kill.seq);
-    let shown: Vec<Value> = found.iter().take(limit).map(shown).collect();
+    let seen = found.iter().take(limit).filter(|kill| who.sees(kill.target.campaign()));
+    let shown: Vec<Value> = seen.map(shown).collect();
     let epoch = api.kills.log().published().load().epoch();
     Ok(json!({ "kills": shown, "next": next, "epoch": epoch }))
 }
 
-pub(super) async fn one(api: &AdminApi, seq: &str) -> Result<Value, Fault> {
+pub(super) async fn one(api: &AdminApi, who: &Principal, seq: &str) -> Result<Value, Fault> {
     let number = number(seq)?;
     let found = number.checked_sub(1).and_then(|after| api.kills.in_force(Some(after), 1).into_iter().next());
-    let kill = found.filter(|kill| kill.seq == number).ok_or_else(|| super::no_such("kill in force", seq))?;
+    let found = found.filter(|kill| kill.seq == number && who.sees(kill.target.campaign()));
+    let kill = found.ok_or_else(|| super::no_such("kill in force", seq))?;
     let (kills, target) = (api.kills.clone(), kill.target.clone());
     let covered = tokio::task::spawn_blocking(move || kills.covers(&target)).await.unwrap_or_default();
     let mut value = shown(&kill);

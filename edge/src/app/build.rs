@@ -19,7 +19,7 @@ use super::tls::{Tls, open_tls};
 use crate::access::AccessLog;
 use crate::access::visit::Observer;
 use crate::admin::operators::Operators;
-use crate::admin::{AdminApi, AdminParts, ImportDesk};
+use crate::admin::{AdminApi, AdminParts, Grounds, ImportDesk, Transport};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
@@ -104,7 +104,7 @@ impl App {
         let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
         handler.stand_ins.prepare(&behind.catalog.load());
         let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
-        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone())?);
+        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone(), trusted.clone())?);
         let tls = open_tls(&config, &registry).await?;
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
@@ -244,7 +244,13 @@ impl Behind {
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
-    fn operators(&self, config: &Config, registry: &Registry, warmer: Warmer) -> anyhow::Result<Operators> {
+    fn operators(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        warmer: Warmer,
+        trusted: Trusted,
+    ) -> anyhow::Result<Operators> {
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
@@ -266,7 +272,10 @@ impl Behind {
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
-        let api = AdminApi::new(&config.admin, &config.warm, parts);
+        let transport = if config.listen.admin_tls.is_some() { Transport::Tls } else { Transport::Plain };
+        let published = self.opened.log.published().clone();
+        let grounds = Grounds { published, trusted, transport, clock: Clock::System };
+        let api = AdminApi::new(&config.admin, (&config.warm, &config.budget), grounds, parts);
         Ok(Operators {
             registry: registry.clone(),
             catalog: self.catalog.clone(),

@@ -100,6 +100,14 @@ impl PurgeDesk {
         Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
     }
 
+    /// The campaign that a purge stays within; `None` where it may reach into several.
+    ///
+    /// # Errors
+    /// When the scope names nothing.
+    pub fn campaign_of(&self, scope: &PurgeScope) -> Result<Option<String>, ScopeError> {
+        Ok(scope.aim(&self.catalog.load(), &self.public_url)?.campaign)
+    }
+
     /// In force first, here and then further down; durable next; acknowledged last.
     async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, DeskError> {
         let marks = marks(&purge);

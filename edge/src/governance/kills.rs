@@ -165,11 +165,20 @@ impl KillDesk {
     /// # Errors
     /// When there is none in force, or the lift is not in the log.
     pub async fn lift(&self, who: &str, seq: u64, why: String, key: Option<String>) -> Result<Killed, KillError> {
-        let target = self.in_force_as(seq).await?.ok_or(KillError::NoSuchKill(seq))?;
+        let target = self.killed_by(seq).await?;
         let change = Change::Lift(Lift { target: target.clone() });
         let Committed { entry, is_new } =
             self.propose("lift", Proposal { change, who: who.to_owned(), why, key, edge: None }).await?;
         self.answered(entry, target, is_new).await
+    }
+
+    /// What the kill with this number names. One that was lifted meanwhile may be lifted again by the same order: the log knows its
+    /// key.
+    ///
+    /// # Errors
+    /// When there is no such kill.
+    pub async fn killed_by(&self, seq: u64) -> Result<Target, KillError> {
+        self.named_by(seq).await?.ok_or(KillError::NoSuchKill(seq))
     }
 
     async fn propose(&self, what: &'static str, proposal: Proposal) -> Result<Committed, LogError> {
@@ -194,7 +203,7 @@ impl KillDesk {
     }
 
     /// What the kill of this number names, while it is in force.
-    async fn in_force_as(&self, seq: u64) -> Result<Option<Target>, LogError> {
+    async fn named_by(&self, seq: u64) -> Result<Option<Target>, LogError> {
         let Some(before) = seq.checked_sub(1) else { return Ok(None) };
         let found = match self.log.entries(before, 1).await? {
             Entries::These(entries) => entries.into_iter().next(),
@@ -202,7 +211,8 @@ impl KillDesk {
         };
         let state = self.log.published().state();
         if let Some(Change::Kill(kill)) = found.as_deref().map(Entry::change) {
-            return Ok(state.kills().of(&kill.target).filter(|it| *it == seq).map(|_| kill.target.clone()));
+            // A later kill of the same is another one's to lift.
+            return Ok(state.kills().of(&kill.target).is_none_or(|it| it == seq).then(|| kill.target.clone()));
         }
         // An edge that joined has no entries from before, and knows the kill from its snapshot.
         Ok(state.kills().each().find(|(_, it)| *it == seq).map(|(target, _)| target.clone()))

@@ -42,6 +42,24 @@ pub struct Dossier {
     pub shared_by_is_whole: bool,
 }
 
+impl Dossier {
+    /// What of it is for those who see these campaigns; `None` where it is about another one. What belongs to no campaign is for
+    /// those who see everything.
+    #[must_use]
+    pub(crate) fn shown_to(mut self, sees: impl Fn(Option<&str>) -> bool) -> Option<Self> {
+        if !sees(self.variant.as_ref().map(|variant| variant.campaign.as_str())) {
+            return None;
+        }
+        let campaign = |variant: &str| variant.split('/').next().map(str::to_owned);
+        for shared in &mut self.shared_by {
+            let before = shared.variants.len();
+            shared.variants.retain(|variant| sees(campaign(variant).as_deref()));
+            self.shared_by_is_whole &= shared.variants.len() == before;
+        }
+        Some(self)
+    }
+}
+
 /// The variant that the dossier is about.
 #[derive(Debug, Clone, Serialize)]
 pub struct VariantPaper {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
+use super::keys::{AccessKey, Revoke};
 use super::reviews::Review;
 use super::target::Target;
 
@@ -27,6 +28,10 @@ pub enum Change {
     Review(Review),
     /// The name behind a pseudonymous actor was erased.
     Forget(Forget),
+    /// A key is given.
+    Key(AccessKey),
+    /// A key is over.
+    Revoke(Revoke),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +129,17 @@ impl Change {
             Self::Purge(_) => "purge",
             Self::Review(_) => "review",
             Self::Forget(_) => "forget",
+            Self::Key(_) => "key",
+            Self::Revoke(_) => "revoke",
+        }
+    }
+
+    /// Whether an order that is repeated with its key asks for the same. The edge draws a key's secret anew each time.
+    #[must_use]
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Key(one), Self::Key(other)) => one.asks_the_same(other),
+            (one, other) => one == other,
         }
     }
 
@@ -136,6 +152,8 @@ impl Change {
             Self::Purge(purge) => purge.scope.text(),
             Self::Review(review) => format!("variant:{}", review.variant),
             Self::Forget(forget) => format!("actor:{}", forget.actor),
+            Self::Key(key) => format!("key:{}", key.id()),
+            Self::Revoke(revoke) => format!("key:{}", revoke.id),
         }
     }
 }

@@ -12,9 +12,12 @@ use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
-use super::change::{Change, PURGE_KEYS_MAX, PurgeKind, PurgeMarks, PurgeReach, WHY_BYTES_MAX};
+use super::change::{Change, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
+use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
 use super::kills::Kills;
+use super::primary::EDGE_ITSELF;
+use super::purged::PurgedAt;
 use super::reviews::{Case, ReviewRefusal, Reviews};
 use super::target::Target;
 
@@ -37,6 +40,7 @@ pub struct State {
     kills: Kills,
     /// In force on this edge, and not in the log yet.
     held: Kills,
+    access: AccessKeys,
     reviews: Reviews,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
@@ -47,16 +51,6 @@ pub struct State {
 
 /// 128 random bits in 26 characters.
 pub type LogId = Box<str>;
-
-/// The entries that purged a key last, by kind and reach; 0: none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PurgedAt {
-    pub hard: u64,
-    pub soft: u64,
-    pub masters_hard: u64,
-    pub masters_soft: u64,
-}
 
 /// What an entry changes of the stored state, and what a snapshot is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +73,14 @@ pub enum Shelf {
     Purges,
     /// Key of an order → sequence number.
     Keys,
+    /// Id of a person's or a program's key → the key and its sequence number.
+    Access,
     /// Variant → its cases.
     Reviews,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 4] = [Self::Kills, Self::Purges, Self::Keys, Self::Reviews];
+    pub const ALL: [Self; 5] = [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -92,6 +88,7 @@ impl Shelf {
             Self::Kills => "kills",
             Self::Purges => "purges",
             Self::Keys => "keys",
+            Self::Access => "access",
             Self::Reviews => "reviews",
         }
     }
@@ -107,11 +104,21 @@ pub enum Refusal {
     #[error("a reason has at most {WHY_BYTES_MAX} bytes and no control character")]
     Reason,
     #[error("a purge names at most {PURGE_KEYS_MAX} keys and tags")]
-    TooManyKeys,
+    TooManyPurgeKeys,
     #[error(transparent)]
     Review(#[from] ReviewRefusal),
     #[error("term {term} does not follow term {current}")]
     Term { term: u64, current: u64 },
+    #[error(
+        "a key's name has 1 to {KEY_NAME_BYTES_MAX} bytes without blanks at its ends and control characters, and is not `{EDGE_ITSELF}`"
+    )]
+    KeyName,
+    #[error("there is a key `{name}` already: revoke it first, or choose another name")]
+    KeyNameTaken { name: String },
+    #[error("there are {ACCESS_KEYS_MAX} keys already: revoke those that have expired")]
+    TooManyKeys,
+    #[error("there is no key `{id}`")]
+    NoSuchKey { id: KeyId },
 }
 
 /// Why rows are no state.
@@ -158,6 +165,7 @@ impl State {
             at_unix_ms,
             kills: Kills::default(),
             held: Kills::default(),
+            access: AccessKeys::default(),
             reviews: Reviews::default(),
             purges: Map::default(),
             keys: Map::default(),
@@ -188,6 +196,13 @@ impl State {
                     state.purges.insert_mut(row.key.into(), purged);
                 }
                 Shelf::Keys => keys.push((seq()?, row.key)),
+                Shelf::Access => {
+                    let kept: KeptKey = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
+                    if kept.key.id().to_string() != row.key {
+                        return Err(fault("it is another key's".to_owned()));
+                    }
+                    state.access.put(kept);
+                }
                 Shelf::Reviews => {
                     let cases: Vec<Case> = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
                     state.reviews.put(row.key.into(), cases.into());
@@ -204,8 +219,9 @@ impl State {
         let kills = self.kills.each().map(|(target, seq)| row(Shelf::Kills, target.to_string(), &seq));
         let purges = self.purges.iter().map(|(key, purged)| row(Shelf::Purges, key.to_string(), purged));
         let keys = self.keys.iter().map(|(key, seq)| row(Shelf::Keys, key.to_string(), seq));
+        let access = self.access.each().map(|kept| row(Shelf::Access, kept.key.id().to_string(), &**kept));
         let cases = self.reviews.variants().map(|(variant, cases)| row(Shelf::Reviews, variant.to_owned(), &cases));
-        kills.chain(purges).chain(keys).chain(cases)
+        kills.chain(purges).chain(keys).chain(access).chain(cases)
     }
 
     #[must_use]
@@ -238,6 +254,12 @@ impl State {
     #[must_use]
     pub const fn kills(&self) -> &Kills {
         &self.kills
+    }
+
+    /// Keys of people and programs, expired ones among them.
+    #[must_use]
+    pub const fn access(&self) -> &AccessKeys {
+        &self.access
     }
 
     /// Kills that hold here and are not in the log yet.
@@ -300,7 +322,7 @@ impl State {
                 Ok(Some(format!("killed by {seq}")))
             }
             Change::Purge(purge) if purge.keys.len().max(purge.tags.len()) > PURGE_KEYS_MAX => {
-                Err(Refusal::TooManyKeys)
+                Err(Refusal::TooManyPurgeKeys)
             }
             Change::Review(review) => {
                 if review.step.is_reasoned() {
@@ -309,7 +331,25 @@ impl State {
                 Ok(self.reviews.admit(review, actor)?)
             }
             Change::Purge(_) | Change::Forget(_) => Ok(None),
+            Change::Key(key) => reasoned().and_then(|()| self.admit_key(key)).map(|()| None),
+            Change::Revoke(revoke) => {
+                reasoned()?;
+                let kept = self.access.get(revoke.id).ok_or(Refusal::NoSuchKey { id: revoke.id })?;
+                Ok(Some(format!("{}: {}", kept.key.name, kept.key.roles)))
+            }
         }
+    }
+
+    /// No two keys have one name, and none has the name of what no person asked for.
+    fn admit_key(&self, key: &AccessKey) -> Result<(), Refusal> {
+        if !key.has_sound_name() || key.name == EDGE_ITSELF {
+            return Err(Refusal::KeyName);
+        }
+        if self.access.len() >= ACCESS_KEYS_MAX {
+            return Err(Refusal::TooManyKeys);
+        }
+        let is_taken = self.access.get(key.id()).is_some() || self.access.each().any(|kept| kept.key.name == key.name);
+        if is_taken { Err(Refusal::KeyNameTaken { name: key.name.clone() }) } else { Ok(()) }
     }
 
     /// Takes an entry of another edge's, if it is the next one.
@@ -346,6 +386,16 @@ impl State {
                 vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
             }
             Change::Forget(_) => Vec::new(),
+            Change::Key(key) => {
+                let kept = KeptKey { seq, key: key.clone() };
+                let rows = vec![row(Shelf::Access, key.id().to_string(), &kept)];
+                self.access.put(kept);
+                rows
+            }
+            Change::Revoke(revoke) => {
+                self.access.remove(revoke.id);
+                vec![gone(Shelf::Access, revoke.id.to_string())]
+            }
         };
         if let Some(key) = entry.key() {
             rows.extend(self.forget_oldest_key().map(|oldest| gone(Shelf::Keys, oldest)));
@@ -393,44 +443,6 @@ impl State {
         self.keys_count -= 1;
         self.keys.remove_mut(&oldest);
         Some(oldest.into())
-    }
-}
-
-impl PurgedAt {
-    fn of(kind: PurgeKind, reach: PurgeReach, seq: u64) -> Self {
-        let mut purged = Self::default();
-        match kind {
-            PurgeKind::Hard => purged.hard = seq,
-            PurgeKind::Soft => purged.soft = seq,
-        }
-        match (reach, kind) {
-            (PurgeReach::Renditions, _) => {}
-            (PurgeReach::Masters, PurgeKind::Hard) => purged.masters_hard = seq,
-            (PurgeReach::Masters, PurgeKind::Soft) => purged.masters_soft = seq,
-        }
-        purged
-    }
-
-    fn with(self, other: Self) -> Self {
-        Self {
-            hard: self.hard.max(other.hard),
-            soft: self.soft.max(other.soft),
-            masters_hard: self.masters_hard.max(other.masters_hard),
-            masters_soft: self.masters_soft.max(other.masters_soft),
-        }
-    }
-
-    /// The purges that have the same effect on what is older than all of them.
-    pub fn orders(self) -> impl Iterator<Item = (PurgeKind, PurgeReach)> {
-        let of = |is_asked: bool, kind, reach| is_asked.then_some((kind, reach));
-        [
-            of(self.hard > 0, PurgeKind::Hard, PurgeReach::Renditions),
-            of(self.soft > 0, PurgeKind::Soft, PurgeReach::Renditions),
-            of(self.masters_hard > 0, PurgeKind::Hard, PurgeReach::Masters),
-            of(self.masters_soft > 0, PurgeKind::Soft, PurgeReach::Masters),
-        ]
-        .into_iter()
-        .flatten()
     }
 }
 

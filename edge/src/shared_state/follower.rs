@@ -338,9 +338,15 @@ impl Log for Follower {
         self.inner.local.keep_checkpoint(seq, signed)
     }
 
-    fn forget(&self, name: String, by: String, why: String) -> BoxFuture<'_, Result<bool, LogError>> {
+    fn forget(
+        &self,
+        name: String,
+        by: String,
+        why: String,
+        key: Option<String>,
+    ) -> BoxFuture<'_, Result<bool, LogError>> {
         if self.inner.is_promoted() {
-            return self.inner.local.forget(name, by, why);
+            return self.inner.local.forget(name, by, why, key);
         }
         let reason = format!("names are kept at the primary, {}", self.inner.primary);
         async move { Err(LogError::Declined { reason }) }.boxed()

@@ -62,8 +62,14 @@ pub trait Log: Debug + Send + Sync {
     /// Keeps a head that was signed.
     fn keep_checkpoint(&self, seq: u64, signed: String) -> BoxFuture<'_, Result<(), LogError>>;
 
-    /// Erases the name behind an actor's id. `false` where there is none.
-    fn forget(&self, name: String, by: String, why: String) -> BoxFuture<'_, Result<bool, LogError>>;
+    /// Erases the name behind an actor's id. `false` where there is none, and no order with this key erased one.
+    fn forget(
+        &self,
+        name: String,
+        by: String,
+        why: String,
+        key: Option<String>,
+    ) -> BoxFuture<'_, Result<bool, LogError>>;
 
     /// The name behind an actor's id, where it is known and was not erased.
     fn name_of(&self, actor: super::ActorId) -> Option<String>;
@@ -215,7 +221,10 @@ impl LogError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Refused(Refusal::NotKilled { .. } | Refusal::Review(ReviewRefusal::Unknown)) => 404,
+            Self::Refused(
+                Refusal::NotKilled { .. } | Refusal::NoSuchKey { .. } | Refusal::Review(ReviewRefusal::Unknown),
+            ) => 404,
+            Self::Refused(Refusal::KeyNameTaken { .. } | Refusal::TooManyKeys) => 409,
             Self::Refused(Refusal::Review(refusal)) if refusal.is_of_the_moment() => 409,
             Self::Refused(_) | Self::Entry(_) | Self::KeyReused { .. } => 422,
             Self::Store(_) => 507,

@@ -177,19 +177,28 @@ impl Inner {
         Ok(Promotion { head, taken_over, silence: Duration::ZERO })
     }
 
-    async fn forget(&self, name: String, by: String, why: String) -> Result<bool, LogError> {
+    async fn forget(&self, name: String, by: String, why: String, key: Option<String>) -> Result<bool, LogError> {
         let mut writer = self.writer.lock().await;
         if let Some(term) = self.fenced() {
             return Err(LogError::Fenced { term });
         }
-        let Some(actor) = writer.names.get(&name).copied() else { return Ok(false) };
+        let Some(actor) = writer.names.get(&name).copied() else { return self.was_forgotten(key).await };
         let mut draft = self.draft(&writer);
         let change = Change::Forget(Forget { actor });
-        draft.enter(Proposal { change, who: by, why, key: None, edge: None }).await?;
+        draft.enter(Proposal { change, who: by, why, key, edge: None }).await?;
         draft.batch.forgotten.push(name);
         let Draft { state, batch, .. } = draft;
         self.write(&mut writer, state, batch).await?;
         Ok(true)
+    }
+}
+
+impl Inner {
+    /// Whether an order with this key erased a name. Which one it was is not known any more: that is what erasing is for.
+    async fn was_forgotten(&self, key: Option<String>) -> Result<bool, LogError> {
+        let Some(seq) = key.and_then(|key| self.published.load().of_key(&key)) else { return Ok(false) };
+        let entry = entries(&self.store, seq - 1, 1).await?.pop();
+        Ok(entry.is_some_and(|entry| matches!(entry.change(), Change::Forget(_))))
     }
 }
 
@@ -236,7 +245,9 @@ impl Draft<'_> {
             None => entries(&self.store, seq - 1, 1).await?.pop(),
         };
         match entry {
-            Some(entry) if *entry.change() == proposal.change => Ok(Some(Committed { entry, is_new: false })),
+            Some(entry) if entry.change().asks_the_same(&proposal.change) => {
+                Ok(Some(Committed { entry, is_new: false }))
+            }
             _ => Err(LogError::KeyReused { key: key.clone(), seq }),
         }
     }
@@ -340,9 +351,15 @@ impl Log for Primary {
         async move { Ok(self.inner.store.checkpoint(seq, signed).await?) }.boxed()
     }
 
-    fn forget(&self, name: String, by: String, why: String) -> BoxFuture<'_, Result<bool, LogError>> {
+    fn forget(
+        &self,
+        name: String,
+        by: String,
+        why: String,
+        key: Option<String>,
+    ) -> BoxFuture<'_, Result<bool, LogError>> {
         let inner = Arc::clone(&self.inner);
-        let work = tokio::spawn(async move { inner.forget(name, by, why).await });
+        let work = tokio::spawn(async move { inner.forget(name, by, why, key).await });
         async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
     }
 

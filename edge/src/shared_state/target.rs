@@ -141,6 +141,21 @@ impl Target {
         })
     }
 
+    /// The campaign that it lies in; `None` where it may reach into several.
+    #[must_use]
+    pub fn campaign(&self) -> Option<&str> {
+        match self {
+            Self::Campaign(name) => Some(name),
+            Self::Slot(name) | Self::Value(name) | Self::Variant(name) => name.split(['/', '?']).next(),
+            Self::Recipe(_)
+            | Self::Master(_)
+            | Self::Checkpoint(_)
+            | Self::Adapter(_)
+            | Self::Block(_)
+            | Self::Import(_) => None,
+        }
+    }
+
     /// Of a variant, its slot and its values: `studio/hero` and `colour=teal&product=mug`.
     #[must_use]
     pub fn slot_and_values(&self) -> Option<(&str, &str)> {

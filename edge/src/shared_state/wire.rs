@@ -10,6 +10,7 @@
 //! a primary that is shown a higher one writes no more.
 
 use bildkante_shared::ids::Digest;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -90,11 +91,12 @@ impl Ask {
     pub fn parse(query: &str) -> Result<Self, &'static str> {
         let value = |name: &'static str| {
             let found = query.split('&').find_map(|pair| pair.split_once('=').filter(|(known, _)| *known == name));
-            found.map(|(_, value)| value).ok_or(name)
+            let value = found.map(|(_, value)| percent_decode_str(value).decode_utf8()).ok_or(name)?;
+            value.map_err(|_| name)
         };
         let number = |name: &'static str| value(name)?.parse::<u64>().map_err(|_| name);
         Ok(Self {
-            log: value("log")?.into(),
+            log: value("log")?.as_ref().into(),
             after: number("after")?,
             hash: value("hash")?.parse().map_err(|_| "hash")?,
             term: number("term")?,

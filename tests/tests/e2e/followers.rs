@@ -51,7 +51,7 @@ fn following(folder: &Path, primary: String) -> anyhow::Result<impl FnOnce(&mut 
     })
 }
 
-async fn follower(rig: &Rig, name: &str, primary: String) -> anyhow::Result<Edge> {
+pub(crate) async fn follower(rig: &Rig, name: &str, primary: String) -> anyhow::Result<Edge> {
     let edge = started(rig, name, &primary).await?;
     rig.healthy_nodes(&edge, 1).await?;
     Ok(edge)

@@ -22,6 +22,7 @@ mod listener;
 mod observing;
 mod origin;
 mod papers;
+mod people;
 mod poisoning;
 mod processes;
 mod provenance;

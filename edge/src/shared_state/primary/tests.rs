@@ -1,8 +1,9 @@
+use bildkante_shared::ids::Digest;
 use proptest::prelude::*;
 
 use super::super::change::{Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope};
 use super::super::entry::Chain;
-use super::super::{Refusal, Target};
+use super::super::{AccessKey, Grants, KeyId, Refusal, Revoke, Target};
 use super::*;
 use crate::state::Database;
 use crate::state::testing::{Device, Mood};
@@ -162,9 +163,12 @@ async fn an_erased_name_is_gone_and_its_entries_stay() {
     let path = dir.path().join("state.redb");
     let log = open(&path);
     let entry = log.propose(kill("a")).await.unwrap().entry;
-    let forget = || log.forget("anna".to_owned(), "ben".to_owned(), "she left".to_owned());
-    assert!(forget().await.unwrap());
-    assert!(!forget().await.unwrap());
+    let forget = |key: Option<&str>| {
+        log.forget("anna".to_owned(), "ben".to_owned(), "she left".to_owned(), key.map(str::to_owned))
+    };
+    assert!(forget(Some("once")).await.unwrap());
+    assert!(forget(Some("once")).await.unwrap(), "the same order, again");
+    assert!(!forget(None).await.unwrap() && !forget(Some("another")).await.unwrap());
     assert_eq!(log.name_of(entry.actor()), None);
     let bytes = std::fs::read(&path).unwrap();
     drop(log);
@@ -187,11 +191,61 @@ async fn a_table_that_this_build_does_not_know_is_an_error() {
     assert!(error.contains("`pins`") && error.contains("newer"), "{error}");
 }
 
+fn key(secret: &str, name: &str) -> Proposal {
+    let (hash, roles) = (Digest::of_bytes(secret.as_bytes()), Grants::parse("*=viewer").unwrap());
+    proposal(Change::Key(AccessKey { hash, name: name.to_owned(), roles, expires_unix_ms: 1 }))
+}
+
+fn revoke(secret: &str) -> Proposal {
+    proposal(Change::Revoke(Revoke { id: KeyId::of(&Digest::of_bytes(secret.as_bytes())) }))
+}
+
+#[tokio::test]
+async fn a_key_is_given_once_and_known_until_it_is_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.redb");
+    let log = open(&path);
+    let order = |secret: &str, name: &str| Proposal { key: Some("one-order".to_owned()), ..key(secret, name) };
+    let given = log.propose(order("one", "anna")).await.unwrap();
+    let again = log.propose(order("two", "anna")).await.unwrap();
+    assert_eq!(
+        (again.is_new, again.entry.seq()),
+        (false, given.entry.seq()),
+        "another secret was drawn, and is no key"
+    );
+    assert!(matches!(log.propose(order("two", "ben")).await, Err(LogError::KeyReused { .. })));
+    assert_eq!(log.published().load().access().len(), 1);
+    for (wrong, refusal) in [
+        (key("two", "anna"), Refusal::KeyNameTaken { name: "anna".to_owned() }),
+        (key("one", "ben"), Refusal::KeyNameTaken { name: "ben".to_owned() }),
+        (key("two", "edge"), Refusal::KeyName),
+        (key("two", ""), Refusal::KeyName),
+        (key("two", " anna"), Refusal::KeyName),
+        (key("two", "a\nb"), Refusal::KeyName),
+        (revoke("two"), Refusal::NoSuchKey { id: KeyId::of(&Digest::of_bytes(b"two")) }),
+    ] {
+        assert!(matches!(log.propose(wrong).await, Err(LogError::Refused(it)) if it == refusal), "{refusal}");
+    }
+    let unreasoned = Proposal { why: " ".to_owned(), ..key("two", "ben") };
+    assert!(matches!(log.propose(unreasoned).await, Err(LogError::Refused(Refusal::NoReason { .. }))));
+    drop(log);
+    let log = open(&path);
+    let id = KeyId::of(&Digest::of_bytes(b"one"));
+    let kept = Arc::clone(log.published().load().access().get(id).unwrap());
+    assert_eq!((kept.key.name.as_str(), kept.seq), ("anna", given.entry.seq()));
+    let revoked = log.propose(revoke("one")).await.unwrap().entry;
+    assert_eq!((revoked.before(), revoked.change().subject()), (Some("anna: *=viewer"), format!("key:{id}")));
+    assert!(log.published().load().access().is_empty());
+    assert!(log.propose(key("one", "anna")).await.unwrap().is_new, "the name is free again");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Kill(u8),
     Lift(u8),
     Purge(u8, bool),
+    Key(u8),
+    Revoke(u8),
     Reopen,
 }
 
@@ -200,6 +254,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..6_u8).prop_map(Step::Kill),
         3 => (0..6_u8).prop_map(Step::Lift),
         1 => (0..3_u8, any::<bool>()).prop_map(|(key, is_hard)| Step::Purge(key, is_hard)),
+        2 => (0..3_u8).prop_map(Step::Key),
+        1 => (0..3_u8).prop_map(Step::Revoke),
         1 => Just(Step::Reopen),
     ]
 }
@@ -215,7 +271,7 @@ proptest! {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("state.redb");
             let mut log = open(&path);
-            let mut model = std::collections::BTreeSet::new();
+            let (mut model, mut keys) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
             for step in steps {
                 match step {
                     Step::Kill(n) => {
@@ -227,13 +283,18 @@ proptest! {
                         let kind = if is_hard { PurgeKind::Hard } else { PurgeKind::Soft };
                         log.propose(purge(&format!("campaign:c{n}"), kind, PurgeReach::Renditions)).await.unwrap();
                     }
+                    Step::Key(n) => {
+                        let name = n.to_string();
+                        assert_eq!(log.propose(key(&name, &name)).await.is_ok(), keys.insert(n));
+                    }
+                    Step::Revoke(n) => assert_eq!(log.propose(revoke(&n.to_string())).await.is_ok(), keys.remove(&n)),
                     Step::Reopen => {
                         drop(log);
                         log = open(&path);
                     }
                 }
                 let state = log.published().state();
-                assert_eq!(state.kills().len(), model.len());
+                assert_eq!((state.kills().len(), state.access().len()), (model.len(), keys.len()));
                 assert!((0..6).all(|n| state.kills().of(&target(&format!("c{n}"))).is_some() == model.contains(&n)));
             }
             let state = log.published().state();
