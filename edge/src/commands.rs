@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::import::ImportRecipe;
-use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
+use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse, SchedulerKind};
 use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
@@ -188,9 +188,16 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         let ControlUse { network, image, weight, start, end } = control;
         format!("ControlNet {network} × {weight} from {start} to {end}, image {image}")
     });
+    let references = recipe.references.iter().map(|used| {
+        let ReferenceUse { adapter, encoder, image, weight, start, end, mask } = used;
+        let where_white = mask.map(|mask| format!(" where {mask} is white")).unwrap_or_default();
+        format!(
+            "resembles image {image} × {weight} from {start} to {end}{where_white}, adapter {adapter}, encoder {encoder}"
+        )
+    });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras.chain(embeddings).chain(refiner).chain(controls).chain(init).chain(mask).collect()
+    loras.chain(embeddings).chain(refiner).chain(controls).chain(references).chain(init).chain(mask).collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.

@@ -4,11 +4,13 @@
 //! id; only it reaches a queue or a device.
 
 mod embedding;
+mod reference;
 mod scheduler;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::embedding::{EmbeddingUse, TOKEN_BYTES_MAX, is_token};
+pub use self::reference::ReferenceUse;
 pub use self::scheduler::{OutputKind, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
@@ -165,6 +167,8 @@ pub struct Recipe {
     pub loras: Vec<LoraUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub embeddings: Vec<EmbeddingUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<ReferenceUse>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -203,18 +207,29 @@ impl Recipe {
             controls: Vec::new(),
             loras: Vec::new(),
             embeddings: Vec::new(),
+            references: Vec::new(),
         }
     }
 
     /// Digests of the files of a node's `adapters` folder that it is drawn with.
     pub fn adapters(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.loras.iter().map(|lora| lora.digest).chain(self.embeddings.iter().map(|embedding| embedding.digest))
+        let changes = self.loras.iter().map(|lora| lora.digest);
+        let words = self.embeddings.iter().map(|embedding| embedding.digest);
+        changes.chain(words).chain(self.references.iter().map(|reference| reference.adapter))
     }
 
-    /// Digests of the images it begins with or is held to.
+    /// Digests of the folders that it is drawn with, beside its checkpoints.
+    pub fn networks(&self) -> impl Iterator<Item = Digest> + '_ {
+        let controls = self.controls.iter().map(|control| control.network);
+        controls.chain(self.references.iter().map(|reference| reference.encoder))
+    }
+
+    /// Digests of the images it begins with, is held to or is to resemble.
     pub fn images(&self) -> impl Iterator<Item = Digest> + '_ {
         let init = self.init.iter().map(|init| init.image);
-        init.chain(self.mask).chain(self.controls.iter().map(|control| control.image))
+        let references =
+            self.references.iter().flat_map(|reference| std::iter::once(reference.image).chain(reference.mask));
+        init.chain(self.mask).chain(self.controls.iter().map(|control| control.image)).chain(references)
     }
 }
 
@@ -264,6 +279,10 @@ pub enum RecipeError {
     Token { token: String },
     #[error("two embeddings have the token `{token}`")]
     TokenTwice { token: String },
+    #[error("a recipe has at most {} reference images, not {count}", limits::REFERENCES_MAX)]
+    References { count: usize },
+    #[error("a reference's `{field}` is {value}, allowed: {allowed}")]
+    Reference { field: &'static str, value: f64, allowed: &'static str },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
     #[error("`scheduler`: {fault}")]
@@ -339,6 +358,7 @@ impl TryFrom<Recipe> for ValidRecipe {
             return Err(RecipeError::LoraWeight { weight: lora.weight });
         }
         embedding::check(&recipe.embeddings)?;
+        reference::check(&recipe.references)?;
         let id = RecipeId::of_bytes(&canonical_json(&recipe)?);
         Ok(Self { recipe, id })
     }

@@ -17,7 +17,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 25] = [
+pub(crate) const KEYS: [&str; 26] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -38,6 +38,7 @@ pub(crate) const KEYS: [&str; 25] = [
     "embeddings",
     "refiner",
     "controls",
+    "references",
     "init",
     "mask",
     "guidance_rescale",

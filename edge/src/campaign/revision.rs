@@ -8,7 +8,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use bildkante_shared::weighting::Weighting;
 
-use super::additions::{Additions, Control, Refiner};
+use super::additions::{Additions, Control, Reference, Refiner};
 use super::axes::Axis;
 use super::pins::Pins;
 use super::slots::Slot;
@@ -110,8 +110,18 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
 }
 
 fn additions(additions: &Additions) -> String {
-    let Additions { loras, embeddings, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } =
-        additions;
+    let Additions {
+        loras,
+        embeddings,
+        refiner: second,
+        controls,
+        references,
+        init,
+        mask,
+        guidance_rescale,
+        weighting,
+        clip_skip,
+    } = additions;
     let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
@@ -126,9 +136,10 @@ fn additions(additions: &Additions) -> String {
     let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
     let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
     let embeddings = some_list("embeddings", embeddings.iter().map(word));
+    let references = some_list("references", references.iter().map(reference));
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings}{references} }}"
     )
 }
 
@@ -152,6 +163,20 @@ fn control(control: &Control) -> String {
         decimal(*weight),
         decimal(*start),
         decimal(*end)
+    )
+}
+
+fn reference(reference: &Reference) -> String {
+    let Reference { adapter, encoder, image, weight, start, end, mask } = reference;
+    format!(
+        "Reference {{ adapter: {}, encoder: {}, image: {}, weight: {}, start: {}, end: {}, mask: {} }}",
+        quoted(adapter),
+        quoted(encoder),
+        quoted(image),
+        decimal(*weight),
+        decimal(*start),
+        decimal(*end),
+        option(mask.as_deref().map(quoted))
     )
 }
 

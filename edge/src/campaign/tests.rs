@@ -568,18 +568,19 @@ prompt   =";
 
 /// Keys of later versions.
 const LATER: &str = "embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
+references = [{ adapter = \"brand\", encoder = \"vit-h\", image = \"style.png\", weight = 0.6, mask = \"white.png\" }]
 ";
 
 /// The fixture campaign with everything a recipe may have, locked.
 fn added() -> Site {
     let site = Site::new();
-    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json"] {
+    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json", "vit-h/config.json"] {
         site.write(&format!("models/{model}"), "{}");
     }
-    for adapter in ["soft.v2", "grain", "teal", "look.v1"] {
+    for adapter in ["soft.v2", "grain", "teal", "look.v1", "brand"] {
         site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
     }
-    for image in ["edges.png", "begin.png", "where.png"] {
+    for image in ["edges.png", "begin.png", "where.png", "style.png", "white.png"] {
         site.write(&format!("campaigns/images/{image}"), image);
     }
     site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
@@ -600,6 +601,12 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     assert_eq!(loras, [(digest("soft.v2"), 0.7), (digest("grain"), 1.0)]);
     let words: Vec<_> = recipe.embeddings.iter().map(|word| (word.digest, word.token.as_str())).collect();
     assert_eq!(words, [(digest("teal"), "<teal>"), (digest("look.v1"), "studio-look")]);
+    let used = &recipe.references[0];
+    assert_eq!(
+        (used.adapter, used.image, used.mask),
+        (digest("brand"), digest("style.png"), Some(digest("white.png")))
+    );
+    assert_eq!((used.weight, used.start, used.end), (0.6, 0.0, 1.0));
     let control = &recipe.controls[0];
     assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
     assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
@@ -612,6 +619,9 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     for file in [
         "models/adapters/grain.safetensors",
         "models/adapters/teal.safetensors",
+        "models/vit-h/config.json",
+        "campaigns/images/style.png",
+        "campaigns/images/white.png",
         "campaigns/images/edges.png",
         "models/refiner-1.0/model_index.json",
     ] {
@@ -704,6 +714,8 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
         ("name = \"grain\"", "nane = \"grain\"", "unknown key `generate.loras.nane`"),
         ("name = \"grain\"", "name = \"../grain\"", "`../grain` is no adapter"),
         ("\"Studio-Look\"", "\"a look\"", "`a look` cannot stand for `look.v1` in a prompt"),
+        ("\"white.png\"", "\"white.jpg\"", "`white.jpg` is no PNG"),
+        ("weight = 0.6, mask", "start = 0.5, end = 0.5, mask", "`start` 0.5 is not before `end` 0.5"),
         ("\"Studio-Look\"", "\"<TEAL>\"", "`<teal>` stands for another embedding already"),
         (", start = 0.8", "", "`refiner.start` is missing"),
         ("end = 0.9", "start = 0.9, end = 0.2", "`start` 0.9 is not before `end` 0.2"),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, TchError, Tensor};
 
 use crate::diffusion::error::DiffusionError;
+pub use crate::diffusion::layers::reference::Reference;
+use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::SchedulerConfig;
 
 /// Which checkpoint of a recipe makes a step: its own, or that of its refiner.
@@ -33,6 +35,13 @@ pub trait Conditions: fmt::Debug + Sized {
     /// The same conditions, sharing their tensors, under other control images.
     #[must_use]
     fn controlled(&self, controls: Vec<Control>) -> Self;
+    /// The reference images that act, in the order of the recipe.
+    fn references(&self) -> &[Reference] {
+        &[]
+    }
+    /// The same conditions, sharing their tensors, beside these reference images. A family that looks at none is given none.
+    #[must_use]
+    fn beside(&self, references: Vec<Reference>) -> Self;
     /// Rows of several requests, one after the other. All of them are told the same kinds of things.
     ///
     /// # Errors
@@ -122,6 +131,17 @@ pub trait Denoiser {
     ) -> Result<Tensor, DiffusionError> {
         self.embed_control(network, &image()?)
     }
+    /// What the networks see in the reference image at a place of the recipe, which has a digest: keys and values, `[rows, tokens, 2c]` each, the
+    /// unconditional row first where there is one.
+    ///
+    /// # Errors
+    /// When its adapter is not there or libtorch fails.
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError>;
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors

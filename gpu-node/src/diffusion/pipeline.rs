@@ -13,12 +13,12 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::{ControlUse, ValidRecipe};
+use bildkante_shared::recipe::{ControlUse, ReferenceUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::inputs::Start;
 use crate::diffusion::batch::BatchClass;
-use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Stage};
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Reference, Stage};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::noise::NoiseGenerator;
@@ -65,6 +65,8 @@ struct Leg<C> {
     timesteps: Tensor,
     /// The recipe's ControlNets: when they act, and what they made of their images.
     controls: Vec<(ControlUse, Tensor)>,
+    /// The recipe's reference images: when they act, and what the networks see in them.
+    references: Vec<(ReferenceUse, Reference)>,
     start: Start,
 }
 
@@ -74,7 +76,17 @@ impl<C: Conditions> Leg<C> {
         let (_, channels, height, width) = latents.size4().ok()?;
         let latents = [self.conditions.rows(), channels + self.start.told_channels(), height, width];
         let controls = self.acting(index).map(|(network, _)| network);
-        Some(BatchClass::new(self.stage, latents, &self.conditions, controls))
+        let references = self.referring(index).map(Into::into);
+        Some(BatchClass::new(self.stage, latents, &self.conditions, controls, references))
+    }
+
+    /// The reference images that act in an evaluation.
+    fn referring(&self, index: usize) -> impl Iterator<Item = &Reference> {
+        let of = self.sampler.timesteps().len();
+        let acts = move |(used, _): &&(ReferenceUse, Reference)| {
+            inputs::acts((used.weight, used.start, used.end), (index, of))
+        };
+        self.references.iter().filter(acts).map(|(_, reference)| reference)
     }
 
     /// The ControlNets that act in an evaluation, each with its place in the recipe.
@@ -115,7 +127,9 @@ impl<C: Conditions> Denoising<C> {
             let timesteps = upload(&Tensor::f_from_slice(sampler.timesteps())?, networks.device())?;
             let controls = if stage == Stage::Base { inputs::controls(models, recipe)? } else { Vec::new() };
             let conditions = networks.condition(recipe, stage)?;
-            Ok(Leg { stage, sampler, conditions, timesteps, controls, start: Start::default() })
+            let rows = conditions.rows();
+            let references = if stage == Stage::Base { inputs::references(models, recipe, rows)? } else { Vec::new() };
+            Ok(Leg { stage, sampler, conditions, timesteps, controls, references, start: Start::default() })
         });
         let mut legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
         let first = &mut legs[0];
@@ -193,7 +207,8 @@ impl<C: Conditions> Denoising<C> {
         let controls = leg.acting(index).map(|(network, (control, embedded))| {
             Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
         });
-        let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?);
+        let references = leg.referring(index).map(Reference::shallow_clone).collect();
+        let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?).beside(references);
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditions }))
     }
 

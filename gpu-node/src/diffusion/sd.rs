@@ -13,6 +13,7 @@ pub mod config;
 pub mod controlnet;
 pub(crate) mod in_memory;
 pub mod inversion;
+pub mod ip_adapter;
 mod layout;
 mod memory;
 pub mod networks;

@@ -28,7 +28,7 @@ use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
 use self::adapters::Adapters;
-use self::drawing::{Drawing, PassKey, asks_for_the_same, models, trunks};
+use self::drawing::{Drawing, Networked, PassKey, asks_for_the_same, models, trunks};
 use self::loader::{Change, Loader, Stock};
 use self::options::Options;
 pub use self::options::{torch_engine, torch_engines};
@@ -124,7 +124,7 @@ impl TorchEngine {
 
     fn denoising(&mut self, recipe: &ValidRecipe) -> Result<Denoising<Conditioning>, EngineError> {
         let pictures = self.pictures(recipe)?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe, Networked::Images)?;
         let models = Models { pictures, ..models };
         Denoising::begin(&models, recipe, None).map_err(engine_error(self.options.placement.device))
     }
@@ -136,7 +136,7 @@ impl TorchEngine {
         let found = self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))?;
         let Drawing { recipe, denoising, promise, .. } = found;
         denoising.check().map_err(engine_error(device))?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe, Networked::Passes)?;
         let pixels = denoising.decode(&models).map_err(engine_error(device))?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
         let mut determinism = checkpoint.determinism(recipe, promise.requests());
@@ -301,7 +301,7 @@ impl Engine for TorchEngine {
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
         let recipe = Arc::clone(&self.drawing(*first)?.recipe);
-        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, &recipe, Networked::Passes)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
         let outputs =

@@ -1,4 +1,4 @@
-//! What a drawing begins with, and what steers it beside its text: noise, an image, a mask, control images.
+//! What a drawing begins with, and what steers it beside its text: noise, an image, a mask, control images, reference images.
 //!
 //! Owns the order in which these draw from the request's generator, which decides what a seed means: the posterior of the
 //! image, then the noise, then the posterior of what is behind the mask. Sources: diffusers 0.42,
@@ -6,11 +6,11 @@
 //! `pipeline_controlnet.py` and their counterparts for Stable Diffusion XL.
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{ControlUse, Recipe};
+use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse};
 use tch::{Kind, TchError, Tensor};
 
 use super::Models;
-use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::denoiser::{Denoiser, Reference};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::noise::NoiseGenerator;
@@ -164,14 +164,41 @@ pub(crate) fn controls(
     recipe.controls.iter().enumerate().map(control).collect()
 }
 
-/// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
+/// What the networks see in the recipe's reference images, for conditions of so many rows.
+pub(crate) fn references(
+    models: &Models<impl Denoiser>,
+    recipe: &Recipe,
+    rows: i64,
+) -> Result<Vec<(ReferenceUse, Reference)>, DiffusionError> {
+    let (networks, float) = (&models.base, (Kind::Float, models.base.device()));
+    let reference = |(place, used): (usize, &ReferenceUse)| {
+        let image = models.pictures.get(&used.image);
+        let image =
+            image.ok_or_else(|| DiffusionError::input(format!("`references.image` {} is not there", used.image)))?;
+        let seen = networks.embed_reference(place, (used.image, image), rows)?;
+        let mask = used.mask.map(|mask| picture(models, recipe, mask, "references.mask")).transpose()?;
+        let mask = match mask {
+            Some(mask) => Some(upload(&mask.mask()?, networks.device())?.f_expand([rows, -1, -1, -1], false)?),
+            None => None,
+        };
+        let weight = Tensor::f_full([rows, 1, 1], used.weight, float)?;
+        Ok((used.clone(), Reference { place, seen, weight, mask }))
+    };
+    recipe.references.iter().enumerate().map(reference).collect()
+}
+
+/// Whether what has a weight and acts from a share of the steps on and up to another acts at evaluation `index` of so many.
 #[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
+pub(crate) fn acts((weight, start, end): (f64, f64, f64), (index, of): (usize, usize)) -> bool {
+    weight != 0.0 && index as f64 / of as f64 >= start && (index + 1) as f64 / of as f64 <= end
+}
+
+/// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
 pub(crate) fn acting(
     controls: &[(ControlUse, Tensor)],
-    (index, of): (usize, usize),
+    evaluation: (usize, usize),
 ) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
-    let (begin, end) = (index as f64 / of as f64, (index + 1) as f64 / of as f64);
-    let acts = move |control: &ControlUse| control.weight != 0.0 && begin >= control.start && end <= control.end;
+    let acts = move |control: &ControlUse| acts((control.weight, control.start, control.end), evaluation);
     controls.iter().enumerate().filter(move |(_, (control, _))| acts(control))
 }
 

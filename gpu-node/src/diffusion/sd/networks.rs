@@ -9,12 +9,14 @@ use tch::{Device, TchError, Tensor};
 use super::checkpoint::{Checkpoint, Trunk};
 use super::conditioning::{self, Conditioning, Numbers};
 use super::controlnet::ControlNet;
+use super::ip_adapter::IpAdapter;
 use crate::diffusion::denoiser::{Denoiser, Stage};
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::picture::Pictures;
+use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::scheduler::SchedulerConfig;
 use crate::diffusion::text::{Prompt, PromptEmbedding};
+use crate::diffusion::vision::ImageEncoder;
 
 /// A checkpoint with the networks a recipe asks for: its own or those with adapters, and ControlNets.
 #[derive(Debug, Clone)]
@@ -23,12 +25,14 @@ pub struct Adapted<'a> {
     trunk: &'a Trunk,
     /// In the order of the recipe.
     controls: Vec<&'a ControlNet>,
+    /// What reads the reference images, in the order of the recipe. Only the beginning of a drawing needs it.
+    references: Vec<(&'a IpAdapter, &'a ImageEncoder)>,
 }
 
 impl<'a> Adapted<'a> {
     #[must_use]
     pub const fn new(checkpoint: &'a Checkpoint, trunk: &'a Trunk) -> Self {
-        Self { checkpoint, trunk, controls: Vec::new() }
+        Self { checkpoint, trunk, controls: Vec::new(), references: Vec::new() }
     }
 
     /// With adapted networks where there are some, else with the checkpoint's own.
@@ -41,6 +45,12 @@ impl<'a> Adapted<'a> {
     #[must_use]
     pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {
         Self { controls, ..self }
+    }
+
+    /// With what reads reference images, in the order in which a recipe names them.
+    #[must_use]
+    pub fn referring(self, references: Vec<(&'a IpAdapter, &'a ImageEncoder)>) -> Self {
+        Self { references, ..self }
     }
 
     fn control(&self, network: usize) -> Result<&'a ControlNet, DiffusionError> {
@@ -157,6 +167,18 @@ impl Denoiser for Adapted<'_> {
         image: impl FnOnce() -> Result<Tensor, DiffusionError>,
     ) -> Result<Tensor, DiffusionError> {
         self.control(network)?.embed_picture(picture, image)
+    }
+
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError> {
+        let found = self.references.get(place);
+        let (adapter, encoder) = found.ok_or_else(|| DiffusionError::input("an IP-Adapter is not there"))?;
+        adapter.check_encoder(encoder).map_err(DiffusionError::input)?;
+        Ok(adapter.embed(encoder, image, rows > 1)?)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {

@@ -232,6 +232,7 @@ impl Unet {
     ) -> Result<Tensor, TchError> {
         let time = self.encoder.embedding(timesteps, conditioning)?;
         let text = Text::new(conditioning.embeddings.f_to_kind(self.encoder.kind)?, &conditioning.projected);
+        let text = text.beside(&conditioning.references);
         let (mut skips, mut x) = self.encoder.forward_timed(latents, &time, &text, None)?;
         if let Some(residuals) = residuals {
             if residuals.skips.len() != skips.len() {

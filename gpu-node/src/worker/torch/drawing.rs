@@ -56,16 +56,28 @@ impl PassKey {
     }
 }
 
+/// What networks are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Networked {
+    /// To begin a drawing or a probe: images are looked at.
+    Images,
+    /// To make passes and to decode: what images are is known.
+    Passes,
+}
+
 /// The networks a recipe asks for. Free of the engine's other parts, so that those can be changed beside it.
 pub(super) fn models<'a>(
     shelf: &'a Shelf,
     adapters: &'a mut Adapters,
     recipe: &ValidRecipe,
+    need: Networked,
 ) -> Result<Models<Networks<'a>>, EngineError> {
     let stages = stages(shelf, recipe)?;
     for (checkpoint, key) in &stages {
         key.as_ref().map_or(Ok(()), |key| adapters.prepare(checkpoint, key))?;
     }
+    let references = if need == Networked::Images { recipe.references.as_slice() } else { &[] };
+    adapters.prepare_references(stages[0].0, references)?;
     let adapters = &*adapters;
     let networks = |(checkpoint, key): &(&'a Checkpoint, Option<TrunkKey>), controls: &[&'a ControlNet]| {
         let trunk = key.as_ref().map(|key| adapters.trunk(key)).transpose()?;
@@ -73,6 +85,11 @@ pub(super) fn models<'a>(
     };
     let controls = recipe.controls.iter().map(|control| shelf.controlnet(control.network));
     let base = networks(&stages[0], &controls.collect::<Result<Vec<_>, _>>()?)?;
+    let references = references.iter().map(|used| {
+        let adapter = adapters.reference(stages[0].0.digest(), used.adapter)?;
+        Ok((adapter, shelf.image_encoder(used.encoder)?))
+    });
+    let base = base.referring(&references.collect::<Result<Vec<_>, EngineError>>()?);
     let refiner = stages.get(1).map(|stage| networks(stage, &[])).transpose()?;
     Ok(Models { base, refiner, pictures: Pictures::new() })
 }
