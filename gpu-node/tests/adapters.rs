@@ -14,7 +14,9 @@ use bildkante_gpu_node::engine::{Engine, EngineError};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse, RefinerUse, ValidRecipe};
+use bildkante_shared::recipe::{
+    DetailUse, DraftUse, EmbeddingUse, Enlarge, LoraUse, Recipe, ReferenceUse, RefinerUse, ValidRecipe,
+};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use support::{Wish, request};
 use tempfile::TempDir;
@@ -228,6 +230,82 @@ fn a_reference_image_acts_in_its_own_request_only_and_by_weight_span_and_mask() 
     let missing = Digest::of_bytes(b"elsewhere");
     let elsewhere = ReferenceUse { encoder: missing, ..used(&desk, "sd1.plain") };
     assert_eq!(desk.draw(&of(&plain, vec![elsewhere])), Err(EngineError::Missing(missing)));
+}
+
+const DRAFT: DraftUse = DraftUse {
+    width_px: 16,
+    height_px: 16,
+    strength: 0.6,
+    enlarge: Enlarge::Pixels,
+    steps: Some(4),
+    guidance: None,
+    loras: None,
+    controls: Vec::new(),
+};
+
+#[test]
+fn a_picture_in_parts_is_one_drawing_and_each_part_has_its_own_adapters() {
+    let (mut desk, _data) = desk_with_images();
+    let detail = || DetailUse {
+        mask: image("mask.png"),
+        strength: 0.5,
+        steps: Some(4),
+        guidance: None,
+        prompt: None,
+        negative_prompt: None,
+        loras: None,
+    };
+    let plain = Recipe { steps: 5, ..(**desk.recipe("sd1-tiny", vec![])).clone() };
+    let of = |recipe: Recipe| Arc::new(ValidRecipe::try_from(recipe).unwrap());
+    let drafted = |draft: DraftUse| Recipe { draft: Some(draft), ..plain.clone() };
+    let lora = desk.lora("sd1.kohya", 0.8);
+    let recipes = [
+        of(plain.clone()),
+        of(drafted(DRAFT)),
+        of(drafted(DraftUse { enlarge: Enlarge::Latents, ..DRAFT })),
+        of(drafted(DraftUse { strength: 1.0, ..DRAFT })),
+        of(drafted(DraftUse { loras: Some(vec![lora.clone()]), ..DRAFT })),
+        of(Recipe { loras: vec![lora.clone()], ..drafted(DRAFT) }),
+        of(Recipe { loras: vec![lora.clone()], ..drafted(DraftUse { loras: Some(vec![]), ..DRAFT }) }),
+        of(Recipe { details: vec![detail()], ..plain.clone() }),
+        of(Recipe { details: vec![DetailUse { prompt: Some("a rim".into()), ..detail() }], ..plain.clone() }),
+        of(Recipe { details: vec![DetailUse { loras: Some(vec![lora]), ..detail() }], ..plain.clone() }),
+        of(Recipe { details: vec![detail(), detail()], ..drafted(DRAFT) }),
+    ];
+    let masters: Vec<MasterId> = recipes.iter().map(|recipe| desk.draw(recipe).unwrap()).collect();
+    let distinct: std::collections::HashSet<_> = masters.iter().collect();
+    assert_eq!(distinct.len(), masters.len(), "a field has no effect: {masters:?}");
+
+    // Step by step beside others, its progress counts over all parts, and nothing changes its bits.
+    let begun: Vec<_> = recipes[1..].iter().map(|recipe| desk.engine.begin(recipe).unwrap()).collect();
+    let mut progress = vec![(0, 0); begun.len()];
+    while begun.iter().any(|drawing| !desk.engine.is_done(*drawing)) {
+        for (drawing, before) in begun.iter().zip(&mut progress) {
+            if desk.engine.is_done(*drawing) {
+                continue;
+            }
+            desk.engine.step(&[*drawing]).unwrap().remove(0).unwrap();
+            let (done, of) = desk.engine.progress(*drawing);
+            assert!(done == before.0 + 1 && (before.1 == 0 || of == before.1), "{before:?}, then {done} of {of}");
+            *before = (done, of);
+        }
+        desk.engine.free_memory();
+    }
+    for (drawing, master) in begun.into_iter().zip(&masters[1..]) {
+        assert_eq!(desk.engine.finish(drawing).unwrap().pixels.master_id(), *master);
+    }
+    // It stops after any step, between parts as well, and leaves nothing behind.
+    for stop in 1..=9 {
+        let stopped = desk.engine.draw(&recipes[10], &mut |done, _| match done {
+            done if done == stop => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        assert_eq!(stopped.map(|finished| finished.pixels.master_id()), Err(EngineError::Stopped), "step {stop}");
+    }
+    assert_eq!(desk.draw(&recipes[10]).unwrap(), masters[10]);
+    let unknown = DetailUse { mask: Digest::of_bytes(b"elsewhere"), ..detail() };
+    let missing = of(Recipe { details: vec![unknown], ..plain });
+    assert_eq!(desk.draw(&missing), Err(EngineError::Missing(Digest::of_bytes(b"elsewhere"))));
 }
 
 /// Waits until the engine has taken over a change after which `is_so`.

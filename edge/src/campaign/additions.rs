@@ -5,6 +5,8 @@
 //! Adapters and embeddings are files of `models_dir/adapters`, refiners, ControlNets and image encoders folders of `models_dir`, images files of the
 //! campaigns' `images` folder: committed with the manifest, and handed to a node that asks for them.
 
+mod parts;
+
 use std::ops::RangeInclusive;
 
 use bildkante_shared::import::DigitalSource;
@@ -14,6 +16,7 @@ use bildkante_shared::recipe::{
 };
 use bildkante_shared::weighting::Weighting;
 
+pub use self::parts::{Detail, Draft};
 use super::pins::Pins;
 use super::reader::{TableReader, Text, no_hint};
 
@@ -34,6 +37,8 @@ pub struct Additions {
     pub refiner: Option<Refiner>,
     pub controls: Vec<Control>,
     pub references: Vec<Reference>,
+    pub draft: Option<Draft>,
+    pub details: Vec<Detail>,
     pub init: Option<(String, f64)>,
     pub mask: Option<String>,
     pub guidance_rescale: f64,
@@ -76,23 +81,33 @@ impl Additions {
     /// Folders of `models_dir`.
     pub fn networks(&self) -> impl Iterator<Item = &str> {
         let refiner = self.refiner.iter().map(|refiner| refiner.checkpoint.as_str());
-        let controls = self.controls.iter().map(|control| control.network.as_str());
+        let controls = self.all_controls().map(|control| control.network.as_str());
         refiner.chain(controls).chain(self.references.iter().map(|reference| reference.encoder.as_str()))
     }
 
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        let loras = self.loras.iter().map(|(name, _)| name.as_str());
+        let of_parts = self.draft.iter().flat_map(|draft| &draft.loras);
+        let of_parts = of_parts.chain(self.details.iter().flat_map(|detail| &detail.loras)).flatten();
+        let loras = self.loras.iter().chain(of_parts).map(|(name, _)| name.as_str());
         let embeddings = self.embeddings.iter().map(|(name, _)| name.as_str());
         loras.chain(embeddings).chain(self.references.iter().map(|reference| reference.adapter.as_str()))
+    }
+
+    /// Those of all parts.
+    fn all_controls(&self) -> impl Iterator<Item = &Control> {
+        self.controls.iter().chain(self.draft.iter().flat_map(|draft| &draft.controls))
     }
 
     /// Files of the images' folder.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let init = self.init.iter().map(|(image, _)| image.as_str());
-        let controls = self.controls.iter().map(|control| control.image.as_str());
+        let controls = self.all_controls().map(|control| control.image.as_str());
         let references = self.references.iter();
         let references = references.flat_map(|used| std::iter::once(used.image.as_str()).chain(used.mask.as_deref()));
-        init.chain(self.mask.as_deref()).chain(controls).chain(references)
+        init.chain(self.mask.as_deref())
+            .chain(controls)
+            .chain(references)
+            .chain(self.details.iter().map(|detail| detail.mask.as_str()))
     }
 
     /// What the pictures are: drawn, or drawn over a picture that is still in them. A control's image and
@@ -107,17 +122,9 @@ impl Additions {
 
     /// Gives a recipe what is named here, by the lock's digests.
     pub(super) fn add_to(&self, recipe: &mut Recipe, pins: &Pins) {
-        let lora = |(name, weight): &(String, f64)| LoraUse { digest: pins.adapter(name), weight: *weight };
-        let control = |control: &Control| ControlUse {
-            network: pins.checkpoint(&control.network),
-            image: pins.image(&control.image),
-            weight: control.weight,
-            start: control.start,
-            end: control.end,
-        };
         let embedding =
             |(name, token): &(String, String)| EmbeddingUse { digest: pins.adapter(name), token: token.clone() };
-        recipe.loras = self.loras.iter().map(lora).collect();
+        recipe.loras = lora_uses(&self.loras, pins);
         recipe.embeddings = self.embeddings.iter().map(embedding).collect();
         recipe.refiner = self.refiner.as_ref().map(|refiner| RefinerUse {
             checkpoint: pins.checkpoint(&refiner.checkpoint),
@@ -125,7 +132,7 @@ impl Additions {
             aesthetic_score: refiner.aesthetic_score,
             negative_aesthetic_score: refiner.negative_aesthetic_score,
         });
-        recipe.controls = self.controls.iter().map(control).collect();
+        recipe.controls = control_uses(&self.controls, pins);
         let reference = |used: &Reference| ReferenceUse {
             adapter: pins.adapter(&used.adapter),
             encoder: pins.checkpoint(&used.encoder),
@@ -138,11 +145,29 @@ impl Additions {
         recipe.references = self.references.iter().map(reference).collect();
         recipe.init =
             self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
+        recipe.draft = self.draft.as_ref().map(|draft| draft.used((recipe.width_px, recipe.height_px), pins));
+        recipe.details = self.details.iter().map(|detail| detail.used(pins)).collect();
         recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
         recipe.guidance_rescale = self.guidance_rescale;
         recipe.weighting = self.weighting;
         recipe.clip_skip = self.clip_skip;
     }
+}
+
+fn lora_uses(loras: &[(String, f64)], pins: &Pins) -> Vec<LoraUse> {
+    let used = |(name, weight): &(String, f64)| LoraUse { digest: pins.adapter(name), weight: *weight };
+    loras.iter().map(used).collect()
+}
+
+fn control_uses(controls: &[Control], pins: &Pins) -> Vec<ControlUse> {
+    let used = |control: &Control| ControlUse {
+        network: pins.checkpoint(&control.network),
+        image: pins.image(&control.image),
+        weight: control.weight,
+        start: control.start,
+        end: control.end,
+    };
+    controls.iter().map(used).collect()
 }
 
 /// Which table has a key: a slot's own, or `[generate]`.
@@ -164,6 +189,8 @@ pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
         embeddings: find("embeddings").map(read_embeddings).unwrap_or_default(),
         refiner: find("refiner").and_then(read_refiner),
         controls: find("controls").map(read_controls).unwrap_or_default(),
+        draft: find("draft").and_then(parts::read_draft),
+        details: find("details").map(parts::read_details).unwrap_or_default(),
         references: find("references").map(read_references).unwrap_or_default(),
         init,
         mask,

@@ -8,7 +8,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use bildkante_shared::weighting::Weighting;
 
-use super::additions::{Additions, Control, Reference, Refiner};
+use super::additions::{Additions, Control, Detail, Draft, Reference, Refiner};
 use super::axes::Axis;
 use super::pins::Pins;
 use super::slots::Slot;
@@ -116,6 +116,8 @@ fn additions(additions: &Additions) -> String {
         refiner: second,
         controls,
         references,
+        draft,
+        details,
         init,
         mask,
         guidance_rescale,
@@ -137,9 +139,11 @@ fn additions(additions: &Additions) -> String {
     let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
     let embeddings = some_list("embeddings", embeddings.iter().map(word));
     let references = some_list("references", references.iter().map(reference));
+    let draft = draft.as_ref().map(|draft| format!(", draft: {}", self::draft(draft))).unwrap_or_default();
+    let details = some_list("details", details.iter().map(detail));
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings}{references} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings}{references}{draft}{details} }}"
     )
 }
 
@@ -178,6 +182,40 @@ fn reference(reference: &Reference) -> String {
         decimal(*end),
         option(mask.as_deref().map(quoted))
     )
+}
+
+fn draft(draft: &Draft) -> String {
+    let Draft { scale, strength, enlarge, steps, guidance, loras, controls } = draft;
+    format!(
+        "Draft {{ scale: {}, strength: {}, enlarge: {}, steps: {}, guidance: {}, loras: {}, controls: {} }}",
+        decimal(*scale),
+        decimal(*strength),
+        enlarge.as_str(),
+        option(*steps),
+        option(guidance.map(decimal)),
+        option(loras.as_deref().map(named_list)),
+        list(controls.iter().map(control))
+    )
+}
+
+/// Texts are told by their digests: they may hold anything.
+fn detail(detail: &Detail) -> String {
+    let Detail { mask, strength, steps, guidance, prompt, negative, loras } = detail;
+    let text = |text: &Option<String>| option(text.as_ref().map(|text| Digest::of_bytes(text.as_bytes())));
+    format!(
+        "Detail {{ mask: {}, strength: {}, steps: {}, guidance: {}, prompt: {}, negative: {}, loras: {} }}",
+        quoted(mask),
+        decimal(*strength),
+        option(*steps),
+        option(guidance.map(decimal)),
+        text(prompt),
+        text(negative),
+        option(loras.as_deref().map(named_list))
+    )
+}
+
+fn named_list(names: &[(String, f64)]) -> String {
+    list(names.iter().map(|(name, number)| format!("({}, {})", quoted(name), decimal(*number))))
 }
 
 fn option(value: Option<impl std::fmt::Display>) -> String {

@@ -638,6 +638,58 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
 }
 
 #[test]
+fn drafts_and_details_are_parts_of_one_recipe() {
+    let site = Site::new();
+    let plain = variant(&site.load(), "hero", &[]).recipe.id();
+    for image in ["rim.png", "edges.png"] {
+        site.write(&format!("campaigns/images/{image}"), image);
+    }
+    site.write("models/adapters/soft.safetensors", "soft");
+    site.write("models/edges-1.0/config.json", "{}");
+    let keys = "draft = { scale = 0.5, strength = 0.6, enlarge = \"latents\", steps = 9, loras = [{ name = \"soft\" }], \
+                controls = [{ network = \"edges-1.0\", image = \"edges.png\" }] }\n\
+                details = [{ mask = \"rim.png\", strength = 0.4, prompt = \"a rim\", guidance = 2.5, loras = [] }]\n";
+    site.edit("campaigns/autumn.toml", "prompt   =", &format!("{keys}prompt   ="));
+    site.lock();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = std::sync::Arc::new(drawn(&with).clone());
+    assert_ne!(recipe.id(), plain);
+    let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
+    let parts = recipe.parts();
+    let shapes: Vec<_> =
+        parts.iter().map(|part| (part.width_px, part.height_px, part.steps, part.loras.len())).collect();
+    assert_eq!(shapes, [(672, 384, 9, 1), (1344, 768, 30, 0), (1344, 768, 30, 0)]);
+    assert_eq!((parts[0].controls[0].image, parts[2].mask), (digest("edges.png"), Some(digest("rim.png"))));
+    assert_eq!((parts[2].prompt.as_str(), parts[2].guidance), ("a rim", 2.5));
+    // The teaser's draft has the teaser's shape.
+    let teaser = variant(&site.load(), "teaser", &[]);
+    assert_eq!(drawn(&teaser).draft.as_ref().map(|draft| (draft.width_px, draft.height_px)), Some((384, 480)));
+    let words: Vec<String> = recipe.images().chain(recipe.adapters()).map(|digest| digest.to_string()).collect();
+    assert_eq!(words, ["edges.png", "rim.png", "soft"].map(|name| digest(name).to_string()));
+
+    for (from, to, reason) in [
+        ("scale = 0.5, ", "", "`draft.scale` is missing"),
+        ("scale = 0.5", "scale = 2", "`generate.draft.scale` is 0.1 to 1"),
+        ("\"latents\"", "\"hope\"", "`generate.draft.enlarge` is `hope`"),
+        ("strength = 0.6, ", "", "`draft.strength` is missing"),
+        ("strength = 0.4, ", "", "`details.strength` is missing"),
+        ("\"a rim\"", "\"a {colour} rim\"", "has no placeholders"),
+        ("rim.png", "rim.jpg", "`rim.jpg` is no PNG"),
+        (
+            "details =",
+            "init = { image = \"rim.png\", strength = 0.5 }\ndetails =",
+            "begins with its `draft` or with an `init`",
+        ),
+    ] {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+        site.write("campaigns/autumn.toml", &text);
+    }
+}
+
+#[test]
 fn weights_of_words_are_a_manifests_choice_and_a_librarys_texts_stay_texts() {
     let site = Site::new();
     let plain = variant(&site.load(), "hero", &[]).recipe.id();

@@ -12,8 +12,9 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, EmbeddingUse, InitUse, LongPrompt, LoraUse, OutputKind, Recipe, ReferenceUse, RefinerUse,
-    SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe, is_token,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, Enlarge, InitUse, LongPrompt, LoraUse, OutputKind, Recipe,
+    ReferenceUse, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
+    ValidRecipe, is_token,
 };
 use bildkante_shared::weighting::Weighting;
 use clap::Args;
@@ -135,6 +136,22 @@ pub struct GenerateArgs {
         value_parser = parse_reference
     )]
     pub references: Vec<ReferenceArg>,
+    /// WIDTHxHEIGHT in pixels of a smaller picture that is drawn first, enlarged, and drawn over
+    #[arg(long, value_name = "WxH", conflicts_with = "init")]
+    pub draft: Option<Size>,
+    /// How much of the way is gone from the draft: close to 0 keeps it, 1 keeps nothing
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "draft")]
+    pub draft_strength: f64,
+    /// Steps of the draft; --steps by default
+    #[arg(long, value_name = "STEPS", requires = "draft")]
+    pub draft_steps: Option<u32>,
+    /// How the draft is enlarged: pixels or latents
+    #[arg(long, value_name = "NAME", default_value = "pixels", value_parser = parse_enlarge, requires = "draft")]
+    pub enlarge: Enlarge,
+    /// A PNG of the picture's size: what is white is painted anew once the picture is drawn; how much of the way is gone from it,
+    /// 0.4 by default, and other words for it; may be given several times
+    #[arg(long = "detail", value_name = "MASK.png[:STRENGTH[:PROMPT]]", value_parser = parse_detail)]
+    pub details: Vec<DetailArg>,
     /// Folder of a checkpoint that takes over for the last steps
     #[arg(long, value_name = "DIR")]
     pub refiner: Option<PathBuf>,
@@ -241,6 +258,27 @@ fn parse_control(text: &str) -> Result<ControlArg, String> {
         }),
         _ => Err("a control is DIR:FILE.png:WEIGHT:START:END".into()),
     }
+}
+
+fn parse_enlarge(text: &str) -> Result<Enlarge, String> {
+    word(text, "a way to enlarge", Enlarge::ALL, Enlarge::as_str)
+}
+
+/// `--detail`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetailArg {
+    mask: PathBuf,
+    strength: f64,
+    prompt: Option<String>,
+}
+
+fn parse_detail(text: &str) -> Result<DetailArg, String> {
+    let mut parts = text.splitn(3, ':');
+    let mask = PathBuf::from(parts.next().unwrap_or_default());
+    let strength = parts.next().map_or(Ok(0.4), |text| {
+        text.parse::<f64>().map_err(|_| format!("a detail is MASK.png:STRENGTH:PROMPT, and `{text}` is no number"))
+    });
+    Ok(DetailArg { mask, strength: strength?, prompt: parts.next().map(str::to_owned) })
 }
 
 /// `--reference`.
@@ -382,6 +420,17 @@ impl GenerateArgs {
             mask: images.mask,
             controls: images.controls,
             references: images.references,
+            draft: self.draft.map(|size| DraftUse {
+                width_px: size.width_px,
+                height_px: size.height_px,
+                strength: self.draft_strength,
+                enlarge: self.enlarge,
+                steps: self.draft_steps,
+                guidance: None,
+                loras: None,
+                controls: Vec::new(),
+            }),
+            details: images.details,
             loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
             embeddings: words
                 .iter()
@@ -432,7 +481,13 @@ impl GenerateArgs {
             Ok(ReferenceUse { adapter, encoder, image, weight: *weight, start: *start, end: *end, mask })
         });
         let references = references.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Images { init, mask, controls, references })
+        let details = self.details.iter().map(|DetailArg { mask, strength, prompt }| {
+            let (strength, prompt) = (*strength, prompt.clone());
+            let (steps, guidance, negative_prompt, loras) = (None, None, None, None);
+            Ok(DetailUse { mask: read(mask)?, strength, steps, guidance, prompt, negative_prompt, loras })
+        });
+        let details = details.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Images { init, mask, controls, references, details })
     }
 
     /// `None` where nothing is asked for: the picture's own size, uncropped.
@@ -454,6 +509,7 @@ struct Images {
     mask: Option<Digest>,
     controls: Vec<ControlUse>,
     references: Vec<ReferenceUse>,
+    details: Vec<DetailUse>,
 }
 
 fn show_progress(done: u32, of: u32) {

@@ -10,6 +10,7 @@ use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse};
 use tch::{Kind, TchError, Tensor};
 
 use super::Models;
+use super::parts::SoFar;
 use crate::diffusion::denoiser::{Denoiser, Reference};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
@@ -54,10 +55,10 @@ impl Preserved {
 }
 
 impl Start {
-    /// Draws and encodes what the recipe begins with; `shape` and `kind` are those of the latents.
+    /// Draws and encodes what the recipe begins with, which is what was drawn so far where it is a later part; `shape` and `kind` are those of the latents.
     pub(crate) fn prepare(
         models: &Models<impl Denoiser>,
-        recipe: &Recipe,
+        (recipe, so_far): (&Recipe, Option<&SoFar>),
         (shape, kind): (&[i64], Kind),
         noise: &mut NoiseGenerator,
     ) -> Result<Self, DiffusionError> {
@@ -70,7 +71,16 @@ impl Start {
             }
             return Ok(Self { noise: draw_as(shape, kind)?, ..Self::default() });
         };
-        let image = upload(&picture(models, recipe, init.image, "init.image")?.signed()?, device)?;
+        let image = match so_far {
+            Some(SoFar::Latents(latents)) if recipe.mask.is_none() && !networks.is_inpainting() => {
+                let noised_from = Some(latents.f_to_kind(kind)?);
+                return Ok(Self { noise: draw_as(shape, kind)?, noised_from, ..Self::default() });
+            }
+            Some(SoFar::Latents(_)) => return Err(DiffusionError::input("latents have no mask: enlarge pixels")),
+            Some(SoFar::Picture(picture)) => picture.signed()?,
+            None => picture(models, recipe, init.image, "init.image")?.signed()?,
+        };
+        let image = upload(&image, device)?;
         let mask = recipe.mask.map(|mask| picture(models, recipe, mask, "mask")).transpose()?;
         let is_all_new = init.strength >= 1.0;
         let Some(mask) = mask else {

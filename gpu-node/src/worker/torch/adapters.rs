@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use bildkante_shared::adapter;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse};
+use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse, ValidRecipe};
 use bildkante_shared::wire::AdapterInfo;
 
 use crate::diffusion::denoiser::Stage;
@@ -191,10 +191,18 @@ impl Adapters {
     }
 
     /// Whether the networks of one more drawing can be kept beside those that others are drawn with.
-    pub(super) fn has_room(&self, recipe: &Recipe) -> bool {
+    pub(super) fn has_room(&self, recipe: &ValidRecipe) -> bool {
         let is_held = |changes: &Changes| self.held.iter().any(|(key, _)| key.changes == *changes);
-        let new = [Stage::Base, Stage::Refiner].into_iter().filter_map(|stage| Changes::of(recipe, stage));
-        let new = new.filter(|changes| !is_held(changes)).count();
+        let stages = [Stage::Base, Stage::Refiner];
+        let changes =
+            recipe.each_part().flat_map(|part| stages.into_iter().filter_map(|stage| Changes::of(part, stage)));
+        let mut new: Vec<Changes> = Vec::new();
+        for changes in changes.filter(|changes| !is_held(changes)) {
+            if !new.contains(&changes) {
+                new.push(changes);
+            }
+        }
+        let new = new.len();
         new == 0 || self.held.len() + new <= TRUNKS_MAX
     }
 

@@ -1,5 +1,6 @@
 //! A drawing under way, the networks it is drawn with, and what must agree for drawings to share a pass.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
@@ -20,6 +21,9 @@ use crate::engine::EngineError;
 #[derive(Debug)]
 pub(super) struct Drawing {
     pub(super) recipe: Arc<ValidRecipe>,
+    /// What of the recipe is being drawn.
+    pub(super) part: Arc<ValidRecipe>,
+    pub(super) later: Later,
     /// Its adapted networks.
     pub(super) trunks: Vec<TrunkKey>,
     pub(super) need: Need,
@@ -27,6 +31,17 @@ pub(super) struct Drawing {
     /// Of the next step; `None` at the end.
     pub(super) pass: Option<PassKey>,
     pub(super) promise: Promise,
+}
+
+/// The parts of a recipe that come later, and what is behind.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    pub(super) parts: VecDeque<Arc<ValidRecipe>>,
+    /// Evaluations of the parts that are over, and of all.
+    pub(super) done: usize,
+    pub(super) of: usize,
+    /// Parts that have begun.
+    pub(super) begun: usize,
 }
 
 /// What must agree for requests to share a pass.
@@ -105,9 +120,17 @@ fn stages<'a>(shelf: &'a Shelf, recipe: &ValidRecipe) -> Result<Vec<(&'a Checkpo
     stages.collect()
 }
 
-/// What names the adapted networks of a recipe.
+/// What names the adapted networks of all parts of a recipe, each once.
 pub(super) fn trunks(shelf: &Shelf, recipe: &ValidRecipe) -> Result<Vec<TrunkKey>, EngineError> {
-    Ok(stages(shelf, recipe)?.into_iter().filter_map(|(_, key)| key).collect())
+    let mut keys: Vec<TrunkKey> = Vec::new();
+    for part in recipe.each_part() {
+        for key in stages(shelf, part)?.into_iter().filter_map(|(_, key)| key) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    Ok(keys)
 }
 
 /// Whether two recipes may share passes, as far as the recipes tell: what a [`PassKey`] will hold of them.

@@ -96,7 +96,7 @@ impl TorchEngine {
 
     fn foresee_recipe(&mut self, recipe: &Arc<ValidRecipe>) -> Result<(), EngineError> {
         self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
-        let denoising = self.denoising(recipe)?;
+        let denoising = self.denoising(recipe, None)?;
         let promise = self.promise(recipe, &denoising)?;
         self.ask(&promise, recipe, false);
         Ok(())
