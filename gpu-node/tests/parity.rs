@@ -20,7 +20,7 @@ use bildkante_gpu_node::diffusion::sd::adapters::Adapter;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::guide::Guide;
 use bildkante_gpu_node::diffusion::sd::inversion::{Inversion, Word};
 use bildkante_gpu_node::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use bildkante_gpu_node::diffusion::sd::networks::Adapted;
@@ -268,7 +268,7 @@ impl Denoiser for Rescheduled<'_> {
     fn control_factor(&self, network: usize) -> Option<u32> {
         self.checkpoint.control_factor(network)
     }
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
         self.checkpoint.embed_control(network, image)
     }
     fn embed_reference(
@@ -309,7 +309,7 @@ impl Case {
     fn recipe(
         &self,
         shelf: &Shelf,
-        (networks, readers): (&[ControlNet], &[(IpAdapter, ImageEncoder)]),
+        (networks, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
         pictures: &mut Pictures,
     ) -> Result<ValidRecipe> {
         let init = self.init.as_ref().map(|init| -> Result<InitUse> {
@@ -437,8 +437,9 @@ impl Case {
         let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
         let networks = self.controls.iter().map(|control| {
-            let folder = fixtures().join("controlnets").join(&control.network);
-            Ok(ControlNet::load(&folder, Device::Cpu, DType::F32)?)
+            let folders = ["controlnets", "guides"].map(|kind| fixtures().join(kind).join(&control.network));
+            let folder = folders.iter().find(|folder| folder.is_dir()).context("no such network")?;
+            Ok(Guide::load(folder, Placement::new(Device::Cpu, DType::F32))?)
         });
         let networks = networks.collect::<Result<Vec<_>>>()?;
         let mut pictures = Pictures::new();
@@ -501,7 +502,7 @@ fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
 fn what_a_recipe_adds_to_a_checkpoint_acts_as_in_diffusers() -> Result<()> {
     let folder = goldens().join("additions");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
-    ensure!(cases.len() >= 29, "the goldens are not all there");
+    ensure!(cases.len() >= 35, "the goldens are not all there");
     check_all(&cases, &folder)
 }
 

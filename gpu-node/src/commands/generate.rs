@@ -26,7 +26,7 @@ use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
 use crate::diffusion::sd::adapters::{Adapter, LoraError};
 use crate::diffusion::sd::checkpoint::{Checkpoint, Trunk};
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::inversion::{Inversion, InversionError, Word};
 use crate::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use crate::diffusion::sd::networks::Adapted;
@@ -124,7 +124,7 @@ pub struct GenerateArgs {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
     #[arg(long, value_name = "FILE.png", requires = "init")]
     pub mask: Option<PathBuf>,
-    /// A ControlNet's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
+    /// A ControlNet's or T2I-Adapter's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
     /// may be given several times
     #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
     pub controls: Vec<ControlArg>,
@@ -455,7 +455,7 @@ impl GenerateArgs {
     /// Reads the images and says how the recipe names them.
     fn images(
         &self,
-        (controlnets, readers): (&[ControlNet], &[(IpAdapter, ImageEncoder)]),
+        (controlnets, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
         pictures: &mut Pictures,
     ) -> anyhow::Result<Images> {
         let mut read = |path: &Path| -> anyhow::Result<Digest> {

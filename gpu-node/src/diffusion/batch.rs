@@ -247,7 +247,7 @@ pub(crate) fn specimen<D: Denoiser>(
         let factor = i64::from(denoiser.control_factor(*network).unwrap_or(1));
         let image = noise.draw(&[1, 3, height * factor, width * factor], Kind::Float)?.f_sigmoid()?;
         let embedded = denoiser.embed_control(*network, &image.f_to_device(device)?)?;
-        Ok(Control { network: *network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: 1.0 })
+        Ok(Control::new(*network, &embedded, rows, 1.0)?)
     });
     let controls = controls.collect::<Result<Vec<_>, DiffusionError>>()?;
     let timesteps = Tensor::f_full([rows], 500.0, (Kind::Float, device))?;

@@ -18,7 +18,7 @@ use super::sd::adapters::Adapter;
 use super::sd::in_memory::NetworksInMemory;
 use super::sd::inversion::Word;
 use super::sd::ip_adapter;
-use super::sd::{self, controlnet, networks};
+use super::sd::{self, guide, networks};
 use crate::capacity::Footprint;
 use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Reference, Stage};
 use crate::diffusion::determinism;
@@ -257,21 +257,20 @@ impl IpAdapter {
     }
 }
 
-/// A ControlNet on its device.
+/// A ControlNet or T2I-Adapter on its device.
 #[derive(Debug)]
 pub(crate) enum ControlNet {
-    Sd(Box<controlnet::ControlNet>),
+    Sd(guide::Guide),
 }
 
 impl ControlNet {
     /// Whether a folder claims to hold one.
     pub(crate) fn is_in(folder: &Path) -> bool {
-        controlnet::ControlNet::is_in(folder)
+        guide::Guide::is_in(folder)
     }
 
     pub(crate) fn load(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
-        let network = controlnet::ControlNet::load_known(folder, placement, known)?;
-        Ok(Self::Sd(Box::new(network)))
+        guide::Guide::load_known(folder, placement, known).map(Self::Sd)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -284,6 +283,13 @@ impl ControlNet {
     pub(crate) const fn digests(&self) -> &Digests {
         match self {
             Self::Sd(network) => network.digests(),
+        }
+    }
+
+    /// What it is, as `/v1/checkpoints` names it.
+    pub(crate) const fn family(&self) -> &'static str {
+        match self {
+            Self::Sd(network) => network.family(),
         }
     }
 
@@ -306,7 +312,7 @@ impl<'a> Networks<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>, controls: &[&'a ControlNet]) -> Self {
         let Checkpoint::Sd(checkpoint) = checkpoint;
         let trunk = trunk.map_or_else(|| checkpoint.trunk(), |Trunk::Sd(trunk)| trunk);
-        let controls = controls.iter().map(|ControlNet::Sd(network)| &**network).collect();
+        let controls = controls.iter().map(|ControlNet::Sd(network)| network).collect();
         Self::Sd(networks::Adapted::new(checkpoint, trunk).controlled(controls))
     }
 
@@ -448,7 +454,7 @@ impl Denoiser for Networks<'_> {
         }
     }
 
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_control(network, image),
         }
@@ -459,7 +465,7 @@ impl Denoiser for Networks<'_> {
         network: usize,
         picture: Digest,
         image: impl FnOnce() -> Result<Tensor, DiffusionError>,
-    ) -> Result<Tensor, DiffusionError> {
+    ) -> Result<Vec<Tensor>, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_picture(network, picture, image),
         }

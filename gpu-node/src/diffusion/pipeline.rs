@@ -66,7 +66,7 @@ struct Leg<C> {
     /// All of the sampler's timesteps, on the device.
     timesteps: Tensor,
     /// The recipe's ControlNets: when they act, and what they made of their images.
-    controls: Vec<(ControlUse, Tensor)>,
+    controls: Vec<(ControlUse, Vec<Tensor>)>,
     /// The recipe's reference images: when they act, and what the networks see in them.
     references: Vec<(ReferenceUse, Reference)>,
     start: Start,
@@ -92,7 +92,7 @@ impl<C: Conditions> Leg<C> {
     }
 
     /// The ControlNets that act in an evaluation, each with its place in the recipe.
-    fn acting(&self, index: usize) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
+    fn acting(&self, index: usize) -> impl Iterator<Item = (usize, &(ControlUse, Vec<Tensor>))> {
         inputs::acting(&self.controls, (index, self.sampler.timesteps().len()))
     }
 }
@@ -225,9 +225,9 @@ impl<C: Conditions> Denoising<C> {
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        let controls = leg.acting(index).map(|(network, (control, embedded))| {
-            Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
-        });
+        let controls = leg
+            .acting(index)
+            .map(|(network, (control, embedded))| Control::new(network, embedded, rows, control.weight));
         let references = leg.referring(index).map(Reference::shallow_clone).collect();
         let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?).beside(references);
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditions }))

@@ -157,7 +157,7 @@ fn picture<'a, N>(
 pub(crate) fn controls(
     models: &Models<impl Denoiser>,
     recipe: &Recipe,
-) -> Result<Vec<(ControlUse, Tensor)>, DiffusionError> {
+) -> Result<Vec<(ControlUse, Vec<Tensor>)>, DiffusionError> {
     let networks = &models.base;
     let control = |(at, control): (usize, &ControlUse)| {
         let (ours, theirs) = (networks.vae_factor(), networks.control_factor(at));
@@ -205,9 +205,9 @@ pub(crate) fn acts((weight, start, end): (f64, f64, f64), (index, of): (usize, u
 
 /// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
 pub(crate) fn acting(
-    controls: &[(ControlUse, Tensor)],
+    controls: &[(ControlUse, Vec<Tensor>)],
     evaluation: (usize, usize),
-) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
+) -> impl Iterator<Item = (usize, &(ControlUse, Vec<Tensor>))> {
     let acts = move |control: &ControlUse| acts((control.weight, control.start, control.end), evaluation);
     controls.iter().enumerate().filter(move |(_, (control, _))| acts(control))
 }

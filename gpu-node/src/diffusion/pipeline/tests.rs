@@ -116,8 +116,8 @@ impl Denoiser for Analytic {
         Ok(Vec::new())
     }
 
-    fn embed_control(&self, _: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
-        Ok(image.shallow_clone())
+    fn embed_control(&self, _: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
+        Ok(vec![image.shallow_clone()])
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {

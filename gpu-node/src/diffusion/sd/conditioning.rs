@@ -130,8 +130,15 @@ impl Conditions for Conditioning {
             return Err(mixed());
         }
         let controls = controls.iter().enumerate().map(|(at, Control { network, scale, .. })| {
-            let embedded: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].embedded).collect();
-            Ok(Control { network: *network, embedded: Tensor::f_cat(&embedded, 0)?, scale: *scale })
+            let count = parts[0].controls[at].embedded.len();
+            if parts.iter().any(|part| part.controls[at].embedded.len() != count) {
+                return Err(mixed());
+            }
+            let embedded = (0..count).map(|level| {
+                let rows: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].embedded[level]).collect();
+                Tensor::f_cat(&rows, 0)
+            });
+            Ok(Control { network: *network, embedded: embedded.collect::<Result<_, _>>()?, scale: *scale })
         });
         let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
         let images = parts.first().map_or(0, |part| part.references.len());

@@ -14,7 +14,7 @@ use tch::{TchError, Tensor};
 
 use super::config::{MidBlock, UnetConfig, UnetLevel};
 use crate::diffusion::fields::{LAYERS_MAX, WIDTH_MAX};
-use crate::diffusion::kept::{Keepable, Kept};
+use crate::diffusion::kept::Kept;
 use crate::diffusion::layers::{LayerNorm, Linear};
 use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::Picture;
@@ -206,21 +206,7 @@ pub struct IpAdapter {
     /// Keys and values of every attention to the text, in the order of the network.
     layers: Vec<Linear>,
     /// What was seen in pictures, by encoder, picture and number of rows.
-    embedded: Kept<(Digest, Digest, usize), KeysValues>,
-}
-
-/// Of every attention.
-#[derive(Debug)]
-struct KeysValues(Vec<Tensor>);
-
-impl Keepable for KeysValues {
-    fn shared(&self) -> Self {
-        Self(self.0.iter().map(Tensor::shallow_clone).collect())
-    }
-
-    fn bytes(&self) -> usize {
-        self.0.iter().map(Keepable::bytes).sum()
-    }
+    embedded: Kept<(Digest, Digest, usize), Vec<Tensor>>,
 }
 
 impl IpAdapter {
@@ -266,10 +252,10 @@ impl IpAdapter {
         is_guided: bool,
     ) -> Result<Vec<Tensor>, TchError> {
         let key = (encoder.digest(), digest, 1 + usize::from(is_guided));
-        Ok(self.embedded.get_or(key, || self.embed_anew(encoder, picture, is_guided))?.0)
+        self.embedded.get_or(key, || self.embed_anew(encoder, picture, is_guided))
     }
 
-    fn embed_anew(&self, encoder: &ImageEncoder, picture: &Picture, is_guided: bool) -> Result<KeysValues, TchError> {
+    fn embed_anew(&self, encoder: &ImageEncoder, picture: &Picture, is_guided: bool) -> Result<Vec<Tensor>, TchError> {
         let _no_grad = tch::no_grad_guard();
         let mut rows = vec![self.projection.forward(&encoder.see(picture)?)?];
         if is_guided {
@@ -279,7 +265,7 @@ impl IpAdapter {
             let rows = rows.iter().map(|tokens| layer.forward(tokens)).collect::<Result<Vec<_>, _>>()?;
             Tensor::f_cat(&rows, 0)
         };
-        self.layers.iter().map(layer).collect::<Result<_, _>>().map(KeysValues)
+        self.layers.iter().map(layer).collect()
     }
 }
 

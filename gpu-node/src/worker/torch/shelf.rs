@@ -67,7 +67,7 @@ impl Item {
     pub(super) fn info(&self) -> Option<CheckpointInfo> {
         let (name, family) = match self {
             Self::Checkpoint(offer) => (offer.blueprint().name(), offer.blueprint().family()),
-            Self::ControlNet(network) => (network.name(), "controlnet"),
+            Self::ControlNet(network) => (network.name(), network.family()),
             Self::ImageEncoder(encoder) => (encoder.name(), "image-encoder"),
             Self::Rejected(_) => return None,
         };
