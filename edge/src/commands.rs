@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::import::ImportRecipe;
-use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
+use bildkante_shared::recipe::{ControlUse, DetailUse, Recipe, ReferenceUse, SchedulerKind};
 use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
@@ -218,9 +218,34 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         let ControlUse { network, image, weight, start, end } = control;
         format!("ControlNet {network} × {weight} from {start} to {end}, image {image}")
     });
+    let references = recipe.references.iter().map(|used| {
+        let ReferenceUse { adapter, encoder, image, weight, start, end, mask } = used;
+        let where_white = mask.map(|mask| format!(" where {mask} is white")).unwrap_or_default();
+        format!(
+            "resembles image {image} × {weight} from {start} to {end}{where_white}, adapter {adapter}, encoder {encoder}"
+        )
+    });
+    let drafts = recipe.draft.iter().map(|draft| {
+        let (width_px, height_px, by) = (draft.width_px, draft.height_px, draft.enlarge.as_str());
+        format!("drafted at {width_px}×{height_px} px, enlarged by {by}, strength {}", draft.strength)
+    });
+    let details = recipe.details.iter().map(|detail| {
+        let DetailUse { mask, strength, prompt, .. } = detail;
+        let words = prompt.as_ref().map(|prompt| format!(": {prompt}")).unwrap_or_default();
+        format!("detail where {mask} is white, strength {strength}{words}")
+    });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras.chain(embeddings).chain(refiner).chain(controls).chain(init).chain(mask).collect()
+    loras
+        .chain(embeddings)
+        .chain(refiner)
+        .chain(controls)
+        .chain(references)
+        .chain(drafts)
+        .chain(details)
+        .chain(init)
+        .chain(mask)
+        .collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.

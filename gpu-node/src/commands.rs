@@ -25,7 +25,7 @@ use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::{Device, runtime};
 
@@ -68,8 +68,8 @@ impl EngineArgs {
         self.load_from(&self.checkpoint)
     }
 
-    fn load_controlnet(&self, folder: &Path) -> anyhow::Result<ControlNet> {
-        ControlNet::load_with(folder, self.placement()).context("cannot load the ControlNet")
+    fn load_controlnet(&self, folder: &Path) -> anyhow::Result<Guide> {
+        Guide::load(folder, self.placement()).context("cannot load the ControlNet or T2I-Adapter")
     }
 
     /// Another checkpoint beside it, on the same device.

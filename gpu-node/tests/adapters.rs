@@ -14,7 +14,9 @@ use bildkante_gpu_node::engine::{Engine, EngineError};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
-use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, RefinerUse, ValidRecipe};
+use bildkante_shared::recipe::{
+    DetailUse, DraftUse, EmbeddingUse, Enlarge, LoraUse, Recipe, ReferenceUse, RefinerUse, ValidRecipe,
+};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use support::{Wish, request};
 use tempfile::TempDir;
@@ -31,7 +33,9 @@ fn models() -> TempDir {
     }
     let adapters = dir.path().join("adapters");
     std::fs::create_dir(&adapters).unwrap();
-    for folder in ["adapters", "embeddings"] {
+    let encoder = "image-tiny";
+    std::os::unix::fs::symlink(fixtures().join("encoders").join(encoder), dir.path().join(encoder)).unwrap();
+    for folder in ["adapters", "embeddings", "references"] {
         for entry in std::fs::read_dir(fixtures().join(folder)).unwrap() {
             let entry = entry.unwrap();
             std::os::unix::fs::symlink(entry.path(), adapters.join(entry.file_name())).unwrap();
@@ -153,6 +157,157 @@ fn a_word_means_its_vectors_in_its_own_request_only() {
     assert_eq!(desk.draw(&of(&sd1, "a mug", vec![elsewhere])), missing);
 }
 
+/// A desk with the images of the fixtures.
+fn desk_with_images() -> (Desk, TempDir) {
+    let (models, data) = (models(), tempfile::tempdir().unwrap());
+    let config = NodeConfig { data_dir: data.path().to_owned(), ..config(&models) };
+    let blobs = data.path().join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for entry in std::fs::read_dir(fixtures().join("images")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let name = format!("{}.png", Digest::of_bytes(&bytes).to_string().replace(':', "-"));
+        std::fs::write(blobs.join(name), bytes).unwrap();
+    }
+    let engine = torch_engine(&config)().unwrap();
+    (Desk { engine, _models: models }, data)
+}
+
+fn image(name: &str) -> Digest {
+    Digest::of_bytes(&std::fs::read(fixtures().join("images").join(name)).unwrap())
+}
+
+#[test]
+fn a_reference_image_acts_in_its_own_request_only_and_by_weight_span_and_mask() {
+    let (mut desk, _data) = desk_with_images();
+    let encoder = desk.engine.checkpoints().into_iter().find(|known| known.name == "image-tiny").unwrap().digest;
+    let used = |desk: &Desk, file: &str| ReferenceUse {
+        adapter: digest(&desk.engine.adapters(), file),
+        encoder,
+        image: image("wide.png"),
+        weight: 0.8,
+        start: 0.0,
+        end: 1.0,
+        mask: None,
+    };
+    let of = |plain: &ValidRecipe, references: Vec<ReferenceUse>| {
+        Arc::new(ValidRecipe::try_from(Recipe { references, ..(**plain).clone() }).unwrap())
+    };
+    for (checkpoint, files) in [("sd1-tiny", ["sd1.plain", "sd1.plus"]), ("sdxl-tiny", ["sdxl.plain", "sdxl.plus"])] {
+        let plain = desk.recipe(checkpoint, vec![]);
+        let before = desk.draw(&plain).unwrap();
+        for file in files {
+            let base = used(&desk, file);
+            let with = desk.draw(&of(&plain, vec![base.clone()])).unwrap();
+            assert_ne!(before, with, "{file}");
+            for (other, what) in [
+                (ReferenceUse { weight: 0.4, ..base.clone() }, "weight"),
+                (ReferenceUse { image: image("picture.png"), ..base.clone() }, "image"),
+                (ReferenceUse { start: 0.5, ..base.clone() }, "start"),
+                (ReferenceUse { end: 0.5, ..base.clone() }, "end"),
+                (ReferenceUse { mask: Some(image("mask.png")), ..base.clone() }, "mask"),
+            ] {
+                let drawn = desk.draw(&of(&plain, vec![other])).unwrap();
+                assert!(drawn != with && drawn != before, "{file}: {what} has no effect");
+            }
+            let nothing = ReferenceUse { weight: 0.0, ..base.clone() };
+            assert_eq!(desk.draw(&of(&plain, vec![nothing])).unwrap(), before, "{file}");
+            desk.engine.free_memory();
+            assert_eq!(desk.draw(&of(&plain, vec![base])).unwrap(), with, "{file}: read again it is another");
+        }
+        assert_eq!(desk.draw(&plain).unwrap(), before, "{checkpoint}: a reference stays behind");
+    }
+    let plain = desk.recipe("sd1-tiny", vec![]);
+    for (other, reason) in [
+        (used(&desk, "sd1.one"), "sd1.one is textual inversion, and the recipe wants an IP-Adapter"),
+        (used(&desk, "sdxl.plain"), "sdxl.plain"),
+        (ReferenceUse { mask: Some(image("wide.png")), ..used(&desk, "sd1.plain") }, "`references.mask` has 56×40 px"),
+    ] {
+        let Err(EngineError::Refused { reason: said }) = desk.draw(&of(&plain, vec![other])) else {
+            panic!("{reason}")
+        };
+        assert!(said.contains(reason), "{said}");
+    }
+    let missing = Digest::of_bytes(b"elsewhere");
+    let elsewhere = ReferenceUse { encoder: missing, ..used(&desk, "sd1.plain") };
+    assert_eq!(desk.draw(&of(&plain, vec![elsewhere])), Err(EngineError::Missing(missing)));
+}
+
+const DRAFT: DraftUse = DraftUse {
+    width_px: 16,
+    height_px: 16,
+    strength: 0.6,
+    enlarge: Enlarge::Pixels,
+    steps: Some(4),
+    guidance: None,
+    loras: None,
+    controls: Vec::new(),
+};
+
+#[test]
+fn a_picture_in_parts_is_one_drawing_and_each_part_has_its_own_adapters() {
+    let (mut desk, _data) = desk_with_images();
+    let detail = || DetailUse {
+        mask: image("mask.png"),
+        strength: 0.5,
+        steps: Some(4),
+        guidance: None,
+        prompt: None,
+        negative_prompt: None,
+        loras: None,
+    };
+    let plain = Recipe { steps: 5, ..(**desk.recipe("sd1-tiny", vec![])).clone() };
+    let of = |recipe: Recipe| Arc::new(ValidRecipe::try_from(recipe).unwrap());
+    let drafted = |draft: DraftUse| Recipe { draft: Some(draft), ..plain.clone() };
+    let lora = desk.lora("sd1.kohya", 0.8);
+    let recipes = [
+        of(plain.clone()),
+        of(drafted(DRAFT)),
+        of(drafted(DraftUse { enlarge: Enlarge::Latents, ..DRAFT })),
+        of(drafted(DraftUse { strength: 1.0, ..DRAFT })),
+        of(drafted(DraftUse { loras: Some(vec![lora.clone()]), ..DRAFT })),
+        of(Recipe { loras: vec![lora.clone()], ..drafted(DRAFT) }),
+        of(Recipe { loras: vec![lora.clone()], ..drafted(DraftUse { loras: Some(vec![]), ..DRAFT }) }),
+        of(Recipe { details: vec![detail()], ..plain.clone() }),
+        of(Recipe { details: vec![DetailUse { prompt: Some("a rim".into()), ..detail() }], ..plain.clone() }),
+        of(Recipe { details: vec![DetailUse { loras: Some(vec![lora]), ..detail() }], ..plain.clone() }),
+        of(Recipe { details: vec![detail(), detail()], ..drafted(DRAFT) }),
+    ];
+    let masters: Vec<MasterId> = recipes.iter().map(|recipe| desk.draw(recipe).unwrap()).collect();
+    let distinct: std::collections::HashSet<_> = masters.iter().collect();
+    assert_eq!(distinct.len(), masters.len(), "a field has no effect: {masters:?}");
+
+    // Step by step beside others, its progress counts over all parts, and nothing changes its bits.
+    let begun: Vec<_> = recipes[1..].iter().map(|recipe| desk.engine.begin(recipe).unwrap()).collect();
+    let mut progress = vec![(0, 0); begun.len()];
+    while begun.iter().any(|drawing| !desk.engine.is_done(*drawing)) {
+        for (drawing, before) in begun.iter().zip(&mut progress) {
+            if desk.engine.is_done(*drawing) {
+                continue;
+            }
+            desk.engine.step(&[*drawing]).unwrap().remove(0).unwrap();
+            let (done, of) = desk.engine.progress(*drawing);
+            assert!(done == before.0 + 1 && (before.1 == 0 || of == before.1), "{before:?}, then {done} of {of}");
+            *before = (done, of);
+        }
+        desk.engine.free_memory();
+    }
+    for (drawing, master) in begun.into_iter().zip(&masters[1..]) {
+        assert_eq!(desk.engine.finish(drawing).unwrap().pixels.master_id(), *master);
+    }
+    // It stops after any step, between parts as well, and leaves nothing behind.
+    for stop in 1..=9 {
+        let stopped = desk.engine.draw(&recipes[10], &mut |done, _| match done {
+            done if done == stop => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        assert_eq!(stopped.map(|finished| finished.pixels.master_id()), Err(EngineError::Stopped), "step {stop}");
+    }
+    assert_eq!(desk.draw(&recipes[10]).unwrap(), masters[10]);
+    let unknown = DetailUse { mask: Digest::of_bytes(b"elsewhere"), ..detail() };
+    let missing = of(Recipe { details: vec![unknown], ..plain });
+    assert_eq!(desk.draw(&missing), Err(EngineError::Missing(Digest::of_bytes(b"elsewhere"))));
+}
+
 /// Waits until the engine has taken over a change after which `is_so`.
 fn refreshed(desk: &mut Desk, what: &str, is_so: impl Fn(&dyn Engine) -> bool) {
     let since = Instant::now();
@@ -197,7 +352,7 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
     let old = recipe.checkpoint;
     refreshed(&mut desk, "the checkpoint is replaced", |engine| {
         let known = engine.checkpoints();
-        known.len() == 3 && known.iter().all(|known| known.digest != old)
+        known.len() == 4 && known.iter().all(|known| known.digest != old)
     });
     assert_eq!(desk.engine.capacity().footprints.len(), before + 1, "one more is resident");
     assert!(desk.engine.refresh().is_none(), "nothing has changed since");
@@ -279,13 +434,13 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     let node = wish.start_with(factory, Arc::default()).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
     let listed: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
-    assert_eq!(listed.len(), 9);
+    assert_eq!(listed.len(), 13);
     let checkpoints = node.client.get("/v1/checkpoints").await;
     let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
     let families: Vec<&str> = checkpoints.iter().map(|known| known.family.as_str()).collect();
-    assert_eq!(families, ["sd1", "sdxl-refiner", "sdxl"]);
+    assert_eq!(families, ["image-encoder", "sd1", "sdxl-refiner", "sdxl"]);
     let mut asked = request("a teal mug");
-    asked.recipe.checkpoint = checkpoints[2].digest;
+    asked.recipe.checkpoint = checkpoints[3].digest;
     (asked.recipe.width_px, asked.recipe.height_px, asked.deadline_ms) = (32, 32, 60_000);
     asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sdxl.peft"), weight: 0.5 }];
     let drawn = node.client.post(&asked).await.reply();
@@ -299,6 +454,19 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     let response = node.client.post(&asked).await;
     assert_eq!((response.status.as_u16(), response.problem().missing), (424, vec![elsewhere.to_string()]));
     asked.recipe.embeddings.clear();
+    asked.recipe.references = vec![ReferenceUse {
+        adapter: elsewhere,
+        encoder: Digest::of_bytes(b"encoder"),
+        image: image("wide.png"),
+        weight: 1.0,
+        start: 0.0,
+        end: 1.0,
+        mask: None,
+    }];
+    let response = node.client.post(&asked).await;
+    let missing = [Digest::of_bytes(b"encoder"), elsewhere, image("wide.png")].map(|digest| digest.to_string());
+    assert_eq!((response.status.as_u16(), response.problem().missing), (424, missing.to_vec()));
+    asked.recipe.references.clear();
     asked.recipe.prompt = "a <jug>".into();
     let without = node.client.post(&asked).await.reply();
     asked.recipe.embeddings = vec![EmbeddingUse { digest: digest(&listed, "sdxl.two"), token: "<jug>".into() }];

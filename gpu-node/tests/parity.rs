@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bildkante_gpu_node::diffusion::denoiser::{Denoiser, Stage};
 use bildkante_gpu_node::diffusion::dtype::DType;
 use bildkante_gpu_node::diffusion::error::DiffusionError;
+use bildkante_gpu_node::diffusion::loading::Placement;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
 use bildkante_gpu_node::diffusion::picture::{Picture, Pictures};
 use bildkante_gpu_node::diffusion::pipeline::{Models, generate};
@@ -19,14 +20,16 @@ use bildkante_gpu_node::diffusion::sd::adapters::Adapter;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::guide::Guide;
 use bildkante_gpu_node::diffusion::sd::inversion::{Inversion, Word};
+use bildkante_gpu_node::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
+use bildkante_gpu_node::diffusion::vision::ImageEncoder;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{
-    ControlUse, EmbeddingUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
-    SizeConditioning, TimestepSpacing, ValidRecipe,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, InitUse, LongPrompt, Recipe, ReferenceUse, RefinerUse,
+    SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
 };
 use bildkante_shared::weighting::Weighting;
 use serde::Deserialize;
@@ -66,6 +69,11 @@ struct Case {
     loras: Vec<Lora>,
     #[serde(default)]
     embeddings: Vec<Embedding>,
+    #[serde(default)]
+    references: Vec<Reference>,
+    draft: Option<DraftUse>,
+    #[serde(default)]
+    details: Vec<Detail>,
     #[serde(default)]
     weighting: Weighting,
     vae_tiles_px: Option<u32>,
@@ -129,6 +137,26 @@ struct Embedding {
 }
 
 #[derive(Debug, Deserialize)]
+struct Reference {
+    file: String,
+    encoder: String,
+    image: String,
+    weight: f64,
+    start: f64,
+    end: f64,
+    mask: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Detail {
+    mask: String,
+    strength: f64,
+    steps: Option<u32>,
+    guidance: Option<f64>,
+    prompt: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
 struct Schedule {
     kind: SchedulerKind,
     timestep_spacing: Option<TimestepSpacing>,
@@ -187,6 +215,14 @@ impl Shelf {
     }
 }
 
+impl Detail {
+    fn used(&self, pictures: &mut Pictures) -> Result<DetailUse> {
+        let (mask, prompt) = (image(&self.mask, pictures)?, self.prompt.clone());
+        let Self { strength, steps, guidance, .. } = *self;
+        Ok(DetailUse { mask, strength, steps, guidance, prompt, negative_prompt: None, loras: None })
+    }
+}
+
 /// A checkpoint with another scheduler config.
 #[derive(Debug)]
 struct Rescheduled<'a> {
@@ -232,8 +268,16 @@ impl Denoiser for Rescheduled<'_> {
     fn control_factor(&self, network: usize) -> Option<u32> {
         self.checkpoint.control_factor(network)
     }
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
         self.checkpoint.embed_control(network, image)
+    }
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError> {
+        self.checkpoint.embed_reference(place, image, rows)
     }
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
@@ -241,7 +285,33 @@ impl Denoiser for Rescheduled<'_> {
 }
 
 impl Case {
-    fn recipe(&self, shelf: &Shelf, networks: &[ControlNet], pictures: &mut Pictures) -> Result<ValidRecipe> {
+    /// What reads the case's reference images.
+    fn readers(&self, shelf: &Shelf) -> Result<Vec<(IpAdapter, ImageEncoder)>> {
+        let placement = Placement::new(Device::Cpu, DType::F32);
+        let reader = |used: &Reference| {
+            let file = IpAdapterFile::look_at(&fixtures().join("references").join(&used.file))?;
+            let adapter = file.load(shelf.get(&self.checkpoint)?.unet_config(), placement)?;
+            Ok((adapter, ImageEncoder::load(&fixtures().join("encoders").join(&used.encoder), placement)?))
+        };
+        self.references.iter().map(reader).collect()
+    }
+
+    fn referring(&self, readers: &[(IpAdapter, ImageEncoder)], pictures: &mut Pictures) -> Result<Vec<ReferenceUse>> {
+        let referring = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
+            let Reference { weight, start, end, .. } = *used;
+            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            let mask = used.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
+            Ok(ReferenceUse { adapter, encoder, image: image(&used.image, pictures)?, weight, start, end, mask })
+        });
+        referring.collect()
+    }
+
+    fn recipe(
+        &self,
+        shelf: &Shelf,
+        (networks, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
+        pictures: &mut Pictures,
+    ) -> Result<ValidRecipe> {
         let init = self.init.as_ref().map(|init| -> Result<InitUse> {
             Ok(InitUse { image: image(&init.image, pictures)?, strength: init.strength })
         });
@@ -275,6 +345,9 @@ impl Case {
             init,
             mask,
             controls,
+            references: self.referring(readers, pictures)?,
+            draft: self.draft.clone(),
+            details: self.details.iter().map(|detail| detail.used(pictures)).collect::<Result<_>>()?,
             embeddings: self
                 .words()?
                 .iter()
@@ -364,13 +437,16 @@ impl Case {
         let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
         let networks = self.controls.iter().map(|control| {
-            let folder = fixtures().join("controlnets").join(&control.network);
-            Ok(ControlNet::load(&folder, Device::Cpu, DType::F32)?)
+            let folders = ["controlnets", "guides"].map(|kind| fixtures().join(kind).join(&control.network));
+            let folder = folders.iter().find(|folder| folder.is_dir()).context("no such network")?;
+            Ok(Guide::load(folder, Placement::new(Device::Cpu, DType::F32))?)
         });
         let networks = networks.collect::<Result<Vec<_>>>()?;
         let mut pictures = Pictures::new();
-        let recipe = self.recipe(shelf, &networks, &mut pictures)?;
+        let readers = self.readers(shelf)?;
+        let recipe = self.recipe(shelf, (&networks, &readers), &mut pictures)?;
         let checkpoint = base.checkpoint.controlled(networks.iter().collect());
+        let checkpoint = checkpoint.referring(readers.iter().map(|(adapter, encoder)| (adapter, encoder)).collect());
         let models = Models { base: Rescheduled { checkpoint, ..base }, refiner, pictures };
         generate(&models, &recipe, Some(&mut trace), &mut |_, _| ControlFlow::Continue(()))?;
         let mut worst = 0.0_f64;
@@ -426,7 +502,7 @@ fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
 fn what_a_recipe_adds_to_a_checkpoint_acts_as_in_diffusers() -> Result<()> {
     let folder = goldens().join("additions");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
-    ensure!(cases.len() >= 7, "the goldens are not all there");
+    ensure!(cases.len() >= 35, "the goldens are not all there");
     check_all(&cases, &folder)
 }
 

@@ -4,11 +4,17 @@
 //! id; only it reaches a queue or a device.
 
 mod embedding;
+mod parts;
+mod reference;
 mod scheduler;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::embedding::{EmbeddingUse, TOKEN_BYTES_MAX, is_token};
+pub use self::parts::{DetailUse, DraftUse, Enlarge, picture_so_far};
+pub use self::reference::ReferenceUse;
 pub use self::scheduler::{Prediction, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
@@ -165,6 +171,14 @@ pub struct Recipe {
     pub loras: Vec<LoraUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub embeddings: Vec<EmbeddingUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<ReferenceUse>,
+    /// A smaller picture that is drawn first and that the recipe's own steps begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftUse>,
+    /// What is painted anew once the picture is drawn, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<DetailUse>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -203,18 +217,41 @@ impl Recipe {
             controls: Vec::new(),
             loras: Vec::new(),
             embeddings: Vec::new(),
+            references: Vec::new(),
+            draft: None,
+            details: Vec::new(),
         }
     }
 
     /// Digests of the files of a node's `adapters` folder that it is drawn with.
     pub fn adapters(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.loras.iter().map(|lora| lora.digest).chain(self.embeddings.iter().map(|embedding| embedding.digest))
+        let of_parts = self.draft.iter().flat_map(|draft| &draft.loras);
+        let of_parts = of_parts.chain(self.details.iter().flat_map(|detail| &detail.loras)).flatten();
+        let changes = self.loras.iter().chain(of_parts).map(|lora| lora.digest);
+        let words = self.embeddings.iter().map(|embedding| embedding.digest);
+        changes.chain(words).chain(self.references.iter().map(|reference| reference.adapter))
     }
 
-    /// Digests of the images it begins with or is held to.
+    /// Digests of the folders that it is drawn with, beside its checkpoints.
+    pub fn networks(&self) -> impl Iterator<Item = Digest> + '_ {
+        let controls = self.controls().map(|control| control.network);
+        controls.chain(self.references.iter().map(|reference| reference.encoder))
+    }
+
+    /// The ControlNets of all parts.
+    fn controls(&self) -> impl Iterator<Item = &ControlUse> {
+        self.controls.iter().chain(self.draft.iter().flat_map(|draft| &draft.controls))
+    }
+
+    /// Digests of the images it begins with, is held to or is to resemble.
     pub fn images(&self) -> impl Iterator<Item = Digest> + '_ {
         let init = self.init.iter().map(|init| init.image);
-        init.chain(self.mask).chain(self.controls.iter().map(|control| control.image))
+        let references =
+            self.references.iter().flat_map(|reference| std::iter::once(reference.image).chain(reference.mask));
+        init.chain(self.mask)
+            .chain(self.controls().map(|control| control.image))
+            .chain(references)
+            .chain(self.details.iter().map(|detail| detail.mask))
     }
 }
 
@@ -264,6 +301,18 @@ pub enum RecipeError {
     Token { token: String },
     #[error("two embeddings have the token `{token}`")]
     TokenTwice { token: String },
+    #[error("a recipe has at most {} reference images, not {count}", limits::REFERENCES_MAX)]
+    References { count: usize },
+    #[error("a reference's `{field}` is {value}, allowed: {allowed}")]
+    Reference { field: &'static str, value: f64, allowed: &'static str },
+    #[error("a recipe has at most {} details, not {count}", limits::DETAILS_MAX)]
+    Details { count: usize },
+    #[error("a recipe begins with its `draft` or with an `init`")]
+    DraftInit,
+    #[error("a draft of {width_px}×{height_px} px has not the picture's shape, or is larger")]
+    DraftSize { width_px: u32, height_px: u32 },
+    #[error("`{part}`: {reason}")]
+    Part { part: &'static str, reason: Box<RecipeError> },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
     #[error("`scheduler`: {fault}")]
@@ -277,6 +326,8 @@ pub enum RecipeError {
 pub struct ValidRecipe {
     recipe: Recipe,
     id: RecipeId,
+    /// Where it is drawn in several.
+    parts: Vec<Arc<ValidRecipe>>,
 }
 
 impl ValidRecipe {
@@ -288,6 +339,18 @@ impl ValidRecipe {
     #[must_use]
     pub fn into_recipe(self) -> Recipe {
         self.recipe
+    }
+
+    /// What is drawn one after the other; the recipe itself where it is one part.
+    #[must_use]
+    pub fn parts(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        if self.parts.is_empty() { vec![Arc::clone(self)] } else { self.parts.clone() }
+    }
+
+    /// The same, borrowed.
+    pub fn each_part(&self) -> impl Iterator<Item = &Self> {
+        let itself = self.parts.is_empty().then_some(self);
+        itself.into_iter().chain(self.parts.iter().map(Arc::as_ref))
     }
 
     /// Whether the unconditional branch is run beside the conditional one.
@@ -339,8 +402,10 @@ impl TryFrom<Recipe> for ValidRecipe {
             return Err(RecipeError::LoraWeight { weight: lora.weight });
         }
         embedding::check(&recipe.embeddings)?;
+        reference::check(&recipe.references)?;
+        let parts = parts::of(&recipe)?;
         let id = RecipeId::of_bytes(&canonical_json(&recipe)?);
-        Ok(Self { recipe, id })
+        Ok(Self { recipe, id, parts })
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::ops::Range;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{Prediction, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::recipe::{
+    Prediction, Recipe, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing, ValidRecipe,
+};
 use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
+use super::pins::Pins;
 use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
@@ -17,7 +21,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 25] = [
+pub(crate) const KEYS: [&str; 28] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -38,6 +42,9 @@ pub(crate) const KEYS: [&str; 25] = [
     "embeddings",
     "refiner",
     "controls",
+    "references",
+    "draft",
+    "details",
     "init",
     "mask",
     "guidance_rescale",
@@ -200,6 +207,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         }
         let (width_px, height_px) = size?;
         let (checkpoint, steps, guidance, seed) = (checkpoint?, steps?, guidance?, seed?);
+        check_parts(slot, &additions, (width_px, height_px), (steps, guidance), &scheduler);
         Some(Generate {
             checkpoint,
             scheduler,
@@ -319,6 +327,25 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             }
         }
         texts
+    }
+}
+
+/// Whether the parts of a picture can be drawn, whatever its prompt and its files are.
+fn check_parts(
+    slot: &TableReader<'_, '_>,
+    additions: &Additions,
+    size_px: (u32, u32),
+    (steps, guidance): (u32, f64),
+    scheduler: &SchedulerChoice,
+) {
+    if additions.draft.is_none() && additions.details.is_empty() {
+        return;
+    }
+    let plain = Recipe::new(Digest::of_bytes(b"any"), "", size_px);
+    let mut recipe = Recipe { steps, guidance, scheduler: scheduler.clone(), ..plain };
+    additions.add_to(&mut recipe, &Pins::default());
+    if let Err(error) = ValidRecipe::try_from(recipe) {
+        slot.recurring_fault(slot.span(), error.to_string());
     }
 }
 

@@ -568,18 +568,19 @@ prompt   =";
 
 /// Keys of later versions.
 const LATER: &str = "embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
+references = [{ adapter = \"brand\", encoder = \"vit-h\", image = \"style.png\", weight = 0.6, mask = \"white.png\" }]
 ";
 
 /// The fixture campaign with everything a recipe may have, locked.
 fn added() -> Site {
     let site = Site::new();
-    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json"] {
+    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json", "vit-h/config.json"] {
         site.write(&format!("models/{model}"), "{}");
     }
-    for adapter in ["soft.v2", "grain", "teal", "look.v1"] {
+    for adapter in ["soft.v2", "grain", "teal", "look.v1", "brand"] {
         site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
     }
-    for image in ["edges.png", "begin.png", "where.png"] {
+    for image in ["edges.png", "begin.png", "where.png", "style.png", "white.png"] {
         site.write(&format!("campaigns/images/{image}"), image);
     }
     site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
@@ -600,6 +601,12 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     assert_eq!(loras, [(digest("soft.v2"), 0.7), (digest("grain"), 1.0)]);
     let words: Vec<_> = recipe.embeddings.iter().map(|word| (word.digest, word.token.as_str())).collect();
     assert_eq!(words, [(digest("teal"), "<teal>"), (digest("look.v1"), "studio-look")]);
+    let used = &recipe.references[0];
+    assert_eq!(
+        (used.adapter, used.image, used.mask),
+        (digest("brand"), digest("style.png"), Some(digest("white.png")))
+    );
+    assert_eq!((used.weight, used.start, used.end), (0.6, 0.0, 1.0));
     let control = &recipe.controls[0];
     assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
     assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
@@ -612,6 +619,9 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     for file in [
         "models/adapters/grain.safetensors",
         "models/adapters/teal.safetensors",
+        "models/vit-h/config.json",
+        "campaigns/images/style.png",
+        "campaigns/images/white.png",
         "campaigns/images/edges.png",
         "models/refiner-1.0/model_index.json",
     ] {
@@ -625,6 +635,58 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     std::fs::remove_file(site.path("campaigns/images/begin.png")).expect("removed");
     let error = write_locks(&site.sources(), &models).expect_err("an image is missing").to_string();
     assert!(error.contains("image `begin.png` of campaign `autumn`"), "{error}");
+}
+
+#[test]
+fn drafts_and_details_are_parts_of_one_recipe() {
+    let site = Site::new();
+    let plain = variant(&site.load(), "hero", &[]).recipe.id();
+    for image in ["rim.png", "edges.png"] {
+        site.write(&format!("campaigns/images/{image}"), image);
+    }
+    site.write("models/adapters/soft.safetensors", "soft");
+    site.write("models/edges-1.0/config.json", "{}");
+    let keys = "draft = { scale = 0.5, strength = 0.6, enlarge = \"latents\", steps = 9, loras = [{ name = \"soft\" }], \
+                controls = [{ network = \"edges-1.0\", image = \"edges.png\" }] }\n\
+                details = [{ mask = \"rim.png\", strength = 0.4, prompt = \"a rim\", guidance = 2.5, loras = [] }]\n";
+    site.edit("campaigns/autumn.toml", "prompt   =", &format!("{keys}prompt   ="));
+    site.lock();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = std::sync::Arc::new(drawn(&with).clone());
+    assert_ne!(recipe.id(), plain);
+    let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
+    let parts = recipe.parts();
+    let shapes: Vec<_> =
+        parts.iter().map(|part| (part.width_px, part.height_px, part.steps, part.loras.len())).collect();
+    assert_eq!(shapes, [(672, 384, 9, 1), (1344, 768, 30, 0), (1344, 768, 30, 0)]);
+    assert_eq!((parts[0].controls[0].image, parts[2].mask), (digest("edges.png"), Some(digest("rim.png"))));
+    assert_eq!((parts[2].prompt.as_str(), parts[2].guidance), ("a rim", 2.5));
+    // The teaser's draft has the teaser's shape.
+    let teaser = variant(&site.load(), "teaser", &[]);
+    assert_eq!(drawn(&teaser).draft.as_ref().map(|draft| (draft.width_px, draft.height_px)), Some((384, 480)));
+    let words: Vec<String> = recipe.images().chain(recipe.adapters()).map(|digest| digest.to_string()).collect();
+    assert_eq!(words, ["edges.png", "rim.png", "soft"].map(|name| digest(name).to_string()));
+
+    for (from, to, reason) in [
+        ("scale = 0.5, ", "", "`draft.scale` is missing"),
+        ("scale = 0.5", "scale = 2", "`generate.draft.scale` is 0.1 to 1"),
+        ("\"latents\"", "\"hope\"", "`generate.draft.enlarge` is `hope`"),
+        ("strength = 0.6, ", "", "`draft.strength` is missing"),
+        ("strength = 0.4, ", "", "`details.strength` is missing"),
+        ("\"a rim\"", "\"a {colour} rim\"", "has no placeholders"),
+        ("rim.png", "rim.jpg", "`rim.jpg` is no PNG"),
+        (
+            "details =",
+            "init = { image = \"rim.png\", strength = 0.5 }\ndetails =",
+            "begins with its `draft` or with an `init`",
+        ),
+    ] {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+        site.write("campaigns/autumn.toml", &text);
+    }
 }
 
 #[test]
@@ -704,6 +766,8 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
         ("name = \"grain\"", "nane = \"grain\"", "unknown key `generate.loras.nane`"),
         ("name = \"grain\"", "name = \"../grain\"", "`../grain` is no adapter"),
         ("\"Studio-Look\"", "\"a look\"", "`a look` cannot stand for `look.v1` in a prompt"),
+        ("\"white.png\"", "\"white.jpg\"", "`white.jpg` is no PNG"),
+        ("weight = 0.6, mask", "start = 0.5, end = 0.5, mask", "`start` 0.5 is not before `end` 0.5"),
         ("\"Studio-Look\"", "\"<TEAL>\"", "`<teal>` stands for another embedding already"),
         (", start = 0.8", "", "`refiner.start` is missing"),
         ("end = 0.9", "start = 0.9, end = 0.2", "`start` 0.9 is not before `end` 0.2"),

@@ -364,7 +364,20 @@ pub(super) fn models(campaign: &Campaign, slot: &Slot) -> Vec<ModelPaper> {
     );
     let embeddings = additions.embeddings.iter();
     models.extend(embeddings.map(|(name, _)| model(campaign, "embedding", name, pins.adapters.get(name), None)));
+    let of_parts = additions.draft.iter().flat_map(|draft| &draft.loras);
+    let of_parts = of_parts.chain(additions.details.iter().flat_map(|detail| &detail.loras)).flatten();
+    models.extend(
+        of_parts.map(|(name, weight)| model(campaign, "adapter", name, pins.adapters.get(name), Some(*weight))),
+    );
+    models.extend(
+        additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| network("ControlNet", &control.network)),
+    );
     models.extend(additions.controls.iter().map(|control| network("ControlNet", &control.network)));
+    for used in &additions.references {
+        let digest = pins.adapters.get(&used.adapter);
+        models.push(model(campaign, "IP-Adapter", &used.adapter, digest, Some(used.weight)));
+        models.push(network("image encoder", &used.encoder));
+    }
     models.extend(additions.refiner.iter().map(|refiner| network("refiner", &refiner.checkpoint)));
     models
 }
@@ -389,7 +402,14 @@ fn images(campaign: &Campaign, slot: &Slot) -> Vec<ImagePaper> {
     let init = additions.init.iter().map(|(name, _)| image("begun with", name));
     let mask = additions.mask.iter().map(|name| image("painted where it is white", name));
     let controls = additions.controls.iter().map(|control| image("held to", &control.image));
-    init.chain(mask).chain(controls).collect()
+    let references = additions.references.iter().map(|used| image("to resemble", &used.image));
+    let masks = additions.references.iter().filter_map(|used| used.mask.as_deref());
+    let masks = masks.map(|name| image("to resemble another where it is white", name));
+    let drafts =
+        additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| image("held to", &control.image));
+    let details = additions.details.iter().map(|detail| image("painted where it is white", &detail.mask));
+    let guides = drafts.chain(controls).chain(references).chain(masks);
+    init.chain(mask).chain(guides).chain(details).collect()
 }
 
 fn master(binding: &Binding) -> MasterPaper {

@@ -12,8 +12,9 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, EmbeddingUse, InitUse, LongPrompt, LoraUse, Prediction, Recipe, RefinerUse, SchedulerChoice,
-    SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe, is_token,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, Enlarge, InitUse, LongPrompt, LoraUse, Prediction, Recipe,
+    ReferenceUse, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
+    ValidRecipe, is_token,
 };
 use bildkante_shared::weighting::Weighting;
 use clap::Args;
@@ -25,10 +26,12 @@ use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
 use crate::diffusion::sd::adapters::{Adapter, LoraError};
 use crate::diffusion::sd::checkpoint::{Checkpoint, Trunk};
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::inversion::{Inversion, InversionError, Word};
+use crate::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::trace::Trace;
+use crate::diffusion::vision::ImageEncoder;
 
 /// Marks a PNG as generated, as every generated picture has to be.
 const XMP: &str = concat!(
@@ -121,10 +124,34 @@ pub struct GenerateArgs {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
     #[arg(long, value_name = "FILE.png", requires = "init")]
     pub mask: Option<PathBuf>,
-    /// A ControlNet's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
+    /// A ControlNet's or T2I-Adapter's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
     /// may be given several times
     #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
     pub controls: Vec<ControlArg>,
+    /// An IP-Adapter, its image encoder's folder, the PNG that the picture is to resemble, how strongly, from which share of the
+    /// steps on and up to which, and a PNG of the picture's size that is white where; may be given several times
+    #[arg(
+        long = "reference",
+        value_name = "FILE:DIR:FILE.png[:WEIGHT[:START[:END[:MASK.png]]]]",
+        value_parser = parse_reference
+    )]
+    pub references: Vec<ReferenceArg>,
+    /// WIDTHxHEIGHT in pixels of a smaller picture that is drawn first, enlarged, and drawn over
+    #[arg(long, value_name = "WxH", conflicts_with = "init")]
+    pub draft: Option<Size>,
+    /// How much of the way is gone from the draft: close to 0 keeps it, 1 keeps nothing
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "draft")]
+    pub draft_strength: f64,
+    /// Steps of the draft; --steps by default
+    #[arg(long, value_name = "STEPS", requires = "draft")]
+    pub draft_steps: Option<u32>,
+    /// How the draft is enlarged: pixels or latents
+    #[arg(long, value_name = "NAME", default_value = "pixels", value_parser = parse_enlarge, requires = "draft")]
+    pub enlarge: Enlarge,
+    /// A PNG of the picture's size: what is white is painted anew once the picture is drawn; how much of the way is gone from it,
+    /// 0.4 by default, and other words for it; may be given several times
+    #[arg(long = "detail", value_name = "MASK.png[:STRENGTH[:PROMPT]]", value_parser = parse_detail)]
+    pub details: Vec<DetailArg>,
     /// Folder of a checkpoint that takes over for the last steps
     #[arg(long, value_name = "DIR")]
     pub refiner: Option<PathBuf>,
@@ -233,6 +260,60 @@ fn parse_control(text: &str) -> Result<ControlArg, String> {
     }
 }
 
+fn parse_enlarge(text: &str) -> Result<Enlarge, String> {
+    word(text, "a way to enlarge", Enlarge::ALL, Enlarge::as_str)
+}
+
+/// `--detail`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetailArg {
+    mask: PathBuf,
+    strength: f64,
+    prompt: Option<String>,
+}
+
+fn parse_detail(text: &str) -> Result<DetailArg, String> {
+    let mut parts = text.splitn(3, ':');
+    let mask = PathBuf::from(parts.next().unwrap_or_default());
+    let strength = parts.next().map_or(Ok(0.4), |text| {
+        text.parse::<f64>().map_err(|_| format!("a detail is MASK.png:STRENGTH:PROMPT, and `{text}` is no number"))
+    });
+    Ok(DetailArg { mask, strength: strength?, prompt: parts.next().map(str::to_owned) })
+}
+
+/// `--reference`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReferenceArg {
+    adapter: PathBuf,
+    encoder: PathBuf,
+    image: PathBuf,
+    weight: f64,
+    start: f64,
+    end: f64,
+    mask: Option<PathBuf>,
+}
+
+fn parse_reference(text: &str) -> Result<ReferenceArg, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let form = "a reference is FILE:DIR:FILE.png:WEIGHT:START:END:MASK.png";
+    let number = |at: usize, default: f64| {
+        let Some(text) = parts.get(at) else { return Ok(default) };
+        text.parse::<f64>().map_err(|_| format!("{form}, and `{text}` is no number"))
+    };
+    match parts.as_slice() {
+        [adapter, encoder, image, rest @ ..] if rest.len() <= 4 => Ok(ReferenceArg {
+            adapter: PathBuf::from(adapter),
+            encoder: PathBuf::from(encoder),
+            image: PathBuf::from(image),
+            weight: number(3, 1.0)?,
+            start: number(4, 0.0)?,
+            end: number(5, 1.0)?,
+            mask: rest.get(3).map(PathBuf::from),
+        }),
+        _ => Err(form.to_owned()),
+    }
+}
+
 /// Draws one picture and prints a line of JSON about it.
 ///
 /// # Errors
@@ -249,11 +330,13 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let mut pictures = Pictures::new();
     let controlnets = args.controls.iter().map(|control| args.engine.load_controlnet(&control.folder));
     let controlnets = controlnets.collect::<anyhow::Result<Vec<_>>>()?;
-    let images = args.images(&controlnets, &mut pictures)?;
+    let readers = args.readers(&checkpoint)?;
+    let images = args.images((&controlnets, &readers), &mut pictures)?;
     let recipe = args.recipe(&checkpoint, refiner.as_ref(), (&adapters, &words), images)?;
     let trunk = adapted(&checkpoint, &adapters, &words)?;
     let refining = refiner.as_ref().map(|refiner| adapted(refiner, &[], &words)).transpose()?.flatten();
     let base = Adapted::with(&checkpoint, trunk.as_ref()).controlled(controlnets.iter().collect());
+    let base = base.referring(readers.iter().map(|(adapter, encoder)| (adapter, encoder)).collect());
     let models =
         Models { base, refiner: refiner.as_ref().map(|refiner| Adapted::with(refiner, refining.as_ref())), pictures };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
@@ -336,6 +419,18 @@ impl GenerateArgs {
             init: images.init,
             mask: images.mask,
             controls: images.controls,
+            references: images.references,
+            draft: self.draft.map(|size| DraftUse {
+                width_px: size.width_px,
+                height_px: size.height_px,
+                strength: self.draft_strength,
+                enlarge: self.enlarge,
+                steps: self.draft_steps,
+                guidance: None,
+                loras: None,
+                controls: Vec::new(),
+            }),
+            details: images.details,
             loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
             embeddings: words
                 .iter()
@@ -345,8 +440,24 @@ impl GenerateArgs {
         })?)
     }
 
+    /// What reads the reference images.
+    fn readers(&self, checkpoint: &Checkpoint) -> anyhow::Result<Vec<(IpAdapter, ImageEncoder)>> {
+        let placement = checkpoint.placement();
+        let reader = |used: &ReferenceArg| {
+            let file = IpAdapterFile::look_at(&used.adapter).context("cannot load an IP-Adapter")?;
+            let adapter = file.load(checkpoint.unet_config(), placement).context("cannot load an IP-Adapter")?;
+            let encoder = ImageEncoder::load(&used.encoder, placement).context("cannot load an image encoder")?;
+            Ok((adapter, encoder))
+        };
+        self.references.iter().map(reader).collect()
+    }
+
     /// Reads the images and says how the recipe names them.
-    fn images(&self, controlnets: &[ControlNet], pictures: &mut Pictures) -> anyhow::Result<Images> {
+    fn images(
+        &self,
+        (controlnets, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
+        pictures: &mut Pictures,
+    ) -> anyhow::Result<Images> {
         let mut read = |path: &Path| -> anyhow::Result<Digest> {
             let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
             let digest = Digest::of_bytes(&bytes);
@@ -363,7 +474,20 @@ impl GenerateArgs {
             Ok(ControlUse { network: network.digest(), image, weight: *weight, start: *start, end: *end })
         });
         let controls = controls.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Images { init, mask, controls })
+        let references = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
+            let ReferenceArg { image, weight, start, end, mask, .. } = used;
+            let (image, mask) = (read(image)?, mask.as_deref().map(&mut read).transpose()?);
+            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            Ok(ReferenceUse { adapter, encoder, image, weight: *weight, start: *start, end: *end, mask })
+        });
+        let references = references.collect::<anyhow::Result<Vec<_>>>()?;
+        let details = self.details.iter().map(|DetailArg { mask, strength, prompt }| {
+            let (strength, prompt) = (*strength, prompt.clone());
+            let (steps, guidance, negative_prompt, loras) = (None, None, None, None);
+            Ok(DetailUse { mask: read(mask)?, strength, steps, guidance, prompt, negative_prompt, loras })
+        });
+        let details = details.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Images { init, mask, controls, references, details })
     }
 
     /// `None` where nothing is asked for: the picture's own size, uncropped.
@@ -384,6 +508,8 @@ struct Images {
     init: Option<InitUse>,
     mask: Option<Digest>,
     controls: Vec<ControlUse>,
+    references: Vec<ReferenceUse>,
+    details: Vec<DetailUse>,
 }
 
 fn show_progress(done: u32, of: u32) {

@@ -3,6 +3,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod projected;
+pub(crate) mod reference;
 pub(crate) mod resnet;
 
 use tch::{Device, TchError, Tensor};

@@ -1,9 +1,12 @@
 //! Images a recipe begins with or is held to.
 //!
-//! They have the picture's size as it is shown: nothing here resamples, so a digest fixes every value. A PNG of eight bits, as
+//! They have the picture's size as it is shown, but for those that a network reads at a size of its own: these are resampled as
+//! Pillow does it, in whole numbers, so a digest fixes every value. A PNG of eight bits, as
 //! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is
 //! turned, as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
 //! (`VaeImageProcessor`), and Pillow's conversion to grey and `exif_transpose`.
+
+mod resample;
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,6 +14,7 @@ use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
+use bildkante_shared::pixels::Pixels;
 use image::metadata::Orientation;
 use image::{ImageFormat, ImageReader, Limits};
 use tch::{Kind, TchError, Tensor};
@@ -40,6 +44,12 @@ pub struct Picture {
     width_px: u32,
     height_px: u32,
     rgb: Vec<u8>,
+}
+
+impl From<Pixels> for Picture {
+    fn from(pixels: Pixels) -> Self {
+        Self { width_px: pixels.width_px(), height_px: pixels.height_px(), rgb: pixels.rgb().to_vec() }
+    }
 }
 
 impl Picture {
@@ -84,6 +94,28 @@ impl Picture {
     #[must_use]
     pub const fn size_px(&self) -> (u32, u32) {
         (self.width_px, self.height_px)
+    }
+
+    /// The same at another size.
+    #[must_use]
+    pub(crate) fn resized(&self, (width_px, height_px): (u32, u32)) -> Self {
+        let rgb = resample::resized(&self.rgb, self.size_px(), (width_px, height_px));
+        Self { width_px, height_px, rgb }
+    }
+
+    /// The square in its middle, at this side: the shorter side is resampled to it, and what is left of the longer one cut away
+    /// on both ends (`CLIPImageProcessor` of transformers 5).
+    #[must_use]
+    pub(crate) fn squared(&self, side_px: u32) -> Self {
+        let shorter = u64::from(self.width_px.min(self.height_px)).max(1);
+        let scaled = |px: u32| u32::try_from(u64::from(px) * u64::from(side_px) / shorter).unwrap_or(u32::MAX);
+        let (width, height) = (scaled(self.width_px).max(side_px), scaled(self.height_px).max(side_px));
+        let rgb = self.resized((width, height)).rgb;
+        let [left, top] = [width, height].map(|px| ((px - side_px) / 2) as usize);
+        let (stride, side) = (width as usize * 3, side_px as usize);
+        let rows = rgb.chunks_exact(stride).skip(top).take(side);
+        let rgb = rows.flat_map(|row| &row[left * 3..(left + side) * 3]).copied().collect();
+        Self { width_px: side_px, height_px: side_px, rgb }
     }
 
     /// `[1, 3, h, w]`, 0 to 1, on the CPU.

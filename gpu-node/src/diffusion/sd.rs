@@ -11,11 +11,14 @@ pub mod checkpoint;
 pub mod conditioning;
 pub mod config;
 pub mod controlnet;
+pub mod guide;
 pub(crate) mod in_memory;
 pub mod inversion;
+pub mod ip_adapter;
 mod layout;
 mod memory;
 pub mod networks;
+pub mod t2i_adapter;
 pub mod unet;
 
 pub use blueprint::Blueprint;

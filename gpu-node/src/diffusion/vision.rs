@@ -28,7 +28,7 @@ const SIDE_PX_MAX: i64 = 1024;
 const POSITION_IDS: &str = "vision_model.embeddings.position_ids";
 /// What the pixels of CLIP's training were normalised with: mean and deviation of red, green and blue.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// `config.json` of a `CLIPVisionModelWithProjection`.
 #[derive(Debug, Clone, PartialEq)]

@@ -63,7 +63,8 @@ mod tests {
             mask: None,
         };
         assert_eq!(check(&[of(0.8, 0.0, 1.0)]), Ok(()));
-        for (field, use_) in [("weight", of(11.0, 0.0, 1.0)), ("start", of(1.0, 1.0, 1.0)), ("end", of(1.0, 0.5, 0.5))] {
+        for (field, use_) in [("weight", of(11.0, 0.0, 1.0)), ("start", of(1.0, 1.0, 1.0)), ("end", of(1.0, 0.5, 0.5))]
+        {
             let error = check(&[use_]).expect_err("out of bounds").to_string();
             assert!(error.contains(&format!("`{field}`")), "{error}");
         }

@@ -46,9 +46,8 @@ impl Reference {
         if parts.iter().any(|part| part.seen.len() != first.seen.len()) {
             return Err(mixed());
         }
-        let rows = |of: &dyn Fn(&Self) -> &Tensor| {
-            Tensor::f_cat(&parts.iter().map(|part| of(part)).collect::<Vec<_>>(), 0)
-        };
+        let rows =
+            |of: &dyn Fn(&Self) -> &Tensor| Tensor::f_cat(&parts.iter().map(|part| of(part)).collect::<Vec<_>>(), 0);
         let seen = (0..first.seen.len()).map(|at| rows(&|part| &part.seen[at])).collect::<Result<_, _>>()?;
         let masks: Vec<&Tensor> = parts.iter().filter_map(|part| part.mask.as_ref()).collect();
         let mask = match masks.len() {

@@ -105,15 +105,17 @@ mod tests {
             let pixel = |at: usize| (37 * (at / 3 % width) + 91 * (at / 3 / width) + 53 * (at % 3)) % 256;
             (0..width * height * 3).map(|at| u8::try_from(pixel(at)).expect("a byte")).collect()
         };
-        let hash = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+        let hash =
+            |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
         for (from, to, expected) in PILLOWS {
-            let [from, to] = [from, to].map(|(width, height): (u32, u32)| (width, height));
             let ours = resized(&picture(from.0 as usize, from.1 as usize), from, to);
             assert_eq!((ours.len(), hash(&ours)), (to.0 as usize * to.1 as usize * 3, expected), "{from:?} to {to:?}");
         }
     }
 
-    const PILLOWS: [((u32, u32), (u32, u32), u64); 4] = [
+    type Size = (u32, u32);
+
+    const PILLOWS: [(Size, Size, u64); 4] = [
         ((56, 40), (33, 24), 2458648948265320474),
         ((7, 5), (16, 11), 3182287198685059481),
         ((20, 30), (20, 9), 12688780204205950906),

@@ -1,4 +1,5 @@
-//! What a file of a node's `adapters` folder is: LoRA matrices, or words of textual inversion. Its tensors' names say it.
+//! What a file of a node's `adapters` folder is: LoRA matrices, words of textual inversion, or an
+//! IP-Adapter. Its tensors' names say it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use bildkante_shared::ids::Digest;
 
 use super::adapters::{Adapter, LoraError};
 use super::inversion::{Inversion, InversionError};
+use super::ip_adapter::{IpAdapterError, IpAdapterFile};
 use crate::diffusion::weights::safetensors_file::SafetensorsFile;
 
 /// Why a file cannot be used, or not with a checkpoint.
@@ -16,6 +18,8 @@ pub enum AdapterError {
     Lora(#[from] LoraError),
     #[error(transparent)]
     Inversion(#[from] InversionError),
+    #[error(transparent)]
+    IpAdapter(#[from] IpAdapterError),
 }
 
 /// A file that was read. Devices share it.
@@ -23,6 +27,7 @@ pub enum AdapterError {
 pub enum AdapterFile {
     Lora(Arc<Adapter>),
     Inversion(Arc<Inversion>),
+    IpAdapter(IpAdapterFile),
 }
 
 impl AdapterFile {
@@ -30,6 +35,9 @@ impl AdapterFile {
     /// When it cannot be read, is of no kind that is known, or is malformed.
     pub fn load(path: &Path) -> Result<Self, AdapterError> {
         let file = SafetensorsFile::open(path).map_err(LoraError::from)?;
+        if IpAdapterFile::is_in(file.entries().keys()) {
+            return Ok(Self::IpAdapter(IpAdapterFile::look_at(path)?));
+        }
         if Inversion::is_in(file.entries().keys()) {
             return Ok(Self::Inversion(Arc::new(Inversion::load(path)?)));
         }
@@ -41,15 +49,17 @@ impl AdapterFile {
         match self {
             Self::Lora(adapter) => adapter.digest(),
             Self::Inversion(words) => words.digest(),
+            Self::IpAdapter(file) => file.digest(),
         }
     }
 
-    /// What it weighs, about, in memory.
+    /// What it weighs, about, in memory. An IP-Adapter's tensors are read when they are put onto a device.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Lora(adapter) => adapter.bytes(),
             Self::Inversion(words) => words.bytes(),
+            Self::IpAdapter(_) => 0,
         }
     }
 
@@ -59,6 +69,7 @@ impl AdapterFile {
         match self {
             Self::Lora(_) => "a LoRA",
             Self::Inversion(_) => "textual inversion",
+            Self::IpAdapter(_) => "an IP-Adapter",
         }
     }
 }

@@ -13,6 +13,7 @@ use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::Determinism;
 use tch::{Device, TchError, Tensor};
 
+use crate::diffusion::denoiser::Control;
 use crate::diffusion::determinism::{self, PassShape};
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
@@ -26,6 +27,7 @@ pub use crate::diffusion::sd::blueprint::{Family, Parameters};
 use crate::diffusion::sd::conditioning::Conditioning;
 use crate::diffusion::sd::config::UnetConfig;
 use crate::diffusion::sd::controlnet::{ControlNet, Residuals};
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::in_memory::NetworksInMemory;
 use crate::diffusion::sd::inversion::{self, Word};
 use crate::diffusion::sd::memory::UnetFootprint;
@@ -303,7 +305,7 @@ impl Checkpoint {
     pub fn predict_with(
         &self,
         trunk: &Trunk,
-        controls: &[&ControlNet],
+        controls: &[&Guide],
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
@@ -322,17 +324,21 @@ impl Checkpoint {
         }
         let _no_grad = tch::no_grad_guard();
         let latents = latents.f_to_device(self.device())?;
-        let mut residuals: Option<Residuals> = None;
+        let (mut residuals, mut features) = (None::<Residuals>, Vec::new());
         for control in &conditioning.controls {
             let network = controls.get(control.network);
-            let network = network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
-            let added = network.forward(&latents, timesteps, conditioning, control)?;
-            residuals = Some(match residuals {
-                Some(sum) => sum.added(&added)?,
-                None => added,
-            });
+            match network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))? {
+                Guide::ControlNet(network) => {
+                    let added = network.forward(&latents, timesteps, conditioning, control)?;
+                    residuals = Some(match residuals {
+                        Some(sum) => sum.added(&added)?,
+                        None => added,
+                    });
+                }
+                Guide::Adapter(_) => add_features(&mut features, control)?,
+            }
         }
-        Ok(trunk.unet.forward(&latents, timesteps, conditioning, residuals.as_ref())?)
+        Ok(trunk.unet.forward(&latents, timesteps, conditioning, (residuals.as_ref(), &features))?)
     }
 
     /// Whether the UNet is told what to keep of an image beside the latents: a mask, and what is behind it.
@@ -397,6 +403,23 @@ impl Checkpoint {
         let _no_grad = tch::no_grad_guard();
         Ok(self.vae.decode(&latents.f_to_device(self.device())?)?)
     }
+}
+
+/// Adds a T2I-Adapter's features to those of others.
+fn add_features(sum: &mut Vec<Tensor>, control: &Control) -> Result<(), TchError> {
+    let scaled = control.embedded.iter().map(|feature| feature.f_mul_scalar(control.scale));
+    let scaled = scaled.collect::<Result<Vec<_>, _>>()?;
+    if sum.is_empty() {
+        *sum = scaled;
+        return Ok(());
+    }
+    if sum.len() != scaled.len() {
+        return Err(TchError::Shape("T2I-Adapters of different shapes".into()));
+    }
+    for (sum, feature) in sum.iter_mut().zip(&scaled) {
+        *sum = sum.f_add(feature)?;
+    }
+    Ok(())
 }
 
 /// The number of rows.

@@ -113,7 +113,8 @@ impl ClipTextModel {
         let token_embedding = embeddings.take("token_embedding.weight", &[config.vocab_size, hidden])?;
         let position_embedding = embeddings.take("position_embedding.weight", &[config.positions, hidden])?;
         let mut stack = scope.at("encoder.layers");
-        let layers = (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config.into())).collect::<Result<_, _>>()?;
         let final_layer_norm = LayerNorm::load(scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?;
         let projection = match head {
             Head::None => None,
@@ -243,8 +244,35 @@ fn causal_mask(visible: &Tensor) -> Result<Tensor, TchError> {
     visible.f_view([rows, 1, 1, count])?.f_logical_and(&causal)
 }
 
+/// What the layers of an encoder, of texts or of images, have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EncoderShape {
+    pub(crate) hidden: i64,
+    /// Width of the feed-forward.
+    pub(crate) inner: i64,
+    pub(crate) heads: i64,
+    pub(crate) eps: f64,
+    pub(crate) activation: ClipActivation,
+    pub(crate) mask: Mask,
+}
+
+impl From<&ClipConfig> for EncoderShape {
+    fn from(config: &ClipConfig) -> Self {
+        let ClipConfig { hidden_size, intermediate_size, heads, layer_norm_eps, activation, .. } = *config;
+        Self {
+            hidden: hidden_size,
+            inner: intermediate_size,
+            heads,
+            eps: layer_norm_eps,
+            activation,
+            mask: Mask::Causal,
+        }
+    }
+}
+
+/// A layer of CLIP's encoders.
 #[derive(Debug)]
-struct EncoderLayer {
+pub(crate) struct EncoderLayer {
     layer_norm1: LayerNorm,
     self_attn: SelfAttention,
     layer_norm2: LayerNorm,
@@ -254,19 +282,19 @@ struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn load(mut scope: Scope<'_>, config: &ClipConfig) -> Result<Self, WeightsError> {
-        let ClipConfig { hidden_size: hidden, intermediate_size: inner, layer_norm_eps: eps, .. } = *config;
+    pub(crate) fn load(mut scope: Scope<'_>, shape: EncoderShape) -> Result<Self, WeightsError> {
+        let EncoderShape { hidden, inner, heads, eps, activation, mask } = shape;
         Ok(Self {
             layer_norm1: LayerNorm::load(scope.at("layer_norm1"), hidden, eps)?,
-            self_attn: SelfAttention::load(scope.at("self_attn"), CLIP_NAMES, hidden, config.heads, Mask::Causal)?,
+            self_attn: SelfAttention::load(scope.at("self_attn"), CLIP_NAMES, hidden, heads, mask)?,
             layer_norm2: LayerNorm::load(scope.at("layer_norm2"), hidden, eps)?,
             fc1: Linear::load(scope.at("mlp.fc1"), hidden, inner)?,
-            activation: config.activation,
+            activation,
             fc2: Linear::load(scope.at("mlp.fc2"), inner, hidden)?,
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
         let x = self.self_attn.forward_masked(&self.layer_norm1.forward(x)?, mask)?.f_add_(x)?;
         let inner = activate(self.activation, self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
         self.fc2.forward(&inner)?.f_add_(&x) // [n, t, hidden]

@@ -11,17 +11,19 @@ use parking_lot::Mutex;
 
 use bildkante_shared::adapter;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe};
+use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse, ValidRecipe};
 use bildkante_shared::wire::AdapterInfo;
 
 use crate::diffusion::denoiser::Stage;
-use crate::diffusion::family::{Adaptations, AdapterFile, Checkpoint, Trunk};
+use crate::diffusion::family::{Adaptations, AdapterFile, Checkpoint, IpAdapter, Trunk};
 use crate::engine::EngineError;
 
 /// Files looked at in the folder.
 const ADAPTERS_MAX: usize = 1024;
 /// Adapters kept loaded, in bytes of their files; one more is always let in.
 const LOADED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// IP-Adapters kept on the device, in bytes of their files; one more is always let in. That of Stable Diffusion XL has 0.7 GB.
+const IP_ADAPTERS_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Sets of networks kept put together. Each holds its adapters' matrices on the device and shares everything else.
 const TRUNKS_MAX: usize = 8;
 
@@ -74,6 +76,8 @@ pub(super) struct Adapters {
     /// The last one used comes last, here and below.
     loaded: Vec<AdapterFile>,
     trunks: Vec<(TrunkKey, Trunk)>,
+    /// By the checkpoint whose network looks at their pictures. Only the beginning of a drawing needs them.
+    ip_adapters: Vec<(Digest, IpAdapter)>,
     /// Networks of drawings under way, and how many drawings have each: they stay even when their files go.
     held: Vec<(TrunkKey, usize)>,
 }
@@ -164,6 +168,7 @@ impl Adapters {
     /// Offers what was found instead of what was there before.
     pub(super) fn update(&mut self, found: AdapterFolder) {
         self.loaded.retain(|file| found.files.contains_key(&file.digest()));
+        self.ip_adapters.retain(|(_, adapter)| found.files.contains_key(&adapter.digest()));
         self.found = found;
         self.drop_unoffered();
     }
@@ -186,10 +191,18 @@ impl Adapters {
     }
 
     /// Whether the networks of one more drawing can be kept beside those that others are drawn with.
-    pub(super) fn has_room(&self, recipe: &Recipe) -> bool {
+    pub(super) fn has_room(&self, recipe: &ValidRecipe) -> bool {
         let is_held = |changes: &Changes| self.held.iter().any(|(key, _)| key.changes == *changes);
-        let new = [Stage::Base, Stage::Refiner].into_iter().filter_map(|stage| Changes::of(recipe, stage));
-        let new = new.filter(|changes| !is_held(changes)).count();
+        let stages = [Stage::Base, Stage::Refiner];
+        let changes =
+            recipe.each_part().flat_map(|part| stages.into_iter().filter_map(|stage| Changes::of(part, stage)));
+        let mut new: Vec<Changes> = Vec::new();
+        for changes in changes.filter(|changes| !is_held(changes)) {
+            if !new.contains(&changes) {
+                new.push(changes);
+            }
+        }
+        let new = new.len();
         new == 0 || self.held.len() + new <= TRUNKS_MAX
     }
 
@@ -206,6 +219,7 @@ impl Adapters {
     /// Lets go of a checkpoint's networks.
     pub(super) fn forget(&mut self, checkpoint: Digest) {
         self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
+        self.ip_adapters.retain(|(known, _)| *known != checkpoint);
     }
 
     /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.
@@ -213,6 +227,7 @@ impl Adapters {
         let held = &self.held;
         self.trunks.retain(|(key, _)| is_held(held, key));
         self.loaded.clear();
+        self.ip_adapters.clear();
     }
 
     pub(super) fn infos(&self) -> Vec<AdapterInfo> {
@@ -247,6 +262,43 @@ impl Adapters {
     pub(super) fn trunk(&self, key: &TrunkKey) -> Result<&Trunk, EngineError> {
         let found = self.trunks.iter().find(|(known, _)| known == key).map(|(_, trunk)| trunk);
         found.ok_or_else(|| EngineError::Failed { reason: "the adapted networks were lost".into() })
+    }
+
+    /// Puts the IP-Adapters of a recipe onto the device, where they are not there.
+    pub(super) fn prepare_references(
+        &mut self,
+        checkpoint: &Checkpoint,
+        references: &[ReferenceUse],
+    ) -> Result<(), EngineError> {
+        for (at, ReferenceUse { adapter: digest, .. }) in references.iter().enumerate() {
+            let is_it =
+                |(known, adapter): &(Digest, IpAdapter)| *known == checkpoint.digest() && adapter.digest() == *digest;
+            let found = match self.ip_adapters.iter().position(is_it) {
+                Some(at) => self.ip_adapters.remove(at),
+                None => (checkpoint.digest(), self.ip_adapter(checkpoint, *digest)?),
+            };
+            self.ip_adapters.push(found);
+            let bytes = |adapters: &[(Digest, IpAdapter)]| adapters.iter().map(|(_, it)| it.bytes()).sum::<u64>();
+            // Those of the recipe are the last ones.
+            while self.ip_adapters.len() > at + 1 && bytes(&self.ip_adapters) > IP_ADAPTERS_BYTES_MAX {
+                let _oldest = self.ip_adapters.remove(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn ip_adapter(&mut self, checkpoint: &Checkpoint, digest: Digest) -> Result<IpAdapter, EngineError> {
+        let file = self.file(digest)?;
+        let adapter = checkpoint.ip_adapter(&file);
+        let adapter = adapter.ok_or_else(|| self.mistaken(digest, file.as_str(), "an IP-Adapter"))?;
+        adapter.map_err(|error| EngineError::Refused { reason: error.to_string() })
+    }
+
+    /// What [`Self::prepare_references`] has put there.
+    pub(super) fn reference(&self, checkpoint: Digest, digest: Digest) -> Result<&IpAdapter, EngineError> {
+        let is_it = |(known, adapter): &&(Digest, IpAdapter)| *known == checkpoint && adapter.digest() == digest;
+        let found = self.ip_adapters.iter().find(is_it).map(|(_, adapter)| adapter);
+        found.ok_or_else(|| EngineError::Failed { reason: "an IP-Adapter was lost".into() })
     }
 
     fn adaptations(&mut self, changes: &Changes) -> Result<Adaptations, EngineError> {

@@ -1,4 +1,4 @@
-//! Finds checkpoints, ControlNets and adapters of a folder: all of them at start, and those that come later on a thread of its
+//! Finds checkpoints, ControlNets, image encoders and adapters of a folder: all of them at start, and those that come later on a thread of its
 //! own, which also reads the networks that requests ask for. So no drawing waits for another's files.
 //!
 //! A folder is known by the names, sizes and times of the files that are loaded of it. One that has changed is read once it has
@@ -24,7 +24,7 @@ use super::shelf::{Item, Offer};
 use crate::diffusion::batch::BatchClass;
 use crate::diffusion::denoiser::Stage;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet};
+use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet, ImageEncoder};
 use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline;
@@ -272,14 +272,15 @@ impl Watch {
     }
 }
 
-/// Folders with a `model_index.json`, those of ControlNets, and that of adapters, as they look.
+/// Folders with a `model_index.json`, those of ControlNets and image encoders, and that of adapters, as they look.
 fn look(models: &Path) -> Result<BTreeMap<PathBuf, Look>, EngineError> {
     let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
     let mut looks = BTreeMap::new();
     for entry in fs::read_dir(models).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let is_adapters = path.file_name().is_some_and(|name| name == ADAPTERS_DIR) && path.is_dir();
-        if path.join("model_index.json").is_file() || ControlNet::is_in(&path) || is_adapters {
+        let is_network = || ControlNet::is_in(&path) || ImageEncoder::is_in(&path);
+        if path.join("model_index.json").is_file() || is_network() || is_adapters {
             let look = if is_adapters { look_at(&path) } else { look_at_loaded(&path) };
             looks.insert(path, look);
         }
@@ -334,6 +335,8 @@ struct Reading {
 fn read(folder: &Path, options: &Options) -> Reading {
     let loaded = if ControlNet::is_in(folder) {
         ControlNet::load(folder, options.placement, &options.digests).map(Item::ControlNet)
+    } else if ImageEncoder::is_in(folder) {
+        ImageEncoder::load_known(folder, options.placement, &options.digests).map(Box::new).map(Item::ImageEncoder)
     } else {
         let found = Found::read(folder, options.placement, &options.digests);
         found.map(|found| Item::Checkpoint(Box::new(Offer::new(found, None))))
@@ -368,7 +371,7 @@ pub(super) fn recipe_of_class(blueprint: &Blueprint, class: &BatchClass) -> Opti
     let plain = recipe_of_size(blueprint, 1, (px(width)?, px(height)?));
     // One word is one token, and a chunk holds 75 beside its beginning and its end.
     let words = usize::try_from(class.tokens() / TOKENS_OF_CHUNK - 1).ok()? * 75 + 1;
-    let is_plain = class.stage() == Stage::Base && class.controls().is_empty();
+    let is_plain = class.stage() == Stage::Base && class.is_plain();
     is_plain.then(|| Recipe {
         prompt: "a ".repeat(words),
         guidance: if rows > 1 { plain.guidance } else { 1.0 },
