@@ -32,7 +32,7 @@ pub mod scope;
 
 pub use desk::{PurgeDesk, PurgeOrder};
 pub use downstream::{Downstream, DownstreamConfig};
-pub use gate::{Cleared, Gate, Placed, Withheld};
+pub use gate::{Cleared, Gate, PlaceStanding, Withheld};
 pub use kills::{InForce, KillDesk, KillError, KillMetrics, KillOrder, Killed};
 pub use ledger::{DeliveryState, Ledger, PurgeRecord};
 pub use marks::{PurgeKind, PurgeReach, Verdict};

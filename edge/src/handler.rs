@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::access::visit::{Answered, LazyTrace, Observer, Visit};
-use crate::cache::{Caches, PreparedFor, Rendition, unix_ms};
+use crate::cache::{Caches, PreparedFor, Rendition};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
 use crate::fill::{Fill, FillError, Filled, MANIFEST_PATH_PREFIX, ManifestName, Peek, manifest_path};
 use crate::front::{Front, Question, Ready};
-use crate::governance::{Cleared, Downstream, Placed, Withheld};
+use crate::governance::{Cleared, Downstream, Withheld};
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::placeholder::PlaceholderError;
@@ -132,10 +132,6 @@ struct Exchange<'a> {
     version: Option<&'a str>,
     /// Under what its answer may be kept, if it turns out to be one that can.
     keep: Option<Keep<'a>>,
-    /// The epoch of the state that decided which picture it is, where people do.
-    decided_at: Option<u64>,
-    /// When it will be another picture by itself.
-    changes_unix_ms: Option<u64>,
     /// Whose budget a picture is drawn on.
     client: IpAddr,
     trace: &'a LazyTrace<'a>,
@@ -158,18 +154,10 @@ impl<'a> Exchange<'a> {
             negotiation: Negotiation::Explicit,
             version: None,
             keep: None,
-            decided_at: None,
-            changes_unix_ms: None,
             client: visit.client,
             trace: &visit.trace,
             started: visit.started,
         }
-    }
-
-    /// Whole seconds until the picture is another one: no cache keeps the answer longer.
-    fn left_s(&self) -> Option<u32> {
-        let left_ms = self.changes_unix_ms?.saturating_sub(unix_ms(SystemTime::now()));
-        Some(u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX))
     }
 }
 
@@ -230,10 +218,7 @@ impl Handler {
         };
         exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
         let want = match self.fill.gate().place(want.clone()) {
-            Ok(Placed { want, changes_unix_ms, epoch }) => {
-                (exchange.decided_at, exchange.changes_unix_ms) = (epoch, changes_unix_ms);
-                want
-            }
+            Ok(want) => want,
             Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
         };
         let filled = match self.fill.peek(&want) {
@@ -328,12 +313,14 @@ impl Handler {
             Some(_) => Freshness::Stale,
             None => Freshness::of(rendition.rung, recall, pin),
         };
+        let standing = self.fill.gate().standing(want);
         let because = Because {
             outcome: filled.outcome,
             collapse,
             freshness,
             reason: None,
-            epoch: exchange.decided_at,
+            epoch: standing.epoch,
+            left_s: standing.left_s(),
             stale_for: filled.stale_for,
             timings: filled.timings,
         };
@@ -381,6 +368,7 @@ impl Handler {
                     freshness: if epoch.is_some() { Freshness::Withheld } else { Freshness::StandIn },
                     reason: Some(reason),
                     epoch,
+                    left_s: None,
                     stale_for: None,
                     timings: FillTimings::default(),
                 };
@@ -410,7 +398,7 @@ impl Handler {
         let prepared = self.prepared(resolved, want, rendition, because.outcome);
         // A moment that no cache reaches changes nothing of what it is told.
         let reaches = |left_s: &u32| *left_s < because.freshness.reach_s();
-        let decided_s = exchange.left_s().filter(reaches);
+        let decided_s = because.left_s.filter(reaches);
         let left_s = [resolved.grant.left_s(), decided_s].into_iter().flatten().min();
         let answer = Answer {
             outcome: because.outcome,
@@ -423,7 +411,7 @@ impl Handler {
             timings: because.timings,
             elapsed,
         };
-        self.keep(exchange, resolved, rendition, &prepared, &answer);
+        self.keep(exchange, resolved, rendition, (&prepared, &answer), because.left_s);
         let mut response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
         response.extensions_mut().insert(Answered::of(because.outcome, resolved));
         if response.status().is_client_error() {
@@ -442,14 +430,13 @@ impl Handler {
         exchange: &Exchange<'_>,
         resolved: &Resolved,
         rendition: &Rendition,
-        prepared: &HeaderMap,
-        answer: &Answer,
+        (prepared, answer): (&HeaderMap, &Answer),
+        left_s: Option<u32>,
     ) {
         let Some(Keep { question, epoch }) = exchange.keep else { return };
         if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
-        let left_s = exchange.left_s();
         let reach_s = answer.lifetime.freshness.reach_s();
         // Kept until what caches are told would be too much.
         let keeps = left_s.map(|left_s| Duration::from_secs(left_s.saturating_sub(reach_s).into()));
@@ -477,7 +464,7 @@ impl Handler {
             .then(|| format!("{}{}", self.public_url, manifest_path(rendition.key, rendition.rung)));
         let of_place = want.variant.tags.of_place();
         // What is shown until another picture is decided for goes when it is.
-        let awaited = want.decided.is_some().then(|| want.variant.tags.all()[2]);
+        let awaited = want.decided.is_some().then(|| want.variant.tags.recipe());
         let all: Vec<&str> = {
             let own = want.tags().all();
             let awaited = awaited.filter(|awaited| !own.contains(awaited));
@@ -565,8 +552,10 @@ struct Because {
     collapse: Collapse,
     freshness: Freshness,
     reason: Option<&'static str>,
-    /// Of the state that withholds what was asked for.
+    /// Of the state that decided about it, or withholds what was asked for.
     epoch: Option<u64>,
+    /// Seconds until something else is shown by itself.
+    left_s: Option<u32>,
     stale_for: Option<Duration>,
     timings: FillTimings,
 }

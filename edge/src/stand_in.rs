@@ -17,6 +17,7 @@ use crate::render::{RenditionSpec, Shape};
 use crate::request::FormatAsk;
 use crate::resolve::format;
 use crate::resolve::{Resolved, Want};
+use crate::response::Freshness;
 use crate::words::{Format, Outcome};
 
 /// How long a slot waits for a picture, and what it shows instead.
@@ -169,7 +170,11 @@ impl StandIns {
             return None;
         }
         let gate = self.fill.gate();
-        let instead = gate.place(want.of_variant(variant)).ok()?.want;
+        let instead = gate.place(want.of_variant(variant)).ok()?;
+        // Caches may keep a stand-in for so long.
+        if gate.standing(&instead).left_s().is_some_and(|left_s| left_s < Freshness::StandIn.reach_s()) {
+            return None;
+        }
         gate.clear(&instead, None).ok()?;
         match self.fill.peek(&instead) {
             Peek::Fresh(rendition) => return self.cleared(&instead, rendition),

@@ -139,6 +139,10 @@ pub(super) async fn picture(
     let ticket = api.fill.settle(&want).map_err(|error| unavailable(error.to_string()))?;
     let filled = ticket.landed().await.map_err(|error| unavailable(error.to_string()))?;
     let filled = filled.map_err(|error| unavailable(error.to_string()))?;
+    // It may have joined the making of another one.
+    if filled.rendition.master != shown.case.master {
+        return Err(unavailable("another picture of this recipe is being made: ask again".to_owned()));
+    }
     let mut response = Response::new(Full::new(Bytes::clone(&filled.rendition.body)));
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(want.spec.format.media_type()));
@@ -200,6 +204,7 @@ fn number(id: &str) -> Result<u64, Fault> {
 fn refused(error: &ReviewError) -> Fault {
     match error {
         ReviewError::NoSuchCase(id) => super::no_such("decision", &id.to_string()),
+        ReviewError::TurnedDown { .. } => fault(409, "turned-down", "Turned down", error.to_string()),
         ReviewError::NoVariant(_) | ReviewError::NotReviewed(_) => {
             fault(409, "not-reviewed", "Not reviewed", error.to_string())
         }

@@ -64,6 +64,12 @@ impl Tags {
         [&self.campaign, &self.slot]
     }
 
+    /// `recipe:…`.
+    #[must_use]
+    pub fn recipe(&self) -> &str {
+        &self.recipe
+    }
+
     /// `slot:campaign/slot`.
     #[must_use]
     pub fn slot(&self) -> &str {
@@ -84,6 +90,8 @@ pub struct Variant {
     /// Every axis with its value, by axis name: `studio/hero?colour=teal&…&product=mug`. The same in every
     /// snapshot, also when a default is changed.
     pub name: String,
+    /// The same with the axes alone that its picture differs by: what people decide about, and the name of an import.
+    pub picture: String,
     /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
     pub query: String,
     pub recipe: MasterRecipe,
@@ -118,6 +126,7 @@ impl Variant {
         Ok(Self {
             key,
             name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
+            picture: picture_name(&campaign.name, slot, &campaign.axes, &values),
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             on_stale_state: campaign.policy.on_stale_state,
             review: slot.review,

@@ -71,6 +71,9 @@ struct PictureArgs {
 struct ApproveArgs {
     /// The case's number, as `review list` prints it
     case: u64,
+    /// The entry that was seen, as the edge names it: needed to approve what another person has turned down
+    #[arg(long, value_name = "NUMBER")]
+    seen: Option<u64>,
     /// When it is shown first: a date such as 2026-12-01T00:00:00+01:00, or a span such as 24h; without it at once
     #[arg(long, value_name = "TIME", value_parser = unix_ms)]
     from: Option<u64>,
@@ -144,7 +147,10 @@ pub fn review(args: &ReviewArgs) -> anyhow::Result<ExitCode> {
         What::Picture(args) => picture(args),
         What::Approve(args) => {
             let (from, until) = (args.from, args.until);
-            let order = json!({ "decision": "approve", "from_unix_ms": from, "until_unix_ms": until, "why": args.why });
+            let (why, seen) = (&args.why, args.seen);
+            let order = json!({
+                "decision": "approve", "from_unix_ms": from, "until_unix_ms": until, "why": why, "seen": seen,
+            });
             rule(&args.remote, args.case, &order)
         }
         What::Reject(args) => reasoned(args, "reject"),

@@ -199,7 +199,9 @@ impl Mastering {
         let recipe = want.recipe_id();
         // What was killed since it was asked for is not drawn.
         self.gate.clear(want, None)?;
-        let order = Order { dedup: Some(want.variant.dedup.clone()), ..self.order(want, trace) };
+        // What people decide about is never another variant's picture.
+        let dedup = (!want.variant.review.is_required()).then(|| want.variant.dedup.clone());
+        let order = Order { dedup, ..self.order(want, trace) };
         let made = self.origin.make(&want.variant.recipe, order).await;
         made.map_err(FillError::from).inspect_err(|error| {
             log_limited!(warn, %recipe, %error, "generation failed");

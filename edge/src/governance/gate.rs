@@ -5,17 +5,19 @@
 //! that a picture which was killed while a reader waited for it is not shown either. Finished answers of the front map are not
 //! asked again: they lapse with the epoch, which each published state advances.
 //!
-//! Invariant: the gate reads one published state and nothing else.
+//! Invariant: the gate reads one published state and the clock, and nothing else.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::import::MasterRecipe;
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use crate::cache::{Binding, unix_ms};
 use crate::campaign::Variant;
 use crate::campaign::manifest::OnStaleState;
+use crate::origin::IMPORT_MAKER;
 use crate::resolve::{Audience, Decided, Want};
 use crate::shared_state::{Case, Drawn, Facts, Published, Reason, State};
 
@@ -26,14 +28,22 @@ pub struct Gate {
     withheld: IntCounterVec,
 }
 
-/// What is shown of a variant.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    pub want: Want,
+/// How long what is shown of a variant stays so, and who says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceStanding {
     /// When something else is shown by itself.
     pub changes_unix_ms: Option<u64>,
     /// Of the state that decided it, where people decide.
     pub epoch: Option<u64>,
+}
+
+impl PlaceStanding {
+    /// Whole seconds until something else is shown: no cache keeps the answer longer.
+    #[must_use]
+    pub fn left_s(self) -> Option<u32> {
+        let left_ms = self.changes_unix_ms?.saturating_sub(now_unix_ms());
+        Some(u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX))
+    }
 }
 
 /// A picture may be shown. It is worth no longer than the answer it was asked for.
@@ -90,18 +100,28 @@ impl Gate {
     ///
     /// # Errors
     /// When nothing is live.
-    pub fn place(&self, want: Want) -> Result<Placed, Withheld> {
-        let ends_unix_ms = want.variant.rights_end.as_ref().map(|end| end.unix_s.saturating_mul(1_000));
+    pub fn place(&self, want: Want) -> Result<Want, Withheld> {
         if !want.variant.review.is_required() || want.audience == Audience::Reviewers {
-            return Ok(Placed { want, changes_unix_ms: ends_unix_ms, epoch: None });
+            return Ok(want);
         }
-        let (state, now) = (self.published.load(), now_unix_ms());
-        let name = &want.variant.name;
-        let Some(case) = state.reviews().live(name, now) else { return Err(self.withhold(Reason::Awaiting, &state)) };
-        let changes_unix_ms =
-            [state.reviews().next_change_unix_ms(name, now), ends_unix_ms].into_iter().flatten().min();
+        let state = self.published.load();
+        let Some(case) = live(&state, &want.variant, now_unix_ms()) else {
+            return Err(self.withhold(Reason::Awaiting, &state));
+        };
         let decided = decided(&want, case);
-        Ok(Placed { want: want.of_decided(decided), changes_unix_ms, epoch: Some(state.epoch()) })
+        Ok(want.of_decided(decided))
+    }
+
+    /// What an answer with this picture has to say: asked behind the last wait.
+    #[must_use]
+    pub fn standing(&self, want: &Want) -> PlaceStanding {
+        let ends_unix_ms = want.variant.rights_end.as_ref().map(|end| end.unix_s.saturating_mul(1_000));
+        if !want.variant.review.is_required() {
+            return PlaceStanding { changes_unix_ms: ends_unix_ms, epoch: None };
+        }
+        let state = self.published.load();
+        let next = state.reviews().next_change_unix_ms(&want.variant.picture, now_unix_ms());
+        PlaceStanding { changes_unix_ms: [next, ends_unix_ms].into_iter().flatten().min(), epoch: Some(state.epoch()) }
     }
 
     /// The same for a picture that the variant had under another recipe.
@@ -121,21 +141,22 @@ impl Gate {
         let reason = reason.or_else(|| is_stale().then_some(Reason::Stale));
         let has_ended = || variant.rights_end.as_ref().is_some_and(|end| end.unix_s <= now_unix_ms() / 1_000);
         let reason = reason.or_else(|| has_ended().then_some(Reason::RightsEnded));
-        let is_open = || audience == Audience::Reviewers || !variant.review.is_required();
-        let reason =
-            reason.or_else(|| (!is_open() && !self.is_live(&state, variant, facts)).then_some(Reason::Awaiting));
+        let is_open = audience == Audience::Reviewers || !variant.review.is_required();
+        let reason = reason.or_else(|| if is_open { None } else { self.unapproved(&state, variant, facts) });
         match reason {
             None => Ok(Cleared(())),
             Some(reason) => Err(self.withhold(reason, &state)),
         }
     }
 
-    /// Whether people have decided for this picture, and it is its time. What was approved on an edge that has long heard nothing of
-    /// its fleet may have been taken back.
-    fn is_live(&self, state: &State, variant: &Variant, facts: &Facts<'_>) -> bool {
-        let live = state.reviews().live(&variant.name, now_unix_ms());
+    /// Why a picture that people decide about is not shown. What was approved on an edge that has long heard nothing of its fleet may
+    /// have been taken back.
+    fn unapproved(&self, state: &State, variant: &Variant, facts: &Facts<'_>) -> Option<Reason> {
+        if self.published.is_stale() {
+            return Some(Reason::Stale);
+        }
         let is_same = |case: &Case| case.recipe == facts.recipe && facts.master.is_none_or(|it| it == case.master);
-        !self.published.is_stale() && live.is_some_and(is_same)
+        (!live(state, variant, now_unix_ms()).is_some_and(is_same)).then_some(Reason::Awaiting)
     }
 
     fn withhold(&self, reason: Reason, state: &State) -> Withheld {
@@ -147,6 +168,16 @@ impl Gate {
     pub const fn published(&self) -> &Published {
         &self.published
     }
+}
+
+/// What people decided for, as many as the manifest asks for now. Of an import and of a drawing other things are said, so neither is
+/// shown under the other's name.
+fn live<'s>(state: &'s State, variant: &Variant, now_unix_ms: u64) -> Option<&'s Case> {
+    let case = state.reviews().live(&variant.picture, now_unix_ms)?;
+    let are_enough = case.approved_by.len() >= usize::from(variant.review.approvers());
+    let is_import = matches!(variant.recipe, MasterRecipe::Imported(_));
+    let is_of_its_kind = case.recipe == variant.recipe.id() || (case.drawn.node != IMPORT_MAKER && !is_import);
+    Some(case).filter(|_| are_enough && is_of_its_kind)
 }
 
 fn now_unix_ms() -> u64 {

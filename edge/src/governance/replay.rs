@@ -137,7 +137,12 @@ impl Inner {
     async fn take(&self, entry: &Entry) {
         match entry.change() {
             Change::Purge(marks) if entry.edge() != self.log.edge() => self.purge(entry, marks),
-            Change::Kill(Kill { target }) => self.tell(entry, target, &[]).await,
+            Change::Kill(Kill { target }) => {
+                // What people decided for is shown under recipes that the catalogue may not name any more.
+                let decided = self.log.published().state().recipes_of(target);
+                let decided: Vec<String> = decided.into_iter().map(|recipe| format!("recipe:{recipe}")).collect();
+                self.tell(entry, target, &decided).await;
+            }
             // What waits is shown nowhere yet.
             Change::Review(review) if !matches!(review.step, Step::Submit { .. } | Step::Escalate { .. }) => {
                 self.tell_of_review(entry, &review.variant).await;
@@ -170,7 +175,7 @@ impl Inner {
         }
     }
 
-    /// Tells the caches further down of a kill. Here the published state withholds it.
+    /// Tells the caches further down what is not shown any more: what is covered, and `others`. Here the gate withholds it.
     async fn tell(&self, entry: &Entry, target: &Target, others: &[String]) {
         if self.downstream.is_empty() {
             return;
@@ -239,8 +244,9 @@ impl Inner {
             };
             self.enforce(Purge { keys, campaign: None, record }, state.epoch());
         }
-        if !state.kills().is_empty() && !self.downstream.is_empty() {
-            let why = format!("{} kills, which this edge joined at", state.kills().len());
+        let are_decided = !state.kills().is_empty() || !state.reviews().is_empty();
+        if are_decided && !self.downstream.is_empty() {
+            let why = format!("kills and reviews up to entry {}, which this edge joined at", state.epoch());
             self.enforce(Purge { keys: Vec::new(), campaign: None, record: joined(&state, why) }, state.epoch());
         }
         let mark = LogMark { log: log_number(state.log()), seq: state.epoch() };

@@ -20,7 +20,7 @@ use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, Want, resolve};
 use crate::shared_state::{
     Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entry, Log, LogError, Proposal, Refusal, Review,
-    ReviewRefusal, Step,
+    ReviewRefusal, Step, Verdict,
 };
 use crate::words::Format;
 
@@ -33,6 +33,8 @@ pub enum ReviewError {
     NoVariant(String),
     #[error("pictures of `{0}` are not reviewed: its manifest says `review = \"none\"`")]
     NotReviewed(String),
+    #[error("case {case} was turned down: say that you saw that, with `seen` {seen}")]
+    TurnedDown { case: u64, seen: u64 },
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -150,13 +152,13 @@ impl ReviewDesk {
     /// When the log does not take it; whoever makes the picture again tries again.
     pub async fn submit(&self, variant: &Variant, binding: &Binding) -> Result<(), LogError> {
         let recipe = variant.recipe.id();
-        let is_known = || self.log.published().load().reviews().is_known(&variant.name, recipe, binding.master);
+        let is_known = || self.log.published().load().reviews().is_known(&variant.picture, recipe, binding.master);
         if !variant.review.is_required() || is_known() {
             return Ok(());
         }
         let drawn = Box::new(drawn(variant, binding));
         let review =
-            Review { variant: variant.name.clone(), recipe, master: binding.master, step: Step::Submit { drawn } };
+            Review { variant: variant.picture.clone(), recipe, master: binding.master, step: Step::Submit { drawn } };
         match self.propose(EDGE_ITSELF, review, String::new(), None).await {
             // Another edge was first.
             Err(LogError::Refused(Refusal::Review(ReviewRefusal::Known(_)))) => Ok(()),
@@ -172,6 +174,10 @@ impl ReviewDesk {
     pub async fn rule(&self, who: &str, order: ReviewOrder) -> Result<Ruled, ReviewError> {
         let ReviewOrder { case: id, ruling, seen, why, key } = order;
         let ShownCase { variant, case, .. } = self.case(id).ok_or(ReviewError::NoSuchCase(id))?;
+        let was_turned_down = matches!(case.verdict, Verdict::Rejected | Verdict::ChangesRequested);
+        if seen.is_none() && was_turned_down && matches!(ruling, Ruling::Approve { .. }) {
+            return Err(ReviewError::TurnedDown { case: id, seen: case.seen });
+        }
         let seen = seen.unwrap_or(case.seen);
         let step = match ruling {
             Ruling::Approve { from_unix_ms, until_unix_ms } => {

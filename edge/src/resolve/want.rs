@@ -13,7 +13,7 @@ use bildkante_shared::urgency::Urgency;
 use super::meaning::Resolved;
 use crate::cache::Binding;
 use crate::campaign::{Tags, Variant};
-use crate::provenance::{Description, Generator};
+use crate::provenance::Description;
 use crate::render::{Finish, RenditionSpec};
 use crate::words::Format;
 
@@ -76,8 +76,8 @@ impl Want {
     #[must_use]
     pub fn of_decided(self, decided: Arc<Decided>) -> Self {
         let is_own = decided.recipe == self.variant.recipe.id();
-        // Of a former recipe only its id is known: nothing is said of its prompt.
-        let finish = if is_own { self.finish } else { without_prompt(&self.finish) };
+        // Of a former recipe only its id is known: nothing is said of its model and its prompt.
+        let finish = if is_own { self.finish } else { without_generator(&self.finish) };
         Self { finish, decided: Some(decided), ..self }
     }
 
@@ -116,9 +116,11 @@ impl Want {
     }
 }
 
-fn without_prompt(finish: &Arc<Finish>) -> Arc<Finish> {
+/// Without a word on the model and the prompt.
+fn without_generator(finish: &Arc<Finish>) -> Arc<Finish> {
     let description = finish.description();
-    let Some(Generator { prompt: Some(_), .. }) = &description.generator else { return Arc::clone(finish) };
-    let generator = description.generator.clone().map(|generator| Generator { prompt: None, ..generator });
-    Arc::new(finish.describing(Description { generator, ..description.clone() }))
+    if description.generator.is_none() {
+        return Arc::clone(finish);
+    }
+    Arc::new(finish.describing(Description { generator: None, ..description.clone() }))
 }

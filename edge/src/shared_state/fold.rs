@@ -7,7 +7,7 @@
 //! Invariants: no clock, no configuration and no other state decides here; [`State::apply`] cannot fail, because what has no place is
 //! refused by [`State::admit`] before there is an entry.
 
-use bildkante_shared::ids::Digest;
+use bildkante_shared::ids::{Digest, RecipeId};
 use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use super::actor::ActorId;
 use super::change::{Change, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
 use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
-use super::kills::Kills;
+use super::kills::{Facts, Kills};
 use super::primary::EDGE_ITSELF;
 use super::purged::PurgedAt;
 use super::reviews::{Case, ReviewRefusal, Reviews};
@@ -273,6 +273,19 @@ impl State {
         &self.reviews
     }
 
+    /// The recipes of pictures before reviewers that a kill of this target covers.
+    #[must_use]
+    pub fn recipes_of(&self, target: &Target) -> Vec<RecipeId> {
+        let covers = |variant: &str, case: &Case| {
+            let (slot, values) = variant.split_once('?').unwrap_or((variant, ""));
+            let campaign = slot.split_once('/').map_or(slot, |(campaign, _)| campaign);
+            let (recipe, master, parts) = (case.recipe, Some(case.master), Some(&case.drawn.parts));
+            Kills::of_one(target).reason(&Facts { campaign, slot, values, recipe, master, parts }).is_some()
+        };
+        let cases = self.reviews.variants().flat_map(|(variant, cases)| cases.iter().map(move |case| (variant, case)));
+        cases.filter(|(variant, case)| covers(variant, case)).map(|(_, case)| case.recipe).collect()
+    }
+
     /// What was purged, for an edge that joins.
     pub fn purges(&self) -> impl Iterator<Item = (&str, &PurgedAt)> {
         self.purges.iter().map(|(key, purged)| (&**key, purged))
@@ -382,7 +395,7 @@ impl State {
             }
             Change::Purge(purge) => self.purge(purge, seq),
             Change::Review(review) => {
-                let cases = self.reviews.apply(review, seq, entry.actor());
+                let cases = self.reviews.apply(review, (seq, entry.at_unix_ms()), entry.actor());
                 vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
             }
             Change::Forget(_) => Vec::new(),

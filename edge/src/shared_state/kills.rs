@@ -76,6 +76,13 @@ struct Killed {
 }
 
 impl Kills {
+    /// Of this target alone.
+    pub(super) fn of_one(target: &Target) -> Self {
+        let mut kills = Self::default();
+        kills.put(target, 1);
+        kills
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.in_force.size()

@@ -33,7 +33,7 @@ pub(super) const ROLE_BYTES_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Review {
-    /// `campaign/slot?axis=value&…`, every axis by its name.
+    /// `campaign/slot?axis=value&…`: the axes that its pictures differ by, by their names.
     pub variant: String,
     pub recipe: RecipeId,
     pub master: MasterId,
@@ -372,11 +372,11 @@ impl Reviews {
     }
 
     /// Carries out a step that was admitted. The variant's cases behind it.
-    pub(super) fn apply(&mut self, review: &Review, seq: u64, actor: ActorId) -> Arc<[Case]> {
+    pub(super) fn apply(&mut self, review: &Review, (seq, at_unix_ms): (u64, u64), actor: ActorId) -> Arc<[Case]> {
         let mut cases = self.of(&review.variant).to_vec();
         match (&review.step, cases.iter_mut().find(|case| case.is_of(review))) {
             (Step::Submit { drawn }, None) => {
-                make_room(&mut cases);
+                make_room(&mut cases, at_unix_ms);
                 cases.push(Case::submitted(review, drawn, seq));
             }
             (step, Some(case)) => case.apply(step, seq, actor),
@@ -407,13 +407,23 @@ fn live(cases: &[Case], now_unix_ms: u64) -> Option<&Case> {
     cases.iter().filter(|case| case.can_be_shown(now_unix_ms)).max_by_key(|case| case.approved)
 }
 
-/// The oldest goes that is not approved, else the one that was approved first.
-fn make_room(cases: &mut Vec<Case>) {
+/// What was turned down goes first, then what is over or superseded, then what waits longest. What is live, scheduled or paused stays
+/// as long as anything else is there.
+fn make_room(cases: &mut Vec<Case>, now_unix_ms: u64) {
     while cases.len() >= CASES_MAX {
-        let at = cases.iter().position(|case| case.verdict != Verdict::Approved);
-        let first = || cases.iter().enumerate().min_by_key(|(_, case)| case.approved).map(|(at, _)| at);
-        let Some(at) = at.or_else(first) else { return };
-        cases.remove(at);
+        let live = live(cases, now_unix_ms).map(|case| case.id);
+        let worth = |case: &Case| match case.state(now_unix_ms, live) {
+            CaseState::Rejected | CaseState::ChangesRequested => 0,
+            CaseState::Expired => 1,
+            CaseState::Superseded => 2,
+            CaseState::NeedsReview => 3,
+            CaseState::Paused => 4,
+            CaseState::Scheduled => 5,
+            CaseState::Live => 6,
+        };
+        let least = cases.iter().enumerate().min_by_key(|(_, case)| (worth(case), case.id)).map(|(at, _)| at);
+        let Some(least) = least else { return };
+        cases.remove(least);
     }
 }
 
@@ -446,6 +456,12 @@ impl Case {
                     && until <= from
                 {
                     return Err(ReviewRefusal::Schedule);
+                }
+                // The second person agrees to what the first one said.
+                let is_first = self.verdict != Verdict::NeedsReview || self.approved_by.is_empty();
+                let span = (*from_unix_ms, *until_unix_ms);
+                if !is_first && span != (None, None) && span != (self.from_unix_ms, self.until_unix_ms) {
+                    return Err(ReviewRefusal::OutOfTurn("was approved by another person for another time"));
                 }
                 if is_approved && *approvers > 1 {
                     return Err(ReviewRefusal::OutOfTurn("is approved: reject it first, and have it approved anew"));
@@ -488,8 +504,10 @@ impl Case {
                     self.approved_by.clear();
                     self.verdict = Verdict::NeedsReview;
                 }
+                if self.approved_by.is_empty() || (*from_unix_ms, *until_unix_ms) != (None, None) {
+                    (self.from_unix_ms, self.until_unix_ms) = (*from_unix_ms, *until_unix_ms);
+                }
                 self.approved_by.push(actor);
-                (self.from_unix_ms, self.until_unix_ms) = (*from_unix_ms, *until_unix_ms);
                 if self.approved_by.len() >= usize::from(*approvers) {
                     (self.verdict, self.approved, self.is_paused, self.escalated) =
                         (Verdict::Approved, Some(seq), false, None);

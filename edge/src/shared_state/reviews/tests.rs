@@ -39,7 +39,7 @@ impl Desk {
     fn step(&mut self, by: u8, review: &Review) -> Result<u64, ReviewRefusal> {
         self.reviews.admit(review, actor(by))?;
         self.seq += 1;
-        self.reviews.apply(review, self.seq, actor(by));
+        self.reviews.apply(review, (self.seq, 0), actor(by));
         Ok(self.seq)
     }
 
@@ -119,6 +119,37 @@ fn what_is_paused_is_not_shown_and_comes_back() {
     let reject = review(1, Step::Reject { seen: desk.seen(1) });
     desk.step(2, &reject).expect("rejected");
     assert_eq!((desk.live(0), desk.states(0)), (None, vec![CaseState::Rejected]));
+}
+
+#[test]
+fn the_second_person_agrees_to_the_time_that_the_first_one_said() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let approve = |desk: &Desk, until_unix_ms| {
+        review(1, Step::Approve { approvers: 2, from_unix_ms: None, until_unix_ms, seen: desk.seen(1) })
+    };
+    let first = approve(&desk, Some(100));
+    desk.step(1, &first).expect("the first");
+    let other = approve(&desk, Some(200));
+    assert!(matches!(desk.step(2, &other), Err(ReviewRefusal::OutOfTurn(_))));
+    let silent = approve(&desk, None);
+    desk.step(2, &silent).expect("the second");
+    assert_eq!((desk.live(99), desk.live(100)), (Some(1), None));
+}
+
+#[test]
+fn room_is_made_for_what_waits_and_never_at_the_cost_of_what_is_live() {
+    let mut desk = Desk::default();
+    for number in 0..CASES_MAX as u8 {
+        desk.submit(number);
+        desk.approve(1, number, if number == 0 { ALWAYS } else { (Some(1_000), None) }).expect("approved");
+    }
+    assert_eq!(desk.live(0), Some(0));
+    desk.submit(200);
+    assert_eq!((desk.live(0), desk.reviews.of(VARIANT).len()), (Some(0), CASES_MAX));
+    desk.submit(201);
+    let waiting: Vec<u8> = desk.reviews.of(VARIANT).iter().map(|case| case.recipe.as_bytes()[0]).collect();
+    assert!(waiting.contains(&201) && waiting.contains(&0), "{waiting:?}");
 }
 
 #[test]
