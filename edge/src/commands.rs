@@ -29,7 +29,7 @@ use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::{Catalog, check as check_campaigns, write_locks};
+use crate::campaign::{Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
 use crate::config::Config;
 use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
@@ -123,7 +123,27 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     check_signer(config)?;
     check_watermark(config)?;
-    Ok(ExitCode::SUCCESS)
+    check_rights(&catalog)
+}
+
+/// Says which rights end soon. One that is over fails the check; the edge shows none of its pictures.
+fn check_rights(catalog: &Catalog) -> anyhow::Result<ExitCode> {
+    let (now_s, mut are_over) = (Clock::System.unix_s(), 0);
+    for campaign in catalog.campaigns() {
+        for RightsEnd { unix_s, of } in campaign.rights_ends() {
+            let ends = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_s));
+            if unix_s <= now_s {
+                are_over += 1;
+                remark!(
+                    "{}: the rights of {of} ended on {ends}: no picture that depends on it is shown",
+                    campaign.name
+                );
+            } else if unix_s <= now_s + RIGHTS_NOTICE_S {
+                say!("{}: the rights of {of} end on {ends}", campaign.name)?;
+            }
+        }
+    }
+    Ok(if are_over == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says which key marks pictures, and whether anybody has it.

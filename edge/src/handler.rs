@@ -132,29 +132,14 @@ struct Exchange<'a> {
     version: Option<&'a str>,
     /// Under what its answer may be kept, if it turns out to be one that can.
     keep: Option<Keep<'a>>,
-    /// Where people decided which picture it is.
-    decision: Option<Decision>,
+    /// The epoch of the state that decided which picture it is, where people do.
+    decided_at: Option<u64>,
+    /// When it will be another picture by itself.
+    changes_unix_ms: Option<u64>,
     /// Whose budget a picture is drawn on.
     client: IpAddr,
     trace: &'a LazyTrace<'a>,
     started: Instant,
-}
-
-/// What people decided about an answer.
-#[derive(Debug, Clone, Copy)]
-struct Decision {
-    /// Of the state that says so.
-    epoch: u64,
-    /// When it says otherwise by itself.
-    changes_unix_ms: Option<u64>,
-}
-
-impl Decision {
-    /// Whole seconds until then: no cache keeps the answer longer.
-    fn left_s(self) -> Option<u32> {
-        let left_ms = self.changes_unix_ms?.saturating_sub(unix_ms(SystemTime::now()));
-        Some(u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX))
-    }
 }
 
 /// Where the front map would find an answer again.
@@ -173,11 +158,18 @@ impl<'a> Exchange<'a> {
             negotiation: Negotiation::Explicit,
             version: None,
             keep: None,
-            decision: None,
+            decided_at: None,
+            changes_unix_ms: None,
             client: visit.client,
             trace: &visit.trace,
             started: visit.started,
         }
+    }
+
+    /// Whole seconds until the picture is another one: no cache keeps the answer longer.
+    fn left_s(&self) -> Option<u32> {
+        let left_ms = self.changes_unix_ms?.saturating_sub(unix_ms(SystemTime::now()));
+        Some(u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX))
     }
 }
 
@@ -239,7 +231,7 @@ impl Handler {
         exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
         let want = match self.fill.gate().place(want.clone()) {
             Ok(Placed { want, changes_unix_ms, epoch }) => {
-                exchange.decision = epoch.map(|epoch| Decision { epoch, changes_unix_ms });
+                (exchange.decided_at, exchange.changes_unix_ms) = (epoch, changes_unix_ms);
                 want
             }
             Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
@@ -341,7 +333,7 @@ impl Handler {
             collapse,
             freshness,
             reason: None,
-            epoch: exchange.decision.map(|decision| decision.epoch),
+            epoch: exchange.decided_at,
             stale_for: filled.stale_for,
             timings: filled.timings,
         };
@@ -418,7 +410,7 @@ impl Handler {
         let prepared = self.prepared(resolved, want, rendition, because.outcome);
         // A moment that no cache reaches changes nothing of what it is told.
         let reaches = |left_s: &u32| *left_s < because.freshness.reach_s();
-        let decided_s = exchange.decision.and_then(Decision::left_s).filter(reaches);
+        let decided_s = exchange.left_s().filter(reaches);
         let left_s = [resolved.grant.left_s(), decided_s].into_iter().flatten().min();
         let answer = Answer {
             outcome: because.outcome,
@@ -457,7 +449,7 @@ impl Handler {
         if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
-        let left_s = exchange.decision.and_then(Decision::left_s);
+        let left_s = exchange.left_s();
         let reach_s = answer.lifetime.freshness.reach_s();
         // Kept until what caches are told would be too much.
         let keeps = left_s.map(|left_s| Duration::from_secs(left_s.saturating_sub(reach_s).into()));

@@ -20,6 +20,7 @@ use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::review::{self, Review};
+use super::rights::{self, ReferenceFacts};
 use super::slots::{self, Slot};
 use crate::provenance::{Location, Marking};
 use crate::render::OnUnsigned;
@@ -55,6 +56,10 @@ pub struct Manifest {
     pub slots: Vec<Slot>,
     /// By the names of checkpoints and adapters.
     pub models: BTreeMap<String, ModelFacts>,
+    /// By the names of images, and of imported pictures.
+    pub references: BTreeMap<String, ReferenceFacts>,
+    /// When the campaign's own rights end.
+    pub rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
 }
 
@@ -147,8 +152,9 @@ pub(crate) fn read(
     read_name(&root, file_stem);
     let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
     let words = link_libraries(&root, libraries);
-    let (rights, prompt) = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
     let (policy, are_locales_whole) = read_policy(&root);
+    let rights = root.table("rights").map(|table| read_rights(&table, &policy));
+    let (rights, prompt, rights_end_unix_s) = rights.unwrap_or_default();
     let axes = axes::read(&root, &policy.locales, are_locales_whole);
     let defaults = root.table("generate");
     if defaults.is_none() && !root.has("generate") {
@@ -157,7 +163,8 @@ pub(crate) fn read(
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
     let slots = slots::read(&root, &generate, &label::read(&root), &policy);
     generate::finish_defaults(defaults.as_ref());
-    let (models, ai_act) = (models::read(&root), ai_act::read(&root));
+    let (models, ai_act) = (models::read(&root, &policy), ai_act::read(&root));
+    let references = rights::read_references(&root, &policy);
     root.finish(no_hint);
     // A slot that was refused may be the one that uses a text.
     if !source.has_faults() {
@@ -168,8 +175,21 @@ pub(crate) fn read(
         return None;
     }
     let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
-    let manifest = Manifest { name: file_stem.to_owned(), title, rights, prompt, policy, axes, slots, models, ai_act };
+    let manifest = Manifest {
+        name: file_stem.to_owned(),
+        title,
+        rights,
+        prompt,
+        policy,
+        axes,
+        slots,
+        models,
+        references,
+        rights_end_unix_s,
+        ai_act,
+    };
     models::check_are_used(&root, &manifest);
+    rights::check_are_used(&root, &manifest);
     (!source.has_faults()).then_some(manifest)
 }
 
@@ -203,7 +223,7 @@ fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String
     words
 }
 
-fn read_rights(table: &TableReader<'_, '_>) -> (Marking, Option<PromptPublication>) {
+fn read_rights(table: &TableReader<'_, '_>, policy: &Policy) -> (Marking, Option<PromptPublication>, Option<u64>) {
     let marking = Marking {
         creator: short_text(table, "creator"),
         credit: short_text(table, "credit"),
@@ -224,8 +244,9 @@ fn read_rights(table: &TableReader<'_, '_>) -> (Marking, Option<PromptPublicatio
     if !is_published && let Some(writer) = table.text("prompt_writer") {
         table.fault(&writer.span, "`prompt_writer` is told only with the prompt: set `publish_prompt = true`");
     }
+    let ends_unix_s = rights::read_end(table, policy);
     table.finish(no_hint);
-    (marking, is_published.then_some(PromptPublication { writer }))
+    (marking, is_published.then_some(PromptPublication { writer }), ends_unix_s)
 }
 
 fn read_location(table: &TableReader<'_, '_>) -> Location {

@@ -782,6 +782,49 @@ fn a_picture_tells_its_generator_and_its_prompt_where_the_campaign_publishes_it(
     assert!(site.faults().contains("`prompt_writer` is told only with the prompt"), "{}", site.faults());
 }
 
+#[test]
+fn the_first_right_to_end_is_the_pictures_end() {
+    let site = Site::new();
+    let rights_end = |site: &Site| variant(&site.load(), "hero", &[]).rights_end.clone();
+    assert_eq!(rights_end(&site), None);
+    site.edit("campaigns/autumn.toml", "/l\" }", "/l\", ends = 2027-06-30 }");
+    let end = |unix_s, of: &str| Some(RightsEnd { unix_s, of: of.to_owned() });
+    // The day is the last one.
+    assert_eq!(rights_end(&site), end(1_814_400_000, "campaign autumn"));
+    let manifest = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
+    let model =
+        "\n[models.\"base-1.0\"]\nowner = \"Studio\"\ncontract = \"2026/17\"\nends = 2027-06-01T12:00:00+02:00\n";
+    site.write("campaigns/autumn.toml", &format!("{manifest}{model}"));
+    assert_eq!(rights_end(&site), end(1_811_844_000, "model base-1.0"));
+    assert_eq!(autumn(&site.load()).rights_ends().len(), 2);
+
+    site.write("campaigns/autumn.toml", &format!("{manifest}{model}territory = [\"DE\", \"AT\"]\n"));
+    let faults = site.faults();
+    assert!(faults.contains("`en-GB`, and this may be shown in `DE` and `AT`") || faults.contains("en-GB"), "{faults}");
+    site.write("campaigns/autumn.toml", &format!("{manifest}\n[references.cup]\nends = 2027-06-01\n"));
+    assert!(site.faults().contains("an image that this campaign does not use"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("recallable = true", "recallable = false"));
+    assert!(site.faults().contains("`ends` needs `policy.recallable = true`"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("2027-06-30", "\"2027-06-30\""));
+    assert!(site.faults().contains("without quotes"), "{}", site.faults());
+}
+
+#[test]
+fn a_slot_may_be_reviewed_otherwise_than_its_campaign() {
+    let site = Site::new();
+    let review = |site: &Site, slot| variant(&site.load(), slot, &[]).review;
+    assert_eq!(review(&site, "hero"), Review::None);
+    site.edit("campaigns/autumn.toml", "review = \"none\"", "review = \"required\", approvers = 2");
+    assert_eq!(review(&site, "hero"), Review::Required { approvers: 2 });
+    let manifest = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
+    site.write("campaigns/autumn.toml", &manifest.replacen("[slots.hero]\n", "[slots.hero]\nreview = \"none\"\n", 1));
+    assert_eq!((review(&site, "hero"), review(&site, "teaser")), (Review::None, Review::Required { approvers: 2 }));
+    site.write("campaigns/autumn.toml", &manifest.replace("recallable = true", "recallable = false"));
+    assert!(site.faults().contains("needs `recallable = true`"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("review = \"required\"", "review = \"none\""));
+    assert!(site.faults().contains("`approvers` is for pictures that are reviewed"), "{}", site.faults());
+}
+
 /// A campaign whose pictures people bring, with none yet.
 const BROUGHT: &str = r#"schema = 1
 campaign = "brought"

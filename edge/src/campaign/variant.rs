@@ -16,6 +16,7 @@ use super::manifest::{OnStaleState, PromptPublication};
 use super::parts::Parts;
 use super::pins::Pins;
 use super::review::Review;
+use super::rights::RightsEnd;
 use super::slots::Slot;
 use crate::provenance::{Description, Generator, Marking, Prompt};
 use crate::render::Finish;
@@ -96,6 +97,8 @@ pub struct Variant {
     pub on_stale_state: OnStaleState,
     /// Of its slot.
     pub review: Review,
+    /// When it may be shown no more, because a right ends.
+    pub rights_end: Option<RightsEnd>,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
     pub tags: Tags,
@@ -118,6 +121,12 @@ impl Variant {
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             on_stale_state: campaign.policy.on_stale_state,
             review: slot.review,
+            rights_end: match &recipe {
+                MasterRecipe::Imported(_) => {
+                    campaign.rights().of_import(&picture_name(&campaign.name, slot, &campaign.axes, &values))
+                }
+                MasterRecipe::Drawn(_) | MasterRecipe::Awaited(_) => campaign.rights().of_drawn(slot),
+            },
             dedup: dedup_scope(campaign, slot_index, &path, &values),
             tags: Tags::new(&campaign.name, &path, recipe.id()),
             file_stem: file_stem(campaign, slot, &values),

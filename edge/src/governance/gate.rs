@@ -65,7 +65,7 @@ impl Gate {
             &["reason"],
         )?;
         registry.register(Box::new(withheld.clone()))?;
-        for reason in ["killed", "parts-unknown", "state-stale", "awaiting-decision"] {
+        for reason in ["killed", "parts-unknown", "state-stale", "awaiting-decision", "rights-ended"] {
             withheld.with_label_values(&[reason]);
         }
         Ok(Self { published, withheld })
@@ -91,13 +91,15 @@ impl Gate {
     /// # Errors
     /// When nothing is live.
     pub fn place(&self, want: Want) -> Result<Placed, Withheld> {
+        let ends_unix_ms = want.variant.rights_end.as_ref().map(|end| end.unix_s.saturating_mul(1_000));
         if !want.variant.review.is_required() || want.audience == Audience::Reviewers {
-            return Ok(Placed { want, changes_unix_ms: None, epoch: None });
+            return Ok(Placed { want, changes_unix_ms: ends_unix_ms, epoch: None });
         }
         let (state, now) = (self.published.load(), now_unix_ms());
         let name = &want.variant.name;
         let Some(case) = state.reviews().live(name, now) else { return Err(self.withhold(Reason::Awaiting, &state)) };
-        let changes_unix_ms = state.reviews().next_change_unix_ms(name, now);
+        let changes_unix_ms =
+            [state.reviews().next_change_unix_ms(name, now), ends_unix_ms].into_iter().flatten().min();
         let decided = decided(&want, case);
         Ok(Placed { want: want.of_decided(decided), changes_unix_ms, epoch: Some(state.epoch()) })
     }
@@ -117,6 +119,8 @@ impl Gate {
         let is_stale = || variant.on_stale_state == OnStaleState::StandIn && self.published.is_stale();
         let reason = state.kills().reason(facts).or_else(|| state.held().reason(facts));
         let reason = reason.or_else(|| is_stale().then_some(Reason::Stale));
+        let has_ended = || variant.rights_end.as_ref().is_some_and(|end| end.unix_s <= now_unix_ms() / 1_000);
+        let reason = reason.or_else(|| has_ended().then_some(Reason::RightsEnded));
         let is_open = || audience == Audience::Reviewers || !variant.review.is_required();
         let reason =
             reason.or_else(|| (!is_open() && !self.is_live(&state, variant, facts)).then_some(Reason::Awaiting));

@@ -376,7 +376,8 @@ fn model(
     digest: Option<&Digest>,
     weight: Option<f64>,
 ) -> ModelPaper {
-    let ModelFacts { license, source, card, training_data } = campaign.models.get(name).cloned().unwrap_or_default();
+    let ModelFacts { license, source, card, training_data, .. } =
+        campaign.models.get(name).cloned().unwrap_or_default();
     ModelPaper { role, name: name.to_owned(), digest: digest.copied(), weight, license, source, card, training_data }
 }
 

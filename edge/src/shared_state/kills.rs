@@ -38,6 +38,8 @@ pub enum Reason {
     Stale,
     /// People decide about the variant's pictures, and none that they decided for is live.
     Awaiting,
+    /// A right that the picture depends on is over.
+    RightsEnded,
 }
 
 impl Reason {
@@ -49,6 +51,7 @@ impl Reason {
             Self::PartsUnknown => "parts-unknown",
             Self::Stale => "state-stale",
             Self::Awaiting => "awaiting-decision",
+            Self::RightsEnded => "rights-ended",
         }
     }
 }

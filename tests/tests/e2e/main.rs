@@ -28,6 +28,7 @@ mod processes;
 mod provenance;
 mod purge;
 mod reviews;
+mod rights;
 mod signing;
 mod stand_ins;
 mod verify;
