@@ -26,7 +26,7 @@ impl Denial {
     pub(super) fn detail(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::NoProof => "send `Authorization: Bearer` with a key or a token",
-            Self::UnknownKey => "this key or token is not known",
+            Self::UnknownKey => "this token is not known, and there is no such key",
             Self::Expired => "this key has expired: an operator gives another one",
             Self::NoSession => "the session is over: enter the key again at /admin/login",
             Self::NotLocal => {

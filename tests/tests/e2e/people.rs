@@ -9,9 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bildkante_edge::admin::token::{TokenConfig, TokenScope, hash};
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
+use bildkante_tests::browser::Browser;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::rig::{Plan, Rig};
-use bildkante_tests::{program, schema};
+use bildkante_tests::{judge, program, schema};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -243,6 +244,57 @@ async fn a_role_reaches_into_its_campaign_alone() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A picture that nobody has approved is seen by reviewers of its campaign, and made public by its approvers.
+#[tokio::test]
+async fn reviewers_look_and_approvers_decide() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let manifest = crate::reviews::reviewed;
+    let rig = Rig::start(Plan { edge: with_giver, manifest, ..Plan::painted(&control) }).await?;
+    let case = crate::reviews::make(&rig).await?;
+    let path = format!("/admin/v1/decisions/{}", case["id"]);
+    let picture = format!("{path}/picture?w=320");
+    let mut keys = BTreeMap::new();
+    for (name, roles) in [
+        ("viewer", json!({ "studio": "viewer", "elsewhere": "operator" })),
+        ("reviewer", json!({ "studio": "reviewer" })),
+        ("approver", json!({ "studio": "approver" })),
+        ("elsewhere", json!({ "elsewhere": "approver" })),
+    ] {
+        keys.insert(name, give(&rig, name, &roles).await?);
+    }
+    for (name, status) in [("viewer", 403), ("elsewhere", 403), ("reviewer", 200), ("approver", 200)] {
+        let shown = with_key(&rig, &keys[name], (Method::GET, &picture), None).await?;
+        assert_eq!(shown.status.as_u16(), status, "{name}: {:?}", shown.headers);
+    }
+    assert_eq!(with_key(&rig, &keys["elsewhere"], (Method::GET, &path), None).await?.status, StatusCode::NOT_FOUND);
+    let listed = with_key(&rig, &keys["elsewhere"], (Method::GET, "/admin/v1/decisions"), None).await?.json()?;
+    assert_eq!(listed["decisions"], json!([]));
+    let decide =
+        async |name: &str, order: Value| with_key(&rig, &keys[name], (Method::POST, &path), Some(&order)).await;
+    for (name, decision) in [
+        ("viewer", "request_changes"),
+        ("elsewhere", "approve"),
+        ("reviewer", "approve"),
+        ("reviewer", "reject"),
+        ("reviewer", "pause"),
+    ] {
+        let refused = decide(name, json!({ "decision": decision, "why": "a test" })).await?;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{name} {decision}: {}", refused.text());
+    }
+    let approved = decide("approver", json!({ "decision": "approve" })).await?;
+    assert_eq!(approved.status, StatusCode::OK, "{}", approved.text());
+    let document = with_key(&rig, TOKEN, (Method::GET, "/admin/v1/openapi.json"), None).await?.json()?;
+    let schema = json!({ "$ref": "#/components/schemas/Decided" });
+    schema::check(&document, &schema, &approved.json()?)?;
+    let schema = json!({ "$ref": "#/components/schemas/Decisions" });
+    let listed =
+        with_key(&rig, &keys["viewer"], (Method::GET, "/admin/v1/decisions?state=live"), None).await?.json()?;
+    schema::check(&document, &schema, &listed)?;
+    assert_eq!(listed["decisions"].as_array().map(Vec::len), Some(1), "{listed}");
+    rig.stop().await;
+    Ok(())
+}
+
 fn cookies(reply: &Reply) -> Vec<(String, String)> {
     let lines = reply.headers.get_all("set-cookie").iter().filter_map(|line| line.to_str().ok());
     let pairs = lines.filter_map(|line| line.split_once(';')?.0.split_once('='));
@@ -346,6 +398,51 @@ async fn a_browser_logs_in_sees_its_campaigns_and_logs_out() -> anyhow::Result<(
     }
     assert_eq!(statuses.last(), Some(&StatusCode::TOO_MANY_REQUESTS), "{statuses:?}");
     assert_eq!(enter(&ours, &hidden(&entry.text(), "csrf"), &secret).await?.status, StatusCode::TOO_MANY_REQUESTS);
+    rig.stop().await;
+    Ok(())
+}
+
+/// The same in Chromium: it keeps the cookie, sends what our page proves itself with, and shows scripts neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_takes_the_login() -> anyhow::Result<()> {
+    let test = "chromium_takes_the_login";
+    let (Some(driver), Some(chromium)) = (judge::find("chromedriver", test)?, judge::find("chromium", test)?) else {
+        return Ok(());
+    };
+    let control = Arc::new(FakeControl::default());
+    let rig = plan(&control).await?;
+    let secret = give(&rig, "anna", &json!({ "studio": "operator" })).await?;
+    let browser = Browser::open(&driver, &chromium).await?;
+    browser.visit(&format!("http://{}/preview/studio/thumb", rig.admin())).await?;
+    let path =
+        async || anyhow::Ok(browser.run("return location.pathname").await?.as_str().unwrap_or_default().to_owned());
+    assert_eq!(path().await?, "/admin/login");
+    let fill = format!("document.querySelector('[name=key]').value = '{secret}'; document.forms[0].submit()");
+    browser.run(&fill).await?;
+    eventually("the login leads back", async || Ok(path().await? == "/preview/studio/thumb")).await?;
+    assert_eq!(browser.run("return document.cookie").await?, "", "no script reads the session");
+    let kill = |field: &str| {
+        format!(
+            "const done = arguments[arguments.length - 1]; (async () => {{
+                const me = await (await fetch('/admin/v1/me')).json();
+                const reply = await fetch('/admin/v1/kills', {{ method: 'POST',
+                    headers: {{ 'Content-Type': 'application/json', '{field}': me.csrf.value }},
+                    body: JSON.stringify({{ slot: 'studio/hero', why: 'a test' }}) }});
+                done(reply.status);
+            }})()"
+        )
+    };
+    assert_eq!(browser.run_async(&kill("X-Other")).await?, 403);
+    assert_eq!(browser.run_async(&kill("X-CSRF-Token")).await?, 201);
+    browser.visit(&format!("http://{}/admin/login", rig.admin())).await?;
+    browser.run("document.forms[0].submit()").await?;
+    eventually("the session is over", async || {
+        Ok(browser.run("return document.querySelector('[name=key]') !== null").await? == true)
+    })
+    .await?;
+    browser.visit(&format!("http://{}/preview/", rig.admin())).await?;
+    assert_eq!(path().await?, "/admin/login");
+    browser.close().await?;
     rig.stop().await;
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::purge::{TOKEN, admin, with_tokens};
 
 const DECISIONS: &str = "/admin/v1/decisions";
 
-fn reviewed(text: String) -> String {
+pub(crate) fn reviewed(text: String) -> String {
     text.replace("review = \"none\"", "review = \"required\"")
 }
 
@@ -31,7 +31,7 @@ async fn rig(control: &Arc<FakeControl>, manifest: fn(String) -> String) -> anyh
 }
 
 /// Has the vase of the small slot made, as a person who asks for a warming does, and waits until it is before reviewers.
-async fn make(rig: &Rig) -> anyhow::Result<Value> {
+pub(crate) async fn make(rig: &Rig) -> anyhow::Result<Value> {
     let order = json!({ "campaign": "studio", "slot": "thumb", "formats": ["webp"], "why": "for review",
         "axes": { "product": ["vase"], "colour": ["teal"], "material": ["glossy"], "backdrop": ["cream"],
             "setting": ["studio"], "locale": ["de-DE"] } });
