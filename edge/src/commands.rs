@@ -205,6 +205,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         format!("detail where {mask} is white, strength {strength}{words}")
     });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
+    let depth = recipe.depth.iter().map(|image| format!("is as near as {image} is bright"));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
     loras
         .chain(embeddings)
@@ -215,6 +216,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         .chain(details)
         .chain(init)
         .chain(mask)
+        .chain(depth)
         .collect()
 }
 
