@@ -254,16 +254,15 @@ fn a_sketch_and_a_map_of_depth_act_in_their_own_request_only() {
     desk.engine.free_memory();
     assert_eq!(desk.draw(&held(vec![control("edges.png", 1.0)])).unwrap(), one);
     assert_eq!(desk.draw(&plain).unwrap(), before);
-    let mut foreign = (**desk.recipe("sd1-tiny", vec![])).clone();
-    foreign.controls = vec![control("edges.png", 1.0)];
-    assert!(desk.draw(&of(foreign)).is_err(), "a sketch of another family");
-
     let depth = desk.recipe("sd2-depth-tiny", vec![]);
     let Err(EngineError::Refused { reason }) = desk.draw(&depth) else { panic!("it needs a map") };
     assert!(reason.contains("it needs `depth`"), "{reason}");
     let told = |file: &str| of(Recipe { depth: Some(image(file)), ..(**depth).clone() });
     let [near, far] = ["depth.png", "wide.png"].map(|file| desk.draw(&told(file)).unwrap());
     assert_ne!(near, far);
+    let foreign = Recipe { controls: vec![control("edges.png", 1.0)], ..(**told("depth.png")).clone() };
+    let error = desk.draw(&of(foreign)).map_or_else(|error| error.to_string(), |_| "drawn".into());
+    assert!(error.contains("T2I-Adapter's feature of shape"), "{error}");
     let Err(EngineError::Refused { reason }) =
         desk.draw(&of(Recipe { depth: Some(image("depth.png")), ..(**plain).clone() }))
     else {
