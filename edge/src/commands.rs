@@ -235,6 +235,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         format!("detail where {mask} is white, strength {strength}{words}")
     });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
+    let depth = recipe.depth.iter().map(|image| format!("is as near as {image} is bright"));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
     loras
         .chain(embeddings)
@@ -245,6 +246,7 @@ fn additions(recipe: &Recipe) -> Vec<String> {
         .chain(details)
         .chain(init)
         .chain(mask)
+        .chain(depth)
         .collect()
 }
 

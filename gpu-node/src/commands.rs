@@ -145,6 +145,11 @@ fn sample(
         });
         (recipe.init, recipe.mask) = (Some(InitUse { image, strength: 1.0 }), Some(mask));
     }
+    if checkpoint.is_told_depth() {
+        let [(image, picture), _] = Picture::to_paint_over(size_px);
+        models.pictures.insert(image, Arc::new(picture));
+        recipe.depth = Some(image);
+    }
     Ok((ValidRecipe::try_from(recipe)?, models))
 }
 

@@ -15,7 +15,7 @@ use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
 use bildkante_shared::recipe::{
-    DetailUse, DraftUse, EmbeddingUse, Enlarge, LoraUse, Recipe, ReferenceUse, RefinerUse, ValidRecipe,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, Enlarge, LoraUse, Recipe, ReferenceUse, RefinerUse, ValidRecipe,
 };
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use support::{Wish, request};
@@ -28,13 +28,14 @@ fn fixtures() -> PathBuf {
 /// A models folder with two checkpoints and all adapters, by links; and one file that is no adapter.
 fn models() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["sd1-tiny", "sdxl-tiny", "sdxl-refiner-tiny"] {
+    for name in ["sd1-tiny", "sdxl-tiny", "sdxl-refiner-tiny", "sd2-depth-tiny"] {
         std::os::unix::fs::symlink(fixtures().join("checkpoints").join(name), dir.path().join(name)).unwrap();
     }
     let adapters = dir.path().join("adapters");
     std::fs::create_dir(&adapters).unwrap();
-    let encoder = "image-tiny";
-    std::os::unix::fs::symlink(fixtures().join("encoders").join(encoder), dir.path().join(encoder)).unwrap();
+    for (folder, name) in [("encoders", "image-tiny"), ("guides", "sdxl-sketch")] {
+        std::os::unix::fs::symlink(fixtures().join(folder).join(name), dir.path().join(name)).unwrap();
+    }
     for folder in ["adapters", "embeddings", "references"] {
         for entry in std::fs::read_dir(fixtures().join(folder)).unwrap() {
             let entry = entry.unwrap();
@@ -232,6 +233,44 @@ fn a_reference_image_acts_in_its_own_request_only_and_by_weight_span_and_mask() 
     assert_eq!(desk.draw(&of(&plain, vec![elsewhere])), Err(EngineError::Missing(missing)));
 }
 
+#[test]
+fn a_sketch_and_a_map_of_depth_act_in_their_own_request_only() {
+    let (mut desk, _data) = desk_with_images();
+    let sketch = desk.engine.checkpoints().into_iter().find(|known| known.name == "sdxl-sketch").unwrap();
+    let of = |recipe: Recipe| Arc::new(ValidRecipe::try_from(recipe).unwrap());
+    let plain = desk.recipe("sdxl-tiny", vec![]);
+    let before = desk.draw(&plain).unwrap();
+    let control =
+        |file: &str, weight| ControlUse { network: sketch.digest, image: image(file), weight, start: 0.0, end: 1.0 };
+    let held = |controls: Vec<ControlUse>| of(Recipe { controls, ..(**plain).clone() });
+    let [one, other, weaker, twice] = [
+        held(vec![control("edges.png", 1.0)]),
+        held(vec![control("picture.png", 1.0)]),
+        held(vec![control("edges.png", 0.5)]),
+        held(vec![control("edges.png", 0.5), control("edges.png", 0.5)]),
+    ]
+    .map(|recipe| desk.draw(&recipe).unwrap());
+    assert!(before != one && one != other && one != weaker && weaker != twice);
+    desk.engine.free_memory();
+    assert_eq!(desk.draw(&held(vec![control("edges.png", 1.0)])).unwrap(), one);
+    assert_eq!(desk.draw(&plain).unwrap(), before);
+    let depth = desk.recipe("sd2-depth-tiny", vec![]);
+    let Err(EngineError::Refused { reason }) = desk.draw(&depth) else { panic!("it needs a map") };
+    assert!(reason.contains("it needs `depth`"), "{reason}");
+    let told = |file: &str| of(Recipe { depth: Some(image(file)), ..(**depth).clone() });
+    let [near, far] = ["depth.png", "wide.png"].map(|file| desk.draw(&told(file)).unwrap());
+    assert_ne!(near, far);
+    let foreign = Recipe { controls: vec![control("edges.png", 1.0)], ..(**told("depth.png")).clone() };
+    let error = desk.draw(&of(foreign)).map_or_else(|error| error.to_string(), |_| "drawn".into());
+    assert!(error.contains("T2I-Adapter's feature of shape"), "{error}");
+    let Err(EngineError::Refused { reason }) =
+        desk.draw(&of(Recipe { depth: Some(image("depth.png")), ..(**plain).clone() }))
+    else {
+        panic!("no other checkpoint is told depth")
+    };
+    assert!(reason.contains("`depth` is for checkpoints that are told it"), "{reason}");
+}
+
 const DRAFT: DraftUse = DraftUse {
     width_px: 16,
     height_px: 16,
@@ -352,7 +391,7 @@ fn an_adapter_that_goes_and_a_checkpoint_that_is_replaced_stay_for_the_drawings_
     let old = recipe.checkpoint;
     refreshed(&mut desk, "the checkpoint is replaced", |engine| {
         let known = engine.checkpoints();
-        known.len() == 4 && known.iter().all(|known| known.digest != old)
+        known.len() == 6 && known.iter().all(|known| known.digest != old)
     });
     assert_eq!(desk.engine.capacity().footprints.len(), before + 1, "one more is resident");
     assert!(desk.engine.refresh().is_none(), "nothing has changed since");
@@ -434,13 +473,13 @@ async fn a_node_lists_its_adapters_and_says_which_are_missing() {
     let node = wish.start_with(factory, Arc::default()).await;
     assert_eq!(node.node.settled().await, Phase::Ready);
     let listed: Vec<AdapterInfo> = serde_json::from_slice(&node.client.get("/v1/adapters").await.body).unwrap();
-    assert_eq!(listed.len(), 13);
+    assert_eq!(listed.len(), 15);
     let checkpoints = node.client.get("/v1/checkpoints").await;
     let checkpoints: Vec<CheckpointInfo> = serde_json::from_slice(&checkpoints.body).unwrap();
     let families: Vec<&str> = checkpoints.iter().map(|known| known.family.as_str()).collect();
-    assert_eq!(families, ["image-encoder", "sd1", "sdxl-refiner", "sdxl"]);
+    assert_eq!(families, ["image-encoder", "sd1", "sd2", "sdxl-refiner", "t2i-adapter", "sdxl"]);
     let mut asked = request("a teal mug");
-    asked.recipe.checkpoint = checkpoints[3].digest;
+    asked.recipe.checkpoint = checkpoints[5].digest;
     (asked.recipe.width_px, asked.recipe.height_px, asked.deadline_ms) = (32, 32, 60_000);
     asked.recipe.loras = vec![LoraUse { digest: digest(&listed, "sdxl.peft"), weight: 0.5 }];
     let drawn = node.client.post(&asked).await.reply();

@@ -79,6 +79,7 @@ struct Case {
     vae_tiles_px: Option<u32>,
     init: Option<Init>,
     mask: Option<String>,
+    depth: Option<String>,
     #[serde(default)]
     controls: Vec<Control>,
     config_overrides: serde_json::Map<String, Value>,
@@ -262,6 +263,9 @@ impl Denoiser for Rescheduled<'_> {
     fn is_inpainting(&self) -> bool {
         self.checkpoint.is_inpainting()
     }
+    fn is_told_depth(&self) -> bool {
+        self.checkpoint.is_told_depth()
+    }
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
         self.checkpoint.encode(image)
     }
@@ -317,6 +321,7 @@ impl Case {
         });
         let init = init.transpose()?;
         let mask = self.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
+        let depth = self.depth.as_ref().map(|depth| image(depth, pictures)).transpose()?;
         let controls = self.controls.iter().zip(networks).map(|(control, network)| {
             let Control { weight, start, end, .. } = *control;
             Ok(ControlUse { network: network.digest(), image: image(&control.image, pictures)?, weight, start, end })
@@ -344,6 +349,7 @@ impl Case {
             refiner: refiner.transpose()?,
             init,
             mask,
+            depth,
             controls,
             references: self.referring(readers, pictures)?,
             draft: self.draft.clone(),
@@ -502,7 +508,7 @@ fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
 fn what_a_recipe_adds_to_a_checkpoint_acts_as_in_diffusers() -> Result<()> {
     let folder = goldens().join("additions");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
-    ensure!(cases.len() >= 35, "the goldens are not all there");
+    ensure!(cases.len() >= 42, "the goldens are not all there");
     check_all(&cases, &folder)
 }
 

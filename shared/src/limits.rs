@@ -33,7 +33,7 @@ pub const REFERENCES_MAX: usize = 4;
 /// Most details that are painted anew in one picture.
 pub const DETAILS_MAX: usize = 8;
 /// Largest `POST /v1/generations` body.
-pub const GENERATION_BODY_BYTES_MAX: usize = 64 * 1024;
+pub const GENERATION_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest JSON reply an edge reads from a node.
 pub const REPLY_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest stored master (a lossless PNG) an edge or node reads back.

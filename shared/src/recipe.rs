@@ -165,6 +165,9 @@ pub struct Recipe {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Digest>,
+    /// A PNG that says how near each place of the picture is, for checkpoints that are told it: the brighter, the nearer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<ControlUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -214,6 +217,7 @@ impl Recipe {
             refiner: None,
             init: None,
             mask: None,
+            depth: None,
             controls: Vec::new(),
             loras: Vec::new(),
             embeddings: Vec::new(),
@@ -234,12 +238,12 @@ impl Recipe {
 
     /// Digests of the folders that it is drawn with, beside its checkpoints.
     pub fn networks(&self) -> impl Iterator<Item = Digest> + '_ {
-        let controls = self.controls().map(|control| control.network);
+        let controls = self.all_controls().map(|control| control.network);
         controls.chain(self.references.iter().map(|reference| reference.encoder))
     }
 
     /// The ControlNets of all parts.
-    fn controls(&self) -> impl Iterator<Item = &ControlUse> {
+    pub fn all_controls(&self) -> impl Iterator<Item = &ControlUse> {
         self.controls.iter().chain(self.draft.iter().flat_map(|draft| &draft.controls))
     }
 
@@ -249,7 +253,8 @@ impl Recipe {
         let references =
             self.references.iter().flat_map(|reference| std::iter::once(reference.image).chain(reference.mask));
         init.chain(self.mask)
-            .chain(self.controls().map(|control| control.image))
+            .chain(self.depth)
+            .chain(self.all_controls().map(|control| control.image))
             .chain(references)
             .chain(self.details.iter().map(|detail| detail.mask))
     }

@@ -41,6 +41,7 @@ pub struct Additions {
     pub details: Vec<Detail>,
     pub init: Option<(String, f64)>,
     pub mask: Option<String>,
+    pub depth: Option<String>,
     pub guidance_rescale: f64,
     /// Whether brackets in prompts are weights.
     pub weighting: Weighting,
@@ -105,6 +106,7 @@ impl Additions {
         let references = self.references.iter();
         let references = references.flat_map(|used| std::iter::once(used.image.as_str()).chain(used.mask.as_deref()));
         init.chain(self.mask.as_deref())
+            .chain(self.depth.as_deref())
             .chain(controls)
             .chain(references)
             .chain(self.details.iter().map(|detail| detail.mask.as_str()))
@@ -147,6 +149,7 @@ impl Additions {
             self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
         recipe.draft = self.draft.as_ref().map(|draft| draft.used((recipe.width_px, recipe.height_px), pins));
         recipe.details = self.details.iter().map(|detail| detail.used(pins)).collect();
+        recipe.depth = self.depth.as_ref().map(|image| pins.image(image));
         recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
         recipe.guidance_rescale = self.guidance_rescale;
         recipe.weighting = self.weighting;
@@ -194,6 +197,7 @@ pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
         references: find("references").map(read_references).unwrap_or_default(),
         init,
         mask,
+        depth: find("depth").and_then(|table| image(table, &table.text("depth")?)),
         guidance_rescale: find("guidance_rescale").and_then(|t| t.number("guidance_rescale", SHARES)).unwrap_or(0.0),
         weighting: find("weighting").and_then(|table| table.choice("weighting", &WEIGHTINGS)).unwrap_or_default(),
         clip_skip: find("clip_skip").and_then(|table| table.integer("clip_skip", 0..=CLIP_SKIP_MAX)).unwrap_or(0),

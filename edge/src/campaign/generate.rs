@@ -21,7 +21,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 28] = [
+pub(crate) const KEYS: [&str; 29] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -47,6 +47,7 @@ pub(crate) const KEYS: [&str; 28] = [
     "details",
     "init",
     "mask",
+    "depth",
     "guidance_rescale",
     "weighting",
     "clip_skip",

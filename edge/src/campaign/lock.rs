@@ -32,7 +32,7 @@ const PINS_MAX: usize = SLOTS_MAX
         + limits::EMBEDDINGS_MAX
         + 2 * limits::REFERENCES_MAX
         + limits::DETAILS_MAX * (limits::LORAS_MAX + 1)
-        + 2);
+        + 3);
 /// Most imports of a campaign.
 const IMPORTS_MAX: usize = 4096;
 /// What to do about any fault of a lock.

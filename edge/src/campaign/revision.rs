@@ -120,6 +120,7 @@ fn additions(additions: &Additions) -> String {
         details,
         init,
         mask,
+        depth,
         guidance_rescale,
         weighting,
         clip_skip,
@@ -138,12 +139,13 @@ fn additions(additions: &Additions) -> String {
     let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
     let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
     let embeddings = some_list("embeddings", embeddings.iter().map(word));
+    let depth = depth.as_deref().map(|image| format!(", depth: {}", quoted(image))).unwrap_or_default();
     let references = some_list("references", references.iter().map(reference));
     let draft = draft.as_ref().map(|draft| format!(", draft: {}", self::draft(draft))).unwrap_or_default();
     let details = some_list("details", details.iter().map(detail));
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale}{weighting}{clip_skip}{embeddings}{references}{draft}{details} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip}{depth}{embeddings}{references}{draft}{details} }}"
     )
 }
 

@@ -567,7 +567,8 @@ guidance_rescale = 0.7
 prompt   =";
 
 /// Keys of later versions.
-const LATER: &str = "embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
+const LATER: &str = "depth = \"near.png\"
+embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
 references = [{ adapter = \"brand\", encoder = \"vit-h\", image = \"style.png\", weight = 0.6, mask = \"white.png\" }]
 ";
 
@@ -580,7 +581,7 @@ fn added() -> Site {
     for adapter in ["soft.v2", "grain", "teal", "look.v1", "brand"] {
         site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
     }
-    for image in ["edges.png", "begin.png", "where.png", "style.png", "white.png"] {
+    for image in ["edges.png", "begin.png", "where.png", "style.png", "white.png", "near.png"] {
         site.write(&format!("campaigns/images/{image}"), image);
     }
     site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
@@ -610,7 +611,7 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     let control = &recipe.controls[0];
     assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
     assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
-    assert_eq!(recipe.mask, Some(digest("where.png")));
+    assert_eq!((recipe.mask, recipe.depth), (Some(digest("where.png")), Some(digest("near.png"))));
     assert_eq!(recipe.refiner.as_ref().map(|refiner| refiner.start), Some(0.8));
     assert!((recipe.guidance_rescale - 0.7).abs() < 1e-9);
 

@@ -409,7 +409,8 @@ fn images(campaign: &Campaign, slot: &Slot) -> Vec<ImagePaper> {
         additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| image("held to", &control.image));
     let details = additions.details.iter().map(|detail| image("painted where it is white", &detail.mask));
     let guides = drafts.chain(controls).chain(references).chain(masks);
-    init.chain(mask).chain(guides).chain(details).collect()
+    let depth = additions.depth.iter().map(|name| image("as near as it is bright", name));
+    init.chain(mask).chain(depth).chain(guides).chain(details).collect()
 }
 
 fn master(binding: &Binding) -> MasterPaper {

@@ -124,6 +124,9 @@ pub struct GenerateArgs {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
     #[arg(long, value_name = "FILE.png", requires = "init")]
     pub mask: Option<PathBuf>,
+    /// A PNG that says how near each place is, the brighter the nearer, for checkpoints that are told it
+    #[arg(long, value_name = "FILE.png")]
+    pub depth: Option<PathBuf>,
     /// A ControlNet's or T2I-Adapter's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
     /// may be given several times
     #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
@@ -418,6 +421,7 @@ impl GenerateArgs {
             refiner,
             init: images.init,
             mask: images.mask,
+            depth: images.depth,
             controls: images.controls,
             references: images.references,
             draft: self.draft.map(|size| DraftUse {
@@ -468,6 +472,7 @@ impl GenerateArgs {
         let init = self.init.as_deref().map(&mut read).transpose()?;
         let init = init.map(|image| InitUse { image, strength: self.strength });
         let mask = self.mask.as_deref().map(&mut read).transpose()?;
+        let depth = self.depth.as_deref().map(&mut read).transpose()?;
         let controls = self.controls.iter().zip(controlnets).map(|(control, network)| {
             let ControlArg { image, weight, start, end, .. } = control;
             let image = read(image)?;
@@ -487,7 +492,7 @@ impl GenerateArgs {
             Ok(DetailUse { mask: read(mask)?, strength, steps, guidance, prompt, negative_prompt, loras })
         });
         let details = details.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Images { init, mask, controls, references, details })
+        Ok(Images { init, mask, depth, controls, references, details })
     }
 
     /// `None` where nothing is asked for: the picture's own size, uncropped.
@@ -507,6 +512,7 @@ impl GenerateArgs {
 struct Images {
     init: Option<InitUse>,
     mask: Option<Digest>,
+    depth: Option<Digest>,
     controls: Vec<ControlUse>,
     references: Vec<ReferenceUse>,
     details: Vec<DetailUse>,

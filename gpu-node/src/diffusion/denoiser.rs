@@ -112,6 +112,10 @@ pub trait Denoiser {
     ) -> Result<Tensor, DiffusionError>;
     /// Whether the network is told a mask and what is behind it, beside the latents.
     fn is_inpainting(&self) -> bool;
+    /// Whether the network is told how near each place of the picture is, beside the latents.
+    fn is_told_depth(&self) -> bool {
+        false
+    }
     /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
     /// scaled with.
     ///

@@ -106,6 +106,13 @@ impl Blueprint {
             Self::Sd(blueprint) => blueprint.is_inpainting(),
         }
     }
+
+    /// Whether it is told how near each place is.
+    pub(crate) fn is_told_depth(&self) -> bool {
+        match self {
+            Self::Sd(blueprint) => blueprint.is_told_depth(),
+        }
+    }
 }
 
 /// A checkpoint's networks in the host's memory, laid out for one kind of device.
@@ -439,6 +446,12 @@ impl Denoiser for Networks<'_> {
     fn is_inpainting(&self) -> bool {
         match self {
             Self::Sd(networks) => networks.is_inpainting(),
+        }
+    }
+
+    fn is_told_depth(&self) -> bool {
+        match self {
+            Self::Sd(networks) => networks.is_told_depth(),
         }
     }
 

@@ -132,11 +132,21 @@ impl Picture {
 
     /// `[1, 1, h, w]`, 1 where it is at least half white and 0 elsewhere, on the CPU.
     pub(crate) fn mask(&self) -> Result<Tensor, TchError> {
+        self.greys(|grey| f32::from(u8::from(grey >= 128)))
+    }
+
+    /// `[1, 1, h, w]`, how bright it is, 0 to 1, on the CPU.
+    pub(crate) fn brightness(&self) -> Result<Tensor, TchError> {
+        self.greys(|grey| f32::from(grey) / 255.0)
+    }
+
+    fn greys(&self, value: impl Fn(u8) -> f32) -> Result<Tensor, TchError> {
         // ITU-R 601-2 as Pillow computes it, in 16 bits behind the point.
         let grey = |rgb: &[u8]| {
-            (u32::from(rgb[0]) * 19_595 + u32::from(rgb[1]) * 38_470 + u32::from(rgb[2]) * 7_471 + 0x8000) >> 16
+            let sum = u32::from(rgb[0]) * 19_595 + u32::from(rgb[1]) * 38_470 + u32::from(rgb[2]) * 7_471 + 0x8000;
+            u8::try_from(sum >> 16).unwrap_or(u8::MAX)
         };
-        let values: Vec<f32> = self.rgb.chunks_exact(3).map(|rgb| f32::from(u8::from(grey(rgb) >= 128))).collect();
+        let values: Vec<f32> = self.rgb.chunks_exact(3).map(|rgb| value(grey(rgb))).collect();
         Tensor::f_from_slice(&values)?.f_view([1, 1, i64::from(self.height_px), i64::from(self.width_px)])
     }
 }

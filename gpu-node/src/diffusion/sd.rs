@@ -1,7 +1,8 @@
-//! Stable Diffusion 1.x, 2.x and XL with its refiner, their distilled and inpainting relatives, ControlNets and LoRA adapters.
+//! Stable Diffusion 1.x, 2.x and XL with its refiner, their distilled and inpainting relatives, ControlNets and T2I-Adapters,
+//! LoRA and DoRA adapters, words of textual inversion, and reference images.
 //!
-//! Everything that only this family has: which pipeline a folder holds ([`layout`]), the UNet and the ControlNets that act on
-//! it, what they are conditioned on, what a drawing with them takes of a device's memory, and adapters. [`networks`] is how the
+//! Everything that only this family has: which pipeline a folder holds ([`layout`]), the UNet and the networks that act on
+//! it ([`guide`]), what they are conditioned on, what a drawing with them takes of a device's memory, and adapters. [`networks`] is how the
 //! family stands behind [`Denoiser`](crate::diffusion::denoiser::Denoiser).
 
 pub mod adapter_file;

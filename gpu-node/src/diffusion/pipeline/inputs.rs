@@ -26,7 +26,8 @@ pub(crate) struct Start {
     pub(crate) noised_from: Option<Tensor>,
     /// What a network that was not trained to inpaint must leave as it is.
     pub(crate) kept: Option<Preserved>,
-    /// `[1, 1 + c, h, w]`: the mask and the latents behind it, for a network that is told them.
+    /// For a network that is told more than latents: the mask and the latents behind it, `[1, 1 + c, h, w]`, or how near each
+    /// place is, `[1, 1, h, w]`.
     told: Option<Tensor>,
 }
 
@@ -57,6 +58,18 @@ impl Preserved {
 impl Start {
     /// Draws and encodes what the recipe begins with, which is what was drawn so far where it is a later part; `shape` and `kind` are those of the latents.
     pub(crate) fn prepare(
+        models: &Models<impl Denoiser>,
+        (recipe, so_far): (&Recipe, Option<&SoFar>),
+        (shape, kind): (&[i64], Kind),
+        noise: &mut NoiseGenerator,
+    ) -> Result<Self, DiffusionError> {
+        let told = depth(models, recipe, shape, kind)?;
+        let start = Self::prepare_latents(models, (recipe, so_far), (shape, kind), noise)?;
+        Ok(if told.is_some() { Self { told, ..start } } else { start })
+    }
+
+    /// The same without what the network is told of depth.
+    fn prepare_latents(
         models: &Models<impl Denoiser>,
         (recipe, so_far): (&Recipe, Option<&SoFar>),
         (shape, kind): (&[i64], Kind),
@@ -119,6 +132,37 @@ impl Start {
             None => Ok(latents),
         }
     }
+}
+
+/// How near each latent is, -1 to 1, for a network that is told it. Source: diffusers 0.42,
+/// `pipeline_stable_diffusion_depth2img.py`.
+fn depth(
+    models: &Models<impl Denoiser>,
+    recipe: &Recipe,
+    shape: &[i64],
+    kind: Kind,
+) -> Result<Option<Tensor>, DiffusionError> {
+    let networks = &models.base;
+    let digest = match (recipe.depth, networks.is_told_depth()) {
+        (Some(digest), true) => digest,
+        (None, false) => return Ok(None),
+        (Some(_), false) => return Err(DiffusionError::input("`depth` is for checkpoints that are told it")),
+        (None, true) => {
+            return Err(DiffusionError::input("this checkpoint is told how near things are: it needs `depth`"));
+        }
+    };
+    let map = models.pictures.get(&digest);
+    let map = map.ok_or_else(|| DiffusionError::input(format!("`depth` {digest} is not there")))?;
+    let small = upload(&map.brightness()?, networks.device())?;
+    let small = small.f_upsample_bicubic2d([shape[2], shape[3]], false, None, None)?;
+    let (least, most) = (small.f_min()?, small.f_max()?);
+    let range = most.f_sub(&least)?;
+    // A map of one brightness says nothing.
+    if f64::try_from(&range)? == 0.0 {
+        return Ok(Some(small.f_zeros_like()?.f_to_kind(kind)?));
+    }
+    let scaled = small.f_sub(&least)?.f_mul_scalar(2.0)?.f_div(&range)?.f_sub_scalar(1.0)?;
+    Ok(Some(scaled.f_to_kind(kind)?))
 }
 
 /// A sample of the latents behind an image, scaled.

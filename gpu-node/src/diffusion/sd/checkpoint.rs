@@ -347,6 +347,12 @@ impl Checkpoint {
         self.blueprint.is_inpainting()
     }
 
+    /// Whether the UNet is told how near each place is, beside the latents.
+    #[must_use]
+    pub fn is_told_depth(&self) -> bool {
+        self.blueprint.is_told_depth()
+    }
+
     /// What latents are multiplied with after encoding.
     #[must_use]
     pub fn scaling_factor(&self) -> f64 {

@@ -153,6 +153,10 @@ impl Denoiser for Adapted<'_> {
         self.checkpoint.is_inpainting()
     }
 
+    fn is_told_depth(&self) -> bool {
+        self.checkpoint.is_told_depth()
+    }
+
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
         let (mean, log_variance) = self.checkpoint.encode(image)?;
         Ok((mean, log_variance, self.checkpoint.scaling_factor()))

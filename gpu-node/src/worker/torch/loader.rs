@@ -358,7 +358,8 @@ impl Reading {
     }
 }
 
-/// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
+/// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew. One that is told
+/// how near things are is told that all are alike.
 pub(super) fn self_test_recipe(blueprint: &Blueprint, steps: u32) -> Recipe {
     recipe_of_size(blueprint, steps, blueprint.trial_size_px())
 }
@@ -385,10 +386,13 @@ const TOKENS_OF_CHUNK: i64 = 77;
 fn recipe_of_size(blueprint: &Blueprint, steps: u32, size_px: (u32, u32)) -> Recipe {
     let scheduler = blueprint.trial_scheduler();
     let plain = Recipe { steps, scheduler, ..Recipe::new(blueprint.digest(), "self-test", size_px) };
+    let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
+    if blueprint.is_told_depth() {
+        return Recipe { depth: Some(image), ..plain };
+    }
     if !blueprint.is_inpainting() {
         return plain;
     }
-    let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
     Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain }
 }
 

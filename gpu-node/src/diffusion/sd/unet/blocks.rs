@@ -75,7 +75,7 @@ impl DownBlock {
         for (at, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, time, text)?;
             if let Some(feature) = feature.filter(|_| has_attention && at + 1 == self.layers.len()) {
-                x = x.f_add(feature)?;
+                x = added(&x, feature)?;
             }
             skips.push(x.shallow_clone());
         }
@@ -85,12 +85,21 @@ impl DownBlock {
         }
         // A level without attention takes it at its end, where diffusers adds it in place: the last skip has it as well.
         if let Some(feature) = feature.filter(|_| !has_attention) {
-            x = x.f_add(feature)?;
+            x = added(&x, feature)?;
             skips.pop();
             skips.push(x.shallow_clone());
         }
         Ok(x)
     }
+}
+
+/// A level's output with a T2I-Adapter's feature, which has its shape: nothing is spread over what it was not made for.
+fn added(x: &Tensor, feature: &Tensor) -> Result<Tensor, TchError> {
+    if feature.size() != x.size() {
+        let (theirs, ours) = (feature.size(), x.size());
+        return Err(TchError::Shape(format!("a T2I-Adapter's feature of shape {theirs:?} for a level of {ours:?}")));
+    }
+    x.f_add(feature)
 }
 
 /// `UpBlock2D` and `CrossAttnUpBlock2D`.
