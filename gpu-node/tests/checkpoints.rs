@@ -124,7 +124,9 @@ fn tensors_and_configuration_must_agree() -> Result<()> {
         ("conv_in_kernel", json!(5), "`conv_in.weight`"),
         ("use_linear_projection", json!(true), "proj_in.weight` of "),
         ("act_fn", json!("mish"), "unet/config.json: `act_fn` is \"mish\""),
-        ("in_channels", json!(5), "neither text to image nor inpainting"),
+        ("in_channels", json!(6), "neither text to image"),
+        // A depth map beside the latents.
+        ("in_channels", json!(5), "`conv_in.weight`"),
         ("in_channels", json!(9), "`conv_in.weight`"),
         ("cross_attention_dim", json!(16), "the UNet attends to 16"),
     ] {
