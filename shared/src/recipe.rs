@@ -489,16 +489,30 @@ fn check_images(recipe: &Recipe) -> Result<(), RecipeError> {
         return Err(RecipeError::Controls { count: recipe.controls.len() });
     }
     for ControlUse { weight, start, end, .. } in &recipe.controls {
-        let refuse = |field, value, allowed| Err(RecipeError::Control { field, value, allowed });
-        if !(-10.0..=10.0).contains(weight) {
-            return refuse("weight", *weight, "-10 to 10");
-        }
-        if !(0.0..1.0).contains(start) {
-            return refuse("start", *start, "0 up to 1");
-        }
-        if !(*end > *start && *end <= 1.0) {
-            return refuse("end", *end, "above `start`, up to 1");
-        }
+        let refused = check_span(*weight, (*start, *end));
+        refused.map_err(|Refused { field, value, allowed }| RecipeError::Control { field, value, allowed })?;
+    }
+    Ok(())
+}
+
+/// A field that is out of bounds, and what would not be.
+struct Refused {
+    field: &'static str,
+    value: f64,
+    allowed: &'static str,
+}
+
+/// How much something guides, and in which part of the way.
+fn check_span(weight: f64, (start, end): (f64, f64)) -> Result<(), Refused> {
+    let refuse = |field, value, allowed| Err(Refused { field, value, allowed });
+    if !(-10.0..=10.0).contains(&weight) {
+        return refuse("weight", weight, "-10 to 10");
+    }
+    if !(0.0..1.0).contains(&start) {
+        return refuse("start", start, "0 up to 1");
+    }
+    if !(end > start && end <= 1.0) {
+        return refuse("end", end, "above `start`, up to 1");
     }
     Ok(())
 }

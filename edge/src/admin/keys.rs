@@ -96,12 +96,9 @@ async fn propose(
     why: String,
     key: Option<String>,
 ) -> Result<Committed, Fault> {
-    let (what, subject) = (if matches!(change, Change::Key(_)) { "key" } else { "key-revoke" }, change.subject());
-    let proposal = Proposal { change, who: who.name().to_owned(), why: why.clone(), key, edge: None };
-    let result = log.propose(proposal).await;
-    let outcome = result.as_ref().map_or_else(LogError::as_str, |_| "done");
-    audit::note(&audit::Change { who: who.name(), what, subject: &subject, why: &why, outcome });
-    result.map_err(|error| match error {
+    let what = if matches!(change, Change::Key(_)) { "key" } else { "key-revoke" };
+    let proposal = Proposal { change, who: who.name().to_owned(), why, key, edge: None };
+    audit::propose(log, what, proposal).await.map_err(|error| match error {
         LogError::Refused(Refusal::KeyName) => wrong("name", error.to_string(), &[]),
         LogError::Refused(Refusal::NoSuchKey { id }) => super::no_such("key", &id.to_string()),
         error => log_fault(&error),

@@ -133,12 +133,11 @@ impl Behind {
         let (log_seen, epoch) = (Arc::clone(&log), caches.epoch.clone());
         let replay = Replay::new(log_seen, purges.clone(), downstream.clone(), known.clone(), epoch);
         let metrics = KillMetrics::new(registry)?;
-        let kills = KillDesk::new(Arc::clone(&log), replay.clone(), known, downstream.clone(), answer_wait, metrics);
+        let kills = KillDesk::new(Arc::clone(&log), replay.clone(), known, answer_wait, metrics);
         let reviews = ReviewDesk::new(
             Arc::clone(&log),
             replay.clone(),
             catalog.clone(),
-            downstream.clone(),
             answer_wait,
             ReviewMetrics::new(registry)?,
         );

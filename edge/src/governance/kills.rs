@@ -8,7 +8,6 @@ use bildkante_shared::ids::Digest;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::audit;
-use super::downstream::Downstream;
 use super::ledger::PurgeRecord;
 use super::reaches::{Covered, covered};
 use super::replay::Replay;
@@ -122,7 +121,6 @@ impl KillMetrics {
 pub struct KillDesk {
     log: Arc<dyn Log>,
     replay: Replay,
-    downstream: Downstream,
     catalog: CatalogHandle,
     bindings: Bindings,
     answer_wait: Duration,
@@ -135,11 +133,10 @@ impl KillDesk {
         log: Arc<dyn Log>,
         replay: Replay,
         (catalog, bindings): (CatalogHandle, Bindings),
-        downstream: Downstream,
         answer_wait: Duration,
         metrics: KillMetrics,
     ) -> Self {
-        Self { log, replay, downstream, catalog, bindings, answer_wait, metrics }
+        Self { log, replay, catalog, bindings, answer_wait, metrics }
     }
 
     #[must_use]
@@ -182,20 +179,13 @@ impl KillDesk {
     }
 
     async fn propose(&self, what: &'static str, proposal: Proposal) -> Result<Committed, LogError> {
-        let (who, why, subject) = (proposal.who.clone(), proposal.why.clone(), proposal.change.subject());
-        let result = self.log.propose(proposal).await;
-        let outcome = result.as_ref().map_or_else(LogError::as_str, |_| "done");
-        audit::note(&audit::Change { who: &who, what, subject: &subject, why: &why, outcome });
-        self.metrics.changes.with_label_values(&[what, outcome]).inc();
+        let result = audit::propose(&self.log, what, proposal).await;
+        self.metrics.changes.with_label_values(&[what, audit::outcome(&result)]).inc();
         result
     }
 
     async fn answered(&self, entry: Arc<Entry>, target: Target, is_new: bool) -> Result<Killed, KillError> {
-        let purge = tokio::time::timeout(self.answer_wait, async {
-            let id = self.replay.purge_of(entry.seq()).await?;
-            self.downstream.settled(id, self.answer_wait).await
-        });
-        let purge = purge.await.ok().flatten();
+        let purge = self.replay.told(entry.seq(), self.answer_wait).await;
         let (catalog, bindings, meant) = (self.catalog.load(), self.bindings.clone(), target.clone());
         let work = tokio::task::spawn_blocking(move || covered(&catalog, &bindings, &meant));
         let covered = work.await.unwrap_or_default();

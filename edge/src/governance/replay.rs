@@ -88,6 +88,12 @@ impl Replay {
         reached.wait_for(|reached| *reached >= seq).await.ok()?;
         self.inner.told.lock().get(&seq).copied()
     }
+
+    /// What the caches further down were told of an entry, and what became of it within `wait`; `None` where there are none.
+    pub async fn told(&self, seq: u64, wait: Duration) -> Option<PurgeRecord> {
+        let told = async { self.inner.downstream.settled(self.purge_of(seq).await?, wait).await };
+        tokio::time::timeout(wait, told).await.ok().flatten()
+    }
 }
 
 impl Inner {

@@ -10,7 +10,6 @@ use bildkante_shared::import::MasterRecipe;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::audit;
-use super::downstream::Downstream;
 use super::gate;
 use super::ledger::PurgeRecord;
 use super::replay::Replay;
@@ -127,7 +126,6 @@ impl ReviewMetrics {
 pub struct ReviewDesk {
     log: Arc<dyn Log>,
     replay: Replay,
-    downstream: Downstream,
     catalog: CatalogHandle,
     answer_wait: Duration,
     metrics: ReviewMetrics,
@@ -139,11 +137,10 @@ impl ReviewDesk {
         log: Arc<dyn Log>,
         replay: Replay,
         catalog: CatalogHandle,
-        downstream: Downstream,
         answer_wait: Duration,
         metrics: ReviewMetrics,
     ) -> Self {
-        Self { log, replay, downstream, catalog, answer_wait, metrics }
+        Self { log, replay, catalog, answer_wait, metrics }
     }
 
     /// Puts a picture that was made before reviewers, where its variant is reviewed and it was not there before.
@@ -191,11 +188,7 @@ impl ReviewDesk {
         };
         let review = Review { variant, recipe: case.recipe, master: case.master, step };
         let Committed { entry, is_new } = self.propose(who, review, why, key).await?;
-        let purge = tokio::time::timeout(self.answer_wait, async {
-            let id = self.replay.purge_of(entry.seq()).await?;
-            self.downstream.settled(id, self.answer_wait).await
-        });
-        let purge = purge.await.ok().flatten();
+        let purge = self.replay.told(entry.seq(), self.answer_wait).await;
         let shown = self.case(id).ok_or(ReviewError::NoSuchCase(id))?;
         Ok(Ruled { entry, shown, is_new, purge })
     }
@@ -207,13 +200,10 @@ impl ReviewDesk {
         why: String,
         key: Option<String>,
     ) -> Result<Committed, LogError> {
-        let (step, subject) = (review.step.as_str(), review.variant.clone());
-        let proposal =
-            Proposal { change: Change::Review(review), who: who.to_owned(), why: why.clone(), key, edge: None };
-        let result = self.log.propose(proposal).await;
-        let outcome = result.as_ref().map_or_else(LogError::as_str, |_| "done");
-        audit::note(&audit::Change { who, what: step, subject: &subject, why: &why, outcome });
-        self.metrics.steps.with_label_values(&[step, outcome]).inc();
+        let step = review.step.as_str();
+        let proposal = Proposal { change: Change::Review(review), who: who.to_owned(), why, key, edge: None };
+        let result = audit::propose(&self.log, step, proposal).await;
+        self.metrics.steps.with_label_values(&[step, audit::outcome(&result)]).inc();
         result
     }
 

@@ -129,10 +129,13 @@ impl Recall {
     #[must_use]
     pub(crate) const fn exposure(self) -> Exposure {
         match self {
-            Self::Recallable => Exposure { browsers_s: 60, shared_s: 360 },
-            Self::ByPurger => Exposure { browsers_s: 60, shared_s: 172_800 },
+            Self::Recallable => Exposure { browsers_s: 60, shared_s: Freshness::Recallable.reach_s() },
+            Self::ByPurger => Exposure { browsers_s: 60, shared_s: Freshness::Purgeable.reach_s() },
             // A pinned URL is immutable.
-            Self::Never => Exposure { browsers_s: 31_536_000, shared_s: 31_536_000 },
+            Self::Never => {
+                let reach_s = Freshness::Immutable.reach_s();
+                Exposure { browsers_s: reach_s, shared_s: reach_s }
+            }
         }
     }
 }
@@ -228,15 +231,16 @@ mod tests {
 
     use super::*;
 
+    /// The seconds that a list of directives lets a cache show an answer: `max-age` and the longest of the `stale-*` behind it.
+    fn longest(directives: &str) -> u32 {
+        let seconds = directives.split(", ").filter_map(|directive| directive.split_once('=')?.1.parse::<u32>().ok());
+        let seconds: Vec<u32> = seconds.collect();
+        seconds.first().copied().unwrap_or_default() + seconds.iter().skip(1).max().copied().unwrap_or_default()
+    }
+
     /// No class of an answer outlives what a kill says of it.
     #[test]
     fn exposure_is_the_longest_that_any_cache_was_allowed() {
-        let longest = |directives: &str| {
-            let seconds =
-                directives.split(", ").filter_map(|directive| directive.split_once('=')?.1.parse::<u32>().ok());
-            let seconds: Vec<u32> = seconds.collect();
-            seconds.first().copied().unwrap_or_default() + seconds.iter().skip(1).max().copied().unwrap_or_default()
-        };
         for recall in [Recall::Recallable, Recall::ByPurger, Recall::Never] {
             let classes = Rung::ALL
                 .into_iter()
@@ -251,11 +255,6 @@ mod tests {
     #[test]
     fn reach_is_the_longest_of_its_directives() {
         for freshness in Freshness::ALL {
-            let longest = |directives: &str| {
-                let seconds = directives.split(", ").filter_map(|one| one.split_once('=')?.1.parse::<u32>().ok());
-                let seconds: Vec<u32> = seconds.collect();
-                seconds.first().copied().unwrap_or_default() + seconds.iter().skip(1).max().copied().unwrap_or_default()
-            };
             let directives = [freshness.cache_control(), freshness.cdn_cache_control()];
             assert_eq!(directives.map(longest).into_iter().max(), Some(freshness.reach_s()), "{freshness:?}");
         }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RecipeError, one};
+use super::{RecipeError, Refused, check_span, one};
 use crate::ids::Digest;
 use crate::limits;
 
@@ -32,16 +32,8 @@ pub(super) fn check(references: &[ReferenceUse]) -> Result<(), RecipeError> {
         return Err(RecipeError::References { count: references.len() });
     }
     for ReferenceUse { weight, start, end, .. } in references {
-        let refuse = |field, value, allowed| Err(RecipeError::Reference { field, value, allowed });
-        if !(-10.0..=10.0).contains(weight) {
-            return refuse("weight", *weight, "-10 to 10");
-        }
-        if !(0.0..1.0).contains(start) {
-            return refuse("start", *start, "0 up to 1");
-        }
-        if !(*end > *start && *end <= 1.0) {
-            return refuse("end", *end, "above `start`, up to 1");
-        }
+        let refused = check_span(*weight, (*start, *end));
+        refused.map_err(|Refused { field, value, allowed }| RecipeError::Reference { field, value, allowed })?;
     }
     Ok(())
 }

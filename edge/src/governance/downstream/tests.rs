@@ -419,7 +419,7 @@ async fn a_kill_is_told_to_the_caches_further_down() {
     };
     eventually("the kill from before is told", async || told("slot:studio/hero").await).await;
 
-    let desk = KillDesk::new(log, replay, known, downstream, LONG, KillMetrics::new(&registry).unwrap());
+    let desk = KillDesk::new(log, replay, known, LONG, KillMetrics::new(&registry).unwrap());
     let kill = async |kind, name: &str| {
         let order = KillOrder { kind, name: name.to_owned(), why: "a test".to_owned(), key: None };
         desk.kill("anna", order).await.unwrap()
