@@ -11,7 +11,7 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `candidates`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -20,6 +20,7 @@
 
 mod audit;
 mod body;
+mod candidates;
 mod decisions;
 mod denied;
 mod gatekeeper;
@@ -61,6 +62,7 @@ use self::token::AdminConfig;
 use crate::budget::BudgetConfig;
 use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
+use crate::candidates::CandidateDesk;
 use crate::fill::Fill;
 use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
 use crate::origin::Regions;
@@ -86,6 +88,7 @@ pub struct AdminApi {
     desk: Arc<PurgeDesk>,
     kills: KillDesk,
     reviews: ReviewDesk,
+    candidates: CandidateDesk,
     fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
@@ -105,6 +108,7 @@ pub struct AdminParts {
     pub desk: Arc<PurgeDesk>,
     pub kills: KillDesk,
     pub reviews: ReviewDesk,
+    pub candidates: CandidateDesk,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
@@ -149,8 +153,20 @@ impl AdminApi {
         grounds: Grounds,
         parts: AdminParts,
     ) -> Self {
-        let AdminParts { catalog, regions, caches, desk, kills, reviews, fill, warmer, imports, papers, masters } =
-            parts;
+        let AdminParts {
+            catalog,
+            regions,
+            caches,
+            desk,
+            kills,
+            reviews,
+            candidates,
+            fill,
+            warmer,
+            imports,
+            papers,
+            masters,
+        } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -161,6 +177,7 @@ impl AdminApi {
             desk,
             kills,
             reviews,
+            candidates,
             fill,
             imports: Arc::new(imports),
             papers,
@@ -248,6 +265,10 @@ impl AdminApi {
             Action::Decide => {
                 let order = decisions::order(key, parameter, self.fields(headers, body).await?)?;
                 decisions::rule(self, who, order).await
+            }
+            Action::ListCandidates => candidates::list(self, who, query).map(Reply::ok),
+            Action::DrawCandidates => {
+                candidates::begin(self, who, candidates::order(self.fields(headers, body).await?)?)
             }
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {

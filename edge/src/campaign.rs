@@ -31,6 +31,7 @@ pub mod reload;
 pub mod review;
 mod revision;
 pub mod rights;
+pub mod seeds;
 pub mod slots;
 pub mod sources;
 pub mod template;

@@ -11,6 +11,7 @@ pub(crate) mod bmff;
 pub(crate) mod budget;
 pub mod cache;
 pub mod campaign;
+pub mod candidates;
 pub mod commands;
 pub mod config;
 pub mod credentials;

@@ -30,11 +30,10 @@ use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
 use self::store::{STORE_WAIT, Storing, Writer};
 pub use self::stored::StoredJobs;
-use crate::cache::{FlightError, unix_ms};
+use crate::cache::unix_ms;
 use crate::campaign::{Catalog, CatalogHandle};
-use crate::fill::{Fill, FillError, Filled};
+use crate::fill::{Fill, Filled};
 use crate::governance::{ReviewDesk, audit};
-use crate::render::PoolError;
 use crate::resolve::{Operator, Refusal, Want, resolve};
 use crate::state::StateError;
 
@@ -44,10 +43,6 @@ pub const CONCURRENCY_MAX: usize = 32;
 const JOBS_MAX: usize = 32;
 /// How often a running job is stored.
 const STORE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often a rendition is tried, and the pauses between.
-const ATTEMPTS_MAX: u32 = 8;
-const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// `[warm]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -447,32 +442,12 @@ impl PictureWork {
 
     /// Makes it, and puts it before reviewers where its slot is reviewed.
     async fn made(&self, want: &Want) -> Result<Filled, String> {
-        let filled = self.settled(want).await.map_err(|error| error.to_string())?;
+        let filled = self.inner.fill.settle_patiently(want).await.map_err(|error| error.to_string())?;
         if let (Some(reviews), Some(binding)) = (&self.inner.reviews, self.inner.fill.made(want)) {
             let submitted = reviews.submit(&want.variant, &binding).await;
             submitted.map_err(|error| format!("it is made, and not put before reviewers: {error}"))?;
         }
         Ok(filled)
-    }
-
-    async fn settled(&self, want: &Want) -> Result<Filled, FillError> {
-        let mut pause = PAUSE_MIN;
-        let mut attempt = 1;
-        loop {
-            let result = match self.inner.fill.settle(want) {
-                Ok(ticket) => ticket.landed().await.unwrap_or_else(|error| Err(error.into())),
-                Err(error) => Err(error.into()),
-            };
-            match result {
-                Err(error) if may_pass(&error) && attempt < ATTEMPTS_MAX => {
-                    tracing::debug!(recipe = %want.recipe_id(), %error, attempt, "warming waits and tries again");
-                }
-                result => return result,
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-            attempt += 1;
-        }
     }
 }
 
@@ -483,25 +458,6 @@ pub(crate) fn want(catalog: &Catalog, url: &str) -> Result<Want, Refusal> {
 
 async fn heard(cancelled: &mut watch::Receiver<bool>) {
     let _ = cancelled.wait_for(|is_cancelled| *is_cancelled).await;
-}
-
-/// Whether the same may go well in a while: readers come first, and nodes come back.
-fn may_pass(error: &FillError) -> bool {
-    match error {
-        FillError::Origin(error) => {
-            matches!(&**error, crate::origin::OriginError::Import(fault) if fault.may_pass())
-                || error.is_retryable()
-                || matches!(
-                    **error,
-                    crate::origin::OriginError::NoHealthyNode | crate::origin::OriginError::DeadlinePassed
-                )
-        }
-        FillError::Pool(error) => *error == PoolError::Full,
-        FillError::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
-        // A signer that is away comes back.
-        FillError::Overtaken | FillError::Unsigned => true,
-        FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) | FillError::Withheld(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ const ROOMS: &[&str] = &[
     "admin",
     "preview",
     "papers",
+    "candidates",
     "seo",
     "warm",
     "handler",

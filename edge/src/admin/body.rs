@@ -51,6 +51,11 @@ impl Fields {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn of(body: Value) -> Self {
+        Self::parse(&body.to_string().into()).expect("an object")
+    }
+
     pub(super) fn text(&mut self, name: &'static str, bytes_max: usize) -> Result<Option<String>, Fault> {
         match self.map.remove(name) {
             None | Some(Value::Null) => Ok(None),

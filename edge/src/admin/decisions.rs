@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::body::{Fault, Fields, fault, wrong};
 use super::kills::{Page, log_fault};
 use super::{AdminApi, Principal, Reply, campaign_of};
-use crate::governance::{CaseFilter, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
+use crate::governance::{CaseFilter, ReviewDesk, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
 use crate::resolve::Want;
 use crate::service::Body;
 use crate::shared_state::{CaseState, PersonRole, WHY_BYTES_MAX};
@@ -83,7 +83,7 @@ pub(super) async fn rule(api: &AdminApi, who: &Principal, order: ReviewOrder) ->
     who.demand(role, campaign_of(&shown.variant))?;
     let ruled = api.reviews.rule(who.name(), order).await.map_err(|error| refused(&error))?;
     let Ruled { entry, shown, is_new, purge } = &ruled;
-    let mut body = told(shown);
+    let mut body = told(&api.reviews, shown);
     body["entry"] = json!({
         "seq": entry.seq(),
         "at_unix_ms": entry.at_unix_ms(),
@@ -111,7 +111,7 @@ pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Resu
     let found = api.reviews.cases(&filter, after, limit + 1);
     let next = found.get(limit).and_then(|_| found[..limit].last()).map(|shown| shown.case.id);
     let seen = found.iter().take(limit).filter(|shown| who.sees(campaign_of(&shown.variant)));
-    let shown: Vec<Value> = seen.map(told).collect();
+    let shown: Vec<Value> = seen.map(|shown| told(&api.reviews, shown)).collect();
     let epoch = api.reviews.log().published().load().epoch();
     Ok(json!({ "decisions": shown, "next": next, "epoch": epoch }))
 }
@@ -121,7 +121,7 @@ pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fa
     shown
         .as_ref()
         .filter(|shown| who.sees(campaign_of(&shown.variant)))
-        .map(told)
+        .map(|shown| told(&api.reviews, shown))
         .ok_or_else(|| super::no_such("decision", id))
 }
 
@@ -169,7 +169,7 @@ fn picture_want(api: &AdminApi, shown: &ShownCase, query: Option<&str>) -> Resul
     api.reviews.want(shown, width_px, format).map_err(|error| refused(&error))
 }
 
-fn told(shown: &ShownCase) -> Value {
+fn told(reviews: &ReviewDesk, shown: &ShownCase) -> Value {
     let ShownCase { variant, case, state } = shown;
     json!({
         "id": case.id,
@@ -183,6 +183,7 @@ fn told(shown: &ShownCase) -> Value {
         "until_unix_ms": case.until_unix_ms,
         "escalated": case.escalated,
         "drawn": case.drawn,
+        "patch": reviews.patch(shown),
         "picture": format!("{}decisions/{}/picture", super::PREFIX, case.id),
     })
 }

@@ -126,6 +126,8 @@ pub(super) enum Action {
     ShowDecision,
     Decide,
     ShowPicture,
+    ListCandidates,
+    DrawCandidates,
     ReadAudit,
     ForgetName,
     ShowState,
@@ -205,6 +207,8 @@ const OF_DECISIONS: &[Parameter] = &[
     AFTER,
     LIMIT,
 ];
+const OF_CANDIDATES: &[Parameter] =
+    &[query("variant", Form::Text, Presence::Required, "whose picture: `campaign/slot?axis=value`")];
 const OF_PICTURE: &[Parameter] = &[
     query(
         "w",
@@ -308,6 +312,12 @@ pub(super) const ROUTES: &[Route] = {
         get("decisions/{id}/picture", A::ShowPicture, takes(Reviewer, S::Review, Campaign), &[(200, PICTURE)])
             .asks(OF_PICTURE)
             .says("The picture, approved or not; no cache keeps it"),
+        get("candidates", A::ListCandidates, viewer(Campaign), &[(200, "Trials")])
+            .asks(OF_CANDIDATES)
+            .says("Candidates of a variant that are being drawn, or could not be; those that are drawn are decisions"),
+        get("candidates", A::DrawCandidates, takes(Reviewer, S::Review, Campaign), &[(202, "Trials")])
+            .post(Json("CandidatesOrder"))
+            .says("Draws a variant's picture with other seeds, and puts what is drawn before reviewers"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)
             .says("Entries of the log with the names of their actors, and signed checkpoints"),

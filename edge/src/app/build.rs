@@ -24,6 +24,7 @@ use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
 use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
+use crate::candidates::CandidateDesk;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
@@ -265,6 +266,12 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
+            candidates: CandidateDesk::new(
+                self.catalog.clone(),
+                Arc::clone(&self.fill),
+                self.reviews.clone(),
+                registry,
+            )?,
             reviews: self.reviews.clone(),
             fill: Arc::clone(&self.fill),
             warmer,

@@ -15,6 +15,7 @@ use super::fault::listing;
 use super::pins::Pins;
 use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
+use super::seeds::{self, ChosenSeeds};
 use super::template::{Part, Placeholder, Template, tidy};
 
 /// Most negative lists of one prompt.
@@ -91,6 +92,8 @@ pub struct Generate {
     pub width_px: u32,
     pub height_px: u32,
     pub seed: Seed,
+    /// The slot's.
+    pub seeds: ChosenSeeds,
     pub prompt: Template,
     /// The negative lists and the styles' negatives, joined.
     pub negative_prompt: String,
@@ -173,6 +176,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Making> {
         let own = slot.table("generate");
         let layered = Layered { slot, own: own.as_ref(), defaults: self.defaults };
+        slot.expect(&["seeds"]);
         let sources = [("model", SourceChoice::Model), ("import", SourceChoice::Import)];
         let source = layered.of("source").and_then(|table| table.choice("source", &sources));
         let making = match source.unwrap_or(SourceChoice::Model) {
@@ -217,6 +221,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             width_px,
             height_px,
             seed,
+            seeds: seeds::read(slot, &prompt, self.axes),
             prompt,
             negative_prompt,
             words,
@@ -377,6 +382,9 @@ fn read_imported(layered: &Layered<'_, '_, '_>) -> Option<Making> {
             let reason = format!("`{key}` tells a model how to draw, and this slot's pictures are imported");
             own.fault(own.span(), reason);
         }
+    }
+    if layered.slot.has("seeds") {
+        layered.slot.fault(layered.slot.span(), "`seeds` are for drawings, and this slot's pictures are imported");
     }
     let (width_px, height_px) = layered.require("size").and_then(read_size)?;
     Some(Making::Imported { width_px, height_px })

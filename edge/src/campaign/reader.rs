@@ -350,6 +350,15 @@ impl<'a, 'i> TableReader<'a, 'i> {
         texts.collect()
     }
 
+    /// Whole numbers by the author's names, in file order.
+    pub(crate) fn named_integers(&self, range: RangeInclusive<u32>, count_max: usize) -> Vec<(Text<'a>, u32)> {
+        let entries = self.bounded_entries(count_max).into_iter();
+        entries
+            .filter_map(|(key, value)| Some((self.integer_of(key.value, value, &range)?, key)))
+            .map(|(number, key)| (key, number))
+            .collect()
+    }
+
     /// Strings or sub-tables by the author's names, in file order; the faults of a sub-table point at its name.
     pub(crate) fn texts_or_tables(&self, count_max: usize) -> Vec<(Text<'a>, TextOrTable<'a, 'i>)> {
         let entries = self.bounded_entries(count_max).into_iter().filter_map(|(key, value)| {

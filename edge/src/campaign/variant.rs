@@ -82,7 +82,7 @@ fn recipe_tag(recipe: RecipeId) -> String {
 }
 
 /// A variant with everything that follows from it.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Variant {
     pub key: VariantKey,
     /// One index per axis of the campaign.
@@ -144,6 +144,29 @@ impl Variant {
             recipe,
             size_px,
             finish,
+        })
+    }
+}
+
+impl Variant {
+    /// `None` where no model draws it.
+    #[must_use]
+    pub fn drawn_seed(&self) -> Option<u32> {
+        match &self.recipe {
+            MasterRecipe::Drawn(recipe) => Some(recipe.seed),
+            MasterRecipe::Imported(_) | MasterRecipe::Awaited(_) => None,
+        }
+    }
+
+    /// The same variant drawn with another seed: a candidate, with a recipe of its own. `None` where no model draws it.
+    #[must_use]
+    pub fn with_seed(&self, seed: u32) -> Option<Self> {
+        let MasterRecipe::Drawn(own) = &self.recipe else { return None };
+        let recipe = ValidRecipe::try_from(Recipe { seed, ..Recipe::clone(own) }).ok()?;
+        Some(Self {
+            tags: self.tags.with_recipe(recipe.id()),
+            recipe: MasterRecipe::Drawn(Box::new(recipe)),
+            ..self.clone()
         })
     }
 }
@@ -237,7 +260,11 @@ fn drawn(generate: &Generate, axes: &[Axis], pins: &Pins, values: &[usize]) -> R
         ..Recipe::new(pins.checkpoint(&generate.checkpoint), prompt, (generate.width_px, generate.height_px))
     };
     generate.additions.add_to(&mut recipe, pins);
-    recipe.seed = seed(generate.seed, &recipe)?;
+    let picture = query(axes, values, |axis, _| generate.prompt.uses_axis(axis));
+    recipe.seed = match generate.seeds.of(&picture) {
+        Some(chosen) => chosen,
+        None => seed(generate.seed, &recipe)?,
+    };
     ValidRecipe::try_from(recipe)
 }
 

@@ -67,6 +67,22 @@ impl FillError {
         }
     }
 
+    /// Whether the same may go well in a while: readers come first, and nodes come back.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Origin(error) => match &**error {
+                OriginError::Import(fault) => fault.may_pass(),
+                OriginError::NoHealthyNode | OriginError::DeadlinePassed => true,
+                error => error.is_retryable(),
+            },
+            Self::Pool(error) => *error == PoolError::Full,
+            Self::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
+            // A signer that is away comes back.
+            Self::Overtaken | Self::Unsigned => true,
+            Self::Render(_) | Self::Master(_) | Self::OverBudget(_) | Self::Withheld(_) => false,
+        }
+    }
+
     /// Whether the master of a binding is lost: the origin does not have it, or has other pixels under its id.
     pub(super) fn is_lost_master(&self) -> bool {
         matches!(self, Self::Master(_))

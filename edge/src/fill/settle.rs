@@ -19,6 +19,10 @@ use crate::words::Outcome;
 
 /// How long a quick rung is served before its final one is asked for again.
 const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
+/// How often a rendition is tried that is made behind the readers, and the pauses between.
+const ATTEMPTS_MAX: u32 = 8;
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 impl Fill {
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
@@ -107,6 +111,29 @@ impl Fill {
         let want = Want { urgency: Urgency::LEAST, ..want.clone() };
         let fill = Arc::clone(self);
         self.settling.fly(want.flight_key(), move || async move { fill.settled(&want).await })
+    }
+
+    /// The same until it is there, and again after a pause where that may help: readers come first, and nodes come back.
+    ///
+    /// # Errors
+    /// When it did not help, or cannot.
+    pub async fn settle_patiently(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+        let mut pause = PAUSE_MIN;
+        for attempt in 1.. {
+            let result = match self.settle(want) {
+                Ok(ticket) => ticket.landed().await.unwrap_or_else(|error| Err(error.into())),
+                Err(error) => Err(error.into()),
+            };
+            match result {
+                Err(error) if error.may_pass() && attempt < ATTEMPTS_MAX => {
+                    tracing::debug!(recipe = %want.recipe_id(), %error, attempt, "work behind readers waits and tries again");
+                }
+                result => return result,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Err(FillError::Overtaken)
     }
 
     async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {

@@ -187,7 +187,14 @@ fn now_unix_ms() -> u64 {
 /// The picture of a case, at its variant.
 pub(super) fn decided(want: &Want, case: &Case) -> Arc<Decided> {
     let tags = want.variant.tags.with_recipe(case.recipe);
-    Arc::new(Decided { recipe: case.recipe, tags, binding: Arc::new(binding(case)) })
+    let is_known = is_of_manifest(&want.variant, case);
+    Arc::new(Decided { recipe: case.recipe, is_known, tags, binding: Arc::new(binding(case)) })
+}
+
+/// Whether the manifest says all of its recipe but the seed.
+fn is_of_manifest(variant: &Variant, case: &Case) -> bool {
+    let is_candidate = |seed| variant.with_seed(seed).is_some_and(|candidate| candidate.recipe.id() == case.recipe);
+    case.recipe == variant.recipe.id() || case.drawn.seed.is_some_and(is_candidate)
 }
 
 /// As a node answered it once. Purges of masters are of no account: what was decided is this master.

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bildkante_shared::import::MasterRecipe;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::audit;
@@ -259,6 +258,23 @@ impl ReviewDesk {
         found.into_iter().take(count_max).map(shown).collect()
     }
 
+    /// Seeds of a variant's drawings that were put before reviewers.
+    #[must_use]
+    pub fn seeds_of(&self, variant: &Variant) -> Vec<u32> {
+        let state = self.log.published().load();
+        state.reviews().of(&variant.picture).iter().filter_map(|case| case.drawn.seed).collect()
+    }
+
+    /// What makes the picture of a case the manifest's own choice, where it is another seed's: lines of TOML to commit.
+    #[must_use]
+    pub fn patch(&self, shown: &ShownCase) -> Option<String> {
+        let variant = self.own_want(&shown.variant, "").ok()?.variant;
+        let seed = shown.case.drawn.seed?;
+        let is_candidate = shown.case.recipe != variant.recipe.id()
+            && variant.with_seed(seed).is_some_and(|candidate| candidate.recipe.id() == shown.case.recipe);
+        is_candidate.then(|| patch_of(&shown.variant, seed))
+    }
+
     #[must_use]
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
@@ -281,6 +297,13 @@ fn now_unix_ms() -> u64 {
     unix_ms(SystemTime::now())
 }
 
+/// The name of a picture is `campaign/slot?axis=value&…`.
+fn patch_of(picture: &str, seed: u32) -> String {
+    let (path, values) = picture.split_once('?').unwrap_or((picture, ""));
+    let slot = path.split_once('/').map_or(path, |(_, slot)| slot);
+    format!("[slots.{slot}.seeds]\n\"{values}\" = {seed}\n")
+}
+
 fn drawn(variant: &Variant, binding: &Binding) -> Drawn {
     Drawn {
         width_px: binding.width_px,
@@ -289,10 +312,7 @@ fn drawn(variant: &Variant, binding: &Binding) -> Drawn {
         node: binding.node.clone(),
         drawn_unix_s: binding.drawn_unix_s,
         determinism: binding.determinism.clone(),
-        seed: match &variant.recipe {
-            MasterRecipe::Drawn(recipe) => Some(recipe.seed),
-            MasterRecipe::Imported(_) | MasterRecipe::Awaited(_) => None,
-        },
+        seed: variant.drawn_seed(),
         parts: (*variant.parts).clone(),
     }
 }

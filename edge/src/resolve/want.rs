@@ -36,6 +36,8 @@ pub struct Want {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
     pub recipe: RecipeId,
+    /// Whether it is the variant's own, or one that differs from it by its seed alone.
+    pub is_known: bool,
     /// The variant's, with this recipe.
     pub tags: Tags,
     pub binding: Arc<Binding>,
@@ -75,9 +77,8 @@ impl Want {
     /// The picture that was decided for, in the same cut.
     #[must_use]
     pub fn of_decided(self, decided: Arc<Decided>) -> Self {
-        let is_own = decided.recipe == self.variant.recipe.id();
         // Of a former recipe only its id is known: nothing is said of its model and its prompt.
-        let finish = if is_own { self.finish } else { without_generator(&self.finish) };
+        let finish = if decided.is_known { self.finish } else { without_generator(&self.finish) };
         Self { finish, decided: Some(decided), ..self }
     }
 
