@@ -71,7 +71,10 @@ fn picture(name: &str, prompt: &Template, axes: &[ReadAxis]) -> Result<String, S
     let used = axes.iter().enumerate().filter(|(index, _)| prompt.uses_axis(*index)).map(|(_, read)| &read.axis.name);
     let missing: Vec<&str> = used.map(String::as_str).filter(|axis| !values.contains_key(axis)).collect();
     if !missing.is_empty() {
-        return Err(format!("a picture has a value for each axis of the prompt; {} is missing", listing(&missing, 8)));
+        return Err(format!(
+            "a picture is named by a value for each axis of the prompt; not named: {}",
+            listing(&missing, 8)
+        ));
     }
     let pairs: Vec<String> = values.into_iter().map(|(axis, value)| format!("{axis}={value}")).collect();
     Ok(pairs.join("&"))

@@ -138,6 +138,25 @@ fn a_locale_that_changes_no_prompt_shares_the_recipe_whatever_the_seed() {
     }
 }
 
+/// What a person chose among candidates draws the recipe that the candidate was, and no other picture changes.
+#[test]
+fn a_chosen_seed_is_the_recipe_of_the_candidate() {
+    let site = Site::new();
+    let catalog = site.load();
+    let (before, other) = (variant(&catalog, "hero", &[]), variant(&catalog, "hero", &[("colour", "red")]));
+    let candidate = before.with_seed(99).expect("it is drawn");
+    assert_ne!(candidate.recipe.id(), before.recipe.id());
+    assert_eq!(candidate.tags.recipe(), format!("recipe:{}", candidate.recipe.id()));
+    let seeds = "ratio = \"16:9\"\nseeds = { \"product=bottle&finish=none&colour=teal\" = 99 }";
+    site.edit("campaigns/autumn.toml", "ratio = \"16:9\"", seeds);
+    let catalog = site.load();
+    let chosen = variant(&catalog, "hero", &[]);
+    assert_eq!(chosen.recipe, candidate.recipe);
+    assert_eq!(chosen.dedup, before.dedup);
+    assert_eq!(variant(&catalog, "hero", &[("colour", "red")]).recipe, other.recipe);
+    assert_ne!(drawn(&variant(&catalog, "teaser", &[])).seed, 99, "it is the slot's");
+}
+
 #[test]
 fn a_derived_seed_depends_on_the_base_and_the_recipe_alone() {
     let site = Site::new();
@@ -256,6 +275,13 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("widths = [480, 768", "widths = [768, 480", &["`widths` ascend, but 480 follows 768"]),
     ("widths = [480, 768", "widths = [0, 768", &["`slots.hero.widths` is 1 to 8192, not 0"]),
     ("1120, 1344]", "1120, 1600]", &["1600 px is 1.19 times the 1344 px this slot's crop has, above `upscale_max` 1"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour=teal\" = 5 }", &["not named: `finish` and `product`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"size=m\" = 5 }", &["there is no axis `size`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"locale=de-DE\" = 5 }", &["pictures of this slot do not differ by `locale`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour=lime\" = 5 }", &["axis `colour` has no value `lime`; it has `red`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour\" = 5 }", &["`colour` is no `axis=value`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour=red&colour=teal\" = 5 }", &["`colour` stands in it twice"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour=teal\" = -5 }", &["is 0 to 4294967295, not -5"]),
     ("sizes = \"100vw\"", "sizes = \"\\\"><script>\"", &["`sizes` is the HTML attribute"]),
     ("urgency = 1", "urgency = 8", &["`slots.hero.priority.urgency` is 0 to 7, not 8"]),
     ("policy = \"fallback\"", "policy = \"block\"", &["`slots.hero.on_miss.policy` is `block`"]),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use bildkante_shared::say;
+use bildkante_shared::{remark, say};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -13,6 +13,9 @@ use super::kill::{run, words};
 use super::remote::{Remote, RemoteArgs};
 use crate::shared_state::CaseState;
 use crate::signing::moment::{self, MomentError};
+
+/// How often it is asked whether candidates are drawn.
+const CANDIDATES_PAUSE: Duration = Duration::from_millis(500);
 
 /// `bildkante-edge review`.
 #[derive(Debug, clap::Args)]
@@ -25,8 +28,12 @@ pub struct ReviewArgs {
 enum What {
     /// Print the pictures that were put before reviewers
     List(ListArgs),
+    /// Print a case, and the lines of the manifest that its choice comes to
+    Show(ShowArgs),
     /// Save the picture of a case
     Picture(PictureArgs),
+    /// Have a variant's picture drawn with other seeds, and wait until they are before reviewers
+    Candidates(CandidatesArgs),
     /// The picture may be shown: at once and for good, or for a time
     Approve(ApproveArgs),
     /// The picture is not shown
@@ -49,6 +56,31 @@ struct ListArgs {
     /// Only those of this campaign
     #[arg(long)]
     campaign: Option<String>,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// The case's number, as `review list` prints it
+    case: u64,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct CandidatesArgs {
+    /// Whose picture: `campaign/slot?axis=value`
+    variant: String,
+    /// A seed; repeat for several. Without one: those behind the manifest's own that were not drawn yet
+    #[arg(long, value_name = "NUMBER", conflicts_with = "count")]
+    seed: Vec<u32>,
+    /// How many further seeds
+    #[arg(long, default_value_t = 4)]
+    count: u32,
+    /// A remark, for the audit
+    #[arg(long)]
+    why: Option<String>,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -144,7 +176,9 @@ fn state(name: &str) -> Result<&'static str, String> {
 pub fn review(args: &ReviewArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::List(args) => list(args),
+        What::Show(args) => show(args),
         What::Picture(args) => picture(args),
+        What::Candidates(args) => candidates(args),
         What::Approve(args) => {
             let (from, until) = (args.from, args.until);
             let (why, seen) = (&args.why, args.seen);
@@ -207,6 +241,58 @@ fn remarks(case: &Value) -> String {
         remarks.push_str(&format!(", {role} is asked"));
     }
     remarks
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<ExitCode> {
+    let case = run(Remote::reading(&args.remote)?.demand(Method::GET, &format!("decisions/{}", args.case), None))?.body;
+    say!("{}  {}  {}{}", args.case, words(&case["state"]), words(&case["variant"]), remarks(&case))?;
+    say!("recipe {}, master {}", words(&case["recipe"]), words(&case["master"]))?;
+    if let Some(seed) = case["drawn"]["seed"].as_u64() {
+        say!("drawn by {} with seed {seed}", words(&case["drawn"]["node"]))?;
+    }
+    if let Some(patch) = case["patch"].as_str() {
+        say!("\nThe manifest chooses it with\n\n{patch}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks again until nothing is under way, so that what is printed can be decided.
+fn candidates(args: &CandidatesArgs) -> anyhow::Result<ExitCode> {
+    let remote = Remote::new(&args.remote)?;
+    let mut order = json!({ "variant": args.variant, "why": args.why });
+    match args.seed.is_empty() {
+        true => order["count"] = json!(args.count),
+        false => order["seeds"] = json!(args.seed),
+    }
+    let mut trials = run(remote.demand(Method::POST, "candidates", Some(&order)))?.body;
+    let variant = percent_encoding::utf8_percent_encode(&args.variant, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let mut open = usize::MAX;
+    loop {
+        let of = |state: &str| {
+            trials["candidates"].as_array().map_or(0, |all| all.iter().filter(|it| it["state"] == state).count())
+        };
+        let drawing = of("drawing");
+        if drawing != open {
+            open = drawing;
+            remark!("{}: {open} under way, {} failed", words(&trials["variant"]), of("failed"));
+        }
+        if open == 0 {
+            break;
+        }
+        std::thread::sleep(CANDIDATES_PAUSE);
+        trials = run(remote.demand(Method::GET, &format!("candidates?variant={variant}"), None))?.body;
+    }
+    for trial in trials["candidates"].as_array().into_iter().flatten() {
+        say!("seed {}: {}", trial["seed"], words(&trial["detail"]))?;
+    }
+    let picture = percent_encoding::utf8_percent_encode(words(&trials["variant"]), percent_encoding::NON_ALPHANUMERIC)
+        .to_string();
+    let page = run(remote.demand(Method::GET, &format!("decisions?limit=1000&variant={picture}"), None))?.body;
+    for case in page["decisions"].as_array().into_iter().flatten() {
+        say!("{:>8}  {:<18} seed {}{}", case["id"], words(&case["state"]), case["drawn"]["seed"], remarks(case))?;
+    }
+    let has_failed = trials["candidates"].as_array().is_some_and(|all| !all.is_empty());
+    Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn picture(args: &PictureArgs) -> anyhow::Result<ExitCode> {
