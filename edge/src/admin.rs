@@ -8,6 +8,7 @@
 //! | `principal` | what the one who asks may do, campaign by campaign |
 //! | `token`, `proxy`, `sessions` | proofs: tokens of the configuration, people whom a proxy names, browsers |
 //! | `login` | the page where a key is entered |
+//! | `forms` | what the preview's forms send |
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
@@ -23,6 +24,7 @@ mod body;
 mod candidates;
 mod decisions;
 mod denied;
+mod forms;
 mod gatekeeper;
 mod imports;
 mod keys;

@@ -39,7 +39,9 @@ pub use marks::{PurgeKind, PurgeReach, Verdict};
 pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};
 pub use reaches::Covered;
 pub use replay::Replay;
-pub use reviews::{CaseFilter, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase};
+pub use reviews::{
+    CaseFilter, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase,
+};
 pub use scope::{PurgeScope, ScopeError};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Opening a page draws what it shows, as any request for these pictures would; nothing else is triggered.
 
 mod page;
+mod variant;
 
 use std::sync::Arc;
 
@@ -12,15 +13,19 @@ use bildkante_shared::problem::Problem;
 use http::{Request, Response};
 use percent_encoding::percent_decode_str;
 
-use self::page::{AxisView, CampaignView, CardView, Notice, Pages, SlotPage};
+use self::page::{AxisView, CampaignView, CardView, Notice, Pages, ReviewView, SlotPage};
+use self::variant::{Decisions, Desk, VariantPage};
 use crate::cache::Bindings;
 use crate::campaign::manifest::Signing;
-use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot};
+use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
+use crate::candidates::{CandidateDesk, Progress};
+use crate::governance::ReviewDesk;
 use crate::papers;
 use crate::resolve::{Operator, Resolved, resolve};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
 use crate::service::{Body, RequestBody};
+use crate::shared_state::{CaseState, PersonRole};
 use crate::signing::{Seal, SigningHandle};
 
 const STYLE: &str = include_str!("preview/style.css");
@@ -34,6 +39,12 @@ const CARDS_PER_PAGE: usize = 24;
 
 /// How long the page's own pictures of a campaign that answers signed URLs only can be fetched, at the least.
 const OWN_URLS_H: u64 = 1;
+
+/// Behind the path of a slot: one of its variants, which the query names.
+const VARIANT_PAGE: &str = "/variant";
+
+/// Steps of a history that are shown.
+const HISTORY_MAX: usize = 50;
 
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
@@ -58,6 +69,33 @@ pub struct Preview {
     signing: SigningHandle,
     copied_days: u32,
     bindings: Bindings,
+    reviews: ReviewDesk,
+    candidates: CandidateDesk,
+}
+
+/// Who looks, as far as pages depend on it.
+#[derive(Clone, Copy)]
+pub struct Reader<'r> {
+    /// Which campaigns the reader may see; `None`: what belongs to none.
+    pub sees: &'r (dyn Fn(Option<&str>) -> bool + Sync),
+    /// With which role the reader's forms are taken in a campaign.
+    pub role: &'r (dyn Fn(&str) -> Option<PersonRole> + Sync),
+    /// What forms of the reader's session carry.
+    pub csrf: Option<&'r str>,
+}
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader<'static> {
+    /// Of styles and scripts, which show nothing of a campaign.
+    #[must_use]
+    pub const fn of_assets() -> Self {
+        Self { sees: &|_| true, role: &|_| None, csrf: None }
+    }
 }
 
 /// What a campaign's URLs need before they are answered.
@@ -107,9 +145,9 @@ impl Preview {
         catalog: CatalogHandle,
         signing: SigningHandle,
         copied_days: u32,
-        bindings: Bindings,
+        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
     ) -> Self {
-        Self { public_url, catalog, signing, copied_days, bindings }
+        Self { public_url, catalog, signing, copied_days, bindings, reviews, candidates }
     }
 
     fn seals(&self, campaign: &Campaign) -> Seals {
@@ -125,23 +163,29 @@ impl Preview {
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
     /// variants is work for a thread of its own.
-    /// `sees` says which campaigns the reader may see.
     pub async fn respond(
         self: &Arc<Self>,
         request: &Request<RequestBody>,
-        sees: &(dyn Fn(Option<&str>) -> bool + Sync),
+        reader: &Reader<'_>,
     ) -> Option<Response<Body>> {
         let rest = request.uri().path().strip_prefix("/preview")?;
         let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
         Some(match rest {
             "" => response::redirect("/preview/"),
-            "/" => text(TextKind::Html, self.index(sees)),
+            "/" => text(TextKind::Html, self.index(reader.sees)),
             _ if rest.len() > PATH_BYTES_MAX => return None,
             STYLE_PATH => text(TextKind::Css, STYLE.to_owned()),
             SCRIPT_PATH => text(TextKind::Script, SCRIPT.to_owned()),
-            _ if !sees(rest.trim_start_matches('/').split('/').next()) => {
+            _ if !(reader.sees)(rest.trim_start_matches('/').split('/').next()) => {
                 let problem = Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign");
                 response::error(request.method(), &problem, Negotiation::Explicit)
+            }
+            _ if rest.ends_with(VARIANT_PAGE) => {
+                let query = request.uri().query().unwrap_or("");
+                match self.variant(rest.trim_end_matches(VARIANT_PAGE), query, reader).await {
+                    Ok(page) => text(TextKind::Html, page),
+                    Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
+                }
             }
             _ => {
                 let (preview, path) = (Arc::clone(self), rest.to_owned());
@@ -181,16 +225,62 @@ impl Preview {
 
     fn slot(&self, path: &str, query: &str) -> Result<String, Box<Problem>> {
         let catalog = self.catalog.load();
-        let not_found = |detail: String| Box::new(Problem::new(404, "not-found", "Not found", detail));
-        let (name, slot_name) =
-            path.trim_start_matches('/').split_once('/').ok_or_else(|| not_found("there is no such page".into()))?;
-        let campaign =
-            catalog.campaign(name).ok_or_else(|| not_found(format!("there is no campaign `{}`", shorten(name))))?;
-        let slot_index = campaign
-            .slot_index(slot_name.trim_end_matches('/'))
-            .ok_or_else(|| not_found(format!("campaign `{name}` has no slot `{}`", shorten(slot_name))))?;
+        let (campaign, slot_index) = place(&catalog, path)?;
         let asked = Filter::parse(campaign, query);
         Ok(self.slot_page(&catalog, campaign, slot_index, &asked))
+    }
+
+    /// The page of one variant.
+    async fn variant(&self, path: &str, query: &str, reader: &Reader<'_>) -> Result<String, Box<Problem>> {
+        let catalog = self.catalog.load();
+        let (campaign, slot_index) = place(&catalog, path)?;
+        let slot = &campaign.slots[slot_index];
+        let combination = Filter::parse(campaign, query).combination(campaign);
+        let found = combination.and_then(|combination| {
+            Some((
+                resolved(&catalog, campaign, slot_index, combination)?,
+                self.texts(&catalog, campaign, slot_index, combination)?,
+            ))
+        });
+        let (resolved, texts) = found.ok_or_else(|| not_found("there is no such variant".to_owned()))?;
+        let back = texts.page();
+        let role = (reader.role)(&campaign.name);
+        let seals = self.seals(campaign);
+        let page = VariantPage {
+            public_url: &self.public_url,
+            campaign: &campaign.name,
+            title: &campaign.title,
+            slot: &slot.name,
+            card: texts.card(slot, &seals, Loading::Hero, &slot.sizes),
+            decisions: self.decisions(&resolved.variant).await,
+            desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
+        };
+        Ok(page::text(variant::variant(&page)))
+    }
+
+    /// What people decided about a variant's picture, where they decide.
+    async fn decisions(&self, variant: &Variant) -> Option<Decisions> {
+        if !variant.review.is_required() {
+            return None;
+        }
+        let cases = self.reviews.cases_of(&variant.picture);
+        let history = self.reviews.history(&cases, HISTORY_MAX).await;
+        let trials = self.candidates.trials(&variant.name).map(|(_, trials)| trials).unwrap_or_default();
+        let failures = trials.iter().filter_map(|trial| match &trial.progress {
+            Progress::Drawing => None,
+            Progress::Failed(reason) => Some(format!("seed {}: {reason}", trial.seed)),
+        });
+        Some(Decisions {
+            approvers: variant.review.approvers(),
+            drawing: trials.iter().filter(|trial| trial.progress == Progress::Drawing).count(),
+            failures: failures.collect(),
+            cases: cases
+                .into_iter()
+                .map(|shown| (self.reviews.patch(&shown), shown))
+                .map(|(patch, shown)| (shown, patch))
+                .collect(),
+            history,
+        })
     }
 
     fn slot_page(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, asked: &Filter) -> String {
@@ -223,6 +313,13 @@ impl Preview {
         page::text(page::slot(&page))
     }
 
+    /// How far people are with a variant's picture, where they decide about it.
+    fn review(&self, variant: &Variant) -> Option<ReviewView> {
+        let cases = variant.review.is_required().then(|| self.reviews.cases_of(&variant.picture))?;
+        let count = |state| cases.iter().filter(|shown| shown.state == state).count();
+        Some(ReviewView { is_live: count(CaseState::Live) > 0, awaiting: count(CaseState::NeedsReview) })
+    }
+
     /// The texts of what a reader of a variant's URL gets; `None` where the URL is refused, which a valid manifest rules out.
     fn texts(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, combination: u32) -> Option<CardTexts> {
         let resolved = resolved(catalog, campaign, slot_index, combination)?;
@@ -240,10 +337,27 @@ impl Preview {
             recipe_id: variant.recipe.id().to_string(),
             prompt: described(&variant.recipe),
             merged,
+            review: self.review(variant),
             widths_px: slot.widths.clone(),
             ratio: (slot.ratio.width(), slot.ratio.height()),
         })
     }
+}
+
+/// The campaign and the slot that a path names.
+fn place<'c>(catalog: &'c Catalog, path: &str) -> Result<(&'c Arc<Campaign>, usize), Box<Problem>> {
+    let (name, slot_name) =
+        path.trim_start_matches('/').split_once('/').ok_or_else(|| not_found("there is no such page".into()))?;
+    let campaign =
+        catalog.campaign(name).ok_or_else(|| not_found(format!("there is no campaign `{}`", shorten(name))))?;
+    let slot_index = campaign
+        .slot_index(slot_name.trim_end_matches('/'))
+        .ok_or_else(|| not_found(format!("campaign `{name}` has no slot `{}`", shorten(slot_name))))?;
+    Ok((campaign, slot_index))
+}
+
+fn not_found(detail: String) -> Box<Problem> {
+    Box::new(Problem::new(404, "not-found", "Not found", detail))
 }
 
 /// What the URL of a slot's picture means. No campaign is closed to the preview.
@@ -284,6 +398,13 @@ impl Filter {
         self.values.iter().all(Option::is_none)
     }
 
+    /// The one variant that is meant: an axis that is not asked for is at its default.
+    fn combination(&self, campaign: &Campaign) -> Option<u32> {
+        let wanted: Vec<usize> =
+            campaign.axes.iter().zip(&self.values).map(|(axis, asked)| asked.unwrap_or(axis.default)).collect();
+        campaign.combinations().find(|combination| campaign.values_of(*combination) == wanted)
+    }
+
     fn admits(&self, values: &[usize]) -> bool {
         self.values.iter().zip(values).all(|(asked, value)| asked.is_none_or(|asked| asked == *value))
     }
@@ -311,11 +432,18 @@ struct CardTexts {
     recipe_id: String,
     prompt: String,
     merged: Option<String>,
+    review: Option<ReviewView>,
     widths_px: Vec<u32>,
     ratio: (u32, u32),
 }
 
 impl CardTexts {
+    /// The address of the variant's own page.
+    fn page(&self) -> String {
+        let (path, values) = self.key.split_once('?').unwrap_or((&self.key, ""));
+        format!("/preview/{path}{VARIANT_PAGE}?{values}")
+    }
+
     fn picture<'a>(&'a self, seal: Option<&'a Seal>, loading: Loading, sizes: &'a str) -> Picture<'a> {
         Picture {
             url: &self.url,
@@ -342,6 +470,8 @@ impl CardTexts {
             prompt: self.prompt.clone(),
             merged_with: self.merged.clone(),
             width_px: slot.default_width_px,
+            page: self.page(),
+            review: self.review,
         }
     }
 }

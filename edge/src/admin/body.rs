@@ -51,6 +51,11 @@ impl Fields {
         }
     }
 
+    /// Of a form.
+    pub(super) const fn of_map(map: Map<String, Value>) -> Self {
+        Self { map }
+    }
+
     #[cfg(test)]
     pub(super) fn of(body: Value) -> Self {
         Self::parse(&body.to_string().into()).expect("an object")

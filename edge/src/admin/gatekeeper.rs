@@ -43,13 +43,16 @@ pub(crate) struct Asked<'r> {
     /// Host and port that the client meant.
     pub(super) authority: Option<&'r str>,
     pub(super) peer: IpAddr,
+    /// The proof that one of our pages sent it: in its field, or in a form.
+    pub(super) csrf: Option<&'r str>,
 }
 
 impl<'r> Asked<'r> {
     pub(crate) fn of<B>(request: &'r Request<B>, peer: IpAddr) -> Self {
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
         let authority = request.uri().authority().map(http::uri::Authority::as_str).or(host);
-        Self { method: request.method(), headers: request.headers(), authority, peer }
+        let csrf = request.headers().get(CSRF_FIELD).and_then(|value| value.to_str().ok());
+        Self { method: request.method(), headers: request.headers(), authority, peer, csrf }
     }
 
     pub(super) fn is_change(&self) -> bool {
@@ -207,7 +210,7 @@ impl Gatekeeper {
         let config = self.config.load();
         let found = self.sessions.find(cookie, &config.sessions, Instant::now()).ok_or(Denial::NoSession)?;
         let Found { credential, csrf } = found;
-        let is_proven = || asked.text(CSRF_FIELD).is_some_and(|sent| is_same(sent, &csrf));
+        let is_proven = || asked.csrf.is_some_and(|sent| is_same(sent, &csrf));
         if asked.is_change() && (asked.source() != Source::Ours || !is_proven()) {
             return Err(Denial::Forgeable);
         }

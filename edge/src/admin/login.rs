@@ -4,6 +4,7 @@
 //! from and by a token in it; attempts are counted by the client's network before the key is looked at; where a login leads to is a
 //! path of this listener.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -43,13 +44,9 @@ const TO_BYTES_MAX: usize = 2_048;
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// What a form says.
+/// What a form says: its fields by name, the first of each.
 #[derive(Debug, Default)]
-struct Form {
-    key: String,
-    csrf: String,
-    to: String,
-}
+pub(super) struct Form(BTreeMap<String, String>);
 
 impl AdminApi {
     /// The login page, what it sends, and the end of a session.
@@ -97,7 +94,7 @@ impl AdminApi {
     async fn log_in(&self, asked: &Asked<'_>, body: RequestBody) -> Result<Response<Body>, Fault> {
         let form = Form::read(asked.headers, body).await?;
         let gate = &self.gatekeeper;
-        let is_ours = asked.cookie(form_cookie(gate, asked)).is_some_and(|cookie| is_same(cookie, &form.csrf));
+        let is_ours = asked.cookie(form_cookie(gate, asked)).is_some_and(|cookie| is_same(cookie, form.text("csrf")));
         if asked.source() != Source::Ours || !is_ours {
             return Err(fault(
                 403,
@@ -112,12 +109,16 @@ impl AdminApi {
         }
         let config = gate.config();
         if !gate.sessions.may_try(gate.client(asked), &config.sessions, Instant::now()) {
-            let mut response =
-                self.form(asked, StatusCode::TOO_MANY_REQUESTS, &form.to, Some("Too many attempts: wait a minute."));
+            let mut response = self.form(
+                asked,
+                StatusCode::TOO_MANY_REQUESTS,
+                form.text("to"),
+                Some("Too many attempts: wait a minute."),
+            );
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
             return Ok(response);
         }
-        let credential = token::hash(form.key.trim());
+        let credential = token::hash(form.text("key").trim());
         let who = gate.holder(&credential).and_then(|who| who.meets(ANY_ROLE).map(|()| who).map_err(Denial::Short));
         let (outcome, name) = match &who {
             Ok(who) => ("done", who.name().to_owned()),
@@ -127,11 +128,11 @@ impl AdminApi {
         let subject = network.map(|network| network.to_string()).unwrap_or_default();
         audit::note(&audit::Change { who: &name, what: "login", subject: &subject, why: "", outcome });
         if let Err(denial) = who {
-            return Ok(self.form(asked, StatusCode::UNAUTHORIZED, &form.to, Some(&denial.detail())));
+            return Ok(self.form(asked, StatusCode::UNAUTHORIZED, form.text("to"), Some(&denial.detail())));
         }
         let begun = gate.sessions.begin(credential, &config.sessions, Instant::now());
         let cookie = begun.map_err(|error| fault(500, "internal", "Internal error", error.to_string()))?;
-        let mut response = see_other(path_here(&form.to));
+        let mut response = see_other(path_here(form.text("to")));
         let is_secure = gate.is_secure(asked);
         set_cookie(&mut response, gate.cookie_name(asked), &cookie, is_secure, Some(config.sessions.absolute_s));
         set_cookie(&mut response, form_cookie(gate, asked), "", is_secure, Some(0));
@@ -143,7 +144,7 @@ impl AdminApi {
         let (gate, config) = (&self.gatekeeper, self.gatekeeper.config());
         let cookie = asked.cookie(gate.cookie_name(asked)).unwrap_or_default();
         if let Some(found) = gate.sessions.find(cookie, &config.sessions, Instant::now()) {
-            if asked.source() != Source::Ours || !is_same(&found.csrf, &form.csrf) {
+            if asked.source() != Source::Ours || !is_same(&found.csrf, form.text("csrf")) {
                 return Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this session"));
             }
             gate.sessions.end(cookie);
@@ -170,7 +171,7 @@ impl AdminApi {
 }
 
 impl Form {
-    async fn read(headers: &HeaderMap, body: RequestBody) -> Result<Self, Fault> {
+    pub(super) async fn read(headers: &HeaderMap, body: RequestBody) -> Result<Self, Fault> {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !media_type.starts_with("application/x-www-form-urlencoded") {
             return Err(fault(
@@ -188,24 +189,27 @@ impl Form {
 
     fn parse(body: &Bytes) -> Self {
         let mut form = Self::default();
-        for (name, value) in
-            std::str::from_utf8(body).unwrap_or_default().split('&').filter_map(|it| it.split_once('='))
-        {
+        let pairs = std::str::from_utf8(body).unwrap_or_default().split('&').filter_map(|it| it.split_once('='));
+        for (name, value) in pairs {
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value).decode_utf8_lossy().into_owned();
-            match name {
-                "key" => form.key = value,
-                "csrf" => form.csrf = value,
-                "to" => form.to = value,
-                _ => {}
-            }
+            form.0.entry(name.to_owned()).or_insert(value);
         }
         form
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Empty where it is not there.
+    fn text(&self, name: &str) -> &str {
+        self.get(name).unwrap_or_default()
     }
 }
 
 /// A path of this listener, or the first page. Browsers take `//` and `/\` for the beginning of another host.
-fn path_here(to: &str) -> &str {
+pub(super) fn path_here(to: &str) -> &str {
     let is_here = to.starts_with('/') && !to[1..].starts_with(['/', '\\']) && to.len() <= TO_BYTES_MAX;
     if is_here && to.bytes().all(|it| it.is_ascii_graphic() && it != b'\\') { to } else { HOME }
 }
@@ -237,7 +241,7 @@ fn internal(method: &Method, error: &std::io::Error) -> Response<Body> {
     super::problem(method, &Problem::new(500, "internal", "Internal error", error.to_string()))
 }
 
-fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> Response<Body> {
+pub(super) fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> Response<Body> {
     let mut response = response::text(request, TextKind::Html, markup.0.clone(), "no-store");
     if response.status() == StatusCode::OK {
         *response.status_mut() = status;
@@ -248,31 +252,37 @@ fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> Response<Bo
 }
 
 fn entry(csrf: &str, to: &str, trouble: Option<&str>) -> Markup {
-    layout(&html! {
-        h1 { "Log in" }
-        @if let Some(trouble) = trouble { p.notice role="alert" { (trouble) } }
-        form method="post" action=(LOGIN) {
-            input type="hidden" name="csrf" value=(csrf);
-            input type="hidden" name="to" value=(to);
-            p { label { "Key " input type="password" name="key" required autofocus autocomplete="current-password" size="72"; } }
-            p { button { "Log in" } }
-        }
-    })
+    layout(
+        "Log in",
+        &html! {
+            h1 { "Log in" }
+            @if let Some(trouble) = trouble { p.notice role="alert" { (trouble) } }
+            form method="post" action=(LOGIN) {
+                input type="hidden" name="csrf" value=(csrf);
+                input type="hidden" name="to" value=(to);
+                p { label { "Key " input type="password" name="key" required autofocus autocomplete="current-password" size="72"; } }
+                p { button { "Log in" } }
+            }
+        },
+    )
 }
 
 fn known(who: &Principal, csrf: &str) -> Markup {
-    layout(&html! {
-        h1 { "You are " (who.name()) }
-        @if let Some(roles) = who.roles() { p { "Your roles: " (roles) } }
-        p { a href=(HOME) { "To the preview" } }
-        form method="post" action=(LOGOUT) {
-            input type="hidden" name="csrf" value=(csrf);
-            p { button { "Log out" } }
-        }
-    })
+    layout(
+        "You",
+        &html! {
+            h1 { "You are " (who.name()) }
+            @if let Some(roles) = who.roles() { p { "Your roles: " (roles) } }
+            p { a href=(HOME) { "To the preview" } }
+            form method="post" action=(LOGOUT) {
+                input type="hidden" name="csrf" value=(csrf);
+                p { button { "Log out" } }
+            }
+        },
+    )
 }
 
-fn layout(main: &Markup) -> Markup {
+pub(super) fn layout(title: &str, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -280,7 +290,7 @@ fn layout(main: &Markup) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
-                title { "Log in · Bildkante" }
+                title { (title) " · Bildkante" }
                 link rel="stylesheet" href="/preview/style.css";
             }
             body {
@@ -307,6 +317,7 @@ mod tests {
     #[test]
     fn a_form_is_read_as_browsers_write_it() {
         let form = Form::parse(&Bytes::from_static(b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x"));
-        assert_eq!((form.key.as_str(), form.csrf.as_str(), form.to.as_str()), ("bk_1 ü", "ab", "/preview/"));
+        assert_eq!((form.text("key"), form.text("csrf"), form.text("to")), ("bk_1 ü", "ab", "/preview/"));
+        assert_eq!(form.get("none"), None);
     }
 }

@@ -20,7 +20,7 @@ use super::{AdminApi, PREFIX};
 use crate::campaign::CatalogHandle;
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
-use crate::preview::Preview;
+use crate::preview::{Preview, Reader};
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
 
@@ -77,6 +77,9 @@ impl Respond for Operators {
         if matches!(request.uri().path(), LOGIN | LOGOUT) {
             return self.api.login(request, peer.ip()).await;
         }
+        if *request.method() == Method::POST && request.uri().path().starts_with("/preview/") {
+            return self.api.form_of_a_page(request, peer.ip()).await;
+        }
         if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -116,7 +119,7 @@ impl Operators {
     async fn page(&self, request: &Request<RequestBody>, peer: SocketAddr) -> Option<Response<Body>> {
         let path = request.uri().path();
         if Preview::is_asset(path) {
-            return self.preview.respond(request, &|_| true).await;
+            return self.preview.respond(request, &Reader::of_assets()).await;
         }
         if !path.starts_with("/preview") && path != papers::PATH {
             return None;
@@ -126,7 +129,9 @@ impl Operators {
             Err(response) => return Some(*response),
         };
         let sees = |campaign: Option<&str>| who.sees(campaign);
-        let response = match self.preview.respond(request, &sees).await {
+        let role = |campaign: &str| who.role_in(campaign);
+        let reader = Reader { sees: &sees, role: &role, csrf: who.csrf() };
+        let response = match self.preview.respond(request, &reader).await {
             Some(response) => Some(response),
             None => self.papers.respond(request, &sees).await,
         };

@@ -107,6 +107,23 @@ impl Principal {
         }
     }
 
+    /// The role in a campaign with which a person's forms are taken; `None` for programs, which send none.
+    pub(super) fn role_in(&self, campaign: &str) -> Option<PersonRole> {
+        match (&self.powers, &self.way) {
+            (Powers::Grants(grants), Way::Session { .. } | Way::Proxy) => grants.role_in(Some(campaign)),
+            (Powers::Scopes(token), Way::Session { .. }) => token.role(),
+            _ => None,
+        }
+    }
+
+    /// What a form of the person's session carries.
+    pub(super) fn csrf(&self) -> Option<&str> {
+        match &self.way {
+            Way::Session { csrf } => Some(csrf),
+            _ => None,
+        }
+    }
+
     /// What stands in audits.
     #[must_use]
     pub(crate) fn name(&self) -> &str {

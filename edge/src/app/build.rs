@@ -251,12 +251,14 @@ impl Behind {
         warmer: Warmer,
         trusted: Trusted,
     ) -> anyhow::Result<Operators> {
+        let candidates =
+            CandidateDesk::new(self.catalog.clone(), Arc::clone(&self.fill), self.reviews.clone(), registry)?;
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
             self.signing.clone(),
             config.signing.preview_days,
-            self.caches.bindings.clone(),
+            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
         );
         let papers = self.papers(config);
         let parts = AdminParts {
@@ -266,12 +268,7 @@ impl Behind {
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
-            candidates: CandidateDesk::new(
-                self.catalog.clone(),
-                Arc::clone(&self.fill),
-                self.reviews.clone(),
-                registry,
-            )?,
+            candidates,
             reviews: self.reviews.clone(),
             fill: Arc::clone(&self.fill),
             warmer,

@@ -4,7 +4,7 @@
 //! decides stands in the manifest (how many approve) and in the log (who did), and nowhere here.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -17,7 +17,7 @@ use crate::campaign::{CatalogHandle, Variant};
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, Want, resolve};
 use crate::shared_state::{
-    Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entry, Log, LogError, Proposal, Refusal, Review,
+    Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entries, Entry, Log, LogError, Proposal, Refusal, Review,
     ReviewRefusal, Step, Verdict,
 };
 use crate::words::Format;
@@ -76,6 +76,25 @@ pub struct ShownCase {
     pub variant: String,
     pub case: Case,
     pub state: CaseState,
+}
+
+/// A step that was taken about a case, as pages tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastStep {
+    pub case: u64,
+    pub at_unix_ms: u64,
+    /// A name, or the pseudonym that is left of it.
+    pub who: String,
+    pub step: &'static str,
+    pub why: String,
+}
+
+impl PastStep {
+    /// When it was taken, to the second (RFC 9110).
+    #[must_use]
+    pub fn at(&self) -> String {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(self.at_unix_ms))
+    }
 }
 
 /// Which cases are asked for.
@@ -256,6 +275,44 @@ impl ReviewDesk {
             state,
         };
         found.into_iter().take(count_max).map(shown).collect()
+    }
+
+    /// The cases of a variant's picture, the newest first.
+    #[must_use]
+    pub fn cases_of(&self, picture: &str) -> Vec<ShownCase> {
+        let state = self.log.published().load();
+        let (reviews, now_unix_ms) = (state.reviews(), now_unix_ms());
+        let shown = |case: &Case| ShownCase {
+            variant: picture.to_owned(),
+            case: case.clone(),
+            state: reviews.state(picture, case, now_unix_ms),
+        };
+        reviews.of(picture).iter().rev().map(shown).collect()
+    }
+
+    /// The last steps about these cases, the newest first. Those that stand on other edges alone are left out.
+    pub async fn history(&self, cases: &[ShownCase], count_max: usize) -> Vec<PastStep> {
+        let mut steps: Vec<u64> = cases.iter().flat_map(|shown| shown.case.steps.iter().copied()).collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        let mut history = Vec::new();
+        for seq in steps.into_iter().take(count_max) {
+            let Ok(Entries::These(entries)) = self.log.entries(seq.saturating_sub(1), 1).await else { continue };
+            let entry = entries.first().filter(|entry| entry.seq() == seq);
+            history.extend(entry.and_then(|entry| self.past_step(entry, cases)));
+        }
+        history
+    }
+
+    fn past_step(&self, entry: &Entry, cases: &[ShownCase]) -> Option<PastStep> {
+        let Change::Review(review) = entry.change() else { return None };
+        let case = cases.iter().find(|shown| shown.case.steps.contains(&entry.seq()))?;
+        Some(PastStep {
+            case: case.case.id,
+            at_unix_ms: entry.at_unix_ms(),
+            who: self.log.name_of(entry.actor()).unwrap_or_else(|| entry.actor().to_string()),
+            step: review.step.as_str(),
+            why: entry.why().to_owned(),
+        })
     }
 
     /// Seeds of a variant's drawings that were put before reviewers.

@@ -61,6 +61,42 @@ pub(super) struct CardView<'a> {
     pub(super) merged_with: Option<String>,
     /// Width the card's own bytes are given for.
     pub(super) width_px: u32,
+    /// The variant's own page.
+    pub(super) page: String,
+    /// How far people are with it, where they decide about it.
+    pub(super) review: Option<ReviewView>,
+}
+
+/// How far people are with a variant's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReviewView {
+    pub(super) is_live: bool,
+    /// Pictures that await a decision.
+    pub(super) awaiting: usize,
+}
+
+impl ReviewView {
+    fn words(self) -> String {
+        let awaiting = match self.awaiting {
+            0 => String::new(),
+            1 => "1 awaits a decision".to_owned(),
+            more => format!("{more} await a decision"),
+        };
+        match (self.is_live, awaiting.is_empty()) {
+            (true, true) => "live".to_owned(),
+            (true, false) => format!("live, {awaiting}"),
+            (false, false) => awaiting,
+            (false, true) => "nothing is approved".to_owned(),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self { awaiting: 1.., .. } => "needs_review",
+            Self { is_live: true, .. } => "live",
+            Self { .. } => "none",
+        }
+    }
 }
 
 /// Where in the list of variants this page is.
@@ -167,7 +203,8 @@ fn stage(page: &SlotPage<'_>) -> Markup {
                 }
             }
             div {
-                div.name { b { (card.name) } }
+                div.name { a href=(card.page) { b { (card.name) } } }
+                @if let Some(review) = card.review { span.state data-state=(review.as_str()) { (review.words()) } }
                 dl.facts {
                     dt { "LCP of this page" } dd { span data-lcp { "measuring …" } }
                     @for (name, value) in &page.facts { dt { (name) } dd { (value) } }
@@ -218,7 +255,8 @@ fn card_markup(card: &CardView<'_>) -> Markup {
         article.card data-shot {
             @if let Some(picture) = &card.picture { span.shot { (picture.picture()) span.badge hidden {} } }
             div.body {
-                span.name { (card.name) }
+                a.name href=(card.page) { (card.name) }
+                @if let Some(review) = card.review { span.state data-state=(review.as_str()) { (review.words()) } }
                 span.key.mono { (card.key) }
                 a.key.mono href=(card.papers) title="Recipe id: opens the dossier of this picture" { (card.recipe_id) }
                 @if let Some(master) = &card.merged_with {
@@ -237,7 +275,7 @@ fn card_markup(card: &CardView<'_>) -> Markup {
 }
 
 /// Rows the script fills in with what each format takes at the card's width.
-fn format_rows(picture: &Picture<'_>, width_px: u32, class: &str) -> Markup {
+pub(super) fn format_rows(picture: &Picture<'_>, width_px: u32, class: &str) -> Markup {
     use crate::words::Format;
     html! {
         div class=(class) title={ "At " (width_px) " px" } {
@@ -265,11 +303,11 @@ fn pager(page: &SlotPage<'_>) -> Markup {
     }
 }
 
-fn copy(label: &str, text: &str) -> Markup {
+pub(super) fn copy(label: &str, text: &str) -> Markup {
     html! { button type="button" data-copy=(text) { (label) } }
 }
 
-fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup) -> Markup {
+pub(super) fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {

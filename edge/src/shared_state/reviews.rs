@@ -26,6 +26,8 @@ type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
 
 /// Cases that are kept for one variant. Those that are gone stand in the log.
 pub(super) const CASES_MAX: usize = 32;
+/// Entries that a case names. All of them stand in the log.
+const STEPS_MAX: usize = 32;
 /// Longest name of a role that is asked, in bytes.
 pub(super) const ROLE_BYTES_MAX: usize = 64;
 
@@ -105,6 +107,9 @@ pub struct Case {
     pub id: u64,
     /// The last entry about it.
     pub seen: u64,
+    /// The entries about it, at most [`STEPS_MAX`] of the last ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<u64>,
     pub recipe: RecipeId,
     pub master: MasterId,
     pub drawn: Box<Drawn>,
@@ -432,6 +437,7 @@ impl Case {
         Self {
             id: seq,
             seen: seq,
+            steps: vec![seq],
             recipe: review.recipe,
             master: review.master,
             drawn: Box::new(drawn.clone()),
@@ -496,6 +502,10 @@ impl Case {
 
     fn apply(&mut self, step: &Step, seq: u64, actor: ActorId) {
         self.seen = seq;
+        if self.steps.len() >= STEPS_MAX {
+            self.steps.remove(0);
+        }
+        self.steps.push(seq);
         match step {
             Step::Submit { .. } => {}
             Step::Approve { approvers, from_unix_ms, until_unix_ms, .. } => {

@@ -2,6 +2,7 @@
 
 mod additions;
 mod browser;
+mod candidates;
 mod changes;
 mod clock;
 mod containers;

@@ -24,7 +24,7 @@ const KEYS: &str = "/admin/v1/keys";
 const GIVER: &str = "bk_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const ROLES: [&str; 4] = ["viewer", "reviewer", "approver", "operator"];
 
-fn with_giver(config: &mut Config) {
+pub(crate) fn with_giver(config: &mut Config) {
     with_tokens(config);
     let scopes = vec![TokenScope::Keys];
     config.admin.tokens.push(TokenConfig { name: "giver".to_owned(), hash: hash(GIVER), scopes });
@@ -62,7 +62,7 @@ fn order(name: &str, roles: &Value) -> anyhow::Result<Value> {
 }
 
 /// The secret of a new key.
-async fn give(rig: &Rig, name: &str, roles: &Value) -> anyhow::Result<String> {
+pub(crate) async fn give(rig: &Rig, name: &str, roles: &Value) -> anyhow::Result<String> {
     let given = with_key(rig, GIVER, (Method::POST, KEYS), Some(&order(name, roles)?)).await?;
     anyhow::ensure!(given.status == StatusCode::CREATED, "{} {}", given.status, given.text());
     Ok(given.json()?["secret"].as_str().unwrap_or_default().to_owned())
@@ -307,7 +307,7 @@ fn hidden(page: &str, name: &str) -> String {
     rest.split('"').next().unwrap_or_default().to_owned()
 }
 
-async fn form(rig: &Rig, path: &str, fields: &[(&str, &str)], body: String) -> anyhow::Result<Reply> {
+pub(crate) async fn form(rig: &Rig, path: &str, fields: &[(&str, &str)], body: String) -> anyhow::Result<Reply> {
     let mut request = Request::builder().method(Method::POST).uri(format!("http://{}{path}", rig.admin()));
     for (name, value) in fields {
         request = request.header(*name, *value);

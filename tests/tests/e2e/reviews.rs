@@ -149,7 +149,6 @@ async fn the_last_approved_picture_is_shown_until_another_is() -> anyhow::Result
     fs::write(&manifest, changed)?;
     eventually("the manifest is taken", async || Ok(recipe().await? != before)).await?;
 
-    // Its prompt and model are those of a former manifest: nothing is said of them any more.
     let first_master = first["master"].as_str().unwrap_or_default();
     let still = in_memory(&rig, VASE).await?;
     assert_eq!([tag(&shown, "master:"), tag(&still, "master:")], [first_master; 2], "{:?}", still.headers);

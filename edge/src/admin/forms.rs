@@ -1,0 +1,157 @@
+//! What the preview's forms send: decisions, candidates and kills, carried out as the API carries them out.
+//!
+//! Invariants: a form is proven to be of one of our pages, by where the browser says it comes from and by the session's token in
+//! it; it needs the role that the API's row needs; where it leads back to is a path of this listener.
+
+use std::net::IpAddr;
+
+use http::header::{CACHE_CONTROL, LOCATION};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use maud::html;
+use serde_json::{Map, Value, json};
+
+use super::body::{Fault, Fields, fault, wrong};
+use super::gatekeeper::{Asked, Part, Source};
+use super::login::{self, Form};
+use super::principal::Principal;
+use super::routes::{self, Found};
+use super::{AdminApi, PREFIX, campaign_of, candidates, decisions, denied, kills};
+use crate::service::{Body, RequestBody};
+
+/// Where forms go.
+const FOLDER: &str = "/preview/";
+
+/// What a form is about, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim<'p> {
+    Decision(&'p str),
+    Candidates,
+    Kill,
+}
+
+impl<'p> Aim<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        match path.strip_prefix(FOLDER)?.split_once('/') {
+            Some(("decisions", id)) => Some(Self::Decision(id)),
+            None if path == "/preview/candidates" => Some(Self::Candidates),
+            None if path == "/preview/kills" => Some(Self::Kill),
+            _ => None,
+        }
+    }
+
+    /// The path of the API that does the same, whose row says what it takes.
+    fn route(self) -> String {
+        match self {
+            Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
+            Self::Candidates => format!("{PREFIX}candidates"),
+            Self::Kill => format!("{PREFIX}kills"),
+        }
+    }
+}
+
+impl AdminApi {
+    /// Carries out what a form says; `None` where its path is none of a form.
+    pub(super) async fn form_of_a_page(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let Some(aim) = Aim::of(head.uri().path()) else {
+            return super::not_allowed(head.method(), "GET, HEAD");
+        };
+        let form = match Form::read(head.headers(), body).await {
+            Ok(form) => form,
+            Err(fault) => return super::problem(head.method(), &fault),
+        };
+        let asked = Asked { csrf: form.get("csrf"), ..Asked::of(&head, peer) };
+        let Found::Route(route, _) = routes::find(&Method::POST, &aim.route()) else {
+            return super::problem(head.method(), &fault(404, "not-found", "Not found", "there is no such form"));
+        };
+        let who = match self.gatekeeper.admit(&asked, route.needs, Part::Api) {
+            Ok(who) => who,
+            Err(denial) => return denied::response(head.method(), &denial),
+        };
+        let done = match asked.source() {
+            Source::Ours => self.carry_out_form(aim, &who, &form).await,
+            Source::Foreign | Source::Untold => {
+                Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
+            }
+        };
+        let back = login::path_here(form.get("back").unwrap_or_default());
+        match done {
+            Ok(()) => back_to(back),
+            Err(fault) => explained(&head, &fault, back),
+        }
+    }
+
+    async fn carry_out_form(&self, aim: Aim<'_>, who: &Principal, form: &Form) -> Result<(), Fault> {
+        match aim {
+            Aim::Decision(id) => {
+                let order = decisions::order(None, id, fields(form, &["decision", "why"], &["seen"])?)?;
+                decisions::rule(self, who, order).await?;
+            }
+            Aim::Candidates => {
+                candidates::begin(self, who, candidates::order(fields(form, &["variant"], &["count"])?)?)?;
+            }
+            Aim::Kill => {
+                let variant = form.get("variant").unwrap_or_default();
+                if campaign_of(variant) != form.get("confirm").map(str::trim) {
+                    return Err(wrong("confirm", "the campaign's name confirms a kill, and this is another one", &[]));
+                }
+                kills::kill(self, who, kills::order(None, fields(form, &["variant", "why"], &[])?)?).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The fields as the API reads them.
+fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static str]) -> Result<Fields, Fault> {
+    let mut map = Map::new();
+    for name in texts {
+        map.extend(form.get(name).map(|text| ((*name).to_owned(), json!(text))));
+    }
+    for name in numbers {
+        let number = form.get(name).map(|text| text.trim().parse::<u64>()).transpose();
+        let number = number.map_err(|_| wrong(name, format!("`{name}` is a whole number"), &[]))?;
+        map.extend(number.map(|number| ((*name).to_owned(), Value::from(number))));
+    }
+    Ok(Fields::of_map(map))
+}
+
+fn back_to(path: &str) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(path) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(LOCATION, path);
+    }
+    response
+}
+
+/// Why it was not done, for a person.
+fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
+    let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let markup = login::layout(
+        &fault.title,
+        &html! {
+            h1 { (fault.title) }
+            p.notice role="alert" { (fault.detail) }
+            p { a href=(back) { "Back, to look again" } }
+        },
+    );
+    login::page(head.headers(), status, &markup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_says_what_a_form_is_about() {
+        assert_eq!(Aim::of("/preview/decisions/41"), Some(Aim::Decision("41")));
+        assert_eq!(Aim::of("/preview/candidates"), Some(Aim::Candidates));
+        assert_eq!(Aim::of("/preview/kills"), Some(Aim::Kill));
+        for path in ["/preview/", "/preview/autumn/hero", "/preview/kill", "/decisions/41", "/preview/decisions"] {
+            assert_eq!(Aim::of(path), None, "{path}");
+        }
+    }
+}
