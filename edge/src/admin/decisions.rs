@@ -176,6 +176,7 @@ fn told(reviews: &ReviewDesk, shown: &ShownCase) -> Value {
         "variant": variant,
         "recipe": case.recipe,
         "master": case.master,
+        "cut": case.cut,
         "state": state.as_str(),
         "seen": case.seen,
         "approved_by": case.approved_by,

@@ -105,6 +105,8 @@ pub struct Variant {
     pub on_stale_state: OnStaleState,
     /// Of its slot.
     pub review: Review,
+    /// How its slot cuts pictures: its ratio. A decision holds in one cut.
+    pub cut: String,
     /// When it may be shown no more, because a right ends.
     pub rights_end: Option<RightsEnd>,
     /// Within which images the node may find a duplicate.
@@ -130,6 +132,7 @@ impl Variant {
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             on_stale_state: campaign.policy.on_stale_state,
             review: slot.review,
+            cut: slot.ratio.to_string(),
             rights_end: match &recipe {
                 MasterRecipe::Imported(_) => {
                     campaign.rights().of_import(&picture_name(&campaign.name, slot, &campaign.axes, &values))

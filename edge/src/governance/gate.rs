@@ -173,7 +173,7 @@ impl Gate {
 /// What people decided for, as many as the manifest asks for now. Of an import and of a drawing other things are said, so neither is
 /// shown under the other's name.
 fn live<'s>(state: &'s State, variant: &Variant, now_unix_ms: u64) -> Option<&'s Case> {
-    let case = state.reviews().live(&variant.picture, now_unix_ms)?;
+    let case = state.reviews().live(&variant.picture, &variant.cut, now_unix_ms)?;
     let are_enough = case.approved_by.len() >= usize::from(variant.review.approvers());
     let is_import = matches!(variant.recipe, MasterRecipe::Imported(_));
     let is_of_its_kind = case.recipe == variant.recipe.id() || (case.drawn.node != IMPORT_MAKER && !is_import);

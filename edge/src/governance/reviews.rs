@@ -167,13 +167,19 @@ impl ReviewDesk {
     /// When the log does not take it; whoever makes the picture again tries again.
     pub async fn submit(&self, variant: &Variant, binding: &Binding) -> Result<(), LogError> {
         let recipe = variant.recipe.id();
-        let is_known = || self.log.published().load().reviews().is_known(&variant.picture, recipe, binding.master);
+        let is_known =
+            || self.log.published().load().reviews().is_known(&variant.picture, &variant.cut, recipe, binding.master);
         if !variant.review.is_required() || is_known() {
             return Ok(());
         }
         let drawn = Box::new(drawn(variant, binding));
-        let review =
-            Review { variant: variant.picture.clone(), recipe, master: binding.master, step: Step::Submit { drawn } };
+        let review = Review {
+            variant: variant.picture.clone(),
+            recipe,
+            master: binding.master,
+            cut: Some(variant.cut.clone()),
+            step: Step::Submit { drawn },
+        };
         match self.propose(EDGE_ITSELF, review, String::new(), None).await {
             // Another edge was first.
             Err(LogError::Refused(Refusal::Review(ReviewRefusal::Known(_)))) => Ok(()),
@@ -204,7 +210,7 @@ impl ReviewDesk {
             Ruling::Resume => Step::Resume { seen },
             Ruling::Escalate { to, by_unix_ms } => Step::Escalate { to, by_unix_ms, seen },
         };
-        let review = Review { variant, recipe: case.recipe, master: case.master, step };
+        let review = Review { variant, recipe: case.recipe, master: case.master, cut: case.cut, step };
         let Committed { entry, is_new } = self.propose(who, review, why, key).await?;
         let purge = self.replay.told(entry.seq(), self.answer_wait).await;
         let shown = self.case(id).ok_or(ReviewError::NoSuchCase(id))?;
@@ -252,11 +258,20 @@ impl ReviewDesk {
         resolution.map(|it| it.want).map_err(|_| ReviewError::NoVariant(variant.to_owned()))
     }
 
+    /// What is live in another cut than the slot's own is shown no more.
+    fn of_cut(&self, variant: &str, case: &Case, at: CaseState) -> CaseState {
+        let Some(cut) = case.cut.as_deref().filter(|_| at == CaseState::Live) else { return at };
+        match self.own_want(variant, "") {
+            Ok(want) if want.variant.cut != cut => CaseState::Superseded,
+            _ => at,
+        }
+    }
+
     #[must_use]
     pub fn case(&self, id: u64) -> Option<ShownCase> {
         let state = self.log.published().load();
         let (variant, case) = state.reviews().case(id)?;
-        let at = state.reviews().state(variant, case, now_unix_ms());
+        let at = self.of_cut(variant, case, state.reviews().state(variant, case, now_unix_ms()));
         Some(ShownCase { variant: variant.to_owned(), case: case.clone(), state: at })
     }
 
@@ -264,9 +279,10 @@ impl ReviewDesk {
     #[must_use]
     pub fn cases(&self, filter: &CaseFilter, after: Option<u64>, count_max: usize) -> Vec<ShownCase> {
         let state = self.log.published().load();
-        let is_asked =
-            |variant: &str, case: &Case, at| filter.admits(variant, at) && after.is_none_or(|it| case.id > it);
-        let all = state.reviews().each(now_unix_ms()).filter(|(variant, case, at)| is_asked(variant, case, *at));
+        let is_behind = |case: &Case| after.is_none_or(|it| case.id > it);
+        let all = state.reviews().each(now_unix_ms()).filter(|(_, case, _)| is_behind(case));
+        let all = all.map(|(variant, case, at)| (variant, case, self.of_cut(variant, case, at)));
+        let all = all.filter(|(variant, _, at)| filter.admits(variant, *at));
         let mut found: Vec<(&str, &Case, CaseState)> = all.collect();
         found.sort_unstable_by_key(|(_, case, _)| case.id);
         let shown = |(variant, case, state): (&str, &Case, CaseState)| ShownCase {
@@ -285,7 +301,7 @@ impl ReviewDesk {
         let shown = |case: &Case| ShownCase {
             variant: picture.to_owned(),
             case: case.clone(),
-            state: reviews.state(picture, case, now_unix_ms),
+            state: self.of_cut(picture, case, reviews.state(picture, case, now_unix_ms)),
         };
         reviews.of(picture).iter().rev().map(shown).collect()
     }

@@ -6,8 +6,8 @@
 //!               └▶ changes_requested
 //! ```
 //!
-//! A decision is about one recipe's master at one variant of one slot, so nothing that is decided changes under its name: a new
-//! recipe is a new case. What is live is not stored: of the approved cases that are not paused and whose time it is, the one
+//! A decision is about one recipe's master at one variant of one slot and in one cut, so nothing that is decided changes under its
+//! name: a new recipe or another ratio is a new case. What is live is not stored: of the approved cases that are not paused and whose time it is, the one
 //! that was approved last. Where it ends or is paused, the one before it is live again.
 //!
 //! Invariants: pure, and the same on every edge; the clock is the asker's; a second approval is another person's.
@@ -39,6 +39,9 @@ pub struct Review {
     pub variant: String,
     pub recipe: RecipeId,
     pub master: MasterId,
+    /// How the slot cuts it, as `16:9`; what was decided before cuts were written down counts for every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
     pub step: Step,
 }
 
@@ -112,6 +115,8 @@ pub struct Case {
     pub steps: Vec<u64>,
     pub recipe: RecipeId,
     pub master: MasterId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
     pub drawn: Box<Drawn>,
     pub verdict: Verdict,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -251,7 +256,11 @@ impl Step {
 
 impl Case {
     fn is_of(&self, review: &Review) -> bool {
-        self.recipe == review.recipe && self.master == review.master
+        self.recipe == review.recipe && self.master == review.master && self.cut == review.cut
+    }
+
+    fn is_of_cut(&self, cut: &str) -> bool {
+        self.cut.as_deref().is_none_or(|own| own == cut)
     }
 
     const fn has_begun(&self, now_unix_ms: u64) -> bool {
@@ -275,8 +284,9 @@ impl Case {
             && !self.has_ended(now_unix_ms)
     }
 
-    /// `live`: what the variant shows now.
-    fn state(&self, now_unix_ms: u64, live: Option<u64>) -> CaseState {
+    /// `cases`: all of its variant.
+    fn state(&self, now_unix_ms: u64, cases: &[Self]) -> CaseState {
+        let live = || live(cases.iter().filter(|case| case.cut == self.cut), now_unix_ms).map(|case| case.id);
         match self.verdict {
             Verdict::NeedsReview => CaseState::NeedsReview,
             Verdict::Rejected => CaseState::Rejected,
@@ -284,7 +294,7 @@ impl Case {
             Verdict::Approved if self.has_ended(now_unix_ms) => CaseState::Expired,
             Verdict::Approved if self.is_paused => CaseState::Paused,
             Verdict::Approved if !self.has_begun(now_unix_ms) => CaseState::Scheduled,
-            Verdict::Approved if live == Some(self.id) => CaseState::Live,
+            Verdict::Approved if live() == Some(self.id) => CaseState::Live,
             Verdict::Approved => CaseState::Superseded,
         }
     }
@@ -301,10 +311,10 @@ pub struct Reviews {
 }
 
 impl Reviews {
-    /// What the variant shows at a moment.
+    /// What the variant shows at a moment, where its slot cuts pictures so.
     #[must_use]
-    pub fn live(&self, variant: &str, now_unix_ms: u64) -> Option<&Case> {
-        live(self.of(variant), now_unix_ms)
+    pub fn live(&self, variant: &str, cut: &str, now_unix_ms: u64) -> Option<&Case> {
+        live(self.of(variant).iter().filter(|case| case.is_of_cut(cut)), now_unix_ms)
     }
 
     /// The next moment at which that may change by itself.
@@ -320,10 +330,10 @@ impl Reviews {
         self.by_variant.get(variant).map_or(&[], |cases| &**cases)
     }
 
-    /// Whether this picture was put before reviewers, and is kept.
+    /// Whether this picture was put before reviewers in this cut, and is kept.
     #[must_use]
-    pub fn is_known(&self, variant: &str, recipe: RecipeId, master: MasterId) -> bool {
-        self.of(variant).iter().any(|case| case.recipe == recipe && case.master == master)
+    pub fn is_known(&self, variant: &str, cut: &str, recipe: RecipeId, master: MasterId) -> bool {
+        self.of(variant).iter().any(|case| case.recipe == recipe && case.master == master && case.is_of_cut(cut))
     }
 
     /// A case and its variant.
@@ -336,15 +346,14 @@ impl Reviews {
     /// Every case with its variant and where it is at a moment, in no order.
     pub fn each(&self, now_unix_ms: u64) -> impl Iterator<Item = (&str, &Case, CaseState)> {
         self.by_variant.iter().flat_map(move |(variant, cases)| {
-            let live = live(cases, now_unix_ms).map(|case| case.id);
-            cases.iter().map(move |case| (&**variant, case, case.state(now_unix_ms, live)))
+            cases.iter().map(move |case| (&**variant, case, case.state(now_unix_ms, cases)))
         })
     }
 
-    /// Where a case is at a moment.
+    /// Where a case is at a moment, as long as its slot cuts pictures as it was cut.
     #[must_use]
     pub fn state(&self, variant: &str, case: &Case, now_unix_ms: u64) -> CaseState {
-        case.state(now_unix_ms, self.live(variant, now_unix_ms).map(|case| case.id))
+        case.state(now_unix_ms, self.of(variant))
     }
 
     /// Cases without a decision.
@@ -408,16 +417,15 @@ impl Reviews {
     }
 }
 
-fn live(cases: &[Case], now_unix_ms: u64) -> Option<&Case> {
-    cases.iter().filter(|case| case.can_be_shown(now_unix_ms)).max_by_key(|case| case.approved)
+fn live<'c>(cases: impl Iterator<Item = &'c Case>, now_unix_ms: u64) -> Option<&'c Case> {
+    cases.filter(|case| case.can_be_shown(now_unix_ms)).max_by_key(|case| case.approved)
 }
 
 /// What was turned down goes first, then what is over or superseded, then what waits longest. What is live, scheduled or paused stays
 /// as long as anything else is there.
 fn make_room(cases: &mut Vec<Case>, now_unix_ms: u64) {
     while cases.len() >= CASES_MAX {
-        let live = live(cases, now_unix_ms).map(|case| case.id);
-        let worth = |case: &Case| match case.state(now_unix_ms, live) {
+        let worth = |case: &Case| match case.state(now_unix_ms, cases) {
             CaseState::Rejected | CaseState::ChangesRequested => 0,
             CaseState::Expired => 1,
             CaseState::Superseded => 2,
@@ -440,6 +448,7 @@ impl Case {
             steps: vec![seq],
             recipe: review.recipe,
             master: review.master,
+            cut: review.cut.clone(),
             drawn: Box::new(drawn.clone()),
             verdict: Verdict::NeedsReview,
             approved_by: Vec::new(),

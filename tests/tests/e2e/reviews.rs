@@ -165,6 +165,34 @@ async fn the_last_approved_picture_is_shown_until_another_is() -> anyhow::Result
     Ok(())
 }
 
+/// What was approved in one cut is not shown in another before people have seen it there, although nothing is drawn for it.
+#[tokio::test]
+async fn another_cut_is_another_decision() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = rig(&control, reviewed).await?;
+    let first = make(&rig).await?;
+    assert_eq!(first["cut"], "1:1");
+    ruled(&rig, &first, json!({ "decision": "approve" })).await?;
+    let shown = in_memory(&rig, VASE).await?;
+    let manifest = rig.dir.path().join("campaigns/studio.toml");
+    let text = fs::read_to_string(&manifest)?;
+    let (before, thumb) = text.split_once("[slots.thumb]").unwrap_or_default();
+    fs::write(&manifest, format!("{before}[slots.thumb]{}", thumb.replacen("\"1:1\"", "\"4:3\"", 1)))?;
+    let path = format!("{DECISIONS}/{}", first["id"]);
+    let state = async || anyhow::Ok(admin(&rig, Method::GET, &path, None).await?.json()?["state"].clone());
+    eventually("the new cut is the slot's", async || Ok(state().await? == "superseded")).await?;
+    are_closed(&rig, &shown, "in another cut").await?;
+    let second = make(&rig).await?;
+    assert_eq!((&second["cut"], &second["master"]), (&json!("4:3"), &first["master"]));
+    ruled(&rig, &second, json!({ "decision": "approve" })).await?;
+    let cut = in_memory(&rig, VASE).await?;
+    assert_eq!(tag(&cut, "master:"), tag(&shown, "master:"));
+    assert_ne!(cut.header("etag"), shown.header("etag"));
+    assert_eq!(control.calls(), 1, "it is the same master");
+    rig.stop().await;
+    Ok(())
+}
+
 /// No cache is told to keep a picture longer than its time, and it leaves on its own when that is over.
 #[tokio::test]
 async fn a_picture_is_shown_in_its_time_and_no_cache_keeps_it_longer() -> anyhow::Result<()> {

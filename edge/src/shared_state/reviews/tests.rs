@@ -1,6 +1,7 @@
 use super::*;
 
 const VARIANT: &str = "studio/hero?product=mug";
+const CUT: &str = "16:9";
 
 fn actor(number: u8) -> ActorId {
     let mut text = String::new();
@@ -25,7 +26,7 @@ fn drawn() -> Box<Drawn> {
 
 fn review(number: u8, step: Step) -> Review {
     let (recipe, master) = (RecipeId::from_raw([number; 16]), MasterId::from_raw([number; 16]));
-    Review { variant: VARIANT.into(), recipe, master, step }
+    Review { variant: VARIANT.into(), recipe, master, cut: Some(CUT.into()), step }
 }
 
 /// Reviews as a log makes them: each step is admitted first, and has the next number.
@@ -59,7 +60,7 @@ impl Desk {
     }
 
     fn live(&self, now: u64) -> Option<u8> {
-        self.reviews.live(VARIANT, now).map(|case| case.recipe.as_bytes()[0])
+        self.reviews.live(VARIANT, CUT, now).map(|case| case.recipe.as_bytes()[0])
     }
 
     fn states(&self, now: u64) -> Vec<CaseState> {
@@ -209,4 +210,30 @@ fn cases_are_read_as_they_were_written() {
         assert_eq!(other.of(variant), cases);
         assert_eq!(other.awaiting(), desk.reviews.awaiting());
     }
+}
+
+/// What was approved in one cut says nothing of another; what was decided before cuts were written down counts for every one.
+#[test]
+fn a_decision_holds_in_its_cut() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    desk.approve(1, 1, ALWAYS).expect("its turn");
+    let in_cut = |desk: &Desk, cut| desk.reviews.live(VARIANT, cut, 0).map(|case| case.recipe.as_bytes()[0]);
+    assert_eq!((in_cut(&desk, CUT), in_cut(&desk, "1:1")), (Some(1), None));
+    let square = |step| Review { cut: Some("1:1".into()), ..review(1, step) };
+    let (recipe, master) = (RecipeId::from_raw([1; 16]), MasterId::from_raw([1; 16]));
+    assert!(!desk.reviews.is_known(VARIANT, "1:1", recipe, master));
+    let seen = desk.step(0, &square(Step::Submit { drawn: drawn() })).expect("another cut is another case");
+    assert!(desk.reviews.is_known(VARIANT, "1:1", recipe, master));
+    let step = Step::Approve { approvers: 1, from_unix_ms: None, until_unix_ms: None, seen };
+    desk.step(1, &square(step)).expect("its turn");
+    assert_eq!((in_cut(&desk, CUT), in_cut(&desk, "1:1")), (Some(1), Some(1)));
+    assert_eq!(desk.states(0), [CaseState::Live, CaseState::Live], "each in its cut");
+
+    let mut former = Desk::default();
+    let uncut = |step| Review { cut: None, ..review(2, step) };
+    let seen = former.step(0, &uncut(Step::Submit { drawn: drawn() })).expect("a new picture");
+    let step = Step::Approve { approvers: 1, from_unix_ms: None, until_unix_ms: None, seen };
+    former.step(1, &uncut(step)).expect("its turn");
+    assert_eq!((in_cut(&former, CUT), in_cut(&former, "1:1")), (Some(2), Some(2)));
 }
