@@ -57,6 +57,10 @@ lint: setup ## Check formatting, clippy, dependency licences and scripts
 	@scripts/apt.sh shellcheck=shellcheck
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 
+.PHONY: openapi-check
+openapi-check: release-edge ## Hold the admin API against its OpenAPI document with schemathesis (EXAMPLES=200 tries more)
+	@scripts/openapi-check.sh "$(DEPS)" "$(binaries)/bildkante-edge"
+
 .PHONY: bench
 bench: bench-edge bench-diffusion ## Measure beside nginx, Varnish and diffusers, each in the same run
 
@@ -78,6 +82,11 @@ bench-start: release-edge ## From the edge's start to its first image, over a mi
 bench-index: toolchain ## The disk tier's index alone: bytes an entry, time to rebuild it, reads beside it and beside eviction
 	BILDKANTE_ENTRIES=$(or $(ENTRIES),1000000) cargo test $(locked) --release -p bildkante-edge --lib -- \
 	  --ignored --nocapture --test-threads=1 start_over_many_entries reads_beside_eviction
+
+.PHONY: bench-kill
+bench-kill: release-edge release-loadtest ## From an acknowledged kill to the last answer of the picture, over twenty edges at 2,000 requests a second (BENCH='--rounds 50')
+	@"$(binaries)/bildkante-loadtest" kill --edge "$(binaries)/bildkante-edge" --rate 2000 --rounds 20 $(BENCH)
+	cargo test $(locked) --release -p bildkante-edge --lib -- --ignored --nocapture start_and_look_up_over_many_kills
 
 .PHONY: bench-watermark
 bench-watermark: toolchain nasm ## The watermark after each attack, beside invisible-watermark; scores, speed, false detections (TRIALS=100000 for less)

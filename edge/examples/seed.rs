@@ -108,6 +108,7 @@ fn binding(seed: &Seed) -> Binding {
         determinism: None,
         node: "seed".to_owned(),
         generation: 0,
+        parts: None,
         created_unix_ms: 0,
     }
 }

@@ -1,67 +1,92 @@
-//! The admin API: `/admin/v1/…` on the admin listener.
+//! The admin API: `/admin/v1/…` on the admin listener. `routes` has the table of all it answers; `GET /admin/v1/openapi.json` is
+//! made from it.
 //!
-//! | resource | methods | scope |
-//! | --- | --- | --- |
-//! | `/admin/v1/status` | GET | read |
-//! | `/admin/v1/purges` | GET, POST | read, purge |
-//! | `/admin/v1/purges/{id}` | GET | read |
-//! | `/admin/v1/warm` | GET, POST | read, warm |
-//! | `/admin/v1/warm/{id}` | GET, DELETE | read, warm |
-//! | `/admin/v1/imports` | GET, POST | read, import |
-//! | `/admin/v1/imports/{id}` | DELETE | import |
-//! | `/admin/v1/dossier?of=…` | GET | read |
-//! | `/admin/v1/masters?phash=…` or `?mark=…` | GET | read |
+//! | module | owns |
+//! | --- | --- |
+//! | `routes` | the table: methods, paths, roles, parameters, schemas |
+//! | `gatekeeper` | who asks, and whether that opens a route |
+//! | `principal` | what the one who asks may do, campaign by campaign |
+//! | `token`, `proxy`, `sessions` | proofs: tokens of the configuration, people whom a proxy names, browsers |
+//! | `login` | the page where a key is entered |
+//! | `openapi` | the description of all this |
+//! | `operators` | the listener: pages, metrics and health beside the API |
+//! | `body` | JSON bodies, bounded |
+//! | `decisions`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
-//! Invariants: nothing is changed without a token of the right scope; every body is bounded; it is JSON, except that an
-//! import's body is the picture's file and its fields stand in the query; an unknown field is an error; every change
-//! writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457) that name the field.
+//! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
+//! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
+//! an error; every change writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457) that name
+//! the field.
 
+mod audit;
 mod body;
+mod decisions;
+mod denied;
+mod gatekeeper;
 mod imports;
+mod keys;
+mod kills;
+mod login;
 mod masters;
+mod openapi;
 pub mod operators;
+mod principal;
+pub mod proxy;
 mod purges;
+mod routes;
+pub mod sessions;
+mod state;
 pub mod token;
 mod warm;
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bildkante_shared::problem::Problem;
-use http::header::{ALLOW, LOCATION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Body as HttpBody;
 use serde_json::{Value, json};
 
-use self::body::{Fault, Fields, fault};
+use self::body::{Fault, Fields, fault, wrong};
+pub(crate) use self::gatekeeper::Asked;
+use self::gatekeeper::{Gatekeeper, Part};
+pub use self::gatekeeper::{Grounds, Transport};
 pub use self::imports::ImportDesk;
-use self::token::{AdminConfig, Denial, Gatekeeper, TokenScope};
-use crate::cache::Caches;
+pub(crate) use self::principal::Principal;
+use self::routes::{Action, Found, Repeats, Route};
+use self::token::AdminConfig;
+use crate::budget::BudgetConfig;
+use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
-use crate::governance::PurgeDesk;
+use crate::fill::Fill;
+use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
+use crate::shared_state::KEY_BYTES_MAX;
 use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 
 /// Where the API is.
 pub const PREFIX: &str = "/admin/v1/";
-/// Longest path.
-const PATH_BYTES_MAX: usize = 256;
+/// By which a repeated order is known (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Answers `/admin/v1/…`. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct AdminApi {
     gatekeeper: Arc<Gatekeeper>,
-    body_bytes_max: Arc<AtomicUsize>,
     catalog: CatalogHandle,
     regions: Arc<Regions>,
     caches: Arc<Caches>,
     desk: Arc<PurgeDesk>,
+    kills: KillDesk,
+    reviews: ReviewDesk,
+    fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
     papers: Papers,
@@ -78,66 +103,25 @@ pub struct AdminParts {
     pub regions: Arc<Regions>,
     pub caches: Arc<Caches>,
     pub desk: Arc<PurgeDesk>,
+    pub kills: KillDesk,
+    pub reviews: ReviewDesk,
+    pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
     pub papers: Papers,
     pub masters: Arc<KnownMasters>,
 }
 
-/// A resource, with what its name says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resource<'a> {
-    Status,
-    Purges,
-    Purge(&'a str),
-    Jobs,
-    Job(&'a str),
-    Imports,
-    Import(&'a str),
-    Dossier,
-    Masters,
-}
-
-impl<'a> Resource<'a> {
-    fn parse(path: &'a str) -> Option<Self> {
-        let rest = path.strip_prefix(PREFIX)?;
-        match rest.split_once('/') {
-            None => match rest {
-                "status" => Some(Self::Status),
-                "purges" => Some(Self::Purges),
-                "warm" => Some(Self::Jobs),
-                "imports" => Some(Self::Imports),
-                "dossier" => Some(Self::Dossier),
-                "masters" => Some(Self::Masters),
-                _ => None,
-            },
-            Some(("purges", id)) if !id.is_empty() => Some(Self::Purge(id)),
-            Some(("warm", id)) if !id.is_empty() => Some(Self::Job(id)),
-            Some(("imports", id)) if !id.is_empty() => Some(Self::Import(id)),
-            Some(_) => None,
-        }
-    }
-
-    const fn allowed(self) -> &'static str {
-        match self {
-            Self::Status | Self::Purge(_) | Self::Dossier | Self::Masters => "GET, HEAD",
-            Self::Purges | Self::Jobs | Self::Imports => "GET, HEAD, POST",
-            Self::Job(_) => "GET, HEAD, DELETE",
-            Self::Import(_) => "DELETE",
-        }
-    }
-
-    /// `None` where the method is not allowed.
-    fn scope(self, method: &Method) -> Option<TokenScope> {
-        match (self, method) {
-            (Self::Import(_), &Method::GET | &Method::HEAD) => None,
-            (_, &Method::GET | &Method::HEAD) => Some(TokenScope::Read),
-            (Self::Purges, &Method::POST) => Some(TokenScope::Purge),
-            (Self::Jobs, &Method::POST) | (Self::Job(_), &Method::DELETE) => Some(TokenScope::Warm),
-            (Self::Imports, &Method::POST) | (Self::Import(_), &Method::DELETE) => Some(TokenScope::Import),
-            _ => None,
-        }
-    }
+/// A request whose route is known and open.
+struct Call<'r> {
+    route: &'static Route,
+    /// What the path has in the place of the route's parameter.
+    parameter: &'r str,
+    query: Option<&'r str>,
+    headers: &'r HeaderMap,
+    who: &'r Principal,
+    /// By which a repeated order is known.
+    key: Option<String>,
 }
 
 /// An answer before it has headers.
@@ -151,21 +135,33 @@ impl Reply {
     const fn ok(body: Value) -> Self {
         Self { status: 200, body, location: None }
     }
+
+    const fn accepted(body: Value) -> Self {
+        Self { status: 202, body, location: None }
+    }
 }
 
 impl AdminApi {
     #[must_use]
-    pub fn new(config: &AdminConfig, warm: &WarmConfig, parts: AdminParts) -> Self {
-        let AdminParts { catalog, regions, caches, desk, warmer, imports, papers, masters } = parts;
+    pub fn new(
+        config: &AdminConfig,
+        (warm, budget): (&WarmConfig, &BudgetConfig),
+        grounds: Grounds,
+        parts: AdminParts,
+    ) -> Self {
+        let AdminParts { catalog, regions, caches, desk, kills, reviews, fill, warmer, imports, papers, masters } =
+            parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
-            gatekeeper: Arc::new(Gatekeeper::new(config)),
-            body_bytes_max: Arc::new(AtomicUsize::new(config.body_bytes_max)),
+            gatekeeper: Arc::new(Gatekeeper::new(config, budget, grounds)),
             catalog,
             regions,
             caches,
             desk,
+            kills,
+            reviews,
+            fill,
             imports: Arc::new(imports),
             papers,
             masters,
@@ -173,124 +169,158 @@ impl AdminApi {
         }
     }
 
-    /// Takes over tokens and the bound of bodies.
+    /// Takes over tokens, the proxy, lifetimes of sessions and the bound of bodies.
     pub fn reconfigure(&self, config: &AdminConfig) {
-        self.body_bytes_max.store(config.body_bytes_max, Ordering::Relaxed);
         self.gatekeeper.replace(config);
     }
 
+    /// Where this edge stands in the shared state.
+    pub(super) fn standing(&self) -> Value {
+        audit::standing(self.kills.log())
+    }
+
+    /// Brings gauges of what is in force up to date.
+    pub(super) fn measure(&self) {
+        self.kills.measure();
+        self.reviews.measure();
+    }
+
     /// The answer to a request for a path below [`PREFIX`].
-    pub async fn respond<B>(&self, request: Request<B>) -> Response<Body>
+    pub async fn respond<B>(&self, request: Request<B>, peer: IpAddr) -> Response<Body>
     where
         B: HttpBody + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let (parts, body) = request.into_parts();
-        let (method, headers, path) = (&parts.method, &parts.headers, parts.uri.path());
-        let resource = if path.len() <= PATH_BYTES_MAX { Resource::parse(path) } else { None };
-        let Some(resource) = resource else {
-            let detail = "there are /admin/v1/status, /admin/v1/purges, /admin/v1/warm, /admin/v1/imports, /admin/v1/dossier \
-                          and /admin/v1/masters";
-            return problem(method, &fault(404, "not-found", "Not found", detail));
+        let head = Request::from_parts(parts, ());
+        let (method, headers, query) = (head.method(), head.headers(), head.uri().query());
+        let (route, parameter) = match routes::find(method, head.uri().path()) {
+            Found::Route(route, parameter) => (route, parameter),
+            Found::NotAllowed(allowed) => return not_allowed(method, &allowed),
+            Found::Nothing => {
+                let detail = "there is no such resource: GET /admin/v1/openapi.json lists them";
+                return problem(method, &fault(404, "not-found", "Not found", detail));
+            }
         };
-        let Some(scope) = resource.scope(method) else {
-            let allowed = resource.allowed();
-            let detail = format!("this resource takes {allowed}");
-            let mut response = problem(method, &fault(405, "method-not-allowed", "Method not allowed", detail));
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-            return response;
-        };
-        let who = match self.gatekeeper.admit(headers, scope) {
+        let who = match self.gatekeeper.admit(&Asked::of(&head, peer), route.needs, Part::Api) {
             Ok(who) => who,
-            Err(denial) => return denied(method, denial),
+            Err(denial) => return denied::response(method, &denial),
         };
-        if resource == Resource::Dossier {
-            return self.dossier(method, headers, parts.uri.query()).await;
-        }
-        match self.carry_out((resource, parts.uri.query()), method, headers, body, &who).await {
-            Ok(reply) => reply.into_response(headers),
-            Err(fault) => problem(method, &fault),
-        }
+        let answer = async {
+            routes::check_query(route, query)?;
+            let key = if route.repeats == Repeats::ByKey { idempotency_key(headers)? } else { None };
+            let call = Call { route, parameter, query, headers, who: &who, key };
+            match call.route.action {
+                Action::Dossier => self.dossier(&call).await,
+                Action::ShowPicture => decisions::picture(self, &who, parameter, query).await,
+                _ => self.carry_out(call, body).await.map(|reply| reply.into_response(headers)),
+            }
+        };
+        answer.await.unwrap_or_else(|fault: Fault| problem(method, &fault))
     }
 
-    async fn carry_out<B>(
-        &self,
-        (resource, query): (Resource<'_>, Option<&str>),
-        method: &Method,
-        headers: &HeaderMap,
-        body: B,
-        who: &str,
-    ) -> Result<Reply, Fault>
+    async fn carry_out<B>(&self, call: Call<'_>, body: B) -> Result<Reply, Fault>
     where
         B: HttpBody + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        match (resource, method) {
-            (Resource::Purges, &Method::POST) => {
-                let order = purges::order(Fields::read(headers, body, self.body_bytes_max()).await?)?;
-                let record = purges::purge(&self.desk, who, order).await?;
-                let location = Some(format!("{PREFIX}purges/{}", record.id));
-                Ok(Reply { status: purges::status(&record), body: purges::shown(&self.desk, &record), location })
+        let Call { parameter, query, headers, who, .. } = call;
+        let (log, key) = (self.kills.log(), call.key);
+        match call.route.action {
+            // Those two have answers of their own.
+            Action::Status | Action::Dossier | Action::ShowPicture => Ok(Reply::ok(self.status(who))),
+            Action::Me => Ok(Reply::ok(keys::me(who))),
+            Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
+            Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
+            Action::Purge => purges::purge(self, who, self.fields(headers, body).await?).await,
+            Action::ShowPurge => purges::one(&self.desk, who, parameter).map(Reply::ok),
+            Action::ListKills => kills::list(self, who, query).map(Reply::ok),
+            Action::Kill => kills::kill(self, who, kills::order(key, self.fields(headers, body).await?)?).await,
+            Action::ShowKill => kills::one(self, who, parameter).await.map(Reply::ok),
+            Action::Lift => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                kills::lift(self, who, parameter, (why, key)).await
             }
-            (Resource::Jobs, &Method::POST) => {
-                let ask = warm::ask(Fields::read(headers, body, self.body_bytes_max()).await?, self.concurrency)?;
+            Action::ListDecisions => decisions::list(self, who, query).map(Reply::ok),
+            Action::ShowDecision => decisions::one(self, who, parameter).map(Reply::ok),
+            Action::Decide => {
+                let order = decisions::order(key, parameter, self.fields(headers, body).await?)?;
+                decisions::rule(self, who, order).await
+            }
+            Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
+            Action::ForgetName => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                audit::forget(log, who.name(), parameter, (why, key)).await.map(Reply::ok)
+            }
+            Action::ShowState => Ok(Reply::ok(audit::standing(log))),
+            Action::Changes => state::changes(log, query).await.map(Reply::ok),
+            Action::Snapshot => state::snapshot(log).await.map(Reply::ok),
+            Action::Propose => state::propose(log, headers, body).await.map(Reply::ok),
+            Action::Promote => state::promote(log).await.map(Reply::ok),
+            Action::ListJobs => Ok(Reply::ok(warm::list(&self.warmer, who))),
+            Action::Warm => {
+                let ask = warm::ask(self.fields(headers, body).await?, self.concurrency)?;
                 let job = warm::carry_out(&self.warmer, who, ask).await?;
                 let location = Some(format!("{PREFIX}warm/{}", job.record.id));
-                Ok(Reply { status: 202, body: warm::shown(&job), location })
+                Ok(Reply { location, ..Reply::accepted(warm::shown(&job)) })
             }
-            (Resource::Job(id), &Method::DELETE) => {
-                let job = warm::cancel(&self.warmer, who, id).await?;
-                Ok(Reply { status: 202, body: warm::shown(&job), location: None })
+            Action::ShowJob => warm::one(&self.warmer, who, parameter).map(Reply::ok),
+            Action::CancelJob => {
+                warm::cancel(&self.warmer, who, parameter).await.map(|job| Reply::accepted(warm::shown(&job)))
             }
-            (Resource::Imports, &Method::POST) => {
+            Action::ListImports => self.imports.list(who).await.map(Reply::ok),
+            Action::Import => {
                 let body = self.imports.add(who, query, body).await?;
                 Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
             }
-            (Resource::Masters, _) => masters::search(Arc::clone(&self.masters), query).await.map(Reply::ok),
-            (Resource::Imports, _) => self.imports.list().await.map(Reply::ok),
-            (Resource::Import(id), _) => {
-                self.imports.remove(who, id).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", id))
+            Action::DropImport => {
+                self.imports.remove(who, parameter).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", parameter))
             }
-            (Resource::Jobs, _) => Ok(Reply::ok(warm::list(&self.warmer))),
-            (Resource::Job(id), _) => {
-                let job = id.parse().ok().and_then(|id| self.warmer.job(id));
-                job.map(|job| Reply::ok(warm::shown(&job))).ok_or_else(|| no_such("job", id))
+            Action::Masters => masters::search(Arc::clone(&self.masters), query).await.map(Reply::ok),
+            Action::ListKeys => keys::list(log, query).map(Reply::ok),
+            Action::AddKey => {
+                let order = keys::order(self.fields(headers, body).await?, unix_ms(SystemTime::now()))?;
+                keys::add(log, who, order, key).await
             }
-            (Resource::Status | Resource::Dossier, _) => Ok(Reply::ok(self.status())),
-            (Resource::Purges, _) => Ok(Reply::ok(purges::list(&self.desk))),
-            (Resource::Purge(id), _) => {
-                let record = id.parse().ok().and_then(|id| self.desk.purges.record(id));
-                record.map(|record| Reply::ok(purges::shown(&self.desk, &record))).ok_or_else(|| no_such("purge", id))
+            Action::ShowKey => keys::one(log, parameter).map(Reply::ok),
+            Action::RevokeKey => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                keys::revoke(log, who, parameter, why, key).await.map(Reply::ok)
             }
         }
+    }
+
+    async fn fields<B>(&self, headers: &HeaderMap, body: B) -> Result<Fields, Fault>
+    where
+        B: HttpBody,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let bytes_max = self.gatekeeper.config().body_bytes_max;
+        Fields::read(headers, body, bytes_max).await
     }
 
     /// As JSON, or as a page with `as=html`.
-    async fn dossier(&self, method: &Method, headers: &HeaderMap, query: Option<&str>) -> Response<Body> {
-        match self.papers.asked_dossier(query).await {
-            Err(fault) => problem(method, &fault),
-            Ok(dossier) if query.is_some_and(|query| query.split('&').any(|pair| pair == "as=html")) => {
-                papers::page(headers, papers::dossier_html(&dossier))
-            }
-            Ok(dossier) => match serde_json::to_value(&dossier) {
-                Ok(body) => Reply::ok(body).into_response(headers),
-                Err(error) => problem(method, &fault(500, "internal", "Internal error", error.to_string())),
-            },
+    async fn dossier(&self, call: &Call<'_>) -> Result<Response<Body>, Fault> {
+        let Call { query, headers, who, .. } = *call;
+        let dossier = self.papers.asked_dossier(query).await?;
+        let dossier = dossier.shown_to(|campaign| who.sees(campaign)).ok_or_else(denied::foreign_picture)?;
+        if query.is_some_and(|query| query.split('&').any(|pair| pair == "as=html")) {
+            return Ok(papers::page(headers, papers::dossier_html(&dossier)));
         }
+        let body = serde_json::to_value(&dossier);
+        let body = body.map_err(|error| fault(500, "internal", "Internal error", error.to_string()))?;
+        Ok(Reply::ok(body).into_response(headers))
     }
 
-    fn body_bytes_max(&self) -> usize {
-        self.body_bytes_max.load(Ordering::Relaxed)
-    }
-
-    fn status(&self) -> Value {
+    fn status(&self, who: &Principal) -> Value {
         let nodes = self.regions.statuses();
         let nodes: Vec<Value> =
             nodes.into_iter().map(|node| json!({ "node": node.name, "state": node.state.as_str() })).collect();
         let catalog = self.catalog.load();
-        let campaigns: Vec<&str> = catalog.campaigns().map(|campaign| campaign.name.as_str()).collect();
+        let names = catalog.campaigns().map(|campaign| campaign.name.as_str());
+        let campaigns: Vec<&str> = names.filter(|name| who.sees(Some(name))).collect();
         let purges = &self.desk.purges;
         let downstream = self.desk.downstream.kinds().into_iter().map(|(name, kind)| {
             let waiting = purges.unconfirmed(&name);
@@ -317,9 +347,34 @@ impl AdminApi {
     }
 }
 
+/// The key of an order, where it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+    let Some(field) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = field.to_str().unwrap_or_default().trim().trim_matches('"');
+    let is_sound = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let detail = || format!("it has 1 to {KEY_BYTES_MAX} visible ASCII characters");
+    if is_sound { Ok(Some(key.to_owned())) } else { Err(wrong("Idempotency-Key", detail(), &[])) }
+}
+
 fn no_such(what: &str, id: &str) -> Fault {
     let shown: String = id.chars().take(40).collect();
     fault(404, "not-found", "Not found", format!("there is no {what} `{shown}`"))
+}
+
+fn not_allowed(method: &Method, allowed: &str) -> Response<Body> {
+    let detail = format!("this resource takes {allowed}");
+    let mut response = problem(method, &fault(405, "method-not-allowed", "Method not allowed", detail));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
+/// `campaign/slot?…`, with or without what stands before it in a URL.
+fn campaign_of(variant: &str) -> Option<&str> {
+    let name = variant.trim_start_matches('/');
+    let name = name.strip_prefix("i/").unwrap_or(name);
+    name.split(['/', '?']).next().filter(|campaign| !campaign.is_empty())
 }
 
 impl Reply {
@@ -340,35 +395,5 @@ fn problem(method: &Method, problem: &Problem) -> Response<Body> {
     let mut response = response::error(method, problem, Negotiation::Explicit);
     // Unlike an image that is not there, a purge that is not there may be in a moment.
     response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// RFC 6750 §3.
-fn denied(method: &Method, denial: Denial) -> Response<Body> {
-    let (status, title, detail, challenge) = match denial {
-        Denial::NotConfigured => {
-            let detail = "no token is configured: `bildkante-edge token` prints one, its hash belongs into \
-                          `[admin] tokens` of the edge's configuration";
-            (403, "Forbidden", detail.to_owned(), None)
-        }
-        Denial::NoToken => {
-            let detail = "send `Authorization: Bearer` with a token".to_owned();
-            (401, "Unauthorized", detail, Some("Bearer realm=\"bildkante\"".to_owned()))
-        }
-        Denial::UnknownToken => {
-            let challenge = "Bearer realm=\"bildkante\", error=\"invalid_token\"".to_owned();
-            (401, "Unauthorized", "this token is not known".to_owned(), Some(challenge))
-        }
-        Denial::MissingScope(scope) => {
-            let scope = scope.as_str();
-            let challenge = format!("Bearer realm=\"bildkante\", error=\"insufficient_scope\", scope=\"{scope}\"");
-            (403, "Forbidden", format!("this token lacks the scope `{scope}`"), Some(challenge))
-        }
-    };
-    let kind = if status == 401 { "unauthorized" } else { "forbidden" };
-    let mut response = problem(method, &fault(status, kind, title, detail));
-    if let Some(challenge) = challenge.and_then(|challenge| HeaderValue::from_str(&challenge).ok()) {
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    }
     response
 }

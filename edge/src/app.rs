@@ -28,7 +28,7 @@ use self::tls::Tls;
 use crate::access::visit::Observer;
 use crate::config::Config;
 use crate::credentials::SignerHandle;
-use crate::governance::PurgeDesk;
+use crate::governance::{PurgeDesk, checkpoints};
 use crate::handler::Handler;
 use crate::origin::{Regions, Sidecar};
 use crate::reload::ConfigReload;
@@ -127,6 +127,7 @@ impl App {
         let sidecar = config.origin.sidecar.clone();
         let sidecar = sidecar.map(|sidecar| Sidecar::start(sidecar, behind.origin_metrics)).transpose()?;
         let (back, back_ends) = back;
+        let back_follow = back_ends.clone();
         let mut background: Vec<_> = tls.each().map(|tls| tls.watch(back_ends.clone())).collect();
         background.extend([
             behind.regions.spawn_probes(&back_ends),
@@ -134,9 +135,12 @@ impl App {
             behind.signing.watch(config.signing.reload_ms, back_ends.clone()),
             behind.signers.watch(config.provenance.reload_ms, back_ends.clone()),
             behind.downstream.start(back_ends.clone()),
+            behind.replay.start(back_ends.clone()),
+            checkpoints::sign_heads(Arc::clone(behind.kills.log()), behind.signers.clone(), back_ends.clone()),
             reload.watch(&config.config, back_ends.clone()),
             behind.catalog.watch(config.campaigns.reload_ms, back_ends),
         ]);
+        background.extend(behind.opened.start(back_follow));
         let [http, https, admin] = [&sockets.http, &sockets.https, &sockets.admin].map(|it| addresses(it));
         let (http, https, admin) = (http?, https?, admin?);
         let (front, front_ends) = shutdown::channel();

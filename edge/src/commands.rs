@@ -1,14 +1,19 @@
 //! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
 
+mod audit;
 mod decode_picture;
 mod dossier;
 mod import;
 mod inspect;
+mod key;
+mod kill;
 mod provenance;
 mod purge;
 mod remote;
 mod report;
+mod review;
 mod sign;
+mod state;
 mod ticket_keys;
 mod warm;
 
@@ -19,12 +24,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::import::ImportRecipe;
-use bildkante_shared::recipe::{ControlUse, Recipe, SchedulerKind};
+use bildkante_shared::recipe::{ControlUse, DetailUse, Recipe, ReferenceUse, SchedulerKind};
 use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::{Catalog, check as check_campaigns, write_locks};
+use crate::campaign::{Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
 use crate::config::Config;
 use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
@@ -38,14 +43,19 @@ use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
+pub use audit::{AuditArgs, audit};
 pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use dossier::{DossierArgs, dossier};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
+pub use key::{KeyArgs, key};
+pub use kill::{KillArgs, LiftArgs, StatusArgs, kill, lift, status};
 pub use provenance::{ProvenanceArgs, provenance};
 pub use purge::{PurgeArgs, purge};
 pub use report::{ReportArgs, report};
+pub use review::{ReviewArgs, review};
 pub use sign::{SignArgs, new_key, sign};
+pub use state::{StateArgs, state};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
 
@@ -113,7 +123,27 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     check_signer(config)?;
     check_watermark(config)?;
-    Ok(ExitCode::SUCCESS)
+    check_rights(&catalog)
+}
+
+/// Says which rights end soon. One that is over fails the check; the edge shows none of its pictures.
+fn check_rights(catalog: &Catalog) -> anyhow::Result<ExitCode> {
+    let (now_s, mut are_over) = (Clock::System.unix_s(), 0);
+    for campaign in catalog.campaigns() {
+        for RightsEnd { unix_s, of } in campaign.rights_ends() {
+            let ends = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_s));
+            if unix_s <= now_s {
+                are_over += 1;
+                remark!(
+                    "{}: the rights of {of} ended on {ends}: no picture that depends on it is shown",
+                    campaign.name
+                );
+            } else if unix_s <= now_s + RIGHTS_NOTICE_S {
+                say!("{}: the rights of {of} end on {ends}", campaign.name)?;
+            }
+        }
+    }
+    Ok(if are_over == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says which key marks pictures, and whether anybody has it.
@@ -182,14 +212,42 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
 /// What a recipe has beside checkpoint and prompt, a line each.
 fn additions(recipe: &Recipe) -> Vec<String> {
     let loras = recipe.loras.iter().map(|lora| format!("adapter {} × {}", lora.digest, lora.weight));
+    let embeddings = recipe.embeddings.iter().map(|word| format!("`{}` is embedding {}", word.token, word.digest));
     let refiner = recipe.refiner.iter().map(|refiner| format!("refiner {} from {}", refiner.checkpoint, refiner.start));
     let controls = recipe.controls.iter().map(|control| {
         let ControlUse { network, image, weight, start, end } = control;
         format!("ControlNet {network} × {weight} from {start} to {end}, image {image}")
     });
+    let references = recipe.references.iter().map(|used| {
+        let ReferenceUse { adapter, encoder, image, weight, start, end, mask } = used;
+        let where_white = mask.map(|mask| format!(" where {mask} is white")).unwrap_or_default();
+        format!(
+            "resembles image {image} × {weight} from {start} to {end}{where_white}, adapter {adapter}, encoder {encoder}"
+        )
+    });
+    let drafts = recipe.draft.iter().map(|draft| {
+        let (width_px, height_px, by) = (draft.width_px, draft.height_px, draft.enlarge.as_str());
+        format!("drafted at {width_px}×{height_px} px, enlarged by {by}, strength {}", draft.strength)
+    });
+    let details = recipe.details.iter().map(|detail| {
+        let DetailUse { mask, strength, prompt, .. } = detail;
+        let words = prompt.as_ref().map(|prompt| format!(": {prompt}")).unwrap_or_default();
+        format!("detail where {mask} is white, strength {strength}{words}")
+    });
     let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
+    let depth = recipe.depth.iter().map(|image| format!("is as near as {image} is bright"));
     let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras.chain(refiner).chain(controls).chain(init).chain(mask).collect()
+    loras
+        .chain(embeddings)
+        .chain(refiner)
+        .chain(controls)
+        .chain(references)
+        .chain(drafts)
+        .chain(details)
+        .chain(init)
+        .chain(mask)
+        .chain(depth)
+        .collect()
 }
 
 /// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.

@@ -23,6 +23,7 @@ use crate::origin::OriginConfig;
 use crate::render::{Finishing, RenderConfig};
 use crate::request::IgnoredParametersError;
 use crate::rum::RumConfig;
+use crate::shared_state::StateConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
 use crate::verify::VerifyConfig;
@@ -55,6 +56,7 @@ pub struct Config {
     pub budget: BudgetConfig,
     pub origin: OriginConfig,
     pub purge: PurgeConfig,
+    pub state: StateConfig,
     pub admin: AdminConfig,
     pub warm: WarmConfig,
     pub log: LogConfig,
@@ -206,6 +208,7 @@ impl Config {
         self.campaigns.sources().map_err(|error| ("campaigns.ignored_parameters", error.to_string()))?;
         self.admin.check().map_err(|reason| ("admin", reason))?;
         self.warm.check().map_err(|reason| ("warm", reason))?;
+        self.state.check().map_err(|reason| ("state", reason))?;
         self.purge.check().map_err(|reason| ("purge", reason))?;
         positive("config.reload_ms", self.config.reload_ms)?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
@@ -243,6 +246,7 @@ mod tests {
         assert_eq!(config.render, defaults.render);
         assert_eq!(config.budget, defaults.budget);
         assert_eq!(config.purge, defaults.purge);
+        assert_eq!(config.state, defaults.state);
         assert_eq!(config.admin, defaults.admin);
         assert_eq!(config.warm, defaults.warm);
         assert_eq!(config.log, defaults.log);

@@ -31,7 +31,7 @@ mod verify;
 pub use certificate::{CHAIN_CERTIFICATES_MAX, CertificateFault};
 pub use command::CommandFault;
 pub use config::{ProvenanceConfig, SignerConfig, TimestampConfig};
-pub use document::{DOCUMENT_BYTES_MAX, DocumentFault, SignedDocument, VerifiedDocument};
+pub use document::{DOCUMENT_BYTES_MAX, DocumentFault, Purpose, SignedDocument, VerifiedDocument};
 pub use guard::{LibraryFault, MANIFEST_BYTES_MAX};
 pub use handle::{SignerHandle, SignerMetrics, open_signer};
 pub use jumbf::FrameFault;

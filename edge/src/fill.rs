@@ -16,7 +16,7 @@
 //! hangs up cancels nothing that others wait for.
 //!
 //! Invariants: an answer is judged by the purges in force after it was made, and a rendition that was purged while it was
-//! made is made again; a binding outlives its master, and a recipe whose master is lost everywhere is drawn and bound
+//! made is made again; what the gate withholds is neither drawn nor rendered; a binding outlives its master, and a recipe whose master is lost everywhere is drawn and bound
 //! again; nothing outside this module reaches its caches, its origin, its pool or its budgets through it.
 
 mod error;
@@ -42,7 +42,7 @@ pub(crate) use self::rendition::Filled;
 pub(crate) use self::sign::{CredentialMetrics, Credentials, MANIFEST_PATH_PREFIX, ManifestName, manifest_path};
 use crate::budget::{Budgets, Payer};
 use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
-use crate::governance::Purges;
+use crate::governance::{Gate, Purges};
 use crate::origin::Origin;
 use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
 use crate::resolve::Want;
@@ -64,6 +64,7 @@ type FillTicket = Ticket<Result<Filled, FillError>>;
 pub struct Fill {
     caches: Arc<Caches>,
     purges: Purges,
+    gate: Gate,
     budgets: Arc<Budgets>,
     pool: Arc<RenderPool>,
     credentials: Credentials,
@@ -96,7 +97,7 @@ impl Fill {
     #[must_use]
     pub fn new(
         caches: Arc<Caches>,
-        purges: Purges,
+        (purges, gate): (Purges, Gate),
         origin: Arc<dyn Origin<MasterRecipe>>,
         pool: Arc<RenderPool>,
         budgets: Budgets,
@@ -109,6 +110,7 @@ impl Fill {
         let masters = Mastering {
             caches: Arc::clone(&caches),
             purges: purges.clone(),
+            gate: gate.clone(),
             budgets: Arc::clone(&budgets),
             origin,
             pool: Arc::clone(&pool),
@@ -126,10 +128,16 @@ impl Fill {
             render_config: config.render,
             caches,
             purges,
+            gate,
             budgets,
             pool,
             credentials,
         })
+    }
+
+    /// Whom to ask before a picture is shown.
+    pub(crate) const fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// A manifest that is served beside its rendition.

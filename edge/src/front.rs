@@ -61,6 +61,8 @@ pub struct Question<'a> {
 #[derive(Debug)]
 struct FinishedHeads {
     epoch: u64,
+    /// From then on its lifetimes are too long.
+    ends: Option<Instant>,
     rendition: RenditionKey,
     digest: Digest,
     generation: u64,
@@ -152,7 +154,7 @@ impl Front {
         has_it: impl FnOnce(&str) -> bool,
     ) -> Option<Ready> {
         let kept = question.with_key(|key| self.answers.get(key))??;
-        if kept.epoch != self.epoch.current() {
+        if kept.epoch != self.epoch.current() || kept.ends.is_some_and(|ends| ends <= started) {
             return None;
         }
         let (tier, rendition) = caches.at_hand(kept.rendition, |found| kept.is_made_of(found))?;
@@ -166,11 +168,11 @@ impl Front {
         Some(Ready { kept, tier, status, body, elapsed })
     }
 
-    /// Keeps the answer of a request that was a hit. `counters` says what a later one from each tier counts to.
+    /// Keeps the answer of a request that was a hit, for its epoch and until it ends. `counters` says what a later one from each tier counts to.
     pub fn keep(
         &self,
         question: Question<'_>,
-        epoch: u64,
+        (epoch, ends): (u64, Option<Instant>),
         (key, rendition): (RenditionKey, &Rendition),
         settled: Settled,
         counters: impl Fn(Outcome) -> HitCounters,
@@ -181,6 +183,7 @@ impl Front {
         let source = |outcome, cache_status| TierFields { outcome, cache_status, counters: counters(outcome) };
         let kept = Arc::new(FinishedHeads {
             epoch,
+            ends,
             rendition: key,
             digest: rendition.digest,
             generation: rendition.generation,

@@ -25,6 +25,8 @@ use crate::resolve::layout::{Ask, Layout, Limits};
 use crate::response::conditional::{self, RequestedRange};
 use crate::rum::RumConfig;
 use crate::rum::gate::Gate;
+use crate::shared_state::offline::BackupLine;
+use crate::shared_state::{Entry, State, Target as KillTarget};
 use crate::signing::{Grant, SigningKeys};
 use crate::verify::decode::Still;
 use crate::verify::multipart;
@@ -34,7 +36,7 @@ use crate::words::{Format, FormatSet, Ratio};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -47,6 +49,7 @@ pub const TARGETS: [Target; 12] = [
     ("metadata", metadata),
     ("report", report),
     ("form", form),
+    ("audit_entry", audit_entry),
 ];
 
 /// Between the parts of a `manifest` input.
@@ -279,6 +282,26 @@ pub fn report(data: &[u8]) {
     let Ok(document) = SignedDocument::parse(data) else { return };
     if let Ok(verified) = document.verify(&Trust::none(), 1_800_000_000) {
         assert_eq!(verified.standing, Standing::Unknown);
+    }
+}
+
+/// A line of the audit, and a line of a backup: what is read is written again as the same line, and no other line has its hash.
+///
+/// # Panics
+/// When that does not hold.
+pub fn audit_entry(data: &[u8]) {
+    if let Ok(entry) = Entry::parse(data) {
+        assert_eq!(Entry::parse(entry.to_json().as_bytes()), Ok(entry.clone()));
+        let mut state = State::empty("fuzz".into());
+        let _ = state.admit(entry.change(), entry.why(), entry.actor());
+        state.apply(&entry);
+        let restored = State::restore(state.head(), state.rows());
+        assert!(restored.is_ok_and(|restored| restored.rows().count() == state.rows().count()));
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = BackupLine::parse(text);
+    if let Ok(target) = text.parse::<KillTarget>() {
+        assert_eq!(target.to_string(), text);
     }
 }
 

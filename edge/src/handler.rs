@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
-//! stand-in never carries the freshness of what it stands for.
+//! stand-in never carries the freshness of what it stands for; no image leaves without the gate's word, asked behind the last wait.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,9 +20,10 @@ use crate::campaign::{Catalog, CatalogHandle};
 use crate::fields::list;
 use crate::fill::{Fill, FillError, Filled, MANIFEST_PATH_PREFIX, ManifestName, Peek, manifest_path};
 use crate::front::{Front, Question, Ready};
-use crate::governance::Downstream;
+use crate::governance::{Cleared, Downstream, Withheld};
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
+use crate::placeholder::PlaceholderError;
 use crate::render::Placement;
 use crate::resolve::{Factors, Negotiation, Reader, Resolution, Resolved, Trace, Want, resolve};
 use crate::response::{self, Answer, Freshness, Lifetime, Pin, Recall, VariantWords};
@@ -216,6 +217,10 @@ impl Handler {
             Err(refusal) => return self.problem(&exchange, &refusal.problem()),
         };
         exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
+        let want = match self.fill.gate().place(want.clone()) {
+            Ok(want) => want,
+            Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
+        };
         let filled = match self.fill.peek(&want) {
             Peek::Fresh(rendition) => {
                 self.fill.improve(&rendition, &want);
@@ -230,7 +235,7 @@ impl Handler {
                 None => return self.miss(&exchange, &catalog, &resolved, want.of_request(exchange.trace.get())).await,
             },
         };
-        self.found(&exchange, &resolved, &want, &filled, Collapse::Led)
+        self.found(&exchange, &catalog, &resolved, &want, &filled, Collapse::Led).await
     }
 
     /// A manifest that a `Link` field or the metadata of a picture named.
@@ -263,13 +268,18 @@ impl Handler {
         let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
         let payer = self.fill.payer(&resolved.campaign.name, exchange.client);
         let reason = match self.fill.answer_within(&want, &payer, patience.wait).await {
-            Ok((filled, role)) => return self.found(exchange, resolved, &want, &filled, role.into()),
+            Ok((filled, role)) => {
+                return self.found(exchange, catalog, resolved, &want, &filled, role.into()).await;
+            }
+            Err(FillError::Withheld(withheld)) => {
+                return self.withheld(exchange, catalog, resolved, &want, withheld).await;
+            }
             Err(error) => error,
         };
         // What was purged softly is nearer to what was asked for than anything else.
         if let Some(filled) = self.fill.stale_copy(&want).await {
             self.metrics.stood_in(filled.outcome, reason.as_str());
-            return self.found(exchange, resolved, &want, &filled, Collapse::Led);
+            return self.found(exchange, catalog, resolved, &want, &filled, Collapse::Led).await;
         }
         let accept = list(exchange.headers, &ACCEPT);
         let missing =
@@ -277,15 +287,21 @@ impl Handler {
         self.stand_in(exchange, missing, &reason).await
     }
 
-    fn found(
+    /// A picture that is there, if it may be shown: asked now, behind every wait.
+    async fn found(
         &self,
         exchange: &Exchange<'_>,
+        catalog: &Catalog,
         resolved: &Resolved,
         want: &Want,
         filled: &Filled,
         collapse: Collapse,
     ) -> Response<Body> {
         let rendition = &filled.rendition;
+        let cleared = match self.fill.gate().clear(want, Some(rendition.master)) {
+            Ok(cleared) => cleared,
+            Err(withheld) => return self.withheld(exchange, catalog, resolved, want, withheld).await,
+        };
         let is_current = |asked: &str| resolved.version(rendition.master).is_named_by(asked);
         let pin = if exchange.version.is_some_and(is_current) { Pin::Current } else { Pin::None };
         let recall = match (resolved.campaign.policy.is_recallable, self.downstream.is_empty()) {
@@ -297,36 +313,70 @@ impl Handler {
             Some(_) => Freshness::Stale,
             None => Freshness::of(rendition.rung, recall, pin),
         };
+        let standing = self.fill.gate().standing(want);
         let because = Because {
             outcome: filled.outcome,
             collapse,
             freshness,
             reason: None,
+            epoch: standing.epoch,
+            left_s: standing.left_s(),
             stale_for: filled.stale_for,
             timings: filled.timings,
         };
-        self.answer(exchange, resolved, want, rendition, because)
+        self.answer(exchange, resolved, want, rendition, (because, cleared))
+    }
+
+    /// What is shown in place of a picture that is withheld.
+    async fn withheld(
+        &self,
+        exchange: &Exchange<'_>,
+        catalog: &Catalog,
+        resolved: &Resolved,
+        want: &Want,
+        withheld: Withheld,
+    ) -> Response<Body> {
+        let payer = self.fill.payer(&resolved.campaign.name, exchange.client);
+        let accept = list(exchange.headers, &ACCEPT);
+        let then = resolved.slot.on_miss.stopgap();
+        let missing = Missing { catalog, resolved, want, accept: accept.as_deref(), payer: &payer, then };
+        let found = self.stand_ins.instead(missing).await;
+        let (reason, epoch) = (withheld.reason.as_str(), Some(withheld.epoch));
+        self.shown_instead(exchange, missing, found, Instead { reason, epoch, status: 503 })
     }
 
     /// What there is to show instead; the picture goes on being made.
     async fn stand_in(&self, exchange: &Exchange<'_>, missing: Missing<'_>, reason: &FillError) -> Response<Body> {
-        match self.stand_ins.find(missing).await {
-            Ok(StandIn { rendition, outcome }) => {
-                self.metrics.stood_in(outcome, reason.as_str());
+        let found = self.stand_ins.find(missing).await;
+        let status = if matches!(reason, FillError::OverBudget(_)) { 429 } else { 503 };
+        self.shown_instead(exchange, missing, found, Instead { reason: reason.as_str(), epoch: None, status })
+    }
+
+    fn shown_instead(
+        &self,
+        exchange: &Exchange<'_>,
+        missing: Missing<'_>,
+        found: Result<StandIn, PlaceholderError>,
+        Instead { reason, epoch, status }: Instead,
+    ) -> Response<Body> {
+        match found {
+            Ok(StandIn { rendition, outcome, cleared }) => {
+                self.metrics.stood_in(outcome, reason);
                 let because = Because {
                     outcome,
                     collapse: Collapse::Led,
-                    freshness: Freshness::StandIn,
-                    reason: Some(reason.as_str()),
+                    freshness: if epoch.is_some() { Freshness::Withheld } else { Freshness::StandIn },
+                    reason: Some(reason),
+                    epoch,
+                    left_s: None,
                     stale_for: None,
                     timings: FillTimings::default(),
                 };
-                self.answer(exchange, missing.resolved, missing.want, &rendition, because)
+                self.answer(exchange, missing.resolved, missing.want, &rendition, (because, cleared))
             }
             Err(error) => {
                 log_limited!(error, %error, "no placeholder could be made");
-                let detail = format!("there is no image to show now ({})", reason.as_str());
-                let status = if matches!(reason, FillError::OverBudget(_)) { 429 } else { 503 };
+                let detail = format!("there is no image to show now ({reason})");
                 let mut response = self.problem(exchange, &Problem::new(status, "no-image", "No image now", detail));
                 response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
                 response
@@ -340,21 +390,28 @@ impl Handler {
         resolved: &Resolved,
         want: &Want,
         rendition: &Rendition,
-        because: Because,
+        (because, cleared): (Because, Cleared),
     ) -> Response<Body> {
+        // No image leaves without it.
+        let Cleared { .. } = cleared;
         let elapsed = exchange.started.elapsed();
         let prepared = self.prepared(resolved, want, rendition, because.outcome);
+        // A moment that no cache reaches changes nothing of what it is told.
+        let reaches = |left_s: &u32| *left_s < because.freshness.reach_s();
+        let decided_s = because.left_s.filter(reaches);
+        let left_s = [resolved.grant.left_s(), decided_s].into_iter().flatten().min();
         let answer = Answer {
             outcome: because.outcome,
             collapse: because.collapse,
-            lifetime: Lifetime::new(because.freshness, resolved.grant.left_s()),
+            lifetime: Lifetime::new(because.freshness, left_s),
             negotiation: exchange.negotiation,
             reason: because.reason,
+            epoch: because.epoch,
             stale_for: because.stale_for,
             timings: because.timings,
             elapsed,
         };
-        self.keep(exchange, resolved, rendition, &prepared, &answer);
+        self.keep(exchange, resolved, rendition, (&prepared, &answer), because.left_s);
         let mut response = response::image(exchange.method, exchange.headers, rendition, prepared, &answer);
         response.extensions_mut().insert(Answered::of(because.outcome, resolved));
         if response.status().is_client_error() {
@@ -373,17 +430,24 @@ impl Handler {
         exchange: &Exchange<'_>,
         resolved: &Resolved,
         rendition: &Rendition,
-        prepared: &HeaderMap,
-        answer: &Answer,
+        (prepared, answer): (&HeaderMap, &Answer),
+        left_s: Option<u32>,
     ) {
         let Some(Keep { question, epoch }) = exchange.keep else { return };
         if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
+        let reach_s = answer.lifetime.freshness.reach_s();
+        // Kept until what caches are told would be too much.
+        let keeps = left_s.map(|left_s| Duration::from_secs(left_s.saturating_sub(reach_s).into()));
+        if keeps.is_some_and(|keeps| keeps.is_zero()) {
+            return;
+        }
+        let ends = keeps.and_then(|keeps| exchange.started.checked_add(keeps));
         let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
         let counters = |outcome| self.metrics.hit_counters(outcome, rendition.spec.format, campaign, slot);
         let kept = (rendition.key, rendition);
-        self.front.keep(question, epoch, kept, response::settle(prepared, answer), counters);
+        self.front.keep(question, (epoch, ends), kept, response::settle(prepared, answer), counters);
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a
@@ -398,7 +462,14 @@ impl Handler {
         let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
         let manifest = (rendition.manifest == Placement::Beside)
             .then(|| format!("{}{}", self.public_url, manifest_path(rendition.key, rendition.rung)));
-        let (all, of_place) = (want.variant.tags.all(), want.variant.tags.of_place());
+        let of_place = want.variant.tags.of_place();
+        // What is shown until another picture is decided for goes when it is.
+        let awaited = want.decided.is_some().then(|| want.variant.tags.recipe());
+        let all: Vec<&str> = {
+            let own = want.tags().all();
+            let awaited = awaited.filter(|awaited| !own.contains(awaited));
+            own.into_iter().chain(awaited).collect()
+        };
         let headers = response::prepare(
             rendition,
             &VariantWords {
@@ -481,8 +552,22 @@ struct Because {
     collapse: Collapse,
     freshness: Freshness,
     reason: Option<&'static str>,
+    /// Of the state that decided about it, or withholds what was asked for.
+    epoch: Option<u64>,
+    /// Seconds until something else is shown by itself.
+    left_s: Option<u32>,
     stale_for: Option<Duration>,
     timings: FillTimings,
+}
+
+/// Why something else is shown.
+#[derive(Debug, Clone, Copy)]
+struct Instead {
+    reason: &'static str,
+    /// Of the state that withholds the picture.
+    epoch: Option<u64>,
+    /// Where nothing at all can be shown.
+    status: u16,
 }
 
 /// What an answer may be kept under, where nothing but URL and `Accept` decides about it.

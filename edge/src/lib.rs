@@ -43,6 +43,7 @@ pub(crate) mod rum;
 pub(crate) mod secret;
 pub mod seo;
 pub(crate) mod service;
+pub mod shared_state;
 pub mod signing;
 pub(crate) mod stand_in;
 pub mod state;

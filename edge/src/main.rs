@@ -46,10 +46,24 @@ enum Command {
     Import(commands::ImportArgs),
     /// Take images out of circulation, here and in the caches in front of the edge
     Purge(commands::PurgeArgs),
+    /// Decide about pictures that nobody sees before they are approved
+    Review(commands::ReviewArgs),
+    /// Withhold pictures on every edge that shares this state, until the kill is lifted
+    Kill(commands::KillArgs),
+    /// Lift a kill
+    Lift(commands::LiftArgs),
+    /// Where an edge stands in the shared state, and every kill in force
+    Status(commands::StatusArgs),
+    /// Check, back up, put back or take over the state that edges share
+    State(commands::StateArgs),
+    /// Read, export and verify the log of decisions
+    Audit(commands::AuditArgs),
     /// Have a campaign's images generated and rendered before anybody asks for them
     Warm(commands::WarmArgs),
     /// Add a key to the file of session-ticket keys that edges share, or make it
     TicketKeys(commands::TicketKeysArgs),
+    /// Give, list and revoke keys of people and programs
+    Key(commands::KeyArgs),
     /// Print a new token for the admin API and the hash that the configuration holds of it
     Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -93,7 +107,14 @@ fn main() -> ExitCode {
         // These need no configuration, and come before there is one.
         Command::Token => return report(commands::token()),
         Command::Purge(args) => return report(commands::purge(args)),
+        Command::Review(args) => return report(commands::review(args)),
+        Command::Kill(args) => return report(commands::kill(args)),
+        Command::Lift(args) => return report(commands::lift(args)),
+        Command::Status(args) => return report(commands::status(args)),
+        Command::State(args) => return report(commands::state(args)),
+        Command::Audit(args) => return report(commands::audit(args)),
         Command::Warm(args) => return report(commands::warm(args)),
+        Command::Key(args) => return report(commands::key(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
@@ -113,7 +134,14 @@ fn main() -> ExitCode {
         Command::Serve(_) => serve(config),
         Command::Token => commands::token(),
         Command::Purge(args) => commands::purge(args),
+        Command::Review(args) => commands::review(args),
+        Command::Kill(args) => commands::kill(args),
+        Command::Lift(args) => commands::lift(args),
+        Command::Status(args) => commands::status(args),
+        Command::State(args) => commands::state(args),
+        Command::Audit(args) => commands::audit(args),
         Command::Warm(args) => commands::warm(args),
+        Command::Key(args) => commands::key(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),
         Command::Inspect(args) => commands::inspect(args),

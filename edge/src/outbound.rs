@@ -4,6 +4,8 @@
 //! trusted that its [`Trust`] does not name; an unused connection is closed; a certificate that cannot be read is an error that names
 //! its file, where the configuration names that file.
 
+pub(crate) mod mutual;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use rustls::crypto::ring;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
+
+pub use self::mutual::{MutualTlsConfig, MutualTlsError};
 
 /// Sends requests over pooled connections. Clones share them.
 pub(crate) type Client<B> = legacy::Client<HttpsConnector<HttpConnector>, B>;
@@ -121,6 +125,34 @@ where
     let tls = trust.tls()?.with_no_client_auth();
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
     Ok(pooled(idle_max).build(https.wrap_connector(tcp(connect_timeout))))
+}
+
+/// Between two looks whether a connection still lives, and how long that may take.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const IDLE_MAX: Duration = Duration::from_secs(90);
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// An HTTP/2 client whose dead connections are found within seconds: what is followed must not be silent for long.
+pub(crate) fn watched_http2<B>(tls: Option<&MutualTlsConfig>) -> Result<Client<B>, MutualTlsError>
+where
+    B: hyper::body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let https =
+        HttpsConnectorBuilder::new().with_tls_config(mutual::client_config(tls)?).https_or_http().enable_http2();
+    let client = pooled(IDLE_MAX)
+        .http2_only(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .build(https.wrap_connector(tcp(Some(CONNECT_TIMEOUT))));
+    Ok(client)
 }
 
 #[cfg(test)]

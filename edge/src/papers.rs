@@ -111,12 +111,19 @@ impl Papers {
         Ok(Dossier::new(&subject, evidence, &self.public_url, self.has_access_log, made_at))
     }
 
-    /// The page at [`PATH`]; `None` elsewhere.
-    pub async fn respond(&self, request: &Request<RequestBody>) -> Option<Response<Body>> {
+    /// The page at [`PATH`]; `None` elsewhere. `sees` says which campaigns the reader may see.
+    pub async fn respond(
+        &self,
+        request: &Request<RequestBody>,
+        sees: &(dyn Fn(Option<&str>) -> bool + Sync),
+    ) -> Option<Response<Body>> {
         if request.uri().path() != PATH {
             return None;
         }
-        Some(match self.asked_dossier(request.uri().query()).await {
+        let foreign =
+            || Problem::new(403, "forbidden", "Forbidden", "this picture is of a campaign in which you have no role");
+        let asked = self.asked_dossier(request.uri().query()).await;
+        Some(match asked.and_then(|dossier| dossier.shown_to(sees).ok_or_else(|| Box::new(foreign()))) {
             Ok(dossier) => page(request.headers(), dossier_page::text(&dossier)),
             Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
         })

@@ -26,6 +26,9 @@ use crate::signing::{Seal, SigningHandle};
 const STYLE: &str = include_str!("preview/style.css");
 const SCRIPT: &str = include_str!("preview/preview.js");
 
+const STYLE_PATH: &str = "/style.css";
+const SCRIPT_PATH: &str = "/preview.js";
+
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
 
@@ -122,15 +125,24 @@ impl Preview {
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
     /// variants is work for a thread of its own.
-    pub async fn respond(self: &Arc<Self>, request: &Request<RequestBody>) -> Option<Response<Body>> {
+    /// `sees` says which campaigns the reader may see.
+    pub async fn respond(
+        self: &Arc<Self>,
+        request: &Request<RequestBody>,
+        sees: &(dyn Fn(Option<&str>) -> bool + Sync),
+    ) -> Option<Response<Body>> {
         let rest = request.uri().path().strip_prefix("/preview")?;
         let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
         Some(match rest {
             "" => response::redirect("/preview/"),
-            "/" => text(TextKind::Html, self.index()),
+            "/" => text(TextKind::Html, self.index(sees)),
             _ if rest.len() > PATH_BYTES_MAX => return None,
-            "/style.css" => text(TextKind::Css, STYLE.to_owned()),
-            "/preview.js" => text(TextKind::Script, SCRIPT.to_owned()),
+            STYLE_PATH => text(TextKind::Css, STYLE.to_owned()),
+            SCRIPT_PATH => text(TextKind::Script, SCRIPT.to_owned()),
+            _ if !sees(rest.trim_start_matches('/').split('/').next()) => {
+                let problem = Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign");
+                response::error(request.method(), &problem, Negotiation::Explicit)
+            }
             _ => {
                 let (preview, path) = (Arc::clone(self), rest.to_owned());
                 let query = request.uri().query().unwrap_or("").to_owned();
@@ -147,9 +159,16 @@ impl Preview {
         })
     }
 
-    fn index(&self) -> String {
+    /// Whether a path is one of a style or a script, which show nothing of a campaign.
+    #[must_use]
+    pub fn is_asset(path: &str) -> bool {
+        path.strip_prefix("/preview").is_some_and(|rest| rest == STYLE_PATH || rest == SCRIPT_PATH)
+    }
+
+    fn index(&self, sees: &dyn Fn(Option<&str>) -> bool) -> String {
         let catalog = self.catalog.load();
-        let views: Vec<_> = catalog.campaigns().map(|campaign| self.campaign_view(&catalog, campaign)).collect();
+        let seen = catalog.campaigns().filter(|campaign| sees(Some(&campaign.name)));
+        let views: Vec<_> = seen.map(|campaign| self.campaign_view(&catalog, campaign)).collect();
         // The pictures borrow these texts.
         let campaigns: Vec<_> = views.iter().map(CampaignTexts::view).collect();
         page::text(page::index(&self.public_url, &campaigns))

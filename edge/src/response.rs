@@ -28,7 +28,7 @@ pub(crate) mod freshness;
 pub(crate) mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
-pub(crate) use self::freshness::{Freshness, Lifetime, Pin, Recall};
+pub(crate) use self::freshness::{Exposure, Freshness, Lifetime, Pin, Recall};
 pub(crate) use self::text::{StaticText, TextKind, text};
 use crate::cache::Rendition;
 use crate::credentials::MANIFEST_MEDIA_TYPE;
@@ -142,6 +142,8 @@ pub(crate) struct Answer {
     pub negotiation: Negotiation,
     /// What stood in the way, where a stand-in or an error is served: an origin error's label.
     pub reason: Option<&'static str>,
+    /// Of the shared state that withholds what was asked for.
+    pub epoch: Option<u64>,
     /// How long ago a stale image was purged.
     pub stale_for: Option<Duration>,
     pub timings: FillTimings,
@@ -221,7 +223,7 @@ fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
     headers.insert(CACHE_CONTROL, cow_value(answer.lifetime.cache_control()));
     headers.insert(CDN_CACHE_CONTROL, cow_value(answer.lifetime.cdn_cache_control()));
     say_what_varies(answer.negotiation, headers);
-    if answer.lifetime.freshness == Freshness::StandIn {
+    if matches!(answer.lifetime.freshness, Freshness::StandIn | Freshness::Withheld) {
         headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
     }
 }
@@ -243,6 +245,10 @@ fn cache_status(answer: &Answer) -> HeaderValue {
         }
         Outcome::Previous | Outcome::Fallback | Outcome::NearestWidth | Outcome::Placeholder | Outcome::Error => {
             match answer.reason {
+                Some(reason) if answer.epoch.is_some() => {
+                    let epoch = answer.epoch.unwrap_or_default();
+                    format!("bildkante; fwd=miss; detail=\"{detail}: {reason}, epoch {epoch}\"")
+                }
                 Some(reason) => format!("bildkante; fwd=miss; detail=\"{detail}: {reason}\""),
                 None => format!("bildkante; fwd=miss; detail={detail}"),
             }

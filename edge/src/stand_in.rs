@@ -1,7 +1,8 @@
 //! What a reader gets while the picture is not there: how long to wait for it, and what to show instead.
 //!
 //! Invariants: looking for a stand-in has a deadline of its own and never waits for a node; a stand-in never carries
-//! the freshness of what it stands for; the picture itself goes on being made behind.
+//! the freshness of what it stands for; each passes the gate as the picture itself would; the picture itself goes on being made
+//! behind, unless it is withheld.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +11,13 @@ use crate::budget::Payer;
 use crate::cache::Rendition;
 use crate::campaign::{Catalog, MissPolicy, Stopgap};
 use crate::fill::{Fill, Peek};
+use crate::governance::Cleared;
 use crate::placeholder::{PlaceholderError, Placeholders};
 use crate::render::{RenditionSpec, Shape};
 use crate::request::FormatAsk;
 use crate::resolve::format;
 use crate::resolve::{Resolved, Want};
+use crate::response::Freshness;
 use crate::words::{Format, Outcome};
 
 /// How long a slot waits for a picture, and what it shows instead.
@@ -38,11 +41,15 @@ pub struct Missing<'a> {
 }
 
 /// Something else to show, and what it is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct StandIn {
     pub rendition: Arc<Rendition>,
     pub outcome: Outcome,
+    pub cleared: Cleared,
 }
+
+/// A picture that may be shown.
+type Shown = (Arc<Rendition>, Cleared);
 
 /// Finds stand-ins.
 #[derive(Debug)]
@@ -87,59 +94,93 @@ impl StandIns {
         if let Some(stand_in) = self.picture(missing).await {
             return Ok(stand_in);
         }
+        self.placeholder(missing).await
+    }
+
+    /// In place of a picture that is withheld: the slot's default variant where the slot shows another variant at all, else a palette
+    /// image.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub async fn instead(&self, missing: Missing<'_>) -> Result<StandIn, PlaceholderError> {
+        if missing.then == Stopgap::Fallback
+            && let Some((rendition, cleared)) = self.fallback(missing, Instant::now() + self.fallback_wait).await
+        {
+            return Ok(StandIn { rendition, outcome: Outcome::Fallback, cleared });
+        }
+        self.placeholder(missing).await
+    }
+
+    async fn placeholder(&self, missing: Missing<'_>) -> Result<StandIn, PlaceholderError> {
         let rendition = self.placeholders.get(missing.want.spec, &missing.resolved.campaign).await?;
-        Ok(StandIn { rendition, outcome: Outcome::Placeholder })
+        Ok(StandIn { rendition, outcome: Outcome::Placeholder, cleared: Cleared::placeholder() })
     }
 
     /// All looking for pictures together has one deadline.
     async fn picture(&self, missing: Missing<'_>) -> Option<StandIn> {
         let deadline = Instant::now() + self.fallback_wait;
-        if let Some(rendition) = self.previous(missing, deadline).await {
-            return Some(StandIn { rendition, outcome: Outcome::Previous });
+        let shown = |(rendition, cleared), outcome| Some(StandIn { rendition, outcome, cleared });
+        if let Some(previous) = self.previous(missing, deadline).await {
+            return shown(previous, Outcome::Previous);
         }
         if missing.then == Stopgap::Fallback
-            && let Some(rendition) = self.fallback(missing, deadline).await
+            && let Some(fallback) = self.fallback(missing, deadline).await
         {
-            return Some(StandIn { rendition, outcome: Outcome::Fallback });
+            return shown(fallback, Outcome::Fallback);
         }
-        let rendition = self.nearest(missing, deadline).await?;
-        Some(StandIn { rendition, outcome: Outcome::NearestWidth })
+        shown(self.nearest(missing, deadline).await?, Outcome::NearestWidth)
     }
 
-    async fn previous(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
+    async fn previous(&self, missing: Missing<'_>, deadline: Instant) -> Option<Shown> {
         let previous = self.fill.previous(missing.want)?;
-        if let Some(rendition) = self.fill.peek_previous(missing.want, &previous) {
-            return Some(rendition);
-        }
-        let ticket = self.fill.fly_previous(missing.want, previous, missing.payer).ok()?;
-        ticket.landed_within(left(deadline)).await.ok()?.ok().map(|filled| filled.rendition)
+        let rendition = match self.fill.peek_previous(missing.want, &previous) {
+            Some(rendition) => rendition,
+            None => {
+                let ticket = self.fill.fly_previous(missing.want, previous.clone(), missing.payer).ok()?;
+                ticket.landed_within(left(deadline)).await.ok()?.ok()?.rendition
+            }
+        };
+        // It may have been killed while it was waited for.
+        Some((rendition, self.fill.clear_previous(missing.want, &previous).ok()?))
     }
 
-    async fn nearest(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
+    async fn nearest(&self, missing: Missing<'_>, deadline: Instant) -> Option<Shown> {
         if !self.fill.is_drawn(missing.want) {
             return None;
         }
         let specs = nearest_specs(missing);
-        if let Some(rendition) = self.fill.peek_any(missing.want, &specs) {
-            return Some(rendition);
-        }
-        tokio::time::timeout(left(deadline), self.fill.find_any(missing.want, &specs)).await.ok()?
+        let rendition = match self.fill.peek_any(missing.want, &specs) {
+            Some(rendition) => rendition,
+            None => tokio::time::timeout(left(deadline), self.fill.find_any(missing.want, &specs)).await.ok()??,
+        };
+        self.cleared(missing.want, rendition)
+    }
+
+    fn cleared(&self, want: &Want, rendition: Arc<Rendition>) -> Option<Shown> {
+        let cleared = self.fill.gate().clear(want, Some(rendition.master)).ok()?;
+        Some((rendition, cleared))
     }
 
     /// The default variant in the same cut, if it can be had in time. One that was never drawn is
     /// asked for behind, so that there is one next time.
-    async fn fallback(&self, missing: Missing<'_>, deadline: Instant) -> Option<Arc<Rendition>> {
+    async fn fallback(&self, missing: Missing<'_>, deadline: Instant) -> Option<Shown> {
         let Missing { catalog, resolved, want, payer, .. } = missing;
         let variant = catalog.fallback(&resolved.campaign, resolved.slot_index).ok()?;
         if variant.recipe.id() == want.recipe_id() {
             return None;
         }
-        let instead = want.of_variant(variant);
+        let gate = self.fill.gate();
+        let instead = gate.place(want.of_variant(variant)).ok()?;
+        // Caches may keep a stand-in for so long.
+        if gate.standing(&instead).left_s().is_some_and(|left_s| left_s < Freshness::StandIn.reach_s()) {
+            return None;
+        }
+        gate.clear(&instead, None).ok()?;
         match self.fill.peek(&instead) {
-            Peek::Fresh(rendition) => return Some(rendition),
+            Peek::Fresh(rendition) => return self.cleared(&instead, rendition),
             Peek::Stale(rendition, _) => {
                 self.fill.refresh(&rendition, &instead);
-                return Some(rendition);
+                return self.cleared(&instead, rendition);
             }
             Peek::Absent => {}
         }
@@ -148,7 +189,8 @@ impl StandIns {
         if !is_drawn {
             return None;
         }
-        ticket.landed_within(left(deadline)).await.ok()?.ok().map(|filled| filled.rendition)
+        let filled = ticket.landed_within(left(deadline)).await.ok()?.ok()?;
+        self.cleared(&instead, filled.rendition)
     }
 }
 

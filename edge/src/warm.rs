@@ -33,7 +33,7 @@ pub use self::stored::StoredJobs;
 use crate::cache::{FlightError, unix_ms};
 use crate::campaign::{Catalog, CatalogHandle};
 use crate::fill::{Fill, FillError, Filled};
-use crate::governance::audit;
+use crate::governance::{ReviewDesk, audit};
 use crate::render::PoolError;
 use crate::resolve::{Operator, Refusal, Want, resolve};
 use crate::state::StateError;
@@ -130,6 +130,8 @@ pub struct Warmer {
 
 struct Inner {
     fill: Arc<Fill>,
+    /// Which pictures that were made are put before; `None` in tests of warming alone.
+    reviews: Option<ReviewDesk>,
     catalog: CatalogHandle,
     stored: Arc<StoredJobs>,
     writer: Writer,
@@ -155,7 +157,7 @@ impl Warmer {
     pub fn open(
         config: &WarmConfig,
         data_dir: &Path,
-        fill: Arc<Fill>,
+        (fill, reviews): (Arc<Fill>, Option<ReviewDesk>),
         catalog: CatalogHandle,
         metrics: WarmMetrics,
         shutdown: Shutdown,
@@ -166,7 +168,7 @@ impl Warmer {
         let into = Arc::clone(&stored);
         let writer: Writer = Box::new(move |record| into.put(record));
         let (jobs_max, store_wait) = (config.jobs_max, STORE_WAIT);
-        let inner = Inner { fill, catalog, stored, writer, store_wait, jobs, jobs_max, metrics, shutdown };
+        let inner = Inner { fill, reviews, catalog, stored, writer, store_wait, jobs, jobs_max, metrics, shutdown };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -424,7 +426,7 @@ impl PictureWork {
     async fn rendition(self: Arc<Self>, url: String) {
         let Ok(_permit) = self.permits.acquire().await else { return };
         let result = match want(&self.catalog, &url) {
-            Ok(want) => self.settled(&want).await.map_err(|error| error.to_string()),
+            Ok(want) => self.made(&want.for_reviewers()).await,
             Err(refusal) => Err(refusal.to_string()),
         };
         match result {
@@ -441,6 +443,16 @@ impl PictureWork {
 
     fn count(&self, outcome: &str) {
         self.inner.metrics.renditions.with_label_values(&[outcome]).inc();
+    }
+
+    /// Makes it, and puts it before reviewers where its slot is reviewed.
+    async fn made(&self, want: &Want) -> Result<Filled, String> {
+        let filled = self.settled(want).await.map_err(|error| error.to_string())?;
+        if let (Some(reviews), Some(binding)) = (&self.inner.reviews, self.inner.fill.made(want)) {
+            let submitted = reviews.submit(&want.variant, &binding).await;
+            submitted.map_err(|error| format!("it is made, and not put before reviewers: {error}"))?;
+        }
+        Ok(filled)
     }
 
     async fn settled(&self, want: &Want) -> Result<Filled, FillError> {
@@ -488,7 +500,7 @@ fn may_pass(error: &FillError) -> bool {
         FillError::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
         // A signer that is away comes back.
         FillError::Overtaken | FillError::Unsigned => true,
-        FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) => false,
+        FillError::Render(_) | FillError::Master(_) | FillError::OverBudget(_) | FillError::Withheld(_) => false,
     }
 }
 

@@ -40,6 +40,11 @@ pub const CARRIER_AREA_PX_MIN: u64 = 256 * 256;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret([u8; 32]);
 
+/// What the digest of a secret is derived under: another for each design, so for each change of the bytes that are written.
+const DESIGN: &str = "bildkante 2026-11 watermark 1 digest: lightness and colour";
+/// Designs that marked before, the latest first. What they marked is still found.
+const FORMER_DESIGNS: [&str; 1] = ["bildkante 2026-11 watermark 1 digest"];
+
 impl Secret {
     /// The secret of installations that have none of their own. It stands in the source, so anybody can write and erase
     /// its marks.
@@ -57,8 +62,8 @@ impl Secret {
         KeyId::from_hash([hash[0], hash[1]])
     }
 
-    fn digest(&self) -> [u8; 16] {
-        let hash = blake3::derive_key("bildkante 2026-11 watermark 1 digest: lightness and colour", &self.0);
+    fn digest(&self, design: &str) -> [u8; 16] {
+        let hash = blake3::derive_key(design, &self.0);
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
         digest
@@ -107,6 +112,7 @@ pub struct Applied {
 pub struct Watermark {
     key: KeyId,
     digest: [u8; 16],
+    former_digests: [[u8; 16]; FORMER_DESIGNS.len()],
     pattern: Pattern,
 }
 
@@ -115,13 +121,20 @@ impl Watermark {
     pub fn new(secret: &Secret) -> Self {
         let stream =
             blake3::Hasher::new_derive_key("bildkante 2026-11 watermark 1 pattern").update(&secret.0).finalize_xof();
-        Self { key: secret.key_id(), digest: secret.digest(), pattern: Pattern::new(stream) }
+        let (digest, former_digests) = (secret.digest(DESIGN), FORMER_DESIGNS.map(|design| secret.digest(design)));
+        Self { key: secret.key_id(), digest, former_digests, pattern: Pattern::new(stream) }
     }
 
     /// Tells this secret and this design from every other, and nothing of the secret.
     #[must_use]
     pub const fn digest(&self) -> [u8; 16] {
         self.digest
+    }
+
+    /// [`Self::digest`] of the same secret in designs that marked before, the latest first.
+    #[must_use]
+    pub const fn former_digests(&self) -> &[[u8; 16]] {
+        &self.former_digests
     }
 
     #[must_use]

@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "resolve",
     "origin",
     "cache",
+    "shared_state",
     "state",
     "campaign",
     "signing",

@@ -9,11 +9,7 @@ shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 
 venv=$deps/dedup-venv
-if ! [ -e "$venv/ready" ]; then
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet faiss-cpu==1.15.1 numpy
-  touch "$venv/ready"
-fi
+"$here/../../scripts/venv.sh" "$venv" faiss-cpu==1.15.1 numpy==2.4.6
 
 "$examples/dedup_bench"
 "$venv/bin/python" "$here/dedup.py" "$examples/dedup_index_bench" "$@"

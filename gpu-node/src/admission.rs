@@ -134,8 +134,8 @@ impl Admission {
         let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
         let checkpoints = std::iter::once(recipe.checkpoint).chain(refiner).filter(is_absent);
         let is_unknown = |digest: &Digest| !status.adapters.iter().any(|known| known.digest == *digest);
-        let adapters = recipe.loras.iter().map(|lora| lora.digest).filter(is_unknown);
-        let networks = recipe.controls.iter().map(|control| control.network).filter(is_absent);
+        let adapters = recipe.adapters().filter(is_unknown);
+        let networks = recipe.networks().filter(is_absent);
         let images = recipe.images().filter(|image| !self.blobs.contains(*image));
         let missing: Vec<Digest> = checkpoints.chain(networks).chain(adapters).chain(images).collect();
         if !missing.is_empty() {

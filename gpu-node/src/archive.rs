@@ -137,7 +137,7 @@ impl Archive {
         {
             let pixels = decode_png(&file.png)?;
             let arrival = self.arrive(recipe, dedup);
-            return self.settle(&arrival, recipe, dedup, &pixels, &file.row.determinism).map(Some);
+            return self.settle(&arrival, &pixels, &file.row.determinism).map(Some);
         }
         Ok(None)
     }
@@ -145,7 +145,7 @@ impl Archive {
     /// Gives a picture its place in the order of decisions.
     #[must_use]
     pub fn arrive(&self, recipe: RecipeId, dedup: Option<&DedupScope>) -> Arrival {
-        self.arrivals.enter(recipe, dedup.filter(|_| self.config.enabled))
+        self.arrivals.enter(recipe, dedup.filter(|_| self.config.enabled).cloned())
     }
 
     /// Decides what a freshly drawn master is in a scope, stores and binds it. Blocks on disk, for the decisions that this one
@@ -153,15 +153,8 @@ impl Archive {
     ///
     /// # Errors
     /// When the store fails; nothing is bound then.
-    pub fn settle(
-        &self,
-        arrival: &Arrival,
-        recipe: RecipeId,
-        dedup: Option<&DedupScope>,
-        pixels: &Pixels,
-        determinism: &Determinism,
-    ) -> Result<Settled, StoreError> {
-        let started = Instant::now();
+    pub fn settle(&self, arrival: &Arrival, pixels: &Pixels, determinism: &Determinism) -> Result<Settled, StoreError> {
+        let (started, recipe, dedup) = (Instant::now(), arrival.recipe(), arrival.dedup());
         let print = Fingerprint::of(pixels);
         arrival.wait(print.phash, self.config.luma_distance_max);
         let place = self.place(recipe, dedup)?;
@@ -282,8 +275,7 @@ mod tests {
         let (first, second) = (of("de"), of("en"));
         let pixels = Pixels::new(8, 8, (0..192).collect()).unwrap();
         let drawn = Determinism { class: "test".into(), device: "none".into(), runtime: "none".into() };
-        let settled =
-            archive.settle(&archive.arrive(recipe, Some(&first)), recipe, Some(&first), &pixels, &drawn).unwrap();
+        let settled = archive.settle(&archive.arrive(recipe, Some(&first)), &pixels, &drawn).unwrap();
 
         failing::fill(&database);
         let find = || archive.find(recipe, Some(&second)).unwrap().unwrap().settlement;

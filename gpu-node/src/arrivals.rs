@@ -54,26 +54,39 @@ impl Arrived {
     }
 }
 
-/// A picture that has arrived; it leaves when this is dropped.
+/// A picture that has arrived, of this recipe and for this scope; it leaves when this is dropped.
 #[derive(Debug)]
 pub struct Arrival {
     arrivals: Arc<Arrivals>,
     number: u64,
+    recipe: RecipeId,
+    dedup: Option<DedupScope>,
 }
 
 impl Arrivals {
     /// Takes the next number.
-    pub(crate) fn enter(self: &Arc<Self>, recipe: RecipeId, dedup: Option<&DedupScope>) -> Arrival {
-        let place = dedup.map(index::keys).map(|(scope, variant)| Place { scope, variant });
+    pub(crate) fn enter(self: &Arc<Self>, recipe: RecipeId, dedup: Option<DedupScope>) -> Arrival {
+        let place = dedup.as_ref().map(index::keys).map(|(scope, variant)| Place { scope, variant });
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
         state.open.insert(number, Arrived { recipe, place, hash: None });
-        Arrival { arrivals: Arc::clone(self), number }
+        Arrival { arrivals: Arc::clone(self), number, recipe, dedup }
     }
 }
 
 impl Arrival {
+    #[must_use]
+    pub const fn recipe(&self) -> RecipeId {
+        self.recipe
+    }
+
+    /// Where duplicates of it may be.
+    #[must_use]
+    pub const fn dedup(&self) -> Option<&DedupScope> {
+        self.dedup.as_ref()
+    }
+
     /// Tells the picture's fingerprint, and waits until no earlier arrival matters to it. Blocks for their decisions.
     pub fn wait(&self, hash: PerceptualHash, distance_max: u32) {
         let mut state = self.arrivals.state.lock();
@@ -122,11 +135,11 @@ mod tests {
     /// Whether a second arrival waits for a first one that is told its own fingerprint, or not yet.
     fn waits(first: (u8, Option<&DedupScope>, Option<u8>), second: (u8, Option<&DedupScope>, u8)) -> bool {
         let arrivals = Arc::new(Arrivals::default());
-        let earlier = arrivals.enter(recipe(first.0), first.1);
+        let earlier = arrivals.enter(recipe(first.0), first.1.cloned());
         if let Some(byte) = first.2 {
             earlier.wait(hash(byte), DISTANCE_MAX);
         }
-        let later = arrivals.enter(recipe(second.0), second.1);
+        let later = arrivals.enter(recipe(second.0), second.1.cloned());
         let own = Arrived { hash: Some(hash(second.2)), ..arrivals.state.lock().open[&1] };
         arrivals.state.lock().open.insert(1, own);
         later.is_held_up(&arrivals.state.lock(), DISTANCE_MAX)
@@ -148,9 +161,9 @@ mod tests {
     #[test]
     fn alike_pictures_are_decided_in_the_order_of_their_arrival() {
         let arrivals = Arc::new(Arrivals::default());
-        let first = arrivals.enter(recipe(1), Some(&scope("a", "mug")));
+        let first = arrivals.enter(recipe(1), Some(scope("a", "mug")));
         first.wait(hash(0), DISTANCE_MAX);
-        let second = arrivals.enter(recipe(2), Some(&scope("a", "vase")));
+        let second = arrivals.enter(recipe(2), Some(scope("a", "vase")));
         let (sender, decided) = channel();
         let waiting = std::thread::spawn(move || {
             second.wait(hash(0), DISTANCE_MAX);

@@ -66,13 +66,16 @@ pub struct TooLarge {
 }
 
 impl Capacity {
-    /// What a recipe takes in a pass of so many requests; nothing where its checkpoints are not known.
+    /// What a recipe takes in a pass of so many requests, in its largest part; nothing where its checkpoints are not known.
     #[must_use]
     pub fn need(&self, recipe: &ValidRecipe, requests: u64) -> Need {
-        let refiner = recipe.refiner.as_ref().map(|refiner| refiner.checkpoint);
-        let stages = std::iter::once(recipe.checkpoint).chain(refiner);
-        let footprints = stages.filter_map(|digest| self.footprints.iter().find(|(known, _)| *known == digest));
-        footprints.map(|(_, footprint)| footprint.need(recipe, requests)).fold(Need::default(), Need::larger)
+        let needs = recipe.each_part().flat_map(|part| {
+            let refiner = part.refiner.as_ref().map(|refiner| refiner.checkpoint);
+            let stages = std::iter::once(part.checkpoint).chain(refiner);
+            let footprints = stages.filter_map(|digest| self.footprints.iter().find(|(known, _)| *known == digest));
+            footprints.map(move |(_, footprint)| footprint.need(part, requests))
+        });
+        needs.fold(Need::default(), Need::larger)
     }
 
     /// # Errors

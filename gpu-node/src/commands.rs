@@ -25,7 +25,7 @@ use crate::diffusion::loading::Placement;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::{Device, runtime};
 
@@ -68,8 +68,8 @@ impl EngineArgs {
         self.load_from(&self.checkpoint)
     }
 
-    fn load_controlnet(&self, folder: &Path) -> anyhow::Result<ControlNet> {
-        ControlNet::load_with(folder, self.placement()).context("cannot load the ControlNet")
+    fn load_controlnet(&self, folder: &Path) -> anyhow::Result<Guide> {
+        Guide::load(folder, self.placement()).context("cannot load the ControlNet or T2I-Adapter")
     }
 
     /// Another checkpoint beside it, on the same device.
@@ -144,6 +144,11 @@ fn sample(
             digest
         });
         (recipe.init, recipe.mask) = (Some(InitUse { image, strength: 1.0 }), Some(mask));
+    }
+    if checkpoint.is_told_depth() {
+        let [(image, picture), _] = Picture::to_paint_over(size_px);
+        models.pictures.insert(image, Arc::new(picture));
+        recipe.depth = Some(image);
     }
     Ok((ValidRecipe::try_from(recipe)?, models))
 }

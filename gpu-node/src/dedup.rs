@@ -158,15 +158,20 @@ pub fn likeness(a: &Pixels, b: &Pixels) -> Option<Likeness> {
     if is_small || (a.width_px(), a.height_px()) != (b.width_px(), b.height_px()) {
         return None;
     }
-    let is_averaged = averaged_px(a) > 1;
+    let is_averaged = is_averaged((a.width_px(), a.height_px()));
     let (a, b) = (Compared::of(a), Compared::of(b));
     let score = compute_ssimulacra2(&a.slice()?, &b.slice()?).ok()?;
     Some(Likeness { score, is_averaged })
 }
 
+/// Whether masters of this width and height in pixels are compared at less than full size.
+#[must_use]
+pub fn is_averaged(size_px: (u32, u32)) -> bool {
+    averaged_px(size_px) > 1
+}
+
 /// The side of the squares that become one pixel.
-fn averaged_px(pixels: &Pixels) -> u32 {
-    let (width, height) = (pixels.width_px(), pixels.height_px());
+fn averaged_px((width, height): (u32, u32)) -> u32 {
     width.max(height).div_ceil(COMPARED_SIDE_PX_MAX).min(width).min(height)
 }
 
@@ -182,7 +187,7 @@ impl Compared {
     /// Each pixel is the mean of a square; what is over at the right and lower edge is left out.
     fn of(pixels: &Pixels) -> Self {
         let (width, height) = (pixels.width_px(), pixels.height_px());
-        let side = averaged_px(pixels);
+        let side = averaged_px((width, height));
         let (width_px, height_px) = (width / side, height / side);
         let curve = linear_curve();
         let row = width_px as usize * 3;

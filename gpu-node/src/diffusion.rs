@@ -31,6 +31,7 @@ pub mod sd;
 pub mod text;
 pub mod trace;
 pub mod vae;
+pub mod vision;
 pub mod weights;
 
 pub use tch::Device;

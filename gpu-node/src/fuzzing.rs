@@ -13,12 +13,15 @@ use serde_json::Value;
 use crate::api;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::SchedulerConfig;
+use crate::diffusion::sd::adapter_file::AdapterFile;
 use crate::diffusion::sd::adapters::Adapter;
 use crate::diffusion::sd::config::UnetConfig;
 use crate::diffusion::sd::controlnet::ControlNetConfig;
+use crate::diffusion::sd::t2i_adapter::T2iConfig;
 use crate::diffusion::text::config::ClipConfig;
 use crate::diffusion::text::tokenizer::ClipTokenizer;
 use crate::diffusion::vae::config::VaeConfig;
+use crate::diffusion::vision::VisionConfig;
 use crate::diffusion::weights;
 
 /// A name and what takes any bytes under it.
@@ -45,9 +48,12 @@ pub fn safetensors(data: &[u8]) {
     }
 }
 
-/// An adapter.
+/// A file of a node's adapters, as what it says it is and as a LoRA.
 pub fn lora(data: &[u8]) {
     let Some(file) = Written::new(data) else { return };
+    if let Ok(adapter) = AdapterFile::load(&file.0) {
+        assert!(adapter.bytes() <= data.len() as u64);
+    }
     if let Ok(adapter) = Adapter::load(&file.0) {
         assert_eq!(adapter.bytes(), data.len() as u64);
     }
@@ -60,6 +66,8 @@ pub fn model_config(data: &[u8]) {
     let _ = ClipConfig::from_json(&json);
     let _ = VaeConfig::from_json(&json);
     let _ = ControlNetConfig::from_json(&json);
+    let _ = T2iConfig::from_json(&json);
+    let _ = VisionConfig::from_json(&json);
     if let Ok(config) = UnetConfig::from_json(&json) {
         assert!(!config.levels.is_empty() && config.levels.iter().all(|level| level.channels > 0));
     }

@@ -56,11 +56,24 @@ impl Pace {
     }
 }
 
-/// Evaluations times pixels, at least 1.
+/// Evaluations times pixels of all parts, at least 1.
 fn work(recipe: &Recipe) -> f64 {
-    let rows = if recipe.guidance > 1.0 { 2.0 } else { 1.0 };
-    let pixels = f64::from(recipe.width_px) * f64::from(recipe.height_px);
-    (f64::from(recipe.steps) * rows * pixels).max(1.0)
+    let of = |steps: u32, guidance: f64, (width_px, height_px): (u32, u32), strength: f64| {
+        let rows = if guidance > 1.0 { 2.0 } else { 1.0 };
+        f64::from(steps) * strength * rows * f64::from(width_px) * f64::from(height_px)
+    };
+    let size = (recipe.width_px, recipe.height_px);
+    let drafts = recipe.draft.iter().map(|draft| {
+        let guidance = draft.guidance.unwrap_or(recipe.guidance);
+        of(draft.steps.unwrap_or(recipe.steps), guidance, (draft.width_px, draft.height_px), 1.0)
+    });
+    let details = recipe.details.iter().map(|detail| {
+        let guidance = detail.guidance.unwrap_or(recipe.guidance);
+        of(detail.steps.unwrap_or(recipe.steps), guidance, size, detail.strength)
+    });
+    let strength = recipe.draft.as_ref().map_or(1.0, |draft| draft.strength);
+    let own = of(recipe.steps, recipe.guidance, size, strength);
+    (own + drafts.sum::<f64>() + details.sum::<f64>()).max(1.0)
 }
 
 #[cfg(test)]

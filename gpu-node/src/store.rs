@@ -43,7 +43,7 @@ use crate::metrics::NodeMetrics;
 use files::ReadError;
 pub use files::{PngError, decode_png, encode_png};
 use room::Room;
-pub use survey::{Findable, Survey};
+pub use survey::{Findable, Merge, Survey};
 use tables::Tables;
 use usage::Usage;
 
@@ -388,13 +388,13 @@ impl Store {
     ) -> Result<MasterInfo, StoreError> {
         let id = pixels.master_id();
         // Encoded before the lock is taken; under it, where the master was evicted in between.
-        let png = if self.tables.master(id)?.is_some() { Vec::new() } else { encode_png(pixels)? };
+        let png = if self.tables.master(id)?.is_some() { None } else { Some(encode_png(pixels)?) };
         let writing = self.writing.lock();
         if let Some(row) = self.tables.master(id)? {
             self.bind(bindings)?;
             return Ok(row.info(id));
         }
-        let png = if png.is_empty() { encode_png(pixels)? } else { png };
+        let png = png.map_or_else(|| encode_png(pixels), Ok)?;
         if png.len() > MASTER_FILE_BYTES_MAX {
             return Err(StoreError::TooLarge { bytes: png.len() });
         }

@@ -124,7 +124,9 @@ fn tensors_and_configuration_must_agree() -> Result<()> {
         ("conv_in_kernel", json!(5), "`conv_in.weight`"),
         ("use_linear_projection", json!(true), "proj_in.weight` of "),
         ("act_fn", json!("mish"), "unet/config.json: `act_fn` is \"mish\""),
-        ("in_channels", json!(5), "neither text to image nor inpainting"),
+        ("in_channels", json!(6), "neither text to image"),
+        // A depth map beside the latents.
+        ("in_channels", json!(5), "`conv_in.weight`"),
         ("in_channels", json!(9), "`conv_in.weight`"),
         ("cross_attention_dim", json!(16), "the UNet attends to 16"),
     ] {
@@ -397,7 +399,7 @@ fn an_adapter_acts_as_pefts_own_configuration_says() -> Result<()> {
     let checkpoint = Checkpoint::load(&source(), Device::Cpu, DType::F32)?;
     let predict = |adapter: &str| -> Result<Tensor> {
         let adapter = Arc::new(Adapter::load(&source().join("../../adapters").join(adapter))?);
-        let trunk = checkpoint.adapted(&[(adapter, 1.0)])?;
+        let trunk = checkpoint.adapted(&[(adapter, 1.0)], &[])?;
         let [sample, timesteps, text] = ["sample", "timesteps", "embeddings"].map(golden);
         Ok(checkpoint.predict_with(&trunk, &[], &sample?, &timesteps?, &text?.into())?)
     };

@@ -12,7 +12,7 @@ use bildkante_gpu_node::diffusion::loading::Placement;
 use bildkante_gpu_node::diffusion::pipeline::{Denoising, Models, generate};
 use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::guide::Guide;
 use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
 use bildkante_gpu_node::diffusion::{Device, device, runtime};
@@ -92,7 +92,7 @@ fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
 fn what_is_kept_of_a_text_is_what_the_networks_make_of_it() -> Result<()> {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let checkpoint = Checkpoint::load(&fixtures.join("checkpoints/sd1-tiny"), Device::Cpu, DType::F32)?;
-    let control = ControlNet::load(&fixtures.join("controlnets/sd1-edges"), Device::Cpu, DType::F32)?;
+    let control = Guide::load(&fixtures.join("controlnets/sd1-edges"), Placement::new(Device::Cpu, DType::F32))?;
     let networks = Adapted::from(&checkpoint).controlled(vec![&control]);
     let condition = |prompt: &str| -> Result<_> {
         let recipe = Recipe::new(checkpoint.digest(), prompt, (32, 32));

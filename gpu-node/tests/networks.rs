@@ -134,7 +134,7 @@ fn seldom_used_fields_compute_what_diffusers_computes() -> Result<()> {
         let (config, weights, golden) = network(name, "diffusion_pytorch_model")?;
         let unet = Unet::load(weights, &UnetConfig::from_json(&config)?)?;
         let conditions = Conditioning::from(golden["text"].shallow_clone());
-        let prediction = unet.forward(&golden["sample"], &golden["timesteps"], &conditions, None)?;
+        let prediction = unet.forward(&golden["sample"], &golden["timesteps"], &conditions, (None, &[]))?;
         assert_close(name, &prediction, &golden["prediction"])?;
     }
     for name in ["vae-bare", "vae-one-level"] {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bildkante_gpu_node::diffusion::denoiser::{Denoiser, Stage};
 use bildkante_gpu_node::diffusion::dtype::DType;
 use bildkante_gpu_node::diffusion::error::DiffusionError;
+use bildkante_gpu_node::diffusion::loading::Placement;
 use bildkante_gpu_node::diffusion::noise::NoiseGenerator;
 use bildkante_gpu_node::diffusion::picture::{Picture, Pictures};
 use bildkante_gpu_node::diffusion::pipeline::{Models, generate};
@@ -19,14 +20,18 @@ use bildkante_gpu_node::diffusion::sd::adapters::Adapter;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Checkpoint;
 use bildkante_gpu_node::diffusion::sd::checkpoint::Trunk;
 use bildkante_gpu_node::diffusion::sd::conditioning::Conditioning;
-use bildkante_gpu_node::diffusion::sd::controlnet::ControlNet;
+use bildkante_gpu_node::diffusion::sd::guide::Guide;
+use bildkante_gpu_node::diffusion::sd::inversion::{Inversion, Word};
+use bildkante_gpu_node::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use bildkante_gpu_node::diffusion::sd::networks::Adapted;
 use bildkante_gpu_node::diffusion::trace::Trace;
+use bildkante_gpu_node::diffusion::vision::ImageEncoder;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing,
-    SizeConditioning, TimestepSpacing, ValidRecipe,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, InitUse, LongPrompt, Recipe, ReferenceUse, RefinerUse,
+    SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
 };
+use bildkante_shared::weighting::Weighting;
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -62,9 +67,19 @@ struct Case {
     refiner: Option<Refiner>,
     #[serde(default)]
     loras: Vec<Lora>,
+    #[serde(default)]
+    embeddings: Vec<Embedding>,
+    #[serde(default)]
+    references: Vec<Reference>,
+    draft: Option<DraftUse>,
+    #[serde(default)]
+    details: Vec<Detail>,
+    #[serde(default)]
+    weighting: Weighting,
     vae_tiles_px: Option<u32>,
     init: Option<Init>,
     mask: Option<String>,
+    depth: Option<String>,
     #[serde(default)]
     controls: Vec<Control>,
     config_overrides: serde_json::Map<String, Value>,
@@ -114,6 +129,32 @@ fn image(name: &str, pictures: &mut Pictures) -> Result<Digest> {
 struct Lora {
     file: String,
     weight: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Embedding {
+    file: String,
+    token: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reference {
+    file: String,
+    encoder: String,
+    image: String,
+    weight: f64,
+    start: f64,
+    end: f64,
+    mask: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Detail {
+    mask: String,
+    strength: f64,
+    steps: Option<u32>,
+    guidance: Option<f64>,
+    prompt: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,6 +216,14 @@ impl Shelf {
     }
 }
 
+impl Detail {
+    fn used(&self, pictures: &mut Pictures) -> Result<DetailUse> {
+        let (mask, prompt) = (image(&self.mask, pictures)?, self.prompt.clone());
+        let Self { strength, steps, guidance, .. } = *self;
+        Ok(DetailUse { mask, strength, steps, guidance, prompt, negative_prompt: None, loras: None })
+    }
+}
+
 /// A checkpoint with another scheduler config.
 #[derive(Debug)]
 struct Rescheduled<'a> {
@@ -214,14 +263,25 @@ impl Denoiser for Rescheduled<'_> {
     fn is_inpainting(&self) -> bool {
         self.checkpoint.is_inpainting()
     }
+    fn is_told_depth(&self) -> bool {
+        self.checkpoint.is_told_depth()
+    }
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
         self.checkpoint.encode(image)
     }
     fn control_factor(&self, network: usize) -> Option<u32> {
         self.checkpoint.control_factor(network)
     }
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
         self.checkpoint.embed_control(network, image)
+    }
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError> {
+        self.checkpoint.embed_reference(place, image, rows)
     }
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {
         self.checkpoint.decode(latents)
@@ -229,12 +289,39 @@ impl Denoiser for Rescheduled<'_> {
 }
 
 impl Case {
-    fn recipe(&self, shelf: &Shelf, networks: &[ControlNet], pictures: &mut Pictures) -> Result<ValidRecipe> {
+    /// What reads the case's reference images.
+    fn readers(&self, shelf: &Shelf) -> Result<Vec<(IpAdapter, ImageEncoder)>> {
+        let placement = Placement::new(Device::Cpu, DType::F32);
+        let reader = |used: &Reference| {
+            let file = IpAdapterFile::look_at(&fixtures().join("references").join(&used.file))?;
+            let adapter = file.load(shelf.get(&self.checkpoint)?.unet_config(), placement)?;
+            Ok((adapter, ImageEncoder::load(&fixtures().join("encoders").join(&used.encoder), placement)?))
+        };
+        self.references.iter().map(reader).collect()
+    }
+
+    fn referring(&self, readers: &[(IpAdapter, ImageEncoder)], pictures: &mut Pictures) -> Result<Vec<ReferenceUse>> {
+        let referring = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
+            let Reference { weight, start, end, .. } = *used;
+            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            let mask = used.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
+            Ok(ReferenceUse { adapter, encoder, image: image(&used.image, pictures)?, weight, start, end, mask })
+        });
+        referring.collect()
+    }
+
+    fn recipe(
+        &self,
+        shelf: &Shelf,
+        (networks, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
+        pictures: &mut Pictures,
+    ) -> Result<ValidRecipe> {
         let init = self.init.as_ref().map(|init| -> Result<InitUse> {
             Ok(InitUse { image: image(&init.image, pictures)?, strength: init.strength })
         });
         let init = init.transpose()?;
         let mask = self.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
+        let depth = self.depth.as_ref().map(|depth| image(depth, pictures)).transpose()?;
         let controls = self.controls.iter().zip(networks).map(|(control, network)| {
             let Control { weight, start, end, .. } = *control;
             Ok(ControlUse { network: network.digest(), image: image(&control.image, pictures)?, weight, start, end })
@@ -256,12 +343,22 @@ impl Case {
             guidance: self.guidance,
             guidance_rescale: self.guidance_rescale,
             long_prompt: self.long_prompt,
+            weighting: self.weighting,
             sizes: self.sizes,
             negative_sizes: self.negative_sizes,
             refiner: refiner.transpose()?,
             init,
             mask,
+            depth,
             controls,
+            references: self.referring(readers, pictures)?,
+            draft: self.draft.clone(),
+            details: self.details.iter().map(|detail| detail.used(pictures)).collect::<Result<_>>()?,
+            embeddings: self
+                .words()?
+                .iter()
+                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .collect(),
             ..Recipe::new(shelf.get(&self.checkpoint)?.digest(), &self.prompt, (self.width_px, self.height_px))
         })?)
     }
@@ -279,16 +376,32 @@ impl Case {
         Ok(Rescheduled { checkpoint, config: SchedulerConfig::from_json(&Value::Object(file))? })
     }
 
-    /// The networks with the case's adapters.
+    fn words(&self) -> Result<Vec<Word>> {
+        let words = self.embeddings.iter().map(|Embedding { file, token }| {
+            let path = fixtures().join("embeddings").join(file);
+            Ok((Arc::new(Inversion::load(&path)?), token.clone()))
+        });
+        words.collect()
+    }
+
+    /// The networks with the case's adapters and words.
     fn adapted(&self, shelf: &Shelf) -> Result<Option<Trunk>> {
-        if self.loras.is_empty() {
+        let words = self.words()?;
+        if self.loras.is_empty() && words.is_empty() {
             return Ok(None);
         }
         let adapters = self.loras.iter().map(|lora| {
             let path = fixtures().join("adapters").join(&lora.file);
             Ok((Arc::new(Adapter::load(&path)?), lora.weight))
         });
-        Ok(Some(shelf.get(&self.checkpoint)?.adapted(&adapters.collect::<Result<Vec<_>>>()?)?))
+        Ok(Some(shelf.get(&self.checkpoint)?.adapted(&adapters.collect::<Result<Vec<_>>>()?, &words)?))
+    }
+
+    /// The refiner's networks with the case's words.
+    fn refining(&self, shelf: &Shelf) -> Result<Option<Trunk>> {
+        let words = self.words()?;
+        let refiner = self.refiner.as_ref().filter(|_| !words.is_empty());
+        refiner.map(|refiner| Ok(shelf.get(&refiner.checkpoint)?.adapted(&[], &words)?)).transpose()
     }
 
     fn check_schedule(&self, schedule: &Schedule, config: &SchedulerConfig) -> Result<()> {
@@ -320,7 +433,9 @@ impl Case {
         }
         let trunk = self.adapted(shelf)?;
         let base = self.rescheduled(&self.checkpoint, trunk.as_ref(), shelf)?;
-        let refiner = self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, None, shelf));
+        let refining = self.refining(shelf)?;
+        let refiner =
+            self.refiner.as_ref().map(|refiner| self.rescheduled(&refiner.checkpoint, refining.as_ref(), shelf));
         let refiner = refiner.transpose()?;
         if let Some(schedule) = &self.schedule {
             self.check_schedule(schedule, &base.config)?;
@@ -328,13 +443,16 @@ impl Case {
         let golden = Trace::read(&folder.join(&self.file))?;
         let mut trace = Trace::new();
         let networks = self.controls.iter().map(|control| {
-            let folder = fixtures().join("controlnets").join(&control.network);
-            Ok(ControlNet::load(&folder, Device::Cpu, DType::F32)?)
+            let folders = ["controlnets", "guides"].map(|kind| fixtures().join(kind).join(&control.network));
+            let folder = folders.iter().find(|folder| folder.is_dir()).context("no such network")?;
+            Ok(Guide::load(folder, Placement::new(Device::Cpu, DType::F32))?)
         });
         let networks = networks.collect::<Result<Vec<_>>>()?;
         let mut pictures = Pictures::new();
-        let recipe = self.recipe(shelf, &networks, &mut pictures)?;
+        let readers = self.readers(shelf)?;
+        let recipe = self.recipe(shelf, (&networks, &readers), &mut pictures)?;
         let checkpoint = base.checkpoint.controlled(networks.iter().collect());
+        let checkpoint = checkpoint.referring(readers.iter().map(|(adapter, encoder)| (adapter, encoder)).collect());
         let models = Models { base: Rescheduled { checkpoint, ..base }, refiner, pictures };
         generate(&models, &recipe, Some(&mut trace), &mut |_, _| ControlFlow::Continue(()))?;
         let mut worst = 0.0_f64;
@@ -383,6 +501,14 @@ fn images_are_begun_with_kept_and_obeyed_as_in_diffusers() -> Result<()> {
     let folder = goldens().join("images");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
     ensure!(cases.len() >= 20, "the goldens are not all there");
+    check_all(&cases, &folder)
+}
+
+#[test]
+fn what_a_recipe_adds_to_a_checkpoint_acts_as_in_diffusers() -> Result<()> {
+    let folder = goldens().join("additions");
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
+    ensure!(cases.len() >= 42, "the goldens are not all there");
     check_all(&cases, &folder)
 }
 

@@ -47,6 +47,7 @@ const ORDER: &[&str] = &[
     "diffusion::batch",
     "diffusion::denoiser",
     "diffusion::determinism",
+    "diffusion::vision",
     "diffusion::loading",
     "diffusion::text",
     "diffusion::vae",

@@ -422,7 +422,7 @@ async fn bad_requests_are_told_what_is_wrong() {
     let mut long = request("a teal mug");
     long.dedup = Some(scope(&"x".repeat(513), "v"));
     assert_eq!(client.post(&long).await.problem().status, 422);
-    assert_eq!(post(" ".repeat(64 * 1024 + 1)).await.problem().status, 413);
+    assert_eq!(post(" ".repeat(256 * 1024 + 1)).await.problem().status, 413);
     assert_eq!(client.get("/v1/generations").await.header("allow"), "POST");
     assert_eq!(client.call(Method::DELETE, "/v1/checkpoints", &json, vec![]).await.problem().status, 405);
     assert_eq!(client.get("/v1/masters/nonsense").await.problem().status, 400);

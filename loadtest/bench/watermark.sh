@@ -9,13 +9,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 command -v avifdec >/dev/null || "$here/../../scripts/apt.sh" avifdec=libavif-bin
 
 venv=$deps/watermark-venv
-if ! [ -e "$venv/ready" ]; then
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet numpy==2.4.6 pillow==13.0.0 scikit-image==0.26.0 opencv-python-headless==5.0.0.93 PyWavelets==1.9.0
-  # Without its dependencies: they are PyTorch and onnxruntime, for a method that is not measured.
-  "$venv/bin/pip" install --quiet --no-deps invisible-watermark==0.2.0
-  touch "$venv/ready"
-fi
+# invisible-watermark comes without its dependencies: they are PyTorch and onnxruntime, for a method that is not measured.
+"$here/../../scripts/venv.sh" "$venv" numpy==2.4.6 pillow==13.0.0 scikit-image==0.26.0 opencv-python-headless==5.0.0.93 \
+  PyWavelets==1.9.0 -- invisible-watermark==0.2.0
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

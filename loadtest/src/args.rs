@@ -35,6 +35,8 @@ pub enum Command {
     Overload(FleetArgs),
     /// Hits beside thousands of connections that say nothing, or say it slowly (starts an edge and a node)
     Idle(IdleArgs),
+    /// One picture is killed and lifted on twenty edges that share a state, which are asked for it all the while (starts them and a node)
+    Kill(FleetArgs),
     /// Be a node that sleeps instead of drawing: speaks what edges speak, needs no GPU
     Node(NodeArgs),
 }
@@ -260,7 +262,8 @@ impl Cli {
             | Command::Failover(args)
             | Command::RollingRestart(args)
             | Command::Reload(args)
-            | Command::Overload(args) => args.json.as_deref(),
+            | Command::Overload(args)
+            | Command::Kill(args) => args.json.as_deref(),
             Command::Idle(args) => args.fleet.json.as_deref(),
             Command::Node(_) => None,
         }

@@ -22,6 +22,8 @@ pub enum Budget {
     RefusalsInMilliseconds,
     ClosedAtDeadline,
     MemoryUnderCap,
+    KillReachesAll,
+    NoneAfterKill,
 }
 
 impl Budget {
@@ -42,6 +44,8 @@ impl Budget {
             Self::RefusalsInMilliseconds => "p99 of answers to cold variants, all refused or stood in for",
             Self::ClosedAtDeadline => "silent and slow connections closed at their deadline",
             Self::MemoryUnderCap => "resident memory",
+            Self::KillReachesAll => "p99 from an acknowledged kill to the last answer of the picture",
+            Self::NoneAfterKill => "no edge shows a picture a second after its kill",
         }
     }
 }

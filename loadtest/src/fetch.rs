@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1 as h1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -51,6 +51,28 @@ pub async fn http1(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
         tokio::spawn(connection);
         let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, args::ACCEPT);
         Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
+    })
+    .await
+}
+
+/// A change that is asked of an edge's operators' listener.
+///
+/// # Errors
+/// As [`http1`].
+pub async fn admin(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    token: &str,
+    body: &serde_json::Value,
+) -> anyhow::Result<Fetched> {
+    whole(async {
+        let io = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = h1::handshake(io).await?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header(HOST, address.to_string());
+        let request = request.header(AUTHORIZATION, format!("Bearer {token}")).header(CONTENT_TYPE, "application/json");
+        Ok(sender.send_request(request.body(Full::<Bytes>::from(body.to_string()))?).await?)
     })
     .await
 }

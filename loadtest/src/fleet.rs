@@ -32,7 +32,12 @@ pub struct FleetSpec {
     pub limits_config: String,
     /// Lines of its section `[campaigns]`.
     pub campaigns_config: String,
+    /// Whether the first edge is the primary of a state that the others follow.
+    pub is_sharing_state: bool,
 }
+
+/// What edges that share a state are asked with. Nobody but this machine can reach them.
+pub const TOKEN: &str = "bk_00000000000000000000000000000000000000000000000000000000000000ad";
 
 impl FleetSpec {
     #[must_use]
@@ -45,6 +50,7 @@ impl FleetSpec {
             cache_config: String::new(),
             limits_config: String::new(),
             campaigns_config: String::new(),
+            is_sharing_state: false,
         }
     }
 }
@@ -91,7 +97,8 @@ impl Fleet {
         }
         let nodes: Vec<SocketAddr> = fleet.nodes.iter().map(|node| node.address).collect();
         for index in 0..spec.edges {
-            fleet.edges.push(Edge::start(servers, &fleet.folder, index, spec, &nodes).await?);
+            let primary = fleet.edges.first().map(|edge| edge.admin).filter(|_| spec.is_sharing_state);
+            fleet.edges.push(Edge::start(servers, &fleet.folder, (index, primary), spec, &nodes).await?);
         }
         Ok(fleet)
     }
@@ -127,7 +134,7 @@ impl Edge {
     async fn start(
         servers: &Servers,
         folder: &Path,
-        index: usize,
+        (index, primary): (usize, Option<SocketAddr>),
         spec: &FleetSpec,
         nodes: &[SocketAddr],
     ) -> anyhow::Result<Self> {
@@ -135,14 +142,16 @@ impl Edge {
         std::fs::create_dir_all(&own)?;
         let config = own.join("edge.toml");
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        std::fs::write(&config, edge_config(folder, &own, (spec, servers.rendering), nodes, local, local))?;
+        let sharing = if spec.is_sharing_state { state_config(&own, primary)? } else { String::new() };
+        let text = |http, admin| edge_config(folder, &own, (spec, servers.rendering), nodes, http, admin) + &sharing;
+        std::fs::write(&config, text(local, local))?;
         let arguments = ["serve", "--config", &config.display().to_string()].map(str::to_owned).into();
         let log = own.join("edge.log");
         let mut process = Process::new(servers.edge.clone(), arguments, log);
         process.start()?;
         let (http, admin) = process.told(addresses_of).await?;
         // Where it is restarted, it takes the same ports.
-        std::fs::write(&config, edge_config(folder, &own, (spec, servers.rendering), nodes, http, admin))?;
+        std::fs::write(&config, text(http, admin))?;
         let edge = Self { http, admin, process };
         edge.ready().await?;
         Ok(edge)
@@ -315,6 +324,23 @@ filter = "info"
         render = render_config(rendering),
         campaigns = spec.campaigns_config,
     )
+}
+
+/// Tokens, and whom to follow.
+fn state_config(own: &Path, primary: Option<SocketAddr>) -> anyhow::Result<String> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let hash = blake3::hash(TOKEN.as_bytes()).to_hex();
+    let mut text = format!(
+        "[admin]\ntokens = [{{ name = \"bench\", hash = \"blake3:{hash}\", scopes = [\"read\", \"kill\", \"state\"] }}]\n"
+    );
+    if let Some(primary) = primary {
+        let token = own.join("state.token");
+        let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&token)?;
+        std::io::Write::write_all(&mut file, TOKEN.as_bytes())?;
+        text += &format!("[state.follow]\nprimary = \"http://{primary}\"\ntoken_file = {token:?}\n");
+    }
+    Ok(text)
 }
 
 const fn render_config(rendering: Rendering) -> &'static str {

@@ -54,5 +54,6 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         Plan::Reload(plan) => scenario::reload::run(plan).await,
         Plan::Overload(plan) => scenario::overload::run(plan).await,
         Plan::Idle(plan) => scenario::idle::run(plan).await,
+        Plan::Kill(plan) => scenario::kill::run(plan).await,
     }
 }

@@ -122,6 +122,7 @@ pub enum Plan {
     Reload(FleetPlan),
     Overload(FleetPlan),
     Idle(IdlePlan),
+    Kill(FleetPlan),
 }
 
 /// What the program is to do.
@@ -170,7 +171,8 @@ impl TryFrom<Cli> for Task {
             | Command::Failover(args)
             | Command::RollingRestart(args)
             | Command::Reload(args)
-            | Command::Overload(args) => args.threads,
+            | Command::Overload(args)
+            | Command::Kill(args) => args.threads,
             Command::Node(_) => 1,
         };
         within("threads", threads as u64, THREADS_MAX as u64)?;
@@ -185,6 +187,7 @@ impl TryFrom<Cli> for Task {
             Command::Reload(args) => Plan::Reload(args.try_into()?),
             Command::Overload(args) => Plan::Overload(args.try_into()?),
             Command::Idle(args) => Plan::Idle(args.try_into()?),
+            Command::Kill(args) => Plan::Kill(args.try_into()?),
             Command::Node(args) => {
                 within("draw-ms", args.draw_ms.max(1), TIMEOUT_MS_MAX)?;
                 within("at-once", args.at_once.into(), 64)?;

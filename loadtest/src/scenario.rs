@@ -3,6 +3,7 @@
 pub mod fault;
 pub mod hits;
 pub mod idle;
+pub mod kill;
 pub mod mixed;
 pub mod overload;
 pub mod reload;

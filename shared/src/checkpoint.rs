@@ -172,12 +172,14 @@ fn loaded(folder: &Path) -> Result<BTreeSet<String>, CheckpointDigestError> {
         }
         return Ok(files);
     }
-    // A single network, as a ControlNet is.
+    // A single network, as a ControlNet is, or an image encoder, whose weights are called as transformers calls them.
     if !folder.join("config.json").is_file() {
         return Err(CheckpointDigestError::NotACheckpoint { path: folder.to_owned() });
     }
     add("config.json".to_owned());
-    weights("", "diffusion_pytorch_model").into_iter().for_each(&mut add);
+    let diffusers = weights("", "diffusion_pytorch_model");
+    let found = if diffusers.is_empty() { weights("", "model") } else { diffusers };
+    found.into_iter().for_each(&mut add);
     Ok(files)
 }
 

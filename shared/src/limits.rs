@@ -26,8 +26,14 @@ pub const CONTROLS_MAX: usize = 4;
 pub const BLOB_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most adapters in one recipe.
 pub const LORAS_MAX: usize = 8;
+/// Most files of textual inversion in one recipe.
+pub const EMBEDDINGS_MAX: usize = 8;
+/// Most reference images in one recipe.
+pub const REFERENCES_MAX: usize = 4;
+/// Most details that are painted anew in one picture.
+pub const DETAILS_MAX: usize = 8;
 /// Largest `POST /v1/generations` body.
-pub const GENERATION_BODY_BYTES_MAX: usize = 64 * 1024;
+pub const GENERATION_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest JSON reply an edge reads from a node.
 pub const REPLY_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest stored master (a lossless PNG) an edge or node reads back.

@@ -3,11 +3,19 @@
 //! [`Recipe`] is the wire and storage form. [`ValidRecipe`] is one that passed every bound and carries its
 //! id; only it reaches a queue or a device.
 
+mod embedding;
+mod parts;
+mod reference;
 mod scheduler;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::scheduler::{OutputKind, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+pub use self::embedding::{EmbeddingUse, TOKEN_BYTES_MAX, is_token};
+pub use self::parts::{DetailUse, DraftUse, Enlarge, picture_so_far};
+pub use self::reference::ReferenceUse;
+pub use self::scheduler::{Prediction, ScheduleFault, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use crate::ids::{Digest, RecipeId};
 use crate::limits;
 use crate::weighting::{Weighting, WeightingError};
@@ -157,10 +165,23 @@ pub struct Recipe {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Digest>,
+    /// A PNG that says how near each place of the picture is, for checkpoints that are told it: the brighter, the nearer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<ControlUse>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingUse>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<ReferenceUse>,
+    /// A smaller picture that is drawn first and that the recipe's own steps begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftUse>,
+    /// What is painted anew once the picture is drawn, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<DetailUse>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -196,15 +217,46 @@ impl Recipe {
             refiner: None,
             init: None,
             mask: None,
+            depth: None,
             controls: Vec::new(),
             loras: Vec::new(),
+            embeddings: Vec::new(),
+            references: Vec::new(),
+            draft: None,
+            details: Vec::new(),
         }
     }
 
-    /// Digests of the images it begins with or is held to.
+    /// Digests of the files of a node's `adapters` folder that it is drawn with.
+    pub fn adapters(&self) -> impl Iterator<Item = Digest> + '_ {
+        let of_parts = self.draft.iter().flat_map(|draft| &draft.loras);
+        let of_parts = of_parts.chain(self.details.iter().flat_map(|detail| &detail.loras)).flatten();
+        let changes = self.loras.iter().chain(of_parts).map(|lora| lora.digest);
+        let words = self.embeddings.iter().map(|embedding| embedding.digest);
+        changes.chain(words).chain(self.references.iter().map(|reference| reference.adapter))
+    }
+
+    /// Digests of the folders that it is drawn with, beside its checkpoints.
+    pub fn networks(&self) -> impl Iterator<Item = Digest> + '_ {
+        let controls = self.all_controls().map(|control| control.network);
+        controls.chain(self.references.iter().map(|reference| reference.encoder))
+    }
+
+    /// The ControlNets of all parts.
+    pub fn all_controls(&self) -> impl Iterator<Item = &ControlUse> {
+        self.controls.iter().chain(self.draft.iter().flat_map(|draft| &draft.controls))
+    }
+
+    /// Digests of the images it begins with, is held to or is to resemble.
     pub fn images(&self) -> impl Iterator<Item = Digest> + '_ {
         let init = self.init.iter().map(|init| init.image);
-        init.chain(self.mask).chain(self.controls.iter().map(|control| control.image))
+        let references =
+            self.references.iter().flat_map(|reference| std::iter::once(reference.image).chain(reference.mask));
+        init.chain(self.mask)
+            .chain(self.depth)
+            .chain(self.all_controls().map(|control| control.image))
+            .chain(references)
+            .chain(self.details.iter().map(|detail| detail.mask))
     }
 }
 
@@ -246,6 +298,26 @@ pub enum RecipeError {
     Loras { count: usize },
     #[error("an adapter's weight is -10 to 10, not {weight}")]
     LoraWeight { weight: f64 },
+    #[error("a recipe has at most {} embeddings, not {count}", limits::EMBEDDINGS_MAX)]
+    Embeddings { count: usize },
+    #[error(
+        "an embedding's token is 1 to {TOKEN_BYTES_MAX} small letters, digits, `<`, `>`, `_` and `-`, not `{token}`"
+    )]
+    Token { token: String },
+    #[error("two embeddings have the token `{token}`")]
+    TokenTwice { token: String },
+    #[error("a recipe has at most {} reference images, not {count}", limits::REFERENCES_MAX)]
+    References { count: usize },
+    #[error("a reference's `{field}` is {value}, allowed: {allowed}")]
+    Reference { field: &'static str, value: f64, allowed: &'static str },
+    #[error("a recipe has at most {} details, not {count}", limits::DETAILS_MAX)]
+    Details { count: usize },
+    #[error("a recipe begins with its `draft` or with an `init`")]
+    DraftInit,
+    #[error("a draft of {width_px}×{height_px} px has not the picture's shape, or is larger")]
+    DraftSize { width_px: u32, height_px: u32 },
+    #[error("`{part}`: {reason}")]
+    Part { part: &'static str, reason: Box<RecipeError> },
     #[error("no scheduler `{name}`; there are {}", SchedulerKind::ALL.map(SchedulerKind::as_str).join(", "))]
     Scheduler { name: String },
     #[error("`scheduler`: {fault}")]
@@ -259,6 +331,8 @@ pub enum RecipeError {
 pub struct ValidRecipe {
     recipe: Recipe,
     id: RecipeId,
+    /// Where it is drawn in several.
+    parts: Vec<Arc<ValidRecipe>>,
 }
 
 impl ValidRecipe {
@@ -270,6 +344,18 @@ impl ValidRecipe {
     #[must_use]
     pub fn into_recipe(self) -> Recipe {
         self.recipe
+    }
+
+    /// What is drawn one after the other; the recipe itself where it is one part.
+    #[must_use]
+    pub fn parts(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        if self.parts.is_empty() { vec![Arc::clone(self)] } else { self.parts.clone() }
+    }
+
+    /// The same, borrowed.
+    pub fn each_part(&self) -> impl Iterator<Item = &Self> {
+        let itself = self.parts.is_empty().then_some(self);
+        itself.into_iter().chain(self.parts.iter().map(Arc::as_ref))
     }
 
     /// Whether the unconditional branch is run beside the conditional one.
@@ -320,8 +406,11 @@ impl TryFrom<Recipe> for ValidRecipe {
         if let Some(lora) = recipe.loras.iter().find(|lora| !(-10.0..=10.0).contains(&lora.weight)) {
             return Err(RecipeError::LoraWeight { weight: lora.weight });
         }
+        embedding::check(&recipe.embeddings)?;
+        reference::check(&recipe.references)?;
+        let parts = parts::of(&recipe)?;
         let id = RecipeId::of_bytes(&canonical_json(&recipe)?);
-        Ok(Self { recipe, id })
+        Ok(Self { recipe, id, parts })
     }
 }
 
@@ -400,16 +489,30 @@ fn check_images(recipe: &Recipe) -> Result<(), RecipeError> {
         return Err(RecipeError::Controls { count: recipe.controls.len() });
     }
     for ControlUse { weight, start, end, .. } in &recipe.controls {
-        let refuse = |field, value, allowed| Err(RecipeError::Control { field, value, allowed });
-        if !(-10.0..=10.0).contains(weight) {
-            return refuse("weight", *weight, "-10 to 10");
-        }
-        if !(0.0..1.0).contains(start) {
-            return refuse("start", *start, "0 up to 1");
-        }
-        if !(*end > *start && *end <= 1.0) {
-            return refuse("end", *end, "above `start`, up to 1");
-        }
+        let refused = check_span(*weight, (*start, *end));
+        refused.map_err(|Refused { field, value, allowed }| RecipeError::Control { field, value, allowed })?;
+    }
+    Ok(())
+}
+
+/// A field that is out of bounds, and what would not be.
+struct Refused {
+    field: &'static str,
+    value: f64,
+    allowed: &'static str,
+}
+
+/// How much something guides, and in which part of the way.
+fn check_span(weight: f64, (start, end): (f64, f64)) -> Result<(), Refused> {
+    let refuse = |field, value, allowed| Err(Refused { field, value, allowed });
+    if !(-10.0..=10.0).contains(&weight) {
+        return refuse("weight", weight, "-10 to 10");
+    }
+    if !(0.0..1.0).contains(&start) {
+        return refuse("start", start, "0 up to 1");
+    }
+    if !(end > start && end <= 1.0) {
+        return refuse("end", end, "above `start`, up to 1");
     }
     Ok(())
 }
@@ -484,7 +587,7 @@ mod tests {
             edit(&mut recipe);
             ValidRecipe::try_from(recipe).map(|valid| valid.id())
         };
-        let edits: [fn(&mut Recipe); 17] = [
+        let edits: [fn(&mut Recipe); 19] = [
             |_| {},
             |r| r.prompt.push('s'),
             |r| r.negative_prompt.push('s'),
@@ -502,6 +605,8 @@ mod tests {
             |r| r.refiner = Some(RefinerUse::new(Digest::of_bytes(b"refiner"), 0.7)),
             |r| r.scheduler.sigmas = Some(SigmaSpacing::Exponential),
             |r| r.scheduler.zero_terminal_snr = Some(true),
+            |r| r.embeddings = vec![EmbeddingUse { digest: r.checkpoint, token: "<mug>".into() }],
+            |r| r.embeddings = vec![EmbeddingUse { digest: r.checkpoint, token: "<jug>".into() }],
         ];
         let ids: std::collections::HashSet<_> = edits.iter().filter_map(|edit| id(*edit).ok()).collect();
         assert_eq!(ids.len(), edits.len());

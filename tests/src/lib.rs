@@ -12,6 +12,7 @@ pub mod pki;
 pub mod proxy;
 pub mod raw;
 pub mod rig;
+pub mod schema;
 pub mod tls;
 
 use std::path::{Path, PathBuf};

@@ -40,18 +40,7 @@ impl Fields {
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        if !is_json(headers) {
-            let detail = "the body is JSON: send `Content-Type: application/json`";
-            return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
-        }
-        let too_long =
-            || fault(413, "body-too-long", "Content too large", format!("a body has at most {bytes_max} bytes"));
-        match tokio::time::timeout(DEADLINE, Limited::new(body, bytes_max).collect()).await {
-            Ok(Ok(body)) => Self::parse(&body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-            Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
-            Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a body arrives within {DEADLINE:?}"))),
-        }
+        Self::parse(&read(headers, body, bytes_max).await?)
     }
 
     fn parse(body: &Bytes) -> Result<Self, Fault> {
@@ -69,6 +58,11 @@ impl Fields {
             Some(Value::String(_)) => Err(wrong(name, format!("`{name}` has at most {bytes_max} bytes"), &[])),
             Some(_) => Err(wrong(name, format!("`{name}` is a string"), &[])),
         }
+    }
+
+    /// As it is.
+    pub(super) fn value(&mut self, name: &'static str) -> Option<Value> {
+        self.map.remove(name).filter(|value| !value.is_null())
     }
 
     /// One of a few words.
@@ -124,6 +118,25 @@ impl Fields {
                 Err(wrong(&shown, format!("there is no field `{shown}`"), known))
             }
         }
+    }
+}
+
+/// The bytes of a JSON body, at most `bytes_max`.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B, bytes_max: usize) -> Result<Bytes, Fault>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    if !is_json(headers) {
+        let detail = "the body is JSON: send `Content-Type: application/json`";
+        return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
+    }
+    let too_long = || fault(413, "body-too-long", "Content too large", format!("a body has at most {bytes_max} bytes"));
+    match tokio::time::timeout(DEADLINE, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
+        Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a body arrives within {DEADLINE:?}"))),
     }
 }
 

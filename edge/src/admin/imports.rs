@@ -18,12 +18,14 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::body::{Fault, fault, wrong};
+use super::{Principal, campaign_of};
 use crate::cache::unix_ms;
 use crate::campaign::{
     Candidate, CandidateError, Candidates, CatalogSources, ImportOrder, ImportRunError, Statements, examine,
 };
 use crate::governance::audit::{self, Change};
 use crate::render::ORIGINAL_FILE_BYTES_MAX;
+use crate::shared_state::PersonRole;
 
 /// Longest a file may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -46,28 +48,31 @@ impl ImportDesk {
         Self { sources, candidates, turn: Arc::new(Semaphore::new(1)) }
     }
 
-    pub(super) async fn add<B>(self: &Arc<Self>, who: &str, query: Option<&str>, body: B) -> Result<Value, Fault>
+    pub(super) async fn add<B>(self: &Arc<Self>, who: &Principal, query: Option<&str>, body: B) -> Result<Value, Fault>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let asked = ImportQuery::parse(query.unwrap_or_default())?;
+        who.demand(PersonRole::Reviewer, campaign_of(&asked.variant))?;
         // It travels into the work, which goes on when the client hangs up.
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let file = read(body).await?;
-        let (desk, by) = (Arc::clone(self), who.to_owned());
+        let (desk, who) = (Arc::clone(self), who.clone());
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            desk.store(asked, &file, by)
+            desk.store(asked, &file, &who)
         });
         work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
     }
 
     /// Blocks for as long as the picture takes to decode and to reach the device.
-    fn store(&self, asked: ImportQuery, bytes: &[u8], by: String) -> Result<Value, Fault> {
+    fn store(&self, asked: ImportQuery, bytes: &[u8], who: &Principal) -> Result<Value, Fault> {
         let ImportQuery { variant, source, statements, why } = asked;
         let order = ImportOrder { variant: &variant, bytes, source, statements };
         let examined = examine(&self.sources, &order).map_err(refused)?;
+        // What the words meant, not how they were spelt.
+        who.demand(PersonRole::Reviewer, campaign_of(&examined.variant))?;
         let candidate = Candidate {
             id: examined.import.recipe.id(),
             variant: examined.variant,
@@ -75,7 +80,7 @@ impl ImportDesk {
             width_px: examined.import.width_px,
             height_px: examined.import.height_px,
             bytes: bytes.len() as u64,
-            by,
+            by: who.name().to_owned(),
             at_unix_ms: unix_ms(SystemTime::now()),
         };
         self.candidates.add(&candidate, examined.format, bytes).map_err(unstored)?;
@@ -90,23 +95,26 @@ impl ImportDesk {
         Ok(json!(candidate))
     }
 
-    pub(super) async fn list(self: &Arc<Self>) -> Result<Value, Fault> {
+    pub(super) async fn list(self: &Arc<Self>, who: &Principal) -> Result<Value, Fault> {
         let desk = Arc::clone(self);
         let listed = tokio::task::spawn_blocking(move || desk.candidates.list()).await.map_err(|_| broken())?;
+        let listed: Vec<_> = listed.iter().filter(|candidate| who.sees(campaign_of(&candidate.variant))).collect();
         Ok(json!({ "candidates": listed }))
     }
 
     /// Deleted and audited in one task, which a client that hangs up does not end.
-    pub(super) async fn remove(self: &Arc<Self>, who: &str, id: &str) -> Result<Option<Value>, Fault> {
-        let (desk, who, id) = (Arc::clone(self), who.to_owned(), id.to_owned());
+    pub(super) async fn remove(self: &Arc<Self>, who: &Principal, id: &str) -> Result<Option<Value>, Fault> {
+        let (desk, who, id) = (Arc::clone(self), who.clone(), id.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            desk.candidates.remove(&id).then(|| {
+            let Some((candidate, _)) = desk.candidates.find(&id) else { return Ok(None) };
+            who.demand(PersonRole::Reviewer, campaign_of(&candidate.variant))?;
+            Ok(desk.candidates.remove(&id).then(|| {
                 let what = "import-candidate-delete";
-                audit::note(&Change { who: &who, what, subject: &id, why: "", outcome: "deleted" });
+                audit::note(&Change { who: who.name(), what, subject: &id, why: "", outcome: "deleted" });
                 json!({ "id": id, "deleted": true })
-            })
+            }))
         });
-        work.await.map_err(|_| broken())
+        work.await.map_err(|_| broken())?
     }
 }
 

@@ -1,4 +1,7 @@
-//! The admin listener: metrics, health, the preview and the admin API. Keep it away from the public.
+//! The admin listener: metrics, health, the preview, the login and the admin API. Keep it away from the public.
+//!
+//! Metrics and health are open. Pages show what is not published yet: they are for those who have a role, and show each the
+//! campaigns in which that is so.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,15 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bildkante_shared::problem::Problem;
-use http::header::ALLOW;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
+use super::login::{LOGIN, LOGOUT};
 use super::{AdminApi, PREFIX};
 use crate::campaign::CatalogHandle;
 use crate::origin::Regions;
-use crate::papers::Papers;
+use crate::papers::{self, Papers};
 use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
@@ -47,6 +51,8 @@ struct Readiness {
     /// stand-ins for the rest.
     origins_ready: bool,
     nodes: Vec<NodeReadiness>,
+    /// Where this edge stands in the state that a fleet shares, and how long its primary has been silent.
+    state: serde_json::Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,10 +69,13 @@ impl Respond for Operators {
         response::error(request.method(), problem, Negotiation::Explicit)
     }
 
-    async fn respond(&self, request: Request<RequestBody>, _peer: SocketAddr) -> Response<Body> {
+    async fn respond(&self, request: Request<RequestBody>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         if request.uri().path().starts_with(PREFIX) {
-            return self.api.respond(request).await;
+            return self.api.respond(request, peer.ip()).await;
+        }
+        if matches!(request.uri().path(), LOGIN | LOGOUT) {
+            return self.api.login(request, peer.ip()).await;
         }
         if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
             let mut response = Response::new(Body::default());
@@ -87,10 +96,11 @@ impl Respond for Operators {
             "/readyz" => self.readiness(request.headers(), waits_for_origins(request.uri().query())),
             "/metrics" => self.metrics(request.headers()),
             "/" => response::redirect("/preview/"),
-            _ => match self.page(&request).await {
+            _ => match self.page(&request, peer).await {
                 Some(response) => response,
                 None => {
-                    let detail = "there are /preview/, /papers/dossier, /metrics, /livez, /readyz and /admin/v1/";
+                    let detail =
+                        "there are /preview/, /papers/dossier, /metrics, /livez, /readyz, /admin/login and /admin/v1/";
                     let problem = Problem::new(404, "not-found", "Not found", detail);
                     response::error(request.method(), &problem, Negotiation::Explicit)
                 }
@@ -102,15 +112,30 @@ impl Respond for Operators {
 }
 
 impl Operators {
-    async fn page(&self, request: &Request<RequestBody>) -> Option<Response<Body>> {
-        match self.preview.respond(request).await {
-            Some(response) => Some(response),
-            None => self.papers.respond(request).await,
+    /// A page, for those who may see it.
+    async fn page(&self, request: &Request<RequestBody>, peer: SocketAddr) -> Option<Response<Body>> {
+        let path = request.uri().path();
+        if Preview::is_asset(path) {
+            return self.preview.respond(request, &|_| true).await;
         }
+        if !path.starts_with("/preview") && path != papers::PATH {
+            return None;
+        }
+        let who = match self.api.looks(request, peer.ip()) {
+            Ok(who) => who,
+            Err(response) => return Some(*response),
+        };
+        let sees = |campaign: Option<&str>| who.sees(campaign);
+        let response = match self.preview.respond(request, &sees).await {
+            Some(response) => Some(response),
+            None => self.papers.respond(request, &sees).await,
+        };
+        response.map(unframed)
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
         self.regions.measure();
+        self.api.measure();
         let mut text = Vec::with_capacity(64 * 1024);
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => response::text(headers, TextKind::Metrics, text, NO_STORE),
@@ -133,7 +158,14 @@ impl Operators {
             .collect();
         let (campaigns, origins_ready) = (self.catalog.load().campaigns().count(), self.regions.is_healthy());
         let leaving = self.is_leaving.load(Ordering::Relaxed);
-        let readiness = Readiness { ready: campaigns > 0 && !leaving, leaving, campaigns, origins_ready, nodes };
+        let readiness = Readiness {
+            ready: campaigns > 0 && !leaving,
+            leaving,
+            campaigns,
+            origins_ready,
+            nodes,
+            state: self.api.standing(),
+        };
         let body = serde_json::to_vec(&readiness).unwrap_or_default();
         let mut response = response::text(headers, TextKind::Json, body, NO_STORE);
         if !readiness.ready || (with_origins && !readiness.origins_ready) {
@@ -141,6 +173,16 @@ impl Operators {
         }
         response
     }
+}
+
+/// A page of ours stands in nobody's frame, where a click could be meant for another page; and no cache between keeps it.
+fn unframed(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static("frame-ancestors 'none'"));
+    if headers.get(CACHE_CONTROL).is_some_and(|value| value == "no-cache") {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    }
+    response
 }
 
 /// Whether `/readyz` is asked about the nodes too.

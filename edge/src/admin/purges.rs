@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::body::{Fault, Fields, fault, wrong};
+use super::{AdminApi, PREFIX, Principal, Reply};
 use crate::governance::desk::DeskError;
 use crate::governance::scope::{SCOPE_BYTES_MAX, ScopeError};
 use crate::governance::{PurgeDesk, PurgeKind, PurgeOrder, PurgeReach, PurgeRecord, PurgeScope};
+use crate::shared_state::PersonRole;
 
 /// Purges a list shows.
 const SHOWN_MAX: usize = 100;
@@ -14,7 +16,7 @@ const WHY_BYTES_MAX: usize = 1_000;
 const FIELDS: [&str; 8] = ["url", "variant", "tag", "campaign", "everything", "kind", "reach", "why"];
 
 /// One of `url`, `variant`, `tag`, `campaign`, `everything`; `kind`, `reach` and `why` where they matter.
-pub(super) fn order(mut fields: Fields) -> Result<PurgeOrder, Fault> {
+fn order(mut fields: Fields) -> Result<PurgeOrder, Fault> {
     let mut scopes = Vec::new();
     scopes.extend(fields.text("url", SCOPE_BYTES_MAX)?.map(PurgeScope::Url));
     scopes.extend(fields.text("variant", SCOPE_BYTES_MAX)?.map(PurgeScope::Variant));
@@ -36,11 +38,25 @@ pub(super) fn order(mut fields: Fields) -> Result<PurgeOrder, Fault> {
     }
 }
 
-pub(super) async fn purge(desk: &PurgeDesk, who: &str, order: PurgeOrder) -> Result<PurgeRecord, Fault> {
+pub(super) async fn purge(api: &AdminApi, who: &Principal, fields: Fields) -> Result<Reply, Fault> {
+    let (desk, order) = (&api.desk, order(fields)?);
     let field = order.scope.as_str();
-    desk.purge(who, order).await.map_err(|error| match error {
+    // A tag may lie in several campaigns, whatever it says.
+    let campaign = desk.campaign_of(&order.scope).map_err(|error| refused(error.into(), field))?;
+    who.demand(PersonRole::Operator, campaign.as_deref())?;
+    let record = desk.purge(who.name(), order).await.map_err(|error| refused(error, field))?;
+    let location = Some(format!("{PREFIX}purges/{}", record.id));
+    Ok(Reply { status: status(&record), body: shown(desk, &record), location })
+}
+
+fn refused(error: DeskError, field: &str) -> Fault {
+    match error {
         DeskError::Scope(error @ (ScopeError::TooLong | ScopeError::Tag(_) | ScopeError::Image(_))) => {
             wrong(field, error.to_string(), &[])
+        }
+        DeskError::Log(error) => {
+            let detail = format!("the purge is in force on this edge, and on no other: {error}");
+            fault(error.status(), error.as_str(), "Purge not shared", detail)
         }
         DeskError::Ledger(error) => {
             tracing::error!(%error, "a purge is in force but not stored");
@@ -50,22 +66,39 @@ pub(super) async fn purge(desk: &PurgeDesk, who: &str, order: PurgeOrder) -> Res
             );
             fault(500, "purge-not-stored", "Purge not stored", detail)
         }
-    })
+    }
 }
 
 /// 200 when every cache further down has confirmed, or there is none; 202 while one has not.
-pub(super) fn status(record: &PurgeRecord) -> u16 {
+fn status(record: &PurgeRecord) -> u16 {
     if record.downstream.values().all(|delivery| delivery.confirmed_unix_ms.is_some()) { 200 } else { 202 }
 }
 
 /// Whether it is on the device as well.
-pub(super) fn shown(desk: &PurgeDesk, record: &PurgeRecord) -> Value {
+fn shown(desk: &PurgeDesk, record: &PurgeRecord) -> Value {
     let mut value = json!(record);
     value["stored"] = json!(desk.purges.is_stored(record.id));
     value
 }
 
-pub(super) fn list(desk: &PurgeDesk) -> Value {
-    let shown = desk.purges.recent(SHOWN_MAX).iter().map(|record| shown(desk, record)).collect::<Vec<_>>();
-    json!({ "purges": shown })
+pub(super) fn list(desk: &PurgeDesk, who: &Principal) -> Value {
+    let recent = desk.purges.recent(SHOWN_MAX);
+    let seen = recent.iter().filter(|record| who.sees(campaign(&record.scope)));
+    json!({ "purges": seen.map(|record| shown(desk, record)).collect::<Vec<_>>() })
+}
+
+pub(super) fn one(desk: &PurgeDesk, who: &Principal, id: &str) -> Result<Value, Fault> {
+    let record = id.parse().ok().and_then(|id| desk.purges.record(id));
+    let record = record.filter(|record| who.sees(campaign(&record.scope)));
+    record.map(|record| shown(desk, &record)).ok_or_else(|| super::no_such("purge", id))
+}
+
+/// The campaign that a purge speaks of, as far as its words say.
+fn campaign(scope: &PurgeScope) -> Option<&str> {
+    match scope {
+        PurgeScope::Campaign(name) => Some(name),
+        PurgeScope::Variant(variant) => super::campaign_of(variant),
+        PurgeScope::Kill(target) => target.campaign(),
+        PurgeScope::Url(_) | PurgeScope::Tag(_) | PurgeScope::Everything => None,
+    }
 }

@@ -1,15 +1,13 @@
-//! Bearer tokens of the admin API (RFC 6750): who may do what.
+//! `[admin]`, and the tokens in it (RFC 6750): what programs of this edge alone may do. People have keys, which hold on every edge.
 //!
-//! Invariants: a token is 256 random bits and never stored, its BLAKE3 hash is what the configuration holds; hashes
-//! are compared in constant time, all of them, whichever matches.
+//! Invariant: a token is 256 random bits and never stored; its BLAKE3 hash is what the configuration holds.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use bildkante_shared::ids::Digest;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use serde::Deserialize;
+
+use super::proxy::ProxyConfig;
+use super::sessions::SessionConfig;
+use crate::shared_state::PersonRole;
 
 /// What makes a token recognisable, to people and to scanners of leaked secrets.
 const PREFIX: &str = "bk_";
@@ -23,11 +21,14 @@ pub struct AdminConfig {
     pub tokens: Vec<TokenConfig>,
     /// Longest body of a request.
     pub body_bytes_max: usize,
+    /// A proxy that knows people; `None`: none is believed.
+    pub proxy: Option<ProxyConfig>,
+    pub sessions: SessionConfig,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { tokens: Vec::new(), body_bytes_max: 64 << 10 }
+        Self { tokens: Vec::new(), body_bytes_max: 64 << 10, proxy: None, sessions: SessionConfig::default() }
     }
 }
 
@@ -50,6 +51,16 @@ pub enum TokenScope {
     Purge,
     Warm,
     Import,
+    /// To kill, to lift, and to erase a name of the audit.
+    Kill,
+    /// To rule on pictures before reviewers, and to see them.
+    Review,
+    /// To read the audit, which says what people did.
+    Audit,
+    /// An edge that follows this one, and sends on what people ask of it in their names.
+    State,
+    /// To give and to revoke keys of people.
+    Keys,
 }
 
 impl TokenScope {
@@ -60,7 +71,28 @@ impl TokenScope {
             Self::Purge => "purge",
             Self::Warm => "warm",
             Self::Import => "import",
+            Self::Kill => "kill",
+            Self::Review => "review",
+            Self::Audit => "audit",
+            Self::State => "state",
+            Self::Keys => "keys",
         }
+    }
+}
+
+impl TokenConfig {
+    /// What a token counts for where a role is asked for and no scope.
+    #[must_use]
+    pub fn role(&self) -> Option<PersonRole> {
+        let is_operator = self.scopes.iter().any(|scope| matches!(scope, TokenScope::Purge | TokenScope::Warm));
+        let is_viewer = self.scopes.contains(&TokenScope::Read);
+        let is_reviewer = self.scopes.contains(&TokenScope::Review);
+        let roles = [
+            is_operator.then_some(PersonRole::Operator),
+            is_reviewer.then_some(PersonRole::Reviewer),
+            is_viewer.then_some(PersonRole::Viewer),
+        ];
+        roles.into_iter().max().flatten()
     }
 }
 
@@ -84,7 +116,8 @@ impl AdminConfig {
                 return Err(format!("two `admin.tokens` are named `{}`", token.name));
             }
         }
-        Ok(())
+        self.sessions.check()?;
+        self.proxy.as_ref().map_or(Ok(()), ProxyConfig::check)
     }
 }
 
@@ -109,124 +142,16 @@ pub fn hash(token: &str) -> Digest {
     Digest::of_bytes(token.as_bytes())
 }
 
-/// Why a request may not do what it asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denial {
-    /// No token is configured, so no change is allowed.
-    NotConfigured,
-    NoToken,
-    UnknownToken,
-    MissingScope(TokenScope),
-}
-
-/// Knows the tokens.
-#[derive(Debug)]
-pub struct Gatekeeper {
-    tokens: ArcSwap<Vec<TokenConfig>>,
-}
-
-/// The name in the audit line where no token is asked for.
-const ANYBODY: &str = "anybody";
-
-impl Gatekeeper {
-    #[must_use]
-    pub fn new(config: &AdminConfig) -> Self {
-        Self { tokens: ArcSwap::from_pointee(config.tokens.clone()) }
-    }
-
-    /// From here on these tokens count and no others.
-    pub fn replace(&self, config: &AdminConfig) {
-        self.tokens.store(Arc::new(config.tokens.clone()));
-    }
-
-    /// The name of the token that allows it. Without tokens reading is open, as the metrics are.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn admit(&self, headers: &HeaderMap, scope: TokenScope) -> Result<String, Denial> {
-        let tokens = self.tokens.load();
-        if tokens.is_empty() {
-            return if scope == TokenScope::Read { Ok(ANYBODY.to_owned()) } else { Err(Denial::NotConfigured) };
-        }
-        let presented = bearer(headers).ok_or(Denial::NoToken)?;
-        let presented = blake3::hash(presented.as_bytes());
-        let mut found = None;
-        for token in tokens.iter() {
-            // blake3 compares its hashes in constant time.
-            if presented == blake3::Hash::from_bytes(*token.hash.as_bytes()) {
-                found = Some(token);
-            }
-        }
-        let token = found.ok_or(Denial::UnknownToken)?;
-        if token.scopes.contains(&scope) { Ok(token.name.clone()) } else { Err(Denial::MissingScope(scope)) }
-    }
-}
-
-/// `Authorization: Bearer …`, once.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() {
-        return None;
-    }
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn keeper(token: &str) -> Gatekeeper {
-        let text = format!("tokens = [{{ name = 'ci', hash = '{}', scopes = ['read', 'purge'] }}]", hash(token));
-        let config: AdminConfig = toml::from_str(&text).unwrap();
-        config.check().unwrap();
-        Gatekeeper::new(&config)
-    }
-
-    fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap())).collect()
-    }
 
     #[test]
     fn tokens_are_long_random_and_known_by_their_hash() {
         let (one, other) = (generate().unwrap(), generate().unwrap());
         assert_ne!(one, other);
         assert_eq!(one.len(), PREFIX.len() + 64);
-        let keeper = keeper(&one);
-        let admit = |text: &str, scope| keeper.admit(&headers(&[text]), scope);
-        assert_eq!(admit(&format!("Bearer {one}"), TokenScope::Purge), Ok("ci".to_owned()));
-        assert_eq!(admit(&format!("bearer  {one} "), TokenScope::Read), Ok("ci".to_owned()));
-        assert_eq!(admit(&format!("Bearer {one}"), TokenScope::Warm), Err(Denial::MissingScope(TokenScope::Warm)));
-        assert_eq!(admit(&format!("Bearer {other}"), TokenScope::Read), Err(Denial::UnknownToken));
-        for wrong in [format!("Basic {one}"), one.clone(), "Bearer".to_owned(), String::new()] {
-            assert_eq!(admit(&wrong, TokenScope::Read), Err(Denial::NoToken), "{wrong}");
-        }
-        let twice = headers(&[&format!("Bearer {one}"), &format!("Bearer {one}")]);
-        assert_eq!(keeper.admit(&twice, TokenScope::Read), Err(Denial::NoToken));
-        // Every single character counts.
-        for at in 0..one.len() {
-            let mut bytes = one.clone().into_bytes();
-            bytes[at] ^= 1;
-            let damaged = format!("Bearer {}", String::from_utf8(bytes).unwrap());
-            assert_eq!(admit(&damaged, TokenScope::Read), Err(Denial::UnknownToken));
-        }
-    }
-
-    #[test]
-    fn replaced_tokens_count_at_once_and_the_old_ones_no_longer() {
-        let keeper = keeper("old");
-        let admit = |text: &str| keeper.admit(&headers(&[&format!("Bearer {text}")]), TokenScope::Purge);
-        let text = format!("tokens = [{{ name = 'new', hash = '{}', scopes = ['purge'] }}]", hash("fresh"));
-        keeper.replace(&toml::from_str(&text).unwrap());
-        assert_eq!((admit("old"), admit("fresh")), (Err(Denial::UnknownToken), Ok("new".to_owned())));
-    }
-
-    #[test]
-    fn without_tokens_any_client_reads_and_none_changes() {
-        let keeper = Gatekeeper::new(&AdminConfig::default());
-        assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Read), Ok("anybody".to_owned()));
-        assert_eq!(keeper.admit(&HeaderMap::new(), TokenScope::Purge), Err(Denial::NotConfigured));
+        assert_ne!(hash(&one), hash(&other));
     }
 
     #[test]

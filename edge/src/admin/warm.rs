@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::Principal;
 use super::body::{Fault, Fields, fault, wrong};
+use crate::shared_state::PersonRole;
 use crate::warm::{CONCURRENCY_MAX, JobStatus, WarmError, WarmOrder, Warmer};
 
 const FIELDS: [&str; 7] = ["campaign", "slot", "axes", "formats", "concurrency", "why", "resume"];
@@ -39,17 +41,36 @@ pub(super) fn ask(mut fields: Fields, concurrency: usize) -> Result<Ask, Fault> 
     }
 }
 
-pub(super) async fn carry_out(warmer: &Warmer, who: &str, ask: Ask) -> Result<JobStatus, Fault> {
+pub(super) async fn carry_out(warmer: &Warmer, who: &Principal, ask: Ask) -> Result<JobStatus, Fault> {
     match ask {
-        Ask::Start(order) => warmer.start(who, order).await,
-        Ask::Resume(id) => warmer.resume(who, id).await,
+        Ask::Start(order) => {
+            who.demand(PersonRole::Operator, Some(&order.campaign))?;
+            warmer.start(who.name(), order).await
+        }
+        Ask::Resume(id) => {
+            of_campaign(warmer, who, id)?;
+            warmer.resume(who.name(), id).await
+        }
     }
     .map_err(fault_of)
 }
 
-pub(super) async fn cancel(warmer: &Warmer, who: &str, id: &str) -> Result<JobStatus, Fault> {
+pub(super) async fn cancel(warmer: &Warmer, who: &Principal, id: &str) -> Result<JobStatus, Fault> {
     let id = id.parse().map_err(|_| fault_of(WarmError::Unknown))?;
-    warmer.cancel(who, id).await.map_err(fault_of)
+    of_campaign(warmer, who, id)?;
+    warmer.cancel(who.name(), id).await.map_err(fault_of)
+}
+
+/// Whether the job is one of a campaign that is the operator's.
+fn of_campaign(warmer: &Warmer, who: &Principal, id: u64) -> Result<(), Fault> {
+    let job = warmer.job(id).ok_or_else(|| fault_of(WarmError::Unknown))?;
+    who.demand(PersonRole::Operator, Some(&job.record.order.campaign))
+}
+
+pub(super) fn one(warmer: &Warmer, who: &Principal, id: &str) -> Result<Value, Fault> {
+    let job = id.parse().ok().and_then(|id| warmer.job(id));
+    let job = job.filter(|job| who.sees(Some(&job.record.order.campaign)));
+    job.map(|job| shown(&job)).ok_or_else(|| super::no_such("job", id))
 }
 
 pub(super) fn fault_of(error: WarmError) -> Fault {
@@ -71,6 +92,8 @@ pub(super) fn shown(status: &JobStatus) -> Value {
     value
 }
 
-pub(super) fn list(warmer: &Warmer) -> Value {
-    json!({ "jobs": warmer.jobs().iter().map(shown).collect::<Vec<_>>() })
+pub(super) fn list(warmer: &Warmer, who: &Principal) -> Value {
+    let jobs = warmer.jobs();
+    let seen = jobs.iter().filter(|job| who.sees(Some(&job.record.order.campaign)));
+    json!({ "jobs": seen.map(shown).collect::<Vec<_>>() })
 }

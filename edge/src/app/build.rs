@@ -19,7 +19,7 @@ use super::tls::{Tls, open_tls};
 use crate::access::AccessLog;
 use crate::access::visit::Observer;
 use crate::admin::operators::Operators;
-use crate::admin::{AdminApi, AdminParts, ImportDesk};
+use crate::admin::{AdminApi, AdminParts, Grounds, ImportDesk, Transport};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
@@ -28,7 +28,9 @@ use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
-use crate::governance::{Downstream, PurgeDesk, PurgeMetrics, Purges};
+use crate::governance::{
+    Downstream, Gate, KillDesk, KillMetrics, PurgeDesk, PurgeMetrics, Purges, Replay, ReviewDesk, ReviewMetrics,
+};
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::metrics::{RequestMetrics, ResponseMetrics};
@@ -38,6 +40,7 @@ use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
+use crate::shared_state::OpenedLog;
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
@@ -76,6 +79,10 @@ pub(super) struct Behind {
     pub(super) downstream: Downstream,
     /// Its changes outlive the requests that asked for them.
     pub(super) desk: Arc<PurgeDesk>,
+    pub(super) replay: Replay,
+    pub(super) opened: OpenedLog,
+    pub(super) kills: KillDesk,
+    reviews: ReviewDesk,
     caches: Arc<Caches>,
     fill: Arc<Fill>,
     watermarks: Watermarks,
@@ -97,7 +104,7 @@ impl App {
         let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
         handler.stand_ins.prepare(&behind.catalog.load());
         let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
-        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone())?);
+        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone(), trusted.clone())?);
         let tls = open_tls(&config, &registry).await?;
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
@@ -117,7 +124,23 @@ impl Behind {
         let watermarks = open_watermarks(config).await?;
         let catalog = open_catalog(config, &watermarks, registry, caches.epoch.clone()).await?;
         let purges = open_purges(config, registry).await?;
+        let opened = open_log(config, caches.epoch.clone()).await?;
+        let log = Arc::clone(&opened.log);
+        let gate = Gate::new(log.published().clone(), registry)?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
+        let known = (catalog.clone(), caches.bindings.clone());
+        let answer_wait = Duration::from_millis(config.purge.answer_wait_ms);
+        let (log_seen, epoch) = (Arc::clone(&log), caches.epoch.clone());
+        let replay = Replay::new(log_seen, purges.clone(), downstream.clone(), known.clone(), epoch);
+        let metrics = KillMetrics::new(registry)?;
+        let kills = KillDesk::new(Arc::clone(&log), replay.clone(), known, answer_wait, metrics);
+        let reviews = ReviewDesk::new(
+            Arc::clone(&log),
+            replay.clone(),
+            catalog.clone(),
+            answer_wait,
+            ReviewMetrics::new(registry)?,
+        );
         let budgets = Budgets::new(&config.budget, registry)?;
         let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
@@ -133,7 +156,7 @@ impl Behind {
         );
         let fill = Fill::new(
             Arc::clone(&caches),
-            purges.clone(),
+            (purges.clone(), gate.clone()),
             origin,
             Arc::clone(&pool),
             budgets,
@@ -144,14 +167,15 @@ impl Behind {
         let desk = Arc::new(PurgeDesk::new(
             purges,
             downstream.clone(),
+            log,
             catalog.clone(),
             caches.epoch.clone(),
             config.serve.public_url.clone(),
-            Duration::from_millis(config.purge.answer_wait_ms),
+            answer_wait,
         ));
         let signing = open_signing(config, registry).await?;
         let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
-        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, purges_seen, public_url));
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate), public_url));
         Ok(Self {
             regions,
             origin_metrics,
@@ -161,6 +185,10 @@ impl Behind {
             signers,
             downstream,
             desk,
+            kills,
+            reviews,
+            replay,
+            opened,
             caches,
             fill,
             watermarks,
@@ -210,11 +238,18 @@ impl Behind {
     async fn warmer(&self, config: &Config, registry: &Registry, ends: Shutdown) -> anyhow::Result<Warmer> {
         let (warm, data_dir) = (config.warm.clone(), config.cache.disk_dir.clone());
         let (fill, catalog, metrics) = (Arc::clone(&self.fill), self.catalog.clone(), WarmMetrics::new(registry)?);
-        let open = move || Warmer::open(&warm, &data_dir, fill, catalog, metrics, ends);
+        let reviews = Some(self.reviews.clone());
+        let open = move || Warmer::open(&warm, &data_dir, (fill, reviews), catalog, metrics, ends);
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
-    fn operators(&self, config: &Config, registry: &Registry, warmer: Warmer) -> anyhow::Result<Operators> {
+    fn operators(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        warmer: Warmer,
+        trusted: Trusted,
+    ) -> anyhow::Result<Operators> {
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
@@ -229,11 +264,17 @@ impl Behind {
             regions: Arc::clone(&self.regions),
             caches: Arc::clone(&self.caches),
             desk: Arc::clone(&self.desk),
+            kills: self.kills.clone(),
+            reviews: self.reviews.clone(),
+            fill: Arc::clone(&self.fill),
             warmer,
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };
-        let api = AdminApi::new(&config.admin, &config.warm, parts);
+        let transport = if config.listen.admin_tls.is_some() { Transport::Tls } else { Transport::Plain };
+        let published = self.opened.log.published().clone();
+        let grounds = Grounds { published, trusted, transport, clock: Clock::System };
+        let api = AdminApi::new(&config.admin, (&config.warm, &config.budget), grounds, parts);
         Ok(Operators {
             registry: registry.clone(),
             catalog: self.catalog.clone(),
@@ -321,6 +362,12 @@ async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Pur
     let metrics = PurgeMetrics::new(registry)?;
     let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
     opened.context("what was purged cannot be read")
+}
+
+async fn open_log(config: &Config, epoch: Epoch) -> anyhow::Result<OpenedLog> {
+    let (state, path) = (config.state.clone(), config.cache.disk_dir.join("state.redb"));
+    let opened = tokio::task::spawn_blocking(move || state.open(&path, epoch)).await?;
+    opened.context("what was decided cannot be read")
 }
 
 async fn open_caches(config: &Config, registry: &Registry) -> anyhow::Result<Caches> {

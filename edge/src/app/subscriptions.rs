@@ -43,10 +43,10 @@ pub(super) fn trusted_proxies(reload: &ConfigReload, trusted: &Trusted) {
     });
 }
 
-/// Tokens and the bound of bodies.
+/// Tokens, the proxy that names people, lifetimes of sessions, and the bound of bodies.
 pub(super) fn admin_api(reload: &ConfigReload, api: &AdminApi) {
     let api = api.clone();
-    reload.subscribe(&["admin.tokens", "admin.body_bytes_max"], move |config| {
+    reload.subscribe(&["admin"], move |config| {
         let (api, admin) = (api.clone(), config.admin.clone());
         Ok(Box::new(move || api.reconfigure(&admin)))
     });

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::ContentHasherBuilder;
 use super::metrics::{LookupOutcome, TierMetrics};
+use crate::campaign::Parts;
 use crate::state::{self, Changes, Check, Database, Key, Loader, Schema, StateError, Table, Value, form};
 use crate::words::Moment;
 
@@ -62,6 +63,26 @@ pub struct Binding {
     /// The purge generation before it was asked for: masters purged at a later one are asked for again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    /// What the picture is made of. `None` in records of former versions, which did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_parts")]
+    pub parts: Option<Arc<Parts>>,
+}
+
+/// serde's own form of an [`Arc`] is a feature that no other type here needs.
+mod shared_parts {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::campaign::Parts;
+
+    pub(super) fn serialize<S: Serializer>(parts: &Option<Arc<Parts>>, serializer: S) -> Result<S::Ok, S::Error> {
+        parts.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Parts>>, D::Error> {
+        Ok(Option::<Parts>::deserialize(deserializer)?.map(Arc::new))
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -425,6 +446,7 @@ mod tests {
             node: "node-1".into(),
             created_unix_ms: 1_700_000_000_000 + n,
             generation: n,
+            parts: None,
         }
     }
 

@@ -1,16 +1,22 @@
-//! What a recipe has beside checkpoint and prompt, by the names of a manifest: adapters, a refiner, ControlNets and images.
+//! What a recipe has beside checkpoint and prompt, by the names of a manifest: adapters, embeddings, a refiner, ControlNets,
+//! reference images and others.
 //! The lock knows the digest of every name.
 //!
-//! Adapters are files of `models_dir/adapters`, refiners and ControlNets folders of `models_dir`, images files of the
+//! Adapters and embeddings are files of `models_dir/adapters`, refiners, ControlNets and image encoders folders of `models_dir`, images files of the
 //! campaigns' `images` folder: committed with the manifest, and handed to a node that asks for them.
+
+mod parts;
 
 use std::ops::RangeInclusive;
 
 use bildkante_shared::import::DigitalSource;
-use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, LORAS_MAX};
-use bildkante_shared::recipe::{ControlUse, InitUse, LoraUse, Recipe, RefinerUse};
+use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, EMBEDDINGS_MAX, LORAS_MAX, REFERENCES_MAX};
+use bildkante_shared::recipe::{
+    ControlUse, EmbeddingUse, InitUse, LoraUse, Recipe, ReferenceUse, RefinerUse, is_token,
+};
 use bildkante_shared::weighting::Weighting;
 
+pub use self::parts::{Detail, Draft};
 use super::pins::Pins;
 use super::reader::{TableReader, Text, no_hint};
 
@@ -26,10 +32,16 @@ const SCORES: RangeInclusive<f64> = 0.0..=10.0;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Additions {
     pub loras: Vec<(String, f64)>,
+    /// With the words that stand for them in the prompts.
+    pub embeddings: Vec<(String, String)>,
     pub refiner: Option<Refiner>,
     pub controls: Vec<Control>,
+    pub references: Vec<Reference>,
+    pub draft: Option<Draft>,
+    pub details: Vec<Detail>,
     pub init: Option<(String, f64)>,
     pub mask: Option<String>,
+    pub depth: Option<String>,
     pub guidance_rescale: f64,
     /// Whether brackets in prompts are weights.
     pub weighting: Weighting,
@@ -54,24 +66,54 @@ pub struct Control {
     pub end: f64,
 }
 
+/// An image that a picture is to resemble.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    pub adapter: String,
+    pub encoder: String,
+    pub image: String,
+    pub weight: f64,
+    pub start: f64,
+    pub end: f64,
+    pub mask: Option<String>,
+}
+
 impl Additions {
     /// Folders of `models_dir`.
     pub fn networks(&self) -> impl Iterator<Item = &str> {
         let refiner = self.refiner.iter().map(|refiner| refiner.checkpoint.as_str());
-        refiner.chain(self.controls.iter().map(|control| control.network.as_str()))
+        let controls = self.all_controls().map(|control| control.network.as_str());
+        refiner.chain(controls).chain(self.references.iter().map(|reference| reference.encoder.as_str()))
     }
 
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
-        self.loras.iter().map(|(name, _)| name.as_str())
+        let of_parts = self.draft.iter().flat_map(|draft| &draft.loras);
+        let of_parts = of_parts.chain(self.details.iter().flat_map(|detail| &detail.loras)).flatten();
+        let loras = self.loras.iter().chain(of_parts).map(|(name, _)| name.as_str());
+        let embeddings = self.embeddings.iter().map(|(name, _)| name.as_str());
+        loras.chain(embeddings).chain(self.references.iter().map(|reference| reference.adapter.as_str()))
+    }
+
+    /// Those of all parts.
+    fn all_controls(&self) -> impl Iterator<Item = &Control> {
+        self.controls.iter().chain(self.draft.iter().flat_map(|draft| &draft.controls))
     }
 
     /// Files of the images' folder.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let init = self.init.iter().map(|(image, _)| image.as_str());
-        init.chain(self.mask.as_deref()).chain(self.controls.iter().map(|control| control.image.as_str()))
+        let controls = self.all_controls().map(|control| control.image.as_str());
+        let references = self.references.iter();
+        let references = references.flat_map(|used| std::iter::once(used.image.as_str()).chain(used.mask.as_deref()));
+        init.chain(self.mask.as_deref())
+            .chain(self.depth.as_deref())
+            .chain(controls)
+            .chain(references)
+            .chain(self.details.iter().map(|detail| detail.mask.as_str()))
     }
 
-    /// What the pictures are: drawn, or drawn over a picture that is still in them. A control's image only guides.
+    /// What the pictures are: drawn, or drawn over a picture that is still in them. A control's image and
+    /// a reference only guide.
     #[must_use]
     pub const fn digital_source(&self) -> DigitalSource {
         match self.init {
@@ -82,29 +124,53 @@ impl Additions {
 
     /// Gives a recipe what is named here, by the lock's digests.
     pub(super) fn add_to(&self, recipe: &mut Recipe, pins: &Pins) {
-        let lora = |(name, weight): &(String, f64)| LoraUse { digest: pins.adapter(name), weight: *weight };
-        let control = |control: &Control| ControlUse {
-            network: pins.checkpoint(&control.network),
-            image: pins.image(&control.image),
-            weight: control.weight,
-            start: control.start,
-            end: control.end,
-        };
-        recipe.loras = self.loras.iter().map(lora).collect();
+        let embedding =
+            |(name, token): &(String, String)| EmbeddingUse { digest: pins.adapter(name), token: token.clone() };
+        recipe.loras = lora_uses(&self.loras, pins);
+        recipe.embeddings = self.embeddings.iter().map(embedding).collect();
         recipe.refiner = self.refiner.as_ref().map(|refiner| RefinerUse {
             checkpoint: pins.checkpoint(&refiner.checkpoint),
             start: refiner.start,
             aesthetic_score: refiner.aesthetic_score,
             negative_aesthetic_score: refiner.negative_aesthetic_score,
         });
-        recipe.controls = self.controls.iter().map(control).collect();
+        recipe.controls = control_uses(&self.controls, pins);
+        let reference = |used: &Reference| ReferenceUse {
+            adapter: pins.adapter(&used.adapter),
+            encoder: pins.checkpoint(&used.encoder),
+            image: pins.image(&used.image),
+            weight: used.weight,
+            start: used.start,
+            end: used.end,
+            mask: used.mask.as_ref().map(|mask| pins.image(mask)),
+        };
+        recipe.references = self.references.iter().map(reference).collect();
         recipe.init =
             self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
+        recipe.draft = self.draft.as_ref().map(|draft| draft.used((recipe.width_px, recipe.height_px), pins));
+        recipe.details = self.details.iter().map(|detail| detail.used(pins)).collect();
+        recipe.depth = self.depth.as_ref().map(|image| pins.image(image));
         recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
         recipe.guidance_rescale = self.guidance_rescale;
         recipe.weighting = self.weighting;
         recipe.clip_skip = self.clip_skip;
     }
+}
+
+fn lora_uses(loras: &[(String, f64)], pins: &Pins) -> Vec<LoraUse> {
+    let used = |(name, weight): &(String, f64)| LoraUse { digest: pins.adapter(name), weight: *weight };
+    loras.iter().map(used).collect()
+}
+
+fn control_uses(controls: &[Control], pins: &Pins) -> Vec<ControlUse> {
+    let used = |control: &Control| ControlUse {
+        network: pins.checkpoint(&control.network),
+        image: pins.image(&control.image),
+        weight: control.weight,
+        start: control.start,
+        end: control.end,
+    };
+    controls.iter().map(used).collect()
 }
 
 /// Which table has a key: a slot's own, or `[generate]`.
@@ -123,10 +189,15 @@ pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
     });
     Additions {
         loras,
+        embeddings: find("embeddings").map(read_embeddings).unwrap_or_default(),
         refiner: find("refiner").and_then(read_refiner),
         controls: find("controls").map(read_controls).unwrap_or_default(),
+        draft: find("draft").and_then(parts::read_draft),
+        details: find("details").map(parts::read_details).unwrap_or_default(),
+        references: find("references").map(read_references).unwrap_or_default(),
         init,
         mask,
+        depth: find("depth").and_then(|table| image(table, &table.text("depth")?)),
         guidance_rescale: find("guidance_rescale").and_then(|t| t.number("guidance_rescale", SHARES)).unwrap_or(0.0),
         weighting: find("weighting").and_then(|table| table.choice("weighting", &WEIGHTINGS)).unwrap_or_default(),
         clip_skip: find("clip_skip").and_then(|table| table.integer("clip_skip", 0..=CLIP_SKIP_MAX)).unwrap_or(0),
@@ -141,6 +212,29 @@ fn read_loras(table: &TableReader<'_, '_>) -> Vec<(String, f64)> {
         Some((name?, weight))
     });
     loras.collect()
+}
+
+fn read_embeddings(table: &TableReader<'_, '_>) -> Vec<(String, String)> {
+    let mut embeddings: Vec<(String, String)> = Vec::new();
+    for embedding in table.list_of_tables("embeddings", EMBEDDINGS_MAX) {
+        let name = embedding.required_text("name").and_then(|name| plain_name(&embedding, &name, "embedding"));
+        let token = embedding.text("token");
+        let span = token.as_ref().map_or_else(|| embedding.span().clone(), |token| token.span.clone());
+        // As CLIP reads it.
+        let token = token.map(|token| token.value.to_lowercase());
+        let token = token.or_else(|| name.as_ref().map(|name| format!("<{}>", name.to_lowercase())));
+        embedding.finish(no_hint);
+        let Some((name, token)) = name.zip(token) else { continue };
+        if !is_token(&token) {
+            let reason = "a token has up to 64 letters, digits, `<`, `>`, `_` and `-`";
+            embedding.fault(&span, format!("`{token}` cannot stand for `{name}` in a prompt: {reason}"));
+        } else if embeddings.iter().any(|(_, known)| *known == token) {
+            embedding.fault(&span, format!("`{token}` stands for another embedding already"));
+        } else {
+            embeddings.push((name, token));
+        }
+    }
+    embeddings
 }
 
 fn read_refiner(table: &TableReader<'_, '_>) -> Option<Refiner> {
@@ -161,16 +255,35 @@ fn read_controls(table: &TableReader<'_, '_>) -> Vec<Control> {
     let controls = table.list_of_tables("controls", CONTROLS_MAX).into_iter().filter_map(|control| {
         let network = control.required_text("network").and_then(|name| plain_name(&control, &name, "ControlNet"));
         let image = control.required_text("image").and_then(|name| image(&control, &name));
-        let weight = control.number("weight", WEIGHTS).unwrap_or(1.0);
-        let (start, end) =
-            (control.number("start", SHARES).unwrap_or(0.0), control.number("end", SHARES).unwrap_or(1.0));
-        if start >= end {
-            control.fault(control.span(), format!("`start` {start} is not before `end` {end}"));
-        }
+        let (weight, (start, end)) = (control.number("weight", WEIGHTS).unwrap_or(1.0), read_span(&control));
         control.finish(no_hint);
         Some(Control { network: network?, image: image?, weight, start, end })
     });
     controls.collect()
+}
+
+/// From which share of the steps on something acts, and up to which.
+fn read_span(table: &TableReader<'_, '_>) -> (f64, f64) {
+    let (start, end) = (table.number("start", SHARES).unwrap_or(0.0), table.number("end", SHARES).unwrap_or(1.0));
+    if start >= end {
+        table.fault(table.span(), format!("`start` {start} is not before `end` {end}"));
+    }
+    (start, end)
+}
+
+fn read_references(table: &TableReader<'_, '_>) -> Vec<Reference> {
+    let references = table.list_of_tables("references", REFERENCES_MAX).into_iter().filter_map(|used| {
+        let adapter = used.required_text("adapter").and_then(|name| plain_name(&used, &name, "adapter"));
+        let encoder = used.required_text("encoder").and_then(|name| plain_name(&used, &name, "image encoder"));
+        let picture = used.required_text("image").and_then(|name| image(&used, &name));
+        let mask = used.text("mask").map(|name| image(&used, &name));
+        let (weight, (start, end)) = (used.number("weight", WEIGHTS).unwrap_or(1.0), read_span(&used));
+        used.finish(no_hint);
+        // A mask that is refused is said to be; without it the reference would act everywhere.
+        let mask = mask.map_or(Some(None), |mask| mask.map(Some))?;
+        Some(Reference { adapter: adapter?, encoder: encoder?, image: picture?, weight, start, end, mask })
+    });
+    references.collect()
 }
 
 fn read_init(table: &TableReader<'_, '_>) -> Option<(String, f64)> {

@@ -18,9 +18,11 @@ use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
 use super::models::ModelFacts;
+use super::parts::Parts;
 use super::pins::Pins;
 use super::prompts;
 use super::revision::generation_digest;
+use super::rights::{ReferenceFacts, Rights, RightsEnd};
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
 use super::variant::{Variant, VariantKey, query, recipe};
@@ -43,6 +45,10 @@ pub struct Campaign {
     pub slots: Vec<Arc<Slot>>,
     /// What the author says of checkpoints and adapters, by their names.
     pub models: BTreeMap<String, ModelFacts>,
+    /// And of images and imported pictures.
+    pub references: BTreeMap<String, ReferenceFacts>,
+    /// When the campaign's own rights end.
+    pub(super) rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
     /// Over manifest, lock and the libraries.
     pub digest: Digest,
@@ -77,6 +83,22 @@ pub struct Forbidden<'c> {
 }
 
 impl Campaign {
+    /// Everything of it that can end.
+    pub(super) fn rights(&self) -> Rights<'_> {
+        Rights {
+            campaign: &self.name,
+            ends_unix_s: self.rights_end_unix_s,
+            models: &self.models,
+            references: &self.references,
+        }
+    }
+
+    /// The rights that end, the first first.
+    #[must_use]
+    pub fn rights_ends(&self) -> Vec<RightsEnd> {
+        self.rights().all()
+    }
+
     fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: &Finishing) -> Self {
         let mut strides = vec![1_u32; manifest.axes.len()];
         for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
@@ -106,6 +128,8 @@ impl Campaign {
             axes: manifest.axes,
             slots: manifest.slots.into_iter().map(Arc::new).collect(),
             models: manifest.models,
+            references: manifest.references,
+            rights_end_unix_s: manifest.rights_end_unix_s,
             ai_act: manifest.ai_act,
             digest,
             index,
@@ -218,6 +242,12 @@ impl Campaign {
     #[must_use]
     pub fn recipe_of(&self, slot_index: usize, combination: u32) -> Option<MasterRecipe> {
         recipe(self, self.slots.get(slot_index)?, &self.values_of(combination)).ok()
+    }
+
+    /// What a slot's picture for these values is made of.
+    #[must_use]
+    pub fn parts(&self, slot: &Slot, values: &[usize]) -> Option<Parts> {
+        recipe(self, slot, values).ok().map(|recipe| Parts::of(slot, &recipe))
     }
 
     /// What the lock pins.

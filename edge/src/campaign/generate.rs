@@ -2,13 +2,17 @@
 
 use std::ops::Range;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
-use bildkante_shared::recipe::{OutputKind, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
+use bildkante_shared::recipe::{
+    Prediction, Recipe, SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing, ValidRecipe,
+};
 use bildkante_shared::weighting::{Weighting, escaped};
 
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
+use super::pins::Pins;
 use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
 use super::template::{Part, Placeholder, Template, tidy};
@@ -17,7 +21,7 @@ use super::template::{Part, Placeholder, Template, tidy};
 const NEGATIVES_MAX: usize = 32;
 
 /// Keys of `[generate]`, for the hint when one stands in a slot.
-pub(crate) const KEYS: [&str; 24] = [
+pub(crate) const KEYS: [&str; 29] = [
     "source",
     "checkpoint",
     "scheduler",
@@ -35,10 +39,15 @@ pub(crate) const KEYS: [&str; 24] = [
     "prompt",
     "negative",
     "loras",
+    "embeddings",
     "refiner",
     "controls",
+    "references",
+    "draft",
+    "details",
     "init",
     "mask",
+    "depth",
     "guidance_rescale",
     "weighting",
     "clip_skip",
@@ -199,6 +208,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         }
         let (width_px, height_px) = size?;
         let (checkpoint, steps, guidance, seed) = (checkpoint?, steps?, guidance?, seed?);
+        check_parts(slot, &additions, (width_px, height_px), (steps, guidance), &scheduler);
         Some(Generate {
             checkpoint,
             scheduler,
@@ -321,6 +331,25 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     }
 }
 
+/// Whether the parts of a picture can be drawn, whatever its prompt and its files are.
+fn check_parts(
+    slot: &TableReader<'_, '_>,
+    additions: &Additions,
+    size_px: (u32, u32),
+    (steps, guidance): (u32, f64),
+    scheduler: &SchedulerChoice,
+) {
+    if additions.draft.is_none() && additions.details.is_empty() {
+        return;
+    }
+    let plain = Recipe::new(Digest::of_bytes(b"any"), "", size_px);
+    let mut recipe = Recipe { steps, guidance, scheduler: scheduler.clone(), ..plain };
+    additions.add_to(&mut recipe, &Pins::default());
+    if let Err(error) = ValidRecipe::try_from(recipe) {
+        slot.recurring_fault(slot.span(), error.to_string());
+    }
+}
+
 /// A library's text as it stands in a prompt: its brackets are characters.
 fn literal(weighting: Weighting, text: &str) -> String {
     match weighting {
@@ -426,7 +455,7 @@ fn read_scheduler(layered: &Layered<'_, '_, '_>, steps: Option<u32>) -> Schedule
     let kinds = SchedulerKind::ALL.map(|kind| (kind.as_str(), kind));
     let spacings = TimestepSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
     let sigmas = SigmaSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
-    let outputs = OutputKind::ALL.map(|output| (output.as_str(), output));
+    let outputs = Prediction::ALL.map(|output| (output.as_str(), output));
     // A slot that says which levels are visited says so in one way: the campaign's other ways do not hold for it.
     let level = |key: &'static str| layered.of_group(key, &LEVEL_KEYS);
     let count_max = limits::STEPS_MAX as usize;

@@ -27,7 +27,12 @@ use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
-const PINS_MAX: usize = SLOTS_MAX * (limits::LORAS_MAX + 2);
+const PINS_MAX: usize = SLOTS_MAX
+    * (limits::LORAS_MAX
+        + limits::EMBEDDINGS_MAX
+        + 2 * limits::REFERENCES_MAX
+        + limits::DETAILS_MAX * (limits::LORAS_MAX + 1)
+        + 3);
 /// Most imports of a campaign.
 const IMPORTS_MAX: usize = 4096;
 /// What to do about any fault of a lock.

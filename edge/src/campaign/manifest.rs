@@ -19,6 +19,8 @@ use super::models::{self, ModelFacts};
 use super::names::{Localized, is_locale, is_name};
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
+use super::review::{self, Review};
+use super::rights::{self, ReferenceFacts};
 use super::slots::{self, Slot};
 use crate::provenance::{Location, Marking};
 use crate::render::OnUnsigned;
@@ -54,6 +56,10 @@ pub struct Manifest {
     pub slots: Vec<Slot>,
     /// By the names of checkpoints and adapters.
     pub models: BTreeMap<String, ModelFacts>,
+    /// By the names of images, and of imported pictures.
+    pub references: BTreeMap<String, ReferenceFacts>,
+    /// When the campaign's own rights end.
+    pub rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
 }
 
@@ -72,14 +78,20 @@ pub struct Policy {
     pub is_recallable: bool,
     /// What is served where a signer is configured and does not sign.
     pub on_unsigned: OnUnsigned,
+    /// What is shown by an edge that has heard nothing of its fleet's decisions for long.
+    pub on_stale_state: OnStaleState,
     /// Never empty; the first is the default.
     pub locales: Vec<String>,
 }
 
-/// Whether a person approves images before they are public.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Review {
-    None,
+/// What an edge shows whose copy of the shared state is older than it may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnStaleState {
+    /// What the last state that it knows allows.
+    #[default]
+    Last,
+    /// No picture: one may have been killed since.
+    StandIn,
 }
 
 /// Whether URLs need a signature.
@@ -140,17 +152,19 @@ pub(crate) fn read(
     read_name(&root, file_stem);
     let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
     let words = link_libraries(&root, libraries);
-    let (rights, prompt) = root.table("rights").map(|table| read_rights(&table)).unwrap_or_default();
     let (policy, are_locales_whole) = read_policy(&root);
+    let rights = root.table("rights").map(|table| read_rights(&table, &policy));
+    let (rights, prompt, rights_end_unix_s) = rights.unwrap_or_default();
     let axes = axes::read(&root, &policy.locales, are_locales_whole);
     let defaults = root.table("generate");
     if defaults.is_none() && !root.has("generate") {
         root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let slots = slots::read(&root, &generate, &label::read(&root), &policy.locales);
+    let slots = slots::read(&root, &generate, &label::read(&root), &policy);
     generate::finish_defaults(defaults.as_ref());
-    let (models, ai_act) = (models::read(&root), ai_act::read(&root));
+    let (models, ai_act) = (models::read(&root, &policy), ai_act::read(&root));
+    let references = rights::read_references(&root, &policy);
     root.finish(no_hint);
     // A slot that was refused may be the one that uses a text.
     if !source.has_faults() {
@@ -161,8 +175,21 @@ pub(crate) fn read(
         return None;
     }
     let axes = axes.into_iter().map(axes::ReadAxis::into_axis).collect();
-    let manifest = Manifest { name: file_stem.to_owned(), title, rights, prompt, policy, axes, slots, models, ai_act };
+    let manifest = Manifest {
+        name: file_stem.to_owned(),
+        title,
+        rights,
+        prompt,
+        policy,
+        axes,
+        slots,
+        models,
+        references,
+        rights_end_unix_s,
+        ai_act,
+    };
     models::check_are_used(&root, &manifest);
+    rights::check_are_used(&root, &manifest);
     (!source.has_faults()).then_some(manifest)
 }
 
@@ -196,7 +223,7 @@ fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String
     words
 }
 
-fn read_rights(table: &TableReader<'_, '_>) -> (Marking, Option<PromptPublication>) {
+fn read_rights(table: &TableReader<'_, '_>, policy: &Policy) -> (Marking, Option<PromptPublication>, Option<u64>) {
     let marking = Marking {
         creator: short_text(table, "creator"),
         credit: short_text(table, "credit"),
@@ -217,8 +244,9 @@ fn read_rights(table: &TableReader<'_, '_>) -> (Marking, Option<PromptPublicatio
     if !is_published && let Some(writer) = table.text("prompt_writer") {
         table.fault(&writer.span, "`prompt_writer` is told only with the prompt: set `publish_prompt = true`");
     }
+    let ends_unix_s = rights::read_end(table, policy);
     table.finish(no_hint);
-    (marking, is_published.then_some(PromptPublication { writer }))
+    (marking, is_published.then_some(PromptPublication { writer }), ends_unix_s)
 }
 
 fn read_location(table: &TableReader<'_, '_>) -> Location {
@@ -240,6 +268,7 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
         signing: Signing::Optional,
         is_recallable: true,
         on_unsigned: OnUnsigned::default(),
+        on_stale_state: OnStaleState::default(),
         locales: Vec::new(),
     };
     let Some(table) = root.table("policy") else {
@@ -248,12 +277,14 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
         }
         return (policy, false);
     };
-    policy.review = table.choice("review", &[("none", Review::None)]).unwrap_or(Review::None);
     let signing = [("optional", Signing::Optional), ("required", Signing::Required)];
     policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
+    policy.review = review::read(&table, Review::None, policy.is_recallable);
     let on_unsigned = [OnUnsigned::ServeMarked, OnUnsigned::StandIn].map(|policy| (policy.as_str(), policy));
     policy.on_unsigned = table.choice("on_unsigned", &on_unsigned).unwrap_or_default();
+    let on_stale = [("last", OnStaleState::Last), ("stand_in", OnStaleState::StandIn)];
+    policy.on_stale_state = table.choice("on_stale_state", &on_stale).unwrap_or_default();
     let are_locales_whole;
     (policy.locales, are_locales_whole) = read_locales(&table);
     table.finish(no_hint);

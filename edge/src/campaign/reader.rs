@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{SourceText, listing};
+use crate::signing::moment::unix_s;
 
 /// Keys named in a fault about an unknown one.
 const KEYS_LISTED_MAX: usize = 24;
@@ -183,6 +184,20 @@ impl<'a, 'i> TableReader<'a, 'i> {
             self.fault(&value.span(), format!("`{}` is {from} to {to}, not {integer}", self.name_of(key)));
         }
         number
+    }
+
+    /// Seconds since 1970: the end of a day (UTC), or a moment.
+    pub(crate) fn moment(&self, key: &'static str) -> Option<u64> {
+        let value = self.get(key)?;
+        let DeValue::Datetime(datetime) = value.get_ref() else {
+            self.wrong(key, value, "a date such as 2027-06-30, without quotes");
+            return None;
+        };
+        let Some(unix_s) = unix_s(datetime) else {
+            self.fault(&value.span(), format!("`{}` lies before 1970, or has no date", self.name_of(key)));
+            return None;
+        };
+        Some(if datetime.time.is_some() { unix_s } else { unix_s + 86_400 })
     }
 
     pub(crate) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {

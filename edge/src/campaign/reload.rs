@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, Guard};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
-use prometheus::{Gauge, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
+use super::rights::RightsEnd;
 use super::sources::{CatalogSources, SourceFiles};
 use crate::words::{Epoch, ReloadOutcome};
 
@@ -26,6 +27,7 @@ pub struct CampaignMetrics {
     is_valid: IntGauge,
     campaigns: IntGauge,
     loaded_timestamp_seconds: Gauge,
+    rights_end_timestamp_seconds: GaugeVec,
 }
 
 impl CampaignMetrics {
@@ -49,7 +51,15 @@ impl CampaignMetrics {
                 "bildkante_edge_catalog_loaded_timestamp_seconds",
                 "When the snapshot being served was loaded, in seconds since 1970",
             )?,
+            rights_end_timestamp_seconds: GaugeVec::new(
+                Opts::new(
+                    "bildkante_edge_rights_end_timestamp_seconds",
+                    "When a right ends that pictures of a campaign depend on, in seconds since 1970",
+                ),
+                &["campaign", "of"],
+            )?,
         };
+        registry.register(Box::new(metrics.rights_end_timestamp_seconds.clone()))?;
         for outcome in [ReloadOutcome::Reloaded, ReloadOutcome::Refused] {
             metrics.reloads.with_label_values(&[outcome.as_str()]).inc_by(0);
         }
@@ -65,6 +75,13 @@ impl CampaignMetrics {
         self.campaigns.set(i64::try_from(catalog.campaigns().count()).unwrap_or(i64::MAX));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.loaded_timestamp_seconds.set(now.as_secs_f64());
+        self.rights_end_timestamp_seconds.reset();
+        for campaign in catalog.campaigns() {
+            for RightsEnd { unix_s, of } in campaign.rights_ends() {
+                let ends = Duration::from_secs(unix_s).as_secs_f64();
+                self.rights_end_timestamp_seconds.with_label_values(&[&campaign.name, &of]).set(ends);
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use bildkante_shared::weighting::Weighting;
 
-use super::additions::{Additions, Control, Refiner};
+use super::additions::{Additions, Control, Detail, Draft, Reference, Refiner};
 use super::axes::Axis;
 use super::pins::Pins;
 use super::slots::Slot;
@@ -110,7 +110,21 @@ const fn sigmas_name(sigmas: SigmaSpacing) -> &'static str {
 }
 
 fn additions(additions: &Additions) -> String {
-    let Additions { loras, refiner: second, controls, init, mask, guidance_rescale, weighting, clip_skip } = additions;
+    let Additions {
+        loras,
+        embeddings,
+        refiner: second,
+        controls,
+        references,
+        draft,
+        details,
+        init,
+        mask,
+        depth,
+        guidance_rescale,
+        weighting,
+        clip_skip,
+    } = additions;
     let named = |(name, number): &(String, f64)| format!("({}, {})", quoted(name), decimal(*number));
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
@@ -123,9 +137,15 @@ fn additions(additions: &Additions) -> String {
         Weighting::Brackets => ", weighting: Brackets",
     };
     let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
+    let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
+    let embeddings = some_list("embeddings", embeddings.iter().map(word));
+    let depth = depth.as_deref().map(|image| format!(", depth: {}", quoted(image))).unwrap_or_default();
+    let references = some_list("references", references.iter().map(reference));
+    let draft = draft.as_ref().map(|draft| format!(", draft: {}", self::draft(draft))).unwrap_or_default();
+    let details = some_list("details", details.iter().map(detail));
     format!(
         "Additions {{ loras: {loras}, refiner: {refiner}, controls: {controls}, init: {init}, mask: {mask}, \
-         guidance_rescale: {rescale}{weighting}{clip_skip} }}"
+         guidance_rescale: {rescale}{weighting}{clip_skip}{depth}{embeddings}{references}{draft}{details} }}"
     )
 }
 
@@ -150,6 +170,54 @@ fn control(control: &Control) -> String {
         decimal(*start),
         decimal(*end)
     )
+}
+
+fn reference(reference: &Reference) -> String {
+    let Reference { adapter, encoder, image, weight, start, end, mask } = reference;
+    format!(
+        "Reference {{ adapter: {}, encoder: {}, image: {}, weight: {}, start: {}, end: {}, mask: {} }}",
+        quoted(adapter),
+        quoted(encoder),
+        quoted(image),
+        decimal(*weight),
+        decimal(*start),
+        decimal(*end),
+        option(mask.as_deref().map(quoted))
+    )
+}
+
+fn draft(draft: &Draft) -> String {
+    let Draft { scale, strength, enlarge, steps, guidance, loras, controls } = draft;
+    format!(
+        "Draft {{ scale: {}, strength: {}, enlarge: {}, steps: {}, guidance: {}, loras: {}, controls: {} }}",
+        decimal(*scale),
+        decimal(*strength),
+        enlarge.as_str(),
+        option(*steps),
+        option(guidance.map(decimal)),
+        option(loras.as_deref().map(named_list)),
+        list(controls.iter().map(control))
+    )
+}
+
+/// Texts are told by their digests: they may hold anything.
+fn detail(detail: &Detail) -> String {
+    let Detail { mask, strength, steps, guidance, prompt, negative, loras } = detail;
+    let text = |text: &Option<String>| option(text.as_ref().map(|text| Digest::of_bytes(text.as_bytes())));
+    format!(
+        "Detail {{ mask: {}, strength: {}, steps: {}, guidance: {}, prompt: {}, negative: {}, loras: {} }}",
+        quoted(mask),
+        decimal(*strength),
+        option(*steps),
+        option(guidance.map(decimal)),
+        text(prompt),
+        text(negative),
+        option(loras.as_deref().map(named_list))
+    )
+}
+
+fn named_list(names: &[(String, f64)]) -> String {
+    list(names.iter().map(|(name, number)| format!("({}, {})", quoted(name), decimal(*number))))
 }
 
 fn option(value: Option<impl std::fmt::Display>) -> String {
@@ -225,5 +293,7 @@ mod tests {
         );
         let read = Additions { weighting: Weighting::Brackets, clip_skip: 1, ..Additions::default() };
         assert!(additions(&read).ends_with("guidance_rescale: 0.0, weighting: Brackets, clip_skip: 1 }"));
+        let taught = Additions { embeddings: vec![("teal.v1".into(), "<teal>".into())], ..Additions::default() };
+        assert!(additions(&taught).ends_with("guidance_rescale: 0.0, embeddings: [(\"teal.v1\", \"<teal>\")] }"));
     }
 }

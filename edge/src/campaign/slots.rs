@@ -8,9 +8,10 @@ use bildkante_shared::urgency::Urgency;
 use super::axes::{self, Axis, LOCALE_AXIS, check_labels};
 use super::generate::{self, Generate, GenerateReader, Making, link};
 use super::label::{self, Label};
-use super::manifest::{SLOTS_MAX, check_covers, localized};
+use super::manifest::{Policy, SLOTS_MAX, check_covers, localized};
 use super::names::{Localized, is_name};
 use super::reader::{TableReader, Text, no_hint};
+use super::review::{self, Review};
 use super::template::{Part, Placeholder, Template};
 use crate::render::Quality;
 use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
@@ -42,6 +43,8 @@ pub struct Slot {
     pub sizes: String,
     pub urgency: Urgency,
     pub on_miss: MissPolicy,
+    /// The campaign's, or its own.
+    pub review: Review,
     /// By locale; placeholders are labels.
     pub alt: Localized<Template>,
     /// What the markup shows beside its pictures.
@@ -169,7 +172,7 @@ pub(crate) fn read(
     root: &TableReader<'_, '_>,
     generate: &GenerateReader<'_, '_, '_>,
     label: &Label,
-    locales: &[String],
+    policy: &Policy,
 ) -> Vec<Slot> {
     let Some(table) = root.table("slots") else {
         if !root.has("slots") {
@@ -186,7 +189,7 @@ pub(crate) fn read(
         if !is_name(name.value) {
             root.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
         }
-        slots.extend(read_slot(name, table, generate, label, locales));
+        slots.extend(read_slot(name, table, generate, label, policy));
     }
     slots
 }
@@ -196,7 +199,7 @@ fn read_slot<'a, 'i>(
     table: &TableReader<'a, 'i>,
     generate: &GenerateReader<'_, 'a, 'i>,
     label: &Label,
-    locales: &[String],
+    policy: &Policy,
 ) -> Option<Slot> {
     let making = generate.read(table);
     if !table.has("ratio") {
@@ -216,8 +219,9 @@ fn read_slot<'a, 'i>(
     let sizes = table.text("sizes").and_then(|text| read_sizes(table, &text)).unwrap_or_else(|| "100vw".to_owned());
     let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
     let on_miss = read_on_miss(table);
-    let alt = read_alt(table, generate, locales);
-    let label = label::read_slot(table, label, locales);
+    let alt = read_alt(table, generate, &policy.locales);
+    let label = label::read_slot(table, label, &policy.locales);
+    let review = review::read(table, policy.review, policy.is_recallable);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
     table.finish(|key| {
@@ -232,6 +236,7 @@ fn read_slot<'a, 'i>(
         sizes,
         urgency,
         on_miss,
+        review,
         alt,
         label,
         formats,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::import::{DigitalSource, ImportRecipe, MasterRecipe, ValidImport};
-use bildkante_shared::recipe::{OutputKind, SchedulerKind, SigmaSpacing};
+use bildkante_shared::recipe::{Prediction, SchedulerKind, SigmaSpacing};
 use bildkante_shared::weighting::Weighting;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -566,19 +566,26 @@ mask = \"where.png\"
 guidance_rescale = 0.7
 prompt   =";
 
+/// Keys of later versions.
+const LATER: &str = "depth = \"near.png\"
+embeddings = [{ name = \"teal\" }, { name = \"look.v1\", token = \"Studio-Look\" }]
+references = [{ adapter = \"brand\", encoder = \"vit-h\", image = \"style.png\", weight = 0.6, mask = \"white.png\" }]
+";
+
 /// The fixture campaign with everything a recipe may have, locked.
 fn added() -> Site {
     let site = Site::new();
-    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json"] {
+    for model in ["refiner-1.0/model_index.json", "edges-1.0/config.json", "vit-h/config.json"] {
         site.write(&format!("models/{model}"), "{}");
     }
-    for adapter in ["soft.v2", "grain"] {
+    for adapter in ["soft.v2", "grain", "teal", "look.v1", "brand"] {
         site.write(&format!("models/adapters/{adapter}.safetensors"), adapter);
     }
-    for image in ["edges.png", "begin.png", "where.png"] {
+    for image in ["edges.png", "begin.png", "where.png", "style.png", "white.png", "near.png"] {
         site.write(&format!("campaigns/images/{image}"), image);
     }
     site.edit("campaigns/autumn.toml", "prompt   =", ADDED);
+    site.edit("campaigns/autumn.toml", "prompt   =", &format!("{LATER}prompt   ="));
     site.lock();
     site
 }
@@ -593,18 +600,32 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
     let loras: Vec<_> = recipe.loras.iter().map(|lora| (lora.digest, lora.weight)).collect();
     assert_eq!(loras, [(digest("soft.v2"), 0.7), (digest("grain"), 1.0)]);
+    let words: Vec<_> = recipe.embeddings.iter().map(|word| (word.digest, word.token.as_str())).collect();
+    assert_eq!(words, [(digest("teal"), "<teal>"), (digest("look.v1"), "studio-look")]);
+    let used = &recipe.references[0];
+    assert_eq!(
+        (used.adapter, used.image, used.mask),
+        (digest("brand"), digest("style.png"), Some(digest("white.png")))
+    );
+    assert_eq!((used.weight, used.start, used.end), (0.6, 0.0, 1.0));
     let control = &recipe.controls[0];
     assert_eq!((control.image, control.weight, control.start, control.end), (digest("edges.png"), 0.5, 0.0, 0.9));
     assert_eq!(recipe.init.as_ref().map(|init| (init.image, init.strength)), Some((digest("begin.png"), 0.6)));
-    assert_eq!(recipe.mask, Some(digest("where.png")));
+    assert_eq!((recipe.mask, recipe.depth), (Some(digest("where.png")), Some(digest("near.png"))));
     assert_eq!(recipe.refiner.as_ref().map(|refiner| refiner.start), Some(0.8));
     assert!((recipe.guidance_rescale - 0.7).abs() < 1e-9);
 
     // What is edited is another recipe once it is locked, and until then `check` says so.
     let models = site.path("models");
-    for file in
-        ["models/adapters/grain.safetensors", "campaigns/images/edges.png", "models/refiner-1.0/model_index.json"]
-    {
+    for file in [
+        "models/adapters/grain.safetensors",
+        "models/adapters/teal.safetensors",
+        "models/vit-h/config.json",
+        "campaigns/images/style.png",
+        "campaigns/images/white.png",
+        "campaigns/images/edges.png",
+        "models/refiner-1.0/model_index.json",
+    ] {
         let before = variant(&site.load(), "hero", &[]).recipe.id();
         site.write(file, "{ \"edited\": 1 }");
         let errors = check(&site.sources(), Some(&models)).expect_err(file).to_string();
@@ -615,6 +636,58 @@ fn adapters_refiner_controlnets_and_images_are_pinned_into_the_recipe() {
     std::fs::remove_file(site.path("campaigns/images/begin.png")).expect("removed");
     let error = write_locks(&site.sources(), &models).expect_err("an image is missing").to_string();
     assert!(error.contains("image `begin.png` of campaign `autumn`"), "{error}");
+}
+
+#[test]
+fn drafts_and_details_are_parts_of_one_recipe() {
+    let site = Site::new();
+    let plain = variant(&site.load(), "hero", &[]).recipe.id();
+    for image in ["rim.png", "edges.png"] {
+        site.write(&format!("campaigns/images/{image}"), image);
+    }
+    site.write("models/adapters/soft.safetensors", "soft");
+    site.write("models/edges-1.0/config.json", "{}");
+    let keys = "draft = { scale = 0.5, strength = 0.6, enlarge = \"latents\", steps = 9, loras = [{ name = \"soft\" }], \
+                controls = [{ network = \"edges-1.0\", image = \"edges.png\" }] }\n\
+                details = [{ mask = \"rim.png\", strength = 0.4, prompt = \"a rim\", guidance = 2.5, loras = [] }]\n";
+    site.edit("campaigns/autumn.toml", "prompt   =", &format!("{keys}prompt   ="));
+    site.lock();
+    let with = variant(&site.load(), "hero", &[]);
+    let recipe = std::sync::Arc::new(drawn(&with).clone());
+    assert_ne!(recipe.id(), plain);
+    let digest = |text: &str| bildkante_shared::ids::Digest::of_bytes(text.as_bytes());
+    let parts = recipe.parts();
+    let shapes: Vec<_> =
+        parts.iter().map(|part| (part.width_px, part.height_px, part.steps, part.loras.len())).collect();
+    assert_eq!(shapes, [(672, 384, 9, 1), (1344, 768, 30, 0), (1344, 768, 30, 0)]);
+    assert_eq!((parts[0].controls[0].image, parts[2].mask), (digest("edges.png"), Some(digest("rim.png"))));
+    assert_eq!((parts[2].prompt.as_str(), parts[2].guidance), ("a rim", 2.5));
+    // The teaser's draft has the teaser's shape.
+    let teaser = variant(&site.load(), "teaser", &[]);
+    assert_eq!(drawn(&teaser).draft.as_ref().map(|draft| (draft.width_px, draft.height_px)), Some((384, 480)));
+    let words: Vec<String> = recipe.images().chain(recipe.adapters()).map(|digest| digest.to_string()).collect();
+    assert_eq!(words, ["edges.png", "rim.png", "soft"].map(|name| digest(name).to_string()));
+
+    for (from, to, reason) in [
+        ("scale = 0.5, ", "", "`draft.scale` is missing"),
+        ("scale = 0.5", "scale = 2", "`generate.draft.scale` is 0.1 to 1"),
+        ("\"latents\"", "\"hope\"", "`generate.draft.enlarge` is `hope`"),
+        ("strength = 0.6, ", "", "`draft.strength` is missing"),
+        ("strength = 0.4, ", "", "`details.strength` is missing"),
+        ("\"a rim\"", "\"a {colour} rim\"", "has no placeholders"),
+        ("rim.png", "rim.jpg", "`rim.jpg` is no PNG"),
+        (
+            "details =",
+            "init = { image = \"rim.png\", strength = 0.5 }\ndetails =",
+            "begins with its `draft` or with an `init`",
+        ),
+    ] {
+        let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
+        site.edit("campaigns/autumn.toml", from, to);
+        let faults = site.faults();
+        assert!(faults.contains(reason), "{to}: {faults}");
+        site.write("campaigns/autumn.toml", &text);
+    }
 }
 
 #[test]
@@ -669,7 +742,7 @@ fn a_slot_says_in_one_way_which_noise_levels_are_visited() {
     // The campaign's `sigmas` do not hold for a slot that names its levels.
     let named = scheduler("scheduler = \"tcd\", timesteps = [999, 500, 9], eta = 1, prediction = \"sample\"");
     assert_eq!((named.sigmas, named.timesteps, named.eta), (None, vec![999, 500, 9], Some(1.0)));
-    assert_eq!(named.prediction, Some(OutputKind::Sample));
+    assert_eq!(named.prediction, Some(Prediction::Sample));
 
     for (keys, reason) in [
         ("timesteps = [999, 500]", "`timesteps` needs 3 values for 3 steps and has 2"),
@@ -693,6 +766,10 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
         ("weight = 0.7", "weight = 70", "`generate.loras.weight` is -10 to 10"),
         ("name = \"grain\"", "nane = \"grain\"", "unknown key `generate.loras.nane`"),
         ("name = \"grain\"", "name = \"../grain\"", "`../grain` is no adapter"),
+        ("\"Studio-Look\"", "\"a look\"", "`a look` cannot stand for `look.v1` in a prompt"),
+        ("\"white.png\"", "\"white.jpg\"", "`white.jpg` is no PNG"),
+        ("weight = 0.6, mask", "start = 0.5, end = 0.5, mask", "`start` 0.5 is not before `end` 0.5"),
+        ("\"Studio-Look\"", "\"<TEAL>\"", "`<teal>` stands for another embedding already"),
         (", start = 0.8", "", "`refiner.start` is missing"),
         ("end = 0.9", "start = 0.9, end = 0.2", "`start` 0.9 is not before `end` 0.2"),
         ("edges.png", "edges.jpg", "`edges.jpg` is no PNG"),
@@ -725,7 +802,10 @@ fn scopes_of_duplicates_are_those_of_former_versions() {
         "timestep_spacing = \"trailing\"\nsigmas = \"exponential\"\nzero_terminal_snr = true",
     );
     assert_eq!(scope(&site), "autumn/hero@45b6bdde74010d83?colour=teal");
-    assert_eq!(scope(&added()), "autumn/hero@ddc9ff581c68f744?colour=teal");
+    let site = added();
+    site.edit("campaigns/autumn.toml", LATER, "");
+    site.lock();
+    assert_eq!(scope(&site), "autumn/hero@ddc9ff581c68f744?colour=teal");
 }
 
 /// Pages name versions: an upgrade that changes this number makes every pinned URL of every page an unpinned one.
@@ -765,6 +845,49 @@ fn a_picture_tells_its_generator_and_its_prompt_where_the_campaign_publishes_it(
     assert_eq!(prompt.writer.as_deref(), Some("A. B."));
     site.edit("campaigns/autumn.toml", "publish_prompt = true", "publish_prompt = false");
     assert!(site.faults().contains("`prompt_writer` is told only with the prompt"), "{}", site.faults());
+}
+
+#[test]
+fn the_first_right_to_end_is_the_pictures_end() {
+    let site = Site::new();
+    let rights_end = |site: &Site| variant(&site.load(), "hero", &[]).rights_end.clone();
+    assert_eq!(rights_end(&site), None);
+    site.edit("campaigns/autumn.toml", "/l\" }", "/l\", ends = 2027-06-30 }");
+    let end = |unix_s, of: &str| Some(RightsEnd { unix_s, of: of.to_owned() });
+    // The day is the last one.
+    assert_eq!(rights_end(&site), end(1_814_400_000, "campaign autumn"));
+    let manifest = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
+    let model =
+        "\n[models.\"base-1.0\"]\nowner = \"Studio\"\ncontract = \"2026/17\"\nends = 2027-06-01T12:00:00+02:00\n";
+    site.write("campaigns/autumn.toml", &format!("{manifest}{model}"));
+    assert_eq!(rights_end(&site), end(1_811_844_000, "model base-1.0"));
+    assert_eq!(autumn(&site.load()).rights_ends().len(), 2);
+
+    site.write("campaigns/autumn.toml", &format!("{manifest}{model}territory = [\"DE\", \"AT\"]\n"));
+    let faults = site.faults();
+    assert!(faults.contains("`en-GB`, and this may be shown in `DE` and `AT`") || faults.contains("en-GB"), "{faults}");
+    site.write("campaigns/autumn.toml", &format!("{manifest}\n[references.cup]\nends = 2027-06-01\n"));
+    assert!(site.faults().contains("an image that this campaign does not use"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("recallable = true", "recallable = false"));
+    assert!(site.faults().contains("`ends` needs `policy.recallable = true`"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("2027-06-30", "\"2027-06-30\""));
+    assert!(site.faults().contains("without quotes"), "{}", site.faults());
+}
+
+#[test]
+fn a_slot_may_be_reviewed_otherwise_than_its_campaign() {
+    let site = Site::new();
+    let review = |site: &Site, slot| variant(&site.load(), slot, &[]).review;
+    assert_eq!(review(&site, "hero"), Review::None);
+    site.edit("campaigns/autumn.toml", "review = \"none\"", "review = \"required\", approvers = 2");
+    assert_eq!(review(&site, "hero"), Review::Required { approvers: 2 });
+    let manifest = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
+    site.write("campaigns/autumn.toml", &manifest.replacen("[slots.hero]\n", "[slots.hero]\nreview = \"none\"\n", 1));
+    assert_eq!((review(&site, "hero"), review(&site, "teaser")), (Review::None, Review::Required { approvers: 2 }));
+    site.write("campaigns/autumn.toml", &manifest.replace("recallable = true", "recallable = false"));
+    assert!(site.faults().contains("needs `recallable = true`"), "{}", site.faults());
+    site.write("campaigns/autumn.toml", &manifest.replace("review = \"required\"", "review = \"none\""));
+    assert!(site.faults().contains("`approvers` is for pictures that are reviewed"), "{}", site.faults());
 }
 
 /// A campaign whose pictures people bring, with none yet.

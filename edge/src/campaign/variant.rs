@@ -12,8 +12,11 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Generate, Seed, SeedPer};
-use super::manifest::PromptPublication;
+use super::manifest::{OnStaleState, PromptPublication};
+use super::parts::Parts;
 use super::pins::Pins;
+use super::review::Review;
+use super::rights::RightsEnd;
 use super::slots::Slot;
 use crate::provenance::{Description, Generator, Marking, Prompt};
 use crate::render::Finish;
@@ -61,6 +64,12 @@ impl Tags {
         [&self.campaign, &self.slot]
     }
 
+    /// `recipe:…`.
+    #[must_use]
+    pub fn recipe(&self) -> &str {
+        &self.recipe
+    }
+
     /// `slot:campaign/slot`.
     #[must_use]
     pub fn slot(&self) -> &str {
@@ -81,13 +90,23 @@ pub struct Variant {
     /// Every axis with its value, by axis name: `studio/hero?colour=teal&…&product=mug`. The same in every
     /// snapshot, also when a default is changed.
     pub name: String,
+    /// The same with the axes alone that its picture differs by: what people decide about, and the name of an import.
+    pub picture: String,
     /// Axes that are not at their default, by axis name: `colour=red`; empty for the slot's fallback.
     pub query: String,
     pub recipe: MasterRecipe,
+    /// What its picture is made of.
+    pub parts: Arc<Parts>,
     /// Of its master, or what the slot expects of one that is awaited.
     pub size_px: (u32, u32),
     /// The campaign's, or its own if it is an import.
     pub finish: Arc<Finish>,
+    /// The campaign's.
+    pub on_stale_state: OnStaleState,
+    /// Of its slot.
+    pub review: Review,
+    /// When it may be shown no more, because a right ends.
+    pub rights_end: Option<RightsEnd>,
     /// Within which images the node may find a duplicate.
     pub dedup: DedupScope,
     pub tags: Tags,
@@ -107,11 +126,21 @@ impl Variant {
         Ok(Self {
             key,
             name: if all.is_empty() { path.clone() } else { format!("{path}?{all}") },
+            picture: picture_name(&campaign.name, slot, &campaign.axes, &values),
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
+            on_stale_state: campaign.policy.on_stale_state,
+            review: slot.review,
+            rights_end: match &recipe {
+                MasterRecipe::Imported(_) => {
+                    campaign.rights().of_import(&picture_name(&campaign.name, slot, &campaign.axes, &values))
+                }
+                MasterRecipe::Drawn(_) | MasterRecipe::Awaited(_) => campaign.rights().of_drawn(slot),
+            },
             dedup: dedup_scope(campaign, slot_index, &path, &values),
             tags: Tags::new(&campaign.name, &path, recipe.id()),
             file_stem: file_stem(campaign, slot, &values),
             values: values.into_boxed_slice(),
+            parts: Arc::new(Parts::of(slot, &recipe)),
             recipe,
             size_px,
             finish,

@@ -78,9 +78,14 @@ impl Remote {
 
     /// The page at a path. What is not answered with one is an error.
     pub(super) async fn page(&self, path: &str) -> anyhow::Result<String> {
+        String::from_utf8(self.file(path).await?.into()).with_context(|| format!("{} answers with no text", self.base))
+    }
+
+    /// The bytes at a path, whatever they are.
+    pub(super) async fn file(&self, path: &str) -> anyhow::Result<Bytes> {
         let (status, body) = self.bytes(Method::GET, path, None).await?;
         if status.is_success() {
-            return String::from_utf8(body.into()).with_context(|| format!("{} answers with no text", self.base));
+            return Ok(body);
         }
         let body = serde_json::from_slice(&body).unwrap_or_default();
         anyhow::bail!("{}", problem(&Reply { status, body }))

@@ -1,4 +1,4 @@
-//! A document that the signer of pictures signs: a detector's report.
+//! A document that the signer of pictures signs: a detector's report, or a checkpoint of the audit.
 //!
 //! JSON Web Signature in its flattened form (RFC 7515 §7.2.2): ES256 or EdDSA (RFC 7518 §3.4, RFC 8037), the certificate chain
 //! in `x5c`. The content type in the protected header says what is signed, so that a signature for one purpose cannot be shown
@@ -19,8 +19,24 @@ use super::verify::{Standing, Trust};
 
 /// Longest document, in bytes.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
-/// What is signed.
-const CONTENT_TYPE: &str = "vnd.bildkante.verification+json";
+/// What is signed. A signature for one purpose holds for no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A detector's report.
+    Report,
+    /// The head of the audit's chain at some moment.
+    Checkpoint,
+}
+
+impl Purpose {
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Report => "vnd.bildkante.verification+json",
+            Self::Checkpoint => "vnd.bildkante.audit-checkpoint+json",
+        }
+    }
+}
+
 /// Longest certificate of a chain.
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 
@@ -49,7 +65,7 @@ struct Header {
 pub enum DocumentFault {
     #[error("it is no signed document: {0}")]
     Form(&'static str),
-    #[error("it is signed for another purpose than a report")]
+    #[error("it is signed for another purpose")]
     Purpose,
     #[error("the certificate in it may not sign: {0}")]
     Certificate(#[from] CertificateFault),
@@ -74,16 +90,24 @@ const fn name(algorithm: Algorithm) -> &'static str {
 }
 
 impl SignedDocument {
-    /// Signs a payload. Blocks for as long as a signing program takes.
+    /// Signs a report. Blocks for as long as a signing program takes.
     ///
     /// # Errors
     /// When the chain is not valid at `now_unix_s`, or the signer fails.
     pub fn sign(signer: &Signer, payload: &[u8], now_unix_s: u64) -> Result<Self, SignerError> {
+        Self::sign_for(Purpose::Report, signer, payload, now_unix_s)
+    }
+
+    /// Signs a payload. Blocks for as long as a signing program takes.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub fn sign_for(purpose: Purpose, signer: &Signer, payload: &[u8], now_unix_s: u64) -> Result<Self, SignerError> {
         signer.check_time(now_unix_s)?;
         let header = Header {
             alg: name(signer.algorithm()).to_owned(),
             typ: "JOSE+JSON".to_owned(),
-            cty: CONTENT_TYPE.to_owned(),
+            cty: purpose.content_type().to_owned(),
             x5c: signer.chain().iter().map(|der| BASE64.encode(der)).collect(),
             crit: None,
         };
@@ -104,9 +128,27 @@ impl SignedDocument {
             .map_err(|_| DocumentFault::Form("it has no `payload`, `protected` and `signature`"))
     }
 
+    /// What it says, before its signature is verified: only for what decides how to verify it.
+    pub(crate) fn payload<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&BASE64URL_NOPAD.decode(self.payload.as_bytes()).ok()?).ok()
+    }
+
     /// # Errors
     /// When anything about it does not hold. A signer that no authority of `trust` knows is no error.
     pub fn verify(&self, trust: &Trust, now_unix_s: u64) -> Result<VerifiedDocument, DocumentFault> {
+        self.verify_for(Purpose::Report, trust, now_unix_s)
+    }
+
+    /// The same for another purpose.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_for(
+        &self,
+        purpose: Purpose,
+        trust: &Trust,
+        now_unix_s: u64,
+    ) -> Result<VerifiedDocument, DocumentFault> {
         let decoded = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes());
         let damaged = |_| DocumentFault::Form("a part of it is no base64url");
         let header = decoded(&self.protected).map_err(damaged)?;
@@ -115,7 +157,7 @@ impl SignedDocument {
         if header.crit.is_some() {
             return Err(DocumentFault::Form("it wants an extension that is not known here"));
         }
-        if header.cty != CONTENT_TYPE {
+        if header.cty != purpose.content_type() {
             return Err(DocumentFault::Purpose);
         }
         let chain = Chain::from_ders(certificates(&header.x5c)?, now_unix_s)?;
@@ -224,7 +266,9 @@ mod tests {
         header["cty"] = "json".into();
         let protected = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
         assert_eq!(fault(SignedDocument { protected, ..good.clone() }), DocumentFault::Purpose);
-        header["cty"] = CONTENT_TYPE.into();
+        let report = Purpose::Report;
+        assert!(good.verify_for(Purpose::Checkpoint, &trust, NOW_UNIX_S).is_err(), "signed for another purpose");
+        header["cty"] = report.content_type().into();
         header["crit"] = serde_json::json!(["exp"]);
         let protected = BASE64URL_NOPAD.encode(header.to_string().as_bytes());
         assert!(matches!(fault(SignedDocument { protected, ..good }), DocumentFault::Form(_)));

@@ -21,8 +21,8 @@ pub const GENERATION_LABEL: &str = "com.bildkante.generation";
 pub const CLAIM_GENERATOR: &str = "Bildkante";
 /// Longest text of a story, in UTF-8 bytes. A longer one is cut.
 pub const STORY_TEXT_BYTES_MAX: usize = 256;
-/// Most ingredients of a picture.
-pub const INGREDIENTS_MAX: usize = 16;
+/// Most ingredients of a picture: more than a recipe can name images.
+pub const INGREDIENTS_MAX: usize = 32;
 /// Largest file that is read as an ingredient, in bytes.
 pub const INGREDIENT_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 

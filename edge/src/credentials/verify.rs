@@ -186,6 +186,12 @@ impl Trust {
         Self { context: Arc::clone(guard::context()), anchors: Arc::default() }
     }
 
+    /// Whether no authority is trusted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.anchors.is_empty()
+    }
+
     /// Trusts the certificates of a PEM file, such as C2PA's trust list and its list of timestamp authorities.
     ///
     /// # Errors

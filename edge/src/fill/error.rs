@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::budget::OverBudget;
 use crate::cache::{FlightError, MasterError};
+use crate::governance::Withheld;
 use crate::origin::OriginError;
 use crate::render::{PoolError, RenderError, RenderJobError};
 
@@ -32,6 +33,8 @@ pub enum FillError {
     Overtaken,
     #[error("its origin could not be signed")]
     Unsigned,
+    #[error(transparent)]
+    Withheld(#[from] Withheld),
 }
 
 impl FillError {
@@ -47,6 +50,7 @@ impl FillError {
             Self::OverBudget(budget) => budget.as_str(),
             Self::Overtaken => "purged-meanwhile",
             Self::Unsigned => "unsigned",
+            Self::Withheld(withheld) => withheld.reason.as_str(),
         }
     }
 

@@ -119,9 +119,15 @@ fn parts(recipe: &MasterRecipe) -> Vec<NamedPicture> {
 fn given(recipe: &Recipe) -> Vec<NamedPicture> {
     let init = recipe.init.iter().map(|init| (init.image, "initial image"));
     let mask = recipe.mask.iter().map(|mask| (*mask, "mask of what is painted anew"));
-    let controls = recipe.controls.iter().map(|control| (control.image, "control image"));
+    let depth = recipe.depth.iter().map(|image| (*image, "map of depth"));
+    let controls = recipe.all_controls().map(|control| (control.image, "control image"));
+    let references = recipe.references.iter().map(|used| (used.image, "reference image"));
+    let masks = recipe.references.iter().filter_map(|used| used.mask);
+    let masks = masks.map(|mask| (mask, "mask of what resembles a reference"));
+    let details = recipe.details.iter().map(|detail| (detail.mask, "mask of a detail"));
+    let guides = depth.chain(controls).chain(references).chain(masks).chain(details);
     let mut parts: Vec<NamedPicture> = Vec::new();
-    for (digest, title) in init.chain(mask).chain(controls).take(INGREDIENTS_MAX) {
+    for (digest, title) in init.chain(mask).chain(guides).take(INGREDIENTS_MAX) {
         if !parts.iter().any(|part| part.digest == digest) {
             parts.push(NamedPicture { digest, title, relation: Relation::Input });
         }
@@ -136,7 +142,7 @@ pub(super) fn added_bytes(ingredients: &[Ingredient]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use bildkante_shared::recipe::{ControlUse, InitUse};
+    use bildkante_shared::recipe::{ControlUse, InitUse, ReferenceUse};
 
     use super::*;
 
@@ -150,11 +156,18 @@ mod tests {
         recipe.init = Some(InitUse { image: digest("photo"), strength: 0.5 });
         recipe.mask = Some(digest("mask"));
         recipe.controls = vec![control("edges"), control("photo")];
+        recipe.depth = Some(digest("depth"));
+        let (adapter, encoder) = (digest("adapter"), digest("encoder"));
+        let (weight, start, end, mask) = (1.0, 0.0, 1.0, Some(digest("where")));
+        recipe.references = vec![ReferenceUse { adapter, encoder, image: digest("style"), weight, start, end, mask }];
         let named: Vec<_> = given(&recipe).into_iter().map(|part| (part.digest, part.title)).collect();
         let expected = [
             (digest("photo"), "initial image"),
             (digest("mask"), "mask of what is painted anew"),
+            (digest("depth"), "map of depth"),
             (digest("edges"), "control image"),
+            (digest("style"), "reference image"),
+            (digest("where"), "mask of what resembles a reference"),
         ];
         assert_eq!(named, expected);
         assert!(given(&recipe).iter().all(|part| part.relation == Relation::Input));

@@ -20,7 +20,8 @@ use tracing::Instrument;
 use super::{FillError, OVERTAKEN_MAX, Want};
 use crate::budget::Budgets;
 use crate::cache::{Binding, Caches, FlightRole, Flights, MasterFile, VerifiedMaster};
-use crate::governance::{Purges, Verdict};
+use crate::campaign::Parts;
+use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
 use crate::render::{self, Precedence, RenderPool};
 
@@ -32,6 +33,7 @@ const REFUSALS_MAX: u64 = 10_000;
 pub(super) struct Mastering {
     pub(super) caches: Arc<Caches>,
     pub(super) purges: Purges,
+    pub(super) gate: Gate,
     pub(super) budgets: Arc<Budgets>,
     pub(super) origin: Arc<dyn Origin<MasterRecipe>>,
     pub(super) pool: Arc<RenderPool>,
@@ -84,11 +86,17 @@ pub(super) fn refusals() -> Cache<RecipeId, FillError> {
 impl Mastering {
     /// The binding, unless masters were purged since.
     pub(super) fn binding(&self, want: &Want) -> Option<Arc<Binding>> {
+        if let Some(decided) = &want.decided {
+            return Some(Arc::clone(&decided.binding));
+        }
         self.caches.bindings.get(want.recipe_id()).filter(|binding| self.is_current(want, binding))
     }
 
     /// The binding, also one that is only good for finding what may still be shown.
     pub(super) fn any_binding(&self, want: &Want) -> Option<Arc<Binding>> {
+        if let Some(decided) = &want.decided {
+            return Some(Arc::clone(&decided.binding));
+        }
         let binding = self.caches.bindings.get(want.recipe_id())?;
         let verdict = self.purges.binding_verdict(&want.subject(), &binding);
         (verdict != Verdict::Gone).then_some(binding)
@@ -114,8 +122,9 @@ impl Mastering {
     pub(super) async fn bound(self: &Arc<Self>, want: &Want) -> Result<Bound, FillError> {
         for _ in 0..OVERTAKEN_MAX {
             let bound = self.bound_once(want).await?;
+            self.gate.clear(want, Some(bound.binding.master))?;
             // A master that was asked for before it was purged is not the one that follows the purge.
-            if self.is_current(want, &bound.binding) {
+            if want.decided.is_some() || self.is_current(want, &bound.binding) {
                 return Ok(bound);
             }
         }
@@ -123,6 +132,10 @@ impl Mastering {
     }
 
     async fn bound_once(self: &Arc<Self>, want: &Want) -> Result<Bound, FillError> {
+        // What was decided is never drawn anew.
+        if let Some(decided) = &want.decided {
+            return Ok(Bound { binding: Arc::clone(&decided.binding), elapsed: None });
+        }
         // Nothing is asked for a picture that no person has brought yet.
         if let MasterRecipe::Awaited(_) = want.variant.recipe {
             return Err(OriginError::from(ImportFault::Awaited).into());
@@ -170,7 +183,7 @@ impl Mastering {
             duplicate_of_another = made.duplicate.is_some(), node = %made.maker,
             elapsed_ms = started.elapsed().as_millis(), "generation answered"
         );
-        let binding = binding_of(made, generation);
+        let binding = binding_of(made, &want.variant.parts, generation);
         let master = match self.caches.object {
             // Other edges will ask the store for it.
             Some(_) => {
@@ -184,7 +197,11 @@ impl Mastering {
 
     async fn make(&self, want: &Want, trace: &TraceContext) -> Result<Made, FillError> {
         let recipe = want.recipe_id();
-        let order = Order { dedup: Some(want.variant.dedup.clone()), ..self.order(want, trace) };
+        // What was killed since it was asked for is not drawn.
+        self.gate.clear(want, None)?;
+        // What people decide about is never another variant's picture.
+        let dedup = (!want.variant.review.is_required()).then(|| want.variant.dedup.clone());
+        let order = Order { dedup, ..self.order(want, trace) };
         let made = self.origin.make(&want.variant.recipe, order).await;
         made.map_err(FillError::from).inspect_err(|error| {
             log_limited!(warn, %recipe, %error, "generation failed");
@@ -205,7 +222,7 @@ impl Mastering {
         precedence: Precedence,
     ) -> Result<(Decoded, Arc<Binding>), FillError> {
         let error = match self.master(want, binding.master, precedence).await {
-            Err(error) if error.is_lost_master() => error,
+            Err(error) if error.is_lost_master() && want.decided.is_none() => error,
             result => return Ok((result?, Arc::clone(binding))),
         };
         let recipe = want.recipe_id();
@@ -295,7 +312,7 @@ impl Mastering {
     }
 }
 
-fn binding_of(made: Made, generation: u64) -> Binding {
+fn binding_of(made: Made, parts: &Arc<Parts>, generation: u64) -> Binding {
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Binding {
         master: made.master,
@@ -307,6 +324,7 @@ fn binding_of(made: Made, generation: u64) -> Binding {
         drawn_unix_s: made.drawn_unix_s,
         determinism: made.determinism,
         generation,
+        parts: Some(Arc::clone(parts)),
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -14,7 +14,7 @@ use super::rendition::{Cut, Filled};
 use super::{Fill, Want};
 use crate::cache::{Binding, Rendition, Tier, VariantName};
 use crate::campaign::Tags;
-use crate::governance::{Subject, Verdict};
+use crate::governance::{Cleared, Subject, Verdict, Withheld};
 use crate::origin::IMPORT_MAKER;
 use crate::render::RenditionSpec;
 use crate::words::Outcome;
@@ -61,7 +61,7 @@ impl PreviousPicture {
 impl Want {
     /// What purges know it by.
     pub(super) fn subject(&self) -> Subject<'_> {
-        Subject { tags: self.variant.tags.all(), recipe: self.recipe_id(), spec: &self.spec }
+        Subject { tags: self.tags().all(), recipe: self.recipe_id(), spec: &self.spec }
     }
 
     pub(super) fn variant_name(&self) -> VariantName {
@@ -73,7 +73,9 @@ impl Fill {
     /// The rendition if it is in memory: the hit path.
     #[must_use]
     pub fn peek(&self, want: &Want) -> Peek {
-        let Some(binding) = self.caches.bindings.get(want.recipe_id()) else { return Peek::Absent };
+        let decided = want.decided.as_ref().map(|decided| Arc::clone(&decided.binding));
+        let binding = decided.or_else(|| self.caches.bindings.get(want.recipe_id()));
+        let Some(binding) = binding else { return Peek::Absent };
         let cut = Cut::of(want, &binding);
         let Some(rendition) = self.caches.memory.get(cut.key()) else { return Peek::Absent };
         match self.verdict(cut, &rendition) {
@@ -97,6 +99,12 @@ impl Fill {
         Some(Filled::found(rendition, Outcome::Disk))
     }
 
+    /// What is known of the picture's making, once it was made.
+    #[must_use]
+    pub fn made(&self, want: &Want) -> Option<Arc<Binding>> {
+        self.masters.binding(want)
+    }
+
     /// Whether the picture exists, so that only rendering is left to do.
     #[must_use]
     pub fn is_drawn(&self, want: &Want) -> bool {
@@ -106,7 +114,7 @@ impl Fill {
     /// The same, also of a picture whose master is yet to be made from its original.
     #[must_use]
     pub fn is_there(&self, want: &Want) -> bool {
-        matches!(want.variant.recipe, MasterRecipe::Imported(_)) || self.is_drawn(want)
+        matches!(want.recipe(), Some(MasterRecipe::Imported(_))) || self.is_drawn(want)
     }
 
     /// A copy that was purged softly, for when there is nothing better to be had.
@@ -129,8 +137,17 @@ impl Fill {
         let recipe = self.caches.previous.get(want.variant_name()).filter(|recipe| *recipe != want.recipe_id())?;
         let binding = self.caches.bindings.get(recipe).filter(|binding| binding.node != IMPORT_MAKER)?;
         let previous = PreviousPicture { recipe, binding, tags: want.variant.tags.with_recipe(recipe) };
+        self.clear_previous(want, &previous).ok()?;
         let verdict = self.purges.binding_verdict(&previous.subject(&want.spec), &previous.binding);
         (verdict != Verdict::Gone).then_some(previous)
+    }
+
+    /// Whether that picture may be shown.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn clear_previous(&self, want: &Want, previous: &PreviousPicture) -> Result<Cleared, Withheld> {
+        self.gate.clear_former(&want.variant, previous.recipe, &previous.binding)
     }
 
     /// That picture in the wanted cut, if it is in memory.

@@ -65,13 +65,13 @@ impl<'a> Cut<'a> {
     pub(super) fn of(want: &'a Want, binding: &'a Binding) -> Self {
         let (recipe, master) = (want.recipe_id(), binding.master);
         Self {
-            tags: &want.variant.tags,
+            tags: want.tags(),
             recipe,
             master,
             spec: &want.spec,
             finish: &want.finish,
             binding,
-            made_of: Some(&want.variant.recipe),
+            made_of: want.recipe(),
         }
     }
 
@@ -109,6 +109,7 @@ pub(super) struct Rendering {
 impl Fill {
     /// The rendition, made again as long as it is purged while it is made.
     pub(super) async fn rendition(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
+        self.gate.clear(want, None)?;
         for _ in 0..OVERTAKEN_MAX {
             let filled = self.attempt(want, payer).await?;
             let is_valid = || self.purges.verdict(&want.subject(), &filled.rendition) == Verdict::Valid;
@@ -181,6 +182,7 @@ impl Fill {
         previous: &PreviousPicture,
         payer: &Payer,
     ) -> Result<Filled, FillError> {
+        self.gate.clear_former(&want.variant, previous.recipe, &previous.binding)?;
         let generation = self.purges.generation();
         let cut = previous.cut(want);
         if let Some((tier, rendition, verdict)) = self.find(cut).await

@@ -110,6 +110,7 @@ impl Fill {
     }
 
     async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {
+        self.gate.clear(want, None)?;
         for _ in 0..OVERTAKEN_MAX {
             let generation = self.purges.generation();
             let bound = self.masters.bound(want).await?;

@@ -46,7 +46,7 @@ impl Site {
 
     fn keep_at(&self, epoch: u64, question: Question<'_>, rendition: &Rendition, settled: Settled) {
         let counters = |outcome| self.metrics.hit_counters(outcome, Format::Webp, "c", "s");
-        self.front.keep(question, epoch, (KEY, rendition), settled, counters);
+        self.front.keep(question, (epoch, None), (KEY, rendition), settled, counters);
     }
 
     fn ask(&self, target: &str, fields: &[(&'static str, &str)]) -> Option<Ready> {

@@ -15,6 +15,7 @@ use super::purge::{Purge, Purges};
 use super::scope::{PurgeScope, ScopeError};
 use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
+use crate::shared_state::{Change, Log, LogError, Proposal, PurgeMarks};
 use crate::state::StateError;
 use crate::words::Epoch;
 
@@ -34,6 +35,9 @@ pub enum DeskError {
     Scope(#[from] ScopeError),
     #[error(transparent)]
     Ledger(#[from] StateError),
+    /// It holds here, and no other edge knows of it.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// See the module's documentation. Cheap to clone.
@@ -41,6 +45,7 @@ pub enum DeskError {
 pub struct PurgeDesk {
     pub purges: Purges,
     pub downstream: Downstream,
+    log: Arc<dyn Log>,
     catalog: CatalogHandle,
     epoch: Epoch,
     public_url: String,
@@ -54,18 +59,20 @@ impl PurgeDesk {
     pub fn new(
         purges: Purges,
         downstream: Downstream,
+        log: Arc<dyn Log>,
         catalog: CatalogHandle,
         epoch: Epoch,
         public_url: String,
         answer_wait: Duration,
     ) -> Self {
-        Self { purges, downstream, catalog, epoch, public_url, answer_wait, under_way: Arc::default() }
+        Self { purges, downstream, log, catalog, epoch, public_url, answer_wait, under_way: Arc::default() }
     }
 
     /// Purges here, then waits a while for the caches further down. The record says who has confirmed.
     ///
     /// # Errors
-    /// When the scope names nothing, or the purge could not be stored: it is in force then, until a restart.
+    /// When the scope names nothing; when the purge could not be stored: it is in force then, until a restart; or when it could
+    /// not be entered into the shared log: it is in force here alone.
     pub async fn purge(&self, who: &str, order: PurgeOrder) -> Result<PurgeRecord, DeskError> {
         let aim = order.scope.aim(&self.catalog.load(), &self.public_url)?;
         let (scope, kind, reach, why) = (order.scope.clone(), order.kind, order.reach, order.why.clone());
@@ -89,23 +96,35 @@ impl PurgeDesk {
             drop(turn);
             record
         });
-        let record = task.await.unwrap_or(Err(StateError::Panicked))?;
+        let record = task.await.unwrap_or_else(|_| Err(StateError::Panicked.into()))?;
         Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
     }
 
+    /// The campaign that a purge stays within; `None` where it may reach into several.
+    ///
+    /// # Errors
+    /// When the scope names nothing.
+    pub fn campaign_of(&self, scope: &PurgeScope) -> Result<Option<String>, ScopeError> {
+        Ok(scope.aim(&self.catalog.load(), &self.public_url)?.campaign)
+    }
+
     /// In force first, here and then further down; durable next; acknowledged last.
-    async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, StateError> {
+    async fn carry_out(&self, purge: Purge) -> Result<PurgeRecord, DeskError> {
+        let marks = marks(&purge);
         let enforced = self.purges.enforce(purge, || self.downstream.names());
         // What was answered before may no longer be, also when a restart would forget the purge.
         self.epoch.advance();
         self.downstream.wake();
         let PurgeRecord { by, why, scope, kind, reach, .. } = &enforced.record;
+        let proposal =
+            Proposal { change: Change::Purge(marks), who: by.clone(), why: why.clone(), key: None, edge: None };
         self.purges.metrics().purges.with_label_values(&[scope.as_str(), kind.as_str()]).inc();
         let stored = self.purges.stored(&enforced).await;
         let outcome = if stored.is_ok() { "done" } else { "not-stored" };
         let subject = format!("{} {} {}", kind.as_str(), reach.as_str(), scope.text());
         audit::note(&audit::Change { who: by, what: "purge", subject: &subject, why, outcome });
         stored?;
+        self.log.propose(proposal).await?;
         Ok(enforced.record)
     }
 
@@ -122,5 +141,19 @@ impl PurgeDesk {
             }
             Err(_) => tracing::error!(?wait, "purges are still on their way to the device"),
         }
+    }
+}
+
+/// What other edges put in force.
+fn marks(purge: &Purge) -> PurgeMarks {
+    let PurgeRecord { scope, kind, reach, tags, url, .. } = &purge.record;
+    PurgeMarks {
+        scope: scope.clone(),
+        kind: *kind,
+        reach: *reach,
+        keys: purge.keys.iter().map(ToString::to_string).collect(),
+        tags: tags.clone(),
+        url: url.clone(),
+        campaign: purge.campaign.clone(),
     }
 }

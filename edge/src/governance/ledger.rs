@@ -159,10 +159,23 @@ impl Value<u64> for PurgeRecord {
 /// The key of the last purge's generation.
 const GENERATION: &str = "generation";
 
+/// The keys of where this edge stands in the shared log.
+const LOG: &str = "log";
+const LOG_SEQ: &str = "log_seq";
+
+/// How far this edge has put the shared log's purges in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogMark {
+    /// Of the log's identity; 0: of none.
+    pub log: u64,
+    pub seq: u64,
+}
+
 /// What was on the device.
 #[derive(Debug)]
 pub struct Loaded {
     pub generation: u64,
+    pub log: LogMark,
     pub marks: MarkTable,
     pub records: BTreeMap<u64, PurgeRecord>,
 }
@@ -173,9 +186,15 @@ pub struct Unwritten {
     marks: HashMap<PurgeKey, Option<Marked>>,
     records: BTreeMap<u64, Option<PurgeRecord>>,
     generation: Option<u64>,
+    log: Option<LogMark>,
 }
 
 impl Unwritten {
+    /// How far the shared log is in force.
+    pub const fn reached(&mut self, mark: LogMark) {
+        self.log = Some(mark);
+    }
+
     /// A purge that has just come into force.
     pub fn purge(&mut self, changes: &Changes, record: &PurgeRecord, forgotten: &[u64]) {
         self.marks.extend(changes.remove.iter().map(|key| (key.clone(), None)));
@@ -199,6 +218,7 @@ impl Unwritten {
             self.records.entry(*id).or_insert_with(|| record.clone());
         }
         self.generation = self.generation.max(older.generation);
+        self.log = self.log.or(older.log);
     }
 
     /// Of the last purge among it.
@@ -209,7 +229,7 @@ impl Unwritten {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.marks.is_empty() && self.records.is_empty()
+        self.marks.is_empty() && self.records.is_empty() && self.log.is_none()
     }
 
     /// Purges among it that came after this generation: the others are on the device, and only what became of them is not.
@@ -263,10 +283,15 @@ impl Ledger {
                     None => purges.remove(id)?,
                 }
             }
-            match unwritten.generation {
-                Some(generation) => changes.of(META)?.put(&GENERATION.to_owned(), &generation),
-                None => Ok(()),
+            let mut meta = changes.of(META)?;
+            if let Some(generation) = unwritten.generation {
+                meta.put(&GENERATION.to_owned(), &generation)?;
             }
+            if let Some(LogMark { log, seq }) = unwritten.log {
+                meta.put(&LOG.to_owned(), &log)?;
+                meta.put(&LOG_SEQ.to_owned(), &seq)?;
+            }
+            Ok(())
         })
     }
 }
@@ -274,13 +299,16 @@ impl Ledger {
 impl Loaded {
     /// Everything, as of one moment. A row that cannot be read is an error: what it purged would come back.
     fn of(snapshot: &Snapshot) -> Result<Self, Failure> {
-        let generation = snapshot.rows(META)?.get(&GENERATION.to_owned())?.unwrap_or(1);
+        let meta = snapshot.rows(META)?;
+        let number = |key: &str| meta.get(&key.to_owned());
+        let generation = number(GENERATION)?.unwrap_or(1);
+        let log = LogMark { log: number(LOG)?.unwrap_or(0), seq: number(LOG_SEQ)?.unwrap_or(0) };
         let mut changes = Changes::default();
         changes.put.extend(snapshot.rows(MARKS)?.all()?);
         let mut marks = MarkTable::default();
         marks.apply(changes);
         let records = snapshot.rows(PURGES)?.all()?.into_iter().collect();
-        Ok(Self { generation, marks, records })
+        Ok(Self { generation, log, marks, records })
     }
 }
 

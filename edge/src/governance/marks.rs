@@ -16,48 +16,7 @@ use bildkante_shared::ids::MasterId;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::RenditionKey;
-
-/// What becomes of what is purged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PurgeKind {
-    /// Never served again.
-    #[default]
-    Hard,
-    /// Served stale for a while, until it has been made anew.
-    Soft,
-}
-
-impl PurgeKind {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hard => "hard",
-            Self::Soft => "soft",
-        }
-    }
-}
-
-/// How deep a purge goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PurgeReach {
-    /// Encoded bytes: they are cut from the same master again.
-    #[default]
-    Renditions,
-    /// Bindings too: a node is asked for the picture again, and may answer with the master it has kept.
-    Masters,
-}
-
-impl PurgeReach {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Renditions => "renditions",
-            Self::Masters => "masters",
-        }
-    }
-}
+pub use crate::shared_state::{PurgeKind, PurgeReach};
 
 /// A purge, as a look-up sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use serde::Deserialize;
 
 use super::downstream::DownstreamConfig;
-use super::ledger::{Breadth, Delivery, Ledger, Loaded, PurgeRecord, RECORDS_MAX, Unwritten};
+use super::ledger::{Breadth, Delivery, Ledger, Loaded, LogMark, PurgeRecord, RECORDS_MAX, Unwritten};
 use super::marks::{Mark, MarkTable, Marks, PurgeKey, PurgeReach, StaleWindows, Verdict};
 use crate::cache::{Binding, Rendition, RenditionKey, unix_ms};
 use crate::render::{FinishDigest, RenditionSpec};
@@ -257,6 +257,8 @@ struct Inner {
     marks: RwLock<MarkTable>,
     records: Mutex<BTreeMap<u64, PurgeRecord>>,
     ledger: Arc<Ledger>,
+    /// How far the shared log is in force.
+    log: Mutex<LogMark>,
     /// Held while a purge comes into force, so that generations do in order.
     pending: Mutex<Pending>,
     /// One writer at a time, waiting without holding a thread: the last step that is on the device.
@@ -295,7 +297,7 @@ impl Purges {
     }
 
     fn with(config: &PurgeConfig, (ledger, loaded): (Ledger, Loaded), metrics: PurgeMetrics) -> Self {
-        let Loaded { generation, marks, records } = loaded;
+        let Loaded { generation, log, marks, records } = loaded;
         metrics.marks.set(i64::try_from(marks.len()).unwrap_or(i64::MAX));
         let inner = Inner {
             generation: AtomicU64::new(generation),
@@ -304,6 +306,7 @@ impl Purges {
             marks: RwLock::new(marks),
             records: Mutex::new(records),
             ledger: Arc::new(ledger),
+            log: Mutex::new(log),
             pending: Mutex::new(Pending { stored: generation, ..Pending::default() }),
             writer: tokio::sync::Mutex::new(0),
             is_catching_up: AtomicBool::new(false),
@@ -399,6 +402,20 @@ impl Purges {
     #[must_use]
     pub fn is_stored(&self, id: u64) -> bool {
         id <= self.inner.pending.lock().stored
+    }
+
+    /// How far the shared log is in force here.
+    #[must_use]
+    pub fn reached(&self) -> LogMark {
+        *self.inner.log.lock()
+    }
+
+    /// The shared log is in force here as far as this. It goes to the device with what that put in force, or behind it.
+    pub(super) fn reach(&self, mark: LogMark) {
+        *self.inner.log.lock() = mark;
+        let mut pending = self.inner.pending.lock();
+        pending.unwritten.reached(mark);
+        pending.step += 1;
     }
 
     /// Changes what is known of a purge downstream, at once, and has it stored: what a restart forgets before that is

@@ -2,31 +2,16 @@
 //!
 //! Invariant: of a URL or a variant, what is marked covers what any reader of it is answered with.
 
-use serde::{Deserialize, Serialize};
-
 use super::marks::{PurgeKey, TagError};
 use super::purge::cut_key;
 use crate::campaign::Catalog;
 use crate::render::RenditionSpec;
 use crate::request::{IMAGE_PATH_PREFIX, after_host};
 use crate::resolve::{Factor, Factors, Operator, Resolution, Resolved, resolve};
+pub use crate::shared_state::PurgeScope;
 
 /// Longest URL or variant.
 pub const SCOPE_BYTES_MAX: usize = 8_192;
-
-/// What is to be purged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", content = "value", rename_all = "snake_case")]
-pub enum PurgeScope {
-    /// The image a URL stands for, in each format it may be answered with.
-    Url(String),
-    /// `campaign/slot?axis=value&…`: the picture of these values in all its cuts.
-    Variant(String),
-    /// As in `Cache-Tag`.
-    Tag(String),
-    Campaign(String),
-    Everything,
-}
 
 /// Why a scope names nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,29 +25,6 @@ pub enum ScopeError {
 }
 
 impl PurgeScope {
-    /// The name of the field it is asked by, and its label in metrics.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Url(_) => "url",
-            Self::Variant(_) => "variant",
-            Self::Tag(_) => "tag",
-            Self::Campaign(_) => "campaign",
-            Self::Everything => "everything",
-        }
-    }
-
-    /// What was asked for, in one line.
-    #[must_use]
-    pub fn text(&self) -> String {
-        match self {
-            Self::Everything => "everything".to_owned(),
-            Self::Url(text) | Self::Variant(text) | Self::Tag(text) | Self::Campaign(text) => {
-                format!("{} {text}", self.as_str())
-            }
-        }
-    }
-
     /// # Errors
     /// When it names no image of the catalogue, or is no tag.
     pub fn aim(&self, catalog: &Catalog, public_url: &str) -> Result<Aim, ScopeError> {
@@ -90,6 +52,8 @@ impl PurgeScope {
             },
             Self::Campaign(name) => Ok(Aim::of_tag(format!("campaign:{name}").parse()?, Some(name.clone()))),
             Self::Everything => Ok(Aim { keys: vec![PurgeKey::Everything], ..Aim::default() }),
+            // Only a kill orders it, and says itself what is told further down.
+            Self::Kill(_) => Err(TagError::Form.into()),
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Certificates can be read again: new connections use them, open ones end with the calls that are on them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +10,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_rustls::HttpsConnectorBuilder;
 use rustls::ClientConfig;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
-use serde::Deserialize;
 
-use crate::outbound::{self, OutboundError, Trust};
-use crate::secret;
+use crate::outbound::{self, mutual::client_config};
+pub use crate::outbound::{MutualTlsConfig as NodeTlsConfig, MutualTlsError as NodeTlsError};
 
-/// More would be another file by mistake.
-const KEY_BYTES_MAX: u64 = 1 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(90);
@@ -27,31 +21,6 @@ const IDLE_MAX: Duration = Duration::from_secs(90);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-
-/// `[origin.tls]`: for nodes with `https://`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeTlsConfig {
-    /// PEM certificates that may sign a node's.
-    pub ca: PathBuf,
-    /// PEM chain this edge shows to nodes, leaf first.
-    pub certificate: PathBuf,
-    /// PEM private key.
-    pub key: PathBuf,
-}
-
-/// Why TLS to nodes cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeTlsError {
-    #[error("{path}: {source}", path = path.display())]
-    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("{path}: {source}", path = path.display())]
-    Key { path: PathBuf, source: std::io::Error },
-    #[error(transparent)]
-    Outbound(#[from] OutboundError),
-    #[error("{path}: {source}", path = path.display())]
-    Rustls { path: PathBuf, source: rustls::Error },
-}
 
 pub(super) type HttpClient = outbound::Client<Full<Bytes>>;
 
@@ -95,18 +64,6 @@ fn http_client(connect_timeout: Duration, tls: ClientConfig) -> HttpClient {
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .build(https.wrap_connector(outbound::tcp(Some(connect_timeout))))
-}
-
-/// Without a configuration no node is trusted: `https://` nodes are refused before that matters.
-fn client_config(tls: Option<&NodeTlsConfig>) -> Result<ClientConfig, NodeTlsError> {
-    let Some(tls) = tls else { return Ok(Trust::None.tls()?.with_no_client_auth()) };
-    let bytes =
-        secret::read(&tls.key, KEY_BYTES_MAX).map_err(|source| NodeTlsError::Key { path: tls.key.clone(), source })?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| NodeTlsError::Pem { path: tls.key.clone(), source })?;
-    let refuse = |source| NodeTlsError::Rustls { path: tls.certificate.clone(), source };
-    let builder = Trust::Only(&tls.ca).tls()?;
-    builder.with_client_auth_cert(outbound::certificates(&tls.certificate)?, key).map_err(refuse)
 }
 
 #[cfg(test)]

@@ -42,6 +42,24 @@ pub struct Dossier {
     pub shared_by_is_whole: bool,
 }
 
+impl Dossier {
+    /// What of it is for those who see these campaigns; `None` where it is about another one. What belongs to no campaign is for
+    /// those who see everything.
+    #[must_use]
+    pub(crate) fn shown_to(mut self, sees: impl Fn(Option<&str>) -> bool) -> Option<Self> {
+        if !sees(self.variant.as_ref().map(|variant| variant.campaign.as_str())) {
+            return None;
+        }
+        let campaign = |variant: &str| variant.split('/').next().map(str::to_owned);
+        for shared in &mut self.shared_by {
+            let before = shared.variants.len();
+            shared.variants.retain(|variant| sees(campaign(variant).as_deref()));
+            self.shared_by_is_whole &= shared.variants.len() == before;
+        }
+        Some(self)
+    }
+}
+
 /// The variant that the dossier is about.
 #[derive(Debug, Clone, Serialize)]
 pub struct VariantPaper {
@@ -344,7 +362,22 @@ pub(super) fn models(campaign: &Campaign, slot: &Slot) -> Vec<ModelPaper> {
     models.extend(
         adapters.map(|(name, weight)| model(campaign, "adapter", name, pins.adapters.get(name), Some(*weight))),
     );
+    let embeddings = additions.embeddings.iter();
+    models.extend(embeddings.map(|(name, _)| model(campaign, "embedding", name, pins.adapters.get(name), None)));
+    let of_parts = additions.draft.iter().flat_map(|draft| &draft.loras);
+    let of_parts = of_parts.chain(additions.details.iter().flat_map(|detail| &detail.loras)).flatten();
+    models.extend(
+        of_parts.map(|(name, weight)| model(campaign, "adapter", name, pins.adapters.get(name), Some(*weight))),
+    );
+    models.extend(
+        additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| network("ControlNet", &control.network)),
+    );
     models.extend(additions.controls.iter().map(|control| network("ControlNet", &control.network)));
+    for used in &additions.references {
+        let digest = pins.adapters.get(&used.adapter);
+        models.push(model(campaign, "IP-Adapter", &used.adapter, digest, Some(used.weight)));
+        models.push(network("image encoder", &used.encoder));
+    }
     models.extend(additions.refiner.iter().map(|refiner| network("refiner", &refiner.checkpoint)));
     models
 }
@@ -356,7 +389,8 @@ fn model(
     digest: Option<&Digest>,
     weight: Option<f64>,
 ) -> ModelPaper {
-    let ModelFacts { license, source, card, training_data } = campaign.models.get(name).cloned().unwrap_or_default();
+    let ModelFacts { license, source, card, training_data, .. } =
+        campaign.models.get(name).cloned().unwrap_or_default();
     ModelPaper { role, name: name.to_owned(), digest: digest.copied(), weight, license, source, card, training_data }
 }
 
@@ -368,7 +402,15 @@ fn images(campaign: &Campaign, slot: &Slot) -> Vec<ImagePaper> {
     let init = additions.init.iter().map(|(name, _)| image("begun with", name));
     let mask = additions.mask.iter().map(|name| image("painted where it is white", name));
     let controls = additions.controls.iter().map(|control| image("held to", &control.image));
-    init.chain(mask).chain(controls).collect()
+    let references = additions.references.iter().map(|used| image("to resemble", &used.image));
+    let masks = additions.references.iter().filter_map(|used| used.mask.as_deref());
+    let masks = masks.map(|name| image("to resemble another where it is white", name));
+    let drafts =
+        additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| image("held to", &control.image));
+    let details = additions.details.iter().map(|detail| image("painted where it is white", &detail.mask));
+    let guides = drafts.chain(controls).chain(references).chain(masks);
+    let depth = additions.depth.iter().map(|name| image("as near as it is bright", name));
+    init.chain(mask).chain(depth).chain(guides).chain(details).collect()
 }
 
 fn master(binding: &Binding) -> MasterPaper {

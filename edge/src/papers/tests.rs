@@ -64,6 +64,7 @@ impl Edge {
             drawn_unix_s: Some(1_700_000_000),
             determinism: Some("cpu".to_owned()),
             generation: 0,
+            parts: None,
         };
         self.bindings.put(recipe, binding).await.expect("bound");
     }

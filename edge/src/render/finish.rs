@@ -3,9 +3,11 @@
 //! A finish is what is said of the picture, the watermark in its pixels, and whether a manifest is signed for it. Layers will
 //! be a further part. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
 //! to the signature, save the creation date, which is the master's and a part of rendition keys by itself; the former
-//! digests are those that stored renditions are found by after an upgrade, after the watermark's key was changed, or after signing was switched on.
+//! digests are those that stored renditions are found by after an upgrade, after the watermark's key or design was changed, or
+//! after signing was switched on.
 
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 
 use crate::provenance::{Description, DigitalSource, Marking};
@@ -55,11 +57,14 @@ impl Finishing {
         Parts { watermark, is_signed: self.is_signed }
     }
 
-    /// What the same picture may have been finished with before: with an earlier key or none, and unsigned.
+    /// What the same picture may have been finished with before: with a former design, an earlier key or none, and unsigned.
     fn former_parts(&self, source: DigitalSource) -> Vec<Parts> {
         let own = self.parts(source);
+        let former = |watermark: &Arc<Watermark>| watermark.former_digests().to_vec();
+        let of_own_key = self.watermark_for(source).into_iter().flat_map(former);
         let earlier = self.earlier_watermarks.iter().filter(|_| source.is_synthetic());
-        let watermarks = earlier.map(|watermark| Some(watermark.digest())).chain([None]);
+        let of_earlier = earlier.flat_map(|watermark| iter::once(watermark.digest()).chain(former(watermark)));
+        let watermarks = of_own_key.chain(of_earlier).map(Some).chain([None]);
         let signed = watermarks.map(|watermark| Parts { watermark, ..own });
         let unsigned = Parts { is_signed: false, ..own };
         signed.chain([unsigned, Parts::default()]).filter(|parts| *parts != own).collect()
@@ -279,12 +284,23 @@ mod tests {
         let digest = |secret, is_signed| of(finishing(secret, is_signed)).digest();
         let (key, earlier) = ([1; 32], [2; 32]);
         assert_eq!(formers(finishing(None, false)), []);
-        assert_eq!(formers(finishing(Some(key), false)), [digest(None, false)]);
-        let expected = [digest(None, true), digest(Some(key), false), digest(None, false)];
+        let designed = |secret, is_signed| former_design(&of(finishing(None, false)), secret, is_signed);
+        assert_eq!(formers(finishing(Some(key), false)), [designed(key, false), digest(None, false)]);
+        let expected = [designed(key, true), digest(None, true), digest(Some(key), false), digest(None, false)];
         assert_eq!(formers(finishing(Some(key), true)), expected);
         let earlier_watermarks = Arc::new([Arc::new(Watermark::new(&Secret::from_bytes(earlier)))]);
         let changed = Finishing { earlier_watermarks, ..finishing(Some(key), true) };
-        assert_eq!(formers(changed)[..2], [digest(Some(earlier), true), digest(None, true)]);
+        let expected = [designed(key, true), digest(Some(earlier), true), designed(earlier, true), digest(None, true)];
+        assert_eq!(formers(changed)[..4], expected);
+    }
+
+    /// As the version computed it whose watermark was in the lightness alone.
+    fn former_design(plain: &Finish, secret: [u8; 32], is_signed: bool) -> FinishDigest {
+        let mark = blake3::derive_key("bildkante 2026-11 watermark 1 digest", &secret);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"bildkante finish 2\0").update(plain.digest().as_bytes()).update(&[u8::from(is_signed)]);
+        hasher.update(&mark[..16]);
+        FinishDigest(hasher.finalize().as_bytes()[..16].try_into().unwrap())
     }
 
     /// Computed by the version before there was a finish, whose keys hold the digest of the marking.

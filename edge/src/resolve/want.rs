@@ -6,11 +6,14 @@
 use std::sync::Arc;
 
 use bildkante_shared::ids::RecipeId;
+use bildkante_shared::import::MasterRecipe;
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
 
 use super::meaning::Resolved;
-use crate::campaign::Variant;
+use crate::cache::Binding;
+use crate::campaign::{Tags, Variant};
+use crate::provenance::Description;
 use crate::render::{Finish, RenditionSpec};
 use crate::words::Format;
 
@@ -23,6 +26,29 @@ pub struct Want {
     pub urgency: Urgency,
     /// Of the reader's request that began it; `None` for the edge's own work.
     pub trace: Option<Arc<TraceContext>>,
+    /// The picture that people decided for, where they decide; the variant's own recipe says nothing then.
+    pub decided: Option<Arc<Decided>>,
+    /// For whom it is.
+    pub audience: Audience,
+}
+
+/// A picture that was decided for, with all that is known of its making.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    pub recipe: RecipeId,
+    /// The variant's, with this recipe.
+    pub tags: Tags,
+    pub binding: Arc<Binding>,
+}
+
+/// For whom a picture is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Readers: they see what was approved, where that is needed.
+    #[default]
+    Public,
+    /// Those who decide, and the edge's own work for them.
+    Reviewers,
 }
 
 impl Want {
@@ -35,7 +61,24 @@ impl Want {
             finish: Arc::clone(&resolved.variant.finish),
             urgency: asked.map_or(urgency, |asked| urgency.yielding_to(asked)),
             trace: None,
+            decided: None,
+            audience: Audience::Public,
         }
+    }
+
+    /// The same picture, for those who decide about it.
+    #[must_use]
+    pub fn for_reviewers(self) -> Self {
+        Self { audience: Audience::Reviewers, ..self }
+    }
+
+    /// The picture that was decided for, in the same cut.
+    #[must_use]
+    pub fn of_decided(self, decided: Arc<Decided>) -> Self {
+        let is_own = decided.recipe == self.variant.recipe.id();
+        // Of a former recipe only its id is known: nothing is said of its model and its prompt.
+        let finish = if is_own { self.finish } else { without_generator(&self.finish) };
+        Self { finish, decided: Some(decided), ..self }
     }
 
     /// For the node and the log lines of what is made for it.
@@ -47,7 +90,7 @@ impl Want {
     /// Another variant of the same slot in the same cut.
     #[must_use]
     pub fn of_variant(&self, variant: Arc<Variant>) -> Self {
-        Self { finish: Arc::clone(&variant.finish), variant, ..self.clone() }
+        Self { finish: Arc::clone(&variant.finish), variant, decided: None, ..self.clone() }
     }
 
     /// What nodes are asked with: the trace of the reader's request, or one of its own.
@@ -57,6 +100,27 @@ impl Want {
 
     #[must_use]
     pub fn recipe_id(&self) -> RecipeId {
-        self.variant.recipe.id()
+        self.decided.as_ref().map_or_else(|| self.variant.recipe.id(), |decided| decided.recipe)
     }
+
+    /// What purges know it by.
+    #[must_use]
+    pub fn tags(&self) -> &Tags {
+        self.decided.as_ref().map_or(&self.variant.tags, |decided| &decided.tags)
+    }
+
+    /// The recipe, where more of it is known than its id.
+    #[must_use]
+    pub fn recipe(&self) -> Option<&MasterRecipe> {
+        Some(&self.variant.recipe).filter(|recipe| recipe.id() == self.recipe_id())
+    }
+}
+
+/// Without a word on the model and the prompt.
+fn without_generator(finish: &Arc<Finish>) -> Arc<Finish> {
+    let description = finish.description();
+    if description.generator.is_none() {
+        return Arc::clone(finish);
+    }
+    Arc::new(finish.describing(Description { generator: None, ..description.clone() }))
 }

@@ -23,12 +23,22 @@ pub(crate) enum Freshness {
     Stale,
     /// Something else in place of what was asked for.
     StandIn,
+    /// The same, where what was asked for is withheld: a lift must be seen at once.
+    Withheld,
 }
 
 impl Freshness {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Immutable, Self::Recallable, Self::Purgeable, Self::Final, Self::Quick, Self::Stale, Self::StandIn];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Immutable,
+        Self::Recallable,
+        Self::Purgeable,
+        Self::Final,
+        Self::Quick,
+        Self::Stale,
+        Self::StandIn,
+        Self::Withheld,
+    ];
 
     /// The class of a rendition of the variant that was asked for.
     #[must_use]
@@ -51,6 +61,7 @@ impl Freshness {
             Self::Final => "public, max-age=300, stale-while-revalidate=86400, stale-if-error=604800",
             Self::Quick => "public, max-age=30",
             Self::Stale | Self::StandIn => "no-cache",
+            Self::Withheld => "no-store",
         }
     }
 
@@ -64,6 +75,22 @@ impl Freshness {
             Self::Final => "public, max-age=300, stale-while-revalidate=86400, stale-if-error=604800",
             Self::Quick => "max-age=30",
             Self::Stale | Self::StandIn => "max-age=5, stale-while-revalidate=30",
+            // So that a page that many read does not bring each of them here.
+            Self::Withheld => "max-age=5",
+        }
+    }
+
+    /// The longest that any directive of this class lets a cache show it.
+    #[must_use]
+    pub(crate) const fn reach_s(self) -> u32 {
+        match self {
+            Self::Immutable => 31_536_000,
+            Self::Recallable => 360,
+            Self::Purgeable => 172_800,
+            Self::Final => 605_100,
+            Self::Quick => 30,
+            Self::Stale | Self::StandIn => 35,
+            Self::Withheld => 5,
         }
     }
 
@@ -75,7 +102,7 @@ impl Freshness {
             Self::Recallable | Self::Final => 300,
             Self::Purgeable => 86_400,
             Self::Quick => 30,
-            Self::Stale | Self::StandIn => 5,
+            Self::Stale | Self::StandIn | Self::Withheld => 5,
         }
     }
 }
@@ -87,6 +114,30 @@ pub(crate) enum Recall {
     /// They may, and a purger tells the caches further down.
     ByPurger,
     Never,
+}
+
+/// How long what was answered before may still be shown elsewhere, in seconds and at the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exposure {
+    pub browsers_s: u32,
+    /// Where a purger tells these caches, until it has.
+    pub shared_s: u32,
+}
+
+impl Recall {
+    /// Directives that let a cache show what is stale count, too.
+    #[must_use]
+    pub(crate) const fn exposure(self) -> Exposure {
+        match self {
+            Self::Recallable => Exposure { browsers_s: 60, shared_s: Freshness::Recallable.reach_s() },
+            Self::ByPurger => Exposure { browsers_s: 60, shared_s: Freshness::Purgeable.reach_s() },
+            // A pinned URL is immutable.
+            Self::Never => {
+                let reach_s = Freshness::Immutable.reach_s();
+                Exposure { browsers_s: reach_s, shared_s: reach_s }
+            }
+        }
+    }
 }
 
 /// Whether the URL pins the current version.
@@ -180,6 +231,35 @@ mod tests {
 
     use super::*;
 
+    /// The seconds that a list of directives lets a cache show an answer: `max-age` and the longest of the `stale-*` behind it.
+    fn longest(directives: &str) -> u32 {
+        let seconds = directives.split(", ").filter_map(|directive| directive.split_once('=')?.1.parse::<u32>().ok());
+        let seconds: Vec<u32> = seconds.collect();
+        seconds.first().copied().unwrap_or_default() + seconds.iter().skip(1).max().copied().unwrap_or_default()
+    }
+
+    /// No class of an answer outlives what a kill says of it.
+    #[test]
+    fn exposure_is_the_longest_that_any_cache_was_allowed() {
+        for recall in [Recall::Recallable, Recall::ByPurger, Recall::Never] {
+            let classes = Rung::ALL
+                .into_iter()
+                .flat_map(|rung| [Pin::Current, Pin::None].map(|pin| Freshness::of(rung, recall, pin)));
+            let all: Vec<Freshness> = classes.chain([Freshness::Stale, Freshness::StandIn]).collect();
+            let browsers = all.iter().map(|class| longest(class.cache_control())).max().unwrap();
+            let shared = all.iter().map(|class| longest(class.cdn_cache_control())).max().unwrap();
+            assert_eq!(recall.exposure(), Exposure { browsers_s: browsers, shared_s: shared }, "{recall:?}");
+        }
+    }
+
+    #[test]
+    fn reach_is_the_longest_of_its_directives() {
+        for freshness in Freshness::ALL {
+            let directives = [freshness.cache_control(), freshness.cdn_cache_control()];
+            assert_eq!(directives.map(longest).into_iter().max(), Some(freshness.reach_s()), "{freshness:?}");
+        }
+    }
+
     #[test]
     fn only_pinned_final_bytes_that_are_not_recallable_are_immutable() {
         let mut immutable = Vec::new();
@@ -267,7 +347,7 @@ mod tests {
                 };
                 let stale_s = seconds("stale-while-revalidate=").max(seconds("stale-if-error="));
                 prop_assert!(seconds("max-age=") + stale_s <= left_s, "{text}");
-                prop_assert!(text == "no-cache" || stale_s > 0 || text.contains("must-revalidate"), "{text}");
+                prop_assert!(matches!(&*text, "no-cache" | "no-store") || stale_s > 0 || text.contains("must-revalidate"), "{text}");
             }
         }
     }

@@ -84,6 +84,11 @@ impl Database {
         Ok(this)
     }
 
+    /// Where its file lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads tables as of one moment.
     ///
     /// # Errors

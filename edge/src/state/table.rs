@@ -164,6 +164,15 @@ impl<K: Key, V: Value<K>> TableChanges<'_, K, V> {
         Ok(())
     }
 
+    /// Removes every row.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn clear(&mut self) -> Result<(), Failure> {
+        self.rows.retain(|_, _| false)?;
+        Ok(())
+    }
+
     /// # Errors
     /// When the device fails.
     pub(crate) fn remove(&mut self, key: &K) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Binding, Bindings};
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, variant_recipe};
-use crate::governance::{Purges, Subject, Verdict};
+use crate::governance::{Gate, Purges, Subject, Verdict};
 use crate::resolve::{Operator, Resolution, Want, resolve};
 use crate::watermark::MasterPrefix;
 use crate::words::Format;
@@ -100,6 +100,7 @@ pub struct KnownMasters {
     catalog: CatalogHandle,
     bindings: Bindings,
     purges: Purges,
+    gate: Gate,
     public_url: String,
     /// Of the catalogue with this digest.
     places: Mutex<Option<(Digest, Arc<Places>)>>,
@@ -116,8 +117,8 @@ pub struct Search {
 
 impl KnownMasters {
     #[must_use]
-    pub const fn new(catalog: CatalogHandle, bindings: Bindings, purges: Purges, public_url: String) -> Self {
-        Self { catalog, bindings, purges, public_url, places: Mutex::new(None) }
+    pub fn new(catalog: CatalogHandle, bindings: Bindings, (purges, gate): (Purges, Gate), public_url: String) -> Self {
+        Self { catalog, bindings, purges, gate, public_url, places: Mutex::new(None) }
     }
 
     /// Masters whose fingerprint differs in at most so many bits. Computes for some milliseconds: it belongs on no async
@@ -176,14 +177,15 @@ impl KnownMasters {
         Search { among, compared, found: told.take(TOLD_MAX).collect() }
     }
 
-    /// The picture's URL, unless it was purged.
+    /// The picture's URL, unless it was purged or is withheld.
     fn live_url(&self, catalog: &Catalog, place: VariantRef, binding: &Binding) -> Option<String> {
         let campaign = catalog.campaigns().nth(place.campaign)?;
         let url = campaign.url(campaign.slots.get(place.slot)?, &campaign.query(place.combination));
         let Resolution { resolved, want } = resolve(catalog, url.as_str(), &Operator).outcome.ok()?;
         let subject = Subject { tags: want.variant.tags.all(), recipe: want.recipe_id(), spec: &want.spec };
         let is_valid = self.purges.binding_verdict(&subject, binding) == Verdict::Valid;
-        is_valid.then(|| format!("{}{}", self.public_url, resolved.canonical_url()))
+        let is_shown = self.gate.clear(&want, Some(binding.master)).is_ok();
+        (is_valid && is_shown).then(|| format!("{}{}", self.public_url, resolved.canonical_url()))
     }
 
     fn places(&self, catalog: &Catalog) -> Arc<Places> {

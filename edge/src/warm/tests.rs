@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics};
 use crate::fill::{CredentialMetrics, Credentials, Ingredients};
 use crate::governance::testing::sources;
-use crate::governance::{PurgeMetrics, Purges};
+use crate::governance::{Gate, PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
 use crate::origin::{Images, Imports, OriginMetrics, Origins, RegionConfig, Regions};
 use crate::render::{RenderMetrics, RenderPool};
@@ -94,12 +94,13 @@ impl Bench {
         let ingredients = Ingredients::new(folder.path().join("imports"), Images::default());
         let credentials =
             Credentials::new(signers, &caches, None, ingredients, 0.25, "http://127.0.0.1".to_owned(), metrics);
-        let fill = Fill::new(Arc::new(caches), purges, origin, pool, budgets, credentials, config.fill());
+        let fill =
+            Fill::new(Arc::new(caches), (purges, Gate::open()), origin, pool, budgets, credentials, config.fill());
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();
         let metrics = WarmMetrics::new(&registry).unwrap();
-        let warmer = Warmer::open(&config.warm, folder.path(), fill, catalog, metrics, ends).unwrap();
+        let warmer = Warmer::open(&config.warm, folder.path(), (fill, None), catalog, metrics, ends).unwrap();
         let device = Device::default();
         let mut inner = Arc::into_inner(warmer.inner).unwrap();
         let (on, into) = (device.clone(), Arc::clone(&inner.stored));

@@ -111,7 +111,8 @@ fn what_is_too_small_or_of_another_size_is_left_as_it_was() {
     assert!(rgb.iter().all(|value| *value == 50));
 }
 
-/// The bytes of a marked picture on any machine. A change of them raises the version and the encoder epoch.
+/// The bytes of a marked picture on any machine. Whoever changes them gives the design a new name, and adds the old one to the
+/// former designs.
 #[test]
 fn every_machine_marks_alike() {
     let mut rgb: Vec<u8> =

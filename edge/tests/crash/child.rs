@@ -181,6 +181,7 @@ pub(crate) fn binding(n: u32) -> Binding {
         determinism: None,
         node: "node".into(),
         generation: 0,
+        parts: None,
         created_unix_ms: 1_700_000_000_000,
     }
 }

@@ -54,7 +54,8 @@ fn c2pa_python_trusts_every_format_embedded_and_beside() {
             let mut changed = file.clone();
             changed[file.len() / 2] ^= 1;
             let said = judged(&python, &studio, format, &changed, manifest);
-            assert_eq!(said["state"], "Invalid", "{format}: {said}");
+            // The byte may be one of the picture or one of its manifest.
+            assert!(["Invalid", "Unreadable"].contains(&said["state"].as_str().unwrap_or("")), "{format}: {said}");
         }
     }
 }

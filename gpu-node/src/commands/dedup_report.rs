@@ -18,7 +18,7 @@ use super::say;
 use crate::config::{DedupConfig, NodeConfig};
 use crate::dedup::{ChromaDistance, Likeness, likeness};
 use crate::index::ScopeKey;
-use crate::store::{Findable, Survey};
+use crate::store::{Findable, Merge, Survey};
 
 /// Pairs that are looked at, over all scopes.
 const PAIRS_MAX: usize = 50_000_000;
@@ -173,19 +173,18 @@ fn thresholds(survey: &Survey, config: &DedupConfig, near: &[Pair<'_>]) -> Vec<T
         would_merge: near.iter().filter(|pair| pair.is_merged_by(changed)).count(),
         would_undo,
     };
-    let undone = |is_undone: &dyn Fn(&bildkante_shared::wire::Duplicate) -> bool| {
-        Some(survey.merged.iter().filter(|merged| is_undone(merged)).count())
-    };
+    let undone =
+        |is_undone: &dyn Fn(&Merge) -> bool| Some(survey.merged.iter().filter(|merged| is_undone(merged)).count());
     let mut all = Vec::new();
     for luma in LUMA {
         let changed = DedupConfig { luma_distance_max: luma, ..config.clone() };
-        let would_undo = undone(&|merged| merged.distance > luma);
+        let would_undo = undone(&|merged| merged.duplicate.distance > luma);
         let is_configured = luma == config.luma_distance_max;
         all.push(judge("luma_distance_max", f64::from(luma), is_configured, &changed, would_undo));
     }
     for mean in CHROMA {
         let changed = DedupConfig { chroma_distance_max: mean, ..config.clone() };
-        let would_undo = undone(&|merged| merged.chroma_distance > mean);
+        let would_undo = undone(&|merged| merged.duplicate.chroma_distance > mean);
         let is_configured = mean.total_cmp(&config.chroma_distance_max).is_eq();
         all.push(judge("chroma_distance_max", mean, is_configured, &changed, would_undo));
     }
@@ -196,7 +195,7 @@ fn thresholds(survey: &Survey, config: &DedupConfig, near: &[Pair<'_>]) -> Vec<T
     }
     for score in SCORE {
         let changed = DedupConfig { ssimulacra2_min: score, ..config.clone() };
-        let would_undo = undone(&|merged| merged.ssimulacra2 < score);
+        let would_undo = undone(&|merged| !merged.likeness.is_at_least(score));
         let is_configured = score.total_cmp(&config.ssimulacra2_min).is_eq();
         all.push(judge("ssimulacra2_min", score, is_configured, &changed, would_undo));
     }
@@ -246,8 +245,10 @@ mod tests {
         Findable { scope, variant, master: MasterId::from_raw([number; 16]), print }
     }
 
-    fn merge(distance: u32, ssimulacra2: f64) -> Duplicate {
-        Duplicate { of: MasterId::from_raw([9; 16]), distance, chroma_distance: 0.7, ssimulacra2 }
+    fn merge(distance: u32, score: f64, is_averaged: bool) -> Merge {
+        let of = MasterId::from_raw([9; 16]);
+        let duplicate = Duplicate { of, distance, chroma_distance: 0.7, ssimulacra2: score };
+        Merge { duplicate, likeness: Likeness { score, is_averaged } }
     }
 
     #[test]
@@ -264,7 +265,7 @@ mod tests {
     #[test]
     fn each_threshold_is_judged_beside_the_configured_others() {
         let masters = [findable(1, 0), findable(2, 1)];
-        let survey = Survey::of_rows(2, masters.to_vec(), vec![merge(10, 82.0), merge(20, 91.0)]);
+        let survey = Survey::of_rows(2, masters.to_vec(), vec![merge(10, 82.0, false), merge(20, 91.0, true)]);
         let chroma = ChromaDistance { mean: 1.5, peak: 6.0 };
         let pair = |luma, score| Pair {
             masters: [&masters[0], &masters[1]],
@@ -283,7 +284,8 @@ mod tests {
         assert_eq!(told("luma_distance_max", 32.0), (1, Some(0), false));
         assert_eq!(told("luma_distance_max", 16.0), (0, Some(1), false));
         assert_eq!(told("ssimulacra2_min", 75.0), (1, Some(0), false));
-        assert_eq!(told("ssimulacra2_min", 90.0), (0, Some(1), false));
+        assert_eq!(told("ssimulacra2_min", 85.0), (0, Some(2), false), "an averaged 91 stands for 82");
+        assert_eq!(told("ssimulacra2_min", 80.0), (0, Some(0), true));
         assert_eq!(told("chroma_distance_max", 0.5), (0, Some(2), false));
         assert_eq!(told("chroma_peak_max", 8.0), (0, None, true));
     }

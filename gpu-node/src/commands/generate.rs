@@ -12,8 +12,9 @@ use bildkante_shared::durable::{self, Durability};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::pixels::Pixels;
 use bildkante_shared::recipe::{
-    ControlUse, InitUse, LongPrompt, LoraUse, OutputKind, Recipe, RefinerUse, SchedulerChoice, SchedulerKind,
-    SigmaSpacing, SizeConditioning, TimestepSpacing, ValidRecipe,
+    ControlUse, DetailUse, DraftUse, EmbeddingUse, Enlarge, InitUse, LongPrompt, LoraUse, Prediction, Recipe,
+    ReferenceUse, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing, SizeConditioning, TimestepSpacing,
+    ValidRecipe, is_token,
 };
 use bildkante_shared::weighting::Weighting;
 use clap::Args;
@@ -24,10 +25,13 @@ use crate::diffusion::pipeline;
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::runtime;
 use crate::diffusion::sd::adapters::{Adapter, LoraError};
-use crate::diffusion::sd::checkpoint::Checkpoint;
-use crate::diffusion::sd::controlnet::ControlNet;
+use crate::diffusion::sd::checkpoint::{Checkpoint, Trunk};
+use crate::diffusion::sd::guide::Guide;
+use crate::diffusion::sd::inversion::{Inversion, InversionError, Word};
+use crate::diffusion::sd::ip_adapter::{IpAdapter, IpAdapterFile};
 use crate::diffusion::sd::networks::Adapted;
 use crate::diffusion::trace::Trace;
+use crate::diffusion::vision::ImageEncoder;
 
 /// Marks a PNG as generated, as every generated picture has to be.
 const XMP: &str = concat!(
@@ -73,7 +77,7 @@ pub struct GenerateArgs {
     pub zero_terminal_snr: bool,
     /// What the network's output means: epsilon, `v_prediction` or sample; as its checkpoint says by default
     #[arg(long, value_name = "NAME", value_parser = parse_prediction)]
-    pub prediction: Option<OutputKind>,
+    pub prediction: Option<Prediction>,
     /// Share of fresh noise in each step of ddim or tcd, 0 to 1
     #[arg(long, value_name = "SHARE")]
     pub eta: Option<f64>,
@@ -107,6 +111,10 @@ pub struct GenerateArgs {
     /// A LoRA and how strongly it acts, 1 by default; may be given several times
     #[arg(long = "lora", value_name = "FILE:WEIGHT", value_parser = parse_lora)]
     pub loras: Vec<(PathBuf, f64)>,
+    /// A file of textual inversion and the word that stands for it in the prompts, `<NAME>` of the file by default; may be given
+    /// several times
+    #[arg(long = "embedding", value_name = "FILE[:WORD]", value_parser = parse_embedding)]
+    pub embeddings: Vec<(PathBuf, String)>,
     /// A PNG of the picture's size to begin with instead of noise
     #[arg(long, value_name = "FILE.png")]
     pub init: Option<PathBuf>,
@@ -116,10 +124,37 @@ pub struct GenerateArgs {
     /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
     #[arg(long, value_name = "FILE.png", requires = "init")]
     pub mask: Option<PathBuf>,
-    /// A ControlNet's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
+    /// A PNG that says how near each place is, the brighter the nearer, for checkpoints that are told it
+    #[arg(long, value_name = "FILE.png")]
+    pub depth: Option<PathBuf>,
+    /// A ControlNet's or T2I-Adapter's folder, the PNG it reads, and how strongly it acts, from which share of the steps on and up to which;
     /// may be given several times
     #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
     pub controls: Vec<ControlArg>,
+    /// An IP-Adapter, its image encoder's folder, the PNG that the picture is to resemble, how strongly, from which share of the
+    /// steps on and up to which, and a PNG of the picture's size that is white where; may be given several times
+    #[arg(
+        long = "reference",
+        value_name = "FILE:DIR:FILE.png[:WEIGHT[:START[:END[:MASK.png]]]]",
+        value_parser = parse_reference
+    )]
+    pub references: Vec<ReferenceArg>,
+    /// WIDTHxHEIGHT in pixels of a smaller picture that is drawn first, enlarged, and drawn over
+    #[arg(long, value_name = "WxH", conflicts_with = "init")]
+    pub draft: Option<Size>,
+    /// How much of the way is gone from the draft: close to 0 keeps it, 1 keeps nothing
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, requires = "draft")]
+    pub draft_strength: f64,
+    /// Steps of the draft; --steps by default
+    #[arg(long, value_name = "STEPS", requires = "draft")]
+    pub draft_steps: Option<u32>,
+    /// How the draft is enlarged: pixels or latents
+    #[arg(long, value_name = "NAME", default_value = "pixels", value_parser = parse_enlarge, requires = "draft")]
+    pub enlarge: Enlarge,
+    /// A PNG of the picture's size: what is white is painted anew once the picture is drawn; how much of the way is gone from it,
+    /// 0.4 by default, and other words for it; may be given several times
+    #[arg(long = "detail", value_name = "MASK.png[:STRENGTH[:PROMPT]]", value_parser = parse_detail)]
+    pub details: Vec<DetailArg>,
     /// Folder of a checkpoint that takes over for the last steps
     #[arg(long, value_name = "DIR")]
     pub refiner: Option<PathBuf>,
@@ -148,8 +183,8 @@ fn parse_sigmas(text: &str) -> Result<SigmaSpacing, String> {
     word(text, "a spacing of the sigmas", SigmaSpacing::ALL, SigmaSpacing::as_str)
 }
 
-fn parse_prediction(text: &str) -> Result<OutputKind, String> {
-    word(text, "a prediction", OutputKind::ALL, OutputKind::as_str)
+fn parse_prediction(text: &str) -> Result<Prediction, String> {
+    word(text, "a prediction", Prediction::ALL, Prediction::as_str)
 }
 
 /// The one of `all` that is called so.
@@ -184,6 +219,21 @@ fn parse_lora(text: &str) -> Result<(PathBuf, f64), String> {
     Ok((PathBuf::from(file), weight))
 }
 
+/// `FILE` or `FILE:WORD`; a file's name may have colons of its own.
+fn parse_embedding(text: &str) -> Result<(PathBuf, String), String> {
+    let named = text.rsplit_once(':').filter(|(file, word)| !word.contains('/') && Path::new(file).exists());
+    let (file, word) = match named {
+        Some((file, word)) => (file, word.to_lowercase()),
+        None => {
+            (text, format!("<{}>", Path::new(text).file_stem().unwrap_or_default().to_string_lossy().to_lowercase()))
+        }
+    };
+    if is_token(&word) {
+        return Ok((PathBuf::from(file), word));
+    }
+    Err(format!("an embedding is FILE:WORD, and a word has letters, digits, `<`, `>`, `_` and `-`, not `{word}`"))
+}
+
 /// `--control`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ControlArg {
@@ -213,6 +263,60 @@ fn parse_control(text: &str) -> Result<ControlArg, String> {
     }
 }
 
+fn parse_enlarge(text: &str) -> Result<Enlarge, String> {
+    word(text, "a way to enlarge", Enlarge::ALL, Enlarge::as_str)
+}
+
+/// `--detail`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetailArg {
+    mask: PathBuf,
+    strength: f64,
+    prompt: Option<String>,
+}
+
+fn parse_detail(text: &str) -> Result<DetailArg, String> {
+    let mut parts = text.splitn(3, ':');
+    let mask = PathBuf::from(parts.next().unwrap_or_default());
+    let strength = parts.next().map_or(Ok(0.4), |text| {
+        text.parse::<f64>().map_err(|_| format!("a detail is MASK.png:STRENGTH:PROMPT, and `{text}` is no number"))
+    });
+    Ok(DetailArg { mask, strength: strength?, prompt: parts.next().map(str::to_owned) })
+}
+
+/// `--reference`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReferenceArg {
+    adapter: PathBuf,
+    encoder: PathBuf,
+    image: PathBuf,
+    weight: f64,
+    start: f64,
+    end: f64,
+    mask: Option<PathBuf>,
+}
+
+fn parse_reference(text: &str) -> Result<ReferenceArg, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let form = "a reference is FILE:DIR:FILE.png:WEIGHT:START:END:MASK.png";
+    let number = |at: usize, default: f64| {
+        let Some(text) = parts.get(at) else { return Ok(default) };
+        text.parse::<f64>().map_err(|_| format!("{form}, and `{text}` is no number"))
+    };
+    match parts.as_slice() {
+        [adapter, encoder, image, rest @ ..] if rest.len() <= 4 => Ok(ReferenceArg {
+            adapter: PathBuf::from(adapter),
+            encoder: PathBuf::from(encoder),
+            image: PathBuf::from(image),
+            weight: number(3, 1.0)?,
+            start: number(4, 0.0)?,
+            end: number(5, 1.0)?,
+            mask: rest.get(3).map(PathBuf::from),
+        }),
+        _ => Err(form.to_owned()),
+    }
+}
+
 /// Draws one picture and prints a line of JSON about it.
 ///
 /// # Errors
@@ -224,15 +328,20 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let loaded = args.loras.iter().map(|(file, weight)| Ok((Arc::new(Adapter::load(file)?), *weight)));
     let adapters = loaded.collect::<Result<Vec<_>, LoraError>>().context("cannot load an adapter")?;
+    let words = args.embeddings.iter().map(|(file, token)| Ok((Arc::new(Inversion::load(file)?), token.clone())));
+    let words = words.collect::<Result<Vec<Word>, InversionError>>().context("cannot load an embedding")?;
     let mut pictures = Pictures::new();
     let controlnets = args.controls.iter().map(|control| args.engine.load_controlnet(&control.folder));
     let controlnets = controlnets.collect::<anyhow::Result<Vec<_>>>()?;
-    let images = args.images(&controlnets, &mut pictures)?;
-    let recipe = args.recipe(&checkpoint, refiner.as_ref(), &adapters, images)?;
-    let adapted = if adapters.is_empty() { None } else { Some(checkpoint.adapted(&adapters)?) };
-    let trunk = adapted.as_ref().unwrap_or(checkpoint.trunk());
-    let base = Adapted::new(&checkpoint, trunk).controlled(controlnets.iter().collect());
-    let models = Models { base, refiner: refiner.as_ref().map(Adapted::from), pictures };
+    let readers = args.readers(&checkpoint)?;
+    let images = args.images((&controlnets, &readers), &mut pictures)?;
+    let recipe = args.recipe(&checkpoint, refiner.as_ref(), (&adapters, &words), images)?;
+    let trunk = adapted(&checkpoint, &adapters, &words)?;
+    let refining = refiner.as_ref().map(|refiner| adapted(refiner, &[], &words)).transpose()?.flatten();
+    let base = Adapted::with(&checkpoint, trunk.as_ref()).controlled(controlnets.iter().collect());
+    let base = base.referring(readers.iter().map(|(adapter, encoder)| (adapter, encoder)).collect());
+    let models =
+        Models { base, refiner: refiner.as_ref().map(|refiner| Adapted::with(refiner, refining.as_ref())), pictures };
     let mut trace = args.trace.as_ref().map(|_| Trace::new());
     let mut evaluations = 0;
     let drawn = pipeline::generate(&models, &recipe, trace.as_mut(), &mut |done, of| {
@@ -267,12 +376,18 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The networks of a checkpoint with what changes them; `None` where nothing does.
+fn adapted(checkpoint: &Checkpoint, loras: &[(Arc<Adapter>, f64)], words: &[Word]) -> anyhow::Result<Option<Trunk>> {
+    let is_plain = loras.is_empty() && words.is_empty();
+    Ok(if is_plain { None } else { Some(checkpoint.adapted(loras, words)?) })
+}
+
 impl GenerateArgs {
     fn recipe(
         &self,
         checkpoint: &Checkpoint,
         refiner: Option<&Checkpoint>,
-        adapters: &[(Arc<Adapter>, f64)],
+        (adapters, words): (&[(Arc<Adapter>, f64)], &[Word]),
         images: Images,
     ) -> anyhow::Result<ValidRecipe> {
         let native = checkpoint.native_size_px().map(|(width_px, height_px)| Size { width_px, height_px });
@@ -306,14 +421,47 @@ impl GenerateArgs {
             refiner,
             init: images.init,
             mask: images.mask,
+            depth: images.depth,
             controls: images.controls,
+            references: images.references,
+            draft: self.draft.map(|size| DraftUse {
+                width_px: size.width_px,
+                height_px: size.height_px,
+                strength: self.draft_strength,
+                enlarge: self.enlarge,
+                steps: self.draft_steps,
+                guidance: None,
+                loras: None,
+                controls: Vec::new(),
+            }),
+            details: images.details,
             loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
+            embeddings: words
+                .iter()
+                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .collect(),
             ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
     }
 
+    /// What reads the reference images.
+    fn readers(&self, checkpoint: &Checkpoint) -> anyhow::Result<Vec<(IpAdapter, ImageEncoder)>> {
+        let placement = checkpoint.placement();
+        let reader = |used: &ReferenceArg| {
+            let file = IpAdapterFile::look_at(&used.adapter).context("cannot load an IP-Adapter")?;
+            let adapter = file.load(checkpoint.unet_config(), placement).context("cannot load an IP-Adapter")?;
+            let encoder = ImageEncoder::load(&used.encoder, placement).context("cannot load an image encoder")?;
+            Ok((adapter, encoder))
+        };
+        self.references.iter().map(reader).collect()
+    }
+
     /// Reads the images and says how the recipe names them.
-    fn images(&self, controlnets: &[ControlNet], pictures: &mut Pictures) -> anyhow::Result<Images> {
+    fn images(
+        &self,
+        (controlnets, readers): (&[Guide], &[(IpAdapter, ImageEncoder)]),
+        pictures: &mut Pictures,
+    ) -> anyhow::Result<Images> {
         let mut read = |path: &Path| -> anyhow::Result<Digest> {
             let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
             let digest = Digest::of_bytes(&bytes);
@@ -324,13 +472,27 @@ impl GenerateArgs {
         let init = self.init.as_deref().map(&mut read).transpose()?;
         let init = init.map(|image| InitUse { image, strength: self.strength });
         let mask = self.mask.as_deref().map(&mut read).transpose()?;
+        let depth = self.depth.as_deref().map(&mut read).transpose()?;
         let controls = self.controls.iter().zip(controlnets).map(|(control, network)| {
             let ControlArg { image, weight, start, end, .. } = control;
             let image = read(image)?;
             Ok(ControlUse { network: network.digest(), image, weight: *weight, start: *start, end: *end })
         });
         let controls = controls.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Images { init, mask, controls })
+        let references = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
+            let ReferenceArg { image, weight, start, end, mask, .. } = used;
+            let (image, mask) = (read(image)?, mask.as_deref().map(&mut read).transpose()?);
+            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            Ok(ReferenceUse { adapter, encoder, image, weight: *weight, start: *start, end: *end, mask })
+        });
+        let references = references.collect::<anyhow::Result<Vec<_>>>()?;
+        let details = self.details.iter().map(|DetailArg { mask, strength, prompt }| {
+            let (strength, prompt) = (*strength, prompt.clone());
+            let (steps, guidance, negative_prompt, loras) = (None, None, None, None);
+            Ok(DetailUse { mask: read(mask)?, strength, steps, guidance, prompt, negative_prompt, loras })
+        });
+        let details = details.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Images { init, mask, depth, controls, references, details })
     }
 
     /// `None` where nothing is asked for: the picture's own size, uncropped.
@@ -350,7 +512,10 @@ impl GenerateArgs {
 struct Images {
     init: Option<InitUse>,
     mask: Option<Digest>,
+    depth: Option<Digest>,
     controls: Vec<ControlUse>,
+    references: Vec<ReferenceUse>,
+    details: Vec<DetailUse>,
 }
 
 fn show_progress(done: u32, of: u32) {

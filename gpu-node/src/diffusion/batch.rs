@@ -11,12 +11,14 @@
 
 use std::collections::VecDeque;
 
+use bildkante_shared::ids::Digest;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, TchError, Tensor};
 
-use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Stage};
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Reference, Stage};
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::noise::NoiseGenerator;
+use crate::diffusion::picture::Picture;
 
 /// The shapes of what one request gives a network: what decides, beside the architecture, how its rows are computed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +29,24 @@ pub struct BatchClass {
     tokens: i64,
     /// The ControlNets that act, by their place in the recipe.
     controls: Vec<usize>,
+    /// The reference images that act.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    references: Vec<ReferenceShape>,
+}
+
+/// What of a reference image decides how a network looks at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct ReferenceShape {
+    /// Its place in the recipe.
+    pub(crate) place: usize,
+    pub(crate) tokens: i64,
+    pub(crate) is_masked: bool,
+}
+
+impl From<&Reference> for ReferenceShape {
+    fn from(reference: &Reference) -> Self {
+        Self { place: reference.place, tokens: reference.tokens(), is_masked: reference.mask.is_some() }
+    }
 }
 
 impl BatchClass {
@@ -52,22 +72,31 @@ impl BatchClass {
         &self.controls
     }
 
+    /// Whether nothing acts beside the denoising network and its text.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.controls.is_empty() && self.references.is_empty()
+    }
+
     /// `latents` is the shape of what one request gives the network.
     pub(crate) fn new(
         stage: Stage,
         latents: [i64; 4],
         conditions: &impl Conditions,
         controls: impl Iterator<Item = usize>,
+        references: impl Iterator<Item = ReferenceShape>,
     ) -> Self {
-        Self { stage, latents, tokens: conditions.tokens(), controls: controls.collect() }
+        let (controls, references) = (controls.collect(), references.collect());
+        Self { stage, latents, tokens: conditions.tokens(), controls, references }
     }
 
     /// Whether an input is of the class that [`crate::diffusion::pipeline::Denoising::next_class`] gave.
     #[must_use]
     pub fn is_of(&self, input: &ModelInput<impl Conditions>) -> bool {
         let controls = input.conditions.controls().iter().map(|control| control.network);
+        let references = input.conditions.references().iter().map(ReferenceShape::from);
         let latents = input.latents.size().try_into();
-        latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditions, controls))
+        latents.is_ok_and(|latents| *self == Self::new(input.stage, latents, &input.conditions, controls, references))
     }
 }
 
@@ -203,7 +232,7 @@ fn places(requests: usize) -> Vec<usize> {
 /// An input of a class, under conditions of as many rows and tokens. Its numbers are drawn, and always the same.
 ///
 /// # Errors
-/// When libtorch fails, or the networks lack a ControlNet of the class.
+/// When libtorch fails, or the networks lack a ControlNet or an adapter of the class.
 pub(crate) fn specimen<D: Denoiser>(
     denoiser: &D,
     class: &BatchClass,
@@ -218,12 +247,26 @@ pub(crate) fn specimen<D: Denoiser>(
         let factor = i64::from(denoiser.control_factor(*network).unwrap_or(1));
         let image = noise.draw(&[1, 3, height * factor, width * factor], Kind::Float)?.f_sigmoid()?;
         let embedded = denoiser.embed_control(*network, &image.f_to_device(device)?)?;
-        Ok(Control { network: *network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: 1.0 })
+        Ok(Control::new(*network, &embedded, rows, 1.0)?)
     });
     let controls = controls.collect::<Result<Vec<_>, DiffusionError>>()?;
     let timesteps = Tensor::f_full([rows], 500.0, (Kind::Float, device))?;
-    Ok(ModelInput { stage: class.stage, latents, timesteps, conditions: conditions.controlled(controls) })
+    let picture = Picture::flat(REFERENCE_PX, 128);
+    let drawn = Digest::of_bytes(b"a grey reference image");
+    let references = class.references.iter().map(|shape| {
+        let seen = denoiser.embed_reference(shape.place, (drawn, &picture), rows)?;
+        let weight = Tensor::f_ones([rows, 1, 1], (Kind::Float, device))?;
+        let mask = || Tensor::f_ones([rows, 1, 8 * height, 8 * width], (Kind::Float, device));
+        let mask = if shape.is_masked { Some(mask()?) } else { None };
+        Ok(Reference { place: shape.place, seen, weight, mask })
+    });
+    let references = references.collect::<Result<Vec<_>, DiffusionError>>()?;
+    let conditions = conditions.controlled(controls).beside(references);
+    Ok(ModelInput { stage: class.stage, latents, timesteps, conditions })
 }
+
+/// Of a drawn reference image: encoders read it at a size of their own.
+const REFERENCE_PX: (u32, u32) = (64, 64);
 
 /// Evaluates inputs of one class together, in a batch of `requests` requests, which are at least as many. One output each.
 ///

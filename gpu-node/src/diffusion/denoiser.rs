@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, TchError, Tensor};
 
 use crate::diffusion::error::DiffusionError;
+pub use crate::diffusion::layers::reference::Reference;
+use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::SchedulerConfig;
 
 /// Which checkpoint of a recipe makes a step: its own, or that of its refiner.
@@ -33,6 +35,13 @@ pub trait Conditions: fmt::Debug + Sized {
     /// The same conditions, sharing their tensors, under other control images.
     #[must_use]
     fn controlled(&self, controls: Vec<Control>) -> Self;
+    /// The reference images that act, in the order of the recipe.
+    fn references(&self) -> &[Reference] {
+        &[]
+    }
+    /// The same conditions, sharing their tensors, beside these reference images. A family that looks at none is given none.
+    #[must_use]
+    fn beside(&self, references: Vec<Reference>) -> Self;
     /// Rows of several requests, one after the other. All of them are told the same kinds of things.
     ///
     /// # Errors
@@ -50,20 +59,26 @@ pub trait Conditions: fmt::Debug + Sized {
     }
 }
 
-/// An image that a ControlNet reads.
+/// An image that a ControlNet reads, or another network that holds the picture to it.
 #[derive(Debug)]
 pub struct Control {
     /// Which network reads it, among the recipe's.
     pub network: usize,
-    /// What the network made of it, which no step changes: `[n, c, h, w]` ([`Denoiser::embed_control`]).
-    pub embedded: Tensor,
+    /// What the network made of it, which no step changes: `[n, c, h, w]` each ([`Denoiser::embed_control`]).
+    pub embedded: Vec<Tensor>,
     /// How much of what it says is added.
     pub scale: f64,
 }
 
 impl Control {
     pub(crate) fn shallow_clone(&self) -> Self {
-        Self { embedded: self.embedded.shallow_clone(), ..*self }
+        Self { embedded: self.embedded.iter().map(Tensor::shallow_clone).collect(), ..*self }
+    }
+
+    /// Of an image that all rows of a request are held to.
+    pub(crate) fn new(network: usize, embedded: &[Tensor], rows: i64, scale: f64) -> Result<Self, TchError> {
+        let expanded = embedded.iter().map(|part| part.f_expand([rows, -1, -1, -1], false));
+        Ok(Self { network, embedded: expanded.collect::<Result<_, _>>()?, scale })
     }
 }
 
@@ -97,6 +112,10 @@ pub trait Denoiser {
     ) -> Result<Tensor, DiffusionError>;
     /// Whether the network is told a mask and what is behind it, beside the latents.
     fn is_inpainting(&self) -> bool;
+    /// Whether the network is told how near each place of the picture is, beside the latents.
+    fn is_told_depth(&self) -> bool {
+        false
+    }
     /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
     /// scaled with.
     ///
@@ -105,11 +124,11 @@ pub trait Denoiser {
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
     /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
     fn control_factor(&self, network: usize) -> Option<u32>;
-    /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]`.
+    /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]` each.
     ///
     /// # Errors
     /// When it is not there or libtorch fails.
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError>;
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError>;
     /// The same of a picture by its digest, which may be kept for the next request that names it.
     ///
     /// # Errors
@@ -119,9 +138,20 @@ pub trait Denoiser {
         network: usize,
         _picture: Digest,
         image: impl FnOnce() -> Result<Tensor, DiffusionError>,
-    ) -> Result<Tensor, DiffusionError> {
+    ) -> Result<Vec<Tensor>, DiffusionError> {
         self.embed_control(network, &image()?)
     }
+    /// What the networks see in the reference image at a place of the recipe, which has a digest: keys and values, `[rows, tokens, 2c]` each, the
+    /// unconditional row first where there is one.
+    ///
+    /// # Errors
+    /// When its adapter is not there or libtorch fails.
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError>;
     /// `[n, 3, H, W]`, nominally -1 to 1.
     ///
     /// # Errors

@@ -13,17 +13,21 @@ use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::Determinism;
 use tch::{Device, TchError, Tensor};
 
-pub(crate) use super::sd::adapters::{Adapter, LoraError};
+pub(crate) use super::sd::adapter_file::{AdapterError, AdapterFile};
+use super::sd::adapters::Adapter;
 use super::sd::in_memory::NetworksInMemory;
-use super::sd::{self, controlnet, networks};
+use super::sd::inversion::Word;
+use super::sd::ip_adapter;
+use super::sd::{self, guide, networks};
 use crate::capacity::Footprint;
-use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Stage};
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, Reference, Stage};
 use crate::diffusion::determinism;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::loading::{CheckpointError, Placement};
-use crate::diffusion::picture::Pictures;
+use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::scheduler::SchedulerConfig;
+pub(crate) use crate::diffusion::vision::ImageEncoder;
 
 /// What a checkpoint is, whether or not its networks are loaded. Shared by all devices.
 #[derive(Debug, Clone)]
@@ -100,6 +104,13 @@ impl Blueprint {
     pub(crate) fn is_inpainting(&self) -> bool {
         match self {
             Self::Sd(blueprint) => blueprint.is_inpainting(),
+        }
+    }
+
+    /// Whether it is told how near each place is.
+    pub(crate) fn is_told_depth(&self) -> bool {
+        match self {
+            Self::Sd(blueprint) => blueprint.is_told_depth(),
         }
     }
 }
@@ -182,11 +193,47 @@ impl Checkpoint {
         }
     }
 
-    /// Its networks with adapters of these weights.
-    pub(crate) fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+    /// An IP-Adapter for its denoising network; `None` where the file is none.
+    pub(crate) fn ip_adapter(&self, file: &AdapterFile) -> Option<Result<IpAdapter, AdapterError>> {
+        let AdapterFile::IpAdapter(file) = file else { return None };
         match self {
-            Self::Sd(checkpoint) => checkpoint.adapted(adapters).map(Trunk::Sd),
+            Self::Sd(checkpoint) => {
+                let adapter = file.load(checkpoint.unet_config(), checkpoint.placement());
+                Some(adapter.map(|adapter| IpAdapter::Sd(Box::new(adapter))).map_err(Into::into))
+            }
         }
+    }
+
+    /// Its networks with adapters of these weights, whose text encoders know these words.
+    pub(crate) fn adapted(&self, adapters: &Adaptations) -> Result<Trunk, AdapterError> {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.adapted(&adapters.loras, &adapters.words).map(Trunk::Sd),
+        }
+    }
+}
+
+/// The files that change a checkpoint's networks.
+#[derive(Debug, Default)]
+pub(crate) struct Adaptations {
+    /// With their weights.
+    loras: Vec<(Arc<Adapter>, f64)>,
+    /// With what they are called.
+    words: Vec<Word>,
+}
+
+impl Adaptations {
+    /// Adds a LoRA with its weight. `false` where the file is none.
+    pub(crate) fn add_lora(&mut self, file: AdapterFile, weight: f64) -> bool {
+        let AdapterFile::Lora(adapter) = file else { return false };
+        self.loras.push((adapter, weight));
+        true
+    }
+
+    /// Adds a word. `false` where the file has none.
+    pub(crate) fn add_word(&mut self, file: AdapterFile, token: &str) -> bool {
+        let AdapterFile::Inversion(words) = file else { return false };
+        self.words.push((words, token.to_owned()));
+        true
     }
 }
 
@@ -196,21 +243,41 @@ pub(crate) enum Trunk {
     Sd(sd::checkpoint::Trunk),
 }
 
-/// A ControlNet on its device.
+/// An IP-Adapter on its device, for the checkpoints of one architecture.
+#[derive(Debug)]
+pub(crate) enum IpAdapter {
+    Sd(Box<ip_adapter::IpAdapter>),
+}
+
+impl IpAdapter {
+    pub(crate) const fn digest(&self) -> Digest {
+        match self {
+            Self::Sd(adapter) => adapter.digest(),
+        }
+    }
+
+    /// What it weighs, about, on the device.
+    pub(crate) const fn bytes(&self) -> u64 {
+        match self {
+            Self::Sd(adapter) => adapter.bytes(),
+        }
+    }
+}
+
+/// A ControlNet or T2I-Adapter on its device.
 #[derive(Debug)]
 pub(crate) enum ControlNet {
-    Sd(Box<controlnet::ControlNet>),
+    Sd(guide::Guide),
 }
 
 impl ControlNet {
     /// Whether a folder claims to hold one.
     pub(crate) fn is_in(folder: &Path) -> bool {
-        controlnet::ControlNet::is_in(folder)
+        guide::Guide::is_in(folder)
     }
 
     pub(crate) fn load(folder: &Path, placement: Placement, known: &FileDigests) -> Result<Self, CheckpointError> {
-        let network = controlnet::ControlNet::load_known(folder, placement, known)?;
-        Ok(Self::Sd(Box::new(network)))
+        guide::Guide::load_known(folder, placement, known).map(Self::Sd)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -223,6 +290,13 @@ impl ControlNet {
     pub(crate) const fn digests(&self) -> &Digests {
         match self {
             Self::Sd(network) => network.digests(),
+        }
+    }
+
+    /// What it is, as `/v1/checkpoints` names it.
+    pub(crate) const fn family(&self) -> &'static str {
+        match self {
+            Self::Sd(network) => network.family(),
         }
     }
 
@@ -245,8 +319,15 @@ impl<'a> Networks<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>, controls: &[&'a ControlNet]) -> Self {
         let Checkpoint::Sd(checkpoint) = checkpoint;
         let trunk = trunk.map_or_else(|| checkpoint.trunk(), |Trunk::Sd(trunk)| trunk);
-        let controls = controls.iter().map(|ControlNet::Sd(network)| &**network).collect();
+        let controls = controls.iter().map(|ControlNet::Sd(network)| network).collect();
         Self::Sd(networks::Adapted::new(checkpoint, trunk).controlled(controls))
+    }
+
+    /// With what reads the reference images, in the order of the recipe.
+    pub(crate) fn referring(self, references: &[(&'a IpAdapter, &'a ImageEncoder)]) -> Self {
+        let Self::Sd(networks) = self;
+        let references = references.iter().map(|(IpAdapter::Sd(adapter), encoder)| (&**adapter, *encoder)).collect();
+        Self::Sd(networks.referring(references))
     }
 }
 
@@ -285,6 +366,18 @@ impl Conditions for Conditioning {
     fn controlled(&self, controls: Vec<Control>) -> Self {
         match self {
             Self::Sd(conditions) => Self::Sd(conditions.controlled(controls)),
+        }
+    }
+
+    fn references(&self) -> &[Reference] {
+        match self {
+            Self::Sd(conditions) => conditions.references(),
+        }
+    }
+
+    fn beside(&self, references: Vec<Reference>) -> Self {
+        match self {
+            Self::Sd(conditions) => Self::Sd(conditions.beside(references)),
         }
     }
 
@@ -356,6 +449,12 @@ impl Denoiser for Networks<'_> {
         }
     }
 
+    fn is_told_depth(&self) -> bool {
+        match self {
+            Self::Sd(networks) => networks.is_told_depth(),
+        }
+    }
+
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
         match self {
             Self::Sd(networks) => networks.encode(image),
@@ -368,7 +467,7 @@ impl Denoiser for Networks<'_> {
         }
     }
 
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_control(network, image),
         }
@@ -379,9 +478,20 @@ impl Denoiser for Networks<'_> {
         network: usize,
         picture: Digest,
         image: impl FnOnce() -> Result<Tensor, DiffusionError>,
-    ) -> Result<Tensor, DiffusionError> {
+    ) -> Result<Vec<Tensor>, DiffusionError> {
         match self {
             Self::Sd(networks) => networks.embed_picture(network, picture, image),
+        }
+    }
+
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.embed_reference(place, image, rows),
         }
     }
 

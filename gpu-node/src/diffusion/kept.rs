@@ -25,6 +25,16 @@ impl Keepable for Tensor {
     }
 }
 
+impl<V: Keepable> Keepable for Vec<V> {
+    fn shared(&self) -> Self {
+        self.iter().map(Keepable::shared).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        self.iter().map(Keepable::bytes).sum()
+    }
+}
+
 /// Values by their keys. The last one used comes last.
 #[derive(Debug)]
 pub(crate) struct Kept<K, V> {

@@ -3,6 +3,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod projected;
+pub(crate) mod reference;
 pub(crate) mod resnet;
 
 use tch::{Device, TchError, Tensor};
@@ -69,14 +70,17 @@ impl Linear {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut y = x.f_linear(&self.weight, self.bias.as_ref())?; // [.., in] -> [.., out]
-        match &self.low_rank {
-            None => Ok(y),
-            Some(LowRank { down, up }) => {
-                let added = x.f_linear(down, None::<&Tensor>)?.f_linear(up, None::<&Tensor>)?;
-                y.f_add_(&added)
+        let Some(LowRank { down, up, gain }) = &self.low_rank else {
+            return x.f_linear(&self.weight, self.bias.as_ref()); // [.., in] -> [.., out]
+        };
+        let mut y = match gain {
+            None => x.f_linear(&self.weight, self.bias.as_ref())?,
+            Some(gain) => {
+                let y = x.f_linear(&self.weight, None::<&Tensor>)?.f_mul(gain)?;
+                self.bias.as_ref().map_or(Ok(y.shallow_clone()), |bias| y.f_add(bias))?
             }
-        }
+        };
+        y.f_add_(&x.f_linear(down, None::<&Tensor>)?.f_linear(up, None::<&Tensor>)?)
     }
 }
 
@@ -126,7 +130,7 @@ impl Conv2d {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let mut y = self.convolve(x)?; // [n, in, h, w] -> [n, out, h', w']
-        let Some(LowRank { down, up }) = &self.low_rank else { return Ok(y) };
+        let Some(LowRank { down, up, .. }) = &self.low_rank else { return Ok(y) };
         let ConvGeometry { stride, padding } = self.geometry;
         let narrow = x.f_conv2d(down, None::<&Tensor>, [stride, stride], [padding, padding], [1, 1], 1)?;
         y.f_add_(&narrow.f_conv2d(up, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)?)

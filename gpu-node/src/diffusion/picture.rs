@@ -1,9 +1,12 @@
 //! Images a recipe begins with or is held to.
 //!
-//! They have the picture's size as it is shown: nothing here resamples, so a digest fixes every value. A PNG of eight bits, as
+//! They have the picture's size as it is shown, but for those that a network reads at a size of its own: these are resampled as
+//! Pillow does it, in whole numbers, so a digest fixes every value. A PNG of eight bits, as
 //! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is
 //! turned, as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
 //! (`VaeImageProcessor`), and Pillow's conversion to grey and `exif_transpose`.
+
+mod resample;
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,6 +14,7 @@ use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
+use bildkante_shared::pixels::Pixels;
 use image::metadata::Orientation;
 use image::{ImageFormat, ImageReader, Limits};
 use tch::{Kind, TchError, Tensor};
@@ -40,6 +44,12 @@ pub struct Picture {
     width_px: u32,
     height_px: u32,
     rgb: Vec<u8>,
+}
+
+impl From<Pixels> for Picture {
+    fn from(pixels: Pixels) -> Self {
+        Self { width_px: pixels.width_px(), height_px: pixels.height_px(), rgb: pixels.rgb().to_vec() }
+    }
 }
 
 impl Picture {
@@ -86,6 +96,28 @@ impl Picture {
         (self.width_px, self.height_px)
     }
 
+    /// The same at another size.
+    #[must_use]
+    pub(crate) fn resized(&self, (width_px, height_px): (u32, u32)) -> Self {
+        let rgb = resample::resized(&self.rgb, self.size_px(), (width_px, height_px));
+        Self { width_px, height_px, rgb }
+    }
+
+    /// The square in its middle, at this side: the shorter side is resampled to it, and what is left of the longer one cut away
+    /// on both ends (`CLIPImageProcessor` of transformers 5).
+    #[must_use]
+    pub(crate) fn squared(&self, side_px: u32) -> Self {
+        let shorter = u64::from(self.width_px.min(self.height_px)).max(1);
+        let scaled = |px: u32| u32::try_from(u64::from(px) * u64::from(side_px) / shorter).unwrap_or(u32::MAX);
+        let (width, height) = (scaled(self.width_px).max(side_px), scaled(self.height_px).max(side_px));
+        let rgb = self.resized((width, height)).rgb;
+        let [left, top] = [width, height].map(|px| ((px - side_px) / 2) as usize);
+        let (stride, side) = (width as usize * 3, side_px as usize);
+        let rows = rgb.chunks_exact(stride).skip(top).take(side);
+        let rgb = rows.flat_map(|row| &row[left * 3..(left + side) * 3]).copied().collect();
+        Self { width_px: side_px, height_px: side_px, rgb }
+    }
+
     /// `[1, 3, h, w]`, 0 to 1, on the CPU.
     pub(crate) fn unit(&self) -> Result<Tensor, TchError> {
         let shape = [1, i64::from(self.height_px), i64::from(self.width_px), 3];
@@ -100,11 +132,21 @@ impl Picture {
 
     /// `[1, 1, h, w]`, 1 where it is at least half white and 0 elsewhere, on the CPU.
     pub(crate) fn mask(&self) -> Result<Tensor, TchError> {
+        self.greys(|grey| f32::from(u8::from(grey >= 128)))
+    }
+
+    /// `[1, 1, h, w]`, how bright it is, 0 to 1, on the CPU.
+    pub(crate) fn brightness(&self) -> Result<Tensor, TchError> {
+        self.greys(|grey| f32::from(grey) / 255.0)
+    }
+
+    fn greys(&self, value: impl Fn(u8) -> f32) -> Result<Tensor, TchError> {
         // ITU-R 601-2 as Pillow computes it, in 16 bits behind the point.
         let grey = |rgb: &[u8]| {
-            (u32::from(rgb[0]) * 19_595 + u32::from(rgb[1]) * 38_470 + u32::from(rgb[2]) * 7_471 + 0x8000) >> 16
+            let sum = u32::from(rgb[0]) * 19_595 + u32::from(rgb[1]) * 38_470 + u32::from(rgb[2]) * 7_471 + 0x8000;
+            u8::try_from(sum >> 16).unwrap_or(u8::MAX)
         };
-        let values: Vec<f32> = self.rgb.chunks_exact(3).map(|rgb| f32::from(u8::from(grey(rgb) >= 128))).collect();
+        let values: Vec<f32> = self.rgb.chunks_exact(3).map(|rgb| value(grey(rgb))).collect();
         Tensor::f_from_slice(&values)?.f_view([1, 1, i64::from(self.height_px), i64::from(self.width_px)])
     }
 }

@@ -8,17 +8,19 @@
 //! are an error, never a picture.
 
 mod inputs;
+pub(crate) mod parts;
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bildkante_shared::pixels::Pixels;
-use bildkante_shared::recipe::{ControlUse, ValidRecipe};
+use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse, ValidRecipe};
 use tch::{Device, Kind, TchError, Tensor};
 
 use self::inputs::Start;
+use self::parts::SoFar;
 use crate::diffusion::batch::BatchClass;
-use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Stage};
+use crate::diffusion::denoiser::{Conditions, Control, Denoiser, ModelInput, Reference, Stage};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::noise::NoiseGenerator;
@@ -64,7 +66,9 @@ struct Leg<C> {
     /// All of the sampler's timesteps, on the device.
     timesteps: Tensor,
     /// The recipe's ControlNets: when they act, and what they made of their images.
-    controls: Vec<(ControlUse, Tensor)>,
+    controls: Vec<(ControlUse, Vec<Tensor>)>,
+    /// The recipe's reference images: when they act, and what the networks see in them.
+    references: Vec<(ReferenceUse, Reference)>,
     start: Start,
 }
 
@@ -74,11 +78,21 @@ impl<C: Conditions> Leg<C> {
         let (_, channels, height, width) = latents.size4().ok()?;
         let latents = [self.conditions.rows(), channels + self.start.told_channels(), height, width];
         let controls = self.acting(index).map(|(network, _)| network);
-        Some(BatchClass::new(self.stage, latents, &self.conditions, controls))
+        let references = self.referring(index).map(Into::into);
+        Some(BatchClass::new(self.stage, latents, &self.conditions, controls, references))
+    }
+
+    /// The reference images that act in an evaluation.
+    fn referring(&self, index: usize) -> impl Iterator<Item = &Reference> {
+        let of = self.sampler.timesteps().len();
+        let acts = move |(used, _): &&(ReferenceUse, Reference)| {
+            inputs::acts((used.weight, used.start, used.end), (index, of))
+        };
+        self.references.iter().filter(acts).map(|(_, reference)| reference)
     }
 
     /// The ControlNets that act in an evaluation, each with its place in the recipe.
-    fn acting(&self, index: usize) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
+    fn acting(&self, index: usize) -> impl Iterator<Item = (usize, &(ControlUse, Vec<Tensor>))> {
         inputs::acting(&self.controls, (index, self.sampler.timesteps().len()))
     }
 }
@@ -106,6 +120,19 @@ impl<C: Conditions> Denoising<C> {
         recipe: &ValidRecipe,
         trace: Option<&mut Trace>,
     ) -> Result<Self, DiffusionError> {
+        Self::begin_with(models, recipe, None, trace)
+    }
+
+    /// The same of a part that begins with what was drawn so far.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub(crate) fn begin_with(
+        models: &Models<impl Denoiser<Conditions = C>>,
+        recipe: &ValidRecipe,
+        so_far: Option<&SoFar>,
+        trace: Option<&mut Trace>,
+    ) -> Result<Self, DiffusionError> {
         let _no_grad = tch::no_grad_guard();
         // A recipe is refused before any work is done for it.
         let shape = latent_shape(&models.base, recipe)?;
@@ -115,13 +142,15 @@ impl<C: Conditions> Denoising<C> {
             let timesteps = upload(&Tensor::f_from_slice(sampler.timesteps())?, networks.device())?;
             let controls = if stage == Stage::Base { inputs::controls(models, recipe)? } else { Vec::new() };
             let conditions = networks.condition(recipe, stage)?;
-            Ok(Leg { stage, sampler, conditions, timesteps, controls, start: Start::default() })
+            let rows = conditions.rows();
+            let references = if stage == Stage::Base { inputs::references(models, recipe, rows)? } else { Vec::new() };
+            Ok(Leg { stage, sampler, conditions, timesteps, controls, references, start: Start::default() })
         });
         let mut legs = legs.collect::<Result<Vec<_>, DiffusionError>>()?;
         let first = &mut legs[0];
         let mut noise = NoiseGenerator::new(recipe.seed);
         let kind = first.conditions.text().f_kind()?;
-        first.start = Start::prepare(models, recipe, (&shape, kind), &mut noise)?;
+        first.start = Start::prepare(models, (recipe, so_far), (&shape, kind), &mut noise)?;
         let drawn = &first.start.noise;
         if let Some(trace) = trace {
             trace.keep_embeddings(first.conditions.text())?;
@@ -145,6 +174,12 @@ impl<C: Conditions> Denoising<C> {
     #[must_use]
     pub fn evaluated(&self) -> usize {
         self.legs.iter().map(|leg| leg.sampler.evaluated()).sum()
+    }
+
+    /// Whether no step is left.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.evaluated() >= self.evaluations()
     }
 
     pub const fn latents(&self) -> &Tensor {
@@ -190,10 +225,11 @@ impl<C: Conditions> Denoising<C> {
         let latents = if rows == 1 { scaled } else { Tensor::f_cat(&vec![&scaled; rows_usize(rows)], 0)? };
         let timestep = leg.timesteps.f_narrow(0, i64::try_from(index).unwrap_or(i64::MAX), 1)?;
         let timesteps = timestep.f_expand([rows], false)?;
-        let controls = leg.acting(index).map(|(network, (control, embedded))| {
-            Ok(Control { network, embedded: embedded.f_expand([rows, -1, -1, -1], false)?, scale: control.weight })
-        });
-        let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?);
+        let controls = leg
+            .acting(index)
+            .map(|(network, (control, embedded))| Control::new(network, embedded, rows, control.weight));
+        let references = leg.referring(index).map(Reference::shallow_clone).collect();
+        let conditions = leg.conditions.controlled(controls.collect::<Result<_, TchError>>()?).beside(references);
         Ok(Some(ModelInput { stage: leg.stage, latents, timesteps, conditions }))
     }
 
@@ -274,6 +310,14 @@ fn rescaled(guided: &Tensor, conditional: &Tensor, share: f64) -> Result<Tensor,
     restored.f_mul_scalar(share)?.f_add(&guided.f_mul_scalar(1.0 - share)?)
 }
 
+/// Evaluations of the networks that a recipe of one part takes.
+///
+/// # Errors
+/// When the checkpoints cannot draw it.
+pub(crate) fn evaluations(models: &Models<impl Denoiser>, recipe: &ValidRecipe) -> Result<usize, DiffusionError> {
+    Ok(samplers(models, recipe)?.iter().map(|(_, sampler)| sampler.timesteps().len()).sum())
+}
+
 /// The samplers of a recipe: one for its own checkpoint, and one for the refiner where it has one.
 fn samplers(models: &Models<impl Denoiser>, recipe: &ValidRecipe) -> Result<Vec<(Stage, Sampler)>, DiffusionError> {
     let steps = recipe.steps as usize;
@@ -313,7 +357,7 @@ fn shape_of(networks: &impl Denoiser) -> String {
     format!("{} channels, {} px each", networks.latent_channels(), networks.vae_factor())
 }
 
-/// Draws a recipe. `on_step` is called after each evaluation of the network (done, of how many) and may stop there.
+/// Draws a recipe, all of its parts with the same networks. `on_step` is called after each evaluation of the network (done, of how many) and may stop there.
 ///
 /// # Errors
 /// When the checkpoints cannot draw the recipe, `on_step` stopped it, the networks overflowed, or libtorch fails.
@@ -324,19 +368,28 @@ pub fn generate(
     on_step: &mut dyn FnMut(u32, u32) -> ControlFlow<()>,
 ) -> Result<Generated, DiffusionError> {
     let started = Instant::now();
-    let mut request = Denoising::begin(models, recipe, trace.as_deref_mut())?;
+    let parts: Vec<&ValidRecipe> = recipe.each_part().collect();
+    let evaluations: usize = parts.iter().map(|part| self::evaluations(models, part)).sum::<Result<_, _>>()?;
+    let evaluations = u32::try_from(evaluations).unwrap_or(u32::MAX);
+    let mut request = Denoising::begin(models, parts[0], trace.as_deref_mut())?;
     let text_ms = elapsed_ms(started);
 
     let started = Instant::now();
-    let evaluations = u32::try_from(request.evaluations()).unwrap_or(u32::MAX);
-    while request.step(models)? {
-        let done = u32::try_from(request.evaluated()).unwrap_or(u32::MAX);
-        if let Some(trace) = trace.as_deref_mut() {
-            trace.keep(&format!("latents.{:03}", done - 1), request.latents())?;
+    let (mut done, mut place) = (0, 0);
+    loop {
+        while request.step(models)? {
+            done += 1;
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.keep(&format!("latents.{:03}", done - 1), request.latents())?;
+            }
+            if on_step(done, evaluations).is_break() {
+                return Err(DiffusionError::Cancelled);
+            }
         }
-        if on_step(done, evaluations).is_break() {
-            return Err(DiffusionError::Cancelled);
-        }
+        place += 1;
+        let Some(next) = parts.get(place) else { break };
+        let so_far = SoFar::of(&request, models, next, parts::enlarge_before(recipe, place))?;
+        request = Denoising::begin_with(models, next, Some(&so_far), None)?;
     }
     check_finite(request.latents(), "denoising")?;
     let denoise_ms = elapsed_ms(started);
@@ -352,7 +405,7 @@ pub fn generate(
     Ok(Generated { pixels, text_ms, denoise_ms, decode_ms: elapsed_ms(started) })
 }
 
-fn latent_shape(networks: &impl Denoiser, recipe: &ValidRecipe) -> Result<[i64; 4], DiffusionError> {
+fn latent_shape(networks: &impl Denoiser, recipe: &Recipe) -> Result<[i64; 4], DiffusionError> {
     let factor = networks.vae_factor().max(1);
     let (width, height) = (recipe.width_px, recipe.height_px);
     if !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {

@@ -21,6 +21,7 @@ mod levels;
 mod lms;
 mod pndm;
 mod schedule;
+mod shares;
 mod sigmas;
 mod tcd;
 mod timesteps;
@@ -35,6 +36,7 @@ use tch::{Kind, TchError, Tensor};
 
 use self::config::Method;
 use self::schedule::TrainSchedule;
+use self::shares::Shares;
 use crate::diffusion::device::upload;
 use crate::diffusion::fields::ConfigError;
 use crate::diffusion::noise::NoiseGenerator;
@@ -115,7 +117,7 @@ struct Sampling {
     span: Range<usize>,
     init_noise_sigma: f32,
     /// The shares of signal and noise in the latents where each evaluation begins.
-    mixes: Vec<(f32, f32)>,
+    mixes: Vec<Shares>,
     solver: Box<dyn Solver>,
 }
 
@@ -165,7 +167,7 @@ impl Sampler {
     /// Whether latents carry the whole signal and noise on top of it, instead of shares of both.
     #[must_use]
     pub fn is_variance_exploding(&self) -> bool {
-        self.plan.mixes[self.plan.span.start].0 >= 1.0
+        self.plan.mixes[self.plan.span.start].signal >= 1.0
     }
 
     /// Evaluations made.
@@ -191,9 +193,8 @@ impl Sampler {
     /// # Errors
     /// When libtorch fails.
     pub fn noised(&self, clean: &Tensor, noise: &Tensor) -> Result<Tensor, TchError> {
-        let (signal, sigma) = self.plan.mixes.get(self.next).copied().unwrap_or((1.0, 0.0));
-        let noised = scaled(&float(clean)?, signal)?.f_add(&scaled(&float(noise)?, sigma)?)?;
-        noised.f_to_kind(clean.f_kind()?)
+        let shares = self.plan.mixes.get(self.next).copied().unwrap_or(Shares { signal: 1.0, noise: 0.0 });
+        shares.mixed(&float(clean)?, &float(noise)?)?.f_to_kind(clean.f_kind()?)
     }
 
     /// What the network is shown for these latents at the next evaluation.

@@ -105,6 +105,8 @@ impl KernelLayout {
 pub(crate) struct LowRank {
     pub(crate) down: Tensor, // [rank, in] or [rank, in, k, k]
     pub(crate) up: Tensor,   // [out, rank] or [out, rank, 1, 1], scaled
+    /// What the layer's own product is multiplied with, without its bias, `[out]`: of adapters with magnitudes.
+    pub(crate) gain: Option<Tensor>,
 }
 
 /// What a [`LowRank`] must fit.

@@ -1,5 +1,6 @@
 //! What a report on duplicates is made from: the database as it is, of a node that does not run.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use bildkante_shared::wire::Duplicate;
 
 use super::tables::Tables;
 use super::{StoreError, database_path, decode_png, files};
-use crate::dedup::Fingerprint;
+use crate::dedup::{Fingerprint, Likeness, is_averaged};
 use crate::index::{ScopeKey, VariantKey};
 
 /// Masters that may be found as duplicates, and the merges so far.
@@ -21,7 +22,14 @@ pub struct Survey {
     pub masters: usize,
     pub findable: Vec<Findable>,
     /// One for each recipe and scope that has another's master.
-    pub merged: Vec<Duplicate>,
+    pub merged: Vec<Merge>,
+}
+
+/// A picture that has another's master.
+#[derive(Debug, Clone)]
+pub struct Merge {
+    pub duplicate: Duplicate,
+    pub likeness: Likeness,
 }
 
 /// A master as one variant's own in a scope.
@@ -42,8 +50,10 @@ impl Survey {
         let database = database_path(data_dir);
         fs::metadata(&database).map_err(StoreError::io(&database))?;
         let tables = Tables::open(&database)?;
-        let mut masters = 0;
-        tables.each_master(|_, _| masters += 1)?;
+        let mut sizes = HashMap::new();
+        tables.each_master(|id, row| {
+            sizes.insert(id, (row.width_px, row.height_px));
+        })?;
         let mut found: Vec<(ScopeKey, VariantKey, MasterId, PerceptualHash)> = Vec::new();
         tables.each_entry(|scope, entry, phash| found.push((scope, entry.variant, entry.master, phash)))?;
         let mut findable = Vec::with_capacity(found.len());
@@ -52,13 +62,17 @@ impl Survey {
             findable.push(Findable { scope, variant, master, print: Fingerprint { phash, chroma } });
         }
         let mut merged = Vec::new();
-        tables.each_binding(|binding| merged.extend(binding.duplicate))?;
-        Ok(Self { folder: data_dir.join("masters"), masters, findable, merged })
+        tables.each_binding(|binding| {
+            let Some((duplicate, size)) = binding.duplicate.zip(sizes.get(&binding.master)) else { return };
+            let likeness = Likeness { score: duplicate.ssimulacra2, is_averaged: is_averaged(*size) };
+            merged.push(Merge { duplicate, likeness });
+        })?;
+        Ok(Self { folder: data_dir.join("masters"), masters: sizes.len(), findable, merged })
     }
 
     /// What a test has read.
     #[cfg(test)]
-    pub(crate) fn of_rows(masters: usize, findable: Vec<Findable>, merged: Vec<Duplicate>) -> Self {
+    pub(crate) fn of_rows(masters: usize, findable: Vec<Findable>, merged: Vec<Merge>) -> Self {
         Self { folder: PathBuf::new(), masters, findable, merged }
     }
 

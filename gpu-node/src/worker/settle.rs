@@ -4,8 +4,8 @@
 //! device threads ── Drawn ──▶ channel ──▶ any settling thread: arrival ─▶ fingerprint ─▶ waits for what it depends on ─▶ answers
 //! ```
 //!
-//! There are as many threads as drawings may be under way here, so none waits for a thread: one whose decision depends on
-//! another's waits for that alone, and a picture without a candidate waits for nothing.
+//! There are a few threads for each device, and a drawing that finds none free waits for one in the channel. On a thread it waits
+//! for those alone that its decision depends on, and a picture without a candidate for none.
 //!
 //! Invariants: pictures get their place in the order in which they came out of the channel; each scope that a caller asked for
 //! is settled before its callers are answered, also those that join meanwhile.
@@ -61,7 +61,7 @@ impl Bench {
             for dedup in open {
                 // Scopes that joined meanwhile arrive now.
                 let arrival = arrival.take().unwrap_or_else(|| self.archive.arrive(id, dedup.as_ref()));
-                let settled = self.archive.settle(&arrival, id, dedup.as_ref(), pixels, determinism);
+                let settled = self.archive.settle(&arrival, pixels, determinism);
                 let settled = settled.map_err(|error| {
                     log_limited!(error, recipe = %id, %error, "master not stored");
                     GenerationError::from(&error)

@@ -19,20 +19,20 @@ mod room;
 mod shelf;
 
 use std::cell::LazyCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{Recipe, ValidRecipe};
+use bildkante_shared::recipe::{Recipe, ValidRecipe, picture_so_far};
 use bildkante_shared::wire::{AdapterInfo, CheckpointInfo};
 use tch::Device;
 
 use self::adapters::Adapters;
-use self::drawing::{Drawing, PassKey, asks_for_the_same, models};
+use self::drawing::{Drawing, Later, Networked, PassKey, asks_for_the_same, models, trunks};
 use self::loader::{Change, Loader, Stock};
 use self::options::Options;
 pub use self::options::{torch_engine, torch_engines};
-use self::probing::Probing;
+use self::probing::{Probing, Promise};
 use self::residency::Residency;
 use self::shelf::Shelf;
 use crate::blobs::Blobs;
@@ -44,7 +44,8 @@ use crate::diffusion::error::DiffusionError;
 use crate::diffusion::family::{Conditioning, ControlNet};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::picture::{Picture, Pictures};
-use crate::diffusion::pipeline::{Denoising, Models};
+use crate::diffusion::pipeline::parts::{self, SoFar};
+use crate::diffusion::pipeline::{self, Denoising, Models};
 use crate::diffusion::{device, runtime};
 use crate::engine::{DrawingId, Engine, EngineError, Finished, Move, NextProbe, Nudge, Presence, Trial};
 
@@ -104,7 +105,7 @@ impl TorchEngine {
         // A recipe without images needs none of them.
         let trial =
             LazyCell::new(|| Picture::to_paint_over(size_px).map(|(known, picture)| (known, Arc::new(picture))));
-        for digest in recipe.images() {
+        for digest in recipe.images().filter(|digest| *digest != picture_so_far()) {
             if let Some((_, picture)) = trial.iter().find(|(known, _)| *known == digest) {
                 pictures.insert(digest, Arc::clone(picture));
                 continue;
@@ -122,11 +123,51 @@ impl TorchEngine {
         self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))
     }
 
-    fn denoising(&mut self, recipe: &ValidRecipe) -> Result<Denoising<Conditioning>, EngineError> {
+    fn denoising(
+        &mut self,
+        recipe: &ValidRecipe,
+        so_far: Option<&SoFar>,
+    ) -> Result<Denoising<Conditioning>, EngineError> {
         let pictures = self.pictures(recipe)?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe, Networked::Images)?;
         let models = Models { pictures, ..models };
-        Denoising::begin(&models, recipe, None).map_err(engine_error(self.options.placement.device))
+        let device = self.options.placement.device;
+        Denoising::begin_with(&models, recipe, so_far, None).map_err(engine_error(device))
+    }
+
+    /// What comes behind the first part.
+    fn later(
+        &mut self,
+        parts: VecDeque<Arc<ValidRecipe>>,
+        first: &Denoising<Conditioning>,
+    ) -> Result<Later, EngineError> {
+        let device = self.options.placement.device;
+        let mut of = first.evaluations();
+        for part in &parts {
+            let models = models(&self.shelf, &mut self.adapters, part, Networked::Passes)?;
+            of += pipeline::evaluations(&models, part).map_err(engine_error(device))?;
+        }
+        Ok(Later { parts, done: 0, of, begun: 1 })
+    }
+
+    /// Begins the next part of a drawing whose part is over.
+    fn go_on(&mut self, id: DrawingId) -> Result<(), EngineError> {
+        let device = self.options.placement.device;
+        let drawing = self.drawings.get(&id).ok_or_else(|| no_request(id))?;
+        let Some(next) = drawing.later.parts.front().filter(|_| drawing.denoising.is_done()).cloned() else {
+            return Ok(());
+        };
+        let enlarge = parts::enlarge_before(&drawing.recipe, drawing.later.begun);
+        let models = models(&self.shelf, &mut self.adapters, &drawing.part, Networked::Passes)?;
+        let so_far = SoFar::of(&drawing.denoising, &models, &next, enlarge).map_err(engine_error(device))?;
+        let denoising = self.denoising(&next, Some(&so_far))?;
+        let drawing = self.drawings.get_mut(&id).ok_or_else(|| no_request(id))?;
+        drawing.later.parts.pop_front();
+        drawing.later.done += drawing.denoising.evaluated();
+        drawing.later.begun += 1;
+        drawing.pass = PassKey::of(&next, &denoising);
+        (drawing.part, drawing.denoising) = (next, denoising);
+        Ok(())
     }
 
     /// Decodes a picture. The drawing stays in the map meanwhile, so that after a panic, too, [`Engine::abandon`] finds
@@ -134,9 +175,9 @@ impl TorchEngine {
     fn decode(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
         let device = self.options.placement.device;
         let found = self.drawings.get(&drawing).ok_or_else(|| no_request(drawing))?;
-        let Drawing { recipe, denoising, promise, .. } = found;
+        let Drawing { recipe, part, denoising, promise, .. } = found;
         denoising.check().map_err(engine_error(device))?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, part, Networked::Passes)?;
         let pixels = denoising.decode(&models).map_err(engine_error(device))?;
         let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?;
         let mut determinism = checkpoint.determinism(recipe, promise.requests());
@@ -250,18 +291,22 @@ impl Engine for TorchEngine {
         let device = self.options.placement.device;
         self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
         let need = self.capacity.need(recipe, 1);
-        let checkpoint = self.shelf.checkpoint(recipe.checkpoint)?.digest();
-        let denoising = self.denoising(recipe)?;
-        let pass = PassKey::of(recipe, &denoising);
-        let promise = self.promise(recipe, &denoising)?;
+        let trunks = trunks(&self.shelf, recipe)?;
+        let mut parts = VecDeque::from(recipe.parts());
+        let part = parts.pop_front().unwrap_or_else(|| Arc::clone(recipe));
+        let denoising = self.denoising(&part, None)?;
+        let pass = PassKey::of(&part, &denoising);
+        let promise = if parts.is_empty() { self.promise(&part, &denoising)? } else { Promise::alone() };
+        let later = self.later(parts, &denoising)?;
         // A failure of the device that shows late is this request's, and must not show in another's pass.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         let id = DrawingId(self.next_drawing);
         self.next_drawing += 1;
-        self.adapters.hold(checkpoint, &recipe.loras);
+        self.adapters.hold(&trunks);
         self.note_use(recipe);
         self.ask(&promise, recipe, true);
-        self.drawings.insert(id, Drawing { recipe: Arc::clone(recipe), checkpoint, need, denoising, pass, promise });
+        self.drawings
+            .insert(id, Drawing { recipe: Arc::clone(recipe), part, later, trunks, need, denoising, pass, promise });
         Ok(id)
     }
 
@@ -278,7 +323,8 @@ impl Engine for TorchEngine {
     }
 
     fn may_join(&self, drawing: DrawingId, waiting: &ValidRecipe) -> bool {
-        self.drawings.get(&drawing).is_some_and(|drawing| asks_for_the_same(&drawing.recipe, waiting))
+        let first = waiting.each_part().next().unwrap_or(waiting);
+        self.drawings.get(&drawing).is_some_and(|drawing| asks_for_the_same(&drawing.part, first))
     }
 
     fn padding(&self, drawings: &[DrawingId]) -> usize {
@@ -300,8 +346,8 @@ impl Engine for TorchEngine {
             Ok(input)
         });
         let inputs = inputs.collect::<Result<Vec<_>, EngineError>>()?;
-        let recipe = Arc::clone(&self.drawing(*first)?.recipe);
-        let models = models(&self.shelf, &mut self.adapters, &recipe)?;
+        let recipe = Arc::clone(&self.drawing(*first)?.part);
+        let models = models(&self.shelf, &mut self.adapters, &recipe, Networked::Passes)?;
         let networks = models.at(inputs[0].stage);
         let together: Vec<_> = inputs.iter().collect();
         let outputs =
@@ -309,9 +355,11 @@ impl Engine for TorchEngine {
         let results = drawings.iter().zip(&outputs).map(|(drawing, output)| {
             let drawing = self.drawings.get_mut(drawing).ok_or(EngineError::Stopped)?;
             drawing.denoising.advance(output).map_err(engine_error(device))?;
-            drawing.pass = PassKey::of(&drawing.recipe, &drawing.denoising);
+            drawing.pass = PassKey::of(&drawing.part, &drawing.denoising);
             Ok(())
         });
+        let results: Vec<Result<(), EngineError>> = results.collect();
+        let results = drawings.iter().zip(results).map(|(drawing, result)| result.and_then(|()| self.go_on(*drawing)));
         let results = results.collect();
         // Here and in `begin` the host waits: work that is queued at the device can no longer be put behind a more urgent
         // request. A failure that shows so late belongs to no single request.
@@ -356,8 +404,8 @@ impl Engine for TorchEngine {
 
     fn progress(&self, drawing: DrawingId) -> (u32, u32) {
         let count = |steps: usize| u32::try_from(steps).unwrap_or(u32::MAX);
-        let found = self.drawings.get(&drawing).map(|drawing| &drawing.denoising);
-        found.map_or((0, 0), |denoising| (count(denoising.evaluated()), count(denoising.evaluations())))
+        let Some(Drawing { denoising, later, .. }) = self.drawings.get(&drawing) else { return (0, 0) };
+        (count(later.done + denoising.evaluated()), count(later.of))
     }
 
     fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
@@ -368,7 +416,7 @@ impl Engine for TorchEngine {
 
     fn abandon(&mut self, drawing: DrawingId) {
         let Some(removed) = self.drawings.remove(&drawing) else { return };
-        self.adapters.release(removed.checkpoint, &removed.recipe.loras);
+        self.adapters.release(&removed.trunks);
         // Its tensors go before memory is measured.
         drop(removed);
         self.sweep();

@@ -146,18 +146,20 @@ impl SigmaSpacing {
     }
 }
 
-/// What the network's output means, where its checkpoint does not say so: distilled networks are loaded into another's
-/// checkpoint.
+/// What the network's output means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OutputKind {
+pub enum Prediction {
+    /// The noise in the latents (Ho et al. 2020).
     Epsilon,
+    /// The velocity α·ε − σ·x₀ (Salimans & Ho 2022).
     #[serde(rename = "v_prediction")]
     Velocity,
+    /// The clean latents themselves.
     Sample,
 }
 
-impl OutputKind {
+impl Prediction {
     pub const ALL: [Self; 3] = [Self::Epsilon, Self::Velocity, Self::Sample];
 
     /// As `prediction_type` has it.
@@ -185,8 +187,9 @@ pub struct SchedulerChoice {
     /// Rescales the training schedule so that its last step holds no signal (Lin et al. 2023, section 3.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zero_terminal_snr: Option<bool>,
+    /// Where the checkpoint does not say so: distilled networks are loaded into another's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prediction: Option<OutputKind>,
+    pub prediction: Option<Prediction>,
     /// How much of each step's noise is fresh: 0 (none) to 1. DDIM's η, which is 0 by itself, and TCD's γ, which is 0.3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
@@ -273,8 +276,8 @@ mod tests {
         for spacing in SigmaSpacing::ALL {
             assert_eq!(serde_json::to_value(spacing).ok(), Some(spacing.as_str().into()));
         }
-        for output in OutputKind::ALL {
-            assert_eq!(serde_json::to_value(output).ok(), Some(output.as_str().into()));
+        for prediction in Prediction::ALL {
+            assert_eq!(serde_json::to_value(prediction).ok(), Some(prediction.as_str().into()));
         }
     }
 

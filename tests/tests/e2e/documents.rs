@@ -345,11 +345,14 @@ fn the_manifest_with_every_key_is_valid() -> anyhow::Result<()> {
         ("sdxl", "checkpoints/sdxl-tiny"),
         ("sdxl-refiner", "checkpoints/sdxl-refiner-tiny"),
         ("sdxl-edges", "controlnets/sdxl-edges"),
+        ("image-encoder", "encoders/image-tiny"),
         ("adapters/soft-light.safetensors", "adapters/sdxl.kohya.safetensors"),
+        ("adapters/teal-mug.safetensors", "embeddings/sdxl.two.safetensors"),
+        ("adapters/brand-style.safetensors", "references/sdxl.plain.safetensors"),
     ] {
         symlink(fixtures.join(fixture), models.join(name))?;
     }
-    for image in ["edges.png", "photo.png", "where.png"] {
+    for image in ["edges.png", "photo.png", "where.png", "style.png", "near.png", "face.png"] {
         image::RgbImage::new(8, 8).save(campaigns.join("images").join(image))?;
     }
     let page = Document::read(Path::new("docs/reference/manifests.md"))?;

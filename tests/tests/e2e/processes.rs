@@ -165,7 +165,7 @@ fn start_limited(config: &Path, log: &Path, soft: u32, hard: u32) -> anyhow::Res
 }
 
 /// Public and admin address, from the line in which an edge says that it serves.
-fn serves(log: &Path) -> anyhow::Result<(std::net::SocketAddr, std::net::SocketAddr)> {
+pub(crate) fn serves(log: &Path) -> anyhow::Result<(std::net::SocketAddr, std::net::SocketAddr)> {
     let text = std::fs::read_to_string(log)?;
     let line = text.lines().find(|line| line.contains("edge serves")).context("it does not serve yet")?;
     let line: serde_json::Value = serde_json::from_str(line)?;

@@ -43,6 +43,7 @@ fn binding(n: u8) -> Binding {
         determinism: None,
         node: format!("node-{n}"),
         generation: 0,
+        parts: None,
         created_unix_ms: 1_700_000_000_000,
     }
 }

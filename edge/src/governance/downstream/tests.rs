@@ -268,7 +268,8 @@ async fn a_purge_whose_client_hangs_up_is_carried_out_all_the_same() {
     let downstream = Downstream::new(&config, purges.clone(), catalog.clone()).unwrap();
     let (_trigger, ends) = shutdown::channel();
     let _running = downstream.start(ends);
-    let desk = PurgeDesk::new(purges.clone(), downstream, catalog, epoch.clone(), "http://h".to_owned(), LONG);
+    let log = Arc::new(crate::shared_state::Primary::open(&dir.path().join("state.redb"), epoch.clone()).unwrap());
+    let desk = PurgeDesk::new(purges.clone(), downstream, log, catalog, epoch.clone(), "http://h".to_owned(), LONG);
     let (generation, answers) = (purges.generation(), epoch.current());
     device.set(Mood::Slow);
     let order = PurgeOrder {
@@ -382,4 +383,60 @@ fn pauses_double_are_jittered_and_bounded() {
     assert_eq!(pace.backoff(2, 1.0), Duration::from_millis(200));
     assert_eq!(pace.backoff(u32::MAX, 1.0), Duration::from_secs(10));
     assert!((0.0..1.0).contains(&jitter()));
+}
+
+/// A kill is told by its recipes, beyond many by its campaign; one that was committed by a process that ended before it told of it,
+/// and one of another edge's, are told at the next start.
+#[tokio::test]
+async fn a_kill_is_told_to_the_caches_further_down() {
+    use crate::cache::{Bindings, CacheMetrics};
+    use crate::governance::kills::{KillDesk, KillMetrics, KillOrder};
+    use crate::governance::replay::Replay;
+    use crate::shared_state::{Change, Kill, Log, Primary, Proposal, TargetKind};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let well = Imitation::start(|_| Some((200, &[], ""))).await;
+    let (registry, epoch) = (Registry::new(), Epoch::default());
+    let config: PurgeConfig = toml::from_str(&varnish("cdn", well.address)).unwrap();
+    let purges = Purges::open(&config, &path("purges.redb"), PurgeMetrics::new(&registry).unwrap()).unwrap();
+    let catalog = CatalogHandle::open(sources(), CampaignMetrics::new(&registry).unwrap(), epoch.clone()).unwrap();
+    let metrics = CacheMetrics::new(&registry).unwrap();
+    let bindings = Bindings::open(&path("bindings.redb"), 100, metrics.bindings).unwrap();
+    let log: Arc<dyn Log> = Arc::new(Primary::open(&path("state.redb"), epoch.clone()).unwrap());
+    let change = Change::Kill(Kill { target: "slot:studio/hero".parse().unwrap() });
+    let (who, why) = ("anna".to_owned(), "before".to_owned());
+    log.propose(Proposal { change, who, why, key: None, edge: None }).await.unwrap();
+
+    let downstream = Downstream::new(&config, purges.clone(), catalog.clone()).unwrap();
+    let known = (catalog.clone(), bindings);
+    let replay = Replay::new(Arc::clone(&log), purges.clone(), downstream.clone(), known.clone(), epoch);
+    let (_trigger, ends) = shutdown::channel();
+    let _running = (downstream.start(ends.clone()), replay.start(ends));
+    let told = |tags: &str| {
+        let is_told = well.calls().iter().any(|(_, headers, _)| headers["xkey-purge"] == *tags);
+        std::future::ready(is_told)
+    };
+    eventually("the kill from before is told", async || told("slot:studio/hero").await).await;
+
+    let desk = KillDesk::new(log, replay, known, LONG, KillMetrics::new(&registry).unwrap());
+    let kill = async |kind, name: &str| {
+        let order = KillOrder { kind, name: name.to_owned(), why: "a test".to_owned(), key: None };
+        desk.kill("anna", order).await.unwrap()
+    };
+    let one = kill(TargetKind::Variant, "studio/hero?product=vase").await;
+    let [tag] = &one.covered.tags[..] else { panic!("{:?}", one.covered) };
+    assert!(tag.starts_with("recipe:") && one.covered.recipes == Some(1), "{:?}", one.covered);
+    assert!(told(tag).await);
+    let record = one.purge.unwrap();
+    assert_eq!(record.downstream["cdn"].state, DeliveryState::Confirmed);
+    assert_eq!((record.scope.as_str(), &record.tags), ("kill", &one.covered.tags));
+    // Of a product there are more than a few hundred pictures, in each slot and colour.
+    let many = kill(TargetKind::Value, "studio?product=mug").await;
+    assert_eq!((&many.covered.tags[..], many.covered.recipes), (&["campaign:studio".to_owned()][..], None));
+    assert!(told("campaign:studio").await);
+    let part = kill(TargetKind::Checkpoint, "studio-tiny").await;
+    assert_eq!(part.covered.campaigns, ["studio"]);
+    assert_eq!(well.calls().len(), 4, "each is told once");
+    assert_eq!(purges.reached().seq, desk.log().published().load().epoch());
 }

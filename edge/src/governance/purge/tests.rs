@@ -121,6 +121,7 @@ async fn masters_are_purged_only_where_that_was_asked() {
             node: String::new(),
             created_unix_ms: 0,
             generation,
+            parts: None,
         };
         purges.binding_verdict(&Subject { tags, recipe: rendition.recipe, spec: &rendition.spec }, &binding)
     };

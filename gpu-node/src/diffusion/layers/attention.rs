@@ -5,6 +5,7 @@
 use tch::{TchError, Tensor};
 
 use crate::diffusion::layers::projected::Text;
+use crate::diffusion::layers::reference::Area;
 use crate::diffusion::layers::{GroupNorm, LayerNorm, Linear};
 use crate::diffusion::weights::{Scope, WeightsError};
 
@@ -101,20 +102,28 @@ impl CrossAttention {
         Ok(Self { query, key_value, out: Linear::load(scope.at(names.out), width, width)?, heads })
     }
 
-    fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
+    /// Attends to the text, and in an area to the images beside it as well.
+    fn forward(&self, x: &Tensor, text: &Text<'_>, images_in: Option<Area>) -> Result<Tensor, TchError> {
         let (n, tokens, width) = x.size3()?;
         let head_width = width / self.heads;
         let query = self.query.forward(x)?.f_view([n, tokens, self.heads, head_width])?.f_transpose(1, 2)?;
-        let projected = text.keys_values(&self.key_value)?; // [n, text, 2c]
-        let text_tokens = projected.size3()?.1;
-        let parts = projected
-            .f_view([n, text_tokens, 2, self.heads, head_width])?
-            .f_permute([2, 0, 3, 1, 4])? // [2, n, heads, text, d]
-            .f_unbind(0)?;
-        let [key, value] = parts.as_slice() else {
-            return Err(TchError::Shape(format!("{} projections of cross-attention", parts.len())));
+        let attend_to = |projected: &Tensor| {
+            let seen_tokens = projected.size3()?.1;
+            let parts = projected
+                .f_view([n, seen_tokens, 2, self.heads, head_width])?
+                .f_permute([2, 0, 3, 1, 4])? // [2, n, heads, seen, d]
+                .f_unbind(0)?;
+            let [key, value] = parts.as_slice() else {
+                return Err(TchError::Shape(format!("{} projections of cross-attention", parts.len())));
+            };
+            attend(&query, key, value, Mask::None)
         };
-        self.out.forward(&attend(&query, key, value, Mask::None)?)
+        let found = attend_to(&text.keys_values(&self.key_value)?)?;
+        let found = match images_in {
+            Some(area) => text.looking.added_to(found, area, attend_to)?,
+            None => found,
+        };
+        self.out.forward(&found)
     }
 }
 
@@ -179,15 +188,15 @@ impl TransformerBlock {
         layers.push(&self.attn2.key_value);
     }
 
-    fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
+    fn forward(&self, x: &Tensor, text: &Text<'_>, area: Area) -> Result<Tensor, TchError> {
         let normed = self.norm1.forward(x)?;
         let mut attended = match &self.attn1 {
             FirstAttention::Own(attention) => attention.forward(&normed)?,
-            FirstAttention::Text(attention) => attention.forward(&normed, text)?,
+            FirstAttention::Text(attention) => attention.forward(&normed, text, None)?,
         };
         // Each output is this block's own: the residual is added in place.
         let x = attended.f_add_(x)?;
-        let x = self.attn2.forward(&self.norm2.forward(&x)?, text)?.f_add_(&x)?;
+        let x = self.attn2.forward(&self.norm2.forward(&x)?, text, Some(area))?.f_add_(&x)?;
         self.ff.forward(&self.norm3.forward(&x)?)?.f_add_(&x) // [n, t, c]
     }
 }
@@ -254,11 +263,11 @@ impl SpatialTransformer {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
-        let (_, _, height, _) = x.size4()?;
+        let (_, _, height, width) = x.size4()?;
         let tokens = self.norm.forward(x)?.f_permute([0, 2, 3, 1])?.f_flatten(1, 2)?; // [n, hw, c]
         let mut tokens = self.proj_in.forward(&tokens)?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, text)?;
+            tokens = block.forward(&tokens, text, (height, width))?;
         }
         let pixels = self.proj_out.forward(&tokens)?.f_unflatten(1, [height, -1])?.f_permute([0, 3, 1, 2])?;
         x.f_add(&pixels) // [n, c, h, w]

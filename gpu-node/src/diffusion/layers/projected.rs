@@ -12,6 +12,7 @@ use tch::{TchError, Tensor};
 
 use crate::diffusion::kept::{Keepable, Kept};
 use crate::diffusion::layers::Linear;
+use crate::diffusion::layers::reference::{Looking, Reference};
 
 /// Bytes of keys and values kept for one set of networks; one text is always let in. A prompt of Stable Diffusion XL takes
 /// 26 MB in bfloat16.
@@ -55,11 +56,18 @@ pub(crate) struct Text<'a> {
     /// One for each row, or none.
     rows: &'a [ProjectedText],
     next: Cell<usize>,
+    /// The images that are looked at beside it.
+    pub(crate) looking: Looking<'a>,
 }
 
 impl<'a> Text<'a> {
     pub(crate) const fn new(states: Tensor, rows: &'a [ProjectedText]) -> Self {
-        Self { states, rows, next: Cell::new(0) }
+        Self { states, rows, next: Cell::new(0), looking: Looking::at(&[]) }
+    }
+
+    /// The same, with images beside it.
+    pub(crate) fn beside(self, references: &'a [Reference]) -> Self {
+        Self { looking: Looking::at(references), ..self }
     }
 
     /// Keys and values for the next attention, side by side: `[n, tokens, 2c]`.

@@ -1,4 +1,4 @@
-//! What a drawing begins with, and what steers it beside its text: noise, an image, a mask, control images.
+//! What a drawing begins with, and what steers it beside its text: noise, an image, a mask, control images, reference images.
 //!
 //! Owns the order in which these draw from the request's generator, which decides what a seed means: the posterior of the
 //! image, then the noise, then the posterior of what is behind the mask. Sources: diffusers 0.42,
@@ -6,11 +6,12 @@
 //! `pipeline_controlnet.py` and their counterparts for Stable Diffusion XL.
 
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{ControlUse, Recipe};
+use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse};
 use tch::{Kind, TchError, Tensor};
 
 use super::Models;
-use crate::diffusion::denoiser::Denoiser;
+use super::parts::SoFar;
+use crate::diffusion::denoiser::{Denoiser, Reference};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::noise::NoiseGenerator;
@@ -25,7 +26,8 @@ pub(crate) struct Start {
     pub(crate) noised_from: Option<Tensor>,
     /// What a network that was not trained to inpaint must leave as it is.
     pub(crate) kept: Option<Preserved>,
-    /// `[1, 1 + c, h, w]`: the mask and the latents behind it, for a network that is told them.
+    /// For a network that is told more than latents: the mask and the latents behind it, `[1, 1 + c, h, w]`, or how near each
+    /// place is, `[1, 1, h, w]`.
     told: Option<Tensor>,
 }
 
@@ -54,10 +56,22 @@ impl Preserved {
 }
 
 impl Start {
-    /// Draws and encodes what the recipe begins with; `shape` and `kind` are those of the latents.
+    /// Draws and encodes what the recipe begins with, which is what was drawn so far where it is a later part; `shape` and `kind` are those of the latents.
     pub(crate) fn prepare(
         models: &Models<impl Denoiser>,
-        recipe: &Recipe,
+        (recipe, so_far): (&Recipe, Option<&SoFar>),
+        (shape, kind): (&[i64], Kind),
+        noise: &mut NoiseGenerator,
+    ) -> Result<Self, DiffusionError> {
+        let told = depth(models, recipe, shape, kind)?;
+        let start = Self::prepare_latents(models, (recipe, so_far), (shape, kind), noise)?;
+        Ok(if told.is_some() { Self { told, ..start } } else { start })
+    }
+
+    /// The same without what the network is told of depth.
+    fn prepare_latents(
+        models: &Models<impl Denoiser>,
+        (recipe, so_far): (&Recipe, Option<&SoFar>),
         (shape, kind): (&[i64], Kind),
         noise: &mut NoiseGenerator,
     ) -> Result<Self, DiffusionError> {
@@ -70,7 +84,16 @@ impl Start {
             }
             return Ok(Self { noise: draw_as(shape, kind)?, ..Self::default() });
         };
-        let image = upload(&picture(models, recipe, init.image, "init.image")?.signed()?, device)?;
+        let image = match so_far {
+            Some(SoFar::Latents(latents)) if recipe.mask.is_none() && !networks.is_inpainting() => {
+                let noised_from = Some(latents.f_to_kind(kind)?);
+                return Ok(Self { noise: draw_as(shape, kind)?, noised_from, ..Self::default() });
+            }
+            Some(SoFar::Latents(_)) => return Err(DiffusionError::input("latents have no mask: enlarge pixels")),
+            Some(SoFar::Picture(picture)) => picture.signed()?,
+            None => picture(models, recipe, init.image, "init.image")?.signed()?,
+        };
+        let image = upload(&image, device)?;
         let mask = recipe.mask.map(|mask| picture(models, recipe, mask, "mask")).transpose()?;
         let is_all_new = init.strength >= 1.0;
         let Some(mask) = mask else {
@@ -111,6 +134,37 @@ impl Start {
     }
 }
 
+/// How near each latent is, -1 to 1, for a network that is told it. Source: diffusers 0.42,
+/// `pipeline_stable_diffusion_depth2img.py`.
+fn depth(
+    models: &Models<impl Denoiser>,
+    recipe: &Recipe,
+    shape: &[i64],
+    kind: Kind,
+) -> Result<Option<Tensor>, DiffusionError> {
+    let networks = &models.base;
+    let digest = match (recipe.depth, networks.is_told_depth()) {
+        (Some(digest), true) => digest,
+        (None, false) => return Ok(None),
+        (Some(_), false) => return Err(DiffusionError::input("`depth` is for checkpoints that are told it")),
+        (None, true) => {
+            return Err(DiffusionError::input("this checkpoint is told how near things are: it needs `depth`"));
+        }
+    };
+    let map = models.pictures.get(&digest);
+    let map = map.ok_or_else(|| DiffusionError::input(format!("`depth` {digest} is not there")))?;
+    let small = upload(&map.brightness()?, networks.device())?;
+    let small = small.f_upsample_bicubic2d([shape[2], shape[3]], false, None, None)?;
+    let (least, most) = (small.f_min()?, small.f_max()?);
+    let range = most.f_sub(&least)?;
+    // A map of one brightness says nothing.
+    if f64::try_from(&range)? == 0.0 {
+        return Ok(Some(small.f_zeros_like()?.f_to_kind(kind)?));
+    }
+    let scaled = small.f_sub(&least)?.f_mul_scalar(2.0)?.f_div(&range)?.f_sub_scalar(1.0)?;
+    Ok(Some(scaled.f_to_kind(kind)?))
+}
+
 /// A sample of the latents behind an image, scaled.
 fn encoded(
     networks: &impl Denoiser,
@@ -147,7 +201,7 @@ fn picture<'a, N>(
 pub(crate) fn controls(
     models: &Models<impl Denoiser>,
     recipe: &Recipe,
-) -> Result<Vec<(ControlUse, Tensor)>, DiffusionError> {
+) -> Result<Vec<(ControlUse, Vec<Tensor>)>, DiffusionError> {
     let networks = &models.base;
     let control = |(at, control): (usize, &ControlUse)| {
         let (ours, theirs) = (networks.vae_factor(), networks.control_factor(at));
@@ -164,14 +218,41 @@ pub(crate) fn controls(
     recipe.controls.iter().enumerate().map(control).collect()
 }
 
-/// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
+/// What the networks see in the recipe's reference images, for conditions of so many rows.
+pub(crate) fn references(
+    models: &Models<impl Denoiser>,
+    recipe: &Recipe,
+    rows: i64,
+) -> Result<Vec<(ReferenceUse, Reference)>, DiffusionError> {
+    let (networks, float) = (&models.base, (Kind::Float, models.base.device()));
+    let reference = |(place, used): (usize, &ReferenceUse)| {
+        let image = models.pictures.get(&used.image);
+        let image =
+            image.ok_or_else(|| DiffusionError::input(format!("`references.image` {} is not there", used.image)))?;
+        let seen = networks.embed_reference(place, (used.image, image), rows)?;
+        let mask = used.mask.map(|mask| picture(models, recipe, mask, "references.mask")).transpose()?;
+        let mask = match mask {
+            Some(mask) => Some(upload(&mask.mask()?, networks.device())?.f_expand([rows, -1, -1, -1], false)?),
+            None => None,
+        };
+        let weight = Tensor::f_full([rows, 1, 1], used.weight, float)?;
+        Ok((used.clone(), Reference { place, seen, weight, mask }))
+    };
+    recipe.references.iter().enumerate().map(reference).collect()
+}
+
+/// Whether what has a weight and acts from a share of the steps on and up to another acts at evaluation `index` of so many.
 #[allow(clippy::cast_precision_loss, reason = "at most some hundred evaluations")]
+pub(crate) fn acts((weight, start, end): (f64, f64, f64), (index, of): (usize, usize)) -> bool {
+    weight != 0.0 && index as f64 / of as f64 >= start && (index + 1) as f64 / of as f64 <= end
+}
+
+/// The ControlNets that act at evaluation `index` of so many, each with its place in the recipe.
 pub(crate) fn acting(
-    controls: &[(ControlUse, Tensor)],
-    (index, of): (usize, usize),
-) -> impl Iterator<Item = (usize, &(ControlUse, Tensor))> {
-    let (begin, end) = (index as f64 / of as f64, (index + 1) as f64 / of as f64);
-    let acts = move |control: &ControlUse| control.weight != 0.0 && begin >= control.start && end <= control.end;
+    controls: &[(ControlUse, Vec<Tensor>)],
+    evaluation: (usize, usize),
+) -> impl Iterator<Item = (usize, &(ControlUse, Vec<Tensor>))> {
+    let acts = move |control: &ControlUse| acts((control.weight, control.start, control.end), evaluation);
     controls.iter().enumerate().filter(move |(_, (control, _))| acts(control))
 }
 

@@ -8,6 +8,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{Recipe, RefinerUse, SchedulerChoice, SchedulerKind, SigmaSpacing};
 
 use super::*;
+use crate::diffusion::picture::Picture;
 use crate::diffusion::scheduler::SchedulerConfig;
 
 /// Networks that believe the clean latents are a constant, and whose decoder repeats the first three channels.
@@ -44,6 +45,11 @@ impl Conditions for Lengths {
 
     fn controlled(&self, controls: Vec<Control>) -> Self {
         assert!(controls.is_empty(), "no ControlNet acts on this family");
+        Self(self.0.shallow_clone())
+    }
+
+    fn beside(&self, references: Vec<Reference>) -> Self {
+        assert!(references.is_empty(), "this family looks at no image");
         Self(self.0.shallow_clone())
     }
 
@@ -106,8 +112,12 @@ impl Denoiser for Analytic {
         None
     }
 
-    fn embed_control(&self, _: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
-        Ok(image.shallow_clone())
+    fn embed_reference(&self, _: usize, _: (Digest, &Picture), _: i64) -> Result<Vec<Tensor>, DiffusionError> {
+        Ok(Vec::new())
+    }
+
+    fn embed_control(&self, _: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
+        Ok(vec![image.shallow_clone()])
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {

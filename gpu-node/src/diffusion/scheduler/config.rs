@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use bildkante_shared::limits;
+pub use bildkante_shared::recipe::Prediction;
 use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, TimestepSpacing};
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,17 +19,6 @@ use crate::diffusion::fields::{WithoutEffect, is_without_effect, unknown};
 
 /// Longest training schedule a config may have.
 const TRAIN_STEPS_MAX: usize = limits::TRAIN_STEPS_MAX as usize;
-
-/// What the network's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prediction {
-    /// The noise in the latents (Ho et al. 2020).
-    Epsilon,
-    /// The velocity α·ε − σ·x₀ (Salimans & Ho 2022).
-    Velocity,
-    /// The clean latents themselves.
-    Sample,
-}
 
 /// The noise added by each training step.
 #[derive(Debug, Clone, PartialEq)]
@@ -282,7 +272,7 @@ impl SchedulerConfig {
             if kind == SchedulerKind::DpmPp2S && spacing != TimestepSpacing::Linspace {
                 return Err(unsupported("`timestep_spacing` but `linspace`"));
             }
-            file.timestep_spacing = Some(spacing_name(spacing).to_owned());
+            file.timestep_spacing = Some(spacing.as_str().to_owned());
         }
         // Named levels replace whatever spacing the file has.
         let is_named = !choice.timesteps.is_empty() || !choice.sigma_values.is_empty();
@@ -449,7 +439,8 @@ impl File {
         let leads_by_default =
             matches!(kind, SchedulerKind::Ddim | SchedulerKind::Pndm | SchedulerKind::Lcm | SchedulerKind::Tcd);
         let default = if leads_by_default { TimestepSpacing::Leading } else { TimestepSpacing::Linspace };
-        let spacing = choose("timestep_spacing", self.timestep_spacing.as_deref(), default, &SPACINGS)?;
+        let spacings = TimestepSpacing::ALL.map(|spacing| (spacing.as_str(), spacing));
+        let spacing = choose("timestep_spacing", self.timestep_spacing.as_deref(), default, &spacings)?;
         let rescale_zero_snr = !NEVER_RESCALING.contains(&kind) && self.rescale_betas_zero_snr.unwrap_or(false);
         Ok(SchedulerConfig {
             kind,
@@ -469,9 +460,8 @@ impl File {
     fn refuse_what_no_sampler_does(&self, kind: SchedulerKind) -> Result<(), SchedulerError> {
         use SchedulerKind::{Ddim, Deis, DpmPp2S, Lcm, UniPc};
         let exponential = [&MULTISTEP[..], &[DpmPp2S, UniPc, Deis]].concat();
-        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 4] = [
+        let refusals: [(&str, Option<bool>, &[SchedulerKind]); 3] = [
             ("thresholding", self.thresholding, &[&exponential[..], &[Ddim, Lcm]].concat()),
-            ("use_lu_lambdas", self.use_lu_lambdas.filter(|_| self.is_respaced()), &MULTISTEP),
             ("use_flow_sigmas", self.use_flow_sigmas, &exponential),
             ("use_dynamic_shifting", self.use_dynamic_shifting, &exponential),
         ];
@@ -522,8 +512,7 @@ impl File {
     }
 
     fn prediction(&self, kind: SchedulerKind) -> Result<Prediction, SchedulerError> {
-        let table =
-            [("epsilon", Prediction::Epsilon), ("v_prediction", Prediction::Velocity), ("sample", Prediction::Sample)];
+        let table = Prediction::ALL.map(|prediction| (prediction.as_str(), prediction));
         let prediction = choose("prediction_type", self.prediction_type.as_deref(), Prediction::Epsilon, &table)?;
         let is_never_sample = matches!(kind, SchedulerKind::Pndm | SchedulerKind::EulerAncestral);
         if prediction == Prediction::Sample && is_never_sample {
@@ -794,12 +783,6 @@ const VISITING_NAMED: [SchedulerKind; 9] = [
 const NEVER_RESCALING: [SchedulerKind; 5] =
     [SchedulerKind::Pndm, SchedulerKind::Heun, SchedulerKind::Lms, SchedulerKind::DpmPp2S, SchedulerKind::Deis];
 
-const SPACINGS: [(&str, TimestepSpacing); 3] = [
-    ("leading", TimestepSpacing::Leading),
-    ("trailing", TimestepSpacing::Trailing),
-    ("linspace", TimestepSpacing::Linspace),
-];
-
 /// The levels that a recipe names, where the sampler visits such.
 fn visits(kind: SchedulerKind, choice: &SchedulerChoice) -> Result<Visits, SchedulerError> {
     let refused = |what: &str| Err(SchedulerError::Unsupported { kind, what: what.to_owned() });
@@ -810,10 +793,6 @@ fn visits(kind: SchedulerKind, choice: &SchedulerChoice) -> Result<Visits, Sched
         _ if !VISITING_NAMED.contains(&kind) => refused("`timesteps`"),
         (timesteps, _) => Ok(Visits::Timesteps(timesteps.to_vec())),
     }
-}
-
-fn spacing_name(spacing: TimestepSpacing) -> &'static str {
-    SPACINGS.iter().find(|(_, known)| *known == spacing).map_or("leading", |(name, _)| name)
 }
 
 fn value(key: &'static str, value: impl std::fmt::Display, allowed: &str) -> SchedulerError {

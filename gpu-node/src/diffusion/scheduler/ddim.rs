@@ -8,8 +8,9 @@ use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
-use super::timesteps::Grid;
-use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
+use super::shares::Shares;
+use super::timesteps::{Grid, told};
+use super::{Sampling, SchedulerError, Solver, StepNoise, scaled};
 
 #[derive(Debug)]
 struct Ddim {
@@ -40,11 +41,9 @@ pub(super) fn plan(
         Ok((schedule.alpha_bar(*timestep)?, to))
     });
     let alpha_bars = alpha_bars.collect::<Result<Vec<(f32, f32)>, SchedulerError>>()?;
-    let mixes = alpha_bars.iter().map(|(from, _)| (from.sqrt(), (1.0 - from).sqrt())).collect();
+    let mixes = alpha_bars.iter().map(|(from, _)| Shares::of(*from)).collect();
     let solver = Ddim { prediction: config.prediction, clip_range, eta: eta as f32, alpha_bars };
-    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
-    let timesteps = timesteps.iter().map(|timestep| *timestep as f32).collect();
-    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps: told(&timesteps), span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for Ddim {
@@ -60,28 +59,14 @@ impl Solver for Ddim {
         fresh: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let (from, to) = self.alpha_bars[index];
-        let (signal, noise) = (from.sqrt(), (1.0 - from).sqrt());
-        let (mut clean, epsilon) = match self.prediction {
-            Prediction::Epsilon => {
-                let clean = divided(&latents.f_sub(&scaled(&output, noise)?)?, signal)?;
-                (clean, output)
-            }
-            Prediction::Velocity => (
-                scaled(&latents, signal)?.f_sub(&scaled(&output, noise)?)?,
-                scaled(&output, signal)?.f_add(&scaled(&latents, noise)?)?,
-            ),
-            Prediction::Sample => {
-                let epsilon = divided(&latents.f_sub(&scaled(&output, signal)?)?, noise)?;
-                (output, epsilon)
-            }
-        };
+        let (mut clean, epsilon) = Shares::of(from).clean_and_noise(self.prediction, output, &latents)?;
         if let Some(range) = self.clip_range {
             clean = clean.f_clamp(-range, range)?;
         }
-        let Some(fresh) = fresh else { return scaled(&clean, to.sqrt())?.f_add(&scaled(&epsilon, (1.0 - to).sqrt())?) };
+        let Some(fresh) = fresh else { return Shares::of(to).mixed(&clean, &epsilon) };
         let variance = (1.0 - to) / (1.0 - from) * (1.0 - from / to);
         let deviation = self.eta * variance.sqrt();
-        let direction = scaled(&epsilon, (1.0 - to - deviation * deviation).max(0.0).sqrt())?;
-        scaled(&clean, to.sqrt())?.f_add(&direction)?.f_add(&scaled(&fresh, deviation)?)
+        let kept = Shares { signal: to.sqrt(), noise: (1.0 - to - deviation * deviation).max(0.0).sqrt() };
+        kept.mixed(&clean, &epsilon)?.f_add(&scaled(&fresh, deviation)?)
     }
 }

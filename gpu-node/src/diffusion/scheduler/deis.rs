@@ -6,12 +6,9 @@ use std::ops::Range;
 use tch::{TchError, Tensor};
 
 use super::config::{DeisOptions, FinalSigma, Prediction, SchedulerConfig};
-use super::levels::{Level, Rounding, Visiting, visits};
+use super::levels::{FEW_STEPS, Level, Rounding, Visiting, visits};
 use super::schedule::TrainSchedule;
 use super::{Sampling, SchedulerError, Solver, divided, scaled};
-
-/// Below so many steps the last ones are taken with lower order, where the config asks for it.
-const FEW_STEPS: usize = 15;
 
 #[derive(Debug)]
 struct Deis {
@@ -38,7 +35,7 @@ pub(super) fn plan(
         rounding: Rounding::UniPc,
     };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
+    let mixes = levels[..steps].iter().map(|level| level.shares()).collect();
     let solver = Deis {
         prediction: config.prediction,
         order: options.order,

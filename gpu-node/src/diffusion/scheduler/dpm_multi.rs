@@ -7,12 +7,9 @@ use std::ops::Range;
 use tch::{TchError, Tensor};
 
 use super::config::{DpmOptions, FinalSigma, Prediction, SchedulerConfig, SolverType};
-use super::levels::{Level, Rounding, Visiting, visits};
+use super::levels::{FEW_STEPS, Level, Rounding, Visiting, visits};
 use super::schedule::TrainSchedule;
 use super::{Sampling, SchedulerError, Solver, StepNoise, scaled};
-
-/// Below so many steps the last ones are taken with lower order, where the config asks for it.
-const FEW_STEPS: usize = 15;
 
 #[derive(Debug)]
 struct DpmMulti {
@@ -48,17 +45,16 @@ pub(super) fn plan(
     let DpmOptions { sigmas, final_sigma, lambda_min, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min, rounding: Rounding::Multi };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let euler_at_end = options.euler_at_final
-        || (options.lower_order_final && timesteps.len() < FEW_STEPS)
-        || final_sigma == FinalSigma::Zero;
-    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
+    let lower_order_at_end = options.lower_order_final && steps < FEW_STEPS;
+    let euler_at_end = options.euler_at_final || lower_order_at_end || final_sigma == FinalSigma::Zero;
+    let mixes = levels[..steps].iter().map(|level| level.shares()).collect();
     let solver = DpmMulti {
         prediction: config.prediction,
         order: options.order,
         solver: options.solver,
         is_stochastic: options.is_stochastic,
         euler_at_end,
-        lower_order_at_end: options.lower_order_final && timesteps.len() < FEW_STEPS,
+        lower_order_at_end,
         levels,
         history: Vec::new(),
     };

@@ -34,7 +34,7 @@ pub(super) fn plan(
     let DpmOptions { sigmas, final_sigma, lambda_min, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min, rounding: Rounding::Single };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
+    let mixes = levels[..steps].iter().map(|level| level.shares()).collect();
     let orders = orders(steps, options);
     let (prediction, solver) = (config.prediction, options.solver);
     let solver = DpmSingle { prediction, solver, orders, levels, start: None, predicted: Vec::new() };

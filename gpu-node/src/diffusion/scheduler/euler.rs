@@ -43,7 +43,7 @@ pub(super) fn plan(
         timesteps = levels[..steps].iter().map(|sigma| 0.25 * sigma.ln()).collect();
     }
     let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
-    let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
+    let mixes = sigmas::mixes(&levels[..steps]);
     let solver = Euler { prediction: config.prediction, sigmas: levels };
     Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
+use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, interpolated};
-use super::timesteps::Grid;
+use super::schedule::{TrainSchedule, visited_to_zero};
 use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled, sigmas};
 
 #[derive(Debug)]
@@ -18,22 +18,15 @@ struct EulerAncestral {
     sigmas: Vec<f32>,
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
 pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
     steps: usize,
     span: Range<usize>,
 ) -> Result<Sampling, SchedulerError> {
-    let SchedulerConfig { spacing, train_steps, steps_offset: offset, .. } = *config;
-    let grid = Grid { spacing, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
-    let train_sigmas = schedule.sigmas();
-    let timesteps: Vec<f32> = grid.timesteps().into_iter().map(|timestep| timestep as f32).collect();
-    let mut levels: Vec<f32> =
-        timesteps.iter().map(|timestep| interpolated(&train_sigmas, f64::from(*timestep)) as f32).collect();
-    levels.push(0.0);
-    let init_noise_sigma = sigmas::init_noise_sigma(spacing, &levels);
-    let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
+    let (timesteps, levels) = visited_to_zero(config, schedule, steps, SigmaSpacing::Trained)?;
+    let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
+    let mixes = sigmas::mixes(&levels[..steps]);
     let solver = EulerAncestral { prediction: config.prediction, sigmas: levels };
     Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }

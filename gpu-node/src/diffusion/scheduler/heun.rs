@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::{TchError, Tensor};
 
 use super::config::{HeunOptions, Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, visited};
+use super::schedule::{TrainSchedule, visited_to_zero};
 use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 /// The Euler step that is waiting for its correction.
@@ -25,7 +25,6 @@ struct Heun {
     pending: Option<Pending>,
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
 pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
@@ -33,14 +32,13 @@ pub(super) fn plan(
     span: Range<usize>,
     options: &HeunOptions,
 ) -> Result<Sampling, SchedulerError> {
-    let (timesteps, mut levels) = visited(config, steps, options.sigmas, &schedule.sigmas())?;
-    levels.push(0.0);
-    let levels: Vec<f32> = levels.into_iter().map(|sigma| sigma as f32).collect();
+    let (timesteps, levels) = visited_to_zero(config, schedule, steps, options.sigmas)?;
     // A step is evaluated at its start and at its end, which is the next one's start; the last one only at its start.
     let evaluations = timesteps[..1].iter().chain(timesteps[1..].iter().flat_map(|t| [t, t])).copied().collect();
     let end = if span.end == steps { 2 * steps - 1 } else { 2 * span.end };
     let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
-    let mixes = (0..2 * steps - 1).map(|evaluation| (1.0, levels[evaluation.div_ceil(2)])).collect();
+    let seen: Vec<f32> = (0..2 * steps - 1).map(|evaluation| levels[evaluation.div_ceil(2)]).collect();
+    let mixes = sigmas::mixes(&seen);
     let solver = Heun { prediction: config.prediction, clip_range: options.clip_range, sigmas: levels, pending: None };
     let span = 2 * span.start..end;
     Ok(Sampling { timesteps: evaluations, span, init_noise_sigma, mixes, solver: Box::new(solver) })

@@ -7,7 +7,9 @@ use tch::{TchError, Tensor};
 
 use super::config::{LcmOptions, Prediction, SchedulerConfig, Visits};
 use super::schedule::{TrainSchedule, named};
-use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
+use super::shares::Shares;
+use super::timesteps::told;
+use super::{Sampling, SchedulerError, Solver, StepNoise, scaled};
 
 /// Standard deviation of the data that the boundary condition assumes, as the models were trained.
 const SIGMA_DATA: f32 = 0.5;
@@ -44,11 +46,9 @@ pub(super) fn plan(
         Ok(LcmStep { from: schedule.alpha_bar(*timestep)?, to, skip, out })
     });
     let planned = planned.collect::<Result<Vec<_>, SchedulerError>>()?;
-    let mixes = planned.iter().map(|step| (step.from.sqrt(), (1.0 - step.from).sqrt())).collect();
+    let mixes = planned.iter().map(|step| Shares::of(step.from)).collect();
     let solver = Lcm { prediction: config.prediction, clip_range: options.clip_range, steps: planned };
-    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
-    let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps: told(&timesteps), span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 /// The training steps that are visited: every so manieth of those the model was distilled on, the noisiest first, or those
@@ -91,20 +91,20 @@ impl Solver for Lcm {
         noise: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let LcmStep { from, to, skip, out } = self.steps[index];
-        let (signal, sigma) = (from.sqrt(), (1.0 - from).sqrt());
-        let mut clean = match self.prediction {
-            Prediction::Epsilon => divided(&latents.f_sub(&scaled(&output, sigma)?)?, signal)?,
-            Prediction::Velocity => scaled(&latents, signal)?.f_sub(&scaled(&output, sigma)?)?,
-            Prediction::Sample => output,
-        };
+        let mut clean = Shares::of(from).clean(self.prediction, output, &latents)?;
         if let Some(range) = self.clip_range {
             clean = clean.f_clamp(-range, range)?;
         }
         let denoised = scaled(&clean, out)?.f_add(&scaled(&latents, skip)?)?;
-        match (to, noise) {
-            (Some(to), Some(noise)) => scaled(&denoised, to.sqrt())?.f_add(&scaled(&noise, (1.0 - to).sqrt())?),
-            (None, _) => Ok(denoised),
-            (Some(_), None) => Err(TchError::Shape("a consistency step without noise".into())),
-        }
+        renoised(denoised, to.map(Shares::of), noise)
+    }
+}
+
+/// A prediction with fresh noise on it, down to the next step; as it is where there is none.
+pub(super) fn renoised(predicted: Tensor, shares: Option<Shares>, noise: Option<Tensor>) -> Result<Tensor, TchError> {
+    match (shares, noise) {
+        (Some(shares), Some(noise)) => shares.mixed(&predicted, &noise),
+        (None, _) => Ok(predicted),
+        (Some(_), None) => Err(TchError::Shape("a consistency step without noise".into())),
     }
 }

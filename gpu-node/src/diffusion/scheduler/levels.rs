@@ -4,10 +4,14 @@
 use bildkante_shared::recipe::{SigmaSpacing, TimestepSpacing};
 use tch::{TchError, Tensor};
 
+use super::SchedulerError;
 use super::config::{Betas, FinalSigma, Prediction, SchedulerConfig, Visits};
 use super::schedule::{TrainSchedule, interpolated, named, spaced, timestep_of_sigma};
-use super::timesteps::Grid;
-use super::{SchedulerError, divided, scaled};
+use super::shares::Shares;
+use super::timesteps::{Grid, told};
+
+/// Below so many steps the last ones are taken with lower order, where the config asks for it.
+pub(super) const FEW_STEPS: usize = 15;
 
 /// A noise level in the variance-preserving form.
 #[derive(Debug, Clone, Copy)]
@@ -35,14 +39,13 @@ impl Level {
         self.sigma / self.alpha
     }
 
+    pub(super) const fn shares(self) -> Shares {
+        Shares { signal: self.alpha, noise: self.sigma }
+    }
+
     /// The clean picture that the network's output implies.
     pub(super) fn clean(self, prediction: Prediction, output: Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
-        let Self { alpha, sigma, .. } = self;
-        match prediction {
-            Prediction::Epsilon => divided(&latents.f_sub(&scaled(&output, sigma)?)?, alpha),
-            Prediction::Velocity => scaled(latents, alpha)?.f_sub(&scaled(&output, sigma)?),
-            Prediction::Sample => Ok(output),
-        }
+        self.shares().clean(prediction, output, latents)
     }
 }
 
@@ -113,6 +116,5 @@ pub(super) fn visits(
         }
         FinalSigma::Min => min,
     });
-    let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-    Ok((timesteps, ratios.into_iter().map(Level::new).collect()))
+    Ok((told(&timesteps), ratios.into_iter().map(Level::new).collect()))
 }

@@ -9,7 +9,7 @@ use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
-use super::schedule::{TrainSchedule, visited};
+use super::schedule::{TrainSchedule, visited_to_zero};
 use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
 /// Slopes that the polynomial goes through, at most.
@@ -24,7 +24,6 @@ struct Lms {
     slopes: Vec<Tensor>,
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
 pub(super) fn plan(
     config: &SchedulerConfig,
     schedule: &TrainSchedule,
@@ -32,11 +31,9 @@ pub(super) fn plan(
     span: Range<usize>,
     spacing: SigmaSpacing,
 ) -> Result<Sampling, SchedulerError> {
-    let (timesteps, mut levels) = visited(config, steps, spacing, &schedule.sigmas())?;
-    levels.push(0.0);
-    let levels: Vec<f32> = levels.into_iter().map(|sigma| sigma as f32).collect();
+    let (timesteps, levels) = visited_to_zero(config, schedule, steps, spacing)?;
     let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
-    let mixes = levels[..steps].iter().map(|sigma| (1.0, *sigma)).collect();
+    let mixes = sigmas::mixes(&levels[..steps]);
     let solver = Lms { prediction: config.prediction, sigmas: levels, slopes: Vec::new() };
     Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }

@@ -9,7 +9,8 @@ use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig};
 use super::schedule::TrainSchedule;
-use super::timesteps::Grid;
+use super::shares::Shares;
+use super::timesteps::{Grid, told};
 use super::{Sampling, SchedulerError, Solver, divided, scaled};
 
 /// Steps the Runge–Kutta warm-up is laid over.
@@ -79,10 +80,7 @@ pub(super) fn plan(
         Ok(PndmStep { evaluation: visit.evaluation, from, to })
     });
     let steps = steps.collect::<Result<Vec<_>, SchedulerError>>()?;
-    let mixes = visits.iter().map(|visit| {
-        let bar = schedule.alpha_bar(visit.timestep)?;
-        Ok((bar.sqrt(), (1.0 - bar).sqrt()))
-    });
+    let mixes = visits.iter().map(|visit| Ok(Shares::of(schedule.alpha_bar(visit.timestep)?)));
     let mixes = mixes.collect::<Result<Vec<_>, SchedulerError>>()?;
     let solver = Pndm {
         is_velocity: config.prediction == Prediction::Velocity,
@@ -91,8 +89,7 @@ pub(super) fn plan(
         stages: None,
         start: None,
     };
-    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
-    let timesteps: Vec<f32> = visits.iter().map(|visit| visit.timestep as f32).collect();
+    let timesteps = told(&visits.iter().map(|visit| visit.timestep).collect::<Vec<_>>());
     let span = 0..timesteps.len();
     Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::SchedulerError;
 use super::config::{Betas, SchedulerConfig, Visits};
-use super::timesteps::Grid;
+use super::timesteps::{Grid, told};
 
 /// Largest beta of the cosine schedule.
 const COSINE_BETA_MAX: f64 = 0.999;
@@ -180,9 +180,7 @@ pub(super) fn visited(
             let grid = Grid { spacing: grid, train_steps, last: train_steps, steps, offset, drops_cleanest: false };
             grid.timesteps().into_iter().map(|timestep| timestep as f32).collect()
         }
-        Visits::Timesteps(timesteps) => {
-            named(timesteps, train_steps)?.into_iter().map(|timestep| timestep as f32).collect()
-        }
+        Visits::Timesteps(timesteps) => told(&named(timesteps, train_steps)?),
         Visits::Sigmas(sigmas) => {
             // numpy keeps them as float32 before it looks for their timesteps.
             let sigmas: Vec<f64> = sigmas[..steps].iter().map(|sigma| f64::from(*sigma as f32)).collect();
@@ -195,6 +193,18 @@ pub(super) fn visited(
     }
     let levels = spaced(spacing, (levels[levels.len() - 1], levels[0]), steps);
     Ok((timesteps_of(&levels, train_sigmas), levels))
+}
+
+/// The same with the sigmas as diffusers keeps them, in float32, and 0 after the last.
+#[allow(clippy::cast_possible_truncation, reason = "numpy computes in float64 and keeps float32")]
+pub(super) fn visited_to_zero(
+    config: &SchedulerConfig,
+    schedule: &TrainSchedule,
+    steps: usize,
+    spacing: SigmaSpacing,
+) -> Result<(Vec<f32>, Vec<f32>), SchedulerError> {
+    let (timesteps, levels) = visited(config, steps, spacing, &schedule.sigmas())?;
+    Ok((timesteps, levels.into_iter().chain([0.0]).map(|sigma| sigma as f32).collect()))
 }
 
 /// The timesteps that a recipe names, where the training schedule has them.

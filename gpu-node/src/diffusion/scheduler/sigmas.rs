@@ -5,7 +5,13 @@ use bildkante_shared::recipe::TimestepSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::Prediction;
+use super::shares::Shares;
 use super::{divided, scaled};
+
+/// All of the signal, and as much noise as the levels say.
+pub(super) fn mixes(levels: &[f32]) -> Vec<Shares> {
+    levels.iter().map(|sigma| Shares { signal: 1.0, noise: *sigma }).collect()
+}
 
 /// What the network is shown: the latents at unit variance.
 pub(super) fn scale_model_input(latents: &Tensor, sigma: f32) -> Result<Tensor, TchError> {

@@ -6,9 +6,11 @@ use std::ops::Range;
 use tch::{TchError, Tensor};
 
 use super::config::{Prediction, SchedulerConfig, TcdOptions};
-use super::lcm::distilled_timesteps;
+use super::lcm::{distilled_timesteps, renoised};
 use super::schedule::TrainSchedule;
-use super::{Sampling, SchedulerError, Solver, StepNoise, divided, scaled};
+use super::shares::Shares;
+use super::timesteps::told;
+use super::{Sampling, SchedulerError, Solver, StepNoise};
 
 #[derive(Debug)]
 struct TcdStep {
@@ -43,11 +45,9 @@ pub(super) fn plan(
         Ok(TcdStep { from: schedule.alpha_bar(*timestep)?, beyond: schedule.alpha_bar(beyond)?, to })
     });
     let planned = planned.collect::<Result<Vec<_>, SchedulerError>>()?;
-    let mixes = planned.iter().map(|step| (step.from.sqrt(), (1.0 - step.from).sqrt())).collect();
+    let mixes = planned.iter().map(|step| Shares::of(step.from)).collect();
     let solver = Tcd { prediction: config.prediction, steps: planned };
-    #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
-    let timesteps = timesteps.into_iter().map(|timestep| timestep as f32).collect();
-    Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
+    Ok(Sampling { timesteps: told(&timesteps), span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
 impl Solver for Tcd {
@@ -63,25 +63,8 @@ impl Solver for Tcd {
         noise: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let TcdStep { from, beyond, to } = self.steps[index];
-        let (signal, sigma) = (from.sqrt(), (1.0 - from).sqrt());
-        let (clean, epsilon) = match self.prediction {
-            Prediction::Epsilon => (divided(&latents.f_sub(&scaled(&output, sigma)?)?, signal)?, output),
-            Prediction::Velocity => (
-                scaled(&latents, signal)?.f_sub(&scaled(&output, sigma)?)?,
-                scaled(&output, signal)?.f_add(&scaled(&latents, sigma)?)?,
-            ),
-            Prediction::Sample => {
-                let epsilon = divided(&latents.f_sub(&scaled(&output, signal)?)?, sigma)?;
-                (output, epsilon)
-            }
-        };
-        let beyond_now = scaled(&clean, beyond.sqrt())?.f_add(&scaled(&epsilon, (1.0 - beyond).sqrt())?)?;
-        match (to, noise) {
-            (None, _) => Ok(beyond_now),
-            (Some(to), Some(noise)) => {
-                scaled(&beyond_now, (to / beyond).sqrt())?.f_add(&scaled(&noise, (1.0 - to / beyond).sqrt())?)
-            }
-            (Some(_), None) => Err(TchError::Shape("a consistency step without noise".into())),
-        }
+        let (clean, epsilon) = Shares::of(from).clean_and_noise(self.prediction, output, &latents)?;
+        let predicted = Shares::of(beyond).mixed(&clean, &epsilon)?;
+        renoised(predicted, to.map(|to| Shares::of(to / beyond)), noise)
     }
 }

@@ -44,6 +44,12 @@ impl Grid {
     }
 }
 
+/// Timesteps as the network is told them.
+#[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
+pub(super) fn told(timesteps: &[i64]) -> Vec<f32> {
+    timesteps.iter().map(|timestep| *timestep as f32).collect()
+}
+
 /// `numpy.linspace(0, stop, count)`.
 #[allow(clippy::cast_precision_loss, reason = "at most ten thousand points")]
 pub(super) fn linspace(stop: f64, count: usize) -> Vec<f64> {

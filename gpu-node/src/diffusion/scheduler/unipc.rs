@@ -40,7 +40,7 @@ pub(super) fn plan(
     let UniPcOptions { sigmas, final_sigma, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min: f64::NEG_INFINITY, rounding: Rounding::UniPc };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let mixes = levels[..steps].iter().map(|level| (level.alpha, level.sigma)).collect();
+    let mixes = levels[..steps].iter().map(|level| level.shares()).collect();
     let solver = UniPc {
         prediction: config.prediction,
         options: options.clone(),

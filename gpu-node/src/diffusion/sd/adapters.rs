@@ -6,8 +6,8 @@
 //! runs networks of its own, made of the same tensors. Sources: PEFT 0.21 `tuners/lora/layer.py`, kohya-ss sd-scripts
 //! `networks/lora.py`, diffusers 0.42 `loaders/lora_conversion_utils.py`.
 //!
-//! What is not plain LoRA (DoRA, LoHa, LoKr, OFT, full differences, …) is refused by name, and so is a file that has a
-//! tensor for which the checkpoint has no module: an adapter that is half applied is not applied.
+//! A DoRA (Liu et al. 2024) has the length of each output's weights beside its pairs, as PEFT writes it, for linear layers. What
+//! else is not plain LoRA (LoHa, LoKr, OFT, full differences, …) is refused by name, and so is a file that has a tensor for which the checkpoint has no module: an adapter that is half applied is not applied.
 
 mod config;
 mod names;
@@ -60,20 +60,20 @@ pub enum LoraError {
 
 /// A float32 tensor that threads may share.
 #[derive(Debug, Clone, PartialEq)]
-struct Values {
-    shape: Vec<i64>,
+pub(super) struct Values {
+    pub(super) shape: Vec<i64>,
     values: Vec<f32>,
 }
 
 impl Values {
     /// `None` where there is something that is not finite.
-    fn read(tensor: &Tensor) -> Result<Option<Self>, TchError> {
+    pub(super) fn read(tensor: &Tensor) -> Result<Option<Self>, TchError> {
         let flat = tensor.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
         let values: Vec<f32> = Vec::try_from(&flat)?;
         Ok(values.iter().all(|value| value.is_finite()).then_some(Self { shape: tensor.size(), values }))
     }
 
-    fn tensor(&self, shape: &[i64]) -> Result<Tensor, TchError> {
+    pub(super) fn tensor(&self, shape: &[i64]) -> Result<Tensor, TchError> {
         Tensor::f_from_slice(&self.values)?.f_view(shape)
     }
 }
@@ -85,6 +85,8 @@ struct Pair {
     up: Values,   // [out, rank] or [out, rank, 1, 1]
     /// What the product is multiplied with beside the weight: alpha / rank.
     scale: f64,
+    /// Of a DoRA: the length that each output's weights get, `[out]`.
+    magnitude: Option<Values>,
 }
 
 /// A file's pairs by the name the file has for their module.
@@ -101,6 +103,7 @@ struct HalfPair {
     down: Option<Values>,
     up: Option<Values>,
     alpha: Option<f64>,
+    magnitude: Option<Values>,
 }
 
 impl Adapter {
@@ -140,13 +143,18 @@ impl Adapter {
             } else {
                 let values = Values::read(&tensor)?;
                 let values = values.ok_or_else(|| tensor_error(name, "it holds NaN or infinity".into()))?;
-                let half = if role == PairRole::Down { &mut pair.down } else { &mut pair.up };
+                let half = match role {
+                    PairRole::Down => &mut pair.down,
+                    PairRole::Magnitude => &mut pair.magnitude,
+                    _ => &mut pair.up,
+                };
                 half.replace(values).is_none()
             };
             if !is_first {
                 return Err(tensor_error(name, "its module has another of its kind".into()));
             }
         }
+        let says_dora = says_dora(&file, beside.as_ref());
         let mut pairs = BTreeMap::new();
         for ((part, module), found) in found {
             let (Some(down), Some(up)) = (found.down, found.up) else {
@@ -171,7 +179,13 @@ impl Adapter {
             }
             let scale = configs.scale(part, &module, rank, found.alpha);
             let scale = scale.map_err(|reason| tensor_error(&module, reason))?;
-            pairs.insert((part, module), Pair { down, up, scale });
+            let outputs = up.shape[0];
+            let fits = |values: &Values| i64::try_from(values.values.len()) == Ok(outputs) && down.shape.len() == 2;
+            if found.magnitude.as_ref().map_or(says_dora, |magnitude| !fits(magnitude)) {
+                let reason = "a DoRA has a magnitude for each output of a linear layer".into();
+                return Err(tensor_error(&module, reason));
+            }
+            pairs.insert((part, module), Pair { down, up, scale, magnitude: found.magnitude });
         }
         if pairs.is_empty() {
             return Err(LoraError::Empty { path: path.to_owned() });
@@ -210,8 +224,9 @@ impl Adapter {
     /// A digest of how it is built: the modules it changes and the shapes of its pairs, not the numbers in them.
     #[must_use]
     pub fn architecture(&self) -> Digest {
-        let shapes = self.pairs.iter().map(|((part, module), Pair { down, up, .. })| {
-            format!("{part:?} {module} {:?} {:?}", down.shape, up.shape)
+        let shapes = self.pairs.iter().map(|((part, module), Pair { down, up, magnitude, .. })| {
+            let gained = if magnitude.is_some() { " gained" } else { "" };
+            format!("{part:?} {module} {:?} {:?}{gained}", down.shape, up.shape)
         });
         Digest::of_bytes(shapes.collect::<Vec<_>>().join("\n").as_bytes())
     }
@@ -221,6 +236,15 @@ impl Adapter {
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// Whether a configuration says that every pair has a magnitude.
+fn says_dora(file: &SafetensorsFile, beside: Option<&adapter::Beside>) -> bool {
+    let metadata = file.metadata().get(METADATA_KEY).map(String::as_bytes);
+    let text = beside.map(|beside| beside.text.as_slice()).or(metadata).unwrap_or_default();
+    let json: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).unwrap_or_default();
+    let is_it = |key: &str| key == "use_dora" || key.ends_with(".use_dora");
+    json.iter().any(|(key, value)| is_it(key) && value == &serde_json::Value::Bool(true))
 }
 
 /// What is said of the pairs' scales, beside the file or in it.
@@ -277,7 +301,9 @@ impl VarSource for Adapting<'_> {
     }
 
     fn low_rank(&mut self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, WeightsError> {
-        self.applied.low_rank(modules, layer).map_err(|error| WeightsError::LowRank(Box::new(error)))
+        let names: Vec<String> = modules.iter().map(|module| format!("{module}.weight")).collect();
+        let mut weight = || self.reusing.take_stacked(&names, &[]).map_err(LoraError::from);
+        self.applied.low_rank(modules, layer, &mut weight).map_err(|error| WeightsError::LowRank(Box::new(error)))
     }
 }
 
@@ -338,30 +364,64 @@ impl Applied {
         Ok(Self { modules: applied, device, kind })
     }
 
-    /// The pair of a layer that stands for `modules` one above the other, whose outputs follow each other.
+    /// The pair of a layer that stands for `modules` one above the other, whose outputs follow each other. `weight` is the layer's
+    /// own, `[out, in]`.
     ///
     /// # Errors
     /// When a pair does not fit the layer.
-    pub(crate) fn low_rank(&self, modules: &[String], layer: LayerShape) -> Result<Option<LowRank>, LoraError> {
-        let (mut downs, mut ups) = (Vec::new(), Vec::new());
+    pub(crate) fn low_rank(
+        &self,
+        modules: &[String],
+        layer: LayerShape,
+        weight: &mut dyn FnMut() -> Result<Tensor, LoraError>,
+    ) -> Result<Option<LowRank>, LoraError> {
+        let (mut downs, mut ups, mut gain) = (Vec::new(), Vec::new(), None);
         for (place, module) in modules.iter().enumerate() {
-            for Use { adapter, key, weight } in self.modules.get(module).into_iter().flatten() {
+            for Use { adapter, key, weight: strength } in self.modules.get(module).into_iter().flatten() {
                 let pair = &adapter.pairs[key];
-                let (down, up) = fitted(layer, pair).map_err(|reason| LoraError::Shape {
-                    adapter: adapter.name.clone(),
-                    module: module.clone(),
-                    reason,
-                })?;
+                let misfit =
+                    |reason| LoraError::Shape { adapter: adapter.name.clone(), module: module.clone(), reason };
+                let (down, up) = fitted(layer, pair).map_err(misfit)?;
+                let mut up = up.f_mul_scalar(pair.scale * strength)?;
+                if let Some(magnitude) = &pair.magnitude {
+                    let LayerShape::Linear { outputs, .. } = layer else {
+                        return Err(misfit("a DoRA of a convolution is not supported".into()));
+                    };
+                    let own = weight()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_flatten(1, -1)?;
+                    let rows = own.f_narrow(0, i64::try_from(place).unwrap_or(0) * outputs, outputs)?;
+                    let gained = gain_of(&rows, (&down, &up), magnitude)?;
+                    up = up.f_mul(&gained.f_unsqueeze(1)?)?;
+                    let gained = placed_gain(&gained, place, modules.len())?;
+                    // What acted before is part of what gets the new length, as in PEFT.
+                    for former in &mut ups {
+                        *former = Tensor::f_mul(former, &gained.f_unsqueeze(1)?)?;
+                    }
+                    gain = Some(gain.map_or(Ok(gained.shallow_clone()), |gain: Tensor| gain.f_mul(&gained))?);
+                }
                 downs.push(down);
-                ups.push(placed(layer, &up.f_mul_scalar(pair.scale * weight)?, place, modules.len())?);
+                ups.push(placed(layer, &up, place, modules.len())?);
             }
         }
         if downs.is_empty() {
             return Ok(None);
         }
-        let ready = |parts: &[Tensor], dim| Tensor::f_cat(parts, dim)?.f_to_kind(self.kind)?.f_to_device(self.device);
-        Ok(Some(LowRank { down: ready(&downs, 0)?, up: ready(&ups, 1)? }))
+        let ready = |tensor: Tensor| tensor.f_to_kind(self.kind)?.f_to_device(self.device);
+        let (down, up) = (ready(Tensor::f_cat(&downs, 0)?)?, ready(Tensor::f_cat(&ups, 1)?)?);
+        Ok(Some(LowRank { down, up, gain: gain.map(ready).transpose()? }))
     }
+}
+
+/// What each output of a DoRA is multiplied with: the length its weights get, over the one they have with the pair, `[out]`.
+fn gain_of(own: &Tensor, (down, up): (&Tensor, &Tensor), magnitude: &Values) -> Result<Tensor, TchError> {
+    let together = own.f_add(&up.f_matmul(down)?)?;
+    let lengths = together.f_square()?.f_sum_dim_intlist([1].as_slice(), false, Kind::Float)?.f_sqrt()?;
+    magnitude.tensor(&[-1])?.f_div(&lengths)
+}
+
+/// The gains at the place of one of `count` stacked layers, one at the others.
+fn placed_gain(gain: &Tensor, place: usize, count: usize) -> Result<Tensor, TchError> {
+    let others = |layers: usize| Tensor::f_ones_like(gain)?.f_repeat([i64::try_from(layers).unwrap_or(0)]);
+    Tensor::f_cat(&[others(place)?, gain.shallow_clone(), others(count - 1 - place)?], 0)
 }
 
 /// The pair as the layer computes with it: trainers store a 1×1 convolution's as a matrix, and the other way round.

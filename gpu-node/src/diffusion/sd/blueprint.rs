@@ -219,7 +219,13 @@ impl Blueprint {
     /// Whether the UNet is told what to keep of an image beside the latents: a mask, and what is behind it.
     #[must_use]
     pub const fn is_inpainting(&self) -> bool {
-        self.unet.in_channels != self.vae.latent_channels
+        self.unet.in_channels == 2 * self.vae.latent_channels + 1
+    }
+
+    /// Whether the UNet is told how near each place is, beside the latents.
+    #[must_use]
+    pub const fn is_told_depth(&self) -> bool {
+        self.unet.in_channels == self.vae.latent_channels + 1
     }
 }
 
@@ -276,14 +282,14 @@ fn check_texts(texts: &[TextBlueprint], unet: &UnetConfig) -> Result<(), String>
 }
 
 fn check_channels(unet: &UnetConfig, vae: &VaeConfig) -> Result<(), String> {
-    // The latents alone, or with a mask and the latents of what is to be kept.
+    // The latents alone, with a depth map, or with a mask and the latents of what is to be kept.
     let latent = vae.latent_channels;
-    let takes = [latent, 2 * latent + 1].contains(&unet.in_channels);
+    let takes = [latent, latent + 1, 2 * latent + 1].contains(&unet.in_channels);
     if !takes || unet.out_channels != latent {
         let (inputs, outputs) = (unet.in_channels, unet.out_channels);
         return Err(format!(
-            "the UNet takes {inputs} and gives {outputs} channels, the VAE has {latent}: neither text to image nor \
-             inpainting (depth and upscaling checkpoints are not supported)"
+            "the UNet takes {inputs} and gives {outputs} channels, the VAE has {latent}: neither text to image, \
+             nor depth to image, nor inpainting (upscaling checkpoints are not supported)"
         ));
     }
     if vae.in_channels != 3 || vae.out_channels != 3 {

@@ -13,19 +13,23 @@ use bildkante_shared::recipe::{SchedulerChoice, ValidRecipe};
 use bildkante_shared::wire::Determinism;
 use tch::{Device, TchError, Tensor};
 
+use crate::diffusion::denoiser::Control;
 use crate::diffusion::determinism::{self, PassShape};
 use crate::diffusion::dtype::DType;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::layers::projected::{ProjectedText, ProjectedTexts, TextKey, projected_texts};
 use crate::diffusion::loading::{CheckpointError, Placement, check_unchanged};
 use crate::diffusion::scheduler::SchedulerConfig;
+use crate::diffusion::sd::adapter_file::AdapterError;
 use crate::diffusion::sd::adapters::{Adapter, Adapting, Applied, LoraError, Network};
 use crate::diffusion::sd::blueprint::{Blueprint, TextBlueprint};
 pub use crate::diffusion::sd::blueprint::{Family, Parameters};
 use crate::diffusion::sd::conditioning::Conditioning;
 use crate::diffusion::sd::config::UnetConfig;
 use crate::diffusion::sd::controlnet::{ControlNet, Residuals};
+use crate::diffusion::sd::guide::Guide;
 use crate::diffusion::sd::in_memory::NetworksInMemory;
+use crate::diffusion::sd::inversion::{self, Word};
 use crate::diffusion::sd::memory::UnetFootprint;
 use crate::diffusion::sd::unet::Unet;
 use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
@@ -234,16 +238,19 @@ impl Checkpoint {
         &self.trunk
     }
 
-    /// The networks with adapters of these weights. They share the checkpoint's tensors and change none of them.
+    /// The networks with adapters of these weights, whose text encoders know these words. They share the checkpoint's tensors
+    /// and change none of them.
     ///
     /// # Errors
-    /// When an adapter changes a module that the checkpoint does not have, or does not fit one.
-    pub fn adapted(&self, adapters: &[(Arc<Adapter>, f64)]) -> Result<Trunk, LoraError> {
+    /// When an adapter changes a module that the checkpoint does not have, or does not fit one; or when a word's vectors do not
+    /// fit the text encoders.
+    pub fn adapted(&self, adapters: &[(Arc<Adapter>, f64)], words: &[Word]) -> Result<Trunk, AdapterError> {
         let texts = &self.blueprint.texts;
         let networks: Vec<Network> = texts.iter().map(|text| text.part.network()).collect();
         for (adapter, _) in adapters {
             adapter.check_networks(&networks)?;
         }
+        inversion::check(words, &networks)?;
         let _no_grad = tch::no_grad_guard();
         let applied = |kept: &NetworkTensors, network| {
             Applied::new(adapters, network, kept.modules(), &self.blueprint.unet, (kept.device(), kept.kind()))
@@ -251,13 +258,15 @@ impl Checkpoint {
         let kept = &self.kept.unet;
         let changes = applied(kept, Network::Unet)?;
         let placed = (kept.device(), kept.kind());
-        let unet = Unet::of(&mut Adapting::new(kept, &changes), &self.blueprint.unet, placed)?;
+        let unet =
+            Unet::of(&mut Adapting::new(kept, &changes), &self.blueprint.unet, placed).map_err(LoraError::from)?;
         let encoders = texts.iter().zip(&self.kept.texts).map(|(TextBlueprint { part, tokenizer, config }, kept)| {
             let changes = applied(kept, part.network())?;
-            let model = ClipTextModel::of(&mut Adapting::new(kept, &changes), config, part.head)?;
-            Ok(TextEncoder { tokenizer: Arc::clone(tokenizer), model })
+            let model = ClipTextModel::of(&mut Adapting::new(kept, &changes), config, part.head);
+            let encoder = TextEncoder { tokenizer: Arc::clone(tokenizer), model: model.map_err(LoraError::from)? };
+            Ok(inversion::taught(encoder, words, part.network())?)
         });
-        let encoders = encoders.collect::<Result<Vec<_>, LoraError>>()?;
+        let encoders = encoders.collect::<Result<Vec<_>, AdapterError>>()?;
         let text = TextEncoders::new(encoders, self.trunk.text.layer());
         let adapters = adapters.iter().map(|(adapter, _)| adapter.architecture()).collect();
         Ok(Trunk { text, unet, projected: projected_texts(), adapters })
@@ -296,7 +305,7 @@ impl Checkpoint {
     pub fn predict_with(
         &self,
         trunk: &Trunk,
-        controls: &[&ControlNet],
+        controls: &[&Guide],
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
@@ -315,23 +324,33 @@ impl Checkpoint {
         }
         let _no_grad = tch::no_grad_guard();
         let latents = latents.f_to_device(self.device())?;
-        let mut residuals: Option<Residuals> = None;
+        let (mut residuals, mut features) = (None::<Residuals>, Vec::new());
         for control in &conditioning.controls {
             let network = controls.get(control.network);
-            let network = network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))?;
-            let added = network.forward(&latents, timesteps, conditioning, control)?;
-            residuals = Some(match residuals {
-                Some(sum) => sum.added(&added)?,
-                None => added,
-            });
+            match network.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))? {
+                Guide::ControlNet(network) => {
+                    let added = network.forward(&latents, timesteps, conditioning, control)?;
+                    residuals = Some(match residuals {
+                        Some(sum) => sum.added(&added)?,
+                        None => added,
+                    });
+                }
+                Guide::Adapter(_) => add_features(&mut features, control)?,
+            }
         }
-        Ok(trunk.unet.forward(&latents, timesteps, conditioning, residuals.as_ref())?)
+        Ok(trunk.unet.forward(&latents, timesteps, conditioning, (residuals.as_ref(), &features))?)
     }
 
     /// Whether the UNet is told what to keep of an image beside the latents: a mask, and what is behind it.
     #[must_use]
     pub fn is_inpainting(&self) -> bool {
         self.blueprint.is_inpainting()
+    }
+
+    /// Whether the UNet is told how near each place is, beside the latents.
+    #[must_use]
+    pub fn is_told_depth(&self) -> bool {
+        self.blueprint.is_told_depth()
     }
 
     /// What latents are multiplied with after encoding.
@@ -390,6 +409,23 @@ impl Checkpoint {
         let _no_grad = tch::no_grad_guard();
         Ok(self.vae.decode(&latents.f_to_device(self.device())?)?)
     }
+}
+
+/// Adds a T2I-Adapter's features to those of others.
+fn add_features(sum: &mut Vec<Tensor>, control: &Control) -> Result<(), TchError> {
+    let scaled = control.embedded.iter().map(|feature| feature.f_mul_scalar(control.scale));
+    let scaled = scaled.collect::<Result<Vec<_>, _>>()?;
+    if sum.is_empty() {
+        *sum = scaled;
+        return Ok(());
+    }
+    if sum.len() != scaled.len() {
+        return Err(TchError::Shape("T2I-Adapters of different shapes".into()));
+    }
+    for (sum, feature) in sum.iter_mut().zip(&scaled) {
+        *sum = sum.f_add(feature)?;
+    }
+    Ok(())
 }
 
 /// The number of rows.

@@ -11,6 +11,7 @@ use crate::diffusion::denoiser::{Conditions, Control};
 use crate::diffusion::device::upload;
 use crate::diffusion::error::DiffusionError;
 use crate::diffusion::layers::projected::ProjectedText;
+use crate::diffusion::layers::reference::Reference;
 use crate::diffusion::sd::config::UnetConfig;
 use crate::diffusion::text::PromptEmbedding;
 
@@ -29,6 +30,8 @@ pub struct Conditioning {
     pub guidance: Option<Tensor>,
     /// What ControlNets read, in the order in which they act.
     pub controls: Vec<Control>,
+    /// The images that the denoising network looks at beside the text.
+    pub references: Vec<Reference>,
 }
 
 /// What Stable Diffusion XL is told beside the text.
@@ -44,8 +47,15 @@ pub struct Added {
 impl From<Tensor> for Conditioning {
     /// A text and nothing else.
     fn from(embeddings: Tensor) -> Self {
-        let (projected, control_texts) = (Vec::new(), Vec::new());
-        Self { embeddings, projected, control_texts, added: None, guidance: None, controls: Vec::new() }
+        Self {
+            embeddings,
+            projected: Vec::new(),
+            control_texts: Vec::new(),
+            added: None,
+            guidance: None,
+            controls: Vec::new(),
+            references: Vec::new(),
+        }
     }
 }
 
@@ -63,6 +73,7 @@ impl Conditioning {
                 .map(|added| Added { pooled: added.pooled.shallow_clone(), numbers: added.numbers.shallow_clone() }),
             guidance: self.guidance.as_ref().map(Tensor::shallow_clone),
             controls: self.controls.iter().map(Control::shallow_clone).collect(),
+            references: self.references.iter().map(Reference::shallow_clone).collect(),
         }
     }
 }
@@ -82,6 +93,14 @@ impl Conditions for Conditioning {
 
     fn controlled(&self, controls: Vec<Control>) -> Self {
         Self { controls, ..self.shallow_clone() }
+    }
+
+    fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    fn beside(&self, references: Vec<Reference>) -> Self {
+        Self { references, ..self.shallow_clone() }
     }
 
     fn cat(parts: &[&Self]) -> Result<Self, TchError> {
@@ -111,11 +130,27 @@ impl Conditions for Conditioning {
             return Err(mixed());
         }
         let controls = controls.iter().enumerate().map(|(at, Control { network, scale, .. })| {
-            let embedded: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].embedded).collect();
-            Ok(Control { network: *network, embedded: Tensor::f_cat(&embedded, 0)?, scale: *scale })
+            let count = parts[0].controls[at].embedded.len();
+            if parts.iter().any(|part| part.controls[at].embedded.len() != count) {
+                return Err(mixed());
+            }
+            let embedded = (0..count).map(|level| {
+                let rows: Vec<&Tensor> = parts.iter().map(|part| &part.controls[at].embedded[level]).collect();
+                Tensor::f_cat(&rows, 0)
+            });
+            Ok(Control { network: *network, embedded: embedded.collect::<Result<_, _>>()?, scale: *scale })
         });
         let controls = controls.collect::<Result<Vec<_>, TchError>>()?;
-        Ok(Self { embeddings, projected, control_texts, added, guidance, controls })
+        let images = parts.first().map_or(0, |part| part.references.len());
+        if parts.iter().any(|part| part.references.len() != images) {
+            return Err(mixed());
+        }
+        let references = (0..images).map(|at| {
+            let rows: Vec<&Reference> = parts.iter().map(|part| &part.references[at]).collect();
+            Reference::cat(&rows)
+        });
+        let references = references.collect::<Result<_, _>>()?;
+        Ok(Self { embeddings, projected, control_texts, added, guidance, controls, references })
     }
 
     fn unlike(&self) -> Result<Self, TchError> {
@@ -124,6 +159,7 @@ impl Conditions for Conditioning {
             embeddings: self.embeddings.f_flip([1])?,
             projected: flipped(&self.projected)?,
             control_texts: self.control_texts.iter().map(flipped).collect::<Result<_, _>>()?,
+            references: self.references.iter().map(Reference::flipped).collect::<Result<_, _>>()?,
             ..self.shallow_clone()
         })
     }

@@ -248,6 +248,9 @@ impl ControlNet {
         control: &Control,
     ) -> Result<Residuals, TchError> {
         let Control { network, embedded, scale } = control;
+        let [embedded] = embedded.as_slice() else {
+            return Err(TchError::Shape("what another network made of an image".into()));
+        };
         let projected = conditioning.control_texts.get(*network).map_or(&[][..], Vec::as_slice);
         let ControlLayers { encoder, skips, middle, .. } = &self.network;
         let (outputs, coarsest) = encoder.forward(latents, timesteps, conditioning, projected, embedded)?;

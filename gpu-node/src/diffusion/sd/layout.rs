@@ -54,6 +54,7 @@ const WITHOUT_EFFECT: WithoutEffect<'static> = &[
         "what a picture shows is judged at the edge, by people and rules",
         &["safety_checker", "requires_safety_checker", "feature_extractor"],
     ),
+    ("a recipe brings the map that it guesses", &["depth_estimator"]),
     ("marks are the edge's", &["add_watermarker"]),
     ("the width of the UNet's added embedding says how many numbers it is told", &["requires_aesthetics_score"]),
 ];

@@ -9,12 +9,15 @@ use tch::{Device, TchError, Tensor};
 use super::checkpoint::{Checkpoint, Trunk};
 use super::conditioning::{self, Conditioning, Numbers};
 use super::controlnet::ControlNet;
+use super::guide::Guide;
+use super::ip_adapter::IpAdapter;
 use crate::diffusion::denoiser::{Denoiser, Stage};
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::picture::Pictures;
+use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::Models;
 use crate::diffusion::scheduler::SchedulerConfig;
 use crate::diffusion::text::{Prompt, PromptEmbedding};
+use crate::diffusion::vision::ImageEncoder;
 
 /// A checkpoint with the networks a recipe asks for: its own or those with adapters, and ControlNets.
 #[derive(Debug, Clone)]
@@ -22,22 +25,36 @@ pub struct Adapted<'a> {
     checkpoint: &'a Checkpoint,
     trunk: &'a Trunk,
     /// In the order of the recipe.
-    controls: Vec<&'a ControlNet>,
+    controls: Vec<&'a Guide>,
+    /// What reads the reference images, in the order of the recipe. Only the beginning of a drawing needs it.
+    references: Vec<(&'a IpAdapter, &'a ImageEncoder)>,
 }
 
 impl<'a> Adapted<'a> {
     #[must_use]
     pub const fn new(checkpoint: &'a Checkpoint, trunk: &'a Trunk) -> Self {
-        Self { checkpoint, trunk, controls: Vec::new() }
+        Self { checkpoint, trunk, controls: Vec::new(), references: Vec::new() }
     }
 
-    /// With these ControlNets, in the order in which a recipe names them.
+    /// With adapted networks where there are some, else with the checkpoint's own.
     #[must_use]
-    pub fn controlled(self, controls: Vec<&'a ControlNet>) -> Self {
+    pub fn with(checkpoint: &'a Checkpoint, trunk: Option<&'a Trunk>) -> Self {
+        Self::new(checkpoint, trunk.unwrap_or(checkpoint.trunk()))
+    }
+
+    /// With these ControlNets and T2I-Adapters, in the order in which a recipe names them.
+    #[must_use]
+    pub fn controlled(self, controls: Vec<&'a Guide>) -> Self {
         Self { controls, ..self }
     }
 
-    fn control(&self, network: usize) -> Result<&'a ControlNet, DiffusionError> {
+    /// With what reads reference images, in the order in which a recipe names them.
+    #[must_use]
+    pub fn referring(self, references: Vec<(&'a IpAdapter, &'a ImageEncoder)>) -> Self {
+        Self { references, ..self }
+    }
+
+    fn control(&self, network: usize) -> Result<&'a Guide, DiffusionError> {
         let found = self.controls.get(network).copied();
         found.ok_or_else(|| DiffusionError::input("a ControlNet is not there"))
     }
@@ -70,7 +87,7 @@ impl Denoiser for Adapted<'_> {
     }
 
     fn architecture(&self, controls: &[usize]) -> Digest {
-        let acting = controls.iter().map(|at| self.controls.get(*at).map(|network| network.config()));
+        let acting = controls.iter().map(|at| self.controls.get(*at).map(|network| network.architecture()));
         let (unet, adapters) = (self.checkpoint.unet_config(), self.trunk.adapters());
         let built = format!("{unet:?} {adapters:?} {:?}", acting.collect::<Vec<_>>());
         Digest::of_bytes(built.as_bytes())
@@ -111,7 +128,12 @@ impl Denoiser for Adapted<'_> {
             let texts = texts.map(|(prompt, (text, _))| self.trunk.project(control, (*prompt, chunks), &text.hidden));
             texts.collect::<Result<Vec<_>, TchError>>()
         };
-        let control_texts = self.controls.iter().map(|control| projected(Some(control))).collect::<Result<_, _>>()?;
+        let control_texts = self.controls.iter().map(|control| match control {
+            Guide::ControlNet(network) => projected(Some(network)),
+            // It reads no text.
+            Guide::Adapter(_) => Ok(Vec::new()),
+        });
+        let control_texts = control_texts.collect::<Result<_, _>>()?;
         let projected = projected(None)?;
         let rows: Vec<(&PromptEmbedding, Numbers)> = rows.iter().map(|(text, numbers)| (text, *numbers)).collect();
         let conditions = conditioning::assemble(config, &rows, recipe.guidance, self.device())?;
@@ -131,17 +153,21 @@ impl Denoiser for Adapted<'_> {
         self.checkpoint.is_inpainting()
     }
 
+    fn is_told_depth(&self) -> bool {
+        self.checkpoint.is_told_depth()
+    }
+
     fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
         let (mean, log_variance) = self.checkpoint.encode(image)?;
         Ok((mean, log_variance, self.checkpoint.scaling_factor()))
     }
 
     fn control_factor(&self, network: usize) -> Option<u32> {
-        self.controls.get(network).map(|network| network.config().factor())
+        self.controls.get(network).map(|network| network.factor())
     }
 
-    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Tensor, DiffusionError> {
-        Ok(self.control(network)?.embed(image)?)
+    fn embed_control(&self, network: usize, image: &Tensor) -> Result<Vec<Tensor>, DiffusionError> {
+        self.control(network)?.embed(image)
     }
 
     fn embed_picture(
@@ -149,8 +175,20 @@ impl Denoiser for Adapted<'_> {
         network: usize,
         picture: Digest,
         image: impl FnOnce() -> Result<Tensor, DiffusionError>,
-    ) -> Result<Tensor, DiffusionError> {
+    ) -> Result<Vec<Tensor>, DiffusionError> {
         self.control(network)?.embed_picture(picture, image)
+    }
+
+    fn embed_reference(
+        &self,
+        place: usize,
+        image: (Digest, &Picture),
+        rows: i64,
+    ) -> Result<Vec<Tensor>, DiffusionError> {
+        let found = self.references.get(place);
+        let (adapter, encoder) = found.ok_or_else(|| DiffusionError::input("an IP-Adapter is not there"))?;
+        adapter.check_encoder(encoder).map_err(DiffusionError::input)?;
+        Ok(adapter.embed(encoder, image, rows > 1)?)
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor, DiffusionError> {

@@ -116,7 +116,7 @@ impl UnetEncoder {
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let time = self.embedding(timesteps, conditioning)?;
         let text = Text::new(conditioning.embeddings.f_to_kind(self.kind)?, projected);
-        self.forward_timed(latents, &time, &text, Some(embedded))
+        self.forward_timed(latents, &time, &text, (Some(embedded), &[]))
     }
 
     fn forward_timed(
@@ -124,7 +124,7 @@ impl UnetEncoder {
         latents: &Tensor,
         time: &Tensor,
         text: &Text<'_>,
-        embedded: Option<&Tensor>,
+        (embedded, features): (Option<&Tensor>, &[Tensor]),
     ) -> Result<(Vec<Tensor>, Tensor), TchError> {
         let mut x = latents.f_to_kind(self.kind)?;
         if self.center_input_sample {
@@ -135,11 +135,16 @@ impl UnetEncoder {
             x = x.f_add_(embedded)?;
         }
         let mut skips = vec![x.shallow_clone()];
+        let mut features = features.iter();
         for block in &self.down_blocks {
-            x = block.forward(x, time, text, &mut skips)?;
+            x = block.forward(x, time, text, (&mut skips, features.next()))?;
         }
         if let Some(block) = &self.mid_block {
             x = block.forward(&x, time, text)?;
+            // One more than there are levels is the middle's, where it has its shape.
+            if let Some(feature) = features.next().filter(|feature| feature.size() == x.size()) {
+                x = x.f_add_(feature)?;
+            }
         }
         Ok((skips, x))
     }
@@ -219,7 +224,8 @@ impl Unet {
     /// What the network sees in noisy latents: noise, or velocity, as it was trained.
     ///
     /// `latents` is `[n, in, h, w]`, `timesteps` `[n]` (they may differ and be fractional); the result is
-    /// `[n, out, h, w]` in the precision of the weights. `residuals` is what ControlNets add.
+    /// `[n, out, h, w]` in the precision of the weights. `residuals` is what ControlNets add, `features` what T2I-Adapters add to
+    /// each level on the way down.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
@@ -228,11 +234,12 @@ impl Unet {
         latents: &Tensor,
         timesteps: &Tensor,
         conditioning: &Conditioning,
-        residuals: Option<&Residuals>,
+        (residuals, features): (Option<&Residuals>, &[Tensor]),
     ) -> Result<Tensor, TchError> {
         let time = self.encoder.embedding(timesteps, conditioning)?;
         let text = Text::new(conditioning.embeddings.f_to_kind(self.encoder.kind)?, &conditioning.projected);
-        let (mut skips, mut x) = self.encoder.forward_timed(latents, &time, &text, None)?;
+        let text = text.beside(&conditioning.references);
+        let (mut skips, mut x) = self.encoder.forward_timed(latents, &time, &text, (None, features))?;
         if let Some(residuals) = residuals {
             if residuals.skips.len() != skips.len() {
                 return Err(TchError::Shape("a ControlNet of another shape than the network".into()));

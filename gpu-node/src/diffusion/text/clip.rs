@@ -61,6 +61,8 @@ pub struct ClipTextModel {
     projection: Option<Linear>, // hidden -> projection
     pooled_at: Option<i64>,
     positions: i64,
+    /// `[n, hidden]`: rows behind the vocabulary, of words that were learnt for one recipe.
+    learnt: Option<Tensor>,
 }
 
 /// Names and shapes of the tensors of a text encoder, as transformers 5 writes them (without `text_model.`).
@@ -111,7 +113,8 @@ impl ClipTextModel {
         let token_embedding = embeddings.take("token_embedding.weight", &[config.vocab_size, hidden])?;
         let position_embedding = embeddings.take("position_embedding.weight", &[config.positions, hidden])?;
         let mut stack = scope.at("encoder.layers");
-        let layers = (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..config.layers).map(|i| EncoderLayer::load(stack.at(i), config.into())).collect::<Result<_, _>>()?;
         let final_layer_norm = LayerNorm::load(scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?;
         let projection = match head {
             Head::None => None,
@@ -127,13 +130,40 @@ impl ClipTextModel {
             projection,
             pooled_at: config.pooled_at,
             positions: config.positions,
+            learnt: None,
         })
     }
 
     /// Tokens that have a row of their own: ids from 0.
     #[must_use]
     pub fn vocabulary(&self) -> i64 {
-        self.token_embedding.size().first().copied().unwrap_or(0)
+        let rows = |table: &Tensor| table.size().first().copied().unwrap_or(0);
+        rows(&self.token_embedding) + self.learnt.as_ref().map_or(0, rows)
+    }
+
+    /// Values of a token's row.
+    pub(crate) fn width(&self) -> i64 {
+        self.token_embedding.size().get(1).copied().unwrap_or(0)
+    }
+
+    /// The same with rows `[n, hidden]` for the ids behind its vocabulary.
+    pub(crate) fn with_rows(self, rows: &Tensor) -> Result<Self, TchError> {
+        let rows = rows.f_to_kind(self.token_embedding.f_kind()?)?.f_to_device(self.device())?;
+        Ok(Self { learnt: Some(rows), ..self })
+    }
+
+    /// The rows of tokens `[n, t]`, and the tokens without those of learnt words, for which no end is looked up.
+    fn look_up(&self, tokens: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        let rows_of = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
+        let Some(learnt) = &self.learnt else {
+            return Ok((rows_of(&self.token_embedding, tokens)?, tokens.shallow_clone()));
+        };
+        let rows = self.token_embedding.size2()?.0;
+        let is_learnt = tokens.f_ge(rows)?;
+        let known = tokens.f_masked_fill(&is_learnt, 0)?;
+        let new = tokens.f_sub_scalar(rows)?.f_clamp_min(0)?;
+        let (of_known, of_new) = (rows_of(&self.token_embedding, &known)?, rows_of(learnt, &new)?);
+        Ok((of_new.f_where_self(&is_learnt.f_unsqueeze(-1)?, &of_known)?, known))
     }
 
     pub(crate) fn device(&self) -> Device {
@@ -161,7 +191,8 @@ impl ClipTextModel {
         let positions = self.position_embedding.f_narrow(0, 0, count)?; // [t, hidden]
         let tokens = upload(&tokens.f_to_kind(Kind::Int64)?, self.device())?;
         let mask = reading.visible.as_ref().map(|visible| causal_mask(&upload(visible, self.device())?)).transpose()?;
-        let mut x = Tensor::f_embedding(&self.token_embedding, &tokens, -1, false, false)?.f_add_(&positions)?;
+        let (mut x, tokens) = self.look_up(&tokens)?;
+        x = x.f_add_(&positions)?;
         for layer in &self.layers[..taken_after] {
             x = layer.forward(&x, mask.as_ref())?;
         }
@@ -213,8 +244,35 @@ fn causal_mask(visible: &Tensor) -> Result<Tensor, TchError> {
     visible.f_view([rows, 1, 1, count])?.f_logical_and(&causal)
 }
 
+/// What the layers of an encoder, of texts or of images, have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EncoderShape {
+    pub(crate) hidden: i64,
+    /// Width of the feed-forward.
+    pub(crate) inner: i64,
+    pub(crate) heads: i64,
+    pub(crate) eps: f64,
+    pub(crate) activation: ClipActivation,
+    pub(crate) mask: Mask,
+}
+
+impl From<&ClipConfig> for EncoderShape {
+    fn from(config: &ClipConfig) -> Self {
+        let ClipConfig { hidden_size, intermediate_size, heads, layer_norm_eps, activation, .. } = *config;
+        Self {
+            hidden: hidden_size,
+            inner: intermediate_size,
+            heads,
+            eps: layer_norm_eps,
+            activation,
+            mask: Mask::Causal,
+        }
+    }
+}
+
+/// A layer of CLIP's encoders.
 #[derive(Debug)]
-struct EncoderLayer {
+pub(crate) struct EncoderLayer {
     layer_norm1: LayerNorm,
     self_attn: SelfAttention,
     layer_norm2: LayerNorm,
@@ -224,19 +282,19 @@ struct EncoderLayer {
 }
 
 impl EncoderLayer {
-    fn load(mut scope: Scope<'_>, config: &ClipConfig) -> Result<Self, WeightsError> {
-        let ClipConfig { hidden_size: hidden, intermediate_size: inner, layer_norm_eps: eps, .. } = *config;
+    pub(crate) fn load(mut scope: Scope<'_>, shape: EncoderShape) -> Result<Self, WeightsError> {
+        let EncoderShape { hidden, inner, heads, eps, activation, mask } = shape;
         Ok(Self {
             layer_norm1: LayerNorm::load(scope.at("layer_norm1"), hidden, eps)?,
-            self_attn: SelfAttention::load(scope.at("self_attn"), CLIP_NAMES, hidden, config.heads, Mask::Causal)?,
+            self_attn: SelfAttention::load(scope.at("self_attn"), CLIP_NAMES, hidden, heads, mask)?,
             layer_norm2: LayerNorm::load(scope.at("layer_norm2"), hidden, eps)?,
             fc1: Linear::load(scope.at("mlp.fc1"), hidden, inner)?,
-            activation: config.activation,
+            activation,
             fc2: Linear::load(scope.at("mlp.fc2"), inner, hidden)?,
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
         let x = self.self_attn.forward_masked(&self.layer_norm1.forward(x)?, mask)?.f_add_(x)?;
         let inner = activate(self.activation, self.fc1.forward(&self.layer_norm2.forward(&x)?)?)?;
         self.fc2.forward(&inner)?.f_add_(&x) // [n, t, hidden]

@@ -39,7 +39,7 @@ pub struct ClipConfig {
 }
 
 /// Keys that change no embedding. Most are what `PreTrainedConfig` of some version wrote into every file.
-const WITHOUT_EFFECT: WithoutEffect<'static> = &[
+pub(crate) const WITHOUT_EFFECT: WithoutEffect<'static> = &[
     (
         "for training",
         &["attention_dropout", "dropout", "gradient_checkpointing", "initializer_factor", "initializer_range"],

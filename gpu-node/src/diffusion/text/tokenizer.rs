@@ -8,7 +8,8 @@
 
 mod added;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bildkante_shared::weighting::Fragment;
@@ -58,6 +59,8 @@ pub enum TokenizerError {
     UnknownToken { token: String, role: &'static str },
     #[error("the tokenizer of {folder} cannot be built: {reason}")]
     Build { folder: PathBuf, reason: String },
+    #[error("`{token}` is a token already")]
+    KnownToken { token: String },
     #[error("the prompt cannot be tokenized: {reason}")]
     Encode { reason: String },
 }
@@ -71,6 +74,8 @@ pub struct ClipTokenizer {
     padding: u32,
     tokens: usize,
     ids: u32,
+    /// Words that stand for several ids, by the id that the tokenizer has for each.
+    words: HashMap<u32, Range<i64>>,
 }
 
 impl ClipTokenizer {
@@ -119,7 +124,26 @@ impl ClipTokenizer {
         // A token that was added may lie beyond the vocabulary, and no token may lie beyond the encoder.
         let added = special.tokens.iter().filter_map(|token| tokenizer.token_to_id(&token.content));
         let ids = added.chain(largest).max().map_or(0, |id| id.saturating_add(1));
-        Ok(Self { tokenizer, begin, end, padding, tokens, ids })
+        Ok(Self { tokenizer, begin, end, padding, tokens, ids, words: HashMap::new() })
+    }
+
+    /// The same with words, each of which is read as so many ids of its own, from `first` on.
+    ///
+    /// # Errors
+    /// When a word is a token already.
+    pub(crate) fn with_words(&self, words: &[(&str, i64)], first: i64) -> Result<Self, TokenizerError> {
+        let (mut tokenizer, mut ids, mut next) = (self.tokenizer.clone(), self.words.clone(), first);
+        for (word, count) in words {
+            let known = || TokenizerError::KnownToken { token: (*word).to_owned() };
+            if tokenizer.token_to_id(word).is_some() || tokenizer.token_to_id(&format!("{word}{END_OF_WORD}")).is_some()
+            {
+                return Err(known());
+            }
+            tokenizer.add_tokens(&[AddedToken::from(*word, false)]);
+            ids.insert(tokenizer.token_to_id(word).ok_or_else(known)?, next..next + count);
+            next += count;
+        }
+        Ok(Self { tokenizer, words: ids, ..*self })
     }
 
     /// Tokens of every encoded prompt.
@@ -163,7 +187,7 @@ impl ClipTokenizer {
     pub fn encode_chunks(&self, fragments: &[Fragment], chunks: usize) -> Result<Vec<Chunk>, TokenizerError> {
         let mut prompt: Vec<(i64, Option<usize>)> = Vec::new();
         for (part, fragment) in fragments.iter().enumerate() {
-            prompt.extend(self.ids_of(&fragment.text)?.into_iter().map(|id| (i64::from(id), Some(part))));
+            prompt.extend(self.ids_of(&fragment.text)?.into_iter().map(|id| (id, Some(part))));
         }
         let mut rest = prompt.chunks(self.tokens - 2);
         let mut text = || {
@@ -177,10 +201,14 @@ impl ClipTokenizer {
     }
 
     /// The prompt's own ids, without beginning and end.
-    fn ids_of(&self, prompt: &str) -> Result<Vec<u32>, TokenizerError> {
+    fn ids_of(&self, prompt: &str) -> Result<Vec<i64>, TokenizerError> {
         let encoding = self.tokenizer.encode_fast(prompt, false);
         let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding
+            .get_ids()
+            .iter()
+            .map(|id| self.words.get(id).cloned().unwrap_or(i64::from(*id)..i64::from(*id) + 1));
+        Ok(ids.flatten().collect())
     }
 }
 

@@ -11,35 +11,54 @@ use parking_lot::Mutex;
 
 use bildkante_shared::adapter;
 use bildkante_shared::ids::Digest;
-use bildkante_shared::recipe::{LoraUse, Recipe};
+use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse, ValidRecipe};
 use bildkante_shared::wire::AdapterInfo;
 
-use crate::diffusion::family::{Adapter, Checkpoint, Trunk};
+use crate::diffusion::denoiser::Stage;
+use crate::diffusion::family::{Adaptations, AdapterFile, Checkpoint, IpAdapter, Trunk};
 use crate::engine::EngineError;
 
 /// Files looked at in the folder.
 const ADAPTERS_MAX: usize = 1024;
 /// Adapters kept loaded, in bytes of their files; one more is always let in.
 const LOADED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// IP-Adapters kept on the device, in bytes of their files; one more is always let in. That of Stable Diffusion XL has 0.7 GB.
+const IP_ADAPTERS_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Sets of networks kept put together. Each holds its adapters' matrices on the device and shares everything else.
 const TRUNKS_MAX: usize = 8;
 
-/// Networks for one checkpoint and adapters with weights, the weights bit by bit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct TrunkKey {
+/// What of a recipe changes the networks of a stage: a refiner has no LoRA, and reads the same words.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Changes {
+    loras: Vec<LoraUse>,
+    words: Vec<EmbeddingUse>,
+}
+
+impl Changes {
+    /// `None` where a stage has its checkpoint's own networks.
+    pub(super) fn of(recipe: &Recipe, stage: Stage) -> Option<Self> {
+        let loras = if stage == Stage::Base { recipe.loras.clone() } else { Vec::new() };
+        let is_drawn = stage == Stage::Base || recipe.refiner.is_some();
+        let changes = Self { loras, words: recipe.embeddings.clone() };
+        (is_drawn && !(changes.loras.is_empty() && changes.words.is_empty())).then_some(changes)
+    }
+
+    fn files(&self) -> impl Iterator<Item = Digest> {
+        self.loras.iter().map(|lora| lora.digest).chain(self.words.iter().map(|word| word.digest))
+    }
+}
+
+/// Networks of one checkpoint, and what is changed in them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TrunkKey {
     checkpoint: Digest,
-    loras: Vec<(Digest, u64)>,
+    changes: Changes,
 }
 
 impl TrunkKey {
-    fn new(checkpoint: Digest, loras: &[LoraUse]) -> Self {
-        Self { checkpoint, loras: loras.iter().map(|lora| (lora.digest, lora.weight.to_bits())).collect() }
-    }
-
-    /// Whether it has these adapters with these weights.
-    fn is_of(&self, loras: &[LoraUse]) -> bool {
-        let theirs = loras.iter().map(|lora| (lora.digest, lora.weight.to_bits()));
-        self.loras.iter().copied().eq(theirs)
+    /// `checkpoint` is the checkpoint's present digest: a recipe may name a former one.
+    pub(super) const fn new(checkpoint: Digest, changes: Changes) -> Self {
+        Self { checkpoint, changes }
     }
 }
 
@@ -55,8 +74,10 @@ pub(super) struct AdapterFolder {
 pub(super) struct Adapters {
     found: AdapterFolder,
     /// The last one used comes last, here and below.
-    loaded: Vec<Arc<Adapter>>,
+    loaded: Vec<AdapterFile>,
     trunks: Vec<(TrunkKey, Trunk)>,
+    /// By the checkpoint whose network looks at their pictures. Only the beginning of a drawing needs them.
+    ip_adapters: Vec<(Digest, IpAdapter)>,
     /// Networks of drawings under way, and how many drawings have each: they stay even when their files go.
     held: Vec<(TrunkKey, usize)>,
 }
@@ -92,7 +113,7 @@ struct FileRead {
 impl FileRead {
     /// `looks` are from before the file is read, so that a change meanwhile has it read again next time.
     fn new(path: &Path, looks: Looks) -> Self {
-        Self { looks, outcome: Adapter::load(path).map(|adapter| adapter.digest()).map_err(|error| error.to_string()) }
+        Self { looks, outcome: AdapterFile::load(path).map(|file| file.digest()).map_err(|error| error.to_string()) }
     }
 }
 
@@ -146,7 +167,8 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<AdapterFolder, Eng
 impl Adapters {
     /// Offers what was found instead of what was there before.
     pub(super) fn update(&mut self, found: AdapterFolder) {
-        self.loaded.retain(|adapter| found.files.contains_key(&adapter.digest()));
+        self.loaded.retain(|file| found.files.contains_key(&file.digest()));
+        self.ip_adapters.retain(|(_, adapter)| found.files.contains_key(&adapter.digest()));
         self.found = found;
         self.drop_unoffered();
     }
@@ -154,40 +176,50 @@ impl Adapters {
     /// Lets go of networks with adapters that are gone, once no drawing has them.
     fn drop_unoffered(&mut self) {
         let (files, held) = (&self.found.files, &self.held);
-        let is_there = |(digest, _): &(Digest, u64)| files.contains_key(digest);
-        self.trunks.retain(|(key, _)| is_held(held, key) || key.loras.iter().all(is_there));
+        let is_there = |digest: Digest| files.contains_key(&digest);
+        self.trunks.retain(|(key, _)| is_held(held, key) || key.changes.files().all(is_there));
     }
 
     /// A drawing has begun with these: its networks stay until [`Self::release`].
-    pub(super) fn hold(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
-        if loras.is_empty() {
-            return;
-        }
-        let key = TrunkKey::new(checkpoint, loras);
-        match self.held.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, drawings)) => *drawings += 1,
-            None => self.held.push((key, 1)),
+    pub(super) fn hold(&mut self, keys: &[TrunkKey]) {
+        for key in keys {
+            match self.held.iter_mut().find(|(known, _)| known == key) {
+                Some((_, drawings)) => *drawings += 1,
+                None => self.held.push((key.clone(), 1)),
+            }
         }
     }
 
     /// Whether the networks of one more drawing can be kept beside those that others are drawn with.
-    pub(super) fn has_room(&self, recipe: &Recipe) -> bool {
-        let is_with_these = |(key, _): &(TrunkKey, usize)| key.is_of(&recipe.loras);
-        recipe.loras.is_empty() || self.held.len() < TRUNKS_MAX || self.held.iter().any(is_with_these)
+    pub(super) fn has_room(&self, recipe: &ValidRecipe) -> bool {
+        let is_held = |changes: &Changes| self.held.iter().any(|(key, _)| key.changes == *changes);
+        let stages = [Stage::Base, Stage::Refiner];
+        let changes =
+            recipe.each_part().flat_map(|part| stages.into_iter().filter_map(|stage| Changes::of(part, stage)));
+        let mut new: Vec<Changes> = Vec::new();
+        for changes in changes.filter(|changes| !is_held(changes)) {
+            if !new.contains(&changes) {
+                new.push(changes);
+            }
+        }
+        let new = new.len();
+        new == 0 || self.held.len() + new <= TRUNKS_MAX
     }
 
-    pub(super) fn release(&mut self, checkpoint: Digest, loras: &[LoraUse]) {
-        let key = TrunkKey::new(checkpoint, loras);
-        if let Some((_, drawings)) = self.held.iter_mut().find(|(known, _)| *known == key) {
-            *drawings -= 1;
-            self.held.retain(|(_, drawings)| *drawings > 0);
-            self.drop_unoffered();
+    pub(super) fn release(&mut self, keys: &[TrunkKey]) {
+        for key in keys {
+            if let Some((_, drawings)) = self.held.iter_mut().find(|(known, _)| known == key) {
+                *drawings -= 1;
+            }
         }
+        self.held.retain(|(_, drawings)| *drawings > 0);
+        self.drop_unoffered();
     }
 
     /// Lets go of a checkpoint's networks.
     pub(super) fn forget(&mut self, checkpoint: Digest) {
         self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
+        self.ip_adapters.retain(|(known, _)| *known != checkpoint);
     }
 
     /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.
@@ -195,6 +227,7 @@ impl Adapters {
         let held = &self.held;
         self.trunks.retain(|(key, _)| is_held(held, key));
         self.loaded.clear();
+        self.ip_adapters.clear();
     }
 
     pub(super) fn infos(&self) -> Vec<AdapterInfo> {
@@ -206,46 +239,110 @@ impl Adapters {
         &self.found.rejected
     }
 
-    /// The checkpoint's networks with these adapters.
-    pub(super) fn trunk(&mut self, checkpoint: &Checkpoint, loras: &[LoraUse]) -> Result<&Trunk, EngineError> {
-        let key = TrunkKey::new(checkpoint.digest(), loras);
-        if let Some(at) = self.trunks.iter().position(|(known, _)| *known == key) {
+    /// Puts a checkpoint's networks together with what is changed in them, where they are not kept.
+    pub(super) fn prepare(&mut self, checkpoint: &Checkpoint, key: &TrunkKey) -> Result<(), EngineError> {
+        if let Some(at) = self.trunks.iter().position(|(known, _)| known == key) {
             let trunk = self.trunks.remove(at);
             self.trunks.push(trunk);
-        } else {
-            let weighted = loras.iter().map(|lora| Ok((self.adapter(lora.digest)?, lora.weight)));
-            let weighted = weighted.collect::<Result<Vec<_>, EngineError>>()?;
-            let refused = |error: &dyn std::error::Error| EngineError::Refused { reason: error.to_string() };
-            let trunk = checkpoint.adapted(&weighted).map_err(|error| refused(&error))?;
-            if self.trunks.len() >= TRUNKS_MAX
-                && let Some(oldest) = self.trunks.iter().position(|(key, _)| !is_held(&self.held, key))
-            {
-                let _oldest = self.trunks.remove(oldest);
-            }
-            self.trunks.push((key, trunk));
+            return Ok(());
         }
-        let newest = self.trunks.last().map(|(_, trunk)| trunk);
-        newest.ok_or_else(|| EngineError::Failed { reason: "the adapted networks were lost".into() })
+        let adaptations = self.adaptations(&key.changes)?;
+        let trunk = checkpoint.adapted(&adaptations);
+        let trunk = trunk.map_err(|error| EngineError::Refused { reason: error.to_string() })?;
+        if self.trunks.len() >= TRUNKS_MAX
+            && let Some(oldest) = self.trunks.iter().position(|(key, _)| !is_held(&self.held, key))
+        {
+            let _oldest = self.trunks.remove(oldest);
+        }
+        self.trunks.push((key.clone(), trunk));
+        Ok(())
     }
 
-    fn adapter(&mut self, digest: Digest) -> Result<Arc<Adapter>, EngineError> {
-        if let Some(at) = self.loaded.iter().position(|adapter| adapter.digest() == digest) {
-            let adapter = self.loaded.remove(at);
-            self.loaded.push(Arc::clone(&adapter));
-            return Ok(adapter);
+    /// What [`Self::prepare`] has put together.
+    pub(super) fn trunk(&self, key: &TrunkKey) -> Result<&Trunk, EngineError> {
+        let found = self.trunks.iter().find(|(known, _)| known == key).map(|(_, trunk)| trunk);
+        found.ok_or_else(|| EngineError::Failed { reason: "the adapted networks were lost".into() })
+    }
+
+    /// Puts the IP-Adapters of a recipe onto the device, where they are not there.
+    pub(super) fn prepare_references(
+        &mut self,
+        checkpoint: &Checkpoint,
+        references: &[ReferenceUse],
+    ) -> Result<(), EngineError> {
+        for (at, ReferenceUse { adapter: digest, .. }) in references.iter().enumerate() {
+            let is_it =
+                |(known, adapter): &(Digest, IpAdapter)| *known == checkpoint.digest() && adapter.digest() == *digest;
+            let found = match self.ip_adapters.iter().position(is_it) {
+                Some(at) => self.ip_adapters.remove(at),
+                None => (checkpoint.digest(), self.ip_adapter(checkpoint, *digest)?),
+            };
+            self.ip_adapters.push(found);
+            let bytes = |adapters: &[(Digest, IpAdapter)]| adapters.iter().map(|(_, it)| it.bytes()).sum::<u64>();
+            // Those of the recipe are the last ones.
+            while self.ip_adapters.len() > at + 1 && bytes(&self.ip_adapters) > IP_ADAPTERS_BYTES_MAX {
+                let _oldest = self.ip_adapters.remove(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn ip_adapter(&mut self, checkpoint: &Checkpoint, digest: Digest) -> Result<IpAdapter, EngineError> {
+        let file = self.file(digest)?;
+        let adapter = checkpoint.ip_adapter(&file);
+        let adapter = adapter.ok_or_else(|| self.mistaken(digest, file.as_str(), "an IP-Adapter"))?;
+        adapter.map_err(|error| EngineError::Refused { reason: error.to_string() })
+    }
+
+    /// What [`Self::prepare_references`] has put there.
+    pub(super) fn reference(&self, checkpoint: Digest, digest: Digest) -> Result<&IpAdapter, EngineError> {
+        let is_it = |(known, adapter): &&(Digest, IpAdapter)| *known == checkpoint && adapter.digest() == digest;
+        let found = self.ip_adapters.iter().find(is_it).map(|(_, adapter)| adapter);
+        found.ok_or_else(|| EngineError::Failed { reason: "an IP-Adapter was lost".into() })
+    }
+
+    fn adaptations(&mut self, changes: &Changes) -> Result<Adaptations, EngineError> {
+        let mut adaptations = Adaptations::default();
+        for LoraUse { digest, weight } in &changes.loras {
+            let file = self.file(*digest)?;
+            let what = file.as_str();
+            if !adaptations.add_lora(file, *weight) {
+                return Err(self.mistaken(*digest, what, "a LoRA"));
+            }
+        }
+        for EmbeddingUse { digest, token } in &changes.words {
+            let file = self.file(*digest)?;
+            let what = file.as_str();
+            if !adaptations.add_word(file, token) {
+                return Err(self.mistaken(*digest, what, "textual inversion"));
+            }
+        }
+        Ok(adaptations)
+    }
+
+    /// A file is something else than the recipe takes it for.
+    fn mistaken(&self, digest: Digest, is: &str, wanted: &str) -> EngineError {
+        let name = self.found.files.get(&digest).and_then(|path| path.file_stem()).unwrap_or_default();
+        EngineError::Refused { reason: format!("{} is {is}, and the recipe wants {wanted}", name.to_string_lossy()) }
+    }
+
+    fn file(&mut self, digest: Digest) -> Result<AdapterFile, EngineError> {
+        if let Some(at) = self.loaded.iter().position(|file| file.digest() == digest) {
+            let file = self.loaded.remove(at);
+            self.loaded.push(file.clone());
+            return Ok(file);
         }
         let path = self.found.files.get(&digest).ok_or(EngineError::Missing(digest))?;
         let failed = |reason| EngineError::Failed { reason };
-        let adapter = Arc::new(Adapter::load(path).map_err(|error| failed(error.to_string()))?);
-        if adapter.digest() != digest {
+        let file = AdapterFile::load(path).map_err(|error| failed(error.to_string()))?;
+        if file.digest() != digest {
             return Err(failed(format!("{} is not what it was when the node started", path.display())));
         }
-        self.loaded.push(Arc::clone(&adapter));
-        while self.loaded.len() > 1 && self.loaded.iter().map(|adapter| adapter.bytes()).sum::<u64>() > LOADED_BYTES_MAX
-        {
+        self.loaded.push(file.clone());
+        while self.loaded.len() > 1 && self.loaded.iter().map(AdapterFile::bytes).sum::<u64>() > LOADED_BYTES_MAX {
             let _oldest = self.loaded.remove(0);
         }
-        Ok(adapter)
+        Ok(file)
     }
 }
 

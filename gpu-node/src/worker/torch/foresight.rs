@@ -7,7 +7,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::ValidRecipe;
 use tch::Device;
 
-use super::drawing::models;
+use super::drawing::{Networked, models};
 use super::probing::{Pending, Promise, ShapeKey};
 use super::{TorchEngine, engine_error, loader};
 use crate::config::DeterminismChoice;
@@ -50,7 +50,7 @@ impl TorchEngine {
     ) -> Result<Vec<ShapeKey>, EngineError> {
         let requests_max = self.capacity.requests_max(recipe, self.options.requests_max);
         let environment = self.environment(recipe.checkpoint)?;
-        let models = models(&self.shelf, &mut self.adapters, recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, recipe, Networked::Passes)?;
         let key = |class: BatchClass| ShapeKey {
             environment: environment.clone(),
             architecture: models.at(class.stage()).architecture(class.controls()),
@@ -96,7 +96,7 @@ impl TorchEngine {
 
     fn foresee_recipe(&mut self, recipe: &Arc<ValidRecipe>) -> Result<(), EngineError> {
         self.capacity.check(recipe).map_err(|error| EngineError::Refused { reason: error.to_string() })?;
-        let denoising = self.denoising(recipe)?;
+        let denoising = self.denoising(recipe, None)?;
         let promise = self.promise(recipe, &denoising)?;
         self.ask(&promise, recipe, false);
         Ok(())
@@ -117,7 +117,7 @@ impl TorchEngine {
     ) -> Result<(Probe<Conditioning>, Option<Shapes>), EngineError> {
         let device = self.options.placement.device;
         let class = &pending.key.class;
-        let models = models(&self.shelf, &mut self.adapters, &pending.recipe)?;
+        let models = models(&self.shelf, &mut self.adapters, &pending.recipe, Networked::Images)?;
         let networks = models.at(class.stage());
         let begin = || -> Result<_, DiffusionError> {
             let conditions = networks.condition(&pending.recipe, class.stage())?;

@@ -1,4 +1,4 @@
-//! Finds checkpoints, ControlNets and adapters of a folder: all of them at start, and those that come later on a thread of its
+//! Finds checkpoints, ControlNets, image encoders and adapters of a folder: all of them at start, and those that come later on a thread of its
 //! own, which also reads the networks that requests ask for. So no drawing waits for another's files.
 //!
 //! A folder is known by the names, sizes and times of the files that are loaded of it. One that has changed is read once it has
@@ -24,7 +24,7 @@ use super::shelf::{Item, Offer};
 use crate::diffusion::batch::BatchClass;
 use crate::diffusion::denoiser::Stage;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet};
+use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet, ImageEncoder};
 use crate::diffusion::loading::CheckpointError;
 use crate::diffusion::picture::Picture;
 use crate::diffusion::pipeline;
@@ -272,14 +272,15 @@ impl Watch {
     }
 }
 
-/// Folders with a `model_index.json`, those of ControlNets, and that of adapters, as they look.
+/// Folders with a `model_index.json`, those of ControlNets and image encoders, and that of adapters, as they look.
 fn look(models: &Path) -> Result<BTreeMap<PathBuf, Look>, EngineError> {
     let failed = |error: std::io::Error| EngineError::Load { reason: format!("{}: {error}", models.display()) };
     let mut looks = BTreeMap::new();
     for entry in fs::read_dir(models).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let is_adapters = path.file_name().is_some_and(|name| name == ADAPTERS_DIR) && path.is_dir();
-        if path.join("model_index.json").is_file() || ControlNet::is_in(&path) || is_adapters {
+        let is_network = || ControlNet::is_in(&path) || ImageEncoder::is_in(&path);
+        if path.join("model_index.json").is_file() || is_network() || is_adapters {
             let look = if is_adapters { look_at(&path) } else { look_at_loaded(&path) };
             looks.insert(path, look);
         }
@@ -334,6 +335,8 @@ struct Reading {
 fn read(folder: &Path, options: &Options) -> Reading {
     let loaded = if ControlNet::is_in(folder) {
         ControlNet::load(folder, options.placement, &options.digests).map(Item::ControlNet)
+    } else if ImageEncoder::is_in(folder) {
+        ImageEncoder::load_known(folder, options.placement, &options.digests).map(Box::new).map(Item::ImageEncoder)
     } else {
         let found = Found::read(folder, options.placement, &options.digests);
         found.map(|found| Item::Checkpoint(Box::new(Offer::new(found, None))))
@@ -355,7 +358,8 @@ impl Reading {
     }
 }
 
-/// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew.
+/// What a checkpoint is tried with. One that paints into images is given one: grey, all of it to be painted anew. One that is told
+/// how near things are is told that all are alike.
 pub(super) fn self_test_recipe(blueprint: &Blueprint, steps: u32) -> Recipe {
     recipe_of_size(blueprint, steps, blueprint.trial_size_px())
 }
@@ -368,7 +372,7 @@ pub(super) fn recipe_of_class(blueprint: &Blueprint, class: &BatchClass) -> Opti
     let plain = recipe_of_size(blueprint, 1, (px(width)?, px(height)?));
     // One word is one token, and a chunk holds 75 beside its beginning and its end.
     let words = usize::try_from(class.tokens() / TOKENS_OF_CHUNK - 1).ok()? * 75 + 1;
-    let is_plain = class.stage() == Stage::Base && class.controls().is_empty();
+    let is_plain = class.stage() == Stage::Base && class.is_plain();
     is_plain.then(|| Recipe {
         prompt: "a ".repeat(words),
         guidance: if rows > 1 { plain.guidance } else { 1.0 },
@@ -382,10 +386,13 @@ const TOKENS_OF_CHUNK: i64 = 77;
 fn recipe_of_size(blueprint: &Blueprint, steps: u32, size_px: (u32, u32)) -> Recipe {
     let scheduler = blueprint.trial_scheduler();
     let plain = Recipe { steps, scheduler, ..Recipe::new(blueprint.digest(), "self-test", size_px) };
+    let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
+    if blueprint.is_told_depth() {
+        return Recipe { depth: Some(image), ..plain };
+    }
     if !blueprint.is_inpainting() {
         return plain;
     }
-    let [image, mask] = Picture::to_paint_over(size_px).map(|(digest, _)| digest);
     Recipe { init: Some(InitUse { image, strength: 1.0 }), mask: Some(mask), ..plain }
 }
 

@@ -177,6 +177,11 @@ impl Promise {
         Self { classes, is_alone }
     }
 
+    /// Of a picture in parts: what later parts are like is not known when the first begins, and all have to be promised alike.
+    pub(super) const fn alone() -> Self {
+        Self { classes: Vec::new(), is_alone: true }
+    }
+
     /// The classes that are not known yet.
     pub(super) fn unknown(&self) -> impl Iterator<Item = &ShapeKey> {
         self.classes.iter().filter(|(_, shapes)| shapes.is_none()).map(|(key, _)| key)
@@ -188,7 +193,8 @@ impl Promise {
             *shapes = verdicts.get(key);
         }
         let is_one_held = |(_, shapes): &(_, Option<Shapes>)| shapes.as_ref().is_some_and(Shapes::hold_one);
-        self.is_alone = self.is_alone && !self.classes.iter().all(is_one_held);
+        // A picture in parts has no classes, and stays alone.
+        self.is_alone = self.is_alone && (self.classes.is_empty() || !self.classes.iter().all(is_one_held));
     }
 
     pub(super) const fn is_alone(&self) -> bool {

@@ -1,4 +1,4 @@
-//! The checkpoints, ControlNets and adapters of a folder as they are on one device, and what becomes of them when the folder
+//! The checkpoints, ControlNets, image encoders and adapters of a folder as they are on one device, and what becomes of them when the folder
 //! changes.
 //!
 //! What is gone from the folder is no longer offered to new drawings, and stays until the last drawing that has begun with it
@@ -13,7 +13,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::wire::CheckpointInfo;
 
 use super::library::Found;
-use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet};
+use crate::diffusion::family::{Blueprint, Checkpoint, ControlNet, ImageEncoder};
 use crate::engine::EngineError;
 
 /// A checkpoint that is offered, with its networks where they are on the device.
@@ -40,6 +40,7 @@ impl Offer {
 pub(super) enum Item {
     Checkpoint(Box<Offer>),
     ControlNet(ControlNet),
+    ImageEncoder(Box<ImageEncoder>),
     /// Nothing usable, and why.
     Rejected(String),
 }
@@ -49,6 +50,7 @@ impl Item {
         match self {
             Self::Checkpoint(offer) => Some(offer.blueprint().digests()),
             Self::ControlNet(network) => Some(network.digests()),
+            Self::ImageEncoder(encoder) => Some(encoder.digests()),
             Self::Rejected(_) => None,
         }
     }
@@ -65,7 +67,8 @@ impl Item {
     pub(super) fn info(&self) -> Option<CheckpointInfo> {
         let (name, family) = match self {
             Self::Checkpoint(offer) => (offer.blueprint().name(), offer.blueprint().family()),
-            Self::ControlNet(network) => (network.name(), "controlnet"),
+            Self::ControlNet(network) => (network.name(), network.family()),
+            Self::ImageEncoder(encoder) => (encoder.name(), "image-encoder"),
             Self::Rejected(_) => return None,
         };
         let Digests { current, formers } = self.digests()?.clone();
@@ -104,7 +107,7 @@ impl Shelf {
         begun.for_each(|recipe| {
             used.push(recipe.checkpoint);
             used.extend(recipe.refiner.as_ref().map(|refiner| refiner.checkpoint));
-            used.extend(recipe.controls.iter().map(|control| control.network));
+            used.extend(recipe.networks());
         });
         let is_used = |item: &Item| used.iter().any(|digest| item.answers_to(*digest));
         let (staying, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leaving).into_iter().partition(is_used);
@@ -171,5 +174,13 @@ impl Shelf {
 
     pub(super) fn controlnet(&self, digest: Digest) -> Result<&ControlNet, EngineError> {
         self.controlnets().find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
+    }
+
+    pub(super) fn image_encoder(&self, digest: Digest) -> Result<&ImageEncoder, EngineError> {
+        let mut encoders = self.all().filter_map(|item| match item {
+            Item::ImageEncoder(encoder) => Some(&**encoder),
+            _ => None,
+        });
+        encoders.find(|encoder| encoder.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 }

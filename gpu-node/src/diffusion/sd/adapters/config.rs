@@ -27,7 +27,8 @@ fn fixed_keys() -> [(&'static str, Vec<Value>); 16] {
     [
         ("peft_type", vec![json!(null), json!("LORA")]),
         ("bias", vec![json!(null), json!("none")]),
-        ("use_dora", absent()),
+        // The tensors say which pairs have a magnitude.
+        ("use_dora", vec![json!(null), json!(false), json!(true)]),
         ("use_qalora", absent()),
         ("lora_bias", absent()),
         ("use_bdlora", absent()),
@@ -420,7 +421,7 @@ mod tests {
             "use_dora": false, "use_qalora": false, "use_rslora": true, "velora_config": null}"#;
         assert_eq!(scale(all, QUERY, 3.0), Ok(6.0 / 3.0_f64.sqrt()));
         for refused in [
-            r#""use_dora": true"#,
+            r#""use_qalora": true"#,
             r#""bias": "all""#,
             r#""init_lora_weights": "pissa""#,
             r#""a_key_of_tomorrow": 1"#,

@@ -8,6 +8,9 @@
 //! | kohya, SD 1 and 2 | `lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight`, `lora_te_text_model_….alpha` |
 //! | kohya, SD XL | `lora_unet_input_blocks_4_1_proj_in.lora_up.weight`, `lora_te1_…`, `lora_te2_…` |
 //!
+//!
+//! PEFT's DoRA has `….lora_magnitude_vector` beside each pair.
+//!
 //! kohya's names have underscores for dots, and names have underscores of their own; so a module is looked up by its
 //! name with all dots flattened, in every spelling it may have.
 
@@ -50,12 +53,13 @@ pub(crate) enum PairRole {
     Down,
     Up,
     Alpha,
+    /// Of a DoRA: the length of each output's weights.
+    Magnitude,
 }
 
 /// Marks of other kinds of adapters, in the order in which they are looked for.
-const UNSUPPORTED: [(&str, &str); 14] = [
-    ("dora_scale", "a DoRA"),
-    ("lora_magnitude_vector", "a DoRA"),
+const UNSUPPORTED: [(&str, &str); 13] = [
+    ("dora_scale", "a DoRA of LyCORIS"),
     ("hada_w", "a LoHa"),
     ("hada_t", "a LoHa"),
     ("lokr_", "a LoKr"),
@@ -105,7 +109,10 @@ const TEXT_PROJECTIONS: [(&str, &str); 4] =
 /// What PEFT puts in front of a network's names.
 const PEFT_PREFIX: &str = "base_model.model.";
 
-const ENDINGS: [(&str, PairRole); 13] = [
+const ENDINGS: [(&str, PairRole); 16] = [
+    (".lora_magnitude_vector", PairRole::Magnitude),
+    (".lora_magnitude_vector.weight", PairRole::Magnitude),
+    (".lora_magnitude_vector.default.weight", PairRole::Magnitude),
     (".lora_A.weight", PairRole::Down),
     (".lora_B.weight", PairRole::Up),
     (".lora_A.default.weight", PairRole::Down),

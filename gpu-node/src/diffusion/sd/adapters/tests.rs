@@ -100,9 +100,11 @@ fn the_configuration_beside_a_file_of_pefts_is_read() {
     assert!(error.contains("nothing says its alpha") && error.contains("adapter_config.json"), "{error}");
     // It is no business of files that other programs write.
     assert_eq!(scale_of(&load("unet.", Some("{}")).expect("an adapter")), 1.0);
-    for (config, named) in
-        [(r#"{"r": 4}"#, "rank 4"), (r#"{"use_dora": true}"#, "`use_dora`"), ("{", "adapter_config.json")]
-    {
+    for (config, named) in [
+        (r#"{"r": 4}"#, "rank 4"),
+        (r#"{"r": 3, "use_dora": true}"#, "a magnitude for each output"),
+        ("{", "adapter_config.json"),
+    ] {
         let error = load(peft, Some(config)).map_or_else(|error| error.to_string(), |_| "accepted".into());
         assert!(error.contains(named), "{error}");
     }
@@ -201,8 +203,7 @@ fn modules_are_found_under_the_names_of_stabilitys_own_code() {
 #[test]
 fn other_kinds_of_adapters_are_refused_by_name() {
     for (tensor, kind) in [
-        ("lora_unet_conv_in.dora_scale", "DoRA"),
-        ("unet.conv_in.lora_magnitude_vector", "DoRA"),
+        ("lora_unet_conv_in.dora_scale", "DoRA of LyCORIS"),
         ("lora_unet_conv_in.hada_w1_a", "LoHa"),
         ("lora_unet_conv_in.lokr_w1", "LoKr"),
         ("lora_unet_conv_in.oft_blocks", "OFT"),
@@ -239,7 +240,7 @@ fn pairs_are_reshaped_only_where_nothing_changes() {
         shape: shape.to_vec(),
         values: vec![1.0; usize::try_from(shape.iter().product::<i64>()).expect("small")],
     };
-    let pair = |down: &[i64], up: &[i64]| Pair { down: ones(down), up: ones(up), scale: 1.0 };
+    let pair = |down: &[i64], up: &[i64]| Pair { down: ones(down), up: ones(up), scale: 1.0, magnitude: None };
     let linear = LayerShape::Linear { inputs: 3, outputs: 4 };
     let pointwise = LayerShape::Convolution { inputs: 3, outputs: 4, kernel: 1 };
     let wide = LayerShape::Convolution { inputs: 3, outputs: 4, kernel: 3 };

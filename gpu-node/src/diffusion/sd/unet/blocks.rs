@@ -63,23 +63,43 @@ impl DownBlock {
         self.layers.iter().for_each(|layer| layer.text_layers(layers));
     }
 
+    /// `feature` is added behind the last layer.
     pub(crate) fn forward(
         &self,
         mut x: Tensor,
         time: &Tensor,
         text: &Text<'_>,
-        skips: &mut Vec<Tensor>,
+        (skips, feature): (&mut Vec<Tensor>, Option<&Tensor>),
     ) -> Result<Tensor, TchError> {
-        for layer in &self.layers {
+        let has_attention = self.layers.iter().any(|layer| layer.attention.is_some());
+        for (at, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, time, text)?;
+            if let Some(feature) = feature.filter(|_| has_attention && at + 1 == self.layers.len()) {
+                x = added(&x, feature)?;
+            }
             skips.push(x.shallow_clone());
         }
         if let Some(downsample) = &self.downsample {
             x = downsample.forward(&x)?;
             skips.push(x.shallow_clone());
         }
+        // A level without attention takes it at its end, where diffusers adds it in place: the last skip has it as well.
+        if let Some(feature) = feature.filter(|_| !has_attention) {
+            x = added(&x, feature)?;
+            skips.pop();
+            skips.push(x.shallow_clone());
+        }
         Ok(x)
     }
+}
+
+/// A level's output with a T2I-Adapter's feature, which has its shape: nothing is spread over what it was not made for.
+fn added(x: &Tensor, feature: &Tensor) -> Result<Tensor, TchError> {
+    if feature.size() != x.size() {
+        let (theirs, ours) = (feature.size(), x.size());
+        return Err(TchError::Shape(format!("a T2I-Adapter's feature of shape {theirs:?} for a level of {ours:?}")));
+    }
+    x.f_add(feature)
 }
 
 /// `UpBlock2D` and `CrossAttnUpBlock2D`.

@@ -103,7 +103,7 @@ impl Inputs {
         conditions.added =
             self.added.as_ref().map(|(pooled, numbers)| Added { pooled: pick(pooled), numbers: pick(numbers) });
         conditions.projected = at.iter().map(|row| self.projected[*row as usize].shallow_clone()).collect();
-        unet.forward(&pick(&self.latents), &pick(&self.timesteps), &conditions, None).expect("computed")
+        unet.forward(&pick(&self.latents), &pick(&self.timesteps), &conditions, (None, &[])).expect("computed")
     }
 }
 

@@ -1,0 +1,312 @@
+//! `/admin/login` and `/admin/logout`: a key is entered, and a session begins; or ends.
+//!
+//! Invariants: a key is taken over a private way alone; every form is proven to be ours twice, by where the browser says it comes
+//! from and by a token in it; attempts are counted by the client's network before the key is looked at; where a login leads to is a
+//! path of this listener.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::problem::Problem;
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use maud::{DOCTYPE, Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::body::{Fault, fault};
+use super::gatekeeper::{Asked, Denial, Gatekeeper, Part, Source};
+use super::principal::{Principal, Way};
+use super::routes::ANY_ROLE;
+use super::sessions::{is_same, random};
+use super::{AdminApi, token};
+use crate::access::ShownClient;
+use crate::governance::audit;
+use crate::response::{self, TextKind};
+use crate::service::{Body, RequestBody};
+
+/// Where a key is entered.
+pub(super) const LOGIN: &str = "/admin/login";
+/// Where a session ends.
+pub(super) const LOGOUT: &str = "/admin/logout";
+/// Where a login leads to that was not asked for by a page.
+const HOME: &str = "/preview/";
+/// Longest form.
+const FORM_BYTES_MAX: usize = 8 << 10;
+const FORM_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest address that a login leads back to.
+const TO_BYTES_MAX: usize = 2_048;
+/// The page loads its style and nothing else, sends its form here alone, and stands in no frame.
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// What a form says.
+#[derive(Debug, Default)]
+struct Form {
+    key: String,
+    csrf: String,
+    to: String,
+}
+
+impl AdminApi {
+    /// The login page, what it sends, and the end of a session.
+    pub(super) async fn login(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Body> {
+        let is_logout = request.uri().path() == LOGOUT;
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let asked = Asked::of(&head, peer);
+        let answer = match (is_logout, head.method()) {
+            (false, &Method::GET | &Method::HEAD) => Ok(self.login_page(&head, &asked)),
+            (false, &Method::POST) => self.log_in(&asked, body).await,
+            (true, &Method::POST) => self.log_out(&asked, body).await,
+            (_, method) => {
+                return super::not_allowed(method, if is_logout { "POST" } else { "GET, HEAD, POST" });
+            }
+        };
+        answer.unwrap_or_else(|fault| super::problem(head.method(), &fault))
+    }
+
+    fn login_page(&self, head: &Request<()>, asked: &Asked<'_>) -> Response<Body> {
+        let to = head.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("to="));
+        let to = to.and_then(|to| percent_decode_str(to).decode_utf8().ok()).unwrap_or_default();
+        if let Ok(who) = self.gatekeeper.admit(asked, ANY_ROLE, Part::Pages)
+            && let Way::Session { csrf } = &who.way
+        {
+            return page(asked.headers, StatusCode::OK, &known(&who, csrf));
+        }
+        self.form(asked, StatusCode::OK, &to, None)
+    }
+
+    /// The form, with a token that its cookie proves to be of the same browser.
+    fn form(&self, asked: &Asked<'_>, status: StatusCode, to: &str, trouble: Option<&str>) -> Response<Body> {
+        let name = form_cookie(&self.gatekeeper, asked);
+        let known =
+            asked.cookie(name).filter(|value| value.len() == 64 && value.bytes().all(|it| it.is_ascii_hexdigit()));
+        let csrf = match known.map_or_else(random, |value| Ok(value.to_owned())) {
+            Ok(csrf) => csrf,
+            Err(error) => return internal(asked.method, &error),
+        };
+        let mut response = page(asked.headers, status, &entry(&csrf, path_here(to), trouble));
+        set_cookie(&mut response, name, &csrf, self.gatekeeper.is_secure(asked), None);
+        response
+    }
+
+    async fn log_in(&self, asked: &Asked<'_>, body: RequestBody) -> Result<Response<Body>, Fault> {
+        let form = Form::read(asked.headers, body).await?;
+        let gate = &self.gatekeeper;
+        let is_ours = asked.cookie(form_cookie(gate, asked)).is_some_and(|cookie| is_same(cookie, &form.csrf));
+        if asked.source() != Source::Ours || !is_ours {
+            return Err(fault(
+                403,
+                "forbidden",
+                "Forbidden",
+                "the form is not from this browser: open /admin/login again",
+            ));
+        }
+        if !gate.is_private(asked) {
+            let detail = "a key is entered over TLS or on the edge's own machine: what is sent now, others can read";
+            return Err(fault(403, "forbidden", "Forbidden", detail));
+        }
+        let config = gate.config();
+        if !gate.sessions.may_try(gate.client(asked), &config.sessions, Instant::now()) {
+            let mut response =
+                self.form(asked, StatusCode::TOO_MANY_REQUESTS, &form.to, Some("Too many attempts: wait a minute."));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
+            return Ok(response);
+        }
+        let credential = token::hash(form.key.trim());
+        let who = gate.holder(&credential).and_then(|who| who.meets(ANY_ROLE).map(|()| who).map_err(Denial::Short));
+        let (outcome, name) = match &who {
+            Ok(who) => ("done", who.name().to_owned()),
+            Err(_) => ("refused", "unknown".to_owned()),
+        };
+        let network = ShownClient::Network.of(gate.client(asked));
+        let subject = network.map(|network| network.to_string()).unwrap_or_default();
+        audit::note(&audit::Change { who: &name, what: "login", subject: &subject, why: "", outcome });
+        if let Err(denial) = who {
+            return Ok(self.form(asked, StatusCode::UNAUTHORIZED, &form.to, Some(&denial.detail())));
+        }
+        let begun = gate.sessions.begin(credential, &config.sessions, Instant::now());
+        let cookie = begun.map_err(|error| fault(500, "internal", "Internal error", error.to_string()))?;
+        let mut response = see_other(path_here(&form.to));
+        let is_secure = gate.is_secure(asked);
+        set_cookie(&mut response, gate.cookie_name(asked), &cookie, is_secure, Some(config.sessions.absolute_s));
+        set_cookie(&mut response, form_cookie(gate, asked), "", is_secure, Some(0));
+        Ok(response)
+    }
+
+    async fn log_out(&self, asked: &Asked<'_>, body: RequestBody) -> Result<Response<Body>, Fault> {
+        let form = Form::read(asked.headers, body).await?;
+        let (gate, config) = (&self.gatekeeper, self.gatekeeper.config());
+        let cookie = asked.cookie(gate.cookie_name(asked)).unwrap_or_default();
+        if let Some(found) = gate.sessions.find(cookie, &config.sessions, Instant::now()) {
+            if asked.source() != Source::Ours || !is_same(&found.csrf, &form.csrf) {
+                return Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this session"));
+            }
+            gate.sessions.end(cookie);
+        }
+        let mut response = see_other(LOGIN);
+        set_cookie(&mut response, gate.cookie_name(asked), "", gate.is_secure(asked), Some(0));
+        Ok(response)
+    }
+
+    /// Who looks at a page; otherwise the answer that leads browsers to the login.
+    pub(super) fn looks(&self, head: &Request<RequestBody>, peer: IpAddr) -> Result<Principal, Box<Response<Body>>> {
+        let asked = Asked::of(head, peer);
+        self.gatekeeper.admit(&asked, ANY_ROLE, Part::Pages).map_err(|denial| {
+            let accept = head.headers().get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
+            let can_enter = denial.status() == 401 || denial == Denial::NotLocal;
+            Box::new(if can_enter && accept.is_some_and(|accept| accept.contains("text/html")) {
+                let to = head.uri().path_and_query().map_or(HOME, http::uri::PathAndQuery::as_str);
+                see_other(&format!("{LOGIN}?to={}", utf8_percent_encode(to, NON_ALPHANUMERIC)))
+            } else {
+                super::denied::response(head.method(), &denial)
+            })
+        })
+    }
+}
+
+impl Form {
+    async fn read(headers: &HeaderMap, body: RequestBody) -> Result<Self, Fault> {
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !media_type.starts_with("application/x-www-form-urlencoded") {
+            return Err(fault(
+                415,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "this takes a form of its own page",
+            ));
+        }
+        let read = tokio::time::timeout(FORM_DEADLINE, Limited::new(body, FORM_BYTES_MAX).collect());
+        let broken = || fault(400, "broken-body", "Bad request", "the form broke off, came late or is too long");
+        let body = read.await.ok().and_then(Result::ok).map(|body| body.to_bytes()).ok_or_else(broken)?;
+        Ok(Self::parse(&body))
+    }
+
+    fn parse(body: &Bytes) -> Self {
+        let mut form = Self::default();
+        for (name, value) in
+            std::str::from_utf8(body).unwrap_or_default().split('&').filter_map(|it| it.split_once('='))
+        {
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value).decode_utf8_lossy().into_owned();
+            match name {
+                "key" => form.key = value,
+                "csrf" => form.csrf = value,
+                "to" => form.to = value,
+                _ => {}
+            }
+        }
+        form
+    }
+}
+
+/// A path of this listener, or the first page. Browsers take `//` and `/\` for the beginning of another host.
+fn path_here(to: &str) -> &str {
+    let is_here = to.starts_with('/') && !to[1..].starts_with(['/', '\\']) && to.len() <= TO_BYTES_MAX;
+    if is_here && to.bytes().all(|it| it.is_ascii_graphic() && it != b'\\') { to } else { HOME }
+}
+
+fn form_cookie(gate: &Gatekeeper, asked: &Asked<'_>) -> &'static str {
+    if gate.is_secure(asked) { "__Host-bildkante-login" } else { "bildkante-login" }
+}
+
+fn set_cookie(response: &mut Response<Body>, name: &str, value: &str, is_secure: bool, max_age_s: Option<u64>) {
+    let secure = if is_secure { "; Secure" } else { "" };
+    let max_age = max_age_s.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
+    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{max_age}");
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+}
+
+fn see_other(to: &str) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(to) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(LOCATION, to);
+    }
+    response
+}
+
+fn internal(method: &Method, error: &std::io::Error) -> Response<Body> {
+    super::problem(method, &Problem::new(500, "internal", "Internal error", error.to_string()))
+}
+
+fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> Response<Body> {
+    let mut response = response::text(request, TextKind::Html, markup.0.clone(), "no-store");
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = status;
+    }
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+fn entry(csrf: &str, to: &str, trouble: Option<&str>) -> Markup {
+    layout(&html! {
+        h1 { "Log in" }
+        @if let Some(trouble) = trouble { p.notice role="alert" { (trouble) } }
+        form method="post" action=(LOGIN) {
+            input type="hidden" name="csrf" value=(csrf);
+            input type="hidden" name="to" value=(to);
+            p { label { "Key " input type="password" name="key" required autofocus autocomplete="current-password" size="72"; } }
+            p { button { "Log in" } }
+        }
+    })
+}
+
+fn known(who: &Principal, csrf: &str) -> Markup {
+    layout(&html! {
+        h1 { "You are " (who.name()) }
+        @if let Some(roles) = who.roles() { p { "Your roles: " (roles) } }
+        p { a href=(HOME) { "To the preview" } }
+        form method="post" action=(LOGOUT) {
+            input type="hidden" name="csrf" value=(csrf);
+            p { button { "Log out" } }
+        }
+    })
+}
+
+fn layout(main: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="robots" content="noindex";
+                title { "Log in · Bildkante" }
+                link rel="stylesheet" href="/preview/style.css";
+            }
+            body {
+                header.bar { a.brand href=(HOME) { "Bildkante" } }
+                main { (main) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_leads_to_a_path_of_this_listener() {
+        assert_eq!(path_here("/preview/autumn/hero?page=2"), "/preview/autumn/hero?page=2");
+        for elsewhere in ["", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nb", "/a b", "preview"]
+        {
+            assert_eq!(path_here(elsewhere), HOME, "{elsewhere:?}");
+        }
+    }
+
+    #[test]
+    fn a_form_is_read_as_browsers_write_it() {
+        let form = Form::parse(&Bytes::from_static(b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x"));
+        assert_eq!((form.key.as_str(), form.csrf.as_str(), form.to.as_str()), ("bk_1 ü", "ab", "/preview/"));
+    }
+}

@@ -1,0 +1,447 @@
+//! The one table of routes: method, path, who may use it, what it takes and answers.
+//!
+//! Requests are dispatched through it and its OpenAPI document is made from it, so a route without a row cannot exist, nor one
+//! without a role. Invariants: a path has at most one parameter, and no two rows match the same request; a row that reaches into
+//! campaigns has its campaign checked by what carries it out.
+
+use http::Method;
+
+use super::PREFIX;
+use super::body::{Fault, wrong};
+use super::token::TokenScope;
+use crate::shared_state::PersonRole;
+
+/// Longest path.
+const PATH_BYTES_MAX: usize = 2_048;
+
+/// One route.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route {
+    pub(super) verb: Verb,
+    /// Below the prefix; `{…}` is the parameter.
+    pub(super) path: &'static str,
+    pub(super) action: Action,
+    pub(super) needs: Needs,
+    pub(super) summary: &'static str,
+    pub(super) query: &'static [Parameter],
+    pub(super) takes: Takes,
+    pub(super) repeats: Repeats,
+    /// Status and schema of what goes well.
+    pub(super) answers: &'static [(u16, &'static str)],
+}
+
+/// The method of a route. HEAD goes where GET goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Post,
+    Delete,
+}
+
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Of keys and people; `None`: it is between edges.
+    pub(super) role: Option<PersonRole>,
+    /// Of tokens; `None`: they count by the role that they stand for.
+    pub(super) scope: Option<TokenScope>,
+    pub(super) reach: Reach,
+}
+
+/// Where the role must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// In the campaign that the request turns out to be about.
+    Campaign,
+    /// In all of them.
+    Edge,
+}
+
+/// A parameter of the query.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    pub(super) form: Form,
+    pub(super) is: Presence,
+    pub(super) what: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    Required,
+    Optional,
+}
+
+/// What a parameter may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    /// Of these words.
+    Words(&'static [&'static str]),
+    Number {
+        min: u64,
+        max: u64,
+    },
+    /// Hexadecimal digits, so many.
+    Digits(usize),
+    Digest,
+}
+
+/// The body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    Nothing,
+    /// JSON of this schema.
+    Json(&'static str),
+    /// A PNG or JPEG.
+    Picture,
+}
+
+/// What a repeated order becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeats {
+    /// The same again.
+    Plainly,
+    /// With the same `Idempotency-Key`: nothing more.
+    ByKey,
+}
+
+/// In the place of a schema: bytes of a picture.
+pub(super) const PICTURE: &str = "Picture";
+
+/// What a route does. Each is carried out in one place, and stands in one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Action {
+    Status,
+    Me,
+    OpenApi,
+    ListPurges,
+    Purge,
+    ShowPurge,
+    ListKills,
+    Kill,
+    ShowKill,
+    Lift,
+    ListDecisions,
+    ShowDecision,
+    Decide,
+    ShowPicture,
+    ReadAudit,
+    ForgetName,
+    ShowState,
+    Changes,
+    Snapshot,
+    Propose,
+    Promote,
+    ListJobs,
+    Warm,
+    ShowJob,
+    CancelJob,
+    ListImports,
+    Import,
+    DropImport,
+    Dossier,
+    Masters,
+    ListKeys,
+    AddKey,
+    ShowKey,
+    RevokeKey,
+}
+
+const AFTER: Parameter = Parameter {
+    name: "after",
+    form: Form::Number { min: 0, max: u64::MAX },
+    is: Presence::Optional,
+    what: "the number behind which the page begins: `next` of the page before",
+};
+const LIMIT: Parameter = Parameter {
+    name: "limit",
+    form: Form::Number { min: 1, max: 1_000 },
+    is: Presence::Optional,
+    what: "most of a page; 100 if it is left out",
+};
+const PAGE: &[Parameter] = &[AFTER, LIMIT];
+
+const fn query(name: &'static str, form: Form, is: Presence, what: &'static str) -> Parameter {
+    Parameter { name, form, is, what }
+}
+
+const fn number(name: &'static str, what: &'static str) -> Parameter {
+    query(name, Form::Number { min: 0, max: u64::MAX }, Presence::Required, what)
+}
+
+const STATEMENT: &str = "what is said of the picture";
+const OF_IMPORT: &[Parameter] = &[
+    query("variant", Form::Text, Presence::Required, "whose picture it may become: `campaign/slot?axis=value`"),
+    query("source", Form::Text, Presence::Optional, "the term of its digital source type (IPTC)"),
+    query("origin", Form::Text, Presence::Optional, STATEMENT),
+    query("creator", Form::Text, Presence::Optional, STATEMENT),
+    query("credit", Form::Text, Presence::Optional, STATEMENT),
+    query("copyright", Form::Text, Presence::Optional, STATEMENT),
+    query("license", Form::Text, Presence::Optional, STATEMENT),
+    query("why", Form::Text, Presence::Optional, "a reason, for the audit"),
+];
+const OF_DOSSIER: &[Parameter] = &[
+    query("of", Form::Text, Presence::Required, "a picture's URL, a variant, or the id of a master or a recipe"),
+    query("as", Form::Words(&["json", "html"]), Presence::Optional, "`html`: a page to print"),
+];
+const OF_MASTERS: &[Parameter] = &[
+    query("phash", Form::Digits(64), Presence::Optional, "what a picture looks like; this or `mark`"),
+    query(
+        "bits",
+        Form::Number { min: 0, max: 64 },
+        Presence::Optional,
+        "bits of 256 in which fingerprints may differ; 24 if it is left out",
+    ),
+    query("mark", Form::Digits(16), Presence::Optional, "what a watermark says"),
+];
+/// A test holds them against those of cases.
+pub(super) const CASE_STATES: &[&str] =
+    &["needs_review", "rejected", "changes_requested", "scheduled", "live", "paused", "superseded", "expired"];
+const OF_DECISIONS: &[Parameter] = &[
+    query("state", Form::Words(CASE_STATES), Presence::Optional, "cases in this state"),
+    query("campaign", Form::Text, Presence::Optional, "cases of this campaign"),
+    query("variant", Form::Text, Presence::Optional, "cases of this variant"),
+    AFTER,
+    LIMIT,
+];
+const OF_PICTURE: &[Parameter] = &[
+    query(
+        "w",
+        Form::Number { min: 1, max: 16_384 },
+        Presence::Optional,
+        "its width in px, at least; 640 if it is left out",
+    ),
+    query("fm", Form::Words(&["avif", "webp", "jpg"]), Presence::Optional, "its format; `webp` if it is left out"),
+];
+const OF_CHANGES: &[Parameter] = &[
+    query("log", Form::Text, Presence::Required, "the log that the follower has"),
+    number("after", "its last entry"),
+    query("hash", Form::Digest, Presence::Required, "that entry's hash"),
+    number("term", "the latest term that it has seen"),
+    number("wait_ms", "how long to wait for a change; at most a second"),
+];
+
+const fn viewer(reach: Reach) -> Needs {
+    Needs { role: Some(PersonRole::Viewer), scope: Some(TokenScope::Read), reach }
+}
+
+const fn takes(role: PersonRole, scope: TokenScope, reach: Reach) -> Needs {
+    Needs { role: Some(role), scope: Some(scope), reach }
+}
+
+const BETWEEN_EDGES: Needs = Needs { role: None, scope: Some(TokenScope::State), reach: Reach::Edge };
+const KEYS: Needs = takes(PersonRole::Operator, TokenScope::Keys, Reach::Edge);
+/// Whoever has any role. Tokens count by theirs.
+pub(super) const ANY_ROLE: Needs = Needs { role: Some(PersonRole::Viewer), scope: None, reach: Reach::Campaign };
+
+const fn get(path: &'static str, action: Action, needs: Needs, schema: &'static [(u16, &'static str)]) -> Route {
+    let (query, takes, repeats) = (&[], Takes::Nothing, Repeats::Plainly);
+    Route { verb: Verb::Get, path, action, needs, summary: "", query, takes, repeats, answers: schema }
+}
+
+impl Route {
+    const fn says(self, summary: &'static str) -> Self {
+        Self { summary, ..self }
+    }
+
+    const fn asks(self, query: &'static [Parameter]) -> Self {
+        Self { query, ..self }
+    }
+
+    const fn post(self, takes: Takes) -> Self {
+        Self { verb: Verb::Post, takes, ..self }
+    }
+
+    const fn delete(self, takes: Takes) -> Self {
+        Self { verb: Verb::Delete, takes, ..self }
+    }
+
+    const fn by_key(self) -> Self {
+        Self { repeats: Repeats::ByKey, ..self }
+    }
+}
+
+/// See the module's documentation.
+pub(super) const ROUTES: &[Route] = {
+    use Action as A;
+    use PersonRole::{Approver, Operator, Reviewer};
+    use Reach::{Campaign, Edge};
+    use Takes::{Json, Nothing, Picture};
+    use TokenScope as S;
+    &[
+        get("status", A::Status, viewer(Campaign), &[(200, "Status")])
+            .says("Version, campaigns, nodes, caches and purges of this edge"),
+        get("me", A::Me, ANY_ROLE, &[(200, "Me")]).says("Who asks, and with which roles"),
+        get("openapi.json", A::OpenApi, ANY_ROLE, &[(200, "OpenApi")]).says("This description"),
+        get("purges", A::ListPurges, viewer(Campaign), &[(200, "Purges")]).says("The last 100 purges"),
+        get("purges", A::Purge, takes(Operator, S::Purge, Campaign), &[(200, "Purge"), (202, "Purge")])
+            .post(Json("PurgeOrder"))
+            .says("Purges; 202 while a cache in front has not confirmed"),
+        get("purges/{id}", A::ShowPurge, viewer(Campaign), &[(200, "Purge")])
+            .says("One purge, and what became of it in each cache in front"),
+        get("kills", A::ListKills, viewer(Campaign), &[(200, "Kills")])
+            .asks(PAGE)
+            .says("Kills in force, in the order of their numbers"),
+        get(
+            "kills",
+            A::Kill,
+            takes(Operator, S::Kill, Campaign),
+            &[(200, "Killed"), (201, "Killed"), (202, "HeldHere")],
+        )
+        .post(Json("KillOrder"))
+        .by_key()
+        .says("Kills; 200 for an order that is known by its key, 202 where it holds on this edge alone"),
+        get("kills/{seq}", A::ShowKill, viewer(Campaign), &[(200, "Kill")]).says("One kill, and what it covers now"),
+        get("kills/{seq}", A::Lift, takes(Operator, S::Kill, Campaign), &[(200, "Killed")])
+            .delete(Json("Reason"))
+            .by_key()
+            .says("Lifts a kill"),
+        get("decisions", A::ListDecisions, viewer(Campaign), &[(200, "Decisions")])
+            .asks(OF_DECISIONS)
+            .says("Pictures that were put before reviewers, the oldest first"),
+        get("decisions/{id}", A::ShowDecision, viewer(Campaign), &[(200, "Decision")]).says("One of them"),
+        get("decisions/{id}", A::Decide, takes(Reviewer, S::Review, Campaign), &[(200, "Decided")])
+            .post(Json("DecisionOrder"))
+            .by_key()
+            .says("Decides; approvals, rejections and pauses take an approver"),
+        get("decisions/{id}/picture", A::ShowPicture, takes(Reviewer, S::Review, Campaign), &[(200, PICTURE)])
+            .asks(OF_PICTURE)
+            .says("The picture, approved or not; no cache keeps it"),
+        get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
+            .asks(PAGE)
+            .says("Entries of the log with the names of their actors, and signed checkpoints"),
+        get("audit/names/{name}", A::ForgetName, takes(Operator, S::Kill, Edge), &[(200, "Forgotten")])
+            .delete(Json("Reason"))
+            .by_key()
+            .says("Erases a name; its entries stay"),
+        get("state", A::ShowState, viewer(Campaign), &[(200, "Standing")])
+            .says("Role, term, last entry, and how long the primary has been silent"),
+        get("state/changes", A::Changes, BETWEEN_EDGES, &[(200, "Feed")])
+            .asks(OF_CHANGES)
+            .says("Entries that a follower does not have; between edges"),
+        get("state/snapshot", A::Snapshot, takes(Operator, S::State, Edge), &[(200, "Snapshot")])
+            .says("The whole state as of now: for followers and backups"),
+        get("state/proposals", A::Propose, BETWEEN_EDGES, &[(200, "Committed")])
+            .post(Json("Proposal"))
+            .says("A change that a follower sends on, in the name of who asked it; between edges"),
+        get("state/promote", A::Promote, takes(Operator, S::Kill, Edge), &[(200, "Promotion")])
+            .post(Nothing)
+            .says("Makes a follower the primary"),
+        get("warm", A::ListJobs, viewer(Campaign), &[(200, "Jobs")]).says("The jobs"),
+        get("warm", A::Warm, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
+            .post(Json("WarmOrder"))
+            .says("Starts a job, or goes on with one"),
+        get("warm/{id}", A::ShowJob, viewer(Campaign), &[(200, "Job")]).says("One job"),
+        get("warm/{id}", A::CancelJob, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
+            .delete(Nothing)
+            .says("Stops a job"),
+        get("imports", A::ListImports, viewer(Campaign), &[(200, "Candidates")])
+            .says("Candidates: pictures that were posted"),
+        get("imports", A::Import, takes(Reviewer, S::Import, Campaign), &[(201, "Candidate")])
+            .post(Picture)
+            .asks(OF_IMPORT)
+            .says("Stores a picture as a candidate"),
+        get("imports/{id}", A::DropImport, takes(Reviewer, S::Import, Campaign), &[(200, "Dropped")])
+            .delete(Nothing)
+            .says("Forgets a candidate"),
+        get("dossier", A::Dossier, viewer(Campaign), &[(200, "Dossier")])
+            .asks(OF_DOSSIER)
+            .says("A picture's papers: JSON, or a page"),
+        get("masters", A::Masters, viewer(Edge), &[(200, "Masters")])
+            .asks(OF_MASTERS)
+            .says("Masters that look like a picture, or that a watermark names"),
+        get("keys", A::ListKeys, KEYS, &[(200, "Keys")])
+            .asks(PAGE)
+            .says("Keys that were not revoked, in the order in which they were given"),
+        get("keys", A::AddKey, KEYS, &[(200, "GivenKey"), (201, "GivenKey")])
+            .post(Json("KeyOrder"))
+            .by_key()
+            .says("Gives a key; its secret is in this answer and in no other"),
+        get("keys/{id}", A::ShowKey, KEYS, &[(200, "Key")]).says("One key"),
+        get("keys/{id}", A::RevokeKey, KEYS, &[(200, "RevokedKey")])
+            .delete(Json("Reason"))
+            .by_key()
+            .says("Revokes a key, and ends the sessions that were begun with it"),
+    ]
+};
+
+/// What a request names.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    Route(&'static Route, &'a str),
+    /// There are other methods.
+    NotAllowed(String),
+    Nothing,
+}
+
+/// The row for a request, and what its path has in the place of the parameter.
+pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+    let Some(rest) = path.strip_prefix(PREFIX).filter(|_| path.len() <= PATH_BYTES_MAX) else { return Found::Nothing };
+    let rows: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, parameter(route.path, rest)?))).collect();
+    if let Some((route, parameter)) = rows.iter().find(|(route, _)| route.verb.is(method)) {
+        return Found::Route(route, parameter);
+    }
+    let allowed: Vec<&str> = rows.iter().map(|(route, _)| route.verb.allowed()).collect();
+    if allowed.is_empty() { Found::Nothing } else { Found::NotAllowed(allowed.join(", ")) }
+}
+
+/// What stands in the place of a template's parameter; empty where it has none; `None` where the path is another one.
+fn parameter<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    match template.split_once('{') {
+        None => (template == path).then_some(""),
+        Some((before, rest)) => {
+            let after = rest.split_once('}').map_or("", |(_, after)| after);
+            let value = path.strip_prefix(before)?.strip_suffix(after)?;
+            (!value.is_empty() && !value.contains('/')).then_some(value)
+        }
+    }
+}
+
+/// A parameter that a route does not know is an error, not a default. Edges of several versions ask each other.
+pub(super) fn check_query(route: &Route, query: Option<&str>) -> Result<(), Fault> {
+    if route.needs == BETWEEN_EDGES {
+        return Ok(());
+    }
+    let mut seen = Vec::new();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        let shown: String = name.chars().take(60).collect();
+        let known: Vec<&str> = route.query.iter().map(|known| known.name).collect();
+        if !known.contains(&name) {
+            return Err(wrong(&shown, format!("there is no parameter `{shown}`"), &known));
+        }
+        if seen.contains(&name) {
+            return Err(wrong(&shown, format!("`{shown}` stands there twice"), &[]));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+impl Verb {
+    fn is(self, method: &Method) -> bool {
+        match self {
+            Self::Get => matches!(*method, Method::GET | Method::HEAD),
+            Self::Post => *method == Method::POST,
+            Self::Delete => *method == Method::DELETE,
+        }
+    }
+
+    const fn allowed(self) -> &'static str {
+        match self {
+            Self::Get => "GET, HEAD",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// As OpenAPI names it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Post => "post",
+            Self::Delete => "delete",
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What may be changed: the one list of kinds, and what each says.
+//!
+//! A kind is added here, with an arm in [`State::admit`](super::State::admit) and one in the fold, and nowhere else. Kinds and
+//! fields are what former versions wrote: none is renamed or removed, a new field has a default. A kind or a field that this build
+//! does not know is an error, because an edge that skipped a change would show what others withhold.
+
+use serde::{Deserialize, Serialize};
+
+use super::actor::ActorId;
+use super::keys::{AccessKey, Revoke};
+use super::reviews::Review;
+use super::target::Target;
+
+/// Most keys or tags of one purge.
+pub(super) const PURGE_KEYS_MAX: usize = 1_024;
+/// Longest reason that a person gives, in bytes.
+pub const WHY_BYTES_MAX: usize = 2_000;
+
+/// One change of the shared state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// A primary begins: the first entry of its term.
+    Term(Term),
+    Kill(Kill),
+    Lift(Lift),
+    Purge(PurgeMarks),
+    Review(Review),
+    /// The name behind a pseudonymous actor was erased.
+    Forget(Forget),
+    /// A key is given.
+    Key(AccessKey),
+    /// A key is over.
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Term {
+    /// The number of the term that begins.
+    pub term: u64,
+}
+
+/// What the target covers is shown no more, anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    pub target: Target,
+}
+
+/// A kill is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lift {
+    pub target: Target,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forget {
+    pub actor: ActorId,
+}
+
+/// A purge as every edge puts it in force: against its own generations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeMarks {
+    pub scope: PurgeScope,
+    #[serde(rename = "how")]
+    pub kind: PurgeKind,
+    pub reach: PurgeReach,
+    /// What is marked.
+    pub keys: Vec<String>,
+    /// What caches further down are told; empty for everything.
+    pub tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Which the marks are widened to where there are too many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
+}
+
+/// What is to be purged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", content = "value", rename_all = "snake_case")]
+pub enum PurgeScope {
+    /// The image a URL stands for, in each format it may be answered with.
+    Url(String),
+    /// `campaign/slot?axis=value&…`: the picture of these values in all its cuts.
+    Variant(String),
+    /// As in `Cache-Tag`.
+    Tag(String),
+    Campaign(String),
+    Everything,
+    /// What a kill covers, at the caches further down: here the kill itself withholds it.
+    Kill(Target),
+}
+
+/// What becomes of what is purged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PurgeKind {
+    /// Never served again.
+    #[default]
+    Hard,
+    /// Served stale for a while, until it has been made anew.
+    Soft,
+}
+
+/// How deep a purge goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PurgeReach {
+    /// Encoded bytes: they are cut from the same master again.
+    #[default]
+    Renditions,
+    /// Bindings too: a node is asked for the picture again, and may answer with the master it has kept.
+    Masters,
+}
+
+impl Change {
+    /// The kind, as logs, metrics and audit lines call it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Term(_) => "term",
+            Self::Kill(_) => "kill",
+            Self::Lift(_) => "lift",
+            Self::Purge(_) => "purge",
+            Self::Review(_) => "review",
+            Self::Forget(_) => "forget",
+            Self::Key(_) => "key",
+            Self::Revoke(_) => "revoke",
+        }
+    }
+
+    /// Whether an order that is repeated with its key asks for the same. The edge draws a key's secret anew each time.
+    #[must_use]
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Key(one), Self::Key(other)) => one.asks_the_same(other),
+            (one, other) => one == other,
+        }
+    }
+
+    /// What is changed: entries about one thing have the same subject.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Term(term) => format!("term:{}", term.term),
+            Self::Kill(Kill { target }) | Self::Lift(Lift { target }) => target.to_string(),
+            Self::Purge(purge) => purge.scope.text(),
+            Self::Review(review) => format!("variant:{}", review.variant),
+            Self::Forget(forget) => format!("actor:{}", forget.actor),
+            Self::Key(key) => format!("key:{}", key.id()),
+            Self::Revoke(revoke) => format!("key:{}", revoke.id),
+        }
+    }
+}
+
+impl PurgeScope {
+    /// The name of the field it is asked by, and its label in metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Url(_) => "url",
+            Self::Variant(_) => "variant",
+            Self::Tag(_) => "tag",
+            Self::Campaign(_) => "campaign",
+            Self::Everything => "everything",
+            Self::Kill(_) => "kill",
+        }
+    }
+
+    /// What was asked for, in one line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Everything => "everything".to_owned(),
+            Self::Url(text) | Self::Variant(text) | Self::Tag(text) | Self::Campaign(text) => {
+                format!("{} {text}", self.as_str())
+            }
+            Self::Kill(target) => format!("kill of {target}"),
+        }
+    }
+}
+
+impl PurgeKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        }
+    }
+}
+
+impl PurgeReach {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Renditions => "renditions",
+            Self::Masters => "masters",
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The log of an edge that numbers its entries itself: of every single edge, and of one among several.
+//!
+//! Invariants: entries are numbered by one writer at a time, and each commit holds them with the rows of the state that they change; a
+//! state is published when its commit is on the device, so that no edge shows a decision that a crash takes back; a kill is the
+//! exception, because to withhold too much for a moment is safe: it holds before it is durable, and goes on to hold where the
+//! device refuses; who has seen a later term writes no more.
+
+mod replica;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use super::actor::ActorId;
+use super::change::{Change, Forget, Term};
+use super::entry::{Circumstances, Entry, Place};
+use super::fold::{Head, State};
+use super::log::{Committed, Entries, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing};
+use super::store::{Batch, HeldKill, Loaded, Store, StoredHead};
+use crate::state::StateError;
+use crate::words::Epoch;
+
+/// The name of what no person asked for.
+pub const EDGE_ITSELF: &str = "edge";
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    published: Published,
+    /// Names and their ids; who holds it numbers entries.
+    writer: Mutex<Writer>,
+    /// A later term than the state's, where one was seen.
+    term_seen: AtomicU64,
+    edge: String,
+    /// The entry before the first that is here.
+    begins: AtomicU64,
+    promoted_from: parking_lot::Mutex<Option<String>>,
+    /// Kills that hold here and are not in the log yet, in the order in which they were asked for.
+    held: parking_lot::Mutex<Vec<(String, HeldKill)>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    begins: Head,
+    names: HashMap<String, ActorId>,
+}
+
+/// Entries that are about to be written, and the state behind them.
+struct Draft<'w> {
+    state: State,
+    batch: Batch,
+    committed: Vec<Committed>,
+    writer: &'w Writer,
+    store: Arc<Store>,
+    at_unix_ms: u64,
+    edge: String,
+}
+
+impl Primary {
+    /// Opens or begins a log. Blocks: for the start.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or holds what this build cannot read.
+    pub fn open(path: &Path, epoch: Epoch) -> Result<Self, LogError> {
+        let (store, loaded) = Store::open(path)?;
+        Self::over(store, loaded, epoch)
+    }
+
+    pub(super) fn over(store: Store, loaded: Loaded, epoch: Epoch) -> Result<Self, LogError> {
+        let Loaded { state, stored, held } = loaded;
+        let names = store.names()?.into_iter().collect();
+        let inner = Inner {
+            store: Arc::new(store),
+            published: Published::new(state, epoch),
+            begins: AtomicU64::new(stored.begins.seq),
+            writer: Mutex::new(Writer { begins: stored.begins, names }),
+            term_seen: AtomicU64::new(stored.term_seen),
+            edge: stored.edge,
+            promoted_from: parking_lot::Mutex::new(stored.promoted_from),
+            held: parking_lot::Mutex::new(held),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+impl Inner {
+    fn fenced(&self) -> Option<u64> {
+        let seen = self.term_seen.load(Ordering::Acquire);
+        (seen > self.published.load().term().max(1)).then_some(seen)
+    }
+
+    /// Kills hold before they are durable, whatever the device says.
+    async fn carry_out(self: Arc<Self>, proposals: Vec<Proposal>) -> Result<Vec<Committed>, LogError> {
+        let killed = proposals.iter().filter_map(|proposal| match &proposal.change {
+            Change::Kill(kill) => Some(kill.target.clone()),
+            _ => None,
+        });
+        let killed: Vec<_> = killed.filter(|target| self.published.load().kills().of(target).is_none()).collect();
+        killed.iter().for_each(|target| self.published.hold(target));
+        let result = self.commit(proposals).await;
+        // What the device refused goes on to hold, until it is asked for again or the edge ends. Anything else is decided by now: by the
+        // published state, or by a refusal.
+        if !matches!(result, Err(LogError::Store(_))) {
+            killed.iter().for_each(|target| self.published.let_go(target));
+        }
+        result
+    }
+
+    async fn commit(&self, proposals: Vec<Proposal>) -> Result<Vec<Committed>, LogError> {
+        let mut writer = self.writer.lock().await;
+        if let Some(term) = self.fenced() {
+            return Err(LogError::Fenced { term });
+        }
+        let mut draft = self.draft(&writer);
+        if draft.state.term() == 0 {
+            draft.begin_term(1, EDGE_ITSELF)?;
+        }
+        for proposal in proposals {
+            draft.enter(proposal).await?;
+        }
+        let Draft { state, batch, committed, .. } = draft;
+        self.write(&mut writer, state, batch).await?;
+        Ok(committed)
+    }
+
+    fn stored(&self, head: Head, writer: &Writer, term_seen: u64) -> StoredHead {
+        let promoted_from = self.promoted_from.lock().clone();
+        StoredHead { head, begins: writer.begins.clone(), term_seen, edge: self.edge.clone(), promoted_from }
+    }
+
+    fn draft<'w>(&self, writer: &'w Writer) -> Draft<'w> {
+        let state = State::clone(&self.published.load());
+        let at_unix_ms = now_unix_ms().max(state.head().at_unix_ms);
+        let store = Arc::clone(&self.store);
+        let edge = self.edge.clone();
+        Draft { state, batch: Batch::default(), committed: Vec::new(), writer, store, at_unix_ms, edge }
+    }
+
+    async fn write(&self, writer: &mut Writer, state: State, batch: Batch) -> Result<(), LogError> {
+        if batch.entries.is_empty() {
+            return Ok(());
+        }
+        let term_seen = self.term_seen.load(Ordering::Acquire).max(state.term());
+        let stored = self.stored(state.head(), writer, term_seen);
+        self.store.write(stored, batch.clone()).await?;
+        writer.names.extend(batch.names);
+        batch.forgotten.iter().for_each(|name| {
+            writer.names.remove(name);
+        });
+        self.published.publish(state);
+        Ok(())
+    }
+
+    async fn promote(&self) -> Result<Promotion, LogError> {
+        let mut writer = self.writer.lock().await;
+        let Some(seen) = self.fenced() else {
+            return Err(LogError::AlreadyPrimary { term: self.published.load().term().max(1) });
+        };
+        let taken_over = self.published.load().epoch();
+        let mut draft = self.draft(&writer);
+        draft.begin_term(seen + 1, EDGE_ITSELF)?;
+        let Draft { state, batch, .. } = draft;
+        let head = state.head();
+        self.write(&mut writer, state, batch).await?;
+        Ok(Promotion { head, taken_over, silence: Duration::ZERO })
+    }
+
+    async fn forget(&self, name: String, by: String, why: String, key: Option<String>) -> Result<bool, LogError> {
+        let mut writer = self.writer.lock().await;
+        if let Some(term) = self.fenced() {
+            return Err(LogError::Fenced { term });
+        }
+        let Some(actor) = writer.names.get(&name).copied() else { return self.was_forgotten(key).await };
+        let mut draft = self.draft(&writer);
+        let change = Change::Forget(Forget { actor });
+        draft.enter(Proposal { change, who: by, why, key, edge: None }).await?;
+        draft.batch.forgotten.push(name);
+        let Draft { state, batch, .. } = draft;
+        self.write(&mut writer, state, batch).await?;
+        Ok(true)
+    }
+}
+
+impl Inner {
+    /// Whether an order with this key erased a name. Which one it was is not known any more: that is what erasing is for.
+    async fn was_forgotten(&self, key: Option<String>) -> Result<bool, LogError> {
+        let Some(seq) = key.and_then(|key| self.published.load().of_key(&key)) else { return Ok(false) };
+        let entry = entries(&self.store, seq - 1, 1).await?.pop();
+        Ok(entry.is_some_and(|entry| matches!(entry.change(), Change::Forget(_))))
+    }
+}
+
+impl Draft<'_> {
+    async fn enter(&mut self, proposal: Proposal) -> Result<(), LogError> {
+        if let Some(committed) = self.known(&proposal).await? {
+            self.committed.push(committed);
+            return Ok(());
+        }
+        let Proposal { change, who, why, key, edge } = proposal;
+        let (actor, edge) = (self.actor(&who)?, edge.unwrap_or_else(|| self.edge.clone()));
+        let before = self.state.admit(&change, &why, actor)?;
+        let entry =
+            self.follow(change, Circumstances { at_unix_ms: self.at_unix_ms, actor, why, before, key, edge })?;
+        self.committed.push(Committed { entry, is_new: true });
+        Ok(())
+    }
+
+    fn begin_term(&mut self, term: u64, why: &str) -> Result<(), LogError> {
+        let change = Change::Term(Term { term });
+        let before = self.state.admit(&change, "", ActorId::EDGE)?;
+        let (at_unix_ms, why) = (self.at_unix_ms, why.to_owned());
+        let actor = ActorId::EDGE;
+        let edge = self.edge.clone();
+        self.follow(change, Circumstances { at_unix_ms, actor, why, before, key: None, edge })?;
+        Ok(())
+    }
+
+    fn follow(&mut self, change: Change, circumstances: Circumstances) -> Result<Arc<Entry>, LogError> {
+        let Head { seq, term, hash, .. } = self.state.head();
+        let term = if let Change::Term(next) = &change { next.term } else { term };
+        let entry = Arc::new(Entry::follow(Place { seq: seq + 1, term, previous: hash }, change, circumstances)?);
+        self.batch.rows.extend(self.state.apply(&entry));
+        self.batch.entries.push(Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    /// What an order with the same key became.
+    async fn known(&self, proposal: &Proposal) -> Result<Option<Committed>, LogError> {
+        let Some(key) = &proposal.key else { return Ok(None) };
+        let Some(seq) = self.state.of_key(key) else { return Ok(None) };
+        let entry = match self.batch.entries.iter().find(|entry| entry.seq() == seq) {
+            Some(entry) => Some(Arc::clone(entry)),
+            None => entries(&self.store, seq - 1, 1).await?.pop(),
+        };
+        match entry {
+            Some(entry) if entry.change().asks_the_same(&proposal.change) => {
+                Ok(Some(Committed { entry, is_new: false }))
+            }
+            _ => Err(LogError::KeyReused { key: key.clone(), seq }),
+        }
+    }
+
+    fn actor(&mut self, who: &str) -> Result<ActorId, LogError> {
+        if who == EDGE_ITSELF {
+            return Ok(ActorId::EDGE);
+        }
+        let new = self.batch.names.iter().find(|(name, _)| name == who).map(|(_, id)| *id);
+        if let Some(id) = new.or_else(|| self.writer.names.get(who).copied()) {
+            return Ok(id);
+        }
+        let id = ActorId::random().map_err(|_| LogError::Random)?;
+        self.batch.names.push((who.to_owned(), id));
+        Ok(id)
+    }
+}
+
+impl Log for Primary {
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Committed, LogError>> {
+        async move {
+            let committed = self.propose_all(vec![proposal]).await?;
+            committed.into_iter().next().ok_or(LogError::Panicked)
+        }
+        .boxed()
+    }
+
+    fn propose_all(&self, proposals: Vec<Proposal>) -> BoxFuture<'_, Result<Vec<Committed>, LogError>> {
+        let work = tokio::spawn(Arc::clone(&self.inner).carry_out(proposals));
+        async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
+    }
+
+    fn entries(&self, after: u64, count_max: usize) -> BoxFuture<'_, Result<Entries, LogError>> {
+        async move {
+            let head = self.inner.published.load().epoch();
+            if after > head {
+                return Ok(Entries::Elsewhere);
+            }
+            let found = entries(&self.inner.store, after, count_max).await?;
+            // The first that is here may lie behind what was asked for.
+            Ok(if found.is_empty() && after < head { Entries::Elsewhere } else { Entries::These(found) })
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Snapshot, LogError>> {
+        let state = self.inner.published.state();
+        async move {
+            let rows =
+                tokio::task::spawn_blocking(move || Snapshot { head: state.head(), rows: state.rows().collect() });
+            rows.await.map_err(|_| LogError::Panicked)
+        }
+        .boxed()
+    }
+
+    fn edge(&self) -> &str {
+        &self.inner.edge
+    }
+
+    fn published(&self) -> &Published {
+        &self.inner.published
+    }
+
+    fn standing(&self) -> Standing {
+        let state = self.inner.published.load();
+        let role = if self.inner.fenced().is_some() { Role::Fenced } else { Role::Primary };
+        let begins = self.inner.begins.load(Ordering::Acquire);
+        Standing { role, head: state.head(), age: Duration::ZERO, begins, held: state.held().len(), trouble: None }
+    }
+
+    fn promote(&self) -> BoxFuture<'_, Result<Promotion, LogError>> {
+        let inner = Arc::clone(&self.inner);
+        let work = tokio::spawn(async move { inner.promote().await });
+        async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
+    }
+
+    fn fence(&self, term: u64) {
+        let before = self.inner.term_seen.fetch_max(term, Ordering::AcqRel);
+        if before >= term || self.inner.fenced().is_none() {
+            return;
+        }
+        tracing::error!(term, "a later term has begun elsewhere: this edge is no longer primary and writes no more");
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            let writer = inner.writer.lock().await;
+            let head = inner.published.load().head();
+            let stored = inner.stored(head, &writer, term);
+            if let Err(error) = inner.store.note(stored).await {
+                tracing::error!(%error, "the later term is not on the device");
+            }
+        });
+    }
+
+    fn checkpoints(&self) -> BoxFuture<'_, Result<Vec<(u64, String)>, LogError>> {
+        let store = Arc::clone(&self.inner.store);
+        let read = tokio::task::spawn_blocking(move || store.checkpoints());
+        async move { Ok(read.await.unwrap_or(Err(StateError::Panicked))?) }.boxed()
+    }
+
+    fn keep_checkpoint(&self, seq: u64, signed: String) -> BoxFuture<'_, Result<(), LogError>> {
+        async move { Ok(self.inner.store.checkpoint(seq, signed).await?) }.boxed()
+    }
+
+    fn forget(
+        &self,
+        name: String,
+        by: String,
+        why: String,
+        key: Option<String>,
+    ) -> BoxFuture<'_, Result<bool, LogError>> {
+        let inner = Arc::clone(&self.inner);
+        let work = tokio::spawn(async move { inner.forget(name, by, why, key).await });
+        async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
+    }
+
+    fn name_of(&self, actor: ActorId) -> Option<String> {
+        let writer = self.inner.writer.try_lock().ok()?;
+        writer.names.iter().find(|(_, id)| **id == actor).map(|(name, _)| name.clone())
+    }
+}
+
+async fn entries(store: &Arc<Store>, after: u64, count_max: usize) -> Result<Vec<Arc<Entry>>, LogError> {
+    let store = Arc::clone(store);
+    let read = tokio::task::spawn_blocking(move || store.entries(after, count_max));
+    Ok(read.await.unwrap_or(Err(StateError::Panicked))?)
+}
+
+pub(super) fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

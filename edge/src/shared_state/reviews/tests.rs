@@ -1,0 +1,212 @@
+use super::*;
+
+const VARIANT: &str = "studio/hero?product=mug";
+
+fn actor(number: u8) -> ActorId {
+    let mut text = String::new();
+    while text.len() < 26 {
+        text.push(char::from(b'a' + number));
+    }
+    text.parse().unwrap_or(ActorId::EDGE)
+}
+
+fn drawn() -> Box<Drawn> {
+    Box::new(Drawn {
+        width_px: 512,
+        height_px: 512,
+        phash: PerceptualHash::from_bytes([0; 32]),
+        node: "test".into(),
+        drawn_unix_s: Some(1),
+        determinism: None,
+        seed: Some(7),
+        parts: Parts::default(),
+    })
+}
+
+fn review(number: u8, step: Step) -> Review {
+    let (recipe, master) = (RecipeId::from_raw([number; 16]), MasterId::from_raw([number; 16]));
+    Review { variant: VARIANT.into(), recipe, master, step }
+}
+
+/// Reviews as a log makes them: each step is admitted first, and has the next number.
+#[derive(Default)]
+struct Desk {
+    reviews: Reviews,
+    seq: u64,
+}
+
+impl Desk {
+    fn step(&mut self, by: u8, review: &Review) -> Result<u64, ReviewRefusal> {
+        self.reviews.admit(review, actor(by))?;
+        self.seq += 1;
+        self.reviews.apply(review, (self.seq, 0), actor(by));
+        Ok(self.seq)
+    }
+
+    fn submit(&mut self, number: u8) -> u64 {
+        self.step(0, &review(number, Step::Submit { drawn: drawn() })).expect("a new picture")
+    }
+
+    fn seen(&self, number: u8) -> u64 {
+        let recipe = RecipeId::from_raw([number; 16]);
+        self.reviews.of(VARIANT).iter().find(|case| case.recipe == recipe).map_or(0, |case| case.seen)
+    }
+
+    fn approve(&mut self, by: u8, number: u8, span: (Option<u64>, Option<u64>)) -> Result<u64, ReviewRefusal> {
+        let seen = self.seen(number);
+        let (from_unix_ms, until_unix_ms) = span;
+        self.step(by, &review(number, Step::Approve { approvers: 1, from_unix_ms, until_unix_ms, seen }))
+    }
+
+    fn live(&self, now: u64) -> Option<u8> {
+        self.reviews.live(VARIANT, now).map(|case| case.recipe.as_bytes()[0])
+    }
+
+    fn states(&self, now: u64) -> Vec<CaseState> {
+        let mut states: Vec<_> = self.reviews.each(now).map(|(_, case, state)| (case.id, state)).collect();
+        states.sort_unstable();
+        states.into_iter().map(|(_, state)| state).collect()
+    }
+}
+
+const ALWAYS: (Option<u64>, Option<u64>) = (None, None);
+
+#[test]
+fn nothing_is_live_before_a_decision_and_the_last_approval_is_live_behind_it() {
+    let mut desk = Desk::default();
+    let case = desk.submit(1);
+    assert_eq!((desk.live(0), desk.reviews.awaiting()), (None, 1));
+    desk.approve(1, 1, ALWAYS).expect("approved");
+    desk.submit(2);
+    assert_eq!((desk.live(0), desk.reviews.awaiting()), (Some(1), 1), "the new picture waits, the former one is shown");
+    desk.approve(1, 2, ALWAYS).expect("approved");
+    assert_eq!((desk.live(0), desk.states(0)), (Some(2), vec![CaseState::Superseded, CaseState::Live]));
+    assert_eq!(
+        desk.reviews.case(case).map(|(variant, case)| (variant, case.recipe)),
+        Some((VARIANT, RecipeId::from_raw([1; 16])))
+    );
+}
+
+#[test]
+fn a_picture_is_live_in_its_time_and_gives_the_place_back() {
+    let mut desk = Desk::default();
+    for number in [1, 2] {
+        desk.submit(number);
+    }
+    desk.approve(1, 1, ALWAYS).expect("approved");
+    desk.approve(1, 2, (Some(100), Some(200))).expect("approved");
+    let at = |now| (desk.live(now), desk.reviews.next_change_unix_ms(VARIANT, now), desk.states(now)[1]);
+    assert_eq!(at(99), (Some(1), Some(100), CaseState::Scheduled));
+    assert_eq!(at(100), (Some(2), Some(200), CaseState::Live));
+    assert_eq!(at(200), (Some(1), None, CaseState::Expired));
+    assert_eq!(desk.approve(1, 2, (Some(5), Some(5))), Err(ReviewRefusal::Schedule));
+}
+
+#[test]
+fn what_is_paused_is_not_shown_and_comes_back() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let pause = |desk: &Desk| review(1, Step::Pause { seen: desk.seen(1) });
+    let early = pause(&desk);
+    assert_eq!(desk.step(1, &early), Err(ReviewRefusal::OutOfTurn("is not approved")));
+    desk.approve(1, 1, ALWAYS).expect("approved");
+    let now = pause(&desk);
+    desk.step(1, &now).expect("paused");
+    assert_eq!((desk.live(0), desk.states(0)), (None, vec![CaseState::Paused]));
+    let resume = review(1, Step::Resume { seen: desk.seen(1) });
+    desk.step(1, &resume).expect("resumed");
+    assert_eq!(desk.live(0), Some(1));
+    let reject = review(1, Step::Reject { seen: desk.seen(1) });
+    desk.step(2, &reject).expect("rejected");
+    assert_eq!((desk.live(0), desk.states(0)), (None, vec![CaseState::Rejected]));
+}
+
+#[test]
+fn the_second_person_agrees_to_the_time_that_the_first_one_said() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let approve = |desk: &Desk, until_unix_ms| {
+        review(1, Step::Approve { approvers: 2, from_unix_ms: None, until_unix_ms, seen: desk.seen(1) })
+    };
+    let first = approve(&desk, Some(100));
+    desk.step(1, &first).expect("the first");
+    let other = approve(&desk, Some(200));
+    assert!(matches!(desk.step(2, &other), Err(ReviewRefusal::OutOfTurn(_))));
+    let silent = approve(&desk, None);
+    desk.step(2, &silent).expect("the second");
+    assert_eq!((desk.live(99), desk.live(100)), (Some(1), None));
+}
+
+#[test]
+fn room_is_made_for_what_waits_and_never_at_the_cost_of_what_is_live() {
+    let mut desk = Desk::default();
+    for number in 0..CASES_MAX as u8 {
+        desk.submit(number);
+        desk.approve(1, number, if number == 0 { ALWAYS } else { (Some(1_000), None) }).expect("approved");
+    }
+    assert_eq!(desk.live(0), Some(0));
+    desk.submit(200);
+    assert_eq!((desk.live(0), desk.reviews.of(VARIANT).len()), (Some(0), CASES_MAX));
+    desk.submit(201);
+    let waiting: Vec<u8> = desk.reviews.of(VARIANT).iter().map(|case| case.recipe.as_bytes()[0]).collect();
+    assert!(waiting.contains(&201) && waiting.contains(&0), "{waiting:?}");
+}
+
+#[test]
+fn two_approvals_are_of_two_people() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let approve = |desk: &Desk| {
+        review(1, Step::Approve { approvers: 2, from_unix_ms: None, until_unix_ms: None, seen: desk.seen(1) })
+    };
+    let first = approve(&desk);
+    desk.step(1, &first).expect("the first");
+    assert_eq!((desk.live(0), desk.states(0)), (None, vec![CaseState::NeedsReview]));
+    let again = approve(&desk);
+    assert_eq!(desk.step(1, &again), Err(ReviewRefusal::SamePerson));
+    desk.step(2, &again).expect("the second");
+    assert_eq!(desk.live(0), Some(1));
+}
+
+#[test]
+fn two_people_who_decide_at_once_do_not_decide_past_each_other() {
+    let mut desk = Desk::default();
+    let seen = desk.submit(1);
+    let reject = review(1, Step::Reject { seen });
+    desk.approve(1, 1, ALWAYS).expect("approved");
+    assert_eq!(desk.step(2, &reject), Err(ReviewRefusal::Overtaken { seen, last: seen + 1 }));
+    assert_eq!(desk.live(0), Some(1));
+}
+
+#[test]
+fn a_variant_keeps_what_is_approved_longest() {
+    let mut desk = Desk::default();
+    desk.submit(0);
+    desk.approve(1, 0, ALWAYS).expect("approved");
+    for number in 1..=200 {
+        desk.submit(number);
+        assert!(desk.reviews.of(VARIANT).len() <= CASES_MAX);
+    }
+    assert_eq!((desk.live(0), desk.reviews.awaiting()), (Some(0), CASES_MAX - 1));
+    assert_eq!(desk.reviews.variants.size(), CASES_MAX);
+    let again = review(200, Step::Submit { drawn: drawn() });
+    assert!(matches!(desk.step(0, &again), Err(ReviewRefusal::Known(_))));
+}
+
+#[test]
+fn cases_are_read_as_they_were_written() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    desk.submit(2);
+    desk.approve(1, 2, (Some(1), Some(9))).expect("approved");
+    let escalate = review(1, Step::Escalate { to: "legal".into(), by_unix_ms: 5, seen: desk.seen(1) });
+    desk.step(1, &escalate).expect("escalated");
+    for (variant, cases) in desk.reviews.variants() {
+        let text = serde_json::to_string(cases).expect("json");
+        let read: Vec<Case> = serde_json::from_str(&text).expect("its own form");
+        let mut other = Reviews::default();
+        other.put(variant.into(), read.into());
+        assert_eq!(other.of(variant), cases);
+        assert_eq!(other.awaiting(), desk.reviews.awaiting());
+    }
+}

@@ -1,0 +1,75 @@
+//! What a file of a node's `adapters` folder is: LoRA matrices, words of textual inversion, or an
+//! IP-Adapter. Its tensors' names say it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bildkante_shared::ids::Digest;
+
+use super::adapters::{Adapter, LoraError};
+use super::inversion::{Inversion, InversionError};
+use super::ip_adapter::{IpAdapterError, IpAdapterFile};
+use crate::diffusion::weights::safetensors_file::SafetensorsFile;
+
+/// Why a file cannot be used, or not with a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum AdapterError {
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    #[error(transparent)]
+    Inversion(#[from] InversionError),
+    #[error(transparent)]
+    IpAdapter(#[from] IpAdapterError),
+}
+
+/// A file that was read. Devices share it.
+#[derive(Debug, Clone)]
+pub enum AdapterFile {
+    Lora(Arc<Adapter>),
+    Inversion(Arc<Inversion>),
+    IpAdapter(IpAdapterFile),
+}
+
+impl AdapterFile {
+    /// # Errors
+    /// When it cannot be read, is of no kind that is known, or is malformed.
+    pub fn load(path: &Path) -> Result<Self, AdapterError> {
+        let file = SafetensorsFile::open(path).map_err(LoraError::from)?;
+        if IpAdapterFile::is_in(file.entries().keys()) {
+            return Ok(Self::IpAdapter(IpAdapterFile::look_at(path)?));
+        }
+        if Inversion::is_in(file.entries().keys()) {
+            return Ok(Self::Inversion(Arc::new(Inversion::load(path)?)));
+        }
+        Ok(Self::Lora(Arc::new(Adapter::load(path)?)))
+    }
+
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Lora(adapter) => adapter.digest(),
+            Self::Inversion(words) => words.digest(),
+            Self::IpAdapter(file) => file.digest(),
+        }
+    }
+
+    /// What it weighs, about, in memory. An IP-Adapter's tensors are read when they are put onto a device.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Lora(adapter) => adapter.bytes(),
+            Self::Inversion(words) => words.bytes(),
+            Self::IpAdapter(_) => 0,
+        }
+    }
+
+    /// What it is, as errors call it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Lora(_) => "a LoRA",
+            Self::Inversion(_) => "textual inversion",
+            Self::IpAdapter(_) => "an IP-Adapter",
+        }
+    }
+}
