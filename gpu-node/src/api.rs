@@ -245,7 +245,7 @@ impl Api {
             return Err(RequestError::MediaType.into());
         }
         let is_patient = !prefers_async(request.headers());
-        let is_to_be_alone = request.headers().get(DRAW_ALONE).is_some_and(|value| value == "1");
+        let is_to_be_alone = is_to_be_alone(request.headers());
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
         if is_to_be_alone {
@@ -268,8 +268,12 @@ impl Api {
             return Err(RequestError::MediaType.into());
         }
         let wants_events = accepts_events(request.headers());
+        let are_to_be_alone = is_to_be_alone(request.headers());
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generations = parse_candidates(&body, received_at)?;
+        if are_to_be_alone {
+            generations.iter().for_each(|generation| self.admission.suspect(generation.recipe.id()));
+        }
         if !wants_events {
             return Ok(json(StatusCode::OK, &candidates::all(&self.drawer, generations, received_at).await));
         }
@@ -470,6 +474,10 @@ fn prefers_async(headers: &HeaderMap) -> bool {
     preferences.flat_map(|list| list.split(',')).any(|preference| {
         preference.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
     })
+}
+
+fn is_to_be_alone(headers: &HeaderMap) -> bool {
+    headers.get(DRAW_ALONE).is_some_and(|value| value == "1")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -8,7 +8,7 @@
 //! hangs up cancels those that have no other caller, between steps.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::RecipeId;
 use bildkante_shared::wire::{Candidate, CandidateProgress, GenerationStatus};
@@ -22,6 +22,9 @@ use crate::board::Generation;
 use crate::drawer::Drawer;
 use crate::error::GenerationError;
 use crate::progress::{KEEP_ALIVE, PACE, UNREAD_MAX, event_of};
+
+/// How long a caller may leave events unread behind the deadline, when all candidates have ended.
+const UNREAD_WAIT: Duration = Duration::from_secs(30);
 
 /// Draws all of them, each under its deadline. In the order of `generations`.
 pub(crate) async fn all(drawer: &Drawer, generations: Vec<Generation>, received_at: Instant) -> Vec<Candidate> {
@@ -48,10 +51,12 @@ pub(crate) fn events(
     place: OwnedSemaphorePermit,
 ) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(UNREAD_MAX);
+    let last = generations.iter().map(|generation| generation.deadline).max().unwrap_or(received_at) + UNREAD_WAIT;
     let told = async move {
         let _place = place;
         tokio::select! {
             () = sender.closed() => tracing::info!("candidates are not wanted any more"),
+            () = tokio::time::sleep_until(last.into()) => tracing::info!("the caller reads no candidates"),
             _ = tell(&drawer, generations, received_at, &sender) => {}
         }
     };

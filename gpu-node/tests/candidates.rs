@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::testing::eventually;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{Candidate, CandidateProgress, CandidatesRequest, GenerationState};
+use bildkante_shared::wire::{Candidate, CandidateProgress, CandidatesRequest, GenerationState, GenerationStatus};
 use http::Method;
 use support::{TestNode, TestResponse, Wish, recipe, request};
 
@@ -25,6 +25,11 @@ async fn post(node: &TestNode, accept: &str, request: &CandidatesRequest) -> Tes
 
 fn id_of(seed: u32) -> bildkante_shared::ids::RecipeId {
     ValidRecipe::try_from(Recipe { seed, ..recipe("a teal mug") }).unwrap().id()
+}
+
+async fn state(node: &TestNode, seed: u32) -> Option<GenerationState> {
+    let response = node.client.get(&format!("/v1/generations/{}", id_of(seed))).await;
+    serde_json::from_slice::<GenerationStatus>(&response.body).ok().map(|status| status.state)
 }
 
 #[tokio::test]
@@ -52,32 +57,63 @@ async fn each_seed_is_the_recipe_and_the_master_that_it_is_by_itself() {
 async fn events_tell_how_far_each_is_and_end_behind_the_last() {
     let node = Wish::default().start().await;
     node.control.hold();
-    let (client, body) = (node.client.clone(), serde_json::to_vec(&asked(&[1, 2])).unwrap());
-    let told = tokio::spawn(async move {
-        let headers = [("content-type", "application/json"), ("accept", "text/event-stream")];
-        client.call(Method::POST, "/v1/candidates", &headers, body).await
-    });
-    node.control.entered(1).await;
+    let mut told = node.client.events("/v1/candidates", serde_json::to_vec(&asked(&[1, 2])).unwrap()).await;
+    // While they stand still, and one of them waits for the other.
+    let mut seeds = BTreeSet::new();
+    while seeds != BTreeSet::from([1, 2]) {
+        let (name, data) = told.next().await.unwrap();
+        assert_eq!(name, "progress");
+        let progress: CandidateProgress = serde_json::from_value(data).unwrap();
+        assert_eq!(progress.status.recipe_id, id_of(progress.seed));
+        seeds.insert(progress.seed);
+    }
     node.control.release();
-    let response = told.await.unwrap();
-    assert_eq!((response.status.as_u16(), response.header("content-type")), (200, "text/event-stream"));
-    let text = String::from_utf8(response.body.to_vec()).unwrap();
-    let data = |event: &str| -> Vec<String> {
-        let blocks = text.split("\n\n").filter_map(|block| block.strip_prefix(&format!("event: {event}\ndata: ")));
-        blocks.map(str::to_owned).collect()
-    };
-    let progress: Vec<CandidateProgress> =
-        data("progress").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let seeds: BTreeSet<u32> = progress.iter().map(|progress| progress.seed).collect();
-    assert_eq!(seeds, BTreeSet::from([1, 2]), "{text}");
-    assert!(progress.iter().all(|progress| progress.status.recipe_id == id_of(progress.seed)));
-    let ended: Vec<Candidate> = data("candidate").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(ended.len() == 2 && ended.iter().all(|candidate| candidate.reply.is_some()), "{text}");
-    assert!(text.trim_end().ends_with("event: end\ndata: null"), "{text}");
+    let (mut ended, mut last) = (Vec::new(), None);
+    while let Some((name, data)) = told.next().await {
+        if name == "candidate" {
+            ended.push(serde_json::from_value::<Candidate>(data).unwrap());
+        }
+        last = Some(name);
+    }
+    ended.sort_unstable_by_key(|candidate| candidate.seed);
+    assert_eq!(ended.iter().map(|candidate| candidate.seed).collect::<Vec<_>>(), [1, 2]);
+    assert!(ended.iter().all(|candidate| candidate.reply.is_some() && candidate.recipe_id == id_of(candidate.seed)));
+    assert_eq!(last.as_deref(), Some("end"));
 }
 
 #[tokio::test]
-async fn one_that_fails_leaves_the_others() {
+async fn the_deadline_is_that_of_each_and_ends_those_that_are_not_drawn() {
+    let node = Wish::default().start().await;
+    node.control.hold();
+    let hurried = CandidatesRequest { deadline_ms: 50, ..asked(&[1, 2]) };
+    let candidates: Vec<Candidate> =
+        serde_json::from_slice(&post(&node, "application/json", &hurried).await.body).unwrap();
+    let statuses: Vec<_> = candidates.iter().map(|candidate| candidate.problem.as_ref().unwrap().status).collect();
+    assert_eq!(statuses, [504, 504]);
+    node.control.release();
+}
+
+#[tokio::test]
+async fn what_the_queue_has_no_place_for_is_told_and_the_others_are_drawn() {
+    let node = Wish::default().config(|config| config.queue.jobs_max = 2).start().await;
+    node.control.hold();
+    let (client, body) = (node.client.clone(), serde_json::to_vec(&asked(&[1, 2, 3, 4, 5])).unwrap());
+    let asking = tokio::spawn(async move {
+        let headers = [("content-type", "application/json")];
+        client.call(Method::POST, "/v1/candidates", &headers, body).await
+    });
+    eventually("some are refused", async || node.metric("bildkante_node_rejects_total{reason=\"queue_full\"}") > 0.5)
+        .await;
+    node.control.release();
+    let candidates: Vec<Candidate> = serde_json::from_slice(&asking.await.unwrap().body).unwrap();
+    let refused = candidates.iter().filter_map(|candidate| candidate.problem.as_ref());
+    assert!(refused.clone().all(|problem| problem.status == 429));
+    let drawn = candidates.iter().filter(|candidate| candidate.reply.is_some()).count();
+    assert!((1..=4).contains(&drawn) && drawn + refused.count() == 5, "{drawn} are drawn");
+}
+
+#[tokio::test]
+async fn a_digest_that_is_missing_is_told_for_each() {
     let node = Wish::default().start().await;
     let mut unknown = asked(&[1, 2]);
     unknown.recipe.checkpoint = bildkante_shared::ids::Digest::of_bytes(b"no checkpoint");
@@ -88,7 +124,7 @@ async fn one_that_fails_leaves_the_others() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_cancels_those_that_none_else_waits_for() {
+async fn a_caller_that_hangs_up_cancels_those_that_no_one_else_waits_for() {
     for accept in ["application/json", "text/event-stream"] {
         let node = Wish::default().start().await;
         node.control.hold();
@@ -98,30 +134,29 @@ async fn a_caller_that_hangs_up_cancels_those_that_none_else_waits_for() {
             client.call(Method::POST, "/v1/candidates", &headers, body).await
         });
         node.control.entered(1).await;
-        eventually("all are known", async || {
-            let mut known = 0;
+        let states = async || {
+            let mut states = Vec::new();
             for seed in [1, 2, 3] {
-                known += usize::from(node.client.get(&format!("/v1/generations/{}", id_of(seed))).await.status == 200);
+                states.extend(state(&node, seed).await.map(|state| (seed, state)));
             }
-            known == 3
-        })
-        .await;
-        // Another caller waits for the second one.
+            states
+        };
+        eventually("all are known", async || states().await.len() == 3).await;
+        // Which of them is the first to be drawn is not said.
+        let (running, queued): (Vec<_>, Vec<_>) =
+            states().await.into_iter().partition(|(_, state)| *state == GenerationState::Running);
+        let (running, [wanted, unwanted]) = (running[0].0, [queued[0].0, queued[1].0]);
+        // Another caller waits for one.
         let (client, mut kept) = (node.client.clone(), request("a teal mug"));
-        kept.recipe.seed = 2;
+        kept.recipe.seed = wanted;
         let kept = tokio::spawn(async move { client.post(&kept).await.reply() });
         node.counts("bildkante_node_joined_total", 1.0).await;
         asking.abort();
-        eventually("the third one is dropped", async || {
-            node.client.get(&format!("/v1/generations/{}", id_of(3))).await.status == 404
-        })
-        .await;
+        eventually("one is dropped", async || state(&node, unwanted).await.is_none()).await;
         node.control.release();
-        assert_eq!(kept.await.unwrap().recipe_id, id_of(2));
-        let first = node.client.get(&format!("/v1/generations/{}", id_of(1))).await;
-        let is_done = serde_json::from_slice::<bildkante_shared::wire::GenerationStatus>(&first.body)
-            .is_ok_and(|status| status.state == GenerationState::Done);
-        assert!(!is_done, "{accept}: it was stopped between steps");
+        assert_eq!(kept.await.unwrap().recipe_id, id_of(wanted));
+        assert_eq!(state(&node, running).await, None, "{accept}: it was stopped between steps");
+        assert_eq!(state(&node, unwanted).await, None, "{accept}");
     }
 }
 

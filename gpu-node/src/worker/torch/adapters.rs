@@ -222,6 +222,11 @@ impl Adapters {
         self.ip_adapters.retain(|(known, _)| *known != checkpoint);
     }
 
+    /// How many texts networks with adapters encoded since this was last asked.
+    pub(super) fn take_encoded(&self) -> u64 {
+        self.trunks.iter().map(|(_, trunk)| trunk.take_encoded()).sum()
+    }
+
     /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.
     pub(super) fn free(&mut self) {
         let held = &self.held;
