@@ -478,9 +478,15 @@ impl Denoiser for Networks<'_> {
         }
     }
 
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
         match self {
             Self::Sd(networks) => networks.encode(image),
+        }
+    }
+
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.scaled(unscaled),
         }
     }
 
