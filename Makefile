@@ -121,7 +121,15 @@ bench-memory: release-edge release-loadtest ## Resident memory of the edge: idle
 
 .PHONY: soak
 soak: setup release-edge release-loadtest ## The long forms of every test and load scenario, outside CI (STEPS='mixed idle' chooses)
-	@loadtest/soak.sh "$(DEPS)" $(STEPS)
+	@SOAK_SECONDS=$(or $(SECONDS),3600) loadtest/soak.sh "$(DEPS)" $(STEPS)
+
+.PHONY: soak-node
+soak-node: setup ## Mixed requests to one node for an hour (SECONDS=600): every picture right, memory flat
+	BILDKANTE_SOAK_SECONDS=$(or $(SECONDS),3600) cargo test $(locked) --release -p bildkante-gpu-node --test soak -- --nocapture
+
+.PHONY: check-shapes
+check-shapes: setup ## Whether any number of requests gives a network of a real one's size the bits of one alone, on the processor (MODEL=sdxl-base SIDE=512 REQUESTS=8 DTYPE=bf16)
+	@gpu-node/bench/shapes.sh "$(DEPS)" $(or $(MODEL),sd15)
 
 .PHONY: release
 release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them

@@ -65,6 +65,10 @@ step start 900 python3 loadtest/bench/edge/start.py --binaries "$binaries" --jso
 step edge-tests 3600 cargo test --release -p bildkante-edge
 # The node's: thousands of mixed requests with cancellations and failures, every picture right, memory flat.
 step node-tests 3600 cargo test --release -p bildkante-gpu-node
+# An hour of mixed adapters, sizes and stages to one node.
+soak_seconds=${SOAK_SECONDS:-3600}
+step node-soak $((soak_seconds + 1200)) env BILDKANTE_SOAK_SECONDS="$soak_seconds" \
+  cargo test --release -p bildkante-gpu-node --test soak -- --nocapture
 step e2e-tests 3600 cargo test --release -p bildkante-tests --test e2e
 
 printf '\nsoak, logs in %s\n' "$logs"

@@ -3,15 +3,18 @@
 //! Invariants: wire structs become validated types here and go no deeper; every error becomes `application/problem+json` in one
 //! place.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
-use bildkante_shared::limits::{BLOB_BYTES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX};
+use bildkante_shared::limits::{
+    BLOB_BYTES_MAX, CANDIDATES_MAX, DEADLINE_MS_MAX, DEDUP_NAME_BYTES_MAX, GENERATION_BODY_BYTES_MAX,
+};
 use bildkante_shared::problem::{self, Problem};
-use bildkante_shared::recipe::ValidRecipe;
+use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use bildkante_shared::trace::{self, TraceContext};
-use bildkante_shared::wire::{DRAW_ALONE, DedupScope, GenerationReply, GenerationRequest};
+use bildkante_shared::wire::{CandidatesRequest, DRAW_ALONE, DedupScope, GenerationRequest};
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
@@ -20,14 +23,17 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
-use tokio::sync::Semaphore;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{Instrument, Span};
 
 use crate::admission::Admission;
 use crate::archive::Archive;
 use crate::blobs::{BlobError, Uploads};
-use crate::board::{Generation, Outcome};
+use crate::board::Generation;
+use crate::candidates;
 use crate::config::NodeConfig;
+use crate::drawer::Drawer;
 use crate::error::{GenerationError, RequestError};
 use crate::health::{Health, Phase};
 use crate::metrics::NodeMetrics;
@@ -51,6 +57,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 enum Route<'a> {
     Generations,
     Generation(&'a str),
+    Candidates,
     Master(&'a str),
     Checkpoints,
     Adapters,
@@ -65,6 +72,7 @@ impl<'a> Route<'a> {
     fn of(path: &'a str) -> Self {
         match path {
             "/v1/generations" => Self::Generations,
+            "/v1/candidates" => Self::Candidates,
             "/v1/checkpoints" => Self::Checkpoints,
             "/v1/adapters" => Self::Adapters,
             "/livez" => Self::Livez,
@@ -84,6 +92,7 @@ impl<'a> Route<'a> {
         match self {
             Self::Generations => "generations",
             Self::Generation(_) => "generation",
+            Self::Candidates => "candidates",
             Self::Master(_) => "masters",
             Self::Checkpoints => "checkpoints",
             Self::Adapters => "adapters",
@@ -97,7 +106,7 @@ impl<'a> Route<'a> {
 
     const fn allow(self) -> &'static str {
         match self {
-            Self::Generations => "POST",
+            Self::Generations | Self::Candidates => "POST",
             Self::Blob(_) => "PUT",
             _ => "GET, HEAD",
         }
@@ -105,7 +114,7 @@ impl<'a> Route<'a> {
 
     fn allows(self, method: &Method) -> bool {
         match self {
-            Self::Generations => method == Method::POST,
+            Self::Generations | Self::Candidates => method == Method::POST,
             Self::Blob(_) => method == Method::PUT,
             _ => method == Method::GET || method == Method::HEAD,
         }
@@ -135,8 +144,8 @@ impl From<GenerationError> for Failure {
 /// Everything a request may need.
 #[derive(Debug)]
 pub(crate) struct Api {
-    name: String,
     admission: Arc<Admission>,
+    drawer: Drawer,
     archive: Arc<Archive>,
     health: Arc<Health>,
     metrics: Arc<NodeMetrics>,
@@ -152,15 +161,19 @@ impl Api {
     #[must_use]
     pub(crate) fn new(name: String, config: &NodeConfig, admission: Admission, metrics: Arc<NodeMetrics>) -> Self {
         let Admission { archive, health, blobs, reads, .. } = &admission;
+        let uploads = Uploads::new(blobs.clone(), metrics.blob_upload_bytes.clone());
+        let (archive, health, reads) = (Arc::clone(archive), Arc::clone(health), Arc::clone(reads));
+        let admission = Arc::new(admission);
+        let drawer = Drawer { name: name.into(), admission: Arc::clone(&admission), metrics: Arc::clone(&metrics) };
         Self {
-            name,
-            archive: Arc::clone(archive),
-            health: Arc::clone(health),
-            uploads: Uploads::new(blobs.clone(), metrics.blob_upload_bytes.clone()),
-            reads: Arc::clone(reads),
+            archive,
+            health,
+            uploads,
+            reads,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             body_timeout: config.http.body_timeout(),
-            admission: Arc::new(admission),
+            admission,
+            drawer,
             metrics,
         }
     }
@@ -173,7 +186,7 @@ impl Api {
         let path = request.uri().path().to_owned();
         let is_head = request.method() == Method::HEAD;
         let route = Route::of(&path);
-        let trace = (route == Route::Generations).then(|| trace_of(request.headers()));
+        let trace = matches!(route, Route::Generations | Route::Candidates).then(|| trace_of(request.headers()));
         // At a level that no filter drops, so that every line of a job names its request.
         let span = trace.as_ref().map_or_else(
             Span::none,
@@ -204,6 +217,7 @@ impl Api {
         }
         match route {
             Route::Generations => self.generations(request).await,
+            Route::Candidates => self.candidates(request).await,
             Route::Generation(id) => Ok(self.generation(id, request.headers()).await?),
             Route::Master(id) => Ok(self.master(id, request.headers()).await?),
             Route::Checkpoints => Ok(json(StatusCode::OK, &*self.health.status().checkpoints)),
@@ -231,7 +245,7 @@ impl Api {
             return Err(RequestError::MediaType.into());
         }
         let is_patient = !prefers_async(request.headers());
-        let is_to_be_alone = request.headers().get(DRAW_ALONE).is_some_and(|value| value == "1");
+        let is_to_be_alone = is_to_be_alone(request.headers());
         let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
         let generation = parse(&body, received_at)?;
         if is_to_be_alone {
@@ -240,26 +254,31 @@ impl Api {
         if !is_patient {
             return self.accept(generation).await;
         }
-        let recipe_id = generation.recipe.id();
-        let result = self.admission.generate(generation).await;
-        let label = result.as_ref().map_or_else(GenerationError::as_str, |outcome| outcome.source.as_str());
-        let spent = received_at.elapsed();
-        tracing::info!(recipe = %recipe_id, outcome = label, elapsed_ms = spent.as_millis(), "generation answered");
-        self.metrics.generation_seconds.with_label_values(&[label]).observe(spent.as_secs_f64());
-        let Outcome { settlement, source, timings, gpu_ms } = result.inspect_err(|error| {
-            self.metrics.rejects_total.with_label_values(&[error.as_str()]).inc();
-        })?;
-        let reply = GenerationReply {
-            recipe_id,
-            master: settlement.master,
-            duplicate: settlement.duplicate,
-            timings,
-            gpu_ms,
-            determinism: settlement.determinism,
-            node: self.name.clone(),
-            source,
-        };
+        let reply = self.drawer.draw(generation, received_at).await?;
         Ok(json(StatusCode::OK, &reply))
+    }
+
+    /// Pictures that differ in their seeds: all at the end, or each as it ends where events are accepted.
+    async fn candidates<B>(&self, request: Request<B>) -> Result<Reply, Failure>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let received_at = Instant::now();
+        if !is_json(request.headers()) {
+            return Err(RequestError::MediaType.into());
+        }
+        let wants_events = accepts_events(request.headers());
+        let are_to_be_alone = is_to_be_alone(request.headers());
+        let body = self.body(request, GENERATION_BODY_BYTES_MAX).await?;
+        let generations = parse_candidates(&body, received_at)?;
+        if are_to_be_alone {
+            generations.iter().for_each(|generation| self.admission.suspect(generation.recipe.id()));
+        }
+        if !wants_events {
+            return Ok(json(StatusCode::OK, &candidates::all(&self.drawer, generations, received_at).await));
+        }
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| RequestError::Busy)?;
+        Ok(event_stream(candidates::events(self.drawer.clone(), generations, received_at, place)))
     }
 
     /// `Prefer: respond-async`: takes the generation and answers at once.
@@ -277,16 +296,13 @@ impl Api {
         let unknown = || RequestError::UnknownGeneration { id: id.chars().take(80).collect() };
         let parsed: RecipeId = id.parse().map_err(|_| unknown())?;
         let status = self.admission.status(parsed).await.ok_or_else(unknown)?;
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        if !accepted.flat_map(|list| list.split(',')).any(|range| range.trim().starts_with("text/event-stream")) {
+        if !accepts_events(headers) {
             return Ok(json(StatusCode::OK, &status));
         }
         let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| RequestError::Busy)?;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(DEADLINE_MS_MAX);
         let events = progress::events(Arc::clone(&self.admission), parsed, deadline, place);
-        let mut reply = reply(StatusCode::OK, HeaderValue::from_static("text/event-stream"), Vec::new());
-        *reply.body_mut() = ReplyBody::Events(events);
-        Ok(reply)
+        Ok(event_stream(events))
     }
 
     /// Stores an image that recipes may name.
@@ -400,11 +416,32 @@ fn is_full(error: &std::io::Error) -> bool {
 
 /// The body as a generation within every bound.
 pub(crate) fn parse(body: &[u8], received_at: Instant) -> Result<Generation, RequestError> {
+    generation_of(read(body)?, received_at)
+}
+
+/// The body as generations that differ in their seeds.
+pub(crate) fn parse_candidates(body: &[u8], received_at: Instant) -> Result<Vec<Generation>, RequestError> {
+    let CandidatesRequest { recipe, seeds, urgency, deadline_ms, dedup } = read(body)?;
+    let distinct = seeds.iter().collect::<BTreeSet<_>>().len();
+    if !(1..=CANDIDATES_MAX).contains(&seeds.len()) || distinct != seeds.len() {
+        return Err(RequestError::Invalid { reason: format!("`seeds` are 1 to {CANDIDATES_MAX}, each once") });
+    }
+    let request = |seed| {
+        let recipe = Recipe { seed, ..recipe.clone() };
+        generation_of(GenerationRequest { recipe, urgency, deadline_ms, dedup: dedup.clone() }, received_at)
+    };
+    seeds.into_iter().map(request).collect()
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {
     use serde_json::error::Category;
-    let request: GenerationRequest = serde_json::from_slice(body).map_err(|error| match error.classify() {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => RequestError::Invalid { reason: error.to_string() },
         Category::Io | Category::Syntax | Category::Eof => RequestError::Malformed { reason: error.to_string() },
-    })?;
+    })
+}
+
+fn generation_of(request: GenerationRequest, received_at: Instant) -> Result<Generation, RequestError> {
     let GenerationRequest { recipe, urgency, deadline_ms, dedup } = request;
     if !(1..=DEADLINE_MS_MAX).contains(&deadline_ms) {
         let reason = format!("`deadline_ms` is 1 to {DEADLINE_MS_MAX}, not {deadline_ms}");
@@ -439,9 +476,24 @@ fn prefers_async(headers: &HeaderMap) -> bool {
     })
 }
 
+fn is_to_be_alone(headers: &HeaderMap) -> bool {
+    headers.get(DRAW_ALONE).is_some_and(|value| value == "1")
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|list| list.split(',')).any(|range| range.trim().starts_with("text/event-stream"))
+}
+
+fn event_stream(events: mpsc::Receiver<Bytes>) -> Reply {
+    let mut reply = reply(StatusCode::OK, HeaderValue::from_static("text/event-stream"), Vec::new());
+    *reply.body_mut() = ReplyBody::Events(events);
+    reply
 }
 
 /// Half of the file's digest: strong, because equal digests are equal bytes.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use bildkante_shared::durable::TEMPORARY_PREFIX;
+use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits::BLOB_BYTES_MAX;
 use bildkante_shared::log_limited;
@@ -106,6 +106,24 @@ impl Blobs {
         upload.file.sync_all()?;
         fs::rename(&upload.path, self.path(digest))?;
         Ok(File::open(&self.folder)?.sync_all()?)
+    }
+
+    /// Stores an image that is at hand, as an upload would be.
+    ///
+    /// # Errors
+    /// When the bytes are no picture that can be used, or the folder fails.
+    pub fn store(&self, png: &[u8]) -> Result<Digest, BlobError> {
+        let digest = Digest::of_bytes(png);
+        if png.len() > BLOB_BYTES_MAX {
+            return Err(BlobError::TooLarge);
+        }
+        if self.get(digest)?.is_none() {
+            Picture::decode(png)?;
+            fs::create_dir_all(&self.folder)?;
+            self.make_room(png.len() as u64)?;
+            durable::write(&self.path(digest), &[png], Durability::Synced)?;
+        }
+        Ok(digest)
     }
 
     /// The image's bytes; `None` where it is not there, or is not what its name says.

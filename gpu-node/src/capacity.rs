@@ -3,6 +3,7 @@
 //! The engine that owns a device fills a [`Capacity`] in; admission asks the copy that health keeps, without waiting for the
 //! device's thread. Where a budget or a checkpoint is not known, everything fits.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,8 +12,36 @@ use bildkante_shared::recipe::ValidRecipe;
 
 /// How much memory a checkpoint's networks take for a drawing. A family of models counts it from its configurations.
 pub trait Footprint: fmt::Debug + Send + Sync {
-    /// Of a recipe, and a pass of `requests` requests like it.
-    fn need(&self, recipe: &ValidRecipe, requests: u64) -> Need;
+    /// Of a recipe whose reference images are read by these, and a pass of `requests` requests like it.
+    fn need(&self, recipe: &ValidRecipe, requests: u64, readers: &Readers) -> Need;
+}
+
+/// What reads reference images, as far as it decides how much memory they take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readers {
+    /// By the digests of IP-Adapters: what a denoising network is given to look at.
+    pub adapters: BTreeMap<Digest, SeenTokens>,
+    /// By the digests of image encoders: bytes while one reads a picture.
+    pub encoders: BTreeMap<Digest, u64>,
+}
+
+/// What an IP-Adapter makes of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeenTokens {
+    Tokens(u64),
+    /// So many values, in tokens of the network's own width.
+    Values(u64),
+}
+
+impl SeenTokens {
+    /// In a network whose tokens have this width.
+    #[must_use]
+    pub const fn of_width(self, width: u64) -> u64 {
+        match self {
+            Self::Tokens(tokens) => tokens,
+            Self::Values(values) => values.div_ceil(if width == 0 { 1 } else { width }),
+        }
+    }
 }
 
 /// The bytes of one drawing.
@@ -49,6 +78,7 @@ pub struct Capacity {
     /// For drawings, beside the networks; `None`: unknown, and nothing is refused.
     pub budget_bytes: Option<u64>,
     pub footprints: Vec<(Digest, Arc<dyn Footprint>)>,
+    pub readers: Arc<Readers>,
 }
 
 /// A recipe that cannot be drawn on this device, even when it is idle.
@@ -73,7 +103,7 @@ impl Capacity {
             let refiner = part.refiner.as_ref().map(|refiner| refiner.checkpoint);
             let stages = std::iter::once(part.checkpoint).chain(refiner);
             let footprints = stages.filter_map(|digest| self.footprints.iter().find(|(known, _)| *known == digest));
-            footprints.map(move |(_, footprint)| footprint.need(part, requests))
+            footprints.map(move |(_, footprint)| footprint.need(part, requests, &self.readers))
         });
         needs.fold(Need::default(), Need::larger)
     }

@@ -1,13 +1,15 @@
-//! `generate`, `check` and `bench`: a checkpoint on the command line, without a node around it; `dedup-report`: its store.
+//! `generate`, `batch`, `check` and `bench`: drawing on the command line, without a node around it; `dedup-report`: its store.
 //!
 //! Each command prints its result on stdout — one line of JSON, or for `check` lines for people — and progress on
 //! stderr where that is a terminal. Failures are returned; the binary says them and exits.
 
+mod batch;
 mod bench;
 mod check;
 mod dedup_report;
 mod generate;
 
+pub use batch::{BatchArgs, batch};
 pub use bench::{BenchArgs, bench};
 pub use check::{CheckArgs, check};
 pub use dedup_report::{DedupReportArgs, dedup_report};

@@ -82,6 +82,11 @@ pub trait Engine: Send {
         Vec::new()
     }
 
+    /// What was encoded since this was last asked.
+    fn take_encoded(&mut self) -> Encoded {
+        Encoded::default()
+    }
+
     /// Takes a recipe up: encodes its text, draws its noise.
     ///
     /// # Errors
@@ -198,6 +203,13 @@ pub struct Move {
     pub kind: MoveKind,
     /// On the device's thread: reading files is not counted, except at the start.
     pub seconds: f64,
+}
+
+/// Inputs that networks read, and that were not kept from a drawing before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Encoded {
+    pub texts: u64,
+    pub control_images: u64,
 }
 
 /// What a probe is made for.

@@ -34,6 +34,8 @@ enum Command {
     Serve(ServeArgs),
     /// Draw one picture
     Generate(Box<commands::GenerateArgs>),
+    /// Draw several seeds of several recipes, with a contact sheet
+    Batch(commands::BatchArgs),
     /// Load a checkpoint, say what it is and try it
     Check(commands::CheckArgs),
     /// Time a checkpoint
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve(args),
         Command::Generate(args) => report(commands::generate(&args)),
+        Command::Batch(args) => report(commands::batch(&args)),
         Command::Check(args) => report(commands::check(&args)),
         Command::Bench(args) => report(commands::bench(&args)),
         Command::DedupReport(args) => report(commands::dedup_report(&args)),

@@ -91,6 +91,8 @@ pub struct NodeMetrics {
     pub passes_total: IntCounter,
     /// Places of passes that no request had: what exactness costs where groups are small.
     pub padding_total: IntCounter,
+    /// Inputs that networks read: those that were kept from a drawing before are not counted.
+    pub inputs_encoded_total: IntCounterVec,
     /// Finding out how many requests may share a pass; no drawing's time.
     pub probe_seconds_total: Counter,
     pub probe_passes_total: IntCounter,
@@ -163,6 +165,11 @@ impl NodeMetrics {
                 .counter("padding_total", "Places of passes that were filled up for the sake of exact bits")?,
             probe_seconds_total: make
                 .seconds("probe_seconds_total", "Time spent finding out how many requests may share a pass")?,
+            inputs_encoded_total: make.counters(
+                "inputs_encoded_total",
+                "Texts and control images that were encoded, and not kept from a drawing before",
+                "input",
+            )?,
             probe_passes_total: make.counter("probe_passes_total", "Passes made to find that out")?,
             probes_pending: make.gauges("probes_pending", "Classes of passes that are to be probed", "device")?,
             begun_jobs: make.gauge("begun_jobs", "Requests between their first step and their picture")?,
@@ -228,6 +235,9 @@ impl NodeMetrics {
         }
         for networks in ["at_hand", "fetched"] {
             self.first_step_seconds.with_label_values(&[networks]);
+        }
+        for input in ["text", "control_image"] {
+            self.inputs_encoded_total.with_label_values(&[input]);
         }
         for stage in ["text", "denoise", "decode"] {
             self.stage_seconds.with_label_values(&[stage]);

@@ -12,21 +12,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bildkante_shared::ids::RecipeId;
-use bildkante_shared::wire::{GenerationState, GenerationStatus};
+use bildkante_shared::wire::GenerationState;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use crate::admission::Admission;
 
 /// Least time between two events.
-const PACE: Duration = Duration::from_millis(100);
+pub(crate) const PACE: Duration = Duration::from_millis(100);
 /// A stream sends something at least this often, so that no proxy takes it for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Events a slow reader may leave unread.
-const UNREAD_MAX: usize = 4;
+pub(crate) const UNREAD_MAX: usize = 4;
 
 /// A whole body, or one that comes event by event.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ pub(crate) fn events(
             let is_over = now.as_ref().is_none_or(|status| status.state == GenerationState::Done);
             if now != last || is_over {
                 let event = if is_over { "end" } else { "progress" };
-                if sender.send(event_of(event, now.as_ref())).await.is_err() {
+                if sender.send(event_of(event, &now)).await.is_err() {
                     return;
                 }
                 last = now;
@@ -109,8 +110,8 @@ pub(crate) fn events(
     receiver
 }
 
-/// `event`, and the status as its data; JSON has no line breaks of its own.
-fn event_of(event: &str, status: Option<&GenerationStatus>) -> Bytes {
-    let data = serde_json::to_string(&status).unwrap_or_else(|_| "null".into());
+/// `event` with its data; JSON has no line breaks of its own.
+pub(crate) fn event_of(event: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).unwrap_or_else(|_| "null".into());
     Bytes::from(format!("event: {event}\ndata: {data}\n\n"))
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{ControlUse, InitUse};
 use bildkante_shared::testing::eventually;
-use bildkante_shared::wire::{CheckpointInfo, GenerationRequest};
+use bildkante_shared::wire::{Candidate, CandidatesRequest, CheckpointInfo, GenerationRequest};
 use http::Method;
 use support::{TestNode, Wish, request};
 use tempfile::TempDir;
@@ -172,6 +173,30 @@ async fn what_does_not_fit_is_the_callers_fault_and_named() {
     assert!(!response.status.is_success(), "a ControlNet of another family");
     control.recipe.controls[0].network = asked(&node, "sd1-edges").await.recipe.checkpoint;
     node.client.post(&control).await.reply();
+}
+
+#[tokio::test]
+async fn candidates_share_what_networks_read() {
+    let (node, _models) = node().await;
+    let (picture, png) = image("edges.png");
+    assert_eq!(put(&node, picture, png).await, 204);
+    let GenerationRequest { mut recipe, urgency, deadline_ms, dedup } = asked(&node, "sd1-tiny").await;
+    let network = asked(&node, "sd1-edges").await.recipe.checkpoint;
+    recipe.controls = vec![ControlUse { network, image: picture, weight: 1.0, start: 0.0, end: 1.0 }];
+    // The self-test has read the empty one.
+    (recipe.guidance, recipe.negative_prompt) = (3.0, "scratches".into());
+    let asked = CandidatesRequest { recipe, seeds: (0..6).collect(), urgency, deadline_ms, dedup };
+    let read = |input: &str| node.metric(&format!("bildkante_node_inputs_encoded_total{{input=\"{input}\"}}"));
+    let before = (read("text"), read("control_image"));
+    let headers = [("content-type", "application/json")];
+    let body = serde_json::to_vec(&asked).unwrap();
+    let response = node.client.call(Method::POST, "/v1/candidates", &headers, body).await;
+    let candidates: Vec<Candidate> = serde_json::from_slice(&response.body).unwrap();
+    let masters: BTreeSet<_> = candidates.iter().map(|candidate| candidate.reply.as_ref().unwrap().master.id).collect();
+    assert_eq!(masters.len(), 6);
+    // What is counted is read when the device has made its turn.
+    eventually("two prompts are counted", async || read("text") >= before.0 + 2.0).await;
+    assert_eq!((read("text") - before.0, read("control_image") - before.1), (2.0, 1.0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bildkante_gpu_node::Node;
-use bildkante_gpu_node::capacity::Footprint as _;
+use bildkante_gpu_node::capacity::{Footprint as _, Readers};
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::diffusion::Device;
 use bildkante_gpu_node::diffusion::dtype::DType;
@@ -79,7 +79,7 @@ async fn what_cannot_fit_is_refused_before_it_starts_and_what_does_not_fit_besid
     let models = models(&["sd1-tiny"]);
     let loaded = Checkpoint::load(&models.path().join("sd1-tiny"), Device::Cpu, DType::F32).unwrap();
     let one = ValidRecipe::try_from(recipe(loaded.digest(), 64, 0)).unwrap();
-    let need = loaded.footprint().need(&one, 1);
+    let need = loaded.footprint().need(&one, 1, &Readers::default());
     let node = node(&models, |config| {
         config.memory_bytes_max = need.peak_bytes() + need.held_bytes / 2;
         config.batch.requests_max = 4;

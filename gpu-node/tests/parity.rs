@@ -266,8 +266,12 @@ impl Denoiser for Rescheduled<'_> {
     fn is_told_depth(&self) -> bool {
         self.checkpoint.is_told_depth()
     }
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
         self.checkpoint.encode(image)
+    }
+
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.scaled(unscaled)
     }
     fn control_factor(&self, network: usize) -> Option<u32> {
         self.checkpoint.control_factor(network)

@@ -13,7 +13,9 @@ const ORDER: &[&str] = &[
     // What is asked, and what is decided about it.
     "server",
     "api",
+    "candidates",
     "progress",
+    "drawer",
     "admission",
     // The threads, which take from the board what admission put there.
     "worker",

@@ -38,6 +38,8 @@ pub const GENERATION_BODY_BYTES_MAX: usize = 256 * 1024;
 pub const REPLY_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest stored master (a lossless PNG) an edge or node reads back.
 pub const MASTER_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most candidates that are asked for in one request.
+pub const CANDIDATES_MAX: usize = 64;
 /// Longest deadline a caller may set on a generation.
 pub const DEADLINE_MS_MAX: u64 = 10 * 60 * 1000;
 /// Longest `scope` or `variant` of a duplicate search.

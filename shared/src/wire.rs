@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, MasterId, RecipeId};
 use crate::phash::PerceptualHash;
+use crate::problem::Problem;
 use crate::recipe::Recipe;
 use crate::urgency::Urgency;
 
@@ -29,6 +30,41 @@ pub struct GenerationRequest {
     /// Without it no duplicate is looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedup: Option<DedupScope>,
+}
+
+/// `POST /v1/candidates`: pictures of one recipe that differ in their seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CandidatesRequest {
+    /// Its seed is not read.
+    pub recipe: Recipe,
+    /// 1 to [`crate::limits::CANDIDATES_MAX`], each once.
+    pub seeds: Vec<u32>,
+    #[serde(default)]
+    pub urgency: Urgency,
+    /// How long the caller waits for the last of them, from receipt.
+    pub deadline_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupScope>,
+}
+
+/// A candidate that has ended: it has a reply, or else a problem.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub seed: u32,
+    pub recipe_id: RecipeId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<GenerationReply>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// A candidate on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateProgress {
+    pub seed: u32,
+    #[serde(flatten)]
+    pub status: GenerationStatus,
 }
 
 /// Within which images a duplicate may be found.

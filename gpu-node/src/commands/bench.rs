@@ -15,7 +15,7 @@ use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_trial};
-use crate::capacity::Footprint as _;
+use crate::capacity::{Footprint as _, Readers};
 use crate::diffusion::batch;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::pipeline;
@@ -93,7 +93,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         "step_s_min": micros(steps_s[0]),
         "image_s_median": micros(median(&images_s)),
         "device_peak_mib": device::memory(checkpoint.device()).and_then(|memory| memory.peak_bytes).map(|bytes| bytes >> 20),
-        "estimated_mib": checkpoint.footprint().need(&sample, args.together.max(args.padded_to) as u64).peak_bytes() >> 20,
+        "estimated_mib": checkpoint.footprint().need(&sample, args.together.max(args.padded_to) as u64, &Readers::default()).peak_bytes() >> 20,
         "rss_peak_mib": resident_peak_mib()?,
     });
     say(&report.to_string())?;

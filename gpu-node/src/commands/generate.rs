@@ -518,7 +518,7 @@ struct Images {
     details: Vec<DetailUse>,
 }
 
-fn show_progress(done: u32, of: u32) {
+pub(super) fn show_progress(done: u32, of: u32) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
         let end = if done == of { "\n" } else { "" };
@@ -526,7 +526,7 @@ fn show_progress(done: u32, of: u32) {
     }
 }
 
-fn write_png(path: &Path, pixels: &Pixels) -> anyhow::Result<()> {
+pub(super) fn write_png(path: &Path, pixels: &Pixels) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, pixels.width_px(), pixels.height_px());
     encoder.set_color(png::ColorType::Rgb);

@@ -116,12 +116,16 @@ pub trait Denoiser {
     fn is_told_depth(&self) -> bool {
         false
     }
-    /// Mean and logarithm of the variance of the latents behind an image `[1, 3, H, W]` of -1 to 1, and what both are
-    /// scaled with.
+    /// Mean and logarithm of the variance of the unscaled latents behind an image `[1, 3, H, W]` of -1 to 1.
     ///
     /// # Errors
     /// When shapes do not fit or libtorch fails.
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError>;
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError>;
+    /// Latents as the network knows them, of unscaled ones.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError>;
     /// Side in pixels of an image for one latent, as the ControlNet at a place of the recipe reads it.
     fn control_factor(&self, network: usize) -> Option<u32>;
     /// What that ControlNet makes of an image `[1, 3, H, W]` of 0 to 1: `[1, c, h, w]` each.

@@ -186,6 +186,13 @@ impl Checkpoint {
         }
     }
 
+    /// How many texts its own networks encoded since this was last asked.
+    pub(crate) fn take_encoded(&self) -> u64 {
+        match self {
+            Self::Sd(checkpoint) => checkpoint.trunk().text().take_encoded(),
+        }
+    }
+
     /// Gives back the memory of what is kept for texts to come.
     pub(crate) fn forget_texts(&self) {
         match self {
@@ -243,6 +250,15 @@ pub(crate) enum Trunk {
     Sd(sd::checkpoint::Trunk),
 }
 
+impl Trunk {
+    /// How many texts it encoded since this was last asked.
+    pub(crate) fn take_encoded(&self) -> u64 {
+        match self {
+            Self::Sd(trunk) => trunk.text().take_encoded(),
+        }
+    }
+}
+
 /// An IP-Adapter on its device, for the checkpoints of one architecture.
 #[derive(Debug)]
 pub(crate) enum IpAdapter {
@@ -297,6 +313,13 @@ impl ControlNet {
     pub(crate) const fn family(&self) -> &'static str {
         match self {
             Self::Sd(network) => network.family(),
+        }
+    }
+
+    /// How many pictures it was shown anew since this was last asked.
+    pub(crate) fn take_embedded(&self) -> u64 {
+        match self {
+            Self::Sd(network) => network.take_embedded(),
         }
     }
 
@@ -455,9 +478,15 @@ impl Denoiser for Networks<'_> {
         }
     }
 
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
         match self {
             Self::Sd(networks) => networks.encode(image),
+        }
+    }
+
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        match self {
+            Self::Sd(networks) => networks.scaled(unscaled),
         }
     }
 

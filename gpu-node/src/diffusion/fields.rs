@@ -221,6 +221,21 @@ impl<'a> Fields<'a> {
         number.ok_or_else(|| invalid(field, value, format!("it is a number from {} to {}", bounds.0, bounds.1)))
     }
 
+    /// A list of `count` finite numbers within `bounds`; none where the file has none.
+    pub(crate) fn numbers(
+        &self,
+        field: &'static str,
+        count: usize,
+        bounds: (f64, f64),
+    ) -> Result<Option<Vec<f64>>, ConfigError> {
+        let Some(value) = self.get(field).filter(|value| !value.is_null()) else { return Ok(None) };
+        let number = |item: &Value| item.as_f64().filter(|number| (bounds.0..=bounds.1).contains(number));
+        let numbers = value.as_array().and_then(|items| items.iter().map(number).collect::<Option<Vec<_>>>());
+        let numbers = numbers.filter(|numbers| numbers.len() == count);
+        let expected = || format!("it is a list of {count} numbers from {} to {}", bounds.0, bounds.1);
+        numbers.map(Some).ok_or_else(|| invalid(field, value, expected()))
+    }
+
     /// A name out of a closed list of supported ones.
     pub(crate) fn name<T: Copy>(
         &self,

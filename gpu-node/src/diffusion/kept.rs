@@ -3,7 +3,7 @@
 //! Invariants: what is given out is what was made, sharing its memory, so a request has the same bits whether it was the first to
 //! ask or not; when all take more than a bound, the longest unused goes, and one is always let in.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use tch::Tensor;
 
@@ -35,16 +35,35 @@ impl<V: Keepable> Keepable for Vec<V> {
     }
 }
 
+/// How many values were made since this was last asked: sharing shows as a number that does not grow.
+#[derive(Debug)]
+pub(crate) struct Tally(Cell<u64>);
+
+impl Tally {
+    pub(crate) const fn new() -> Self {
+        Self(Cell::new(0))
+    }
+
+    pub(crate) fn count(&self) {
+        self.0.set(self.0.get() + 1);
+    }
+
+    pub(crate) fn take(&self) -> u64 {
+        self.0.take()
+    }
+}
+
 /// Values by their keys. The last one used comes last.
 #[derive(Debug)]
 pub(crate) struct Kept<K, V> {
     bytes_max: usize,
     values: RefCell<Vec<(K, V)>>,
+    made: Tally,
 }
 
 impl<K: PartialEq, V: Keepable> Kept<K, V> {
     pub(crate) const fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, values: RefCell::new(Vec::new()) }
+        Self { bytes_max, values: RefCell::new(Vec::new()), made: Tally::new() }
     }
 
     /// What is kept, or what `make` makes.
@@ -55,7 +74,11 @@ impl<K: PartialEq, V: Keepable> Kept<K, V> {
         let mut values = self.values.borrow_mut();
         let found = match values.iter().position(|(known, _)| *known == key) {
             Some(at) => values.remove(at),
-            None => (key, make()?),
+            None => {
+                let value = make()?;
+                self.made.count();
+                (key, value)
+            }
         };
         let value = found.1.shared();
         values.push(found);
@@ -63,6 +86,11 @@ impl<K: PartialEq, V: Keepable> Kept<K, V> {
             let _oldest = values.remove(0);
         }
         Ok(value)
+    }
+
+    /// How many were made since this was last asked.
+    pub(crate) fn take_made(&self) -> u64 {
+        self.made.take()
     }
 
     /// Gives their memory back.
@@ -96,12 +124,14 @@ mod tests {
         assert_eq!([ask("large", 300), ask("large", 300)], [5, 5], "one is always let in");
         kept.clear();
         assert_eq!(ask("large", 300), 6);
+        assert_eq!((kept.take_made(), kept.take_made()), (6, 0));
     }
 
     #[test]
     fn what_could_not_be_made_is_not_kept() {
         let kept: Kept<u8, Tensor> = Kept::new(1 << 20);
         assert!(kept.get_or(1, || Err("no memory")).is_err());
+        assert_eq!(kept.take_made(), 0);
         assert!(kept.get_or::<&str>(1, || Ok(Tensor::new())).is_ok());
     }
 }

@@ -202,3 +202,6 @@ impl LayerNorm {
 fn torch_error(name: &str, source: TchError) -> WeightsError {
     WeightsError::Torch { name: name.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,6 +96,12 @@ impl Picture {
         (self.width_px, self.height_px)
     }
 
+    /// Row by row, three bytes a pixel.
+    #[must_use]
+    pub(crate) fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
     /// The same at another size.
     #[must_use]
     pub(crate) fn resized(&self, (width_px, height_px): (u32, u32)) -> Self {

@@ -13,6 +13,7 @@ mod ddim;
 mod deis;
 mod dpm_multi;
 mod dpm_single;
+mod edm;
 mod euler;
 mod euler_ancestral;
 mod heun;
@@ -233,6 +234,9 @@ fn plan(config: &SchedulerConfig, Span { of: steps, steps: span }: Span) -> Resu
     }
     if span.is_empty() || span.end > steps {
         return Err(SchedulerError::Span { begin: span.start, end: span.end, steps });
+    }
+    if let Some(edm) = &config.edm {
+        return edm::plan(config, edm, steps, span);
     }
     let schedule = TrainSchedule::new(config)?;
     match &config.method {

@@ -21,6 +21,7 @@ use tch::{TchError, Tensor};
 
 use self::weighted::Taking;
 use crate::diffusion::error::DiffusionError;
+use crate::diffusion::kept::Tally;
 use crate::diffusion::text::clip::{ClipTextModel, HiddenLayer};
 use crate::diffusion::text::tokenizer::{ClipTokenizer, TokenizerError};
 
@@ -89,11 +90,12 @@ pub struct TextEncoders {
     /// In the order in which their states stand side by side; the last one's pooled text is used.
     encoders: Vec<TextEncoder>,
     layer: HiddenLayer,
+    encoded: Tally,
 }
 
 impl TextEncoders {
     pub(crate) const fn new(encoders: Vec<TextEncoder>, layer: HiddenLayer) -> Self {
-        Self { kept: RefCell::new(Vec::new()), encoders, layer }
+        Self { kept: RefCell::new(Vec::new()), encoders, layer, encoded: Tally::new() }
     }
 
     pub(crate) const fn layer(&self) -> HiddenLayer {
@@ -103,6 +105,11 @@ impl TextEncoders {
     /// Gives back the memory of kept embeddings.
     pub(crate) fn forget(&self) {
         self.kept.borrow_mut().clear();
+    }
+
+    /// How many texts were encoded, and not found among those that are kept, since this was last asked.
+    pub(crate) fn take_encoded(&self) -> u64 {
+        self.encoded.take()
     }
 
     /// The tokenizer of the first encoder.
@@ -143,6 +150,7 @@ impl TextEncoders {
             return Ok(embedding);
         }
         let embedding = self.encode_anew(&key.0, chunks)?;
+        self.encoded.count();
         if kept.len() >= KEPT_MAX {
             let _oldest = kept.remove(0);
         }

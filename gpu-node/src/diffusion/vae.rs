@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::diffusion::device::upload;
 use crate::diffusion::layers::attention::PixelAttention;
 use crate::diffusion::layers::resnet::{Downsample, Norms, ResnetBlock, Upsample};
 use crate::diffusion::layers::{Conv2d, GroupNorm};
-use crate::diffusion::vae::config::VaeConfig;
+use crate::diffusion::vae::config::{Statistics, VaeConfig};
 use crate::diffusion::weights::{
     Keeping, KernelLayout, NetworkTensors, Scope, ShapeRecorder, VarSource, Weights, WeightsError,
 };
@@ -31,6 +32,8 @@ pub struct Vae {
     decoder: Decoder,
     scaling_factor: f64,
     shift_factor: f64,
+    /// Means and standard deviations of the channels of unscaled latents, `[1, latent, 1, 1]`.
+    statistics: Option<(Tensor, Tensor)>,
     /// Side of an image in pixels for one latent.
     factor: i64,
     tiles_px: Option<i64>,
@@ -128,6 +131,12 @@ impl Vae {
         let mut scope = Scope::root(source);
         let decoder = Decoder::load(scope.at("decoder"), config)?;
         let post_quant_conv = pointwise(&mut scope, "post_quant_conv", config.has_post_quant_conv, latent)?;
+        let statistics = config.statistics.as_ref().map(|Statistics { means, deviations }| {
+            let per_channel = |numbers: &[f64]| Tensor::f_from_slice(numbers)?.f_view([1, latent, 1, 1]);
+            Ok::<_, TchError>((per_channel(means)?, per_channel(deviations)?))
+        });
+        let statistics = statistics.transpose();
+        let statistics = statistics.map_err(|source| WeightsError::Torch { name: "latents_mean".into(), source })?;
         Ok(Self {
             encoder,
             quant_conv,
@@ -135,6 +144,7 @@ impl Vae {
             decoder,
             scaling_factor: config.scaling_factor,
             shift_factor: config.shift_factor,
+            statistics,
             factor: config.factor(),
             tiles_px: None,
             kinds,
@@ -152,8 +162,14 @@ impl Vae {
     /// # Errors
     /// When shapes do not fit or libtorch fails.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, TchError> {
-        let latents = latents.f_to_kind(self.kinds.decoder)?.f_div_scalar(self.scaling_factor)?;
-        let x = latents.f_add_scalar(self.shift_factor)?;
+        let latents = latents.f_to_kind(self.kinds.decoder)?;
+        let x = match &self.statistics {
+            None => latents.f_div_scalar(self.scaling_factor)?.f_add_scalar(self.shift_factor)?,
+            Some((means, deviations)) => {
+                let widened = latents.f_mul(&like(deviations, &latents)?)?.f_div_scalar(self.scaling_factor)?;
+                widened.f_add(&like(means, &latents)?)?
+            }
+        };
         let all = |x: &Tensor| {
             let x = match &self.post_quant_conv {
                 Some(conv) => conv.forward(x)?,
@@ -167,6 +183,16 @@ impl Vae {
             None => all(&x)?,
         };
         decoded.f_contiguous()
+    }
+
+    /// Latents as denoising networks know them, of unscaled ones.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, TchError> {
+        let Some((means, deviations)) = &self.statistics else { return unscaled.f_mul_scalar(self.scaling_factor) };
+        let centred = unscaled.f_sub(&like(means, unscaled)?)?;
+        centred.f_mul_scalar(self.scaling_factor)?.f_div(&like(deviations, unscaled)?)
     }
 
     /// Mean and logarithm of the variance of the unscaled latents behind an image `[n, in, h, w]` of -1 to 1.
@@ -190,6 +216,11 @@ impl Vae {
         let log_variance = x.f_narrow(1, latent, latent)?.f_clamp(-30.0, 20.0)?;
         Ok((x.f_narrow(1, 0, latent)?, log_variance))
     }
+}
+
+/// Numbers of the configuration where and as latents are.
+fn like(numbers: &Tensor, latents: &Tensor) -> Result<Tensor, TchError> {
+    upload(&numbers.f_to_kind(latents.f_kind()?)?, latents.device())
 }
 
 /// Least side of a tile: what the network sees of its surroundings is wider than less.

@@ -72,6 +72,16 @@ impl VisionConfig {
         Ok(config)
     }
 
+    /// Bytes at the most crowded moment of reading a picture, of values of so many bytes: pixels, then a layer's input, norms,
+    /// query, key, value and the feed-forward's two sides.
+    #[must_use]
+    pub fn reading_bytes(&self, element_bytes: u64) -> u64 {
+        let whole = |count: i64| u64::try_from(count).unwrap_or(0);
+        let side = whole(self.image_px);
+        let layer = whole(self.tokens()) * (8 * whole(self.hidden_size) + 2 * whole(self.intermediate_size));
+        (layer + 3 * side * side) * element_bytes.max(4)
+    }
+
     const fn tokens(&self) -> i64 {
         let side = self.image_px / self.patch_px;
         side * side + 1
@@ -149,6 +159,12 @@ impl ImageEncoder {
     #[must_use]
     pub const fn config(&self) -> &VisionConfig {
         &self.config
+    }
+
+    /// Bytes at the most crowded moment of reading a picture.
+    #[must_use]
+    pub fn reading_bytes(&self) -> u64 {
+        self.config.reading_bytes(self.kind.elt_size_in_bytes() as u64)
     }
 
     /// What it reads of a picture of any size.

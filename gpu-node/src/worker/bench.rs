@@ -12,7 +12,7 @@ use bildkante_shared::wire::{CheckpointInfo, Determinism};
 use crate::archive::Archive;
 use crate::board::{Board, Cost, StartedJob};
 use crate::endings::Endings;
-use crate::engine::{Engine, EngineError, Move, Trial};
+use crate::engine::{Encoded, Engine, EngineError, Move, Trial};
 use crate::error::GenerationError;
 use crate::health::{Health, SelfTest};
 use crate::metrics::NodeMetrics;
@@ -83,6 +83,14 @@ impl DeviceBench {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
         let bytes = engine.networks_bytes() as f64;
         self.metrics.networks_bytes.with_label_values(&[&self.name]).set(bytes);
+    }
+
+    /// Counts what networks read anew.
+    pub(super) fn report_encoded(&self, engine: &mut dyn Engine) {
+        let Encoded { texts, control_images } = engine.take_encoded();
+        for (input, count) in [("text", texts), ("control_image", control_images)] {
+            self.metrics.inputs_encoded_total.with_label_values(&[input]).inc_by(count);
+        }
     }
 
     /// Has the engine take over new checkpoints and adapters, and reports them.

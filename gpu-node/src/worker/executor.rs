@@ -98,6 +98,7 @@ impl<'a> Executor<'a> {
             let begun = i64::try_from(self.begun.len()).unwrap_or(i64::MAX);
             self.bench.metrics.begun_jobs.set(begun);
             self.bench.report_probes(self.engine.probes());
+            self.bench.report_encoded(self.engine);
             if self.begun.is_empty() && self.lost.is_none() {
                 self.mark.clear();
                 if self.engine.next_probe().is_none()

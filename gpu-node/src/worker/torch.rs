@@ -41,13 +41,13 @@ use crate::config::DeterminismChoice;
 use crate::diffusion::batch;
 use crate::diffusion::batch::Shapes;
 use crate::diffusion::error::DiffusionError;
-use crate::diffusion::family::{Conditioning, ControlNet};
+use crate::diffusion::family::{Checkpoint, Conditioning, ControlNet};
 use crate::diffusion::fault::Fault;
 use crate::diffusion::picture::{Picture, Pictures};
 use crate::diffusion::pipeline::parts::{self, SoFar};
 use crate::diffusion::pipeline::{self, Denoising, Models};
 use crate::diffusion::{device, runtime};
-use crate::engine::{DrawingId, Engine, EngineError, Finished, Move, NextProbe, Nudge, Presence, Trial};
+use crate::engine::{DrawingId, Encoded, Engine, EngineError, Finished, Move, NextProbe, Nudge, Presence, Trial};
 
 #[derive(Debug)]
 struct TorchEngine {
@@ -285,6 +285,12 @@ impl Engine for TorchEngine {
 
     fn take_moves(&mut self) -> Vec<Move> {
         self.residency.take_moves()
+    }
+
+    fn take_encoded(&mut self) -> Encoded {
+        let own: u64 = self.shelf.checkpoints().map(Checkpoint::take_encoded).sum();
+        let control_images = self.shelf.controlnets().map(ControlNet::take_embedded).sum();
+        Encoded { texts: own + self.adapters.take_encoded(), control_images }
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {

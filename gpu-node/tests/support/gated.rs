@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bildkante_gpu_node::capacity::Capacity;
 use bildkante_gpu_node::engine::{
-    DrawingId, Engine, EngineError, EngineFactory, Finished, Move, NextProbe, Nudge, Presence, Trial,
+    DrawingId, Encoded, Engine, EngineError, EngineFactory, Finished, Move, NextProbe, Nudge, Presence, Trial,
 };
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::ids::Digest;
@@ -80,6 +80,10 @@ impl Engine for Gated {
 
     fn take_moves(&mut self) -> Vec<Move> {
         self.inner.take_moves()
+    }
+
+    fn take_encoded(&mut self) -> Encoded {
+        self.inner.take_encoded()
     }
 
     fn begin(&mut self, recipe: &Arc<ValidRecipe>) -> Result<DrawingId, EngineError> {

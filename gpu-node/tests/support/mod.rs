@@ -25,6 +25,7 @@ use bildkante_shared::wire::{DedupScope, GenerationReply, GenerationRequest};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -153,6 +154,18 @@ impl TestClient {
         Self { base: self.base.clone(), client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
+    /// Server-sent events, to be read one by one.
+    pub(crate) async fn events(&self, path: &str, body: Vec<u8>) -> TestEvents {
+        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.base));
+        let request = request.header("content-type", "application/json").header("accept", "text/event-stream");
+        let response = self.client.request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"text/event-stream".parse().unwrap())
+        );
+        TestEvents { body: response.into_body(), unread: String::new() }
+    }
+
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> TestResponse {
         let response = self.client.request(request).await.unwrap();
         let (parts, body) = response.into_parts();
@@ -184,6 +197,31 @@ impl TestClient {
 
     pub(crate) async fn post_bytes(&self, body: Vec<u8>) -> TestResponse {
         self.call(Method::POST, "/v1/generations", &[("content-type", "application/json")], body).await
+    }
+}
+
+/// A stream of server-sent events.
+pub(crate) struct TestEvents {
+    body: Incoming,
+    unread: String,
+}
+
+impl TestEvents {
+    /// The next one's name and data; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<(String, serde_json::Value)> {
+        loop {
+            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+                let read = event.strip_prefix("event: ").and_then(|event| event.split_once("\ndata: "));
+                let read = read.map(|(name, data)| (name.to_owned(), serde_json::from_str(data).unwrap()));
+                self.unread = rest.to_owned();
+                if read.is_some() {
+                    return read;
+                }
+                continue;
+            }
+            let data = self.body.frame().await?.unwrap().into_data().unwrap();
+            self.unread.push_str(std::str::from_utf8(&data).unwrap());
+        }
     }
 }
 

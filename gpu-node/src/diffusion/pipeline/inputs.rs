@@ -172,11 +172,11 @@ fn encoded(
     kind: Kind,
     draw: &mut impl FnMut(&[i64], Kind) -> Result<Tensor, TchError>,
 ) -> Result<Tensor, DiffusionError> {
-    let (mean, log_variance, scale) = networks.encode(image)?;
+    let (mean, log_variance) = networks.encode(image)?;
     let deviation = log_variance.f_mul_scalar(0.5)?.f_exp()?;
     // In the autoencoder's kind, which may be wider than the latents', to which it is rounded before it is scaled.
     let sample = mean.f_add(&deviation.f_mul(&draw(&mean.size(), mean.f_kind()?)?)?)?;
-    Ok(sample.f_to_kind(kind)?.f_mul_scalar(scale)?)
+    networks.scaled(&sample.f_to_kind(kind)?)
 }
 
 /// The recipe's picture of this digest, which has the picture's own size.

@@ -102,10 +102,14 @@ impl Denoiser for Analytic {
         false
     }
 
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
         let small = image.f_avg_pool2d([8, 8], [8, 8], [0, 0], false, true, None)?;
         let mean = Tensor::f_cat(&[&small, &small.f_narrow(1, 0, 1)?], 1)?;
-        Ok((mean.f_mul_scalar(1.0)?, mean.f_full_like(-30.0)?, 1.0))
+        Ok((mean.f_mul_scalar(1.0)?, mean.f_full_like(-30.0)?))
+    }
+
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        Ok(unscaled.shallow_clone())
     }
 
     fn control_factor(&self, _: usize) -> Option<u32> {

@@ -14,6 +14,7 @@ use bildkante_shared::recipe::{SchedulerChoice, SchedulerKind, SigmaSpacing, Tim
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::edm::{self, Edm};
 use super::{Sampler, SchedulerError, Span};
 use crate::diffusion::fields::{WithoutEffect, is_without_effect, unknown};
 
@@ -165,6 +166,8 @@ pub struct SchedulerConfig {
     pub rescale_zero_snr: bool,
     pub method: Method,
     pub visits: Visits,
+    /// Where the network was trained as EDM has it: nothing of the training schedule applies then.
+    pub edm: Option<Edm>,
     file: File,
     corrected: bool,
 }
@@ -212,7 +215,10 @@ impl SchedulerConfig {
         let mut file = File::deserialize(&json).map_err(|error| unreadable(&json, &error))?;
         let class = class.unwrap_or(&file.class_name);
         file.class_name = class.chars().take(CLASS_CHARS_MAX).collect();
-        let rest = std::mem::take(&mut file.rest);
+        let mut rest = std::mem::take(&mut file.rest);
+        if EDM_CLASSES.contains(&file.class_name.as_str()) {
+            file.edm = Some(Edm::take(&mut rest, (file.sigma_min, file.sigma_max))?);
+        }
         match file.kind() {
             Ok(kind) => {
                 let mut passed_over = rest
@@ -269,6 +275,9 @@ impl SchedulerConfig {
         let mut file = self.file.clone();
         let unsupported = |what: &str| SchedulerError::Unsupported { kind, what: what.to_owned() };
         if let Some(spacing) = choice.timestep_spacing {
+            if file.edm.is_some() {
+                return Err(unsupported("`timestep_spacing` of a network without training steps"));
+            }
             if kind == SchedulerKind::DpmPp2S && spacing != TimestepSpacing::Linspace {
                 return Err(unsupported("`timestep_spacing` but `linspace`"));
             }
@@ -276,7 +285,13 @@ impl SchedulerConfig {
         }
         // Named levels replace whatever spacing the file has.
         let is_named = !choice.timesteps.is_empty() || !choice.sigma_values.is_empty();
-        if let Some(sigmas) = choice.sigmas.or(is_named.then_some(SigmaSpacing::Trained)) {
+        if let Some(edm) = &mut file.edm {
+            if is_named {
+                return Err(unsupported("`timesteps` and `sigma_values` of a network without training steps"));
+            }
+            let spaced = edm.spaced(choice.sigmas.unwrap_or(SigmaSpacing::Trained));
+            *edm = spaced.ok_or_else(|| unsupported("`sigmas` but `karras` and `exponential` with such a network"))?;
+        } else if let Some(sigmas) = choice.sigmas.or(is_named.then_some(SigmaSpacing::Trained)) {
             if sigmas != SigmaSpacing::Trained && !RESPACING.contains(&kind) {
                 return Err(unsupported("`sigmas` but the trained ones"));
             }
@@ -289,7 +304,7 @@ impl SchedulerConfig {
             file.use_lu_lambdas = Some(sigmas == SigmaSpacing::Lu);
         }
         if let Some(rescale) = choice.zero_terminal_snr {
-            if rescale && NEVER_RESCALING.contains(&kind) {
+            if rescale && (NEVER_RESCALING.contains(&kind) || file.edm.is_some()) {
                 return Err(unsupported("`zero_terminal_snr`"));
             }
             file.rescale_betas_zero_snr = Some(rescale);
@@ -333,6 +348,10 @@ impl SchedulerConfig {
     /// # Errors
     /// When the config cannot do so many steps.
     pub fn steps_before(&self, steps: usize, start: f64) -> Result<usize, SchedulerError> {
+        if self.edm.is_some() {
+            let what = "a refiner of a network without training steps".to_owned();
+            return Err(SchedulerError::Unsupported { kind: self.kind, what });
+        }
         #[allow(clippy::cast_precision_loss, reason = "at most ten thousand steps")]
         let train_steps = self.train_steps as f64;
         let cutoff = (train_steps - start * train_steps).round_ties_even();
@@ -386,6 +405,9 @@ struct File {
     disable_corrector: Option<Vec<usize>>,
     original_inference_steps: Option<usize>,
     timestep_scaling: Option<f64>,
+    /// What the file says of a network that was trained as EDM has it.
+    #[serde(skip)]
+    edm: Option<Edm>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -433,6 +455,7 @@ impl File {
             return Err(value("steps_offset", steps_offset, "less than num_train_timesteps"));
         }
         self.refuse_what_no_sampler_does(kind)?;
+        self.refuse_what_edm_has_not(kind)?;
         let betas = self.betas(kind, train_steps)?;
         let prediction = self.prediction(kind)?;
         let method = self.method(kind, train_steps, is_own_and_corrected)?;
@@ -452,6 +475,7 @@ impl File {
             rescale_zero_snr,
             method,
             visits: Visits::Spaced,
+            edm: self.edm,
             file: self,
             corrected: is_own_and_corrected,
         })
@@ -478,6 +502,21 @@ impl File {
             });
         }
         Ok(())
+    }
+
+    fn refuse_what_edm_has_not(&self, kind: SchedulerKind) -> Result<(), SchedulerError> {
+        if self.edm.is_none() {
+            return Ok(());
+        }
+        let refused = |what: &str| Err(SchedulerError::Unsupported { kind, what: what.to_owned() });
+        let is_stepped = kind == SchedulerKind::Euler || MULTISTEP.contains(&kind);
+        match self.prediction_type.as_deref() {
+            _ if !is_stepped => refused(edm::NETWORKS),
+            Some("sample") => refused("prediction_type `sample` of such a network"),
+            // diffusers has no third order of the stochastic equation here.
+            _ if kind == SchedulerKind::DpmPp3MSde => refused(edm::NETWORKS),
+            _ => Ok(()),
+        }
     }
 
     fn is_respaced(&self) -> bool {
@@ -719,7 +758,7 @@ impl File {
 }
 
 /// The classes of diffusers that are known, and what a recipe calls them.
-pub(super) const CLASSES: [(&str, SchedulerKind); 12] = [
+pub(super) const CLASSES: [(&str, SchedulerKind); 14] = [
     ("DDIMScheduler", SchedulerKind::Ddim),
     ("PNDMScheduler", SchedulerKind::Pndm),
     ("EulerDiscreteScheduler", SchedulerKind::Euler),
@@ -732,7 +771,12 @@ pub(super) const CLASSES: [(&str, SchedulerKind); 12] = [
     ("DEISMultistepScheduler", SchedulerKind::Deis),
     ("LCMScheduler", SchedulerKind::Lcm),
     ("TCDScheduler", SchedulerKind::Tcd),
+    ("EDMEulerScheduler", SchedulerKind::Euler),
+    ("EDMDPMSolverMultistepScheduler", SchedulerKind::DpmPp2M),
 ];
+
+/// Classes for networks that were trained as EDM has it: a recipe's `euler` and `dpmpp_…` step those in their own way.
+const EDM_CLASSES: [&str; 2] = ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"];
 
 /// Of a class that is not offered, also one's own, a recipe names another, which draws with the same network: a class says how
 /// latents are stepped. Those whose names begin so, and configurations with these keys, say that the network was trained in

@@ -7,13 +7,22 @@ use std::ops::Range;
 use tch::{TchError, Tensor};
 
 use super::config::{DpmOptions, FinalSigma, Prediction, SchedulerConfig, SolverType};
+use super::edm::Preconditioned;
 use super::levels::{FEW_STEPS, Level, Rounding, Visiting, visits};
 use super::schedule::TrainSchedule;
 use super::{Sampling, SchedulerError, Solver, StepNoise, scaled};
 
+/// How a network is shown latents and read.
+#[derive(Debug, Clone, Copy)]
+enum Network {
+    /// Trained on latents that keep their variance.
+    Preserving(Prediction),
+    Edm(Preconditioned),
+}
+
 #[derive(Debug)]
 struct DpmMulti {
-    prediction: Prediction,
+    network: Network,
     order: usize,
     solver: SolverType,
     is_stochastic: bool,
@@ -45,25 +54,31 @@ pub(super) fn plan(
     let DpmOptions { sigmas, final_sigma, lambda_min, .. } = *options;
     let visiting = Visiting { sigmas, final_sigma, lambda_min, rounding: Rounding::Multi };
     let (timesteps, levels) = visits(config, schedule, steps, visiting)?;
-    let lower_order_at_end = options.lower_order_final && steps < FEW_STEPS;
-    let euler_at_end = options.euler_at_final || lower_order_at_end || final_sigma == FinalSigma::Zero;
     let mixes = levels[..steps].iter().map(|level| level.shares()).collect();
-    let solver = DpmMulti {
-        prediction: config.prediction,
-        order: options.order,
-        solver: options.solver,
-        is_stochastic: options.is_stochastic,
-        euler_at_end,
-        lower_order_at_end,
-        levels,
-        history: Vec::new(),
-    };
+    let solver = DpmMulti::new(Network::Preserving(config.prediction), levels, options);
     Ok(Sampling { timesteps, span, init_noise_sigma: 1.0, mixes, solver: Box::new(solver) })
 }
 
+/// For a network that was trained as EDM has it; `sigmas` are the levels before each step, and after the last.
+pub(super) fn of_edm(network: Preconditioned, sigmas: Vec<f32>, options: &DpmOptions) -> Box<dyn Solver> {
+    let levels = sigmas.into_iter().map(Level::on_whole_signal).collect();
+    Box::new(DpmMulti::new(Network::Edm(network), levels, options))
+}
+
 impl Solver for DpmMulti {
+    fn scale_model_input(&self, index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
+        match self.network {
+            Network::Preserving(_) => Ok(latents.shallow_clone()),
+            Network::Edm(network) => network.shown(latents, self.levels[index].sigma),
+        }
+    }
+
     fn noise(&self, _: usize) -> StepNoise {
-        if self.is_stochastic { StepNoise::Float } else { StepNoise::None }
+        match self.network {
+            _ if !self.is_stochastic => StepNoise::None,
+            Network::Preserving(_) => StepNoise::Float,
+            Network::Edm(_) => StepNoise::LikeLatents,
+        }
     }
 
     fn step(
@@ -74,7 +89,10 @@ impl Solver for DpmMulti {
         noise: Option<Tensor>,
     ) -> Result<Tensor, TchError> {
         let (now, next) = (self.levels[index], self.levels[index + 1]);
-        let clean = now.clean(self.prediction, output, &latents)?;
+        let clean = match self.network {
+            Network::Preserving(prediction) => now.clean(prediction, output, &latents)?,
+            Network::Edm(network) => network.clean(&output, &latents, now.sigma)?,
+        };
         let slopes = self.slopes(index, &clean)?;
         self.history.insert(0, clean.shallow_clone());
         self.history.truncate(self.order.saturating_sub(1));
@@ -86,6 +104,21 @@ impl Solver for DpmMulti {
 }
 
 impl DpmMulti {
+    fn new(network: Network, levels: Vec<Level>, options: &DpmOptions) -> Self {
+        let lower_order_at_end = options.lower_order_final && levels.len() - 1 < FEW_STEPS;
+        let euler_at_end = options.euler_at_final || lower_order_at_end || options.final_sigma == FinalSigma::Zero;
+        Self {
+            network,
+            order: options.order,
+            solver: options.solver,
+            is_stochastic: options.is_stochastic,
+            euler_at_end,
+            lower_order_at_end,
+            levels,
+            history: Vec::new(),
+        }
+    }
+
     /// As many derivatives as the order of this step and what is remembered allow.
     fn slopes(&self, index: usize, clean: &Tensor) -> Result<Slopes, TchError> {
         let left = self.levels.len() - 1 - index;

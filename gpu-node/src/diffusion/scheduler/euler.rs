@@ -6,12 +6,21 @@ use bildkante_shared::recipe::SigmaSpacing;
 use tch::{TchError, Tensor};
 
 use super::config::{EulerOptions, FinalSigma, Interpolation, Prediction, SchedulerConfig, Visits};
+use super::edm::Preconditioned;
 use super::schedule::{TrainSchedule, linspace_f32, spaced, timesteps_of, visited};
 use super::{Sampling, SchedulerError, Solver, divided, scaled, sigmas};
 
+/// How a network is shown latents and read.
+#[derive(Debug, Clone, Copy)]
+enum Network {
+    /// Trained on signal and noise of unit variance together.
+    Unit(Prediction),
+    Edm(Preconditioned),
+}
+
 #[derive(Debug)]
 struct Euler {
-    prediction: Prediction,
+    network: Network,
     /// The noise level before each step, and after the last.
     sigmas: Vec<f32>,
 }
@@ -44,7 +53,7 @@ pub(super) fn plan(
     }
     let init_noise_sigma = sigmas::init_noise_sigma(config.spacing, &levels);
     let mixes = sigmas::mixes(&levels[..steps]);
-    let solver = Euler { prediction: config.prediction, sigmas: levels };
+    let solver = Euler { network: Network::Unit(config.prediction), sigmas: levels };
     Ok(Sampling { timesteps, span, init_noise_sigma, mixes, solver: Box::new(solver) })
 }
 
@@ -55,14 +64,25 @@ fn log_linear(train_sigmas: &[f32], steps: usize) -> Result<Vec<f64>, SchedulerE
     Ok(logs.into_iter().map(|log| f64::from(log.exp())).collect())
 }
 
+/// For a network that was trained as EDM has it; `sigmas` are the levels before each step, and after the last.
+pub(super) fn of_edm(network: Preconditioned, sigmas: Vec<f32>) -> Box<dyn Solver> {
+    Box::new(Euler { network: Network::Edm(network), sigmas })
+}
+
 impl Solver for Euler {
     fn scale_model_input(&self, index: usize, latents: &Tensor) -> Result<Tensor, TchError> {
-        sigmas::scale_model_input(latents, self.sigmas[index])
+        match self.network {
+            Network::Unit(_) => sigmas::scale_model_input(latents, self.sigmas[index]),
+            Network::Edm(network) => network.shown(latents, self.sigmas[index]),
+        }
     }
 
     fn step(&mut self, index: usize, output: Tensor, latents: Tensor, _: Option<Tensor>) -> Result<Tensor, TchError> {
         let (from, to) = (self.sigmas[index], self.sigmas[index + 1]);
-        let clean = sigmas::denoised(self.prediction, output, &latents, from)?;
+        let clean = match self.network {
+            Network::Unit(prediction) => sigmas::denoised(prediction, output, &latents, from)?,
+            Network::Edm(network) => network.clean(&output, &latents, from)?,
+        };
         let slope = divided(&latents.f_sub(&clean)?, from)?;
         latents.f_add(&scaled(&slope, to - from)?)
     }

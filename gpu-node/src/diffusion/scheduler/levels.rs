@@ -34,6 +34,11 @@ impl Level {
         Self { alpha, sigma, lambda: alpha.ln() - sigma.ln() }
     }
 
+    /// σ beside the whole signal.
+    pub(super) fn on_whole_signal(sigma: f32) -> Self {
+        Self { alpha: 1.0, sigma, lambda: -sigma.ln() }
+    }
+
     /// σ relative to the signal.
     pub(super) fn ratio(self) -> f32 {
         self.sigma / self.alpha

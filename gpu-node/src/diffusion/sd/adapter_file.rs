@@ -9,6 +9,7 @@ use bildkante_shared::ids::Digest;
 use super::adapters::{Adapter, LoraError};
 use super::inversion::{Inversion, InversionError};
 use super::ip_adapter::{IpAdapterError, IpAdapterFile};
+use crate::capacity::SeenTokens;
 use crate::diffusion::weights::safetensors_file::SafetensorsFile;
 
 /// Why a file cannot be used, or not with a checkpoint.
@@ -60,6 +61,15 @@ impl AdapterFile {
             Self::Lora(adapter) => adapter.bytes(),
             Self::Inversion(words) => words.bytes(),
             Self::IpAdapter(_) => 0,
+        }
+    }
+
+    /// What it makes of a picture and how much it weighs on a device, of an IP-Adapter.
+    #[must_use]
+    pub const fn reading(&self) -> Option<(SeenTokens, u64)> {
+        match self {
+            Self::IpAdapter(file) => Some((file.seen(), file.bytes())),
+            Self::Lora(_) | Self::Inversion(_) => None,
         }
     }
 

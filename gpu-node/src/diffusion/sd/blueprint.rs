@@ -108,6 +108,11 @@ impl Blueprint {
         let scheduler = read_scheduler(&folder.join("scheduler/scheduler_config.json"), &layout)?;
         let unet = read_config(&folder.join("unet/config.json"), UnetConfig::from_json)?;
         let vae = read_config(&folder.join("vae/config.json"), VaeConfig::from_json)?;
+        if vae.statistics.is_some() && !layout.is_xl {
+            let reason =
+                "vae/config.json: `latents_mean` and `latents_std` are read for Stable Diffusion XL only".into();
+            return Err(CheckpointError::Mismatch { folder: folder.to_owned(), reason });
+        }
         let mismatch = |reason| CheckpointError::Mismatch { folder: folder.to_owned(), reason };
         let texts = layout.texts.iter().map(|part| read_text(folder, part)).collect::<Result<Vec<_>, _>>()?;
         check_texts(&texts, &unet).map_err(mismatch)?;

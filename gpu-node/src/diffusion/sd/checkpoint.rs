@@ -353,10 +353,12 @@ impl Checkpoint {
         self.blueprint.is_told_depth()
     }
 
-    /// What latents are multiplied with after encoding.
-    #[must_use]
-    pub fn scaling_factor(&self) -> f64 {
-        self.blueprint.vae.scaling_factor
+    /// Latents as the UNet knows them, of those that [`Self::encode`] tells of.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        Ok(self.vae.scaled(unscaled)?)
     }
 
     /// Lets its VAE compute in overlapping tiles of this side wherever a picture is larger: the memory of one tile instead

@@ -231,6 +231,11 @@ impl ControlNet {
         self.embedded.get_or(picture, || Ok(self.embed(&image()?)?))
     }
 
+    /// How many pictures it was shown for the first time, or again after it forgot them, since this was last asked.
+    pub(crate) fn take_embedded(&self) -> u64 {
+        self.embedded.take_made()
+    }
+
     /// Gives back the memory of what is kept for pictures to come.
     pub(crate) fn forget_pictures(&self) {
         self.embedded.clear();

@@ -114,6 +114,14 @@ impl Guide {
         }
     }
 
+    /// How many pictures it was shown anew since this was last asked.
+    pub(crate) fn take_embedded(&self) -> u64 {
+        match self {
+            Self::ControlNet(network) => network.take_embedded(),
+            Self::Adapter(adapter) => adapter.take_embedded(),
+        }
+    }
+
     /// Gives back the memory of what is kept for pictures to come.
     pub(crate) fn forget_pictures(&self) {
         match self {

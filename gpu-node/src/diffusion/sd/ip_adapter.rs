@@ -13,6 +13,7 @@ use bildkante_shared::ids::Digest;
 use tch::{TchError, Tensor};
 
 use super::config::{MidBlock, UnetConfig, UnetLevel};
+use crate::capacity::SeenTokens;
 use crate::diffusion::fields::{LAYERS_MAX, WIDTH_MAX};
 use crate::diffusion::kept::Kept;
 use crate::diffusion::layers::{LayerNorm, Linear};
@@ -47,6 +48,7 @@ pub struct IpAdapterFile {
     path: PathBuf,
     digest: Digest,
     bytes: u64,
+    seen: SeenTokens,
 }
 
 impl IpAdapterFile {
@@ -59,8 +61,9 @@ impl IpAdapterFile {
     /// When the file cannot be read or is of a kind that is not supported.
     pub fn look_at(path: &Path) -> Result<Self, IpAdapterError> {
         let file = SafetensorsFile::open(path)?;
-        Kind::of(path, &shapes(&file))?;
-        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(file.bytes()), bytes: file.bytes().len() as u64 })
+        let seen = Kind::of(path, &shapes(&file))?.seen();
+        let (digest, bytes) = (Digest::of_bytes(file.bytes()), file.bytes().len() as u64);
+        Ok(Self { path: path.to_owned(), digest, bytes, seen })
     }
 
     #[must_use]
@@ -72,6 +75,12 @@ impl IpAdapterFile {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What it makes of a picture.
+    #[must_use]
+    pub const fn seen(&self) -> SeenTokens {
+        self.seen
     }
 
     /// Loads the adapter for a denoising network.
@@ -133,6 +142,14 @@ struct ResamplerShape {
 }
 
 impl Kind {
+    fn seen(self) -> SeenTokens {
+        let whole = |count: i64| u64::try_from(count).unwrap_or(0);
+        match self {
+            Self::Pooled { outputs, .. } => SeenTokens::Values(whole(outputs)),
+            Self::States { resampler, .. } => SeenTokens::Tokens(whole(resampler.queries)),
+        }
+    }
+
     fn of(path: &Path, shapes: &BTreeMap<String, Vec<i64>>) -> Result<Self, IpAdapterError> {
         let unsupported = |kind| Err(IpAdapterError::Kind { path: path.to_owned(), kind });
         let has = |name: &str| shapes.contains_key(&format!("image_proj.{name}"));

@@ -9,7 +9,7 @@
 use bildkante_shared::recipe::ValidRecipe;
 use tch::{Device, Kind};
 
-use crate::capacity::{Footprint, Need};
+use crate::capacity::{Footprint, Need, Readers};
 
 use crate::diffusion::sd::config::{MidBlock, UnetConfig};
 use crate::diffusion::vae::VaeKinds;
@@ -21,6 +21,8 @@ const CHUNK_TOKENS: u64 = 77;
 const CHUNK_BYTES_MIN: usize = 75;
 /// What is kept of a request's latents: noise, two former outputs, an image and its mask, each in float32.
 const LATENTS_KEPT: u64 = 8;
+
+const FLOAT_BYTES: u64 = 4;
 
 /// What a checkpoint's networks take for a drawing.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +36,7 @@ pub struct UnetFootprint {
 }
 
 impl Footprint for UnetFootprint {
-    fn need(&self, recipe: &ValidRecipe, requests: u64) -> Need {
+    fn need(&self, recipe: &ValidRecipe, requests: u64, readers: &Readers) -> Need {
         let factor = whole(self.vae.factor()).max(1);
         let (width_px, height_px) = (u64::from(recipe.width_px), u64::from(recipe.height_px));
         let latents = (height_px / factor, width_px / factor);
@@ -51,15 +53,39 @@ impl Footprint for UnetFootprint {
         // A ControlNet looks at the text on its way down; no more than the whole network does.
         let text_bytes = (1 + controls) * rows * tokens * self.text_width() * element;
         let pass = self.pass_elements(latents) + controls.min(1) * 2 * self.skip_elements(latents);
+        let seen = self.seen(recipe, latents, readers);
         Need {
-            held_bytes: latents_bytes + images_bytes + controls_bytes + text_bytes,
-            pass_bytes: requests.max(1) * rows * pass * element,
-            picture_bytes: self.picture_bytes((height_px, width_px)),
+            held_bytes: latents_bytes + images_bytes + controls_bytes + text_bytes + rows * seen.held_bytes,
+            pass_bytes: requests.max(1) * rows * (pass * element + seen.pass_bytes),
+            picture_bytes: self.picture_bytes((height_px, width_px)).max(seen.picture_bytes),
         }
     }
 }
 
 impl UnetFootprint {
+    /// What reference images take, of one row: their keys and values are held, a pass adds up in float32 what attentions find in
+    /// them, and before the first pass an encoder reads them one by one.
+    fn seen(&self, recipe: &ValidRecipe, latents: (u64, u64), readers: &Readers) -> Need {
+        if recipe.references.is_empty() {
+            return Need::default();
+        }
+        let width = whole(self.unet.cross_attention_dim);
+        let adapters = recipe.references.iter().filter_map(|used| readers.adapters.get(&used.adapter));
+        let tokens: u64 = adapters.map(|seen| seen.of_width(width)).sum();
+        let masks = recipe.references.iter().filter(|used| used.mask.is_some()).count() as u64;
+        let encoders = recipe.references.iter().filter_map(|used| readers.encoders.get(&used.encoder));
+        let maps = self.unet.levels.iter().enumerate().map(|(at, level)| {
+            let has_attention = level.down_has_attention || level.up_has_attention;
+            if has_attention { whole(level.channels) * area(halved(latents, at)) } else { 0 }
+        });
+        Need {
+            held_bytes: tokens * self.text_width() * element_bytes(self.kind) + masks * area(latents) * FLOAT_BYTES,
+            // What was found in one image, the same where its mask is white, and two sums; gates of all areas.
+            pass_bytes: FLOAT_BYTES * (4 * maps.max().unwrap_or(0) + 2 * masks * area(latents)),
+            picture_bytes: encoders.copied().max().unwrap_or(0),
+        }
+    }
+
     /// Keys and values of one token, in all attentions.
     fn text_width(&self) -> u64 {
         let levels = self.unet.levels.iter().map(|level| {
@@ -146,4 +172,54 @@ fn whole(count: i64) -> u64 {
 
 fn element_bytes(kind: Kind) -> u64 {
     kind.elt_size_in_bytes() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bildkante_shared::ids::Digest;
+    use bildkante_shared::recipe::{Recipe, ReferenceUse};
+
+    use super::*;
+    use crate::capacity::SeenTokens;
+    use crate::diffusion::dtype::DType;
+    use crate::diffusion::sd::checkpoint::Checkpoint;
+
+    #[test]
+    fn reference_images_count_what_their_readers_make_of_them() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints/sd1-tiny");
+        let footprint = Checkpoint::load(&folder, Device::Cpu, DType::F32).expect("it is whole").footprint();
+        let [adapter, encoder, image] = [b"adapter", b"encoder", b"picture"].map(|name| Digest::of_bytes(name));
+        let used = ReferenceUse { adapter, encoder, image, weight: 1.0, start: 0.0, end: 1.0, mask: None };
+        let need = |references: Vec<ReferenceUse>, seen: SeenTokens, reading: u64| {
+            let recipe = Recipe { references, ..Recipe::new(image, "a mug", (64, 64)) };
+            let recipe = ValidRecipe::try_from(recipe).expect("a recipe");
+            let readers = Readers { adapters: [(adapter, seen)].into(), encoders: [(encoder, reading)].into() };
+            footprint.need(&recipe, 1, &readers)
+        };
+        let plain = need(Vec::new(), SeenTokens::Tokens(16), 1 << 30);
+        let four = need(vec![used.clone()], SeenTokens::Tokens(4), 0);
+        let sixteen = need(vec![used.clone()], SeenTokens::Tokens(16), 1 << 30);
+        let masked = need(vec![ReferenceUse { mask: Some(image), ..used.clone() }], SeenTokens::Tokens(16), 1 << 30);
+        let two = need(vec![used.clone(), used], SeenTokens::Tokens(16), 1 << 30);
+        // Two rows of keys and values of float32 for each token.
+        let a_token = 2 * footprint.text_width() * 4;
+        assert_eq!(
+            (four.held_bytes - plain.held_bytes, sixteen.held_bytes - plain.held_bytes),
+            (4 * a_token, 16 * a_token)
+        );
+        assert_eq!(two.held_bytes - plain.held_bytes, 32 * a_token);
+        assert!(sixteen.pass_bytes > plain.pass_bytes && masked.pass_bytes > sixteen.pass_bytes);
+        assert!(masked.held_bytes > sixteen.held_bytes);
+        assert_eq!((plain.picture_bytes, four.picture_bytes), (four.picture_bytes, plain.picture_bytes), "no encoder");
+        assert_eq!(sixteen.picture_bytes, 1 << 30, "larger than any other moment");
+    }
+
+    #[test]
+    fn values_are_tokens_of_the_networks_width() {
+        assert_eq!(SeenTokens::Values(4 * 768).of_width(768), 4);
+        assert_eq!(SeenTokens::Tokens(16).of_width(768), 16);
+        assert_eq!(SeenTokens::Values(7).of_width(0), 7);
+    }
 }

@@ -157,9 +157,12 @@ impl Denoiser for Adapted<'_> {
         self.checkpoint.is_told_depth()
     }
 
-    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor, f64), DiffusionError> {
-        let (mean, log_variance) = self.checkpoint.encode(image)?;
-        Ok((mean, log_variance, self.checkpoint.scaling_factor()))
+    fn encode(&self, image: &Tensor) -> Result<(Tensor, Tensor), DiffusionError> {
+        self.checkpoint.encode(image)
+    }
+
+    fn scaled(&self, unscaled: &Tensor) -> Result<Tensor, DiffusionError> {
+        self.checkpoint.scaled(unscaled)
     }
 
     fn control_factor(&self, network: usize) -> Option<u32> {

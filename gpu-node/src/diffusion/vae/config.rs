@@ -25,15 +25,19 @@ pub struct VaeConfig {
     pub scaling_factor: f64,
     /// Latents are moved by this: subtracted after encoding, added before decoding.
     pub shift_factor: f64,
+    /// What each channel of unscaled latents is brought to zero and one with: of Stable Diffusion XL only.
+    pub statistics: Option<Statistics>,
 }
 
-fn fixed_fields() -> [(&'static str, Value); 4] {
-    [
-        ("_class_name", json!("AutoencoderKL")),
-        ("latents_mean", json!(null)),
-        ("latents_std", json!(null)),
-        ("quantization_config", json!(null)),
-    ]
+/// Mean and standard deviation of each channel of unscaled latents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statistics {
+    pub means: Vec<f64>,
+    pub deviations: Vec<f64>,
+}
+
+fn fixed_fields() -> [(&'static str, Value); 2] {
+    [("_class_name", json!("AutoencoderKL")), ("quantization_config", json!(null))]
 }
 
 /// Keys that change no image.
@@ -58,10 +62,11 @@ impl VaeConfig {
         let channels = fields.channels("block_out_channels")?;
         fields.names("down_block_types", channels.len(), &[(Some("DownEncoderBlock2D"), ())])?;
         fields.names("up_block_types", channels.len(), &[(Some("UpDecoderBlock2D"), ())])?;
+        let latent_channels = fields.count("latent_channels", Some(4), WIDTH_MAX)?;
         let config = Self {
             in_channels: fields.count("in_channels", Some(3), WIDTH_MAX)?,
             out_channels: fields.count("out_channels", Some(3), WIDTH_MAX)?,
-            latent_channels: fields.count("latent_channels", Some(4), WIDTH_MAX)?,
+            latent_channels,
             channels,
             layers: fields.count("layers_per_block", Some(1), LAYERS_MAX)?,
             norm_num_groups: fields.count("norm_num_groups", Some(32), WIDTH_MAX)?,
@@ -71,6 +76,7 @@ impl VaeConfig {
             force_upcast: fields.flag("force_upcast", true)?,
             scaling_factor: scaling_factor(&fields)?,
             shift_factor: shift_factor(&fields)?,
+            statistics: statistics(&fields, latent_channels)?,
         };
         fields.finish(&[WITHOUT_EFFECT])?;
         for channels in &config.channels {
@@ -97,6 +103,18 @@ fn shift_factor(fields: &Fields<'_>) -> Result<f64, ConfigError> {
     }
 }
 
+/// diffusers reads both or neither; one alone says nothing that it does.
+fn statistics(fields: &Fields<'_>, channels: i64) -> Result<Option<Statistics>, ConfigError> {
+    let channels = usize::try_from(channels).unwrap_or_default();
+    let means = fields.numbers("latents_mean", channels, (-1e6, 1e6))?;
+    match (means, fields.numbers("latents_std", channels, (1e-6, 1e6))?) {
+        (None, None) => Ok(None),
+        (Some(means), Some(deviations)) => Ok(Some(Statistics { means, deviations })),
+        (None, Some(_)) => Err(ConfigError::Missing { field: "latents_mean" }),
+        (Some(_), None) => Err(ConfigError::Missing { field: "latents_std" }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +136,29 @@ mod tests {
     }
 
     #[test]
+    fn statistics_of_latents_come_in_twos_and_for_every_channel() {
+        let read = |mean: Value, std: Value| {
+            let mut json = config();
+            (json["latents_mean"], json["latents_std"]) = (mean, std);
+            VaeConfig::from_json(&json).map(|config| config.statistics).map_err(|error| error.to_string())
+        };
+        let four = json!([1.0, 2.0, 3.0, 4.0]);
+        let found = read(four.clone(), four.clone()).expect("both").expect("statistics");
+        assert_eq!((found.means, found.deviations), (vec![1.0, 2.0, 3.0, 4.0], vec![1.0, 2.0, 3.0, 4.0]));
+        assert_eq!(read(json!(null), json!(null)), Ok(None));
+        for (mean, std, named) in [
+            (four.clone(), json!(null), "`latents_std`"),
+            (json!(null), four.clone(), "`latents_mean`"),
+            (four.clone(), json!([1.0]), "latents_std"),
+            (json!([1.0]), json!([1.0]), "latents_mean"),
+            (four, json!([1.0, 2.0, 3.0, 0.0]), "`latents_std`"),
+        ] {
+            let reason = read(mean, std).expect_err(named);
+            assert!(reason.contains(named), "{reason}");
+        }
+    }
+
+    #[test]
     fn what_is_not_supported_is_refused_by_field() {
         for (field, value) in [
             ("_class_name", json!("AutoencoderTiny")),
@@ -126,7 +167,8 @@ mod tests {
                 "up_block_types",
                 json!(["UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]),
             ),
-            ("latents_mean", json!([0.1, 0.2, 0.3, 0.4])),
+            ("latents_mean", json!("much")),
+            ("latents_mean", json!([0.1, "much"])),
             ("a_key_of_tomorrow", json!(true)),
             ("norm_num_groups", json!(33)),
             ("scaling_factor", json!(0)),

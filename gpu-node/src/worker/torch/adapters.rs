@@ -14,6 +14,7 @@ use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{EmbeddingUse, LoraUse, Recipe, ReferenceUse, ValidRecipe};
 use bildkante_shared::wire::AdapterInfo;
 
+use crate::capacity::SeenTokens;
 use crate::diffusion::denoiser::Stage;
 use crate::diffusion::family::{Adaptations, AdapterFile, Checkpoint, IpAdapter, Trunk};
 use crate::engine::EngineError;
@@ -66,6 +67,8 @@ impl TrunkKey {
 #[derive(Debug, Default)]
 pub(super) struct AdapterFolder {
     files: BTreeMap<Digest, PathBuf>,
+    /// Of those that are IP-Adapters: what they make of a picture, and their bytes.
+    readers: BTreeMap<Digest, (SeenTokens, u64)>,
     rejected: Vec<String>,
 }
 
@@ -106,14 +109,31 @@ pub(super) struct FilesRead(Arc<Mutex<BTreeMap<PathBuf, FileRead>>>);
 #[derive(Debug, Clone)]
 struct FileRead {
     looks: Looks,
-    /// Its digest, or why it cannot be used.
-    outcome: Result<Digest, String>,
+    /// What it is, or why it cannot be used.
+    outcome: Result<Known, String>,
+}
+
+/// What is kept of a file that was read.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    digest: Digest,
+    /// Of an IP-Adapter.
+    reading: Option<(SeenTokens, u64)>,
+}
+
+impl From<&AdapterFile> for Known {
+    fn from(file: &AdapterFile) -> Self {
+        Self { digest: file.digest(), reading: file.reading() }
+    }
 }
 
 impl FileRead {
     /// `looks` are from before the file is read, so that a change meanwhile has it read again next time.
     fn new(path: &Path, looks: Looks) -> Self {
-        Self { looks, outcome: AdapterFile::load(path).map(|file| file.digest()).map_err(|error| error.to_string()) }
+        Self {
+            looks,
+            outcome: AdapterFile::load(path).map(|file| Known::from(&file)).map_err(|error| error.to_string()),
+        }
     }
 }
 
@@ -154,8 +174,9 @@ pub(super) fn find(folder: &Path, read: &FilesRead) -> Result<AdapterFolder, Eng
         let known = read.get(&path).filter(|known| is_dated && known.looks == looks).cloned();
         let file = known.unwrap_or_else(|| FileRead::new(&path, looks));
         match &file.outcome {
-            Ok(digest) => {
+            Ok(Known { digest, reading }) => {
                 found.files.insert(*digest, path.clone());
+                found.readers.extend(reading.map(|reading| (*digest, reading)));
             }
             Err(reason) => found.rejected.push(reason.clone()),
         }
@@ -220,6 +241,23 @@ impl Adapters {
     pub(super) fn forget(&mut self, checkpoint: Digest) {
         self.trunks.retain(|(key, _)| key.checkpoint != checkpoint);
         self.ip_adapters.retain(|(known, _)| *known != checkpoint);
+    }
+
+    /// What the IP-Adapters that are offered make of a picture.
+    pub(super) fn seen(&self) -> BTreeMap<Digest, SeenTokens> {
+        self.found.readers.iter().map(|(digest, (seen, _))| (*digest, *seen)).collect()
+    }
+
+    /// Bytes on the device that IP-Adapters will take which recipes have not asked for yet.
+    pub(super) fn bytes_to_come(&self) -> u64 {
+        let all: u64 = self.found.readers.values().map(|(_, bytes)| bytes).sum();
+        let here: u64 = self.ip_adapters.iter().map(|(_, adapter)| adapter.bytes()).sum();
+        all.min(IP_ADAPTERS_BYTES_MAX).saturating_sub(here)
+    }
+
+    /// How many texts networks with adapters encoded since this was last asked.
+    pub(super) fn take_encoded(&self) -> u64 {
+        self.trunks.iter().map(|(_, trunk)| trunk.take_encoded()).sum()
     }
 
     /// Lets go of everything that is loaded and that nothing is being drawn with; it is read again when it is asked for.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::TorchEngine;
+use crate::capacity::Readers;
 use crate::diffusion::device;
 
 /// Of the memory that is free when the checkpoints are loaded, the part that drawings may take, in tenths: the rest is for
@@ -10,12 +11,14 @@ use crate::diffusion::device;
 const MEMORY_TENTHS: u64 = 9;
 
 impl TorchEngine {
-    /// Finds out how much memory there is for drawings. What drawings hold at the moment counts as free.
+    /// Finds out how much memory there is for drawings. What drawings hold at the moment counts as free; IP-Adapters come to the
+    /// device when they are first asked for, and their place is kept.
     pub(super) fn measure(&mut self) {
         let held_bytes: u64 = self.drawings.values().map(|drawing| drawing.need.held_bytes).sum();
         let free_bytes = || device::memory(self.options.placement.device).map(|memory| memory.free_bytes);
+        let to_come = self.adapters.bytes_to_come();
         self.capacity.budget_bytes = match self.options.memory_bytes_max {
-            0 => free_bytes().map(|free| (free + held_bytes) / 10 * MEMORY_TENTHS),
+            0 => free_bytes().map(|free| (free + held_bytes).saturating_sub(to_come) / 10 * MEMORY_TENTHS),
             bytes => Some(bytes),
         };
         let (placement, tiles_px) = (self.options.placement, self.options.vae_tiles_px());
@@ -24,6 +27,8 @@ impl TorchEngine {
             offer.blueprint().digests().all().map(move |digest| (digest, Arc::clone(&footprint)))
         });
         self.capacity.footprints = footprints.collect();
+        let (adapters, encoders) = (self.adapters.seen(), self.shelf.encoders_bytes());
+        self.capacity.readers = Arc::new(Readers { adapters, encoders });
     }
 
     /// Lets go of checkpoints that are gone and no longer drawn with. The memory for drawings is measured again after the last

@@ -176,6 +176,15 @@ impl Shelf {
         self.controlnets().find(|network| network.digests().hold(digest)).ok_or(EngineError::Missing(digest))
     }
 
+    /// What each image encoder takes while it reads a picture, by whatever recipes may call it.
+    pub(super) fn encoders_bytes(&self) -> BTreeMap<Digest, u64> {
+        let encoders = self.all().filter_map(|item| match item {
+            Item::ImageEncoder(encoder) => Some((encoder.digests(), encoder.reading_bytes())),
+            _ => None,
+        });
+        encoders.flat_map(|(digests, bytes)| digests.all().map(move |digest| (digest, bytes))).collect()
+    }
+
     pub(super) fn image_encoder(&self, digest: Digest) -> Result<&ImageEncoder, EngineError> {
         let mut encoders = self.all().filter_map(|item| match item {
             Item::ImageEncoder(encoder) => Some(&**encoder),

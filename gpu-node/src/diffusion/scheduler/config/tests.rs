@@ -114,8 +114,7 @@ fn a_class_that_is_not_known_is_read_unless_its_network_was_trained_otherwise() 
         assert_eq!(euler.betas, Betas::ScaledLinear { start: 0.00085, end: 0.012 });
     }
     for (class, keys) in [
-        ("EDMEulerScheduler", ""),
-        ("EDMDPMSolverMultistepScheduler", ""),
+        ("EDMSomethingScheduler", ""),
         ("FlowMatchHeunDiscreteScheduler", ""),
         ("MyOwnScheduler", r#", "sigma_data": 0.5"#),
         ("MyOwnScheduler", r#", "shift": 3.0"#),
@@ -161,4 +160,44 @@ fn a_way_is_split_where_diffusers_splits_it() {
     }
     let heun = config(r#"{"_class_name": "HeunDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}"#);
     assert_eq!(heun.steps_before(4, 0.5).expect("steps"), 2);
+}
+
+#[test]
+fn networks_that_were_trained_as_edm_has_it_are_stepped_in_their_own_way_or_not_at_all() {
+    let playground = r#"{"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
+        "dynamic_thresholding_ratio": 0.995, "euler_at_final": false, "final_sigmas_type": "zero", "lower_order_final": true,
+        "num_train_timesteps": 1000, "prediction_type": "epsilon", "rho": 7.0, "sample_max_value": 1.0, "sigma_data": 0.5,
+        "sigma_max": 80.0, "sigma_min": 0.002, "sigma_schedule": "karras", "solver_order": 2, "solver_type": "midpoint",
+        "thresholding": false}"#;
+    let own = config(playground);
+    assert_eq!((own.kind, own.edm.expect("edm").sigma_max), (SchedulerKind::DpmPp2M, 80.0));
+    let chosen = |choice: SchedulerChoice| own.with_choice(&choice).map_err(|error| error.to_string());
+    let kind = |kind| chosen(SchedulerChoice { kind: Some(kind), ..SchedulerChoice::default() });
+    for steps_it in [SchedulerKind::Euler, SchedulerKind::DpmPp2MSde, SchedulerKind::DpmPp3M] {
+        assert!(kind(steps_it).expect("offered").edm.is_some());
+    }
+    for other in [SchedulerKind::Ddim, SchedulerKind::Heun, SchedulerKind::UniPc, SchedulerKind::DpmPp3MSde] {
+        assert!(kind(other).expect_err("another training").contains("EDM"));
+    }
+    for (choice, named) in [
+        (
+            SchedulerChoice { timestep_spacing: Some(TimestepSpacing::Trailing), ..SchedulerChoice::default() },
+            "timestep",
+        ),
+        (SchedulerChoice { sigmas: Some(SigmaSpacing::Beta), ..SchedulerChoice::default() }, "karras"),
+        (SchedulerChoice { timesteps: vec![800], ..SchedulerChoice::default() }, "timesteps"),
+        (SchedulerChoice { zero_terminal_snr: Some(true), ..SchedulerChoice::default() }, "zero_terminal_snr"),
+        (SchedulerChoice { prediction: Some(Prediction::Sample), ..SchedulerChoice::default() }, "sample"),
+    ] {
+        assert!(chosen(choice).expect_err(named).contains(named));
+    }
+    assert!(own.steps_before(4, 0.8).is_err(), "a refiner goes on at a training step");
+    for (key, value) in [("rho", "0"), ("sigma_data", "\"much\""), ("sigma_min", "90"), ("sigma_schedule", "\"beta\"")]
+    {
+        let refused = refusal(&format!(r#"{{"_class_name": "EDMEulerScheduler", "{key}": {value}}}"#));
+        assert!(refused.contains(key), "{refused}");
+    }
+    let last = config(&playground.replace("\"zero\"", "\"sigma_min\""));
+    assert!(Sampler::new(&last, Span::whole(14)).is_ok());
+    assert!(Sampler::new(&last, Span::whole(15)).is_err_and(|error| error.to_string().contains("sigma_min")));
 }
