@@ -123,6 +123,11 @@ bench-memory: release-edge release-loadtest ## Resident memory of the edge: idle
 soak: setup release-edge release-loadtest ## The long forms of every test and load scenario, outside CI (STEPS='mixed idle' chooses)
 	@loadtest/soak.sh "$(DEPS)" $(STEPS)
 
+.PHONY: soak-fleet
+soak-fleet: setup ## Random histories of four edges as processes, and of their logs, for FLEET_SECONDS=300 (BILDKANTE_FLEET_SEED repeats one)
+	cargo build $(locked) --workspace --bins
+	BILDKANTE_FLEET_SECONDS=$(or $(FLEET_SECONDS),300) BILDKANTE_HISTORIES=2000 cargo test $(locked) --workspace -- --nocapture histories
+
 .PHONY: release
 release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them
 	@echo "building the release binaries (several minutes the first time)"

@@ -427,3 +427,6 @@ impl Log for Follower {
         self.inner.local.name_of(actor)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,7 +177,7 @@ impl Upstream for Link {
 
 /// What a problem says: the primary's refusal of a change is told as it is; that it does not take this edge for one of its own, or is
 /// no primary, concerns the edges and not who asked.
-fn refusal(status: StatusCode, body: &[u8]) -> LogError {
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> LogError {
     let problem: Option<Problem> = serde_json::from_slice(body).ok();
     let is_of_change = |problem: &Problem| problem.kind.strip_prefix(PROBLEMS).is_some_and(LogError::is_of_change);
     match problem {
