@@ -131,6 +131,11 @@ soak-node: setup ## Mixed requests to one node for an hour (SECONDS=600): every 
 check-shapes: setup ## Whether any number of requests gives a network of a real one's size the bits of one alone, on the processor (MODEL=sdxl-base SIDE=512 REQUESTS=8 DTYPE=bf16)
 	@gpu-node/bench/shapes.sh "$(DEPS)" $(or $(MODEL),sd15)
 
+.PHONY: soak-fleet
+soak-fleet: setup ## Random histories of four edges as processes, and of their logs, for FLEET_SECONDS=300 (BILDKANTE_FLEET_SEED repeats one)
+	cargo build $(locked) --workspace --bins
+	BILDKANTE_FLEET_SECONDS=$(or $(FLEET_SECONDS),300) BILDKANTE_HISTORIES=2000 cargo test $(locked) --workspace -- --nocapture histories
+
 .PHONY: release
 release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them
 	@echo "building the release binaries (several minutes the first time)"

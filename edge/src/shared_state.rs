@@ -12,6 +12,9 @@
 //! | `log` | the trait of a log, and the published state |
 //! | `store` | a log's tables on the device |
 //! | `primary` | a log whose entries this edge numbers |
+//! | `heard` | how old what a follower knows is |
+//! | `holds` | kills that hold here before they are in the log |
+//! | `served` | what a primary answers those who follow it |
 //! | `follower`, `link`, `wire` | a log that another edge numbers: followed, and sent changes on to |
 //! | `offline` | a log whose edge does not run: checked, or put back from a backup |
 //! | `config` | which of the two an edge has |
@@ -33,6 +36,10 @@ mod config;
 mod entry;
 mod fold;
 mod follower;
+mod heard;
+#[cfg(test)]
+mod histories;
+mod holds;
 mod keys;
 mod kills;
 mod link;
@@ -41,6 +48,7 @@ pub mod offline;
 mod primary;
 mod purged;
 mod reviews;
+pub mod served;
 mod store;
 mod target;
 pub mod wire;
@@ -58,7 +66,8 @@ pub use keys::{
 pub use kills::{Facts, Kills, Reason};
 pub use link::{FollowConfig, LinkError};
 pub use log::{
-    Committed, Entries, KEY_BYTES_MAX, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing,
+    Committed, Entries, KEY_BYTES_MAX, Log, LogError, NotPrimary, Promotion, Proposal, Published, Role, Snapshot,
+    Standing,
 };
 pub use primary::{EDGE_ITSELF, Primary};
 pub use purged::PurgedAt;

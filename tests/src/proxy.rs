@@ -20,6 +20,8 @@ pub enum Fault {
     Corrupt,
     /// Connections end after so many more bytes from the server; new ones too.
     CutAfter(usize),
+    /// Chunks come in pieces of odd sizes, each a little later: frames arrive in parts, and one connection before another.
+    Ragged,
     /// Nothing passes until the fault is another.
     Stall,
     /// Calls are refused: no server listens.
@@ -133,6 +135,18 @@ async fn pump(
                 }
             }
             Fault::Refuse => return,
+            Fault::Ragged => {
+                let (piece, rest) = chunk.split_at(1 + passed.wrapping_mul(31) % length);
+                if to.write_all(piece).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1 + (length % 17) as u64)).await;
+                passed += length;
+                if to.write_all(rest).await.is_err() {
+                    return;
+                }
+                continue;
+            }
             Fault::Corrupt | Fault::CutAfter(_) => {}
         }
         passed += length;

@@ -188,6 +188,8 @@ fn refused(error: &KillError, field: &str) -> Fault {
 /// What the log says, with whose turn it is.
 pub(super) fn log_fault(error: &LogError) -> Fault {
     let detail = match error {
+        LogError::Relayed(problem) => return problem.clone(),
+        LogError::NotPrimary(why) => return fault(409, "not-primary", "Not the primary", why.to_string()),
         LogError::Store(_) => format!(
             "a kill holds on this edge and is not on disk: a restart forgets it, and no other edge knows of it. Ask again when \
              the device takes writes: {error}"

@@ -213,7 +213,8 @@ impl KillDesk {
     pub fn in_force(&self, after: Option<u64>, count_max: usize) -> Vec<InForce> {
         let state = self.log.published().load();
         let of = |(target, seq): (&Target, u64)| InForce { seq, target: target.clone() };
-        let held = state.held().each().filter(|_| after.is_none()).map(of);
+        let is_held_alone = |target: &Target| after.is_none() && state.kills().of(target).is_none();
+        let held = state.held().each().filter(|(target, _)| is_held_alone(target)).map(of);
         let mut in_force: Vec<(u64, &Target)> = state
             .kills()
             .each()

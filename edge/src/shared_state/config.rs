@@ -8,11 +8,14 @@ use bildkante_shared::shutdown::Shutdown;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 
-use super::follower::Follower;
+use super::follower::{Follower, Patience};
 use super::link::{FollowConfig, Link, LinkError};
 use super::log::{Log, LogError};
 use super::primary::Primary;
 use crate::words::Epoch;
+
+/// Beyond it a change that the primary has is answered before it is here.
+const RETURN_MAX: Duration = Duration::from_secs(2);
 
 /// `[state]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -72,7 +75,8 @@ impl StateConfig {
         let local = Primary::open(path, epoch)?;
         let Some(follow) = &self.follow else { return Ok(OpenedLog { log: Arc::new(local), follower: None }) };
         let age_max = Duration::from_secs(self.governance_state_age_max_s);
-        let follower = Follower::new(local, Link::new(follow)?, follow, age_max);
+        let patience = Patience { age_max, return_max: RETURN_MAX };
+        let follower = Follower::new(local, Arc::new(Link::new(follow)?), &follow.primary, patience);
         Ok(OpenedLog { log: Arc::new(follower.clone()), follower: Some(follower) })
     }
 }

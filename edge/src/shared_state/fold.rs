@@ -297,15 +297,7 @@ impl State {
         self.keys.get(key).copied()
     }
 
-    pub(super) fn hold(&mut self, target: &Target) {
-        self.held.put(target, 0);
-    }
-
-    pub(super) fn let_go(&mut self, target: &Target) {
-        self.held.remove(target);
-    }
-
-    /// What holds here alone goes with a state that was taken over.
+    /// What holds here alone goes with whatever state is published.
     pub(super) fn holding(self, held: &Kills) -> Self {
         Self { held: held.clone(), ..self }
     }
@@ -386,7 +378,6 @@ impl State {
             }
             Change::Kill(kill) => {
                 self.kills.put(&kill.target, seq);
-                self.held.remove(&kill.target);
                 vec![row(Shelf::Kills, kill.target.to_string(), &seq)]
             }
             Change::Lift(lift) => {

@@ -13,8 +13,7 @@
 //! verified; a log with entries of its own gives way only to a later term.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use bildkante_shared::ids::encode_128;
 use bildkante_shared::log_limited;
@@ -28,22 +27,23 @@ use super::actor::ActorId;
 use super::change::{Change, Kill};
 use super::entry::Entry;
 use super::fold::Head;
-use super::link::{FollowConfig, Link};
+use super::heard::{Heard, clock_trouble};
+use super::link::{Fed, Upstream};
 use super::log::{Committed, Entries, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing};
-use super::primary::Primary;
+use super::primary::{Held, Primary};
 use super::store::HeldKill;
 use super::target::Target;
-use super::wire::{Ask, Feed, SentProposal};
+use super::wire::{Ask, Feed, SentCommitted, SentProposal, SentSnapshot};
 
 /// How long the primary holds an ask without a change: the heartbeat.
 const HEARTBEAT_MS: u64 = 250;
 /// After an ask that failed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks of a promoted edge at whom it followed.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// How long a kill waits for the primary before it is acknowledged as holding here alone, and any other change before it is refused.
 const KILL_DEADLINE: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long an answer waits until what it asked for has come back in the log.
-const RETURN_WAIT: Duration = Duration::from_secs(2);
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,40 +55,53 @@ pub struct Follower {
 struct Inner {
     /// The log as far as it is here. From a promotion on it numbers entries.
     local: Primary,
-    link: Link,
+    link: Arc<dyn Upstream>,
     primary: String,
-    is_promoted: AtomicBool,
     heard: Mutex<Heard>,
-    /// Kills that hold here until the entries with these numbers are here.
-    settling: Mutex<Vec<(Target, u64)>>,
-    /// A copy that is older counts as stale.
-    age_max: Duration,
+    patience: Patience,
 }
 
-/// What was heard of the primary.
-#[derive(Debug)]
-struct Heard {
-    at: Instant,
-    trouble: Option<String>,
+/// How long a follower waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// What was not confirmed for longer is stale.
+    pub(super) age_max: Duration,
+    /// An answer waits this long until what it asked for has come back in the log.
+    pub(super) return_max: Duration,
 }
 
 impl Follower {
     /// Opens no connection yet. What a former process was promoted to, it stays, as long as the configuration names the primary
     /// that it followed then.
     #[must_use]
-    pub(super) fn new(local: Primary, link: Link, config: &FollowConfig, age_max: Duration) -> Self {
-        let is_promoted = local.promoted_from().as_deref() == Some(config.primary.as_str());
+    pub(super) fn new(local: Primary, link: Arc<dyn Upstream>, primary: &str, patience: Patience) -> Self {
+        let is_promoted = local.promoted_from().as_deref() == Some(primary);
         if is_promoted {
-            tracing::warn!(primary = %config.primary, "this edge was promoted and numbers entries: take `state.follow` out of its configuration");
+            tracing::warn!(
+                primary,
+                "this edge was promoted and numbers entries: take `state.follow` out of its configuration"
+            );
         }
-        let heard = Mutex::new(Heard { at: Instant::now(), trouble: None });
-        let primary = config.primary.clone();
-        let is_promoted = AtomicBool::new(is_promoted);
-        let settling = Mutex::default();
-        Self { inner: Arc::new(Inner { local, link, primary, is_promoted, heard, settling, age_max }) }
+        let heard = Heard::restore(local.heard().as_ref(), primary, SystemTime::now());
+        local.published().set_stale(!is_promoted && heard.is_stale(patience.age_max));
+        let heard = Mutex::new(heard);
+        let primary = primary.to_owned();
+        Self { inner: Arc::new(Inner { local, link, primary, heard, patience }) }
     }
 
-    /// Follows until shutdown or a promotion.
+    /// One ask, for tests that say when.
+    #[cfg(test)]
+    pub(super) async fn follow(&self) -> Result<(), LogError> {
+        if self.inner.is_promoted() {
+            self.inner.watch_former().await;
+            return Ok(());
+        }
+        let at = self.inner.follow().await?;
+        self.inner.hear(at).await;
+        Ok(())
+    }
+
+    /// Follows until shutdown. Once promoted it watches whom it followed.
     #[must_use]
     pub fn start(&self, mut shutdown: Shutdown) -> JoinHandle<()> {
         let inner = Arc::clone(&self.inner);
@@ -103,42 +116,75 @@ impl Follower {
 
 impl Inner {
     async fn run(&self) {
-        while !self.is_promoted() {
+        loop {
+            if self.is_promoted() {
+                self.watch_former().await;
+                tokio::time::sleep(WATCH_PAUSE).await;
+                continue;
+            }
             match self.follow().await {
-                Ok(()) => self.hear(None),
+                Ok(at) => self.hear(at).await,
                 Err(error) => {
                     log_limited!(warn, primary = %self.primary, %error, "the primary is not followed now");
-                    self.hear(Some(error.to_string()));
+                    self.heard.lock().trouble = Some(error.to_string());
+                    self.grow_stale();
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
 
-    fn is_promoted(&self) -> bool {
-        self.is_promoted.load(Ordering::Acquire)
+    /// Once promoted: shows the edge that was primary the later term, so that it writes no more; where that one has been made primary of a still later
+    /// term, this edge follows it again.
+    async fn watch_former(&self) {
+        if let Err(error) = self.number_held().await {
+            log_limited!(warn, %error, "kills that held here alone are not in the log yet");
+        }
+        let Head { log, seq, hash, term: own, .. } = self.local.published().load().head();
+        let term = self.local.term_seen();
+        match self.link.feed(&Ask { log, after: seq, hash, term, wait_ms: 0 }).await {
+            Ok(Fed { feed, .. }) if feed.term > own && feed.term >= term => {
+                tracing::warn!(primary = %self.primary, term = feed.term, "a later term has begun there: this edge follows it again");
+                self.local.step_down(feed.term);
+            }
+            // It is away, or no primary: as it should be.
+            _ => {}
+        }
     }
 
-    fn hear(&self, trouble: Option<String>) {
-        let mut heard = self.heard.lock();
-        if trouble.is_none() {
-            heard.at = Instant::now();
+    fn is_promoted(&self) -> bool {
+        self.local.promoted_from().as_deref() == Some(self.primary.as_str())
+    }
+
+    /// The primary has answered, and its clock said `at`.
+    async fn hear(&self, at: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let trouble = at.and_then(|at| clock_trouble(at, now));
+        if let Some(trouble) = &trouble {
+            log_limited!(warn, primary = %self.primary, %trouble, "the clocks of two edges are apart");
         }
-        heard.trouble = trouble;
-        let is_stale = heard.at.elapsed() > self.age_max;
-        self.local.published().set_stale(is_stale);
+        let is_to_be_kept = self.heard.lock().hear(trouble, self.patience.age_max);
+        self.grow_stale();
+        if is_to_be_kept && let Err(error) = self.local.keep_heard(&self.primary, now).await {
+            log_limited!(warn, %error, "when the primary was heard last is not on the device");
+        }
+    }
+
+    fn grow_stale(&self) {
+        let is_stale = self.heard.lock().is_stale(self.patience.age_max);
+        self.local.published().set_stale(is_stale && !self.is_promoted());
     }
 
     /// One ask, and what its answer brings.
-    async fn follow(&self) -> Result<(), LogError> {
+    async fn follow(&self) -> Result<Option<SystemTime>, LogError> {
         let Head { log, seq, hash, .. } = self.local.published().load().head();
         let term = self.local.term_seen();
-        let feed = self.link.feed(&Ask { log, after: seq, hash, term, wait_ms: HEARTBEAT_MS }).await?;
+        let Fed { feed, at } = self.link.feed(&Ask { log, after: seq, hash, term, wait_ms: HEARTBEAT_MS }).await?;
         if feed.term < term {
             return Err(LogError::LowerTerm { term: feed.term, seen: term });
         }
         if self.is_promoted() {
-            return Ok(());
+            return Ok(at);
         }
         if feed.needs_snapshot {
             self.take_snapshot(&feed).await?;
@@ -146,56 +192,54 @@ impl Inner {
             let entries = feed.entries.iter().map(|entry| Entry::parse(entry.to_string().as_bytes()).map(Arc::new));
             self.local.adopt(entries.collect::<Result<_, _>>()?).await?;
         }
-        self.let_settled_go();
-        self.send_held().await
+        self.send_held().await.map(|()| at)
     }
 
     async fn take_snapshot(&self, feed: &Feed) -> Result<(), LogError> {
-        let own = self.local.published().load().head();
-        // Entries of a log that is not the primary's would be lost: only a later term may do that.
-        if own.seq > 0 && own.log != feed.log && feed.term <= own.term {
-            return Err(LogError::OwnLog { entries: own.seq });
+        self.gives_way(&feed.log, feed.term, feed.seq)?;
+        let SentSnapshot { head, rows } = self.link.snapshot().await?;
+        // It may be another primary's by now.
+        if head.term < self.local.term_seen() {
+            return Err(LogError::LowerTerm { term: head.term, seen: self.local.term_seen() });
         }
-        let snapshot = self.link.snapshot().await?;
-        if snapshot.head.term < self.local.term_seen() {
-            return Err(LogError::LowerTerm { term: snapshot.head.term, seen: self.local.term_seen() });
-        }
-        tracing::info!(seq = snapshot.head.seq, log = %snapshot.head.log, "a snapshot takes the place of what was here");
-        self.local.replace(Snapshot { head: snapshot.head, rows: snapshot.rows }).await
+        self.gives_way(&head.log, head.term, head.seq)?;
+        tracing::info!(seq = head.seq, log = %head.log, "a snapshot takes the place of what was here");
+        self.local.replace(Snapshot { head, rows }).await
     }
 
-    /// Kills that hold here alone, sent on in the order in which they were asked for.
+    /// Entries that the primary's log does not have would be lost: only a later term may do that.
+    fn gives_way(&self, log: &str, term: u64, theirs: u64) -> Result<(), LogError> {
+        let own = self.local.published().load().head();
+        match own.seq {
+            0 => Ok(()),
+            _ if term > own.term => Ok(()),
+            entries if *own.log != *log => Err(LogError::OwnLog { entries }),
+            seq => Err(LogError::Diverged { term, seq, theirs }),
+        }
+    }
+
+    /// Kills that are to be sent on, in the order in which they were asked for. One is let go once the log that is here has its order: a
+    /// primary that was lost may have taken it, and its heir knows nothing of it.
     async fn send_held(&self) -> Result<(), LogError> {
-        for (key, held) in self.local.held() {
-            let HeldKill { target, who, why, .. } = held.clone();
+        for Held { key, kill, .. } in self.local.held() {
+            if self.local.published().load().of_key(&key).is_some() {
+                tracing::info!(target = %kill.target, "a kill that held here alone is in the shared log");
+                self.local.settle(&key).await?;
+                continue;
+            }
+            let HeldKill { target, who, why, edge } = kill;
             let change = Change::Kill(Kill { target: target.clone() });
-            let sent = self.sent(Proposal { change, who, why, key: Some(key.clone()), edge: None });
+            let sent = self.sent(Proposal { change, who, why, key: Some(key.clone()), edge: Some(edge) });
             match self.link.propose(&sent, DEADLINE).await {
-                Ok(committed) => {
-                    let seq = Entry::parse(committed.entry.to_string().as_bytes())?.seq();
-                    tracing::info!(%target, seq, "a kill that held here alone is in the shared log");
-                    self.settling.lock().push((target.clone(), seq));
-                }
+                Ok(_) => {}
                 Err(error @ LogError::Away { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::error!(%target, %error, "the primary does not take a kill that holds here alone: it goes on to hold");
+                    log_limited!(error, %target, %error, "the primary does not take a kill that holds here alone: it goes on to hold");
                     return Err(error);
                 }
             }
-            self.local.settle(&key).await?;
         }
         Ok(())
-    }
-
-    /// Kills whose entries are here: the state decides about them now, also where they were lifted since.
-    fn let_settled_go(&self) {
-        let epoch = self.local.published().load().epoch();
-        self.settling.lock().retain(|(target, seq)| {
-            if *seq <= epoch {
-                self.local.published().let_go(target);
-            }
-            *seq > epoch
-        });
     }
 
     fn sent(&self, proposal: Proposal) -> SentProposal {
@@ -209,61 +253,88 @@ impl Inner {
         // So that a repeated try becomes no second entry.
         let key = proposal.key.get_or_insert(random_key()?).clone();
         let killed = match &proposal.change {
-            Change::Kill(kill) if self.local.published().load().kills().of(&kill.target).is_none() => {
-                Some(kill.target.clone())
-            }
+            Change::Kill(kill) => Some(self.local.published().hold(&kill.target)),
             _ => None,
         };
-        killed.iter().for_each(|target| self.local.published().hold(target));
         let deadline = if killed.is_some() { KILL_DEADLINE } else { DEADLINE };
         let sent = self.sent(proposal);
-        match self.link.propose(&sent, deadline).await {
-            Ok(committed) => {
-                let committed = self.returned(committed).await?;
-                self.settling.lock().extend(killed.map(|target| (target, committed.entry.seq())));
-                self.let_settled_go();
-                Ok(committed)
-            }
-            Err(LogError::Away { reason }) => match killed {
-                Some(target) => {
-                    let SentProposal { who, why, edge, .. } = sent;
-                    self.local.keep_held(key, HeldKill { target: target.clone(), who, why, edge }).await?;
-                    Err(LogError::HeldHere { target, reason })
+        let result = match self.link.propose(&sent, deadline).await {
+            Ok(committed) => self.returned(committed, (key, sent)).await,
+            Err(error) => match (&killed, away(&error)) {
+                (Some(hold), Some(reason)) => {
+                    let target = hold.target.clone();
+                    let kept = self.keep(key, target.clone(), sent).await;
+                    kept.and(Err(LogError::HeldHere { target, reason }))
                 }
-                None => Err(LogError::Away { reason }),
+                _ => Err(error),
             },
-            Err(error) => {
-                killed.iter().for_each(|target| self.local.published().let_go(target));
-                Err(error)
-            }
-        }
+        };
+        killed.iter().for_each(|hold| self.local.published().let_go(hold));
+        result
     }
 
-    /// Once the entry has come back in the log, or a while later.
-    async fn returned(&self, committed: super::wire::SentCommitted) -> Result<Committed, LogError> {
+    async fn keep(&self, key: String, target: Target, sent: SentProposal) -> Result<(), LogError> {
+        let SentProposal { who, why, edge, .. } = sent;
+        self.local.keep_held(key, HeldKill { target, who, why, edge }).await
+    }
+
+    /// Once the entry has come back in the log. A kill that has not within a while holds here until it has, also after a restart.
+    async fn returned(
+        &self,
+        committed: SentCommitted,
+        (key, sent): (String, SentProposal),
+    ) -> Result<Committed, LogError> {
         let entry = Arc::new(Entry::parse(committed.entry.to_string().as_bytes())?);
-        let mut published = self.local.published().watch();
-        let seq = entry.seq();
-        let _ = tokio::time::timeout(RETURN_WAIT, published.wait_for(|reached| *reached >= seq)).await;
+        let published = self.local.published();
+        let mut watched = published.watch();
+        // Numbers alone do not tell: behind a promotion this edge may still have entries of the former primary with the same ones.
+        let is_here = watched.wait_for(|_| published.load().of_key(&key).is_some());
+        let is_here = tokio::time::timeout(self.patience.return_max, is_here).await.is_ok();
+        if let (false, Change::Kill(kill)) = (is_here, &sent.change)
+            && let Err(error) = self.keep(key, kill.target.clone(), sent.clone()).await
+        {
+            log_limited!(warn, %error, "a kill is in the shared log and not on the device of this edge yet");
+        }
         Ok(Committed { entry, is_new: committed.is_new })
+    }
+
+    /// What held here alone is a promoted edge's to number.
+    async fn number_held(&self) -> Result<(), LogError> {
+        for Held { key, kill, .. } in self.local.held() {
+            if self.local.published().load().of_key(&key).is_none() {
+                let HeldKill { target, who, why, edge } = kill;
+                let change = Change::Kill(Kill { target });
+                self.local.propose(Proposal { change, who, why, key: Some(key.clone()), edge: Some(edge) }).await?;
+            }
+            self.local.settle(&key).await?;
+        }
+        Ok(())
     }
 
     async fn promote(&self) -> Result<Promotion, LogError> {
         if self.is_promoted() {
             return self.local.promote().await;
         }
-        let (silence, taken_over) = (self.heard.lock().at.elapsed(), self.local.published().load().epoch());
+        if !self.heard.lock().is_this_one {
+            return Err(LogError::NeverFollowed { primary: self.primary.clone() });
+        }
+        let (silence, taken_over) = (self.heard.lock().age(), self.local.published().load().epoch());
         let head = self.local.take_over(self.primary.clone()).await?;
-        self.is_promoted.store(true, Ordering::Release);
-        self.hear(None);
-        // What held here alone is this edge's to number now.
-        for (key, held) in self.local.held() {
-            let HeldKill { target, who, why, edge } = held;
-            let change = Change::Kill(Kill { target });
-            self.local.propose(Proposal { change, who, why, key: Some(key.clone()), edge: Some(edge) }).await?;
-            self.local.settle(&key).await?;
+        self.local.published().set_stale(false);
+        // What the device refuses is tried again by itself.
+        if let Err(error) = self.number_held().await {
+            log_limited!(warn, %error, "kills that held here alone are not in the log yet");
         }
         Ok(Promotion { head, taken_over, silence })
+    }
+}
+
+/// Why the primary took nothing, where it may later: it cannot be reached, or its device refuses.
+fn away(error: &LogError) -> Option<String> {
+    match error {
+        LogError::Away { reason } => Some(reason.clone()),
+        LogError::Relayed(problem) if problem.status >= 500 => Some(problem.detail.clone()),
+        _ => None,
     }
 }
 
@@ -314,7 +385,7 @@ impl Log for Follower {
         let heard = self.inner.heard.lock();
         Standing {
             role: Role::Follower,
-            age: heard.at.elapsed(),
+            age: heard.age(),
             trouble: heard.trouble.clone(),
             ..self.inner.local.standing()
         }
@@ -356,3 +427,6 @@ impl Log for Follower {
         self.inner.local.name_of(actor)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! The connection to a primary: HTTP/2 over the edge's own client, with a token, a client certificate, or both.
 
+use std::fmt::Debug;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bildkante_shared::problem::Problem;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
@@ -24,6 +28,7 @@ const TOKEN_BYTES_MAX: u64 = 4_096;
 const MARGIN: Duration = Duration::from_millis(1_000);
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(60);
 const PREFIX: &str = "/admin/v1/";
+const PROBLEMS: &str = "/problems/";
 
 /// `[state.follow]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -64,6 +69,28 @@ pub enum LinkError {
     Token { path: PathBuf, source: std::io::Error },
 }
 
+/// What a follower asks of its primary, over whatever leads there.
+pub(super) trait Upstream: Debug + Send + Sync {
+    /// Entries, when there are some or the wait is over.
+    fn feed<'a>(&'a self, ask: &'a Ask) -> BoxFuture<'a, Result<Fed, LogError>>;
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<SentSnapshot, LogError>>;
+
+    fn propose<'a>(
+        &'a self,
+        proposal: &'a SentProposal,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<SentCommitted, LogError>>;
+}
+
+/// A feed, and what the primary's clock said when it sent it.
+#[derive(Debug, Clone)]
+pub(super) struct Fed {
+    pub(super) feed: Feed,
+    /// To the second; `None` where it says nothing.
+    pub(super) at: Option<SystemTime>,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -87,29 +114,13 @@ impl Link {
         Ok(Self { client, base: config.primary.trim_end_matches('/').to_owned(), token })
     }
 
-    /// Entries, when there are some or the wait is over.
-    pub(super) async fn feed(&self, ask: &Ask) -> Result<Feed, LogError> {
-        let path = format!("{CHANGES}?{}", ask.query());
-        let deadline = Duration::from_millis(ask.wait_ms) + MARGIN;
-        self.call(Method::GET, &path, None, (deadline, FEED_BYTES_MAX)).await
-    }
-
-    pub(super) async fn snapshot(&self) -> Result<SentSnapshot, LogError> {
-        self.call(Method::GET, SNAPSHOT, None, (SNAPSHOT_DEADLINE, SNAPSHOT_BYTES_MAX)).await
-    }
-
-    pub(super) async fn propose(&self, proposal: &SentProposal, deadline: Duration) -> Result<SentCommitted, LogError> {
-        let body = serde_json::to_vec(proposal).map_err(|error| LogError::Declined { reason: error.to_string() })?;
-        self.call(Method::POST, PROPOSALS, Some(body), (deadline, FEED_BYTES_MAX)).await
-    }
-
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
         (deadline, bytes_max): (Duration, usize),
-    ) -> Result<T, LogError> {
+    ) -> Result<(T, Option<SystemTime>), LogError> {
         let mut request = Request::builder().method(method).uri(format!("{}{PREFIX}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -121,24 +132,64 @@ impl Link {
             let (parts, body) = self.client.request(request).await.map_err(|error| away(&error))?.into_parts();
             let body = Limited::new(body, bytes_max).collect().await;
             let body = body.map_err(|error| LogError::Away { reason: error.to_string() })?;
-            Ok::<_, LogError>((parts.status, body.to_bytes()))
+            Ok::<_, LogError>((parts, body.to_bytes()))
         };
         let late = |_| LogError::Away { reason: format!("no answer within {deadline:?}") };
-        let (status, body): (StatusCode, Bytes) = tokio::time::timeout(deadline, exchange).await.map_err(late)??;
-        if status.is_success() {
+        let (parts, body) = tokio::time::timeout(deadline, exchange).await.map_err(late)??;
+        if parts.status.is_success() {
+            let at = parts.headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let told = |error: serde_json::Error| LogError::Declined { reason: format!("its answer: {error}") };
-            return serde_json::from_slice(&body).map_err(told);
+            return serde_json::from_slice(&body).map(|answer| (answer, at)).map_err(told);
         }
-        Err(refusal(status, &body))
+        Err(refusal(parts.status, &body))
     }
 }
 
-/// What a problem says.
-fn refusal(status: StatusCode, body: &[u8]) -> LogError {
-    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or("it gives no reason");
-    let reason = format!("{status}: {detail}");
-    if status.is_server_error() { LogError::Away { reason } } else { LogError::Declined { reason } }
+impl Upstream for Link {
+    fn feed<'a>(&'a self, ask: &'a Ask) -> BoxFuture<'a, Result<Fed, LogError>> {
+        async move {
+            let path = format!("{CHANGES}?{}", ask.query());
+            let deadline = Duration::from_millis(ask.wait_ms) + MARGIN;
+            let (feed, at) = self.call(Method::GET, &path, None, (deadline, FEED_BYTES_MAX)).await?;
+            Ok(Fed { feed, at })
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<SentSnapshot, LogError>> {
+        let call = self.call(Method::GET, SNAPSHOT, None, (SNAPSHOT_DEADLINE, SNAPSHOT_BYTES_MAX));
+        async move { Ok(call.await?.0) }.boxed()
+    }
+
+    fn propose<'a>(
+        &'a self,
+        proposal: &'a SentProposal,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Result<SentCommitted, LogError>> {
+        async move {
+            let body =
+                serde_json::to_vec(proposal).map_err(|error| LogError::Declined { reason: error.to_string() })?;
+            Ok(self.call(Method::POST, PROPOSALS, Some(body), (deadline, FEED_BYTES_MAX)).await?.0)
+        }
+        .boxed()
+    }
+}
+
+/// What a problem says: the primary's refusal of a change is told as it is; that it does not take this edge for one of its own, or is
+/// no primary, concerns the edges and not who asked.
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> LogError {
+    let problem: Option<Problem> = serde_json::from_slice(body).ok();
+    let is_of_change = |problem: &Problem| problem.kind.strip_prefix(PROBLEMS).is_some_and(LogError::is_of_change);
+    match problem {
+        Some(problem) if is_of_change(&problem) => {
+            LogError::Relayed(Box::new(Problem { status: status.as_u16(), instance: None, ..problem }))
+        }
+        problem => {
+            let detail = problem.map_or_else(|| "it gives no reason".to_owned(), |problem| problem.detail);
+            let reason = format!("{status}: {detail}");
+            if status.is_server_error() { LogError::Away { reason } } else { LogError::Declined { reason } }
+        }
+    }
 }
 
 fn away(error: &(dyn std::error::Error + 'static)) -> LogError {

@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use bildkante_shared::problem::Problem;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::change::Change;
 use super::entry::{ChainFault, Entry, EntryFault};
 use super::fold::{Head, Refusal, Row, RowFault, State};
+use super::holds::{Hold, Holds};
 use super::reviews::ReviewRefusal;
 use super::target::Target;
 use crate::state::StateError;
@@ -178,6 +180,16 @@ pub enum LogError {
     Away { reason: String },
     #[error("the primary refuses: {reason}")]
     Declined { reason: String },
+    /// The primary's own refusal of the change, to be told as it told it.
+    #[error("{}", .0.detail)]
+    Relayed(Box<Problem>),
+    #[error("{0}")]
+    NotPrimary(NotPrimary),
+    #[error(
+        "the primary's log of term {term} ends at entry {theirs} and is not the one that this edge has up to entry {seq}: it lost \
+         entries, or two edges were promoted in one term. Promote the edge with the highest entry"
+    )]
+    Diverged { term: u64, seq: u64, theirs: u64 },
     /// The kill is in force on this edge and on no other.
     #[error("`{target}` is withheld on this edge, and sent on when the primary can be reached: {reason}")]
     HeldHere { target: Target, reason: String },
@@ -190,10 +202,24 @@ pub enum LogError {
     OwnLog { entries: u64 },
     #[error("it is the primary already, of term {term}")]
     AlreadyPrimary { term: u64 },
+    #[error(
+        "this edge has never heard {primary} and has nothing of its log: promote one that has. To begin without it, take \
+         `state.follow` out of the configuration"
+    )]
+    NeverFollowed { primary: String },
     #[error("the system gives no random bits")]
     Random,
     #[error("the writing task panicked")]
     Panicked,
+}
+
+/// Why an edge is not asked for what a primary answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotPrimary {
+    #[error("this edge follows another one: ask the primary itself")]
+    Follows,
+    #[error("this edge was primary until term {until}, and a later one has begun: ask its primary")]
+    Former { until: u64 },
 }
 
 impl LogError {
@@ -212,14 +238,22 @@ impl LogError {
             Self::Store(_) => "not-stored",
             Self::Fenced { .. } => "fenced",
             Self::Away { .. } => "primary-away",
-            Self::Declined { .. } => "primary-refuses",
+            Self::Declined { .. } | Self::Relayed(_) => "primary-refuses",
+            Self::NotPrimary(_) => "not-primary",
+            Self::Diverged { .. } => "diverged",
+            Self::NeverFollowed { .. } => "never-followed",
             Self::AlreadyPrimary { .. } => "already-primary",
             Self::Random | Self::Panicked => "internal",
         }
     }
 
+    /// Whether a problem of this kind is about the change that was asked for.
+    pub(super) fn is_of_change(kind: &str) -> bool {
+        ["refused", "key-reused", "entry-refused", "not-stored"].contains(&kind)
+    }
+
     #[must_use]
-    pub const fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         match self {
             Self::Refused(
                 Refusal::NotKilled { .. } | Refusal::NoSuchKey { .. } | Refusal::Review(ReviewRefusal::Unknown),
@@ -229,7 +263,14 @@ impl LogError {
             Self::Refused(_) | Self::Entry(_) | Self::KeyReused { .. } => 422,
             Self::Store(_) => 507,
             Self::HeldHere { .. } => 202,
-            Self::Fenced { .. } | Self::AlreadyPrimary { .. } | Self::LowerTerm { .. } | Self::OwnLog { .. } => 409,
+            Self::Fenced { .. }
+            | Self::AlreadyPrimary { .. }
+            | Self::LowerTerm { .. }
+            | Self::OwnLog { .. }
+            | Self::NotPrimary(_)
+            | Self::NeverFollowed { .. }
+            | Self::Diverged { .. } => 409,
+            Self::Relayed(problem) => problem.status,
             Self::Away { .. } => 503,
             Self::Declined { .. } => 502,
             Self::Rows(_) | Self::Chain(_) | Self::Random | Self::Panicked => 500,
@@ -252,8 +293,8 @@ pub struct Published {
     epoch: Epoch,
     /// Whether what is published is older than this edge may take for current.
     is_stale: Arc<AtomicBool>,
-    /// One publisher at a time: what holds here alone must not be lost between two of them.
-    turn: Arc<parking_lot::Mutex<()>>,
+    /// What holds here alone. One publisher at a time: none of it may be lost between two of them.
+    holds: Arc<parking_lot::Mutex<Holds>>,
 }
 
 impl Published {
@@ -261,7 +302,7 @@ impl Published {
     pub fn new(state: State, epoch: Epoch) -> Self {
         let seq = watch::Sender::new(state.epoch());
         let current = Arc::new(ArcSwap::from_pointee(state));
-        Self { current, seq, epoch, is_stale: Arc::default(), turn: Arc::default() }
+        Self { current, seq, epoch, is_stale: Arc::default(), holds: Arc::default() }
     }
 
     /// The request path: no lock, no wait.
@@ -294,29 +335,25 @@ impl Published {
         }
     }
 
-    /// From here on no look-up sees the state before. What holds here alone goes on to hold, unless `state` has it.
+    /// From here on no look-up sees the state before. What holds here alone goes on to hold.
     pub(super) fn publish(&self, state: State) {
-        let _turn = self.turn.lock();
-        let mut held = self.current.load().held().clone();
-        let settled: Vec<Target> = held.each().map(|(target, _)| target.clone()).collect();
-        settled.iter().filter(|target| state.kills().of(target).is_some()).for_each(|target| held.remove(target));
-        self.put(state.holding(&held));
+        let holds = self.holds.lock();
+        self.put(state.holding(holds.kills()));
     }
 
-    /// Holds a kill here at once, before it is in the log.
-    pub(super) fn hold(&self, target: &Target) {
-        self.change(|state| state.hold(target));
+    /// Withholds a kill's target here at once, before the kill is in the log, until the hold is let go.
+    pub(super) fn hold(&self, target: &Target) -> Hold {
+        let mut holds = self.holds.lock();
+        let hold = holds.take(target);
+        self.put(State::clone(&self.current.load()).holding(holds.kills()));
+        hold
     }
 
-    pub(super) fn let_go(&self, target: &Target) {
-        self.change(|state| state.let_go(target));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let _turn = self.turn.lock();
-        let mut state = State::clone(&self.current.load());
-        change(&mut state);
-        self.put(state);
+    pub(super) fn let_go(&self, hold: &Hold) {
+        let mut holds = self.holds.lock();
+        if holds.let_go(hold) {
+            self.put(State::clone(&self.current.load()).holding(holds.kills()));
+        }
     }
 
     fn put(&self, state: State) {

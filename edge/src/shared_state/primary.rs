@@ -21,8 +21,9 @@ use super::actor::ActorId;
 use super::change::{Change, Forget, Term};
 use super::entry::{Circumstances, Entry, Place};
 use super::fold::{Head, State};
+use super::holds::Hold;
 use super::log::{Committed, Entries, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing};
-use super::store::{Batch, HeldKill, Loaded, Store, StoredHead};
+use super::store::{Batch, HeardLast, HeldKill, Loaded, Store, StoredHead};
 use crate::state::StateError;
 use crate::words::Epoch;
 
@@ -47,14 +48,30 @@ struct Inner {
     /// The entry before the first that is here.
     begins: AtomicU64,
     promoted_from: parking_lot::Mutex<Option<String>>,
-    /// Kills that hold here and are not in the log yet, in the order in which they were asked for.
-    held: parking_lot::Mutex<Vec<(String, HeldKill)>>,
+    /// When a follower heard its primary last.
+    heard: parking_lot::Mutex<Option<HeardLast>>,
+    /// Kills that hold here and are to be sent on, in the order in which they were asked for.
+    held: parking_lot::Mutex<Vec<Held>>,
+    /// Kills that hold here because the device refused them.
+    refused: parking_lot::Mutex<Vec<Hold>>,
+}
+
+/// A kill that is to be sent on, under the key of its order.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) key: String,
+    pub(super) kill: HeldKill,
+    hold: Hold,
 }
 
 #[derive(Debug)]
 struct Writer {
     begins: Head,
     names: HashMap<String, ActorId>,
+    /// The device refused a commit, and may have it all the same: what is stored is read before anything is numbered.
+    is_in_doubt: bool,
+    /// While a term is begun here: whose place this edge takes.
+    taking_over_from: Option<String>,
 }
 
 /// Entries that are about to be written, and the state behind them.
@@ -81,15 +98,20 @@ impl Primary {
     pub(super) fn over(store: Store, loaded: Loaded, epoch: Epoch) -> Result<Self, LogError> {
         let Loaded { state, stored, held } = loaded;
         let names = store.names()?.into_iter().collect();
+        let published = Published::new(state, epoch);
+        let holding = |(key, kill): (String, HeldKill)| Held { hold: published.hold(&kill.target), key, kill };
+        let held = held.into_iter().map(holding).collect();
         let inner = Inner {
             store: Arc::new(store),
-            published: Published::new(state, epoch),
+            published,
             begins: AtomicU64::new(stored.begins.seq),
-            writer: Mutex::new(Writer { begins: stored.begins, names }),
+            writer: Mutex::new(Writer { begins: stored.begins, names, is_in_doubt: false, taking_over_from: None }),
             term_seen: AtomicU64::new(stored.term_seen),
             edge: stored.edge,
             promoted_from: parking_lot::Mutex::new(stored.promoted_from),
+            heard: parking_lot::Mutex::new(stored.heard),
             held: parking_lot::Mutex::new(held),
+            refused: parking_lot::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -104,22 +126,33 @@ impl Inner {
     /// Kills hold before they are durable, whatever the device says.
     async fn carry_out(self: Arc<Self>, proposals: Vec<Proposal>) -> Result<Vec<Committed>, LogError> {
         let killed = proposals.iter().filter_map(|proposal| match &proposal.change {
-            Change::Kill(kill) => Some(kill.target.clone()),
+            Change::Kill(kill) if self.published.load().kills().of(&kill.target).is_none() => Some(&kill.target),
             _ => None,
         });
-        let killed: Vec<_> = killed.filter(|target| self.published.load().kills().of(target).is_none()).collect();
-        killed.iter().for_each(|target| self.published.hold(target));
+        let holds: Vec<Hold> = killed.map(|target| self.published.hold(target)).collect();
         let result = self.commit(proposals).await;
-        // What the device refused goes on to hold, until it is asked for again or the edge ends. Anything else is decided by now: by the
+        // What the device refused goes on to hold, until it is in the log or the edge ends. Anything else is decided by now: by the
         // published state, or by a refusal.
-        if !matches!(result, Err(LogError::Store(_))) {
-            killed.iter().for_each(|target| self.published.let_go(target));
+        if matches!(result, Err(LogError::Store(_))) {
+            self.refused.lock().extend(holds);
+        } else {
+            holds.iter().for_each(|hold| self.published.let_go(hold));
+            self.let_decided_go();
         }
         result
     }
 
+    /// What the device refused at first, and is in the log now.
+    fn let_decided_go(&self) {
+        let state = self.published.load();
+        let is_in_log = |hold: &Hold| state.kills().of(&hold.target).is_some();
+        let decided: Vec<Hold> = self.refused.lock().extract_if(.., |hold| is_in_log(hold)).collect();
+        decided.iter().for_each(|hold| self.published.let_go(hold));
+    }
+
     async fn commit(&self, proposals: Vec<Proposal>) -> Result<Vec<Committed>, LogError> {
         let mut writer = self.writer.lock().await;
+        self.clear_doubt(&mut writer).await?;
         if let Some(term) = self.fenced() {
             return Err(LogError::Fenced { term });
         }
@@ -135,9 +168,36 @@ impl Inner {
         Ok(committed)
     }
 
+    /// A device that refused may have written the commit before it did: the refused entry is in the log then, and what comes next is
+    /// numbered behind it.
+    async fn clear_doubt(&self, writer: &mut Writer) -> Result<(), LogError> {
+        if !writer.is_in_doubt {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || {
+            store.revive()?;
+            Ok::<_, LogError>((store.load()?, store.names()?))
+        });
+        let (loaded, names) = read.await.map_err(|_| LogError::Panicked)??;
+        let Loaded { state, stored, .. } = loaded;
+        if state.head() != self.published.load().head() {
+            tracing::warn!(seq = state.epoch(), "the device has a change that it had refused: it is in force");
+            self.begins.store(stored.begins.seq, Ordering::Release);
+            writer.begins = stored.begins;
+            *self.promoted_from.lock() = stored.promoted_from;
+            self.published.publish(state);
+        }
+        writer.names = names.into_iter().collect();
+        writer.is_in_doubt = false;
+        Ok(())
+    }
+
     fn stored(&self, head: Head, writer: &Writer, term_seen: u64) -> StoredHead {
-        let promoted_from = self.promoted_from.lock().clone();
-        StoredHead { head, begins: writer.begins.clone(), term_seen, edge: self.edge.clone(), promoted_from }
+        let promoted_from = writer.taking_over_from.clone().or_else(|| self.promoted_from.lock().clone());
+        let heard = self.heard.lock().clone();
+        let (begins, edge) = (writer.begins.clone(), self.edge.clone());
+        StoredHead { head, begins, term_seen, edge, promoted_from, heard }
     }
 
     fn draft<'w>(&self, writer: &'w Writer) -> Draft<'w> {
@@ -154,7 +214,9 @@ impl Inner {
         }
         let term_seen = self.term_seen.load(Ordering::Acquire).max(state.term());
         let stored = self.stored(state.head(), writer, term_seen);
-        self.store.write(stored, batch.clone()).await?;
+        let written = self.store.write(stored, batch.clone()).await;
+        writer.is_in_doubt = written.is_err();
+        written?;
         writer.names.extend(batch.names);
         batch.forgotten.iter().for_each(|name| {
             writer.names.remove(name);
@@ -165,6 +227,7 @@ impl Inner {
 
     async fn promote(&self) -> Result<Promotion, LogError> {
         let mut writer = self.writer.lock().await;
+        self.clear_doubt(&mut writer).await?;
         let Some(seen) = self.fenced() else {
             return Err(LogError::AlreadyPrimary { term: self.published.load().term().max(1) });
         };
@@ -179,6 +242,7 @@ impl Inner {
 
     async fn forget(&self, name: String, by: String, why: String, key: Option<String>) -> Result<bool, LogError> {
         let mut writer = self.writer.lock().await;
+        self.clear_doubt(&mut writer).await?;
         if let Some(term) = self.fenced() {
             return Err(LogError::Fenced { term });
         }
@@ -376,7 +440,11 @@ async fn entries(store: &Arc<Store>, after: u64, count_max: usize) -> Result<Vec
 }
 
 pub(super) fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    unix_ms(SystemTime::now())
+}
+
+fn unix_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

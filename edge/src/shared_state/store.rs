@@ -51,6 +51,16 @@ pub(super) struct StoredHead {
     /// The primary whose place this edge took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) promoted_from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) heard: Option<HeardLast>,
+}
+
+/// When a primary was heard last, and which.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct HeardLast {
+    pub(super) primary: String,
+    /// By this edge's clock.
+    pub(super) at_unix_ms: u64,
 }
 
 /// A kill that is to be sent on.
@@ -164,6 +174,7 @@ impl Store {
                 term_seen: 0,
                 edge: random_log()?.into(),
                 promoted_from: None,
+                heard: None,
             };
             store.database.write(|changes| changes.of(HEAD)?.put(&HERE.to_owned(), &stored))?;
         }
@@ -171,7 +182,13 @@ impl Store {
         Ok((store, loaded))
     }
 
-    fn load(&self) -> Result<Loaded, LogError> {
+    /// Opens a database anew that has failed: reading alone does not. Blocks.
+    pub(super) fn revive(&self) -> Result<(), StateError> {
+        self.database.write(|_| Ok(()))
+    }
+
+    /// Blocks.
+    pub(super) fn load(&self) -> Result<Loaded, LogError> {
         let mut rows = Vec::new();
         let (stored, held, unread) = self.database.read(|snapshot| {
             let mut unread = None;
@@ -192,8 +209,7 @@ impl Store {
         }
         let stored = stored.ok_or(LogError::Panicked)?;
         let rows = rows.into_iter().map(|(key, value)| row_of(&key, value)).collect::<Result<Vec<_>, _>>()?;
-        let mut state = State::restore(stored.head.clone(), rows)?;
-        held.iter().for_each(|(_, held)| state.hold(&held.target));
+        let state = State::restore(stored.head.clone(), rows)?;
         Ok(Loaded { state, stored, held })
     }
 

@@ -335,6 +335,37 @@ mod tests {
         assert!(has(&database, 1) && has(&database, 5));
     }
 
+    /// Power that fails at any write, and any write that is refused while those behind it are not.
+    #[test]
+    fn whatever_write_fails_what_was_written_before_is_read_after() {
+        const WRITES: usize = 96;
+        let moods = (0..WRITES).flat_map(|after| [Mood::DiesAfter(after), Mood::RefusesOneAfter(after)]);
+        for mood in moods {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, device) = (dir.path().join("some.redb"), Device::default());
+            let database = device.open(&path, &SCHEMA).unwrap();
+            (10..40).for_each(|number| put(&database, number).unwrap());
+            put(&database, 1).unwrap();
+            let anew = || {
+                database.write(|changes| {
+                    changes.of(NUMBERS)?.clear()?;
+                    changes.of(NAMES)?.clear()?;
+                    changes.of(NUMBERS)?.put(&1, &1)?;
+                    changes.of(NAMES)?.put(&1.to_string(), &1)
+                })
+            };
+            device.set(mood);
+            let _ = anew();
+            let written: Vec<u64> = (2..5).filter(|number| put(&database, *number).is_ok()).collect();
+            drop(database);
+            let database =
+                Database::open(&path, &SCHEMA).unwrap_or_else(|error| panic!("{mood:?} {written:?}: {error}"));
+            assert!(has(&database, 1) && written.iter().all(|number| has(&database, *number)), "{mood:?} {written:?}");
+            put(&database, 5).unwrap();
+            assert!(has(&database, 5), "{mood:?}");
+        }
+    }
+
     #[test]
     fn a_change_that_fails_changes_no_table_and_keeps_the_database_open() {
         let dir = tempfile::tempdir().unwrap();

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use redb::StorageBackend;
 use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
 
 use super::{Database, Schema, StateError};
 
@@ -20,6 +21,10 @@ pub(crate) enum Mood {
     Full,
     /// Every sync waits until the mood changes.
     Slow,
+    /// Power fails: so many writes and syncs are carried out, and none after them.
+    DiesAfter(usize),
+    /// So many are carried out, the next one is refused, and all after it are carried out.
+    RefusesOneAfter(usize),
 }
 
 /// A device in this process that refuses or waits when it is told to. Cheap to clone; all clones have one mood.
@@ -48,16 +53,36 @@ impl Device {
     }
 
     fn write(&self) -> io::Result<()> {
-        if self.0.0.lock().0 == Mood::Full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        let mood = &mut self.0.0.lock().0;
+        match mood {
+            Mood::Sound | Mood::Slow => Ok(()),
+            Mood::Full | Mood::DiesAfter(0) => Err(io::ErrorKind::StorageFull.into()),
+            Mood::DiesAfter(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            Mood::RefusesOneAfter(0) => {
+                *mood = Mood::Sound;
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            Mood::RefusesOneAfter(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 
-    fn sync(&self) {
+    fn sync(&self) -> io::Result<()> {
+        if matches!(self.0.0.lock().0, Mood::DiesAfter(_) | Mood::RefusesOneAfter(_)) {
+            self.write()?;
+        }
         let mut state = self.0.0.lock();
         state.1 += 1;
         while state.0 == Mood::Slow {
             assert!(!self.0.1.wait_for(&mut state, Duration::from_secs(120)).timed_out(), "left alone");
         }
         state.1 -= 1;
+        Ok(())
     }
 }
 
@@ -82,7 +107,7 @@ impl StorageBackend for OnDevice {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.device.sync();
+        self.device.sync()?;
         self.file.sync_data()
     }
 
@@ -93,6 +118,30 @@ impl StorageBackend for OnDevice {
 
     fn close(&self) -> io::Result<()> {
         self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
     }
 }
 

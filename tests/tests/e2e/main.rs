@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod finish;
 mod fleet;
+mod fleet_histories;
 mod followers;
 mod fronts;
 mod http;

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
-use super::{Batch, EDGE_ITSELF, Entry, Head, HeldKill, LogError, Primary, Snapshot, State, StoredHead};
+use super::{
+    Batch, EDGE_ITSELF, Entry, Head, HeardLast, Held, HeldKill, LogError, Primary, Snapshot, State, StoredHead, unix_ms,
+};
+use crate::shared_state::Log as _;
 
 impl Primary {
     /// The latest term that was seen.
@@ -15,10 +19,25 @@ impl Primary {
         self.inner.promoted_from.lock().clone()
     }
 
+    pub(in super::super) fn heard(&self) -> Option<HeardLast> {
+        self.inner.heard.lock().clone()
+    }
+
+    /// Writes down when the primary was heard.
+    pub(in super::super) async fn keep_heard(&self, primary: &str, at: SystemTime) -> Result<(), LogError> {
+        let inner = &self.inner;
+        let mut writer = inner.writer.lock().await;
+        inner.clear_doubt(&mut writer).await?;
+        *inner.heard.lock() = Some(HeardLast { primary: primary.to_owned(), at_unix_ms: unix_ms(at) });
+        let stored = inner.stored(inner.published.load().head(), &writer, self.term_seen());
+        Ok(inner.store.note(stored).await?)
+    }
+
     /// Takes entries that follow the last: on the device, then published.
     pub(in super::super) async fn adopt(&self, entries: Vec<Arc<Entry>>) -> Result<(), LogError> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock().await;
+        inner.clear_doubt(&mut writer).await?;
         let mut state = State::clone(&inner.published.load());
         let mut batch = Batch::default();
         for entry in entries.into_iter().filter(|entry| entry.seq() > inner.published.load().epoch()) {
@@ -32,12 +51,15 @@ impl Primary {
     pub(in super::super) async fn replace(&self, snapshot: Snapshot) -> Result<(), LogError> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock().await;
+        inner.clear_doubt(&mut writer).await?;
         let Snapshot { head, rows } = snapshot;
         let state = State::restore(head.clone(), rows.clone())?;
         let term_seen = self.term_seen().max(head.term);
-        let edge = inner.edge.clone();
-        let stored = StoredHead { head: head.clone(), begins: head.clone(), term_seen, edge, promoted_from: None };
-        inner.store.replace(stored, rows).await?;
+        let stored = inner.stored(head.clone(), &writer, term_seen);
+        let stored = StoredHead { begins: head.clone(), promoted_from: None, ..stored };
+        let replaced = inner.store.replace(stored, rows).await;
+        writer.is_in_doubt = replaced.is_err();
+        replaced?;
         inner.begins.store(head.seq, Ordering::Release);
         writer.begins = head;
         inner.term_seen.fetch_max(term_seen, Ordering::AcqRel);
@@ -50,32 +72,43 @@ impl Primary {
     pub(in super::super) async fn take_over(&self, from: String) -> Result<Head, LogError> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock().await;
-        let before = inner.promoted_from.lock().replace(from);
+        inner.clear_doubt(&mut writer).await?;
         let mut draft = inner.draft(&writer);
-        draft.begin_term(self.term_seen() + 1, EDGE_ITSELF)?;
+        // A primary that has no entry yet will begin term 1.
+        draft.begin_term(self.term_seen().max(1) + 1, EDGE_ITSELF)?;
         let (state, batch) = (draft.state, draft.batch);
         let head = state.head();
+        writer.taking_over_from = Some(from.clone());
         let result = inner.write(&mut writer, state, batch).await;
-        if result.is_err() {
-            *inner.promoted_from.lock() = before;
-        }
-        result.map(|()| head)
+        writer.taking_over_from = None;
+        result?;
+        *inner.promoted_from.lock() = Some(from);
+        Ok(head)
     }
 
-    /// Kills that hold here alone.
-    pub(in super::super) fn held(&self) -> Vec<(String, HeldKill)> {
+    /// A later term has begun where this edge followed before its promotion.
+    pub(in super::super) fn step_down(&self, term: u64) {
+        *self.inner.promoted_from.lock() = None;
+        self.fence(term);
+    }
+
+    /// Kills that are to be sent on.
+    pub(in super::super) fn held(&self) -> Vec<Held> {
         self.inner.held.lock().clone()
     }
 
-    /// Remembers such a kill, on the device when this returns. It holds already.
-    pub(in super::super) async fn keep_held(&self, key: String, held: HeldKill) -> Result<(), LogError> {
-        self.inner.held.lock().push((key.clone(), held.clone()));
-        Ok(self.inner.store.hold(key, held).await?)
+    /// Remembers such a kill, on the device when this returns. It holds from here on.
+    pub(in super::super) async fn keep_held(&self, key: String, kill: HeldKill) -> Result<(), LogError> {
+        let hold = self.inner.published.hold(&kill.target);
+        self.inner.held.lock().push(Held { key: key.clone(), kill: kill.clone(), hold });
+        Ok(self.inner.store.hold(key, kill).await?)
     }
 
-    /// Such a kill is in the log, and is sent on no more.
+    /// Such a kill is in the log that is here: the state decides about it now.
     pub(in super::super) async fn settle(&self, key: &str) -> Result<(), LogError> {
-        self.inner.held.lock().retain(|(known, _)| known != key);
-        Ok(self.inner.store.let_go(key.to_owned()).await?)
+        self.inner.store.let_go(key.to_owned()).await?;
+        let settled: Vec<Held> = self.inner.held.lock().extract_if(.., |held| held.key == key).collect();
+        settled.iter().for_each(|held| self.inner.published.let_go(&held.hold));
+        Ok(())
     }
 }
