@@ -229,6 +229,7 @@ impl Caches {
             .map_err(unusable("renditions"))?;
         let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
             .map_err(unusable("masters"))?;
+        masters.hold();
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
         let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));

@@ -196,7 +196,8 @@ impl Inner {
 
     async fn drawn(&self, want: &Want) -> Result<(), String> {
         self.fill.settle_patiently(want).await.map_err(|error| error.to_string())?;
-        let binding = self.fill.made(want).ok_or("it was purged while it was drawn")?;
+        let kept = self.fill.kept(want).await.map_err(|error| error.to_string())?;
+        let binding = kept.ok_or("it was purged while it was drawn")?;
         let submitted = self.reviews.submit(&want.variant, &binding).await;
         submitted.map_err(|error| format!("it is drawn, and not put before reviewers: {error}"))
     }

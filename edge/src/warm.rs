@@ -443,7 +443,11 @@ impl PictureWork {
     /// Makes it, and puts it before reviewers where its slot is reviewed.
     async fn made(&self, want: &Want) -> Result<Filled, String> {
         let filled = self.inner.fill.settle_patiently(want).await.map_err(|error| error.to_string())?;
-        if let (Some(reviews), Some(binding)) = (&self.inner.reviews, self.inner.fill.made(want)) {
+        let Some(reviews) = self.inner.reviews.as_ref().filter(|_| want.variant.review.is_required()) else {
+            return Ok(filled);
+        };
+        let unkept = |error| format!("it is made, and not put before reviewers: {error}");
+        if let Some(binding) = self.inner.fill.kept(want).await.map_err(unkept)? {
             let submitted = reviews.submit(&want.variant, &binding).await;
             submitted.map_err(|error| format!("it is made, and not put before reviewers: {error}"))?;
         }

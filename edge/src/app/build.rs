@@ -127,6 +127,8 @@ impl Behind {
         let purges = open_purges(config, registry).await?;
         let opened = open_log(config, caches.epoch.clone()).await?;
         let log = Arc::clone(&opened.log);
+        let decided = log.published().clone();
+        caches.masters.keep(move |master| decided.load().reviews().needs(master));
         let gate = Gate::new(log.published().clone(), registry)?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let known = (catalog.clone(), caches.bindings.clone());

@@ -8,6 +8,9 @@
 //! Eviction is approximate LRU without a global order: names are hashes, so one shard's oldest sixteenth is a fair
 //! sample of the whole folder's. Few entries are looked at all together, and then it is exact.
 //!
+//! What is *kept* is never evicted: names that a rule says something else refers to. Where nothing else is left to make room with,
+//! a file is refused as it is by a full device.
+//!
 //! Index and folder may disagree for a moment (a crash, another process, an operator's `rm`): a file that is not
 //! there is forgotten when it is asked for. All functions block; callers go through a `Gate`.
 
@@ -24,7 +27,7 @@ use bildkante_shared::descriptors;
 use bildkante_shared::durable::{self, Durability, TEMPORARY_PREFIX};
 use bildkante_shared::ids::{decode_128, encode_128};
 use bildkante_shared::log_limited;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::key::ContentHasherBuilder;
 use super::metrics::StoreMetrics;
@@ -48,6 +51,31 @@ const TEMPORARY_AGE: Duration = Duration::from_secs(1);
 const SCAN_PAUSE: Duration = Duration::from_millis(200);
 const QUARANTINE_FILES_MAX: usize = 64;
 const QUARANTINE_BYTES_MAX: u64 = 64 << 20;
+
+/// Says which files are kept, however long they are unused. Asked under a lock: it takes no time.
+#[derive(Clone)]
+pub(super) struct Keeps(Arc<dyn Fn(&Name) -> bool + Send + Sync>);
+
+impl Keeps {
+    pub(super) fn new(keeps: impl Fn(&Name) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(keeps))
+    }
+}
+
+impl std::fmt::Debug for Keeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keeps")
+    }
+}
+
+/// When files may be evicted.
+#[derive(Debug, Clone)]
+enum Eviction {
+    Any,
+    /// None: what is kept is not known yet.
+    Held,
+    But(Keeps),
+}
 
 /// Bounds of a folder.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +111,7 @@ pub(super) struct Folder {
     /// Bytes and files written before the scan was complete.
     early_bytes: AtomicU64,
     early_files: AtomicU64,
+    eviction: RwLock<Eviction>,
     /// Where the next eviction looks; the lock lets one thread evict at a time.
     hand: Mutex<usize>,
     quarantined_files: AtomicUsize,
@@ -107,6 +136,7 @@ impl Folder {
             is_scanned: AtomicBool::new(false),
             early_bytes: AtomicU64::new(0),
             early_files: AtomicU64::new(0),
+            eviction: RwLock::new(Eviction::Any),
             hand: Mutex::new(0),
             quarantined_files: AtomicUsize::new(0),
             quarantined_bytes: AtomicU64::new(0),
@@ -194,6 +224,10 @@ impl Folder {
         }
         self.record(name, length, unix_s(SystemTime::now()));
         self.evict_to_fit();
+        if self.is_full_of_kept() && !self.is_kept(name) {
+            self.remove(name)?;
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "what is kept leaves no room"));
+        }
         Ok(())
     }
 
@@ -262,6 +296,11 @@ impl Folder {
         }
     }
 
+    /// Whether it is there, as far as the index knows.
+    pub(super) fn holds(&self, name: &Name) -> bool {
+        self.shard(name).lock().contains_key(name)
+    }
+
     fn forget(&self, name: &Name) {
         if let Some(old) = self.shard(name).lock().remove(name) {
             self.subtracted(old);
@@ -310,6 +349,30 @@ impl Folder {
         self.bytes() > self.limits.bytes_max || self.files() > self.limits.files_max
     }
 
+    /// From here on nothing is evicted, until it is known what is kept.
+    pub(super) fn hold(&self) {
+        *self.eviction.write() = Eviction::Held;
+    }
+
+    /// From here on all may be evicted but this.
+    pub(super) fn keep(&self, keeps: Keeps) {
+        *self.eviction.write() = Eviction::But(keeps);
+        self.evict_to_fit();
+    }
+
+    fn is_kept(&self, name: &Name) -> bool {
+        match &*self.eviction.read() {
+            Eviction::Any => false,
+            Eviction::Held => true,
+            Eviction::But(Keeps(keeps)) => keeps(name),
+        }
+    }
+
+    /// Over its bounds, with nothing that may go.
+    fn is_full_of_kept(&self) -> bool {
+        self.is_over() && matches!(*self.eviction.read(), Eviction::But(_)) && self.sample(&mut 0).is_empty()
+    }
+
     fn evict_to_fit(&self) {
         if !self.is_over() {
             return;
@@ -356,12 +419,13 @@ impl Folder {
         gone
     }
 
-    /// At least `SAMPLE_ENTRIES` entries from the shards under the hand, or all there are.
+    /// At least `SAMPLE_ENTRIES` entries that may go, from the shards under the hand, or all there are.
     fn sample(&self, hand: &mut usize) -> Vec<(Name, u32)> {
         let mut sample = Vec::new();
         for _ in 0..SHARDS {
             let shard = self.shards[*hand].lock();
-            sample.extend(shard.iter().map(|(name, file)| (*name, file.used_unix_s)));
+            let may_go = shard.iter().filter(|(name, _)| !self.is_kept(name));
+            sample.extend(may_go.map(|(name, file)| (*name, file.used_unix_s)));
             *hand = (*hand + 1) % SHARDS;
             if sample.len() >= SAMPLE_ENTRIES {
                 break;

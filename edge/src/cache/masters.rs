@@ -14,7 +14,7 @@ use bildkante_shared::limits::MASTER_FILE_BYTES_MAX;
 use bildkante_shared::pixels::Pixels;
 use bytes::Bytes;
 
-use super::folder::Folder;
+use super::folder::{Folder, Keeps};
 use super::gate::GateError;
 use super::metrics::StoreMetrics;
 use super::store::{Lookup, Store, StoreLimits, Unusable};
@@ -94,6 +94,23 @@ pub struct Masters {
 impl Masters {
     pub(super) fn open(root: &Path, limits: StoreLimits, metrics: Arc<StoreMetrics>) -> io::Result<Self> {
         Ok(Self { store: Store::open("masters", root, limits, metrics)? })
+    }
+
+    /// Evicts none until [`Self::keep`] says which are kept.
+    pub(super) fn hold(&self) {
+        self.store.folder().hold();
+    }
+
+    /// From here on no master is evicted that `keeps` names; where nothing else is left, new ones are refused as by a full
+    /// device.
+    pub fn keep(&self, keeps: impl Fn(MasterId) -> bool + Send + Sync + 'static) {
+        self.store.folder().keep(Keeps::new(move |name| keeps(MasterId::from_raw(*name))));
+    }
+
+    /// Whether it is stored, as far as the index knows.
+    #[must_use]
+    pub fn holds(&self, id: MasterId) -> bool {
+        self.store.folder().holds(id.as_bytes())
     }
 
     /// The bytes as they were stored, or a miss.
@@ -192,6 +209,33 @@ mod tests {
             offline: Duration::from_secs(10),
         };
         (Masters::open(root, limits, Arc::clone(&metrics)).unwrap(), metrics)
+    }
+
+    /// What is kept stays, however long it is unused; with nothing else left, a new master is refused.
+    #[tokio::test]
+    async fn what_is_kept_is_not_evicted_and_a_full_store_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (masters, metrics) = open(dir.path(), 3 * 4096);
+        let all = [verified(b"abc"), verified(b"def"), verified(b"ghi"), verified(b"jkl")];
+        masters.hold();
+        for master in &all[..3] {
+            masters.put(master).await.unwrap();
+        }
+        masters.put(&all[3]).await.unwrap();
+        assert_eq!(metrics.tier.evictions(), 0, "nothing goes before it is known what is kept");
+        let kept = [all[0].id(), all[1].id()];
+        masters.keep(move |id| kept.contains(&id));
+        assert_eq!(metrics.tier.evictions(), 1);
+        assert!(masters.holds(all[0].id()) && masters.holds(all[1].id()));
+        let kept = all.each_ref().map(VerifiedMaster::id);
+        masters.keep(move |id| kept.contains(&id));
+        let (fifth, sixth) = (verified(b"mno"), verified(b"pqr"));
+        let refused = masters.put(&fifth).await.unwrap_err().to_string();
+        assert!(refused.contains("what is kept leaves no room"), "{refused}");
+        assert!(!masters.holds(fifth.id()));
+        masters.keep(|_| false);
+        masters.put(&sixth).await.unwrap();
+        assert!(masters.holds(sixth.id()));
     }
 
     #[test]

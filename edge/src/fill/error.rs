@@ -33,6 +33,8 @@ pub enum FillError {
     Overtaken,
     #[error("its origin could not be signed")]
     Unsigned,
+    #[error("there is no room for its master: what people decide about keeps the store full")]
+    NoRoom,
     #[error(transparent)]
     Withheld(#[from] Withheld),
 }
@@ -50,6 +52,7 @@ impl FillError {
             Self::OverBudget(budget) => budget.as_str(),
             Self::Overtaken => "purged-meanwhile",
             Self::Unsigned => "unsigned",
+            Self::NoRoom => "no-room",
             Self::Withheld(withheld) => withheld.reason.as_str(),
         }
     }
@@ -79,7 +82,7 @@ impl FillError {
             Self::Flight(error) => matches!(error, FlightError::Full | FlightError::TookTooLong),
             // A signer that is away comes back.
             Self::Overtaken | Self::Unsigned => true,
-            Self::Render(_) | Self::Master(_) | Self::OverBudget(_) | Self::Withheld(_) => false,
+            Self::Render(_) | Self::Master(_) | Self::OverBudget(_) | Self::Withheld(_) | Self::NoRoom => false,
         }
     }
 

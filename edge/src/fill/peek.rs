@@ -99,12 +99,6 @@ impl Fill {
         Some(Filled::found(rendition, Outcome::Disk))
     }
 
-    /// What is known of the picture's making, once it was made.
-    #[must_use]
-    pub fn made(&self, want: &Want) -> Option<Arc<Binding>> {
-        self.masters.binding(want)
-    }
-
     /// Whether the picture exists, so that only rendering is left to do.
     #[must_use]
     pub fn is_drawn(&self, want: &Want) -> bool {

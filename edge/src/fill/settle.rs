@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bildkante_shared::ids::MasterId;
 use bildkante_shared::urgency::Urgency;
 
 use super::rendition::{Cut, Filled, Rendering};
@@ -134,6 +135,23 @@ impl Fill {
             pause = (pause * 2).min(PAUSE_MAX);
         }
         Err(FillError::Overtaken)
+    }
+
+    /// What is known of a picture's making, once its master is where it stays for as long as people may decide about it: on this
+    /// device, or in the shared store. `None` where it was purged meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be had, or there is no room for it.
+    pub async fn kept(self: &Arc<Self>, want: &Want) -> Result<Option<Arc<Binding>>, FillError> {
+        let Some(binding) = self.masters.binding(want) else { return Ok(None) };
+        if !self.is_kept(binding.master) {
+            self.masters.master(want, binding.master, want.urgency.into()).await?;
+        }
+        if self.is_kept(binding.master) { Ok(Some(binding)) } else { Err(FillError::NoRoom) }
+    }
+
+    fn is_kept(&self, master: MasterId) -> bool {
+        self.caches.masters.holds(master) || self.caches.object.is_some()
     }
 
     async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {

@@ -263,6 +263,10 @@ impl Case {
         self.cut.as_deref().is_none_or(|own| own == cut)
     }
 
+    const fn needs_its_master(&self) -> bool {
+        matches!(self.verdict, Verdict::NeedsReview | Verdict::Approved)
+    }
+
     const fn has_begun(&self, now_unix_ms: u64) -> bool {
         match self.from_unix_ms {
             Some(from) => from <= now_unix_ms,
@@ -308,6 +312,8 @@ pub struct Reviews {
     variants: Map<u64, Box<str>>,
     /// How many have no decision.
     awaiting: usize,
+    /// How many cases need a master: those that were not turned down.
+    masters: Map<MasterId, u32>,
 }
 
 impl Reviews {
@@ -362,9 +368,29 @@ impl Reviews {
         self.awaiting
     }
 
+    /// Whether a picture that was approved, or awaits a decision, is this master.
+    #[must_use]
+    pub fn needs(&self, master: MasterId) -> bool {
+        self.masters.contains_key(&master)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_variant.is_empty()
+    }
+
+    fn needs_one_more(&mut self, master: MasterId) {
+        let count = self.masters.get(&master).copied().unwrap_or(0);
+        self.masters.insert_mut(master, count.saturating_add(1));
+    }
+
+    fn needs_one_less(&mut self, master: MasterId) {
+        match self.masters.get(&master).copied() {
+            Some(count @ 2..) => self.masters.insert_mut(master, count - 1),
+            _ => {
+                self.masters.remove_mut(&master);
+            }
+        }
     }
 
     pub(super) fn variants(&self) -> impl Iterator<Item = (&str, &[Case])> {
@@ -403,6 +429,11 @@ impl Reviews {
     }
 
     pub(super) fn put(&mut self, variant: Box<str>, cases: Arc<[Case]>) {
+        let needed =
+            |cases: &[Case]| cases.iter().filter(|case| case.needs_its_master()).map(|case| case.master).collect();
+        let (before, now): (Vec<MasterId>, Vec<MasterId>) = (needed(self.of(&variant)), needed(&cases));
+        now.into_iter().for_each(|master| self.needs_one_more(master));
+        before.into_iter().for_each(|master| self.needs_one_less(master));
         let awaiting = |cases: &[Case]| cases.iter().filter(|case| case.verdict == Verdict::NeedsReview).count();
         let before: Vec<(u64, bool)> =
             self.of(&variant).iter().map(|case| (case.id, case.verdict == Verdict::NeedsReview)).collect();

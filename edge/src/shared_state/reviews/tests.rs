@@ -237,3 +237,22 @@ fn a_decision_holds_in_its_cut() {
     former.step(1, &uncut(step)).expect("its turn");
     assert_eq!((in_cut(&former, CUT), in_cut(&former, "1:1")), (Some(2), Some(2)));
 }
+
+/// A master is needed from its submission until its last case is turned down.
+#[test]
+fn masters_of_open_cases_are_needed() {
+    let mut desk = Desk::default();
+    let master = |number: u8| MasterId::from_raw([number; 16]);
+    desk.submit(1);
+    desk.submit(2);
+    assert!(desk.reviews.needs(master(1)) && desk.reviews.needs(master(2)) && !desk.reviews.needs(master(3)));
+    desk.approve(1, 1, ALWAYS).expect("its turn");
+    let square = Review { cut: Some("1:1".into()), ..review(1, Step::Submit { drawn: drawn() }) };
+    desk.step(0, &square).expect("another cut");
+    let seen = desk.seen(2);
+    desk.step(1, &review(2, Step::Reject { seen })).expect("its turn");
+    assert!(desk.reviews.needs(master(1)) && !desk.reviews.needs(master(2)));
+    let seen = desk.seen(1);
+    desk.step(1, &review(1, Step::Reject { seen })).expect("its turn");
+    assert!(desk.reviews.needs(master(1)), "in the other cut");
+}
