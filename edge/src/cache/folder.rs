@@ -224,8 +224,8 @@ impl Folder {
         }
         self.record(name, length, unix_s(SystemTime::now()));
         self.evict_to_fit();
-        if self.is_full_of_kept() && !self.is_kept(name) {
-            self.remove(name)?;
+        // With nothing else to go, it went itself.
+        if matches!(*self.eviction.read(), Eviction::But(_)) && !self.holds(name) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "what is kept leaves no room"));
         }
         Ok(())
@@ -366,11 +366,6 @@ impl Folder {
             Eviction::Held => true,
             Eviction::But(Keeps(keeps)) => keeps(name),
         }
-    }
-
-    /// Over its bounds, with nothing that may go.
-    fn is_full_of_kept(&self) -> bool {
-        self.is_over() && matches!(*self.eviction.read(), Eviction::But(_)) && self.sample(&mut 0).is_empty()
     }
 
     fn evict_to_fit(&self) {

@@ -275,7 +275,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("widths = [480, 768", "widths = [768, 480", &["`widths` ascend, but 480 follows 768"]),
     ("widths = [480, 768", "widths = [0, 768", &["`slots.hero.widths` is 1 to 8192, not 0"]),
     ("1120, 1344]", "1120, 1600]", &["1600 px is 1.19 times the 1344 px this slot's crop has, above `upscale_max` 1"]),
-    ("16:9\"", "16:9\"\nseeds = { \"colour=teal\" = 5 }", &["not named: `finish` and `product`"]),
+    ("16:9\"", "16:9\"\nseeds = { \"colour=teal\" = 5 }", &["not named: `product` and `finish`"]),
     ("16:9\"", "16:9\"\nseeds = { \"size=m\" = 5 }", &["there is no axis `size`"]),
     ("16:9\"", "16:9\"\nseeds = { \"locale=de-DE\" = 5 }", &["pictures of this slot do not differ by `locale`"]),
     ("16:9\"", "16:9\"\nseeds = { \"colour=lime\" = 5 }", &["axis `colour` has no value `lime`; it has `red`"]),
