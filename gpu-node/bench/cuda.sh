@@ -5,11 +5,12 @@
 #
 # RELEASE_DIR holds a bildkante-gpu-node that was built with CUDA=1, here or elsewhere (BILDKANTE_PYTHON names a Python with
 # the same torch and with diffusers, LD_LIBRARY_PATH its libraries, where this machine has neither cargo nor a network).
-# TEST_BINARY: the compiled tests `batching`, `soak` and `determinism`; without any, cargo runs them.
+# TEST_BINARY: the compiled tests `batching`, `images`, `soak` and `determinism`; without any, cargo runs them.
 #
 #   1. check: every dtype loads and draws the same bits twice
-#   2. parity: the same recipe on the CPU and on the device, in float32
-#   3. exactness: no picture depends on its companions, its place or the order of arrival, on the device; a soak
+#   2. parity: the same recipe on the CPU and on the device, in float32; one of a network that was trained as EDM has it; a batch
+#   3. exactness: no picture depends on its companions, its place or the order of arrival, on the device; images and candidates;
+#      a soak of adapters, ControlNets, reference images, words, refiner, drafts and details
 #   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, mixed traffic, first image, memory
 #   5. what exactness costs: padded passes beside plain ones; what channels last bring
 #
@@ -63,13 +64,23 @@ sys.exit(int(worst > 8))
 '
 step parity "$python" -c "$compare" "$out/cpu.png" "$out/cuda.png"
 
+edm=("$node" generate --checkpoint gpu-node/fixtures/checkpoints/sdxl-edm-tiny --prompt "a teal mug" --seed 7 --steps 8 --size 64x64)
+step edm-cpu "${edm[@]}" --device cpu --out "$out/edm-cpu.png"
+step edm-cuda "${edm[@]}" --device cuda --out "$out/edm-cuda.png"
+step edm-parity "$python" -c "$compare" "$out/edm-cpu.png" "$out/edm-cuda.png"
+
+printf 'models_dir = "gpu-node/models"\ndata_dir = "%s/data"\ndevice = "cuda"\n' "$out" >"$out/node.toml"
+printf '[[recipes]]\nname = "mug"\ncheckpoint = "studio-tiny"\nprompt = "a teal mug"\nwidth_px = 192\nheight_px = 192\nsteps = 8\nguidance = 4.0\n' \
+  >"$out/recipes.toml"
+step batch "$node" batch --config "$out/node.toml" --recipes "$out/recipes.toml" --seeds 0-7 --out "$out/batch"
+
 export BILDKANTE_TEST_DEVICE=cuda
 if [ "$#" -gt 0 ]; then
   for binary in "$@"; do
     step "test-$(basename "${binary%-*}")" "$binary"
   done
 else
-  step tests cargo test --release -p bildkante-gpu-node --test batching --test soak --test determinism
+  step tests cargo test --release -p bildkante-gpu-node --test batching --test images --test soak --test determinism
 fi
 
 step times python3 loadtest/bench/diffusion.py --binaries "$release" --python "$python" --full-size "$deps/full-size" \

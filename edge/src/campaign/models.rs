@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::listing;
 use super::manifest::{Manifest, Policy, checked_text};
 use super::reader::{TableReader, no_hint};
 use super::rights::{self, Held};
@@ -52,9 +51,6 @@ fn read_model(table: &TableReader<'_, '_>, policy: &Policy) -> ModelFacts {
 /// A model that is described and not used is a misspelt name.
 pub(crate) fn check_are_used(root: &TableReader<'_, '_>, manifest: &Manifest) {
     let known: Vec<&str> = manifest.checkpoints().into_iter().chain(manifest.adapters()).collect();
-    for name in manifest.models.keys().filter(|name| !known.contains(&name.as_str())) {
-        let known =
-            if known.is_empty() { "it uses none".to_owned() } else { format!("it uses {}", listing(&known, 8)) };
-        root.fault(&(0..0), format!("[models.{name}] describes a model that this campaign does not use; {known}"));
-    }
+    let unused = manifest.models.keys().filter(|name| !known.contains(&name.as_str()));
+    rights::refuse_unused(root, ("models", "a model"), unused, &known);
 }

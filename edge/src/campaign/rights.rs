@@ -109,10 +109,20 @@ pub(super) fn read_references(root: &TableReader<'_, '_>, policy: &Policy) -> BT
 pub(super) fn check_are_used(root: &TableReader<'_, '_>, manifest: &Manifest) {
     let (known, imports) = (manifest.images(), format!("{}/", manifest.name));
     let is_known = |name: &str| known.contains(&name) || name.starts_with(&imports);
-    for name in manifest.references.keys().filter(|name| !is_known(name)) {
-        let known =
-            if known.is_empty() { "it uses none".to_owned() } else { format!("it uses {}", listing(&known, 8)) };
-        root.fault(&(0..0), format!("[references.{name}] describes an image that this campaign does not use; {known}"));
+    let unused = manifest.references.keys().filter(|name| !is_known(name));
+    refuse_unused(root, ("references", "an image"), unused, &known);
+}
+
+/// Names what a table describes and the campaign does not use, beside what it uses.
+pub(super) fn refuse_unused<'n>(
+    root: &TableReader<'_, '_>,
+    (table, what): (&str, &str),
+    unused: impl Iterator<Item = &'n String>,
+    used: &[&str],
+) {
+    let used = if used.is_empty() { "it uses none".to_owned() } else { format!("it uses {}", listing(used, 8)) };
+    for name in unused {
+        root.fault(&(0..0), format!("[{table}.{name}] describes {what} that this campaign does not use; {used}"));
     }
 }
 
