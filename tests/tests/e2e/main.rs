@@ -28,6 +28,7 @@ mod poisoning;
 mod processes;
 mod provenance;
 mod purge;
+mod repeats;
 mod reviews;
 mod rights;
 mod signing;
