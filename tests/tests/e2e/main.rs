@@ -33,6 +33,7 @@ mod reviews;
 mod rights;
 mod signing;
 mod stand_ins;
+mod upgrade;
 mod verify;
 mod warm;
 mod wire;
