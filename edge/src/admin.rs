@@ -253,7 +253,7 @@ impl AdminApi {
             Action::Me => Ok(Reply::ok(keys::me(who))),
             Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
             Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
-            Action::Purge => purges::purge(self, who, self.fields(headers, body).await?).await,
+            Action::Purge => purges::purge(self, who, key, self.fields(headers, body).await?).await,
             Action::ShowPurge => purges::one(&self.desk, who, parameter).map(Reply::ok),
             Action::ListKills => kills::list(self, who, query).map(Reply::ok),
             Action::Kill => kills::kill(self, who, kills::order(key, self.fields(headers, body).await?)?).await,
@@ -281,7 +281,7 @@ impl AdminApi {
             Action::Changes => state::changes(log, query).await.map(Reply::ok),
             Action::Snapshot => state::snapshot(log).await.map(Reply::ok),
             Action::Propose => state::propose(log, headers, body).await.map(Reply::ok),
-            Action::Promote => state::promote(log).await.map(Reply::ok),
+            Action::Promote => state::promote(log, key).await.map(Reply::ok),
             Action::ListJobs => Ok(Reply::ok(warm::list(&self.warmer, who))),
             Action::Warm => {
                 let ask = warm::ask(self.fields(headers, body).await?, self.concurrency)?;

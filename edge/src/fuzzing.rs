@@ -26,7 +26,8 @@ use crate::response::conditional::{self, RequestedRange};
 use crate::rum::RumConfig;
 use crate::rum::gate::Gate;
 use crate::shared_state::offline::BackupLine;
-use crate::shared_state::{Entry, State, Target as KillTarget};
+use crate::shared_state::wire::{Ask as FollowersAsk, Feed, SentProposal, SentSnapshot, WAIT_MS_MAX};
+use crate::shared_state::{ActorId, Entry, State, Target as KillTarget};
 use crate::signing::{Grant, SigningKeys};
 use crate::verify::decode::Still;
 use crate::verify::multipart;
@@ -36,7 +37,7 @@ use crate::words::{Format, FormatSet, Ratio};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -50,6 +51,7 @@ pub const TARGETS: [Target; 13] = [
     ("report", report),
     ("form", form),
     ("audit_entry", audit_entry),
+    ("state_wire", state_wire),
 ];
 
 /// Between the parts of a `manifest` input.
@@ -302,6 +304,34 @@ pub fn audit_entry(data: &[u8]) {
     let _ = BackupLine::parse(text);
     if let Ok(target) = text.parse::<KillTarget>() {
         assert_eq!(target.to_string(), text);
+    }
+}
+
+/// What edges say to each other about the log: what is taken is what was sent, and entries that do not follow are refused.
+///
+/// # Panics
+/// When it is not.
+pub fn state_wire(data: &[u8]) {
+    if let Ok(ask) = std::str::from_utf8(data).map_err(|_| "text").and_then(FollowersAsk::parse) {
+        assert!(ask.wait_ms <= WAIT_MS_MAX);
+    }
+    if let Ok(sent) = serde_json::from_slice::<SentProposal>(data) {
+        let _ = State::empty("fuzz".into()).admit(&sent.change, &sent.why, ActorId::EDGE);
+    }
+    if let Ok(feed) = serde_json::from_slice::<Feed>(data) {
+        let mut state = State::empty(feed.log);
+        for entry in feed.entries.iter().filter_map(|entry| Entry::parse(entry.to_string().as_bytes()).ok()) {
+            let before = state.epoch();
+            let is_next = state.follow(&entry).is_ok();
+            assert_eq!(state.epoch(), if is_next { before + 1 } else { before });
+        }
+    }
+    if let Ok(SentSnapshot { head, rows }) = serde_json::from_slice(data)
+        && let Ok(state) = State::restore(head.clone(), rows)
+    {
+        assert_eq!(state.head(), head);
+        let again = State::restore(state.head(), state.rows());
+        assert!(again.is_ok_and(|again| again.rows().count() == state.rows().count()));
     }
 }
 

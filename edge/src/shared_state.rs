@@ -54,7 +54,9 @@ mod target;
 pub mod wire;
 
 pub use actor::{ACTOR_BYTES_MAX, ActorId};
-pub use change::{Change, Forget, Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope, Term, WHY_BYTES_MAX};
+pub use change::{
+    Change, Effect, Forget, Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope, Term, WHY_BYTES_MAX,
+};
 pub use config::{OpenError, OpenedLog, StateConfig};
 pub use entry::{Chain, ChainFault, ENTRY_BYTES_MAX, Entry, EntryFault};
 pub use fold::{Head, LogId, Refusal, Row, RowFault, Shelf, State};

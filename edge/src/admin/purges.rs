@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::body::{Fault, Fields, fault, wrong};
+use super::kills::log_fault;
 use super::{AdminApi, PREFIX, Principal, Reply};
 use crate::governance::desk::DeskError;
 use crate::governance::scope::{SCOPE_BYTES_MAX, ScopeError};
 use crate::governance::{PurgeDesk, PurgeKind, PurgeOrder, PurgeReach, PurgeRecord, PurgeScope};
-use crate::shared_state::PersonRole;
+use crate::shared_state::{LogError, PersonRole};
 
 /// Purges a list shows.
 const SHOWN_MAX: usize = 100;
@@ -16,7 +17,7 @@ const WHY_BYTES_MAX: usize = 1_000;
 const FIELDS: [&str; 8] = ["url", "variant", "tag", "campaign", "everything", "kind", "reach", "why"];
 
 /// One of `url`, `variant`, `tag`, `campaign`, `everything`; `kind`, `reach` and `why` where they matter.
-fn order(mut fields: Fields) -> Result<PurgeOrder, Fault> {
+fn order(key: Option<String>, mut fields: Fields) -> Result<PurgeOrder, Fault> {
     let mut scopes = Vec::new();
     scopes.extend(fields.text("url", SCOPE_BYTES_MAX)?.map(PurgeScope::Url));
     scopes.extend(fields.text("variant", SCOPE_BYTES_MAX)?.map(PurgeScope::Variant));
@@ -32,14 +33,19 @@ fn order(mut fields: Fields) -> Result<PurgeOrder, Fault> {
     fields.end(&FIELDS)?;
     let mut scopes = scopes.into_iter();
     match (scopes.next(), scopes.next()) {
-        (Some(scope), None) => Ok(PurgeOrder { scope, kind, reach, why }),
+        (Some(scope), None) => Ok(PurgeOrder { scope, kind, reach, why, key }),
         (None, _) => Err(wrong("url", "nothing is named that is to be purged", &FIELDS[..5])),
         (Some(_), Some(second)) => Err(wrong(second.as_str(), "a purge names one thing", &FIELDS[..5])),
     }
 }
 
-pub(super) async fn purge(api: &AdminApi, who: &Principal, fields: Fields) -> Result<Reply, Fault> {
-    let (desk, order) = (&api.desk, order(fields)?);
+pub(super) async fn purge(
+    api: &AdminApi,
+    who: &Principal,
+    key: Option<String>,
+    fields: Fields,
+) -> Result<Reply, Fault> {
+    let (desk, order) = (&api.desk, order(key, fields)?);
     let field = order.scope.as_str();
     // A tag may lie in several campaigns, whatever it says.
     let campaign = desk.campaign_of(&order.scope).map_err(|error| refused(error.into(), field))?;
@@ -54,6 +60,8 @@ fn refused(error: DeskError, field: &str) -> Fault {
         DeskError::Scope(error @ (ScopeError::TooLong | ScopeError::Tag(_) | ScopeError::Image(_))) => {
             wrong(field, error.to_string(), &[])
         }
+        DeskError::Log(error @ LogError::KeyReused { .. }) => log_fault(&error),
+        DeskError::Log(LogError::Relayed(problem)) if problem.kind.ends_with("key-reused") => problem,
         DeskError::Log(error) => {
             let detail = format!("the purge is in force on this edge, and on no other: {error}");
             fault(error.status(), error.as_str(), "Purge not shared", detail)
@@ -77,6 +85,7 @@ fn status(record: &PurgeRecord) -> u16 {
 /// Whether it is on the device as well.
 fn shown(desk: &PurgeDesk, record: &PurgeRecord) -> Value {
     let mut value = json!(record);
+    value.as_object_mut().map(|fields| fields.remove("key"));
     value["stored"] = json!(desk.purges.is_stored(record.id));
     value
 }

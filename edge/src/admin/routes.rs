@@ -281,6 +281,7 @@ pub(super) const ROUTES: &[Route] = {
         get("purges", A::ListPurges, viewer(Campaign), &[(200, "Purges")]).says("The last 100 purges"),
         get("purges", A::Purge, takes(Operator, S::Purge, Campaign), &[(200, "Purge"), (202, "Purge")])
             .post(Json("PurgeOrder"))
+            .by_key()
             .says("Purges; 202 while a cache in front has not confirmed"),
         get("purges/{id}", A::ShowPurge, viewer(Campaign), &[(200, "Purge")])
             .says("One purge, and what became of it in each cache in front"),
@@ -337,6 +338,7 @@ pub(super) const ROUTES: &[Route] = {
             .says("A change that a follower sends on, in the name of who asked it; between edges"),
         get("state/promote", A::Promote, takes(Operator, S::Kill, Edge), &[(200, "Promotion")])
             .post(Nothing)
+            .by_key()
             .says("Makes a follower the primary"),
         get("warm", A::ListJobs, viewer(Campaign), &[(200, "Jobs")]).says("The jobs"),
         get("warm", A::Warm, takes(Operator, S::Warm, Campaign), &[(202, "Job")])

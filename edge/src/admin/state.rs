@@ -38,8 +38,8 @@ where
 }
 
 /// Makes this edge the primary.
-pub(super) async fn promote(log: &Arc<dyn Log>) -> Result<Value, Fault> {
-    let Promotion { head, taken_over, silence } = log.promote().await.map_err(|error| log_fault(&error))?;
+pub(super) async fn promote(log: &Arc<dyn Log>, key: Option<String>) -> Result<Value, Fault> {
+    let Promotion { head, taken_over, silence } = log.promote(key).await.map_err(|error| log_fault(&error))?;
     Ok(json!({
         "term": head.term,
         "seq": head.seq,

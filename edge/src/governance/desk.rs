@@ -26,6 +26,8 @@ pub struct PurgeOrder {
     pub kind: PurgeKind,
     pub reach: PurgeReach,
     pub why: String,
+    /// A repeated order has the same.
+    pub key: Option<String>,
 }
 
 /// Why a purge was not carried out.
@@ -75,6 +77,9 @@ impl PurgeDesk {
     /// not be entered into the shared log: it is in force here alone.
     pub async fn purge(&self, who: &str, order: PurgeOrder) -> Result<PurgeRecord, DeskError> {
         let aim = order.scope.aim(&self.catalog.load(), &self.public_url)?;
+        if let Some(record) = self.known(&order)? {
+            return Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record));
+        }
         let (scope, kind, reach, why) = (order.scope.clone(), order.kind, order.reach, order.why.clone());
         let record = PurgeRecord {
             id: 0,
@@ -86,6 +91,7 @@ impl PurgeDesk {
             reach,
             tags: aim.tags,
             url: aim.url,
+            key: order.key.clone(),
             downstream: Default::default(),
         };
         let purge = Purge { keys: aim.keys, campaign: aim.campaign, record };
@@ -98,6 +104,18 @@ impl PurgeDesk {
         });
         let record = task.await.unwrap_or_else(|_| Err(StateError::Panicked.into()))?;
         Ok(self.downstream.settled(record.id, self.answer_wait).await.unwrap_or(record))
+    }
+
+    /// What an order with the same key became. One that asks for something else is refused before anything is in force.
+    fn known(&self, order: &PurgeOrder) -> Result<Option<PurgeRecord>, LogError> {
+        let Some(key) = &order.key else { return Ok(None) };
+        let seq = self.log.published().load().of_key(key);
+        match self.purges.of_key(key) {
+            Some(it) if (&it.scope, it.kind, it.reach) == (&order.scope, order.kind, order.reach) => Ok(Some(it)),
+            Some(_) => Err(LogError::KeyReused { key: key.clone(), seq: seq.unwrap_or_default() }),
+            // Another kind of change, or a purge that this edge remembers no more: the log compares.
+            None => Ok(None),
+        }
     }
 
     /// The campaign that a purge stays within; `None` where it may reach into several.
@@ -115,9 +133,9 @@ impl PurgeDesk {
         // What was answered before may no longer be, also when a restart would forget the purge.
         self.epoch.advance();
         self.downstream.wake();
-        let PurgeRecord { by, why, scope, kind, reach, .. } = &enforced.record;
+        let PurgeRecord { by, why, scope, kind, reach, key, .. } = &enforced.record;
         let proposal =
-            Proposal { change: Change::Purge(marks), who: by.clone(), why: why.clone(), key: None, edge: None };
+            Proposal { change: Change::Purge(marks), who: by.clone(), why: why.clone(), key: key.clone(), edge: None };
         self.purges.metrics().purges.with_label_values(&[scope.as_str(), kind.as_str()]).inc();
         let stored = self.purges.stored(&enforced).await;
         let outcome = if stored.is_ok() { "done" } else { "not-stored" };

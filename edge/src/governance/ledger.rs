@@ -50,6 +50,9 @@ pub struct PurgeRecord {
     /// The URL, where one was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// By which the order is known again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// By the name of the downstream purger.
     pub downstream: BTreeMap<String, Delivery>,
 }
@@ -375,6 +378,7 @@ mod tests {
             reach: PurgeReach::Masters,
             tags: (0..n).map(|n| format!("slot:studio/s{n}")).collect(),
             url: url.map(str::to_owned),
+            key: None,
             downstream: BTreeMap::from([
                 ("cdn".to_owned(), delivery(DeliveryState::Confirmed, 1)),
                 ("varnish".to_owned(), delivery(DeliveryState::Overdue, 3)),

@@ -333,6 +333,13 @@ impl Purges {
         before.map(|record| record.id).max().unwrap_or(0)
     }
 
+    /// The purge that an order with this key became, while it is remembered.
+    #[must_use]
+    pub fn of_key(&self, key: &str) -> Option<PurgeRecord> {
+        let records = self.inner.records.lock();
+        records.values().rev().find(|record| record.key.as_deref() == Some(key)).cloned()
+    }
+
     #[must_use]
     pub fn metrics(&self) -> &PurgeMetrics {
         &self.inner.metrics

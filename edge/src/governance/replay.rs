@@ -25,7 +25,7 @@ use super::reaches::{Covered, covered};
 use crate::cache::{Bindings, unix_ms};
 use crate::campaign::CatalogHandle;
 use crate::shared_state::{
-    Change, Entries, Entry, Kill, Log, LogError, LogId, PurgeMarks, PurgeScope, State, Step, Target, TargetKind,
+    Change, Effect, Entries, Entry, Kill, Log, LogError, LogId, PurgeMarks, PurgeScope, State, Target, TargetKind,
 };
 use crate::words::Epoch;
 
@@ -149,8 +149,7 @@ impl Inner {
                 let decided: Vec<String> = decided.into_iter().map(|recipe| format!("recipe:{recipe}")).collect();
                 self.tell(entry, target, &decided).await;
             }
-            // What waits is shown nowhere yet.
-            Change::Review(review) if !matches!(review.step, Step::Submit { .. } | Step::Escalate { .. }) => {
+            Change::Review(review) if entry.change().effect() == Effect::Shown => {
                 self.tell_of_review(entry, &review.variant).await;
             }
             _ => {}
@@ -167,7 +166,8 @@ impl Inner {
             vec![PurgeKey::Everything]
         });
         let (tags, url) = (marks.tags.clone(), marks.url.clone());
-        let record = PurgeRecord { tags, url, ..self.record(entry, marks.scope.clone(), marks.kind, marks.reach) };
+        let key = entry.key().map(str::to_owned);
+        let record = PurgeRecord { tags, url, key, ..self.record(entry, marks.scope.clone(), marks.kind, marks.reach) };
         self.enforce(Purge { keys, campaign: marks.campaign.clone(), record }, entry.seq());
     }
 
@@ -215,6 +215,7 @@ impl Inner {
             reach,
             tags: Vec::new(),
             url: None,
+            key: None,
             downstream: BTreeMap::default(),
         }
     }
@@ -286,6 +287,7 @@ fn joined(state: &State, why: String) -> PurgeRecord {
         reach: PurgeReach::Renditions,
         tags: Vec::new(),
         url: None,
+        key: None,
         downstream: BTreeMap::default(),
     }
 }

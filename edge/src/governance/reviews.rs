@@ -195,14 +195,20 @@ impl ReviewDesk {
     pub async fn rule(&self, who: &str, order: ReviewOrder) -> Result<Ruled, ReviewError> {
         let ReviewOrder { case: id, ruling, seen, why, key } = order;
         let ShownCase { variant, case, .. } = self.case(id).ok_or(ReviewError::NoSuchCase(id))?;
+        let known = self.known(key.as_deref(), &variant).await?;
         let was_turned_down = matches!(case.verdict, Verdict::Rejected | Verdict::ChangesRequested);
-        if seen.is_none() && was_turned_down && matches!(ruling, Ruling::Approve { .. }) {
+        if known.is_none() && seen.is_none() && was_turned_down && matches!(ruling, Ruling::Approve { .. }) {
             return Err(ReviewError::TurnedDown { case: id, seen: case.seen });
         }
-        let seen = seen.unwrap_or(case.seen);
+        // A repeated order means what it meant, whatever has been decided since.
+        let seen = seen.or_else(|| known.as_ref()?.step.seen()).unwrap_or(case.seen);
         let step = match ruling {
             Ruling::Approve { from_unix_ms, until_unix_ms } => {
-                Step::Approve { approvers: self.approvers(&variant)?, from_unix_ms, until_unix_ms, seen }
+                let approvers = match known.as_ref().map(|known| &known.step) {
+                    Some(Step::Approve { approvers, .. }) => *approvers,
+                    _ => self.approvers(&variant)?,
+                };
+                Step::Approve { approvers, from_unix_ms, until_unix_ms, seen }
             }
             Ruling::Reject => Step::Reject { seen },
             Ruling::RequestChanges => Step::RequestChanges { seen },
@@ -215,6 +221,18 @@ impl ReviewDesk {
         let purge = self.replay.told(entry.seq(), self.answer_wait).await;
         let shown = self.case(id).ok_or(ReviewError::NoSuchCase(id))?;
         Ok(Ruled { entry, shown, is_new, purge })
+    }
+
+    /// What an order with this key became, where that was a step about this variant.
+    async fn known(&self, key: Option<&str>, variant: &str) -> Result<Option<Review>, LogError> {
+        let Some(before) = key.and_then(|key| self.log.published().load().of_key(key)?.checked_sub(1)) else {
+            return Ok(None);
+        };
+        let Entries::These(entries) = self.log.entries(before, 1).await? else { return Ok(None) };
+        Ok(match entries.first().map(|entry| entry.change()) {
+            Some(Change::Review(review)) if review.variant == variant => Some(review.clone()),
+            _ => None,
+        })
     }
 
     async fn propose(

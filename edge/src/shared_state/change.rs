@@ -39,6 +39,9 @@ pub enum Change {
 pub struct Term {
     /// The number of the term that begins.
     pub term: u64,
+    /// How long the former primary had not been heard by the edge that took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_ms: Option<u64>,
 }
 
 /// What the target covers is shown no more, anywhere.
@@ -118,7 +121,26 @@ pub enum PurgeReach {
     Masters,
 }
 
+/// What a change may do to what is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// No answer is another one for it: what was kept of answers stays.
+    Unseen,
+    /// An answer that was finished before may have to be another one.
+    Shown,
+}
+
 impl Change {
+    /// What it may do to what is shown.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Term(_) | Self::Forget(_) | Self::Key(_) | Self::Revoke(_) => Effect::Unseen,
+            Self::Kill(_) | Self::Lift(_) | Self::Purge(_) => Effect::Shown,
+            Self::Review(review) => review.step.effect(),
+        }
+    }
+
     /// The kind, as logs, metrics and audit lines call it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -139,6 +161,10 @@ impl Change {
     pub(super) fn asks_the_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Key(one), Self::Key(other)) => one.asks_the_same(other),
+            // Where its values lie is worked out anew each time, and the catalogue may be another one by then.
+            (Self::Purge(one), Self::Purge(other)) => {
+                (&one.scope, one.kind, one.reach) == (&other.scope, other.kind, other.reach)
+            }
             (one, other) => one == other,
         }
     }

@@ -311,15 +311,18 @@ impl Inner {
         Ok(())
     }
 
-    async fn promote(&self) -> Result<Promotion, LogError> {
+    async fn promote(&self, key: Option<String>) -> Result<Promotion, LogError> {
         if self.is_promoted() {
-            return self.local.promote().await;
+            return self.local.promote(key).await;
+        }
+        if let Some(promotion) = self.local.promoted_by(key.as_deref()).await? {
+            return Ok(promotion);
         }
         if !self.heard.lock().is_this_one {
             return Err(LogError::NeverFollowed { primary: self.primary.clone() });
         }
         let (silence, taken_over) = (self.heard.lock().age(), self.local.published().load().epoch());
-        let head = self.local.take_over(self.primary.clone()).await?;
+        let head = self.local.take_over(self.primary.clone(), (silence, key)).await?;
         self.local.published().set_stale(false);
         // What the device refuses is tried again by itself.
         if let Err(error) = self.number_held().await {
@@ -391,9 +394,9 @@ impl Log for Follower {
         }
     }
 
-    fn promote(&self) -> BoxFuture<'_, Result<Promotion, LogError>> {
+    fn promote(&self, key: Option<String>) -> BoxFuture<'_, Result<Promotion, LogError>> {
         let inner = Arc::clone(&self.inner);
-        let work = tokio::spawn(async move { inner.promote().await });
+        let work = tokio::spawn(async move { inner.promote(key).await });
         async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
     }
 

@@ -333,14 +333,14 @@ impl Fleet {
         if at == self.primary || self.edges[at].follower.is_none() {
             return;
         }
-        let promotion = match self.log(at).promote().await {
+        let promotion = match self.log(at).promote(None).await {
             Ok(promotion) => promotion,
             // It was promoted before, and was not shown yet that it is over.
             Err(LogError::NeverFollowed { .. } | LogError::AlreadyPrimary { .. }) => return,
             // The operator asks again.
             Err(_) => {
                 self.edges[at].device.set(Mood::Sound);
-                match self.log(at).promote().await {
+                match self.log(at).promote(None).await {
                     Ok(promotion) => promotion,
                     Err(error) => panic!("edge {at} cannot be promoted: {error}"),
                 }
@@ -439,7 +439,7 @@ fn purge(n: u8) -> Change {
 }
 
 fn cases() -> u32 {
-    std::env::var("BILDKANTE_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
+    std::env::var("BILDKANTE_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
 }
 
 fn run(steps: Vec<Step>) {

@@ -17,7 +17,7 @@ use bildkante_shared::problem::Problem;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::change::Change;
+use super::change::{Change, Effect};
 use super::entry::{ChainFault, Entry, EntryFault};
 use super::fold::{Head, Refusal, Row, RowFault, State};
 use super::holds::{Hold, Holds};
@@ -52,8 +52,8 @@ pub trait Log: Debug + Send + Sync {
 
     fn standing(&self) -> Standing;
 
-    /// Makes this edge the primary, in a new term.
-    fn promote(&self) -> BoxFuture<'_, Result<Promotion, LogError>>;
+    /// Makes this edge the primary, in a new term. An order that is repeated with its key begins no second one.
+    fn promote(&self, key: Option<String>) -> BoxFuture<'_, Result<Promotion, LogError>>;
 
     /// Someone shows a later term: whoever was primary before it writes no more.
     fn fence(&self, term: u64);
@@ -336,31 +336,33 @@ impl Published {
     }
 
     /// From here on no look-up sees the state before. What holds here alone goes on to hold.
-    pub(super) fn publish(&self, state: State) {
+    pub(super) fn publish(&self, state: State, effect: Effect) {
         let holds = self.holds.lock();
-        self.put(state.holding(holds.kills()));
+        self.put(state.holding(holds.kills()), effect);
     }
 
     /// Withholds a kill's target here at once, before the kill is in the log, until the hold is let go.
     pub(super) fn hold(&self, target: &Target) -> Hold {
         let mut holds = self.holds.lock();
         let hold = holds.take(target);
-        self.put(State::clone(&self.current.load()).holding(holds.kills()));
+        self.put(State::clone(&self.current.load()).holding(holds.kills()), Effect::Shown);
         hold
     }
 
     pub(super) fn let_go(&self, hold: &Hold) {
         let mut holds = self.holds.lock();
         if holds.let_go(hold) {
-            self.put(State::clone(&self.current.load()).holding(holds.kills()));
+            self.put(State::clone(&self.current.load()).holding(holds.kills()), Effect::Shown);
         }
     }
 
-    fn put(&self, state: State) {
+    fn put(&self, state: State, effect: Effect) {
         let seq = state.epoch();
         self.current.store(Arc::new(state));
         // Behind the store: an answer that is begun from here on sees what was published.
-        self.epoch.advance();
+        if effect == Effect::Shown {
+            self.epoch.advance();
+        }
         self.seq.send_replace(seq);
     }
 }

@@ -186,7 +186,8 @@ async fn write(
         edge: String::new(),
     };
     let place = Place { seq: former.seq + 1, term, previous: former.hash };
-    let entry = Entry::follow(place, Change::Term(Term { term }), circumstances).map_err(LogError::from)?;
+    let entry =
+        Entry::follow(place, Change::Term(Term { term, silence_ms: None }), circumstances).map_err(LogError::from)?;
     rows.extend(state.apply(&entry));
     entries.push(std::sync::Arc::new(entry));
     let fresh = path.with_extension("redb-restored");

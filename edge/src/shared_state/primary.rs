@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::actor::ActorId;
-use super::change::{Change, Forget, Term};
+use super::change::{Change, Effect, Forget, Term};
 use super::entry::{Circumstances, Entry, Place};
 use super::fold::{Head, State};
 use super::holds::Hold;
@@ -158,7 +158,7 @@ impl Inner {
         }
         let mut draft = self.draft(&writer);
         if draft.state.term() == 0 {
-            draft.begin_term(1, EDGE_ITSELF)?;
+            draft.begin_term(Term { term: 1, silence_ms: None }, None)?;
         }
         for proposal in proposals {
             draft.enter(proposal).await?;
@@ -186,7 +186,7 @@ impl Inner {
             self.begins.store(stored.begins.seq, Ordering::Release);
             writer.begins = stored.begins;
             *self.promoted_from.lock() = stored.promoted_from;
-            self.published.publish(state);
+            self.published.publish(state, Effect::Shown);
         }
         writer.names = names.into_iter().collect();
         writer.is_in_doubt = false;
@@ -221,19 +221,23 @@ impl Inner {
         batch.forgotten.iter().for_each(|name| {
             writer.names.remove(name);
         });
-        self.published.publish(state);
+        let effect = batch.entries.iter().map(|entry| entry.change().effect()).max();
+        self.published.publish(state, effect.unwrap_or(Effect::Unseen));
         Ok(())
     }
 
-    async fn promote(&self) -> Result<Promotion, LogError> {
+    async fn promote(&self, key: Option<String>) -> Result<Promotion, LogError> {
         let mut writer = self.writer.lock().await;
         self.clear_doubt(&mut writer).await?;
+        if let Some(promotion) = self.promoted_by(key.as_deref()).await? {
+            return Ok(promotion);
+        }
         let Some(seen) = self.fenced() else {
             return Err(LogError::AlreadyPrimary { term: self.published.load().term().max(1) });
         };
         let taken_over = self.published.load().epoch();
         let mut draft = self.draft(&writer);
-        draft.begin_term(seen + 1, EDGE_ITSELF)?;
+        draft.begin_term(Term { term: seen + 1, silence_ms: None }, key)?;
         let Draft { state, batch, .. } = draft;
         let head = state.head();
         self.write(&mut writer, state, batch).await?;
@@ -258,6 +262,25 @@ impl Inner {
 }
 
 impl Inner {
+    /// What an order with this key became, where it was to promote.
+    async fn promoted_by(&self, key: Option<&str>) -> Result<Option<Promotion>, LogError> {
+        let Some(key) = key else { return Ok(None) };
+        let state = self.published.state();
+        let Some(seq) = state.of_key(key) else { return Ok(None) };
+        let entry = entries(&self.store, seq - 1, 1).await?.pop();
+        let Some(entry) = entry.filter(|entry| matches!(entry.change(), Change::Term(_))) else {
+            return Err(LogError::KeyReused { key: key.to_owned(), seq });
+        };
+        let silence_ms = if let Change::Term(term) = entry.change() { term.silence_ms } else { None };
+        let (log, at_unix_ms) = (state.log().clone(), entry.at_unix_ms());
+        let head = Head { log, seq, term: entry.term(), hash: *entry.hash(), at_unix_ms };
+        Ok(Some(Promotion {
+            head,
+            taken_over: seq - 1,
+            silence: Duration::from_millis(silence_ms.unwrap_or_default()),
+        }))
+    }
+
     /// Whether an order with this key erased a name. Which one it was is not known any more: that is what erasing is for.
     async fn was_forgotten(&self, key: Option<String>) -> Result<bool, LogError> {
         let Some(seq) = key.and_then(|key| self.published.load().of_key(&key)) else { return Ok(false) };
@@ -281,13 +304,13 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn begin_term(&mut self, term: u64, why: &str) -> Result<(), LogError> {
-        let change = Change::Term(Term { term });
+    fn begin_term(&mut self, term: Term, key: Option<String>) -> Result<(), LogError> {
+        let change = Change::Term(term);
         let before = self.state.admit(&change, "", ActorId::EDGE)?;
-        let (at_unix_ms, why) = (self.at_unix_ms, why.to_owned());
+        let (at_unix_ms, why) = (self.at_unix_ms, EDGE_ITSELF.to_owned());
         let actor = ActorId::EDGE;
         let edge = self.edge.clone();
-        self.follow(change, Circumstances { at_unix_ms, actor, why, before, key: None, edge })?;
+        self.follow(change, Circumstances { at_unix_ms, actor, why, before, key, edge })?;
         Ok(())
     }
 
@@ -382,9 +405,9 @@ impl Log for Primary {
         Standing { role, head: state.head(), age: Duration::ZERO, begins, held: state.held().len(), trouble: None }
     }
 
-    fn promote(&self) -> BoxFuture<'_, Result<Promotion, LogError>> {
+    fn promote(&self, key: Option<String>) -> BoxFuture<'_, Result<Promotion, LogError>> {
         let inner = Arc::clone(&self.inner);
-        let work = tokio::spawn(async move { inner.promote().await });
+        let work = tokio::spawn(async move { inner.promote(key).await });
         async move { work.await.unwrap_or(Err(LogError::Panicked)) }.boxed()
     }
 

@@ -20,6 +20,7 @@ use rpds::HashTrieMapSync;
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
+use super::change::Effect;
 use crate::campaign::{APPROVERS_MAX, Parts};
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -222,6 +223,18 @@ impl CaseState {
 }
 
 impl Step {
+    /// What it may do to what is shown: what waits, and whom it waits for, is shown nowhere.
+    pub(super) const fn effect(&self) -> Effect {
+        match self {
+            Self::Submit { .. } | Self::Escalate { .. } => Effect::Unseen,
+            Self::Approve { .. }
+            | Self::Reject { .. }
+            | Self::RequestChanges { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. } => Effect::Shown,
+        }
+    }
+
     /// As interfaces and audit lines call it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -236,7 +249,9 @@ impl Step {
         }
     }
 
-    const fn seen(&self) -> Option<u64> {
+    /// The last entry about the case that who decided had seen.
+    #[must_use]
+    pub const fn seen(&self) -> Option<u64> {
         match self {
             Self::Submit { .. } => None,
             Self::Approve { seen, .. }

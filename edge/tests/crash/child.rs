@@ -206,6 +206,7 @@ fn purge(n: u32) -> Purge {
         reach: PurgeReach::Masters,
         tags: vec![tag(n)],
         url: None,
+        key: None,
         downstream: BTreeMap::new(),
     };
     Purge { keys: vec![tag(n).parse::<PurgeKey>().expect("a tag")], campaign: None, record }

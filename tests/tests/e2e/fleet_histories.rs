@@ -284,9 +284,9 @@ impl Fleet {
             Ok(standings.iter().all(|one| one["hash"] == standings[0]["hash"] && one["held"] == 0))
         });
         found.await.map_err(|error| error.context(format!("{standings:#?}")))?;
-        for number in 0..EDGES {
+        for (number, standing) in standings.iter().enumerate() {
             let mut hashes = std::collections::BTreeSet::new();
-            let mut after = standings[number]["begins"].as_u64();
+            let mut after = standing["begins"].as_u64();
             let begins = after.unwrap_or_default();
             while let Some(from) = after {
                 let path = format!("audit?after={from}&limit=1000");
@@ -370,7 +370,7 @@ async fn no_history_shows_what_was_killed_or_loses_what_was_acknowledged() -> an
     }
     fleet.converge().await.map_err(|error| error.context(format!("seed {seed}")))?;
     readers.shutdown().await;
-    let shown = shown.lock();
+    let shown = std::mem::take(&mut *shown.lock());
     let is_within = |one: &Forbidden, it: &Shown| {
         (one.edge, one.product) == (it.edge, it.product)
             && it.asked >= one.from

@@ -118,6 +118,7 @@ impl Bench {
             reach: PurgeReach::Renditions,
             tags: vec![tag],
             url: None,
+            key: None,
             downstream: Default::default(),
         };
         let purge = Purge { keys: vec![PurgeKey::campaign(campaign)], campaign: None, record };
@@ -273,6 +274,7 @@ async fn a_purge_whose_client_hangs_up_is_carried_out_all_the_same() {
     let (generation, answers) = (purges.generation(), epoch.current());
     device.set(Mood::Slow);
     let order = PurgeOrder {
+        key: None,
         scope: PurgeScope::Campaign("studio".to_owned()),
         kind: PurgeKind::Hard,
         reach: PurgeReach::Renditions,
@@ -315,6 +317,7 @@ async fn a_device_that_hangs_keeps_no_cache_from_being_told() {
         reach: PurgeReach::Renditions,
         tags: Vec::new(),
         url: None,
+        key: None,
         downstream: Default::default(),
     };
     let purge = Purge { keys: vec![PurgeKey::Everything], campaign: None, record };

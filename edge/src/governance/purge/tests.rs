@@ -29,6 +29,7 @@ fn purge_of(key: PurgeKey, kind: PurgeKind, reach: PurgeReach) -> Purge {
         reach,
         tags: Vec::new(),
         url: None,
+        key: None,
         downstream: BTreeMap::new(),
     };
     Purge { keys: vec![key], campaign: None, record }

@@ -75,9 +75,8 @@ async fn a_primary_that_lost_entries_is_refused_by_name() {
         (head("b", 9, 2), "has a log of its own with 7 entries"),
     ] {
         let (log, seq) = (theirs.log.clone(), theirs.seq);
-        let mut fed = upstream.feed.lock();
-        (fed.feed.log, fed.feed.seq) = (log, seq);
-        drop(fed);
+        upstream.feed.lock().feed.log = log;
+        upstream.feed.lock().feed.seq = seq;
         *upstream.snapshot.lock() = Some(SentSnapshot { head: theirs, rows: Vec::new() });
         let error = follower.follow().await.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");

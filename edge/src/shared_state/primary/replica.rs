@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
-    Batch, EDGE_ITSELF, Entry, Head, HeardLast, Held, HeldKill, LogError, Primary, Snapshot, State, StoredHead, unix_ms,
+    Batch, Effect, Entry, Head, HeardLast, Held, HeldKill, LogError, Primary, Promotion, Snapshot, State, StoredHead,
+    Term, unix_ms,
 };
 use crate::shared_state::Log as _;
 
@@ -64,18 +65,23 @@ impl Primary {
         writer.begins = head;
         inner.term_seen.fetch_max(term_seen, Ordering::AcqRel);
         *inner.promoted_from.lock() = None;
-        inner.published.publish(state);
+        inner.published.publish(state, Effect::Shown);
         Ok(())
     }
 
     /// Begins the next term here; `from` was followed until now.
-    pub(in super::super) async fn take_over(&self, from: String) -> Result<Head, LogError> {
+    pub(in super::super) async fn take_over(
+        &self,
+        from: String,
+        (silence, key): (Duration, Option<String>),
+    ) -> Result<Head, LogError> {
         let inner = &self.inner;
         let mut writer = inner.writer.lock().await;
         inner.clear_doubt(&mut writer).await?;
         let mut draft = inner.draft(&writer);
         // A primary that has no entry yet will begin term 1.
-        draft.begin_term(self.term_seen().max(1) + 1, EDGE_ITSELF)?;
+        let silence_ms = Some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        draft.begin_term(Term { term: self.term_seen().max(1) + 1, silence_ms }, key)?;
         let (state, batch) = (draft.state, draft.batch);
         let head = state.head();
         writer.taking_over_from = Some(from.clone());
@@ -90,6 +96,11 @@ impl Primary {
     pub(in super::super) fn step_down(&self, term: u64) {
         *self.inner.promoted_from.lock() = None;
         self.fence(term);
+    }
+
+    /// What a promotion with this key came to.
+    pub(in super::super) async fn promoted_by(&self, key: Option<&str>) -> Result<Option<Promotion>, LogError> {
+        self.inner.promoted_by(key).await
     }
 
     /// Kills that are to be sent on.

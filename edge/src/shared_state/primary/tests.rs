@@ -135,7 +135,7 @@ async fn who_has_seen_a_later_term_writes_no_more_until_it_is_promoted() {
     let path = dir.path().join("state.redb");
     let log = open(&path);
     log.propose(kill("a")).await.unwrap();
-    assert!(matches!(log.promote().await, Err(LogError::AlreadyPrimary { term: 1 })));
+    assert!(matches!(log.promote(None).await, Err(LogError::AlreadyPrimary { term: 1 })));
     log.fence(1);
     assert_eq!(log.standing().role, Role::Primary);
     log.fence(4);
@@ -151,7 +151,7 @@ async fn who_has_seen_a_later_term_writes_no_more_until_it_is_promoted() {
     drop(log);
     let log = open(&path);
     assert_eq!(log.standing().role, Role::Fenced);
-    let promotion = log.promote().await.unwrap();
+    let promotion = log.promote(None).await.unwrap();
     assert_eq!((promotion.head.term, promotion.taken_over), (5, 2));
     log.propose(kill("b")).await.unwrap();
     assert_eq!(log.published().load().term(), 5);
@@ -237,6 +237,61 @@ async fn a_key_is_given_once_and_known_until_it_is_revoked() {
     assert_eq!((revoked.before(), revoked.change().subject()), (Some("anna: *=viewer"), format!("key:{id}")));
     assert!(log.published().load().access().is_empty());
     assert!(log.propose(key("one", "anna")).await.unwrap().is_new, "the name is free again");
+}
+
+/// What no answer shows does not empty what is kept of answers.
+#[tokio::test]
+async fn only_what_may_be_shown_otherwise_empties_what_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let epoch = Epoch::default();
+    let log = Primary::open(&dir.path().join("state.redb"), epoch.clone()).unwrap();
+    log.propose(kill("a")).await.unwrap();
+    for (unseen, proposal) in
+        [(true, key("one", "anna")), (true, revoke("one")), (false, lift("a")), (false, kill("a"))]
+    {
+        let (before, what) = (epoch.current(), proposal.change.as_str());
+        log.propose(proposal).await.unwrap();
+        assert_eq!(epoch.current() == before, unseen, "{what}");
+    }
+    log.fence(7);
+    let before = epoch.current();
+    log.promote(None).await.unwrap();
+    assert_eq!(epoch.current(), before, "a term");
+}
+
+/// Power fails at any write of an order in bulk: all of it is there, or nothing.
+#[tokio::test]
+async fn a_bulk_order_that_power_fails_in_is_there_as_a_whole_or_not_at_all() {
+    let mut outcomes = std::collections::BTreeSet::new();
+    for after in 0..32 {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, device) = (dir.path().join("state.redb"), Device::default());
+        let (store, loaded) = Store::over(device.open(&path, super::super::store::schema()).unwrap()).unwrap();
+        let log = Primary::over(store, loaded, Epoch::default()).unwrap();
+        log.propose(kill("before")).await.unwrap();
+        device.set(Mood::DiesAfter(after));
+        let acknowledged = log.propose_all((0..50).map(|n| kill(&format!("c{n}"))).collect()).await.is_ok();
+        drop(log);
+        let log = open(&path);
+        let there = log.published().load().kills().len() - 1;
+        assert!(there == 50 || (there == 0 && !acknowledged), "{after}: {there} of them, acknowledged: {acknowledged}");
+        outcomes.insert(acknowledged);
+    }
+    assert_eq!(outcomes.len(), 2, "both were tried");
+}
+
+#[tokio::test]
+async fn a_promotion_that_is_repeated_with_its_key_begins_no_second_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir.path().join("state.redb"));
+    let keyed = Proposal { key: Some("a-kill".to_owned()), ..kill("a") };
+    log.propose(keyed).await.unwrap();
+    log.fence(4);
+    let promote = |key: &str| log.promote(Some(key.to_owned()));
+    let promotion = promote("once").await.unwrap();
+    assert_eq!(promote("once").await.unwrap(), promotion);
+    assert!(matches!(promote("again").await, Err(LogError::AlreadyPrimary { term: 5 })));
+    assert!(matches!(promote("a-kill").await, Err(LogError::KeyReused { seq: 2, .. })));
 }
 
 #[derive(Debug, Clone)]
