@@ -2,10 +2,12 @@
 //! (`gpu-node/tests/corpus.rs`) call the same functions. Each takes any bytes, must not panic, and asserts what holds for
 //! all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use bildkante_shared::limits::CANDIDATES_MAX;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::weighting::{WEIGHT_MAX, Weighting};
 use serde_json::Value;
@@ -73,8 +75,12 @@ pub fn model_config(data: &[u8]) {
     }
 }
 
-/// The body of a generation: what is valid is written and read again as the same recipe.
+/// The body of a generation, or of candidates: seeds are bounded and each is there once; what is valid is written and read again as the same recipe.
 pub fn generation(data: &[u8]) {
+    if let Ok(candidates) = api::parse_candidates(data, Instant::now()) {
+        let seeds: BTreeSet<u32> = candidates.iter().map(|candidate| candidate.recipe.seed).collect();
+        assert!(seeds.len() == candidates.len() && (1..=CANDIDATES_MAX).contains(&seeds.len()));
+    }
     let Ok(generation) = api::parse(data, Instant::now()) else { return };
     let recipe = generation.recipe.clone().into_recipe();
     let again = ValidRecipe::try_from(recipe).ok();
