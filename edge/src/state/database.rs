@@ -338,13 +338,15 @@ mod tests {
     /// Power that fails at any write, and any write that is refused while those behind it are not.
     #[test]
     fn whatever_write_fails_what_was_written_before_is_read_after() {
-        const WRITES: usize = 96;
+        const WRITES: usize = 48;
         let moods = (0..WRITES).flat_map(|after| [Mood::DiesAfter(after), Mood::RefusesOneAfter(after)]);
         for mood in moods {
             let dir = tempfile::tempdir().unwrap();
             let (path, device) = (dir.path().join("some.redb"), Device::default());
             let database = device.open(&path, &SCHEMA).unwrap();
-            (10..40).for_each(|number| put(&database, number).unwrap());
+            let many =
+                |changes: &Changes<'_>| (10..40).try_for_each(|number| changes.of(NUMBERS)?.put(&number, &number));
+            database.write(many).unwrap();
             put(&database, 1).unwrap();
             let anew = || {
                 database.write(|changes| {
