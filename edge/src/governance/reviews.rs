@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bildkante_shared::import::MasterRecipe;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::audit;
 use super::gate;
@@ -77,6 +77,8 @@ pub struct ShownCase {
     pub variant: String,
     pub case: Case,
     pub state: CaseState,
+    /// The role that was asked has let its deadline pass.
+    pub is_overdue: bool,
 }
 
 /// Which cases are asked for.
@@ -101,6 +103,7 @@ impl CaseFilter {
 pub struct ReviewMetrics {
     steps: IntCounterVec,
     cases: IntGaugeVec,
+    overdue: IntGauge,
 }
 
 impl ReviewMetrics {
@@ -116,8 +119,13 @@ impl ReviewMetrics {
             &["state"],
         )?;
         registry.register(Box::new(steps.clone()))?;
+        let overdue = IntGauge::new(
+            "bildkante_edge_review_overdue",
+            "Pictures about which a role was asked to decide, and whose deadline has passed",
+        )?;
         registry.register(Box::new(cases.clone()))?;
-        Ok(Self { steps, cases })
+        registry.register(Box::new(overdue.clone()))?;
+        Ok(Self { steps, cases, overdue })
     }
 }
 
@@ -238,8 +246,9 @@ impl ReviewDesk {
     pub fn case(&self, id: u64) -> Option<ShownCase> {
         let state = self.log.published().load();
         let (variant, case) = state.reviews().case(id)?;
-        let at = state.reviews().state(variant, case, now_unix_ms());
-        Some(ShownCase { variant: variant.to_owned(), case: case.clone(), state: at })
+        let now = now_unix_ms();
+        let at = state.reviews().state(variant, case, now);
+        Some(ShownCase { variant: variant.to_owned(), case: case.clone(), state: at, is_overdue: case.is_overdue(now) })
     }
 
     /// Cases behind a number, at most so many, in the order in which they came.
@@ -248,13 +257,15 @@ impl ReviewDesk {
         let state = self.log.published().load();
         let is_asked =
             |variant: &str, case: &Case, at| filter.admits(variant, at) && after.is_none_or(|it| case.id > it);
-        let all = state.reviews().each(now_unix_ms()).filter(|(variant, case, at)| is_asked(variant, case, *at));
+        let now = now_unix_ms();
+        let all = state.reviews().each(now).filter(|(variant, case, at)| is_asked(variant, case, *at));
         let mut found: Vec<(&str, &Case, CaseState)> = all.collect();
         found.sort_unstable_by_key(|(_, case, _)| case.id);
         let shown = |(variant, case, state): (&str, &Case, CaseState)| ShownCase {
             variant: variant.to_owned(),
             case: case.clone(),
             state,
+            is_overdue: case.is_overdue(now),
         };
         found.into_iter().take(count_max).map(shown).collect()
     }
@@ -267,10 +278,12 @@ impl ReviewDesk {
     /// Brings the gauges up to date.
     pub fn measure(&self) {
         let state = self.log.published().load();
-        let mut counts = [0; CaseState::ALL.len()];
-        for (_, _, at) in state.reviews().each(now_unix_ms()) {
+        let (mut counts, mut overdue, now) = ([0; CaseState::ALL.len()], 0, now_unix_ms());
+        for (_, case, at) in state.reviews().each(now) {
             counts[at as usize] += 1;
+            overdue += i64::from(case.is_overdue(now));
         }
+        self.metrics.overdue.set(overdue);
         for (at, count) in CaseState::ALL.into_iter().zip(counts) {
             self.metrics.cases.with_label_values(&[at.as_str()]).set(count);
         }
