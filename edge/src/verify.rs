@@ -42,6 +42,7 @@ mod softbinding;
 pub use config::{DetectorConfig, VerifyConfig};
 pub use desk::{VerifyDesk, VerifyParts};
 pub use detector::{Detector, NotAPicture, Submission, sha256};
+pub(crate) use language::Language;
 pub use marks::{DetectedMark, ForeignMarks, MarkDetector, MarkKey, OwnMarks, Shown, payload};
 pub use masters::{Among, KnownMaster, KnownMasters, Search};
 pub use metrics::VerifyMetrics;

@@ -170,7 +170,7 @@ fn picture_want(api: &AdminApi, shown: &ShownCase, query: Option<&str>) -> Resul
 }
 
 fn told(reviews: &ReviewDesk, shown: &ShownCase) -> Value {
-    let ShownCase { variant, case, state } = shown;
+    let ShownCase { variant, case, state, is_overdue } = shown;
     json!({
         "id": case.id,
         "variant": variant,
@@ -183,6 +183,7 @@ fn told(reviews: &ReviewDesk, shown: &ShownCase) -> Value {
         "from_unix_ms": case.from_unix_ms,
         "until_unix_ms": case.until_unix_ms,
         "escalated": case.escalated,
+        "is_overdue": is_overdue,
         "drawn": case.drawn,
         "patch": reviews.patch(shown),
         "picture": format!("{}decisions/{}/picture", super::PREFIX, case.id),

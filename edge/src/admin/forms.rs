@@ -17,6 +17,7 @@ use super::principal::Principal;
 use super::routes::{self, Found};
 use super::{AdminApi, PREFIX, campaign_of, candidates, decisions, denied, kills};
 use crate::service::{Body, RequestBody};
+use crate::verify::Language;
 
 /// Where forms go.
 const FOLDER: &str = "/preview/";
@@ -131,6 +132,7 @@ fn back_to(path: &str) -> Response<Body> {
 fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
     let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let markup = login::layout(
+        Language::English,
         &fault.title,
         &html! {
             h1 { (fault.title) }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bildkante_shared::problem::Problem;
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -28,6 +28,7 @@ use crate::access::ShownClient;
 use crate::governance::audit;
 use crate::response::{self, TextKind};
 use crate::service::{Body, RequestBody};
+use crate::verify::Language;
 
 /// Where a key is entered.
 pub(super) const LOGIN: &str = "/admin/login";
@@ -43,6 +44,9 @@ const TO_BYTES_MAX: usize = 2_048;
 /// The page loads its style and nothing else, sends its form here alone, and stands in no frame.
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// How a key is given.
+const KEY_ADD: &str = "bildkante-edge key add NAME --role CAMPAIGN=reviewer --why '…'";
 
 /// What a form says: its fields by name, the first of each.
 #[derive(Debug, Default)]
@@ -86,7 +90,9 @@ impl AdminApi {
             Ok(csrf) => csrf,
             Err(error) => return internal(asked.method, &error),
         };
-        let mut response = page(asked.headers, status, &entry(&csrf, path_here(to), trouble));
+        let language = Language::of(None, asked.headers);
+        let mut response = page(asked.headers, status, &entry(language, &csrf, path_here(to), trouble));
+        response.headers_mut().append(VARY, HeaderValue::from_static("accept-language"));
         set_cookie(&mut response, name, &csrf, self.gatekeeper.is_secure(asked), None);
         response
     }
@@ -251,24 +257,44 @@ pub(super) fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> 
     response
 }
 
-fn entry(csrf: &str, to: &str, trouble: Option<&str>) -> Markup {
+fn entry(language: Language, csrf: &str, to: &str, trouble: Option<&str>) -> Markup {
     layout(
-        "Log in",
+        language,
+        language.say("Log in", "Anmelden"),
         &html! {
-            h1 { "Log in" }
+            h1 { (language.say("Log in", "Anmelden")) }
             @if let Some(trouble) = trouble { p.notice role="alert" { (trouble) } }
             form method="post" action=(LOGIN) {
                 input type="hidden" name="csrf" value=(csrf);
                 input type="hidden" name="to" value=(to);
-                p { label { "Key " input type="password" name="key" required autofocus autocomplete="current-password" size="72"; } }
-                p { button { "Log in" } }
+                p { label { (language.say("Key ", "Schlüssel ")) input type="password" name="key" required autofocus autocomplete="current-password" size="72"; } }
+                p { button { (language.say("Log in", "Anmelden")) } }
             }
+            (where_from(language))
         },
     )
 }
 
+/// A person without a key learns whom to ask, and that one what to type.
+fn where_from(language: Language) -> Markup {
+    let whom = language.say(
+        "No key yet? The operators of this edge give you one, with your roles:",
+        "Noch kein Schlüssel? Die Betreiber dieses Servers geben Ihnen einen, mit Ihren Rollen:",
+    );
+    let once = language.say(
+        "It is shown once. If you have lost it, ask for another one.",
+        "Er wird einmal angezeigt. Haben Sie ihn verloren, lassen Sie sich einen neuen geben.",
+    );
+    html! {
+        p { (whom) }
+        pre { code { (KEY_ADD) } }
+        p { (once) }
+    }
+}
+
 fn known(who: &Principal, csrf: &str) -> Markup {
     layout(
+        Language::English,
         "You",
         &html! {
             h1 { "You are " (who.name()) }
@@ -282,10 +308,10 @@ fn known(who: &Principal, csrf: &str) -> Markup {
     )
 }
 
-pub(super) fn layout(title: &str, main: &Markup) -> Markup {
+pub(super) fn layout(language: Language, title: &str, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
-        html lang="en" {
+        html lang=(language.code()) {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -311,6 +337,17 @@ mod tests {
         for elsewhere in ["", "//evil.example", "/\\evil.example", "https://evil.example", "/a\r\nb", "/a b", "preview"]
         {
             assert_eq!(path_here(elsewhere), HOME, "{elsewhere:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_key_is_told_where_it_comes_from_in_the_language_of_the_browser() {
+        let of = |language| entry(language, "ab", HOME, None).into_string();
+        let (english, german) = (of(Language::English), of(Language::German));
+        assert!(english.contains("No key yet?") && english.contains("lang=\"en\""), "{english}");
+        assert!(german.contains("Noch kein Schlüssel?") && german.contains("lang=\"de\""), "{german}");
+        for page in [english, german] {
+            assert!(page.contains("bildkante-edge key add NAME"), "{page}");
         }
     }
 

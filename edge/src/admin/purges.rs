@@ -106,7 +106,7 @@ pub(super) fn one(desk: &PurgeDesk, who: &Principal, id: &str) -> Result<Value, 
 fn campaign(scope: &PurgeScope) -> Option<&str> {
     match scope {
         PurgeScope::Campaign(name) => Some(name),
-        PurgeScope::Variant(variant) => super::campaign_of(variant),
+        PurgeScope::Variant(variant) | PurgeScope::Review(variant) => super::campaign_of(variant),
         PurgeScope::Kill(target) => target.campaign(),
         PurgeScope::Url(_) | PurgeScope::Tag(_) | PurgeScope::Everything => None,
     }

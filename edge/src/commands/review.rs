@@ -240,6 +240,9 @@ fn remarks(case: &Value) -> String {
     if let Some(role) = case["escalated"]["to"].as_str() {
         remarks.push_str(&format!(", {role} is asked"));
     }
+    if case["is_overdue"] == true {
+        remarks.push_str(", overdue");
+    }
     remarks
 }
 

@@ -147,7 +147,7 @@ impl Inner {
                 // What people decided for is shown under recipes that the catalogue may not name any more.
                 let decided = self.log.published().state().recipes_of(target);
                 let decided: Vec<String> = decided.into_iter().map(|recipe| format!("recipe:{recipe}")).collect();
-                self.tell(entry, target, &decided).await;
+                self.tell(entry, PurgeScope::Kill(target.clone()), target, &decided).await;
             }
             Change::Review(review) if entry.change().effect() == Effect::Shown => {
                 self.tell_of_review(entry, &review.variant).await;
@@ -177,12 +177,12 @@ impl Inner {
         let had: Vec<String> =
             state.reviews().of(variant).iter().map(|case| format!("recipe:{}", case.recipe)).collect();
         if let Ok(target) = Target::of(TargetKind::Variant, variant) {
-            self.tell(entry, &target, &had).await;
+            self.tell(entry, PurgeScope::Review(variant.to_owned()), &target, &had).await;
         }
     }
 
     /// Tells the caches further down what is not shown any more: what is covered, and `others`. Here the gate withholds it.
-    async fn tell(&self, entry: &Entry, target: &Target, others: &[String]) {
+    async fn tell(&self, entry: &Entry, scope: PurgeScope, target: &Target, others: &[String]) {
         if self.downstream.is_empty() {
             return;
         }
@@ -199,7 +199,6 @@ impl Inner {
             let others: Vec<String> = others.iter().filter(|tag| !tags.contains(tag)).cloned().collect();
             tags.extend(others);
         }
-        let scope = PurgeScope::Kill(target.clone());
         let record = PurgeRecord { tags, ..self.record(entry, scope, PurgeKind::Hard, PurgeReach::Renditions) };
         self.enforce(Purge { keys: Vec::new(), campaign: None, record }, entry.seq());
     }

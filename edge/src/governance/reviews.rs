@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::audit;
 use super::gate;
@@ -76,6 +76,15 @@ pub struct ShownCase {
     pub variant: String,
     pub case: Case,
     pub state: CaseState,
+    /// The role that was asked has let its deadline pass.
+    pub is_overdue: bool,
+}
+
+impl ShownCase {
+    fn of(variant: &str, case: &Case, state: CaseState, now_unix_ms: u64) -> Self {
+        let is_overdue = case.is_overdue(now_unix_ms);
+        Self { variant: variant.to_owned(), case: case.clone(), state, is_overdue }
+    }
 }
 
 /// A step that was taken about a case, as pages tell it.
@@ -119,6 +128,7 @@ impl CaseFilter {
 pub struct ReviewMetrics {
     steps: IntCounterVec,
     cases: IntGaugeVec,
+    overdue: IntGauge,
 }
 
 impl ReviewMetrics {
@@ -134,8 +144,13 @@ impl ReviewMetrics {
             &["state"],
         )?;
         registry.register(Box::new(steps.clone()))?;
+        let overdue = IntGauge::new(
+            "bildkante_edge_review_overdue",
+            "Pictures about which a role was asked to decide, and whose deadline has passed",
+        )?;
         registry.register(Box::new(cases.clone()))?;
-        Ok(Self { steps, cases })
+        registry.register(Box::new(overdue.clone()))?;
+        Ok(Self { steps, cases, overdue })
     }
 }
 
@@ -289,38 +304,33 @@ impl ReviewDesk {
     pub fn case(&self, id: u64) -> Option<ShownCase> {
         let state = self.log.published().load();
         let (variant, case) = state.reviews().case(id)?;
-        let at = self.of_cut(variant, case, state.reviews().state(variant, case, now_unix_ms()));
-        Some(ShownCase { variant: variant.to_owned(), case: case.clone(), state: at })
+        let now = now_unix_ms();
+        let at = self.of_cut(variant, case, state.reviews().state(variant, case, now));
+        Some(ShownCase::of(variant, case, at, now))
     }
 
     /// Cases behind a number, at most so many, in the order in which they came.
     #[must_use]
     pub fn cases(&self, filter: &CaseFilter, after: Option<u64>, count_max: usize) -> Vec<ShownCase> {
         let state = self.log.published().load();
+        let now = now_unix_ms();
         let is_behind = |case: &Case| after.is_none_or(|it| case.id > it);
-        let all = state.reviews().each(now_unix_ms()).filter(|(_, case, _)| is_behind(case));
+        let all = state.reviews().each(now).filter(|(_, case, _)| is_behind(case));
         let all = all.map(|(variant, case, at)| (variant, case, self.of_cut(variant, case, at)));
         let all = all.filter(|(variant, _, at)| filter.admits(variant, *at));
         let mut found: Vec<(&str, &Case, CaseState)> = all.collect();
         found.sort_unstable_by_key(|(_, case, _)| case.id);
-        let shown = |(variant, case, state): (&str, &Case, CaseState)| ShownCase {
-            variant: variant.to_owned(),
-            case: case.clone(),
-            state,
-        };
-        found.into_iter().take(count_max).map(shown).collect()
+        let found = found.into_iter().take(count_max);
+        found.map(|(variant, case, at)| ShownCase::of(variant, case, at, now)).collect()
     }
 
     /// The cases of a variant's picture, the newest first.
     #[must_use]
     pub fn cases_of(&self, picture: &str) -> Vec<ShownCase> {
         let state = self.log.published().load();
-        let (reviews, now_unix_ms) = (state.reviews(), now_unix_ms());
-        let shown = |case: &Case| ShownCase {
-            variant: picture.to_owned(),
-            case: case.clone(),
-            state: self.of_cut(picture, case, reviews.state(picture, case, now_unix_ms)),
-        };
+        let (reviews, now) = (state.reviews(), now_unix_ms());
+        let at = |case: &Case| self.of_cut(picture, case, reviews.state(picture, case, now));
+        let shown = |case: &Case| ShownCase::of(picture, case, at(case), now);
         reviews.of(picture).iter().rev().map(shown).collect()
     }
 
@@ -374,10 +384,12 @@ impl ReviewDesk {
     /// Brings the gauges up to date.
     pub fn measure(&self) {
         let state = self.log.published().load();
-        let mut counts = [0; CaseState::ALL.len()];
-        for (_, _, at) in state.reviews().each(now_unix_ms()) {
+        let (mut counts, mut overdue, now) = ([0; CaseState::ALL.len()], 0, now_unix_ms());
+        for (_, case, at) in state.reviews().each(now) {
             counts[at as usize] += 1;
+            overdue += i64::from(case.is_overdue(now));
         }
+        self.metrics.overdue.set(overdue);
         for (at, count) in CaseState::ALL.into_iter().zip(counts) {
             self.metrics.cases.with_label_values(&[at.as_str()]).set(count);
         }

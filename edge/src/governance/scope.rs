@@ -52,8 +52,8 @@ impl PurgeScope {
             },
             Self::Campaign(name) => Ok(Aim::of_tag(format!("campaign:{name}").parse()?, Some(name.clone()))),
             Self::Everything => Ok(Aim { keys: vec![PurgeKey::Everything], ..Aim::default() }),
-            // Only a kill orders it, and says itself what is told further down.
-            Self::Kill(_) => Err(TagError::Form.into()),
+            // Only kills and decisions order these, and say themselves what is told further down.
+            Self::Kill(_) | Self::Review(_) => Err(TagError::Form.into()),
         }
     }
 }

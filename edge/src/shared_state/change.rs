@@ -97,6 +97,8 @@ pub enum PurgeScope {
     Everything,
     /// What a kill covers, at the caches further down: here the kill itself withholds it.
     Kill(Target),
+    /// The pictures of a reviewed variant, at the caches further down: here the decision itself says which one is shown.
+    Review(String),
 }
 
 /// What becomes of what is purged.
@@ -195,6 +197,7 @@ impl PurgeScope {
             Self::Campaign(_) => "campaign",
             Self::Everything => "everything",
             Self::Kill(_) => "kill",
+            Self::Review(_) => "review",
         }
     }
 
@@ -207,6 +210,7 @@ impl PurgeScope {
                 format!("{} {text}", self.as_str())
             }
             Self::Kill(target) => format!("kill of {target}"),
+            Self::Review(variant) => format!("decision about {variant}"),
         }
     }
 }

@@ -389,7 +389,10 @@ impl State {
                 let cases = self.reviews.apply(review, (seq, entry.at_unix_ms()), entry.actor());
                 vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
             }
-            Change::Forget(_) => Vec::new(),
+            Change::Forget(forget) => {
+                let changed = self.reviews.forget(forget.actor, seq);
+                changed.into_iter().map(|(variant, cases)| row(Shelf::Reviews, variant.into(), &*cases)).collect()
+            }
             Change::Key(key) => {
                 let kept = KeptKey { seq, key: key.clone() };
                 let rows = vec![row(Shelf::Access, key.id().to_string(), &kept)];

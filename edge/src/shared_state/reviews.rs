@@ -303,6 +303,13 @@ impl Case {
             && !self.has_ended(now_unix_ms)
     }
 
+    /// Whether the role that was asked has let its deadline pass.
+    #[must_use]
+    pub fn is_overdue(&self, now_unix_ms: u64) -> bool {
+        let has_passed = |escalation: &Escalation| escalation.by_unix_ms <= now_unix_ms;
+        self.verdict == Verdict::NeedsReview && self.escalated.as_ref().is_some_and(has_passed)
+    }
+
     /// `cases`: all of its variant.
     fn state(&self, now_unix_ms: u64, cases: &[Self]) -> CaseState {
         let live = || live(cases.iter().filter(|case| case.cut == self.cut), now_unix_ms).map(|case| case.id);
@@ -441,6 +448,24 @@ impl Reviews {
         let cases: Arc<[Case]> = cases.into();
         self.put(review.variant.as_str().into(), Arc::clone(&cases));
         cases
+    }
+
+    /// Takes back what a person approved whose name was erased, where a second approval is awaited: the same person could
+    /// come back under a new id and give it. The variants whose cases changed.
+    pub(super) fn forget(&mut self, actor: ActorId, seq: u64) -> Vec<(Box<str>, Arc<[Case]>)> {
+        let is_meant = |case: &Case| case.verdict == Verdict::NeedsReview && case.approved_by.contains(&actor);
+        let meant = self.by_variant.iter().filter(|(_, cases)| cases.iter().any(is_meant));
+        let changed = meant.map(|(variant, cases)| {
+            let mut cases = cases.to_vec();
+            for case in cases.iter_mut().filter(|case| is_meant(case)) {
+                case.approved_by.retain(|it| *it != actor);
+                case.seen = seq;
+            }
+            (variant.clone(), Arc::from(cases))
+        });
+        let changed: Vec<(Box<str>, Arc<[Case]>)> = changed.collect();
+        changed.iter().for_each(|(variant, cases)| self.put(variant.clone(), Arc::clone(cases)));
+        changed
     }
 
     pub(super) fn put(&mut self, variant: Box<str>, cases: Arc<[Case]>) {

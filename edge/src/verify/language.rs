@@ -7,7 +7,7 @@ use crate::fields;
 
 /// A language that the page is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Language {
+pub(crate) enum Language {
     English,
     German,
 }
@@ -16,7 +16,7 @@ impl Language {
     pub(super) const ALL: [Self; 2] = [Self::English, Self::German];
 
     /// As `lang` and as the query have it.
-    pub(super) const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::English => "en",
             Self::German => "de",
@@ -31,7 +31,7 @@ impl Language {
         }
     }
 
-    pub(super) const fn say(self, english: &'static str, german: &'static str) -> &'static str {
+    pub(crate) const fn say(self, english: &'static str, german: &'static str) -> &'static str {
         match self {
             Self::English => english,
             Self::German => german,
@@ -39,7 +39,7 @@ impl Language {
     }
 
     /// What the query names, or what the client prefers (RFC 9110 §12.5.4); English where neither says.
-    pub(super) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
         let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let named = pairs.filter(|(name, _)| *name == "lang").find_map(|(_, value)| Self::named(value));
         named.unwrap_or_else(|| {

@@ -72,6 +72,44 @@ impl Desk {
 
 const ALWAYS: (Option<u64>, Option<u64>) = (None, None);
 
+fn by_two(seen: u64) -> Step {
+    Step::Approve { approvers: 2, from_unix_ms: None, until_unix_ms: None, seen }
+}
+
+/// Who is forgotten and comes back has another id. The first approval goes with the name, so that it is not met with a second
+/// one of the same person.
+#[test]
+fn who_was_forgotten_does_not_approve_twice() {
+    let mut desk = Desk::default();
+    let case = desk.submit(1);
+    desk.submit(2);
+    let seen = desk.step(1, &review(1, by_two(case))).expect("the first approval");
+    desk.seq += 1;
+    let changed = desk.reviews.forget(actor(1), desk.seq);
+    assert_eq!(changed.len(), 1);
+    assert_eq!(desk.step(9, &review(1, by_two(seen))), Err(ReviewRefusal::Overtaken { seen, last: desk.seq }));
+    let seen = desk.step(9, &review(1, by_two(desk.seq))).expect("the first approval again");
+    assert_eq!((desk.live(0), desk.reviews.awaiting()), (None, 2));
+    assert_eq!(desk.step(9, &review(1, by_two(seen))), Err(ReviewRefusal::SamePerson));
+    desk.step(2, &review(1, by_two(seen))).expect("another person's");
+    assert_eq!(desk.live(0), Some(1));
+    // What two people have decided stays.
+    assert!(desk.reviews.forget(actor(9), desk.seq + 1).is_empty());
+    assert_eq!(desk.live(0), Some(1));
+}
+
+#[test]
+fn a_deadline_that_passed_without_a_decision_is_overdue() {
+    let mut desk = Desk::default();
+    let seen = desk.submit(1);
+    let is_overdue = |desk: &Desk, now| desk.reviews.of(VARIANT)[0].is_overdue(now);
+    assert!(!is_overdue(&desk, u64::MAX), "it was not escalated");
+    desk.step(1, &review(1, Step::Escalate { to: "legal".into(), by_unix_ms: 50, seen })).expect("escalated");
+    assert!(!is_overdue(&desk, 49) && is_overdue(&desk, 50));
+    desk.approve(2, 1, ALWAYS).expect("decided");
+    assert!(!is_overdue(&desk, 51));
+}
+
 #[test]
 fn nothing_is_live_before_a_decision_and_the_last_approval_is_live_behind_it() {
     let mut desk = Desk::default();
