@@ -11,7 +11,7 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -38,6 +38,7 @@ pub mod sessions;
 mod state;
 pub mod token;
 mod warm;
+mod webhooks;
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -70,6 +71,7 @@ use crate::service::Body;
 use crate::shared_state::KEY_BYTES_MAX;
 use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
+use crate::webhooks::Webhooks;
 
 /// Where the API is.
 pub const PREFIX: &str = "/admin/v1/";
@@ -86,6 +88,7 @@ pub struct AdminApi {
     desk: Arc<PurgeDesk>,
     kills: KillDesk,
     reviews: ReviewDesk,
+    webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
@@ -105,6 +108,7 @@ pub struct AdminParts {
     pub desk: Arc<PurgeDesk>,
     pub kills: KillDesk,
     pub reviews: ReviewDesk,
+    pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
@@ -149,8 +153,20 @@ impl AdminApi {
         grounds: Grounds,
         parts: AdminParts,
     ) -> Self {
-        let AdminParts { catalog, regions, caches, desk, kills, reviews, fill, warmer, imports, papers, masters } =
-            parts;
+        let AdminParts {
+            catalog,
+            regions,
+            caches,
+            desk,
+            kills,
+            reviews,
+            webhooks,
+            fill,
+            warmer,
+            imports,
+            papers,
+            masters,
+        } = parts;
         Self {
             warmer,
             concurrency: warm.concurrency,
@@ -161,6 +177,7 @@ impl AdminApi {
             desk,
             kills,
             reviews,
+            webhooks,
             fill,
             imports: Arc::new(imports),
             papers,
@@ -259,6 +276,13 @@ impl AdminApi {
             Action::Snapshot => state::snapshot(log).await.map(Reply::ok),
             Action::Propose => state::propose(log, headers, body).await.map(Reply::ok),
             Action::Promote => state::promote(log).await.map(Reply::ok),
+            Action::ListWebhooks => Ok(Reply::ok(self.webhooks.list())),
+            Action::DeadLetters => webhooks::dead_letters(&self.webhooks, query).map(Reply::ok),
+            Action::ReplayWebhook => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                webhooks::replay(&self.webhooks, who, parameter, &why).await.map(Reply::ok)
+            }
+            Action::TestWebhook => webhooks::test(&self.webhooks, who, parameter).await.map(Reply::ok),
             Action::ListJobs => Ok(Reply::ok(warm::list(&self.warmer, who))),
             Action::Warm => {
                 let ask = warm::ask(self.fields(headers, body).await?, self.concurrency)?;

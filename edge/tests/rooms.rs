@@ -17,6 +17,7 @@ const ROOMS: &[&str] = &[
     "papers",
     "seo",
     "warm",
+    "webhooks",
     "handler",
     "access",
     "stand_in",

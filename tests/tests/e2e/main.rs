@@ -33,4 +33,5 @@ mod signing;
 mod stand_ins;
 mod verify;
 mod warm;
+mod webhooks;
 mod wire;
