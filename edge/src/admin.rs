@@ -12,7 +12,7 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `candidates`, `keys`, `kills`, `purges`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `candidates`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -41,6 +41,7 @@ pub mod sessions;
 mod state;
 pub mod token;
 mod warm;
+mod webhooks;
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -74,6 +75,7 @@ use crate::service::Body;
 use crate::shared_state::KEY_BYTES_MAX;
 use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
+use crate::webhooks::Webhooks;
 
 /// Where the API is.
 pub const PREFIX: &str = "/admin/v1/";
@@ -91,6 +93,7 @@ pub struct AdminApi {
     kills: KillDesk,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
     imports: Arc<ImportDesk>,
@@ -111,6 +114,7 @@ pub struct AdminParts {
     pub kills: KillDesk,
     pub reviews: ReviewDesk,
     pub candidates: CandidateDesk,
+    pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
     pub imports: ImportDesk,
@@ -163,6 +167,7 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            webhooks,
             fill,
             warmer,
             imports,
@@ -180,6 +185,7 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            webhooks,
             fill,
             imports: Arc::new(imports),
             papers,
@@ -282,6 +288,13 @@ impl AdminApi {
             Action::Snapshot => state::snapshot(log).await.map(Reply::ok),
             Action::Propose => state::propose(log, headers, body).await.map(Reply::ok),
             Action::Promote => state::promote(log, key).await.map(Reply::ok),
+            Action::ListWebhooks => Ok(Reply::ok(self.webhooks.list())),
+            Action::DeadLetters => webhooks::dead_letters(&self.webhooks, query).map(Reply::ok),
+            Action::ReplayWebhook => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                webhooks::replay(&self.webhooks, who, parameter, &why).await.map(Reply::ok)
+            }
+            Action::TestWebhook => webhooks::test(&self.webhooks, who, parameter).await.map(Reply::ok),
             Action::ListJobs => Ok(Reply::ok(warm::list(&self.warmer, who))),
             Action::Warm => {
                 let ask = warm::ask(self.fields(headers, body).await?, self.concurrency)?;

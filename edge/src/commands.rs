@@ -16,6 +16,7 @@ mod sign;
 mod state;
 mod ticket_keys;
 mod warm;
+mod webhook;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ pub use sign::{SignArgs, new_key, sign};
 pub use state::{StateArgs, state};
 pub use ticket_keys::{TicketKeysArgs, ticket_keys};
 pub use warm::{WarmArgs, warm};
+pub use webhook::{WebhookArgs, webhook};
 
 /// `bildkante-edge lock`.
 #[derive(Debug, clap::Args)]

@@ -29,6 +29,7 @@ use crate::text_file;
 use crate::verify::VerifyConfig;
 use crate::warm::{self, WarmConfig};
 use crate::watermark::{Watermark, WatermarkKeyError, Watermarks};
+use crate::webhooks::{self, WebhookEndpoint};
 
 /// Why a configuration cannot be used; exit status 64.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,7 @@ pub struct Config {
     pub origin: OriginConfig,
     pub purge: PurgeConfig,
     pub state: StateConfig,
+    pub webhooks: Vec<WebhookEndpoint>,
     pub admin: AdminConfig,
     pub warm: WarmConfig,
     pub log: LogConfig,
@@ -210,6 +212,7 @@ impl Config {
         self.warm.check().map_err(|reason| ("warm", reason))?;
         self.state.check().map_err(|reason| ("state", reason))?;
         self.purge.check().map_err(|reason| ("purge", reason))?;
+        webhooks::check(&self.webhooks).map_err(|reason| ("webhooks", reason))?;
         positive("config.reload_ms", self.config.reload_ms)?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
         let uri: Option<http::Uri> = self.serve.public_url.parse().ok();
@@ -247,6 +250,7 @@ mod tests {
         assert_eq!(config.budget, defaults.budget);
         assert_eq!(config.purge, defaults.purge);
         assert_eq!(config.state, defaults.state);
+        assert_eq!(config.webhooks, defaults.webhooks);
         assert_eq!(config.admin, defaults.admin);
         assert_eq!(config.warm, defaults.warm);
         assert_eq!(config.log, defaults.log);

@@ -52,4 +52,5 @@ mod text_file;
 pub mod verify;
 pub mod warm;
 pub mod watermark;
+pub mod webhooks;
 pub mod words;

@@ -64,6 +64,8 @@ enum Command {
     TicketKeys(commands::TicketKeysArgs),
     /// Give, list and revoke keys of people and programs
     Key(commands::KeyArgs),
+    /// Print who is told of decisions, and send what was given up again
+    Webhook(commands::WebhookArgs),
     /// Print a new token for the admin API and the hash that the configuration holds of it
     Token,
     /// Print what each stage makes of a URL: variant, recipe, ids, rendition, headers, warnings
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => return report(commands::audit(args)),
         Command::Warm(args) => return report(commands::warm(args)),
         Command::Key(args) => return report(commands::key(args)),
+        Command::Webhook(args) => return report(commands::webhook(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
         Command::Provenance(args) => return report(commands::provenance(args)),
         Command::Inspect(args) => return report(commands::inspect(args)),
@@ -142,6 +145,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => commands::audit(args),
         Command::Warm(args) => commands::warm(args),
         Command::Key(args) => commands::key(args),
+        Command::Webhook(args) => commands::webhook(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),
         Command::Provenance(args) => commands::provenance(args),
         Command::Inspect(args) => commands::inspect(args),

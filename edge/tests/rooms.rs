@@ -18,6 +18,7 @@ const ROOMS: &[&str] = &[
     "candidates",
     "seo",
     "warm",
+    "webhooks",
     "handler",
     "access",
     "stand_in",

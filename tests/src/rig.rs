@@ -71,6 +71,15 @@ impl Plan {
     }
 }
 
+/// A change of the edge's configuration.
+struct Change(Box<dyn Fn(&mut Config) + Send + Sync>);
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Change")
+    }
+}
+
 /// The servers and their folder.
 #[derive(Debug)]
 pub struct Rig {
@@ -81,6 +90,8 @@ pub struct Rig {
     node_port: ReservedPort,
     node: Option<RunningNode>,
     edge: Option<Edge>,
+    /// What a test changes of the configuration behind its plan.
+    change: Change,
     /// Held while a real engine runs.
     _device: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
@@ -99,7 +110,16 @@ impl Rig {
             Painter::Fake(_) => None,
         };
         let http = Http::default();
-        let mut rig = Self { dir, http, plan, node_port, node: None, edge: None, _device: device };
+        let mut rig = Self {
+            dir,
+            http,
+            plan,
+            node_port,
+            node: None,
+            edge: None,
+            change: Change(Box::new(|_| {})),
+            _device: device,
+        };
         rig.start_node().await?;
         rig.start_edge().await?;
         rig.ready().await?;
@@ -134,6 +154,11 @@ impl Rig {
         })
     }
 
+    /// The edge is started with this change from now on.
+    pub fn reconfigure(&mut self, change: impl Fn(&mut Config) + Send + Sync + 'static) {
+        self.change = Change(Box::new(change));
+    }
+
     /// Starts the edge on new ports over the folder it had before.
     ///
     /// # Errors
@@ -153,6 +178,7 @@ impl Rig {
         // Tests share their machine with compilers: threads of a lower priority would come last.
         config.render.nice = 0;
         (self.plan.edge)(&mut config);
+        (self.change.0)(&mut config);
         let listen = async |port: &ReservedPort| TcpListener::bind(port.address()).await;
         let mut started = None;
         // What an edge that has stopped still has under way holds its databases until it is through.

@@ -135,6 +135,10 @@ pub(super) enum Action {
     Snapshot,
     Propose,
     Promote,
+    ListWebhooks,
+    DeadLetters,
+    ReplayWebhook,
+    TestWebhook,
     ListJobs,
     Warm,
     ShowJob,
@@ -340,6 +344,17 @@ pub(super) const ROUTES: &[Route] = {
             .post(Nothing)
             .by_key()
             .says("Makes a follower the primary"),
+        get("webhooks", A::ListWebhooks, takes(Operator, S::Kill, Edge), &[(200, "Webhooks")])
+            .says("Endpoints that are told of decisions, and how it is with them"),
+        get("webhooks/dead-letters", A::DeadLetters, takes(Operator, S::Kill, Edge), &[(200, "DeadLetters")])
+            .asks(PAGE)
+            .says("Messages that were given up, the oldest first"),
+        get("webhooks/{name}/replay", A::ReplayWebhook, takes(Operator, S::Kill, Edge), &[(200, "Replayed")])
+            .post(Json("Reason"))
+            .says("Sends an endpoint's dead letters again, by their ids"),
+        get("webhooks/{name}/test", A::TestWebhook, takes(Operator, S::Kill, Edge), &[(200, "Tested")])
+            .post(Nothing)
+            .says("Sends an endpoint a message of the type `webhook.test`, once"),
         get("warm", A::ListJobs, viewer(Campaign), &[(200, "Jobs")]).says("The jobs"),
         get("warm", A::Warm, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
             .post(Json("WarmOrder"))

@@ -41,13 +41,14 @@ use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
-use crate::shared_state::OpenedLog;
+use crate::shared_state::{Log, OpenedLog};
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
 use crate::verify::{Among, Detector, KnownMasters, VerifyDesk, VerifyMetrics, VerifyParts};
 use crate::warm::{WarmMetrics, Warmer};
 use crate::watermark::Watermarks;
+use crate::webhooks::{WebhookMetrics, Webhooks};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
 
@@ -82,6 +83,7 @@ pub(super) struct Behind {
     pub(super) desk: Arc<PurgeDesk>,
     pub(super) replay: Replay,
     pub(super) opened: OpenedLog,
+    pub(super) webhooks: Webhooks,
     pub(super) kills: KillDesk,
     reviews: ReviewDesk,
     caches: Arc<Caches>,
@@ -110,6 +112,7 @@ impl App {
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
         subscriptions::log_filter(&reload);
+        subscriptions::webhooks(&reload, &behind.webhooks);
         subscriptions::downstream(&reload, &behind.downstream, behind.caches.epoch.clone());
         Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, back })
     }
@@ -176,6 +179,7 @@ impl Behind {
             config.serve.public_url.clone(),
             answer_wait,
         ));
+        let webhooks = open_webhooks(config, registry, (Arc::clone(&opened.log), catalog.clone())).await?;
         let signing = open_signing(config, registry).await?;
         let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
         let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate), public_url));
@@ -192,6 +196,7 @@ impl Behind {
             reviews,
             replay,
             opened,
+            webhooks,
             caches,
             fill,
             watermarks,
@@ -272,6 +277,7 @@ impl Behind {
             kills: self.kills.clone(),
             candidates,
             reviews: self.reviews.clone(),
+            webhooks: self.webhooks.clone(),
             fill: Arc::clone(&self.fill),
             warmer,
             masters: Arc::clone(&self.masters),
@@ -368,6 +374,17 @@ async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Pur
     let metrics = PurgeMetrics::new(registry)?;
     let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
     opened.context("what was purged cannot be read")
+}
+
+async fn open_webhooks(
+    config: &Config,
+    registry: &Registry,
+    sources: (Arc<dyn Log>, CatalogHandle),
+) -> anyhow::Result<Webhooks> {
+    let (endpoints, path) = (config.webhooks.clone(), config.cache.disk_dir.join("webhooks.redb"));
+    let metrics = WebhookMetrics::new(registry)?;
+    let opened = tokio::task::spawn_blocking(move || Webhooks::open(&endpoints, &path, sources, metrics)).await?;
+    opened.context("what webhooks are owed cannot be read")
 }
 
 async fn open_log(config: &Config, epoch: Epoch) -> anyhow::Result<OpenedLog> {

@@ -8,6 +8,7 @@ use crate::admin::AdminApi;
 use crate::governance::Downstream;
 use crate::listener::forwarded::Trusted;
 use crate::reload::ConfigReload;
+use crate::webhooks::Webhooks;
 use crate::words::Epoch;
 
 /// Keys that say which caches further down are purged, and how.
@@ -62,5 +63,15 @@ pub(crate) fn downstream(reload: &ConfigReload, downstream: &Downstream, epoch: 
             downstream.put_in_force(prepared);
             epoch.advance();
         }))
+    });
+}
+
+/// Endpoints that are told of decisions.
+pub(super) fn webhooks(reload: &ConfigReload, webhooks: &Webhooks) {
+    let webhooks = webhooks.clone();
+    reload.subscribe(&["webhooks"], move |config| {
+        let (webhooks, prepared) =
+            (webhooks.clone(), Webhooks::prepare(&config.webhooks).map_err(|error| error.to_string())?);
+        Ok(Box::new(move || webhooks.put_in_force(prepared)))
     });
 }

@@ -270,7 +270,9 @@ impl Step {
 }
 
 impl Case {
-    fn is_of(&self, review: &Review) -> bool {
+    /// Whether a step is about it.
+    #[must_use]
+    pub fn is_of(&self, review: &Review) -> bool {
         self.recipe == review.recipe && self.master == review.master && self.cut == review.cut
     }
 
@@ -343,6 +345,12 @@ impl Reviews {
     #[must_use]
     pub fn live(&self, variant: &str, cut: &str, now_unix_ms: u64) -> Option<&Case> {
         live(self.of(variant).iter().filter(|case| case.is_of_cut(cut)), now_unix_ms)
+    }
+
+    /// The same among cases of exactly this cut.
+    #[must_use]
+    pub fn live_beside(&self, variant: &str, cut: Option<&str>, now_unix_ms: u64) -> Option<&Case> {
+        live(self.of(variant).iter().filter(|case| case.cut.as_deref() == cut), now_unix_ms)
     }
 
     /// The next moment at which that may change by itself.

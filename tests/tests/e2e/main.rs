@@ -37,4 +37,5 @@ mod stand_ins;
 mod upgrade;
 mod verify;
 mod warm;
+mod webhooks;
 mod wire;

@@ -1,0 +1,221 @@
+//! Webhooks: signed, in order, delivered in spite of failures and restarts, given up and sent again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bildkante_edge::config::Config;
+use bildkante_edge::webhooks::WebhookEndpoint;
+use bildkante_gpu_node::testing::FakeControl;
+use bildkante_shared::testing::write_secret;
+use bildkante_tests::client::eventually;
+use bildkante_tests::rig::{Plan, Rig};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use ring::hmac;
+use serde_json::{Value, json};
+
+use crate::purge::{admin, with_tokens};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// How old a message may be for a receiver, as libraries of the standard have it.
+const TOLERANCE_S: u64 = 300;
+
+/// A message as it arrived.
+#[derive(Debug, Clone)]
+struct Message {
+    id: String,
+    at_unix_s: u64,
+    signature: String,
+    body: String,
+}
+
+/// A receiver of messages, which refuses while it is told to.
+#[derive(Debug, Default)]
+struct Desk {
+    status: Mutex<u16>,
+    messages: Mutex<Vec<Message>>,
+    /// Calls that were refused.
+    refused: Mutex<usize>,
+}
+
+impl Desk {
+    async fn start() -> anyhow::Result<(Arc<Self>, String)> {
+        let desk = Arc::new(Self { status: Mutex::new(204), ..Self::default() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/hook", listener.local_addr()?);
+        let serving = Arc::clone(&desk);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let desk = Arc::clone(&serving);
+                let service = hyper::service::service_fn(move |request| Arc::clone(&desk).take(request));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Ok((desk, url))
+    }
+
+    async fn take(self: Arc<Self>, request: Request<Incoming>) -> anyhow::Result<Response<Full<Bytes>>> {
+        let field = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        let (id, signature) = (field("webhook-id"), field("webhook-signature"));
+        let at_unix_s = field("webhook-timestamp").parse()?;
+        let body = String::from_utf8(request.into_body().collect().await?.to_bytes().to_vec())?;
+        let status = *self.status.lock();
+        if status == 204 {
+            self.messages.lock().push(Message { id, at_unix_s, signature, body });
+        } else {
+            *self.refused.lock() += 1;
+        }
+        Ok(Response::builder().status(status).body(Full::default())?)
+    }
+
+    fn answers(&self, status: u16) {
+        *self.status.lock() = status;
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        let kind = |message: &Message| {
+            let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+            format!("{} {}", body["type"].as_str().unwrap_or("?"), body["data"]["why"].as_str().unwrap_or(""))
+        };
+        self.messages.lock().iter().map(kind).collect()
+    }
+}
+
+/// A receiver as the standard asks for: the signature, the age, and each id once.
+#[derive(Debug, Default)]
+struct Verifier {
+    seen: HashSet<String>,
+}
+
+impl Verifier {
+    fn admits(&mut self, message: &Message, now_unix_s: u64) -> bool {
+        let key = BASE64.decode(SECRET.trim_start_matches("whsec_").as_bytes()).unwrap_or_default();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        let signed = format!("{}.{}.{}", message.id, message.at_unix_s, message.body);
+        let tag = BASE64.decode(message.signature.trim_start_matches("v1,").as_bytes()).unwrap_or_default();
+        hmac::verify(&key, signed.as_bytes(), &tag).is_ok()
+            && now_unix_s.abs_diff(message.at_unix_s) <= TOLERANCE_S
+            && self.seen.insert(message.id.clone())
+    }
+}
+
+async fn rig(url: &str, change: impl FnOnce(&mut WebhookEndpoint)) -> anyhow::Result<Rig> {
+    let control = Arc::new(FakeControl::default());
+    let mut rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let file = rig.dir.path().join("webhook.secret");
+    write_secret(&file, SECRET)?;
+    let mut endpoint: WebhookEndpoint = serde_json::from_value(json!({
+        "name": "desk", "url": url, "secret_file": file, "allow_private": true, "retry_backoff_ms_min": 20,
+    }))?;
+    change(&mut endpoint);
+    rig.stop_edge().await;
+    rig.reconfigure(move |config: &mut Config| config.webhooks = vec![endpoint.clone()]);
+    rig.start_edge().await?;
+    // From now on: what was before the endpoint was known is not told.
+    eventually("the endpoint is known", async || Ok(listed(&rig).await?["pending"] == 0)).await?;
+    Ok(rig)
+}
+
+async fn listed(rig: &Rig) -> anyhow::Result<Value> {
+    Ok(admin(rig, Method::GET, "/admin/v1/webhooks", None).await?.json()?["webhooks"][0].clone())
+}
+
+async fn kill(rig: &Rig, product: &str, why: &str) -> anyhow::Result<u64> {
+    let order = json!({ "value": format!("studio?product={product}"), "why": why });
+    let reply = admin(rig, Method::POST, "/admin/v1/kills", Some(order)).await?;
+    anyhow::ensure!(reply.status == StatusCode::CREATED, "{} {}", reply.status, reply.text());
+    Ok(reply.json()?["seq"].as_u64().unwrap_or_default())
+}
+
+async fn lift(rig: &Rig, seq: u64, why: &str) -> anyhow::Result<()> {
+    let reply = admin(rig, Method::DELETE, &format!("/admin/v1/kills/{seq}"), Some(json!({ "why": why }))).await?;
+    anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
+    Ok(())
+}
+
+/// An endpoint that fails is told everything when it is back, in order and across a restart; what is edited or sent twice is
+/// refused by who verifies it.
+#[tokio::test]
+async fn what_is_decided_arrives_signed_and_in_order_across_a_restart() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let mut rig = rig(&url, |_| {}).await?;
+    desk.answers(503);
+    let seq = kill(&rig, "vase", "one").await?;
+    lift(&rig, seq, "two").await?;
+    kill(&rig, "vase", "three").await?;
+    eventually("it was tried", async || Ok(*desk.refused.lock() > 1)).await?;
+    assert_eq!(listed(&rig).await?["pending"], 3);
+    rig.stop_edge().await;
+    rig.start_edge().await?;
+    desk.answers(204);
+    eventually("all has arrived", async || Ok(desk.kinds().len() == 3)).await?;
+    assert_eq!(desk.kinds(), ["kill.placed one", "kill.lifted two", "kill.placed three"]);
+
+    let (messages, mut verifier) = (desk.messages.lock().clone(), Verifier::default());
+    let now = messages[0].at_unix_s;
+    assert!(messages.iter().all(|message| verifier.admits(message, now)));
+    assert!(!verifier.admits(&messages[0], now), "sent again");
+    for edited in [
+        Message { body: messages[0].body.replace("one", "own"), ..messages[0].clone() },
+        Message { id: "msg_other".to_owned(), ..messages[0].clone() },
+        Message { at_unix_s: now + 1, ..messages[0].clone() },
+    ] {
+        assert!(!Verifier::default().admits(&edited, now), "{edited:?}");
+    }
+    assert!(!Verifier::default().admits(&messages[0], now + TOLERANCE_S + 1), "kept, and sent later");
+    let line = "bildkante_edge_webhook_calls_total{endpoint=\"desk\",outcome=\"delivered\"}";
+    rig.http.counts(rig.admin(), line, 3.0).await?;
+    Ok(())
+}
+
+/// What is never taken is a dead letter, and is sent again by its id when a person asks; an endpoint that is gone is called no more.
+#[tokio::test]
+async fn dead_letters_are_kept_and_sent_again_and_410_ends_it() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let rig = rig(&url, |endpoint| endpoint.retry_for_s = 1).await?;
+    desk.answers(500);
+    kill(&rig, "vase", "unheard").await?;
+    eventually("it is given up", async || Ok(listed(&rig).await?["dead"] == 1)).await?;
+    let dead = admin(&rig, Method::GET, "/admin/v1/webhooks/dead-letters", None).await?.json()?;
+    let letter = &dead["dead_letters"][0];
+    assert_eq!((&letter["type"], &letter["last_error"]), (&json!("kill.placed"), &json!("it answers 500")));
+    desk.answers(204);
+    let path = "/admin/v1/webhooks/desk/replay";
+    let replayed = admin(&rig, Method::POST, path, Some(json!({ "why": "it is back" }))).await?.json()?;
+    assert_eq!(replayed["replayed"], 1);
+    eventually("it has arrived", async || Ok(desk.kinds() == ["kill.placed unheard"])).await?;
+    assert_eq!(letter["id"], json!(desk.messages.lock()[0].id));
+    let unknown = admin(&rig, Method::POST, "/admin/v1/webhooks/none/replay", Some(json!({ "why": "x" }))).await?;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+
+    desk.answers(410);
+    kill(&rig, "ring", "the last").await?;
+    eventually("it is gone", async || Ok(listed(&rig).await?["is_gone"] == true)).await?;
+    let calls = *desk.refused.lock();
+    let seq = kill(&rig, "cube", "unsent").await?;
+    lift(&rig, seq, "unsent").await?;
+    let tested = admin(&rig, Method::POST, "/admin/v1/webhooks/desk/test", None).await?.json()?;
+    assert_eq!((&tested["delivered"], &tested["error"]), (&json!(false), &json!("it answers 410")));
+    assert_eq!(*desk.refused.lock(), calls + 1, "the test alone called");
+    Ok(())
+}
+
+/// Without `allow_private` this machine is not called.
+#[tokio::test]
+async fn this_machine_is_called_only_where_that_is_allowed() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let rig = rig(&url, |endpoint| endpoint.allow_private = false).await?;
+    let tested = admin(&rig, Method::POST, "/admin/v1/webhooks/desk/test", None).await?.json()?;
+    assert!(tested["error"].as_str().is_some_and(|error| error.contains("no public address")), "{tested}");
+    assert!(desk.messages.lock().is_empty());
+    Ok(())
+}
