@@ -5,12 +5,24 @@
   var kB = function (bytes) { return (bytes / 1000).toFixed(bytes < 10000 ? 1 : 0) + ' kB'; };
   var RETRY_MS = [800, 1200, 2000, 3000, 5000, 8000, 10000, 10000, 10000, 10000];
 
+  // Pictures that nothing draws until people decide: looking again is of no use.
+  var WITHHELD = {
+    'awaiting-decision': 'awaits a decision', 'killed': 'killed', 'parts-unknown': 'withheld by a kill',
+    'rights-ended': 'its rights have ended', 'state-stale': 'the edge has long heard nothing of its fleet'
+  };
+
+  function withheld(status) {
+    var reason = Object.keys(WITHHELD).find(function (word) { return status.indexOf(word) >= 0; });
+    return reason ? WITHHELD[reason] : null;
+  }
+
   function describe(response) {
     var status = response.headers.get('cache-status') || '';
     var timing = response.headers.get('server-timing') || '';
     var edge = /edge;dur=([\d.]+)/.exec(timing);
     return {
       ok: response.ok,
+      withheld: withheld(status),
       standIn: /detail="?(fallback|placeholder)/.test(status),
       detail: (/detail="?([^";]+)/.exec(status) || [])[1] || 'error ' + response.status,
       edgeMs: edge ? Number(edge[1]) : null,
@@ -50,6 +62,8 @@
     head(url).then(function (facts) {
       if (!facts.ok) {
         label(badge, 'failed', facts.detail);
+      } else if (facts.withheld) {
+        label(badge, 'stand-in', facts.withheld);
       } else if (facts.standIn) {
         label(badge, 'stand-in', 'drawing … (' + facts.detail + ')');
         if (attempt < RETRY_MS.length) setTimeout(function () { settle(shot, attempt + 1); }, RETRY_MS[attempt]);
