@@ -110,7 +110,16 @@ impl Rig {
             Painter::Fake(_) => None,
         };
         let http = Http::default();
-        let mut rig = Self { dir, http, plan, node_port, node: None, edge: None, change: Change(Box::new(|_| {})), _device: device };
+        let mut rig = Self {
+            dir,
+            http,
+            plan,
+            node_port,
+            node: None,
+            edge: None,
+            change: Change(Box::new(|_| {})),
+            _device: device,
+        };
         rig.start_node().await?;
         rig.start_edge().await?;
         rig.ready().await?;
