@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_edge::config::Config;
@@ -26,6 +27,7 @@ use tokio::process::Command;
 
 use crate::processes::serves;
 use crate::purge::{TOKEN, admin, with_tokens};
+use crate::reviews::{make, reviewed};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// How old a message may be for a receiver, as libraries of the standard have it.
@@ -115,8 +117,16 @@ impl Verifier {
 }
 
 async fn rig(url: &str, change: impl FnOnce(&mut WebhookEndpoint)) -> anyhow::Result<Rig> {
+    rig_of(url, |text| text, change).await
+}
+
+async fn rig_of(
+    url: &str,
+    manifest: fn(String) -> String,
+    change: impl FnOnce(&mut WebhookEndpoint),
+) -> anyhow::Result<Rig> {
     let control = Arc::new(FakeControl::default());
-    let mut rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let mut rig = Rig::start(Plan { edge: with_tokens, manifest, ..Plan::painted(&control) }).await?;
     let file = rig.dir.path().join("webhook.secret");
     write_secret(&file, SECRET)?;
     let mut endpoint: WebhookEndpoint = serde_json::from_value(json!({
@@ -212,6 +222,33 @@ async fn dead_letters_are_kept_and_sent_again_and_410_ends_it() -> anyhow::Resul
     let tested = admin(&rig, Method::POST, "/admin/v1/webhooks/desk/test", None).await?.json()?;
     assert_eq!((&tested["delivered"], &tested["error"]), (&json!(false), &json!("it answers 410")));
     assert_eq!(*desk.refused.lock(), calls + 1, "the test alone called");
+    Ok(())
+}
+
+/// A picture is put before reviewers, a role lets its deadline pass, and a person approves: each is told, and what goes live by it.
+#[tokio::test]
+async fn a_review_is_told_from_its_beginning_to_the_picture_that_is_live() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let rig = rig_of(&url, reviewed, |_| {}).await?;
+    rig.ready().await?;
+    let case = make(&rig).await?;
+    let path = format!("/admin/v1/decisions/{}", case["id"]);
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    for (order, count) in [
+        (json!({ "decision": "escalate", "to": "legal", "by_unix_ms": now + 1_500, "why": "is it ours?" }), 3),
+        (json!({ "decision": "approve", "why": "it is" }), 5),
+    ] {
+        let reply = admin(&rig, Method::POST, &path, Some(order)).await?;
+        anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
+        eventually("it is told, and what time brings", async || Ok(desk.kinds().len() == count)).await?;
+    }
+    let kinds = desk.kinds();
+    let kinds: Vec<&str> = kinds.iter().filter_map(|kind| kind.split(' ').next()).collect();
+    let expected =
+        ["decision.needs_review", "decision.decided", "decision.overdue", "decision.decided", "decision.live"];
+    assert_eq!(kinds, expected);
+    let last: Value = serde_json::from_str(&desk.messages.lock()[4].body)?;
+    assert_eq!((&last["data"]["master"], &last["data"]["case"]), (&case["master"], &case["id"]));
     Ok(())
 }
 
