@@ -18,7 +18,7 @@
 //!   what is older than `retry_for_s`: nothing is left out, and what the former primary told has the same id again.
 //! - Messages about one subject are told in their order; those of one subject, or of one endpoint, hold up no others.
 //! - A message is tried for `retry_for_s` with growing, jittered pauses. Then it is a dead letter, and is kept until it is replayed
-//!   or [`DEAD_MAX`](book) younger ones are there.
+//!   or `book::DEAD_MAX` younger ones are there.
 
 mod book;
 mod call;
@@ -57,6 +57,8 @@ const CALLS_MAX: usize = 4;
 const ENTRIES_MAX: usize = 256;
 /// How often the clock is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often the time that was looked at is written without another reason.
+const CLOCK_WRITTEN_MS: u64 = 60_000;
 /// Longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 
@@ -102,6 +104,8 @@ struct Inner {
     catalog: CatalogHandle,
     metrics: WebhookMetrics,
     due: Notify,
+    /// Up to when time was looked at for an endpoint. On the device it is written with what is owed, and once a minute.
+    clocks: Mutex<HashMap<String, u64>>,
     /// When a letter is tried next; one that is not here: now.
     pauses: Mutex<HashMap<u64, Instant>>,
 }
@@ -139,8 +143,8 @@ impl Webhooks {
         metrics: WebhookMetrics,
     ) -> anyhow::Result<Self> {
         let (setup, book) = (ArcSwap::from_pointee(Setup::new(endpoints)?), Book::open(path)?);
-        let (due, pauses) = (Notify::new(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { setup, book, log, catalog, metrics, due, pauses }) })
+        let (due, clocks, pauses) = (Notify::new(), Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { setup, book, log, catalog, metrics, due, clocks, pauses }) })
     }
 
     /// Prepares other endpoints; [`Self::put_in_force`] cannot fail.
@@ -304,11 +308,16 @@ impl Inner {
         let mut events = Vec::new();
         match self.log.entries(cursor.seq, ENTRIES_MAX).await {
             Ok(Entries::These(entries)) => {
-                let recent = entries.iter().filter(|entry| entry.at_unix_ms() >= oldest);
-                recent.for_each(|entry| events.extend(event::of_entry(entry, &state)));
-                cursor.seq = entries.last().map_or(cursor.seq, |entry| entry.seq());
+                let is_full = entries.len() == ENTRIES_MAX;
+                // The state tells of cases, so it must have what is told.
+                for entry in entries.iter().take_while(|entry| entry.seq() <= state.epoch()) {
+                    cursor.seq = entry.seq();
+                    if entry.at_unix_ms() >= oldest {
+                        events.extend(event::of_entry(entry, &state));
+                    }
+                }
                 // More is there: it is read when the letters are on the device.
-                if entries.len() == ENTRIES_MAX {
+                if is_full {
                     self.due.notify_one();
                 }
             }
@@ -316,14 +325,15 @@ impl Inner {
             Ok(Entries::Elsewhere) => cursor.seq = self.log.standing().begins,
             Err(error) => log_limited!(warn, %error, "the log cannot be read for webhooks"),
         }
-        // Time moves on a second at least, so that the book is not written at each look.
-        let told = event::of_time(&state, cursor.clock_unix_ms.max(oldest), now);
-        if !told.is_empty() || cursor != before || now.saturating_sub(cursor.clock_unix_ms) > 60_000 {
+        let looked_at = self.clocks.lock().get(&endpoint.name).copied().unwrap_or(0);
+        let told = event::of_time(&state, looked_at.max(cursor.clock_unix_ms).max(oldest), now);
+        if !told.is_empty() || cursor != before || now.saturating_sub(cursor.clock_unix_ms) > CLOCK_WRITTEN_MS {
             cursor.clock_unix_ms = now;
         }
         events.extend(told);
         self.look_at_rights(&mut cursor, &mut events, now);
         if cursor == before {
+            self.clocks.lock().insert(endpoint.name.clone(), now);
             return Ok(());
         }
         let is_gone = self.is_gone(endpoint);
@@ -332,7 +342,9 @@ impl Inner {
             draft.move_to(&endpoint.name, cursor);
             events.iter().for_each(|event| draft.owe(&endpoint.name, event, now));
         });
-        edit.await
+        edit.await?;
+        self.clocks.lock().insert(endpoint.name.clone(), now);
+        Ok(())
     }
 
     /// Each end of a right is told once, when its notice has begun.
@@ -441,4 +453,17 @@ fn jitter() -> f64 {
     let mut byte = [128_u8];
     let _ = getrandom::fill(&mut byte);
     f64::from(byte[0]) / 256.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_an_hour_and_are_jittered() {
+        let of = |attempts, jitter| backoff(1_000, attempts, jitter).as_millis();
+        assert_eq!((of(1, 0.0), of(1, 1.0)), (500, 1_000));
+        assert_eq!((of(4, 0.0), of(4, 1.0)), (4_000, 8_000));
+        assert_eq!((of(30, 0.0), of(u32::MAX, 1.0)), (1_800_000, 3_600_000));
+    }
 }

@@ -232,18 +232,70 @@ impl Draft<'_> {
 
     /// A letter as it is now; one that dies makes the oldest dead one of its endpoint go, where there are too many.
     pub(super) fn put(&mut self, number: u64, letter: Letter) {
-        if letter.is_dead {
-            let dead = self.pages.letters.iter().filter(|(_, it)| it.is_dead && it.endpoint == letter.endpoint);
-            let numbers: Vec<u64> = dead.map(|(number, _)| *number).collect();
-            let more = self.edit.letters.values().flatten().filter(|it| it.is_dead).count();
-            for oldest in numbers.iter().take((numbers.len() + more + 1).saturating_sub(DEAD_MAX)) {
+        let (endpoint, is_dead) = (letter.endpoint.clone(), letter.is_dead);
+        self.edit.letters.insert(number, Some(letter));
+        if is_dead {
+            let is_own = |letter: &Letter| letter.is_dead && letter.endpoint == endpoint;
+            let kept = self.pages.letters.iter().filter(|(at, it)| is_own(it) && !self.edit.letters.contains_key(at));
+            let new = self.edit.letters.iter().filter(|(_, it)| it.as_ref().is_some_and(is_own));
+            let dead: BTreeSet<u64> = kept.map(|(at, _)| *at).chain(new.map(|(at, _)| *at)).collect();
+            for oldest in dead.iter().take(dead.len().saturating_sub(DEAD_MAX)) {
                 self.edit.letters.insert(*oldest, None);
             }
         }
-        self.edit.letters.insert(number, Some(letter));
     }
 
     pub(super) fn remove(&mut self, number: u64) {
         self.edit.letters.insert(number, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at: u64) -> Event {
+        Event::test("desk", at)
+    }
+
+    #[tokio::test]
+    async fn what_is_owed_and_how_far_the_log_was_read_outlive_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("webhooks.redb");
+        let cursor = Cursor { log: "log".to_owned(), seq: 7, ..Cursor::default() };
+        {
+            let book = Book::open(&path).unwrap();
+            let edit = book.edit(|draft| {
+                draft.owe("desk", &event(1), 10);
+                draft.owe("desk", &event(2), 10);
+                draft.move_to("desk", cursor.clone());
+            });
+            edit.await.unwrap();
+            book.edit(|draft| draft.remove(1)).await.unwrap();
+        }
+        let book = Book::open(&path).unwrap();
+        assert_eq!((book.cursor("desk"), book.counts("desk"), book.counts("other")), (Some(cursor), (1, 0), (0, 0)));
+        let letters = book.of("desk");
+        assert_eq!((letters[0].0, letters[0].1.id.clone()), (2, event(2).id));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_dead_letters_of_an_endpoint_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(&dir.path().join("webhooks.redb")).unwrap();
+        let owed = |draft: &mut Draft<'_>| {
+            draft.owe("other", &event(0), 0);
+            (0..=DEAD_MAX as u64).for_each(|at| draft.owe("desk", &event(at), 0));
+        };
+        book.edit(owed).await.unwrap();
+        let bury = |draft: &mut Draft<'_>, name: &str| {
+            for (number, letter) in draft.waiting_of(name) {
+                draft.put(number, Letter { is_dead: true, ..letter });
+            }
+        };
+        book.edit(|draft| bury(draft, "other")).await.unwrap();
+        book.edit(|draft| bury(draft, "desk")).await.unwrap();
+        assert_eq!((book.counts("other"), book.counts("desk")), ((0, 1), (0, DEAD_MAX)));
+        assert!(book.of("desk").iter().all(|(number, _)| *number > 2), "the first of the desk is gone");
     }
 }

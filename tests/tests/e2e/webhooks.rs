@@ -1,14 +1,19 @@
 //! Webhooks: signed, in order, delivered in spite of failures and restarts, given up and sent again.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use bildkante_edge::config::Config;
+use bildkante_edge::shared_state::FollowConfig;
 use bildkante_edge::webhooks::WebhookEndpoint;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::testing::write_secret;
-use bildkante_tests::client::eventually;
+use bildkante_tests::client::{Http, eventually};
 use bildkante_tests::rig::{Plan, Rig};
+use bildkante_tests::{program, repository};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http::{Method, Request, Response, StatusCode};
@@ -18,8 +23,11 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use ring::hmac;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
-use crate::purge::{admin, with_tokens};
+use crate::processes::serves;
+use crate::purge::{TOKEN, admin, with_tokens};
+use crate::reviews::{make, reviewed};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// How old a message may be for a receiver, as libraries of the standard have it.
@@ -109,8 +117,16 @@ impl Verifier {
 }
 
 async fn rig(url: &str, change: impl FnOnce(&mut WebhookEndpoint)) -> anyhow::Result<Rig> {
+    rig_of(url, |text| text, change).await
+}
+
+async fn rig_of(
+    url: &str,
+    manifest: fn(String) -> String,
+    change: impl FnOnce(&mut WebhookEndpoint),
+) -> anyhow::Result<Rig> {
     let control = Arc::new(FakeControl::default());
-    let mut rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let mut rig = Rig::start(Plan { edge: with_tokens, manifest, ..Plan::painted(&control) }).await?;
     let file = rig.dir.path().join("webhook.secret");
     write_secret(&file, SECRET)?;
     let mut endpoint: WebhookEndpoint = serde_json::from_value(json!({
@@ -209,6 +225,33 @@ async fn dead_letters_are_kept_and_sent_again_and_410_ends_it() -> anyhow::Resul
     Ok(())
 }
 
+/// A picture is put before reviewers, a role lets its deadline pass, and a person approves: each is told, and what goes live by it.
+#[tokio::test]
+async fn a_review_is_told_from_its_beginning_to_the_picture_that_is_live() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let rig = rig_of(&url, reviewed, |_| {}).await?;
+    rig.ready().await?;
+    let case = make(&rig).await?;
+    let path = format!("/admin/v1/decisions/{}", case["id"]);
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    for (order, count) in [
+        (json!({ "decision": "escalate", "to": "legal", "by_unix_ms": now + 1_500, "why": "is it ours?" }), 3),
+        (json!({ "decision": "approve", "why": "it is" }), 5),
+    ] {
+        let reply = admin(&rig, Method::POST, &path, Some(order)).await?;
+        anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
+        eventually("it is told, and what time brings", async || Ok(desk.kinds().len() == count)).await?;
+    }
+    let kinds = desk.kinds();
+    let kinds: Vec<&str> = kinds.iter().filter_map(|kind| kind.split(' ').next()).collect();
+    let expected =
+        ["decision.needs_review", "decision.decided", "decision.overdue", "decision.decided", "decision.live"];
+    assert_eq!(kinds, expected);
+    let last: Value = serde_json::from_str(&desk.messages.lock()[4].body)?;
+    assert_eq!((&last["data"]["master"], &last["data"]["case"]), (&case["master"], &case["id"]));
+    Ok(())
+}
+
 /// Without `allow_private` this machine is not called.
 #[tokio::test]
 async fn this_machine_is_called_only_where_that_is_allowed() -> anyhow::Result<()> {
@@ -217,5 +260,115 @@ async fn this_machine_is_called_only_where_that_is_allowed() -> anyhow::Result<(
     let tested = admin(&rig, Method::POST, "/admin/v1/webhooks/desk/test", None).await?.json()?;
     assert!(tested["error"].as_str().is_some_and(|error| error.contains("no public address")), "{tested}");
     assert!(desk.messages.lock().is_empty());
+    Ok(())
+}
+
+/// What the primary could not deliver before it was lost, its heir delivers; what it had delivered has the same id again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_edge_goes_on_and_repeats_ids_at_most() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let mut rig = rig(&url, |_| {}).await?;
+    let (primary, token_file) = (format!("http://{}", rig.admin()), rig.dir.path().join("state.token"));
+    write_secret(&token_file, TOKEN)?;
+    let secret_file = rig.dir.path().join("webhook.secret");
+    let following = move |config: &mut Config| {
+        with_tokens(config);
+        config.state.follow = Some(FollowConfig { primary, token_file: Some(token_file), tls: None });
+        let endpoint = json!({ "name": "desk", "url": url, "secret_file": secret_file, "allow_private": true,
+            "retry_backoff_ms_min": 20 });
+        config.webhooks = serde_json::from_value(json!([endpoint])).unwrap_or_default();
+    };
+    let heir = rig.another_edge("heir", following).await?;
+    let first = kill(&rig, "vase", "delivered").await?;
+    eventually("the first has arrived", async || Ok(desk.kinds().len() == 1)).await?;
+    desk.answers(503);
+    lift(&rig, first, "undelivered").await?;
+    let at = |to| ask(&rig, to, Method::GET, "/admin/v1/state");
+    let head = at(rig.admin()).await?["seq"].clone();
+    eventually("the follower has all", async || Ok(at(heir.admin).await?["seq"] == head)).await?;
+    rig.stop_edge().await;
+    desk.answers(204);
+    assert_eq!(ask(&rig, heir.admin, Method::POST, "/admin/v1/state/promote").await?["term"], 2);
+    eventually("the heir has told the second", async || Ok(desk.kinds().iter().any(|it| it.contains("undelivered"))))
+        .await?;
+    let messages = desk.messages.lock().clone();
+    let ids: HashSet<&String> = messages.iter().map(|message| &message.id).collect();
+    let told: HashSet<String> = desk.kinds().into_iter().collect();
+    assert_eq!(told, ["kill.placed delivered", "kill.lifted undelivered"].map(str::to_owned).into());
+    assert_eq!(ids.len(), 2, "{messages:#?}");
+    heir.shut_down().await;
+    Ok(())
+}
+
+async fn ask(rig: &Rig, to: SocketAddr, method: Method, path: &str) -> anyhow::Result<Value> {
+    let request = Request::builder().method(method).uri(format!("http://{to}{path}"));
+    let request = request.header("authorization", format!("Bearer {TOKEN}"));
+    rig.http.send(request.body(Full::default())?).await?.json()
+}
+
+/// The process is killed as soon as it has acknowledged, again and again: each kill is told once it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_acknowledged_is_lost_where_the_process_is_killed() -> anyhow::Result<()> {
+    const ROUNDS: usize = 5;
+    let (desk, url) = Desk::start().await?;
+    let dir = tempfile::tempdir()?;
+    let (config, log) = (dir.path().join("edge.toml"), dir.path().join("edge.log"));
+    let secret = dir.path().join("webhook.secret");
+    write_secret(&secret, SECRET)?;
+    let (hash, data) = (bildkante_edge::admin::token::hash(TOKEN), dir.path().join("edge"));
+    let text = format!(
+        "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[cache]\ndisk_dir = {data:?}\n\
+         [admin]\ntokens = [{{ name = \"tests\", hash = \"{hash}\", scopes = [\"read\", \"kill\"] }}]\n\
+         [[webhooks]]\nname = \"desk\"\nurl = \"{url}\"\nsecret_file = {secret:?}\nallow_private = true\n\
+         retry_backoff_ms_min = 20\n"
+    );
+    std::fs::write(&config, text)?;
+    let (http, authorization) = (Http::default(), format!("Bearer {TOKEN}"));
+    desk.answers(503);
+    for round in 0..=ROUNDS {
+        let mut process = Command::new(program("bildkante-edge")?)
+            .args(["serve", "--config"])
+            .arg(&config)
+            .current_dir(repository())
+            .env("RUST_LOG", "info")
+            .stderr(std::fs::File::create(&log)?)
+            .stdout(std::fs::File::create(dir.path().join("out.log"))?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut admin = None;
+        eventually("it serves", async || {
+            admin = serves(&log).ok();
+            Ok(admin.is_some())
+        })
+        .await?;
+        let admin = admin.context("it serves")?.1;
+        let order = json!({ "value": "studio?product=vase", "why": format!("round {round}") });
+        let request = |method: Method, path: String, body: Value| {
+            let request = Request::builder().method(method).uri(format!("http://{admin}/admin/v1/{path}"));
+            let request = request.header("authorization", &authorization).header("content-type", "application/json");
+            request.body(Full::from(body.to_string()))
+        };
+        if round == 0 {
+            eventually("the endpoint is known", async || {
+                let path = "bildkante_edge_webhook_letters{endpoint=\"desk\",state=\"pending\"}";
+                Ok(http.metric(admin, path).await.is_ok())
+            })
+            .await?;
+        }
+        let killed = http.send(request(Method::POST, "kills".to_owned(), order)?).await?.json()?;
+        let lifted = json!({ "why": format!("end of round {round}") });
+        let lifted = http.send(request(Method::DELETE, format!("kills/{}", killed["seq"]), lifted)?).await?;
+        assert_eq!(lifted.status, StatusCode::OK, "{}", lifted.text());
+        if round < ROUNDS {
+            process.start_kill()?;
+            process.wait().await?;
+            continue;
+        }
+        desk.answers(204);
+        eventually("all has arrived", async || Ok(desk.kinds().len() >= 2 * (ROUNDS + 1))).await?;
+    }
+    let expected = (0..=ROUNDS)
+        .flat_map(|round| [format!("kill.placed round {round}"), format!("kill.lifted end of round {round}")]);
+    assert_eq!(desk.kinds(), expected.collect::<Vec<_>>());
     Ok(())
 }
