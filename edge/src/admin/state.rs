@@ -63,8 +63,15 @@ async fn is_part(log: &Arc<dyn Log>, ask: &Ask) -> Result<bool, Fault> {
     }
 }
 
+/// Latest term that is believed.
+const TERM_MAX: u64 = 1 << 32;
+
 /// Only a primary is followed. One that is shown a later term is none any more.
 fn is_primary(log: &Arc<dyn Log>, term: u64) -> Result<(), Fault> {
+    // A log gets one term with each promotion: such a number is an error, and would leave no later one.
+    if term > TERM_MAX {
+        return Err(super::body::wrong("term", format!("a term is {TERM_MAX} at most"), &[]));
+    }
     log.fence(term);
     let Standing { role, head, .. } = log.standing();
     let detail = match role {
