@@ -27,6 +27,8 @@ use crate::resolve::{Operator, Want, resolve};
 
 /// Candidates of one order.
 pub const ORDER_MAX: usize = 16;
+/// Pictures of one variant that await a decision, at most: a case's place is for ever, and those of decided ones are needed too.
+const UNDECIDED_MAX: usize = 24;
 /// Candidates under way on this edge.
 const OPEN_MAX: usize = 64;
 /// Failures that are kept for a variant, the last ones.
@@ -58,6 +60,12 @@ pub struct Trial {
     pub progress: Progress,
 }
 
+impl Trial {
+    fn is_drawing(&self) -> bool {
+        self.progress == Progress::Drawing
+    }
+}
+
 /// Why no candidate is drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CandidatesError {
@@ -67,6 +75,8 @@ pub enum CandidatesError {
     NotReviewed(String),
     #[error("no model draws `{0}`: its pictures are imported")]
     NotDrawn(String),
+    #[error("{0} pictures of this variant await a decision or are being drawn: decide about some of them first")]
+    Undecided(usize),
     #[error("{OPEN_MAX} candidates are under way on this edge: wait for some of them")]
     Full,
 }
@@ -131,11 +141,18 @@ impl CandidateDesk {
         if drawing(&trials) + seeds.len() > OPEN_MAX {
             return Err(CandidatesError::Full);
         }
+        let under_way =
+            trials.get(&variant.picture).map_or(0, |of_picture| of_picture.iter().filter(|it| it.is_drawing()).count());
+        let open = self.inner.reviews.undecided(&variant.picture) + under_way;
+        if open + seeds.len() > UNDECIDED_MAX {
+            return Err(CandidatesError::Undecided(open));
+        }
         make_room(&mut trials);
         let of_picture = trials.entry(variant.picture.clone()).or_default();
+        // What failed before is told no more once it is tried again.
+        of_picture.retain(Trial::is_drawing);
         for seed in seeds {
             let Some(candidate) = variant.with_seed(seed).map(Arc::new) else { continue };
-            of_picture.retain(|trial| trial.seed != seed);
             of_picture.push(Trial { seed, recipe: candidate.recipe.id(), progress: Progress::Drawing });
             self.inner.open.inc();
             tokio::spawn(Arc::clone(&self.inner).draw(want.of_variant(candidate).for_reviewers(), seed));
@@ -153,8 +170,17 @@ impl CandidateDesk {
         Ok((picture, trials))
     }
 
+    /// The variant that a text means, by its whole name.
+    ///
+    /// # Errors
+    /// When there is no such variant.
+    pub fn meant(&self, variant: &str) -> Result<String, CandidatesError> {
+        Ok(self.want(variant)?.variant.name.clone())
+    }
+
     fn want(&self, variant: &str) -> Result<Want, CandidatesError> {
-        let name = variant.trim_start_matches('/').trim_start_matches("i/");
+        let name = variant.trim_start_matches('/');
+        let name = name.strip_prefix("i/").unwrap_or(name);
         let url = format!("{IMAGE_PATH_PREFIX}{name}");
         let resolution = resolve(&self.inner.catalog.load(), url.as_str(), &Operator);
         let shown = || variant.chars().take(200).collect();
@@ -164,7 +190,10 @@ impl CandidateDesk {
     /// Seeds whose pictures are before reviewers, or on their way there.
     fn known(&self, variant: &Variant, trials: Option<&Vec<Trial>>) -> BTreeSet<u32> {
         let submitted = self.inner.reviews.seeds_of(variant);
-        let under_way = trials.into_iter().flatten().filter(|trial| trial.progress == Progress::Drawing);
+        let is_same = |trial: &&Trial| {
+            trial.is_drawing() && variant.with_seed(trial.seed).is_some_and(|it| it.recipe.id() == trial.recipe)
+        };
+        let under_way = trials.into_iter().flatten().filter(is_same);
         submitted.into_iter().chain(under_way.map(|trial| trial.seed)).collect()
     }
 }
@@ -210,7 +239,7 @@ fn further(own: u32, known: &BTreeSet<u32>, count: usize) -> Vec<u32> {
 }
 
 fn drawing(trials: &BTreeMap<String, Vec<Trial>>) -> usize {
-    trials.values().flatten().filter(|trial| trial.progress == Progress::Drawing).count()
+    trials.values().flatten().filter(|trial| trial.is_drawing()).count()
 }
 
 /// Failures are told for a while and not for ever.

@@ -180,9 +180,9 @@ impl Preview {
                 let problem = Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign");
                 response::error(request.method(), &problem, Negotiation::Explicit)
             }
-            _ if rest.ends_with(VARIANT_PAGE) => {
-                let query = request.uri().query().unwrap_or("");
-                match self.variant(rest.trim_end_matches(VARIANT_PAGE), query, reader).await {
+            _ if variant_path(rest).is_some() => {
+                let (path, query) = (variant_path(rest).unwrap_or_default(), request.uri().query().unwrap_or(""));
+                match self.variant(path, query, reader).await {
                     Ok(page) => text(TextKind::Html, page),
                     Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
                 }
@@ -207,6 +207,12 @@ impl Preview {
     #[must_use]
     pub fn is_asset(path: &str) -> bool {
         path.strip_prefix("/preview").is_some_and(|rest| rest == STYLE_PATH || rest == SCRIPT_PATH)
+    }
+
+    /// Whether the page at a path has forms that change something.
+    #[must_use]
+    pub fn has_forms(path: &str) -> bool {
+        variant_path(path.strip_prefix("/preview").unwrap_or_default()).is_some()
     }
 
     fn index(&self, sees: &dyn Fn(Option<&str>) -> bool) -> String {
@@ -235,14 +241,12 @@ impl Preview {
         let catalog = self.catalog.load();
         let (campaign, slot_index) = place(&catalog, path)?;
         let slot = &campaign.slots[slot_index];
-        let combination = Filter::parse(campaign, query).combination(campaign);
-        let found = combination.and_then(|combination| {
-            Some((
-                resolved(&catalog, campaign, slot_index, combination)?,
-                self.texts(&catalog, campaign, slot_index, combination)?,
-            ))
-        });
-        let (resolved, texts) = found.ok_or_else(|| not_found("there is no such variant".to_owned()))?;
+        // Strictly as a reader's URL, so that no decision is about another variant than the one that was meant.
+        let url = campaign.url(slot, query);
+        let resolved = resolve(&catalog, url.as_str(), &Operator).outcome.map(|resolution| resolution.resolved);
+        let resolved = resolved.map_err(|refusal| not_found(refusal.to_string()))?;
+        let texts = self.texts(&catalog, campaign, slot_index, resolved.variant.key.combination);
+        let texts = texts.ok_or_else(|| not_found("there is no such variant".to_owned()))?;
         let back = texts.page();
         let role = (reader.role)(&campaign.name);
         let seals = self.seals(campaign);
@@ -252,19 +256,19 @@ impl Preview {
             title: &campaign.title,
             slot: &slot.name,
             card: texts.card(slot, &seals, Loading::Hero, &slot.sizes),
-            decisions: self.decisions(&resolved.variant).await,
+            decisions: self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await,
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
         Ok(page::text(variant::variant(&page)))
     }
 
-    /// What people decided about a variant's picture, where they decide.
-    async fn decisions(&self, variant: &Variant) -> Option<Decisions> {
+    /// What people decided about a variant's picture, where they decide. Who did and why is for those who decide, too.
+    async fn decisions(&self, variant: &Variant, sees_people: bool) -> Option<Decisions> {
         if !variant.review.is_required() {
             return None;
         }
         let cases = self.reviews.cases_of(&variant.picture);
-        let history = self.reviews.history(&cases, HISTORY_MAX).await;
+        let history = if sees_people { self.reviews.history(&cases, HISTORY_MAX).await } else { Vec::new() };
         let trials = self.candidates.trials(&variant.name).map(|(_, trials)| trials).unwrap_or_default();
         let failures = trials.iter().filter_map(|trial| match &trial.progress {
             Progress::Drawing => None,
@@ -344,6 +348,12 @@ impl Preview {
     }
 }
 
+/// The path of the slot where the path is one of a variant's page. A slot may be called `variant`, too.
+fn variant_path(rest: &str) -> Option<&str> {
+    let slot = rest.strip_suffix(VARIANT_PAGE)?;
+    (slot.trim_matches('/').split('/').count() == 2).then_some(slot)
+}
+
 /// The campaign and the slot that a path names.
 fn place<'c>(catalog: &'c Catalog, path: &str) -> Result<(&'c Arc<Campaign>, usize), Box<Problem>> {
     let (name, slot_name) =
@@ -396,13 +406,6 @@ impl Filter {
 
     fn is_empty(&self) -> bool {
         self.values.iter().all(Option::is_none)
-    }
-
-    /// The one variant that is meant: an axis that is not asked for is at its default.
-    fn combination(&self, campaign: &Campaign) -> Option<u32> {
-        let wanted: Vec<usize> =
-            campaign.axes.iter().zip(&self.values).map(|(axis, asked)| asked.unwrap_or(axis.default)).collect();
-        campaign.combinations().find(|combination| campaign.values_of(*combination) == wanted)
     }
 
     fn admits(&self, values: &[usize]) -> bool {

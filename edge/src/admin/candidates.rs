@@ -47,12 +47,13 @@ fn seeds(fields: &mut Fields) -> Result<Option<BTreeSet<u32>>, Fault> {
 }
 
 pub(super) fn begin(api: &AdminApi, who: &Principal, order: CandidatesOrder) -> Result<Reply, Fault> {
-    who.demand(PersonRole::Reviewer, campaign_of(&order.variant))?;
+    let meant = api.candidates.meant(&order.variant).map_err(|error| refused(&error))?;
+    who.demand(PersonRole::Reviewer, campaign_of(&meant))?;
     let begun = api.candidates.order(&order.variant, order.seeds);
     audit::note(&audit::Change {
         who: who.name(),
         what: "candidates",
-        subject: &order.variant,
+        subject: &meant,
         why: &order.why,
         outcome: if begun.is_ok() { "begun" } else { "refused" },
     });
@@ -64,7 +65,8 @@ pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Resu
     let variant = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("variant="));
     let variant = variant.ok_or_else(|| wrong("variant", "`variant` is missing", &[]))?;
     let variant = percent_encoding::percent_decode_str(variant).decode_utf8_lossy();
-    who.demand(PersonRole::Viewer, campaign_of(&variant))?;
+    let meant = api.candidates.meant(&variant).map_err(|error| refused(&error))?;
+    who.demand(PersonRole::Viewer, campaign_of(&meant))?;
     let (picture, trials) = api.candidates.trials(&variant).map_err(|error| refused(&error))?;
     Ok(told(&picture, &trials))
 }
@@ -85,6 +87,7 @@ pub(super) fn refused(error: &CandidatesError) -> Fault {
         CandidatesError::NoVariant(_) => wrong("variant", error.to_string(), &[]),
         CandidatesError::NotReviewed(_) => fault(409, "not-reviewed", "Not reviewed", error.to_string()),
         CandidatesError::NotDrawn(_) => fault(409, "not-drawn", "Not drawn", error.to_string()),
+        CandidatesError::Undecided(_) => fault(409, "undecided", "Undecided", error.to_string()),
         CandidatesError::Full => fault(409, "too-many-candidates", "Too many candidates", error.to_string()),
     }
 }

@@ -1,6 +1,6 @@
 //! `/admin/v1/decisions`: the pictures that were put before reviewers, what was decided, and the pictures themselves.
 //!
-//! A picture that nobody has approved is shown here only: to who holds the scope `review`, and to no cache.
+//! A picture that was not approved is shown to reviewers, and kept by no cache.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};

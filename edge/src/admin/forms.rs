@@ -51,7 +51,7 @@ impl<'p> Aim<'p> {
 }
 
 impl AdminApi {
-    /// Carries out what a form says; `None` where its path is none of a form.
+    /// Carries out what a form says, and leads back to its page.
     pub(super) async fn form_of_a_page(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::PREFIX;
-use super::routes::{Form, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, Takes};
+use super::routes::{Form, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes};
 use super::token::TokenScope;
 use crate::shared_state::{KEY_BYTES_MAX, PersonRole};
 
@@ -138,7 +138,7 @@ fn path_parameter(route: &Route) -> Option<Value> {
 fn query_parameter(parameter: &Parameter) -> Value {
     let Parameter { name, form, is, what } = parameter;
     let schema = match form {
-        Form::Text => json!({ "type": "string", "minLength": 1, "maxLength": 2_048 }),
+        Form::Text => json!({ "type": "string", "minLength": 1, "maxLength": TEXT_CHARS_MAX }),
         Form::Words(words) => json!({ "type": "string", "enum": words }),
         Form::Number { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Form::Digits(count) => json!({ "type": "string", "pattern": format!("^[0-9a-f]{{{count}}}$") }),

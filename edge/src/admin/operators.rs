@@ -25,6 +25,8 @@ use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
 
 const NO_STORE: &str = "no-store";
+/// Of a page with forms: no script but our own sees them, and they go nowhere else.
+const FORMS_POLICY: &str = "script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Answers the admin listener.
 #[derive(Debug)]
@@ -135,7 +137,8 @@ impl Operators {
             Some(response) => Some(response),
             None => self.papers.respond(request, &sees).await,
         };
-        response.map(unframed)
+        let policy = if Preview::has_forms(path) { FORMS_POLICY } else { "frame-ancestors 'none'" };
+        response.map(|response| unframed(response, policy))
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
@@ -181,9 +184,9 @@ impl Operators {
 }
 
 /// A page of ours stands in nobody's frame, where a click could be meant for another page; and no cache between keeps it.
-fn unframed(mut response: Response<Body>) -> Response<Body> {
+fn unframed(mut response: Response<Body>, policy: &'static str) -> Response<Body> {
     let headers = response.headers_mut();
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static("frame-ancestors 'none'"));
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
     if headers.get(CACHE_CONTROL).is_some_and(|value| value == "no-cache") {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     }

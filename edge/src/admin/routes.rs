@@ -11,6 +11,8 @@ use super::body::{Fault, wrong};
 use super::token::TokenScope;
 use crate::shared_state::PersonRole;
 
+/// Longest value of a parameter, as the description says.
+pub(super) const TEXT_CHARS_MAX: usize = 2_048;
 /// Longest path.
 const PATH_BYTES_MAX: usize = 2_048;
 
@@ -226,7 +228,7 @@ const OF_CHANGES: &[Parameter] = &[
     query("log", Form::Text, Presence::Required, "the log that the follower has"),
     number("after", "its last entry"),
     query("hash", Form::Digest, Presence::Required, "that entry's hash"),
-    number("term", "the latest term that it has seen"),
+    query("term", Form::Number { min: 0, max: 1 << 32 }, Presence::Required, "the latest term that it has seen"),
     number("wait_ms", "how long to wait for a change; at most a second"),
 ];
 
@@ -432,7 +434,12 @@ pub(super) fn check_query(route: &Route, query: Option<&str>) -> Result<(), Faul
     }
     let mut seen = Vec::new();
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_long = percent_encoding::percent_decode_str(value).decode_utf8_lossy().chars().count() > TEXT_CHARS_MAX;
+        if is_long {
+            let shown: String = name.chars().take(60).collect();
+            return Err(wrong(&shown, format!("a value has at most {TEXT_CHARS_MAX} characters"), &[]));
+        }
         let shown: String = name.chars().take(60).collect();
         let known: Vec<&str> = route.query.iter().map(|known| known.name).collect();
         if !known.contains(&name) {

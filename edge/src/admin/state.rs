@@ -14,10 +14,17 @@ use crate::shared_state::{Log, Promotion, served};
 /// Longest proposal.
 const PROPOSAL_BYTES_MAX: usize = 512 << 10;
 
+/// Latest term that is believed.
+const TERM_MAX: u64 = 1 << 32;
+
 /// Entries behind what a follower has, when there are some or the wait is over.
 pub(super) async fn changes(log: &Arc<dyn Log>, query: Option<&str>) -> Result<Value, Fault> {
     let ask = Ask::parse(query.unwrap_or_default())
         .map_err(|name| wrong(name, format!("`{name}` is missing or has another form"), &[]))?;
+    // A log gets one term with each promotion: such a number is an error, and would leave no later one.
+    if ask.term > TERM_MAX {
+        return Err(wrong("term", format!("a term is at most {TERM_MAX}"), &[]));
+    }
     served::feed(log, &ask).await.map(|feed| json!(feed)).map_err(|error| log_fault(&error))
 }
 

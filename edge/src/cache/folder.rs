@@ -77,6 +77,16 @@ enum Eviction {
     But(Keeps),
 }
 
+impl Eviction {
+    fn keeps(&self, name: &Name) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Held => true,
+            Self::But(Keeps(keeps)) => keeps(name),
+        }
+    }
+}
+
 /// Bounds of a folder.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FolderLimits {
@@ -225,8 +235,9 @@ impl Folder {
         self.record(name, length, unix_s(SystemTime::now()));
         self.evict_to_fit();
         // With nothing else to go, it went itself.
-        if matches!(*self.eviction.read(), Eviction::But(_)) && !self.holds(name) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "what is kept leaves no room"));
+        let is_bounded = matches!(*self.eviction.read(), Eviction::But(_));
+        if is_bounded && !self.holds(name) {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "what is kept leaves no room"));
         }
         Ok(())
     }
@@ -360,14 +371,6 @@ impl Folder {
         self.evict_to_fit();
     }
 
-    fn is_kept(&self, name: &Name) -> bool {
-        match &*self.eviction.read() {
-            Eviction::Any => false,
-            Eviction::Held => true,
-            Eviction::But(Keeps(keeps)) => keeps(name),
-        }
-    }
-
     fn evict_to_fit(&self) {
         if !self.is_over() {
             return;
@@ -417,9 +420,11 @@ impl Folder {
     /// At least `SAMPLE_ENTRIES` entries that may go, from the shards under the hand, or all there are.
     fn sample(&self, hand: &mut usize) -> Vec<(Name, u32)> {
         let mut sample = Vec::new();
+        // Before a shard is locked, so that both locks are never held together.
+        let eviction = self.eviction.read().clone();
         for _ in 0..SHARDS {
             let shard = self.shards[*hand].lock();
-            let may_go = shard.iter().filter(|(name, _)| !self.is_kept(name));
+            let may_go = shard.iter().filter(|(name, _)| !eviction.keeps(name));
             sample.extend(may_go.map(|(name, file)| (*name, file.used_unix_s)));
             *hand = (*hand + 1) % SHARDS;
             if sample.len() >= SAMPLE_ENTRIES {

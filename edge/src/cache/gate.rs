@@ -228,6 +228,10 @@ impl Health {
             Err(error) if descriptors::is_shortage(error) => {
                 log_limited!(warn, store = self.name, %error, "no descriptor left for I/O");
             }
+            // A bound of ours was reached, and no bound of the device.
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                log_limited!(warn, store = self.name, %error, "a file is refused");
+            }
             Err(error) => self.failed(error),
         }
     }

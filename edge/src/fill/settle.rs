@@ -138,7 +138,7 @@ impl Fill {
     }
 
     /// What is known of a picture's making, once its master is where it stays for as long as people may decide about it: on this
-    /// device, or in the shared store. `None` where it was purged meanwhile.
+    /// device. `None` where it was purged meanwhile.
     ///
     /// # Errors
     /// When it cannot be had, or there is no room for it.
@@ -151,7 +151,7 @@ impl Fill {
     }
 
     fn is_kept(&self, master: MasterId) -> bool {
-        self.caches.masters.holds(master) || self.caches.object.is_some()
+        self.caches.masters.holds(master)
     }
 
     async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {

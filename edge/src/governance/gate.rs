@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::import::MasterRecipe;
+use moka::sync::Cache;
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use crate::cache::{Binding, unix_ms};
@@ -21,11 +22,16 @@ use crate::origin::IMPORT_MAKER;
 use crate::resolve::{Audience, Decided, Want};
 use crate::shared_state::{Case, Drawn, Facts, Published, Reason, State};
 
+/// Pairs of recipes that are remembered.
+const KNOWN_MAX: u64 = 100_000;
+
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gate {
     published: Published,
     withheld: IntCounterVec,
+    /// Whether a decided recipe is the manifest's but for its seed, by both ids: it follows from them.
+    known: Cache<(RecipeId, RecipeId), bool>,
 }
 
 /// How long what is shown of a variant stays so, and who says it.
@@ -78,7 +84,7 @@ impl Gate {
         for reason in ["killed", "parts-unknown", "state-stale", "awaiting-decision", "rights-ended"] {
             withheld.with_label_values(&[reason]);
         }
-        Ok(Self { published, withheld })
+        Ok(Self { published, withheld, known: Cache::new(KNOWN_MAX) })
     }
 
     /// Whether what is wanted may be shown, or made: with its master where that is known.
@@ -108,7 +114,9 @@ impl Gate {
         let Some(case) = live(&state, &want.variant, now_unix_ms()) else {
             return Err(self.withhold(Reason::Awaiting, &state));
         };
-        let decided = decided(&want, case);
+        let ids = (want.variant.recipe.id(), case.recipe);
+        let is_known = self.known.get_with(ids, || is_of_manifest(&want.variant, case));
+        let decided = decided_as(&want, case, is_known);
         Ok(want.of_decided(decided))
     }
 
@@ -186,8 +194,11 @@ fn now_unix_ms() -> u64 {
 
 /// The picture of a case, at its variant.
 pub(super) fn decided(want: &Want, case: &Case) -> Arc<Decided> {
+    decided_as(want, case, is_of_manifest(&want.variant, case))
+}
+
+fn decided_as(want: &Want, case: &Case, is_known: bool) -> Arc<Decided> {
     let tags = want.variant.tags.with_recipe(case.recipe);
-    let is_known = is_of_manifest(&want.variant, case);
     Arc::new(Decided { recipe: case.recipe, is_known, tags, binding: Arc::new(binding(case)) })
 }
 

@@ -115,10 +115,9 @@ pub struct CaseFilter {
 }
 
 impl CaseFilter {
-    fn admits(&self, variant: &str, state: CaseState) -> bool {
+    fn names(&self, variant: &str) -> bool {
         let campaign = variant.split_once('/').map_or(variant, |(campaign, _)| campaign);
-        self.state.is_none_or(|it| it == state)
-            && self.campaign.as_deref().is_none_or(|it| it == campaign)
+        self.campaign.as_deref().is_none_or(|it| it == campaign)
             && self.variant.as_deref().is_none_or(|it| it == variant)
     }
 }
@@ -316,8 +315,9 @@ impl ReviewDesk {
         let now = now_unix_ms();
         let is_behind = |case: &Case| after.is_none_or(|it| case.id > it);
         let all = state.reviews().each(now).filter(|(_, case, _)| is_behind(case));
+        let all = all.filter(|(variant, _, _)| filter.names(variant));
         let all = all.map(|(variant, case, at)| (variant, case, self.of_cut(variant, case, at)));
-        let all = all.filter(|(variant, _, at)| filter.admits(variant, *at));
+        let all = all.filter(|(_, _, at)| filter.state.is_none_or(|it| it == *at));
         let mut found: Vec<(&str, &Case, CaseState)> = all.collect();
         found.sort_unstable_by_key(|(_, case, _)| case.id);
         let found = found.into_iter().take(count_max);
@@ -359,11 +359,22 @@ impl ReviewDesk {
         })
     }
 
-    /// Seeds of a variant's drawings that were put before reviewers.
+    /// Seeds of a variant's drawings that were put before reviewers, as its manifest draws them and its slot cuts them now.
     #[must_use]
     pub fn seeds_of(&self, variant: &Variant) -> Vec<u32> {
         let state = self.log.published().load();
-        state.reviews().of(&variant.picture).iter().filter_map(|case| case.drawn.seed).collect()
+        let is_now = |case: &&Case| {
+            let seed = case.drawn.seed.and_then(|seed| variant.with_seed(seed));
+            case.is_of_cut(&variant.cut) && seed.is_some_and(|candidate| candidate.recipe.id() == case.recipe)
+        };
+        state.reviews().of(&variant.picture).iter().filter(is_now).filter_map(|case| case.drawn.seed).collect()
+    }
+
+    /// How many of a picture's cases await a decision.
+    #[must_use]
+    pub fn undecided(&self, picture: &str) -> usize {
+        let state = self.log.published().load();
+        state.reviews().of(picture).iter().filter(|case| case.verdict == Verdict::NeedsReview).count()
     }
 
     /// What makes the picture of a case the manifest's own choice, where it is another seed's: lines of TOML to commit.

@@ -124,6 +124,7 @@ pub(super) fn index(public_url: &str, campaigns: &[CampaignView<'_>]) -> Markup 
     layout(
         "Campaigns",
         public_url,
+        true,
         &html! {},
         &html! {
             h1 { "Campaigns" }
@@ -158,6 +159,7 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
     layout(
         &format!("{} · {}", page.title, page.slot),
         page.public_url,
+        true,
         &nav,
         &html! {
             h1 { (page.title) }
@@ -307,7 +309,8 @@ pub(super) fn copy(label: &str, text: &str) -> Markup {
     html! { button type="button" data-copy=(text) { (label) } }
 }
 
-pub(super) fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup) -> Markup {
+/// `measured`: by the script of the public listener. A page with forms runs no script of another listener.
+pub(super) fn layout(title: &str, public_url: &str, measured: bool, nav: &Markup, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -318,7 +321,7 @@ pub(super) fn layout(title: &str, public_url: &str, nav: &Markup, main: &Markup)
                 title { (title) " · Bildkante" }
                 link rel="preconnect" href=(public_url);
                 link rel="stylesheet" href="/preview/style.css";
-                script src={ (public_url) "/rum.js" } defer {}
+                @if measured { script src={ (public_url) "/rum.js" } defer {} }
                 script src="/preview/preview.js" defer {}
             }
             body {

@@ -67,6 +67,7 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
     layout(
         &format!("{} · {}", page.card.name, page.title),
         page.public_url,
+        false,
         &nav,
         &html! {
             h1 { (page.card.name) }
@@ -117,7 +118,10 @@ fn facts(page: &VariantPage<'_>) -> Markup {
 
 impl Decisions {
     fn shown(&self) -> Option<&ShownCase> {
-        self.cases.iter().map(|(shown, _)| shown).find(|shown| shown.state == CaseState::Live)
+        let is_shown = |shown: &&ShownCase| {
+            shown.state == CaseState::Live && shown.case.approved_by.len() >= usize::from(self.approvers)
+        };
+        self.cases.iter().map(|(shown, _)| shown).find(is_shown)
     }
 }
 
@@ -178,7 +182,7 @@ fn case(page: &VariantPage<'_>, shown: &ShownCase, patch: Option<&str>, may_look
 fn forms(desk: &Desk<'_>, shown: &ShownCase) -> Markup {
     use CaseState as S;
     let is_approver = desk.role >= PersonRole::Approver;
-    let is_open = matches!(shown.state, S::NeedsReview | S::Rejected | S::ChangesRequested);
+    let is_open = matches!(shown.state, S::NeedsReview | S::Rejected | S::ChangesRequested | S::Superseded);
     let is_shown = matches!(shown.state, S::Live | S::Scheduled | S::Superseded);
     html! {
         @if is_approver && is_open { (decision(desk, shown, "approve", "Approve", Reason::No)) }

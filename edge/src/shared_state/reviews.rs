@@ -276,7 +276,9 @@ impl Case {
         self.recipe == review.recipe && self.master == review.master && self.cut == review.cut
     }
 
-    fn is_of_cut(&self, cut: &str) -> bool {
+    /// Whether it was decided for pictures that are cut so.
+    #[must_use]
+    pub fn is_of_cut(&self, cut: &str) -> bool {
         self.cut.as_deref().is_none_or(|own| own == cut)
     }
 
@@ -314,7 +316,11 @@ impl Case {
 
     /// `cases`: all of its variant.
     fn state(&self, now_unix_ms: u64, cases: &[Self]) -> CaseState {
-        let live = || live(cases.iter().filter(|case| case.cut == self.cut), now_unix_ms).map(|case| case.id);
+        let is_beside = |case: &&Self| match &self.cut {
+            Some(cut) => case.is_of_cut(cut),
+            None => case.cut.is_none(),
+        };
+        let live = || live(cases.iter().filter(is_beside), now_unix_ms).map(|case| case.id);
         match self.verdict {
             Verdict::NeedsReview => CaseState::NeedsReview,
             Verdict::Rejected => CaseState::Rejected,
@@ -508,8 +514,8 @@ fn make_room(cases: &mut Vec<Case>, now_unix_ms: u64) {
             CaseState::Rejected | CaseState::ChangesRequested => 0,
             CaseState::Expired => 1,
             CaseState::Superseded => 2,
-            CaseState::NeedsReview => 3,
-            CaseState::Paused => 4,
+            CaseState::NeedsReview if case.approved_by.is_empty() => 3,
+            CaseState::NeedsReview | CaseState::Paused => 4,
             CaseState::Scheduled => 5,
             CaseState::Live => 6,
         };

@@ -89,7 +89,7 @@ async fn a_candidate_is_chosen_and_becomes_the_manifests_own() -> anyhow::Result
     Ok(())
 }
 
-/// What cannot be drawn says why, and the next order tries again.
+/// What cannot be drawn says why, and nothing is drawn for it.
 #[tokio::test]
 async fn candidates_that_make_no_sense_are_refused_by_name() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
