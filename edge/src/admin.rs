@@ -276,7 +276,7 @@ impl AdminApi {
             }
             Action::ListCandidates => candidates::list(self, who, query).map(Reply::ok),
             Action::DrawCandidates => {
-                candidates::begin(self, who, candidates::order(self.fields(headers, body).await?)?)
+                candidates::begin(self, who, key, candidates::order(self.fields(headers, body).await?)?)
             }
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {

@@ -59,7 +59,7 @@ pub use flight::{FlightError, FlightRole, Flights, Ticket};
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
 pub use manifests::{KeptManifest, MANIFEST_BYTES_MAX, ManifestError, Manifests};
-pub use masters::{MasterError, MasterFile, Masters, VerifiedMaster};
+pub use masters::{HeldMaster, MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
 pub use metrics::{CacheMetrics, LookupOutcome, StoreMetrics, TierMetrics};
 pub use object::{Judge, ObjectConfig, ObjectError, ObjectTier};
@@ -229,7 +229,7 @@ impl Caches {
             .map_err(unusable("renditions"))?;
         let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
             .map_err(unusable("masters"))?;
-        masters.hold();
+        masters.hold_all();
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
         let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));

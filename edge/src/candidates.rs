@@ -12,7 +12,7 @@
 //! Invariants: candidates are for pictures that people decide about, and none is public before they do; those under way are bounded;
 //! what a restart ends is asked for again by who wants it, because nothing was promised but a picture before reviewers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bildkante_shared::ids::RecipeId;
@@ -31,6 +31,8 @@ pub const ORDER_MAX: usize = 16;
 const UNDECIDED_MAX: usize = 24;
 /// Candidates under way on this edge.
 const OPEN_MAX: usize = 64;
+/// Orders that are known by their keys.
+const KEYS_MAX: usize = 1_000;
 /// Failures that are kept for a variant, the last ones.
 const FAILURES_MAX: usize = ORDER_MAX;
 /// Variants whose failures are kept.
@@ -77,6 +79,8 @@ pub enum CandidatesError {
     NotDrawn(String),
     #[error("{0} pictures of this variant await a decision or are being drawn: decide about some of them first")]
     Undecided(usize),
+    #[error("an order with this key was another one")]
+    KeyReused,
     #[error("{OPEN_MAX} candidates are under way on this edge: wait for some of them")]
     Full,
 }
@@ -94,6 +98,8 @@ struct Inner {
     reviews: ReviewDesk,
     /// By the names of pictures.
     trials: Mutex<BTreeMap<String, Vec<Trial>>>,
+    /// Keys of the last orders, with what was ordered.
+    keys: Mutex<VecDeque<(String, (String, Seeds))>>,
     ended: IntCounterVec,
     open: IntGauge,
 }
@@ -117,7 +123,34 @@ impl CandidateDesk {
         for outcome in ["submitted", "failed"] {
             ended.with_label_values(&[outcome]);
         }
-        Ok(Self { inner: Arc::new(Inner { catalog, fill, reviews, trials: Mutex::default(), ended, open }) })
+        let (trials, keys) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { catalog, fill, reviews, trials, keys, ended, open }) })
+    }
+
+    /// As [`Self::order`]; an order whose key this edge knows draws nothing more.
+    ///
+    /// # Errors
+    /// As it, and when the key was another order's.
+    pub fn order_once(
+        &self,
+        variant: &str,
+        seeds: Seeds,
+        key: Option<String>,
+    ) -> Result<(String, Vec<Trial>), CandidatesError> {
+        let Some(key) = key else { return self.order(variant, seeds) };
+        let ordered = (self.meant(variant)?, seeds.clone());
+        let mut keys = self.inner.keys.lock();
+        match keys.iter().find(|(known, _)| *known == key) {
+            Some((_, known)) if *known == ordered => return self.trials(variant),
+            Some(_) => return Err(CandidatesError::KeyReused),
+            None => {}
+        }
+        let begun = self.order(variant, seeds)?;
+        if keys.len() >= KEYS_MAX {
+            keys.pop_front();
+        }
+        keys.push_back((key, ordered));
+        Ok(begun)
     }
 
     /// Has candidates drawn for a variant (`campaign/slot?axis=value&…`). Those that are there or under way are not drawn
@@ -226,8 +259,8 @@ impl Inner {
     async fn drawn(&self, want: &Want) -> Result<(), String> {
         self.fill.settle_patiently(want).await.map_err(|error| error.to_string())?;
         let kept = self.fill.kept(want).await.map_err(|error| error.to_string())?;
-        let binding = kept.ok_or("it was purged while it was drawn")?;
-        let submitted = self.reviews.submit(&want.variant, &binding).await;
+        let kept = kept.ok_or("it was purged while it was drawn")?;
+        let submitted = self.reviews.submit(&want.variant, &kept.binding).await;
         submitted.map_err(|error| format!("it is drawn, and not put before reviewers: {error}"))
     }
 }

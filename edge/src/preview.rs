@@ -2,6 +2,7 @@
 //!
 //! Opening a page draws what it shows, as any request for these pictures would; nothing else is triggered.
 
+mod filter;
 mod page;
 mod variant;
 
@@ -11,8 +12,8 @@ use bildkante_shared::import::{DigitalSource, MasterRecipe};
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
 use http::{Request, Response};
-use percent_encoding::percent_decode_str;
 
+use self::filter::Filter;
 use self::page::{AxisView, CampaignView, CardView, Notice, Pages, ReviewView, SlotPage};
 use self::variant::{Decisions, Desk, VariantPage};
 use crate::cache::Bindings;
@@ -250,13 +251,16 @@ impl Preview {
         let back = texts.page();
         let role = (reader.role)(&campaign.name);
         let seals = self.seals(campaign);
+        let decisions = self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await;
+        let live = decisions.as_ref().and_then(Decisions::shown).map(|shown| &shown.case);
         let page = VariantPage {
             public_url: &self.public_url,
             campaign: &campaign.name,
             title: &campaign.title,
             slot: &slot.name,
             card: texts.card(slot, &seals, Loading::Hero, &slot.sizes),
-            decisions: self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await,
+            killed: self.reviews.killed(&resolved.variant, live),
+            decisions,
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
         Ok(page::text(variant::variant(&page)))
@@ -381,46 +385,6 @@ pub(crate) fn resolved(
     resolve(catalog, url.as_str(), &Operator).outcome.ok().map(|resolution| resolution.resolved)
 }
 
-/// What the query of a slot's page asks for.
-#[derive(Debug)]
-struct Filter {
-    /// One choice per axis of the campaign.
-    values: Vec<Option<usize>>,
-    page: usize,
-}
-
-impl Filter {
-    /// Unknown names and values count as not asked: it is a page of filters, not an API.
-    fn parse(campaign: &Campaign, query: &str) -> Self {
-        let mut asked = Self { values: vec![None; campaign.axes.len()], page: 1 };
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            let value = percent_decode_str(value).decode_utf8_lossy();
-            if name == "page" {
-                asked.page = value.parse().unwrap_or(1);
-            } else if let Some(axis) = campaign.axis_index(name) {
-                asked.values[axis] = campaign.axes[axis].value_index(&value);
-            }
-        }
-        asked
-    }
-
-    fn is_empty(&self) -> bool {
-        self.values.iter().all(Option::is_none)
-    }
-
-    fn admits(&self, values: &[usize]) -> bool {
-        self.values.iter().zip(values).all(|(asked, value)| asked.is_none_or(|asked| asked == *value))
-    }
-
-    /// The filters as a query that `page=` can be appended to.
-    fn query(&self, campaign: &Campaign) -> String {
-        let chosen = campaign.axes.iter().zip(&self.values);
-        chosen
-            .filter_map(|(axis, value)| value.map(|value| format!("{}={}&", axis.name, axis.values[value].name)))
-            .collect()
-    }
-}
-
 /// The texts a card borrows.
 #[derive(Debug)]
 struct CardTexts {
@@ -535,4 +499,18 @@ fn axes(campaign: &Campaign, asked: &Filter) -> Vec<AxisView> {
 /// The start of a name that a URL gave, for a message.
 fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_a_variant_lies_behind_its_slot() {
+        assert_eq!(variant_path("/autumn/hero/variant"), Some("/autumn/hero"));
+        assert_eq!(variant_path("/autumn/variant/variant"), Some("/autumn/variant"));
+        for rest in ["/autumn/variant", "/autumn/hero", "/variant", "/autumn/hero/variant/", "/a/b/c/variant"] {
+            assert_eq!(variant_path(rest), None, "{rest}");
+        }
+    }
 }

@@ -447,8 +447,8 @@ impl PictureWork {
             return Ok(filled);
         };
         let unkept = |error| format!("it is made, and not put before reviewers: {error}");
-        if let Some(binding) = self.inner.fill.kept(want).await.map_err(unkept)? {
-            let submitted = reviews.submit(&want.variant, &binding).await;
+        if let Some(kept) = self.inner.fill.kept(want).await.map_err(unkept)? {
+            let submitted = reviews.submit(&want.variant, &kept.binding).await;
             submitted.map_err(|error| format!("it is made, and not put before reviewers: {error}"))?;
         }
         Ok(filled)

@@ -46,10 +46,15 @@ fn seeds(fields: &mut Fields) -> Result<Option<BTreeSet<u32>>, Fault> {
     if (1..=ORDER_MAX).contains(&list.len()) { Ok(Some(list.into_iter().collect())) } else { Err(refuse()) }
 }
 
-pub(super) fn begin(api: &AdminApi, who: &Principal, order: CandidatesOrder) -> Result<Reply, Fault> {
+pub(super) fn begin(
+    api: &AdminApi,
+    who: &Principal,
+    key: Option<String>,
+    order: CandidatesOrder,
+) -> Result<Reply, Fault> {
     let meant = api.candidates.meant(&order.variant).map_err(|error| refused(&error))?;
     who.demand(PersonRole::Reviewer, campaign_of(&meant))?;
-    let begun = api.candidates.order(&order.variant, order.seeds);
+    let begun = api.candidates.order_once(&order.variant, order.seeds, key);
     audit::note(&audit::Change {
         who: who.name(),
         what: "candidates",
@@ -88,6 +93,7 @@ pub(super) fn refused(error: &CandidatesError) -> Fault {
         CandidatesError::NotReviewed(_) => fault(409, "not-reviewed", "Not reviewed", error.to_string()),
         CandidatesError::NotDrawn(_) => fault(409, "not-drawn", "Not drawn", error.to_string()),
         CandidatesError::Undecided(_) => fault(409, "undecided", "Undecided", error.to_string()),
+        CandidatesError::KeyReused => fault(422, "key-reused", "Key reused", error.to_string()),
         CandidatesError::Full => fault(409, "too-many-candidates", "Too many candidates", error.to_string()),
     }
 }

@@ -5,8 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CACHE_CONTROL, LOCATION};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use maud::html;
 use serde_json::{Map, Value, json};
 
@@ -66,8 +65,14 @@ impl AdminApi {
         let Found::Route(route, _) = routes::find(&Method::POST, &aim.route()) else {
             return super::problem(head.method(), &fault(404, "not-found", "Not found", "there is no such form"));
         };
+        let back = login::path_here(form.get("back").unwrap_or_default());
         let who = match self.gatekeeper.admit(&asked, route.needs, Part::Api) {
             Ok(who) => who,
+            Err(denial) if denial.status() == 401 => {
+                let ended =
+                    fault(401, "logged-out", "Logged out", "Nothing was done: log in, and send the form again.");
+                return explained(&head, &ended, &login::leading_to(back));
+            }
             Err(denial) => return denied::response(head.method(), &denial),
         };
         let done = match asked.source() {
@@ -76,9 +81,8 @@ impl AdminApi {
                 Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
             }
         };
-        let back = login::path_here(form.get("back").unwrap_or_default());
         match done {
-            Ok(()) => back_to(back),
+            Ok(()) => login::see_other(back),
             Err(fault) => explained(&head, &fault, back),
         }
     }
@@ -90,7 +94,7 @@ impl AdminApi {
                 decisions::rule(self, who, order).await?;
             }
             Aim::Candidates => {
-                candidates::begin(self, who, candidates::order(fields(form, &["variant"], &["count"])?)?)?;
+                candidates::begin(self, who, None, candidates::order(fields(form, &["variant"], &["count"])?)?)?;
             }
             Aim::Kill => {
                 let variant = form.get("variant").unwrap_or_default();
@@ -116,16 +120,6 @@ fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static str]) -> Resu
         map.extend(number.map(|number| ((*name).to_owned(), Value::from(number))));
     }
     Ok(Fields::of_map(map))
-}
-
-fn back_to(path: &str) -> Response<Body> {
-    let mut response = Response::new(Body::default());
-    *response.status_mut() = StatusCode::SEE_OTHER;
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(path) = HeaderValue::from_str(path) {
-        response.headers_mut().insert(LOCATION, path);
-    }
-    response
 }
 
 /// Why it was not done, for a person.

@@ -168,7 +168,7 @@ impl AdminApi {
             let can_enter = denial.status() == 401 || denial == Denial::NotLocal;
             Box::new(if can_enter && accept.is_some_and(|accept| accept.contains("text/html")) {
                 let to = head.uri().path_and_query().map_or(HOME, http::uri::PathAndQuery::as_str);
-                see_other(&format!("{LOGIN}?to={}", utf8_percent_encode(to, NON_ALPHANUMERIC)))
+                see_other(&leading_to(to))
             } else {
                 super::denied::response(head.method(), &denial)
             })
@@ -220,6 +220,11 @@ pub(super) fn path_here(to: &str) -> &str {
     if is_here && to.bytes().all(|it| it.is_ascii_graphic() && it != b'\\') { to } else { HOME }
 }
 
+/// The login that leads to a path.
+pub(super) fn leading_to(path: &str) -> String {
+    format!("{LOGIN}?to={}", utf8_percent_encode(path, NON_ALPHANUMERIC))
+}
+
 fn form_cookie(gate: &Gatekeeper, asked: &Asked<'_>) -> &'static str {
     if gate.is_secure(asked) { "__Host-bildkante-login" } else { "bildkante-login" }
 }
@@ -233,7 +238,7 @@ fn set_cookie(response: &mut Response<Body>, name: &str, value: &str, is_secure:
     }
 }
 
-fn see_other(to: &str) -> Response<Body> {
+pub(super) fn see_other(to: &str) -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::SEE_OTHER;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -324,6 +324,7 @@ pub(super) const ROUTES: &[Route] = {
             .says("Candidates of a variant that are being drawn, or could not be; those that are drawn are decisions"),
         get("candidates", A::DrawCandidates, takes(Reviewer, S::Review, Campaign), &[(202, "Trials")])
             .post(Json("CandidatesOrder"))
+            .by_key()
             .says("Draws a variant's picture with other seeds, and puts what is drawn before reviewers"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)

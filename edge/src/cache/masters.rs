@@ -4,6 +4,7 @@
 //! only thing [`Masters::put`] takes); what is read back has the bytes that were written (a digest in the file's
 //! header). Writes are synced: a lost master costs a call to a node, which may be far away or gone.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::limits::MASTER_FILE_BYTES_MAX;
 use bildkante_shared::pixels::Pixels;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::folder::{Folder, Keeps};
 use super::gate::GateError;
@@ -89,22 +91,52 @@ impl VerifiedMaster {
 #[derive(Debug)]
 pub struct Masters {
     store: Store,
+    /// How often each is held.
+    held: Arc<Mutex<HashMap<MasterId, usize>>>,
+}
+
+/// A master that is not evicted as long as this lives.
+#[derive(Debug)]
+pub struct HeldMaster {
+    id: MasterId,
+    held: Arc<Mutex<HashMap<MasterId, usize>>>,
+}
+
+impl Drop for HeldMaster {
+    fn drop(&mut self) {
+        let mut held = self.held.lock();
+        match held.get_mut(&self.id) {
+            Some(count @ 2..) => *count -= 1,
+            _ => {
+                held.remove(&self.id);
+            }
+        }
+    }
 }
 
 impl Masters {
     pub(super) fn open(root: &Path, limits: StoreLimits, metrics: Arc<StoreMetrics>) -> io::Result<Self> {
-        Ok(Self { store: Store::open("masters", root, limits, metrics)? })
+        Ok(Self { store: Store::open("masters", root, limits, metrics)?, held: Arc::default() })
     }
 
     /// Evicts none until [`Self::keep`] says which are kept.
-    pub(super) fn hold(&self) {
+    pub(super) fn hold_all(&self) {
         self.store.folder().hold();
+    }
+
+    /// Keeps one from being evicted, whether it is there or comes, where [`Self::keep`] was called.
+    #[must_use]
+    pub fn hold(&self, id: MasterId) -> HeldMaster {
+        *self.held.lock().entry(id).or_default() += 1;
+        HeldMaster { id, held: Arc::clone(&self.held) }
     }
 
     /// From here on no master is evicted that `keeps` names; where nothing else is left, new ones are refused as by a full
     /// device.
     pub fn keep(&self, keeps: impl Fn(MasterId) -> bool + Send + Sync + 'static) {
-        self.store.folder().keep(Keeps::new(move |name| keeps(MasterId::from_raw(*name))));
+        let held = Arc::clone(&self.held);
+        let is_kept = move |id| keeps(id) || held.lock().contains_key(&id);
+        self.store.folder().keep(Keeps::new(move |name| is_kept(MasterId::from_raw(*name))));
     }
 
     /// Whether it is stored, as far as the index knows.
@@ -217,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (masters, metrics) = open(dir.path(), 3 * 4096);
         let all = [verified(b"abc"), verified(b"def"), verified(b"ghi"), verified(b"jkl")];
-        masters.hold();
+        masters.hold_all();
         for master in &all[..3] {
             masters.put(master).await.unwrap();
         }
@@ -236,6 +268,17 @@ mod tests {
         masters.keep(|_| false);
         masters.put(&sixth).await.unwrap();
         assert!(masters.holds(sixth.id()));
+        let held = [masters.hold(sixth.id()), masters.hold(sixth.id())];
+        for bytes in [b"stu", b"vwx", b"yz1", b"yz2", b"yz3"] {
+            masters.put(&verified(bytes)).await.unwrap();
+        }
+        assert!(masters.holds(sixth.id()), "held, and the oldest");
+        let [first, second] = held;
+        drop(first);
+        masters.put(&verified(b"yz4")).await.unwrap();
+        assert!(masters.holds(sixth.id()), "held by another still");
+        drop(second);
+        assert!(masters.held.lock().is_empty());
     }
 
     #[test]

@@ -7,13 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bildkante_shared::ids::MasterId;
 use bildkante_shared::urgency::Urgency;
 
 use super::rendition::{Cut, Filled, Rendering};
 use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, Want};
 use crate::budget::RenderCharge;
-use crate::cache::{Binding, FlightError, Rendition, Ticket};
+use crate::cache::{Binding, FlightError, HeldMaster, Rendition, Ticket};
 use crate::governance::{RefreshOutcome, Verdict};
 use crate::render::{Precedence, Rung};
 use crate::words::Outcome;
@@ -24,6 +23,13 @@ const IMPROVEMENT_PAUSE: Duration = Duration::from_secs(5);
 const ATTEMPTS_MAX: u32 = 8;
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// A picture whose master stays on this device until it is before reviewers, which keep it from then on.
+#[derive(Debug)]
+pub struct KeptPicture {
+    pub binding: Arc<Binding>,
+    _held: HeldMaster,
+}
 
 impl Fill {
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
@@ -142,16 +148,14 @@ impl Fill {
     ///
     /// # Errors
     /// When it cannot be had, or there is no room for it.
-    pub async fn kept(self: &Arc<Self>, want: &Want) -> Result<Option<Arc<Binding>>, FillError> {
+    pub async fn kept(self: &Arc<Self>, want: &Want) -> Result<Option<KeptPicture>, FillError> {
         let Some(binding) = self.masters.binding(want) else { return Ok(None) };
-        if !self.is_kept(binding.master) {
-            self.masters.master(want, binding.master, want.urgency.into()).await?;
+        let (masters, id) = (&self.caches.masters, binding.master);
+        let held = masters.hold(id);
+        if !masters.holds(id) {
+            self.masters.master(want, id, want.urgency.into()).await?;
         }
-        if self.is_kept(binding.master) { Ok(Some(binding)) } else { Err(FillError::NoRoom) }
-    }
-
-    fn is_kept(&self, master: MasterId) -> bool {
-        self.caches.masters.holds(master)
+        if masters.holds(id) { Ok(Some(KeptPicture { binding, _held: held })) } else { Err(FillError::NoRoom) }
     }
 
     async fn settled(self: &Arc<Self>, want: &Want) -> Result<Filled, FillError> {

@@ -227,7 +227,7 @@ fn binding(case: &Case) -> Binding {
 }
 
 /// What is known of a variant of the catalogue.
-fn facts(variant: &Variant, master: Option<MasterId>) -> Facts<'_> {
+pub(super) fn facts(variant: &Variant, master: Option<MasterId>) -> Facts<'_> {
     let (slot, values) = variant.name.split_once('?').unwrap_or((&variant.name, ""));
     let campaign = slot.split_once('/').map_or(slot, |(campaign, _)| campaign);
     let recipe = variant.recipe.id();

@@ -17,8 +17,8 @@ use crate::campaign::{CatalogHandle, Variant};
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, Want, resolve};
 use crate::shared_state::{
-    Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entries, Entry, Log, LogError, Proposal, Refusal, Review,
-    ReviewRefusal, Step, Verdict,
+    Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entries, Entry, Facts, Log, LogError, Proposal, Reason,
+    Refusal, Review, ReviewRefusal, Step, Verdict,
 };
 use crate::words::Format;
 
@@ -357,6 +357,18 @@ impl ReviewDesk {
             step: review.step.as_str(),
             why: entry.why().to_owned(),
         })
+    }
+
+    /// Why a kill withholds what a variant shows: the picture of this case, or what would be drawn.
+    #[must_use]
+    pub fn killed(&self, variant: &Variant, live: Option<&Case>) -> Option<Reason> {
+        let state = self.log.published().load();
+        let own = gate::facts(variant, live.map(|case| case.master));
+        let facts = match live {
+            Some(case) => Facts { recipe: case.recipe, parts: Some(&case.drawn.parts), ..own },
+            None => own,
+        };
+        state.kills().reason(&facts).or_else(|| state.held().reason(&facts))
     }
 
     /// Seeds of a variant's drawings that were put before reviewers, as its manifest draws them and its slot cuts them now.

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::page::{CardView, copy, format_rows, layout};
 use crate::governance::{PastStep, ShownCase};
-use crate::shared_state::{CaseState, PersonRole};
+use crate::shared_state::{CaseState, PersonRole, Reason};
 
 /// Where a reader's form goes, and what it has to carry.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub(super) struct VariantPage<'a> {
     pub(super) slot: &'a str,
     pub(super) card: CardView<'a>,
     pub(super) decisions: Option<Decisions>,
+    /// Why no reader is shown it, whatever was decided.
+    pub(super) killed: Option<Reason>,
     /// `None` for those who may only look.
     pub(super) desk: Option<Desk<'a>>,
 }
@@ -81,6 +83,12 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
                 }
                 div { (facts(page)) }
             }
+            @if let Some(reason) = page.killed {
+                p.notice role="status" {
+                    "A kill is in force (" (reason.as_str()) "): readers are shown a stand-in. Operators lift it with "
+                    code { "bildkante-edge lift" } "; " code { "bildkante-edge status" } " lists what is in force."
+                }
+            }
             @match &page.decisions {
                 Some(decisions) => (desk(page, decisions)),
                 None => p.notice { "Pictures of this slot are public once they are drawn: its manifest asks for no review." },
@@ -95,6 +103,7 @@ fn facts(page: &VariantPage<'_>) -> Markup {
         dl.facts {
             dt { "Readers see" } dd {
                 @match page.decisions.as_ref().map(Decisions::shown) {
+                    _ if page.killed.is_some() => "a stand-in: a kill withholds the picture",
                     None => "this variant's picture, once it is drawn",
                     Some(Some(case)) => { "the picture of case " (case.case.id) },
                     Some(None) => "a stand-in, until a picture is approved",
@@ -117,7 +126,7 @@ fn facts(page: &VariantPage<'_>) -> Markup {
 }
 
 impl Decisions {
-    fn shown(&self) -> Option<&ShownCase> {
+    pub(super) fn shown(&self) -> Option<&ShownCase> {
         let is_shown = |shown: &&ShownCase| {
             shown.state == CaseState::Live && shown.case.approved_by.len() >= usize::from(self.approvers)
         };
@@ -185,23 +194,23 @@ fn forms(desk: &Desk<'_>, shown: &ShownCase) -> Markup {
     let is_open = matches!(shown.state, S::NeedsReview | S::Rejected | S::ChangesRequested | S::Superseded);
     let is_shown = matches!(shown.state, S::Live | S::Scheduled | S::Superseded);
     html! {
-        @if is_approver && is_open { (decision(desk, shown, "approve", "Approve", Reason::No)) }
-        @if is_approver && shown.state == S::Paused { (decision(desk, shown, "resume", "Resume", Reason::No)) }
-        @if is_approver && is_shown { (decision(desk, shown, "pause", "Pause", Reason::Needed)) }
+        @if is_approver && is_open { (decision(desk, shown, "approve", "Approve", Why::No)) }
+        @if is_approver && shown.state == S::Paused { (decision(desk, shown, "resume", "Resume", Why::No)) }
+        @if is_approver && is_shown { (decision(desk, shown, "pause", "Pause", Why::Needed)) }
         @if desk.role >= PersonRole::Reviewer && shown.state == S::NeedsReview {
-            (decision(desk, shown, "request_changes", "Request changes", Reason::Needed))
+            (decision(desk, shown, "request_changes", "Request changes", Why::Needed))
         }
-        @if is_approver && shown.state != S::Rejected { (decision(desk, shown, "reject", "Reject", Reason::Needed)) }
+        @if is_approver && shown.state != S::Rejected { (decision(desk, shown, "reject", "Reject", Why::Needed)) }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+enum Why {
     No,
     Needed,
 }
 
-fn decision(desk: &Desk<'_>, shown: &ShownCase, decision: &str, label: &str, reason: Reason) -> Markup {
+fn decision(desk: &Desk<'_>, shown: &ShownCase, decision: &str, label: &str, reason: Why) -> Markup {
     let id = shown.case.id;
     let fields = html! {
         (hidden(desk))
@@ -211,8 +220,8 @@ fn decision(desk: &Desk<'_>, shown: &ShownCase, decision: &str, label: &str, rea
     let action = format!("/preview/decisions/{id}");
     html! {
         @match reason {
-            Reason::No => form method="post" action=(action) { (fields) button { (label) } },
-            Reason::Needed => details.decide {
+            Why::No => form method="post" action=(action) { (fields) button { (label) } },
+            Why::Needed => details.decide {
                 summary { (label) }
                 form method="post" action=(action) {
                     (fields)

@@ -54,6 +54,8 @@ struct Inner {
     held: parking_lot::Mutex<Vec<Held>>,
     /// Kills that hold here because the device refused them.
     refused: parking_lot::Mutex<Vec<Hold>>,
+    /// The names of actors, for who reads: no reader waits for a write.
+    names: parking_lot::RwLock<HashMap<ActorId, String>>,
 }
 
 /// A kill that is to be sent on, under the key of its order.
@@ -97,7 +99,8 @@ impl Primary {
 
     pub(super) fn over(store: Store, loaded: Loaded, epoch: Epoch) -> Result<Self, LogError> {
         let Loaded { state, stored, held } = loaded;
-        let names = store.names()?.into_iter().collect();
+        let names: HashMap<String, ActorId> = store.names()?.into_iter().collect();
+        let by_actor = names.iter().map(|(name, id)| (*id, name.clone())).collect();
         let published = Published::new(state, epoch);
         let holding = |(key, kill): (String, HeldKill)| Held { hold: published.hold(&kill.target), key, kill };
         let held = held.into_iter().map(holding).collect();
@@ -112,6 +115,7 @@ impl Primary {
             heard: parking_lot::Mutex::new(stored.heard),
             held: parking_lot::Mutex::new(held),
             refused: parking_lot::Mutex::default(),
+            names: parking_lot::RwLock::new(by_actor),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -188,6 +192,7 @@ impl Inner {
             *self.promoted_from.lock() = stored.promoted_from;
             self.published.publish(state, Effect::Shown);
         }
+        *self.names.write() = names.iter().map(|(name, id)| (*id, name.clone())).collect();
         writer.names = names.into_iter().collect();
         writer.is_in_doubt = false;
         Ok(())
@@ -217,6 +222,13 @@ impl Inner {
         let written = self.store.write(stored, batch.clone()).await;
         writer.is_in_doubt = written.is_err();
         written?;
+        {
+            let mut names = self.names.write();
+            names.extend(batch.names.iter().map(|(name, id)| (*id, name.clone())));
+            if !batch.forgotten.is_empty() {
+                names.retain(|_, name| !batch.forgotten.contains(name));
+            }
+        }
         writer.names.extend(batch.names);
         batch.forgotten.iter().for_each(|name| {
             writer.names.remove(name);
@@ -451,8 +463,7 @@ impl Log for Primary {
     }
 
     fn name_of(&self, actor: ActorId) -> Option<String> {
-        let writer = self.inner.writer.try_lock().ok()?;
-        writer.names.iter().find(|(_, id)| **id == actor).map(|(name, _)| name.clone())
+        self.inner.names.read().get(&actor).cloned()
     }
 }
 

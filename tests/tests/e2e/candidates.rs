@@ -67,6 +67,18 @@ async fn a_candidate_is_chosen_and_becomes_the_manifests_own() -> anyhow::Result
     cases_are(&rig, 4).await?;
     assert_eq!(control.calls(), 4, "what is there is not drawn again");
 
+    let order = json!({ "variant": VARIANT, "seeds": [78] });
+    let keyed =
+        async |order: &Value| crate::repeats::order(&rig, rig.admin(), ("candidates", "candidates-1"), order).await;
+    for _ in 0..3 {
+        let reply = keyed(&order).await?;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.text());
+    }
+    let other = keyed(&json!({ "variant": VARIANT, "seeds": [79] })).await?;
+    assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", other.text());
+    cases_are(&rig, 5).await?;
+    assert_eq!(control.calls(), 5);
+
     let chosen = &found[1];
     let path = format!("/admin/v1/decisions/{}", chosen["id"]);
     let ruled = admin(&rig, Method::POST, &path, Some(json!({ "decision": "approve" }))).await?.json()?;
@@ -84,7 +96,7 @@ async fn a_candidate_is_chosen_and_becomes_the_manifests_own() -> anyhow::Result
     .await?;
     let still = in_memory(&rig, VASE).await?;
     assert_eq!(still.header("etag"), shown.header("etag"), "{:?}", still.headers);
-    assert_eq!(control.calls(), 4, "nothing is drawn for it");
+    assert_eq!(control.calls(), 5, "nothing is drawn for it");
     rig.stop().await;
     Ok(())
 }
@@ -185,6 +197,7 @@ async fn chromium_chooses_and_kills_with_forms() -> anyhow::Result<()> {
         Ok(rig.http.image(rig.public(), VASE).await?.outcome().contains("killed"))
     })
     .await?;
+    says("A kill is in force").await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())

@@ -21,7 +21,7 @@ use crate::followers::follower;
 use crate::purge::{TOKEN, with_tokens};
 use crate::reviews::{make, reviewed};
 
-async fn order(rig: &Rig, to: SocketAddr, (path, key): (&str, &str), body: &Value) -> anyhow::Result<Reply> {
+pub(crate) async fn order(rig: &Rig, to: SocketAddr, (path, key): (&str, &str), body: &Value) -> anyhow::Result<Reply> {
     let request = Request::builder().method(Method::POST).uri(format!("http://{to}/admin/v1/{path}"));
     let request = request.header("authorization", format!("Bearer {TOKEN}")).header("idempotency-key", key);
     rig.http.send(request.header("content-type", "application/json").body(Full::from(body.to_string()))?).await
