@@ -195,7 +195,7 @@ async fn one_trace_goes_from_the_edge_to_the_node() -> anyhow::Result<()> {
         assert_eq!(seen[name], value, "{name}: {seen:?}");
     }
     assert_eq!((seen["bytes"].as_u64(), seen["share"].as_f64()), (Some(reply.body.len() as u64), Some(1.0)));
-    let node = logged.find("bildkante_gpu_node::api", "generation answered", TRACE).context("the node's line")?;
+    let node = logged.find("bildkante_gpu_node::drawer", "generation answered", TRACE).context("the node's line")?;
     assert_eq!(node["span"]["request"], "of-the-proxy", "{node}");
     let text = std::fs::read_to_string(&edge.stderr)?;
     let answered = text.lines().find(|line| line.contains("generation answered")).context("the edge's line")?;
