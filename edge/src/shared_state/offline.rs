@@ -14,6 +14,7 @@ use super::entry::{Chain, Circumstances, Entry, Place};
 use super::fold::{Head, Row, Shelf, State};
 use super::log::LogError;
 use super::primary::now_unix_ms;
+use super::reviews::Case;
 use super::store::{Batch, Loaded, Store, StoredHead};
 use super::{ActorId, ChainFault};
 
@@ -119,12 +120,8 @@ fn comparable(row: Row) -> (String, Option<String>) {
 }
 
 fn without_steps(value: String) -> String {
-    let Ok(mut cases) = serde_json::from_str::<Vec<serde_json::Map<String, serde_json::Value>>>(&value) else {
-        return value;
-    };
-    cases.iter_mut().for_each(|case| {
-        case.remove("steps");
-    });
+    let Ok(mut cases) = serde_json::from_str::<Vec<Case>>(&value) else { return value };
+    cases.iter_mut().for_each(|case| case.steps.clear());
     serde_json::to_string(&cases).unwrap_or(value)
 }
 

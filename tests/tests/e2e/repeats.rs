@@ -145,14 +145,12 @@ async fn a_wrong_certificate_is_named() -> anyhow::Result<()> {
         let found = eventually("it follows, or says why not", async || {
             let standing = standing(&rig, edge.admin).await?;
             trouble = standing["trouble"].clone();
-            Ok(if is_followed { standing["is_stale"] == false } else { trouble.is_string() })
+            let says = trouble.as_str().unwrap_or_default().to_lowercase();
+            // Which of the two hears of it first is by chance: the alert, or a broken pipe.
+            let is_named = says.contains("certificate") || says.contains("unknownca");
+            Ok(if is_followed { standing["is_stale"] == false } else { is_named })
         });
         found.await.map_err(|error| error.context(format!("{name}: {trouble}")))?;
-        let says = trouble.as_str().unwrap_or_default();
-        assert!(
-            is_followed || says.to_lowercase().contains("certificate") || says.contains("UnknownCA"),
-            "{name}: {says}"
-        );
         edge.shut_down().await;
     }
     primary.shut_down().await;
