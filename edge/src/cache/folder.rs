@@ -77,6 +77,14 @@ enum Eviction {
     But(Keeps),
 }
 
+/// Whether a folder is within its bounds, or being brought there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// Nothing is left that may go.
+    None,
+}
+
 impl Eviction {
     fn keeps(&self, name: &Name) -> bool {
         match self {
@@ -233,11 +241,14 @@ impl Folder {
             self.early_files.fetch_add(1, Ordering::Relaxed);
         }
         self.record(name, length, unix_s(SystemTime::now()));
-        self.evict_to_fit();
-        // With nothing else to go, it went itself.
-        let is_bounded = matches!(*self.eviction.read(), Eviction::But(_));
-        if is_bounded && !self.holds(name) {
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "what is kept leaves no room"));
+        let is_stuck = self.evict_to_fit(Some(name)) == Room::None;
+        let eviction = self.eviction.read().clone();
+        if is_stuck && !eviction.keeps(name) {
+            self.remove(name)?;
+            if matches!(eviction, Eviction::But(_)) {
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "what is kept leaves no room"));
+            }
+            self.metrics.tier.evicted();
         }
         Ok(())
     }
@@ -368,20 +379,22 @@ impl Folder {
     /// From here on all may be evicted but this.
     pub(super) fn keep(&self, keeps: Keeps) {
         *self.eviction.write() = Eviction::But(keeps);
-        self.evict_to_fit();
+        self.evict_to_fit(None);
     }
 
-    fn evict_to_fit(&self) {
+    /// `but`: what was written just now goes last of all.
+    fn evict_to_fit(&self, but: Option<&Name>) -> Room {
         if !self.is_over() {
-            return;
+            return Room::Enough;
         }
         // The writer that holds the lock evicts for all.
-        let Some(mut hand) = self.hand.try_lock() else { return };
+        let Some(mut hand) = self.hand.try_lock() else { return Room::Enough };
         while self.is_over() {
-            if self.evict_some(&mut hand, |folder| folder.is_over()) == 0 {
-                return;
+            if self.evict_some(&mut hand, but, |folder| folder.is_over()) == 0 {
+                return Room::None;
             }
         }
+        Room::Enough
     }
 
     /// The device is full though our own bounds are not reached: other programs' files, or a bound set too high.
@@ -389,12 +402,12 @@ impl Folder {
     fn shed(&self) {
         let Some(mut hand) = self.hand.try_lock() else { return };
         let target = self.bytes() / 16 * 15;
-        while self.bytes() > target && self.evict_some(&mut hand, |folder| folder.bytes() > target) > 0 {}
+        while self.bytes() > target && self.evict_some(&mut hand, None, |folder| folder.bytes() > target) > 0 {}
     }
 
     /// Removes the oldest of one sample while `more` says so; how many went.
-    fn evict_some(&self, hand: &mut usize, more: impl Fn(&Self) -> bool) -> usize {
-        let mut sample = self.sample(hand);
+    fn evict_some(&self, hand: &mut usize, but: Option<&Name>, more: impl Fn(&Self) -> bool) -> usize {
+        let mut sample = self.sample(hand, but);
         let oldest = (sample.len() / 16).max(1).min(sample.len());
         if oldest == 0 {
             return 0;
@@ -418,13 +431,13 @@ impl Folder {
     }
 
     /// At least `SAMPLE_ENTRIES` entries that may go, from the shards under the hand, or all there are.
-    fn sample(&self, hand: &mut usize) -> Vec<(Name, u32)> {
+    fn sample(&self, hand: &mut usize, but: Option<&Name>) -> Vec<(Name, u32)> {
         let mut sample = Vec::new();
         // Before a shard is locked, so that both locks are never held together.
         let eviction = self.eviction.read().clone();
         for _ in 0..SHARDS {
             let shard = self.shards[*hand].lock();
-            let may_go = shard.iter().filter(|(name, _)| !eviction.keeps(name));
+            let may_go = shard.iter().filter(|(name, _)| but != Some(*name) && !eviction.keeps(name));
             sample.extend(may_go.map(|(name, file)| (*name, file.used_unix_s)));
             *hand = (*hand + 1) % SHARDS;
             if sample.len() >= SAMPLE_ENTRIES {
@@ -452,7 +465,7 @@ impl Folder {
             if let Err(error) = scanned {
                 tracing::warn!(folder = %self.root.display(), shard, %error, "cannot scan a shard of the cache");
             }
-            self.evict_to_fit();
+            self.evict_to_fit(None);
         }
         self.is_scanned.store(true, Ordering::Release);
         tracing::info!(folder = %self.root.display(), files = self.files(), bytes = self.bytes(),
