@@ -23,7 +23,8 @@ use crate::campaign::{CatalogHandle, Variant};
 use crate::fill::Fill;
 use crate::governance::ReviewDesk;
 use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::{Operator, Want, resolve};
+use crate::resolve::Want;
+use crate::warm;
 
 /// Candidates of one order.
 pub const ORDER_MAX: usize = 16;
@@ -215,9 +216,9 @@ impl CandidateDesk {
         let name = variant.trim_start_matches('/');
         let name = name.strip_prefix("i/").unwrap_or(name);
         let url = format!("{IMAGE_PATH_PREFIX}{name}");
-        let resolution = resolve(&self.inner.catalog.load(), url.as_str(), &Operator);
+        let want = warm::want(&self.inner.catalog.load(), &url);
         let shown = || variant.chars().take(200).collect();
-        resolution.outcome.map(|it| it.want).map_err(|_| CandidatesError::NoVariant(shown()))
+        want.map_err(|_| CandidatesError::NoVariant(shown()))
     }
 
     /// Seeds whose pictures are before reviewers, or on their way there.

@@ -26,7 +26,7 @@ use crate::resolve::{Operator, Resolved, resolve};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{Loading, Picture};
 use crate::service::{Body, RequestBody};
-use crate::shared_state::{CaseState, PersonRole};
+use crate::shared_state::PersonRole;
 use crate::signing::{Seal, SigningHandle};
 
 const STYLE: &str = include_str!("preview/style.css");
@@ -323,9 +323,8 @@ impl Preview {
 
     /// How far people are with a variant's picture, where they decide about it.
     fn review(&self, variant: &Variant) -> Option<ReviewView> {
-        let cases = variant.review.is_required().then(|| self.reviews.cases_of(&variant.picture))?;
-        let count = |state| cases.iter().filter(|shown| shown.state == state).count();
-        Some(ReviewView { is_live: count(CaseState::Live) > 0, awaiting: count(CaseState::NeedsReview) })
+        let (is_live, awaiting) = variant.review.is_required().then(|| self.reviews.counts(&variant.picture))?;
+        Some(ReviewView { is_live, awaiting })
     }
 
     /// The texts of what a reader of a variant's URL gets; `None` where the URL is refused, which a valid manifest rules out.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use bildkante_shared::{remark, say};
 use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::kill::{run, words};
@@ -207,8 +208,7 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let mut asked = "decisions?limit=1000".to_owned();
     for (name, value) in [("state", args.state), ("campaign", args.campaign.as_deref())] {
         if let Some(value) = value {
-            let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
-            asked.push_str(&format!("&{name}={value}"));
+            asked.push_str(&format!("&{name}={}", encoded(value)));
         }
     }
     let mut after = String::new();
@@ -222,6 +222,11 @@ fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
             None => return Ok(ExitCode::SUCCESS),
         }
     }
+}
+
+/// As a value of a query.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// What is to be known of a case beside its state.
@@ -268,7 +273,7 @@ fn candidates(args: &CandidatesArgs) -> anyhow::Result<ExitCode> {
         false => order["seeds"] = json!(args.seed),
     }
     let mut trials = run(remote.demand(Method::POST, "candidates", Some(&order)))?.body;
-    let variant = percent_encoding::utf8_percent_encode(&args.variant, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let variant = encoded(&args.variant);
     let mut open = usize::MAX;
     loop {
         let of = |state: &str| {
@@ -288,8 +293,7 @@ fn candidates(args: &CandidatesArgs) -> anyhow::Result<ExitCode> {
     for trial in trials["candidates"].as_array().into_iter().flatten() {
         say!("seed {}: {}", trial["seed"], words(&trial["detail"]))?;
     }
-    let picture = percent_encoding::utf8_percent_encode(words(&trials["variant"]), percent_encoding::NON_ALPHANUMERIC)
-        .to_string();
+    let picture = encoded(words(&trials["variant"]));
     let page = run(remote.demand(Method::GET, &format!("decisions?limit=1000&variant={picture}"), None))?.body;
     for case in page["decisions"].as_array().into_iter().flatten() {
         say!("{:>8}  {:<18} seed {}{}", case["id"], words(&case["state"]), case["drawn"]["seed"], remarks(case))?;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bildkante_shared::log_limited;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::audit;
@@ -334,13 +335,30 @@ impl ReviewDesk {
         reviews.of(picture).iter().rev().map(shown).collect()
     }
 
+    /// Whether a picture of the variant is live, and how many await a decision.
+    #[must_use]
+    pub fn counts(&self, picture: &str) -> (bool, usize) {
+        let state = self.log.published().load();
+        let (reviews, now) = (state.reviews(), now_unix_ms());
+        let at = |case: &Case| self.of_cut(picture, case, reviews.state(picture, case, now));
+        let is_live = reviews.of(picture).iter().any(|case| at(case) == CaseState::Live);
+        (is_live, self.undecided(picture))
+    }
+
     /// The last steps about these cases, the newest first. Those that stand on other edges alone are left out.
     pub async fn history(&self, cases: &[ShownCase], count_max: usize) -> Vec<PastStep> {
         let mut steps: Vec<u64> = cases.iter().flat_map(|shown| shown.case.steps.iter().copied()).collect();
         steps.sort_unstable_by(|a, b| b.cmp(a));
         let mut history = Vec::new();
         for seq in steps.into_iter().take(count_max) {
-            let Ok(Entries::These(entries)) = self.log.entries(seq.saturating_sub(1), 1).await else { continue };
+            let entries = match self.log.entries(seq.saturating_sub(1), 1).await {
+                Ok(Entries::These(entries)) => entries,
+                Ok(Entries::Elsewhere) => continue,
+                Err(error) => {
+                    log_limited!(warn, seq, %error, "an entry of a history cannot be read");
+                    continue;
+                }
+            };
             let entry = entries.first().filter(|entry| entry.seq() == seq);
             history.extend(entry.and_then(|entry| self.past_step(entry, cases)));
         }
