@@ -49,11 +49,12 @@ test-edge: toolchain ## Run the edge's own tests: no libtorch needed
 	@cargo test $(locked) -p bildkante-shared -p bildkante-edge
 
 .PHONY: lint
-lint: setup ## Check formatting, clippy, dependency licences and scripts
+lint: setup ## Check formatting, clippy, dependency licences, scripts and their types
 	@scripts/toolchain.sh rustfmt clippy
 	cargo fmt --all --check
 	cargo clippy $(locked) --workspace --all-targets -- -D warnings
 	deny=$$(scripts/cargo-deny.sh "$(DEPS)") && "$$deny" check licenses bans sources
+	@scripts/typescript.sh "$(DEPS)"
 	@scripts/apt.sh shellcheck=shellcheck
 	git ls-files '*.sh' .ci/run | xargs shellcheck
 

@@ -44,6 +44,7 @@ check_ports() {
 
 write_configuration() {
   mkdir -p "$demo"
+  make_token
   local device=cpu
   case "${CUDA:-}" in 1 | yes | true) device=cuda ;; esac
   cat > "$demo/gpu-node.toml" <<TOML
@@ -72,8 +73,45 @@ key = "$demo/authority/signer.key"
 [verify]
 enabled = true
 trust = "$demo/authority/root.pem"
+[[admin.tokens]]
+name = "demo"
+hash = "$(token_hash)"
+scopes = ["read", "purge", "warm", "import", "kill", "review", "audit"]
 TOML
   make_authority
+}
+
+# A token to decide with; its hash alone stands in the configuration. Pages stay open for reading on this machine.
+make_token() {
+  [ -s "$demo/token" ] && [ -s "$demo/token.hash" ] && return 0
+  (umask 077 && "$binaries/bildkante-edge" token >"$demo/token" 2>"$demo/token.said")
+  grep -o 'blake3:[0-9a-f]*' "$demo/token.said" >"$demo/token.hash" || complain "no token can be made in $demo"
+}
+
+token_hash() { cat "$demo/token.hash"; }
+
+# Puts pictures of the campaign `autumn` before reviewers and decides about some of them, so that the preview has something of every
+# kind to show. Once for each demo folder; it goes on while the demo is looked at.
+decide_about_some() {
+  [ -e "$demo/decided" ] && return 0
+  export BILDKANTE_ADMIN="http://127.0.0.1:$admin_port"
+  local edge="$binaries/bildkante-edge" token=(--token-file "$demo/token") case number=0
+  "$edge" warm --campaign autumn --axis setting=sunset --formats avif "${token[@]}" --why "the demo" || return 0
+  for case in $("$edge" review list --campaign autumn --state needs_review "${token[@]}" | grep -oE '^ *[0-9]+'); do
+    number=$((number + 1))
+    case "$number" in
+      1 | 2 | 3 | 5 | 8) "$edge" review approve "$case" "${token[@]}" --why "as briefed" ;;
+      4) "$edge" review reject "$case" "${token[@]}" --why "the colour is not ours" ;;
+      6) "$edge" review request-changes "$case" "${token[@]}" --why "warmer light, please" ;;
+      7) "$edge" review approve "$case" "${token[@]}" --from 24h --why "for the launch" ;;
+      9)
+        "$edge" review approve "$case" "${token[@]}" --why "as briefed"
+        "$edge" review pause "$case" "${token[@]}" --why "sold out"
+        ;;
+    esac
+  done
+  "$edge" review candidates "autumn/hero?colour=green&product=lamp" --count 3 "${token[@]}"
+  touch "$demo/decided"
 }
 
 # Signs the demo's pictures; it lasts a year, and validators do not know it.
@@ -173,11 +211,14 @@ say "starting the edge and its node"
 setsid "$binaries/bildkante-edge" serve --config "$demo/edge.toml" </dev/null >"$log" 2>&1 &
 session=$!
 wait_until_ready
+decide_about_some >"$demo/decisions.log" 2>&1 &
 
 cat <<TEXT
 
   Bildkante is ready.
     preview of every variant   http://127.0.0.1:$admin_port/preview/
+    pictures that await you    http://127.0.0.1:$admin_port/preview/queue
+                               (log in with the token $(cat "$demo/token"))
     an image, drawn on demand  http://127.0.0.1:$edge_port/i/studio/hero/teal-mug?product=mug&colour=teal&w=640
     metrics                    http://127.0.0.1:$admin_port/metrics
     where a picture comes from http://127.0.0.1:$edge_port/verify

@@ -21,6 +21,7 @@
 
 mod audit;
 mod body;
+mod bulk;
 mod candidates;
 mod decisions;
 mod denied;

@@ -40,7 +40,7 @@ pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};
 pub use reaches::Covered;
 pub use replay::Replay;
 pub use reviews::{
-    CaseFilter, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase,
+    CaseFilter, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase, Survey,
 };
 pub use scope::{PurgeScope, ScopeError};
 

@@ -23,6 +23,7 @@ pub(crate) mod front;
 pub mod fuzzing;
 pub mod governance;
 pub(crate) mod handler;
+pub(crate) mod language;
 pub mod listener;
 pub(crate) mod metrics;
 pub(crate) mod octets;

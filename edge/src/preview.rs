@@ -1,66 +1,90 @@
-//! The preview: every variant of every slot as browsers get it, for marketers. Served by the admin listener.
+//! The preview: every picture of every slot as browsers get it, for marketers. Served by the admin listener.
 //!
-//! Opening a page draws what it shows, as any request for these pictures would; nothing else is triggered.
+//! | module | owns |
+//! | --- | --- |
+//! | `tastes` | the reader's language and ground |
+//! | `census` | which pictures a slot has |
+//! | `filter`, `board` | what a page's address asks for, and what that comes to |
+//! | `states` | how far a picture is |
+//! | `wording` | what a campaign calls things, in the reader's language |
+//! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
+//! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
+//! | `desk`, `bulk` | the forms on them |
+//! | `assets` | style and scripts |
+//! | `events` | what tells a page that something was decided |
+//!
+//! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what comes into view,
+//! as any request for these pictures would, and nothing else is triggered.
 
+mod assets;
+mod board;
+pub(crate) mod bulk;
+mod cards;
+mod census;
+mod compare;
+mod desk;
+mod events;
 mod filter;
-mod page;
+mod frame;
+mod home;
+mod matrix;
+mod queue;
+mod seals;
+mod slot;
+mod states;
+mod tastes;
 mod variant;
+mod why;
+mod wording;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bildkante_shared::import::{DigitalSource, MasterRecipe};
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
-use http::{Request, Response};
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use maud::Markup;
 
-use self::filter::Filter;
-use self::page::{AxisView, CampaignView, CardView, Notice, Pages, ReviewView, SlotPage};
-use self::variant::{Decisions, Desk, VariantPage};
+use self::board::{Board, Standing};
+use self::bulk::Bulk;
+#[cfg(test)]
+pub(crate) use self::cards::resolved;
+use self::cards::{CardTexts, Shown, VARIANT_PAGE, page_of};
+use self::census::{Censuses, SlotOf};
+use self::desk::Desk;
+use self::events::Events;
+use self::filter::{Filter, View};
+use self::frame::{Crumb, Frame, Measured, Person};
+use self::home::CampaignView;
+use self::matrix::Matrix;
+use self::queue::Waiting;
+use self::seals::Seals;
+use self::slot::{Laid, SlotPage};
+use self::states::{PictureState, States};
+use self::tastes::Tastes;
+use self::variant::{Around, Decisions, VariantPage};
+use self::why::Reasons;
 use crate::cache::Bindings;
-use crate::campaign::manifest::Signing;
-use crate::campaign::{Campaign, Catalog, CatalogHandle, Slot, Variant};
+use crate::campaign::axes::LOCALE_AXIS;
+use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
-use crate::governance::ReviewDesk;
-use crate::papers;
-use crate::resolve::{Operator, Resolved, resolve};
+use crate::governance::{ReviewDesk, ShownCase, Survey};
+use crate::resolve::{Operator, resolve};
 use crate::response::{self, Negotiation, TextKind};
-use crate::seo::{Loading, Picture};
+use crate::seo::Loading;
 use crate::service::{Body, RequestBody};
-use crate::shared_state::PersonRole;
-use crate::signing::{Seal, SigningHandle};
-
-const STYLE: &str = include_str!("preview/style.css");
-const SCRIPT: &str = include_str!("preview/preview.js");
-
-const STYLE_PATH: &str = "/style.css";
-const SCRIPT_PATH: &str = "/preview.js";
+use crate::shared_state::{CaseState, PersonRole};
+use crate::signing::SigningHandle;
 
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
-
-/// How long the page's own pictures of a campaign that answers signed URLs only can be fetched, at the least.
-const OWN_URLS_H: u64 = 1;
-
-/// Behind the path of a slot: one of its variants, which the query names.
-const VARIANT_PAGE: &str = "/variant";
-
 /// Steps of a history that are shown.
 const HISTORY_MAX: usize = 50;
-
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
-
-/// The prompt, or what there is instead of one.
-fn described(recipe: &MasterRecipe) -> String {
-    match recipe {
-        MasterRecipe::Drawn(recipe) => recipe.prompt.clone(),
-        MasterRecipe::Imported(import) => {
-            let said = import.texts().into_iter().filter_map(|(_, said)| said);
-            std::iter::once(import.source.term()).chain(said).collect::<Vec<_>>().join(", ")
-        }
-        MasterRecipe::Awaited(_) => "no picture has been imported yet".to_owned(),
-    }
-}
+/// The variant's page was opened from the queue.
+const FROM_QUEUE: &str = "_in=queue";
 
 /// Builds the pages.
 #[derive(Debug)]
@@ -72,6 +96,10 @@ pub struct Preview {
     bindings: Bindings,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    censuses: Censuses,
+    events: Events,
+    /// What pages may load, and where they may send something.
+    policy: HeaderValue,
 }
 
 /// Who looks, as far as pages depend on it.
@@ -83,6 +111,8 @@ pub struct Reader<'r> {
     pub role: &'r (dyn Fn(&str) -> Option<PersonRole> + Sync),
     /// What forms of the reader's session carry.
     pub csrf: Option<&'r str>,
+    /// Of whoever came in by a key or a proxy.
+    pub name: Option<&'r str>,
 }
 
 impl std::fmt::Debug for Reader<'_> {
@@ -95,48 +125,52 @@ impl Reader<'static> {
     /// Of styles and scripts, which show nothing of a campaign.
     #[must_use]
     pub const fn of_assets() -> Self {
-        Self { sees: &|_| true, role: &|_| None, csrf: None }
+        Self { sees: &|_| true, role: &|_| None, csrf: None, name: None }
     }
 }
 
-/// What a campaign's URLs need before they are answered.
-#[derive(Debug)]
-enum Seals {
-    NotNeeded,
-    /// One whose URLs end soon, for the page's own pictures, and one for what is copied from it.
-    Keyed {
-        own: Seal,
-        copied: Seal,
-    },
-    /// Signed URLs are wanted, and no key signs.
-    NoKey,
+/// What a path below `/preview` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page<'p> {
+    Home,
+    Queue,
+    Compare,
+    /// Of a slot, by its path.
+    Slot(&'p str),
+    /// Of a variant, by the path of its slot.
+    Variant(&'p str),
 }
 
-impl Seals {
-    const fn own(&self) -> Option<&Seal> {
-        match self {
-            Self::Keyed { own, .. } => Some(own),
-            Self::NotNeeded | Self::NoKey => None,
+impl<'p> Page<'p> {
+    fn of(rest: &'p str) -> Self {
+        match rest {
+            "/" => Self::Home,
+            "/queue" => Self::Queue,
+            "/compare" => Self::Compare,
+            _ => match rest.strip_suffix(VARIANT_PAGE) {
+                // A slot may be called `variant`, too.
+                Some(slot) if slot.trim_matches('/').split('/').count() == 2 => Self::Variant(slot),
+                _ => Self::Slot(rest),
+            },
         }
     }
 
-    const fn copied(&self) -> Option<&Seal> {
+    /// Of which campaign it is.
+    fn campaign(self) -> Option<&'p str> {
         match self {
-            Self::Keyed { copied, .. } => Some(copied),
-            Self::NotNeeded | Self::NoKey => None,
+            Self::Home | Self::Queue | Self::Compare => None,
+            Self::Slot(path) | Self::Variant(path) => path.trim_start_matches('/').split('/').next(),
         }
     }
+}
 
-    fn notice(&self) -> Option<Notice> {
-        match self {
-            Self::NotNeeded => None,
-            Self::Keyed { copied, .. } => {
-                let ends = copied.ends_s().map(|ends_s| std::time::UNIX_EPOCH + std::time::Duration::from_secs(ends_s));
-                Some(Notice::Signed { key_id: copied.key_id().to_owned(), ends: ends.map(httpdate::fmt_http_date) })
-            }
-            Self::NoKey => Some(Notice::NoKey),
-        }
-    }
+/// A page's own part, and what stands around it.
+struct Content {
+    title: String,
+    crumbs: Vec<Crumb>,
+    main: Markup,
+    measured: Measured,
+    is_wide: bool,
 }
 
 impl Preview {
@@ -148,17 +182,17 @@ impl Preview {
         copied_days: u32,
         (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
     ) -> Self {
-        Self { public_url, catalog, signing, copied_days, bindings, reviews, candidates }
-    }
-
-    fn seals(&self, campaign: &Campaign) -> Seals {
-        if campaign.policy.signing != Signing::Required {
-            return Seals::NotNeeded;
-        }
-        let copied_h = (self.copied_days > 0).then(|| u64::from(self.copied_days) * 24);
-        match (self.signing.seal(Some(OWN_URLS_H)), self.signing.seal(copied_h)) {
-            (Some(own), Some(copied)) => Seals::Keyed { own, copied },
-            _ => Seals::NoKey,
+        Self {
+            policy: policy(&public_url),
+            events: Events::new(reviews.log().published().clone()),
+            censuses: Censuses::default(),
+            public_url,
+            catalog,
+            signing,
+            copied_days,
+            bindings,
+            reviews,
+            candidates,
         }
     }
 
@@ -170,100 +204,397 @@ impl Preview {
         reader: &Reader<'_>,
     ) -> Option<Response<Body>> {
         let rest = request.uri().path().strip_prefix("/preview")?;
-        let text = |kind, body: String| response::text(request.headers(), kind, body, "no-cache");
-        Some(match rest {
-            "" => response::redirect("/preview/"),
-            "/" => text(TextKind::Html, self.index(reader.sees)),
-            _ if rest.len() > PATH_BYTES_MAX => return None,
-            STYLE_PATH => text(TextKind::Css, STYLE.to_owned()),
-            SCRIPT_PATH => text(TextKind::Script, SCRIPT.to_owned()),
-            _ if !(reader.sees)(rest.trim_start_matches('/').split('/').next()) => {
-                let problem = Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign");
-                response::error(request.method(), &problem, Negotiation::Explicit)
-            }
-            _ if variant_path(rest).is_some() => {
-                let (path, query) = (variant_path(rest).unwrap_or_default(), request.uri().query().unwrap_or(""));
-                match self.variant(path, query, reader).await {
-                    Ok(page) => text(TextKind::Html, page),
-                    Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
-                }
-            }
-            _ => {
-                let (preview, path) = (Arc::clone(self), rest.to_owned());
-                let query = request.uri().query().unwrap_or("").to_owned();
-                match tokio::task::spawn_blocking(move || preview.slot(&path, &query)).await {
-                    Ok(Ok(page)) => text(TextKind::Html, page),
-                    Ok(Err(problem)) => response::error(request.method(), &problem, Negotiation::Explicit),
-                    Err(error) => {
-                        log_limited!(error, %error, "a preview page failed");
-                        let problem = Problem::new(500, "internal", "Internal error", "the page could not be built");
-                        response::error(request.method(), &problem, Negotiation::Explicit)
-                    }
-                }
-            }
-        })
+        if rest.is_empty() {
+            return Some(response::redirect("/preview/"));
+        }
+        if rest.len() > PATH_BYTES_MAX {
+            return None;
+        }
+        if let Some(asset) = assets::find(rest) {
+            return Some(asset.respond(request.headers()));
+        }
+        if rest == events::PATH {
+            return Some(self.events.respond(request.headers(), request.uri().query()).await);
+        }
+        let page = Page::of(rest);
+        let query = request.uri().query();
+        let content = if page.campaign().is_some() && !(reader.sees)(page.campaign()) {
+            Err(Box::new(Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign")))
+        } else {
+            self.content(page, request, reader).await
+        };
+        let mut response = match content {
+            Ok(content) => self.framed(request.headers(), request.uri(), content, reader),
+            Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
+        };
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        tastes::remember(&mut response, query);
+        Some(response)
     }
 
     /// Whether a path is one of a style or a script, which show nothing of a campaign.
     #[must_use]
     pub fn is_asset(path: &str) -> bool {
-        path.strip_prefix("/preview").is_some_and(|rest| rest == STYLE_PATH || rest == SCRIPT_PATH)
+        path.strip_prefix("/preview").is_some_and(|rest| assets::find(rest).is_some())
     }
 
-    /// Whether the page at a path has forms that change something.
-    #[must_use]
-    pub fn has_forms(path: &str) -> bool {
-        variant_path(path.strip_prefix("/preview").unwrap_or_default()).is_some()
+    fn framed(&self, headers: &HeaderMap, uri: &http::Uri, content: Content, reader: &Reader<'_>) -> Response<Body> {
+        let Content { title, crumbs, main, measured, is_wide } = content;
+        let here = uri.path_and_query().map_or("/preview/", http::uri::PathAndQuery::as_str);
+        let frame = Frame {
+            tastes: Tastes::of(uri.query(), headers),
+            here,
+            public_url: &self.public_url,
+            title,
+            crumbs,
+            person: Person { name: reader.name, needed: self.waiting(reader, &self.reviews.survey()).len() },
+            measured,
+            is_wide,
+        };
+        response::text(headers, TextKind::Html, frame.around(&main).0, "no-cache")
     }
 
-    fn index(&self, sees: &dyn Fn(Option<&str>) -> bool) -> String {
+    async fn content(
+        self: &Arc<Self>,
+        page: Page<'_>,
+        request: &Request<RequestBody>,
+        reader: &Reader<'_>,
+    ) -> Result<Content, Box<Problem>> {
+        let query = request.uri().query().unwrap_or("");
+        let tastes = Tastes::of(request.uri().query(), request.headers());
+        match page {
+            Page::Home => Ok(self.home(tastes, reader)),
+            Page::Queue => Ok(self.queue(tastes, reader)),
+            Page::Compare => self.compare(tastes, query, reader),
+            Page::Variant(path) => self.variant(tastes, path, query, reader).await,
+            Page::Slot(path) => {
+                let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
+                let csrf = reader.csrf.map(str::to_owned);
+                let role = path.trim_start_matches('/').split('/').next().and_then(|campaign| (reader.role)(campaign));
+                let task = tokio::task::spawn_blocking(move || {
+                    preview.slot(tastes, (&path, &query), role.map(|role| (role, csrf.as_deref())))
+                });
+                task.await.unwrap_or_else(|error| {
+                    log_limited!(error, %error, "a preview page failed");
+                    Err(Box::new(Problem::new(500, "internal", "Internal error", "the page could not be built")))
+                })
+            }
+        }
+    }
+
+    fn seals(&self, campaign: &Campaign) -> Seals {
+        Seals::of(campaign, &self.signing, self.copied_days)
+    }
+
+    fn texts(&self, catalog: &Catalog, of: SlotOf<'_>, combination: u32, tastes: Tastes) -> Option<CardTexts> {
+        let known = (catalog, &self.bindings);
+        CardTexts::of(known, &self.public_url, (of.campaign, of.slot_index), combination, tastes.language)
+    }
+
+    fn home(&self, tastes: Tastes, reader: &Reader<'_>) -> Content {
         let catalog = self.catalog.load();
-        let seen = catalog.campaigns().filter(|campaign| sees(Some(&campaign.name)));
-        let views: Vec<_> = seen.map(|campaign| self.campaign_view(&catalog, campaign)).collect();
-        // The pictures borrow these texts.
-        let campaigns: Vec<_> = views.iter().map(CampaignTexts::view).collect();
-        page::text(page::index(&self.public_url, &campaigns))
+        let survey = self.reviews.survey();
+        let waiting = self.waiting(reader, &survey);
+        let seen = catalog.campaigns().filter(|campaign| (reader.sees)(Some(&campaign.name)));
+        let texts: Vec<_> = seen
+            .map(|campaign| {
+                let of = SlotOf { campaign, slot_index: 0 };
+                let first = wording::localised(campaign, of.slot(), campaign.default_combination(), tastes.language);
+                let texts = self.texts(&catalog, of, first, tastes);
+                (campaign, texts, self.seals(campaign))
+            })
+            .collect();
+        let views: Vec<_> = texts
+            .iter()
+            .map(|(campaign, texts, seals)| CampaignView {
+                name: &campaign.name,
+                title: &campaign.title,
+                slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
+                variants: campaign.combination_count(),
+                awaiting: waiting.iter().filter(|(picture, _)| campaign_of(picture) == campaign.name).count(),
+                picture: texts
+                    .as_ref()
+                    .filter(|_| seals.are_usable())
+                    .map(|texts| texts.picture(seals.own(), Loading::Hero, "288px")),
+                notice: seals.notice(),
+            })
+            .collect();
+        Content {
+            title: tastes.say("Campaigns", "Kampagnen").to_owned(),
+            crumbs: Vec::new(),
+            main: home::home(tastes, &views),
+            measured: Measured::ByBrowser,
+            is_wide: false,
+        }
     }
 
-    fn campaign_view<'c>(&self, catalog: &Catalog, campaign: &'c Campaign) -> CampaignTexts<'c> {
-        let card = self.texts(catalog, campaign, 0, campaign.default_combination());
-        CampaignTexts { campaign, card, seals: self.seals(campaign) }
+    /// Cases that await what the reader may decide, the oldest first.
+    fn waiting(&self, reader: &Reader<'_>, survey: &Survey) -> Vec<(String, ShownCase)> {
+        let may_decide = |picture: &str| (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer);
+        let mut waiting: Vec<_> = survey
+            .cases()
+            .filter(|(picture, shown)| shown.state == CaseState::NeedsReview && may_decide(picture))
+            .map(|(picture, shown)| (picture.to_owned(), shown))
+            .collect();
+        waiting.sort_unstable_by_key(|(_, shown)| shown.case.id);
+        waiting
     }
 
-    fn slot(&self, path: &str, query: &str) -> Result<String, Box<Problem>> {
+    fn queue(&self, tastes: Tastes, reader: &Reader<'_>) -> Content {
+        let catalog = self.catalog.load();
+        let waiting = self.waiting(reader, &self.reviews.survey());
+        let shown = waiting.iter().take(queue::QUEUE_PAGE);
+        let views: Vec<_> = shown.map(|(picture, shown)| self.waits(&catalog, picture, shown, tastes)).collect();
+        Content {
+            title: tastes.say("Needs me", "Für mich").to_owned(),
+            crumbs: vec![Crumb { name: tastes.say("Needs me", "Für mich").to_owned(), to: None }],
+            main: queue::queue(tastes, &views, waiting.len()),
+            measured: Measured::No,
+            is_wide: false,
+        }
+    }
+
+    fn waits(&self, catalog: &Catalog, picture: &str, shown: &ShownCase, tastes: Tastes) -> Waiting {
+        let meant = self.meant(catalog, picture);
+        let headline = meant.map(|(campaign, slot_index, variant)| {
+            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
+        });
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let case = &shown.case;
+        Waiting {
+            case: case.id,
+            headline: headline.unwrap_or_else(|| picture.to_owned()),
+            place: picture.split('?').next().unwrap_or(picture).to_owned(),
+            page: format!("{}#case-{}", from_queue(&page_of(picture)), case.id),
+            age: case.drawn.drawn_unix_s.map(|drawn_s| Duration::from_secs(now_s.saturating_sub(drawn_s))),
+            asked: case.escalated.as_ref().map(|escalated| (escalated.to.clone(), shown.is_overdue)),
+            approvals: case.approved_by.len(),
+        }
+    }
+
+    /// The variant that a name means now.
+    fn meant<'c>(&self, catalog: &'c Catalog, name: &str) -> Option<(&'c Campaign, usize, Arc<Variant>)> {
+        let (path, query) = name.split_once('?').unwrap_or((name, ""));
+        let (campaign, slot_index) = place(catalog, path).ok()?;
+        let url = campaign.url(&campaign.slots[slot_index], query);
+        let resolution = resolve(catalog, url.as_str(), &Operator).outcome.ok()?;
+        Some((campaign, slot_index, resolution.resolved.variant))
+    }
+
+    fn compare(&self, tastes: Tastes, query: &str, reader: &Reader<'_>) -> Result<Content, Box<Problem>> {
+        let side = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            let id = pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok());
+            id.and_then(|id| self.reviews.case(id)).ok_or_else(|| not_found(format!("`{name}` names no case")))
+        };
+        let sides = [side("a")?, side("b")?];
+        if !sides.iter().all(|it| (reader.role)(campaign_of(&it.variant)) >= Some(PersonRole::Reviewer)) {
+            return Err(Box::new(Problem::new(403, "forbidden", "Forbidden", "reviewers compare pictures")));
+        }
+        let catalog = self.catalog.load();
+        let name = &sides[1].variant;
+        let meant = self.meant(&catalog, name);
+        let headline = meant.map(|(campaign, slot_index, variant)| {
+            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
+        });
+        let headline = headline.unwrap_or_else(|| name.clone());
+        let back = page_of(name);
+        let role = (reader.role)(campaign_of(name));
+        let page = compare::ComparePage {
+            tastes,
+            headline: &headline,
+            back: &back,
+            sides: [&sides[0], &sides[1]],
+            desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
+        };
+        Ok(Content {
+            title: headline.clone(),
+            crumbs: crumbs(&catalog, campaign_of(name), slot_of(name), Some(headline.clone())),
+            main: compare::compare(&page),
+            measured: Measured::No,
+            is_wide: true,
+        })
+    }
+
+    fn slot(
+        &self,
+        tastes: Tastes,
+        (path, query): (&str, &str),
+        desk: Option<(PersonRole, Option<&str>)>,
+    ) -> Result<Content, Box<Problem>> {
         let catalog = self.catalog.load();
         let (campaign, slot_index) = place(&catalog, path)?;
+        let of = SlotOf { campaign, slot_index };
         let asked = Filter::parse(campaign, query);
-        Ok(self.slot_page(&catalog, campaign, slot_index, &asked))
+        let board = self.board(&catalog, of, &asked);
+        let seals = self.seals(campaign);
+        let matrix = (asked.view != Some(View::Cards)).then(|| Matrix::of(of, &board, &asked)).flatten();
+        let pages = board.matching.len().div_ceil(CARDS_PER_PAGE).max(1);
+        let current = asked.page.min(pages);
+        let entries: Vec<usize> = match &matrix {
+            Some(matrix) => matrix.entries().collect(),
+            None => board.matching.iter().copied().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE).collect(),
+        };
+        let texts: Vec<(usize, CardTexts)> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let combination = board.census.entries[entry].combination;
+                let combination = wording::localised(campaign, of.slot(), combination, tastes.language);
+                self.texts(&catalog, of, combination, tastes).map(|texts| (entry, texts))
+            })
+            .collect();
+        let sizes = if matrix.is_some() { "112px" } else { "216px" };
+        let cards = texts.iter().map(|(entry, texts)| {
+            let (states, variants) = (board.standing(*entry).states, board.census.entries[*entry].variants);
+            (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants }))
+        });
+        let laid = match matrix {
+            Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },
+            None => Laid::Cards { cards: cards.map(|(_, card)| card).collect(), page: current, pages },
+        };
+        let back = format!("/preview/{}/{}?{}", campaign.name, of.slot().name, asked.query(campaign));
+        let awaits = |entry: &&usize| board.standing(**entry).states.has(PictureState::NeedsReview);
+        let bulk = desk.filter(|(role, _)| *role >= PersonRole::Reviewer).map(|(role, csrf)| Bulk {
+            desk: Desk { role, csrf, back: &back },
+            campaign: &campaign.name,
+            slot: &of.slot().name,
+            query: asked.query(campaign),
+            awaiting: board.matching.iter().filter(awaits).count(),
+            pictures: board.matching.len(),
+        });
+        let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk };
+        let main = slot::slot(&page);
+        Ok(Content {
+            title: format!("{} · {}", campaign.title, of.slot().name),
+            crumbs: crumbs(&catalog, &campaign.name, &of.slot().name, None),
+            main,
+            measured: if desk.is_some() { Measured::No } else { Measured::ByBrowser },
+            is_wide: true,
+        })
+    }
+
+    /// The pictures of a slot that a filter asks for.
+    fn board(&self, catalog: &Catalog, of: SlotOf<'_>, asked: &Filter) -> Board {
+        let census = self.censuses.of(of.campaign, of.slot_index);
+        let survey = self.reviews.survey();
+        let (slot, may_be_withheld) = (of.slot(), survey.has_kills() || !of.campaign.rights_ends().is_empty());
+        let cut = slot.ratio.to_string();
+        let standing = |entry: &census::Entry| {
+            let mut states: States = if slot.review.is_required() {
+                survey.states(&entry.picture, &cut).map(PictureState::from).collect()
+            } else {
+                let is_drawn = entry.recipe.is_some_and(|recipe| self.bindings.get(recipe).is_some());
+                States::default().with(if is_drawn { PictureState::Drawn } else { PictureState::Missing })
+            };
+            if states.is_empty() {
+                states = states.with(PictureState::Missing);
+            }
+            let variant = may_be_withheld.then(|| catalog.variant(of.campaign, of.slot_index, entry.combination).ok());
+            if variant.flatten().is_some_and(|variant| survey.withheld(&variant).is_some()) {
+                states = states.with(PictureState::Withheld);
+            }
+            Standing { states, newest: survey.newest(&entry.picture) }
+        };
+        let standings = census.entries.iter().map(standing).collect();
+        Board::new(of, census, standings, asked)
+    }
+
+    /// The pictures that a filter of a slot's page asks for, by their names.
+    ///
+    /// # Errors
+    /// When there is no such slot.
+    pub(crate) fn asked_for(&self, slot: &str, query: &str) -> Result<Vec<String>, Box<Problem>> {
+        let catalog = self.catalog.load();
+        let (campaign, slot_index) = place(&catalog, slot)?;
+        let of = SlotOf { campaign, slot_index };
+        let board = self.board(&catalog, of, &Filter::parse(campaign, query));
+        let entries = board.matching.iter().map(|&entry| &board.census.entries[entry]);
+        Ok(entries.map(|entry| entry.picture.to_string()).collect())
     }
 
     /// The page of one variant.
-    async fn variant(&self, path: &str, query: &str, reader: &Reader<'_>) -> Result<String, Box<Problem>> {
+    async fn variant(
+        &self,
+        tastes: Tastes,
+        path: &str,
+        query: &str,
+        reader: &Reader<'_>,
+    ) -> Result<Content, Box<Problem>> {
         let catalog = self.catalog.load();
         let (campaign, slot_index) = place(&catalog, path)?;
-        let slot = &campaign.slots[slot_index];
+        let of = SlotOf { campaign, slot_index };
+        let slot = of.slot();
         // Strictly as a reader's URL, so that no decision is about another variant than the one that was meant.
-        let url = campaign.url(slot, query);
+        let named: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with('_') && !pair.is_empty()).collect();
+        let url = campaign.url(slot, &named.join("&"));
         let resolved = resolve(&catalog, url.as_str(), &Operator).outcome.map(|resolution| resolution.resolved);
         let resolved = resolved.map_err(|refusal| not_found(refusal.to_string()))?;
-        let texts = self.texts(&catalog, campaign, slot_index, resolved.variant.key.combination);
+        let combination = resolved.variant.key.combination;
+        // A locale that the address names is meant; else the reader's own.
+        let names_locale = named.iter().any(|pair| pair.split('=').next() == Some(LOCALE_AXIS));
+        let combination =
+            if names_locale { combination } else { wording::localised(campaign, slot, combination, tastes.language) };
+        let texts = self.texts(&catalog, of, combination, tastes);
         let texts = texts.ok_or_else(|| not_found("there is no such variant".to_owned()))?;
-        let back = texts.page();
+        let is_from_queue = query.split('&').any(|pair| pair == FROM_QUEUE);
+        let back = if is_from_queue { from_queue(&texts.page()) } else { texts.page() };
         let role = (reader.role)(&campaign.name);
         let seals = self.seals(campaign);
         let decisions = self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await;
         let live = decisions.as_ref().and_then(Decisions::shown).map(|shown| &shown.case);
+        let binding = self.bindings.get(resolved.variant.recipe.id());
+        let census = self.censuses.of(campaign, slot_index);
+        let states = match &decisions {
+            Some(decisions) => decisions.cases.iter().map(|(shown, _)| PictureState::from(shown.state)).collect(),
+            None => States::default().with(if binding.is_some() { PictureState::Drawn } else { PictureState::Missing }),
+        };
+        let entry = census.entry_of(campaign, combination);
+        let variants = entry.map_or(1, |entry| census.entries[entry].variants);
+        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes: &slot.sizes, states, variants };
         let page = VariantPage {
-            public_url: &self.public_url,
+            tastes,
             campaign: &campaign.name,
-            title: &campaign.title,
-            slot: &slot.name,
-            card: texts.card(slot, &seals, Loading::Hero, &slot.sizes),
-            killed: self.reviews.killed(&resolved.variant, live),
+            notice: seals.notice(),
+            card: texts.card(shown),
+            around: if is_from_queue {
+                self.around_in_queue(reader, &texts.picture_name)
+            } else {
+                around(campaign, of, &census, entry)
+            },
+            reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
+            withheld: self.reviews.killed(&resolved.variant, live),
             decisions,
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
-        Ok(page::text(variant::variant(&page)))
+        Ok(Content {
+            title: format!("{} · {}", texts.headline(), campaign.title),
+            crumbs: crumbs(&catalog, &campaign.name, &slot.name, Some(texts.headline().to_owned())),
+            main: variant::variant(&page),
+            measured: if role.is_some() { Measured::No } else { Measured::ByBrowser },
+            is_wide: false,
+        })
+    }
+
+    /// Before and behind a picture in what waits for the reader.
+    fn around_in_queue(&self, reader: &Reader<'_>, picture: &str) -> Around {
+        let waiting = self.waiting(reader, &self.reviews.survey());
+        let mut pictures: Vec<&str> = Vec::new();
+        for (other, _) in &waiting {
+            if !pictures.contains(&other.as_str()) {
+                pictures.push(other);
+            }
+        }
+        let page = |other: &&str| from_queue(&page_of(other));
+        match pictures.iter().position(|other| *other == picture) {
+            Some(at) => Around {
+                previous: at.checked_sub(1).and_then(|at| pictures.get(at)).map(page),
+                next: pictures.get(at + 1).map(page),
+            },
+            // It has been decided: the next one is the oldest that is left.
+            None => {
+                Around { previous: None, next: pictures.first().map(page).or_else(|| Some("/preview/queue".into())) }
+            }
+        }
     }
 
     /// What people decided about a variant's picture, where they decide. Who did and why is for those who decide, too.
@@ -290,71 +621,57 @@ impl Preview {
             history,
         })
     }
+}
 
-    fn slot_page(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, asked: &Filter) -> String {
-        let slot = &campaign.slots[slot_index];
-        let matching: Vec<u32> =
-            campaign.combinations().filter(|&combination| asked.admits(&campaign.values_of(combination))).collect();
-        let last = matching.len().div_ceil(CARDS_PER_PAGE).max(1);
-        let current = asked.page.clamp(1, last);
-        let shown = matching.iter().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE);
-        let texts: Vec<_> =
-            shown.filter_map(|&combination| self.texts(catalog, campaign, slot_index, combination)).collect();
-        let first = matching.first().copied().unwrap_or(campaign.default_combination());
-        let on_stage = if asked.is_empty() { campaign.default_combination() } else { first };
-        let Some(stage) = self.texts(catalog, campaign, slot_index, on_stage) else { return String::new() };
-        let seals = self.seals(campaign);
-        let page = SlotPage {
-            public_url: &self.public_url,
-            campaign: &campaign.name,
-            title: &campaign.title,
-            slot: &slot.name,
-            slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
-            facts: facts(slot),
-            axes: axes(campaign, asked),
-            notice: seals.notice(),
-            stage: stage.card(slot, &seals, Loading::Hero, &slot.sizes),
-            cards: texts.iter().map(|texts| texts.card(slot, &seals, Loading::Lazy, "216px")).collect(),
-            variants: matching.len(),
-            pages: Pages { current, last, query: asked.query(campaign) },
-        };
-        page::text(page::slot(&page))
-    }
+/// Pages load their own style and scripts, pictures of both listeners, and send forms here; their scripts ask both listeners.
+fn policy(public_url: &str) -> HeaderValue {
+    let public = public_url.trim_end_matches('/');
+    let policy = format!(
+        "default-src 'none'; script-src 'self' {public}; style-src 'self'; img-src 'self' data: https: {public}; \
+         connect-src 'self' {public}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'"))
+}
 
-    /// How far people are with a variant's picture, where they decide about it.
-    fn review(&self, variant: &Variant) -> Option<ReviewView> {
-        let (is_live, awaiting) = variant.review.is_required().then(|| self.reviews.counts(&variant.picture))?;
-        Some(ReviewView { is_live, awaiting })
-    }
+fn from_queue(page: &str) -> String {
+    let separator = if page.ends_with('?') { "" } else { "&" };
+    format!("{page}{separator}{FROM_QUEUE}")
+}
 
-    /// The texts of what a reader of a variant's URL gets; `None` where the URL is refused, which a valid manifest rules out.
-    fn texts(&self, catalog: &Catalog, campaign: &Campaign, slot_index: usize, combination: u32) -> Option<CardTexts> {
-        let resolved = resolved(catalog, campaign, slot_index, combination)?;
-        let Resolved { campaign, slot, variant, .. } = &resolved;
-        let binding = self.bindings.get(variant.recipe.id());
-        let merged = binding.filter(|binding| binding.duplicate.is_some()).map(|binding| binding.master.to_string());
-        Some(CardTexts {
-            url: format!("{}/i/{}/{}/{}", self.public_url, campaign.name, slot.name, variant.file_stem),
-            query: variant.query.clone(),
-            alt: resolved.alt(),
-            slot: Arc::clone(slot),
-            locale: resolved.locale().to_owned(),
-            source: resolved.source(),
-            key: variant.name.clone(),
-            recipe_id: variant.recipe.id().to_string(),
-            prompt: described(&variant.recipe),
-            merged,
-            review: self.review(variant),
-            widths_px: slot.widths.clone(),
-            ratio: (slot.ratio.width(), slot.ratio.height()),
-        })
+/// Before and behind an entry in the order of the manifest.
+fn around(campaign: &Campaign, of: SlotOf<'_>, census: &census::Census, entry: Option<usize>) -> Around {
+    let page = |entry: &census::Entry| {
+        let query = campaign.query(entry.combination);
+        format!("/preview/{}/{}{VARIANT_PAGE}?{query}", campaign.name, of.slot().name)
+    };
+    let Some(entry) = entry else { return Around::default() };
+    Around {
+        previous: entry.checked_sub(1).and_then(|at| census.entries.get(at)).map(page),
+        next: census.entries.get(entry + 1).map(page),
     }
 }
 
-/// The path of the slot where the path is one of a variant's page. A slot may be called `variant`, too.
-fn variant_path(rest: &str) -> Option<&str> {
-    let slot = rest.strip_suffix(VARIANT_PAGE)?;
-    (slot.trim_matches('/').split('/').count() == 2).then_some(slot)
+fn crumbs(catalog: &Catalog, campaign: &str, slot: &str, last: Option<String>) -> Vec<Crumb> {
+    let Some(known) = catalog.campaign(campaign) else { return Vec::new() };
+    let first = known.slots.first().map(|slot| format!("/preview/{campaign}/{}", slot.name));
+    let is_last = last.is_none();
+    let own = format!("/preview/{campaign}/{slot}");
+    let mut crumbs = vec![
+        Crumb { name: known.title.clone(), to: first },
+        Crumb { name: slot.to_owned(), to: (!is_last).then_some(own) },
+    ];
+    crumbs.extend(last.map(|name| Crumb { name, to: None }));
+    crumbs
+}
+
+/// Of a variant or picture, by its name.
+fn campaign_of(name: &str) -> &str {
+    name.split(['/', '?']).next().unwrap_or(name)
+}
+
+fn slot_of(name: &str) -> &str {
+    let path = name.split('?').next().unwrap_or(name);
+    path.split('/').nth(1).unwrap_or_default()
 }
 
 /// The campaign and the slot that a path names.
@@ -373,128 +690,6 @@ fn not_found(detail: String) -> Box<Problem> {
     Box::new(Problem::new(404, "not-found", "Not found", detail))
 }
 
-/// What the URL of a slot's picture means. No campaign is closed to the preview.
-pub(crate) fn resolved(
-    catalog: &Catalog,
-    campaign: &Campaign,
-    slot_index: usize,
-    combination: u32,
-) -> Option<Resolved> {
-    let url = campaign.url(&campaign.slots[slot_index], &campaign.query(combination));
-    resolve(catalog, url.as_str(), &Operator).outcome.ok().map(|resolution| resolution.resolved)
-}
-
-/// The texts a card borrows.
-#[derive(Debug)]
-struct CardTexts {
-    url: String,
-    query: String,
-    alt: String,
-    slot: Arc<Slot>,
-    locale: String,
-    /// `None` while the picture is awaited.
-    source: Option<DigitalSource>,
-    key: String,
-    recipe_id: String,
-    prompt: String,
-    merged: Option<String>,
-    review: Option<ReviewView>,
-    widths_px: Vec<u32>,
-    ratio: (u32, u32),
-}
-
-impl CardTexts {
-    /// The address of the variant's own page.
-    fn page(&self) -> String {
-        let (path, values) = self.key.split_once('?').unwrap_or((&self.key, ""));
-        format!("/preview/{path}{VARIANT_PAGE}?{values}")
-    }
-
-    fn picture<'a>(&'a self, seal: Option<&'a Seal>, loading: Loading, sizes: &'a str) -> Picture<'a> {
-        Picture {
-            url: &self.url,
-            query: &self.query,
-            widths_px: &self.widths_px,
-            ratio: self.ratio,
-            sizes,
-            alt: &self.alt,
-            loading,
-            label: self.source.and_then(|source| self.slot.label.shown(source, &self.locale)),
-            seal,
-        }
-    }
-
-    fn card<'a>(&'a self, slot: &'a Slot, seals: &'a Seals, loading: Loading, sizes: &'a str) -> CardView<'a> {
-        let is_shown = !matches!(seals, Seals::NoKey);
-        CardView {
-            picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
-            markup: is_shown.then(|| self.picture(seals.copied(), Loading::of(slot.urgency), &slot.sizes)),
-            name: self.alt.clone(),
-            key: self.key.clone(),
-            recipe_id: self.recipe_id.clone(),
-            papers: papers::link(&self.key),
-            prompt: self.prompt.clone(),
-            merged_with: self.merged.clone(),
-            width_px: slot.default_width_px,
-            page: self.page(),
-            review: self.review,
-        }
-    }
-}
-
-struct CampaignTexts<'c> {
-    campaign: &'c Campaign,
-    card: Option<CardTexts>,
-    seals: Seals,
-}
-
-impl CampaignTexts<'_> {
-    fn view(&self) -> CampaignView<'_> {
-        CampaignView {
-            name: &self.campaign.name,
-            title: &self.campaign.title,
-            slots: self.campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
-            variants: self.campaign.combination_count(),
-            picture: self
-                .card
-                .as_ref()
-                .filter(|_| !matches!(self.seals, Seals::NoKey))
-                .map(|card| card.picture(self.seals.own(), Loading::Hero, "288px")),
-        }
-    }
-}
-
-fn facts(slot: &Slot) -> Vec<(&'static str, String)> {
-    let widths: Vec<_> = slot.widths.iter().map(u32::to_string).collect();
-    vec![
-        ("Ratio", slot.ratio.to_string()),
-        ("Widths", format!("{} px", widths.join(", "))),
-        ("On a miss", slot.on_miss.to_string()),
-        ("Urgency", slot.urgency.get().to_string()),
-    ]
-}
-
-fn axes(campaign: &Campaign, asked: &Filter) -> Vec<AxisView> {
-    let locale = campaign.policy.locales.iter().find(|locale| locale.starts_with("en"));
-    let locale = locale.or(campaign.policy.locales.first()).map_or("", String::as_str);
-    campaign
-        .axes
-        .iter()
-        .zip(&asked.values)
-        .map(|(axis, selected)| AxisView {
-            name: axis.name.clone(),
-            label: axis.label.get(locale).unwrap_or(&axis.name).clone(),
-            note: axis.note.clone(),
-            values: axis
-                .values
-                .iter()
-                .map(|value| (value.name.clone(), value.label.get(locale).unwrap_or(&value.name).clone()))
-                .collect(),
-            selected: selected.map(|value| axis.values[value].name.clone()),
-        })
-        .collect()
-}
-
 /// The start of a name that a URL gave, for a message.
 fn shorten(text: &str) -> String {
     text.chars().take(60).collect()
@@ -506,10 +701,20 @@ mod tests {
 
     #[test]
     fn the_page_of_a_variant_lies_behind_its_slot() {
-        assert_eq!(variant_path("/autumn/hero/variant"), Some("/autumn/hero"));
-        assert_eq!(variant_path("/autumn/variant/variant"), Some("/autumn/variant"));
+        assert_eq!(Page::of("/autumn/hero/variant"), Page::Variant("/autumn/hero"));
+        assert_eq!(Page::of("/autumn/variant/variant"), Page::Variant("/autumn/variant"));
         for rest in ["/autumn/variant", "/autumn/hero", "/variant", "/autumn/hero/variant/", "/a/b/c/variant"] {
-            assert_eq!(variant_path(rest), None, "{rest}");
+            assert_eq!(Page::of(rest), Page::Slot(rest));
         }
+        assert_eq!(Page::of("/queue").campaign(), None);
+        assert_eq!(Page::of("/autumn/hero/variant").campaign(), Some("autumn"));
+    }
+
+    #[test]
+    fn a_policy_names_both_listeners_and_no_other() {
+        let policy = policy("https://img.example.com/");
+        let policy = policy.to_str().unwrap();
+        assert!(policy.contains("script-src 'self' https://img.example.com;"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
     }
 }

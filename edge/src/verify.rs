@@ -19,7 +19,7 @@
 //! | `gate` | how often a network may ask, and how many pictures are in memory |
 //! | `multipart` | the picture in a browser's form |
 //! | `softbinding` | from a watermark to the manifests of the pictures that it names |
-//! | `page`, `language` | the page in English and German |
+//! | `page` | the page in English and German |
 //! | `metrics`, `config` | what is counted, `[verify]` |
 //!
 //! Invariants: nothing of a picture is stored or logged; every input, every wait and every piece of memory is bounded; that
@@ -30,7 +30,6 @@ pub mod decode;
 mod desk;
 mod detector;
 mod gate;
-mod language;
 mod marks;
 mod masters;
 mod metrics;
@@ -42,7 +41,6 @@ mod softbinding;
 pub use config::{DetectorConfig, VerifyConfig};
 pub use desk::{VerifyDesk, VerifyParts};
 pub use detector::{Detector, NotAPicture, Submission, sha256};
-pub(crate) use language::Language;
 pub use marks::{DetectedMark, ForeignMarks, MarkDetector, MarkKey, OwnMarks, Shown, payload};
 pub use masters::{Among, KnownMaster, KnownMasters, Search};
 pub use metrics::VerifyMetrics;

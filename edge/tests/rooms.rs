@@ -50,6 +50,7 @@ const ROOMS: &[&str] = &[
     "outbound",
     "program",
     "text_file",
+    "language",
     "fields",
     "secret",
     "words",

@@ -4,6 +4,7 @@
 //! it; it needs the role that the API's row needs; where it leads back to is a path of this listener.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use maud::html;
@@ -14,9 +15,10 @@ use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, campaign_of, candidates, decisions, denied, kills};
+use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, kills};
+use crate::language::Language;
+use crate::preview::Preview;
 use crate::service::{Body, RequestBody};
-use crate::verify::Language;
 
 /// Where forms go.
 const FOLDER: &str = "/preview/";
@@ -27,6 +29,8 @@ enum Aim<'p> {
     Decision(&'p str),
     Candidates,
     Kill,
+    /// One decision about many pictures.
+    Bulk,
 }
 
 impl<'p> Aim<'p> {
@@ -35,6 +39,7 @@ impl<'p> Aim<'p> {
             Some(("decisions", id)) => Some(Self::Decision(id)),
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
+            None if path == "/preview/bulk" => Some(Self::Bulk),
             _ => None,
         }
     }
@@ -42,6 +47,8 @@ impl<'p> Aim<'p> {
     /// The path of the API that does the same, whose row says what it takes.
     fn route(self) -> String {
         match self {
+            // Each picture is then asked for by itself.
+            Self::Bulk => format!("{PREFIX}decisions/0"),
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
@@ -51,7 +58,12 @@ impl<'p> Aim<'p> {
 
 impl AdminApi {
     /// Carries out what a form says, and leads back to its page.
-    pub(super) async fn form_of_a_page(&self, request: Request<RequestBody>, peer: IpAddr) -> Response<Body> {
+    pub(super) async fn form_of_a_page(
+        &self,
+        request: Request<RequestBody>,
+        peer: IpAddr,
+        preview: &Arc<Preview>,
+    ) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let Some(aim) = Aim::of(head.uri().path()) else {
@@ -76,6 +88,12 @@ impl AdminApi {
             Err(denial) => return denied::response(head.method(), &denial),
         };
         let done = match asked.source() {
+            Source::Ours if aim == Aim::Bulk => {
+                return match self.bulk(preview, &who, &form).await {
+                    Ok(outcome) => told(&head, &outcome, back),
+                    Err(fault) => explained(&head, &fault, back),
+                };
+            }
             Source::Ours => self.carry_out_form(aim, &who, &form).await,
             Source::Foreign | Source::Untold => {
                 Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
@@ -103,13 +121,15 @@ impl AdminApi {
                 }
                 kills::kill(self, who, kills::order(None, fields(form, &["variant", "why"], &[])?)?).await?;
             }
+            // It has an answer of its own.
+            Aim::Bulk => {}
         }
         Ok(())
     }
 }
 
 /// The fields as the API reads them.
-fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static str]) -> Result<Fields, Fault> {
+pub(super) fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static str]) -> Result<Fields, Fault> {
     let mut map = Map::new();
     for name in texts {
         map.extend(form.get(name).map(|text| ((*name).to_owned(), json!(text))));
@@ -120,6 +140,31 @@ fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static str]) -> Resu
         map.extend(number.map(|number| ((*name).to_owned(), Value::from(number))));
     }
     Ok(Fields::of_map(map))
+}
+
+/// What became of a decision about many pictures.
+fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Body> {
+    let language = Language::of(None, head.headers());
+    let say = |english, german| language.say(english, german);
+    let title = say("Decided", "Entschieden");
+    let markup = login::layout(
+        language,
+        title,
+        &html! {
+            h1 { (title) }
+            p.notice role="status" {
+                (outcome.done) " " (say("decided", "entschieden"))
+                @if outcome.left > 0 { ", " (outcome.left) " " (say("left: send the form again", "übrig: Senden Sie das Formular noch einmal")) }
+                "."
+            }
+            @if !outcome.refused.is_empty() {
+                h2 { (outcome.refused.len()) " " (say("refused", "abgelehnt")) }
+                ul { @for (picture, why) in &outcome.refused { li { code { (picture) } ": " (why) } } }
+            }
+            p { a href=(back) { (say("Back", "Zurück")) } }
+        },
+    );
+    login::page(head.headers(), StatusCode::OK, &markup)
 }
 
 /// Why it was not done, for a person.
@@ -146,6 +191,7 @@ mod tests {
         assert_eq!(Aim::of("/preview/decisions/41"), Some(Aim::Decision("41")));
         assert_eq!(Aim::of("/preview/candidates"), Some(Aim::Candidates));
         assert_eq!(Aim::of("/preview/kills"), Some(Aim::Kill));
+        assert_eq!(Aim::of("/preview/bulk"), Some(Aim::Bulk));
         for path in ["/preview/", "/preview/autumn/hero", "/preview/kill", "/decisions/41", "/preview/decisions"] {
             assert_eq!(Aim::of(path), None, "{path}");
         }

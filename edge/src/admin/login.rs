@@ -26,9 +26,9 @@ use super::sessions::{is_same, random};
 use super::{AdminApi, token};
 use crate::access::ShownClient;
 use crate::governance::audit;
+use crate::language::Language;
 use crate::response::{self, TextKind};
 use crate::service::{Body, RequestBody};
-use crate::verify::Language;
 
 /// Where a key is entered.
 pub(super) const LOGIN: &str = "/admin/login";
@@ -43,7 +43,7 @@ const FORM_DEADLINE: Duration = Duration::from_secs(10);
 const TO_BYTES_MAX: usize = 2_048;
 /// The page loads its style and nothing else, sends its form here alone, and stands in no frame.
 const POLICY: &str =
-    "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// How a key is given.
 const KEY_ADD: &str = "bildkante-edge key add NAME --role CAMPAIGN=reviewer --why '…'";
@@ -204,6 +204,11 @@ impl Form {
         form
     }
 
+    /// A form of these fields.
+    pub(super) fn of<const N: usize>(fields: [(&str, &str); N]) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -322,6 +327,7 @@ pub(super) fn layout(language: Language, title: &str, main: &Markup) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="robots" content="noindex";
                 title { (title) " · Bildkante" }
+                link rel="icon" href="/preview/icon.svg" type="image/svg+xml";
                 link rel="stylesheet" href="/preview/style.css";
             }
             body {

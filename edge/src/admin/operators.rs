@@ -25,8 +25,8 @@ use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
 
 const NO_STORE: &str = "no-store";
-/// Of a page with forms: no script but our own sees them, and they go nowhere else.
-const FORMS_POLICY: &str = "script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// Of pages that say nothing else.
+const PAGE_POLICY: &str = "frame-ancestors 'none'";
 
 /// Answers the admin listener.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Respond for Operators {
             return self.api.login(request, peer.ip()).await;
         }
         if *request.method() == Method::POST && request.uri().path().starts_with("/preview/") {
-            return self.api.form_of_a_page(request, peer.ip()).await;
+            return self.api.form_of_a_page(request, peer.ip(), &self.preview).await;
         }
         if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
             let mut response = Response::new(Body::default());
@@ -132,13 +132,12 @@ impl Operators {
         };
         let sees = |campaign: Option<&str>| who.sees(campaign);
         let role = |campaign: &str| who.role_in(campaign);
-        let reader = Reader { sees: &sees, role: &role, csrf: who.csrf() };
+        let reader = Reader { sees: &sees, role: &role, csrf: who.csrf(), name: who.known_name() };
         let response = match self.preview.respond(request, &reader).await {
             Some(response) => Some(response),
             None => self.papers.respond(request, &sees).await,
         };
-        let policy = if Preview::has_forms(path) { FORMS_POLICY } else { "frame-ancestors 'none'" };
-        response.map(|response| unframed(response, policy))
+        response.map(unframed)
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
@@ -184,9 +183,9 @@ impl Operators {
 }
 
 /// A page of ours stands in nobody's frame, where a click could be meant for another page; and no cache between keeps it.
-fn unframed(mut response: Response<Body>, policy: &'static str) -> Response<Body> {
+fn unframed(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(PAGE_POLICY));
     if headers.get(CACHE_CONTROL).is_some_and(|value| value == "no-cache") {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     }

@@ -130,6 +130,11 @@ impl Principal {
         &self.name
     }
 
+    /// The name of whoever came in by a session, a key or a proxy.
+    pub(super) fn known_name(&self) -> Option<&str> {
+        (self.way != Way::Open).then_some(self.name.as_str())
+    }
+
     /// For pages and `/admin/v1/me`.
     pub(super) fn roles(&self) -> Option<&Grants> {
         match &self.powers {

@@ -25,7 +25,7 @@ use super::revision::generation_digest;
 use super::rights::{ReferenceFacts, Rights, RightsEnd};
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::variant::{Variant, VariantKey, query, recipe};
+use super::variant::{Variant, VariantKey, picture_name, query, recipe};
 use super::version::rendition_digest;
 use crate::provenance::{Description, DigitalSource, Generator};
 use crate::render::{Finish, Finishing};
@@ -184,6 +184,31 @@ impl Campaign {
         (0..count).filter(move |&combination| {
             !has_restrictions || forbidden(&self.axes, &self.values_of(combination)).is_none()
         })
+    }
+
+    /// A combination with its value of one axis replaced by another.
+    #[must_use]
+    pub fn replaced(&self, combination: u32, axis: usize, value: usize) -> u32 {
+        let current = combination / self.strides[axis] % count_u32(self.axes[axis].values.len());
+        combination - current * self.strides[axis] + count_u32(value) * self.strides[axis]
+    }
+
+    /// The combination of these values, one index per axis.
+    #[must_use]
+    pub fn combination_of(&self, values: &[usize]) -> u32 {
+        values.iter().zip(&self.strides).map(|(&value, stride)| count_u32(value) * stride).sum()
+    }
+
+    /// The axes that a slot's pictures differ by.
+    #[must_use]
+    pub fn differing_axes(&self, slot: &Slot) -> Vec<usize> {
+        (0..self.axes.len()).filter(|&axis| slot.differs_by(&self.axes, axis)).collect()
+    }
+
+    /// The name of a slot's picture for these values: the same for locales that share it.
+    #[must_use]
+    pub fn picture_of(&self, slot: &Slot, values: &[usize]) -> String {
+        picture_name(&self.name, slot, &self.axes, values)
     }
 
     /// Number of allowed combinations.

@@ -75,6 +75,19 @@ impl Site {
     }
 }
 
+/// The catalogue that the project comes with.
+pub(crate) fn shipped() -> Catalog {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let (campaigns_dir, prompts_dir) = (config.join("campaigns"), config.join("prompts"));
+    let config = CampaignConfig { campaigns_dir, prompts_dir, ..CampaignConfig::default() };
+    Catalog::load(&config.sources().expect("valid patterns")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Its demo campaign.
+pub(crate) fn studio() -> std::sync::Arc<Campaign> {
+    std::sync::Arc::clone(shipped().campaign("studio").expect("shipped"))
+}
+
 fn autumn(catalog: &Catalog) -> &Campaign {
     catalog.campaign("autumn").expect("loaded")
 }

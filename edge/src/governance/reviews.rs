@@ -19,7 +19,7 @@ use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, Want, resolve};
 use crate::shared_state::{
     Case, CaseState, Change, Committed, Drawn, EDGE_ITSELF, Entries, Entry, Facts, Log, LogError, Proposal, Reason,
-    Refusal, Review, ReviewRefusal, Step, Verdict,
+    Refusal, Review, ReviewRefusal, State, Step, Verdict,
 };
 use crate::words::Format;
 
@@ -120,6 +120,50 @@ impl CaseFilter {
         let campaign = variant.split_once('/').map_or(variant, |(campaign, _)| campaign);
         self.campaign.as_deref().is_none_or(|it| it == campaign)
             && self.variant.as_deref().is_none_or(|it| it == variant)
+    }
+}
+
+/// What was decided at one moment.
+#[derive(Debug)]
+pub struct Survey {
+    state: Arc<State>,
+    now_unix_ms: u64,
+}
+
+impl Survey {
+    /// Where the cases of a picture are, the oldest first. What is live in another cut is shown no more.
+    pub fn states<'s>(&'s self, picture: &'s str, cut: &'s str) -> impl Iterator<Item = CaseState> + 's {
+        let reviews = self.state.reviews();
+        reviews.of(picture).iter().map(move |case| match reviews.state(picture, case, self.now_unix_ms) {
+            CaseState::Live if !case.is_of_cut(cut) => CaseState::Superseded,
+            state => state,
+        })
+    }
+
+    /// The number of the case that came last.
+    #[must_use]
+    pub fn newest(&self, picture: &str) -> Option<u64> {
+        self.state.reviews().of(picture).last().map(|case| case.id)
+    }
+
+    /// Every case with its picture, in no order.
+    pub fn cases(&self) -> impl Iterator<Item = (&str, ShownCase)> {
+        let now = self.now_unix_ms;
+        self.state.reviews().each(now).map(move |(variant, case, at)| (variant, ShownCase::of(variant, case, at, now)))
+    }
+
+    /// Whether a kill may withhold anything at all.
+    #[must_use]
+    pub fn has_kills(&self) -> bool {
+        !self.state.kills().is_empty() || !self.state.held().is_empty()
+    }
+
+    /// Why a variant's own picture, or the one that is live, is withheld.
+    #[must_use]
+    pub fn withheld(&self, variant: &Variant) -> Option<Reason> {
+        let has_ended = variant.rights_end.as_ref().is_some_and(|end| end.unix_s <= self.now_unix_ms / 1_000);
+        let live = self.state.reviews().live(&variant.picture, &variant.cut, self.now_unix_ms);
+        killed(&self.state, variant, live).or_else(|| has_ended.then_some(Reason::RightsEnded))
     }
 }
 
@@ -345,6 +389,12 @@ impl ReviewDesk {
         (is_live, self.undecided(picture))
     }
 
+    /// What is decided now, for looking through many pictures.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        Survey { state: Arc::clone(&self.log.published().load()), now_unix_ms: now_unix_ms() }
+    }
+
     /// The last steps about these cases, the newest first. Those that stand on other edges alone are left out.
     pub async fn history(&self, cases: &[ShownCase], count_max: usize) -> Vec<PastStep> {
         let mut steps: Vec<u64> = cases.iter().flat_map(|shown| shown.case.steps.iter().copied()).collect();
@@ -380,13 +430,7 @@ impl ReviewDesk {
     /// Why a kill withholds what a variant shows: the picture of this case, or what would be drawn.
     #[must_use]
     pub fn killed(&self, variant: &Variant, live: Option<&Case>) -> Option<Reason> {
-        let state = self.log.published().load();
-        let own = gate::facts(variant, live.map(|case| case.master));
-        let facts = match live {
-            Some(case) => Facts { recipe: case.recipe, parts: Some(&case.drawn.parts), ..own },
-            None => own,
-        };
-        state.kills().reason(&facts).or_else(|| state.held().reason(&facts))
+        killed(&self.log.published().load(), variant, live)
     }
 
     /// Seeds of a variant's drawings that were put before reviewers, as its manifest draws them and its slot cuts them now.
@@ -435,6 +479,15 @@ impl ReviewDesk {
             self.metrics.cases.with_label_values(&[at.as_str()]).set(count);
         }
     }
+}
+
+fn killed(state: &State, variant: &Variant, live: Option<&Case>) -> Option<Reason> {
+    let own = gate::facts(variant, live.map(|case| case.master));
+    let facts = match live {
+        Some(case) => Facts { recipe: case.recipe, parts: Some(&case.drawn.parts), ..own },
+        None => own,
+    };
+    state.kills().reason(&facts).or_else(|| state.held().reason(&facts))
 }
 
 fn now_unix_ms() -> u64 {

@@ -1,39 +1,45 @@
-//! One variant and what people decided about it: the picture that readers get, the pictures that await a decision, forms to decide
-//! with, and the history.
-//!
-//! Forms work without a script. What they send is carried out by the admin API's own functions, which check it; a form that is
-//! not shown is no protection.
+//! One variant: the picture that readers get, the pictures that await a decision, forms to decide with, why the picture is as it is,
+//! and what was decided before.
 
 use maud::{Markup, html};
 
-use super::page::{CardView, copy, format_rows, layout};
+use super::cards::CardView;
+use super::desk::{self, Desk};
+use super::frame::copy;
+use super::seals::Notice;
+use super::slot::notice_text;
+use super::states::PictureState;
+use super::tastes::Tastes;
+use super::why::Reasons;
 use crate::governance::{PastStep, ShownCase};
 use crate::shared_state::{CaseState, PersonRole, Reason};
+use crate::words::Format;
 
-/// Where a reader's form goes, and what it has to carry.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Desk<'a> {
-    /// What the reader may do in this campaign.
-    pub(super) role: PersonRole,
-    /// Proof that the form is of the reader's session; `None` where a proxy vouches for the reader.
-    pub(super) csrf: Option<&'a str>,
-    /// The page itself, to come back to.
-    pub(super) back: &'a str,
-}
+/// Screens that the picture is shown on, with the width of each in CSS pixels.
+const SCREENS: [(&str, u32); 3] = [("phone", 390), ("tablet", 820), ("desktop", 1440)];
 
 /// Everything the page shows.
 #[derive(Debug)]
 pub(super) struct VariantPage<'a> {
-    pub(super) public_url: &'a str,
+    pub(super) tastes: Tastes,
     pub(super) campaign: &'a str,
-    pub(super) title: &'a str,
-    pub(super) slot: &'a str,
+    pub(super) notice: Option<Notice>,
     pub(super) card: CardView<'a>,
+    pub(super) around: Around,
+    pub(super) reasons: Reasons,
+    /// `None` where nobody has to approve.
     pub(super) decisions: Option<Decisions>,
     /// Why no reader is shown it, whatever was decided.
-    pub(super) killed: Option<Reason>,
+    pub(super) withheld: Option<Reason>,
     /// `None` for those who may only look.
     pub(super) desk: Option<Desk<'a>>,
+}
+
+/// The pages before and behind this one, in the list that the reader came from.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    pub(super) previous: Option<String>,
+    pub(super) next: Option<String>,
 }
 
 /// Of a slot whose pictures are reviewed.
@@ -49,82 +55,6 @@ pub(super) struct Decisions {
     pub(super) history: Vec<PastStep>,
 }
 
-/// As the page says it.
-pub(super) const fn state_words(state: CaseState) -> &'static str {
-    match state {
-        CaseState::NeedsReview => "awaits a decision",
-        CaseState::Rejected => "rejected",
-        CaseState::ChangesRequested => "changes requested",
-        CaseState::Scheduled => "scheduled",
-        CaseState::Live => "live",
-        CaseState::Paused => "paused",
-        CaseState::Superseded => "superseded",
-        CaseState::Expired => "expired",
-    }
-}
-
-pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
-    let slot_path = format!("/preview/{}/{}", page.campaign, page.slot);
-    let nav = html! { nav aria-label="Slots" { a href=(slot_path) { (page.slot) } } };
-    layout(
-        &format!("{} · {}", page.card.name, page.title),
-        page.public_url,
-        false,
-        &nav,
-        &html! {
-            h1 { (page.card.name) }
-            p.lead { (page.title) ", slot " b { (page.slot) } }
-            section.stage {
-                div.frame data-shot {
-                    @if let Some(picture) = &page.card.picture {
-                        div.shot { (picture.markup()) span.badge hidden {} }
-                        (format_rows(picture, page.card.width_px, "bytes stage-bytes"))
-                    }
-                }
-                div { (facts(page)) }
-            }
-            @if let Some(reason) = page.killed {
-                p.notice role="status" {
-                    "A kill is in force (" (reason.as_str()) "): readers are shown a stand-in. Operators lift it with "
-                    code { "bildkante-edge lift" } "; " code { "bildkante-edge status" } " lists what is in force."
-                }
-            }
-            @match &page.decisions {
-                Some(decisions) => (desk(page, decisions)),
-                None => p.notice { "Pictures of this slot are public once they are drawn: its manifest asks for no review." },
-            }
-            @if let Some(desk) = &page.desk { @if desk.role >= PersonRole::Operator { (kill(page, desk)) } }
-        },
-    )
-}
-
-fn facts(page: &VariantPage<'_>) -> Markup {
-    html! {
-        dl.facts {
-            dt { "Readers see" } dd {
-                @match page.decisions.as_ref().map(Decisions::shown) {
-                    _ if page.killed.is_some() => "a stand-in: a kill withholds the picture",
-                    None => "this variant's picture, once it is drawn",
-                    Some(Some(case)) => { "the picture of case " (case.case.id) },
-                    Some(None) => "a stand-in, until a picture is approved",
-                }
-            }
-            dt { "Prompt" } dd { (page.card.prompt) }
-            dt { "Papers" } dd { a href=(page.card.papers) { "Dossier of this picture" } }
-        }
-        details {
-            summary { "Names and ids" }
-            dl.facts {
-                dt { "Variant" } dd { code { (page.card.key) } }
-                dt { "Recipe" } dd { code { (page.card.recipe_id) } }
-            }
-        }
-        @if let Some(markup) = &page.card.markup {
-            div.row { b { "Markup" } (copy("Copy <picture>", &markup.markup_text())) }
-        }
-    }
-}
-
 impl Decisions {
     pub(super) fn shown(&self) -> Option<&ShownCase> {
         let is_shown = |shown: &&ShownCase| {
@@ -134,156 +64,283 @@ impl Decisions {
     }
 }
 
-fn desk(page: &VariantPage<'_>, decisions: &Decisions) -> Markup {
-    let may_look = page.desk.as_ref().is_some_and(|desk| desk.role >= PersonRole::Reviewer);
+pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
     html! {
-        h2 { "Decisions" }
-        p.lead {
-            @if decisions.approvers > 1 { "Two people approve a picture of this slot, each another one." }
-            @else { "One person approves a picture of this slot." }
-        }
-        @if decisions.drawing > 0 {
-            p.notice role="status" { (decisions.drawing) " candidates are being drawn. " a href="" { "Look again" } }
-        }
-        @for failure in &decisions.failures { p.notice { "A candidate could not be drawn: " (failure) } }
-        @if decisions.cases.is_empty() && decisions.drawing == 0 {
-            p.notice { "Nothing was put before reviewers yet: draw candidates here, or warm the campaign." }
-        }
-        div.grid.cases {
-            @for (shown, patch) in &decisions.cases { (case(page, shown, patch.as_deref(), may_look)) }
-        }
-        @match &page.desk {
-            Some(desk) if desk.role >= PersonRole::Reviewer => (candidates(desk, &page.card.key)),
-            Some(_) => {},
-            None => p.notice { a href={ "/admin/login" } { "Log in" } " with a key to look at what is not public yet, and to decide." },
-        }
-        @if !decisions.history.is_empty() { (history(&decisions.history)) }
-    }
-}
-
-fn case(page: &VariantPage<'_>, shown: &ShownCase, patch: Option<&str>, may_look: bool) -> Markup {
-    let ShownCase { case, state, .. } = shown;
-    let path = format!("/admin/v1/decisions/{}/picture", case.id);
-    let alt = format!("{}, case {}", page.card.name, case.id);
-    html! {
-        article.card id={ "case-" (case.id) } data-state=(state.as_str()) {
-            @if may_look {
-                a.shot href={ (path) "?w=2048" } { img src={ (path) "?w=640" } alt=(alt) width=(case.drawn.width_px) height=(case.drawn.height_px) loading="lazy"; }
-            }
-            div.body {
-                span.name { span.state data-state=(state.as_str()) { (state_words(*state)) } }
-                span.key {
-                    "Case " (case.id)
-                    @if let Some(seed) = case.drawn.seed { ", seed " (seed) }
-                    @if *state == CaseState::NeedsReview && !case.approved_by.is_empty() { ", approved by one of two" }
-                    @if let Some(escalated) = &case.escalated { ", " (escalated.to) " is asked" }
-                }
-                @if let Some(patch) = patch {
-                    details { summary { "Lines for the manifest" } pre { (patch) } (copy("Copy", patch)) }
-                }
-                @if let Some(desk) = &page.desk { (forms(desk, shown)) }
+        div.headline {
+            h1 { (page.card.headline) }
+            nav.around aria-label=(say("Neighbours", "Nachbarn")) {
+                @if let Some(previous) = &page.around.previous { a href=(previous) rel="prev" data-key="p" { "← " (say("Previous", "Zurück")) } }
+                @if let Some(next) = &page.around.next { a href=(next) rel="next" data-key="n" { (say("Next", "Weiter")) " →" } }
             }
         }
-    }
-}
-
-/// What the reader may do with a case as it stands.
-fn forms(desk: &Desk<'_>, shown: &ShownCase) -> Markup {
-    use CaseState as S;
-    let is_approver = desk.role >= PersonRole::Approver;
-    let is_open = matches!(shown.state, S::NeedsReview | S::Rejected | S::ChangesRequested | S::Superseded);
-    let is_shown = matches!(shown.state, S::Live | S::Scheduled | S::Superseded);
-    html! {
-        @if is_approver && is_open { (decision(desk, shown, "approve", "Approve", Why::No)) }
-        @if is_approver && shown.state == S::Paused { (decision(desk, shown, "resume", "Resume", Why::No)) }
-        @if is_approver && is_shown { (decision(desk, shown, "pause", "Pause", Why::Needed)) }
-        @if desk.role >= PersonRole::Reviewer && shown.state == S::NeedsReview {
-            (decision(desk, shown, "request_changes", "Request changes", Why::Needed))
+        p.lead { (page.card.values) }
+        @if let Some(notice) = &page.notice { (notice_text(page.tastes, notice)) }
+        @if let Some(reason) = page.withheld { (withheld(page.tastes, reason)) }
+        section.stage {
+            (stage(page))
+            div { (facts(page)) (formats(page)) }
         }
-        @if is_approver && shown.state != S::Rejected { (decision(desk, shown, "reject", "Reject", Why::Needed)) }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    No,
-    Needed,
-}
-
-fn decision(desk: &Desk<'_>, shown: &ShownCase, decision: &str, label: &str, reason: Why) -> Markup {
-    let id = shown.case.id;
-    let fields = html! {
-        (hidden(desk))
-        input type="hidden" name="decision" value=(decision);
-        input type="hidden" name="seen" value=(shown.case.seen);
-    };
-    let action = format!("/preview/decisions/{id}");
-    html! {
-        @match reason {
-            Why::No => form method="post" action=(action) { (fields) button { (label) } },
-            Why::Needed => details.decide {
-                summary { (label) }
-                form method="post" action=(action) {
-                    (fields)
-                    label { "Why " input name="why" required maxlength="1000"; }
-                    button { (label) }
-                }
+        @match &page.decisions {
+            Some(decisions) => (decided(page, decisions)),
+            None => p.notice {
+                (say("Pictures of this slot are public once they are drawn: its manifest asks for no review.",
+                    "Bilder dieses Platzes sind öffentlich, sobald sie erzeugt sind: Das Manifest verlangt keine Freigabe."))
             },
         }
-    }
-}
-
-fn candidates(desk: &Desk<'_>, variant: &str) -> Markup {
-    html! {
-        form.line method="post" action="/preview/candidates" {
-            (hidden(desk))
-            input type="hidden" name="variant" value=(variant);
-            label { "Draw " input type="number" name="count" value="4" min="1" max="16" required; " more candidates" }
-            button { "Draw" }
+        @if let Some(desk) = &page.desk {
+            @if desk.role >= PersonRole::Operator { (desk::kill(page.tastes, desk, (page.campaign, page.card.key))) }
+        }
+        (reasons(page))
+        (hand_over(page))
+        @if let Some(decisions) = &page.decisions {
+            @if !decisions.history.is_empty() { (history(page.tastes, &decisions.history)) }
         }
     }
 }
 
-fn kill(page: &VariantPage<'_>, desk: &Desk<'_>) -> Markup {
+fn withheld(tastes: Tastes, reason: Reason) -> Markup {
     html! {
-        details.decide {
-            summary { "Kill this variant" }
+        p.notice.bad role="status" {
+            (tastes.say("Readers are shown a stand-in: the picture is withheld (", "Leser sehen einen Ersatz: Das Bild wird zurückgehalten ("))
+            (reason.as_str()) "). "
+            (tastes.say("Operators lift a kill with ", "Betreiber heben eine Sperre auf mit "))
+            code { "bildkante-edge lift" } "; " code { "bildkante-edge status" }
+            (tastes.say(" lists what is in force.", " zeigt, was in Kraft ist."))
+        }
+    }
+}
+
+fn stage(page: &VariantPage<'_>) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
+    html! {
+        div.frame data-shot data-stage {
+            @if let Some(picture) = &page.card.picture {
+                fieldset.screens {
+                    legend.hidden { (say("Shown on", "Gezeigt auf")) }
+                    label { input type="radio" name="screen" value="" checked; " " (say("as large as here", "so groß wie hier")) }
+                    @for (screen, width_px) in SCREENS {
+                        label { input type="radio" name="screen" value=(width_px); " " (screen_words(page.tastes, screen)) }
+                    }
+                }
+                div.shot { (picture.markup()) span.badge hidden {} }
+            }
+        }
+    }
+}
+
+fn screen_words(tastes: Tastes, screen: &str) -> &'static str {
+    match screen {
+        "phone" => tastes.say("phone", "Telefon"),
+        "tablet" => tastes.say("tablet", "Tablet"),
+        _ => tastes.say("desktop", "Bildschirm"),
+    }
+}
+
+fn facts(page: &VariantPage<'_>) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
+    html! {
+        @if !page.card.states.is_empty() {
+            p.states data-live="states" {
+                @for state in page.card.states.told() { span.state data-state=(state.as_str()) { (state.words(page.tastes.language)) } }
+            }
+        }
+        dl.facts {
+            dt { (say("Readers see", "Leser sehen")) } dd {
+                @match page.decisions.as_ref().map(Decisions::shown) {
+                    _ if page.withheld.is_some() => (say("a stand-in: the picture is withheld", "einen Ersatz: das Bild wird zurückgehalten")),
+                    None => (say("this picture, once it is drawn", "dieses Bild, sobald es erzeugt ist")),
+                    Some(Some(case)) => { (say("the picture of case ", "das Bild von Fall ")) a href={ "#case-" (case.case.id) } { (case.case.id) } },
+                    Some(None) => (say("a stand-in, until a picture is approved", "einen Ersatz, bis ein Bild freigegeben ist")),
+                }
+            }
+            dt { (say("Shared by", "Geteilt von")) } dd { (page.card.variants) " " (say("variants", "Varianten")) }
+            dt { (say("Prompt", "Prompt")) } dd { (page.card.prompt) }
+            dt { (say("Papers", "Papiere")) } dd { a href=(page.card.papers) { (say("Dossier of this picture", "Dossier dieses Bildes")) } }
+            @if let Some(master) = page.card.merged_with {
+                dt { (say("Looks like", "Sieht aus wie")) } dd { code { (master) } (say(": shares its master", ": teilt dessen Master")) }
+            }
+        }
+        details {
+            summary { (say("Names and ids", "Namen und Kennungen")) }
+            dl.facts {
+                dt { (say("Variant", "Variante")) } dd { code { (page.card.key) } }
+                dt { (say("Recipe", "Rezept")) } dd { code { (page.card.recipe_id) } }
+            }
+        }
+    }
+}
+
+fn decided(page: &VariantPage<'_>, decisions: &Decisions) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
+    let may_look = page.desk.as_ref().is_some_and(|desk| desk.role >= PersonRole::Reviewer);
+    html! {
+        section aria-labelledby="decisions" data-live="decisions" {
+            h2 id="decisions" { (say("Decisions", "Entscheidungen")) }
             p.lead {
-                "Its picture leaves every edge at once and is not drawn again until the kill is lifted. Browsers may hold it for as "
-                "long as they were told."
+                @if decisions.approvers > 1 {
+                    (say("Two people approve a picture of this slot, each another one.", "Zwei verschiedene Personen geben ein Bild dieses Platzes frei."))
+                } @else { (say("One person approves a picture of this slot.", "Eine Person gibt ein Bild dieses Platzes frei.")) }
             }
-            form method="post" action="/preview/kills" {
-                (hidden(desk))
-                input type="hidden" name="variant" value=(page.card.key);
-                label { "Why " input name="why" required maxlength="1000"; }
-                label { "The campaign's name, " code { (page.campaign) } ", to confirm " input name="confirm" required autocomplete="off"; }
-                button.danger { "Kill" }
+            @if decisions.drawing > 0 {
+                p.notice role="status" data-drawing=(decisions.drawing) {
+                    (decisions.drawing) " " (say("candidates are being drawn. ", "Kandidaten werden erzeugt. "))
+                    a href="" { (say("Look again", "Noch einmal nachsehen")) }
+                }
+            }
+            @for failure in &decisions.failures {
+                p.notice { (say("A candidate could not be drawn: ", "Ein Kandidat konnte nicht erzeugt werden: ")) (failure) }
+            }
+            @if decisions.cases.is_empty() && decisions.drawing == 0 {
+                p.notice {
+                    (say("Nothing was put before reviewers yet: draw candidates here, or warm the campaign.",
+                        "Noch liegt nichts zur Freigabe vor: Erzeugen Sie hier Kandidaten, oder wärmen Sie die Kampagne vor."))
+                }
+            }
+            div.grid.cases {
+                @for (number, (shown, patch)) in decisions.cases.iter().enumerate() {
+                    (case(page, number + 1, (shown, patch.as_deref()), may_look))
+                }
+            }
+            @match &page.desk {
+                Some(desk) if desk.role >= PersonRole::Reviewer => (desk::candidates(page.tastes, desk, page.card.key)),
+                Some(_) => {},
+                None => p.notice {
+                    a href="/admin/login" { (say("Log in", "Melden Sie sich an")) }
+                    (say(" with a key to look at what is not public yet, and to decide.",
+                        ", um zu sehen, was noch nicht öffentlich ist, und um zu entscheiden."))
+                },
             }
         }
     }
 }
 
-fn hidden(desk: &Desk<'_>) -> Markup {
+fn case(page: &VariantPage<'_>, number: usize, (shown, patch): (&ShownCase, Option<&str>), may_look: bool) -> Markup {
+    let ShownCase { case, state, .. } = shown;
+    let say = |english, german| page.tastes.say(english, german);
+    let path = format!("/admin/v1/decisions/{}/picture", case.id);
+    let alt = format!("{}, {} {}", page.card.headline, say("case", "Fall"), case.id);
     html! {
-        @if let Some(csrf) = desk.csrf { input type="hidden" name="csrf" value=(csrf); }
-        input type="hidden" name="back" value=(desk.back);
+        article.card id={ "case-" (case.id) } data-state=(state.as_str()) data-candidate=(number) tabindex="-1" {
+            @if may_look {
+                a.shot href={ (path) "?w=2048" } {
+                    img src={ (path) "?w=640" } alt=(alt) width=(case.drawn.width_px) height=(case.drawn.height_px) loading="lazy";
+                    @if number <= 9 { kbd.number { (number) } }
+                }
+            }
+            div.body {
+                span.states { span.state data-state=(state.as_str()) { (PictureState::from(*state).words(page.tastes.language)) } }
+                span.key {
+                    (say("Case ", "Fall ")) (case.id)
+                    @if let Some(seed) = case.drawn.seed { ", seed " (seed) }
+                    @if *state == CaseState::NeedsReview && !case.approved_by.is_empty() { (say(", approved by one of two", ", von einer Person freigegeben")) }
+                    @if let Some(escalated) = &case.escalated { ", " (escalated.to) (say(" is asked", " ist gefragt")) }
+                }
+                @if may_look && page.decisions.as_ref().is_some_and(|decisions| decisions.cases.len() > 1) {
+                    a.key href=(compared(page, case.id)) data-key=[(number == 1).then_some("m")] { (say("Compare", "Vergleichen")) }
+                }
+                @if let Some(patch) = patch {
+                    details { summary { (say("Lines for the manifest", "Zeilen für das Manifest")) } pre { (patch) } (copy(say("Copy", "Kopieren"), patch)) }
+                }
+                @if let Some(desk) = &page.desk { (desk::decisions(page.tastes, desk, shown)) }
+            }
+        }
     }
 }
 
-fn history(history: &[PastStep]) -> Markup {
+/// The page that holds a case against what is live, or against another case.
+fn compared(page: &VariantPage<'_>, case: u64) -> String {
+    let cases = page.decisions.iter().flat_map(|decisions| &decisions.cases).map(|(shown, _)| shown);
+    let live = page.decisions.as_ref().and_then(Decisions::shown).map(|shown| shown.case.id);
+    let other = live.filter(|id| *id != case).or_else(|| cases.map(|shown| shown.case.id).find(|id| *id != case));
+    format!("/preview/compare?a={}&b={case}", other.unwrap_or(case))
+}
+
+/// What every width takes in every format. The script asks for it when the reader does, because asking renders.
+fn formats(page: &VariantPage<'_>) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
     html! {
-        h2 { "History" }
-        div.scroll {
-            table {
-                thead { tr { th { "When" } th { "Who" } th { "What" } th { "Case" } th { "Why" } } }
-                tbody {
-                    @for past in history {
+        @if let Some(picture) = &page.card.picture {
+            section aria-labelledby="formats" {
+                h2 id="formats" { (say("Widths and formats", "Breiten und Formate")) }
+                div.scroll tabindex="0" role="region" aria-labelledby="formats" {
+                    table data-bytes {
+                        thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in FORMATS { th scope="col" { (format.as_str().to_uppercase()) } } } }
+                        tbody {
+                            @for &width_px in picture.widths_px {
+                                tr {
+                                    th scope="row" { (width_px) " px" }
+                                    @for format in FORMATS { td data-format-url=(picture.candidate(width_px, Some(format))) { "–" } }
+                                }
+                            }
+                        }
+                    }
+                }
+                button type="button" data-measure hidden { (say("Measure the bytes", "Bytes messen")) }
+            }
+        }
+    }
+}
+
+const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
+
+fn reasons(page: &VariantPage<'_>) -> Markup {
+    html! {
+        section aria-labelledby="why" {
+            h2 id="why" { (page.tastes.say("Why this picture", "Warum dieses Bild")) }
+            ol.reasons { @for reason in &page.reasons.steps { li { (reason) } } }
+            dl.facts { @for (name, value) in &page.reasons.facts { dt { (name) } dd { (value) } } }
+        }
+    }
+}
+
+/// What leaves the preview: addresses and markup.
+fn hand_over(page: &VariantPage<'_>) -> Markup {
+    let Some(markup) = &page.card.markup else { return html! {} };
+    let say = |english, german| page.tastes.say(english, german);
+    let pieces = [
+        ("url", "URL", markup.candidate(page.card.width_px, None)),
+        ("picture", "<picture>", markup.markup_text()),
+        ("preload", "Link: preload", markup.preload()),
+        ("alt", say("Alt text", "Alternativtext"), markup.alt.to_owned()),
+    ];
+    html! {
+        section aria-labelledby="hand-over" {
+            h2 id="hand-over" { (say("Hand over", "Übergeben")) }
+            @for (piece, name, text) in &pieces {
+                details.piece data-piece=(piece) {
+                    summary { (name) }
+                    pre { (text) }
+                    (copy(say("Copy", "Kopieren"), text))
+                }
+            }
+        }
+    }
+}
+
+fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
+    let say = |english, german| tastes.say(english, german);
+    html! {
+        section aria-labelledby="history" {
+            h2 id="history" { (say("History", "Verlauf")) }
+            div.scroll tabindex="0" role="region" aria-labelledby="history" {
+                table {
+                    thead {
                         tr {
-                            td { (past.at()) }
-                            td { (past.who) }
-                            td { (past.step.replace('_', " ")) }
-                            td { a href={ "#case-" (past.case) } { (past.case) } }
-                            td { (past.why) }
+                            @for name in [say("When", "Wann"), say("Who", "Wer"), say("What", "Was"), say("Case", "Fall"), say("Why", "Warum")] {
+                                th scope="col" { (name) }
+                            }
+                        }
+                    }
+                    tbody {
+                        @for past in history {
+                            tr {
+                                td { (past.at()) }
+                                td { (past.who) }
+                                td { (past.step.replace('_', " ")) }
+                                td { a href={ "#case-" (past.case) } { (past.case) } }
+                                td { (past.why) }
+                            }
                         }
                     }
                 }

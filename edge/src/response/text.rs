@@ -25,6 +25,7 @@ pub(crate) enum TextKind {
     Html,
     Css,
     Script,
+    Svg,
     Json,
     Plain,
     /// Prometheus' text exposition format.
@@ -37,6 +38,7 @@ impl TextKind {
             Self::Html => "text/html; charset=utf-8",
             Self::Css => "text/css; charset=utf-8",
             Self::Script => "text/javascript; charset=utf-8",
+            Self::Svg => "image/svg+xml",
             Self::Json => "application/json",
             Self::Plain => "text/plain; charset=utf-8",
             Self::Metrics => "text/plain; version=0.0.4; charset=utf-8",

@@ -30,7 +30,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::detector::{Detector, NotAPicture, Submission};
 use super::gate::{Gate, Refusal};
-use super::language::Language;
 use super::masters::KnownMasters;
 use super::metrics::VerifyMetrics;
 use super::page::{self, Download, PATH};
@@ -40,6 +39,7 @@ use super::{VerifyConfig, multipart, softbinding};
 use crate::budget::BudgetConfig;
 use crate::credentials::{Finding, SignedDocument, SignerHandle, Trust, verify};
 use crate::fill::{Fill, MANIFEST_PATH_PREFIX, ManifestName};
+use crate::language::Language;
 use crate::response::{self, Negotiation, StaticText, TextKind, X_ROBOTS_TAG};
 use crate::service::{Body, RequestBody};
 use crate::words::Format;

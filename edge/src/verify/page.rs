@@ -4,11 +4,11 @@
 
 use maud::{DOCTYPE, Markup, html};
 
-use super::language::Language;
 use super::masters::KnownMaster;
 use super::multipart::FIELD;
 use super::report::{Conclusion, FingerprintLayer, FoundMark, Report, Stated, WatermarkLayer};
 use crate::credentials::{Credentials, Failure, FailureKind, Finding, Standing};
+use crate::language::Language;
 use crate::provenance::Told;
 
 /// Path of the page.

@@ -16,9 +16,8 @@ async fn the_preview_shows_the_picture_and_its_lcp_arrives() -> anyhow::Result<(
     let warm = rig.http.image(rig.public(), "/i/studio/hero").await?;
     assert!(warm.status.is_success());
     let browser = Browser::open(&driver, &chromium).await?;
-    // One variant on the page: the stage and its card.
     let all = "product=mug&colour=teal&material=glossy&backdrop=cream&setting=studio";
-    let page = format!("http://{}/preview/studio/hero?{all}", rig.admin());
+    let page = format!("http://{}/preview/studio/hero/variant?{all}", rig.admin());
     browser.visit(&page).await?;
     shows_avif(&browser).await?;
 

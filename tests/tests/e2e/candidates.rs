@@ -197,7 +197,7 @@ async fn chromium_chooses_and_kills_with_forms() -> anyhow::Result<()> {
         Ok(rig.http.image(rig.public(), VASE).await?.outcome().contains("killed"))
     })
     .await?;
-    says("A kill is in force").await?;
+    says("the picture is withheld").await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())

@@ -221,7 +221,9 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
     let rig = Rig::start(Plan { edge: with_keys, manifest: required, ..Plan::painted(&control) }).await?;
     let origin = format!("http://{}", rig.public());
     let one = "product=mug&colour=teal&material=glossy&backdrop=cream&setting=studio";
-    for page in [format!("/preview/studio/hero?{one}"), "/preview/".to_owned()] {
+    for page in
+        [format!("/preview/studio/hero/variant?{one}"), format!("/preview/studio/hero?{one}"), "/preview/".to_owned()]
+    {
         let html = rig.http.get(rig.admin(), &page, &[]).await?.text();
         let urls = image_urls(&html, &origin);
         assert!(urls.len() >= 4, "{page}: {urls:?}");
@@ -231,7 +233,7 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
             assert_eq!(reply.status, StatusCode::OK, "{page}: {url}: {}", reply.text());
         }
     }
-    let html = rig.http.get(rig.admin(), &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    let html = rig.http.get(rig.admin(), &format!("/preview/studio/hero/variant?{one}"), &[]).await?.text();
     // The page's own URLs end soon, those that are copied in a month: both, and no others.
     let end = |url: String| -> Option<u64> { url.split_once("&expires=")?.1.split('&').next()?.parse().ok() };
     let ends = image_urls(&html, &origin).into_iter().map(end).collect::<Option<BTreeSet<_>>>().context("no end")?;
@@ -243,13 +245,13 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
     assert!(html.contains(said), "the page says by which key and how long");
     // `preview_days = 0` signs without an end.
     let endless = rig.another_edge("endless", |config| config.signing.preview_days = 0).await?;
-    let html = rig.http.get(endless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    let html = rig.http.get(endless.admin, &format!("/preview/studio/hero/variant?{one}"), &[]).await?.text();
     assert!(html.contains("signed by the key <code>first</code> and does not expire"), "{html}");
     endless.shut_down().await;
 
     // Without a key that signs, the page says so and shows no pictures: their URLs would be refused.
     let keyless = rig.another_edge("keyless", |config| config.signing.keys_file = None).await?;
-    let html = rig.http.get(keyless.admin, &format!("/preview/studio/hero?{one}"), &[]).await?.text();
+    let html = rig.http.get(keyless.admin, &format!("/preview/studio/hero/variant?{one}"), &[]).await?.text();
     assert!(html.contains("no key of this edge signs"), "{html}");
     assert_eq!(image_urls(&html, &format!("http://{}", keyless.http)).len(), 0);
     let html = rig.http.get(keyless.admin, "/preview/", &[]).await?.text();

@@ -1,4 +1,4 @@
-//! The languages of the page.
+//! The languages that pages for people are written in.
 
 use http::HeaderMap;
 use http::header::ACCEPT_LANGUAGE;
@@ -13,7 +13,7 @@ pub(crate) enum Language {
 }
 
 impl Language {
-    pub(super) const ALL: [Self; 2] = [Self::English, Self::German];
+    pub(crate) const ALL: [Self; 2] = [Self::English, Self::German];
 
     /// As `lang` and as the query have it.
     pub(crate) const fn code(self) -> &'static str {
@@ -24,7 +24,7 @@ impl Language {
     }
 
     /// As its speakers call it.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::English => "English",
             Self::German => "Deutsch",
@@ -49,7 +49,8 @@ impl Language {
         })
     }
 
-    fn named(code: &str) -> Option<Self> {
+    /// The language of this code.
+    pub(crate) fn named(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|language| language.code() == code)
     }
 }

@@ -1,0 +1,127 @@
+//! One decision about every picture that a filter of a slot's page asks for.
+//!
+//! Invariants: it is a task of its own, so a browser that leaves stops nothing half way; each picture is decided by itself, with its
+//! own line in the log, and one that is refused holds up no other; the person sent the number of pictures that the page showed, and
+//! nothing is decided where there are more by now.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::body::{Fault, fault, wrong};
+use super::forms::fields;
+use super::login::Form;
+use super::principal::Principal;
+use super::{AdminApi, campaign_of, decisions, kills};
+use crate::preview::Preview;
+use crate::preview::bulk::BULK_MAX;
+use crate::shared_state::{CaseState, PersonRole};
+
+/// Decisions that are waited for at a time: the log takes them one after the other, caches further down do not.
+const AT_ONCE: usize = 8;
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) done: usize,
+    /// Pictures and why they were not decided.
+    pub(super) refused: Vec<(String, String)>,
+    /// Pictures beyond the most of one form.
+    pub(super) left: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Rule(&'static str),
+    Kill,
+}
+
+const WORDS: [(&str, Word); 4] = [
+    ("approve", Word::Rule("approve")),
+    ("request_changes", Word::Rule("request_changes")),
+    ("reject", Word::Rule("reject")),
+    ("kill", Word::Kill),
+];
+
+impl AdminApi {
+    /// Carries out a form about many pictures.
+    pub(super) async fn bulk(&self, preview: &Arc<Preview>, who: &Principal, form: &Form) -> Result<Outcome, Fault> {
+        let slot = form.get("slot").unwrap_or_default().to_owned();
+        let campaign = campaign_of(&slot).map(str::to_owned);
+        let word = WORDS.iter().find(|(name, _)| Some(*name) == form.get("decision")).map(|(_, word)| *word);
+        let word = word.ok_or_else(|| wrong("decision", "it is one of these", &WORDS.map(|(name, _)| name)))?;
+        let (role, why) = match word {
+            Word::Rule("request_changes") => (PersonRole::Reviewer, true),
+            Word::Rule(decision) => (PersonRole::Approver, decision != "approve"),
+            Word::Kill => (PersonRole::Operator, true),
+        };
+        who.demand(role, campaign.as_deref())?;
+        if why && form.get("why").unwrap_or_default().trim().is_empty() {
+            return Err(wrong("why", "a reason is missing: it stands in the audit", &[]));
+        }
+        if word == Word::Kill && campaign.as_deref() != form.get("confirm").map(str::trim) {
+            return Err(wrong("confirm", "the campaign's name confirms a kill, and this is another one", &[]));
+        }
+        let filter = form.get("filter").unwrap_or_default().to_owned();
+        let preview = Arc::clone(preview);
+        let pictures = tokio::task::spawn_blocking(move || preview.asked_for(&slot, &filter)).await;
+        let pictures = pictures.map_err(|_| fault(500, "internal", "Internal error", "the pictures were not found"))?;
+        let pictures = self.open_to(word, pictures.map_err(|problem| *problem)?);
+        let counted: usize = form.get("count").and_then(|count| count.trim().parse().ok()).unwrap_or_default();
+        if pictures.len() > counted {
+            let detail =
+                format!("the page showed {counted} pictures, and there are {} by now: look again", pictures.len());
+            return Err(fault(409, "overtaken", "Overtaken", detail));
+        }
+        let left = pictures.len().saturating_sub(BULK_MAX);
+        let pictures: Vec<String> = pictures.into_iter().take(BULK_MAX).collect();
+        let (api, who, why) = (self.clone(), who.clone(), form.get("why").unwrap_or_default().to_owned());
+        let task = tokio::spawn(async move { api.each(word, &who, pictures, &why).await });
+        let outcome = task.await.map_err(|_| fault(500, "internal", "Internal error", "the decisions broke off"))?;
+        Ok(Outcome { left, ..outcome })
+    }
+
+    /// The pictures that such a decision is about at all.
+    fn open_to(&self, word: Word, pictures: Vec<String>) -> Vec<String> {
+        match word {
+            Word::Kill => pictures,
+            Word::Rule(_) => pictures.into_iter().filter(|picture| self.reviews.undecided(picture) > 0).collect(),
+        }
+    }
+
+    async fn each(&self, word: Word, who: &Principal, pictures: Vec<String>, why: &str) -> Outcome {
+        let decided = stream::iter(pictures).map(|picture| async move {
+            let result = match word {
+                Word::Kill => self.kill_one(who, &picture, why).await,
+                Word::Rule(decision) => self.rule_on_newest(who, &picture, decision, why).await,
+            };
+            (picture, result)
+        });
+        let mut outcome = Outcome::default();
+        let mut decided = std::pin::pin!(decided.buffered(AT_ONCE));
+        while let Some((picture, result)) = decided.next().await {
+            match result {
+                Ok(()) => outcome.done += 1,
+                Err(fault) => outcome.refused.push((picture, fault.detail)),
+            }
+        }
+        outcome
+    }
+
+    async fn kill_one(&self, who: &Principal, picture: &str, why: &str) -> Result<(), Fault> {
+        let form = Form::of([("variant", picture), ("why", why)]);
+        kills::kill(self, who, kills::order(None, fields(&form, &["variant", "why"], &[])?)?).await.map(drop)
+    }
+
+    /// The last picture of the variant that awaits a decision, as it is now.
+    async fn rule_on_newest(&self, who: &Principal, picture: &str, decision: &str, why: &str) -> Result<(), Fault> {
+        let cases = self.reviews.cases_of(picture);
+        let case = cases.iter().find(|shown| shown.state == CaseState::NeedsReview);
+        let case = case.ok_or_else(|| fault(409, "overtaken", "Overtaken", "someone has decided it meanwhile"))?;
+        let seen = case.case.seen.to_string();
+        let form = Form::of([("decision", decision), ("why", why), ("seen", &seen)]);
+        let order = decisions::order(None, &case.case.id.to_string(), fields(&form, &["decision", "why"], &["seen"])?)?;
+        decisions::rule(self, who, order).await.map(drop)
+    }
+}

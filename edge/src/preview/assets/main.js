@@ -1,0 +1,17 @@
+// @ts-check
+// What every page runs. Pages are whole without it.
+import { watchShots } from './shots.js';
+import { watchChoices } from './board.js';
+import { watchKeys } from './keys.js';
+import { watchDecisions } from './live.js';
+import { watchComparison } from './compare.js';
+import { watchStage } from './stage.js';
+import { watchCopies } from './text.js';
+
+watchShots(document);
+watchChoices();
+watchKeys();
+watchDecisions();
+watchComparison();
+watchStage();
+watchCopies();
