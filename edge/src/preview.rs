@@ -348,7 +348,7 @@ impl Preview {
         Content {
             title: tastes.say("Needs me", "Für mich").to_owned(),
             crumbs: vec![Crumb { name: tastes.say("Needs me", "Für mich").to_owned(), to: None }],
-            main: queue::queue(tastes, &views, waiting.len()),
+            main: queue::queue(tastes, &views, waiting.len(), reader.name),
             measured: Measured::No,
             is_wide: false,
         }
@@ -444,9 +444,12 @@ impl Preview {
             })
             .collect();
         let sizes = if matrix.is_some() { "112px" } else { "216px" };
+        let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
         let cards = texts.iter().map(|(entry, texts)| {
-            let (states, variants) = (board.standing(*entry).states, board.census.entries[*entry].variants);
-            (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants }))
+            let (Standing { states, newest }, variants) =
+                (board.standing(*entry), board.census.entries[*entry].variants);
+            let case = newest.filter(|_| may_look && !states.has(PictureState::Live));
+            (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants, case }))
         });
         let laid = match matrix {
             Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },
@@ -512,6 +515,18 @@ impl Preview {
         Ok(entries.map(|entry| entry.picture.to_string()).collect())
     }
 
+    /// The variants that have the picture of this one, itself among them: its locales, as a rule.
+    #[must_use]
+    pub(crate) fn sharing(&self, name: &str) -> Vec<String> {
+        let catalog = self.catalog.load();
+        let Some((campaign, slot_index, variant)) = self.meant(&catalog, name) else { return vec![name.to_owned()] };
+        let census = self.censuses.of(campaign, slot_index);
+        let own = census.entry_of(campaign, variant.key.combination);
+        let sharing = campaign.combinations().filter(|&other| census.entry_of(campaign, other) == own);
+        let variants = sharing.filter_map(|other| catalog.variant(campaign, slot_index, other).ok());
+        variants.map(|variant| variant.name.clone()).collect()
+    }
+
     /// The page of one variant.
     async fn variant(
         &self,
@@ -550,7 +565,8 @@ impl Preview {
         };
         let entry = census.entry_of(campaign, combination);
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
-        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes: &slot.sizes, states, variants };
+        let sizes = &slot.sizes;
+        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None };
         let page = VariantPage {
             tastes,
             campaign: &campaign.name,

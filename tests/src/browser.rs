@@ -49,8 +49,9 @@ impl Browser {
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let options = json!({ "binary": chromium, "args": arguments });
-        let wanted =
-            json!({ "capabilities": { "alwaysMatch": { "browserName": "chrome", "goog:chromeOptions": options } } });
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
+        } } });
         let reply = http.post_json(address, "/session", &wanted).await?;
         let session = value(&reply)?["sessionId"].as_str().context("no session")?.to_owned();
         Ok(Self { _driver: driver, profile, address, http, session })
@@ -88,6 +89,37 @@ impl Browser {
         let found = self.command("/element", &json!({ "using": "css selector", "value": selector })).await?;
         let element = found.as_object().and_then(|found| found.values().next()?.as_str()).context("no element")?;
         self.command(&format!("/element/{element}/value"), &json!({ "text": file })).await.map(drop)
+    }
+
+    /// Types on the page, one key after the other, as a person without a mouse would. `\u{e007}` is Enter, `\u{e004}` Tab and
+    /// `\u{e014}` the arrow to the right (W3C WebDriver, "Keyboard actions").
+    ///
+    /// # Errors
+    /// When the browser takes no keys.
+    pub async fn press(&self, keys: &str) -> anyhow::Result<()> {
+        let strokes =
+            keys.chars().flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key })));
+        let actions = json!([{ "type": "key", "id": "keyboard", "actions": strokes.collect::<Vec<_>>() }]);
+        self.command("/actions", &json!({ "actions": actions })).await.map(drop)
+    }
+
+    /// What the page wrote to the console since this was asked last, warnings and errors alone.
+    ///
+    /// # Errors
+    /// When the browser keeps no log.
+    pub async fn complaints(&self) -> anyhow::Result<Vec<String>> {
+        let lines = self.command("/se/log", &json!({ "type": "browser" })).await?;
+        let is_bad = |line: &&Value| matches!(line["level"].as_str(), Some("SEVERE" | "WARNING"));
+        let told = lines.as_array().into_iter().flatten().filter(is_bad);
+        Ok(told.filter_map(|line| line["message"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Makes the window as wide as a phone or a desktop.
+    ///
+    /// # Errors
+    /// When the window cannot be changed.
+    pub async fn resize(&self, width_px: u32, height_px: u32) -> anyhow::Result<()> {
+        self.command("/window/rect", &json!({ "width": width_px, "height": height_px })).await.map(drop)
     }
 
     /// Ends Chromium and ChromeDriver.

@@ -64,8 +64,8 @@ impl AdminApi {
             return Err(wrong("confirm", "the campaign's name confirms a kill, and this is another one", &[]));
         }
         let filter = form.get("filter").unwrap_or_default().to_owned();
-        let preview = Arc::clone(preview);
-        let pictures = tokio::task::spawn_blocking(move || preview.asked_for(&slot, &filter)).await;
+        let looking = Arc::clone(preview);
+        let pictures = tokio::task::spawn_blocking(move || looking.asked_for(&slot, &filter)).await;
         let pictures = pictures.map_err(|_| fault(500, "internal", "Internal error", "the pictures were not found"))?;
         let pictures = self.open_to(word, pictures.map_err(|problem| *problem)?);
         let counted: usize = form.get("count").and_then(|count| count.trim().parse().ok()).unwrap_or_default();
@@ -77,7 +77,8 @@ impl AdminApi {
         let left = pictures.len().saturating_sub(BULK_MAX);
         let pictures: Vec<String> = pictures.into_iter().take(BULK_MAX).collect();
         let (api, who, why) = (self.clone(), who.clone(), form.get("why").unwrap_or_default().to_owned());
-        let task = tokio::spawn(async move { api.each(word, &who, pictures, &why).await });
+        let preview = Arc::clone(preview);
+        let task = tokio::spawn(async move { api.each(word, &who, &preview, (pictures, &why)).await });
         let outcome = task.await.map_err(|_| fault(500, "internal", "Internal error", "the decisions broke off"))?;
         Ok(Outcome { left, ..outcome })
     }
@@ -90,10 +91,16 @@ impl AdminApi {
         }
     }
 
-    async fn each(&self, word: Word, who: &Principal, pictures: Vec<String>, why: &str) -> Outcome {
+    async fn each(
+        &self,
+        word: Word,
+        who: &Principal,
+        preview: &Arc<Preview>,
+        (pictures, why): (Vec<String>, &str),
+    ) -> Outcome {
         let decided = stream::iter(pictures).map(|picture| async move {
             let result = match word {
-                Word::Kill => self.kill_one(who, &picture, why).await,
+                Word::Kill => kill_picture(self, who, preview, (&picture, why)).await,
                 Word::Rule(decision) => self.rule_on_newest(who, &picture, decision, why).await,
             };
             (picture, result)
@@ -109,11 +116,6 @@ impl AdminApi {
         outcome
     }
 
-    async fn kill_one(&self, who: &Principal, picture: &str, why: &str) -> Result<(), Fault> {
-        let form = Form::of([("variant", picture), ("why", why)]);
-        kills::kill(self, who, kills::order(None, fields(&form, &["variant", "why"], &[])?)?).await.map(drop)
-    }
-
     /// The last picture of the variant that awaits a decision, as it is now.
     async fn rule_on_newest(&self, who: &Principal, picture: &str, decision: &str, why: &str) -> Result<(), Fault> {
         let cases = self.reviews.cases_of(picture);
@@ -124,4 +126,25 @@ impl AdminApi {
         let order = decisions::order(None, &case.case.id.to_string(), fields(&form, &["decision", "why"], &["seen"])?)?;
         decisions::rule(self, who, order).await.map(drop)
     }
+}
+
+/// Kills every variant that has the picture: a page shows locales that share one as one. A task of its own.
+pub(super) async fn kill_picture(
+    api: &AdminApi,
+    who: &Principal,
+    preview: &Arc<Preview>,
+    (variant, why): (&str, &str),
+) -> Result<(), Fault> {
+    let (looking, name) = (Arc::clone(preview), variant.to_owned());
+    let sharing = tokio::task::spawn_blocking(move || looking.sharing(&name)).await;
+    let sharing = sharing.map_err(|_| fault(500, "internal", "Internal error", "the variants were not found"))?;
+    let (api, who, why) = (api.clone(), who.clone(), why.to_owned());
+    let task = tokio::spawn(async move {
+        for variant in sharing {
+            let form = Form::of([("variant", &variant), ("why", &why)]);
+            kills::kill(&api, &who, kills::order(None, fields(&form, &["variant", "why"], &[])?)?).await?;
+        }
+        Ok(())
+    });
+    task.await.unwrap_or_else(|_| Err(fault(500, "internal", "Internal error", "the kill broke off")))
 }

@@ -101,7 +101,7 @@ pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Resu
     let (mut filter, mut rest) = (CaseFilter::default(), Vec::new());
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("state", value)) => filter.state = Some(state(value)?),
+            Some(("state", value)) => filter.state = Some(state(&decoded(value))?),
             Some(("campaign", value)) => filter.campaign = Some(decoded(value)),
             Some(("variant", value)) => filter.variant = Some(decoded(value)),
             _ => rest.push(pair),

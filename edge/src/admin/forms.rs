@@ -15,7 +15,7 @@ use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, kills};
+use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied};
 use crate::language::Language;
 use crate::preview::Preview;
 use crate::service::{Body, RequestBody};
@@ -94,7 +94,7 @@ impl AdminApi {
                     Err(fault) => explained(&head, &fault, back),
                 };
             }
-            Source::Ours => self.carry_out_form(aim, &who, &form).await,
+            Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
             Source::Foreign | Source::Untold => {
                 Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
             }
@@ -105,7 +105,13 @@ impl AdminApi {
         }
     }
 
-    async fn carry_out_form(&self, aim: Aim<'_>, who: &Principal, form: &Form) -> Result<(), Fault> {
+    async fn carry_out_form(
+        &self,
+        aim: Aim<'_>,
+        who: &Principal,
+        form: &Form,
+        preview: &Arc<Preview>,
+    ) -> Result<(), Fault> {
         match aim {
             Aim::Decision(id) => {
                 let order = decisions::order(None, id, fields(form, &["decision", "why"], &["seen"])?)?;
@@ -119,7 +125,8 @@ impl AdminApi {
                 if campaign_of(variant) != form.get("confirm").map(str::trim) {
                     return Err(wrong("confirm", "the campaign's name confirms a kill, and this is another one", &[]));
                 }
-                kills::kill(self, who, kills::order(None, fields(form, &["variant", "why"], &[])?)?).await?;
+                let why = form.get("why").unwrap_or_default();
+                bulk::kill_picture(self, who, preview, (variant, why)).await?;
             }
             // It has an answer of its own.
             Aim::Bulk => {}

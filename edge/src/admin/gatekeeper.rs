@@ -194,7 +194,13 @@ impl Gatekeeper {
             && self.published.load().access().is_empty()
             && (part == Part::Pages || config.tokens.is_empty());
         if is_open && asked.is_local() {
-            return Ok(Principal::anybody());
+            // Those who logged in with a token are known by it; a session that is over is no hindrance.
+            let session = asked.cookie(self.cookie_name(asked)).map(|cookie| self.of_session(asked, cookie));
+            return match session {
+                Some(Err(denial @ Denial::Forgeable)) => Err(denial),
+                Some(Ok(who)) => Ok(who),
+                Some(Err(_)) | None => Ok(Principal::anybody()),
+            };
         }
         if asked.headers.contains_key(AUTHORIZATION) {
             return self.holder(&Digest::of_bytes(bearer(asked.headers).ok_or(Denial::NoProof)?.as_bytes()));

@@ -62,6 +62,8 @@ pub(super) struct CardView<'a> {
     pub(super) states: States,
     /// Variants that share the picture.
     pub(super) variants: u32,
+    /// The case whose picture is shown in the place of a stand-in, to those who may see it.
+    pub(super) case: Option<u64>,
 }
 
 /// What a card is of, beside its variant.
@@ -72,6 +74,7 @@ pub(super) struct Shown<'a> {
     pub(super) sizes: &'a str,
     pub(super) states: States,
     pub(super) variants: u32,
+    pub(super) case: Option<u64>,
 }
 
 impl CardTexts {
@@ -128,7 +131,7 @@ impl CardTexts {
     }
 
     pub(super) fn card<'a>(&'a self, shown: Shown<'a>) -> CardView<'a> {
-        let Shown { seals, loading, sizes, states, variants } = shown;
+        let Shown { seals, loading, sizes, states, variants, case } = shown;
         let (slot, is_shown) = (&self.slot, seals.are_usable());
         CardView {
             picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
@@ -144,6 +147,7 @@ impl CardTexts {
             page: self.page(),
             states,
             variants,
+            case,
         }
     }
 }

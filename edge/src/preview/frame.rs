@@ -152,7 +152,6 @@ fn help(language: Language) -> Markup {
         ("r", say("reject, with a reason", "ablehnen, mit Grund")),
         ("c", say("request changes", "Änderung wünschen")),
         ("k", say("kill, where you may", "sperren, wo Sie es dürfen")),
-        ("u", say("undo the last decision", "letzte Entscheidung zurücknehmen")),
         ("/", say("search", "suchen")),
         ("m", say("compare", "vergleichen")),
     ];

@@ -25,7 +25,7 @@ pub(super) struct Waiting {
     pub(super) approvals: usize,
 }
 
-pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize) -> Markup {
+pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize, reader: Option<&str>) -> Markup {
     let say = |english, german| tastes.say(english, german);
     html! {
         h1 { (say("Needs me", "Für mich")) }
@@ -34,6 +34,12 @@ pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize) -> Markup {
                 0 => (say("Nothing awaits a decision of yours.", "Nichts wartet auf Ihre Entscheidung.")),
                 1 => (say("1 picture awaits a decision.", "1 Bild wartet auf eine Entscheidung.")),
                 more => { (more) " " (say("pictures await a decision. The oldest stand first.", "Bilder warten auf eine Entscheidung. Die ältesten stehen vorn.")) }
+            }
+        }
+        @if reader.is_none() {
+            p.notice {
+                a href="/admin/login?to=%2Fpreview%2Fqueue" { (say("Log in", "Melden Sie sich an")) }
+                (say(" with a key: what awaits you depends on your roles.", ": Was auf Sie wartet, hängt von Ihren Rollen ab."))
             }
         }
         div.grid data-live="queue" {

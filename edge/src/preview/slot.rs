@@ -315,8 +315,19 @@ fn table(page: &SlotPage<'_>, matrix: &Matrix, cards: &[(usize, CardView<'_>)]) 
 fn cell_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
     html! {
         a.cell href=(card.page) title=(card.headline) data-shot data-move {
-            @if let Some(picture) = &card.picture { (picture.picture()) span.badge hidden {} }
+            (shown(card))
             (state_dots(tastes, card.states))
+        }
+    }
+}
+
+/// The picture that readers get; to those who decide, the one that awaits them where readers get a stand-in.
+fn shown(card: &CardView<'_>) -> Markup {
+    html! {
+        @match (card.case, &card.picture) {
+            (Some(case), _) => img src={ "/admin/v1/decisions/" (case) "/picture?w=320" } alt=(card.headline) loading="lazy";,
+            (None, Some(picture)) => { (picture.picture()) span.badge hidden {} },
+            (None, None) => {},
         }
     }
 }
@@ -335,9 +346,7 @@ fn state_dots(tastes: Tastes, states: States) -> Markup {
 fn card_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
     html! {
         article.card data-shot {
-            @if let Some(picture) = &card.picture {
-                a.shot href=(card.page) data-move tabindex="-1" aria-hidden="true" { (picture.picture()) span.badge hidden {} }
-            }
+            a.shot href=(card.page) data-move tabindex="-1" aria-hidden="true" { (shown(card)) }
             div.body {
                 a.name href=(card.page) { (card.headline) }
                 span.key { (card.values) }

@@ -222,7 +222,7 @@ fn case(page: &VariantPage<'_>, number: usize, (shown, patch): (&ShownCase, Opti
     let alt = format!("{}, {} {}", page.card.headline, say("case", "Fall"), case.id);
     html! {
         article.card id={ "case-" (case.id) } data-state=(state.as_str()) data-candidate=(number) tabindex="-1" {
-            @if may_look {
+            @if may_look && page.withheld.is_none() {
                 a.shot href={ (path) "?w=2048" } {
                     img src={ (path) "?w=640" } alt=(alt) width=(case.drawn.width_px) height=(case.drawn.height_px) loading="lazy";
                     @if number <= 9 { kbd.number { (number) } }
@@ -263,7 +263,7 @@ fn formats(page: &VariantPage<'_>) -> Markup {
         @if let Some(picture) = &page.card.picture {
             section aria-labelledby="formats" {
                 h2 id="formats" { (say("Widths and formats", "Breiten und Formate")) }
-                div.scroll tabindex="0" role="region" aria-labelledby="formats" {
+                div.scroll tabindex="0" role="group" aria-labelledby="formats" {
                     table data-bytes {
                         thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in FORMATS { th scope="col" { (format.as_str().to_uppercase()) } } } }
                         tbody {
@@ -323,7 +323,7 @@ fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
     html! {
         section aria-labelledby="history" {
             h2 id="history" { (say("History", "Verlauf")) }
-            div.scroll tabindex="0" role="region" aria-labelledby="history" {
+            div.scroll tabindex="0" role="group" aria-labelledby="history" {
                 table {
                     thead {
                         tr {

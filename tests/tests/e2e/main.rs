@@ -26,6 +26,7 @@ mod origin;
 mod papers;
 mod people;
 mod poisoning;
+mod preview;
 mod processes;
 mod provenance;
 mod purge;

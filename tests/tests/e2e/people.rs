@@ -13,7 +13,7 @@ use bildkante_tests::browser::Browser;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{judge, program, schema};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
@@ -307,6 +307,28 @@ fn hidden(page: &str, name: &str) -> String {
     rest.split('"').next().unwrap_or_default().to_owned()
 }
 
+/// Of a page of ours, as browsers tell.
+const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
+
+/// A browser's session: its cookie, and what its forms carry.
+pub(crate) struct BrowserSession {
+    pub(crate) cookie: String,
+    pub(crate) csrf: String,
+}
+
+/// Logs in with a key.
+pub(crate) async fn session(rig: &Rig, secret: &str) -> anyhow::Result<BrowserSession> {
+    let entry = rig.http.get(rig.admin(), "/admin/login", &[(header::ACCEPT, "text/html")]).await?;
+    let (name, value) = cookies(&entry).pop().unwrap_or_default();
+    let before = format!("{name}={value}");
+    let body = format!("csrf={}&to=%2Fpreview%2F&key={secret}", hidden(&entry.text(), "csrf"));
+    let entered = form(rig, "/admin/login", &[("cookie", &before), OURS], body).await?;
+    let held = cookies(&entered).into_iter().find(|(name, _)| name == "bildkante").unwrap_or_default().1;
+    let cookie = format!("bildkante={held}");
+    let me = rig.http.get(rig.admin(), "/admin/v1/me", &[(header::COOKIE, &cookie)]).await?.json()?;
+    Ok(BrowserSession { cookie, csrf: me["csrf"]["value"].as_str().unwrap_or_default().to_owned() })
+}
+
 pub(crate) async fn form(rig: &Rig, path: &str, fields: &[(&str, &str)], body: String) -> anyhow::Result<Reply> {
     let mut request = Request::builder().method(Method::POST).uri(format!("http://{}{path}", rig.admin()));
     for (name, value) in fields {
@@ -319,7 +341,6 @@ pub(crate) async fn form(rig: &Rig, path: &str, fields: &[(&str, &str)], body: S
 /// From a page that is closed to the login and back; changes with the page's token alone; and out again.
 #[tokio::test]
 async fn a_browser_logs_in_sees_its_campaigns_and_logs_out() -> anyhow::Result<()> {
-    const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
     let control = Arc::new(FakeControl::default());
     let rig = plan(&control).await?;
     let page = async |path: &str, cookie: &str| {

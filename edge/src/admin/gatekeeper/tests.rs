@@ -291,3 +291,19 @@ fn a_browser_tells_where_a_request_was_begun() {
     assert_eq!(source(&[("host", "a:8081"), ("origin", "http://a:8082")]), Source::Foreign);
     assert_eq!(source(&[("origin", "http://a")]), Source::Foreign, "nothing to compare it with");
 }
+
+/// A token leaves the pages open; who logged in with it is known all the same.
+#[test]
+fn who_is_logged_in_counts_where_pages_are_open() {
+    let door = Door::new(&token("secret", "'read', 'review', 'purge'"));
+    let page = |cookie: Option<&str>| {
+        let fields: Vec<(&'static str, &str)> = cookie.map(|cookie| ("cookie", cookie)).into_iter().collect();
+        door.asks(&request(Method::GET, &fields), HERE, Part::Pages)
+            .map(|who| (who.name.clone(), who.role_in("autumn")))
+    };
+    assert_eq!(page(None), Ok(("anybody".to_owned(), None)));
+    let config = door.gate.config();
+    let begun = door.gate.sessions.begin(hash("secret"), &config.sessions, Instant::now()).unwrap();
+    assert_eq!(page(Some(&format!("bildkante={begun}"))), Ok(("ci".to_owned(), Some(PersonRole::Operator))));
+    assert_eq!(page(Some("bildkante=0")), Ok(("anybody".to_owned(), None)), "a session that is over closes nothing");
+}
