@@ -30,7 +30,7 @@ use bildkante_shared::{console, remark, say};
 use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::{Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
+use crate::campaign::{AltReport, Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
 use crate::config::Config;
 use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
@@ -125,7 +125,17 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     check_signer(config)?;
     check_watermark(config)?;
-    check_rights(&catalog)
+    let (alt_texts, rights) = (check_alt_texts(&catalog), check_rights(&catalog)?);
+    Ok(if alt_texts == ExitCode::SUCCESS { rights } else { alt_texts })
+}
+
+/// Says what readers who do not see the pictures are told amiss. An empty text fails the check.
+fn check_alt_texts(catalog: &Catalog) -> ExitCode {
+    let report = AltReport::of(catalog);
+    for finding in &report.findings {
+        remark!("{finding}");
+    }
+    if report.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Says which rights end soon. One that is over fails the check; the edge shows none of its pictures.
