@@ -14,6 +14,7 @@
 //! | `page`, `structured` | what a page is about; JSON-LD |
 //! | `sharing` | Open Graph, Twitter's cards, mails |
 //! | `document` | the model as JSON |
+//! | `snippets`, `jsx` | the model for other systems: React, Next.js, Astro, WordPress, a shell |
 //! | `delegation` | client hints for images of another origin |
 //! | `desk` | answers `/p/{campaign}/{slot}` |
 //! | `sitemap` | `/sitemap.xml` and its files |
@@ -25,6 +26,7 @@ mod config;
 mod delegation;
 mod desk;
 mod document;
+mod jsx;
 mod label;
 mod page;
 mod picture;
@@ -32,6 +34,7 @@ mod placement;
 mod sharing;
 mod shown;
 mod sitemap;
+mod snippets;
 mod structured;
 
 pub use config::SeoConfig;
@@ -42,6 +45,9 @@ pub use picture::{Loading, Picture, PictureFacts};
 pub use placement::{Place, Placement, Tag};
 pub use shown::{Showing, Shown};
 pub use sitemap::{SITEMAP_PARTS_PREFIX, SITEMAP_PATH, SitemapMetrics, SitemapParts, Sitemaps};
+pub use snippets::SnippetKind;
 
+#[cfg(test)]
+mod judged;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! `[briefing]`: what a campaign is for, and what its pictures leave free, in the words of those who ordered it.
 //!
-//! Pages show it, and `check` judges what a program can: areas lie within the frame and belong to slots that there are, shares
+//! The preview shows it, and `check` judges what a program can: areas lie within the frame and belong to slots that there are, shares
 //! are shares. Nothing here changes what is served.
 
 use serde::Serialize;

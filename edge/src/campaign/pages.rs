@@ -38,12 +38,6 @@ impl PageTemplate {
     pub fn uses_axis(&self, axis: usize) -> bool {
         self.template.uses_axis(axis)
     }
-
-    /// Whether the variant of these values is the one that its page shows.
-    #[must_use]
-    pub fn shows(&self, axes: &[Axis], values: &[usize]) -> bool {
-        axes.iter().enumerate().all(|(index, axis)| self.uses_axis(index) || values[index] == axis.default)
-    }
 }
 
 /// Reads a slot's `pages`.

@@ -114,7 +114,7 @@ impl MarkupDesk {
         let negotiation = if asked.form.is_some() { Negotiation::Explicit } else { Negotiation::ByAccept };
         let form = asked.form.unwrap_or_else(|| preferred(request.headers()));
         let (placement, lifetime, tags) =
-            self.placement(&catalog, &asked).map_err(|problem| no_markup(problem, negotiation))?;
+            self.placement(&catalog, &asked).map_err(|problem| no_markup(*problem, negotiation))?;
         let live = if placement.showing().is_live() { "true" } else { "false" };
         self.metrics.answers.with_label_values(&[form.as_str(), live]).inc();
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
@@ -126,10 +126,10 @@ impl MarkupDesk {
         &self,
         catalog: &Catalog,
         asked: &MarkupRequest<'_>,
-    ) -> Result<(Placement, Lifetime, Vec<String>), Problem> {
-        let grant = self.signing.check(asked).map_err(SignatureError::problem)?;
+    ) -> Result<(Placement, Lifetime, Vec<String>), Box<Problem>> {
+        let grant = self.signing.check(asked).map_err(|error| Box::new(error.problem()))?;
         let trace = resolve(catalog, asked.image_url().as_str(), &Granted(grant)).outcome;
-        let Resolution { resolved, want } = trace.map_err(|refusal| problem(&refusal, catalog, asked))?;
+        let Resolution { resolved, want } = trace.map_err(|refusal| Box::new(problem(&refusal, catalog, asked)))?;
         let shown = Shown::of(&self.fill, &want);
         let seal = self.seal(&resolved, asked)?;
         let place = Place { public_url: &self.public_url, pinning: asked.pinning, seal };
@@ -147,14 +147,14 @@ impl MarkupDesk {
     }
 
     /// What signs the URLs in it, where others are not answered.
-    fn seal(&self, resolved: &Resolved, asked: &MarkupRequest<'_>) -> Result<Option<Seal>, Problem> {
+    fn seal(&self, resolved: &Resolved, asked: &MarkupRequest<'_>) -> Result<Option<Seal>, Box<Problem>> {
         if resolved.campaign.policy.signing != Signing::Required {
             return Ok(None);
         }
         let expires_s = asked.signature().and_then(|signature| signature.expires_s);
         let no_key =
             || Problem::new(503, "no-signing-key", "No signing key", "no key signs the URLs of this markup now");
-        self.signing.seal_until(expires_s).map(Some).ok_or_else(no_key)
+        self.signing.seal_until(expires_s).map(Some).ok_or_else(|| Box::new(no_key()))
     }
 }
 

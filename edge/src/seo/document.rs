@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::placement::Placement;
+use crate::campaign::Briefing;
 use crate::request::Pinning;
 
 impl Placement {
@@ -41,7 +42,7 @@ impl Placement {
         put("drawn", self.drawn().map(|drawn| drawn.to_string()).into());
         put("motif", self.tags.iter().map(|tag| (tag.variable.clone(), Value::from(tag.value.as_str()))).collect());
         put("channel", self.channel.clone().into());
-        put("briefing", self.briefing_document());
+        put("layout_rules", self.layout_rules());
         put("page", self.page.address.clone().into());
         put("markup", self.markup().into());
         put("preload", self.preload().into());
@@ -65,7 +66,12 @@ impl Placement {
         said.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?))).collect()
     }
 
-    fn briefing_document(&self) -> Value {
-        if self.briefing.is_empty() { Value::Null } else { serde_json::to_value(&self.briefing).unwrap_or_default() }
+    /// What those who build a page have to keep to. What a campaign is for is not for the public.
+    fn layout_rules(&self) -> Value {
+        let Briefing { text_share_max, safe_areas, .. } = &self.briefing;
+        if text_share_max.is_none() && safe_areas.is_empty() {
+            return Value::Null;
+        }
+        json!({ "text_share_max": text_share_max, "safe_areas": safe_areas })
     }
 }

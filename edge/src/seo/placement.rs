@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
-use bildkante_shared::import::DigitalSource;
+use bildkante_shared::import::{DigitalSource, MasterRecipe};
+use bildkante_shared::recipe::Recipe;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::page::Page;
 use super::picture::{Frame, Loading, Picture, PictureFacts};
@@ -59,6 +61,8 @@ pub struct Placement {
     /// Signs every URL, where the campaign answers no others.
     pub seal: Option<Seal>,
     slot_facts: Arc<Slot>,
+    /// What the picture is made of, where the manifest says so. Not for the public: it holds the prompt.
+    pub(super) recipe: Option<Value>,
 }
 
 /// A property of the picture's motif.
@@ -113,6 +117,7 @@ impl Placement {
             page: Page::of(campaign, slot, &variant.values),
             seal: place.seal,
             slot_facts: Arc::clone(slot),
+            recipe: recipe(&variant.recipe, shown),
         }
     }
 
@@ -213,5 +218,17 @@ impl Placement {
     #[must_use]
     pub fn early_hints(&self) -> String {
         format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", self.preload())
+    }
+}
+
+/// Of what readers see: the manifest's own, with the seed that people chose.
+fn recipe(own: &MasterRecipe, shown: Shown) -> Option<Value> {
+    match own {
+        MasterRecipe::Drawn(recipe) if shown.is_of_manifest => {
+            let seed = shown.seed.unwrap_or(recipe.seed);
+            serde_json::to_value(Recipe { seed, ..Recipe::clone(recipe) }).ok()
+        }
+        MasterRecipe::Imported(import) => serde_json::to_value(&**import).ok(),
+        MasterRecipe::Drawn(_) | MasterRecipe::Awaited(_) => None,
     }
 }

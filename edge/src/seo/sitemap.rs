@@ -217,8 +217,14 @@ impl SitemapParts {
         let folder = self.of(generation);
         std::fs::create_dir_all(&folder)?;
         let catalog = self.catalog.load();
-        let (catalog, fill, public_url) = (&*catalog, &*self.fill, self.public_url.as_str());
-        let mut walk = Walk { catalog, fill, public_url, folder: &folder, changes_unix_ms: None };
+        let mut walk = Walk {
+            catalog: &catalog,
+            fill: &self.fill,
+            bindings: &self.caches.bindings,
+            public_url: &self.public_url,
+            folder: &folder,
+            changes_unix_ms: None,
+        };
         let parts = walk.all()?;
         Ok((parts, walk.changes_unix_ms))
     }

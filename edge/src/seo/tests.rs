@@ -128,13 +128,18 @@ fn structured_data_says_what_the_manifest_says_of_makers_and_rights() {
     assert!(product["image"].get("@context").is_none());
 }
 
-#[test]
-fn an_article_has_its_own_words() {
-    let site = site();
+/// The page is about an article instead of a product.
+pub(super) fn make_article(site: &Site) {
     let article = "schema = { type = \"article\", headline = { de = \"Herbst\", en = \"Autumn\" }, author = \"A. B.\", author_url = \"https://example.org/ab\", publisher = \"Shop\", date_published = 2026-09-01 }";
     let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
     let line = text.lines().find(|line| line.starts_with("schema = {")).expect("a schema").to_owned();
     site.edit("campaigns/autumn.toml", &line, article);
+}
+
+#[test]
+fn an_article_has_its_own_words() {
+    let site = site();
+    make_article(&site);
     let data = placement(&site, MUG, Showing::Live).structured_data().expect("it is live");
     assert_eq!(data["author"], json!({ "@type": "Person", "name": "A. B.", "url": "https://example.org/ab" }));
     assert_eq!((&data["headline"], &data["datePublished"]), (&json!("Autumn"), &json!("2026-09-01")));
@@ -165,7 +170,9 @@ fn what_is_not_live_is_described_to_no_search_engine_and_keeps_its_url() {
             .ends_with(&format!("&v={}", document["version"].as_str().expect("a version")))
     );
     assert_eq!(document["motif"], json!({ "contrast": "red" }));
-    assert_eq!(document["briefing"]["safe_areas"][0]["name"], "headline");
+    assert_eq!(document["layout_rules"]["safe_areas"][0]["name"], "headline");
+    assert!(!document.to_string().contains("More visits"), "what a campaign is for is not for the public");
+    assert_eq!(live.briefing.goal.as_deref(), Some("More visits"));
     assert_eq!((&document["channel"], &document["caption"]), (&json!("shop"), &json!("mug, autumn")));
 }
 

@@ -21,11 +21,24 @@ fn with_sitemap(config: &mut Config) {
     config.seo.sitemap = true;
 }
 
+/// A tenth of the campaign: an unoptimised edge takes its time for 75,000 variants.
+fn small(text: String) -> String {
+    let is_kept = |line: &&str| {
+        let is_value = line.starts_with("values.");
+        !is_value
+            || ["cream", "glossy", "studio", "vase", "mug", "teal", "red"]
+                .iter()
+                .any(|it| line.contains(&format!("values.{it} ")))
+    };
+    text.lines().filter(is_kept).collect::<Vec<_>>().join("\n")
+}
+
 /// Two slots stand on pages of the shop, and one of them on a second kind of pages.
 fn with_pages(text: String) -> String {
     let product = "pages = [\"https://shop.example/{locale}/{product}?c={colour}&x\"]\nsizes";
     let hero =
         "pages = [\"https://shop.example/{locale}/{product}?c={colour}&x\", \"https://shop.example/{locale}/\"]\nsizes";
+    let text = small(text);
     let (before, after) = text.split_once("[slots.teaser]").unwrap_or_default();
     let (teaser, thumb) = after.split_once("[slots.thumb]").unwrap_or_default();
     let (hero, teaser) = (before.replacen("sizes", hero, 1), teaser.replacen("sizes", product, 1));
@@ -59,8 +72,8 @@ fn between(text: &str, start: &str, end: &str) -> Vec<String> {
     parts.map(|(inside, _)| inside.to_owned()).collect()
 }
 
-async fn lists(rig: &Rig, what: &str, expected: &[&str]) -> anyhow::Result<()> {
-    let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
+async fn lists(rig: &Rig, what: &str, expected: &[String]) -> anyhow::Result<()> {
+    let expected: BTreeSet<String> = expected.iter().cloned().collect();
     let mut found = BTreeSet::new();
     let held = eventually(what, async || {
         found = listed(rig).await?;
@@ -90,31 +103,41 @@ async fn a_sitemap_lists_what_is_live_on_its_pages() -> anyhow::Result<()> {
     let variant = default["variant"].as_str().context("a variant")?;
     let product = between(&format!("{variant}&"), "product=", "&").remove(0);
     let (home, english) = ("https://shop.example/de-DE/", "https://shop.example/en-GB/");
-    let all = [
-        format!("{home} /i/studio/hero"),
-        format!("{english} /i/studio/hero?locale=en-GB"),
-        format!("{home}{product}?c=teal&x /i/studio/hero"),
-        format!("{english}{product}?c=teal&x /i/studio/hero?locale=en-GB"),
-        format!("{home}vase?c=teal&x /i/studio/hero?product=vase /i/studio/teaser?product=vase"),
-        format!(
-            "{english}vase?c=teal&x /i/studio/hero?locale=en-GB&product=vase /i/studio/teaser?locale=en-GB&product=vase"
-        ),
-        "/i/studio/thumb?colour=red /i/studio/thumb?colour=red".to_owned(),
-        "/i/studio/thumb?colour=red&locale=en-GB /i/studio/thumb?colour=red&locale=en-GB".to_owned(),
-    ];
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    // The slots share their masters, so what was drawn for one is live in all of them.
+    let of_locale = |home: &str, locale: Option<&str>| {
+        let query = |before: Option<&str>, behind: Option<&str>| {
+            let all: Vec<&str> = [before, locale, behind].into_iter().flatten().collect();
+            if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
+        };
+        let (default, vase, red) =
+            (query(None, None), query(None, Some("product=vase")), query(Some("colour=red"), None));
+        let shop = |product: &str, colour: &str, query: &str| {
+            let pictures = ["hero", "teaser"].map(|slot| format!("/i/studio/{slot}{query}")).join(" ");
+            format!("{home}{product}?c={colour}&x {pictures}")
+        };
+        let thumb = |query: &str| format!("/i/studio/thumb{query} /i/studio/thumb{query}");
+        [
+            format!("{home} /i/studio/hero{default}"),
+            shop(&product, "teal", &default),
+            shop("vase", "teal", &vase),
+            shop(&product, "red", &red),
+            thumb(&default),
+            thumb(&vase),
+            thumb(&red),
+        ]
+    };
+    let all = [of_locale(home, None), of_locale(english, Some("locale=en-GB"))].concat();
     lists(&rig, "what was drawn is listed", &all).await?;
 
     let killed =
         admin(&rig, Method::POST, "/admin/v1/kills", Some(json!({ "slot": "studio/hero", "why": "a test" }))).await?;
     assert_eq!(killed.status, StatusCode::CREATED, "{}", killed.text());
-    let left = [
-        format!("{home}vase?c=teal&x /i/studio/teaser?product=vase"),
-        format!("{english}vase?c=teal&x /i/studio/teaser?locale=en-GB&product=vase"),
-        all[6].to_owned(),
-        all[7].to_owned(),
-    ];
-    lists(&rig, "what is killed is not", &left.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    let without_hero = |line: &String| {
+        let left: Vec<&str> = line.split(' ').filter(|picture| !picture.starts_with("/i/studio/hero")).collect();
+        (left.len() > 1).then(|| left.join(" "))
+    };
+    let left: Vec<String> = all.iter().filter_map(without_hero).collect();
+    lists(&rig, "what is killed is not", &left).await?;
     rig.stop().await;
     Ok(())
 }
@@ -122,9 +145,10 @@ async fn a_sitemap_lists_what_is_live_on_its_pages() -> anyhow::Result<()> {
 #[tokio::test]
 async fn files_have_validators_and_their_own_type() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let rig = Rig::start(Plan { edge: with_sitemap, ..Plan::painted(&control) }).await?;
+    let rig = Rig::start(Plan { edge: with_sitemap, manifest: small, ..Plan::painted(&control) }).await?;
     rig.http.image(rig.public(), "/i/studio/thumb?fm=webp").await?;
-    eventually("it is listed", async || Ok(listed(&rig).await?.len() == 2)).await?;
+    // The three slots share their masters, and two locales share a picture.
+    eventually("it is listed", async || Ok(listed(&rig).await?.len() == 6)).await?;
     let index = rig.http.get(rig.public(), "/sitemap.xml", &[]).await?;
     assert_eq!(index.content_type(), "application/xml; charset=utf-8");
     let file = rig.http.get(rig.public(), "/sitemaps/studio-1.xml.gz", &[]).await?;

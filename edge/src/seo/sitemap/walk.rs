@@ -7,7 +7,10 @@
 use std::io;
 use std::sync::Arc;
 
+use bildkante_shared::import::MasterRecipe;
+
 use super::part::{Entry, Part, Parts};
+use crate::cache::Bindings;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, Catalog, PageTemplate};
 use crate::fill::Fill;
@@ -18,6 +21,7 @@ use crate::seo::shown::Shown;
 pub(super) struct Walk<'w> {
     pub(super) catalog: &'w Catalog,
     pub(super) fill: &'w Fill,
+    pub(super) bindings: &'w Bindings,
     pub(super) public_url: &'w str,
     pub(super) folder: &'w std::path::Path,
     /// The first moment at which anything that was looked at changes by itself.
@@ -62,13 +66,15 @@ impl Walk<'_> {
     fn pages(&mut self, campaign: &Campaign, page: &PageTemplate, parts: &mut Parts<'_>) -> io::Result<()> {
         let slots: Vec<usize> =
             (0..campaign.slots.len()).filter(|slot| campaign.slots[*slot].markup.pages.contains(page)).collect();
-        for combination in combinations_of(campaign, page) {
+        for combination in combinations(campaign, campaign.default_combination(), |axis| page.uses_axis(axis)) {
             let values = campaign.values_of(combination);
             if campaign.forbidden(&values).is_some() {
                 continue;
             }
-            let images = slots.iter().filter_map(|slot| self.listed(campaign, *slot, combination));
-            let images: Vec<String> = images.map(|listed| listed.url).collect();
+            let made = slots.iter().filter(|slot| self.may_be_live(campaign, **slot, combination));
+            let made: Vec<usize> = made.copied().collect();
+            let listed = made.into_iter().filter_map(|slot| self.listed(campaign, slot, combination));
+            let images: Vec<String> = listed.map(|listed| listed.url).collect();
             if !images.is_empty() {
                 let location = page.address(&campaign.axes, &values);
                 // When the page itself changed is not known here.
@@ -79,14 +85,37 @@ impl Walk<'_> {
     }
 
     fn variants(&mut self, campaign: &Campaign, slot_index: usize, parts: &mut Parts<'_>) -> io::Result<()> {
-        for combination in campaign.combinations() {
-            let Some(Listed { url, shown }) = self.listed(campaign, slot_index, combination) else { continue };
-            // Since when a decision is in force says nothing of the picture before it.
-            let is_decided = campaign.slots[slot_index].review.is_required();
-            let changed = shown.drawn.filter(|_| !is_decided);
-            parts.add(&Entry { location: url.clone(), changed, images: vec![url] })?;
+        let slot = &campaign.slots[slot_index];
+        // A picture is looked up once for all variants that show it, such as those of other locales.
+        for picture in
+            combinations(campaign, campaign.default_combination(), |axis| slot.differs_by(&campaign.axes, axis))
+        {
+            if !self.may_be_live(campaign, slot_index, picture) {
+                continue;
+            }
+            for variant in combinations(campaign, picture, |axis| !slot.differs_by(&campaign.axes, axis)) {
+                if campaign.forbidden(&campaign.values_of(variant)).is_some() {
+                    continue;
+                }
+                let Some(Listed { url, shown }) = self.listed(campaign, slot_index, variant) else { continue };
+                // Since when a decision is in force says nothing of the picture before it.
+                let changed = shown.drawn.filter(|_| !slot.review.is_required());
+                parts.add(&Entry { location: url.clone(), changed, images: vec![url] })?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether it is worth asking the gate: most variants of a large campaign were never drawn.
+    fn may_be_live(&self, campaign: &Campaign, slot_index: usize, combination: u32) -> bool {
+        if campaign.slots[slot_index].review.is_required() {
+            return true;
+        }
+        match campaign.recipe_of(slot_index, combination) {
+            Some(MasterRecipe::Drawn(recipe)) => self.bindings.get(recipe.id()).is_some(),
+            Some(MasterRecipe::Imported(_)) => true,
+            Some(MasterRecipe::Awaited(_)) | None => false,
+        }
     }
 
     fn listed(&mut self, campaign: &Campaign, slot_index: usize, combination: u32) -> Option<Listed> {
@@ -99,13 +128,17 @@ impl Walk<'_> {
     }
 }
 
-/// Every choice of the axes that an address names, with the others at their default.
-fn combinations_of(campaign: &Campaign, page: &PageTemplate) -> Vec<u32> {
-    let mut combinations = vec![campaign.default_combination()];
-    for axis in (0..campaign.axes.len()).filter(|axis| page.uses_axis(*axis)) {
-        let values = campaign.axes[axis].values.len();
-        let varied = combinations.iter().flat_map(|of| (0..values).map(move |value| (*of, value)));
-        combinations = varied.map(|(of, value)| campaign.with_value(of, axis, value)).collect();
-    }
-    combinations
+/// Every choice of the axes that vary, the others as `from` has them: those that vary are at their default there.
+fn combinations(campaign: &Campaign, from: u32, varies: impl Fn(usize) -> bool) -> impl Iterator<Item = u32> {
+    let axes: Vec<usize> = (0..campaign.axes.len()).filter(|axis| varies(*axis)).collect();
+    let count: u64 = axes.iter().map(|axis| campaign.axes[*axis].values.len() as u64).product();
+    (0..count).map(move |number| {
+        let mut rest = number;
+        axes.iter().rev().fold(from, |combination, axis| {
+            let values = campaign.axes[*axis].values.len() as u64;
+            let value = usize::try_from(rest % values).unwrap_or_default();
+            rest /= values;
+            campaign.with_value(combination, *axis, value)
+        })
+    })
 }
