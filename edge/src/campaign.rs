@@ -10,7 +10,9 @@
 
 pub mod additions;
 pub mod ai_act;
+pub mod alt_texts;
 pub mod axes;
+pub mod briefing;
 pub mod candidates;
 pub mod catalog;
 pub mod check;
@@ -20,9 +22,13 @@ pub mod import;
 pub mod label;
 pub mod lock;
 pub mod manifest;
+pub mod markup;
 pub mod models;
+pub mod motif;
 pub mod names;
 pub mod originals;
+pub mod page_data;
+pub mod pages;
 pub mod parts;
 pub mod pins;
 pub mod prompts;
@@ -37,20 +43,27 @@ pub mod sources;
 pub mod template;
 pub mod variant;
 pub mod version;
+pub mod wording;
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 pub use ai_act::{AiAct, DeepFakes, RiskClass};
+pub use alt_texts::{AltFinding, AltReport};
 pub use axes::{Axis, AxisValue};
+pub use briefing::{Briefing, SafeArea};
 pub use candidates::{CANDIDATES_MAX, Candidate, CandidateError, Candidates};
 pub use catalog::{Campaign, Catalog};
 pub use check::{check, write_locks};
 pub use fault::{CatalogErrors, Fault};
 pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
 pub use label::{Label, LabelIcon, LabelShow, ShownLabel};
+pub use markup::{Alternative, SlotMarkup};
 pub use models::ModelFacts;
+pub use motif::{Motif, MotifTag};
+pub use page_data::{ArticleData, PageData, ProductData};
+pub use pages::PageTemplate;
 pub use parts::Parts;
 pub use prompts::UsedWords;
 pub use reload::{CampaignMetrics, CatalogHandle};

@@ -1,8 +1,9 @@
-//! The subcommands, except `serve`: `check`, `lock`, `token` and `explain` here, the others in modules of their own.
+//! The subcommands, except `serve`: `check`, `lock` and `token` here, the others in modules of their own.
 
 mod audit;
 mod decode_picture;
 mod dossier;
+mod explain;
 mod import;
 mod inspect;
 mod key;
@@ -18,35 +19,28 @@ mod ticket_keys;
 mod warm;
 mod webhook;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use bildkante_shared::import::ImportRecipe;
-use bildkante_shared::recipe::{ControlUse, DetailUse, Recipe, ReferenceUse, SchedulerKind};
 use bildkante_shared::{console, remark, say};
-use serde_json::json;
 
 use crate::admin::token;
-use crate::campaign::{Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
+use crate::campaign::{AltReport, Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
 use crate::config::Config;
 use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
-use crate::render::Rung;
-use crate::request::ImageRequest;
-use crate::resolve::explain::{ExplainedRecipe, ExplainedVariant};
-use crate::resolve::{CatalogReport, Described, Explanation, Negotiation, Resolution, resolve};
-use crate::response::{Freshness, Lifetime, Pin, Recall};
+use crate::resolve::CatalogReport;
 use crate::secret;
-use crate::signing::{Grant, KeyRole, SignatureError, SigningKeys};
+use crate::signing::{KeyRole, SigningKeys};
 use crate::text_file;
 use crate::words::clock::Clock;
 
 pub use audit::{AuditArgs, audit};
 pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use dossier::{DossierArgs, dossier};
+pub use explain::{ExplainArgs, explain};
 pub use import::{ImportArgs, import};
 pub use inspect::{InspectArgs, inspect};
 pub use key::{KeyArgs, key};
@@ -83,22 +77,6 @@ pub struct CheckArgs {
     pub models: Option<PathBuf>,
 }
 
-/// `bildkante-edge explain`.
-#[derive(Debug, clap::Args)]
-pub struct ExplainArgs {
-    /// The configuration file
-    #[arg(long, env = "BILDKANTE_EDGE_CONFIG", default_value = "config/edge.toml")]
-    pub config: PathBuf,
-    /// The client's `Accept` header; the default is Chrome's for images
-    #[arg(long, default_value = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8")]
-    pub accept: String,
-    /// One JSON object instead of text
-    #[arg(long)]
-    pub json: bool,
-    /// A URL of this edge; path and query suffice
-    pub url: String,
-}
-
 /// Checks configuration, manifests, libraries, locks, certificates and signing keys.
 ///
 /// # Errors
@@ -125,7 +103,17 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     check_signer(config)?;
     check_watermark(config)?;
-    check_rights(&catalog)
+    let (alt_texts, rights) = (check_alt_texts(&catalog), check_rights(&catalog)?);
+    Ok(if alt_texts == ExitCode::SUCCESS { rights } else { alt_texts })
+}
+
+/// Says what readers who do not see the pictures are told amiss. An empty text fails the check.
+fn check_alt_texts(catalog: &Catalog) -> ExitCode {
+    let report = AltReport::of(catalog);
+    for finding in &report.findings {
+        remark!("{finding}");
+    }
+    if report.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Says which rights end soon. One that is over fails the check; the edge shows none of its pictures.
@@ -211,164 +199,9 @@ pub fn lock(config: &Config, args: &LockArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a recipe has beside checkpoint and prompt, a line each.
-fn additions(recipe: &Recipe) -> Vec<String> {
-    let loras = recipe.loras.iter().map(|lora| format!("adapter {} × {}", lora.digest, lora.weight));
-    let embeddings = recipe.embeddings.iter().map(|word| format!("`{}` is embedding {}", word.token, word.digest));
-    let refiner = recipe.refiner.iter().map(|refiner| format!("refiner {} from {}", refiner.checkpoint, refiner.start));
-    let controls = recipe.controls.iter().map(|control| {
-        let ControlUse { network, image, weight, start, end } = control;
-        format!("ControlNet {network} × {weight} from {start} to {end}, image {image}")
-    });
-    let references = recipe.references.iter().map(|used| {
-        let ReferenceUse { adapter, encoder, image, weight, start, end, mask } = used;
-        let where_white = mask.map(|mask| format!(" where {mask} is white")).unwrap_or_default();
-        format!(
-            "resembles image {image} × {weight} from {start} to {end}{where_white}, adapter {adapter}, encoder {encoder}"
-        )
-    });
-    let drafts = recipe.draft.iter().map(|draft| {
-        let (width_px, height_px, by) = (draft.width_px, draft.height_px, draft.enlarge.as_str());
-        format!("drafted at {width_px}×{height_px} px, enlarged by {by}, strength {}", draft.strength)
-    });
-    let details = recipe.details.iter().map(|detail| {
-        let DetailUse { mask, strength, prompt, .. } = detail;
-        let words = prompt.as_ref().map(|prompt| format!(": {prompt}")).unwrap_or_default();
-        format!("detail where {mask} is white, strength {strength}{words}")
-    });
-    let init = recipe.init.iter().map(|init| format!("begins with image {}, strength {}", init.image, init.strength));
-    let depth = recipe.depth.iter().map(|image| format!("is as near as {image} is bright"));
-    let mask = recipe.mask.iter().map(|mask| format!("paints where {mask} is white"));
-    loras
-        .chain(embeddings)
-        .chain(refiner)
-        .chain(controls)
-        .chain(references)
-        .chain(drafts)
-        .chain(details)
-        .chain(init)
-        .chain(mask)
-        .chain(depth)
-        .collect()
-}
-
-/// Prints what each stage makes of a URL. The exit status says whether an edge would serve it.
-///
-/// # Errors
-/// When the campaigns cannot be loaded.
-pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let catalog = Catalog::load(&config.sources()?).context("the campaigns cannot be loaded")?;
-    let keys = signing_keys(config)?;
-    let verify = |request: &ImageRequest<'_>| match &keys {
-        Some(keys) => keys.verify(request, Clock::System.unix_s()),
-        None if request.signature.is_some() => Err(SignatureError::NotConfigured),
-        None => Ok(Grant::Public),
-    };
-    let trace = resolve(&catalog, args.url.as_str(), &Described { accept: Some(&args.accept), verify });
-    let explanation = Explanation::of(&args.url, &trace);
-    let freshness = trace.outcome.as_ref().ok().map(|Resolution { resolved, want }| {
-        let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
-        let lifetime = |rung| Lifetime::new(Freshness::of(rung, recall, Pin::None), resolved.grant.left_s());
-        (lifetime(config.render.first_rung(&want.spec)), lifetime(Rung::Final))
-    });
-    if args.json {
-        let headers = freshness.map(|(first, settled)| {
-            json!({ "first": first.cache_control(), "settled": settled.cache_control(), "cdn": settled.cdn_cache_control() })
-        });
-        say!("{}", json!({ "explanation": explanation, "freshness": headers }))?;
-    } else {
-        console::say(text_of(&explanation, trace.factors.negotiation(), freshness))?;
-    }
-    Ok(if explanation.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
 fn signing_keys(config: &Config) -> anyhow::Result<Option<SigningKeys>> {
     let Some(file) = &config.signing.keys_file else { return Ok(None) };
     let place = || file.display().to_string();
     let text = secret::open(file).and_then(text_file::read_opened).with_context(place)?;
     Ok(Some(SigningKeys::parse(&text).with_context(place)?))
-}
-
-type Line<'l> = &'l mut dyn FnMut(&str, &dyn std::fmt::Display);
-
-fn drawn(line: Line<'_>, variant: &ExplainedVariant, recipe: &Recipe) {
-    line("prompt", &recipe.prompt);
-    if !recipe.negative_prompt.is_empty() {
-        line("negative", &recipe.negative_prompt);
-    }
-    line("recipe", &variant.recipe_id);
-    line("", &format!("{} {}", variant.checkpoint.as_deref().unwrap_or_default(), recipe.checkpoint));
-    let scheduler = recipe.scheduler.kind.map_or("the checkpoint's scheduler", SchedulerKind::as_str);
-    let (width, height) = (recipe.width_px, recipe.height_px);
-    let (steps, guidance, seed) = (recipe.steps, recipe.guidance, recipe.seed);
-    line("", &format!("{width}×{height} px, {scheduler}, {steps} steps, guidance {guidance}, seed {seed}"));
-    for added in additions(recipe) {
-        line("", &added);
-    }
-}
-
-fn imported(line: Line<'_>, variant: &ExplainedVariant, import: &ImportRecipe) {
-    line("recipe", &variant.recipe_id);
-    line("", &format!("imported {}", import.import));
-    line("", &import.source.uri());
-    for (field, said) in import.texts() {
-        if let Some(said) = said {
-            line("", &format!("{field} {said}"));
-        }
-    }
-}
-
-/// Lines for people.
-fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Option<(Lifetime, Lifetime)>) -> String {
-    let mut text = String::with_capacity(2048);
-    let mut line = |name: &str, value: &dyn std::fmt::Display| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<14} {value}");
-    };
-    line("URL", &explanation.url);
-    if let Some(request) = &explanation.request {
-        line("request", request);
-    }
-    if let Some(signature) = &explanation.signature {
-        line("signature", &signature);
-    }
-    if let Some(variant) = &explanation.variant {
-        line("variant", &variant.name);
-        line("alt text", &format!("{} ({})", variant.alt, variant.locale));
-        if let Some(label) = &variant.label {
-            line("label", &format!("{} ({})", label.text, label.show));
-        }
-        match &variant.recipe {
-            ExplainedRecipe::Drawn(recipe) => drawn(&mut line, variant, recipe),
-            ExplainedRecipe::Imported(import) => imported(&mut line, variant, import),
-            ExplainedRecipe::Awaited { awaited_import } => line("recipe", awaited_import),
-        }
-        line("on a miss", &variant.on_miss);
-        line("urgency", &variant.urgency);
-        line("tags", &variant.tags.join(" "));
-    }
-    if let Some(rendition) = &explanation.rendition {
-        line("rendition", &rendition.spec);
-        line("Content-Type", &rendition.media_type);
-        line("Vary", &negotiation.vary().unwrap_or("none: the format is explicit"));
-        line("one URL", &rendition.url);
-        line("file name", &rendition.file_name);
-    }
-    if let Some((first, settled)) = freshness {
-        if first != settled {
-            line("first answer", &format!("Cache-Control: {}", first.cache_control()));
-        }
-        line("Cache-Control", &settled.cache_control());
-        line("CDN", &settled.cdn_cache_control());
-    }
-    for warning in &explanation.warnings {
-        line("warning", warning);
-    }
-    if let Some(problem) = &explanation.problem {
-        line("problem", &format!("{} {}: {}", problem.status, problem.title, problem.detail));
-        if !problem.allowed.is_empty() {
-            line("allowed", &problem.allowed.join(", "));
-        }
-    }
-    text
 }

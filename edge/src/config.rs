@@ -23,6 +23,7 @@ use crate::origin::OriginConfig;
 use crate::render::{Finishing, RenderConfig};
 use crate::request::IgnoredParametersError;
 use crate::rum::RumConfig;
+use crate::seo::SeoConfig;
 use crate::shared_state::StateConfig;
 use crate::signing::SigningConfig;
 use crate::text_file;
@@ -64,6 +65,7 @@ pub struct Config {
     pub log: LogConfig,
     pub access_log: AccessLogConfig,
     pub rum: RumConfig,
+    pub seo: SeoConfig,
     pub verify: VerifyConfig,
     pub config: ReloadConfig,
     /// Where all this was read; `None` where it is made up.
@@ -257,6 +259,7 @@ mod tests {
         assert_eq!(config.config, defaults.config);
         assert_eq!(config.access_log, defaults.access_log);
         assert_eq!(config.rum, defaults.rum);
+        assert_eq!(config.seo, defaults.seo);
         assert_eq!(config.verify, defaults.verify);
         // The demo starts a node of its own; by default there is none.
         assert!(config.origin.sidecar.is_some());

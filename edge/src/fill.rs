@@ -41,7 +41,7 @@ pub(crate) use self::peek::{Peek, PreviousPicture};
 pub(crate) use self::rendition::Filled;
 pub(crate) use self::sign::{CredentialMetrics, Credentials, MANIFEST_PATH_PREFIX, ManifestName, manifest_path};
 use crate::budget::{Budgets, Payer};
-use crate::cache::{Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
+use crate::cache::{Binding, Caches, FlightError, FlightRole, Flights, Rendition, RenditionKey, Ticket};
 use crate::governance::{Gate, Purges};
 use crate::origin::Origin;
 use crate::render::{FinishDigest, RenderConfig, RenderPool, RenditionSpec};
@@ -138,6 +138,11 @@ impl Fill {
     /// Whom to ask before a picture is shown.
     pub(crate) const fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// What is known of the making of a picture, where it was made and not purged.
+    pub(crate) fn known(&self, want: &Want) -> Option<Arc<Binding>> {
+        self.masters.binding(want)
     }
 
     /// A manifest that is served beside its rendition.

@@ -19,7 +19,9 @@ use crate::fields;
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 use crate::provenance::Told;
 use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
-use crate::request::{ClientHints, FormatAsk, IgnoredParameters, ImageRequest, requested_urgency};
+use crate::request::{
+    ClientHints, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, requested_urgency,
+};
 use crate::resolve::format;
 use crate::resolve::layout::{Ask, Layout, Limits};
 use crate::response::conditional::{self, RequestedRange};
@@ -86,6 +88,9 @@ fn keys() -> Option<&'static SigningKeys> {
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
+    if path.starts_with(MARKUP_PATH_PREFIX) {
+        return markup_url(path, query);
+    }
     let request = match ImageRequest::parse(path, query, ignored()) {
         Ok(request) => request,
         Err(error) => {
@@ -121,6 +126,34 @@ pub fn url(data: &[u8]) {
     }
     if let Ok(signed) = keys.sign(&request, Some("k"), Some(10), 1) {
         assert_eq!(keys.verify(&signed, 1), Ok(Grant::Signed { left_s: Some(9) }));
+    }
+}
+
+/// The same of a URL that asks for markup.
+fn markup_url(path: &str, query: Option<&str>) {
+    let request = match MarkupRequest::parse(path, query, ignored()) {
+        Ok(request) => request,
+        Err(error) => {
+            let problem = error.problem();
+            assert!((400..500).contains(&problem.status) && problem.detail.len() < 1000);
+            return;
+        }
+    };
+    let canonical = request.canonical();
+    let (path, query) = canonical.split_once('?').map_or((&*canonical, None), |(path, query)| (path, Some(query)));
+    if path.len() <= crate::request::PATH_BYTES_MAX
+        && query.is_none_or(|query| query.len() <= crate::request::QUERY_BYTES_MAX)
+    {
+        assert_eq!(MarkupRequest::parse(path, query, ignored()).as_ref(), Ok(&request), "{canonical}");
+    }
+    assert!(request.image_url().starts_with(crate::request::IMAGE_PATH_PREFIX));
+    let Some(keys) = keys() else { return };
+    if let Ok(signed) = keys.sign(&request, Some("k"), Some(10), 1) {
+        assert_eq!(keys.verify(&signed, 1), Ok(Grant::Signed { left_s: Some(9) }));
+        // No picture is signed by it.
+        let image = ImageRequest::of_slot(signed.campaign.clone(), signed.slot.clone());
+        let image = ImageRequest { axes: signed.axes.clone(), signature: signed.signature.clone(), ..image };
+        assert!(keys.verify(&image, 1).is_err());
     }
 }
 

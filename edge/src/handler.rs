@@ -25,9 +25,11 @@ use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::placeholder::PlaceholderError;
 use crate::render::Placement;
+use crate::request::MARKUP_PATH_PREFIX;
 use crate::resolve::{Factors, Negotiation, Reader, Resolution, Resolved, Trace, Want, resolve};
 use crate::response::{self, Answer, Freshness, Lifetime, Pin, Recall, VariantWords};
 use crate::rum::{self, Rum};
+use crate::seo::{MarkupDesk, NoMarkup, SITEMAP_PARTS_PREFIX, SITEMAP_PATH, Sitemaps};
 use crate::service::{Body, PlainHead, RequestBody, Respond};
 use crate::signing::SigningHandle;
 use crate::stand_in::{Missing, StandIn, StandIns};
@@ -65,6 +67,9 @@ pub struct Handler {
     pub downstream: Downstream,
     /// `None` where the operator did not switch it on.
     pub verify: Option<VerifyDesk>,
+    pub markup: MarkupDesk,
+    /// `None` where the operator did not switch it on.
+    pub sitemaps: Option<Sitemaps>,
 }
 
 /// The same for beacons of a network that sends too many.
@@ -72,6 +77,10 @@ const BEACON_RETRY_AFTER_S: u16 = 60;
 
 enum Route {
     Image,
+    /// What pages say of an image.
+    Markup,
+    /// What search engines are told of.
+    Sitemap,
     Beacon,
     Script,
     /// A C2PA manifest that is not in its file.
@@ -87,8 +96,11 @@ fn route(path: &str) -> Route {
     match path {
         "/rum" => Route::Beacon,
         "/rum.js" => Route::Script,
+        SITEMAP_PATH => Route::Sitemap,
         "*" => Route::Server,
         _ if path.starts_with("/i/") => Route::Image,
+        _ if path.starts_with(MARKUP_PATH_PREFIX) => Route::Markup,
+        _ if path.starts_with(SITEMAP_PARTS_PREFIX) => Route::Sitemap,
         _ if path.starts_with(MANIFEST_PATH_PREFIX) => Route::Manifest,
         _ if path.starts_with(verify::PATH) => Route::Verify,
         _ => Route::Unknown,
@@ -166,10 +178,12 @@ impl Handler {
         match (route(request.uri().path()), request.method()) {
             (Route::Verify, _) => self.verify(request, body, visit).await,
             (Route::Image, &Method::GET | &Method::HEAD) => self.image(request, visit).await,
+            (Route::Markup, &Method::GET | &Method::HEAD) => self.markup(request, visit),
+            (Route::Sitemap, &Method::GET | &Method::HEAD) => self.sitemap(request, visit).await,
             (Route::Script, &Method::GET | &Method::HEAD) => rum::SCRIPT.respond(request.headers()),
             (Route::Manifest, &Method::GET | &Method::HEAD) => self.manifest(request, visit).await,
             (Route::Beacon, &Method::POST) => self.share(request, self.beacon(request, body, visit).await),
-            (Route::Image | Route::Script | Route::Manifest, &Method::OPTIONS) => {
+            (Route::Image | Route::Markup | Route::Sitemap | Route::Script | Route::Manifest, &Method::OPTIONS) => {
                 response::options(request.headers(), "GET, HEAD, OPTIONS")
             }
             (Route::Beacon, &Method::OPTIONS) => {
@@ -178,7 +192,7 @@ impl Handler {
             (Route::Server, &Method::OPTIONS) => response::options(request.headers(), "GET, HEAD, POST, OPTIONS"),
             (Route::Unknown | Route::Server, _) => self.not_found(request, visit),
             (Route::Beacon, _) => self.method_not_allowed(request, "POST, OPTIONS", visit),
-            (Route::Image | Route::Script | Route::Manifest, _) => {
+            (Route::Image | Route::Markup | Route::Sitemap | Route::Script | Route::Manifest, _) => {
                 self.method_not_allowed(request, "GET, HEAD, OPTIONS", visit)
             }
         }
@@ -236,6 +250,22 @@ impl Handler {
             },
         };
         self.found(&exchange, &catalog, &resolved, &want, &filled, Collapse::Led).await
+    }
+
+    fn markup(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
+        self.markup.answer(request).unwrap_or_else(|refused| {
+            let NoMarkup { problem, negotiation } = *refused;
+            self.problem(&Exchange { negotiation, ..Exchange::explicit(request, visit) }, &problem)
+        })
+    }
+
+    /// Where the operator switched it on.
+    async fn sitemap(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
+        let answer = match &self.sitemaps {
+            Some(sitemaps) => sitemaps.respond(request.uri().path(), request.method(), request.headers()).await,
+            None => None,
+        };
+        answer.unwrap_or_else(|| self.not_found(request, visit))
     }
 
     /// A manifest that a `Link` field or the metadata of a picture named.
@@ -540,7 +570,7 @@ impl Handler {
 
     fn not_found(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
         let exchange = Exchange::explicit(request, visit);
-        let detail = "images are at /i/{campaign}/{slot}, field measurements at /rum and /rum.js";
+        let detail = "images are at /i/{campaign}/{slot}, their markup at /p/{campaign}/{slot}, field measurements at /rum and /rum.js";
         self.problem(&exchange, &Problem::new(404, "not-found", "Not found", detail))
     }
 }

@@ -23,6 +23,7 @@ mod decode;
 mod error;
 pub mod hints;
 mod ignored;
+mod markup;
 pub mod parameters;
 mod priority;
 mod target;
@@ -37,6 +38,7 @@ pub use error::RequestError;
 pub(crate) use error::excerpt;
 pub use hints::ClientHints;
 pub use ignored::{IgnoredParameters, IgnoredParametersError, ParameterNames};
+pub use markup::{MARKUP_PATH_PREFIX, MarkupForm, MarkupRequest, Pinning};
 pub use priority::PRIORITY;
 pub(crate) use priority::requested_urgency;
 pub use target::Target;
@@ -214,10 +216,7 @@ impl<'a> ImageRequest<'a> {
     }
 
     fn finish(mut self, seen: Seen<'a>) -> Result<Self, RequestError> {
-        self.axes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        if let Some(twice) = self.axes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(RequestError::Duplicate { parameter: error::excerpt(&twice[0].0) });
-        }
+        sort_axes(&mut self.axes)?;
         self.format = match (self.format, seen.format) {
             (FormatAsk::Explicit(extension), FormatAsk::Explicit(asked)) if extension != asked => {
                 return Err(RequestError::FormatConflict { extension, asked });
@@ -225,12 +224,7 @@ impl<'a> ImageRequest<'a> {
             (FormatAsk::Auto, asked) => asked,
             (extension, _) => extension,
         };
-        self.signature = match (seen.key_id, seen.signature) {
-            (Some(key_id), Some(signature)) => Some(SignatureAsk { key_id, expires_s: seen.expires_s, signature }),
-            (None, None) if seen.expires_s.is_none() => None,
-            (None, _) => return Err(RequestError::IncompleteSignature { missing: "kid" }),
-            (_, None) => return Err(RequestError::IncompleteSignature { missing: "s" }),
-        };
+        self.signature = seen.into_signature()?;
         Ok(self)
     }
 
@@ -239,12 +233,6 @@ impl<'a> ImageRequest<'a> {
     #[must_use]
     pub fn canonical(&self) -> String {
         self.spell(None, SignatureScope::Whole)
-    }
-
-    /// What a signature covers: [`Self::canonical`] without `s`, which stands last.
-    #[must_use]
-    pub fn signed_text(&self) -> String {
-        self.spell(None, SignatureScope::Covered)
     }
 
     /// [`Self::canonical`] with the slug, as people pass URLs on.
@@ -279,13 +267,7 @@ impl<'a> ImageRequest<'a> {
         }
         query.optional(Parameter::Background, self.background);
         query.optional(Parameter::Version, self.version.as_deref());
-        if let Some(signature) = &self.signature {
-            query.pair(Parameter::KeyId.name(), &signature.key_id);
-            query.optional(Parameter::Expires, signature.expires_s);
-            if scope == SignatureScope::Whole {
-                query.pair(Parameter::Signature.name(), &signature.signature);
-            }
-        }
+        query.signature(self.signature.as_ref(), scope);
         url
     }
 
@@ -323,6 +305,41 @@ impl<'a> ImageRequest<'a> {
     }
 }
 
+/// A URL that a key may vouch for.
+pub trait Signable<'a>: Sized {
+    fn signature(&self) -> Option<&SignatureAsk<'a>>;
+
+    /// The same with another signature, or its first.
+    #[must_use]
+    fn with_signature(&self, signature: SignatureAsk<'a>) -> Self;
+
+    /// What a signature covers: the one spelling without `s`, which stands last.
+    fn signed_text(&self) -> String;
+}
+
+impl<'a> Signable<'a> for ImageRequest<'a> {
+    fn signature(&self) -> Option<&SignatureAsk<'a>> {
+        self.signature.as_ref()
+    }
+
+    fn with_signature(&self, signature: SignatureAsk<'a>) -> Self {
+        Self { signature: Some(signature), ..self.clone() }
+    }
+
+    fn signed_text(&self) -> String {
+        self.spell(None, SignatureScope::Covered)
+    }
+}
+
+/// By name, each said once.
+fn sort_axes(axes: &mut [(Cow<'_, str>, Cow<'_, str>)]) -> Result<(), RequestError> {
+    axes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    match axes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(twice) => Err(RequestError::Duplicate { parameter: error::excerpt(&twice[0].0) }),
+        None => Ok(()),
+    }
+}
+
 /// How much of a signature is spelt out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SignatureScope {
@@ -341,7 +358,17 @@ struct Seen<'a> {
     signature: Option<Cow<'a, str>>,
 }
 
-impl Seen<'_> {
+impl<'a> Seen<'a> {
+    /// The signature, which is whole or not there.
+    fn into_signature(self) -> Result<Option<SignatureAsk<'a>>, RequestError> {
+        match (self.key_id, self.signature) {
+            (Some(key_id), Some(signature)) => Ok(Some(SignatureAsk { key_id, expires_s: self.expires_s, signature })),
+            (None, None) if self.expires_s.is_none() => Ok(None),
+            (None, _) => Err(RequestError::IncompleteSignature { missing: "kid" }),
+            (_, None) => Err(RequestError::IncompleteSignature { missing: "s" }),
+        }
+    }
+
     const fn first_time(&mut self, parameter: Parameter) -> bool {
         let bit = 1 << parameter as u32;
         let is_first = self.bits & bit == 0;
@@ -361,6 +388,15 @@ impl QueryWriter<'_> {
         self.is_first = false;
         // Writing to a String cannot fail.
         let _ = write!(self.url, "{separator}{name}={value}");
+    }
+
+    fn signature(&mut self, signature: Option<&SignatureAsk<'_>>, scope: SignatureScope) {
+        let Some(signature) = signature else { return };
+        self.pair(Parameter::KeyId.name(), &signature.key_id);
+        self.optional(Parameter::Expires, signature.expires_s);
+        if scope == SignatureScope::Whole {
+            self.pair(Parameter::Signature.name(), &signature.signature);
+        }
     }
 
     fn optional(&mut self, parameter: Parameter, value: Option<impl std::fmt::Display>) {

@@ -29,7 +29,7 @@ pub(crate) mod text;
 
 use self::conditional::{Precondition, RequestedRange, precondition, requested_range};
 pub(crate) use self::freshness::{Exposure, Freshness, Lifetime, Pin, Recall};
-pub(crate) use self::text::{StaticText, TextKind, text};
+pub(crate) use self::text::{MadeText, StaticText, TextKind, gzip, text};
 use crate::cache::Rendition;
 use crate::credentials::MANIFEST_MEDIA_TYPE;
 pub(crate) use crate::request::PRIORITY;

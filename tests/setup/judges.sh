@@ -21,6 +21,7 @@ judges=(
   dwebp=webp                        # decodes WebP with libwebp
   node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
   npm=npm                           # fetches it
+  java=default-jre-headless         # runs the W3C's validator of HTML
   curl=curl                         # runs the commands of README.md
   openssl=openssl                   # signs and timestamps as foreign programs and authorities do
 )
@@ -28,6 +29,7 @@ judges=(
 status=0
 missing=$("$here/../../scripts/apt.sh" "${judges[@]}") || status=$?
 unpic=$("$here/unpic.sh" "$deps") || { status=$?; missing+=$'\n'$unpic; }
+markup=$("$here/markup.sh" "$deps") || { status=$?; missing+=$'\n'$markup; }
 axe=$("$here/axe.sh" "$deps") || { status=$?; missing+=$'\n'$axe; }
 nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
 varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }

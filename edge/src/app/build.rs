@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -41,6 +42,7 @@ use crate::preview::Preview;
 use crate::reload::ConfigReload;
 use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
+use crate::seo::{MarkupDesk, MarkupMetrics, SitemapMetrics, SitemapParts, Sitemaps};
 use crate::shared_state::{Log, OpenedLog};
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
@@ -222,7 +224,27 @@ impl Behind {
             trusted,
             downstream: self.downstream.clone(),
             verify: if config.verify.enabled { Some(self.verify(config, registry).await?) } else { None },
+            markup: MarkupDesk {
+                catalog: self.catalog.clone(),
+                signing: self.signing.clone(),
+                fill: Arc::clone(&self.fill),
+                public_url: config.serve.public_url.clone(),
+                metrics: MarkupMetrics::new(registry)?,
+            },
+            sitemaps: if config.seo.sitemap { Some(self.sitemaps(config, registry)?) } else { None },
         })
+    }
+
+    fn sitemaps(&self, config: &Config, registry: &Registry) -> anyhow::Result<Sitemaps> {
+        Ok(Sitemaps::new(SitemapParts {
+            catalog: self.catalog.clone(),
+            fill: Arc::clone(&self.fill),
+            caches: Arc::clone(&self.caches),
+            public_url: config.serve.public_url.clone(),
+            folder: config.cache.disk_dir.join("sitemaps"),
+            metrics: SitemapMetrics::new(registry)?,
+            generation: AtomicU64::default(),
+        }))
     }
 
     async fn verify(&self, config: &Config, registry: &Registry) -> anyhow::Result<VerifyDesk> {

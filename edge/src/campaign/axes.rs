@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::fault::listing;
 use super::manifest::{AXES_MAX, VALUES_MAX, check_covers, checked_text, localized, short_text};
+use super::motif::{self, Motif};
 use super::names::{Localized, is_name};
 use super::prompts::plain;
 use super::reader::{TableReader, Text, no_hint};
@@ -29,6 +30,8 @@ pub struct Axis {
     pub values: Vec<AxisValue>,
     /// Variants that differ here are never merged as duplicates.
     pub is_distinct: bool,
+    /// What of the picture's design the axis varies.
+    pub motif: Option<Motif>,
 }
 
 /// One value of an axis.
@@ -90,22 +93,22 @@ pub(crate) fn forbidden<'a>(axes: &'a [Axis], chosen: &[usize]) -> Option<(&'a A
 #[derive(Debug)]
 pub(crate) struct ReadAxis {
     pub(crate) axis: Axis,
-    span: Range<usize>,
+    pub(super) span: Range<usize>,
     /// The first value that has a `prompt`.
     prompt_span: Option<Range<usize>>,
     /// A value without `prompt`, if there is one.
     pub(crate) promptless: Option<String>,
     /// What of it had a fault: uses of that are not judged.
-    refused: Refused,
+    pub(super) refused: Refused,
 }
 
 /// The parts of an axis that had a fault.
 #[derive(Debug, Clone, Copy, Default)]
-struct Refused {
+pub(super) struct Refused {
     name: bool,
     default: bool,
     /// Not every value is known.
-    values: bool,
+    pub(super) values: bool,
     /// Not every label is known.
     labels: bool,
 }
@@ -154,6 +157,7 @@ pub(crate) fn read(root: &TableReader<'_, '_>, locales: &[String], are_locales_w
         axes.push(locale_axis(locales, are_locales_whole));
     }
     check_default_is_allowed(root, &axes);
+    motif::check(root, &axes);
     axes
 }
 
@@ -176,7 +180,9 @@ fn read_axis(name: &Text<'_>, table: &TableReader<'_, '_>, locales: Option<&[Str
     let label = table.table("label").map(|label| read_label(&label)).unwrap_or_default();
     let note = short_text(table, "note");
     let is_distinct = table.flag("distinct").unwrap_or(false);
-    let mut axis = Axis { name: name.value.to_owned(), label, note, default: 0, values: Vec::new(), is_distinct };
+    let motif = motif::read(table);
+    let mut axis =
+        Axis { name: name.value.to_owned(), label, note, default: 0, values: Vec::new(), is_distinct, motif };
     let mut refused = Refused { default: default.is_none(), ..Refused::default() };
     let Some(values_table) = table.table("values") else {
         if !table.has("values") {
@@ -312,6 +318,7 @@ fn locale_axis(locales: &[String], is_whole: bool) -> ReadAxis {
         default: 0,
         values: locales.iter().map(value).collect(),
         is_distinct: false,
+        motif: None,
     };
     let refused = Refused { default: !is_whole, values: !is_whole, ..Refused::default() };
     ReadAxis { axis, span: 0..0, prompt_span: None, promptless: locales.first().cloned(), refused }
@@ -348,13 +355,19 @@ pub(crate) fn check_prompts_are_used(root: &TableReader<'_, '_>, axes: &[ReadAxi
     }
 }
 
-/// Every value of an axis that an alt text names needs a label in every locale.
-pub(crate) fn check_labels(table: &TableReader<'_, '_>, span: &Range<usize>, read: &ReadAxis, locales: &[String]) {
+/// Every value of an axis that a text of a slot names needs a label in every locale; `of` names the text.
+pub(crate) fn check_labels(
+    table: &TableReader<'_, '_>,
+    span: &Range<usize>,
+    read: &ReadAxis,
+    of: &str,
+    locales: &[String],
+) {
     if read.refused.labels {
         return;
     }
     for value in &read.axis.values {
-        let what = format!("{{{}}} stands in an alt text, but the label of `{}`", read.axis.name, value.name);
+        let what = format!("{{{}}} stands in {of}, but the label of `{}`", read.axis.name, value.name);
         check_covers(table, span, &what, &value.label, locales);
     }
 }

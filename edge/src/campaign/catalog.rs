@@ -14,10 +14,13 @@ use moka::sync::Cache;
 
 use super::ai_act::AiAct;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
+use super::briefing::Briefing;
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
+use super::markup::Alternative;
 use super::models::ModelFacts;
+use super::motif::{self, MotifTag};
 use super::parts::Parts;
 use super::pins::Pins;
 use super::prompts;
@@ -27,6 +30,7 @@ use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
 use super::variant::{Variant, VariantKey, picture_name, query, recipe};
 use super::version::rendition_digest;
+use super::wording::Wording;
 use crate::provenance::{Description, DigitalSource, Generator};
 use crate::render::{Finish, Finishing};
 use crate::request::{IMAGE_PATH_PREFIX, IgnoredParameters, ParameterNames};
@@ -50,6 +54,9 @@ pub struct Campaign {
     /// When the campaign's own rights end.
     pub(super) rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
+    pub briefing: Briefing,
+    /// Where a licence is had: a page.
+    pub acquire_license: Option<String>,
     /// Over manifest, lock and the libraries.
     pub digest: Digest,
     /// Its place in the snapshot.
@@ -131,6 +138,8 @@ impl Campaign {
             references: manifest.references,
             rights_end_unix_s: manifest.rights_end_unix_s,
             ai_act: manifest.ai_act,
+            briefing: manifest.briefing,
+            acquire_license: manifest.acquire_license,
             digest,
             index,
             pins: lock.pins,
@@ -238,15 +247,37 @@ impl Campaign {
         axis.map_or(self.policy.locales[0].as_str(), |axis| &self.axes[axis].values[values[axis]].name)
     }
 
-    /// A slot's alt text for a variant, in its locale.
+    /// A slot's alt text for a variant, in its locale; empty of a picture that decorates.
     #[must_use]
     pub fn alt(&self, slot: &Slot, values: &[usize]) -> String {
+        match &slot.markup.alternative {
+            Alternative::Text(alt) => self.worded(alt, values).unwrap_or_default(),
+            Alternative::Decorative => String::new(),
+        }
+    }
+
+    /// A slot's text for a variant, in its locale. `None` where the manifest has none.
+    #[must_use]
+    pub fn worded(&self, wording: &Wording, values: &[usize]) -> Option<String> {
         let locale = self.locale(values);
-        let Some(template) = slot.alt.get(locale) else { return String::new() };
-        template.render(|axis| {
+        let text = wording.get(locale)?.render(|axis| {
             let value = &self.axes[axis].values[values[axis]];
             value.label.get(locale).map_or(value.name.as_str(), String::as_str)
-        })
+        });
+        Some(text)
+    }
+
+    /// What the axes say of the motif of a variant.
+    pub fn motif<'c>(&'c self, values: &'c [usize]) -> impl Iterator<Item = MotifTag<'c>> {
+        motif::tags(&self.axes, values)
+    }
+
+    /// Tells the prompt, the model and the settings that a slot's pictures are drawn with from those before an edit. `None`
+    /// where no model draws them.
+    #[must_use]
+    pub fn prompt_version(&self, slot_index: usize) -> Option<String> {
+        self.slots[slot_index].drawn()?;
+        Some(self.links[slot_index].generation_digest.to_hex()[..PROMPT_VERSION_CHARS].to_owned())
     }
 
     /// The axes of a combination that are not at their default, as a query; empty for the combination of all defaults.
@@ -473,6 +504,8 @@ impl fmt::Debug for Catalog {
     }
 }
 
+/// Digits of a slot's revision that markup names: 48 bits.
+const PROMPT_VERSION_CHARS: usize = 12;
 /// Digits of a checkpoint's digest that pictures tell as their generator's version: 64 bits.
 const GENERATOR_VERSION_CHARS: usize = 16;
 

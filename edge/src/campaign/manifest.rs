@@ -12,11 +12,13 @@ use toml::de::DeTable;
 
 use super::ai_act::{self, AiAct};
 use super::axes::{self, Axis};
+use super::briefing::{self, Briefing};
 use super::fault::{SourceText, listing};
 use super::generate::{self, Generate, GenerateReader};
 use super::label;
 use super::models::{self, ModelFacts};
 use super::names::{Localized, is_locale, is_name};
+use super::page_data;
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
 use super::review::{self, Review};
@@ -61,6 +63,9 @@ pub struct Manifest {
     /// When the campaign's own rights end.
     pub rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
+    pub briefing: Briefing,
+    /// Where a licence is had: a page.
+    pub acquire_license: Option<String>,
 }
 
 /// Pictures tell their prompt, and its writer where one is named.
@@ -153,8 +158,7 @@ pub(crate) fn read(
     let title = short_text(&root, "title").unwrap_or_else(|| file_stem.to_owned());
     let words = link_libraries(&root, libraries);
     let (policy, are_locales_whole) = read_policy(&root);
-    let rights = root.table("rights").map(|table| read_rights(&table, &policy));
-    let (rights, prompt, rights_end_unix_s) = rights.unwrap_or_default();
+    let rights = root.table("rights").map(|table| read_rights(&table, &policy)).unwrap_or_default();
     let axes = axes::read(&root, &policy.locales, are_locales_whole);
     let defaults = root.table("generate");
     if defaults.is_none() && !root.has("generate") {
@@ -163,7 +167,7 @@ pub(crate) fn read(
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
     let slots = slots::read(&root, &generate, &label::read(&root), &policy);
     generate::finish_defaults(defaults.as_ref());
-    let (models, ai_act) = (models::read(&root, &policy), ai_act::read(&root));
+    let (models, ai_act, briefing) = (models::read(&root, &policy), ai_act::read(&root), briefing::read(&root));
     let references = rights::read_references(&root, &policy);
     root.finish(no_hint);
     // A slot that was refused may be the one that uses a text.
@@ -178,18 +182,22 @@ pub(crate) fn read(
     let manifest = Manifest {
         name: file_stem.to_owned(),
         title,
-        rights,
-        prompt,
+        rights: rights.marking,
+        prompt: rights.prompt,
         policy,
         axes,
         slots,
         models,
         references,
-        rights_end_unix_s,
+        rights_end_unix_s: rights.ends_unix_s,
         ai_act,
+        briefing,
+        acquire_license: rights.acquire_license,
     };
     models::check_are_used(&root, &manifest);
     rights::check_are_used(&root, &manifest);
+    let slots: Vec<String> = manifest.slots.iter().map(|slot| slot.name.clone()).collect();
+    briefing::check(&root, &manifest.briefing, &slots);
     (!source.has_faults()).then_some(manifest)
 }
 
@@ -223,7 +231,16 @@ fn link_libraries<'l>(root: &TableReader<'_, '_>, libraries: &'l BTreeMap<String
     words
 }
 
-fn read_rights(table: &TableReader<'_, '_>, policy: &Policy) -> (Marking, Option<PromptPublication>, Option<u64>) {
+/// `[rights]`.
+#[derive(Debug, Default)]
+struct ReadRights {
+    marking: Marking,
+    prompt: Option<PromptPublication>,
+    ends_unix_s: Option<u64>,
+    acquire_license: Option<String>,
+}
+
+fn read_rights(table: &TableReader<'_, '_>, policy: &Policy) -> ReadRights {
     let marking = Marking {
         creator: short_text(table, "creator"),
         credit: short_text(table, "credit"),
@@ -245,8 +262,9 @@ fn read_rights(table: &TableReader<'_, '_>, policy: &Policy) -> (Marking, Option
         table.fault(&writer.span, "`prompt_writer` is told only with the prompt: set `publish_prompt = true`");
     }
     let ends_unix_s = rights::read_end(table, policy);
+    let acquire_license = page_data::web_address(table, "acquire_license");
     table.finish(no_hint);
-    (marking, is_published.then_some(PromptPublication { writer }), ends_unix_s)
+    ReadRights { marking, prompt: is_published.then_some(PromptPublication { writer }), ends_unix_s, acquire_license }
 }
 
 fn read_location(table: &TableReader<'_, '_>) -> Location {

@@ -200,6 +200,20 @@ impl<'a, 'i> TableReader<'a, 'i> {
         Some(if datetime.time.is_some() { unix_s } else { unix_s + 86_400 })
     }
 
+    /// A day, or a moment with its offset, as RFC 3339 writes it.
+    pub(crate) fn date(&self, key: &'static str) -> Option<String> {
+        let value = self.get(key)?;
+        let DeValue::Datetime(datetime) = value.get_ref() else {
+            self.wrong(key, value, "a date such as 2026-11-29, without quotes");
+            return None;
+        };
+        if datetime.date.is_none() || (datetime.time.is_some() && datetime.offset.is_none()) {
+            self.fault(&value.span(), format!("`{}` is a day, or a moment with its offset", self.name_of(key)));
+            return None;
+        }
+        Some(datetime.to_string())
+    }
+
     pub(crate) fn number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.get(key)?;
         self.number_of(key, value, &range)
@@ -432,7 +446,7 @@ impl Drop for TableReader<'_, '_> {
 }
 
 /// Whether one key may be a misspelling of another.
-fn is_like(one: &str, other: &str) -> bool {
+pub(super) fn is_like(one: &str, other: &str) -> bool {
     let edits_max = match one.len().min(other.len()) {
         0..=2 => 0,
         3 => 1,

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use bildkante_shared::urgency::Urgency;
 
-use super::axes::{self, Axis, LOCALE_AXIS, check_labels};
-use super::generate::{self, Generate, GenerateReader, Making, link};
+use super::axes::{Axis, LOCALE_AXIS};
+use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
-use super::manifest::{Policy, SLOTS_MAX, check_covers, localized};
-use super::names::{Localized, is_name};
+use super::manifest::{Policy, SLOTS_MAX};
+use super::markup::{self, SlotMarkup};
+use super::names::is_name;
 use super::reader::{TableReader, Text, no_hint};
 use super::review::{self, Review};
-use super::template::{Part, Placeholder, Template};
 use crate::render::Quality;
 use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
 
@@ -22,8 +22,6 @@ pub const WIDTHS_MAX: usize = 32;
 pub const UPSCALE_MAX: f64 = 8.0;
 /// Longest a slot may wait for a node.
 pub const WAIT_MS_MAX: u32 = 60_000;
-/// Longest alt text, as a template.
-const ALT_BYTES_MAX: usize = 500;
 const NO_SLOTS: &str = "there are no slots: a campaign has at least one [slots.NAME]";
 /// Longest `sizes`.
 const SIZES_BYTES_MAX: usize = 300;
@@ -45,8 +43,8 @@ pub struct Slot {
     pub on_miss: MissPolicy,
     /// The campaign's, or its own.
     pub review: Review,
-    /// By locale; placeholders are labels.
-    pub alt: Localized<Template>,
+    /// What the markup of its pictures says.
+    pub markup: SlotMarkup,
     /// What the markup shows beside its pictures.
     pub label: Label,
     /// Always holds JPEG.
@@ -219,7 +217,7 @@ fn read_slot<'a, 'i>(
     let sizes = table.text("sizes").and_then(|text| read_sizes(table, &text)).unwrap_or_else(|| "100vw".to_owned());
     let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
     let on_miss = read_on_miss(table);
-    let alt = read_alt(table, generate, &policy.locales);
+    let markup = markup::read(table, generate, &policy.locales);
     let label = label::read_slot(table, label, &policy.locales);
     let review = review::read(table, policy.review, policy.is_recallable);
     let formats = read_formats(table);
@@ -237,7 +235,7 @@ fn read_slot<'a, 'i>(
         urgency,
         on_miss,
         review,
-        alt,
+        markup,
         label,
         formats,
         qualities,
@@ -367,43 +365,6 @@ fn read_wait(table: &TableReader<'_, '_>) -> MissPolicy {
     let wait_ms = table.integer("wait_ms", 1..=WAIT_MS_MAX).unwrap_or(1);
     let stopgaps = [("fallback", Stopgap::Fallback), ("placeholder", Stopgap::Placeholder)];
     MissPolicy::Wait { wait_ms, then: table.choice("then", &stopgaps).unwrap_or(Stopgap::Fallback) }
-}
-
-fn read_alt(
-    table: &TableReader<'_, '_>,
-    generate: &GenerateReader<'_, '_, '_>,
-    locales: &[String],
-) -> Localized<Template> {
-    let Some(alt) = table.table("alt") else {
-        if !table.has("alt") {
-            table.missing("alt", "`alt` is missing: the text for readers who do not see the image, by locale");
-        }
-        return Localized::default();
-    };
-    let (texts, is_whole) = localized(&alt, |text| {
-        if text.value.len() > ALT_BYTES_MAX || text.value.trim().is_empty() {
-            alt.fault(&text.span, format!("an alt text has 1 to {ALT_BYTES_MAX} bytes"));
-        }
-        let template = Template::parse(text.value, |placeholder| resolve_label(placeholder, generate));
-        let template = link(&alt, text, template)?;
-        for read in
-            generate.axes.iter().enumerate().filter(|(index, _)| template.uses_axis(*index)).map(|(_, read)| read)
-        {
-            check_labels(&alt, &text.span, read, locales);
-        }
-        Some(template)
-    });
-    if is_whole {
-        check_covers(&alt, alt.span(), "`alt`", &texts, locales);
-    }
-    texts
-}
-
-fn resolve_label(placeholder: Placeholder<'_>, generate: &GenerateReader<'_, '_, '_>) -> Result<Part, String> {
-    let Placeholder::Axis(name) = placeholder else {
-        return Err("alt texts know axes only, no styles and blocks".to_owned());
-    };
-    axes::named(generate.axes, name).map(Part::Axis)
 }
 
 fn read_formats(table: &TableReader<'_, '_>) -> FormatSet {

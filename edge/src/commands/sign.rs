@@ -10,7 +10,7 @@ use bildkante_shared::{console, say};
 use crate::campaign::Catalog;
 use crate::campaign::names::is_name;
 use crate::config::Config;
-use crate::request::{ImageRequest, ParameterNames, Target};
+use crate::request::{ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, ParameterNames, Target};
 use crate::signing::{moment, new_key_entry};
 use crate::words::clock::Clock;
 
@@ -37,7 +37,7 @@ pub struct SignArgs {
 /// Prints the URL in its canonical form with `kid`, `expires` and `s`.
 ///
 /// # Errors
-/// When there are no keys, none of them signs, or the URL is none of an image.
+/// When there are no keys, none of them signs, or the URL is none of an image or its markup.
 pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
     let keys = super::signing_keys(config)?.context(
         "there are no keys: name a file in `signing.keys_file`, and put what `bildkante-edge sign --new-key` prints into it",
@@ -49,21 +49,26 @@ pub fn sign(config: &Config, args: &SignArgs) -> anyhow::Result<ExitCode> {
     let sources = config.sources()?;
     let catalog = Catalog::load(&sources);
     let is_doubtful = Cell::new(false);
-    let request = ImageRequest::parse(path, query, &|campaign: &str, name: &str| {
+    let ignored = |campaign: &str, name: &str| {
         let names: &dyn ParameterNames = catalog.as_ref().map_or(&sources.ignored, |catalog| catalog);
         let is_ignored = names.is_ignored(campaign, name);
         is_doubtful.set(is_doubtful.get() || (is_ignored && is_name(name)));
         is_ignored
-    })?;
+    };
+    let kid = args.kid.as_deref();
+    let signed = if path.starts_with(MARKUP_PATH_PREFIX) {
+        keys.sign(&MarkupRequest::parse(path, query, &ignored)?, kid, expires_s, now_s)?.canonical()
+    } else {
+        keys.sign(&ImageRequest::parse(path, query, &ignored)?, kid, expires_s, now_s)?.canonical_with_slug()
+    };
     // Elsewhere than at an edge there may be keys and no campaigns; most URLs mean the same without.
     if let (Err(error), true) = (&catalog, is_doubtful.get()) {
         let reason =
             "a parameter of this URL is taken for tracking and is not signed: whether it is an axis cannot be told";
         anyhow::bail!("{reason}, because the campaigns cannot be loaded: {error}");
     }
-    let signed = keys.sign(&request, args.kid.as_deref(), expires_s, now_s)?;
     let origin = url.find("://").map_or("", |_| url.split_at(url.find(path).unwrap_or(0)).0);
-    say!("{origin}{}", signed.canonical_with_slug())?;
+    say!("{origin}{signed}")?;
     Ok(ExitCode::SUCCESS)
 }
 

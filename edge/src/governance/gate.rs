@@ -92,13 +92,18 @@ impl Gate {
     /// # Errors
     /// Why it may not.
     pub fn clear(&self, want: &Want, master: Option<MasterId>) -> Result<Cleared, Withheld> {
-        let own = facts(&want.variant, master);
-        match &want.decided {
-            None => self.ask(&want.variant, &own, want.audience),
-            Some(decided) => {
-                let (recipe, parts) = (decided.recipe, decided.binding.parts.as_deref());
-                self.ask(&want.variant, &Facts { recipe, parts, ..own }, want.audience)
-            }
+        self.ask(&want.variant, &wanted_facts(want, master), want.audience)
+    }
+
+    /// Whether [`Self::clear`] would clear it. For what tells of a picture and shows none: nothing is counted as withheld.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn would_clear(&self, want: &Want, master: Option<MasterId>) -> Result<(), Withheld> {
+        let state = self.published.load();
+        match self.against(&state, &want.variant, &wanted_facts(want, master), want.audience) {
+            None => Ok(()),
+            Some(reason) => Err(Withheld { reason, epoch: state.epoch() }),
         }
     }
 
@@ -107,12 +112,20 @@ impl Gate {
     /// # Errors
     /// When nothing is live.
     pub fn place(&self, want: Want) -> Result<Want, Withheld> {
+        self.would_place(want).inspect_err(|withheld| self.count(withheld.reason))
+    }
+
+    /// The same without counting what is withheld: as [`Self::would_clear`].
+    ///
+    /// # Errors
+    /// When nothing is live.
+    pub fn would_place(&self, want: Want) -> Result<Want, Withheld> {
         if !want.variant.review.is_required() || want.audience == Audience::Reviewers {
             return Ok(want);
         }
         let state = self.published.load();
         let Some(case) = live(&state, &want.variant, now_unix_ms()) else {
-            return Err(self.withhold(Reason::Awaiting, &state));
+            return Err(Withheld { reason: Reason::Awaiting, epoch: state.epoch() });
         };
         let ids = (want.variant.recipe.id(), case.recipe);
         let is_known = self.known.get_with(ids, || is_of_manifest(&want.variant, case));
@@ -144,17 +157,24 @@ impl Gate {
 
     fn ask(&self, variant: &Variant, facts: &Facts<'_>, audience: Audience) -> Result<Cleared, Withheld> {
         let state = self.published.load();
+        match self.against(&state, variant, facts, audience) {
+            None => Ok(Cleared(())),
+            Some(reason) => {
+                self.count(reason);
+                Err(Withheld { reason, epoch: state.epoch() })
+            }
+        }
+    }
+
+    /// What speaks against showing it.
+    fn against(&self, state: &State, variant: &Variant, facts: &Facts<'_>, audience: Audience) -> Option<Reason> {
         let is_stale = || variant.on_stale_state == OnStaleState::StandIn && self.published.is_stale();
         let reason = state.kills().reason(facts).or_else(|| state.held().reason(facts));
         let reason = reason.or_else(|| is_stale().then_some(Reason::Stale));
         let has_ended = || variant.rights_end.as_ref().is_some_and(|end| end.unix_s <= now_unix_ms() / 1_000);
         let reason = reason.or_else(|| has_ended().then_some(Reason::RightsEnded));
         let is_open = audience == Audience::Reviewers || !variant.review.is_required();
-        let reason = reason.or_else(|| if is_open { None } else { self.unapproved(&state, variant, facts) });
-        match reason {
-            None => Ok(Cleared(())),
-            Some(reason) => Err(self.withhold(reason, &state)),
-        }
+        reason.or_else(|| if is_open { None } else { self.unapproved(state, variant, facts) })
     }
 
     /// Why a picture that people decide about is not shown. What was approved on an edge that has long heard nothing of its fleet may
@@ -167,9 +187,8 @@ impl Gate {
         (!live(state, variant, now_unix_ms()).is_some_and(is_same)).then_some(Reason::Awaiting)
     }
 
-    fn withhold(&self, reason: Reason, state: &State) -> Withheld {
+    fn count(&self, reason: Reason) {
         self.withheld.with_label_values(&[reason.as_str()]).inc();
-        Withheld { reason, epoch: state.epoch() }
     }
 
     #[must_use]
@@ -199,7 +218,8 @@ pub(super) fn decided(want: &Want, case: &Case) -> Arc<Decided> {
 
 fn decided_as(want: &Want, case: &Case, is_known: bool) -> Arc<Decided> {
     let tags = want.variant.tags.with_recipe(case.recipe);
-    Arc::new(Decided { recipe: case.recipe, is_known, tags, binding: Arc::new(binding(case)) })
+    let (recipe, seed) = (case.recipe, case.drawn.seed);
+    Arc::new(Decided { recipe, is_known, seed, tags, binding: Arc::new(binding(case)) })
 }
 
 /// Whether the manifest says all of its recipe but the seed.
@@ -223,6 +243,15 @@ fn binding(case: &Case) -> Binding {
         determinism: determinism.clone(),
         generation: u64::MAX,
         parts: Some(Arc::new(parts.clone())),
+    }
+}
+
+/// What is known of what is wanted: of its variant, and of the picture that was decided for.
+fn wanted_facts(want: &Want, master: Option<MasterId>) -> Facts<'_> {
+    let own = facts(&want.variant, master);
+    match &want.decided {
+        None => own,
+        Some(decided) => Facts { recipe: decided.recipe, parts: decided.binding.parts.as_deref(), ..own },
     }
 }
 

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use bildkante_shared::problem::Problem;
 
+use super::parameters::OF_MARKUP;
 use super::parameters::Parameter;
-use super::{IMAGE_PATH_PREFIX, PARAMETERS_MAX};
+use super::{IMAGE_PATH_PREFIX, MARKUP_PATH_PREFIX, PARAMETERS_MAX};
 use crate::words::Format;
 
 /// Longest piece of a URL an answer repeats.
@@ -16,6 +17,10 @@ const EXCERPT_CHARS_MAX: usize = 48;
 pub enum RequestError {
     #[error("image paths are {IMAGE_PATH_PREFIX}{{campaign}}/{{slot}}[/{{slug}}[.{{ext}}]]")]
     NotAnImage,
+    #[error("markup paths are {MARKUP_PATH_PREFIX}{{campaign}}/{{slot}}")]
+    NotMarkup,
+    #[error("`{parameter}` is a parameter of images; markup takes axes, `fm` and `v`")]
+    OfImages { parameter: &'static str },
     #[error("the {part} is longer than {bytes_max} bytes")]
     TooLong { part: &'static str, bytes_max: usize },
     #[error("the query has more than {PARAMETERS_MAX} parameters")]
@@ -44,6 +49,8 @@ impl RequestError {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::NotAnImage => "not-an-image",
+            Self::NotMarkup => "not-markup",
+            Self::OfImages { .. } => "parameter-of-images",
             Self::TooLong { .. } => "uri-too-long",
             Self::TooManyParameters => "too-many-parameters",
             Self::Encoding { .. } | Self::AxisEncoding { .. } => "malformed-encoding",
@@ -57,7 +64,7 @@ impl RequestError {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::NotAnImage => 404,
+            Self::NotAnImage | Self::NotMarkup => 404,
             Self::TooLong { .. } => 414,
             _ => 400,
         }
@@ -67,10 +74,10 @@ impl RequestError {
     #[must_use]
     pub fn parameter(&self) -> Option<&str> {
         match self {
-            Self::NotAnImage | Self::TooLong { .. } | Self::TooManyParameters => None,
+            Self::NotAnImage | Self::NotMarkup | Self::TooLong { .. } | Self::TooManyParameters => None,
             Self::Encoding { part } => super::parameters::lookup(part).map(Parameter::name),
             Self::AxisEncoding { name } | Self::Duplicate { parameter: name } => Some(name),
-            Self::Malformed { parameter, .. } => Some(parameter),
+            Self::Malformed { parameter, .. } | Self::OfImages { parameter } => Some(parameter),
             Self::FormatConflict { .. } => Some(Parameter::Format.name()),
             Self::IncompleteSignature { missing } => Some(missing),
         }
@@ -79,7 +86,7 @@ impl RequestError {
     #[must_use]
     pub fn problem(&self) -> Problem {
         let title = match self {
-            Self::NotAnImage => "Not found",
+            Self::NotAnImage | Self::NotMarkup => "Not found",
             Self::TooLong { .. } => "URL too long",
             _ => "Malformed request",
         };
@@ -87,6 +94,7 @@ impl RequestError {
         let Some(parameter) = self.parameter() else { return problem };
         let allowed = match self {
             Self::Malformed { allowed, .. } => allowed.iter().map(ToString::to_string).collect(),
+            Self::OfImages { .. } => OF_MARKUP.map(str::to_owned).into(),
             _ => Vec::new(),
         };
         problem.with_parameter(parameter, allowed)

@@ -52,6 +52,9 @@ impl Parameter {
 /// Parameters any unsigned URL of a slot may carry, beside the axes.
 pub const UNSIGNED: [&str; 7] = ["w", "dpr", "fm", "q", "metadata", "auto", "v"];
 
+/// Parameters that a URL of markup may carry, beside the axes and a signature.
+pub const OF_MARKUP: [&str; 2] = ["fm", "v"];
+
 /// The table of names: what is looked up is what is listed, so that no alias can be forgotten where names collide.
 macro_rules! names {
     ($($($name:literal)|+ => $parameter:ident,)+) => {

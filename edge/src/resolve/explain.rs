@@ -117,6 +117,20 @@ pub struct ExplainedRendition {
 }
 
 impl Explanation {
+    /// Of a URL of which nothing is known.
+    #[must_use]
+    pub fn unread(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            request: None,
+            signature: None,
+            variant: None,
+            rendition: None,
+            warnings: Vec::new(),
+            problem: None,
+        }
+    }
+
     /// What a trace says of the URL it is of.
     #[must_use]
     pub fn of(url: &str, trace: &Trace<'_>) -> Self {

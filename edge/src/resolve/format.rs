@@ -52,6 +52,35 @@ pub fn acceptable(accept: Option<&str>, allowed: FormatSet) -> FormatSet {
     allowed.iter().filter(is_shown).collect()
 }
 
+/// Which of several representations a client likes best, by their media types in the order of our own preference; the first
+/// where it takes none of them, for the reason given above.
+#[must_use]
+pub fn preferred(accept: Option<&str>, types: &[&str]) -> usize {
+    let Some(accept) = accept else { return 0 };
+    let bytes = &accept.as_bytes()[..accept.len().min(ACCEPT_BYTES_MAX)];
+    let weight_of = |media_type: &str| {
+        let family = media_type.split_once('/').map_or(media_type, |(family, _)| family);
+        let (mut named, mut by_family, mut any) = (None, None, None);
+        for member in split_outside_quotes(bytes, b',') {
+            let mut pieces = split_outside_quotes(member, b';').map(<[u8]>::trim_ascii);
+            let range = pieces.next().unwrap_or_default();
+            let place = if range.eq_ignore_ascii_case(media_type.as_bytes()) {
+                &mut named
+            } else if range.strip_suffix(b"/*").is_some_and(|it| it.eq_ignore_ascii_case(family.as_bytes())) {
+                &mut by_family
+            } else if range == b"*/*" {
+                &mut any
+            } else {
+                continue;
+            };
+            *place = (*place).max(weight(pieces));
+        }
+        named.or(by_family).or(any).unwrap_or(0)
+    };
+    let best = types.iter().map(|media_type| weight_of(media_type)).enumerate();
+    best.fold((0, 0), |best, (index, weight)| if weight > best.1 { (index, weight) } else { best }).0
+}
+
 /// q-values in thousandths; `None` where nothing was said.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Weights {
@@ -152,6 +181,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_representation_with_the_highest_weight_is_preferred_and_the_first_otherwise() {
+        let types = ["text/html", "application/json", "application/ld+json"];
+        for (accept, expected) in [
+            (None, 0),
+            (Some("*/*"), 0),
+            (Some("application/json"), 1),
+            (Some("application/*"), 1),
+            (Some("application/ld+json, */*;q=0.1"), 2),
+            (Some("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"), 0),
+            (Some("application/json;q=0.2, text/html;q=0.1"), 1),
+            (Some("application/json;q=0, text/*;q=0.1"), 0),
+            (Some("image/avif"), 0),
+            (Some("application/json;q=x"), 0),
+        ] {
+            assert_eq!(preferred(accept, &types), expected, "{accept:?}");
+        }
+    }
 
     fn auto(accept: &str) -> Format {
         choose(Some(accept), FormatAsk::Auto, FormatSet::ALL)

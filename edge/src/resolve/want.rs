@@ -38,6 +38,8 @@ pub struct Decided {
     pub recipe: RecipeId,
     /// Whether it is the variant's own, or one that differs from it by its seed alone.
     pub is_known: bool,
+    /// Of a drawing.
+    pub seed: Option<u32>,
     /// The variant's, with this recipe.
     pub tags: Tags,
     pub binding: Arc<Binding>,

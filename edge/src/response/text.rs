@@ -2,14 +2,19 @@
 
 use std::io::Write;
 
+use bildkante_shared::ids::Digest;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::conditional::{Precondition, precondition};
-use super::{apply_cross_origin, respond, value};
+use super::{
+    CACHE_TAG, CDN_CACHE_CONTROL, Lifetime, Negotiation, SURROGATE_KEY, X_ROBOTS_TAG, apply_cross_origin, cow_value,
+    respond, value,
+};
 use crate::fields;
 use crate::service::Body;
 
@@ -27,6 +32,9 @@ pub(crate) enum TextKind {
     Script,
     Svg,
     Json,
+    /// Structured data (JSON-LD 1.1).
+    JsonLd,
+    Xml,
     Plain,
     /// Prometheus' text exposition format.
     Metrics,
@@ -40,6 +48,8 @@ impl TextKind {
             Self::Script => "text/javascript; charset=utf-8",
             Self::Svg => "image/svg+xml",
             Self::Json => "application/json",
+            Self::JsonLd => "application/ld+json",
+            Self::Xml => "application/xml; charset=utf-8",
             Self::Plain => "text/plain; charset=utf-8",
             Self::Metrics => "text/plain; version=0.0.4; charset=utf-8",
         }
@@ -112,6 +122,87 @@ impl StaticText {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         respond(StatusCode::OK, headers, body)
     }
+}
+
+/// A text that is made for a request, with a validator and a lifetime, usable by pages of every origin.
+#[derive(Debug)]
+pub(crate) struct MadeText<'a> {
+    pub kind: TextKind,
+    pub body: String,
+    pub lifetime: Lifetime,
+    /// Which request headers took part in choosing it, beside `Accept-Encoding`.
+    pub negotiation: Negotiation,
+    /// What purges know it by.
+    pub tags: &'a [&'a str],
+}
+
+/// A text opened as a document may show pictures and run nothing.
+const TEXT_CSP: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; img-src *; style-src 'unsafe-inline'; sandbox");
+
+impl MadeText<'_> {
+    /// 200, or 304 where the client has it. Search engines are to find pages and pictures, and not what these are made with.
+    #[must_use]
+    pub(crate) fn respond(self, method: &Method, request: &HeaderMap) -> Response<Body> {
+        let digest = blake3::hash(self.body.as_bytes()).to_hex();
+        // Weak: all encodings share it.
+        let etag = format!("\"{}\"", &digest[..26]);
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.insert(CACHE_CONTROL, cow_value(self.lifetime.cache_control()));
+        headers.insert(CDN_CACHE_CONTROL, cow_value(self.lifetime.cdn_cache_control()));
+        let vary = match self.negotiation.vary() {
+            Some(others) => format!("{others}, Accept-Encoding"),
+            None => "Accept-Encoding".to_owned(),
+        };
+        headers.insert(VARY, value(&vary));
+        headers.insert(ETAG, value(&format!("W/{etag}")));
+        headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+        if !self.tags.is_empty() {
+            headers.insert(CACHE_TAG, value(&self.tags.join(",")));
+            headers.insert(SURROGATE_KEY, value(&self.tags.join(" ")));
+        }
+        apply_cross_origin(&mut headers);
+        if precondition(request, &etag) == Precondition::NotModified {
+            return respond(StatusCode::NOT_MODIFIED, headers, Bytes::new());
+        }
+        let mut body = Bytes::from(self.body);
+        if body.len() >= COMPRESSED_FROM_BYTES
+            && takes_brotli(request)
+            && let Some(compressed) = brotli(&body)
+        {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("br"));
+            body = compressed;
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.kind.media_type()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, TEXT_CSP);
+        respond(StatusCode::OK, headers, if *method == Method::HEAD { Bytes::new() } else { body })
+    }
+}
+
+/// A file that is gzipped in itself: 200, or 304 where the client has it.
+#[must_use]
+pub(crate) fn gzip(
+    method: &Method,
+    request: &HeaderMap,
+    (file, digest): (Vec<u8>, &Digest),
+    lifetime: Lifetime,
+) -> Response<Body> {
+    let etag = format!("\"{}\"", &digest.to_hex()[..26]);
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CACHE_CONTROL, cow_value(lifetime.cache_control()));
+    headers.insert(CDN_CACHE_CONTROL, cow_value(lifetime.cdn_cache_control()));
+    headers.insert(ETAG, value(&etag));
+    headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+    apply_cross_origin(&mut headers);
+    if precondition(request, &etag) == Precondition::NotModified {
+        return respond(StatusCode::NOT_MODIFIED, headers, Bytes::new());
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(file.len()));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    respond(StatusCode::OK, headers, if *method == Method::HEAD { Bytes::new() } else { file.into() })
 }
 
 /// `br` named with a weight above zero (RFC 9110 §12.5.3).

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use toml::value::Datetime;
 
 use super::{Grant, SignatureError, moment};
-use crate::request::{ImageRequest, SignatureAsk, is_token};
+use crate::request::{Signable, SignatureAsk, is_token};
 
 /// Most keys of a file.
 pub const KEYS_MAX: usize = 64;
@@ -175,8 +175,8 @@ impl SigningKeys {
     ///
     /// # Errors
     /// When it is signed and the signature is of no use now.
-    pub fn verify(&self, request: &ImageRequest<'_>, now_s: u64) -> Result<Grant, SignatureError> {
-        let Some(ask) = &request.signature else { return Ok(Grant::Public) };
+    pub fn verify<'r>(&self, request: &impl Signable<'r>, now_s: u64) -> Result<Grant, SignatureError> {
+        let Some(ask) = request.signature() else { return Ok(Grant::Public) };
         let key = self.keys.iter().find(|key| key.id == ask.key_id).ok_or(SignatureError::UnknownKey)?;
         key.check(request, ask)?;
         if key.is_over(now_s) {
@@ -193,25 +193,21 @@ impl SigningKeys {
     ///
     /// # Errors
     /// When that key signs nothing at `now_s`, or the URL would have expired already.
-    pub fn sign<'r>(
+    pub fn sign<'r, R: Signable<'r>>(
         &self,
-        request: &ImageRequest<'r>,
+        request: &R,
         key_id: Option<&str>,
         expires_s: Option<u64>,
         now_s: u64,
-    ) -> Result<ImageRequest<'r>, SignError> {
+    ) -> Result<R, SignError> {
         let key = self.signer(key_id, now_s)?;
         if expires_s.is_some_and(|expires_s| now_s >= expires_s) {
             return Err(SignError::Expired);
         }
-        let mut signed = request.clone();
-        let ask = SignatureAsk { key_id: key.id.clone().into(), expires_s, signature: String::new().into() };
-        signed.signature = Some(ask);
-        let tag = hmac::sign(&key.hmac, signed.signed_text().as_bytes());
-        if let Some(ask) = &mut signed.signature {
-            ask.signature = BASE64URL_NOPAD.encode(tag.as_ref()).into();
-        }
-        Ok(signed)
+        let ask =
+            |signature: String| SignatureAsk { key_id: key.id.clone().into(), expires_s, signature: signature.into() };
+        let tag = hmac::sign(&key.hmac, request.with_signature(ask(String::new())).signed_text().as_bytes());
+        Ok(request.with_signature(ask(BASE64URL_NOPAD.encode(tag.as_ref()))))
     }
 
     /// What may be told of the key that signs at `now_s` where none is named, and when it ends.
@@ -255,7 +251,7 @@ impl SigningKey {
         })
     }
 
-    fn check(&self, request: &ImageRequest<'_>, ask: &SignatureAsk<'_>) -> Result<(), SignatureError> {
+    fn check<'r>(&self, request: &impl Signable<'r>, ask: &SignatureAsk<'r>) -> Result<(), SignatureError> {
         let tag = BASE64URL_NOPAD.decode(ask.signature.as_bytes()).map_err(|_| SignatureError::Wrong)?;
         hmac::verify(&self.hmac, request.signed_text().as_bytes(), &tag).map_err(|_| SignatureError::Wrong)
     }

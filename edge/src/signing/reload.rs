@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{Grant, Seal, SignatureError, SigningConfig, SigningKeys};
-use crate::request::ImageRequest;
+use crate::request::Signable;
 use crate::secret;
 use crate::text_file;
 use crate::words::ReloadOutcome;
@@ -135,8 +135,8 @@ impl SigningHandle {
     ///
     /// # Errors
     /// When it is signed and the signature is of no use now.
-    pub fn check(&self, request: &ImageRequest<'_>) -> Result<Grant, SignatureError> {
-        if request.signature.is_none() {
+    pub fn check<'r>(&self, request: &impl Signable<'r>) -> Result<Grant, SignatureError> {
+        if request.signature().is_none() {
             return Ok(Grant::Public);
         }
         let keys = self.inner.current.load();
@@ -157,6 +157,12 @@ impl SigningHandle {
         let (keys, now_s) = (self.inner.current.load_full()?, self.inner.clock.unix_s());
         let expires_s = whole_hours.map(|hours| (now_s / HOUR_S + 1 + hours) * HOUR_S);
         Seal::new(keys, now_s, expires_s)
+    }
+
+    /// The same for what ends at a moment, in seconds since 1970; `None` for URLs without an end.
+    #[must_use]
+    pub fn seal_until(&self, expires_s: Option<u64>) -> Option<Seal> {
+        Seal::new(self.inner.current.load_full()?, self.inner.clock.unix_s(), expires_s)
     }
 
     /// Watches the file until shutdown. A task of its own; it ends at once where there is no file.

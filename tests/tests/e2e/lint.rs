@@ -16,6 +16,7 @@ use crate::purge::{TOKEN, admin as admin_call, with_tokens};
 
 const TEST: &str = "no_message_is_bad_to_httplint";
 const IMAGE: &str = "/i/studio/thumb?product=mug";
+const MARKUP: &str = "/p/studio/thumb?product=mug";
 
 /// Notes that do not blame the answer: the test asks for a 414, and its note is about the URL that was sent.
 const EXPECTED: [(&str, &str); 1] = [("too-long", "STATUS_URI_TOO_LONG")];
@@ -89,6 +90,12 @@ async fn no_message_is_bad_to_httplint() -> anyhow::Result<()> {
         ("script", 200, "GET", "/rum.js", &[]),
         ("script-brotli", 200, "GET", "/rum.js", &[("accept-encoding", "br")]),
         ("script-head", 200, "HEAD", "/rum.js", &[]),
+        ("markup", 200, "GET", MARKUP, &[("accept", "text/html")]),
+        ("markup-brotli", 200, "GET", MARKUP, &[("accept-encoding", "br")]),
+        ("markup-head", 200, "HEAD", MARKUP, &[]),
+        ("markup-matching", 304, "GET", MARKUP, &[("if-none-match", "*")]),
+        ("markup-undrawn", 200, "GET", "/p/studio/hero?product=lamp&fm=json", &[]),
+        ("markup-bad-request", 400, "GET", "/p/studio/thumb?w=96", &[]),
     ];
     record(&mut public, folder.path(), classes).await?;
     let mut admin = Connection::open(rig.admin()).await?;

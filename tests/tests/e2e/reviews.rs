@@ -57,7 +57,7 @@ async fn rule(rig: &Rig, case: &Value, order: Value) -> anyhow::Result<Reply> {
     admin(rig, Method::POST, &format!("{DECISIONS}/{}", case["id"]), Some(order)).await
 }
 
-async fn ruled(rig: &Rig, case: &Value, order: Value) -> anyhow::Result<Value> {
+pub(crate) async fn ruled(rig: &Rig, case: &Value, order: Value) -> anyhow::Result<Value> {
     let reply = rule(rig, case, order).await?;
     anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
     reply.json()

@@ -17,7 +17,7 @@ use bildkante_tests::rig::{Plan, Rig};
 use http::StatusCode;
 
 /// A key of its own for each edge, in its folder.
-fn with_keys(config: &mut Config) {
+pub(crate) fn with_keys(config: &mut Config) {
     let file = config.campaigns.campaigns_dir.with_file_name("keys.toml");
     let entry = new_key_entry("first").expect("random bytes");
     std::fs::write(&file, entry).expect("a writable folder");
@@ -26,12 +26,12 @@ fn with_keys(config: &mut Config) {
     config.signing.reload_ms = 20;
 }
 
-fn keys_file(rig: &Rig) -> PathBuf {
+pub(crate) fn keys_file(rig: &Rig) -> PathBuf {
     rig.dir.path().join("keys.toml")
 }
 
 /// `url` signed with the keys that lie in the rig's folder now.
-fn signed(rig: &Rig, url: &str, left_s: Option<u64>) -> anyhow::Result<String> {
+pub(crate) fn signed(rig: &Rig, url: &str, left_s: Option<u64>) -> anyhow::Result<String> {
     let keys = SigningKeys::parse(&std::fs::read_to_string(keys_file(rig))?)?;
     let (path, query) = url.split_once('?').context("a query")?;
     let request = ImageRequest::parse(path, Some(query), &IgnoredParameters::default())?;

@@ -1,0 +1,322 @@
+//! `<picture>` with responsive candidates, and the preload that goes with it.
+//!
+//! Sources: HTML Living Standard (`picture`, `srcset`, `sizes`, `fetchpriority`, `loading`), RFC 8288 (`Link`),
+//! web.dev/articles/preload-responsive-images.
+//!
+//! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first, and only those that
+//! the slot has; a hero loads eagerly and with high priority, everything else lazily.
+
+use bildkante_shared::urgency::Urgency;
+use maud::{Markup, PreEscaped, html};
+
+use super::label::{caption, labelled};
+use crate::campaign::ShownLabel;
+use crate::signing::Seal;
+use crate::words::{Format, FormatSet};
+
+/// How a browser should go about loading an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loading {
+    /// The page's likely LCP: at once, ahead of everything.
+    Hero,
+    /// Below the fold.
+    Lazy,
+}
+
+impl Loading {
+    /// Slots of urgency 0 and 1 are heroes.
+    #[must_use]
+    pub fn of(urgency: Urgency) -> Self {
+        if urgency.get() <= 1 { Self::Hero } else { Self::Lazy }
+    }
+}
+
+/// One image of a page at all its widths, in every format.
+#[derive(Debug, Clone, Copy)]
+pub struct Picture<'a> {
+    /// Absolute URL without its query.
+    pub url: &'a str,
+    /// Canonical axis values (`colour=teal&product=mug`), or empty.
+    pub query: &'a str,
+    /// Ladder, ascending, CSS pixels.
+    pub widths_px: &'a [u32],
+    /// Intrinsic ratio as width and height.
+    pub ratio: (u32, u32),
+    pub sizes: &'a str,
+    pub alt: &'a str,
+    pub loading: Loading,
+    /// What is shown beside it.
+    pub label: Option<ShownLabel<'a>>,
+    /// Signs every URL, where the campaign answers no others.
+    pub seal: Option<&'a Seal>,
+}
+
+/// What analytics read off the element.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PictureFacts<'a> {
+    pub variant: Option<&'a str>,
+    pub recipe: Option<&'a str>,
+    pub prompt_version: Option<&'a str>,
+    pub seed: Option<u32>,
+}
+
+/// A picture of a slot that may lack formats, with URLs that may be pinned and facts beside it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame<'a> {
+    pub(super) picture: Picture<'a>,
+    pub(super) formats: FormatSet,
+    /// `v` of every URL.
+    pub(super) version: Option<&'a str>,
+    pub(super) facts: PictureFacts<'a>,
+}
+
+/// Formats offered as sources, best first; JPEG is the `<img>`.
+const SOURCES: [Format; 2] = [Format::Avif, Format::Webp];
+
+impl<'a> Frame<'a> {
+    const fn plain(picture: Picture<'a>) -> Self {
+        let facts = PictureFacts { variant: None, recipe: None, prompt_version: None, seed: None };
+        Self { picture, formats: FormatSet::ALL, version: None, facts }
+    }
+
+    /// The URL of one candidate; no format means negotiated by `Accept`.
+    pub(super) fn candidate(&self, width: impl std::fmt::Display, format: Option<Format>) -> String {
+        let mut url = format!("{}?", self.picture.url);
+        if !self.picture.query.is_empty() {
+            url.push_str(self.picture.query);
+            url.push('&');
+        }
+        url.push_str(&format!("w={width}"));
+        if let Some(format) = format {
+            url.push_str("&fm=");
+            url.push_str(format.extension());
+        }
+        if let Some(version) = self.version {
+            url.push_str("&v=");
+            url.push_str(version);
+        }
+        match self.picture.seal {
+            Some(seal) => seal.signed(&url),
+            None => url,
+        }
+    }
+
+    pub(super) fn srcset(&self, format: Option<Format>) -> String {
+        let widths = self.picture.widths_px.iter();
+        let candidates: Vec<_> = widths.map(|&width| format!("{} {width}w", self.candidate(width, format))).collect();
+        candidates.join(", ")
+    }
+
+    pub(super) fn largest_px(&self) -> u32 {
+        self.picture.widths_px.last().copied().unwrap_or(1)
+    }
+
+    pub(super) fn height_px(&self, width_px: u32) -> u32 {
+        let (width, height) = self.picture.ratio;
+        let scaled = (u64::from(width_px) * u64::from(height) * 2 + u64::from(width)) / (2 * u64::from(width.max(1)));
+        u32::try_from(scaled.max(1)).unwrap_or(u32::MAX)
+    }
+
+    fn sources(&self) -> impl Iterator<Item = Format> {
+        SOURCES.into_iter().filter(|format| self.formats.contains(*format))
+    }
+
+    /// The best that the slot has.
+    pub(super) fn best(&self) -> Format {
+        self.sources().next().unwrap_or(Format::Jpeg)
+    }
+
+    /// `<picture>` with a source for each format above JPEG, and a JPEG `<img>`.
+    pub(super) fn element(&self) -> Markup {
+        let Self { picture, facts, .. } = self;
+        let hero = picture.loading == Loading::Hero;
+        html! {
+            picture data-variant=[facts.variant] data-recipe=[facts.recipe]
+                data-prompt-version=[facts.prompt_version] data-seed=[facts.seed] {
+                @for format in self.sources() {
+                    source type=(format.media_type()) srcset=(self.srcset(Some(format))) sizes=(picture.sizes);
+                }
+                img src=(self.candidate(self.largest_px(), Some(Format::Jpeg)))
+                    srcset=(self.srcset(Some(Format::Jpeg)))
+                    sizes=(picture.sizes)
+                    width=(self.largest_px()) height=(self.height_px(self.largest_px()))
+                    alt=(picture.alt)
+                    fetchpriority=[hero.then_some("high")]
+                    loading=[(!hero).then_some("lazy")]
+                    decoding=[(!hero).then_some("async")];
+            }
+        }
+    }
+
+    /// With its label, in a `<figure>`.
+    pub(super) fn markup(&self) -> Markup {
+        labelled(self.element(), self.picture.label)
+    }
+
+    /// The markup as text to copy into a page, one element a line.
+    pub(super) fn markup_text(&self) -> String {
+        let PreEscaped(text) = self.element();
+        let lines =
+            text.replace("<source", "\n  <source").replace("<img", "\n  <img").replace("</picture>", "\n</picture>");
+        let Some(label) = self.picture.label else { return lines };
+        let PreEscaped(caption) = caption(label);
+        format!("<figure>\n  {}\n  {caption}\n</figure>", lines.replace('\n', "\n  "))
+    }
+
+    /// See [`Picture::preload`].
+    pub(super) fn preload(&self) -> String {
+        let best = self.best();
+        let priority = if self.picture.loading == Loading::Hero { "; fetchpriority=high" } else { "" };
+        format!(
+            "<{}>; rel=preload; as=image; type=\"{}\"; imagesrcset=\"{}\"; imagesizes=\"{}\"{priority}",
+            self.candidate(self.largest_px(), Some(best)),
+            best.media_type(),
+            self.srcset(Some(best)),
+            self.picture.sizes,
+        )
+    }
+}
+
+impl Picture<'_> {
+    /// The URL of one candidate; no format means negotiated by `Accept`.
+    #[must_use]
+    pub fn candidate(&self, width_px: u32, format: Option<Format>) -> String {
+        Frame::plain(*self).candidate(width_px, format)
+    }
+
+    /// `<picture>` with an AVIF and a WebP source and a JPEG `<img>`; with a label, both in a `<figure>`.
+    #[must_use]
+    pub fn markup(&self) -> Markup {
+        Frame::plain(*self).markup()
+    }
+
+    /// The same without its label, for pages of operators.
+    #[must_use]
+    pub fn picture(&self) -> Markup {
+        Frame::plain(*self).element()
+    }
+
+    /// The markup as text to copy into a page, one element a line.
+    #[must_use]
+    pub fn markup_text(&self) -> String {
+        Frame::plain(*self).markup_text()
+    }
+
+    /// One `<img>` whose width the client's hints choose: for pages that delegate them, see
+    /// [`Delegation`](super::Delegation). Clients that send none get the slot's default width.
+    #[must_use]
+    pub fn hinted(&self) -> Markup {
+        let (frame, hero) = (Frame::plain(*self), self.loading == Loading::Hero);
+        let img = html! {
+            img src=(frame.candidate("auto", None))
+                sizes=(self.sizes)
+                width=(frame.largest_px()) height=(frame.height_px(frame.largest_px()))
+                alt=(self.alt)
+                fetchpriority=[hero.then_some("high")]
+                loading=[(!hero).then_some("lazy")];
+        };
+        labelled(img, self.label)
+    }
+
+    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
+    #[must_use]
+    pub fn preload(&self) -> String {
+        Frame::plain(*self).preload()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::{LabelIcon, LabelShow};
+
+    fn picture(loading: Loading) -> Picture<'static> {
+        Picture {
+            url: "https://img.example.com/i/studio/hero/teal-mug",
+            query: "colour=teal&product=mug",
+            widths_px: &[320, 640],
+            ratio: (4, 3),
+            sizes: "(min-width: 50rem) 50vw, 100vw",
+            alt: "A \"teal\" mug & <saucer>",
+            loading,
+            label: None,
+            seal: None,
+        }
+    }
+
+    const LABEL: ShownLabel<'static> =
+        ShownLabel { show: LabelShow::Text, icon: None, text: "Mit <KI> & \"Hand\"", locale: "de-DE" };
+
+    fn labelled(label: ShownLabel<'static>) -> Picture<'static> {
+        Picture { label: Some(label), ..picture(Loading::Lazy) }
+    }
+
+    #[test]
+    fn a_label_stands_in_every_form_of_the_markup_escaped_and_with_its_language() {
+        let picture = labelled(LABEL);
+        let caption =
+            "<figcaption class=\"bildkante-label\" lang=\"de-DE\">Mit &lt;KI&gt; &amp; &quot;Hand&quot;</figcaption>";
+        for text in [picture.markup().0, picture.markup_text(), picture.hinted().0] {
+            assert!(text.starts_with("<figure>") && text.ends_with("</figure>"), "{text}");
+            assert_eq!(text.matches(caption).count(), 1, "{text}");
+        }
+        assert!(picture.markup_text().contains("\n  <picture>\n    <source"), "{}", picture.markup_text());
+        assert!(!picture.picture().0.contains("figure"));
+        for text in [self::picture(Loading::Lazy).markup().0, self::picture(Loading::Hero).hinted().0] {
+            assert!(!text.contains("figure"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_icon_has_a_size_and_is_told_once() {
+        let own = labelled(ShownLabel { show: LabelShow::Icon, ..LABEL }).markup().0;
+        assert!(own.contains("role=\"img\" aria-label=\"Mit &lt;KI&gt; &amp; &quot;Hand&quot;\""), "{own}");
+        assert!(own.contains("width=\"32\" height=\"20\"") && !own.contains("aria-hidden"), "{own}");
+        let both = labelled(ShownLabel { show: LabelShow::IconAndText, ..LABEL }).markup().0;
+        assert!(both.contains("aria-hidden=\"true\"") && !both.contains("aria-label"), "{both}");
+        assert!(both.contains("</svg> Mit &lt;KI&gt;"), "{both}");
+        static ICON: LabelIcon = LabelIcon { url: String::new(), width_px: 48, height_px: 24 };
+        let foreign = labelled(ShownLabel { show: LabelShow::Icon, icon: Some(&ICON), ..LABEL }).markup().0;
+        assert!(foreign.contains("width=\"48\" height=\"24\" alt=\"Mit &lt;KI&gt;"), "{foreign}");
+    }
+
+    #[test]
+    fn candidates_are_escaped_and_carry_their_widths() {
+        let PreEscaped(text) = picture(Loading::Lazy).markup();
+        assert!(text.contains("colour=teal&amp;product=mug&amp;w=320&amp;fm=avif 320w"), "{text}");
+        assert!(text.contains("alt=\"A &quot;teal&quot; mug &amp; &lt;saucer&gt;\""), "{text}");
+        assert!(text.contains("width=\"640\" height=\"480\""), "{text}");
+    }
+
+    #[test]
+    fn avif_stands_before_webp_and_jpeg_is_the_img() {
+        let PreEscaped(text) = picture(Loading::Lazy).markup();
+        let place = |needle: &str| text.find(needle).expect(needle);
+        assert!(place("image/avif") < place("image/webp") && place("image/webp") < place("<img"));
+        assert!(text[place("<img")..].contains("fm=jpg"));
+    }
+
+    #[test]
+    fn a_hero_is_eager_and_the_rest_is_lazy() {
+        let PreEscaped(hero) = picture(Loading::Hero).markup();
+        assert!(hero.contains("fetchpriority=\"high\"") && !hero.contains("loading="));
+        let PreEscaped(lazy) = picture(Loading::Lazy).markup();
+        assert!(lazy.contains("loading=\"lazy\"") && !lazy.contains("fetchpriority"));
+    }
+
+    #[test]
+    fn the_preload_names_one_type_and_all_its_widths() {
+        let link = picture(Loading::Hero).preload();
+        assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
+        assert!(!link.contains("webp"));
+    }
+
+    #[test]
+    fn a_hinted_image_leaves_its_width_to_the_client() {
+        let PreEscaped(img) = picture(Loading::Hero).hinted();
+        assert!(
+            img.contains("colour=teal&amp;product=mug&amp;w=auto\"") && img.contains("sizes=\"(min-width"),
+            "{img}"
+        );
+    }
+}
