@@ -69,10 +69,12 @@ use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
+use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase, Survey};
-use crate::resolve::{Operator, resolve};
+use crate::request::Pinning;
+use crate::resolve::{Operator, Resolution, resolve};
 use crate::response::{self, Negotiation, TextKind};
-use crate::seo::Loading;
+use crate::seo::{self, Loading, Place, Placement};
 use crate::service::{Body, RequestBody};
 use crate::shared_state::{CaseState, PersonRole};
 use crate::signing::SigningHandle;
@@ -96,6 +98,7 @@ pub struct Preview {
     bindings: Bindings,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    fill: Arc<Fill>,
     censuses: Censuses,
     events: Events,
     /// What pages may load, and where they may send something.
@@ -180,9 +183,11 @@ impl Preview {
         catalog: CatalogHandle,
         signing: SigningHandle,
         copied_days: u32,
+        fill: Arc<Fill>,
         (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
     ) -> Self {
         Self {
+            fill,
             policy: policy(&public_url),
             events: Events::new(reviews.log().published().clone()),
             censuses: Censuses::default(),
@@ -542,8 +547,8 @@ impl Preview {
         // Strictly as a reader's URL, so that no decision is about another variant than the one that was meant.
         let named: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with('_') && !pair.is_empty()).collect();
         let url = campaign.url(slot, &named.join("&"));
-        let resolved = resolve(&catalog, url.as_str(), &Operator).outcome.map(|resolution| resolution.resolved);
-        let resolved = resolved.map_err(|refusal| not_found(refusal.to_string()))?;
+        let meant = resolve(&catalog, url.as_str(), &Operator).outcome;
+        let Resolution { resolved, want } = meant.map_err(|refusal| not_found(refusal.to_string()))?;
         let combination = resolved.variant.key.combination;
         // A locale that the address names is meant; else the reader's own.
         let names_locale = named.iter().any(|pair| pair.split('=').next() == Some(LOCALE_AXIS));
@@ -577,6 +582,11 @@ impl Preview {
             } else {
                 around(campaign, of, &census, entry)
             },
+            placement: seals.are_usable().then(|| {
+                let place =
+                    Place { public_url: &self.public_url, pinning: Pinning::Open, seal: seals.copied().cloned() };
+                Placement::new(&resolved, seo::Shown::of(&self.fill, &want), place)
+            }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
             withheld: self.reviews.killed(&resolved.variant, live),
             decisions,

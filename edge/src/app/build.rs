@@ -287,6 +287,7 @@ impl Behind {
             self.catalog.clone(),
             self.signing.clone(),
             config.signing.preview_days,
+            Arc::clone(&self.fill),
             (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
         );
         let papers = self.papers(config);

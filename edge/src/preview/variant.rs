@@ -12,6 +12,7 @@ use super::states::PictureState;
 use super::tastes::Tastes;
 use super::why::Reasons;
 use crate::governance::{PastStep, ShownCase};
+use crate::seo::{Placement, SnippetKind};
 use crate::shared_state::{CaseState, PersonRole, Reason};
 use crate::words::Format;
 
@@ -27,6 +28,8 @@ pub(super) struct VariantPage<'a> {
     pub(super) card: CardView<'a>,
     pub(super) around: Around,
     pub(super) reasons: Reasons,
+    /// What markup says of it; `None` where no URL would be answered.
+    pub(super) placement: Option<Placement>,
     /// `None` where nobody has to approve.
     pub(super) decisions: Option<Decisions>,
     /// Why no reader is shown it, whatever was decided.
@@ -91,6 +94,7 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         @if let Some(desk) = &page.desk {
             @if desk.role >= PersonRole::Operator { (desk::kill(page.tastes, desk, (page.campaign, page.card.key))) }
         }
+        (briefing(page))
         (reasons(page))
         (hand_over(page))
         @if let Some(decisions) = &page.decisions {
@@ -294,24 +298,71 @@ fn reasons(page: &VariantPage<'_>) -> Markup {
     }
 }
 
-/// What leaves the preview: addresses and markup.
+/// What leaves the preview: addresses and markup for every system that pages are built with.
 fn hand_over(page: &VariantPage<'_>) -> Markup {
-    let Some(markup) = &page.card.markup else { return html! {} };
+    let Some(placement) = &page.placement else { return html! {} };
     let say = |english, german| page.tastes.say(english, german);
-    let pieces = [
-        ("url", "URL", markup.candidate(page.card.width_px, None)),
-        ("picture", "<picture>", markup.markup_text()),
-        ("preload", "Link: preload", markup.preload()),
-        ("alt", say("Alt text", "Alternativtext"), markup.alt.to_owned()),
-    ];
+    let mut pieces = vec![("url", "URL", Some(placement.default_url()))];
+    pieces.push(("pinned", say("URL of this version", "URL dieser Fassung"), placement.pinned_url()));
+    let snippets = SnippetKind::ALL.into_iter();
+    pieces.extend(snippets.map(|kind| (kind.as_str(), snippet_words(page.tastes, kind), placement.snippet(kind))));
+    pieces.push(("alt", say("Alternative text", "Alternativtext"), Some(placement.alt.clone())));
+    pieces.push(("caption", say("Caption", "Bildunterschrift"), placement.caption.clone()));
     html! {
         section aria-labelledby="hand-over" {
             h2 id="hand-over" { (say("Hand over", "Übergeben")) }
             @for (piece, name, text) in &pieces {
-                details.piece data-piece=(piece) {
-                    summary { (name) }
-                    pre { (text) }
-                    (copy(say("Copy", "Kopieren"), text))
+                @if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
+                    details.piece data-piece=(piece) {
+                        summary { (name) }
+                        pre { (text) }
+                        (copy(say("Copy", "Kopieren"), text))
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn snippet_words(tastes: Tastes, kind: SnippetKind) -> &'static str {
+    match kind {
+        SnippetKind::Html => tastes.say("HTML: <picture>", "HTML: <picture>"),
+        SnippetKind::Preload => tastes.say("Header: Link, preload", "Kopfzeile: Link, preload"),
+        SnippetKind::EarlyHints => tastes.say("Interim response 103", "Vorab-Antwort 103"),
+        SnippetKind::JsonLd => tastes.say("Structured data (JSON-LD)", "Strukturierte Daten (JSON-LD)"),
+        SnippetKind::Meta => tastes.say("Shared links (Open Graph)", "Geteilte Links (Open Graph)"),
+        SnippetKind::Mail => tastes.say("E-mail", "E-Mail"),
+        SnippetKind::React => "React",
+        SnippetKind::Next => "Next.js",
+        SnippetKind::Astro => "Astro",
+        SnippetKind::WordPress => "WordPress",
+        SnippetKind::Curl => "curl",
+        SnippetKind::Recipe => tastes.say("Recipe (JSON)", "Rezept (JSON)"),
+    }
+}
+
+/// What those who ordered the campaign said, and what the picture stands for.
+fn briefing(page: &VariantPage<'_>) -> Markup {
+    let Some(placement) = &page.placement else { return html! {} };
+    let say = |english, german| page.tastes.say(english, german);
+    let briefing = &placement.briefing;
+    let texts = [
+        (say("Goal", "Ziel"), briefing.goal.clone()),
+        (say("Measured by", "Gemessen an"), briefing.kpi.clone()),
+        (say("Notes", "Hinweise"), briefing.notes.clone()),
+        (say("Text at most", "Text höchstens"), briefing.text_share_max.map(|share| format!("{:.0} %", share * 100.0))),
+        (say("Channel", "Kanal"), placement.channel.clone()),
+    ];
+    let areas: Vec<&str> = briefing.safe_areas.iter().map(|area| area.name.as_str()).collect();
+    let is_empty = texts.iter().all(|(_, text)| text.is_none()) && areas.is_empty() && placement.tags.is_empty();
+    html! {
+        @if !is_empty {
+            section aria-labelledby="briefing" {
+                h2 id="briefing" { (say("Briefing", "Briefing")) }
+                dl.facts {
+                    @for (name, text) in &texts { @if let Some(text) = text { dt { (name) } dd { (text) } } }
+                    @if !areas.is_empty() { dt { (say("Left free", "Bleibt frei")) } dd { (areas.join(", ")) } }
+                    @for tag in &placement.tags { dt { (tag.variable) } dd { (tag.value) } }
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::names::Localized;
-use crate::campaign::{Axis, AxisValue, Campaign, Slot};
+use crate::campaign::{Alternative, Axis, AxisValue, Campaign, Slot};
 use crate::language::Language;
 
 /// A text in the language, else in English, else in the first that there is.
@@ -38,12 +38,20 @@ pub(super) fn localised(campaign: &Campaign, slot: &Slot, combination: u32, lang
     if campaign.forbidden(&campaign.values_of(other)).is_none() { other } else { combination }
 }
 
-/// What a picture shows: the slot's alt text in the reader's language.
+/// What a picture shows: the slot's alt text in the reader's language, and of what decorates its values.
 pub(super) fn headline(campaign: &Campaign, slot: &Slot, values: &[usize], language: Language) -> String {
-    let said = text(&slot.alt, language)
+    let described = match &slot.markup.alternative {
+        Alternative::Text(texts) => text(texts, language),
+        Alternative::Decorative => None,
+    };
+    let said = described
         .map(|template| template.render(|axis| self::value(&campaign.axes[axis].values[values[axis]], language)));
     let said = said.filter(|said| !said.is_empty());
-    let mut headline = said.unwrap_or_else(|| slot.name.clone());
+    let own = || self::values(campaign, slot, values, language);
+    let mut headline = said.unwrap_or_else(own);
+    if headline.is_empty() {
+        headline = slot.name.clone();
+    }
     // The first letter of a line is a capital one.
     if let Some(first) = headline.chars().next() {
         let capital: String = first.to_uppercase().collect();

@@ -185,7 +185,7 @@ async fn a_person_reads_the_papers_and_the_label() -> anyhow::Result<()> {
     let axes = "product=vase&colour=teal&material=glossy&backdrop=cream&setting=studio&locale=de-DE";
     browser.visit(&format!("http://{}/preview/studio/hero/variant?{axes}", edge.admin)).await?;
     let link = browser.run("return document.querySelector('.stage a[href^=\"/papers/dossier?of=\"]').href").await?;
-    let markup = browser.run("return document.querySelector('[data-piece=picture] pre').textContent").await?;
+    let markup = browser.run("return document.querySelector('[data-piece=html] pre').textContent").await?;
     let caption = browser.run("return document.querySelector('.stage figcaption').textContent.trim()").await?;
     assert_eq!(caption, "Mit KI erzeugt");
 
