@@ -11,7 +11,7 @@ use super::label::{self, Label};
 use super::manifest::{Policy, SLOTS_MAX, check_covers, localized};
 use super::names::{Localized, is_name};
 use super::reader::{TableReader, Text, no_hint};
-use super::review::{self, Review};
+use super::review::{self, Gates, Review};
 use super::template::{Part, Placeholder, Template};
 use crate::render::Quality;
 use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
@@ -45,6 +45,8 @@ pub struct Slot {
     pub on_miss: MissPolicy,
     /// The campaign's, or its own.
     pub review: Review,
+    /// The campaign's, or its own.
+    pub gates: Gates,
     /// By locale; placeholders are labels.
     pub alt: Localized<Template>,
     /// What the markup shows beside its pictures.
@@ -222,6 +224,7 @@ fn read_slot<'a, 'i>(
     let alt = read_alt(table, generate, &policy.locales);
     let label = label::read_slot(table, label, &policy.locales);
     let review = review::read(table, policy.review, policy.is_recallable);
+    let gates = review::read_gates(table, review, &policy.gates);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
     table.finish(|key| {
@@ -237,6 +240,7 @@ fn read_slot<'a, 'i>(
         urgency,
         on_miss,
         review,
+        gates,
         alt,
         label,
         formats,

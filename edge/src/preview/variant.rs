@@ -52,6 +52,7 @@ pub(super) struct Decisions {
 /// As the page says it.
 pub(super) const fn state_words(state: CaseState) -> &'static str {
     match state {
+        CaseState::Checking => "is being checked",
         CaseState::NeedsReview => "awaits a decision",
         CaseState::Rejected => "rejected",
         CaseState::ChangesRequested => "changes requested",
@@ -176,6 +177,7 @@ fn case(page: &VariantPage<'_>, shown: &ShownCase, patch: Option<&str>, may_look
                     "Case " (case.id)
                     @if let Some(seed) = case.drawn.seed { ", seed " (seed) }
                     @if *state == CaseState::NeedsReview && !case.approved_by.is_empty() { ", approved by one of two" }
+                    @for report in &case.reports { ", " (report.finding.gate) ": " (report.finding.verdict.as_str()) }
                     @if let Some(escalated) = &case.escalated { ", " (escalated.to) " is asked" }
                 }
                 @if let Some(patch) = patch {
@@ -282,7 +284,7 @@ fn history(history: &[PastStep]) -> Markup {
                             td { (past.at()) }
                             td { (past.who) }
                             td { (past.step.replace('_', " ")) }
-                            td { a href={ "#case-" (past.case) } { (past.case) } }
+                            td { @if let Some(case) = past.case { a href={ "#case-" (case) } { (case) } } }
                             td { (past.why) }
                         }
                     }

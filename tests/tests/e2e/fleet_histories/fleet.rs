@@ -248,21 +248,19 @@ impl Fleet {
         if let Some(product) = alone {
             self.kill(former, product).await?;
         }
-        let mut best = None;
         let running: Vec<usize> = (0..self.count()).filter(|at| self.runs(*at)).collect();
+        let mut heirs = Vec::new();
         for at in running {
             self.collect(at).await?;
             if at != former {
-                best = best.max(Some((self.standing(at).await?["seq"].as_u64().unwrap_or(0), at)));
+                heirs.push((self.standing(at).await?["seq"].as_u64().unwrap_or(0), at));
             }
         }
-        let (_, heir) = best.context("no follower runs")?;
+        heirs.sort_unstable();
         if !stays {
             self.end(former, "KILL").await?;
         }
-        let reply = self.admin(heir, Method::POST, "state/promote", Value::Null).await?;
-        anyhow::ensure!(reply.status == StatusCode::OK, "edge {heir}: {} {}", reply.status, reply.text());
-        let taken_over = reply.json()?["taken_over"].as_u64().context("what was taken over")?;
+        let (heir, taken_over) = self.heir(heirs).await?;
         (self.primary, self.displaced) = (heir, Some(former));
         self.records.promoted.push(Promoted { former, taken_over, at: Instant::now() });
         self.configure(heir)?;
@@ -281,6 +279,19 @@ impl Fleet {
         }
         self.connect(heir);
         Ok(())
+    }
+
+    /// Promotes the one that has the most, of those that have heard the primary: one that has just returned may not have.
+    async fn heir(&self, mut heirs: Vec<(u64, usize)>) -> anyhow::Result<(usize, u64)> {
+        while let Some((_, heir)) = heirs.pop() {
+            let reply = self.admin(heir, Method::POST, "state/promote", Value::Null).await?;
+            if reply.status == StatusCode::OK {
+                return Ok((heir, reply.json()?["taken_over"].as_u64().context("what was taken over")?));
+            }
+            let has_not_heard = reply.text().contains("/problems/never-followed");
+            anyhow::ensure!(has_not_heard, "edge {heir}: {} {}", reply.status, reply.text());
+        }
+        anyhow::bail!("no follower has heard the primary")
     }
 
     /// The former primary follows the present one. What it alone had is given up.

@@ -63,7 +63,7 @@ pub(super) struct Shown {
     pub(super) recipe: String,
     pub(super) asked: Instant,
     pub(super) answered: Instant,
-    /// As `Cache-Status` says it, for the failure's message.
+    /// As `Cache-Status` says it.
     pub(super) outcome: String,
 }
 
@@ -191,8 +191,9 @@ impl Records {
             let known = known[it.edge].iter().take_while(|(at, _)| *at <= it.asked).last().map_or(0, |(_, seq)| *seq);
             anyhow::ensure!(
                 chains.iter().any(|chain| self.is_explained(it, known, chain)),
-                "an answer showed what it must not: edge {} knew entry {known} at {} ms; {it:#?}; the product's last entries: \
+                "an answer ({}) showed what it must not: edge {} knew entry {known} at {} ms; {it:#?}; the product's last entries: \
                  {:#?}",
+                it.outcome,
                 it.edge,
                 self.unix_ms(it.asked),
                 chains[0].about(it.product, known)
@@ -343,4 +344,125 @@ impl Stand {
 
 pub(super) fn unix_ms(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A log by hand. Entries are a second apart.
+    struct Told {
+        records: Records,
+        seq: u64,
+        last: String,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            let mut records = Records::new(2, Duration::from_secs(5));
+            records.began.0 = Instant::now();
+            records.connect(0, records.began.0);
+            Self { records, seq: 0, last: BEGINNING.to_owned() }
+        }
+
+        fn at(&self, s: u64) -> Instant {
+            self.records.began.0 + Duration::from_secs(s)
+        }
+
+        fn entry(&mut self, change: Value, key: Option<&str>) -> String {
+            self.seq += 1;
+            let hash = format!("{}-{}", self.last, self.seq);
+            let at_unix_ms = self.records.began.1 + self.seq * 1_000;
+            let line = json!({ "seq": self.seq, "hash": hash, "previous": self.last, "at_unix_ms": at_unix_ms, "key": key,
+                "change": change });
+            self.records.line(&line).expect("a line");
+            self.last.clone_from(&hash);
+            hash
+        }
+
+        fn step(&mut self, recipe: &str, step: Value) -> String {
+            let variant = format!("studio/hero?product={}&setting=studio", PRODUCTS[0]);
+            self.entry(json!({ "kind": "review", "variant": variant, "recipe": recipe, "step": step }), None)
+        }
+
+        fn approved(&mut self, recipe: &str) -> String {
+            self.step(recipe, json!({ "is": "submit" }));
+            self.step(recipe, json!({ "is": "approve" }))
+        }
+
+        fn kill(&mut self, kind: &str, key: Option<&str>) -> String {
+            self.entry(json!({ "kind": kind, "target": format!("value:studio?product={}", PRODUCTS[0]) }), key)
+        }
+
+        fn ack(&mut self, edge: usize, s: u64) {
+            let (seq, hash, at) = (self.seq, self.last.clone(), self.at(s));
+            self.records.acks.push(Ack { edge, seq, hash, at, is_known_there: true });
+        }
+
+        /// Whether the model lets an edge show a recipe's picture at a second.
+        fn admits(&self, edge: usize, recipe: &str, s: u64) -> bool {
+            let (asked, slot) = (self.at(s), SLOTS[0]);
+            let (answered, recipe, outcome) = (asked + Duration::from_millis(5), recipe.to_owned(), String::new());
+            let shown = Shown { edge, product: 0, slot, recipe, asked, answered, outcome };
+            self.records.check(&self.last, &[shown]).is_ok()
+        }
+    }
+
+    #[test]
+    fn the_model_forbids_what_an_edge_knows_to_be_over() {
+        let mut told = Told::new();
+        told.approved("one");
+        told.approved("two");
+        told.ack(0, 6);
+        assert!(!told.admits(0, "one", 1), "before it was approved");
+        assert!(told.admits(0, "one", 5) && told.admits(0, "two", 5), "while the second is on its way");
+        assert!(!told.admits(0, "one", 7) && told.admits(0, "two", 7), "the edge itself has acknowledged it");
+        assert!(told.admits(1, "one", 100), "an edge that was never connected knows nothing of it");
+        told.records.connect(1, told.at(10));
+        assert!(told.admits(1, "one", 14) && !told.admits(1, "one", 16) && told.admits(1, "two", 16));
+        assert!(!told.admits(0, "three", 7), "it was never decided for");
+    }
+
+    #[test]
+    fn the_model_forbids_what_is_killed_held_or_out_of_its_time() {
+        let mut told = Told::new();
+        told.approved("one");
+        told.ack(0, 3);
+        told.kill("kill", None);
+        told.ack(0, 4);
+        assert!(told.admits(0, "one", 3) && !told.admits(0, "one", 6));
+        told.kill("lift", Some("lift"));
+        assert!(told.admits(0, "one", 6), "it was lifted, and that may be known");
+        let held = Hold { edge: 1, product: 0, key: "held".to_owned(), at: told.at(8) };
+        told.records.holds.push(held);
+        assert!(told.records.check(&told.last, &[]).is_err(), "what is held comes into the log");
+        told.kill("kill", Some("held"));
+        told.kill("lift", None);
+        assert!(told.admits(1, "one", 5) && told.admits(1, "one", 20));
+        let until = told.records.began.1 + 30_000;
+        told.step("one", json!({ "is": "approve", "until_unix_ms": until }));
+        told.ack(0, 25);
+        assert!(told.admits(0, "one", 29) && !told.admits(0, "one", 31));
+    }
+
+    #[test]
+    fn the_model_finds_what_is_lost_and_knows_what_a_promotion_leaves_behind() {
+        let mut told = Told::new();
+        told.approved("one");
+        let fork = (told.seq, told.last.clone());
+        told.approved("lost");
+        told.ack(0, 5);
+        assert!(told.records.check(&told.last, &[]).is_ok());
+        let branch = told.seq;
+        (told.seq, told.last) = fork.clone();
+        told.entry(json!({ "kind": "term", "term": 2 }), None);
+        assert!(told.records.check(&told.last, &[]).is_err(), "it was acknowledged, and nothing was announced");
+        told.records.promoted.push(Promoted { former: 0, taken_over: fork.0, at: told.at(6) });
+        assert!(told.records.check(&told.last, &[]).is_ok() && branch > fork.0);
+        assert!(told.admits(0, "lost", 5) && told.admits(0, "one", 5), "it has not taken over the new term");
+        told.ack(0, 8);
+        assert!(!told.admits(0, "lost", 9) && told.admits(0, "one", 9));
+    }
 }
