@@ -4,10 +4,12 @@
 //! without a role. Invariants: a path has at most one parameter, and no two rows match the same request; a row that reaches into
 //! campaigns has its campaign checked by what carries it out.
 
+mod query;
+
 use http::Method;
 
+pub(super) use self::query::check_query;
 use super::PREFIX;
-use super::body::{Fault, wrong};
 use super::token::TokenScope;
 use crate::shared_state::PersonRole;
 
@@ -444,32 +446,6 @@ fn parameter<'a>(template: &str, path: &'a str) -> Option<&'a str> {
             (!value.is_empty() && !value.contains('/')).then_some(value)
         }
     }
-}
-
-/// A parameter that a route does not know is an error, not a default. Edges of several versions ask each other, and may know others.
-pub(super) fn check_query(route: &Route, query: Option<&str>) -> Result<(), Fault> {
-    let mut seen = Vec::new();
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let is_long = percent_encoding::percent_decode_str(value).decode_utf8_lossy().chars().count() > TEXT_CHARS_MAX;
-        if is_long {
-            let shown: String = name.chars().take(60).collect();
-            return Err(wrong(&shown, format!("a value has at most {TEXT_CHARS_MAX} characters"), &[]));
-        }
-        if route.needs == BETWEEN_EDGES {
-            continue;
-        }
-        let shown: String = name.chars().take(60).collect();
-        let known: Vec<&str> = route.query.iter().map(|known| known.name).collect();
-        if !known.contains(&name) {
-            return Err(wrong(&shown, format!("there is no parameter `{shown}`"), &known));
-        }
-        if seen.contains(&name) {
-            return Err(wrong(&shown, format!("`{shown}` stands there twice"), &[]));
-        }
-        seen.push(name);
-    }
-    Ok(())
 }
 
 impl Verb {

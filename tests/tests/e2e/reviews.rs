@@ -10,10 +10,12 @@ use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::program;
 use bildkante_tests::rig::{Plan, Rig};
+use http::header::AUTHORIZATION;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::kills::{CUBE, VASE, is_instead, tag, warm as in_memory, ways_out};
+use crate::people::{give, with_giver};
 use crate::purge::{TOKEN, admin, with_tokens};
 
 const DECISIONS: &str = "/admin/v1/decisions";
@@ -276,7 +278,7 @@ async fn gates_report_before_people_decide() -> anyhow::Result<()> {
 #[tokio::test]
 async fn kills_and_lifts_stand_in_the_history_of_a_variant() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let rig = rig(&control, reviewed).await?;
+    let rig = Rig::start(Plan { edge: with_giver, manifest: reviewed, ..Plan::painted(&control) }).await?;
     let case = make(&rig).await?;
     ruled(&rig, &case, json!({ "decision": "approve", "why": "it is good" })).await?;
     for target in [
@@ -292,7 +294,9 @@ async fn kills_and_lifts_stand_in_the_history_of_a_variant() -> anyhow::Result<(
         let lifted = admin(&rig, Method::DELETE, &path, Some(json!({ "why": "it was settled" }))).await?;
         assert_eq!(lifted.status, StatusCode::OK, "{}", lifted.text());
     }
-    let page = admin(&rig, Method::GET, "/preview/studio/thumb/variant?product=vase", None).await?.text();
+    let key = format!("Bearer {}", give(&rig, "anna", &json!({ "studio": "reviewer" })).await?);
+    let page = "/preview/studio/thumb/variant?product=vase";
+    let page = rig.http.get(rig.admin(), page, &[(AUTHORIZATION, &key)]).await?.text();
     let (_, history) = page.split_once("History").unwrap_or_default();
     let steps = ["kill", "lift", "approve", "submit"].map(|step| history.matches(&format!("<td>{step}</td>")).count());
     assert_eq!(steps, [2, 2, 1, 1], "{page}");

@@ -382,9 +382,12 @@ async fn endpoints_are_reloaded_without_a_restart() -> anyhow::Result<()> {
                  retry_backoff_ms_min = 20\n"
             )
         };
-        endpoints.iter().map(table).collect()
+        let hash = bildkante_edge::admin::token::hash(TOKEN);
+        let admin =
+            format!("[admin]\ntokens = [{{ name = \"tests\", hash = \"{hash}\", scopes = [\"read\", \"kill\"] }}]\n");
+        endpoints.iter().map(table).chain([admin]).collect()
     };
-    std::fs::write(&path, "")?;
+    std::fs::write(&path, text(&[]))?;
     let file = ConfigFile { path: path.clone(), text: String::new() };
     let edge = rig.another_edge("reloaded", move |config| config.file = Some(file)).await?;
     let order = async |product: &str| -> anyhow::Result<()> {

@@ -16,6 +16,8 @@ use crate::shared_state::{Change, Entries, Entry, Facts, Kill, Kills, Lift, Log,
 
 /// Kills and lifts that are remembered, the last ones.
 const KILLS_MAX: usize = 20_000;
+/// Entries that are looked through for them at most: who opens the first page waits for it.
+const LOOKED_AT_MAX: u64 = 100_000;
 /// Entries that are read at once.
 const PAGE: usize = 1_000;
 
@@ -53,7 +55,8 @@ impl PastKills {
     async fn catch_up(&mut self, log: &Arc<dyn Log>) -> Result<(), LogError> {
         let state = log.published().state();
         if self.log != *state.log() || self.reached > state.epoch() {
-            *self = Self { log: state.log().clone(), ..Self::default() };
+            let reached = state.epoch().saturating_sub(LOOKED_AT_MAX);
+            *self = Self { log: state.log().clone(), reached, kills: VecDeque::new() };
         }
         while self.reached < state.epoch() {
             let entries = match log.entries(self.reached, PAGE).await? {

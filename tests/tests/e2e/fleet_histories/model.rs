@@ -373,7 +373,7 @@ mod tests {
 
         fn entry(&mut self, change: Value, key: Option<&str>) -> String {
             self.seq += 1;
-            let hash = format!("{}-{}", self.last, self.seq);
+            let hash = format!("{}-{}{}", self.last, self.seq, change["kind"]);
             let at_unix_ms = self.records.began.1 + self.seq * 1_000;
             let line = json!({ "seq": self.seq, "hash": hash, "previous": self.last, "at_unix_ms": at_unix_ms, "key": key,
                 "change": change });
