@@ -133,9 +133,10 @@ check-shapes: setup ## Whether any number of requests gives a network of a real 
 	@gpu-node/bench/shapes.sh "$(DEPS)" $(or $(MODEL),sd15)
 
 .PHONY: soak-fleet
-soak-fleet: setup ## Random histories of four edges as processes, and of their logs, for FLEET_SECONDS=300 (BILDKANTE_FLEET_SEED repeats one)
+soak-fleet: setup ## Random histories of FLEET_EDGES=20 edges as processes, and of their logs, for FLEET_SECONDS=600 (BILDKANTE_FLEET_SEED repeats one)
 	cargo build $(locked) --workspace --bins
-	BILDKANTE_FLEET_SECONDS=$(or $(FLEET_SECONDS),300) BILDKANTE_HISTORIES=2000 cargo test $(locked) --workspace -- --nocapture histories
+	BILDKANTE_PATIENCE=$(or $(BILDKANTE_PATIENCE),5) BILDKANTE_FLEET_EDGES=$(or $(FLEET_EDGES),20) \
+	  BILDKANTE_FLEET_SECONDS=$(or $(FLEET_SECONDS),600) BILDKANTE_HISTORIES=2000 cargo test $(locked) --workspace -- --nocapture histories
 
 .PHONY: release
 release: setup ## The release build of edge, node and load generator, stripped, with the debug information beside them

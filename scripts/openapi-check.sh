@@ -33,7 +33,7 @@ format = "json"
 [[admin.tokens]]
 name = "check"
 hash = "$hash"
-scopes = ["read", "purge", "warm", "import", "kill", "review", "audit", "state", "keys"]
+scopes = ["read", "purge", "warm", "import", "kill", "review", "audit", "state", "keys", "gate"]
 TOML
 : > "$work/log"
 RUST_LOG=info "$edge" serve --config "$work/edge.toml" 2> "$work/log" &

@@ -275,6 +275,10 @@ impl AdminApi {
                 let order = decisions::order(key, parameter, self.fields(headers, body).await?)?;
                 decisions::rule(self, who, order).await
             }
+            Action::Report => {
+                let order = decisions::finding(key, parameter, self.fields(headers, body).await?)?;
+                decisions::report(self, who, order).await
+            }
             Action::ListCandidates => candidates::list(self, who, query).map(Reply::ok),
             Action::DrawCandidates => {
                 candidates::begin(self, who, key, candidates::order(self.fields(headers, body).await?)?)
@@ -299,7 +303,7 @@ impl AdminApi {
             Action::ListJobs => Ok(Reply::ok(warm::list(&self.warmer, who))),
             Action::Warm => {
                 let ask = warm::ask(self.fields(headers, body).await?, self.concurrency)?;
-                let job = warm::carry_out(&self.warmer, who, ask).await?;
+                let job = warm::carry_out(&self.warmer, who, ask, key).await?;
                 let location = Some(format!("{PREFIX}warm/{}", job.record.id));
                 Ok(Reply { location, ..Reply::accepted(warm::shown(&job)) })
             }
@@ -309,8 +313,8 @@ impl AdminApi {
             }
             Action::ListImports => self.imports.list(who).await.map(Reply::ok),
             Action::Import => {
-                let body = self.imports.add(who, query, body).await?;
-                Ok(Reply { status: 201, body, location: Some(format!("{PREFIX}imports")) })
+                let (body, is_new) = self.imports.add((who, key), query, body).await?;
+                Ok(Reply { status: if is_new { 201 } else { 200 }, body, location: Some(format!("{PREFIX}imports")) })
             }
             Action::DropImport => {
                 self.imports.remove(who, parameter).await?.map(Reply::ok).ok_or_else(|| no_such("candidate", parameter))

@@ -136,6 +136,7 @@ impl App {
             behind.signers.watch(config.provenance.reload_ms, back_ends.clone()),
             behind.downstream.start(back_ends.clone()),
             behind.replay.start(back_ends.clone()),
+            behind.pins.start(back_ends.clone()),
             behind.webhooks.start(back_ends.clone()),
             checkpoints::sign_heads(Arc::clone(behind.kills.log()), behind.signers.clone(), back_ends.clone()),
             reload.watch(&config.config, back_ends.clone()),

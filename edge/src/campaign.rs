@@ -67,7 +67,7 @@ pub use pages::PageTemplate;
 pub use parts::Parts;
 pub use prompts::UsedWords;
 pub use reload::{CampaignMetrics, CatalogHandle};
-pub use review::{APPROVERS_MAX, Review};
+pub use review::{APPROVERS_MAX, GATE_BYTES_MAX, GATES_MAX, Gates, Review, are_gates};
 pub use rights::{Held, NOTICE_S as RIGHTS_NOTICE_S, ReferenceFacts, RightsEnd};
 pub use slots::{MissPolicy, Slot, Stopgap};
 pub use sources::CatalogSources;

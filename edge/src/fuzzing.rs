@@ -328,7 +328,7 @@ pub fn audit_entry(data: &[u8]) {
     if let Ok(entry) = Entry::parse(data) {
         assert_eq!(Entry::parse(entry.to_json().as_bytes()), Ok(entry.clone()));
         let mut state = State::empty("fuzz".into());
-        let _ = state.admit(entry.change(), entry.why(), entry.actor());
+        let _ = state.admit(entry.change(), entry.why(), (entry.actor(), entry.at_unix_ms()));
         state.apply(&entry);
         let restored = State::restore(state.head(), state.rows());
         assert!(restored.is_ok_and(|restored| restored.rows().count() == state.rows().count()));
@@ -349,7 +349,7 @@ pub fn state_wire(data: &[u8]) {
         assert!(ask.wait_ms <= WAIT_MS_MAX);
     }
     if let Ok(sent) = serde_json::from_slice::<SentProposal>(data) {
-        let _ = State::empty("fuzz".into()).admit(&sent.change, &sent.why, ActorId::EDGE);
+        let _ = State::empty("fuzz".into()).admit(&sent.change, &sent.why, (ActorId::EDGE, 0));
     }
     if let Ok(feed) = serde_json::from_slice::<Feed>(data) {
         let mut state = State::empty(feed.log);

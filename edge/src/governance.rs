@@ -12,6 +12,7 @@
 //! | `reviews` | cases before reviewers: submitted, ruled on, listed |
 //! | `reaches` | what a kill covers, and which tags name that downstream |
 //! | `replay` | the shared log's purges and kills, put in force here in its order |
+//! | `pins` | masters that decisions keep, and until when |
 //! | `checkpoints` | signed heads of the log |
 //! | `downstream` | the caches in front of this edge: called, retried, confirmed |
 //! | `audit` | one line for each change |
@@ -24,6 +25,7 @@ pub mod gate;
 pub mod kills;
 pub mod ledger;
 pub mod marks;
+pub mod pins;
 pub mod purge;
 pub mod reaches;
 pub mod replay;
@@ -36,11 +38,13 @@ pub use gate::{Cleared, Gate, PlaceStanding, Withheld};
 pub use kills::{InForce, KillDesk, KillError, KillMetrics, KillOrder, Killed};
 pub use ledger::{DeliveryState, Ledger, PurgeRecord};
 pub use marks::{PurgeKind, PurgeReach, Verdict};
+pub use pins::{Kept, PinMetrics, Pins};
 pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};
 pub use reaches::Covered;
 pub use replay::Replay;
 pub use reviews::{
-    CaseFilter, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase, Survey,
+    CaseFilter, GateOrder, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase,
+    Survey,
 };
 pub use scope::{PurgeScope, ScopeError};
 

@@ -629,7 +629,7 @@ impl Preview {
             return None;
         }
         let cases = self.reviews.cases_of(&variant.picture);
-        let history = if sees_people { self.reviews.history(&cases, HISTORY_MAX).await } else { Vec::new() };
+        let history = if sees_people { self.reviews.history(variant, &cases, HISTORY_MAX).await } else { Vec::new() };
         let trials = self.candidates.trials(&variant.name).map(|(_, trials)| trials).unwrap_or_default();
         let failures = trials.iter().filter_map(|trial| match &trial.progress {
             Progress::Drawing => None,

@@ -55,7 +55,8 @@ pub mod wire;
 
 pub use actor::{ACTOR_BYTES_MAX, ActorId};
 pub use change::{
-    Change, Effect, Forget, Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope, Term, WHY_BYTES_MAX,
+    Change, Effect, FirstApprovals, Forget, Kill, Lift, PurgeKind, PurgeMarks, PurgeReach, PurgeScope, Term,
+    WHY_BYTES_MAX,
 };
 pub use config::{OpenError, OpenedLog, StateConfig};
 pub use entry::{Chain, ChainFault, ENTRY_BYTES_MAX, Entry, EntryFault};
@@ -73,5 +74,8 @@ pub use log::{
 };
 pub use primary::{EDGE_ITSELF, Primary};
 pub use purged::PurgedAt;
-pub use reviews::{Case, CaseState, Drawn, Review, ReviewRefusal, Reviews, Step, Verdict};
+pub use reviews::{
+    Case, CaseState, Drawn, GATE_VERSION_BYTES_MAX, GateFinding, GateReport, GateVerdict, Pin, Review, ReviewRefusal,
+    Reviews, Since, Step, Verdict, was_last_awaited, was_live,
+};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -105,6 +105,8 @@ pub enum WarmError {
     Busy(usize),
     #[error("there is no such job")]
     Unknown,
+    #[error("an order with this key became job {0}, and asked for something else")]
+    KeyReused(u64),
     #[error("the change ended early: {0}")]
     Broken(String),
 }
@@ -178,11 +180,15 @@ impl Warmer {
 
     /// # Errors
     /// When the order names what does not exist, or too many jobs are under way.
-    pub async fn start(&self, who: &str, order: WarmOrder) -> Result<JobStatus, WarmError> {
+    pub async fn start(&self, who: &str, order: WarmOrder, key: Option<String>) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
         detached(async move {
+            // What it began goes on, whatever the catalogue says by now.
+            if let Some(known) = this.inner.known(key.as_deref(), |record| record.order.asks_the_same(&order))? {
+                return Ok(this.acknowledged(&known).await);
+            }
             Plan::parse(&this.inner.catalog.load(), &order)?;
-            let job = this.inner.enter(&who, order)?;
+            let job = this.inner.enter(&who, order, key)?;
             Ok(this.acknowledge(&who, "warm-start", &job).await)
         })
         .await
@@ -192,10 +198,13 @@ impl Warmer {
     ///
     /// # Errors
     /// When there is no such job, or too many are under way.
-    pub async fn resume(&self, who: &str, id: u64) -> Result<JobStatus, WarmError> {
+    pub async fn resume(&self, who: &str, id: u64, key: Option<String>) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
         detached(async move {
-            match this.inner.enter_again(id)? {
+            if let Some(known) = this.inner.known(key.as_deref(), |record| record.id == id)? {
+                return Ok(this.acknowledged(&known).await);
+            }
+            match this.inner.enter_again(id, key)? {
                 Some(job) => Ok(this.acknowledge(&who, "warm-resume", &job).await),
                 None => this.job(id).ok_or(WarmError::Unknown),
             }
@@ -222,10 +231,14 @@ impl Warmer {
 
     /// A change that has been made, with whether it is on the device by now.
     async fn acknowledge(&self, who: &str, what: &'static str, job: &Job) -> JobStatus {
-        job.storing.settled(self.inner.store_wait).await;
-        let status = status(job);
+        let status = self.acknowledged(job).await;
         Self::note(who, what, &status);
         status
+    }
+
+    async fn acknowledged(&self, job: &Job) -> JobStatus {
+        job.storing.settled(self.inner.store_wait).await;
+        status(job)
     }
 
     #[must_use]
@@ -247,6 +260,16 @@ impl Warmer {
     }
 }
 
+fn known_among(
+    jobs: &BTreeMap<u64, Arc<Job>>,
+    key: Option<&str>,
+    is_same: impl FnOnce(&JobRecord) -> bool,
+) -> Result<Option<Arc<Job>>, WarmError> {
+    let Some(key) = key else { return Ok(None) };
+    let Some(job) = jobs.values().find(|job| job.record().keys.iter().any(|it| it == key)) else { return Ok(None) };
+    if is_same(&job.record()) { Ok(Some(Arc::clone(job))) } else { Err(WarmError::KeyReused(job.id)) }
+}
+
 fn status(job: &Job) -> JobStatus {
     // In this order: what is stored by now is at least what the record says.
     let record = job.record();
@@ -262,16 +285,29 @@ async fn detached(
 
 impl Inner {
     /// A new job, which runs from here on.
-    fn enter(self: &Arc<Self>, who: &str, order: WarmOrder) -> Result<Arc<Job>, WarmError> {
+    /// The job that an order with this key began or went on with, if it asked for the same.
+    fn known(
+        &self,
+        key: Option<&str>,
+        is_same: impl FnOnce(&JobRecord) -> bool,
+    ) -> Result<Option<Arc<Job>>, WarmError> {
+        known_among(&self.jobs.lock(), key, is_same)
+    }
+
+    fn enter(self: &Arc<Self>, who: &str, order: WarmOrder, key: Option<String>) -> Result<Arc<Job>, WarmError> {
         let mut jobs = self.jobs.lock();
+        // It may have come twice at once.
+        if let Some(known) = known_among(&jobs, key.as_deref(), |record| record.order.asks_the_same(&order))? {
+            return Ok(known);
+        }
         self.room_for_one(&jobs)?;
         let now = unix_ms(SystemTime::now());
         let id = jobs.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
-        Ok(self.launch(&mut jobs, JobRecord::begun(id, who, order, now), Arc::default()))
+        Ok(self.launch(&mut jobs, JobRecord::begun(id, who, order, now).known_by(key), Arc::default()))
     }
 
     /// A job that has ended, as one that runs; `None` where it runs by now.
-    fn enter_again(self: &Arc<Self>, id: u64) -> Result<Option<Arc<Job>>, WarmError> {
+    fn enter_again(self: &Arc<Self>, id: u64, key: Option<String>) -> Result<Option<Arc<Job>>, WarmError> {
         let mut jobs = self.jobs.lock();
         let former = jobs.get(&id).ok_or(WarmError::Unknown)?;
         let (mut record, storing) = (former.to_go_on_from(), Arc::clone(&former.storing));
@@ -284,7 +320,7 @@ impl Inner {
             record = JobRecord { tally: Tally::default(), failures: Vec::new(), pictures_done: 0, ..record };
         }
         record.state = JobState::Running;
-        Ok(Some(self.launch(&mut jobs, record, storing)))
+        Ok(Some(self.launch(&mut jobs, record.known_by(key), storing)))
     }
 
     /// Known, under way and on its way to the device in one step: nothing that fails in between leaves it half begun.

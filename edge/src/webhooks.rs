@@ -8,6 +8,9 @@
 //! | `signature` | HMAC-SHA256 over what is sent |
 //! | `guard` | which addresses may be called |
 //! | `call` | one attempt |
+//! | `collecting` | what an endpoint is owed |
+//! | `delivery` | what is sent next, and what becomes of it |
+//! | `metrics` | counts |
 //!
 //! ```text
 //! log, clock ─▶ events ─▶ one commit: letters and cursor ─▶ call, again and again ─▶ delivered | dead ─▶ replay
@@ -22,12 +25,15 @@
 
 mod book;
 mod call;
+mod collecting;
 mod config;
+mod delivery;
 mod event;
 mod guard;
+mod metrics;
 mod signature;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,60 +42,24 @@ use arc_swap::ArcSwap;
 use bildkante_shared::log_limited;
 use bildkante_shared::shutdown::Shutdown;
 use parking_lot::Mutex;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-use self::book::{Book, Cursor, Letter, PENDING_MAX};
+use self::book::{Book, Cursor, Letter};
 use self::call::{Answer, Caller};
 pub use self::config::{WebhookEndpoint, check};
 use self::event::Event;
 pub use self::event::EventKind;
+pub use self::metrics::WebhookMetrics;
 use crate::cache::unix_ms;
-use crate::campaign::{CatalogHandle, RIGHTS_NOTICE_S};
-use crate::shared_state::{Entries, Log, Role};
+use crate::campaign::CatalogHandle;
+use crate::outbound::OutboundError;
+use crate::shared_state::{Log, Role};
 use crate::state::StateError;
 
-/// Calls of one endpoint at a time.
-const CALLS_MAX: usize = 4;
-/// Entries that are read at once.
-const ENTRIES_MAX: usize = 256;
 /// How often the clock is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often the time that was looked at is written without another reason.
-const CLOCK_WRITTEN_MS: u64 = 60_000;
-/// Longest pause between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
-
-/// Counts of messages.
-#[derive(Debug, Clone)]
-pub struct WebhookMetrics {
-    calls: IntCounterVec,
-    letters: IntGaugeVec,
-}
-
-impl WebhookMetrics {
-    /// # Errors
-    /// When a metric of the same name is registered already.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let calls = IntCounterVec::new(
-            Opts::new("bildkante_edge_webhook_calls_total", "Calls of webhooks by endpoint and outcome"),
-            &["endpoint", "outcome"],
-        )?;
-        let letters = IntGaugeVec::new(
-            Opts::new(
-                "bildkante_edge_webhook_letters",
-                "Messages of webhooks that wait, or were given up, by endpoint",
-            ),
-            &["endpoint", "state"],
-        )?;
-        registry.register(Box::new(calls.clone()))?;
-        registry.register(Box::new(letters.clone()))?;
-        Ok(Self { calls, letters })
-    }
-}
-
 /// Tells endpoints. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Webhooks {
@@ -121,9 +91,8 @@ struct Setup {
 pub struct Prepared(Setup);
 
 impl Setup {
-    fn new(endpoints: &[WebhookEndpoint]) -> std::io::Result<Self> {
-        let needs_tls = endpoints.iter().any(|endpoint| endpoint.url.starts_with("https"));
-        Ok(Self { endpoints: endpoints.iter().cloned().map(Arc::new).collect(), caller: Caller::new(needs_tls)? })
+    fn new(endpoints: &[WebhookEndpoint]) -> Result<Self, OutboundError> {
+        Ok(Self { endpoints: endpoints.iter().cloned().map(Arc::new).collect(), caller: Caller::new(endpoints)? })
     }
 
     fn endpoint(&self, name: &str) -> Option<&Arc<WebhookEndpoint>> {
@@ -135,7 +104,7 @@ impl Webhooks {
     /// Opens the book. Blocks: for the start.
     ///
     /// # Errors
-    /// When the book cannot be used, or no certificate is trusted while an endpoint is called by `https`.
+    /// When the book cannot be used, or the authorities of an endpoint that is called by `https` cannot be read.
     pub fn open(
         endpoints: &[WebhookEndpoint],
         path: &Path,
@@ -150,8 +119,8 @@ impl Webhooks {
     /// Prepares other endpoints; [`Self::put_in_force`] cannot fail.
     ///
     /// # Errors
-    /// When no certificate is trusted while an endpoint is called by `https`.
-    pub fn prepare(endpoints: &[WebhookEndpoint]) -> std::io::Result<Prepared> {
+    /// When the authorities of an endpoint that is called by `https` cannot be read.
+    pub fn prepare(endpoints: &[WebhookEndpoint]) -> Result<Prepared, OutboundError> {
         Setup::new(endpoints).map(Prepared)
     }
 
@@ -289,181 +258,5 @@ impl Inner {
         for (state, count) in [("pending", pending), ("dead", dead)] {
             self.metrics.letters.with_label_values(&[name, state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-    }
-
-    /// Owes an endpoint what the log and the clock have for it. A follower only remembers when it began to know the endpoint.
-    async fn collect(&self, endpoint: &WebhookEndpoint, is_primary: bool) -> Result<(), StateError> {
-        let (state, now) = (self.log.published().state(), unix_ms(SystemTime::now()));
-        let log = state.log().to_string();
-        let known = self.book.cursor(&endpoint.name).filter(|cursor| cursor.log == log);
-        let Some(mut cursor) = known else {
-            let begun = Cursor { log, seq: state.epoch(), clock_unix_ms: now, ..Cursor::default() };
-            return self.book.edit(|draft| draft.move_to(&endpoint.name, begun)).await;
-        };
-        if !is_primary || self.book.counts(&endpoint.name).0 >= PENDING_MAX {
-            return Ok(());
-        }
-        let before = cursor.clone();
-        let oldest = now.saturating_sub(endpoint.retry_for_s.saturating_mul(1_000));
-        let mut events = Vec::new();
-        match self.log.entries(cursor.seq, ENTRIES_MAX).await {
-            Ok(Entries::These(entries)) => {
-                let is_full = entries.len() == ENTRIES_MAX;
-                // The state tells of cases, so it must have what is told.
-                for entry in entries.iter().take_while(|entry| entry.seq() <= state.epoch()) {
-                    cursor.seq = entry.seq();
-                    if entry.at_unix_ms() >= oldest {
-                        events.extend(event::of_entry(entry, &state));
-                    }
-                }
-                // More is there: it is read when the letters are on the device.
-                if is_full {
-                    self.due.notify_one();
-                }
-            }
-            // It joined by a snapshot: what is older is at the former primary alone.
-            Ok(Entries::Elsewhere) => cursor.seq = self.log.standing().begins,
-            Err(error) => log_limited!(warn, %error, "the log cannot be read for webhooks"),
-        }
-        let looked_at = self.clocks.lock().get(&endpoint.name).copied().unwrap_or(0);
-        let told = event::of_time(&state, looked_at.max(cursor.clock_unix_ms).max(oldest), now);
-        if !told.is_empty() || cursor != before || now.saturating_sub(cursor.clock_unix_ms) > CLOCK_WRITTEN_MS {
-            cursor.clock_unix_ms = now;
-        }
-        events.extend(told);
-        self.look_at_rights(&mut cursor, &mut events, now);
-        if cursor == before {
-            self.clocks.lock().insert(endpoint.name.clone(), now);
-            return Ok(());
-        }
-        let is_gone = self.is_gone(endpoint);
-        events.retain(|event| !is_gone && endpoint.wants(event.kind, event.campaign.as_deref()));
-        let edit = self.book.edit(|draft| {
-            draft.move_to(&endpoint.name, cursor);
-            events.iter().for_each(|event| draft.owe(&endpoint.name, event, now));
-        });
-        edit.await?;
-        self.clocks.lock().insert(endpoint.name.clone(), now);
-        Ok(())
-    }
-
-    /// Each end of a right is told once, when its notice has begun.
-    fn look_at_rights(&self, cursor: &mut Cursor, events: &mut Vec<Event>, now_unix_ms: u64) {
-        let mut near = BTreeSet::new();
-        for campaign in self.catalog.load().campaigns() {
-            for right in campaign.rights_ends() {
-                if right.unix_s <= now_unix_ms / 1_000 + RIGHTS_NOTICE_S {
-                    let event = Event::rights(campaign.name.as_str(), &right.of, right.unix_s, now_unix_ms);
-                    near.insert(event.id.clone());
-                    if !cursor.rights.contains(&event.id) {
-                        events.push(event);
-                    }
-                }
-            }
-        }
-        cursor.rights = near;
-    }
-
-    /// What may be sent now: of each subject the oldest, unless it is under way or pauses.
-    fn due(&self, endpoint: &WebhookEndpoint, under_way: &HashSet<u64>) -> Vec<(u64, Letter)> {
-        if self.is_gone(endpoint) {
-            return Vec::new();
-        }
-        let (now, pauses) = (Instant::now(), self.pauses.lock());
-        let (mut subjects, mut due) = (HashSet::new(), Vec::new());
-        let letters = self.book.of(&endpoint.name);
-        let calls = letters.iter().filter(|(number, _)| under_way.contains(number)).count();
-        for (number, letter) in letters.into_iter().filter(|(_, letter)| !letter.is_dead) {
-            let is_first = subjects.insert(letter.subject.clone());
-            let is_free = !under_way.contains(&number) && pauses.get(&number).is_none_or(|until| *until <= now);
-            if is_first && is_free && calls + due.len() < CALLS_MAX {
-                due.push((number, letter));
-            }
-        }
-        due
-    }
-
-    async fn attempt(
-        &self,
-        setup: &Setup,
-        endpoint: &WebhookEndpoint,
-        number: u64,
-        mut letter: Letter,
-    ) -> (u64, String) {
-        let at_unix_s = unix_ms(SystemTime::now()) / 1_000;
-        let answer = setup.caller.call(endpoint, &letter.id, &letter.body, at_unix_s).await;
-        self.metrics.calls.with_label_values(&[endpoint.name.as_str(), answer.as_str()]).inc();
-        letter.attempts = letter.attempts.saturating_add(1);
-        let written = match answer {
-            Answer::Delivered => self.book.edit(|draft| draft.remove(number)).await,
-            Answer::Gone => self.gone(endpoint).await,
-            Answer::Failed { reason, pause } => self.failed(endpoint, (number, letter), reason, pause).await,
-        };
-        if let Err(error) = written {
-            // It is sent again, with the same id.
-            self.pauses.lock().insert(number, Instant::now() + PERIOD);
-            log_limited!(error, endpoint = endpoint.name, %error, "what became of a webhook is not on the device");
-        }
-        (number, endpoint.name.clone())
-    }
-
-    async fn failed(
-        &self,
-        endpoint: &WebhookEndpoint,
-        (number, mut letter): (u64, Letter),
-        reason: String,
-        pause: Duration,
-    ) -> Result<(), StateError> {
-        let age_ms = unix_ms(SystemTime::now()).saturating_sub(letter.since_unix_ms);
-        letter.is_dead = age_ms >= endpoint.retry_for_s.saturating_mul(1_000);
-        if letter.is_dead {
-            tracing::error!(endpoint = endpoint.name, id = letter.id, reason, "a webhook is given up");
-        } else {
-            log_limited!(warn, endpoint = endpoint.name, id = letter.id, reason, "a webhook was not delivered");
-        }
-        let next = backoff(endpoint.retry_backoff_ms_min, letter.attempts, jitter()).max(pause);
-        self.pauses.lock().insert(number, Instant::now() + next);
-        letter.last_error = Some(reason);
-        self.book.edit(|draft| draft.put(number, letter)).await
-    }
-
-    /// 410: nothing is sent there any more, and what waits is dead.
-    async fn gone(&self, endpoint: &WebhookEndpoint) -> Result<(), StateError> {
-        tracing::error!(endpoint = endpoint.name, "a webhook's endpoint is gone (410): it is called no more");
-        let edit = self.book.edit(|draft| {
-            for (number, letter) in draft.waiting_of(&endpoint.name) {
-                let last_error = Some("it answers 410".to_owned());
-                draft.put(number, Letter { is_dead: true, last_error, ..letter });
-            }
-            if let Some(cursor) = draft.cursor(&endpoint.name) {
-                draft.move_to(&endpoint.name, Cursor { gone: Some(endpoint.url.clone()), ..cursor });
-            }
-        });
-        edit.await
-    }
-}
-
-/// Between the `attempts`-th call and the next: doubling, and anywhere in the upper half of it.
-fn backoff(min_ms: u64, attempts: u32, jitter: f64) -> Duration {
-    let doubled = Duration::from_millis(min_ms).saturating_mul(1_u32 << attempts.saturating_sub(1).min(20));
-    doubled.min(BACKOFF_MAX).mul_f64(jitter.mul_add(0.5, 0.5))
-}
-
-fn jitter() -> f64 {
-    let mut byte = [128_u8];
-    let _ = getrandom::fill(&mut byte);
-    f64::from(byte[0]) / 256.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_an_hour_and_are_jittered() {
-        let of = |attempts, jitter| backoff(1_000, attempts, jitter).as_millis();
-        assert_eq!((of(1, 0.0), of(1, 1.0)), (500, 1_000));
-        assert_eq!((of(4, 0.0), of(4, 1.0)), (4_000, 8_000));
-        assert_eq!((of(30, 0.0), of(u32::MAX, 1.0)), (1_800_000, 3_600_000));
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy that delays, cuts, corrupts and stalls; a test changes that while it runs.
+//! A TCP proxy that delays, cuts, corrupts, reorders and stalls; a test changes that while it runs, and where it leads.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 const CHUNK_BYTES: usize = 16 << 10;
+/// Longest that a connection waits for the next one.
+const OVERTAKE_MAX: Duration = Duration::from_millis(400);
 
 /// What happens to bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum Fault {
     CutAfter(usize),
     /// Chunks come in pieces of odd sizes, each a little later: frames arrive in parts, and one connection before another.
     Ragged,
+    /// A new connection waits until the next one has come, for [`OVERTAKE_MAX`] at most: what was sent later arrives earlier.
+    Overtake,
     /// Nothing passes until the fault is another.
     Stall,
     /// Calls are refused: no server listens.
@@ -33,6 +37,7 @@ pub enum Fault {
 pub struct Proxy {
     pub address: SocketAddr,
     fault: watch::Sender<Fault>,
+    target: watch::Sender<SocketAddr>,
     task: JoinHandle<()>,
 }
 
@@ -45,7 +50,13 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (fault, faults) = watch::channel(Fault::None);
-        Ok(Self { address, fault, task: tokio::spawn(run(listener, target, faults)) })
+        let (target, targets) = watch::channel(target);
+        Ok(Self { address, fault, target, task: tokio::spawn(run(listener, targets, faults)) })
+    }
+
+    /// Leads elsewhere from now on; open connections end.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_if_modified(|before| std::mem::replace(before, target) != target);
     }
 
     /// From now on, also on connections that are open.
@@ -65,25 +76,36 @@ impl Drop for Proxy {
     }
 }
 
-async fn run(listener: TcpListener, target: SocketAddr, faults: watch::Receiver<Fault>) {
+async fn run(listener: TcpListener, targets: watch::Receiver<SocketAddr>, faults: watch::Receiver<Fault>) {
     // Dropped with this task, and its connections with it.
     let mut connections = JoinSet::new();
+    let came = watch::Sender::new(0_u64);
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        if *faults.borrow() == Fault::Refuse {
+        let fault = *faults.borrow();
+        if fault == Fault::Refuse {
             continue;
         }
-        connections.spawn(connection(client, target, faults.clone()));
+        came.send_modify(|count| *count += 1);
+        let (mut later, targets, faults) = (came.subscribe(), targets.clone(), faults.clone());
+        connections.spawn(async move {
+            if fault == Fault::Overtake {
+                let _ = tokio::time::timeout(OVERTAKE_MAX, later.changed()).await;
+            }
+            connection(client, targets, faults).await;
+        });
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, faults: watch::Receiver<Fault>) {
+async fn connection(client: TcpStream, mut targets: watch::Receiver<SocketAddr>, faults: watch::Receiver<Fault>) {
+    let target = *targets.borrow_and_update();
     let Ok(server) = TcpStream::connect(target).await else { return };
     let ((client_read, client_write), (server_read, server_write)) = (client.into_split(), server.into_split());
     // When one direction ends, the other's socket is dropped with it.
     tokio::select! {
         () = pump(client_read, server_write, faults.clone(), Direction::ToServer) => {}
         () = pump(server_read, client_write, faults, Direction::ToClient) => {}
+        _ = targets.changed() => {}
     }
 }
 
@@ -117,7 +139,7 @@ async fn pump(
         let fault = *faults.borrow_and_update();
         let chunk = &mut buffer[..length];
         match fault {
-            Fault::None => cut_at = None,
+            Fault::None | Fault::Overtake => cut_at = None,
             Fault::Delay(delay) => tokio::time::sleep(delay).await,
             Fault::Corrupt if direction == Direction::ToClient => {
                 if let Some(byte) = chunk.last_mut() {

@@ -2,6 +2,7 @@
 //!
 //! A picture that was not approved is shown to reviewers, and kept by no cache.
 
+use bildkante_shared::ids::IdError;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Response};
@@ -11,10 +12,11 @@ use serde_json::{Value, json};
 use super::body::{Fault, Fields, fault, wrong};
 use super::kills::{Page, log_fault};
 use super::{AdminApi, Principal, Reply, campaign_of};
-use crate::governance::{CaseFilter, ReviewDesk, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
+use crate::campaign::GATE_BYTES_MAX;
+use crate::governance::{CaseFilter, GateOrder, ReviewDesk, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
 use crate::resolve::Want;
 use crate::service::Body;
-use crate::shared_state::{CaseState, PersonRole, WHY_BYTES_MAX};
+use crate::shared_state::{CaseState, GATE_VERSION_BYTES_MAX, GateFinding, GateVerdict, PersonRole, WHY_BYTES_MAX};
 use crate::words::Format;
 
 /// Cases of one page.
@@ -82,7 +84,38 @@ pub(super) async fn rule(api: &AdminApi, who: &Principal, order: ReviewOrder) ->
     };
     who.demand(role, campaign_of(&shown.variant))?;
     let ruled = api.reviews.rule(who.name(), order).await.map_err(|error| refused(&error))?;
-    let Ruled { entry, shown, is_new, purge } = &ruled;
+    Ok(answered(api, &ruled))
+}
+
+/// What a gate found.
+pub(super) fn finding(key: Option<String>, id: &str, mut fields: Fields) -> Result<GateOrder, Fault> {
+    let case = number(id)?;
+    let verdict = fields.word("verdict", &[("pass", GateVerdict::Pass), ("fail", GateVerdict::Fail)])?;
+    let (gate, version) = (fields.text("gate", GATE_BYTES_MAX)?, fields.text("version", GATE_VERSION_BYTES_MAX)?);
+    let evidence = fields.text("evidence", 128)?.map(|text| text.parse());
+    let evidence = evidence.transpose().map_err(|error: IdError| wrong("evidence", error.to_string(), &[]))?;
+    let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
+    fields.end(&["gate", "version", "verdict", "evidence", "why"])?;
+    let missing = |name| wrong(name, format!("`{name}` is missing"), &[]);
+    let finding = GateFinding {
+        gate: gate.ok_or_else(|| missing("gate"))?,
+        version: version.ok_or_else(|| missing("version"))?,
+        verdict: verdict.ok_or_else(|| wrong("verdict", "`verdict` is missing", &["pass", "fail"]))?,
+        evidence,
+    };
+    Ok(GateOrder { case, finding, why, key })
+}
+
+/// Gates report by a token of their own, and an operator in the place of one that does not.
+pub(super) async fn report(api: &AdminApi, who: &Principal, order: GateOrder) -> Result<Reply, Fault> {
+    let shown = api.reviews.case(order.case).ok_or_else(|| super::no_such("decision", &order.case.to_string()))?;
+    who.demand(PersonRole::Operator, campaign_of(&shown.variant))?;
+    let ruled = api.reviews.report(who.name(), order).await.map_err(|error| refused(&error))?;
+    Ok(answered(api, &ruled))
+}
+
+fn answered(api: &AdminApi, ruled: &Ruled) -> Reply {
+    let Ruled { entry, shown, is_new, purge } = ruled;
     let mut body = told(&api.reviews, shown);
     body["entry"] = json!({
         "seq": entry.seq(),
@@ -93,7 +126,7 @@ pub(super) async fn rule(api: &AdminApi, who: &Principal, order: ReviewOrder) ->
     });
     body["is_new"] = json!(is_new);
     body["downstream"] = json!(purge.as_ref().map(|purge| json!({ "purge": purge.id, "caches": purge.downstream })));
-    Ok(Reply::ok(body))
+    Reply::ok(body)
 }
 
 /// A page of cases, the oldest first.
@@ -184,6 +217,8 @@ fn told(reviews: &ReviewDesk, shown: &ShownCase) -> Value {
         "until_unix_ms": case.until_unix_ms,
         "escalated": case.escalated,
         "is_overdue": is_overdue,
+        "awaits": case.awaits,
+        "reports": case.reports,
         "drawn": case.drawn,
         "patch": reviews.patch(shown),
         "picture": format!("{}decisions/{}/picture", super::PREFIX, case.id),

@@ -48,7 +48,13 @@ impl ImportDesk {
         Self { sources, candidates, turn: Arc::new(Semaphore::new(1)) }
     }
 
-    pub(super) async fn add<B>(self: &Arc<Self>, who: &Principal, query: Option<&str>, body: B) -> Result<Value, Fault>
+    /// The candidate, and whether it is new: not what an order with the same key has stored.
+    pub(super) async fn add<B>(
+        self: &Arc<Self>,
+        (who, key): (&Principal, Option<String>),
+        query: Option<&str>,
+        body: B,
+    ) -> Result<(Value, bool), Fault>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -61,13 +67,18 @@ impl ImportDesk {
         let (desk, who) = (Arc::clone(self), who.clone());
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            desk.store(asked, &file, &who)
+            desk.store(asked, &file, (&who, key))
         });
         work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
     }
 
     /// Blocks for as long as the picture takes to decode and to reach the device.
-    fn store(&self, asked: ImportQuery, bytes: &[u8], who: &Principal) -> Result<Value, Fault> {
+    fn store(
+        &self,
+        asked: ImportQuery,
+        bytes: &[u8],
+        (who, key): (&Principal, Option<String>),
+    ) -> Result<(Value, bool), Fault> {
         let ImportQuery { variant, source, statements, why } = asked;
         let order = ImportOrder { variant: &variant, bytes, source, statements };
         let examined = examine(&self.sources, &order).map_err(refused)?;
@@ -82,7 +93,16 @@ impl ImportDesk {
             bytes: bytes.len() as u64,
             by: who.name().to_owned(),
             at_unix_ms: unix_ms(SystemTime::now()),
+            key,
         };
+        let listed = candidate.key.as_ref().map(|_| self.candidates.list()).unwrap_or_default();
+        if let Some(known) = listed.iter().find(|known| known.key == candidate.key) {
+            if (known.id, &known.variant) != (candidate.id, &candidate.variant) {
+                let detail = format!("an order with this key stored candidate {}, which is another one", known.id);
+                return Err(fault(422, "key-reused", "Key reused", detail));
+            }
+            return Ok((shown(known), false));
+        }
         self.candidates.add(&candidate, examined.format, bytes).map_err(unstored)?;
         let subject = format!("{} for {}", candidate.id, candidate.variant);
         audit::note(&Change {
@@ -92,13 +112,14 @@ impl ImportDesk {
             why: &why,
             outcome: "stored",
         });
-        Ok(json!(candidate))
+        Ok((shown(&candidate), true))
     }
 
     pub(super) async fn list(self: &Arc<Self>, who: &Principal) -> Result<Value, Fault> {
         let desk = Arc::clone(self);
         let listed = tokio::task::spawn_blocking(move || desk.candidates.list()).await.map_err(|_| broken())?;
-        let listed: Vec<_> = listed.iter().filter(|candidate| who.sees(campaign_of(&candidate.variant))).collect();
+        let seen = listed.iter().filter(|candidate| who.sees(campaign_of(&candidate.variant)));
+        let listed: Vec<Value> = seen.map(shown).collect();
         Ok(json!({ "candidates": listed }))
     }
 
@@ -116,6 +137,11 @@ impl ImportDesk {
         });
         work.await.map_err(|_| broken())?
     }
+}
+
+/// The key knows a repeated order again, and is its sender's.
+fn shown(candidate: &Candidate) -> Value {
+    json!(Candidate { key: None, ..candidate.clone() })
 }
 
 /// What the query says.

@@ -4,10 +4,12 @@
 //! without a role. Invariants: a path has at most one parameter, and no two rows match the same request; a row that reaches into
 //! campaigns has its campaign checked by what carries it out.
 
+mod query;
+
 use http::Method;
 
+pub(super) use self::query::check_query;
 use super::PREFIX;
-use super::body::{Fault, wrong};
 use super::token::TokenScope;
 use crate::shared_state::PersonRole;
 
@@ -127,6 +129,7 @@ pub(super) enum Action {
     ListDecisions,
     ShowDecision,
     Decide,
+    Report,
     ShowPicture,
     ListCandidates,
     DrawCandidates,
@@ -204,8 +207,17 @@ const OF_MASTERS: &[Parameter] = &[
     query("mark", Form::Digits(16), Presence::Optional, "what a watermark says"),
 ];
 /// A test holds them against those of cases.
-pub(super) const CASE_STATES: &[&str] =
-    &["needs_review", "rejected", "changes_requested", "scheduled", "live", "paused", "superseded", "expired"];
+pub(super) const CASE_STATES: &[&str] = &[
+    "checking",
+    "needs_review",
+    "rejected",
+    "changes_requested",
+    "scheduled",
+    "live",
+    "paused",
+    "superseded",
+    "expired",
+];
 const OF_DECISIONS: &[Parameter] = &[
     query("state", Form::Words(CASE_STATES), Presence::Optional, "cases in this state"),
     query("campaign", Form::Text, Presence::Optional, "cases of this campaign"),
@@ -316,6 +328,12 @@ pub(super) const ROUTES: &[Route] = {
             .post(Json("DecisionOrder"))
             .by_key()
             .says("Decides; approvals, rejections and pauses take an approver"),
+        get("decisions/{id}/reports", A::Report, takes(Operator, S::Gate, Campaign), &[(200, "Decided")])
+            .post(Json("ReportOrder"))
+            .by_key()
+            .says(
+                "Enters what a gate found; a picture is people's to decide when each gate that it awaits has reported",
+            ),
         get("decisions/{id}/picture", A::ShowPicture, takes(Reviewer, S::Review, Campaign), &[(200, PICTURE)])
             .asks(OF_PICTURE)
             .says("The picture, approved or not; no cache keeps it"),
@@ -361,6 +379,7 @@ pub(super) const ROUTES: &[Route] = {
         get("warm", A::ListJobs, viewer(Campaign), &[(200, "Jobs")]).says("The jobs"),
         get("warm", A::Warm, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
             .post(Json("WarmOrder"))
+            .by_key()
             .says("Starts a job, or goes on with one"),
         get("warm/{id}", A::ShowJob, viewer(Campaign), &[(200, "Job")]).says("One job"),
         get("warm/{id}", A::CancelJob, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
@@ -368,10 +387,11 @@ pub(super) const ROUTES: &[Route] = {
             .says("Stops a job"),
         get("imports", A::ListImports, viewer(Campaign), &[(200, "Candidates")])
             .says("Candidates: pictures that were posted"),
-        get("imports", A::Import, takes(Reviewer, S::Import, Campaign), &[(201, "Candidate")])
+        get("imports", A::Import, takes(Reviewer, S::Import, Campaign), &[(200, "Candidate"), (201, "Candidate")])
             .post(Picture)
             .asks(OF_IMPORT)
-            .says("Stores a picture as a candidate"),
+            .by_key()
+            .says("Stores a picture as a candidate; 200 for an order that is known by its key"),
         get("imports/{id}", A::DropImport, takes(Reviewer, S::Import, Campaign), &[(200, "Dropped")])
             .delete(Nothing)
             .says("Forgets a candidate"),
@@ -426,32 +446,6 @@ fn parameter<'a>(template: &str, path: &'a str) -> Option<&'a str> {
             (!value.is_empty() && !value.contains('/')).then_some(value)
         }
     }
-}
-
-/// A parameter that a route does not know is an error, not a default. Edges of several versions ask each other.
-pub(super) fn check_query(route: &Route, query: Option<&str>) -> Result<(), Fault> {
-    if route.needs == BETWEEN_EDGES {
-        return Ok(());
-    }
-    let mut seen = Vec::new();
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let is_long = percent_encoding::percent_decode_str(value).decode_utf8_lossy().chars().count() > TEXT_CHARS_MAX;
-        if is_long {
-            let shown: String = name.chars().take(60).collect();
-            return Err(wrong(&shown, format!("a value has at most {TEXT_CHARS_MAX} characters"), &[]));
-        }
-        let shown: String = name.chars().take(60).collect();
-        let known: Vec<&str> = route.query.iter().map(|known| known.name).collect();
-        if !known.contains(&name) {
-            return Err(wrong(&shown, format!("there is no parameter `{shown}`"), &known));
-        }
-        if seen.contains(&name) {
-            return Err(wrong(&shown, format!("`{shown}` stands there twice"), &[]));
-        }
-        seen.push(name);
-    }
-    Ok(())
 }
 
 impl Verb {

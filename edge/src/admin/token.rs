@@ -61,6 +61,8 @@ pub enum TokenScope {
     State,
     /// To give and to revoke keys of people.
     Keys,
+    /// A program that looks at pictures before people do, and reports what it finds.
+    Gate,
 }
 
 impl TokenScope {
@@ -76,6 +78,7 @@ impl TokenScope {
             Self::Audit => "audit",
             Self::State => "state",
             Self::Keys => "keys",
+            Self::Gate => "gate",
         }
     }
 }

@@ -41,15 +41,20 @@ pub(super) fn ask(mut fields: Fields, concurrency: usize) -> Result<Ask, Fault> 
     }
 }
 
-pub(super) async fn carry_out(warmer: &Warmer, who: &Principal, ask: Ask) -> Result<JobStatus, Fault> {
+pub(super) async fn carry_out(
+    warmer: &Warmer,
+    who: &Principal,
+    ask: Ask,
+    key: Option<String>,
+) -> Result<JobStatus, Fault> {
     match ask {
         Ask::Start(order) => {
             who.demand(PersonRole::Operator, Some(&order.campaign))?;
-            warmer.start(who.name(), order).await
+            warmer.start(who.name(), order, key).await
         }
         Ask::Resume(id) => {
             of_campaign(warmer, who, id)?;
-            warmer.resume(who.name(), id).await
+            warmer.resume(who.name(), id, key).await
         }
     }
     .map_err(fault_of)
@@ -79,6 +84,7 @@ pub(super) fn fault_of(error: WarmError) -> Fault {
             let allowed: Vec<&str> = error.allowed.iter().map(String::as_str).collect();
             wrong(error.field, error.detail.clone(), &allowed)
         }
+        WarmError::KeyReused(_) => fault(422, "key-reused", "Key reused", error.to_string()),
         WarmError::Busy(_) => fault(409, "busy", "Conflict", error.to_string()),
         WarmError::Unknown => fault(404, "not-found", "Not found", error.to_string()),
         WarmError::Broken(_) => fault(500, "internal", "Internal error", error.to_string()),
@@ -87,6 +93,8 @@ pub(super) fn fault_of(error: WarmError) -> Fault {
 
 pub(super) fn shown(status: &JobStatus) -> Value {
     let mut value = json!(status.record);
+    // It knows repeated orders again, and is their sender's.
+    value.as_object_mut().map(|fields| fields.remove("keys"));
     value["eta_ms"] = json!(status.record.eta_ms());
     value["stored"] = json!(status.is_stored);
     value

@@ -31,7 +31,8 @@ use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust}
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{
-    Downstream, Gate, KillDesk, KillMetrics, PurgeDesk, PurgeMetrics, Purges, Replay, ReviewDesk, ReviewMetrics,
+    Downstream, Gate, Kept, KillDesk, KillMetrics, PinMetrics, Pins, PurgeDesk, PurgeMetrics, Purges, Replay,
+    ReviewDesk, ReviewMetrics,
 };
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
@@ -84,6 +85,7 @@ pub(super) struct Behind {
     /// Its changes outlive the requests that asked for them.
     pub(super) desk: Arc<PurgeDesk>,
     pub(super) replay: Replay,
+    pub(super) pins: Pins,
     pub(super) opened: OpenedLog,
     pub(super) webhooks: Webhooks,
     pub(super) kills: KillDesk,
@@ -132,8 +134,7 @@ impl Behind {
         let purges = open_purges(config, registry).await?;
         let opened = open_log(config, caches.epoch.clone()).await?;
         let log = Arc::clone(&opened.log);
-        let decided = log.published().clone();
-        caches.masters.keep(move |master| decided.load().reviews().needs(master));
+        let pins = open_pins(config, registry, (&log, &caches))?;
         let gate = Gate::new(log.published().clone(), registry)?;
         let downstream = Downstream::new(&config.purge, purges.clone(), catalog.clone())?;
         let known = (catalog.clone(), caches.bindings.clone());
@@ -197,6 +198,7 @@ impl Behind {
             kills,
             reviews,
             replay,
+            pins,
             opened,
             webhooks,
             caches,
@@ -397,6 +399,21 @@ async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Pur
     let metrics = PurgeMetrics::new(registry)?;
     let opened = tokio::task::spawn_blocking(move || Purges::open(&purge, &path, metrics)).await?;
     opened.context("what was purged cannot be read")
+}
+
+/// Decides which masters the store keeps from here on.
+fn open_pins(
+    config: &Config,
+    registry: &Registry,
+    (log, caches): (&Arc<dyn Log>, &Arc<Caches>),
+) -> prometheus::Result<Pins> {
+    let kept = Kept::new(log.published().clone());
+    let asked = kept.clone();
+    caches.masters.keep(move |master| asked.keeps(master));
+    let stored = Arc::clone(caches);
+    let size_of = Box::new(move |master| stored.masters.size(master));
+    let metrics = PinMetrics::new(registry, config.cache.masters_bytes_max)?;
+    Ok(Pins::new(kept, Arc::clone(log), size_of, config.state.keep_superseded_days, metrics))
 }
 
 async fn open_webhooks(

@@ -323,6 +323,11 @@ impl Folder {
         self.shard(name).lock().contains_key(name)
     }
 
+    /// The bytes that it takes, in whole blocks, where it is there.
+    pub(super) fn size(&self, name: &Name) -> Option<u64> {
+        self.shard(name).lock().get(name).map(|file| u64::from(file.blocks) * BLOCK_BYTES)
+    }
+
     fn forget(&self, name: &Name) {
         if let Some(old) = self.shard(name).lock().remove(name) {
             self.subtracted(old);

@@ -145,6 +145,12 @@ impl Masters {
         self.store.folder().holds(id.as_bytes())
     }
 
+    /// How much room it takes, where it is stored as far as the index knows.
+    #[must_use]
+    pub fn size(&self, id: MasterId) -> Option<u64> {
+        self.store.folder().size(id.as_bytes())
+    }
+
     /// The bytes as they were stored, or a miss.
     pub async fn get(&self, id: MasterId) -> Lookup<MasterFile> {
         let check = move |file: Bytes| decode(&file, id).map_err(|reason| Unusable::Corrupt(reason.to_owned()));

@@ -32,6 +32,9 @@ pub struct Candidate {
     /// Whose token posted it.
     pub by: String,
     pub at_unix_ms: u64,
+    /// By which a repeated order is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// Why a candidate is not stored.
@@ -128,6 +131,7 @@ mod tests {
             bytes: 4,
             by: "test".into(),
             at_unix_ms: n,
+            key: None,
         }
     }
 

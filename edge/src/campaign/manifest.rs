@@ -21,7 +21,7 @@ use super::names::{Localized, is_locale, is_name};
 use super::page_data;
 use super::prompts::{Library, Words, read_schema};
 use super::reader::{self, TableReader, Text, no_hint};
-use super::review::{self, Review};
+use super::review::{self, Gates, Review};
 use super::rights::{self, ReferenceFacts};
 use super::slots::{self, Slot};
 use crate::provenance::{Location, Marking};
@@ -78,6 +78,7 @@ pub struct PromptPublication {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub review: Review,
+    pub gates: Gates,
     pub signing: Signing,
     /// Whether images may be withdrawn: a recallable image is never immutable downstream.
     pub is_recallable: bool,
@@ -283,6 +284,7 @@ fn read_location(table: &TableReader<'_, '_>) -> Location {
 fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
     let mut policy = Policy {
         review: Review::None,
+        gates: Gates::default(),
         signing: Signing::Optional,
         is_recallable: true,
         on_unsigned: OnUnsigned::default(),
@@ -299,6 +301,7 @@ fn read_policy(root: &TableReader<'_, '_>) -> (Policy, bool) {
     policy.signing = table.choice("signing", &signing).unwrap_or(Signing::Optional);
     policy.is_recallable = table.flag("recallable").unwrap_or(true);
     policy.review = review::read(&table, Review::None, policy.is_recallable);
+    policy.gates = review::read_gates(&table, policy.review, &Gates::default());
     let on_unsigned = [OnUnsigned::ServeMarked, OnUnsigned::StandIn].map(|policy| (policy.as_str(), policy));
     policy.on_unsigned = table.choice("on_unsigned", &on_unsigned).unwrap_or_default();
     let on_stale = [("last", OnStaleState::Last), ("stand_in", OnStaleState::StandIn)];

@@ -12,7 +12,7 @@ use super::manifest::{Policy, SLOTS_MAX};
 use super::markup::{self, SlotMarkup};
 use super::names::is_name;
 use super::reader::{TableReader, Text, no_hint};
-use super::review::{self, Review};
+use super::review::{self, Gates, Review};
 use crate::render::Quality;
 use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
 
@@ -45,6 +45,8 @@ pub struct Slot {
     pub review: Review,
     /// What the markup of its pictures says.
     pub markup: SlotMarkup,
+    /// The campaign's, or its own.
+    pub gates: Gates,
     /// What the markup shows beside its pictures.
     pub label: Label,
     /// Always holds JPEG.
@@ -220,6 +222,7 @@ fn read_slot<'a, 'i>(
     let markup = markup::read(table, generate, &policy.locales);
     let label = label::read_slot(table, label, &policy.locales);
     let review = review::read(table, policy.review, policy.is_recallable);
+    let gates = review::read_gates(table, review, &policy.gates);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
     table.finish(|key| {
@@ -236,6 +239,7 @@ fn read_slot<'a, 'i>(
         on_miss,
         review,
         markup,
+        gates,
         label,
         formats,
         qualities,

@@ -15,7 +15,7 @@ use super::generate::{Generate, Seed, SeedPer};
 use super::manifest::{OnStaleState, PromptPublication};
 use super::parts::Parts;
 use super::pins::Pins;
-use super::review::Review;
+use super::review::{Gates, Review};
 use super::rights::RightsEnd;
 use super::slots::Slot;
 use crate::provenance::{Description, Generator, Marking, Prompt};
@@ -105,6 +105,8 @@ pub struct Variant {
     pub on_stale_state: OnStaleState,
     /// Of its slot.
     pub review: Review,
+    /// Of its slot.
+    pub gates: Gates,
     /// How its slot cuts pictures: its ratio. A decision holds in one cut.
     pub cut: String,
     /// When it may be shown no more, because a right ends.
@@ -132,6 +134,7 @@ impl Variant {
             query: query(&campaign.axes, &values, |axis, index| index != campaign.axes[axis].default),
             on_stale_state: campaign.policy.on_stale_state,
             review: slot.review,
+            gates: Arc::clone(&slot.gates),
             cut: slot.ratio.to_string(),
             rights_end: match &recipe {
                 MasterRecipe::Imported(_) => {

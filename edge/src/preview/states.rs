@@ -8,6 +8,8 @@ use crate::shared_state::CaseState;
 pub(super) enum PictureState {
     /// A kill, or a right that is over, withholds it.
     Withheld,
+    /// A gate has not reported yet.
+    Checking,
     NeedsReview,
     ChangesRequested,
     Live,
@@ -23,8 +25,9 @@ pub(super) enum PictureState {
 
 impl PictureState {
     /// The most urgent first: as the sort by state has them.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Withheld,
+        Self::Checking,
         Self::NeedsReview,
         Self::ChangesRequested,
         Self::Live,
@@ -41,6 +44,7 @@ impl PictureState {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Withheld => "withheld",
+            Self::Checking => "checking",
             Self::NeedsReview => "needs_review",
             Self::ChangesRequested => "changes_requested",
             Self::Live => "live",
@@ -57,6 +61,7 @@ impl PictureState {
     pub(super) const fn words(self, language: Language) -> &'static str {
         match self {
             Self::Withheld => language.say("withheld", "zurückgehalten"),
+            Self::Checking => language.say("is being checked", "wird geprüft"),
             Self::NeedsReview => language.say("awaits a decision", "wartet auf Entscheidung"),
             Self::ChangesRequested => language.say("changes requested", "Änderung gewünscht"),
             Self::Live => language.say("live", "live"),
@@ -82,6 +87,7 @@ impl PictureState {
 impl From<CaseState> for PictureState {
     fn from(state: CaseState) -> Self {
         match state {
+            CaseState::Checking => Self::Checking,
             CaseState::NeedsReview => Self::NeedsReview,
             CaseState::Rejected => Self::Rejected,
             CaseState::ChangesRequested => Self::ChangesRequested,

@@ -238,6 +238,7 @@ fn case(page: &VariantPage<'_>, number: usize, (shown, patch): (&ShownCase, Opti
                     (say("Case ", "Fall ")) (case.id)
                     @if let Some(seed) = case.drawn.seed { ", seed " (seed) }
                     @if *state == CaseState::NeedsReview && !case.approved_by.is_empty() { (say(", approved by one of two", ", von einer Person freigegeben")) }
+                    @for report in &case.reports { ", " (report.finding.gate) ": " (report.finding.verdict.as_str()) }
                     @if let Some(escalated) = &case.escalated { ", " (escalated.to) (say(" is asked", " ist gefragt")) }
                 }
                 @if may_look && page.decisions.as_ref().is_some_and(|decisions| decisions.cases.len() > 1) {
@@ -389,7 +390,7 @@ fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
                                 td { (past.at()) }
                                 td { (past.who) }
                                 td { (past.step.replace('_', " ")) }
-                                td { a href={ "#case-" (past.case) } { (past.case) } }
+                                td { @if let Some(case) = past.case { a href={ "#case-" (case) } { (case) } } }
                                 td { (past.why) }
                             }
                         }

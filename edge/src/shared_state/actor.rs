@@ -3,8 +3,10 @@
 //! The log is never edited, so no name may stand in it. Ids are random and not derived from names: who has the log alone
 //! cannot try names out.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bildkante_shared::ids::{IdError, decode_128, encode_128};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -71,5 +73,44 @@ impl Value<String> for ActorId {
 
     fn decode(name: &String, record: &[u8]) -> Result<Self, String> {
         form::unseal(VERSION, name.as_bytes(), record)
+    }
+}
+
+/// Names and ids in memory: by name for who numbers entries, by id for who reads them. One is never without the other.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    by_name: HashMap<Arc<str>, ActorId>,
+    by_id: HashMap<ActorId, Arc<str>>,
+}
+
+impl Names {
+    pub(super) fn id_of(&self, name: &str) -> Option<ActorId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn name_of(&self, actor: ActorId) -> Option<&str> {
+        self.by_id.get(&actor).map(|name| &**name)
+    }
+
+    /// What a commit wrote.
+    pub(super) fn edit(&mut self, new: Vec<(String, ActorId)>, forgotten: &[String]) {
+        for (name, id) in new {
+            let name: Arc<str> = name.into();
+            self.by_id.insert(id, Arc::clone(&name));
+            self.by_name.insert(name, id);
+        }
+        for name in forgotten {
+            if let Some(id) = self.by_name.remove(name.as_str()) {
+                self.by_id.remove(&id);
+            }
+        }
+    }
+}
+
+impl FromIterator<(String, ActorId)> for Names {
+    fn from_iter<I: IntoIterator<Item = (String, ActorId)>>(rows: I) -> Self {
+        let mut names = Self::default();
+        names.edit(rows.into_iter().collect(), &[]);
+        names
     }
 }

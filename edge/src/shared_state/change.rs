@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
+use super::fold::State;
 use super::keys::{AccessKey, Revoke};
 use super::reviews::Review;
 use super::target::Target;
@@ -42,6 +43,38 @@ pub struct Term {
     /// How long the former primary had not been heard by the edge that took its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "FirstApprovals::stand")]
+    pub first_approvals: FirstApprovals,
+}
+
+/// What becomes of approvals that await a second person's when a term begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstApprovals {
+    #[default]
+    Stand,
+    /// The edge that begins the term does not know the names behind the ids of the former one: the person who approved first would have
+    /// another id there, and could approve again.
+    TakenBack,
+}
+
+impl FirstApprovals {
+    /// What an edge does with those of a state that another one, or a former log, made.
+    pub(super) fn of_another_edge(state: &State) -> Self {
+        if state.reviews().await_second_approvals() { Self::TakenBack } else { Self::Stand }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    const fn stand(&self) -> bool {
+        matches!(self, Self::Stand)
+    }
+}
+
+impl Term {
+    /// A term that this edge begins over a state of its own.
+    pub(super) const fn of_own(term: u64) -> Self {
+        Self { term, silence_ms: None, first_approvals: FirstApprovals::Stand }
+    }
 }
 
 /// What the target covers is shown no more, anywhere.

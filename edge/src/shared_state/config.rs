@@ -25,11 +25,13 @@ pub struct StateConfig {
     pub follow: Option<FollowConfig>,
     /// What was not confirmed for longer is stale.
     pub governance_state_age_max_s: u64,
+    /// How long the master of a picture is kept that is over: expired, or another one took its place. 0: for ever.
+    pub keep_superseded_days: u32,
 }
 
 impl Default for StateConfig {
     fn default() -> Self {
-        Self { follow: None, governance_state_age_max_s: 60 }
+        Self { follow: None, governance_state_age_max_s: 60, keep_superseded_days: 90 }
     }
 }
 

@@ -7,12 +7,14 @@
 //! Invariants: no clock, no configuration and no other state decides here; [`State::apply`] cannot fail, because what has no place is
 //! refused by [`State::admit`] before there is an entry.
 
+use std::sync::Arc;
+
 use bildkante_shared::ids::{Digest, RecipeId};
 use rpds::{HashTrieMapSync, QueueSync};
 use serde::{Deserialize, Serialize};
 
 use super::actor::ActorId;
-use super::change::{Change, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
+use super::change::{Change, FirstApprovals, PURGE_KEYS_MAX, PurgeMarks, WHY_BYTES_MAX};
 use super::entry::{Chain, ChainFault, Entry};
 use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, KeptKey, KeyId};
 use super::kills::{Facts, Kills};
@@ -302,11 +304,16 @@ impl State {
         Self { held: held.clone(), ..self }
     }
 
-    /// Whether a change has a place in this state; what stood before it.
+    /// Whether a change has a place in this state; what stood before it. Its time is that of its entry, and decides nothing.
     ///
     /// # Errors
     /// Says why not.
-    pub fn admit(&self, change: &Change, why: &str, actor: ActorId) -> Result<Option<String>, Refusal> {
+    pub fn admit(
+        &self,
+        change: &Change,
+        why: &str,
+        (actor, at_unix_ms): (ActorId, u64),
+    ) -> Result<Option<String>, Refusal> {
         if why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
             return Err(Refusal::Reason);
         }
@@ -333,7 +340,7 @@ impl State {
                 if review.step.is_reasoned() {
                     reasoned()?;
                 }
-                Ok(self.reviews.admit(review, actor)?)
+                Ok(self.reviews.admit(review, (actor, at_unix_ms))?)
             }
             Change::Purge(_) | Change::Forget(_) => Ok(None),
             Change::Key(key) => reasoned().and_then(|()| self.admit_key(key)).map(|()| None),
@@ -374,7 +381,10 @@ impl State {
         let mut rows = match entry.change() {
             Change::Term(term) => {
                 self.term = term.term;
-                Vec::new()
+                match term.first_approvals {
+                    FirstApprovals::Stand => Vec::new(),
+                    FirstApprovals::TakenBack => rows_of(self.reviews.take_back_first_approvals(|_| true, seq)),
+                }
             }
             Change::Kill(kill) => {
                 self.kills.put(&kill.target, seq);
@@ -390,8 +400,7 @@ impl State {
                 vec![row(Shelf::Reviews, review.variant.clone(), &*cases)]
             }
             Change::Forget(forget) => {
-                let changed = self.reviews.forget(forget.actor, seq);
-                changed.into_iter().map(|(variant, cases)| row(Shelf::Reviews, variant.into(), &*cases)).collect()
+                rows_of(self.reviews.take_back_first_approvals(|actor| *actor == forget.actor, seq))
             }
             Change::Key(key) => {
                 let kept = KeptKey { seq, key: key.clone() };
@@ -451,6 +460,10 @@ impl State {
         self.keys.remove_mut(&oldest);
         Some(oldest.into())
     }
+}
+
+fn rows_of(changed: Vec<(Box<str>, Arc<[Case]>)>) -> Vec<Row> {
+    changed.into_iter().map(|(variant, cases)| row(Shelf::Reviews, variant.into(), &*cases)).collect()
 }
 
 fn row(shelf: Shelf, key: String, value: &(impl Serialize + ?Sized)) -> Row {

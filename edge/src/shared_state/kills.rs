@@ -77,7 +77,8 @@ struct Killed {
 
 impl Kills {
     /// Of this target alone.
-    pub(super) fn of_one(target: &Target) -> Self {
+    #[must_use]
+    pub fn of_one(target: &Target) -> Self {
         let mut kills = Self::default();
         kills.put(target, 1);
         kills

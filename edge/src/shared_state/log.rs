@@ -203,7 +203,7 @@ pub enum LogError {
     #[error("it is the primary already, of term {term}")]
     AlreadyPrimary { term: u64 },
     #[error(
-        "this edge has never heard {primary} and has nothing of its log: promote one that has. To begin without it, take \
+        "this edge has never heard {primary} and may have nothing of its log: promote one that has. To begin without it, take \
          `state.follow` out of the configuration"
     )]
     NeverFollowed { primary: String },

@@ -9,7 +9,7 @@ use std::path::Path;
 use bildkante_shared::ids::encode_128;
 use serde::{Deserialize, Serialize};
 
-use super::change::{Change, Term};
+use super::change::{Change, FirstApprovals, Term};
 use super::entry::{Chain, Circumstances, Entry, Place};
 use super::fold::{Head, Row, Shelf, State};
 use super::log::LogError;
@@ -199,8 +199,10 @@ async fn write(
         edge: String::new(),
     };
     let place = Place { seq: former.seq + 1, term, previous: former.hash };
-    let entry =
-        Entry::follow(place, Change::Term(Term { term, silence_ms: None }), circumstances).map_err(LogError::from)?;
+    // A backup holds no names.
+    let first_approvals = FirstApprovals::of_another_edge(&state);
+    let begins_term = Change::Term(Term { term, silence_ms: None, first_approvals });
+    let entry = Entry::follow(place, begins_term, circumstances).map_err(LogError::from)?;
     rows.extend(state.apply(&entry));
     entries.push(std::sync::Arc::new(entry));
     let fresh = path.with_extension("redb-restored");

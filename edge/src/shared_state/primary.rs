@@ -5,9 +5,9 @@
 //! exception, because to withhold too much for a moment is safe: it holds before it is durable, and goes on to hold where the
 //! device refuses; who has seen a later term writes no more.
 
+mod draft;
 mod replica;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +17,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
-use super::actor::ActorId;
+use self::draft::Draft;
+use super::actor::{ActorId, Names};
 use super::change::{Change, Effect, Forget, Term};
-use super::entry::{Circumstances, Entry, Place};
+use super::entry::Entry;
 use super::fold::{Head, State};
 use super::holds::Hold;
 use super::log::{Committed, Entries, Log, LogError, Promotion, Proposal, Published, Role, Snapshot, Standing};
@@ -40,7 +41,7 @@ pub struct Primary {
 struct Inner {
     store: Arc<Store>,
     published: Published,
-    /// Names and their ids; who holds it numbers entries.
+    /// Who holds it numbers entries.
     writer: Mutex<Writer>,
     /// A later term than the state's, where one was seen.
     term_seen: AtomicU64,
@@ -54,8 +55,8 @@ struct Inner {
     held: parking_lot::Mutex<Vec<Held>>,
     /// Kills that hold here because the device refused them.
     refused: parking_lot::Mutex<Vec<Hold>>,
-    /// The names of actors, for who reads: no reader waits for a write.
-    names: parking_lot::RwLock<HashMap<ActorId, String>>,
+    /// As on the device. No reader waits for a write of entries.
+    names: parking_lot::RwLock<Names>,
 }
 
 /// A kill that is to be sent on, under the key of its order.
@@ -69,22 +70,10 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Writer {
     begins: Head,
-    names: HashMap<String, ActorId>,
     /// The device refused a commit, and may have it all the same: what is stored is read before anything is numbered.
     is_in_doubt: bool,
     /// While a term is begun here: whose place this edge takes.
     taking_over_from: Option<String>,
-}
-
-/// Entries that are about to be written, and the state behind them.
-struct Draft<'w> {
-    state: State,
-    batch: Batch,
-    committed: Vec<Committed>,
-    writer: &'w Writer,
-    store: Arc<Store>,
-    at_unix_ms: u64,
-    edge: String,
 }
 
 impl Primary {
@@ -99,8 +88,7 @@ impl Primary {
 
     pub(super) fn over(store: Store, loaded: Loaded, epoch: Epoch) -> Result<Self, LogError> {
         let Loaded { state, stored, held } = loaded;
-        let names: HashMap<String, ActorId> = store.names()?.into_iter().collect();
-        let by_actor = names.iter().map(|(name, id)| (*id, name.clone())).collect();
+        let names = parking_lot::RwLock::new(store.names()?.into_iter().collect());
         let published = Published::new(state, epoch);
         let holding = |(key, kill): (String, HeldKill)| Held { hold: published.hold(&kill.target), key, kill };
         let held = held.into_iter().map(holding).collect();
@@ -108,14 +96,14 @@ impl Primary {
             store: Arc::new(store),
             published,
             begins: AtomicU64::new(stored.begins.seq),
-            writer: Mutex::new(Writer { begins: stored.begins, names, is_in_doubt: false, taking_over_from: None }),
+            writer: Mutex::new(Writer { begins: stored.begins, is_in_doubt: false, taking_over_from: None }),
             term_seen: AtomicU64::new(stored.term_seen),
             edge: stored.edge,
             promoted_from: parking_lot::Mutex::new(stored.promoted_from),
             heard: parking_lot::Mutex::new(stored.heard),
             held: parking_lot::Mutex::new(held),
             refused: parking_lot::Mutex::default(),
-            names: parking_lot::RwLock::new(by_actor),
+            names,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -160,9 +148,9 @@ impl Inner {
         if let Some(term) = self.fenced() {
             return Err(LogError::Fenced { term });
         }
-        let mut draft = self.draft(&writer);
+        let mut draft = self.draft();
         if draft.state.term() == 0 {
-            draft.begin_term(Term { term: 1, silence_ms: None }, None)?;
+            draft.begin_term(Term::of_own(1), None)?;
         }
         for proposal in proposals {
             draft.enter(proposal).await?;
@@ -192,8 +180,7 @@ impl Inner {
             *self.promoted_from.lock() = stored.promoted_from;
             self.published.publish(state, Effect::Shown);
         }
-        *self.names.write() = names.iter().map(|(name, id)| (*id, name.clone())).collect();
-        writer.names = names.into_iter().collect();
+        *self.names.write() = names.into_iter().collect();
         writer.is_in_doubt = false;
         Ok(())
     }
@@ -205,12 +192,12 @@ impl Inner {
         StoredHead { head, begins, term_seen, edge, promoted_from, heard }
     }
 
-    fn draft<'w>(&self, writer: &'w Writer) -> Draft<'w> {
+    fn draft(&self) -> Draft<'_> {
         let state = State::clone(&self.published.load());
         let at_unix_ms = now_unix_ms().max(state.head().at_unix_ms);
         let store = Arc::clone(&self.store);
         let edge = self.edge.clone();
-        Draft { state, batch: Batch::default(), committed: Vec::new(), writer, store, at_unix_ms, edge }
+        Draft { state, batch: Batch::default(), committed: Vec::new(), names: &self.names, store, at_unix_ms, edge }
     }
 
     async fn write(&self, writer: &mut Writer, state: State, batch: Batch) -> Result<(), LogError> {
@@ -222,17 +209,7 @@ impl Inner {
         let written = self.store.write(stored, batch.clone()).await;
         writer.is_in_doubt = written.is_err();
         written?;
-        {
-            let mut names = self.names.write();
-            names.extend(batch.names.iter().map(|(name, id)| (*id, name.clone())));
-            if !batch.forgotten.is_empty() {
-                names.retain(|_, name| !batch.forgotten.contains(name));
-            }
-        }
-        writer.names.extend(batch.names);
-        batch.forgotten.iter().for_each(|name| {
-            writer.names.remove(name);
-        });
+        self.names.write().edit(batch.names, &batch.forgotten);
         let effect = batch.entries.iter().map(|entry| entry.change().effect()).max();
         self.published.publish(state, effect.unwrap_or(Effect::Unseen));
         Ok(())
@@ -248,8 +225,8 @@ impl Inner {
             return Err(LogError::AlreadyPrimary { term: self.published.load().term().max(1) });
         };
         let taken_over = self.published.load().epoch();
-        let mut draft = self.draft(&writer);
-        draft.begin_term(Term { term: seen + 1, silence_ms: None }, key)?;
+        let mut draft = self.draft();
+        draft.begin_term(Term::of_own(seen + 1), key)?;
         let Draft { state, batch, .. } = draft;
         let head = state.head();
         self.write(&mut writer, state, batch).await?;
@@ -262,8 +239,8 @@ impl Inner {
         if let Some(term) = self.fenced() {
             return Err(LogError::Fenced { term });
         }
-        let Some(actor) = writer.names.get(&name).copied() else { return self.was_forgotten(key).await };
-        let mut draft = self.draft(&writer);
+        let Some(actor) = self.names.read().id_of(&name) else { return self.was_forgotten(key).await };
+        let mut draft = self.draft();
         let change = Change::Forget(Forget { actor });
         draft.enter(Proposal { change, who: by, why, key, edge: None }).await?;
         draft.batch.forgotten.push(name);
@@ -298,70 +275,6 @@ impl Inner {
         let Some(seq) = key.and_then(|key| self.published.load().of_key(&key)) else { return Ok(false) };
         let entry = entries(&self.store, seq - 1, 1).await?.pop();
         Ok(entry.is_some_and(|entry| matches!(entry.change(), Change::Forget(_))))
-    }
-}
-
-impl Draft<'_> {
-    async fn enter(&mut self, proposal: Proposal) -> Result<(), LogError> {
-        if let Some(committed) = self.known(&proposal).await? {
-            self.committed.push(committed);
-            return Ok(());
-        }
-        let Proposal { change, who, why, key, edge } = proposal;
-        let (actor, edge) = (self.actor(&who)?, edge.unwrap_or_else(|| self.edge.clone()));
-        let before = self.state.admit(&change, &why, actor)?;
-        let entry =
-            self.follow(change, Circumstances { at_unix_ms: self.at_unix_ms, actor, why, before, key, edge })?;
-        self.committed.push(Committed { entry, is_new: true });
-        Ok(())
-    }
-
-    fn begin_term(&mut self, term: Term, key: Option<String>) -> Result<(), LogError> {
-        let change = Change::Term(term);
-        let before = self.state.admit(&change, "", ActorId::EDGE)?;
-        let (at_unix_ms, why) = (self.at_unix_ms, EDGE_ITSELF.to_owned());
-        let actor = ActorId::EDGE;
-        let edge = self.edge.clone();
-        self.follow(change, Circumstances { at_unix_ms, actor, why, before, key, edge })?;
-        Ok(())
-    }
-
-    fn follow(&mut self, change: Change, circumstances: Circumstances) -> Result<Arc<Entry>, LogError> {
-        let Head { seq, term, hash, .. } = self.state.head();
-        let term = if let Change::Term(next) = &change { next.term } else { term };
-        let entry = Arc::new(Entry::follow(Place { seq: seq + 1, term, previous: hash }, change, circumstances)?);
-        self.batch.rows.extend(self.state.apply(&entry));
-        self.batch.entries.push(Arc::clone(&entry));
-        Ok(entry)
-    }
-
-    /// What an order with the same key became.
-    async fn known(&self, proposal: &Proposal) -> Result<Option<Committed>, LogError> {
-        let Some(key) = &proposal.key else { return Ok(None) };
-        let Some(seq) = self.state.of_key(key) else { return Ok(None) };
-        let entry = match self.batch.entries.iter().find(|entry| entry.seq() == seq) {
-            Some(entry) => Some(Arc::clone(entry)),
-            None => entries(&self.store, seq - 1, 1).await?.pop(),
-        };
-        match entry {
-            Some(entry) if entry.change().asks_the_same(&proposal.change) => {
-                Ok(Some(Committed { entry, is_new: false }))
-            }
-            _ => Err(LogError::KeyReused { key: key.clone(), seq }),
-        }
-    }
-
-    fn actor(&mut self, who: &str) -> Result<ActorId, LogError> {
-        if who == EDGE_ITSELF {
-            return Ok(ActorId::EDGE);
-        }
-        let new = self.batch.names.iter().find(|(name, _)| name == who).map(|(_, id)| *id);
-        if let Some(id) = new.or_else(|| self.writer.names.get(who).copied()) {
-            return Ok(id);
-        }
-        let id = ActorId::random().map_err(|_| LogError::Random)?;
-        self.batch.names.push((who.to_owned(), id));
-        Ok(id)
     }
 }
 
@@ -463,7 +376,7 @@ impl Log for Primary {
     }
 
     fn name_of(&self, actor: ActorId) -> Option<String> {
-        self.inner.names.read().get(&actor).cloned()
+        self.inner.names.read().name_of(actor).map(str::to_owned)
     }
 }
 

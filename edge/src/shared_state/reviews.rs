@@ -1,36 +1,50 @@
 //! What reviewers decided: which pictures await a decision, and which one a variant shows at a moment.
 //!
 //! ```text
-//! needs_review ─┬▶ approved ─▶ scheduled ─▶ live ─▶ paused | superseded | expired
-//!               ├▶ rejected
-//!               └▶ changes_requested
+//! checking ─▶ needs_review ─┬▶ approved ─▶ scheduled ─▶ live ─▶ paused | superseded | expired
+//!                           ├▶ rejected
+//!                           └▶ changes_requested
 //! ```
+//!
+//! A picture is `checking` while gates that its manifest names have not reported. A gate is a program: what it reports stands in the case
+//! for people to see, and is never an approval. Where no gate is named, people have the picture at once.
 //!
 //! A decision is about one recipe's master at one variant of one slot and in one cut, so nothing that is decided changes under its
 //! name: a new recipe or another ratio is a new case. What is live is not stored: of the approved cases that are not paused and whose time it is, the one
 //! that was approved last. Where it ends or is paused, the one before it is live again.
 //!
+//! | module | owns |
+//! | --- | --- |
+//! | `case` | one picture before reviewers |
+//! | `pins` | which masters are kept, and why |
+//!
 //! Invariants: pure, and the same on every edge; the clock is the asker's; a second approval is another person's.
+
+mod case;
+mod pins;
 
 use std::sync::Arc;
 
-use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bildkante_shared::phash::PerceptualHash;
 use rpds::HashTrieMapSync;
 use serde::{Deserialize, Serialize};
 
+use self::case::BeforeShown;
+pub use self::case::{Case, CaseState, GateReport, Verdict, was_last_awaited, was_live};
+pub use self::pins::{Pin, Since};
 use super::actor::ActorId;
 use super::change::Effect;
-use crate::campaign::{APPROVERS_MAX, Parts};
+use crate::campaign::{APPROVERS_MAX, GATE_BYTES_MAX, GATES_MAX, Parts, are_gates};
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
 
 /// Cases that are kept for one variant. Those that are gone stand in the log.
 pub(super) const CASES_MAX: usize = 32;
-/// Entries that a case names. All of them stand in the log.
-const STEPS_MAX: usize = 32;
 /// Longest name of a role that is asked, in bytes.
 pub(super) const ROLE_BYTES_MAX: usize = 64;
+/// Longest version of a gate, in bytes.
+pub const GATE_VERSION_BYTES_MAX: usize = 64;
 
 /// One step of a review.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +67,12 @@ pub enum Step {
     /// A picture was drawn or brought.
     Submit {
         drawn: Box<Drawn>,
+        /// Whose reports are awaited before people decide.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gates: Vec<String>,
     },
+    /// A gate reports.
+    Report(GateFinding),
     Approve {
         /// How many people have to.
         approvers: u8,
@@ -83,6 +102,37 @@ pub enum Step {
     },
 }
 
+/// What a gate found about a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateFinding {
+    /// The name by which the manifest awaits it.
+    pub gate: String,
+    pub version: String,
+    pub verdict: GateVerdict,
+    /// Of what it rests on, which is kept elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Digest>,
+}
+
+/// What a gate says of a picture. It informs people and decides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateVerdict {
+    Pass,
+    Fail,
+}
+
+impl GateVerdict {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+        }
+    }
+}
+
 /// How a picture came to be: all that an edge needs which never saw its drawing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,69 +151,6 @@ pub struct Drawn {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u32>,
     pub parts: Parts,
-}
-
-/// A picture before reviewers, and how far they are with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Case {
-    /// The entry that began it, which names it.
-    pub id: u64,
-    /// The last entry about it.
-    pub seen: u64,
-    /// The entries about it, at most [`STEPS_MAX`] of the last ones.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<u64>,
-    pub recipe: RecipeId,
-    pub master: MasterId,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cut: Option<String>,
-    pub drawn: Box<Drawn>,
-    pub verdict: Verdict,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub approved_by: Vec<ActorId>,
-    /// The entry of the last approval that was needed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub approved: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from_unix_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until_unix_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_paused: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub escalated: Option<Escalation>,
-}
-
-/// What was decided so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    NeedsReview,
-    Approved,
-    Rejected,
-    ChangesRequested,
-}
-
-/// Who is asked, and until when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Escalation {
-    pub to: String,
-    pub by_unix_ms: u64,
-}
-
-/// Where a case is at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CaseState {
-    NeedsReview,
-    Rejected,
-    ChangesRequested,
-    Scheduled,
-    Live,
-    Paused,
-    Superseded,
-    Expired,
 }
 
 /// Why a step has no place.
@@ -185,40 +172,31 @@ pub enum ReviewRefusal {
     Schedule,
     #[error("a role has 1 to {ROLE_BYTES_MAX} characters out of a–z, 0–9 and `-`")]
     Role,
+    #[error("the picture is being checked: {} has not reported", .0.join(" and "))]
+    Checking(Vec<String>),
+    #[error("no report of a gate `{0}` is awaited for this picture")]
+    NoSuchGate(String),
+    #[error(
+        "at most {GATES_MAX} gates check a picture, each named once by 1 to {GATE_BYTES_MAX} characters out of a–z, 0–9 and `-`"
+    )]
+    Gates,
+    #[error("a gate's version has 1 to {GATE_VERSION_BYTES_MAX} bytes and no control character")]
+    GateVersion,
 }
 
 impl ReviewRefusal {
     /// Whether the same step may have a place at another time.
     #[must_use]
     pub const fn is_of_the_moment(&self) -> bool {
-        matches!(self, Self::Known(_) | Self::Overtaken { .. } | Self::SamePerson | Self::OutOfTurn(_))
-    }
-}
-
-impl CaseState {
-    pub const ALL: [Self; 8] = [
-        Self::NeedsReview,
-        Self::Rejected,
-        Self::ChangesRequested,
-        Self::Scheduled,
-        Self::Live,
-        Self::Paused,
-        Self::Superseded,
-        Self::Expired,
-    ];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NeedsReview => "needs_review",
-            Self::Rejected => "rejected",
-            Self::ChangesRequested => "changes_requested",
-            Self::Scheduled => "scheduled",
-            Self::Live => "live",
-            Self::Paused => "paused",
-            Self::Superseded => "superseded",
-            Self::Expired => "expired",
-        }
+        matches!(
+            self,
+            Self::Known(_)
+                | Self::Overtaken { .. }
+                | Self::SamePerson
+                | Self::OutOfTurn(_)
+                | Self::Checking(_)
+                | Self::NoSuchGate(_)
+        )
     }
 }
 
@@ -226,7 +204,7 @@ impl Step {
     /// What it may do to what is shown: what waits, and whom it waits for, is shown nowhere.
     pub(super) const fn effect(&self) -> Effect {
         match self {
-            Self::Submit { .. } | Self::Escalate { .. } => Effect::Unseen,
+            Self::Submit { .. } | Self::Report(_) | Self::Escalate { .. } => Effect::Unseen,
             Self::Approve { .. }
             | Self::Reject { .. }
             | Self::RequestChanges { .. }
@@ -240,6 +218,7 @@ impl Step {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Submit { .. } => "submit",
+            Self::Report(_) => "report",
             Self::Approve { .. } => "approve",
             Self::Reject { .. } => "reject",
             Self::RequestChanges { .. } => "request_changes",
@@ -253,7 +232,7 @@ impl Step {
     #[must_use]
     pub const fn seen(&self) -> Option<u64> {
         match self {
-            Self::Submit { .. } => None,
+            Self::Submit { .. } | Self::Report(_) => None,
             Self::Approve { seen, .. }
             | Self::Reject { seen }
             | Self::RequestChanges { seen }
@@ -265,72 +244,7 @@ impl Step {
 
     /// Whether a person has to say why.
     pub(super) const fn is_reasoned(&self) -> bool {
-        !matches!(self, Self::Submit { .. } | Self::Approve { .. } | Self::Resume { .. })
-    }
-}
-
-impl Case {
-    /// Whether a step is about it.
-    #[must_use]
-    pub fn is_of(&self, review: &Review) -> bool {
-        self.recipe == review.recipe && self.master == review.master && self.cut == review.cut
-    }
-
-    /// Whether it was decided for pictures that are cut so.
-    #[must_use]
-    pub fn is_of_cut(&self, cut: &str) -> bool {
-        self.cut.as_deref().is_none_or(|own| own == cut)
-    }
-
-    const fn needs_its_master(&self) -> bool {
-        matches!(self.verdict, Verdict::NeedsReview | Verdict::Approved)
-    }
-
-    const fn has_begun(&self, now_unix_ms: u64) -> bool {
-        match self.from_unix_ms {
-            Some(from) => from <= now_unix_ms,
-            None => true,
-        }
-    }
-
-    const fn has_ended(&self, now_unix_ms: u64) -> bool {
-        match self.until_unix_ms {
-            Some(until) => until <= now_unix_ms,
-            None => false,
-        }
-    }
-
-    fn can_be_shown(&self, now_unix_ms: u64) -> bool {
-        self.verdict == Verdict::Approved
-            && !self.is_paused
-            && self.has_begun(now_unix_ms)
-            && !self.has_ended(now_unix_ms)
-    }
-
-    /// Whether the role that was asked has let its deadline pass.
-    #[must_use]
-    pub fn is_overdue(&self, now_unix_ms: u64) -> bool {
-        let has_passed = |escalation: &Escalation| escalation.by_unix_ms <= now_unix_ms;
-        self.verdict == Verdict::NeedsReview && self.escalated.as_ref().is_some_and(has_passed)
-    }
-
-    /// `cases`: all of its variant.
-    fn state(&self, now_unix_ms: u64, cases: &[Self]) -> CaseState {
-        let is_beside = |case: &&Self| match &self.cut {
-            Some(cut) => case.is_of_cut(cut),
-            None => case.cut.is_none(),
-        };
-        let live = || live(cases.iter().filter(is_beside), now_unix_ms).map(|case| case.id);
-        match self.verdict {
-            Verdict::NeedsReview => CaseState::NeedsReview,
-            Verdict::Rejected => CaseState::Rejected,
-            Verdict::ChangesRequested => CaseState::ChangesRequested,
-            Verdict::Approved if self.has_ended(now_unix_ms) => CaseState::Expired,
-            Verdict::Approved if self.is_paused => CaseState::Paused,
-            Verdict::Approved if !self.has_begun(now_unix_ms) => CaseState::Scheduled,
-            Verdict::Approved if live() == Some(self.id) => CaseState::Live,
-            Verdict::Approved => CaseState::Superseded,
-        }
+        !matches!(self, Self::Submit { .. } | Self::Report(_) | Self::Approve { .. } | Self::Resume { .. })
     }
 }
 
@@ -434,9 +348,16 @@ impl Reviews {
     }
 
     /// Whether a step has a place; what stood before it.
-    pub(super) fn admit(&self, review: &Review, actor: ActorId) -> Result<Option<String>, ReviewRefusal> {
+    pub(super) fn admit(
+        &self,
+        review: &Review,
+        (actor, at_unix_ms): (ActorId, u64),
+    ) -> Result<Option<String>, ReviewRefusal> {
         let case = self.of(&review.variant).iter().find(|case| case.is_of(review));
-        if let Step::Submit { .. } = review.step {
+        if let Step::Submit { gates, .. } = &review.step {
+            if !are_gates(gates) {
+                return Err(ReviewRefusal::Gates);
+            }
             return case.map_or(Ok(None), |case| Err(ReviewRefusal::Known(case.id)));
         }
         let case = case.ok_or(ReviewRefusal::Unknown)?;
@@ -444,16 +365,18 @@ impl Reviews {
             return Err(ReviewRefusal::Overtaken { seen, last: case.seen });
         }
         case.admit(&review.step, actor)?;
-        Ok(Some(case.before()))
+        let live = self.live_beside(&review.variant, review.cut.as_deref(), at_unix_ms);
+        let shown = if live.is_some_and(|live| live.id == case.id) { BeforeShown::Live } else { BeforeShown::Not };
+        Ok(Some(case.before(&review.step, shown)))
     }
 
     /// Carries out a step that was admitted. The variant's cases behind it.
     pub(super) fn apply(&mut self, review: &Review, (seq, at_unix_ms): (u64, u64), actor: ActorId) -> Arc<[Case]> {
         let mut cases = self.of(&review.variant).to_vec();
         match (&review.step, cases.iter_mut().find(|case| case.is_of(review))) {
-            (Step::Submit { drawn }, None) => {
+            (Step::Submit { drawn, gates }, None) => {
                 make_room(&mut cases, at_unix_ms);
-                cases.push(Case::submitted(review, drawn, seq));
+                cases.push(Case::submitted(review, (drawn, gates), seq));
             }
             (step, Some(case)) => case.apply(step, seq, actor),
             // Admission rules it out.
@@ -464,15 +387,25 @@ impl Reviews {
         cases
     }
 
-    /// Takes back what a person approved whose name was erased, where a second approval is awaited: the same person could
-    /// come back under a new id and give it. The variants whose cases changed.
-    pub(super) fn forget(&mut self, actor: ActorId, seq: u64) -> Vec<(Box<str>, Arc<[Case]>)> {
-        let is_meant = |case: &Case| case.verdict == Verdict::NeedsReview && case.approved_by.contains(&actor);
+    /// Whether a first approval awaits another person's.
+    pub(super) fn await_second_approvals(&self) -> bool {
+        let awaits = |case: &Case| case.verdict == Verdict::NeedsReview && !case.approved_by.is_empty();
+        self.by_variant.values().any(|cases| cases.iter().any(awaits))
+    }
+
+    /// Takes back what people approved whose ids are known no more, where a second approval is awaited: the same person could come
+    /// back under a new id and give it. The variants whose cases changed.
+    pub(super) fn take_back_first_approvals(
+        &mut self,
+        is_unknown: impl Fn(&ActorId) -> bool,
+        seq: u64,
+    ) -> Vec<(Box<str>, Arc<[Case]>)> {
+        let is_meant = |case: &Case| case.verdict == Verdict::NeedsReview && case.approved_by.iter().any(&is_unknown);
         let meant = self.by_variant.iter().filter(|(_, cases)| cases.iter().any(is_meant));
         let changed = meant.map(|(variant, cases)| {
             let mut cases = cases.to_vec();
             for case in cases.iter_mut().filter(|case| is_meant(case)) {
-                case.approved_by.retain(|it| *it != actor);
+                case.approved_by.retain(|it| !is_unknown(it));
                 case.seen = seq;
             }
             (variant.clone(), Arc::from(cases))
@@ -514,6 +447,7 @@ fn make_room(cases: &mut Vec<Case>, now_unix_ms: u64) {
             CaseState::Rejected | CaseState::ChangesRequested => 0,
             CaseState::Expired => 1,
             CaseState::Superseded => 2,
+            CaseState::Checking => 3,
             CaseState::NeedsReview if case.approved_by.is_empty() => 3,
             CaseState::NeedsReview | CaseState::Paused => 4,
             CaseState::Scheduled => 5,
@@ -523,120 +457,6 @@ fn make_room(cases: &mut Vec<Case>, now_unix_ms: u64) {
         let Some(least) = least else { return };
         cases.remove(least);
     }
-}
-
-impl Case {
-    fn submitted(review: &Review, drawn: &Drawn, seq: u64) -> Self {
-        Self {
-            id: seq,
-            seen: seq,
-            steps: vec![seq],
-            recipe: review.recipe,
-            master: review.master,
-            cut: review.cut.clone(),
-            drawn: Box::new(drawn.clone()),
-            verdict: Verdict::NeedsReview,
-            approved_by: Vec::new(),
-            approved: None,
-            from_unix_ms: None,
-            until_unix_ms: None,
-            is_paused: false,
-            escalated: None,
-        }
-    }
-
-    fn admit(&self, step: &Step, actor: ActorId) -> Result<(), ReviewRefusal> {
-        let is_approved = self.verdict == Verdict::Approved;
-        match step {
-            Step::Approve { approvers, from_unix_ms, until_unix_ms, .. } => {
-                if !(1..=APPROVERS_MAX).contains(approvers) {
-                    return Err(ReviewRefusal::Approvers(*approvers));
-                }
-                if let (from, Some(until)) = (from_unix_ms.unwrap_or(0), *until_unix_ms)
-                    && until <= from
-                {
-                    return Err(ReviewRefusal::Schedule);
-                }
-                // The second person agrees to what the first one said.
-                let is_first = self.verdict != Verdict::NeedsReview || self.approved_by.is_empty();
-                let span = (*from_unix_ms, *until_unix_ms);
-                if !is_first && span != (None, None) && span != (self.from_unix_ms, self.until_unix_ms) {
-                    return Err(ReviewRefusal::OutOfTurn("was approved by another person for another time"));
-                }
-                if is_approved && *approvers > 1 {
-                    return Err(ReviewRefusal::OutOfTurn("is approved: reject it first, and have it approved anew"));
-                }
-                if self.verdict == Verdict::NeedsReview && self.approved_by.contains(&actor) {
-                    return Err(ReviewRefusal::SamePerson);
-                }
-                Ok(())
-            }
-            Step::Pause { .. } if !is_approved => Err(ReviewRefusal::OutOfTurn("is not approved")),
-            Step::Pause { .. } if self.is_paused => Err(ReviewRefusal::OutOfTurn("is paused")),
-            Step::Resume { .. } if !self.is_paused => Err(ReviewRefusal::OutOfTurn("is not paused")),
-            Step::Escalate { to, .. } if !is_role(to) => Err(ReviewRefusal::Role),
-            Step::Escalate { .. } if self.verdict != Verdict::NeedsReview => {
-                Err(ReviewRefusal::OutOfTurn("has been decided"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// As the audit tells it.
-    fn before(&self) -> String {
-        let verdict = match self.verdict {
-            Verdict::NeedsReview => "needs_review",
-            Verdict::Approved => "approved",
-            Verdict::Rejected => "rejected",
-            Verdict::ChangesRequested => "changes_requested",
-        };
-        let paused = if self.is_paused { ", paused" } else { "" };
-        format!("{verdict}{paused}, by entry {}", self.seen)
-    }
-
-    fn apply(&mut self, step: &Step, seq: u64, actor: ActorId) {
-        self.seen = seq;
-        if self.steps.len() >= STEPS_MAX {
-            self.steps.remove(0);
-        }
-        self.steps.push(seq);
-        match step {
-            Step::Submit { .. } => {}
-            Step::Approve { approvers, from_unix_ms, until_unix_ms, .. } => {
-                // Who approves anew what was decided otherwise begins from the start.
-                if self.verdict != Verdict::NeedsReview {
-                    self.approved_by.clear();
-                    self.verdict = Verdict::NeedsReview;
-                }
-                if self.approved_by.is_empty() || (*from_unix_ms, *until_unix_ms) != (None, None) {
-                    (self.from_unix_ms, self.until_unix_ms) = (*from_unix_ms, *until_unix_ms);
-                }
-                self.approved_by.push(actor);
-                if self.approved_by.len() >= usize::from(*approvers) {
-                    (self.verdict, self.approved, self.is_paused, self.escalated) =
-                        (Verdict::Approved, Some(seq), false, None);
-                }
-            }
-            Step::Reject { .. } => self.turn_down(Verdict::Rejected),
-            Step::RequestChanges { .. } => self.turn_down(Verdict::ChangesRequested),
-            Step::Pause { .. } => self.is_paused = true,
-            Step::Resume { .. } => self.is_paused = false,
-            Step::Escalate { to, by_unix_ms, .. } => {
-                self.escalated = Some(Escalation { to: to.clone(), by_unix_ms: *by_unix_ms });
-            }
-        }
-    }
-
-    fn turn_down(&mut self, verdict: Verdict) {
-        self.verdict = verdict;
-        self.approved_by.clear();
-        (self.approved, self.is_paused, self.escalated) = (None, false, None);
-    }
-}
-
-fn is_role(name: &str) -> bool {
-    let is_sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=ROLE_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_sound)
 }
 
 #[cfg(test)]

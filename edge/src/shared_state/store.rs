@@ -222,12 +222,14 @@ impl Store {
         self.database.write_async(move |changes| write_batch(changes, &stored, &batch)).await
     }
 
-    /// In place of all that was here: a snapshot.
+    /// In place of all that was here, names included: a snapshot.
     pub(super) async fn replace(&self, stored: StoredHead, rows: Vec<Row>) -> Result<(), StateError> {
         self.database
             .write_async(move |changes| {
                 changes.of(ROWS)?.clear()?;
                 changes.of(ENTRIES)?.clear()?;
+                // Which of them were erased since, the snapshot does not say.
+                changes.of(NAMES)?.clear()?;
                 write_batch(changes, &stored, &Batch { rows: rows.clone(), ..Batch::default() })
             })
             .await

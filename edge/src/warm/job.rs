@@ -74,6 +74,9 @@ impl Tally {
     }
 }
 
+/// Orders that a job is known by.
+const KEYS_MAX: usize = 8;
+
 /// What is told of a job, and what a restart needs to go on with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRecord {
@@ -94,9 +97,19 @@ pub struct JobRecord {
     /// What the order was planned with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// Of the orders that began it or went on with it, the last [`KEYS_MAX`]: a repeated one is known by its key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 impl JobRecord {
+    /// Remembers an order.
+    pub(super) fn known_by(mut self, key: Option<String>) -> Self {
+        self.keys.extend(key);
+        self.keys.drain(..self.keys.len().saturating_sub(KEYS_MAX));
+        self
+    }
+
     /// A job that begins now, with nothing done.
     pub(super) fn begun(id: u64, by: &str, order: WarmOrder, now_unix_ms: u64) -> Self {
         Self {
@@ -111,6 +124,7 @@ impl JobRecord {
             failures: Vec::new(),
             pictures_done: 0,
             digest: None,
+            keys: Vec::new(),
         }
     }
 

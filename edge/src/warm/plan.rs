@@ -35,6 +35,14 @@ pub struct WarmOrder {
     pub why: String,
 }
 
+impl WarmOrder {
+    /// The same pictures, whatever is said of why.
+    pub(super) fn asks_the_same(&self, other: &Self) -> bool {
+        let plain = |order: &Self| Self { why: String::new(), ..order.clone() };
+        plain(self) == plain(other)
+    }
+}
+
 /// What is wrong with an order, and with which of its fields.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]

@@ -139,7 +139,7 @@ async fn a_job_that_the_device_refuses_is_acknowledged_as_one_and_stored_later()
     let bench = Bench::start(LONG).await;
     for mood in [Mood::Refuses, Mood::Panics] {
         bench.device.set(mood);
-        let job = bench.warmer.start("tests", order()).await.unwrap();
+        let job = bench.warmer.start("tests", order(), None).await.unwrap();
         let id = job.record.id;
         assert_eq!((job.record.state, job.is_stored), (JobState::Running, false), "{mood:?}");
         assert!(!bench.is_stored(id) && bench.on_the_device().iter().all(|job| job.id != id));
@@ -153,11 +153,39 @@ async fn a_job_that_the_device_refuses_is_acknowledged_as_one_and_stored_later()
         bench.device.set(Mood::Sound);
         eventually("its end is stored by itself", async || bench.is_stored(id)).await;
         assert!(bench.on_the_device().iter().any(|job| job.id == id && job.state == JobState::Cancelled));
-        let job = bench.warmer.resume("tests", id).await.unwrap();
+        let job = bench.warmer.resume("tests", id, None).await.unwrap();
         assert_eq!((job.record.state, job.is_stored), (JobState::Running, true));
         assert!(bench.on_the_device().iter().any(|job| job.id == id && job.state == JobState::Running));
         assert_eq!(bench.warmer.cancel("tests", id).await.unwrap().record.state, JobState::Cancelled);
     }
+}
+
+/// A repeated order is the job that it began, and goes on with it once; another one with its key is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_order_is_one_job() {
+    let bench = Bench::start(LONG).await;
+    let (once, again) = (Some("once".to_owned()), Some("again".to_owned()));
+    let begun = |order, key: &Option<String>| {
+        let (warmer, key) = (bench.warmer.clone(), key.clone());
+        async move { warmer.start("tests", order, key).await }
+    };
+    let (first, second) = tokio::join!(begun(order(), &once), begun(order(), &once));
+    let id = first.unwrap().record.id;
+    assert_eq!(second.unwrap().record.id, id, "at once");
+    let why = WarmOrder { why: "another reason".to_owned(), ..order() };
+    assert_eq!(begun(why, &once).await.unwrap().record.id, id);
+    let other = WarmOrder { formats: vec!["jpg".to_owned()], ..order() };
+    assert_eq!(begun(other, &once).await.unwrap_err(), WarmError::KeyReused(id));
+    bench.warmer.cancel("tests", id).await.unwrap();
+    assert_eq!(begun(order(), &once).await.unwrap().record.state, JobState::Cancelled, "it is not begun anew");
+    let resumed = bench.warmer.resume("tests", id, again.clone()).await.unwrap();
+    assert_eq!(resumed.record.state, JobState::Running);
+    bench.warmer.cancel("tests", id).await.unwrap();
+    let resumed = bench.warmer.resume("tests", id, again.clone()).await.unwrap();
+    assert_eq!(resumed.record.state, JobState::Cancelled, "the same order to go on");
+    assert_eq!(bench.warmer.resume("tests", id + 1, again).await.unwrap_err(), WarmError::KeyReused(id));
+    assert_eq!(bench.on_the_device().len(), 1);
+    assert_eq!(bench.on_the_device()[0].keys, ["once", "again"]);
 }
 
 /// Nothing waits for a device that hangs for good, and a job ends that is told to.
@@ -165,7 +193,7 @@ async fn a_job_that_the_device_refuses_is_acknowledged_as_one_and_stored_later()
 async fn nothing_waits_for_a_device_that_hangs() {
     let bench = Bench::start(SHORT).await;
     bench.device.set(Mood::Hangs);
-    let job = within("the answer", bench.warmer.start("tests", order())).await.unwrap();
+    let job = within("the answer", bench.warmer.start("tests", order(), None)).await.unwrap();
     let id = job.record.id;
     assert!(!job.is_stored);
     eventually("it has ended", async || {
@@ -174,7 +202,7 @@ async fn nothing_waits_for_a_device_that_hangs() {
         job.record.state == JobState::Cancelled
     })
     .await;
-    let job = within("the answer", bench.warmer.resume("tests", id)).await.unwrap();
+    let job = within("the answer", bench.warmer.resume("tests", id, None)).await.unwrap();
     assert_eq!((job.record.state, job.is_stored), (JobState::Running, false));
     assert!(bench.on_the_device().is_empty());
     bench.device.set(Mood::Sound);
@@ -190,12 +218,12 @@ async fn nothing_waits_for_a_device_that_hangs() {
 async fn a_job_that_is_forgotten_leaves_the_device_though_its_end_is_being_written() {
     let bench = Bench::start(Duration::from_millis(1)).await;
     let ended = async || {
-        let id = bench.warmer.start("tests", order()).await.unwrap().record.id;
+        let id = bench.warmer.start("tests", order(), None).await.unwrap().record.id;
         let is_ended = async || bench.warmer.cancel("tests", id).await.unwrap().record.state == JobState::Cancelled;
         eventually("it has ended", is_ended).await;
         id
     };
-    let first = bench.warmer.start("tests", order()).await.unwrap().record.id;
+    let first = bench.warmer.start("tests", order(), None).await.unwrap().record.id;
     eventually("it is on the device", async || bench.on_the_device().iter().any(|job| job.id == first)).await;
     bench.device.set(Mood::Hangs);
     let before = bench.device.tries();
@@ -220,7 +248,7 @@ async fn what_a_client_asked_for_before_it_hung_up_is_done() {
     bench.device.set(Mood::Hangs);
     let before = bench.device.tries();
     tokio::select! {
-        job = bench.warmer.start("tests", order()) => panic!("the device hangs: {job:?}"),
+        job = bench.warmer.start("tests", order(), None) => panic!("the device hangs: {job:?}"),
         () = eventually("the device is asked", async || bench.device.tries() > before) => {}
     }
     let id = bench.warmer.jobs()[0].record.id;
@@ -231,7 +259,7 @@ async fn what_a_client_asked_for_before_it_hung_up_is_done() {
         () = eventually("it ends", async || is(JobState::Cancelled)) => {}
     }
     tokio::select! {
-        job = bench.warmer.resume("tests", id) => panic!("the device hangs: {job:?}"),
+        job = bench.warmer.resume("tests", id, None) => panic!("the device hangs: {job:?}"),
         () = eventually("it goes on", async || is(JobState::Running)) => {}
     }
     bench.device.set(Mood::Sound);

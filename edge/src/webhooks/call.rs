@@ -3,7 +3,9 @@
 //! Invariants: each call has a connection of its own, so none outlives the check of its address; redirects are not followed; the
 //! whole call has one deadline; of the answer only the status and a bounded `Retry-After` count, and its body is not read.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use tokio_rustls::TlsConnector;
 
 use super::config::WebhookEndpoint;
 use super::guard::admitted;
-use crate::outbound::Trust;
+use crate::outbound::{OutboundError, Trust};
 
 /// The whole call, resolution included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,10 +59,9 @@ impl Answer {
     }
 }
 
-/// Calls endpoints. Clones share the authorities that are believed.
-#[derive(Clone)]
+/// Calls endpoints, each with the authorities that it names.
 pub(super) struct Caller {
-    tls: TlsConnector,
+    by_authority: HashMap<Option<PathBuf>, TlsConnector>,
 }
 
 impl std::fmt::Debug for Caller {
@@ -70,11 +71,15 @@ impl std::fmt::Debug for Caller {
 }
 
 impl Caller {
-    /// Reads the system's authorities where an endpoint needs them.
-    pub(super) fn new(needs_tls: bool) -> std::io::Result<Self> {
-        let trust = if needs_tls { Trust::System } else { Trust::None };
-        let config = trust.tls()?.with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+    /// Reads the authorities of endpoints that need them.
+    pub(super) fn new(endpoints: &[WebhookEndpoint]) -> Result<Self, OutboundError> {
+        let mut by_authority = HashMap::new();
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.is_tls()) {
+            let trust = endpoint.ca_file.as_deref().map_or(Trust::System, Trust::SystemAnd);
+            let config = trust.tls()?.with_no_client_auth();
+            by_authority.insert(endpoint.ca_file.clone(), TlsConnector::from(Arc::new(config)));
+        }
+        Ok(Self { by_authority })
     }
 
     /// Sends one message. The secret is read anew for each.
@@ -120,7 +125,8 @@ impl Caller {
             return exchange(stream, request).await;
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-        let stream = self.tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+        let tls = self.by_authority.get(&endpoint.ca_file).ok_or("its authorities were not read")?;
+        let stream = tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
         exchange(stream, request).await
     }
 }

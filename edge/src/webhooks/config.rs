@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::event::EventKind;
 use super::signature::SigningSecret;
-use crate::secret;
+use crate::{outbound, secret};
 
 /// Most endpoints of one edge.
 const ENDPOINTS_MAX: usize = 32;
@@ -32,6 +32,8 @@ pub struct WebhookEndpoint {
     /// Whose events are sent; empty: those of every campaign.
     #[serde(default)]
     pub campaigns: Vec<String>,
+    /// A PEM file with authorities that are believed beside the system's.
+    pub ca_file: Option<PathBuf>,
     /// Whether addresses of private networks and of this machine may be called.
     #[serde(default)]
     pub allow_private: bool,
@@ -80,6 +82,12 @@ impl WebhookEndpoint {
         if !is_http {
             return Err("`url` is no http or https URL without a user".to_owned());
         }
+        if let Some(path) = &self.ca_file {
+            if !self.is_tls() {
+                return Err("`ca_file` is for `https`".to_owned());
+            }
+            outbound::certificates(path).map_err(|error| error.to_string())?;
+        }
         if self.secret_file.is_some() == self.secret_env.is_some() {
             return Err("one of `secret_file` and `secret_env` is needed".to_owned());
         }
@@ -90,6 +98,12 @@ impl WebhookEndpoint {
             return Err("`retry_backoff_ms_min` is zero".to_owned());
         }
         self.secret().map(drop)
+    }
+
+    /// Whether it is called by `https`.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.url.parse().is_ok_and(|uri: Uri| uri.scheme_str() == Some("https"))
     }
 
     /// The secret as it is now, so that it can be replaced without a restart. Blocks on the file.

@@ -8,7 +8,7 @@ use bildkante_shared::ids::encode_128;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::shared_state::{Case, CaseState, Change, Entry, State, Step};
+use crate::shared_state::{Case, CaseState, Change, Entry, State, Step, was_last_awaited, was_live};
 use crate::words::calendar::Moment;
 
 /// Kinds of events.
@@ -140,12 +140,11 @@ pub(super) fn of_entry(entry: &Entry, state: &State) -> Vec<Event> {
                 json!({ "variant": review.variant, "recipe": review.recipe, "master": review.master }),
                 case.map_or_else(|| json!({}), |case| json!({ "case": case.id, "links": links(case.id) })),
             );
-            let kind = match review.step {
-                Step::Submit { .. } => EventKind::NeedsReview,
-                _ => EventKind::Decided,
-            };
-            let mut events =
-                vec![event(kind, campaign.clone(), with(merged(told, json!({ "step": review.step.as_str() }))))];
+            let mut events = Vec::new();
+            if let Some(kind) = kind_of(&review.step, entry.before()) {
+                let step = json!({ "step": review.step.as_str() });
+                events.push(event(kind, campaign.clone(), with(merged(told, step))));
+            }
             let live = state.reviews().live_beside(&review.variant, review.cut.as_deref(), entry.at_unix_ms());
             if let Some(live) = live.filter(|live| begins_by(entry, &review.step, case, live)) {
                 let told = of_case(&review.variant, live);
@@ -157,16 +156,26 @@ pub(super) fn of_entry(entry: &Entry, state: &State) -> Vec<Event> {
     }
 }
 
+/// What people are told of a step. Gates inform them: who waits for a picture hears of it when it is theirs to decide.
+fn kind_of(step: &Step, before: Option<&str>) -> Option<EventKind> {
+    match step {
+        Step::Submit { gates, .. } => gates.is_empty().then_some(EventKind::NeedsReview),
+        Step::Report(finding) => was_last_awaited(before, &finding.gate).then_some(EventKind::NeedsReview),
+        _ => Some(EventKind::Decided),
+    }
+}
+
 /// Whether what is live is so by this step: the picture itself, or the one before it where the step takes one away.
 fn begins_by(entry: &Entry, step: &Step, case: Option<&Case>, live: &Case) -> bool {
     let is_itself = case.is_some_and(|case| case.id == live.id);
-    let was_shown = entry.before().is_some_and(|before| before.starts_with("approved,") && !before.contains("paused"));
+    let was_live = was_live(entry.before());
     match step {
-        Step::Approve { .. } => is_itself && live.approved == Some(entry.seq()),
+        // Who approves what is live, perhaps for another time, changes nothing of what is shown.
+        Step::Approve { .. } => is_itself && live.approved == Some(entry.seq()) && !was_live,
         Step::Resume { .. } => is_itself,
         // It was above the one that is live now: who takes away what was not shown changes nothing.
-        Step::Pause { .. } | Step::Reject { .. } | Step::RequestChanges { .. } => !is_itself && was_shown,
-        Step::Submit { .. } | Step::Escalate { .. } => false,
+        Step::Pause { .. } | Step::Reject { .. } | Step::RequestChanges { .. } => !is_itself && was_live,
+        Step::Submit { .. } | Step::Report(_) | Step::Escalate { .. } => false,
     }
 }
 

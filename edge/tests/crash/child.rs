@@ -232,5 +232,6 @@ pub(crate) fn job(n: u32) -> JobRecord {
         failures: Vec::new(),
         pictures_done: 0,
         digest: None,
+        keys: Vec::new(),
     }
 }

@@ -260,6 +260,23 @@ async fn every_metric_is_documented_and_none_that_is_not_there() -> anyhow::Resu
 }
 
 /// All Rust of the edge, the node and their words.
+/// Rules that are handed out name metrics that there are.
+#[test]
+fn alerts_name_metrics_that_are_documented() -> anyhow::Result<()> {
+    let documented = metrics_documented()?;
+    for entry in std::fs::read_dir(repository().join("config/alerts"))? {
+        let path = entry?.path();
+        let text = std::fs::read_to_string(&path)?;
+        let rules = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+        let words = rules.flat_map(|rule| rule.split(|it: char| !it.is_ascii_alphanumeric() && it != '_'));
+        let named: BTreeSet<&str> = words.filter(|word| word.starts_with("bildkante_")).collect();
+        anyhow::ensure!(!named.is_empty(), "{}: no rule", path.display());
+        let unknown: Vec<_> = named.into_iter().filter(|name| !documented.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{}: {unknown:?}", path.display());
+    }
+    Ok(())
+}
+
 fn sources() -> anyhow::Result<String> {
     let mut text = String::new();
     let mut folders = ["edge/src", "gpu-node/src", "shared/src"].map(|folder| repository().join(folder)).to_vec();

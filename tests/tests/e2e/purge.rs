@@ -18,10 +18,10 @@ const READER: &str = "bk_fedcba9876543210fedcba9876543210fedcba9876543210fedcba9
 const PURGES: &str = "/admin/v1/purges";
 
 pub(crate) fn with_tokens(config: &mut Config) {
-    use TokenScope::{Audit, Kill, Purge, Read, Review, State, Warm};
+    use TokenScope::{Audit, Gate, Import, Kill, Purge, Read, Review, State, Warm};
     let token = |name: &str, text, scopes| TokenConfig { name: name.to_owned(), hash: hash(text), scopes };
     config.admin.tokens = vec![
-        token("tests", TOKEN, vec![Read, Purge, Warm, Kill, Review, Audit, State]),
+        token("tests", TOKEN, vec![Read, Purge, Warm, Kill, Review, Audit, State, Gate, Import]),
         token("reader", READER, vec![TokenScope::Read]),
     ];
 }

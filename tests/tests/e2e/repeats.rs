@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::followers::follower;
 use crate::purge::{TOKEN, with_tokens};
-use crate::reviews::{make, reviewed};
+use crate::reviews::{make, reviewed, warming};
 
 pub(crate) async fn order(rig: &Rig, to: SocketAddr, (path, key): (&str, &str), body: &Value) -> anyhow::Result<Reply> {
     let request = Request::builder().method(Method::POST).uri(format!("http://{to}/admin/v1/{path}"));
@@ -88,6 +88,43 @@ async fn an_order_is_carried_out_once_whichever_edge_is_asked() -> anyhow::Resul
     other.shut_down().await;
     rig.stop().await;
     Ok(())
+}
+
+/// A warming that is repeated is the job that it began, and a picture that is posted again is the candidate that it became.
+#[tokio::test]
+async fn warmings_and_imports_are_carried_out_once() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let first = order(&rig, rig.admin(), ("warm", "job"), &warming()).await?;
+    assert_eq!(first.status, StatusCode::ACCEPTED, "{}", first.text());
+    let again = order(&rig, rig.admin(), ("warm", "job"), &warming()).await?;
+    assert_eq!((again.status, again.json()?["id"].clone()), (StatusCode::ACCEPTED, first.json()?["id"].clone()));
+    let other = json!({ "campaign": "studio", "slot": "hero", "formats": ["webp"] });
+    let reused = order(&rig, rig.admin(), ("warm", "job"), &other).await?;
+    assert_eq!((reused.status, kind(&reused).as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "/problems/key-reused"));
+
+    let post = async |product: &str, key: &str| {
+        let variant = format!("studio/thumb%3Fproduct%3D{product}");
+        let uri = format!("http://{}/admin/v1/imports?variant={variant}&source=digitalCapture", rig.admin());
+        let request = Request::post(uri).header("authorization", format!("Bearer {TOKEN}"));
+        let request = request.header("idempotency-key", key).header("content-type", "image/png");
+        rig.http.send(request.body(Full::from(picture()?))?).await
+    };
+    let stored = post("vase", "picture").await?;
+    assert_eq!(stored.status, StatusCode::CREATED, "{}", stored.text());
+    let again = post("vase", "picture").await?;
+    assert_eq!((again.status, again.json()?), (StatusCode::OK, stored.json()?));
+    let reused = post("ring", "picture").await?;
+    assert_eq!((reused.status, kind(&reused).as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "/problems/key-reused"));
+    rig.stop().await;
+    Ok(())
+}
+
+fn picture() -> anyhow::Result<Vec<u8>> {
+    let mut png = std::io::Cursor::new(Vec::new());
+    let pixels = image::RgbImage::from_fn(256, 256, |x, y| image::Rgb([x as u8, y as u8, 90]));
+    pixels.write_to(&mut png, image::ImageFormat::Png)?;
+    Ok(png.into_inner())
 }
 
 #[tokio::test(flavor = "multi_thread")]

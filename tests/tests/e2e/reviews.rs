@@ -10,10 +10,12 @@ use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::program;
 use bildkante_tests::rig::{Plan, Rig};
+use http::header::AUTHORIZATION;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::kills::{CUBE, VASE, is_instead, tag, warm as in_memory, ways_out};
+use crate::people::{give, with_giver};
 use crate::purge::{TOKEN, admin, with_tokens};
 
 const DECISIONS: &str = "/admin/v1/decisions";
@@ -30,13 +32,16 @@ async fn rig(control: &Arc<FakeControl>, manifest: fn(String) -> String) -> anyh
     Rig::start(Plan { edge: with_tokens, manifest, ..Plan::painted(control) }).await
 }
 
+pub(crate) fn warming() -> Value {
+    json!({ "campaign": "studio", "slot": "thumb", "formats": ["webp"], "why": "for review",
+        "axes": { "product": ["vase"], "colour": ["teal"], "material": ["glossy"], "backdrop": ["cream"],
+            "setting": ["studio"], "locale": ["de-DE"] } })
+}
+
 /// Has the vase of the small slot made, as a person who asks for a warming does, and waits until it is before reviewers.
 pub(crate) async fn make(rig: &Rig) -> anyhow::Result<Value> {
-    let order = json!({ "campaign": "studio", "slot": "thumb", "formats": ["webp"], "why": "for review",
-        "axes": { "product": ["vase"], "colour": ["teal"], "material": ["glossy"], "backdrop": ["cream"],
-            "setting": ["studio"], "locale": ["de-DE"] } });
     let before = awaiting(rig).await?.len();
-    let reply = admin(rig, Method::POST, "/admin/v1/warm", Some(order)).await?;
+    let reply = admin(rig, Method::POST, "/admin/v1/warm", Some(warming())).await?;
     anyhow::ensure!(reply.status == StatusCode::ACCEPTED, "{} {}", reply.status, reply.text());
     let mut found = Vec::new();
     eventually("it is before reviewers", async || {
@@ -221,6 +226,81 @@ async fn a_picture_is_shown_in_its_time_and_no_cache_keeps_it_longer() -> anyhow
     })
     .await?;
     are_closed(&rig, &shown, "expired").await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// What gates are to look at is not people's to decide before each has reported; what they report is seen, and decides nothing.
+#[tokio::test]
+async fn gates_report_before_people_decide() -> anyhow::Result<()> {
+    fn gated(text: String) -> String {
+        text.replace("review = \"none\"", "review = \"required\", gates = [\"brand\", \"text\"]")
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = rig(&control, gated).await?;
+    let reply = admin(&rig, Method::POST, "/admin/v1/warm", Some(warming())).await?;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.text());
+    let mut case = Value::Null;
+    eventually("it is being checked", async || {
+        let page = admin(&rig, Method::GET, &format!("{DECISIONS}?state=checking"), None).await?.json()?;
+        case = page["decisions"][0].clone();
+        Ok(case.is_object())
+    })
+    .await?;
+    assert_eq!(case["awaits"], json!(["brand", "text"]));
+    let early = rule(&rig, &case, json!({ "decision": "approve" })).await?;
+    assert_eq!(early.status, StatusCode::CONFLICT, "{}", early.text());
+    assert!(early.text().contains("brand and text has not reported"), "{}", early.text());
+    let path = format!("decisions/{}/reports", case["id"]);
+    let report = async |gate: &str, verdict: &str| {
+        let order = json!({ "gate": gate, "version": "1.2", "verdict": verdict, "why": "2.1 : 1" });
+        crate::repeats::order(&rig, rig.admin(), (&path, &format!("{gate}-{verdict}")), &order).await
+    };
+    let unknown = report("faces", "pass").await?;
+    assert_eq!(unknown.status, StatusCode::CONFLICT, "{}", unknown.text());
+    let first = report("text", "fail").await?;
+    assert_eq!((first.status, first.json()?["state"].clone()), (StatusCode::OK, json!("checking")), "{}", first.text());
+    let again = report("text", "fail").await?;
+    assert_eq!(
+        (again.json()?["is_new"].clone(), again.json()?["seen"].clone()),
+        (json!(false), first.json()?["seen"].clone())
+    );
+    let last = report("brand", "pass").await?.json()?;
+    assert_eq!((&last["state"], &last["approved_by"]), (&json!("needs_review"), &json!([])), "{last}");
+    assert_eq!(last["reports"][0]["finding"]["verdict"], "fail");
+    assert!(rig.http.image(rig.public(), VASE).await?.outcome().contains("awaiting-decision"));
+    assert_eq!(ruled(&rig, &case, json!({ "decision": "approve" })).await?["state"], "live");
+    rig.stop().await;
+    Ok(())
+}
+
+/// Kills and lifts that covered a variant stand in its history beside the decisions, and those of others do not.
+#[tokio::test]
+async fn kills_and_lifts_stand_in_the_history_of_a_variant() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_giver, manifest: reviewed, ..Plan::painted(&control) }).await?;
+    let case = make(&rig).await?;
+    ruled(&rig, &case, json!({ "decision": "approve", "why": "it is good" })).await?;
+    for target in [
+        json!({ "value": "studio?product=vase" }),
+        json!({ "recipe": case["recipe"] }),
+        json!({ "value": "studio?product=ring" }),
+    ] {
+        let mut order = target.clone();
+        order["why"] = json!(format!("over {target}").replace('"', ""));
+        let killed = admin(&rig, Method::POST, "/admin/v1/kills", Some(order)).await?;
+        assert_eq!(killed.status, StatusCode::CREATED, "{}", killed.text());
+        let path = format!("/admin/v1/kills/{}", killed.json()?["seq"]);
+        let lifted = admin(&rig, Method::DELETE, &path, Some(json!({ "why": "it was settled" }))).await?;
+        assert_eq!(lifted.status, StatusCode::OK, "{}", lifted.text());
+    }
+    let key = format!("Bearer {}", give(&rig, "anna", &json!({ "studio": "reviewer" })).await?);
+    let page = "/preview/studio/thumb/variant?product=vase";
+    let page = rig.http.get(rig.admin(), page, &[(AUTHORIZATION, &key)]).await?.text();
+    let (_, history) = page.split_once("History").unwrap_or_default();
+    let steps = ["kill", "lift", "approve", "submit"].map(|step| history.matches(&format!("<td>{step}</td>")).count());
+    assert_eq!(steps, [2, 2, 1, 1], "{page}");
+    assert!(history.contains("product=vase") && !history.contains("product=ring"), "{history}");
     rig.stop().await;
     Ok(())
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use bildkante_edge::config::Config;
+use bildkante_edge::config::{Config, ConfigFile};
 use bildkante_edge::shared_state::FollowConfig;
-use bildkante_edge::webhooks::WebhookEndpoint;
+use bildkante_edge::webhooks::{EventKind, WebhookEndpoint};
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::testing::write_secret;
 use bildkante_tests::client::{Http, eventually};
+use bildkante_tests::pki::{Authority, Identity};
 use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{program, repository};
 use bytes::Bytes;
@@ -22,8 +23,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use ring::hmac;
+use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider as ring_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::Command;
+use tokio_rustls::TlsAcceptor;
 
 use crate::processes::serves;
 use crate::purge::{TOKEN, admin, with_tokens};
@@ -53,20 +60,39 @@ struct Desk {
 
 impl Desk {
     async fn start() -> anyhow::Result<(Arc<Self>, String)> {
+        Self::behind(None).await
+    }
+
+    /// Behind TLS, where an identity is shown.
+    async fn behind(identity: Option<&Identity>) -> anyhow::Result<(Arc<Self>, String)> {
         let desk = Arc::new(Self { status: Mutex::new(204), ..Self::default() });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}/hook", listener.local_addr()?);
+        let tls = identity.map(acceptor).transpose()?;
+        let url = match tls {
+            Some(_) => format!("https://localhost:{}/hook", listener.local_addr()?.port()),
+            None => format!("http://{}/hook", listener.local_addr()?),
+        };
         let serving = Arc::clone(&desk);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let desk = Arc::clone(&serving);
-                let service = hyper::service::service_fn(move |request| Arc::clone(&desk).take(request));
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-                );
+                let (desk, tls) = (Arc::clone(&serving), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        Some(tls) => desk.serve(tls.accept(stream).await?).await,
+                        None => desk.serve(stream).await,
+                    }
+                });
             }
         });
         Ok((desk, url))
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> anyhow::Result<()> {
+        let service = hyper::service::service_fn(move |request| Arc::clone(&self).take(request));
+        Ok(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await?)
     }
 
     async fn take(self: Arc<Self>, request: Request<Incoming>) -> anyhow::Result<Response<Full<Bytes>>> {
@@ -96,6 +122,16 @@ impl Desk {
         };
         self.messages.lock().iter().map(kind).collect()
     }
+}
+
+fn acceptor(identity: &Identity) -> anyhow::Result<TlsAcceptor> {
+    let chain = CertificateDer::pem_file_iter(&identity.certificate)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(&identity.key)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// A receiver as the standard asks for: the signature, the age, and each id once.
@@ -249,6 +285,158 @@ async fn a_review_is_told_from_its_beginning_to_the_picture_that_is_live() -> an
     assert_eq!(kinds, expected);
     let last: Value = serde_json::from_str(&desk.messages.lock()[4].body)?;
     assert_eq!((&last["data"]["master"], &last["data"]["case"]), (&case["master"], &case["id"]));
+    Ok(())
+}
+
+/// What a person decides about the picture that is live is told as decided, and not as live once more; what goes live by its time
+/// is told when that has come.
+#[tokio::test]
+async fn what_is_live_is_told_once_and_at_its_time() -> anyhow::Result<()> {
+    let (desk, url) = Desk::start().await?;
+    let rig = rig_of(&url, reviewed, |endpoint| {
+        endpoint.events = vec![EventKind::Decided, EventKind::Live];
+    })
+    .await?;
+    rig.ready().await?;
+    let first = make(&rig).await?;
+    let rule = async |case: &Value, order: Value| -> anyhow::Result<()> {
+        let reply = admin(&rig, Method::POST, &format!("/admin/v1/decisions/{}", case["id"]), Some(order)).await?;
+        anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
+        Ok(())
+    };
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    rule(&first, json!({ "decision": "approve", "why": "first" })).await?;
+    // For another time, and still live.
+    rule(&first, json!({ "decision": "approve", "until_unix_ms": now + 3_600_000, "why": "for an hour" })).await?;
+    let order = json!({ "variant": "studio/thumb?product=vase", "seeds": [77], "why": "another one" });
+    let drawn = admin(&rig, Method::POST, "/admin/v1/candidates", Some(order)).await?;
+    anyhow::ensure!(drawn.status == StatusCode::ACCEPTED, "{}", drawn.text());
+    let mut second = Value::Null;
+    eventually("the candidate is before reviewers", async || {
+        let page = admin(&rig, Method::GET, "/admin/v1/decisions?state=needs_review", None).await?.json()?;
+        second = page["decisions"][0].clone();
+        Ok(second.is_object())
+    })
+    .await?;
+    let soon = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())? + 2_000;
+    rule(&second, json!({ "decision": "approve", "from_unix_ms": soon, "why": "soon" })).await?;
+    eventually("its time has come", async || Ok(desk.kinds().len() >= 5)).await?;
+    // The first is not live any more: that it is taken away changes nothing of what is shown.
+    rule(&first, json!({ "decision": "reject", "why": "away" })).await?;
+    rule(&second, json!({ "decision": "pause", "why": "a question" })).await?;
+    rule(&second, json!({ "decision": "resume", "why": "answered" })).await?;
+    eventually("all is told", async || Ok(desk.kinds().len() >= 9)).await?;
+    let expected = [
+        "decision.decided first",
+        "decision.live first",
+        "decision.decided for an hour",
+        "decision.decided soon",
+        "decision.live ",
+        "decision.decided away",
+        "decision.decided a question",
+        "decision.decided answered",
+        "decision.live answered",
+    ];
+    assert_eq!(desk.kinds(), expected);
+    let live: Value = serde_json::from_str(&desk.messages.lock()[4].body)?;
+    assert_eq!((&live["data"]["case"], &live["data"]["master"]), (&second["id"], &second["master"]));
+    rig.stop().await;
+    Ok(())
+}
+
+/// A right that ends within the notice is told once, across a restart, too.
+#[tokio::test]
+async fn a_right_that_ends_soon_is_told_once() -> anyhow::Result<()> {
+    fn ending(text: String) -> String {
+        let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400 + 10;
+        let ends = bildkante_edge::words::calendar::Moment::from_unix_s(days * 86_400).map(|it| it.to_string());
+        let day = ends.unwrap_or_default().chars().take(10).collect::<String>();
+        text.replace("rights   = { creator", &format!("rights   = {{ ends = {day}, creator"))
+    }
+    let (desk, url) = Desk::start().await?;
+    let mut rig = rig_of(&url, ending, |_| {}).await?;
+    eventually("it is told", async || Ok(!desk.kinds().is_empty())).await?;
+    rig.stop_edge().await;
+    rig.start_edge().await?;
+    kill(&rig, "vase", "behind it").await?;
+    eventually("what comes behind it is told", async || Ok(desk.kinds().len() >= 2)).await?;
+    assert_eq!(desk.kinds(), ["rights.expiring ", "kill.placed behind it"]);
+    let told: Value = serde_json::from_str(&desk.messages.lock()[0].body)?;
+    assert_eq!(told["data"]["campaign"], "studio");
+    rig.stop().await;
+    Ok(())
+}
+
+/// Endpoints are taken over from the file while the edge runs: another URL is called, and one that is gone no more.
+#[tokio::test]
+async fn endpoints_are_reloaded_without_a_restart() -> anyhow::Result<()> {
+    let ((one, at_one), (other, at_other)) = (Desk::start().await?, Desk::start().await?);
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let (path, secret) = (rig.dir.path().join("edge.toml"), rig.dir.path().join("webhook.secret"));
+    write_secret(&secret, SECRET)?;
+    let text = |endpoints: &[(&str, &str)]| -> String {
+        let table = |(name, url): &(&str, &str)| {
+            format!(
+                "[[webhooks]]\nname = \"{name}\"\nurl = \"{url}\"\nsecret_file = {secret:?}\nallow_private = true\n\
+                 retry_backoff_ms_min = 20\n"
+            )
+        };
+        let hash = bildkante_edge::admin::token::hash(TOKEN);
+        let admin =
+            format!("[admin]\ntokens = [{{ name = \"tests\", hash = \"{hash}\", scopes = [\"read\", \"kill\"] }}]\n");
+        endpoints.iter().map(table).chain([admin]).collect()
+    };
+    std::fs::write(&path, text(&[]))?;
+    let file = ConfigFile { path: path.clone(), text: String::new() };
+    let edge = rig.another_edge("reloaded", move |config| config.file = Some(file)).await?;
+    let order = async |product: &str| -> anyhow::Result<()> {
+        let body = json!({ "value": format!("studio?product={product}"), "why": product });
+        let request = Request::post(format!("http://{}/admin/v1/kills", edge.admin));
+        let request =
+            request.header("authorization", format!("Bearer {TOKEN}")).header("content-type", "application/json");
+        let reply = rig.http.send(request.body(Full::from(body.to_string()))?).await?;
+        anyhow::ensure!(reply.status == StatusCode::CREATED, "{} {}", reply.status, reply.text());
+        Ok(())
+    };
+    let known = async |name: &str| {
+        let metric = format!("bildkante_edge_webhook_letters{{endpoint=\"{name}\",state=\"pending\"}}");
+        eventually("the endpoint is known", async || Ok(rig.http.metric(edge.admin, &metric).await.is_ok())).await
+    };
+    order("ring").await?;
+    std::fs::write(&path, text(&[("one", &at_one)]))?;
+    edge.reload().await;
+    known("one").await?;
+    order("vase").await?;
+    eventually("the first endpoint is told", async || Ok(one.kinds().len() == 1)).await?;
+    std::fs::write(&path, text(&[("other", &at_other)]))?;
+    edge.reload().await;
+    known("other").await?;
+    order("cube").await?;
+    eventually("the second endpoint is told", async || Ok(other.kinds().len() == 1)).await?;
+    assert_eq!(
+        (one.kinds(), other.kinds()),
+        (vec!["kill.placed vase".to_owned()], vec!["kill.placed cube".to_owned()])
+    );
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// An endpoint of one's own authority is called where the configuration names that, and not otherwise.
+#[tokio::test]
+async fn an_endpoint_of_a_private_authority_is_called_where_it_is_named() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (ours, theirs) = (Authority::new(dir.path(), "ours")?, Authority::new(dir.path(), "theirs")?);
+    let (desk, url) = Desk::behind(Some(&ours.identity(dir.path(), "desk")?)).await?;
+    for (ca_file, is_believed) in [(Some(ours.file.clone()), true), (Some(theirs.file), false), (None, false)] {
+        let rig = rig(&url, |endpoint| endpoint.ca_file = ca_file).await?;
+        let tested = admin(&rig, Method::POST, "/admin/v1/webhooks/desk/test", None).await?.json()?;
+        assert_eq!(tested["delivered"], is_believed, "{tested}");
+        assert!(is_believed || tested["error"].as_str().is_some_and(|it| it.contains("TLS")), "{tested}");
+        rig.stop().await;
+    }
+    assert_eq!(desk.kinds(), ["webhook.test "]);
     Ok(())
 }
 

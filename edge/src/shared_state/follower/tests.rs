@@ -1,8 +1,12 @@
+use bildkante_shared::ids::{MasterId, RecipeId};
+use bildkante_shared::phash::PerceptualHash;
 use bildkante_shared::problem::Problem;
 
 use super::super::fold::State;
 use super::super::link::refusal;
+use super::super::reviews::{Drawn, Review, Step};
 use super::*;
+use crate::campaign::Parts;
 use crate::words::Epoch;
 
 const AGE_MAX: Duration = Duration::from_secs(60);
@@ -143,4 +147,75 @@ fn the_primary_refuses_a_change_in_its_own_words_and_an_edge_in_ours() {
         assert!(shown == 502 && detail.contains("as told"), "{kind}: {shown} {detail}");
     }
     assert_eq!(told(500, "internal").0, 503);
+}
+
+/// Who approved first has another id at the heir. So that the same person cannot give both approvals, the first one is taken back.
+#[tokio::test]
+async fn a_first_approval_is_taken_back_where_another_edge_is_promoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let former = Primary::open(&dir.path().join("former.redb"), Epoch::default()).unwrap();
+    let (recipe, master) = (RecipeId::from_raw([1; 16]), MasterId::from_raw([1; 16]));
+    let step = |who: &str, step: Step| {
+        let review = Review { variant: "a/b?c=d".to_owned(), recipe, master, cut: None, step };
+        Proposal { change: Change::Review(review), who: who.to_owned(), why: String::new(), key: None, edge: None }
+    };
+    let by_two = |seen| Step::Approve { approvers: 2, from_unix_ms: None, until_unix_ms: None, seen };
+    let drawn = Box::new(Drawn {
+        width_px: 8,
+        height_px: 8,
+        phash: PerceptualHash::from_bytes([0; 32]),
+        node: "test".to_owned(),
+        drawn_unix_s: None,
+        determinism: None,
+        seed: None,
+        parts: Parts::default(),
+    });
+    let submitted = former.propose(step("edge", Step::Submit { drawn, gates: Vec::new() })).await.unwrap();
+    former.propose(step("anna", by_two(submitted.entry.seq()))).await.unwrap();
+
+    let SentSnapshot { head, rows } = former.snapshot().await.unwrap().into();
+    let upstream = Scripted::new(&head);
+    *upstream.snapshot.lock() = Some(SentSnapshot { head, rows });
+    let path = dir.path().join("heir.redb");
+    let heir = follower(&path, &upstream);
+    heir.follow().await.unwrap();
+    let promotion = heir.promote(None).await.unwrap();
+    let approvals = || heir.published().state().reviews().of("a/b?c=d")[0].approved_by.len();
+    assert_eq!(approvals(), 0, "nobody here knows who it was");
+    heir.propose(step("anna", by_two(promotion.head.seq))).await.unwrap();
+    let seen = heir.published().load().epoch();
+    let again = heir.propose(step("anna", by_two(seen))).await.unwrap_err().to_string();
+    assert!(again.contains("the second is another one's"), "{again}");
+    drop((heir, promotion));
+    let heir = follower(&path, &upstream);
+    assert_eq!(heir.published().state().reviews().of("a/b?c=d")[0].approved_by.len(), 1, "also after a restart");
+}
+
+/// An edge that numbered entries once knows names; what is erased at its primary is erased there, too.
+#[tokio::test]
+async fn a_name_that_is_erased_at_the_primary_is_erased_at_the_former_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("former.redb");
+    let former = Primary::open(&path, Epoch::default()).unwrap();
+    let kill = |name: &str, who: &str| {
+        let change = Change::Kill(Kill { target: format!("campaign:{name}").parse().unwrap() });
+        Proposal { change, who: who.to_owned(), why: "a test".to_owned(), key: None, edge: None }
+    };
+    let anna = former.propose(kill("a", "anna")).await.unwrap().entry.actor();
+    let ben = former.propose(kill("b", "ben")).await.unwrap().entry.actor();
+    let standing = former.snapshot().await.unwrap();
+    let heir = Primary::open(&dir.path().join("heir.redb"), Epoch::default()).unwrap();
+    heir.replace(standing.clone()).await.unwrap();
+    // The heir would know its id from the log.
+    heir.learn("ben", ben);
+    heir.forget("ben".to_owned(), "cem".to_owned(), "he left".to_owned(), None).await.unwrap();
+    let Entries::These(entries) = heir.entries(standing.head.seq, 10).await.unwrap() else { panic!("it is here") };
+    former.adopt(entries).await.unwrap();
+    assert_eq!((former.name_of(ben), former.name_of(anna).as_deref()), (None, Some("anna")));
+    // A snapshot does not say which names were erased since: none of them stays.
+    former.replace(Snapshot { head: Head { term: 2, ..standing.head }, rows: standing.rows }).await.unwrap();
+    assert_eq!(former.name_of(anna), None);
+    drop(former);
+    let former = Primary::open(&path, Epoch::default()).unwrap();
+    assert_eq!(former.name_of(anna), None);
 }

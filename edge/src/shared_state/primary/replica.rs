@@ -5,12 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Batch, Effect, Entry, Head, HeardLast, Held, HeldKill, LogError, Primary, Promotion, Snapshot, State, StoredHead,
-    Term, unix_ms,
+    Batch, Change, Effect, Entry, Forget, Head, HeardLast, Held, HeldKill, LogError, Names, Primary, Promotion,
+    Snapshot, State, StoredHead, Term, unix_ms,
 };
-use crate::shared_state::Log as _;
+use crate::shared_state::{FirstApprovals, Log as _};
 
 impl Primary {
+    /// A name as an entry of this edge would have made it known.
+    #[cfg(test)]
+    pub(in super::super) fn learn(&self, name: &str, actor: super::ActorId) {
+        self.inner.names.write().edit(vec![(name.to_owned(), actor)], &[]);
+    }
+
     /// The latest term that was seen.
     pub(in super::super) fn term_seen(&self) -> u64 {
         self.inner.term_seen.load(Ordering::Acquire).max(self.inner.published.load().term())
@@ -43,6 +49,10 @@ impl Primary {
         let mut batch = Batch::default();
         for entry in entries.into_iter().filter(|entry| entry.seq() > inner.published.load().epoch()) {
             batch.rows.extend(state.follow(&entry)?);
+            // This edge may have numbered entries once, and know the name.
+            if let Change::Forget(Forget { actor }) = entry.change() {
+                batch.forgotten.extend(inner.names.read().name_of(*actor).map(str::to_owned));
+            }
             batch.entries.push(entry);
         }
         inner.write(&mut writer, state, batch).await
@@ -61,6 +71,7 @@ impl Primary {
         let replaced = inner.store.replace(stored, rows).await;
         writer.is_in_doubt = replaced.is_err();
         replaced?;
+        *inner.names.write() = Names::default();
         inner.begins.store(head.seq, Ordering::Release);
         writer.begins = head;
         inner.term_seen.fetch_max(term_seen, Ordering::AcqRel);
@@ -78,10 +89,11 @@ impl Primary {
         let inner = &self.inner;
         let mut writer = inner.writer.lock().await;
         inner.clear_doubt(&mut writer).await?;
-        let mut draft = inner.draft(&writer);
+        let mut draft = inner.draft();
         // A primary that has no entry yet will begin term 1.
         let silence_ms = Some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
-        draft.begin_term(Term { term: self.term_seen().max(1) + 1, silence_ms }, key)?;
+        let (term, first_approvals) = (self.term_seen().max(1) + 1, FirstApprovals::of_another_edge(&draft.state));
+        draft.begin_term(Term { term, silence_ms, first_approvals }, key)?;
         let (state, batch) = (draft.state, draft.batch);
         let head = state.head();
         writer.taking_over_from = Some(from.clone());

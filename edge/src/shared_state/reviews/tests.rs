@@ -24,6 +24,14 @@ fn drawn() -> Box<Drawn> {
     })
 }
 
+fn submit(gates: &[&str]) -> Step {
+    Step::Submit { drawn: drawn(), gates: gates.iter().map(ToString::to_string).collect() }
+}
+
+fn report(gate: &str, verdict: GateVerdict) -> Step {
+    Step::Report(GateFinding { gate: gate.into(), version: "1".into(), verdict, evidence: None })
+}
+
 fn review(number: u8, step: Step) -> Review {
     let (recipe, master) = (RecipeId::from_raw([number; 16]), MasterId::from_raw([number; 16]));
     Review { variant: VARIANT.into(), recipe, master, cut: Some(CUT.into()), step }
@@ -38,14 +46,14 @@ struct Desk {
 
 impl Desk {
     fn step(&mut self, by: u8, review: &Review) -> Result<u64, ReviewRefusal> {
-        self.reviews.admit(review, actor(by))?;
+        self.reviews.admit(review, (actor(by), 0))?;
         self.seq += 1;
         self.reviews.apply(review, (self.seq, 0), actor(by));
         Ok(self.seq)
     }
 
     fn submit(&mut self, number: u8) -> u64 {
-        self.step(0, &review(number, Step::Submit { drawn: drawn() })).expect("a new picture")
+        self.step(0, &review(number, submit(&[]))).expect("a new picture")
     }
 
     fn seen(&self, number: u8) -> u64 {
@@ -85,7 +93,7 @@ fn who_was_forgotten_does_not_approve_twice() {
     desk.submit(2);
     let seen = desk.step(1, &review(1, by_two(case))).expect("the first approval");
     desk.seq += 1;
-    let changed = desk.reviews.forget(actor(1), desk.seq);
+    let changed = desk.reviews.take_back_first_approvals(|it| *it == actor(1), desk.seq);
     assert_eq!(changed.len(), 1);
     assert_eq!(desk.step(9, &review(1, by_two(seen))), Err(ReviewRefusal::Overtaken { seen, last: desk.seq }));
     let seen = desk.step(9, &review(1, by_two(desk.seq))).expect("the first approval again");
@@ -94,7 +102,7 @@ fn who_was_forgotten_does_not_approve_twice() {
     desk.step(2, &review(1, by_two(seen))).expect("another person's");
     assert_eq!(desk.live(0), Some(1));
     // What two people have decided stays.
-    assert!(desk.reviews.forget(actor(9), desk.seq + 1).is_empty());
+    assert!(desk.reviews.take_back_first_approvals(|it| *it == actor(9), desk.seq + 1).is_empty());
     assert_eq!(desk.live(0), Some(1));
 }
 
@@ -228,7 +236,7 @@ fn a_variant_keeps_what_is_approved_longest() {
     }
     assert_eq!((desk.live(0), desk.reviews.awaiting()), (Some(0), CASES_MAX - 1));
     assert_eq!(desk.reviews.variants.size(), CASES_MAX);
-    let again = review(200, Step::Submit { drawn: drawn() });
+    let again = review(200, submit(&[]));
     assert!(matches!(desk.step(0, &again), Err(ReviewRefusal::Known(_))));
 }
 
@@ -261,7 +269,7 @@ fn a_decision_holds_in_its_cut() {
     let square = |step| Review { cut: Some("1:1".into()), ..review(1, step) };
     let (recipe, master) = (RecipeId::from_raw([1; 16]), MasterId::from_raw([1; 16]));
     assert!(!desk.reviews.is_known(VARIANT, "1:1", recipe, master));
-    let seen = desk.step(0, &square(Step::Submit { drawn: drawn() })).expect("another cut is another case");
+    let seen = desk.step(0, &square(submit(&[]))).expect("another cut is another case");
     assert!(desk.reviews.is_known(VARIANT, "1:1", recipe, master));
     let step = Step::Approve { approvers: 1, from_unix_ms: None, until_unix_ms: None, seen };
     desk.step(1, &square(step)).expect("its turn");
@@ -270,7 +278,7 @@ fn a_decision_holds_in_its_cut() {
 
     let mut former = Desk::default();
     let uncut = |step| Review { cut: None, ..review(2, step) };
-    let seen = former.step(0, &uncut(Step::Submit { drawn: drawn() })).expect("a new picture");
+    let seen = former.step(0, &uncut(submit(&[]))).expect("a new picture");
     let step = Step::Approve { approvers: 1, from_unix_ms: None, until_unix_ms: None, seen };
     former.step(1, &uncut(step)).expect("its turn");
     assert_eq!((in_cut(&former, CUT), in_cut(&former, "1:1")), (Some(2), Some(2)));
@@ -285,7 +293,7 @@ fn masters_of_open_cases_are_needed() {
     desk.submit(2);
     assert!(desk.reviews.needs(master(1)) && desk.reviews.needs(master(2)) && !desk.reviews.needs(master(3)));
     desk.approve(1, 1, ALWAYS).expect("its turn");
-    let square = Review { cut: Some("1:1".into()), ..review(1, Step::Submit { drawn: drawn() }) };
+    let square = Review { cut: Some("1:1".into()), ..review(1, submit(&[])) };
     desk.step(0, &square).expect("another cut");
     let seen = desk.seen(2);
     desk.step(1, &review(2, Step::Reject { seen })).expect("its turn");
@@ -293,4 +301,86 @@ fn masters_of_open_cases_are_needed() {
     let seen = desk.seen(1);
     desk.step(1, &review(1, Step::Reject { seen })).expect("its turn");
     assert!(desk.reviews.needs(master(1)), "in the other cut");
+}
+
+/// People decide when each gate that is awaited has reported, whatever it says; a gate approves nothing.
+#[test]
+fn gates_report_before_people_decide() {
+    let mut desk = Desk::default();
+    for gates in [&["A"][..], &["a", "a"], &[""], &["a"; 9]] {
+        assert_eq!(desk.step(0, &review(1, submit(gates))), Err(ReviewRefusal::Gates), "{gates:?}");
+    }
+    desk.step(0, &review(1, submit(&["brand", "text"]))).expect("a new picture");
+    assert_eq!(desk.states(0), [CaseState::Checking]);
+    let awaited = |gates: &[&str]| Err(ReviewRefusal::Checking(gates.iter().map(ToString::to_string).collect()));
+    assert_eq!(desk.approve(1, 1, ALWAYS), awaited(&["brand", "text"]));
+    let unknown = review(1, report("faces", GateVerdict::Pass));
+    assert_eq!(desk.step(2, &unknown), Err(ReviewRefusal::NoSuchGate("faces".into())));
+    let before = |desk: &Desk, gate| {
+        let (step, by) = (review(1, report(gate, GateVerdict::Pass)), (actor(2), 0));
+        desk.reviews.admit(&step, by).expect("it is awaited")
+    };
+    let (first, last) = (before(&desk, "text"), {
+        desk.step(2, &review(1, report("text", GateVerdict::Fail))).expect("awaited");
+        before(&desk, "brand")
+    });
+    assert!(!was_last_awaited(first.as_deref(), "text") && was_last_awaited(last.as_deref(), "brand"));
+    assert_eq!((desk.states(0), desk.approve(1, 1, ALWAYS)), (vec![CaseState::Checking], awaited(&["brand"])));
+    desk.step(2, &review(1, report("brand", GateVerdict::Pass))).expect("awaited");
+    assert_eq!((desk.states(0), desk.live(0)), (vec![CaseState::NeedsReview], None), "a gate is no person");
+    // Anew: the last report of each stands, and who looked before it has to look again.
+    let seen = desk.seen(1);
+    desk.step(2, &review(1, report("text", GateVerdict::Pass))).expect("known");
+    let reports = &desk.reviews.of(VARIANT)[0].reports;
+    let found: Vec<_> = reports.iter().map(|it| (it.finding.gate.as_str(), it.finding.verdict)).collect();
+    assert_eq!(found, [("brand", GateVerdict::Pass), ("text", GateVerdict::Pass)]);
+    assert!(!was_last_awaited(before(&desk, "text").as_deref(), "text"));
+    let late = review(1, Step::Reject { seen });
+    assert!(matches!(desk.step(1, &late), Err(ReviewRefusal::Overtaken { .. })));
+    desk.approve(1, 1, ALWAYS).expect("each has reported");
+    assert_eq!(desk.live(0), Some(1));
+}
+
+/// A person may turn down what is being checked.
+#[test]
+fn what_is_checked_can_be_rejected() {
+    let mut desk = Desk::default();
+    let seen = desk.step(0, &review(1, submit(&["brand"]))).expect("a new picture");
+    desk.step(1, &review(1, Step::Reject { seen })).expect("it is plain to see");
+    assert_eq!(desk.states(0), [CaseState::Rejected]);
+    assert!(matches!(desk.approve(1, 1, ALWAYS), Err(ReviewRefusal::Checking(_))), "it was never checked");
+}
+
+/// What former versions wrote has no gates, and reads as it did.
+#[test]
+fn cases_and_steps_of_former_versions_read_as_before() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let json = serde_json::to_string(desk.reviews.of(VARIANT)).expect("plain structs");
+    assert!(!json.contains("awaits") && !json.contains("reports") && !json.contains("gates"), "{json}");
+    let read: Vec<Case> = serde_json::from_str(&json).expect("as it was written");
+    assert_eq!(read, desk.reviews.of(VARIANT));
+    let step = serde_json::to_string(&submit(&[])).expect("a plain struct");
+    assert!(!step.contains("gates"), "{step}");
+}
+
+#[test]
+fn what_stood_before_a_step_says_whether_it_was_live() {
+    let mut desk = Desk::default();
+    let before = |desk: &Desk, number: u8| {
+        let step = review(number, Step::Reject { seen: desk.seen(number) });
+        was_live(desk.reviews.admit(&step, (actor(1), 50)).expect("a place").as_deref())
+    };
+    (1..=3).for_each(|number| {
+        desk.submit(number);
+    });
+    desk.approve(1, 1, ALWAYS).expect("approved");
+    desk.approve(1, 2, ALWAYS).expect("approved");
+    desk.approve(1, 3, (Some(60), None)).expect("scheduled");
+    let live = [1, 2, 3].map(|number| before(&desk, number));
+    assert_eq!(live, [false, true, false]);
+    for before in ["approved, by entry 7", "approved, paused, by entry 7", "needs_review, by entry 1", "checking: live"]
+    {
+        assert!(!was_live(Some(before)), "{before}");
+    }
 }

@@ -1,0 +1,71 @@
+//! What was decided at one moment, for pages that look through many pictures.
+
+use std::sync::Arc;
+
+use super::super::gate;
+use super::listed::ShownCase;
+use super::{ReviewDesk, now_unix_ms};
+use crate::campaign::Variant;
+use crate::shared_state::{Case, CaseState, Facts, Reason, State};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Survey {
+    state: Arc<State>,
+    now_unix_ms: u64,
+}
+
+impl ReviewDesk {
+    /// What is decided now.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        Survey { state: self.log.published().state(), now_unix_ms: now_unix_ms() }
+    }
+}
+
+impl Survey {
+    /// Where the cases of a picture are, the oldest first. What is live in another cut is shown no more.
+    pub fn states<'s>(&'s self, picture: &'s str, cut: &'s str) -> impl Iterator<Item = CaseState> + 's {
+        let reviews = self.state.reviews();
+        reviews.of(picture).iter().map(move |case| match reviews.state(picture, case, self.now_unix_ms) {
+            CaseState::Live if !case.is_of_cut(cut) => CaseState::Superseded,
+            state => state,
+        })
+    }
+
+    /// The number of the case that came last.
+    #[must_use]
+    pub fn newest(&self, picture: &str) -> Option<u64> {
+        self.state.reviews().of(picture).last().map(|case| case.id)
+    }
+
+    /// Every case with its picture, in no order.
+    pub fn cases(&self) -> impl Iterator<Item = (&str, ShownCase)> {
+        let now = self.now_unix_ms;
+        self.state.reviews().each(now).map(move |(variant, case, at)| (variant, ShownCase::of(variant, case, at, now)))
+    }
+
+    /// Whether a kill may withhold anything at all.
+    #[must_use]
+    pub fn has_kills(&self) -> bool {
+        !self.state.kills().is_empty() || !self.state.held().is_empty()
+    }
+
+    /// Why a variant's own picture, or the one that is live, is withheld.
+    #[must_use]
+    pub fn withheld(&self, variant: &Variant) -> Option<Reason> {
+        let has_ended = variant.rights_end.as_ref().is_some_and(|end| end.unix_s <= self.now_unix_ms / 1_000);
+        let live = self.state.reviews().live(&variant.picture, &variant.cut, self.now_unix_ms);
+        killed(&self.state, variant, live).or_else(|| has_ended.then_some(Reason::RightsEnded))
+    }
+}
+
+/// Why a kill withholds what a variant shows: the picture of this case, or what would be drawn.
+pub(super) fn killed(state: &State, variant: &Variant, live: Option<&Case>) -> Option<Reason> {
+    let own = gate::facts(variant, live.map(|case| case.master));
+    let facts = match live {
+        Some(case) => Facts { recipe: case.recipe, parts: Some(&case.drawn.parts), ..own },
+        None => own,
+    };
+    state.kills().reason(&facts).or_else(|| state.held().reason(&facts))
+}
