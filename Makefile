@@ -95,7 +95,7 @@ bench-watermark: toolchain nasm ## The watermark after each attack, beside invis
 	@loadtest/bench/watermark.sh "$(DEPS)" "$(binaries)/examples/watermark_bench" $(TRIALS)
 
 .PHONY: bench-diffusion
-bench-diffusion: release ## Drawing beside Python diffusers: steps, throughput, mixed traffic, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
+bench-diffusion: release ## A node that serves beside Python diffusers: alone, loaded, mixed traffic, what exactness costs, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)
 
 .PHONY: bench-dedup
@@ -131,6 +131,11 @@ soak-node: setup ## Mixed requests to one node for an hour (SECONDS=600): every 
 .PHONY: check-shapes
 check-shapes: setup ## Whether any number of requests gives a network of a real one's size the bits of one alone, on the processor (MODEL=sdxl-base SIDE=512 REQUESTS=8 DTYPE=bf16)
 	@gpu-node/bench/shapes.sh "$(DEPS)" $(or $(MODEL),sd15)
+
+.PHONY: check-memory
+check-memory: setup ## Whether the estimate of a drawing's memory holds for a network of a real one's size, on the processor (MODEL=sdxl-base SIZES="256x256" DTYPE=bf16)
+	BILDKANTE_MODEL=$(or $(MODEL),sd15) BILDKANTE_SIZES="$(or $(SIZES),256x256 512x512)" BILDKANTE_DTYPE=$(or $(DTYPE),f32) \
+	  cargo test $(locked) --release -p bildkante-gpu-node --test memory -- --ignored --nocapture real_size
 
 .PHONY: soak-fleet
 soak-fleet: setup ## Random histories of FLEET_EDGES=20 edges as processes, and of their logs, for FLEET_SECONDS=600 (BILDKANTE_FLEET_SEED repeats one)

@@ -5,7 +5,7 @@
 Each node draws with the built-in checkpoint, four requests in a pass at most, from an empty data folder.
 
 1. *hold*: an urgent picture whose class is known comes while a picture of no urgency, of a class that is new, is being drawn. By how
-   much it takes longer than alone.
+   much it takes longer than alone, and how many steps of the other picture that is: one is under way when it comes.
 2. *adapter*: a picture with an adapter at a weight that was not used before, beside one at a weight that was.
 3. *other class*: six clients of one size ask again and again, one picture of another size comes between them, at equal urgency.
    How long it waits for its first pass, or for an error, and how many pictures of the others are drawn meanwhile.
@@ -23,6 +23,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -125,15 +126,16 @@ def hold(node: Node) -> list[str]:
     node.draw(own, 0, 4)
     node.settle()
     alone = statistics.median(node.draw(own, 0, 4)[0] for _ in range(3))
-    held = []
+    held, steps = [], []
     for size in NEW_SIZES:
-        slow = threading.Thread(target=node.draw, args=(size, 7, 4))
-        slow.start()
-        time.sleep(0.25)
-        held.append(node.draw(own, 0, 4)[0] - alone)
-        slow.join()
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(node.draw, size, 7, 4)
+            time.sleep(0.25)
+            held.append(node.draw(own, 0, 4)[0] - alone)
+            steps.append(slow.result()[2]["timings"]["denoise_ms"] / 1e3 / 4)
         node.settle()
-    return [f"hold: alone {alone:.2f} s; longer by {max(held):.2f} s at most, {statistics.median(held):.2f} s (median of {len(held)})"]
+    waited = [f"{longer:.2f} s ({longer / step:.1f} steps of {step:.2f} s)" for longer, step in zip(held, steps, strict=True)]
+    return [f"hold: alone {alone:.2f} s; longer by {', '.join(waited)}"]
 
 
 def adapter(node: Node) -> list[str]:

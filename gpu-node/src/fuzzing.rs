@@ -54,10 +54,10 @@ pub fn safetensors(data: &[u8]) {
 pub fn lora(data: &[u8]) {
     let Some(file) = Written::new(data) else { return };
     if let Ok(adapter) = AdapterFile::load(&file.0) {
-        assert!(adapter.bytes() <= data.len() as u64);
+        assert!(adapter.host_bytes() <= data.len() as u64);
     }
     if let Ok(adapter) = Adapter::load(&file.0) {
-        assert_eq!(adapter.bytes(), data.len() as u64);
+        assert_eq!(adapter.identity().bytes, data.len() as u64);
     }
 }
 

@@ -101,7 +101,8 @@ fn bench_prints_a_line_that_a_peer_can_be_compared_by() {
     assert_eq!((code, stderr.as_str()), (0, ""));
     let report = json(&stdout);
     let peer = "engine checkpoint threads dtype steps size guidance together padded_to images_per_s step_s_median step_s_min \
-         image_s_median rss_peak_mib device_peak_mib estimated_mib";
+         image_s_median rss_peak_mib device_peak_mib estimated_pass_mib estimated_picture_mib pass_peak_mib \
+         picture_peak_mib";
     let keys: std::collections::BTreeSet<&str> = report.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, peer.split(' ').collect());
     let number = |key: &str| report[key].as_f64().unwrap();

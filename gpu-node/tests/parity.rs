@@ -307,7 +307,7 @@ impl Case {
     fn referring(&self, readers: &[(IpAdapter, ImageEncoder)], pictures: &mut Pictures) -> Result<Vec<ReferenceUse>> {
         let referring = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
             let Reference { weight, start, end, .. } = *used;
-            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            let (adapter, encoder) = (adapter.identity().digest, encoder.digest());
             let mask = used.mask.as_ref().map(|mask| image(mask, pictures)).transpose()?;
             Ok(ReferenceUse { adapter, encoder, image: image(&used.image, pictures)?, weight, start, end, mask })
         });
@@ -361,7 +361,7 @@ impl Case {
             embeddings: self
                 .words()?
                 .iter()
-                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .map(|(file, token)| EmbeddingUse { digest: file.identity().digest, token: token.clone() })
                 .collect(),
             ..Recipe::new(shelf.get(&self.checkpoint)?.digest(), &self.prompt, (self.width_px, self.height_px))
         })?)

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bildkante_gpu_node::health::Phase;
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_shared::ids::{Digest, MasterId};
+use bildkante_shared::limits::DEADLINE_MS_MAX;
 use bildkante_shared::recipe::{
     ControlUse, DetailUse, DraftUse, EmbeddingUse, Enlarge, InitUse, LoraUse, Recipe, ReferenceUse, RefinerUse,
     SchedulerChoice, SchedulerKind,
@@ -201,14 +202,14 @@ async fn one(client: &TestClient, recipes: &[Recipe], expected: &[MasterId], dic
     let recipe = recipes[at].clone();
     match dice % 100 {
         0..57 => {
-            let reply: GenerationReply = client.post(&asked(recipe, urgency, 120_000)).await.reply();
+            let reply: GenerationReply = client.post(&asked(recipe, urgency, DEADLINE_MS_MAX)).await.reply();
             assert_eq!(reply.master.id, expected[at], "{:?}", recipes[at]);
         }
         57..65 => {
             // The recipe's own seed, and one that is asked for once.
             let seeds = vec![recipe.seed, u32::try_from(dice >> 33).unwrap()];
             let urgency = Urgency::new(urgency).unwrap();
-            let wanted = CandidatesRequest { recipe, seeds, urgency, deadline_ms: 120_000, dedup: None };
+            let wanted = CandidatesRequest { recipe, seeds, urgency, deadline_ms: DEADLINE_MS_MAX, dedup: None };
             let headers = [("content-type", "application/json")];
             let body = serde_json::to_vec(&wanted).unwrap();
             let answer = client.call(Method::POST, "/v1/candidates", &headers, body).await;
@@ -219,7 +220,7 @@ async fn one(client: &TestClient, recipes: &[Recipe], expected: &[MasterId], dic
         65..80 => {
             // Hangs up, before it begins or while it runs.
             let patience = Duration::from_millis(dice >> 24 & 63);
-            let _ = tokio::time::timeout(patience, client.post(&asked(recipe, urgency, 120_000))).await;
+            let _ = tokio::time::timeout(patience, client.post(&asked(recipe, urgency, DEADLINE_MS_MAX))).await;
         }
         80..88 => {
             let answer = client.post(&asked(recipe, urgency, 1 + (dice >> 24 & 31))).await;
@@ -230,11 +231,11 @@ async fn one(client: &TestClient, recipes: &[Recipe], expected: &[MasterId], dic
         }
         88..92 => {
             let unknown = Recipe { checkpoint: Digest::of_bytes(&dice.to_le_bytes()), ..recipe };
-            assert_eq!(client.post(&asked(unknown, urgency, 120_000)).await.status, 424);
+            assert_eq!(client.post(&asked(unknown, urgency, DEADLINE_MS_MAX)).await.status, 424);
         }
         92..96 => {
             let odd = Recipe { width_px: 65, ..recipe };
-            assert_eq!(client.post(&asked(odd, urgency, 120_000)).await.problem().status, 422);
+            assert_eq!(client.post(&asked(odd, urgency, DEADLINE_MS_MAX)).await.problem().status, 422);
         }
         _ => {
             // No JSON, or what begins like a number and is no generation.
@@ -275,7 +276,7 @@ impl Bound {
 async fn masters(node: &TestNode, recipes: &[Recipe]) -> Vec<MasterId> {
     let mut masters = Vec::new();
     for recipe in recipes {
-        masters.push(node.client.post(&asked(recipe.clone(), 3, 120_000)).await.reply().master.id);
+        masters.push(node.client.post(&asked(recipe.clone(), 3, DEADLINE_MS_MAX)).await.reply().master.id);
     }
     masters
 }

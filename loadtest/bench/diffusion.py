@@ -2,7 +2,7 @@
 """Drawing beside Python diffusers, in one run: `make bench-diffusion`.
 
 Both sides use the same checkpoint, libtorch release, device, dtype and threads, steps, guidance (two rows in a batch) and
-size. Both print a line of JSON; they take turns, in an order that is reversed every other round. Workloads:
+size. They take turns, in an order that is reversed every other round. Workloads:
 
     studio   the built-in checkpoint at its native size, 20 steps
     sd15     a network of Stable Diffusion 1.5's size with random weights, 256 × 256 on a CPU, 512 × 512 else (made once, 2 GB)
@@ -10,9 +10,17 @@ size. Both print a line of JSON; they take turns, in an order that is reversed e
     mixed    many recipes at once, no two alike, with four steps each: a node that serves, beside the pipeline drawing one
              after the other (see mixed.py); the built-in checkpoint on a CPU, Stable Diffusion XL's size at 512 × 512 else
 
-For each but the last: seconds per denoising step; images per second with one and with several requests in a pass; from the
-process's start to its first image; peak memory. One statistic throughout: a figure is the median of its rounds, and a ratio
-that of the two medians. The best step is shown beside them, because other work on the machine disturbs it least.
+Ours is a node that serves (see serving.py): it takes recipes over HTTP, encodes and stores the pictures, and its passes take as
+many requests as there are callers under load. Its peer only draws. For each workload but the last:
+
+    alone    seconds of a denoising step and of a picture, one request after the other
+    loaded   pictures per second with several callers that ask again and again, beside the faster of the peer's two ways: one
+             picture after the other, or as many in a batch as there are callers
+    exact    what exactness costs: the same node with `determinism = "fast"`, and how many places of passes were filled up
+    cold     from the start of a process that draws one picture to its end, and its peak memory
+
+One statistic throughout: a figure is the median of its rounds, and a ratio that of the two medians. The best step is shown
+beside them, because other work on the machine disturbs it least.
 """
 
 from __future__ import annotations
@@ -30,11 +38,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mixed
+import serving
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 RUN_S_MAX = 1800
 ENGINES = ("bildkante", "diffusers")
+PROMPT = "a teal mug, cream backdrop, studio light"
+GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Workload:
     steps: int
     runs: int
     rounds: int
-    # Requests in a pass, beside one.
+    # Callers at once under load, and requests that may share a pass.
     together: int
     model: str | None = None
     # How much faster than diffusers is wanted.
@@ -83,22 +94,17 @@ def main() -> None:
                 under_traffic.append(measure_mixed(workload, checkpoint, dtype, arguments))
             else:
                 figures.append(measure(workload, checkpoint, dtype, arguments))
-    print(f"\n{'workload':<14}{'dtype':<6}{'':<12}{'s a step':>10}{'best':>9}{'images/s':>10}{'in a pass of':>14}{'images/s':>10}"
+    print(f"\n{'workload':<14}{'dtype':<6}{'':<12}{'s a step':>10}{'best':>9}{'images/s':>10}{'callers':>9}{'images/s':>10}"
           f"{'first image':>13}{'peak MiB':>10}")
     for row in figures:
         for engine in ENGINES:
             found = row["engines"][engine]
             print(f"{row['workload']:<14}{row['dtype']:<6}{engine:<12}{found['step_s']:>10.4f}{found['best_s']:>9.4f}"
-                  f"{found['images_per_s']:>10.3f}{row['together']:>14}{found['together_per_s']:>10.3f}"
+                  f"{found['images_per_s']:>10.3f}{row['together']:>9}{found['loaded_per_s']:>10.3f}"
                   f"{found['first_image_s']:>11.2f} s{found['peak_mib']:>10.0f}")
     print()
     for row in figures:
-        ratio = row["ratios"]["step"]
-        verdict = "PASS" if ratio >= row["wanted"] else "FAIL"
-        print(f"{verdict}: {row['workload']} {row['dtype']}, ratios of medians: {ratio:.2f}× diffusers' speed per denoising step "
-              f"(wanted: {row['wanted']}×), "
-              f"{row['ratios']['together']:.2f}× with {row['together']} in a pass, {row['ratios']['first_image']:.2f}× to the "
-              f"first image, {row['ratios']['peak']:.2f}× the memory")
+        print_verdicts(row)
     for row in under_traffic:
         verdict = "PASS" if row["ratio"] >= row["wanted"] else "FAIL"
         ours, theirs = (row["engines"][engine]["images_per_s"] for engine in ENGINES)
@@ -107,6 +113,23 @@ def main() -> None:
               f"{row['requests_in_a_pass']:.1f} requests in a pass)")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures + under_traffic, indent=2) + "\n")
+
+
+def print_verdicts(row: dict) -> None:
+    """What is wanted of a node that serves; ratios of medians."""
+    ratios, exactness, name = row["ratios"], row["exactness"], f"{row['workload']} {row['dtype']}"
+
+    def verdict(ratio: float) -> str:
+        return "PASS" if ratio >= row["wanted"] else "FAIL"
+
+    wanted = f"(wanted: {row['wanted']}×)"
+    print(f"{verdict(ratios['step'])}: {name} alone, served: {ratios['step']:.2f}× diffusers' speed per denoising step {wanted}")
+    print(f"{verdict(ratios['image'])}: {name} alone, served: {ratios['image']:.2f}× per picture, file and store included {wanted}")
+    print(f"{verdict(ratios['loaded'])}: {name} loaded, served, {row['together']} callers: {ratios['loaded']:.2f}× diffusers' "
+          f"throughput, the faster of one by one and batches {wanted}; {exactness['requests_in_a_pass']:.2f} requests in a pass")
+    print(f"      {name}: {ratios['first_image']:.2f}× to the first image, {ratios['peak']:.2f}× the memory; exactness costs "
+          f"{100 * exactness['step']:+.1f} % of a step alone, {100 * exactness['loaded']:+.1f} % of the time loaded, and "
+          f"{exactness['padding_alone']:.0f} and {exactness['padding_loaded']:.0f} places of passes filled up")
 
 
 def measure_mixed(workload: Workload, checkpoint: Path, dtype: str, arguments: argparse.Namespace) -> dict:
@@ -141,26 +164,25 @@ def measure_mixed(workload: Workload, checkpoint: Path, dtype: str, arguments: a
 
 
 def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argparse.Namespace) -> dict:
-    common = ["--checkpoint", checkpoint, "--guidance", "4", "--size", workload.size, "--threads", arguments.threads,
+    common = ["--checkpoint", checkpoint, "--guidance", GUIDANCE, "--size", workload.size, "--threads", arguments.threads,
               "--dtype", dtype, "--device", arguments.device, "--steps", workload.steps]
-    alone = [*common, "--runs", workload.runs, "--warmup", 1]
     cold = [*common, "--runs", 1, "--warmup", 0]
-    # Minutes a pass at real sizes on a CPU: kernels are chosen once in a process, and that hardly shows there.
-    together = [*(alone if workload.runs > 1 else cold), "--together", workload.together]
     commands = {
         "bildkante": [arguments.binaries / "bildkante-gpu-node", "bench"],
         "diffusers": [arguments.python, ROOT / "gpu-node/bench/diffusers_peer.py"],
     }
     rounds: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
     for number, engine in turns(arguments.rounds or workload.rounds):
-        result = run(engine, [*commands[engine], *alone], arguments)
+        if engine == "bildkante":
+            result = serve(workload, checkpoint, dtype, number, arguments)
+        else:
+            result = pipeline(workload, [*commands[engine], *common], arguments)
         started = time.monotonic()
-        run(engine, [*commands[engine], *cold], arguments)
+        result["cold"] = run(engine, [*commands[engine], *cold], arguments)
         result["first_image_s"] = time.monotonic() - started
-        result["together_per_s"] = run(engine, [*commands[engine], *together], arguments)["images_per_s"]
         rounds[engine].append(result)
         print(f"{workload.name} {dtype} round {number}  {engine:<10}{result['step_s_median']:>9.4f} s a step"
-              f"{result['images_per_s']:>9.3f} images/s{result['together_per_s']:>9.3f} with {workload.together} in a pass"
+              f"{result['images_per_s']:>9.3f} images/s{result['loaded_per_s']:>9.3f} loaded by {workload.together}"
               f"{result['first_image_s']:>8.2f} s to the first", flush=True)
 
     def median(engine: str, key: str) -> float:
@@ -171,8 +193,11 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
         return theirs / ours if better == "less" else ours / theirs
 
     def peak(engine: str) -> float:
-        found = rounds[engine]
+        found = [result["cold"] for result in rounds[engine]]
         return statistics.median(result.get("device_peak_mib") or result["rss_peak_mib"] for result in found)
+
+    def fast(key: str) -> float:
+        return statistics.median(result["fast"][key] for result in rounds["bildkante"])
 
     best = {engine: min(result["step_s_min"] for result in rounds[engine]) for engine in ENGINES}
     return {
@@ -181,18 +206,50 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
         "engines": {
             engine: {
                 "step_s": median(engine, "step_s_median"), "best_s": best[engine],
-                "images_per_s": median(engine, "images_per_s"), "together_per_s": median(engine, "together_per_s"),
+                "images_per_s": median(engine, "images_per_s"), "loaded_per_s": median(engine, "loaded_per_s"),
                 "first_image_s": median(engine, "first_image_s"), "peak_mib": peak(engine),
             }
             for engine in ENGINES
         },
         "ratios": {
-            "step": ratio("step_s_median"), "together": ratio("together_per_s", "more"),
+            "step": ratio("step_s_median"), "image": ratio("images_per_s", "more"), "loaded": ratio("loaded_per_s", "more"),
             "first_image": ratio("first_image_s"), "peak": peak("bildkante") / peak("diffusers"),
+        },
+        # Shares of the time that a node without it would take.
+        "exactness": {
+            "step": median("bildkante", "step_s_median") / fast("step_s_median") - 1,
+            "loaded": fast("loaded_per_s") / median("bildkante", "loaded_per_s") - 1,
+            "padding_alone": median("bildkante", "padding_alone"), "padding_loaded": median("bildkante", "padding_loaded"),
+            "requests_in_a_pass": median("bildkante", "requests_in_a_pass"),
         },
         "ratios_are": "of medians",
         "rounds": rounds,
     }
+
+
+def serve(workload: Workload, checkpoint: Path, dtype: str, number: int, arguments: argparse.Namespace) -> dict:
+    """A node that serves, exact as by default, and one that is not; they take turns in being the first."""
+    width, _, height = workload.size.partition("x")
+    task = serving.Task((int(width), int(height)), workload.steps, GUIDANCE, PROMPT)
+    options = {"device": arguments.device, "dtype": dtype, "threads": arguments.threads, "requests_max": workload.together,
+               "self_test_steps": 1}
+    own_side_px = int(width) if workload.model and arguments.device == "cpu" else None
+    found = {}
+    for determinism in ("exact", "fast")[:: 1 if number % 2 else -1]:
+        binary = arguments.binaries / "bildkante-gpu-node"
+        with serving.serving(binary, checkpoint, {**options, "determinism": determinism}, own_side_px) as node:
+            found[determinism] = serving.alone_and_loaded(node, task, workload.runs, workload.together)
+    return {**found["exact"], "fast": found["fast"]}
+
+
+def pipeline(workload: Workload, command: list, arguments: argparse.Namespace) -> dict:
+    """The peer, one picture after the other and several in a batch."""
+    alone = run("diffusers", [*command, "--runs", workload.runs, "--warmup", 1], arguments)
+    # Minutes a pass at real sizes on a CPU: kernels are chosen once in a process, and that hardly shows there.
+    warmup = 1 if workload.runs > 1 else 0
+    together = ["--runs", workload.runs, "--warmup", warmup, "--together", workload.together]
+    together_per_s = run("diffusers", [*command, *together], arguments)["images_per_s"]
+    return {**alone, "together_per_s": together_per_s, "loaded_per_s": max(alone["images_per_s"], together_per_s)}
 
 
 def turns(rounds: int) -> Iterator[tuple[int, str]]:

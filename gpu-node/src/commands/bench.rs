@@ -4,16 +4,20 @@
 //! its time the loop's by the steps asked for. An image adds the text encoder and the VAE, no encoding of a file.
 //!
 //! `--together` has several requests share their passes, as the node's executor would, and `--padded-to` fills the passes
-//! up to a fixed number of requests, which is what exactness costs where groups are small.
+//! up to a fixed number of requests, which is what exactness costs where groups are small. Beside the times stand the
+//! peaks of memory and their estimates, of the passes and of the picture (`gpu-node/tests/memory.rs` compares them).
+
+mod resident;
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use bildkante_shared::recipe::{Recipe, ValidRecipe};
 use clap::Args;
 
+use self::resident::Resident;
 use super::{EngineArgs, GUIDANCE, STEPS, Size, median, sample, say, size_or_trial};
 use crate::capacity::{Footprint as _, Readers};
 use crate::diffusion::batch;
@@ -62,15 +66,22 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let size = size_or_trial(args.size, &checkpoint);
     let (sample, models) = sample(&checkpoint, size, args.steps, args.guidance)?;
     let (mut steps_s, mut images_s) = (Vec::new(), Vec::new());
+    let (mut resident, mut pass_peak_mib, mut picture_peak_mib) = (Resident::default(), None, None);
+    resident.peak_mib()?;
     for run in 0..args.warmup + args.runs {
         let recipe = ValidRecipe::try_from(Recipe { seed: run, ..sample.clone().into_recipe() })?;
         device::wait(checkpoint.device())?;
         let started = Instant::now();
-        let denoise_s = if args.together.max(args.padded_to) > 1 {
-            draw_together(&models, &recipe, args)?
-        } else {
-            pipeline::generate(&models, &recipe, None, &mut |_, _| ControlFlow::Continue(()))?.denoise_ms / 1e3
+        let mut passes_end = || -> anyhow::Result<()> {
+            pass_peak_mib = highest(pass_peak_mib, resident.peak_mib()?);
+            Ok(())
         };
+        let denoise_s = if args.together.max(args.padded_to) > 1 {
+            draw_together(&models, &recipe, args, &mut passes_end)?
+        } else {
+            draw_alone(&models, &recipe, &mut passes_end)?
+        };
+        picture_peak_mib = highest(picture_peak_mib, resident.peak_mib()?);
         if run >= args.warmup {
             images_s.push(started.elapsed().as_secs_f64());
             steps_s.push(denoise_s / f64::from(args.steps));
@@ -78,6 +89,9 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     }
     steps_s.sort_by(f64::total_cmp);
     images_s.sort_by(f64::total_cmp);
+    let together = args.together.max(args.padded_to) as u64;
+    let need = checkpoint.footprint().need(&sample, together, &Readers::default());
+    let held_bytes = need.held_bytes * args.together as u64;
     let report = serde_json::json!({
         "engine": "bildkante",
         "checkpoint": checkpoint.name(),
@@ -93,15 +107,44 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         "step_s_min": micros(steps_s[0]),
         "image_s_median": micros(median(&images_s)),
         "device_peak_mib": device::memory(checkpoint.device()).and_then(|memory| memory.peak_bytes).map(|bytes| bytes >> 20),
-        "estimated_mib": checkpoint.footprint().need(&sample, args.together.max(args.padded_to) as u64, &Readers::default()).peak_bytes() >> 20,
-        "rss_peak_mib": resident_peak_mib()?,
+        "estimated_pass_mib": (held_bytes + need.pass_bytes) >> 20,
+        "estimated_picture_mib": (held_bytes + need.picture_bytes) >> 20,
+        "pass_peak_mib": pass_peak_mib,
+        "picture_peak_mib": picture_peak_mib,
+        "rss_peak_mib": resident.highest_mib()?,
     });
     say(&report.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
+fn highest(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    Some(other?.max(one.unwrap_or(0.0)))
+}
+
+/// One request; the seconds of its steps.
+fn draw_alone(
+    models: &Models<impl Denoiser>,
+    recipe: &ValidRecipe,
+    passes_end: &mut dyn FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
+    let mut ended = Ok(());
+    let drawn = pipeline::generate(models, recipe, None, &mut |done, of| {
+        if done == of {
+            ended = passes_end();
+        }
+        ControlFlow::Continue(())
+    })?;
+    ended?;
+    Ok(drawn.denoise_ms / 1e3)
+}
+
 /// As many requests as asked for, with seeds of their own, step by step; the seconds of their steps.
-fn draw_together(models: &Models<impl Denoiser>, recipe: &ValidRecipe, args: &BenchArgs) -> anyhow::Result<f64> {
+fn draw_together(
+    models: &Models<impl Denoiser>,
+    recipe: &ValidRecipe,
+    args: &BenchArgs,
+    passes_end: &mut dyn FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
     let mut requests = Vec::new();
     for seed in 0..args.together {
         let seed = recipe.seed.wrapping_add(u32::try_from(seed).unwrap_or(0).wrapping_mul(RUNS_MAX));
@@ -120,6 +163,7 @@ fn draw_together(models: &Models<impl Denoiser>, recipe: &ValidRecipe, args: &Be
     }
     requests.iter().try_for_each(Denoising::check)?;
     let denoise_s = started.elapsed().as_secs_f64();
+    passes_end()?;
     for request in &requests {
         request.decode(models)?;
     }
@@ -129,23 +173,4 @@ fn draw_together(models: &Models<impl Denoiser>, recipe: &ValidRecipe, args: &Be
 /// Rounded to microseconds.
 fn micros(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
-}
-
-/// Linux's high-water mark of this process.
-fn resident_peak_mib() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/self/status")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmHWM")?;
-    Ok((kib / 1024.0 * 10.0).round() / 10.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_that_of_a_process() {
-        let mib = resident_peak_mib().expect("a peak");
-        assert!((1.0..1e6).contains(&mib), "{mib}");
-    }
 }

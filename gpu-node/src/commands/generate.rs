@@ -435,10 +435,13 @@ impl GenerateArgs {
                 controls: Vec::new(),
             }),
             details: images.details,
-            loras: adapters.iter().map(|(a, weight)| LoraUse { digest: a.digest(), weight: *weight }).collect(),
+            loras: adapters
+                .iter()
+                .map(|(a, weight)| LoraUse { digest: a.identity().digest, weight: *weight })
+                .collect(),
             embeddings: words
                 .iter()
-                .map(|(file, token)| EmbeddingUse { digest: file.digest(), token: token.clone() })
+                .map(|(file, token)| EmbeddingUse { digest: file.identity().digest, token: token.clone() })
                 .collect(),
             ..Recipe::new(checkpoint.digest(), &self.prompt, (size.width_px, size.height_px))
         })?)
@@ -482,7 +485,7 @@ impl GenerateArgs {
         let references = self.references.iter().zip(readers).map(|(used, (adapter, encoder))| {
             let ReferenceArg { image, weight, start, end, mask, .. } = used;
             let (image, mask) = (read(image)?, mask.as_deref().map(&mut read).transpose()?);
-            let (adapter, encoder) = (adapter.digest(), encoder.digest());
+            let (adapter, encoder) = (adapter.identity().digest, encoder.digest());
             Ok(ReferenceUse { adapter, encoder, image, weight: *weight, start: *start, end: *end, mask })
         });
         let references = references.collect::<anyhow::Result<Vec<_>>>()?;

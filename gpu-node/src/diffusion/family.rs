@@ -15,6 +15,7 @@ use tch::{Device, TchError, Tensor};
 
 pub(crate) use super::sd::adapter_file::{AdapterError, AdapterFile};
 use super::sd::adapters::Adapter;
+use super::sd::identity::Identity;
 use super::sd::in_memory::NetworksInMemory;
 use super::sd::inversion::Word;
 use super::sd::ip_adapter;
@@ -266,16 +267,9 @@ pub(crate) enum IpAdapter {
 }
 
 impl IpAdapter {
-    pub(crate) const fn digest(&self) -> Digest {
+    pub(crate) const fn identity(&self) -> &Identity {
         match self {
-            Self::Sd(adapter) => adapter.digest(),
-        }
-    }
-
-    /// What it weighs, about, on the device.
-    pub(crate) const fn bytes(&self) -> u64 {
-        match self {
-            Self::Sd(adapter) => adapter.bytes(),
+            Self::Sd(adapter) => adapter.identity(),
         }
     }
 }

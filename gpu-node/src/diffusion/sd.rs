@@ -13,6 +13,7 @@ pub mod conditioning;
 pub mod config;
 pub mod controlnet;
 pub mod guide;
+pub mod identity;
 pub(crate) mod in_memory;
 pub mod inversion;
 pub mod ip_adapter;

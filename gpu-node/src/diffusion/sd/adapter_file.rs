@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 
 use super::adapters::{Adapter, LoraError};
+use super::identity::Identity;
 use super::inversion::{Inversion, InversionError};
 use super::ip_adapter::{IpAdapterError, IpAdapterFile};
 use crate::capacity::SeenTokens;
@@ -46,20 +47,24 @@ impl AdapterFile {
     }
 
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub fn identity(&self) -> &Identity {
         match self {
-            Self::Lora(adapter) => adapter.digest(),
-            Self::Inversion(words) => words.digest(),
-            Self::IpAdapter(file) => file.digest(),
+            Self::Lora(adapter) => adapter.identity(),
+            Self::Inversion(words) => words.identity(),
+            Self::IpAdapter(file) => file.identity(),
         }
     }
 
-    /// What it weighs, about, in memory. An IP-Adapter's tensors are read when they are put onto a device.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn digest(&self) -> Digest {
+        self.identity().digest
+    }
+
+    /// What it weighs, about, in the host's memory. An IP-Adapter's tensors are read when they are put onto a device.
+    #[must_use]
+    pub fn host_bytes(&self) -> u64 {
         match self {
-            Self::Lora(adapter) => adapter.bytes(),
-            Self::Inversion(words) => words.bytes(),
+            Self::Lora(_) | Self::Inversion(_) => self.identity().bytes,
             Self::IpAdapter(_) => 0,
         }
     }
@@ -68,7 +73,7 @@ impl AdapterFile {
     #[must_use]
     pub const fn reading(&self) -> Option<(SeenTokens, u64)> {
         match self {
-            Self::IpAdapter(file) => Some((file.seen(), file.bytes())),
+            Self::IpAdapter(file) => Some((file.seen(), file.identity().bytes)),
             Self::Lora(_) | Self::Inversion(_) => None,
         }
     }

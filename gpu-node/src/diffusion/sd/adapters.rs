@@ -25,6 +25,7 @@ use bildkante_shared::adapter;
 use self::config::LoraConfigs;
 use self::names::{PairRole, Part};
 use crate::diffusion::sd::config::UnetConfig;
+use crate::diffusion::sd::identity::Identity;
 use crate::diffusion::weights::safetensors_file::SafetensorsFile;
 use crate::diffusion::weights::{ConvGeometry, LayerShape, LowRank, NetworkTensors, Reusing, VarSource, WeightsError};
 
@@ -92,10 +93,8 @@ struct Pair {
 /// A file's pairs by the name the file has for their module.
 #[derive(Debug)]
 pub struct Adapter {
-    name: String,
-    digest: Digest,
+    identity: Identity,
     pairs: BTreeMap<(Part, String), Pair>,
-    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -190,10 +189,9 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(LoraError::Empty { path: path.to_owned() });
         }
-        let name = path.file_stem().map_or_else(|| "adapter".into(), |stem| stem.to_string_lossy().into_owned());
-        let digest =
-            adapter::digest(Digest::of_bytes(file.bytes()), beside.as_ref().map(|beside| beside.text.as_slice()));
-        Ok(Self { name, digest, pairs, bytes: file.bytes().len() as u64 })
+        let identity = Identity::of(&file);
+        let digest = adapter::digest(identity.digest, beside.as_ref().map(|beside| beside.text.as_slice()));
+        Ok(Self { identity: Identity { digest, ..identity }, pairs })
     }
 
     /// Whether all it changes belongs to a UNet or one of `texts`.
@@ -207,18 +205,12 @@ impl Adapter {
     fn foreign(&self, modules: &[&str]) -> LoraError {
         let names = modules.iter().take(NAMES_SHOWN_MAX).map(|name| format!("`{name}`"));
         let names = names.collect::<Vec<_>>().join(", ");
-        LoraError::Foreign { adapter: self.name.clone(), count: modules.len(), names }
-    }
-
-    /// The name of its file.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+        LoraError::Foreign { adapter: self.identity.name.clone(), count: modules.len(), names }
     }
 
     #[must_use]
-    pub const fn digest(&self) -> Digest {
-        self.digest
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// A digest of how it is built: the modules it changes and the shapes of its pairs, not the numbers in them.
@@ -229,12 +221,6 @@ impl Adapter {
             format!("{part:?} {module} {:?} {:?}{gained}", down.shape, up.shape)
         });
         Digest::of_bytes(shapes.collect::<Vec<_>>().join("\n").as_bytes())
-    }
-
-    /// What it weighs, about, in memory.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 
@@ -379,8 +365,11 @@ impl Applied {
         for (place, module) in modules.iter().enumerate() {
             for Use { adapter, key, weight: strength } in self.modules.get(module).into_iter().flatten() {
                 let pair = &adapter.pairs[key];
-                let misfit =
-                    |reason| LoraError::Shape { adapter: adapter.name.clone(), module: module.clone(), reason };
+                let misfit = |reason| LoraError::Shape {
+                    adapter: adapter.identity.name.clone(),
+                    module: module.clone(),
+                    reason,
+                };
                 let (down, up) = fitted(layer, pair).map_err(misfit)?;
                 let mut up = up.f_mul_scalar(pair.scale * strength)?;
                 if let Some(magnitude) = &pair.magnitude {

@@ -9,10 +9,10 @@
 
 use std::path::{Path, PathBuf};
 
-use bildkante_shared::ids::Digest;
 use tch::{TchError, Tensor};
 
 use super::adapters::{Network, Values};
+use super::identity::Identity;
 use crate::diffusion::text::TextEncoder;
 use crate::diffusion::text::tokenizer::TokenizerError;
 use crate::diffusion::weights::WeightsError;
@@ -43,11 +43,9 @@ pub enum InversionError {
 /// A file of vectors.
 #[derive(Debug)]
 pub struct Inversion {
-    name: String,
-    digest: Digest,
+    identity: Identity,
     /// `[n, width]` each.
     vectors: Vec<(Network, Values)>,
-    bytes: u64,
 }
 
 /// A file and the word that stands for it.
@@ -83,24 +81,12 @@ impl Inversion {
             let reason = "the two encoders have different numbers of vectors".into();
             return Err(InversionError::Tensor { path: path.to_owned(), tensor: XL_NAMES[0].0.into(), reason });
         }
-        let name = path.file_stem().map_or_else(|| "words".into(), |stem| stem.to_string_lossy().into_owned());
-        Ok(Self { name, digest: Digest::of_bytes(file.bytes()), vectors, bytes: file.bytes().len() as u64 })
+        Ok(Self { identity: Identity::of(&file), vectors })
     }
 
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    #[must_use]
-    pub const fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// What it weighs, about, in memory.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The vectors for one of a checkpoint's encoders, `[n, width]`.
@@ -165,8 +151,9 @@ pub(super) fn taught(encoder: TextEncoder, words: &[Word], network: Network) -> 
     }
     let tokenizer = tokenizer.with_words(&learnt, model.vocabulary()).map_err(|error| match error {
         TokenizerError::KnownToken { token } => {
-            let file = words.iter().find(|(_, known)| *known == token).map_or("", |(file, _)| file.name());
-            InversionError::Unfit { file: file.into(), token, reason: "it is a word of CLIP's already".into() }
+            let file = words.iter().find(|(_, known)| *known == token);
+            let file = file.map_or_else(String::new, |(file, _)| file.identity.name.clone());
+            InversionError::Unfit { file, token, reason: "it is a word of CLIP's already".into() }
         }
         error => InversionError::Unfit { file: String::new(), token: String::new(), reason: error.to_string() },
     })?;
@@ -175,5 +162,5 @@ pub(super) fn taught(encoder: TextEncoder, words: &[Word], network: Network) -> 
 }
 
 fn unfit(file: &Inversion, token: &str, reason: &str) -> InversionError {
-    InversionError::Unfit { token: token.to_owned(), file: file.name.clone(), reason: reason.to_owned() }
+    InversionError::Unfit { token: token.to_owned(), file: file.identity.name.clone(), reason: reason.to_owned() }
 }

@@ -13,6 +13,7 @@ use bildkante_shared::ids::Digest;
 use tch::{TchError, Tensor};
 
 use super::config::{MidBlock, UnetConfig, UnetLevel};
+use super::identity::Identity;
 use crate::capacity::SeenTokens;
 use crate::diffusion::fields::{LAYERS_MAX, WIDTH_MAX};
 use crate::diffusion::kept::Kept;
@@ -46,8 +47,7 @@ pub enum IpAdapterError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IpAdapterFile {
     path: PathBuf,
-    digest: Digest,
-    bytes: u64,
+    identity: Identity,
     seen: SeenTokens,
 }
 
@@ -62,19 +62,12 @@ impl IpAdapterFile {
     pub fn look_at(path: &Path) -> Result<Self, IpAdapterError> {
         let file = SafetensorsFile::open(path)?;
         let seen = Kind::of(path, &shapes(&file))?.seen();
-        let (digest, bytes) = (Digest::of_bytes(file.bytes()), file.bytes().len() as u64);
-        Ok(Self { path: path.to_owned(), digest, bytes, seen })
+        Ok(Self { path: path.to_owned(), identity: Identity::of(&file), seen })
     }
 
     #[must_use]
-    pub const fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// What it weighs, about, in memory.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// What it makes of a picture.
@@ -89,7 +82,7 @@ impl IpAdapterFile {
     /// When the file has changed, a tensor is missing, left over or not finite, or it is another network's adapter.
     pub fn load(&self, unet: &UnetConfig, placement: Placement) -> Result<IpAdapter, IpAdapterError> {
         let file = SafetensorsFile::open(&self.path)?;
-        if Digest::of_bytes(file.bytes()) != self.digest {
+        if Identity::of(&file) != self.identity {
             let reason = "it is not what it was when the node looked at it".into();
             return Err(IpAdapterError::Shape { path: self.path.clone(), reason });
         }
@@ -112,9 +105,7 @@ impl IpAdapterFile {
             LoadError::Shape(reason) => IpAdapterError::Shape { path: self.path.clone(), reason },
         })?;
         weights.finish()?;
-        let name = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let (digest, bytes, embedded) = (self.digest, self.bytes, Kept::new(KEPT_BYTES_MAX));
-        Ok(IpAdapter { name, digest, bytes, projection, layers, embedded })
+        Ok(IpAdapter { identity: self.identity.clone(), projection, layers, embedded: Kept::new(KEPT_BYTES_MAX) })
     }
 }
 
@@ -216,9 +207,7 @@ fn attentions(unet: &UnetConfig) -> Vec<(usize, i64)> {
 /// An adapter on its device, for one denoising network.
 #[derive(Debug)]
 pub struct IpAdapter {
-    name: String,
-    digest: Digest,
-    bytes: u64,
+    identity: Identity,
     projection: Projection,
     /// Keys and values of every attention to the text, in the order of the network.
     layers: Vec<Linear>,
@@ -228,19 +217,8 @@ pub struct IpAdapter {
 
 impl IpAdapter {
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    #[must_use]
-    pub const fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// What it weighs, about, on the device.
-    #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The width of what it reads, as an encoder of that kind gives it.
@@ -253,7 +231,7 @@ impl IpAdapter {
         if wanted == given {
             return Ok(());
         }
-        let (adapter, encoder) = (&self.name, encoder.name());
+        let (adapter, encoder) = (&self.identity.name, encoder.name());
         Err(format!("{adapter} reads {what} of {wanted} values, and the encoder {encoder} gives {given}"))
     }
 

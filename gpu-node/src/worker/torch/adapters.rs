@@ -189,7 +189,7 @@ impl Adapters {
     /// Offers what was found instead of what was there before.
     pub(super) fn update(&mut self, found: AdapterFolder) {
         self.loaded.retain(|file| found.files.contains_key(&file.digest()));
-        self.ip_adapters.retain(|(_, adapter)| found.files.contains_key(&adapter.digest()));
+        self.ip_adapters.retain(|(_, adapter)| found.files.contains_key(&adapter.identity().digest));
         self.found = found;
         self.drop_unoffered();
     }
@@ -251,7 +251,7 @@ impl Adapters {
     /// Bytes on the device that IP-Adapters will take which recipes have not asked for yet.
     pub(super) fn bytes_to_come(&self) -> u64 {
         let all: u64 = self.found.readers.values().map(|(_, bytes)| bytes).sum();
-        let here: u64 = self.ip_adapters.iter().map(|(_, adapter)| adapter.bytes()).sum();
+        let here: u64 = self.ip_adapters.iter().map(|(_, adapter)| adapter.identity().bytes).sum();
         all.min(IP_ADAPTERS_BYTES_MAX).saturating_sub(here)
     }
 
@@ -309,14 +309,16 @@ impl Adapters {
         references: &[ReferenceUse],
     ) -> Result<(), EngineError> {
         for (at, ReferenceUse { adapter: digest, .. }) in references.iter().enumerate() {
-            let is_it =
-                |(known, adapter): &(Digest, IpAdapter)| *known == checkpoint.digest() && adapter.digest() == *digest;
+            let is_it = |(known, adapter): &(Digest, IpAdapter)| {
+                *known == checkpoint.digest() && adapter.identity().digest == *digest
+            };
             let found = match self.ip_adapters.iter().position(is_it) {
                 Some(at) => self.ip_adapters.remove(at),
                 None => (checkpoint.digest(), self.ip_adapter(checkpoint, *digest)?),
             };
             self.ip_adapters.push(found);
-            let bytes = |adapters: &[(Digest, IpAdapter)]| adapters.iter().map(|(_, it)| it.bytes()).sum::<u64>();
+            let bytes =
+                |adapters: &[(Digest, IpAdapter)]| adapters.iter().map(|(_, it)| it.identity().bytes).sum::<u64>();
             // Those of the recipe are the last ones.
             while self.ip_adapters.len() > at + 1 && bytes(&self.ip_adapters) > IP_ADAPTERS_BYTES_MAX {
                 let _oldest = self.ip_adapters.remove(0);
@@ -334,7 +336,8 @@ impl Adapters {
 
     /// What [`Self::prepare_references`] has put there.
     pub(super) fn reference(&self, checkpoint: Digest, digest: Digest) -> Result<&IpAdapter, EngineError> {
-        let is_it = |(known, adapter): &&(Digest, IpAdapter)| *known == checkpoint && adapter.digest() == digest;
+        let is_it =
+            |(known, adapter): &&(Digest, IpAdapter)| *known == checkpoint && adapter.identity().digest == digest;
         let found = self.ip_adapters.iter().find(is_it).map(|(_, adapter)| adapter);
         found.ok_or_else(|| EngineError::Failed { reason: "an IP-Adapter was lost".into() })
     }
@@ -377,7 +380,7 @@ impl Adapters {
             return Err(failed(format!("{} is not what it was when the node started", path.display())));
         }
         self.loaded.push(file.clone());
-        while self.loaded.len() > 1 && self.loaded.iter().map(AdapterFile::bytes).sum::<u64>() > LOADED_BYTES_MAX {
+        while self.loaded.len() > 1 && self.loaded.iter().map(AdapterFile::host_bytes).sum::<u64>() > LOADED_BYTES_MAX {
             let _oldest = self.loaded.remove(0);
         }
         Ok(file)

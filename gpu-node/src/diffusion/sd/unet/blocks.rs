@@ -26,8 +26,9 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, time: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
-        let x = self.resnet.forward(x, Some(time))?;
+    /// Lets go of its input before the transformer, where memory is most crowded.
+    fn forward(&self, mut x: Tensor, time: &Tensor, text: &Text<'_>) -> Result<Tensor, TchError> {
+        x = self.resnet.forward(&x, Some(time))?;
         match &self.attention {
             Some(attention) => attention.forward(&x, text),
             None => Ok(x),
@@ -73,7 +74,7 @@ impl DownBlock {
     ) -> Result<Tensor, TchError> {
         let has_attention = self.layers.iter().any(|layer| layer.attention.is_some());
         for (at, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, time, text)?;
+            x = layer.forward(x, time, text)?;
             if let Some(feature) = feature.filter(|_| has_attention && at + 1 == self.layers.len()) {
                 x = added(&x, feature)?;
             }
@@ -142,7 +143,8 @@ impl UpBlock {
     ) -> Result<Tensor, TchError> {
         for layer in &self.layers {
             let skip = skips.pop().ok_or_else(|| TchError::Shape("the UNet ran out of skips".into()))?;
-            x = layer.forward(&Tensor::f_cat(&[x, skip], 1)?, time, text)?;
+            let joined = Tensor::f_cat(&[x, skip], 1)?;
+            x = layer.forward(joined, time, text)?;
         }
         // An odd level was halved upwards: it becomes what the next skip is, which may be one less than twice.
         match (&self.upsample, skips.last()) {
