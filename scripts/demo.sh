@@ -24,6 +24,7 @@ ready_s_max=${READY_S_MAX:-180}
 stop_s_max=30
 log="$demo/demo.log"
 session=
+deciding=
 
 say() { echo "demo: $*"; }
 complain() { echo "demo: $*" >&2; exit 1; }
@@ -93,7 +94,9 @@ token_hash() { cat "$demo/token.hash"; }
 # Puts pictures of the campaign `autumn` before reviewers and decides about some of them, so that the preview has something of every
 # kind to show. Once for each demo folder; it goes on while the demo is looked at.
 decide_about_some() {
+  set +e # one that is refused holds up no other
   [ -e "$demo/decided" ] && return 0
+  touch "$demo/decided"
   export BILDKANTE_ADMIN="http://127.0.0.1:$admin_port"
   local edge="$binaries/bildkante-edge" token=(--token-file "$demo/token") case number=0
   "$edge" warm --campaign autumn --axis setting=sunset --formats avif "${token[@]}" --why "the demo" || return 0
@@ -111,7 +114,6 @@ decide_about_some() {
     esac
   done
   "$edge" review candidates "autumn/hero?colour=green&product=lamp" --count 3 "${token[@]}"
-  touch "$demo/decided"
 }
 
 # Signs the demo's pictures; it lasts a year, and validators do not know it.
@@ -140,6 +142,7 @@ stop() {
   trap '' INT TERM HUP
   [ -n "$session" ] || return 0
   say "stopping"
+  [ -z "$deciding" ] || kill -TERM "$deciding" 2>/dev/null || true
   local deadline=$((SECONDS + stop_s_max)) pids
   # The edge stops its node in order. When the edge itself is gone, the node gets the signal directly.
   if is_running; then pids=("$session"); else mapfile -t pids < <(left); fi
@@ -212,6 +215,7 @@ setsid "$binaries/bildkante-edge" serve --config "$demo/edge.toml" </dev/null >"
 session=$!
 wait_until_ready
 decide_about_some >"$demo/decisions.log" 2>&1 &
+deciding=$!
 
 cat <<TEXT
 

@@ -43,8 +43,8 @@ pub use purge::{PurgeConfig, PurgeMetrics, Purges, RefreshOutcome, Subject};
 pub use reaches::Covered;
 pub use replay::Replay;
 pub use reviews::{
-    CaseFilter, GateOrder, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling, ShownCase,
-    Survey,
+    AwaitingCase, CaseFilter, GateOrder, PastStep, ReviewDesk, ReviewError, ReviewMetrics, ReviewOrder, Ruled, Ruling,
+    ShownCase, Survey,
 };
 pub use scope::{PurgeScope, ScopeError};
 

@@ -47,7 +47,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use maud::Markup;
 
 use self::board::{Board, Standing};
-use self::bulk::Bulk;
+use self::bulk::{Asked, Bulk, Seen};
 #[cfg(test)]
 pub(crate) use self::cards::resolved;
 use self::cards::{CardTexts, Shown, VARIANT_PAGE, page_of};
@@ -101,8 +101,6 @@ pub struct Preview {
     fill: Arc<Fill>,
     censuses: Censuses,
     events: Events,
-    /// What pages may load, and where they may send something.
-    policy: HeaderValue,
 }
 
 /// Who looks, as far as pages depend on it.
@@ -188,7 +186,6 @@ impl Preview {
     ) -> Self {
         Self {
             fill,
-            policy: policy(&public_url),
             events: Events::new(reviews.log().published().clone()),
             censuses: Censuses::default(),
             public_url,
@@ -228,11 +225,12 @@ impl Preview {
         } else {
             self.content(page, request, reader).await
         };
+        let measured = content.as_ref().map_or(Measured::No, |content| content.measured);
         let mut response = match content {
             Ok(content) => self.framed(request.headers(), request.uri(), content, reader),
             Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
         };
-        response.headers_mut().insert(CONTENT_SECURITY_POLICY, self.policy.clone());
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&self.public_url, measured));
         tastes::remember(&mut response, query);
         Some(response)
     }
@@ -252,6 +250,7 @@ impl Preview {
             public_url: &self.public_url,
             title,
             crumbs,
+            seq: self.reviews.log().published().load().epoch(),
             person: Person { name: reader.name, needed: self.waiting(reader, &self.reviews.survey()).len() },
             measured,
             is_wide,
@@ -328,14 +327,17 @@ impl Preview {
             title: tastes.say("Campaigns", "Kampagnen").to_owned(),
             crumbs: Vec::new(),
             main: home::home(tastes, &views),
-            measured: Measured::ByBrowser,
+            measured: if reader.name.is_some() { Measured::No } else { Measured::ByBrowser },
             is_wide: false,
         }
     }
 
     /// Cases that await what the reader may decide, the oldest first.
     fn waiting(&self, reader: &Reader<'_>, survey: &Survey) -> Vec<(String, ShownCase)> {
-        let may_decide = |picture: &str| (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer);
+        let catalog = self.catalog.load();
+        let may_decide = |picture: &str| {
+            (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer) && is_reviewed(&catalog, picture)
+        };
         let mut waiting: Vec<_> = survey
             .cases()
             .filter(|(picture, shown)| shown.state == CaseState::NeedsReview && may_decide(picture))
@@ -451,9 +453,10 @@ impl Preview {
         let sizes = if matrix.is_some() { "112px" } else { "216px" };
         let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
         let cards = texts.iter().map(|(entry, texts)| {
-            let (Standing { states, newest }, variants) =
+            let (Standing { states, awaiting, .. }, variants) =
                 (board.standing(*entry), board.census.entries[*entry].variants);
-            let case = newest.filter(|_| may_look && !states.has(PictureState::Live));
+            let is_stand_in = !states.has(PictureState::Live) && !states.has(PictureState::Withheld);
+            let case = awaiting.filter(|_| may_look && is_stand_in).map(|awaiting| awaiting.id);
             (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants, case }))
         });
         let laid = match matrix {
@@ -461,13 +464,12 @@ impl Preview {
             None => Laid::Cards { cards: cards.map(|(_, card)| card).collect(), page: current, pages },
         };
         let back = format!("/preview/{}/{}?{}", campaign.name, of.slot().name, asked.query(campaign));
-        let awaits = |entry: &&usize| board.standing(**entry).states.has(PictureState::NeedsReview);
         let bulk = desk.filter(|(role, _)| *role >= PersonRole::Reviewer).map(|(role, csrf)| Bulk {
             desk: Desk { role, csrf, back: &back },
             campaign: &campaign.name,
             slot: &of.slot().name,
             query: asked.query(campaign),
-            awaiting: board.matching.iter().filter(awaits).count(),
+            seen: Seen::of(board.matching.iter().filter_map(|&entry| board.standing(entry).awaiting)),
             pictures: board.matching.len(),
         });
         let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk };
@@ -501,23 +503,31 @@ impl Preview {
             if variant.flatten().is_some_and(|variant| survey.withheld(&variant).is_some()) {
                 states = states.with(PictureState::Withheld);
             }
-            Standing { states, newest: survey.newest(&entry.picture) }
+            let is_reviewed = slot.review.is_required();
+            Standing {
+                states,
+                newest: survey.newest(&entry.picture),
+                awaiting: survey.awaiting(&entry.picture).filter(|_| is_reviewed),
+            }
         };
         let standings = census.entries.iter().map(standing).collect();
         Board::new(of, census, standings, asked)
     }
 
-    /// The pictures that a filter of a slot's page asks for, by their names.
+    /// The pictures that a filter of a slot's page asks for.
     ///
     /// # Errors
     /// When there is no such slot.
-    pub(crate) fn asked_for(&self, slot: &str, query: &str) -> Result<Vec<String>, Box<Problem>> {
+    pub(crate) fn asked_for(&self, slot: &str, query: &str) -> Result<Vec<Asked>, Box<Problem>> {
         let catalog = self.catalog.load();
         let (campaign, slot_index) = place(&catalog, slot)?;
         let of = SlotOf { campaign, slot_index };
         let board = self.board(&catalog, of, &Filter::parse(campaign, query));
-        let entries = board.matching.iter().map(|&entry| &board.census.entries[entry]);
-        Ok(entries.map(|entry| entry.picture.to_string()).collect())
+        let asked = |&entry: &usize| Asked {
+            picture: board.census.entries[entry].picture.to_string(),
+            awaiting: board.standing(entry).awaiting,
+        };
+        Ok(board.matching.iter().map(asked).collect())
     }
 
     /// The variants that have the picture of this one, itself among them: its locales, as a rule.
@@ -548,26 +558,30 @@ impl Preview {
         let named: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with('_') && !pair.is_empty()).collect();
         let url = campaign.url(slot, &named.join("&"));
         let meant = resolve(&catalog, url.as_str(), &Operator).outcome;
-        let Resolution { resolved, want } = meant.map_err(|refusal| not_found(refusal.to_string()))?;
-        let combination = resolved.variant.key.combination;
+        let named_variant = meant.map_err(|refusal| not_found(refusal.to_string()))?.resolved.variant;
+        let combination = named_variant.key.combination;
         // A locale that the address names is meant; else the reader's own.
         let names_locale = named.iter().any(|pair| pair.split('=').next() == Some(LOCALE_AXIS));
         let combination =
             if names_locale { combination } else { wording::localised(campaign, slot, combination, tastes.language) };
-        let texts = self.texts(&catalog, of, combination, tastes);
-        let texts = texts.ok_or_else(|| not_found("there is no such variant".to_owned()))?;
+        let missing = || not_found("there is no such variant".to_owned());
+        let url = campaign.url(slot, &campaign.query(combination));
+        let meant = resolve(&catalog, url.as_str(), &Operator).outcome;
+        let Resolution { resolved, want } = meant.map_err(|_| missing())?;
+        let texts = self.texts(&catalog, of, combination, tastes).ok_or_else(missing)?;
         let is_from_queue = query.split('&').any(|pair| pair == FROM_QUEUE);
         let back = if is_from_queue { from_queue(&texts.page()) } else { texts.page() };
         let role = (reader.role)(&campaign.name);
         let seals = self.seals(campaign);
         let decisions = self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await;
-        let live = decisions.as_ref().and_then(Decisions::shown).map(|shown| &shown.case);
         let binding = self.bindings.get(resolved.variant.recipe.id());
         let census = self.censuses.of(campaign, slot_index);
+        let withheld = self.reviews.survey().withheld(&resolved.variant);
         let states = match &decisions {
             Some(decisions) => decisions.cases.iter().map(|(shown, _)| PictureState::from(shown.state)).collect(),
             None => States::default().with(if binding.is_some() { PictureState::Drawn } else { PictureState::Missing }),
         };
+        let states = if withheld.is_some() { states.with(PictureState::Withheld) } else { states };
         let entry = census.entry_of(campaign, combination);
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
         let sizes = &slot.sizes;
@@ -588,7 +602,7 @@ impl Preview {
                 Placement::new(&resolved, seo::Shown::of(&self.fill, &want), place)
             }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
-            withheld: self.reviews.killed(&resolved.variant, live),
+            withheld,
             decisions,
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
@@ -650,10 +664,11 @@ impl Preview {
 }
 
 /// Pages load their own style and scripts, pictures of both listeners, and send forms here; their scripts ask both listeners.
-fn policy(public_url: &str) -> HeaderValue {
+fn policy(public_url: &str, measured: Measured) -> HeaderValue {
     let public = public_url.trim_end_matches('/');
+    let scripts = if measured == Measured::ByBrowser { format!(" {public}") } else { String::new() };
     let policy = format!(
-        "default-src 'none'; script-src 'self' {public}; style-src 'self'; img-src 'self' data: https: {public}; \
+        "default-src 'none'; script-src 'self'{scripts}; style-src 'self'; img-src 'self' data: {public}; \
          connect-src 'self' {public}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'"))
@@ -688,6 +703,17 @@ fn crumbs(catalog: &Catalog, campaign: &str, slot: &str, last: Option<String>) -
     ];
     crumbs.extend(last.map(|name| Crumb { name, to: None }));
     crumbs
+}
+
+/// Whether people still decide about a picture of this name: its slot and its values are in the manifest.
+fn is_reviewed(catalog: &Catalog, picture: &str) -> bool {
+    let (path, values) = picture.split_once('?').unwrap_or((picture, ""));
+    let Ok((campaign, slot_index)) = place(catalog, path) else { return false };
+    let is_known = |pair: &str| {
+        let (axis, value) = pair.split_once('=').unwrap_or((pair, ""));
+        campaign.axis_index(axis).is_some_and(|axis| campaign.axes[axis].value_index(value).is_some())
+    };
+    campaign.slots[slot_index].review.is_required() && values.split('&').filter(|pair| !pair.is_empty()).all(is_known)
 }
 
 /// Of a variant or picture, by its name.
@@ -738,9 +764,11 @@ mod tests {
 
     #[test]
     fn a_policy_names_both_listeners_and_no_other() {
-        let policy = policy("https://img.example.com/");
-        let policy = policy.to_str().unwrap();
-        assert!(policy.contains("script-src 'self' https://img.example.com;"), "{policy}");
-        assert!(!policy.contains("unsafe"), "{policy}");
+        let of = |measured| policy("https://img.example.com/", measured).to_str().unwrap().to_owned();
+        let measured = of(Measured::ByBrowser);
+        assert!(measured.contains("script-src 'self' https://img.example.com;"), "{measured}");
+        assert!(!measured.contains("unsafe") && !measured.contains("https: "), "{measured}");
+        let with_forms = of(Measured::No);
+        assert!(with_forms.contains("script-src 'self';"), "{with_forms}");
     }
 }

@@ -1,8 +1,8 @@
 //! One decision about every picture that a filter of a slot's page asks for.
 //!
 //! Invariants: it is a task of its own, so a browser that leaves stops nothing half way; each picture is decided by itself, with its
-//! own line in the log, and one that is refused holds up no other; the person sent the number of pictures that the page showed, and
-//! nothing is decided where there are more by now.
+//! own line in the log, and one that is refused holds up no other; the form names which cases the page showed and as what, and nothing
+//! is decided where they are others by now.
 
 use std::sync::Arc;
 
@@ -14,9 +14,10 @@ use super::forms::fields;
 use super::login::Form;
 use super::principal::Principal;
 use super::{AdminApi, campaign_of, decisions, kills};
+use crate::governance::AwaitingCase;
 use crate::preview::Preview;
-use crate::preview::bulk::BULK_MAX;
-use crate::shared_state::{CaseState, PersonRole};
+use crate::preview::bulk::{Asked, BULK_MAX, Seen};
+use crate::shared_state::PersonRole;
 
 /// Decisions that are waited for at a time: the log takes them one after the other, caches further down do not.
 const AT_ONCE: usize = 8;
@@ -67,15 +68,9 @@ impl AdminApi {
         let looking = Arc::clone(preview);
         let pictures = tokio::task::spawn_blocking(move || looking.asked_for(&slot, &filter)).await;
         let pictures = pictures.map_err(|_| fault(500, "internal", "Internal error", "the pictures were not found"))?;
-        let pictures = self.open_to(word, pictures.map_err(|problem| *problem)?);
-        let counted: usize = form.get("count").and_then(|count| count.trim().parse().ok()).unwrap_or_default();
-        if pictures.len() > counted {
-            let detail =
-                format!("the page showed {counted} pictures, and there are {} by now: look again", pictures.len());
-            return Err(fault(409, "overtaken", "Overtaken", detail));
-        }
+        let pictures = as_shown(word, form, pictures.map_err(|problem| *problem)?)?;
         let left = pictures.len().saturating_sub(BULK_MAX);
-        let pictures: Vec<String> = pictures.into_iter().take(BULK_MAX).collect();
+        let pictures: Vec<Asked> = pictures.into_iter().take(BULK_MAX).collect();
         let (api, who, why) = (self.clone(), who.clone(), form.get("why").unwrap_or_default().to_owned());
         let preview = Arc::clone(preview);
         let task = tokio::spawn(async move { api.each(word, &who, &preview, (pictures, &why)).await });
@@ -83,25 +78,19 @@ impl AdminApi {
         Ok(Outcome { left, ..outcome })
     }
 
-    /// The pictures that such a decision is about at all.
-    fn open_to(&self, word: Word, pictures: Vec<String>) -> Vec<String> {
-        match word {
-            Word::Kill => pictures,
-            Word::Rule(_) => pictures.into_iter().filter(|picture| self.reviews.undecided(picture) > 0).collect(),
-        }
-    }
-
     async fn each(
         &self,
         word: Word,
         who: &Principal,
         preview: &Arc<Preview>,
-        (pictures, why): (Vec<String>, &str),
+        (pictures, why): (Vec<Asked>, &str),
     ) -> Outcome {
-        let decided = stream::iter(pictures).map(|picture| async move {
-            let result = match word {
-                Word::Kill => kill_picture(self, who, preview, (&picture, why)).await,
-                Word::Rule(decision) => self.rule_on_newest(who, &picture, decision, why).await,
+        let decided = stream::iter(pictures).map(|Asked { picture, awaiting }| async move {
+            let result = match (word, awaiting) {
+                (Word::Kill, _) => kill_picture(self, who, preview, (&picture, why)).await,
+                (Word::Rule(decision), Some(case)) => self.rule_on(who, case, decision, why).await,
+                // The form is about those that await a decision.
+                (Word::Rule(_), None) => Ok(()),
             };
             (picture, result)
         });
@@ -116,15 +105,29 @@ impl AdminApi {
         outcome
     }
 
-    /// The last picture of the variant that awaits a decision, as it is now.
-    async fn rule_on_newest(&self, who: &Principal, picture: &str, decision: &str, why: &str) -> Result<(), Fault> {
-        let cases = self.reviews.cases_of(picture);
-        let case = cases.iter().find(|shown| shown.state == CaseState::NeedsReview);
-        let case = case.ok_or_else(|| fault(409, "overtaken", "Overtaken", "someone has decided it meanwhile"))?;
-        let seen = case.case.seen.to_string();
+    /// On a case as the page showed it.
+    async fn rule_on(&self, who: &Principal, case: AwaitingCase, decision: &str, why: &str) -> Result<(), Fault> {
+        let seen = case.seen.to_string();
         let form = Form::of([("decision", decision), ("why", why), ("seen", &seen)]);
-        let order = decisions::order(None, &case.case.id.to_string(), fields(&form, &["decision", "why"], &["seen"])?)?;
+        let order = decisions::order(None, &case.id.to_string(), fields(&form, &["decision", "why"], &["seen"])?)?;
         decisions::rule(self, who, order).await.map(drop)
+    }
+}
+
+/// The pictures that the form is about, where they are those that its page showed.
+fn as_shown(word: Word, form: &Form, pictures: Vec<Asked>) -> Result<Vec<Asked>, Fault> {
+    let overtaken =
+        || fault(409, "overtaken", "Overtaken", "these are not the pictures that the page showed: look again");
+    match word {
+        Word::Kill => {
+            let counted: usize = form.get("count").and_then(|count| count.trim().parse().ok()).unwrap_or_default();
+            if pictures.len() > counted { Err(overtaken()) } else { Ok(pictures) }
+        }
+        Word::Rule(_) => {
+            let awaiting: Vec<Asked> = pictures.into_iter().filter(|asked| asked.awaiting.is_some()).collect();
+            let seen = Seen::of(awaiting.iter().filter_map(|asked| asked.awaiting));
+            if form.get("seen") == Some(&seen.digest) { Ok(awaiting) } else { Err(overtaken()) }
+        }
     }
 }
 
@@ -140,11 +143,23 @@ pub(super) async fn kill_picture(
     let sharing = sharing.map_err(|_| fault(500, "internal", "Internal error", "the variants were not found"))?;
     let (api, who, why) = (api.clone(), who.clone(), why.to_owned());
     let task = tokio::spawn(async move {
+        let mut first = Ok(());
+        // One that is refused holds up no other.
         for variant in sharing {
-            let form = Form::of([("variant", &variant), ("why", &why)]);
-            kills::kill(&api, &who, kills::order(None, fields(&form, &["variant", "why"], &[])?)?).await?;
+            first = first.and(kill_variant(&api, &who, (&variant, &why)).await);
         }
-        Ok(())
+        first
     });
     task.await.unwrap_or_else(|_| Err(fault(500, "internal", "Internal error", "the kill broke off")))
+}
+
+/// A kill that holds on this edge alone, because its primary is away, is told as such.
+async fn kill_variant(api: &AdminApi, who: &Principal, (variant, why): (&str, &str)) -> Result<(), Fault> {
+    let form = Form::of([("variant", variant), ("why", why)]);
+    let reply = kills::kill(api, who, kills::order(None, fields(&form, &["variant", "why"], &[])?)?).await?;
+    if reply.status == 202 {
+        let detail = "it holds on this edge, and the others learn of it when the primary is reached again";
+        return Err(fault(503, "held-here", "Held on this edge", detail));
+    }
+    Ok(())
 }

@@ -45,9 +45,9 @@ impl<'p> Aim<'p> {
     }
 
     /// The path of the API that does the same, whose row says what it takes.
-    fn route(self) -> String {
+    fn route(self, form: &Form) -> String {
         match self {
-            // Each picture is then asked for by itself.
+            Self::Bulk if form.get("decision") == Some("kill") => format!("{PREFIX}kills"),
             Self::Bulk => format!("{PREFIX}decisions/0"),
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
@@ -74,7 +74,7 @@ impl AdminApi {
             Err(fault) => return super::problem(head.method(), &fault),
         };
         let asked = Asked { csrf: form.get("csrf"), ..Asked::of(&head, peer) };
-        let Found::Route(route, _) = routes::find(&Method::POST, &aim.route()) else {
+        let Found::Route(route, _) = routes::find(&Method::POST, &aim.route(&form)) else {
             return super::problem(head.method(), &fault(404, "not-found", "Not found", "there is no such form"));
         };
         let back = login::path_here(form.get("back").unwrap_or_default());

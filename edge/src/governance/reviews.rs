@@ -22,7 +22,7 @@ use self::history::PastKills;
 pub use self::history::PastStep;
 pub use self::listed::{CaseFilter, ShownCase};
 pub use self::metrics::ReviewMetrics;
-pub use self::survey::Survey;
+pub use self::survey::{AwaitingCase, Survey};
 use super::audit;
 use super::gate;
 use super::ledger::PurgeRecord;

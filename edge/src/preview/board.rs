@@ -7,6 +7,7 @@ use super::census::{Census, SlotOf};
 use super::filter::{Filter, Sort};
 use super::states::{PictureState, States};
 use super::wording;
+use crate::governance::AwaitingCase;
 use crate::language::Language;
 
 /// What is looked up of an entry for each page.
@@ -15,6 +16,8 @@ pub(super) struct Standing {
     pub(super) states: States,
     /// The case that came last.
     pub(super) newest: Option<u64>,
+    /// The last one that awaits a decision.
+    pub(super) awaiting: Option<AwaitingCase>,
 }
 
 /// A value of an axis, or a state, as something to choose.
@@ -138,7 +141,7 @@ mod tests {
         let census = Censuses::default().of(campaign, 0);
         let standing = |entry: usize| {
             let state = if entry.is_multiple_of(2) { PictureState::Live } else { PictureState::NeedsReview };
-            Standing { states: States::default().with(state), newest: Some(entry as u64) }
+            Standing { states: States::default().with(state), newest: Some(entry as u64), awaiting: None }
         };
         let standings = (0..census.entries.len()).map(standing).collect();
         Board::new(of, census, standings, &Filter::parse(campaign, query))

@@ -46,8 +46,8 @@ pub(super) fn compare(page: &ComparePage<'_>) -> Markup {
                 label.slide hidden { (say("Divide", "Teilen")) " " input type="range" min="0" max="100" value="50" data-slide; }
             }
             div.sides {
-                @for (shown, side) in page.sides.iter().zip(["a", "b"]) {
-                    figure data-side=(side) {
+                @for (number, (shown, side)) in page.sides.iter().zip(["a", "b"]).enumerate() {
+                    figure data-side=(side) data-candidate=(number + 1) data-state=(shown.state.as_str()) tabindex="-1" {
                         div.view {
                             img src={ "/admin/v1/decisions/" (shown.case.id) "/picture?w=2048" }
                                 alt={ (page.headline) ", " (say("case ", "Fall ")) (shown.case.id) }

@@ -91,9 +91,9 @@ pub(super) fn candidates(tastes: Tastes, desk: &Desk<'_>, variant: &str) -> Mark
             (hidden(desk))
             input type="hidden" name="variant" value=(variant);
             label {
-                (tastes.say("Draw", "Erzeuge")) " "
+                (tastes.say("Draw", "Es werden")) " "
                 input type="number" name="count" value="4" min="1" max="16" required;
-                " " (tastes.say("more candidates", "weitere Kandidaten"))
+                " " (tastes.say("more candidates", "weitere Kandidaten erzeugt"))
             }
             button { (tastes.say("Draw", "Erzeugen")) }
         }
@@ -107,8 +107,8 @@ pub(super) fn kill(tastes: Tastes, desk: &Desk<'_>, (campaign, variant): (&str, 
             summary data-key="k" { (tastes.say("Kill this variant", "Diese Variante sperren")) }
             p.lead {
                 (tastes.say(
-                    "Its picture leaves every edge at once and is not drawn again until the kill is lifted. Browsers may hold it for as long as they were told.",
-                    "Ihr Bild verschwindet sofort von allen Servern und wird nicht neu erzeugt, bis die Sperre aufgehoben ist. Browser können es behalten, solange es ihnen erlaubt wurde.",
+                    "Its picture leaves every edge at once, in all locales that share it, and is not drawn again until the kill is lifted. Browsers may hold it for as long as they were told.",
+                    "Ihr Bild verschwindet sofort von allen Servern, in allen Sprachräumen, die es teilen, und wird nicht neu erzeugt, bis die Sperre aufgehoben ist. Browser können es behalten, solange es ihnen erlaubt wurde.",
                 ))
             }
             form method="post" action="/preview/kills" {

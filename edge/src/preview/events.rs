@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Semaphore;
 
 use crate::service::Body;
@@ -21,6 +21,8 @@ const STREAMS_MAX: usize = 2_048;
 const WAIT: Duration = Duration::from_secs(20);
 /// How soon a browser connects anew.
 const RETRY_MS: u32 = 250;
+/// The same while there is no place.
+const FULL_RETRY_MS: u32 = 5_000;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// See the module's documentation.
@@ -39,9 +41,8 @@ impl Events {
     /// The next change behind the one that the browser, or the query's `after`, saw last.
     pub(super) async fn respond(&self, headers: &HeaderMap, query: Option<&str>) -> Response<Body> {
         let Ok(_stream) = self.streams.try_acquire() else {
-            let mut response = event(StatusCode::SERVICE_UNAVAILABLE, String::new());
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            return response;
+            // An `EventSource` gives up for good where it is answered with an error.
+            return event(format!("retry: {FULL_RETRY_MS}\n\n"));
         };
         let mut changes = self.published.watch();
         let after = seen(headers, query).unwrap_or_else(|| *changes.borrow());
@@ -52,7 +53,7 @@ impl Events {
             Ok(Err(_)) | Err(_) => after,
         };
         let name = if seq == after { "quiet" } else { "change" };
-        event(StatusCode::OK, format!("retry: {RETRY_MS}\nid: {seq}\nevent: {name}\ndata: {seq}\n\n"))
+        event(format!("retry: {RETRY_MS}\nid: {seq}\nevent: {name}\ndata: {seq}\n\n"))
     }
 }
 
@@ -62,9 +63,8 @@ fn seen(headers: &HeaderMap, query: Option<&str>) -> Option<u64> {
     field.or_else(named)
 }
 
-fn event(status: StatusCode, text: String) -> Response<Body> {
+fn event(text: String) -> Response<Body> {
     let mut response = Response::new(Body::new(Bytes::from(text)));
-    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -98,7 +98,6 @@ mod tests {
         let events = Events::new(Published::new(State::empty("test".into()), Epoch::default()));
         let _taken = events.streams.try_acquire_many(u32::try_from(STREAMS_MAX).unwrap()).unwrap();
         let refused = events.respond(&HeaderMap::new(), None).await;
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(refused.headers().contains_key(RETRY_AFTER));
+        assert_eq!(text(refused).await, "retry: 5000\n\n", "an error would end the browser's stream for good");
     }
 }

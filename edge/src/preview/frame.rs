@@ -1,6 +1,7 @@
 //! What every page has: the header with the way back, the reader's language and ground, and who the reader is; styles and scripts.
 
 use maud::{DOCTYPE, Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::tastes::{Ground, Tastes};
 use crate::language::Language;
@@ -37,6 +38,8 @@ pub(super) struct Frame<'a> {
     pub(super) tastes: Tastes,
     /// Path and query of the page.
     pub(super) here: &'a str,
+    /// The last decision that the page knows of.
+    pub(super) seq: u64,
     pub(super) public_url: &'a str,
     pub(super) title: String,
     pub(super) crumbs: Vec<Crumb>,
@@ -51,7 +54,7 @@ impl Frame<'_> {
         let say = |english, german| self.tastes.say(english, german);
         html! {
             (DOCTYPE)
-            html lang=(self.tastes.language.code()) data-ground=(self.tastes.ground.as_str()) {
+            html lang=(self.tastes.language.code()) data-ground=(self.tastes.ground.as_str()) data-seq=(self.seq) {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
@@ -71,7 +74,7 @@ impl Frame<'_> {
                         span.links {
                             a href="/preview/queue" {
                                 (say("Needs me", "Für mich"))
-                                @if self.person.needed > 0 { " " span.count { (self.person.needed) } }
+                                " " span data-live="needed" { @if self.person.needed > 0 { span.count { (self.person.needed) } } }
                             }
                             (self.settings())
                             (self.who())
@@ -130,7 +133,7 @@ impl Frame<'_> {
 
     fn who(&self) -> Markup {
         html! {
-            a href="/admin/login" {
+            a href={ "/admin/login?to=" (utf8_percent_encode(self.here, NON_ALPHANUMERIC)) } {
                 @match self.person.name {
                     Some(name) => (name),
                     None => (self.tastes.say("Log in", "Anmelden")),

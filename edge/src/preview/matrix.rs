@@ -34,7 +34,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// `None` where pictures of the slot do not differ by two axes.
+    /// `None` where pictures of the slot do not differ by two axes, or a row would be longer than a page.
     pub(super) fn of(of: SlotOf<'_>, board: &Board, asked: &Filter) -> Option<Self> {
         let campaign = of.campaign;
         let choices = board.census.chosen_by(campaign);
@@ -53,6 +53,10 @@ impl Matrix {
             .map(|&axis| (axis, pinned(asked, axis, campaign.axes[axis].default)))
             .collect();
         let columns = values(column_axis);
+        if columns.len() > CELLS_MAX {
+            return None;
+        }
+        let pinned = in_sight(of, board, (row_axis, column_axis), pinned);
         let rows_max = (CELLS_MAX / columns.len().max(1)).max(1);
         let all_rows = values(row_axis);
         let pages = all_rows.len().div_ceil(rows_max).max(1);
@@ -80,6 +84,28 @@ impl Matrix {
             Cell::Picture(entry) => Some(*entry),
             Cell::NotAllowed | Cell::NotAsked => None,
         })
+    }
+}
+
+/// The values of the first picture that is asked for, where none that is asked for has the usual ones.
+fn in_sight(
+    of: SlotOf<'_>,
+    board: &Board,
+    (rows, columns): (usize, usize),
+    usual: Vec<(usize, usize)>,
+) -> Vec<(usize, usize)> {
+    let values_of = |&entry: &usize| of.campaign.values_of(board.census.entries[entry].combination);
+    let has_usual = |values: &[usize]| usual.iter().all(|&(axis, value)| values[axis] == value);
+    match board.matching.first() {
+        Some(first) if !board.matching.iter().any(|entry| has_usual(&values_of(entry))) => {
+            let values = values_of(first);
+            usual
+                .into_iter()
+                .map(|(axis, _)| (axis, values[axis]))
+                .filter(|(axis, _)| *axis != rows && *axis != columns)
+                .collect()
+        }
+        _ => usual,
     }
 }
 

@@ -45,14 +45,14 @@ pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize, reader: Opt
         div.grid data-live="queue" {
             @for it in waiting {
                 article.card data-state="needs_review" {
-                    a.shot href=(it.page) data-move tabindex="-1" aria-hidden="true" {
+                    a.shot href=(it.page) tabindex="-1" aria-hidden="true" {
                         img src={ "/admin/v1/decisions/" (it.case) "/picture?w=320" } alt="" loading="lazy";
                     }
                     div.body {
-                        a.name href=(it.page) { (it.headline) }
+                        a.name href=(it.page) data-move { (it.headline) }
                         span.key { (it.place) }
-                        @if let Some(age) = it.age { span.key { (say("drawn before ", "erzeugt vor ")) (ago(age, tastes.language)) } }
-                        @if it.approvals > 0 { span.key { (it.approvals) " " (say("approval so far", "Freigabe bisher")) } }
+                        @if let Some(age) = it.age { span.key { (say("drawn ", "erzeugt vor ")) (ago(age, tastes.language)) (say(" ago", "")) } }
+                        @if it.approvals > 0 { span.key { (say("approved by one person", "von einer Person freigegeben")) } }
                         @if let Some((role, is_overdue)) = &it.asked {
                             span.states {
                                 span.state data-state=(if *is_overdue { "withheld" } else { "scheduled" }) {

@@ -56,7 +56,7 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
         @if let Some(notice) = &page.notice { (notice_text(page.tastes, notice)) }
         div.board {
             (choices(page))
-            section.results aria-labelledby="found" {
+            section.results aria-labelledby="found" data-live="results" {
                 (toolbar(page))
                 @match &page.laid {
                     Laid::Cards { cards, .. } => {
@@ -152,7 +152,7 @@ fn choices(page: &SlotPage<'_>) -> Markup {
                 }
                 (saved(tastes.language))
             }
-            @if let Some(view) = page.asked.view { input type="hidden" name="_view" value=(view.as_str()); }
+            (kept(page))
             div.row {
                 button data-sent-by-script { (tastes.say("Show", "Anzeigen")) }
                 @if !page.asked.is_open() { a href="?" { (tastes.say("Clear all", "Alles zurücksetzen")) } }
@@ -171,6 +171,21 @@ fn check(tastes: Tastes, (name, value): (&str, &str), label: &str, (count, is_ch
     }
 }
 
+/// What the other layout asks for goes on with the form.
+fn kept(page: &SlotPage<'_>) -> Markup {
+    let name = |axis: usize| page.of.campaign.axes[axis].name.as_str();
+    html! {
+        @if let Some(view) = page.asked.view { input type="hidden" name="_view" value=(view.as_str()); }
+        @match &page.laid {
+            Laid::Matrix { .. } => @if page.asked.sort != Sort::default() { input type="hidden" name="_sort" value=(page.asked.sort.as_str()); },
+            Laid::Cards { .. } => {
+                @if let Some(axis) = page.asked.rows { input type="hidden" name="_rows" value=(name(axis)); }
+                @if let Some(axis) = page.asked.columns { input type="hidden" name="_columns" value=(name(axis)); }
+            },
+        }
+    }
+}
+
 /// Views that a reader saved in this browser. The script fills it in.
 fn saved(language: Language) -> Markup {
     html! {
@@ -178,7 +193,6 @@ fn saved(language: Language) -> Markup {
             b { (language.say("Saved views", "Gespeicherte Ansichten")) }
             ul {}
             button type="button" data-save-view
-                data-ask=(language.say("A name for this view", "Ein Name für diese Ansicht"))
                 data-remove=(language.say("Remove", "Entfernen")) {
                 (language.say("Save this view", "Diese Ansicht speichern"))
             }
@@ -196,7 +210,7 @@ fn toolbar(page: &SlotPage<'_>) -> Markup {
     html! {
         div.toolbar {
             h2 id="found" {
-                @if found == all { (number(all, tastes.language)) " " (tastes.say("pictures", "Bilder")) }
+                @if found == all { (number(all, tastes.language)) " " (if all == 1 { tastes.say("picture", "Bild") } else { tastes.say("pictures", "Bilder") }) }
                 @else {
                     (number(found, tastes.language)) " " (tastes.say("of", "von")) " " (number(all, tastes.language)) " "
                     (tastes.say("pictures", "Bildern"))
@@ -346,9 +360,9 @@ fn state_dots(tastes: Tastes, states: States) -> Markup {
 fn card_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
     html! {
         article.card data-shot {
-            a.shot href=(card.page) data-move tabindex="-1" aria-hidden="true" { (shown(card)) }
+            a.shot href=(card.page) tabindex="-1" aria-hidden="true" { (shown(card)) }
             div.body {
-                a.name href=(card.page) { (card.headline) }
+                a.name href=(card.page) data-move { (card.headline) }
                 span.key { (card.values) }
                 (state_dots(tastes, card.states))
                 @if card.variants > 1 {

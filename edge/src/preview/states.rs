@@ -6,12 +6,12 @@ use crate::shared_state::CaseState;
 /// Where a picture of a variant is. A variant may have several, each elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PictureState {
+    NeedsReview,
+    ChangesRequested,
     /// A kill, or a right that is over, withholds it.
     Withheld,
     /// A gate has not reported yet.
     Checking,
-    NeedsReview,
-    ChangesRequested,
     Live,
     Scheduled,
     Paused,
@@ -26,10 +26,10 @@ pub(super) enum PictureState {
 impl PictureState {
     /// The most urgent first: as the sort by state has them.
     pub(super) const ALL: [Self; 12] = [
-        Self::Withheld,
-        Self::Checking,
         Self::NeedsReview,
         Self::ChangesRequested,
+        Self::Withheld,
+        Self::Checking,
         Self::Live,
         Self::Scheduled,
         Self::Paused,

@@ -49,7 +49,7 @@ pub(super) struct Around {
 #[derive(Debug)]
 pub(super) struct Decisions {
     pub(super) approvers: u8,
-    /// The newest first, each with the manifest's lines for it.
+    /// The newest first, each with the manifest's lines for it. The page numbers them from the oldest, so that a new one renumbers none.
     pub(super) cases: Vec<(ShownCase, Option<String>)>,
     /// Candidates that are being drawn, and why others could not be.
     pub(super) drawing: usize,
@@ -202,7 +202,7 @@ fn decided(page: &VariantPage<'_>, decisions: &Decisions) -> Markup {
                 }
             }
             div.grid.cases {
-                @for (number, (shown, patch)) in decisions.cases.iter().enumerate() {
+                @for (number, (shown, patch)) in decisions.cases.iter().rev().enumerate() {
                     (case(page, number + 1, (shown, patch.as_deref()), may_look))
                 }
             }

@@ -43,7 +43,7 @@ impl Reasons {
                 facts.extend([
                     ("Seed", recipe.seed.to_string()),
                     (say("Steps", "Schritte"), recipe.steps.to_string()),
-                    (say("Guidance", "Führung"), recipe.guidance.to_string()),
+                    (say("Guidance", "Prompt-Treue (Guidance)"), recipe.guidance.to_string()),
                     (say("Size", "Größe"), format!("{} × {} px", recipe.width_px, recipe.height_px)),
                 ]);
                 if !recipe.negative_prompt.is_empty() {

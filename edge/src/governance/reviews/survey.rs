@@ -8,6 +8,13 @@ use super::{ReviewDesk, now_unix_ms};
 use crate::campaign::Variant;
 use crate::shared_state::{Case, CaseState, Facts, Reason, State};
 
+/// A case that awaits a decision, and the last entry about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AwaitingCase {
+    pub id: u64,
+    pub seen: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Survey {
@@ -37,6 +44,15 @@ impl Survey {
     #[must_use]
     pub fn newest(&self, picture: &str) -> Option<u64> {
         self.state.reviews().of(picture).last().map(|case| case.id)
+    }
+
+    /// The last case that awaits a decision, as it is.
+    #[must_use]
+    pub fn awaiting(&self, picture: &str) -> Option<AwaitingCase> {
+        let reviews = self.state.reviews();
+        let awaits = |case: &&Case| reviews.state(picture, case, self.now_unix_ms) == CaseState::NeedsReview;
+        let case = reviews.of(picture).iter().rev().find(awaits)?;
+        Some(AwaitingCase { id: case.id, seen: case.seen })
     }
 
     /// Every case with its picture, in no order.

@@ -74,7 +74,10 @@ export function watchChoices() {
     const name = prompt(say('A name for this view', 'Ein Name für diese Ansicht'))?.trim().slice(0, 60);
     if (!name) return;
     const { key, views } = stored();
-    localStorage.setItem(key, JSON.stringify({ ...views, [name]: location.search.slice(1) }));
+    // A view is what is looked at; how a reader likes pages is not part of it.
+    const query = new URLSearchParams(location.search);
+    for (const taste of ['_lang', '_ground', '_page']) query.delete(taste);
+    localStorage.setItem(key, JSON.stringify({ ...views, [name]: query.toString() }));
     showViews(box);
   });
 }

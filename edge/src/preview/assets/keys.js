@@ -3,7 +3,17 @@
 
 const OFF = 'bildkante-keys-off';
 
-const areOn = () => localStorage.getItem(OFF) === null;
+/** Decisions are about the chosen candidate and no other. */
+const DECISIONS = ['a', 'r', 'c'];
+
+/** Where a browser keeps nothing, keys are on. */
+function areOn() {
+  try {
+    return localStorage.getItem(OFF) === null;
+  } catch {
+    return true;
+  }
+}
 
 /** @param {EventTarget | null} target */
 function isTyping(target) {
@@ -12,13 +22,13 @@ function isTyping(target) {
   return isField || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement || target.isContentEditable;
 }
 
-/** The candidate that keys act on: the one that was chosen, else the first that can be decided.
+/** The candidate that keys act on: the one that was chosen, else the only one that awaits a decision.
  * @returns {Element} */
 function chosen() {
-  return document.querySelector('[data-candidate].chosen')
-    ?? document.querySelector('[data-candidate][data-state=needs_review]')
-    ?? document.querySelector('[data-candidate]')
-    ?? document.body;
+  const one = document.querySelector('[data-candidate].chosen');
+  const waiting = document.querySelectorAll('[data-candidate][data-state=needs_review]');
+  const only = waiting.length === 1 ? waiting[0] : undefined;
+  return one ?? only ?? document.createElement('div');
 }
 
 /** @param {string} number */
@@ -49,7 +59,8 @@ function use(control) {
 /** @param {string} key */
 function act(key) {
   const name = `[data-key="${CSS.escape(key)}"]`;
-  const control = chosen().querySelector(name) ?? document.querySelector(name);
+  const own = chosen().querySelector(name);
+  const control = DECISIONS.includes(key) ? own : own ?? document.querySelector(name);
   if (control) use(control);
   return control !== null;
 }
@@ -58,7 +69,7 @@ function act(key) {
  * @param {string} key */
 function move(key) {
   const all = [...document.querySelectorAll('[data-move]')].filter((it) => it instanceof HTMLElement);
-  const current = all.find((it) => it === document.activeElement || it.classList.contains('moved'));
+  const current = all.find((it) => it === document.activeElement) ?? all.find((it) => it.classList.contains('moved'));
   if (!current) {
     const first = all[0];
     if (!first) return false;
@@ -90,12 +101,18 @@ export function watchKeys() {
   if (toggle instanceof HTMLInputElement) {
     toggle.checked = areOn();
     toggle.addEventListener('change', () => {
-      if (toggle.checked) localStorage.removeItem(OFF);
-      else localStorage.setItem(OFF, '1');
+      try {
+        if (toggle.checked) localStorage.removeItem(OFF);
+        else localStorage.setItem(OFF, '1');
+      } catch {
+        toggle.checked = true;
+      }
     });
   }
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
+    // A key that is held decides once.
+    if (event.repeat && !event.key.startsWith('Arrow')) return;
     const isOpen = help instanceof HTMLDialogElement && help.open;
     let isDone = false;
     if (event.key === '?' && help instanceof HTMLDialogElement) {

@@ -1,14 +1,31 @@
 // @ts-check
 // What others decide appears at once: the page asks for itself again and takes over the parts that say how far pictures are.
 import { watchShots } from './shots.js';
+import { say } from './text.js';
 
 /** Parts that change, each with what stands in it now.
  * @param {ParentNode} page */
 const parts = (page) => [...page.querySelectorAll('[data-live]')].filter((part) => part instanceof HTMLElement);
 
-/** Whether the reader is in the middle of something there.
+/** Whether the reader is in the middle of something there: a form, or a candidate that was chosen.
  * @param {Element} part */
-const isUsed = (part) => part.contains(document.activeElement) && document.activeElement !== document.body;
+const isUsed = (part) =>
+  part.querySelector('details[open] form, .chosen') !== null
+  || (part.contains(document.activeElement) && document.activeElement instanceof HTMLInputElement);
+
+/** Says that a part has changed, where it is not taken from under the reader's hands.
+ * @param {HTMLElement} part */
+function tell(part) {
+  if (part.querySelector('.stale')) return;
+  const notice = document.createElement('p');
+  notice.className = 'stale';
+  notice.setAttribute('role', 'status');
+  const again = document.createElement('a');
+  again.href = '';
+  again.textContent = say('Look again', 'Neu laden');
+  notice.append(say('Someone has changed this meanwhile. ', 'Das hat inzwischen jemand geändert. '), again);
+  part.prepend(notice);
+}
 
 async function takeOver() {
   const response = await fetch(location.href, { headers: { accept: 'text/html' }, cache: 'no-store' });
@@ -19,8 +36,7 @@ async function takeOver() {
     const other = others.find((it) => it.dataset.live === part.dataset.live);
     if (!other || other.innerHTML === part.dataset.known) continue;
     if (isUsed(part)) {
-      // A form that is being filled in is not taken away; what it is about has changed all the same.
-      part.dataset.stale = 'true';
+      tell(part);
       continue;
     }
     part.dataset.known = other.innerHTML;
@@ -29,23 +45,47 @@ async function takeOver() {
   }
 }
 
+/** Asks for the page until no candidate is being drawn: until then nothing that is shared changes.
+ * @type {ReturnType<typeof setInterval> | undefined} */
+let drawing;
+
+function watchDrawing() {
+  clearInterval(drawing);
+  drawing = setInterval(() => {
+    if (document.querySelector('[data-drawing]')) takeOver().catch(() => {});
+    else clearInterval(drawing);
+  }, 3000);
+}
+
 export function watchDecisions() {
   if (parts(document).length === 0) return;
   for (const part of parts(document)) part.dataset.known = part.innerHTML;
-  const events = new EventSource('/preview/events');
-  let pending = false;
-  events.addEventListener('change', () => {
-    if (pending) return;
-    pending = true;
-    // Decisions come in bunches.
-    setTimeout(() => { pending = false; takeOver().catch(() => {}); }, 150);
-  });
-  addEventListener('pagehide', () => events.close());
-  // Candidates that are drawn change nothing that is shared until they are there.
-  if (document.querySelector('[data-drawing]')) {
-    const timer = setInterval(() => {
-      if (!document.querySelector('[data-drawing]')) clearInterval(timer);
-      else takeOver().catch(() => {});
-    }, 3000);
-  }
+  /** @type {EventSource | undefined} */
+  let events;
+  let seen = document.documentElement.dataset.seq ?? '0';
+  let isPending = false;
+  const listen = () => {
+    events?.close();
+    events = new EventSource(`/preview/events?after=${seen}`);
+    events.addEventListener('change', (event) => {
+      seen = event.lastEventId;
+      if (isPending) return;
+      isPending = true;
+      // Decisions come in bunches.
+      setTimeout(() => {
+        isPending = false;
+        takeOver().then(watchDrawing).catch(() => {});
+      }, 150);
+    });
+  };
+  // A page that is not seen holds no connection: over HTTP/1.1 a browser has six to a host.
+  const follow = () => {
+    if (document.hidden) events?.close();
+    else listen();
+  };
+  document.addEventListener('visibilitychange', follow);
+  addEventListener('pagehide', () => events?.close());
+  addEventListener('pageshow', (event) => { if (event.persisted) follow(); });
+  follow();
+  watchDrawing();
 }

@@ -8,10 +8,11 @@ import { watchComparison } from './compare.js';
 import { watchStage } from './stage.js';
 import { watchCopies } from './text.js';
 
+// First: it keeps what the page said before scripts changed it.
+watchDecisions();
 watchShots(document);
 watchChoices();
 watchKeys();
-watchDecisions();
 watchComparison();
 watchStage();
 watchCopies();

@@ -15,14 +15,33 @@ const number = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 /** @param {number} bytes */
 export const kilobytes = (bytes) => `${number.format(bytes / 1000)} kB`;
 
+/** Copies a text. `navigator.clipboard` is there on secure origins alone, and this machine is one.
+ * @param {string} text */
+async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const field = document.createElement('textarea');
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}
+
 /** Copies the text of a button that is pressed, and says so. */
 export function watchCopies() {
   document.addEventListener('click', async (event) => {
     const button = event.target instanceof Element ? event.target.closest('button[data-copy]') : null;
-    if (!(button instanceof HTMLElement)) return;
-    await navigator.clipboard.writeText(button.dataset.copy ?? '');
-    const before = button.textContent;
+    if (!(button instanceof HTMLElement) || button.dataset.before !== undefined) return;
+    await copy(button.dataset.copy ?? '');
+    button.dataset.before = button.textContent ?? '';
     button.textContent = say('Copied', 'Kopiert');
-    setTimeout(() => { button.textContent = before; }, 1200);
+    button.setAttribute('aria-live', 'polite');
+    setTimeout(() => {
+      button.textContent = button.dataset.before ?? '';
+      delete button.dataset.before;
+    }, 1200);
   });
 }
