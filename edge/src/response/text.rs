@@ -137,8 +137,7 @@ pub(crate) struct MadeText<'a> {
 }
 
 /// A text opened as a document may show pictures and run nothing.
-const TEXT_CSP: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; img-src *; style-src 'unsafe-inline'; sandbox");
+const TEXT_CSP: HeaderValue = HeaderValue::from_static("default-src 'none'; img-src *; sandbox");
 
 impl MadeText<'_> {
     /// 200, or 304 where the client has it. Search engines are to find pages and pictures, and not what these are made with.
