@@ -71,7 +71,10 @@ fn compare(checkpoint: &Path, sizes: &[&str], options: &[&str]) -> Vec<String> {
             let folder = checkpoint.file_name().unwrap().to_string_lossy().into_owned();
             let told = format!("{folder} {size} {options:?} {name}: {estimated:.0} MiB estimated, {real:.0} MiB taken");
             println!("{told}");
-            if real > estimated + BEYOND_MIB_MAX || estimated > FACTOR_MAX * real.max(BEYOND_MIB_MAX) {
+            // Where the kernel takes pages of libraries back, which a machine short of memory does, less seems taken than was.
+            // One request takes the most beside that, and tells whether the estimate is far above.
+            let is_far_above = estimated > FACTOR_MAX * real.max(BEYOND_MIB_MAX) && !options.contains(&"--together");
+            if real > estimated + BEYOND_MIB_MAX || is_far_above {
                 wrong.push(told);
             }
         }

@@ -57,7 +57,7 @@ impl Footprint for UnetFootprint {
         Need {
             held_bytes: latents_bytes + images_bytes + controls_bytes + text_bytes + rows * seen.held_bytes,
             pass_bytes: requests.max(1) * rows * (pass * element + seen.pass_bytes),
-            picture_bytes: self.picture_bytes((height_px, width_px)).max(seen.picture_bytes),
+            picture_bytes: self.picture_bytes(recipe).max(seen.picture_bytes),
         }
     }
 }
@@ -127,8 +127,12 @@ impl UnetFootprint {
     }
 
     /// The most crowded moment of the autoencoder.
-    fn picture_bytes(&self, picture: (u64, u64)) -> u64 {
-        let element = element_bytes(self.vae_kinds.decoder).max(element_bytes(self.vae_kinds.encoder));
+    fn picture_bytes(&self, recipe: &ValidRecipe) -> u64 {
+        let picture = (u64::from(recipe.height_px), u64::from(recipe.width_px));
+        let VaeKinds { encoder, decoder } = self.vae_kinds;
+        // Only what begins with a picture is encoded, and that may be in a wider kind. Later parts of a recipe do.
+        let encoder = recipe.init.as_ref().map_or(0, |_| element_bytes(encoder));
+        let element = element_bytes(decoder).max(encoder);
         let tile = |side: u64| self.vae_tiles_px.map_or(side, |tile| side.min(u64::from(tile)));
         let at_once = (tile(picture.0), tile(picture.1));
         let channels = &self.vae.channels;
@@ -179,7 +183,7 @@ mod tests {
     use std::path::Path;
 
     use bildkante_shared::ids::Digest;
-    use bildkante_shared::recipe::{Recipe, ReferenceUse};
+    use bildkante_shared::recipe::{InitUse, Recipe, ReferenceUse};
 
     use super::*;
     use crate::capacity::SeenTokens;
@@ -214,6 +218,22 @@ mod tests {
         assert!(masked.held_bytes > sixteen.held_bytes);
         assert_eq!((plain.picture_bytes, four.picture_bytes), (four.picture_bytes, plain.picture_bytes), "no encoder");
         assert_eq!(sixteen.picture_bytes, 1 << 30, "larger than any other moment");
+    }
+
+    #[test]
+    fn an_encoder_in_a_wider_kind_counts_where_a_picture_is_encoded() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints/sd1-tiny");
+        let footprint = Checkpoint::load(&folder, Device::Cpu, DType::BF16).expect("it is whole").footprint();
+        let image = Digest::of_bytes(b"picture");
+        let plain = Recipe::new(image, "a mug", (64, 64));
+        let from_picture = Recipe { init: Some(InitUse { image, strength: 0.5 }), ..plain.clone() };
+        let need = |recipe: &Recipe, encoder: Kind| {
+            let vae_kinds = VaeKinds { encoder, decoder: Kind::BFloat16 };
+            let recipe = ValidRecipe::try_from(recipe.clone()).expect("a recipe");
+            UnetFootprint { vae_kinds, ..footprint.clone() }.need(&recipe, 1, &Readers::default()).picture_bytes
+        };
+        assert_eq!(need(&plain, Kind::Float), need(&plain, Kind::BFloat16), "nothing is encoded");
+        assert!(need(&from_picture, Kind::Float) > need(&from_picture, Kind::BFloat16));
     }
 
     #[test]
