@@ -183,7 +183,7 @@ fn is_like_a_file(alt: &str) -> bool {
         let number = text.strip_prefix(*start).map(|rest| rest.trim_start_matches(['-', '_']));
         number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    text.contains('_') || FILE_STARTS.iter().any(|start| is_numbered(start))
+    text.contains('_') || FILE_STARTS.iter().any(is_numbered)
 }
 
 #[cfg(test)]

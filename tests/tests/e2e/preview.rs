@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bildkante_edge::admin::token::{TokenConfig, TokenScope, hash};
+use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::browser::Browser;
 use bildkante_tests::client::eventually;
@@ -16,6 +18,8 @@ use crate::purge::admin;
 use crate::reviews::reviewed;
 
 const VARIANT: &str = "studio/thumb?product=vase";
+/// A token that rules on pictures, and kills none.
+const REVIEWER: &str = "bk_reviewer";
 const ENTER: &str = "\u{e007}";
 
 /// A reviewed campaign, and a browser in which its operator is logged in.
@@ -76,7 +80,7 @@ async fn a_picture_is_chosen_approved_and_killed_by_keys() -> anyhow::Result<()>
     let id = chosen.as_str().and_then(|id| id.strip_prefix("case-")).unwrap_or_default().to_owned();
     browser.press("a").await?;
     eventually("it is live", async || {
-        Ok(cases(&rig).await?.iter().any(|case| case["id"].to_string() == id && case["state"] == "live"))
+        Ok(cases(&rig).await?.iter().any(|case| case["id"].as_u64() == id.parse().ok() && case["state"] == "live"))
     })
     .await?;
     let master =
@@ -188,7 +192,12 @@ async fn every_page_is_without_a_barrier() -> anyhow::Result<()> {
 #[tokio::test]
 async fn one_form_decides_about_every_picture_of_a_filter() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let rig = Rig::start(Plan { edge: with_giver, manifest: reviewed, ..Plan::painted(&control) }).await?;
+    fn with_reviewer(config: &mut Config) {
+        with_giver(config);
+        let scopes = vec![TokenScope::Read, TokenScope::Review];
+        config.admin.tokens.push(TokenConfig { name: "reviewer".to_owned(), hash: hash(REVIEWER), scopes });
+    }
+    let rig = Rig::start(Plan { edge: with_reviewer, manifest: reviewed, ..Plan::painted(&control) }).await?;
     let secret = give(&rig, "anna", &json!({ "studio": "approver" })).await?;
     let session = crate::people::session(&rig, &secret).await?;
     for product in ["vase", "mug", "lamp"] {
@@ -234,14 +243,12 @@ async fn one_form_decides_about_every_picture_of_a_filter() -> anyhow::Result<()
     };
     assert_eq!(states().await?, 2, "the lamp is not of the filter");
     // A token that may decide, and not kill, kills nothing by this door either.
-    let reviewer = crate::people::session(&rig, crate::purge::TOKEN).await?;
+    let reviewer = crate::people::session(&rig, REVIEWER).await?;
     let fields = [("cookie", reviewer.cookie.as_str()), ("sec-fetch-site", "same-origin")];
-    let body = format!(
-        "csrf={}&back=%2Fpreview%2F&slot=studio%2Fthumb&filter=&decision=kill&count=99999&why=a+test&confirm=studio",
-        reviewer.csrf
-    );
-    let kill = form(&rig, "/preview/bulk", &fields, body).await?;
-    println!("{} {}", kill.status, kill.text());
+    let rest = "back=%2Fpreview%2F&slot=studio%2Fthumb&filter=&decision=kill&count=99999&why=a+test&confirm=studio";
+    let kill = form(&rig, "/preview/bulk", &fields, format!("csrf={}&{rest}", reviewer.csrf)).await?;
+    assert_eq!(kill.status, StatusCode::FORBIDDEN, "{}", kill.text());
+    assert!(kill.text().contains("`kill`"), "{}", kill.text());
     rig.stop().await;
     Ok(())
 }
