@@ -198,6 +198,8 @@ async fn chromium_chooses_and_kills_with_forms() -> anyhow::Result<()> {
     })
     .await?;
     says("A kill is in force").await?;
+    let in_history = "return [...document.querySelectorAll('td')].filter(it => it.textContent === 'kill').length";
+    eventually("it stands in the history", async || Ok(browser.run(in_history).await? == 1)).await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())
