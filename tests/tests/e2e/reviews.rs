@@ -10,12 +10,10 @@ use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::program;
 use bildkante_tests::rig::{Plan, Rig};
-use http::header::AUTHORIZATION;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::kills::{CUBE, VASE, is_instead, tag, warm as in_memory, ways_out};
-use crate::people::{give, with_giver};
 use crate::purge::{TOKEN, admin, with_tokens};
 
 const DECISIONS: &str = "/admin/v1/decisions";
@@ -270,37 +268,6 @@ async fn gates_report_before_people_decide() -> anyhow::Result<()> {
     assert_eq!(last["reports"][0]["finding"]["verdict"], "fail");
     assert!(rig.http.image(rig.public(), VASE).await?.outcome().contains("awaiting-decision"));
     assert_eq!(ruled(&rig, &case, json!({ "decision": "approve" })).await?["state"], "live");
-    rig.stop().await;
-    Ok(())
-}
-
-/// Kills and lifts that covered a variant stand in its history beside the decisions, and those of others do not.
-#[tokio::test]
-async fn kills_and_lifts_stand_in_the_history_of_a_variant() -> anyhow::Result<()> {
-    let control = Arc::new(FakeControl::default());
-    let rig = Rig::start(Plan { edge: with_giver, manifest: reviewed, ..Plan::painted(&control) }).await?;
-    let case = make(&rig).await?;
-    ruled(&rig, &case, json!({ "decision": "approve", "why": "it is good" })).await?;
-    for target in [
-        json!({ "value": "studio?product=vase" }),
-        json!({ "recipe": case["recipe"] }),
-        json!({ "value": "studio?product=ring" }),
-    ] {
-        let mut order = target.clone();
-        order["why"] = json!(format!("over {target}").replace('"', ""));
-        let killed = admin(&rig, Method::POST, "/admin/v1/kills", Some(order)).await?;
-        assert_eq!(killed.status, StatusCode::CREATED, "{}", killed.text());
-        let path = format!("/admin/v1/kills/{}", killed.json()?["seq"]);
-        let lifted = admin(&rig, Method::DELETE, &path, Some(json!({ "why": "it was settled" }))).await?;
-        assert_eq!(lifted.status, StatusCode::OK, "{}", lifted.text());
-    }
-    let key = format!("Bearer {}", give(&rig, "anna", &json!({ "studio": "reviewer" })).await?);
-    let page = "/preview/studio/thumb/variant?product=vase";
-    let page = rig.http.get(rig.admin(), page, &[(AUTHORIZATION, &key)]).await?.text();
-    let (_, history) = page.split_once("History").unwrap_or_default();
-    let steps = ["kill", "lift", "approve", "submit"].map(|step| history.matches(&format!("<td>{step}</td>")).count());
-    assert_eq!(steps, [2, 2, 1, 1], "{page}");
-    assert!(history.contains("product=vase") && !history.contains("product=ring"), "{history}");
     rig.stop().await;
     Ok(())
 }
