@@ -45,6 +45,7 @@ use bildkante_shared::problem::Problem;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use maud::Markup;
+use tokio::sync::Semaphore;
 
 use self::board::{Board, Standing};
 use self::bulk::{Asked, Bulk, Seen};
@@ -76,13 +77,15 @@ use crate::resolve::{Operator, Resolution, resolve};
 use crate::response::{self, Negotiation, TextKind};
 use crate::seo::{self, Loading, Place, Placement};
 use crate::service::{Body, RequestBody};
-use crate::shared_state::{CaseState, PersonRole};
+use crate::shared_state::PersonRole;
 use crate::signing::SigningHandle;
 
 /// Cards of one page: what one node draws in a quarter of a minute.
 const CARDS_PER_PAGE: usize = 24;
 /// Steps of a history that are shown.
 const HISTORY_MAX: usize = 50;
+/// Pages that look through a whole slot at once: each is work for a core.
+const TURNS_MAX: usize = 2;
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
 /// The variant's page was opened from the queue.
@@ -100,6 +103,8 @@ pub struct Preview {
     candidates: CandidateDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
+    /// Of pages that look through a whole slot.
+    turns: Arc<Semaphore>,
     events: Events,
 }
 
@@ -188,6 +193,7 @@ impl Preview {
             fill,
             events: Events::new(reviews.log().published().clone()),
             censuses: Censuses::default(),
+            turns: Arc::new(Semaphore::new(TURNS_MAX)),
             public_url,
             catalog,
             signing,
@@ -275,7 +281,10 @@ impl Preview {
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
                 let csrf = reader.csrf.map(str::to_owned);
                 let role = path.trim_start_matches('/').split('/').next().and_then(|campaign| (reader.role)(campaign));
+                // Its end lets the next one begin, whether the reader still waits or not.
+                let turn = Arc::clone(&self.turns).acquire_owned().await;
                 let task = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
                     preview.slot(tastes, (&path, &query), role.map(|role| (role, csrf.as_deref())))
                 });
                 task.await.unwrap_or_else(|error| {
@@ -338,11 +347,8 @@ impl Preview {
         let may_decide = |picture: &str| {
             (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer) && is_reviewed(&catalog, picture)
         };
-        let mut waiting: Vec<_> = survey
-            .cases()
-            .filter(|(picture, shown)| shown.state == CaseState::NeedsReview && may_decide(picture))
-            .map(|(picture, shown)| (picture.to_owned(), shown))
-            .collect();
+        let mut waiting: Vec<_> =
+            survey.awaiting_each(may_decide).map(|(picture, shown)| (picture.to_owned(), shown)).collect();
         waiting.sort_unstable_by_key(|(_, shown)| shown.case.id);
         waiting
     }

@@ -364,13 +364,16 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies the shipped campaigns and libraries, the studio manifest as `edit` leaves it.
+/// Copies the shipped libraries and the campaign `studio`, its manifest as `edit` leaves it.
 fn lay_out_campaigns(dir: &Path, edit: fn(String) -> String) -> anyhow::Result<()> {
     for folder in ["campaigns", "prompts"] {
         std::fs::create_dir(dir.join(folder))?;
         for entry in std::fs::read_dir(repository().join("config").join(folder))? {
             let path = entry?.path();
             let name = path.file_name().context("a file name")?;
+            if folder == "campaigns" && !name.to_string_lossy().starts_with("studio.") {
+                continue;
+            }
             std::fs::copy(&path, dir.join(folder).join(name))?;
         }
     }

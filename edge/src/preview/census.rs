@@ -13,8 +13,8 @@ use moka::sync::Cache;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Slot};
 
-/// Censuses that are remembered: most slots of the largest catalogues.
-const REMEMBERED_MAX: u64 = 64;
+/// Pictures of all censuses that are remembered together, a hundred bytes each.
+const REMEMBERED_MAX: u64 = 2_000_000;
 
 /// One picture.
 #[derive(Debug)]
@@ -94,7 +94,8 @@ pub(super) struct Censuses(Cache<u64, Arc<Census>>);
 
 impl Default for Censuses {
     fn default() -> Self {
-        Self(Cache::new(REMEMBERED_MAX))
+        let weight = |_: &u64, census: &Arc<Census>| u32::try_from(census.entries.len()).unwrap_or(u32::MAX);
+        Self(Cache::builder().weigher(weight).max_capacity(REMEMBERED_MAX).build())
     }
 }
 

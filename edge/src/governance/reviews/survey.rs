@@ -55,10 +55,15 @@ impl Survey {
         Some(AwaitingCase { id: case.id, seen: case.seen })
     }
 
-    /// Every case with its picture, in no order.
-    pub fn cases(&self) -> impl Iterator<Item = (&str, ShownCase)> {
+    /// The cases that await a decision about pictures of interest, each with its picture, in no order.
+    pub fn awaiting_each<'s>(
+        &'s self,
+        is_of_interest: impl Fn(&str) -> bool + 's,
+    ) -> impl Iterator<Item = (&'s str, ShownCase)> {
         let now = self.now_unix_ms;
-        self.state.reviews().each(now).map(move |(variant, case, at)| (variant, ShownCase::of(variant, case, at, now)))
+        let all = self.state.reviews().each(now);
+        let awaiting = all.filter(move |(picture, _, at)| *at == CaseState::NeedsReview && is_of_interest(picture));
+        awaiting.map(move |(picture, case, at)| (picture, ShownCase::of(picture, case, at, now)))
     }
 
     /// Whether a kill may withhold anything at all.
