@@ -211,6 +211,11 @@ fn image_urls(html: &str, origin: &str) -> BTreeSet<String> {
     text.match_indices(&start).map(|(at, _)| text[at..].split(ends).next().unwrap_or("").to_owned()).collect()
 }
 
+/// A page up to what it hands over as programs, which put URLs together.
+fn before_programs(html: &str) -> &str {
+    html.split("data-piece=\"early-hints\"").next().unwrap_or_default()
+}
+
 /// Of a campaign that answers signed URLs only, the preview shows and copies URLs that are answered.
 #[tokio::test]
 async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> {
@@ -225,7 +230,7 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
         [format!("/preview/studio/hero/variant?{one}"), format!("/preview/studio/hero?{one}"), "/preview/".to_owned()]
     {
         let html = rig.http.get(rig.admin(), &page, &[]).await?.text();
-        let urls = image_urls(&html, &origin);
+        let urls = image_urls(before_programs(&html), &origin);
         assert!(urls.len() >= 4, "{page}: {urls:?}");
         for url in &urls {
             let path = url.strip_prefix(&origin).context("a URL of this edge")?;
@@ -236,7 +241,11 @@ async fn the_preview_signs_where_a_campaign_asks_for_it() -> anyhow::Result<()> 
     let html = rig.http.get(rig.admin(), &format!("/preview/studio/hero/variant?{one}"), &[]).await?.text();
     // The page's own URLs end soon, those that are copied in a month: both, and no others.
     let end = |url: String| -> Option<u64> { url.split_once("&expires=")?.1.split('&').next()?.parse().ok() };
-    let ends = image_urls(&html, &origin).into_iter().map(end).collect::<Option<BTreeSet<_>>>().context("no end")?;
+    let ends = image_urls(before_programs(&html), &origin)
+        .into_iter()
+        .map(end)
+        .collect::<Option<BTreeSet<_>>>()
+        .context("no end")?;
     let [own, copied] = ends.into_iter().collect::<Vec<_>>()[..] else { anyhow::bail!("two ends: {html}") };
     assert!((29 * 24..=31 * 24).contains(&((copied - own) / 3600)), "{own} {copied}");
     let shown = html.find("<img").context("an image")?;
