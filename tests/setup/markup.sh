@@ -4,17 +4,10 @@
 #
 #   tests/setup/markup.sh DEPS
 set -euo pipefail
-source=$(cd "$(dirname "$0")/markup" && pwd)
-into=${1:?tests/setup/markup.sh DEPS}/markup
+here=$(dirname "$0")
+deps=${1:?tests/setup/markup.sh DEPS}
 
-if cmp -s "$source/package-lock.json" "$into/package-lock.json" && [ -f "$into/node_modules/vnu-jar/build/dist/vnu.jar" ]; then
-  exit 0
-fi
-mkdir -p "$into"
-cp "$source/package.json" "$source/package-lock.json" "$into/"
-cd "$into"
-if ! timeout 300 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2 </dev/null; then
-  rm -f package-lock.json # tried again next time
+if ! "$here/../../scripts/npm.sh" "$here/markup" "$deps/markup" vnu-jar/build/dist/vnu.jar; then
   echo "missing: markup (npm packages vnu-jar, react, typescript, schema-dts)"
   exit 1
 fi
