@@ -102,6 +102,42 @@ pub struct SignatureAsk<'a> {
     pub signature: Cow<'a, str>,
 }
 
+/// Names of axes and their values, as sent.
+type AskedAxes<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+/// Reads a query pair by pair: `set` takes a parameter that has a meaning here, a name that is not ignored is an axis's.
+fn read_query<'a>(
+    query: Option<&'a str>,
+    campaign: &str,
+    names: &(impl ParameterNames + ?Sized),
+    mut set: impl FnMut(Parameter, Cow<'a, str>) -> Result<(), RequestError>,
+) -> Result<AskedAxes<'a>, RequestError> {
+    let query = query.unwrap_or_default();
+    if query.len() > QUERY_BYTES_MAX {
+        return Err(RequestError::TooLong { part: "query", bytes_max: QUERY_BYTES_MAX });
+    }
+    let mut axes = Vec::new();
+    for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        if index == PARAMETERS_MAX {
+            return Err(RequestError::TooManyParameters);
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = parameter_name(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
+        let value = without_second_query(value, |name| names.is_ignored(campaign, name));
+        if name.is_empty() && value.is_empty() {
+            continue;
+        }
+        if let Some(parameter) = parameters::lookup(&name) {
+            let value = decode::component(value).ok_or(RequestError::Encoding { part: parameter.name() })?;
+            set(parameter, value)?;
+        } else if !names.is_ignored(campaign, &name) {
+            let value = decode::component(value).ok_or_else(|| RequestError::axis_encoding(&name))?;
+            axes.push((name, value));
+        }
+    }
+    Ok(axes)
+}
+
 impl<'a> ImageRequest<'a> {
     /// Reads path and query as they stand in the request line.
     ///
@@ -113,29 +149,10 @@ impl<'a> ImageRequest<'a> {
         names: &(impl ParameterNames + ?Sized),
     ) -> Result<Self, RequestError> {
         let mut request = Self::parse_path(path)?;
-        let query = query.unwrap_or_default();
-        if query.len() > QUERY_BYTES_MAX {
-            return Err(RequestError::TooLong { part: "query", bytes_max: QUERY_BYTES_MAX });
-        }
         let mut seen = Seen::default();
-        for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-            if index == PARAMETERS_MAX {
-                return Err(RequestError::TooManyParameters);
-            }
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = parameter_name(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
-            let value = without_second_query(value, |name| names.is_ignored(&request.campaign, name));
-            if name.is_empty() && value.is_empty() {
-                continue;
-            }
-            if let Some(parameter) = parameters::lookup(&name) {
-                let value = decode::component(value).ok_or(RequestError::Encoding { part: parameter.name() })?;
-                request.set(parameter, value, &mut seen)?;
-            } else if !names.is_ignored(&request.campaign, &name) {
-                let value = decode::component(value).ok_or_else(|| RequestError::axis_encoding(&name))?;
-                request.axes.push((name, value));
-            }
-        }
+        let campaign = request.campaign.clone();
+        let set = |parameter, value| request.set(parameter, value, &mut seen);
+        request.axes = read_query(query, &campaign, names, set)?;
         request.finish(seen)
     }
 

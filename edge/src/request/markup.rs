@@ -11,10 +11,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::parameters::{self, Parameter};
+use super::parameters::Parameter;
 use super::{
-    ImageRequest, PARAMETERS_MAX, PATH_BYTES_MAX, ParameterNames, QUERY_BYTES_MAX, QueryWriter, RequestError, Seen,
-    Signable, SignatureAsk, SignatureScope, decode, encode, parameter_name, values, without_second_query,
+    ImageRequest, PATH_BYTES_MAX, ParameterNames, QueryWriter, RequestError, Seen, Signable, SignatureAsk,
+    SignatureScope, decode, encode, values,
 };
 
 /// Where paths of markup start.
@@ -102,29 +102,10 @@ impl<'a> MarkupRequest<'a> {
         names: &(impl ParameterNames + ?Sized),
     ) -> Result<Self, RequestError> {
         let mut request = Self::parse_path(path)?;
-        let query = query.unwrap_or_default();
-        if query.len() > QUERY_BYTES_MAX {
-            return Err(RequestError::TooLong { part: "query", bytes_max: QUERY_BYTES_MAX });
-        }
         let mut seen = Seen::default();
-        for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
-            if index == PARAMETERS_MAX {
-                return Err(RequestError::TooManyParameters);
-            }
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = parameter_name(name).ok_or(RequestError::Encoding { part: "a parameter's name" })?;
-            let value = without_second_query(value, |name| names.is_ignored(&request.campaign, name));
-            if name.is_empty() && value.is_empty() {
-                continue;
-            }
-            if let Some(parameter) = parameters::lookup(&name) {
-                let value = decode::component(value).ok_or(RequestError::Encoding { part: parameter.name() })?;
-                request.set(parameter, value, &mut seen)?;
-            } else if !names.is_ignored(&request.campaign, &name) {
-                let value = decode::component(value).ok_or_else(|| RequestError::axis_encoding(&name))?;
-                request.axes.push((name, value));
-            }
-        }
+        let campaign = request.campaign.clone();
+        let set = |parameter, value| request.set(parameter, value, &mut seen);
+        request.axes = super::read_query(query, &campaign, names, set)?;
         super::sort_axes(&mut request.axes)?;
         request.signature = seen.into_signature()?;
         Ok(request)
