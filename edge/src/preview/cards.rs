@@ -121,6 +121,7 @@ impl CardTexts {
             url: &self.url,
             query: &self.query,
             widths_px: &self.slot.widths,
+            formats: self.slot.formats,
             ratio: (self.slot.ratio.width(), self.slot.ratio.height()),
             sizes,
             alt: &self.alt,

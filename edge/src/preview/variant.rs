@@ -12,7 +12,7 @@ use super::states::PictureState;
 use super::tastes::Tastes;
 use super::why::Reasons;
 use crate::governance::{PastStep, ShownCase};
-use crate::seo::{Placement, SnippetKind};
+use crate::seo::{Picture, Placement, SnippetKind};
 use crate::shared_state::{CaseState, PersonRole, Reason};
 use crate::words::Format;
 
@@ -270,12 +270,12 @@ fn formats(page: &VariantPage<'_>) -> Markup {
                 h2 id="formats" { (say("Widths and formats", "Breiten und Formate")) }
                 div.scroll tabindex="0" role="group" aria-labelledby="formats" {
                     table data-bytes {
-                        thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in FORMATS { th scope="col" { (format.as_str().to_uppercase()) } } } }
+                        thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in offered(picture) { th scope="col" { (format.as_str().to_uppercase()) } } } }
                         tbody {
                             @for &width_px in picture.widths_px {
                                 tr {
                                     th scope="row" { (width_px) " px" }
-                                    @for format in FORMATS { td data-format-url=(picture.candidate(width_px, Some(format))) { "–" } }
+                                    @for format in offered(picture) { td data-format-url=(picture.candidate(width_px, Some(format))) { "–" } }
                                 }
                             }
                         }
@@ -287,7 +287,11 @@ fn formats(page: &VariantPage<'_>) -> Markup {
     }
 }
 
-const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
+/// The formats of the slot that markup offers.
+fn offered(picture: &Picture<'_>) -> impl Iterator<Item = Format> + use<> {
+    let formats = picture.formats;
+    [Format::Avif, Format::Webp, Format::Jpeg].into_iter().filter(move |format| formats.contains(*format))
+}
 
 fn reasons(page: &VariantPage<'_>) -> Markup {
     html! {
@@ -328,6 +332,9 @@ fn hand_over(page: &VariantPage<'_>) -> Markup {
 const fn snippet_words(tastes: Tastes, kind: SnippetKind) -> &'static str {
     match kind {
         SnippetKind::Html => tastes.say("HTML: <picture>", "HTML: <picture>"),
+        SnippetKind::Hinted => {
+            tastes.say("HTML: client hints choose the width", "HTML: Client Hints wählen die Breite")
+        }
         SnippetKind::Preload => tastes.say("Header: Link, preload", "Kopfzeile: Link, preload"),
         SnippetKind::EarlyHints => tastes.say("Interim response 103", "Vorab-Antwort 103"),
         SnippetKind::JsonLd => tastes.say("Structured data (JSON-LD)", "Strukturierte Daten (JSON-LD)"),

@@ -40,6 +40,8 @@ pub struct Picture<'a> {
     pub query: &'a str,
     /// Ladder, ascending, CSS pixels.
     pub widths_px: &'a [u32],
+    /// Those of its slot.
+    pub formats: FormatSet,
     /// Intrinsic ratio as width and height.
     pub ratio: (u32, u32),
     pub sizes: &'a str,
@@ -60,11 +62,10 @@ pub struct PictureFacts<'a> {
     pub seed: Option<u32>,
 }
 
-/// A picture of a slot that may lack formats, with URLs that may be pinned and facts beside it.
+/// A picture with URLs that may be pinned and facts beside it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame<'a> {
     pub(super) picture: Picture<'a>,
-    pub(super) formats: FormatSet,
     /// `v` of every URL.
     pub(super) version: Option<&'a str>,
     pub(super) facts: PictureFacts<'a>,
@@ -76,7 +77,7 @@ const SOURCES: [Format; 2] = [Format::Avif, Format::Webp];
 impl<'a> Frame<'a> {
     const fn plain(picture: Picture<'a>) -> Self {
         let facts = PictureFacts { variant: None, recipe: None, prompt_version: None, seed: None };
-        Self { picture, formats: FormatSet::ALL, version: None, facts }
+        Self { picture, version: None, facts }
     }
 
     /// The URL of one candidate; no format means negotiated by `Accept`.
@@ -118,7 +119,7 @@ impl<'a> Frame<'a> {
     }
 
     fn sources(&self) -> impl Iterator<Item = Format> {
-        SOURCES.into_iter().filter(|format| self.formats.contains(*format))
+        SOURCES.into_iter().filter(|format| self.picture.formats.contains(*format))
     }
 
     /// The best that the slot has.
@@ -163,7 +164,22 @@ impl<'a> Frame<'a> {
         format!("<figure>\n  {}\n  {caption}\n</figure>", lines.replace('\n', "\n  "))
     }
 
-    /// See [`Picture::preload`].
+    /// See [`Picture::hinted`].
+    pub(super) fn hinted(&self) -> Markup {
+        let Self { picture, .. } = self;
+        let hero = picture.loading == Loading::Hero;
+        let img = html! {
+            img src=(self.candidate("auto", None))
+                sizes=(picture.sizes)
+                width=(self.largest_px()) height=(self.height_px(self.largest_px()))
+                alt=(picture.alt)
+                fetchpriority=[hero.then_some("high")]
+                loading=[(!hero).then_some("lazy")];
+        };
+        labelled(img, picture.label)
+    }
+
+    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
     pub(super) fn preload(&self) -> String {
         let best = self.best();
         let priority = if self.picture.loading == Loading::Hero { "; fetchpriority=high" } else { "" };
@@ -184,7 +200,7 @@ impl Picture<'_> {
         Frame::plain(*self).candidate(width_px, format)
     }
 
-    /// `<picture>` with an AVIF and a WebP source and a JPEG `<img>`; with a label, both in a `<figure>`.
+    /// `<picture>` with a source for each format above JPEG and a JPEG `<img>`; with a label, both in a `<figure>`.
     #[must_use]
     pub fn markup(&self) -> Markup {
         Frame::plain(*self).markup()
@@ -206,22 +222,7 @@ impl Picture<'_> {
     /// [`Delegation`](super::Delegation). Clients that send none get the slot's default width.
     #[must_use]
     pub fn hinted(&self) -> Markup {
-        let (frame, hero) = (Frame::plain(*self), self.loading == Loading::Hero);
-        let img = html! {
-            img src=(frame.candidate("auto", None))
-                sizes=(self.sizes)
-                width=(frame.largest_px()) height=(frame.height_px(frame.largest_px()))
-                alt=(self.alt)
-                fetchpriority=[hero.then_some("high")]
-                loading=[(!hero).then_some("lazy")];
-        };
-        labelled(img, self.label)
-    }
-
-    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
-    #[must_use]
-    pub fn preload(&self) -> String {
-        Frame::plain(*self).preload()
+        Frame::plain(*self).hinted()
     }
 }
 
@@ -235,6 +236,7 @@ mod tests {
             url: "https://img.example.com/i/studio/hero/teal-mug",
             query: "colour=teal&product=mug",
             widths_px: &[320, 640],
+            formats: FormatSet::ALL,
             ratio: (4, 3),
             sizes: "(min-width: 50rem) 50vw, 100vw",
             alt: "A \"teal\" mug & <saucer>",
@@ -306,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_preload_names_one_type_and_all_its_widths() {
-        let link = picture(Loading::Hero).preload();
+        let link = Frame::plain(picture(Loading::Hero)).preload();
         assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
         assert!(!link.contains("webp"));
     }

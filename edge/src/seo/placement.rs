@@ -145,6 +145,7 @@ impl Placement {
                 url: &self.url,
                 query: &self.query,
                 widths_px: &self.widths_px,
+                formats: self.formats,
                 ratio: (self.ratio.width(), self.ratio.height()),
                 sizes: &self.sizes,
                 alt: &self.alt,
@@ -152,7 +153,6 @@ impl Placement {
                 label: self.label(),
                 seal: self.seal.as_ref(),
             },
-            formats: self.formats,
             version: self.version.as_ref().filter(|_| self.pinning == Pinning::Current).map(Version::as_str),
             facts: PictureFacts::default(),
         }

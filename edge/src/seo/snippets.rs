@@ -2,13 +2,19 @@
 //!
 //! Invariant: every snippet is made of the placement's own forms, and text is escaped for the language it stands in.
 
+use maud::PreEscaped;
+
+use super::delegation::Delegation;
 use super::placement::Placement;
+use crate::request::IMAGE_PATH_PREFIX;
 
 /// Where a snippet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SnippetKind {
     /// Into a page's body.
     Html,
+    /// The same with a width that the client's hints choose, and what delegates them.
+    Hinted,
     /// The value of a `Link` field.
     Preload,
     /// An interim response with that field.
@@ -31,8 +37,9 @@ pub enum SnippetKind {
 }
 
 impl SnippetKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Html,
+        Self::Hinted,
         Self::Preload,
         Self::EarlyHints,
         Self::JsonLd,
@@ -50,6 +57,7 @@ impl SnippetKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Html => "html",
+            Self::Hinted => "hinted",
             Self::Preload => "preload",
             Self::EarlyHints => "early-hints",
             Self::JsonLd => "jsonld",
@@ -71,6 +79,7 @@ impl Placement {
     pub fn snippet(&self, kind: SnippetKind) -> Option<String> {
         Some(match kind {
             SnippetKind::Html => self.markup(),
+            SnippetKind::Hinted => self.hinted(),
             SnippetKind::Preload => self.preload(),
             SnippetKind::EarlyHints => self.early_hints(),
             SnippetKind::JsonLd => return self.structured_data_script(),
@@ -95,6 +104,13 @@ impl Placement {
         // Shortcodes are looked for in the texts of a post, also in attributes.
         let markup = self.markup().replace('[', "&#91;").replace(']', "&#93;");
         format!("<!-- wp:html -->\n{markup}\n<!-- /wp:html -->")
+    }
+
+    /// The element for the page's head, and the one for its body.
+    fn hinted(&self) -> String {
+        let origin = self.url.split_once(IMAGE_PATH_PREFIX).map_or(self.url.as_str(), |(origin, _)| origin);
+        let (PreEscaped(meta), PreEscaped(img)) = (Delegation { origin }.meta(), self.frame().hinted());
+        format!("{meta}\n{img}")
     }
 
     fn curl(&self) -> String {
@@ -141,6 +157,17 @@ mod tests {
             serde_json::from_str(&mug().snippet(SnippetKind::Recipe).expect("it is drawn")).expect("JSON");
         assert_eq!((&recipe["prompt"], &recipe["seed"]), (&"soft light, a red mug on a floor".into(), &1207.into()));
         assert!(!mug().document().to_string().contains("soft light"), "it is public");
+    }
+
+    #[test]
+    fn hints_are_delegated_to_where_the_images_are() {
+        let hinted = mug().snippet(SnippetKind::Hinted).expect("markup");
+        assert!(
+            hinted.starts_with("<meta http-equiv=\"Delegate-CH\" content=\"sec-ch-width https://img.example.com;"),
+            "{hinted}"
+        );
+        assert!(hinted.contains("\n<figure>") || hinted.contains("\n<img"), "{hinted}");
+        assert!(hinted.contains("&amp;w=auto\"") && !hinted.contains("srcset"), "{hinted}");
     }
 
     #[test]
