@@ -71,7 +71,7 @@ use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
 use crate::fill::Fill;
-use crate::governance::{ReviewDesk, ShownCase, Survey};
+use crate::governance::{ReviewDesk, ShownCase};
 use crate::request::Pinning;
 use crate::resolve::{Operator, Resolution, resolve};
 use crate::response::{self, Negotiation, TextKind};
@@ -226,14 +226,15 @@ impl Preview {
         }
         let page = Page::of(rest);
         let query = request.uri().query();
+        let waiting = self.waiting(reader);
         let content = if page.campaign().is_some() && !(reader.sees)(page.campaign()) {
             Err(Box::new(Problem::new(403, "forbidden", "Forbidden", "you have no role in this campaign")))
         } else {
-            self.content(page, request, reader).await
+            self.content(page, request, (reader, &waiting)).await
         };
         let measured = content.as_ref().map_or(Measured::No, |content| content.measured);
         let mut response = match content {
-            Ok(content) => self.framed(request.headers(), request.uri(), content, reader),
+            Ok(content) => self.framed(request.headers(), request.uri(), content, (reader, waiting.len())),
             Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
         };
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&self.public_url, measured));
@@ -247,7 +248,13 @@ impl Preview {
         path.strip_prefix("/preview").is_some_and(|rest| assets::find(rest).is_some())
     }
 
-    fn framed(&self, headers: &HeaderMap, uri: &http::Uri, content: Content, reader: &Reader<'_>) -> Response<Body> {
+    fn framed(
+        &self,
+        headers: &HeaderMap,
+        uri: &http::Uri,
+        content: Content,
+        (reader, needed): (&Reader<'_>, usize),
+    ) -> Response<Body> {
         let Content { title, crumbs, main, measured, is_wide } = content;
         let here = uri.path_and_query().map_or("/preview/", http::uri::PathAndQuery::as_str);
         let frame = Frame {
@@ -257,7 +264,7 @@ impl Preview {
             title,
             crumbs,
             seq: self.reviews.log().published().load().epoch(),
-            person: Person { name: reader.name, needed: self.waiting(reader, &self.reviews.survey()).len() },
+            person: Person { name: reader.name, needed },
             measured,
             is_wide,
         };
@@ -268,15 +275,15 @@ impl Preview {
         self: &Arc<Self>,
         page: Page<'_>,
         request: &Request<RequestBody>,
-        reader: &Reader<'_>,
+        (reader, waiting): (&Reader<'_>, &[(String, ShownCase)]),
     ) -> Result<Content, Box<Problem>> {
         let query = request.uri().query().unwrap_or("");
         let tastes = Tastes::of(request.uri().query(), request.headers());
         match page {
-            Page::Home => Ok(self.home(tastes, reader)),
-            Page::Queue => Ok(self.queue(tastes, reader)),
+            Page::Home => Ok(self.home(tastes, reader, waiting)),
+            Page::Queue => Ok(self.queue(tastes, reader, waiting)),
             Page::Compare => self.compare(tastes, query, reader),
-            Page::Variant(path) => self.variant(tastes, path, query, reader).await,
+            Page::Variant(path) => self.variant(tastes, (path, query), reader, waiting).await,
             Page::Slot(path) => {
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
                 let csrf = reader.csrf.map(str::to_owned);
@@ -304,10 +311,8 @@ impl Preview {
         CardTexts::of(known, &self.public_url, (of.campaign, of.slot_index), combination, tastes.language)
     }
 
-    fn home(&self, tastes: Tastes, reader: &Reader<'_>) -> Content {
+    fn home(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
         let catalog = self.catalog.load();
-        let survey = self.reviews.survey();
-        let waiting = self.waiting(reader, &survey);
         let seen = catalog.campaigns().filter(|campaign| (reader.sees)(Some(&campaign.name)));
         let texts: Vec<_> = seen
             .map(|campaign| {
@@ -342,7 +347,8 @@ impl Preview {
     }
 
     /// Cases that await what the reader may decide, the oldest first.
-    fn waiting(&self, reader: &Reader<'_>, survey: &Survey) -> Vec<(String, ShownCase)> {
+    fn waiting(&self, reader: &Reader<'_>) -> Vec<(String, ShownCase)> {
+        let survey = self.reviews.survey();
         let catalog = self.catalog.load();
         let may_decide = |picture: &str| {
             (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer) && is_reviewed(&catalog, picture)
@@ -353,9 +359,8 @@ impl Preview {
         waiting
     }
 
-    fn queue(&self, tastes: Tastes, reader: &Reader<'_>) -> Content {
+    fn queue(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
         let catalog = self.catalog.load();
-        let waiting = self.waiting(reader, &self.reviews.survey());
         let shown = waiting.iter().take(queue::QUEUE_PAGE);
         let views: Vec<_> = shown.map(|(picture, shown)| self.waits(&catalog, picture, shown, tastes)).collect();
         Content {
@@ -552,9 +557,9 @@ impl Preview {
     async fn variant(
         &self,
         tastes: Tastes,
-        path: &str,
-        query: &str,
+        (path, query): (&str, &str),
         reader: &Reader<'_>,
+        waiting: &[(String, ShownCase)],
     ) -> Result<Content, Box<Problem>> {
         let catalog = self.catalog.load();
         let (campaign, slot_index) = place(&catalog, path)?;
@@ -598,7 +603,7 @@ impl Preview {
             notice: seals.notice(),
             card: texts.card(shown),
             around: if is_from_queue {
-                self.around_in_queue(reader, &texts.picture_name)
+                around_in_queue(waiting, &texts.picture_name)
             } else {
                 around(campaign, of, &census, entry)
             },
@@ -619,28 +624,6 @@ impl Preview {
             measured: if role.is_some() { Measured::No } else { Measured::ByBrowser },
             is_wide: false,
         })
-    }
-
-    /// Before and behind a picture in what waits for the reader.
-    fn around_in_queue(&self, reader: &Reader<'_>, picture: &str) -> Around {
-        let waiting = self.waiting(reader, &self.reviews.survey());
-        let mut pictures: Vec<&str> = Vec::new();
-        for (other, _) in &waiting {
-            if !pictures.contains(&other.as_str()) {
-                pictures.push(other);
-            }
-        }
-        let page = |other: &&str| from_queue(&page_of(other));
-        match pictures.iter().position(|other| *other == picture) {
-            Some(at) => Around {
-                previous: at.checked_sub(1).and_then(|at| pictures.get(at)).map(page),
-                next: pictures.get(at + 1).map(page),
-            },
-            // It has been decided: the next one is the oldest that is left.
-            None => {
-                Around { previous: None, next: pictures.first().map(page).or_else(|| Some("/preview/queue".into())) }
-            }
-        }
     }
 
     /// What people decided about a variant's picture, where they decide. Who did and why is for those who decide, too.
@@ -683,6 +666,25 @@ fn policy(public_url: &str, measured: Measured) -> HeaderValue {
 fn from_queue(page: &str) -> String {
     let separator = if page.ends_with('?') { "" } else { "&" };
     format!("{page}{separator}{FROM_QUEUE}")
+}
+
+/// Before and behind a picture in what waits for the reader.
+fn around_in_queue(waiting: &[(String, ShownCase)], picture: &str) -> Around {
+    let mut pictures: Vec<&str> = Vec::new();
+    for (other, _) in waiting {
+        if !pictures.contains(&other.as_str()) {
+            pictures.push(other);
+        }
+    }
+    let page = |other: &&str| from_queue(&page_of(other));
+    match pictures.iter().position(|other| *other == picture) {
+        Some(at) => Around {
+            previous: at.checked_sub(1).and_then(|at| pictures.get(at)).map(page),
+            next: pictures.get(at + 1).map(page),
+        },
+        // It has been decided: the next one is the oldest that is left.
+        None => Around { previous: None, next: pictures.first().map(page).or_else(|| Some("/preview/queue".into())) },
+    }
 }
 
 /// Before and behind an entry in the order of the manifest.

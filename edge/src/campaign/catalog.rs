@@ -202,12 +202,6 @@ impl Campaign {
         combination - current * self.strides[axis] + count_u32(value) * self.strides[axis]
     }
 
-    /// The combination of these values, one index per axis.
-    #[must_use]
-    pub fn combination_of(&self, values: &[usize]) -> u32 {
-        values.iter().zip(&self.strides).map(|(&value, stride)| count_u32(value) * stride).sum()
-    }
-
     /// The axes that a slot's pictures differ by.
     #[must_use]
     pub fn differing_axes(&self, slot: &Slot) -> Vec<usize> {

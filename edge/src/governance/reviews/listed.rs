@@ -1,8 +1,8 @@
 //! Cases as they are at a moment: one, a page of them, those of a variant, and how many there are.
 
-use super::{ReviewDesk, now_unix_ms, survey};
+use super::{ReviewDesk, now_unix_ms};
 use crate::campaign::{Catalog, Variant};
-use crate::shared_state::{Case, CaseState, Reason, Verdict};
+use crate::shared_state::{Case, CaseState, Verdict};
 
 /// A case as it is at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,22 +76,6 @@ impl ReviewDesk {
         let at = |case: &Case| self.of_cut(picture, case, reviews.state(picture, case, now));
         let shown = |case: &Case| ShownCase::of(picture, case, at(case), now);
         reviews.of(picture).iter().rev().map(shown).collect()
-    }
-
-    /// Whether a picture of the variant is live, and how many await a decision.
-    #[must_use]
-    pub fn counts(&self, picture: &str) -> (bool, usize) {
-        let state = self.log.published().load();
-        let (reviews, now) = (state.reviews(), now_unix_ms());
-        let at = |case: &Case| self.of_cut(picture, case, reviews.state(picture, case, now));
-        let is_live = reviews.of(picture).iter().any(|case| at(case) == CaseState::Live);
-        (is_live, self.undecided(picture))
-    }
-
-    /// Why a kill withholds what a variant shows: the picture of this case, or what would be drawn.
-    #[must_use]
-    pub fn killed(&self, variant: &Variant, live: Option<&Case>) -> Option<Reason> {
-        survey::killed(&self.log.published().load(), variant, live)
     }
 
     /// Seeds of a variant's drawings that were put before reviewers, as its manifest draws them and its slot cuts them now.
