@@ -171,7 +171,7 @@ fn signing_required(text: String) -> String {
     text.replace("signing = \"optional\"", "signing = \"required\"")
 }
 
-/// Whoever may ask for markup gets URLs that end when the permission does, and nobody else gets any.
+/// A signed request for markup gets URLs that end when its signature does; an unsigned one gets none.
 #[tokio::test]
 async fn markup_of_signed_campaigns_is_signed_and_hands_out_signed_urls() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
