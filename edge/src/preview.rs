@@ -9,6 +9,7 @@
 //! | `wording` | what a campaign calls things, in the reader's language |
 //! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
 //! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
+//! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk` | the forms on them |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
@@ -34,6 +35,7 @@ mod slot;
 mod states;
 mod tastes;
 mod variant;
+mod ways;
 mod why;
 mod wording;
 
@@ -64,7 +66,10 @@ use self::seals::Seals;
 use self::slot::{Laid, SlotPage};
 use self::states::{PictureState, States};
 use self::tastes::Tastes;
-use self::variant::{Around, Decisions, VariantPage};
+use self::variant::{Decisions, VariantPage};
+use self::ways::{
+    FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
+};
 use self::why::Reasons;
 use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
@@ -88,8 +93,6 @@ const HISTORY_MAX: usize = 50;
 const TURNS_MAX: usize = 2;
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
-/// The variant's page was opened from the queue.
-const FROM_QUEUE: &str = "_in=queue";
 
 /// Builds the pages.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ pub struct Reader<'r> {
     pub role: &'r (dyn Fn(&str) -> Option<PersonRole> + Sync),
     /// What forms of the reader's session carry.
     pub csrf: Option<&'r str>,
-    /// Of whoever came in by a key or a proxy.
+    /// Of a reader who came in by a session, a key or a proxy.
     pub name: Option<&'r str>,
 }
 
@@ -661,98 +664,6 @@ fn policy(public_url: &str, measured: Measured) -> HeaderValue {
          connect-src 'self' {public}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'"))
-}
-
-fn from_queue(page: &str) -> String {
-    let separator = if page.ends_with('?') { "" } else { "&" };
-    format!("{page}{separator}{FROM_QUEUE}")
-}
-
-/// Before and behind a picture in what waits for the reader.
-fn around_in_queue(waiting: &[(String, ShownCase)], picture: &str) -> Around {
-    let mut pictures: Vec<&str> = Vec::new();
-    for (other, _) in waiting {
-        if !pictures.contains(&other.as_str()) {
-            pictures.push(other);
-        }
-    }
-    let page = |other: &&str| from_queue(&page_of(other));
-    match pictures.iter().position(|other| *other == picture) {
-        Some(at) => Around {
-            previous: at.checked_sub(1).and_then(|at| pictures.get(at)).map(page),
-            next: pictures.get(at + 1).map(page),
-        },
-        // It has been decided: the next one is the oldest that is left.
-        None => Around { previous: None, next: pictures.first().map(page).or_else(|| Some("/preview/queue".into())) },
-    }
-}
-
-/// Before and behind an entry in the order of the manifest.
-fn around(campaign: &Campaign, of: SlotOf<'_>, census: &census::Census, entry: Option<usize>) -> Around {
-    let page = |entry: &census::Entry| {
-        let query = campaign.query(entry.combination);
-        format!("/preview/{}/{}{VARIANT_PAGE}?{query}", campaign.name, of.slot().name)
-    };
-    let Some(entry) = entry else { return Around::default() };
-    Around {
-        previous: entry.checked_sub(1).and_then(|at| census.entries.get(at)).map(page),
-        next: census.entries.get(entry + 1).map(page),
-    }
-}
-
-fn crumbs(catalog: &Catalog, campaign: &str, slot: &str, last: Option<String>) -> Vec<Crumb> {
-    let Some(known) = catalog.campaign(campaign) else { return Vec::new() };
-    let first = known.slots.first().map(|slot| format!("/preview/{campaign}/{}", slot.name));
-    let is_last = last.is_none();
-    let own = format!("/preview/{campaign}/{slot}");
-    let mut crumbs = vec![
-        Crumb { name: known.title.clone(), to: first },
-        Crumb { name: slot.to_owned(), to: (!is_last).then_some(own) },
-    ];
-    crumbs.extend(last.map(|name| Crumb { name, to: None }));
-    crumbs
-}
-
-/// Whether people still decide about a picture of this name: its slot and its values are in the manifest.
-fn is_reviewed(catalog: &Catalog, picture: &str) -> bool {
-    let (path, values) = picture.split_once('?').unwrap_or((picture, ""));
-    let Ok((campaign, slot_index)) = place(catalog, path) else { return false };
-    let is_known = |pair: &str| {
-        let (axis, value) = pair.split_once('=').unwrap_or((pair, ""));
-        campaign.axis_index(axis).is_some_and(|axis| campaign.axes[axis].value_index(value).is_some())
-    };
-    campaign.slots[slot_index].review.is_required() && values.split('&').filter(|pair| !pair.is_empty()).all(is_known)
-}
-
-/// Of a variant or picture, by its name.
-fn campaign_of(name: &str) -> &str {
-    name.split(['/', '?']).next().unwrap_or(name)
-}
-
-fn slot_of(name: &str) -> &str {
-    let path = name.split('?').next().unwrap_or(name);
-    path.split('/').nth(1).unwrap_or_default()
-}
-
-/// The campaign and the slot that a path names.
-fn place<'c>(catalog: &'c Catalog, path: &str) -> Result<(&'c Arc<Campaign>, usize), Box<Problem>> {
-    let (name, slot_name) =
-        path.trim_start_matches('/').split_once('/').ok_or_else(|| not_found("there is no such page".into()))?;
-    let campaign =
-        catalog.campaign(name).ok_or_else(|| not_found(format!("there is no campaign `{}`", shorten(name))))?;
-    let slot_index = campaign
-        .slot_index(slot_name.trim_end_matches('/'))
-        .ok_or_else(|| not_found(format!("campaign `{name}` has no slot `{}`", shorten(slot_name))))?;
-    Ok((campaign, slot_index))
-}
-
-fn not_found(detail: String) -> Box<Problem> {
-    Box::new(Problem::new(404, "not-found", "Not found", detail))
-}
-
-/// The start of a name that a URL gave, for a message.
-fn shorten(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Principal {
         &self.name
     }
 
-    /// The name of whoever came in by a session, a key or a proxy.
+    /// The name of a reader who came in by a session, a key or a proxy.
     pub(super) fn known_name(&self) -> Option<&str> {
         (self.way != Way::Open).then_some(self.name.as_str())
     }

@@ -18,7 +18,7 @@ pub(super) enum PictureState {
     Rejected,
     Superseded,
     Expired,
-    /// It is made, and nobody has to approve it.
+    /// It is made, and its slot asks for no approval.
     Drawn,
     Missing,
 }

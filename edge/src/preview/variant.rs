@@ -30,7 +30,7 @@ pub(super) struct VariantPage<'a> {
     pub(super) reasons: Reasons,
     /// What markup says of it; `None` where no URL would be answered.
     pub(super) placement: Option<Placement>,
-    /// `None` where nobody has to approve.
+    /// `None` where the slot asks for no approval.
     pub(super) decisions: Option<Decisions>,
     /// Why no reader is shown it, whatever was decided.
     pub(super) withheld: Option<Reason>,

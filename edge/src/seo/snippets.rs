@@ -120,7 +120,7 @@ impl Placement {
         format!("curl -fsS -o {} {}", shell_word(&file), shell_word(&url))
     }
 
-    /// Whoever may see it may see the prompt: it is part of no public answer.
+    /// It holds the prompt, so it is part of no public answer.
     fn recipe(&self) -> Option<String> {
         serde_json::to_string_pretty(self.recipe.as_ref()?).ok()
     }

@@ -2,7 +2,7 @@
 //!
 //! A slot with `pages` lists its pages, each with the picture of the variant that it shows; slots that name the same kind of
 //! pages share its entries. Any other slot lists the one URL of each variant. Only what is live is listed, and drawn as far as
-//! this edge knows: whoever follows a sitemap would have everything else drawn.
+//! this edge knows: a crawler that follows a sitemap would have everything else drawn.
 
 use std::io;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ struct Listed {
 }
 
 impl Walk<'_> {
-    /// The files of every campaign whose URLs anybody may ask for.
+    /// The files of every campaign that answers URLs without a signature.
     pub(super) fn all(&mut self) -> io::Result<Vec<Part>> {
         let mut parts = Vec::new();
         let campaigns: Vec<Arc<Campaign>> = self.catalog.campaigns().cloned().collect();
