@@ -98,21 +98,22 @@ decide_about_some() {
   [ -e "$demo/decided" ] && return 0
   touch "$demo/decided"
   export BILDKANTE_ADMIN="http://127.0.0.1:$admin_port"
-  local edge="$binaries/bildkante-edge" token=(--token-file "$demo/token") case number=0
+  local edge="$binaries/bildkante-edge" token=(--token-file "$demo/token") case variant
   "$edge" warm --campaign autumn --axis setting=sunset --formats avif "${token[@]}" --why "the demo" || return 0
-  for case in $("$edge" review list --campaign autumn --state needs_review "${token[@]}" | grep -oE '^ *[0-9]+'); do
-    number=$((number + 1))
-    case "$number" in
-      1 | 2 | 3 | 5 | 8) "$edge" review approve "$case" "${token[@]}" --why "as briefed" ;;
-      4) "$edge" review reject "$case" "${token[@]}" --why "the colour is not ours" ;;
-      6) "$edge" review request-changes "$case" "${token[@]}" --why "warmer light, please" ;;
-      7) "$edge" review approve "$case" "${token[@]}" --from 24h --why "for the launch" ;;
-      9)
+  while read -r case _ variant _; do
+    case "$variant" in
+      *=orange*=mug* | *=copper*=mug* | *=green*=mug* | *=orange*=vase* | *=green*=vase*)
+        "$edge" review approve "$case" "${token[@]}" --why "as briefed"
+        ;;
+      *=red*=mug*) "$edge" review reject "$case" "${token[@]}" --why "the colour is not ours" ;;
+      *=red*=vase*) "$edge" review request-changes "$case" "${token[@]}" --why "warmer light, please" ;;
+      *=copper*=vase*) "$edge" review approve "$case" "${token[@]}" --from 24h --why "for the launch" ;;
+      *=orange*=lamp*)
         "$edge" review approve "$case" "${token[@]}" --why "as briefed"
         "$edge" review pause "$case" "${token[@]}" --why "sold out"
         ;;
     esac
-  done
+  done < <("$edge" review list --campaign autumn --state needs_review "${token[@]}")
   "$edge" review candidates "autumn/hero?colour=green&product=lamp" --count 3 "${token[@]}"
 }
 
