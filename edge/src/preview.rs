@@ -467,10 +467,11 @@ impl Preview {
         let sizes = if matrix.is_some() { "112px" } else { "216px" };
         let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
         let cards = texts.iter().map(|(entry, texts)| {
-            let (Standing { states, awaiting, .. }, variants) =
+            let (Standing { states, awaiting, newest }, variants) =
                 (board.standing(*entry), board.census.entries[*entry].variants);
             let is_stand_in = !states.has(PictureState::Live) && !states.has(PictureState::Withheld);
-            let case = awaiting.filter(|_| may_look && is_stand_in).map(|awaiting| awaiting.id);
+            // What awaits the reader, else what was decided last: a stand-in says nothing of either.
+            let case = awaiting.map(|awaiting| awaiting.id).or(newest).filter(|_| may_look && is_stand_in);
             (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants, case }))
         });
         let laid = match matrix {
@@ -520,7 +521,7 @@ impl Preview {
             let is_reviewed = slot.review.is_required();
             Standing {
                 states,
-                newest: survey.newest(&entry.picture),
+                newest: survey.newest(&entry.picture).filter(|_| is_reviewed),
                 awaiting: survey.awaiting(&entry.picture).filter(|_| is_reviewed),
             }
         };
