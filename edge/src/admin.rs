@@ -12,7 +12,7 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `candidates`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `candidates`, `drafts`, `splits`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -25,6 +25,7 @@ mod bulk;
 mod candidates;
 mod decisions;
 mod denied;
+mod drafts;
 mod forms;
 mod gatekeeper;
 mod imports;
@@ -39,6 +40,7 @@ pub mod proxy;
 mod purges;
 mod routes;
 pub mod sessions;
+mod splits;
 mod state;
 pub mod token;
 mod warm;
@@ -67,8 +69,9 @@ use crate::budget::BudgetConfig;
 use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
 use crate::candidates::CandidateDesk;
+use crate::drafts::DraftDesk;
 use crate::fill::Fill;
-use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
+use crate::governance::{KillDesk, PurgeDesk, ReviewDesk, SplitDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::response::{self, Negotiation, TextKind};
@@ -94,6 +97,8 @@ pub struct AdminApi {
     kills: KillDesk,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    drafts: DraftDesk,
+    splits: SplitDesk,
     webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
@@ -115,6 +120,8 @@ pub struct AdminParts {
     pub kills: KillDesk,
     pub reviews: ReviewDesk,
     pub candidates: CandidateDesk,
+    pub drafts: DraftDesk,
+    pub splits: SplitDesk,
     pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
@@ -168,6 +175,8 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            drafts,
+            splits,
             webhooks,
             fill,
             warmer,
@@ -186,6 +195,8 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            drafts,
+            splits,
             webhooks,
             fill,
             imports: Arc::new(imports),
@@ -240,6 +251,8 @@ impl AdminApi {
             match call.route.action {
                 Action::Dossier => self.dossier(&call).await,
                 Action::ShowPicture => decisions::picture(self, &who, parameter, query).await,
+                Action::ShowDraftPicture => drafts::picture(self, &who, parameter, query).await,
+                Action::ShowDraftPatch => drafts::patch(self, &who, parameter, query),
                 _ => self.carry_out(call, body).await.map(|reply| reply.into_response(headers)),
             }
         };
@@ -255,8 +268,12 @@ impl AdminApi {
         let Call { parameter, query, headers, who, .. } = call;
         let (log, key) = (self.kills.log(), call.key);
         match call.route.action {
-            // Those two have answers of their own.
-            Action::Status | Action::Dossier | Action::ShowPicture => Ok(Reply::ok(self.status(who))),
+            // Those behind it have answers of their own.
+            Action::Status
+            | Action::Dossier
+            | Action::ShowPicture
+            | Action::ShowDraftPicture
+            | Action::ShowDraftPatch => Ok(Reply::ok(self.status(who))),
             Action::Me => Ok(Reply::ok(keys::me(who))),
             Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
             Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
@@ -283,6 +300,12 @@ impl AdminApi {
             Action::DrawCandidates => {
                 candidates::begin(self, who, key, candidates::order(self.fields(headers, body).await?)?)
             }
+            Action::ListDrafts => drafts::list(self, who, query).await.map(Reply::ok),
+            Action::Draft => drafts::draw(self, who, drafts::order(self.fields(headers, body).await?)?).await,
+            Action::ShowDraft => drafts::one(self, who, parameter).map(Reply::ok),
+            Action::EndDraft => drafts::end(self, who, parameter).map(Reply::ok),
+            Action::ListSplits => Ok(Reply::ok(splits::list(self, who))),
+            Action::Split => splits::decide(self, who, (splits::order(self.fields(headers, body).await?)?, key)).await,
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {
                 let why = keys::why(self.fields(headers, body).await?)?;

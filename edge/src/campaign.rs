@@ -16,6 +16,7 @@ pub mod briefing;
 pub mod candidates;
 pub mod catalog;
 pub mod check;
+pub mod drafting;
 pub mod fault;
 pub mod generate;
 pub mod import;

@@ -31,6 +31,7 @@ pub mod reaches;
 pub mod replay;
 pub mod reviews;
 pub mod scope;
+pub mod splits;
 
 pub use desk::{PurgeDesk, PurgeOrder};
 pub use downstream::{Downstream, DownstreamConfig};
@@ -47,6 +48,7 @@ pub use reviews::{
     ShownCase, Survey,
 };
 pub use scope::{PurgeScope, ScopeError};
+pub use splits::{SplitDesk, SplitDone, SplitError, SplitOrder, Splitting};
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -16,6 +16,7 @@ pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod descriptors;
+pub mod drafts;
 pub(crate) mod fields;
 pub(crate) mod fill;
 pub(crate) mod front;

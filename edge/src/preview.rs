@@ -11,6 +11,7 @@
 //! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
 //! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk` | the forms on them |
+//! | `draft`, `drafting` | drafts: the form, and the page of what was drawn |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
 //!
@@ -24,10 +25,13 @@ mod cards;
 mod census;
 mod compare;
 mod desk;
+mod draft;
+mod drafting;
 mod events;
 mod filter;
 mod frame;
 mod home;
+mod likeness;
 mod matrix;
 mod queue;
 mod seals;
@@ -75,6 +79,7 @@ use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
+use crate::drafts::DraftDesk;
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
 use crate::request::Pinning;
@@ -104,6 +109,7 @@ pub struct Preview {
     bindings: Bindings,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    drafts: DraftDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
     /// Of pages that look through a whole slot.
@@ -144,6 +150,8 @@ enum Page<'p> {
     Home,
     Queue,
     Compare,
+    /// By the draft's id.
+    Draft(&'p str),
     /// Of a slot, by its path.
     Slot(&'p str),
     /// Of a variant, by the path of its slot.
@@ -156,6 +164,7 @@ impl<'p> Page<'p> {
             "/" => Self::Home,
             "/queue" => Self::Queue,
             "/compare" => Self::Compare,
+            _ if rest.starts_with(drafting::DRAFTS) => Self::Draft(&rest[drafting::DRAFTS.len()..]),
             _ => match rest.strip_suffix(VARIANT_PAGE) {
                 // A slot may be called `variant`, too.
                 Some(slot) if slot.trim_matches('/').split('/').count() == 2 => Self::Variant(slot),
@@ -167,7 +176,7 @@ impl<'p> Page<'p> {
     /// Of which campaign it is.
     fn campaign(self) -> Option<&'p str> {
         match self {
-            Self::Home | Self::Queue | Self::Compare => None,
+            Self::Home | Self::Queue | Self::Compare | Self::Draft(_) => None,
             Self::Slot(path) | Self::Variant(path) => path.trim_start_matches('/').split('/').next(),
         }
     }
@@ -190,7 +199,7 @@ impl Preview {
         signing: SigningHandle,
         copied_days: u32,
         fill: Arc<Fill>,
-        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
+        (bindings, reviews, candidates, drafts): (Bindings, ReviewDesk, CandidateDesk, DraftDesk),
     ) -> Self {
         Self {
             fill,
@@ -204,6 +213,7 @@ impl Preview {
             bindings,
             reviews,
             candidates,
+            drafts,
         }
     }
 
@@ -286,6 +296,7 @@ impl Preview {
             Page::Home => Ok(self.home(tastes, reader, waiting)),
             Page::Queue => Ok(self.queue(tastes, reader, waiting)),
             Page::Compare => self.compare(tastes, query, reader),
+            Page::Draft(id) => self.draft(tastes, id, reader),
             Page::Variant(path) => self.variant(tastes, (path, query), reader, waiting).await,
             Page::Slot(path) => {
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
@@ -587,6 +598,7 @@ impl Preview {
         let is_from_queue = query.split('&').any(|pair| pair == FROM_QUEUE);
         let back = if is_from_queue { from_queue(&texts.page()) } else { texts.page() };
         let role = (reader.role)(&campaign.name);
+        let may_draft = role >= Some(PersonRole::Reviewer);
         let seals = self.seals(campaign);
         let decisions = self.decisions(&resolved.variant, role >= Some(PersonRole::Reviewer)).await;
         let binding = self.bindings.get(resolved.variant.recipe.id());
@@ -619,6 +631,8 @@ impl Preview {
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
             withheld,
             decisions,
+            likeness: self.likeness(&resolved.variant, binding.clone()),
+            draft: if may_draft { Some(self.draft_form(&resolved.variant).await) } else { None },
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
         Ok(Content {

@@ -31,7 +31,7 @@ pub use explain::Explanation;
 pub use factors::{Factor, Factors, Negotiation};
 pub use meaning::{ResolveError, Resolved};
 pub use reach::CatalogReport;
-pub use want::{Audience, Decided, Want};
+pub use want::{Audience, Decided, Merging, Want};
 
 use crate::campaign::Catalog;
 use crate::request::{ClientHints, ImageRequest, RequestError, Target};

@@ -48,6 +48,7 @@ pub mod offline;
 mod primary;
 mod purged;
 mod reviews;
+mod splits;
 pub mod served;
 mod store;
 mod target;
@@ -78,4 +79,5 @@ pub use reviews::{
     Case, CaseState, Drawn, GATE_VERSION_BYTES_MAX, GateFinding, GateReport, GateVerdict, Pin, Review, ReviewRefusal,
     Reviews, Since, Step, Verdict, was_last_awaited, was_live,
 };
+pub use splits::{Merge, SPLITS_MAX, Split, Splits};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

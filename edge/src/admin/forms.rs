@@ -15,7 +15,7 @@ use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied};
+use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, drafts, splits};
 use crate::language::Language;
 use crate::preview::Preview;
 use crate::service::{Body, RequestBody};
@@ -31,6 +31,8 @@ enum Aim<'p> {
     Kill,
     /// One decision about many pictures.
     Bulk,
+    Draft,
+    Split,
 }
 
 impl<'p> Aim<'p> {
@@ -40,6 +42,8 @@ impl<'p> Aim<'p> {
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
+            None if path == "/preview/drafts" => Some(Self::Draft),
+            None if path == "/preview/splits" => Some(Self::Split),
             _ => None,
         }
     }
@@ -52,6 +56,8 @@ impl<'p> Aim<'p> {
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
+            Self::Draft => format!("{PREFIX}drafts"),
+            Self::Split => format!("{PREFIX}splits"),
         }
     }
 }
@@ -94,6 +100,13 @@ impl AdminApi {
                     Err(fault) => explained(&head, &fault, back),
                 };
             }
+            Source::Ours if aim == Aim::Draft => {
+                let begun = async { drafts::begin(self, &who, drafts::of_form(&form)?).await };
+                return match begun.await {
+                    Ok(sheet) => login::see_other(&format!("/preview/drafts/{}", sheet.id)),
+                    Err(fault) => explained(&head, &fault, back),
+                };
+            }
             Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
             Source::Foreign | Source::Untold => {
                 Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
@@ -128,8 +141,12 @@ impl AdminApi {
                 let why = form.get("why").unwrap_or_default();
                 bulk::kill_picture(self, who, preview, (variant, why)).await?;
             }
-            // It has an answer of its own.
-            Aim::Bulk => {}
+            Aim::Split => {
+                let asked = splits::order(fields(form, &["variant", "how"], &[])?)?;
+                splits::decide(self, who, (asked, None)).await?;
+            }
+            // They have answers of their own.
+            Aim::Bulk | Aim::Draft => {}
         }
         Ok(())
     }
@@ -199,6 +216,7 @@ mod tests {
         assert_eq!(Aim::of("/preview/candidates"), Some(Aim::Candidates));
         assert_eq!(Aim::of("/preview/kills"), Some(Aim::Kill));
         assert_eq!(Aim::of("/preview/bulk"), Some(Aim::Bulk));
+        assert_eq!(Aim::of("/preview/drafts"), Some(Aim::Draft));
         for path in ["/preview/", "/preview/autumn/hero", "/preview/kill", "/decisions/41", "/preview/decisions"] {
             assert_eq!(Aim::of(path), None, "{path}");
         }

@@ -37,7 +37,7 @@ pub(super) const LOGOUT: &str = "/admin/logout";
 /// Where a login leads to that was not asked for by a page.
 const HOME: &str = "/preview/";
 /// Longest form.
-const FORM_BYTES_MAX: usize = 8 << 10;
+const FORM_BYTES_MAX: usize = 64 << 10;
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest address that a login leads back to.
 const TO_BYTES_MAX: usize = 2_048;
@@ -211,6 +211,10 @@ impl Form {
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Empty where it is not there.

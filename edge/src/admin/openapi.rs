@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::PREFIX;
-use super::routes::{Form, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes};
+use super::routes::{Form, PATCH, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes};
 use super::token::TokenScope;
 use crate::shared_state::{KEY_BYTES_MAX, PersonRole};
 
@@ -109,6 +109,8 @@ fn responses(route: &Route) -> Value {
     for (status, schema) in route.answers {
         let mut content = if *schema == PICTURE {
             json!({ "image/avif": {}, "image/webp": {}, "image/jpeg": {} })
+        } else if *schema == PATCH {
+            json!({ "text/x-diff": {} })
         } else {
             json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
         };

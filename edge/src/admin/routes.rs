@@ -112,6 +112,8 @@ pub(super) enum Repeats {
 
 /// In the place of a schema: bytes of a picture.
 pub(super) const PICTURE: &str = "Picture";
+/// In the place of a schema: a unified diff.
+pub(super) const PATCH: &str = "Patch";
 
 /// What a route does. Each is carried out in one place, and stands in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -133,6 +135,14 @@ pub(super) enum Action {
     ShowPicture,
     ListCandidates,
     DrawCandidates,
+    ListDrafts,
+    Draft,
+    ShowDraft,
+    EndDraft,
+    ShowDraftPicture,
+    ShowDraftPatch,
+    ListSplits,
+    Split,
     ReadAudit,
     ForgetName,
     ShowState,
@@ -227,6 +237,13 @@ const OF_DECISIONS: &[Parameter] = &[
 ];
 const OF_CANDIDATES: &[Parameter] =
     &[query("variant", Form::Text, Presence::Required, "whose picture: `campaign/slot?axis=value`")];
+const OF_DRAFT_PATCH: &[Parameter] = &[query(
+    "seed",
+    Form::Number { min: 0, max: 4_294_967_295 },
+    Presence::Optional,
+    "which of the draft's pictures; the first if it is left out",
+)];
+const OF_DRAFT_PICTURE: &[Parameter] = &[OF_DRAFT_PATCH[0], OF_PICTURE[0], OF_PICTURE[1]];
 const OF_PICTURE: &[Parameter] = &[
     query(
         "w",
@@ -344,6 +361,29 @@ pub(super) const ROUTES: &[Route] = {
             .post(Json("CandidatesOrder"))
             .by_key()
             .says("Draws a variant's picture with other seeds, and puts what is drawn before reviewers"),
+        get("drafts", A::ListDrafts, takes(Reviewer, S::Review, Campaign), &[(200, "Drafts")])
+            .asks(OF_CANDIDATES)
+            .says("What a draft of a variant may change, and the variant's drafts"),
+        get("drafts", A::Draft, takes(Reviewer, S::Review, Campaign), &[(202, "Draft")])
+            .post(Json("DraftOrder"))
+            .says("Draws a variant's picture with other texts and settings, and tells the patch that would make it the manifest's"),
+        get("drafts/{id}", A::ShowDraft, takes(Reviewer, S::Review, Campaign), &[(200, "Draft")])
+            .says("One draft, for a day"),
+        get("drafts/{id}", A::EndDraft, takes(Reviewer, S::Review, Campaign), &[(200, "EndedDraft")])
+            .delete(Nothing)
+            .says("Ends a draft before its time"),
+        get("drafts/{id}/picture", A::ShowDraftPicture, takes(Reviewer, S::Review, Campaign), &[(200, PICTURE)])
+            .asks(OF_DRAFT_PICTURE)
+            .says("A draft's picture, once it is drawn; no cache keeps it"),
+        get("drafts/{id}/patch", A::ShowDraftPatch, takes(Reviewer, S::Review, Campaign), &[(200, PATCH)])
+            .asks(OF_DRAFT_PATCH)
+            .says("The patch of a draft, as a file"),
+        get("splits", A::ListSplits, viewer(Campaign), &[(200, "Splits")])
+            .says("Pictures that have a master of their own although they look like others, because people split them"),
+        get("splits", A::Split, takes(Approver, S::Review, Campaign), &[(200, "SplitDone")])
+            .post(Json("SplitOrder"))
+            .by_key()
+            .says("Splits a picture from those it looks like, or merges it again"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)
             .says("Entries of the log with the names of their actors, and signed checkpoints"),

@@ -28,11 +28,12 @@ use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::candidates::CandidateDesk;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
+use crate::drafts::DraftDesk;
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{
     Downstream, Gate, Kept, KillDesk, KillMetrics, PinMetrics, Pins, PurgeDesk, PurgeMetrics, Purges, Replay,
-    ReviewDesk, ReviewMetrics,
+    ReviewDesk, ReviewMetrics, SplitDesk,
 };
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
@@ -284,13 +285,15 @@ impl Behind {
     ) -> anyhow::Result<Operators> {
         let candidates =
             CandidateDesk::new(self.catalog.clone(), Arc::clone(&self.fill), self.reviews.clone(), registry)?;
+        let bindings = self.caches.bindings.clone();
+        let drafts = DraftDesk::new(self.catalog.clone(), Arc::clone(&self.fill), bindings, registry)?;
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
             self.signing.clone(),
             config.signing.preview_days,
             Arc::clone(&self.fill),
-            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
+            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone(), drafts.clone()),
         );
         let papers = self.papers(config);
         let parts = AdminParts {
@@ -301,6 +304,8 @@ impl Behind {
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
             candidates,
+            drafts: drafts.clone(),
+            splits: SplitDesk::new(Arc::clone(&self.opened.log), Arc::clone(&self.desk)),
             reviews: self.reviews.clone(),
             webhooks: self.webhooks.clone(),
             fill: Arc::clone(&self.fill),

@@ -274,6 +274,11 @@ impl Campaign {
         Some(self.links[slot_index].generation_digest.to_hex()[..PROMPT_VERSION_CHARS].to_owned())
     }
 
+    /// Over everything that decides what a slot's recipes are, but the seeds chosen for single pictures.
+    pub(super) fn prompt_revision(&self, slot_index: usize) -> &Digest {
+        &self.links[slot_index].generation_digest
+    }
+
     /// The axes of a combination that are not at their default, as a query; empty for the combination of all defaults.
     #[must_use]
     pub fn query(&self, combination: u32) -> String {

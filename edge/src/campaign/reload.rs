@@ -127,6 +127,12 @@ impl CatalogHandle {
         self.inner.current.load()
     }
 
+    /// Where the files are.
+    #[must_use]
+    pub fn sources(&self) -> &CatalogSources {
+        &self.inner.sources
+    }
+
     /// Watches the files until shutdown. A task of its own.
     #[must_use]
     pub fn watch(&self, reload_ms: u64, shutdown: Shutdown) -> JoinHandle<()> {

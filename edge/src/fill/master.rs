@@ -24,6 +24,7 @@ use crate::campaign::Parts;
 use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
 use crate::render::{self, Precedence, RenderPool};
+use crate::resolve::Merging;
 
 /// Recipes remembered as refused.
 const REFUSALS_MAX: u64 = 10_000;
@@ -103,7 +104,14 @@ impl Mastering {
     }
 
     fn is_current(&self, want: &Want, binding: &Binding) -> bool {
-        self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
+        // Another's master is not that of a picture that people split.
+        let is_shared = binding.duplicate.is_some() && self.is_alone(want);
+        !is_shared && self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
+    }
+
+    /// Whether it is never another variant's picture: what people decide about, a draft, and what they split.
+    fn is_alone(&self, want: &Want) -> bool {
+        want.variant.review.is_required() || want.merging == Merging::Never || self.gate.is_split(&want.variant)
     }
 
     /// At any urgency.
@@ -170,7 +178,7 @@ impl Mastering {
         let recipe = want.recipe_id();
         let judge = |binding: &mut Binding| {
             binding.generation = self.purges.generation_at(binding.created_unix_ms);
-            self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
+            self.is_current(want, binding)
         };
         if let Some(binding) = self.caches.shared_binding(recipe, &judge).await {
             return Ok(Bound { binding, elapsed: None });
@@ -199,8 +207,7 @@ impl Mastering {
         let recipe = want.recipe_id();
         // What was killed since it was asked for is not drawn.
         self.gate.clear(want, None)?;
-        // What people decide about is never another variant's picture.
-        let dedup = (!want.variant.review.is_required()).then(|| want.variant.dedup.clone());
+        let dedup = (!self.is_alone(want)).then(|| want.variant.dedup.clone());
         let order = Order { dedup, ..self.order(want, trace) };
         let made = self.origin.make(&want.variant.recipe, order).await;
         made.map_err(FillError::from).inspect_err(|error| {
@@ -323,6 +330,7 @@ fn binding_of(made: Made, parts: &Arc<Parts>, generation: u64) -> Binding {
         node: made.maker,
         drawn_unix_s: made.drawn_unix_s,
         determinism: made.determinism,
+        device_ms: made.device_ms,
         generation,
         parts: Some(Arc::clone(parts)),
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),

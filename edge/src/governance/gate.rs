@@ -191,6 +191,12 @@ impl Gate {
         self.withheld.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Whether people want it to have a master of its own, whatever it looks like.
+    #[must_use]
+    pub fn is_split(&self, variant: &Variant) -> bool {
+        self.published.load().splits().of(&variant.picture).is_some()
+    }
+
     #[must_use]
     pub const fn published(&self) -> &Published {
         &self.published
@@ -241,6 +247,7 @@ fn binding(case: &Case) -> Binding {
         created_unix_ms: 0,
         drawn_unix_s: *drawn_unix_s,
         determinism: determinism.clone(),
+        device_ms: None,
         generation: u64::MAX,
         parts: Some(Arc::new(parts.clone())),
     }

@@ -131,8 +131,15 @@ fn made(reply: GenerationReply) -> Made {
         drawn_unix_s: reply.master.created_unix_ms.map(|ms| ms / 1000),
         determinism: Some(reply.determinism.class).filter(|class| class.len() <= DETERMINISM_BYTES_MAX),
         maker: reply.node,
+        device_ms: whole_ms(reply.gpu_ms),
         source: reply.source,
     }
+}
+
+/// A node says 0 of what it did not draw for this call.
+fn whole_ms(ms: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds, and whole")]
+    (ms > 0.0 && ms < 1e12).then(|| ms.ceil() as u64)
 }
 
 /// A node that may be asked, and where it is.

@@ -62,6 +62,8 @@ pub struct Made {
     pub determinism: Option<String>,
     /// The node, or another name of what made it.
     pub maker: String,
+    /// Device time that its drawing took; `None` where it was there, was drawn for another order, or no device drew it.
+    pub device_ms: Option<u64>,
     /// Whether it was made for this order, was being made for another, or was there.
     pub source: GenerationSource,
 }

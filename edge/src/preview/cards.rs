@@ -112,6 +112,10 @@ impl CardTexts {
         page_of(&self.key)
     }
 
+    pub(super) fn values(&self) -> &str {
+        &self.values
+    }
+
     pub(super) fn headline(&self) -> &str {
         &self.headline
     }

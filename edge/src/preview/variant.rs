@@ -5,7 +5,9 @@ use maud::{Markup, html};
 
 use super::cards::CardView;
 use super::desk::{self, Desk};
+use super::draft::{self, DraftForm};
 use super::frame::copy;
+use super::likeness::{self, Likeness};
 use super::seals::Notice;
 use super::slot::notice_text;
 use super::states::PictureState;
@@ -32,6 +34,9 @@ pub(super) struct VariantPage<'a> {
     pub(super) placement: Option<Placement>,
     /// `None` where the slot asks for no approval.
     pub(super) decisions: Option<Decisions>,
+    pub(super) likeness: Likeness,
+    /// For those who may draft.
+    pub(super) draft: Option<DraftForm>,
     /// Why no reader is shown it, whatever was decided.
     pub(super) withheld: Option<Reason>,
     /// `None` for those who may only look.
@@ -94,6 +99,8 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         @if let Some(desk) = &page.desk {
             @if desk.role >= PersonRole::Operator { (desk::kill(page.tastes, desk, (page.campaign, page.card.key))) }
         }
+        @if let (Some(form), Some(desk)) = (&page.draft, &page.desk) { (draft::form(page.tastes, desk, form)) }
+        (likeness::likeness(page.tastes, page.desk.as_ref(), &page.likeness))
         (briefing(page))
         (reasons(page))
         (hand_over(page))

@@ -30,6 +30,18 @@ pub struct Want {
     pub decided: Option<Arc<Decided>>,
     /// For whom it is.
     pub audience: Audience,
+    /// Whether another variant's master may be its own.
+    pub merging: Merging,
+}
+
+/// Whether a picture that looks like another variant's may share its master.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Merging {
+    /// As its slot's scope has it.
+    #[default]
+    Allowed,
+    /// It is a draft: compared with what is there, so it is drawn for itself.
+    Never,
 }
 
 /// A picture that was decided for, with all that is known of its making.
@@ -67,7 +79,14 @@ impl Want {
             trace: None,
             decided: None,
             audience: Audience::Public,
+            merging: Merging::Allowed,
         }
+    }
+
+    /// A draft of this picture: for those who decide, and one with no other.
+    #[must_use]
+    pub fn of_draft(&self, draft: Arc<Variant>) -> Self {
+        Self { merging: Merging::Never, ..self.of_variant(draft).for_reviewers() }
     }
 
     /// The same picture, for those who decide about it.

@@ -10,6 +10,7 @@ use super::actor::ActorId;
 use super::fold::State;
 use super::keys::{AccessKey, Revoke};
 use super::reviews::Review;
+use super::splits::{Merge, Split};
 use super::target::Target;
 
 /// Most keys or tags of one purge.
@@ -33,6 +34,8 @@ pub enum Change {
     Key(AccessKey),
     /// A key is over.
     Revoke(Revoke),
+    Split(Split),
+    Merge(Merge),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,7 +174,7 @@ impl Change {
     pub const fn effect(&self) -> Effect {
         match self {
             Self::Term(_) | Self::Forget(_) | Self::Key(_) | Self::Revoke(_) => Effect::Unseen,
-            Self::Kill(_) | Self::Lift(_) | Self::Purge(_) => Effect::Shown,
+            Self::Kill(_) | Self::Lift(_) | Self::Purge(_) | Self::Split(_) | Self::Merge(_) => Effect::Shown,
             Self::Review(review) => review.step.effect(),
         }
     }
@@ -188,6 +191,8 @@ impl Change {
             Self::Forget(_) => "forget",
             Self::Key(_) => "key",
             Self::Revoke(_) => "revoke",
+            Self::Split(_) => "split",
+            Self::Merge(_) => "merge",
         }
     }
 
@@ -215,6 +220,7 @@ impl Change {
             Self::Forget(forget) => format!("actor:{}", forget.actor),
             Self::Key(key) => format!("key:{}", key.id()),
             Self::Revoke(revoke) => format!("key:{}", revoke.id),
+            Self::Split(Split { variant }) | Self::Merge(Merge { variant }) => format!("variant:{variant}"),
         }
     }
 }

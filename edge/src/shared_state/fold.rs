@@ -21,6 +21,7 @@ use super::kills::{Facts, Kills};
 use super::primary::EDGE_ITSELF;
 use super::purged::PurgedAt;
 use super::reviews::{Case, ReviewRefusal, Reviews};
+use super::splits::{SPLITS_MAX, Splits};
 use super::target::Target;
 
 type Map<K, V> = HashTrieMapSync<K, V, ahash::RandomState>;
@@ -44,6 +45,7 @@ pub struct State {
     held: Kills,
     access: AccessKeys,
     reviews: Reviews,
+    splits: Splits,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
     /// The keys, the oldest first.
@@ -79,10 +81,13 @@ pub enum Shelf {
     Access,
     /// Variant → its cases.
     Reviews,
+    /// Picture → sequence number.
+    Splits,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 5] = [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews];
+    pub const ALL: [Self; 6] =
+        [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews, Self::Splits];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -92,6 +97,7 @@ impl Shelf {
             Self::Keys => "keys",
             Self::Access => "access",
             Self::Reviews => "reviews",
+            Self::Splits => "splits",
         }
     }
 }
@@ -121,6 +127,12 @@ pub enum Refusal {
     TooManyKeys,
     #[error("there is no key `{id}`")]
     NoSuchKey { id: KeyId },
+    #[error("a picture is named `campaign/slot?axis=value&…`, in at most 2048 bytes")]
+    PictureName,
+    #[error("{SPLITS_MAX} pictures are split already: merge some of them again")]
+    TooManySplits,
+    #[error("`{variant}` is not split")]
+    NotSplit { variant: String },
 }
 
 /// Why rows are no state.
@@ -169,6 +181,7 @@ impl State {
             held: Kills::default(),
             access: AccessKeys::default(),
             reviews: Reviews::default(),
+            splits: Splits::default(),
             purges: Map::default(),
             keys: Map::default(),
             keys_in_order: QueueSync::new_sync(),
@@ -205,6 +218,7 @@ impl State {
                     }
                     state.access.put(kept);
                 }
+                Shelf::Splits => state.splits.put(&row.key, seq()?),
                 Shelf::Reviews => {
                     let cases: Vec<Case> = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
                     state.reviews.put(row.key.into(), cases.into());
@@ -223,7 +237,8 @@ impl State {
         let keys = self.keys.iter().map(|(key, seq)| row(Shelf::Keys, key.to_string(), seq));
         let access = self.access.each().map(|kept| row(Shelf::Access, kept.key.id().to_string(), &**kept));
         let cases = self.reviews.variants().map(|(variant, cases)| row(Shelf::Reviews, variant.to_owned(), &cases));
-        kills.chain(purges).chain(keys).chain(access).chain(cases)
+        let splits = self.splits.each().map(|(picture, seq)| row(Shelf::Splits, picture.to_owned(), &seq));
+        kills.chain(purges).chain(keys).chain(access).chain(cases).chain(splits)
     }
 
     #[must_use]
@@ -273,6 +288,12 @@ impl State {
     #[must_use]
     pub const fn reviews(&self) -> &Reviews {
         &self.reviews
+    }
+
+    /// Pictures that share no other's master, because people split them.
+    #[must_use]
+    pub const fn splits(&self) -> &Splits {
+        &self.splits
     }
 
     /// The recipes of pictures before reviewers that a kill of this target covers.
@@ -342,6 +363,8 @@ impl State {
                 }
                 Ok(self.reviews.admit(review, (actor, at_unix_ms))?)
             }
+            Change::Split(split) => self.splits.admit_split(split),
+            Change::Merge(merge) => self.splits.admit_merge(merge),
             Change::Purge(_) | Change::Forget(_) => Ok(None),
             Change::Key(key) => reasoned().and_then(|()| self.admit_key(key)).map(|()| None),
             Change::Revoke(revoke) => {
@@ -411,6 +434,14 @@ impl State {
             Change::Revoke(revoke) => {
                 self.access.remove(revoke.id);
                 vec![gone(Shelf::Access, revoke.id.to_string())]
+            }
+            Change::Split(split) => {
+                self.splits.put(&split.variant, seq);
+                vec![row(Shelf::Splits, split.variant.clone(), &seq)]
+            }
+            Change::Merge(merge) => {
+                self.splits.remove(&merge.variant);
+                vec![gone(Shelf::Splits, merge.variant.clone())]
             }
         };
         if let Some(key) = entry.key() {
