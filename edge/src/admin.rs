@@ -13,6 +13,7 @@
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
 //! | `decisions`, `candidates`, `drafts`, `splits`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `dropped`, `uploads` | a file dropped on a page: what it carries, and its acceptance |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -26,6 +27,7 @@ mod candidates;
 mod decisions;
 mod denied;
 mod drafts;
+mod dropped;
 mod forms;
 mod gatekeeper;
 mod imports;
@@ -43,6 +45,7 @@ pub mod sessions;
 mod splits;
 mod state;
 pub mod token;
+mod uploads;
 mod warm;
 mod webhooks;
 

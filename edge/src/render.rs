@@ -18,6 +18,7 @@ mod pool;
 pub mod quality;
 mod resize;
 pub mod shape;
+mod told;
 
 use std::any::Any;
 use std::fmt;
@@ -38,6 +39,7 @@ pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use metrics::RenderMetrics;
+pub use told::{OriginalFacts, ToldProfile, Turn, original_facts};
 pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, Precedence, RenderJobError, RenderPool};

@@ -15,7 +15,7 @@ use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, drafts, splits};
+use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, drafts, dropped, splits};
 use crate::language::Language;
 use crate::preview::Preview;
 use crate::service::{Body, RequestBody};
@@ -33,6 +33,8 @@ enum Aim<'p> {
     Bulk,
     Draft,
     Split,
+    /// The second step of an import; the first has a body of its own.
+    Import,
 }
 
 impl<'p> Aim<'p> {
@@ -43,6 +45,7 @@ impl<'p> Aim<'p> {
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
             None if path == "/preview/drafts" => Some(Self::Draft),
+            Some(("imports", "accept")) => Some(Self::Import),
             None if path == "/preview/splits" => Some(Self::Split),
             _ => None,
         }
@@ -58,6 +61,7 @@ impl<'p> Aim<'p> {
             Self::Kill => format!("{PREFIX}kills"),
             Self::Draft => format!("{PREFIX}drafts"),
             Self::Split => format!("{PREFIX}splits"),
+            Self::Import => format!("{PREFIX}imports"),
         }
     }
 }
@@ -70,6 +74,9 @@ impl AdminApi {
         peer: IpAddr,
         preview: &Arc<Preview>,
     ) -> Response<Body> {
+        if request.uri().path() == dropped::CHECK {
+            return self.dropped(request, peer).await;
+        }
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let Some(aim) = Aim::of(head.uri().path()) else {
@@ -97,6 +104,12 @@ impl AdminApi {
             Source::Ours if aim == Aim::Bulk => {
                 return match self.bulk(preview, &who, &form).await {
                     Ok(outcome) => told(&head, &outcome, back),
+                    Err(fault) => explained(&head, &fault, back),
+                };
+            }
+            Source::Ours if aim == Aim::Import => {
+                return match self.imports.accept(&who, &form).await {
+                    Ok(candidate) => dropped::accepted(&head, &candidate.to_string(), back),
                     Err(fault) => explained(&head, &fault, back),
                 };
             }
@@ -146,7 +159,7 @@ impl AdminApi {
                 splits::decide(self, who, (asked, None)).await?;
             }
             // They have answers of their own.
-            Aim::Bulk | Aim::Draft => {}
+            Aim::Bulk | Aim::Draft | Aim::Import => {}
         }
         Ok(())
     }
@@ -192,7 +205,7 @@ fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Bod
 }
 
 /// Why it was not done, for a person.
-fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
+pub(super) fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
     let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let markup = login::layout(
         Language::English,
@@ -217,6 +230,8 @@ mod tests {
         assert_eq!(Aim::of("/preview/kills"), Some(Aim::Kill));
         assert_eq!(Aim::of("/preview/bulk"), Some(Aim::Bulk));
         assert_eq!(Aim::of("/preview/drafts"), Some(Aim::Draft));
+        assert_eq!(Aim::of("/preview/splits"), Some(Aim::Split));
+        assert_eq!(Aim::of("/preview/imports/accept"), Some(Aim::Import));
         for path in ["/preview/", "/preview/autumn/hero", "/preview/kill", "/decisions/41", "/preview/decisions"] {
             assert_eq!(Aim::of(path), None, "{path}");
         }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::body::{Fault, fault, wrong};
+use super::uploads::Uploads;
 use super::{Principal, campaign_of};
 use crate::cache::unix_ms;
 use crate::campaign::{
@@ -36,16 +38,18 @@ const FIELDS: [&str; 8] = ["variant", "source", "origin", "creator", "credit", "
 /// Takes candidates in, lists them and forgets them.
 #[derive(Debug)]
 pub struct ImportDesk {
-    sources: CatalogSources,
+    pub(super) sources: CatalogSources,
     candidates: Candidates,
+    pub(super) uploads: Uploads,
     /// Decoding takes hundreds of megabytes: one at a time.
-    turn: Arc<Semaphore>,
+    pub(super) turn: Arc<Semaphore>,
 }
 
 impl ImportDesk {
     #[must_use]
-    pub fn new(sources: CatalogSources, candidates: Candidates) -> Self {
-        Self { sources, candidates, turn: Arc::new(Semaphore::new(1)) }
+    pub fn new(sources: CatalogSources, data_dir: &Path) -> Self {
+        let (candidates, uploads) = (Candidates::new(data_dir), Uploads::new(data_dir));
+        Self { sources, candidates, uploads, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// The candidate, and whether it is new: not what an order with the same key has stored.
@@ -69,16 +73,18 @@ impl ImportDesk {
             let _turn = turn;
             desk.store(asked, &file, (&who, key))
         });
-        work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
+        let stored =
+            work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")));
+        stored.map(|(candidate, is_new)| (shown(&candidate), is_new))
     }
 
     /// Blocks for as long as the picture takes to decode and to reach the device.
-    fn store(
+    pub(super) fn store(
         &self,
         asked: ImportQuery,
         bytes: &[u8],
         (who, key): (&Principal, Option<String>),
-    ) -> Result<(Value, bool), Fault> {
+    ) -> Result<(Candidate, bool), Fault> {
         let ImportQuery { variant, source, statements, why } = asked;
         let order = ImportOrder { variant: &variant, bytes, source, statements };
         let examined = examine(&self.sources, &order).map_err(refused)?;
@@ -101,7 +107,7 @@ impl ImportDesk {
                 let detail = format!("an order with this key stored candidate {}, which is another one", known.id);
                 return Err(fault(422, "key-reused", "Key reused", detail));
             }
-            return Ok((shown(known), false));
+            return Ok((known.clone(), false));
         }
         self.candidates.add(&candidate, examined.format, bytes).map_err(unstored)?;
         let subject = format!("{} for {}", candidate.id, candidate.variant);
@@ -112,7 +118,7 @@ impl ImportDesk {
             why: &why,
             outcome: "stored",
         });
-        Ok((shown(&candidate), true))
+        Ok((candidate, true))
     }
 
     pub(super) async fn list(self: &Arc<Self>, who: &Principal) -> Result<Value, Fault> {
@@ -145,11 +151,11 @@ fn shown(candidate: &Candidate) -> Value {
 }
 
 /// What the query says.
-struct ImportQuery {
-    variant: String,
-    source: Option<DigitalSource>,
-    statements: Statements,
-    why: String,
+pub(super) struct ImportQuery {
+    pub(super) variant: String,
+    pub(super) source: Option<DigitalSource>,
+    pub(super) statements: Statements,
+    pub(super) why: String,
 }
 
 impl ImportQuery {
@@ -213,7 +219,7 @@ fn broken() -> Fault {
     fault(500, "import", "Internal error", "the candidates could not be looked through")
 }
 
-fn refused(error: ImportRunError) -> Fault {
+pub(super) fn refused(error: ImportRunError) -> Fault {
     match error {
         ImportRunError::Variant { .. } => wrong("variant", error.to_string(), &[]),
         ImportRunError::NoSource | ImportRunError::Recipe(_) => wrong("source", error.to_string(), &[]),

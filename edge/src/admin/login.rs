@@ -209,6 +209,10 @@ impl Form {
         Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
+    pub(super) fn put(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }

@@ -24,7 +24,7 @@ use crate::admin::{AdminApi, AdminParts, Grounds, ImportDesk, Transport};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
-use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
+use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::candidates::CandidateDesk;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
@@ -311,7 +311,7 @@ impl Behind {
             fill: Arc::clone(&self.fill),
             warmer,
             masters: Arc::clone(&self.masters),
-            imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
+            imports: ImportDesk::new(config.sources()?, &config.cache.disk_dir),
         };
         let transport = if config.listen.admin_tls.is_some() { Transport::Tls } else { Transport::Plain };
         let published = self.opened.log.published().clone();

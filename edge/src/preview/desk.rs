@@ -100,6 +100,26 @@ pub(super) fn candidates(tastes: Tastes, desk: &Desk<'_>, variant: &str) -> Mark
     }
 }
 
+/// A retouched file for a variant, which is looked at before it is accepted.
+pub(super) fn import(tastes: Tastes, desk: &Desk<'_>, variant: &str) -> Markup {
+    let say = |english, german| tastes.say(english, german);
+    html! {
+        section aria-labelledby="import" {
+            h2 id="import" { (say("Import a retouched picture", "Retuschiertes Bild importieren")) }
+            form data-drop method="post" action="/preview/imports" enctype="multipart/form-data" {
+                (hidden(desk))
+                input type="hidden" name="variant" value=(variant);
+                label {
+                    (say("A PNG or JPEG, chosen or dropped here:", "Ein PNG oder JPEG, gewählt oder hierher gezogen:")) " "
+                    input type="file" name="picture" accept="image/png,image/jpeg" required;
+                }
+                button { (say("Look at it", "Ansehen")) }
+                p.lead { (say("What it carries is shown first; nothing is imported before you accept it.", "Zuerst wird gezeigt, was sie mitbringt; importiert wird nichts, bevor Sie zustimmen.")) }
+            }
+        }
+    }
+}
+
 /// A kill of a variant, confirmed by its campaign's name.
 pub(super) fn kill(tastes: Tastes, desk: &Desk<'_>, (campaign, variant): (&str, &str)) -> Markup {
     html! {

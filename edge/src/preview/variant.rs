@@ -101,6 +101,9 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         }
         @if let (Some(form), Some(desk)) = (&page.draft, &page.desk) { (draft::form(page.tastes, desk, form)) }
         (likeness::likeness(page.tastes, page.desk.as_ref(), &page.likeness))
+        @if let Some(desk) = &page.desk {
+            @if desk.role >= PersonRole::Reviewer { (desk::import(page.tastes, desk, page.card.key)) }
+        }
         (briefing(page))
         (reasons(page))
         (hand_over(page))

@@ -53,7 +53,7 @@ impl OriginalFormat {
         }
     }
 
-    const fn decoded_as(self) -> ImageFormat {
+    pub(super) const fn decoded_as(self) -> ImageFormat {
         match self {
             Self::Png => ImageFormat::Png,
             Self::Jpeg => ImageFormat::Jpeg,

@@ -50,7 +50,7 @@ impl Splits {
         self.pictures.is_empty()
     }
 
-    pub(super) fn each(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub fn each(&self) -> impl Iterator<Item = (&str, u64)> {
         self.pictures.iter().map(|(picture, seq)| (&**picture, *seq))
     }
 

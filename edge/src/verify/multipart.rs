@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 /// Name of the form's field.
-pub(super) const FIELD: &str = "picture";
+pub(crate) const FIELD: &str = "picture";
 /// Longest boundary (RFC 2046 §5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 /// Longest header of a part, and most parts that are looked at.
@@ -24,6 +24,11 @@ pub(crate) fn boundary(content_type: &str) -> Option<&str> {
 
 /// What the part of that name holds; `None` where there is none, or the form is damaged.
 pub(crate) fn picture(body: &Bytes, boundary: &str) -> Option<Bytes> {
+    part(body, boundary, FIELD)
+}
+
+/// The same of a part with another name.
+pub(crate) fn part(body: &Bytes, boundary: &str, name: &str) -> Option<Bytes> {
     let delimiter = format!("--{boundary}");
     let mut at = find(body, delimiter.as_bytes(), 0)? + delimiter.len();
     let between = format!("\r\n--{boundary}");
@@ -37,7 +42,7 @@ pub(crate) fn picture(body: &Bytes, boundary: &str) -> Option<Bytes> {
         let head_end = find(head, b"\r\n\r\n", 0)?;
         let start = at + head_end + 4;
         let end = find(body, between.as_bytes(), start)?;
-        if is_picture(&rest[2..head_end.max(2)]) {
+        if is_named(&rest[2..head_end.max(2)], name) {
             return Some(body.slice(start..end));
         }
         at = end + between.len();
@@ -45,14 +50,14 @@ pub(crate) fn picture(body: &Bytes, boundary: &str) -> Option<Bytes> {
     None
 }
 
-fn is_picture(head: &[u8]) -> bool {
+fn is_named(head: &[u8], wanted: &str) -> bool {
     let head = String::from_utf8_lossy(head);
     let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
     fields.any(|(name, value)| {
         name.eq_ignore_ascii_case("content-disposition")
             && value.split(';').any(|parameter| {
                 let parameter = parameter.trim();
-                parameter.strip_prefix("name=").is_some_and(|name| name.trim_matches('"') == FIELD)
+                parameter.strip_prefix("name=").is_some_and(|name| name.trim_matches('"') == wanted)
             })
     })
 }
@@ -92,6 +97,7 @@ mod tests {
     fn the_picture_is_found_among_other_fields() {
         let body = form(&[("lang", b"de"), ("picture", b"\x89PNG\r\n\x1a\n--xY")]);
         assert_eq!(picture(&body, "xYz").as_deref(), Some(&b"\x89PNG\r\n\x1a\n--xY"[..]));
+        assert_eq!(part(&body, "xYz", "lang").as_deref(), Some(&b"de"[..]));
         assert_eq!(picture(&form(&[("lang", b"de")]), "xYz"), None);
         assert_eq!(picture(&form(&[("picture", b"")]), "xYz").as_deref(), Some(&b""[..]));
         assert_eq!(picture(&body, "other"), None);

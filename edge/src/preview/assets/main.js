@@ -7,6 +7,7 @@ import { watchDecisions } from './live.js';
 import { watchComparison } from './compare.js';
 import { watchStage } from './stage.js';
 import { watchCopies } from './text.js';
+import { watchDrops } from './drop.js';
 
 // First: it keeps what the page said before scripts changed it.
 watchDecisions();
@@ -16,3 +17,4 @@ watchKeys();
 watchComparison();
 watchStage();
 watchCopies();
+watchDrops();

@@ -1,0 +1,219 @@
+//! A retouched file that a person drops on a variant's page: checked first, stored as a candidate for import when the person accepts what
+//! it carries.
+//!
+//! Between the two steps the file lies in a folder of the edge's data. Invariants: who may not import sends nothing that is read; files are
+//! bounded in size and number, and forgotten after an hour, when they are accepted, and when the edge starts; a file is accepted by the
+//! person who sent it, and only for the variant that it was checked for.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bildkante_shared::ids::{Digest, RecipeId};
+use bildkante_shared::import::DigitalSource;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::body::{Fault, fault, wrong};
+use super::imports::{ImportDesk, ImportQuery, refused};
+use super::login::Form;
+use super::sessions::random;
+use super::{Principal, campaign_of};
+use crate::campaign::import::declared_source;
+use crate::campaign::{ImportOrder, Statements, examine};
+use crate::credentials::{Finding, Trust, verify};
+use crate::provenance::Told;
+use crate::render::{OriginalFacts, OriginalFormat, original_facts};
+use crate::shared_state::PersonRole;
+use crate::words::Format;
+
+/// Files that wait to be accepted.
+const HELD_MAX: usize = 8;
+/// How long each waits.
+const HELD_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Files that were checked and are not accepted yet.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    folder: PathBuf,
+    /// The oldest first.
+    held: Mutex<VecDeque<Held>>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    id: String,
+    by: String,
+    variant: String,
+    until: Instant,
+}
+
+/// What a file carries.
+#[derive(Debug)]
+pub(super) struct Carried {
+    /// By which it is accepted.
+    pub(super) id: String,
+    /// Whose picture it may become.
+    pub(super) variant: String,
+    pub(super) bytes: usize,
+    pub(super) digest: Digest,
+    pub(super) facts: OriginalFacts,
+    /// Of the master that it would become.
+    pub(super) master_px: (u32, u32),
+    pub(super) told: Told,
+    pub(super) finding: Finding,
+    /// The digital source type that its XMP declares.
+    pub(super) declared: Option<DigitalSource>,
+}
+
+impl Uploads {
+    /// Forgets what a former process held.
+    pub(super) fn new(data_dir: &Path) -> Self {
+        let folder = data_dir.join("uploads");
+        let _ = std::fs::remove_dir_all(&folder);
+        Self { folder, held: Mutex::default() }
+    }
+
+    fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
+    /// Blocks on the device.
+    fn hold(&self, by: &str, variant: &str, file: &[u8]) -> Result<String, Fault> {
+        let unstored = |error: std::io::Error| fault(507, "upload-not-stored", "Insufficient storage", error.to_string());
+        let id = random().map_err(unstored)?;
+        std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(self.path(&id), file)).map_err(unstored)?;
+        let mut held = self.held.lock();
+        let now = Instant::now();
+        let is_over = |held: &VecDeque<Held>| held.front().is_some_and(|first| first.until <= now || held.len() >= HELD_MAX);
+        while is_over(&held) {
+            if let Some(first) = held.pop_front() {
+                let _ = std::fs::remove_file(self.path(&first.id));
+            }
+        }
+        held.push_back(Held {
+            id: id.clone(),
+            by: by.to_owned(),
+            variant: variant.to_owned(),
+            until: now + HELD_FOR,
+        });
+        Ok(id)
+    }
+
+    /// Takes a file out, for the person who sent it. Blocks on the device.
+    fn take(&self, by: &str, id: &str) -> Result<(String, Vec<u8>), Fault> {
+        let ended = || {
+            let detail = "this file waits no more: send it again";
+            fault(404, "not-found", "Not found", detail)
+        };
+        let mut held = self.held.lock();
+        let now = Instant::now();
+        let at = held.iter().position(|it| it.id == id && it.by == by && it.until > now).ok_or_else(ended)?;
+        let taken = held.remove(at).ok_or_else(ended)?;
+        drop(held);
+        let file = std::fs::read(self.path(&taken.id));
+        let _ = std::fs::remove_file(self.path(&taken.id));
+        Ok((taken.variant, file.map_err(|_| ended())?))
+    }
+}
+
+impl ImportDesk {
+    /// Looks at a file and holds it. What it carries is told also where nothing vouches for it.
+    pub(super) async fn check(
+        self: &Arc<Self>,
+        who: &Principal,
+        variant: String,
+        file: Bytes,
+    ) -> Result<Carried, Fault> {
+        who.demand(PersonRole::Reviewer, campaign_of(&variant))?;
+        let (desk, who) = (Arc::clone(self), who.clone());
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            desk.look(&who, &variant, &file)
+        });
+        work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
+    }
+
+    fn look(&self, who: &Principal, variant: &str, file: &[u8]) -> Result<Carried, Fault> {
+        let unusable = |reason: String| fault(422, "unusable-picture", "Unusable picture", reason);
+        let facts = original_facts(file).map_err(|error| unusable(format!("the picture: {error}")))?;
+        let format = match facts.format {
+            OriginalFormat::Png => Format::Png,
+            OriginalFormat::Jpeg => Format::Jpeg,
+        };
+        // Any source will do: the person says which one, in the second step.
+        let declared = declared_source(file, facts.format);
+        let source = declared.or(Some(DigitalSource::HumanEdits));
+        let order = ImportOrder { variant, bytes: file, source, statements: Statements::default() };
+        let examined = examine(&self.sources, &order).map_err(refused)?;
+        who.demand(PersonRole::Reviewer, campaign_of(&examined.variant))?;
+        Ok(Carried {
+            id: self.uploads.hold(who.name(), &examined.variant, file)?,
+            variant: examined.variant,
+            bytes: file.len(),
+            digest: Digest::of_bytes(file),
+            master_px: (examined.import.width_px, examined.import.height_px),
+            told: Told::of(format, file),
+            finding: verify(format, file, None, &Trust::none()),
+            declared,
+            facts,
+        })
+    }
+
+    /// Stores a file that was checked as a candidate for import; its id.
+    pub(super) async fn accept(self: &Arc<Self>, who: &Principal, form: &Form) -> Result<RecipeId, Fault> {
+        let text = |name: &str| form.get(name).map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        let source = text("source").map(|term| {
+            let terms = DigitalSource::ALL.map(DigitalSource::term);
+            term.parse::<DigitalSource>().map_err(|error| wrong("source", error.to_string(), &terms))
+        });
+        let source = source.transpose()?;
+        let statements = Statements {
+            origin: text("origin"),
+            creator: text("creator"),
+            credit: text("credit"),
+            copyright: text("copyright"),
+            license: text("license"),
+        };
+        let why = text("why").unwrap_or_default();
+        let (desk, who, id) = (Arc::clone(self), who.clone(), text("upload").unwrap_or_default());
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let work = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let (variant, file) = desk.uploads.take(who.name(), &id)?;
+            who.demand(PersonRole::Reviewer, campaign_of(&variant))?;
+            desk.store(ImportQuery { variant, source, statements, why }, &file, (&who, None))
+        });
+        let (candidate, _) =
+            work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the file broke its decoder")))?;
+        Ok(candidate.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_waits_for_its_sender_and_is_taken_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let uploads = Uploads::new(dir.path());
+        let id = uploads.hold("anna", "a/hero", b"file").expect("held");
+        assert!(uploads.take("ben", &id).is_err(), "it is another's");
+        assert_eq!(uploads.take("anna", &id).expect("taken"), ("a/hero".to_owned(), b"file".to_vec()));
+        assert!(uploads.take("anna", &id).is_err() && uploads.take("anna", "../x").is_err());
+    }
+
+    #[test]
+    fn files_are_bounded_and_end_with_the_process() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let uploads = Uploads::new(dir.path());
+        let ids: Vec<String> = (0..=HELD_MAX).map(|_| uploads.hold("anna", "a/hero", b"file").expect("held")).collect();
+        assert_eq!(std::fs::read_dir(dir.path().join("uploads")).expect("a folder").count(), HELD_MAX);
+        assert!(uploads.take("anna", &ids[0]).is_err() && uploads.take("anna", &ids[1]).is_ok());
+        Uploads::new(dir.path());
+        assert!(!dir.path().join("uploads").exists());
+    }
+}
