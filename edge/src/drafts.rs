@@ -51,7 +51,9 @@ pub struct DraftOrder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DraftProgress {
     Drawing,
-    Drawn { device_ms: Option<u64> },
+    Drawn {
+        device_ms: Option<u64>,
+    },
     /// Why there is none.
     Failed(String),
 }

@@ -39,12 +39,12 @@ pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use metrics::RenderMetrics;
-pub use told::{OriginalFacts, ToldProfile, Turn, original_facts};
 pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, Precedence, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
 pub use shape::{Anchor, Shape};
+pub use told::{OriginalFacts, ToldProfile, Turn, original_facts};
 
 /// Raise when the same master and spec would come out as other bytes: it is part of every rendition key.
 pub const ENCODER_EPOCH: u32 = 1;

@@ -87,9 +87,9 @@ pub(super) async fn draw(api: &AdminApi, who: &Principal, order: (DraftOrder, St
 
 /// What a form asks for: each of its fields `change.…` is a change.
 pub(super) fn of_form(form: &Form) -> Result<(DraftOrder, String), Fault> {
-    let changes = form.fields().filter_map(|(name, value)| {
-        name.strip_prefix(CHANGE).map(|name| (name.to_owned(), Value::from(value)))
-    });
+    let changes = form
+        .fields()
+        .filter_map(|(name, value)| name.strip_prefix(CHANGE).map(|name| (name.to_owned(), Value::from(value))));
     let mut map = Map::from_iter([("changes".to_owned(), Value::Object(changes.collect()))]);
     for name in ["variant", "reach"] {
         map.extend(form.get(name).map(|value| (name.to_owned(), json!(value))));
@@ -287,7 +287,9 @@ mod tests {
         assert_eq!((order.reach, order.seeds), (Reach::Campaign, DraftSeeds { first: Some(7), count: 4 }));
         let changes: Vec<_> = order.changes.iter().map(|(id, value)| (id.to_string(), value.as_str())).collect();
         assert_eq!(changes.len(), 3);
-        assert!(changes.contains(&("steps".to_owned(), "9")) && changes.contains(&("block-weight:floor".to_owned(), "")));
+        assert!(
+            changes.contains(&("steps".to_owned(), "9")) && changes.contains(&("block-weight:floor".to_owned(), ""))
+        );
     }
 
     #[test]

@@ -46,13 +46,9 @@ impl AdminApi {
         }
     }
 
-    async fn checked(
-        &self,
-        head: &Request<()>,
-        body: RequestBody,
-        peer: IpAddr,
-    ) -> Result<(Carried, Form), Fault> {
-        let refuse = || fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge, or its session is over");
+    async fn checked(&self, head: &Request<()>, body: RequestBody, peer: IpAddr) -> Result<(Carried, Form), Fault> {
+        let refuse =
+            || fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge, or its session is over");
         // Before a byte of the file is read: by who looks at pages. That the form is of the session is proven by what it carries.
         let looks = Asked { method: &Method::GET, ..Asked::of(head, peer) };
         self.gatekeeper.admit(&looks, ANY_ROLE, Part::Pages).map_err(|_| refuse())?;
@@ -62,7 +58,8 @@ impl AdminApi {
         let media_type = head.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_form = media_type.to_ascii_lowercase().starts_with("multipart/form-data");
         let boundary = multipart::boundary(media_type).filter(|_| is_form);
-        let no_form = || fault(415, "unsupported-media-type", "Unsupported media type", "this takes the form of its page");
+        let no_form =
+            || fault(415, "unsupported-media-type", "Unsupported media type", "this takes the form of its page");
         let boundary = boundary.ok_or_else(no_form)?;
         let body = read(body).await?;
         let mut form = Form::default();
@@ -105,16 +102,30 @@ fn shown(language: Language, title: &str, carried: &Carried, form: &Form) -> Mar
     };
     let turn = match facts.turn {
         Turn::AsItIs => say("as it is", "wie es ist").to_owned(),
-        Turn::Turned(value) => format!("{} (Exif {value})", say("turned; the import applies it", "gedreht; der Import wendet es an")),
+        Turn::Turned(value) => {
+            format!("{} (Exif {value})", say("turned; the import applies it", "gedreht; der Import wendet es an"))
+        }
     };
     let told = &carried.told;
     let rows = [
         (say("For", "Für"), carried.variant.clone()),
-        (say("Size", "Größe"), format!("{} × {} px, {}, {} kB", facts.width_px, facts.height_px, facts.samples, carried.bytes.div_ceil(1_000))),
+        (
+            say("Size", "Größe"),
+            format!(
+                "{} × {} px, {}, {} kB",
+                facts.width_px,
+                facts.height_px,
+                facts.samples,
+                carried.bytes.div_ceil(1_000)
+            ),
+        ),
         (say("As a master", "Als Master"), format!("{} × {} px", carried.master_px.0, carried.master_px.1)),
         (say("Colour profile", "Farbprofil"), profile),
         (say("Orientation", "Ausrichtung"), turn),
-        (say("Digital source type (IPTC)", "Digitaler Quelltyp (IPTC)"), told.digital_source_type.clone().unwrap_or_else(unsaid)),
+        (
+            say("Digital source type (IPTC)", "Digitaler Quelltyp (IPTC)"),
+            told.digital_source_type.clone().unwrap_or_else(unsaid),
+        ),
         (say("Creator", "Urheber"), told.creator.clone().unwrap_or_else(unsaid)),
         (say("Credit", "Nachweis"), told.credit.clone().unwrap_or_else(unsaid)),
         (say("Copyright", "Copyright"), told.copyright.clone().unwrap_or_else(unsaid)),
@@ -158,7 +169,10 @@ fn finding(language: Language, finding: &Finding) -> String {
         Finding::Absent => say("none", "keine").to_owned(),
         Finding::Elsewhere { url } => format!("{} {url}", say("said to be at", "angeblich unter")),
         Finding::Valid { credentials } => {
-            let signer = credentials.signed_by.as_ref().and_then(|it| it.organisation.clone().or_else(|| it.common_name.clone()));
+            let signer = credentials
+                .signed_by
+                .as_ref()
+                .and_then(|it| it.organisation.clone().or_else(|| it.common_name.clone()));
             let signer = signer.unwrap_or_else(|| say("an unnamed signer", "ungenannt").to_owned());
             let known = match credentials.standing {
                 Standing::Trusted => "",

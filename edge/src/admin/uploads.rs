@@ -81,23 +81,20 @@ impl Uploads {
 
     /// Blocks on the device.
     fn hold(&self, by: &str, variant: &str, file: &[u8]) -> Result<String, Fault> {
-        let unstored = |error: std::io::Error| fault(507, "upload-not-stored", "Insufficient storage", error.to_string());
+        let unstored =
+            |error: std::io::Error| fault(507, "upload-not-stored", "Insufficient storage", error.to_string());
         let id = random().map_err(unstored)?;
         std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(self.path(&id), file)).map_err(unstored)?;
         let mut held = self.held.lock();
         let now = Instant::now();
-        let is_over = |held: &VecDeque<Held>| held.front().is_some_and(|first| first.until <= now || held.len() >= HELD_MAX);
+        let is_over =
+            |held: &VecDeque<Held>| held.front().is_some_and(|first| first.until <= now || held.len() >= HELD_MAX);
         while is_over(&held) {
             if let Some(first) = held.pop_front() {
                 let _ = std::fs::remove_file(self.path(&first.id));
             }
         }
-        held.push_back(Held {
-            id: id.clone(),
-            by: by.to_owned(),
-            variant: variant.to_owned(),
-            until: now + HELD_FOR,
-        });
+        held.push_back(Held { id: id.clone(), by: by.to_owned(), variant: variant.to_owned(), until: now + HELD_FOR });
         Ok(id)
     }
 

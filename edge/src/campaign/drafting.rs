@@ -140,7 +140,9 @@ pub enum DraftError {
     NoKnob(String),
     #[error("`{knob}`: {reason}")]
     Value { knob: String, reason: String },
-    #[error("the campaigns' files are not those that this edge serves: it takes them over, or says why not, within a moment")]
+    #[error(
+        "the campaigns' files are not those that this edge serves: it takes them over, or says why not, within a moment"
+    )]
     FilesChanged,
     #[error("{file} cannot be edited in place: {reason}")]
     File { file: String, reason: String },
@@ -256,10 +258,9 @@ impl Drafting {
             edited = self.edited(sources, &documents)?;
         }
         let after = edited.campaign(of.campaign).ok_or(DraftError::NotDrawn)?;
-        let variant = edited.variant(after, of.slot_index, of.combination).map_err(|error| DraftError::Value {
-            knob: "recipe".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let variant = edited
+            .variant(after, of.slot_index, of.combination)
+            .map_err(|error| DraftError::Value { knob: "recipe".to_owned(), reason: error.to_string() })?;
         let variant = Variant { key: campaign.key(of.slot_index, of.combination), ..Arc::unwrap_or_clone(variant) };
         Ok(Draft {
             seed: variant.drawn_seed().ok_or(DraftError::NotDrawn)?,

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn every_script_that_is_imported_is_there() {
-        let scripts = ["main.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js", "drop.js"];
+        let scripts =
+            ["main.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js", "drop.js"];
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/preview/assets");
         let mut bytes = 0;
         for name in scripts {

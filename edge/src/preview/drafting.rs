@@ -39,7 +39,8 @@ impl Preview {
 
     /// The page of a draft, for those who decide in its campaign.
     pub(super) fn draft(&self, tastes: Tastes, id: &str, reader: &Reader<'_>) -> Result<Content, Box<Problem>> {
-        let ended = || not_found("there is no such draft: drafts end after a day, and when the edge is started again".into());
+        let ended =
+            || not_found("there is no such draft: drafts end after a day, and when the edge is started again".into());
         let sheet = self.drafts.sheet(id).ok_or_else(ended)?;
         let name = &sheet.variant;
         if (reader.role)(campaign_of(name)) < Some(PersonRole::Reviewer) {

@@ -86,8 +86,7 @@ pub enum Shelf {
 }
 
 impl Shelf {
-    pub const ALL: [Self; 6] =
-        [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews, Self::Splits];
+    pub const ALL: [Self; 6] = [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews, Self::Splits];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -91,10 +91,7 @@ mod tests {
         let mut splits = Splits::default();
         let (variant, split) = ("a/hero?colour=red", Split { variant: "a/hero?colour=red".to_owned() });
         assert_eq!(splits.admit_split(&split).unwrap(), None);
-        assert!(matches!(
-            splits.admit_merge(&Merge { variant: variant.to_owned() }),
-            Err(Refusal::NotSplit { .. })
-        ));
+        assert!(matches!(splits.admit_merge(&Merge { variant: variant.to_owned() }), Err(Refusal::NotSplit { .. })));
         splits.put(variant, 7);
         assert_eq!(splits.admit_split(&split).unwrap().as_deref(), Some("split by 7"));
         assert_eq!(splits.each().collect::<Vec<_>>(), [(variant, 7)]);

@@ -33,7 +33,9 @@ impl Edited {
         let document: DocumentMut = file.text.parse().map_err(|_| fault("it is no TOML"))?;
         // What is written back must differ by the edits alone, or the patch would not apply.
         if document.to_string() != file.text {
-            return Err(fault("it would not come back as it is: its lines end in carriage returns, or it begins with a mark"));
+            return Err(fault(
+                "it would not come back as it is: its lines end in carriage returns, or it begins with a mark",
+            ));
         }
         Ok(Self { path, stem: stem.to_owned(), before: file.text.clone(), document })
     }
@@ -114,13 +116,7 @@ impl Documents {
         written.ok_or_else(unknown)
     }
 
-    fn set_weight(
-        &mut self,
-        slot: &str,
-        (key, index): (&'static str, usize),
-        edit: &Edit,
-        reach: Reach,
-    ) -> Option<()> {
+    fn set_weight(&mut self, slot: &str, (key, index): (&'static str, usize), edit: &Edit, reach: Reach) -> Option<()> {
         self.set_generated(slot, (key, Some(Inner::Entry(index, "weight"))), edit, reach)
     }
 

@@ -27,10 +27,18 @@ pub enum KnobKind {
     Text,
     /// Texts between commas.
     List,
-    Whole { min: u32, max: u32 },
-    Number { min: f64, max: f64 },
+    Whole {
+        min: u32,
+        max: u32,
+    },
+    Number {
+        min: f64,
+        max: f64,
+    },
     /// A number, or nothing.
-    Weight { max: f64 },
+    Weight {
+        max: f64,
+    },
 }
 
 /// What is to be written.
@@ -161,6 +169,7 @@ fn text(item: &toml_edit::Item) -> Option<String> {
 }
 
 fn number_text(item: Option<&toml_edit::Item>) -> String {
-    let number = item.and_then(|item| item.as_float().map(|it| it.to_string()).or_else(|| Some(item.as_integer()?.to_string())));
+    let number =
+        item.and_then(|item| item.as_float().map(|it| it.to_string()).or_else(|| Some(item.as_integer()?.to_string())));
     number.unwrap_or_default()
 }
