@@ -40,7 +40,6 @@ fn generation() -> Generation {
         master: "m1-0a1b2c3d4e5f6g7h8j9k0m1n2p3q4r5s".to_owned(),
         checkpoint: Some("studio-xl@blake3:6d1f0a7b".to_owned()),
         determinism: Some("cuda-sm90/libtorch-2.9/fp16/b1".to_owned()),
-        device_ms: None,
     }
 }
 
