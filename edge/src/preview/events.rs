@@ -15,8 +15,6 @@ use crate::service::Body;
 use crate::shared_state::Published;
 
 pub(super) const PATH: &str = "/events";
-/// Readers who wait at once.
-const STREAMS_MAX: usize = 2_048;
 /// How long one response waits; proxies give up after half a minute or more.
 const WAIT: Duration = Duration::from_secs(20);
 /// How soon a browser connects anew.
@@ -34,8 +32,9 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(published: Published) -> Self {
-        Self { published, streams: Semaphore::new(STREAMS_MAX), wait: WAIT }
+    /// At most `streams_max` readers wait at once: who acts needs connections as well.
+    pub(super) fn new(published: Published, streams_max: usize) -> Self {
+        Self { published, streams: Semaphore::new(streams_max), wait: WAIT }
     }
 
     /// The next change behind the one that the browser, or the query's `after`, saw last.
@@ -85,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_waits_for_a_change_and_names_it() {
         let published = Published::new(State::empty("test".into()), Epoch::default());
-        let events = Events { wait: Duration::from_millis(5), ..Events::new(published) };
+        let events = Events { wait: Duration::from_millis(5), ..Events::new(published, 1) };
         let quiet = text(events.respond(&HeaderMap::new(), None).await).await;
         assert_eq!(quiet, "retry: 250\nid: 0\nevent: quiet\ndata: 0\n\n");
         // What was missed while the browser connected anew is told at once.
@@ -95,8 +94,8 @@ mod tests {
 
     #[tokio::test]
     async fn more_streams_than_there_are_places_are_told_to_come_back() {
-        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default()));
-        let _taken = events.streams.try_acquire_many(u32::try_from(STREAMS_MAX).unwrap()).unwrap();
+        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default()), 1);
+        let _taken = events.streams.try_acquire().unwrap();
         let refused = events.respond(&HeaderMap::new(), None).await;
         assert_eq!(text(refused).await, "retry: 5000\n\n", "an error would end the browser's stream for good");
     }

@@ -6,6 +6,7 @@ mod candidates;
 mod changes;
 mod clock;
 mod containers;
+mod crowd;
 mod differential;
 mod documents;
 mod faults;
