@@ -34,6 +34,7 @@ mod login;
 mod masters;
 mod openapi;
 pub mod operators;
+mod pages;
 mod principal;
 pub mod proxy;
 mod purges;

@@ -6,11 +6,12 @@
 //! | `census` | which pictures a slot has |
 //! | `filter`, `board` | what a page's address asks for, and what that comes to |
 //! | `states` | how far a picture is |
-//! | `wording` | what a campaign calls things, in the reader's language |
+//! | `wording`, `terms` | what a campaign and what the program calls things, in the reader's language |
 //! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
-//! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
+//! | `frame`, `home`, `slot`, `matrix`, `variant`, `history`, `compare`, `queue` | the pages |
 //! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk` | the forms on them |
+//! | `trouble` | what is read where a page or a form comes to nothing |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
 //!
@@ -27,6 +28,7 @@ mod desk;
 mod events;
 mod filter;
 mod frame;
+mod history;
 mod home;
 mod matrix;
 mod queue;
@@ -34,6 +36,8 @@ mod seals;
 mod slot;
 mod states;
 mod tastes;
+mod terms;
+pub(crate) mod trouble;
 mod variant;
 mod ways;
 mod why;
@@ -44,8 +48,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
-use http::header::CONTENT_SECURITY_POLICY;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use maud::Markup;
 use tokio::sync::Semaphore;
 
@@ -65,7 +69,7 @@ use self::queue::Waiting;
 use self::seals::Seals;
 use self::slot::{Laid, SlotPage};
 use self::states::{PictureState, States};
-use self::tastes::Tastes;
+pub(crate) use self::tastes::Tastes;
 use self::variant::{Decisions, VariantPage};
 use self::ways::{
     FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
@@ -75,6 +79,7 @@ use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
+use crate::descriptors::{self, waiting_pages};
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
 use crate::request::Pinning;
@@ -194,7 +199,7 @@ impl Preview {
     ) -> Self {
         Self {
             fill,
-            events: Events::new(reviews.log().published().clone()),
+            events: Events::new(reviews.log().published().clone(), waiting_pages(descriptors::limit())),
             censuses: Censuses::default(),
             turns: Arc::new(Semaphore::new(TURNS_MAX)),
             public_url,
@@ -238,6 +243,9 @@ impl Preview {
         let measured = content.as_ref().map_or(Measured::No, |content| content.measured);
         let mut response = match content {
             Ok(content) => self.framed(request.headers(), request.uri(), content, (reader, waiting.len())),
+            Err(problem) if trouble::wants_page(request.headers()) => {
+                self.troubled(request, &problem, (reader, waiting.len()))
+            }
             Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
         };
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&self.public_url, measured));
@@ -272,6 +280,27 @@ impl Preview {
             is_wide,
         };
         response::text(headers, TextKind::Html, frame.around(&main).0, "no-cache")
+    }
+
+    /// What a person reads in the place of a page.
+    fn troubled(
+        &self,
+        request: &Request<RequestBody>,
+        problem: &Problem,
+        known: (&Reader<'_>, usize),
+    ) -> Response<Body> {
+        let language = Tastes::of(request.uri().query(), request.headers()).language;
+        let content = Content {
+            title: trouble::title(problem, language).to_owned(),
+            crumbs: Vec::new(),
+            main: trouble::told(problem, "/preview/", language),
+            measured: Measured::No,
+            is_wide: false,
+        };
+        let mut response = self.framed(request.headers(), request.uri(), content, known);
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response
     }
 
     async fn content(

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use super::body::{Fault, Fields, fault, wrong};
 use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
+use super::pages::{self, HOME};
 use super::principal::Principal;
 use super::routes::{self, Found};
 use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied};
-use crate::language::Language;
 use crate::preview::Preview;
 use crate::service::{Body, RequestBody};
 
@@ -71,11 +71,11 @@ impl AdminApi {
         };
         let form = match Form::read(head.headers(), body).await {
             Ok(form) => form,
-            Err(fault) => return super::problem(head.method(), &fault),
+            Err(fault) => return pages::troubled(&head, &fault, HOME),
         };
         let asked = Asked { csrf: form.get("csrf"), ..Asked::of(&head, peer) };
         let Found::Route(route, _) = routes::find(&Method::POST, &aim.route(&form)) else {
-            return super::problem(head.method(), &fault(404, "not-found", "Not found", "there is no such form"));
+            return pages::troubled(&head, &fault(404, "not-found", "Not found", "there is no such form"), HOME);
         };
         let back = login::path_here(form.get("back").unwrap_or_default());
         let who = match self.gatekeeper.admit(&asked, route.needs, Part::Api) {
@@ -83,15 +83,15 @@ impl AdminApi {
             Err(denial) if denial.status() == 401 => {
                 let ended =
                     fault(401, "logged-out", "Logged out", "Nothing was done: log in, and send the form again.");
-                return explained(&head, &ended, &login::leading_to(back));
+                return pages::troubled(&head, &ended, &login::leading_to(back));
             }
-            Err(denial) => return denied::response(head.method(), &denial),
+            Err(denial) => return denied::of_page(&head, &denial, back),
         };
         let done = match asked.source() {
             Source::Ours if aim == Aim::Bulk => {
                 return match self.bulk(preview, &who, &form).await {
                     Ok(outcome) => told(&head, &outcome, back),
-                    Err(fault) => explained(&head, &fault, back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
                 };
             }
             Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
@@ -101,7 +101,7 @@ impl AdminApi {
         };
         match done {
             Ok(()) => login::see_other(back),
-            Err(fault) => explained(&head, &fault, back),
+            Err(fault) => pages::troubled(&head, &fault, back),
         }
     }
 
@@ -151,10 +151,10 @@ pub(super) fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static st
 
 /// What became of a decision about many pictures.
 fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Body> {
-    let language = Language::of(None, head.headers());
+    let language = pages::language(head.headers());
     let say = |english, german| language.say(english, german);
     let title = say("Decided", "Entschieden");
-    let markup = login::layout(
+    let markup = pages::layout(
         language,
         title,
         &html! {
@@ -171,22 +171,7 @@ fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Bod
             p { a href=(back) { (say("Back", "Zurück")) } }
         },
     );
-    login::page(head.headers(), StatusCode::OK, &markup)
-}
-
-/// Why it was not done, for a person.
-fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
-    let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let markup = login::layout(
-        Language::English,
-        &fault.title,
-        &html! {
-            h1 { (fault.title) }
-            p.notice role="alert" { (fault.detail) }
-            p { a href=(back) { "Back, to look again" } }
-        },
-    );
-    login::page(head.headers(), status, &markup)
+    pages::page(head.headers(), StatusCode::OK, markup)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use super::login::{LOGIN, LOGOUT};
-use super::{AdminApi, PREFIX};
+use super::{AdminApi, PREFIX, pages};
 use crate::campaign::CatalogHandle;
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
@@ -107,7 +107,7 @@ impl Respond for Operators {
                     let detail =
                         "there are /preview/, /papers/dossier, /metrics, /livez, /readyz, /admin/login and /admin/v1/";
                     let problem = Problem::new(404, "not-found", "Not found", detail);
-                    response::error(request.method(), &problem, Negotiation::Explicit)
+                    pages::troubled(&request, &problem, pages::HOME)
                 }
             },
         };

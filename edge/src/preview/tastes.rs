@@ -56,14 +56,14 @@ impl Ground {
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tastes {
-    pub(super) language: Language,
+pub(crate) struct Tastes {
+    pub(crate) language: Language,
     pub(super) ground: Ground,
 }
 
 impl Tastes {
     /// What the query names, else what a cookie remembers, else what the browser prefers.
-    pub(super) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
         let named = Named::of(query);
         let remembered = || Language::named(&cookie(headers, LANGUAGE_COOKIE)?);
         let language = named.language.or_else(remembered).unwrap_or_else(|| Language::of(None, headers));

@@ -6,10 +6,12 @@ use maud::{Markup, html};
 use super::cards::CardView;
 use super::desk::{self, Desk};
 use super::frame::copy;
+use super::history;
 use super::seals::Notice;
 use super::slot::notice_text;
 use super::states::PictureState;
 use super::tastes::Tastes;
+use super::terms;
 use super::why::Reasons;
 use crate::governance::{PastStep, ShownCase};
 use crate::seo::{Picture, Placement, SnippetKind};
@@ -98,7 +100,7 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         (reasons(page))
         (hand_over(page))
         @if let Some(decisions) = &page.decisions {
-            @if !decisions.history.is_empty() { (history(page.tastes, &decisions.history)) }
+            @if !decisions.history.is_empty() { (history::history(page.tastes, &decisions.history)) }
         }
     }
 }
@@ -107,7 +109,7 @@ fn withheld(tastes: Tastes, reason: Reason) -> Markup {
     html! {
         p.notice.bad role="status" {
             (tastes.say("Readers are shown a stand-in: the picture is withheld (", "Leser sehen einen Ersatz: Das Bild wird zurückgehalten ("))
-            (reason.as_str()) "). "
+            (terms::reason(reason, tastes.language)) "). "
             (tastes.say("Operators lift a kill with ", "Betreiber heben eine Sperre auf mit "))
             code { "bildkante-edge lift" } "; " code { "bildkante-edge status" }
             (tastes.say(" lists what is in force.", " zeigt, was in Kraft ist."))
@@ -371,37 +373,6 @@ fn briefing(page: &VariantPage<'_>) -> Markup {
                     @for (name, text) in &texts { @if let Some(text) = text { dt { (name) } dd { (text) } } }
                     @if !areas.is_empty() { dt { (say("Left free", "Bleibt frei")) } dd { (areas.join(", ")) } }
                     @for tag in &placement.tags { dt { (tag.variable) } dd { (tag.value) } }
-                }
-            }
-        }
-    }
-}
-
-fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
-    let say = |english, german| tastes.say(english, german);
-    html! {
-        section aria-labelledby="history" {
-            h2 id="history" { (say("History", "Verlauf")) }
-            div.scroll tabindex="0" role="group" aria-labelledby="history" {
-                table {
-                    thead {
-                        tr {
-                            @for name in [say("When", "Wann"), say("Who", "Wer"), say("What", "Was"), say("Case", "Fall"), say("Why", "Warum")] {
-                                th scope="col" { (name) }
-                            }
-                        }
-                    }
-                    tbody {
-                        @for past in history {
-                            tr {
-                                td { (past.at()) }
-                                td { (past.who) }
-                                td { (past.step.replace('_', " ")) }
-                                td { @if let Some(case) = past.case { a href={ "#case-" (case) } { (case) } } }
-                                td { (past.why) }
-                            }
-                        }
-                    }
                 }
             }
         }
