@@ -199,7 +199,7 @@ async fn chromium_chooses_and_kills_with_forms() -> anyhow::Result<()> {
     })
     .await?;
     says("the picture is withheld").await?;
-    let in_history = "return [...document.querySelectorAll('td')].filter(it => it.textContent === 'kill').length";
+    let in_history = "return [...document.querySelectorAll('td')].filter(it => it.textContent === 'killed').length";
     let stands_there = async || Ok(browser.run(in_history).await?.as_u64() > Some(0));
     eventually("it stands in the history", stands_there).await?;
     browser.close().await?;
