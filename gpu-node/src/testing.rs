@@ -32,6 +32,8 @@ pub struct FakeControl {
     prompts: Mutex<Vec<String>>,
     finished: Mutex<Vec<(String, usize)>>,
     step: Mutex<Duration>,
+    /// Waiting recipes that seem to be able to share a drawing's pass, and turn out not to.
+    false_companions: Mutex<usize>,
 }
 
 impl Default for FakeControl {
@@ -45,6 +47,7 @@ impl Default for FakeControl {
             prompts: Mutex::default(),
             finished: Mutex::default(),
             step: Mutex::new(Duration::ZERO),
+            false_companions: Mutex::default(),
         }
     }
 }
@@ -69,6 +72,11 @@ impl FakeControl {
     /// Every step sleeps this long.
     pub fn set_step(&self, step: Duration) {
         *self.step.lock() = step;
+    }
+
+    /// As many recipes as that seem to be able to go along in a pass, and none can once it has begun.
+    pub fn set_false_companions(&self, count: usize) {
+        *self.false_companions.lock() = count;
     }
 
     /// Waits until `count` drawings have begun, self-tests not counted.
@@ -188,6 +196,14 @@ impl Engine for FakeEngine {
         self.next_drawing += 1;
         self.drawings.insert(drawing, (Arc::clone(recipe), 0));
         Ok(drawing)
+    }
+
+    fn companions_max(&self, _: DrawingId) -> usize {
+        *self.control.false_companions.lock()
+    }
+
+    fn may_join(&self, drawing: DrawingId, _: &ValidRecipe) -> bool {
+        self.companions_max(drawing) > 0
     }
 
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {

@@ -317,7 +317,8 @@ impl<'a> Executor<'a> {
             // If the device ends again, it is known over which recipe.
             return vec![drawing];
         }
-        let mut company = Company::new(self.engine.companions_max(drawing));
+        let companions_max = self.engine.companions_max(drawing);
+        let mut company = Company::new(companions_max);
         for begun in self.begun.iter().filter(|begun| begun.drawing != drawing && !self.engine.is_done(begun.drawing)) {
             let shares = self.engine.may_share(drawing, begun.drawing) && !endings.is_suspect(begun.job.recipe.id());
             let place = self.place(begun);
@@ -325,6 +326,9 @@ impl<'a> Executor<'a> {
                 company.add(place, begun.drawing);
             }
         }
+        // To begin is to encode texts and pictures. One that cannot share the pass after all has cost that as well, so the turn has no
+        // more beginnings than companions: a more urgent job would wait for all of them.
+        let mut beginnings = 0..companions_max;
         while self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
@@ -334,6 +338,9 @@ impl<'a> Executor<'a> {
                     && engine.has_room(waiting)
                     && !endings.is_suspect(waiting.id())
             };
+            if beginnings.next().is_none() {
+                break;
+            }
             let taken = self.bench.board.take_first(|place, waiting| company.takes(place) && joins(waiting));
             let Some((place, job)) = taken else { break };
             let before = self.begun.len();

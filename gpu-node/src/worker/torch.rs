@@ -225,11 +225,15 @@ impl Engine for TorchEngine {
             return false;
         }
         let Some(budget_bytes) = self.capacity.budget_bytes.filter(|_| !self.drawings.is_empty()) else { return true };
-        let needs = self.drawings.values().map(|drawing| drawing.need).chain([self.capacity.need(recipe, 1)]);
-        let (held_bytes, moment_bytes) = needs.fold((0, 0), |(held, moment): (u64, u64), need| {
-            (held + need.held_bytes, moment.max(need.pass_bytes).max(need.picture_bytes))
-        });
-        held_bytes + moment_bytes <= budget_bytes
+        let own = self.capacity.need(recipe, 1);
+        let drawing_needs = self.drawings.values().map(|drawing| drawing.need);
+        let held_bytes: u64 = drawing_needs.clone().chain([own]).map(|need| need.held_bytes).sum();
+        // Its pass may be one that several share, and each of them has a pass of its own in it.
+        let sharing = self.drawings.values().filter(|drawing| asks_for_the_same(&drawing.part, recipe)).count() as u64;
+        let requests_max = self.capacity.requests_max(recipe, self.options.requests_max);
+        let shared_bytes = self.capacity.need(recipe, (1 + sharing).min(requests_max as u64)).pass_bytes;
+        let moments = drawing_needs.chain([own]).map(|need| need.pass_bytes.max(need.picture_bytes));
+        held_bytes + moments.max().unwrap_or(0).max(shared_bytes) <= budget_bytes
     }
 
     fn free_memory(&mut self) {
