@@ -79,7 +79,6 @@ use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
 use crate::candidates::{CandidateDesk, Progress};
-use crate::descriptors::{self, waiting_pages};
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
 use crate::request::Pinning;
@@ -199,7 +198,7 @@ impl Preview {
     ) -> Self {
         Self {
             fill,
-            events: Events::new(reviews.log().published().clone(), waiting_pages(descriptors::limit())),
+            events: Events::new(reviews.log().published().clone()),
             censuses: Censuses::default(),
             turns: Arc::new(Semaphore::new(TURNS_MAX)),
             public_url,
@@ -210,6 +209,12 @@ impl Preview {
             reviews,
             candidates,
         }
+    }
+
+    /// At most so many open pages wait for news at a time.
+    #[must_use]
+    pub fn with_waiting_pages(self, pages: usize) -> Self {
+        Self { events: self.events.with_streams(pages), ..self }
     }
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's

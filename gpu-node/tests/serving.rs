@@ -429,6 +429,26 @@ async fn a_turn_begins_no_more_requests_than_can_go_along() {
 }
 
 #[tokio::test]
+async fn a_more_urgent_request_does_not_wait_for_what_lies_between_two_parts() {
+    let node = Wish::default().start().await;
+    node.node.settled().await;
+    node.control.hold();
+    let send = |request: GenerationRequest| {
+        let client = node.client.clone();
+        tokio::spawn(async move { client.post(&request).await.status })
+    };
+    let in_parts = send(GenerationRequest { urgency: Urgency::new(5).unwrap(), ..request("a mug in parts") });
+    node.control.entered(1).await;
+    node.control.allow(1);
+    node.control.entered(2).await;
+    let hero = send(GenerationRequest { urgency: Urgency::new(0).unwrap(), ..request("a hero") });
+    node.counts("bildkante_node_queue_jobs", 1.0).await;
+    node.control.release();
+    assert_eq!((in_parts.await.unwrap().as_u16(), hero.await.unwrap().as_u16()), (200, 200));
+    assert_eq!(node.control.gone_on_after(), [1], "the hero was finished before");
+}
+
+#[tokio::test]
 async fn bad_requests_are_told_what_is_wrong() {
     let node = Wish::default().start().await;
     let client = &node.client;

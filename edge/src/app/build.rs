@@ -28,6 +28,7 @@ use crate::campaign::{CampaignMetrics, Candidates, CatalogHandle};
 use crate::candidates::CandidateDesk;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
+use crate::descriptors;
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
 use crate::governance::{
@@ -292,6 +293,7 @@ impl Behind {
             Arc::clone(&self.fill),
             (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
         );
+        let preview = preview.with_waiting_pages(descriptors::waiting_pages(descriptors::limit()));
         let papers = self.papers(config);
         let parts = AdminParts {
             catalog: self.catalog.clone(),

@@ -15,6 +15,8 @@ use crate::service::Body;
 use crate::shared_state::Published;
 
 pub(super) const PATH: &str = "/events";
+/// Readers who wait at once, unless the process says how many connections there are for them.
+const STREAMS: usize = 128;
 /// How long one response waits; proxies give up after half a minute or more.
 const WAIT: Duration = Duration::from_secs(20);
 /// How soon a browser connects anew.
@@ -32,9 +34,13 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// At most `streams_max` readers wait at once: who acts needs connections as well.
-    pub(super) fn new(published: Published, streams_max: usize) -> Self {
-        Self { published, streams: Semaphore::new(streams_max), wait: WAIT }
+    pub(super) fn new(published: Published) -> Self {
+        Self { published, streams: Semaphore::new(STREAMS), wait: WAIT }
+    }
+
+    /// At most so many readers wait at once: who acts needs connections as well.
+    pub(super) fn with_streams(self, streams: usize) -> Self {
+        Self { streams: Semaphore::new(streams), ..self }
     }
 
     /// The next change behind the one that the browser, or the query's `after`, saw last.
@@ -84,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_waits_for_a_change_and_names_it() {
         let published = Published::new(State::empty("test".into()), Epoch::default());
-        let events = Events { wait: Duration::from_millis(5), ..Events::new(published, 1) };
+        let events = Events { wait: Duration::from_millis(5), ..Events::new(published) };
         let quiet = text(events.respond(&HeaderMap::new(), None).await).await;
         assert_eq!(quiet, "retry: 250\nid: 0\nevent: quiet\ndata: 0\n\n");
         // What was missed while the browser connected anew is told at once.
@@ -94,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_streams_than_there_are_places_are_told_to_come_back() {
-        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default()), 1);
+        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default())).with_streams(1);
         let _taken = events.streams.try_acquire().unwrap();
         let refused = events.respond(&HeaderMap::new(), None).await;
         assert_eq!(text(refused).await, "retry: 5000\n\n", "an error would end the browser's stream for good");

@@ -126,6 +126,9 @@ impl<'a> Executor<'a> {
         if self.engine.is_done(drawing) {
             self.turns.made(&choice, std::iter::once(claim.sequence));
             self.decode(drawing);
+        } else if self.engine.is_between_parts(drawing) {
+            self.turns.made(&choice, std::iter::once(claim.sequence));
+            self.go_on(drawing);
         } else {
             self.pass(&choice, leader);
         }
@@ -408,6 +411,27 @@ impl<'a> Executor<'a> {
                     if let Some(begun) = self.remove(*drawing) {
                         self.bench.panicked(&begun.job, panic.as_ref());
                     }
+                }
+            }
+        }
+    }
+
+    /// The turn between two parts of a drawing.
+    fn go_on(&mut self, drawing: DrawingId) {
+        self.mark_group(&[drawing]);
+        let started_at = Instant::now();
+        let gone_on = catch_unwind(AssertUnwindSafe(|| self.engine.go_on(drawing)));
+        let seconds = self.busy_since(started_at);
+        if let Some(begun) = self.begun.iter_mut().find(|begun| begun.drawing == drawing) {
+            begun.denoise_ms += seconds * 1e3;
+            begun.device_s += seconds;
+        }
+        match gone_on {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.fail(drawing, &error),
+            Err(panic) => {
+                if let Some(begun) = self.remove(drawing) {
+                    self.bench.panicked(&begun.job, panic.as_ref());
                 }
             }
         }
