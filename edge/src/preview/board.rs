@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use bildkante_shared::phash::PerceptualHash;
+
 use super::census::{Census, SlotOf};
-use super::filter::{Filter, Sort};
+use super::filter::{Filter, Like, Sort};
 use super::states::{PictureState, States};
 use super::wording;
 use crate::governance::AwaitingCase;
@@ -18,6 +20,8 @@ pub(super) struct Standing {
     pub(super) newest: Option<u64>,
     /// The last one that awaits a decision.
     pub(super) awaiting: Option<AwaitingCase>,
+    /// What the picture looks like that this is about; `None` before it is drawn.
+    pub(super) hash: Option<PerceptualHash>,
 }
 
 /// A value of an axis, or a state, as something to choose.
@@ -59,9 +63,13 @@ impl Board {
         let mut state_counts = [0; PictureState::ALL.len()];
         let mut matching = Vec::new();
         let words = asked.words();
+        let like = asked.like.as_ref().and_then(|like| Some((reference(of, &census, &standings, like)?, like.bits)));
         for (index, (entry, standing)) in census.entries.iter().zip(&standings).enumerate() {
             let values = of.campaign.values_of(entry.combination);
             if !words.iter().all(|word| has_word(of, &values, &entry.picture, word)) {
+                continue;
+            }
+            if like.is_some_and(|(hash, bits)| !standing.looks_like(hash, bits)) {
                 continue;
             }
             let fails = fails(asked, &census.axes, &values, standing.states);
@@ -95,6 +103,26 @@ impl Board {
     pub(super) fn standing(&self, entry: usize) -> Standing {
         self.standings[entry]
     }
+
+    /// How many other pictures of the slot look like an entry's, whatever else is asked for.
+    pub(super) fn alike(&self, entry: usize, bits: u32) -> usize {
+        let Some(hash) = self.standings[entry].hash else { return 0 };
+        self.standings.iter().filter(|other| other.looks_like(hash, bits)).count().saturating_sub(1)
+    }
+}
+
+impl Standing {
+    fn looks_like(&self, hash: PerceptualHash, bits: u32) -> bool {
+        self.hash.is_some_and(|own| own.distance(hash) <= bits)
+    }
+}
+
+/// What the picture looks like that others are held against. One that is unknown, or not drawn, is not asked for.
+fn reference(of: SlotOf<'_>, census: &Census, standings: &[Standing], like: &Like) -> Option<PerceptualHash> {
+    let separator = if like.values.is_empty() { "" } else { "?" };
+    let name = format!("{}/{}{separator}{}", of.campaign.name, of.slot().name, like.values);
+    let entry = census.entries.iter().position(|entry| *entry.picture == *name)?;
+    standings[entry].hash
 }
 
 fn fails(asked: &Filter, axes: &[usize], values: &[usize], states: States) -> Fails {
