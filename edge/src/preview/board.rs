@@ -169,7 +169,7 @@ mod tests {
         let census = Censuses::default().of(campaign, 0);
         let standing = |entry: usize| {
             let state = if entry.is_multiple_of(2) { PictureState::Live } else { PictureState::NeedsReview };
-            Standing { states: States::default().with(state), newest: Some(entry as u64), awaiting: None }
+            Standing { states: States::default().with(state), newest: Some(entry as u64), awaiting: None, hash: None }
         };
         let standings = (0..census.entries.len()).map(standing).collect();
         Board::new(of, census, standings, &Filter::parse(campaign, query))
@@ -219,5 +219,32 @@ mod tests {
         assert!(by_state.standing(*by_state.matching.last().unwrap()).states.has(PictureState::Live));
         let newest = board(&campaign, "_sort=newest").matching;
         assert_eq!(newest[0], newest.len() - 1);
+    }
+
+    #[test]
+    fn pictures_that_look_alike_are_counted_and_found() {
+        let campaign = studio();
+        let of = SlotOf { campaign: &campaign, slot_index: 0 };
+        let census = Censuses::default().of(&campaign, 0);
+        // Each picture differs from the first by as many bits as its place says.
+        let hash = |place: usize| {
+            let mut bytes = [0; 32];
+            (0..place.min(256)).for_each(|bit| bytes[bit / 8] |= 1 << (bit % 8));
+            Some(PerceptualHash::from_bytes(bytes))
+        };
+        let standings: Vec<Standing> =
+            (0..census.entries.len()).map(|place| Standing { hash: hash(place), ..Standing::default() }).collect();
+        let name = census.entries[0].picture.to_string();
+        let values = percent_encoding::utf8_percent_encode(
+            name.split_once('?').map_or("", |(_, values)| values),
+            percent_encoding::NON_ALPHANUMERIC,
+        )
+        .to_string();
+        let board =
+            |query: &str| Board::new(of, Arc::clone(&census), standings.clone(), &Filter::parse(&campaign, query));
+        let near = board(&format!("_like={values}&_bits=3"));
+        assert_eq!(near.matching, [0, 1, 2, 3]);
+        assert_eq!((near.alike(0, 3), near.alike(0, 0)), (3, 0));
+        assert_eq!(board("_like=colour%3Dnone").matching.len(), census.entries.len(), "unknown: not asked for");
     }
 }

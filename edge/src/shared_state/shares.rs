@@ -211,7 +211,7 @@ impl Shares {
         }
         let cases = share.pictures.iter().filter_map(|it| Some((it.picture.as_str(), it.case?)));
         for (picture, case) in cases {
-            if !reviews.case(case).is_some_and(|(own, _)| own == picture) {
+            if reviews.case(case).is_none_or(|(own, _)| own != picture) {
                 return Err(ShareRefusal::Case(case));
             }
         }
