@@ -99,14 +99,13 @@ pub(super) fn bar(tastes: Tastes, undo: &UndoBar) -> Markup {
         Undone::RequestChanges => say("returned for changes", "zur Änderung zurückgegeben"),
     };
     html! {
-        form.undo method="post" action="/preview/undo" data-undo-ms=(undo.left_ms) role="status" {
-            @if let Some(csrf) = &undo.csrf { input type="hidden" name="csrf" value=(csrf); }
-            input type="hidden" name="back" value=(undo.back);
-            input type="hidden" name="cases" value={ (undo.case) "." (undo.seen) };
+        div.undo role="status" data-undo-ms=(undo.left_ms) {
             span { (say("Case ", "Fall ")) a href=(undo.back) { (undo.case) } " " (done) "." }
-            " "
-            button data-key="u" {
-                (say("Take back", "Zurücknehmen")) " (" (undo.left_ms.div_ceil(1_000)) " s)"
+            form method="post" action="/preview/undo" {
+                @if let Some(csrf) = &undo.csrf { input type="hidden" name="csrf" value=(csrf); }
+                input type="hidden" name="back" value=(undo.back);
+                input type="hidden" name="cases" value={ (undo.case) "." (undo.seen) };
+                button data-key="u" { (say("Take back", "Zurücknehmen")) " (" (undo.left_ms.div_ceil(1_000)) " s)" }
             }
         }
     }

@@ -57,6 +57,7 @@ impl Drawing {
                 format!("{}: {ahead} {}", say("it waits", "es wartet"), say("before it", "davor"))
             }
             (GenerationState::Queued, None) => say("it waits", "es wartet").to_owned(),
+            (GenerationState::Running, _) if self.of == 0 => say("it begins", "es beginnt").to_owned(),
             (GenerationState::Running, _) => {
                 format!("{} {} {} {}", say("step", "Schritt"), self.step, say("of", "von"), self.of)
             }

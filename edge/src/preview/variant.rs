@@ -260,7 +260,7 @@ fn case(page: &VariantPage<'_>, number: usize, (shown, patch): (&ShownCase, Opti
                     a.key href=(compared(page, case.id)) data-key=[(number == 1).then_some("m")] { (say("Compare", "Vergleichen")) }
                 }
                 @if let Some(patch) = patch {
-                    details { summary { (say("Lines for the manifest", "Zeilen für das Manifest")) } pre { (patch) } (copy(say("Copy", "Kopieren"), patch)) }
+                    details { summary { (say("Lines for the manifest", "Zeilen für das Manifest")) } pre tabindex="0" { (patch) } (copy(say("Copy", "Kopieren"), patch)) }
                 }
                 @if let Some(desk) = &page.desk { (desk::decisions(page.tastes, desk, shown)) }
             }
@@ -335,7 +335,7 @@ fn hand_over(page: &VariantPage<'_>) -> Markup {
                 @if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
                     details.piece data-piece=(piece) {
                         summary { (name) }
-                        pre { (text) }
+                        pre tabindex="0" { (text) }
                         (copy(say("Copy", "Kopieren"), text))
                     }
                 }

@@ -84,7 +84,7 @@ async fn a_decision_is_taken_back_by_who_made_it() -> anyhow::Result<()> {
     assert!(refused.text().contains("a kill withholds the picture"), "{}", refused.text());
 
     let session = session(&rig, &anna).await?;
-    let page = "/preview/studio/thumb/variant?product=vase&_lang=en";
+    let page = "/preview/studio/thumb/variant?product=vase&locale=de-DE&_lang=en";
     let html = rig.http.get(rig.admin(), page, &[(header::COOKIE, &session.cookie)]).await?.text();
     let (_, history) = html.split_once("id=\"history\"").context("a history")?;
     let steps: Vec<&str> = ["kill", "approve", "reject", "undo", "submit"]
@@ -232,6 +232,9 @@ async fn a_drawing_says_how_far_it_is() -> anyhow::Result<()> {
     control.hold();
     let order = json!({ "variant": "studio/thumb?product=vase", "count": 1 });
     let begun = admin(&rig, Method::POST, "/admin/v1/candidates", Some(order)).await?.json()?;
+    // How many steps there are is known from the first one on.
+    control.started(1).await;
+    control.allow(1);
     let recipe = begun["candidates"][0]["recipe"].as_str().context("a recipe")?.to_owned();
     let path = format!("/preview/progress?of={recipe}.0123.{}", "0".repeat(26));
     assert_eq!(rig.http.get(rig.admin(), &path, &[]).await?.status, StatusCode::UNAUTHORIZED);

@@ -27,7 +27,7 @@ function waiting() {
 
 /** @param {Drawing} drawing */
 function words(drawing) {
-  if (drawing.state === 'running') return `${say('step', 'Schritt')} ${drawing.step} ${say('of', 'von')} ${drawing.of}`;
+  if (drawing.state === 'running' && drawing.of > 0) return `${say('step', 'Schritt')} ${drawing.step} ${say('of', 'von')} ${drawing.of}`;
   if (drawing.state === 'queued' && drawing.position) return `${say('waits, before it', 'wartet, davor')}: ${drawing.position}`;
   return say('being drawn …', 'wird erzeugt …');
 }
