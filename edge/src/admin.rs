@@ -12,7 +12,8 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `candidates`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `guests` | what people with a link ask |
+//! | `decisions`, `candidates`, `shares`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -27,6 +28,7 @@ mod decisions;
 mod denied;
 mod forms;
 mod gatekeeper;
+mod guests;
 mod imports;
 mod keys;
 mod kills;
@@ -40,8 +42,10 @@ pub mod proxy;
 mod purges;
 mod routes;
 pub mod sessions;
+mod shares;
 mod state;
 pub mod token;
+mod undo;
 mod warm;
 mod webhooks;
 
@@ -72,9 +76,11 @@ use crate::fill::Fill;
 use crate::governance::{KillDesk, PurgeDesk, ReviewDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
+use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
 use crate::shared_state::KEY_BYTES_MAX;
+use crate::shares::ShareDesk;
 use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 use crate::webhooks::Webhooks;
@@ -95,6 +101,8 @@ pub struct AdminApi {
     kills: KillDesk,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    shares: ShareDesk,
+    preview: Arc<Preview>,
     webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
@@ -116,6 +124,8 @@ pub struct AdminParts {
     pub kills: KillDesk,
     pub reviews: ReviewDesk,
     pub candidates: CandidateDesk,
+    pub shares: ShareDesk,
+    pub preview: Arc<Preview>,
     pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
@@ -169,6 +179,8 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            shares,
+            preview,
             webhooks,
             fill,
             warmer,
@@ -187,6 +199,8 @@ impl AdminApi {
             kills,
             reviews,
             candidates,
+            shares,
+            preview,
             webhooks,
             fill,
             imports: Arc::new(imports),
@@ -210,6 +224,7 @@ impl AdminApi {
     pub(super) fn measure(&self) {
         self.kills.measure();
         self.reviews.measure();
+        self.shares.measure();
     }
 
     /// The answer to a request for a path below [`PREFIX`].
@@ -284,6 +299,18 @@ impl AdminApi {
             Action::DrawCandidates => {
                 candidates::begin(self, who, key, candidates::order(self.fields(headers, body).await?)?)
             }
+            Action::ListShares => shares::list(self, who, query).map(Reply::ok),
+            Action::MakeShare => shares::post(self, who, shares::order(self.fields(headers, body).await?)?, key).await,
+            Action::ShowShare => shares::one(self, who, parameter).map(Reply::ok),
+            Action::EndShare => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                shares::end(self, who, parameter, (why, key)).await.map(Reply::ok)
+            }
+            Action::ResolveComment => {
+                let as_what = shares::resolution(self.fields(headers, body).await?)?;
+                shares::resolve(self, who, parameter, as_what).await.map(Reply::ok)
+            }
+            Action::DeleteComment => shares::remove(self, who, parameter).await.map(Reply::ok),
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {
                 let why = keys::why(self.fields(headers, body).await?)?;

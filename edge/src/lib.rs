@@ -46,6 +46,7 @@ pub(crate) mod secret;
 pub mod seo;
 pub(crate) mod service;
 pub mod shared_state;
+pub mod shares;
 pub mod signing;
 pub(crate) mod stand_in;
 pub mod state;

@@ -10,19 +10,25 @@
 //! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
 //! | `frame`, `home`, `slot`, `matrix`, `variant`, `history`, `compare`, `queue` | the pages |
 //! | `ways` | what names and paths mean, and where pages lead |
-//! | `desk`, `bulk` | the forms on them |
+//! | `desk`, `bulk`, `picked`, `sharing` | the forms on them |
+//! | `selection` | which pictures picks and filters come to |
+//! | `shared`, `pins`, `comments` | what people with a link see and write |
+//! | `after` | what follows a decision |
 //! | `trouble` | what is read where a page or a form comes to nothing |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
+//! | `progress` | how far pictures are that are being drawn |
 //!
 //! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what comes into view,
 //! as any request for these pictures would, and nothing else is triggered.
 
+pub(crate) mod after;
 mod assets;
 mod board;
 pub(crate) mod bulk;
 mod cards;
 mod census;
+mod comments;
 mod compare;
 mod desk;
 mod events;
@@ -31,8 +37,14 @@ mod frame;
 mod history;
 mod home;
 mod matrix;
+mod picked;
+mod pins;
+mod progress;
 mod queue;
 mod seals;
+pub(crate) mod selection;
+pub(crate) mod shared;
+mod sharing;
 mod slot;
 mod states;
 mod tastes;
@@ -57,16 +69,18 @@ use self::board::{Board, Standing};
 use self::bulk::{Asked, Bulk, Seen};
 #[cfg(test)]
 pub(crate) use self::cards::resolved;
-use self::cards::{CardTexts, Shown, VARIANT_PAGE, page_of};
+use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE, page_of};
 use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
-use self::filter::{Filter, View};
+use self::filter::{Filter, LIKE_BITS, View};
 use self::frame::{Crumb, Frame, Measured, Person};
 use self::home::CampaignView;
 use self::matrix::Matrix;
+use self::progress::{Drawing, Progresses};
 use self::queue::Waiting;
 use self::seals::Seals;
+use self::sharing::Shareable;
 use self::slot::{Laid, SlotPage};
 use self::states::{PictureState, States};
 pub(crate) use self::tastes::Tastes;
@@ -78,15 +92,17 @@ use self::why::Reasons;
 use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
-use crate::candidates::{CandidateDesk, Progress};
+use crate::candidates::{CandidateDesk, Progress, Trial};
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
+use crate::origin::Regions;
 use crate::request::Pinning;
 use crate::resolve::{Operator, Resolution, resolve};
-use crate::response::{self, Negotiation, TextKind};
+use crate::response::{self, Negotiation, StaticText, TextKind};
 use crate::seo::{self, Loading, Place, Placement};
 use crate::service::{Body, RequestBody};
 use crate::shared_state::PersonRole;
+use crate::shares::ShareDesk;
 use crate::signing::SigningHandle;
 
 /// Cards of one page: what one node draws in a quarter of a minute.
@@ -97,6 +113,8 @@ const HISTORY_MAX: usize = 50;
 const TURNS_MAX: usize = 2;
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
+/// What a page for people with a link loads.
+const GUEST_ASSETS: [&str; 4] = ["style.css", "icon.svg", "shared.js", "text.js"];
 
 /// Builds the pages.
 #[derive(Debug)]
@@ -108,11 +126,13 @@ pub struct Preview {
     bindings: Bindings,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    shares: ShareDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
     /// Of pages that look through a whole slot.
     turns: Arc<Semaphore>,
     events: Events,
+    progress: Progresses,
 }
 
 /// Who looks, as far as pages depend on it.
@@ -193,8 +213,8 @@ impl Preview {
         catalog: CatalogHandle,
         signing: SigningHandle,
         copied_days: u32,
-        fill: Arc<Fill>,
-        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
+        (fill, regions): (Arc<Fill>, Arc<Regions>),
+        (bindings, reviews, candidates, shares): (Bindings, ReviewDesk, CandidateDesk, ShareDesk),
     ) -> Self {
         Self {
             fill,
@@ -208,6 +228,8 @@ impl Preview {
             bindings,
             reviews,
             candidates,
+            shares,
+            progress: Progresses::new(regions),
         }
     }
 
@@ -237,6 +259,9 @@ impl Preview {
         if rest == events::PATH {
             return Some(self.events.respond(request.headers(), request.uri().query()).await);
         }
+        if rest == progress::PATH {
+            return Some(self.progress.respond(request.headers(), request.uri().query()).await);
+        }
         let page = Page::of(rest);
         let query = request.uri().query();
         let waiting = self.waiting(reader);
@@ -256,6 +281,11 @@ impl Preview {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&self.public_url, measured));
         tastes::remember(&mut response, query);
         Some(response)
+    }
+
+    /// A style, script or sign of a page for people with a link, by its name.
+    pub(crate) fn guest_asset(name: &str) -> Option<&'static StaticText> {
+        GUEST_ASSETS.contains(&name).then(|| assets::find(&format!("/{name}"))).flatten()
     }
 
     /// Whether a path is one of a style or a script, which show nothing of a campaign.
@@ -281,6 +311,7 @@ impl Preview {
             crumbs,
             seq: self.reviews.log().published().load().epoch(),
             person: Person { name: reader.name, needed },
+            undo: self.undo_bar(uri, reader),
             measured,
             is_wide,
         };
@@ -499,14 +530,18 @@ impl Preview {
             })
             .collect();
         let sizes = if matrix.is_some() { "112px" } else { "216px" };
+        let bits = asked.like.as_ref().map_or(LIKE_BITS, |like| like.bits);
         let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
         let cards = texts.iter().map(|(entry, texts)| {
-            let (Standing { states, awaiting, newest }, variants) =
+            let (Standing { states, awaiting, newest, .. }, variants) =
                 (board.standing(*entry), board.census.entries[*entry].variants);
             let is_stand_in = !states.has(PictureState::Live) && !states.has(PictureState::Withheld);
             // What awaits the reader, else what was decided last: a stand-in says nothing of either.
             let case = awaiting.map(|awaiting| awaiting.id).or(newest).filter(|_| may_look && is_stand_in);
-            (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants, case }))
+            let pick = if may_look { Pickable::Yes(awaiting) } else { Pickable::No };
+            let alike = board.alike(*entry, bits);
+            let loading = Loading::Lazy;
+            (*entry, texts.card(Shown { seals: &seals, loading, sizes, states, variants, case, pick, alike }))
         });
         let laid = match matrix {
             Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },
@@ -521,7 +556,11 @@ impl Preview {
             seen: Seen::of(board.matching.iter().filter_map(|&entry| board.standing(entry).awaiting)),
             pictures: board.matching.len(),
         });
-        let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk };
+        let sharing = bulk.as_ref().map(|bulk| {
+            let what = Shareable::Filter(bulk.query.clone(), bulk.pictures);
+            self.sharing_of(&format!("{}/{}", bulk.campaign, bulk.slot), what)
+        });
+        let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk, sharing };
         let main = slot::slot(&page);
         Ok(Content {
             title: format!("{} · {}", campaign.title, of.slot().name),
@@ -553,8 +592,14 @@ impl Preview {
                 states = states.with(PictureState::Withheld);
             }
             let is_reviewed = slot.review.is_required();
+            let hash = if is_reviewed {
+                survey.fingerprint(&entry.picture)
+            } else {
+                entry.recipe.and_then(|recipe| Some(self.bindings.get(recipe)?.phash))
+            };
             Standing {
                 states,
+                hash,
                 newest: survey.newest(&entry.picture).filter(|_| is_reviewed),
                 awaiting: survey.awaiting(&entry.picture).filter(|_| is_reviewed),
             }
@@ -634,7 +679,8 @@ impl Preview {
         let entry = census.entry_of(campaign, combination);
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
         let sizes = &slot.sizes;
-        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None };
+        let (pick, alike) = (Pickable::No, 0);
+        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None, pick, alike };
         let page = VariantPage {
             tastes,
             campaign: &campaign.name,
@@ -652,6 +698,11 @@ impl Preview {
             }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
             withheld,
+            awaited: match binding {
+                None => self.progress.of(resolved.variant.recipe.id()).await,
+                Some(_) => None,
+            },
+            guests: self.guests_of(of, &resolved.variant, role),
             decisions,
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };
@@ -678,7 +729,7 @@ impl Preview {
         });
         Some(Decisions {
             approvers: variant.review.approvers(),
-            drawing: trials.iter().filter(|trial| trial.progress == Progress::Drawing).count(),
+            drawing: self.drawing(&trials).await,
             failures: failures.collect(),
             cases: cases
                 .into_iter()
@@ -687,6 +738,12 @@ impl Preview {
                 .collect(),
             history,
         })
+    }
+    /// Seeds that are being drawn, each with how far it is.
+    async fn drawing(&self, trials: &[Trial]) -> Vec<(u32, Option<Drawing>)> {
+        let drawing = trials.iter().filter(|trial| trial.progress == Progress::Drawing);
+        let told = drawing.map(|trial| async { (trial.seed, self.progress.of(trial.recipe).await) });
+        futures_util::future::join_all(told).await
     }
 }
 

@@ -16,6 +16,7 @@ const ROOMS: &[&str] = &[
     "preview",
     "papers",
     "candidates",
+    "shares",
     "warm",
     "webhooks",
     "handler",

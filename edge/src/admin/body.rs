@@ -56,6 +56,11 @@ impl Fields {
         Self { map }
     }
 
+    /// One that a form's own cannot say.
+    pub(super) fn set(&mut self, name: &'static str, value: Value) {
+        self.map.insert(name.to_owned(), value);
+    }
+
     #[cfg(test)]
     pub(super) fn of(body: Value) -> Self {
         Self::parse(&body.to_string().into()).expect("an object")

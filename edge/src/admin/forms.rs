@@ -16,8 +16,9 @@ use super::login::{self, Form};
 use super::pages::{self, HOME};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied};
-use crate::preview::Preview;
+use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, shares, undo};
+use crate::preview::selection::PICK;
+use crate::preview::{Preview, Reader};
 use crate::service::{Body, RequestBody};
 
 /// Where forms go.
@@ -31,12 +32,23 @@ enum Aim<'p> {
     Kill,
     /// One decision about many pictures.
     Bulk,
+    /// A link that shows a selection.
+    Share,
+    EndShare(&'p str),
+    /// A guest's comment: it is resolved, or deleted.
+    Comment(&'p str),
+    /// Decisions that are taken back.
+    Undo,
 }
 
 impl<'p> Aim<'p> {
     fn of(path: &'p str) -> Option<Self> {
         match path.strip_prefix(FOLDER)?.split_once('/') {
             Some(("decisions", id)) => Some(Self::Decision(id)),
+            Some(("shares", id)) => Some(Self::EndShare(id)),
+            Some(("comments", id)) => Some(Self::Comment(id)),
+            None if path == "/preview/shares" => Some(Self::Share),
+            None if path == "/preview/undo" => Some(Self::Undo),
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
@@ -48,7 +60,10 @@ impl<'p> Aim<'p> {
     fn route(self, form: &Form) -> String {
         match self {
             Self::Bulk if form.get("decision") == Some("kill") => format!("{PREFIX}kills"),
-            Self::Bulk => format!("{PREFIX}decisions/0"),
+            Self::Bulk | Self::Undo => format!("{PREFIX}decisions/0"),
+            // Both take the same.
+            Self::Share | Self::EndShare(_) => format!("{PREFIX}shares"),
+            Self::Comment(id) => format!("{PREFIX}comments/{id}"),
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
@@ -90,7 +105,19 @@ impl AdminApi {
         let done = match asked.source() {
             Source::Ours if aim == Aim::Bulk => {
                 return match self.bulk(preview, &who, &form).await {
-                    Ok(outcome) => told(&head, &outcome, back),
+                    Ok(outcome) => told(&head, (&outcome, who.csrf()), back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
+                };
+            }
+            Source::Ours if aim == Aim::Share => {
+                return match self.share(&who, &form).await {
+                    Ok(link) => shared(&head, &link, back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
+                };
+            }
+            Source::Ours if aim == Aim::Undo && undo::are_many(&form) => {
+                return match self.undo(&who, &form).await {
+                    Ok(outcome) => told(&head, (&outcome, who.csrf()), back),
                     Err(fault) => pages::troubled(&head, &fault, back),
                 };
             }
@@ -100,9 +127,37 @@ impl AdminApi {
             }
         };
         match done {
-            Ok(()) => login::see_other(back),
+            Ok(()) => login::see_other(&self.behind(aim, &who, (&head, preview), back)),
             Err(fault) => pages::troubled(&head, &fault, back),
         }
+    }
+
+    /// The page behind a form: a decision may lead on to the next picture.
+    fn behind(&self, aim: Aim<'_>, who: &Principal, (head, preview): (&Request<()>, &Preview), back: &str) -> String {
+        let Aim::Decision(id) = aim else { return back.to_owned() };
+        let Ok(case) = id.parse() else { return back.to_owned() };
+        let (sees, role) = (|campaign: Option<&str>| who.sees(campaign), |campaign: &str| who.role_in(campaign));
+        let reader = Reader { sees: &sees, role: &role, csrf: who.csrf(), name: who.known_name() };
+        preview.after_decision(head.headers(), back, case, &reader)
+    }
+
+    /// Makes a link to what the form names: its address, or its path where none signs any more.
+    async fn share(&self, who: &Principal, form: &Form) -> Result<MadeLink, Fault> {
+        let picked: Vec<&str> = form.named(PICK).map(|(picture, _)| picture).collect();
+        let is_picked = !picked.is_empty();
+        let texts: &[_] = if is_picked { &["slot", "title", "why"] } else { &["slot", "title", "why", "filter"] };
+        let mut fields = fields(form, texts, &["days"])?;
+        if is_picked {
+            fields.set("pictures", json!(picked));
+        } else if form.get("of") == Some("picked") {
+            return Err(wrong("pictures", "pick the pictures that the link shows", &[]));
+        }
+        let (kept, _) = shares::make(self, who, shares::order(fields)?, None).await?;
+        Ok(MadeLink {
+            title: kept.share.title.clone(),
+            pictures: kept.share.pictures.len(),
+            address: self.shares.link(&kept.share).unwrap_or_default(),
+        })
     }
 
     async fn carry_out_form(
@@ -128,8 +183,28 @@ impl AdminApi {
                 let why = form.get("why").unwrap_or_default();
                 bulk::kill_picture(self, who, preview, (variant, why)).await?;
             }
-            // It has an answer of its own.
-            Aim::Bulk => {}
+            Aim::EndShare(id) => {
+                let why = form.get("why").unwrap_or_default().trim().to_owned();
+                if why.is_empty() {
+                    return Err(wrong("why", "a reason is missing: it stands in the audit", &[]));
+                }
+                shares::end(self, who, id, (why, None)).await?;
+            }
+            Aim::Comment(id) if form.get("delete") == Some("true") => {
+                shares::remove(self, who, id).await?;
+            }
+            Aim::Comment(id) => {
+                let mut fields = Fields::of_map(Map::new());
+                fields.set("resolved", json!(form.get("resolved") == Some("true")));
+                shares::resolve(self, who, id, shares::resolution(fields)?).await?;
+            }
+            Aim::Undo => {
+                if let Some((_, why)) = self.undo(who, form).await?.refused.into_iter().next() {
+                    return Err(fault(409, "not-undone", "Not taken back", why));
+                }
+            }
+            // They have answers of their own.
+            Aim::Bulk | Aim::Share => {}
         }
         Ok(())
     }
@@ -150,23 +225,57 @@ pub(super) fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static st
 }
 
 /// What became of a decision about many pictures.
-fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Body> {
+fn told(head: &Request<()>, (outcome, csrf): (&bulk::Outcome, Option<&str>), back: &str) -> Response<Body> {
     let language = pages::language(head.headers());
     let say = |english, german| language.say(english, german);
-    let title = say("Decided", "Entschieden");
+    let (title, done) = match outcome.deed {
+        bulk::Deed::Decided => (say("Decided", "Entschieden"), say("decided", "entschieden")),
+        bulk::Deed::TakenBack => (say("Taken back", "Zurückgenommen"), say("taken back", "zurückgenommen")),
+    };
     let markup = pages::layout(
         language,
         title,
         &html! {
             h1 { (title) }
             p.notice role="status" {
-                (outcome.done) " " (say("decided", "entschieden"))
+                (outcome.done) " " (done)
                 @if outcome.left > 0 { ", " (outcome.left) " " (say("left: send the form again", "übrig: Senden Sie das Formular noch einmal")) }
                 "."
             }
             @if !outcome.refused.is_empty() {
                 h2 { (outcome.refused.len()) " " (say("refused", "abgelehnt")) }
                 ul { @for (picture, why) in &outcome.refused { li { code { (picture) } ": " (why) } } }
+            }
+            (undo::form(language, outcome, csrf, back))
+            p { a href=(back) { (say("Back", "Zurück")) } }
+        },
+    );
+    pages::page(head.headers(), StatusCode::OK, markup)
+}
+
+/// A link that was made, for the person who sends it on.
+struct MadeLink {
+    title: String,
+    pictures: usize,
+    address: String,
+}
+
+fn shared(head: &Request<()>, link: &MadeLink, back: &str) -> Response<Body> {
+    let language = pages::language(head.headers());
+    let say = |english, german| language.say(english, german);
+    let title = say("The link is made", "Der Link ist erstellt");
+    let markup = pages::layout(
+        language,
+        title,
+        &html! {
+            h1 { (title) }
+            p.notice role="status" {
+                (link.pictures) " " (if link.pictures == 1 { say("picture: ", "Bild: ") } else { say("pictures: ", "Bilder: ") })
+                a href=(link.address) rel="noreferrer" { (link.title) }
+            }
+            p.lead {
+                (say("Everyone who has this address sees the pictures until it ends or you end it. Copy it from the link, or on the page of the slot.",
+                    "Alle mit dieser Adresse sehen die Bilder, bis der Link abläuft oder Sie ihn beenden. Kopieren Sie ihn von hier oder auf der Seite des Platzes."))
             }
             p { a href=(back) { (say("Back", "Zurück")) } }
         },

@@ -34,7 +34,7 @@ pub(super) const LOGIN: &str = "/admin/login";
 /// Where a session ends.
 pub(super) const LOGOUT: &str = "/admin/logout";
 /// Longest form.
-const FORM_BYTES_MAX: usize = 8 << 10;
+const FORM_BYTES_MAX: usize = 64 << 10;
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest address that a login leads back to.
 const TO_BYTES_MAX: usize = 2_048;
@@ -186,9 +186,8 @@ impl Form {
         let mut form = Self::default();
         let pairs = std::str::from_utf8(body).unwrap_or_default().split('&').filter_map(|it| it.split_once('='));
         for (name, value) in pairs {
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy().into_owned();
-            form.0.entry(name.to_owned()).or_insert(value);
+            let text = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8_lossy().into_owned();
+            form.0.entry(text(name)).or_insert(text(value));
         }
         form
     }
@@ -200,6 +199,11 @@ impl Form {
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// Fields whose names begin so: what stands behind that, and the values.
+    pub(super) fn named<'f>(&'f self, prefix: &'f str) -> impl Iterator<Item = (&'f str, &'f str)> {
+        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
     /// Empty where it is not there.
@@ -339,7 +343,10 @@ mod tests {
 
     #[test]
     fn a_form_is_read_as_browsers_write_it() {
-        let form = Form::parse(&Bytes::from_static(b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x"));
+        let form = Form::parse(&Bytes::from_static(
+            b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x&pick%2Fa%2Fb%3Fc%3Dd=7.9",
+        ));
+        assert_eq!(form.named("pick/").collect::<Vec<_>>(), [("a/b?c=d", "7.9")]);
         assert_eq!((form.text("key"), form.text("csrf"), form.text("to")), ("bk_1 ü", "ab", "/preview/"));
         assert_eq!(form.get("none"), None);
     }

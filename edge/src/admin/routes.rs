@@ -133,6 +133,12 @@ pub(super) enum Action {
     ShowPicture,
     ListCandidates,
     DrawCandidates,
+    ListShares,
+    MakeShare,
+    ShowShare,
+    EndShare,
+    ResolveComment,
+    DeleteComment,
     ReadAudit,
     ForgetName,
     ShowState,
@@ -344,6 +350,25 @@ pub(super) const ROUTES: &[Route] = {
             .post(Json("CandidatesOrder"))
             .by_key()
             .says("Draws a variant's picture with other seeds, and puts what is drawn before reviewers"),
+        get("shares", A::ListShares, takes(Reviewer, S::Review, Campaign), &[(200, "Shares")])
+            .asks(PAGE)
+            .says("Links that show pictures to people without an account, those that are open"),
+        get("shares", A::MakeShare, takes(Reviewer, S::Review, Campaign), &[(200, "Share"), (201, "Share")])
+            .post(Json("ShareOrder"))
+            .by_key()
+            .says("Makes a link to the pictures of a filter, or to named ones, as they are now"),
+        get("shares/{id}", A::ShowShare, takes(Reviewer, S::Review, Campaign), &[(200, "Share")])
+            .says("One link, with the comments of its guests"),
+        get("shares/{id}", A::EndShare, takes(Reviewer, S::Review, Campaign), &[(200, "EndedShare")])
+            .delete(Json("Reason"))
+            .by_key()
+            .says("Ends a link, on every edge"),
+        get("comments/{id}", A::ResolveComment, takes(Reviewer, S::Review, Campaign), &[(200, "Comment")])
+            .post(Json("CommentOrder"))
+            .says("Says that a guest's comment is resolved, or is not"),
+        get("comments/{id}", A::DeleteComment, takes(Reviewer, S::Review, Campaign), &[(200, "DeletedComment")])
+            .delete(Nothing)
+            .says("Deletes a guest's comment with the guest's name"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)
             .says("Entries of the log with the names of their actors, and signed checkpoints"),

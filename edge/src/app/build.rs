@@ -46,6 +46,7 @@ use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::seo::{MarkupDesk, MarkupMetrics, SitemapMetrics, SitemapParts, Sitemaps};
 use crate::shared_state::{Log, OpenedLog};
+use crate::shares::{Comments, ShareDesk, ShareParts};
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
@@ -95,6 +96,8 @@ pub(super) struct Behind {
     fill: Arc<Fill>,
     watermarks: Watermarks,
     masters: Arc<KnownMasters>,
+    gate: Gate,
+    comments: Comments,
 }
 
 impl App {
@@ -186,7 +189,8 @@ impl Behind {
         let webhooks = open_webhooks(config, registry, (Arc::clone(&opened.log), catalog.clone())).await?;
         let signing = open_signing(config, registry).await?;
         let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
-        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate), public_url));
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate.clone()), public_url));
+        let comments = open_comments(config).await?;
         Ok(Self {
             regions,
             origin_metrics,
@@ -206,6 +210,8 @@ impl Behind {
             fill,
             watermarks,
             masters,
+            gate,
+            comments,
         })
     }
 
@@ -285,15 +291,25 @@ impl Behind {
     ) -> anyhow::Result<Operators> {
         let candidates =
             CandidateDesk::new(self.catalog.clone(), Arc::clone(&self.fill), self.reviews.clone(), registry)?;
+        let shares = ShareParts {
+            signing: self.signing.clone(),
+            catalog: self.catalog.clone(),
+            reviews: self.reviews.clone(),
+            fill: Arc::clone(&self.fill),
+            gate: self.gate.clone(),
+            comments: self.comments.clone(),
+            base: config.serve.shared_url.clone().unwrap_or_default(),
+        };
+        let shares = ShareDesk::new(shares, registry)?;
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
             self.signing.clone(),
             config.signing.preview_days,
-            Arc::clone(&self.fill),
-            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
+            (Arc::clone(&self.fill), Arc::clone(&self.regions)),
+            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone(), shares.clone()),
         );
-        let preview = preview.with_waiting_pages(descriptors::waiting_pages(descriptors::limit()));
+        let preview = Arc::new(preview.with_waiting_pages(descriptors::waiting_pages(descriptors::limit())));
         let papers = self.papers(config);
         let parts = AdminParts {
             catalog: self.catalog.clone(),
@@ -303,6 +319,8 @@ impl Behind {
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
             candidates,
+            shares,
+            preview: Arc::clone(&preview),
             reviews: self.reviews.clone(),
             webhooks: self.webhooks.clone(),
             fill: Arc::clone(&self.fill),
@@ -318,7 +336,7 @@ impl Behind {
             registry: registry.clone(),
             catalog: self.catalog.clone(),
             regions: Arc::clone(&self.regions),
-            preview: Arc::new(preview),
+            preview,
             papers,
             api,
             is_leaving: Arc::default(),
@@ -394,6 +412,12 @@ fn open_timestamps(config: &Config) -> anyhow::Result<Option<Arc<TimestampAuthor
     let Some(timestamp) = &config.provenance.timestamp else { return Ok(None) };
     let uri = timestamp.uri().map_err(|(key, reason)| anyhow::anyhow!("`{key}` {reason}"))?;
     Ok(Some(Arc::new(TimestampAuthority::new(timestamp, uri, tokio::runtime::Handle::current())?)))
+}
+
+async fn open_comments(config: &Config) -> anyhow::Result<Comments> {
+    let data_dir = config.cache.disk_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Comments::open(&data_dir)).await?;
+    opened.context("what guests wrote cannot be read")
 }
 
 async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {

@@ -13,6 +13,8 @@
 //! A new topology takes effect between two calls: nodes in both keep their health and connections, calls on nodes
 //! that are gone end on them.
 
+mod progress;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

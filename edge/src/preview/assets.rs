@@ -13,7 +13,7 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: LazyLock<[(&str, StaticText); 10]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, StaticText); 14]> = LazyLock::new(|| {
     [
         asset!(Css, "style.css"),
         asset!(Svg, "icon.svg"),
@@ -25,6 +25,10 @@ static ASSETS: LazyLock<[(&str, StaticText); 10]> = LazyLock::new(|| {
         asset!(Script, "compare.js"),
         asset!(Script, "stage.js"),
         asset!(Script, "text.js"),
+        asset!(Script, "shared.js"),
+        asset!(Script, "undo.js"),
+        asset!(Script, "picks.js"),
+        asset!(Script, "progress.js"),
     ]
 });
 
@@ -42,7 +46,20 @@ mod tests {
 
     #[test]
     fn every_script_that_is_imported_is_there() {
-        let scripts = ["main.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js"];
+        let scripts = [
+            "main.js",
+            "shots.js",
+            "board.js",
+            "keys.js",
+            "live.js",
+            "compare.js",
+            "stage.js",
+            "text.js",
+            "shared.js",
+            "undo.js",
+            "picks.js",
+            "progress.js",
+        ];
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/preview/assets");
         let mut bytes = 0;
         for name in scripts {

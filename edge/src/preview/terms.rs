@@ -13,6 +13,7 @@ pub(super) fn step(step: &str, language: Language) -> String {
         "approve" => say("approved", "freigegeben"),
         "reject" => say("rejected", "abgelehnt"),
         "request_changes" => say("changes requested", "Änderung gewünscht"),
+        "undo" => say("taken back", "zurückgenommen"),
         "pause" => say("paused", "angehalten"),
         "resume" => say("resumed", "fortgesetzt"),
         "escalate" => say("passed on", "weitergegeben"),

@@ -68,7 +68,11 @@ impl Hand<'_> {
         self.browser.press(secret).await?;
         self.browser.press(ENTER).await?;
         let path = to.split('?').next().unwrap_or(to).to_owned();
-        eventually("the page is open", async || Ok(self.browser.run("return location.pathname").await? == path.as_str())).await
+        eventually(
+            "the page is open",
+            async || Ok(self.browser.run("return location.pathname").await? == path.as_str()),
+        )
+        .await
     }
 }
 
@@ -99,7 +103,10 @@ async fn walk(screen: Screen, test: &str) -> anyhow::Result<()> {
 
     // Two of them held against each other; the second one is approved.
     hand.use_it("[data-key=m]").await?;
-    eventually("the comparison is open", async || Ok(browser.run("return location.pathname").await? == "/preview/compare")).await?;
+    eventually("the comparison is open", async || {
+        Ok(browser.run("return location.pathname").await? == "/preview/compare")
+    })
+    .await?;
     hand.use_it("[data-set-mode=slider]").await?;
     assert_eq!(browser.run("return document.querySelector('[data-compare]').dataset.mode").await?, "slider");
     hand.use_it("[data-side=b] [data-key=a]").await?;
@@ -112,7 +119,8 @@ async fn walk(screen: Screen, test: &str) -> anyhow::Result<()> {
     // The second person finds it in the queue, and approves it as well.
     browser.visit(&format!("http://{}/admin/login", rig.admin())).await?;
     hand.use_it("form[action=\"/admin/logout\"] button").await?;
-    let half = cases(&rig).await?.into_iter().find(|case| case["approved_by"].as_array().is_some_and(|by| by.len() == 1));
+    let half =
+        cases(&rig).await?.into_iter().find(|case| case["approved_by"].as_array().is_some_and(|by| by.len() == 1));
     let (id, master) = half.map(|case| (case["id"].clone(), case["master"].clone())).context("an approved case")?;
     hand.log_in(&rig, &bert, "/preview/queue").await?;
     hand.use_it(&format!("a[href$=\"#case-{id}\"]")).await?;

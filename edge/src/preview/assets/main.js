@@ -6,6 +6,9 @@ import { watchKeys } from './keys.js';
 import { watchDecisions } from './live.js';
 import { watchComparison } from './compare.js';
 import { watchStage } from './stage.js';
+import { watchUndo } from './undo.js';
+import { watchPicks } from './picks.js';
+import { watchProgress } from './progress.js';
 import { watchCopies } from './text.js';
 
 // First: it keeps what the page said before scripts changed it.
@@ -15,4 +18,7 @@ watchChoices();
 watchKeys();
 watchComparison();
 watchStage();
+watchUndo();
+watchPicks();
+watchProgress();
 watchCopies();
