@@ -11,6 +11,7 @@
 //! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
 //! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk` | the forms on them |
+//! | `batches` | pictures that are drawn ahead: the pages that start and follow it |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
 //!
@@ -18,6 +19,7 @@
 //! as any request for these pictures would, and nothing else is triggered.
 
 mod assets;
+mod batches;
 mod board;
 pub(crate) mod bulk;
 mod cards;
@@ -49,6 +51,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use maud::Markup;
 use tokio::sync::Semaphore;
 
+use self::batches::CHOOSE_PAGE;
 use self::board::{Board, Standing};
 use self::bulk::{Asked, Bulk, Seen};
 #[cfg(test)]
@@ -71,6 +74,7 @@ use self::ways::{
     FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
 };
 use self::why::Reasons;
+use crate::batch::BatchDesk;
 use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
@@ -104,6 +108,7 @@ pub struct Preview {
     bindings: Bindings,
     reviews: ReviewDesk,
     candidates: CandidateDesk,
+    batches: BatchDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
     /// Of pages that look through a whole slot.
@@ -144,6 +149,10 @@ enum Page<'p> {
     Home,
     Queue,
     Compare,
+    Batches,
+    Batch(u64),
+    /// That starts a batch, by the path of its slot.
+    NewBatch(&'p str),
     /// Of a slot, by its path.
     Slot(&'p str),
     /// Of a variant, by the path of its slot.
@@ -156,10 +165,12 @@ impl<'p> Page<'p> {
             "/" => Self::Home,
             "/queue" => Self::Queue,
             "/compare" => Self::Compare,
-            _ => match rest.strip_suffix(VARIANT_PAGE) {
-                // A slot may be called `variant`, too.
-                Some(slot) if slot.trim_matches('/').split('/').count() == 2 => Self::Variant(slot),
-                _ => Self::Slot(rest),
+            "/batches" => Self::Batches,
+            _ if let Some(id) = batches::id_of(rest) => Self::Batch(id),
+            _ if let Some(slot) = behind(rest, CHOOSE_PAGE) => Self::NewBatch(slot),
+            _ => match behind(rest, VARIANT_PAGE) {
+                Some(slot) => Self::Variant(slot),
+                None => Self::Slot(rest),
             },
         }
     }
@@ -167,10 +178,17 @@ impl<'p> Page<'p> {
     /// Of which campaign it is.
     fn campaign(self) -> Option<&'p str> {
         match self {
-            Self::Home | Self::Queue | Self::Compare => None,
-            Self::Slot(path) | Self::Variant(path) => path.trim_start_matches('/').split('/').next(),
+            Self::Home | Self::Queue | Self::Compare | Self::Batches | Self::Batch(_) => None,
+            Self::Slot(path) | Self::Variant(path) | Self::NewBatch(path) => {
+                path.trim_start_matches('/').split('/').next()
+            }
         }
     }
+}
+
+/// The path of a slot whose page of this kind it is. A slot may be called so, too.
+fn behind<'p>(rest: &'p str, page: &str) -> Option<&'p str> {
+    rest.strip_suffix(page).filter(|slot| slot.trim_matches('/').split('/').count() == 2)
 }
 
 /// A page's own part, and what stands around it.
@@ -190,7 +208,7 @@ impl Preview {
         signing: SigningHandle,
         copied_days: u32,
         fill: Arc<Fill>,
-        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
+        (bindings, reviews, candidates, batches): (Bindings, ReviewDesk, CandidateDesk, BatchDesk),
     ) -> Self {
         Self {
             fill,
@@ -204,6 +222,7 @@ impl Preview {
             bindings,
             reviews,
             candidates,
+            batches,
         }
     }
 
@@ -287,7 +306,10 @@ impl Preview {
             Page::Queue => Ok(self.queue(tastes, reader, waiting)),
             Page::Compare => self.compare(tastes, query, reader),
             Page::Variant(path) => self.variant(tastes, (path, query), reader, waiting).await,
-            Page::Slot(path) => {
+            Page::Batches => Ok(self.all_batches(tastes, reader)),
+            Page::Batch(id) => self.one_batch(tastes, id, reader),
+            Page::Slot(path) | Page::NewBatch(path) => {
+                let is_new_batch = matches!(page, Page::NewBatch(_));
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
                 let csrf = reader.csrf.map(str::to_owned);
                 let role = path.trim_start_matches('/').split('/').next().and_then(|campaign| (reader.role)(campaign));
@@ -295,7 +317,8 @@ impl Preview {
                 let turn = Arc::clone(&self.turns).acquire_owned().await;
                 let task = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
-                    preview.slot(tastes, (&path, &query), role.map(|role| (role, csrf.as_deref())))
+                    let (at, desk) = ((path.as_str(), query.as_str()), role.map(|role| (role, csrf.as_deref())));
+                    if is_new_batch { preview.choose_batch(tastes, at, desk) } else { preview.slot(tastes, at, desk) }
                 });
                 task.await.unwrap_or_else(|error| {
                     log_limited!(error, %error, "a preview page failed");
@@ -541,8 +564,27 @@ impl Preview {
         let asked = |&entry: &usize| Asked {
             picture: board.census.entries[entry].picture.to_string(),
             awaiting: board.standing(entry).awaiting,
+            is_makeable: board.census.entries[entry].is_makeable,
         };
         Ok(board.matching.iter().map(asked).collect())
+    }
+
+    /// The states that a filter may ask for.
+    #[must_use]
+    pub(crate) fn state_names() -> Vec<&'static str> {
+        PictureState::ALL.map(PictureState::as_str).to_vec()
+    }
+
+    /// The query of a slot's page that asks for these values, states and words.
+    #[must_use]
+    pub(crate) fn filter_query(axes: &[(String, Vec<String>)], states: &[String], text: Option<&str>) -> String {
+        filter::query_of(axes, states, text)
+    }
+
+    /// Where readers find pictures.
+    #[must_use]
+    pub(crate) fn public_url(&self) -> &str {
+        &self.public_url
     }
 
     /// The variants that have the picture of this one, itself among them: its locales, as a rule.

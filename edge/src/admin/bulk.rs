@@ -85,7 +85,7 @@ impl AdminApi {
         preview: &Arc<Preview>,
         (pictures, why): (Vec<Asked>, &str),
     ) -> Outcome {
-        let decided = stream::iter(pictures).map(|Asked { picture, awaiting }| async move {
+        let decided = stream::iter(pictures).map(|Asked { picture, awaiting, .. }| async move {
             let result = match (word, awaiting) {
                 (Word::Kill, _) => kill_picture(self, who, preview, (&picture, why)).await,
                 (Word::Rule(decision), Some(case)) => self.rule_on(who, case, decision, why).await,

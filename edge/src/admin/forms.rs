@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use maud::html;
 use serde_json::{Map, Value, json};
 
+use super::batch_forms::BatchAim;
 use super::body::{Fault, Fields, fault, wrong};
 use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
@@ -31,6 +32,7 @@ enum Aim<'p> {
     Kill,
     /// One decision about many pictures.
     Bulk,
+    Batch(BatchAim<'p>),
 }
 
 impl<'p> Aim<'p> {
@@ -40,7 +42,7 @@ impl<'p> Aim<'p> {
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
-            _ => None,
+            _ => BatchAim::of(path).map(Self::Batch),
         }
     }
 
@@ -52,6 +54,7 @@ impl<'p> Aim<'p> {
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
+            Self::Batch(aim) => aim.route(),
         }
     }
 }
@@ -94,6 +97,10 @@ impl AdminApi {
                     Err(fault) => explained(&head, &fault, back),
                 };
             }
+            Source::Ours if let Aim::Batch(aim) = aim => {
+                let done = self.batch_form(aim, &who, &form).await;
+                return done.unwrap_or_else(|fault| explained(&head, &fault, back));
+            }
             Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
             Source::Foreign | Source::Untold => {
                 Err(fault(403, "forbidden", "Forbidden", "the form is not from a page of this edge"))
@@ -128,8 +135,8 @@ impl AdminApi {
                 let why = form.get("why").unwrap_or_default();
                 bulk::kill_picture(self, who, preview, (variant, why)).await?;
             }
-            // It has an answer of its own.
-            Aim::Bulk => {}
+            // They have answers of their own.
+            Aim::Bulk | Aim::Batch(_) => {}
         }
         Ok(())
     }

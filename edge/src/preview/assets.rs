@@ -13,13 +13,14 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: LazyLock<[(&str, StaticText); 10]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, StaticText); 11]> = LazyLock::new(|| {
     [
         asset!(Css, "style.css"),
         asset!(Svg, "icon.svg"),
         asset!(Script, "main.js"),
         asset!(Script, "shots.js"),
         asset!(Script, "board.js"),
+        asset!(Script, "batch.js"),
         asset!(Script, "keys.js"),
         asset!(Script, "live.js"),
         asset!(Script, "compare.js"),
@@ -42,7 +43,8 @@ mod tests {
 
     #[test]
     fn every_script_that_is_imported_is_there() {
-        let scripts = ["main.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js"];
+        let scripts =
+            ["main.js", "batch.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js"];
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/preview/assets");
         let mut bytes = 0;
         for name in scripts {

@@ -4,6 +4,7 @@
 
 use maud::{Markup, html};
 
+use super::batches;
 use super::board::Board;
 use super::bulk::{self, Bulk};
 use super::cards::CardView;
@@ -66,6 +67,7 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
                 }
                 @if page.board.matching.is_empty() { (nothing(page)) }
                 (pager(page))
+                (batches::way_in(page))
                 @if let Some(bulk) = &page.bulk { (bulk::form(page.tastes, bulk)) }
             }
         }

@@ -4,12 +4,14 @@ import { watchShots } from './shots.js';
 import { watchChoices } from './board.js';
 import { watchKeys } from './keys.js';
 import { watchDecisions } from './live.js';
+import { watchBatch } from './batch.js';
 import { watchComparison } from './compare.js';
 import { watchStage } from './stage.js';
 import { watchCopies } from './text.js';
 
 // First: it keeps what the page said before scripts changed it.
 watchDecisions();
+watchBatch();
 watchShots(document);
 watchChoices();
 watchKeys();
