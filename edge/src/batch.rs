@@ -208,7 +208,7 @@ impl BatchDesk {
         let batches: Vec<_> = self.inner.batches.lock().values().cloned().collect();
         for batch in batches.into_iter().filter(|batch| batch.state().is_active()) {
             tracing::info!(batch = batch.id, "going on with a batch");
-            self.inner.launch(&batch, Again::Waiting, None);
+            self.inner.launch(&batch, Again::Waiting);
         }
     }
 
@@ -236,7 +236,10 @@ impl BatchDesk {
             let batch = inner.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
             let _one = batch.changing.lock().await;
             let is_repeated = key.as_deref().is_some_and(|key| batch.is_known_by(key));
-            let has_changed = !is_repeated && inner.carry_out(&batch, ask, key).await?;
+            let has_changed = !is_repeated && inner.carry_out(&batch, ask).await?;
+            if has_changed && batch.know(key) {
+                inner.store(&batch);
+            }
             inner.settled(&batch).await;
             let status = batch.status();
             if has_changed {
@@ -361,7 +364,7 @@ impl Inner {
             self.batches.lock().remove(&batch.id);
             return Err(BatchError::NotStored(error.to_string()));
         }
-        self.launch(&batch, Again::Waiting, None);
+        self.launch(&batch, Again::Waiting);
         self.settled(&batch).await;
         let status = batch.status();
         note(who, "batch-start", &status);
@@ -391,19 +394,14 @@ impl Inner {
         Ok(())
     }
 
-    fn launch(self: &Arc<Self>, batch: &Arc<Batch>, again: Again, key: Option<String>) {
-        batch.enter(again, key);
+    fn launch(self: &Arc<Self>, batch: &Arc<Batch>, again: Again) {
+        batch.enter(again);
         self.store(batch);
         tokio::spawn(Arc::clone(self).run(Arc::clone(batch)));
     }
 
     /// Whether it changed anything.
-    async fn carry_out(
-        self: &Arc<Self>,
-        batch: &Arc<Batch>,
-        ask: Ask,
-        key: Option<String>,
-    ) -> Result<bool, BatchError> {
+    async fn carry_out(self: &Arc<Self>, batch: &Arc<Batch>, ask: Ask) -> Result<bool, BatchError> {
         use BatchState as S;
         let state = batch.state();
         let not_now = |wanted| Err(BatchError::NotNow { state, wanted });
@@ -416,12 +414,12 @@ impl Inner {
                 Ok(true)
             }
             (Ask::Resume, S::Paused) => {
-                self.launch(batch, Again::Waiting, key);
+                self.launch(batch, Again::Waiting);
                 Ok(true)
             }
             (Ask::Retry, S::Done | S::Paused | S::Refused) => {
                 self.load(batch).await.map_err(BatchError::Unread)?;
-                self.launch(batch, Again::Failures, key);
+                self.launch(batch, Again::Failures);
                 Ok(true)
             }
             (Ask::Pause, S::Paused) | (Ask::Resume, S::Queued | S::Running) | (Ask::Cancel, S::Cancelled) => Ok(false),
@@ -439,6 +437,3 @@ impl Inner {
         Ok(true)
     }
 }
-
-#[cfg(test)]
-mod tests;

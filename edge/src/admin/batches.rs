@@ -95,7 +95,12 @@ where
     let turn = Arc::clone(&api.selecting).acquire_owned().await;
     let bytes = body::bounded(body, ORDER_BYTES_MAX, DEADLINE).await?;
     let query = Query::of(query.unwrap_or_default());
-    let trying = if query.get("dry_run") == Some("true") { Try::Only } else { Try::No };
+    // What is misspelt would draw.
+    let trying = match query.get("dry_run") {
+        None => Try::No,
+        Some("true") => Try::Only,
+        Some(_) => return Err(wrong("dry_run", "`dry_run` is true, or left out", &["true"])),
+    };
     let order = match body::media_type(headers).as_str() {
         "text/csv" => of_csv(&query, bytes, api.concurrency)?,
         "application/json" => of_json(&query, &bytes, api)?,
@@ -247,7 +252,12 @@ pub(super) async fn results(
     let status = found(api, who, id)?;
     let turn = Arc::clone(&api.selecting).acquire_owned().await;
     let items = api.batches.items(status.record.id).await.map_err(refused)?;
-    let (id, is_csv) = (status.record.id, Query::of(query.unwrap_or_default()).get("as") == Some("csv"));
+    let is_csv = match Query::of(query.unwrap_or_default()).get("as") {
+        None | Some("json") => false,
+        Some("csv") => true,
+        Some(_) => return Err(wrong("as", "`as` is json or csv", &["json", "csv"])),
+    };
+    let id = status.record.id;
     let (desk, public_url) = (api.batches.clone(), api.preview.public_url().to_owned());
     let written = tokio::task::spawn_blocking(move || {
         let _turn = turn;

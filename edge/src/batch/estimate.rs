@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use bildkante_shared::ids::RecipeId;
+
 use super::BatchDesk;
 use super::record::{Item, Measured, Terms};
-use crate::campaign::Catalog;
+use crate::campaign::{Campaign, Catalog};
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, resolve};
 use crate::warm::Cost;
@@ -64,7 +66,10 @@ impl BatchDesk {
         Estimate { pictures, there, device_ms, bytes, cost }
     }
 
-    fn recipe_of(&self, catalog: &Catalog, item: &Item) -> Option<bildkante_shared::ids::RecipeId> {
+    fn recipe_of(&self, catalog: &Catalog, item: &Item) -> Option<RecipeId> {
+        if item.recipe.is_some() {
+            return item.recipe;
+        }
         let url = format!("{IMAGE_PATH_PREFIX}{}", item.picture);
         let variant = resolve(catalog, url.as_str(), &Operator).outcome.ok()?.resolved.variant;
         match item.seed {
@@ -123,7 +128,7 @@ impl BatchDesk {
     }
 }
 
-fn slot_of<'c>(catalog: &'c Catalog, place: &str) -> Option<(&'c crate::campaign::Campaign, usize)> {
+fn slot_of<'c>(catalog: &'c Catalog, place: &str) -> Option<(&'c Campaign, usize)> {
     let (campaign, slot) = place.split_once('/')?;
     let campaign = catalog.campaign(campaign)?;
     Some((campaign, campaign.slot_index(slot)?))

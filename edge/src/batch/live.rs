@@ -130,9 +130,8 @@ impl Batch {
     }
 
     /// It is to be worked on: what failed is tried again where that is asked for.
-    pub(super) fn enter(&self, again: Again, key: Option<String>) {
+    pub(super) fn enter(&self, again: Again) {
         let mut inside = self.inside.lock();
-        inside.record.know(key);
         inside.record.state = BatchState::Queued;
         if again == Again::Failures
             && let Some(items) = &mut inside.items
@@ -150,6 +149,15 @@ impl Batch {
         self.left.send_replace(false);
         drop(inside);
         self.show();
+    }
+
+    /// Remembers an order; `false` where it has no key.
+    pub(super) fn know(&self, key: Option<String>) -> bool {
+        let mut inside = self.inside.lock();
+        let has_key = key.is_some();
+        inside.record.know(key);
+        inside.change += u64::from(has_key);
+        has_key
     }
 
     /// Takes its pictures into memory.
@@ -331,11 +339,11 @@ mod tests {
         ended(&batch, 2, ItemState::Failed);
         batch.end(Some(BatchState::Paused));
         assert_eq!((batch.status().record.left(), batch.status().record.failures.len()), (1, 1));
-        batch.enter(Again::Waiting, None);
+        batch.enter(Again::Waiting);
         assert_eq!(batch.begin(), [1]);
-        batch.enter(Again::Failures, Some("again".into()));
+        batch.enter(Again::Failures);
         assert_eq!(batch.begin(), [1, 2]);
-        assert!(batch.is_known_by("again"));
+        assert!(!batch.know(None) && batch.know(Some("again".into())) && batch.is_known_by("again"));
         let status = batch.status();
         assert_eq!((status.record.tally.drawn, status.record.tally.failed, status.record.left()), (1, 0, 2));
     }

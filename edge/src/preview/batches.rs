@@ -131,7 +131,10 @@ impl Preview {
 /// The pictures of a filter that can be made.
 fn items(board: &Board) -> Vec<Item> {
     let entries = board.matching.iter().map(|&entry| &board.census.entries[entry]);
-    entries.filter(|entry| entry.is_makeable).map(|entry| Item::waiting(entry.picture.clone(), None)).collect()
+    entries
+        .filter(|entry| entry.is_makeable)
+        .map(|entry| Item { recipe: entry.recipe, ..Item::waiting(entry.picture.clone(), None) })
+        .collect()
 }
 
 fn sees(reader: &Reader<'_>, record: &BatchRecord) -> bool {
