@@ -42,6 +42,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
+pub(crate) use self::csv::{table_of, text_of};
 pub use self::live::BatchStatus;
 use self::live::{Again, Batch, Wish};
 use self::record::{BatchRecord, BatchState, Item, ItemState, Source, Tally, Terms};

@@ -40,8 +40,12 @@ impl<'t> Rows<'t> {
     pub(super) fn of(bytes: &'t [u8]) -> Result<Self, CsvError> {
         let text = std::str::from_utf8(bytes).map_err(|_| CsvError::NotUtf8)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let header = text.lines().next().unwrap_or_default();
-        let separator = if header.contains(';') && !header.contains(',') { b';' } else { b',' };
+        let columns = |separator| {
+            let header = Self { rest: text, separator, number: 0 }.next();
+            header.ok().flatten().map_or(0, |cells| cells.len())
+        };
+        // The one that the header has more columns with.
+        let separator = if columns(b';') > columns(b',') { b';' } else { b',' };
         Ok(Self { rest: text, separator, number: 0 })
     }
 
@@ -114,6 +118,26 @@ impl<'t> Rows<'t> {
     }
 }
 
+/// The cells of all rows; `None` where one cannot be read. For fuzzing.
+pub(crate) fn table_of(bytes: &[u8]) -> Option<Vec<Vec<String>>> {
+    let mut rows = Rows::of(bytes).ok()?;
+    let mut table = Vec::new();
+    let mut before = 0;
+    while let Some(cells) = rows.next().ok()? {
+        assert!(rows.number() > before && cells.len() <= COLUMNS_MAX, "rows are numbered in order, and bounded");
+        before = rows.number();
+        table.push(cells.into_iter().map(Cow::into_owned).collect());
+    }
+    Some(table)
+}
+
+/// The same as text, each cell quoted. For fuzzing.
+pub(crate) fn text_of(table: &[Vec<String>]) -> String {
+    let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
+    let row = |cells: &Vec<String>| cells.iter().map(quoted).collect::<Vec<_>>().join(",");
+    table.iter().map(row).collect::<Vec<_>>().join("\r\n")
+}
+
 /// A row as text, with its end.
 pub(super) fn write<'c>(into: &mut String, cells: impl IntoIterator<Item = Cow<'c, str>>) {
     for (at, cell) in cells.into_iter().enumerate() {
@@ -157,6 +181,7 @@ mod tests {
         let text = "\u{feff}campaign,slot\r\nstudio,\"he\"\"ro\"\r\n\r\n,\nlast,\"a,\nb\"";
         let expected = [row(1, &["campaign", "slot"]), row(2, &["studio", "he\"ro"]), row(5, &["last", "a,\nb"])];
         assert_eq!(read(text).unwrap(), expected);
+        assert_eq!(read("\"a;\nb\",c\n").unwrap(), [row(1, &["a;\nb", "c"])]);
         assert_eq!(read("a;b\n1; 2 \n").unwrap(), [row(1, &["a", "b"]), row(2, &["1", "2"])]);
         assert_eq!(read("").unwrap(), []);
     }
