@@ -106,6 +106,7 @@ fn binding(seed: &Seed) -> Binding {
         duplicate: None,
         drawn_unix_s: None,
         determinism: None,
+        device_ms: None,
         node: "seed".to_owned(),
         generation: 0,
         parts: None,

@@ -14,6 +14,7 @@
 //! | `body` | JSON bodies, bounded |
 //! | `guests` | what people with a link ask |
 //! | `decisions`, `candidates`, `shares`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `batches`, `batch_forms` | the same, for batches |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
 //! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
@@ -21,6 +22,8 @@
 //! the field.
 
 mod audit;
+mod batch_forms;
+mod batches;
 mod body;
 mod bulk;
 mod candidates;
@@ -59,6 +62,7 @@ use http::header::{ALLOW, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Body as HttpBody;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use self::body::{Fault, Fields, fault, wrong};
 pub(crate) use self::gatekeeper::Asked;
@@ -68,6 +72,7 @@ pub use self::imports::ImportDesk;
 pub(crate) use self::principal::Principal;
 use self::routes::{Action, Found, Repeats, Route};
 use self::token::AdminConfig;
+use crate::batch::{Ask, BatchDesk};
 use crate::budget::BudgetConfig;
 use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
@@ -106,6 +111,11 @@ pub struct AdminApi {
     webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
+    batches: BatchDesk,
+    /// Orders of batches that are understood at a time.
+    selecting: Arc<Semaphore>,
+    /// Readers who follow a batch.
+    streams: Arc<Semaphore>,
     imports: Arc<ImportDesk>,
     papers: Papers,
     masters: Arc<KnownMasters>,
@@ -129,6 +139,7 @@ pub struct AdminParts {
     pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
+    pub batches: BatchDesk,
     pub imports: ImportDesk,
     pub papers: Papers,
     pub masters: Arc<KnownMasters>,
@@ -184,12 +195,16 @@ impl AdminApi {
             webhooks,
             fill,
             warmer,
+            batches,
             imports,
             papers,
             masters,
         } = parts;
         Self {
             warmer,
+            batches,
+            selecting: Arc::new(Semaphore::new(batches::ORDERS_AT_ONCE)),
+            streams: Arc::new(Semaphore::new(batches::STREAMS_MAX)),
             concurrency: warm.concurrency,
             gatekeeper: Arc::new(Gatekeeper::new(config, budget, grounds)),
             catalog,
@@ -255,6 +270,8 @@ impl AdminApi {
             let call = Call { route, parameter, query, headers, who: &who, key };
             match call.route.action {
                 Action::Dossier => self.dossier(&call).await,
+                Action::BatchResults => batches::results(self, &who, parameter, (headers, query)).await,
+                Action::FollowBatch => batches::events(self, &who, parameter, (headers, query)).await,
                 Action::ShowPicture => decisions::picture(self, &who, parameter, query).await,
                 _ => self.carry_out(call, body).await.map(|reply| reply.into_response(headers)),
             }
@@ -271,8 +288,10 @@ impl AdminApi {
         let Call { parameter, query, headers, who, .. } = call;
         let (log, key) = (self.kills.log(), call.key);
         match call.route.action {
-            // Those two have answers of their own.
-            Action::Status | Action::Dossier | Action::ShowPicture => Ok(Reply::ok(self.status(who))),
+            // All but the first have answers of their own.
+            Action::Status | Action::Dossier | Action::ShowPicture | Action::BatchResults | Action::FollowBatch => {
+                Ok(Reply::ok(self.status(who)))
+            }
             Action::Me => Ok(Reply::ok(keys::me(who))),
             Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
             Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
@@ -339,6 +358,13 @@ impl AdminApi {
             Action::CancelJob => {
                 warm::cancel(&self.warmer, who, parameter).await.map(|job| Reply::accepted(warm::shown(&job)))
             }
+            Action::ListBatches => Ok(Reply::ok(batches::list(self, who))),
+            Action::StartBatch => batches::begin(self, (who, key), (headers, query), body).await,
+            Action::ShowBatch => batches::one(self, who, parameter).map(Reply::ok),
+            Action::CancelBatch => batches::ask(self, who, parameter, (Ask::Cancel, key)).await,
+            Action::PauseBatch => batches::ask(self, who, parameter, (Ask::Pause, key)).await,
+            Action::ResumeBatch => batches::ask(self, who, parameter, (Ask::Resume, key)).await,
+            Action::RetryBatch => batches::ask(self, who, parameter, (Ask::Retry, key)).await,
             Action::ListImports => self.imports.list(who).await.map(Reply::ok),
             Action::Import => {
                 let (body, is_new) = self.imports.add((who, key), query, body).await?;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+pub mod batch;
 pub(crate) mod bmff;
 pub(crate) mod budget;
 pub mod cache;

@@ -12,6 +12,7 @@
 //! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk`, `picked`, `sharing` | the forms on them |
 //! | `selection` | which pictures picks and filters come to |
+//! | `batches` | pictures that are drawn ahead: the pages that start and follow it |
 //! | `shared`, `pins`, `comments` | what people with a link see and write |
 //! | `after` | what follows a decision |
 //! | `trouble` | what is read where a page or a form comes to nothing |
@@ -24,6 +25,7 @@
 
 pub(crate) mod after;
 mod assets;
+mod batches;
 mod board;
 pub(crate) mod bulk;
 mod cards;
@@ -65,6 +67,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use maud::Markup;
 use tokio::sync::Semaphore;
 
+use self::batches::CHOOSE_PAGE;
 use self::board::{Board, Standing};
 use self::bulk::{Asked, Bulk, Seen};
 #[cfg(test)]
@@ -89,6 +92,7 @@ use self::ways::{
     FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
 };
 use self::why::Reasons;
+use crate::batch::BatchDesk;
 use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
@@ -127,6 +131,7 @@ pub struct Preview {
     reviews: ReviewDesk,
     candidates: CandidateDesk,
     shares: ShareDesk,
+    batches: BatchDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
     /// Of pages that look through a whole slot.
@@ -168,6 +173,10 @@ enum Page<'p> {
     Home,
     Queue,
     Compare,
+    Batches,
+    Batch(u64),
+    /// That starts a batch, by the path of its slot.
+    NewBatch(&'p str),
     /// Of a slot, by its path.
     Slot(&'p str),
     /// Of a variant, by the path of its slot.
@@ -180,10 +189,12 @@ impl<'p> Page<'p> {
             "/" => Self::Home,
             "/queue" => Self::Queue,
             "/compare" => Self::Compare,
-            _ => match rest.strip_suffix(VARIANT_PAGE) {
-                // A slot may be called `variant`, too.
-                Some(slot) if slot.trim_matches('/').split('/').count() == 2 => Self::Variant(slot),
-                _ => Self::Slot(rest),
+            "/batches" => Self::Batches,
+            _ if let Some(id) = batches::id_of(rest) => Self::Batch(id),
+            _ if let Some(slot) = behind(rest, CHOOSE_PAGE) => Self::NewBatch(slot),
+            _ => match behind(rest, VARIANT_PAGE) {
+                Some(slot) => Self::Variant(slot),
+                None => Self::Slot(rest),
             },
         }
     }
@@ -191,10 +202,17 @@ impl<'p> Page<'p> {
     /// Of which campaign it is.
     fn campaign(self) -> Option<&'p str> {
         match self {
-            Self::Home | Self::Queue | Self::Compare => None,
-            Self::Slot(path) | Self::Variant(path) => path.trim_start_matches('/').split('/').next(),
+            Self::Home | Self::Queue | Self::Compare | Self::Batches | Self::Batch(_) => None,
+            Self::Slot(path) | Self::Variant(path) | Self::NewBatch(path) => {
+                path.trim_start_matches('/').split('/').next()
+            }
         }
     }
+}
+
+/// The path of a slot whose page of this kind it is. A slot may be called so, too.
+fn behind<'p>(rest: &'p str, page: &str) -> Option<&'p str> {
+    rest.strip_suffix(page).filter(|slot| slot.trim_matches('/').split('/').count() == 2)
 }
 
 /// A page's own part, and what stands around it.
@@ -214,7 +232,8 @@ impl Preview {
         signing: SigningHandle,
         copied_days: u32,
         (fill, regions): (Arc<Fill>, Arc<Regions>),
-        (bindings, reviews, candidates, shares): (Bindings, ReviewDesk, CandidateDesk, ShareDesk),
+        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
+        (shares, batches): (ShareDesk, BatchDesk),
     ) -> Self {
         Self {
             fill,
@@ -229,6 +248,7 @@ impl Preview {
             reviews,
             candidates,
             shares,
+            batches,
             progress: Progresses::new(regions),
         }
     }
@@ -352,7 +372,10 @@ impl Preview {
             Page::Queue => Ok(self.queue(tastes, reader, waiting)),
             Page::Compare => self.compare(tastes, query, reader),
             Page::Variant(path) => self.variant(tastes, (path, query), reader, waiting).await,
-            Page::Slot(path) => {
+            Page::Batches => Ok(self.all_batches(tastes, reader)),
+            Page::Batch(id) => self.one_batch(tastes, id, reader),
+            Page::Slot(path) | Page::NewBatch(path) => {
+                let is_new_batch = matches!(page, Page::NewBatch(_));
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
                 let csrf = reader.csrf.map(str::to_owned);
                 let role = path.trim_start_matches('/').split('/').next().and_then(|campaign| (reader.role)(campaign));
@@ -360,7 +383,8 @@ impl Preview {
                 let turn = Arc::clone(&self.turns).acquire_owned().await;
                 let task = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
-                    preview.slot(tastes, (&path, &query), role.map(|role| (role, csrf.as_deref())))
+                    let (at, desk) = ((path.as_str(), query.as_str()), role.map(|role| (role, csrf.as_deref())));
+                    if is_new_batch { preview.choose_batch(tastes, at, desk) } else { preview.slot(tastes, at, desk) }
                 });
                 task.await.unwrap_or_else(|error| {
                     log_limited!(error, %error, "a preview page failed");
@@ -620,8 +644,27 @@ impl Preview {
         let asked = |&entry: &usize| Asked {
             picture: board.census.entries[entry].picture.to_string(),
             awaiting: board.standing(entry).awaiting,
+            is_makeable: board.census.entries[entry].is_makeable,
         };
         Ok(board.matching.iter().map(asked).collect())
+    }
+
+    /// The states that a filter may ask for.
+    #[must_use]
+    pub(crate) fn state_names() -> Vec<&'static str> {
+        PictureState::ALL.map(PictureState::as_str).to_vec()
+    }
+
+    /// The query of a slot's page that asks for these values, states and words.
+    #[must_use]
+    pub(crate) fn filter_query(axes: &[(String, Vec<String>)], states: &[String], text: Option<&str>) -> String {
+        filter::query_of(axes, states, text)
+    }
+
+    /// Where readers find pictures.
+    #[must_use]
+    pub(crate) fn public_url(&self) -> &str {
+        &self.public_url
     }
 
     /// The variants that have the picture of this one, itself among them: its locales, as a rule.

@@ -15,6 +15,7 @@ const ROOMS: &[&str] = &[
     "admin",
     "preview",
     "papers",
+    "batch",
     "candidates",
     "shares",
     "warm",

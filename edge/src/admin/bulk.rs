@@ -102,7 +102,7 @@ impl AdminApi {
         preview: &Arc<Preview>,
         (pictures, why): (Vec<Asked>, &str),
     ) -> Outcome {
-        let decided = stream::iter(pictures).map(|Asked { picture, awaiting }| async move {
+        let decided = stream::iter(pictures).map(|Asked { picture, awaiting, .. }| async move {
             let result = match (word, awaiting) {
                 (Word::Kill, _) => kill_picture(self, who, preview, (&picture, why)).await.map(|()| None),
                 (Word::Rule(decision), Some(case)) => self.rule_on(who, case, decision, why).await.map(Some),
@@ -150,7 +150,8 @@ fn picked(slot: &str, word: Word, form: &Form) -> Result<Vec<Asked>, Fault> {
         let is_of_slot = values.is_some_and(|values| values.is_empty() || values.starts_with('?'));
         let awaiting = picked_case(value).ok().filter(|_| is_of_slot);
         let awaiting = awaiting.ok_or_else(|| wrong("pick", "a pick is none of this slot's cards", &[]))?;
-        pictures.push(Asked { picture: picture.to_owned(), awaiting });
+        // What was shown can be made.
+        pictures.push(Asked { picture: picture.to_owned(), awaiting, is_makeable: true });
     }
     if matches!(word, Word::Rule(_)) {
         pictures.retain(|asked| asked.awaiting.is_some());

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use maud::html;
 use serde_json::{Map, Value, json};
 
+use super::batch_forms::BatchAim;
 use super::body::{Fault, Fields, fault, wrong};
 use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
@@ -39,6 +40,7 @@ enum Aim<'p> {
     Comment(&'p str),
     /// Decisions that are taken back.
     Undo,
+    Batch(BatchAim<'p>),
 }
 
 impl<'p> Aim<'p> {
@@ -52,7 +54,7 @@ impl<'p> Aim<'p> {
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
-            _ => None,
+            _ => BatchAim::of(path).map(Self::Batch),
         }
     }
 
@@ -67,6 +69,7 @@ impl<'p> Aim<'p> {
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
+            Self::Batch(aim) => aim.route(),
         }
     }
 }
@@ -120,6 +123,10 @@ impl AdminApi {
                     Ok(outcome) => told(&head, (&outcome, who.csrf()), back),
                     Err(fault) => pages::troubled(&head, &fault, back),
                 };
+            }
+            Source::Ours if let Aim::Batch(aim) = aim => {
+                let done = self.batch_form(aim, &who, &form).await;
+                return done.unwrap_or_else(|fault| pages::troubled(&head, &fault, back));
             }
             Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
             Source::Foreign | Source::Untold => {
@@ -204,7 +211,7 @@ impl AdminApi {
                 }
             }
             // They have answers of their own.
-            Aim::Bulk | Aim::Share => {}
+            Aim::Bulk | Aim::Share | Aim::Batch(_) => {}
         }
         Ok(())
     }

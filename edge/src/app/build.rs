@@ -21,6 +21,7 @@ use crate::access::AccessLog;
 use crate::access::visit::Observer;
 use crate::admin::operators::Operators;
 use crate::admin::{AdminApi, AdminParts, Grounds, ImportDesk, Transport};
+use crate::batch::{BatchDesk, BatchMetrics, BatchParts};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
@@ -70,6 +71,7 @@ pub struct App {
     pub(super) trusted: Trusted,
     pub(super) tls: Tls,
     pub(super) warmer: Warmer,
+    pub(super) batches: BatchDesk,
     /// Ends what works behind the listeners.
     pub(super) back: (ShutdownTrigger, Shutdown),
 }
@@ -115,14 +117,16 @@ impl App {
         let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
         handler.stand_ins.prepare(&behind.catalog.load());
         let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
-        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone(), trusted.clone())?);
+        let batches = behind.batches(&config, &registry, warmer.clone(), back.1.clone()).await?;
+        let desks = (warmer.clone(), batches.clone());
+        let operators = Arc::new(behind.operators(&config, &registry, desks, trusted.clone())?);
         let tls = open_tls(&config, &registry).await?;
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
         subscriptions::log_filter(&reload);
         subscriptions::webhooks(&reload, &behind.webhooks);
         subscriptions::downstream(&reload, &behind.downstream, behind.caches.epoch.clone());
-        Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, back })
+        Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, batches, back })
     }
 }
 
@@ -282,11 +286,31 @@ impl Behind {
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
-    fn operators(
+    async fn batches(
         &self,
         config: &Config,
         registry: &Registry,
         warmer: Warmer,
+        ends: Shutdown,
+    ) -> anyhow::Result<BatchDesk> {
+        let data_dir = config.cache.disk_dir.clone();
+        let parts = BatchParts {
+            warmer,
+            reviews: self.reviews.clone(),
+            catalog: self.catalog.clone(),
+            bindings: self.caches.bindings.clone(),
+            price: config.warm.price_per_device_second.clone(),
+            metrics: BatchMetrics::new(registry)?,
+        };
+        let open = move || BatchDesk::open(&data_dir, parts, ends);
+        tokio::task::spawn_blocking(open).await?.context("batches cannot be stored")
+    }
+
+    fn operators(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        (warmer, batches): (Warmer, BatchDesk),
         trusted: Trusted,
     ) -> anyhow::Result<Operators> {
         let candidates =
@@ -307,7 +331,8 @@ impl Behind {
             self.signing.clone(),
             config.signing.preview_days,
             (Arc::clone(&self.fill), Arc::clone(&self.regions)),
-            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone(), shares.clone()),
+            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
+            (shares.clone(), batches.clone()),
         );
         let preview = Arc::new(preview.with_waiting_pages(descriptors::waiting_pages(descriptors::limit())));
         let papers = self.papers(config);
@@ -325,6 +350,7 @@ impl Behind {
             webhooks: self.webhooks.clone(),
             fill: Arc::clone(&self.fill),
             warmer,
+            batches,
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, Candidates::new(&config.cache.disk_dir)),
         };

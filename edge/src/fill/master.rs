@@ -323,6 +323,7 @@ fn binding_of(made: Made, parts: &Arc<Parts>, generation: u64) -> Binding {
         node: made.maker,
         drawn_unix_s: made.drawn_unix_s,
         determinism: made.determinism,
+        device_ms: made.device_ms,
         generation,
         parts: Some(Arc::clone(parts)),
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),

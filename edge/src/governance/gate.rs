@@ -241,6 +241,7 @@ fn binding(case: &Case) -> Binding {
         created_unix_ms: 0,
         drawn_unix_s: *drawn_unix_s,
         determinism: determinism.clone(),
+        device_ms: None,
         generation: u64::MAX,
         parts: Some(Arc::new(parts.clone())),
     }

@@ -99,6 +99,7 @@ impl Imports {
             duplicate: None,
             drawn_unix_s: None,
             determinism: None,
+            device_ms: None,
             maker: MAKER.to_owned(),
             source: GenerationSource::Stored,
         })

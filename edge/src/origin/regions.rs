@@ -28,7 +28,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
+use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest, GenerationSource};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -124,6 +124,7 @@ const DETERMINISM_BYTES_MAX: usize = 512;
 
 /// What a node's reply says, in the words of the edge.
 fn made(reply: GenerationReply) -> Made {
+    let is_drawn = reply.source == GenerationSource::Generated;
     Made {
         master: reply.master.id,
         width_px: reply.master.width_px,
@@ -132,6 +133,8 @@ fn made(reply: GenerationReply) -> Made {
         duplicate: reply.duplicate,
         drawn_unix_s: reply.master.created_unix_ms.map(|ms| ms / 1000),
         determinism: Some(reply.determinism.class).filter(|class| class.len() <= DETERMINISM_BYTES_MAX),
+        // A node that names no sensible time names none.
+        device_ms: Some(reply.gpu_ms).filter(|ms| is_drawn && ms.is_finite() && *ms > 0.0),
         maker: reply.node,
         source: reply.source,
     }

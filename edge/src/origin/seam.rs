@@ -60,6 +60,8 @@ pub struct Made {
     pub drawn_unix_s: Option<u64>,
     /// The determinism class of its drawing.
     pub determinism: Option<String>,
+    /// What its drawing took of a device, where it was made for this order.
+    pub device_ms: Option<f64>,
     /// The node, or another name of what made it.
     pub maker: String,
     /// Whether it was made for this order, was being made for another, or was there.

@@ -63,6 +63,7 @@ impl Edge {
             created_unix_ms: 1_700_000_000_000,
             drawn_unix_s: Some(1_700_000_000),
             determinism: Some("cpu".to_owned()),
+            device_ms: None,
             generation: 0,
             parts: None,
         };

@@ -13,13 +13,14 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: LazyLock<[(&str, StaticText); 14]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, StaticText); 15]> = LazyLock::new(|| {
     [
         asset!(Css, "style.css"),
         asset!(Svg, "icon.svg"),
         asset!(Script, "main.js"),
         asset!(Script, "shots.js"),
         asset!(Script, "board.js"),
+        asset!(Script, "batch.js"),
         asset!(Script, "keys.js"),
         asset!(Script, "live.js"),
         asset!(Script, "compare.js"),
@@ -48,6 +49,7 @@ mod tests {
     fn every_script_that_is_imported_is_there() {
         let scripts = [
             "main.js",
+            "batch.js",
             "shots.js",
             "board.js",
             "keys.js",

@@ -202,6 +202,21 @@ impl Filter {
     }
 }
 
+/// The query that asks for these values, states and words, by their names.
+pub(super) fn query_of(axes: &[(String, Vec<String>)], states: &[String], text: Option<&str>) -> String {
+    let mut query = String::new();
+    let mut say = |name: &str, value: &str| {
+        let separator = if query.is_empty() { "" } else { "&" };
+        let _ = write!(query, "{separator}{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    };
+    for (axis, values) in axes {
+        values.iter().for_each(|value| say(axis, value));
+    }
+    states.iter().for_each(|state| say(STATE, state));
+    text.into_iter().for_each(|text| say(TEXT, text));
+    query
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

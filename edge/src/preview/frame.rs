@@ -88,6 +88,7 @@ impl Frame<'_> {
                         (main)
                     }
                     footer {
+                        a href="/preview/batches" { (say("Batches", "Aufträge")) }
                         a href="/metrics" { (say("Metrics", "Metriken")) }
                         a href="/readyz" { (say("Health", "Zustand")) }
                         a href="/admin/v1/openapi.json" { "OpenAPI" }

@@ -4,6 +4,7 @@
 
 use maud::{Markup, html};
 
+use super::batches;
 use super::board::Board;
 use super::bulk::{self, Bulk};
 use super::cards::CardView;
@@ -71,6 +72,7 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
                 }
                 @if page.board.matching.is_empty() { (nothing(page)) }
                 (pager(page))
+                (batches::way_in(page))
                 @if let Some(bulk) = &page.bulk {
                     (bulk::form(page.tastes, bulk))
                     @if let Some(sharing) = &page.sharing { (sharing::section(page.tastes, &bulk.desk, sharing)) }

@@ -179,6 +179,7 @@ pub(crate) fn binding(n: u32) -> Binding {
         duplicate: None,
         drawn_unix_s: None,
         determinism: None,
+        device_ms: None,
         node: "node".into(),
         generation: 0,
         parts: None,

@@ -1,6 +1,8 @@
 //! End to end: real edge and real node, from a URL to bytes and headers.
 
 mod additions;
+mod batch_ways;
+mod batches;
 mod browser;
 mod candidates;
 mod changes;

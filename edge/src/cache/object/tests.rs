@@ -41,6 +41,7 @@ fn binding(n: u8) -> Binding {
         duplicate: None,
         drawn_unix_s: None,
         determinism: None,
+        device_ms: None,
         node: format!("node-{n}"),
         generation: 0,
         parts: None,

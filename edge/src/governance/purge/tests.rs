@@ -119,6 +119,7 @@ async fn masters_are_purged_only_where_that_was_asked() {
             duplicate: None,
             drawn_unix_s: None,
             determinism: None,
+            device_ms: None,
             node: String::new(),
             created_unix_ms: 0,
             generation,

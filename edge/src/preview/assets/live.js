@@ -27,7 +27,7 @@ function tell(part) {
   part.prepend(notice);
 }
 
-async function takeOver() {
+export async function takeOver() {
   const response = await fetch(location.href, { headers: { accept: 'text/html' }, cache: 'no-store' });
   if (!response.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), 'text/html');

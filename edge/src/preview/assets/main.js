@@ -4,6 +4,7 @@ import { watchShots } from './shots.js';
 import { watchChoices } from './board.js';
 import { watchKeys } from './keys.js';
 import { watchDecisions } from './live.js';
+import { watchBatch } from './batch.js';
 import { watchComparison } from './compare.js';
 import { watchStage } from './stage.js';
 import { watchUndo } from './undo.js';
@@ -13,6 +14,7 @@ import { watchCopies } from './text.js';
 
 // First: it keeps what the page said before scripts changed it.
 watchDecisions();
+watchBatch();
 watchShots(document);
 watchChoices();
 watchKeys();
