@@ -8,7 +8,8 @@
 //! | `states` | how far a picture is |
 //! | `wording`, `terms` | what a campaign and what the program calls things, in the reader's language |
 //! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
-//! | `frame`, `home`, `slot`, `matrix`, `variant`, `history`, `compare`, `queue` | the pages |
+//! | `frame`, `home`, `slot`, `matrix`, `variant`, `history`, `compare`, `queue` | what pages look like |
+//! | `overview`, `slots` | what they show, across campaigns and of a slot |
 //! | `ways` | what names and paths mean, and where pages lead |
 //! | `desk`, `bulk`, `picked`, `sharing` | the forms on them |
 //! | `selection` | which pictures picks and filters come to |
@@ -39,6 +40,7 @@ mod frame;
 mod history;
 mod home;
 mod matrix;
+mod overview;
 mod picked;
 mod pins;
 mod progress;
@@ -48,6 +50,7 @@ pub(crate) mod selection;
 pub(crate) mod shared;
 mod sharing;
 mod slot;
+mod slots;
 mod states;
 mod tastes;
 mod terms;
@@ -58,7 +61,6 @@ mod why;
 mod wording;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
@@ -68,29 +70,19 @@ use maud::Markup;
 use tokio::sync::Semaphore;
 
 use self::batches::CHOOSE_PAGE;
-use self::board::{Board, Standing};
-use self::bulk::{Asked, Bulk, Seen};
 #[cfg(test)]
 pub(crate) use self::cards::resolved;
-use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE, page_of};
+use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE};
 use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
-use self::filter::{Filter, LIKE_BITS, View};
 use self::frame::{Crumb, Frame, Measured, Person};
-use self::home::CampaignView;
-use self::matrix::Matrix;
 use self::progress::{Drawing, Progresses};
-use self::queue::Waiting;
 use self::seals::Seals;
-use self::sharing::Shareable;
-use self::slot::{Laid, SlotPage};
 use self::states::{PictureState, States};
 pub(crate) use self::tastes::Tastes;
 use self::variant::{Decisions, VariantPage};
-use self::ways::{
-    FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
-};
+use self::ways::{FROM_QUEUE, around, around_in_queue, crumbs, from_queue, not_found, place};
 use self::why::Reasons;
 use crate::batch::BatchDesk;
 use crate::cache::Bindings;
@@ -403,85 +395,6 @@ impl Preview {
         CardTexts::of(known, &self.public_url, (of.campaign, of.slot_index), combination, tastes.language)
     }
 
-    fn home(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
-        let catalog = self.catalog.load();
-        let seen = catalog.campaigns().filter(|campaign| (reader.sees)(Some(&campaign.name)));
-        let texts: Vec<_> = seen
-            .map(|campaign| {
-                let of = SlotOf { campaign, slot_index: 0 };
-                let first = wording::localised(campaign, of.slot(), campaign.default_combination(), tastes.language);
-                let texts = self.texts(&catalog, of, first, tastes);
-                (campaign, texts, self.seals(campaign))
-            })
-            .collect();
-        let views: Vec<_> = texts
-            .iter()
-            .map(|(campaign, texts, seals)| CampaignView {
-                name: &campaign.name,
-                title: &campaign.title,
-                slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
-                variants: campaign.combination_count(),
-                awaiting: waiting.iter().filter(|(picture, _)| campaign_of(picture) == campaign.name).count(),
-                picture: texts
-                    .as_ref()
-                    .filter(|_| seals.are_usable())
-                    .map(|texts| texts.picture(seals.own(), Loading::Hero, "288px")),
-                notice: seals.notice(),
-            })
-            .collect();
-        Content {
-            title: tastes.say("Campaigns", "Kampagnen").to_owned(),
-            crumbs: Vec::new(),
-            main: home::home(tastes, &views),
-            measured: if reader.name.is_some() { Measured::No } else { Measured::ByBrowser },
-            is_wide: false,
-        }
-    }
-
-    /// Cases that await what the reader may decide, the oldest first.
-    fn waiting(&self, reader: &Reader<'_>) -> Vec<(String, ShownCase)> {
-        let survey = self.reviews.survey();
-        let catalog = self.catalog.load();
-        let may_decide = |picture: &str| {
-            (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer) && is_reviewed(&catalog, picture)
-        };
-        let mut waiting: Vec<_> =
-            survey.awaiting_each(may_decide).map(|(picture, shown)| (picture.to_owned(), shown)).collect();
-        waiting.sort_unstable_by_key(|(_, shown)| shown.case.id);
-        waiting
-    }
-
-    fn queue(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
-        let catalog = self.catalog.load();
-        let shown = waiting.iter().take(queue::QUEUE_PAGE);
-        let views: Vec<_> = shown.map(|(picture, shown)| self.waits(&catalog, picture, shown, tastes)).collect();
-        Content {
-            title: tastes.say("Needs me", "Für mich").to_owned(),
-            crumbs: vec![Crumb { name: tastes.say("Needs me", "Für mich").to_owned(), to: None }],
-            main: queue::queue(tastes, &views, waiting.len(), reader.name),
-            measured: Measured::No,
-            is_wide: false,
-        }
-    }
-
-    fn waits(&self, catalog: &Catalog, picture: &str, shown: &ShownCase, tastes: Tastes) -> Waiting {
-        let meant = self.meant(catalog, picture);
-        let headline = meant.map(|(campaign, slot_index, variant)| {
-            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
-        });
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let case = &shown.case;
-        Waiting {
-            case: case.id,
-            headline: headline.unwrap_or_else(|| picture.to_owned()),
-            place: picture.split('?').next().unwrap_or(picture).to_owned(),
-            page: format!("{}#case-{}", from_queue(&page_of(picture)), case.id),
-            age: case.drawn.drawn_unix_s.map(|drawn_s| Duration::from_secs(now_s.saturating_sub(drawn_s))),
-            asked: case.escalated.as_ref().map(|escalated| (escalated.to.clone(), shown.is_overdue)),
-            approvals: case.approved_by.len(),
-        }
-    }
-
     /// The variant that a name means now.
     fn meant<'c>(&self, catalog: &'c Catalog, name: &str) -> Option<(&'c Campaign, usize, Arc<Variant>)> {
         let (path, query) = name.split_once('?').unwrap_or((name, ""));
@@ -491,192 +404,10 @@ impl Preview {
         Some((campaign, slot_index, resolution.resolved.variant))
     }
 
-    fn compare(&self, tastes: Tastes, query: &str, reader: &Reader<'_>) -> Result<Content, Box<Problem>> {
-        let side = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            let id = pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok());
-            id.and_then(|id| self.reviews.case(id)).ok_or_else(|| not_found(format!("`{name}` names no case")))
-        };
-        let sides = [side("a")?, side("b")?];
-        if !sides.iter().all(|it| (reader.role)(campaign_of(&it.variant)) >= Some(PersonRole::Reviewer)) {
-            return Err(Box::new(Problem::new(403, "forbidden", "Forbidden", "reviewers compare pictures")));
-        }
-        let catalog = self.catalog.load();
-        let name = &sides[1].variant;
-        let meant = self.meant(&catalog, name);
-        let headline = meant.map(|(campaign, slot_index, variant)| {
-            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
-        });
-        let headline = headline.unwrap_or_else(|| name.clone());
-        let back = page_of(name);
-        let role = (reader.role)(campaign_of(name));
-        let page = compare::ComparePage {
-            tastes,
-            headline: &headline,
-            back: &back,
-            sides: [&sides[0], &sides[1]],
-            desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
-        };
-        Ok(Content {
-            title: headline.clone(),
-            crumbs: crumbs(&catalog, campaign_of(name), slot_of(name), Some(headline.clone())),
-            main: compare::compare(&page),
-            measured: Measured::No,
-            is_wide: true,
-        })
-    }
-
-    fn slot(
-        &self,
-        tastes: Tastes,
-        (path, query): (&str, &str),
-        desk: Option<(PersonRole, Option<&str>)>,
-    ) -> Result<Content, Box<Problem>> {
-        let catalog = self.catalog.load();
-        let (campaign, slot_index) = place(&catalog, path)?;
-        let of = SlotOf { campaign, slot_index };
-        let asked = Filter::parse(campaign, query);
-        let board = self.board(&catalog, of, &asked);
-        let seals = self.seals(campaign);
-        let matrix = (asked.view != Some(View::Cards)).then(|| Matrix::of(of, &board, &asked)).flatten();
-        let pages = board.matching.len().div_ceil(CARDS_PER_PAGE).max(1);
-        let current = asked.page.min(pages);
-        let entries: Vec<usize> = match &matrix {
-            Some(matrix) => matrix.entries().collect(),
-            None => board.matching.iter().copied().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE).collect(),
-        };
-        let texts: Vec<(usize, CardTexts)> = entries
-            .into_iter()
-            .filter_map(|entry| {
-                let combination = board.census.entries[entry].combination;
-                let combination = wording::localised(campaign, of.slot(), combination, tastes.language);
-                self.texts(&catalog, of, combination, tastes).map(|texts| (entry, texts))
-            })
-            .collect();
-        let sizes = if matrix.is_some() { "112px" } else { "216px" };
-        let bits = asked.like.as_ref().map_or(LIKE_BITS, |like| like.bits);
-        let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
-        let cards = texts.iter().map(|(entry, texts)| {
-            let (Standing { states, awaiting, newest, .. }, variants) =
-                (board.standing(*entry), board.census.entries[*entry].variants);
-            let is_stand_in = !states.has(PictureState::Live) && !states.has(PictureState::Withheld);
-            // What awaits the reader, else what was decided last: a stand-in says nothing of either.
-            let case = awaiting.map(|awaiting| awaiting.id).or(newest).filter(|_| may_look && is_stand_in);
-            let pick = if may_look { Pickable::Yes(awaiting) } else { Pickable::No };
-            let alike = board.alike(*entry, bits);
-            let loading = Loading::Lazy;
-            (*entry, texts.card(Shown { seals: &seals, loading, sizes, states, variants, case, pick, alike }))
-        });
-        let laid = match matrix {
-            Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },
-            None => Laid::Cards { cards: cards.map(|(_, card)| card).collect(), page: current, pages },
-        };
-        let back = format!("/preview/{}/{}?{}", campaign.name, of.slot().name, asked.query(campaign));
-        let bulk = desk.filter(|(role, _)| *role >= PersonRole::Reviewer).map(|(role, csrf)| Bulk {
-            desk: Desk { role, csrf, back: &back },
-            campaign: &campaign.name,
-            slot: &of.slot().name,
-            query: asked.query(campaign),
-            seen: Seen::of(board.matching.iter().filter_map(|&entry| board.standing(entry).awaiting)),
-            pictures: board.matching.len(),
-        });
-        let sharing = bulk.as_ref().map(|bulk| {
-            let what = Shareable::Filter(bulk.query.clone(), bulk.pictures);
-            self.sharing_of(&format!("{}/{}", bulk.campaign, bulk.slot), what)
-        });
-        let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk, sharing };
-        let main = slot::slot(&page);
-        Ok(Content {
-            title: format!("{} · {}", campaign.title, of.slot().name),
-            crumbs: crumbs(&catalog, &campaign.name, &of.slot().name, None),
-            main,
-            measured: if desk.is_some() { Measured::No } else { Measured::ByBrowser },
-            is_wide: true,
-        })
-    }
-
-    /// The pictures of a slot that a filter asks for.
-    fn board(&self, catalog: &Catalog, of: SlotOf<'_>, asked: &Filter) -> Board {
-        let census = self.censuses.of(of.campaign, of.slot_index);
-        let survey = self.reviews.survey();
-        let (slot, may_be_withheld) = (of.slot(), survey.has_kills() || !of.campaign.rights_ends().is_empty());
-        let cut = slot.ratio.to_string();
-        let standing = |entry: &census::Entry| {
-            let mut states: States = if slot.review.is_required() {
-                survey.states(&entry.picture, &cut).map(PictureState::from).collect()
-            } else {
-                let is_drawn = entry.recipe.is_some_and(|recipe| self.bindings.get(recipe).is_some());
-                States::default().with(if is_drawn { PictureState::Drawn } else { PictureState::Missing })
-            };
-            if states.is_empty() {
-                states = states.with(PictureState::Missing);
-            }
-            let variant = may_be_withheld.then(|| catalog.variant(of.campaign, of.slot_index, entry.combination).ok());
-            if variant.flatten().is_some_and(|variant| survey.withheld(&variant).is_some()) {
-                states = states.with(PictureState::Withheld);
-            }
-            let is_reviewed = slot.review.is_required();
-            let hash = if is_reviewed {
-                survey.fingerprint(&entry.picture)
-            } else {
-                entry.recipe.and_then(|recipe| Some(self.bindings.get(recipe)?.phash))
-            };
-            Standing {
-                states,
-                hash,
-                newest: survey.newest(&entry.picture).filter(|_| is_reviewed),
-                awaiting: survey.awaiting(&entry.picture).filter(|_| is_reviewed),
-            }
-        };
-        let standings = census.entries.iter().map(standing).collect();
-        Board::new(of, census, standings, asked)
-    }
-
-    /// The pictures that a filter of a slot's page asks for.
-    ///
-    /// # Errors
-    /// When there is no such slot.
-    pub(crate) fn asked_for(&self, slot: &str, query: &str) -> Result<Vec<Asked>, Box<Problem>> {
-        let catalog = self.catalog.load();
-        let (campaign, slot_index) = place(&catalog, slot)?;
-        let of = SlotOf { campaign, slot_index };
-        let board = self.board(&catalog, of, &Filter::parse(campaign, query));
-        let asked = |&entry: &usize| Asked {
-            picture: board.census.entries[entry].picture.to_string(),
-            awaiting: board.standing(entry).awaiting,
-            is_makeable: board.census.entries[entry].is_makeable,
-        };
-        Ok(board.matching.iter().map(asked).collect())
-    }
-
-    /// The states that a filter may ask for.
-    #[must_use]
-    pub(crate) fn state_names() -> Vec<&'static str> {
-        PictureState::ALL.map(PictureState::as_str).to_vec()
-    }
-
-    /// The query of a slot's page that asks for these values, states and words.
-    #[must_use]
-    pub(crate) fn filter_query(axes: &[(String, Vec<String>)], states: &[String], text: Option<&str>) -> String {
-        filter::query_of(axes, states, text)
-    }
-
     /// Where readers find pictures.
     #[must_use]
     pub(crate) fn public_url(&self) -> &str {
         &self.public_url
-    }
-
-    /// The variants that have the picture of this one, itself among them: its locales, as a rule.
-    #[must_use]
-    pub(crate) fn sharing(&self, name: &str) -> Vec<String> {
-        let catalog = self.catalog.load();
-        let Some((campaign, slot_index, variant)) = self.meant(&catalog, name) else { return vec![name.to_owned()] };
-        let census = self.censuses.of(campaign, slot_index);
-        let own = census.entry_of(campaign, variant.key.combination);
-        let sharing = campaign.combinations().filter(|&other| census.entry_of(campaign, other) == own);
-        let variants = sharing.filter_map(|other| catalog.variant(campaign, slot_index, other).ok());
-        variants.map(|variant| variant.name.clone()).collect()
     }
 
     /// The page of one variant.
