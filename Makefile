@@ -103,6 +103,10 @@ bench-dedup: setup ## Look-ups of near-duplicates beside faiss, and what compari
 	cargo build $(locked) --release -p bildkante-gpu-node --example dedup_index_bench --example dedup_bench
 	@gpu-node/bench/dedup.sh "$(DEPS)" "$(binaries)/examples" $(COUNTS)
 
+.PHONY: check-dedup
+check-dedup: setup ## Precision and recall of the thresholds of duplicates, on labelled pairs of the demo campaign (draws them once)
+	cargo run $(locked) --release -p bildkante-gpu-node --example dedup_labels -- .bench/dedup-labels
+
 .PHONY: bench-fairness
 bench-fairness: release ## How long requests wait for others on one node: new classes, new adapter weights, other sizes (BEFORE=FILE measures an older node, too)
 	@python3 gpu-node/bench/fairness.py $(BEFORE) "$(binaries)/bildkante-gpu-node"

@@ -54,6 +54,8 @@ step failover 600 "$load" failover --json "$logs/failover.json"
 step rolling-restart 300 "$load" rolling-restart --json "$logs/rolling-restart.json"
 step reload 300 "$load" reload --rate 2000 --duration-s 50 --json "$logs/reload.json"
 step overload 600 "$load" overload --json "$logs/overload.json"
+# An hour of clicking through the preview: pages in a second, memory flat.
+step browse 4000 "$load" browse --duration-s "${SOAK_SECONDS:-3600}" --json "$logs/browse.json"
 step idle 900 "$load" idle --json "$logs/idle.json"
 # Idle memory, memory after churn, a million distinct URLs.
 step memory 900 python3 loadtest/bench/edge/memory.py --binaries "$binaries" --urls 1000000 --json "$logs/memory.json"

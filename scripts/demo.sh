@@ -46,6 +46,7 @@ check_ports() {
 write_configuration() {
   mkdir -p "$demo"
   make_token
+  make_signing_key
   local device=cpu
   case "${CUDA:-}" in 1 | yes | true) device=cuda ;; esac
   cat > "$demo/gpu-node.toml" <<TOML
@@ -68,6 +69,8 @@ nodes = ["http://127.0.0.1:$node_port"]
 [origin.sidecar]
 command = "$binaries/bildkante-gpu-node"
 args = ["serve", "--exit-with-parent", "--config", "$demo/gpu-node.toml"]
+[signing]
+keys_file = "$demo/signing-keys.toml"
 [provenance.signer]
 certificate = "$demo/authority/signer.pem"
 key = "$demo/authority/signer.key"
@@ -87,6 +90,12 @@ make_token() {
   [ -s "$demo/token" ] && [ -s "$demo/token.hash" ] && return 0
   (umask 077 && "$binaries/bildkante-edge" token >"$demo/token" 2>"$demo/token.said")
   grep -o 'blake3:[0-9a-f]*' "$demo/token.said" >"$demo/token.hash" || complain "no token can be made in $demo"
+}
+
+# What signs links for guests.
+make_signing_key() {
+  [ -s "$demo/signing-keys.toml" ] && return 0
+  (umask 077 && "$binaries/bildkante-edge" sign --new-key >"$demo/signing-keys.toml") || complain "no signing key can be made in $demo"
 }
 
 token_hash() { cat "$demo/token.hash"; }

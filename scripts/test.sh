@@ -14,6 +14,7 @@ deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
 export BILDKANTE_AXE="${BILDKANTE_AXE:-$deps/axe/node_modules/axe-core/axe.min.js}"
 export BILDKANTE_C2PA="${BILDKANTE_C2PA:-$deps/c2pa/bin/python}"
+export BILDKANTE_SITEMAP_SCHEMA="${BILDKANTE_SITEMAP_SCHEMA:-$deps/markup/node_modules/sitemap/schema/sitemap.xsd}"
 nginx=$("$setup/peer.sh" nginx "$deps" 2>/dev/null) || nginx=
 export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"
 varnish=$("$setup/peer.sh" varnish "$deps" 2>/dev/null) || varnish=

@@ -72,7 +72,6 @@ fn story() -> Story {
             master: "9".repeat(52),
             checkpoint: Some(format!("studio-xl@{}", "5".repeat(52))),
             determinism: Some("cuda-sm90/libtorch-2.11/fp16/b1".to_owned()),
-            device_ms: None,
         }),
         ingredients: Vec::new(),
         soft_binding: Some(SoftBinding {

@@ -12,7 +12,9 @@
 //! | `openapi` | the description of all this |
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
-//! | `decisions`, `candidates`, `drafts`, `splits`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `guests` | what people with a link ask |
+//! | `decisions`, `candidates`, `drafts`, `splits`, `shares`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `batches`, `batch_forms` | the same, for batches |
 //! | `dropped`, `uploads` | a file dropped on a page: what it carries, and its acceptance |
 //!
 //! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
@@ -21,6 +23,8 @@
 //! the field.
 
 mod audit;
+mod batch_forms;
+mod batches;
 mod body;
 mod bulk;
 mod candidates;
@@ -30,6 +34,7 @@ mod drafts;
 mod dropped;
 mod forms;
 mod gatekeeper;
+mod guests;
 mod imports;
 mod keys;
 mod kills;
@@ -37,14 +42,17 @@ mod login;
 mod masters;
 mod openapi;
 pub mod operators;
+mod pages;
 mod principal;
 pub mod proxy;
 mod purges;
 mod routes;
 pub mod sessions;
+mod shares;
 mod splits;
 mod state;
 pub mod token;
+mod undo;
 mod uploads;
 mod warm;
 mod webhooks;
@@ -59,6 +67,7 @@ use http::header::{ALLOW, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Body as HttpBody;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use self::body::{Fault, Fields, fault, wrong};
 pub(crate) use self::gatekeeper::Asked;
@@ -68,6 +77,7 @@ pub use self::imports::ImportDesk;
 pub(crate) use self::principal::Principal;
 use self::routes::{Action, Found, Repeats, Route};
 use self::token::AdminConfig;
+use crate::batch::{Ask, BatchDesk};
 use crate::budget::BudgetConfig;
 use crate::cache::{Caches, unix_ms};
 use crate::campaign::CatalogHandle;
@@ -77,9 +87,11 @@ use crate::fill::Fill;
 use crate::governance::{KillDesk, PurgeDesk, ReviewDesk, SplitDesk};
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
+use crate::preview::Preview;
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::Body;
 use crate::shared_state::KEY_BYTES_MAX;
+use crate::shares::ShareDesk;
 use crate::verify::KnownMasters;
 use crate::warm::{WarmConfig, Warmer};
 use crate::webhooks::Webhooks;
@@ -102,9 +114,16 @@ pub struct AdminApi {
     candidates: CandidateDesk,
     drafts: DraftDesk,
     splits: SplitDesk,
+    shares: ShareDesk,
+    preview: Arc<Preview>,
     webhooks: Webhooks,
     fill: Arc<Fill>,
     warmer: Warmer,
+    batches: BatchDesk,
+    /// Orders of batches that are understood at a time.
+    selecting: Arc<Semaphore>,
+    /// Readers who follow a batch.
+    streams: Arc<Semaphore>,
     imports: Arc<ImportDesk>,
     papers: Papers,
     masters: Arc<KnownMasters>,
@@ -125,9 +144,12 @@ pub struct AdminParts {
     pub candidates: CandidateDesk,
     pub drafts: DraftDesk,
     pub splits: SplitDesk,
+    pub shares: ShareDesk,
+    pub preview: Arc<Preview>,
     pub webhooks: Webhooks,
     pub fill: Arc<Fill>,
     pub warmer: Warmer,
+    pub batches: BatchDesk,
     pub imports: ImportDesk,
     pub papers: Papers,
     pub masters: Arc<KnownMasters>,
@@ -180,15 +202,21 @@ impl AdminApi {
             candidates,
             drafts,
             splits,
+            shares,
+            preview,
             webhooks,
             fill,
             warmer,
+            batches,
             imports,
             papers,
             masters,
         } = parts;
         Self {
             warmer,
+            batches,
+            selecting: Arc::new(Semaphore::new(batches::ORDERS_AT_ONCE)),
+            streams: Arc::new(Semaphore::new(batches::STREAMS_MAX)),
             concurrency: warm.concurrency,
             gatekeeper: Arc::new(Gatekeeper::new(config, budget, grounds)),
             catalog,
@@ -200,6 +228,8 @@ impl AdminApi {
             candidates,
             drafts,
             splits,
+            shares,
+            preview,
             webhooks,
             fill,
             imports: Arc::new(imports),
@@ -223,6 +253,7 @@ impl AdminApi {
     pub(super) fn measure(&self) {
         self.kills.measure();
         self.reviews.measure();
+        self.shares.measure();
     }
 
     /// The answer to a request for a path below [`PREFIX`].
@@ -253,6 +284,8 @@ impl AdminApi {
             let call = Call { route, parameter, query, headers, who: &who, key };
             match call.route.action {
                 Action::Dossier => self.dossier(&call).await,
+                Action::BatchResults => batches::results(self, &who, parameter, (headers, query)).await,
+                Action::FollowBatch => batches::events(self, &who, parameter, (headers, query)).await,
                 Action::ShowPicture => decisions::picture(self, &who, parameter, query).await,
                 Action::ShowDraftPicture => drafts::picture(self, &who, parameter, query).await,
                 Action::ShowDraftPatch => drafts::patch(self, &who, parameter, query),
@@ -271,12 +304,14 @@ impl AdminApi {
         let Call { parameter, query, headers, who, .. } = call;
         let (log, key) = (self.kills.log(), call.key);
         match call.route.action {
-            // Those behind it have answers of their own.
+            // All but the first have answers of their own.
             Action::Status
             | Action::Dossier
             | Action::ShowPicture
             | Action::ShowDraftPicture
-            | Action::ShowDraftPatch => Ok(Reply::ok(self.status(who))),
+            | Action::ShowDraftPatch
+            | Action::BatchResults
+            | Action::FollowBatch => Ok(Reply::ok(self.status(who))),
             Action::Me => Ok(Reply::ok(keys::me(who))),
             Action::OpenApi => Ok(Reply::ok(openapi::document().clone())),
             Action::ListPurges => Ok(Reply::ok(purges::list(&self.desk, who))),
@@ -309,6 +344,18 @@ impl AdminApi {
             Action::EndDraft => drafts::end(self, who, parameter).map(Reply::ok),
             Action::ListSplits => Ok(Reply::ok(splits::list(self, who))),
             Action::Split => splits::decide(self, who, (splits::order(self.fields(headers, body).await?)?, key)).await,
+            Action::ListShares => shares::list(self, who, query).map(Reply::ok),
+            Action::MakeShare => shares::post(self, who, shares::order(self.fields(headers, body).await?)?, key).await,
+            Action::ShowShare => shares::one(self, who, parameter).map(Reply::ok),
+            Action::EndShare => {
+                let why = keys::why(self.fields(headers, body).await?)?;
+                shares::end(self, who, parameter, (why, key)).await.map(Reply::ok)
+            }
+            Action::ResolveComment => {
+                let as_what = shares::resolution(self.fields(headers, body).await?)?;
+                shares::resolve(self, who, parameter, as_what).await.map(Reply::ok)
+            }
+            Action::DeleteComment => shares::remove(self, who, parameter).await.map(Reply::ok),
             Action::ReadAudit => audit::page(log, query).await.map(Reply::ok),
             Action::ForgetName => {
                 let why = keys::why(self.fields(headers, body).await?)?;
@@ -337,6 +384,13 @@ impl AdminApi {
             Action::CancelJob => {
                 warm::cancel(&self.warmer, who, parameter).await.map(|job| Reply::accepted(warm::shown(&job)))
             }
+            Action::ListBatches => Ok(Reply::ok(batches::list(self, who))),
+            Action::StartBatch => batches::begin(self, (who, key), (headers, query), body).await,
+            Action::ShowBatch => batches::one(self, who, parameter).map(Reply::ok),
+            Action::CancelBatch => batches::ask(self, who, parameter, (Ask::Cancel, key)).await,
+            Action::PauseBatch => batches::ask(self, who, parameter, (Ask::Pause, key)).await,
+            Action::ResumeBatch => batches::ask(self, who, parameter, (Ask::Resume, key)).await,
+            Action::RetryBatch => batches::ask(self, who, parameter, (Ask::Retry, key)).await,
             Action::ListImports => self.imports.list(who).await.map(Reply::ok),
             Action::Import => {
                 let (body, is_new) = self.imports.add((who, key), query, body).await?;

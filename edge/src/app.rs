@@ -123,7 +123,7 @@ impl App {
     /// # Errors
     /// When the sidecar or a thread cannot be started.
     pub fn spawn(self, sockets: Sockets) -> anyhow::Result<Edge> {
-        let Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, back } = self;
+        let Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, batches, back } = self;
         let sidecar = config.origin.sidecar.clone();
         let sidecar = sidecar.map(|sidecar| Sidecar::start(sidecar, behind.origin_metrics)).transpose()?;
         let (back, back_ends) = back;
@@ -149,6 +149,7 @@ impl App {
         let stack = Stack { config: &config, registry: &registry, tls: &tls, trusted: &trusted };
         let listeners = stack.spawn((Arc::clone(&handler), Arc::clone(&operators)), sockets, &front_ends)?;
         warmer.go_on();
+        batches.go_on();
         let [at_http, at_https, at_admin] = [&http, &https, &admin].map(|addresses| listed(addresses));
         tracing::info!(http = %at_http, https = %at_https, admin = %at_admin, "edge serves");
         let first = |addresses: &[SocketAddr]| addresses.first().copied();

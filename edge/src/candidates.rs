@@ -29,7 +29,7 @@ use crate::warm;
 /// Candidates of one order.
 pub const ORDER_MAX: usize = 16;
 /// Pictures of one variant that await a decision, at most: a case's place is for ever, and those of decided ones are needed too.
-const UNDECIDED_MAX: usize = 24;
+pub(crate) const UNDECIDED_MAX: usize = 24;
 /// Candidates under way on this edge.
 const OPEN_MAX: usize = 64;
 /// Orders that are known by their keys.

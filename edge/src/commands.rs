@@ -1,6 +1,7 @@
 //! The subcommands, except `serve`: `check`, `lock` and `token` here, the others in modules of their own.
 
 mod audit;
+mod batch;
 mod decode_picture;
 mod dossier;
 mod explain;
@@ -38,6 +39,7 @@ use crate::text_file;
 use crate::words::clock::Clock;
 
 pub use audit::{AuditArgs, audit};
+pub use batch::{BatchArgs, batch};
 pub use decode_picture::{DecodePictureArgs, decode_picture};
 pub use dossier::{DossierArgs, dossier};
 pub use explain::{ExplainArgs, explain};

@@ -99,6 +99,8 @@ pub struct ConfigFile {
 pub struct ServeConfig {
     /// Where browsers reach this edge, for canonical links, the preview and its pictures.
     pub public_url: String,
+    /// Where people with a link reach `/shared/` of the admin listener; `None`: where the preview was opened that shows the link.
+    pub shared_url: Option<String>,
     /// Longest a request waits for a rendition whose master is at hand.
     pub render_wait_ms: u64,
     /// Longest a fallback's own rendering is waited for before the placeholder is served.
@@ -111,6 +113,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             public_url: "http://127.0.0.1:8080".into(),
+            shared_url: None,
             render_wait_ms: 5_000,
             fallback_wait_ms: 250,
             generation_deadline_ms: 120_000,
@@ -217,15 +220,23 @@ impl Config {
         webhooks::check(&self.webhooks).map_err(|reason| ("webhooks", reason))?;
         positive("config.reload_ms", self.config.reload_ms)?;
         positive("serve.generation_deadline_ms", self.serve.generation_deadline_ms)?;
-        let uri: Option<http::Uri> = self.serve.public_url.parse().ok();
-        let is_origin = uri.is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.path() == "/"
-        });
-        if !is_origin || self.serve.public_url.ends_with('/') {
+        if !is_origin(&self.serve.public_url) {
             return Err(("serve.public_url", "is not an origin such as `https://img.example.com`".into()));
+        }
+        if !self.serve.shared_url.as_deref().is_none_or(is_origin) {
+            return Err(("serve.shared_url", "is not an origin such as `https://share.example.com`".into()));
         }
         Ok(())
     }
+}
+
+/// Scheme, host and perhaps a port, without a path.
+fn is_origin(text: &str) -> bool {
+    let uri: Option<http::Uri> = text.parse().ok();
+    let is_plain = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some() && uri.path() == "/"
+    });
+    is_plain && !text.ends_with('/')
 }
 
 #[cfg(test)]

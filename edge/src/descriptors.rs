@@ -8,8 +8,12 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Connections of the admin listener: operators, probes and scrapers.
-pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Connections of the admin listener, at least: operators, probes and scrapers.
+const ADMIN_CONNECTIONS_MIN: usize = 256;
+/// The same where enough files may be open: each open page of the preview holds one, on which it hears of decisions.
+const ADMIN_CONNECTIONS_MAX: usize = 2_304;
+/// Of these, kept from pages that only wait, so that a kill, a probe and a scrape always find one.
+const ADMIN_KEPT: usize = 128;
 /// Libraries, logs, databases, sockets that listen, runtimes, calls to purgers and to the sidecar.
 const OWN: usize = 96;
 /// Of an I/O worker's runtime.
@@ -37,13 +41,26 @@ pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
+/// Connections of the admin listener where `limit` files may be open.
+#[must_use]
+pub fn admin_connections(limit: Option<u64>) -> usize {
+    let eighth = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 8).unwrap_or(usize::MAX));
+    eighth.clamp(ADMIN_CONNECTIONS_MIN, ADMIN_CONNECTIONS_MAX)
+}
+
+/// Pages of the preview that wait for news at a time.
+#[must_use]
+pub fn waiting_pages(limit: Option<u64>) -> usize {
+    admin_connections(limit) - ADMIN_KEPT
+}
+
 /// What is kept for everything but the connections of the public listeners.
 #[must_use]
-pub fn reserved(config: &Config, workers: usize) -> usize {
+pub fn reserved(config: &Config, workers: usize, limit: Option<u64>) -> usize {
     // Renditions and masters, reading and writing; a write has its file and its folder open.
     let files = config.cache.disk_io_concurrency.saturating_mul(2 * (1 + 2));
     let objects = config.cache.object.as_ref().map_or(0, |object| object.concurrency.saturating_mul(2 * 2));
-    let admin = ADMIN_CONNECTIONS_MAX.min(config.limits.connections_max);
+    let admin = admin_connections(limit).min(config.limits.connections_max);
     [OWN, workers.saturating_mul(PER_WORKER), files, objects, admin].into_iter().fold(0, usize::saturating_add)
 }
 
@@ -75,11 +92,19 @@ mod tests {
     #[test]
     fn what_is_kept_grows_with_what_may_be_open_at_a_time() {
         let mut config = Config::default();
-        let before = reserved(&config, 2);
+        let limit = Some(1_024);
+        let before = reserved(&config, 2, limit);
         assert!(before < 600, "{before}: of 1,024 some connections are left");
         config.cache.disk_io_concurrency += 1;
-        assert_eq!(reserved(&config, 3), before + 6 + PER_WORKER);
+        assert_eq!(reserved(&config, 3, limit), before + 6 + PER_WORKER);
         config.limits.connections_max = 10;
-        assert_eq!(reserved(&config, 3), before + 6 + PER_WORKER - ADMIN_CONNECTIONS_MAX + 10);
+        assert_eq!(reserved(&config, 3, limit), before + 6 + PER_WORKER - ADMIN_CONNECTIONS_MIN + 10);
+    }
+    #[test]
+    fn pages_that_wait_leave_connections_to_those_who_act() {
+        for (limit, connections) in [(Some(1_024), 256), (Some(4_096), 512), (Some(20_000), 2_304), (None, 2_304)] {
+            assert_eq!(admin_connections(limit), connections, "{limit:?}");
+            assert_eq!(waiting_pages(limit), connections - ADMIN_KEPT, "{limit:?}");
+        }
     }
 }

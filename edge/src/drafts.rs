@@ -305,7 +305,7 @@ impl Inner {
         self.open.dec();
         let progress = match result {
             Ok(_) => {
-                let device_ms = self.fill.known(&want).and_then(|binding| binding.device_ms);
+                let device_ms = self.fill.known(&want).and_then(|binding| binding.device_ms).and_then(whole_ms);
                 DraftProgress::Drawn { device_ms }
             }
             Err(reason) => {
@@ -326,11 +326,17 @@ fn picture(bindings: &Bindings, draft: Draft) -> DraftPicture {
     let Effect { variants, mut recipes, is_cut } = effect;
     let is_undrawn = |id: RecipeId| id != variant.recipe.id() && bindings.get(id).is_none();
     let undrawn = recipes.iter().filter(|changed| is_undrawn(changed.after)).count();
-    let former = recipes.iter().filter_map(|changed| bindings.get(changed.before)?.device_ms);
+    let former = recipes.iter().filter_map(|changed| bindings.get(changed.before)?.device_ms.and_then(whole_ms));
     let (former_ms, count) = (mean(former), recipes.len());
     recipes.truncate(CHANGES_LISTED_MAX);
     let cost = DraftCost { variants, undrawn, recipes: count, listed: recipes, is_cut, former_ms };
     DraftPicture { seed, variant: Arc::new(variant), patch, cost, progress: DraftProgress::Drawing }
+}
+
+/// Begun ones count; what no drawing takes is none.
+fn whole_ms(ms: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds, and whole")]
+    (ms > 0.0 && ms < 1e12).then(|| ms.ceil() as u64)
 }
 
 fn mean(all_ms: impl Iterator<Item = u64>) -> Option<u64> {

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::access::line::{REDACTED, without_signature};
 use crate::access::visit::LazyTrace;
+use crate::batch;
 use crate::budget::BudgetConfig;
 use crate::cache::{decode_entry, reseal_entry};
 use crate::credentials::{Manifest, SignedDocument, Standing, Trust};
@@ -39,7 +40,7 @@ use crate::words::{Format, FormatSet, Ratio};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -52,6 +53,7 @@ pub const TARGETS: [Target; 14] = [
     ("metadata", metadata),
     ("report", report),
     ("form", form),
+    ("table", table),
     ("audit_entry", audit_entry),
     ("state_wire", state_wire),
 ];
@@ -378,4 +380,11 @@ pub fn form(data: &[u8]) {
         assert!(picture.len() < body.len());
     }
     let _ = multipart::boundary(&String::from_utf8_lossy(data));
+}
+
+/// The table of a batch's order: each row is read or refused, and what was read is written and read again as the same.
+pub fn table(data: &[u8]) {
+    let Some(rows) = batch::table_of(data) else { return };
+    let written = batch::text_of(&rows);
+    assert_eq!(batch::table_of(written.as_bytes()), Some(rows), "{written:?}");
 }

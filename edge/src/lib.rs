@@ -7,6 +7,7 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+pub mod batch;
 pub(crate) mod bmff;
 pub(crate) mod budget;
 pub mod cache;
@@ -47,6 +48,7 @@ pub(crate) mod secret;
 pub mod seo;
 pub(crate) mod service;
 pub mod shared_state;
+pub mod shares;
 pub mod signing;
 pub(crate) mod stand_in;
 pub mod state;

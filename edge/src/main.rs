@@ -60,6 +60,8 @@ enum Command {
     Audit(commands::AuditArgs),
     /// Have a campaign's images generated and rendered before anybody asks for them
     Warm(commands::WarmArgs),
+    /// Have pictures drawn by table, filter or list, and get what became of each
+    Batch(commands::BatchArgs),
     /// Add a key to the file of session-ticket keys that edges share, or make it
     TicketKeys(commands::TicketKeysArgs),
     /// Give, list and revoke keys of people and programs
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         Command::State(args) => return report(commands::state(args)),
         Command::Audit(args) => return report(commands::audit(args)),
         Command::Warm(args) => return report(commands::warm(args)),
+        Command::Batch(args) => return report(commands::batch(args)),
         Command::Key(args) => return report(commands::key(args)),
         Command::Webhook(args) => return report(commands::webhook(args)),
         Command::TicketKeys(args) => return report(commands::ticket_keys(args)),
@@ -144,6 +147,7 @@ fn main() -> ExitCode {
         Command::State(args) => commands::state(args),
         Command::Audit(args) => commands::audit(args),
         Command::Warm(args) => commands::warm(args),
+        Command::Batch(args) => commands::batch(args),
         Command::Key(args) => commands::key(args),
         Command::Webhook(args) => commands::webhook(args),
         Command::TicketKeys(args) => commands::ticket_keys(args),

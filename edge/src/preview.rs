@@ -6,23 +6,33 @@
 //! | `census` | which pictures a slot has |
 //! | `filter`, `board` | what a page's address asks for, and what that comes to |
 //! | `states` | how far a picture is |
-//! | `wording` | what a campaign calls things, in the reader's language |
+//! | `wording`, `terms` | what a campaign and what the program calls things, in the reader's language |
 //! | `cards`, `seals`, `why` | one picture: its texts, its signed addresses, its reasons |
-//! | `frame`, `home`, `slot`, `matrix`, `variant`, `compare`, `queue` | the pages |
+//! | `frame`, `home`, `slot`, `matrix`, `variant`, `history`, `compare`, `queue` | what pages look like |
+//! | `overview`, `slots` | what they show, across campaigns and of a slot |
 //! | `ways` | what names and paths mean, and where pages lead |
-//! | `desk`, `bulk` | the forms on them |
-//! | `draft`, `drafting` | drafts: the form, and the page of what was drawn |
+//! | `desk`, `bulk`, `picked`, `sharing` | the forms on them |
+//! | `selection` | which pictures picks and filters come to |
+//! | `batches` | pictures that are drawn ahead: the pages that start and follow it |
+//! | `shared`, `pins`, `comments` | what people with a link see and write |
+//! | `after` | what follows a decision |
+//! | `trouble` | what is read where a page or a form comes to nothing |
+//! | `draft`, `drafting`, `likeness` | drafts: the form, and the page of what was drawn; duplicates |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
+//! | `progress` | how far pictures are that are being drawn |
 //!
 //! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what comes into view,
 //! as any request for these pictures would, and nothing else is triggered.
 
+pub(crate) mod after;
 mod assets;
+mod batches;
 mod board;
 pub(crate) mod bulk;
 mod cards;
 mod census;
+mod comments;
 mod compare;
 mod desk;
 mod draft;
@@ -30,64 +40,70 @@ mod drafting;
 mod events;
 mod filter;
 mod frame;
+mod history;
 mod home;
 mod likeness;
 mod matrix;
+mod overview;
+mod picked;
+mod pins;
+mod progress;
 mod queue;
 mod seals;
+pub(crate) mod selection;
+pub(crate) mod shared;
+mod sharing;
 mod slot;
+mod slots;
 mod states;
 mod tastes;
+mod terms;
+pub(crate) mod trouble;
 mod variant;
 mod ways;
 mod why;
 mod wording;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bildkante_shared::log_limited;
 use bildkante_shared::problem::Problem;
-use http::header::CONTENT_SECURITY_POLICY;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use maud::Markup;
 use tokio::sync::Semaphore;
 
-use self::board::{Board, Standing};
-use self::bulk::{Asked, Bulk, Seen};
+use self::batches::CHOOSE_PAGE;
 #[cfg(test)]
 pub(crate) use self::cards::resolved;
-use self::cards::{CardTexts, Shown, VARIANT_PAGE, page_of};
+use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE};
 use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
-use self::filter::{Filter, View};
 use self::frame::{Crumb, Frame, Measured, Person};
-use self::home::CampaignView;
-use self::matrix::Matrix;
-use self::queue::Waiting;
+use self::progress::{Drawing, Progresses};
 use self::seals::Seals;
-use self::slot::{Laid, SlotPage};
 use self::states::{PictureState, States};
-use self::tastes::Tastes;
+pub(crate) use self::tastes::Tastes;
 use self::variant::{Decisions, VariantPage};
-use self::ways::{
-    FROM_QUEUE, around, around_in_queue, campaign_of, crumbs, from_queue, is_reviewed, not_found, place, slot_of,
-};
+use self::ways::{FROM_QUEUE, around, around_in_queue, crumbs, from_queue, not_found, place};
 use self::why::Reasons;
+use crate::batch::BatchDesk;
 use crate::cache::Bindings;
 use crate::campaign::axes::LOCALE_AXIS;
 use crate::campaign::{Campaign, Catalog, CatalogHandle, Variant};
-use crate::candidates::{CandidateDesk, Progress};
+use crate::candidates::{CandidateDesk, Progress, Trial};
 use crate::drafts::DraftDesk;
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
+use crate::origin::Regions;
 use crate::request::Pinning;
 use crate::resolve::{Operator, Resolution, resolve};
-use crate::response::{self, Negotiation, TextKind};
+use crate::response::{self, Negotiation, StaticText, TextKind};
 use crate::seo::{self, Loading, Place, Placement};
 use crate::service::{Body, RequestBody};
 use crate::shared_state::PersonRole;
+use crate::shares::ShareDesk;
 use crate::signing::SigningHandle;
 
 /// Cards of one page: what one node draws in a quarter of a minute.
@@ -98,6 +114,8 @@ const HISTORY_MAX: usize = 50;
 const TURNS_MAX: usize = 2;
 /// Longest path of a page.
 const PATH_BYTES_MAX: usize = 256;
+/// What a page for people with a link loads.
+const GUEST_ASSETS: [&str; 4] = ["style.css", "icon.svg", "shared.js", "text.js"];
 
 /// Builds the pages.
 #[derive(Debug)]
@@ -110,11 +128,14 @@ pub struct Preview {
     reviews: ReviewDesk,
     candidates: CandidateDesk,
     drafts: DraftDesk,
+    shares: ShareDesk,
+    batches: BatchDesk,
     fill: Arc<Fill>,
     censuses: Censuses,
     /// Of pages that look through a whole slot.
     turns: Arc<Semaphore>,
     events: Events,
+    progress: Progresses,
 }
 
 /// Who looks, as far as pages depend on it.
@@ -152,6 +173,10 @@ enum Page<'p> {
     Compare,
     /// By the draft's id.
     Draft(&'p str),
+    Batches,
+    Batch(u64),
+    /// That starts a batch, by the path of its slot.
+    NewBatch(&'p str),
     /// Of a slot, by its path.
     Slot(&'p str),
     /// Of a variant, by the path of its slot.
@@ -164,11 +189,13 @@ impl<'p> Page<'p> {
             "/" => Self::Home,
             "/queue" => Self::Queue,
             "/compare" => Self::Compare,
-            _ if rest.starts_with(drafting::DRAFTS) => Self::Draft(&rest[drafting::DRAFTS.len()..]),
-            _ => match rest.strip_suffix(VARIANT_PAGE) {
-                // A slot may be called `variant`, too.
-                Some(slot) if slot.trim_matches('/').split('/').count() == 2 => Self::Variant(slot),
-                _ => Self::Slot(rest),
+            "/batches" => Self::Batches,
+            _ if let Some(id) = rest.strip_prefix(drafting::DRAFTS) => Self::Draft(id),
+            _ if let Some(id) = batches::id_of(rest) => Self::Batch(id),
+            _ if let Some(slot) = behind(rest, CHOOSE_PAGE) => Self::NewBatch(slot),
+            _ => match behind(rest, VARIANT_PAGE) {
+                Some(slot) => Self::Variant(slot),
+                None => Self::Slot(rest),
             },
         }
     }
@@ -176,10 +203,17 @@ impl<'p> Page<'p> {
     /// Of which campaign it is.
     fn campaign(self) -> Option<&'p str> {
         match self {
-            Self::Home | Self::Queue | Self::Compare | Self::Draft(_) => None,
-            Self::Slot(path) | Self::Variant(path) => path.trim_start_matches('/').split('/').next(),
+            Self::Home | Self::Queue | Self::Compare | Self::Draft(_) | Self::Batches | Self::Batch(_) => None,
+            Self::Slot(path) | Self::Variant(path) | Self::NewBatch(path) => {
+                path.trim_start_matches('/').split('/').next()
+            }
         }
     }
+}
+
+/// The path of a slot whose page of this kind it is. A slot may be called so, too.
+fn behind<'p>(rest: &'p str, page: &str) -> Option<&'p str> {
+    rest.strip_suffix(page).filter(|slot| slot.trim_matches('/').split('/').count() == 2)
 }
 
 /// A page's own part, and what stands around it.
@@ -198,8 +232,9 @@ impl Preview {
         catalog: CatalogHandle,
         signing: SigningHandle,
         copied_days: u32,
-        fill: Arc<Fill>,
-        (bindings, reviews, candidates, drafts): (Bindings, ReviewDesk, CandidateDesk, DraftDesk),
+        (fill, regions): (Arc<Fill>, Arc<Regions>),
+        (bindings, reviews, candidates): (Bindings, ReviewDesk, CandidateDesk),
+        (drafts, shares, batches): (DraftDesk, ShareDesk, BatchDesk),
     ) -> Self {
         Self {
             fill,
@@ -214,7 +249,16 @@ impl Preview {
             reviews,
             candidates,
             drafts,
+            shares,
+            batches,
+            progress: Progresses::new(regions),
         }
+    }
+
+    /// At most so many open pages wait for news at a time.
+    #[must_use]
+    pub fn with_waiting_pages(self, pages: usize) -> Self {
+        Self { events: self.events.with_streams(pages), ..self }
     }
 
     /// The page or asset at the request's path; `None` outside `/preview`. Looking through a large campaign's
@@ -237,6 +281,9 @@ impl Preview {
         if rest == events::PATH {
             return Some(self.events.respond(request.headers(), request.uri().query()).await);
         }
+        if rest == progress::PATH {
+            return Some(self.progress.respond(request.headers(), request.uri().query()).await);
+        }
         let page = Page::of(rest);
         let query = request.uri().query();
         let waiting = self.waiting(reader);
@@ -248,11 +295,19 @@ impl Preview {
         let measured = content.as_ref().map_or(Measured::No, |content| content.measured);
         let mut response = match content {
             Ok(content) => self.framed(request.headers(), request.uri(), content, (reader, waiting.len())),
+            Err(problem) if trouble::wants_page(request.headers()) => {
+                self.troubled(request, &problem, (reader, waiting.len()))
+            }
             Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
         };
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy(&self.public_url, measured));
         tastes::remember(&mut response, query);
         Some(response)
+    }
+
+    /// A style, script or sign of a page for people with a link, by its name.
+    pub(crate) fn guest_asset(name: &str) -> Option<&'static StaticText> {
+        GUEST_ASSETS.contains(&name).then(|| assets::find(&format!("/{name}"))).flatten()
     }
 
     /// Whether a path is one of a style or a script, which show nothing of a campaign.
@@ -278,10 +333,32 @@ impl Preview {
             crumbs,
             seq: self.reviews.log().published().load().epoch(),
             person: Person { name: reader.name, needed },
+            undo: self.undo_bar(uri, reader),
             measured,
             is_wide,
         };
         response::text(headers, TextKind::Html, frame.around(&main).0, "no-cache")
+    }
+
+    /// What a person reads in the place of a page.
+    fn troubled(
+        &self,
+        request: &Request<RequestBody>,
+        problem: &Problem,
+        known: (&Reader<'_>, usize),
+    ) -> Response<Body> {
+        let language = Tastes::of(request.uri().query(), request.headers()).language;
+        let content = Content {
+            title: trouble::title(problem, language).to_owned(),
+            crumbs: Vec::new(),
+            main: trouble::told(problem, "/preview/", language),
+            measured: Measured::No,
+            is_wide: false,
+        };
+        let mut response = self.framed(request.headers(), request.uri(), content, known);
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response
     }
 
     async fn content(
@@ -298,7 +375,10 @@ impl Preview {
             Page::Compare => self.compare(tastes, query, reader),
             Page::Draft(id) => self.draft(tastes, id, reader),
             Page::Variant(path) => self.variant(tastes, (path, query), reader, waiting).await,
-            Page::Slot(path) => {
+            Page::Batches => Ok(self.all_batches(tastes, reader)),
+            Page::Batch(id) => self.one_batch(tastes, id, reader),
+            Page::Slot(path) | Page::NewBatch(path) => {
+                let is_new_batch = matches!(page, Page::NewBatch(_));
                 let (preview, path, query) = (Arc::clone(self), path.to_owned(), query.to_owned());
                 let csrf = reader.csrf.map(str::to_owned);
                 let role = path.trim_start_matches('/').split('/').next().and_then(|campaign| (reader.role)(campaign));
@@ -306,7 +386,8 @@ impl Preview {
                 let turn = Arc::clone(&self.turns).acquire_owned().await;
                 let task = tokio::task::spawn_blocking(move || {
                     let _turn = turn;
-                    preview.slot(tastes, (&path, &query), role.map(|role| (role, csrf.as_deref())))
+                    let (at, desk) = ((path.as_str(), query.as_str()), role.map(|role| (role, csrf.as_deref())));
+                    if is_new_batch { preview.choose_batch(tastes, at, desk) } else { preview.slot(tastes, at, desk) }
                 });
                 task.await.unwrap_or_else(|error| {
                     log_limited!(error, %error, "a preview page failed");
@@ -325,85 +406,6 @@ impl Preview {
         CardTexts::of(known, &self.public_url, (of.campaign, of.slot_index), combination, tastes.language)
     }
 
-    fn home(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
-        let catalog = self.catalog.load();
-        let seen = catalog.campaigns().filter(|campaign| (reader.sees)(Some(&campaign.name)));
-        let texts: Vec<_> = seen
-            .map(|campaign| {
-                let of = SlotOf { campaign, slot_index: 0 };
-                let first = wording::localised(campaign, of.slot(), campaign.default_combination(), tastes.language);
-                let texts = self.texts(&catalog, of, first, tastes);
-                (campaign, texts, self.seals(campaign))
-            })
-            .collect();
-        let views: Vec<_> = texts
-            .iter()
-            .map(|(campaign, texts, seals)| CampaignView {
-                name: &campaign.name,
-                title: &campaign.title,
-                slots: campaign.slots.iter().map(|slot| slot.name.as_str()).collect(),
-                variants: campaign.combination_count(),
-                awaiting: waiting.iter().filter(|(picture, _)| campaign_of(picture) == campaign.name).count(),
-                picture: texts
-                    .as_ref()
-                    .filter(|_| seals.are_usable())
-                    .map(|texts| texts.picture(seals.own(), Loading::Hero, "288px")),
-                notice: seals.notice(),
-            })
-            .collect();
-        Content {
-            title: tastes.say("Campaigns", "Kampagnen").to_owned(),
-            crumbs: Vec::new(),
-            main: home::home(tastes, &views),
-            measured: if reader.name.is_some() { Measured::No } else { Measured::ByBrowser },
-            is_wide: false,
-        }
-    }
-
-    /// Cases that await what the reader may decide, the oldest first.
-    fn waiting(&self, reader: &Reader<'_>) -> Vec<(String, ShownCase)> {
-        let survey = self.reviews.survey();
-        let catalog = self.catalog.load();
-        let may_decide = |picture: &str| {
-            (reader.role)(campaign_of(picture)) >= Some(PersonRole::Reviewer) && is_reviewed(&catalog, picture)
-        };
-        let mut waiting: Vec<_> =
-            survey.awaiting_each(may_decide).map(|(picture, shown)| (picture.to_owned(), shown)).collect();
-        waiting.sort_unstable_by_key(|(_, shown)| shown.case.id);
-        waiting
-    }
-
-    fn queue(&self, tastes: Tastes, reader: &Reader<'_>, waiting: &[(String, ShownCase)]) -> Content {
-        let catalog = self.catalog.load();
-        let shown = waiting.iter().take(queue::QUEUE_PAGE);
-        let views: Vec<_> = shown.map(|(picture, shown)| self.waits(&catalog, picture, shown, tastes)).collect();
-        Content {
-            title: tastes.say("Needs me", "Für mich").to_owned(),
-            crumbs: vec![Crumb { name: tastes.say("Needs me", "Für mich").to_owned(), to: None }],
-            main: queue::queue(tastes, &views, waiting.len(), reader.name),
-            measured: Measured::No,
-            is_wide: false,
-        }
-    }
-
-    fn waits(&self, catalog: &Catalog, picture: &str, shown: &ShownCase, tastes: Tastes) -> Waiting {
-        let meant = self.meant(catalog, picture);
-        let headline = meant.map(|(campaign, slot_index, variant)| {
-            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
-        });
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let case = &shown.case;
-        Waiting {
-            case: case.id,
-            headline: headline.unwrap_or_else(|| picture.to_owned()),
-            place: picture.split('?').next().unwrap_or(picture).to_owned(),
-            page: format!("{}#case-{}", from_queue(&page_of(picture)), case.id),
-            age: case.drawn.drawn_unix_s.map(|drawn_s| Duration::from_secs(now_s.saturating_sub(drawn_s))),
-            asked: case.escalated.as_ref().map(|escalated| (escalated.to.clone(), shown.is_overdue)),
-            approvals: case.approved_by.len(),
-        }
-    }
-
     /// The variant that a name means now.
     fn meant<'c>(&self, catalog: &'c Catalog, name: &str) -> Option<(&'c Campaign, usize, Arc<Variant>)> {
         let (path, query) = name.split_once('?').unwrap_or((name, ""));
@@ -413,159 +415,10 @@ impl Preview {
         Some((campaign, slot_index, resolution.resolved.variant))
     }
 
-    fn compare(&self, tastes: Tastes, query: &str, reader: &Reader<'_>) -> Result<Content, Box<Problem>> {
-        let side = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            let id = pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok());
-            id.and_then(|id| self.reviews.case(id)).ok_or_else(|| not_found(format!("`{name}` names no case")))
-        };
-        let sides = [side("a")?, side("b")?];
-        if !sides.iter().all(|it| (reader.role)(campaign_of(&it.variant)) >= Some(PersonRole::Reviewer)) {
-            return Err(Box::new(Problem::new(403, "forbidden", "Forbidden", "reviewers compare pictures")));
-        }
-        let catalog = self.catalog.load();
-        let name = &sides[1].variant;
-        let meant = self.meant(&catalog, name);
-        let headline = meant.map(|(campaign, slot_index, variant)| {
-            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
-        });
-        let headline = headline.unwrap_or_else(|| name.clone());
-        let back = page_of(name);
-        let role = (reader.role)(campaign_of(name));
-        let page = compare::ComparePage {
-            tastes,
-            headline: &headline,
-            back: &back,
-            sides: [&sides[0], &sides[1]],
-            desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
-        };
-        Ok(Content {
-            title: headline.clone(),
-            crumbs: crumbs(&catalog, campaign_of(name), slot_of(name), Some(headline.clone())),
-            main: compare::compare(&page),
-            measured: Measured::No,
-            is_wide: true,
-        })
-    }
-
-    fn slot(
-        &self,
-        tastes: Tastes,
-        (path, query): (&str, &str),
-        desk: Option<(PersonRole, Option<&str>)>,
-    ) -> Result<Content, Box<Problem>> {
-        let catalog = self.catalog.load();
-        let (campaign, slot_index) = place(&catalog, path)?;
-        let of = SlotOf { campaign, slot_index };
-        let asked = Filter::parse(campaign, query);
-        let board = self.board(&catalog, of, &asked);
-        let seals = self.seals(campaign);
-        let matrix = (asked.view != Some(View::Cards)).then(|| Matrix::of(of, &board, &asked)).flatten();
-        let pages = board.matching.len().div_ceil(CARDS_PER_PAGE).max(1);
-        let current = asked.page.min(pages);
-        let entries: Vec<usize> = match &matrix {
-            Some(matrix) => matrix.entries().collect(),
-            None => board.matching.iter().copied().skip((current - 1) * CARDS_PER_PAGE).take(CARDS_PER_PAGE).collect(),
-        };
-        let texts: Vec<(usize, CardTexts)> = entries
-            .into_iter()
-            .filter_map(|entry| {
-                let combination = board.census.entries[entry].combination;
-                let combination = wording::localised(campaign, of.slot(), combination, tastes.language);
-                self.texts(&catalog, of, combination, tastes).map(|texts| (entry, texts))
-            })
-            .collect();
-        let sizes = if matrix.is_some() { "112px" } else { "216px" };
-        let may_look = desk.is_some_and(|(role, _)| role >= PersonRole::Reviewer);
-        let cards = texts.iter().map(|(entry, texts)| {
-            let (Standing { states, awaiting, newest }, variants) =
-                (board.standing(*entry), board.census.entries[*entry].variants);
-            let is_stand_in = !states.has(PictureState::Live) && !states.has(PictureState::Withheld);
-            // What awaits the reader, else what was decided last: a stand-in says nothing of either.
-            let case = awaiting.map(|awaiting| awaiting.id).or(newest).filter(|_| may_look && is_stand_in);
-            (*entry, texts.card(Shown { seals: &seals, loading: Loading::Lazy, sizes, states, variants, case }))
-        });
-        let laid = match matrix {
-            Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },
-            None => Laid::Cards { cards: cards.map(|(_, card)| card).collect(), page: current, pages },
-        };
-        let back = format!("/preview/{}/{}?{}", campaign.name, of.slot().name, asked.query(campaign));
-        let bulk = desk.filter(|(role, _)| *role >= PersonRole::Reviewer).map(|(role, csrf)| Bulk {
-            desk: Desk { role, csrf, back: &back },
-            campaign: &campaign.name,
-            slot: &of.slot().name,
-            query: asked.query(campaign),
-            seen: Seen::of(board.matching.iter().filter_map(|&entry| board.standing(entry).awaiting)),
-            pictures: board.matching.len(),
-        });
-        let page = SlotPage { of, tastes, asked: &asked, board: &board, notice: seals.notice(), laid, bulk };
-        let main = slot::slot(&page);
-        Ok(Content {
-            title: format!("{} · {}", campaign.title, of.slot().name),
-            crumbs: crumbs(&catalog, &campaign.name, &of.slot().name, None),
-            main,
-            measured: if desk.is_some() { Measured::No } else { Measured::ByBrowser },
-            is_wide: true,
-        })
-    }
-
-    /// The pictures of a slot that a filter asks for.
-    fn board(&self, catalog: &Catalog, of: SlotOf<'_>, asked: &Filter) -> Board {
-        let census = self.censuses.of(of.campaign, of.slot_index);
-        let survey = self.reviews.survey();
-        let (slot, may_be_withheld) = (of.slot(), survey.has_kills() || !of.campaign.rights_ends().is_empty());
-        let cut = slot.ratio.to_string();
-        let standing = |entry: &census::Entry| {
-            let mut states: States = if slot.review.is_required() {
-                survey.states(&entry.picture, &cut).map(PictureState::from).collect()
-            } else {
-                let is_drawn = entry.recipe.is_some_and(|recipe| self.bindings.get(recipe).is_some());
-                States::default().with(if is_drawn { PictureState::Drawn } else { PictureState::Missing })
-            };
-            if states.is_empty() {
-                states = states.with(PictureState::Missing);
-            }
-            let variant = may_be_withheld.then(|| catalog.variant(of.campaign, of.slot_index, entry.combination).ok());
-            if variant.flatten().is_some_and(|variant| survey.withheld(&variant).is_some()) {
-                states = states.with(PictureState::Withheld);
-            }
-            let is_reviewed = slot.review.is_required();
-            Standing {
-                states,
-                newest: survey.newest(&entry.picture).filter(|_| is_reviewed),
-                awaiting: survey.awaiting(&entry.picture).filter(|_| is_reviewed),
-            }
-        };
-        let standings = census.entries.iter().map(standing).collect();
-        Board::new(of, census, standings, asked)
-    }
-
-    /// The pictures that a filter of a slot's page asks for.
-    ///
-    /// # Errors
-    /// When there is no such slot.
-    pub(crate) fn asked_for(&self, slot: &str, query: &str) -> Result<Vec<Asked>, Box<Problem>> {
-        let catalog = self.catalog.load();
-        let (campaign, slot_index) = place(&catalog, slot)?;
-        let of = SlotOf { campaign, slot_index };
-        let board = self.board(&catalog, of, &Filter::parse(campaign, query));
-        let asked = |&entry: &usize| Asked {
-            picture: board.census.entries[entry].picture.to_string(),
-            awaiting: board.standing(entry).awaiting,
-        };
-        Ok(board.matching.iter().map(asked).collect())
-    }
-
-    /// The variants that have the picture of this one, itself among them: its locales, as a rule.
+    /// Where readers find pictures.
     #[must_use]
-    pub(crate) fn sharing(&self, name: &str) -> Vec<String> {
-        let catalog = self.catalog.load();
-        let Some((campaign, slot_index, variant)) = self.meant(&catalog, name) else { return vec![name.to_owned()] };
-        let census = self.censuses.of(campaign, slot_index);
-        let own = census.entry_of(campaign, variant.key.combination);
-        let sharing = campaign.combinations().filter(|&other| census.entry_of(campaign, other) == own);
-        let variants = sharing.filter_map(|other| catalog.variant(campaign, slot_index, other).ok());
-        variants.map(|variant| variant.name.clone()).collect()
+    pub(crate) fn public_url(&self) -> &str {
+        &self.public_url
     }
 
     /// The page of one variant.
@@ -612,7 +465,8 @@ impl Preview {
         let entry = census.entry_of(campaign, combination);
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
         let sizes = &slot.sizes;
-        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None };
+        let (pick, alike) = (Pickable::No, 0);
+        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None, pick, alike };
         let page = VariantPage {
             tastes,
             campaign: &campaign.name,
@@ -630,6 +484,11 @@ impl Preview {
             }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
             withheld,
+            awaited: match binding {
+                None => self.progress.of(resolved.variant.recipe.id()).await,
+                Some(_) => None,
+            },
+            guests: self.guests_of(of, &resolved.variant, role),
             decisions,
             likeness: self.likeness(&resolved.variant, binding.clone()),
             draft: if may_draft { Some(self.draft_form(&resolved.variant).await) } else { None },
@@ -658,7 +517,7 @@ impl Preview {
         });
         Some(Decisions {
             approvers: variant.review.approvers(),
-            drawing: trials.iter().filter(|trial| trial.progress == Progress::Drawing).count(),
+            drawing: self.drawing(&trials).await,
             failures: failures.collect(),
             cases: cases
                 .into_iter()
@@ -667,6 +526,12 @@ impl Preview {
                 .collect(),
             history,
         })
+    }
+    /// Seeds that are being drawn, each with how far it is.
+    async fn drawing(&self, trials: &[Trial]) -> Vec<(u32, Option<Drawing>)> {
+        let drawing = trials.iter().filter(|trial| trial.progress == Progress::Drawing);
+        let told = drawing.map(|trial| async { (trial.seed, self.progress.of(trial.recipe).await) });
+        futures_util::future::join_all(told).await
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `reviews` | cases before reviewers, and what is live of them |
 //! | `target`, `kills` | what a kill names, and whether one covers a picture |
 //! | `keys` | keys of people and programs, and what each may do |
+//! | `shares` | links that show pictures to people without an account |
 //! | `entry` | one entry, which is one line of the audit: hash-chained, and made in one way only |
 //! | `actor` | pseudonymous ids, and the names behind them, which can be erased |
 //! | `fold`, `purged` | the state: a pure fold of entries, and the purges in it |
@@ -49,6 +50,7 @@ mod primary;
 mod purged;
 mod reviews;
 pub mod served;
+mod shares;
 mod splits;
 mod store;
 mod target;
@@ -77,7 +79,11 @@ pub use primary::{EDGE_ITSELF, Primary};
 pub use purged::PurgedAt;
 pub use reviews::{
     Case, CaseState, Drawn, GATE_VERSION_BYTES_MAX, GateFinding, GateReport, GateVerdict, Pin, Review, ReviewRefusal,
-    Reviews, Since, Step, Verdict, was_last_awaited, was_live,
+    Reviews, Since, Step, UNDO_MS_MAX, Undone, Verdict, was_last_awaited, was_live,
+};
+pub use shares::{
+    EndShare, KeptShare, SHARE_TITLE_BYTES_MAX, SHARED_PICTURES_MAX, SHARES_MAX, Share, ShareId, ShareIdFault,
+    ShareRefusal, SharedPicture, Shares,
 };
 pub use splits::{Merge, SPLITS_MAX, Split, Splits};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -11,6 +11,8 @@
 mod import;
 pub mod job;
 pub mod plan;
+pub mod price;
+mod settler;
 mod store;
 mod stored;
 
@@ -23,11 +25,13 @@ use bildkante_shared::shutdown::Shutdown;
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
+pub use self::price::{Cost, Price};
+pub use self::settler::Settler;
 use self::store::{STORE_WAIT, Storing, Writer};
 pub use self::stored::StoredJobs;
 use crate::cache::unix_ms;
@@ -50,13 +54,15 @@ const STORE_INTERVAL: Duration = Duration::from_secs(2);
 pub struct WarmConfig {
     /// Renditions of one job at a time, where the job does not say.
     pub concurrency: usize,
-    /// Jobs at a time.
+    /// Jobs at a time, batches among them.
     pub jobs_max: usize,
+    /// What batches are expected to cost and have cost is told with it, and not without.
+    pub price_per_device_second: Option<Price>,
 }
 
 impl Default for WarmConfig {
     fn default() -> Self {
-        Self { concurrency: 4, jobs_max: 2 }
+        Self { concurrency: 4, jobs_max: 2, price_per_device_second: None }
     }
 }
 
@@ -94,6 +100,10 @@ impl WarmMetrics {
         registry.register(Box::new(running.clone()))?;
         Ok(Self { renditions, running })
     }
+
+    fn count(&self, outcome: &str) {
+        self.renditions.with_label_values(&[outcome]).inc();
+    }
 }
 
 /// Why a job cannot be started.
@@ -126,9 +136,7 @@ pub struct Warmer {
 }
 
 struct Inner {
-    fill: Arc<Fill>,
-    /// Which pictures that were made are put before; `None` in tests of warming alone.
-    reviews: Option<ReviewDesk>,
+    settler: Settler,
     catalog: CatalogHandle,
     stored: Arc<StoredJobs>,
     writer: Writer,
@@ -136,6 +144,8 @@ struct Inner {
     store_wait: Duration,
     jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
     jobs_max: usize,
+    /// Of what is under way, batches among it: one queue of work.
+    turns: Arc<Semaphore>,
     metrics: WarmMetrics,
     shutdown: Shutdown,
 }
@@ -165,7 +175,9 @@ impl Warmer {
         let into = Arc::clone(&stored);
         let writer: Writer = Box::new(move |record| into.put(record));
         let (jobs_max, store_wait) = (config.jobs_max, STORE_WAIT);
-        let inner = Inner { fill, reviews, catalog, stored, writer, store_wait, jobs, jobs_max, metrics, shutdown };
+        let settler = Settler::new(fill, reviews, metrics.clone());
+        let turns = Arc::new(Semaphore::new(jobs_max));
+        let inner = Inner { settler, catalog, stored, writer, store_wait, jobs, jobs_max, turns, metrics, shutdown };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -174,7 +186,7 @@ impl Warmer {
         let jobs: Vec<_> = self.inner.jobs.lock().values().cloned().collect();
         for job in jobs.into_iter().filter(|job| job.record().state == JobState::Running) {
             tracing::info!(job = job.record().id, "going on with a warming");
-            tokio::spawn(Arc::clone(&self.inner).run(job));
+            tokio::spawn(Arc::clone(&self.inner).run(job, None));
         }
     }
 
@@ -241,6 +253,18 @@ impl Warmer {
         status(job)
     }
 
+    /// How one picture is made.
+    #[must_use]
+    pub fn settler(&self) -> &Settler {
+        &self.inner.settler
+    }
+
+    /// What is under way takes one of these.
+    #[must_use]
+    pub fn turns(&self) -> &Arc<Semaphore> {
+        &self.inner.turns
+    }
+
     #[must_use]
     pub fn job(&self, id: u64) -> Option<JobStatus> {
         self.inner.jobs.lock().get(&id).map(|job| status(job))
@@ -300,10 +324,11 @@ impl Inner {
         if let Some(known) = known_among(&jobs, key.as_deref(), |record| record.order.asks_the_same(&order))? {
             return Ok(known);
         }
-        self.room_for_one(&jobs)?;
+        let turn = self.room_for_one()?;
         let now = unix_ms(SystemTime::now());
         let id = jobs.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
-        Ok(self.launch(&mut jobs, JobRecord::begun(id, who, order, now).known_by(key), Arc::default()))
+        let record = JobRecord::begun(id, who, order, now).known_by(key);
+        Ok(self.launch(&mut jobs, record, Arc::default(), turn))
     }
 
     /// A job that has ended, as one that runs; `None` where it runs by now.
@@ -314,13 +339,13 @@ impl Inner {
         if record.state == JobState::Running {
             return Ok(None);
         }
-        self.room_for_one(&jobs)?;
+        let turn = self.room_for_one()?;
         if record.tally.failed > 0 {
             // What did not fail is in the cache, and met there.
             record = JobRecord { tally: Tally::default(), failures: Vec::new(), pictures_done: 0, ..record };
         }
         record.state = JobState::Running;
-        Ok(Some(self.launch(&mut jobs, record.known_by(key), storing)))
+        Ok(Some(self.launch(&mut jobs, record.known_by(key), storing, turn)))
     }
 
     /// Known, under way and on its way to the device in one step: nothing that fails in between leaves it half begun.
@@ -329,23 +354,24 @@ impl Inner {
         jobs: &mut BTreeMap<u64, Arc<Job>>,
         record: JobRecord,
         storing: Arc<Storing>,
+        turn: OwnedSemaphorePermit,
     ) -> Arc<Job> {
         let job = Arc::new(Job::new(record, storing));
         jobs.insert(job.id, Arc::clone(&job));
         self.store_change(&job);
-        tokio::spawn(Arc::clone(self).run(Arc::clone(&job)));
+        tokio::spawn(Arc::clone(self).run(Arc::clone(&job), Some(turn)));
         job
     }
 
-    fn room_for_one(&self, jobs: &BTreeMap<u64, Arc<Job>>) -> Result<(), WarmError> {
-        let running = jobs.values().filter(|job| job.record().state == JobState::Running).count();
-        if running >= self.jobs_max { Err(WarmError::Busy(running)) } else { Ok(()) }
+    fn room_for_one(&self) -> Result<OwnedSemaphorePermit, WarmError> {
+        Arc::clone(&self.turns).try_acquire_owned().map_err(|_| WarmError::Busy(self.jobs_max))
     }
 
-    async fn run(self: Arc<Self>, job: Arc<Job>) {
+    /// Without a turn it waits for one.
+    async fn run(self: Arc<Self>, job: Arc<Job>, turn: Option<OwnedSemaphorePermit>) {
         self.metrics.running.inc();
         // A task of its own: a job whose work panics has ended.
-        let state = match tokio::spawn(Arc::clone(&self).work(Arc::clone(&job))).await {
+        let state = match tokio::spawn(Arc::clone(&self).work(Arc::clone(&job), turn)).await {
             Ok(state) => state,
             Err(error) if error.is_panic() => {
                 tracing::error!(job = job.id, %error, "a warming ended early");
@@ -375,7 +401,17 @@ impl Inner {
     }
 
     /// How it ended; `None` when the edge is stopping, so that the next one goes on.
-    async fn work(self: Arc<Self>, job: Arc<Job>) -> Option<JobState> {
+    async fn work(self: Arc<Self>, job: Arc<Job>, turn: Option<OwnedSemaphorePermit>) -> Option<JobState> {
+        let (mut cancelled, mut shutdown) = (job.cancelled(), self.shutdown.clone());
+        let _turn = match turn {
+            Some(turn) => turn,
+            None => tokio::select! {
+                biased;
+                () = shutdown.requested() => return None,
+                () = heard(&mut cancelled) => return Some(JobState::Cancelled),
+                turn = Arc::clone(&self.turns).acquire_owned() => turn.ok()?,
+            },
+        };
         let catalog = self.catalog.load();
         let order = job.record().order;
         let planned = match Plan::parse(&catalog, &order) {
@@ -390,18 +426,10 @@ impl Inner {
         self.store_progress(&job);
         let concurrency = order.concurrency.clamp(1, CONCURRENCY_MAX);
         let (permits, mut pictures) = (Arc::new(Semaphore::new(concurrency)), JoinSet::new());
-        let (mut cancelled, mut shutdown) = (job.cancelled(), self.shutdown.clone());
         let mut store = tokio::time::interval(STORE_INTERVAL);
         loop {
             while pictures.len() < concurrency && next < plan.pictures() {
-                let picture = PictureWork {
-                    inner: Arc::clone(&self),
-                    job: Arc::clone(&job),
-                    catalog: Arc::clone(&catalog),
-                    permits: Arc::clone(&permits),
-                    number: next,
-                };
-                pictures.spawn(picture.warm(plan.urls(next)));
+                pictures.spawn(Arc::clone(&self).picture(&job, (&catalog, &permits), next, plan.urls(next)));
                 next += 1;
             }
             tokio::select! {
@@ -418,6 +446,26 @@ impl Inner {
         }
     }
 
+    /// One picture and all its renditions.
+    fn picture(
+        self: Arc<Self>,
+        job: &Arc<Job>,
+        (catalog, permits): (&Arc<Catalog>, &Arc<Semaphore>),
+        number: usize,
+        urls: Vec<String>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (job, catalog, permits) = (Arc::clone(job), Arc::clone(catalog), Arc::clone(permits));
+        async move {
+            let telling = Arc::clone(&job);
+            let told = move |url: String, made: Result<Filled, String>| match made {
+                Ok(filled) => telling.got(number, filled.outcome, filled.rendition.body.len()),
+                Err(error) => telling.failed(number, url, error),
+            };
+            self.settler.picture(&catalog, &permits, urls, told).await;
+            job.picture_done(number);
+        }
+    }
+
     /// Forgets the oldest jobs that have ended, where there are too many. Their own tasks take them off the device.
     fn forget_the_oldest(self: &Arc<Self>) {
         let mut jobs = self.jobs.lock();
@@ -426,68 +474,6 @@ impl Inner {
             let Some(job) = oldest.and_then(|oldest| jobs.remove(&oldest)) else { break };
             self.store_change(&job);
         }
-    }
-}
-
-/// One picture and all its renditions.
-struct PictureWork {
-    inner: Arc<Inner>,
-    job: Arc<Job>,
-    catalog: Arc<Catalog>,
-    permits: Arc<Semaphore>,
-    number: usize,
-}
-
-impl PictureWork {
-    /// The first rendition draws the picture where that is needed; the others are cut from it side by side.
-    async fn warm(self, urls: Vec<String>) {
-        let this = Arc::new(self);
-        let mut urls = urls.into_iter();
-        if let Some(first) = urls.next() {
-            Arc::clone(&this).rendition(first).await;
-        }
-        let mut others = JoinSet::new();
-        for url in urls {
-            others.spawn(Arc::clone(&this).rendition(url));
-        }
-        while others.join_next().await.is_some() {}
-        this.job.picture_done(this.number);
-    }
-
-    async fn rendition(self: Arc<Self>, url: String) {
-        let Ok(_permit) = self.permits.acquire().await else { return };
-        let result = match want(&self.catalog, &url) {
-            Ok(want) => self.made(&want.for_reviewers()).await,
-            Err(refusal) => Err(refusal.to_string()),
-        };
-        match result {
-            Ok(filled) => {
-                self.count(filled.outcome.as_str());
-                self.job.got(self.number, filled.outcome, filled.rendition.body.len());
-            }
-            Err(error) => {
-                self.count("failed");
-                self.job.failed(self.number, url, error);
-            }
-        }
-    }
-
-    fn count(&self, outcome: &str) {
-        self.inner.metrics.renditions.with_label_values(&[outcome]).inc();
-    }
-
-    /// Makes it, and puts it before reviewers where its slot is reviewed.
-    async fn made(&self, want: &Want) -> Result<Filled, String> {
-        let filled = self.inner.fill.settle_patiently(want).await.map_err(|error| error.to_string())?;
-        let Some(reviews) = self.inner.reviews.as_ref().filter(|_| want.variant.review.is_required()) else {
-            return Ok(filled);
-        };
-        let unkept = |error| format!("it is made, and not put before reviewers: {error}");
-        if let Some(kept) = self.inner.fill.kept(want).await.map_err(unkept)? {
-            let submitted = reviews.submit(&want.variant, &kept.binding).await;
-            submitted.map_err(|error| format!("it is made, and not put before reviewers: {error}"))?;
-        }
-        Ok(filled)
     }
 }
 

@@ -8,10 +8,12 @@
 # TEST_BINARY: the compiled tests `batching`, `images`, `soak` and `determinism`; without any, cargo runs them.
 #
 #   1. check: every dtype loads and draws the same bits twice
-#   2. parity: the same recipe on the CPU and on the device, in float32; one of a network that was trained as EDM has it; a batch
+#   2. parity: the same recipe on the CPU and on the device, in float32 and half precision; one of a network that was trained as EDM
+#      has it; a batch
 #   3. exactness: no picture depends on its companions, its place or the order of arrival, on the device; images and candidates;
 #      a soak of adapters, ControlNets, reference images, words, refiner, drafts and details
-#   4. times beside diffusers: steps, throughput at 1024² and at 512² with four steps, mixed traffic, first image, memory
+#   4. times beside diffusers, also with torch.compile: steps, throughput at 1024² and at 512² with four steps, mixed traffic of
+#      both sizes of networks, first image, memory
 #   5. what exactness costs: padded passes beside plain ones; what channels last bring
 #
 # Every step runs, also after one that failed; logs and figures lie in OUT (default .bench/cuda).
@@ -50,24 +52,34 @@ for dtype in f32 bf16 f16; do
   step "check-$dtype" "$node" check --checkpoint "$studio" --device cuda --dtype "$dtype"
 done
 
-draw=("$node" generate --checkpoint "$studio" --prompt "a teal mug" --seed 7 --steps 20)
-step draw-cpu "${draw[@]}" --device cpu --out "$out/cpu.png"
-step draw-cuda "${draw[@]}" --device cuda --out "$out/cuda.png"
+# Latents and pictures of the same recipe, traced on both devices. The bounds: latents to 1e-4 of their range in float32; the picture
+# within 8 of 255 there. Half precision goes another way, so pictures alone are compared, by their mean.
 compare='
 import sys
-import numpy as np
-from PIL import Image
-cpu, cuda = (np.asarray(Image.open(path), dtype=np.int16) for path in sys.argv[1:])
-worst, mean = np.abs(cpu - cuda).max(), np.abs(cpu - cuda).mean()
-print(f"largest difference {worst} of 255, mean {mean:.4f}")
-sys.exit(int(worst > 8))
+from safetensors.numpy import load_file
+cpu, cuda = (load_file(path) for path in sys.argv[2:4])
+mode, worst = sys.argv[1], 0.0
+last = max(name for name in cpu if name.startswith("latents."))
+for name in [name for name in cpu if name.startswith("latents.")]:
+    scale = abs(cpu[name]).max()
+    worst = max(worst, float(abs(cpu[name] - cuda[name]).max() / scale))
+pixels = 255 * abs(cpu["image"] - cuda["image"])
+print(f"{mode}: latents differ by {worst:.2e} of their range at most, up to {last}; pixels by {pixels.max():.1f} of 255, mean {pixels.mean():.4f}")
+ok = (worst <= 1e-4 and pixels.max() <= 8) if mode == "f32" else pixels.mean() <= 4
+sys.exit(int(not ok))
 '
-step parity "$python" -c "$compare" "$out/cpu.png" "$out/cuda.png"
+draw=("$node" generate --checkpoint "$studio" --prompt "a teal mug" --seed 7 --steps 20)
+step draw-cpu "${draw[@]}" --device cpu --out "$out/cpu.png" --trace "$out/cpu.safetensors"
+for dtype in f32 bf16 f16; do
+  step "draw-cuda-$dtype" "${draw[@]}" --device cuda --dtype "$dtype" --out "$out/cuda-$dtype.png" --trace "$out/cuda-$dtype.safetensors"
+  step "parity-$dtype" "$python" -c "$compare" "$dtype" "$out/cpu.safetensors" "$out/cuda-$dtype.safetensors"
+  tail -1 "$out/parity-$dtype.log"
+done
 
 edm=("$node" generate --checkpoint gpu-node/fixtures/checkpoints/sdxl-edm-tiny --prompt "a teal mug" --seed 7 --steps 8 --size 64x64)
-step edm-cpu "${edm[@]}" --device cpu --out "$out/edm-cpu.png"
-step edm-cuda "${edm[@]}" --device cuda --out "$out/edm-cuda.png"
-step edm-parity "$python" -c "$compare" "$out/edm-cpu.png" "$out/edm-cuda.png"
+step edm-cpu "${edm[@]}" --device cpu --out "$out/edm-cpu.png" --trace "$out/edm-cpu.safetensors"
+step edm-cuda "${edm[@]}" --device cuda --out "$out/edm-cuda.png" --trace "$out/edm-cuda.safetensors"
+step edm-parity "$python" -c "$compare" f32 "$out/edm-cpu.safetensors" "$out/edm-cuda.safetensors"
 
 printf 'models_dir = "gpu-node/models"\ndata_dir = "%s/data"\ndevice = "cuda"\n' "$out" >"$out/node.toml"
 printf '[[recipes]]\nname = "mug"\ncheckpoint = "studio-tiny"\nprompt = "a teal mug"\nwidth_px = 192\nheight_px = 192\nsteps = 8\nguidance = 4.0\n' \

@@ -80,7 +80,11 @@ def load(arguments: argparse.Namespace) -> Pipeline:
         # Real ones come with a checker of pictures, which draws nothing and is not compared.
         cls, extra = StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
     pipeline = cls.from_pretrained(arguments.checkpoint, dtype=DTYPES[arguments.dtype], **extra)
-    return pipeline.to(arguments.device)
+    pipeline = pipeline.to(arguments.device)
+    if arguments.compile:
+        # The network alone, which takes nearly all of the time; warming up pays for the compilation.
+        pipeline.unet = torch.compile(pipeline.unet)
+    return pipeline
 
 
 def draw(pipeline: Pipeline, watch: Stopwatch, arguments: argparse.Namespace, seed: int) -> Timing:
@@ -139,6 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--together", type=int, default=1, help="images in one batch")
+    parser.add_argument("--compile", action="store_true", help="the network by torch.compile")
     parser.add_argument("--mixed", type=Path, help="JSON: lists of recipes; the last one is timed, those before warm up")
     parser.add_argument("--prompt", default="a teal mug, cream backdrop, studio light")
     return parser.parse_args()
@@ -171,6 +176,7 @@ def main() -> None:
         "size": f"{width_px}x{height_px}",
         "guidance": arguments.guidance,
         "together": arguments.together,
+        "compiled": arguments.compile,
         "images_per_s": round(arguments.together / statistics.median(timing.image_s for timing in timings), 6),
         "step_s_median": round(statistics.median(step_s), 6),
         "step_s_min": round(min(step_s), 6),

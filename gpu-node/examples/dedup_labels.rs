@@ -71,6 +71,7 @@ fn main() -> Result<()> {
     println!("{} pairs: {right} merged rightly, {wrong} wrongly, {missed} not merged", pairs.len());
     println!("precision {:.3}, recall {:.3}", part(wrong), part(missed));
     println!("the best score of two pictures that differ and are near in luma and chroma: {closest:.1}");
+    ensure!(wrong == 0, "{wrong} pairs that people tell apart are merged: a threshold is too wide");
     Ok(())
 }
 

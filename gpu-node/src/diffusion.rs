@@ -9,7 +9,7 @@
 //! however malformed, panics. Configurations alone decide the architecture of a network ([`fields`]); its tensors come
 //! from safetensors files, of which every byte is checked and every tensor is accounted for.
 
-pub(crate) mod batch;
+pub mod batch;
 mod choices;
 pub mod denoiser;
 pub(crate) mod determinism;

@@ -121,6 +121,20 @@ pub trait Engine: Send {
     /// Why the pass failed: no request has made a step then. Within, why each request failed.
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError>;
 
+    /// Whether a part of the drawing is over and the next one has not begun: its next turn is [`Self::go_on`], and no step.
+    fn is_between_parts(&self, _drawing: DrawingId) -> bool {
+        false
+    }
+
+    /// Begins the next part: the picture so far is decoded, enlarged and encoded. It is a turn of its own, because a more urgent
+    /// request would wait for it behind a step.
+    ///
+    /// # Errors
+    /// Why the next part cannot begin: the request fails.
+    fn go_on(&mut self, _drawing: DrawingId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// What the next pass of [`Self::probe`] is made for; `None` where there is nothing to find out.
     fn next_probe(&self) -> Option<NextProbe> {
         None

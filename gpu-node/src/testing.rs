@@ -1,7 +1,7 @@
 //! An engine that paints instead of drawing, for tests only: behind `cfg(test)` or the feature `testing`, which no
 //! binary enables. It can be held at a gate, slowed down, and made to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub struct FakeControl {
     prompts: Mutex<Vec<String>>,
     finished: Mutex<Vec<(String, usize)>>,
     step: Mutex<Duration>,
+    /// Waiting recipes that seem to be able to share a drawing's pass, and turn out not to.
+    false_companions: Mutex<usize>,
+    /// Pictures that had been finished when a drawing went on to its second part.
+    gone_on_after: Mutex<Vec<usize>>,
 }
 
 impl Default for FakeControl {
@@ -45,6 +49,8 @@ impl Default for FakeControl {
             prompts: Mutex::default(),
             finished: Mutex::default(),
             step: Mutex::new(Duration::ZERO),
+            false_companions: Mutex::default(),
+            gone_on_after: Mutex::default(),
         }
     }
 }
@@ -69,6 +75,11 @@ impl FakeControl {
     /// Every step sleeps this long.
     pub fn set_step(&self, step: Duration) {
         *self.step.lock() = step;
+    }
+
+    /// As many recipes as that seem to be able to go along in a pass, and none can once it has begun.
+    pub fn set_false_companions(&self, count: usize) {
+        *self.false_companions.lock() = count;
     }
 
     /// Waits until `count` drawings have begun, self-tests not counted.
@@ -98,6 +109,13 @@ impl FakeControl {
     #[must_use]
     pub fn finished(&self) -> Vec<(String, usize)> {
         self.finished.lock().clone()
+    }
+
+    /// How many pictures had been finished when a drawing went on to its second part, for each that did. A recipe whose prompt has
+    /// the words `in parts` has two, of half its steps each.
+    #[must_use]
+    pub fn gone_on_after(&self) -> Vec<usize> {
+        self.gone_on_after.lock().clone()
     }
 
     /// Steps done, self-tests not counted.
@@ -137,6 +155,8 @@ pub struct FakeEngine {
     /// Recipes that have begun, and their steps.
     drawings: BTreeMap<DrawingId, (Arc<ValidRecipe>, u32)>,
     next_drawing: u64,
+    /// Drawings whose second part has begun.
+    gone_on: BTreeSet<DrawingId>,
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -160,7 +180,10 @@ impl FakeEngine {
         checkpoint: Digest,
     ) -> EngineFactory {
         let control = Arc::clone(control);
-        Box::new(move || Ok(Box::new(Self { control, paint, checkpoint, drawings: BTreeMap::new(), next_drawing: 0 })))
+        Box::new(move || {
+            let (drawings, gone_on) = (BTreeMap::new(), BTreeSet::new());
+            Ok(Box::new(Self { control, paint, checkpoint, drawings, next_drawing: 0, gone_on }))
+        })
     }
 }
 
@@ -190,6 +213,14 @@ impl Engine for FakeEngine {
         Ok(drawing)
     }
 
+    fn companions_max(&self, _: DrawingId) -> usize {
+        *self.control.false_companions.lock()
+    }
+
+    fn may_join(&self, drawing: DrawingId, _: &ValidRecipe) -> bool {
+        self.companions_max(drawing) > 0
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let step = |drawing: &DrawingId| {
             let Some((recipe, done)) = self.drawings.get_mut(drawing) else { return Err(EngineError::Stopped) };
@@ -204,6 +235,18 @@ impl Engine for FakeEngine {
 
     fn progress(&self, drawing: DrawingId) -> (u32, u32) {
         self.drawings.get(&drawing).map_or((0, 0), |(recipe, done)| (*done, recipe.steps))
+    }
+
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        let is_half =
+            |(recipe, done): &(Arc<ValidRecipe>, u32)| recipe.prompt.contains("in parts") && 2 * done == recipe.steps;
+        self.drawings.get(&drawing).is_some_and(is_half) && !self.gone_on.contains(&drawing)
+    }
+
+    fn go_on(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
+        self.gone_on.insert(drawing);
+        self.control.gone_on_after.lock().push(self.control.finished.lock().len());
+        Ok(())
     }
 
     fn finish(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {

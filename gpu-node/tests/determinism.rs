@@ -20,9 +20,21 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::recipe::{Recipe, SchedulerChoice, SchedulerKind, ValidRecipe};
 use tch::{Kind, Tensor};
 
+/// Where these tests draw: `BILDKANTE_TEST_DEVICE` (`cuda`), else the CPU.
+fn test_device() -> Device {
+    match std::env::var("BILDKANTE_TEST_DEVICE") {
+        Ok(name) if name.starts_with("cuda") => Device::Cuda(0),
+        _ => Device::Cpu,
+    }
+}
+
 fn load(dtype: DType) -> Result<Checkpoint> {
+    load_on(test_device(), dtype)
+}
+
+fn load_on(device: Device, dtype: DType) -> Result<Checkpoint> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/studio-tiny");
-    Ok(Checkpoint::load(&folder, Device::Cpu, dtype)?)
+    Ok(Checkpoint::load(&folder, device, dtype)?)
 }
 
 fn recipe(checkpoint: &Checkpoint, edit: impl FnOnce(&mut Recipe)) -> Result<ValidRecipe> {
@@ -69,7 +81,8 @@ fn an_equal_class_means_equal_bits_on_any_thread() -> Result<()> {
         std::thread::spawn(move || -> Result<_> {
             runtime::set_threads(threads);
             ensure!(runtime::threads() == threads);
-            let checkpoint = load(DType::F32)?;
+            // Threads are the processor's.
+            let checkpoint = load_on(Device::Cpu, DType::F32)?;
             let recipe = recipe(&checkpoint, |_| {})?;
             let (trace, id) = draw(&checkpoint, &recipe)?;
             Ok((trace, id, checkpoint.determinism(&recipe, 1).class))

@@ -405,6 +405,50 @@ async fn a_checkpoint_that_fails_its_self_test_is_taken_out_and_the_others_serve
 }
 
 #[tokio::test]
+async fn a_turn_begins_no_more_requests_than_can_go_along() {
+    let node = Wish::default().start().await;
+    node.node.settled().await;
+    node.control.hold();
+    let send = |number: usize| {
+        let client = node.client.clone();
+        tokio::spawn(async move { client.post(&request(&format!("number {number}"))).await.status })
+    };
+    let first = send(0);
+    node.control.entered(1).await;
+    node.control.set_false_companions(3);
+    let others: Vec<_> = (1..=12).map(send).collect();
+    node.counts("bildkante_node_queue_jobs", 12.0).await;
+    // The next turn takes three of those that wait, which turn out to be unable to share it, and no further one.
+    node.control.allow(1);
+    node.control.entered(2).await;
+    assert_eq!(node.control.calls(), 4, "a job that came meanwhile waits for the beginnings, too");
+    node.control.release();
+    for answered in std::iter::once(first).chain(others) {
+        assert_eq!(answered.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_more_urgent_request_does_not_wait_for_what_lies_between_two_parts() {
+    let node = Wish::default().start().await;
+    node.node.settled().await;
+    node.control.hold();
+    let send = |request: GenerationRequest| {
+        let client = node.client.clone();
+        tokio::spawn(async move { client.post(&request).await.status })
+    };
+    let in_parts = send(GenerationRequest { urgency: Urgency::new(5).unwrap(), ..request("a mug in parts") });
+    node.control.entered(1).await;
+    node.control.allow(1);
+    node.control.entered(2).await;
+    let hero = send(GenerationRequest { urgency: Urgency::new(0).unwrap(), ..request("a hero") });
+    node.counts("bildkante_node_queue_jobs", 1.0).await;
+    node.control.release();
+    assert_eq!((in_parts.await.unwrap().as_u16(), hero.await.unwrap().as_u16()), (200, 200));
+    assert_eq!(node.control.gone_on_after(), [1], "the hero was finished before");
+}
+
+#[tokio::test]
 async fn bad_requests_are_told_what_is_wrong() {
     let node = Wish::default().start().await;
     let client = &node.client;

@@ -13,7 +13,8 @@ size. They take turns, in an order that is reversed every other round. Workloads
 Ours is a node that serves (see serving.py): it takes recipes over HTTP, encodes and stores the pictures, and its passes take as
 many requests as there are callers under load. Its peer only draws. For each workload but the last:
 
-    alone    seconds of a denoising step and of a picture, one request after the other
+    alone    seconds of a denoising step and of a picture, one request after the other; on an accelerator the peer also draws with
+             its network compiled (torch.compile), and that ratio stands beside the other
     loaded   pictures per second with several callers that ask again and again, beside the faster of the peer's two ways: one
              picture after the other, or as many in a batch as there are callers
     exact    what exactness costs: the same node with `determinism = "fast"`, and how many places of passes were filled up
@@ -75,7 +76,9 @@ ACCELERATOR = [
     Workload("sd15", "512x512", 30, 3, 2, 8, "sd15"),
     Workload("sdxl", "1024x1024", 30, 3, 2, 4, "sdxl-base", wanted=1.2),
     Workload("sdxl-4-steps", "512x512", 4, 5, 2, 8, "sdxl-base"),
+    Workload("sd15-4-steps", "512x512", 4, 5, 2, 8, "sd15"),
     Workload("mixed", "512x512", 4, 1, 3, 8, "sdxl-base", wanted=1.5, mixed=64),
+    Workload("mixed-sd15", "512x512", 4, 1, 3, 8, "sd15", wanted=1.5, mixed=64),
 ]
 
 
@@ -127,6 +130,9 @@ def print_verdicts(row: dict) -> None:
     print(f"{verdict(ratios['image'])}: {name} alone, served: {ratios['image']:.2f}× per picture, file and store included {wanted}")
     print(f"{verdict(ratios['loaded'])}: {name} loaded, served, {row['together']} callers: {ratios['loaded']:.2f}× diffusers' "
           f"throughput, the faster of one by one and batches {wanted}; {exactness['requests_in_a_pass']:.2f} requests in a pass")
+    if "compiled_step" in ratios:
+        print(f"{verdict(ratios['compiled_step'])}: {name} alone, served: {ratios['compiled_step']:.2f}× the speed per denoising step "
+              f"of diffusers with torch.compile {wanted}")
     print(f"      {name}: {ratios['first_image']:.2f}× to the first image, {ratios['peak']:.2f}× the memory; exactness costs "
           f"{100 * exactness['step']:+.1f} % of a step alone, {100 * exactness['loaded']:+.1f} % of the time loaded, and "
           f"{exactness['padding_alone']:.0f} and {exactness['padding_loaded']:.0f} places of passes filled up")
@@ -199,6 +205,7 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
     def fast(key: str) -> float:
         return statistics.median(result["fast"][key] for result in rounds["bildkante"])
 
+    compiled = [result["compiled_step_s"] for result in rounds["diffusers"] if "compiled_step_s" in result]
     best = {engine: min(result["step_s_min"] for result in rounds[engine]) for engine in ENGINES}
     return {
         "workload": workload.name, "dtype": dtype, "size": workload.size, "steps": workload.steps,
@@ -214,6 +221,7 @@ def measure(workload: Workload, checkpoint: Path, dtype: str, arguments: argpars
         "ratios": {
             "step": ratio("step_s_median"), "image": ratio("images_per_s", "more"), "loaded": ratio("loaded_per_s", "more"),
             "first_image": ratio("first_image_s"), "peak": peak("bildkante") / peak("diffusers"),
+            **({"compiled_step": statistics.median(compiled) / median("bildkante", "step_s_median")} if compiled else {}),
         },
         # Shares of the time that a node without it would take.
         "exactness": {
@@ -249,6 +257,9 @@ def pipeline(workload: Workload, command: list, arguments: argparse.Namespace) -
     warmup = 1 if workload.runs > 1 else 0
     together = ["--runs", workload.runs, "--warmup", warmup, "--together", workload.together]
     together_per_s = run("diffusers", [*command, *together], arguments)["images_per_s"]
+    if arguments.device != "cpu" or arguments.compile:
+        compiled = run("diffusers", [*command, "--compile", "--runs", workload.runs, "--warmup", 1], arguments)
+        alone["compiled_step_s"] = compiled["step_s_median"]
     return {**alone, "together_per_s": together_per_s, "loaded_per_s": max(alone["images_per_s"], together_per_s)}
 
 
@@ -296,6 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--dtype", action="append", choices=["f32", "bf16", "f16"], help="may be repeated")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="also beside torch.compile, as on an accelerator")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 

@@ -37,6 +37,8 @@ pub enum Command {
     Idle(IdleArgs),
     /// One picture is killed and lifted on twenty edges that share a state, which are asked for it all the while (starts them and a node)
     Kill(FleetArgs),
+    /// Readers click through the preview of a large campaign (starts an edge and a node)
+    Browse(BrowseArgs),
     /// Be a node that sleeps instead of drawing: speaks what edges speak, needs no GPU
     Node(NodeArgs),
 }
@@ -197,6 +199,26 @@ pub struct IdleArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct BrowseArgs {
+    #[command(flatten)]
+    pub servers: ServerArgs,
+    /// Readers at once, each of whom opens one page after the other
+    #[arg(long, default_value_t = 8)]
+    pub readers: u32,
+    /// How long a reader looks at a page
+    #[arg(long, default_value_t = 250)]
+    pub pause_ms: u64,
+    #[arg(long, default_value_t = 60)]
+    pub duration_s: u64,
+    /// Worker threads of this generator
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Also write the report as JSON to this file
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct NodeArgs {
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -265,6 +287,7 @@ impl Cli {
             | Command::Overload(args)
             | Command::Kill(args) => args.json.as_deref(),
             Command::Idle(args) => args.fleet.json.as_deref(),
+            Command::Browse(args) => args.json.as_deref(),
             Command::Node(_) => None,
         }
     }

@@ -24,6 +24,9 @@ pub enum Budget {
     MemoryUnderCap,
     KillReachesAll,
     NoneAfterKill,
+    EveryPageShown,
+    PagesInASecond,
+    MemoryFlat,
 }
 
 impl Budget {
@@ -46,6 +49,9 @@ impl Budget {
             Self::MemoryUnderCap => "resident memory",
             Self::KillReachesAll => "p99 from an acknowledged kill to the last answer of the picture",
             Self::NoneAfterKill => "no edge shows a picture a second after its kill",
+            Self::EveryPageShown => "every page of the preview is shown",
+            Self::PagesInASecond => "p99 of pages of the preview",
+            Self::MemoryFlat => "resident memory at the end, beside a quarter of the time",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
@@ -51,6 +51,22 @@ pub async fn http1(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
         tokio::spawn(connection);
         let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, args::ACCEPT);
         Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
+    })
+    .await
+}
+
+/// A page, as a browser opens it.
+///
+/// # Errors
+/// When there is no whole answer in time.
+pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
+    whole(async {
+        let io = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = h1::handshake(io).await?;
+        tokio::spawn(connection);
+        let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, "text/html");
+        let request = request.header(ACCEPT_ENCODING, "br").body(Empty::<Bytes>::new())?;
+        Ok(sender.send_request(request).await?)
     })
     .await
 }

@@ -55,5 +55,6 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         Plan::Overload(plan) => scenario::overload::run(plan).await,
         Plan::Idle(plan) => scenario::idle::run(plan).await,
         Plan::Kill(plan) => scenario::kill::run(plan).await,
+        Plan::Browse(plan) => scenario::browse::run(plan).await,
     }
 }

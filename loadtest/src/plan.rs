@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::args::{
-    ACCEPT, Cli, Command, Common, FleetArgs, HitsArgs, IdleArgs, NodeArgs, Protocol, Rendering, ServerArgs, Spelling,
-    StampedeArgs,
+    ACCEPT, BrowseArgs, Cli, Command, Common, FleetArgs, HitsArgs, IdleArgs, NodeArgs, Protocol, Rendering, ServerArgs,
+    Spelling, StampedeArgs,
 };
 use crate::campaign::{self, ManifestError};
 use crate::pick::Order;
@@ -111,6 +111,14 @@ pub struct IdlePlan {
 }
 
 #[derive(Debug, Clone)]
+pub struct BrowsePlan {
+    pub servers: Servers,
+    pub readers: u32,
+    pub pause: Duration,
+    pub duration: Duration,
+}
+
+#[derive(Debug, Clone)]
 pub enum Plan {
     Hits(HitsPlan),
     Stampede(StampedePlan),
@@ -123,6 +131,7 @@ pub enum Plan {
     Overload(FleetPlan),
     Idle(IdlePlan),
     Kill(FleetPlan),
+    Browse(BrowsePlan),
 }
 
 /// What the program is to do.
@@ -166,6 +175,7 @@ impl TryFrom<Cli> for Task {
             Command::Hits(args) => args.common.threads,
             Command::Stampede(args) => args.common.threads,
             Command::Idle(args) => args.fleet.threads,
+            Command::Browse(args) => args.threads,
             Command::Mixed(args)
             | Command::SlowNode(args)
             | Command::Failover(args)
@@ -188,6 +198,7 @@ impl TryFrom<Cli> for Task {
             Command::Overload(args) => Plan::Overload(args.try_into()?),
             Command::Idle(args) => Plan::Idle(args.try_into()?),
             Command::Kill(args) => Plan::Kill(args.try_into()?),
+            Command::Browse(args) => Plan::Browse(args.try_into()?),
             Command::Node(args) => {
                 within("draw-ms", args.draw_ms.max(1), TIMEOUT_MS_MAX)?;
                 within("at-once", args.at_once.into(), 64)?;
@@ -277,6 +288,22 @@ impl TryFrom<IdleArgs> for IdlePlan {
             open_files_limit().unwrap_or(u64::MAX).saturating_sub(u64::from(fleet.connections) + 4 * SPARE_FILES);
         let idle = u64::from(args.idle).min(room) as u32;
         Ok(Self { fleet, idle, deadline: Duration::from_millis(args.deadline_ms) })
+    }
+}
+
+impl TryFrom<BrowseArgs> for BrowsePlan {
+    type Error = PlanError;
+
+    fn try_from(args: BrowseArgs) -> Result<Self, PlanError> {
+        within("readers", args.readers.into(), CLIENTS_MAX.into())?;
+        within("pause-ms", args.pause_ms.max(1), TIMEOUT_MS_MAX)?;
+        within("duration-s", args.duration_s, DURATION_S_MAX)?;
+        Ok(Self {
+            servers: args.servers.try_into()?,
+            readers: args.readers,
+            pause: Duration::from_millis(args.pause_ms),
+            duration: Duration::from_secs(args.duration_s),
+        })
     }
 }
 

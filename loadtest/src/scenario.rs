@@ -1,5 +1,6 @@
 //! What is asked, and when.
 
+pub mod browse;
 pub mod fault;
 pub mod hits;
 pub mod idle;

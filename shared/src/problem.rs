@@ -27,6 +27,21 @@ pub struct Problem {
     /// Digests a node was asked for and does not have (424).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// The first faults of an order of many rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FaultAt>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors_total: Option<u64>,
+}
+
+/// What is wrong in one row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultAt {
+    pub row: u64,
+    /// Empty where the whole row is meant.
+    pub column: String,
+    pub detail: String,
 }
 
 impl Problem {
@@ -42,6 +57,8 @@ impl Problem {
             parameter: None,
             allowed: Vec::new(),
             missing: Vec::new(),
+            errors: Vec::new(),
+            errors_total: None,
         }
     }
 

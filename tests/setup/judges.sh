@@ -22,6 +22,7 @@ judges=(
   node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
   npm=npm                           # fetches it
   java=default-jre-headless         # runs the W3C's validator of HTML
+  xmllint=libxml2-utils             # holds sitemaps against their schema
   curl=curl                         # runs the commands of README.md
   openssl=openssl                   # signs and timestamps as foreign programs and authorities do
 )

@@ -26,6 +26,17 @@ const FLAGS: [&str; 10] = [
     "--window-size=1280,1000",
 ];
 
+/// Elements of a page that Tab may stop at.
+const TABS_MAX: usize = 400;
+
+/// What the browser shows pages on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    Desktop,
+    /// Narrow, and worked by touch.
+    Phone,
+}
+
 /// How often ChromeDriver may end before it has a port.
 const STARTS_MAX: usize = 5;
 
@@ -43,12 +54,22 @@ impl Browser {
     /// # Errors
     /// When ChromeDriver or Chromium does not start.
     pub async fn open(chromedriver: &Path, chromium: &Path) -> anyhow::Result<Self> {
+        Self::open_as(Screen::Desktop, chromedriver, chromium).await
+    }
+
+    /// # Errors
+    /// When ChromeDriver or Chromium does not start.
+    pub async fn open_as(screen: Screen, chromedriver: &Path, chromium: &Path) -> anyhow::Result<Self> {
         let (driver, port) = start(chromedriver).await?;
         let profile = tempfile::tempdir()?;
         let (address, http) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Http::default());
         let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
-        let options = json!({ "binary": chromium, "args": arguments });
+        let mut options = json!({ "binary": chromium, "args": arguments });
+        if screen == Screen::Phone {
+            let metrics = json!({ "width": 390, "height": 844, "pixelRatio": 3.0, "touch": true, "mobile": true });
+            options["mobileEmulation"] = json!({ "deviceMetrics": metrics });
+        }
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
         } } });
@@ -100,6 +121,46 @@ impl Browser {
         let strokes =
             keys.chars().flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key })));
         let actions = json!([{ "type": "key", "id": "keyboard", "actions": strokes.collect::<Vec<_>>() }]);
+        self.command("/actions", &json!({ "actions": actions })).await.map(drop)
+    }
+
+    /// Presses Tab until the element of this selector has the focus, as a person without a mouse reaches it.
+    ///
+    /// # Errors
+    /// When it is not reached in [`TABS_MAX`] presses.
+    pub async fn tab_to(&self, selector: &str) -> anyhow::Result<()> {
+        let has_focus = format!("return document.activeElement.matches({})", json!(selector));
+        for _ in 0..TABS_MAX {
+            self.press("\u{e004}").await?;
+            if self.run(&has_focus).await? == true {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("`{selector}` is not reached by Tab")
+    }
+
+    /// Touches the first element of this selector in its middle (W3C WebDriver, "Pointer actions").
+    ///
+    /// # Errors
+    /// When there is none, or another element lies over it.
+    pub async fn tap(&self, selector: &str) -> anyhow::Result<()> {
+        let middle = format!(
+            "const it = document.querySelector({}); if (!it) return null;
+            it.scrollIntoView({{ block: 'center', behavior: 'instant' }});
+            const {{ left, top, width, height }} = it.getBoundingClientRect();
+            const [x, y] = [Math.round(left + width / 2), Math.round(top + height / 2)];
+            const hit = document.elementFromPoint(x, y);
+            return [x, y, it === hit || it.contains(hit) || hit?.closest('label')?.control === it]",
+            json!(selector)
+        );
+        let found = self.run(&middle).await?;
+        let (x, y) = (found[0].as_i64(), found[1].as_i64());
+        let (x, y) = x.zip(y).with_context(|| format!("`{selector}` is not on the page"))?;
+        anyhow::ensure!(found[2] == true, "another element lies over `{selector}` at {x}, {y}");
+        let actions = json!([{ "type": "pointer", "id": "finger", "parameters": { "pointerType": "touch" }, "actions": [
+            { "type": "pointerMove", "duration": 0, "x": x, "y": y },
+            { "type": "pointerDown", "button": 0 }, { "type": "pointerUp", "button": 0 },
+        ] }]);
         self.command("/actions", &json!({ "actions": actions })).await.map(drop)
     }
 

@@ -43,7 +43,7 @@ impl Fields {
         Self::parse(&read(headers, body, bytes_max).await?)
     }
 
-    fn parse(body: &Bytes) -> Result<Self, Fault> {
+    pub(super) fn parse(body: &Bytes) -> Result<Self, Fault> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Self { map }),
             Ok(_) => Err(fault(422, "invalid-body", "Invalid body", "the body is a JSON object")),
@@ -54,6 +54,11 @@ impl Fields {
     /// Of a form.
     pub(super) const fn of_map(map: Map<String, Value>) -> Self {
         Self { map }
+    }
+
+    /// One that a form's own cannot say.
+    pub(super) fn set(&mut self, name: &'static str, value: Value) {
+        self.map.insert(name.to_owned(), value);
     }
 
     #[cfg(test)]
@@ -141,12 +146,21 @@ where
         let detail = "the body is JSON: send `Content-Type: application/json`";
         return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
     }
+    bounded(body, bytes_max, DEADLINE).await
+}
+
+/// The bytes of any body, at most `bytes_max`.
+pub(super) async fn bounded<B>(body: B, bytes_max: usize, deadline: Duration) -> Result<Bytes, Fault>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let too_long = || fault(413, "body-too-long", "Content too large", format!("a body has at most {bytes_max} bytes"));
-    match tokio::time::timeout(DEADLINE, Limited::new(body, bytes_max).collect()).await {
+    match tokio::time::timeout(deadline, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
         Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
-        Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a body arrives within {DEADLINE:?}"))),
+        Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a body arrives within {deadline:?}"))),
     }
 }
 
@@ -160,7 +174,11 @@ fn texts(value: Value, count_max: usize) -> Option<Vec<String>> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
+    media_type(headers) == "application/json"
+}
+
+/// In lower case, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = value.split(';').next().unwrap_or_default().trim();
-    media_type.eq_ignore_ascii_case("application/json")
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

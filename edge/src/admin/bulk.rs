@@ -1,4 +1,4 @@
-//! One decision about every picture that a filter of a slot's page asks for.
+//! One decision about every picture that a filter of a slot's page asks for, or that a reader picked there.
 //!
 //! Invariants: it is a task of its own, so a browser that leaves stops nothing half way; each picture is decided by itself, with its
 //! own line in the log, and one that is refused holds up no other; the form names which cases the page showed and as what, and nothing
@@ -17,19 +17,31 @@ use super::{AdminApi, campaign_of, decisions, kills};
 use crate::governance::AwaitingCase;
 use crate::preview::Preview;
 use crate::preview::bulk::{Asked, BULK_MAX, Seen};
+use crate::preview::selection::{PICK, picked_case};
 use crate::shared_state::PersonRole;
 
 /// Decisions that are waited for at a time: the log takes them one after the other, caches further down do not.
 const AT_ONCE: usize = 8;
 
+/// What a form was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Deed {
+    #[default]
+    Decided,
+    TakenBack,
+}
+
 /// What became of it.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
+    pub(super) deed: Deed,
     pub(super) done: usize,
     /// Pictures and why they were not decided.
     pub(super) refused: Vec<(String, String)>,
     /// Pictures beyond the most of one form.
     pub(super) left: usize,
+    /// Cases that were decided, as they are now: these decisions can be taken back for a while.
+    pub(super) decided: Vec<AwaitingCase>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +76,16 @@ impl AdminApi {
         if word == Word::Kill && campaign.as_deref() != form.get("confirm").map(str::trim) {
             return Err(wrong("confirm", "the campaign's name confirms a kill, and this is another one", &[]));
         }
-        let filter = form.get("filter").unwrap_or_default().to_owned();
-        let looking = Arc::clone(preview);
-        let pictures = tokio::task::spawn_blocking(move || looking.asked_for(&slot, &filter)).await;
-        let pictures = pictures.map_err(|_| fault(500, "internal", "Internal error", "the pictures were not found"))?;
-        let pictures = as_shown(word, form, pictures.map_err(|problem| *problem)?)?;
+        let pictures = if form.get("of") == Some("picked") {
+            picked(&slot, word, form)?
+        } else {
+            let filter = form.get("filter").unwrap_or_default().to_owned();
+            let looking = Arc::clone(preview);
+            let pictures = tokio::task::spawn_blocking(move || looking.asked_for(&slot, &filter)).await;
+            let pictures =
+                pictures.map_err(|_| fault(500, "internal", "Internal error", "the pictures were not found"))?;
+            as_shown(word, form, pictures?)?
+        };
         let left = pictures.len().saturating_sub(BULK_MAX);
         let pictures: Vec<Asked> = pictures.into_iter().take(BULK_MAX).collect();
         let (api, who, why) = (self.clone(), who.clone(), form.get("why").unwrap_or_default().to_owned());
@@ -85,12 +102,12 @@ impl AdminApi {
         preview: &Arc<Preview>,
         (pictures, why): (Vec<Asked>, &str),
     ) -> Outcome {
-        let decided = stream::iter(pictures).map(|Asked { picture, awaiting }| async move {
+        let decided = stream::iter(pictures).map(|Asked { picture, awaiting, .. }| async move {
             let result = match (word, awaiting) {
-                (Word::Kill, _) => kill_picture(self, who, preview, (&picture, why)).await,
-                (Word::Rule(decision), Some(case)) => self.rule_on(who, case, decision, why).await,
+                (Word::Kill, _) => kill_picture(self, who, preview, (&picture, why)).await.map(|()| None),
+                (Word::Rule(decision), Some(case)) => self.rule_on(who, case, decision, why).await.map(Some),
                 // The form is about those that await a decision.
-                (Word::Rule(_), None) => Ok(()),
+                (Word::Rule(_), None) => Ok(None),
             };
             (picture, result)
         });
@@ -98,20 +115,52 @@ impl AdminApi {
         let mut decided = std::pin::pin!(decided.buffered(AT_ONCE));
         while let Some((picture, result)) = decided.next().await {
             match result {
-                Ok(()) => outcome.done += 1,
+                Ok(case) => {
+                    outcome.done += 1;
+                    outcome.decided.extend(case);
+                }
                 Err(fault) => outcome.refused.push((picture, fault.detail)),
             }
         }
         outcome
     }
 
-    /// On a case as the page showed it.
-    async fn rule_on(&self, who: &Principal, case: AwaitingCase, decision: &str, why: &str) -> Result<(), Fault> {
+    /// On a case as the page showed it; as it is then.
+    pub(super) async fn rule_on(
+        &self,
+        who: &Principal,
+        case: AwaitingCase,
+        decision: &str,
+        why: &str,
+    ) -> Result<AwaitingCase, Fault> {
         let seen = case.seen.to_string();
         let form = Form::of([("decision", decision), ("why", why), ("seen", &seen)]);
         let order = decisions::order(None, &case.id.to_string(), fields(&form, &["decision", "why"], &["seen"])?)?;
-        decisions::rule(self, who, order).await.map(drop)
+        let reply = decisions::rule(self, who, order).await?;
+        Ok(AwaitingCase { id: case.id, seen: reply.body["seen"].as_u64().unwrap_or_default() })
     }
+}
+
+/// The cards that a reader picked. Each says what it showed, so a decision is about no other case.
+fn picked(slot: &str, word: Word, form: &Form) -> Result<Vec<Asked>, Fault> {
+    let slot = slot.trim_matches('/');
+    let mut pictures = Vec::new();
+    for (picture, value) in form.named(PICK) {
+        let values = picture.strip_prefix(slot);
+        let is_of_slot = values.is_some_and(|values| values.is_empty() || values.starts_with('?'));
+        let awaiting = picked_case(value).ok().filter(|_| is_of_slot);
+        let awaiting = awaiting.ok_or_else(|| wrong("pick", "a pick is none of this slot's cards", &[]))?;
+        // What was shown can be made.
+        pictures.push(Asked { picture: picture.to_owned(), awaiting, is_makeable: true });
+    }
+    if matches!(word, Word::Rule(_)) {
+        pictures.retain(|asked| asked.awaiting.is_some());
+    }
+    if pictures.is_empty() {
+        let detail = "none of the picked pictures can be decided about: pick some that await a decision";
+        return Err(wrong("pick", detail, &[]));
+    }
+    Ok(pictures)
 }
 
 /// The pictures that the form is about, where they are those that its page showed.

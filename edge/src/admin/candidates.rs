@@ -39,7 +39,7 @@ pub(super) fn order(mut fields: Fields) -> Result<CandidatesOrder, Fault> {
     Ok(CandidatesOrder { variant, seeds, why })
 }
 
-fn seeds(fields: &mut Fields) -> Result<Option<BTreeSet<u32>>, Fault> {
+pub(super) fn seeds(fields: &mut Fields) -> Result<Option<BTreeSet<u32>>, Fault> {
     let Some(value) = fields.value("seeds") else { return Ok(None) };
     let refuse = || wrong("seeds", format!("`seeds` is a list of 1 to {ORDER_MAX} numbers up to {}", u32::MAX), &[]);
     let list: Vec<u32> = serde_json::from_value(value).map_err(|_| refuse())?;

@@ -16,7 +16,9 @@ use crate::campaign::GATE_BYTES_MAX;
 use crate::governance::{CaseFilter, GateOrder, ReviewDesk, ReviewError, ReviewOrder, Ruled, Ruling, ShownCase};
 use crate::resolve::Want;
 use crate::service::Body;
-use crate::shared_state::{CaseState, GATE_VERSION_BYTES_MAX, GateFinding, GateVerdict, PersonRole, WHY_BYTES_MAX};
+use crate::shared_state::{
+    CaseState, GATE_VERSION_BYTES_MAX, GateFinding, GateVerdict, PersonRole, Undone, WHY_BYTES_MAX,
+};
 use crate::words::Format;
 
 /// Cases of one page.
@@ -37,15 +39,17 @@ enum Word {
     Pause,
     Resume,
     Escalate,
+    Undo,
 }
 
-const WORDS: [(&str, Word); 6] = [
+const WORDS: [(&str, Word); 7] = [
     ("approve", Word::Approve),
     ("reject", Word::Reject),
     ("request_changes", Word::RequestChanges),
     ("pause", Word::Pause),
     ("resume", Word::Resume),
     ("escalate", Word::Escalate),
+    ("undo", Word::Undo),
 ];
 
 pub(super) fn order(key: Option<String>, id: &str, mut fields: Fields) -> Result<ReviewOrder, Fault> {
@@ -66,10 +70,11 @@ pub(super) fn order(key: Option<String>, id: &str, mut fields: Fields) -> Result
         (Word::RequestChanges, ..) => Ruling::RequestChanges,
         (Word::Pause, ..) => Ruling::Pause,
         (Word::Resume, ..) => Ruling::Resume,
+        (Word::Undo, ..) => Ruling::Undo,
         (Word::Escalate, Some(to), Some(by_unix_ms)) => Ruling::Escalate { to, by_unix_ms },
         (Word::Escalate, ..) => return Err(wrong("to", "who is asked is a role `to`, and a time `by_unix_ms`", &[])),
     };
-    if why.trim().is_empty() && !matches!(ruling, Ruling::Approve { .. } | Ruling::Resume) {
+    if why.trim().is_empty() && !matches!(ruling, Ruling::Approve { .. } | Ruling::Resume | Ruling::Undo) {
         return Err(wrong("why", "`why` says why, for the makers and for the audit", &[]));
     }
     Ok(ReviewOrder { case, ruling, seen, why, key })
@@ -80,6 +85,11 @@ pub(super) async fn rule(api: &AdminApi, who: &Principal, order: ReviewOrder) ->
     let shown = api.reviews.case(order.case).ok_or_else(|| super::no_such("decision", &order.case.to_string()))?;
     let role = match order.ruling {
         Ruling::RequestChanges | Ruling::Escalate { .. } => PersonRole::Reviewer,
+        // Who may say it may take it back; the log asks whether that one did.
+        Ruling::Undo => match shown.case.undoable.as_deref().map(|last| last.step) {
+            Some(Undone::Approve | Undone::Reject) => PersonRole::Approver,
+            Some(Undone::RequestChanges) | None => PersonRole::Reviewer,
+        },
         Ruling::Approve { .. } | Ruling::Reject | Ruling::Pause | Ruling::Resume => PersonRole::Approver,
     };
     who.demand(role, campaign_of(&shown.variant))?;

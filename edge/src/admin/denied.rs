@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Request, Response};
 
 use super::body::{Fault, fault};
 use super::gatekeeper::Denial;
+use super::pages;
 use super::principal::Shortfall;
 use crate::service::Body;
 
@@ -69,7 +70,15 @@ impl Denial {
 }
 
 pub(super) fn response(method: &Method, denial: &Denial) -> Response<Body> {
-    let mut response = super::problem(method, &denial.problem());
+    challenging(super::problem(method, &denial.problem()), denial)
+}
+
+/// As a page, for browsers that open one or send a form of one.
+pub(super) fn of_page<B>(head: &Request<B>, denial: &Denial, back: &str) -> Response<Body> {
+    challenging(pages::troubled(head, &denial.problem(), back), denial)
+}
+
+fn challenging(mut response: Response<Body>, denial: &Denial) -> Response<Body> {
     if let Some(challenge) = denial.challenge().and_then(|challenge| HeaderValue::from_str(&challenge).ok()) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }

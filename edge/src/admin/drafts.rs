@@ -87,9 +87,7 @@ pub(super) async fn draw(api: &AdminApi, who: &Principal, order: (DraftOrder, St
 
 /// What a form asks for: each of its fields `change.…` is a change.
 pub(super) fn of_form(form: &Form) -> Result<(DraftOrder, String), Fault> {
-    let changes = form
-        .fields()
-        .filter_map(|(name, value)| name.strip_prefix(CHANGE).map(|name| (name.to_owned(), Value::from(value))));
+    let changes = form.named(CHANGE).map(|(name, value)| (name.to_owned(), Value::from(value)));
     let mut map = Map::from_iter([("changes".to_owned(), Value::Object(changes.collect()))]);
     for name in ["variant", "reach"] {
         map.extend(form.get(name).map(|value| (name.to_owned(), json!(value))));

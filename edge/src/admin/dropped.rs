@@ -15,7 +15,7 @@ use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
 use super::routes::ANY_ROLE;
 use super::uploads::Carried;
-use super::{AdminApi, forms};
+use super::{AdminApi, pages};
 use crate::credentials::{Finding, Standing};
 use crate::language::Language;
 use crate::render::{ORIGINAL_FILE_BYTES_MAX, ToldProfile, Turn};
@@ -37,12 +37,12 @@ impl AdminApi {
         let head = Request::from_parts(parts, ());
         match self.checked(&head, body, peer).await {
             Ok((carried, form)) => {
-                let language = Language::of(None, head.headers());
+                let language = pages::language(head.headers());
                 let title = language.say("Import: what the file carries", "Import: was die Datei mitbringt");
-                let markup = login::layout(language, title, &shown(language, title, &carried, &form));
-                login::page(head.headers(), StatusCode::OK, &markup)
+                let markup = pages::layout(language, title, &shown(language, title, &carried, &form));
+                pages::page(head.headers(), StatusCode::OK, markup)
             }
-            Err(fault) => forms::explained(&head, &fault, "/preview/"),
+            Err(fault) => pages::troubled(&head, &fault, pages::HOME),
         }
     }
 
@@ -189,10 +189,10 @@ fn finding(language: Language, finding: &Finding) -> String {
 
 /// It is stored: what a person does next.
 pub(super) fn accepted(head: &Request<()>, candidate: &str, back: &str) -> Response<Body> {
-    let language = Language::of(None, head.headers());
+    let language = pages::language(head.headers());
     let say = |english, german| language.say(english, german);
     let title = say("Accepted", "Angenommen");
-    let markup = login::layout(
+    let markup = pages::layout(
         language,
         title,
         &html! {
@@ -202,5 +202,5 @@ pub(super) fn accepted(head: &Request<()>, candidate: &str, back: &str) -> Respo
             p { a href=(back) { (say("Back", "Zurück")) } }
         },
     );
-    login::page(head.headers(), StatusCode::OK, &markup)
+    pages::page(head.headers(), StatusCode::OK, markup)
 }

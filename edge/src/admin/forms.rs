@@ -10,14 +10,18 @@ use http::{Method, Request, Response, StatusCode};
 use maud::html;
 use serde_json::{Map, Value, json};
 
+use super::batch_forms::BatchAim;
 use super::body::{Fault, Fields, fault, wrong};
 use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
+use super::pages::{self, HOME};
 use super::principal::Principal;
 use super::routes::{self, Found};
-use super::{AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, drafts, dropped, splits};
-use crate::language::Language;
-use crate::preview::Preview;
+use super::{
+    AdminApi, PREFIX, bulk, campaign_of, candidates, decisions, denied, drafts, dropped, shares, splits, undo,
+};
+use crate::preview::selection::PICK;
+use crate::preview::{Preview, Reader};
 use crate::service::{Body, RequestBody};
 
 /// Where forms go.
@@ -35,19 +39,31 @@ enum Aim<'p> {
     Split,
     /// The second step of an import; the first has a body of its own.
     Import,
+    /// A link that shows a selection.
+    Share,
+    EndShare(&'p str),
+    /// A guest's comment: it is resolved, or deleted.
+    Comment(&'p str),
+    /// Decisions that are taken back.
+    Undo,
+    Batch(BatchAim<'p>),
 }
 
 impl<'p> Aim<'p> {
     fn of(path: &'p str) -> Option<Self> {
         match path.strip_prefix(FOLDER)?.split_once('/') {
             Some(("decisions", id)) => Some(Self::Decision(id)),
+            Some(("shares", id)) => Some(Self::EndShare(id)),
+            Some(("comments", id)) => Some(Self::Comment(id)),
+            None if path == "/preview/shares" => Some(Self::Share),
+            None if path == "/preview/undo" => Some(Self::Undo),
             None if path == "/preview/candidates" => Some(Self::Candidates),
             None if path == "/preview/kills" => Some(Self::Kill),
             None if path == "/preview/bulk" => Some(Self::Bulk),
             None if path == "/preview/drafts" => Some(Self::Draft),
             Some(("imports", "accept")) => Some(Self::Import),
             None if path == "/preview/splits" => Some(Self::Split),
-            _ => None,
+            _ => BatchAim::of(path).map(Self::Batch),
         }
     }
 
@@ -55,13 +71,17 @@ impl<'p> Aim<'p> {
     fn route(self, form: &Form) -> String {
         match self {
             Self::Bulk if form.get("decision") == Some("kill") => format!("{PREFIX}kills"),
-            Self::Bulk => format!("{PREFIX}decisions/0"),
+            Self::Bulk | Self::Undo => format!("{PREFIX}decisions/0"),
+            // Both take the same.
+            Self::Share | Self::EndShare(_) => format!("{PREFIX}shares"),
+            Self::Comment(id) => format!("{PREFIX}comments/{id}"),
             Self::Decision(id) => format!("{PREFIX}decisions/{id}"),
             Self::Candidates => format!("{PREFIX}candidates"),
             Self::Kill => format!("{PREFIX}kills"),
             Self::Draft => format!("{PREFIX}drafts"),
             Self::Split => format!("{PREFIX}splits"),
             Self::Import => format!("{PREFIX}imports"),
+            Self::Batch(aim) => aim.route(),
         }
     }
 }
@@ -84,11 +104,11 @@ impl AdminApi {
         };
         let form = match Form::read(head.headers(), body).await {
             Ok(form) => form,
-            Err(fault) => return super::problem(head.method(), &fault),
+            Err(fault) => return pages::troubled(&head, &fault, HOME),
         };
         let asked = Asked { csrf: form.get("csrf"), ..Asked::of(&head, peer) };
         let Found::Route(route, _) = routes::find(&Method::POST, &aim.route(&form)) else {
-            return super::problem(head.method(), &fault(404, "not-found", "Not found", "there is no such form"));
+            return pages::troubled(&head, &fault(404, "not-found", "Not found", "there is no such form"), HOME);
         };
         let back = login::path_here(form.get("back").unwrap_or_default());
         let who = match self.gatekeeper.admit(&asked, route.needs, Part::Api) {
@@ -96,29 +116,45 @@ impl AdminApi {
             Err(denial) if denial.status() == 401 => {
                 let ended =
                     fault(401, "logged-out", "Logged out", "Nothing was done: log in, and send the form again.");
-                return explained(&head, &ended, &login::leading_to(back));
+                return pages::troubled(&head, &ended, &login::leading_to(back));
             }
-            Err(denial) => return denied::response(head.method(), &denial),
+            Err(denial) => return denied::of_page(&head, &denial, back),
         };
         let done = match asked.source() {
             Source::Ours if aim == Aim::Bulk => {
                 return match self.bulk(preview, &who, &form).await {
-                    Ok(outcome) => told(&head, &outcome, back),
-                    Err(fault) => explained(&head, &fault, back),
+                    Ok(outcome) => told(&head, (&outcome, who.csrf()), back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
                 };
             }
             Source::Ours if aim == Aim::Import => {
                 return match self.imports.accept(&who, &form).await {
                     Ok(candidate) => dropped::accepted(&head, &candidate.to_string(), back),
-                    Err(fault) => explained(&head, &fault, back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
                 };
             }
             Source::Ours if aim == Aim::Draft => {
                 let begun = async { drafts::begin(self, &who, drafts::of_form(&form)?).await };
                 return match begun.await {
                     Ok(sheet) => login::see_other(&format!("/preview/drafts/{}", sheet.id)),
-                    Err(fault) => explained(&head, &fault, back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
                 };
+            }
+            Source::Ours if aim == Aim::Share => {
+                return match self.share(&who, &form).await {
+                    Ok(link) => shared(&head, &link, back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
+                };
+            }
+            Source::Ours if aim == Aim::Undo && undo::are_many(&form) => {
+                return match self.undo(&who, &form).await {
+                    Ok(outcome) => told(&head, (&outcome, who.csrf()), back),
+                    Err(fault) => pages::troubled(&head, &fault, back),
+                };
+            }
+            Source::Ours if let Aim::Batch(aim) = aim => {
+                let done = self.batch_form(aim, &who, &form).await;
+                return done.unwrap_or_else(|fault| pages::troubled(&head, &fault, back));
             }
             Source::Ours => self.carry_out_form(aim, &who, &form, preview).await,
             Source::Foreign | Source::Untold => {
@@ -126,9 +162,37 @@ impl AdminApi {
             }
         };
         match done {
-            Ok(()) => login::see_other(back),
-            Err(fault) => explained(&head, &fault, back),
+            Ok(()) => login::see_other(&self.behind(aim, &who, (&head, preview), back)),
+            Err(fault) => pages::troubled(&head, &fault, back),
         }
+    }
+
+    /// The page behind a form: a decision may lead on to the next picture.
+    fn behind(&self, aim: Aim<'_>, who: &Principal, (head, preview): (&Request<()>, &Preview), back: &str) -> String {
+        let Aim::Decision(id) = aim else { return back.to_owned() };
+        let Ok(case) = id.parse() else { return back.to_owned() };
+        let (sees, role) = (|campaign: Option<&str>| who.sees(campaign), |campaign: &str| who.role_in(campaign));
+        let reader = Reader { sees: &sees, role: &role, csrf: who.csrf(), name: who.known_name() };
+        preview.after_decision(head.headers(), back, case, &reader)
+    }
+
+    /// Makes a link to what the form names: its address, or its path where none signs any more.
+    async fn share(&self, who: &Principal, form: &Form) -> Result<MadeLink, Fault> {
+        let picked: Vec<&str> = form.named(PICK).map(|(picture, _)| picture).collect();
+        let is_picked = !picked.is_empty();
+        let texts: &[_] = if is_picked { &["slot", "title", "why"] } else { &["slot", "title", "why", "filter"] };
+        let mut fields = fields(form, texts, &["days"])?;
+        if is_picked {
+            fields.set("pictures", json!(picked));
+        } else if form.get("of") == Some("picked") {
+            return Err(wrong("pictures", "pick the pictures that the link shows", &[]));
+        }
+        let (kept, _) = shares::make(self, who, shares::order(fields)?, None).await?;
+        Ok(MadeLink {
+            title: kept.share.title.clone(),
+            pictures: kept.share.pictures.len(),
+            address: self.shares.link(&kept.share).unwrap_or_default(),
+        })
     }
 
     async fn carry_out_form(
@@ -158,8 +222,28 @@ impl AdminApi {
                 let asked = splits::order(fields(form, &["variant", "how"], &[])?)?;
                 splits::decide(self, who, (asked, None)).await?;
             }
+            Aim::EndShare(id) => {
+                let why = form.get("why").unwrap_or_default().trim().to_owned();
+                if why.is_empty() {
+                    return Err(wrong("why", "a reason is missing: it stands in the audit", &[]));
+                }
+                shares::end(self, who, id, (why, None)).await?;
+            }
+            Aim::Comment(id) if form.get("delete") == Some("true") => {
+                shares::remove(self, who, id).await?;
+            }
+            Aim::Comment(id) => {
+                let mut fields = Fields::of_map(Map::new());
+                fields.set("resolved", json!(form.get("resolved") == Some("true")));
+                shares::resolve(self, who, id, shares::resolution(fields)?).await?;
+            }
+            Aim::Undo => {
+                if let Some((_, why)) = self.undo(who, form).await?.refused.into_iter().next() {
+                    return Err(fault(409, "not-undone", "Not taken back", why));
+                }
+            }
             // They have answers of their own.
-            Aim::Bulk | Aim::Draft | Aim::Import => {}
+            Aim::Bulk | Aim::Draft | Aim::Import | Aim::Share | Aim::Batch(_) => {}
         }
         Ok(())
     }
@@ -180,17 +264,20 @@ pub(super) fn fields(form: &Form, texts: &[&'static str], numbers: &[&'static st
 }
 
 /// What became of a decision about many pictures.
-fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Body> {
-    let language = Language::of(None, head.headers());
+fn told(head: &Request<()>, (outcome, csrf): (&bulk::Outcome, Option<&str>), back: &str) -> Response<Body> {
+    let language = pages::language(head.headers());
     let say = |english, german| language.say(english, german);
-    let title = say("Decided", "Entschieden");
-    let markup = login::layout(
+    let (title, done) = match outcome.deed {
+        bulk::Deed::Decided => (say("Decided", "Entschieden"), say("decided", "entschieden")),
+        bulk::Deed::TakenBack => (say("Taken back", "Zurückgenommen"), say("taken back", "zurückgenommen")),
+    };
+    let markup = pages::layout(
         language,
         title,
         &html! {
             h1 { (title) }
             p.notice role="status" {
-                (outcome.done) " " (say("decided", "entschieden"))
+                (outcome.done) " " (done)
                 @if outcome.left > 0 { ", " (outcome.left) " " (say("left: send the form again", "übrig: Senden Sie das Formular noch einmal")) }
                 "."
             }
@@ -198,25 +285,41 @@ fn told(head: &Request<()>, outcome: &bulk::Outcome, back: &str) -> Response<Bod
                 h2 { (outcome.refused.len()) " " (say("refused", "abgelehnt")) }
                 ul { @for (picture, why) in &outcome.refused { li { code { (picture) } ": " (why) } } }
             }
+            (undo::form(language, outcome, csrf, back))
             p { a href=(back) { (say("Back", "Zurück")) } }
         },
     );
-    login::page(head.headers(), StatusCode::OK, &markup)
+    pages::page(head.headers(), StatusCode::OK, markup)
 }
 
-/// Why it was not done, for a person.
-pub(super) fn explained(head: &Request<()>, fault: &Fault, back: &str) -> Response<Body> {
-    let status = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let markup = login::layout(
-        Language::English,
-        &fault.title,
+/// A link that was made, for the person who sends it on.
+struct MadeLink {
+    title: String,
+    pictures: usize,
+    address: String,
+}
+
+fn shared(head: &Request<()>, link: &MadeLink, back: &str) -> Response<Body> {
+    let language = pages::language(head.headers());
+    let say = |english, german| language.say(english, german);
+    let title = say("The link is made", "Der Link ist erstellt");
+    let markup = pages::layout(
+        language,
+        title,
         &html! {
-            h1 { (fault.title) }
-            p.notice role="alert" { (fault.detail) }
-            p { a href=(back) { "Back, to look again" } }
+            h1 { (title) }
+            p.notice role="status" {
+                (link.pictures) " " (if link.pictures == 1 { say("picture: ", "Bild: ") } else { say("pictures: ", "Bilder: ") })
+                a href=(link.address) rel="noreferrer" { (link.title) }
+            }
+            p.lead {
+                (say("Everyone who has this address sees the pictures until it ends or you end it. Copy it from the link, or on the page of the slot.",
+                    "Alle mit dieser Adresse sehen die Bilder, bis der Link abläuft oder Sie ihn beenden. Kopieren Sie ihn von hier oder auf der Seite des Platzes."))
+            }
+            p { a href=(back) { (say("Back", "Zurück")) } }
         },
     );
-    login::page(head.headers(), status, &markup)
+    pages::page(head.headers(), StatusCode::OK, markup)
 }
 
 #[cfg(test)]

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use bildkante_shared::problem::Problem;
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, VARY,
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use maud::{DOCTYPE, Markup, html};
+use maud::{Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::body::{Fault, fault};
 use super::gatekeeper::{Asked, Denial, Gatekeeper, Part, Source};
+use super::pages::{self, HOME, layout, page};
 use super::principal::{Principal, Way};
 use super::routes::ANY_ROLE;
 use super::sessions::{is_same, random};
@@ -27,24 +26,18 @@ use super::{AdminApi, token};
 use crate::access::ShownClient;
 use crate::governance::audit;
 use crate::language::Language;
-use crate::response::{self, TextKind};
+use crate::preview::trouble;
 use crate::service::{Body, RequestBody};
 
 /// Where a key is entered.
 pub(super) const LOGIN: &str = "/admin/login";
 /// Where a session ends.
 pub(super) const LOGOUT: &str = "/admin/logout";
-/// Where a login leads to that was not asked for by a page.
-const HOME: &str = "/preview/";
 /// Longest form.
 const FORM_BYTES_MAX: usize = 64 << 10;
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest address that a login leads back to.
 const TO_BYTES_MAX: usize = 2_048;
-/// The page loads its style and nothing else, sends its form here alone, and stands in no frame.
-const POLICY: &str =
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-
 /// How a key is given.
 const KEY_ADD: &str = "bildkante-edge key add NAME --role CAMPAIGN=reviewer --why '…'";
 
@@ -67,7 +60,7 @@ impl AdminApi {
                 return super::not_allowed(method, if is_logout { "POST" } else { "GET, HEAD, POST" });
             }
         };
-        answer.unwrap_or_else(|fault| super::problem(head.method(), &fault))
+        answer.unwrap_or_else(|fault| pages::troubled(&head, &fault, LOGIN))
     }
 
     fn login_page(&self, head: &Request<()>, asked: &Asked<'_>) -> Response<Body> {
@@ -76,7 +69,7 @@ impl AdminApi {
         if let Ok(who) = self.gatekeeper.admit(asked, ANY_ROLE, Part::Pages)
             && let Way::Session { csrf } = &who.way
         {
-            return page(asked.headers, StatusCode::OK, &known(&who, csrf));
+            return page(asked.headers, StatusCode::OK, known(pages::language(asked.headers), &who, csrf));
         }
         self.form(asked, StatusCode::OK, &to, None)
     }
@@ -90,9 +83,8 @@ impl AdminApi {
             Ok(csrf) => csrf,
             Err(error) => return internal(asked.method, &error),
         };
-        let language = Language::of(None, asked.headers);
-        let mut response = page(asked.headers, status, &entry(language, &csrf, path_here(to), trouble));
-        response.headers_mut().append(VARY, HeaderValue::from_static("accept-language"));
+        let entry = entry(pages::language(asked.headers), &csrf, path_here(to), trouble);
+        let mut response = page(asked.headers, status, entry);
         set_cookie(&mut response, name, &csrf, self.gatekeeper.is_secure(asked), None);
         response
     }
@@ -115,12 +107,9 @@ impl AdminApi {
         }
         let config = gate.config();
         if !gate.sessions.may_try(gate.client(asked), &config.sessions, Instant::now()) {
-            let mut response = self.form(
-                asked,
-                StatusCode::TOO_MANY_REQUESTS,
-                form.text("to"),
-                Some("Too many attempts: wait a minute."),
-            );
+            let trouble = pages::language(asked.headers)
+                .say("Too many attempts: wait a minute.", "Zu viele Versuche: Warten Sie eine Minute.");
+            let mut response = self.form(asked, StatusCode::TOO_MANY_REQUESTS, form.text("to"), Some(trouble));
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
             return Ok(response);
         }
@@ -134,7 +123,8 @@ impl AdminApi {
         let subject = network.map(|network| network.to_string()).unwrap_or_default();
         audit::note(&audit::Change { who: &name, what: "login", subject: &subject, why: "", outcome });
         if let Err(denial) = who {
-            return Ok(self.form(asked, StatusCode::UNAUTHORIZED, form.text("to"), Some(&denial.detail())));
+            let trouble = unopened(&denial, pages::language(asked.headers));
+            return Ok(self.form(asked, StatusCode::UNAUTHORIZED, form.text("to"), Some(trouble)));
         }
         let begun = gate.sessions.begin(credential, &config.sessions, Instant::now());
         let cookie = begun.map_err(|error| fault(500, "internal", "Internal error", error.to_string()))?;
@@ -164,13 +154,12 @@ impl AdminApi {
     pub(super) fn looks(&self, head: &Request<RequestBody>, peer: IpAddr) -> Result<Principal, Box<Response<Body>>> {
         let asked = Asked::of(head, peer);
         self.gatekeeper.admit(&asked, ANY_ROLE, Part::Pages).map_err(|denial| {
-            let accept = head.headers().get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
             let can_enter = denial.status() == 401 || denial == Denial::NotLocal;
-            Box::new(if can_enter && accept.is_some_and(|accept| accept.contains("text/html")) {
+            Box::new(if can_enter && trouble::wants_page(head.headers()) {
                 let to = head.uri().path_and_query().map_or(HOME, http::uri::PathAndQuery::as_str);
                 see_other(&leading_to(to))
             } else {
-                super::denied::response(head.method(), &denial)
+                super::denied::of_page(head, &denial, LOGIN)
             })
         })
     }
@@ -197,9 +186,8 @@ impl Form {
         let mut form = Self::default();
         let pairs = std::str::from_utf8(body).unwrap_or_default().split('&').filter_map(|it| it.split_once('='));
         for (name, value) in pairs {
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8_lossy().into_owned();
-            form.0.entry(name.to_owned()).or_insert(value);
+            let text = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8_lossy().into_owned();
+            form.0.entry(text(name)).or_insert(text(value));
         }
         form
     }
@@ -217,8 +205,9 @@ impl Form {
         self.0.get(name).map(String::as_str)
     }
 
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    /// Fields whose names begin so: what stands behind that, and the values.
+    pub(super) fn named<'f>(&'f self, prefix: &'f str) -> impl Iterator<Item = (&'f str, &'f str)> {
+        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, value.as_str())))
     }
 
     /// Empty where it is not there.
@@ -265,16 +254,6 @@ fn internal(method: &Method, error: &std::io::Error) -> Response<Body> {
     super::problem(method, &Problem::new(500, "internal", "Internal error", error.to_string()))
 }
 
-pub(super) fn page(request: &HeaderMap, status: StatusCode, markup: &Markup) -> Response<Body> {
-    let mut response = response::text(request, TextKind::Html, markup.0.clone(), "no-store");
-    if response.status() == StatusCode::OK {
-        *response.status_mut() = status;
-    }
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
-    response
-}
-
 fn entry(language: Language, csrf: &str, to: &str, trouble: Option<&str>) -> Markup {
     layout(
         language,
@@ -310,40 +289,36 @@ fn where_from(language: Language) -> Markup {
     }
 }
 
-fn known(who: &Principal, csrf: &str) -> Markup {
+/// Why a key opens nothing.
+const fn unopened(denial: &Denial, language: Language) -> &'static str {
+    match denial {
+        Denial::Expired => language.say(
+            "This key has expired. An operator gives you another one.",
+            "Dieser Schlüssel ist abgelaufen. Die Betreiber geben Ihnen einen neuen.",
+        ),
+        Denial::WithoutRole { .. } | Denial::Short(_) => language.say(
+            "This key has no role in any campaign. An operator gives roles.",
+            "Dieser Schlüssel hat in keiner Kampagne eine Rolle. Rollen vergeben die Betreiber.",
+        ),
+        _ => language.say("There is no such key.", "Diesen Schlüssel gibt es nicht."),
+    }
+}
+
+fn known(language: Language, who: &Principal, csrf: &str) -> Markup {
+    let say = |english, german| language.say(english, german);
     layout(
-        Language::English,
-        "You",
+        language,
+        say("You", "Sie"),
         &html! {
-            h1 { "You are " (who.name()) }
-            @if let Some(roles) = who.roles() { p { "Your roles: " (roles) } }
-            p { a href=(HOME) { "To the preview" } }
+            h1 { (say("You are ", "Sie sind ")) (who.name()) }
+            @if let Some(roles) = who.roles() { p { (say("Your roles: ", "Ihre Rollen: ")) (roles) } }
+            p { a href=(HOME) { (say("To the preview", "Zur Vorschau")) } }
             form method="post" action=(LOGOUT) {
                 input type="hidden" name="csrf" value=(csrf);
-                p { button { "Log out" } }
+                p { button { (say("Log out", "Abmelden")) } }
             }
         },
     )
-}
-
-pub(super) fn layout(language: Language, title: &str, main: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang=(language.code()) {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="robots" content="noindex";
-                title { (title) " · Bildkante" }
-                link rel="icon" href="/preview/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/preview/style.css";
-            }
-            body {
-                header.bar { a.brand href=(HOME) { "Bildkante" } }
-                main { (main) }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -372,7 +347,10 @@ mod tests {
 
     #[test]
     fn a_form_is_read_as_browsers_write_it() {
-        let form = Form::parse(&Bytes::from_static(b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x"));
+        let form = Form::parse(&Bytes::from_static(
+            b"csrf=ab&to=%2Fpreview%2F&key=bk_1+%C3%BC&more=x&pick%2Fa%2Fb%3Fc%3Dd=7.9",
+        ));
+        assert_eq!(form.named("pick/").collect::<Vec<_>>(), [("a/b?c=d", "7.9")]);
         assert_eq!((form.text("key"), form.text("csrf"), form.text("to")), ("bk_1 ü", "ab", "/preview/"));
         assert_eq!(form.get("none"), None);
     }

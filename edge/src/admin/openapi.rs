@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::PREFIX;
-use super::routes::{Form, PATCH, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes};
+use super::routes::{
+    EVENTS, Form, PATCH, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes,
+};
 use super::token::TokenScope;
 use crate::shared_state::{KEY_BYTES_MAX, PersonRole};
 
@@ -85,6 +87,13 @@ fn operation(route: &Route) -> Value {
             operation["requestBody"] =
                 json!({ "required": true, "content": { "application/json": { "schema": schema } } });
         }
+        Takes::JsonOrCsv(schema) => {
+            let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
+            operation["requestBody"] = json!({
+                "required": true,
+                "content": { "application/json": { "schema": schema }, "text/csv": {} },
+            });
+        }
         Takes::Picture => {
             let file = json!({});
             operation["requestBody"] =
@@ -111,11 +120,16 @@ fn responses(route: &Route) -> Value {
             json!({ "image/avif": {}, "image/webp": {}, "image/jpeg": {} })
         } else if *schema == PATCH {
             json!({ "text/x-diff": {} })
+        } else if *schema == EVENTS {
+            json!({ "text/event-stream": {} })
         } else {
             json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })
         };
-        if route.query.iter().any(|parameter| parameter.name == "as") {
-            content["text/html"] = json!({});
+        for parameter in route.query.iter().filter(|parameter| parameter.name == "as") {
+            if let Form::Words(words) = parameter.form {
+                let other = if words.contains(&"csv") { "text/csv" } else { "text/html" };
+                content[other] = json!({});
+            }
         }
         responses.insert(status.to_string(), json!({ "description": said(*status), "content": content }));
     }

@@ -1,6 +1,6 @@
 //! The admin listener: metrics, health, the preview, the login and the admin API. Keep it away from the public.
 //!
-//! Metrics and health are open. Pages show what is not published yet: they are for those who have a role, and show each the
+//! Metrics and health are open, and so is what people are shown by a link, which is its own proof. Pages show what is not published yet: they are for those who have a role, and show each the
 //! campaigns in which that is so.
 
 use std::convert::Infallible;
@@ -16,13 +16,14 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use serde::Serialize;
 
 use super::login::{LOGIN, LOGOUT};
-use super::{AdminApi, PREFIX};
+use super::{AdminApi, PREFIX, pages};
 use crate::campaign::CatalogHandle;
 use crate::origin::Regions;
 use crate::papers::{self, Papers};
 use crate::preview::{Preview, Reader};
 use crate::response::{self, Negotiation, TextKind};
 use crate::service::{Body, RequestBody, Respond};
+use crate::shares;
 
 const NO_STORE: &str = "no-store";
 /// Of pages that say nothing else.
@@ -82,6 +83,9 @@ impl Respond for Operators {
         if *request.method() == Method::POST && request.uri().path().starts_with("/preview/") {
             return self.api.form_of_a_page(request, peer.ip(), &self.preview).await;
         }
+        if request.uri().path().starts_with(shares::PATH) {
+            return self.api.guest(request).await;
+        }
         if request.uri().path() == "*" && *request.method() == Method::OPTIONS {
             let mut response = Response::new(Body::default());
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -107,7 +111,7 @@ impl Respond for Operators {
                     let detail =
                         "there are /preview/, /papers/dossier, /metrics, /livez, /readyz, /admin/login and /admin/v1/";
                     let problem = Problem::new(404, "not-found", "Not found", detail);
-                    response::error(request.method(), &problem, Negotiation::Explicit)
+                    pages::troubled(&request, &problem, pages::HOME)
                 }
             },
         };

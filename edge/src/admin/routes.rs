@@ -97,6 +97,8 @@ pub(super) enum Takes {
     Nothing,
     /// JSON of this schema.
     Json(&'static str),
+    /// JSON of this schema, or a table.
+    JsonOrCsv(&'static str),
     /// A PNG or JPEG.
     Picture,
 }
@@ -114,6 +116,8 @@ pub(super) enum Repeats {
 pub(super) const PICTURE: &str = "Picture";
 /// In the place of a schema: a unified diff.
 pub(super) const PATCH: &str = "Patch";
+/// The same: server-sent events.
+pub(super) const EVENTS: &str = "Events";
 
 /// What a route does. Each is carried out in one place, and stands in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,6 +147,12 @@ pub(super) enum Action {
     ShowDraftPatch,
     ListSplits,
     Split,
+    ListShares,
+    MakeShare,
+    ShowShare,
+    EndShare,
+    ResolveComment,
+    DeleteComment,
     ReadAudit,
     ForgetName,
     ShowState,
@@ -158,6 +168,15 @@ pub(super) enum Action {
     Warm,
     ShowJob,
     CancelJob,
+    ListBatches,
+    StartBatch,
+    ShowBatch,
+    CancelBatch,
+    PauseBatch,
+    ResumeBatch,
+    RetryBatch,
+    BatchResults,
+    FollowBatch,
     ListImports,
     Import,
     DropImport,
@@ -253,6 +272,25 @@ const OF_PICTURE: &[Parameter] = &[
     ),
     query("fm", Form::Words(&["avif", "webp", "jpg"]), Presence::Optional, "its format; `webp` if it is left out"),
 ];
+const CSV_ALONE: &str = "of a CSV order: of rows that do not say themselves";
+const CSV_TERMS: &str = "of a CSV order, as a JSON order says it";
+const OF_BATCH: &[Parameter] = &[
+    query("dry_run", Form::Words(&["true"]), Presence::Optional, "nothing is drawn: 200 with what would be"),
+    query("campaign", Form::Text, Presence::Optional, CSV_ALONE),
+    query("slot", Form::Text, Presence::Optional, CSV_ALONE),
+    query("count", Form::Number { min: 1, max: 16 }, Presence::Optional, CSV_TERMS),
+    query("formats", Form::Text, Presence::Optional, "of a CSV order, with commas between"),
+    query("concurrency", Form::Number { min: 1, max: 32 }, Presence::Optional, CSV_TERMS),
+    query("why", Form::Text, Presence::Optional, CSV_TERMS),
+];
+const OF_RESULTS: &[Parameter] =
+    &[query("as", Form::Words(&["json", "csv"]), Presence::Optional, "`csv`: a table for spreadsheets")];
+const OF_FOLLOWING: &[Parameter] = &[query(
+    "after",
+    Form::Number { min: 0, max: u64::MAX },
+    Presence::Optional,
+    "the number of the event that was seen last; `Last-Event-ID` goes before",
+)];
 const OF_CHANGES: &[Parameter] = &[
     query("log", Form::Text, Presence::Required, "the log that the follower has"),
     number("after", "its last entry"),
@@ -306,7 +344,7 @@ pub(super) const ROUTES: &[Route] = {
     use Action as A;
     use PersonRole::{Approver, Operator, Reviewer};
     use Reach::{Campaign, Edge};
-    use Takes::{Json, Nothing, Picture};
+    use Takes::{Json, JsonOrCsv, Nothing, Picture};
     use TokenScope as S;
     &[
         get("status", A::Status, viewer(Campaign), &[(200, "Status")])
@@ -384,6 +422,25 @@ pub(super) const ROUTES: &[Route] = {
             .post(Json("SplitOrder"))
             .by_key()
             .says("Splits a picture from those it looks like, or merges it again"),
+        get("shares", A::ListShares, takes(Reviewer, S::Review, Campaign), &[(200, "Shares")])
+            .asks(PAGE)
+            .says("Links that show pictures to people without an account, those that are open"),
+        get("shares", A::MakeShare, takes(Reviewer, S::Review, Campaign), &[(200, "Share"), (201, "Share")])
+            .post(Json("ShareOrder"))
+            .by_key()
+            .says("Makes a link to the pictures of a filter, or to named ones, as they are now"),
+        get("shares/{id}", A::ShowShare, takes(Reviewer, S::Review, Campaign), &[(200, "Share")])
+            .says("One link, with the comments of its guests"),
+        get("shares/{id}", A::EndShare, takes(Reviewer, S::Review, Campaign), &[(200, "EndedShare")])
+            .delete(Json("Reason"))
+            .by_key()
+            .says("Ends a link, on every edge"),
+        get("comments/{id}", A::ResolveComment, takes(Reviewer, S::Review, Campaign), &[(200, "Comment")])
+            .post(Json("CommentOrder"))
+            .says("Says that a guest's comment is resolved, or is not"),
+        get("comments/{id}", A::DeleteComment, takes(Reviewer, S::Review, Campaign), &[(200, "DeletedComment")])
+            .delete(Nothing)
+            .says("Deletes a guest's comment with the guest's name"),
         get("audit", A::ReadAudit, takes(Approver, S::Audit, Edge), &[(200, "Audit")])
             .asks(PAGE)
             .says("Entries of the log with the names of their actors, and signed checkpoints"),
@@ -425,6 +482,35 @@ pub(super) const ROUTES: &[Route] = {
         get("warm/{id}", A::CancelJob, takes(Operator, S::Warm, Campaign), &[(202, "Job")])
             .delete(Nothing)
             .says("Stops a job"),
+        get("batches", A::ListBatches, viewer(Campaign), &[(200, "Batches")]).says("Batches, the newest first"),
+        get("batches", A::StartBatch, takes(Operator, S::Warm, Campaign), &[(200, "Estimate"), (202, "Batch")])
+            .post(JsonOrCsv("BatchOrder"))
+            .asks(OF_BATCH)
+            .by_key()
+            .says("Draws and renders pictures by list, filter or table, and accounts for each"),
+        get("batches/{id}", A::ShowBatch, viewer(Campaign), &[(200, "Batch")]).says("One batch"),
+        get("batches/{id}", A::CancelBatch, takes(Operator, S::Warm, Campaign), &[(202, "Batch")])
+            .delete(Nothing)
+            .by_key()
+            .says("Ends a batch; what is drawn stays"),
+        get("batches/{id}/pause", A::PauseBatch, takes(Operator, S::Warm, Campaign), &[(202, "Batch")])
+            .post(Nothing)
+            .by_key()
+            .says("Pauses a batch"),
+        get("batches/{id}/resume", A::ResumeBatch, takes(Operator, S::Warm, Campaign), &[(202, "Batch")])
+            .post(Nothing)
+            .by_key()
+            .says("Goes on with a batch that is paused"),
+        get("batches/{id}/retry", A::RetryBatch, takes(Operator, S::Warm, Campaign), &[(202, "Batch")])
+            .post(Nothing)
+            .by_key()
+            .says("Tries the pictures again that failed"),
+        get("batches/{id}/results", A::BatchResults, viewer(Campaign), &[(200, "BatchResults")])
+            .asks(OF_RESULTS)
+            .says("What became of each picture: a manifest, or a table"),
+        get("batches/{id}/events", A::FollowBatch, viewer(Campaign), &[(200, EVENTS)])
+            .asks(OF_FOLLOWING)
+            .says("The next change of a batch; an `EventSource` connects anew behind each"),
         get("imports", A::ListImports, viewer(Campaign), &[(200, "Candidates")])
             .says("Candidates: pictures that were posted"),
         get("imports", A::Import, takes(Reviewer, S::Import, Campaign), &[(200, "Candidate"), (201, "Candidate")])

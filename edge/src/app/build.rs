@@ -21,6 +21,7 @@ use crate::access::AccessLog;
 use crate::access::visit::Observer;
 use crate::admin::operators::Operators;
 use crate::admin::{AdminApi, AdminParts, Grounds, ImportDesk, Transport};
+use crate::batch::{BatchDesk, BatchMetrics, BatchParts};
 use crate::budget::Budgets;
 use crate::cache::{CacheMetrics, Caches};
 use crate::campaign::originals::originals_folder;
@@ -28,6 +29,7 @@ use crate::campaign::{CampaignMetrics, CatalogHandle};
 use crate::candidates::CandidateDesk;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics, TimestampAuthority, Trust};
+use crate::descriptors;
 use crate::drafts::DraftDesk;
 use crate::fill::{CredentialMetrics, Credentials, Fill, Ingredients};
 use crate::front::Front;
@@ -46,6 +48,7 @@ use crate::render::{RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::seo::{MarkupDesk, MarkupMetrics, SitemapMetrics, SitemapParts, Sitemaps};
 use crate::shared_state::{Log, OpenedLog};
+use crate::shares::{Comments, ShareDesk, ShareParts};
 use crate::signing::{SigningHandle, SigningMetrics};
 use crate::stand_in::StandIns;
 use crate::text_file;
@@ -69,6 +72,7 @@ pub struct App {
     pub(super) trusted: Trusted,
     pub(super) tls: Tls,
     pub(super) warmer: Warmer,
+    pub(super) batches: BatchDesk,
     /// Ends what works behind the listeners.
     pub(super) back: (ShutdownTrigger, Shutdown),
 }
@@ -95,6 +99,8 @@ pub(super) struct Behind {
     fill: Arc<Fill>,
     watermarks: Watermarks,
     masters: Arc<KnownMasters>,
+    gate: Gate,
+    comments: Comments,
 }
 
 impl App {
@@ -112,14 +118,16 @@ impl App {
         let handler = Arc::new(behind.handler(&config, &registry, trusted.clone()).await?);
         handler.stand_ins.prepare(&behind.catalog.load());
         let warmer = behind.warmer(&config, &registry, back.1.clone()).await?;
-        let operators = Arc::new(behind.operators(&config, &registry, warmer.clone(), trusted.clone())?);
+        let batches = behind.batches(&config, &registry, warmer.clone(), back.1.clone()).await?;
+        let desks = (warmer.clone(), batches.clone());
+        let operators = Arc::new(behind.operators(&config, &registry, desks, trusted.clone())?);
         let tls = open_tls(&config, &registry).await?;
         subscriptions::trusted_proxies(&reload, &trusted);
         subscriptions::admin_api(&reload, &operators.api);
         subscriptions::log_filter(&reload);
         subscriptions::webhooks(&reload, &behind.webhooks);
         subscriptions::downstream(&reload, &behind.downstream, behind.caches.epoch.clone());
-        Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, back })
+        Ok(Self { config, registry, reload, behind, handler, operators, trusted, tls, warmer, batches, back })
     }
 }
 
@@ -186,7 +194,8 @@ impl Behind {
         let webhooks = open_webhooks(config, registry, (Arc::clone(&opened.log), catalog.clone())).await?;
         let signing = open_signing(config, registry).await?;
         let (bindings, public_url) = (caches.bindings.clone(), config.serve.public_url.clone());
-        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate), public_url));
+        let masters = Arc::new(KnownMasters::new(catalog.clone(), bindings, (purges_seen, gate.clone()), public_url));
+        let comments = open_comments(config).await?;
         Ok(Self {
             regions,
             origin_metrics,
@@ -206,6 +215,8 @@ impl Behind {
             fill,
             watermarks,
             masters,
+            gate,
+            comments,
         })
     }
 
@@ -276,25 +287,57 @@ impl Behind {
         tokio::task::spawn_blocking(open).await?.context("warmings cannot be stored")
     }
 
-    fn operators(
+    async fn batches(
         &self,
         config: &Config,
         registry: &Registry,
         warmer: Warmer,
+        ends: Shutdown,
+    ) -> anyhow::Result<BatchDesk> {
+        let data_dir = config.cache.disk_dir.clone();
+        let parts = BatchParts {
+            warmer,
+            reviews: self.reviews.clone(),
+            catalog: self.catalog.clone(),
+            bindings: self.caches.bindings.clone(),
+            price: config.warm.price_per_device_second.clone(),
+            metrics: BatchMetrics::new(registry)?,
+        };
+        let open = move || BatchDesk::open(&data_dir, parts, ends);
+        tokio::task::spawn_blocking(open).await?.context("batches cannot be stored")
+    }
+
+    fn operators(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        (warmer, batches): (Warmer, BatchDesk),
         trusted: Trusted,
     ) -> anyhow::Result<Operators> {
         let candidates =
             CandidateDesk::new(self.catalog.clone(), Arc::clone(&self.fill), self.reviews.clone(), registry)?;
         let bindings = self.caches.bindings.clone();
         let drafts = DraftDesk::new(self.catalog.clone(), Arc::clone(&self.fill), bindings, registry)?;
+        let shares = ShareParts {
+            signing: self.signing.clone(),
+            catalog: self.catalog.clone(),
+            reviews: self.reviews.clone(),
+            fill: Arc::clone(&self.fill),
+            gate: self.gate.clone(),
+            comments: self.comments.clone(),
+            base: config.serve.shared_url.clone().unwrap_or_default(),
+        };
+        let shares = ShareDesk::new(shares, registry)?;
         let preview = Preview::new(
             config.serve.public_url.clone(),
             self.catalog.clone(),
             self.signing.clone(),
             config.signing.preview_days,
-            Arc::clone(&self.fill),
-            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone(), drafts.clone()),
+            (Arc::clone(&self.fill), Arc::clone(&self.regions)),
+            (self.caches.bindings.clone(), self.reviews.clone(), candidates.clone()),
+            (drafts.clone(), shares.clone(), batches.clone()),
         );
+        let preview = Arc::new(preview.with_waiting_pages(descriptors::waiting_pages(descriptors::limit())));
         let papers = self.papers(config);
         let parts = AdminParts {
             catalog: self.catalog.clone(),
@@ -304,12 +347,15 @@ impl Behind {
             desk: Arc::clone(&self.desk),
             kills: self.kills.clone(),
             candidates,
-            drafts: drafts.clone(),
+            drafts,
             splits: SplitDesk::new(Arc::clone(&self.opened.log), Arc::clone(&self.desk)),
+            shares,
+            preview: Arc::clone(&preview),
             reviews: self.reviews.clone(),
             webhooks: self.webhooks.clone(),
             fill: Arc::clone(&self.fill),
             warmer,
+            batches,
             masters: Arc::clone(&self.masters),
             imports: ImportDesk::new(config.sources()?, &config.cache.disk_dir),
         };
@@ -321,7 +367,7 @@ impl Behind {
             registry: registry.clone(),
             catalog: self.catalog.clone(),
             regions: Arc::clone(&self.regions),
-            preview: Arc::new(preview),
+            preview,
             papers,
             api,
             is_leaving: Arc::default(),
@@ -397,6 +443,12 @@ fn open_timestamps(config: &Config) -> anyhow::Result<Option<Arc<TimestampAuthor
     let Some(timestamp) = &config.provenance.timestamp else { return Ok(None) };
     let uri = timestamp.uri().map_err(|(key, reason)| anyhow::anyhow!("`{key}` {reason}"))?;
     Ok(Some(Arc::new(TimestampAuthority::new(timestamp, uri, tokio::runtime::Handle::current())?)))
+}
+
+async fn open_comments(config: &Config) -> anyhow::Result<Comments> {
+    let data_dir = config.cache.disk_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Comments::open(&data_dir)).await?;
+    opened.context("what guests wrote cannot be read")
 }
 
 async fn open_purges(config: &Config, registry: &Registry) -> anyhow::Result<Purges> {

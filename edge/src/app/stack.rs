@@ -25,7 +25,7 @@ use super::sockets::Sockets;
 use super::tls::Tls;
 use crate::admin::operators::Operators;
 use crate::config::Config;
-use crate::descriptors::{self, ADMIN_CONNECTIONS_MAX};
+use crate::descriptors;
 use crate::handler::Handler;
 use crate::listener::forwarded::Trusted;
 use crate::listener::room::{Room, RoomMetrics, RoomSettings};
@@ -59,7 +59,8 @@ impl Stack<'_> {
             rooms: RoomMetrics::new(registry)?,
         };
         let seats = config.limits.room(connections_max, &config.budget);
-        let few = RoomSettings::for_operators(connections_max.min(ADMIN_CONNECTIONS_MAX), &config.budget);
+        let admin_connections = descriptors::admin_connections(descriptors::limit());
+        let few = RoomSettings::for_operators(connections_max.min(admin_connections), &config.budget);
         let plain = shared.listener(None, Arc::clone(&handler), seats.clone());
         let secure = shared.listener(tls.public.clone(), handler, seats);
         let admin = shared.listener(tls.admin.clone(), operators, few);
@@ -89,7 +90,7 @@ impl Shared {
 /// No more connections than this process may have files open beside all else.
 fn fit_to_descriptors(config: &Config, workers: usize, listeners: usize) -> usize {
     let (wanted, open_files_max) = (config.limits.connections_max, descriptors::limit());
-    let reserved = descriptors::reserved(config, workers);
+    let reserved = descriptors::reserved(config, workers, open_files_max);
     let connections_max = descriptors::fit(wanted, listeners, open_files_max, reserved);
     if connections_max < wanted {
         tracing::warn!(

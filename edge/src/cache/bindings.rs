@@ -60,9 +60,9 @@ pub struct Binding {
     /// The determinism class of its drawing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub determinism: Option<String>,
-    /// Device time that its drawing took. `None` where this edge did not cause it, and in records of former versions.
+    /// What its drawing took of a device. `None` where no node said so, where it was drawn for another order, and for imports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_ms: Option<u64>,
+    pub device_ms: Option<f64>,
     /// The purge generation before it was asked for: masters purged at a later one are asked for again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
@@ -446,7 +446,7 @@ mod tests {
             // The fixture's rows are of a time when nodes did not say.
             drawn_unix_s: (n >= 40).then_some(1_700_000_000 + n),
             determinism: (n >= 40).then(|| "cpu".to_owned()),
-            device_ms: None,
+            device_ms: (n >= 40).then_some(412.5),
             node: "node-1".into(),
             created_unix_ms: 1_700_000_000_000 + n,
             generation: n,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::request::Builder;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::Value;
@@ -15,6 +16,8 @@ use crate::outbound::{self, Trust};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Of a long list, such as the results of a batch of 100,000 pictures.
+const LARGE_ANSWER_BYTES_MAX: usize = 128 << 20;
 /// Where a token may be kept when no file is named.
 const TOKEN_VARIABLE: &str = "BILDKANTE_ADMIN_TOKEN";
 
@@ -70,10 +73,13 @@ impl Remote {
 
     /// The answer, of any status.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
-        let (status, body) = self.bytes(method, path, body).await?;
-        let body = serde_json::from_slice(&body)
-            .with_context(|| format!("{} answers {status} and no JSON: is it an admin listener?", self.base))?;
-        Ok(Reply { status, body })
+        let mut request = self.request(method, path);
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        let (status, body) = self.exchange(request.body(Full::new(Bytes::from(bytes)))?, ANSWER_BYTES_MAX).await?;
+        self.read(status, &body)
     }
 
     /// The page at a path. What is not answered with one is an error.
@@ -83,7 +89,17 @@ impl Remote {
 
     /// The bytes at a path, whatever they are.
     pub(super) async fn file(&self, path: &str) -> anyhow::Result<Bytes> {
-        let (status, body) = self.bytes(Method::GET, path, None).await?;
+        self.file_up_to(path, ANSWER_BYTES_MAX).await
+    }
+
+    /// The same of a long list.
+    pub(super) async fn large_file(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.file_up_to(path, LARGE_ANSWER_BYTES_MAX).await
+    }
+
+    async fn file_up_to(&self, path: &str, bytes_max: usize) -> anyhow::Result<Bytes> {
+        let request = self.request(Method::GET, path).body(Full::default())?;
+        let (status, body) = self.exchange(request, bytes_max).await?;
         if status.is_success() {
             return Ok(body);
         }
@@ -91,19 +107,40 @@ impl Remote {
         anyhow::bail!("{}", problem(&Reply { status, body }))
     }
 
-    async fn bytes(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let mut request = Request::builder().method(method).uri(format!("{}{PREFIX}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    /// The answer to a body of any kind, of any status; with a key, an order is carried out once.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        kind: &'static str,
+        body: Bytes,
+        key: Option<&str>,
+    ) -> anyhow::Result<Reply> {
+        let mut request = self.request(Method::POST, path).header(CONTENT_TYPE, kind);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        let (status, body) = self.exchange(request.body(Full::new(body))?, ANSWER_BYTES_MAX).await?;
+        self.read(status, &body)
+    }
+
+    fn read(&self, status: StatusCode, body: &Bytes) -> anyhow::Result<Reply> {
+        let body = serde_json::from_slice(body)
+            .with_context(|| format!("{} answers {status} and no JSON: is it an admin listener?", self.base))?;
+        Ok(Reply { status, body })
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        let request = Request::builder().method(method).uri(format!("{}{PREFIX}{path}", self.base));
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
         }
-        let bytes = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(bytes)))?;
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, bytes_max: usize) -> anyhow::Result<(StatusCode, Bytes)> {
         let exchange = async {
             let (parts, body) = self.client.request(request).await?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
+            let body = Limited::new(body, bytes_max).collect().await.map_err(|error| anyhow::anyhow!(error))?;
             anyhow::Ok((parts.status, body.to_bytes()))
         };
         let answer = tokio::time::timeout(DEADLINE, exchange).await.context("no answer in time")?;

@@ -55,12 +55,20 @@ pub enum ReviewError {
 /// What a reviewer says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ruling {
-    Approve { from_unix_ms: Option<u64>, until_unix_ms: Option<u64> },
+    Approve {
+        from_unix_ms: Option<u64>,
+        until_unix_ms: Option<u64>,
+    },
     Reject,
     RequestChanges,
     Pause,
     Resume,
-    Escalate { to: String, by_unix_ms: u64 },
+    Escalate {
+        to: String,
+        by_unix_ms: u64,
+    },
+    /// The one before it is taken back, by who made it.
+    Undo,
 }
 
 /// A ruling on a case.
@@ -171,6 +179,7 @@ impl ReviewDesk {
             Ruling::RequestChanges => Step::RequestChanges { seen },
             Ruling::Pause => Step::Pause { seen },
             Ruling::Resume => Step::Resume { seen },
+            Ruling::Undo => Step::Undo { seen },
             Ruling::Escalate { to, by_unix_ms } => Step::Escalate { to, by_unix_ms, seen },
         };
         let review = Review { variant, recipe: case.recipe, master: case.master, cut: case.cut, step };

@@ -7,13 +7,14 @@
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
-use bildkante_shared::ids::MasterId;
+use bildkante_shared::ids::{MasterId, RecipeId};
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_FILE_BYTES_MAX, MASTER_SIDE_PX_MAX, REPLY_BODY_BYTES_MAX};
 use bildkante_shared::problem::Problem;
 use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::trace::{REQUEST_ID, TRACEPARENT, TRACESTATE, TraceContext, Tracestate};
 use bildkante_shared::wire::{
     CheckpointInfo, DEVICE_LOST, DEVICE_LOST_IN_COMPANY, DRAW_ALONE, GenerationReply, GenerationRequest,
+    GenerationStatus,
 };
 use bildkante_shared::{descriptors, log_limited};
 use bytes::Bytes;
@@ -149,6 +150,15 @@ impl NodeClient {
             return Err(self.protocol(format!("master {id} is no PNG")));
         }
         Ok(Some(MasterFile { id, png }))
+    }
+
+    /// How far a drawing is; `None` where the node does not know it.
+    pub(super) async fn status(&self, recipe: RecipeId) -> Result<Option<GenerationStatus>, OriginError> {
+        let reply = self.call(Method::GET, &format!("/v1/generations/{recipe}"), None, REPLY_BODY_BYTES_MAX).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.json(&self.expect_ok(reply)?).map(Some)
     }
 
     pub(super) async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, OriginError> {

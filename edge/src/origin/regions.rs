@@ -13,6 +13,8 @@
 //! A new topology takes effect between two calls: nodes in both keep their health and connections, calls on nodes
 //! that are gone end on them.
 
+mod progress;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use bildkante_shared::recipe::ValidRecipe;
 use bildkante_shared::shutdown::{Shutdown, Ticks};
 use bildkante_shared::trace::TraceContext;
 use bildkante_shared::urgency::Urgency;
-use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest};
+use bildkante_shared::wire::{CheckpointInfo, DedupScope, GenerationReply, GenerationRequest, GenerationSource};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -122,6 +124,7 @@ const DETERMINISM_BYTES_MAX: usize = 512;
 
 /// What a node's reply says, in the words of the edge.
 fn made(reply: GenerationReply) -> Made {
+    let is_drawn = reply.source == GenerationSource::Generated;
     Made {
         master: reply.master.id,
         width_px: reply.master.width_px,
@@ -130,16 +133,11 @@ fn made(reply: GenerationReply) -> Made {
         duplicate: reply.duplicate,
         drawn_unix_s: reply.master.created_unix_ms.map(|ms| ms / 1000),
         determinism: Some(reply.determinism.class).filter(|class| class.len() <= DETERMINISM_BYTES_MAX),
+        // A node that names no sensible time names none.
+        device_ms: Some(reply.gpu_ms).filter(|ms| is_drawn && ms.is_finite() && *ms > 0.0),
         maker: reply.node,
-        device_ms: whole_ms(reply.gpu_ms),
         source: reply.source,
     }
-}
-
-/// A node says 0 of what it did not draw for this call.
-fn whole_ms(ms: f64) -> Option<u64> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds, and whole")]
-    (ms > 0.0 && ms < 1e12).then(|| ms.ceil() as u64)
 }
 
 /// A node that may be asked, and where it is.

@@ -60,10 +60,10 @@ pub struct Made {
     pub drawn_unix_s: Option<u64>,
     /// The determinism class of its drawing.
     pub determinism: Option<String>,
+    /// What its drawing took of a device, where it was made for this order.
+    pub device_ms: Option<f64>,
     /// The node, or another name of what made it.
     pub maker: String,
-    /// Device time that its drawing took; `None` where it was there, was drawn for another order, or no device drew it.
-    pub device_ms: Option<u64>,
     /// Whether it was made for this order, was being made for another, or was there.
     pub source: GenerationSource,
 }

@@ -13,18 +13,23 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: LazyLock<[(&str, StaticText); 11]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[(&str, StaticText); 16]> = LazyLock::new(|| {
     [
         asset!(Css, "style.css"),
         asset!(Svg, "icon.svg"),
         asset!(Script, "main.js"),
         asset!(Script, "shots.js"),
         asset!(Script, "board.js"),
+        asset!(Script, "batch.js"),
         asset!(Script, "keys.js"),
         asset!(Script, "live.js"),
         asset!(Script, "compare.js"),
         asset!(Script, "stage.js"),
         asset!(Script, "text.js"),
+        asset!(Script, "shared.js"),
+        asset!(Script, "undo.js"),
+        asset!(Script, "picks.js"),
+        asset!(Script, "progress.js"),
         asset!(Script, "drop.js"),
     ]
 });
@@ -43,8 +48,22 @@ mod tests {
 
     #[test]
     fn every_script_that_is_imported_is_there() {
-        let scripts =
-            ["main.js", "shots.js", "board.js", "keys.js", "live.js", "compare.js", "stage.js", "text.js", "drop.js"];
+        let scripts = [
+            "main.js",
+            "batch.js",
+            "shots.js",
+            "board.js",
+            "keys.js",
+            "live.js",
+            "compare.js",
+            "stage.js",
+            "text.js",
+            "shared.js",
+            "undo.js",
+            "picks.js",
+            "progress.js",
+            "drop.js",
+        ];
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/preview/assets");
         let mut bytes = 0;
         for name in scripts {

@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use bildkante_shared::phash::PerceptualHash;
+
 use super::census::{Census, SlotOf};
-use super::filter::{Filter, Sort};
+use super::filter::{Filter, Like, Sort};
 use super::states::{PictureState, States};
 use super::wording;
 use crate::governance::AwaitingCase;
@@ -18,6 +20,8 @@ pub(super) struct Standing {
     pub(super) newest: Option<u64>,
     /// The last one that awaits a decision.
     pub(super) awaiting: Option<AwaitingCase>,
+    /// What the picture looks like that this is about; `None` before it is drawn.
+    pub(super) hash: Option<PerceptualHash>,
 }
 
 /// A value of an axis, or a state, as something to choose.
@@ -59,9 +63,13 @@ impl Board {
         let mut state_counts = [0; PictureState::ALL.len()];
         let mut matching = Vec::new();
         let words = asked.words();
+        let like = asked.like.as_ref().and_then(|like| Some((reference(of, &census, &standings, like)?, like.bits)));
         for (index, (entry, standing)) in census.entries.iter().zip(&standings).enumerate() {
             let values = of.campaign.values_of(entry.combination);
             if !words.iter().all(|word| has_word(of, &values, &entry.picture, word)) {
+                continue;
+            }
+            if like.is_some_and(|(hash, bits)| !standing.looks_like(hash, bits)) {
                 continue;
             }
             let fails = fails(asked, &census.axes, &values, standing.states);
@@ -95,6 +103,26 @@ impl Board {
     pub(super) fn standing(&self, entry: usize) -> Standing {
         self.standings[entry]
     }
+
+    /// How many other pictures of the slot look like an entry's, whatever else is asked for.
+    pub(super) fn alike(&self, entry: usize, bits: u32) -> usize {
+        let Some(hash) = self.standings[entry].hash else { return 0 };
+        self.standings.iter().filter(|other| other.looks_like(hash, bits)).count().saturating_sub(1)
+    }
+}
+
+impl Standing {
+    fn looks_like(&self, hash: PerceptualHash, bits: u32) -> bool {
+        self.hash.is_some_and(|own| own.distance(hash) <= bits)
+    }
+}
+
+/// What the picture looks like that others are held against. One that is unknown, or not drawn, is not asked for.
+fn reference(of: SlotOf<'_>, census: &Census, standings: &[Standing], like: &Like) -> Option<PerceptualHash> {
+    let separator = if like.values.is_empty() { "" } else { "?" };
+    let name = format!("{}/{}{separator}{}", of.campaign.name, of.slot().name, like.values);
+    let entry = census.entries.iter().position(|entry| *entry.picture == *name)?;
+    standings[entry].hash
 }
 
 fn fails(asked: &Filter, axes: &[usize], values: &[usize], states: States) -> Fails {
@@ -141,7 +169,7 @@ mod tests {
         let census = Censuses::default().of(campaign, 0);
         let standing = |entry: usize| {
             let state = if entry.is_multiple_of(2) { PictureState::Live } else { PictureState::NeedsReview };
-            Standing { states: States::default().with(state), newest: Some(entry as u64), awaiting: None }
+            Standing { states: States::default().with(state), newest: Some(entry as u64), awaiting: None, hash: None }
         };
         let standings = (0..census.entries.len()).map(standing).collect();
         Board::new(of, census, standings, &Filter::parse(campaign, query))
@@ -191,5 +219,32 @@ mod tests {
         assert!(by_state.standing(*by_state.matching.last().unwrap()).states.has(PictureState::Live));
         let newest = board(&campaign, "_sort=newest").matching;
         assert_eq!(newest[0], newest.len() - 1);
+    }
+
+    #[test]
+    fn pictures_that_look_alike_are_counted_and_found() {
+        let campaign = studio();
+        let of = SlotOf { campaign: &campaign, slot_index: 0 };
+        let census = Censuses::default().of(&campaign, 0);
+        // Each picture differs from the first by as many bits as its place says.
+        let hash = |place: usize| {
+            let mut bytes = [0; 32];
+            (0..place.min(256)).for_each(|bit| bytes[bit / 8] |= 1 << (bit % 8));
+            Some(PerceptualHash::from_bytes(bytes))
+        };
+        let standings: Vec<Standing> =
+            (0..census.entries.len()).map(|place| Standing { hash: hash(place), ..Standing::default() }).collect();
+        let name = census.entries[0].picture.to_string();
+        let values = percent_encoding::utf8_percent_encode(
+            name.split_once('?').map_or("", |(_, values)| values),
+            percent_encoding::NON_ALPHANUMERIC,
+        )
+        .to_string();
+        let board =
+            |query: &str| Board::new(of, Arc::clone(&census), standings.clone(), &Filter::parse(&campaign, query));
+        let near = board(&format!("_like={values}&_bits=3"));
+        assert_eq!(near.matching, [0, 1, 2, 3]);
+        assert_eq!((near.alike(0, 3), near.alike(0, 0)), (3, 0));
+        assert_eq!(board("_like=colour%3Dnone").matching.len(), census.entries.len(), "unknown: not asked for");
     }
 }

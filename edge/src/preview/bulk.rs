@@ -16,6 +16,8 @@ pub(crate) struct Asked {
     pub(crate) picture: String,
     /// The case that a decision would be about.
     pub(crate) awaiting: Option<AwaitingCase>,
+    /// Whether it can be made: it does not wait for an import.
+    pub(crate) is_makeable: bool,
 }
 
 /// Which cases a page showed, each as it was: a decision about them is about no other.

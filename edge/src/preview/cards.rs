@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bildkante_shared::import::{DigitalSource, MasterRecipe};
 
 use super::seals::Seals;
+use super::selection::pick_value;
 use super::states::States;
 use super::wording;
 use crate::cache::Bindings;
 use crate::campaign::{Campaign, Catalog, Slot};
+use crate::governance::AwaitingCase;
 use crate::language::Language;
 use crate::papers;
 use crate::resolve::{Operator, Resolved, resolve};
@@ -64,6 +66,18 @@ pub(super) struct CardView<'a> {
     pub(super) variants: u32,
     /// The case whose picture is shown in the place of a stand-in, to those who may see it.
     pub(super) case: Option<u64>,
+    /// The picture's name, and what its card says of it when it is picked; `None` where the reader picks nothing.
+    pub(super) pick: Option<(&'a str, String)>,
+    /// Other pictures of the slot that look like it.
+    pub(super) alike: usize,
+}
+
+/// Whether the reader picks cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pickable {
+    No,
+    /// With the case that awaits a decision.
+    Yes(Option<AwaitingCase>),
 }
 
 /// What a card is of, beside its variant.
@@ -75,6 +89,8 @@ pub(super) struct Shown<'a> {
     pub(super) states: States,
     pub(super) variants: u32,
     pub(super) case: Option<u64>,
+    pub(super) pick: Pickable,
+    pub(super) alike: usize,
 }
 
 impl CardTexts {
@@ -136,7 +152,7 @@ impl CardTexts {
     }
 
     pub(super) fn card<'a>(&'a self, shown: Shown<'a>) -> CardView<'a> {
-        let Shown { seals, loading, sizes, states, variants, case } = shown;
+        let Shown { seals, loading, sizes, states, variants, case, pick, alike } = shown;
         let (slot, is_shown) = (&self.slot, seals.are_usable());
         CardView {
             picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
@@ -153,6 +169,11 @@ impl CardTexts {
             states,
             variants,
             case,
+            pick: match pick {
+                Pickable::No => None,
+                Pickable::Yes(awaiting) => Some((self.picture_name.as_str(), pick_value(awaiting))),
+            },
+            alike,
         }
     }
 }

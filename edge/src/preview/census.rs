@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
 
 use bildkante_shared::ids::RecipeId;
+use bildkante_shared::import::MasterRecipe;
 use moka::sync::Cache;
 
 use crate::campaign::axes::LOCALE_AXIS;
@@ -24,6 +25,8 @@ pub(super) struct Entry {
     pub(super) picture: Box<str>,
     /// As the manifest has it now; `None` where it is out of bounds, which a valid manifest rules out.
     pub(super) recipe: Option<RecipeId>,
+    /// Whether it can be made: it does not wait for an import.
+    pub(super) is_makeable: bool,
     /// Variants that share it.
     pub(super) variants: u32,
 }
@@ -49,10 +52,12 @@ impl Census {
                 Place::Occupied(known) => entries[*known.get()].variants += 1,
                 Place::Vacant(place) => {
                     place.insert(entries.len());
+                    let recipe = campaign.recipe_of(slot_index, combination);
                     entries.push(Entry {
                         combination,
                         picture: campaign.picture_of(slot, &campaign.values_of(combination)).into(),
-                        recipe: campaign.recipe_of(slot_index, combination).map(|recipe| recipe.id()),
+                        is_makeable: recipe.as_ref().is_some_and(|it| !matches!(it, MasterRecipe::Awaited(_))),
+                        recipe: recipe.map(|recipe| recipe.id()),
                         variants: 1,
                     });
                 }

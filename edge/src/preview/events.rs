@@ -15,8 +15,8 @@ use crate::service::Body;
 use crate::shared_state::Published;
 
 pub(super) const PATH: &str = "/events";
-/// Readers who wait at once.
-const STREAMS_MAX: usize = 2_048;
+/// Readers who wait at once, unless the process says how many connections there are for them.
+const STREAMS: usize = 128;
 /// How long one response waits; proxies give up after half a minute or more.
 const WAIT: Duration = Duration::from_secs(20);
 /// How soon a browser connects anew.
@@ -35,7 +35,12 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(published: Published) -> Self {
-        Self { published, streams: Semaphore::new(STREAMS_MAX), wait: WAIT }
+        Self { published, streams: Semaphore::new(STREAMS), wait: WAIT }
+    }
+
+    /// At most so many readers wait at once: who acts needs connections as well.
+    pub(super) fn with_streams(self, streams: usize) -> Self {
+        Self { streams: Semaphore::new(streams), ..self }
     }
 
     /// The next change behind the one that the browser, or the query's `after`, saw last.
@@ -95,8 +100,8 @@ mod tests {
 
     #[tokio::test]
     async fn more_streams_than_there_are_places_are_told_to_come_back() {
-        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default()));
-        let _taken = events.streams.try_acquire_many(u32::try_from(STREAMS_MAX).unwrap()).unwrap();
+        let events = Events::new(Published::new(State::empty("test".into()), Epoch::default())).with_streams(1);
+        let _taken = events.streams.try_acquire().unwrap();
         let refused = events.respond(&HeaderMap::new(), None).await;
         assert_eq!(text(refused).await, "retry: 5000\n\n", "an error would end the browser's stream for good");
     }

@@ -17,8 +17,15 @@ const ROWS: &str = "_rows";
 const COLUMNS: &str = "_columns";
 const SORT: &str = "_sort";
 const PAGE: &str = "_page";
+const LIKE: &str = "_like";
+const BITS: &str = "_bits";
 const TEXT_CHARS_MAX: usize = 100;
 const WORDS_MAX: usize = 8;
+/// Longest name of a picture that others look like.
+const LIKE_BYTES_MAX: usize = 1_024;
+/// Bits of 256 in which fingerprints of pictures that look alike may differ: as of two retouches of one picture, and at most.
+pub(super) const LIKE_BITS: u32 = 24;
+pub(super) const LIKE_BITS_MAX: u32 = 64;
 
 /// How pictures are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,15 @@ impl Sort {
     }
 }
 
+/// Pictures that look like one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Like {
+    /// Values of that one, as its name has them.
+    pub(super) values: String,
+    /// Bits in which fingerprints may differ.
+    pub(super) bits: u32,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filter {
@@ -70,6 +86,7 @@ pub(super) struct Filter {
     pub(super) states: States,
     /// As it was typed.
     pub(super) text: String,
+    pub(super) like: Option<Like>,
     /// `None`: as suits the slot.
     pub(super) view: Option<View>,
     pub(super) rows: Option<usize>,
@@ -86,12 +103,14 @@ impl Filter {
             values: vec![Vec::new(); campaign.axes.len()],
             states: States::default(),
             text: String::new(),
+            like: None,
             view: None,
             rows: None,
             columns: None,
             sort: Sort::default(),
             page: 1,
         };
+        let (mut like, mut bits) = (None, LIKE_BITS);
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             let value = value.replace('+', " ");
             let value = percent_decode_str(&value).decode_utf8_lossy();
@@ -102,10 +121,13 @@ impl Filter {
                 SORT => asked.sort = Sort::ALL.into_iter().find(|sort| sort.as_str() == value).unwrap_or_default(),
                 ROWS => asked.rows = campaign.axis_index(&value),
                 COLUMNS => asked.columns = campaign.axis_index(&value),
+                LIKE => like = Some(value.into_owned()).filter(|it| (1..=LIKE_BYTES_MAX).contains(&it.len())),
+                BITS => bits = value.parse().unwrap_or(LIKE_BITS).min(LIKE_BITS_MAX),
                 PAGE => asked.page = value.parse().unwrap_or(1).max(1),
                 _ => asked.choose(campaign, name, &value),
             }
         }
+        asked.like = like.map(|values| Like { values, bits });
         asked
     }
 
@@ -119,7 +141,7 @@ impl Filter {
 
     /// Whether every picture is asked for.
     pub(super) fn is_open(&self) -> bool {
-        self.values.iter().all(Vec::is_empty) && self.states.is_empty() && self.text.is_empty()
+        self.values.iter().all(Vec::is_empty) && self.states.is_empty() && self.text.is_empty() && self.like.is_none()
     }
 
     pub(super) fn chooses(&self, axis: usize, value: usize) -> bool {
@@ -150,6 +172,12 @@ impl Filter {
         if !self.text.is_empty() {
             say(TEXT, &self.text);
         }
+        if let Some(Like { values, bits }) = &self.like {
+            say(LIKE, values);
+            if *bits != LIKE_BITS {
+                say(BITS, &bits.to_string());
+            }
+        }
         if let Some(view) = self.view {
             say(VIEW, view.as_str());
         }
@@ -174,6 +202,21 @@ impl Filter {
     }
 }
 
+/// The query that asks for these values, states and words, by their names.
+pub(super) fn query_of(axes: &[(String, Vec<String>)], states: &[String], text: Option<&str>) -> String {
+    let mut query = String::new();
+    let mut say = |name: &str, value: &str| {
+        let separator = if query.is_empty() { "" } else { "&" };
+        let _ = write!(query, "{separator}{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    };
+    for (axis, values) in axes {
+        values.iter().for_each(|value| say(axis, value));
+    }
+    states.iter().for_each(|state| say(STATE, state));
+    text.into_iter().for_each(|text| say(TEXT, text));
+    query
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +228,8 @@ mod tests {
         for query in [
             "",
             "colour=teal&colour=red&_state=live&_state=needs_review",
+            "_like=colour%3Dred%26product%3Dmug&_bits=8",
+            "_like=colour%3Dred",
             "product=mug&_q=red%20mug&_view=matrix&_rows=colour&_columns=product&_sort=state",
         ] {
             let asked = Filter::parse(&campaign, query);
@@ -199,7 +244,10 @@ mod tests {
     #[test]
     fn what_is_unknown_is_not_asked_for() {
         let campaign = studio();
-        let asked = Filter::parse(&campaign, "colour=mauve&shape=round&_state=happy&_view=x&_page=0&_rows=none&_q=+");
+        let asked = Filter::parse(
+            &campaign,
+            "colour=mauve&shape=round&_state=happy&_view=x&_page=0&_rows=none&_q=+&_like=&_bits=x",
+        );
         assert!(asked.is_open() && asked.view.is_none() && asked.rows.is_none() && asked.page == 1, "{asked:?}");
     }
 }

@@ -3,7 +3,8 @@
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::tastes::{Ground, Tastes};
+use super::after::{self, UndoBar};
+use super::tastes::{Advance, Ground, Tastes};
 use crate::language::Language;
 
 /// A step of the way from the first page to this one.
@@ -44,6 +45,8 @@ pub(super) struct Frame<'a> {
     pub(super) title: String,
     pub(super) crumbs: Vec<Crumb>,
     pub(super) person: Person<'a>,
+    /// What the reader decided last, while it can be taken back.
+    pub(super) undo: Option<UndoBar>,
     pub(super) measured: Measured,
     /// The page takes as much of the screen as there is.
     pub(super) is_wide: bool,
@@ -80,13 +83,17 @@ impl Frame<'_> {
                             (self.who())
                         }
                     }
-                    main id="main" class=[self.is_wide.then_some("wide")] { (main) }
+                    main id="main" class=[self.is_wide.then_some("wide")] {
+                        @if let Some(undo) = &self.undo { (after::bar(self.tastes, undo)) }
+                        (main)
+                    }
                     footer {
+                        a href="/preview/batches" { (say("Batches", "Aufträge")) }
                         a href="/metrics" { (say("Metrics", "Metriken")) }
                         a href="/readyz" { (say("Health", "Zustand")) }
                         a href="/admin/v1/openapi.json" { "OpenAPI" }
                     }
-                    (help(self.tastes.language))
+                    (help(self.tastes, self.here))
                 }
             }
         }
@@ -110,7 +117,7 @@ impl Frame<'_> {
     }
 
     fn settings(&self) -> Markup {
-        let Tastes { language, ground } = self.tastes;
+        let Tastes { language, ground, .. } = self.tastes;
         html! {
             details.menu {
                 summary { (self.tastes.say("View", "Ansicht")) }
@@ -126,6 +133,7 @@ impl Frame<'_> {
                             (other.words(language))
                         }
                     }
+                    (advance(self.tastes, self.here))
                 }
             }
         }
@@ -143,9 +151,21 @@ impl Frame<'_> {
     }
 }
 
+/// What a decision opens.
+fn advance(tastes: Tastes, here: &str) -> Markup {
+    html! {
+        p { (tastes.say("After a decision", "Nach einer Entscheidung")) }
+        @for other in Advance::ALL {
+            a href=(Tastes::advancing(here, other)) aria-current=[(other == tastes.advance).then_some("true")] {
+                (other.words(tastes.language))
+            }
+        }
+    }
+}
+
 /// Keys and what they do. The script shows it for `?`, and lets the reader turn single keys off (WCAG 2.2, 2.1.4).
-fn help(language: Language) -> Markup {
-    let say = |english, german| language.say(english, german);
+fn help(tastes: Tastes, here: &str) -> Markup {
+    let say = |english, german| tastes.say(english, german);
     let keys = [
         ("?", say("this help", "diese Hilfe")),
         ("n p", say("next and previous picture", "nächstes und voriges Bild")),
@@ -154,6 +174,13 @@ fn help(language: Language) -> Markup {
         ("a", say("approve", "freigeben")),
         ("r", say("reject, with a reason", "ablehnen, mit Grund")),
         ("c", say("request changes", "Änderung wünschen")),
+        (
+            "u",
+            say(
+                "take back a decision of yours, for some seconds",
+                "eigene Entscheidung zurücknehmen, einige Sekunden lang",
+            ),
+        ),
         ("k", say("kill, where you may", "sperren, wo Sie es dürfen")),
         ("/", say("search", "suchen")),
         ("m", say("compare", "vergleichen")),
@@ -163,6 +190,7 @@ fn help(language: Language) -> Markup {
             h2 id="keys-title" { (say("Keys", "Tasten")) }
             dl.facts { @for (key, what) in keys { dt { kbd { (key) } } dd { (what) } } }
             p { label { input type="checkbox" data-keys-on checked; " " (say("Single keys are on", "Einzelne Tasten sind an")) } }
+            div.choices-of-advance { (advance(tastes, here)) }
             form method="dialog" { button autofocus { (say("Close", "Schließen")) } }
         }
     }

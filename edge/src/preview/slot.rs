@@ -4,14 +4,17 @@
 
 use maud::{Markup, html};
 
+use super::batches;
 use super::board::Board;
 use super::bulk::{self, Bulk};
 use super::cards::CardView;
 use super::census::SlotOf;
-use super::filter::{Filter, Sort, View};
+use super::filter::{Filter, LIKE_BITS, Like, Sort, View};
 use super::frame::copy;
 use super::matrix::{Cell, Matrix};
+use super::picked;
 use super::seals::Notice;
+use super::sharing::{self, Sharing};
 use super::states::States;
 use super::tastes::Tastes;
 use super::wording::{self, number};
@@ -31,6 +34,8 @@ pub(super) struct SlotPage<'a> {
     pub(super) laid: Laid<'a>,
     /// `None` for those who may only look.
     pub(super) bulk: Option<Bulk<'a>>,
+    /// The same.
+    pub(super) sharing: Option<Sharing>,
 }
 
 /// How pictures are laid out.
@@ -58,15 +63,21 @@ pub(super) fn slot(page: &SlotPage<'_>) -> Markup {
             (choices(page))
             section.results aria-labelledby="found" data-live="results" {
                 (toolbar(page))
+                (alike(page))
                 @match &page.laid {
                     Laid::Cards { cards, .. } => {
-                        div.grid { @for card in cards { (card_markup(page.tastes, card)) } }
+                        div.grid { @for card in cards { (card_markup(page, card)) } }
                     },
                     Laid::Matrix { matrix, cards } => (table(page, matrix, cards)),
                 }
                 @if page.board.matching.is_empty() { (nothing(page)) }
                 (pager(page))
-                @if let Some(bulk) = &page.bulk { (bulk::form(page.tastes, bulk)) }
+                (batches::way_in(page))
+                @if let Some(bulk) = &page.bulk {
+                    (bulk::form(page.tastes, bulk))
+                    @if let Some(sharing) = &page.sharing { (sharing::section(page.tastes, &bulk.desk, sharing)) }
+                    (picked::form(page.tastes, bulk))
+                }
             }
         }
     }
@@ -328,10 +339,11 @@ fn table(page: &SlotPage<'_>, matrix: &Matrix, cards: &[(usize, CardView<'_>)]) 
 
 fn cell_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
     html! {
-        a.cell href=(card.page) title=(card.headline) data-shot data-move {
+        a.cell href=(card.page) title=(card.headline) data-shot data-recipe=(card.recipe_id) data-move {
             (shown(card))
             (state_dots(tastes, card.states))
         }
+        (picked::choice(tastes, card))
     }
 }
 
@@ -357,14 +369,17 @@ fn state_dots(tastes: Tastes, states: States) -> Markup {
     }
 }
 
-fn card_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
+fn card_markup(page: &SlotPage<'_>, card: &CardView<'_>) -> Markup {
+    let tastes = page.tastes;
     html! {
-        article.card data-shot {
+        article.card data-shot data-recipe=(card.recipe_id) {
             a.shot href=(card.page) tabindex="-1" aria-hidden="true" { (shown(card)) }
             div.body {
                 a.name href=(card.page) data-move { (card.headline) }
                 span.key { (card.values) }
                 (state_dots(tastes, card.states))
+                (picked::choice(tastes, card))
+                (looks_alike(page, card))
                 @if card.variants > 1 {
                     span.key { (card.variants) " " (tastes.say("variants share it", "Varianten teilen es")) }
                 }
@@ -382,6 +397,36 @@ fn card_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Which picture the page's others look like.
+fn alike(page: &SlotPage<'_>) -> Markup {
+    let say = |english, german| page.tastes.say(english, german);
+    html! {
+        @if let Some(like) = &page.asked.like {
+            p.notice data-like {
+                (say("Pictures that look like ", "Bilder, die aussehen wie ")) code { (like.values) } ": "
+                (like.bits) (say(" of 256 bits of a fingerprint of brightness may differ; colours are not compared. ",
+                    " von 256 Bit eines Helligkeits-Fingerabdrucks dürfen abweichen; Farben werden nicht verglichen. "))
+                a href={ "?" (Filter { like: None, ..page.asked.clone() }.query(page.of.campaign)) } { (say("Show the others, too", "Auch die anderen zeigen")) }
+            }
+        }
+    }
+}
+
+/// The way to pictures that look like a card's.
+fn looks_alike(page: &SlotPage<'_>, card: &CardView<'_>) -> Markup {
+    let Some((picture, _)) = &card.pick else { return html! {} };
+    let bits = page.asked.like.as_ref().map_or(LIKE_BITS, |like| like.bits);
+    let values = picture.split_once('?').map_or("", |(_, values)| values).to_owned();
+    let asked = Filter { like: Some(Like { values, bits }), view: Some(View::Cards), ..page.asked.clone() };
+    html! {
+        @if card.alike > 0 {
+            a.key href={ "?" (asked.query(page.of.campaign)) } data-alike=(card.alike) {
+                (card.alike) " " (if card.alike == 1 { page.tastes.say("other looks like it", "anderes sieht so aus") } else { page.tastes.say("others look like it", "andere sehen so aus") })
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How a reader wants pages: in which language, and on which ground pictures lie.
+//! How a reader wants pages: in which language, on which ground pictures lie, and what is opened behind a decision.
 //!
 //! A link of the header names a taste in its query; a cookie remembers it. It says nothing of a person and changes nothing but looks.
 
@@ -11,8 +11,10 @@ use crate::service::Body;
 /// Names of parameters of pages begin so, and no axis does.
 const LANGUAGE: &str = "_lang";
 const GROUND: &str = "_ground";
+const ADVANCE: &str = "_advance";
 const LANGUAGE_COOKIE: &str = "bildkante-language";
 const GROUND_COOKIE: &str = "bildkante-ground";
+const ADVANCE_COOKIE: &str = "bildkante-advance";
 /// A year.
 const COOKIE_S: u32 = 31_536_000;
 
@@ -54,21 +56,59 @@ impl Ground {
     }
 }
 
+/// Where a decision opens the next picture that awaits the reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Advance {
+    /// Where the picture was opened from the queue.
+    #[default]
+    InQueue,
+    Always,
+    Never,
+}
+
+impl Advance {
+    pub(super) const ALL: [Self; 3] = [Self::InQueue, Self::Always, Self::Never];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::InQueue => "queue",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+
+    pub(super) const fn words(self, language: Language) -> &'static str {
+        match self {
+            Self::InQueue => {
+                language.say("Open the next one, in the queue", "In der Liste „Für mich“ das nächste öffnen")
+            }
+            Self::Always => language.say("Always open the next one", "Immer das nächste öffnen"),
+            Self::Never => language.say("Stay with the picture", "Beim Bild bleiben"),
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|advance| advance.as_str() == name)
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tastes {
-    pub(super) language: Language,
+pub(crate) struct Tastes {
+    pub(crate) language: Language,
     pub(super) ground: Ground,
+    pub(super) advance: Advance,
 }
 
 impl Tastes {
     /// What the query names, else what a cookie remembers, else what the browser prefers.
-    pub(super) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
+    pub(crate) fn of(query: Option<&str>, headers: &HeaderMap) -> Self {
         let named = Named::of(query);
         let remembered = || Language::named(&cookie(headers, LANGUAGE_COOKIE)?);
         let language = named.language.or_else(remembered).unwrap_or_else(|| Language::of(None, headers));
         let ground = named.ground.or_else(|| Ground::named(&cookie(headers, GROUND_COOKIE)?)).unwrap_or_default();
-        Self { language, ground }
+        let advance = named.advance.or_else(|| Advance::named(&cookie(headers, ADVANCE_COOKIE)?)).unwrap_or_default();
+        Self { language, ground, advance }
     }
 
     pub(super) const fn say(self, english: &'static str, german: &'static str) -> &'static str {
@@ -84,12 +124,18 @@ impl Tastes {
     pub(super) fn on_ground(here: &str, ground: Ground) -> String {
         with(here, GROUND, ground.as_str())
     }
+
+    /// The address of the same page, from which decisions lead elsewhere.
+    pub(super) fn advancing(here: &str, advance: Advance) -> String {
+        with(here, ADVANCE, advance.as_str())
+    }
 }
 
 /// What the query of a page names.
 struct Named {
     language: Option<Language>,
     ground: Option<Ground>,
+    advance: Option<Advance>,
 }
 
 impl Named {
@@ -98,16 +144,21 @@ impl Named {
             let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
             pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
         };
-        Self { language: find(LANGUAGE).and_then(Language::named), ground: find(GROUND).and_then(Ground::named) }
+        Self {
+            language: find(LANGUAGE).and_then(Language::named),
+            ground: find(GROUND).and_then(Ground::named),
+            advance: find(ADVANCE).and_then(Advance::named),
+        }
     }
 }
 
 /// Remembers what the query named, and says what the page depends on.
 pub(super) fn remember(response: &mut Response<Body>, query: Option<&str>) {
-    let Named { language, ground } = Named::of(query);
+    let Named { language, ground, advance } = Named::of(query);
     let cookies = [
         language.map(|language| (LANGUAGE_COOKIE, language.code())),
         ground.map(|ground| (GROUND_COOKIE, ground.as_str())),
+        advance.map(|advance| (ADVANCE_COOKIE, advance.as_str())),
     ];
     for (name, value) in cookies.into_iter().flatten() {
         let cookie = format!("{name}={value}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax");
@@ -144,13 +195,22 @@ mod tests {
     fn the_query_wins_over_the_cookie_and_the_cookie_over_the_browser() {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("de"));
-        assert_eq!(Tastes::of(None, &headers), Tastes { language: Language::German, ground: Ground::System });
-        headers.insert(COOKIE, HeaderValue::from_static("a=b; bildkante-language=en; bildkante-ground=dark"));
-        assert_eq!(Tastes::of(None, &headers), Tastes { language: Language::English, ground: Ground::Dark });
-        let named = Tastes::of(Some("x=1&_lang=de&_ground=neutral"), &headers);
-        assert_eq!(named, Tastes { language: Language::German, ground: Ground::Neutral });
-        let unknown = Tastes::of(Some("_lang=xx&_ground="), &headers);
-        assert_eq!(unknown, Tastes { language: Language::English, ground: Ground::Dark });
+        assert_eq!(
+            Tastes::of(None, &headers),
+            Tastes { language: Language::German, ground: Ground::System, advance: Advance::InQueue }
+        );
+        headers.insert(
+            COOKIE,
+            HeaderValue::from_static("a=b; bildkante-language=en; bildkante-ground=dark; bildkante-advance=never"),
+        );
+        assert_eq!(
+            Tastes::of(None, &headers),
+            Tastes { language: Language::English, ground: Ground::Dark, advance: Advance::Never }
+        );
+        let named = Tastes::of(Some("x=1&_lang=de&_ground=neutral&_advance=always"), &headers);
+        assert_eq!(named, Tastes { language: Language::German, ground: Ground::Neutral, advance: Advance::Always });
+        let unknown = Tastes::of(Some("_lang=xx&_ground=&_advance=x"), &headers);
+        assert_eq!(unknown, Tastes { language: Language::English, ground: Ground::Dark, advance: Advance::Never });
     }
 
     #[test]

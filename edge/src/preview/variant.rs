@@ -4,14 +4,18 @@
 use maud::{Markup, html};
 
 use super::cards::CardView;
+use super::comments::Guests;
 use super::desk::{self, Desk};
 use super::draft::{self, DraftForm};
 use super::frame::copy;
+use super::history;
 use super::likeness::{self, Likeness};
+use super::progress::Drawing;
 use super::seals::Notice;
 use super::slot::notice_text;
 use super::states::PictureState;
 use super::tastes::Tastes;
+use super::terms;
 use super::why::Reasons;
 use crate::governance::{PastStep, ShownCase};
 use crate::seo::{Picture, Placement, SnippetKind};
@@ -41,6 +45,10 @@ pub(super) struct VariantPage<'a> {
     pub(super) withheld: Option<Reason>,
     /// `None` for those who may only look.
     pub(super) desk: Option<Desk<'a>>,
+    /// How far its drawing is; `None` where nothing is known of one.
+    pub(super) awaited: Option<Drawing>,
+    /// What people with a link are shown of it, and wrote; `None` for those who are not told.
+    pub(super) guests: Option<Guests>,
 }
 
 /// The pages before and behind this one, in the list that the reader came from.
@@ -56,8 +64,8 @@ pub(super) struct Decisions {
     pub(super) approvers: u8,
     /// The newest first, each with the manifest's lines for it. The page numbers them from the oldest, so that a new one renumbers none.
     pub(super) cases: Vec<(ShownCase, Option<String>)>,
-    /// Candidates that are being drawn, and why others could not be.
-    pub(super) drawing: usize,
+    /// Seeds of candidates that are being drawn, each with how far it is, and why others could not be.
+    pub(super) drawing: Vec<(u32, Option<Drawing>)>,
     pub(super) failures: Vec<String>,
     /// The newest first.
     pub(super) history: Vec<PastStep>,
@@ -104,11 +112,14 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         @if let Some(desk) = &page.desk {
             @if desk.role >= PersonRole::Reviewer { (desk::import(page.tastes, desk, page.card.key)) }
         }
+        @if let (Some(guests), Some(desk)) = (&page.guests, &page.desk) {
+            (guests.markup(page.tastes, desk, page.card.headline, page.decisions.as_ref()))
+        }
         (briefing(page))
         (reasons(page))
         (hand_over(page))
         @if let Some(decisions) = &page.decisions {
-            @if !decisions.history.is_empty() { (history(page.tastes, &decisions.history)) }
+            @if !decisions.history.is_empty() { (history::history(page.tastes, &decisions.history)) }
         }
     }
 }
@@ -117,7 +128,7 @@ fn withheld(tastes: Tastes, reason: Reason) -> Markup {
     html! {
         p.notice.bad role="status" {
             (tastes.say("Readers are shown a stand-in: the picture is withheld (", "Leser sehen einen Ersatz: Das Bild wird zurückgehalten ("))
-            (reason.as_str()) "). "
+            (terms::reason(reason, tastes.language)) "). "
             (tastes.say("Operators lift a kill with ", "Betreiber heben eine Sperre auf mit "))
             code { "bildkante-edge lift" } "; " code { "bildkante-edge status" }
             (tastes.say(" lists what is in force.", " zeigt, was in Kraft ist."))
@@ -128,7 +139,7 @@ fn withheld(tastes: Tastes, reason: Reason) -> Markup {
 fn stage(page: &VariantPage<'_>) -> Markup {
     let say = |english, german| page.tastes.say(english, german);
     html! {
-        div.frame data-shot data-stage {
+        div.frame data-shot data-stage data-recipe=(page.card.recipe_id) {
             @if let Some(picture) = &page.card.picture {
                 fieldset.screens {
                     legend.hidden { (say("Shown on", "Gezeigt auf")) }
@@ -158,6 +169,9 @@ fn facts(page: &VariantPage<'_>) -> Markup {
             p.states data-live="states" {
                 @for state in page.card.states.told() { span.state data-state=(state.as_str()) { (state.words(page.tastes.language)) } }
             }
+        }
+        @if let Some(drawing) = page.awaited {
+            p.key data-awaited { (say("The picture is being drawn: ", "Das Bild wird erzeugt: ")) (drawing.words(page.tastes.language)) }
         }
         dl.facts {
             dt { (say("Readers see", "Leser sehen")) } dd {
@@ -196,16 +210,19 @@ fn decided(page: &VariantPage<'_>, decisions: &Decisions) -> Markup {
                     (say("Two people approve a picture of this slot, each another one.", "Zwei verschiedene Personen geben ein Bild dieses Platzes frei."))
                 } @else { (say("One person approves a picture of this slot.", "Eine Person gibt ein Bild dieses Platzes frei.")) }
             }
-            @if decisions.drawing > 0 {
-                p.notice role="status" data-drawing=(decisions.drawing) {
-                    (decisions.drawing) " " (say("candidates are being drawn. ", "Kandidaten werden erzeugt. "))
+            @if !decisions.drawing.is_empty() {
+                p.notice role="status" data-drawing=(decisions.drawing.len()) {
+                    (decisions.drawing.len()) " " (say("candidates are being drawn. ", "Kandidaten werden erzeugt. "))
                     a href="" { (say("Look again", "Noch einmal nachsehen")) }
+                    @for (seed, drawing) in &decisions.drawing {
+                        @if let Some(drawing) = drawing { br; "seed " (seed) ": " (drawing.words(page.tastes.language)) }
+                    }
                 }
             }
             @for failure in &decisions.failures {
                 p.notice { (say("A candidate could not be drawn: ", "Ein Kandidat konnte nicht erzeugt werden: ")) (failure) }
             }
-            @if decisions.cases.is_empty() && decisions.drawing == 0 {
+            @if decisions.cases.is_empty() && decisions.drawing.is_empty() {
                 p.notice {
                     (say("Nothing was put before reviewers yet: draw candidates here, or warm the campaign.",
                         "Noch liegt nichts zur Freigabe vor: Erzeugen Sie hier Kandidaten, oder wärmen Sie die Kampagne vor."))
@@ -255,7 +272,7 @@ fn case(page: &VariantPage<'_>, number: usize, (shown, patch): (&ShownCase, Opti
                     a.key href=(compared(page, case.id)) data-key=[(number == 1).then_some("m")] { (say("Compare", "Vergleichen")) }
                 }
                 @if let Some(patch) = patch {
-                    details { summary { (say("Lines for the manifest", "Zeilen für das Manifest")) } pre { (patch) } (copy(say("Copy", "Kopieren"), patch)) }
+                    details { summary { (say("Lines for the manifest", "Zeilen für das Manifest")) } pre tabindex="0" { (patch) } (copy(say("Copy", "Kopieren"), patch)) }
                 }
                 @if let Some(desk) = &page.desk { (desk::decisions(page.tastes, desk, shown)) }
             }
@@ -330,7 +347,7 @@ fn hand_over(page: &VariantPage<'_>) -> Markup {
                 @if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
                     details.piece data-piece=(piece) {
                         summary { (name) }
-                        pre { (text) }
+                        pre tabindex="0" { (text) }
                         (copy(say("Copy", "Kopieren"), text))
                     }
                 }
@@ -381,37 +398,6 @@ fn briefing(page: &VariantPage<'_>) -> Markup {
                     @for (name, text) in &texts { @if let Some(text) = text { dt { (name) } dd { (text) } } }
                     @if !areas.is_empty() { dt { (say("Left free", "Bleibt frei")) } dd { (areas.join(", ")) } }
                     @for tag in &placement.tags { dt { (tag.variable) } dd { (tag.value) } }
-                }
-            }
-        }
-    }
-}
-
-fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
-    let say = |english, german| tastes.say(english, german);
-    html! {
-        section aria-labelledby="history" {
-            h2 id="history" { (say("History", "Verlauf")) }
-            div.scroll tabindex="0" role="group" aria-labelledby="history" {
-                table {
-                    thead {
-                        tr {
-                            @for name in [say("When", "Wann"), say("Who", "Wer"), say("What", "Was"), say("Case", "Fall"), say("Why", "Warum")] {
-                                th scope="col" { (name) }
-                            }
-                        }
-                    }
-                    tbody {
-                        @for past in history {
-                            tr {
-                                td { (past.at()) }
-                                td { (past.who) }
-                                td { (past.step.replace('_', " ")) }
-                                td { @if let Some(case) = past.case { a href={ "#case-" (case) } { (case) } } }
-                                td { (past.why) }
-                            }
-                        }
-                    }
                 }
             }
         }

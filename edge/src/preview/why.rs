@@ -2,7 +2,7 @@
 
 use bildkante_shared::import::MasterRecipe;
 
-use super::wording;
+use super::{terms, wording};
 use crate::cache::Binding;
 use crate::campaign::{Campaign, Slot, Variant};
 use crate::language::Language;
@@ -26,8 +26,8 @@ impl Reasons {
         let mut steps = vec![values(campaign, slot, variant, language)];
         steps.push(format!(
             "{} {}.",
-            say("A miss is answered so:", "Fehlt das Bild, so wird geantwortet:"),
-            slot.on_miss
+            say("If it is missing,", "Fehlt das Bild:"),
+            terms::miss_policy(slot.on_miss, language)
         ));
         let mut facts = Vec::new();
         match &variant.recipe {

@@ -10,6 +10,7 @@ use super::actor::ActorId;
 use super::fold::State;
 use super::keys::{AccessKey, Revoke};
 use super::reviews::Review;
+use super::shares::{EndShare, Share};
 use super::splits::{Merge, Split};
 use super::target::Target;
 
@@ -36,6 +37,10 @@ pub enum Change {
     Revoke(Revoke),
     Split(Split),
     Merge(Merge),
+    /// A link shows pictures to people without an account.
+    Share(Share),
+    /// Such a link is over.
+    EndShare(EndShare),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +178,9 @@ impl Change {
     #[must_use]
     pub const fn effect(&self) -> Effect {
         match self {
-            Self::Term(_) | Self::Forget(_) | Self::Key(_) | Self::Revoke(_) => Effect::Unseen,
+            Self::Term(_) | Self::Forget(_) | Self::Key(_) | Self::Revoke(_) | Self::Share(_) | Self::EndShare(_) => {
+                Effect::Unseen
+            }
             Self::Kill(_) | Self::Lift(_) | Self::Purge(_) | Self::Split(_) | Self::Merge(_) => Effect::Shown,
             Self::Review(review) => review.step.effect(),
         }
@@ -193,6 +200,8 @@ impl Change {
             Self::Revoke(_) => "revoke",
             Self::Split(_) => "split",
             Self::Merge(_) => "merge",
+            Self::Share(_) => "share",
+            Self::EndShare(_) => "end_share",
         }
     }
 
@@ -201,6 +210,7 @@ impl Change {
     pub(super) fn asks_the_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Key(one), Self::Key(other)) => one.asks_the_same(other),
+            (Self::Share(one), Self::Share(other)) => one.asks_the_same(other),
             // Where its values lie is worked out anew each time, and the catalogue may be another one by then.
             (Self::Purge(one), Self::Purge(other)) => {
                 (&one.scope, one.kind, one.reach) == (&other.scope, other.kind, other.reach)
@@ -221,6 +231,8 @@ impl Change {
             Self::Key(key) => format!("key:{}", key.id()),
             Self::Revoke(revoke) => format!("key:{}", revoke.id),
             Self::Split(Split { variant }) | Self::Merge(Merge { variant }) => format!("variant:{variant}"),
+            Self::Share(share) => format!("share:{}", share.id),
+            Self::EndShare(end) => format!("share:{}", end.id),
         }
     }
 }

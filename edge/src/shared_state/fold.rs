@@ -20,7 +20,8 @@ use super::keys::{ACCESS_KEYS_MAX, AccessKey, AccessKeys, KEY_NAME_BYTES_MAX, Ke
 use super::kills::{Facts, Kills};
 use super::primary::EDGE_ITSELF;
 use super::purged::PurgedAt;
-use super::reviews::{Case, ReviewRefusal, Reviews};
+use super::reviews::{Case, Review, ReviewRefusal, Reviews, Step};
+use super::shares::{KeptShare, ShareRefusal, Shares};
 use super::splits::{SPLITS_MAX, Splits};
 use super::target::Target;
 
@@ -46,6 +47,7 @@ pub struct State {
     access: AccessKeys,
     reviews: Reviews,
     splits: Splits,
+    shares: Shares,
     purges: Map<Box<str>, PurgedAt>,
     keys: Map<Box<str>, u64>,
     /// The keys, the oldest first.
@@ -83,10 +85,13 @@ pub enum Shelf {
     Reviews,
     /// Picture → sequence number.
     Splits,
+    /// Id of a link → the link and its sequence number.
+    Shares,
 }
 
 impl Shelf {
-    pub const ALL: [Self; 6] = [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews, Self::Splits];
+    pub const ALL: [Self; 7] =
+        [Self::Kills, Self::Purges, Self::Keys, Self::Access, Self::Reviews, Self::Splits, Self::Shares];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -97,6 +102,7 @@ impl Shelf {
             Self::Access => "access",
             Self::Reviews => "reviews",
             Self::Splits => "splits",
+            Self::Shares => "shares",
         }
     }
 }
@@ -114,6 +120,8 @@ pub enum Refusal {
     TooManyPurgeKeys,
     #[error(transparent)]
     Review(#[from] ReviewRefusal),
+    #[error(transparent)]
+    Share(#[from] ShareRefusal),
     #[error("term {term} does not follow term {current}")]
     Term { term: u64, current: u64 },
     #[error(
@@ -181,6 +189,7 @@ impl State {
             access: AccessKeys::default(),
             reviews: Reviews::default(),
             splits: Splits::default(),
+            shares: Shares::default(),
             purges: Map::default(),
             keys: Map::default(),
             keys_in_order: QueueSync::new_sync(),
@@ -222,6 +231,13 @@ impl State {
                     let cases: Vec<Case> = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
                     state.reviews.put(row.key.into(), cases.into());
                 }
+                Shelf::Shares => {
+                    let kept: KeptShare = serde_json::from_str(value).map_err(|error| fault(error.to_string()))?;
+                    if kept.share.id.to_string() != row.key {
+                        return Err(fault("it is another link's".to_owned()));
+                    }
+                    state.shares.put(kept);
+                }
             }
         }
         keys.sort_unstable();
@@ -237,7 +253,8 @@ impl State {
         let access = self.access.each().map(|kept| row(Shelf::Access, kept.key.id().to_string(), &**kept));
         let cases = self.reviews.variants().map(|(variant, cases)| row(Shelf::Reviews, variant.to_owned(), &cases));
         let splits = self.splits.each().map(|(picture, seq)| row(Shelf::Splits, picture.to_owned(), &seq));
-        kills.chain(purges).chain(keys).chain(access).chain(cases).chain(splits)
+        let shares = self.shares.each().map(|kept| row(Shelf::Shares, kept.share.id.to_string(), &**kept));
+        kills.chain(purges).chain(keys).chain(access).chain(cases).chain(splits).chain(shares)
     }
 
     #[must_use]
@@ -295,15 +312,17 @@ impl State {
         &self.splits
     }
 
+    /// Links for people without an account, some that are over among them.
+    #[must_use]
+    pub const fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     /// The recipes of pictures before reviewers that a kill of this target covers.
     #[must_use]
     pub fn recipes_of(&self, target: &Target) -> Vec<RecipeId> {
-        let covers = |variant: &str, case: &Case| {
-            let (slot, values) = variant.split_once('?').unwrap_or((variant, ""));
-            let campaign = slot.split_once('/').map_or(slot, |(campaign, _)| campaign);
-            let (recipe, master, parts) = (case.recipe, Some(case.master), Some(&case.drawn.parts));
-            Kills::of_one(target).reason(&Facts { campaign, slot, values, recipe, master, parts }).is_some()
-        };
+        let of_target = Kills::of_one(target);
+        let covers = |variant: &str, case: &Case| covers(&of_target, variant, case);
         let cases = self.reviews.variants().flat_map(|(variant, cases)| cases.iter().map(move |case| (variant, case)));
         cases.filter(|(variant, case)| covers(variant, case)).map(|(_, case)| case.recipe).collect()
     }
@@ -360,7 +379,17 @@ impl State {
                 if review.step.is_reasoned() {
                     reasoned()?;
                 }
-                Ok(self.reviews.admit(review, (actor, at_unix_ms))?)
+                let before = self.reviews.admit(review, (actor, at_unix_ms))?;
+                self.admit_undo(review)?;
+                Ok(before)
+            }
+            Change::Share(share) => {
+                self.shares.admit(share, &self.reviews, at_unix_ms)?;
+                Ok(None)
+            }
+            Change::EndShare(end) => {
+                let kept = self.shares.admit_end(end.id)?;
+                Ok(Some(format!("{}, until {}", kept.share.slot, kept.share.expires_unix_ms)))
             }
             Change::Split(split) => self.splits.admit_split(split),
             Change::Merge(merge) => self.splits.admit_merge(merge),
@@ -372,6 +401,14 @@ impl State {
                 Ok(Some(format!("{}: {}", kept.key.name, kept.key.roles)))
             }
         }
+    }
+
+    /// What was killed since stays as it is: a decision that is taken back must not look as if it brought a picture back.
+    fn admit_undo(&self, review: &Review) -> Result<(), ReviewRefusal> {
+        let case = self.reviews.of(&review.variant).iter().find(|case| case.is_of(review));
+        let Some(case) = case.filter(|_| matches!(review.step, Step::Undo { .. })) else { return Ok(()) };
+        let is_killed = covers(&self.kills, &review.variant, case) || covers(&self.held, &review.variant, case);
+        if is_killed { Err(ReviewRefusal::Killed) } else { Ok(()) }
     }
 
     /// No two keys have one name, and none has the name of what no person asked for.
@@ -442,6 +479,18 @@ impl State {
                 self.splits.remove(&merge.variant);
                 vec![gone(Shelf::Splits, merge.variant.clone())]
             }
+            Change::Share(share) => {
+                let over = self.shares.drop_over(entry.at_unix_ms());
+                let kept = KeptShare { seq, share: share.clone() };
+                let mut rows: Vec<Row> = over.iter().map(|id| gone(Shelf::Shares, id.to_string())).collect();
+                rows.push(row(Shelf::Shares, share.id.to_string(), &kept));
+                self.shares.put(kept);
+                rows
+            }
+            Change::EndShare(end) => {
+                self.shares.remove(end.id);
+                vec![gone(Shelf::Shares, end.id.to_string())]
+            }
         };
         if let Some(key) = entry.key() {
             rows.extend(self.forget_oldest_key().map(|oldest| gone(Shelf::Keys, oldest)));
@@ -490,6 +539,14 @@ impl State {
         self.keys.remove_mut(&oldest);
         Some(oldest.into())
     }
+}
+
+/// Whether one of these kills covers the picture of a case.
+fn covers(kills: &Kills, variant: &str, case: &Case) -> bool {
+    let (slot, values) = variant.split_once('?').unwrap_or((variant, ""));
+    let campaign = slot.split_once('/').map_or(slot, |(campaign, _)| campaign);
+    let (recipe, master, parts) = (case.recipe, Some(case.master), Some(&case.drawn.parts));
+    kills.reason(&Facts { campaign, slot, values, recipe, master, parts }).is_some()
 }
 
 fn rows_of(changed: Vec<(Box<str>, Arc<[Case]>)>) -> Vec<Row> {

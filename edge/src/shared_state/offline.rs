@@ -112,7 +112,8 @@ fn same(state: &State, folded: &State) -> Result<(), Unsound> {
     }
 }
 
-/// A row as far as it decides anything: which entries a case names is for its history, and former versions did not write it.
+/// A row as far as it decides what is shown: which entries a case names, and what an undo would bring back, are for people, and former
+/// versions did not write them.
 fn comparable(row: Row) -> (String, Option<String>) {
     let name = format!("{}/{}", row.shelf.as_str(), row.key);
     let value = row.value.map(|value| if row.shelf == Shelf::Reviews { without_steps(value) } else { value });
@@ -121,7 +122,7 @@ fn comparable(row: Row) -> (String, Option<String>) {
 
 fn without_steps(value: String) -> String {
     let Ok(mut cases) = serde_json::from_str::<Vec<Case>>(&value) else { return value };
-    cases.iter_mut().for_each(|case| case.steps.clear());
+    cases.iter_mut().for_each(|case| (case.steps, case.undoable) = (Vec::new(), None));
     serde_json::to_string(&cases).unwrap_or(value)
 }
 

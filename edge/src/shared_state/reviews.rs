@@ -17,11 +17,13 @@
 //! | --- | --- |
 //! | `case` | one picture before reviewers |
 //! | `pins` | which masters are kept, and why |
+//! | `undo` | a decision that is taken back by who made it |
 //!
 //! Invariants: pure, and the same on every edge; the clock is the asker's; a second approval is another person's.
 
 mod case;
 mod pins;
+mod undo;
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use self::case::BeforeShown;
 pub use self::case::{Case, CaseState, GateReport, Verdict, was_last_awaited, was_live};
 pub use self::pins::{Pin, Since};
+pub use self::undo::{UNDO_MS_MAX, Undone};
 use super::actor::ActorId;
 use super::change::Effect;
 use crate::campaign::{APPROVERS_MAX, GATE_BYTES_MAX, GATES_MAX, Parts, are_gates};
@@ -98,6 +101,10 @@ pub enum Step {
     Escalate {
         to: String,
         by_unix_ms: u64,
+        seen: u64,
+    },
+    /// Who decided last takes that back: the case is as it was before. Both steps stand in the log.
+    Undo {
         seen: u64,
     },
 }
@@ -180,6 +187,12 @@ pub enum ReviewRefusal {
         "at most {GATES_MAX} gates check a picture, each named once by 1 to {GATE_BYTES_MAX} characters out of a–z, 0–9 and `-`"
     )]
     Gates,
+    #[error("{0}")]
+    NotUndone(&'static str),
+    #[error(
+        "a kill withholds the picture: the decision stays as it is, and a lift of the kill brings the picture back"
+    )]
+    Killed,
     #[error("a gate's version has 1 to {GATE_VERSION_BYTES_MAX} bytes and no control character")]
     GateVersion,
 }
@@ -196,6 +209,8 @@ impl ReviewRefusal {
                 | Self::OutOfTurn(_)
                 | Self::Checking(_)
                 | Self::NoSuchGate(_)
+                | Self::NotUndone(_)
+                | Self::Killed
         )
     }
 }
@@ -209,7 +224,8 @@ impl Step {
             | Self::Reject { .. }
             | Self::RequestChanges { .. }
             | Self::Pause { .. }
-            | Self::Resume { .. } => Effect::Shown,
+            | Self::Resume { .. }
+            | Self::Undo { .. } => Effect::Shown,
         }
     }
 
@@ -225,6 +241,7 @@ impl Step {
             Self::Pause { .. } => "pause",
             Self::Resume { .. } => "resume",
             Self::Escalate { .. } => "escalate",
+            Self::Undo { .. } => "undo",
         }
     }
 
@@ -238,13 +255,15 @@ impl Step {
             | Self::RequestChanges { seen }
             | Self::Pause { seen }
             | Self::Resume { seen }
-            | Self::Escalate { seen, .. } => Some(*seen),
+            | Self::Escalate { seen, .. }
+            | Self::Undo { seen } => Some(*seen),
         }
     }
 
     /// Whether a person has to say why.
     pub(super) const fn is_reasoned(&self) -> bool {
-        !matches!(self, Self::Submit { .. } | Self::Report(_) | Self::Approve { .. } | Self::Resume { .. })
+        let is_reason_enough = matches!(self, Self::Approve { .. } | Self::Resume { .. } | Self::Undo { .. });
+        !is_reason_enough && !matches!(self, Self::Submit { .. } | Self::Report(_))
     }
 }
 
@@ -364,7 +383,7 @@ impl Reviews {
         if let Some(seen) = review.step.seen().filter(|seen| *seen != case.seen) {
             return Err(ReviewRefusal::Overtaken { seen, last: case.seen });
         }
-        case.admit(&review.step, actor)?;
+        case.admit(&review.step, (actor, at_unix_ms))?;
         let live = self.live_beside(&review.variant, review.cut.as_deref(), at_unix_ms);
         let shown = if live.is_some_and(|live| live.id == case.id) { BeforeShown::Live } else { BeforeShown::Not };
         Ok(Some(case.before(&review.step, shown)))
@@ -378,7 +397,7 @@ impl Reviews {
                 make_room(&mut cases, at_unix_ms);
                 cases.push(Case::submitted(review, (drawn, gates), seq));
             }
-            (step, Some(case)) => case.apply(step, seq, actor),
+            (step, Some(case)) => case.apply(step, (seq, at_unix_ms), actor),
             // Admission rules it out.
             (_, None) => {}
         }
@@ -389,7 +408,9 @@ impl Reviews {
 
     /// Whether a first approval awaits another person's.
     pub(super) fn await_second_approvals(&self) -> bool {
-        let awaits = |case: &Case| case.verdict == Verdict::NeedsReview && !case.approved_by.is_empty();
+        let may_await = |case: &Case| case.undoable.as_ref().is_some_and(|last| last.rests_on(|_| true));
+        let awaits =
+            |case: &Case| (case.verdict == Verdict::NeedsReview && !case.approved_by.is_empty()) || may_await(case);
         self.by_variant.values().any(|cases| cases.iter().any(awaits))
     }
 
@@ -401,9 +422,14 @@ impl Reviews {
         seq: u64,
     ) -> Vec<(Box<str>, Arc<[Case]>)> {
         let is_meant = |case: &Case| case.verdict == Verdict::NeedsReview && case.approved_by.iter().any(&is_unknown);
-        let meant = self.by_variant.iter().filter(|(_, cases)| cases.iter().any(is_meant));
+        // Nor is such an approval brought back by an undo of what came after it.
+        let may_return = |case: &Case| case.undoable.as_ref().is_some_and(|last| last.rests_on(&is_unknown));
+        let meant = self.by_variant.iter().filter(|(_, cases)| cases.iter().any(|it| is_meant(it) || may_return(it)));
         let changed = meant.map(|(variant, cases)| {
             let mut cases = cases.to_vec();
+            for case in cases.iter_mut().filter(|case| may_return(case)) {
+                case.undoable = None;
+            }
             for case in cases.iter_mut().filter(|case| is_meant(case)) {
                 case.approved_by.retain(|it| !is_unknown(it));
                 case.seen = seq;

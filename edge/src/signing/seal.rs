@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::SigningKeys;
-use crate::request::{ImageRequest, Target};
+use crate::request::{ImageRequest, Signable, Target};
 
 /// Signs URLs with the active key of one moment, all with one end.
 #[derive(Debug, Clone)]
@@ -33,6 +33,12 @@ impl Seal {
     pub fn ends_s(&self) -> Option<u64> {
         let key_ends_s = self.keys.active(self.now_s).and_then(|(_, ends_s)| ends_s);
         [self.expires_s, key_ends_s].into_iter().flatten().min()
+    }
+
+    /// The same request with a signature; `None` where the key has ended since.
+    #[must_use]
+    pub fn sign<'r, R: Signable<'r>>(&self, request: &R) -> Option<R> {
+        self.keys.sign(request, Some(&self.key_id), self.expires_s, self.now_s).ok()
     }
 
     /// An absolute URL of an image with its signature; what is no URL of an image stays as it is.

@@ -169,9 +169,7 @@ impl Plan {
 
     fn cuts(&self, slot_index: usize) -> impl Iterator<Item = (u32, Format)> {
         let slot: &Slot = &self.campaign.slots[slot_index];
-        let asked: &[Format] = if self.formats.is_empty() { &USUAL_FORMATS } else { &self.formats };
-        let formats = asked.iter().copied().filter(|format| slot.formats.contains(*format));
-        formats.flat_map(|format| slot.widths.iter().map(move |width_px| (*width_px, format)))
+        cuts(slot, &self.formats)
     }
 
     fn choices(&self) -> u64 {
@@ -185,6 +183,13 @@ impl Plan {
             .zip(values)
             .all(|(chosen, value)| chosen.as_ref().is_none_or(|chosen| chosen.contains(value)))
     }
+}
+
+/// The widths and formats of a slot's pictures: in these formats, as far as the slot has them, or in the usual ones.
+pub(crate) fn cuts<'s>(slot: &'s Slot, formats: &'s [Format]) -> impl Iterator<Item = (u32, Format)> + 's {
+    let asked: &[Format] = if formats.is_empty() { &USUAL_FORMATS } else { formats };
+    let formats = asked.iter().copied().filter(|format| slot.formats.contains(*format));
+    formats.flat_map(|format| slot.widths.iter().map(move |width_px| (*width_px, format)))
 }
 
 /// Names in messages come from a request.

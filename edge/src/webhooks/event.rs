@@ -175,6 +175,8 @@ fn begins_by(entry: &Entry, step: &Step, case: Option<&Case>, live: &Case) -> bo
         Step::Resume { .. } => is_itself,
         // It was above the one that is live now: who takes away what was not shown changes nothing.
         Step::Pause { .. } | Step::Reject { .. } | Step::RequestChanges { .. } => !is_itself && was_live,
+        // It brings back what was live, or lets what was live before be so again.
+        Step::Undo { .. } => is_itself != was_live,
         Step::Submit { .. } | Step::Report(_) | Step::Escalate { .. } => false,
     }
 }

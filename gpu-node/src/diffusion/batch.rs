@@ -272,7 +272,7 @@ const REFERENCE_PX: (u32, u32) = (64, 64);
 ///
 /// # Errors
 /// When shapes do not fit or libtorch fails.
-pub(crate) fn predict<D: Denoiser>(
+pub fn predict<D: Denoiser>(
     denoiser: &D,
     inputs: &[&ModelInput<D::Conditions>],
     requests: usize,

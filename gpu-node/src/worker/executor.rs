@@ -126,6 +126,9 @@ impl<'a> Executor<'a> {
         if self.engine.is_done(drawing) {
             self.turns.made(&choice, std::iter::once(claim.sequence));
             self.decode(drawing);
+        } else if self.engine.is_between_parts(drawing) {
+            self.turns.made(&choice, std::iter::once(claim.sequence));
+            self.go_on(drawing);
         } else {
             self.pass(&choice, leader);
         }
@@ -317,7 +320,8 @@ impl<'a> Executor<'a> {
             // If the device ends again, it is known over which recipe.
             return vec![drawing];
         }
-        let mut company = Company::new(self.engine.companions_max(drawing));
+        let companions_max = self.engine.companions_max(drawing);
+        let mut company = Company::new(companions_max);
         for begun in self.begun.iter().filter(|begun| begun.drawing != drawing && !self.engine.is_done(begun.drawing)) {
             let shares = self.engine.may_share(drawing, begun.drawing) && !endings.is_suspect(begun.job.recipe.id());
             let place = self.place(begun);
@@ -325,6 +329,9 @@ impl<'a> Executor<'a> {
                 company.add(place, begun.drawing);
             }
         }
+        // To begin is to encode texts and pictures. One that cannot share the pass after all has cost that as well, so the turn has no
+        // more beginnings than companions: a more urgent job would wait for all of them.
+        let mut beginnings = 0..companions_max;
         while self.begun.len() < BEGUN_MAX && !self.room_is_wanted && self.lost.is_none() {
             let engine = &*self.engine;
             let joins = |waiting: &ValidRecipe| {
@@ -334,6 +341,9 @@ impl<'a> Executor<'a> {
                     && engine.has_room(waiting)
                     && !endings.is_suspect(waiting.id())
             };
+            if beginnings.next().is_none() {
+                break;
+            }
             let taken = self.bench.board.take_first(|place, waiting| company.takes(place) && joins(waiting));
             let Some((place, job)) = taken else { break };
             let before = self.begun.len();
@@ -401,6 +411,27 @@ impl<'a> Executor<'a> {
                     if let Some(begun) = self.remove(*drawing) {
                         self.bench.panicked(&begun.job, panic.as_ref());
                     }
+                }
+            }
+        }
+    }
+
+    /// The turn between two parts of a drawing.
+    fn go_on(&mut self, drawing: DrawingId) {
+        self.mark_group(&[drawing]);
+        let started_at = Instant::now();
+        let gone_on = catch_unwind(AssertUnwindSafe(|| self.engine.go_on(drawing)));
+        let seconds = self.busy_since(started_at);
+        if let Some(begun) = self.begun.iter_mut().find(|begun| begun.drawing == drawing) {
+            begun.denoise_ms += seconds * 1e3;
+            begun.device_s += seconds;
+        }
+        match gone_on {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.fail(drawing, &error),
+            Err(panic) => {
+                if let Some(begun) = self.remove(drawing) {
+                    self.bench.panicked(&begun.job, panic.as_ref());
                 }
             }
         }

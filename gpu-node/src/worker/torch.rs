@@ -150,26 +150,6 @@ impl TorchEngine {
         Ok(Later { parts, done: 0, of, begun: 1 })
     }
 
-    /// Begins the next part of a drawing whose part is over.
-    fn go_on(&mut self, id: DrawingId) -> Result<(), EngineError> {
-        let device = self.options.placement.device;
-        let drawing = self.drawings.get(&id).ok_or_else(|| no_request(id))?;
-        let Some(next) = drawing.later.parts.front().filter(|_| drawing.denoising.is_done()).cloned() else {
-            return Ok(());
-        };
-        let enlarge = parts::enlarge_before(&drawing.recipe, drawing.later.begun);
-        let models = models(&self.shelf, &mut self.adapters, &drawing.part, Networked::Passes)?;
-        let so_far = SoFar::of(&drawing.denoising, &models, &next, enlarge).map_err(engine_error(device))?;
-        let denoising = self.denoising(&next, Some(&so_far))?;
-        let drawing = self.drawings.get_mut(&id).ok_or_else(|| no_request(id))?;
-        drawing.later.parts.pop_front();
-        drawing.later.done += drawing.denoising.evaluated();
-        drawing.later.begun += 1;
-        drawing.pass = PassKey::of(&next, &denoising);
-        (drawing.part, drawing.denoising) = (next, denoising);
-        Ok(())
-    }
-
     /// Decodes a picture. The drawing stays in the map meanwhile, so that after a panic, too, [`Engine::abandon`] finds
     /// it and lets go of what it holds.
     fn decode(&mut self, drawing: DrawingId) -> Result<Finished, EngineError> {
@@ -225,11 +205,15 @@ impl Engine for TorchEngine {
             return false;
         }
         let Some(budget_bytes) = self.capacity.budget_bytes.filter(|_| !self.drawings.is_empty()) else { return true };
-        let needs = self.drawings.values().map(|drawing| drawing.need).chain([self.capacity.need(recipe, 1)]);
-        let (held_bytes, moment_bytes) = needs.fold((0, 0), |(held, moment): (u64, u64), need| {
-            (held + need.held_bytes, moment.max(need.pass_bytes).max(need.picture_bytes))
-        });
-        held_bytes + moment_bytes <= budget_bytes
+        let own = self.capacity.need(recipe, 1);
+        let drawing_needs = self.drawings.values().map(|drawing| drawing.need);
+        let held_bytes: u64 = drawing_needs.clone().chain([own]).map(|need| need.held_bytes).sum();
+        // Its pass may be one that several share, and each of them has a pass of its own in it.
+        let sharing = self.drawings.values().filter(|drawing| asks_for_the_same(&drawing.part, recipe)).count() as u64;
+        let requests_max = self.capacity.requests_max(recipe, self.options.requests_max);
+        let shared_bytes = self.capacity.need(recipe, (1 + sharing).min(requests_max as u64)).pass_bytes;
+        let moments = drawing_needs.chain([own]).map(|need| need.pass_bytes.max(need.picture_bytes));
+        held_bytes + moments.max().unwrap_or(0).max(shared_bytes) <= budget_bytes
     }
 
     fn free_memory(&mut self) {
@@ -365,12 +349,32 @@ impl Engine for TorchEngine {
             Ok(())
         });
         let results: Vec<Result<(), EngineError>> = results.collect();
-        let results = drawings.iter().zip(results).map(|(drawing, result)| result.and_then(|()| self.go_on(*drawing)));
-        let results = results.collect();
         // Here and in `begin` the host waits: work that is queued at the device can no longer be put behind a more urgent
         // request. A failure that shows so late belongs to no single request.
         device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })?;
         Ok(results)
+    }
+
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        let is_over = |drawing: &Drawing| drawing.denoising.is_done() && !drawing.later.parts.is_empty();
+        self.drawings.get(&drawing).is_some_and(is_over)
+    }
+
+    fn go_on(&mut self, id: DrawingId) -> Result<(), EngineError> {
+        let device = self.options.placement.device;
+        let drawing = self.drawings.get(&id).ok_or_else(|| no_request(id))?;
+        let Some(next) = drawing.later.parts.front().cloned() else { return Ok(()) };
+        let enlarge = parts::enlarge_before(&drawing.recipe, drawing.later.begun);
+        let models = models(&self.shelf, &mut self.adapters, &drawing.part, Networked::Passes)?;
+        let so_far = SoFar::of(&drawing.denoising, &models, &next, enlarge).map_err(engine_error(device))?;
+        let denoising = self.denoising(&next, Some(&so_far))?;
+        let drawing = self.drawings.get_mut(&id).ok_or_else(|| no_request(id))?;
+        drawing.later.parts.pop_front();
+        drawing.later.done += drawing.denoising.evaluated();
+        drawing.later.begun += 1;
+        drawing.pass = PassKey::of(&next, &denoising);
+        (drawing.part, drawing.denoising) = (next, denoising);
+        device::wait(device).map_err(|error| EngineError::DeviceLost { reason: error.to_string() })
     }
 
     fn next_probe(&self) -> Option<NextProbe> {

@@ -1,11 +1,15 @@
 //! End to end: real edge and real node, from a URL to bytes and headers.
 
 mod additions;
+mod batch_ways;
+mod batches;
 mod browser;
 mod candidates;
 mod changes;
 mod clock;
 mod containers;
+mod crowd;
+mod deciding;
 mod differential;
 mod documents;
 mod faults;
@@ -34,11 +38,13 @@ mod purge;
 mod repeats;
 mod reviews;
 mod rights;
+mod sharing;
 mod signing;
 mod sitemap;
 mod stand_ins;
 mod upgrade;
 mod verify;
+mod walk;
 mod warm;
 mod webhooks;
 mod wire;

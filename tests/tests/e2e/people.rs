@@ -52,7 +52,12 @@ async fn ask(
     rig.http.send(request.body(Full::from(body.map(Value::to_string).unwrap_or_default()))?).await
 }
 
-async fn with_key(rig: &Rig, key: &str, what: (Method, &str), body: Option<&Value>) -> anyhow::Result<Reply> {
+pub(crate) async fn with_key(
+    rig: &Rig,
+    key: &str,
+    what: (Method, &str),
+    body: Option<&Value>,
+) -> anyhow::Result<Reply> {
     ask(rig, rig.admin(), what, &[("authorization", &format!("Bearer {key}"))], body).await
 }
 

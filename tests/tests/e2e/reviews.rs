@@ -22,7 +22,7 @@ pub(crate) fn reviewed(text: String) -> String {
     text.replace("review = \"none\"", "review = \"required\"")
 }
 
-fn by_two(text: String) -> String {
+pub(crate) fn by_two(text: String) -> String {
     text.replace("review = \"none\"", "review = \"required\", approvers = 2")
 }
 

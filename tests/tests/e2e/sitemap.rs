@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
+use bildkante_tests::judge;
 use bildkante_tests::rig::{Plan, Rig};
 use flate2::read::GzDecoder;
 use http::header::IF_NONE_MATCH;
@@ -43,6 +45,31 @@ fn with_pages(text: String) -> String {
     let (teaser, thumb) = after.split_once("[slots.thumb]").unwrap_or_default();
     let (hero, teaser) = (before.replacen("sizes", hero, 1), teaser.replacen("sizes", product, 1));
     format!("{hero}[slots.teaser]{teaser}[slots.thumb]{thumb}")
+}
+
+/// Holds a file against the schema of sitemaps, with that of their images: those who read sitemaps skip what breaks it.
+fn keeps_the_schema(xml: &str, test: &str) -> anyhow::Result<()> {
+    let schema = judge::named("BILDKANTE_SITEMAP_SCHEMA", "the schema of sitemaps", test)?;
+    let (Some(schema), Some(xmllint)) = (schema, judge::find("xmllint", test)?) else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/markup/sitemap-image.xsd");
+    let import = |namespace: &str, file: &Path| {
+        format!("<xsd:import namespace=\"{namespace}\" schemaLocation=\"{}\"/>", file.display())
+    };
+    let both = format!(
+        "<xsd:schema xmlns:xsd=\"http://www.w3.org/2001/XMLSchema\">{}{}</xsd:schema>",
+        import("http://www.sitemaps.org/schemas/sitemap/0.9", &schema),
+        import("http://www.google.com/schemas/sitemap-image/1.1", &images)
+    );
+    let (both_file, file) = (dir.path().join("both.xsd"), dir.path().join("sitemap.xml"));
+    std::fs::write(&both_file, both)?;
+    std::fs::write(&file, xml)?;
+    let both_file = both_file.to_str().context("a path in UTF-8")?;
+    judge::run(&xmllint, &["--nonet", "--noout", "--schema", both_file], &file)?;
+    let broken = xml.replacen("<loc>", "<lok>", 1).replacen("</loc>", "</lok>", 1);
+    std::fs::write(&file, broken)?;
+    ensure!(judge::run(&xmllint, &["--nonet", "--noout", "--schema", both_file], &file).is_err(), "it judges nothing");
+    Ok(())
 }
 
 /// What the sitemap lists, a line for each address with its pictures.
@@ -128,6 +155,12 @@ async fn a_sitemap_lists_what_is_live_on_its_pages() -> anyhow::Result<()> {
     };
     let all = [of_locale(home, None), of_locale(english, Some("locale=en-GB"))].concat();
     lists(&rig, "what was drawn is listed", &all).await?;
+    let index = rig.http.get(rig.public(), "/sitemap.xml", &[]).await?.text();
+    let file = between(&index, "<loc>", "</loc>").remove(0).replace(&format!("http://{}", rig.public()), "");
+    let reply = rig.http.get(rig.public(), &file, &[]).await?;
+    let mut xml = String::new();
+    GzDecoder::new(&*reply.body).read_to_string(&mut xml)?;
+    keeps_the_schema(&xml, "a_sitemap_lists_what_is_live_on_its_pages")?;
 
     let killed =
         admin(&rig, Method::POST, "/admin/v1/kills", Some(json!({ "slot": "studio/hero", "why": "a test" }))).await?;

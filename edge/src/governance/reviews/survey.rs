@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bildkante_shared::phash::PerceptualHash;
+
 use super::super::gate;
 use super::listed::ShownCase;
 use super::{ReviewDesk, now_unix_ms};
@@ -46,6 +48,15 @@ impl Survey {
         self.state.reviews().of(picture).last().map(|case| case.id)
     }
 
+    /// What the picture of the case looks like that is told of first: the last that awaits a decision, else the last of all.
+    #[must_use]
+    pub fn fingerprint(&self, picture: &str) -> Option<PerceptualHash> {
+        let cases = self.state.reviews().of(picture);
+        let awaiting = self.awaiting(picture).map(|case| case.id);
+        let told = cases.iter().rev().find(|case| awaiting.is_none_or(|id| id == case.id))?;
+        Some(told.drawn.phash)
+    }
+
     /// The last case that awaits a decision, as it is.
     #[must_use]
     pub fn awaiting(&self, picture: &str) -> Option<AwaitingCase> {
@@ -53,6 +64,13 @@ impl Survey {
         let awaits = |case: &&Case| reviews.state(picture, case, self.now_unix_ms) == CaseState::NeedsReview;
         let case = reviews.of(picture).iter().rev().find(awaits)?;
         Some(AwaitingCase { id: case.id, seen: case.seen })
+    }
+
+    /// The case whose picture is shown to people with a link: what awaits a decision, else what is live, else what came last.
+    #[must_use]
+    pub fn to_show(&self, picture: &str, cut: &str) -> Option<u64> {
+        let live = || self.state.reviews().live(picture, cut, self.now_unix_ms).map(|case| case.id);
+        self.awaiting(picture).map(|case| case.id).or_else(live).or_else(|| self.newest(picture))
     }
 
     /// The cases that await a decision about pictures of interest, each with its picture, in no order.

@@ -2,6 +2,9 @@
 // The page of a slot: choices are sent when they are made, and views can be kept by a name.
 import { say } from './text.js';
 
+/** Where the field is kept that a choice was made in. */
+const FOCUS = 'bildkante-focus';
+
 /** Views of one slot, by their names, in this browser.
  * @returns {{ key: string, views: Record<string, string> }} */
 function stored() {
@@ -47,7 +50,41 @@ function send(form) {
   for (const [name, value] of new FormData(form)) {
     if (typeof value === 'string' && value !== '') query.append(name, value);
   }
+  keepFocus();
   location.search = query.toString();
+}
+
+/** A choice opens the page anew; the reader goes on where it was made. */
+function keepFocus() {
+  const field = document.activeElement;
+  if (!(field instanceof HTMLInputElement || field instanceof HTMLSelectElement)) return;
+  const value = field instanceof HTMLInputElement && ['checkbox', 'radio'].includes(field.type) ? field.value : null;
+  try {
+    sessionStorage.setItem(FOCUS, JSON.stringify({ name: field.name, value, top: scrollY }));
+  } catch {
+    // Where a browser keeps nothing, the page begins at its top.
+  }
+}
+
+/** @param {HTMLFormElement} form */
+function takeFocus(form) {
+  try {
+    const kept = sessionStorage.getItem(FOCUS);
+    sessionStorage.removeItem(FOCUS);
+    if (!kept) return;
+    const { name, value, top } = JSON.parse(kept);
+    const field = [...form.elements].find(
+      (it) => it instanceof HTMLElement && it.getAttribute('name') === name
+        && (value === null || it.getAttribute('value') === value),
+    );
+    if (!(field instanceof HTMLElement)) return;
+    const box = field.closest('details');
+    if (box) box.open = true;
+    field.focus({ preventScroll: true });
+    scrollTo(0, Number(top));
+  } catch {
+    // What was kept is not ours.
+  }
 }
 
 export function watchChoices() {
@@ -66,6 +103,7 @@ export function watchChoices() {
   // On a narrow screen the pictures come first.
   const all = form.querySelector('[data-narrow-closed]');
   if (all instanceof HTMLDetailsElement && matchMedia('(max-width: 52rem)').matches) all.open = false;
+  takeFocus(form);
   const box = form.querySelector('[data-saved-views]');
   if (!(box instanceof HTMLElement)) return;
   box.hidden = false;

@@ -2,6 +2,9 @@
 // Two pictures in one place: a slider between them, one after the other, or their difference; one zoom for both.
 
 const BLINK_MS = 700;
+const PAN_PERCENT = 8;
+/** @type {Record<string, [number, number]>} */
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export function watchComparison() {
   const stage = document.querySelector('[data-compare]');
@@ -34,12 +37,28 @@ export function watchComparison() {
   });
   slide.addEventListener('input', () => sides.style.setProperty('--at', `${slide.value}%`));
   zoom.addEventListener('input', () => sides.style.setProperty('--zoom', zoom.value));
+  const at = { x: 50, y: 50 };
+  /** @param {number} x
+   * @param {number} y in percent */
+  const lookAt = (x, y) => {
+    at.x = Math.min(100, Math.max(0, x));
+    at.y = Math.min(100, Math.max(0, y));
+    sides.style.setProperty('--x', `${at.x}%`);
+    sides.style.setProperty('--y', `${at.y}%`);
+  };
   // What is looked at is where the pointer is, in both alike.
   sides.addEventListener('pointermove', (event) => {
     const view = event.target instanceof Element ? event.target.closest('.view') : null;
     if (!view) return;
     const { left, top, width, height } = view.getBoundingClientRect();
-    sides.style.setProperty('--x', `${((event.clientX - left) / width) * 100}%`);
-    sides.style.setProperty('--y', `${((event.clientY - top) / height) * 100}%`);
+    lookAt(((event.clientX - left) / width) * 100, ((event.clientY - top) / height) * 100);
+  });
+  // By keyboard as well, once there is more than the place shows.
+  document.addEventListener('keydown', (event) => {
+    const [dx, dy] = ARROWS[event.key] ?? [0, 0];
+    const isElsewhere = event.target instanceof HTMLInputElement || event.ctrlKey || event.metaKey || event.altKey;
+    if (isElsewhere || Number(zoom.value) === 1 || (dx === 0 && dy === 0)) return;
+    event.preventDefault();
+    lookAt(at.x + dx * PAN_PERCENT, at.y + dy * PAN_PERCENT);
   });
 }

@@ -10,7 +10,7 @@ const parts = (page) => [...page.querySelectorAll('[data-live]')].filter((part) 
 /** Whether the reader is in the middle of something there: a form, or a candidate that was chosen.
  * @param {Element} part */
 const isUsed = (part) =>
-  part.querySelector('details[open] form, .chosen') !== null
+  part.querySelector('details[open] form, .chosen, [data-pick]:checked') !== null
   || (part.contains(document.activeElement) && document.activeElement instanceof HTMLInputElement);
 
 /** Says that a part has changed, where it is not taken from under the reader's hands.
@@ -27,7 +27,7 @@ function tell(part) {
   part.prepend(notice);
 }
 
-async function takeOver() {
+export async function takeOver() {
   const response = await fetch(location.href, { headers: { accept: 'text/html' }, cache: 'no-store' });
   if (!response.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), 'text/html');

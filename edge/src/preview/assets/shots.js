@@ -86,7 +86,8 @@ async function settle(shot, attempt) {
   } else if (facts.withheld) {
     label(badge, 'stand-in', facts.withheld);
   } else if (facts.standIn) {
-    label(badge, 'drawing', say('being drawn …', 'wird erzeugt …'));
+    // How far it is says `progress.js`.
+    if (badge?.dataset.state !== 'drawing') label(badge, 'drawing', say('being drawn …', 'wird erzeugt …'));
     if (attempt < RETRY_MS.length) setTimeout(() => settle(shot, attempt + 1), RETRY_MS[attempt]);
     return;
   } else {

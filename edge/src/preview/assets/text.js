@@ -35,7 +35,9 @@ export function watchCopies() {
   document.addEventListener('click', async (event) => {
     const button = event.target instanceof Element ? event.target.closest('button[data-copy]') : null;
     if (!(button instanceof HTMLElement) || button.dataset.before !== undefined) return;
-    await copy(button.dataset.copy ?? '');
+    const text = button.dataset.copy ?? '';
+    // The address of a link may be a path of this host.
+    await copy('copyLink' in button.dataset ? new URL(text, location.href).href : text);
     button.dataset.before = button.textContent ?? '';
     button.textContent = say('Copied', 'Kopiert');
     button.setAttribute('aria-live', 'polite');

@@ -3,6 +3,7 @@
 use bildkante_shared::ids::{MasterId, RecipeId};
 use serde::{Deserialize, Serialize};
 
+use super::undo::Undoable;
 use super::{Drawn, GATE_VERSION_BYTES_MAX, GateFinding, ROLE_BYTES_MAX, Review, ReviewRefusal, Step, live};
 use crate::campaign::APPROVERS_MAX;
 use crate::shared_state::ActorId;
@@ -57,6 +58,9 @@ pub struct Case {
     /// The last report of each gate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reports: Vec<GateReport>,
+    /// The last step, where it was a decision that may be taken back, and what stood before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoable: Option<Box<Undoable>>,
 }
 
 /// What a gate found, and which entry says so.
@@ -214,10 +218,11 @@ impl Case {
             escalated: None,
             awaits: gates.to_vec(),
             reports: Vec::new(),
+            undoable: None,
         }
     }
 
-    pub(super) fn admit(&self, step: &Step, actor: ActorId) -> Result<(), ReviewRefusal> {
+    pub(super) fn admit(&self, step: &Step, (actor, at_unix_ms): (ActorId, u64)) -> Result<(), ReviewRefusal> {
         let is_approved = self.verdict == Verdict::Approved;
         match step {
             Step::Approve { .. } if !self.awaits.is_empty() => Err(ReviewRefusal::Checking(self.awaits.clone())),
@@ -255,6 +260,7 @@ impl Case {
                 }
                 Ok(())
             }
+            Step::Undo { .. } => self.admit_undo(actor, at_unix_ms),
             Step::Pause { .. } if !is_approved => Err(ReviewRefusal::OutOfTurn("is not approved")),
             Step::Pause { .. } if self.is_paused => Err(ReviewRefusal::OutOfTurn("is paused")),
             Step::Resume { .. } if !self.is_paused => Err(ReviewRefusal::OutOfTurn("is not paused")),
@@ -282,7 +288,9 @@ impl Case {
         format!("{verdict}{paused}{live}, by entry {}", self.seen)
     }
 
-    pub(super) fn apply(&mut self, step: &Step, seq: u64, actor: ActorId) {
+    pub(super) fn apply(&mut self, step: &Step, (seq, at_unix_ms): (u64, u64), actor: ActorId) {
+        let undoable = Undoable::before(self, step, (seq, at_unix_ms), actor);
+        let before = std::mem::replace(&mut self.undoable, undoable);
         self.seen = seq;
         if self.steps.len() >= STEPS_MAX {
             self.steps.remove(0);
@@ -314,6 +322,11 @@ impl Case {
             Step::RequestChanges { .. } => self.turn_down(Verdict::ChangesRequested),
             Step::Pause { .. } => self.is_paused = true,
             Step::Resume { .. } => self.is_paused = false,
+            Step::Undo { .. } => {
+                if let Some(before) = before {
+                    before.restore(self);
+                }
+            }
             Step::Escalate { to, by_unix_ms, .. } => {
                 self.escalated = Some(Escalation { to: to.clone(), by_unix_ms: *by_unix_ms });
             }

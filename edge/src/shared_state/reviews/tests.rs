@@ -101,8 +101,9 @@ fn who_was_forgotten_does_not_approve_twice() {
     assert_eq!(desk.step(9, &review(1, by_two(seen))), Err(ReviewRefusal::SamePerson));
     desk.step(2, &review(1, by_two(seen))).expect("another person's");
     assert_eq!(desk.live(0), Some(1));
-    // What two people have decided stays.
-    assert!(desk.reviews.take_back_first_approvals(|it| *it == actor(9), desk.seq + 1).is_empty());
+    // What two people have decided stays. The way back to the first approval alone goes.
+    assert_eq!(desk.reviews.take_back_first_approvals(|it| *it == actor(9), desk.seq + 1).len(), 1);
+    assert!(desk.reviews.take_back_first_approvals(|it| *it == actor(9), desk.seq + 2).is_empty());
     assert_eq!(desk.live(0), Some(1));
 }
 
@@ -383,4 +384,52 @@ fn what_stood_before_a_step_says_whether_it_was_live() {
     {
         assert!(!was_live(Some(before)), "{before}");
     }
+}
+
+#[test]
+fn a_decision_is_taken_back_by_who_made_it_in_time() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    let approved = desk.approve(1, 1, ALWAYS).expect("approved");
+    assert_eq!(desk.live(0), Some(1));
+    let undo = |seen| review(1, Step::Undo { seen });
+    let at = |desk: &Desk, by, seen, now| desk.reviews.admit(&undo(seen), (actor(by), now)).map(drop);
+    assert!(matches!(at(&desk, 2, approved, 0), Err(ReviewRefusal::NotUndone(why)) if why.contains("another person")));
+    assert!(matches!(at(&desk, 1, approved, UNDO_MS_MAX), Err(ReviewRefusal::NotUndone(why)) if why.contains("time")));
+    assert_eq!(at(&desk, 1, approved - 1, 0), Err(ReviewRefusal::Overtaken { seen: approved - 1, last: approved }));
+    let seq = desk.step(1, &undo(approved)).expect("taken back");
+    assert_eq!((desk.live(0), desk.states(0)), (None, vec![CaseState::NeedsReview]));
+    assert_eq!(desk.reviews.of(VARIANT)[0].steps, [1, approved, seq], "every step stands in the history");
+    assert!(matches!(at(&desk, 1, seq, 0), Err(ReviewRefusal::NotUndone(_))), "an undo is none to take back");
+}
+
+#[test]
+fn what_is_taken_back_leaves_what_stood_before() {
+    let mut desk = Desk::default();
+    desk.submit(1);
+    desk.submit(2);
+    desk.approve(1, 1, (None, Some(500))).expect("approved");
+    desk.approve(1, 2, ALWAYS).expect("approved, too");
+    let seen = desk.step(2, &review(2, Step::Reject { seen: desk.seen(2) })).expect("rejected");
+    assert_eq!(desk.live(0), Some(1));
+    desk.step(2, &review(2, Step::Undo { seen })).expect("taken back");
+    assert_eq!(desk.live(0), Some(2), "it is live again, as it was");
+    let seen = desk.approve(2, 1, ALWAYS).expect("approved for another time");
+    assert_eq!(desk.live(600), Some(1));
+    desk.step(2, &review(1, Step::Undo { seen })).expect("taken back");
+    assert_eq!((desk.live(0), desk.live(600)), (Some(2), Some(2)));
+    assert_eq!(desk.reviews.of(VARIANT)[0].until_unix_ms, Some(500));
+}
+
+/// An undo brings back no approval of a person who was forgotten meanwhile.
+#[test]
+fn who_was_forgotten_approves_by_no_undo() {
+    let mut desk = Desk::default();
+    let case = desk.submit(1);
+    let seen = desk.step(1, &review(1, by_two(case))).expect("the first approval");
+    let seen = desk.step(2, &review(1, by_two(seen))).expect("the second one");
+    assert!(desk.reviews.await_second_approvals(), "an undo would have it awaited");
+    assert_eq!(desk.reviews.take_back_first_approvals(|it| *it == actor(1), 9).len(), 1);
+    assert_eq!(desk.live(0), Some(1), "what two people decided stays");
+    assert!(matches!(desk.step(2, &review(1, Step::Undo { seen })), Err(ReviewRefusal::NotUndone(_))));
 }

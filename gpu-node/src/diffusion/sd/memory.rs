@@ -140,9 +140,11 @@ impl UnetFootprint {
             let (own, below) = (whole(*own), whole(*channels.get(at + 1).unwrap_or(own)));
             resnet_channels(below, own) * area(halved(at_once, at))
         });
+        let deepest = self.vae.channels.last().copied().map_or(0, whole);
         let attention = match self.device {
-            // Its one head is too wide for kernels that never write the scores out.
-            Device::Cuda(_) if self.vae.mid_block_has_attention => {
+            // Its one head is too wide for flash attention and cuDNN's. The memory-efficient kernel takes any width that is a multiple
+            // of this alignment, and writes no scores out (PyTorch, `sdp_utils.cpp`, `check_head_dim_size_mem_efficient`).
+            Device::Cuda(_) if self.vae.mid_block_has_attention && deepest % HEAD_ALIGNMENT != 0 => {
                 let tokens = area(halved(at_once, channels.len().saturating_sub(1)));
                 2 * tokens * tokens
             }
@@ -153,6 +155,9 @@ impl UnetFootprint {
         maps * element + 3 * area(picture) * (2 * element + 4 + 1)
     }
 }
+
+/// Elements of half precision that CUTLASS reads at once, 16 bytes; of float32 it reads half as many.
+const HEAD_ALIGNMENT: u64 = 8;
 
 /// Channels that are alive in a ResNet block: its input, what is behind each norm and convolution, and what kernels reorder
 /// and write besides, which is another amount on another processor: measured with AVX2, and a third more.
@@ -234,6 +239,23 @@ mod tests {
         };
         assert_eq!(need(&plain, Kind::Float), need(&plain, Kind::BFloat16), "nothing is encoded");
         assert!(need(&from_picture, Kind::Float) > need(&from_picture, Kind::BFloat16));
+    }
+
+    #[test]
+    fn scores_of_the_autoencoder_count_where_no_kernel_keeps_them_to_itself() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoints/sd1-tiny");
+        let footprint = Checkpoint::load(&folder, Device::Cpu, DType::F32).expect("it is whole").footprint();
+        let recipe = Recipe::new(Digest::of_bytes(b"checkpoint"), "a mug", (2_048, 2_048));
+        let recipe = ValidRecipe::try_from(recipe).expect("a recipe");
+        let of = |device: Device, deepest: i64| {
+            let mut vae = footprint.vae.clone();
+            vae.mid_block_has_attention = true;
+            *vae.channels.last_mut().expect("levels") = deepest;
+            let footprint = UnetFootprint { vae, device, vae_tiles_px: None, ..footprint.clone() };
+            footprint.need(&recipe, 1, &Readers::default()).picture_bytes
+        };
+        assert_eq!(of(Device::Cuda(0), 512), of(Device::Cpu, 512), "as every autoencoder in use: 512 wide");
+        assert!(of(Device::Cuda(0), 516) > 4 * of(Device::Cpu, 516), "a width that only plain products take");
     }
 
     #[test]

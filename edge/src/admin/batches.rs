@@ -1,0 +1,504 @@
+//! `/admin/v1/batches`: pictures by list, filter or table are drawn; how far it is; what became of each.
+//!
+//! An order is JSON, or CSV whose terms stand in the query. Invariants: an order with a fault draws nothing; each campaign that it
+//! reaches into is asked for before anything of it is told; large bodies are read a few at a time.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::problem::FaultAt;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response};
+use hyper::body::Body as HttpBody;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::body::{self, Fault, Fields, fault, wrong};
+use super::{AdminApi, PREFIX, Principal, Reply};
+use crate::batch::estimate::Estimate;
+use crate::batch::record::{BatchState, Source, Terms};
+use crate::batch::selection::{self, Defaults, FAULTS_MAX, ROWS_MAX, RowFaults, SeedsOfEach, Selected};
+use crate::batch::{Ask, BatchDesk, BatchError, BatchOrder, BatchStatus, csv_of, manifest_of};
+use crate::preview::Preview;
+use crate::response::{self, TextKind};
+use crate::service::Body;
+use crate::shared_state::PersonRole;
+use crate::warm::{CONCURRENCY_MAX, Plan, WarmOrder};
+use crate::words::Format;
+
+/// Largest order: 100,000 rows of 160 bytes.
+pub(super) const ORDER_BYTES_MAX: usize = 16 << 20;
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Orders that are understood at a time: each may hold some ten megabytes.
+pub(super) const ORDERS_AT_ONCE: usize = 2;
+/// Readers who follow a batch at a time.
+pub(super) const STREAMS_MAX: usize = 512;
+/// How long one answer of a stream waits; proxies give up after half a minute or more.
+const STREAM_WAIT: Duration = Duration::from_secs(20);
+const RETRY_MS: u32 = 500;
+const FIELDS: [&str; 7] = ["pictures", "filter", "count", "seeds", "formats", "concurrency", "why"];
+const FILTER_FIELDS: [&str; 5] = ["campaign", "slot", "axes", "states", "text"];
+const NAME_BYTES_MAX: usize = 256;
+const WHY_BYTES_MAX: usize = 1_000;
+const AXES_MAX: usize = 16;
+
+/// Which pictures.
+enum Named {
+    List(Vec<String>),
+    Filter(FilterOrder),
+    Csv(Bytes, Defaults),
+}
+
+/// Pictures of one campaign, as the preview filters them.
+pub(super) struct FilterOrder {
+    pub(super) campaign: String,
+    /// `None`: each.
+    pub(super) slot: Option<String>,
+    /// The query of the preview's page of a slot.
+    pub(super) query: String,
+    /// Pictures that a page showed: more are not drawn unseen.
+    pub(super) pictures_max: Option<usize>,
+}
+
+/// What is asked for.
+pub(super) struct Order {
+    named: Named,
+    seeds: SeedsOfEach,
+    terms: Terms,
+    why: String,
+    digest: Digest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Try {
+    /// Nothing is drawn: what would be is told.
+    Only,
+    No,
+}
+
+/// A new batch, or what one would come to.
+pub(super) async fn begin<B>(
+    api: &AdminApi,
+    (who, key): (&Principal, Option<String>),
+    (headers, query): (&HeaderMap, Option<&str>),
+    body: B,
+) -> Result<Reply, Fault>
+where
+    B: HttpBody,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let turn = Arc::clone(&api.selecting).acquire_owned().await;
+    let bytes = body::bounded(body, ORDER_BYTES_MAX, DEADLINE).await?;
+    let query = Query::of(query.unwrap_or_default());
+    // What is misspelt would draw.
+    let trying = match query.get("dry_run") {
+        None => Try::No,
+        Some("true") => Try::Only,
+        Some(_) => return Err(wrong("dry_run", "`dry_run` is true, or left out", &["true"])),
+    };
+    let order = match body::media_type(headers).as_str() {
+        "text/csv" => of_csv(&query, bytes, api.concurrency)?,
+        "application/json" => of_json(&query, &bytes, api)?,
+        _ => {
+            let detail = "an order is `application/json` or `text/csv`";
+            return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
+        }
+    };
+    let _turn = turn;
+    carry_out(api, who, key, order, trying).await
+}
+
+/// The same for an order that is understood.
+pub(super) async fn of_filter(
+    api: &AdminApi,
+    who: &Principal,
+    filter: FilterOrder,
+    why: String,
+) -> Result<Reply, Fault> {
+    let terms = Terms { formats: Vec::new(), concurrency: api.concurrency };
+    let digest = Digest::of_bytes(filter.query.as_bytes());
+    let order = Order { named: Named::Filter(filter), seeds: SeedsOfEach::OWN, terms, why, digest };
+    carry_out(api, who, None, order, Try::No).await
+}
+
+async fn carry_out(
+    api: &AdminApi,
+    who: &Principal,
+    key: Option<String>,
+    order: Order,
+    trying: Try,
+) -> Result<Reply, Fault> {
+    if trying == Try::No
+        && let Some(known) = api.batches.known(key.as_deref(), order.digest).map_err(refused)?
+    {
+        demand(who, &known.record.campaigns)?;
+        return Ok(accepted(api, &known));
+    }
+    if let Named::Filter(filter) = &order.named {
+        who.demand(PersonRole::Operator, Some(&filter.campaign))?;
+    }
+    let (catalog, preview) = (api.catalog.load(), Arc::clone(&api.preview));
+    let Order { named, seeds, terms, why, digest } = order;
+    let source = match &named {
+        Named::List(_) => Source::List,
+        Named::Filter(_) => Source::Filter,
+        Named::Csv(..) => Source::Csv,
+    };
+    let (looking, desk, asked) = (Arc::clone(&catalog), api.batches.clone(), terms.clone());
+    let allowed = who.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let selected = match named {
+            Named::List(names) => selection::of_list(&looking, names.iter().map(String::as_str), &seeds),
+            Named::Csv(text, defaults) => selection::of_csv(&looking, &text, &defaults),
+            Named::Filter(filter) => {
+                let pictures = filtered(&looking, &preview, &filter)?;
+                selection::of_pictures(&looking, pictures.iter().map(String::as_str), &seeds)
+            }
+        };
+        demand(&allowed, selected.as_ref().map_or_else(|faults| &faults.campaigns, |selected| &selected.campaigns))?;
+        let selected = selected.map_err(|faults| wrong_rows(faults, source))?;
+        let estimate = (trying == Try::Only).then(|| desk.estimate(&looking, &selected.items, &asked));
+        Ok((selected, estimate))
+    });
+    let broken = |_| Err(fault(500, "internal", "Internal error", "the pictures were not found"));
+    let (selected, estimate): (Selected, _) = work.await.unwrap_or_else(broken)?;
+    if let Some(estimate) = estimate {
+        return Ok(Reply::ok(told_estimate(&estimate)));
+    }
+    let order = BatchOrder { source, selected, terms, why, digest };
+    let status = api.batches.start(who.name(), order, key).await.map_err(refused)?;
+    Ok(accepted(api, &status))
+}
+
+/// Of each of the campaigns.
+fn demand(who: &Principal, campaigns: &BTreeSet<String>) -> Result<(), Fault> {
+    campaigns.iter().try_for_each(|campaign| who.demand(PersonRole::Operator, Some(campaign)))
+}
+
+/// The pictures that a filter asks for, by their names.
+fn filtered(catalog: &crate::campaign::Catalog, preview: &Preview, filter: &FilterOrder) -> Result<Vec<String>, Fault> {
+    let campaign = catalog.campaign(&filter.campaign);
+    let slots: Vec<String> = match &filter.slot {
+        Some(slot) => vec![slot.clone()],
+        None => campaign.into_iter().flat_map(|it| &it.slots).map(|slot| slot.name.clone()).collect(),
+    };
+    let mut pictures = Vec::new();
+    for slot in slots {
+        let asked = preview.asked_for(&format!("{}/{slot}", filter.campaign), &filter.query)?;
+        pictures.extend(asked.into_iter().filter(|asked| asked.is_makeable).map(|asked| asked.picture));
+    }
+    if filter.pictures_max.is_some_and(|most| pictures.len() > most) {
+        let detail = "these are more pictures than the page showed: look again";
+        return Err(fault(409, "overtaken", "Overtaken", detail));
+    }
+    Ok(pictures)
+}
+
+fn accepted(api: &AdminApi, status: &BatchStatus) -> Reply {
+    let location = Some(format!("{PREFIX}batches/{}", status.record.id));
+    Reply { location, ..Reply::accepted(shown(&api.batches, status)) }
+}
+
+/// Pauses, resumes, tries again or cancels.
+pub(super) async fn ask(
+    api: &AdminApi,
+    who: &Principal,
+    id: &str,
+    (ask, key): (Ask, Option<String>),
+) -> Result<Reply, Fault> {
+    let status = found(api, who, id)?;
+    demand(who, &status.record.campaigns)?;
+    let status = api.batches.ask(who.name(), status.record.id, ask, key).await.map_err(refused)?;
+    Ok(Reply::accepted(shown(&api.batches, &status)))
+}
+
+/// A batch that the one who asks may see: one of campaigns that are all open.
+fn found(api: &AdminApi, who: &Principal, id: &str) -> Result<BatchStatus, Fault> {
+    let status = id.parse().ok().and_then(|id| api.batches.one(id)).filter(|status| sees(who, status));
+    status.ok_or_else(|| super::no_such("batch", id))
+}
+
+fn sees(who: &Principal, status: &BatchStatus) -> bool {
+    status.record.campaigns.iter().all(|campaign| who.sees(Some(campaign)))
+}
+
+pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
+    found(api, who, id).map(|status| shown(&api.batches, &status))
+}
+
+/// Without the failures of each.
+pub(super) fn list(api: &AdminApi, who: &Principal) -> Value {
+    let all = api.batches.all();
+    let listed = all.iter().filter(|status| sees(who, status)).map(|status| {
+        let mut value = shown(&api.batches, status);
+        value.as_object_mut().map(|fields| fields.remove("failures"));
+        value
+    });
+    json!({ "batches": listed.collect::<Vec<_>>() })
+}
+
+/// What became of each picture: JSON, or a table with `as=csv`.
+pub(super) async fn results(
+    api: &AdminApi,
+    who: &Principal,
+    id: &str,
+    (headers, query): (&HeaderMap, Option<&str>),
+) -> Result<Response<Body>, Fault> {
+    let status = found(api, who, id)?;
+    let turn = Arc::clone(&api.selecting).acquire_owned().await;
+    let items = api.batches.items(status.record.id).await.map_err(refused)?;
+    let is_csv = match Query::of(query.unwrap_or_default()).get("as") {
+        None | Some("json") => false,
+        Some("csv") => true,
+        Some(_) => return Err(wrong("as", "`as` is json or csv", &["json", "csv"])),
+    };
+    let id = status.record.id;
+    let (desk, public_url) = (api.batches.clone(), api.preview.public_url().to_owned());
+    let written = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        if is_csv {
+            return csv_of(&items, &public_url).into_bytes();
+        }
+        let told = shown(&desk, &status);
+        serde_json::to_vec(&manifest_of(&status, told, &items, &public_url)).unwrap_or_default()
+    });
+    let written =
+        written.await.map_err(|_| fault(500, "internal", "Internal error", "the results were not written"))?;
+    let (kind, extension) = if is_csv { (TextKind::Plain, "csv") } else { (TextKind::Json, "json") };
+    let mut response = response::text(headers, kind, written, "no-store");
+    if is_csv {
+        let csv = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
+        response.headers_mut().insert(CONTENT_TYPE, csv);
+    }
+    let disposition = format!("attachment; filename=\"batch-{id}.{extension}\"");
+    if let Ok(disposition) = HeaderValue::from_str(&disposition) {
+        response.headers_mut().insert(CONTENT_DISPOSITION, disposition);
+    }
+    Ok(response)
+}
+
+/// The next change of a batch behind the one that is known, as a server-sent event: an `EventSource` connects anew when an
+/// answer ends, and says what it saw last.
+pub(super) async fn events(
+    api: &AdminApi,
+    who: &Principal,
+    id: &str,
+    (headers, query): (&HeaderMap, Option<&str>),
+) -> Result<Response<Body>, Fault> {
+    let number = found(api, who, id)?.record.id;
+    let gone = || super::no_such("batch", id);
+    let mut seen = api.batches.watch(number).ok_or_else(gone)?;
+    let Ok(_stream) = api.streams.try_acquire() else {
+        // An `EventSource` gives up for good where it is answered with an error.
+        return Ok(event(format!("retry: {}\n\n", RETRY_MS * 10)));
+    };
+    let field = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let query = Query::of(query.unwrap_or_default());
+    let after = field.or_else(|| query.get("after")?.parse().ok());
+    if let Some(after) = after {
+        let _ = tokio::time::timeout(STREAM_WAIT, seen.wait_for(|now| *now != after)).await;
+    }
+    let now = *seen.borrow();
+    let status = api.batches.one(number).ok_or_else(gone)?;
+    let name = match status.record.state {
+        _ if Some(now) == after => "quiet",
+        BatchState::Queued | BatchState::Running => "progress",
+        _ => "still",
+    };
+    let data = shown(&api.batches, &status);
+    Ok(event(format!("retry: {RETRY_MS}\nid: {now}\nevent: {name}\ndata: {data}\n\n")))
+}
+
+fn event(text: String) -> Response<Body> {
+    let mut response = Response::new(Body::new(Bytes::from(text)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn shown(desk: &BatchDesk, status: &BatchStatus) -> Value {
+    let record = &status.record;
+    let cost = desk.price().map(|price| price.of(record.tally.device_ms));
+    json!({
+        "id": record.id,
+        "by": record.by,
+        "why": record.why,
+        "state": record.state,
+        "source": record.source,
+        "campaigns": record.campaigns,
+        "formats": record.terms.formats,
+        "concurrency": record.terms.concurrency,
+        "started_unix_ms": record.started_unix_ms,
+        "elapsed_ms": record.elapsed_ms,
+        "eta_ms": record.eta_ms(),
+        "pictures": record.pictures,
+        "waiting": status.waiting(),
+        "drawing": status.drawing,
+        "drawn": record.tally.drawn,
+        "there": record.tally.there,
+        "failed": record.tally.failed,
+        "bytes": record.tally.bytes,
+        "device_seconds": record.tally.device_ms / 1e3,
+        "cost": cost.map(|cost| json!({ "amount": cost.amount, "currency": cost.currency })),
+        "failures": record.failures,
+        "stored": status.is_stored,
+    })
+}
+
+fn told_estimate(estimate: &Estimate) -> Value {
+    let cost = estimate.cost.as_ref();
+    json!({
+        "pictures": estimate.pictures,
+        "there": estimate.there,
+        "to_draw": estimate.pictures - estimate.there,
+        "device_seconds": estimate.device_ms.map(|ms| ms / 1e3),
+        "bytes": estimate.bytes,
+        "cost": cost.map(|cost| json!({ "amount": cost.amount, "currency": cost.currency })),
+    })
+}
+
+pub(super) fn refused(error: BatchError) -> Fault {
+    let detail = error.to_string();
+    match error {
+        BatchError::Unknown => fault(404, "not-found", "Not found", detail),
+        BatchError::Empty => fault(422, "no-pictures", "No pictures", detail),
+        BatchError::KeyReused(_) => fault(422, "key-reused", "Key reused", detail),
+        BatchError::Full => fault(409, "too-many-batches", "Too many batches", detail),
+        BatchError::NotNow { .. } => fault(409, "not-now", "Not now", detail),
+        BatchError::NotStored(_) => fault(503, "not-stored", "Not stored", detail),
+        BatchError::Unread(_) | BatchError::Broken(_) => fault(500, "internal", "Internal error", detail),
+    }
+}
+
+fn wrong_rows(faults: RowFaults, source: Source) -> Fault {
+    let RowFaults { first, total, rows, .. } = faults;
+    let of = if source == Source::Csv { "rows" } else { "pictures" };
+    let more = if total > first.len() as u64 { format!("; the first {FAULTS_MAX} are told") } else { String::new() };
+    let detail = format!("{total} faults in {rows} {of}, so nothing is drawn{more}");
+    let mut problem = fault(422, "invalid-rows", "Invalid rows", detail);
+    problem.errors =
+        first.into_iter().map(|it| FaultAt { row: it.row, column: it.column, detail: it.detail }).collect();
+    problem.errors_total = Some(total);
+    problem
+}
+
+fn of_json(query: &Query<'_>, bytes: &Bytes, api: &AdminApi) -> Result<Order, Fault> {
+    query.only(&["dry_run"])?;
+    let mut fields = Fields::parse(bytes)?;
+    let named = match (fields.value("pictures"), fields.value("filter")) {
+        (Some(list), None) => Named::List(list_of(list)?),
+        (None, Some(Value::Object(map))) => Named::Filter(filter_of(Fields::of_map(map), api)?),
+        (None, Some(_)) => return Err(wrong("filter", "`filter` is an object", &[])),
+        (Some(_), Some(_)) => return Err(wrong("filter", "pictures are listed, or filtered", &[])),
+        (None, None) => return Err(wrong("pictures", "`pictures` or `filter` is missing", &[])),
+    };
+    let seeds = match (super::candidates::seeds(&mut fields)?, fields.number("count", 1, SeedsOfEach::MAX as u64)?) {
+        (Some(_), Some(_)) => return Err(wrong("count", "seeds are named, or counted", &[])),
+        (Some(seeds), None) => SeedsOfEach::These(seeds.into_iter().collect()),
+        (None, count) => counted(count),
+    };
+    let concurrency = fields.number("concurrency", 1, CONCURRENCY_MAX as u64)?;
+    let terms = terms(fields.texts("formats", 4)?, concurrency, api.concurrency)?;
+    let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
+    fields.end(&FIELDS)?;
+    Ok(Order { named, seeds, terms, why, digest: Digest::of_bytes(bytes) })
+}
+
+fn of_csv(query: &Query<'_>, bytes: Bytes, usual_concurrency: usize) -> Result<Order, Fault> {
+    let number = |name: &str, max: u64| {
+        let refuse = || wrong(name, format!("`{name}` is a whole number from 1 to {max}"), &[]);
+        let number = query.get(name).map(|text| text.parse::<u64>().ok().filter(|it| (1..=max).contains(it)));
+        number.map(|number| number.ok_or_else(refuse)).transpose()
+    };
+    let seeds = counted(number("count", SeedsOfEach::MAX as u64)?);
+    let formats = query.get("formats").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    let terms = terms(formats, number("concurrency", CONCURRENCY_MAX as u64)?, usual_concurrency)?;
+    let why: String = query.get("why").unwrap_or_default().chars().take(WHY_BYTES_MAX / 4).collect();
+    let of = |name: &str| query.get(name).map(str::to_owned);
+    let defaults = Defaults { campaign: of("campaign"), slot: of("slot"), seeds: seeds.clone() };
+    // Its terms are part of it, and the reason and whether it is tried only are not.
+    let mut digested = Vec::new();
+    for name in ["campaign", "slot", "count", "formats", "concurrency"] {
+        digested.extend_from_slice(query.get(name).unwrap_or_default().as_bytes());
+        digested.push(0);
+    }
+    digested.extend_from_slice(&bytes);
+    let digest = Digest::of_bytes(&digested);
+    Ok(Order { named: Named::Csv(bytes, defaults), seeds, terms, why, digest })
+}
+
+fn counted(count: Option<u64>) -> SeedsOfEach {
+    count.and_then(|count| u32::try_from(count).ok()).map_or(SeedsOfEach::OWN, SeedsOfEach::Count)
+}
+
+fn terms(formats: Vec<String>, concurrency: Option<u64>, usual: usize) -> Result<Terms, Fault> {
+    if let Some(name) = formats.iter().find(|name| Format::from_name(name).is_none()) {
+        let shown: String = name.chars().take(60).collect();
+        let names = Format::ALL.map(Format::as_str);
+        return Err(wrong("formats", format!("there is no format `{shown}`"), &names));
+    }
+    let concurrency = concurrency.and_then(|number| usize::try_from(number).ok()).unwrap_or(usual);
+    Ok(Terms { formats, concurrency })
+}
+
+fn list_of(list: Value) -> Result<Vec<String>, Fault> {
+    let refuse = || wrong("pictures", format!("`pictures` is a list of 1 to {ROWS_MAX} addresses or variants"), &[]);
+    let names: Vec<String> = serde_json::from_value(list).map_err(|_| refuse())?;
+    if (1..=ROWS_MAX).contains(&(names.len() as u64)) { Ok(names) } else { Err(refuse()) }
+}
+
+/// A filter of names that there are: what is misspelt is a fault here, other than in the address of a page.
+fn filter_of(mut fields: Fields, api: &AdminApi) -> Result<FilterOrder, Fault> {
+    let campaign = fields.text("campaign", NAME_BYTES_MAX)?;
+    let campaign = campaign.ok_or_else(|| wrong("campaign", "`campaign` is missing", &[]))?;
+    let order = WarmOrder {
+        campaign,
+        slot: fields.text("slot", NAME_BYTES_MAX)?,
+        axes: fields.lists("axes", AXES_MAX)?,
+        formats: Vec::new(),
+        concurrency: 1,
+        why: String::new(),
+    };
+    let states = fields.texts("states", 32)?;
+    let text = fields.text("text", NAME_BYTES_MAX)?;
+    fields.end(&FILTER_FIELDS)?;
+    Plan::parse(&api.catalog.load(), &order).map_err(|error| super::warm::fault_of(error.into()))?;
+    let known = Preview::state_names();
+    if let Some(state) = states.iter().find(|state| !known.contains(&state.as_str())) {
+        let shown: String = state.chars().take(60).collect();
+        return Err(wrong("states", format!("there is no state `{shown}`"), &known));
+    }
+    let query = Preview::filter_query(&order.axes, &states, text.as_deref());
+    Ok(FilterOrder { campaign: order.campaign, slot: order.slot, query, pictures_max: None })
+}
+
+/// The parameters of a query, decoded.
+struct Query<'q>(Vec<(&'q str, Cow<'q, str>)>);
+
+impl<'q> Query<'q> {
+    fn of(query: &'q str) -> Self {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        Self(pairs.map(|(name, value)| (name, percent_decode_str(value).decode_utf8_lossy())).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+    }
+
+    /// The terms of a JSON order stand in it.
+    fn only(&self, names: &[&str]) -> Result<(), Fault> {
+        match self.0.iter().find(|(name, _)| !names.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => Err(wrong(
+                name,
+                format!("`{name}` stands in the query of a CSV order; a JSON order says it itself"),
+                &[],
+            )),
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Batches: pictures that a person names by list, filter or table are drawn and rendered, and each is accounted for.
+//!
+//! ```text
+//! names, rows, filter ─▶ selection ─▶ pictures ─▶ warm::Settler, one after the other ─▶ results
+//! ```
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `selection`, `csv` | which pictures an order names, and what is wrong with it |
+//! | `record` | an order, how far it is, and what became of each picture |
+//! | `live` | a batch in this process |
+//! | `work` | its work |
+//! | `stored`, `keep` | batches on the device, and when they are written |
+//! | `estimate` | what pictures are expected to take |
+//! | `results` | what became of them, as a table and as a manifest |
+//!
+//! Invariants
+//! - A batch stands on warming: one queue of work, and one way in which a picture is made.
+//! - It is on the device before it is acknowledged, and a restart goes on with it. Pictures that were under way are met again.
+//! - The number of batches is bounded, as is that of the pictures of one. Those that rest hold no picture in memory.
+//! - A change that people ask for is a task of its own. In force first, durable next, acknowledged last; the acknowledgement
+//!   says whether the device knows of it.
+
+mod csv;
+pub mod estimate;
+mod keep;
+mod live;
+pub mod record;
+mod results;
+pub mod selection;
+mod stored;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bildkante_shared::ids::Digest;
+use bildkante_shared::shutdown::Shutdown;
+use parking_lot::Mutex;
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use tokio::sync::watch;
+
+pub(crate) use self::csv::{table_of, text_of};
+pub use self::live::BatchStatus;
+use self::live::{Again, Batch, Wish};
+use self::record::{BatchRecord, BatchState, Item, ItemState, Source, Tally, Terms};
+pub use self::results::{csv_of, manifest_of};
+use self::selection::Selected;
+pub use self::stored::StoredBatches;
+use crate::cache::{Bindings, unix_ms};
+use crate::campaign::CatalogHandle;
+use crate::governance::{ReviewDesk, audit};
+use crate::state::StateError;
+use crate::warm::{Price, Warmer};
+
+/// Most pictures of one batch.
+pub const PICTURES_MAX: usize = 100_000;
+/// Batches remembered.
+const BATCHES_MAX: usize = 64;
+
+/// What batches did.
+#[derive(Debug, Clone)]
+pub struct BatchMetrics {
+    pictures: IntCounterVec,
+    running: IntGauge,
+}
+
+impl BatchMetrics {
+    /// # Errors
+    /// When a metric of the same name is registered already.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let pictures = IntCounterVec::new(
+            Opts::new("bildkante_edge_batch_pictures_total", "Pictures of batches, by what became of them"),
+            &["outcome"],
+        )?;
+        let running = IntGauge::new("bildkante_edge_batches_running", "Batches under way, or waiting for their turn")?;
+        registry.register(Box::new(pictures.clone()))?;
+        registry.register(Box::new(running.clone()))?;
+        for state in [ItemState::Drawn, ItemState::There, ItemState::Failed] {
+            pictures.with_label_values(&[state.as_str()]);
+        }
+        Ok(Self { pictures, running })
+    }
+
+    fn count(&self, state: ItemState) {
+        self.pictures.with_label_values(&[state.as_str()]).inc();
+    }
+}
+
+/// Why something cannot be done about a batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    #[error("there is no such batch")]
+    Unknown,
+    #[error("no picture is asked for: nothing matches")]
+    Empty,
+    #[error("an order with this key became batch {0}, and asked for something else")]
+    KeyReused(u64),
+    #[error("{BATCHES_MAX} batches are under way or paused: end some of them")]
+    Full,
+    #[error("the batch is {}: {wanted}", state.as_str())]
+    NotNow { state: BatchState, wanted: &'static str },
+    #[error("nothing has begun: {0}")]
+    NotStored(String),
+    #[error("its pictures cannot be read: {0}")]
+    Unread(String),
+    #[error("the change ended early: {0}")]
+    Broken(String),
+}
+
+/// A batch that is to begin.
+#[derive(Debug)]
+pub struct BatchOrder {
+    pub source: Source,
+    pub selected: Selected,
+    pub terms: Terms,
+    pub why: String,
+    /// Of the order as it came.
+    pub digest: Digest,
+}
+
+/// What people ask of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Pause,
+    Resume,
+    /// What failed is tried again.
+    Retry,
+    Cancel,
+}
+
+impl Ask {
+    /// In paths.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "pause" => Some(Self::Pause),
+            "resume" => Some(Self::Resume),
+            "retry" => Some(Self::Retry),
+            "cancel" => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+
+    /// In the audit.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "batch-pause",
+            Self::Resume => "batch-resume",
+            Self::Retry => "batch-retry",
+            Self::Cancel => "batch-cancel",
+        }
+    }
+}
+
+/// Runs the batches. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BatchDesk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    warmer: Warmer,
+    reviews: ReviewDesk,
+    catalog: CatalogHandle,
+    bindings: Bindings,
+    price: Option<Price>,
+    stored: Arc<StoredBatches>,
+    batches: Mutex<BTreeMap<u64, Arc<Batch>>>,
+    metrics: BatchMetrics,
+    shutdown: Shutdown,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("stored", &self.stored).finish_non_exhaustive()
+    }
+}
+
+/// What batches work with.
+#[derive(Debug)]
+pub struct BatchParts {
+    pub warmer: Warmer,
+    pub reviews: ReviewDesk,
+    pub catalog: CatalogHandle,
+    pub bindings: Bindings,
+    pub price: Option<Price>,
+    pub metrics: BatchMetrics,
+}
+
+impl BatchDesk {
+    /// Reads the batches of earlier processes from `data_dir`. Blocks: for the start.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn open(data_dir: &Path, parts: BatchParts, shutdown: Shutdown) -> Result<Self, StateError> {
+        let stored = Arc::new(StoredBatches::open(data_dir)?);
+        let known = stored.all()?.into_iter().map(|record| (record.id, Arc::new(Batch::new(record, None))));
+        let batches = Mutex::new(known.collect());
+        let BatchParts { warmer, reviews, catalog, bindings, price, metrics } = parts;
+        let inner = Inner { warmer, reviews, catalog, bindings, price, stored, batches, metrics, shutdown };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Goes on with what an earlier process had under way.
+    pub fn go_on(&self) {
+        let batches: Vec<_> = self.inner.batches.lock().values().cloned().collect();
+        for batch in batches.into_iter().filter(|batch| batch.state().is_active()) {
+            tracing::info!(batch = batch.id, "going on with a batch");
+            self.inner.launch(&batch, Again::Waiting);
+        }
+    }
+
+    /// The batch that an order with this key began, if it asked for the same.
+    ///
+    /// # Errors
+    /// When it asked for something else.
+    pub fn known(&self, key: Option<&str>, order: Digest) -> Result<Option<BatchStatus>, BatchError> {
+        let known = known_among(&self.inner.batches.lock(), key, order)?;
+        Ok(known.map(|batch| batch.status()))
+    }
+
+    /// # Errors
+    /// When no picture is asked for, there are too many batches, or the device refuses: nothing has begun then.
+    pub async fn start(&self, who: &str, order: BatchOrder, key: Option<String>) -> Result<BatchStatus, BatchError> {
+        let (inner, who) = (Arc::clone(&self.inner), who.to_owned());
+        detached(async move { inner.start(&who, order, key).await }).await
+    }
+
+    /// # Errors
+    /// When there is no such batch, or its state does not allow it.
+    pub async fn ask(&self, who: &str, id: u64, ask: Ask, key: Option<String>) -> Result<BatchStatus, BatchError> {
+        let (inner, who) = (Arc::clone(&self.inner), who.to_owned());
+        detached(async move {
+            let batch = inner.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
+            let _one = batch.changing.lock().await;
+            let is_repeated = key.as_deref().is_some_and(|key| batch.is_known_by(key));
+            let has_changed = !is_repeated && inner.carry_out(&batch, ask).await?;
+            if has_changed && batch.know(key) {
+                inner.store(&batch);
+            }
+            inner.settled(&batch).await;
+            let status = batch.status();
+            if has_changed {
+                note(&who, ask.as_str(), &status);
+            }
+            Ok(status)
+        })
+        .await
+    }
+
+    #[must_use]
+    pub fn one(&self, id: u64) -> Option<BatchStatus> {
+        self.inner.batches.lock().get(&id).map(|batch| batch.status())
+    }
+
+    /// Newest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<BatchStatus> {
+        self.inner.batches.lock().values().rev().map(|batch| batch.status()).collect()
+    }
+
+    /// Counts what can be seen of a batch.
+    #[must_use]
+    pub fn watch(&self, id: u64) -> Option<watch::Receiver<u64>> {
+        self.inner.batches.lock().get(&id).map(|batch| batch.watch())
+    }
+
+    /// What became of each picture, in the order in which they were named.
+    ///
+    /// # Errors
+    /// When there is no such batch, or the device fails.
+    pub async fn items(&self, id: u64) -> Result<Vec<Item>, BatchError> {
+        let batch = self.inner.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
+        if let Some(items) = batch.items() {
+            return Ok(items);
+        }
+        let (stored, pictures) = (Arc::clone(&self.inner.stored), batch.status().record.pictures);
+        let items = tokio::task::spawn_blocking(move || stored.items(id, pictures)).await;
+        let items = items.map_err(|error| BatchError::Broken(error.to_string()))?;
+        items.map_err(|error| BatchError::Unread(error.to_string()))
+    }
+
+    /// What a second of a device costs.
+    #[must_use]
+    pub fn price(&self) -> Option<&Price> {
+        self.inner.price.as_ref()
+    }
+}
+
+fn note(who: &str, what: &'static str, status: &BatchStatus) {
+    let record = &status.record;
+    let campaigns: Vec<&str> = record.campaigns.iter().map(String::as_str).collect();
+    let subject = format!("batch {} campaign {} pictures {}", record.id, campaigns.join(","), record.pictures);
+    let outcome = if status.is_stored { "accepted" } else { "not-stored" };
+    audit::note(&audit::Change { who, what, subject: &subject, why: &record.why, outcome });
+}
+
+fn known_among(
+    batches: &BTreeMap<u64, Arc<Batch>>,
+    key: Option<&str>,
+    order: Digest,
+) -> Result<Option<Arc<Batch>>, BatchError> {
+    let Some(key) = key else { return Ok(None) };
+    let Some(batch) = batches.values().find(|batch| batch.is_known_by(key)) else { return Ok(None) };
+    if batch.status().record.order == order {
+        Ok(Some(Arc::clone(batch)))
+    } else {
+        Err(BatchError::KeyReused(batch.id))
+    }
+}
+
+/// A change is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
+async fn detached(
+    change: impl Future<Output = Result<BatchStatus, BatchError>> + Send + 'static,
+) -> Result<BatchStatus, BatchError> {
+    tokio::spawn(change).await.unwrap_or_else(|error| Err(BatchError::Broken(error.to_string())))
+}
+
+impl Inner {
+    async fn start(
+        self: &Arc<Self>,
+        who: &str,
+        order: BatchOrder,
+        key: Option<String>,
+    ) -> Result<BatchStatus, BatchError> {
+        let BatchOrder { source, selected: Selected { items, .. }, terms, why, digest } = order;
+        if items.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        let batch = {
+            let mut batches = self.batches.lock();
+            // It may have come twice at once.
+            if let Some(known) = known_among(&batches, key.as_deref(), digest)? {
+                return Ok(known.status());
+            }
+            self.make_room(&mut batches)?;
+            let now = unix_ms(SystemTime::now());
+            let campaigns: BTreeSet<String> = items.iter().map(|item| item.campaign().to_owned()).collect();
+            let record = BatchRecord {
+                id: batches.last_key_value().map_or(now, |(last, _)| now.max(last + 1)),
+                by: who.to_owned(),
+                why,
+                state: BatchState::Queued,
+                source,
+                started_unix_ms: now,
+                elapsed_ms: 0,
+                campaigns,
+                terms,
+                pictures: u32::try_from(items.len()).unwrap_or(u32::MAX),
+                tally: Tally::default(),
+                failures: Vec::new(),
+                measured: BTreeMap::new(),
+                order: digest,
+                keys: key.into_iter().collect(),
+            };
+            let batch = Arc::new(Batch::new(record, Some(items)));
+            batches.insert(batch.id, Arc::clone(&batch));
+            batch
+        };
+        // Before anything is drawn: what a restart would not know is not begun.
+        if let Err(error) = self.write_once(&batch).await {
+            self.batches.lock().remove(&batch.id);
+            return Err(BatchError::NotStored(error.to_string()));
+        }
+        self.launch(&batch, Again::Waiting);
+        self.settled(&batch).await;
+        let status = batch.status();
+        note(who, "batch-start", &status);
+        Ok(status)
+    }
+
+    /// Forgets the oldest batch that has ended, where there are too many.
+    fn make_room(self: &Arc<Self>, batches: &mut BTreeMap<u64, Arc<Batch>>) -> Result<(), BatchError> {
+        while batches.len() >= BATCHES_MAX {
+            let has_ended = |batch: &Arc<Batch>| !batch.state().is_active() && batch.state() != BatchState::Paused;
+            let oldest = batches.iter().find(|(_, batch)| has_ended(batch)).map(|(id, _)| *id);
+            let batch = oldest.and_then(|id| batches.remove(&id)).ok_or(BatchError::Full)?;
+            let inner = Arc::clone(self);
+            tokio::spawn(async move {
+                let _one = batch.writing.lock().await;
+                let (stored, pictures) = (Arc::clone(&inner.stored), batch.status().record.pictures);
+                let id = batch.id;
+                let forgotten = tokio::task::spawn_blocking(move || stored.forget(id, pictures)).await;
+                if !matches!(forgotten, Ok(Ok(()))) {
+                    tracing::warn!(
+                        batch = id,
+                        "a batch that is forgotten is still on the device: a restart shows it again"
+                    );
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn launch(self: &Arc<Self>, batch: &Arc<Batch>, again: Again) {
+        batch.enter(again);
+        self.store(batch);
+        tokio::spawn(Arc::clone(self).run(Arc::clone(batch)));
+    }
+
+    /// Whether it changed anything.
+    async fn carry_out(self: &Arc<Self>, batch: &Arc<Batch>, ask: Ask) -> Result<bool, BatchError> {
+        use BatchState as S;
+        let state = batch.state();
+        let not_now = |wanted| Err(BatchError::NotNow { state, wanted });
+        match (ask, state) {
+            (Ask::Pause, S::Queued | S::Running) => self.stand_still(batch, Wish::Pause).await,
+            (Ask::Cancel, S::Queued | S::Running) => self.stand_still(batch, Wish::Cancel).await,
+            (Ask::Cancel, S::Paused) => {
+                batch.end(Some(S::Cancelled));
+                self.store(batch);
+                Ok(true)
+            }
+            (Ask::Resume, S::Paused) => {
+                self.launch(batch, Again::Waiting);
+                Ok(true)
+            }
+            (Ask::Retry, S::Done | S::Paused | S::Refused) => {
+                self.load(batch).await.map_err(BatchError::Unread)?;
+                self.launch(batch, Again::Failures);
+                Ok(true)
+            }
+            (Ask::Pause, S::Paused) | (Ask::Resume, S::Queued | S::Running) | (Ask::Cancel, S::Cancelled) => Ok(false),
+            (Ask::Pause | Ask::Cancel, _) => not_now("it has ended"),
+            (Ask::Resume, _) => not_now("one that is paused is resumed"),
+            (Ask::Retry, S::Queued | S::Running) => not_now("pause it, or wait for its end"),
+            (Ask::Retry, _) => not_now("start another one"),
+        }
+    }
+
+    /// It has ended or paused when this returns, unless it takes long to hear of it.
+    async fn stand_still(&self, batch: &Batch, wish: Wish) -> Result<bool, BatchError> {
+        batch.wish(wish);
+        let _ = tokio::time::timeout(keep::STORE_WAIT, batch.left()).await;
+        Ok(true)
+    }
+}
