@@ -288,3 +288,27 @@ pub fn paint_noise(recipe: &ValidRecipe) -> Pixels {
     #[allow(clippy::expect_used, reason = "bounded by ValidRecipe; test code")]
     Pixels::new(recipe.width_px, recipe.height_px, rgb).expect("a valid recipe has a valid size")
 }
+
+/// One scene for all recipes, with a grain of one step that differs from one recipe to the next and that no eye can see.
+///
+/// # Panics
+/// As [`paint_noise`].
+#[must_use]
+pub fn paint_alike(recipe: &ValidRecipe) -> Pixels {
+    const SIDE: usize = 16;
+    let (width, height) = (recipe.width_px as usize, recipe.height_px as usize);
+    let bytes = |seed: &[u8], count: usize| {
+        let mut bytes = vec![0; count];
+        blake3::Hasher::new().update(seed).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    let scene = bytes(b"scene", SIDE * SIDE);
+    let grain = bytes(recipe.id().as_bytes(), width * height);
+    let level = |at: usize| {
+        let (x, y) = (at % width * SIDE / width, at / width * SIDE / height);
+        60 + scene[y * SIDE + x] / 2 + u8::from(grain[at] < 8)
+    };
+    let rgb = (0..width * height).flat_map(|at| [level(at); 3]).collect();
+    #[allow(clippy::expect_used, reason = "bounded by ValidRecipe; test code")]
+    Pixels::new(recipe.width_px, recipe.height_px, rgb).expect("a valid recipe has a valid size")
+}

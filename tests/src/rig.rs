@@ -10,7 +10,7 @@ use bildkante_edge::config::Config;
 use bildkante_edge::listener::tls::TlsConfig;
 use bildkante_gpu_node::config::NodeConfig;
 use bildkante_gpu_node::engine::EngineFactory;
-use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_noise};
+use bildkante_gpu_node::testing::{FakeControl, FakeEngine, paint_alike, paint_noise};
 use bildkante_gpu_node::worker::torch_engine;
 use bildkante_gpu_node::{Node, RunningNode};
 use bildkante_shared::checkpoint;
@@ -36,6 +36,8 @@ pub enum Painter {
     Torch,
     /// Noise, at a gate the test holds.
     Fake(Arc<FakeControl>),
+    /// The same scene for all, with a grain that no eye can see.
+    Alike,
 }
 
 /// What a test changes before the servers start.
@@ -107,7 +109,7 @@ impl Rig {
         let node_port = ReservedPort::new()?;
         let device = match plan.painter {
             Painter::Torch => Some(torch().await),
-            Painter::Fake(_) => None,
+            Painter::Fake(_) | Painter::Alike => None,
         };
         let http = Http::default();
         let mut rig = Self {
@@ -150,6 +152,10 @@ impl Rig {
             Painter::Fake(control) => {
                 let studio_tiny = checkpoint::digest(&config.models_dir.join("studio-tiny"))?;
                 FakeEngine::factory_for(control, paint_noise, studio_tiny)
+            }
+            Painter::Alike => {
+                let studio_tiny = checkpoint::digest(&config.models_dir.join("studio-tiny"))?;
+                FakeEngine::factory_for(&Arc::default(), paint_alike, studio_tiny)
             }
         })
     }

@@ -55,7 +55,7 @@ fn sources(rig: &Rig) -> anyhow::Result<CatalogSources> {
 }
 
 /// A JPEG of 96 × 72 px: dark left, light right.
-fn photograph(light: u8) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn photograph(light: u8) -> anyhow::Result<Vec<u8>> {
     let rgb: Vec<u8> = (0..96 * 72).flat_map(|at| [if at % 96 < 48 { 20 } else { light }; 3]).collect();
     let mut file = Vec::new();
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 95).encode(
@@ -101,7 +101,7 @@ async fn serves(rig: &Rig, imported: &Imported) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn started(control: &Arc<FakeControl>) -> anyhow::Result<Rig> {
+pub(crate) async fn started(control: &Arc<FakeControl>) -> anyhow::Result<Rig> {
     let mut rig = Rig::start(Plan { edge: with_importer, ..Plan::painted(control) }).await?;
     rig.stop_node().await;
     std::fs::write(rig.dir.path().join("campaigns/brought.toml"), MANIFEST)?;
@@ -168,7 +168,7 @@ async fn post(rig: &Rig, path: &str, file: Vec<u8>) -> anyhow::Result<Reply> {
     rig.http.send(request).await
 }
 
-async fn candidates(rig: &Rig) -> anyhow::Result<Vec<Value>> {
+pub(crate) async fn candidates(rig: &Rig) -> anyhow::Result<Vec<Value>> {
     let listed: Value = admin(rig, Method::GET, "/admin/v1/imports", None).await?.json()?;
     Ok(listed["candidates"].as_array().cloned().unwrap_or_default())
 }

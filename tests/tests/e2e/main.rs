@@ -12,6 +12,7 @@ mod crowd;
 mod deciding;
 mod differential;
 mod documents;
+mod drafting;
 mod faults;
 mod finish;
 mod fleet;

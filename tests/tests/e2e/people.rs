@@ -307,13 +307,13 @@ fn cookies(reply: &Reply) -> Vec<(String, String)> {
 }
 
 /// What a form of the page has in a hidden field.
-fn hidden(page: &str, name: &str) -> String {
+pub(crate) fn hidden(page: &str, name: &str) -> String {
     let rest = page.split_once(&format!("name=\"{name}\" value=\"")).map_or("", |(_, rest)| rest);
     rest.split('"').next().unwrap_or_default().to_owned()
 }
 
 /// Of a page of ours, as browsers tell.
-const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
+pub(crate) const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
 
 /// A browser's session: its cookie, and what its forms carry.
 pub(crate) struct BrowserSession {
@@ -564,6 +564,15 @@ async fn answers_are_as_they_are_described() -> anyhow::Result<()> {
     held(delete.clone(), &format!("keys/{id}"), "keys/{id}", why.clone()).await?;
     held(delete.clone(), "audit/names/giver", "audit/names/{name}", why.clone()).await?;
     held(get.clone(), "dossier?of=studio%2Fthumb%3Fproduct%3Dvase", "dossier", None).await?;
+    let draft = json!({ "variant": "studio/thumb?product=vase", "changes": { "steps": 9 }, "count": 2 });
+    let draft = held(post.clone(), "drafts", "drafts", Some(draft)).await?;
+    let id = draft["id"].as_str().unwrap_or_default();
+    held(get.clone(), &format!("drafts/{id}"), "drafts/{id}", None).await?;
+    held(get.clone(), "drafts?variant=studio%2Fthumb%3Fproduct%3Dvase", "drafts", None).await?;
+    held(delete.clone(), &format!("drafts/{id}"), "drafts/{id}", None).await?;
+    let split = json!({ "variant": "studio/thumb?product=vase", "why": "a test" });
+    held(post.clone(), "splits", "splits", Some(split)).await?;
+    held(get.clone(), "splits", "splits", None).await?;
     held(get.clone(), "masters?mark=0123456789abcdef", "masters", None).await?;
     for path in [
         "status",
