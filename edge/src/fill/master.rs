@@ -24,7 +24,6 @@ use crate::campaign::Parts;
 use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
 use crate::render::{self, Precedence, RenderPool};
-use crate::resolve::Merging;
 
 /// Recipes remembered as refused.
 const REFUSALS_MAX: u64 = 10_000;
@@ -111,7 +110,7 @@ impl Mastering {
 
     /// Whether it is never another variant's picture: what people decide about, a draft, and what they split.
     fn is_alone(&self, want: &Want) -> bool {
-        want.variant.review.is_required() || want.merging == Merging::Never || self.gate.is_split(&want.variant)
+        want.variant.review.is_required() || want.is_draft() || self.gate.is_split(&want.variant)
     }
 
     /// At any urgency.

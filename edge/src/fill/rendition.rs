@@ -245,8 +245,12 @@ impl Fill {
         self.caches.memory.insert_if(cut.key(), Arc::clone(rendition), is_valid)
     }
 
-    /// Remembers that the variant is served with this recipe now, without a wait.
+    /// Remembers that the variant is served with this recipe now, without a wait. Not of a draft: a previous picture may be shown to
+    /// readers, and no reader is shown a draft.
     fn remember(self: &Arc<Self>, want: &Want) {
+        if want.is_draft() {
+            return;
+        }
         let (variant, recipe) = (want.variant_name(), want.recipe_id());
         if self.caches.previous.get(variant) == Some(recipe) {
             return;

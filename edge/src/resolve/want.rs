@@ -89,6 +89,12 @@ impl Want {
         Self { merging: Merging::Never, ..self.of_variant(draft).for_reviewers() }
     }
 
+    /// Whether it is what somebody tries, and nothing of a manifest.
+    #[must_use]
+    pub const fn is_draft(&self) -> bool {
+        matches!(self.merging, Merging::Never)
+    }
+
     /// The same picture, for those who decide about it.
     #[must_use]
     pub fn for_reviewers(self) -> Self {

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
+use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::judge;
@@ -13,8 +14,8 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::imports::{candidates, photograph, started};
-use crate::kills::{VASE, tag, warm as in_memory};
+use crate::imports::{MANIFEST, bring, candidates, photograph};
+use crate::kills::{VASE, impatient, tag, warm as in_memory};
 use crate::people::{BrowserSession, OURS, form, give, hidden, session, with_giver, with_key};
 use crate::purge::{admin, with_tokens};
 
@@ -104,6 +105,27 @@ async fn a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe() -> 
     }
     rig.http.counts(rig.admin(), "bildkante_edge_drafts_total{outcome=\"drawn\"}", 2.0).await?;
     rig.http.counts(rig.admin(), "bildkante_edge_drafts_open", 0.0).await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// Readers who miss the variant's picture are not shown its draft instead.
+#[tokio::test]
+async fn a_draft_stands_in_for_nothing() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let plan = Plan { edge: with_tokens, manifest: impatient, ..Plan::painted(&control) };
+    let rig = Rig::start(plan).await?;
+    let order = json!({ "variant": VARIANT, "changes": { "steps": 9 } });
+    let begun = admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await?;
+    assert_eq!(begun.status, StatusCode::ACCEPTED, "{}", begun.text());
+    let picture = begun.json()?["pictures"][0]["picture"].as_str().unwrap_or_default().to_owned();
+    let drawn = admin(&rig, Method::GET, &format!("{picture}&fm=webp"), None).await?;
+    assert_eq!(drawn.status, StatusCode::OK, "{}", drawn.text());
+    control.hold();
+    let missed = rig.http.image(rig.public(), VASE).await?;
+    assert!(!missed.outcome().starts_with("previous"), "{:?}", missed.headers);
+    assert_ne!(missed.body, drawn.body);
+    control.release();
     rig.stop().await;
     Ok(())
 }
@@ -233,10 +255,13 @@ async fn drop_file(rig: &Rig, who: &BrowserSession, csrf: &str, file: &[u8]) -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_file_is_looked_at_and_then_accepted() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let mut rig = started(&control).await?;
-    rig.stop_edge().await;
-    rig.reconfigure(with_giver);
-    rig.start_edge().await?;
+    let edge = |config: &mut Config| {
+        with_giver(config);
+        config.campaigns.reload_ms = 100;
+    };
+    let rig = Rig::start(Plan { edge, ..Plan::painted(&control) }).await?;
+    fs::write(rig.dir.path().join("campaigns/brought.toml"), MANIFEST)?;
+    bring(&rig, "brought/hero?product=mug", &photograph(240)?)?;
     let key = give(&rig, "anna", &json!({ "*": "reviewer" })).await?;
     eventually("the campaign is there", async || {
         let variant = with_key(&rig, &key, (Method::GET, "/preview/brought/hero/variant?product=vase"), None).await?;

@@ -101,7 +101,7 @@ async fn serves(rig: &Rig, imported: &Imported) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn started(control: &Arc<FakeControl>) -> anyhow::Result<Rig> {
+async fn started(control: &Arc<FakeControl>) -> anyhow::Result<Rig> {
     let mut rig = Rig::start(Plan { edge: with_importer, ..Plan::painted(control) }).await?;
     rig.stop_node().await;
     std::fs::write(rig.dir.path().join("campaigns/brought.toml"), MANIFEST)?;

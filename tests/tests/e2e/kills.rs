@@ -171,7 +171,7 @@ async fn what_is_killed_is_neither_awaited_nor_drawn() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn impatient(text: String) -> String {
+pub(crate) fn impatient(text: String) -> String {
     text.replace("wait_ms = 20000", "wait_ms = 100").replace("then = \"placeholder\"", "then = \"fallback\"")
 }
 
