@@ -99,7 +99,8 @@ async fn walk(screen: Screen, test: &str) -> anyhow::Result<()> {
     hand.says("Decisions").await?;
     hand.use_it("form[action=\"/preview/candidates\"] button").await?;
     eventually("candidates are before reviewers", async || Ok(cases(&rig).await?.len() >= 2)).await?;
-    hand.says("needs review").await?;
+    let shown = "return document.querySelectorAll('[data-candidate][data-state=needs_review]').length";
+    eventually("both are on the page", async || Ok(browser.run(shown).await?.as_u64() >= Some(2))).await?;
 
     // Two of them held against each other; the second one is approved.
     hand.use_it("[data-key=m]").await?;
