@@ -181,6 +181,12 @@ pub trait Engine: Send {
     ) -> Result<Finished, EngineError> {
         let drawing = self.begin(recipe)?;
         while !self.is_done(drawing) {
+            if self.is_between_parts(drawing)
+                && let Err(error) = self.go_on(drawing)
+            {
+                self.abandon(drawing);
+                return Err(error);
+            }
             let stepped = self.step(&[drawing]).and_then(|results| results.into_iter().collect::<Result<(), _>>());
             let (done, of) = self.progress(drawing);
             let stopped = if on_step(done, of).is_break() { Err(EngineError::Stopped) } else { Ok(()) };

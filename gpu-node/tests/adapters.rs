@@ -323,6 +323,9 @@ fn a_picture_in_parts_is_one_drawing_and_each_part_has_its_own_adapters() {
             if desk.engine.is_done(*drawing) {
                 continue;
             }
+            if desk.engine.is_between_parts(*drawing) {
+                desk.engine.go_on(*drawing).unwrap();
+            }
             desk.engine.step(&[*drawing]).unwrap().remove(0).unwrap();
             let (done, of) = desk.engine.progress(*drawing);
             assert!(done == before.0 + 1 && (before.1 == 0 || of == before.1), "{before:?}, then {done} of {of}");

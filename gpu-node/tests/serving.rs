@@ -370,6 +370,14 @@ impl Engine for HalfBroken {
         self.0.begin(recipe)
     }
 
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        self.0.is_between_parts(drawing)
+    }
+
+    fn go_on(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
+        self.0.go_on(drawing)
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         self.0.step(drawings)
     }

@@ -40,9 +40,10 @@ impl<'t> Rows<'t> {
     pub(super) fn of(bytes: &'t [u8]) -> Result<Self, CsvError> {
         let text = std::str::from_utf8(bytes).map_err(|_| CsvError::NotUtf8)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let columns = |separator| {
-            let header = Self { rest: text, separator, number: 0 }.next();
-            header.ok().flatten().map_or(0, |cells| cells.len())
+        let columns = |separator| match (Self { rest: text, separator, number: 0 }).next() {
+            Ok(Some(cells)) => cells.len(),
+            Err(CsvError::ManyColumns) => COLUMNS_MAX + 1,
+            Ok(None) | Err(_) => 0,
         };
         // The one that the header has more columns with.
         let separator = if columns(b';') > columns(b',') { b';' } else { b',' };

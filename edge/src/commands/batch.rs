@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::view::{View, sum_up};
 use super::remote::{Remote, RemoteArgs, Reply, problem};
@@ -164,6 +165,8 @@ pub fn batch(args: &BatchArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(args: &BatchArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
+    // From the first request on: one that ends this command while the edge takes its order would leave a batch that no one knows of.
+    let interrupt = signal(SignalKind::interrupt()).context("interrupts cannot be caught")?;
     if let Some(id) = args.cancel {
         let batch = parse(remote.demand(Method::DELETE, &format!("batches/{id}"), None).await?.body)?;
         sum_up(&batch)?;
@@ -182,19 +185,18 @@ async fn run(args: &BatchArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
             parse(reply.body)?
         }
     };
-    watch(args, remote, batch).await
+    watch(args, remote, batch, interrupt).await
 }
 
 /// Until it stands still, or this command is interrupted.
-async fn watch(args: &BatchArgs, remote: &Remote, mut batch: Batch) -> anyhow::Result<ExitCode> {
+async fn watch(args: &BatchArgs, remote: &Remote, mut batch: Batch, mut interrupt: Signal) -> anyhow::Result<ExitCode> {
     let view = View::new();
     let (mut failures, mut polls) = (0, 0);
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     while batch.state.is_active() {
         view.show(&batch, polls % LINE_POLLS == 0);
         polls += 1;
         tokio::select! {
-            _ = interrupt.as_mut() => {
+            _ = interrupt.recv() => {
                 let paused = asked(remote, batch.id, "pause").await;
                 view.finish();
                 let id = batch.id;

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::tastes::Tastes;
 use super::terms;
 use crate::governance::PastStep;
+use crate::shared_state::EDGE_ITSELF;
 
 pub(super) fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
     let say = |english, german| tastes.say(english, german);
@@ -24,7 +25,7 @@ pub(super) fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
                         @for past in history {
                             tr {
                                 td { (past.at()) }
-                                td { (past.who) }
+                                td { (who(tastes, &past.who)) }
                                 td { (terms::step(past.step, tastes.language)) }
                                 td { @if let Some(case) = past.case { a href={ "#case-" (case) } { (case) } } }
                                 td { (past.why) }
@@ -35,4 +36,9 @@ pub(super) fn history(tastes: Tastes, history: &[PastStep]) -> Markup {
             }
         }
     }
+}
+
+/// A person by the name that the log has for them; what this edge did by itself is no person's.
+fn who(tastes: Tastes, name: &str) -> &str {
+    if name == EDGE_ITSELF { tastes.say("the edge", "der Server") } else { name }
 }

@@ -106,6 +106,14 @@ impl Engine for Gated {
         self.inner.padding(drawings)
     }
 
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        self.inner.is_between_parts(drawing)
+    }
+
+    fn go_on(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
+        self.inner.go_on(drawing)
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         self.inner.step(drawings)
     }

@@ -56,6 +56,14 @@ impl Engine for Sharing {
         self.widths.get(&drawing) == Some(&waiting.width_px)
     }
 
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        self.inner.is_between_parts(drawing)
+    }
+
+    fn go_on(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
+        self.inner.go_on(drawing)
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         self.inner.step(drawings)
     }

@@ -101,6 +101,14 @@ impl Engine for Sick {
         true
     }
 
+    fn is_between_parts(&self, drawing: DrawingId) -> bool {
+        self.inner.is_between_parts(drawing)
+    }
+
+    fn go_on(&mut self, drawing: DrawingId) -> Result<(), EngineError> {
+        self.inner.go_on(drawing)
+    }
+
     fn step(&mut self, drawings: &[DrawingId]) -> Result<Vec<Result<(), EngineError>>, EngineError> {
         let asks = |words: &str| drawings.iter().any(|drawing| self.prompts[drawing].contains(words));
         if asks("poison") {

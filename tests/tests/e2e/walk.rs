@@ -64,7 +64,10 @@ impl Hand<'_> {
 
     async fn log_in(&self, rig: &Rig, secret: &str, to: &str) -> anyhow::Result<()> {
         self.browser.visit(&format!("http://{}/admin/login?to={}", rig.admin(), to.replace('/', "%2F"))).await?;
-        // The field has the focus.
+        // The field has the focus; a finger touches it all the same.
+        if self.screen == Screen::Phone {
+            self.browser.tap("[name=key]").await?;
+        }
         self.browser.press(secret).await?;
         self.browser.press(ENTER).await?;
         let path = to.split('?').next().unwrap_or(to).to_owned();
@@ -94,12 +97,14 @@ async fn walk(screen: Screen, test: &str) -> anyhow::Result<()> {
 
     // A filter, a picture of it, and candidates.
     hand.log_in(&rig, &anna, "/preview/studio/thumb").await?;
-    browser.visit(&format!("http://{}/preview/studio/thumb?_view=cards&product=vase&_lang=en", rig.admin())).await?;
+    let filter = "product=vase&colour=teal&material=glossy&backdrop=cream&setting=studio";
+    browser.visit(&format!("http://{}/preview/studio/thumb?_view=cards&{filter}&_lang=en", rig.admin())).await?;
     hand.use_it("[data-move]").await?;
     hand.says("Decisions").await?;
     hand.use_it("form[action=\"/preview/candidates\"] button").await?;
     eventually("candidates are before reviewers", async || Ok(cases(&rig).await?.len() >= 2)).await?;
-    hand.says("needs review").await?;
+    let shown = "return document.querySelectorAll('[data-candidate][data-state=needs_review]').length";
+    eventually("both are on the page", async || Ok(browser.run(shown).await?.as_u64() >= Some(2))).await?;
 
     // Two of them held against each other; the second one is approved.
     hand.use_it("[data-key=m]").await?;

@@ -12,7 +12,9 @@ use bildkante_shared::log_limited;
 use super::super::gate;
 use super::{ReviewDesk, ShownCase};
 use crate::campaign::Variant;
-use crate::shared_state::{Change, Entries, Entry, Facts, Kill, Kills, Lift, Log, LogError, LogId, Target};
+use crate::shared_state::{
+    ActorId, Change, EDGE_ITSELF, Entries, Entry, Facts, Kill, Kills, Lift, Log, LogError, LogId, Target,
+};
 
 /// Kills and lifts that are remembered, the last ones.
 const KILLS_MAX: usize = 20_000;
@@ -129,7 +131,10 @@ impl ReviewDesk {
             Change::Kill(_) | Change::Lift(_) => (None, entry.change().as_str()),
             _ => return None,
         };
-        let who = self.log.name_of(entry.actor()).unwrap_or_else(|| entry.actor().to_string());
+        let who = match entry.actor() {
+            ActorId::EDGE => EDGE_ITSELF.to_owned(),
+            person => self.log.name_of(person).unwrap_or_else(|| person.to_string()),
+        };
         Some(PastStep { case, at_unix_ms: entry.at_unix_ms(), who, step, why: entry.why().to_owned() })
     }
 }

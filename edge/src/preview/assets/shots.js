@@ -112,8 +112,28 @@ function watch(shot) {
   image.addEventListener('error', () => label(shot.querySelector('.badge'), 'failed', say('no image', 'kein Bild')), { once: true });
 }
 
+/** An edge that is busy answers 503 for a picture before reviewers: it is asked again a few times.
+ * @param {HTMLImageElement} image
+ * @param {number} attempt */
+function persist(image, attempt) {
+  const pause = RETRY_MS[attempt + 2];
+  if (pause === undefined || attempt > 6) return;
+  const again = () => setTimeout(() => {
+    if (!image.isConnected) return;
+    persist(image, attempt + 1);
+    const src = image.src;
+    image.removeAttribute('src');
+    image.src = src;
+  }, pause);
+  if (attempt === 0 && image.complete && image.naturalWidth === 0) again();
+  else image.addEventListener('error', again, { once: true });
+}
+
 /** @param {ParentNode} part */
 export function watchShots(part) {
+  for (const image of part.querySelectorAll('img[src^="/admin/v1/decisions/"]')) {
+    if (image instanceof HTMLImageElement) persist(image, 0);
+  }
   for (const shot of part.querySelectorAll('[data-shot]')) {
     if (shot instanceof HTMLElement) watch(shot);
   }
