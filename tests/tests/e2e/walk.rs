@@ -124,6 +124,7 @@ async fn walk(screen: Screen, test: &str) -> anyhow::Result<()> {
     // The second person finds it in the queue, and approves it as well.
     browser.visit(&format!("http://{}/admin/login", rig.admin())).await?;
     hand.use_it("form[action=\"/admin/logout\"] button").await?;
+    eventually("the first person is out", async || hand.is_there("[name=key]").await).await?;
     let half =
         cases(&rig).await?.into_iter().find(|case| case["approved_by"].as_array().is_some_and(|by| by.len() == 1));
     let (id, master) = half.map(|case| (case["id"].clone(), case["master"].clone())).context("an approved case")?;
