@@ -100,6 +100,7 @@ mod tests {
         config.limits.connections_max = 10;
         assert_eq!(reserved(&config, 3, limit), before + 6 + PER_WORKER - ADMIN_CONNECTIONS_MIN + 10);
     }
+
     #[test]
     fn pages_that_wait_leave_connections_to_those_who_act() {
         for (limit, connections) in [(Some(1_024), 256), (Some(4_096), 512), (Some(20_000), 2_304), (None, 2_304)] {

@@ -1,10 +1,10 @@
 //! Whose turn it is on a device: pure, without a clock, a lock or a device. The device's thread drives it, and so does a
 //! simulation in virtual time (`turns/tests.rs`).
 //!
-//! Before every turn (a pass of a network, what lies between two parts of a recipe, or a decoding) the first of all jobs leads, begun
-//! or waiting, by its [`Place`]. Jobs that can share the leader's pass go along, the first ones first. One turn in [`SHARE`] is an aged
-//! job's, where more urgent ones would take them all: no urgency takes that share away. So the most urgent job waits for the turn
-//! under way, and for one more at most.
+//! Before every turn (a pass of a network, what lies between two parts of a recipe, or a decoding) the first of all jobs
+//! leads, begun or waiting, by its [`Place`]. Jobs that can share the leader's pass go along, the first ones first. One turn in
+//! [`SHARE`] is an aged job's, where more urgent ones would take them all: no urgency takes that share away. So the most urgent
+//! job waits for the turn under way, and for one more at most.
 //!
 //! A probe, which finds out what lets jobs share passes, has its turns while there is no job. Where requests have asked for what
 //! it finds out, it also has one turn in [`SHARE`] of those that are not urgent: no page waits for a probe.

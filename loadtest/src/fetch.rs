@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1 as h1, http2};
@@ -45,30 +45,16 @@ impl Fetched {
 /// # Errors
 /// When there is no whole answer in time.
 pub async fn http1(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
-    whole(async {
-        let io = TokioIo::new(TcpStream::connect(address).await?);
-        let (mut sender, connection) = h1::handshake(io).await?;
-        tokio::spawn(connection);
-        let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, args::ACCEPT);
-        Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
-    })
-    .await
+    asked(address, Request::get(path).header(ACCEPT, args::ACCEPT), String::new()).await
 }
 
 /// A page, as a browser opens it.
 ///
 /// # Errors
-/// When there is no whole answer in time.
+/// As [`http1`].
 pub async fn page(address: SocketAddr, path: &str) -> anyhow::Result<Fetched> {
-    whole(async {
-        let io = TokioIo::new(TcpStream::connect(address).await?);
-        let (mut sender, connection) = h1::handshake(io).await?;
-        tokio::spawn(connection);
-        let request = Request::get(path).header(HOST, address.to_string()).header(ACCEPT, "text/html");
-        let request = request.header(ACCEPT_ENCODING, "br").body(Empty::<Bytes>::new())?;
-        Ok(sender.send_request(request).await?)
-    })
-    .await
+    let request = Request::get(path).header(ACCEPT, "text/html").header(ACCEPT_ENCODING, "br");
+    asked(address, request, String::new()).await
 }
 
 /// A change that is asked of an edge's operators' listener.
@@ -82,13 +68,19 @@ pub async fn admin(
     token: &str,
     body: &serde_json::Value,
 ) -> anyhow::Result<Fetched> {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header(AUTHORIZATION, format!("Bearer {token}")).header(CONTENT_TYPE, "application/json");
+    asked(address, request, body.to_string()).await
+}
+
+/// On a connection of its own, over HTTP/1.1.
+async fn asked(address: SocketAddr, request: request::Builder, body: String) -> anyhow::Result<Fetched> {
     whole(async {
         let io = TokioIo::new(TcpStream::connect(address).await?);
         let (mut sender, connection) = h1::handshake(io).await?;
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(HOST, address.to_string());
-        let request = request.header(AUTHORIZATION, format!("Bearer {token}")).header(CONTENT_TYPE, "application/json");
-        Ok(sender.send_request(request.body(Full::<Bytes>::from(body.to_string()))?).await?)
+        let request = request.header(HOST, address.to_string()).body(Full::<Bytes>::from(body))?;
+        Ok(sender.send_request(request).await?)
     })
     .await
 }

@@ -175,6 +175,17 @@ impl Browser {
         Ok(told.filter_map(|line| line["message"].as_str().map(str::to_owned)).collect())
     }
 
+    /// Holds that pages wrote nothing bad to the console. The browser's own search for `/favicon.ico`, before it knew a page's icon,
+    /// is none of theirs.
+    ///
+    /// # Errors
+    /// With what was written.
+    pub async fn hold_quiet(&self) -> anyhow::Result<()> {
+        let complaints = self.complaints().await?;
+        anyhow::ensure!(complaints.iter().all(|line| line.contains("favicon.ico")), "{complaints:?}");
+        Ok(())
+    }
+
     /// Makes the window as wide as a phone or a desktop.
     ///
     /// # Errors

@@ -287,8 +287,7 @@ async fn keys_lead_on_and_take_back() -> anyhow::Result<()> {
     eventually("it is remembered", async || Ok(here().await?.contains("_advance=always"))).await?;
     browser.press("a").await?;
     eventually("the next one is open from elsewhere, too", async || Ok(here().await?.contains("product=mug"))).await?;
-    let complaints = browser.complaints().await?;
-    assert!(complaints.iter().all(|line| line.contains("favicon.ico")), "{complaints:?}");
+    browser.hold_quiet().await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())

@@ -99,9 +99,7 @@ async fn a_picture_is_chosen_approved_and_killed_by_keys() -> anyhow::Result<()>
     })
     .await?;
     says(&browser, "the picture is withheld").await?;
-    let complaints = browser.complaints().await?;
-    // The browser asked for `/favicon.ico` before it knew the page's own icon.
-    assert!(complaints.iter().all(|line| line.contains("favicon.ico")), "{complaints:?}");
+    browser.hold_quiet().await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())
@@ -181,8 +179,7 @@ async fn every_page_is_without_a_barrier() -> anyhow::Result<()> {
     // A cookie remembers the language.
     browser.visit(&format!("http://{}/preview/", rig.admin())).await?;
     says(&browser, "Kampagnen").await?;
-    let complaints = browser.complaints().await?;
-    assert!(complaints.iter().all(|line| line.contains("favicon.ico")), "{complaints:?}");
+    browser.hold_quiet().await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())

@@ -357,8 +357,7 @@ async fn a_guest_pins_a_comment_to_a_point() -> anyhow::Result<()> {
             assert!(found.is_empty(), "{page} on {width_px}: {found:?}");
         }
     }
-    let complaints = browser.complaints().await?;
-    assert!(complaints.iter().all(|line| line.contains("favicon.ico")), "{complaints:?}");
+    browser.hold_quiet().await?;
     browser.close().await?;
     rig.stop().await;
     Ok(())
