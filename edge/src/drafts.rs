@@ -26,6 +26,7 @@ use crate::campaign::{Catalog, CatalogHandle, Variant};
 use crate::fill::Fill;
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, Want, resolve};
+use crate::warm::{Cost, Price};
 use crate::words::Format;
 
 /// Pictures of one order.
@@ -114,6 +115,14 @@ impl DraftSheet {
             return Some(0);
         }
         self.picture_ms(picture).map(|ms| ms.saturating_mul(picture.cost.undrawn as u64))
+    }
+
+    /// What that costs; `None` without a price, too.
+    #[must_use]
+    pub fn redrawing_cost(&self, picture: &DraftPicture, price: Option<&Price>) -> Option<Cost> {
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds are far below 2^52")]
+        let device_ms = self.redrawing_ms(picture)? as f64;
+        Some(price?.of(device_ms))
     }
 
     #[must_use]

@@ -18,6 +18,7 @@ use crate::drafts::{DRAFT_PICTURES_MAX, DraftOrder, DraftPicture, DraftProgress,
 use crate::governance::audit;
 use crate::service::Body;
 use crate::shared_state::{PersonRole, WHY_BYTES_MAX};
+use crate::warm::Price;
 use crate::words::Format;
 
 const FIELDS: [&str; 6] = ["variant", "changes", "reach", "seed", "count", "why"];
@@ -82,7 +83,7 @@ pub(super) async fn begin(
 pub(super) async fn draw(api: &AdminApi, who: &Principal, order: (DraftOrder, String)) -> Result<Reply, Fault> {
     let sheet = begin(api, who, order).await?;
     let location = Some(format!("{PREFIX}drafts/{}", sheet.id));
-    Ok(Reply { location, ..Reply::accepted(told(&sheet)) })
+    Ok(Reply { location, ..Reply::accepted(told(&sheet, api.batches.price())) })
 }
 
 /// What a form asks for: each of its fields `change.…` is a change.
@@ -109,7 +110,8 @@ pub(super) async fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -
     let meant = api.drafts.meant(&variant).map_err(|error| refused(&error))?;
     who.demand(PersonRole::Reviewer, campaign_of(&meant))?;
     let knobs = api.drafts.knobs(&meant).await.map_err(|error| refused(&error))?;
-    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(told).collect();
+    let price = api.batches.price();
+    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(|sheet| told(sheet, price)).collect();
     Ok(json!({ "variant": meant, "changes": knobs.iter().map(knob).collect::<Vec<_>>(), "drafts": drafts }))
 }
 
@@ -132,7 +134,7 @@ pub(super) fn seen(api: &AdminApi, who: &Principal, id: &str) -> Result<DraftShe
 }
 
 pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
-    seen(api, who, id).map(|sheet| told(&sheet))
+    seen(api, who, id).map(|sheet| told(&sheet, api.batches.price()))
 }
 
 pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
@@ -143,8 +145,8 @@ pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fa
     Ok(json!({ "id": id, "ended": is_there }))
 }
 
-fn told(sheet: &DraftSheet) -> Value {
-    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(sheet, picture)).collect();
+fn told(sheet: &DraftSheet, price: Option<&Price>) -> Value {
+    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(sheet, picture, price)).collect();
     json!({
         "id": sheet.id,
         "variant": sheet.variant,
@@ -154,7 +156,7 @@ fn told(sheet: &DraftSheet) -> Value {
     })
 }
 
-fn told_picture(sheet: &DraftSheet, picture: &DraftPicture) -> Value {
+fn told_picture(sheet: &DraftSheet, picture: &DraftPicture, price: Option<&Price>) -> Value {
     let (state, detail) = match &picture.progress {
         DraftProgress::Drawing => ("drawing", None),
         DraftProgress::Drawn { .. } => ("drawn", None),
@@ -178,6 +180,7 @@ fn told_picture(sheet: &DraftSheet, picture: &DraftPicture) -> Value {
             "undrawn": cost.undrawn,
             "is_cut": cost.is_cut,
             "device_ms": sheet.redrawing_ms(picture),
+            "cost": sheet.redrawing_cost(picture, price),
             "listed": changed.collect::<Vec<_>>(),
         },
     })

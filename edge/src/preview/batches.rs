@@ -10,7 +10,7 @@
 //! who see each of its campaigns.
 
 mod choose;
-mod words;
+pub(super) mod words;
 
 use std::time::Duration;
 

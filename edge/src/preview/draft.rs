@@ -5,12 +5,14 @@
 
 use maud::{Markup, html};
 
+use super::batches::words;
 use super::desk::{self, Desk};
 use super::frame::copy;
 use super::tastes::Tastes;
 use crate::campaign::drafting::{Knob, KnobId, KnobKind, Reach};
 use crate::drafts::{DRAFT_PICTURES_MAX, DraftPicture, DraftProgress, DraftSheet};
 use crate::seo::Picture;
+use crate::warm::Price;
 
 /// The form on a variant's page.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub(super) struct DraftPage<'a> {
     /// As readers get it now.
     pub(super) present: Option<&'a Picture<'a>>,
     pub(super) sheet: &'a DraftSheet,
+    pub(super) price: Option<&'a Price>,
 }
 
 fn knob_words(tastes: Tastes, id: &KnobId) -> String {
@@ -150,9 +153,9 @@ pub(super) fn page(page: &DraftPage<'_>) -> Markup {
             @if let Some(present) = page.present {
                 figure { (present.markup()) figcaption { b { (say("Now", "Jetzt")) } } }
             }
-            @for picture in &page.sheet.pictures { (drawn(page, picture)) }
+            div.drafts data-live="drafts" { @for picture in &page.sheet.pictures { (drawn(page, picture)) } }
         }
-        @for picture in &page.sheet.pictures { (patch(page, picture)) }
+        div data-live="patches" { @for picture in &page.sheet.pictures { (patch(page, picture)) } }
     }
 }
 
@@ -160,18 +163,24 @@ fn drawn(page: &DraftPage<'_>, picture: &DraftPicture) -> Markup {
     let say = |english, german| page.tastes.say(english, german);
     let address = format!("/admin/v1/drafts/{}/picture?seed={}", page.sheet.id, picture.seed);
     let (width_px, height_px) = picture.variant.size_px;
+    let alt = format!("{}, seed {}", page.headline, picture.seed);
+    let img = html! { img src=(address) width=(width_px) height=(height_px) alt=(alt); };
     html! {
-        figure {
-            @if let DraftProgress::Failed(reason) = &picture.progress {
-                p.notice.bad role="alert" { (say("It could not be drawn: ", "Es konnte nicht erzeugt werden: ")) (reason) }
-            } @else {
-                a href={ (address) "&w=2048" } {
-                    img src=(address) width=(width_px) height=(height_px) alt={ (page.headline) ", seed " (picture.seed) };
-                }
+        figure data-recipe=(picture.variant.recipe.id()) {
+            @match &picture.progress {
+                DraftProgress::Failed(reason) => p.notice.bad role="alert" {
+                    (say("It could not be drawn: ", "Es konnte nicht erzeugt werden: ")) (reason)
+                },
+                // The page asks for itself again until it is drawn; without a script the answer to the picture waits.
+                DraftProgress::Drawing => div.awaited data-drawing {
+                    svg viewBox={ "0 0 " (width_px) " " (height_px) } aria-hidden="true" {}
+                    span.badge data-state="drawing" { (say("being drawn …", "wird erzeugt …")) }
+                    noscript { (img) }
+                },
+                DraftProgress::Drawn { .. } => a href={ (address) "&w=2048" } { (img) },
             }
             figcaption {
                 b { (say("Draft", "Entwurf")) } ", seed " (picture.seed)
-                @if picture.progress == DraftProgress::Drawing { " · " (say("shown once it is drawn", "erscheint, sobald es erzeugt ist")) }
                 @if let DraftProgress::Drawn { device_ms: Some(ms) } = picture.progress { " · " (seconds(page.tastes, ms)) }
             }
         }
@@ -206,6 +215,9 @@ fn patch(page: &DraftPage<'_>, picture: &DraftPicture) -> Markup {
                             Some(ms) => (seconds(page.tastes, ms)),
                             None => (say("not known yet: no picture of these was measured", "noch unbekannt: keines dieser Bilder wurde gemessen")),
                         }
+                    }
+                    @if let Some(cost) = page.sheet.redrawing_cost(picture, page.price) {
+                        dt { (say("Cost", "Kosten")) } dd { (words::cost(&cost, page.tastes.language)) }
                     }
                     dt { (say("Recipe", "Rezept")) } dd { code { (picture.variant.recipe.id()) } }
                 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Most of one second.
 const MILLIONTHS_MAX: u64 = 1_000_000_000;
@@ -21,7 +21,7 @@ pub struct Price {
 }
 
 /// An amount of money, as it is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cost {
     /// With two decimals, or with four where it is less than one.
     pub amount: String,

@@ -33,7 +33,11 @@ async fn page(rig: &Rig, who: &BrowserSession, path: &str) -> anyhow::Result<Rep
 async fn a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe() -> anyhow::Result<()> {
     let test = "a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe";
     let control = Arc::new(FakeControl::default());
-    let rig = Rig::start(Plan { edge: with_giver, ..Plan::painted(&control) }).await?;
+    let edge = |config: &mut Config| {
+        with_giver(config);
+        config.warm.price_per_device_second = "1000 EUR".parse().ok();
+    };
+    let rig = Rig::start(Plan { edge, ..Plan::painted(&control) }).await?;
     let before = in_memory(&rig, VASE).await?;
     let order = json!({ "variant": VARIANT, "changes": { "steps": 9 }, "count": 2, "why": "fewer steps" });
     let begun = admin(&rig, Method::POST, "/admin/v1/drafts", Some(order.clone())).await?;
@@ -53,6 +57,16 @@ async fn a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe() -> 
     assert!(
         pictures[0]["changes"]["variants"].as_u64() > Some(1),
         "the slot's steps are all its variants': {pictures:?}"
+    );
+
+    let changes = &pictures[0]["changes"];
+    assert!(changes["undrawn"].as_u64() > Some(0), "{changes}");
+    let amount = changes["cost"]["amount"].as_str().and_then(|amount| amount.parse::<f64>().ok());
+    let expected = changes["device_ms"].as_f64();
+    assert!(
+        amount.zip(expected).is_some_and(|(amount, ms)| (amount - ms).abs() < 0.01)
+            && changes["cost"]["currency"] == "EUR",
+        "a millisecond costs one euro: {changes}"
     );
 
     // Its picture has an address of the admin listener, which asks who comes; the public one has none.

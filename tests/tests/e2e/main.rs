@@ -1,6 +1,7 @@
 //! End to end: real edge and real node, from a URL to bytes and headers.
 
 mod additions;
+mod barriers;
 mod batch_ways;
 mod batches;
 mod browser;

@@ -48,7 +48,7 @@ pub(super) fn bytes(bytes: u64, language: Language) -> String {
     if name == "B" { format!("{bytes:.0} B") } else { format!("{} {name}", decimal(bytes / unit, language)) }
 }
 
-pub(super) fn cost(cost: &Cost, language: Language) -> String {
+pub(in crate::preview) fn cost(cost: &Cost, language: Language) -> String {
     let amount = match language {
         Language::English => cost.amount.clone(),
         Language::German => cost.amount.replace('.', ","),
