@@ -19,7 +19,7 @@ use crate::credentials::{Manifest, SignedDocument, Standing, Trust};
 use crate::fields;
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 use crate::provenance::Told;
-use crate::render::{RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
+use crate::render::{Anchor, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
 use crate::request::{
     ClientHints, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, requested_urgency,
 };
@@ -117,8 +117,10 @@ pub fn url(data: &[u8]) {
         assert_eq!(again, Ok(ImageRequest { slug: None, ..request.clone() }), "{canonical}");
     }
     let Ok(slot_ratio) = Ratio::new(16, 9) else { return };
-    let layout =
-        Layout::new(&Ask::of(&request, None, 640), &Limits { source: (1344, 768), slot_ratio, upscale_max: 1.5 });
+    let layout = Layout::new(
+        &Ask::of(&request, None, 640, Anchor::CENTER),
+        &Limits { source: (1344, 768), slot_ratio, upscale_max: 1.5 },
+    );
     assert!(layout.width_px >= 1 && layout.height_px >= 1);
     assert!(layout.width_px.max(layout.height_px) <= RENDITION_SIDE_PX_MAX);
     assert!(u64::from(layout.width_px) * u64::from(layout.height_px) <= RENDITION_AREA_PX_MAX);

@@ -55,8 +55,11 @@ impl Placeholders {
         let slots = catalog.campaigns().flat_map(|campaign| &campaign.slots);
         let wanted: std::collections::HashSet<_> = slots
             .flat_map(|slot| {
-                let size = PlaceholderSize::of(slot.default_width_px, slot.ratio.height_px(slot.default_width_px));
-                slot.formats.iter().map(move |format| (size, format))
+                slot.framings().flat_map(|(_, framing)| {
+                    let width_px = framing.default_width_px;
+                    let size = PlaceholderSize::of(width_px, framing.height_px(width_px));
+                    slot.formats.iter().map(move |format| (size, format))
+                })
             })
             .collect();
         let files = Arc::clone(&self.files);

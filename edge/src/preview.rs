@@ -34,6 +34,7 @@ mod cards;
 mod census;
 mod comments;
 mod compare;
+mod cuts;
 mod desk;
 mod draft;
 mod drafting;
@@ -464,12 +465,13 @@ impl Preview {
         let states = if withheld.is_some() { states.with(PictureState::Withheld) } else { states };
         let entry = census.entry_of(campaign, combination);
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
-        let sizes = &slot.sizes;
+        let sizes = &slot.framing.sizes;
         let (pick, alike) = (Pickable::No, 0);
         let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None, pick, alike };
         let page = VariantPage {
             tastes,
             campaign: &campaign.name,
+            cuts: &slot.cuts,
             notice: seals.notice(),
             card: texts.card(shown),
             around: if is_from_queue {

@@ -13,7 +13,7 @@ use crate::campaign::{Catalog, MissPolicy, Stopgap};
 use crate::fill::{Fill, Peek};
 use crate::governance::Cleared;
 use crate::placeholder::{PlaceholderError, Placeholders};
-use crate::render::{RenditionSpec, Shape};
+use crate::render::RenditionSpec;
 use crate::request::FormatAsk;
 use crate::resolve::format;
 use crate::resolve::{Resolved, Want};
@@ -208,13 +208,16 @@ fn nearest_specs(missing: Missing<'_>) -> Vec<RenditionSpec> {
         formats.extend(Format::ALL.into_iter().filter(|format| *format != want.spec.format && shown.contains(*format)));
     }
     // A shape of its own is no rung of the ladder: of it there are only other formats.
-    let height_px = |width_px| resolved.slot.ratio.height_px(width_px);
-    let is_rung = want.spec.shape == Shape::DEFAULT && want.spec.height_px == height_px(want.spec.width_px);
-    let mut widths = if is_rung { resolved.slot.widths.clone() } else { vec![want.spec.width_px] };
+    let framing = resolved.framing();
+    let shape = |width_px| framing.shape(want.variant.size_px, width_px);
+    let height_px = |width_px| framing.height_px(width_px);
+    let is_rung = want.spec.shape == shape(want.spec.width_px) && want.spec.height_px == height_px(want.spec.width_px);
+    let mut widths = if is_rung { framing.widths.clone() } else { vec![want.spec.width_px] };
     widths.sort_by_key(|width| (width.abs_diff(want.spec.width_px), std::cmp::Reverse(*width)));
     let cut = |width_px, format| RenditionSpec {
         width_px,
         height_px: if is_rung { height_px(width_px) } else { want.spec.height_px },
+        shape: if is_rung { shape(width_px) } else { want.spec.shape },
         format,
         ..want.spec
     };

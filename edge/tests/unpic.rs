@@ -116,7 +116,7 @@ fn laid_out(word: &str, master: Size, asked: Size) -> Result<(String, Layout), S
     let request = ImageRequest::parse("/i/studio/hero", Some(&query), &IgnoredParameters::default());
     let request = request.map_err(|error| error.problem().parameter.unwrap_or_default())?;
     let limits = Limits { source: master, slot_ratio: "16:9".parse().expect("a ratio"), upscale_max: 8.0 };
-    let layout = Layout::new(&Ask::of(&request, Some(asked.0), asked.0), &limits);
+    let layout = Layout::new(&Ask::of(&request, Some(asked.0), asked.0, Anchor::CENTER), &limits);
     Ok((request.fit.as_str().to_owned(), layout))
 }
 

@@ -51,7 +51,8 @@ fn load(plan: &Plan, threads: usize, json: Option<&Path>) -> anyhow::Result<Exit
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    anyhow::ensure!(report.completed() > 0, "no request was answered");
+    // A scenario that counts for itself has no phases, and says what failed in its verdicts.
+    anyhow::ensure!(report.phases.is_empty() || report.completed() > 0, "no request was answered");
     Ok(if report.is_met() { ExitCode::SUCCESS } else { ExitCode::from(BUDGET_MISSED) })
 }
 

@@ -148,7 +148,7 @@ impl Inner {
                 let formats: Vec<Format> = terms.formats.iter().filter_map(|name| Format::from_name(name)).collect();
                 let separator = if url.contains('?') { '&' } else { '?' };
                 let cuts = cuts(&resolved.slot, &formats);
-                let urls = cuts.map(|(width, format)| format!("{url}{separator}w={width}&fm={}", format.extension()));
+                let urls = cuts.map(|rung| format!("{url}{separator}{rung}"));
                 let tally = Arc::new(Mutex::new(Renditions::default()));
                 let telling = Arc::clone(&tally);
                 let told = move |url: String, made: Result<Filled, String>| telling.lock().count(&url, made);

@@ -205,8 +205,8 @@ fn check_readable(lock: &Lock, manifest: &Manifest, files: &CampaignFiles) -> Re
 
 fn check_reach(master: &Pixels, slot: &Slot) -> Result<(), ImportRunError> {
     let (width_px, height_px) = (master.width_px(), master.height_px());
-    let widest_px = slot.widths.last().copied().unwrap_or(slot.default_width_px);
-    let reach = f64::from(slot.ratio.cropped_width_px(width_px, height_px)) * slot.upscale_max;
+    let widest_px = slot.framing.widest_px();
+    let reach = f64::from(slot.framing.ratio.cropped_width_px(width_px, height_px)) * slot.upscale_max;
     if f64::from(widest_px) <= reach + 1e-6 {
         return Ok(());
     }

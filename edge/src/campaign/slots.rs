@@ -1,11 +1,12 @@
 //! Slots: the places of a page an image is made for, with their shape, widths, priority and miss policy.
 
 use std::fmt;
-use std::ops::Range;
 
 use bildkante_shared::urgency::Urgency;
 
 use super::axes::{Axis, LOCALE_AXIS};
+use super::cuts::{self, ART, Cut};
+use super::framing::{Bounds, Framing};
 use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
 use super::manifest::{Policy, SLOTS_MAX};
@@ -14,7 +15,7 @@ use super::names::is_name;
 use super::reader::{TableReader, Text, no_hint};
 use super::review::{self, Gates, Review};
 use crate::render::Quality;
-use crate::words::{Format, FormatSet, Ratio, WIDTH_PX_MAX};
+use crate::words::{Format, FormatSet};
 
 /// Most rungs of a ladder.
 pub const WIDTHS_MAX: usize = 32;
@@ -23,22 +24,17 @@ pub const UPSCALE_MAX: f64 = 8.0;
 /// Longest a slot may wait for a node.
 pub const WAIT_MS_MAX: u32 = 60_000;
 const NO_SLOTS: &str = "there are no slots: a campaign has at least one [slots.NAME]";
-/// Longest `sizes`.
-const SIZES_BYTES_MAX: usize = 300;
 
 /// A placement in a page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slot {
     pub name: String,
-    pub ratio: Ratio,
-    /// The ladder: ascending, never empty, every rung within `upscale_max`.
-    pub widths: Vec<u32>,
-    /// A rung: what a URL without `w` gets.
-    pub default_width_px: u32,
+    /// Of what a URL without `art` gets.
+    pub framing: Framing,
+    /// For other screens, in the order in which a browser tries them.
+    pub cuts: Vec<Cut>,
     /// How far a master's cropped width may be enlarged; 1.0 not at all.
     pub upscale_max: f64,
-    /// The `sizes` attribute of the markup.
-    pub sizes: String,
     pub urgency: Urgency,
     pub on_miss: MissPolicy,
     /// The campaign's, or its own.
@@ -54,6 +50,24 @@ pub struct Slot {
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
     pub qualities: Vec<Quality>,
     pub making: Making,
+}
+
+/// A rendition as a page asks for it: its display is the part of a query that comes after the axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rung<'s> {
+    /// `None` in the slot's own framing.
+    pub art: Option<&'s str>,
+    pub width_px: u32,
+    pub format: Format,
+}
+
+impl fmt::Display for Rung<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(art) = self.art {
+            write!(f, "{ART}={art}&")?;
+        }
+        write!(f, "w={}&fm={}", self.width_px, self.format.extension())
+    }
 }
 
 /// What a reader gets while a variant is not drawn yet.
@@ -137,23 +151,36 @@ impl Slot {
         }
     }
 
-    /// The rung for a wanted width: the smallest that is wide enough, else the widest.
+    /// The framing of a cut, by its place in `cuts`; without one the slot's own.
     #[must_use]
-    pub fn snap_up(&self, wanted_px: u32) -> u32 {
-        let widest = self.widths.last().copied().unwrap_or(self.default_width_px);
-        self.widths.iter().copied().find(|width| *width >= wanted_px).unwrap_or(widest)
+    pub fn framing_of(&self, cut: Option<usize>) -> &Framing {
+        cut.and_then(|cut| self.cuts.get(cut)).map_or(&self.framing, |cut| &cut.framing)
     }
 
-    /// As [`Self::snap_up`], of those rungs that do not enlarge the master; `None` where all do.
+    /// Each framing with the name of its cut, the slot's own first.
+    pub fn framings(&self) -> impl Iterator<Item = (Option<&str>, &Framing)> {
+        let cuts = self.cuts.iter().map(|cut| (Some(cut.name.as_str()), &cut.framing));
+        std::iter::once((None, &self.framing)).chain(cuts)
+    }
+
+    /// Every width of every framing in these formats, as far as the slot has them.
+    pub fn rungs<'s>(&'s self, formats: &'s [Format]) -> impl Iterator<Item = Rung<'s>> + 's {
+        let formats = formats.iter().copied().filter(|format| self.formats.contains(*format));
+        formats.flat_map(move |format| {
+            self.framings().flat_map(move |(art, framing)| {
+                framing.widths.iter().map(move |width_px| Rung { art, width_px: *width_px, format })
+            })
+        })
+    }
+
+    /// Which parts of a master it shows: what people approve of it holds for these.
     #[must_use]
-    pub fn snap_within(&self, wanted_px: u32) -> Option<u32> {
-        let whole = self.making.size_px();
-        let is_within = |width: &&u32| {
-            let cut = crate::render::CropBox::cover(whole.0, whole.1, **width, self.ratio.height_px(**width));
-            cut.width_px >= **width
-        };
-        let widest = self.widths.iter().filter(is_within).max()?;
-        Some(self.snap_up(wanted_px).min(*widest))
+    pub fn cut_words(&self) -> String {
+        let mut words = self.framing.cut_words();
+        for Cut { name, framing, .. } in &self.cuts {
+            words.push_str(&format!(" {name}={}", framing.cut_words()));
+        }
+        words
     }
 
     /// Renditions one variant can have without a signature.
@@ -163,7 +190,8 @@ impl Slot {
         qualities.extend(&self.qualities);
         qualities.sort_unstable();
         qualities.dedup();
-        self.widths.len() * self.formats.len() * qualities.len()
+        let widths: usize = self.framings().map(|(_, framing)| framing.widths.len()).sum();
+        widths * self.formats.len() * qualities.len()
     }
 }
 
@@ -202,21 +230,11 @@ fn read_slot<'a, 'i>(
     policy: &Policy,
 ) -> Option<Slot> {
     let making = generate.read(table);
-    if !table.has("ratio") {
-        table.missing("ratio", "`ratio` is missing, such as \"16:9\"");
-    }
-    let ratio = table.parsed::<Ratio>("ratio");
     let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
-    let cropped_px = match (&making, ratio) {
-        (Some(making), Some(ratio)) => {
-            let (width_px, height_px) = making.size_px();
-            Some(ratio.cropped_width_px(width_px, height_px))
-        }
-        _ => None,
-    };
-    let widths = read_widths(table, ratio, cropped_px, upscale_max);
-    let default_width_px = read_default_width(table, widths.as_deref(), cropped_px);
-    let sizes = table.text("sizes").and_then(|text| read_sizes(table, &text)).unwrap_or_else(|| "100vw".to_owned());
+    let bounds = Bounds { master_px: making.as_ref().map(Making::size_px), upscale_max };
+    let framing = Framing::read(table, bounds);
+    let has_axis_art = generate.axes.iter().any(|read| read.axis.name == ART);
+    let cuts = cuts::read(table, bounds, has_axis_art);
     let urgency = table.table("priority").and_then(|priority| read_urgency(&priority)).unwrap_or_default();
     let on_miss = read_on_miss(table);
     let markup = markup::read(table, generate, &policy.locales);
@@ -230,11 +248,9 @@ fn read_slot<'a, 'i>(
     });
     Some(Slot {
         name: name.value.to_owned(),
-        ratio: ratio?,
-        default_width_px: default_width_px?,
-        widths: widths?,
+        framing: framing?,
+        cuts,
         upscale_max,
-        sizes,
         urgency,
         on_miss,
         review,
@@ -245,78 +261,6 @@ fn read_slot<'a, 'i>(
         qualities,
         making: making?,
     })
-}
-
-fn read_widths(
-    table: &TableReader<'_, '_>,
-    ratio: Option<Ratio>,
-    cropped_px: Option<u32>,
-    upscale_max: f64,
-) -> Option<Vec<u32>> {
-    const MISSING: &str = "`widths` is missing: the widths in px this slot is cut to, ascending";
-    if !table.has("widths") {
-        table.missing("widths", MISSING);
-    }
-    let widths = table.integers("widths", 1..=WIDTH_PX_MAX, WIDTHS_MAX)?;
-    if widths.is_empty() {
-        table.fault(table.span(), MISSING);
-    }
-    for ((before, _), (width, span)) in widths.iter().zip(widths.iter().skip(1)) {
-        if width <= before {
-            table.fault(span, format!("`widths` ascend, but {width} follows {before}"));
-        }
-    }
-    for (width, span) in &widths {
-        check_reach(table, *width, span, ratio, cropped_px, upscale_max);
-    }
-    Some(widths.into_iter().map(|(width, _)| width).collect())
-}
-
-fn check_reach(
-    table: &TableReader<'_, '_>,
-    width: u32,
-    span: &Range<usize>,
-    ratio: Option<Ratio>,
-    cropped_px: Option<u32>,
-    upscale_max: f64,
-) {
-    if let Some(cropped_px) = cropped_px
-        && f64::from(width) > f64::from(cropped_px) * upscale_max + 1e-6
-    {
-        let factor = f64::from(width) / f64::from(cropped_px);
-        let reason = format!(
-            "{width} px is {factor:.2} times the {cropped_px} px this slot's crop has, above `upscale_max` {upscale_max}"
-        );
-        table.fault(span, reason);
-    }
-    if let Some(ratio) = ratio
-        && ratio.height_px(width) > WIDTH_PX_MAX
-    {
-        table.fault(span, format!("at {width} px the picture is higher than {WIDTH_PX_MAX} px"));
-    }
-}
-
-/// The named rung; without one the smallest that loses nothing of the master.
-fn read_default_width(table: &TableReader<'_, '_>, widths: Option<&[u32]>, cropped_px: Option<u32>) -> Option<u32> {
-    let asked = table.integer("default_width", 1..=WIDTH_PX_MAX);
-    let widths = widths?;
-    if let Some(asked) = asked
-        && !widths.contains(&asked)
-    {
-        table.fault(table.span(), format!("`default_width` {asked} is not one of `widths`"));
-    }
-    let lossless = widths.iter().copied().find(|width| cropped_px.is_some_and(|cropped| *width >= cropped));
-    asked.or(lossless).or_else(|| widths.last().copied())
-}
-
-/// `sizes` goes into an HTML attribute as it is.
-fn read_sizes(table: &TableReader<'_, '_>, text: &Text<'_>) -> Option<String> {
-    let is_safe = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '"' | '\'' | '<' | '>' | '&' | '\\');
-    if text.value.len() <= SIZES_BYTES_MAX && !text.value.trim().is_empty() && text.value.chars().all(is_safe) {
-        return Some(text.value.trim().to_owned());
-    }
-    table.fault(&text.span, "`sizes` is the HTML attribute, such as \"(min-width: 60rem) 50vw, 100vw\"");
-    None
 }
 
 fn read_urgency(priority: &TableReader<'_, '_>) -> Option<Urgency> {

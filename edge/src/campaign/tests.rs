@@ -118,7 +118,7 @@ fn the_fixture_is_read_as_written() {
         ["product", "colour", "finish", "locale"]
     );
     let hero = &campaign.slots[0];
-    assert_eq!((hero.default_width_px, hero.urgency.get(), hero.on_miss), (1344, 1, MissPolicy::Fallback));
+    assert_eq!((hero.framing.default_width_px, hero.urgency.get(), hero.on_miss), (1344, 1, MissPolicy::Fallback));
     assert_eq!(campaign.slots[1].on_miss, MissPolicy::Wait { wait_ms: 2000, then: Stopgap::Placeholder });
     let default = variant(&catalog, "hero", &[]);
     assert_eq!(drawn(&default).prompt, "soft light, a teal bottle on a floor");

@@ -107,7 +107,7 @@ pub struct Variant {
     pub review: Review,
     /// Of its slot.
     pub gates: Gates,
-    /// How its slot cuts pictures: its ratio. A decision holds in one cut.
+    /// How its slot cuts pictures: its ratio, and its cuts. A decision holds in one cut.
     pub cut: String,
     /// When it may be shown no more, because a right ends.
     pub rights_end: Option<RightsEnd>,
@@ -135,7 +135,7 @@ impl Variant {
             on_stale_state: campaign.policy.on_stale_state,
             review: slot.review,
             gates: Arc::clone(&slot.gates),
-            cut: slot.ratio.to_string(),
+            cut: slot.cut_words(),
             rights_end: match &recipe {
                 MasterRecipe::Imported(_) => {
                     campaign.rights().of_import(&picture_name(&campaign.name, slot, &campaign.axes, &values))

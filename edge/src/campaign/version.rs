@@ -6,6 +6,7 @@
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 
+use super::cuts::Cut;
 use super::manifest::PromptPublication;
 use super::slots::Slot;
 use crate::render::{ENCODER_EPOCH, Finish};
@@ -51,10 +52,10 @@ pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&Pro
         hasher.update(bytes);
     };
     add(&ENCODER_EPOCH.to_le_bytes());
-    add(slot.ratio.to_string().as_bytes());
+    add(slot.framing.cut_words().as_bytes());
     // How far a signed URL may have the master enlarged.
     add(&slot.upscale_max.to_bits().to_le_bytes());
-    for width in slot.widths.iter().chain([&slot.default_width_px]) {
+    for width in slot.framing.widths.iter().chain([&slot.framing.default_width_px]) {
         add(&width.to_le_bytes());
     }
     for format in slot.formats.iter() {
@@ -68,6 +69,13 @@ pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&Pro
     if let Some(PromptPublication { writer }) = prompt {
         add(&[u8::from(writer.is_some())]);
         add(writer.as_deref().unwrap_or_default().as_bytes());
+    }
+    for Cut { name, framing, .. } in &slot.cuts {
+        add(name.as_bytes());
+        add(framing.cut_words().as_bytes());
+        for width in framing.widths.iter().chain([&framing.default_width_px]) {
+            add(&width.to_le_bytes());
+        }
     }
     Digest::from_hash(&hasher.finalize())
 }

@@ -277,12 +277,12 @@ fn served(resolved: &Resolved, public_url: &str, has_access_log: bool) -> Served
     let (slot, campaign) = (&resolved.slot, &resolved.campaign);
     let url = campaign.url(slot, &resolved.variant.query);
     let separator = if url.contains('?') { '&' } else { '?' };
-    let cuts = slot.formats.iter().flat_map(|format| slot.widths.iter().map(move |width| (format, width)));
-    let urls = cuts.map(|(format, width)| format!("{public_url}{url}{separator}w={width}&fm={}", format.extension()));
+    let formats: Vec<_> = slot.formats.iter().collect();
+    let urls = slot.rungs(&formats).map(|rung| format!("{public_url}{url}{separator}{rung}"));
     ServedPaper {
         canonical_url: format!("{public_url}{}", resolved.canonical_url()),
         formats: slot.formats.iter().map(|format| format.as_str()).collect(),
-        widths_px: slot.widths.clone(),
+        widths_px: slot.framing.widths.clone(),
         urls: urls.collect(),
         need_signature: campaign.policy.signing == Signing::Required,
         is_recallable: campaign.policy.is_recallable,

@@ -139,7 +139,7 @@ impl Examiner {
 /// Its path, and what is wanted for it.
 fn widest_jpeg(resolved: &Resolved, subject: &DossierSubject) -> Option<(String, Want)> {
     let (campaign, slot) = (&resolved.campaign, &resolved.slot);
-    let widest_px = slot.widths.last()?;
+    let widest_px = slot.framing.widest_px();
     let url = campaign.url(slot, &resolved.variant.query);
     let separator = if url.contains('?') { '&' } else { '?' };
     let path = format!("{url}{separator}w={widest_px}&fm={}", Format::Jpeg.extension());

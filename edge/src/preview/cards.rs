@@ -140,14 +140,15 @@ impl CardTexts {
         Picture {
             url: &self.url,
             query: &self.query,
-            widths_px: &self.slot.widths,
+            widths_px: &self.slot.framing.widths,
             formats: self.slot.formats,
-            ratio: (self.slot.ratio.width(), self.slot.ratio.height()),
+            ratio: (self.slot.framing.ratio.width(), self.slot.framing.ratio.height()),
             sizes,
             alt: &self.alt,
             loading,
             label: self.source.and_then(|source| self.slot.label.shown(source, &self.locale)),
             seal,
+            cuts: &[],
         }
     }
 
@@ -156,7 +157,10 @@ impl CardTexts {
         let (slot, is_shown) = (&self.slot, seals.are_usable());
         CardView {
             picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
-            markup: is_shown.then(|| self.picture(seals.copied(), Loading::of(slot.urgency), &slot.sizes)),
+            markup: is_shown.then(|| Picture {
+                cuts: &slot.cuts,
+                ..self.picture(seals.copied(), Loading::of(slot.urgency), &slot.framing.sizes)
+            }),
             headline: &self.headline,
             values: &self.values,
             key: &self.key,
@@ -164,7 +168,7 @@ impl CardTexts {
             papers: papers::link(&self.key),
             prompt: &self.prompt,
             merged_with: self.merged.as_deref(),
-            width_px: slot.default_width_px,
+            width_px: slot.framing.default_width_px,
             page: self.page(),
             states,
             variants,

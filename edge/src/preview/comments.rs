@@ -31,7 +31,7 @@ impl Preview {
         (role >= Some(PersonRole::Reviewer)).then(|| Guests {
             comments: self.shares.comments.of_picture(&picture),
             sharing: self.sharing_of(&format!("{}/{}", of.campaign.name, slot.name), Shareable::Picture(picture)),
-            ratio: (slot.ratio.width(), slot.ratio.height()),
+            ratio: (slot.framing.ratio.width(), slot.framing.ratio.height()),
         })
     }
 }

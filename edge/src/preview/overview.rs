@@ -88,6 +88,7 @@ impl Preview {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let case = &shown.case;
         Waiting {
+            size_px: (shown.case.drawn.width_px, shown.case.drawn.height_px),
             case: case.id,
             headline: headline.unwrap_or_else(|| picture.to_owned()),
             place: picture.split('?').next().unwrap_or(picture).to_owned(),

@@ -23,6 +23,7 @@ pub(super) struct Waiting {
     /// The role that was asked, and whether its time is over.
     pub(super) asked: Option<(String, bool)>,
     pub(super) approvals: usize,
+    pub(super) size_px: (u32, u32),
 }
 
 pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize, reader: Option<&str>) -> Markup {
@@ -46,7 +47,7 @@ pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize, reader: Opt
             @for it in waiting {
                 article.card data-state="needs_review" {
                     a.shot href=(it.page) tabindex="-1" aria-hidden="true" {
-                        img src={ "/admin/v1/decisions/" (it.case) "/picture?w=320" } alt="" loading="lazy";
+                        img src={ "/admin/v1/decisions/" (it.case) "/picture?w=320" } width=(it.size_px.0) height=(it.size_px.1) alt="" loading="lazy";
                     }
                     div.body {
                         a.name href=(it.page) data-move { (it.headline) }

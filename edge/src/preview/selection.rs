@@ -64,7 +64,7 @@ impl Preview {
                 }
             }
         }
-        let (survey, cut) = (self.reviews.survey(), of_slot.slot().ratio.to_string());
+        let (survey, cut) = (self.reviews.survey(), of_slot.slot().cut_words());
         let mut pictures: Vec<SharedPicture> = Vec::new();
         for (picture, recipe) in meant {
             if pictures.iter().any(|known| known.picture == picture) {

@@ -49,7 +49,7 @@ impl Preview {
                 wording::headline(campaign, &campaign.slots[*slot_index], &variant.values, tastes.language)
             });
             let ratio = meant.map(|(campaign, slot_index, _)| {
-                let ratio = campaign.slots[slot_index].ratio;
+                let ratio = campaign.slots[slot_index].framing.ratio;
                 (ratio.width(), ratio.height())
             });
             View {

@@ -90,7 +90,7 @@ fn slots(page: &SlotPage<'_>) -> Markup {
             @for slot in &campaign.slots {
                 a href={ "/preview/" (campaign.name) "/" (slot.name) }
                     aria-current=[(slot.name == page.of.slot().name).then_some("page")] {
-                    (slot.name) " " small { (slot.ratio) }
+                    (slot.name) " " small { (slot.framing.ratio) }
                 }
             }
         }
@@ -351,7 +351,12 @@ fn cell_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
 fn shown(card: &CardView<'_>) -> Markup {
     html! {
         @match (card.case, &card.picture) {
-            (Some(case), _) => img src={ "/admin/v1/decisions/" (case) "/picture?w=320" } alt=(card.headline) loading="lazy";,
+            // Its place is kept before it comes: a master has about the ratio of its slot.
+            (Some(case), picture) => {
+                @let ratio = picture.map(|picture| picture.ratio);
+                img src={ "/admin/v1/decisions/" (case) "/picture?w=320" } width=[ratio.map(|ratio| ratio.0)]
+                    height=[ratio.map(|ratio| ratio.1)] alt=(card.headline) loading="lazy";
+            },
             (None, Some(picture)) => { (picture.picture()) span.badge hidden {} },
             (None, None) => {},
         }

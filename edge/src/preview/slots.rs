@@ -96,7 +96,7 @@ impl Preview {
         let census = self.censuses.of(of.campaign, of.slot_index);
         let survey = self.reviews.survey();
         let (slot, may_be_withheld) = (of.slot(), survey.has_kills() || !of.campaign.rights_ends().is_empty());
-        let cut = slot.ratio.to_string();
+        let cut = slot.cut_words();
         let standing = |entry: &census::Entry| {
             let mut states: States = if slot.review.is_required() {
                 survey.states(&entry.picture, &cut).map(PictureState::from).collect()

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use super::cards::CardView;
 use super::comments::Guests;
+use super::cuts::cuts;
 use super::desk::{self, Desk};
 use super::draft::{self, DraftForm};
 use super::frame::copy;
@@ -17,6 +18,7 @@ use super::states::PictureState;
 use super::tastes::Tastes;
 use super::terms;
 use super::why::Reasons;
+use crate::campaign::Cut;
 use crate::governance::{PastStep, ShownCase};
 use crate::seo::{Picture, Placement, SnippetKind};
 use crate::shared_state::{CaseState, PersonRole, Reason};
@@ -30,6 +32,8 @@ const SCREENS: [(&str, u32); 3] = [("phone", 390), ("tablet", 820), ("desktop", 
 pub(super) struct VariantPage<'a> {
     pub(super) tastes: Tastes,
     pub(super) campaign: &'a str,
+    /// Of its slot.
+    pub(super) cuts: &'a [Cut],
     pub(super) notice: Option<Notice>,
     pub(super) card: CardView<'a>,
     pub(super) around: Around,
@@ -97,6 +101,7 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
             (stage(page))
             div { (facts(page)) (formats(page)) }
         }
+        @if let Some(picture) = &page.card.picture { (cuts(page.tastes, picture, page.cuts)) }
         @match &page.decisions {
             Some(decisions) => (decided(page, decisions)),
             None => p.notice {
@@ -299,16 +304,25 @@ fn formats(page: &VariantPage<'_>) -> Markup {
                     table data-bytes {
                         thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in offered(picture) { th scope="col" { (format.as_str().to_uppercase()) } } } }
                         tbody {
-                            @for &width_px in picture.widths_px {
-                                tr {
-                                    th scope="row" { (width_px) " px" }
-                                    @for format in offered(picture) { td data-format-url=(picture.candidate(width_px, Some(format))) { "–" } }
-                                }
+                            @for &width_px in picture.widths_px { (row(picture, None, width_px)) }
+                            @for cut in page.cuts {
+                                @for &width_px in &cut.framing.widths { (row(picture, Some(cut), width_px)) }
                             }
                         }
                     }
                 }
                 button type="button" data-measure hidden { (say("Measure the bytes", "Bytes messen")) }
+            }
+        }
+    }
+}
+
+fn row(picture: &Picture<'_>, cut: Option<&Cut>, width_px: u32) -> Markup {
+    html! {
+        tr {
+            th scope="row" { @if let Some(cut) = cut { (cut.name) ", " } (width_px) " px" }
+            @for format in offered(picture) {
+                td data-format-url=(picture.candidate_of(cut, width_px, Some(format))) { "–" }
             }
         }
     }

@@ -13,7 +13,6 @@ use bildkante_shared::wire::DedupScope;
 use serde::Serialize;
 
 use super::{Factor, Factors, Refusal, Resolution, Resolved, Trace};
-use crate::render::Shape;
 use crate::request::{ImageRequest, WidthAsk};
 use crate::signing::Grant;
 
@@ -169,8 +168,10 @@ fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -
 
 /// A rung of the ladder has one URL; what was signed for has the one it was asked for under.
 fn one_url(request: &ImageRequest<'_>, resolved: &Resolved) -> String {
-    let plain = (resolved.slot.ratio.height_px(resolved.width_px), Shape::DEFAULT);
-    if resolved.slot.widths.contains(&resolved.width_px) && (resolved.height_px, resolved.shape) == plain {
+    let framing = resolved.framing();
+    let width_px = resolved.width_px;
+    let plain = (framing.height_px(width_px), framing.shape(resolved.variant.size_px, width_px));
+    if framing.widths.contains(&width_px) && (resolved.height_px, resolved.shape) == plain {
         return resolved.rendition_url();
     }
     ImageRequest { signature: None, ..request.clone() }.canonical()
@@ -214,7 +215,7 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
         warnings.push("w=auto: shown is the default width, for a client that sends no hints".to_owned());
     }
     let (width_px, height_px) = resolved.variant.size_px;
-    let native_px = slot.ratio.cropped_width_px(width_px, height_px);
+    let native_px = resolved.framing().ratio.cropped_width_px(width_px, height_px);
     if resolved.width_px > native_px {
         let factor = f64::from(resolved.width_px) / f64::from(native_px);
         warnings.push(format!("the master is enlarged {factor:.2} times: its crop is {native_px} px wide"));

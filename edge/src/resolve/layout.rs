@@ -34,16 +34,17 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// What of a request is geometry. `default_px` is the width where neither side is named.
+    /// What of a request is geometry. `default_px` is the width where neither side is named, `focal` what a cut keeps in its
+    /// middle where the request says nothing of it.
     #[must_use]
-    pub fn of(request: &ImageRequest<'_>, width_px: Option<u32>, default_px: u32) -> Self {
+    pub fn of(request: &ImageRequest<'_>, width_px: Option<u32>, default_px: u32, focal: Anchor) -> Self {
         let height_px = request.height_px.map(|css_px| request.dpr.device_px(css_px));
         Self {
             width_px: width_px.or(if height_px.is_none() { Some(default_px) } else { None }),
             height_px,
             ratio: request.ratio,
             fit: request.fit,
-            anchor: anchor(request),
+            anchor: anchor(request, focal),
             background: request.background,
         }
     }
@@ -67,9 +68,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// What slots do by themselves.
-    #[must_use]
-    pub const fn plain(width_px: u32, height_px: u32) -> Self {
+    /// What slots without a focal point do by themselves.
+    #[cfg(test)]
+    const fn plain(width_px: u32, height_px: u32) -> Self {
         Self { width_px, height_px, shape: Shape::DEFAULT }
     }
 
@@ -93,9 +94,10 @@ impl Layout {
     }
 }
 
-fn anchor(request: &ImageRequest<'_>) -> Anchor {
+fn anchor(request: &ImageRequest<'_>, own: Anchor) -> Anchor {
     let focal = |coordinate: Option<crate::request::FocalCoordinate>| coordinate.map_or(500, |at| at.thousandths());
     match request.crop {
+        Crop::Center if request.focal_x.is_none() && request.focal_y.is_none() => own,
         // A focal point by itself says what it is for.
         Crop::Center | Crop::FocalPoint => Anchor::Point { x: focal(request.focal_x), y: focal(request.focal_y) },
         Crop::Entropy => Anchor::Entropy,

@@ -15,7 +15,7 @@ use bildkante_shared::recipe::RecipeError;
 
 use super::layout::{Ask, Layout, Limits};
 use crate::campaign::manifest::Signing;
-use crate::campaign::{Campaign, Catalog, ShownLabel, Slot, Variant, Version};
+use crate::campaign::{ART, Campaign, Catalog, Cut, Framing, ShownLabel, Slot, Variant, Version};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
 use crate::request::{ClientHints, Fit, FormatAsk, ImageRequest, QualityAsk, WidthAsk, excerpt};
@@ -28,6 +28,8 @@ pub struct Resolved {
     pub campaign: Arc<Campaign>,
     pub slot: Arc<Slot>,
     pub slot_index: usize,
+    /// Which of the slot's cuts; `None`: its own framing.
+    pub cut: Option<usize>,
     pub variant: Arc<Variant>,
     pub width_px: u32,
     pub height_px: u32,
@@ -60,6 +62,8 @@ pub enum ResolveError {
     FormatNotAllowed { slot: String, format: String, allowed: Vec<String> },
     #[error("campaign `{campaign}` answers signed URLs only")]
     SignatureRequired { campaign: String },
+    #[error("slot `{slot}` has no cut `{name}`")]
+    UnknownCut { slot: String, name: String, allowed: Vec<String> },
     #[error(transparent)]
     Recipe(#[from] RecipeError),
 }
@@ -77,6 +81,7 @@ impl ResolveError {
             Self::NeedsSignature { .. } => "needs-signature",
             Self::FormatNotAllowed { .. } => "format-not-allowed",
             Self::SignatureRequired { .. } => "signature-required",
+            Self::UnknownCut { .. } => "unknown-cut",
             Self::Recipe(_) => "invalid-recipe",
         }
     }
@@ -100,6 +105,7 @@ impl ResolveError {
             Self::Restricted { with_axis, allowed, .. } => (with_axis, allowed),
             Self::NeedsSignature { parameter, allowed } => (parameter, allowed),
             Self::FormatNotAllowed { allowed, .. } => (Parameter::Format.name(), allowed),
+            Self::UnknownCut { allowed, .. } => (ART, allowed),
             Self::UnknownCampaign { .. } => ("campaign", &[]),
             Self::SignatureRequired { .. } => (Parameter::Signature.name(), &[]),
             Self::Recipe(_) => return None,
@@ -136,10 +142,12 @@ impl Resolved {
         let slot_index = campaign.slot_index(&request.slot).ok_or_else(|| unknown_slot(campaign, &request.slot))?;
         let slot = &campaign.slots[slot_index];
         check_policy(campaign, grant)?;
-        let combination = combination(campaign, request)?;
-        check_reach(slot, request, grant)?;
+        let cut = cut(slot, request)?;
+        let framing = slot.framing_of(cut);
+        let combination = combination(campaign, slot, request)?;
+        check_reach(slot, framing, request, grant)?;
         let variant = variant(catalog, campaign, slot_index, combination)?;
-        let Layout { width_px, height_px, shape } = layout(slot, variant.size_px, request, grant, hints);
+        let Layout { width_px, height_px, shape } = layout((slot, framing), variant.size_px, request, grant, hints);
         Ok(Self {
             width_px,
             height_px,
@@ -150,9 +158,22 @@ impl Resolved {
             campaign: Arc::clone(campaign),
             slot: Arc::clone(slot),
             slot_index,
+            cut,
             variant,
             grant,
         })
+    }
+
+    /// How its pictures are framed.
+    #[must_use]
+    pub fn framing(&self) -> &Framing {
+        self.slot.framing_of(self.cut)
+    }
+
+    /// The cut that was asked for.
+    #[must_use]
+    pub fn art(&self) -> Option<&Cut> {
+        self.slot.cuts.get(self.cut?)
     }
 
     /// What is cut from the master for a client that takes `format`.
@@ -203,7 +224,11 @@ impl Resolved {
     pub fn rendition_url(&self) -> String {
         let mut url = self.canonical_url();
         let separator = if self.variant.query.is_empty() { '?' } else { '&' };
-        url.push_str(&format!("{separator}w={}", self.width_px));
+        url.push(separator);
+        if let Some(cut) = self.art() {
+            url.push_str(&format!("{ART}={}&", cut.name));
+        }
+        url.push_str(&format!("w={}", self.width_px));
         if let FormatAsk::Explicit(format) = self.format {
             url.push_str(&format!("&fm={}", format.extension()));
         }
@@ -230,23 +255,32 @@ fn variant(
 
 /// Without a grant a rung of the ladder in the slot's ratio; with one the size that was asked for. `w=auto` is a rung in
 /// either case: the client's hints choose it, and a signature does not cover them.
-fn layout(slot: &Slot, source: (u32, u32), request: &ImageRequest<'_>, grant: Grant, hints: ClientHints) -> Layout {
+fn layout(
+    (slot, framing): (&Slot, &Framing),
+    source: (u32, u32),
+    request: &ImageRequest<'_>,
+    grant: Grant,
+    hints: ClientHints,
+) -> Layout {
     let exact_px = match request.width {
         Some(WidthAsk::Px(css_px)) => Some(request.dpr.device_px(css_px)),
         Some(WidthAsk::Auto) | None => None,
     };
     let rung_px = || match request.width {
-        Some(WidthAsk::Auto) => slot.snap_up(hints.device_px(slot.default_width_px, request.dpr)),
-        _ => slot.snap_up(exact_px.unwrap_or_else(|| request.dpr.device_px(slot.default_width_px))),
+        Some(WidthAsk::Auto) => framing.snap_up(hints.device_px(framing.default_width_px, request.dpr)),
+        _ => framing.snap_up(exact_px.unwrap_or_else(|| request.dpr.device_px(framing.default_width_px))),
     };
     if !grant.unlocks_shapes(request) {
         let rung_px = rung_px();
-        let width_px = if request.fit == Fit::Crop { slot.snap_within(rung_px).unwrap_or(rung_px) } else { rung_px };
-        return Layout::plain(width_px, slot.ratio.height_px(width_px));
+        let is_kept = request.fit == Fit::Crop;
+        let within_px = if is_kept { framing.snap_within(rung_px, slot.making.size_px()) } else { None };
+        let width_px = within_px.unwrap_or(rung_px);
+        let (height_px, shape) = (framing.height_px(width_px), framing.shape(source, width_px));
+        return Layout { width_px, height_px, shape };
     }
     let width_px = if request.uses_hints() { Some(rung_px()) } else { exact_px };
-    let limits = Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max };
-    Layout::new(&Ask::of(request, width_px, rung_px()), &limits)
+    let limits = Limits { source, slot_ratio: framing.ratio, upscale_max: slot.upscale_max };
+    Layout::new(&Ask::of(request, width_px, rung_px(), framing.focal), &limits)
 }
 
 fn unknown_slot(campaign: &Campaign, name: &str) -> ResolveError {
@@ -262,10 +296,10 @@ fn check_policy(campaign: &Campaign, grant: Grant) -> Result<(), ResolveError> {
 }
 
 /// The number of the combination the axes of a request make, defaults filled in.
-fn combination(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<u32, ResolveError> {
+fn combination(campaign: &Campaign, slot: &Slot, request: &ImageRequest<'_>) -> Result<u32, ResolveError> {
     let mut combination = campaign.default_combination();
-    for (name, value) in &request.axes {
-        let axis = campaign.axis_index(name).ok_or_else(|| unknown_parameter(campaign, name))?;
+    for (name, value) in request.axes.iter().filter(|(name, _)| !is_art(slot, name)) {
+        let axis = campaign.axis_index(name).ok_or_else(|| unknown_parameter(campaign, slot, name))?;
         let index = campaign.axes[axis].value_index_in_url(value).ok_or_else(|| ResolveError::UnknownValue {
             axis: campaign.axes[axis].name.clone(),
             value: excerpt(value),
@@ -276,26 +310,44 @@ fn combination(campaign: &Campaign, request: &ImageRequest<'_>) -> Result<u32, R
     Ok(combination)
 }
 
-fn unknown_parameter(campaign: &Campaign, name: &str) -> ResolveError {
+/// `art` is a parameter where the slot has cuts, and a name as any other elsewhere.
+fn is_art(slot: &Slot, name: &str) -> bool {
+    !slot.cuts.is_empty() && name.eq_ignore_ascii_case(ART)
+}
+
+/// The place of the cut that a request names.
+fn cut(slot: &Slot, request: &ImageRequest<'_>) -> Result<Option<usize>, ResolveError> {
+    let Some((_, name)) = request.axes.iter().find(|(name, _)| is_art(slot, name)) else { return Ok(None) };
+    let place = slot.cuts.iter().position(|cut| cut.name.eq_ignore_ascii_case(name));
+    place.map(Some).ok_or_else(|| ResolveError::UnknownCut {
+        slot: slot.name.clone(),
+        name: excerpt(name),
+        allowed: slot.cuts.iter().map(|cut| cut.name.clone()).collect(),
+    })
+}
+
+fn unknown_parameter(campaign: &Campaign, slot: &Slot, name: &str) -> ResolveError {
     let axes = campaign.axes.iter().map(|axis| axis.name.clone());
-    let allowed = axes.chain(UNSIGNED.iter().map(ToString::to_string)).collect();
+    let art = (!slot.cuts.is_empty()).then(|| ART.to_owned());
+    let allowed = axes.chain(art).chain(UNSIGNED.iter().map(ToString::to_string)).collect();
     ResolveError::UnknownParameter { campaign: campaign.name.clone(), name: excerpt(name), allowed }
 }
 
 /// What lies outside the finite set of a slot needs a grant; formats the slot does not have cannot be granted.
-fn check_reach(slot: &Slot, request: &ImageRequest<'_>, grant: Grant) -> Result<(), ResolveError> {
+fn check_reach(slot: &Slot, framing: &Framing, request: &ImageRequest<'_>, grant: Grant) -> Result<(), ResolveError> {
     if !grant.unlocks_shapes(request)
-        && let Some(parameter) = request.reshaping_parameter(slot.ratio)
+        && let Some(parameter) = request.reshaping_parameter(framing.ratio)
     {
         let allowed = match parameter {
-            Parameter::AspectRatio => vec![slot.ratio.to_string()],
+            Parameter::AspectRatio => vec![framing.ratio.to_string()],
             Parameter::Fit => vec!["cover".to_owned(), "crop".to_owned()],
             Parameter::Crop => vec!["center".to_owned()],
             _ => Vec::new(),
         };
         return Err(ResolveError::NeedsSignature { parameter: parameter.name(), allowed });
     }
-    if !grant.unlocks_shapes(request) && request.fit == Fit::Crop && slot.snap_within(1).is_none() {
+    let is_kept_within = || framing.snap_within(1, slot.making.size_px()).is_some();
+    if !grant.unlocks_shapes(request) && request.fit == Fit::Crop && !is_kept_within() {
         let allowed = vec!["cover".to_owned()];
         return Err(ResolveError::NeedsSignature { parameter: Parameter::Fit.name(), allowed });
     }

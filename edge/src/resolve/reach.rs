@@ -91,7 +91,7 @@ fn signed_px_max(slot: &Slot) -> (u32, u32) {
         background: None,
     };
     let source = slot.making.size_px();
-    let layout = Layout::new(&ask, &Limits { source, slot_ratio: slot.ratio, upscale_max: slot.upscale_max });
+    let layout = Layout::new(&ask, &Limits { source, slot_ratio: slot.framing.ratio, upscale_max: slot.upscale_max });
     (layout.width_px, layout.height_px)
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::placement::Placement;
-use crate::campaign::Briefing;
+use crate::campaign::{Briefing, Framing};
 use crate::request::Pinning;
 
 impl Placement {
@@ -30,6 +30,7 @@ impl Placement {
         put("default_width", self.default_width_px.into());
         put("ratio", self.ratio.to_string().into());
         put("sizes", self.sizes.as_str().into());
+        put("cuts", self.cuts_document());
         put("formats", self.formats.iter().map(|format| format.extension()).collect());
         put("alt", self.alt.as_str().into());
         put("caption", self.caption.clone().into());
@@ -52,6 +53,24 @@ impl Placement {
         put("meta", self.meta().into());
         put("mail", self.mail().into());
         Value::Object(document)
+    }
+
+    /// What other screens are shown; null in a slot without cuts.
+    fn cuts_document(&self) -> Value {
+        let cuts = self.cuts().map(|(cut, frame)| {
+            let Framing { ratio, widths, default_width_px, sizes, .. } = &cut.framing;
+            json!({
+                "name": cut.name,
+                "media": cut.media.as_str(),
+                "url": frame.candidate(default_width_px, None),
+                "widths": widths,
+                "default_width": default_width_px,
+                "ratio": ratio.to_string(),
+                "sizes": sizes,
+            })
+        });
+        let cuts: Vec<Value> = cuts.collect();
+        if cuts.is_empty() { Value::Null } else { cuts.into() }
     }
 
     fn rights_document(&self) -> Value {

@@ -10,7 +10,7 @@ use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
 use super::label::{caption, labelled};
-use crate::campaign::ShownLabel;
+use crate::campaign::{ART, Cut, Framing, MediaCondition, ShownLabel};
 use crate::signing::Seal;
 use crate::words::{Format, FormatSet};
 
@@ -51,6 +51,8 @@ pub struct Picture<'a> {
     pub label: Option<ShownLabel<'a>>,
     /// Signs every URL, where the campaign answers no others.
     pub seal: Option<&'a Seal>,
+    /// For other screens, in the order in which a browser tries them.
+    pub cuts: &'a [Cut],
 }
 
 /// What analytics read off the element.
@@ -69,15 +71,28 @@ pub(super) struct Frame<'a> {
     /// `v` of every URL.
     pub(super) version: Option<&'a str>,
     pub(super) facts: PictureFacts<'a>,
+    /// The cut that its URLs name; `None` in the slot's own framing.
+    pub(super) art: Option<&'a str>,
 }
 
 /// Formats offered as sources, best first; JPEG is the `<img>`.
 const SOURCES: [Format; 2] = [Format::Avif, Format::Webp];
 
 impl<'a> Frame<'a> {
-    const fn plain(picture: Picture<'a>) -> Self {
+    pub(super) const fn new(picture: Picture<'a>, version: Option<&'a str>) -> Self {
         let facts = PictureFacts { variant: None, recipe: None, prompt_version: None, seed: None };
-        Self { picture, version: None, facts }
+        Self { picture, version, facts, art: None }
+    }
+
+    const fn plain(picture: Picture<'a>) -> Self {
+        Self::new(picture, None)
+    }
+
+    /// The same picture in another framing.
+    pub(super) fn of_cut(self, cut: &'a Cut) -> Self {
+        let Framing { ratio, widths, sizes, .. } = &cut.framing;
+        let ratio = (ratio.width(), ratio.height());
+        Self { picture: Picture { widths_px: widths, ratio, sizes, ..self.picture }, art: Some(&cut.name), ..self }
     }
 
     /// The URL of one candidate; no format means negotiated by `Accept`.
@@ -86,6 +101,9 @@ impl<'a> Frame<'a> {
         if !self.picture.query.is_empty() {
             url.push_str(self.picture.query);
             url.push('&');
+        }
+        if let Some(art) = self.art {
+            url.push_str(&format!("{ART}={art}&"));
         }
         url.push_str(&format!("w={width}"));
         if let Some(format) = format {
@@ -127,13 +145,28 @@ impl<'a> Frame<'a> {
         self.sources().next().unwrap_or(Format::Jpeg)
     }
 
-    /// `<picture>` with a source for each format above JPEG, and a JPEG `<img>`.
+    /// Each cut's sources, JPEG too: an `<img>` has one framing only.
+    fn cut_sources(&self) -> Markup {
+        html! {
+            @for cut in self.picture.cuts {
+                @let framed = self.of_cut(cut);
+                @for format in framed.sources().chain([Format::Jpeg]) {
+                    source media=(cut.media) type=(format.media_type()) srcset=(framed.srcset(Some(format)))
+                        sizes=(framed.picture.sizes)
+                        width=(framed.largest_px()) height=(framed.height_px(framed.largest_px()));
+                }
+            }
+        }
+    }
+
+    /// `<picture>` with a source for each cut and each format above JPEG, and a JPEG `<img>`.
     pub(super) fn element(&self) -> Markup {
         let Self { picture, facts, .. } = self;
         let hero = picture.loading == Loading::Hero;
         html! {
             picture data-variant=[facts.variant] data-recipe=[facts.recipe]
                 data-prompt-version=[facts.prompt_version] data-seed=[facts.seed] {
+                (self.cut_sources())
                 @for format in self.sources() {
                     source type=(format.media_type()) srcset=(self.srcset(Some(format))) sizes=(picture.sizes);
                 }
@@ -179,12 +212,27 @@ impl<'a> Frame<'a> {
         labelled(img, picture.label)
     }
 
-    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it.
+    /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it. With cuts it is a
+    /// list, of which a browser follows one: each member's condition rules out those before it.
     pub(super) fn preload(&self) -> String {
+        let conditions: Vec<&MediaCondition> = self.picture.cuts.iter().map(|cut| &cut.media).collect();
+        let cuts = self
+            .picture
+            .cuts
+            .iter()
+            .enumerate()
+            .map(|(place, cut)| self.of_cut(cut).preload_where(Some(cut.media.behind(&conditions[..place]))));
+        let own = (!conditions.is_empty()).then(|| MediaCondition::none_of(&conditions));
+        let links: Vec<String> = cuts.chain([self.preload_where(own)]).collect();
+        links.join(", ")
+    }
+
+    fn preload_where(&self, media: Option<String>) -> String {
         let best = self.best();
         let priority = if self.picture.loading == Loading::Hero { "; fetchpriority=high" } else { "" };
+        let media = media.map(|media| format!("; media=\"{media}\"")).unwrap_or_default();
         format!(
-            "<{}>; rel=preload; as=image; type=\"{}\"; imagesrcset=\"{}\"; imagesizes=\"{}\"{priority}",
+            "<{}>; rel=preload; as=image; type=\"{}\"{media}; imagesrcset=\"{}\"; imagesizes=\"{}\"{priority}",
             self.candidate(self.largest_px(), Some(best)),
             best.media_type(),
             self.srcset(Some(best)),
@@ -198,6 +246,16 @@ impl Picture<'_> {
     #[must_use]
     pub fn candidate(&self, width_px: u32, format: Option<Format>) -> String {
         Frame::plain(*self).candidate(width_px, format)
+    }
+
+    /// The same in a cut; `None` is the slot's own framing.
+    #[must_use]
+    pub fn candidate_of(&self, cut: Option<&Cut>, width_px: u32, format: Option<Format>) -> String {
+        let frame = Frame::plain(*self);
+        match cut {
+            Some(cut) => frame.of_cut(cut).candidate(width_px, format),
+            None => frame.candidate(width_px, format),
+        }
     }
 
     /// `<picture>` with a source for each format above JPEG and a JPEG `<img>`; with a label, both in a `<figure>`.
@@ -243,6 +301,7 @@ mod tests {
             loading,
             label: None,
             seal: None,
+            cuts: &[],
         }
     }
 

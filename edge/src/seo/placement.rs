@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::page::Page;
 use super::picture::{Frame, Loading, Picture, PictureFacts};
 use super::shown::{Showing, Shown};
-use crate::campaign::{Briefing, ShownLabel, Slot, Version};
+use crate::campaign::{Briefing, Cut, ShownLabel, Slot, Version};
 use crate::provenance::Marking;
 use crate::request::Pinning;
 use crate::resolve::Resolved;
@@ -98,11 +98,11 @@ impl Placement {
             query: variant.query.clone(),
             version: version.filter(|_| shown.showing.is_live()),
             pinning: place.pinning,
-            widths_px: slot.widths.clone(),
-            default_width_px: slot.default_width_px,
+            widths_px: slot.framing.widths.clone(),
+            default_width_px: slot.framing.default_width_px,
             formats: slot.formats,
-            ratio: slot.ratio,
-            sizes: slot.sizes.clone(),
+            ratio: slot.framing.ratio,
+            sizes: slot.framing.sizes.clone(),
             loading: Loading::of(slot.urgency),
             alt: resolved.alt(),
             caption: campaign.worded(&slot.markup.caption, &variant.values).filter(|caption| !caption.is_empty()),
@@ -140,22 +140,26 @@ impl Placement {
 
     /// At all its widths, with URLs for every client.
     pub(super) fn frame(&self) -> Frame<'_> {
-        Frame {
-            picture: Picture {
-                url: &self.url,
-                query: &self.query,
-                widths_px: &self.widths_px,
-                formats: self.formats,
-                ratio: (self.ratio.width(), self.ratio.height()),
-                sizes: &self.sizes,
-                alt: &self.alt,
-                loading: self.loading,
-                label: self.label(),
-                seal: self.seal.as_ref(),
-            },
-            version: self.version.as_ref().filter(|_| self.pinning == Pinning::Current).map(Version::as_str),
-            facts: PictureFacts::default(),
-        }
+        let picture = Picture {
+            url: &self.url,
+            query: &self.query,
+            widths_px: &self.widths_px,
+            formats: self.formats,
+            ratio: (self.ratio.width(), self.ratio.height()),
+            sizes: &self.sizes,
+            alt: &self.alt,
+            loading: self.loading,
+            label: self.label(),
+            seal: self.seal.as_ref(),
+            cuts: &self.slot_facts.cuts,
+        };
+        let version = self.version.as_ref().filter(|_| self.pinning == Pinning::Current);
+        Frame::new(picture, version.map(Version::as_str))
+    }
+
+    /// Each cut, with its URLs.
+    pub(super) fn cuts(&self) -> impl Iterator<Item = (&Cut, Frame<'_>)> {
+        self.slot_facts.cuts.iter().map(|cut| (cut, self.frame().of_cut(cut)))
     }
 
     /// The URL of one candidate; no format means negotiated by `Accept`.

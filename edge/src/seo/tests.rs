@@ -300,3 +300,45 @@ fn no_text_of_a_manifest_is_code_in_any_form() {
     let header = mug.preload();
     assert!(header.is_ascii() && !header.contains("onerror") && http::HeaderValue::from_str(&header).is_ok());
 }
+
+/// A browser takes the first source whose condition holds, and follows one preload.
+#[test]
+fn cuts_stand_in_markup_preload_and_json_with_the_same_urls() {
+    let site = site();
+    site.edit(
+        "campaigns/autumn.toml",
+        "[slots.teaser]",
+        "[[slots.hero.cuts]]\nname = \"tall\"\nmedia = \"(width < 40rem)\"\nratio = \"4:5\"\nwidths = [240, 480]\n\n[slots.teaser]",
+    );
+    let mug = placement(&site, MUG, Showing::Live);
+    let markup = mug.markup();
+    let source = "<source media=\"(width &lt; 40rem)\" type=\"image/avif\" srcset=\"";
+    let first = markup.split("<source").nth(1).expect("a source");
+    assert!(format!("<source{first}").starts_with(source), "{markup}");
+    assert!(first.contains(" sizes=\"100vw\" width=\"480\" height=\"600\""), "{first}");
+    let types: Vec<&str> = markup.split("type=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(types, ["image/avif", "image/webp", "image/jpeg", "image/avif", "image/webp"]);
+    assert!(!markup.split("<img").nth(1).expect("an image").contains("art="), "{markup}");
+
+    let preload = mug.preload();
+    let links: Vec<&str> = preload.split("rel=preload").skip(1).collect();
+    assert_eq!(links.len(), 2, "{preload}");
+    assert!(
+        links[0].contains("media=\"(width < 40rem)\"") && links[1].contains("media=\"(not (width < 40rem))\""),
+        "{preload}"
+    );
+    // Byte for byte: what is preloaded is what the markup names.
+    for link in links {
+        let set = link.split("imagesrcset=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a set");
+        assert!(markup.replace("&amp;", "&").contains(&format!("srcset=\"{set}\"")), "{set}");
+    }
+    let document = mug.document();
+    assert_eq!(document["cuts"][0]["media"], "(width < 40rem)");
+    assert_eq!((&document["cuts"][0]["widths"], &document["cuts"][0]["ratio"]), (&json!([240, 480]), &json!("4:5")));
+    assert!(document["cuts"][0]["url"].as_str().expect("a URL").contains("art=tall&w="), "{document}");
+    assert!(
+        mug.react().contains("media={\"(width \\u003c 40rem)\"}") || mug.react().contains("media={"),
+        "{}",
+        mug.react()
+    );
+}

@@ -206,11 +206,9 @@ fn renditions_at(catalog: &Catalog, place: VariantRef, picture: &str) -> Vec<Ren
     let slot = catalog.campaigns().nth(place.campaign).and_then(|campaign| campaign.slots.get(place.slot));
     let Some(slot) = slot else { return Vec::new() };
     let separator = if picture.contains('?') { '&' } else { '?' };
-    let formats = Format::ALL.into_iter().filter(|format| slot.formats.contains(*format));
-    let sizes = formats.flat_map(|format| slot.widths.iter().map(move |width_px| (*width_px, format)));
-    let urls = sizes.flat_map(|(width_px, format)| {
-        QUALITIES.map(|quality| format!("{picture}{separator}w={width_px}&fm={}&q={quality}", format.extension()))
-    });
+    let urls = slot
+        .rungs(&Format::ALL)
+        .flat_map(|rung| QUALITIES.map(|quality| format!("{picture}{separator}{rung}&q={quality}")));
     let wants = urls.filter_map(|url| Some(resolve(catalog, url.as_str(), &Operator).outcome.ok()?.want));
     wants.map(|want| Rendered { picture: picture.to_owned(), want }).collect()
 }

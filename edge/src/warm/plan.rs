@@ -8,7 +8,7 @@ use bildkante_shared::import::MasterRecipe;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::variant::recipe;
-use crate::campaign::{Campaign, Catalog, Slot};
+use crate::campaign::{Campaign, Catalog, Rung, Slot};
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::words::Format;
 
@@ -164,10 +164,10 @@ impl Plan {
         let query: String = axes.map(|(axis, value)| format!("{}={}&", axis.name, axis.values[*value].name)).collect();
         let path = format!("{IMAGE_PATH_PREFIX}{}/{}", self.campaign.name, self.campaign.slots[slot_index].name);
         let cuts = self.cuts(slot_index);
-        cuts.map(|(width_px, format)| format!("{path}?{query}w={width_px}&fm={}", format.extension())).collect()
+        cuts.map(|rung| format!("{path}?{query}{rung}")).collect()
     }
 
-    fn cuts(&self, slot_index: usize) -> impl Iterator<Item = (u32, Format)> {
+    fn cuts(&self, slot_index: usize) -> impl Iterator<Item = Rung<'_>> {
         let slot: &Slot = &self.campaign.slots[slot_index];
         cuts(slot, &self.formats)
     }
@@ -185,11 +185,9 @@ impl Plan {
     }
 }
 
-/// The widths and formats of a slot's pictures: in these formats, as far as the slot has them, or in the usual ones.
-pub(crate) fn cuts<'s>(slot: &'s Slot, formats: &'s [Format]) -> impl Iterator<Item = (u32, Format)> + 's {
-    let asked: &[Format] = if formats.is_empty() { &USUAL_FORMATS } else { formats };
-    let formats = asked.iter().copied().filter(|format| slot.formats.contains(*format));
-    formats.flat_map(|format| slot.widths.iter().map(move |width_px| (*width_px, format)))
+/// All renditions of a slot's picture: in these formats, as far as the slot has them, or in the usual ones.
+pub(crate) fn cuts<'s>(slot: &'s Slot, formats: &'s [Format]) -> impl Iterator<Item = Rung<'s>> + 's {
+    slot.rungs(if formats.is_empty() { &USUAL_FORMATS } else { formats })
 }
 
 /// Names in messages come from a request.
@@ -222,7 +220,7 @@ mod tests {
         let slot = catalog.campaign("studio").unwrap().slots.iter().find(|slot| slot.name == "thumb").unwrap();
         let all: Vec<String> = (0..plan.pictures()).flat_map(|picture| plan.urls(picture)).collect();
         assert_eq!(all.len() as u64, plan.renditions());
-        assert_eq!(plan.urls(0).len(), slot.widths.len() * 3);
+        assert_eq!(plan.urls(0).len(), slot.framing.widths.len() * 3);
         let distinct: HashSet<&String> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
         assert!(all.iter().all(|url| url.starts_with("/i/studio/thumb?") && url.contains("w=")), "{all:?}");

@@ -73,6 +73,7 @@ pub async fn run(plan: &BrowsePlan) -> anyhow::Result<Report> {
     }
     let end = edge.resident_bytes()? as f64;
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    anyhow::ensure!(!seen.pages_us.is_empty(), "no page was asked for in {} s", plan.duration.as_secs());
     let at = |quantile| seen.pages_us.value_at_quantile(quantile) as f64 / 1_000.0;
     let mut report = Report::new("browse");
     report.notes = vec![

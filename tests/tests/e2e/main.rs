@@ -10,6 +10,7 @@ mod changes;
 mod clock;
 mod containers;
 mod crowd;
+mod cuts;
 mod deciding;
 mod differential;
 mod documents;

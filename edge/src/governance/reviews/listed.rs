@@ -130,7 +130,7 @@ fn of_cut(catalog: &Catalog, variant: &str, case: &Case, at: CaseState) -> CaseS
         Some(&campaign.slots[campaign.slot_index(slot)?])
     });
     match slot {
-        Some(slot) if slot.ratio.to_string() != cut => CaseState::Superseded,
+        Some(slot) if slot.cut_words() != cut => CaseState::Superseded,
         _ => at,
     }
 }

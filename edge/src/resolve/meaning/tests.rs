@@ -219,7 +219,7 @@ fn a_signed_rung_is_the_rung() {
     let catalog = Site::new().load();
     for slot in ["hero", "teaser"] {
         let campaign = catalog.campaign("autumn").expect("loaded");
-        for width in &campaign.slots[campaign.slot_index(slot).expect("a slot")].widths {
+        for width in &campaign.slots[campaign.slot_index(slot).expect("a slot")].framing.widths {
             let url = format!("/i/autumn/{slot}?w={width}");
             let (plain, granted) = (resolve(&catalog, &url).expect("resolved"), signed(&catalog, &url));
             assert_eq!(plain.spec(Format::Jpeg), granted.spec(Format::Jpeg), "{url}");
