@@ -7,6 +7,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `selection`, `csv` | which pictures an order names, and what is wrong with it |
+//! | `ask` | what people ask of a batch |
 //! | `record` | an order, how far it is, and what became of each picture |
 //! | `live` | a batch in this process |
 //! | `work` | its work |
@@ -23,6 +24,7 @@
 //! - A change that people ask for is a task of its own. In force first, durable next, acknowledged last; the
 //!   acknowledgement says whether the device knows of it.
 
+mod ask;
 mod csv;
 pub mod estimate;
 mod keep;
@@ -44,9 +46,11 @@ use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
+pub use self::ask::Ask;
+use self::ask::Deed;
 pub(crate) use self::csv::{table_of, text_of};
 pub use self::live::BatchStatus;
-use self::live::{Again, Batch, Deed, Wish};
+use self::live::{Again, Batch, Wish};
 use self::record::{BatchRecord, BatchState, Item, ItemState, Source, Tally, Terms};
 pub use self::results::{csv_of, manifest_of};
 use self::selection::Selected;
@@ -121,50 +125,6 @@ pub struct BatchOrder {
     pub why: String,
     /// Of the order as it came, without its reason.
     pub digest: Digest,
-}
-
-/// What people ask of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    Pause,
-    Resume,
-    /// What failed is tried again.
-    Retry,
-    Cancel,
-}
-
-impl Ask {
-    /// In paths.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "pause" => Some(Self::Pause),
-            "resume" => Some(Self::Resume),
-            "retry" => Some(Self::Retry),
-            "cancel" => Some(Self::Cancel),
-            _ => None,
-        }
-    }
-
-    /// See [`Self::named`].
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Retry => "retry",
-            Self::Cancel => "cancel",
-        }
-    }
-
-    /// In the audit.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pause => "batch-pause",
-            Self::Resume => "batch-resume",
-            Self::Retry => "batch-retry",
-            Self::Cancel => "batch-cancel",
-        }
-    }
 }
 
 /// Runs the batches. Cheap to clone.

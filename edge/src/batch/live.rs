@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Ask;
+use super::ask::Deed;
 use super::record::{BatchRecord, BatchState, Item, ItemState};
 use super::stored::{CHUNK, Changed, chunks_of};
 
@@ -296,32 +296,6 @@ pub(super) enum Again {
     Failures,
 }
 
-/// What is asked with a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deed {
-    /// The order that began it.
-    Begin,
-    Change(Ask),
-}
-
-impl Deed {
-    /// In the record. A key holds no space.
-    fn known_by(self, key: &str) -> String {
-        match self {
-            Self::Begin => key.to_owned(),
-            Self::Change(ask) => format!("{} {key}", ask.name()),
-        }
-    }
-
-    /// What the record knows by this key; `None`: it is another key.
-    fn of(known: &str, key: &str) -> Option<Self> {
-        match known.split_once(' ') {
-            None => (known == key).then_some(Self::Begin),
-            Some((ask, of_ask)) => Ask::named(ask).filter(|_| of_ask == key).map(Self::Change),
-        }
-    }
-}
-
 impl Inside {
     fn elapsed_ms(&self) -> u64 {
         self.since.map_or(0, |since| millis(since.elapsed()))
@@ -349,6 +323,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ask::Ask;
     use super::super::record::testing::record;
     use super::*;
 
