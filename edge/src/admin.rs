@@ -1,5 +1,5 @@
-//! The admin API: `/admin/v1/…` on the admin listener. `routes` has the table of all it answers; `GET /admin/v1/openapi.json` is
-//! made from it.
+//! The admin API: `/admin/v1/…` on the admin listener. `routes` has the table of all it answers; `GET
+//! /admin/v1/openapi.json` is made from it.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -13,14 +13,16 @@
 //! | `operators` | the listener: pages, metrics and health beside the API |
 //! | `body` | JSON bodies, bounded |
 //! | `guests` | what people with a link ask |
-//! | `decisions`, `candidates`, `drafts`, `splits`, `shares`, `keys`, `kills`, `purges`, `webhooks`, `warm`, `imports`, `masters`, `audit`, `state` | what routes do |
+//! | `decisions`, `candidates`, `drafts`, `splits`, `shares` | what routes do about pictures |
+//! | `kills`, `purges`, `warm`, `imports`, `masters` | the same |
 //! | `batches`, `batch_forms` | the same, for batches |
+//! | `keys`, `webhooks`, `audit`, `state` | what routes do about people, edges and other systems |
 //! | `dropped`, `uploads` | a file dropped on a page: what it carries, and its acceptance |
 //!
-//! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every body is
-//! bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query; an unknown field is
-//! an error; every change writes one line through `governance::audit`; errors are `application/problem+json` (RFC 9457) that name
-//! the field.
+//! Invariants: nothing is changed without a key or a token; what reaches into a campaign takes the role there; every
+//! body is bounded; it is JSON, except that an import's body is the picture's file and its fields stand in the query;
+//! an unknown field is an error; every change writes one line through `governance::audit`; errors are
+//! `application/problem+json` (RFC 9457) that name the field.
 
 mod audit;
 mod batch_forms;
@@ -122,8 +124,6 @@ pub struct AdminApi {
     batches: BatchDesk,
     /// Orders of batches that are understood at a time.
     selecting: Arc<Semaphore>,
-    /// Readers who follow a batch.
-    streams: Arc<Semaphore>,
     imports: Arc<ImportDesk>,
     papers: Papers,
     masters: Arc<KnownMasters>,
@@ -216,7 +216,6 @@ impl AdminApi {
             warmer,
             batches,
             selecting: Arc::new(Semaphore::new(batches::ORDERS_AT_ONCE)),
-            streams: Arc::new(Semaphore::new(batches::STREAMS_MAX)),
             concurrency: warm.concurrency,
             gatekeeper: Arc::new(Gatekeeper::new(config, budget, grounds)),
             catalog,

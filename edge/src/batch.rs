@@ -7,6 +7,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | `selection`, `csv` | which pictures an order names, and what is wrong with it |
+//! | `ask` | what people ask of a batch |
 //! | `record` | an order, how far it is, and what became of each picture |
 //! | `live` | a batch in this process |
 //! | `work` | its work |
@@ -16,11 +17,14 @@
 //!
 //! Invariants
 //! - A batch stands on warming: one queue of work, and one way in which a picture is made.
-//! - It is on the device before it is acknowledged, and a restart goes on with it. Pictures that were under way are met again.
-//! - The number of batches is bounded, as is that of the pictures of one. Those that rest hold no picture in memory.
-//! - A change that people ask for is a task of its own. In force first, durable next, acknowledged last; the acknowledgement
-//!   says whether the device knows of it.
+//! - A batch is on the device before it is acknowledged. A restart goes on with it, and finds the pictures that are
+//!   drawn.
+//! - The number of batches is bounded, and so are the pictures of one. A batch that rests holds no picture in memory.
+//! - A batch that has ended makes room for a new one once the new one is on the device.
+//! - A change that people ask for is a task of its own. In force first, durable next, acknowledged last; the
+//!   acknowledgement says whether the device knows of it.
 
+mod ask;
 mod csv;
 pub mod estimate;
 mod keep;
@@ -31,7 +35,7 @@ pub mod selection;
 mod stored;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -42,6 +46,8 @@ use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::watch;
 
+pub use self::ask::Ask;
+use self::ask::Deed;
 pub(crate) use self::csv::{table_of, text_of};
 pub use self::live::BatchStatus;
 use self::live::{Again, Batch, Wish};
@@ -53,7 +59,7 @@ use crate::cache::{Bindings, unix_ms};
 use crate::campaign::CatalogHandle;
 use crate::governance::{ReviewDesk, audit};
 use crate::state::StateError;
-use crate::warm::{Price, Warmer};
+use crate::warm::{Price, STORE_WAIT, Warmer, detached};
 
 /// Most pictures of one batch.
 pub const PICTURES_MAX: usize = 100_000;
@@ -117,42 +123,8 @@ pub struct BatchOrder {
     pub selected: Selected,
     pub terms: Terms,
     pub why: String,
-    /// Of the order as it came.
+    /// Of the order as it came, without its reason.
     pub digest: Digest,
-}
-
-/// What people ask of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    Pause,
-    Resume,
-    /// What failed is tried again.
-    Retry,
-    Cancel,
-}
-
-impl Ask {
-    /// In paths.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "pause" => Some(Self::Pause),
-            "resume" => Some(Self::Resume),
-            "retry" => Some(Self::Retry),
-            "cancel" => Some(Self::Cancel),
-            _ => None,
-        }
-    }
-
-    /// In the audit.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pause => "batch-pause",
-            Self::Resume => "batch-resume",
-            Self::Retry => "batch-retry",
-            Self::Cancel => "batch-cancel",
-        }
-    }
 }
 
 /// Runs the batches. Cheap to clone.
@@ -226,29 +198,15 @@ impl BatchDesk {
     /// When no picture is asked for, there are too many batches, or the device refuses: nothing has begun then.
     pub async fn start(&self, who: &str, order: BatchOrder, key: Option<String>) -> Result<BatchStatus, BatchError> {
         let (inner, who) = (Arc::clone(&self.inner), who.to_owned());
-        detached(async move { inner.start(&who, order, key).await }).await
+        detached(async move { inner.start(&who, order, key).await }, BatchError::Broken).await
     }
 
     /// # Errors
-    /// When there is no such batch, or its state does not allow it.
+    /// When there is no such batch, its state does not allow it, or the key belongs to something else that was asked of
+    /// it.
     pub async fn ask(&self, who: &str, id: u64, ask: Ask, key: Option<String>) -> Result<BatchStatus, BatchError> {
         let (inner, who) = (Arc::clone(&self.inner), who.to_owned());
-        detached(async move {
-            let batch = inner.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
-            let _one = batch.changing.lock().await;
-            let is_repeated = key.as_deref().is_some_and(|key| batch.is_known_by(key));
-            let has_changed = !is_repeated && inner.carry_out(&batch, ask).await?;
-            if has_changed && batch.know(key) {
-                inner.store(&batch);
-            }
-            inner.settled(&batch).await;
-            let status = batch.status();
-            if has_changed {
-                note(&who, ask.as_str(), &status);
-            }
-            Ok(status)
-        })
-        .await
+        detached(async move { inner.ask(&who, id, ask, key.as_deref()).await }, BatchError::Broken).await
     }
 
     #[must_use]
@@ -268,18 +226,17 @@ impl BatchDesk {
         self.inner.batches.lock().get(&id).map(|batch| batch.watch())
     }
 
-    /// What became of each picture, in the order in which they were named.
+    /// What became of each picture, in the order in which they were named. Reads or copies all of them: for a thread of
+    /// its own.
     ///
     /// # Errors
     /// When there is no such batch, or the device fails.
-    pub async fn items(&self, id: u64) -> Result<Vec<Item>, BatchError> {
+    pub fn items(&self, id: u64) -> Result<Vec<Item>, BatchError> {
         let batch = self.inner.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
         if let Some(items) = batch.items() {
             return Ok(items);
         }
-        let (stored, pictures) = (Arc::clone(&self.inner.stored), batch.status().record.pictures);
-        let items = tokio::task::spawn_blocking(move || stored.items(id, pictures)).await;
-        let items = items.map_err(|error| BatchError::Broken(error.to_string()))?;
+        let items = self.inner.stored.items(id, batch.status().record.pictures);
         items.map_err(|error| BatchError::Unread(error.to_string()))
     }
 
@@ -304,19 +261,12 @@ fn known_among(
     order: Digest,
 ) -> Result<Option<Arc<Batch>>, BatchError> {
     let Some(key) = key else { return Ok(None) };
-    let Some(batch) = batches.values().find(|batch| batch.is_known_by(key)) else { return Ok(None) };
-    if batch.status().record.order == order {
-        Ok(Some(Arc::clone(batch)))
-    } else {
-        Err(BatchError::KeyReused(batch.id))
+    let known = batches.values().find_map(|batch| Some((batch, batch.deed_of(key)?)));
+    match known {
+        None => Ok(None),
+        Some((batch, Deed::Begin)) if batch.status().record.order == order => Ok(Some(Arc::clone(batch))),
+        Some((batch, _)) => Err(BatchError::KeyReused(batch.id)),
     }
-}
-
-/// A change is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
-async fn detached(
-    change: impl Future<Output = Result<BatchStatus, BatchError>> + Send + 'static,
-) -> Result<BatchStatus, BatchError> {
-    tokio::spawn(change).await.unwrap_or_else(|error| Err(BatchError::Broken(error.to_string())))
 }
 
 impl Inner {
@@ -326,19 +276,21 @@ impl Inner {
         order: BatchOrder,
         key: Option<String>,
     ) -> Result<BatchStatus, BatchError> {
-        let BatchOrder { source, selected: Selected { items, .. }, terms, why, digest } = order;
+        let BatchOrder { source, selected: Selected { items, campaigns, .. }, terms, why, digest } = order;
         if items.is_empty() {
             return Err(BatchError::Empty);
         }
-        let batch = {
+        // Until it has begun, a pause or an end waits: it would be overtaken by the beginning.
+        let (batch, _one) = {
             let mut batches = self.batches.lock();
             // It may have come twice at once.
             if let Some(known) = known_among(&batches, key.as_deref(), digest)? {
                 return Ok(known.status());
             }
-            self.make_room(&mut batches)?;
+            if batches.values().filter(|batch| !batch.makes_room()).count() >= BATCHES_MAX {
+                return Err(BatchError::Full);
+            }
             let now = unix_ms(SystemTime::now());
-            let campaigns: BTreeSet<String> = items.iter().map(|item| item.campaign().to_owned()).collect();
             let record = BatchRecord {
                 id: batches.last_key_value().map_or(now, |(last, _)| now.max(last + 1)),
                 by: who.to_owned(),
@@ -358,13 +310,16 @@ impl Inner {
             };
             let batch = Arc::new(Batch::new(record, Some(items)));
             batches.insert(batch.id, Arc::clone(&batch));
-            batch
+            // It is free: the batch is new.
+            let one = Arc::clone(&batch.changing).try_lock_owned();
+            (batch, one)
         };
         // Before anything is drawn: what a restart would not know is not begun.
         if let Err(error) = self.write_once(&batch).await {
             self.batches.lock().remove(&batch.id);
             return Err(BatchError::NotStored(error.to_string()));
         }
+        self.forget_the_oldest();
         self.launch(&batch, Again::Waiting);
         self.settled(&batch).await;
         let status = batch.status();
@@ -372,33 +327,56 @@ impl Inner {
         Ok(status)
     }
 
-    /// Forgets the oldest batch that has ended, where there are too many.
-    fn make_room(self: &Arc<Self>, batches: &mut BTreeMap<u64, Arc<Batch>>) -> Result<(), BatchError> {
-        while batches.len() >= BATCHES_MAX {
-            let has_ended = |batch: &Arc<Batch>| !batch.state().is_active() && batch.state() != BatchState::Paused;
-            let oldest = batches.iter().find(|(_, batch)| has_ended(batch)).map(|(id, _)| *id);
-            let batch = oldest.and_then(|id| batches.remove(&id)).ok_or(BatchError::Full)?;
-            let inner = Arc::clone(self);
-            tokio::spawn(async move {
-                let _one = batch.writing.lock().await;
-                let (stored, pictures) = (Arc::clone(&inner.stored), batch.status().record.pictures);
-                let id = batch.id;
-                let forgotten = tokio::task::spawn_blocking(move || stored.forget(id, pictures)).await;
-                if !matches!(forgotten, Ok(Ok(()))) {
-                    tracing::warn!(
-                        batch = id,
-                        "a batch that is forgotten is still on the device: a restart shows it again"
-                    );
-                }
-            });
+    /// Carries out what people ask of a batch.
+    async fn ask(self: &Arc<Self>, who: &str, id: u64, ask: Ask, key: Option<&str>) -> Result<BatchStatus, BatchError> {
+        let batch = self.batches.lock().get(&id).cloned().ok_or(BatchError::Unknown)?;
+        let _one = batch.changing.lock().await;
+        // The device may have refused it meanwhile, or it has made room.
+        if !self.batches.lock().contains_key(&id) {
+            return Err(BatchError::Unknown);
         }
-        Ok(())
+        let has_changed = match key.and_then(|key| batch.deed_of(key)) {
+            None => self.carry_out(&batch, ask).await?,
+            Some(Deed::Change(repeated)) if repeated == ask => false,
+            Some(_) => return Err(BatchError::KeyReused(id)),
+        };
+        if has_changed && batch.know(Deed::Change(ask), key) {
+            self.store(&batch);
+        }
+        self.settled(&batch).await;
+        let status = batch.status();
+        if has_changed {
+            note(who, ask.as_str(), &status);
+        }
+        Ok(status)
+    }
+
+    /// Forgets the oldest batches that have ended, where there are too many.
+    fn forget_the_oldest(self: &Arc<Self>) {
+        let mut batches = self.batches.lock();
+        while batches.len() > BATCHES_MAX {
+            let oldest = batches.iter().find(|(_, batch)| batch.makes_room()).map(|(id, _)| *id);
+            let Some(batch) = oldest.and_then(|id| batches.remove(&id)) else { return };
+            tokio::spawn(forget(Arc::clone(&self.stored), batch));
+        }
     }
 
     fn launch(self: &Arc<Self>, batch: &Arc<Batch>, again: Again) {
         batch.enter(again);
         self.store(batch);
         tokio::spawn(Arc::clone(self).run(Arc::clone(batch)));
+    }
+
+    /// A batch that stands still is about to be worked on again: from here on it makes no room, and keeps its pictures.
+    async fn take_up(&self, batch: &Batch) -> Result<(), BatchError> {
+        // Its last task may wait for the device yet.
+        batch.left().await;
+        let batches = self.batches.lock();
+        if !batches.contains_key(&batch.id) {
+            return Err(BatchError::Unknown);
+        }
+        batch.occupy();
+        Ok(())
     }
 
     /// Whether it changed anything.
@@ -415,11 +393,16 @@ impl Inner {
                 Ok(true)
             }
             (Ask::Resume, S::Paused) => {
+                self.take_up(batch).await?;
                 self.launch(batch, Again::Waiting);
                 Ok(true)
             }
             (Ask::Retry, S::Done | S::Paused | S::Refused) => {
-                self.load(batch).await.map_err(BatchError::Unread)?;
+                self.take_up(batch).await?;
+                if let Err(reason) = self.load(batch).await {
+                    batch.leave();
+                    return Err(BatchError::Unread(reason));
+                }
                 self.launch(batch, Again::Failures);
                 Ok(true)
             }
@@ -434,7 +417,20 @@ impl Inner {
     /// It has ended or paused when this returns, unless it takes long to hear of it.
     async fn stand_still(&self, batch: &Batch, wish: Wish) -> Result<bool, BatchError> {
         batch.wish(wish);
-        let _ = tokio::time::timeout(keep::STORE_WAIT, batch.left()).await;
+        let _ = tokio::time::timeout(STORE_WAIT, batch.left()).await;
         Ok(true)
     }
 }
+
+/// Takes a batch off the device.
+async fn forget(stored: Arc<StoredBatches>, batch: Arc<Batch>) {
+    let _one = batch.writing.lock().await;
+    let (id, pictures) = (batch.id, batch.status().record.pictures);
+    let forgotten = tokio::task::spawn_blocking(move || stored.forget(id, pictures)).await;
+    if !matches!(forgotten, Ok(Ok(()))) {
+        tracing::warn!(batch = id, "a batch that is forgotten is still on the device: a restart shows it again");
+    }
+}
+
+#[cfg(test)]
+mod tests;

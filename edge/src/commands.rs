@@ -9,6 +9,7 @@ mod import;
 mod inspect;
 mod key;
 mod kill;
+mod progress;
 mod provenance;
 mod purge;
 mod remote;

@@ -1,8 +1,8 @@
 //! How many files this process may have open, and what the connections leave for everything else.
 //!
 //! A connection is a descriptor, and so is every file that is read and every connection to a node or a store. Systems
-//! give a process 1,024 of them at first and let it ask for more; where even the most is too little, connections wait in
-//! the kernel's backlog, which is harmless, and files keep what they need.
+//! give a process 1,024 of them at first and let it ask for more; where even the most is too little, connections wait
+//! in the kernel's backlog, which is harmless, and files keep what they need.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -48,7 +48,7 @@ pub fn admin_connections(limit: Option<u64>) -> usize {
     eighth.clamp(ADMIN_CONNECTIONS_MIN, ADMIN_CONNECTIONS_MAX)
 }
 
-/// Pages of the preview that wait for news at a time.
+/// Pages of the preview and readers of batches that wait for news at a time.
 #[must_use]
 pub fn waiting_pages(limit: Option<u64>) -> usize {
     admin_connections(limit) - ADMIN_KEPT

@@ -10,8 +10,8 @@
 //! | `report_page` | the same for people |
 //! | `sheet` | the frame of both pages |
 //!
-//! Invariants: nothing is drawn for a dossier, and no node is asked for a picture that is not bound; what is not known is said
-//! to be unknown, with the reason; a page has no script and fetches nothing; all texts of others are escaped.
+//! Invariants: nothing is drawn for a dossier, and no node is asked for a picture that is not bound; what is not known
+//! is said to be unknown, with the reason; a page has no script and fetches nothing; all texts of others are escaped.
 
 mod dossier;
 mod dossier_page;
@@ -39,7 +39,7 @@ use self::subject::{Reader, SUBJECT_BYTES_MAX};
 use crate::cache::Bindings;
 use crate::campaign::CatalogHandle;
 use crate::fill::Fill;
-use crate::response::{self, Negotiation, TextKind};
+use crate::response::{self, TextKind};
 use crate::service::{Body, RequestBody};
 use crate::watermark::Watermarks;
 use crate::words::Moment;
@@ -111,22 +111,20 @@ impl Papers {
         Ok(Dossier::new(&subject, evidence, &self.public_url, self.has_access_log, made_at))
     }
 
-    /// The page at [`PATH`]; `None` elsewhere. `sees` says which campaigns the reader may see.
+    /// The page at [`PATH`], or why there is none; `None` elsewhere. `sees` says which campaigns the reader may see.
     pub async fn respond(
         &self,
         request: &Request<RequestBody>,
         sees: &(dyn Fn(Option<&str>) -> bool + Sync),
-    ) -> Option<Response<Body>> {
+    ) -> Option<Result<Response<Body>, Box<Problem>>> {
         if request.uri().path() != PATH {
             return None;
         }
         let foreign =
             || Problem::new(403, "forbidden", "Forbidden", "this picture is of a campaign in which you have no role");
         let asked = self.asked_dossier(request.uri().query()).await;
-        Some(match asked.and_then(|dossier| dossier.shown_to(sees).ok_or_else(|| Box::new(foreign()))) {
-            Ok(dossier) => page(request.headers(), dossier_page::text(&dossier)),
-            Err(problem) => response::error(request.method(), &problem, Negotiation::Explicit),
-        })
+        let dossier = asked.and_then(|dossier| dossier.shown_to(sees).ok_or_else(|| Box::new(foreign())));
+        Some(dossier.map(|dossier| page(request.headers(), dossier_page::text(&dossier))))
     }
 
     /// The dossier that `of=` in a query asks for.

@@ -22,8 +22,8 @@
 //! | `events` | what tells a page that something was decided |
 //! | `progress` | how far pictures are that are being drawn |
 //!
-//! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what comes into view,
-//! as any request for these pictures would, and nothing else is triggered.
+//! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what
+//! comes into view, as any request for these pictures would, and nothing else is triggered.
 
 pub(crate) mod after;
 mod assets;
@@ -38,7 +38,7 @@ mod cuts;
 mod desk;
 mod draft;
 mod drafting;
-mod events;
+pub(crate) mod events;
 mod filter;
 mod frame;
 mod history;
@@ -254,6 +254,11 @@ impl Preview {
             batches,
             progress: Progresses::new(regions),
         }
+    }
+
+    /// The places of those who wait for news on this listener.
+    pub(crate) const fn waiting_pages(&self) -> &Arc<Semaphore> {
+        self.events.streams()
     }
 
     /// At most so many open pages wait for news at a time.
@@ -537,7 +542,8 @@ impl Preview {
     }
 }
 
-/// Pages load their own style and scripts, pictures of both listeners, and send forms here; their scripts ask both listeners.
+/// Pages load their own style and scripts, pictures of both listeners, and send forms here; their scripts ask both
+/// listeners.
 fn policy(public_url: &str, measured: Measured) -> HeaderValue {
     let public = public_url.trim_end_matches('/');
     let scripts = if measured == Measured::ByBrowser { format!(" {public}") } else { String::new() };

@@ -1,9 +1,10 @@
 //! Warming: a campaign's pictures are generated and rendered before readers ask for them.
 //!
 //! Invariants
-//! - A job takes the way of a reader's miss and stores what that would store, at the least urgency: it yields to every reader.
-//! - A job is under way once it is known, on the device next, and acknowledged last. The acknowledgement says whether the job
-//!   is on the device, and waits for it a bounded time.
+//! - A job takes the way of a reader's miss and stores what that would store, at the least urgency: it yields to every
+//!   reader.
+//! - A job is under way once it is known, on the device next, and acknowledged last. The acknowledgement says whether
+//!   the job is on the device, and waits for it a bounded time.
 //! - The number of jobs is bounded, and so is the number of renditions that a job works on at a time.
 //! - Progress is stored every few seconds, so that a restart goes on and does not begin again.
 //! - Only final rungs count.
@@ -32,7 +33,8 @@ use self::job::{Job, JobRecord, JobState, Tally};
 pub use self::plan::{Plan, PlanError, WarmOrder};
 pub use self::price::{Cost, Price};
 pub use self::settler::Settler;
-use self::store::{STORE_WAIT, Storing, Writer};
+pub(crate) use self::store::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STORE_WAIT};
+use self::store::{Storing, Writer};
 pub use self::stored::StoredJobs;
 use crate::cache::unix_ms;
 use crate::campaign::{Catalog, CatalogHandle};
@@ -111,7 +113,7 @@ impl WarmMetrics {
 pub enum WarmError {
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error("{0} jobs are under way, which is as many as may be")]
+    #[error("{0} jobs and batches are running, which is the most that `warm.jobs_max` allows: try again later")]
     Busy(usize),
     #[error("there is no such job")]
     Unknown,
@@ -194,7 +196,7 @@ impl Warmer {
     /// When the order names what does not exist, or too many jobs are under way.
     pub async fn start(&self, who: &str, order: WarmOrder, key: Option<String>) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
-        detached(async move {
+        let change = async move {
             // What it began goes on, whatever the catalogue says by now.
             if let Some(known) = this.inner.known(key.as_deref(), |record| record.order.asks_the_same(&order))? {
                 return Ok(this.acknowledged(&known).await);
@@ -202,8 +204,8 @@ impl Warmer {
             Plan::parse(&this.inner.catalog.load(), &order)?;
             let job = this.inner.enter(&who, order, key)?;
             Ok(this.acknowledge(&who, "warm-start", &job).await)
-        })
-        .await
+        };
+        detached(change, WarmError::Broken).await
     }
 
     /// Goes on with a job that was cancelled, or tries again what failed in one that is done.
@@ -212,7 +214,7 @@ impl Warmer {
     /// When there is no such job, or too many are under way.
     pub async fn resume(&self, who: &str, id: u64, key: Option<String>) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
-        detached(async move {
+        let change = async move {
             if let Some(known) = this.inner.known(key.as_deref(), |record| record.id == id)? {
                 return Ok(this.acknowledged(&known).await);
             }
@@ -220,8 +222,8 @@ impl Warmer {
                 Some(job) => Ok(this.acknowledge(&who, "warm-resume", &job).await),
                 None => this.job(id).ok_or(WarmError::Unknown),
             }
-        })
-        .await
+        };
+        detached(change, WarmError::Broken).await
     }
 
     /// Ends a job; it has ended when this returns, unless it takes long to hear of it.
@@ -230,15 +232,15 @@ impl Warmer {
     /// When there is no such job.
     pub async fn cancel(&self, who: &str, id: u64) -> Result<JobStatus, WarmError> {
         let (this, who) = (self.clone(), who.to_owned());
-        detached(async move {
+        let change = async move {
             let job = this.inner.jobs.lock().get(&id).cloned().ok_or(WarmError::Unknown)?;
             job.cancel();
             let has_ended = tokio::time::timeout(this.inner.store_wait, job.left()).await.is_ok();
             let mut status = this.acknowledge(&who, "warm-cancel", &job).await;
             status.is_stored &= has_ended;
             Ok(status)
-        })
-        .await
+        };
+        detached(change, WarmError::Broken).await
     }
 
     /// A change that has been made, with whether it is on the device by now.
@@ -301,14 +303,18 @@ fn status(job: &Job) -> JobStatus {
 }
 
 /// A change is a task of its own, never the rest of a request: a client that hangs up leaves nothing half done.
-async fn detached(
-    change: impl Future<Output = Result<JobStatus, WarmError>> + Send + 'static,
-) -> Result<JobStatus, WarmError> {
-    tokio::spawn(change).await.unwrap_or_else(|error| Err(WarmError::Broken(error.to_string())))
+pub(crate) async fn detached<T, E>(
+    change: impl Future<Output = Result<T, E>> + Send + 'static,
+    broken: impl FnOnce(String) -> E,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    tokio::spawn(change).await.unwrap_or_else(|error| Err(broken(error.to_string())))
 }
 
 impl Inner {
-    /// A new job, which runs from here on.
     /// The job that an order with this key began or went on with, if it asked for the same.
     fn known(
         &self,
@@ -318,6 +324,7 @@ impl Inner {
         known_among(&self.jobs.lock(), key, is_same)
     }
 
+    /// A new job, which runs from here on.
     fn enter(self: &Arc<Self>, who: &str, order: WarmOrder, key: Option<String>) -> Result<Arc<Job>, WarmError> {
         let mut jobs = self.jobs.lock();
         // It may have come twice at once.
@@ -487,4 +494,4 @@ async fn heard(cancelled: &mut watch::Receiver<bool>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,5 @@
-//! What the preview's forms about batches send: a filter's pictures are ordered, and a batch is paused, resumed, tried again or
-//! ended, as the API does it.
+//! What the preview's forms about batches send: a filter's pictures are ordered, and a batch is paused, resumed, tried
+//! again or ended, as the API does it.
 
 use http::Response;
 use serde_json::Value;

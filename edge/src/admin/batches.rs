@@ -1,9 +1,10 @@
 //! `/admin/v1/batches`: pictures by list, filter or table are drawn; how far it is; what became of each.
 //!
-//! An order is JSON, or CSV whose terms stand in the query. Invariants: an order with a fault draws nothing; each campaign that it
-//! reaches into is asked for before anything of it is told; large bodies are read a few at a time.
+//! Invariants: an order with a fault draws nothing; each campaign that it reaches into is asked for before anything of
+//! it is told; orders and results are worked on a few at a time, on threads of their own.
 
-use std::borrow::Cow;
+mod order;
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
@@ -11,68 +12,36 @@ use std::time::Duration;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::FaultAt;
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response};
 use hyper::body::Body as HttpBody;
-use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{self, Fault, Fields, fault, wrong};
+pub(super) use self::order::FilterOrder;
+use self::order::{Named, Order, Query, of_csv, of_json};
+use super::body::{self, Fault, fault, wrong};
 use super::{AdminApi, PREFIX, Principal, Reply};
 use crate::batch::estimate::Estimate;
 use crate::batch::record::{BatchState, Source, Terms};
-use crate::batch::selection::{self, Defaults, FAULTS_MAX, ROWS_MAX, RowFaults, SeedsOfEach, Selected};
+use crate::batch::selection::{self, FAULTS_MAX, RowFaults, SeedsOfEach};
 use crate::batch::{Ask, BatchDesk, BatchError, BatchOrder, BatchStatus, csv_of, manifest_of};
-use crate::preview::Preview;
+use crate::campaign::Catalog;
+use crate::preview::{Preview, events};
 use crate::response::{self, TextKind};
 use crate::service::Body;
 use crate::shared_state::PersonRole;
-use crate::warm::{CONCURRENCY_MAX, Plan, WarmOrder};
-use crate::words::Format;
 
 /// Largest order: 100,000 rows of 160 bytes.
 pub(super) const ORDER_BYTES_MAX: usize = 16 << 20;
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Orders that are understood at a time: each may hold some ten megabytes.
+/// Orders that are understood, and results that are written, at a time: each may hold some ten megabytes.
 pub(super) const ORDERS_AT_ONCE: usize = 2;
-/// Readers who follow a batch at a time.
-pub(super) const STREAMS_MAX: usize = 512;
+/// How long an order or a reader of results waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(10);
 /// How long one answer of a stream waits; proxies give up after half a minute or more.
 const STREAM_WAIT: Duration = Duration::from_secs(20);
 const RETRY_MS: u32 = 500;
-const FIELDS: [&str; 7] = ["pictures", "filter", "count", "seeds", "formats", "concurrency", "why"];
-const FILTER_FIELDS: [&str; 5] = ["campaign", "slot", "axes", "states", "text"];
-const NAME_BYTES_MAX: usize = 256;
-const WHY_BYTES_MAX: usize = 1_000;
-const AXES_MAX: usize = 16;
-
-/// Which pictures.
-enum Named {
-    List(Vec<String>),
-    Filter(FilterOrder),
-    Csv(Bytes, Defaults),
-}
-
-/// Pictures of one campaign, as the preview filters them.
-pub(super) struct FilterOrder {
-    pub(super) campaign: String,
-    /// `None`: each.
-    pub(super) slot: Option<String>,
-    /// The query of the preview's page of a slot.
-    pub(super) query: String,
-    /// Pictures that a page showed: more are not drawn unseen.
-    pub(super) pictures_max: Option<usize>,
-}
-
-/// What is asked for.
-pub(super) struct Order {
-    named: Named,
-    seeds: SeedsOfEach,
-    terms: Terms,
-    why: String,
-    digest: Digest,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Try {
@@ -92,25 +61,34 @@ where
     B: HttpBody,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let turn = Arc::clone(&api.selecting).acquire_owned().await;
+    let turn = turn(api).await?;
     let bytes = body::bounded(body, ORDER_BYTES_MAX, DEADLINE).await?;
-    let query = Query::of(query.unwrap_or_default());
     // What is misspelt would draw.
-    let trying = match query.get("dry_run") {
+    let trying = match Query::of(query.unwrap_or_default()).get("dry_run") {
         None => Try::No,
         Some("true") => Try::Only,
         Some(_) => return Err(wrong("dry_run", "`dry_run` is true, or left out", &["true"])),
     };
-    let order = match body::media_type(headers).as_str() {
-        "text/csv" => of_csv(&query, bytes, api.concurrency)?,
-        "application/json" => of_json(&query, &bytes, api)?,
+    let (kind, concurrency) = (body::media_type(headers), api.concurrency);
+    let query = query.unwrap_or_default().to_owned();
+    let read = move |catalog: &Catalog, who: &Principal| match kind.as_str() {
+        "text/csv" => of_csv(&Query::of(&query), bytes, concurrency),
+        "application/json" => of_json(&Query::of(&query), &bytes, (catalog, who), concurrency),
         _ => {
             let detail = "an order is `application/json` or `text/csv`";
-            return Err(fault(415, "unsupported-media-type", "Unsupported media type", detail));
+            Err(fault(415, "unsupported-media-type", "Unsupported media type", detail))
         }
     };
-    let _turn = turn;
-    carry_out(api, who, key, order, trying).await
+    carry_out(api, (who, key), turn, trying, read).await
+}
+
+/// A turn for what takes a thread and some ten megabytes. It belongs to the work, not to the request: a client that
+/// hangs up does not end the work.
+async fn turn(api: &AdminApi) -> Result<OwnedSemaphorePermit, Fault> {
+    let turn = tokio::time::timeout(TURN_WAIT, Arc::clone(&api.selecting).acquire_owned()).await;
+    let detail = "other orders and results of batches are being read: try again in a moment";
+    let busy = || fault(503, "busy", "Busy", detail);
+    turn.ok().and_then(Result::ok).ok_or_else(busy)
 }
 
 /// The same for an order that is understood.
@@ -123,56 +101,82 @@ pub(super) async fn of_filter(
     let terms = Terms { formats: Vec::new(), concurrency: api.concurrency };
     let digest = Digest::of_bytes(filter.query.as_bytes());
     let order = Order { named: Named::Filter(filter), seeds: SeedsOfEach::OWN, terms, why, digest };
-    carry_out(api, who, None, order, Try::No).await
+    let turn = turn(api).await?;
+    carry_out(api, (who, None), turn, Try::No, |_, _| Ok(order)).await
+}
+
+/// What an order comes to.
+enum Understood {
+    /// It has begun already.
+    Known(BatchStatus),
+    Estimate(Estimate),
+    New(BatchOrder),
 }
 
 async fn carry_out(
     api: &AdminApi,
-    who: &Principal,
-    key: Option<String>,
-    order: Order,
+    (who, key): (&Principal, Option<String>),
+    turn: OwnedSemaphorePermit,
     trying: Try,
+    read: impl FnOnce(&Catalog, &Principal) -> Result<Order, Fault> + Send + 'static,
 ) -> Result<Reply, Fault> {
-    if trying == Try::No
-        && let Some(known) = api.batches.known(key.as_deref(), order.digest).map_err(refused)?
-    {
-        demand(who, &known.record.campaigns)?;
-        return Ok(accepted(api, &known));
-    }
-    if let Named::Filter(filter) = &order.named {
-        who.demand(PersonRole::Operator, Some(&filter.campaign))?;
-    }
-    let (catalog, preview) = (api.catalog.load(), Arc::clone(&api.preview));
-    let Order { named, seeds, terms, why, digest } = order;
-    let source = match &named {
-        Named::List(_) => Source::List,
-        Named::Filter(_) => Source::Filter,
-        Named::Csv(..) => Source::Csv,
+    let looking = Looking {
+        who: who.clone(),
+        catalog: api.catalog.load(),
+        preview: Arc::clone(&api.preview),
+        desk: api.batches.clone(),
     };
-    let (looking, desk, asked) = (Arc::clone(&catalog), api.batches.clone(), terms.clone());
-    let allowed = who.clone();
+    let known_by = key.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let selected = match named {
-            Named::List(names) => selection::of_list(&looking, names.iter().map(String::as_str), &seeds),
-            Named::Csv(text, defaults) => selection::of_csv(&looking, &text, &defaults),
-            Named::Filter(filter) => {
-                let pictures = filtered(&looking, &preview, &filter)?;
-                selection::of_pictures(&looking, pictures.iter().map(String::as_str), &seeds)
-            }
-        };
-        demand(&allowed, selected.as_ref().map_or_else(|faults| &faults.campaigns, |selected| &selected.campaigns))?;
-        let selected = selected.map_err(|faults| wrong_rows(faults, source))?;
-        let estimate = (trying == Try::Only).then(|| desk.estimate(&looking, &selected.items, &asked));
-        Ok((selected, estimate))
+        let _turn = turn;
+        let order = read(&looking.catalog, &looking.who)?;
+        looking.understand(order, known_by.as_deref(), trying)
     });
     let broken = |_| Err(fault(500, "internal", "Internal error", "the pictures were not found"));
-    let (selected, estimate): (Selected, _) = work.await.unwrap_or_else(broken)?;
-    if let Some(estimate) = estimate {
-        return Ok(Reply::ok(told_estimate(&estimate)));
+    match work.await.unwrap_or_else(broken)? {
+        Understood::Known(known) => Ok(accepted(api, &known)),
+        Understood::Estimate(estimate) => Ok(Reply::ok(told_estimate(&estimate))),
+        Understood::New(order) => {
+            let status = api.batches.start(who.name(), order, key).await.map_err(refused)?;
+            Ok(accepted(api, &status))
+        }
     }
-    let order = BatchOrder { source, selected, terms, why, digest };
-    let status = api.batches.start(who.name(), order, key).await.map_err(refused)?;
-    Ok(accepted(api, &status))
+}
+
+/// What it takes to understand an order: work for a thread of its own.
+struct Looking {
+    who: Principal,
+    catalog: Arc<Catalog>,
+    preview: Arc<Preview>,
+    desk: BatchDesk,
+}
+
+impl Looking {
+    fn understand(&self, order: Order, key: Option<&str>, trying: Try) -> Result<Understood, Fault> {
+        let Self { who, catalog, preview, desk } = self;
+        if trying == Try::No
+            && let Some(known) = desk.known(key, order.digest).map_err(refused)?
+        {
+            demand(who, &known.record.campaigns)?;
+            return Ok(Understood::Known(known));
+        }
+        let Order { named, seeds, terms, why, digest } = order;
+        let (source, selected) = match named {
+            Named::List(names) => (Source::List, selection::of_list(catalog, names.iter().map(String::as_str), &seeds)),
+            Named::Csv(text, defaults) => (Source::Csv, selection::of_csv(catalog, &text, &defaults)),
+            Named::Filter(filter) => {
+                who.demand(PersonRole::Operator, Some(&filter.campaign))?;
+                let pictures = filtered(catalog, preview, &filter)?;
+                (Source::Filter, selection::of_pictures(catalog, pictures.iter().map(String::as_str), &seeds))
+            }
+        };
+        demand(who, selected.as_ref().map_or_else(|faults| &faults.campaigns, |selected| &selected.campaigns))?;
+        let selected = selected.map_err(|faults| wrong_rows(faults, source))?;
+        Ok(match trying {
+            Try::Only => Understood::Estimate(desk.estimate(catalog, &selected.items, &terms)),
+            Try::No => Understood::New(BatchOrder { source, selected, terms, why, digest }),
+        })
+    }
 }
 
 /// Of each of the campaigns.
@@ -181,7 +185,7 @@ fn demand(who: &Principal, campaigns: &BTreeSet<String>) -> Result<(), Fault> {
 }
 
 /// The pictures that a filter asks for, by their names.
-fn filtered(catalog: &crate::campaign::Catalog, preview: &Preview, filter: &FilterOrder) -> Result<Vec<String>, Fault> {
+fn filtered(catalog: &Catalog, preview: &Preview, filter: &FilterOrder) -> Result<Vec<String>, Fault> {
     let campaign = catalog.campaign(&filter.campaign);
     let slots: Vec<String> = match &filter.slot {
         Some(slot) => vec![slot.clone()],
@@ -250,27 +254,30 @@ pub(super) async fn results(
     (headers, query): (&HeaderMap, Option<&str>),
 ) -> Result<Response<Body>, Fault> {
     let status = found(api, who, id)?;
-    let turn = Arc::clone(&api.selecting).acquire_owned().await;
-    let items = api.batches.items(status.record.id).await.map_err(refused)?;
     let is_csv = match Query::of(query.unwrap_or_default()).get("as") {
         None | Some("json") => false,
         Some("csv") => true,
         Some(_) => return Err(wrong("as", "`as` is json or csv", &["json", "csv"])),
     };
     let id = status.record.id;
+    let turn = turn(api).await?;
     let (desk, public_url) = (api.batches.clone(), api.preview.public_url().to_owned());
-    let written = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        if is_csv {
-            return csv_of(&items, &public_url).into_bytes();
-        }
-        let told = shown(&desk, &status);
-        serde_json::to_vec(&manifest_of(&status, told, &items, &public_url)).unwrap_or_default()
-    });
-    let written =
-        written.await.map_err(|_| fault(500, "internal", "Internal error", "the results were not written"))?;
     let (kind, extension) = if is_csv { (TextKind::Plain, "csv") } else { (TextKind::Json, "json") };
-    let mut response = response::text(headers, kind, written, "no-store");
+    let headers = headers.clone();
+    let broken = || fault(500, "internal", "Internal error", "the results were not written");
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let items = desk.items(id).map_err(refused)?;
+        let written = if is_csv {
+            csv_of(&items, &public_url).into_bytes()
+        } else {
+            let told = shown(&desk, &status);
+            serde_json::to_vec(&manifest_of(&status, told, &items, &public_url)).map_err(|_| broken())?
+        };
+        // It compresses them: no work for the thread that answers others.
+        Ok(response::text(&headers, kind, written, "no-store"))
+    });
+    let mut response = work.await.unwrap_or_else(|_| Err(broken()))?;
     if is_csv {
         let csv = HeaderValue::from_static("text/csv; charset=utf-8; header=present");
         response.headers_mut().insert(CONTENT_TYPE, csv);
@@ -282,8 +289,9 @@ pub(super) async fn results(
     Ok(response)
 }
 
-/// The next change of a batch behind the one that is known, as a server-sent event: an `EventSource` connects anew when an
-/// answer ends, and says what it saw last.
+/// The next change of a batch behind the one that is known, as a server-sent event: an `EventSource` connects anew when
+/// an answer ends, and says what it saw last. Its place is one of those of all who wait on this listener, so that those
+/// who act find a connection.
 pub(super) async fn events(
     api: &AdminApi,
     who: &Principal,
@@ -293,13 +301,8 @@ pub(super) async fn events(
     let number = found(api, who, id)?.record.id;
     let gone = || super::no_such("batch", id);
     let mut seen = api.batches.watch(number).ok_or_else(gone)?;
-    let Ok(_stream) = api.streams.try_acquire() else {
-        // An `EventSource` gives up for good where it is answered with an error.
-        return Ok(event(format!("retry: {}\n\n", RETRY_MS * 10)));
-    };
-    let field = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let query = Query::of(query.unwrap_or_default());
-    let after = field.or_else(|| query.get("after")?.parse().ok());
+    let Ok(_stream) = api.preview.waiting_pages().try_acquire() else { return Ok(events::full()) };
+    let after = events::seen(headers, query);
     if let Some(after) = after {
         let _ = tokio::time::timeout(STREAM_WAIT, seen.wait_for(|now| *now != after)).await;
     }
@@ -311,14 +314,7 @@ pub(super) async fn events(
         _ => "still",
     };
     let data = shown(&api.batches, &status);
-    Ok(event(format!("retry: {RETRY_MS}\nid: {now}\nevent: {name}\ndata: {data}\n\n")))
-}
-
-fn event(text: String) -> Response<Body> {
-    let mut response = Response::new(Body::new(Bytes::from(text)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    Ok(events::event(format!("retry: {RETRY_MS}\nid: {now}\nevent: {name}\ndata: {data}\n\n")))
 }
 
 fn shown(desk: &BatchDesk, status: &BatchStatus) -> Value {
@@ -385,120 +381,4 @@ fn wrong_rows(faults: RowFaults, source: Source) -> Fault {
         first.into_iter().map(|it| FaultAt { row: it.row, column: it.column, detail: it.detail }).collect();
     problem.errors_total = Some(total);
     problem
-}
-
-fn of_json(query: &Query<'_>, bytes: &Bytes, api: &AdminApi) -> Result<Order, Fault> {
-    query.only(&["dry_run"])?;
-    let mut fields = Fields::parse(bytes)?;
-    let named = match (fields.value("pictures"), fields.value("filter")) {
-        (Some(list), None) => Named::List(list_of(list)?),
-        (None, Some(Value::Object(map))) => Named::Filter(filter_of(Fields::of_map(map), api)?),
-        (None, Some(_)) => return Err(wrong("filter", "`filter` is an object", &[])),
-        (Some(_), Some(_)) => return Err(wrong("filter", "pictures are listed, or filtered", &[])),
-        (None, None) => return Err(wrong("pictures", "`pictures` or `filter` is missing", &[])),
-    };
-    let seeds = match (super::candidates::seeds(&mut fields)?, fields.number("count", 1, SeedsOfEach::MAX as u64)?) {
-        (Some(_), Some(_)) => return Err(wrong("count", "seeds are named, or counted", &[])),
-        (Some(seeds), None) => SeedsOfEach::These(seeds.into_iter().collect()),
-        (None, count) => counted(count),
-    };
-    let concurrency = fields.number("concurrency", 1, CONCURRENCY_MAX as u64)?;
-    let terms = terms(fields.texts("formats", 4)?, concurrency, api.concurrency)?;
-    let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
-    fields.end(&FIELDS)?;
-    Ok(Order { named, seeds, terms, why, digest: Digest::of_bytes(bytes) })
-}
-
-fn of_csv(query: &Query<'_>, bytes: Bytes, usual_concurrency: usize) -> Result<Order, Fault> {
-    let number = |name: &str, max: u64| {
-        let refuse = || wrong(name, format!("`{name}` is a whole number from 1 to {max}"), &[]);
-        let number = query.get(name).map(|text| text.parse::<u64>().ok().filter(|it| (1..=max).contains(it)));
-        number.map(|number| number.ok_or_else(refuse)).transpose()
-    };
-    let seeds = counted(number("count", SeedsOfEach::MAX as u64)?);
-    let formats = query.get("formats").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default();
-    let terms = terms(formats, number("concurrency", CONCURRENCY_MAX as u64)?, usual_concurrency)?;
-    let why: String = query.get("why").unwrap_or_default().chars().take(WHY_BYTES_MAX / 4).collect();
-    let of = |name: &str| query.get(name).map(str::to_owned);
-    let defaults = Defaults { campaign: of("campaign"), slot: of("slot"), seeds: seeds.clone() };
-    // Its terms are part of it, and the reason and whether it is tried only are not.
-    let mut digested = Vec::new();
-    for name in ["campaign", "slot", "count", "formats", "concurrency"] {
-        digested.extend_from_slice(query.get(name).unwrap_or_default().as_bytes());
-        digested.push(0);
-    }
-    digested.extend_from_slice(&bytes);
-    let digest = Digest::of_bytes(&digested);
-    Ok(Order { named: Named::Csv(bytes, defaults), seeds, terms, why, digest })
-}
-
-fn counted(count: Option<u64>) -> SeedsOfEach {
-    count.and_then(|count| u32::try_from(count).ok()).map_or(SeedsOfEach::OWN, SeedsOfEach::Count)
-}
-
-fn terms(formats: Vec<String>, concurrency: Option<u64>, usual: usize) -> Result<Terms, Fault> {
-    if let Some(name) = formats.iter().find(|name| Format::from_name(name).is_none()) {
-        let shown: String = name.chars().take(60).collect();
-        let names = Format::ALL.map(Format::as_str);
-        return Err(wrong("formats", format!("there is no format `{shown}`"), &names));
-    }
-    let concurrency = concurrency.and_then(|number| usize::try_from(number).ok()).unwrap_or(usual);
-    Ok(Terms { formats, concurrency })
-}
-
-fn list_of(list: Value) -> Result<Vec<String>, Fault> {
-    let refuse = || wrong("pictures", format!("`pictures` is a list of 1 to {ROWS_MAX} addresses or variants"), &[]);
-    let names: Vec<String> = serde_json::from_value(list).map_err(|_| refuse())?;
-    if (1..=ROWS_MAX).contains(&(names.len() as u64)) { Ok(names) } else { Err(refuse()) }
-}
-
-/// A filter of names that there are: what is misspelt is a fault here, other than in the address of a page.
-fn filter_of(mut fields: Fields, api: &AdminApi) -> Result<FilterOrder, Fault> {
-    let campaign = fields.text("campaign", NAME_BYTES_MAX)?;
-    let campaign = campaign.ok_or_else(|| wrong("campaign", "`campaign` is missing", &[]))?;
-    let order = WarmOrder {
-        campaign,
-        slot: fields.text("slot", NAME_BYTES_MAX)?,
-        axes: fields.lists("axes", AXES_MAX)?,
-        formats: Vec::new(),
-        concurrency: 1,
-        why: String::new(),
-    };
-    let states = fields.texts("states", 32)?;
-    let text = fields.text("text", NAME_BYTES_MAX)?;
-    fields.end(&FILTER_FIELDS)?;
-    Plan::parse(&api.catalog.load(), &order).map_err(|error| super::warm::fault_of(error.into()))?;
-    let known = Preview::state_names();
-    if let Some(state) = states.iter().find(|state| !known.contains(&state.as_str())) {
-        let shown: String = state.chars().take(60).collect();
-        return Err(wrong("states", format!("there is no state `{shown}`"), &known));
-    }
-    let query = Preview::filter_query(&order.axes, &states, text.as_deref());
-    Ok(FilterOrder { campaign: order.campaign, slot: order.slot, query, pictures_max: None })
-}
-
-/// The parameters of a query, decoded.
-struct Query<'q>(Vec<(&'q str, Cow<'q, str>)>);
-
-impl<'q> Query<'q> {
-    fn of(query: &'q str) -> Self {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        Self(pairs.map(|(name, value)| (name, percent_decode_str(value).decode_utf8_lossy())).collect())
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
-    }
-
-    /// The terms of a JSON order stand in it.
-    fn only(&self, names: &[&str]) -> Result<(), Fault> {
-        match self.0.iter().find(|(name, _)| !names.contains(name)) {
-            None => Ok(()),
-            Some((name, _)) => Err(wrong(
-                name,
-                format!("`{name}` stands in the query of a CSV order; a JSON order says it itself"),
-                &[],
-            )),
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::problem::Problem;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -122,6 +123,12 @@ impl Fields {
                 .ok_or_else(refuse),
             Some(_) => Err(refuse()),
         }
+    }
+
+    /// Of all fields that were not taken yet.
+    pub(super) fn digest(&self) -> Digest {
+        // It was read from JSON, so it has a form in it.
+        Digest::of_bytes(&serde_json::to_vec(&self.map).unwrap_or_default())
     }
 
     /// Nothing else may be there: a misspelt field is an error, not a default.

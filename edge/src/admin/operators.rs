@@ -1,7 +1,7 @@
 //! The admin listener: metrics, health, the preview, the login and the admin API. Keep it away from the public.
 //!
-//! Metrics and health are open, and so is what people are shown by a link, which is its own proof. Pages show what is not published yet: they are for those who have a role, and show each the
-//! campaigns in which that is so.
+//! Metrics and health are open, and so is what people are shown by a link, which is its own proof. Pages show what is
+//! not published yet: they are for those who have a role, and show each the campaigns in which that is so.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -139,7 +139,10 @@ impl Operators {
         let reader = Reader { sees: &sees, role: &role, csrf: who.csrf(), name: who.known_name() };
         let response = match self.preview.respond(request, &reader).await {
             Some(response) => Some(response),
-            None => self.papers.respond(request, &sees).await,
+            None => {
+                let dossier = self.papers.respond(request, &sees).await;
+                dossier.map(|page| page.unwrap_or_else(|problem| pages::troubled(request, &problem, pages::HOME)))
+            }
         };
         response.map(unframed)
     }
@@ -157,9 +160,10 @@ impl Operators {
         }
     }
 
-    /// 200 while this edge can answer: what it serves is read, and it listens. Nodes that are away do not change that, for
-    /// it has cached images, renditions of masters at hand and stand-ins; a load balancer that took it out would make an
-    /// outage of the nodes one of the site. Who waits for new pictures asks `?origins=1`, which is 503 without a node.
+    /// 200 while this edge can answer: what it serves is read, and it listens. Nodes that are away do not change that,
+    /// for it has cached images, renditions of masters at hand and stand-ins; a load balancer that took it out would
+    /// make an outage of the nodes one of the site. Who waits for new pictures asks `?origins=1`, which is 503 without
+    /// a node.
     fn readiness(&self, headers: &HeaderMap, with_origins: bool) -> Response<Body> {
         let nodes = self
             .regions
@@ -186,7 +190,8 @@ impl Operators {
     }
 }
 
-/// A page of ours stands in nobody's frame, where a click could be meant for another page; and no cache between keeps it.
+/// A page of ours stands in nobody's frame, where a click could be meant for another page; and no cache between keeps
+/// it.
 fn unframed(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(PAGE_POLICY));

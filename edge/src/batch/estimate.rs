@@ -1,14 +1,14 @@
 //! What pictures are expected to take of devices and of disks, by what earlier ones took.
 //!
-//! Nothing is guessed: where no picture of a slot was measured, the expectation of the whole is unknown. Looks up each picture's
-//! recipe: for a thread of its own.
+//! Nothing is guessed: where no picture of a slot was measured, the expectation of the whole is unknown. Looks up each
+//! picture's recipe: for a thread of its own.
 
 use std::collections::BTreeMap;
 
 use bildkante_shared::ids::RecipeId;
 
 use super::BatchDesk;
-use super::record::{Item, Measured, Terms};
+use super::record::{BatchRecord, Item, Measured, Terms};
 use crate::campaign::{Campaign, Catalog};
 use crate::request::IMAGE_PATH_PREFIX;
 use crate::resolve::{Operator, resolve};
@@ -58,12 +58,15 @@ impl BatchDesk {
             measure(&mut asked.measured, binding.device_ms);
         }
         let (pictures, there) = slots.values().fold((0, 0), |(all, there), it| (all + it.pictures, there + it.there));
-        let device_ms = sum(slots.iter().map(|(place, asked)| self.device_ms(catalog, place, asked)));
+        let earlier: Vec<BatchRecord> = self.all().into_iter().map(|status| status.record).collect();
+        let device_ms = sum(slots.iter().map(|(place, asked)| self.device_ms(catalog, place, asked, &earlier)));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of at most 100,000 pictures")]
-        let bytes =
-            sum(slots.iter().map(|(place, asked)| self.bytes(catalog, place, asked, terms))).map(|it| it as u64);
+        let expected = {
+            let earlier: Vec<_> = earlier.iter().filter(|record| record.terms.formats == terms.formats).collect();
+            sum(slots.iter().map(|(place, asked)| bytes(catalog, place, asked, (terms, &earlier)))).map(|it| it as u64)
+        };
         let cost = self.price().zip(device_ms).map(|(price, device_ms)| price.of(device_ms));
-        Estimate { pictures, there, device_ms, bytes, cost }
+        Estimate { pictures, there, device_ms, bytes: expected, cost }
     }
 
     fn recipe_of(&self, catalog: &Catalog, item: &Item) -> Option<RecipeId> {
@@ -79,17 +82,15 @@ impl BatchDesk {
     }
 
     /// Of devices, for the pictures of a slot that are not there.
-    fn device_ms(&self, catalog: &Catalog, place: &str, asked: &Asked) -> Option<f64> {
+    fn device_ms(&self, catalog: &Catalog, place: &str, asked: &Asked, earlier: &[BatchRecord]) -> Option<f64> {
         let left = asked.pictures - asked.there;
         if left == 0 {
             return Some(0.0);
         }
         let mut measured = asked.measured.clone();
-        for record in self.all().into_iter().map(|status| status.record) {
-            if let Some(other) = record.measured.get(place) {
-                measured.drawn += other.drawn;
-                measured.device_ms += other.device_ms;
-            }
+        for other in earlier.iter().filter_map(|record| record.measured.get(place)) {
+            measured.drawn += other.drawn;
+            measured.device_ms += other.device_ms;
         }
         if measured.drawn == 0 {
             measured = self.sample(catalog, place);
@@ -108,24 +109,22 @@ impl BatchDesk {
         }
         measured
     }
+}
 
-    /// Of renditions: a whole ladder for the manifest's own picture, one for a candidate. By earlier batches in the same formats.
-    fn bytes(&self, catalog: &Catalog, place: &str, asked: &Asked, terms: &Terms) -> Option<f64> {
-        let (mut bytes, mut pictures) = (0, 0);
-        let batches = self.all().into_iter().map(|status| status.record);
-        for record in batches.filter(|record| record.terms.formats == terms.formats) {
-            if let Some(other) = record.measured.get(place) {
-                bytes += other.bytes;
-                pictures += other.pictures;
-            }
-        }
-        let each = mean(count(bytes), pictures)?;
-        let (campaign, slot_index) = slot_of(catalog, place)?;
-        let formats: Vec<Format> = terms.formats.iter().filter_map(|name| Format::from_name(name)).collect();
-        let renditions = cuts(&campaign.slots[slot_index], &formats).count().max(1);
-        let whole = count(asked.pictures - asked.candidates);
-        Some(each * whole + each / count(renditions as u64) * count(asked.candidates))
+/// Of renditions: a whole ladder for the manifest's own picture, one for a candidate. By earlier batches in the same
+/// formats.
+fn bytes(catalog: &Catalog, place: &str, asked: &Asked, (terms, earlier): (&Terms, &[&BatchRecord])) -> Option<f64> {
+    let (mut bytes, mut pictures) = (0, 0);
+    for other in earlier.iter().filter_map(|record| record.measured.get(place)) {
+        bytes += other.bytes;
+        pictures += other.pictures;
     }
+    let each = mean(count(bytes), pictures)?;
+    let (campaign, slot_index) = slot_of(catalog, place)?;
+    let formats: Vec<Format> = terms.formats.iter().filter_map(|name| Format::from_name(name)).collect();
+    let renditions = cuts(&campaign.slots[slot_index], &formats).count().max(1);
+    let whole = count(asked.pictures - asked.candidates);
+    Some(each * whole + each / count(renditions as u64) * count(asked.candidates))
 }
 
 fn slot_of<'c>(catalog: &'c Catalog, place: &str) -> Option<(&'c Campaign, usize)> {

@@ -1,22 +1,26 @@
 //! When batches are written: a task writes a batch until the device has it, and callers wait for it a bounded time.
 //!
-//! Invariants: a batch has one write at a time, and each takes the batch as it is by then; what the device refuses is tried again.
+//! Invariants: a batch has one write at a time, and each takes the batch as it is by then; what the device refuses is
+//! tried again; a batch that is forgotten is written no more, for it would come back.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bildkante_shared::log_limited;
 
 use super::Inner;
 use super::live::Batch;
 use crate::state::StateError;
+use crate::warm::{RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, STORE_WAIT};
 
-/// How long an answer waits for the device.
-pub(super) const STORE_WAIT: Duration = Duration::from_secs(5);
-/// Between two tries to write what the device refused; it doubles from the first to the second.
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// What became of a write that the device did not refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// It is on the device.
+    Done,
+    /// The batch is forgotten, and nothing was written.
+    Forgotten,
+}
 
 impl Inner {
     /// Has a batch written as it is now.
@@ -34,15 +38,21 @@ impl Inner {
     }
 
     /// On the device when this returns.
-    pub(super) async fn write_once(&self, batch: &Batch) -> Result<(), StateError> {
+    pub(super) async fn write_once(&self, batch: &Arc<Batch>) -> Result<Write, StateError> {
         let _one = batch.writing.lock().await;
-        let (changed, change) = batch.changed();
+        // Behind the lock: the one who forgets a batch takes it off the device under it.
+        if !self.batches.lock().contains_key(&batch.id) {
+            return Ok(Write::Forgotten);
+        }
+        let taken = Arc::clone(batch);
+        let taken = tokio::task::spawn_blocking(move || taken.changed()).await;
+        let (changed, change) = taken.map_err(|_| StateError::Panicked)?;
         let numbers: Vec<u32> = changed.chunks.iter().map(|(number, _)| *number).collect();
         let stored = Arc::clone(&self.stored);
         let written = tokio::task::spawn_blocking(move || stored.put(&changed)).await;
-        let written = written.unwrap_or(Err(StateError::Panicked));
+        let written = written.unwrap_or(Err(StateError::Panicked)).map(|()| Write::Done);
         match &written {
-            Ok(()) => {
+            Ok(_) => {
                 batch.written.fetch_max(change, Ordering::AcqRel);
                 batch.rest();
             }
@@ -56,12 +66,9 @@ impl Inner {
         let mut shutdown = self.shutdown.clone();
         let (mut pause, mut is_last) = (RETRY_PAUSE_MIN, false);
         loop {
-            // A forgotten batch is written no more: it would come back.
-            if !self.batches.lock().contains_key(&batch.id) {
-                return;
-            }
             match self.write_once(&batch).await {
-                Ok(()) => {
+                Ok(Write::Forgotten) => return,
+                Ok(Write::Done) => {
                     batch.is_writing.store(false, Ordering::Release);
                     // What was changed since then has found this task at work.
                     let is_all = batch.written.load(Ordering::Acquire) >= batch.change();

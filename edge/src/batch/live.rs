@@ -1,15 +1,18 @@
 //! A batch in this process: its record, its pictures while it is worked on, and who waits for it.
 //!
-//! Invariants: pictures are in memory while a batch is under way and no longer; what has changed since the last write is known
-//! by chunk; a change of state that the device does not know yet is known to be unwritten.
+//! Invariants: pictures are in memory while a batch is under way, until the device has them all, and no longer; what
+//! has changed since the last write is known by chunk; a change of state that the device does not know yet is known to
+//! be unwritten.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::ask::Deed;
 use super::record::{BatchRecord, BatchState, Item, ItemState};
 use super::stored::{CHUNK, Changed, chunks_of};
 
@@ -37,8 +40,8 @@ pub(super) struct Batch {
     pub(super) is_writing: AtomicBool,
     /// Writes come one after the other.
     pub(super) writing: tokio::sync::Mutex<()>,
-    /// Changes that people ask for come one after the other.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Changes that people ask for come one after the other, its start before all others.
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,9 @@ impl Batch {
     pub(super) fn new(record: BatchRecord, items: Option<Vec<Item>>) -> Self {
         let dirty = if items.is_some() { (0..chunks_of(record.pictures)).collect() } else { BTreeSet::new() };
         let id = record.id;
-        let inside = Inside { record, items, dirty, drawing: 0, since: None, change: 0 };
+        // One with pictures is new: that it has begun is a change that the device does not know yet.
+        let change = u64::from(items.is_some());
+        let inside = Inside { record, items, dirty, drawing: 0, since: None, change };
         Self {
             id,
             inside: Mutex::new(inside),
@@ -85,7 +90,7 @@ impl Batch {
             written: AtomicU64::new(0),
             is_writing: AtomicBool::new(false),
             writing: tokio::sync::Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
         }
     }
 
@@ -99,16 +104,18 @@ impl Batch {
         self.inside.lock().record.state
     }
 
-    pub(super) fn is_known_by(&self, key: &str) -> bool {
-        self.inside.lock().record.keys.iter().any(|known| known == key)
+    /// What was asked with this key.
+    pub(super) fn deed_of(&self, key: &str) -> Option<Deed> {
+        self.inside.lock().record.keys.iter().find_map(|known| Deed::of(known, key))
     }
 
-    /// Its pictures as they are now, where they are in memory.
+    /// Its pictures as they are now, where they are in memory. Copies all of them: for a thread of its own.
     pub(super) fn items(&self) -> Option<Vec<Item>> {
         self.inside.lock().items.clone()
     }
 
-    /// What is to be written: the record with all that is done, and the chunks that have changed.
+    /// What is to be written: the record with all that is done, and the chunks that have changed. Copies them: for a
+    /// thread of its own.
     pub(super) fn changed(&self) -> (Changed, u64) {
         let inside = &mut *self.inside.lock();
         let items = inside.items.as_deref().unwrap_or_default();
@@ -151,11 +158,11 @@ impl Batch {
         self.show();
     }
 
-    /// Remembers an order; `false` where it has no key.
-    pub(super) fn know(&self, key: Option<String>) -> bool {
+    /// Remembers what was asked; `false` where it has no key.
+    pub(super) fn know(&self, deed: Deed, key: Option<&str>) -> bool {
         let mut inside = self.inside.lock();
         let has_key = key.is_some();
-        inside.record.know(key);
+        inside.record.know(key.map(|key| deed.known_by(key)));
         inside.change += u64::from(has_key);
         has_key
     }
@@ -229,6 +236,11 @@ impl Batch {
         self.show();
     }
 
+    /// A task is about to work on it: until that leaves, it keeps its pictures and its place.
+    pub(super) fn occupy(&self) {
+        self.left.send_replace(false);
+    }
+
     /// No task works on it any more.
     pub(super) fn leave(&self) {
         self.left.send_replace(true);
@@ -239,9 +251,17 @@ impl Batch {
     pub(super) fn rest(&self) {
         let mut inside = self.inside.lock();
         let rests = *self.left.borrow() && !inside.record.state.is_active();
-        if rests && inside.dirty.is_empty() {
+        // What a write under way has taken is not dirty, and not on the device before the last change is.
+        let is_written = inside.dirty.is_empty() && self.written.load(Ordering::Acquire) >= inside.change;
+        if rests && is_written {
             inside.items = None;
         }
+    }
+
+    /// Whether it has ended for good, unless people try it again: another one may take its place.
+    pub(super) fn makes_room(&self) -> bool {
+        let state = self.state();
+        *self.left.borrow() && !state.is_active() && state != BatchState::Paused
     }
 
     /// Waits until no task works on it.
@@ -303,6 +323,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ask::Ask;
     use super::super::record::testing::record;
     use super::*;
 
@@ -343,7 +364,9 @@ mod tests {
         assert_eq!(batch.begin(), [1]);
         batch.enter(Again::Failures);
         assert_eq!(batch.begin(), [1, 2]);
-        assert!(!batch.know(None) && batch.know(Some("again".into())) && batch.is_known_by("again"));
+        let pause = Deed::Change(Ask::Pause);
+        assert!(!batch.know(pause, None) && batch.know(pause, Some("again")));
+        assert_eq!((batch.deed_of("again"), batch.deed_of("pause")), (Some(pause), None));
         let status = batch.status();
         assert_eq!((status.record.tally.drawn, status.record.tally.failed, status.record.left()), (1, 0, 2));
     }
@@ -354,8 +377,24 @@ mod tests {
         batch.end(Some(BatchState::Paused));
         batch.leave();
         assert!(batch.is_loaded(), "nothing is on the device yet");
-        batch.changed();
+        let (_, change) = batch.changed();
+        batch.leave();
+        assert!(batch.is_loaded(), "a write is under way, and may be refused");
+        batch.written.fetch_max(change, Ordering::AcqRel);
+        batch.occupy();
+        batch.rest();
+        assert!(batch.is_loaded() && !batch.makes_room(), "a task is about to work on it");
         batch.leave();
         assert!(!batch.is_loaded());
+    }
+
+    #[test]
+    fn a_new_batch_is_not_stored_before_its_first_write() {
+        let new = batch(3);
+        assert!(!new.status().is_stored);
+        let (_, change) = new.changed();
+        new.written.fetch_max(change, Ordering::AcqRel);
+        assert!(new.status().is_stored);
+        assert!(Batch::new(record(1, 3), None).status().is_stored, "it was read from the device");
     }
 }

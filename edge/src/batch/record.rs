@@ -204,8 +204,9 @@ pub struct BatchRecord {
     pub failures: Vec<Failure>,
     /// By slot.
     pub measured: BTreeMap<String, Measured>,
-    /// Of the order as it came: the same order again with its key is this batch.
+    /// Of the order as it came, without its reason: the same order again with its key is this batch.
     pub order: Digest,
+    /// With which it was ordered (`key`), or something was asked of it (`pause key`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
 }

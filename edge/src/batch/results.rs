@@ -3,15 +3,17 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use bildkante_shared::ids::{MasterId, RecipeId};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::csv;
 use super::live::BatchStatus;
-use super::record::Item;
+use super::record::{Item, ItemState};
 use crate::request::IMAGE_PATH_PREFIX;
 
-/// A row for each picture: campaign, slot, its axes, its seed, and what became of it. The first columns are those that a batch is
-/// ordered with.
+/// A row for each picture: campaign, slot, its axes, its seed, and what became of it. The columns up to the seed are
+/// those that an order takes.
 #[must_use]
 pub fn csv_of(items: &[Item], public_url: &str) -> String {
     let axes: BTreeSet<&str> = items.iter().flat_map(|item| values(item).map(|(axis, _)| axis)).collect();
@@ -41,21 +43,56 @@ pub fn csv_of(items: &[Item], public_url: &str) -> String {
 
 /// The batch and each of its pictures.
 #[must_use]
-pub fn manifest_of(status: &BatchStatus, told: Value, items: &[Item], public_url: &str) -> Value {
-    let pictures = items.iter().map(|item| {
-        json!({
-            "variant": item.picture,
-            "seed": item.seed,
-            "state": item.state,
-            "url": url(item, public_url),
-            "recipe": item.recipe,
-            "master": item.master,
-            "bytes": item.bytes,
-            "device_ms": item.device_ms,
-            "reason": item.reason,
-        })
-    });
-    json!({ "schema": 1, "id": status.record.id, "batch": told, "pictures": pictures.collect::<Vec<_>>() })
+pub fn manifest_of<'i>(
+    status: &BatchStatus,
+    told: Value,
+    items: &'i [Item],
+    public_url: &'i str,
+) -> impl Serialize + use<'i> {
+    Manifest { schema: 1, id: status.record.id, batch: told, pictures: Pictures { items, public_url } }
+}
+
+#[derive(Serialize)]
+struct Manifest<'i> {
+    schema: u32,
+    id: u64,
+    batch: Value,
+    pictures: Pictures<'i>,
+}
+
+/// Written one by one: there are up to 100,000.
+struct Pictures<'i> {
+    items: &'i [Item],
+    public_url: &'i str,
+}
+
+#[derive(Serialize)]
+struct Picture<'i> {
+    variant: &'i str,
+    seed: Option<u32>,
+    state: ItemState,
+    url: String,
+    recipe: Option<RecipeId>,
+    master: Option<MasterId>,
+    bytes: u64,
+    device_ms: Option<f64>,
+    reason: Option<&'i str>,
+}
+
+impl Serialize for Pictures<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.items.iter().map(|item| Picture {
+            variant: &item.picture,
+            seed: item.seed,
+            state: item.state,
+            url: url(item, self.public_url),
+            recipe: item.recipe,
+            master: item.master,
+            bytes: item.bytes,
+            device_ms: item.device_ms,
+            reason: item.reason.as_deref(),
+        }))
+    }
 }
 
 /// Where readers find the picture; a candidate has no address until people choose it.

@@ -1,7 +1,8 @@
 //! Which pictures a batch is of: names and rows, understood against the catalogue.
 //!
-//! Invariants: a selection is whole or refused, with each fault named by row and column; the faults that are told are bounded, all
-//! are counted; pictures that several variants share stand in it once. Reading blocks for as long as there are rows.
+//! Invariants: a selection is whole or refused, with each fault named by row and column; the faults that are told are
+//! bounded, all are counted; pictures that several variants share stand in it once. Reading blocks for as long as there
+//! are rows.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -15,7 +16,7 @@ use super::csv::Rows;
 use super::record::Item;
 use crate::campaign::{Campaign, Catalog, Slot, variant_recipe};
 use crate::candidates::ORDER_MAX;
-use crate::request::{IMAGE_PATH_PREFIX, after_host};
+use crate::request::{IMAGE_PATH_PREFIX, after_host, excerpt};
 use crate::resolve::{Operator, Refusal, resolve};
 
 /// Most rows of a table, and most names of a list.
@@ -390,11 +391,6 @@ fn address(name: &str) -> Cow<'_, str> {
 
 fn said(name: &str, refusal: &Refusal) -> String {
     format!("`{}` is no picture: {refusal}", excerpt(name))
-}
-
-/// Names in messages come from a request.
-fn excerpt(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 #[cfg(test)]

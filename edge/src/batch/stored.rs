@@ -1,13 +1,13 @@
 //! Batches on the device, so that a restart goes on with what is under way.
 //!
-//! Owns `batches.redb` in the data folder: a batch's record by its id, and its pictures in chunks by id and number, sealed. A
-//! commit writes a record together with the chunks that have changed since the last one.
+//! Owns `batches.redb` in the data folder: a batch's record by its id, and its pictures in chunks by id and number,
+//! sealed. A commit writes a record together with the chunks that have changed since the last one.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::record::{BatchRecord, Item};
-use crate::state::{Check, Database, Key, Schema, StateError, Table, Value, form};
+use crate::state::{Check, Database, Key, Schema, StateError, Table, Unreadable, Value, form};
 
 const DATABASE: &str = "batches.redb";
 /// Pictures of one chunk: a write of progress rewrites a few of them.
@@ -99,6 +99,23 @@ impl StoredBatches {
         Ok(Self { database: Database::open(&data_dir.join(DATABASE), &SCHEMA)? })
     }
 
+    /// Nothing is written until this is dropped. Blocks until that is so.
+    #[cfg(test)]
+    pub(super) fn hold(self: &std::sync::Arc<Self>) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (holds, held) = std::sync::mpsc::channel();
+        let (this, released) = (std::sync::Arc::clone(self), parking_lot::Mutex::new(released));
+        std::thread::spawn(move || {
+            let waits = |_: &crate::state::Changes<'_>| {
+                let _ = (holds.send(()), released.lock().recv());
+                Ok(())
+            };
+            this.database.write(waits)
+        });
+        held.recv().expect("the thread writes");
+        release
+    }
+
     /// On the device when this returns. Blocks.
     ///
     /// # Errors
@@ -145,17 +162,23 @@ impl StoredBatches {
     /// The pictures of a batch, in their order. Blocks.
     ///
     /// # Errors
-    /// When the device fails, or some of them cannot be read.
+    /// When the device fails, or some of them are missing or cannot be read.
     pub(super) fn items(&self, id: u64, pictures: u32) -> Result<Vec<Item>, StateError> {
         self.database.read(|snapshot| {
             let rows = snapshot.rows(CHUNKS)?;
             let mut items = Vec::with_capacity(pictures as usize);
             for number in 0..chunks_of(pictures) {
-                items.extend(rows.get(&ChunkKey { batch: id, number })?.into_iter().flat_map(|chunk| chunk.0));
+                let chunk = rows.get(&ChunkKey { batch: id, number })?;
+                items.extend(chunk.ok_or_else(|| missing(id, number))?.0);
             }
             Ok(items)
         })
     }
+}
+
+/// A batch without some of its pictures would be shorter than it was ordered.
+fn missing(batch: u64, number: u32) -> Unreadable {
+    Unreadable { table: "chunks", key: format!("{batch}/{number}"), reason: "it is missing".to_owned() }
 }
 
 /// How many chunks so many pictures are.
@@ -185,7 +208,19 @@ mod tests {
         assert_eq!(stored.items(7, 600).unwrap(), items);
         assert_ne!(stored.items(8, 600).unwrap(), items);
         stored.forget(7, 600).unwrap();
-        assert_eq!((stored.all().unwrap().len(), stored.items(7, 600).unwrap().len()), (1, 0));
+        assert_eq!(stored.all().unwrap().len(), 1);
+        assert!(stored.items(7, 600).is_err(), "it has no pictures any more");
         assert_eq!(stored.items(8, 600).unwrap().len(), 600);
+    }
+
+    #[test]
+    fn a_batch_without_some_of_its_pictures_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = StoredBatches::open(dir.path()).unwrap();
+        let items: Vec<Item> = (0..600).map(|n| Item::waiting(format!("studio/hero?n={n}"), None)).collect();
+        let chunks = (0..).zip(items.chunks(CHUNK).map(<[Item]>::to_vec)).filter(|(number, _)| *number != 1);
+        stored.put(&Changed { record: record(7, 600), chunks: chunks.collect() }).unwrap();
+        let error = stored.items(7, 600).unwrap_err().to_string();
+        assert!(error.contains("7/1") && error.contains("missing"), "{error}");
     }
 }

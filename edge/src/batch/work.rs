@@ -1,7 +1,8 @@
 //! The work of a batch: its pictures one after the other, as many at a time as its terms say.
 //!
-//! Invariants: it takes a turn of the one queue that warmings take theirs of; each picture goes the way that all go behind readers
-//! (`warm::Settler`); a picture is looked up in the catalogue as it is then; one that fails holds up no other.
+//! Invariants: it takes a turn of the one queue that warmings take theirs of; each picture goes the way that all go
+//! behind readers (`warm::Settler`); a picture is looked up in the catalogue as it is then; one that fails holds up no
+//! other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +76,12 @@ impl Inner {
         let terms = batch.status().record.terms;
         let concurrency = terms.concurrency.clamp(1, CONCURRENCY_MAX);
         let (permits, mut pictures) = (Arc::new(Semaphore::new(concurrency)), JoinSet::new());
-        let mut waiting = batch.begin().into_iter();
+        let beginning = Arc::clone(&batch);
+        let waiting = tokio::task::spawn_blocking(move || beginning.begin()).await;
+        let mut waiting = match waiting {
+            Ok(waiting) => waiting.into_iter(),
+            Err(error) => return self.broke(&batch, &error),
+        };
         let mut store = tokio::time::interval(STORE_INTERVAL);
         loop {
             while pictures.len() < concurrency
@@ -115,15 +121,15 @@ impl Inner {
     }
 
     /// Has its pictures in memory.
-    pub(super) async fn load(&self, batch: &Batch) -> Result<(), String> {
+    pub(super) async fn load(&self, batch: &Arc<Batch>) -> Result<(), String> {
         if batch.is_loaded() {
             return Ok(());
         }
         let (stored, id, pictures) = (Arc::clone(&self.stored), batch.id, batch.status().record.pictures);
-        let items = tokio::task::spawn_blocking(move || stored.items(id, pictures)).await;
-        let items = items.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        batch.load(items);
-        Ok(())
+        let into = Arc::clone(batch);
+        let loaded =
+            tokio::task::spawn_blocking(move || stored.items(id, pictures).map(|items| into.load(items))).await;
+        loaded.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     async fn draw(&self, item: Item, terms: &Terms, permits: &Arc<Semaphore>) -> Item {
@@ -148,11 +154,14 @@ impl Inner {
                 let formats: Vec<Format> = terms.formats.iter().filter_map(|name| Format::from_name(name)).collect();
                 let separator = if url.contains('?') { '&' } else { '?' };
                 let cuts = cuts(&resolved.slot, &formats);
-                let urls = cuts.map(|rung| format!("{url}{separator}{rung}"));
+                let urls: Vec<String> = cuts.map(|rung| format!("{url}{separator}{rung}")).collect();
+                if urls.is_empty() {
+                    return Err(no_format(&formats));
+                }
                 let tally = Arc::new(Mutex::new(Renditions::default()));
                 let telling = Arc::clone(&tally);
                 let told = move |url: String, made: Result<Filled, String>| telling.lock().count(&url, made);
-                self.warmer.settler().picture(&catalog, permits, urls.collect(), told).await;
+                self.warmer.settler().picture(&catalog, permits, urls, told).await;
                 let tally = std::mem::take(&mut *tally.lock());
                 (want, tally)
             }
@@ -190,6 +199,12 @@ impl Inner {
         renditions.count("", Ok(self.warmer.settler().made(&want).await?));
         Ok((want, renditions))
     }
+}
+
+/// A picture that no format is left of would count as one that is there.
+fn no_format(asked: &[Format]) -> String {
+    let names: Vec<&str> = asked.iter().map(|format| format.as_str()).collect();
+    format!("its slot has none of these formats: {}", names.join(", "))
 }
 
 /// What the renditions of one picture came to.

@@ -1,6 +1,7 @@
 //! `bildkante-edge batch`: have pictures drawn by table, filter or list, watch it, and take home what became of each.
 //!
-//! The edge does the work and remembers how far it is. This command orders it, shows the progress, writes the results and sums up.
+//! The edge does the work and remembers how far it is. This command orders it, shows the progress, writes the results
+//! and sums up.
 
 mod view;
 
@@ -18,8 +19,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::view::{View, sum_up};
-use super::remote::{Remote, RemoteArgs, Reply, problem};
+use self::view::sum_up;
+use super::progress::View;
+use super::remote::{Remote, RemoteArgs, Reply, axis, problem};
 use crate::batch::record::BatchState;
 
 /// How often the edge is asked how far it is.
@@ -30,6 +32,11 @@ const LINE_POLLS: u32 = 10;
 const POLL_FAILURES_MAX: u32 = 120;
 /// Of a command that was interrupted (128 + SIGINT).
 const EX_INTERRUPTED: u8 = 130;
+
+/// Ways to name pictures, but for a filter.
+const NAMED: [&str; 3] = ["csv", "list", "variants"];
+/// What is said of a batch that has begun: it keeps the terms of its order.
+const BEGUN: [&str; 4] = ["resume", "retry", "follow", "cancel"];
 
 /// `bildkante-edge batch`.
 #[derive(Debug, clap::Args)]
@@ -61,45 +68,40 @@ pub struct BatchArgs {
     #[arg(long, value_name = "ID")]
     pub cancel: Option<u64>,
     /// Of a filter, or of rows that name none
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = NAMED[1..].iter().chain(&BEGUN))]
     pub campaign: Option<String>,
     /// Of a filter, or of rows that name none
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = NAMED[1..].iter().chain(&BEGUN))]
     pub slot: Option<String>,
     /// Of a filter: a value of an axis (`colour=teal`), any number of times
-    #[arg(long = "axis", value_name = "AXIS=VALUE", value_parser = axis)]
+    #[arg(long = "axis", value_name = "AXIS=VALUE", value_parser = axis, conflicts_with_all = NAMED.iter().chain(&BEGUN))]
     pub axes: Vec<(String, String)>,
     /// Of a filter: a state such as `missing`, any number of times
-    #[arg(long = "state", value_name = "STATE")]
+    #[arg(long = "state", value_name = "STATE", conflicts_with_all = NAMED.iter().chain(&BEGUN))]
     pub states: Vec<String>,
     /// Seeds of each variant, for slots that people decide about: the manifest's own and those behind it
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = BEGUN)]
     pub seeds: Option<u32>,
     /// Formats, with commas between; without them AVIF, WebP and JPEG
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = BEGUN)]
     pub formats: Vec<String>,
     /// Renditions at a time; without it as the edge is configured
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = BEGUN)]
     pub concurrency: Option<usize>,
     /// Draw nothing: say what it would take
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = BEGUN)]
     pub dry_run: bool,
     /// Write what became of each picture: `.csv` or `.json`
-    #[arg(long, value_name = "FILE", value_parser = output)]
+    #[arg(long, value_name = "FILE", value_parser = output, conflicts_with_all = ["dry_run", "cancel"])]
     pub output: Option<PathBuf>,
     /// An order that is repeated with its key is carried out once
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with_all = BEGUN)]
     pub key: Option<String>,
     /// Stands in the edge's audit
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", conflicts_with_all = BEGUN)]
     pub why: String,
     #[command(flatten)]
     pub remote: RemoteArgs,
-}
-
-fn axis(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it is written AXIS=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn output(text: &str) -> Result<PathBuf, String> {
@@ -153,8 +155,8 @@ struct Estimate {
     cost: Option<Cost>,
 }
 
-/// Orders or takes up a batch and waits for its end. The exit status is 0 where each picture is there, 1 where one failed or the
-/// batch did not come to its end.
+/// Orders or takes up a batch and waits for its end. The exit status is 0 where each picture is there, 1 where one
+/// failed or the batch did not come to its end.
 ///
 /// # Errors
 /// When the edge cannot be asked or refuses.
@@ -165,7 +167,8 @@ pub fn batch(args: &BatchArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(args: &BatchArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
-    // From the first request on: one that ends this command while the edge takes its order would leave a batch that no one knows of.
+    // From the first request on: one that ends this command while the edge takes its order would leave a batch that no
+    // one knows of.
     let interrupt = signal(SignalKind::interrupt()).context("interrupts cannot be caught")?;
     if let Some(id) = args.cancel {
         let batch = parse(remote.demand(Method::DELETE, &format!("batches/{id}"), None).await?.body)?;
@@ -193,20 +196,12 @@ async fn watch(args: &BatchArgs, remote: &Remote, mut batch: Batch, mut interrup
     let view = View::new();
     let (mut failures, mut polls) = (0, 0);
     while batch.state.is_active() {
-        view.show(&batch, polls % LINE_POLLS == 0);
+        view.show(&batch.progress(), polls % LINE_POLLS == 0);
         polls += 1;
         tokio::select! {
             _ = interrupt.recv() => {
-                let paused = asked(remote, batch.id, "pause").await;
                 view.finish();
-                let id = batch.id;
-                match paused {
-                    Ok(paused) => {
-                        sum_up(&paused)?;
-                        remark!("paused; `--resume {id}` goes on with it, `--cancel {id}` ends it; what is drawn stays");
-                    }
-                    Err(error) => remark!("it goes on without this command, for it could not be paused: {error}; `--follow {id}` watches it"),
-                }
+                interrupted(args, remote, &batch).await?;
                 return Ok(ExitCode::from(EX_INTERRUPTED));
             }
             () = tokio::time::sleep(POLL) => {}
@@ -217,7 +212,7 @@ async fn watch(args: &BatchArgs, remote: &Remote, mut batch: Batch, mut interrup
             Err(_) => failures += 1,
         }
     }
-    view.show(&batch, true);
+    view.show(&batch.progress(), true);
     view.finish();
     if let Some(path) = &args.output {
         write_results(remote, batch.id, path).await?;
@@ -228,6 +223,26 @@ async fn watch(args: &BatchArgs, remote: &Remote, mut batch: Batch, mut interrup
     }
     let is_whole = batch.failed == 0 && batch.state == BatchState::Done;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A batch that this command ordered or took up is paused; one that it only follows goes on.
+async fn interrupted(args: &BatchArgs, remote: &Remote, batch: &Batch) -> anyhow::Result<()> {
+    let id = batch.id;
+    if args.follow.is_some() {
+        sum_up(batch)?;
+        remark!("it goes on; `--follow {id}` watches it again, `--cancel {id}` ends it");
+        return Ok(());
+    }
+    match asked(remote, id, "pause").await {
+        Ok(paused) => {
+            sum_up(&paused)?;
+            remark!("paused; `--resume {id}` goes on with it, `--cancel {id}` ends it; what is drawn stays");
+        }
+        Err(error) => {
+            remark!("it goes on, for it could not be paused: {error}; `--follow {id}` watches it");
+        }
+    }
+    Ok(())
 }
 
 async fn write_results(remote: &Remote, id: u64, path: &Path) -> anyhow::Result<()> {

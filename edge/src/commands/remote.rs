@@ -157,6 +157,12 @@ impl Remote {
     }
 }
 
+/// `AXIS=VALUE`, of commands that choose pictures.
+pub(super) fn axis(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is written AXIS=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// What a problem says, with what would have been accepted.
 pub(super) fn problem(reply: &Reply) -> String {
     let detail = reply.body["detail"].as_str().unwrap_or("no reason is given");

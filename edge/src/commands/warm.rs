@@ -4,7 +4,6 @@
 //! leave at any time.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,11 +12,12 @@ use anyhow::Context;
 use bildkante_shared::console::OutputError;
 use bildkante_shared::{remark, say};
 use http::{Method, StatusCode};
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::remote::{Remote, RemoteArgs, problem};
+use super::progress::{Progress, View};
+use super::remote::{Remote, RemoteArgs, axis, problem};
 use crate::warm::job::JobState;
 
 /// How often the edge is asked how far it is.
@@ -54,11 +54,6 @@ pub struct WarmArgs {
     pub why: String,
     #[command(flatten)]
     pub remote: RemoteArgs,
-}
-
-fn axis(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it is written AXIS=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// As the admin API tells it.
@@ -112,7 +107,7 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
     let mut polls = 0;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     while job.state == Some(JobState::Running) {
-        view.show(&job, polls % LINE_POLLS == 0);
+        view.show(&job.progress(), polls % LINE_POLLS == 0);
         polls += 1;
         tokio::select! {
             _ = interrupt.as_mut() => {
@@ -120,7 +115,8 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
                 job = ended(remote, job.id).await.unwrap_or(job);
                 view.finish();
                 sum_up(&job)?;
-                let how = args.resume.as_ref().map_or("`{\"resume\": …}` in the admin API".to_owned(), |path| format!("`--resume {}`", path.display()));
+                let by_file = |path: &PathBuf| format!("`--resume {}`", path.display());
+                let how = args.resume.as_ref().map_or("`{\"resume\": …}` in the admin API".to_owned(), by_file);
                 remark!("interrupted; what is done stays, {how} goes on with it");
                 return Ok(ExitCode::from(EX_INTERRUPTED));
             }
@@ -132,7 +128,7 @@ async fn run(args: &WarmArgs, remote: &Remote) -> anyhow::Result<ExitCode> {
             Err(_) => failures += 1,
         }
     }
-    view.show(&job, true);
+    view.show(&job.progress(), true);
     view.finish();
     sum_up(&job)?;
     Ok(if job.failed == 0 && job.state == Some(JobState::Done) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -192,42 +188,16 @@ fn parse(body: Value) -> anyhow::Result<Job> {
     serde_json::from_value(body).context("the edge tells of its job in words this version does not know")
 }
 
-/// A bar on a terminal, lines anywhere else.
-enum View {
-    Bar(ProgressBar),
-    Lines,
-}
-
-impl View {
-    fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines;
-        }
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self::Bar(bar)
-    }
-
-    fn show(&self, job: &Job, is_lines_turn: bool) {
-        let eta =
-            job.eta_ms.map(|eta| format!(", {} to go", HumanDuration(Duration::from_millis(eta)))).unwrap_or_default();
-        let Job { generated, rendered, cached, failed, done, total, .. } = job;
-        let counts = format!("{generated} generated, {rendered} rendered, {cached} cached, {failed} failed{eta}");
-        match self {
-            Self::Bar(bar) => {
-                bar.set_length(*total);
-                bar.set_position(*done);
-                bar.set_message(counts);
-            }
-            Self::Lines if is_lines_turn => remark!("warm: {done}/{total} renditions: {counts}"),
-            Self::Lines => {}
-        }
-    }
-
-    fn finish(&self) {
-        if let Self::Bar(bar) = self {
-            bar.abandon();
+impl Job {
+    fn progress(&self) -> Progress<'static> {
+        let Self { generated, rendered, cached, failed, .. } = self;
+        Progress {
+            of: "warm",
+            unit: "renditions",
+            done: self.done,
+            total: self.total,
+            counts: format!("{generated} generated, {rendered} rendered, {cached} cached, {failed} failed"),
+            eta_ms: self.eta_ms,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `/preview/events`: that something was decided, as server-sent events (HTML Living Standard, "Server-sent events").
 //!
-//! A browser's `EventSource` connects anew when a response ends, and says what it saw last. Each response here waits for one change,
-//! tells it and ends: bodies of this edge are whole in memory. An event says that there was a change and no more, so it shows no
-//! reader anything of another's campaign; the page asks for itself again.
+//! A browser's `EventSource` connects anew when a response ends, and says what it saw last. Each response here waits
+//! for one change, tells it and ends: bodies of this edge are whole in memory. An event says that there was a change
+//! and no more, so it shows no reader anything of another's campaign; the page asks for itself again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,25 +30,29 @@ const LAST_EVENT_ID: &str = "last-event-id";
 #[derive(Debug)]
 pub(super) struct Events {
     published: Published,
-    streams: Semaphore,
+    streams: Arc<Semaphore>,
     wait: Duration,
 }
 
 impl Events {
     pub(super) fn new(published: Published) -> Self {
-        Self { published, streams: Semaphore::new(STREAMS), wait: WAIT }
+        Self { published, streams: Arc::new(Semaphore::new(STREAMS)), wait: WAIT }
     }
 
     /// At most so many readers wait at once: who acts needs connections as well.
     pub(super) fn with_streams(self, streams: usize) -> Self {
-        Self { streams: Semaphore::new(streams), ..self }
+        Self { streams: Arc::new(Semaphore::new(streams)), ..self }
+    }
+
+    /// The places of all who wait on this listener, whatever it is that they wait for.
+    pub(super) const fn streams(&self) -> &Arc<Semaphore> {
+        &self.streams
     }
 
     /// The next change behind the one that the browser, or the query's `after`, saw last.
     pub(super) async fn respond(&self, headers: &HeaderMap, query: Option<&str>) -> Response<Body> {
         let Ok(_stream) = self.streams.try_acquire() else {
-            // An `EventSource` gives up for good where it is answered with an error.
-            return event(format!("retry: {FULL_RETRY_MS}\n\n"));
+            return full();
         };
         let mut changes = self.published.watch();
         let after = seen(headers, query).unwrap_or_else(|| *changes.borrow());
@@ -62,13 +67,21 @@ impl Events {
     }
 }
 
-fn seen(headers: &HeaderMap, query: Option<&str>) -> Option<u64> {
+/// The answer to a reader for whom there is no place: an `EventSource` gives up for good where it is answered with an
+/// error.
+pub(crate) fn full() -> Response<Body> {
+    event(format!("retry: {FULL_RETRY_MS}\n\n"))
+}
+
+/// What a reader saw last.
+pub(crate) fn seen(headers: &HeaderMap, query: Option<&str>) -> Option<u64> {
     let field = headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()?.parse().ok());
     let named = || query?.split('&').find_map(|pair| pair.strip_prefix("after="))?.parse().ok();
     field.or_else(named)
 }
 
-fn event(text: String) -> Response<Body> {
+/// One event, and the end of the answer.
+pub(crate) fn event(text: String) -> Response<Body> {
     let mut response = Response::new(Body::new(Bytes::from(text)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

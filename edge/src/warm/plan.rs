@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::campaign::variant::recipe;
 use crate::campaign::{Campaign, Catalog, Rung, Slot};
-use crate::request::IMAGE_PATH_PREFIX;
+use crate::request::{IMAGE_PATH_PREFIX, excerpt};
 use crate::words::Format;
 
 /// Most renditions of one job.
@@ -127,8 +127,8 @@ impl Plan {
                 if !self.admits(&values) {
                     continue;
                 }
-                // A valid manifest has no recipe out of bounds. Such a recipe could not be asked for, so it is left out, as is a
-                // picture that is yet to be imported.
+                // A valid manifest has no recipe out of bounds. Such a recipe could not be asked for, so it is left
+                // out, as is a picture that is yet to be imported.
                 let recipe = recipe(&self.campaign, &slot, &values);
                 let is_makeable = recipe.as_ref().is_ok_and(|recipe| !matches!(recipe, MasterRecipe::Awaited(_)));
                 if is_makeable && recipe.is_ok_and(|recipe| seen.insert(recipe.id())) {
@@ -188,11 +188,6 @@ impl Plan {
 /// All renditions of a slot's picture: in these formats, as far as the slot has them, or in the usual ones.
 pub(crate) fn cuts<'s>(slot: &'s Slot, formats: &'s [Format]) -> impl Iterator<Item = Rung<'s>> + 's {
     slot.rungs(if formats.is_empty() { &USUAL_FORMATS } else { formats })
-}
-
-/// Names in messages come from a request.
-fn excerpt(text: &str) -> String {
-    text.chars().take(60).collect()
 }
 
 #[cfg(test)]

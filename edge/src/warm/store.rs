@@ -1,8 +1,8 @@
 //! When jobs are written: a task for each job writes it, and callers wait for that task a bounded time.
 //!
 //! Invariants
-//! - A job has one write at a time, and each write takes the job as it is by then. So no older state overwrites a newer one,
-//!   also where the job was resumed in between.
+//! - A job has one write at a time, and each write takes the job as it is by then. So no older state overwrites a newer
+//!   one, also where the job was resumed in between.
 //! - A write that the device refuses is tried again until it succeeds.
 
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::job::{Job, JobRecord};
 use crate::state::StateError;
 
 /// How long an answer waits for the device.
-pub(super) const STORE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const STORE_WAIT: Duration = Duration::from_secs(5);
 /// Between two tries to write what the device refused; it doubles from the first to the second.
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(crate) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Puts a record on the device. Blocks.
 pub(super) type Writer = Box<dyn Fn(&JobRecord) -> Result<(), StateError> + Send + Sync>;

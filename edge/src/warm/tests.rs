@@ -9,7 +9,7 @@ use prometheus::Registry;
 
 use super::*;
 use crate::budget::Budgets;
-use crate::cache::{CacheMetrics, Caches};
+use crate::cache::{Bindings, CacheMetrics, Caches};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics};
@@ -62,10 +62,14 @@ impl Device {
     }
 }
 
-struct Bench {
-    warmer: Warmer,
+/// An edge that warms, for tests of batches as well.
+pub(crate) struct Bench {
+    pub(crate) warmer: Warmer,
+    pub(crate) catalog: CatalogHandle,
+    pub(crate) bindings: Bindings,
+    pub(crate) purges: Purges,
+    pub(crate) folder: tempfile::TempDir,
     device: Device,
-    _folder: tempfile::TempDir,
     /// Takes what it is asked and never draws it: jobs stay under way.
     _node: FakeNode,
     _trigger: ShutdownTrigger,
@@ -73,7 +77,7 @@ struct Bench {
 
 impl Bench {
     /// `wait` is how long answers wait for the device.
-    async fn start(wait: Duration) -> Self {
+    pub(crate) async fn start(wait: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let node = FakeNode::start(Behaviour::Hang).await;
         let registry = Registry::new();
@@ -91,22 +95,31 @@ impl Bench {
         let origin = Arc::new(Origins { regions, imports });
         let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
         let metrics = CredentialMetrics::new(&registry).unwrap();
+        let bindings = caches.bindings.clone();
         let ingredients = Ingredients::new(folder.path().join("imports"), Images::default());
         let credentials =
             Credentials::new(signers, &caches, None, ingredients, 0.25, "http://127.0.0.1".to_owned(), metrics);
-        let fill =
-            Fill::new(Arc::new(caches), (purges, Gate::open()), origin, pool, budgets, credentials, config.fill());
+        let fill = Fill::new(
+            Arc::new(caches),
+            (purges.clone(), Gate::open()),
+            origin,
+            pool,
+            budgets,
+            credentials,
+            config.fill(),
+        );
         let catalog = CampaignMetrics::new(&registry).unwrap();
         let catalog = CatalogHandle::open(sources(), catalog, Epoch::default()).unwrap();
         let (trigger, ends) = shutdown::channel();
         let metrics = WarmMetrics::new(&registry).unwrap();
-        let warmer = Warmer::open(&config.warm, folder.path(), (fill, None), catalog, metrics, ends).unwrap();
+        let warmer = Warmer::open(&config.warm, folder.path(), (fill, None), catalog.clone(), metrics, ends).unwrap();
         let device = Device::default();
         let mut inner = Arc::into_inner(warmer.inner).unwrap();
         let (on, into) = (device.clone(), Arc::clone(&inner.stored));
         inner.writer = Box::new(move |record| on.write(record, &into));
         inner.store_wait = wait;
-        Self { warmer: Warmer { inner: Arc::new(inner) }, device, _folder: folder, _node: node, _trigger: trigger }
+        let warmer = Warmer { inner: Arc::new(inner) };
+        Self { warmer, catalog, bindings, purges, folder, device, _node: node, _trigger: trigger }
     }
 
     /// What a restart would find.

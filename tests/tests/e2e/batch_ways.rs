@@ -3,17 +3,19 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
+use anyhow::Context;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::browser::Browser;
 use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{axe, judge, program};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::batches::becomes;
 use crate::people::{form, give, session, with_giver};
-use crate::purge::{TOKEN, with_tokens};
+use crate::purge::{TOKEN, admin, with_tokens};
 
 const SLOT: &str = "/preview/studio/thumb";
 const FILTER: &str = "product=mug&product=vase&colour=teal&material=glossy&backdrop=cream&setting=studio";
@@ -53,17 +55,40 @@ async fn the_command_line_orders_a_batch() -> anyhow::Result<()> {
     let results: serde_json::Value = serde_json::from_slice(&std::fs::read(place("results.json"))?)?;
     assert_eq!(results["pictures"].as_array().map(Vec::len), Some(2));
     assert_eq!(run("--csv right.csv --variant studio/thumb").await?.0, Some(64), "one way at a time");
-    assert_eq!(run("--variant studio/thumb --output results.txt").await?.0, Some(64));
+    for refused in [
+        "--variant studio/thumb --output results.txt",
+        "--retry 1 --dry-run",
+        "--resume 1 --formats webp",
+        "--csv right.csv --axis product=mug",
+        "--variant studio/thumb --campaign studio",
+        "--csv right.csv --dry-run --output results.csv",
+        "--cancel 1 --output results.csv",
+    ] {
+        assert_eq!(run(refused).await?.0, Some(64), "`{refused}` would pass something over");
+    }
 
-    // An interrupt pauses it and says how to go on.
+    // An interrupt of a command that follows it leaves it alone; one of its own command pauses it and says how to go
+    // on.
     control.hold();
     let calls = control.calls();
-    let child =
-        command("--variant studio/thumb?product=ring")?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let spawned = |arguments: &str| -> anyhow::Result<tokio::process::Child> {
+        Ok(command(arguments)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    };
+    let child = spawned("--variant studio/thumb?product=ring")?;
     control.started(calls + 1).await;
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
-    let killed = tokio::process::Command::new("kill").args(["-INT", &id.to_string()]).status().await?;
-    assert!(killed.success());
+    let listed = admin(&rig, Method::GET, "/admin/v1/batches", None).await?.json()?;
+    let ring = listed["batches"][0]["id"].clone();
+    let mut follower = spawned(&format!("--follow {ring}"))?;
+    // Its first line: it watches.
+    let mut watching = BufReader::new(follower.stderr.take().context("it has an output")?);
+    watching.read_line(&mut String::new()).await?;
+    interrupt(&follower).await?;
+    let mut text = String::new();
+    watching.read_to_string(&mut text).await?;
+    assert!(follower.wait().await?.code() == Some(130) && text.contains("it goes on"), "{text}");
+    let state = admin(&rig, Method::GET, &format!("/admin/v1/batches/{ring}"), None).await?.json()?["state"].clone();
+    assert_eq!(state, "running");
+    interrupt(&child).await?;
     let output = child.wait_with_output().await?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(130), "{text}");
@@ -75,7 +100,15 @@ async fn the_command_line_orders_a_batch() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without a script: the filter leads to the page that tells what is expected, its form starts the batch and leads to its page.
+async fn interrupt(child: &tokio::process::Child) -> anyhow::Result<()> {
+    let id = child.id().context("it runs")?.to_string();
+    let killed = tokio::process::Command::new("kill").args(["-INT", &id]).status().await?;
+    anyhow::ensure!(killed.success(), "it could not be interrupted");
+    Ok(())
+}
+
+/// Without a script: the filter leads to the page that tells what is expected, its form starts the batch and leads to
+/// its page.
 #[tokio::test]
 async fn a_filter_of_a_page_is_drawn_by_forms() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

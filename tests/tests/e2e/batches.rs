@@ -1,4 +1,5 @@
-//! Batches over the admin API: ordered by filter, list and table, followed, paused, taken up after a restart, tried again.
+//! Batches over the admin API: ordered by filter, list and table, followed, paused, taken up after a restart, tried
+//! again.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use bildkante_tests::rig::{Plan, Rig};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::people::{give, with_giver};
 use crate::purge::{TOKEN, admin, with_tokens};
@@ -89,6 +91,8 @@ async fn a_filter_becomes_pictures_and_results() -> anyhow::Result<()> {
     );
     assert!(done["bytes"].as_u64() > Some(0) && done["device_seconds"].as_f64() > Some(0.0), "{done}");
     assert_eq!(done["cost"]["currency"], "EUR", "{done}");
+    let mut order = order;
+    order["why"] = json!("another reason");
     let again = repeats::order(&rig, rig.admin(), ("batches", "batch-1"), &order).await?.json()?;
     assert_eq!((&again["id"], control.calls()), (&begun["id"], 2));
     let other = repeats::order(&rig, rig.admin(), ("batches", "batch-1"), &filter(&["cube"])).await?;
@@ -119,7 +123,7 @@ async fn a_filter_becomes_pictures_and_results() -> anyhow::Result<()> {
     let second = start(&rig, filter(&["mug", "vase", "cube"])).await?;
     let second = becomes(&rig, &second["id"], "done").await?;
     assert_eq!((&second["there"], &second["drawn"], control.calls()), (&json!(2), &json!(1), 3), "{second}");
-    // The table of the results is one to order with, but for its outcome.
+    // Newest first.
     let listed = admin(&rig, Method::GET, BATCHES, None).await?.json()?;
     assert_eq!(listed["batches"][0]["id"], second["id"]);
     rig.http.counts(rig.admin(), "bildkante_edge_batch_pictures_total{outcome=\"drawn\"}", 3.0).await?;
@@ -208,6 +212,63 @@ async fn failures_are_named_and_tried_again() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A slot that has none of the formats has no file of the picture: it failed, and was not there.
+#[tokio::test]
+async fn a_slot_without_the_formats_fails() -> anyhow::Result<()> {
+    fn few(manifest: String) -> String {
+        manifest.replace("[slots.thumb]", "[slots.thumb]\nformats = [\"avif\", \"jpg\"]")
+    }
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_tokens, manifest: few, ..Plan::painted(&control) }).await?;
+    // It may end before the device knows that it has begun.
+    let begun = admin(&rig, Method::POST, BATCHES, Some(filter(&["mug"]))).await?.json()?;
+    let done = becomes(&rig, &begun["id"], "done").await?;
+    assert_eq!((&done["there"], &done["failed"], control.calls()), (&json!(0), &json!(1), 0), "{done}");
+    let reason = done["failures"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("none of these formats: webp"), "{done}");
+    rig.stop().await;
+    Ok(())
+}
+
+/// Orders whose bodies take their time hold the others up for a while, and not for as long as they take.
+#[tokio::test]
+async fn an_order_behind_slow_ones_is_told_to_come_back() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = rig(&control).await?;
+    let id = start(&rig, filter(&["mug"])).await?["id"].clone();
+    becomes(&rig, &id, "done").await?;
+    let head = format!(
+        "POST {BATCHES} HTTP/1.1\r\nhost: edge\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-type: application/json\r\ncontent-length: 1000\r\nexpect: 100-continue\r\n\r\n"
+    );
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tokio::net::TcpStream::connect(rig.admin()).await?;
+        stream.write_all(head.as_bytes()).await?;
+        // The edge asks for the body once it has given the order its turn.
+        let mut asked = [0; 12];
+        stream.read_exact(&mut asked).await?;
+        assert_eq!(&asked, b"HTTP/1.1 100");
+        slow.push(stream);
+    }
+    let path = format!("{BATCHES}/{id}/results");
+    let (order, results) = tokio::join!(
+        admin(&rig, Method::POST, BATCHES, Some(filter(&["vase"]))),
+        admin(&rig, Method::GET, &path, None)
+    );
+    for refused in [order?, results?] {
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{}", refused.text());
+        assert_eq!(refused.json()?["type"], "/problems/busy", "{}", refused.text());
+    }
+    drop(slow);
+    eventually("there is room again", async || {
+        Ok(admin(&rig, Method::GET, &path, None).await?.status == StatusCode::OK)
+    })
+    .await?;
+    rig.stop().await;
+    Ok(())
+}
+
 /// Seeds of each variant are candidates: each its own case before reviewers, where people decide.
 #[tokio::test]
 async fn seeds_of_each_variant_come_before_reviewers() -> anyhow::Result<()> {
@@ -274,6 +335,13 @@ async fn orders_take_an_operator_of_each_campaign() -> anyhow::Result<()> {
         let refused = table(&rig, key, "", rows.to_owned()).await?;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "no fault of a foreign campaign is told: {}", refused.text());
     }
+    for named in [json!({ "campaign": "studio", "slot": "nowhere" }), json!({ "campaign": "nobody" })] {
+        let request =
+            Request::post(format!("http://{}{BATCHES}", rig.admin())).header("content-type", "application/json");
+        let request = request.header("authorization", format!("Bearer {elsewhere}"));
+        let refused = rig.http.send(request.body(Full::from(json!({ "filter": named }).to_string()))?).await?;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "no name of a foreign campaign is told: {}", refused.text());
+    }
     let begun = table(&rig, &operator, "?formats=webp", rows.replace("studio,thumb,car\n", "")).await?;
     assert_eq!(begun.status, StatusCode::ACCEPTED, "{}", begun.text());
     let id = begun.json()?["id"].clone();
@@ -331,6 +399,9 @@ async fn progress_is_told_as_it_comes_and_wrong_orders_by_their_fields() -> anyh
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{order}: {}", refused.text());
         assert_eq!(refused.json()?["parameter"], parameter, "{order}: {}", refused.text());
     }
+    let long = format!("?why={}", "x".repeat(1_001));
+    let refused = table(&rig, TOKEN, &long, "campaign,slot\nstudio,thumb\n".to_owned()).await?;
+    assert_eq!((refused.status, &refused.json()?["parameter"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("why")));
     let none = json!({ "filter": { "campaign": "studio", "slot": "thumb", "states": ["withheld"] } });
     let none = admin(&rig, Method::POST, BATCHES, Some(none)).await?;
     assert_eq!(none.json()?["type"], "/problems/no-pictures", "{}", none.text());

@@ -73,7 +73,8 @@ pub(crate) async fn give(rig: &Rig, name: &str, roles: &Value) -> anyhow::Result
     Ok(given.json()?["secret"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Each route that the API describes, asked for with every role, in all campaigns and in another one, and without a key.
+/// Each route that the API describes, asked for with every role, in all campaigns and in another one, and without a
+/// key.
 #[tokio::test]
 async fn the_table_of_routes_is_walked_with_every_role() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
@@ -243,6 +244,11 @@ async fn a_role_reaches_into_its_campaign_alone() -> anyhow::Result<()> {
     let dossier = "/admin/v1/dossier?of=studio%2Fthumb";
     assert_eq!(with_key(&rig, &elsewhere, (Method::GET, dossier), None).await?.status, StatusCode::FORBIDDEN);
     assert_eq!(with_key(&rig, &here, (Method::GET, dossier), None).await?.status, StatusCode::OK);
+    // A browser reads a page, as it does of all that it may not see.
+    let browser = session(&rig, &elsewhere).await?;
+    let fields = [(header::COOKIE, browser.cookie.as_str()), (header::ACCEPT, "text/html")];
+    let page = rig.http.get(rig.admin(), "/papers/dossier?of=studio%2Fthumb", &fields).await?;
+    assert_eq!((page.status, page.content_type()), (StatusCode::FORBIDDEN, "text/html; charset=utf-8"));
     let import = "/admin/v1/imports?variant=studio/thumb";
     assert_eq!(with_key(&rig, &elsewhere, (Method::POST, import), None).await?.status, StatusCode::FORBIDDEN);
     rig.stop().await;
@@ -474,7 +480,8 @@ async fn chromium_takes_the_login() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first key is given on the machine, to the state of an edge that does not run; with it others are given over the API.
+/// The first key is given on the machine, to the state of an edge that does not run; with it others are given over the
+/// API.
 #[tokio::test]
 async fn the_first_key_is_given_on_the_machine() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

@@ -1,54 +1,26 @@
-//! How far a batch is: a bar on a terminal, lines anywhere else; and what it came to.
+//! How far a batch is, and what it came to.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use bildkante_shared::console::OutputError;
-use bildkante_shared::{remark, say};
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use bildkante_shared::say;
+use indicatif::HumanBytes;
 
 use super::{Batch, Cost, FailureLine};
 use crate::batch::record::BatchState;
+use crate::commands::progress::Progress;
 
-pub(super) enum View {
-    Bar(ProgressBar),
-    Lines,
-}
-
-impl View {
-    pub(super) fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines;
-        }
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self::Bar(bar)
-    }
-
-    pub(super) fn show(&self, batch: &Batch, is_lines_turn: bool) {
-        let Batch { pictures, drawing, drawn, there, failed, .. } = batch;
-        let done = drawn + there + failed;
-        let eta = batch.eta_ms.map(|ms| format!(", {} to go", HumanDuration(Duration::from_millis(ms))));
-        let waits = if batch.state == BatchState::Queued { ", waits for its turn" } else { "" };
-        let counts = format!(
-            "{drawn} drawn, {there} there, {failed} failed, {drawing} being drawn{waits}{}",
-            eta.unwrap_or_default()
-        );
-        match self {
-            Self::Bar(bar) => {
-                bar.set_length(*pictures);
-                bar.set_position(done);
-                bar.set_message(counts);
-            }
-            Self::Lines if is_lines_turn => remark!("batch: {done}/{pictures} pictures: {counts}"),
-            Self::Lines => {}
-        }
-    }
-
-    pub(super) fn finish(&self) {
-        if let Self::Bar(bar) = self {
-            bar.abandon();
+impl Batch {
+    pub(super) fn progress(&self) -> Progress<'static> {
+        let Self { pictures, drawing, drawn, there, failed, .. } = self;
+        let waits = if self.state == BatchState::Queued { ", waits for its turn" } else { "" };
+        Progress {
+            of: "batch",
+            unit: "pictures",
+            done: drawn + there + failed,
+            total: *pictures,
+            counts: format!("{drawn} drawn, {there} there, {failed} failed, {drawing} being drawn{waits}"),
+            eta_ms: self.eta_ms,
         }
     }
 }

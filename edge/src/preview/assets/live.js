@@ -57,16 +57,28 @@ function watchDrawing() {
   }, 3000);
 }
 
+/** Listens while the page is seen. One that is not holds no connection: over HTTP/1.1 a browser has six to a host.
+ * @param {() => EventSource} listen */
+export function listenWhileSeen(listen) {
+  /** @type {EventSource | undefined} */
+  let events;
+  const follow = () => {
+    events?.close();
+    if (!document.hidden) events = listen();
+  };
+  document.addEventListener('visibilitychange', follow);
+  addEventListener('pagehide', () => events?.close());
+  addEventListener('pageshow', (event) => { if (event.persisted) follow(); });
+  follow();
+}
+
 export function watchDecisions() {
   if (parts(document).length === 0) return;
   for (const part of parts(document)) part.dataset.known = part.innerHTML;
-  /** @type {EventSource | undefined} */
-  let events;
   let seen = document.documentElement.dataset.seq ?? '0';
   let isPending = false;
-  const listen = () => {
-    events?.close();
-    events = new EventSource(`/preview/events?after=${seen}`);
+  listenWhileSeen(() => {
+    const events = new EventSource(`/preview/events?after=${seen}`);
     events.addEventListener('change', (event) => {
       seen = event.lastEventId;
       if (isPending) return;
@@ -77,15 +89,7 @@ export function watchDecisions() {
         takeOver().then(watchDrawing).catch(() => {});
       }, 150);
     });
-  };
-  // A page that is not seen holds no connection: over HTTP/1.1 a browser has six to a host.
-  const follow = () => {
-    if (document.hidden) events?.close();
-    else listen();
-  };
-  document.addEventListener('visibilitychange', follow);
-  addEventListener('pagehide', () => events?.close());
-  addEventListener('pageshow', (event) => { if (event.persisted) follow(); });
-  follow();
+    return events;
+  });
   watchDrawing();
 }
