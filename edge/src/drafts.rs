@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A draft's recipe is its own, with its own id and master. Only the admin listener has an address for its picture. Invariants: drafts that
-//! are drawn and drafts that are kept are bounded; each ends after a day, with its address; no decision pins its master; nothing here
-//! writes a file. A restart ends them all: what is kept of a draft is its patch, where its author put it.
+//! are drawn and drafts that are kept are bounded, and one that is ended counts until its drawing ends; each ends after a day, with its
+//! address; no decision pins its master; nothing here writes a file. A restart ends them all: what is kept of a draft is its patch, where its author put it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bildkante_shared::ids::RecipeId;
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::{Bindings, unix_ms};
 use crate::campaign::drafting::{
@@ -77,7 +77,7 @@ pub struct DraftCost {
     pub undrawn: usize,
     /// Recipes that would be others.
     pub recipes: usize,
-    /// Some of them.
+    /// Some of them, those of the draft's campaign first.
     pub listed: Vec<Changed>,
     /// Whether there are more than were compared.
     pub is_cut: bool,
@@ -150,6 +150,8 @@ struct Inner {
     bindings: Bindings,
     /// The oldest first.
     sheets: Mutex<VecDeque<DraftSheet>>,
+    /// Drafts that are being drawn, or wait for that.
+    drawing: Arc<Semaphore>,
     /// Reading the files anew is work for a core: one order at a time.
     turn: Arc<Semaphore>,
     ended: IntCounterVec,
@@ -176,7 +178,8 @@ impl DraftDesk {
             ended.with_label_values(&[outcome]);
         }
         let (sheets, turn) = (Mutex::default(), Arc::new(Semaphore::new(1)));
-        Ok(Self { inner: Arc::new(Inner { catalog, fill, bindings, sheets, turn, ended, open }) })
+        let drawing = Arc::new(Semaphore::new(OPEN_MAX));
+        Ok(Self { inner: Arc::new(Inner { catalog, fill, bindings, sheets, drawing, turn, ended, open }) })
     }
 
     /// The variant that a text means, by its whole name.
@@ -211,9 +214,8 @@ impl DraftDesk {
         let catalog = self.inner.catalog.load();
         let base = want(&catalog, &order.variant, "")?;
         let count = order.seeds.count.clamp(1, DRAFT_PICTURES_MAX);
-        if self.drawing() + count as usize > OPEN_MAX {
-            return Err(DraftsError::Full);
-        }
+        let places = Arc::clone(&self.inner.drawing).try_acquire_many_owned(count);
+        let mut places = places.map_err(|_| DraftsError::Full)?;
         let turn = Arc::clone(&self.inner.turn).acquire_owned().await.map_err(|_| DraftsError::Broken)?;
         let (sources, variant) = (self.inner.catalog.sources().clone(), Arc::clone(&base.variant));
         let bindings = self.inner.bindings.clone();
@@ -236,9 +238,10 @@ impl DraftDesk {
         };
         self.keep(sheet.clone());
         for picture in &sheet.pictures {
+            let place = places.split(1);
             self.inner.open.inc();
             let want = base.of_draft(Arc::clone(&picture.variant));
-            tokio::spawn(Arc::clone(&self.inner).draw(sheet.id.clone(), want, picture.seed));
+            tokio::spawn(Arc::clone(&self.inner).draw(sheet.id.clone(), want, (picture.seed, place)));
         }
         Ok(sheet)
     }
@@ -276,12 +279,6 @@ impl DraftDesk {
         Ok(base.of_draft(Arc::clone(&picture.variant)))
     }
 
-    fn drawing(&self) -> usize {
-        let sheets = self.inner.sheets.lock();
-        let pictures = sheets.iter().flat_map(|sheet| &sheet.pictures);
-        pictures.filter(|picture| picture.progress == DraftProgress::Drawing).count()
-    }
-
     fn keep(&self, sheet: DraftSheet) {
         let now = unix_ms(SystemTime::now());
         let mut sheets = self.inner.sheets.lock();
@@ -296,12 +293,14 @@ impl DraftDesk {
 }
 
 impl Inner {
-    async fn draw(self: Arc<Self>, id: String, want: Want, seed: u32) {
+    /// `place` is held until the drawing ends, whether the draft is still kept or not.
+    async fn draw(self: Arc<Self>, id: String, want: Want, (seed, place): (u32, Option<OwnedSemaphorePermit>)) {
         // In a task of its own, so that what breaks there is told as a failure.
         let (inner, wanted) = (Arc::clone(&self), want.clone());
         let task = tokio::spawn(async move { inner.fill.settle_patiently(&wanted).await });
         let result = task.await.map_err(|_| "the drawing broke down".to_owned());
         let result = result.and_then(|settled| settled.map_err(|error| error.to_string()));
+        drop(place);
         self.open.dec();
         let progress = match result {
             Ok(_) => {

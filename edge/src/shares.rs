@@ -26,8 +26,8 @@ use bytes::Bytes;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
 pub use self::comments::{
-    COMMENTS_OF_LINK_MAX, COMMENTS_OF_PICTURE_MAX, Comment, CommentError, Comments, Draft, NAME_CHARS_MAX, Pin,
-    Resolution, TEXT_CHARS_MAX,
+    COMMENTS_OF_LINK_MAX, COMMENTS_OF_PICTURE_MAX, Comment, CommentCount, CommentError, Comments, Draft,
+    NAME_CHARS_MAX, Pin, Resolution, TEXT_CHARS_MAX,
 };
 pub use self::link::{PATH, ShareLink};
 use crate::cache::unix_ms;
@@ -217,6 +217,16 @@ impl ShareDesk {
         kept.retain(|kept| !kept.is_over(now));
         kept.truncate(count_max);
         kept
+    }
+
+    /// Takes a comment about a picture of a link, by its place.
+    ///
+    /// # Errors
+    /// When there is no room, or the device refuses.
+    pub async fn comment(&self, share: &Share, place: usize, draft: Draft) -> Result<Comment, CommentError> {
+        let (log, now) = (Arc::clone(&self.log), now_unix_ms());
+        let is_over = move |id| log.published().load().shares().get(id).is_none_or(|kept| kept.is_over(now));
+        self.comments.add(share, place, draft, now, is_over).await
     }
 
     #[must_use]

@@ -82,7 +82,7 @@ pub(super) async fn begin(
 pub(super) async fn draw(api: &AdminApi, who: &Principal, order: (DraftOrder, String)) -> Result<Reply, Fault> {
     let sheet = begin(api, who, order).await?;
     let location = Some(format!("{PREFIX}drafts/{}", sheet.id));
-    Ok(Reply { location, ..Reply::accepted(told(&sheet)) })
+    Ok(Reply { location, ..Reply::accepted(told(who, &sheet)) })
 }
 
 /// What a form asks for: each of its fields `change.…` is a change.
@@ -109,7 +109,7 @@ pub(super) async fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -
     let meant = api.drafts.meant(&variant).map_err(|error| refused(&error))?;
     who.demand(PersonRole::Reviewer, campaign_of(&meant))?;
     let knobs = api.drafts.knobs(&meant).await.map_err(|error| refused(&error))?;
-    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(told).collect();
+    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(|sheet| told(who, sheet)).collect();
     Ok(json!({ "variant": meant, "changes": knobs.iter().map(knob).collect::<Vec<_>>(), "drafts": drafts }))
 }
 
@@ -132,7 +132,7 @@ pub(super) fn seen(api: &AdminApi, who: &Principal, id: &str) -> Result<DraftShe
 }
 
 pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
-    seen(api, who, id).map(|sheet| told(&sheet))
+    seen(api, who, id).map(|sheet| told(who, &sheet))
 }
 
 pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
@@ -143,8 +143,8 @@ pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fa
     Ok(json!({ "id": id, "ended": is_there }))
 }
 
-fn told(sheet: &DraftSheet) -> Value {
-    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(sheet, picture)).collect();
+fn told(who: &Principal, sheet: &DraftSheet) -> Value {
+    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(who, sheet, picture)).collect();
     json!({
         "id": sheet.id,
         "variant": sheet.variant,
@@ -154,14 +154,15 @@ fn told(sheet: &DraftSheet) -> Value {
     })
 }
 
-fn told_picture(sheet: &DraftSheet, picture: &DraftPicture) -> Value {
+fn told_picture(who: &Principal, sheet: &DraftSheet, picture: &DraftPicture) -> Value {
     let (state, detail) = match &picture.progress {
         DraftProgress::Drawing => ("drawing", None),
         DraftProgress::Drawn { .. } => ("drawn", None),
         DraftProgress::Failed(reason) => ("failed", Some(reason)),
     };
     let cost = &picture.cost;
-    let changed = cost.listed.iter();
+    // A library is shared with campaigns that the reader may not see.
+    let changed = cost.listed.iter().filter(|it| who.sees(campaign_of(&it.variant)));
     let changed = changed.map(|it| json!({ "variant": it.variant, "before": it.before, "after": it.after }));
     let (id, seed) = (&sheet.id, picture.seed);
     json!({
@@ -263,9 +264,9 @@ pub(super) fn refused(error: &DraftsError) -> Fault {
         DraftsError::Draft(DraftError::NotDrawn) => fault(409, "not-drawn", "Not drawn", error.to_string()),
         DraftsError::Draft(DraftError::FilesChanged) => fault(409, "files-changed", "Files changed", error.to_string()),
         DraftsError::Draft(DraftError::File { .. }) => fault(409, "not-editable", "Not editable", error.to_string()),
-        DraftsError::Draft(DraftError::NoKnob(_) | DraftError::Value { .. } | DraftError::Refused(_)) => {
-            wrong("changes", error.to_string(), &[])
-        }
+        DraftsError::Draft(
+            DraftError::NoKnob(_) | DraftError::Value { .. } | DraftError::Refused(_) | DraftError::RefusedElsewhere,
+        ) => wrong("changes", error.to_string(), &[]),
         DraftsError::Full => fault(409, "too-many-drafts", "Too many drafts", error.to_string()),
         DraftsError::Random | DraftsError::Broken => fault(500, "draft", "Internal error", error.to_string()),
     }

@@ -61,6 +61,7 @@ impl Preview {
             back: &back,
             present: present.as_ref(),
             sheet: &sheet,
+            sees: reader.sees,
         };
         Ok(Content {
             title: headline.clone(),

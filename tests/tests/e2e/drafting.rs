@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::imports::{MANIFEST, bring, candidates, photograph};
 use crate::kills::{VASE, impatient, tag, warm as in_memory};
 use crate::people::{BrowserSession, OURS, form, give, hidden, session, with_giver, with_key};
-use crate::purge::{admin, with_tokens};
+use crate::purge::{TOKEN, admin, with_tokens};
 
 const VARIANT: &str = "studio/thumb?product=vase";
 const MUG: &str = "/i/studio/thumb?product=mug&fm=webp";
@@ -109,6 +109,31 @@ async fn a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe() -> 
     Ok(())
 }
 
+/// Drafts that were ended count until their drawings end.
+#[tokio::test]
+async fn drafts_that_are_drawn_are_bounded() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    control.hold();
+    let order = async |seed: usize| {
+        let order = json!({ "variant": VARIANT, "changes": { "steps": 9 }, "count": 4, "seed": seed });
+        admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await
+    };
+    for number in 0..8 {
+        let begun = order(number * 4).await?;
+        assert_eq!(begun.status, StatusCode::ACCEPTED, "{number}: {}", begun.text());
+        let ended = admin(&rig, Method::DELETE, begun.header("location"), None).await?;
+        assert_eq!(ended.status, StatusCode::OK, "{}", ended.text());
+    }
+    let full = order(32).await?;
+    assert_eq!(full.status, StatusCode::CONFLICT, "{}", full.text());
+    assert!(full.text().contains("too-many-drafts"), "{}", full.text());
+    control.release();
+    eventually("there is room again", async || Ok(order(36).await?.status == StatusCode::ACCEPTED)).await?;
+    rig.stop().await;
+    Ok(())
+}
+
 /// Readers who miss the variant's picture are not shown its draft instead.
 #[tokio::test]
 async fn a_draft_stands_in_for_nothing() -> anyhow::Result<()> {
@@ -160,11 +185,14 @@ async fn master(rig: &Rig, path: &str) -> anyhow::Result<String> {
     Ok(tag(&in_memory(rig, path).await?, "master:"))
 }
 
-async fn split(rig: &Rig, how: &str) -> anyhow::Result<()> {
+/// With a key of its own, so that it is one order however often it is sent.
+async fn split(rig: &Rig, how: &str) -> anyhow::Result<Value> {
     let order = json!({ "variant": "studio/thumb?product=mug", "how": how, "why": "a test" });
-    let reply = admin(rig, Method::POST, SPLITS, Some(order)).await?;
+    let request = Request::post(format!("http://{}{SPLITS}", rig.admin())).header("content-type", "application/json");
+    let request = request.header("authorization", format!("Bearer {TOKEN}")).header("idempotency-key", how);
+    let reply = rig.http.send(request.body(Full::from(order.to_string()))?).await?;
     anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
-    Ok(())
+    reply.json()
 }
 
 /// Pictures that look alike share a master until people split them: then not, whatever is started or read again, until they merge them.
@@ -178,7 +206,15 @@ async fn a_merged_pair_is_split_and_merged_again() -> anyhow::Result<()> {
     let told = page(&rig, &anna, mug).await?.text();
     assert!(told.contains("shares its master") && told.contains("of 256 bits"), "{told}");
 
-    split(&rig, "split").await?;
+    // A draft that changes nothing is the picture that readers have, and takes it from none of them.
+    let order = json!({ "variant": "studio/thumb?product=mug" });
+    let begun = admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await?.json()?;
+    let picture = begun["pictures"][0]["picture"].as_str().unwrap_or_default();
+    assert_eq!(admin(&rig, Method::GET, picture, None).await?.status, StatusCode::OK, "{begun}");
+    assert_eq!(master(&rig, MUG).await?, shared);
+
+    let (first, repeated) = (split(&rig, "split").await?, split(&rig, "split").await?);
+    assert_eq!(first["downstream"]["purge"], repeated["downstream"]["purge"], "nothing is purged twice: {repeated}");
     let own = master(&rig, MUG).await?;
     assert_ne!(own, shared);
     assert_eq!(master(&rig, VASE).await?, shared);
@@ -301,7 +337,7 @@ async fn a_dropped_file_is_looked_at_and_then_accepted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The admin API's tokens may do the same.
+/// What is no draft says why, and nothing is drawn.
 #[tokio::test]
 async fn drafts_that_make_no_sense_are_refused_by_name() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
