@@ -24,8 +24,7 @@ use crate::campaign::drafting::{
 };
 use crate::campaign::{Catalog, CatalogHandle, Variant};
 use crate::fill::Fill;
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::{Operator, Want, resolve};
+use crate::resolve::{self, Want};
 use crate::words::Format;
 
 /// Pictures of one order.
@@ -353,16 +352,8 @@ fn campaign_of(name: &str) -> &str {
 
 /// What is wanted of a variant's own picture.
 fn want(catalog: &Catalog, variant: &str, cut: &str) -> Result<Want, DraftsError> {
-    let name = variant.trim_start_matches('/');
-    let name = name.strip_prefix("i/").unwrap_or(name);
-    let separator = match (cut.is_empty(), name.contains('?')) {
-        (true, _) => "",
-        (false, true) => "&",
-        (false, false) => "?",
-    };
-    let url = format!("{IMAGE_PATH_PREFIX}{name}{separator}{cut}");
-    let resolution = resolve(catalog, url.as_str(), &Operator).outcome;
-    resolution.map(|it| it.want).map_err(|_| DraftsError::NoVariant(variant.chars().take(200).collect()))
+    let want = resolve::want_named(catalog, variant, cut);
+    want.map_err(|_| DraftsError::NoVariant(variant.chars().take(200).collect()))
 }
 
 /// 128 random bits: an address that is not guessed.

@@ -34,13 +34,11 @@ use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
 use crate::fill::Fill;
 use crate::governance::{Gate, ReviewDesk, audit};
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::Want;
+use crate::resolve::{self, Want};
 use crate::shared_state::{
     Change, Committed, EndShare, KeptShare, Log, LogError, Proposal, Share, ShareId, SharedPicture,
 };
 use crate::signing::{Grant, SignatureError, SigningHandle};
-use crate::warm;
 use crate::words::Format;
 
 /// Width of a picture on a link's page, in px, where its slot goes so far.
@@ -281,10 +279,8 @@ impl ShareDesk {
 
     /// A picture that people decide nothing about, where it is drawn: a guest has none made.
     fn public(&self, picture: &str) -> Option<Want> {
-        let separator = if picture.contains('?') { '&' } else { '?' };
-        let format = Format::Webp.as_str();
-        let url = format!("{IMAGE_PATH_PREFIX}{picture}{separator}w={PICTURE_WIDTH_PX}&fm={format}");
-        let want = warm::want(&self.catalog.load(), &url).ok()?;
+        let cut = format!("w={PICTURE_WIDTH_PX}&fm={}", Format::Webp.as_str());
+        let want = resolve::want_named(&self.catalog.load(), picture, &cut).ok()?;
         (!want.variant.review.is_required() && self.fill.is_drawn(&want)).then_some(want)
     }
 

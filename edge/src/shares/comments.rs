@@ -435,7 +435,7 @@ mod tests {
         let comments = Comments::open(folder.path()).unwrap();
         let first = comments.add(&share(1), 0, draft("old"), 0, none).await.unwrap();
         let other = Comment { share: ShareId::of(2), ..first.clone() };
-        let others = (first.id + 1..).take(COMMENTS_MAX - 1).map(|id| (id, Comment { id, ..other.clone() }));
+        let others = (first.id + 1_000..).take(COMMENTS_MAX - 1).map(|id| (id, Comment { id, ..other.clone() }));
         comments.inner.kept.lock().extend(others);
         let next = Share { id: ShareId::of(3), ..share(1) };
         let full = comments.add(&next, 0, draft("new"), 0, none).await;

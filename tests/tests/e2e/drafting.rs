@@ -134,6 +134,74 @@ async fn drafts_that_are_drawn_are_bounded() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A campaign of two pictures, with the library of the shipped one.
+const SMALL: &str = r#"
+schema   = 1
+campaign = "small"
+title    = "Small"
+prompts  = ["product-shots"]
+rights   = { creator = "A", credit = "A", copyright = "A", license = "https://example.org/l" }
+policy   = { review = "none", signing = "optional", recallable = true, locales = ["en-GB"] }
+
+[generate]
+checkpoint = "studio-tiny"
+size       = [192, 192]
+steps      = 20
+guidance   = 4.0
+seed       = { base = 1, per = "campaign" }
+prompt     = "{style:product-shot} {product}"
+negative   = []
+
+[models.studio-tiny]
+license = "Apache-2.0 OR MIT"
+source  = "built into Bildkante"
+card    = "gpu-node/models/studio-tiny/README.md"
+training_data = "none"
+
+[axes.product]
+label   = { en = "Product" }
+default = "mug"
+values.mug  = { prompt = "mug", label = { en = "mug" } }
+values.vase = { prompt = "vase", label = { en = "vase" } }
+
+[slots.thumb]
+ratio   = "1:1"
+widths  = [96, 192]
+sizes   = "6rem"
+on_miss = { policy = "wait", wait_ms = 20000, then = "placeholder" }
+alt     = { en = "{product}" }
+"#;
+
+/// A library is shared: what a draft of it changes elsewhere is told in numbers to who sees nothing there.
+#[tokio::test]
+async fn a_draft_names_no_picture_of_a_campaign_that_its_reader_does_not_see() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_giver, ..Plan::painted(&control) }).await?;
+    let folder = rig.dir.path().join("campaigns");
+    let lock = fs::read_to_string(folder.join("studio.lock.toml"))?;
+    fs::write(folder.join("small.lock.toml"), lock.replace("campaign = \"studio\"", "campaign = \"small\""))?;
+    fs::write(folder.join("small.toml"), SMALL)?;
+    let anna = give(&rig, "anna", &json!({ "small": "reviewer" })).await?;
+    let otto = give(&rig, "otto", &json!({ "*": "reviewer" })).await?;
+    let order = json!({ "variant": "small/thumb", "changes": { "style:product-shot": "picture of a" } });
+    let mut begun = None;
+    eventually("the campaign is there", async || {
+        let reply = with_key(&rig, &anna, (Method::POST, "/admin/v1/drafts"), Some(&order)).await?;
+        begun = Some((reply.status, reply.header("location").to_owned(), reply.text()));
+        Ok(reply.status == StatusCode::ACCEPTED)
+    })
+    .await?;
+    let (_, path, text) = begun.unwrap_or_default();
+    assert!(text.contains("small/thumb") && !text.contains("studio/"), "{text}");
+    let session = session(&rig, &anna).await?;
+    let shown = page(&rig, &session, &path.replace("/admin/v1/", "/preview/")).await?;
+    assert!(shown.status == StatusCode::OK && !shown.text().contains("studio/"), "{}", shown.text());
+    let told = with_key(&rig, &otto, (Method::GET, &path), None).await?;
+    assert!(told.text().contains("studio/"), "who sees both is told of both: {}", told.text());
+    rig.stop().await;
+    Ok(())
+}
+
 /// Readers who miss the variant's picture are not shown its draft instead.
 #[tokio::test]
 async fn a_draft_stands_in_for_nothing() -> anyhow::Result<()> {
