@@ -4,17 +4,18 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
+use bildkante_edge::campaign::write_locks;
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
-use bildkante_tests::judge;
 use bildkante_tests::rig::{Painter, Plan, Rig};
+use bildkante_tests::{judge, repository};
 use http::header::{ACCEPT, COOKIE};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::imports::{MANIFEST, bring, candidates, photograph};
+use crate::imports::{MANIFEST, bring, candidates, photograph, sources};
 use crate::kills::{VASE, impatient, tag, warm as in_memory};
 use crate::people::{BrowserSession, OURS, form, give, hidden, session, with_giver, with_key};
 use crate::purge::{TOKEN, admin, with_tokens};
@@ -177,10 +178,8 @@ alt     = { en = "{product}" }
 async fn a_draft_names_no_picture_of_a_campaign_that_its_reader_does_not_see() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
     let rig = Rig::start(Plan { edge: with_giver, ..Plan::painted(&control) }).await?;
-    let folder = rig.dir.path().join("campaigns");
-    let lock = fs::read_to_string(folder.join("studio.lock.toml"))?;
-    fs::write(folder.join("small.lock.toml"), lock.replace("campaign = \"studio\"", "campaign = \"small\""))?;
-    fs::write(folder.join("small.toml"), SMALL)?;
+    fs::write(rig.dir.path().join("campaigns/small.toml"), SMALL)?;
+    write_locks(&sources(&rig)?, &repository().join("gpu-node/models"))?;
     let anna = give(&rig, "anna", &json!({ "small": "reviewer" })).await?;
     let otto = give(&rig, "otto", &json!({ "*": "reviewer" })).await?;
     let order = json!({ "variant": "small/thumb", "changes": { "style:product-shot": "picture of a" } });
