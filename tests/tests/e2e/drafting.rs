@@ -278,7 +278,8 @@ async fn a_merged_pair_is_split_and_merged_again() -> anyhow::Result<()> {
     let begun = admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await?.json()?;
     let picture = begun["pictures"][0]["picture"].as_str().unwrap_or_default();
     assert_eq!(admin(&rig, Method::GET, picture, None).await?.status, StatusCode::OK, "{begun}");
-    assert_eq!(master(&rig, MUG).await?, shared);
+    // Of a width that was not answered before.
+    assert_eq!(master(&rig, &format!("{MUG}&w=192")).await?, shared);
 
     let (first, repeated) = (split(&rig, "split").await?, split(&rig, "split").await?);
     assert_eq!(first["downstream"]["purge"], repeated["downstream"]["purge"], "nothing is purged twice: {repeated}");
