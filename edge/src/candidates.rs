@@ -22,9 +22,7 @@ use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use crate::campaign::{CatalogHandle, Variant};
 use crate::fill::Fill;
 use crate::governance::ReviewDesk;
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::Want;
-use crate::warm;
+use crate::resolve::{self, Want};
 
 /// Candidates of one order.
 pub const ORDER_MAX: usize = 16;
@@ -213,12 +211,8 @@ impl CandidateDesk {
     }
 
     fn want(&self, variant: &str) -> Result<Want, CandidatesError> {
-        let name = variant.trim_start_matches('/');
-        let name = name.strip_prefix("i/").unwrap_or(name);
-        let url = format!("{IMAGE_PATH_PREFIX}{name}");
-        let want = warm::want(&self.inner.catalog.load(), &url);
-        let shown = || variant.chars().take(200).collect();
-        want.map_err(|_| CandidatesError::NoVariant(shown()))
+        let want = resolve::want_named(&self.inner.catalog.load(), variant, "");
+        want.map_err(|_| CandidatesError::NoVariant(variant.chars().take(200).collect()))
     }
 
     /// Seeds whose pictures are before reviewers, or on their way there.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A draft's recipe is its own, with its own id and master. Only the admin listener has an address for its picture. Invariants: drafts that
-//! are drawn and drafts that are kept are bounded; each ends after a day, with its address; no decision pins its master; nothing here
-//! writes a file. A restart ends them all: what is kept of a draft is its patch, where its author put it.
+//! are drawn and drafts that are kept are bounded, and one that is ended counts until its drawing ends; each ends after a day, with its
+//! address; no decision pins its master; nothing here writes a file. A restart ends them all: what is kept of a draft is its patch, where its author put it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bildkante_shared::ids::RecipeId;
 use parking_lot::Mutex;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::{Bindings, unix_ms};
 use crate::campaign::drafting::{
@@ -24,8 +24,7 @@ use crate::campaign::drafting::{
 };
 use crate::campaign::{Catalog, CatalogHandle, Variant};
 use crate::fill::Fill;
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::{Operator, Want, resolve};
+use crate::resolve::{self, Want};
 use crate::warm::{Cost, Price};
 use crate::words::Format;
 
@@ -78,7 +77,7 @@ pub struct DraftCost {
     pub undrawn: usize,
     /// Recipes that would be others.
     pub recipes: usize,
-    /// Some of them.
+    /// Some of them, those of the draft's campaign first.
     pub listed: Vec<Changed>,
     /// Whether there are more than were compared.
     pub is_cut: bool,
@@ -159,6 +158,8 @@ struct Inner {
     bindings: Bindings,
     /// The oldest first.
     sheets: Mutex<VecDeque<DraftSheet>>,
+    /// Drafts that are being drawn, or wait for that.
+    drawing: Arc<Semaphore>,
     /// Reading the files anew is work for a core: one order at a time.
     turn: Arc<Semaphore>,
     ended: IntCounterVec,
@@ -185,7 +186,8 @@ impl DraftDesk {
             ended.with_label_values(&[outcome]);
         }
         let (sheets, turn) = (Mutex::default(), Arc::new(Semaphore::new(1)));
-        Ok(Self { inner: Arc::new(Inner { catalog, fill, bindings, sheets, turn, ended, open }) })
+        let drawing = Arc::new(Semaphore::new(OPEN_MAX));
+        Ok(Self { inner: Arc::new(Inner { catalog, fill, bindings, sheets, drawing, turn, ended, open }) })
     }
 
     /// The variant that a text means, by its whole name.
@@ -220,9 +222,8 @@ impl DraftDesk {
         let catalog = self.inner.catalog.load();
         let base = want(&catalog, &order.variant, "")?;
         let count = order.seeds.count.clamp(1, DRAFT_PICTURES_MAX);
-        if self.drawing() + count as usize > OPEN_MAX {
-            return Err(DraftsError::Full);
-        }
+        let places = Arc::clone(&self.inner.drawing).try_acquire_many_owned(count);
+        let mut places = places.map_err(|_| DraftsError::Full)?;
         let turn = Arc::clone(&self.inner.turn).acquire_owned().await.map_err(|_| DraftsError::Broken)?;
         let (sources, variant) = (self.inner.catalog.sources().clone(), Arc::clone(&base.variant));
         let bindings = self.inner.bindings.clone();
@@ -245,9 +246,10 @@ impl DraftDesk {
         };
         self.keep(sheet.clone());
         for picture in &sheet.pictures {
+            let place = places.split(1);
             self.inner.open.inc();
             let want = base.of_draft(Arc::clone(&picture.variant));
-            tokio::spawn(Arc::clone(&self.inner).draw(sheet.id.clone(), want, picture.seed));
+            tokio::spawn(Arc::clone(&self.inner).draw(sheet.id.clone(), want, (picture.seed, place)));
         }
         Ok(sheet)
     }
@@ -285,12 +287,6 @@ impl DraftDesk {
         Ok(base.of_draft(Arc::clone(&picture.variant)))
     }
 
-    fn drawing(&self) -> usize {
-        let sheets = self.inner.sheets.lock();
-        let pictures = sheets.iter().flat_map(|sheet| &sheet.pictures);
-        pictures.filter(|picture| picture.progress == DraftProgress::Drawing).count()
-    }
-
     fn keep(&self, sheet: DraftSheet) {
         let now = unix_ms(SystemTime::now());
         let mut sheets = self.inner.sheets.lock();
@@ -305,12 +301,14 @@ impl DraftDesk {
 }
 
 impl Inner {
-    async fn draw(self: Arc<Self>, id: String, want: Want, seed: u32) {
+    /// `place` is held until the drawing ends, whether the draft is still kept or not.
+    async fn draw(self: Arc<Self>, id: String, want: Want, (seed, place): (u32, Option<OwnedSemaphorePermit>)) {
         // In a task of its own, so that what breaks there is told as a failure.
         let (inner, wanted) = (Arc::clone(&self), want.clone());
         let task = tokio::spawn(async move { inner.fill.settle_patiently(&wanted).await });
         let result = task.await.map_err(|_| "the drawing broke down".to_owned());
         let result = result.and_then(|settled| settled.map_err(|error| error.to_string()));
+        drop(place);
         self.open.dec();
         let progress = match result {
             Ok(_) => {
@@ -363,16 +361,8 @@ fn campaign_of(name: &str) -> &str {
 
 /// What is wanted of a variant's own picture.
 fn want(catalog: &Catalog, variant: &str, cut: &str) -> Result<Want, DraftsError> {
-    let name = variant.trim_start_matches('/');
-    let name = name.strip_prefix("i/").unwrap_or(name);
-    let separator = match (cut.is_empty(), name.contains('?')) {
-        (true, _) => "",
-        (false, true) => "&",
-        (false, false) => "?",
-    };
-    let url = format!("{IMAGE_PATH_PREFIX}{name}{separator}{cut}");
-    let resolution = resolve(catalog, url.as_str(), &Operator).outcome;
-    resolution.map(|it| it.want).map_err(|_| DraftsError::NoVariant(variant.chars().take(200).collect()))
+    let want = resolve::want_named(catalog, variant, cut);
+    want.map_err(|_| DraftsError::NoVariant(variant.chars().take(200).collect()))
 }
 
 /// 128 random bits: an address that is not guessed.

@@ -34,7 +34,7 @@ pub use reach::CatalogReport;
 pub use want::{Audience, Decided, Merging, Want};
 
 use crate::campaign::Catalog;
-use crate::request::{ClientHints, ImageRequest, RequestError, Target};
+use crate::request::{ClientHints, IMAGE_PATH_PREFIX, ImageRequest, RequestError, Target};
 use crate::signing::{Grant, SignatureError};
 
 /// What came of a URL at each stage, as far as it came.
@@ -93,6 +93,23 @@ pub fn resolve<'u>(catalog: &Catalog, url: impl Into<Target<'u>>, asker: &impl A
         Err(error) => (None, Err(error.into())),
     };
     Trace { factors: Factors::of(&request), request: Some(request), grant, outcome }
+}
+
+/// What is wanted of a variant as people name it: `campaign/slot?axis=value`, also as the path of its picture. `cut` has the parameters
+/// of the picture.
+///
+/// # Errors
+/// When it is no variant of the catalogue, or has no such picture.
+pub fn want_named(catalog: &Catalog, name: &str, cut: &str) -> Result<Want, Refusal> {
+    let name = name.trim_start_matches('/');
+    let name = name.strip_prefix("i/").unwrap_or(name);
+    let separator = match (cut.is_empty(), name.contains('?')) {
+        (true, _) => "",
+        (false, true) => "&",
+        (false, false) => "?",
+    };
+    let url = format!("{IMAGE_PATH_PREFIX}{name}{separator}{cut}");
+    resolve(catalog, url.as_str(), &Operator).outcome.map(|resolution| resolution.want)
 }
 
 fn resolution(

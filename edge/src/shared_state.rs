@@ -82,8 +82,8 @@ pub use reviews::{
     Reviews, Since, Step, UNDO_MS_MAX, Undone, Verdict, was_last_awaited, was_live,
 };
 pub use shares::{
-    EndShare, KeptShare, SHARE_TITLE_BYTES_MAX, SHARED_PICTURES_MAX, SHARES_MAX, Share, ShareId, ShareIdFault,
-    ShareRefusal, SharedPicture, Shares,
+    EndShare, KeptShare, SHARE_TITLE_BYTES_MAX, SHARED_PICTURE_BYTES_MAX, SHARED_PICTURES_MAX, SHARES_MAX, Share,
+    ShareId, ShareIdFault, ShareRefusal, SharedPicture, Shares,
 };
 pub use splits::{Merge, SPLITS_MAX, Split, Splits};
 pub use target::{TARGET_BYTES_MAX, Target, TargetError, TargetKind};

@@ -26,21 +26,19 @@ use bytes::Bytes;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
 pub use self::comments::{
-    COMMENTS_OF_LINK_MAX, COMMENTS_OF_PICTURE_MAX, Comment, CommentError, Comments, Draft, NAME_CHARS_MAX, Pin,
-    Resolution, TEXT_CHARS_MAX,
+    COMMENTS_OF_LINK_MAX, COMMENTS_OF_PICTURE_MAX, Comment, CommentCount, CommentError, Comments, Draft,
+    NAME_CHARS_MAX, Pin, Resolution, TEXT_CHARS_MAX,
 };
 pub use self::link::{PATH, ShareLink};
 use crate::cache::unix_ms;
 use crate::campaign::CatalogHandle;
 use crate::fill::Fill;
 use crate::governance::{Gate, ReviewDesk, audit};
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::Want;
+use crate::resolve::{self, Want};
 use crate::shared_state::{
     Change, Committed, EndShare, KeptShare, Log, LogError, Proposal, Share, ShareId, SharedPicture,
 };
 use crate::signing::{Grant, SignatureError, SigningHandle};
-use crate::warm;
 use crate::words::Format;
 
 /// Width of a picture on a link's page, in px, where its slot goes so far.
@@ -219,6 +217,16 @@ impl ShareDesk {
         kept
     }
 
+    /// Takes a comment about a picture of a link, by its place.
+    ///
+    /// # Errors
+    /// When there is no room, or the device refuses.
+    pub async fn comment(&self, share: &Share, place: usize, draft: Draft) -> Result<Comment, CommentError> {
+        let (log, now) = (Arc::clone(&self.log), now_unix_ms());
+        let is_over = move |id| log.published().load().shares().get(id).is_none_or(|kept| kept.is_over(now));
+        self.comments.add(share, place, draft, now, is_over).await
+    }
+
     #[must_use]
     pub fn one(&self, id: ShareId) -> Option<Arc<KeptShare>> {
         self.log.published().load().shares().get(id).cloned()
@@ -271,10 +279,8 @@ impl ShareDesk {
 
     /// A picture that people decide nothing about, where it is drawn: a guest has none made.
     fn public(&self, picture: &str) -> Option<Want> {
-        let separator = if picture.contains('?') { '&' } else { '?' };
-        let format = Format::Webp.as_str();
-        let url = format!("{IMAGE_PATH_PREFIX}{picture}{separator}w={PICTURE_WIDTH_PX}&fm={format}");
-        let want = warm::want(&self.catalog.load(), &url).ok()?;
+        let cut = format!("w={PICTURE_WIDTH_PX}&fm={}", Format::Webp.as_str());
+        let want = resolve::want_named(&self.catalog.load(), picture, &cut).ok()?;
         (!want.variant.review.is_required() && self.fill.is_drawn(&want)).then_some(want)
     }
 

@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 
 /// Longest a body may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest string of a list, where nothing else is said.
+const TEXT_BYTES_MAX: usize = 256;
 
 /// A problem that a request has with us; boxed, for it is larger than what it stands in for.
 pub(super) type Fault = Box<Problem>;
@@ -106,9 +108,19 @@ impl Fields {
 
     /// A list of strings.
     pub(super) fn texts(&mut self, name: &'static str, count_max: usize) -> Result<Vec<String>, Fault> {
+        self.long_texts(name, count_max, TEXT_BYTES_MAX)
+    }
+
+    /// The same of strings of at most so many bytes.
+    pub(super) fn long_texts(
+        &mut self,
+        name: &'static str,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<String>, Fault> {
         let Some(value) = self.map.remove(name).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
-        texts(value, count_max)
-            .ok_or_else(|| wrong(name, format!("`{name}` is a list of up to {count_max} strings"), &[]))
+        let detail = || format!("`{name}` is a list of up to {count_max} strings of at most {bytes_max} bytes");
+        texts(value, count_max, bytes_max).ok_or_else(|| wrong(name, detail(), &[]))
     }
 
     /// An object of lists of strings.
@@ -118,7 +130,7 @@ impl Fields {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Object(lists)) if lists.len() <= count_max => lists
                 .into_iter()
-                .map(|(key, list)| Some((key, texts(list, 1_000)?)))
+                .map(|(key, list)| Some((key, texts(list, 1_000, TEXT_BYTES_MAX)?)))
                 .collect::<Option<_>>()
                 .ok_or_else(refuse),
             Some(_) => Err(refuse()),
@@ -171,10 +183,10 @@ where
     }
 }
 
-fn texts(value: Value, count_max: usize) -> Option<Vec<String>> {
+fn texts(value: Value, count_max: usize, bytes_max: usize) -> Option<Vec<String>> {
     let Value::Array(list) = value else { return None };
     let texts = list.into_iter().map(|item| match item {
-        Value::String(text) if text.len() <= 256 => Some(text),
+        Value::String(text) if text.len() <= bytes_max => Some(text),
         _ => None,
     });
     texts.collect::<Option<Vec<_>>>().filter(|texts| texts.len() <= count_max)

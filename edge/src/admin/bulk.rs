@@ -45,7 +45,7 @@ pub(super) struct Outcome {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+pub(super) enum Word {
     Rule(&'static str),
     Kill,
 }
@@ -95,7 +95,8 @@ impl AdminApi {
         Ok(Outcome { left, ..outcome })
     }
 
-    async fn each(
+    /// Each picture by itself, some at a time.
+    pub(super) async fn each(
         &self,
         word: Word,
         who: &Principal,

@@ -18,7 +18,6 @@ use crate::drafts::{DRAFT_PICTURES_MAX, DraftOrder, DraftPicture, DraftProgress,
 use crate::governance::audit;
 use crate::service::Body;
 use crate::shared_state::{PersonRole, WHY_BYTES_MAX};
-use crate::warm::Price;
 use crate::words::Format;
 
 const FIELDS: [&str; 6] = ["variant", "changes", "reach", "seed", "count", "why"];
@@ -83,7 +82,7 @@ pub(super) async fn begin(
 pub(super) async fn draw(api: &AdminApi, who: &Principal, order: (DraftOrder, String)) -> Result<Reply, Fault> {
     let sheet = begin(api, who, order).await?;
     let location = Some(format!("{PREFIX}drafts/{}", sheet.id));
-    Ok(Reply { location, ..Reply::accepted(told(&sheet, api.batches.price())) })
+    Ok(Reply { location, ..Reply::accepted(told(api, who, &sheet)) })
 }
 
 /// What a form asks for: each of its fields `change.…` is a change.
@@ -110,8 +109,7 @@ pub(super) async fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -
     let meant = api.drafts.meant(&variant).map_err(|error| refused(&error))?;
     who.demand(PersonRole::Reviewer, campaign_of(&meant))?;
     let knobs = api.drafts.knobs(&meant).await.map_err(|error| refused(&error))?;
-    let price = api.batches.price();
-    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(|sheet| told(sheet, price)).collect();
+    let drafts: Vec<Value> = api.drafts.of_variant(&meant).iter().map(|sheet| told(api, who, sheet)).collect();
     Ok(json!({ "variant": meant, "changes": knobs.iter().map(knob).collect::<Vec<_>>(), "drafts": drafts }))
 }
 
@@ -134,7 +132,7 @@ pub(super) fn seen(api: &AdminApi, who: &Principal, id: &str) -> Result<DraftShe
 }
 
 pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
-    seen(api, who, id).map(|sheet| told(&sheet, api.batches.price()))
+    seen(api, who, id).map(|sheet| told(api, who, &sheet))
 }
 
 pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
@@ -145,8 +143,8 @@ pub(super) fn end(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fa
     Ok(json!({ "id": id, "ended": is_there }))
 }
 
-fn told(sheet: &DraftSheet, price: Option<&Price>) -> Value {
-    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(sheet, picture, price)).collect();
+fn told(api: &AdminApi, who: &Principal, sheet: &DraftSheet) -> Value {
+    let pictures: Vec<Value> = sheet.pictures.iter().map(|picture| told_picture(api, who, sheet, picture)).collect();
     json!({
         "id": sheet.id,
         "variant": sheet.variant,
@@ -156,14 +154,15 @@ fn told(sheet: &DraftSheet, price: Option<&Price>) -> Value {
     })
 }
 
-fn told_picture(sheet: &DraftSheet, picture: &DraftPicture, price: Option<&Price>) -> Value {
+fn told_picture(api: &AdminApi, who: &Principal, sheet: &DraftSheet, picture: &DraftPicture) -> Value {
     let (state, detail) = match &picture.progress {
         DraftProgress::Drawing => ("drawing", None),
         DraftProgress::Drawn { .. } => ("drawn", None),
         DraftProgress::Failed(reason) => ("failed", Some(reason)),
     };
     let cost = &picture.cost;
-    let changed = cost.listed.iter();
+    // A library is shared with campaigns that the reader may not see.
+    let changed = cost.listed.iter().filter(|it| who.sees(campaign_of(&it.variant)));
     let changed = changed.map(|it| json!({ "variant": it.variant, "before": it.before, "after": it.after }));
     let (id, seed) = (&sheet.id, picture.seed);
     json!({
@@ -180,7 +179,7 @@ fn told_picture(sheet: &DraftSheet, picture: &DraftPicture, price: Option<&Price
             "undrawn": cost.undrawn,
             "is_cut": cost.is_cut,
             "device_ms": sheet.redrawing_ms(picture),
-            "cost": sheet.redrawing_cost(picture, price),
+            "cost": sheet.redrawing_cost(picture, api.batches.price()),
             "listed": changed.collect::<Vec<_>>(),
         },
     })
@@ -266,9 +265,9 @@ pub(super) fn refused(error: &DraftsError) -> Fault {
         DraftsError::Draft(DraftError::NotDrawn) => fault(409, "not-drawn", "Not drawn", error.to_string()),
         DraftsError::Draft(DraftError::FilesChanged) => fault(409, "files-changed", "Files changed", error.to_string()),
         DraftsError::Draft(DraftError::File { .. }) => fault(409, "not-editable", "Not editable", error.to_string()),
-        DraftsError::Draft(DraftError::NoKnob(_) | DraftError::Value { .. } | DraftError::Refused(_)) => {
-            wrong("changes", error.to_string(), &[])
-        }
+        DraftsError::Draft(
+            DraftError::NoKnob(_) | DraftError::Value { .. } | DraftError::Refused(_) | DraftError::RefusedElsewhere,
+        ) => wrong("changes", error.to_string(), &[]),
         DraftsError::Full => fault(409, "too-many-drafts", "Too many drafts", error.to_string()),
         DraftsError::Random | DraftsError::Broken => fault(500, "draft", "Internal error", error.to_string()),
     }

@@ -335,6 +335,10 @@ mod tests {
         assert_eq!(Aim::of("/preview/drafts"), Some(Aim::Draft));
         assert_eq!(Aim::of("/preview/splits"), Some(Aim::Split));
         assert_eq!(Aim::of("/preview/imports/accept"), Some(Aim::Import));
+        assert_eq!(Aim::of("/preview/shares"), Some(Aim::Share));
+        assert_eq!(Aim::of("/preview/shares/0a"), Some(Aim::EndShare("0a")));
+        assert_eq!(Aim::of("/preview/comments/7"), Some(Aim::Comment("7")));
+        assert_eq!(Aim::of("/preview/undo"), Some(Aim::Undo));
         for path in ["/preview/", "/preview/autumn/hero", "/preview/kill", "/decisions/41", "/preview/decisions"] {
             assert_eq!(Aim::of(path), None, "{path}");
         }

@@ -4,17 +4,16 @@
 //! on this folder alone. The address is the proof: it is signed, and nothing that a browser sends by itself opens anything here, so a form
 //! of a foreign page can do no more than who has the link already.
 
-use std::time::SystemTime;
-
 use http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use super::body::fault;
+use super::body::{Fault, fault};
 use super::login::{self, Form};
 use super::{AdminApi, shares};
-use crate::cache::unix_ms;
-use crate::preview::{Preview, shared::guarded};
+use crate::language::Language;
+use crate::preview::Preview;
+use crate::preview::shared::{Unsent, guarded};
 use crate::service::{Body, RequestBody};
 use crate::shares::{CommentError, Draft, Opened, PATH, Pin, Unseen};
 use crate::words::Format;
@@ -120,34 +119,38 @@ impl AdminApi {
 
     /// Takes a comment, and leads back to its picture.
     async fn guests_comment(&self, head: &Request<()>, body: RequestBody, opened: &Opened) -> Response<Body> {
-        let refused = |status: u16, detail: &str| {
+        let refused = |fault: &Fault, unsent: Unsent<'_>| {
             self.shares.answered("refused");
             let asked = (head.headers(), head.uri().query());
-            let mut page = self.preview.guest_page(asked, opened, Some(detail));
-            *page.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+            let unsent = Unsent { why: fault.detail.clone(), ..unsent };
+            let mut page = self.preview.guest_page(asked, opened, Some(&unsent));
+            *page.status_mut() = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
             page
         };
         let form = match Form::read(head.headers(), body).await {
             Ok(form) => form,
-            Err(fault) => return refused(fault.status, &fault.detail),
+            Err(fault) => return refused(&fault, Unsent::default()),
         };
-        let place = form.get("picture").and_then(|number| number.parse::<usize>().ok()?.checked_sub(1));
+        let text = |name| form.get(name).unwrap_or_default();
+        let number = text("picture").parse::<usize>().ok();
+        let language = Language::named(text("language"));
+        let (name, written, x, y) = (text("name"), text("text"), text("x"), text("y"));
+        let unsent = Unsent { language, picture: number, name, text: written, x, y, ..Unsent::default() };
+        let place = number.and_then(|number| number.checked_sub(1));
         let is_shown =
             place.and_then(|at| opened.kept.share.pictures.get(at)).is_some_and(|of| self.shares.wanted(of).is_ok());
-        let Some(place) = place.filter(|_| is_shown) else { return refused(404, &Unseen::NoPicture.to_string()) };
-        let text = |name| form.get(name).unwrap_or_default();
-        let draft = pin(text("x"), text("y")).and_then(|pin| Draft::new(text("name"), text("text"), pin));
-        let now = unix_ms(SystemTime::now());
-        let added = match draft {
-            Ok(draft) => self.shares.comments.add(&opened.kept.share, place, draft, now).await,
+        let Some(place) = place.filter(|_| is_shown) else {
+            return refused(&fault(404, "no-image", "No image", Unseen::NoPicture.to_string()), unsent);
+        };
+        let added = match pin(x, y).and_then(|pin| Draft::new(name, written, pin)) {
+            Ok(draft) => self.shares.comment(&opened.kept.share, place, draft).await,
             Err(error) => Err(error),
         };
         if let Err(error) = added {
-            let fault = shares::comment_fault(&error);
-            return refused(fault.status, &fault.detail);
+            return refused(&shares::comment_fault(&error), unsent);
         }
         self.shares.answered("comment");
-        let language = if text("language") == "de" { "&_lang=de" } else { "" };
+        let language = language.map_or_else(String::new, |language| format!("&_lang={}", language.code()));
         let share = &opened.kept.share;
         guarded(login::see_other(&format!("{PATH}{}?{}{language}#picture-{}", share.id, opened.query, place + 1)))
     }

@@ -1,7 +1,7 @@
 //! The admin listener: metrics, health, the preview, the login and the admin API. Keep it away from the public.
 //!
-//! Metrics and health are open, and so is what people are shown by a link, which is its own proof. Pages show what is
-//! not published yet: they are for those who have a role, and show each the campaigns in which that is so.
+//! Metrics and health are open, and so is what people are shown by a link, which is its own proof. Pages show what is not published
+//! yet: they are for those who have a role, and show each the campaigns in which that is so.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -15,10 +15,10 @@ use crate::governance::audit;
 use crate::preview::Preview;
 use crate::preview::selection::Selection;
 use crate::shared_state::{
-    Change, KeptShare, LogError, PersonRole, Refusal, SHARE_TITLE_BYTES_MAX, SHARED_PICTURES_MAX, ShareId,
-    ShareRefusal, WHY_BYTES_MAX,
+    Change, KeptShare, LogError, PersonRole, Refusal, SHARE_TITLE_BYTES_MAX, SHARED_PICTURE_BYTES_MAX,
+    SHARED_PICTURES_MAX, ShareId, ShareRefusal, WHY_BYTES_MAX,
 };
-use crate::shares::{Comment, CommentError, Resolution, SHARE_DAYS_MAX, ShareError, ShareOrder};
+use crate::shares::{Comment, CommentCount, CommentError, Resolution, SHARE_DAYS_MAX, ShareError, ShareOrder};
 
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
@@ -44,7 +44,7 @@ pub(super) fn order(mut fields: Fields) -> Result<ShareAsk, Fault> {
     let days = fields.number("days", 1, SHARE_DAYS_MAX)?.unwrap_or(DAYS);
     let why = fields.text("why", WHY_BYTES_MAX)?.unwrap_or_default();
     let filter = fields.text("filter", FILTER_BYTES_MAX)?;
-    let pictures = fields.texts("pictures", SHARED_PICTURES_MAX)?;
+    let pictures = fields.long_texts("pictures", SHARED_PICTURES_MAX, SHARED_PICTURE_BYTES_MAX)?;
     fields.end(&["slot", "title", "filter", "pictures", "days", "why"])?;
     let selection = match (filter, pictures.is_empty()) {
         (Some(_), false) => return Err(wrong("pictures", "pictures are named, or found by a filter", &[])),
@@ -82,7 +82,8 @@ pub(super) async fn make(
 pub(super) async fn post(api: &AdminApi, who: &Principal, ask: ShareAsk, key: Option<String>) -> Result<Reply, Fault> {
     let (kept, is_new) = make(api, who, ask, key).await?;
     let location = Some(format!("{PREFIX}shares/{}", kept.share.id));
-    Ok(Reply { status: if is_new { 201 } else { 200 }, body: told(api, &kept), location })
+    let body = told(api, &kept, counted(api, &kept));
+    Ok(Reply { status: if is_new { 201 } else { 200 }, body, location })
 }
 
 pub(super) async fn end(
@@ -91,8 +92,11 @@ pub(super) async fn end(
     id: &str,
     (why, key): (String, Option<String>),
 ) -> Result<Value, Fault> {
-    let known = seen(api, who, id)?;
-    let id = known.share.id;
+    // A link that is gone may have been ended by this very order: the log knows by its key.
+    let id: ShareId = id.parse().map_err(|_| super::no_such("link", id))?;
+    if api.shares.one(id).is_some_and(|kept| !may_see(who, &kept)) {
+        return Err(super::no_such("link", &id.to_string()));
+    }
     let committed = api.shares.end(who.name(), id, why, key).await.map_err(|error| refused(&error))?;
     Ok(json!({ "id": id, "ended": true, "seq": committed.entry.seq(), "actor": committed.entry.actor() }))
 }
@@ -102,7 +106,9 @@ pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Resu
     let found = api.shares.in_force(after.unwrap_or(0), limit + 1);
     let next = found.get(limit).and_then(|_| found[..limit].last()).map(|kept| kept.seq);
     let shown = found.iter().take(limit).filter(|kept| may_see(who, kept));
-    let shown: Vec<Value> = shown.map(|kept| told(api, kept)).collect();
+    let counts = api.shares.comments.counts();
+    let count = |kept: &KeptShare| counts.get(&kept.share.id).copied().unwrap_or_default();
+    let shown: Vec<Value> = shown.map(|kept| told(api, kept, count(kept))).collect();
     let epoch = api.kills.log().published().load().epoch();
     Ok(json!({ "shares": shown, "next": next, "epoch": epoch }))
 }
@@ -110,7 +116,7 @@ pub(super) fn list(api: &AdminApi, who: &Principal, query: Option<&str>) -> Resu
 /// One link with its comments.
 pub(super) fn one(api: &AdminApi, who: &Principal, id: &str) -> Result<Value, Fault> {
     let kept = seen(api, who, id)?;
-    let mut body = told(api, &kept);
+    let mut body = told(api, &kept, counted(api, &kept));
     let comments = api.shares.comments.of_share(kept.share.id);
     body["comments"] = comments.iter().map(comment_told).collect();
     Ok(body)
@@ -127,9 +133,12 @@ fn seen(api: &AdminApi, who: &Principal, id: &str) -> Result<Arc<KeptShare>, Fau
     kept.ok_or_else(|| super::no_such("link", id))
 }
 
-fn told(api: &AdminApi, kept: &KeptShare) -> Value {
+fn counted(api: &AdminApi, kept: &KeptShare) -> CommentCount {
+    api.shares.comments.counts().remove(&kept.share.id).unwrap_or_default()
+}
+
+fn told(api: &AdminApi, kept: &KeptShare, comments: CommentCount) -> Value {
     let share = &kept.share;
-    let comments = api.shares.comments.of_share(share.id);
     json!({
         "id": share.id,
         "title": share.title,
@@ -138,8 +147,8 @@ fn told(api: &AdminApi, kept: &KeptShare) -> Value {
         "expires_unix_ms": share.expires_unix_ms,
         "seq": kept.seq,
         "link": api.shares.link(share),
-        "comment_count": comments.len(),
-        "open_count": comments.iter().filter(|comment| comment.resolved_unix_ms.is_none()).count(),
+        "comment_count": comments.all,
+        "open_count": comments.open,
     })
 }
 
@@ -247,8 +256,13 @@ mod tests {
         assert_eq!(ask.selection, Selection::Filter("colour=red".into()));
         let ask = parsed(json!({ "slot": "a/b", "title": "t", "pictures": ["a/b?c=d"], "days": 3 })).unwrap();
         assert_eq!((ask.selection, ask.days), (Selection::Pictures(vec!["a/b?c=d".into()]), 3));
+        let long = format!("a/b?c={}", "d".repeat(1_000));
+        let ask = parsed(json!({ "slot": "a/b", "title": "t", "pictures": [long] })).unwrap();
+        assert_eq!(ask.selection, Selection::Pictures(vec![long]), "as long as names may be");
         let refused = |body| parsed(body).unwrap_err();
         assert!(refused(json!({ "slot": "a/b", "title": "t" })).contains("`pictures`"));
+        let longer = "x".repeat(SHARED_PICTURE_BYTES_MAX + 1);
+        assert!(refused(json!({ "slot": "a/b", "title": "t", "pictures": [longer] })).contains("2048 bytes"));
         assert!(refused(json!({ "slot": "a/b", "title": "t", "filter": "", "pictures": ["x"] })).contains("or found"));
         assert!(refused(json!({ "slot": "a/b", "title": " ", "filter": "" })).contains("`title` is missing"));
         assert!(refused(json!({ "title": "t", "filter": "" })).contains("`slot` is missing"));

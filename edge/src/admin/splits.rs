@@ -6,9 +6,8 @@ use super::body::{Fault, Fields, fault, wrong};
 use super::kills::log_fault;
 use super::{AdminApi, Principal, Reply, campaign_of};
 use crate::governance::{SplitDone, SplitError, SplitOrder, Splitting};
-use crate::request::IMAGE_PATH_PREFIX;
+use crate::resolve;
 use crate::shared_state::{PersonRole, WHY_BYTES_MAX};
-use crate::warm;
 
 const FIELDS: [&str; 3] = ["variant", "how", "why"];
 const VARIANT_BYTES_MAX: usize = 2_048;
@@ -37,9 +36,7 @@ pub(super) async fn decide(
 ) -> Result<Reply, Fault> {
     let Asked { variant, splitting, why } = asked;
     who.demand(PersonRole::Approver, campaign_of(&variant))?;
-    let name = variant.trim_start_matches('/');
-    let name = name.strip_prefix("i/").unwrap_or(name);
-    let meant = warm::want(&api.catalog.load(), &format!("{IMAGE_PATH_PREFIX}{name}"));
+    let meant = resolve::want_named(&api.catalog.load(), &variant, "");
     let meant = meant.map_err(|_| wrong("variant", "it is no variant of a campaign", &[]))?.variant;
     // What the words meant, not how they were spelt.
     who.demand(PersonRole::Approver, campaign_of(&meant.name))?;

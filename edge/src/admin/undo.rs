@@ -7,12 +7,12 @@ use maud::{Markup, html};
 
 use super::AdminApi;
 use super::body::{Fault, fault, wrong};
-use super::bulk::{Deed, Outcome};
+use super::bulk::{Deed, Outcome, Word};
 use super::login::Form;
 use super::principal::Principal;
 use crate::governance::AwaitingCase;
 use crate::language::Language;
-use crate::preview::bulk::BULK_MAX;
+use crate::preview::bulk::{Asked, BULK_MAX};
 use crate::preview::selection::picked_case;
 use crate::shared_state::UNDO_MS_MAX;
 
@@ -29,18 +29,16 @@ impl AdminApi {
     /// Takes decisions back, each by itself. A task of its own.
     pub(super) async fn undo(&self, who: &Principal, form: &Form) -> Result<Outcome, Fault> {
         let cases = cases(form.get("cases").unwrap_or_default())?;
+        let named = |case: AwaitingCase| {
+            let picture = self.reviews.case(case.id).map_or_else(|| format!("case {}", case.id), |shown| shown.variant);
+            Asked { picture, awaiting: Some(case), is_makeable: true }
+        };
+        let asked = cases.into_iter().map(named).collect();
         let (api, who) = (self.clone(), who.clone());
-        let task = tokio::spawn(async move {
-            let mut outcome = Outcome { deed: Deed::TakenBack, ..Outcome::default() };
-            for case in cases {
-                match api.rule_on(&who, case, UNDO, "").await {
-                    Ok(_) => outcome.done += 1,
-                    Err(fault) => outcome.refused.push((format!("case {}", case.id), fault.detail)),
-                }
-            }
-            outcome
-        });
-        task.await.map_err(|_| fault(500, "internal", "Internal error", "the decisions broke off"))
+        let task = tokio::spawn(async move { api.each(Word::Rule(UNDO), &who, &api.preview, (asked, "")).await });
+        let outcome = task.await.map_err(|_| fault(500, "internal", "Internal error", "the decisions broke off"))?;
+        // What was taken back is not taken back once more.
+        Ok(Outcome { deed: Deed::TakenBack, decided: Vec::new(), ..outcome })
     }
 }
 
@@ -56,7 +54,7 @@ pub(super) fn form(language: Language, outcome: &Outcome, csrf: Option<&str>, ba
     let cases: Vec<String> = outcome.decided.iter().map(|case| format!("{}.{}", case.id, case.seen)).collect();
     html! {
         @if !cases.is_empty() {
-            form method="post" action="/preview/undo" data-undo-ms=(UNDO_MS_MAX) {
+            form method="post" action="/preview/undo" {
                 @if let Some(csrf) = csrf { input type="hidden" name="csrf" value=(csrf); }
                 input type="hidden" name="back" value=(back);
                 input type="hidden" name="cases" value=(cases.join(","));

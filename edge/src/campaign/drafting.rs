@@ -17,7 +17,7 @@ use similar::TextDiff;
 
 use self::documents::Documents;
 pub use self::effect::{CHANGES_LISTED_MAX, Changed, Effect};
-pub use self::knobs::{Knob, KnobKind};
+pub use self::knobs::{KNOB_TEXT_BYTES_MAX, Knob, KnobKind};
 use super::catalog::{Catalog, parse_manifests};
 use super::fault::CatalogErrors;
 use super::sources::{CatalogSources, SourceFiles};
@@ -147,7 +147,10 @@ pub enum DraftError {
     #[error("{file} cannot be edited in place: {reason}")]
     File { file: String, reason: String },
     #[error("with these changes the campaign would be refused:\n{0}")]
-    Refused(#[from] CatalogErrors),
+    Refused(CatalogErrors),
+    /// Why is told to those who may read that campaign's manifest, not here.
+    #[error("with these changes another campaign that uses the same prompt library would be refused")]
+    RefusedElsewhere,
 }
 
 /// One draft: the variant with the recipe that the patched files give it.
@@ -266,7 +269,7 @@ impl Drafting {
             seed: variant.drawn_seed().ok_or(DraftError::NotDrawn)?,
             variant,
             patch: patch(&documents),
-            effect: effect::between(catalog, &edited),
+            effect: effect::between(catalog, &edited, of.campaign),
         })
     }
 
@@ -274,7 +277,16 @@ impl Drafting {
     fn edited(&self, sources: &CatalogSources, documents: &Documents) -> Result<Catalog, DraftError> {
         let mut files = self.files.clone();
         documents.put_into(&mut files);
-        Ok(Catalog::from_manifests(parse_manifests(files), sources)?)
+        Catalog::from_manifests(parse_manifests(files), sources)
+            .map_err(|errors| self.refusal(documents.own(), &errors))
+    }
+
+    /// Why the edited files are refused, without what stands in other campaigns' manifests.
+    fn refusal(&self, own: &str, errors: &CatalogErrors) -> DraftError {
+        let others = self.files.campaigns.iter().filter(|(name, _)| *name != own);
+        let others: Vec<_> = others.flat_map(|(_, it)| [&it.manifest.path, &it.lock_path]).collect();
+        let told = errors.faults().iter().filter(|fault| !others.contains(&&fault.file)).cloned().collect();
+        CatalogErrors::check(told).map_or_else(DraftError::Refused, |()| DraftError::RefusedElsewhere)
     }
 }
 

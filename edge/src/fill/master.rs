@@ -104,13 +104,13 @@ impl Mastering {
 
     fn is_current(&self, want: &Want, binding: &Binding) -> bool {
         // Another's master is not that of a picture that people split.
-        let is_shared = binding.duplicate.is_some() && self.is_alone(want);
+        let is_shared = binding.duplicate.is_some() && self.is_apart(want);
         !is_shared && self.purges.binding_verdict(&want.subject(), binding) == Verdict::Valid
     }
 
-    /// Whether it is never another variant's picture: what people decide about, a draft, and what they split.
-    fn is_alone(&self, want: &Want) -> bool {
-        want.variant.review.is_required() || want.is_draft() || self.gate.is_split(&want.variant)
+    /// Whether it is never another variant's picture: what people decide about, and what they split.
+    fn is_apart(&self, want: &Want) -> bool {
+        want.variant.review.is_required() || self.gate.is_split(&want.variant)
     }
 
     /// At any urgency.
@@ -206,7 +206,9 @@ impl Mastering {
         let recipe = want.recipe_id();
         // What was killed since it was asked for is not drawn.
         self.gate.clear(want, None)?;
-        let dedup = (!self.is_alone(want)).then(|| want.variant.dedup.clone());
+        // A draft is drawn for itself. Where readers have its very recipe already, it is their picture: no draft takes that away.
+        let may_merge = !self.is_apart(want) && !want.is_draft();
+        let dedup = may_merge.then(|| want.variant.dedup.clone());
         let order = Order { dedup, ..self.order(want, trace) };
         let made = self.origin.make(&want.variant.recipe, order).await;
         made.map_err(FillError::from).inspect_err(|error| {

@@ -29,8 +29,7 @@ use super::ledger::PurgeRecord;
 use super::replay::Replay;
 use crate::cache::{Binding, unix_ms};
 use crate::campaign::{CatalogHandle, Variant};
-use crate::request::IMAGE_PATH_PREFIX;
-use crate::resolve::{Operator, Want, resolve};
+use crate::resolve::{self, Want};
 use crate::shared_state::{
     Change, Committed, Drawn, EDGE_ITSELF, Entries, Entry, GateFinding, Log, LogError, Proposal, Refusal, Review,
     ReviewRefusal, Step, Verdict,
@@ -250,10 +249,8 @@ impl ReviewDesk {
 
     /// What is wanted of a variant's own picture.
     fn own_want(&self, variant: &str, cut: &str) -> Result<Want, ReviewError> {
-        let separator = if variant.contains('?') { '&' } else { '?' };
-        let url = format!("{IMAGE_PATH_PREFIX}{variant}{separator}{cut}");
-        let resolution = resolve(&self.catalog.load(), url.as_str(), &Operator).outcome;
-        resolution.map(|it| it.want).map_err(|_| ReviewError::NoVariant(variant.to_owned()))
+        let want = resolve::want_named(&self.catalog.load(), variant, cut);
+        want.map_err(|_| ReviewError::NoVariant(variant.to_owned()))
     }
 
     #[must_use]

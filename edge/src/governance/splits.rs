@@ -93,12 +93,14 @@ impl SplitDesk {
         };
         let proposal = Proposal { change, who: who.to_owned(), why, key, edge: None };
         let Committed { entry, is_new } = audit::propose(&self.log, splitting.as_str(), proposal).await?;
+        // A repeated order draws nothing anew, and makes up for a purge that failed.
+        let purge_key = format!("{}-{}", splitting.as_str(), entry.seq());
         let purge = PurgeOrder {
             scope: PurgeScope::Variant(variant),
             kind: PurgeKind::Hard,
             reach: PurgeReach::Masters,
             why: format!("{} by entry {}", splitting.as_str(), entry.seq()),
-            key: None,
+            key: Some(purge_key),
         };
         Ok(SplitDone { purge: self.purges.purge(who, purge).await?, entry, is_new })
     }

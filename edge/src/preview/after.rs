@@ -83,7 +83,7 @@ impl Preview {
 fn marked(to: &str, case: u64) -> String {
     let (page, anchor) = to.split_once('#').map_or((to, None), |(page, anchor)| (page, Some(anchor)));
     let (path, query) = page.split_once('?').unwrap_or((page, ""));
-    let others = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("_undo="));
+    let others = query.split('&').filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(UNDO));
     let mut pairs: Vec<&str> = others.collect();
     let own = format!("{UNDO}={case}");
     pairs.push(&own);

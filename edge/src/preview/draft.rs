@@ -9,7 +9,8 @@ use super::batches::words;
 use super::desk::{self, Desk};
 use super::frame::copy;
 use super::tastes::Tastes;
-use crate::campaign::drafting::{Knob, KnobId, KnobKind, Reach};
+use super::ways::campaign_of;
+use crate::campaign::drafting::{KNOB_TEXT_BYTES_MAX, Knob, KnobId, KnobKind, Reach};
 use crate::drafts::{DRAFT_PICTURES_MAX, DraftPicture, DraftProgress, DraftSheet};
 use crate::seo::Picture;
 use crate::warm::Price;
@@ -27,7 +28,6 @@ pub(super) struct DraftForm {
 }
 
 /// Everything the page of a draft shows.
-#[derive(Debug)]
 pub(super) struct DraftPage<'a> {
     pub(super) tastes: Tastes,
     pub(super) headline: &'a str,
@@ -38,6 +38,8 @@ pub(super) struct DraftPage<'a> {
     pub(super) present: Option<&'a Picture<'a>>,
     pub(super) sheet: &'a DraftSheet,
     pub(super) price: Option<&'a Price>,
+    /// Whether the reader sees a campaign.
+    pub(super) sees: &'a dyn Fn(Option<&str>) -> bool,
 }
 
 fn knob_words(tastes: Tastes, id: &KnobId) -> String {
@@ -130,7 +132,7 @@ fn field(tastes: Tastes, knob: &Knob) -> Markup {
         label {
             span { (knob_words(tastes, &knob.id)) } " "
             @match knob.kind {
-                KnobKind::Text | KnobKind::List => textarea name=(name) rows="2" maxlength="2048" { (knob.value) },
+                KnobKind::Text | KnobKind::List => textarea name=(name) rows="2" maxlength=(KNOB_TEXT_BYTES_MAX) { (knob.value) },
                 KnobKind::Whole { min, max } => input type="number" name=(name) min=(min) max=(max) value=(knob.value) required;,
                 KnobKind::Number { min, max } => input type="number" name=(name) min=(min) max=(max) step="any" value=(knob.value) required;,
                 KnobKind::Weight { max } => input type="number" name=(name) min="0" max=(max) step="any" value=(knob.value);,
@@ -190,6 +192,8 @@ fn drawn(page: &DraftPage<'_>, picture: &DraftPicture) -> Markup {
 fn patch(page: &DraftPage<'_>, picture: &DraftPicture) -> Markup {
     let say = |english, german| page.tastes.say(english, german);
     let cost = &picture.cost;
+    // A library is shared with campaigns that the reader may not see.
+    let listed: Vec<_> = cost.listed.iter().filter(|it| (page.sees)(Some(campaign_of(&it.variant)))).collect();
     let id = format!("patch-{}", picture.seed);
     let file = format!("/admin/v1/drafts/{}/patch?seed={}", page.sheet.id, picture.seed);
     html! {
@@ -227,13 +231,13 @@ fn patch(page: &DraftPage<'_>, picture: &DraftPicture) -> Markup {
                         table {
                             thead { tr { @for name in [say("Variant", "Variante"), say("Now", "Jetzt"), say("Then", "Dann")] { th scope="col" { (name) } } } }
                             tbody {
-                                @for changed in &cost.listed {
+                                @for changed in &listed {
                                     tr { td { (changed.variant) } td { code { (changed.before) } } td { code { (changed.after) } } }
                                 }
                             }
                         }
                     }
-                    @if cost.recipes > cost.listed.len() { p { (say("and ", "und ")) (cost.recipes - cost.listed.len()) " " (say("more", "weitere")) } }
+                    @if cost.recipes > listed.len() { p { (say("and ", "und ")) (cost.recipes - listed.len()) " " (say("more", "weitere")) } }
                 }
             }
         }

@@ -62,6 +62,7 @@ impl Preview {
             present: present.as_ref(),
             sheet: &sheet,
             price: self.batches.price(),
+            sees: reader.sees,
         };
         Ok(Content {
             title: headline.clone(),

@@ -20,6 +20,21 @@ const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
 
+/// A comment that was not taken: its author finds it in the form, with the reason.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent<'f> {
+    pub(crate) why: String,
+    /// Of the page that it was written on.
+    pub(crate) language: Option<Language>,
+    /// From 1.
+    pub(crate) picture: Option<usize>,
+    pub(crate) name: &'f str,
+    pub(crate) text: &'f str,
+    /// As they were typed.
+    pub(crate) x: &'f str,
+    pub(crate) y: &'f str,
+}
+
 /// A picture of the page.
 #[derive(Debug)]
 struct View {
@@ -32,14 +47,16 @@ struct View {
 }
 
 impl Preview {
-    /// The page of a link that was opened. `trouble`: why what the guest sent was not taken.
+    /// The page of a link that was opened.
     pub(crate) fn guest_page(
         &self,
         (headers, query): (&HeaderMap, Option<&str>),
         opened: &Opened,
-        trouble: Option<&str>,
+        unsent: Option<&Unsent<'_>>,
     ) -> Response<Body> {
         let tastes = Tastes::of(query, headers);
+        let language = unsent.and_then(|unsent| unsent.language).unwrap_or(tastes.language);
+        let tastes = Tastes { language, ..tastes };
         let share = &opened.kept.share;
         let comments = self.shares.comments.of_share(share.id);
         let catalog = self.catalog.load();
@@ -60,13 +77,10 @@ impl Preview {
             }
         });
         let views: Vec<View> = views.collect();
-        let main = page(tastes, opened, &views, trouble);
-        guarded(response::text(
-            headers,
-            TextKind::Html,
-            framed(tastes, &share.title, &opened.query, &main).0,
-            "no-store",
-        ))
+        let main = page(tastes, opened, &views, unsent);
+        let address = format!("{PATH}{}?{}", share.id, opened.query);
+        let markup = framed(tastes, &share.title, Some(&address), &main).0;
+        guarded(response::text(headers, TextKind::Html, markup, "no-store"))
     }
 
     /// Says to a person that a link shows nothing.
@@ -85,7 +99,7 @@ impl Preview {
         };
         let title = say("Nothing to see here", "Hier ist nichts zu sehen");
         let main = html! { h1 { (title) } p.notice role="alert" { (text) } };
-        let markup = framed(tastes, title, "", &main).0;
+        let markup = framed(tastes, title, None, &main).0;
         let mut response = guarded(response::text(headers, TextKind::Html, markup, "no-store"));
         *response.status_mut() = StatusCode::from_u16(closed.status()).unwrap_or(StatusCode::NOT_FOUND);
         response
@@ -102,7 +116,8 @@ pub(crate) fn guarded(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-fn framed(tastes: Tastes, title: &str, query: &str, main: &Markup) -> Markup {
+/// `address`: of the page, where it is one of a link.
+fn framed(tastes: Tastes, title: &str, address: Option<&str>, main: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang=(tastes.language.code()) data-ground=(tastes.ground.as_str()) {
@@ -117,10 +132,10 @@ fn framed(tastes: Tastes, title: &str, query: &str, main: &Markup) -> Markup {
             }
             body {
                 main.guest id="main" { (main) }
-                @if !query.is_empty() {
+                @if let Some(address) = address {
                     footer {
                         @for language in Language::ALL {
-                            a href={ "?" (query) "&_lang=" (language.code()) } lang=(language.code()) hreflang=(language.code())
+                            a href={ (address) "&_lang=" (language.code()) } lang=(language.code()) hreflang=(language.code())
                                 aria-current=[(language == tastes.language).then_some("true")] { (language.name()) }
                         }
                     }
@@ -130,7 +145,7 @@ fn framed(tastes: Tastes, title: &str, query: &str, main: &Markup) -> Markup {
     }
 }
 
-fn page(tastes: Tastes, opened: &Opened, views: &[View], trouble: Option<&str>) -> Markup {
+fn page(tastes: Tastes, opened: &Opened, views: &[View], unsent: Option<&Unsent<'_>>) -> Markup {
     let say = |english, german| tastes.say(english, german);
     html! {
         h1 { (opened.kept.share.title) }
@@ -139,12 +154,18 @@ fn page(tastes: Tastes, opened: &Opened, views: &[View], trouble: Option<&str>) 
             (say("They are not public yet: please keep this link to yourself. Your comments are read by those who sent it, and by everyone who has it.",
                 "Sie sind noch nicht öffentlich: Bitte geben Sie den Link nicht weiter. Ihre Kommentare lesen die Absender und alle, die diesen Link haben."))
         }
-        @if let Some(trouble) = trouble { p.notice.bad role="alert" { (trouble) } }
-        @for view in views { (picture(tastes, opened, view)) }
+        @if let Some(unsent) = unsent {
+            p.notice.bad role="alert" {
+                (say("Your comment was not taken: ", "Ihr Kommentar wurde nicht angenommen: ")) span lang="en" { (unsent.why) }
+            }
+        }
+        @for view in views {
+            (picture(tastes, opened, view, unsent.filter(|unsent| unsent.picture == Some(view.number))))
+        }
     }
 }
 
-fn picture(tastes: Tastes, opened: &Opened, view: &View) -> Markup {
+fn picture(tastes: Tastes, opened: &Opened, view: &View, unsent: Option<&Unsent<'_>>) -> Markup {
     let say = |english, german| tastes.say(english, german);
     let address = format!("{PATH}{}", opened.kept.share.id);
     let named = format!("picture-{}", view.number);
@@ -164,28 +185,28 @@ fn picture(tastes: Tastes, opened: &Opened, view: &View) -> Markup {
             @if !view.comments.is_empty() {
                 ol.comments { @for comment in &view.comments { li.comment { (words(tastes, comment)) } } }
             }
-            @if view.size.is_some() { (form(tastes, &address, opened, view.number)) }
+            @if view.size.is_some() { (form(tastes, (&address, &opened.query), view.number, unsent)) }
         }
     }
 }
 
-fn form(tastes: Tastes, address: &str, opened: &Opened, number: usize) -> Markup {
+fn form(tastes: Tastes, (address, query): (&str, &str), number: usize, unsent: Option<&Unsent<'_>>) -> Markup {
     let say = |english, german| tastes.say(english, german);
     html! {
-        details.decide {
+        details.decide open[unsent.is_some()] {
             summary { (say("Write a comment", "Kommentar schreiben")) " (" (say("picture", "Bild")) " " (number) ")" }
-            form.comment-form method="post" action={ (address) "/comments?" (opened.query) } data-comment-for=(number) {
+            form.comment-form method="post" action={ (address) "/comments?" (query) } data-comment-for=(number) {
                 input type="hidden" name="picture" value=(number);
                 input type="hidden" name="language" value=(tastes.language.code());
                 p.key data-pin-help hidden {
                     (say("Click the picture to pin the comment to a point.", "Klicken Sie ins Bild, um den Kommentar an einen Punkt zu heften."))
                 }
                 div.row {
-                    label { (say("From the left, in percent", "Von links, in Prozent")) " " input type="number" name="x" min="0" max="100" step="any"; }
-                    label { (say("From the top, in percent", "Von oben, in Prozent")) " " input type="number" name="y" min="0" max="100" step="any"; }
+                    label { (say("From the left, in percent", "Von links, in Prozent")) " " input type="number" name="x" min="0" max="100" step="any" value=[unsent.map(|it| it.x)]; }
+                    label { (say("From the top, in percent", "Von oben, in Prozent")) " " input type="number" name="y" min="0" max="100" step="any" value=[unsent.map(|it| it.y)]; }
                 }
-                label { (say("Your name", "Ihr Name")) " " input name="name" required maxlength=(NAME_CHARS_MAX) autocomplete="name"; }
-                label { (say("Comment", "Kommentar")) " " textarea name="text" required maxlength=(TEXT_CHARS_MAX) rows="3" {} }
+                label { (say("Your name", "Ihr Name")) " " input name="name" required maxlength=(NAME_CHARS_MAX) autocomplete="name" value=[unsent.map(|it| it.name)]; }
+                label { (say("Comment", "Kommentar")) " " textarea name="text" required maxlength=(TEXT_CHARS_MAX) rows="3" { (unsent.map_or("", |it| it.text)) } }
                 button.primary { (say("Send", "Senden")) }
             }
         }

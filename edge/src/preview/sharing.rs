@@ -6,7 +6,7 @@ use super::desk::{Desk, hidden};
 use super::tastes::Tastes;
 use super::{Preview, wording};
 use crate::shared_state::{KeptShare, SHARE_TITLE_BYTES_MAX};
-use crate::shares::SHARE_DAYS_MAX;
+use crate::shares::{CommentCount, SHARE_DAYS_MAX};
 use crate::words::Moment;
 
 /// Links of a slot that are listed.
@@ -41,8 +41,7 @@ struct LinkView {
     address: Option<String>,
     ends: String,
     pictures: usize,
-    /// Comments, and how many of them are not settled.
-    comments: (usize, usize),
+    comments: CommentCount,
 }
 
 impl Preview {
@@ -54,16 +53,14 @@ impl Preview {
         };
         let mut links = self.shares.in_force(0, usize::MAX);
         links.retain(|kept| is_meant(kept));
-        let links = links.iter().rev().take(LINKS_MAX).map(|kept| {
-            let comments = self.shares.comments.of_share(kept.share.id);
-            LinkView {
-                id: kept.share.id.to_string(),
-                title: kept.share.title.clone(),
-                address: self.shares.link(&kept.share),
-                ends: day(kept.share.expires_unix_ms),
-                pictures: kept.share.pictures.len(),
-                comments: (comments.len(), comments.iter().filter(|it| it.resolved_unix_ms.is_none()).count()),
-            }
+        let counts = self.shares.comments.counts();
+        let links = links.iter().rev().take(LINKS_MAX).map(|kept| LinkView {
+            id: kept.share.id.to_string(),
+            title: kept.share.title.clone(),
+            address: self.shares.link(&kept.share),
+            ends: day(kept.share.expires_unix_ms),
+            pictures: kept.share.pictures.len(),
+            comments: counts.get(&kept.share.id).copied().unwrap_or_default(),
         });
         Sharing { slot: slot.to_owned(), links: links.collect(), has_key: self.shares.has_key(), what }
     }
@@ -145,7 +142,7 @@ pub(super) fn fields(tastes: Tastes, presence: Presence) -> Markup {
 
 fn open(tastes: Tastes, desk: &Desk<'_>, link: &LinkView) -> Markup {
     let say = |english, german| tastes.say(english, german);
-    let (comments, unsettled) = link.comments;
+    let CommentCount { all: comments, open: unsettled } = link.comments;
     html! {
         li data-share=(link.id) {
             @match &link.address {

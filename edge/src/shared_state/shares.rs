@@ -21,7 +21,7 @@ pub const SHARES_MAX: usize = 1_000;
 /// Longest title of a link, in bytes.
 pub const SHARE_TITLE_BYTES_MAX: usize = 120;
 /// Longest name of a picture, in bytes.
-const PICTURE_BYTES_MAX: usize = 2_048;
+pub const SHARED_PICTURE_BYTES_MAX: usize = 2_048;
 
 /// By which a link is named: 64 random bits in hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,7 +140,7 @@ impl Share {
             let values = name.strip_prefix(self.slot.as_str());
             values.is_some_and(|values| values.is_empty() || values.starts_with('?'))
         };
-        let is_sound = |name: &str| name.len() <= PICTURE_BYTES_MAX && !name.chars().any(char::is_control);
+        let is_sound = |name: &str| name.len() <= SHARED_PICTURE_BYTES_MAX && !name.chars().any(char::is_control);
         let mut names: Vec<&str> = self.pictures.iter().map(|it| it.picture.as_str()).collect();
         let are_sound = names.iter().all(|name| is_of_slot(name) && is_sound(name));
         names.sort_unstable();

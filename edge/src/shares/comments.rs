@@ -4,10 +4,11 @@
 //! stranger's words and name must be erasable, which an entry of a hash-chained log is not, and must not fill what every edge keeps for
 //! ever. Reviewers read them at the same edge, and answer by a decision.
 //!
-//! Invariants: a comment is on the device when it is acknowledged; texts, comments of a picture, of a link and of the edge are bounded;
-//! texts are as they were typed, and are escaped where they are shown.
+//! Invariants: a comment is on the device when it is acknowledged; texts, comments of a picture, of a link and of the edge are bounded:
+//! where the edge is full, the oldest of a link that is over makes room; a process gives no id twice, so a page that is older names no
+//! other comment; texts are as they were typed, and are escaped where they are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -139,7 +140,7 @@ pub enum CommentError {
     FullPicture,
     #[error("this link has {COMMENTS_OF_LINK_MAX} comments, and takes no more")]
     FullLink,
-    #[error("this edge keeps {COMMENTS_MAX} comments, and takes no more until some are deleted")]
+    #[error("this edge keeps {COMMENTS_MAX} comments of open links, and takes no more until some are deleted")]
     Full,
     #[error("there is no comment {0}")]
     NoSuch(u64),
@@ -166,8 +167,16 @@ pub struct Comments {
 struct Inner {
     database: Database,
     kept: Mutex<BTreeMap<u64, Comment>>,
-    /// One change at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// One change at a time: who holds it gives the next id.
+    turn: tokio::sync::Mutex<u64>,
+}
+
+/// Comments of one link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CommentCount {
+    pub all: usize,
+    /// Those that are not settled.
+    pub open: usize,
 }
 
 impl Comments {
@@ -188,7 +197,8 @@ impl Comments {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Self { inner: Arc::new(Inner { database, kept: Mutex::new(kept), turn: tokio::sync::Mutex::default() }) })
+        let next = kept.keys().next_back().map_or(1, |last| last + 1);
+        Ok(Self { inner: Arc::new(Inner { database, kept: Mutex::new(kept), turn: tokio::sync::Mutex::new(next) }) })
     }
 
     #[must_use]
@@ -218,11 +228,23 @@ impl Comments {
         self.found(|comment| comment.share == id)
     }
 
+    /// How many there are of each link that has some.
+    #[must_use]
+    pub fn counts(&self) -> HashMap<ShareId, CommentCount> {
+        let mut counts: HashMap<ShareId, CommentCount> = HashMap::new();
+        for comment in self.inner.kept.lock().values() {
+            let count = counts.entry(comment.share).or_default();
+            count.all += 1;
+            count.open += usize::from(comment.resolved_unix_ms.is_none());
+        }
+        counts
+    }
+
     fn found(&self, is_meant: impl Fn(&Comment) -> bool) -> Vec<Comment> {
         self.inner.kept.lock().values().filter(|comment| is_meant(comment)).cloned().collect()
     }
 
-    /// Takes a comment about a picture of a link, by its place. A task of its own.
+    /// Takes a comment about a picture of a link, by its place; `is_over` says which links are. A task of its own.
     ///
     /// # Errors
     /// When there is no room, or the device refuses.
@@ -232,6 +254,7 @@ impl Comments {
         place: usize,
         draft: Draft,
         now_unix_ms: u64,
+        is_over: impl Fn(ShareId) -> bool + Send + 'static,
     ) -> Result<Comment, CommentError> {
         let of = share.pictures.get(place).ok_or(CommentError::NoSuch(0))?;
         let Draft { name, text, pin } = draft;
@@ -248,9 +271,13 @@ impl Comments {
         };
         let inner = Arc::clone(&self.inner);
         let task = tokio::spawn(async move {
-            let _turn = inner.turn.lock().await;
-            let id = inner.room_for(&comment)?;
-            inner.put(Comment { id, ..comment }).await
+            let mut next = inner.turn.lock().await;
+            if let Some(oldest) = inner.room_for(&comment, is_over)? {
+                inner.delete(oldest).await?;
+            }
+            let comment = inner.put(Comment { id: *next, ..comment }).await?;
+            *next += 1;
+            Ok(comment)
         });
         task.await.map_err(|_| CommentError::Broken)?
     }
@@ -282,10 +309,7 @@ impl Comments {
         let task = tokio::spawn(async move {
             let _turn = inner.turn.lock().await;
             let comment = inner.kept.lock().get(&id).cloned().ok_or(CommentError::NoSuch(id))?;
-            let writer = Arc::clone(&inner);
-            let write = move || writer.database.write(|changes| changes.of(COMMENTS)?.remove(&id));
-            tokio::task::spawn_blocking(write).await.map_err(|_| CommentError::Broken)??;
-            inner.kept.lock().remove(&id);
+            inner.delete(id).await?;
             Ok(comment)
         });
         task.await.map_err(|_| CommentError::Broken)?
@@ -293,8 +317,8 @@ impl Comments {
 }
 
 impl Inner {
-    /// The id of the next comment, where there is room for it.
-    fn room_for(&self, next: &Comment) -> Result<u64, CommentError> {
+    /// Whether there is room for the next comment; which one makes it.
+    fn room_for(&self, next: &Comment, is_over: impl Fn(ShareId) -> bool) -> Result<Option<u64>, CommentError> {
         let kept = self.kept.lock();
         let (mut of_link, mut of_picture) = (0, 0);
         for comment in kept.values().filter(|comment| comment.share == next.share) {
@@ -304,9 +328,20 @@ impl Inner {
         match () {
             () if of_picture >= COMMENTS_OF_PICTURE_MAX => Err(CommentError::FullPicture),
             () if of_link >= COMMENTS_OF_LINK_MAX => Err(CommentError::FullLink),
-            () if kept.len() >= COMMENTS_MAX => Err(CommentError::Full),
-            () => Ok(kept.keys().next_back().map_or(1, |last| last + 1)),
+            () if kept.len() >= COMMENTS_MAX => {
+                let oldest = kept.values().find(|comment| is_over(comment.share)).map(|comment| comment.id);
+                oldest.map(Some).ok_or(CommentError::Full)
+            }
+            () => Ok(None),
         }
+    }
+
+    async fn delete(self: &Arc<Self>, id: u64) -> Result<(), CommentError> {
+        let writer = Arc::clone(self);
+        let write = move || writer.database.write(|changes| changes.of(COMMENTS)?.remove(&id));
+        tokio::task::spawn_blocking(write).await.map_err(|_| CommentError::Broken)??;
+        self.kept.lock().remove(&id);
+        Ok(())
     }
 
     async fn put(self: &Arc<Self>, comment: Comment) -> Result<Comment, CommentError> {
@@ -327,6 +362,11 @@ mod tests {
         let picture = |at| SharedPicture { picture: format!("studio/hero?n={at}"), case: None };
         let pictures = (0..pictures).map(picture).collect();
         Share { id: ShareId::of(1), title: "t".into(), slot: "studio/hero".into(), pictures, expires_unix_ms: 1 }
+    }
+
+    /// No link is over.
+    const fn none(_: ShareId) -> bool {
+        false
     }
 
     fn draft(text: &str) -> Draft {
@@ -353,8 +393,8 @@ mod tests {
     async fn comments_outlive_the_process_and_are_deleted() {
         let folder = tempfile::tempdir().unwrap();
         let comments = Comments::open(folder.path()).unwrap();
-        let first = comments.add(&share(2), 0, draft("crop the handle"), 5).await.unwrap();
-        comments.add(&share(2), 1, draft("fine"), 6).await.unwrap();
+        let first = comments.add(&share(2), 0, draft("crop the handle"), 5, none).await.unwrap();
+        comments.add(&share(2), 1, draft("fine"), 6, none).await.unwrap();
         let settled = comments.resolve(first.id, Resolution::ResolvedAt(9)).await.unwrap();
         assert_eq!(settled.resolved_unix_ms, Some(9));
         drop(comments);
@@ -372,10 +412,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let comments = Comments::open(folder.path()).unwrap();
         for at in 0..COMMENTS_OF_PICTURE_MAX {
-            comments.add(&share(2), 0, draft(&at.to_string()), 0).await.unwrap();
+            comments.add(&share(2), 0, draft(&at.to_string()), 0, none).await.unwrap();
         }
-        assert!(matches!(comments.add(&share(2), 0, draft("more"), 0).await, Err(CommentError::FullPicture)));
-        assert!(comments.add(&share(2), 1, draft("more"), 0).await.is_ok(), "another picture has room");
-        assert!(comments.add(&share(2), 2, draft("more"), 0).await.is_err(), "the link has no third picture");
+        assert!(matches!(comments.add(&share(2), 0, draft("more"), 0, none).await, Err(CommentError::FullPicture)));
+        assert!(comments.add(&share(2), 1, draft("more"), 0, none).await.is_ok(), "another picture has room");
+        assert!(comments.add(&share(2), 2, draft("more"), 0, none).await.is_err(), "the link has no third picture");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_given_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let comments = Comments::open(folder.path()).unwrap();
+        let first = comments.add(&share(1), 0, draft("delete me"), 0, none).await.unwrap();
+        comments.remove(first.id).await.unwrap();
+        let second = comments.add(&share(1), 0, draft("another"), 0, none).await.unwrap();
+        assert_ne!(second.id, first.id, "a page that is older would delete the other comment");
+    }
+
+    #[tokio::test]
+    async fn comments_of_links_that_are_over_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let comments = Comments::open(folder.path()).unwrap();
+        let first = comments.add(&share(1), 0, draft("old"), 0, none).await.unwrap();
+        let other = Comment { share: ShareId::of(2), ..first.clone() };
+        let others = (first.id + 1_000..).take(COMMENTS_MAX - 1).map(|id| (id, Comment { id, ..other.clone() }));
+        comments.inner.kept.lock().extend(others);
+        let next = Share { id: ShareId::of(3), ..share(1) };
+        let full = comments.add(&next, 0, draft("new"), 0, none).await;
+        assert!(matches!(full, Err(CommentError::Full)), "{full:?}");
+        let is_first = |id| id == ShareId::of(1);
+        comments.add(&next, 0, draft("new"), 0, is_first).await.unwrap();
+        assert_eq!((comments.len(), comments.one(first.id)), (COMMENTS_MAX, None));
+        assert_eq!(comments.counts()[&ShareId::of(3)], CommentCount { all: 1, open: 1 });
     }
 }

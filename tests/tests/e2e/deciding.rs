@@ -187,8 +187,12 @@ async fn picked_cards_are_decided_about_and_no_others() -> anyhow::Result<()> {
     let cases =
         text.split("name=\"cases\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).context("cases")?;
     let body = format!("csrf={}&back=%2Fpreview%2F&many=true&cases={cases}", anna.csrf);
-    let undone = form(&rig, "/preview/undo", &[("cookie", &anna.cookie), OURS], body).await?;
+    let undone = form(&rig, "/preview/undo", &[("cookie", &anna.cookie), OURS], body.clone()).await?;
     assert!(undone.text().contains("2 taken back"), "{}", undone.text());
+    assert!(!undone.text().contains("action=\"/preview/undo\""), "it is done: {}", undone.text());
+    let again = form(&rig, "/preview/undo", &[("cookie", &anna.cookie), OURS], body).await?;
+    let refused = ["0 taken back", "2 refused", "studio/thumb?", "has decided since"];
+    assert!(refused.iter().all(|said| again.text().contains(said)), "{}", again.text());
     assert_eq!(live().await?, 0);
     rig.stop().await;
     Ok(())

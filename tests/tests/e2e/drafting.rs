@@ -4,20 +4,21 @@ use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 
+use bildkante_edge::campaign::write_locks;
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::{Reply, eventually};
-use bildkante_tests::judge;
 use bildkante_tests::rig::{Painter, Plan, Rig};
+use bildkante_tests::{judge, repository};
 use http::header::{ACCEPT, COOKIE};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::imports::{MANIFEST, bring, candidates, photograph};
+use crate::imports::{MANIFEST, bring, candidates, photograph, sources};
 use crate::kills::{VASE, impatient, tag, warm as in_memory};
 use crate::people::{BrowserSession, OURS, form, give, hidden, session, with_giver, with_key};
-use crate::purge::{admin, with_tokens};
+use crate::purge::{TOKEN, admin, with_tokens};
 
 const VARIANT: &str = "studio/thumb?product=vase";
 const MUG: &str = "/i/studio/thumb?product=mug&fm=webp";
@@ -123,6 +124,97 @@ async fn a_draft_is_seen_by_reviewers_alone_and_its_patch_gives_its_recipe() -> 
     Ok(())
 }
 
+/// Drafts that were ended count until their drawings end.
+#[tokio::test]
+async fn drafts_that_are_drawn_are_bounded() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_tokens, ..Plan::painted(&control) }).await?;
+    control.hold();
+    let order = async |seed: usize| {
+        let order = json!({ "variant": VARIANT, "changes": { "steps": 9 }, "count": 4, "seed": seed });
+        admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await
+    };
+    for number in 0..8 {
+        let begun = order(number * 4).await?;
+        assert_eq!(begun.status, StatusCode::ACCEPTED, "{number}: {}", begun.text());
+        let ended = admin(&rig, Method::DELETE, begun.header("location"), None).await?;
+        assert_eq!(ended.status, StatusCode::OK, "{}", ended.text());
+    }
+    let full = order(32).await?;
+    assert_eq!(full.status, StatusCode::CONFLICT, "{}", full.text());
+    assert!(full.text().contains("too-many-drafts"), "{}", full.text());
+    control.release();
+    eventually("there is room again", async || Ok(order(36).await?.status == StatusCode::ACCEPTED)).await?;
+    rig.stop().await;
+    Ok(())
+}
+
+/// A campaign of two pictures, with the library of the shipped one.
+const SMALL: &str = r#"
+schema   = 1
+campaign = "small"
+title    = "Small"
+prompts  = ["product-shots"]
+rights   = { creator = "A", credit = "A", copyright = "A", license = "https://example.org/l" }
+policy   = { review = "none", signing = "optional", recallable = true, locales = ["en-GB"] }
+
+[generate]
+checkpoint = "studio-tiny"
+size       = [192, 192]
+steps      = 20
+guidance   = 4.0
+seed       = { base = 1, per = "campaign" }
+prompt     = "{style:product-shot} {product}"
+negative   = []
+
+[models.studio-tiny]
+license = "Apache-2.0 OR MIT"
+source  = "built into Bildkante"
+card    = "gpu-node/models/studio-tiny/README.md"
+training_data = "none"
+
+[axes.product]
+label   = { en = "Product" }
+default = "mug"
+values.mug  = { prompt = "mug", label = { en = "mug" } }
+values.vase = { prompt = "vase", label = { en = "vase" } }
+
+[slots.thumb]
+ratio   = "1:1"
+widths  = [96, 192]
+sizes   = "6rem"
+on_miss = { policy = "wait", wait_ms = 20000, then = "placeholder" }
+alt     = { en = "{product}" }
+"#;
+
+/// A library is shared: what a draft of it changes elsewhere is told in numbers to who sees nothing there.
+#[tokio::test]
+async fn a_draft_names_no_picture_of_a_campaign_that_its_reader_does_not_see() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { edge: with_giver, ..Plan::painted(&control) }).await?;
+    fs::write(rig.dir.path().join("campaigns/small.toml"), SMALL)?;
+    write_locks(&sources(&rig)?, &repository().join("gpu-node/models"))?;
+    let anna = give(&rig, "anna", &json!({ "small": "reviewer" })).await?;
+    let otto = give(&rig, "otto", &json!({ "*": "reviewer" })).await?;
+    let order = json!({ "variant": "small/thumb", "changes": { "style:product-shot": "picture of a" } });
+    let mut begun = None;
+    eventually("the campaign is there", async || {
+        let reply = with_key(&rig, &anna, (Method::POST, "/admin/v1/drafts"), Some(&order)).await?;
+        begun = Some((reply.status, reply.header("location").to_owned(), reply.text()));
+        Ok(reply.status == StatusCode::ACCEPTED)
+    })
+    .await?;
+    let (_, path, text) = begun.unwrap_or_default();
+    assert!(text.contains("small/thumb") && !text.contains("studio/"), "{text}");
+    let session = session(&rig, &anna).await?;
+    let shown = page(&rig, &session, &path.replace("/admin/v1/", "/preview/")).await?;
+    assert!(shown.status == StatusCode::OK && !shown.text().contains("studio/"), "{}", shown.text());
+    let told = with_key(&rig, &otto, (Method::GET, &path), None).await?;
+    assert!(told.text().contains("studio/"), "who sees both is told of both: {}", told.text());
+    rig.stop().await;
+    Ok(())
+}
+
 /// Readers who miss the variant's picture are not shown its draft instead.
 #[tokio::test]
 async fn a_draft_stands_in_for_nothing() -> anyhow::Result<()> {
@@ -174,11 +266,14 @@ async fn master(rig: &Rig, path: &str) -> anyhow::Result<String> {
     Ok(tag(&in_memory(rig, path).await?, "master:"))
 }
 
-async fn split(rig: &Rig, how: &str) -> anyhow::Result<()> {
+/// With a key of its own, so that it is one order however often it is sent.
+async fn split(rig: &Rig, how: &str) -> anyhow::Result<Value> {
     let order = json!({ "variant": "studio/thumb?product=mug", "how": how, "why": "a test" });
-    let reply = admin(rig, Method::POST, SPLITS, Some(order)).await?;
+    let request = Request::post(format!("http://{}{SPLITS}", rig.admin())).header("content-type", "application/json");
+    let request = request.header("authorization", format!("Bearer {TOKEN}")).header("idempotency-key", how);
+    let reply = rig.http.send(request.body(Full::from(order.to_string()))?).await?;
     anyhow::ensure!(reply.status == StatusCode::OK, "{} {}", reply.status, reply.text());
-    Ok(())
+    reply.json()
 }
 
 /// Pictures that look alike share a master until people split them: then not, whatever is started or read again, until they merge them.
@@ -192,7 +287,16 @@ async fn a_merged_pair_is_split_and_merged_again() -> anyhow::Result<()> {
     let told = page(&rig, &anna, mug).await?.text();
     assert!(told.contains("shares its master") && told.contains("of 256 bits"), "{told}");
 
-    split(&rig, "split").await?;
+    // A draft that changes nothing is the picture that readers have, and takes it from none of them.
+    let order = json!({ "variant": "studio/thumb?product=mug" });
+    let begun = admin(&rig, Method::POST, "/admin/v1/drafts", Some(order)).await?.json()?;
+    let picture = begun["pictures"][0]["picture"].as_str().unwrap_or_default();
+    assert_eq!(admin(&rig, Method::GET, picture, None).await?.status, StatusCode::OK, "{begun}");
+    // Of a width that was not answered before.
+    assert_eq!(master(&rig, &format!("{MUG}&w=192")).await?, shared);
+
+    let (first, repeated) = (split(&rig, "split").await?, split(&rig, "split").await?);
+    assert_eq!(first["downstream"]["purge"], repeated["downstream"]["purge"], "nothing is purged twice: {repeated}");
     let own = master(&rig, MUG).await?;
     assert_ne!(own, shared);
     assert_eq!(master(&rig, VASE).await?, shared);
@@ -315,7 +419,7 @@ async fn a_dropped_file_is_looked_at_and_then_accepted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The admin API's tokens may do the same.
+/// What is no draft says why, and nothing is drawn.
 #[tokio::test]
 async fn drafts_that_make_no_sense_are_refused_by_name() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());

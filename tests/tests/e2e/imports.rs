@@ -49,7 +49,7 @@ fn with_importer(config: &mut Config) {
     config.campaigns.reload_ms = 100;
 }
 
-fn sources(rig: &Rig) -> anyhow::Result<CatalogSources> {
+pub(crate) fn sources(rig: &Rig) -> anyhow::Result<CatalogSources> {
     let (campaigns_dir, prompts_dir) = (rig.dir.path().join("campaigns"), rig.dir.path().join("prompts"));
     Ok(CampaignConfig { campaigns_dir, prompts_dir, ..CampaignConfig::default() }.sources()?)
 }

@@ -12,11 +12,12 @@ use bildkante_tests::browser::Browser;
 use bildkante_tests::client::{Reply, eventually};
 use bildkante_tests::rig::{Plan, Rig};
 use bildkante_tests::{axe, judge};
-use http::{Method, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::people::{BrowserSession, form, give, session, with_giver};
-use crate::purge::admin;
+use crate::purge::{TOKEN, admin};
 use crate::reviews::reviewed;
 use crate::signing::{keys_file, with_keys};
 
@@ -199,6 +200,17 @@ async fn a_link_that_is_not_good_opens_nothing() -> anyhow::Result<()> {
     for path in [next.clone(), part(&next, "pictures/1")] {
         assert_eq!(get(&rig, &path).await?.status, StatusCode::GONE, "{path}");
     }
+    // A repeated order became what it became, and another one ends nothing.
+    let other = share(&rig, &[VASE]).await?;
+    let path = format!("http://{}/admin/v1/shares/{}", rig.admin(), other["id"].as_str().unwrap_or_default());
+    let end = async |key: &str| {
+        let request = Request::delete(&path).header("content-type", "application/json").header("idempotency-key", key);
+        let request = request.header("authorization", format!("Bearer {TOKEN}"));
+        rig.http.send(request.body(Full::from(json!({ "why": "a test" }).to_string()))?).await
+    };
+    let (first, repeated) = (end("first").await?, end("first").await?);
+    assert_eq!((first.status, &first.body), (repeated.status, &repeated.body), "{}", repeated.text());
+    assert_eq!((first.status, end("second").await?.status), (StatusCode::OK, StatusCode::NOT_FOUND));
     let late = comment(&rig, &next, &[("picture", "1"), ("name", "Ada"), ("text", "too late")]).await?;
     assert_eq!(late.status, StatusCode::GONE, "{}", late.text());
     rig.stop().await;
@@ -222,6 +234,21 @@ async fn guests_write_comments_and_reviewers_settle_them() -> anyhow::Result<()>
         let refused = comment(&rig, &link, &fields).await?;
         assert!(refused.status.is_client_error() && refused.text().contains(why), "{why}: {}", refused.text());
         is_guarded(&refused);
+    }
+    // What was written stays in the form, on a page in the language of the one before, which leads back to the link.
+    let fields =
+        [("picture", "1"), ("name", "Ada"), ("text", "kept <b>"), ("x", "101"), ("y", "7"), ("language", "de")];
+    let html = comment(&rig, &link, &fields).await?.text();
+    let address = link.replace('&', "&amp;");
+    for part in [
+        "lang=\"de\"",
+        "nicht angenommen",
+        "kept &lt;b&gt;</textarea>",
+        "value=\"101\"",
+        "value=\"Ada\"",
+        &format!("href=\"{address}&amp;_lang=en\""),
+    ] {
+        assert!(html.contains(part), "{part}: {html}");
     }
     let fields = [("picture", "1"), ("name", HOSTILE), ("text", HOSTILE), ("x", "25"), ("y", "75.5")];
     let taken = comment(&rig, &link, &fields).await?;

@@ -60,6 +60,11 @@ impl Documents {
         })
     }
 
+    /// The campaign whose manifest it is.
+    pub(super) fn own(&self) -> &str {
+        &self.manifest.stem
+    }
+
     /// A key of the slot's `generate`, or of `[generate]`.
     pub(super) fn generated(&self, slot: &str, key: &str) -> Option<&Item> {
         let root = self.manifest.document.as_table();

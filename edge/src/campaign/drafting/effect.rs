@@ -31,10 +31,13 @@ pub struct Effect {
     pub is_cut: bool,
 }
 
-pub(super) fn between(before: &Catalog, after: &Catalog) -> Effect {
+/// Those of the campaign `own` come first.
+pub(super) fn between(before: &Catalog, after: &Catalog, own: &str) -> Effect {
     let mut effect = Effect::default();
     let (mut seen, mut compared) = (HashSet::new(), 0);
-    for campaign in after.campaigns() {
+    let mut campaigns: Vec<_> = after.campaigns().collect();
+    campaigns.sort_by_key(|campaign| campaign.name != own);
+    for campaign in campaigns {
         let Some(former) = before.campaign(&campaign.name) else { continue };
         for slot_index in (0..campaign.slots.len()).filter(|&index| is_changed((former, campaign), index)) {
             for combination in campaign.combinations() {

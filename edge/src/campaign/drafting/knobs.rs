@@ -9,8 +9,8 @@ use crate::campaign::catalog::Campaign;
 use crate::campaign::prompts::WordsKind;
 use crate::campaign::template::tidy;
 
-/// Longest text that is put into a file.
-const KNOB_TEXT_BYTES_MAX: usize = 2_048;
+/// Longest text that is put into a file: as long as a prompt may be.
+pub const KNOB_TEXT_BYTES_MAX: usize = limits::PROMPT_BYTES_MAX;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq)]

@@ -113,6 +113,47 @@ fn four_drafts_differ_by_their_seeds_alone() {
     assert!(own.iter().all(|draft| draft.effect.recipes.len() == 1), "{:?}", own[0].effect);
 }
 
+/// Another campaign with the same library, and pictures of its own.
+fn with_neighbour() -> Site {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("readable");
+    let text = text.replace("campaign = \"autumn\"", "campaign = \"abroad\"").replace("base = 1_207", "base = 7");
+    site.write("campaigns/abroad.toml", &text);
+    site.lock();
+    site
+}
+
+#[test]
+fn a_campaign_comes_before_others_that_share_its_library() {
+    let made = drafts(&with_neighbour(), ("hero", &[]), &[("block:floor", "on sand")], (Reach::Slot, ONE));
+    let effect = made.expect("a draft").remove(0).effect;
+    let is_own: Vec<bool> = effect.recipes.iter().map(|it| it.variant.starts_with("autumn/")).collect();
+    assert!(is_own.contains(&true) && is_own.contains(&false), "{effect:?}");
+    assert!(is_own.is_sorted_by(|one, other| one >= other), "its own come first: {effect:?}");
+}
+
+#[test]
+fn what_is_wrong_with_another_campaign_is_not_told() {
+    let site = with_neighbour();
+    // There, the prompt has no room for a longer text.
+    let long = format!("{} {{block:floor}}", "x".repeat(3_000));
+    site.edit("campaigns/abroad.toml", "{block:floor}", &long);
+    let floor = "y ".repeat(1_000);
+    let made = drafts(&site, ("hero", &[]), &[("block:floor", &floor)], (Reach::Slot, ONE));
+    let reason = made.expect_err("refused").to_string();
+    assert!(reason.contains("another campaign") && !reason.contains("abroad"), "{reason}");
+}
+
+#[test]
+fn a_long_prompt_is_drafted_as_any_other() {
+    let site = Site::new();
+    let long = "x ".repeat(1_500);
+    site.edit("campaigns/autumn.toml", "{style:soft}, a", &format!("{{style:soft}}, {long} a"));
+    let prompt = format!("{{style:soft}}, {long} a {{finish}} {{colour}} {{product}} {{block:floor}}");
+    let made = drafts(&site, ("hero", &[]), &[("prompt", &prompt), ("steps", "9")], (Reach::Slot, ONE));
+    assert!(made.is_ok_and(|made| made[0].patch.contains("steps")), "forms send every field, also unchanged");
+}
+
 #[test]
 fn what_is_not_changed_is_no_patch() {
     let site = Site::new();
@@ -148,8 +189,8 @@ fn what_cannot_be_drafted_says_why() {
     ] {
         assert!(refused(&changes).contains(reason), "{changes:?}: {}", refused(&changes));
     }
-    let long = "x".repeat(3_000);
-    assert!(refused(&[("prompt", &long)]).contains("at most 2048 bytes"));
+    let long = "x".repeat(5_000);
+    assert!(refused(&[("prompt", &long)]).contains("at most 4096 bytes"));
     let catalog = site.load();
     site.edit("campaigns/autumn.toml", "schema", "# later\nschema");
     let (slot_index, combination) = at(&catalog, "hero", &[]);
