@@ -4,28 +4,30 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bildkante_shared::import::DigitalSource;
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use maud::{Markup, html};
 
-use super::body::{Fault, fault};
+use super::body::{Fault, bounded, fault};
 use super::gatekeeper::{Asked, Part, Source};
 use super::login::{self, Form};
-use super::routes::ANY_ROLE;
+use super::routes::{ANY_ROLE, Needs};
 use super::uploads::Carried;
 use super::{AdminApi, pages};
 use crate::credentials::{Finding, Standing};
 use crate::language::Language;
 use crate::render::{ORIGINAL_FILE_BYTES_MAX, ToldProfile, Turn};
 use crate::service::{Body, RequestBody};
+use crate::shared_state::PersonRole;
 use crate::verify::multipart;
 
 /// Where a file is sent for the first step.
 pub(super) const CHECK: &str = "/preview/imports";
 /// What stands beside the file in a form.
 const FORM_BYTES_MAX: usize = 64 << 10;
+/// Files that arrive at a time, and how long another one waits for them.
+pub(super) const ARRIVING_MAX: usize = 4;
+const PLACE_WAIT: Duration = Duration::from_secs(10);
 /// Longest a file may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(60);
 const FIELDS: [&str; 3] = ["csrf", "back", "variant"];
@@ -52,6 +54,9 @@ impl AdminApi {
         // Before a byte of the file is read: by who looks at pages. That the form is of the session is proven by what it carries.
         let looks = Asked { method: &Method::GET, ..Asked::of(head, peer) };
         self.gatekeeper.admit(&looks, ANY_ROLE, Part::Pages).map_err(|_| refuse())?;
+        let imports = Needs { role: Some(PersonRole::Reviewer), ..ANY_ROLE };
+        let no_reviewer = || fault(403, "forbidden", "Forbidden", "reviewers import pictures");
+        self.gatekeeper.admit(&looks, imports, Part::Pages).map_err(|_| no_reviewer())?;
         if Asked::of(head, peer).source() != Source::Ours {
             return Err(refuse());
         }
@@ -61,7 +66,11 @@ impl AdminApi {
         let no_form =
             || fault(415, "unsupported-media-type", "Unsupported media type", "this takes the form of its page");
         let boundary = boundary.ok_or_else(no_form)?;
-        let body = read(body).await?;
+        // Held until the file is looked at: so many are in memory, and no more.
+        let place = tokio::time::timeout(PLACE_WAIT, self.imports.arriving.acquire()).await;
+        let busy = || fault(503, "busy", "Busy", "other files are on their way: send it again in a moment");
+        let _place = place.ok().and_then(Result::ok).ok_or_else(busy)?;
+        let body = bounded(body, ORIGINAL_FILE_BYTES_MAX + FORM_BYTES_MAX, DEADLINE).await?;
         let mut form = Form::default();
         for name in FIELDS {
             let value = multipart::part(&body, boundary, name).filter(|value| value.len() <= FORM_BYTES_MAX);
@@ -74,19 +83,6 @@ impl AdminApi {
         let file = file.ok_or_else(|| fault(400, "no-picture", "Bad request", "no file was chosen"))?;
         let variant = form.get("variant").unwrap_or_default().to_owned();
         Ok((self.imports.check(&who, variant, file).await?, form))
-    }
-}
-
-async fn read(body: RequestBody) -> Result<Bytes, Fault> {
-    let bytes_max = ORIGINAL_FILE_BYTES_MAX + FORM_BYTES_MAX;
-    match tokio::time::timeout(DEADLINE, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let detail = format!("a picture has at most {ORIGINAL_FILE_BYTES_MAX} bytes");
-            Err(fault(413, "body-too-long", "Content too large", detail))
-        }
-        Ok(Err(_)) => Err(fault(400, "broken-body", "Bad request", "the body broke off")),
-        Err(_) => Err(fault(408, "slow-body", "Request timeout", format!("a picture arrives within {DEADLINE:?}"))),
     }
 }
 

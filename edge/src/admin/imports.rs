@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::body::{Fault, fault, wrong};
+use super::dropped::ARRIVING_MAX;
 use super::uploads::Uploads;
 use super::{Principal, campaign_of};
 use crate::cache::unix_ms;
@@ -41,6 +42,8 @@ pub struct ImportDesk {
     pub(super) sources: CatalogSources,
     candidates: Candidates,
     pub(super) uploads: Uploads,
+    /// Files of forms on their way into memory.
+    pub(super) arriving: Semaphore,
     /// Decoding takes hundreds of megabytes: one at a time.
     pub(super) turn: Arc<Semaphore>,
 }
@@ -49,7 +52,7 @@ impl ImportDesk {
     #[must_use]
     pub fn new(sources: CatalogSources, data_dir: &Path) -> Self {
         let (candidates, uploads) = (Candidates::new(data_dir), Uploads::new(data_dir));
-        Self { sources, candidates, uploads, turn: Arc::new(Semaphore::new(1)) }
+        Self { sources, candidates, uploads, arriving: Semaphore::new(ARRIVING_MAX), turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// The candidate, and whether it is new: not what an order with the same key has stored.

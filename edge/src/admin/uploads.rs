@@ -28,8 +28,10 @@ use crate::render::{OriginalFacts, OriginalFormat, original_facts};
 use crate::shared_state::PersonRole;
 use crate::words::Format;
 
-/// Files that wait to be accepted.
-const HELD_MAX: usize = 8;
+/// Files of one person that wait to be accepted: a further one takes the place of the oldest.
+const HELD_BY_ONE_MAX: usize = 4;
+/// Files of all people. A further one is refused: it takes no place of another person's.
+const HELD_MAX: usize = 16;
 /// How long each waits.
 const HELD_FOR: Duration = Duration::from_secs(60 * 60);
 
@@ -84,34 +86,55 @@ impl Uploads {
         let unstored =
             |error: std::io::Error| fault(507, "upload-not-stored", "Insufficient storage", error.to_string());
         let id = random().map_err(unstored)?;
+        self.make_room(by)?;
         std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(self.path(&id), file)).map_err(unstored)?;
-        let mut held = self.held.lock();
-        let now = Instant::now();
-        let is_over =
-            |held: &VecDeque<Held>| held.front().is_some_and(|first| first.until <= now || held.len() >= HELD_MAX);
-        while is_over(&held) {
-            if let Some(first) = held.pop_front() {
-                let _ = std::fs::remove_file(self.path(&first.id));
-            }
-        }
-        held.push_back(Held { id: id.clone(), by: by.to_owned(), variant: variant.to_owned(), until: now + HELD_FOR });
+        let until = Instant::now() + HELD_FOR;
+        self.held.lock().push_back(Held { id: id.clone(), by: by.to_owned(), variant: variant.to_owned(), until });
         Ok(id)
     }
 
-    /// Takes a file out, for the person who sent it. Blocks on the device.
-    fn take(&self, by: &str, id: &str) -> Result<(String, Vec<u8>), Fault> {
+    /// Forgets what is over, and the oldest of a person who holds too many. Files are looked at one at a time, so that the room is
+    /// still there when the file is.
+    fn make_room(&self, by: &str) -> Result<(), Fault> {
+        let mut held = self.held.lock();
+        let now = Instant::now();
+        let own = held.iter().filter(|it| it.by == by && it.until > now).count();
+        let mut too_many = (own + 1).saturating_sub(HELD_BY_ONE_MAX);
+        held.retain(|it| {
+            let is_displaced = it.by == by && it.until > now && too_many > 0;
+            too_many -= usize::from(is_displaced);
+            let stays = it.until > now && !is_displaced;
+            if !stays {
+                let _ = std::fs::remove_file(self.path(&it.id));
+            }
+            stays
+        });
+        if held.len() < HELD_MAX {
+            return Ok(());
+        }
+        let detail = format!("{HELD_MAX} files wait to be accepted: accept some of them, or wait for an hour");
+        Err(fault(409, "too-many-uploads", "Too many uploads", detail))
+    }
+
+    /// A file, for the person who sent it. Blocks on the device.
+    fn read(&self, by: &str, id: &str) -> Result<(String, Vec<u8>), Fault> {
         let ended = || {
             let detail = "this file waits no more: send it again";
             fault(404, "not-found", "Not found", detail)
         };
-        let mut held = self.held.lock();
         let now = Instant::now();
-        let at = held.iter().position(|it| it.id == id && it.by == by && it.until > now).ok_or_else(ended)?;
-        let taken = held.remove(at).ok_or_else(ended)?;
-        drop(held);
-        let file = std::fs::read(self.path(&taken.id));
-        let _ = std::fs::remove_file(self.path(&taken.id));
-        Ok((taken.variant, file.map_err(|_| ended())?))
+        let is_it = |it: &&Held| it.id == id && it.by == by && it.until > now;
+        let found = self.held.lock().iter().find(is_it).cloned().ok_or_else(ended)?;
+        Ok((found.variant, std::fs::read(self.path(&found.id)).map_err(|_| ended())?))
+    }
+
+    /// It is stored, or no longer wanted. Blocks on the device.
+    fn forget(&self, id: &str) {
+        let mut held = self.held.lock();
+        if let Some(at) = held.iter().position(|it| it.id == id) {
+            held.remove(at);
+            let _ = std::fs::remove_file(self.path(id));
+        }
     }
 }
 
@@ -179,9 +202,12 @@ impl ImportDesk {
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let (variant, file) = desk.uploads.take(who.name(), &id)?;
+            let (variant, file) = desk.uploads.read(who.name(), &id)?;
             who.demand(PersonRole::Reviewer, campaign_of(&variant))?;
-            desk.store(ImportQuery { variant, source, statements, why }, &file, (&who, None))
+            // What cannot be stored now waits on, for a further attempt.
+            let stored = desk.store(ImportQuery { variant, source, statements, why }, &file, (&who, None))?;
+            desk.uploads.forget(&id);
+            Ok(stored)
         });
         let (candidate, _) =
             work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the file broke its decoder")))?;
@@ -198,18 +224,32 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let uploads = Uploads::new(dir.path());
         let id = uploads.hold("anna", "a/hero", b"file").expect("held");
-        assert!(uploads.take("ben", &id).is_err(), "it is another's");
-        assert_eq!(uploads.take("anna", &id).expect("taken"), ("a/hero".to_owned(), b"file".to_vec()));
-        assert!(uploads.take("anna", &id).is_err() && uploads.take("anna", "../x").is_err());
+        assert!(uploads.read("ben", &id).is_err(), "it is another's");
+        for _ in 0..2 {
+            let read = uploads.read("anna", &id).expect("it waits until it is stored");
+            assert_eq!(read, ("a/hero".to_owned(), b"file".to_vec()));
+        }
+        uploads.forget(&id);
+        assert!(uploads.read("anna", &id).is_err() && uploads.read("anna", "../x").is_err());
     }
 
     #[test]
     fn files_are_bounded_and_end_with_the_process() {
         let dir = tempfile::tempdir().expect("a folder");
         let uploads = Uploads::new(dir.path());
-        let ids: Vec<String> = (0..=HELD_MAX).map(|_| uploads.hold("anna", "a/hero", b"file").expect("held")).collect();
-        assert_eq!(std::fs::read_dir(dir.path().join("uploads")).expect("a folder").count(), HELD_MAX);
-        assert!(uploads.take("anna", &ids[0]).is_err() && uploads.take("anna", &ids[1]).is_ok());
+        let hold = |by: &str| uploads.hold(by, "a/hero", b"file");
+        let bens = hold("ben").expect("held");
+        let ids: Vec<String> = (0..=HELD_BY_ONE_MAX).map(|_| hold("anna").expect("held")).collect();
+        let files = || std::fs::read_dir(dir.path().join("uploads")).expect("a folder").count();
+        assert_eq!(files(), HELD_BY_ONE_MAX + 1);
+        assert!(uploads.read("anna", &ids[0]).is_err() && uploads.read("anna", &ids[1]).is_ok());
+        for at in 0..HELD_MAX - files() {
+            hold(&format!("person {at}")).expect("held");
+        }
+        let refused = hold("otto").expect_err("there is no room");
+        assert_eq!(refused.status, 409);
+        assert!(uploads.read("ben", &bens).is_ok(), "nobody takes another person's place");
+        assert!(hold("ben").is_err(), "the edge is full for all who hold few");
         Uploads::new(dir.path());
         assert!(!dir.path().join("uploads").exists());
     }
