@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod entropy;
 mod finish;
+pub mod layers;
 mod limit;
 mod metrics;
 mod original;
