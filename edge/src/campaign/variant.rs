@@ -125,6 +125,8 @@ impl Variant {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
         let PictureSource { recipe, size_px, finish } = source(campaign, slot, &values)?;
+        let layers = campaign.layers(slot_index).and_then(|layers| layers.of(&values, None));
+        let finish = layers.map_or_else(|| Arc::clone(&finish), |layers| Arc::new(finish.laid_with(layers)));
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {

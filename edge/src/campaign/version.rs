@@ -6,6 +6,7 @@
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 
+use super::layers::SlotLayers;
 use super::manifest::PromptPublication;
 use super::slots::Slot;
 use crate::render::{ENCODER_EPOCH, Finish};
@@ -44,7 +45,12 @@ impl Version {
 
 /// Everything of a slot and a campaign that decides which bytes a URL of it gets.
 #[must_use]
-pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&PromptPublication>) -> Digest {
+pub(crate) fn rendition_digest(
+    slot: &Slot,
+    finish: &Finish,
+    prompt: Option<&PromptPublication>,
+    layers: Option<&SlotLayers>,
+) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -68,6 +74,10 @@ pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&Pro
     if let Some(PromptPublication { writer }) = prompt {
         add(&[u8::from(writer.is_some())]);
         add(writer.as_deref().unwrap_or_default().as_bytes());
+    }
+    if let Some(layers) = layers {
+        add(b"layers");
+        add(layers.digest().as_bytes());
     }
     Digest::from_hash(&hasher.finalize())
 }

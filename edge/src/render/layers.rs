@@ -195,6 +195,25 @@ impl LayerSet {
         &self.language
     }
 
+    /// For people: each layer's name, its kind, and what it shows.
+    pub fn told(&self) -> impl Iterator<Item = (&str, &'static str, String)> {
+        self.layers.iter().map(|layer| {
+            let shows = match &layer.kind {
+                LayerKind::Image { asset, .. } => {
+                    let (width_px, height_px) = asset.size_px();
+                    format!("{} of {width_px}×{height_px} px, {}", asset.media_type(), asset.digest())
+                }
+                LayerKind::Text(text) => format!("“{}”", text.words.as_str()),
+                LayerKind::Shadow(shadow) => format!("of {}", self.layers[shadow.of].name),
+                LayerKind::Panel(Panel { area: PanelBox::Around { layer, .. }, .. }) => {
+                    format!("around {}", self.layers[*layer].name)
+                }
+                LayerKind::Panel(_) => "in a box of its own".to_owned(),
+            };
+            (layer.name.as_str(), layer.kind.as_str(), shows)
+        })
+    }
+
     /// The pictures in it, in order, each once.
     #[must_use]
     pub fn images(&self) -> Vec<(&str, &ImageAsset)> {

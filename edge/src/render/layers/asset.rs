@@ -23,9 +23,9 @@ use super::svg::{Drawing, DrawingError};
 /// Largest file of a layer.
 pub const ASSET_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest side of a layer's picture.
-pub const ASSET_SIDE_PX_MAX: u32 = 8192;
+pub(super) const ASSET_SIDE_PX_MAX: u32 = 8192;
 /// Largest area of it: 16 Mi pixels.
-pub const ASSET_AREA_PX_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const ASSET_AREA_PX_MAX: u64 = 16 * 1024 * 1024;
 /// What a decoder may allocate.
 const DECODER_BYTES_MAX: u64 = 192 * 1024 * 1024;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// All of a side, in ten-thousandths.
 pub(super) const WHOLE: i64 = 10_000;
 /// Longest length in pixels.
-pub const LENGTH_PX_MAX: u32 = 8192;
+pub(super) const LENGTH_PX_MAX: u32 = 8192;
 /// Widest inset of a safe area: two of them leave a fifth of the side.
 pub const INSET_MAX: u32 = 4000;
 

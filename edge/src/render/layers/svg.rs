@@ -15,13 +15,13 @@ use super::light::{Light, times, widened};
 use super::patch::Patch;
 
 /// Largest drawing, in bytes.
-pub const DRAWING_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const DRAWING_BYTES_MAX: usize = 1024 * 1024;
 /// Most elements of a drawing, each as often as it is used.
-pub const DRAWING_ELEMENTS_MAX: u64 = 20_000;
+pub(super) const DRAWING_ELEMENTS_MAX: u64 = 20_000;
 /// Deepest nesting of elements.
-pub const DRAWING_DEPTH_MAX: usize = 64;
+pub(super) const DRAWING_DEPTH_MAX: usize = 64;
 /// Most elements that are drawn apart first and take a canvas of their own: masks, clips, opacity and blending.
-pub const DRAWING_CANVASES_MAX: u64 = 64;
+pub(super) const DRAWING_CANVASES_MAX: u64 = 64;
 
 /// Properties for which an element is drawn apart first.
 const CANVAS_PROPERTIES: [&str; 5] = ["opacity", "mask", "clip-path", "mix-blend-mode", "isolation"];

@@ -35,7 +35,7 @@ pub const LINES_MAX: u8 = 12;
 /// Most fonts of a text: the first that has a character draws it.
 pub const FONTS_MAX: usize = 16;
 /// Largest size of letters, in pixels.
-pub const LETTER_PX_MAX: i64 = 1024;
+pub(super) const LETTER_PX_MAX: i64 = 1024;
 
 /// Whether words may be divided where no soft hyphen stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
