@@ -28,8 +28,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use bildkante_shared::{console, remark, say};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::admin::token;
-use crate::campaign::{AltReport, Catalog, RIGHTS_NOTICE_S, RightsEnd, check as check_campaigns, write_locks};
+use crate::campaign::{AltReport, Catalog, RIGHTS_NOTICE_S, RightsEnd, check_telling as check_campaigns, write_locks};
 use crate::config::Config;
 use crate::credentials::open_signer;
 use crate::listener::tls::Expiry;
@@ -85,7 +87,14 @@ pub struct CheckArgs {
 /// # Errors
 /// When a file is wrong; every fault is named with its place.
 pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let catalog = check_campaigns(&config.sources()?, args.models.as_deref())?;
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}")?);
+    let checked = check_campaigns(&config.sources()?, args.models.as_deref(), |fitting| {
+        bar.set_message(format!("layers of {}", fitting.campaign));
+        bar.set_length(fitting.of);
+        bar.set_position(fitting.done);
+    });
+    bar.finish_and_clear();
+    let catalog = checked?;
     console::say(CatalogReport::of(&catalog))?;
     let public = config.listen.tls.as_ref().map(|tls| tls.inspect().context("`listen.tls`")).transpose()?;
     let admin = config.listen.admin_tls.as_ref().map(|tls| tls.inspect().context("`listen.admin_tls`")).transpose()?;

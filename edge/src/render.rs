@@ -1,4 +1,4 @@
-//! Renditions from masters: decode → crop → resize in linear light → watermark → encode → metadata.
+//! Renditions from masters: decode → crop → resize in linear light → layers → watermark → encode → metadata.
 //!
 //! Everything here is a pure function of its inputs, runs on the calling thread and knows nothing of HTTP: the same
 //! master, spec, rung and finish give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod entropy;
 mod finish;
+pub mod layers;
 mod limit;
 mod metrics;
 mod original;
@@ -29,6 +30,7 @@ use bildkante_shared::ids::MasterId;
 use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
+use self::layers::{LayerError, LayerReport, LayerSet};
 use crate::provenance::{EmbedError, Metadata, embed};
 use crate::watermark::MasterPrefix;
 use crate::words::{Format, Moment};
@@ -318,6 +320,8 @@ pub struct Encoded {
     /// Embedding the metadata.
     pub mark: Duration,
     pub watermarked: Watermarked,
+    /// What became of its layers, and how long that took.
+    pub layers: Option<(LayerReport, Duration)>,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
 }
@@ -336,6 +340,8 @@ pub enum RenderError {
     Resize(#[from] ResizeError),
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Layers(#[from] LayerError),
     #[error("marking failed: {0}")]
     Mark(#[from] EmbedError),
 }
@@ -350,6 +356,7 @@ impl RenderError {
             Self::Resize(_) => "resize",
             Self::Encode(EncodeError::Failed { .. }) => "encode",
             Self::Encode(EncodeError::Panicked { .. }) => "encode-panic",
+            Self::Layers(_) => "layers",
             Self::Mark(_) => "mark",
         }
     }
@@ -363,7 +370,7 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
     Ok(decode::decode_png(png)?)
 }
 
-/// Cuts, resizes, watermarks, encodes and describes. May enlarge: whether that is wanted was decided when the spec was made.
+/// Cuts, resizes, lays layers on it, watermarks, encodes and describes. May enlarge: whether that is wanted was decided when the spec was made.
 ///
 /// # Errors
 /// When the spec's size is out of bounds, an encoder fails, or the description does not fit.
@@ -372,6 +379,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     spec.check_size()?;
     let started = Instant::now();
     let mut raster = shaped(master, spec)?;
+    let layers = finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
     let watermarked = watermark(&mut raster, finish, job.master);
     let resized = started.elapsed();
     let started = Instant::now();
@@ -390,8 +398,15 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
         encode: encoded,
         mark: started.elapsed(),
         watermarked,
+        layers,
         placement,
     })
+}
+
+fn lay(raster: &mut Raster, layers: &LayerSet) -> Result<(LayerReport, Duration), LayerError> {
+    let started = Instant::now();
+    let report = layers::compose(raster, layers)?;
+    Ok((report, started.elapsed()))
 }
 
 fn watermark(raster: &mut Raster, finish: &Finish, master: MasterId) -> Watermarked {

@@ -16,6 +16,7 @@ use super::ai_act::AiAct;
 use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
 use super::briefing::Briefing;
 use super::fault::{CatalogErrors, Fault, SourceText};
+use super::layers::{self, SlotLayers};
 use super::lock::{self, Lock};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
 use super::markup::Alternative;
@@ -79,6 +80,8 @@ pub(super) struct SlotLink {
     pub(super) finish: Arc<Finish>,
     /// Names the slot as this state of the files has it.
     pub(super) id: u64,
+    /// What is laid on its pictures.
+    layers: Option<Arc<SlotLayers>>,
 }
 
 /// Why values cannot stand together.
@@ -106,7 +109,14 @@ impl Campaign {
         self.rights().all()
     }
 
-    fn link(manifest: Manifest, lock: Lock, digest: Digest, index: u16, finishing: &Finishing) -> Self {
+    fn link(
+        manifest: Manifest,
+        lock: Lock,
+        digest: Digest,
+        index: u16,
+        finishing: &Finishing,
+        layers: Vec<Option<Arc<SlotLayers>>>,
+    ) -> Self {
         let mut strides = vec![1_u32; manifest.axes.len()];
         for axis in (0..manifest.axes.len().saturating_sub(1)).rev() {
             // At most VARIANTS_MAX combinations: no overflow.
@@ -116,13 +126,14 @@ impl Campaign {
             manifest.axes.iter().zip(&strides).map(|(axis, stride)| count_u32(axis.default) * stride).sum();
         let drawn = Description::new(manifest.rights, DigitalSource::TrainedAlgorithmicMedia);
         let finish = Arc::new(Finish::with(drawn, finishing.clone(), manifest.policy.on_unsigned));
-        let links = manifest.slots.iter().map(|slot| {
+        let links = manifest.slots.iter().zip(layers).map(|(slot, layers)| {
             let finish = slot_finish(slot, &finish, &lock.pins);
             SlotLink {
                 generation_digest: generation_digest(slot, &manifest.axes, &lock.pins),
-                rendition_digest: rendition_digest(slot, &finish, manifest.prompt.as_ref()),
+                rendition_digest: rendition_digest(slot, &finish, manifest.prompt.as_ref(), layers.as_deref()),
                 finish,
                 id: slot_id(&digest, &slot.name),
+                layers,
             }
         });
         Self {
@@ -317,6 +328,12 @@ impl Campaign {
         self.links[slot_index].id
     }
 
+    /// What is laid on a slot's pictures.
+    #[must_use]
+    pub fn layers(&self, slot_index: usize) -> Option<&Arc<SlotLayers>> {
+        self.links[slot_index].layers.as_ref()
+    }
+
     /// What of slot and campaign decides how its masters are cut and encoded.
     #[must_use]
     pub fn rendition_digest(&self, slot_index: usize) -> &Digest {
@@ -356,6 +373,7 @@ pub struct Catalog {
 pub(crate) struct ReadManifests {
     pub(crate) manifests: Vec<(Manifest, CampaignFiles)>,
     pub(crate) libraries_digest: Digest,
+    pub(crate) tables: BTreeMap<String, SourceFile>,
     pub(crate) digest: Digest,
     pub(crate) faults: Vec<Fault>,
 }
@@ -367,7 +385,7 @@ pub(crate) fn read_manifests(sources: &CatalogSources) -> ReadManifests {
 
 /// The same from files read before.
 pub(crate) fn parse_manifests(files: SourceFiles) -> ReadManifests {
-    let SourceFiles { campaigns, libraries: library_files, unreadable, digest, mut faults } = files;
+    let SourceFiles { campaigns, libraries: library_files, tables, unreadable, digest, mut faults } = files;
     let mut libraries: BTreeMap<_, _> = unreadable.iter().map(|stem| (stem.clone(), prompts::refused(stem))).collect();
     for (stem, file) in &library_files {
         let source = SourceText::new(&file.path, &file.text);
@@ -382,7 +400,7 @@ pub(crate) fn parse_manifests(files: SourceFiles) -> ReadManifests {
         manifests.extend(manifest.map(|manifest| (manifest, files)));
     }
     let libraries_digest = texts_digest(library_files.values());
-    ReadManifests { manifests, libraries_digest, digest, faults }
+    ReadManifests { manifests, libraries_digest, tables, digest, faults }
 }
 
 /// An axis of the campaign beats every list of tracking parameters.
@@ -402,7 +420,8 @@ impl Catalog {
     }
 
     pub(crate) fn from_manifests(read: ReadManifests, sources: &CatalogSources) -> Result<Self, CatalogErrors> {
-        let ReadManifests { manifests, libraries_digest, digest, mut faults } = read;
+        let ReadManifests { manifests, libraries_digest, tables, digest, mut faults } = read;
+        let layers_dir = layers::folder_of(&sources.campaigns_dir);
         let mut campaigns = Vec::with_capacity(manifests.len());
         for (manifest, files) in manifests {
             let Some(lock_file) = &files.lock else {
@@ -416,10 +435,15 @@ impl Catalog {
             let lock = lock::read(&source, &manifest);
             faults.extend(source.into_faults());
             let Some(lock) = lock else { continue };
-            let own_digest = texts_digest([&files.manifest, lock_file]);
+            let source = SourceText::new(&files.manifest.path, &files.manifest.text);
+            let (layers, table_faults) = layers::link(&source, &manifest, &lock.pins.layers, &tables, &layers_dir);
+            faults.extend(source.into_faults());
+            faults.extend(table_faults);
+            let table = manifest.stock.table().and_then(|table| tables.get(table));
+            let own_digest = texts_digest([&files.manifest, lock_file].into_iter().chain(table));
             let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
             let index = count_u16(campaigns.len());
-            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, &sources.finishing)));
+            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, &sources.finishing, layers)));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
         let catalog = Self {

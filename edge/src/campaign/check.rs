@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
+use super::layers::{Fitting, check_fit};
 use super::lock::{self, Lock, LockError, Models};
 use super::originals::{originals_folder, read_original};
 use super::pins::Pins;
@@ -15,11 +16,24 @@ use super::sources::CatalogSources;
 /// # Errors
 /// Every fault found.
 pub fn check(sources: &CatalogSources, models_dir: Option<&Path>) -> Result<Catalog, CatalogErrors> {
+    check_telling(sources, models_dir, |_| {})
+}
+
+/// The same, and tells how far it is with trying the layers of every variant.
+///
+/// # Errors
+/// Every fault found.
+pub fn check_telling(
+    sources: &CatalogSources,
+    models_dir: Option<&Path>,
+    progress: impl FnMut(Fitting<'_>),
+) -> Result<Catalog, CatalogErrors> {
     if let Some(models_dir) = models_dir {
-        CatalogErrors::check(check_models(&read_manifests(sources), models_dir, &sources.images_dir()))?;
+        CatalogErrors::check(check_models(&read_manifests(sources), models_dir, sources))?;
     }
     let catalog = Catalog::load(sources)?;
     CatalogErrors::check(check_imports(&catalog, sources))?;
+    CatalogErrors::check(check_fit(&catalog, &sources.campaigns_dir, progress))?;
     Ok(catalog)
 }
 
@@ -35,8 +49,8 @@ fn check_imports(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
     faults.collect()
 }
 
-fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> Vec<Fault> {
-    let mut models = Models::new(models_dir, images_dir);
+fn check_models(read: &ReadManifests, models_dir: &Path, sources: &CatalogSources) -> Vec<Fault> {
+    let mut models = Models::new(models_dir, sources);
     let mut faults = read.faults.clone();
     for (manifest, files) in &read.manifests {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
@@ -52,7 +66,7 @@ fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> V
         // A lock from before says nothing of what is loaded today, and holds.
         let recipes = |lock: &Lock| Pins { loaded: BTreeMap::new(), ..lock.pins.clone() };
         if found.is_some_and(|found| recipes(&found) != recipes(&expected)) {
-            let reason = "the lock pins something else than what is in the folders of models and images; run `bildkante-edge lock`";
+            let reason = "the lock pins something else than what is in the folders of models, images and layers; run `bildkante-edge lock`";
             faults.push(Fault::of_file(&files.lock_path, reason));
         }
     }
@@ -84,7 +98,7 @@ pub enum LockRunError {
 pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<LockOutcome>, LockRunError> {
     let ReadManifests { manifests, faults, .. } = read_manifests(sources);
     CatalogErrors::check(faults)?;
-    let mut models = Models::new(models_dir, sources.images_dir());
+    let mut models = Models::new(models_dir, sources);
     let mut outcomes = Vec::with_capacity(manifests.len());
     for (manifest, files) in manifests {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));

@@ -12,6 +12,8 @@ use super::reader::{TableReader, no_hint};
 pub const CUTS_MAX: usize = 8;
 /// The parameter that names a cut.
 pub const ART: &str = "art";
+/// The name of a slot's own framing, where layers say in which cuts they are.
+pub const DEFAULT_CUT: &str = "default";
 /// Longest name: it stands in every URL of the cut.
 const NAME_BYTES_MAX: usize = 40;
 
@@ -44,9 +46,11 @@ pub(super) fn read(slot: &TableReader<'_, '_>, bounds: Bounds, has_axis_art: boo
 
 fn read_cut(table: &TableReader<'_, '_>, bounds: Bounds) -> Option<Cut> {
     let name = table.required_text("name").filter(|name| {
-        let is_right = is_name(name.value) && name.value.len() <= NAME_BYTES_MAX;
+        let is_right = is_name(name.value) && name.value.len() <= NAME_BYTES_MAX && name.value != DEFAULT_CUT;
         if !is_right {
-            let reason = format!("a cut's name is at most {NAME_BYTES_MAX} of a-z, 0-9 and -");
+            let reason = format!(
+                "a cut's name is at most {NAME_BYTES_MAX} of a-z, 0-9 and -; `{DEFAULT_CUT}` is the slot's own framing"
+            );
             table.fault(&name.span, reason);
         }
         is_right

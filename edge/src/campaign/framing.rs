@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::presets::PRESETS;
 use super::reader::{TableReader, Text, no_hint};
 use super::slots::WIDTHS_MAX;
@@ -31,7 +33,7 @@ pub struct Framing {
 }
 
 /// Insets of a frame in percent of its sides, clockwise from the top.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Insets {
     pub top: f64,
     pub right: f64,

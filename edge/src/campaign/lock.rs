@@ -20,11 +20,13 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
+use super::layers;
 use super::manifest::{Manifest, SLOTS_MAX};
 use super::originals::{OriginalFault, read_original};
 use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
+use super::sources::CatalogSources;
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
 const PINS_MAX: usize = SLOTS_MAX
@@ -48,11 +50,14 @@ pub struct Lock {
 }
 
 /// The tables of a lock, and what stands in each.
-const TABLES: [(&str, &str); 3] = [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image")];
+const TABLES: [(&str, &str); 4] =
+    [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image"), ("layers", "layer file")];
 
 /// Everything a manifest names, in the order of [`TABLES`].
-fn named(manifest: &Manifest) -> [Vec<&str>; 3] {
-    [manifest.checkpoints(), manifest.adapters(), manifest.images()]
+fn named(manifest: &Manifest) -> [Vec<String>; 4] {
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    let [checkpoints, adapters, images] = [manifest.checkpoints(), manifest.adapters(), manifest.images()].map(owned);
+    [checkpoints, adapters, images, manifest.layer_files()]
 }
 
 /// Why there is no lock.
@@ -78,18 +83,20 @@ const ADAPTER_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub struct Models {
     models_dir: PathBuf,
     images_dir: PathBuf,
+    layers_dir: PathBuf,
     digests: HashMap<String, Digests>,
     files: FileDigests,
 }
 
 impl Models {
     /// Checkpoints are the folders of `models_dir`, by name, adapters the safetensors files of `adapters` in it, images the
-    /// files of `images_dir`.
+    /// files of `images` in the campaigns' folder, files of layers those of `layers` in it.
     #[must_use]
-    pub fn new(models_dir: impl Into<PathBuf>, images_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(models_dir: impl Into<PathBuf>, sources: &CatalogSources) -> Self {
         Self {
             models_dir: models_dir.into(),
-            images_dir: images_dir.into(),
+            images_dir: sources.images_dir(),
+            layers_dir: layers::folder_of(&sources.campaigns_dir),
             digests: HashMap::new(),
             files: FileDigests::default(),
         }
@@ -156,6 +163,16 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
         let file = FileOf { campaign, what: "image", name, path: models.image(name), bytes_max };
         pins.images.insert(name.to_owned(), file.digest()?);
     }
+    for path in manifest.layer_files() {
+        let digest = layers::file_digest(&models.layers_dir, &path).map_err(|source| LockError::File {
+            campaign: campaign.clone(),
+            what: "layer file",
+            name: path.clone(),
+            path: models.layers_dir.join(&path),
+            source,
+        })?;
+        pins.layers.insert(path, digest);
+    }
     pins.imports = before.imports.clone();
     Ok(Lock { campaign: campaign.clone(), made_from: made_from(manifest), pins })
 }
@@ -198,7 +215,7 @@ pub fn made_from(manifest: &Manifest) -> Digest {
         if *table != "checkpoints" && !names.is_empty() {
             add(table);
         }
-        names.into_iter().for_each(&mut add);
+        names.iter().for_each(|name| add(name));
     }
     Digest::from_hash(&hasher.finalize())
 }
@@ -279,7 +296,7 @@ pub(crate) fn read(source: &SourceText<'_>, manifest: &Manifest) -> Option<Lock>
     let pins = read_tables(&root);
     root.finish(no_hint);
     for (((_, what), names), pins) in TABLES.iter().zip(named(manifest)).zip(pins.tables()) {
-        let missing: Vec<&str> = names.into_iter().filter(|name| !pins.contains_key(*name)).collect();
+        let missing: Vec<String> = names.into_iter().filter(|name| !pins.contains_key(name)).collect();
         if !missing.is_empty() && !is_stale {
             root.fault(&(0..0), format!("the lock lacks {what} {}; {ADVICE}", listing(&missing, 8)));
         }
@@ -299,6 +316,7 @@ fn read_tables(root: &TableReader<'_, '_>) -> Pins {
         checkpoints: read("checkpoints"),
         adapters: read("adapters"),
         images: read("images"),
+        layers: read("layers"),
         loaded: read("loaded"),
         imports: root.table("imports").map(|table| read_imports(&table)).unwrap_or_default(),
     }

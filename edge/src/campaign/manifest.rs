@@ -16,6 +16,7 @@ use super::briefing::{self, Briefing};
 use super::fault::{SourceText, listing};
 use super::generate::{self, Generate, GenerateReader};
 use super::label;
+use super::layers::{self, Stock};
 use super::models::{self, ModelFacts};
 use super::names::{Localized, is_locale, is_name};
 use super::page_data;
@@ -64,6 +65,8 @@ pub struct Manifest {
     pub rights_end_unix_s: Option<u64>,
     pub ai_act: AiAct,
     pub briefing: Briefing,
+    /// Fonts, texts and figures of its layers.
+    pub stock: Stock,
     /// Where a licence is had: a page.
     pub acquire_license: Option<String>,
 }
@@ -127,6 +130,12 @@ impl Manifest {
         sorted(self.drawn().flat_map(|generate| generate.additions.images()))
     }
 
+    /// Paths of the files of layers.
+    #[must_use]
+    pub fn layer_files(&self) -> Vec<String> {
+        layers::named_files(self)
+    }
+
     fn drawn(&self) -> impl Iterator<Item = &Generate> {
         self.slots.iter().filter_map(Slot::drawn)
     }
@@ -166,9 +175,11 @@ pub(crate) fn read(
         root.missing("generate", "[generate] is missing: it names the checkpoint and the prompt");
     }
     let generate = GenerateReader { axes: &axes, words: &words, defaults: defaults.as_ref() };
-    let slots = slots::read(&root, &generate, &label::read(&root), &policy);
+    let briefing = briefing::read(&root);
+    let stock = layers::read_stock(&root, &axes, &policy.locales);
+    let slots = slots::read(&root, &generate, &label::read(&root), &policy, &briefing);
     generate::finish_defaults(defaults.as_ref());
-    let (models, ai_act, briefing) = (models::read(&root, &policy), ai_act::read(&root), briefing::read(&root));
+    let (models, ai_act) = (models::read(&root, &policy), ai_act::read(&root));
     let references = rights::read_references(&root, &policy);
     root.finish(no_hint);
     // A slot that was refused may be the one that uses a text.
@@ -193,6 +204,7 @@ pub(crate) fn read(
         rights_end_unix_s: rights.ends_unix_s,
         ai_act,
         briefing,
+        stock,
         acquire_license: rights.acquire_license,
     };
     models::check_are_used(&root, &manifest);

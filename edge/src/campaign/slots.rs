@@ -5,10 +5,12 @@ use std::fmt;
 use bildkante_shared::urgency::Urgency;
 
 use super::axes::{Axis, LOCALE_AXIS};
+use super::briefing::Briefing;
 use super::cuts::{self, ART, Cut};
 use super::framing::{Bounds, Framing};
 use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
+use super::layers::{self, SlotPlan};
 use super::manifest::{Policy, SLOTS_MAX};
 use super::markup::{self, SlotMarkup};
 use super::names::is_name;
@@ -50,6 +52,8 @@ pub struct Slot {
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
     pub qualities: Vec<Quality>,
     pub making: Making,
+    /// What is laid on its pictures.
+    pub layers: SlotPlan,
 }
 
 /// A rendition as a page asks for it: its display is the part of a query that comes after the axes.
@@ -201,6 +205,7 @@ pub(crate) fn read(
     generate: &GenerateReader<'_, '_, '_>,
     label: &Label,
     policy: &Policy,
+    briefing: &Briefing,
 ) -> Vec<Slot> {
     let Some(table) = root.table("slots") else {
         if !root.has("slots") {
@@ -217,7 +222,7 @@ pub(crate) fn read(
         if !is_name(name.value) {
             root.fault(&name.span, format!("`{}` is no name; names are a-z, 0-9 and -", name.value));
         }
-        slots.extend(read_slot(name, table, generate, label, policy));
+        slots.extend(read_slot(name, table, generate, label, (policy, briefing)));
     }
     slots
 }
@@ -227,7 +232,7 @@ fn read_slot<'a, 'i>(
     table: &TableReader<'a, 'i>,
     generate: &GenerateReader<'_, 'a, 'i>,
     label: &Label,
-    policy: &Policy,
+    (policy, briefing): (&Policy, &Briefing),
 ) -> Option<Slot> {
     let making = generate.read(table);
     let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
@@ -243,6 +248,7 @@ fn read_slot<'a, 'i>(
     let gates = review::read_gates(table, review, &policy.gates);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
+    let layers = layers::read_slot(table, generate.axes, briefing);
     table.finish(|key| {
         generate::KEYS.contains(&key).then(|| format!("`{key}` of this slot stands in [slots.{}.generate]", name.value))
     });
@@ -260,6 +266,7 @@ fn read_slot<'a, 'i>(
         formats,
         qualities,
         making: making?,
+        layers,
     })
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct CampaignFiles {
 pub(crate) struct SourceFiles {
     pub(crate) campaigns: BTreeMap<String, CampaignFiles>,
     pub(crate) libraries: BTreeMap<String, SourceFile>,
+    /// Tables of texts beside the manifests.
+    pub(crate) tables: BTreeMap<String, SourceFile>,
     /// Libraries that are there and cannot be read.
     pub(crate) unreadable: Vec<String>,
     /// Over every path and content.
@@ -67,13 +69,17 @@ impl SourceFiles {
     /// Reads both folders. A missing folder of libraries is an empty one.
     pub(crate) fn read(sources: &CatalogSources) -> Self {
         let mut faults = Vec::new();
-        let mut files = read_folder(&sources.campaigns_dir, &mut faults);
+        let mut files = read_folder(&sources.campaigns_dir, ".toml", &mut faults);
+        let tables = read_folder(&sources.campaigns_dir, ".csv", &mut faults);
         let campaign_faults = faults.len();
-        let libraries =
-            if sources.prompts_dir.exists() { read_folder(&sources.prompts_dir, &mut faults) } else { BTreeMap::new() };
+        let libraries = if sources.prompts_dir.exists() {
+            read_folder(&sources.prompts_dir, ".toml", &mut faults)
+        } else {
+            BTreeMap::new()
+        };
         let unreadable = faults[campaign_faults..].iter().filter_map(|fault| fault.file.file_stem()?.to_str());
         let unreadable = unreadable.map(str::to_owned).collect();
-        let digest = digest(&files, &libraries, &faults);
+        let digest = digest([&files, &tables, &libraries], &faults);
         let mut campaigns = BTreeMap::new();
         let stems: Vec<String> = files.keys().filter(|stem| !stem.ends_with(".lock")).cloned().collect();
         for stem in stems {
@@ -91,7 +97,7 @@ impl SourceFiles {
                 faults.push(Fault::of_file(path, format!("`{stem}` is no name; files are called a-z, 0-9 and -")));
             }
         }
-        Self { campaigns, libraries, unreadable, digest, faults }
+        Self { campaigns, libraries, tables, unreadable, digest, faults }
     }
 }
 
@@ -100,7 +106,7 @@ pub(crate) fn lock_path(manifest: &Path) -> PathBuf {
     manifest.with_extension("lock.toml")
 }
 
-fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, SourceFile> {
+fn read_folder(folder: &Path, ending: &str, faults: &mut Vec<Fault>) -> BTreeMap<String, SourceFile> {
     let mut files = BTreeMap::new();
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -117,7 +123,7 @@ fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, Sourc
                 return files;
             }
         };
-        let Some(stem) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".toml"))
+        let Some(stem) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(ending))
         else {
             continue;
         };
@@ -140,13 +146,13 @@ fn read_folder(folder: &Path, faults: &mut Vec<Fault>) -> BTreeMap<String, Sourc
 }
 
 /// Faults count too: a file that became unreadable is a change.
-fn digest(files: &BTreeMap<String, SourceFile>, libraries: &BTreeMap<String, SourceFile>, faults: &[Fault]) -> Digest {
+fn digest(folders: [&BTreeMap<String, SourceFile>; 3], faults: &[Fault]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    for file in files.values().chain(libraries.values()) {
+    for file in folders.into_iter().flat_map(BTreeMap::values) {
         add(file.path.as_os_str().as_encoded_bytes());
         add(file.text.as_bytes());
     }

@@ -101,6 +101,8 @@ pub struct Variant {
     pub size_px: (u32, u32),
     /// The campaign's, or its own if it is an import.
     pub finish: Arc<Finish>,
+    /// With the layers of each cut, in the order of its slot; empty where all are finished alike.
+    pub(super) cut_finishes: Box<[Arc<Finish>]>,
     /// The campaign's.
     pub on_stale_state: OnStaleState,
     /// Of its slot.
@@ -125,6 +127,12 @@ impl Variant {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
         let PictureSource { recipe, size_px, finish } = source(campaign, slot, &values)?;
+        let laid = |cut| {
+            let layers = campaign.layers(slot_index).and_then(|layers| layers.of(&values, cut));
+            layers.map_or_else(|| Arc::clone(&finish), |layers| Arc::new(finish.laid_with(layers)))
+        };
+        let cuts = if campaign.layers(slot_index).is_some() { slot.cuts.len() } else { 0 };
+        let (cut_finishes, finish) = ((0..cuts).map(|cut| laid(Some(cut))).collect(), laid(None));
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {
@@ -150,11 +158,18 @@ impl Variant {
             recipe,
             size_px,
             finish,
+            cut_finishes,
         })
     }
 }
 
 impl Variant {
+    /// How its pictures are finished in a cut of its slot; `None` is the slot's own framing.
+    #[must_use]
+    pub fn finish_of(&self, cut: Option<usize>) -> &Arc<Finish> {
+        cut.and_then(|cut| self.cut_finishes.get(cut)).unwrap_or(&self.finish)
+    }
+
     /// `None` where no model draws it.
     #[must_use]
     pub fn drawn_seed(&self) -> Option<u32> {

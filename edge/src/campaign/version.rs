@@ -7,6 +7,7 @@
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 
 use super::cuts::Cut;
+use super::layers::SlotLayers;
 use super::manifest::PromptPublication;
 use super::slots::Slot;
 use crate::render::{ENCODER_EPOCH, Finish};
@@ -45,7 +46,12 @@ impl Version {
 
 /// Everything of a slot and a campaign that decides which bytes a URL of it gets.
 #[must_use]
-pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&PromptPublication>) -> Digest {
+pub(crate) fn rendition_digest(
+    slot: &Slot,
+    finish: &Finish,
+    prompt: Option<&PromptPublication>,
+    layers: Option<&SlotLayers>,
+) -> Digest {
     let mut hasher = blake3::Hasher::new();
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -76,6 +82,10 @@ pub(crate) fn rendition_digest(slot: &Slot, finish: &Finish, prompt: Option<&Pro
         for width in framing.widths.iter().chain([&framing.default_width_px]) {
             add(&width.to_le_bytes());
         }
+    }
+    if let Some(layers) = layers {
+        add(b"layers");
+        add(layers.digest().as_bytes());
     }
     Digest::from_hash(&hasher.finalize())
 }

@@ -221,6 +221,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
         line("Vary", &negotiation.vary().unwrap_or("none: the format is explicit"));
         line("one URL", &rendition.url);
         line("file name", &rendition.file_name);
+        for layer in &rendition.layers {
+            line("layer", &format!("{}: {} {}", layer.name, layer.kind, layer.shows));
+        }
     }
     if let Some((first, settled)) = freshness {
         if first != settled {

@@ -7,6 +7,7 @@
 
 use std::io::Cursor;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::import::DigitalSource;
 use c2pa::assertions::{Action, Actions, SoftBinding as SoftBindingAssertion};
 use c2pa::{Builder, ClaimGeneratorInfo, Relationship};
@@ -57,9 +58,10 @@ pub enum Step {
         width_px: u32,
         height_px: u32,
     },
-    /// The ingredient of that index was laid on it.
+    /// The ingredient of that index, a file with that digest, was laid on it.
     Placed {
         ingredient: usize,
+        file: Digest,
     },
     Watermarked,
     /// It was encoded in its format.
@@ -187,7 +189,7 @@ impl Story {
             Origin::Created { .. } => None,
         };
         let placed = self.steps.iter().filter_map(|step| match *step {
-            Step::Placed { ingredient } => Some(ingredient),
+            Step::Placed { ingredient, .. } => Some(ingredient),
             _ => None,
         });
         match opened.into_iter().chain(placed).find(|index| *index >= count) {
@@ -225,7 +227,10 @@ impl Story {
                 Step::Resized { width_px, height_px } => {
                     action = action.set_parameter("com.bildkante.size_px", [width_px, height_px])?;
                 }
-                Step::Placed { ingredient } => action = action.add_ingredient_id(&ingredient_label(ingredient))?,
+                Step::Placed { ingredient, file } => {
+                    action = action.add_ingredient_id(&ingredient_label(ingredient))?;
+                    action = action.set_parameter("com.bildkante.file_blake3", file.to_hex())?;
+                }
                 Step::Cropped | Step::Watermarked | Step::Transcoded => {}
             }
             actions = actions.add_action(action);

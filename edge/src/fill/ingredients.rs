@@ -20,7 +20,7 @@ use crate::words::Format;
 /// Manifests of ingredients that are kept, in bytes.
 const KEPT_BYTES_MAX: u64 = 32 << 20;
 /// What an ingredient takes beside the manifest that it carries.
-const ENTRY_BYTES: usize = 512;
+pub(super) const ENTRY_BYTES: usize = 512;
 
 /// Why an ingredient cannot be told.
 #[derive(Debug, thiserror::Error)]

@@ -20,12 +20,12 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use tokio::sync::Semaphore;
 
 use super::FillError;
-use super::ingredients::{IngredientFault, Ingredients, added_bytes};
+use super::ingredients::{ENTRY_BYTES, IngredientFault, Ingredients, added_bytes};
 use super::rendition::Cut;
 use crate::cache::{KeptManifest, Manifests, Rendition, RenditionKey};
 use crate::credentials::{
-    self, Generation, Ingredient, Manifest, OCSP_BYTES_TYPICAL, Origin, Relation, SignError, SignerHandle, Signing,
-    SoftBinding, Step, Story, TimestampAuthority, Timestamper,
+    self, Generation, INGREDIENTS_MAX, Ingredient, Manifest, OCSP_BYTES_TYPICAL, Origin, Relation, SignError,
+    SignerHandle, Signing, SoftBinding, Step, Story, TimestampAuthority, Timestamper,
 };
 use crate::origin::IMPORT_MAKER;
 use crate::render::{Encoded, ManifestPlan, OnUnsigned, Placement, Rung, Shape, Watermarked};
@@ -281,7 +281,7 @@ impl Credentials {
         let manifest = ManifestPlan {
             url: format!("{}{}", self.public_url, manifest_path(cut.key(), rung)),
             share_max: self.share_max,
-            added_bytes: timestamp_bytes + status_bytes + added_bytes(&ingredients),
+            added_bytes: timestamp_bytes + status_bytes + added_bytes(&ingredients) + layer_bytes(cut),
         };
         SigningPlan { manifest: Some(manifest), ingredients, fault: None }
     }
@@ -422,9 +422,23 @@ fn soft_binding(mark: &Watermark, master: MasterId) -> SoftBinding {
     SoftBinding { algorithm: watermark::ALGORITHM.to_owned(), value: format!("{:016x}", payload.to_bits()) }
 }
 
+/// What the pictures that are laid on it add to its manifest, in bytes.
+fn layer_bytes(cut: Cut<'_>) -> usize {
+    cut.finish.layers().map_or(0, |layers| layers.images().len() * ENTRY_BYTES)
+}
+
 /// What the manifest tells of the rendition.
 fn story(cut: Cut<'_>, watermarked: Watermarked, mut ingredients: Vec<Ingredient>) -> Story {
     let (binding, description) = (cut.binding, cut.finish.description());
+    // A picture that a person brought was made elsewhere, and is opened here.
+    let origin = if binding.node == IMPORT_MAKER {
+        if ingredients.is_empty() {
+            ingredients.push(Ingredient::described("imported original", "image/png", Relation::Parent));
+        }
+        Origin::Opened { ingredient: 0 }
+    } else {
+        Origin::Created { source: description.source, at: cut.drawn().map(|drawn| drawn.to_string()) }
+    };
     let mut steps = Vec::new();
     let size = (cut.spec.width_px, cut.spec.height_px);
     let is_cut = matches!(cut.spec.shape, Shape::Cut(_))
@@ -435,20 +449,17 @@ fn story(cut: Cut<'_>, watermarked: Watermarked, mut ingredients: Vec<Ingredient
     if size != (binding.width_px, binding.height_px) {
         steps.push(Step::Resized { width_px: size.0, height_px: size.1 });
     }
+    for (title, image) in cut.finish.layers().iter().flat_map(|layers| layers.images()) {
+        if ingredients.len() < INGREDIENTS_MAX {
+            steps.push(Step::Placed { ingredient: ingredients.len(), file: image.digest() });
+            ingredients.push(Ingredient::described(title, image.media_type(), Relation::Component));
+        }
+    }
     let mark = cut.finish.watermark().filter(|_| watermarked == Watermarked::Yes);
     if mark.is_some() {
         steps.push(Step::Watermarked);
     }
     steps.push(Step::Transcoded);
-    // A picture that a person brought was made elsewhere, and is opened here.
-    let origin = if binding.node == IMPORT_MAKER {
-        if ingredients.is_empty() {
-            ingredients.push(Ingredient::described("imported original", "image/png", Relation::Parent));
-        }
-        Origin::Opened { ingredient: 0 }
-    } else {
-        Origin::Created { source: description.source, at: cut.drawn().map(|drawn| drawn.to_string()) }
-    };
     Story {
         origin,
         steps,

@@ -1,7 +1,7 @@
 //! The finish: all that makes a rendition out of given pixels beside its spec, and the digest that stands for it in keys.
 //!
-//! A finish is what is said of the picture, the watermark in its pixels, and whether a manifest is signed for it. Layers will
-//! be a further part. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
+//! A finish is what is laid on the picture, what is said of it, the watermark in its pixels, and whether a manifest is signed for it.
+//! Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
 //! to the signature, save the creation date, which is the master's and a part of rendition keys by itself; the former
 //! digests are those that stored renditions are found by after an upgrade, after the watermark's key or design was changed, or
 //! after signing was switched on.
@@ -10,6 +10,7 @@ use std::fmt;
 use std::iter;
 use std::sync::Arc;
 
+use super::layers::LayerSet;
 use crate::provenance::{Description, DigitalSource, Marking};
 use crate::watermark::Watermark;
 
@@ -135,6 +136,7 @@ pub struct Finish {
     description: Description,
     finishing: Finishing,
     on_unsigned: OnUnsigned,
+    layers: Option<Arc<LayerSet>>,
     digest: FinishDigest,
     formers: Vec<Former>,
 }
@@ -178,13 +180,50 @@ impl Finish {
         let mut formers: Vec<_> = finishing.former_parts(source).into_iter().map(dated).collect();
         formers.dedup();
         formers.push(undated);
-        Self { description, finishing, on_unsigned, digest, formers }
+        Self { description, finishing, on_unsigned, layers: None, digest, formers }
     }
 
     /// The same for another picture of the same campaign.
     #[must_use]
     pub fn describing(&self, description: Description) -> Self {
-        Self::with(description, self.finishing.clone(), self.on_unsigned)
+        let finish = Self::with(description, self.finishing.clone(), self.on_unsigned);
+        match &self.layers {
+            Some(layers) => finish.layered(Arc::clone(layers)),
+            None => finish,
+        }
+    }
+
+    /// The same with layers. A picture that a model drew is a composite where one of them is a picture.
+    #[must_use]
+    pub fn laid_with(&self, layers: Arc<LayerSet>) -> Self {
+        let is_drawn = self.source() == DigitalSource::TrainedAlgorithmicMedia;
+        let description = if is_drawn && !layers.images().is_empty() {
+            let source = DigitalSource::CompositeWithTrainedAlgorithmicMedia;
+            Description { source, ..self.description.clone() }
+        } else {
+            self.description.clone()
+        };
+        Self::with(description, self.finishing.clone(), self.on_unsigned).layered(layers)
+    }
+
+    /// Digests without layers stay as they are: no stored rendition is lost.
+    fn layered(self, layers: Arc<LayerSet>) -> Self {
+        let with_layers = |plain: FinishDigest| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"bildkante finish with layers 1\0").update(plain.as_bytes()).update(layers.digest());
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+            FinishDigest(digest)
+        };
+        let formers =
+            self.formers.iter().map(|former| Former { digest: with_layers(former.digest), ..*former }).collect();
+        Self { digest: with_layers(self.digest), formers, layers: Some(layers), ..self }
+    }
+
+    /// What is laid on the picture.
+    #[must_use]
+    pub const fn layers(&self) -> Option<&Arc<LayerSet>> {
+        self.layers.as_ref()
     }
 
     /// What is said of the picture.

@@ -5,11 +5,14 @@ use prometheus::{
 };
 
 use super::Encoded;
+use super::layers::{FallbackReason, FallbackTaken};
 
 /// The render pool's and the encoders' metrics. Cheap to clone: all clones count into the same series.
 #[derive(Debug, Clone)]
 pub struct RenderMetrics {
     encode_seconds: HistogramVec,
+    layers_seconds: Histogram,
+    layer_fallbacks: IntCounterVec,
     pub(super) wait_seconds: Histogram,
     pub(super) pending_jobs: IntGauge,
     pub(super) pending_jobs_limit: IntGauge,
@@ -28,7 +31,14 @@ impl RenderMetrics {
         let encode = HistogramOpts::new("bildkante_edge_encode_seconds", "Time in the encoder by format and rung");
         let wait = HistogramOpts::new("bildkante_edge_render_wait_seconds", "Time a render job waited for a thread");
         let rejected = Opts::new("bildkante_edge_render_rejected_jobs_total", "Render jobs not taken, by reason");
+        let layers = HistogramOpts::new("bildkante_edge_layers_seconds", "Time to lay its layers on a rendition");
+        let fallbacks = Opts::new(
+            "bildkante_edge_layer_fallbacks_total",
+            "Texts of layers that could not be set or read as they are, by what was done and why",
+        );
         let metrics = Self {
+            layers_seconds: Histogram::with_opts(layers.buckets(buckets.clone()))?,
+            layer_fallbacks: IntCounterVec::new(fallbacks, &["kind", "reason"])?,
             encode_seconds: HistogramVec::new(encode.buckets(buckets.clone()), &["format", "rung"])?,
             wait_seconds: Histogram::with_opts(wait.buckets(buckets))?,
             pending_jobs: IntGauge::new("bildkante_edge_render_pending_jobs", "Render jobs waiting for a thread")?,
@@ -48,6 +58,13 @@ impl RenderMetrics {
             )?,
         };
         registry.register(Box::new(metrics.encode_seconds.clone()))?;
+        for taken in FallbackTaken::ALL {
+            for reason in FallbackReason::ALL {
+                metrics.layer_fallbacks.with_label_values(&[taken.as_str(), reason.as_str()]).inc_by(0);
+            }
+        }
+        registry.register(Box::new(metrics.layers_seconds.clone()))?;
+        registry.register(Box::new(metrics.layer_fallbacks.clone()))?;
         registry.register(Box::new(metrics.wait_seconds.clone()))?;
         registry.register(Box::new(metrics.pending_jobs.clone()))?;
         registry.register(Box::new(metrics.pending_jobs_limit.clone()))?;
@@ -61,5 +78,11 @@ impl RenderMetrics {
     pub(super) fn observe(&self, encoded: &Encoded) {
         let labels = [encoded.format.as_str(), encoded.rung.as_str()];
         self.encode_seconds.with_label_values(&labels).observe(encoded.encode.as_secs_f64());
+        if let Some((report, elapsed)) = &encoded.layers {
+            self.layers_seconds.observe(elapsed.as_secs_f64());
+            for (taken, reason) in report.outcomes.iter().filter_map(|outcome| outcome.fallback.zip(outcome.reason)) {
+                self.layer_fallbacks.with_label_values(&[taken.as_str(), reason.as_str()]).inc();
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ use bildkante_shared::wire::DedupScope;
 use serde::Serialize;
 
 use super::{Factor, Factors, Refusal, Resolution, Resolved, Trace};
+use crate::render::layers::{LayerSet, Trial};
 use crate::request::{ImageRequest, WidthAsk};
 use crate::signing::Grant;
 
@@ -113,6 +114,16 @@ pub struct ExplainedRendition {
     pub uses_hints: bool,
     pub url: String,
     pub file_name: String,
+    /// What is laid on it, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<ExplainedLayer>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedLayer {
+    pub name: String,
+    pub kind: &'static str,
+    pub shows: String,
 }
 
 impl Explanation {
@@ -163,7 +174,13 @@ fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -
         uses_hints: factors.contains(Factor::Hints),
         url: one_url(request, resolved),
         file_name: format!("{}.{}", resolved.variant.file_stem, want.spec.format.extension()),
+        layers: want.finish.layers().map(|layers| layers_of(layers)).unwrap_or_default(),
     }
+}
+
+fn layers_of(set: &LayerSet) -> Vec<ExplainedLayer> {
+    let layers = set.told().map(|(name, kind, shows)| ExplainedLayer { name: name.to_owned(), kind, shows });
+    layers.collect()
 }
 
 /// A rung of the ladder has one URL; what was signed for has the one it was asked for under.
@@ -219,6 +236,11 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
     if resolved.width_px > native_px {
         let factor = f64::from(resolved.width_px) / f64::from(native_px);
         warnings.push(format!("the master is enlarged {factor:.2} times: its crop is {native_px} px wide"));
+    }
+    let (width_px, height_px) = (resolved.width_px, resolved.height_px);
+    if let Some(set) = resolved.variant.finish_of(resolved.cut).layers() {
+        let faults = Trial::default().faults(set, (width_px, height_px), None);
+        warnings.extend(faults.iter().map(ToString::to_string));
     }
     warnings
 }

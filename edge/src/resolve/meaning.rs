@@ -199,7 +199,7 @@ impl Resolved {
     #[must_use]
     pub fn source(&self) -> Option<DigitalSource> {
         let is_awaited = matches!(self.variant.recipe, MasterRecipe::Awaited(_));
-        (!is_awaited).then(|| self.variant.finish.description().source)
+        (!is_awaited).then(|| self.variant.finish_of(self.cut).description().source)
     }
 
     /// What stands beside the picture where a page shows it.

@@ -21,6 +21,8 @@ use crate::words::Format;
 #[derive(Debug, Clone)]
 pub struct Want {
     pub variant: Arc<Variant>,
+    /// Of its slot; `None`: its own framing.
+    pub cut: Option<usize>,
     pub spec: RenditionSpec,
     pub finish: Arc<Finish>,
     pub urgency: Urgency,
@@ -73,8 +75,9 @@ impl Want {
         let urgency = resolved.slot.urgency;
         Self {
             variant: Arc::clone(&resolved.variant),
+            cut: resolved.cut,
             spec: resolved.spec(format),
-            finish: Arc::clone(&resolved.variant.finish),
+            finish: Arc::clone(resolved.variant.finish_of(resolved.cut)),
             urgency: asked.map_or(urgency, |asked| urgency.yielding_to(asked)),
             trace: None,
             decided: None,
@@ -118,7 +121,7 @@ impl Want {
     /// Another variant of the same slot in the same cut.
     #[must_use]
     pub fn of_variant(&self, variant: Arc<Variant>) -> Self {
-        Self { finish: Arc::clone(&variant.finish), variant, decided: None, ..self.clone() }
+        Self { finish: Arc::clone(variant.finish_of(self.cut)), variant, decided: None, ..self.clone() }
     }
 
     /// What nodes are asked with: the trace of the reader's request, or one of its own.

@@ -1,0 +1,76 @@
+//! Trying a set without drawing it: whether its texts fit, have all their glyphs, and leave the picture free.
+//!
+//! A trial remembers what it has laid out, so that texts which thousands of variants share are set once per room.
+
+use std::collections::HashMap;
+
+use super::compose::{room, share_of};
+use super::place::{Area, Frame};
+use super::text::{Measured, Misfit, Room};
+use super::{Fallback, LayerKind, LayerSet, TextLayer, Words};
+
+/// What is wrong with a set at some size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayerFault {
+    #[error("text `{layer}`: “{text}”: {misfit}")]
+    Text { layer: String, text: String, misfit: Misfit },
+    #[error("texts cover {share_percent} % of the picture, at most {max_percent} % are allowed")]
+    TextShare { share_percent: u32, max_percent: u32 },
+}
+
+/// A text in a style: the style by its place in memory is not enough, because variants have their own copies.
+type Key = ([u8; 32], Room);
+
+/// Outcomes of layouts that were tried.
+#[derive(Debug, Default)]
+pub struct Trial {
+    known: HashMap<Key, Result<(i64, i64), Misfit>>,
+}
+
+impl Trial {
+    /// Everything wrong with a set on a picture of that size. `text_share_max` is in ten-thousandths.
+    pub fn faults(&mut self, set: &LayerSet, size_px: (u32, u32), text_share_max: Option<u32>) -> Vec<LayerFault> {
+        let frame = Frame::new(size_px, set.insets, set.direction);
+        let (mut faults, mut share) = (Vec::new(), 0);
+        for layer in &set.layers {
+            let LayerKind::Text(text) = &layer.kind else { continue };
+            let mut fault = |words: &Words, misfit| {
+                faults.push(LayerFault::Text { layer: layer.name.clone(), text: words.as_str().to_owned(), misfit });
+            };
+            match self.size(text, &text.words, set, &frame) {
+                Ok(size) => share += share_of(self.area(text, &frame, size), size_px.0, size_px.1),
+                // The slot says what is done about a text that is too long; a glyph is missing for good.
+                Err(Misfit::Room { .. }) if text.fallbacks.contains(&Fallback::Shorter) => {}
+                Err(misfit) => fault(&text.words, misfit),
+            }
+            if let Some(short) = &text.short
+                && let Err(misfit) = self.size(text, short, set, &frame)
+            {
+                fault(short, misfit);
+            }
+        }
+        if let Some(max) = text_share_max.filter(|max| share > *max) {
+            faults.push(LayerFault::TextShare { share_percent: share.div_ceil(100), max_percent: max / 100 });
+        }
+        faults
+    }
+
+    fn area(&self, text: &TextLayer, frame: &Frame, size: (i64, i64)) -> Area {
+        frame.place(&text.placing, size)
+    }
+
+    fn size(&mut self, text: &TextLayer, words: &Words, set: &LayerSet, frame: &Frame) -> Result<(i64, i64), Misfit> {
+        let room = room(&text.placing, frame);
+        let key = (text_key(text, words, set), room);
+        let set_text = || {
+            let measured = Measured::new(words, &set.language, set.direction, &text.style)?;
+            measured.set(&text.style, room).map(|typeset| (typeset.width, typeset.height))
+        };
+        self.known.entry(key).or_insert_with(set_text).clone()
+    }
+}
+
+fn text_key(text: &TextLayer, words: &Words, set: &LayerSet) -> [u8; 32] {
+    let told = serde_json::to_vec(&(&text.style, words, &set.language, set.direction)).unwrap_or_default();
+    *blake3::hash(&told).as_bytes()
+}
