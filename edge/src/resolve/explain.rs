@@ -237,7 +237,7 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
         warnings.push(format!("the master is enlarged {factor:.2} times: its crop is {native_px} px wide"));
     }
     let (width_px, height_px) = (resolved.width_px, resolved.height_px);
-    for set in resolved.variant.finish.layers() {
+    if let Some(set) = resolved.variant.finish.layers() {
         let faults = Trial::default().faults(set, (width_px, height_px), None);
         warnings.extend(faults.iter().map(ToString::to_string));
     }
