@@ -94,6 +94,11 @@ bench-watermark: toolchain nasm ## The watermark after each attack, beside invis
 	cargo build $(locked) --release -p bildkante-edge --example watermark_bench
 	@loadtest/bench/watermark.sh "$(DEPS)" "$(binaries)/examples/watermark_bench" $(TRIALS)
 
+.PHONY: bench-render
+bench-render: toolchain nasm ## Milliseconds and bytes of every format, rung and size, and of the layers of a rendition
+	cargo run $(locked) --release -p bildkante-edge --example encode_bench
+	cargo run $(locked) --release -p bildkante-edge --example layers_bench
+
 .PHONY: bench-diffusion
 bench-diffusion: release ## A node that serves beside Python diffusers: alone, loaded, mixed traffic, what exactness costs, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)

@@ -27,7 +27,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bildkante_shared::{console, remark, say};
-
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::admin::token;

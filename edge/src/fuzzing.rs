@@ -19,7 +19,11 @@ use crate::credentials::{Manifest, SignedDocument, Standing, Trust};
 use crate::fields;
 use crate::listener::forwarded::{ForwardedField, TrustedProxies};
 use crate::provenance::Told;
-use crate::render::{Anchor, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX};
+use crate::render::layers::{
+    Blend, Colour, ContrastMin, Direction, FontFace, Hyphens, ImageAsset, Insets, Layer, LayerAnchor, LayerKind,
+    LayerSet, Length, Opacity, Placing, Shadow, TextLayer, TextStyle, Words, compose,
+};
+use crate::render::{Anchor, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX, Raster};
 use crate::request::{
     ClientHints, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, requested_urgency,
 };
@@ -40,7 +44,7 @@ use crate::words::{Format, FormatSet, Ratio};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -56,6 +60,7 @@ pub const TARGETS: [Target; 15] = [
     ("table", table),
     ("audit_entry", audit_entry),
     ("state_wire", state_wire),
+    ("layer", layer),
 ];
 
 /// Between the parts of a `manifest` input.
@@ -389,4 +394,54 @@ pub fn table(data: &[u8]) {
     let Some(rows) = batch::table_of(data) else { return };
     let written = batch::text_of(&rows);
     assert_eq!(batch::table_of(written.as_bytes()), Some(rows), "{written:?}");
+}
+
+/// What is set in a font of a layer: Latin, Arabic and Japanese.
+const LAYER_TEXTS: [(&str, Direction); 3] =
+    [("The mug, that stays", Direction::Ltr), ("كوب يدوم", Direction::Rtl), ("毎日使いたくなる、", Direction::Ltr)];
+
+/// A file of a layer: a font, a picture or a drawing. What can be read is laid on a small picture with its shadow.
+pub fn layer(data: &[u8]) {
+    let layer = |name: &str, kind| Layer { name: name.into(), kind, blend: Blend::Multiply, opacity: Opacity::OPAQUE };
+    if let Ok(font) = FontFace::read(data.to_vec()) {
+        for (text, direction) in LAYER_TEXTS {
+            let Ok(words) = Words::new(text) else { continue };
+            lay(vec![layer("text", LayerKind::Text(Box::new(text_layer(words, font.clone()))))], direction);
+        }
+    }
+    if let Ok(asset) = ImageAsset::read(data.to_vec()) {
+        let image = LayerKind::Image { asset, placing: Placing::at(LayerAnchor::default()) };
+        let shadow = LayerKind::Shadow(Shadow { of: 0, ..Shadow::default() });
+        lay(vec![layer("image", image), layer("shadow", shadow)], Direction::Ltr);
+    }
+}
+
+fn text_layer(words: Words, font: FontFace) -> TextLayer {
+    TextLayer {
+        words,
+        short: None,
+        style: TextStyle {
+            fonts: vec![font],
+            weight: 650,
+            size_min: Length::Px(6),
+            size_max: Length::Px(20),
+            lines_max: 3,
+            line_height_percent: 120,
+            letter_spacing: 20,
+            align: crate::render::layers::Along::Centre,
+            hyphens: Hyphens::Auto,
+        },
+        colour: Colour::WHITE,
+        placing: Placing::at(LayerAnchor::default()),
+        contrast_min: ContrastMin::BySize,
+        fallbacks: Vec::new(),
+    }
+}
+
+fn lay(layers: Vec<Layer>, direction: Direction) {
+    if let Ok(set) = LayerSet::new(layers, Insets::default(), direction, "de-DE", 64) {
+        let mut raster = Raster { width_px: 64, height_px: 48, rgb: vec![90; 64 * 48 * 3] };
+        let _ = compose(&mut raster, &set);
+        assert_eq!(raster.rgb.len(), 64 * 48 * 3);
+    }
 }

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(formatted("1299.50", "en-GB"), "1,299.50");
         assert_eq!(formatted("1299.50", "fr-FR"), "1\u{202f}299,50");
         assert_eq!(formatted("1299.50", "ar-EG"), "١٬٢٩٩٫٥٠");
-        assert_eq!(formatted("1299.50", "de-CH"), "1’299.50");
+        assert_eq!(formatted("1299.50", "de-CH"), "1'299.50");
         assert_eq!(formatted("129950", "hi-IN"), "1,29,950");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use bildkante_shared::import::DigitalSource;
+
 use super::super::tests::Site;
 use super::super::{Variant, check};
 use crate::render::layers::{Direction, LayerKind, LayerSet};
@@ -45,8 +47,9 @@ weight = 700
 fallback = ["panel:scrim", "shorter", "none"]
 "##;
 
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/render/layers/text/fixtures").join(name)
+/// A font of the shipped campaign.
+fn shipped(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/campaigns/layers/fonts").join(name)
 }
 
 fn png(colour: [u8; 4]) -> Vec<u8> {
@@ -72,10 +75,9 @@ fn bare() -> Site {
     for folder in ["campaigns/layers/fonts", "campaigns/layers/packshots"] {
         std::fs::create_dir_all(site.path(folder)).expect("a folder");
     }
-    let copied = [("Sans", "NotoSans-Bold.subset.ttf"), ("Arabic", "NotoNaskhArabic-Bold.subset.ttf")];
-    for (name, from) in copied {
+    for (name, from) in [("Sans", "NotoSans-Bold-Latin.ttf"), ("Arabic", "NotoNaskhArabic-Bold.ttf")] {
         let to = site.path(&format!("campaigns/layers/fonts/{name}.ttf"));
-        std::fs::copy(fixture(from), to).expect("copied");
+        std::fs::copy(shipped(from), to).expect("copied");
     }
     for (at, product) in ["bottle", "mug"].into_iter().enumerate() {
         for (shade, colour) in [(10, "red"), (20, "teal"), (30, "gold")] {
@@ -131,7 +133,7 @@ fn layers_are_part_of_keys_versions_and_provenance_and_of_no_recipe() {
     let (german, english) = (variant(&site, &[]), variant(&site, &[("locale", "en-GB")]));
     assert_eq!(german.recipe.id(), english.recipe.id(), "one master");
     assert_ne!(german.finish.digest(), english.finish.digest());
-    assert_eq!(german.finish.source().term(), "compositeWithTrainedAlgorithmicMedia");
+    assert_eq!(german.finish.source(), DigitalSource::CompositeWithTrainedAlgorithmicMedia);
     let before = catalog(&site);
     site.edit("campaigns/autumn.toml", "{figure:price}\"", "{figure:price}!\"");
     assert_ne!(catalog(&site), before);

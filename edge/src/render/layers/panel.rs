@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::blur;
 use super::light::{FULL, Light, rest, times};
-use super::patch::{Blend, Colour, Mask, Patch, index};
+use super::patch::{Blend, Colour, Mask, Patch, covered, index};
 use super::place::{Area, Direction, Length, Placing};
 use crate::render::Raster;
 
@@ -76,7 +76,7 @@ impl Panel {
                 let (x, y) = (at % patch.width_px as usize, at / patch.width_px as usize);
                 let inside = (y + index(seen.top - area.top)) * width_px as usize + x + index(seen.left - area.left);
                 let part = shape.coverage[inside];
-                *pixel = pixel.map(|sample| times(sample, part));
+                *pixel = covered(*pixel, part);
             }
             (patch, (seen.left, seen.top))
         });
@@ -112,7 +112,7 @@ impl Panel {
             .collect();
         let pixels = shape.coverage.iter().enumerate().map(|(at, &part)| {
             let step = steps[if is_across { at % width } else { at / width }];
-            step.map(|sample| times(sample, part))
+            covered(step, part)
         });
         Patch { width_px: shape.width_px, height_px: shape.height_px, pixels: pixels.collect() }
     }

@@ -100,7 +100,7 @@ impl Patch {
     /// One colour under a mask of coverage.
     pub(super) fn of_mask(mask: &Mask, colour: Colour) -> Self {
         let premultiplied = colour.premultiplied(Light::tables());
-        let pixels = mask.coverage.iter().map(|&part| premultiplied.map(|sample| times(sample, part))).collect();
+        let pixels = mask.coverage.iter().map(|&part| covered(premultiplied, part)).collect();
         Self { width_px: mask.width_px, height_px: mask.height_px, pixels }
     }
 
@@ -140,6 +140,15 @@ impl Patch {
                 }
             }
         }
+    }
+}
+
+/// A pixel under coverage. Most are covered wholly or not at all.
+pub(super) fn covered(pixel: [u16; 4], part: u16) -> [u16; 4] {
+    match part {
+        0 => [0; 4],
+        FULL => pixel,
+        part => pixel.map(|sample| times(sample, part)),
     }
 }
 
