@@ -71,10 +71,7 @@ async fn one_master_has_the_words_of_every_locale_and_says_what_was_laid_on_it()
     let table = rig.dir.path().join("campaigns/kiosk-copy.csv");
     let texts = std::fs::read_to_string(&table)?;
     std::fs::write(&table, texts.replace("Every day, for a lifetime", "Every single day"))?;
-    eventually("the new text", async || {
-        Ok(rig.http.image(edge.http, path).await?.body != before)
-    })
-    .await?;
+    eventually("the new text", async || Ok(rig.http.image(edge.http, path).await?.body != before)).await?;
     assert_eq!(control.calls(), 1);
     edge.shut_down().await;
     rig.stop().await;
