@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::reader::TableReader;
 use super::template::{Part, Template};
 use crate::render::layers::{
-    Along, Blend, Colour, ContrastMin, Extent, Fill, Hyphens, LayerAnchor, Length, Opacity, Placing, ShadowKind,
+    Along, Blend, Colour, ContrastMin, Fill, Hyphens, Length, Opacity, Placing, ShadowKind,
 };
 
 mod figures;
@@ -156,10 +156,6 @@ impl PathPlan {
         self.template.render(value_of)
     }
 }
-
-/// A length with its bounds, a place along a side: what readers of keys share.
-type Size = Option<Extent>;
-type Anchor = LayerAnchor;
 
 #[cfg(test)]
 mod tests;

@@ -81,8 +81,9 @@ def seeded_folder(binaries: Path, kept: Path, wanted: list[Rendition], write_con
     digest = hashlib.sha256()
     for rendition in wanted:
         digest.update(f"{rendition.body_bytes}\t{rendition.path}\n".encode())
-    for file in sorted([*(ROOT / "config/campaigns").iterdir(), *(ROOT / "config/prompts").iterdir()]):
-        digest.update(file.read_bytes())
+    for file in sorted([*(ROOT / "config/campaigns").rglob("*"), *(ROOT / "config/prompts").iterdir()]):
+        if file.is_file():
+            digest.update(file.read_bytes())
     folder = kept / f"seeded-{len(wanted)}-{digest.hexdigest()[:16]}"
     complete = folder / "complete"
     if not complete.exists():

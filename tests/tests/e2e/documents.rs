@@ -372,6 +372,16 @@ fn the_manifest_with_every_key_is_valid() -> anyhow::Result<()> {
     for image in ["edges.png", "photo.png", "where.png", "style.png", "near.png", "face.png"] {
         image::RgbImage::new(8, 8).save(campaigns.join("images").join(image))?;
     }
+    let layers = campaigns.join("layers");
+    std::fs::create_dir_all(layers.join("fonts"))?;
+    std::fs::create_dir_all(layers.join("packshots"))?;
+    let fonts = repository().join("config/campaigns/layers/fonts");
+    for (font, from) in [("Sans-Bold", "NotoSans-Bold-Latin"), ("Arabic-Bold", "NotoNaskhArabic-Bold")] {
+        std::fs::copy(fonts.join(format!("{from}.ttf")), layers.join(format!("fonts/{font}.ttf")))?;
+    }
+    for product in ["mug", "bottle"] {
+        image::RgbImage::new(8, 8).save(layers.join(format!("packshots/{product}.png")))?;
+    }
     let page = Document::read(Path::new("docs/reference/manifests.md"))?;
     let manifest = page.blocks().into_iter().find(|block| block.language == "toml").context("a manifest")?;
     std::fs::write(campaigns.join("every-key.toml"), manifest.text)?;

@@ -5,7 +5,7 @@ use super::super::briefing::Briefing;
 use super::super::names::is_name;
 use super::super::reader::{TableReader, Text, no_hint};
 use super::super::template::{Placeholder, Template};
-use super::{Anchor, FallbackPlan, KindPlan, LayerPlan, PathPlan, Size, SlotPlan, TextPlan};
+use super::{FallbackPlan, KindPlan, LayerPlan, PathPlan, SlotPlan, TextPlan};
 use crate::render::layers::{
     Along, Blend, Colour, ContrastMin, Extent, FALLBACKS_MAX, FONTS_MAX, Fill, Hyphens, LAYERS_MAX, LINES_MAX,
     LayerAnchor, Length, Opacity, Placing, ShadowKind, Towards,
@@ -234,7 +234,7 @@ fn read_shadow(table: &TableReader<'_, '_>) -> Option<KindPlan> {
 }
 
 fn placing(table: &TableReader<'_, '_>) -> Placing {
-    let anchor: Anchor = table.choice("anchor", &LayerAnchor::named()).unwrap_or_default();
+    let anchor = table.choice("anchor", &LayerAnchor::named()).unwrap_or_default();
     let offset = pair(table, "offset").unwrap_or([Length::ZERO; 2]);
     Placing {
         anchor,
@@ -244,7 +244,7 @@ fn placing(table: &TableReader<'_, '_>) -> Placing {
     }
 }
 
-fn extent(table: &TableReader<'_, '_>, of: &'static str, min: &'static str, max: &'static str) -> Size {
+fn extent(table: &TableReader<'_, '_>, of: &'static str, min: &'static str, max: &'static str) -> Option<Extent> {
     let (length, min_length, max_length) = (length(table, of), length(table, min), length(table, max));
     if length.is_none() && (min_length.is_some() || max_length.is_some()) {
         table.fault(table.span(), format!("`{min}` and `{max}` bound `{of}`, which is missing"));

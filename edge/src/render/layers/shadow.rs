@@ -67,9 +67,9 @@ fn moved(direction_deg: u16, distance_px: i64) -> (i64, i64) {
 
 /// The row below the lowest one that the layer clearly covers.
 fn base_of(mask: &Mask) -> usize {
-    let rows = mask.coverage.chunks_exact(mask.width_px as usize);
-    let covered = rows.enumerate().filter(|(_, row)| row.iter().any(|alpha| *alpha >= BASE_ALPHA));
-    covered.last().map_or(mask.height_px as usize, |(row, _)| row + 1)
+    let is_covered = |row: &[u16]| row.iter().any(|alpha| *alpha >= BASE_ALPHA);
+    let base = mask.coverage.chunks_exact(mask.width_px as usize).rposition(is_covered);
+    base.map_or(mask.height_px as usize, |row| row + 1)
 }
 
 /// The lowest rows above `base`, averaged into a share of the number of all.

@@ -80,10 +80,9 @@ impl Drawing {
         let document =
             Document::parse_with_options(text, options).map_err(|error| DrawingError::Xml(error.to_string()))?;
         check(&document)?;
-        let mut options = usvg::Options::default();
-        options.resources_dir = None;
-        options.image_href_resolver.resolve_string = Box::new(|_, _| None);
-        options.image_href_resolver.resolve_data = Box::new(|_, _, _| None);
+        let nothing =
+            usvg::ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
+        let options = usvg::Options { resources_dir: None, image_href_resolver: nothing, ..usvg::Options::default() };
         let tree =
             Tree::from_xmltree(&document, &options).map_err(|error| DrawingError::Unusable(error.to_string()))?;
         let drawing = Self(Arc::new(tree));

@@ -214,7 +214,7 @@ impl<'t> Measured<'t> {
         let line_height = bounds.line_height(size_64);
         let spare_64 = line_height * 64 - shape::scaled(ascent + descent, size_64);
         Ok(Typeset {
-            width: shape::scaled(widest, size_64).div_ceil_64(),
+            width: ceil_px(shape::scaled(widest, size_64)),
             height: line_height * lines.len() as i64,
             line_height,
             size_64,
@@ -225,12 +225,7 @@ impl<'t> Measured<'t> {
     }
 }
 
-trait DivCeil64 {
-    fn div_ceil_64(self) -> i64;
-}
-
-impl DivCeil64 for i64 {
-    fn div_ceil_64(self) -> i64 {
-        (self + 63).div_euclid(64)
-    }
+/// 64ths of a pixel as whole pixels that hold them.
+const fn ceil_px(length_64: i64) -> i64 {
+    (length_64 + 63).div_euclid(64)
 }

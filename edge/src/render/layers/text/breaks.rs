@@ -115,7 +115,7 @@ mod tests {
             };
             format!("{}{mark}", &text[piece.text.clone()])
         });
-        marks.collect::<String>().replace(SOFT_HYPHEN, "").replace('\n', "")
+        marks.collect::<String>().replace([SOFT_HYPHEN, '\n'], "")
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::breaks::{Ending, HyphenFrom, Piece};
 use super::shape::{EM, Shaper};
-use super::{DivCeil64 as _, LETTER_PX_MAX, Misfit, Room, TextStyle};
+use super::{LETTER_PX_MAX, Misfit, Room, TextStyle, ceil_px};
 use crate::render::layers::place::Length;
 
 /// Letters are so much larger, in percent, before a word is divided for it.
@@ -43,7 +43,7 @@ impl Bounds {
 
     /// Whole pixels from one baseline to the next.
     pub(super) fn line_height(&self, size_64: i64) -> i64 {
-        ((size_64 * self.line_height_percent).div_euclid(100)).div_ceil_64().max(1)
+        ceil_px((size_64 * self.line_height_percent).div_euclid(100)).max(1)
     }
 
     /// The largest size at which a line of that length fits.

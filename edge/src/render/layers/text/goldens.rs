@@ -114,7 +114,7 @@ fn letters_are_as_large_as_the_room_lets_them_be() {
     let size = |text: &str, style: &TextStyle| set(text, "en-GB", Direction::Ltr, style).map(|set| set.size_64);
     assert_eq!(size("Mug", &style()), Ok(40 * 64), "no larger than the style's largest");
     let long = size("The mug that stays with you for a lifetime of coffee", &style()).expect("it fits");
-    assert!(long < 40 * 64 && long >= 12 * 64, "{long}");
+    assert!((12 * 64..40 * 64).contains(&long), "{long}");
     let misfit = size(&"mug ".repeat(60), &style()).expect_err("no room");
     assert_eq!(misfit, Misfit::Room { size_px: 12, lines_max: 3 });
     let one = TextStyle { lines_max: 1, ..style() };
