@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bildkante_edge::credentials::{GENERATION_LABEL, Ingredient, Manifest, Relation, Signed, Step, Story};
 use bildkante_edge::words::Format;
+use bildkante_shared::ids::Digest;
 
 use crate::{Studio, generation, judges, rendition, signed, signing, story};
 
@@ -39,7 +40,11 @@ fn c2pa_python_trusts_every_format_embedded_and_beside() {
     let studio = Studio::new();
     let signer = studio.opened();
     let layer = Ingredient::described("Logo", "image/png", Relation::Component);
-    let story = Story { steps: vec![Step::Placed { ingredient: 0 }], ingredients: vec![layer], ..story() };
+    let story = Story {
+        steps: vec![Step::Placed { ingredient: 0, file: Digest::of_bytes(b"layer") }],
+        ingredients: vec![layer],
+        ..story()
+    };
     for format in Format::ALL {
         let file = rendition(format);
         let Signed { file: embedded, .. } = signed(&signer, &story, format, &file);

@@ -7,6 +7,7 @@ use bildkante_edge::credentials::{
 use bildkante_edge::provenance::{Description, DigitalSource, Marking, Metadata, embed, xmp_of};
 use bildkante_edge::render::{Quality, Raster, Rung, encode};
 use bildkante_edge::words::Format;
+use bildkante_shared::ids::Digest;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 
 use crate::pki::now_unix_s;
@@ -129,12 +130,13 @@ fn ingredients_bring_what_they_carried() {
     let input = Ingredient::described("Sketch", "image/png", Relation::Input);
     let opened = Story {
         origin: Origin::Opened { ingredient: 0 },
-        steps: vec![Step::Placed { ingredient: 1 }, Step::Transcoded],
+        steps: vec![Step::Placed { ingredient: 1, file: Digest::of_bytes(b"layer") }, Step::Transcoded],
         ingredients: vec![parent, layer],
         ..story()
     };
     let drawn = Story { ingredients: vec![input], ..story() };
-    let astray = Story { steps: vec![Step::Placed { ingredient: 1 }], ..drawn.clone() };
+    let astray =
+        Story { steps: vec![Step::Placed { ingredient: 1, file: Digest::of_bytes(b"layer") }], ..drawn.clone() };
     let refused =
         signing(&signer).embed(&astray, Format::Png, &rendition(Format::Png)).expect_err("no such ingredient");
     assert!(matches!(refused, SignError::Story(StoryError::NoSuchIngredient { index: 1, count: 1 })), "{refused}");
