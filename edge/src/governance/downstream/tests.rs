@@ -440,6 +440,6 @@ async fn a_kill_is_told_to_the_caches_further_down() {
     assert!(told("campaign:studio").await);
     let part = kill(TargetKind::Checkpoint, "studio-tiny").await;
     assert_eq!(part.covered.campaigns, ["autumn", "kiosk", "studio"]);
-    assert_eq!(well.calls().len(), 5, "each is told once");
+    assert_eq!(well.calls().len(), 4, "each is told once");
     assert_eq!(purges.reached().seq, desk.log().published().load().epoch());
 }
