@@ -9,9 +9,7 @@ use serde::Serialize;
 
 use super::reader::TableReader;
 use super::template::{Part, Template};
-use crate::render::layers::{
-    Along, Blend, Colour, ContrastMin, Fill, Hyphens, Length, Opacity, Placing, ShadowKind,
-};
+use crate::render::layers::{Along, Blend, Colour, ContrastMin, Fill, Hyphens, Length, Opacity, Placing, ShadowKind};
 
 mod figures;
 mod files;

@@ -376,10 +376,11 @@ fn the_manifest_with_every_key_is_valid() -> anyhow::Result<()> {
     std::fs::create_dir_all(layers.join("fonts"))?;
     std::fs::create_dir_all(layers.join("packshots"))?;
     let fonts = repository().join("config/campaigns/layers/fonts");
-    for (font, from) in [("Sans-Bold", "NotoSans-Bold-Latin"), ("Arabic-Bold", "NotoNaskhArabic-Bold")] {
-        std::fs::copy(fonts.join(format!("{from}.ttf")), layers.join(format!("fonts/{font}.ttf")))?;
+    for font in ["Sans", "Sans-Bold"] {
+        std::fs::copy(fonts.join("NotoSans-Bold-Latin.ttf"), layers.join(format!("fonts/{font}.ttf")))?;
     }
-    for product in ["mug", "bottle"] {
+    std::fs::write(campaigns.join("every-key-copy.csv"), "key,de,en\nclaim,Jeden Tag,Every day\n")?;
+    for product in ["mug", "vase"] {
         image::RgbImage::new(8, 8).save(layers.join(format!("packshots/{product}.png")))?;
     }
     let page = Document::read(Path::new("docs/reference/manifests.md"))?;
