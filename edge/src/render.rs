@@ -39,7 +39,10 @@ pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use metrics::RenderMetrics;
-pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
+pub use original::{
+    DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,
+    encode_master, memory_for,
+};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, Precedence, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
