@@ -24,6 +24,7 @@ pub mod generate;
 pub mod import;
 pub mod label;
 pub mod lock;
+pub mod look;
 pub mod manifest;
 pub mod markup;
 pub mod media;

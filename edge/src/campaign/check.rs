@@ -16,7 +16,7 @@ use super::sources::CatalogSources;
 /// Every fault found.
 pub fn check(sources: &CatalogSources, models_dir: Option<&Path>) -> Result<Catalog, CatalogErrors> {
     if let Some(models_dir) = models_dir {
-        CatalogErrors::check(check_models(&read_manifests(sources), models_dir, &sources.images_dir()))?;
+        CatalogErrors::check(check_models(&read_manifests(sources), models_dir, sources))?;
     }
     let catalog = Catalog::load(sources)?;
     CatalogErrors::check(check_imports(&catalog, sources))?;
@@ -35,8 +35,8 @@ fn check_imports(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
     faults.collect()
 }
 
-fn check_models(read: &ReadManifests, models_dir: &Path, images_dir: &Path) -> Vec<Fault> {
-    let mut models = Models::new(models_dir, images_dir);
+fn check_models(read: &ReadManifests, models_dir: &Path, sources: &CatalogSources) -> Vec<Fault> {
+    let mut models = Models::new(models_dir, sources);
     let mut faults = read.faults.clone();
     for (manifest, files) in &read.manifests {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
@@ -84,7 +84,7 @@ pub enum LockRunError {
 pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<LockOutcome>, LockRunError> {
     let ReadManifests { manifests, faults, .. } = read_manifests(sources);
     CatalogErrors::check(faults)?;
-    let mut models = Models::new(models_dir, sources.images_dir());
+    let mut models = Models::new(models_dir, sources);
     let mut outcomes = Vec::with_capacity(manifests.len());
     for (manifest, files) in manifests {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));

@@ -20,11 +20,14 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
+use super::look;
 use super::manifest::{Manifest, SLOTS_MAX};
 use super::originals::{OriginalFault, read_original};
 use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
+use super::sources::CatalogSources;
+use crate::render::CUBE_BYTES_MAX;
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
 const PINS_MAX: usize = SLOTS_MAX
@@ -48,11 +51,12 @@ pub struct Lock {
 }
 
 /// The tables of a lock, and what stands in each.
-const TABLES: [(&str, &str); 3] = [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image")];
+const TABLES: [(&str, &str); 4] =
+    [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image"), ("looks", "grade")];
 
 /// Everything a manifest names, in the order of [`TABLES`].
-fn named(manifest: &Manifest) -> [Vec<&str>; 3] {
-    [manifest.checkpoints(), manifest.adapters(), manifest.images()]
+fn named(manifest: &Manifest) -> [Vec<&str>; 4] {
+    [manifest.checkpoints(), manifest.adapters(), manifest.images(), manifest.looks()]
 }
 
 /// Why there is no lock.
@@ -78,18 +82,20 @@ const ADAPTER_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub struct Models {
     models_dir: PathBuf,
     images_dir: PathBuf,
+    campaigns_dir: PathBuf,
     digests: HashMap<String, Digests>,
     files: FileDigests,
 }
 
 impl Models {
-    /// Checkpoints are the folders of `models_dir`, by name, adapters the safetensors files of `adapters` in it, images the
-    /// files of `images_dir`.
+    /// Checkpoints are the folders of `models_dir`, by name, adapters the safetensors files of `adapters` in it, images and
+    /// grades files beside the campaigns.
     #[must_use]
-    pub fn new(models_dir: impl Into<PathBuf>, images_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(models_dir: impl Into<PathBuf>, sources: &CatalogSources) -> Self {
         Self {
             models_dir: models_dir.into(),
-            images_dir: images_dir.into(),
+            images_dir: sources.images_dir(),
+            campaigns_dir: sources.campaigns_dir.clone(),
             digests: HashMap::new(),
             files: FileDigests::default(),
         }
@@ -155,6 +161,11 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
         let bytes_max = limits::BLOB_BYTES_MAX as u64;
         let file = FileOf { campaign, what: "image", name, path: models.image(name), bytes_max };
         pins.images.insert(name.to_owned(), file.digest()?);
+    }
+    for name in manifest.looks() {
+        let path = look::path(&models.campaigns_dir, name);
+        let file = FileOf { campaign, what: "grade", name, path, bytes_max: CUBE_BYTES_MAX as u64 };
+        pins.looks.insert(name.to_owned(), file.digest()?);
     }
     pins.imports = before.imports.clone();
     Ok(Lock { campaign: campaign.clone(), made_from: made_from(manifest), pins })
@@ -299,6 +310,7 @@ fn read_tables(root: &TableReader<'_, '_>) -> Pins {
         checkpoints: read("checkpoints"),
         adapters: read("adapters"),
         images: read("images"),
+        looks: read("looks"),
         loaded: read("loaded"),
         imports: root.table("imports").map(|table| read_imports(&table)).unwrap_or_default(),
     }

@@ -127,6 +127,12 @@ impl Manifest {
         sorted(self.drawn().flat_map(|generate| generate.additions.images()))
     }
 
+    /// The grades of its slots' looks.
+    #[must_use]
+    pub fn looks(&self) -> Vec<&str> {
+        sorted(self.slots.iter().filter_map(|slot| slot.look.as_ref()?.lut.as_deref()))
+    }
+
     fn drawn(&self) -> impl Iterator<Item = &Generate> {
         self.slots.iter().filter_map(Slot::drawn)
     }

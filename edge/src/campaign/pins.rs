@@ -15,6 +15,8 @@ pub struct Pins {
     pub loaded: BTreeMap<String, Digest>,
     pub adapters: BTreeMap<String, Digest>,
     pub images: BTreeMap<String, Digest>,
+    /// Grades of slots' looks.
+    pub looks: BTreeMap<String, Digest>,
     /// By the names of their pictures (`campaign/slot?axis=value`). No `lock` forgets one: only a person takes it out.
     pub imports: BTreeMap<String, Import>,
 }
@@ -29,8 +31,8 @@ pub struct Import {
 }
 
 impl Pins {
-    pub(super) fn tables(&self) -> [&BTreeMap<String, Digest>; 3] {
-        [&self.checkpoints, &self.adapters, &self.images]
+    pub(super) fn tables(&self) -> [&BTreeMap<String, Digest>; 4] {
+        [&self.checkpoints, &self.adapters, &self.images, &self.looks]
     }
 
     pub(super) fn checkpoint(&self, name: &str) -> Digest {

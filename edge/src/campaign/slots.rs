@@ -9,6 +9,7 @@ use super::cuts::{self, ART, Cut};
 use super::framing::{Bounds, Framing};
 use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
+use super::look::{self, SlotLook};
 use super::manifest::{Policy, SLOTS_MAX};
 use super::markup::{self, SlotMarkup};
 use super::names::is_name;
@@ -49,6 +50,8 @@ pub struct Slot {
     pub formats: FormatSet,
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
     pub qualities: Vec<Quality>,
+    /// What its pictures have in common.
+    pub look: Option<SlotLook>,
     pub making: Making,
 }
 
@@ -243,6 +246,7 @@ fn read_slot<'a, 'i>(
     let gates = review::read_gates(table, review, &policy.gates);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
+    let look = look::read(table);
     table.finish(|key| {
         generate::KEYS.contains(&key).then(|| format!("`{key}` of this slot stands in [slots.{}.generate]", name.value))
     });
@@ -259,6 +263,7 @@ fn read_slot<'a, 'i>(
         label,
         formats,
         qualities,
+        look,
         making: making?,
     })
 }

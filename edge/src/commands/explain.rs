@@ -221,6 +221,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
         line("Vary", &negotiation.vary().unwrap_or("none: the format is explicit"));
         line("one URL", &rendition.url);
         line("file name", &rendition.file_name);
+        if let Some(look) = &rendition.look {
+            line("look", look);
+        }
     }
     if let Some((first, settled)) = freshness {
         if first != settled {

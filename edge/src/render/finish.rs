@@ -1,7 +1,7 @@
 //! The finish: all that makes a rendition out of given pixels beside its spec, and the digest that stands for it in keys.
 //!
-//! A finish is what is said of the picture, the watermark in its pixels, and whether a manifest is signed for it. Layers will
-//! be a further part. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
+//! A finish is what is said of the picture, its slot's look, the watermark in its pixels, and whether a manifest is signed for it.
+//! Layers will be a further part. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
 //! to the signature, save the creation date, which is the master's and a part of rendition keys by itself; the former
 //! digests are those that stored renditions are found by after an upgrade, after the watermark's key or design was changed, or
 //! after signing was switched on.
@@ -10,6 +10,7 @@ use std::fmt;
 use std::iter;
 use std::sync::Arc;
 
+use super::look::Look;
 use crate::provenance::{Description, DigitalSource, Marking};
 use crate::watermark::Watermark;
 
@@ -135,6 +136,7 @@ pub struct Finish {
     description: Description,
     finishing: Finishing,
     on_unsigned: OnUnsigned,
+    look: Option<Arc<Look>>,
     digest: FinishDigest,
     formers: Vec<Former>,
 }
@@ -178,13 +180,39 @@ impl Finish {
         let mut formers: Vec<_> = finishing.former_parts(source).into_iter().map(dated).collect();
         formers.dedup();
         formers.push(undated);
-        Self { description, finishing, on_unsigned, digest, formers }
+        Self { description, finishing, on_unsigned, look: None, digest, formers }
+    }
+
+    /// The same with a look. What was kept without one is another picture.
+    #[must_use]
+    pub fn looking(self, look: Arc<Look>) -> Self {
+        let part = look.digest();
+        let looked = |digest: FinishDigest| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"bildkante finish with a look 1\0").update(digest.as_bytes()).update(&part);
+            let mut looked = [0; 16];
+            looked.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+            FinishDigest(looked)
+        };
+        let formers = self.formers.iter().filter(|former| former.is_dated);
+        let formers = formers.map(|former| Former { digest: looked(former.digest), ..*former }).collect();
+        Self { digest: looked(self.digest), formers, look: Some(look), ..self }
+    }
+
+    /// What is done to its pixels.
+    #[must_use]
+    pub const fn look(&self) -> Option<&Arc<Look>> {
+        self.look.as_ref()
     }
 
     /// The same for another picture of the same campaign.
     #[must_use]
     pub fn describing(&self, description: Description) -> Self {
-        Self::with(description, self.finishing.clone(), self.on_unsigned)
+        let plain = Self::with(description, self.finishing.clone(), self.on_unsigned);
+        match &self.look {
+            Some(look) => plain.looking(Arc::clone(look)),
+            None => plain,
+        }
     }
 
     /// What is said of the picture.
@@ -327,5 +355,24 @@ mod tests {
             assert_eq!(data_encoding::HEXLOWER.encode(former.digest.as_bytes()), before);
             assert!(!former.is_dated);
         }
+    }
+
+    #[test]
+    fn a_look_is_in_every_digest_and_stays_with_another_description() {
+        let look = |thousandths| {
+            Arc::new(Look { grade: None, sharpen: crate::render::Sharpen::new(thousandths), grain: None })
+        };
+        let plain = || {
+            let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+            Finish::with(description, finishing(Some([1; 32]), true), OnUnsigned::default())
+        };
+        let (one, other) = (plain().looking(look(400)), plain().looking(look(500)));
+        assert!(one.digest() != plain().digest() && one.digest() != other.digest());
+        assert_eq!(one.digest(), plain().looking(look(400)).digest());
+        let known: Vec<_> = plain().formers().map(|former| former.digest).chain([plain().digest()]).collect();
+        assert!(one.formers().count() > 0, "those of another key or unsigned had the look too");
+        assert!(one.formers().all(|former| former.is_dated && !known.contains(&former.digest)));
+        let photo = Description::new(Marking::default(), DigitalSource::DigitalCapture);
+        assert_eq!(one.describing(photo.clone()), plain().describing(photo).looking(look(400)));
     }
 }

@@ -372,6 +372,9 @@ fn the_manifest_with_every_key_is_valid() -> anyhow::Result<()> {
     for image in ["edges.png", "photo.png", "where.png", "style.png", "near.png", "face.png"] {
         image::RgbImage::new(8, 8).save(campaigns.join("images").join(image))?;
     }
+    std::fs::create_dir_all(campaigns.join("looks"))?;
+    let grade = "LUT_3D_SIZE 2\n0 0 0\n1 0 0\n0 1 0\n1 1 0\n0 0 1\n1 0 1\n0 1 1\n1 1 1\n";
+    std::fs::write(campaigns.join("looks/warm.cube"), grade)?;
     let page = Document::read(Path::new("docs/reference/manifests.md"))?;
     let manifest = page.blocks().into_iter().find(|block| block.language == "toml").context("a manifest")?;
     std::fs::write(campaigns.join("every-key.toml"), manifest.text)?;

@@ -30,7 +30,7 @@ pub(in crate::render) enum Samples<'f> {
     /// Grey or RGB.
     Light(Box<dyn ImageDecoder + 'f>),
     /// CMYK, in a JPEG.
-    Inks(InkDecoder<'f>),
+    Inks(Box<InkDecoder<'f>>),
 }
 
 impl<'f> Opened<'f> {
@@ -60,7 +60,10 @@ impl<'f> Opened<'f> {
         };
         let orientation = told.unwrap_or(Orientation::NoTransforms);
         let profile = decoder.icc_profile().map_err(OriginalError::from);
-        let samples = inks.map_or_else(|| Samples::Light(Box::new(decoder)), Samples::Inks);
+        let samples = match inks {
+            Some(inks) => Samples::Inks(Box::new(inks)),
+            None => Samples::Light(Box::new(decoder)),
+        };
         Ok(Self { format, width_px, height_px, orientation, profile, samples })
     }
 }

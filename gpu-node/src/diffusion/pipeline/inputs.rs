@@ -195,14 +195,14 @@ fn picture<'a, N>(
     Ok(if fits { Cow::Borrowed(&**found) } else { Cow::Owned(found.covering(wanted_px)) })
 }
 
-/// Names what [`picture`] gave: what is kept of an image of one size is not for another.
-fn seen(digest: Digest, image: &Cow<'_, Picture>) -> Digest {
-    match image {
-        Cow::Borrowed(_) => digest,
-        Cow::Owned(scaled) => {
-            let (width, height) = scaled.size_px();
-            Digest::of_bytes(format!("{digest} at {width}x{height}").as_bytes())
+/// Names what [`picture`] gives: what is kept of an image at one size is not for another.
+fn seen<N>(models: &Models<N>, recipe: &Recipe, digest: Digest) -> Digest {
+    let wanted_px = (recipe.width_px, recipe.height_px);
+    match models.pictures.get(&digest) {
+        Some(image) if image.size_px() != wanted_px => {
+            Digest::of_bytes(format!("{digest} at {}x{}", wanted_px.0, wanted_px.1).as_bytes())
         }
+        _ => digest,
     }
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn controls(
         }
         let found = picture(models, recipe, control.image, "controls.image")?;
         let image = || Ok(upload(&found.unit()?, networks.device())?);
-        Ok((control.clone(), networks.embed_picture(at, seen(control.image, &found), image)?))
+        Ok((control.clone(), networks.embed_picture(at, seen(models, recipe, control.image), image)?))
     };
     recipe.controls.iter().enumerate().map(control).collect()
 }
