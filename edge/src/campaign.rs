@@ -25,6 +25,7 @@ pub mod import;
 pub mod label;
 pub mod layers;
 pub mod lock;
+pub mod look;
 pub mod manifest;
 pub mod markup;
 pub mod media;

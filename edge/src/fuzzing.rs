@@ -23,7 +23,9 @@ use crate::render::layers::{
     Blend, Colour, ContrastMin, Direction, FontFace, Hyphens, ImageAsset, Insets, Layer, LayerAnchor, LayerKind,
     LayerSet, Length, Opacity, Placing, Shadow, TextLayer, TextStyle, Words, compose,
 };
-use crate::render::{Anchor, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX, Raster};
+use crate::render::{
+    Anchor, Cube, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX, Raster, decode_original, memory_for, original_facts,
+};
 use crate::request::{
     ClientHints, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, requested_urgency,
 };
@@ -44,7 +46,7 @@ use crate::words::{Format, FormatSet, Ratio};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 18] = [
     ("url", url),
     ("http1_head", http1_head),
     ("headers", headers),
@@ -57,6 +59,8 @@ pub const TARGETS: [Target; 16] = [
     ("metadata", metadata),
     ("report", report),
     ("form", form),
+    ("original", original),
+    ("cube", cube),
     ("table", table),
     ("audit_entry", audit_entry),
     ("state_wire", state_wire),
@@ -66,6 +70,8 @@ pub const TARGETS: [Target; 16] = [
 /// Between the parts of a `manifest` input.
 const PART: &str = "\n#---\n";
 const LENGTH: usize = 1000;
+/// Most memory that a picture may take here.
+const FUZZED_BYTES_MAX: u64 = 16 << 20;
 
 fn ignored() -> &'static IgnoredParameters {
     static IGNORED: OnceLock<IgnoredParameters> = OnceLock::new();
@@ -387,6 +393,30 @@ pub fn form(data: &[u8]) {
         assert!(picture.len() < body.len());
     }
     let _ = multipart::boundary(&String::from_utf8_lossy(data));
+}
+
+/// A picture that a person brings: a master within the limits, and what is told of it and reserved for it is told by its head.
+///
+/// # Panics
+/// When it is not.
+pub fn original(data: &[u8]) {
+    // What the largest files take is bounded elsewhere; here it would only take time.
+    let needed = memory_for(data);
+    if needed.as_ref().is_ok_and(|bytes| *bytes > FUZZED_BYTES_MAX) {
+        return;
+    }
+    let facts = original_facts(data);
+    assert_eq!(facts.is_ok(), needed.is_ok());
+    let Ok(master) = decode_original(data) else { return };
+    assert!(facts.is_ok());
+    assert_eq!(master.rgb().len(), master.width_px() as usize * master.height_px() as usize * 3);
+}
+
+/// A grade: a whole table or an error, and any colour has one.
+pub fn cube(data: &[u8]) {
+    let Ok(cube) = Cube::read(data) else { return };
+    let mut rgb: Vec<u8> = (0..=255).flat_map(|sample: u8| [sample, 255 - sample, sample.wrapping_mul(7)]).collect();
+    cube.apply(&mut rgb);
 }
 
 /// The table of a batch's order: each row is read or refused, and what was read is written and read again as the same.

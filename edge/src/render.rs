@@ -1,4 +1,4 @@
-//! Renditions from masters: decode → crop → resize in linear light → layers → watermark → encode → metadata.
+//! Renditions from masters: decode → crop → resize in linear light → look → layers → watermark → encode → metadata.
 //!
 //! Everything here is a pure function of its inputs, runs on the calling thread and knows nothing of HTTP: the same
 //! master, spec, rung and finish give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
@@ -12,6 +12,7 @@ mod entropy;
 mod finish;
 pub mod layers;
 mod limit;
+mod look;
 mod metrics;
 mod original;
 mod placeholder;
@@ -34,14 +35,19 @@ use self::layers::{LayerError, LayerReport, LayerSet};
 use crate::provenance::{EmbedError, Metadata, embed};
 use crate::watermark::MasterPrefix;
 use crate::words::{Format, Moment};
+use look::Shown;
 
 pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode, encode_native};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
+pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
 pub use metrics::RenderMetrics;
-pub use original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original, encode_master};
+pub use original::{
+    DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,
+    encode_master, memory_for,
+};
 pub use placeholder::{Palette, PlaceholderSize, mark_placeholder, placeholder};
 pub use pool::{PoolError, Precedence, RenderJobError, RenderPool};
 pub use resize::{Raster, ResizeError, resize};
@@ -378,7 +384,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let RenderJob { spec, rung, finish, .. } = job;
     spec.check_size()?;
     let started = Instant::now();
-    let mut raster = shaped(master, spec)?;
+    let mut raster = shaped(master, job)?;
     let layers = finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
     let watermarked = watermark(&mut raster, finish, job.master);
     let resized = started.elapsed();
@@ -419,24 +425,31 @@ fn watermark(raster: &mut Raster, finish: &Finish, master: MasterId) -> Watermar
     }
 }
 
-/// The master's pixels in the rendition's size.
-fn shaped(master: &Pixels, spec: &RenditionSpec) -> Result<Raster, ResizeError> {
+/// The master's pixels in the rendition's size, with the look of the slot.
+fn shaped(master: &Pixels, job: &RenderJob) -> Result<Raster, ResizeError> {
+    let spec = &job.spec;
     let (source, canvas) = ((master.width_px(), master.height_px()), (spec.width_px, spec.height_px));
     let whole = CropBox { left_px: 0, top_px: 0, width_px: source.0, height_px: source.1 };
+    let picture = |cut: CropBox, size_px: (u32, u32)| {
+        let mut picture = resize(master, cut, size_px.0, size_px.1)?;
+        if let Some(look) = job.finish.look() {
+            look.apply(&mut picture, &Shown { master: job.master, master_px: source, cut });
+        }
+        Ok(picture)
+    };
     match spec.shape {
         Shape::Cut(Anchor::Point { x, y }) => {
-            let cut = CropBox::cover_at(source.0, source.1, canvas.0, canvas.1, (x, y));
-            resize(master, cut, canvas.0, canvas.1)
+            picture(CropBox::cover_at(source.0, source.1, canvas.0, canvas.1, (x, y)), canvas)
         }
-        Shape::Cut(Anchor::Entropy) => resize(master, entropy::cut(master, canvas.0, canvas.1), canvas.0, canvas.1),
-        Shape::Whole => resize(master, whole, canvas.0, canvas.1),
+        Shape::Cut(Anchor::Entropy) => picture(entropy::cut(master, canvas.0, canvas.1), canvas),
+        Shape::Whole => picture(whole, canvas),
         Shape::PaddedSmall { background } => {
             let inner = shape::fit_inside(source, (source.0.min(canvas.0), source.1.min(canvas.1)));
-            Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))
+            Ok(picture(whole, inner)?.padded(canvas, background))
         }
         Shape::Padded { background } => {
             let inner = shape::fit_inside(source, canvas);
-            Ok(resize(master, whole, inner.0, inner.1)?.padded(canvas, background))
+            Ok(picture(whole, inner)?.padded(canvas, background))
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod console;
 pub mod descriptors;
 pub mod durable;
+pub mod exif;
 pub mod ids;
 pub mod import;
 pub mod limits;

@@ -79,7 +79,7 @@ impl RefinerUse {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitUse {
-    /// A PNG of the picture's size.
+    /// A PNG; one of another size than the picture's covers it.
     pub image: Digest,
     /// How much of the way is gone: close to 0 keeps the image, 1 keeps nothing of it.
     pub strength: f64,
@@ -90,7 +90,7 @@ pub struct InitUse {
 #[serde(deny_unknown_fields)]
 pub struct ControlUse {
     pub network: Digest,
-    /// A PNG of the picture's size.
+    /// A PNG; one of another size than the picture's covers it.
     pub image: Digest,
     pub weight: f64,
     /// From which share of the steps on it acts, and up to which.
@@ -162,7 +162,7 @@ pub struct Recipe {
     pub refiner: Option<RefinerUse>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitUse>,
-    /// A PNG of the picture's size: what is white is painted anew, the rest is kept from `init`.
+    /// A PNG that is fitted like `init`: what is white is painted anew, the rest is kept from `init`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<Digest>,
     /// A PNG that says how near each place of the picture is, for checkpoints that are told it: the brighter, the nearer.

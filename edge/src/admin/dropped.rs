@@ -93,6 +93,11 @@ fn shown(language: Language, title: &str, carried: &Carried, form: &Form) -> Mar
     let unsaid = || say("nothing", "nichts").to_owned();
     let profile = match &facts.profile {
         ToldProfile::None => say("none: taken for sRGB", "keines: gilt als sRGB").to_owned(),
+        ToldProfile::NoneOfInks => say(
+            "none: inks become light as in browsers; saved with its profile it has the colours of print",
+            "keines: Druckfarben werden wie in Browsern zu Licht; mit Profil gespeichert hat es die Farben des Drucks",
+        )
+        .to_owned(),
         ToldProfile::Named(name) => name.clone(),
         ToldProfile::Damaged => say("damaged", "beschädigt").to_owned(),
     };

@@ -2,7 +2,7 @@
 //! `bildkante-edge import --candidate` makes it the variant's picture.
 //!
 //! The body is the file itself; what is said of it stands in the query. Invariants: a candidate is decoded and checked like
-//! an import before it is stored, one at a time and on a thread of its own.
+//! an import before it is stored, on a thread of its own, within the memory that all decoding jobs share.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -16,7 +16,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{Fault, fault, wrong};
 use super::dropped::ARRIVING_MAX;
@@ -27,9 +28,13 @@ use crate::campaign::{
     Candidate, CandidateError, Candidates, CatalogSources, ImportOrder, ImportRunError, Statements, examine,
 };
 use crate::governance::audit::{self, Change};
-use crate::render::ORIGINAL_FILE_BYTES_MAX;
+use crate::render::{DecodeMemory, MemoryShare, ORIGINAL_FILE_BYTES_MAX, memory_for};
 use crate::shared_state::PersonRole;
 
+/// Most files that are held in memory at one time.
+const FILES_MAX: usize = 4;
+/// Longest a file waits for others.
+const TURN_WAIT: Duration = Duration::from_secs(20);
 /// Longest a file may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Longest variant or statement.
@@ -44,15 +49,29 @@ pub struct ImportDesk {
     pub(super) uploads: Uploads,
     /// Files of forms on their way into memory.
     pub(super) arriving: Semaphore,
-    /// Decoding takes hundreds of megabytes: one at a time.
-    pub(super) turn: Arc<Semaphore>,
+    /// Of files that are held in memory.
+    turns: Arc<Semaphore>,
+    memory: DecodeMemory,
 }
 
 impl ImportDesk {
     #[must_use]
-    pub fn new(sources: CatalogSources, data_dir: &Path) -> Self {
+    pub fn new(sources: CatalogSources, data_dir: &Path, memory: DecodeMemory) -> Self {
         let (candidates, uploads) = (Candidates::new(data_dir), Uploads::new(data_dir));
-        Self { sources, candidates, uploads, arriving: Semaphore::new(ARRIVING_MAX), turn: Arc::new(Semaphore::new(1)) }
+        let (arriving, turns) = (Semaphore::new(ARRIVING_MAX), Arc::new(Semaphore::new(FILES_MAX)));
+        Self { sources, candidates, uploads, arriving, turns, memory }
+    }
+
+    /// Leave to hold one file in memory.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        let turn = tokio::time::timeout(TURN_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| busy("other pictures are being read: try again in a moment"))
+    }
+
+    /// The memory that decoding this file takes. Blocks while others have it; for threads that may.
+    pub(super) fn share(&self, file: &[u8]) -> Result<MemoryShare, Fault> {
+        let bytes = memory_for(file).map_err(|error| refused(error.into()))?;
+        Handle::current().block_on(self.memory.share(bytes)).map_err(|error| busy(&error.to_string()))
     }
 
     /// The candidate, and whether it is new: not what an order with the same key has stored.
@@ -69,11 +88,12 @@ impl ImportDesk {
         let asked = ImportQuery::parse(query.unwrap_or_default())?;
         who.demand(PersonRole::Reviewer, campaign_of(&asked.variant))?;
         // It travels into the work, which goes on when the client hangs up.
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let turn = self.turn().await?;
         let file = read(body).await?;
         let (desk, who) = (Arc::clone(self), who.clone());
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let _share = desk.share(&file)?;
             desk.store(asked, &file, (&who, key))
         });
         let stored =
@@ -220,6 +240,10 @@ where
 /// The task panicked.
 fn broken() -> Fault {
     fault(500, "import", "Internal error", "the candidates could not be looked through")
+}
+
+fn busy(detail: &str) -> Fault {
+    fault(503, "busy", "Busy", detail)
 }
 
 pub(super) fn refused(error: ImportRunError) -> Fault {

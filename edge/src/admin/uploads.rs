@@ -24,9 +24,8 @@ use crate::campaign::import::declared_source;
 use crate::campaign::{ImportOrder, Statements, examine};
 use crate::credentials::{Finding, Trust, verify};
 use crate::provenance::Told;
-use crate::render::{OriginalFacts, OriginalFormat, original_facts};
+use crate::render::{OriginalFacts, original_facts};
 use crate::shared_state::PersonRole;
-use crate::words::Format;
 
 /// Files of one person that wait to be accepted: a further one takes the place of the oldest.
 const HELD_BY_ONE_MAX: usize = 4;
@@ -148,9 +147,10 @@ impl ImportDesk {
     ) -> Result<Carried, Fault> {
         who.demand(PersonRole::Reviewer, campaign_of(&variant))?;
         let (desk, who) = (Arc::clone(self), who.clone());
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let turn = self.turn().await?;
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let _share = desk.share(&file)?;
             desk.look(&who, &variant, &file)
         });
         work.await.unwrap_or_else(|_| Err(fault(500, "import", "Internal error", "the picture broke its decoder")))
@@ -159,10 +159,7 @@ impl ImportDesk {
     fn look(&self, who: &Principal, variant: &str, file: &[u8]) -> Result<Carried, Fault> {
         let unusable = |reason: String| fault(422, "unusable-picture", "Unusable picture", reason);
         let facts = original_facts(file).map_err(|error| unusable(format!("the picture: {error}")))?;
-        let format = match facts.format {
-            OriginalFormat::Png => Format::Png,
-            OriginalFormat::Jpeg => Format::Jpeg,
-        };
+        let format = facts.format.format();
         // Any source will do: the person says which one, in the second step.
         let declared = declared_source(file, facts.format);
         let source = declared.or(Some(DigitalSource::HumanEdits));
@@ -199,11 +196,12 @@ impl ImportDesk {
         };
         let why = text("why").unwrap_or_default();
         let (desk, who, id) = (Arc::clone(self), who.clone(), text("upload").unwrap_or_default());
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let turn = self.turn().await?;
         let work = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let (variant, file) = desk.uploads.read(who.name(), &id)?;
             who.demand(PersonRole::Reviewer, campaign_of(&variant))?;
+            let _share = desk.share(&file)?;
             // What cannot be stored now waits on, for a further attempt.
             let stored = desk.store(ImportQuery { variant, source, statements, why }, &file, (&who, None))?;
             desk.uploads.forget(&id);

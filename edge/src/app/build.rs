@@ -44,7 +44,7 @@ use crate::origin::{Images, Imports, OriginMetrics, Origins, Regions};
 use crate::papers::{Papers, PapersParts};
 use crate::preview::Preview;
 use crate::reload::ConfigReload;
-use crate::render::{RenderMetrics, RenderPool};
+use crate::render::{DecodeMemory, RenderMetrics, RenderPool};
 use crate::rum::Rum;
 use crate::seo::{MarkupDesk, MarkupMetrics, SitemapMetrics, SitemapParts, Sitemaps};
 use crate::shared_state::{Log, OpenedLog};
@@ -101,6 +101,7 @@ pub(super) struct Behind {
     masters: Arc<KnownMasters>,
     gate: Gate,
     comments: Comments,
+    decode_memory: DecodeMemory,
 }
 
 impl App {
@@ -160,7 +161,8 @@ impl Behind {
             ReviewMetrics::new(registry)?,
         );
         let budgets = Budgets::new(&config.budget, registry)?;
-        let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool));
+        let decode_memory = DecodeMemory::default();
+        let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool), decode_memory.clone());
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
         let signers = open_signers(config, registry).await?;
         let credentials = Credentials::new(
@@ -217,6 +219,7 @@ impl Behind {
             masters,
             gate,
             comments,
+            decode_memory,
         })
     }
 
@@ -357,7 +360,7 @@ impl Behind {
             warmer,
             batches,
             masters: Arc::clone(&self.masters),
-            imports: ImportDesk::new(config.sources()?, &config.cache.disk_dir),
+            imports: ImportDesk::new(config.sources()?, &config.cache.disk_dir, self.decode_memory.clone()),
         };
         let transport = if config.listen.admin_tls.is_some() { Transport::Tls } else { Transport::Plain };
         let published = self.opened.log.published().clone();

@@ -18,6 +18,7 @@ use super::briefing::Briefing;
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::layers::{self, SlotLayers};
 use super::lock::{self, Lock};
+use super::look::{self, Grades};
 use super::manifest::{self, Manifest, Policy, PromptPublication};
 use super::markup::Alternative;
 use super::models::ModelFacts;
@@ -111,7 +112,7 @@ impl Campaign {
 
     fn link(
         manifest: Manifest,
-        lock: Lock,
+        (lock, grades): (Lock, &Grades),
         digest: Digest,
         index: u16,
         finishing: &Finishing,
@@ -127,7 +128,7 @@ impl Campaign {
         let drawn = Description::new(manifest.rights, DigitalSource::TrainedAlgorithmicMedia);
         let finish = Arc::new(Finish::with(drawn, finishing.clone(), manifest.policy.on_unsigned));
         let links = manifest.slots.iter().zip(layers).map(|(slot, layers)| {
-            let finish = slot_finish(slot, &finish, &lock.pins);
+            let finish = slot_finish(slot, &finish, (&lock.pins, grades));
             SlotLink {
                 generation_digest: generation_digest(slot, &manifest.axes, &lock.pins),
                 rendition_digest: rendition_digest(slot, &finish, manifest.prompt.as_ref(), layers.as_deref()),
@@ -443,7 +444,10 @@ impl Catalog {
             let own_digest = texts_digest([&files.manifest, lock_file].into_iter().chain(table));
             let digest = Digest::of_bytes(&[*own_digest.as_bytes(), *libraries_digest.as_bytes()].concat());
             let index = count_u16(campaigns.len());
-            campaigns.push(Arc::new(Campaign::link(manifest, lock, digest, index, &sources.finishing, layers)));
+            let folder = (sources.campaigns_dir.as_path(), files.manifest.path.as_path());
+            let grades = look::grades(&manifest.slots, &lock.pins, folder, &mut faults);
+            let linked = Campaign::link(manifest, (lock, &grades), digest, index, &sources.finishing, layers);
+            campaigns.push(Arc::new(linked));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
         let catalog = Self {
@@ -532,9 +536,13 @@ const PROMPT_VERSION_CHARS: usize = 12;
 /// Digits of a checkpoint's digest that pictures tell as their generator's version: 64 bits.
 const GENERATOR_VERSION_CHARS: usize = 16;
 
-/// The campaign's finish with what drew the slot's pictures.
-fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, pins: &Pins) -> Arc<Finish> {
-    let Some(generate) = slot.drawn() else { return Arc::clone(campaign) };
+/// The campaign's finish with the slot's look, and with what drew the slot's pictures.
+fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, (pins, grades): (&Pins, &Grades)) -> Arc<Finish> {
+    let looking = |finish: Finish| match &slot.look {
+        Some(look) => finish.looking(look.with(grades)),
+        None => finish,
+    };
+    let Some(generate) = slot.drawn() else { return Arc::new(looking(Finish::clone(campaign))) };
     let version = pins.checkpoint(&generate.checkpoint).to_hex()[..GENERATOR_VERSION_CHARS].to_owned();
     let generator = Generator { system: generate.checkpoint.clone(), version, prompt: None };
     let description = Description {
@@ -542,7 +550,7 @@ fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, pins: &Pins) -> Arc<Finish> 
         source: generate.additions.digital_source(),
         ..campaign.description().clone()
     };
-    Arc::new(campaign.describing(description))
+    Arc::new(looking(campaign.describing(description)))
 }
 
 fn texts_digest<'f>(files: impl IntoIterator<Item = &'f SourceFile>) -> Digest {

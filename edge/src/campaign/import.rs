@@ -25,14 +25,13 @@ use super::variant::picture_name;
 use crate::provenance::xmp_of;
 use crate::render::{OriginalError, OriginalFormat, decode_original};
 use crate::text_file;
-use crate::words::Format;
 
 /// What is imported, for which variant.
 #[derive(Debug)]
 pub struct ImportOrder<'a> {
     /// `campaign/slot?axis=value&…`; an axis left out is at its default.
     pub variant: &'a str,
-    /// A PNG or JPEG.
+    /// A PNG, JPEG or WebP.
     pub bytes: &'a [u8],
     /// How the picture came to be; `None` takes what the file's own XMP says.
     pub source: Option<DigitalSource>,
@@ -111,7 +110,7 @@ pub fn examine(sources: &CatalogSources, order: &ImportOrder<'_>) -> Result<Exam
 }
 
 fn examine_for(slot: &Slot, variant: String, order: &ImportOrder<'_>) -> Result<Examined, ImportRunError> {
-    let format = OriginalFormat::of(order.bytes).ok_or(OriginalError::Format)?;
+    let format = OriginalFormat::known(order.bytes)?;
     let master = decode_original(order.bytes)?;
     check_reach(&master, slot)?;
     let (width_px, height_px) = (master.width_px(), master.height_px());
@@ -226,11 +225,7 @@ fn recipe(order: &ImportOrder<'_>, format: OriginalFormat) -> Result<ValidImport
 #[must_use]
 pub fn declared_source(file: &[u8], format: OriginalFormat) -> Option<DigitalSource> {
     const VOCABULARY: &str = "cv.iptc.org/newscodes/digitalsourcetype/";
-    let format = match format {
-        OriginalFormat::Png => Format::Png,
-        OriginalFormat::Jpeg => Format::Jpeg,
-    };
-    let packet = String::from_utf8_lossy(xmp_of(format, file).ok()??);
+    let packet = String::from_utf8_lossy(xmp_of(format.format(), file).ok()??);
     let (_, rest) = packet.split_once(VOCABULARY)?;
     rest.split(|c: char| !c.is_ascii_alphabetic()).next()?.parse().ok()
 }

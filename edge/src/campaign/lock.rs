@@ -21,12 +21,14 @@ use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
 use super::layers;
+use super::look;
 use super::manifest::{Manifest, SLOTS_MAX};
 use super::originals::{OriginalFault, read_original};
 use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
 use super::sources::CatalogSources;
+use crate::render::CUBE_BYTES_MAX;
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
 const PINS_MAX: usize = SLOTS_MAX
@@ -50,14 +52,15 @@ pub struct Lock {
 }
 
 /// The tables of a lock, and what stands in each.
-const TABLES: [(&str, &str); 4] =
-    [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image"), ("layers", "layer file")];
+const TABLES: [(&str, &str); 5] =
+    [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image"), ("layers", "layer file"), ("looks", "grade")];
 
 /// Everything a manifest names, in the order of [`TABLES`].
-fn named(manifest: &Manifest) -> [Vec<String>; 4] {
+fn named(manifest: &Manifest) -> [Vec<String>; 5] {
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    let [checkpoints, adapters, images] = [manifest.checkpoints(), manifest.adapters(), manifest.images()].map(owned);
-    [checkpoints, adapters, images, manifest.layer_files()]
+    let [checkpoints, adapters, images, looks] =
+        [manifest.checkpoints(), manifest.adapters(), manifest.images(), manifest.looks()].map(owned);
+    [checkpoints, adapters, images, manifest.layer_files(), looks]
 }
 
 /// Why there is no lock.
@@ -84,19 +87,21 @@ pub struct Models {
     models_dir: PathBuf,
     images_dir: PathBuf,
     layers_dir: PathBuf,
+    campaigns_dir: PathBuf,
     digests: HashMap<String, Digests>,
     files: FileDigests,
 }
 
 impl Models {
     /// Checkpoints are the folders of `models_dir`, by name, adapters the safetensors files of `adapters` in it, images the
-    /// files of `images` in the campaigns' folder, files of layers those of `layers` in it.
+    /// files of `images` in the campaigns' folder, files of layers those of `layers` in it, grades files beside the campaigns.
     #[must_use]
     pub fn new(models_dir: impl Into<PathBuf>, sources: &CatalogSources) -> Self {
         Self {
             models_dir: models_dir.into(),
             images_dir: sources.images_dir(),
             layers_dir: layers::folder_of(&sources.campaigns_dir),
+            campaigns_dir: sources.campaigns_dir.clone(),
             digests: HashMap::new(),
             files: FileDigests::default(),
         }
@@ -172,6 +177,11 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
             source,
         })?;
         pins.layers.insert(path, digest);
+    }
+    for name in manifest.looks() {
+        let path = look::path(&models.campaigns_dir, name);
+        let file = FileOf { campaign, what: "grade", name, path, bytes_max: CUBE_BYTES_MAX as u64 };
+        pins.looks.insert(name.to_owned(), file.digest()?);
     }
     pins.imports = before.imports.clone();
     Ok(Lock { campaign: campaign.clone(), made_from: made_from(manifest), pins })
@@ -317,6 +327,7 @@ fn read_tables(root: &TableReader<'_, '_>) -> Pins {
         adapters: read("adapters"),
         images: read("images"),
         layers: read("layers"),
+        looks: read("looks"),
         loaded: read("loaded"),
         imports: root.table("imports").map(|table| read_imports(&table)).unwrap_or_default(),
     }

@@ -136,6 +136,12 @@ impl Manifest {
         layers::named_files(self)
     }
 
+    /// The grades of its slots' looks.
+    #[must_use]
+    pub fn looks(&self) -> Vec<&str> {
+        sorted(self.slots.iter().filter_map(|slot| slot.look.as_ref()?.lut.as_deref()))
+    }
+
     fn drawn(&self) -> impl Iterator<Item = &Generate> {
         self.slots.iter().filter_map(Slot::drawn)
     }

@@ -17,6 +17,8 @@ pub struct Pins {
     pub images: BTreeMap<String, Digest>,
     /// Of the files of layers, by their paths. No recipe is named after them.
     pub layers: BTreeMap<String, Digest>,
+    /// Grades of slots' looks.
+    pub looks: BTreeMap<String, Digest>,
     /// By the names of their pictures (`campaign/slot?axis=value`). No `lock` forgets one: only a person takes it out.
     pub imports: BTreeMap<String, Import>,
 }
@@ -31,8 +33,8 @@ pub struct Import {
 }
 
 impl Pins {
-    pub(super) fn tables(&self) -> [&BTreeMap<String, Digest>; 4] {
-        [&self.checkpoints, &self.adapters, &self.images, &self.layers]
+    pub(super) fn tables(&self) -> [&BTreeMap<String, Digest>; 5] {
+        [&self.checkpoints, &self.adapters, &self.images, &self.layers, &self.looks]
     }
 
     pub(super) fn checkpoint(&self, name: &str) -> Digest {

@@ -11,6 +11,7 @@ use super::framing::{Bounds, Framing};
 use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
 use super::layers::{self, SlotPlan};
+use super::look::{self, SlotLook};
 use super::manifest::{Policy, SLOTS_MAX};
 use super::markup::{self, SlotMarkup};
 use super::names::is_name;
@@ -51,6 +52,8 @@ pub struct Slot {
     pub formats: FormatSet,
     /// Numeric qualities an unsigned URL may ask for beside the named ones.
     pub qualities: Vec<Quality>,
+    /// What its pictures have in common.
+    pub look: Option<SlotLook>,
     pub making: Making,
     /// What is laid on its pictures.
     pub layers: SlotPlan,
@@ -249,6 +252,7 @@ fn read_slot<'a, 'i>(
     let formats = read_formats(table);
     let qualities = read_qualities(table);
     let layers = layers::read_slot(table, generate.axes, briefing);
+    let look = look::read(table);
     table.finish(|key| {
         generate::KEYS.contains(&key).then(|| format!("`{key}` of this slot stands in [slots.{}.generate]", name.value))
     });
@@ -265,6 +269,7 @@ fn read_slot<'a, 'i>(
         label,
         formats,
         qualities,
+        look,
         making: making?,
         layers,
     })

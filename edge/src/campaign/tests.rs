@@ -1038,7 +1038,7 @@ fn what_cannot_be_imported_says_why() {
     assert!(refused("nobody/hero", &good, photo).contains("no campaign `nobody`"));
     assert!(refused("brought/hero?product=car", &good, photo).contains("no value `car`; it has `mug`"));
     assert!(refused("brought/hero?colour=red", &good, photo).contains("no axis `colour`"));
-    assert!(refused("brought/hero", b"GIF89a", photo).contains("neither PNG nor JPEG"));
+    assert!(refused("brought/hero", b"GIF89a", photo).contains("it is GIF, which is not taken"));
     let small = refused("brought/hero", &picture(63, 200, 1), photo);
     assert!(small.contains("63×200 px") && small.contains("gives 63 px"), "{small}");
     assert!(refused("brought/hero", &good, None).contains("digital source type"));

@@ -224,13 +224,13 @@ fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<PictureS
         return Ok(PictureSource {
             recipe: MasterRecipe::Imported(import.recipe.clone()),
             size_px: (import.width_px, import.height_px),
-            finish: Arc::new(import_finish(&campaign.finish, &import.recipe)),
+            finish: Arc::new(import_finish(campaign.slot_finish(slot), &import.recipe)),
         });
     }
     let size_px = slot.making.size_px();
     let Some(generate) = slot.drawn() else {
         let recipe = MasterRecipe::Awaited(Awaited::new(&picture));
-        return Ok(PictureSource { recipe, size_px, finish: Arc::clone(&campaign.finish) });
+        return Ok(PictureSource { recipe, size_px, finish: Arc::clone(campaign.slot_finish(slot)) });
     };
     let recipe = drawn(generate, &campaign.axes, campaign.pins(), values)?;
     let finish = drawn_finish(campaign.slot_finish(slot), campaign.prompt.as_ref(), &recipe);

@@ -224,6 +224,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
         for layer in &rendition.layers {
             line("layer", &format!("{}: {} {}", layer.name, layer.kind, layer.shows));
         }
+        if let Some(look) = &rendition.look {
+            line("look", look);
+        }
     }
     if let Some((first, settled)) = freshness {
         if first != settled {

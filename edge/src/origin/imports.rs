@@ -22,7 +22,10 @@ use super::OriginError;
 use super::seam::{Made, Order, Origin};
 use crate::cache::MasterFile;
 use crate::campaign::originals::{OriginalFault, originals_folder, read_original};
-use crate::render::{OriginalError, PoolError, RenderPool, decode_original, encode_master};
+use crate::render::{
+    DecodeMemory, MemoryShare, NoMemory, OriginalError, PoolError, RenderPool, decode_original, encode_master,
+    memory_for,
+};
 
 /// What a binding names as the maker of an imported master.
 pub const MAKER: &str = "import";
@@ -38,13 +41,15 @@ pub enum ImportFault {
     Unusable { digest: Digest, cause: OriginalError },
     #[error("original {digest} waits for a place in the render pool: {cause}")]
     Pool { digest: Digest, cause: PoolError },
+    #[error("original {digest} is not decoded now: {cause}")]
+    Memory { digest: Digest, cause: NoMemory },
 }
 
 impl ImportFault {
     /// Whether the same may go well a moment later.
     #[must_use]
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Pool { .. })
+        matches!(self, Self::Pool { .. } | Self::Memory { .. })
     }
 }
 
@@ -53,25 +58,61 @@ impl ImportFault {
 pub struct Imports {
     folder: PathBuf,
     pool: Arc<RenderPool>,
+    memory: DecodeMemory,
+}
+
+/// What a job of the pool came to.
+enum Attempt<T> {
+    Done(T),
+    /// Others have the memory; so many bytes are needed.
+    NoMemory(u64),
 }
 
 impl Imports {
     #[must_use]
-    pub fn new(campaigns_dir: &Path, pool: Arc<RenderPool>) -> Self {
-        Self { folder: originals_folder(campaigns_dir), pool }
+    pub fn new(campaigns_dir: &Path, pool: Arc<RenderPool>, memory: DecodeMemory) -> Self {
+        Self { folder: originals_folder(campaigns_dir), pool, memory }
     }
 
     async fn decoded<T: Send + 'static>(
         &self,
         recipe: &ValidImport,
         order: &Order<'_>,
-        finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Send + 'static,
+        finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Clone + Send + 'static,
     ) -> Result<T, OriginError> {
-        let (folder, digest) = (self.folder.clone(), recipe.import);
+        let digest = recipe.import;
+        let bytes = match self.attempt(digest, order, None, finish.clone()).await? {
+            Attempt::Done(done) => return Ok(done),
+            Attempt::NoMemory(bytes) => bytes,
+        };
+        // Waited for outside the pool, whose threads have renditions to make.
+        let share = self.memory.share(bytes).await.map_err(|cause| ImportFault::Memory { digest, cause })?;
+        match self.attempt(digest, order, Some((bytes, share)), finish).await? {
+            Attempt::Done(done) => Ok(done),
+            // The same digest is the same file.
+            Attempt::NoMemory(_) => Err(OriginError::from(ImportFault::Unusable {
+                digest,
+                cause: OriginalError::Damaged("it changed while it was read".to_owned()),
+            })),
+        }
+    }
+
+    async fn attempt<T: Send + 'static>(
+        &self,
+        digest: Digest,
+        order: &Order<'_>,
+        share: Option<(u64, MemoryShare)>,
+        finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Send + 'static,
+    ) -> Result<Attempt<T>, OriginError> {
+        let (folder, memory) = (self.folder.clone(), self.memory.clone());
+        let unusable = move |cause| ImportFault::Unusable { digest, cause };
         // Read by the job, not before it: what waits for a place in the pool holds no file.
-        let work = move || -> Result<T, ImportFault> {
+        let work = move || -> Result<Attempt<T>, ImportFault> {
             let file = read_original(&folder, digest)?;
-            decode_original(&file).and_then(finish).map_err(|cause| ImportFault::Unusable { digest, cause })
+            let bytes = memory_for(&file).map_err(unusable)?;
+            let share = share.filter(|(held, _)| *held >= bytes).map(|(_, share)| share);
+            let Some(_share) = share.or_else(|| memory.share_now(bytes)) else { return Ok(Attempt::NoMemory(bytes)) };
+            decode_original(&file).and_then(finish).map(Attempt::Done).map_err(unusable)
         };
         let done = self.pool.run(order.urgency, work).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
         Ok(done?)

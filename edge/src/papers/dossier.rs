@@ -73,6 +73,8 @@ pub struct VariantPaper {
     pub alt: String,
     /// The visible label that the markup gives the picture.
     pub label: Option<String>,
+    /// What is done to the pixels of each rendition: grade, sharpening, grain.
+    pub look: Option<String>,
     /// How the picture came to be, by IPTC's vocabulary; unknown while it is awaited.
     pub digital_source_type: Option<&'static str>,
     pub rights: RightsPaper,
@@ -246,6 +248,7 @@ fn variant(resolved: &Resolved, public_url: &str, has_access_log: bool) -> Varia
         locale: resolved.locale().to_owned(),
         alt: resolved.alt(),
         label: resolved.label().map(|label| label.text.to_owned()),
+        look: resolved.variant.finish.look().map(|look| look.words()),
         digital_source_type: resolved.source().map(|source| source.uri()),
         rights: rights(resolved.variant.finish.marking()),
         served: served(resolved, public_url, has_access_log),

@@ -56,6 +56,9 @@ fn picture(dossier: &Dossier, examined: &Examined) -> Markup {
                 @if let Some(label) = variant.and_then(|variant| variant.label.as_deref()) {
                     ". Pages label it: “" (label) "”"
                 }
+                @if let Some(look) = variant.and_then(|variant| variant.look.as_deref()) {
+                    ". Its look: " (look)
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The finish: all that makes a rendition out of given pixels beside its spec, and the digest that stands for it in keys.
 //!
-//! A finish is what is laid on the picture, what is said of it, the watermark in its pixels, and whether a manifest is signed for it.
-//! Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
+//! A finish is its slot's look, what is laid on the picture, what is said of it, the watermark in its pixels, and whether a manifest is
+//! signed for it. Invariants: a finish and its digest are made together and never part; equal digests mean equal bytes up
 //! to the signature, save the creation date, which is the master's and a part of rendition keys by itself; the former
 //! digests are those that stored renditions are found by after an upgrade, after the watermark's key or design was changed, or
 //! after signing was switched on.
@@ -11,6 +11,7 @@ use std::iter;
 use std::sync::Arc;
 
 use super::layers::LayerSet;
+use super::look::Look;
 use crate::provenance::{Description, DigitalSource, Marking};
 use crate::watermark::Watermark;
 
@@ -137,6 +138,7 @@ pub struct Finish {
     finishing: Finishing,
     on_unsigned: OnUnsigned,
     layers: Option<Arc<LayerSet>>,
+    look: Option<Arc<Look>>,
     digest: FinishDigest,
     formers: Vec<Former>,
 }
@@ -180,16 +182,47 @@ impl Finish {
         let mut formers: Vec<_> = finishing.former_parts(source).into_iter().map(dated).collect();
         formers.dedup();
         formers.push(undated);
-        Self { description, finishing, on_unsigned, layers: None, digest, formers }
+        Self { description, finishing, on_unsigned, layers: None, look: None, digest, formers }
+    }
+
+    /// The same with a look. What was kept without one is another picture.
+    #[must_use]
+    pub fn looking(self, look: Arc<Look>) -> Self {
+        let part = look.digest();
+        let looked = |digest: FinishDigest| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"bildkante finish with a look 1\0").update(digest.as_bytes()).update(&part);
+            let mut looked = [0; 16];
+            looked.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+            FinishDigest(looked)
+        };
+        let formers = self.formers.iter().filter(|former| former.is_dated);
+        let formers = formers.map(|former| Former { digest: looked(former.digest), ..*former }).collect();
+        Self { digest: looked(self.digest), formers, look: Some(look), ..self }
+    }
+
+    /// What is done to its pixels.
+    #[must_use]
+    pub const fn look(&self) -> Option<&Arc<Look>> {
+        self.look.as_ref()
     }
 
     /// The same for another picture of the same campaign.
     #[must_use]
     pub fn describing(&self, description: Description) -> Self {
-        let finish = Self::with(description, self.finishing.clone(), self.on_unsigned);
+        let finish = self.looking_as(description);
         match &self.layers {
             Some(layers) => finish.layered(Arc::clone(layers)),
             None => finish,
+        }
+    }
+
+    /// Of another picture, with the same look and without layers.
+    fn looking_as(&self, description: Description) -> Self {
+        let plain = Self::with(description, self.finishing.clone(), self.on_unsigned);
+        match &self.look {
+            Some(look) => plain.looking(Arc::clone(look)),
+            None => plain,
         }
     }
 
@@ -203,7 +236,7 @@ impl Finish {
         } else {
             self.description.clone()
         };
-        Self::with(description, self.finishing.clone(), self.on_unsigned).layered(layers)
+        self.looking_as(description).layered(layers)
     }
 
     /// Digests without layers stay as they are: no stored rendition is lost.
@@ -366,5 +399,24 @@ mod tests {
             assert_eq!(data_encoding::HEXLOWER.encode(former.digest.as_bytes()), before);
             assert!(!former.is_dated);
         }
+    }
+
+    #[test]
+    fn a_look_is_in_every_digest_and_stays_with_another_description() {
+        let look = |thousandths| {
+            Arc::new(Look { grade: None, sharpen: crate::render::Sharpen::new(thousandths), grain: None })
+        };
+        let plain = || {
+            let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+            Finish::with(description, finishing(Some([1; 32]), true), OnUnsigned::default())
+        };
+        let (one, other) = (plain().looking(look(400)), plain().looking(look(500)));
+        assert!(one.digest() != plain().digest() && one.digest() != other.digest());
+        assert_eq!(one.digest(), plain().looking(look(400)).digest());
+        let known: Vec<_> = plain().formers().map(|former| former.digest).chain([plain().digest()]).collect();
+        assert!(one.formers().count() > 0, "those of another key or unsigned had the look too");
+        assert!(one.formers().all(|former| former.is_dated && !known.contains(&former.digest)));
+        let photo = Description::new(Marking::default(), DigitalSource::DigitalCapture);
+        assert_eq!(one.describing(photo.clone()), plain().describing(photo).looking(look(400)));
     }
 }

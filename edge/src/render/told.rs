@@ -2,13 +2,10 @@
 //!
 //! Invariants: bounded as decoding is, and nothing is decoded; texts that the file brings are bounded and hold no control characters.
 
-use std::io::Cursor;
-
 use image::metadata::Orientation;
-use image::{ImageDecoder, ImageReader};
 use moxcms::{ColorProfile, ProfileText};
 
-use super::original::{ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat};
+use super::original::{Opened, OriginalError, OriginalFormat, Samples};
 
 /// Longest name of a profile that is told, in characters.
 const NAME_CHARS_MAX: usize = 120;
@@ -31,6 +28,8 @@ pub struct OriginalFacts {
 pub enum ToldProfile {
     /// It is taken for sRGB.
     None,
+    /// Its inks become light as in browsers: each takes its part. Nothing says how they look in print.
+    NoneOfInks,
     Named(String),
     /// There is one, and it cannot be read.
     Damaged,
@@ -45,25 +44,20 @@ pub enum Turn {
 }
 
 /// # Errors
-/// When the file is over a limit, is no PNG or JPEG, or its head is damaged.
+/// When the file is over a limit, is of another format, or its head is damaged.
 pub fn original_facts(file: &[u8]) -> Result<OriginalFacts, OriginalError> {
-    if file.len() > ORIGINAL_FILE_BYTES_MAX {
-        return Err(OriginalError::FileTooLarge { bytes: file.len() });
-    }
-    let format = OriginalFormat::of(file).ok_or(OriginalError::Format)?;
-    let mut decoder = ImageReader::with_format(Cursor::new(file), format.decoded_as()).into_decoder()?;
-    let (width_px, height_px) = decoder.dimensions();
-    let samples = format!("{:?}", decoder.original_color_type());
-    let turn = match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
+    let Opened { format, width_px, height_px, orientation, profile, samples } = Opened::read(file)?;
+    let turn = match orientation {
         Orientation::NoTransforms => Turn::AsItIs,
         turned => Turn::Turned(turned.to_exif()),
     };
-    let profile = match decoder.icc_profile() {
-        Ok(None) => ToldProfile::None,
-        Ok(Some(bytes)) => ColorProfile::new_from_slice(&bytes).map_or(ToldProfile::Damaged, |it| named(&it)),
-        Err(_) => ToldProfile::Damaged,
+    let profile = match (profile, &samples) {
+        (Ok(None), Samples::Light(_)) => ToldProfile::None,
+        (Ok(None), Samples::Inks(_)) => ToldProfile::NoneOfInks,
+        (Ok(Some(bytes)), _) => ColorProfile::new_from_slice(&bytes).map_or(ToldProfile::Damaged, |it| named(&it)),
+        (Err(_), _) => ToldProfile::Damaged,
     };
-    Ok(OriginalFacts { format, width_px, height_px, samples, profile, turn })
+    Ok(OriginalFacts { format, width_px, height_px, samples: samples.words(), profile, turn })
 }
 
 fn named(profile: &ColorProfile) -> ToldProfile {

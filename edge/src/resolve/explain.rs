@@ -114,6 +114,9 @@ pub struct ExplainedRendition {
     pub uses_hints: bool,
     pub url: String,
     pub file_name: String,
+    /// What is done to its pixels beside cut and size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub look: Option<String>,
     /// What is laid on it, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<ExplainedLayer>,
@@ -174,6 +177,7 @@ fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -
         uses_hints: factors.contains(Factor::Hints),
         url: one_url(request, resolved),
         file_name: format!("{}.{}", resolved.variant.file_stem, want.spec.format.extension()),
+        look: want.finish.look().map(|look| look.words()),
         layers: want.finish.layers().map(|layers| layers_of(layers)).unwrap_or_default(),
     }
 }

@@ -18,7 +18,7 @@ use crate::governance::testing::sources;
 use crate::governance::{Gate, PurgeMetrics, Purges};
 use crate::origin::testing::{Behaviour, FakeNode};
 use crate::origin::{Images, Imports, OriginMetrics, Origins, RegionConfig, Regions};
-use crate::render::{RenderMetrics, RenderPool};
+use crate::render::{DecodeMemory, RenderMetrics, RenderPool};
 use crate::words::Epoch;
 use crate::words::clock::Clock;
 
@@ -91,7 +91,7 @@ impl Bench {
         let pool = RenderPool::start(&config.render, RenderMetrics::new(&registry).unwrap()).unwrap();
         let budgets = Budgets::new(&config.budget, &registry).unwrap();
         let pool = Arc::new(pool);
-        let imports = Imports::new(folder.path(), Arc::clone(&pool));
+        let imports = Imports::new(folder.path(), Arc::clone(&pool), DecodeMemory::default());
         let origin = Arc::new(Origins { regions, imports });
         let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
         let metrics = CredentialMetrics::new(&registry).unwrap();

@@ -115,13 +115,13 @@ pub struct GenerateArgs {
     /// several times
     #[arg(long = "embedding", value_name = "FILE[:WORD]", value_parser = parse_embedding)]
     pub embeddings: Vec<(PathBuf, String)>,
-    /// A PNG of the picture's size to begin with instead of noise
+    /// A PNG that covers the picture, to begin with instead of noise
     #[arg(long, value_name = "FILE.png")]
     pub init: Option<PathBuf>,
     /// How much of the way is gone from it: close to 0 keeps it, 1 keeps nothing
     #[arg(long, value_name = "SHARE", default_value_t = 0.8, requires = "init")]
     pub strength: f64,
-    /// A PNG of the picture's size: what is white is painted anew, the rest is kept from --init
+    /// A PNG that covers the picture: what is white is painted anew, the rest is kept from --init
     #[arg(long, value_name = "FILE.png", requires = "init")]
     pub mask: Option<PathBuf>,
     /// A PNG that says how near each place is, the brighter the nearer, for checkpoints that are told it
@@ -132,7 +132,7 @@ pub struct GenerateArgs {
     #[arg(long = "control", value_name = "DIR:FILE.png[:WEIGHT[:START[:END]]]", value_parser = parse_control)]
     pub controls: Vec<ControlArg>,
     /// An IP-Adapter, its image encoder's folder, the PNG that the picture is to resemble, how strongly, from which share of the
-    /// steps on and up to which, and a PNG of the picture's size that is white where; may be given several times
+    /// steps on and up to which, and a PNG over the picture that is white where; may be given several times
     #[arg(
         long = "reference",
         value_name = "FILE:DIR:FILE.png[:WEIGHT[:START[:END[:MASK.png]]]]",
@@ -151,7 +151,7 @@ pub struct GenerateArgs {
     /// How the draft is enlarged: pixels or latents
     #[arg(long, value_name = "NAME", default_value = "pixels", value_parser = parse_enlarge, requires = "draft")]
     pub enlarge: Enlarge,
-    /// A PNG of the picture's size: what is white is painted anew once the picture is drawn; how much of the way is gone from it,
+    /// A PNG that covers the picture: what is white is painted anew once the picture is drawn; how much of the way is gone from it,
     /// 0.4 by default, and other words for it; may be given several times
     #[arg(long = "detail", value_name = "MASK.png[:STRENGTH[:PROMPT]]", value_parser = parse_detail)]
     pub details: Vec<DetailArg>,

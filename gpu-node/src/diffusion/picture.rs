@@ -1,7 +1,7 @@
 //! Images a recipe begins with or is held to.
 //!
-//! They have the picture's size as it is shown, but for those that a network reads at a size of its own: these are resampled as
-//! Pillow does it, in whole numbers, so a digest fixes every value. A PNG of eight bits, as
+//! One of another size than the picture's covers it: it is resampled, and what is left of it is cut away on both ends. So is one that a
+//! network reads at a size of its own. Resampling is Pillow's, in whole numbers and in code values, so digest and size fix every value. A PNG of eight bits, as
 //! masters are; grey ones count as coloured, transparency is dropped, and one that says how it is to be turned (`eXIf`) is
 //! turned, as browsers and diffusers' `load_image` do. Source of the numbers: diffusers 0.42, `image_processor.py`
 //! (`VaeImageProcessor`), and Pillow's conversion to grey and `exif_transpose`.
@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
+use bildkante_shared::exif;
 use bildkante_shared::ids::Digest;
 use bildkante_shared::limits;
 use bildkante_shared::pixels::Pixels;
@@ -63,7 +64,7 @@ impl Picture {
         bounds.max_alloc = Some(DECODE_BYTES_MAX);
         reader.limits(bounds);
         let mut image = reader.decode()?;
-        if let Some(orientation) = exif(png).and_then(Orientation::from_exif_chunk) {
+        if let Some(orientation) = exif::of_png(png).and_then(Orientation::from_exif_chunk) {
             image.apply_orientation(orientation);
         }
         let rgb = image.into_rgb8();
@@ -115,13 +116,32 @@ impl Picture {
     pub(crate) fn squared(&self, side_px: u32) -> Self {
         let shorter = u64::from(self.width_px.min(self.height_px)).max(1);
         let scaled = |px: u32| u32::try_from(u64::from(px) * u64::from(side_px) / shorter).unwrap_or(u32::MAX);
-        let (width, height) = (scaled(self.width_px).max(side_px), scaled(self.height_px).max(side_px));
-        let rgb = self.resized((width, height)).rgb;
-        let [left, top] = [width, height].map(|px| ((px - side_px) / 2) as usize);
-        let (stride, side) = (width as usize * 3, side_px as usize);
-        let rows = rgb.chunks_exact(stride).skip(top).take(side);
-        let rgb = rows.flat_map(|row| &row[left * 3..(left + side) * 3]).copied().collect();
-        Self { width_px: side_px, height_px: side_px, rgb }
+        let size = (scaled(self.width_px).max(side_px), scaled(self.height_px).max(side_px));
+        self.resized(size).middle((side_px, side_px))
+    }
+
+    /// The same at the size of a picture that it is to cover: scaled until both sides reach it, rounded to whole pixels, and cut away on
+    /// both ends of the side that is too long.
+    #[must_use]
+    pub(crate) fn covering(&self, (width_px, height_px): (u32, u32)) -> Self {
+        let [own_width, own_height] = [self.width_px, self.height_px].map(u64::from);
+        let [width, height] = [width_px, height_px].map(u64::from);
+        let scaled =
+            |own: u64, (side, by): (u64, u64)| u32::try_from((own * side + by / 2) / by.max(1)).unwrap_or(u32::MAX);
+        // Whichever side needs the larger factor decides it.
+        let factor = if width * own_height >= height * own_width { (width, own_width) } else { (height, own_height) };
+        let size = (scaled(own_width, factor).max(width_px), scaled(own_height, factor).max(height_px));
+        self.resized(size).middle((width_px, height_px))
+    }
+
+    /// What is in its middle, at most all of it.
+    fn middle(&self, (width_px, height_px): (u32, u32)) -> Self {
+        let [left, top] =
+            [(self.width_px, width_px), (self.height_px, height_px)].map(|(own, kept)| ((own - kept) / 2) as usize);
+        let (stride, width) = (self.width_px as usize * 3, width_px as usize);
+        let rows = self.rgb.chunks_exact(stride).skip(top).take(height_px as usize);
+        let rgb = rows.flat_map(|row| &row[left * 3..(left + width) * 3]).copied().collect();
+        Self { width_px, height_px, rgb }
     }
 
     /// `[1, 3, h, w]`, 0 to 1, on the CPU.
@@ -154,20 +174,6 @@ impl Picture {
         };
         let values: Vec<f32> = self.rgb.chunks_exact(3).map(|rgb| value(grey(rgb))).collect();
         Tensor::f_from_slice(&values)?.f_view([1, 1, i64::from(self.height_px), i64::from(self.width_px)])
-    }
-}
-
-/// The first `eXIf` chunk of a PNG, before or behind the image data. A chunk that claims to end beyond the file is ignored.
-fn exif(png: &[u8]) -> Option<&[u8]> {
-    let mut rest = png.get(8..)?;
-    loop {
-        let (length, kind) = (rest.first_chunk::<4>()?, rest.get(4..8)?);
-        let end = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_add(8)?;
-        if kind == b"eXIf" {
-            return rest.get(8..end);
-        }
-        // Behind the data its checksum.
-        rest = rest.get(end.checked_add(4)?..)?;
     }
 }
 
@@ -217,6 +223,23 @@ mod tests {
             late.splice(end..end, png[at..at + length].to_vec());
             assert_eq!(Picture::decode(&late).expect("a picture"), picture);
         }
+    }
+
+    #[test]
+    fn a_picture_covers_another_size_and_keeps_its_middle() {
+        // Stripes across: dark, grey, bright, dark, two pixels each.
+        let stripes = [0_u8, 0, 100, 100, 200, 200, 0, 0];
+        let rgb: Vec<u8> = (0..4).flat_map(|_| stripes.iter().flat_map(|value| [*value; 3])).collect();
+        let picture = Picture { width_px: 8, height_px: 4, rgb };
+        let same = picture.covering((4, 4));
+        let middle: Vec<u8> = (0..4).flat_map(|_| [100_u8, 100, 200, 200].into_iter().flat_map(|v| [v; 3])).collect();
+        assert_eq!((same.size_px(), same.rgb), ((4, 4), middle), "nothing is resampled where one side fits");
+        for size in [(16, 8), (3, 9), (64, 8), (5, 1), (8, 4)] {
+            assert_eq!(picture.covering(size).size_px(), size);
+        }
+        assert_eq!(picture.covering((8, 4)), picture);
+        let tall = picture.covering((2, 8));
+        assert!(tall.rgb[0].abs_diff(100) < 30 && tall.rgb[3].abs_diff(200) < 30, "{:?}", &tall.rgb[..6]);
     }
 
     #[test]

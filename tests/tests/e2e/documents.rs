@@ -383,6 +383,9 @@ fn the_manifest_with_every_key_is_valid() -> anyhow::Result<()> {
     for product in ["mug", "vase"] {
         image::RgbImage::new(8, 8).save(layers.join(format!("packshots/{product}.png")))?;
     }
+    std::fs::create_dir_all(campaigns.join("looks"))?;
+    let grade = "LUT_3D_SIZE 2\n0 0 0\n1 0 0\n0 1 0\n1 1 0\n0 0 1\n1 0 1\n0 1 1\n1 1 1\n";
+    std::fs::write(campaigns.join("looks/warm.cube"), grade)?;
     let page = Document::read(Path::new("docs/reference/manifests.md"))?;
     let manifest = page.blocks().into_iter().find(|block| block.language == "toml").context("a manifest")?;
     std::fs::write(campaigns.join("every-key.toml"), manifest.text)?;

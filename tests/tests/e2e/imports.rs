@@ -186,7 +186,9 @@ async fn a_posted_picture_is_a_candidate_and_serves_nothing_until_a_person_impor
     let other = photograph(120)?;
     assert_eq!(post(&rig, TO, other.clone()).await?.status, StatusCode::UNPROCESSABLE_ENTITY, "no source");
     let refused = post(&rig, &format!("{TO}&source=humanEdits"), b"GIF89a".to_vec()).await?;
-    assert!(refused.status == StatusCode::UNPROCESSABLE_ENTITY && refused.text().contains("neither PNG nor JPEG"));
+    assert!(
+        refused.status == StatusCode::UNPROCESSABLE_ENTITY && refused.text().contains("it is GIF, which is not taken")
+    );
     assert!(candidates(&rig).await?.is_empty());
     for _ in 0..2 {
         let reply = post(&rig, &format!("{TO}&source=humanEdits&credit=Retouched"), other.clone()).await?;

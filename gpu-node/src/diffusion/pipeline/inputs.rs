@@ -5,6 +5,8 @@
 //! `pipeline_stable_diffusion_img2img.py`, `pipeline_stable_diffusion_inpaint.py`,
 //! `pipeline_controlnet.py` and their counterparts for Stable Diffusion XL.
 
+use std::borrow::Cow;
+
 use bildkante_shared::ids::Digest;
 use bildkante_shared::recipe::{ControlUse, Recipe, ReferenceUse};
 use tch::{Kind, TchError, Tensor};
@@ -179,22 +181,29 @@ fn encoded(
     networks.scaled(&sample.f_to_kind(kind)?)
 }
 
-/// The recipe's picture of this digest, which has the picture's own size.
+/// The recipe's image of this digest, at the size of the picture.
 fn picture<'a, N>(
     models: &'a Models<N>,
     recipe: &Recipe,
     digest: Digest,
     field: &str,
-) -> Result<&'a Picture, DiffusionError> {
+) -> Result<Cow<'a, Picture>, DiffusionError> {
     let found = models.pictures.get(&digest);
     let found = found.ok_or_else(|| DiffusionError::input(format!("`{field}` {digest} is not there")))?;
-    let ((width, height), (wanted_width, wanted_height)) = (found.size_px(), (recipe.width_px, recipe.height_px));
-    if (width, height) != (wanted_width, wanted_height) {
-        return Err(DiffusionError::input(format!(
-            "`{field}` has {width}×{height} px, the picture {wanted_width}×{wanted_height}"
-        )));
+    let wanted_px = (recipe.width_px, recipe.height_px);
+    let fits = found.size_px() == wanted_px;
+    Ok(if fits { Cow::Borrowed(&**found) } else { Cow::Owned(found.covering(wanted_px)) })
+}
+
+/// Names what [`picture`] gives: what is kept of an image at one size is not for another.
+fn seen<N>(models: &Models<N>, recipe: &Recipe, digest: Digest) -> Digest {
+    let wanted_px = (recipe.width_px, recipe.height_px);
+    match models.pictures.get(&digest) {
+        Some(image) if image.size_px() != wanted_px => {
+            Digest::of_bytes(format!("{digest} at {}x{}", wanted_px.0, wanted_px.1).as_bytes())
+        }
+        _ => digest,
     }
-    Ok(found)
 }
 
 /// What the ControlNets make of their images.
@@ -213,7 +222,7 @@ pub(crate) fn controls(
         }
         let found = picture(models, recipe, control.image, "controls.image")?;
         let image = || Ok(upload(&found.unit()?, networks.device())?);
-        Ok((control.clone(), networks.embed_picture(at, control.image, image)?))
+        Ok((control.clone(), networks.embed_picture(at, seen(models, recipe, control.image), image)?))
     };
     recipe.controls.iter().enumerate().map(control).collect()
 }

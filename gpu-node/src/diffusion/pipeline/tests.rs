@@ -286,3 +286,23 @@ fn rescaled_guidance_keeps_the_contrast_of_the_conditional_output() {
     let none = rescaled(&guided, &conditional, 0.0).expect("rescaled");
     assert!((none - &guided).abs().max().double_value(&[]) < 1e-6);
 }
+
+#[test]
+fn an_image_of_another_size_covers_the_picture_and_begins_it() {
+    let image = Digest::of_bytes(b"an image");
+    let with = |size_px| {
+        let mut models = alone(&Analytic::new());
+        models.pictures.insert(image, std::sync::Arc::new(Picture::flat(size_px, 200)));
+        models
+    };
+    let recipe = recipe(|r| r.init = Some(bildkante_shared::recipe::InitUse { image, strength: 0.5 }));
+    let of = |size_px| {
+        let drawn = generate(&with(size_px), &recipe, None, &mut |_, _| ControlFlow::Continue(()));
+        drawn.expect("an image").pixels
+    };
+    let same = of((48, 32));
+    assert_eq!((same.width_px(), same.height_px()), (48, 32));
+    for size_px in [(96, 64), (17, 90), (200, 8)] {
+        assert_eq!(of(size_px).rgb(), same.rgb(), "{size_px:?}");
+    }
+}
