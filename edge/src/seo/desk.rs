@@ -17,7 +17,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use super::placement::{Place, Placement};
 use super::shown::{Showing, Shown};
 use crate::campaign::manifest::Signing;
-use crate::campaign::{Catalog, CatalogHandle};
+use crate::campaign::{ART, Catalog, CatalogHandle};
 use crate::fields::list;
 use crate::fill::Fill;
 use crate::request::parameters::OF_MARKUP;
@@ -102,6 +102,12 @@ impl Asker for Granted {
     }
 }
 
+/// A `<picture>` has every cut.
+fn whole_picture() -> Problem {
+    let detail = "markup holds every cut of its slot: leave `art` out";
+    Problem::new(400, "parameter-not-of-markup", "Parameter not allowed", detail).with_parameter(ART, Vec::new())
+}
+
 impl MarkupDesk {
     /// # Errors
     /// When the URL means nothing here, or its signature is of no use.
@@ -130,6 +136,9 @@ impl MarkupDesk {
         let grant = self.signing.check(asked).map_err(|error| Box::new(error.problem()))?;
         let trace = resolve(catalog, asked.image_url().as_str(), &Granted(grant)).outcome;
         let Resolution { resolved, want } = trace.map_err(|refusal| Box::new(problem(&refusal, catalog, asked)))?;
+        if resolved.art().is_some() {
+            return Err(Box::new(whole_picture()));
+        }
         let shown = Shown::of(&self.fill, &want);
         let seal = self.seal(&resolved, asked)?;
         let place = Place { public_url: &self.public_url, pinning: asked.pinning, seal };

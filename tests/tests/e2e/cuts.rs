@@ -80,6 +80,8 @@ async fn a_narrow_window_shows_another_cut_and_nothing_moves() -> anyhow::Result
     let control = Arc::new(FakeControl::default());
     let rig = Rig::start(Plan { manifest: with_cut, ..Plan::painted(&control) }).await?;
     let document = rig.http.get(rig.public(), "/p/studio/thumb?product=vase&fm=json", &[]).await?.json()?;
+    let of_one = rig.http.get(rig.public(), "/p/studio/thumb?product=vase&art=tall", &[]).await?;
+    assert_eq!(of_one.status, StatusCode::BAD_REQUEST, "{}", of_one.text());
     let (markup, preload) = (document["markup"].as_str(), document["preload"].as_str());
     let (markup, preload) = (markup.context("markup")?, preload.context("a preload")?);
     // Every URL of the page is answered.
