@@ -105,7 +105,7 @@ impl Asker for Granted {
 /// A `<picture>` has every cut.
 fn whole_picture() -> Problem {
     let detail = "markup holds every cut of its slot: leave `art` out";
-    Problem::new(400, "parameter-not-of-markup", "Parameter not allowed", detail).with_parameter(ART, Vec::new())
+    Problem::new(400, "parameter-of-images", "Parameter not allowed", detail).with_parameter(ART, Vec::new())
 }
 
 impl MarkupDesk {
