@@ -364,19 +364,27 @@ fn addresses_of(log: &str) -> Option<(SocketAddr, SocketAddr)> {
 fn lay_out_campaign(config_dir: &Path, folder: &Path) -> anyhow::Result<()> {
     const WAITS: &str = r#"on_miss       = { policy = "wait", wait_ms = 20000, then = "fallback" }"#;
     for kind in ["campaigns", "prompts"] {
-        let to = folder.join(kind);
-        std::fs::create_dir_all(&to)?;
-        for entry in
-            std::fs::read_dir(config_dir.join(kind)).with_context(|| format!("{}/{kind}", config_dir.display()))?
-        {
-            let from = entry?.path();
-            std::fs::copy(&from, to.join(from.file_name().context("a file name")?))?;
-        }
+        copy_folder(&config_dir.join(kind), &folder.join(kind))?;
     }
     let manifest = folder.join("campaigns/studio.toml");
     let text = std::fs::read_to_string(&manifest).context("the campaign `studio`")?;
     anyhow::ensure!(text.contains(WAITS), "the hero slot of `studio` is not as this scenario knows it");
     std::fs::write(&manifest, text.replace(WAITS, r#"on_miss = { policy = "fallback" }"#))?;
+    Ok(())
+}
+
+/// A folder with all that lies in it: campaigns have files of layers, images and originals beside them.
+fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let into = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &into)?;
+        } else {
+            std::fs::copy(entry.path(), into)?;
+        }
+    }
     Ok(())
 }
 
