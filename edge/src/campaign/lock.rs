@@ -52,8 +52,13 @@ pub struct Lock {
 }
 
 /// The tables of a lock, and what stands in each.
-const TABLES: [(&str, &str); 5] =
-    [("checkpoints", "checkpoint"), ("adapters", "adapter"), ("images", "image"), ("layers", "layer file"), ("looks", "grade")];
+const TABLES: [(&str, &str); 5] = [
+    ("checkpoints", "checkpoint"),
+    ("adapters", "adapter"),
+    ("images", "image"),
+    ("layers", "layer file"),
+    ("looks", "grade"),
+];
 
 /// Everything a manifest names, in the order of [`TABLES`].
 fn named(manifest: &Manifest) -> [Vec<String>; 5] {
