@@ -77,7 +77,7 @@ fn every(path: &PathPlan, manifest: &Manifest) -> Vec<String> {
     paths.collect()
 }
 
-/// The digest of a file, within its bound.
+/// The digest of a file, of which no more than its bound is read: one that is longer is refused when it is used.
 pub(in super::super) fn digest(folder: &Path, path: &str) -> std::io::Result<Digest> {
     Ok(Digest::of_bytes(&read(folder, path)?))
 }

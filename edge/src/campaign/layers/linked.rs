@@ -172,6 +172,9 @@ impl SlotLayers {
             figures: F,
             files: Vec<(&'t str, Digest)>,
             frames: &'t [LayerFrame],
+            /// A character is asked of them in this order.
+            font_order: &'t [String],
+            default_locale: &'t str,
         }
         let Files { fonts, images } = &self.shared.files;
         let fonts = fonts.iter().map(|(path, font)| (path.as_str(), font.digest()));
@@ -200,6 +203,8 @@ impl SlotLayers {
             figures: self.shared.figures.told(),
             files: fonts.chain(images).collect(),
             frames: &self.frames,
+            font_order: &self.shared.fonts,
+            default_locale: &self.default_locale,
         };
         Digest::of_bytes(&serde_json::to_vec(&told).unwrap_or_default())
     }

@@ -137,6 +137,11 @@ fn layers_are_part_of_keys_versions_and_provenance_and_of_no_recipe() {
     let before = catalog(&site);
     site.edit("campaigns/autumn.toml", "{figure:price}\"", "{figure:price}!\"");
     assert_ne!(catalog(&site), before);
+    let before = catalog(&site);
+    let fonts = ["[\"fonts/Sans.ttf\", \"fonts/Arabic.ttf\"]", "[\"fonts/Arabic.ttf\", \"fonts/Sans.ttf\"]"];
+    site.edit("campaigns/autumn.toml", fonts[0], fonts[1]);
+    site.lock();
+    assert_ne!(catalog(&site), before, "the order of fonts decides which one is asked first");
     let plain = Site::new();
     assert_eq!(variant(&plain, &[]).finish.layers(), None);
     assert_eq!(variant(&plain, &[]).recipe.id(), german.recipe.id());
@@ -183,6 +188,7 @@ fn what_cannot_be_drawn_is_refused_with_its_place() {
     };
     let headline = "text = \"headline\"";
     for (from, to, said) in [
+        ("de = \"{product}: {figure:price}\"", "de = \" \"", "the text is empty"),
         (headline, "text = \"claim\"", "there is no text `claim` in [copy]; there is `headline`"),
         (headline, "text = \"headline\"\nimage = \"a.png\"", "one of `image`, `text`, `panel` and `shadow`"),
         ("of = \"packshot\"", "of = \"scrim\"", "`shadow` names `scrim`, which is no image and no text"),

@@ -51,6 +51,9 @@ enum CopyPart {
 impl CopyText {
     /// Reads a text; `axis` finds the axis of a name.
     fn parse(text: &str, axis: &dyn Fn(&str) -> Result<usize, String>, figures: &Figures) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Err("the text is empty".to_owned());
+        }
         if text.chars().count() > TEXT_CHARS_MAX {
             return Err(format!("the text has more than {TEXT_CHARS_MAX} characters"));
         }
@@ -226,6 +229,10 @@ fn add_row(
     if !is_name(name) {
         return source
             .fault(&row[0].span, format!("`{key}` is no key; keys are a-z, 0-9 and -, and `.short` for a short text"));
+    }
+    if let Some(field) = row.iter().skip(header.len()).find(|field| !field.text.trim().is_empty()) {
+        let reason = format!("the row has more than {} columns: a text with a comma stands in quotes", header.len());
+        return source.fault(&field.span, reason);
     }
     let mut texts = Vec::new();
     for (locale, field) in header.iter().zip(row).skip(1).filter(|(_, field)| !field.text.trim().is_empty()) {
