@@ -40,7 +40,7 @@ use look::Shown;
 pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
-pub use encode::{EncodeError, encode, encode_native};
+pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
 pub use metrics::RenderMetrics;
@@ -54,8 +54,9 @@ pub use resize::{Raster, ResizeError, resize};
 pub use shape::{Anchor, Shape};
 pub use told::{OriginalFacts, ToldProfile, Turn, original_facts};
 
-/// Raise when the same master and spec would come out as other bytes: it is part of every rendition key.
-pub const ENCODER_EPOCH: u32 = 1;
+/// Raise when the same master and spec would come out as other bytes: it is part of every rendition key. An edge with other encoders makes
+/// other bytes, so it has epochs of its own.
+pub const ENCODER_EPOCH: u32 = if cfg!(feature = "aom") { 0x1_0002 } else { 2 };
 /// Largest side of a rendition.
 pub const RENDITION_SIDE_PX_MAX: u32 = 8192;
 /// Largest area of a rendition: 16 Mi pixels. One job then stays within some 400 MiB.
@@ -70,7 +71,7 @@ pub struct Quality(u8);
 impl Quality {
     pub const LOW: Self = Self(45);
     pub const MEDIUM: Self = Self(60);
-    /// What `q=auto` means until it is chosen per image.
+    /// What `q=auto` means.
     pub const AUTO: Self = Self(70);
     pub const HIGH: Self = Self(82);
 
@@ -318,6 +319,11 @@ impl RenderConfig {
 pub struct Encoded {
     /// The file, metadata included.
     pub bytes: Vec<u8>,
+    /// SSIMULACRA2 of the picture against the pixels that were encoded; `None` where it was not measured, as on the quick rung.
+    pub score: Option<f64>,
+    /// Whole encodes until the score was reached, and cheaper ones before them.
+    pub encodes: u32,
+    pub probes: u32,
     pub format: Format,
     pub rung: Rung,
     /// Crop and resize.
@@ -389,7 +395,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let watermarked = watermark(&mut raster, finish, job.master);
     let resized = started.elapsed();
     let started = Instant::now();
-    let file = encode(&raster, spec.format, spec.quality, *rung)?;
+    let Found { file, score, encodes, probes, .. } = encode(&raster, spec.format, spec.quality, *rung)?;
     let encoded = started.elapsed();
     let started = Instant::now();
     let placement = job.manifest.as_ref().map_or(Placement::None, |plan| plan.placement(file.len()));
@@ -398,6 +404,9 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let bytes = embed(&file, &Metadata::of(spec.format, size_px, finish.description(), job.drawn, beside))?;
     Ok(Encoded {
         bytes,
+        score,
+        encodes,
+        probes,
         format: spec.format,
         rung: *rung,
         resize: resized,

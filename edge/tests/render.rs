@@ -266,7 +266,7 @@ fn webpinfo_and_avifdec_accept_the_marked_files() {
 fn marking_leaves_the_coded_picture_alone() {
     let raster = Raster { width_px: 61, height_px: 47, rgb: pictures::graphic(61, 47).into_rgb() };
     for format in decodable("marking_leaves_the_coded_picture_alone") {
-        let bare = encode(&raster, format, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+        let bare = encode(&raster, format, Quality::MEDIUM, Rung::Quick).expect("a small picture").file;
         assert_eq!(xmp_of(format, &bare), Ok(None));
         let source = DigitalSource::TrainedAlgorithmicMedia;
         let marked = embed(&bare, &metadata(format, source)).expect("a file of our own");
@@ -280,7 +280,7 @@ fn marking_leaves_the_coded_picture_alone() {
 #[test]
 fn avif_files_of_other_shapes_are_marked_too() {
     let raster = Raster { width_px: 61, height_px: 47, rgb: pictures::graphic(61, 47).into_rgb() };
-    let bare = encode(&raster, Format::Avif, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+    let bare = encode(&raster, Format::Avif, Quality::MEDIUM, Rung::Quick).expect("a small picture").file;
     let mdat = bare.windows(4).position(|kind| kind == b"mdat").expect("it holds a picture") - 4;
     let mut open_ended = bare.clone();
     open_ended[mdat..mdat + 4].fill(0);
@@ -334,7 +334,7 @@ fn small_file(format: Format, is_marked: bool) -> Vec<u8> {
     let files = FILES.get_or_init(|| {
         let raster = Raster { width_px: 9, height_px: 7, rgb: pictures::graphic(9, 7).into_rgb() };
         let made = Format::ALL.into_iter().flat_map(|format| {
-            let bare = encode(&raster, format, Quality::LOW, Rung::Quick).expect("a small picture");
+            let bare = encode(&raster, format, Quality::LOW, Rung::Quick).expect("a small picture").file;
             let source = DigitalSource::TrainedAlgorithmicMedia;
             let marked = embed(
                 &bare,

@@ -117,11 +117,11 @@ impl Attack {
 }
 
 pub(crate) fn rendition(raster: &Raster, format: Format) -> Raster {
-    judges::decoded(format, &encode(raster, format, Quality::AUTO, Rung::Final).expect("a picture that encodes"))
+    judges::decoded(format, &encode(raster, format, Quality::AUTO, Rung::Final).expect("a picture that encodes").file)
 }
 
 fn coded(raster: &Raster, format: Format, native: f32) -> Raster {
-    judges::decoded(format, &encode_native(raster, format, native, Rung::Quick).expect("a picture that encodes"))
+    judges::decoded(format, &encode_native(raster, format, native, Rung::Quick).expect("a picture that encodes").file)
 }
 
 /// By halving the range seven times.

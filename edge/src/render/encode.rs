@@ -1,11 +1,16 @@
-//! One encoder per format behind one call; each on the calling thread, each from its own crate.
+//! One encoder per format and rung behind one trait; each on the calling thread, each from its own crate.
 //!
-//! A panic in an encoder becomes an error here: the job fails, the thread lives on.
+//! A quick file is encoded once, at a predicted quality; a final is searched for (`search`). A panic in an encoder becomes an error here: the
+//! job fails, the thread lives on.
 
 mod avif;
+mod features;
 mod jpeg;
 mod png;
+mod score;
+mod search;
 mod webp;
+mod ycbcr;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,6 +18,10 @@ use super::resize::Raster;
 use super::{Rung, panic_text, quality};
 use crate::render::Quality;
 use crate::words::Format;
+use score::Reference;
+
+pub(crate) use features::{COUNT as FEATURES, Features};
+pub use search::{Found, TOLERANCE};
 
 /// Why an encoder gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,29 +32,105 @@ pub enum EncodeError {
     Panicked { format: Format, reason: String },
 }
 
+/// An encoder with a picture in it.
+trait Encoding {
+    /// At a quality of the encoder's own scale.
+    fn encode(&mut self, native: f32) -> Result<Vec<u8>, String>;
+
+    /// A cheaper file of about the same score; `None` where there is none.
+    fn probe(&mut self, _native: f32) -> Option<Result<Vec<u8>, String>> {
+        None
+    }
+
+    /// How many points of score more the file has than its probe, in the median.
+    fn probe_gain(&self) -> f64 {
+        0.0
+    }
+
+    /// The pixels of one of its files.
+    fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String>;
+
+    /// The least difference of quality that changes a file.
+    fn step(&self) -> f32 {
+        0.5
+    }
+}
+
+fn open<'r>(
+    raster: &'r Raster,
+    format: Format,
+    rung: Rung,
+    reference: Option<&Reference>,
+) -> Result<Box<dyn Encoding + 'r>, String> {
+    Ok(match format {
+        #[cfg(feature = "aom")]
+        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung, reference)?),
+        #[cfg(not(feature = "aom"))]
+        Format::Avif => {
+            let _ = reference;
+            Box::new(avif::ravif::Ravif::new(raster, rung))
+        }
+        Format::Webp => Box::new(webp::Webp { raster, rung }),
+        Format::Jpeg => Box::new(jpeg::Jpeg { raster, rung }),
+        Format::Png => Box::new(png::Png { raster, rung }),
+    })
+}
+
 /// Encodes without any metadata. `quality` is perceptual; `png` is lossless and ignores it.
 ///
 /// # Errors
 /// When the encoder refuses or panics.
-pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> Result<Vec<u8>, EncodeError> {
-    encode_native(raster, format, quality::native(quality, format, rung), rung)
+pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> Result<Found, EncodeError> {
+    guarded(format, || {
+        let predicted = quality::predicted(quality, format, rung, &Features::of(raster));
+        let reference = match (format, rung) {
+            (Format::Png, _) | (_, Rung::Quick) => None,
+            (Format::Avif | Format::Webp | Format::Jpeg, Rung::Final) => Reference::new(raster),
+        };
+        let mut encoding = open(raster, format, rung, reference.as_ref())?;
+        match reference {
+            Some(reference) => {
+                let target = f64::from(quality.get());
+                search::search(&mut *encoding, &reference, target, predicted, quality::native_range(format))
+            }
+            None => {
+                let file = encoding.encode(predicted.0)?;
+                Ok(Found { file, native: predicted.0, score: None, encodes: 1, probes: 0 })
+            }
+        }
+    })
 }
 
-/// The same at a quality of the encoder's own scale, clamped to it. For calibration; all other callers use [`encode`].
+/// The same at a quality of the encoder's own scale, clamped to it, and the score where the picture is large enough for one. For
+/// calibration and measurement; all other callers use [`encode`].
 ///
 /// # Errors
 /// When the encoder refuses or panics.
-pub fn encode_native(raster: &Raster, format: Format, native: f32, rung: Rung) -> Result<Vec<u8>, EncodeError> {
+pub fn encode_native(raster: &Raster, format: Format, native: f32, rung: Rung) -> Result<Found, EncodeError> {
     let (low, high) = quality::native_range(format);
     let native = if native.is_nan() { high } else { native.clamp(low, high) };
-    let encoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Format::Avif => avif::encode(raster, native, rung),
-        Format::Webp => webp::encode(raster, native, rung),
-        Format::Jpeg => jpeg::encode(raster, native, rung),
-        Format::Png => png::encode(raster, rung),
-    }));
-    match encoded {
-        Ok(Ok(bytes)) => Ok(bytes),
+    guarded(format, || {
+        let reference = Reference::new(raster);
+        let chroma = reference.as_ref().filter(|_| rung == Rung::Final);
+        let mut encoding = open(raster, format, rung, chroma)?;
+        let file = encoding.encode(native)?;
+        let score = match reference {
+            Some(reference) => Some(reference.score(&encoding.decoded(&file)?)?),
+            None => None,
+        };
+        Ok(Found { file, native, score, encodes: 1, probes: 0 })
+    })
+}
+
+/// What the prediction is made from; for calibration.
+#[must_use]
+pub fn features(raster: &Raster) -> [f32; FEATURES] {
+    *Features::of(raster).numbers()
+}
+
+fn guarded(format: Format, work: impl FnOnce() -> Result<Found, String>) -> Result<Found, EncodeError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(reason)) => Err(EncodeError::Failed { format, reason }),
         Err(panic) => Err(EncodeError::Panicked { format, reason: panic_text(&*panic) }),
     }

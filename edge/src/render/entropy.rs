@@ -49,7 +49,7 @@ fn disorder(counts: &[u32; LEVELS]) -> u64 {
 }
 
 /// log₂ in 1/65536ths, rounded down; 0 for 0. Each squaring of the mantissa yields a bit.
-fn log2_65536(number: u32) -> u32 {
+pub(super) fn log2_65536(number: u32) -> u32 {
     let Some(whole) = number.checked_ilog2() else { return 0 };
     // The mantissa, 1 to 2, with 31 bits behind the point.
     let mut mantissa = u64::from(number) << (31 - whole);

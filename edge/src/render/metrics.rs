@@ -11,6 +11,9 @@ use super::layers::{FallbackReason, FallbackTaken};
 #[derive(Debug, Clone)]
 pub struct RenderMetrics {
     encode_seconds: HistogramVec,
+    rendition_bytes: HistogramVec,
+    score: HistogramVec,
+    encodes: IntCounterVec,
     layers_seconds: Histogram,
     layer_fallbacks: IntCounterVec,
     pub(super) wait_seconds: Histogram,
@@ -36,7 +39,23 @@ impl RenderMetrics {
             "bildkante_edge_layer_fallbacks_total",
             "Texts of layers that could not be set or read as they are, by what was done and why",
         );
+        let sizes = HistogramOpts::new("bildkante_edge_rendition_bytes", "Size of renditions as they are made");
+        let score = HistogramOpts::new(
+            "bildkante_edge_rendition_score",
+            "SSIMULACRA2 of final renditions against the pixels they were encoded from",
+        );
+        let encodes = Opts::new(
+            "bildkante_edge_encodes_total",
+            "Encodes until a rendition had its score, by format and kind: `whole`, or a cheaper `probe` before it",
+        );
+        let scores = vec![20.0, 30.0, 40.0, 45.0, 50.0, 55.0, 60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0];
         let metrics = Self {
+            rendition_bytes: HistogramVec::new(
+                sizes.buckets(exponential_buckets(1024.0, 2.0, 13)?),
+                &["format", "rung"],
+            )?,
+            score: HistogramVec::new(score.buckets(scores), &["format"])?,
+            encodes: IntCounterVec::new(encodes, &["format", "kind"])?,
             layers_seconds: Histogram::with_opts(layers.buckets(buckets.clone()))?,
             layer_fallbacks: IntCounterVec::new(fallbacks, &["kind", "reason"])?,
             encode_seconds: HistogramVec::new(encode.buckets(buckets.clone()), &["format", "rung"])?,
@@ -58,6 +77,9 @@ impl RenderMetrics {
             )?,
         };
         registry.register(Box::new(metrics.encode_seconds.clone()))?;
+        registry.register(Box::new(metrics.rendition_bytes.clone()))?;
+        registry.register(Box::new(metrics.score.clone()))?;
+        registry.register(Box::new(metrics.encodes.clone()))?;
         for taken in FallbackTaken::ALL {
             for reason in FallbackReason::ALL {
                 metrics.layer_fallbacks.with_label_values(&[taken.as_str(), reason.as_str()]).inc_by(0);
@@ -78,6 +100,14 @@ impl RenderMetrics {
     pub(super) fn observe(&self, encoded: &Encoded) {
         let labels = [encoded.format.as_str(), encoded.rung.as_str()];
         self.encode_seconds.with_label_values(&labels).observe(encoded.encode.as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "files are far below 2^52 bytes")]
+        self.rendition_bytes.with_label_values(&labels).observe(encoded.bytes.len() as f64);
+        if let Some(score) = encoded.score {
+            self.score.with_label_values(&labels[..1]).observe(score);
+        }
+        for (kind, count) in [("whole", encoded.encodes), ("probe", encoded.probes)] {
+            self.encodes.with_label_values(&[labels[0], kind]).inc_by(count.into());
+        }
         if let Some((report, elapsed)) = &encoded.layers {
             self.layers_seconds.observe(elapsed.as_secs_f64());
             for (taken, reason) in report.outcomes.iter().filter_map(|outcome| outcome.fallback.zip(outcome.reason)) {

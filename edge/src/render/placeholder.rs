@@ -69,7 +69,7 @@ impl std::fmt::Display for PlaceholderSize {
 /// # Errors
 /// When the encoder fails.
 pub fn placeholder(palette: Palette, size: PlaceholderSize, format: Format) -> Result<Vec<u8>, EncodeError> {
-    encode(&gradient(palette, size), format, Quality::HIGH, Rung::Final)
+    encode(&gradient(palette, size), format, Quality::HIGH, Rung::Final).map(|found| found.file)
 }
 
 /// The file with a campaign's marking. Takes microseconds.

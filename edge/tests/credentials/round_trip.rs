@@ -89,7 +89,7 @@ fn a_kept_manifest_makes_the_same_file_again() {
 /// A PNG whose XMP says where its manifest is.
 fn pointing_png(url: &str) -> Vec<u8> {
     let raster = Raster { width_px: 64, height_px: 48, rgb: pictures::studio(64, 48).into_rgb() };
-    let bare = encode(&raster, Format::Png, Quality::MEDIUM, Rung::Quick).expect("a small picture");
+    let bare = encode(&raster, Format::Png, Quality::MEDIUM, Rung::Quick).expect("a small picture").file;
     let description = Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
     embed(&bare, &Metadata::of(Format::Png, (64, 48), &description, None, Some(url))).expect("room for XMP")
 }

@@ -8,27 +8,56 @@
 
 use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, QuantizationTableType, SamplingFactor};
 
-use super::Raster;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+
+use super::{Encoding, Raster};
 use crate::render::Rung;
 
 /// From here on colour detail is worth its bytes.
 const FULL_CHROMA_QUALITY: u8 = 90;
 
-/// `quality` is 1–100, rounded to a whole number.
-pub(super) fn encode(raster: &Raster, quality: f32, rung: Rung) -> Result<Vec<u8>, String> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1–100")]
-    let quality = quality.round().clamp(1.0, 100.0) as u8;
-    let side = |px: u32| u16::try_from(px).map_err(|_| format!("{px} px is over 65535"));
-    let mut out = Vec::new();
-    let mut encoder = Encoder::new(&mut out, quality);
-    let is_full = quality >= FULL_CHROMA_QUALITY;
-    encoder.set_sampling_factor(if is_full { SamplingFactor::R_4_4_4 } else { SamplingFactor::R_4_2_0 });
-    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
-    encoder.set_quantization_tables(QuantizationTableType::CustomMsSsim, QuantizationTableType::CustomMsSsim);
-    encoder.set_optimized_huffman_tables(rung == Rung::Final);
-    encoder.set_progressive(rung == Rung::Final);
-    encoder
-        .encode(&raster.rgb, side(raster.width_px)?, side(raster.height_px)?, ColorType::Rgb)
-        .map_err(|error| error.to_string())?;
-    Ok(out)
+pub(super) struct Jpeg<'r> {
+    pub(super) raster: &'r Raster,
+    pub(super) rung: Rung,
+}
+
+impl Jpeg<'_> {
+    /// `quality` is rounded to a whole number.
+    fn at(&self, quality: f32, rung: Rung) -> Result<Vec<u8>, String> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1–100")]
+        let quality = quality.round().clamp(1.0, 100.0) as u8;
+        let side = |px: u32| u16::try_from(px).map_err(|_| format!("{px} px is over 65535"));
+        let mut out = Vec::new();
+        let mut encoder = Encoder::new(&mut out, quality);
+        let is_full = quality >= FULL_CHROMA_QUALITY;
+        encoder.set_sampling_factor(if is_full { SamplingFactor::R_4_4_4 } else { SamplingFactor::R_4_2_0 });
+        encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
+        encoder.set_quantization_tables(QuantizationTableType::CustomMsSsim, QuantizationTableType::CustomMsSsim);
+        encoder.set_optimized_huffman_tables(rung == Rung::Final);
+        encoder.set_progressive(rung == Rung::Final);
+        encoder
+            .encode(&self.raster.rgb, side(self.raster.width_px)?, side(self.raster.height_px)?, ColorType::Rgb)
+            .map_err(|error| error.to_string())?;
+        Ok(out)
+    }
+}
+
+impl Encoding for Jpeg<'_> {
+    fn encode(&mut self, quality: f32) -> Result<Vec<u8>, String> {
+        self.at(quality, self.rung)
+    }
+
+    /// The same pixels: only how they are written differs.
+    fn probe(&mut self, quality: f32) -> Option<Result<Vec<u8>, String>> {
+        (self.rung == Rung::Final).then(|| self.at(quality, Rung::Quick))
+    }
+
+    fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {
+        JpegDecoder::new(ZCursor::new(file)).decode().map_err(|error| error.to_string())
+    }
+
+    fn step(&self) -> f32 {
+        1.0
+    }
 }

@@ -2,21 +2,33 @@
 
 use png::{BitDepth, ColorType, Compression, Encoder, SrgbRenderingIntent};
 
-use super::Raster;
+use super::{Encoding, Raster};
 use crate::render::Rung;
 
-pub(super) fn encode(raster: &Raster, rung: Rung) -> Result<Vec<u8>, String> {
-    let mut out = Vec::new();
-    let mut encoder = Encoder::new(&mut out, raster.width_px, raster.height_px);
-    encoder.set_color(ColorType::Rgb);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_source_srgb(SrgbRenderingIntent::Perceptual);
-    encoder.set_compression(match rung {
-        Rung::Quick => Compression::Fast,
-        Rung::Final => Compression::High,
-    });
-    let mut writer = encoder.write_header().map_err(|error| error.to_string())?;
-    writer.write_image_data(&raster.rgb).map_err(|error| error.to_string())?;
-    writer.finish().map_err(|error| error.to_string())?;
-    Ok(out)
+pub(super) struct Png<'r> {
+    pub(super) raster: &'r Raster,
+    pub(super) rung: Rung,
+}
+
+impl Encoding for Png<'_> {
+    fn encode(&mut self, _quality: f32) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        let mut encoder = Encoder::new(&mut out, self.raster.width_px, self.raster.height_px);
+        encoder.set_color(ColorType::Rgb);
+        encoder.set_depth(BitDepth::Eight);
+        encoder.set_source_srgb(SrgbRenderingIntent::Perceptual);
+        encoder.set_compression(match self.rung {
+            Rung::Quick => Compression::Fast,
+            Rung::Final => Compression::High,
+        });
+        let mut writer = encoder.write_header().map_err(|error| error.to_string())?;
+        writer.write_image_data(&self.raster.rgb).map_err(|error| error.to_string())?;
+        writer.finish().map_err(|error| error.to_string())?;
+        Ok(out)
+    }
+
+    /// Lossless: what was encoded.
+    fn decoded(&self, _file: &[u8]) -> Result<Vec<u8>, String> {
+        Ok(self.raster.rgb.clone())
+    }
 }

@@ -1,0 +1,148 @@
+//! What every encoder makes of the pictures of a folder, as CSV: for the tables of `render/quality` and the frontier of docs/encoders.md.
+//!
+//! ```text
+//! encoder_curves curves FOLDER WIDTHS [EVERY] > CSV   each native quality: bytes, score, processor time, features
+//! encoder_curves judge FOLDER WIDTHS [EVERY] > CSV    what `q` gives: score, encodes, bytes
+//! encoder_curves pictures FOLDER WIDTHS TO [EVERY]    the scaled pictures that the encoders get, as PNG, for peers
+//! ```
+//!
+//! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken.
+//! Two threads; times are the thread's own, so that they mean the same on a busy machine.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context as _;
+use bildkante_edge::render::{
+    CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, features, quality, resize,
+};
+use bildkante_edge::words::Format;
+
+const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
+/// Shares of the encoder's range that are tried.
+const GRID: [f32; 9] = [0.06, 0.2, 0.35, 0.48, 0.6, 0.7, 0.8, 0.9, 0.98];
+const TARGETS: [u8; 4] = [50, 60, 70, 80];
+
+struct Picture {
+    name: String,
+    raster: Raster,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [mode, folder, widths, rest @ ..] = arguments.as_slice() else {
+        anyhow::bail!("encoder_curves curves|judge|pictures FOLDER WIDTHS [TO] [EVERY]");
+    };
+    let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let every = rest.last().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let files = files(Path::new(folder), every)?;
+    match mode.as_str() {
+        "curves" => each(&files, &widths, curves),
+        "judge" => each(&files, &widths, judge),
+        "pictures" => {
+            let to = PathBuf::from(rest.first().context("name the folder to write to")?);
+            std::fs::create_dir_all(&to)?;
+            each(&files, &widths, |picture| write(picture, &to))
+        }
+        other => anyhow::bail!("`{other}` is neither curves, judge nor pictures"),
+    }
+}
+
+fn files(folder: &Path, every: usize) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "png"));
+    files.sort();
+    Ok(files.into_iter().step_by(every).collect())
+}
+
+/// Two pictures at a time; each gives its lines at once, so that a run that is stopped has given something.
+fn each(
+    files: &[PathBuf],
+    widths: &[u32],
+    work: impl Fn(&Picture) -> anyhow::Result<String> + Sync,
+) -> anyhow::Result<()> {
+    let next = AtomicUsize::new(0);
+    let run = || -> anyhow::Result<()> {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let master = decode_master(&std::fs::read(file)?)?;
+            for &width_px in widths.iter().filter(|width_px| **width_px <= master.width_px()) {
+                let height_px =
+                    (u64::from(master.height_px()) * u64::from(width_px) / u64::from(master.width_px())).max(1) as u32;
+                let whole =
+                    CropBox { left_px: 0, top_px: 0, width_px: master.width_px(), height_px: master.height_px() };
+                let raster = resize(&master, whole, width_px, height_px)?;
+                let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let picture = Picture { name, raster };
+                print!("{}", work(&picture).with_context(|| format!("{} at {width_px} px", picture.name))?);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(run);
+        let own = run();
+        other.join().map_err(|_| anyhow::anyhow!("the other half panicked"))?.and(own)
+    })
+}
+
+fn curves(picture: &Picture) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    let features: Vec<String> = features(&picture.raster).iter().map(|feature| format!("{feature:.5}")).collect();
+    for (format, rung) in FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| (format, rung))) {
+        let (low, high) = quality::native_range(format);
+        for share in GRID {
+            let native = (low + (high - low) * share).round();
+            let before = thread_cpu_ms()?;
+            let found = encode_native(&picture.raster, format, native, rung)?;
+            let spent_ms = thread_cpu_ms()? - before;
+            let (name, width_px) = (&picture.name, picture.raster.width_px);
+            let (bytes, score) = (found.file.len(), found.score.unwrap_or(f64::NAN));
+            lines += &format!(
+                "{name},{width_px},{}-{},{native},{bytes},{spent_ms:.1},{score},{}\n",
+                format.as_str(),
+                rung.as_str(),
+                features.join(",")
+            );
+        }
+    }
+    Ok(lines)
+}
+
+fn judge(picture: &Picture) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    for (format, rung) in FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| (format, rung))) {
+        for target in TARGETS {
+            let target_quality = Quality::new(target).context("a quality")?;
+            let before = thread_cpu_ms()?;
+            let Found { file, native, score, encodes, probes } = encode(&picture.raster, format, target_quality, rung)?;
+            let spent_ms = thread_cpu_ms()? - before;
+            // A quick file is not scored as it is made.
+            let score = match score {
+                Some(score) => score,
+                None => encode_native(&picture.raster, format, native, rung)?.score.unwrap_or(f64::NAN),
+            };
+            let (name, width_px) = (&picture.name, picture.raster.width_px);
+            lines += &format!(
+                "{name},{width_px},{}-{},{target},{},{spent_ms:.1},{score},{native},{encodes},{probes}\n",
+                format.as_str(),
+                rung.as_str(),
+                file.len()
+            );
+        }
+    }
+    Ok(lines)
+}
+
+fn write(picture: &Picture, to: &Path) -> anyhow::Result<String> {
+    let found = encode(&picture.raster, Format::Png, Quality::AUTO, Rung::Quick)?;
+    std::fs::write(to.join(format!("{}@{}.png", picture.name, picture.raster.width_px)), found.file)?;
+    Ok(String::new())
+}
+
+/// Time this thread has spent on a processor (Linux): the first number of `schedstat` is nanoseconds.
+fn thread_cpu_ms() -> anyhow::Result<f64> {
+    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds: f64 = line.split_whitespace().next().unwrap_or("0").parse()?;
+    Ok(nanoseconds / 1e6)
+}

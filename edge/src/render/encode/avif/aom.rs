@@ -1,0 +1,93 @@
+//! AVIF by libaom: the speeds, depths and chroma that the frontier of docs/encoders.md chose.
+
+use avif_serialize::Aviffy;
+use avif_serialize::constants::MatrixCoefficients;
+use bildkante_aom::{Depth, Picture, QUANTIZER_MAX, Settings, encode};
+
+use super::super::score::Reference;
+use super::super::ycbcr::{Chroma, planes};
+use super::super::{Encoding, Raster};
+use crate::render::Rung;
+
+/// Halving the chroma alone may cost as much of the score as this leaves of 100. Coloured letters and edges lose more, and are encoded with
+/// all of it.
+const HALVED_SCORE_MIN: f64 = 88.0;
+
+/// libaom's `cpu-used`. The quality tables hold for these only: a change of one recalibrates and raises the encoder epoch.
+const QUICK_SPEED: u8 = 7;
+const PROBE_SPEED: u8 = 6;
+const FINAL_SPEED: u8 = 5;
+
+pub(in crate::render::encode) struct Aom<'r> {
+    raster: &'r Raster,
+    rung: Rung,
+    picture: Picture,
+}
+
+impl<'r> Aom<'r> {
+    /// With a reference the chroma is chosen by what halving it costs; without one, while a reader waits, it is halved.
+    pub(in crate::render::encode) fn new(
+        raster: &'r Raster,
+        rung: Rung,
+        reference: Option<&Reference>,
+    ) -> Result<Self, String> {
+        let chroma = match reference {
+            Some(reference) if !is_halved_well(raster, reference)? => Chroma::Full,
+            Some(_) | None => Chroma::Half,
+        };
+        let depth = match rung {
+            Rung::Quick => Depth::Eight,
+            Rung::Final => Depth::Ten,
+        };
+        let size_px = (raster.width_px, raster.height_px);
+        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth, chroma));
+        Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())? })
+    }
+
+    /// `quality` is libaom's quantizer the other way round: 63 is the best.
+    fn at(&self, speed: u8, quality: f32) -> Result<Vec<u8>, String> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0–63")]
+        let quantizer = QUANTIZER_MAX - quality.round().clamp(0.0, f32::from(QUANTIZER_MAX)) as u8;
+        let obus = encode(&self.picture, Settings { speed, quantizer }).map_err(|error| error.to_string())?;
+        let is_halved = self.picture.chroma() == Chroma::Half;
+        let bits = u8::try_from(self.picture.depth().bits()).map_err(|error| error.to_string())?;
+        let mut file = Aviffy::new();
+        file.set_matrix_coefficients(MatrixCoefficients::Bt601)
+            .set_full_color_range(true)
+            .set_chroma_subsampling((is_halved, is_halved))
+            .set_seq_profile(u8::from(!is_halved));
+        Ok(file.to_vec(&obus, None, self.raster.width_px, self.raster.height_px, bits))
+    }
+}
+
+impl Encoding for Aom<'_> {
+    fn encode(&mut self, quality: f32) -> Result<Vec<u8>, String> {
+        let speed = match self.rung {
+            Rung::Quick => QUICK_SPEED,
+            Rung::Final => FINAL_SPEED,
+        };
+        self.at(speed, quality)
+    }
+
+    /// A sixth of the final's time.
+    fn probe(&mut self, quality: f32) -> Option<Result<Vec<u8>, String>> {
+        (self.rung == Rung::Final).then(|| self.at(PROBE_SPEED, quality))
+    }
+
+    fn probe_gain(&self) -> f64 {
+        1.6
+    }
+
+    fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {
+        super::decoded(file, self.raster)
+    }
+
+    fn step(&self) -> f32 {
+        1.0
+    }
+}
+
+/// Chroma as the decoder will spread it, without anything else lost.
+fn is_halved_well(raster: &Raster, reference: &Reference) -> Result<bool, String> {
+    Ok(reference.score(&super::super::ycbcr::halved(raster))? >= HALVED_SCORE_MIN)
+}
