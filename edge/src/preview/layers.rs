@@ -4,8 +4,10 @@
 //! many, and the page of a variant leads from one to the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use maud::{Markup, html};
+use tokio::time::{Instant, timeout_at};
 
 use super::cards::page_of;
 use super::tastes::Tastes;
@@ -16,6 +18,8 @@ use crate::language::Language;
 use crate::render::layers::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, LayerSet};
 use crate::resolve::{Operator, resolve};
 
+/// How long a page waits for what became of layers: readers' pictures go before it.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Sets of one picture are counted as far as this.
 const SETS_MAX: usize = 1000;
 
@@ -35,7 +39,7 @@ struct View {
     cut: Option<String>,
     size_px: (u32, u32),
     set: Arc<LayerSet>,
-    /// `None` while its picture is not drawn, or not on this machine.
+    /// `None` while its picture is not drawn or not on this machine, or readers' pictures were before it.
     report: Option<Arc<LayerReport>>,
 }
 
@@ -55,7 +59,7 @@ struct Step {
 impl Layers {
     /// Of a variant, by its combination of values.
     pub(super) async fn of(
-        (catalog, fill): (&Catalog, &Fill),
+        (catalog, fill): (&Catalog, &Arc<Fill>),
         (campaign, slot_index): (&Campaign, usize),
         combination: u32,
         language: Language,
@@ -70,10 +74,18 @@ impl Layers {
             let url = campaign.url(slot, &format!("{}{art}", campaign.query(combination)));
             let Ok(found) = resolve(catalog, url.as_str(), &Operator).outcome else { continue };
             let Some(set) = found.want.finish.layers().cloned() else { continue };
-            let report = fill.laid(&found.want).await.ok().flatten();
             let size_px = (found.want.spec.width_px, found.want.spec.height_px);
-            views.push(View { cut: cut.map(str::to_owned), size_px, set, report });
+            let view = View { cut: cut.map(str::to_owned), size_px, set, report: None };
+            // A task of its own: what comes too late for this page is remembered for the next look.
+            let fill = Arc::clone(fill);
+            views.push((view, tokio::spawn(async move { fill.laid(&found.want).await })));
         }
+        let deadline = Instant::now() + PATIENCE;
+        let told = views.into_iter().map(|(view, laid)| async move {
+            let report = timeout_at(deadline, laid).await.ok().and_then(Result::ok).and_then(Result::ok).flatten();
+            View { report, ..view }
+        });
+        let views = futures_util::future::join_all(told).await;
         Self { views, others: others(catalog, (campaign, slot_index), combination, language) }
     }
 }
@@ -180,7 +192,8 @@ fn table(tastes: Tastes, view: &View, at: usize) -> Markup {
             },
             Some(_) => {},
             None => p.key {
-                (say("What becomes of them is known once the picture is drawn.", "Was aus ihnen wird, ist bekannt, sobald das Bild erzeugt ist."))
+                (say("What becomes of them is not known yet: it is measured on the drawn picture.",
+                    "Was aus ihnen wird, ist noch nicht bekannt: Es wird am erzeugten Bild gemessen."))
             },
         }
         div.scroll tabindex="0" role="group" aria-labelledby=(id) {

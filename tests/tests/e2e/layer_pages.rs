@@ -27,7 +27,7 @@ async fn a_page_says_what_became_of_layers_and_a_phone_is_shown_its_cut() -> any
     // Before the picture is drawn its layers are listed, and nothing is drawn for the page.
     let page = rig.http.get(edge.admin, PAGE, &[]).await?;
     assert_eq!(page.status, StatusCode::OK, "{}", page.text());
-    assert!(page.text().contains("data-layer=\"headline\"") && page.text().contains("once the picture is drawn"));
+    assert!(page.text().contains("data-layer=\"headline\"") && page.text().contains("is not known yet"));
     assert_eq!(control.calls(), 0);
 
     let path = "/i/kiosk/poster?locale=en-GB&w=640&fm=webp";
