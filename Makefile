@@ -99,6 +99,10 @@ bench-render: toolchain nasm ## Milliseconds and bytes of every format, rung and
 	cargo run $(locked) --release -p bildkante-edge --example encode_bench
 	cargo run $(locked) --release -p bildkante-edge --example layers_bench
 
+.PHONY: bench-check
+bench-check: toolchain nasm ## Seconds that `check` takes for 5,000 variants with layers in 14 locales
+	cargo run $(locked) --release -p bildkante-edge --example check_bench
+
 .PHONY: bench-diffusion
 bench-diffusion: release ## A node that serves beside Python diffusers: alone, loaded, mixed traffic, what exactness costs, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
 	@loadtest/bench/diffusion.sh "$(DEPS)" $(BENCH)

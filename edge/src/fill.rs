@@ -6,6 +6,7 @@
 //! | `master` | the master of a recipe: bound, made by an origin, fetched, verified |
 //! | `rendition` | cutting a rendition from its master while a reader waits |
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
+//! | `laid` | what became of the layers of pictures |
 //! | `sign` | the manifest of a rendition: kept, or signed now |
 //! | `ingredients` | the pictures that a recipe is made from, as a manifest tells them |
 //! | `error` | why there is no rendition |
@@ -21,6 +22,7 @@
 
 mod error;
 mod ingredients;
+mod laid;
 mod master;
 mod peek;
 mod rendition;
@@ -36,6 +38,7 @@ use bildkante_shared::import::MasterRecipe;
 
 pub(crate) use self::error::FillError;
 pub(crate) use self::ingredients::Ingredients;
+use self::laid::Laid;
 use self::master::Mastering;
 pub(crate) use self::peek::{Peek, PreviousPicture};
 pub(crate) use self::rendition::Filled;
@@ -70,6 +73,7 @@ pub struct Fill {
     credentials: Credentials,
     masters: Arc<Mastering>,
     render_config: RenderConfig,
+    laid: Laid,
     /// Renditions that readers wait for.
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     /// For readers without budget: they get what is there already, and nothing is rendered.
@@ -126,6 +130,7 @@ impl Fill {
             settling: Flights::new(config.settling_max, longest, gauge.clone()),
             masters: Arc::new(masters),
             render_config: config.render,
+            laid: Laid::default(),
             caches,
             purges,
             gate,

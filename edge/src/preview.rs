@@ -17,13 +17,15 @@
 //! | `shared`, `pins`, `comments` | what people with a link see and write |
 //! | `after` | what follows a decision |
 //! | `trouble` | what is read where a page or a form comes to nothing |
+//! | `layers` | what is laid on a picture, and what became of it |
 //! | `draft`, `drafting`, `likeness` | drafts: the form, and the page of what was drawn; duplicates |
 //! | `assets` | style and scripts |
 //! | `events` | what tells a page that something was decided |
 //! | `progress` | how far pictures are that are being drawn |
 //!
 //! Invariants: pages are whole without a script; what a page shows stands in its address; opening a page draws what
-//! comes into view, as any request for these pictures would, and nothing else is triggered.
+//! comes into view, as any request for these pictures would, and nothing else is triggered but that layers are laid on for
+//! their report, on a master that is there.
 
 pub(crate) mod after;
 mod assets;
@@ -43,6 +45,7 @@ mod filter;
 mod frame;
 mod history;
 mod home;
+mod layers;
 mod likeness;
 mod matrix;
 mod overview;
@@ -82,6 +85,7 @@ use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
 use self::frame::{Crumb, Frame, Measured, Person};
+use self::layers::{Layers, sets_on_picture};
 use self::progress::{Drawing, Progresses};
 use self::seals::Seals;
 use self::states::{PictureState, States};
@@ -472,7 +476,8 @@ impl Preview {
         let variants = entry.map_or(1, |entry| census.entries[entry].variants);
         let sizes = &slot.framing.sizes;
         let (pick, alike) = (Pickable::No, 0);
-        let shown = Shown { seals: &seals, loading: Loading::Hero, sizes, states, variants, case: None, pick, alike };
+        let (seals, loading, layer_sets) = (&seals, Loading::Hero, sets_on_picture(campaign, slot_index, combination));
+        let shown = Shown { seals, loading, sizes, states, variants, layer_sets, case: None, pick, alike };
         let page = VariantPage {
             tastes,
             campaign: &campaign.name,
@@ -498,6 +503,7 @@ impl Preview {
             guests: self.guests_of(of, &resolved.variant, role),
             decisions,
             likeness: self.likeness(&resolved.variant, binding.clone()),
+            layers: Layers::of((&catalog, &self.fill), (campaign, slot_index), combination, tastes.language).await,
             draft: if may_draft { Some(self.draft_form(&resolved.variant).await) } else { None },
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };

@@ -265,6 +265,9 @@ fn server_timing(answer: &Answer) -> HeaderValue {
     for (name, duration) in answer.timings.entries() {
         let _ = write!(text, ", {name};dur={}", Millis(duration));
     }
+    if let Some(fallbacks @ 1..) = answer.timings.fallbacks() {
+        let _ = write!(text, ", fallbacks;desc={fallbacks}");
+    }
     write_at(&mut text, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }

@@ -13,6 +13,6 @@ pub use calendar::Moment;
 pub use epoch::Epoch;
 pub use format::{Format, FormatSet};
 pub use limits::WIDTH_PX_MAX;
-pub use outcome::{Collapse, EVERY_IMAGE_TAG, FillTimings, Outcome};
+pub use outcome::{Collapse, EVERY_IMAGE_TAG, FillTimings, LayersTiming, Outcome};
 pub use ratio::Ratio;
 pub use reload::ReloadOutcome;

@@ -3,7 +3,7 @@
 //! A snapshot is whole or there is none: one broken manifest refuses it, and the edge keeps the last. Resolved
 //! variants are memoised within the snapshot, bounded by count, so that a hit hashes nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -214,6 +214,30 @@ impl Campaign {
         combination - current * self.strides[axis] + count_u32(value) * self.strides[axis]
     }
 
+    /// Every allowed combination of some axes' values, each with the values of the others that come first.
+    pub(super) fn combinations_of(&self, axes: &[usize]) -> Vec<u32> {
+        let own = |combination: u32| {
+            let digits = axes.iter().map(|&axis| {
+                let (stride, values) = (self.strides[axis], count_u32(self.axes[axis].values.len()));
+                combination / stride % values * stride
+            });
+            digits.sum::<u32>()
+        };
+        if self.has_restrictions() {
+            // A combination of some is allowed where one of all is.
+            let mut seen = HashSet::new();
+            return self.combinations().filter(|combination| seen.insert(own(*combination))).collect();
+        }
+        let mut combinations = vec![0];
+        for &axis in axes {
+            let stride = self.strides[axis];
+            let values = 0..count_u32(self.axes[axis].values.len());
+            combinations =
+                combinations.iter().flat_map(|from| values.clone().map(move |value| from + value * stride)).collect();
+        }
+        combinations
+    }
+
     /// The axes that a slot's pictures differ by.
     #[must_use]
     pub fn differing_axes(&self, slot: &Slot) -> Vec<usize> {
@@ -236,7 +260,8 @@ impl Campaign {
         }
     }
 
-    fn has_restrictions(&self) -> bool {
+    /// Whether some combinations of values are not allowed.
+    pub(super) fn has_restrictions(&self) -> bool {
         self.axes.iter().flat_map(|axis| &axis.values).any(|value| !value.only.is_empty())
     }
 

@@ -30,6 +30,8 @@ pub struct Framing {
     pub focal: Anchor,
     /// What lies within is safe from what covers the edges of a frame.
     pub safe_area: Insets,
+    /// Most that texts may cover where the slot and the briefing say nothing, in ten-thousandths: the rule of its preset's owner.
+    pub text_share_max: Option<u32>,
 }
 
 /// Insets of a frame in percent of its sides, clockwise from the top.
@@ -117,7 +119,9 @@ impl Framing {
         let sizes = sizes.unwrap_or_else(|| preset.map_or_else(|| "100vw".to_owned(), |preset| preset.sizes()));
         let insets = preset.map(|preset| preset.safe_area).unwrap_or_default();
         let (focal, safe_area) = (read_focal(table), read_insets(table, insets));
-        Some(Self { ratio: ratio?, widths: widths?, default_width_px: default_width_px?, sizes, focal, safe_area })
+        let (ratio, widths, default_width_px) = (ratio?, widths?, default_width_px?);
+        let text_share_max = preset.and_then(|preset| preset.text_share_max);
+        Some(Self { ratio, widths, default_width_px, sizes, focal, safe_area, text_share_max })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
 use crate::render::{Finish, Precedence, RenderJob, RenditionSpec, Rung};
-use crate::words::{FillTimings, Moment, Outcome};
+use crate::words::{FillTimings, LayersTiming, Moment, Outcome};
 
 /// A rendition and how it was come by.
 #[derive(Debug, Clone)]
@@ -106,6 +106,15 @@ pub(super) struct Rendering {
     pub(super) generation: u64,
 }
 
+/// What was rendered, and what it took.
+pub(super) struct Rendered {
+    pub(super) rendition: Arc<Rendition>,
+    /// CPU time.
+    pub(super) cpu: Duration,
+    /// `None` without layers.
+    pub(super) layers: Option<LayersTiming>,
+}
+
 impl Fill {
     /// The rendition, made again as long as it is purged while it is made.
     pub(super) async fn rendition(self: &Arc<Self>, want: &Want, payer: Option<&Payer>) -> Result<Filled, FillError> {
@@ -141,16 +150,17 @@ impl Fill {
         let (decoded, binding) = self.masters.master_of(want, &bound.binding, precedence).await?;
         let started = Instant::now();
         let cut = Cut::of(want, &binding);
-        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
+        let how = Rendering { rung, precedence, generation };
+        let Rendered { rendition, cpu, layers } = self.render(cut, &decoded, how).await?;
         self.keep(cut, &rendition);
         let last = charge.as_mut().map(|charge| {
             let last = charge.split(self.pool.costs.estimate(&want.spec, Rung::Final));
-            charge.spend(decoded.cpu + rendering);
+            charge.spend(decoded.cpu + cpu);
             last
         });
         self.improve_for(&rendition, want, last);
         let outcome = if bound.elapsed.is_some() { Outcome::Generated } else { Outcome::Rendered };
-        let timings = FillTimings { generate: bound.elapsed, render: Some(started.elapsed()) };
+        let timings = FillTimings { generate: bound.elapsed, render: Some(started.elapsed()), layers };
         Ok(Filled { timings, ..Filled::found(rendition, outcome) })
     }
 
@@ -196,21 +206,22 @@ impl Fill {
         let precedence = Precedence { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
         let decoded = self.masters.on_disk(id, precedence).await?.ok_or(OriginError::MasterAbsent { id })?;
-        let (rendition, rendering) = self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
-        charge.spend(decoded.cpu + rendering);
+        let Rendered { rendition, cpu, .. } =
+            self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
+        charge.spend(decoded.cpu + cpu);
         // A stand-in is not worth a place on disk.
         self.enter_memory(cut, &rendition);
         Ok(Filled::found(rendition, Outcome::Rendered))
     }
 
-    /// Signed as far as it can be, with the CPU time that rendering took. What is not signed although it should be is of the
+    /// Signed as far as it can be. What is not signed although it should be is of the
     /// quick rung, whatever was asked for.
     pub(super) async fn render(
         &self,
         cut: Cut<'_>,
         decoded: &Decoded,
         Rendering { rung, precedence, generation }: Rendering,
-    ) -> Result<(Arc<Rendition>, Duration), FillError> {
+    ) -> Result<Rendered, FillError> {
         let pixels = Arc::clone(decoded.master.pixels());
         let mut plan = self.credentials.plan(cut, rung).await;
         let job = RenderJob {
@@ -221,11 +232,12 @@ impl Fill {
             drawn: cut.drawn(),
             manifest: plan.manifest.take(),
         };
-        let (encoded, cpu) = self.pool.render(precedence, pixels, job).await?;
+        let (mut encoded, cpu) = self.pool.render(precedence, pixels, job).await?;
+        let layers = encoded.layers.take().map(|(report, elapsed)| self.laid.note(cut, report, elapsed));
         let sealed = self.credentials.seal(cut, encoded, plan).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
         let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage).with_manifest(sealed.placement);
-        Ok((Arc::new(rendition), cpu))
+        Ok(Rendered { rendition: Arc::new(rendition), cpu, layers })
     }
 
     /// The rung a reader who waits gets first.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bildkante_shared::urgency::Urgency;
 
-use super::rendition::{Cut, Filled, Rendering};
+use super::rendition::{Cut, Filled, Rendered, Rendering};
 use super::{Fill, FillError, FillTicket, OVERTAKEN_MAX, Want};
 use crate::budget::RenderCharge;
 use crate::cache::{Binding, FlightError, HeldMaster, Rendition, Ticket};
@@ -71,9 +71,9 @@ impl Fill {
             let finished = async {
                 let decoded = fill.masters.master(&want, binding.master, precedence).await?;
                 let how = Rendering { rung: Rung::Final, precedence, generation };
-                let (rendition, rendering) = fill.render(cut, &decoded, how).await?;
+                let Rendered { rendition, cpu, .. } = fill.render(cut, &decoded, how).await?;
                 if let Some(charge) = &mut charge {
-                    charge.spend(decoded.cpu + rendering);
+                    charge.spend(decoded.cpu + cpu);
                 }
                 // An unsigned rendition is not final, and no better than the quick one that is there.
                 if rendition.rung != Rung::Final {

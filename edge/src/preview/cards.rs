@@ -64,6 +64,8 @@ pub(super) struct CardView<'a> {
     pub(super) states: States,
     /// Variants that share the picture.
     pub(super) variants: u32,
+    /// Sets of layers that lie on it in these variants.
+    pub(super) layer_sets: usize,
     /// The case whose picture is shown in the place of a stand-in, to those who may see it.
     pub(super) case: Option<u64>,
     /// The picture's name, and what its card says of it when it is picked; `None` where the reader picks nothing.
@@ -88,6 +90,7 @@ pub(super) struct Shown<'a> {
     pub(super) sizes: &'a str,
     pub(super) states: States,
     pub(super) variants: u32,
+    pub(super) layer_sets: usize,
     pub(super) case: Option<u64>,
     pub(super) pick: Pickable,
     pub(super) alike: usize,
@@ -153,7 +156,7 @@ impl CardTexts {
     }
 
     pub(super) fn card<'a>(&'a self, shown: Shown<'a>) -> CardView<'a> {
-        let Shown { seals, loading, sizes, states, variants, case, pick, alike } = shown;
+        let Shown { seals, loading, sizes, states, variants, layer_sets, case, pick, alike } = shown;
         let (slot, is_shown) = (&self.slot, seals.are_usable());
         CardView {
             picture: is_shown.then(|| self.picture(seals.own(), loading, sizes)),
@@ -172,6 +175,7 @@ impl CardTexts {
             page: self.page(),
             states,
             variants,
+            layer_sets,
             case,
             pick: match pick {
                 Pickable::No => None,

@@ -6,6 +6,15 @@ use super::tastes::Tastes;
 use crate::campaign::Cut;
 use crate::seo::Picture;
 
+/// The cuts as pictures for the stage, which shows the one that a screen's page has. Nothing of them loads before.
+pub(super) fn staged(picture: &Picture<'_>, cuts: &[Cut]) -> Markup {
+    html! {
+        @for cut in cuts {
+            template data-cut=(cut.name) data-media=(cut.media) { (picture.picture_of(cut)) }
+        }
+    }
+}
+
 pub(super) fn cuts(tastes: Tastes, picture: &Picture<'_>, cuts: &[Cut]) -> Markup {
     let say = |english, german| tastes.say(english, german);
     html! {

@@ -9,6 +9,7 @@ use super::census::SlotOf;
 use super::desk::Desk;
 use super::frame::{Crumb, Measured};
 use super::home::{self, CampaignView};
+use super::layers::sets_on_picture;
 use super::queue::{self, Waiting};
 use super::tastes::Tastes;
 use super::ways::{campaign_of, crumbs, from_queue, is_reviewed, not_found, slot_of};
@@ -82,20 +83,25 @@ impl Preview {
 
     fn waits(&self, catalog: &Catalog, picture: &str, shown: &ShownCase, tastes: Tastes) -> Waiting {
         let meant = self.meant(catalog, picture);
-        let headline = meant.map(|(campaign, slot_index, variant)| {
-            wording::headline(campaign, &campaign.slots[slot_index], &variant.values, tastes.language)
-        });
+        let (headline, layer_sets) = match &meant {
+            Some((campaign, slot_index, variant)) => (
+                wording::headline(campaign, &campaign.slots[*slot_index], &variant.values, tastes.language),
+                sets_on_picture(campaign, *slot_index, variant.key.combination),
+            ),
+            None => (picture.to_owned(), 0),
+        };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let case = &shown.case;
         Waiting {
             size_px: (shown.case.drawn.width_px, shown.case.drawn.height_px),
             case: case.id,
-            headline: headline.unwrap_or_else(|| picture.to_owned()),
+            headline,
             place: picture.split('?').next().unwrap_or(picture).to_owned(),
             page: format!("{}#case-{}", from_queue(&page_of(picture)), case.id),
             age: case.drawn.drawn_unix_s.map(|drawn_s| Duration::from_secs(now_s.saturating_sub(drawn_s))),
             asked: case.escalated.as_ref().map(|escalated| (escalated.to.clone(), shown.is_overdue)),
             approvals: case.approved_by.len(),
+            layer_sets,
         }
     }
 

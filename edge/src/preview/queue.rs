@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
+use super::layers::sets_words;
 use super::tastes::Tastes;
 use crate::language::Language;
 
@@ -23,6 +24,8 @@ pub(super) struct Waiting {
     /// The role that was asked, and whether its time is over.
     pub(super) asked: Option<(String, bool)>,
     pub(super) approvals: usize,
+    /// Sets of layers that lie on it.
+    pub(super) layer_sets: usize,
     pub(super) size_px: (u32, u32),
 }
 
@@ -52,6 +55,7 @@ pub(super) fn queue(tastes: Tastes, waiting: &[Waiting], all: usize, reader: Opt
                     div.body {
                         a.name href=(it.page) data-move { (it.headline) }
                         span.key { (it.place) }
+                        @if let Some(sets) = sets_words(tastes, it.layer_sets) { span.key { (sets) } }
                         @if let Some(age) = it.age { span.key { (say("drawn ", "erzeugt vor ")) (ago(age, tastes.language)) (say(" ago", "")) } }
                         @if it.approvals > 0 { span.key { (say("approved by one person", "von einer Person freigegeben")) } }
                         @if let Some((role, is_overdue)) = &it.asked {

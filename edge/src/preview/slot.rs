@@ -11,6 +11,7 @@ use super::cards::CardView;
 use super::census::SlotOf;
 use super::filter::{Filter, LIKE_BITS, Like, Sort, View};
 use super::frame::copy;
+use super::layers::sets_words;
 use super::matrix::{Cell, Matrix};
 use super::picked;
 use super::seals::Notice;
@@ -342,6 +343,9 @@ fn cell_markup(tastes: Tastes, card: &CardView<'_>) -> Markup {
         a.cell href=(card.page) title=(card.headline) data-shot data-recipe=(card.recipe_id) data-move {
             (shown(card))
             (state_dots(tastes, card.states))
+            @if let Some(sets) = sets_words(tastes, card.layer_sets) {
+                span.sets title=(sets) { "×" (card.layer_sets) span.hidden { " " (sets) } }
+            }
         }
         (picked::choice(tastes, card))
     }
@@ -387,6 +391,9 @@ fn card_markup(page: &SlotPage<'_>, card: &CardView<'_>) -> Markup {
                 (looks_alike(page, card))
                 @if card.variants > 1 {
                     span.key { (card.variants) " " (tastes.say("variants share it", "Varianten teilen es")) }
+                }
+                @if let Some(sets) = sets_words(tastes, card.layer_sets) {
+                    a.key href={ (card.page) "#layers" } data-layer-sets=(card.layer_sets) { (sets) }
                 }
                 @if let Some(master) = card.merged_with {
                     span.merged { (tastes.say("Looks like ", "Sieht aus wie ")) code { (master) } (tastes.say(": shares its master", ": teilt dessen Master")) }

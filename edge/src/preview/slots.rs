@@ -10,6 +10,7 @@ use super::census::SlotOf;
 use super::desk::Desk;
 use super::filter::{self, Filter, LIKE_BITS, View};
 use super::frame::Measured;
+use super::layers::sets_on_picture;
 use super::matrix::Matrix;
 use super::sharing::Shareable;
 use super::slot::{self, Laid, SlotPage};
@@ -61,7 +62,9 @@ impl Preview {
             let pick = if may_look { Pickable::Yes(awaiting) } else { Pickable::No };
             let alike = board.alike(*entry, bits);
             let loading = Loading::Lazy;
-            (*entry, texts.card(Shown { seals: &seals, loading, sizes, states, variants, case, pick, alike }))
+            let layer_sets = sets_on_picture(campaign, slot_index, board.census.entries[*entry].combination);
+            let seals = &seals;
+            (*entry, texts.card(Shown { seals, loading, sizes, states, variants, layer_sets, case, pick, alike }))
         });
         let laid = match matrix {
             Some(matrix) => Laid::Matrix { matrix, cards: cards.collect() },

@@ -5,11 +5,12 @@ use maud::{Markup, html};
 
 use super::cards::CardView;
 use super::comments::Guests;
-use super::cuts::cuts;
+use super::cuts;
 use super::desk::{self, Desk};
 use super::draft::{self, DraftForm};
 use super::frame::copy;
 use super::history;
+use super::layers::{self, Layers};
 use super::likeness::{self, Likeness};
 use super::progress::Drawing;
 use super::seals::Notice;
@@ -24,8 +25,8 @@ use crate::seo::{Picture, Placement, SnippetKind};
 use crate::shared_state::{CaseState, PersonRole, Reason};
 use crate::words::Format;
 
-/// Screens that the picture is shown on, with the width of each in CSS pixels.
-const SCREENS: [(&str, u32); 3] = [("phone", 390), ("tablet", 820), ("desktop", 1440)];
+/// Screens that the picture is shown on, with the width and height of each in CSS pixels.
+const SCREENS: [(&str, u32, u32); 3] = [("phone", 390, 844), ("tablet", 820, 1180), ("desktop", 1440, 900)];
 
 /// Everything the page shows.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub(super) struct VariantPage<'a> {
     /// `None` where the slot asks for no approval.
     pub(super) decisions: Option<Decisions>,
     pub(super) likeness: Likeness,
+    pub(super) layers: Layers,
     /// For those who may draft.
     pub(super) draft: Option<DraftForm>,
     /// Why no reader is shown it, whatever was decided.
@@ -101,7 +103,8 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
             (stage(page))
             div { (facts(page)) (formats(page)) }
         }
-        @if let Some(picture) = &page.card.picture { (cuts(page.tastes, picture, page.cuts)) }
+        (layers::layers(page.tastes, &page.layers))
+        @if let Some(picture) = &page.card.picture { (cuts::cuts(page.tastes, picture, page.cuts)) }
         @match &page.decisions {
             Some(decisions) => (decided(page, decisions)),
             None => p.notice {
@@ -149,11 +152,16 @@ fn stage(page: &VariantPage<'_>) -> Markup {
                 fieldset.screens {
                     legend.hidden { (say("Shown on", "Gezeigt auf")) }
                     label { input type="radio" name="screen" value="" checked; " " (say("as large as here", "so groß wie hier")) }
-                    @for (screen, width_px) in SCREENS {
-                        label { input type="radio" name="screen" value=(width_px); " " (screen_words(page.tastes, screen)) }
+                    @for (screen, width_px, height_px) in SCREENS {
+                        label {
+                            input type="radio" name="screen" value=(width_px) data-height=(height_px);
+                            " " (screen_words(page.tastes, screen))
+                        }
                     }
                 }
                 div.shot { (picture.markup()) span.badge hidden {} }
+                (cuts::staged(picture, page.cuts))
+                @if !page.cuts.is_empty() { p.key.cut-shown role="status" hidden {} }
             }
         }
     }
@@ -188,6 +196,9 @@ fn facts(page: &VariantPage<'_>) -> Markup {
                 }
             }
             dt { (say("Shared by", "Geteilt von")) } dd { (page.card.variants) " " (say("variants", "Varianten")) }
+            @if let Some(sets) = layers::sets_words(page.tastes, page.card.layer_sets) {
+                dt { (say("Layers", "Ebenen")) } dd { a href="#layers" { (sets) } }
+            }
             dt { (say("Prompt", "Prompt")) } dd { (page.card.prompt) }
             dt { (say("Papers", "Papiere")) } dd { a href=(page.card.papers) { (say("Dossier of this picture", "Dossier dieses Bildes")) } }
             @if let Some(master) = page.card.merged_with {

@@ -270,6 +270,12 @@ impl Picture<'_> {
         Frame::plain(*self).element()
     }
 
+    /// The same in a cut.
+    #[must_use]
+    pub fn picture_of(&self, cut: &Cut) -> Markup {
+        Frame::plain(*self).of_cut(cut).element()
+    }
+
     /// The markup as text to copy into a page, one element a line.
     #[must_use]
     pub fn markup_text(&self) -> String {

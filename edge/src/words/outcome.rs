@@ -90,12 +90,28 @@ pub enum Collapse {
 pub struct FillTimings {
     pub generate: Option<Duration>,
     pub render: Option<Duration>,
+    /// A part of `render`.
+    pub layers: Option<LayersTiming>,
+}
+
+/// What laying layers on a picture took, and how many of its texts needed a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayersTiming {
+    pub elapsed: Duration,
+    pub fallbacks: u8,
 }
 
 impl FillTimings {
     /// As `Server-Timing` wants them.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, Duration)> {
-        let named = [("generate", self.generate), ("render", self.render)];
+        let layers = self.layers.map(|layers| layers.elapsed);
+        let named = [("generate", self.generate), ("render", self.render), ("layers", layers)];
         named.into_iter().filter_map(|(name, duration)| Some((name, duration?)))
+    }
+
+    /// Texts of layers that needed a fallback, where layers were laid on for this answer.
+    #[must_use]
+    pub fn fallbacks(&self) -> Option<u8> {
+        self.layers.map(|layers| layers.fallbacks)
     }
 }

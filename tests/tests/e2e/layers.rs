@@ -14,7 +14,7 @@ use http::StatusCode;
 use crate::provenance::{settled, signing};
 
 /// The shipped campaign with layers, beside the one that the rig has.
-fn add_kiosk(rig: &Rig) -> anyhow::Result<()> {
+pub(crate) fn add_kiosk(rig: &Rig) -> anyhow::Result<()> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/campaigns");
     let campaigns = rig.dir.path().join("campaigns");
     for folder in ["", "layers", "layers/fonts", "layers/packshots"] {

@@ -25,6 +25,7 @@ mod http;
 mod images;
 mod imports;
 mod kills;
+mod layer_pages;
 mod layers;
 mod limits;
 mod lint;

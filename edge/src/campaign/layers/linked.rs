@@ -1,6 +1,6 @@
 //! Layers with their texts and files at hand: what fills in the set of a variant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +42,9 @@ struct LayerFrame {
     name: String,
     safe_area: Insets,
     shown_width_px: u32,
+    /// Changes no pixel.
+    #[serde(skip)]
+    text_share_max: Option<u32>,
 }
 
 /// What a campaign's slots share.
@@ -157,10 +160,11 @@ impl SlotLayers {
         &self.digest
     }
 
-    /// Most that texts may cover, in ten-thousandths.
+    /// Most that texts may cover in a cut, in ten-thousandths: what the manifest says, else the rule of the cut's preset.
     #[must_use]
-    pub const fn text_share_max(&self) -> Option<u32> {
-        self.plan.text_share_max
+    pub fn text_share_max(&self, cut: Option<usize>) -> Option<u32> {
+        let frame = self.frames.get(cut.map_or(0, |cut| cut + 1));
+        self.plan.text_share_max.or_else(|| frame?.text_share_max)
     }
 
     fn computed_digest(&self) -> Digest {
@@ -301,6 +305,26 @@ impl SlotLayers {
         })
     }
 
+    /// The axes by whose values its sets differ, in their order: variants that differ by others alone have equal ones.
+    #[must_use]
+    pub fn axes(&self) -> Vec<usize> {
+        let Shared { copy, figures, .. } = &*self.shared;
+        let mut axes: BTreeSet<usize> = self.locale_axis.into_iter().collect();
+        for layer in &self.plan.layers {
+            axes.extend(layer.only.iter().map(|(axis, _)| *axis));
+            match &layer.kind {
+                KindPlan::Image { path, .. } => axes.extend(path.axes()),
+                KindPlan::Text(text) => {
+                    let texts = copy.texts.get(&text.key).into_iter();
+                    let texts = texts.flat_map(|entry| entry.long.iter().chain(entry.short.iter()));
+                    axes.extend(texts.flat_map(|(_, text)| text.axes(figures)));
+                }
+                KindPlan::Shadow { .. } | KindPlan::Panel { .. } => {}
+            }
+        }
+        axes.into_iter().collect()
+    }
+
     /// Every picture that may be laid on the slot's.
     pub(super) fn images(&self) -> impl Iterator<Item = (&str, &ImageAsset)> {
         self.shared.files.images.iter().map(|(path, image)| (path.as_str(), image))
@@ -310,7 +334,12 @@ impl SlotLayers {
 impl LayerFrame {
     fn new(name: Option<&str>, framing: &Framing) -> Self {
         let name = name.unwrap_or(DEFAULT_CUT).to_owned();
-        Self { name, safe_area: framing.safe_area, shown_width_px: framing.default_width_px }
+        Self {
+            name,
+            safe_area: framing.safe_area,
+            shown_width_px: framing.default_width_px,
+            text_share_max: framing.text_share_max,
+        }
     }
 
     /// The safe area, in the direction of writing.

@@ -61,7 +61,7 @@ fn png(colour: [u8; 4]) -> Vec<u8> {
 }
 
 /// The fixture campaign with layers, its files there and locked.
-fn site() -> Site {
+pub(super) fn site() -> Site {
     let site = bare();
     site.lock();
     site
@@ -101,7 +101,7 @@ fn variant(site: &Site, chosen: &[(&str, &str)]) -> Variant {
     Variant::clone(&catalog.variant(campaign, slot, combination).expect("a recipe"))
 }
 
-fn words(set: &LayerSet) -> Vec<String> {
+pub(super) fn words(set: &LayerSet) -> Vec<String> {
     let texts = set.layers().iter().filter_map(|layer| match &layer.kind {
         LayerKind::Text(text) => Some(text.words.as_str().to_owned()),
         _ => None,

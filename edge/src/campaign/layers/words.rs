@@ -100,6 +100,15 @@ impl CopyText {
         text
     }
 
+    /// The axes that decide what it says, its figures' among them; one may come twice.
+    pub(super) fn axes<'t>(&'t self, figures: &'t Figures) -> impl Iterator<Item = usize> + 't {
+        self.parts.iter().filter_map(|part| match part {
+            CopyPart::Literal(_) => None,
+            CopyPart::Axis(axis) => Some(*axis),
+            CopyPart::Figure(figure) => figures.axis(*figure),
+        })
+    }
+
     fn uses(&self, axis: usize) -> bool {
         self.parts.contains(&CopyPart::Axis(axis))
     }

@@ -1,20 +1,57 @@
 // @ts-check
-// The page of a variant: the picture as wide as a screen has it, and the bytes of every width and format.
+// The page of a variant: the picture in the cut and as wide as a screen has it, and the bytes of every width and format.
 import { head } from './shots.js';
-import { kilobytes } from './text.js';
+import { kilobytes, say } from './text.js';
+
+/** The cut that a page on a screen of that size shows: the first whose condition holds in an empty frame as large as it.
+ * @param {HTMLElement} stage
+ * @param {{ width: number, height: number }} screen
+ * @returns {HTMLTemplateElement | undefined} */
+function cutOn(stage, { width, height }) {
+  const cuts = [...stage.querySelectorAll('template[data-cut]')].filter((it) => it instanceof HTMLTemplateElement);
+  if (cuts.length === 0) return undefined;
+  const frame = document.createElement('iframe');
+  frame.tabIndex = -1;
+  frame.setAttribute('aria-hidden', 'true');
+  const size = { width: `${width}px`, height: `${height}px` };
+  Object.assign(frame.style, { position: 'fixed', visibility: 'hidden', border: '0', ...size });
+  stage.append(frame);
+  const cut = cuts.find((it) => frame.contentWindow?.matchMedia(it.dataset.media ?? 'not all').matches);
+  frame.remove();
+  return cut;
+}
 
 /** @param {HTMLElement} stage */
 function watchScreens(stage) {
   const shot = stage.querySelector('.shot');
+  const told = stage.querySelector('.cut-shown');
   if (!(shot instanceof HTMLElement)) return;
-  const own = [...shot.querySelectorAll('[sizes]')].map((it) => it.getAttribute('sizes') ?? '');
+  const sizes = new Map([...shot.querySelectorAll('[sizes]')].map((it) => [it, it.getAttribute('sizes') ?? '']));
   stage.addEventListener('change', (event) => {
     const field = event.target;
     if (!(field instanceof HTMLInputElement) || field.name !== 'screen') return;
+    const screen = { width: Number(field.value), height: Number(field.dataset.height) };
+    const cut = field.value ? cutOn(stage, screen) : undefined;
+    const own = shot.querySelector(':scope > :not([data-cut-shown], .badge)');
+    shot.querySelector('[data-cut-shown]')?.remove();
+    own?.toggleAttribute('hidden', cut !== undefined);
+    if (cut) {
+      const picture = /** @type {HTMLElement} */ (cut.content.firstElementChild?.cloneNode(true));
+      picture.dataset.cutShown = cut.dataset.cut;
+      shot.append(picture);
+    }
     shot.style.inlineSize = field.value ? `${field.value}px` : '';
-    [...shot.querySelectorAll('[sizes]')].forEach((it, at) => {
-      it.setAttribute('sizes', field.value ? `${field.value}px` : own[at] ?? '');
-    });
+    for (const it of shot.querySelectorAll('[sizes]')) {
+      it.setAttribute('sizes', field.value ? `${field.value}px` : sizes.get(it) ?? it.getAttribute('sizes') ?? '');
+    }
+    if (!(told instanceof HTMLElement)) return;
+    told.hidden = !field.value;
+    told.textContent = cut
+      ? `${say('Cut', 'Ausschnitt')} ${cut.dataset.cut}: ${cut.dataset.media}`
+      : say(
+          'The slot’s own cut: no other condition holds on this screen',
+          'Der eigene Ausschnitt des Platzes: Auf diesem Bildschirm gilt keine andere Bedingung',
+        );
   });
 }
 

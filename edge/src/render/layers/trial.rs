@@ -1,6 +1,7 @@
 //! Trying a set without drawing it: whether its texts fit, have all their glyphs, and leave the picture free.
 //!
-//! A trial remembers what it has laid out, so that texts which thousands of variants share are set once per room.
+//! A trial remembers what it has laid out, so that texts which thousands of variants share are set once per room. A text is measured
+//! once for all the rooms that its variant has.
 
 use std::collections::HashMap;
 
@@ -21,13 +22,29 @@ pub enum LayerFault {
 /// A text in a style: the style by its place in memory is not enough, because variants have their own copies.
 type Key = ([u8; 32], Room);
 
+/// Most outcomes that a trial remembers: some tens of megabytes.
+const KNOWN_MAX: usize = 100_000;
+
+/// The size of a text that is set, or why it cannot be.
+type Outcome = Result<(i64, i64), Misfit>;
+
 /// Outcomes of layouts that were tried.
 #[derive(Debug, Default)]
 pub struct Trial {
-    known: HashMap<Key, Result<(i64, i64), Misfit>>,
+    known: HashMap<Key, Outcome>,
+    /// Where the sets at hand are laid.
+    frames: Vec<Frame>,
 }
 
 impl Trial {
+    /// Says on which pictures the sets of one variant are tried next.
+    pub fn expect<'s>(&mut self, sets: impl Iterator<Item = (&'s LayerSet, (u32, u32))>) {
+        self.frames = sets.map(|(set, size_px)| Frame::new(size_px, set.insets, set.direction)).collect();
+        if self.known.len() > KNOWN_MAX {
+            self.known.clear();
+        }
+    }
+
     /// Everything wrong with a set on a picture of that size. `text_share_max` is in ten-thousandths.
     pub fn faults(&mut self, set: &LayerSet, size_px: (u32, u32), text_share_max: Option<u32>) -> Vec<LayerFault> {
         let frame = Frame::new(size_px, set.insets, set.direction);
@@ -59,14 +76,20 @@ impl Trial {
         frame.place(&text.placing, size)
     }
 
-    fn size(&mut self, text: &TextLayer, words: &Words, set: &LayerSet, frame: &Frame) -> Result<(i64, i64), Misfit> {
-        let room = room(&text.placing, frame);
-        let key = (text_key(text, words, set), room);
-        let set_text = || {
-            let measured = Measured::new(words, &set.language, set.direction, &text.style)?;
-            measured.set(&text.style, room).map(|typeset| (typeset.width, typeset.height))
+    fn size(&mut self, text: &TextLayer, words: &Words, set: &LayerSet, frame: &Frame) -> Outcome {
+        let (key, room) = (text_key(text, words, set), room(&text.placing, frame));
+        if let Some(known) = self.known.get(&(key, room)) {
+            return known.clone();
+        }
+        let measured = Measured::new(words, &set.language, set.direction, &text.style);
+        let set_in = |room: Room| -> Outcome {
+            let typeset = measured.as_ref().map_err(Clone::clone)?.set(&text.style, room)?;
+            Ok((typeset.width, typeset.height))
         };
-        self.known.entry(key).or_insert_with(set_text).clone()
+        for room in self.frames.iter().map(|frame| self::room(&text.placing, frame)) {
+            self.known.entry((key, room)).or_insert_with(|| set_in(room));
+        }
+        self.known.entry((key, room)).or_insert_with(|| set_in(room)).clone()
     }
 }
 
