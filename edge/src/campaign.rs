@@ -68,7 +68,7 @@ pub use fault::{CatalogErrors, Fault};
 pub use framing::{Framing, Insets};
 pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
 pub use label::{Label, LabelIcon, LabelShow, ShownLabel};
-pub use layers::{Fitting, SlotLayers, SlotPlan, Stock};
+pub use layers::{FillError, Fitting, SlotLayers, SlotPlan, Stock};
 pub use markup::{Alternative, SlotMarkup};
 pub use media::{MediaCondition, MediaError};
 pub use models::ModelFacts;
@@ -83,7 +83,7 @@ pub use rights::{Held, NOTICE_S as RIGHTS_NOTICE_S, ReferenceFacts, RightsEnd};
 pub use slots::{MissPolicy, Rung, Slot, Stopgap};
 pub use sources::CatalogSources;
 pub(crate) use variant::recipe as variant_recipe;
-pub use variant::{Tags, Variant, VariantKey};
+pub use variant::{Tags, Variant, VariantError, VariantKey};
 pub use version::Version;
 
 use self::fault::SourceText;

@@ -48,6 +48,14 @@ impl Figures {
         self.0.iter().position(|figure| figure.name == name)
     }
 
+    /// The axis that decides which number it is.
+    pub(super) fn axis(&self, index: usize) -> Option<usize> {
+        match self.0.get(index)?.values {
+            FigureValues::One(_) => None,
+            FigureValues::ByValue { axis, .. } => Some(axis),
+        }
+    }
+
     /// As that locale writes it.
     pub(super) fn written(&self, index: usize, locale: &str, value_of: impl Fn(usize) -> usize) -> String {
         let Some(figure) = self.0.get(index) else { return String::new() };

@@ -31,9 +31,12 @@ pub fn check_fit(catalog: &Catalog, campaigns_dir: &Path, mut progress: impl FnM
         let Some(of) = (!slots.is_empty()).then(|| campaign.combination_count() * slots.len() as u64) else { continue };
         let mut reasons = BTreeSet::new();
         let mut done = 0;
+        // They are those of the whole campaign.
+        if let Some(layers) = slots.first().and_then(|slot| campaign.layers(*slot)) {
+            check_images(layers, &mut reasons);
+        }
         for slot in slots {
             let Some(layers) = campaign.layers(slot) else { continue };
-            check_images(layers, &mut reasons);
             let mut trial = Trial::default();
             for combination in campaign.combinations() {
                 if done % STEP == 0 {
@@ -70,9 +73,16 @@ fn check_variant(
     let values = campaign.values_of(combination);
     let (known, locale) = (&campaign.slots[slot], campaign.locale(&values));
     for (at, (art, framing)) in known.framings().enumerate() {
-        let Some(set) = layers.of(&values, at.checked_sub(1)) else { continue };
         let place =
             art.map_or_else(|| format!("slot `{}`", known.name), |art| format!("slot `{}`, cut `{art}`", known.name));
+        let set = match layers.of(&values, at.checked_sub(1)) {
+            Ok(Some(set)) => set,
+            Ok(None) => continue,
+            Err(error) => {
+                reasons.insert(format!("{place}, {locale}: {error}"));
+                continue;
+            }
+        };
         // Letters scale with the picture; only limits in pixels and rounding tell the widths of a ladder apart.
         for width_px in [framing.widths.first(), framing.widths.last()].into_iter().flatten() {
             let size_px = (*width_px, framing.height_px(*width_px));
