@@ -42,7 +42,8 @@ pub use text::{
 };
 pub use trial::{LayerFault, Trial};
 
-/// Raise when the same layers would come out as other pixels: it is part of the keys and versions of pictures with layers.
+/// Raise when the same layers would come out as other pixels: it is part of the keys and versions of pictures with
+/// layers.
 pub const LAYERS_REVISION: u32 = 2;
 /// Most layers of a set.
 pub const LAYERS_MAX: usize = 16;

@@ -1,28 +1,25 @@
 //! Softening: three running means, which come close to a Gaussian, in whole numbers.
 //!
-//! A wide one is done on a smaller picture: means of squares, softened, and enlarged again bilinearly. The squares and the
-//! enlarging soften too; the running means are narrower by as much, so that the spread of a point (its variance) stays the same.
+//! A wide one is done on a smaller picture: means of squares, softened, and enlarged again bilinearly. The squares and
+//! the enlarging soften too; the running means are narrower by as much, so that the spread of a point (its variance)
+//! stays the same.
 
 use super::light::narrowed;
 
 const PASSES: usize = 3;
-/// A radius from which on a picture is softened at half of its size, then a quarter, and so on.
+/// A pass with such a radius is made at half of the size, then at a quarter, and so on.
 const REDUCED_FROM: usize = 8;
-/// Largest square that counts as one pixel meanwhile: sums of its samples stay below 2^32. It serves radii of 511, and a tenth of
-/// the largest picture has 273.
+/// Largest square that counts as one pixel meanwhile: sums of its samples stay below 2^32. It serves fades of 1,535
+/// pixels, and a tenth of the largest picture has 819.
 const SQUARE_MAX: usize = 64;
 
-/// The radius of each pass for an edge that fades over that many pixels.
-pub(super) const fn radius(fade_px: i64) -> usize {
-    if fade_px <= 0 { 0 } else { (fade_px as usize).div_ceil(PASSES) }
-}
-
-/// Softens interleaved samples in place. What lies beyond an edge is as the edge itself.
-pub(super) fn soften<const SAMPLES: usize>(pixels: &mut [[u16; SAMPLES]], width: usize, height: usize, radius: usize) {
-    if radius == 0 || width == 0 || height == 0 || pixels.len() != width * height {
+/// Softens interleaved samples in place: a hard edge fades over `fade` pixels at either side. What lies beyond an edge
+/// is as the edge itself.
+pub(super) fn soften<const SAMPLES: usize>(pixels: &mut [[u16; SAMPLES]], width: usize, height: usize, fade: usize) {
+    if fade == 0 || width == 0 || height == 0 || pixels.len() != width * height {
         return;
     }
-    let Plan { square, radii } = Plan::of(radius);
+    let Plan { square, radii } = Plan::of(fade);
     if square == 1 {
         return means(pixels, (width, height), radii);
     }
@@ -31,7 +28,7 @@ pub(super) fn soften<const SAMPLES: usize>(pixels: &mut [[u16; SAMPLES]], width:
     enlarge(&small, pixels, width, square);
 }
 
-/// How a radius is softened.
+/// How it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Plan {
     /// The side of the squares that count as one pixel, a power of two.
@@ -40,28 +37,30 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(radius: usize) -> Self {
+    fn of(fade: usize) -> Self {
+        let exactly = shared_out(fade);
         let mut square = 1;
-        while radius / square >= REDUCED_FROM && square < SQUARE_MAX {
+        while fade / PASSES / square >= REDUCED_FROM && square < SQUARE_MAX {
             square *= 2;
         }
         if square == 1 {
-            return Self { square, radii: [radius; PASSES] };
+            return Self { square, radii: exactly };
         }
-        // In twelfths of a square pixel: a mean over 2r+1 pixels spreads by 4r(r+1), one over a square of s by s²-1, and bilinear
-        // enlarging by 2s² on average.
-        let wanted = 4 * PASSES * radius * (radius + 1);
-        let area = square * square;
-        let spread = |radii: &[usize; PASSES]| {
-            3 * area - 1 + radii.iter().map(|radius| 4 * area * radius * (radius + 1)).sum::<usize>()
-        };
-        let candidates = (0..=PASSES * REDUCED_FROM).map(|sum| {
-            let wider = sum % PASSES;
-            std::array::from_fn(|pass| sum / PASSES + usize::from(pass < wider))
-        });
-        let radii = candidates.min_by_key(|radii| spread(radii).abs_diff(wanted)).unwrap_or([radius; PASSES]);
+        // In twelfths of a square pixel: a mean over 2r+1 pixels spreads by 4r(r+1), one over a square of s by s²-1,
+        // and bilinear enlarging by 2s² on average.
+        let of_means =
+            |radii: [usize; PASSES]| radii.into_iter().map(|radius| 4 * radius * (radius + 1)).sum::<usize>();
+        let (wanted, area) = (of_means(exactly), square * square);
+        let spread = |radii: &[usize; PASSES]| 3 * area - 1 + area * of_means(*radii);
+        let candidates = (0..=PASSES * REDUCED_FROM).map(shared_out);
+        let radii = candidates.min_by_key(|radii| spread(radii).abs_diff(wanted)).unwrap_or(exactly);
         Self { square, radii }
     }
+}
+
+/// Radii of that sum, as even as whole numbers are.
+fn shared_out(sum: usize) -> [usize; PASSES] {
+    std::array::from_fn(|pass| sum / PASSES + usize::from(pass < sum % PASSES))
 }
 
 /// Running means along both sides.
@@ -74,7 +73,8 @@ fn means<const SAMPLES: usize>(pixels: &mut [[u16; SAMPLES]], (width, height): (
     turn(&turned, pixels, (height, width));
 }
 
-/// All passes over the columns. They are added up exactly and divided once: radii are small, so that sums stay below 2^32.
+/// All passes over the columns. They are added up exactly and divided once: radii are small, so that sums stay below
+/// 2^32.
 fn columns(samples: &mut [u16], row: usize, radii: [usize; PASSES]) {
     // In strips, so that all sums of one stay in the processor's memory.
     const STRIP: usize = 192;
@@ -150,8 +150,8 @@ fn across<From: Copy + Into<u32>, To>(
     }
 }
 
-/// Divides sums of all passes by the number of samples in them, by a multiplication. Single floats are quick, and rounded alike
-/// everywhere.
+/// Divides sums of all passes by the number of samples in them, by a multiplication. Single floats are quick, and
+/// rounded alike everywhere.
 #[derive(Clone, Copy)]
 struct Mean(f32);
 
@@ -203,7 +203,8 @@ fn reduced<const SAMPLES: usize>(
 /// Bilinearly, each small pixel in the middle of its square.
 fn enlarge<const SAMPLES: usize>(small: &[[u16; SAMPLES]], pixels: &mut [[u16; SAMPLES]], width: usize, square: usize) {
     let small_rows: Vec<&[[u16; SAMPLES]]> = small.chunks_exact(width.div_ceil(square)).collect();
-    // The first half square lies above the middle of the first small pixel, whose row stands for what would be above it.
+    // The first half square lies above the middle of the first small pixel, whose row stands for what would be above
+    // it.
     let mut wide = [widened(small_rows[0], width, square), widened(small_rows[0], width, square)];
     let half_square = square / 2;
     let first = half_square * width;
@@ -257,12 +258,12 @@ mod tests {
     #[test]
     fn what_is_even_stays_even_and_a_point_spreads_evenly() {
         let mut even = vec![[700_u16; 1]; 7 * 3];
-        soften(&mut even, 7, 3, 4);
+        soften(&mut even, 7, 3, 12);
         assert!(even.iter().all(|pixel| *pixel == [700]));
 
         let mut row = vec![[0_u16; 1]; 9];
         row[4] = [27_000];
-        soften(&mut row, 9, 1, 1);
+        soften(&mut row, 9, 1, 3);
         let spread: Vec<u16> = row.iter().map(|pixel| pixel[0]).collect();
         assert_eq!(spread, [0, 1000, 3000, 6000, 7000, 6000, 3000, 1000, 0], "one, three, six, seven of 27");
     }
@@ -282,9 +283,10 @@ mod tests {
     }
 
     /// Three running means along each side, without any shortcut.
-    fn exactly(picture: &[[u16; 1]], (width, height): (usize, usize), radius: usize) -> Vec<f64> {
+    fn exactly(picture: &[[u16; 1]], (width, height): (usize, usize), fade: usize) -> Vec<f64> {
         let mut light: Vec<f64> = picture.iter().map(|pixel| f64::from(pixel[0])).collect();
         for pass in 0..2 * PASSES {
+            let radius = shared_out(fade)[pass / 2];
             let (step, length) = if pass % 2 == 0 { (1, width) } else { (width, height) };
             let before = light.clone();
             for (at, out) in light.iter_mut().enumerate() {
@@ -303,28 +305,28 @@ mod tests {
         let (width, height) = (157, 83);
         let checks = |at: usize| if (at % width / 20 + at / width / 20).is_multiple_of(2) { 60_000 } else { 2_000 };
         let picture: Vec<[u16; 1]> = (0..width * height).map(|at| [checks(at)]).collect();
-        for radius in [3, 8, 9, 13, 23, 47] {
-            let exact = exactly(&picture, (width, height), radius);
+        for fade in [3, 10, 23, 24, 26, 40, 70, 140] {
+            let exact = exactly(&picture, (width, height), fade);
             let mut soft = picture.clone();
-            soften(&mut soft, width, height, radius);
+            soften(&mut soft, width, height, fade);
             let differences =
                 soft.iter().zip(&exact).map(|(soft, exact)| (f64::from(soft[0]) - exact).abs() / 65_535.0);
             let (mean, worst) = differences.fold((0.0, 0.0_f64), |(sum, worst), it| (sum + it, worst.max(it)));
             let mean = mean / (width * height) as f64;
-            assert!(mean < 0.01 && worst < 0.04, "radius {radius}: {mean:.4} on average, {worst:.4} at most");
-            let one = || Plan::of(radius);
-            assert_eq!(one().square == 1, radius < REDUCED_FROM);
-            assert!(one().radii.iter().all(|radius| (1..=REDUCED_FROM).contains(radius)), "{:?}", one());
+            assert!(mean < 0.01 && worst < 0.04, "{fade} px: {mean:.4} on average, {worst:.4} at most");
+            let plan = Plan::of(fade);
+            assert_eq!(plan.square == 1, fade < PASSES * REDUCED_FROM);
+            assert!(plan.radii.iter().all(|radius| (1..=REDUCED_FROM).contains(radius)), "{plan:?}");
         }
     }
 
     #[test]
     fn every_size_is_softened_and_even_light_stays_even() {
         for (width, height) in [(1, 1), (1, 40), (40, 1), (3, 5), (33, 17)] {
-            for radius in [1, 9, 20, 273] {
+            for fade in [1, 27, 60, 819] {
                 let mut even = vec![[700_u16, 65_535]; width * height];
-                soften(&mut even, width, height, radius);
-                assert!(even.iter().all(|pixel| *pixel == [700, 65_535]), "{width}×{height}, {radius}");
+                soften(&mut even, width, height, fade);
+                assert!(even.iter().all(|pixel| *pixel == [700, 65_535]), "{width}×{height}, {fade}");
             }
         }
     }
@@ -337,8 +339,8 @@ mod tests {
         turn(&picture, &mut turned, (35, 70));
         assert_eq!((turned[1], turned[70]), (picture[35], picture[1]));
         let (mut one, mut other) = (picture, turned.clone());
-        soften(&mut one, 35, 70, 3);
-        soften(&mut other, 70, 35, 3);
+        soften(&mut one, 35, 70, 8);
+        soften(&mut other, 70, 35, 8);
         let mut back = one.clone();
         turn(&other, &mut back, (70, 35));
         let differs = one.iter().flatten().zip(back.iter().flatten()).filter(|(a, b)| a.abs_diff(**b) > 1);

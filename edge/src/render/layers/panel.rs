@@ -58,8 +58,8 @@ pub struct Panel {
 }
 
 impl Panel {
-    /// The field, over what is behind it, softened. Where the field is not simply laid on it, each is a patch of its own. Only
-    /// the part that is seen is made; `None` where none is.
+    /// The field, over what is behind it, softened. Where the field is not simply laid on it, each is a patch of its
+    /// own. Only the part that is seen is made; `None` where none is.
     pub(super) fn patches(
         &self,
         raster: &Raster,
@@ -126,9 +126,7 @@ pub(super) struct PanelPatches {
 
 /// What is behind a panel in the shape of its seen part, softened with all that is around it.
 fn behind(raster: &Raster, seen: Area, fade: i64, shape: &Mask) -> Patch {
-    let radius = blur::radius(fade);
-    let reach = i64::try_from(radius * 3).unwrap_or(0);
-    let read = seen.grown((reach, reach)).within(raster.width_px, raster.height_px).unwrap_or(seen);
+    let read = seen.grown((fade, fade)).within(raster.width_px, raster.height_px).unwrap_or(seen);
     let light = Light::tables();
     let mut pixels = Vec::with_capacity(index(read.width) * index(read.height));
     for y in read.top..read.bottom() {
@@ -136,7 +134,7 @@ fn behind(raster: &Raster, seen: Area, fade: i64, shape: &Mask) -> Patch {
         let row = &raster.rgb[start..start + index(read.width) * 3];
         pixels.extend(row.chunks_exact(3).map(|codes| [codes[0], codes[1], codes[2]].map(|code| light.linear(code))));
     }
-    blur::soften(&mut pixels, index(read.width), index(read.height), radius);
+    blur::soften(&mut pixels, index(read.width), index(read.height), index(fade));
     let mut kept = Vec::with_capacity(shape.coverage.len());
     for (row, parts) in shape.coverage.chunks_exact(index(seen.width)).enumerate() {
         let start = (row + index(seen.top - read.top)) * index(read.width) + index(seen.left - read.left);

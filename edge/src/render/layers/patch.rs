@@ -120,7 +120,8 @@ impl Patch {
         Mask { width_px: self.width_px, height_px: self.height_px, coverage }
     }
 
-    /// Lays it on the picture with its upper left corner at `at`; what lies outside is cut off. Says whether any of it is seen.
+    /// Lays it on the picture with its upper left corner at `at`; what lies outside is cut off. Says whether any of it
+    /// is seen.
     pub(super) fn draw(&self, raster: &mut Raster, at: (i64, i64), blend: Blend, opacity: Opacity) -> Presence {
         let light = Light::tables();
         let area = Area { left: at.0, top: at.1, width: i64::from(self.width_px), height: i64::from(self.height_px) };

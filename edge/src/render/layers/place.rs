@@ -110,8 +110,8 @@ impl Extent {
         Self { length, min: None, max: None }
     }
 
-    /// At least one pixel, and at most the side: a length in pixels never costs more than the picture has. Where both bounds
-    /// contradict, the upper one holds.
+    /// At least one pixel, and at most the side: a length in pixels never costs more than the picture has. Where both
+    /// bounds contradict, the upper one holds.
     pub(super) fn px(self, side: i64) -> i64 {
         let least = self.min.map_or(1, |min| min.px(side));
         let most = self.max.map_or(side, |max| max.px(side));
