@@ -13,6 +13,7 @@ use crate::render::layers::{Along, Blend, Colour, ContrastMin, Fill, Hyphens, Le
 
 mod figures;
 mod files;
+mod fillable;
 mod fitting;
 mod linked;
 mod read;
@@ -21,6 +22,7 @@ mod words;
 
 pub use files::LAYER_FILES_MAX;
 pub(super) use files::{bytes_max as file_bytes_max, folder_of, named as named_files};
+pub(super) use fillable::read_table;
 pub use fitting::{Fitting, check_fit};
 pub(super) use linked::link;
 pub use linked::{FillError, SlotLayers};

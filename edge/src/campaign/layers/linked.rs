@@ -7,16 +7,16 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 use serde::Serialize;
 
-use super::super::axes::{Axis, LOCALE_AXIS, locale_of};
+use super::super::axes::{Axis, locale_of};
 use super::super::cuts::DEFAULT_CUT;
-use super::super::fault::{SourceText, listing};
+use super::super::fault::SourceText;
 use super::super::framing::{Framing, Insets};
 use super::super::manifest::Manifest;
-use super::super::names::Localized;
 use super::super::slots::Slot;
 use super::super::sources::SourceFile;
 use super::files::{self, Files, LAYER_FILES_MAX};
-use super::words::{self, Copy, CopyEntry, CopyText, Known};
+use super::fillable::{check_layer, known};
+use super::words::{self, Copy, CopyEntry, CopyText};
 use super::{FallbackPlan, KindPlan, LayerPlan, SlotPlan, TextPlan};
 use crate::render::layers::{
     Direction, Fallback, ImageAsset, Insets as LayerInsets, LAYERS_REVISION, Layer, LayerKind, LayerSet, LayerSetError,
@@ -47,13 +47,16 @@ struct LayerFrame {
 
 /// What a campaign's slots share.
 #[derive(Debug)]
-struct Shared {
-    copy: Copy,
+pub(super) struct Shared {
+    pub(super) copy: Copy,
     figures: super::figures::Figures,
     /// In the order of the manifest.
-    fonts: Vec<String>,
+    pub(super) fonts: Vec<String>,
     files: Files,
 }
+
+/// Texts as the author wrote them.
+type ByLocale<'t> = Vec<(&'t str, &'t str)>;
 
 /// Why the layers of a variant cannot be filled in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,77 +109,6 @@ pub(in super::super) fn link(
     (slots.collect(), faults)
 }
 
-const fn known(manifest: &Manifest) -> Known<'_> {
-    Known {
-        axes: manifest.axes.as_slice(),
-        figures: &manifest.stock.figures,
-        locales: manifest.policy.locales.as_slice(),
-    }
-}
-
-/// Whether a text has its fonts, and its words in every locale that the layer is there in, whatever the values are.
-fn check_layer(source: &SourceText<'_>, slot: &Slot, layer: &LayerPlan, shared: &Shared, manifest: &Manifest) -> bool {
-    let fault = |reason: String| source.fault(&layer.span, format!("layer `{}`: {reason}", layer.name));
-    let is_known = |cut: &&String| *cut == DEFAULT_CUT || slot.cuts.iter().any(|known| known.name == **cut);
-    if let Some(cut) = layer.cuts.iter().find(|cut| !is_known(cut)) {
-        let names = slot.cuts.iter().map(|cut| cut.name.as_str()).chain([DEFAULT_CUT]);
-        fault(format!("there is no cut `{cut}`; there is {}", listing(&names.collect::<Vec<_>>(), 12)));
-        return false;
-    }
-    let KindPlan::Text(text) = &layer.kind else { return true };
-    if text.fonts.is_empty() && shared.fonts.is_empty() {
-        fault("it has no font: name files in [fonts], or `fonts` of the layer".to_owned());
-        return false;
-    }
-    let Some(entry) = shared.copy.texts.get(&text.key) else {
-        let known: Vec<&String> = shared.copy.texts.keys().collect();
-        let known = if known.is_empty() { "none".to_owned() } else { listing(&known, 12) };
-        fault(format!("there is no text `{}` in [copy]; there is {known}", text.key));
-        return false;
-    };
-    let is_chosen = |axis: usize, value: usize| {
-        let mut restrictions = layer.only.iter().filter(|(restricted, _)| *restricted == axis);
-        restrictions.all(|(_, wanted)| wanted.contains(&value))
-    };
-    let axis = manifest.axes.iter().position(|axis| axis.name == LOCALE_AXIS);
-    let is_there = |locale: &&String| {
-        let value = axis.and_then(|axis| Some((axis, manifest.axes[axis].value_index(locale)?)));
-        value.is_none_or(|(axis, value)| is_chosen(axis, value))
-    };
-    let locales: Vec<&String> = manifest.policy.locales.iter().filter(is_there).collect();
-    let lacks = |texts: &Localized<CopyText>| {
-        let missing = locales.iter().filter(|locale| texts.get(locale).is_none());
-        missing.copied().collect::<Vec<_>>()
-    };
-    let missing = lacks(&entry.long);
-    if !missing.is_empty() {
-        fault(format!("`copy.{}` has no text for {}", text.key, listing(&missing, 8)));
-    }
-    let wants_short = text.fallbacks.contains(&FallbackPlan::Shorter);
-    let short = if wants_short { lacks(&entry.short) } else { Vec::new() };
-    if !short.is_empty() {
-        fault(format!(
-            "it falls back to a shorter text, and `copy.{}.short` has none for {}",
-            text.key,
-            listing(&short, 8)
-        ));
-    }
-    let mut is_whole = missing.is_empty() && short.is_empty();
-    for locale in locales {
-        let of_locale = |axis_at: usize, value: usize| {
-            is_chosen(axis_at, value) && (axis != Some(axis_at) || manifest.axes[axis_at].values[value].name == *locale)
-        };
-        for (name, texts) in [("", &entry.long), (".short", &entry.short)] {
-            let checked = texts.get(locale).map(|text| text.check_filled(&known(manifest), locale, of_locale));
-            if let Some(Err(reason)) = checked {
-                fault(format!("`copy.{}{name}` in {locale}: {reason}", text.key));
-                is_whole = false;
-            }
-        }
-    }
-    is_whole
-}
-
 impl SlotLayers {
     fn new(slot: &Slot, manifest: &Manifest, axes: &Arc<[Axis]>, shared: &Arc<Shared>) -> Self {
         let mut layers = Self {
@@ -209,8 +141,8 @@ impl SlotLayers {
             revision: u32,
             plan: &'t SlotPlan,
             /// By key: those of each locale, and the short ones.
-            texts: Vec<(&'t str, [Vec<(&'t str, &'t str)>; 2])>,
-            labels: Vec<(&'t str, Vec<(&'t str, &'t str)>)>,
+            texts: Vec<(&'t str, [ByLocale<'t>; 2])>,
+            labels: Vec<(&'t str, ByLocale<'t>)>,
             figures: F,
             files: Vec<(&'t str, Digest)>,
             frames: &'t [LayerFrame],
@@ -350,7 +282,7 @@ impl SlotLayers {
 }
 
 /// What the author wrote, by locale: the texts and the short ones.
-fn sources(entry: &CopyEntry) -> [Vec<(&str, &str)>; 2] {
+fn sources(entry: &CopyEntry) -> [ByLocale<'_>; 2] {
     [&entry.long, &entry.short].map(|texts| texts.iter().map(|(locale, text)| (locale, text.source())).collect())
 }
 

@@ -240,7 +240,8 @@ fn a_table_needs_the_labels_that_it_names_and_no_others() {
     assert!(check(&site.sources(), None).is_ok());
 }
 
-/// What cannot be filled in is refused when campaigns are linked, and no picture is ever served without its layers instead.
+/// What cannot be filled in is refused when campaigns are linked, and no picture is ever served without its layers
+/// instead.
 #[test]
 fn a_text_that_some_labels_make_too_long_or_empty_is_refused() {
     let of = |label: &str, text: &str| {

@@ -111,7 +111,8 @@ impl CopyText {
         self.parts.iter().map(|part| part.filled(axes, figures, |axis| values[axis], locale)).collect()
     }
 
-    /// Whether every text that it can be filled to in a locale is one: `allowed` says which values of which axes are ever chosen.
+    /// Whether every text that it can be filled to in a locale is one: `allowed` says which values of which axes are
+    /// ever chosen.
     ///
     /// # Errors
     /// What is wrong with one of them.
