@@ -55,7 +55,7 @@ fn set_of(catalog: &Catalog, locale: &str) -> anyhow::Result<std::sync::Arc<Laye
     let value = campaign.axes[axis].value_index(locale).context("a locale")?;
     let values = campaign.values_of(campaign.replaced(campaign.default_combination(), axis, value));
     let layers = campaign.layers(0).context("layers")?;
-    layers.of(&values, None).context("a set")
+    layers.of(&values, None)?.context("a set")
 }
 
 fn timed(scene: &Raster, set: &LayerSet) -> anyhow::Result<f64> {

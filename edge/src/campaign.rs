@@ -68,7 +68,7 @@ pub use fault::{CatalogErrors, Fault};
 pub use framing::{Framing, Insets};
 pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
 pub use label::{Label, LabelIcon, LabelShow, ShownLabel};
-pub use layers::{Fitting, SlotLayers, SlotPlan, Stock};
+pub use layers::{FillError, Fitting, SlotLayers, SlotPlan, Stock};
 pub use markup::{Alternative, SlotMarkup};
 pub use media::{MediaCondition, MediaError};
 pub use models::ModelFacts;
@@ -83,7 +83,7 @@ pub use rights::{Held, NOTICE_S as RIGHTS_NOTICE_S, ReferenceFacts, RightsEnd};
 pub use slots::{MissPolicy, Rung, Slot, Stopgap};
 pub use sources::CatalogSources;
 pub(crate) use variant::recipe as variant_recipe;
-pub use variant::{Tags, Variant, VariantKey};
+pub use variant::{Tags, Variant, VariantError, VariantKey};
 pub use version::Version;
 
 use self::fault::SourceText;
@@ -132,22 +132,26 @@ impl CampaignConfig {
     }
 }
 
-/// Reads a manifest against one library, and a lock against it, from memory: how many faults they have. For fuzzing.
+/// Reads a manifest against one library, and a lock and a table of texts against it, from memory: how many faults they have. For
+/// fuzzing.
 pub(crate) fn read_texts(
     path: &Path,
     manifest_text: &str,
     (library_name, library_text): (&str, &str),
     lock_text: &str,
+    table_text: &str,
 ) -> usize {
     let library_source = SourceText::new(path, library_text);
     let library = prompts::read(&library_source, library_name);
     let libraries = [(library_name.to_owned(), library)].into();
     let (source, lock_source) = (SourceText::new(path, manifest_text), SourceText::new(path, lock_text));
+    let table_source = SourceText::new(path, table_text);
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     if let Some(manifest) = manifest::read(&source, stem, &libraries) {
         let _ = lock::read(&lock_source, &manifest);
+        layers::read_table(&manifest, &table_source);
     }
-    [library_source, source, lock_source].into_iter().map(|source| source.into_faults().len()).sum()
+    [library_source, source, lock_source, table_source].into_iter().map(|source| source.into_faults().len()).sum()
 }
 
 #[cfg(test)]

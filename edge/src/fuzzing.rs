@@ -240,13 +240,12 @@ pub fn forwarded(data: &[u8]) {
     }
 }
 
-/// A manifest, a prompt library and a lock, between lines of `#---`; parts may be missing.
+/// A manifest, a prompt library, a lock and a table of texts, between lines of `#---`; parts may be missing.
 pub fn manifest(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let mut parts = text.splitn(3, PART);
-    let (manifest, library, lock) =
-        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    crate::campaign::read_texts(Path::new("autumn.toml"), manifest, ("shots", library), lock);
+    let mut parts = text.splitn(4, PART);
+    let [manifest, library, lock, table] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    crate::campaign::read_texts(Path::new("autumn.toml"), manifest, ("shots", library), lock, table);
 }
 
 /// A stored rendition, as it is and with its checksums made right.

@@ -126,10 +126,24 @@ impl ReadAxis {
 
 /// The axis that a template names.
 pub(crate) fn named(axes: &[ReadAxis], name: &str) -> Result<usize, String> {
-    axes.iter().position(|read| read.is_called(name)).ok_or_else(|| {
-        let names: Vec<&str> = axes.iter().map(|read| read.axis.name.as_str()).collect();
-        format!("there is no axis {{{name}}}; there are {}", listing(&names, 16))
-    })
+    let position = axes.iter().position(|read| read.is_called(name));
+    position.ok_or_else(|| not_named(name, axes.iter().map(|read| &read.axis)))
+}
+
+/// The same in a file that is read after the manifest.
+pub(crate) fn named_of_whole(axes: &[Axis], name: &str) -> Result<usize, String> {
+    axes.iter().position(|axis| axis.name == name).ok_or_else(|| not_named(name, axes.iter()))
+}
+
+fn not_named<'a>(name: &str, axes: impl Iterator<Item = &'a Axis>) -> String {
+    let names: Vec<&str> = axes.map(|axis| axis.name.as_str()).collect();
+    format!("there is no axis {{{name}}}; there are {}", listing(&names, 16))
+}
+
+/// The locale of a choice of values, one index for each axis; the campaign's first where no axis says.
+pub(super) fn locale_of<'l>(axes: &'l [Axis], first: &'l str, values: &[usize]) -> &'l str {
+    let axis = axes.iter().position(|axis| axis.name == LOCALE_AXIS);
+    axis.map_or(first, |axis| &axes[axis].values[values[axis]].name)
 }
 
 /// Reads `[axes.*]` and adds the locale axis.
@@ -367,7 +381,11 @@ pub(crate) fn check_labels(
         return;
     }
     for value in &read.axis.values {
-        let what = format!("{{{}}} stands in {of}, but the label of `{}`", read.axis.name, value.name);
-        check_covers(table, span, &what, &value.label, locales);
+        check_covers(table, span, &label_of(&read.axis, value, of), &value.label, locales);
     }
+}
+
+/// How a fault begins when a label is missing that a text needs.
+pub(super) fn label_of(axis: &Axis, value: &AxisValue, of: &str) -> String {
+    format!("{{{}}} stands in {of}, but the label of `{}`", axis.name, value.name)
 }

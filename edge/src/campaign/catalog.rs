@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use bildkante_shared::ids::Digest;
 use bildkante_shared::import::MasterRecipe;
-use bildkante_shared::recipe::RecipeError;
 use moka::sync::Cache;
 
 use super::ai_act::AiAct;
-use super::axes::{Axis, AxisValue, LOCALE_AXIS, Restriction, forbidden};
+use super::axes::{Axis, AxisValue, Restriction, forbidden, locale_of};
 use super::briefing::Briefing;
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::layers::{self, SlotLayers};
@@ -30,7 +29,7 @@ use super::revision::generation_digest;
 use super::rights::{ReferenceFacts, Rights, RightsEnd};
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources, SourceFile, SourceFiles};
-use super::variant::{Variant, VariantKey, picture_name, query, recipe};
+use super::variant::{Variant, VariantError, VariantKey, picture_name, query, recipe};
 use super::version::rendition_digest;
 use super::wording::Wording;
 use crate::provenance::{Description, DigitalSource, Generator};
@@ -274,8 +273,7 @@ impl Campaign {
     /// The locale of a variant; the campaign's first where no axis says.
     #[must_use]
     pub fn locale(&self, values: &[usize]) -> &str {
-        let axis = self.axis_index(LOCALE_AXIS);
-        axis.map_or(self.policy.locales[0].as_str(), |axis| &self.axes[axis].values[values[axis]].name)
+        locale_of(&self.axes, &self.policy.locales[0], values)
     }
 
     /// A slot's alt text for a variant, in its locale; empty of a picture that decorates.
@@ -520,13 +518,13 @@ impl Catalog {
     /// A variant by its combination, memoised. The combination is an allowed one.
     ///
     /// # Errors
-    /// When its recipe is out of bounds, which a valid manifest rules out.
+    /// When its recipe is out of bounds or a layer cannot be filled in, which a valid manifest rules out.
     pub fn variant(
         &self,
         campaign: &Campaign,
         slot_index: usize,
         combination: u32,
-    ) -> Result<Arc<Variant>, RecipeError> {
+    ) -> Result<Arc<Variant>, VariantError> {
         let key = campaign.key(slot_index, combination);
         if let Some(variant) = self.variants.get(&key) {
             return Ok(variant);
@@ -540,7 +538,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Self::variant`].
-    pub fn fallback(&self, campaign: &Campaign, slot_index: usize) -> Result<Arc<Variant>, RecipeError> {
+    pub fn fallback(&self, campaign: &Campaign, slot_index: usize) -> Result<Arc<Variant>, VariantError> {
         self.variant(campaign, slot_index, campaign.default_combination())
     }
 

@@ -13,6 +13,7 @@ use crate::render::layers::{Along, Blend, Colour, ContrastMin, Fill, Hyphens, Le
 
 mod figures;
 mod files;
+mod fillable;
 mod fitting;
 mod linked;
 mod read;
@@ -20,10 +21,11 @@ mod table;
 mod words;
 
 pub use files::LAYER_FILES_MAX;
-pub(super) use files::{digest as file_digest, folder_of, named as named_files};
+pub(super) use files::{bytes_max as file_bytes_max, folder_of, named as named_files};
+pub(super) use fillable::read_table;
 pub use fitting::{Fitting, check_fit};
-pub use linked::SlotLayers;
 pub(super) use linked::link;
+pub use linked::{FillError, SlotLayers};
 pub(super) use read::read_slot;
 pub use words::CopyText;
 

@@ -174,13 +174,10 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
         pins.images.insert(name.to_owned(), file.digest()?);
     }
     for path in manifest.layer_files() {
-        let digest = layers::file_digest(&models.layers_dir, &path).map_err(|source| LockError::File {
-            campaign: campaign.clone(),
-            what: "layer file",
-            name: path.clone(),
-            path: models.layers_dir.join(&path),
-            source,
-        })?;
+        let bytes_max = layers::file_bytes_max(manifest, &path);
+        let at = models.layers_dir.join(&path);
+        let file = FileOf { campaign, what: "layer file", name: &path, path: at, bytes_max };
+        let digest = file.digest()?;
         pins.layers.insert(path, digest);
     }
     for name in manifest.looks() {

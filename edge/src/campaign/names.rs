@@ -40,6 +40,12 @@ fn is_region(part: &str) -> bool {
     is(2, u8::is_ascii_uppercase) || is(3, u8::is_ascii_digit)
 }
 
+/// Whether a text of that locale or language is shown in a locale.
+#[must_use]
+pub fn serves(tag: &str, locale: &str) -> bool {
+    tag == locale || locale.split('-').next() == Some(tag)
+}
+
 /// A text in several languages, by locale (`de-DE`) or language (`de`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Localized<T>(Vec<(String, T)>);

@@ -12,6 +12,7 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Generate, Seed, SeedPer};
+use super::layers::FillError;
 use super::manifest::{OnStaleState, PromptPublication};
 use super::parts::Parts;
 use super::pins::Pins;
@@ -81,6 +82,26 @@ fn recipe_tag(recipe: RecipeId) -> String {
     format!("recipe:{recipe}")
 }
 
+/// Why there is no variant.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum VariantError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Layers(#[from] FillError),
+}
+
+impl VariantError {
+    /// For logs, metric labels and problem types.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Recipe(_) => "invalid-recipe",
+            Self::Layers(_) => "invalid-layers",
+        }
+    }
+}
+
 /// A variant with everything that follows from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Variant {
@@ -122,17 +143,19 @@ pub struct Variant {
 
 impl Variant {
     /// # Errors
-    /// When the recipe is out of bounds, which a valid manifest rules out.
-    pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, RecipeError> {
+    /// When the recipe is out of bounds or a layer cannot be filled in, which a valid manifest rules out.
+    pub(crate) fn build(campaign: &Campaign, key: VariantKey, values: Vec<usize>) -> Result<Self, VariantError> {
         let slot_index = usize::from(key.slot);
         let slot = &campaign.slots[slot_index];
         let PictureSource { recipe, size_px, finish } = source(campaign, slot, &values)?;
         let laid = |cut| {
-            let layers = campaign.layers(slot_index).and_then(|layers| layers.of(&values, cut));
-            layers.map_or_else(|| Arc::clone(&finish), |layers| Arc::new(finish.laid_with(layers)))
+            let layers = campaign.layers(slot_index).map(|layers| layers.of(&values, cut)).transpose()?.flatten();
+            let finish = layers.map_or_else(|| Arc::clone(&finish), |layers| Arc::new(finish.laid_with(layers)));
+            Ok::<_, FillError>(finish)
         };
         let cuts = if campaign.layers(slot_index).is_some() { slot.cuts.len() } else { 0 };
-        let (cut_finishes, finish) = ((0..cuts).map(|cut| laid(Some(cut))).collect(), laid(None));
+        let cut_finishes = (0..cuts).map(|cut| laid(Some(cut))).collect::<Result<_, _>>()?;
+        let finish = laid(None)?;
         let path = format!("{}/{}", campaign.name, slot.name);
         let all = query(&campaign.axes, &values, |_, _| true);
         Ok(Self {

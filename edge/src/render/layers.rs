@@ -35,13 +35,16 @@ pub use contrast::ContrastMin;
 pub use panel::{Fill, Panel, PanelBox, Towards};
 pub use patch::{Blend, Colour, Opacity};
 pub use place::{Along, Direction, Extent, INSET_MAX, Insets, LayerAnchor, Length, Placing};
-pub use report::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport};
+pub use report::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, Presence};
 pub use shadow::{Shadow, ShadowKind};
 pub use text::{
     FONT_BYTES_MAX, FONTS_MAX, FontError, FontFace, Hyphens, LINES_MAX, Misfit, TEXT_CHARS_MAX, TextStyle, Words,
 };
 pub use trial::{LayerFault, Trial};
 
+/// Raise when the same layers would come out as other pixels: it is part of the keys and versions of pictures with
+/// layers.
+pub const LAYERS_REVISION: u32 = 2;
 /// Most layers of a set.
 pub const LAYERS_MAX: usize = 16;
 /// Most fallbacks of a text.
@@ -169,7 +172,7 @@ impl LayerSet {
     fn computed_digest(&self) -> [u8; 16] {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"bildkante layers 1\0").update(&text);
+        hasher.update(b"bildkante layers 1\0").update(&LAYERS_REVISION.to_le_bytes()).update(&text);
         let mut digest = [0; 16];
         digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         digest

@@ -11,11 +11,10 @@ use std::sync::Arc;
 use bildkante_shared::ids::MasterId;
 use bildkante_shared::import::{DigitalSource, MasterRecipe};
 use bildkante_shared::problem::Problem;
-use bildkante_shared::recipe::RecipeError;
 
 use super::layout::{Ask, Layout, Limits};
 use crate::campaign::manifest::Signing;
-use crate::campaign::{ART, Campaign, Catalog, Cut, Framing, ShownLabel, Slot, Variant, Version};
+use crate::campaign::{ART, Campaign, Catalog, Cut, Framing, ShownLabel, Slot, Variant, VariantError, Version};
 use crate::render::{Quality, RenditionSpec, Shape};
 use crate::request::parameters::{Parameter, UNSIGNED};
 use crate::request::{ClientHints, Fit, FormatAsk, ImageRequest, QualityAsk, WidthAsk, excerpt};
@@ -65,7 +64,7 @@ pub enum ResolveError {
     #[error("slot `{slot}` has no cut `{name}`")]
     UnknownCut { slot: String, name: String, allowed: Vec<String> },
     #[error(transparent)]
-    Recipe(#[from] RecipeError),
+    Variant(#[from] VariantError),
 }
 
 impl ResolveError {
@@ -82,7 +81,7 @@ impl ResolveError {
             Self::FormatNotAllowed { .. } => "format-not-allowed",
             Self::SignatureRequired { .. } => "signature-required",
             Self::UnknownCut { .. } => "unknown-cut",
-            Self::Recipe(_) => "invalid-recipe",
+            Self::Variant(error) => error.as_str(),
         }
     }
 
@@ -91,7 +90,7 @@ impl ResolveError {
         match self {
             Self::UnknownCampaign { .. } | Self::UnknownSlot { .. } => 404,
             Self::SignatureRequired { .. } => 403,
-            Self::Recipe(_) => 500,
+            Self::Variant(_) => 500,
             _ => 400,
         }
     }
@@ -108,7 +107,7 @@ impl ResolveError {
             Self::UnknownCut { allowed, .. } => (ART, allowed),
             Self::UnknownCampaign { .. } => ("campaign", &[]),
             Self::SignatureRequired { .. } => (Parameter::Signature.name(), &[]),
-            Self::Recipe(_) => return None,
+            Self::Variant(_) => return None,
         })
     }
 

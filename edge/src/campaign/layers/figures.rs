@@ -48,11 +48,11 @@ impl Figures {
         self.0.iter().position(|figure| figure.name == name)
     }
 
-    /// The axis by whose values it differs.
+    /// The axis that decides which number it is.
     pub(super) fn axis(&self, index: usize) -> Option<usize> {
-        match &self.0.get(index)?.values {
+        match self.0.get(index)?.values {
             FigureValues::One(_) => None,
-            FigureValues::ByValue { axis, .. } => Some(*axis),
+            FigureValues::ByValue { axis, .. } => Some(axis),
         }
     }
 

@@ -77,9 +77,15 @@ fn every(path: &PathPlan, manifest: &Manifest) -> Vec<String> {
     paths.collect()
 }
 
-/// The digest of a file, of which no more than its bound is read: one that is longer is refused when it is used.
-pub(in super::super) fn digest(folder: &Path, path: &str) -> std::io::Result<Digest> {
-    Ok(Digest::of_bytes(&read(folder, path)?))
+/// How many bytes a file may have.
+pub(in super::super) fn bytes_max(manifest: &Manifest, path: &str) -> u64 {
+    let bytes = if is_font(manifest, path) { FONT_BYTES_MAX } else { ASSET_BYTES_MAX };
+    bytes as u64
+}
+
+fn is_font(manifest: &Manifest, path: &str) -> bool {
+    let mut fonts = manifest.stock.fonts.iter().chain(manifest.slots.iter().flat_map(fonts_of));
+    fonts.any(|font| font == path)
 }
 
 fn read(folder: &Path, path: &str) -> std::io::Result<Vec<u8>> {
@@ -99,10 +105,6 @@ pub(super) fn read_all(
     pins: &BTreeMap<String, Digest>,
 ) -> Result<Files, Vec<String>> {
     let (mut files, mut reasons, mut total) = (Files::default(), Vec::new(), 0_u64);
-    let is_font = |path: &str| {
-        manifest.stock.fonts.iter().any(|font| font == path)
-            || manifest.slots.iter().flat_map(fonts_of).any(|font| font == path)
-    };
     for (path, digest) in pins {
         let bytes = match read(folder, path) {
             Ok(bytes) => bytes,
@@ -121,7 +123,7 @@ pub(super) fn read_all(
             reasons.push(format!("{} is not what the lock pins; run `bildkante-edge lock`", path.display()));
             continue;
         }
-        let refused = if is_font(path) {
+        let refused = if is_font(manifest, path) {
             FontFace::read(bytes)
                 .map(|font| files.fonts.insert(path.clone(), font))
                 .err()

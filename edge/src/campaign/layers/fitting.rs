@@ -39,8 +39,11 @@ pub fn check_fit(catalog: &Catalog, campaigns_dir: &Path, mut progress: impl FnM
         let of = trials.iter().map(|trial| trial.combinations.len() as u64).sum();
         let (mut reasons, mut done) = (Reasons::default(), 0);
         progress(Fitting { campaign: &campaign.name, done, of });
-        for trial in &trials {
+        // They are those of the whole campaign.
+        if let Some(trial) = trials.first() {
             check_images(trial.layers, &mut reasons);
+        }
+        for trial in &trials {
             trial.run(&mut reasons, |tried| {
                 done += tried;
                 progress(Fitting { campaign: &campaign.name, done, of });
@@ -119,26 +122,36 @@ impl<'c> SlotTrial<'c> {
         let values = self.campaign.values_of(combination);
         let (known, locale) = (&self.campaign.slots[self.slot], self.campaign.locale(&values));
         // Letters scale with the picture; only limits in pixels and rounding tell the widths of a ladder apart.
-        let views = known.framings().enumerate().filter_map(|(at, (art, framing))| {
+        let mut views = Vec::new();
+        for (at, (art, framing)) in known.framings().enumerate() {
             let cut = at.checked_sub(1);
-            let set = self.layers.of(&values, cut)?;
-            let widths = [framing.widths.first(), framing.widths.last()];
-            Some(widths.into_iter().flatten().map(move |width_px| View {
-                art,
-                cut,
-                set: Arc::clone(&set),
-                size_px: (*width_px, framing.height_px(*width_px)),
-            }))
-        });
-        let views: Vec<View<'_>> = views.flatten().collect();
+            match self.layers.of(&values, cut) {
+                Ok(Some(set)) => {
+                    let widths = [framing.widths.first(), framing.widths.last()];
+                    views.extend(widths.into_iter().flatten().map(|width_px| View {
+                        art,
+                        cut,
+                        set: Arc::clone(&set),
+                        size_px: (*width_px, framing.height_px(*width_px)),
+                    }));
+                }
+                Ok(None) => {}
+                Err(error) => reasons.insert(format!("slot `{}`{}, {locale}: {error}", known.name, named(art))),
+            }
+        }
         trial.expect(views.iter().map(|view| (&*view.set, view.size_px)));
         for View { art, cut, set, size_px } in &views {
             for fault in trial.faults(set, *size_px, self.layers.text_share_max(*cut)) {
-                let cut = art.map(|art| format!(", cut `{art}`")).unwrap_or_default();
+                let cut = named(*art);
                 reasons.insert(format!("slot `{}`{cut}, {locale}, {} px: {fault}", known.name, size_px.0));
             }
         }
     }
+}
+
+/// A cut in a fault.
+fn named(art: Option<&str>) -> String {
+    art.map(|art| format!(", cut `{art}`")).unwrap_or_default()
 }
 
 /// A set on a picture.

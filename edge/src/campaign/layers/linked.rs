@@ -7,19 +7,20 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 use serde::Serialize;
 
-use super::super::axes::{Axis, LOCALE_AXIS};
+use super::super::axes::{Axis, locale_of};
 use super::super::cuts::DEFAULT_CUT;
-use super::super::fault::{SourceText, listing};
+use super::super::fault::SourceText;
 use super::super::framing::{Framing, Insets};
 use super::super::manifest::Manifest;
 use super::super::slots::Slot;
 use super::super::sources::SourceFile;
 use super::files::{self, Files, LAYER_FILES_MAX};
-use super::words::{self, Copy, CopyEntry};
+use super::fillable::{check_layer, known};
+use super::words::{self, Copy, CopyEntry, CopyText};
 use super::{FallbackPlan, KindPlan, LayerPlan, SlotPlan, TextPlan};
 use crate::render::layers::{
-    Direction, Fallback, ImageAsset, Insets as LayerInsets, Layer, LayerKind, LayerSet, Panel, PanelBox, Shadow,
-    TextLayer, TextStyle, Words,
+    Direction, Fallback, ImageAsset, Insets as LayerInsets, LAYERS_REVISION, Layer, LayerKind, LayerSet, LayerSetError,
+    Panel, PanelBox, Shadow, TextLayer, TextStyle, Words,
 };
 
 /// The layers of a slot, ready to be filled in.
@@ -28,7 +29,7 @@ pub struct SlotLayers {
     plan: SlotPlan,
     axes: Arc<[Axis]>,
     shared: Arc<Shared>,
-    locale_axis: Option<usize>,
+    /// The campaign's first.
     default_locale: String,
     /// Of the slot's own framing, then of its cuts.
     frames: Vec<LayerFrame>,
@@ -49,12 +50,24 @@ struct LayerFrame {
 
 /// What a campaign's slots share.
 #[derive(Debug)]
-struct Shared {
-    copy: Copy,
+pub(super) struct Shared {
+    pub(super) copy: Copy,
     figures: super::figures::Figures,
     /// In the order of the manifest.
-    fonts: Vec<String>,
+    pub(super) fonts: Vec<String>,
     files: Files,
+}
+
+/// Texts as the author wrote them.
+type ByLocale<'t> = Vec<(&'t str, &'t str)>;
+
+/// Why the layers of a variant cannot be filled in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FillError {
+    #[error("layer `{layer}`: {reason}")]
+    Layer { layer: String, reason: String },
+    #[error(transparent)]
+    Set(#[from] LayerSetError),
 }
 
 /// Links the layers of every slot, in their order; faults stand in `source`, and those of the copy's table in the list. `None`
@@ -72,7 +85,7 @@ pub(in super::super) fn link(
         match manifest.stock.table().and_then(|table| tables.get(table)) {
             Some(table) => {
                 let table = SourceText::new(&table.path, &table.text);
-                words::add_table(&mut copy, &table, &manifest.axes, &manifest.stock.figures);
+                words::add_table(&mut copy, &table, &known(manifest));
                 faults.extend(table.into_faults());
             }
             None => source.fault(&span, format!("there is no table `{file}` beside the manifest")),
@@ -99,53 +112,12 @@ pub(in super::super) fn link(
     (slots.collect(), faults)
 }
 
-/// Whether a text has its fonts, and its words in every locale.
-fn check_layer(source: &SourceText<'_>, slot: &Slot, layer: &LayerPlan, shared: &Shared, manifest: &Manifest) -> bool {
-    let fault = |reason: String| source.fault(&layer.span, format!("layer `{}`: {reason}", layer.name));
-    let is_known = |cut: &&String| *cut == DEFAULT_CUT || slot.cuts.iter().any(|known| known.name == **cut);
-    if let Some(cut) = layer.cuts.iter().find(|cut| !is_known(cut)) {
-        let names = slot.cuts.iter().map(|cut| cut.name.as_str()).chain([DEFAULT_CUT]);
-        fault(format!("there is no cut `{cut}`; there is {}", listing(&names.collect::<Vec<_>>(), 12)));
-        return false;
-    }
-    let KindPlan::Text(text) = &layer.kind else { return true };
-    if text.fonts.is_empty() && shared.fonts.is_empty() {
-        fault("it has no font: name files in [fonts], or `fonts` of the layer".to_owned());
-        return false;
-    }
-    let Some(entry) = shared.copy.texts.get(&text.key) else {
-        let known: Vec<&String> = shared.copy.texts.keys().collect();
-        let known = if known.is_empty() { "none".to_owned() } else { listing(&known, 12) };
-        fault(format!("there is no text `{}` in [copy]; there is {known}", text.key));
-        return false;
-    };
-    let lacks = |texts: &super::super::names::Localized<super::CopyText>| {
-        let missing = manifest.policy.locales.iter().filter(|locale| texts.get(locale).is_none());
-        missing.cloned().collect::<Vec<_>>()
-    };
-    let missing = lacks(&entry.long);
-    if !missing.is_empty() {
-        fault(format!("`copy.{}` has no text for {}", text.key, listing(&missing, 8)));
-    }
-    let wants_short = text.fallbacks.contains(&FallbackPlan::Shorter);
-    let short = if wants_short { lacks(&entry.short) } else { Vec::new() };
-    if !short.is_empty() {
-        fault(format!(
-            "it falls back to a shorter text, and `copy.{}.short` has none for {}",
-            text.key,
-            listing(&short, 8)
-        ));
-    }
-    missing.is_empty() && short.is_empty()
-}
-
 impl SlotLayers {
     fn new(slot: &Slot, manifest: &Manifest, axes: &Arc<[Axis]>, shared: &Arc<Shared>) -> Self {
         let mut layers = Self {
             plan: slot.layers.clone(),
             axes: Arc::clone(axes),
             shared: Arc::clone(shared),
-            locale_axis: axes.iter().position(|axis| axis.name == LOCALE_AXIS),
             default_locale: manifest.policy.locales[0].clone(),
             frames: slot.framings().map(|(name, framing)| LayerFrame::new(name, framing)).collect(),
             digest: Digest::of_bytes(b""),
@@ -170,9 +142,11 @@ impl SlotLayers {
     fn computed_digest(&self) -> Digest {
         #[derive(Serialize)]
         struct Told<'t, F> {
+            revision: u32,
             plan: &'t SlotPlan,
-            texts: Vec<(&'t str, Vec<(&'t str, &'t str)>)>,
-            labels: Vec<(&'t str, Vec<(&'t str, &'t str)>)>,
+            /// By key: those of each locale, and the short ones.
+            texts: Vec<(&'t str, [ByLocale<'t>; 2])>,
+            labels: Vec<(&'t str, ByLocale<'t>)>,
             figures: F,
             files: Vec<(&'t str, Digest)>,
             frames: &'t [LayerFrame],
@@ -183,21 +157,11 @@ impl SlotLayers {
         let Files { fonts, images } = &self.shared.files;
         let fonts = fonts.iter().map(|(path, font)| (path.as_str(), font.digest()));
         let images = images.iter().map(|(path, image)| (path.as_str(), image.digest()));
-        let of_entry = |entry: &CopyEntry| {
-            let texts = entry.long.iter().chain(entry.short.iter());
-            texts.map(|(locale, text)| (locale.to_owned(), text.source().to_owned())).collect::<Vec<_>>()
-        };
-        let owned: Vec<(&str, Vec<(String, String)>)> =
-            self.shared.copy.texts.iter().map(|(key, entry)| (key.as_str(), of_entry(entry))).collect();
         let values = self.axes.iter().flat_map(|axis| &axis.values);
         let told = Told {
+            revision: LAYERS_REVISION,
             plan: &self.plan,
-            texts: owned
-                .iter()
-                .map(|(key, texts)| {
-                    (*key, texts.iter().map(|(locale, text)| (locale.as_str(), text.as_str())).collect())
-                })
-                .collect(),
+            texts: self.shared.copy.texts.iter().map(|(key, entry)| (key.as_str(), sources(entry))).collect(),
             labels: values
                 .map(|value| {
                     let labels = value.label.iter().map(|(locale, label)| (locale, label.as_str()));
@@ -214,25 +178,29 @@ impl SlotLayers {
     }
 
     /// What is laid on a variant's picture, in that cut of its slot; `None` where nothing is.
-    #[must_use]
-    pub fn of(&self, values: &[usize], cut: Option<usize>) -> Option<Arc<LayerSet>> {
-        let frame = self.frames.get(cut.map_or(0, |cut| cut + 1))?;
+    ///
+    /// # Errors
+    /// When a layer cannot be filled in, which linking rules out.
+    pub fn of(&self, values: &[usize], cut: Option<usize>) -> Result<Option<Arc<LayerSet>>, FillError> {
+        let Some(frame) = self.frames.get(cut.map_or(0, |cut| cut + 1)) else { return Ok(None) };
         let shown: Vec<&LayerPlan> =
             self.plan.layers.iter().filter(|layer| is_shown(layer, values, &frame.name)).collect();
-        let locale = self
-            .locale_axis
-            .map_or(self.default_locale.as_str(), |axis| self.axes[axis].values[values[axis]].name.as_str());
+        let locale = locale_of(&self.axes, &self.default_locale, values);
         // What is laid around a layer that is not there is not there either.
         let shown: Vec<&LayerPlan> = shown.iter().filter(|layer| stands(layer, &shown)).copied().collect();
         let index = |name: &str| shown.iter().position(|layer| layer.name == name);
-        let layers: Vec<Layer> = shown.iter().filter_map(|layer| self.layer(layer, &index, values, locale)).collect();
-        if layers.is_empty() || layers.len() < shown.len() {
-            return None;
+        if shown.is_empty() {
+            return Ok(None);
         }
+        let filled = |layer: &&LayerPlan| {
+            let fault = |reason| FillError::Layer { layer: layer.name.clone(), reason };
+            self.layer(layer, &index, values, locale).map_err(fault)
+        };
+        let layers = shown.iter().map(filled).collect::<Result<Vec<Layer>, FillError>>()?;
         let direction = direction_of(locale);
         let insets = frame.insets(direction);
-        let set = LayerSet::new(layers, insets, direction, locale, frame.shown_width_px);
-        set.ok().map(Arc::new)
+        let set = LayerSet::new(layers, insets, direction, locale, frame.shown_width_px)?;
+        Ok(Some(Arc::new(set)))
     }
 
     fn layer(
@@ -241,14 +209,17 @@ impl SlotLayers {
         index: &dyn Fn(&str) -> Option<usize>,
         values: &[usize],
         locale: &str,
-    ) -> Option<Layer> {
+    ) -> Result<Layer, String> {
+        let other = |name: &str| index(name).ok_or_else(|| format!("there is no layer `{name}`"));
         let kind = match &plan.kind {
             KindPlan::Image { path, placing } => {
                 let path = path.at(|axis| &self.axes[axis].values[values[axis]].name);
-                LayerKind::Image { asset: self.shared.files.images.get(&path)?.clone(), placing: *placing }
+                let asset =
+                    self.shared.files.images.get(&path).ok_or_else(|| format!("the lock does not pin {path}"))?;
+                LayerKind::Image { asset: asset.clone(), placing: *placing }
             }
             KindPlan::Shadow { of, kind, direction_deg, distance, softness, colour } => LayerKind::Shadow(Shadow {
-                of: index(of)?,
+                of: other(of)?,
                 kind: *kind,
                 direction_deg: *direction_deg,
                 distance: *distance,
@@ -258,13 +229,13 @@ impl SlotLayers {
             KindPlan::Text(text) => LayerKind::Text(Box::new(self.text(text, index, values, locale)?)),
             KindPlan::Panel { around, placing, fill, radius, blur } => {
                 let area = match around {
-                    Some((name, padding)) => PanelBox::Around { layer: index(name)?, padding: *padding },
+                    Some((name, padding)) => PanelBox::Around { layer: other(name)?, padding: *padding },
                     None => PanelBox::Own(*placing),
                 };
                 LayerKind::Panel(Panel { area, fill: *fill, radius: *radius, blur: *blur })
             }
         };
-        Some(Layer { name: plan.name.clone(), kind, blend: plan.blend, opacity: plan.opacity })
+        Ok(Layer { name: plan.name.clone(), kind, blend: plan.blend, opacity: plan.opacity })
     }
 
     fn text(
@@ -273,22 +244,25 @@ impl SlotLayers {
         index: &dyn Fn(&str) -> Option<usize>,
         values: &[usize],
         locale: &str,
-    ) -> Option<TextLayer> {
+    ) -> Result<TextLayer, String> {
         let Shared { copy, figures, fonts, files } = &*self.shared;
-        let entry = copy.texts.get(&plan.key)?;
-        let filled = |text: &super::CopyText| Words::new(&text.filled(&self.axes, figures, values, locale)).ok();
+        let missing = || format!("`copy.{}` has no text for {locale}", plan.key);
+        let entry = copy.texts.get(&plan.key).ok_or_else(missing)?;
+        let filled = |text: &CopyText| Words::new(&text.filled(&self.axes, figures, values, locale));
         let fonts = if plan.fonts.is_empty() { fonts } else { &plan.fonts };
+        let font =
+            |path: &String| files.fonts.get(path).cloned().ok_or_else(|| format!("the lock does not pin {path}"));
         let fallbacks = plan.fallbacks.iter().filter_map(|fallback| match fallback {
             // A panel that is not there at these values helps nobody.
             FallbackPlan::Panel(name) => index(name).map(Fallback::Panel),
             FallbackPlan::Shorter => Some(Fallback::Shorter),
             FallbackPlan::LeaveOut => Some(Fallback::LeaveOut),
         });
-        Some(TextLayer {
-            words: filled(entry.long.get(locale)?)?,
-            short: entry.short.get(locale).and_then(filled),
+        Ok(TextLayer {
+            words: filled(entry.long.get(locale).ok_or_else(missing)?)?,
+            short: entry.short.get(locale).map(filled).transpose()?,
             style: TextStyle {
-                fonts: fonts.iter().filter_map(|path| files.fonts.get(path).cloned()).collect(),
+                fonts: fonts.iter().map(font).collect::<Result<_, _>>()?,
                 weight: plan.weight,
                 size_min: plan.size_min,
                 size_max: plan.size_max,
@@ -329,6 +303,11 @@ impl SlotLayers {
     pub(super) fn images(&self) -> impl Iterator<Item = (&str, &ImageAsset)> {
         self.shared.files.images.iter().map(|(path, image)| (path.as_str(), image))
     }
+}
+
+/// What the author wrote, by locale: the texts and the short ones.
+fn sources(entry: &CopyEntry) -> [ByLocale<'_>; 2] {
+    [&entry.long, &entry.short].map(|texts| texts.iter().map(|(locale, text)| (locale, text.source())).collect())
 }
 
 impl LayerFrame {

@@ -86,6 +86,14 @@ fn read_layer(table: &TableReader<'_, '_>, axes: &[ReadAxis]) -> Option<LayerPla
 fn read_only(table: &TableReader<'_, '_>, axes: &[ReadAxis]) -> (Vec<(usize, Vec<usize>)>, Vec<String>) {
     let (mut only, mut cuts) = (Vec::new(), Vec::new());
     for (name, wanted) in table.named_lists(axes.len() + 1) {
+        if wanted.is_empty() {
+            table.fault(&name.span, format!("`only.{}` allows nothing: the layer would never be there", name.value));
+        }
+        if wanted.len() > VALUES_MAX {
+            let reason = format!("`only.{}` has {} entries, at most {VALUES_MAX}", name.value, wanted.len());
+            table.fault(&name.span, reason);
+            continue;
+        }
         if name.value == "cuts" && axes::named(axes, "cuts").is_err() {
             cuts = wanted.iter().map(|cut| cut.value.to_owned()).collect();
             continue;
@@ -98,7 +106,7 @@ fn read_only(table: &TableReader<'_, '_>, axes: &[ReadAxis]) -> (Vec<(usize, Vec
             }
         };
         let known = &axes[axis].axis;
-        let values = wanted.iter().take(VALUES_MAX).filter_map(|value| {
+        let values = wanted.iter().filter_map(|value| {
             let index = known.value_index(value.value);
             if index.is_none() {
                 table.fault(&value.span, format!("axis `{}` has no value `{}`", known.name, value.value));

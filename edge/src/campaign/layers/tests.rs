@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use bildkante_shared::import::DigitalSource;
 
 use super::super::tests::Site;
-use super::super::{Variant, check};
-use crate::render::layers::{Direction, LayerKind, LayerSet};
+use super::super::{Catalog, Variant, check, write_locks};
+use crate::render::layers::{ASSET_BYTES_MAX, Direction, LayerKind, LayerSet};
 
 const LAYERS: &str = r##"
 [fonts]
@@ -199,6 +199,9 @@ fn what_cannot_be_drawn_is_refused_with_its_place() {
         ("#000000c0", "black", "is a colour such as"),
         ("product = [\"mug\"]", "product = [\"cup\"]", "axis `product` has no value `cup`"),
         ("product = [\"mug\"]", "cuts = [\"tall\"]", "there is no cut `tall`"),
+        ("product = [\"mug\"]", "product = []", "`only.product` allows nothing: the layer would never be there"),
+        ("product = [\"mug\"]", "cuts = []", "`only.cuts` allows nothing"),
+        ("[\"mug\"] }", &format!("[{}] }}", "\"mug\",".repeat(300)), "`only.product` has 300 entries, at most 256"),
         ("mug = \"9.90\"", "mug = \"9,90\"", "`9,90` is no number"),
         ("bottle = \"1299.50\", ", "", "`values` lacks one for `bottle`"),
         ("de = \"{} €\"", "de = \"€\"", "a pattern is a short text with one {}"),
@@ -210,6 +213,66 @@ fn what_cannot_be_drawn_is_refused_with_its_place() {
         assert!(found.contains(said), "{to}: {found}");
         assert!(found.contains("autumn.toml:"), "{found}");
     }
+}
+
+/// A text for some locales needs no labels in others; a layer that is there in some needs no text in others.
+#[test]
+fn a_table_needs_the_labels_that_it_names_and_no_others() {
+    let site = site();
+    let inline = "[copy.headline]\nde = \"{product}: {figure:price}\"\nen = \"The {product} that stays, {figure:price}\"\n\
+                  short = { de = \"{product}\", en = \"{product}\" }\n";
+    site.edit("campaigns/autumn.toml", inline, "[copy]\nfile = \"autumn-copy.csv\"\n");
+    site.write("campaigns/autumn-copy.csv", "key,de,en\nheadline,{product},Stay\nheadline.short,a,b\n");
+    assert!(check(&site.sources(), None).is_ok());
+    site.write("campaigns/autumn-copy.csv", "key,de,en\nheadline,{finish},Stay\nheadline.short,a,b\n");
+    let faults = site.faults();
+    let said = "{finish} stands in a text of the table, but the label of `none` has no text for `de-DE`";
+    assert!(faults.contains("autumn-copy.csv:2:10: ") && faults.contains(said), "{faults}");
+    assert!(!faults.contains("en-GB"), "no English text names it: {faults}");
+    site.write("campaigns/autumn-copy.csv", "key,de,en,de,DE\nheadline,Bleibt,Stay\nheadline.short,a,b\n");
+    let faults = site.faults();
+    assert!(faults.contains("autumn-copy.csv:1:11: two columns are called `de`"), "{faults}");
+    assert_eq!(faults.matches("`DE` is no locale; write `de` or `de-DE`").count(), 1, "{faults}");
+    let german = "key,de\nheadline,Bleibt\nheadline.short,a\n";
+    site.write("campaigns/autumn-copy.csv", german);
+    assert!(site.faults().contains("`copy.headline` has no text for `en-GB`"));
+    site.edit("campaigns/autumn.toml", "weight = 700", "weight = 700\nonly = { locale = [\"de-DE\"] }");
+    assert!(check(&site.sources(), None).is_ok());
+}
+
+/// What cannot be filled in is refused when campaigns are linked, and no picture is ever served without its layers
+/// instead.
+#[test]
+fn a_text_that_some_labels_make_too_long_or_empty_is_refused() {
+    let of = |label: &str, text: &str| {
+        let site = site();
+        let named = format!("label = {{ de = \"{label}\", en = \"{label}\" }}");
+        site.edit("campaigns/autumn.toml", "label = { de = \"Becher\",  en = \"mug\" }", &named);
+        site.edit("campaigns/autumn.toml", "{product}: {figure:price}", text);
+        Catalog::load(&site.sources()).err().map(|errors| errors.to_string()).unwrap_or_default()
+    };
+    assert_eq!(of("Becher", &"{product} ".repeat(45)), "");
+    let faults = of(&"B".repeat(20), &"{product} ".repeat(25));
+    assert!(faults.contains("`copy.headline` in de-DE: with the longest labels it has 525 characters"), "{faults}");
+    let faults = of("", " {product}");
+    assert!(faults.contains("`copy.headline` in de-DE: with an empty label it is empty"), "{faults}");
+    assert!(faults.contains("`copy.headline.short` in en-GB: with an empty label it is empty"), "{faults}");
+}
+
+/// A digest of a file's beginning would be no digest of the file.
+#[test]
+fn a_file_over_its_bound_is_not_locked() {
+    let site = bare();
+    let over = vec![0; ASSET_BYTES_MAX + 1];
+    std::fs::write(site.path("campaigns/layers/packshots/mug-gold.png"), &over).expect("written");
+    let error = write_locks(&site.sources(), &site.path("models")).expect_err("refused").to_string();
+    assert!(
+        error.contains("layer file `packshots/mug-gold.png`") && error.contains("has more than 16777216 bytes"),
+        "{error}"
+    );
+    std::fs::write(site.path("campaigns/layers/packshots/mug-gold.png"), png([9; 4])).expect("written");
+    std::fs::write(site.path("campaigns/layers/fonts/Sans.ttf"), &over).expect("written");
+    assert!(write_locks(&site.sources(), &site.path("models")).is_ok(), "a font may be larger");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::super::axes::{self, Axis, ReadAxis, check_labels};
 use super::super::fault::{SourceText, listing};
-use super::super::names::{Localized, is_locale, is_name};
+use super::super::names::{Localized, is_locale, is_name, serves};
 use super::super::reader::{TableReader, TextOrTable};
 use super::figures::Figures;
 use super::table::{Field, rows};
@@ -46,6 +46,28 @@ enum CopyPart {
     Literal(String),
     Axis(usize),
     Figure(usize),
+}
+
+impl CopyPart {
+    /// The axis that decides what it says.
+    fn axis(&self, figures: &Figures) -> Option<usize> {
+        match self {
+            Self::Literal(_) => None,
+            Self::Axis(axis) => Some(*axis),
+            Self::Figure(figure) => figures.axis(*figure),
+        }
+    }
+
+    fn filled(&self, axes: &[Axis], figures: &Figures, value_of: impl Fn(usize) -> usize, locale: &str) -> String {
+        match self {
+            Self::Literal(literal) => literal.clone(),
+            Self::Axis(axis) => {
+                let value = &axes[*axis].values[value_of(*axis)];
+                value.label.get(locale).unwrap_or(&value.name).clone()
+            }
+            Self::Figure(figure) => figures.written(*figure, locale, value_of),
+        }
+    }
 }
 
 impl CopyText {
@@ -86,18 +108,41 @@ impl CopyText {
 
     /// For a locale and the chosen values, one index for each axis.
     pub(super) fn filled(&self, axes: &[Axis], figures: &Figures, values: &[usize], locale: &str) -> String {
-        let mut text = String::new();
-        for part in &self.parts {
-            match part {
-                CopyPart::Literal(literal) => text.push_str(literal),
-                CopyPart::Axis(axis) => {
-                    let value = &axes[*axis].values[values[*axis]];
-                    text.push_str(value.label.get(locale).unwrap_or(&value.name));
+        self.parts.iter().map(|part| part.filled(axes, figures, |axis| values[axis], locale)).collect()
+    }
+
+    /// Whether every text that it can be filled to in a locale is one: `allowed` says which values of which axes are
+    /// ever chosen.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub(super) fn check_filled(
+        &self,
+        known: &Known<'_>,
+        locale: &str,
+        allowed: impl Fn(usize, usize) -> bool,
+    ) -> Result<(), String> {
+        // Parts of one axis grow and shrink together, those of several do so alone.
+        let (mut longest, mut has_letters) = (0, false);
+        let mut axes: Vec<Option<usize>> = self.parts.iter().map(|part| part.axis(known.figures)).collect();
+        axes.sort_unstable();
+        axes.dedup();
+        for axis in axes {
+            let parts = || self.parts.iter().filter(|part| part.axis(known.figures) == axis);
+            let at = |value| parts().map(|part| part.filled(known.axes, known.figures, |_| value, locale)).collect();
+            let texts: Vec<String> = match axis {
+                None => vec![at(0)],
+                Some(axis) => {
+                    (0..known.axes[axis].values.len()).filter(|value| allowed(axis, *value)).map(at).collect()
                 }
-                CopyPart::Figure(figure) => text.push_str(&figures.written(*figure, locale, |axis| values[axis])),
-            }
+            };
+            longest += texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
+            has_letters |= texts.iter().all(|text| !text.trim().is_empty());
         }
-        text
+        if longest > TEXT_CHARS_MAX {
+            return Err(format!("with the longest labels it has {longest} characters, at most {TEXT_CHARS_MAX}"));
+        }
+        if has_letters { Ok(()) } else { Err("with an empty label it is empty".to_owned()) }
     }
 
     /// The axes that decide what it says, its figures' among them; one may come twice.
@@ -201,8 +246,16 @@ fn read_localized(
     Localized::new(found)
 }
 
+/// What a table's texts may name.
+pub(super) struct Known<'k> {
+    pub(super) axes: &'k [Axis],
+    pub(super) figures: &'k Figures,
+    /// Of the campaign.
+    pub(super) locales: &'k [String],
+}
+
 /// Adds the texts of a table to those of the manifest. What is wrong with it is noted in `source`.
-pub(super) fn add_table(copy: &mut Copy, source: &SourceText<'_>, axes: &[Axis], figures: &Figures) {
+pub(super) fn add_table(copy: &mut Copy, source: &SourceText<'_>, known: &Known<'_>) {
     let rows = match rows(source.text()) {
         Ok(rows) => rows,
         Err((span, reason)) => return source.fault(&span, reason),
@@ -211,28 +264,20 @@ pub(super) fn add_table(copy: &mut Copy, source: &SourceText<'_>, axes: &[Axis],
     if header.first().is_none_or(|first| first.text.trim() != "key") {
         return source.fault(&(0..0), "the table's first column is called `key`, the others are locales");
     }
-    for field in &header[1..] {
-        if !is_locale(field.text.trim()) {
-            source.fault(&field.span, format!("`{}` is no locale; write `de` or `de-DE`", field.text.trim()));
+    for (at, field) in header.iter().enumerate().skip(1) {
+        let locale = field.text.trim();
+        if !is_locale(locale) {
+            source.fault(&field.span, format!("`{locale}` is no locale; write `de` or `de-DE`"));
+        } else if header[1..at].iter().any(|other| other.text.trim() == locale) {
+            source.fault(&field.span, format!("two columns are called `{locale}`"));
         }
     }
-    let named = |name: &str| {
-        let names = || axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>();
-        let found = axes.iter().position(|axis| axis.name == name);
-        found.ok_or_else(|| format!("there is no axis {{{name}}}; there are {}", listing(&names(), 16)))
-    };
     for row in rows {
-        add_row(copy, source, (header, row), &named, figures);
+        add_row(copy, source, (header, row), known);
     }
 }
 
-fn add_row(
-    copy: &mut Copy,
-    source: &SourceText<'_>,
-    (header, row): (&[Field], &[Field]),
-    axis: &dyn Fn(&str) -> Result<usize, String>,
-    figures: &Figures,
-) {
+fn add_row(copy: &mut Copy, source: &SourceText<'_>, (header, row): (&[Field], &[Field]), known: &Known<'_>) {
     let key = row[0].text.trim();
     let (name, is_short) = key.strip_suffix(SHORT).map_or((key, false), |name| (name, true));
     if !is_name(name) {
@@ -245,8 +290,12 @@ fn add_row(
     }
     let mut texts = Vec::new();
     for (locale, field) in header.iter().zip(row).skip(1).filter(|(_, field)| !field.text.trim().is_empty()) {
-        match CopyText::parse(field.text.trim(), axis, figures) {
-            Ok(text) => texts.push((locale.text.trim().to_owned(), text)),
+        let locale = locale.text.trim();
+        match CopyText::parse(field.text.trim(), &|name| axes::named_of_whole(known.axes, name), known.figures) {
+            Ok(text) => {
+                check_labels_of(source, field, locale, &text, known);
+                texts.push((locale.to_owned(), text));
+            }
             Err(reason) => source.fault(&field.span, reason),
         }
     }
@@ -256,5 +305,19 @@ fn add_row(
         *place = Localized::new(texts);
     } else {
         source.fault(&row[0].span, format!("`{key}` stands twice"));
+    }
+}
+
+/// A table's text needs a label of each value that it names, in the locales that it is for.
+fn check_labels_of(source: &SourceText<'_>, field: &Field, column: &str, text: &CopyText, known: &Known<'_>) {
+    let locales: Vec<&String> = known.locales.iter().filter(|locale| serves(column, locale)).collect();
+    // The locale is written as it is.
+    let named = known.axes.iter().enumerate().filter(|(at, axis)| text.uses(*at) && axis.name != axes::LOCALE_AXIS);
+    for (axis, value) in named.flat_map(|(_, axis)| axis.values.iter().map(move |value| (axis, value))) {
+        let missing: Vec<&&String> = locales.iter().filter(|locale| value.label.get(locale).is_none()).collect();
+        if !missing.is_empty() {
+            let label = axes::label_of(axis, value, "a text of the table");
+            source.recurring_fault(&field.span, format!("{label} has no text for {}", listing(&missing, 8)));
+        }
     }
 }

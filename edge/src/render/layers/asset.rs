@@ -147,19 +147,16 @@ impl ImageAsset {
     }
 
     /// The largest size of its shape within a box.
-    pub(super) fn fitted(&self, room: (Option<i64>, Option<i64>)) -> (u32, u32) {
+    pub(super) fn fitted(&self, room: (i64, i64)) -> (u32, u32) {
         let (width, height) = (u64::from(self.size_px.0), u64::from(self.size_px.1));
-        let side = |side: Option<i64>| side.map(|side| u64::try_from(side).unwrap_or(1).clamp(1, 8192));
-        let by_width = |wide: u64| (wide, (height * wide + width / 2) / width);
-        let by_height = |high: u64| ((width * high + height / 2) / height, high);
-        let (wide, high) = match (side(room.0), side(room.1)) {
-            (Some(wide), None) => by_width(wide),
-            (None, Some(high)) => by_height(high),
-            (Some(wide), Some(high)) if width * high > height * wide => by_width(wide),
-            (Some(_), Some(high)) => by_height(high),
-            (None, None) => (width, height),
+        let side = |side: i64| u64::try_from(side).unwrap_or(1).max(1);
+        let (wide, high) = (side(room.0), side(room.1));
+        let (wide, high) = if width * high > height * wide {
+            (wide, (height * wide + width / 2) / width)
+        } else {
+            ((width * high + height / 2) / height, high)
         };
-        let bounded = |side: u64| u32::try_from(side.clamp(1, 8192)).unwrap_or(1);
+        let bounded = |side: u64| u32::try_from(side.max(1)).unwrap_or(u32::MAX);
         (bounded(wide), bounded(high))
     }
 

@@ -1,5 +1,6 @@
 //! Laying a set on a picture: every layer is placed first, because shadows and panels follow others; then they are drawn in order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::contrast::{Lettering, worst};
@@ -7,9 +8,9 @@ use super::light::{Light, times};
 use super::panel::PanelBox;
 use super::patch::{Mask, Patch, index};
 use super::place::{Area, Frame, Placing};
-use super::report::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport};
+use super::report::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, Presence};
 use super::text::{Misfit, Room, Typeset};
-use super::{Fallback, Layer, LayerError, LayerKind, LayerSet, Panel, TextLayer, Words};
+use super::{Fallback, Layer, LayerError, LayerKind, LayerSet, Panel, Shadow, TextLayer, Words};
 use crate::render::Raster;
 
 /// Lays all layers on a picture.
@@ -19,7 +20,8 @@ use crate::render::Raster;
 pub fn compose(raster: &mut Raster, set: &LayerSet) -> Result<LayerReport, LayerError> {
     let frame = Frame::new((raster.width_px, raster.height_px), set.insets, set.direction);
     let placed = set.layers.iter().map(|layer| place(layer, set, &frame)).collect::<Result<Vec<_>, _>>()?;
-    let mut canvas = Canvas { raster, set, frame, placed, report: LayerReport::default() };
+    let report = LayerReport { outcomes: set.layers.iter().map(LayerOutcome::of).collect(), text_share: 0 };
+    let mut canvas = Canvas { raster, set, frame, placed, report };
     for at in 0..set.layers.len() {
         canvas.draw(at);
     }
@@ -51,11 +53,7 @@ struct PlacedText {
 fn place(layer: &Layer, set: &LayerSet, frame: &Frame) -> Result<Placed, LayerError> {
     Ok(match &layer.kind {
         LayerKind::Image { asset, placing } => {
-            let size = match frame.size(placing) {
-                (None, None) => (Some(frame.safe.width), Some(frame.safe.height)),
-                size => size,
-            };
-            let (width_px, height_px) = asset.fitted(size);
+            let (width_px, height_px) = asset.fitted(frame.box_of_picture(placing));
             let failed = |source| LayerError { layer: layer.name.clone(), source };
             let patch = asset.patch(width_px, height_px).map_err(failed)?;
             Placed::Image { patch, area: frame.place(placing, (i64::from(width_px), i64::from(height_px))) }
@@ -117,43 +115,46 @@ struct Canvas<'c> {
     report: LayerReport,
 }
 
+/// The contrast of a text where it lies, in hundredths, and what it needs. No contrast: no letter lies on the picture.
+#[derive(Clone, Copy)]
+struct Legibility {
+    contrast: Option<u32>,
+    needed: u32,
+}
+
+impl Legibility {
+    fn is_enough(self) -> bool {
+        self.contrast.is_none_or(|contrast| contrast >= self.needed)
+    }
+}
+
 impl Canvas<'_> {
     fn draw(&mut self, at: usize) {
         let layer = &self.set.layers[at];
-        match &layer.kind {
-            LayerKind::Image { .. } => {
-                if let Placed::Image { patch, area } = &self.placed[at] {
-                    patch.draw(self.raster, (area.left, area.top), layer.blend, layer.opacity);
-                }
-            }
-            LayerKind::Shadow(shadow) => {
-                if let Some((mask, area)) = self.caster(shadow.of) {
-                    let (patch, to) = shadow.cast(&mask, area, self.shorter_px());
-                    patch.draw(self.raster, to, layer.blend, layer.opacity);
-                }
-            }
-            LayerKind::Panel(panel) => {
-                if !self.set.is_on_demand(at) {
-                    self.draw_panel(layer, panel);
-                }
-            }
+        let presence = match &layer.kind {
+            LayerKind::Image { .. } => self.draw_image(at, layer),
+            LayerKind::Shadow(shadow) => self.draw_shadow(layer, shadow),
+            // A text that needs it draws it.
+            LayerKind::Panel(_) if self.set.is_on_demand(at) => return,
+            LayerKind::Panel(panel) => self.draw_panel(layer, panel),
             LayerKind::Text(text) => return self.draw_text(at, layer, text),
-        }
-        self.tell(layer, None, None);
+        };
+        self.report.outcomes[at].presence = presence;
     }
 
     fn shorter_px(&self) -> i64 {
         self.frame.width.min(self.frame.height)
     }
 
-    fn tell(&mut self, layer: &Layer, contrast: Option<u32>, fallback: Option<(FallbackTaken, FallbackReason)>) {
-        self.report.outcomes.push(LayerOutcome {
-            layer: layer.name.clone(),
-            kind: layer.kind.as_str(),
-            contrast_hundredths: contrast,
-            fallback: fallback.map(|(taken, _)| taken),
-            reason: fallback.map(|(_, reason)| reason),
-        });
+    fn draw_image(&mut self, at: usize, layer: &Layer) -> Presence {
+        let Placed::Image { patch, area } = &self.placed[at] else { return Presence::Nowhere };
+        patch.draw(self.raster, (area.left, area.top), layer.blend, layer.opacity)
+    }
+
+    fn draw_shadow(&mut self, layer: &Layer, shadow: &Shadow) -> Presence {
+        let Some((mask, area)) = self.caster(shadow.of) else { return Presence::Nowhere };
+        let (patch, to) = shadow.cast(&mask, area, self.shorter_px());
+        patch.draw(self.raster, to, layer.blend, layer.opacity)
     }
 
     /// What throws a shadow, and where it lies.
@@ -187,89 +188,88 @@ impl Canvas<'_> {
         }
     }
 
-    fn draw_panel(&mut self, layer: &Layer, panel: &Panel) {
-        let Some(area) = self.panel_area(panel) else { return };
-        if area.width < 1 || area.height < 1 || area.within(self.raster.width_px, self.raster.height_px).is_none() {
-            return;
+    fn draw_panel(&mut self, layer: &Layer, panel: &Panel) -> Presence {
+        let Some(area) = self.panel_area(panel) else { return Presence::Nowhere };
+        let direction = self.set.direction;
+        let Some(patches) = panel.patches(self.raster, area, self.shorter_px(), direction, layer.blend) else {
+            return Presence::Nowhere;
+        };
+        if let Some(patch) = &patches.softened {
+            patch.draw(self.raster, patches.at, super::Blend::Normal, layer.opacity);
         }
-        let patches = panel.patches(self.raster, area, self.shorter_px(), self.set.direction, layer.blend);
-        if let Some((patch, to)) = &patches.softened {
-            patch.draw(self.raster, *to, super::Blend::Normal, layer.opacity);
-        }
-        patches.field.draw(self.raster, (area.left, area.top), layer.blend, layer.opacity);
+        patches.field.draw(self.raster, patches.at, layer.blend, layer.opacity)
     }
 
     fn draw_text(&mut self, at: usize, layer: &Layer, text: &TextLayer) {
         let placed = match &self.placed[at] {
             Placed::NoText(misfit) => {
                 let reason = FallbackReason::from(misfit);
-                return self.tell(layer, None, Some((FallbackTaken::LeftOut, reason)));
+                return self.leave_out(at, reason);
             }
             Placed::Text(placed) => placed,
             Placed::Image { .. } | Placed::Later => return,
         };
         let shortened = placed.shortened.map(|reason| (FallbackTaken::Shorter, reason));
-        let (contrast, needed) = self.contrast(layer, text, placed);
-        if contrast.is_none_or(|contrast| contrast >= needed) {
-            self.lay(at, layer, text);
-            return self.tell(layer, contrast, shortened);
+        let legibility = self.legibility(layer, text, placed);
+        if legibility.is_enough() {
+            return self.lay(at, layer, text, legibility, shortened);
         }
-        self.fall_back(at, layer, text);
+        self.fall_back(at, layer, text, legibility);
+    }
+
+    fn leave_out(&mut self, at: usize, reason: FallbackReason) {
+        let outcome = &mut self.report.outcomes[at];
+        outcome.presence = Presence::LeftOut;
+        (outcome.fallback, outcome.reason) = (Some(FallbackTaken::LeftOut), Some(reason));
     }
 
     /// A text that cannot be read where it lies: its fallbacks, in their order, until one helps.
-    fn fall_back(&mut self, at: usize, layer: &Layer, text: &TextLayer) {
+    fn fall_back(&mut self, at: usize, layer: &Layer, text: &TextLayer, as_it_is: Legibility) {
         for fallback in &text.fallbacks {
-            let taken = match *fallback {
-                Fallback::LeaveOut => {
-                    return self.tell(layer, None, Some((FallbackTaken::LeftOut, FallbackReason::Contrast)));
-                }
+            let helped = match *fallback {
+                Fallback::LeaveOut => return self.leave_out(at, FallbackReason::Contrast),
                 Fallback::Panel(panel) => {
-                    let before = self.raster.rgb.clone();
-                    let panel_layer = &self.set.layers[panel];
-                    if let LayerKind::Panel(panel) = &panel_layer.kind {
-                        self.draw_panel(panel_layer, panel);
-                    }
-                    if !self.can_be_read(at, layer, text) {
-                        self.raster.rgb = before;
-                        continue;
-                    }
-                    FallbackTaken::Panel
+                    self.try_panel(panel, at, layer, text).map(|legibility| (FallbackTaken::Panel, legibility))
                 }
                 Fallback::Shorter => {
-                    let Some(short) = &text.short else { continue };
-                    let reason = Some(FallbackReason::Contrast);
-                    let Ok(placed) = PlacedText::new(text, short, self.set, &self.frame, reason) else { continue };
-                    let longer = std::mem::replace(&mut self.placed[at], Placed::Text(placed));
-                    if !self.can_be_read(at, layer, text) {
-                        self.placed[at] = longer;
-                        continue;
-                    }
-                    FallbackTaken::Shorter
+                    self.try_shorter(at, layer, text).map(|legibility| (FallbackTaken::Shorter, legibility))
                 }
             };
-            return self.finish(at, layer, text, taken);
+            if let Some((taken, legibility)) = helped {
+                return self.lay(at, layer, text, legibility, Some((taken, FallbackReason::Contrast)));
+            }
         }
-        self.finish(at, layer, text, FallbackTaken::Kept);
+        self.lay(at, layer, text, as_it_is, Some((FallbackTaken::Kept, FallbackReason::Contrast)));
     }
 
-    fn finish(&mut self, at: usize, layer: &Layer, text: &TextLayer, taken: FallbackTaken) {
-        let contrast = match &self.placed[at] {
-            Placed::Text(placed) => self.contrast(layer, text, placed).0,
-            _ => None,
-        };
-        self.lay(at, layer, text);
-        self.tell(layer, contrast, Some((taken, FallbackReason::Contrast)));
+    /// Draws a panel behind a text. `None` where that does not help; the picture is then as it was.
+    fn try_panel(&mut self, panel_at: usize, at: usize, layer: &Layer, text: &TextLayer) -> Option<Legibility> {
+        let panel_layer = &self.set.layers[panel_at];
+        let LayerKind::Panel(panel) = &panel_layer.kind else { return None };
+        let seen = self.panel_area(panel)?.within(self.raster.width_px, self.raster.height_px)?;
+        let before = Cutout::of(self.raster, seen);
+        let presence = self.draw_panel(panel_layer, panel);
+        let Placed::Text(placed) = &self.placed[at] else { return None };
+        let legibility = self.legibility(layer, text, placed);
+        if !legibility.is_enough() {
+            before.put_back(self.raster);
+            return None;
+        }
+        self.report.outcomes[panel_at].presence = presence;
+        Some(legibility)
     }
 
-    fn can_be_read(&self, at: usize, layer: &Layer, text: &TextLayer) -> bool {
-        let Placed::Text(placed) = &self.placed[at] else { return false };
-        let (contrast, needed) = self.contrast(layer, text, placed);
-        contrast.is_none_or(|contrast| contrast >= needed)
+    /// Sets the short text instead. `None` where that does not help; the text is then as it was.
+    fn try_shorter(&mut self, at: usize, layer: &Layer, text: &TextLayer) -> Option<Legibility> {
+        let placed = PlacedText::new(text, text.short.as_ref()?, self.set, &self.frame, None).ok()?;
+        let legibility = self.legibility(layer, text, &placed);
+        legibility.is_enough().then(|| {
+            self.placed[at] = Placed::Text(placed);
+            legibility
+        })
     }
 
-    /// What there is, and what is needed.
-    fn contrast(&self, layer: &Layer, text: &TextLayer, placed: &PlacedText) -> (Option<u32>, u32) {
+    fn legibility(&self, layer: &Layer, text: &TextLayer, placed: &PlacedText) -> Legibility {
         let opacity = layer.opacity.get();
         let colour = text.colour.premultiplied(Light::tables()).map(|sample| times(sample, opacity));
         let lettering = Lettering {
@@ -280,14 +280,52 @@ impl Canvas<'_> {
             line_height: placed.set.line_height,
         };
         let css_px = placed.set.size_64 * i64::from(self.set.shown_width_px) / 64 / self.frame.width.max(1);
-        (worst(self.raster, &lettering), text.contrast_min.hundredths(css_px))
+        let needed = text.contrast_min.hundredths(css_px);
+        Legibility { contrast: worst(self.raster, &lettering), needed }
     }
 
-    fn lay(&mut self, at: usize, layer: &Layer, text: &TextLayer) {
+    fn lay(
+        &mut self,
+        at: usize,
+        layer: &Layer,
+        text: &TextLayer,
+        legibility: Legibility,
+        fallback: Option<(FallbackTaken, FallbackReason)>,
+    ) {
         let Placed::Text(placed) = &self.placed[at] else { return };
-        Patch::of_mask(&placed.mask, text.colour).draw(self.raster, placed.at(), layer.blend, layer.opacity);
+        let letters = Patch::of_mask(&placed.mask, text.colour);
+        let outcome = &mut self.report.outcomes[at];
+        outcome.presence = letters.draw(self.raster, placed.at(), layer.blend, layer.opacity);
+        outcome.contrast_hundredths = legibility.contrast;
+        (outcome.fallback, outcome.reason) = fallback.unzip();
         self.report.text_share += share_of(placed.area, self.raster.width_px, self.raster.height_px);
     }
+}
+
+/// A part of a picture as it was.
+struct Cutout {
+    area: Area,
+    rgb: Vec<u8>,
+}
+
+impl Cutout {
+    fn of(raster: &Raster, area: Area) -> Self {
+        let rows = (area.top..area.bottom()).map(|y| bytes_of_row(raster.width_px, area, y));
+        Self { area, rgb: rows.flat_map(|row| &raster.rgb[row]).copied().collect() }
+    }
+
+    fn put_back(&self, raster: &mut Raster) {
+        let rows = self.rgb.chunks_exact(index(self.area.width) * 3);
+        for (y, before) in (self.area.top..).zip(rows) {
+            raster.rgb[bytes_of_row(raster.width_px, self.area, y)].copy_from_slice(before);
+        }
+    }
+}
+
+/// Where a row of an area lies in the bytes of a picture of that width.
+fn bytes_of_row(width_px: u32, area: Area, y: i64) -> Range<usize> {
+    let start = (index(y) * width_px as usize + index(area.left)) * 3;
+    start..start + index(area.width) * 3
 }
 
 /// What a box covers of a picture, in ten-thousandths.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::light::{FULL, Light, narrowed, rest, times};
 use super::place::Area;
+use super::report::Presence;
 use crate::render::Raster;
 
 /// How a layer's light meets what is behind it (W3C Compositing and Blending Level 1), in linear light.
@@ -104,15 +105,11 @@ impl Patch {
         Self { width_px: mask.width_px, height_px: mask.height_px, pixels }
     }
 
-    /// Lays another patch over a part of it, as layers are laid on a picture.
-    pub(super) fn over(mut self, below: &Self, at: (i64, i64)) -> Self {
-        for y in 0..below.height_px as usize {
-            let start = (y + index(at.1)) * self.width_px as usize + index(at.0);
-            let row = &below.pixels[y * below.width_px as usize..(y + 1) * below.width_px as usize];
-            for (above, below) in self.pixels[start..start + row.len()].iter_mut().zip(row) {
-                let left = rest(above[3]);
-                *above = std::array::from_fn(|sample| above[sample].saturating_add(times(below[sample], left)));
-            }
+    /// Over another of its size, as layers are laid on a picture.
+    pub(super) fn over(mut self, below: &Self) -> Self {
+        for (above, below) in self.pixels.iter_mut().zip(&below.pixels) {
+            let left = rest(above[3]);
+            *above = std::array::from_fn(|sample| above[sample].saturating_add(times(below[sample], left)));
         }
         self
     }
@@ -123,11 +120,12 @@ impl Patch {
         Mask { width_px: self.width_px, height_px: self.height_px, coverage }
     }
 
-    /// Lays it on the picture with its upper left corner at `at`; what lies outside is cut off.
-    pub(super) fn draw(&self, raster: &mut Raster, at: (i64, i64), blend: Blend, opacity: Opacity) {
+    /// Lays it on the picture with its upper left corner at `at`; what lies outside is cut off. Says whether any of it
+    /// is seen.
+    pub(super) fn draw(&self, raster: &mut Raster, at: (i64, i64), blend: Blend, opacity: Opacity) -> Presence {
         let light = Light::tables();
         let area = Area { left: at.0, top: at.1, width: i64::from(self.width_px), height: i64::from(self.height_px) };
-        let Some(seen) = area.within(raster.width_px, raster.height_px) else { return };
+        let Some(seen) = area.within(raster.width_px, raster.height_px) else { return Presence::Nowhere };
         let row_bytes = raster.width_px as usize * 3;
         for y in seen.top..seen.bottom() {
             let from = index(y - at.1) * self.width_px as usize + index(seen.left - at.0);
@@ -140,6 +138,7 @@ impl Patch {
                 }
             }
         }
+        Presence::Drawn
     }
 }
 

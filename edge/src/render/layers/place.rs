@@ -9,7 +9,9 @@ use serde::Serialize;
 /// All of a side, in ten-thousandths.
 pub(super) const WHOLE: i64 = 10_000;
 /// Longest length in pixels.
-pub(super) const LENGTH_PX_MAX: u32 = 8192;
+pub(super) const LENGTH_PX_MAX: u32 = crate::render::RENDITION_SIDE_PX_MAX;
+/// How many of the picture's sides a side of a layer may have that follows from its shape.
+const OVERHANG_MAX: i64 = 2;
 /// Widest inset of a safe area: two of them leave a fifth of the side.
 pub const INSET_MAX: u32 = 4000;
 
@@ -54,6 +56,14 @@ impl Length {
         }
     }
 
+    /// Of a side of that many pixels, in ten-thousandths of a pixel.
+    fn exact(self, side: i64) -> i64 {
+        match self {
+            Self::Share(share) => side * i64::from(share),
+            Self::Px(px) => i64::from(px) * WHOLE,
+        }
+    }
+
     /// Of a side of that many pixels, rounded to the nearest.
     pub(super) fn px(self, side: i64) -> i64 {
         match self {
@@ -79,6 +89,11 @@ fn share_of(side: i64, share: i64) -> i64 {
     (twice + half) / (2 * WHOLE)
 }
 
+/// Ten-thousandths of a pixel as the nearest whole pixel.
+const fn whole_px(exact: i64) -> i64 {
+    (exact + WHOLE / 2).div_euclid(WHOLE)
+}
+
 /// A size with its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Extent {
@@ -95,11 +110,12 @@ impl Extent {
         Self { length, min: None, max: None }
     }
 
-    /// At least one pixel. Where both bounds contradict, the upper one holds.
+    /// At least one pixel, and at most the side: a length in pixels never costs more than the picture has. Where both
+    /// bounds contradict, the upper one holds.
     pub(super) fn px(self, side: i64) -> i64 {
         let least = self.min.map_or(1, |min| min.px(side));
-        let most = self.max.map_or(i64::from(LENGTH_PX_MAX), |max| max.px(side));
-        self.length.px(side).max(least).min(most).clamp(1, i64::from(LENGTH_PX_MAX))
+        let most = self.max.map_or(side, |max| max.px(side));
+        self.length.px(side).max(least).min(most).clamp(1, side.max(1))
     }
 }
 
@@ -123,7 +139,7 @@ impl Along {
         }
     }
 
-    /// Where a length begins in a room, both in pixels.
+    /// Where a length begins in a room, in one unit.
     const fn begin(self, room: i64, length: i64) -> i64 {
         match self {
             Self::Start => 0,
@@ -194,6 +210,8 @@ pub(super) struct Frame {
     pub(super) width: i64,
     pub(super) height: i64,
     pub(super) safe: Area,
+    /// From the left and from above to where the safe area begins, and how large it is, in ten-thousandths of a pixel.
+    exact: [(i64, i64); 2],
     pub(super) direction: Direction,
 }
 
@@ -204,15 +222,15 @@ impl Frame {
             Direction::Ltr => (insets.start, insets.end),
             Direction::Rtl => (insets.end, insets.start),
         };
-        let inset = |side: i64, share: u32| share_of(side, i64::from(share));
-        let (left, top) = (inset(width, left), inset(height, insets.top));
-        let safe = Area {
-            left,
-            top,
-            width: (width - left - inset(width, right)).max(1),
-            height: (height - top - inset(height, insets.bottom)).max(1),
+        let between = |side: i64, before: u32, after: u32| {
+            let (before, after) = (side * i64::from(before), side * i64::from(after));
+            (before, side * WHOLE - before - after)
         };
-        Self { width, height, safe, direction }
+        let exact = [between(width, left, right), between(height, insets.top, insets.bottom)];
+        let [(left, safe_width), (top, safe_height)] =
+            exact.map(|(begin, room)| (whole_px(begin), whole_px(room).max(1)));
+        let safe = Area { left, top, width: safe_width, height: safe_height };
+        Self { width, height, safe, exact, direction }
     }
 
     /// The wanted size; `None` where a side follows from the layer itself.
@@ -220,20 +238,32 @@ impl Frame {
         (placing.width.map(|extent| extent.px(self.width)), placing.height.map(|extent| extent.px(self.height)))
     }
 
+    /// The box that a picture is fitted into; a side that follows from its shape may reach out of this one.
+    pub(super) fn box_of_picture(&self, placing: &Placing) -> (i64, i64) {
+        match self.size(placing) {
+            (None, None) => (self.safe.width, self.safe.height),
+            (width, height) => {
+                (width.unwrap_or(self.width * OVERHANG_MAX), height.unwrap_or(self.height * OVERHANG_MAX))
+            }
+        }
+    }
+
     /// Where something of that size lies.
     pub(super) fn place(&self, placing: &Placing, (width, height): (i64, i64)) -> Area {
         let x = placing.anchor.x.mirrored(self.direction);
         let y = placing.anchor.y;
-        let [dx, dy] = [placing.offset[0].px(self.width), placing.offset[1].px(self.height)];
+        let [dx, dy] = [placing.offset[0].exact(self.width), placing.offset[1].exact(self.height)];
         let towards_end = if self.direction == Direction::Rtl { -dx } else { dx };
         let inward = |along: Along, centre: i64, offset: i64| match along {
             Along::Start => offset,
             Along::Centre => centre,
             Along::End => -offset,
         };
+        // It is rounded once, so that a layer lies at the same place at every size, but for half a pixel.
+        let [(left, room_across), (top, room_down)] = self.exact;
         Area {
-            left: self.safe.left + x.begin(self.safe.width, width) + inward(x, towards_end, dx),
-            top: self.safe.top + y.begin(self.safe.height, height) + inward(y, dy, dy),
+            left: whole_px(left + x.begin(room_across, width * WHOLE) + inward(x, towards_end, dx)),
+            top: whole_px(top + y.begin(room_down, height * WHOLE) + inward(y, dy, dy)),
             width,
             height,
         }
@@ -299,6 +329,25 @@ mod tests {
         assert_eq!(placed("centre", none, Direction::Rtl), (400, 225));
     }
 
+    /// What is rounded on the way adds up: a safe area, half of what is left, and an offset came to more than a pixel.
+    #[test]
+    fn a_place_is_rounded_once() {
+        let insets = Insets { top: 300, end: 400, bottom: 500, start: 400 };
+        for name in ["top-start", "centre", "bottom-end", "top", "end"] {
+            let (_, anchor) = LayerAnchor::named().into_iter().find(|(known, _)| *known == name).expect("a name");
+            let placing = Placing { offset: [Length::Share(133), Length::Share(-277)], ..Placing::at(anchor) };
+            let at = |times: u32| {
+                let frame = Frame::new((320 * times, 180 * times), insets, Direction::Ltr);
+                let area = frame.place(&placing, (100 * i64::from(times), 63 * i64::from(times)));
+                [area.left, area.top]
+            };
+            let (one, large) = (at(1), at(64));
+            for (one, large) in one.into_iter().zip(large) {
+                assert!((one * 64 - large).abs() <= 33, "{name}: {one} and {large} of 64ths");
+            }
+        }
+    }
+
     #[test]
     fn offsets_lead_into_the_picture() {
         let offset = [Length::Share(200), Length::Px(10)];
@@ -319,6 +368,8 @@ mod tests {
         }
         let extent = Extent { length: Length::Share(5000), min: Some(Length::Px(200)), max: Some(Length::Share(8000)) };
         assert_eq!([100, 300, 1000].map(|side| extent.px(side)), [80, 200, 500]);
+        let fixed = Extent { length: Length::Px(600), min: Some(Length::Px(700)), max: None };
+        assert_eq!([100, 650, 1000].map(|side| fixed.px(side)), [100, 650, 700], "at most the side");
         assert_eq!((share_of(3, 5000), share_of(-3, 5000), share_of(5, 3333)), (2, -2, 2));
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Layer;
 use super::text::Misfit;
 
 /// What was done about a text that could not be set or read.
@@ -62,11 +63,25 @@ impl From<&Misfit> for FallbackReason {
     }
 }
 
+/// Whether a layer is on the picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    Drawn,
+    /// A panel that no text fell back to.
+    NotNeeded,
+    /// All of it lies outside of the picture, or what it follows is not there.
+    Nowhere,
+    /// A text that cannot be set or read.
+    LeftOut,
+}
+
 /// What became of one layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LayerOutcome {
     pub layer: String,
     pub kind: &'static str,
+    pub presence: Presence,
     /// Of a text: its contrast in the worst place, in hundredths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contrast_hundredths: Option<u32>,
@@ -74,6 +89,20 @@ pub struct LayerOutcome {
     pub fallback: Option<FallbackTaken>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<FallbackReason>,
+}
+
+impl LayerOutcome {
+    /// Before anything is drawn.
+    pub(super) fn of(layer: &Layer) -> Self {
+        Self {
+            layer: layer.name.clone(),
+            kind: layer.kind.as_str(),
+            presence: Presence::NotNeeded,
+            contrast_hundredths: None,
+            fallback: None,
+            reason: None,
+        }
+    }
 }
 
 /// What became of all of them.

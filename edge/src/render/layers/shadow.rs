@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::blur;
 #[cfg(test)]
 use super::light::widened;
-use super::patch::{Colour, Mask, Patch};
+use super::patch::{Colour, Mask, Patch, index};
 use super::place::{Area, Length};
 
 /// Which way and how far a shadow lies.
@@ -92,16 +92,13 @@ fn pressed(mask: &Mask, base: usize, flat_percent: u8) -> Mask {
 
 /// With room for the fade at every side.
 fn softened(mask: &Mask, fade: i64) -> (Mask, i64) {
-    let radius = blur::radius(fade);
-    let margin = radius * 3;
-    let grown = |side: u32| side + 2 * u32::try_from(margin).unwrap_or(0);
+    let grown = |side: u32| side + 2 * u32::try_from(fade).unwrap_or(0);
     let mut soft = Mask::empty(grown(mask.width_px), grown(mask.height_px));
-    let margin = margin as i64;
-    soft.unite(mask, (margin, margin));
+    soft.unite(mask, (fade, fade));
     let mut pixels: Vec<[u16; 1]> = soft.coverage.iter().map(|alpha| [*alpha]).collect();
-    blur::soften(&mut pixels, soft.width_px as usize, soft.height_px as usize, radius);
+    blur::soften(&mut pixels, soft.width_px as usize, soft.height_px as usize, index(fade));
     soft.coverage = pixels.into_iter().map(|[alpha]| alpha).collect();
-    (soft, margin)
+    (soft, fade)
 }
 
 /// Half of black.
@@ -161,6 +158,6 @@ mod tests {
         let (hard, _) = Shadow { softness: Length::ZERO, ..soft }.cast(&square(), AREA, 1000);
         assert!(sum(&patch).abs_diff(sum(&hard)) < sum(&hard) / 100, "no light is lost");
         let bounded = Shadow { softness: Length::Px(5000), ..soft }.cast(&square(), AREA, 100).0;
-        assert_eq!(bounded.width_px, 10 + 2 * 12, "a tenth of the shorter side, in whole thirds");
+        assert_eq!(bounded.width_px, 10 + 2 * 10, "a tenth of the shorter side");
     }
 }

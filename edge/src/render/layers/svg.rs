@@ -11,6 +11,7 @@ use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::roxmltree::{Document, Node, ParsingOptions};
 use resvg::usvg::{self, Tree};
 
+use super::asset::ASSET_SIDE_PX_MAX;
 use super::light::{Light, times, widened};
 use super::patch::Patch;
 
@@ -87,7 +88,8 @@ impl Drawing {
             Tree::from_xmltree(&document, &options).map_err(|error| DrawingError::Unusable(error.to_string()))?;
         let drawing = Self(Arc::new(tree));
         let (width, height) = (drawing.0.size().width(), drawing.0.size().height());
-        let is_sane = |side: f32| (0.5..=8192.0).contains(&side);
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^24")]
+        let is_sane = |side: f32| (0.5..=ASSET_SIDE_PX_MAX as f32).contains(&side);
         if !is_sane(width) || !is_sane(height) || width / height > 1000.0 || height / width > 1000.0 {
             return Err(DrawingError::Unusable(format!("its size is {width}×{height}")));
         }

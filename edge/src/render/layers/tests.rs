@@ -193,6 +193,82 @@ fn a_panel_that_does_not_help_is_taken_away_again() {
     assert_eq!((outcome.fallback, raster.rgb.iter().all(|code| *code == 250)), (Some(FallbackTaken::LeftOut), true));
 }
 
+/// What a text falls back to is told as drawn where it is, and only there.
+#[test]
+fn what_is_on_the_picture_is_told() {
+    let told = |code: u8, panel: LayerKind, fallbacks: Vec<Fallback>| {
+        let headline = TextLayer { fallbacks, ..text("The mug that stays", Colour::WHITE) };
+        let away = Placing {
+            offset: [Length::Px(-900), Length::ZERO],
+            width: Some(Extent::of(Length::Px(20))),
+            ..Placing::at(anchor("start"))
+        };
+        let outside = LayerKind::Image { asset: asset([1; 4], (2, 2)), placing: away };
+        let shadow = LayerKind::Shadow(Shadow { of: 1, ..Shadow::default() });
+        let layers = vec![
+            layer("scrim", panel),
+            layer("headline", boxed(headline)),
+            layer("logo", outside),
+            layer("shadow", shadow),
+        ];
+        let report = compose(&mut grey(300, 150, code), &set(layers)).expect("composed");
+        report.outcomes.iter().map(|outcome| outcome.presence).collect::<Vec<_>>()
+    };
+    use Presence::{Drawn, LeftOut, NotNeeded, Nowhere};
+    let on_demand = || vec![Fallback::Panel(0), Fallback::LeaveOut];
+    assert_eq!(told(0, panel(1), on_demand()), [NotNeeded, Drawn, Nowhere, Drawn]);
+    assert_eq!(told(255, panel(1), on_demand()), [Drawn, Drawn, Nowhere, Drawn]);
+    assert_eq!(told(0, panel(1), Vec::new()), [Drawn, Drawn, Nowhere, Drawn]);
+    let beside = Placing { offset: [Length::Px(-900), Length::ZERO], ..Placing::at(anchor("start")) };
+    let beside = LayerKind::Panel(Panel {
+        area: PanelBox::Own(beside),
+        fill: Fill::Colour(Colour::BLACK),
+        radius: Length::ZERO,
+        blur: Length::ZERO,
+    });
+    assert_eq!(told(255, beside, on_demand())[..2], [NotNeeded, LeftOut], "a panel that lies outside helps no text");
+}
+
+/// A length in pixels is one of all renditions, and costs no more than a small one has.
+#[test]
+fn a_layer_is_at_most_as_large_as_the_picture() {
+    let frame = place::Frame::new((40, 30), Insets::default(), Direction::Ltr);
+    let of = |width: Option<i32>, height: Option<i32>, size| {
+        let extent = |px: Option<i32>| px.map(|px| Extent::of(Length::Px(px)));
+        let placing = Placing { width: extent(width), height: extent(height), ..Placing::at(anchor("top-start")) };
+        asset([1; 4], size).fitted(frame.box_of_picture(&placing))
+    };
+    assert_eq!(of(Some(8192), None, (4, 3)), (40, 30));
+    assert_eq!(of(Some(8192), Some(8192), (1, 1)), (30, 30));
+    assert_eq!(
+        of(Some(8192), None, (1, 4)),
+        (15, 60),
+        "what follows from its shape is at most two of the picture's sides"
+    );
+    assert_eq!(of(None, Some(10), (20, 10)), (20, 10));
+    assert_eq!(of(None, None, (1, 4)), (8, 30));
+}
+
+#[test]
+fn a_short_text_counts_in_the_share_that_texts_cover() {
+    let headline = |fallbacks| {
+        let style = TextStyle { size_max: Length::Px(60), lines_max: 1, ..text("a", Colour::BLACK).style };
+        let short = Some(Words::new("Mug").expect("words"));
+        TextLayer { short, style, fallbacks, ..text("The mug that stays for good", Colour::BLACK) }
+    };
+    let most = |fallbacks| {
+        let set = set(vec![layer("headline", boxed(headline(fallbacks)))]);
+        let mut trial = Trial::default();
+        (0..10_000).step_by(50).find(|max| trial.faults(&set, (300, 150), Some(*max)).is_empty()).expect("a share")
+    };
+    assert!(most(vec![Fallback::Shorter]) > most(Vec::new()), "its letters are larger");
+    // A text that does not fit is never set; the short one is.
+    let long = TextLayer { words: Words::new(&"mug ".repeat(80)).expect("words"), ..headline(vec![Fallback::Shorter]) };
+    let set = set(vec![layer("headline", boxed(long))]);
+    let faults = Trial::default().faults(&set, (300, 150), Some(100));
+    assert!(matches!(faults.as_slice(), [LayerFault::TextShare { .. }]), "{faults:?}");
+}
+
 #[test]
 fn a_text_without_room_or_glyphs_is_shortened_or_left_out() {
     let tried = |words: &str, fallbacks: Vec<Fallback>| {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::compose::{room, share_of};
-use super::place::{Area, Frame};
+use super::place::Frame;
 use super::text::{Measured, Misfit, Room};
 use super::{Fallback, LayerKind, LayerSet, TextLayer, Words};
 
@@ -54,26 +54,29 @@ impl Trial {
             let mut fault = |words: &Words, misfit| {
                 faults.push(LayerFault::Text { layer: layer.name.clone(), text: words.as_str().to_owned(), misfit });
             };
+            let covers = |size| share_of(frame.place(&text.placing, size), size_px.0, size_px.1);
+            let can_be_short = text.fallbacks.contains(&Fallback::Shorter);
+            // Which of both is drawn depends on the picture; the short one may be the larger, because its letters are.
+            let mut largest = 0;
             match self.size(text, &text.words, set, &frame) {
-                Ok(size) => share += share_of(self.area(text, &frame, size), size_px.0, size_px.1),
+                Ok(size) => largest = covers(size),
                 // The slot says what is done about a text that is too long; a glyph is missing for good.
-                Err(Misfit::Room { .. }) if text.fallbacks.contains(&Fallback::Shorter) => {}
+                Err(Misfit::Room { .. }) if can_be_short => {}
                 Err(misfit) => fault(&text.words, misfit),
             }
-            if let Some(short) = &text.short
-                && let Err(misfit) = self.size(text, short, set, &frame)
-            {
-                fault(short, misfit);
+            if let Some(short) = &text.short {
+                match self.size(text, short, set, &frame) {
+                    Ok(size) if can_be_short => largest = largest.max(covers(size)),
+                    Ok(_) => {}
+                    Err(misfit) => fault(short, misfit),
+                }
             }
+            share += largest;
         }
         if let Some(max) = text_share_max.filter(|max| share > *max) {
             faults.push(LayerFault::TextShare { share_percent: share.div_ceil(100), max_percent: max / 100 });
         }
         faults
-    }
-
-    fn area(&self, text: &TextLayer, frame: &Frame, size: (i64, i64)) -> Area {
-        frame.place(&text.placing, size)
     }
 
     fn size(&mut self, text: &TextLayer, words: &Words, set: &LayerSet, frame: &Frame) -> Outcome {
