@@ -15,6 +15,7 @@ mod figures;
 mod files;
 mod fitting;
 mod linked;
+mod place;
 mod read;
 mod table;
 mod words;
@@ -24,6 +25,8 @@ pub(super) use files::{digest as file_digest, folder_of, named as named_files};
 pub use fitting::{Fitting, check_fit};
 pub use linked::SlotLayers;
 pub(super) use linked::link;
+pub(super) use place::{DrawnPlace, PlaceReader, check_count as check_places, of_slots as places_of, places};
+pub use place::{ImageUse, PlaceUse};
 pub(super) use read::read_slot;
 pub use words::CopyText;
 

@@ -82,7 +82,7 @@ pub(in super::super) fn digest(folder: &Path, path: &str) -> std::io::Result<Dig
     Ok(Digest::of_bytes(&read(folder, path)?))
 }
 
-fn read(folder: &Path, path: &str) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(folder: &Path, path: &str) -> std::io::Result<Vec<u8>> {
     let bytes_max = ASSET_BYTES_MAX.max(FONT_BYTES_MAX) as u64;
     let mut bytes = Vec::new();
     std::fs::File::open(folder.join(path))?.take(bytes_max + 1).read_to_end(&mut bytes)?;
